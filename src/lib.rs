@@ -1,0 +1,36 @@
+//! lockgate: a forward and reverse HTTP proxy that keeps a whole fleet of callers under a hard limit, exactly.
+//!
+//! This page is the map of the house: rooms, floors, the way of a request, and what always holds.
+//!
+//! # Rooms and floors
+//! Rooms are verbs; they stand on floors, and a room uses only rooms on lower floors, never a neighbour. The test
+//! `tests/architecture.rs` holds this.
+//!
+//! | floor | rooms | what they do | what they may not know |
+//! |---|---|---|---|
+//! | 8 | `main` | arguments in, exit code out | |
+//! | 7 | [`cli`] | STARTS: run, check, env, user | |
+//! | 6 | [`app`] | builds every room from settings, and drains | |
+//! | 5 | [`log`] | what is logged, and what never is | |
+//! | 4 | [`config`] | READS `proxy.toml`, and reports every mistake with its place | how anything runs |
+//! | 3 | [`proxy`] | CARRIES one request, one response | TOML |
+//! | 2 | [`gate`], [`tls`], [`wire`] | WAITS: the locker, awake · PROVES who they are · SPEAKS HTTP/1 | limits (`tls`, `wire`), HTTP (`gate`, `tls`) |
+//! | 1 | [`locker`], [`net`] | DECIDES: may it go, and if not, when · CONNECTS: sockets | tokio, HTTP, clocks (`locker`); HTTP, limits (`net`) |
+//! | 0 | [`time`] | a point on the gateway's own line | everything |
+//!
+//! # The way of a request
+//! [`net::listen`] accepts it, the connection reads its head ([`wire::head`]), and the exchange carries it in a straight
+//! line: [`proxy::target`] (where to), [`proxy::access`] (may this caller), [`proxy::claims`] (which windows), [`gate::Gate::ask`]
+//! (a permit, at once or in line), the origin's connection (the only door out; it takes the permit by value), and back. Any
+//! failure leaves as a [`proxy::refusal`].
+//!
+//! # What always holds
+//! - In no span of time T, wherever it starts, are more than N requests counted, whatever callers, origins and the network do
+//!   ([`locker`] says for which window kinds, and how it is proved).
+//! - No permit, no bytes: whatever leaves for an origin has been handed a [`gate::Permit`], and gives its slots back or settles
+//!   them exactly once.
+//! - A request takes all its windows at one moment, or changes none.
+//! - Only `gate/clock.rs` reads a clock. Everything below is handed the time, so it can be tested in any.
+//! - Nothing is collected whole that a stranger can make large; every buffer, queue and table has a bound.
+
+pub mod time;
