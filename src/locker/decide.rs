@@ -1,0 +1,116 @@
+//! The decision itself: looks at every window of an ask, and takes all slots or none.
+
+use std::time::Duration;
+
+use super::Locker;
+use super::ask::{Claim, Grant, Held, Key, LimitId, Sorry, Why};
+use super::queue::{Need, Needs};
+use super::window::Window;
+use crate::time::Time;
+
+/// What a look at all windows of an ask found.
+pub(super) enum Look {
+    /// Every window has room, and nobody waits.
+    Open,
+    /// Some window has no room, or others wait.
+    Shut,
+}
+
+impl Locker {
+    /// Looks at every window of an ask, and changes none.
+    pub(super) fn look(&mut self, claims: &[Claim], needs: &mut Needs, now: Time) -> Result<Look, Sorry> {
+        needs.clear();
+        let mut look = Look::Open;
+        for claim in claims {
+            let rule = &self.rules[claim.limit.at()];
+            let found = self.table.find(claim.limit, claim.key);
+            let mut need = Need { window: found, limit: claim.limit, cost: claim.cost, room: false };
+            let sorry = |why, after| Sorry { why, limit: claim.limit, until: now + after, exact: false };
+            let mut alone = true;
+            if let Some(found) = found {
+                let window = self.table.window_mut(found);
+                window.expire(rule, now);
+                need.room = window.fits(rule, claim.cost, now);
+                alone = window.waits().is_none();
+            } else {
+                let fresh = |need: &Need| need.limit == claim.limit && need.window.is_none();
+                let keys = rule.live + needs.iter().filter(|need| fresh(need)).count();
+                if keys < rule.max_keys {
+                    need.room = Window::new(claim.limit, claim.key, rule, now).fits(rule, claim.cost, now);
+                } else if !rule.dry_run {
+                    return Err(sorry(Why::TooManyKeys, Duration::from_nanos(rule.span.max(1_000_000))));
+                }
+            }
+            if !rule.dry_run {
+                if rule.slots(claim.cost) > rule.requests {
+                    return Err(sorry(Why::CostTooHigh, Duration::from_millis(1)));
+                }
+                if rule.refuses && !need.room {
+                    return Err(self.sorry_at(claim.limit, found, claim.cost, Why::Full, now));
+                }
+                if !(need.room && alone) {
+                    look = Look::Shut;
+                }
+            }
+            needs.push(need);
+        }
+        Ok(look)
+    }
+
+    /// Takes the slots of a request that may go.
+    #[inline]
+    pub(super) fn take(&mut self, claims: &[Claim], needs: &Needs, now: Time) -> Grant {
+        let mut grant = Grant::default();
+        for (claim, need) in claims.iter().zip(needs) {
+            self.take_one(&mut grant, claim, *need, now);
+        }
+        grant
+    }
+
+    #[inline]
+    pub(super) fn take_one(&mut self, grant: &mut Grant, claim: &Claim, need: Need, now: Time) {
+        if !need.room {
+            self.overrule(grant, claim, need, now);
+            return;
+        }
+        let found = match need.window {
+            Some(found) => found,
+            None => self.begin(claim.limit, claim.key, now),
+        };
+        let rule = &self.rules[claim.limit.at()];
+        let window = self.table.window_mut(found);
+        window.take(rule, claim.cost);
+        let cost = rule.slots(claim.cost);
+        grant.held.push(Held {
+            window: found,
+            generation: window.generation,
+            limit: claim.limit,
+            cost,
+            answered: rule.answered,
+            settled: cost == 0,
+            flying: rule.counts_flights(),
+        });
+    }
+
+    /// A dry-run limit would have held the request back: it is noted, and nothing is taken.
+    fn overrule(&self, grant: &mut Grant, claim: &Claim, need: Need, now: Time) {
+        let rule = &self.rules[claim.limit.at()];
+        debug_assert!(rule.dry_run, "only a dry-run limit is overruled");
+        if grant.overruled.is_none() {
+            let opening = need.window.and_then(|found| self.table.window(found).opening(rule, 0, 0, claim.cost, now));
+            let until = opening.unwrap_or(now + Duration::from_nanos(rule.span)).max(now + Duration::from_millis(1));
+            grant.overruled = Some(Box::new((claim.limit, until)));
+        }
+    }
+
+    /// Gives a key its window.
+    pub(super) fn begin(&mut self, limit: LimitId, key: Key, now: Time) -> u32 {
+        if self.table.live() == 0 {
+            self.sweeps = now + self.pace();
+        }
+        let rule = &mut self.rules[limit.at()];
+        rule.live += 1;
+        let window = Window::new(limit, key, rule, now);
+        self.table.insert(window)
+    }
+}

@@ -1,0 +1,152 @@
+//! When a waiter will go, told on its arrival.
+//!
+//! A waiter's rank is the number of slots that those before it in its lane need, plus its own. The
+//! slots of a window open in a known order: those free now, those that settled, oldest first, then
+//! those not settled yet; after one turn through all N, the same again a span later.
+
+use super::Locker;
+use super::ask::{LimitId, Sorry, Why};
+use super::line::{Place, Seat};
+use super::queue::{Lane, Waiter, Want};
+use super::window::{Form, Rule, Window, later};
+use crate::time::Time;
+
+/// How many others are looked at to find a rank, at most; beyond, the rank is a lower bound.
+const LOOKED_AT: usize = 64;
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// When a waiter goes, at the earliest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forecast {
+    pub(super) at: Time,
+    /// Whether it goes exactly then if nothing else happens.
+    exact: bool,
+    /// The limit it waits for longest.
+    limit: LimitId,
+}
+
+impl Forecast {
+    pub(super) fn sorry(self, why: Why, now: Time) -> Sorry {
+        let exact = self.exact && self.at > now;
+        let until = if exact { self.at } else { self.at.max(later(now, MILLISECOND)) };
+        Sorry { why, limit: self.limit, until, exact }
+    }
+}
+
+/// How many slots those before a waiter need.
+struct Rank {
+    ahead: Vec<u64>,
+    /// Whether that is all of them, and in which order they go is settled.
+    sure: bool,
+    /// Whether each of them needs one slot.
+    even: bool,
+}
+
+impl Locker {
+    /// When a waiter goes, or would go if it joined the line.
+    pub(super) fn forecast(&self, waiter: &Waiter, now: Time) -> Forecast {
+        let lane = self.queue.lane_of(&waiter.wants).map(|lane| &self.queue.lanes[lane]);
+        let rank = self.rank(lane, waiter);
+        let mut forecast = Forecast { at: now, exact: false, limit: LimitId(0) };
+        for (want, ahead) in waiter.wants.iter().zip(&rank.ahead) {
+            let rule = &self.rules[want.limit.at()];
+            let (at, known) = slot_opens(rule, self.table.window(want.window), *ahead, rank.even, want.cost, now);
+            if at >= forecast.at {
+                let alone = waiter.wants.len() == 1 && self.one_flow(lane, waiter);
+                forecast = Forecast { at, exact: known && alone && rank.sure, limit: want.limit };
+            }
+        }
+        forecast
+    }
+
+    /// When asking a window again makes sense, for one that never joined its line.
+    pub(super) fn sorry_at(&self, limit: LimitId, window: Option<u32>, cost: u32, why: Why, now: Time) -> Sorry {
+        let rule = &self.rules[limit.at()];
+        let Some(window) = window.map(|found| self.table.window(found)) else {
+            let until = later(now, rule.span.max(MILLISECOND));
+            return Sorry { why, limit, until, exact: false };
+        };
+        let (at, known) = slot_opens(rule, window, 0, true, cost, now);
+        Forecast { at, exact: known && window.waits().is_none(), limit }.sorry(why, now)
+    }
+
+    /// Whether the lane's waiters are all that wait there, of one caller and one class, or take no turns.
+    fn one_flow(&self, lane: Option<&Lane>, waiter: &Waiter) -> bool {
+        let Some(lane) = lane else { return true };
+        let waits = self.table.window(waiter.wants[0].window).waits();
+        let turns = |turns: &super::turns::Turns| !waiter.turns || turns.only(waiter.caller);
+        let one_class = lane.seats.first_key_value().map(|(place, _)| place.class) == Some(waiter.place.class)
+            && lane.seats.last_key_value().map(|(place, _)| place.class) == Some(waiter.place.class);
+        one_class && waits.is_none_or(|waits| waits.waiting == lane.seats.len() && turns(&waits.turns))
+    }
+
+    fn rank(&self, lane: Option<&Lane>, waiter: &Waiter) -> Rank {
+        let nobody = Rank { ahead: vec![0; waiter.wants.len()], sure: true, even: true };
+        let Some(lane) = lane else { return nobody };
+        let place = waiter.place;
+        let of_class = Place { turn: 0, arrived: Time::START, seq: 0, ..place };
+        let one_class = lane.seats.range(..of_class).next().is_none();
+        let behind: Vec<&Seat> = lane.seats.range(place..).map(|(_, seat)| seat).take(LOOKED_AT + 1).collect();
+        if one_class && behind.len() <= LOOKED_AT {
+            let mut ahead = lane.totals.to_vec();
+            self.add_costs(&mut ahead, behind.iter().copied(), |total, cost| total - cost);
+            let before = lane.seats.len() - behind.len();
+            let even = ahead.iter().all(|total| *total == before as u64);
+            return Rank { ahead, sure: true, even };
+        }
+        let mut rank = nobody;
+        let before = lane.seats.range(of_class..place).map(|(_, seat)| seat).take(LOOKED_AT);
+        self.add_costs(&mut rank.ahead, before, |total, cost| total + cost);
+        rank.sure = false;
+        rank
+    }
+
+    fn add_costs<'a>(&self, totals: &mut [u64], seats: impl Iterator<Item = &'a Seat>, sum: fn(u64, u64) -> u64) {
+        for seat in seats {
+            let wants: &[Want] = &self.queue.waiters[seat.who].wants;
+            for (total, want) in totals.iter_mut().zip(wants) {
+                *total = sum(*total, u64::from(want.cost));
+            }
+        }
+    }
+}
+
+/// The earliest moment at which a window lets `cost` slots go after `ahead` others, and whether it is that moment.
+fn slot_opens(rule: &Rule, window: &Window, ahead: u64, even: bool, cost: u32, now: Time) -> (Time, bool) {
+    let certain = window.unsettled == 0 && !rule.answered && !rule.counts_flights();
+    if let Some(at) = window.opening(rule, ahead, 0, cost, now) {
+        return (at, certain && (ahead == 0 || !matches!(rule.form, Form::Smooth)));
+    }
+    let from = window.paused().max(now);
+    let rank = ahead.saturating_add(u64::from(cost));
+    let requests = u64::from(rule.requests);
+    let (cycles, place) = ((rank - 1) / requests, (rank - 1) % requests + 1);
+    let even = even && cost == 1;
+    match rule.form {
+        Form::Uncounted => (from, false),
+        Form::Sliding | Form::Smooth => {
+            let first = window.opening_at_best(rule, place, from);
+            let at = later(first, cycles.saturating_mul(rule.span));
+            let spaced = window.spacing_at_best(rule, ahead, cost, from);
+            (at.max(spaced), certain && even && rule.quantum == 1 && matches!(rule.form, Form::Sliding))
+        }
+        Form::Fixed | Form::Calendar { .. } => next_windows(rule, window, rank, certain && even, from),
+    }
+}
+
+/// Where all slots of a window open at once: how many windows on the rank comes.
+fn next_windows(rule: &Rule, window: &Window, rank: u64, certain: bool, from: Time) -> (Time, bool) {
+    let requests = u64::from(rule.requests);
+    let free = requests.saturating_sub(u64::from(window.in_log));
+    if rank <= free {
+        return (from, false);
+    }
+    let windows = (rank - free - 1) / requests;
+    let calendar = matches!(rule.form, Form::Calendar { .. });
+    if calendar {
+        return (rule.period_end(windows).max(from), certain && windows == 0);
+    }
+    let end = if window.in_log == 0 { later(from, rule.span) } else { window.next_window(rule).max(from) };
+    (later(end, windows.saturating_mul(rule.span)), certain)
+}

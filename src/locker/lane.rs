@@ -1,0 +1,150 @@
+//! Puts a waiter in its lane, and takes it out again.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Locker;
+use super::line::{Place, Seat, Seats, first};
+use super::queue::{Lane, Spot, Waiter, Want, Work};
+use super::window::rule::nanos;
+use crate::time::Time;
+
+/// Why a waiter is taken out of its lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Goes,
+    Leaves,
+}
+
+impl Locker {
+    /// The place that a waiter has, or would have, in its lane.
+    pub(super) fn seat(&self, waiter: &mut Waiter) {
+        let Some(home) = waiter.wants.first() else { return };
+        let rule = &self.rules[home.limit.at()];
+        waiter.turns = rule.turns;
+        waiter.aged = aged(waiter.place, rule.max_wait);
+        let waits = self.table.window(home.window).waits();
+        waiter.place.turn = match waits {
+            Some(waits) if rule.turns => waits.turns.next(waiter.caller),
+            Some(_) | None => 0,
+        };
+    }
+
+    /// Puts a waiter in its lane.
+    pub(super) fn link(&mut self, id: u32) {
+        let mut waiter = self.queue.waiters.lift(id);
+        self.seat(&mut waiter);
+        if let Some(home) = waiter.wants.first()
+            && waiter.turns
+        {
+            let turns = &mut self.table.window_mut(home.window).waits_begun().turns;
+            waiter.place.turn = if waiter.again {
+                turns.arrive_again(waiter.caller, home.cost)
+            } else {
+                turns.arrive(waiter.caller, home.cost)
+            };
+        }
+        let several = waiter.wants.len() > 1;
+        for want in &waiter.wants {
+            let waits = self.table.window_mut(want.window).waits_begun();
+            waits.waiting += 1;
+            if several {
+                waits.claimants.insert((waiter.place.arrived, waiter.place.seq, id));
+            }
+        }
+        waiter.lane = self.lane(&waiter.wants);
+        let lane = &mut self.queue.lanes[waiter.lane];
+        lane.seats.insert(waiter.place, Seat { who: id, aged: waiter.aged });
+        for (total, want) in lane.totals.iter_mut().zip(&waiter.wants) {
+            *total += u64::from(want.cost);
+        }
+        if first(&lane.seats).is_some_and(|(_, seat)| seat.who == id) {
+            self.queue.work.push_back(Work::Lane(waiter.lane));
+        }
+        self.queue.deadlines.insert((waiter.deadline, id));
+        self.queue.waiters.put_back(id, waiter);
+    }
+
+    fn lane(&mut self, wants: &[Want]) -> u32 {
+        if let Some(lane) = self.queue.lane_of(wants) {
+            return lane;
+        }
+        let windows: SmallVec<[u32; 2]> = wants.iter().map(|want| want.window).collect();
+        let totals = SmallVec::from_elem(0, windows.len());
+        let lane = Lane { windows: windows.clone(), seats: Seats::new(), totals, spot: Spot::Loose };
+        let lane = self.queue.lanes.insert(lane);
+        self.queue.by_windows.insert(windows, lane);
+        lane
+    }
+
+    /// Takes a waiter out of its lane, and lets those be looked at whom it kept back.
+    pub(super) fn unlink(&mut self, id: u32, fate: Fate) {
+        let waiter = self.queue.waiters.lift(id);
+        let was_first = first(&self.queue.lanes[waiter.lane].seats).is_some_and(|(_, seat)| seat.who == id);
+        // One that goes is being looked at with its lane.
+        if was_first && fate == Fate::Leaves {
+            if let Spot::Line(window, _) | Spot::Held(window, _) = self.detach(waiter.lane) {
+                self.queue.work.push_back(Work::Window(window));
+            }
+            self.queue.work.push_back(Work::Lane(waiter.lane));
+        }
+        let lane = &mut self.queue.lanes[waiter.lane];
+        lane.seats.remove(&waiter.place);
+        for (total, want) in lane.totals.iter_mut().zip(&waiter.wants) {
+            *total -= u64::from(want.cost);
+        }
+        if lane.seats.is_empty() {
+            let windows = std::mem::take(&mut lane.windows);
+            self.queue.by_windows.remove(&windows);
+            self.queue.lanes.remove(waiter.lane);
+        }
+        self.queue.deadlines.remove(&(waiter.deadline, id));
+        if let Some(home) = waiter.wants.first()
+            && waiter.turns
+            && let Some(waits) = self.table.window_mut(home.window).waits_mut()
+        {
+            match fate {
+                Fate::Goes => waits.turns.go(waiter.caller, waiter.place.turn, home.cost),
+                Fate::Leaves => waits.turns.leave(waiter.caller, waiter.place.turn, home.cost),
+            }
+        }
+        for want in &waiter.wants {
+            self.unwait(want.window, (waiter.place.arrived, waiter.place.seq, id));
+        }
+        self.queue.waiters.put_back(id, waiter);
+    }
+
+    fn unwait(&mut self, window: u32, claimant: (Time, u64, u32)) {
+        let found = self.table.window_mut(window);
+        let Some(waits) = found.waits_mut() else { return };
+        let was_claimant = waits.claimants.first() == Some(&claimant);
+        waits.claimants.remove(&claimant);
+        waits.waiting -= 1;
+        if waits.waiting == 0 {
+            if let Some(at) = waits.armed {
+                self.queue.alarms.remove(&(at, window));
+            }
+            found.waits_end();
+        } else if was_claimant && !waits.held.is_empty() {
+            self.queue.work.push_back(Work::Window(window));
+        }
+    }
+}
+
+/// When a waiter counts as having arrived when classes are compared: a class more or less urgent than
+/// the usual one puts it forward or off by an eighth of the patience, so that no class starves another.
+fn aged(place: Place, patience: Duration) -> Time {
+    let step = nanos(patience.min(LONGEST_PATIENCE)) / 8;
+    let class = u64::from(place.class) * step;
+    Time::from_nanos((place.arrived.as_nanos().saturating_add(BEFORE_START + class)).saturating_sub(USUAL * step))
+}
+
+/// The urgency of those who say nothing (RFC 9218 section 4.1).
+const USUAL: u64 = 3;
+
+/// Keeps an urgent arrival soon after the start above zero: more than `USUAL` eighths of the longest patience.
+const BEFORE_START: u64 = 1 << 60;
+
+/// Far longer than anybody waits; bounds the arithmetic.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(366 * 86_400);

@@ -1,0 +1,127 @@
+//! Who waits at one window: lanes in the order in which they may take its slots.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::turns::Turns;
+use crate::time::Time;
+
+/// A waiter's place in the order: class, then turn, then arrival.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place {
+    /// RFC 9218 urgency, 0 first.
+    pub(super) class: u8,
+    /// Its turn among callers.
+    pub(super) turn: u64,
+    pub(super) arrived: Time,
+    /// Unique.
+    pub(super) seq: u64,
+}
+
+impl Place {
+    /// The order of arrival.
+    pub(super) fn in_time(self) -> (Time, u64) {
+        (self.arrived, self.seq)
+    }
+}
+
+/// Who is at a place, and how the place ages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seat {
+    /// A lane in a window's line, a waiter in a lane.
+    pub(super) who: u32,
+    /// When it arrived, put off by its urgency's share of the patience. Classes compare by this: a
+    /// more urgent one goes first, but nothing that has waited long enough stays behind.
+    pub(super) aged: Time,
+}
+
+/// Seats in order of their places.
+pub(super) type Seats = BTreeMap<Place, Seat>;
+
+/// The next in order: the first of each class, and of these the one that aged most.
+pub(super) fn first(seats: &Seats) -> Option<(Place, Seat)> {
+    let mut best: Option<(Place, Seat)> = None;
+    let mut rest = seats.range(..);
+    while let Some((&place, &seat)) = rest.next() {
+        if best.is_none_or(|(_, known)| seat.aged < known.aged) {
+            best = Some((place, seat));
+        }
+        let Some(class) = place.class.checked_add(1) else { break };
+        rest = seats.range(Place { class, turn: 0, arrived: Time::START, seq: 0 }..);
+    }
+    best
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    seats: Seats,
+    /// How the group stands in the order of groups.
+    rank: Option<(Time, u64)>,
+}
+
+/// The lanes that wait for one window. Lanes of one home take turns by their places; between homes,
+/// whose turns do not compare, the one that waits longer goes first.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    groups: BTreeMap<u32, Group>,
+    order: BTreeSet<(Time, u64, u32)>,
+}
+
+impl Line {
+    pub(super) fn insert(&mut self, home: u32, place: Place, seat: Seat) {
+        self.groups.entry(home).or_default().seats.insert(place, seat);
+        self.rank(home);
+    }
+
+    pub(super) fn remove(&mut self, home: u32, place: Place) {
+        if let Some(group) = self.groups.get_mut(&home) {
+            group.seats.remove(&place);
+            self.rank(home);
+        }
+    }
+
+    /// The lane whose turn it is, and how it aged.
+    pub(super) fn first(&self) -> Option<(Place, Seat)> {
+        let (_, _, home) = self.order.first()?;
+        first(&self.groups.get(home)?.seats)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn rank(&mut self, home: u32) {
+        let Some(group) = self.groups.get_mut(&home) else { return };
+        let rank = first(&group.seats).map(|(place, seat)| (seat.aged, place.seq));
+        if rank == group.rank {
+            return;
+        }
+        if let Some((aged, seq)) = std::mem::replace(&mut group.rank, rank) {
+            self.order.remove(&(aged, seq, home));
+        }
+        match rank {
+            Some((aged, seq)) => {
+                self.order.insert((aged, seq, home));
+            }
+            None => {
+                self.groups.remove(&home);
+            }
+        }
+    }
+}
+
+/// Everything about the waiters that need one window.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    /// How many waiters need this window.
+    pub(super) waiting: usize,
+    /// Lanes that this window keeps back, or that come after one that it keeps back.
+    pub(super) line: Line,
+    /// Lanes that would make this window's claimant later. They keep nobody else back.
+    pub(super) held: Line,
+    /// The waiters that need other windows too, oldest first: the first is the claimant.
+    pub(super) claimants: BTreeSet<(Time, u64, u32)>,
+    /// The turns of the callers whose home this is.
+    pub(super) turns: Turns,
+    /// When the line is looked at next; `None`: when something happens.
+    pub(super) armed: Option<Time>,
+}

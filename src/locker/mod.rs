@@ -1,0 +1,357 @@
+//! Decides: may a request go now, and if not, when?
+//!
+//! [`Locker`] is a state machine without I/O. Inputs (`ask`, `settle`, …) say what happened and at
+//! what time; outputs (`poll_verdict`, `poll_timeout`) say what follows. It never reads a clock,
+//! starts a task, draws a random number or knows what a request is.
+//!
+//! A request asks for slots in all its windows at once and gets all or none. If it must wait it
+//! joins a *lane*, the waiters with the same windows; a lane waits in the *line* of one window that
+//! keeps it back, and is looked at only when that window has news.
+
+mod ask;
+mod decide;
+mod forecast;
+mod index;
+mod lane;
+pub mod limit;
+mod line;
+mod queue;
+mod reload;
+mod serve;
+mod slots;
+mod table;
+#[cfg(test)]
+mod tests;
+mod turns;
+mod window;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+pub use self::ask::{Ask, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
+pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
+
+use self::decide::Look;
+use self::queue::{Needs, Queue};
+use self::table::Table;
+use self::window::{Rule, Window};
+use crate::time::Time;
+
+/// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// How many places are swept for idle windows when a timeout is handled (some 40 µs of work), when a
+/// window is made, and when a limit has as many keys as it may.
+const SWEEP_ON_TIMEOUT: usize = 2048;
+const SWEEP_ON_INSERT: usize = 2;
+const SWEEP_FOR_ROOM: usize = 256;
+
+/// In what time the sweep goes round, roughly: long enough that a key which pauses for a moment keeps its window.
+const SWEEP_ROUND: Duration = Duration::from_secs(10);
+const SWEEP_PACES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// What settles later: when, where, and how many slots.
+type Late = (Time, u32, u32);
+
+/// All windows and all waiters of a gateway.
+///
+/// Every method that takes `now` accepts any value: one before the latest counts as the latest.
+/// After any call, `poll_verdict` is to be drained.
+#[derive(Debug)]
+pub struct Locker {
+    limits: Vec<Limit>,
+    rules: Vec<Rule>,
+    table: Table,
+    queue: Queue,
+    outbox: VecDeque<(Ticket, Verdict)>,
+    /// Failed attempts, which the origin may still count for a while.
+    late: BinaryHeap<Reverse<Late>>,
+    /// What the wall clock read at `Time::START`, in nanoseconds of Unix time.
+    wall: i128,
+    last: Time,
+    /// Before this moment nothing happens by itself.
+    due: Time,
+    /// When a `calendar` period ends.
+    rolls: Time,
+    sweeps: Time,
+}
+
+impl Locker {
+    /// A locker for these limits, none of whose slots are taken.
+    pub fn new(limits: Vec<Limit>) -> Locker {
+        let mut locker = Locker {
+            limits: Vec::new(),
+            rules: Vec::new(),
+            table: Table::new(),
+            queue: Queue::new(),
+            outbox: VecDeque::new(),
+            late: BinaryHeap::new(),
+            wall: 0,
+            last: Time::START,
+            due: Time::NEVER,
+            rolls: Time::NEVER,
+            sweeps: Time::START,
+        };
+        for limit in limits {
+            locker.add(limit);
+        }
+        locker
+    }
+
+    /// Adds a limit behind the others.
+    pub fn add(&mut self, limit: Limit) -> LimitId {
+        let mut rule = Rule::new(&limit);
+        rule.roll(self.wall, self.last);
+        self.rules.push(rule);
+        self.limits.push(limit);
+        self.rearm();
+        LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"))
+    }
+
+    /// Every limit, in the order of `LimitId`.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// May this request go? Takes all its slots, or changes no window.
+    pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
+        let now = self.advance(now);
+        let mut needs = Needs::new();
+        let mut look = self.look(ask.claims, &mut needs, now);
+        if matches!(look, Err(Sorry { why: Why::TooManyKeys, .. })) {
+            self.table.sweep(SWEEP_FOR_ROOM, &mut self.rules, now);
+            look = self.look(ask.claims, &mut needs, now);
+        }
+        let live = self.table.live();
+        let verdict = match look {
+            Ok(Look::Open) => Verdict::Go(self.take(ask.claims, &needs, now)),
+            Ok(Look::Shut) => self.line_up(ask, needs, now),
+            Err(sorry) => Verdict::Sorry(sorry),
+        };
+        if self.table.live() > live {
+            self.table.sweep(SWEEP_ON_INSERT, &mut self.rules, now);
+        }
+        verdict
+    }
+
+    /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
+    pub fn settle(&mut self, grant: &mut Grant, moment: Moment, now: Time) {
+        let now = self.advance(now);
+        let mut news = false;
+        for held in &mut grant.held {
+            if held.settled || (moment == Moment::Sent && held.answered) {
+                continue;
+            }
+            held.settled = true;
+            let rule = &self.rules[held.limit.at()];
+            if moment == Moment::Failed {
+                let at = now + rule.linger;
+                self.late.push(Reverse((at, held.window, held.cost)));
+                self.due = self.due.min(at);
+                continue;
+            }
+            let Some(window) = self.table.still(held.window, held.generation) else { continue };
+            window.settle(rule, held.cost, now);
+            if window.waits().is_some() {
+                self.news(held.window);
+                news = true;
+            }
+        }
+        if news {
+            self.run(now);
+        }
+    }
+
+    /// Nothing of the request left: every slot not yet settled opens at once, in_flight ends.
+    pub fn give_back(&mut self, mut grant: Grant, now: Time) {
+        let now = self.advance(now);
+        for held in &mut grant.held {
+            let Some(window) = self.table.still(held.window, held.generation) else { continue };
+            if !held.settled {
+                window.give_back(held.cost);
+            }
+            held.settled = true;
+        }
+        self.land(&grant, now);
+    }
+
+    /// The response's last byte is gone: in_flight ends. What is not settled settles as failed.
+    pub fn finish(&mut self, mut grant: Grant, now: Time) {
+        self.settle(&mut grant, Moment::Failed, now);
+        self.land(&grant, self.last);
+    }
+
+    fn land(&mut self, grant: &Grant, now: Time) {
+        let mut news = false;
+        for held in &grant.held {
+            let Some(window) = self.table.still(held.window, held.generation) else { continue };
+            if held.flying {
+                window.land();
+            }
+            if window.waits().is_some() {
+                self.news(held.window);
+                news = true;
+            }
+        }
+        if news {
+            self.run(now);
+        }
+    }
+
+    /// A waiter gives up its place. If it was granted already, its slots are given back.
+    pub fn leave(&mut self, ticket: Ticket, now: Time) {
+        let now = self.advance(now);
+        if self.queue.holds(ticket) {
+            self.part(ticket.index);
+            self.run(now);
+        } else if let Some(Verdict::Go(grant)) = self.verdict_of(ticket) {
+            self.give_back(grant, now);
+        }
+    }
+
+    /// Nothing opens in this window before `until`, at most an hour from now. Pauses only lengthen.
+    pub fn pause(&mut self, limit: LimitId, key: Key, until: Time, now: Time) {
+        let now = self.advance(now);
+        let until = until.min(now + LONGEST_PAUSE);
+        if until <= now {
+            return;
+        }
+        let rule = &self.rules[limit.at()];
+        let window = match self.table.find(limit, key) {
+            Some(window) => window,
+            // An unknown key beyond the last is refused anyway.
+            None if rule.live >= rule.max_keys => return,
+            None => self.begin(limit, key, now),
+        };
+        self.table.window_mut(window).pause(until);
+        self.news(window);
+        self.run(now);
+    }
+
+    /// Replaces one limit's rule; its windows, with what is counted, and its waiters stay.
+    pub fn change(&mut self, id: LimitId, limit: Limit, now: Time) {
+        let now = self.advance(now);
+        let mut rule = Rule::new(&limit);
+        let old = &self.rules[id.at()];
+        rule.succeed(old, self.wall, now);
+        for window in self.table.of_limit(id) {
+            self.table.window_mut(window).succeed(old, &rule, now);
+        }
+        self.rules[id.at()] = rule;
+        self.limits[id.at()] = limit;
+        self.waiters_changed(id, now);
+        self.limit_news(id);
+        self.run(now);
+        self.time_out(now);
+        self.run(now);
+    }
+
+    /// Tells what the wall clock read at `Time::START` (nanoseconds since the Unix epoch), for calendar windows.
+    pub fn set_wall(&mut self, unix_nanos_at_start: i128, now: Time) {
+        let now = self.advance(now);
+        self.wall = unix_nanos_at_start;
+        for limit in 0..self.rules.len() {
+            if self.rules[limit].period.until < Time::NEVER {
+                self.rules[limit].roll(self.wall, now);
+                self.limit_news(LimitId(limit as u32));
+            }
+        }
+        self.run(now);
+    }
+
+    /// The next waiter whose fate is decided (Go or Sorry, never Wait).
+    pub fn poll_verdict(&mut self) -> Option<(Ticket, Verdict)> {
+        self.outbox.pop_front()
+    }
+
+    /// When `handle_timeout` must be called next, if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let sweeps = if self.table.live() > 0 { self.sweeps } else { Time::NEVER };
+        let late = self.late.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
+        let next = sweeps.min(late).min(self.queue.due());
+        (next < Time::NEVER).then_some(next)
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Time) {
+        let now = self.advance(now);
+        if now >= self.sweeps {
+            self.table.sweep(SWEEP_ON_TIMEOUT, &mut self.rules, now);
+            self.sweeps = now + self.pace();
+        }
+    }
+
+    /// What a key's window holds.
+    pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
+        let now = self.advance(now);
+        let rule = &self.rules[limit.at()];
+        let Some(found) = self.table.find(limit, key) else {
+            let fresh = Window::new(limit, key, rule, now);
+            let opens = fresh.opening(rule, 0, 0, 1, now);
+            return Usage { taken: fresh.in_log, flying: 0, waiting: 0, opens };
+        };
+        let window = self.table.window_mut(found);
+        window.expire(rule, now);
+        Usage {
+            taken: window.unsettled.saturating_add(window.in_log),
+            flying: window.flying,
+            waiting: window.waits().map_or(0, |waits| waits.waiting),
+            opens: window.opening(rule, 0, 0, 1, now),
+        }
+    }
+
+    /// How many windows are alive, over all limits.
+    pub fn live_keys(&self) -> usize {
+        self.table.live()
+    }
+
+    /// How many requests wait, over all limits.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiters.len()
+    }
+
+    /// Moves on to `now` and does what was due before it.
+    #[inline]
+    fn advance(&mut self, now: Time) -> Time {
+        let now = now.max(self.last);
+        self.last = now;
+        if now >= self.due {
+            self.catch_up(now);
+        }
+        now
+    }
+
+    fn catch_up(&mut self, now: Time) {
+        if now >= self.rolls {
+            for rule in &mut self.rules {
+                rule.roll(self.wall, now);
+            }
+        }
+        while let Some(&Reverse((at, window, cost))) = self.late.peek()
+            && at <= now
+        {
+            self.late.pop();
+            let settles = self.table.window_mut(window);
+            settles.settle(&self.rules[settles.limit.at()], cost, at);
+            self.news(window);
+        }
+        self.ring(now);
+        self.run(now);
+        self.time_out(now);
+        self.run(now);
+    }
+
+    /// Notes when something is due next.
+    fn rearm(&mut self) {
+        self.rolls = self.rules.iter().map(|rule| rule.period.until).min().unwrap_or(Time::NEVER);
+        let late = self.late.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
+        self.due = self.rolls.min(late).min(self.queue.due());
+    }
+
+    /// How long after one slice of the sweep the next is due.
+    fn pace(&self) -> Duration {
+        let chunks = u32::try_from(self.table.chunks()).unwrap_or(u32::MAX).max(1);
+        (SWEEP_ROUND / chunks).clamp(SWEEP_PACES.0, SWEEP_PACES.1)
+    }
+}

@@ -1,0 +1,287 @@
+//! Waiters and their lanes: who waits, for what, until when, and in which order.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use smallvec::SmallVec;
+
+use super::ask::{Ask, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
+use super::lane::Fate;
+use super::line::{Place, Seats};
+use super::slots::Slots;
+use super::{Grant, Locker};
+use crate::time::Time;
+
+/// A claim, and where its window is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    /// `None` as long as the key has none.
+    pub(super) window: Option<u32>,
+    pub(super) limit: LimitId,
+    pub(super) cost: u32,
+    /// Whether the window had room when it was looked at.
+    pub(super) room: bool,
+}
+
+pub(super) type Needs = SmallVec<[Need; 2]>;
+
+/// What a waiter must be granted in one window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub(super) window: u32,
+    pub(super) limit: LimitId,
+    pub(super) cost: u32,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) claims: SmallVec<[Claim; 2]>,
+    /// The windows of all claims but those of dry-run limits; the first is its home.
+    pub(super) wants: SmallVec<[Want; 2]>,
+    pub(super) caller: Caller,
+    pub(super) place: Place,
+    pub(super) aged: Time,
+    /// Whether it takes turns with other callers' waiters.
+    pub(super) turns: bool,
+    /// Whether it comes again, for a retry.
+    pub(super) again: bool,
+    /// The caller's own bound.
+    bound: Time,
+    pub(super) deadline: Time,
+    pub(super) lane: u32,
+}
+
+/// The waiters that need the same windows.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) windows: SmallVec<[u32; 2]>,
+    pub(super) seats: Seats,
+    /// The slots that all of them need, by window.
+    pub(super) totals: SmallVec<[u64; 2]>,
+    pub(super) spot: Spot,
+}
+
+/// Where a lane waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Spot {
+    /// Nowhere: it is being looked at, or about to be.
+    Loose,
+    /// In a window's line.
+    Line(u32, Place),
+    /// Held back at a window, for the sake of its claimant.
+    Held(u32, Place),
+}
+
+/// What is to be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Work {
+    Window(u32),
+    Lane(u32),
+}
+
+/// All waiters.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) waiters: Slots<Waiter>,
+    pub(super) lanes: Slots<Lane>,
+    pub(super) by_windows: BTreeMap<SmallVec<[u32; 2]>, u32>,
+    pub(super) deadlines: BTreeSet<(Time, u32)>,
+    /// When which window's line is to be looked at.
+    pub(super) alarms: BTreeSet<(Time, u32)>,
+    pub(super) work: VecDeque<Work>,
+    seq: u64,
+}
+
+impl Queue {
+    pub(super) fn new() -> Queue {
+        Queue {
+            waiters: Slots::new(),
+            lanes: Slots::new(),
+            by_windows: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            alarms: BTreeSet::new(),
+            work: VecDeque::new(),
+            seq: 0,
+        }
+    }
+
+    pub(super) fn holds(&self, ticket: Ticket) -> bool {
+        self.waiters.generation(ticket.index) == Some(ticket.generation)
+    }
+
+    pub(super) fn ticket(&self, waiter: u32) -> Ticket {
+        Ticket { index: waiter, generation: self.waiters.generation(waiter).unwrap_or(0) }
+    }
+
+    /// Whether nothing is left of anyone who waited.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let people = self.waiters.len() + self.lanes.len() + self.by_windows.len();
+        people + self.deadlines.len() + self.alarms.len() + self.work.len() == 0
+    }
+
+    /// When something in the queue is due.
+    pub(super) fn due(&self) -> Time {
+        let alarm = self.alarms.first().map_or(Time::NEVER, |(at, _)| *at);
+        let deadline = self.deadlines.first().map_or(Time::NEVER, |(at, _)| *at);
+        alarm.min(deadline)
+    }
+
+    pub(super) fn lane_of(&self, wants: &[Want]) -> Option<u32> {
+        let windows: SmallVec<[u32; 2]> = wants.iter().map(|want| want.window).collect();
+        self.by_windows.get(&windows).copied()
+    }
+}
+
+impl Locker {
+    /// Puts a request that cannot go at once in line, if it may and will wait.
+    pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::Needs, now: Time) -> Verdict {
+        if let Some(sorry) = self.refuse_at_sight(&needs, now) {
+            return Verdict::Sorry(sorry);
+        }
+        let mut waiter = self.waiter(ask, now);
+        self.want(&mut waiter, now);
+        waiter.deadline = self.deadline(&waiter);
+        if needs.iter().any(|need| !need.room && !self.rules[need.limit.at()].dry_run) {
+            self.seat(&mut waiter);
+            let forecast = self.forecast(&waiter, now);
+            if forecast.at > waiter.deadline || waiter.deadline <= now {
+                return Verdict::Sorry(forecast.sorry(Why::TooLong, now));
+            }
+        }
+        let id = self.queue.waiters.insert(waiter);
+        let ticket = self.queue.ticket(id);
+        self.link(id);
+        self.run(now);
+        if let Some(verdict) = self.verdict_of(ticket) {
+            return verdict;
+        }
+        let forecast = self.forecast(&self.queue.waiters[id], now);
+        if let Some(why) = self.refuse_in_line(id, now) {
+            self.part(id);
+            self.run(now);
+            return Verdict::Sorry(forecast.sorry(why, now));
+        }
+        Verdict::Wait(ticket, (forecast.at > now).then_some(forecast.at))
+    }
+
+    /// The refusals that a look at the windows is enough for.
+    fn refuse_at_sight(&self, needs: &[Need], now: Time) -> Option<Sorry> {
+        for need in needs {
+            let rule = &self.rules[need.limit.at()];
+            if need.room || rule.dry_run {
+                continue;
+            }
+            let window = need.window.map(|found| self.table.window(found));
+            let waiting = window.and_then(|window| window.waits()).map_or(0, |waits| waits.waiting);
+            if waiting >= rule.max_waiting {
+                return Some(self.sorry_at(need.limit, need.window, need.cost, Why::QueueFull, now));
+            }
+        }
+        None
+    }
+
+    /// The refusals of one who has joined the line and was not let through.
+    fn refuse_in_line(&self, id: u32, now: Time) -> Option<Why> {
+        let waiter = &self.queue.waiters[id];
+        let kept_back_at = match self.queue.lanes[waiter.lane].spot {
+            Spot::Line(window, _) | Spot::Held(window, _) => Some(window),
+            Spot::Loose => None,
+        };
+        for want in &waiter.wants {
+            let rule = &self.rules[want.limit.at()];
+            let waiting = self.table.window(want.window).waits().map_or(0, |waits| waits.waiting);
+            if rule.refuses && kept_back_at == Some(want.window) {
+                return Some(Why::Full);
+            }
+            if waiting > rule.max_waiting {
+                return Some(Why::QueueFull);
+            }
+        }
+        (waiter.deadline <= now).then_some(Why::TooLong)
+    }
+
+    fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
+        self.queue.seq += 1;
+        let arrived = ask.arrived.map_or(now, |at| at.min(now));
+        let class = ask.urgency.min(7);
+        Waiter {
+            claims: ask.claims.iter().copied().collect(),
+            wants: SmallVec::new(),
+            caller: ask.caller,
+            place: Place { class, turn: 0, arrived, seq: self.queue.seq },
+            aged: arrived,
+            turns: false,
+            again: ask.arrived.is_some(),
+            bound: ask.max_wait.map_or(Time::NEVER, |wait| now + wait),
+            deadline: Time::NEVER,
+            lane: 0,
+        }
+    }
+
+    /// Finds or makes the windows that a waiter needs. Whether there may be so many keys was asked before.
+    pub(super) fn want(&mut self, waiter: &mut Waiter, now: Time) {
+        waiter.wants.clear();
+        for claim in &waiter.claims {
+            if self.rules[claim.limit.at()].dry_run {
+                continue;
+            }
+            let found = self.table.find(claim.limit, claim.key);
+            let window = found.unwrap_or_else(|| self.begin(claim.limit, claim.key, now));
+            waiter.wants.push(Want { window, limit: claim.limit, cost: claim.cost });
+        }
+    }
+
+    pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
+        let of_limit = |want: &Want| waiter.place.arrived + self.rules[want.limit.at()].max_wait;
+        waiter.wants.iter().map(of_limit).fold(waiter.bound, Time::min)
+    }
+
+    /// A waiter leaves without having gone.
+    pub(super) fn part(&mut self, id: u32) {
+        self.unlink(id, Fate::Leaves);
+        self.queue.waiters.remove(id);
+    }
+
+    /// A waiter goes: all its slots are taken.
+    pub(super) fn let_go(&mut self, id: u32, now: Time) {
+        let ticket = self.queue.ticket(id);
+        self.unlink(id, Fate::Goes);
+        let Some(waiter) = self.queue.waiters.remove(id) else { return };
+        let mut grant = Grant::default();
+        for claim in &waiter.claims {
+            let rule = &self.rules[claim.limit.at()];
+            let window = self.table.find(claim.limit, claim.key);
+            let room = match window {
+                Some(found) if rule.dry_run => {
+                    let window = self.table.window_mut(found);
+                    window.expire(rule, now);
+                    window.fits(rule, claim.cost, now)
+                }
+                Some(_) => true,
+                None => rule.live < rule.max_keys,
+            };
+            let need = Need { window, limit: claim.limit, cost: claim.cost, room };
+            self.take_one(&mut grant, claim, need, now);
+        }
+        self.outbox.push_back((ticket, Verdict::Go(grant)));
+    }
+
+    /// Refuses the waiters whose patience ends.
+    pub(super) fn time_out(&mut self, now: Time) {
+        while let Some(&(deadline, id)) = self.queue.deadlines.first()
+            && deadline <= now
+        {
+            let sorry = self.forecast(&self.queue.waiters[id], now).sorry(Why::TimedOut, now);
+            let ticket = self.queue.ticket(id);
+            self.part(id);
+            self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
+        }
+    }
+
+    /// Takes a waiter's verdict out of what is to be told.
+    pub(super) fn verdict_of(&mut self, ticket: Ticket) -> Option<Verdict> {
+        let at = self.outbox.iter().rposition(|(told, _)| *told == ticket)?;
+        self.outbox.remove(at).map(|(_, verdict)| verdict)
+    }
+}

@@ -1,0 +1,212 @@
+//! All live windows: found by limit and key, kept in chunks that are given back when empty.
+
+use std::collections::BTreeSet;
+
+use super::ask::{Key, LimitId};
+use super::index::Index;
+use super::line::Waits;
+use super::window::{Rule, Window};
+use crate::time::Time;
+
+/// Windows per chunk: 128 KiB each. Small enough that a burst of keys gives its memory back soon; from
+/// this size on the C library's allocator maps memory by itself and unmaps it when it is freed.
+const CHUNK: usize = 2048;
+
+/// Parts of the index, each a table of its own: one that grows moves a 256th of the entries, so a
+/// million keys never stall a decision by more than some 50 µs.
+const SHARDS: usize = 256;
+
+/// The limit of a place that holds no window.
+const VACANT: LimitId = LimitId(u32::MAX);
+
+/// The end of a chunk's list of vacant places.
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug, Default)]
+struct Chunk {
+    /// Empty if the chunk has been given back.
+    windows: Vec<Window>,
+    used: usize,
+    /// The first vacant place; its `generation` names the next.
+    vacant: u32,
+}
+
+/// The live windows of all limits.
+#[derive(Debug)]
+pub(super) struct Table {
+    shards: Vec<Index>,
+    chunks: Vec<Chunk>,
+    /// The chunks that have room: the lowest is filled first, so that the highest empty.
+    roomy: BTreeSet<usize>,
+    live: usize,
+    generation: u32,
+    /// Where the sweep goes on.
+    hand: usize,
+}
+
+impl Table {
+    pub(super) fn new() -> Table {
+        Table {
+            shards: (0..SHARDS).map(|_| Index::default()).collect(),
+            chunks: Vec::new(),
+            roomy: BTreeSet::new(),
+            live: 0,
+            generation: 0,
+            hand: 0,
+        }
+    }
+
+    /// How many windows are alive.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// How many chunks of memory they fill.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.iter().filter(|chunk| chunk.used > 0).count()
+    }
+
+    /// The window of a key, if it has one.
+    #[inline]
+    pub(super) fn find(&self, limit: LimitId, key: Key) -> Option<u32> {
+        let (shard, hash) = place(limit, key);
+        let is_it = |index| {
+            let window = self.window(index);
+            window.key == key && window.limit == limit
+        };
+        self.shards[shard].find(hash, is_it)
+    }
+
+    #[inline]
+    pub(super) fn window(&self, index: u32) -> &Window {
+        &self.chunks[index as usize / CHUNK].windows[index as usize % CHUNK]
+    }
+
+    #[inline]
+    pub(super) fn window_mut(&mut self, index: u32) -> &mut Window {
+        &mut self.chunks[index as usize / CHUNK].windows[index as usize % CHUNK]
+    }
+
+    /// Who waits at a window.
+    pub(super) fn waits(&self, index: u32) -> Option<&Waits> {
+        let chunk = self.chunks.get(index as usize / CHUNK)?;
+        chunk.windows.get(index as usize % CHUNK)?.waits()
+    }
+
+    /// The window, unless it has been dropped since.
+    #[inline]
+    pub(super) fn still(&mut self, index: u32, generation: u32) -> Option<&mut Window> {
+        let window = self.chunks.get_mut(index as usize / CHUNK)?.windows.get_mut(index as usize % CHUNK)?;
+        (window.generation == generation && window.limit != VACANT).then_some(window)
+    }
+
+    /// Keeps a window whose key has none yet.
+    pub(super) fn insert(&mut self, mut window: Window) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        window.generation = self.generation;
+        let (shard, hash) = place(window.limit, window.key);
+        let index = self.store(window);
+        self.shards[shard].insert(hash, index);
+        self.live += 1;
+        index
+    }
+
+    fn store(&mut self, window: Window) -> u32 {
+        let number = self.roomy.first().copied().unwrap_or_else(|| {
+            self.chunks.push(Chunk { vacant: NONE, ..Chunk::default() });
+            self.roomy.insert(self.chunks.len() - 1);
+            self.chunks.len() - 1
+        });
+        let chunk = &mut self.chunks[number];
+        let place = if chunk.vacant == NONE {
+            if chunk.windows.is_empty() {
+                chunk.windows.reserve_exact(CHUNK);
+            }
+            chunk.windows.push(window);
+            chunk.windows.len() - 1
+        } else {
+            let place = chunk.vacant as usize;
+            chunk.vacant = chunk.windows[place].generation;
+            chunk.windows[place] = window;
+            place
+        };
+        chunk.used += 1;
+        if chunk.used == CHUNK {
+            self.roomy.remove(&number);
+        }
+        u32::try_from(number * CHUNK + place).expect("4 billion windows do not fit in memory")
+    }
+
+    fn remove(&mut self, index: u32, rules: &mut [Rule]) {
+        let window = self.window(index);
+        let limit = window.limit;
+        let (shard, hash) = place(limit, window.key);
+        self.shards[shard].remove(hash, index);
+        let number = index as usize / CHUNK;
+        let chunk = &mut self.chunks[number];
+        let mut gone = Window::new(VACANT, Key::WHOLE, &rules[limit.at()], Time::NEVER);
+        gone.generation = chunk.vacant;
+        chunk.windows[index as usize % CHUNK] = gone;
+        chunk.vacant = index % CHUNK as u32;
+        if chunk.used == CHUNK {
+            self.roomy.insert(number);
+        }
+        chunk.used -= 1;
+        if chunk.used == 0 {
+            *chunk = Chunk { vacant: NONE, ..Chunk::default() };
+        }
+        self.live -= 1;
+        rules[limit.at()].live -= 1;
+        if self.live == 0 {
+            self.chunks = Vec::new();
+            self.roomy.clear();
+        }
+    }
+
+    /// Drops what is idle among the next `places`, going round; never waits, never looks at more.
+    pub(super) fn sweep(&mut self, places: usize, rules: &mut [Rule], now: Time) {
+        let mut left = places.min(self.chunks.len() * CHUNK);
+        while left > 0 && self.live > 0 {
+            if self.hand / CHUNK >= self.chunks.len() {
+                self.hand = 0;
+            }
+            let chunk = &mut self.chunks[self.hand / CHUNK];
+            let Some(window) = chunk.windows.get_mut(self.hand % CHUNK) else {
+                let skipped = CHUNK - self.hand % CHUNK;
+                self.hand += skipped;
+                left = left.saturating_sub(skipped);
+                continue;
+            };
+            let index = self.hand;
+            self.hand += 1;
+            left -= 1;
+            if window.limit == VACANT {
+                continue;
+            }
+            let rule = &rules[window.limit.at()];
+            window.expire(rule, now);
+            if window.is_idle(rule, now) {
+                self.remove(u32::try_from(index).expect("it was stored under a u32"), rules);
+            }
+        }
+    }
+
+    /// The places of all windows of a limit, for what happens seldom.
+    pub(super) fn of_limit(&self, limit: LimitId) -> Vec<u32> {
+        let places = (0u32..).zip(self.chunks.iter());
+        places
+            .flat_map(|(number, chunk)| (number * CHUNK as u32..).zip(chunk.windows.iter()))
+            .filter(|(_, window)| window.limit == limit)
+            .map(|(index, _)| index)
+            .collect()
+    }
+}
+
+/// The shard and the hash of a key. The key is a keyed hash already; the limit is mixed in.
+#[inline]
+fn place(limit: LimitId, key: Key) -> (usize, u32) {
+    let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
+    let mixed = low ^ high.rotate_left(29) ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    ((mixed >> 56) as usize, (mixed >> 24) as u32)
+}

@@ -1,0 +1,104 @@
+//! What was foretold is what happens.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::dice::Dice;
+use super::*;
+
+/// Fills a window at random moments, lines up waiters, lets time pass: when each was told to go, and went.
+fn told_and_went(seed: u64, kind: Kind, most: u64) -> Vec<(Option<Time>, Time)> {
+    let mut dice = Dice::new(seed);
+    let requests = dice.roll(most, 12) as u32;
+    let mut locker = Locker::new(vec![limit(requests, dice.roll(5, 500), kind)]);
+    let mut now = ms(dice.roll(0, 1000));
+    let mut told = HashMap::new();
+    let mut went = Vec::new();
+    for _ in 0..dice.roll(1, 60) {
+        now = now + Duration::from_micros(dice.roll(0, 40_000));
+        let claims = [claim(0, 0, dice.roll(1, most + 1) as u32)];
+        listen(&mut locker, &told, &mut went, now);
+        match locker.ask(&ask(&claims, 1), now) {
+            Verdict::Go(mut grant) => locker.settle(&mut grant, Moment::Sent, now),
+            Verdict::Wait(ticket, until) => _ = told.insert(ticket, until),
+            Verdict::Sorry(sorry) => assert_eq!(sorry.why, Why::TooLong, "seed {seed}"),
+        }
+    }
+    listen(&mut locker, &told, &mut went, now + Duration::from_secs(100));
+    assert_eq!(went.len(), told.len(), "seed {seed}");
+    went
+}
+
+fn listen(locker: &mut Locker, told: &HashMap<Ticket, Option<Time>>, went: &mut Vec<(Option<Time>, Time)>, end: Time) {
+    while let Some(at) = locker.poll_timeout().filter(|at| *at <= end) {
+        locker.handle_timeout(at);
+        while let Some((ticket, Verdict::Go(mut grant))) = locker.poll_verdict() {
+            locker.settle(&mut grant, Moment::Sent, at);
+            went.push((told[&ticket], at));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(super::dice::config())]
+
+    #[test]
+    fn a_waiter_goes_exactly_when_it_was_told(seed: u64) {
+        for kind in [Kind::Sliding, Kind::Fixed] {
+            for (told, went) in told_and_went(seed, kind.clone(), 1) {
+                assert_eq!(told, Some(went), "seed {seed} {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_waiter_never_goes_before_it_was_told_whatever_the_costs(seed: u64) {
+        for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 2 }] {
+            for (told, went) in told_and_went(seed, kind.clone(), 3) {
+                assert!(told.is_none_or(|told| told <= went), "seed {seed} {kind:?}: {told:?} {went:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_is_refused_may_go_when_it_was_told_and_not_before(seed: u64) {
+        let mut dice = Dice::new(seed);
+        for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 3 }] {
+            let mut rule = limit(dice.roll(1, 8) as u32, dice.roll(2, 200), kind.clone());
+            rule.when_full = WhenFull::Refuse;
+            let mut locker = Locker::new(vec![rule]);
+            let claims = [claim(0, 0, 1)];
+            let mut now = Time::START;
+            for _ in 0..30 {
+                now = now + Duration::from_micros(dice.roll(0, 50_000));
+                if let Err(verdict) = send(&mut locker, &ask(&claims, 1), now) {
+                    let Verdict::Sorry(sorry) = verdict else { panic!("{verdict:?}") };
+                    assert!(sorry.exact && sorry.until > now, "seed {seed} {kind:?}: {sorry:?}");
+                    let before = sorry.until - Duration::from_nanos(1);
+                    assert!(send(&mut locker, &ask(&claims, 1), before).is_err(), "seed {seed} {kind:?}");
+                    assert!(send(&mut locker, &ask(&claims, 1), sorry.until).is_ok(), "seed {seed} {kind:?}");
+                    now = sorry.until;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_in_a_long_line_is_told_by_its_rank() {
+    let mut rule = limit(10, 1000, Kind::Sliding);
+    rule.max_waiting = 10_000;
+    let mut locker = Locker::new(vec![rule]);
+    let claims = [claim(0, 0, 1)];
+    for _ in 0..10 {
+        assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
+    }
+    for waiter in 0..600u64 {
+        let verdict = locker.ask(&ask(&claims, 1), ms(0));
+        let Verdict::Wait(_, until) = verdict else { panic!("{waiter}: {verdict:?}") };
+        assert_eq!(until, Some(ms(1000 * (waiter / 10 + 1))));
+    }
+    let Verdict::Sorry(sorry) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!() };
+    assert_eq!(sorry, Sorry { why: Why::TooLong, limit: LimitId(0), until: ms(61_000), exact: true });
+}

@@ -1,0 +1,93 @@
+//! What must hold of a world after every step, and at its end.
+
+use super::world::{Waiting, World, meet, note_settle};
+use super::*;
+
+impl World {
+    /// After every step: nothing lost or doubled, and nobody waits who may go.
+    pub(super) fn judge(&mut self) {
+        for limit in 0..self.locker.limits().len() as u32 {
+            for key in 0..2 {
+                self.judge_window(limit, key);
+            }
+        }
+        if self.nature.turns || self.changed {
+            return;
+        }
+        // I4: whoever meets no older waiter at any of its windows lacks room somewhere.
+        for waiting in &self.waiting {
+            let older = |other: &&Waiting| other.number < waiting.number && meet(&other.claims, &waiting.claims);
+            if !self.waiting.iter().any(|other| older(&other)) {
+                assert!(!self.has_room(&waiting.claims), "seed {}: {:?} may go", self.seed, waiting.claims);
+            }
+        }
+    }
+
+    /// I3, I5: what the locker counts is what the oracle counts, after every step.
+    fn judge_window(&mut self, limit: u32, key: u128) {
+        let usage = self.locker.usage(LimitId(limit), Key(key), self.now);
+        let rule = &self.locker.limits()[limit as usize];
+        assert_eq!(u64::from(usage.flying), self.oracle.flying(limit, key), "seed {}", self.seed);
+        let Some(rate) = &rule.rate else { return };
+        if matches!(rate.kind, Kind::Fixed) {
+            return;
+        }
+        let busy = self.oracle.busy(limit, key, rate.per + rate.guard, self.now);
+        let taken = u64::from(usage.taken);
+        assert!(taken >= busy.min(u64::from(rate.requests)), "seed {}: {taken} of {busy} known", self.seed);
+        if !self.changed {
+            assert_eq!(taken, busy, "seed {}", self.seed);
+            let room = self.oracle.room(rule, limit, key, 1, self.now);
+            assert_eq!(usage.opens == Some(self.now), room, "seed {}: {usage:?}", self.seed);
+        }
+    }
+
+    /// Everything ends: no waiter and no window may be left.
+    pub(super) fn come_to_rest(&mut self) {
+        for _ in 0..10_000 {
+            while let Some(sent) = self.sent.pop() {
+                for item in sent.items {
+                    let item = &mut self.oracle.items[item];
+                    item.flying = false;
+                    note_settle(item, self.locker.limits(), Moment::Failed, self.now);
+                }
+                self.locker.finish(sent.grant, self.now);
+            }
+            self.listen();
+            if self.sent.is_empty() {
+                let Some(next) = self.locker.poll_timeout() else { break };
+                assert!(next >= self.now || self.locker.live_keys() > 0, "seed {}", self.seed);
+                self.now = self.now.max(next);
+                self.locker.handle_timeout(self.now);
+                self.listen();
+            }
+        }
+        assert_eq!(self.waiting.len(), 0, "seed {}: somebody waits for ever", self.seed);
+        assert_eq!(self.locker.live_keys(), 0, "seed {}: a key leaves something behind", self.seed);
+        assert_eq!(self.locker.table.chunks(), 0, "seed {}", self.seed);
+        assert!(self.locker.queue.is_empty(), "seed {}: {:?}", self.seed, self.locker.queue);
+    }
+
+    /// I1 and I2 once more, from the origin's side.
+    pub(super) fn judge_promise(&mut self) {
+        if self.changed {
+            return;
+        }
+        let rules: Vec<Limit> = self.locker.limits().to_vec();
+        for (limit, rule) in (0u32..).zip(&rules) {
+            let Some(rate) = &rule.rate else { continue };
+            let span = rate.per + rate.guard;
+            for key in 0..2 {
+                let most = if matches!(rate.kind, Kind::Fixed) {
+                    let windows = self.oracle.fixed_windows(limit, key, span, self.now);
+                    windows.iter().map(|(_, count)| *count).max().unwrap_or(0)
+                } else {
+                    let dice = &mut self.dice;
+                    let place = |from: Time, to: Time| Time::from_nanos(dice.roll(from.as_nanos(), to.as_nanos() + 1));
+                    self.oracle.most_in_any_span(limit, key, span, place)
+                };
+                assert!(most <= u64::from(rate.requests), "seed {}: {most} of {}", self.seed, rate.requests);
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Seeded worlds and a naive oracle beside the locker.
+
+mod arrivals;
+mod dice;
+mod forecasts;
+mod judge;
+mod oracle;
+mod order;
+mod world;
+
+use super::*;
+
+/// Milliseconds after the start.
+pub(super) fn ms(millis: u64) -> Time {
+    Time::from_nanos(millis * 1_000_000)
+}
+
+/// A limit of `requests` per `per` milliseconds that lets its waiters wait for a minute.
+pub(super) fn limit(requests: u32, per: u64, kind: Kind) -> Limit {
+    Limit {
+        name: "test".into(),
+        rate: Some(Rate {
+            requests,
+            per: Duration::from_millis(per),
+            guard: Duration::ZERO,
+            kind,
+            counts: Counts::Sent,
+        }),
+        in_flight: None,
+        when_full: WhenFull::Wait,
+        max_wait: Duration::from_secs(60),
+        max_waiting: 1000,
+        share_by: ShareBy::Caller,
+        max_keys: 1_000_000,
+        dry_run: false,
+    }
+}
+
+/// A claim of `cost` slots of limit number `limit` under `key`.
+pub(super) fn claim(limit: u32, key: u128, cost: u32) -> Claim {
+    Claim { limit: LimitId(limit), key: Key(key), cost }
+}
+
+/// A patient ask by one caller.
+pub(super) fn ask(claims: &[Claim], caller: u64) -> Ask<'_> {
+    Ask { claims, caller: Caller(caller), urgency: 3, max_wait: None, arrived: None }
+}
+
+/// Whatever has been decided.
+pub(super) fn drain(locker: &mut Locker) -> Vec<(Ticket, Verdict)> {
+    std::iter::from_fn(|| locker.poll_verdict()).collect()
+}
+
+/// Asks; a grant settles at once. Returns the refusal or ticket otherwise.
+pub(super) fn send(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Result<(), Verdict> {
+    let verdict = locker.ask(ask, now);
+    let Verdict::Go(mut grant) = verdict else { return Err(verdict) };
+    locker.settle(&mut grant, Moment::Answered, now);
+    locker.finish(grant, now);
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The naive judge: a list of everything that was ever granted, and loops over it. It forgets nothing.
+
+use super::*;
+
+/// The slots of one grant in one window.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) limit: u32,
+    pub(super) key: u128,
+    pub(super) cost: u64,
+    pub(super) taken: Time,
+    /// When it settled or will settle; `None`: nobody knows yet.
+    pub(super) settled: Option<Time>,
+    pub(super) flying: bool,
+    pub(super) answered: bool,
+}
+
+/// Everything granted, and every pause.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    pub(super) items: Vec<Item>,
+    pub(super) pauses: Vec<(u32, u128, Time)>,
+}
+
+impl Oracle {
+    pub(super) fn of(&self, limit: u32, key: u128) -> impl Iterator<Item = &Item> + '_ {
+        self.items.iter().filter(move |item| item.limit == limit && item.key == key)
+    }
+
+    /// How many slots are busy: not settled, or settled less than a span ago.
+    pub(super) fn busy(&self, limit: u32, key: u128, span: Duration, now: Time) -> u64 {
+        let counts = |item: &&Item| item.settled.is_none_or(|settled| settled + span > now);
+        self.of(limit, key).filter(counts).map(|item| item.cost).sum()
+    }
+
+    pub(super) fn flying(&self, limit: u32, key: u128) -> u64 {
+        self.of(limit, key).filter(|item| item.flying).count() as u64
+    }
+
+    pub(super) fn paused(&self, limit: u32, key: u128, now: Time) -> bool {
+        self.pauses.iter().any(|pause| pause.0 == limit && pause.1 == key && pause.2 > now)
+    }
+
+    /// Whether the window has room for `cost` more, by the rule as the spec words it.
+    pub(super) fn room(&self, rule: &Limit, limit: u32, key: u128, cost: u64, now: Time) -> bool {
+        if self.paused(limit, key, now) || rule.in_flight.is_some_and(|most| self.flying(limit, key) >= u64::from(most))
+        {
+            return false;
+        }
+        let Some(rate) = &rule.rate else { return true };
+        let span = rate.per + rate.guard;
+        let most = u64::from(rate.requests);
+        match &rate.kind {
+            Kind::Sliding => self.busy(limit, key, span, now) + cost <= most,
+            Kind::Smooth { burst } => {
+                self.busy(limit, key, span, now) + cost <= most && self.spaced(rate, *burst, limit, key, cost, now)
+            }
+            Kind::Fixed => self.fixed_taken(limit, key, span, now) + cost <= most,
+            Kind::Calendar { .. } => unreachable!("calendars have tests of their own"),
+        }
+    }
+
+    fn settles(&self, limit: u32, key: u128, until: Time) -> Vec<(Time, u64)> {
+        let mut settles: Vec<_> = self.of(limit, key).filter_map(|item| Some((item.settled?, item.cost))).collect();
+        // What was given back never settled.
+        settles.retain(|(at, cost)| *at <= until && *cost > 0);
+        settles.sort();
+        settles
+    }
+
+    fn unsettled(&self, limit: u32, key: u128, now: Time) -> u64 {
+        let open = |item: &&Item| item.settled.is_none_or(|at| at > now);
+        self.of(limit, key).filter(open).map(|item| item.cost).sum()
+    }
+
+    fn spaced(&self, rate: &Rate, burst: u32, limit: u32, key: u128, cost: u64, now: Time) -> bool {
+        let span = (rate.per + rate.guard).as_nanos();
+        let interval = span.div_ceil(u128::from(rate.requests));
+        let mut used_up = 0u128;
+        for (at, cost) in self.settles(limit, key, now) {
+            used_up = used_up.max(u128::from(at.as_nanos())) + u128::from(cost) * interval;
+        }
+        let now_nanos = u128::from(now.as_nanos());
+        let ahead = u128::from(self.unsettled(limit, key, now) + cost) * interval;
+        used_up.max(now_nanos) + ahead <= now_nanos + u128::from(burst.max(cost as u32)) * interval
+    }
+
+    /// The windows of a `fixed` limit, opened anew from all settles: the last one's count, and what is unsettled.
+    fn fixed_taken(&self, limit: u32, key: u128, span: Duration, now: Time) -> u64 {
+        let windows = self.fixed_windows(limit, key, span, now);
+        let open = windows.last().filter(|(began, _)| *began + span > now).map_or(0, |(_, count)| *count);
+        open + self.unsettled(limit, key, now)
+    }
+
+    /// Every `fixed` window: when it opened, and how many slots settled in it.
+    pub(super) fn fixed_windows(&self, limit: u32, key: u128, span: Duration, now: Time) -> Vec<(Time, u64)> {
+        let mut windows: Vec<(Time, u64)> = Vec::new();
+        for (at, cost) in self.settles(limit, key, now) {
+            match windows.last_mut() {
+                Some((began, count)) if *began + span > at => *count += cost,
+                Some(_) | None => windows.push((at, cost)),
+            }
+        }
+        windows
+    }
+
+    /// The promise, seen from the origin: wherever between its bounds each request was counted, no span
+    /// holds more than N. `place` picks the moment between two.
+    pub(super) fn most_in_any_span(
+        &self,
+        limit: u32,
+        key: u128,
+        span: Duration,
+        mut place: impl FnMut(Time, Time) -> Time,
+    ) -> u64 {
+        let mut counted: Vec<(Time, u64)> = Vec::new();
+        for item in self.of(limit, key) {
+            let Some(settled) = item.settled else { continue };
+            counted.push((if item.answered { place(item.taken, settled) } else { settled }, item.cost));
+        }
+        counted.sort();
+        let from = |at: Time| counted.iter().filter(move |(other, _)| *other >= at && *other < at + span);
+        counted.iter().map(|(at, _)| from(*at).map(|(_, cost)| cost).sum()).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,212 @@
+//! Who goes first: turns between callers, urgency, requests that need several windows.
+
+use std::collections::HashMap;
+
+use super::dice::Dice;
+use super::*;
+
+/// Drives a locker whose requests settle the moment they go, until `end`. Tells who went when.
+fn drive(locker: &mut Locker, end: Time, mut went: impl FnMut(&mut Locker, Ticket, Time)) {
+    while let Some(at) = locker.poll_timeout().filter(|at| *at <= end) {
+        locker.handle_timeout(at);
+        while let Some((ticket, verdict)) = locker.poll_verdict() {
+            let Verdict::Go(mut grant) = verdict else { panic!("{verdict:?} at {at:?}") };
+            locker.settle(&mut grant, Moment::Answered, at);
+            locker.finish(grant, at);
+            went(locker, ticket, at);
+        }
+    }
+}
+
+fn wait(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Ticket {
+    let verdict = locker.ask(ask, now);
+    let Verdict::Wait(ticket, _) = verdict else { panic!("{verdict:?}") };
+    ticket
+}
+
+#[test]
+fn two_backlogged_callers_never_differ_by_more_than_one_largest_cost() {
+    for seed in 0..200 {
+        let mut dice = Dice::new(seed);
+        let mut locker = Locker::new(vec![limit(5, 100, Kind::Sliding)]);
+        assert!(send(&mut locker, &ask(&[claim(0, 0, 5)], 9), ms(0)).is_ok());
+        let mut costs = HashMap::new();
+        let mut left = [0u64; 2];
+        for _ in 0..60 {
+            let (caller, cost) = (dice.roll(0, 2), dice.roll(1, 5));
+            let ticket = wait(&mut locker, &ask(&[claim(0, 0, cost as u32)], caller), ms(0));
+            costs.insert(ticket, (caller as usize, cost));
+            left[caller as usize] += 1;
+        }
+        let mut had = [0u64; 2];
+        drive(&mut locker, ms(1_000_000), |_, ticket, _| {
+            let (caller, cost) = costs[&ticket];
+            let backlogged = left[0] > 0 && left[1] > 0;
+            had[caller] += cost;
+            left[caller] -= 1;
+            assert!(!backlogged || had[0].abs_diff(had[1]) <= 4, "seed {seed}: {had:?}");
+        });
+        assert_eq!(left, [0, 0], "seed {seed}");
+    }
+}
+
+#[test]
+fn first_come_is_first_served_where_nobody_takes_turns() {
+    let mut rule = limit(1, 100, Kind::Sliding);
+    rule.share_by = ShareBy::Nobody;
+    let mut locker = Locker::new(vec![rule]);
+    let claims = [claim(0, 0, 1)];
+    assert!(send(&mut locker, &ask(&claims, 0), ms(0)).is_ok());
+    let tickets: Vec<_> = (0..30).map(|at| wait(&mut locker, &ask(&claims, at % 3), ms(at))).collect();
+    let mut order = Vec::new();
+    drive(&mut locker, ms(10_000), |_, ticket, _| order.push(ticket));
+    assert_eq!(order, tickets);
+}
+
+#[test]
+fn a_newcomer_of_another_caller_is_next_and_not_last() {
+    let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
+    for _ in 0..100 {
+        wait(&mut locker, &ask(&claims, 1), ms(1));
+    }
+    drive(&mut locker, ms(5_000), |_, _, _| {});
+    let newcomer = wait(&mut locker, &ask(&claims, 2), ms(5_001));
+    let mut turn = None;
+    let mut count = 0;
+    drive(&mut locker, ms(9_000), |_, ticket, _| {
+        count += 1;
+        if ticket == newcomer {
+            turn = Some(count);
+        }
+    });
+    assert!(turn.is_some_and(|turn| turn <= 2), "{turn:?}");
+}
+
+#[test]
+fn the_more_urgent_goes_first_but_the_least_urgent_goes_within_its_patience() {
+    let mut rule = limit(1, 100, Kind::Sliding);
+    rule.max_wait = Duration::from_secs(10);
+    rule.share_by = ShareBy::Nobody;
+    let mut locker = Locker::new(vec![rule]);
+    let claims = [claim(0, 0, 1)];
+    assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
+    let slow = wait(&mut locker, &Ask { urgency: 7, ..ask(&claims, 1) }, ms(0));
+    let urgent = |locker: &mut Locker, at| wait(locker, &Ask { urgency: 0, ..ask(&claims, 1) }, at);
+    let first = urgent(&mut locker, ms(1));
+    urgent(&mut locker, ms(2));
+    let mut order = Vec::new();
+    drive(&mut locker, ms(20_000), |locker, ticket, at| {
+        order.push((ticket, at));
+        if at < ms(12_000) {
+            // One urgent waiter comes for each that goes: there is always one.
+            urgent(locker, at);
+        }
+    });
+    assert_eq!(order.first().map(|(ticket, _)| *ticket), Some(first));
+    let went = order.iter().find(|(ticket, _)| *ticket == slow).map(|(_, at)| *at);
+    assert!(went.is_some_and(|at| at > ms(5_000) && at <= ms(9_500)), "{went:?}");
+}
+
+#[test]
+fn a_retry_keeps_its_place_in_line() {
+    let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    assert!(send(&mut locker, &ask(&claims, 1), ms(50)).is_ok());
+    for caller in [1, 2, 1, 2] {
+        wait(&mut locker, &ask(&claims, caller), ms(60));
+    }
+    let again = wait(&mut locker, &Ask { arrived: Some(ms(10)), ..ask(&claims, 1) }, ms(70));
+    let mut order = Vec::new();
+    drive(&mut locker, ms(10_000), |_, ticket, _| order.push(ticket));
+    assert_eq!(order[0], again);
+    assert_eq!(order.len(), 5);
+}
+
+/// Two windows of one per two seconds that never open together, each with a crowd of its own, and one
+/// request that needs both.
+#[test]
+fn a_request_that_needs_windows_that_never_open_together_goes_all_the_same() {
+    let mut locker = Locker::new(vec![limit(1, 2000, Kind::Sliding), limit(1, 2000, Kind::Sliding)]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+    assert!(send(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(1000)).is_ok());
+    for _ in 0..10 {
+        wait(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(1100));
+        wait(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(1100));
+    }
+    let both = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 3), ms(1200));
+    for _ in 0..10 {
+        wait(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(1300));
+        wait(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(1300));
+    }
+    let mut when = None;
+    let mut others = 0;
+    drive(&mut locker, ms(50_000), |_, ticket, at| {
+        if ticket == both {
+            when = Some(at);
+        } else {
+            others += 1;
+        }
+    });
+    // Ten of each crowd came first: 20 s. Then at most one slot of each window stands idle for it.
+    assert!(when.is_some_and(|at| at <= ms(25_000)), "{when:?}");
+    assert_eq!(others, 40);
+}
+
+#[test]
+fn younger_ones_go_ahead_of_a_claimant_whose_other_window_is_closed_for_hours() {
+    let mut locker = Locker::new(vec![limit(1, 3_600_000, Kind::Sliding), limit(2, 1000, Kind::Sliding)]);
+    for rule in [0, 1] {
+        let mut patient = locker.limits()[rule].clone();
+        patient.max_wait = Duration::from_secs(7200);
+        locker.change(LimitId(rule as u32), patient, ms(0));
+    }
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+    let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
+    for second in 1..3500 {
+        for _ in 0..2 {
+            assert!(send(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(second * 1000)).is_ok(), "{second}");
+        }
+    }
+    let mut when = None;
+    drive(&mut locker, ms(3_700_000), |_, ticket, at| when = (ticket == claimant).then_some(at));
+    assert_eq!(when, Some(ms(3_600_000)));
+}
+
+#[test]
+fn a_claimant_keeps_slots_once_it_has_waited_long_for_what_nobody_can_foretell() {
+    let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(1, 100, Kind::Sliding)]);
+    let Verdict::Go(stalled) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(0)) else { panic!() };
+    let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
+    assert!(send(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(50)).is_ok(), "it has not waited for long");
+    let held = wait(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(500));
+    locker.give_back(stalled, ms(600));
+    let Some((first, Verdict::Go(mut grant))) = locker.poll_verdict() else { panic!() };
+    assert_eq!(first, claimant);
+    locker.settle(&mut grant, Moment::Sent, ms(600));
+    let mut order = Vec::new();
+    drive(&mut locker, ms(1000), |_, ticket, at| order.push((ticket, at)));
+    assert_eq!(order, [(held, ms(700))]);
+}
+
+#[test]
+fn thousands_of_lanes_at_one_window_are_served_in_turn() {
+    let callers = 3000;
+    let mut locker = Locker::new(vec![limit(50, 100, Kind::Sliding), limit(1, 1000, Kind::Sliding)]);
+    for rule in [0, 1] {
+        let mut wide = locker.limits()[rule].clone();
+        wide.max_waiting = 100_000;
+        locker.change(LimitId(rule as u32), wide, ms(0));
+    }
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 50)], 0), ms(0)).is_ok());
+    for round in 0..2 {
+        for caller in 1..=callers {
+            wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, u128::from(caller), 1)], caller), ms(round + 1));
+        }
+    }
+    let mut times = Vec::new();
+    drive(&mut locker, ms(60_000), |_, _, at| times.push(at));
+    assert_eq!(times.len() as u64, 2 * callers);
+    assert_eq!(times.last(), Some(&ms(100 * 2 * callers / 50)), "the window stands idle for nobody");
+}

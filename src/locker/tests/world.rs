@@ -1,0 +1,311 @@
+//! Random worlds: callers ask, requests settle, fail, come back and leave, rules change, clocks stand still and jump.
+
+use proptest::prelude::*;
+
+use super::dice::{Dice, Nature, config, rule};
+use super::oracle::{Item, Oracle};
+use super::*;
+
+pub(super) struct Waiting {
+    pub(super) ticket: Ticket,
+    pub(super) claims: Vec<Claim>,
+    pub(super) number: u64,
+}
+
+/// A granted request: what the locker gave, and its items with the oracle.
+pub(super) struct Sent {
+    pub(super) grant: Grant,
+    pub(super) items: Vec<usize>,
+}
+
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) seed: u64,
+    pub(super) nature: Nature,
+    pub(super) locker: Locker,
+    pub(super) oracle: Oracle,
+    pub(super) now: Time,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) sent: Vec<Sent>,
+    pub(super) number: u64,
+    pub(super) changed: bool,
+    pub(super) granted: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, nature: Nature) -> World {
+        let mut dice = Dice::new(seed);
+        let limits = (0..dice.roll(1, nature.limits + 1)).map(|_| rule(&mut dice, nature)).collect();
+        World {
+            dice,
+            seed,
+            nature,
+            locker: Locker::new(limits),
+            oracle: Oracle::default(),
+            now: Time::START,
+            waiting: Vec::new(),
+            sent: Vec::new(),
+            number: 0,
+            changed: false,
+            granted: 0,
+        }
+    }
+
+    pub(super) fn live(mut self) -> u64 {
+        for _ in 0..self.nature.steps {
+            let now = self.time_goes_on();
+            self.something_happens(now);
+            self.listen();
+            self.judge();
+        }
+        self.come_to_rest();
+        self.judge_promise();
+        self.granted
+    }
+
+    /// The next moment: the same, a little later, when something is due, or far ahead; told rightly or, at times, too early.
+    fn time_goes_on(&mut self) -> Time {
+        let mut told = self.now;
+        match self.dice.roll(0, 10) {
+            0..3 => {}
+            3..7 => told = told + Duration::from_micros(self.dice.roll(1, 20_000)),
+            7..9 => told = self.locker.poll_timeout().unwrap_or(told).max(told),
+            _ if self.dice.one_in(20) => told = told + Duration::from_secs(self.dice.roll(1, 100_000_000)),
+            _ => told = told + Duration::from_millis(self.dice.roll(1, 200)),
+        }
+        if self.dice.one_in(10) {
+            told = told - Duration::from_millis(self.dice.roll(0, 100));
+        }
+        // I9: a moment before the latest counts as the latest.
+        self.now = self.now.max(told);
+        told
+    }
+
+    fn something_happens(&mut self, now: Time) {
+        let what = self.dice.roll(0, 20);
+        if what >= 8 {
+            // What is due comes before what happens now, and the oracle is to see it so.
+            self.locker.handle_timeout(now);
+            self.listen();
+        }
+        match what {
+            0..8 => self.ask(now),
+            8..14 => self.settle(now),
+            14 => self.give_back(now),
+            15 => self.finish(now),
+            16 => self.leave(now),
+            17 if self.dice.one_in(4) => self.pause(now),
+            18 if self.nature.changes && self.dice.one_in(4) => self.change(now),
+            _ => self.locker.handle_timeout(now),
+        }
+    }
+
+    fn claims(&mut self) -> Vec<Claim> {
+        let limits = self.locker.limits().len() as u64;
+        let mut claims = Vec::new();
+        for limit in 0..limits {
+            if claims.is_empty() && limit + 1 == limits || self.dice.one_in(2) {
+                let cost = if self.dice.one_in(3) { self.dice.roll(1, 4) } else { 1 };
+                claims.push(claim(limit as u32, u128::from(self.dice.roll(0, 2)), cost as u32));
+            }
+        }
+        claims
+    }
+
+    fn ask(&mut self, now: Time) {
+        let claims = self.claims();
+        let mut ask = ask(&claims, self.dice.roll(0, 3));
+        if self.nature.turns && self.dice.one_in(4) {
+            ask.urgency = self.dice.roll(0, 9) as u8;
+        }
+        if self.dice.one_in(4) {
+            ask.max_wait = Some(Duration::from_millis(self.dice.roll(0, 100)));
+        }
+        let room = self.has_room(&claims);
+        match self.locker.ask(&ask, now) {
+            Verdict::Go(grant) => self.go(grant, &claims),
+            Verdict::Wait(ticket, until) => {
+                self.number += 1;
+                assert!(until.is_none_or(|until| until > self.now), "seed {}", self.seed);
+                self.waiting.push(Waiting { ticket, claims, number: self.number });
+            }
+            Verdict::Sorry(sorry) => {
+                let crowded = self.waiting.iter().any(|other| meet(&other.claims, &claims));
+                let excused = sorry.why == Why::CostTooHigh || crowded || self.changed;
+                assert!(!room || excused, "seed {}: {sorry:?} though there is room", self.seed);
+                assert!(sorry.until > self.now && sorry.until < Time::NEVER, "seed {}: {sorry:?}", self.seed);
+            }
+        }
+    }
+
+    pub(super) fn has_room(&self, claims: &[Claim]) -> bool {
+        claims.iter().all(|claim| self.room(claim))
+    }
+
+    pub(super) fn room(&self, claim: &Claim) -> bool {
+        let rule = &self.locker.limits()[claim.limit.at()];
+        let cost = if rule.rate.is_some() { u64::from(claim.cost) } else { 0 };
+        self.oracle.room(rule, claim.limit.0, claim.key.0, cost, self.now)
+    }
+
+    /// I1, I2: whatever is let go, there was room for it by the oracle's count.
+    fn go(&mut self, grant: Grant, claims: &[Claim]) {
+        let mut items = Vec::new();
+        self.granted += 1;
+        for claim in claims {
+            // Under a rule that changed, the oracle knows more than a `fixed` window can.
+            let rule = &self.locker.limits()[claim.limit.at()];
+            let fixed = rule.rate.as_ref().is_some_and(|rate| !matches!(rate.kind, Kind::Sliding));
+            if !(self.changed && fixed) {
+                assert!(self.room(claim), "seed {}: {claim:?} went without room at {:?}", self.seed, self.now);
+            }
+            items.push(self.oracle.items.len());
+            self.oracle.items.push(Item {
+                limit: claim.limit.0,
+                key: claim.key.0,
+                cost: if rule.rate.is_some() { u64::from(claim.cost) } else { 0 },
+                taken: self.now,
+                settled: None,
+                flying: rule.in_flight.is_some(),
+                answered: rule.rate.as_ref().is_some_and(|rate| rate.counts == Counts::Answered),
+            });
+        }
+        self.sent.push(Sent { grant, items });
+    }
+
+    fn pick(&mut self) -> Option<usize> {
+        if self.sent.is_empty() { None } else { Some(self.dice.roll(0, self.sent.len() as u64) as usize) }
+    }
+
+    fn settle(&mut self, now: Time) {
+        let Some(picked) = self.pick() else { return };
+        let moment = [Moment::Sent, Moment::Sent, Moment::Answered, Moment::Failed][self.dice.roll(0, 4) as usize];
+        let sent = &mut self.sent[picked];
+        self.locker.settle(&mut sent.grant, moment, now);
+        for item in &sent.items {
+            note_settle(&mut self.oracle.items[*item], self.locker.limits(), moment, self.now);
+        }
+    }
+
+    fn give_back(&mut self, now: Time) {
+        let Some(picked) = self.pick() else { return };
+        let sent = self.sent.swap_remove(picked);
+        for item in sent.items {
+            let item = &mut self.oracle.items[item];
+            item.flying = false;
+            if item.settled.is_none() {
+                item.cost = 0;
+                item.settled = Some(self.now);
+            }
+        }
+        self.locker.give_back(sent.grant, now);
+    }
+
+    fn finish(&mut self, now: Time) {
+        let Some(picked) = self.pick() else { return };
+        let sent = self.sent.swap_remove(picked);
+        for item in sent.items {
+            let item = &mut self.oracle.items[item];
+            item.flying = false;
+            note_settle(item, self.locker.limits(), Moment::Failed, self.now);
+        }
+        self.locker.finish(sent.grant, now);
+    }
+
+    fn leave(&mut self, now: Time) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let picked = self.dice.roll(0, self.waiting.len() as u64) as usize;
+        let left = self.waiting.swap_remove(picked);
+        self.locker.leave(left.ticket, now);
+    }
+
+    fn pause(&mut self, now: Time) {
+        let (limit, key) =
+            (self.dice.roll(0, self.locker.limits().len() as u64) as u32, u128::from(self.dice.roll(0, 2)));
+        let until = self.now + Duration::from_millis(self.dice.roll(0, 300));
+        self.oracle.pauses.push((limit, key, until));
+        self.locker.pause(LimitId(limit), Key(key), until, now);
+    }
+
+    fn change(&mut self, now: Time) {
+        let limit = LimitId(self.dice.roll(0, self.locker.limits().len() as u64) as u32);
+        let mut new = rule(&mut self.dice, self.nature);
+        new.in_flight = self.locker.limits()[limit.at()].in_flight;
+        self.locker.change(limit, new, now);
+        self.changed = true;
+    }
+
+    /// Hears what was decided meanwhile.
+    pub(super) fn listen(&mut self) {
+        while let Some((ticket, verdict)) = self.locker.poll_verdict() {
+            let found = self.waiting.iter().position(|waiting| waiting.ticket == ticket);
+            let waiting = self.waiting.swap_remove(found.unwrap_or_else(|| panic!("seed {}: {ticket:?}", self.seed)));
+            match verdict {
+                Verdict::Go(grant) => {
+                    self.first_come(&waiting);
+                    self.go(grant, &waiting.claims);
+                }
+                Verdict::Sorry(sorry) => {
+                    assert!(sorry.until > self.now, "seed {}: {sorry:?} at {:?}", self.seed, self.now);
+                }
+                Verdict::Wait(..) => panic!("seed {}: nobody is told to wait twice", self.seed),
+            }
+        }
+        assert_eq!(self.locker.waiting(), self.waiting.len(), "seed {}", self.seed);
+    }
+
+    /// I6: among those with the same windows, the one that came first goes first.
+    fn first_come(&self, goes: &Waiting) {
+        let windows = |claims: &[Claim]| claims.iter().map(|claim| (claim.limit, claim.key)).collect::<Vec<_>>();
+        let same = |other: &&Waiting| windows(&other.claims) == windows(&goes.claims);
+        let passed = self.waiting.iter().filter(same).find(|other| other.number < goes.number);
+        assert!(self.nature.turns || passed.is_none(), "seed {}: it passed an older one", self.seed);
+    }
+}
+
+/// Whether two requests need a window in common.
+pub(super) fn meet(one: &[Claim], other: &[Claim]) -> bool {
+    one.iter().any(|claim| other.iter().any(|it| it.limit == claim.limit && it.key == claim.key))
+}
+
+/// Tells the oracle's item of a settle, as the spec words it.
+pub(super) fn note_settle(item: &mut Item, limits: &[Limit], moment: Moment, now: Time) {
+    if item.settled.is_some() || (moment == Moment::Sent && item.answered) {
+        return;
+    }
+    let guard = limits[item.limit as usize].rate.as_ref().map_or(Duration::ZERO, |rate| rate.guard);
+    item.settled = Some(if moment == Moment::Failed { now + guard.max(Duration::from_secs(1)) } else { now });
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn in_a_random_world_of_sliding_and_smooth_windows_every_invariant_holds(seed: u64) {
+        World::new(seed, Nature { limits: 1, fixed: 0, changes: false, turns: false, steps: 400 }).live();
+    }
+
+    #[test]
+    fn in_a_random_world_of_several_limits_every_invariant_holds(seed: u64) {
+        World::new(seed, Nature { limits: 3, fixed: 2, changes: false, turns: false, steps: 400 }).live();
+    }
+
+    #[test]
+    fn in_a_random_world_of_turns_and_urgencies_every_invariant_holds(seed: u64) {
+        World::new(seed, Nature { limits: 3, fixed: 1, changes: false, turns: true, steps: 400 }).live();
+    }
+
+    #[test]
+    fn in_a_random_world_of_changing_rules_every_invariant_holds(seed: u64) {
+        World::new(seed, Nature { limits: 2, fixed: 1, changes: true, turns: true, steps: 400 }).live();
+    }
+}
+
+#[test]
+fn random_worlds_let_many_go() {
+    let nature = Nature { limits: 3, fixed: 1, changes: false, turns: true, steps: 400 };
+    let granted: u64 = (0..20).map(|seed| World::new(seed, nature).live()).sum();
+    assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
+}

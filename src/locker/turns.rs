@@ -1,0 +1,164 @@
+//! Whose turn it is: start-time fair queueing between the callers that wait at one window.
+//!
+//! A request's turn is fixed when it arrives: the present one, or the end of its caller's last if
+//! that is later. Nobody saves up credit while idle, and nothing needs repair when someone leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ask::Caller;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    /// Where the caller's next request may start.
+    end: u64,
+    /// The end of the last one that went.
+    served: u64,
+    waiting: usize,
+}
+
+/// The turns at one window. Turns are counted in slots.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// The turn of the latest request that went.
+    present: u64,
+    flows: BTreeMap<Caller, Flow>,
+    /// The callers that wait for nothing but are ahead of the present turn.
+    idle: BTreeSet<(u64, Caller)>,
+}
+
+impl Turns {
+    /// The turn that `arrive` would give.
+    pub(super) fn next(&self, caller: Caller) -> u64 {
+        self.flows.get(&caller).map_or(self.present, |flow| flow.end.max(self.present))
+    }
+
+    /// A request of `cost` joins the line, and has this turn.
+    pub(super) fn arrive(&mut self, caller: Caller, cost: u32) -> u64 {
+        let turn = self.next(caller);
+        self.join(caller, turn + u64::from(cost));
+        turn
+    }
+
+    /// A request that had its turn before and comes again: it is next, and its caller's later
+    /// requests come after it all the same.
+    pub(super) fn arrive_again(&mut self, caller: Caller, cost: u32) -> u64 {
+        let end = self.next(caller) + u64::from(cost);
+        self.join(caller, end);
+        self.present
+    }
+
+    fn join(&mut self, caller: Caller, end: u64) {
+        let present = self.present;
+        let flow = self.flows.entry(caller).or_insert(Flow { end: present, served: present, waiting: 0 });
+        if flow.waiting == 0 {
+            self.idle.remove(&(flow.end, caller));
+        }
+        flow.end = end;
+        flow.waiting += 1;
+    }
+
+    /// The request with this turn goes.
+    pub(super) fn go(&mut self, caller: Caller, turn: u64, cost: u32) {
+        self.present = self.present.max(turn);
+        if let Some(flow) = self.flows.get_mut(&caller) {
+            flow.served = flow.served.max(turn + u64::from(cost));
+        }
+        self.part(caller);
+        while let Some(&(end, idle)) = self.idle.first()
+            && end <= self.present
+        {
+            self.idle.pop_first();
+            self.flows.remove(&idle);
+        }
+    }
+
+    /// A request leaves without having gone; if it was its caller's last, the caller owes nothing for it.
+    pub(super) fn leave(&mut self, caller: Caller, turn: u64, cost: u32) {
+        if let Some(flow) = self.flows.get_mut(&caller)
+            && flow.end == turn + u64::from(cost)
+        {
+            flow.end = turn.max(flow.served);
+        }
+        self.part(caller);
+    }
+
+    fn part(&mut self, caller: Caller) {
+        let Some(flow) = self.flows.get_mut(&caller) else { return };
+        flow.waiting = flow.waiting.saturating_sub(1);
+        if flow.waiting > 0 {
+            return;
+        }
+        flow.end = flow.served;
+        if flow.end > self.present {
+            self.idle.insert((flow.end, caller));
+        } else {
+            self.flows.remove(&caller);
+        }
+    }
+
+    /// Whether nobody but this caller waits or is ahead.
+    pub(super) fn only(&self, caller: Caller) -> bool {
+        self.flows.len() <= 1 && self.flows.keys().all(|other| *other == caller)
+    }
+
+    /// How many callers are remembered.
+    #[cfg(test)]
+    pub(super) fn callers(&self) -> usize {
+        self.flows.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Caller = Caller(1);
+    const B: Caller = Caller(2);
+
+    #[test]
+    fn a_caller_that_asks_twice_comes_after_one_that_asks_once() {
+        let mut turns = Turns::default();
+        let a = (turns.arrive(A, 1), turns.arrive(A, 1));
+        let b = turns.arrive(B, 1);
+        assert!(a.0 <= b && b < a.1, "{a:?} {b}");
+    }
+
+    #[test]
+    fn nobody_saves_up_credit_while_idle() {
+        let mut turns = Turns::default();
+        for _ in 0..10 {
+            let turn = turns.arrive(A, 1);
+            turns.arrive(A, 1);
+            turns.go(A, turn, 1);
+        }
+        let late = turns.arrive(B, 1);
+        assert_eq!(late, turns.present, "it starts now, not at the beginning");
+    }
+
+    #[test]
+    fn a_caller_whose_waiters_all_left_owes_nothing() {
+        let mut turns = Turns::default();
+        let kept = turns.arrive(B, 1);
+        for turn in (0..100).map(|_| turns.arrive(A, 1)).collect::<Vec<_>>() {
+            turns.leave(A, turn, 1);
+        }
+        assert_eq!(turns.next(A), kept);
+        assert_eq!(turns.callers(), 1);
+    }
+
+    #[test]
+    fn callers_are_forgotten_once_they_are_not_ahead() {
+        let mut turns = Turns::default();
+        for caller in 0..1000 {
+            let turn = turns.arrive(Caller(caller), 3);
+            turns.go(Caller(caller), turn, 3);
+        }
+        let turn = turns.arrive(A, 1);
+        let next = turns.arrive(A, 5);
+        turns.go(A, turn, 1);
+        turns.go(A, next, 5);
+        let last = turns.arrive(A, 1);
+        turns.go(A, last, 1);
+        assert!(turns.callers() <= 1, "{}", turns.callers());
+    }
+}

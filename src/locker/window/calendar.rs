@@ -1,0 +1,125 @@
+//! N per minute, hour or day of a wall clock in a time zone; a window starts on its boundary.
+//!
+//! The limit's period moves forward only: when the wall clock steps back, nothing opens that has
+//! been used. A repeated hour is one window. The log's only entry bears the period's start.
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+
+use super::Window;
+use super::rule::{Form, Rule};
+use crate::locker::limit::Unit;
+use crate::time::Time;
+
+/// From when to when the present window of a `calendar` limit lasts, in nanoseconds of Unix time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Period {
+    start: i128,
+    end: i128,
+    /// The end on the gateway's own line; `NEVER` for limits without a calendar.
+    pub(crate) until: Time,
+}
+
+impl Default for Period {
+    fn default() -> Period {
+        Period { start: i128::MIN, end: i128::MIN, until: Time::NEVER }
+    }
+}
+
+impl Rule {
+    /// Brings the period up to `now`, where the wall clock read `wall` at `Time::START`.
+    pub(crate) fn roll(&mut self, wall: i128, now: Time) {
+        let Form::Calendar { unit, zone } = &self.form else { return };
+        let unix = wall + i128::from(now.as_nanos());
+        if unix >= self.period.end {
+            let (start, end) = period(*unit, zone, unix);
+            self.period.start = start;
+            self.period.end = end;
+            self.unknown = None;
+        }
+        self.period.until = on_our_line(self.period.end, wall);
+    }
+
+    /// When the period began, on the gateway's own line; `START` if before it.
+    pub(crate) fn period_began(&self, wall: i128) -> Time {
+        on_our_line(self.period.start, wall)
+    }
+
+    /// The end of the period `cycles` after the present one.
+    pub(crate) fn period_end(&self, cycles: u64) -> Time {
+        let Form::Calendar { unit, zone } = &self.form else { return Time::NEVER };
+        let mut end = self.period.end;
+        // A queue that fills more periods than this is refused for its patience long before.
+        for _ in 0..cycles.min(64) {
+            end = period(*unit, zone, end).1;
+        }
+        let more = u64::try_from(end - self.period.end).unwrap_or(u64::MAX);
+        Time::from_nanos(self.period.until.as_nanos().saturating_add(more))
+    }
+
+    /// The period as windows note it: order is kept, whatever the sign.
+    fn period_mark(&self) -> Time {
+        let nanos = i64::try_from(self.period.start).unwrap_or(i64::MIN);
+        Time::from_nanos(nanos.cast_unsigned() ^ (1 << 63))
+    }
+}
+
+#[inline]
+pub(super) fn expire(window: &mut Window, rule: &Rule) {
+    if window.in_log > 0 && window.first_at < rule.period_mark() {
+        window.log_clear();
+    }
+}
+
+#[inline]
+pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32) {
+    window.log_push(rule.period_mark(), count);
+}
+
+fn on_our_line(unix: i128, wall: i128) -> Time {
+    let nanos = (unix.saturating_sub(wall)).clamp(0, i128::from(u64::MAX));
+    Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// The period around `unix`: start inclusive, end exclusive.
+fn period(unit: Unit, zone: &TimeZone, unix: i128) -> (i128, i128) {
+    let length = match unit {
+        Unit::Minute => 60_000_000_000,
+        Unit::Hour => 3_600_000_000_000,
+        Unit::Day => 86_400_000_000_000,
+    };
+    let (start, end) = match unit {
+        Unit::Minute => minute(zone, unix, length),
+        Unit::Hour | Unit::Day => local(unit, zone, unix),
+    }
+    // A date beyond what calendars know (year 9999): the units of Unix time itself.
+    .unwrap_or_else(|| (unix - unix.rem_euclid(length), unix - unix.rem_euclid(length) + length));
+    (start.min(unix), if end > unix { end } else { unix + length })
+}
+
+/// A minute by the zone's offset at the time: the minutes of a repeated hour are windows of their own.
+fn minute(zone: &TimeZone, unix: i128, length: i128) -> Option<(i128, i128)> {
+    let offset = zone.to_offset(Timestamp::from_nanosecond(unix).ok()?);
+    let local = unix + i128::from(offset.seconds()) * 1_000_000_000;
+    let start = unix - local.rem_euclid(length);
+    Some((start, start + length))
+}
+
+/// An hour or day of the local clock. A boundary that the clock skips is the moment of the skip; one
+/// that it repeats is the first of the two, so that the repeated time belongs to one window.
+fn local(unit: Unit, zone: &TimeZone, unix: i128) -> Option<(i128, i128)> {
+    let civil = zone.to_datetime(Timestamp::from_nanosecond(unix).ok()?);
+    let midnight = civil.date().to_datetime(jiff::civil::Time::midnight());
+    let (from, to) = match unit {
+        Unit::Day => (midnight, midnight.checked_add(1.day()).ok()?),
+        Unit::Hour | Unit::Minute => {
+            let from = midnight.checked_add(i64::from(civil.hour()).hours()).ok()?;
+            (from, from.checked_add(1.hour()).ok()?)
+        }
+    };
+    let instant = |civil: DateTime| -> Option<i128> {
+        Some(zone.to_ambiguous_timestamp(civil).compatible().ok()?.as_nanosecond())
+    };
+    Some((instant(from)?, instant(to)?))
+}

@@ -1,0 +1,90 @@
+//! What becomes of a window when its limit's rule changes.
+//!
+//! The promise holds under the new rule from then on, counting what the old one counted. What the
+//! old rule let be forgotten but the new one would still count is taken to be a full window.
+
+use super::rule::{Form, Rule};
+use super::{Window, later};
+use crate::time::Time;
+
+impl Rule {
+    /// Takes over what the limit's `old` rule knew, at `now`. Called before any window is changed.
+    pub(crate) fn succeed(&mut self, old: &Rule, wall: i128, now: Time) {
+        self.live = old.live;
+        if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
+            && unit == was
+            && zone == there
+        {
+            self.period = old.period;
+        }
+        self.roll(wall, now);
+        let forgotten = match (&old.form, &self.form) {
+            // Nothing was counted: there is nothing to go by.
+            (Form::Uncounted, _) => None,
+            (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth) => {
+                // What settled at t was forgotten at t + span.
+                now.as_nanos().checked_sub(old.span).map(Time::from_nanos)
+            }
+            (Form::Fixed, Form::Fixed) => None,
+            (Form::Calendar { .. }, Form::Calendar { .. }) if self.period_is(old) => None,
+            _ => Some(now),
+        };
+        self.unknown = forgotten.max(old.unknown);
+    }
+
+    fn period_is(&self, old: &Rule) -> bool {
+        self.period_began(0) == old.period_began(0) && self.period_end(0) == old.period_end(0)
+    }
+
+    /// Until when what may have been forgotten would still count.
+    fn unknown_until(&self) -> Option<Time> {
+        let unknown = self.unknown?;
+        match self.form {
+            Form::Uncounted => None,
+            Form::Sliding | Form::Smooth | Form::Fixed => Some(later(unknown, self.span)),
+            Form::Calendar { .. } => Some(self.period.until),
+        }
+    }
+}
+
+impl Window {
+    /// Goes on under `new` instead of `old`.
+    pub(crate) fn succeed(&mut self, old: &Rule, new: &Rule, now: Time) {
+        self.expire(old, now);
+        let settled = self.in_log;
+        match (&old.form, &new.form) {
+            (_, Form::Uncounted) => self.log_clear(),
+            (Form::Uncounted, _) => self.log_clear(),
+            (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth) | (Form::Fixed, Form::Fixed) => {}
+            (Form::Calendar { .. }, Form::Calendar { .. }) if new.period_is(old) => {}
+            _ => {
+                self.log_clear();
+                self.unsettled += settled;
+                self.settle(new, settled, now);
+            }
+        }
+        if matches!(new.form, Form::Smooth) && !matches!(old.form, Form::Smooth) {
+            self.mark = later(now, if settled > 0 { new.interval } else { 0 });
+        }
+        self.count_unknown(new, now);
+        self.expire(new, now);
+    }
+
+    /// Fills the window with what may have been forgotten, as long as that would still count.
+    pub(super) fn count_unknown(&mut self, rule: &Rule, now: Time) {
+        let (Some(unknown), Some(until)) = (rule.unknown, rule.unknown_until()) else { return };
+        if until <= now {
+            return;
+        }
+        // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
+        let room = rule.requests.saturating_sub(self.in_log);
+        match rule.form {
+            Form::Sliding | Form::Smooth => self.log_push_oldest(unknown, room),
+            Form::Fixed | Form::Calendar { .. } => {
+                self.unsettled += room;
+                self.settle(rule, room, unknown);
+            }
+            Form::Uncounted => {}
+        }
+    }
+}

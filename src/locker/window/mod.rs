@@ -1,0 +1,232 @@
+//! The state of one limit for one key, and the contract that every kind of window keeps.
+//!
+//! - A slot is *taken* by a grant, *settles* later, and opens again as its kind says; until it
+//!   settles it is busy, whatever that takes.
+//! - Slots taken and settled never exceed N, unless N was lowered after they were taken.
+//! - `fits` says yes exactly when `opening` says now.
+//! - A window that is `idle` cannot be told from a new one.
+//!
+//! What it never does: look at other windows, or at who waits.
+
+pub(crate) mod calendar;
+mod change;
+mod fixed;
+mod log;
+pub(crate) mod rule;
+mod sliding;
+mod smooth;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use self::log::Entry;
+pub(crate) use self::rule::{Form, Rule, later};
+use super::ask::{Key, LimitId};
+use super::line::Waits;
+use crate::time::Time;
+
+/// One window: 64 bytes, a cache line, as long as it needs no more than one log entry.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Window {
+    pub(crate) key: Key,
+    pub(crate) limit: LimitId,
+    /// Tells this window from an earlier one at the same place.
+    pub(crate) generation: u32,
+    /// Slots taken and not settled.
+    pub(crate) unsettled: u32,
+    /// Slots settled that still count: the sum over the log.
+    pub(crate) in_log: u32,
+    /// Requests between their permit and the end of their response.
+    pub(crate) flying: u32,
+    /// The log's first entry, if `in_log` is not 0.
+    first_at: Time,
+    first_count: u32,
+    /// `smooth`: the moment up to which the spacing is used up.
+    mark: Time,
+    extra: Option<Box<Extra>>,
+}
+
+/// What most windows do not need.
+#[derive(Debug, Default)]
+struct Extra {
+    /// The log after its first entry.
+    log: VecDeque<Entry>,
+    /// Nothing opens before.
+    paused: Time,
+    /// Who waits here.
+    waits: Option<Box<Waits>>,
+}
+
+impl Window {
+    pub(crate) fn new(limit: LimitId, key: Key, rule: &Rule, now: Time) -> Window {
+        let mut window = Window {
+            key,
+            limit,
+            generation: 0,
+            unsettled: 0,
+            in_log: 0,
+            flying: 0,
+            first_at: Time::START,
+            first_count: 0,
+            mark: Time::START,
+            extra: None,
+        };
+        if rule.unknown.is_some() {
+            window.count_unknown(rule, now);
+        }
+        window
+    }
+
+    /// Forgets what no longer counts. Every question below is asked after it, with the same `now`.
+    #[inline]
+    pub(crate) fn expire(&mut self, rule: &Rule, now: Time) {
+        match rule.form {
+            Form::Sliding | Form::Smooth => sliding::expire(self, rule, now),
+            Form::Fixed => fixed::expire(self, rule, now),
+            Form::Calendar { .. } => calendar::expire(self, rule),
+            Form::Uncounted => {}
+        }
+    }
+
+    /// Whether a request of `cost` slots may go now, as far as this window is concerned.
+    #[inline]
+    pub(crate) fn fits(&self, rule: &Rule, cost: u32, now: Time) -> bool {
+        let taken = u64::from(self.unsettled) + u64::from(self.in_log);
+        self.flying < rule.in_flight
+            && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
+            && self.paused() <= now
+            && (!matches!(rule.form, Form::Smooth) || smooth::spaced(self, rule, cost, now))
+    }
+
+    /// Takes the slots of a request that fits.
+    #[inline]
+    pub(crate) fn take(&mut self, rule: &Rule, cost: u32) {
+        self.unsettled += rule.slots(cost);
+        self.flying += u32::from(rule.counts_flights());
+    }
+
+    /// `cost` taken slots settle now.
+    #[inline]
+    pub(crate) fn settle(&mut self, rule: &Rule, cost: u32, now: Time) {
+        self.unsettled = self.unsettled.saturating_sub(cost);
+        self.expire(rule, now);
+        match rule.form {
+            Form::Sliding => sliding::settle(self, rule, cost, now),
+            Form::Fixed => fixed::settle(self, cost, now),
+            Form::Calendar { .. } => calendar::settle(self, rule, cost),
+            Form::Smooth => {
+                sliding::settle(self, rule, cost, now);
+                smooth::settle(self, rule, cost, now);
+            }
+            Form::Uncounted => {}
+        }
+    }
+
+    /// `cost` taken slots were not used.
+    pub(crate) fn give_back(&mut self, cost: u32) {
+        self.unsettled = self.unsettled.saturating_sub(cost);
+    }
+
+    /// A flight has ended.
+    pub(crate) fn land(&mut self) {
+        self.flying = self.flying.saturating_sub(1);
+    }
+
+    /// When a request of `cost` slots fits, once `ahead` slots and `flights` requests have gone before
+    /// it at once; `None` if that hangs on a settle, a give-back or a flight's end yet to come.
+    pub(crate) fn opening(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
+        if u64::from(self.flying) + u64::from(flights) >= u64::from(rule.in_flight) {
+            return None;
+        }
+        let from = self.paused().max(now);
+        let place = ahead.saturating_add(u64::from(cost));
+        match rule.form {
+            Form::Uncounted => Some(from),
+            Form::Sliding => sliding::opening(self, rule, place, from),
+            Form::Smooth => {
+                let slots = sliding::opening(self, rule, place, from)?;
+                Some(smooth::opening(self, rule, ahead, cost, from)?.max(slots))
+            }
+            Form::Fixed | Form::Calendar { .. } => self.opening_of_next(rule, place, from),
+        }
+    }
+
+    /// `opening` where all that has settled opens at one moment.
+    fn opening_of_next(&self, rule: &Rule, place: u64, from: Time) -> Option<Time> {
+        let requests = u64::from(rule.requests);
+        if place + u64::from(self.unsettled) > requests {
+            return None;
+        }
+        if place + u64::from(self.unsettled) + u64::from(self.in_log) <= requests {
+            return Some(from);
+        }
+        Some(self.next_window(rule).max(from))
+    }
+
+    /// `fixed` and `calendar`: when what has settled no longer counts.
+    pub(crate) fn next_window(&self, rule: &Rule) -> Time {
+        match rule.form {
+            Form::Fixed => later(self.first_at, rule.span),
+            Form::Calendar { .. } => rule.period.until,
+            Form::Uncounted | Form::Sliding | Form::Smooth => Time::NEVER,
+        }
+    }
+
+    /// When the `place`-th slot of one turn of the window opens, if what is unsettled settled now.
+    pub(crate) fn opening_at_best(&self, rule: &Rule, place: u64, from: Time) -> Time {
+        sliding::opening(self, rule, place, from).unwrap_or_else(|| later(from, rule.span))
+    }
+
+    /// The earliest moment at which the spacing of `smooth` lets a request go.
+    pub(crate) fn spacing_at_best(&self, rule: &Rule, ahead: u64, cost: u32, from: Time) -> Time {
+        match rule.form {
+            Form::Smooth => smooth::bound(self, rule, ahead, cost, from),
+            Form::Uncounted | Form::Sliding | Form::Fixed | Form::Calendar { .. } => from,
+        }
+    }
+
+    /// Whether the window holds nothing that a new one would not.
+    pub(crate) fn is_idle(&self, rule: &Rule, now: Time) -> bool {
+        let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
+        let spaced = !matches!(rule.form, Form::Smooth) || self.mark <= now;
+        at_rest && spaced && self.paused() <= now && self.waits().is_none()
+    }
+
+    #[inline]
+    pub(crate) fn paused(&self) -> Time {
+        self.extra.as_ref().map_or(Time::START, |extra| extra.paused)
+    }
+
+    /// Nothing opens before `until`; an earlier end than one already set changes nothing.
+    pub(crate) fn pause(&mut self, until: Time) {
+        let extra = self.extra_mut();
+        extra.paused = extra.paused.max(until);
+    }
+
+    #[inline]
+    pub(crate) fn waits(&self) -> Option<&Waits> {
+        self.extra.as_ref()?.waits.as_deref()
+    }
+
+    pub(crate) fn waits_mut(&mut self) -> Option<&mut Waits> {
+        self.extra.as_mut()?.waits.as_deref_mut()
+    }
+
+    /// The line at this window, begun if there is none.
+    pub(crate) fn waits_begun(&mut self) -> &mut Waits {
+        self.extra_mut().waits.get_or_insert_default()
+    }
+
+    /// Nobody waits here any more.
+    pub(crate) fn waits_end(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.waits = None;
+        }
+    }
+
+    fn extra_mut(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+}

@@ -1,0 +1,131 @@
+//! A limit's rule in the numbers that windows reckon with.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::calendar::Period;
+use crate::locker::limit::{Counts, Kind, Limit, Unit, WhenFull};
+use crate::time::Time;
+
+/// A window of more slots than this keeps settle times in steps of its span's 1024th part, so that
+/// its log never has more than 1025 entries (16 KiB).
+const EXACT_UP_TO: u32 = 1024;
+
+/// How long a failed attempt may still reach the origin, at least: a lost segment is sent again
+/// within 200 ms to 1 s on every common system.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Which arithmetic a window keeps.
+#[derive(Clone, Debug)]
+pub(crate) enum Form {
+    /// No slots are counted, only flights.
+    Uncounted,
+    Sliding,
+    Fixed,
+    Calendar {
+        unit: Unit,
+        zone: TimeZone,
+    },
+    Smooth,
+}
+
+/// One limit's rule. Windows are handed it with every call and keep no copy.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    /// N; `u32::MAX` where no slots are counted.
+    pub(crate) requests: u32,
+    /// T and guard, in nanoseconds.
+    pub(crate) span: u64,
+    /// Settle times are rounded up to a multiple of this many nanoseconds.
+    pub(crate) quantum: u64,
+    /// T/N rounded up: the distance that `smooth` keeps, in nanoseconds.
+    pub(crate) interval: u64,
+    pub(crate) burst: u32,
+    pub(crate) form: Form,
+    pub(crate) answered: bool,
+    /// M; `u32::MAX` where flights are not capped.
+    pub(crate) in_flight: u32,
+    pub(crate) linger: Duration,
+    pub(crate) dry_run: bool,
+    pub(crate) refuses: bool,
+    pub(crate) max_wait: Duration,
+    pub(crate) max_waiting: usize,
+    pub(crate) max_keys: usize,
+    pub(crate) turns: bool,
+    /// The wall-clock period that `calendar` windows are in.
+    pub(crate) period: Period,
+    /// What settled at or before this moment may have been forgotten under an earlier rule.
+    pub(crate) unknown: Option<Time>,
+    /// How many windows are alive.
+    pub(crate) live: usize,
+}
+
+impl Rule {
+    pub(crate) fn new(limit: &Limit) -> Rule {
+        let mut rule = Rule {
+            requests: u32::MAX,
+            span: 0,
+            quantum: 1,
+            interval: 0,
+            burst: 1,
+            form: Form::Uncounted,
+            answered: false,
+            in_flight: limit.in_flight.map_or(u32::MAX, |most| most.max(1)),
+            linger: LINGER,
+            dry_run: limit.dry_run,
+            refuses: limit.when_full == WhenFull::Refuse,
+            max_wait: limit.max_wait,
+            max_waiting: limit.max_waiting,
+            max_keys: limit.max_keys,
+            turns: limit.share_by == crate::locker::ShareBy::Caller,
+            period: Period::default(),
+            unknown: None,
+            live: 0,
+        };
+        let Some(rate) = &limit.rate else { return rule };
+        rule.requests = rate.requests.clamp(1, u32::MAX - 1);
+        rule.span = nanos(rate.per).saturating_add(nanos(rate.guard)).max(1);
+        if rule.requests > EXACT_UP_TO {
+            rule.quantum = rule.span.div_ceil(u64::from(EXACT_UP_TO));
+        }
+        rule.interval = rule.span.div_ceil(u64::from(rule.requests));
+        rule.answered = rate.counts == Counts::Answered;
+        rule.linger = rate.guard.max(LINGER);
+        rule.form = match &rate.kind {
+            Kind::Sliding => Form::Sliding,
+            Kind::Fixed => Form::Fixed,
+            Kind::Calendar { unit, zone } => Form::Calendar { unit: *unit, zone: zone.clone() },
+            Kind::Smooth { burst } => {
+                rule.burst = (*burst).max(1);
+                Form::Smooth
+            }
+        };
+        rule
+    }
+
+    /// Whether slots are counted at all.
+    pub(crate) fn counts_slots(&self) -> bool {
+        !matches!(self.form, Form::Uncounted)
+    }
+
+    /// Whether flights are counted.
+    pub(crate) fn counts_flights(&self) -> bool {
+        self.in_flight != u32::MAX
+    }
+
+    /// How many slots a claim of `cost` takes.
+    pub(crate) fn slots(&self, cost: u32) -> u32 {
+        if self.counts_slots() { cost } else { 0 }
+    }
+}
+
+/// A duration in nanoseconds, at most 2^64 - 1 of them (584 years).
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The moment `by` nanoseconds after `time`.
+pub(crate) fn later(time: Time, by: u64) -> Time {
+    Time::from_nanos(time.as_nanos().saturating_add(by))
+}

@@ -1,0 +1,39 @@
+//! Exact: never more than N in any span of T, wherever it starts.
+
+use super::rule::{Rule, later};
+use super::{Window, log::Entry};
+use crate::time::Time;
+
+/// Forgets what settled a span ago: a request settled at t counts up to t + T, exclusive.
+#[inline]
+pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
+    while window.in_log > 0 && later(window.first_at, rule.span) <= now {
+        window.log_pop();
+    }
+}
+
+/// Logs `count` slots, their time rounded up: rounding may hold back, never let through.
+#[inline]
+pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, now: Time) {
+    let at = match rule.quantum {
+        1 => now.as_nanos(),
+        step => now.as_nanos().checked_next_multiple_of(step).unwrap_or(u64::MAX),
+    };
+    window.log_push(Time::from_nanos(at), count);
+}
+
+/// When the `place`-th slot opens whose settle is known; `None` if it waits for one that is not.
+pub(super) fn opening(window: &Window, rule: &Rule, place: u64, now: Time) -> Option<Time> {
+    let free = i64::from(rule.requests) - i64::from(window.unsettled) - i64::from(window.in_log);
+    let mut missing = i64::try_from(place).unwrap_or(i64::MAX).saturating_sub(free);
+    if missing <= 0 {
+        return Some(now);
+    }
+    for Entry { at, count } in window.log_entries() {
+        missing -= i64::from(count);
+        if missing <= 0 {
+            return Some(later(at, rule.span).max(now));
+        }
+    }
+    None
+}

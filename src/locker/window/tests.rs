@@ -1,0 +1,286 @@
+//! The contract that every kind of window keeps, and what each promises beside it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::*;
+use crate::locker::limit::{Kind, Unit};
+use crate::locker::tests::{limit, ms};
+
+fn kinds() -> Vec<Kind> {
+    let calendar = Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC };
+    vec![Kind::Sliding, Kind::Fixed, calendar, Kind::Smooth { burst: 1 }, Kind::Smooth { burst: 4 }]
+}
+
+/// One window of four slots a minute, of each kind, with its rule.
+struct One {
+    rule: Rule,
+    window: Window,
+    wall: i128,
+    name: String,
+}
+
+impl One {
+    fn of(kind: Kind) -> One {
+        let name = format!("{kind:?}");
+        let mut rule = Rule::new(&limit(4, 60_000, kind));
+        rule.roll(0, Time::START);
+        let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
+        One { rule, window, wall: 0, name }
+    }
+
+    fn at(&mut self, now: Time) -> (&mut Window, &Rule) {
+        if now >= self.rule.period.until {
+            self.rule.roll(self.wall, now);
+        }
+        self.window.expire(&self.rule, now);
+        (&mut self.window, &self.rule)
+    }
+
+    fn fits(&mut self, cost: u32, now: Time) -> bool {
+        let (window, rule) = self.at(now);
+        window.fits(rule, cost, now)
+    }
+
+    fn opening(&mut self, cost: u32, now: Time) -> Option<Time> {
+        let (window, rule) = self.at(now);
+        window.opening(rule, 0, 0, cost, now)
+    }
+
+    fn send(&mut self, cost: u32, now: Time) {
+        let (window, rule) = self.at(now);
+        window.take(rule, cost);
+        window.settle(rule, cost, now);
+    }
+
+    fn taken(&self) -> u32 {
+        self.window.unsettled + self.window.in_log
+    }
+}
+
+fn each(test: impl Fn(One)) {
+    for kind in kinds() {
+        test(One::of(kind));
+    }
+}
+
+#[test]
+fn a_new_window_takes_its_n_slots_at_once_and_no_more() {
+    each(|mut one| {
+        assert!(one.fits(4, ms(0)), "{}", one.name);
+        assert!(!one.fits(5, ms(0)), "{}", one.name);
+        one.send(4, ms(0));
+        assert!(!one.fits(1, ms(0)), "{}", one.name);
+    });
+}
+
+#[test]
+fn a_slot_that_has_not_settled_stays_busy_whatever_that_takes() {
+    each(|mut one| {
+        let (window, rule) = one.at(ms(0));
+        window.take(rule, 4);
+        for day in 0..3 {
+            let now = ms(day * 86_400_000);
+            assert!(!one.fits(1, now), "{}", one.name);
+            assert_eq!(one.opening(1, now), None, "{}", one.name);
+        }
+    });
+}
+
+#[test]
+fn what_is_given_back_is_free_at_once() {
+    each(|mut one| {
+        let (window, rule) = one.at(ms(0));
+        window.take(rule, 4);
+        window.give_back(4);
+        assert!(one.fits(4, ms(0)), "{}", one.name);
+        assert!(one.window.is_idle(&one.rule, ms(0)), "{}", one.name);
+    });
+}
+
+#[test]
+fn it_opens_at_its_opening_and_not_a_nanosecond_before() {
+    each(|mut one| {
+        let mut now = ms(1);
+        for step in 0..50u32 {
+            let cost = step % 3 + 1;
+            let opening = one.opening(cost, now).unwrap_or_else(|| panic!("{}", one.name));
+            assert_eq!(one.fits(cost, now), opening == now, "{} {step}", one.name);
+            if opening > now {
+                let before = opening - Duration::from_nanos(1);
+                assert!(!one.fits(cost, before), "{} {step}", one.name);
+                now = opening;
+                assert!(one.fits(cost, now), "{} {step}", one.name);
+            }
+            one.send(cost, now);
+            assert!(one.taken() <= 4, "{} {step}", one.name);
+            now = now + Duration::from_millis(u64::from(step) * 777 % 9000);
+        }
+    });
+}
+
+#[test]
+fn an_idle_window_cannot_be_told_from_a_new_one() {
+    each(|mut one| {
+        one.send(3, ms(5));
+        assert!(!one.window.is_idle(&one.rule, ms(5)), "{}", one.name);
+        let (window, rule) = one.at(ms(120_005));
+        assert!(window.is_idle(rule, ms(120_005)));
+        assert!(one.fits(4, ms(120_005)), "{}", one.name);
+    });
+}
+
+#[test]
+fn nothing_opens_before_a_pause_ends_and_pauses_only_lengthen() {
+    each(|mut one| {
+        one.window.pause(ms(500));
+        one.window.pause(ms(300));
+        assert!(!one.fits(1, ms(499)), "{}", one.name);
+        assert_eq!(one.opening(1, ms(0)), Some(ms(500)), "{}", one.name);
+        assert!(!one.window.is_idle(&one.rule, ms(499)), "{}", one.name);
+        assert!(one.fits(1, ms(500)), "{}", one.name);
+    });
+}
+
+#[test]
+fn fewer_slots_are_waited_out() {
+    each(|mut one| {
+        one.send(3, ms(0));
+        let kind = kinds().into_iter().find(|kind| format!("{kind:?}") == one.name);
+        let mut fewer = Rule::new(&limit(2, 60_000, kind.unwrap_or(Kind::Sliding)));
+        fewer.succeed(&one.rule, 0, ms(1));
+        one.window.succeed(&one.rule, &fewer, ms(1));
+        one.rule = fewer;
+        assert!(!one.fits(1, ms(59_999)), "{}", one.name);
+        assert!(one.fits(1, ms(60_000)) || matches!(one.rule.form, Form::Smooth), "{}", one.name);
+    });
+}
+
+#[test]
+fn a_longer_span_closes_what_is_no_longer_known() {
+    let short = Rule::new(&limit(4, 1000, Kind::Sliding));
+    let mut long = Rule::new(&limit(4, 10_000, Kind::Sliding));
+    long.succeed(&short, 0, ms(5000));
+    let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
+    window.succeed(&short, &long, ms(5000));
+    assert!(!window.fits(&long, 1, ms(5000)), "four may have settled just before 4 s");
+    let fresh = Window::new(LimitId(0), Key::WHOLE, &long, ms(6000));
+    assert!(!fresh.fits(&long, 1, ms(6000)), "under an unknown key too");
+    for mut window in [window, fresh] {
+        window.expire(&long, ms(13_999));
+        assert!(!window.fits(&long, 1, ms(13_999)));
+        window.expire(&long, ms(14_000));
+        assert!(window.fits(&long, 4, ms(14_000)));
+    }
+}
+
+#[test]
+fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
+    let short = Rule::new(&limit(1, 1000, Kind::Sliding));
+    let mut long = Rule::new(&limit(1, 10_000, Kind::Sliding));
+    long.succeed(&short, 0, ms(5000));
+    let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
+    window.take(&short, 1);
+    window.succeed(&short, &long, ms(5000));
+    window.give_back(1);
+    assert!(!window.fits(&long, 1, ms(5000)), "another may have settled just before 4 s");
+}
+
+#[test]
+fn a_hundred_thousand_slots_need_a_thousand_entries_and_never_open_early() {
+    let rule = Rule::new(&limit(100_000, 1000, Kind::Sliding));
+    let mut window = Window::new(LimitId(0), Key::WHOLE, &rule, ms(0));
+    let mut exact: VecDeque<(Time, u32)> = VecDeque::new();
+    let (mut now, mut went, mut random) = (ms(0), 0u64, 1u64);
+    while now < ms(5000) {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        now = now + Duration::from_nanos(random >> 46);
+        let cost = (random >> 20) as u32 % 100 + 1;
+        window.expire(&rule, now);
+        while exact.front().is_some_and(|(at, _)| *at + Duration::from_secs(1) <= now) {
+            exact.pop_front();
+        }
+        if window.fits(&rule, cost, now) {
+            let busy: u32 = exact.iter().map(|(_, cost)| cost).sum();
+            assert!(busy + cost <= 100_000, "it let {} through", busy + cost);
+            window.take(&rule, cost);
+            window.settle(&rule, cost, now);
+            exact.push_back((now, cost));
+            went += u64::from(cost);
+        }
+        assert!(window.log_entries().count() <= 1025);
+    }
+    assert!(went >= 495_000, "{went} of 500 000");
+}
+
+#[test]
+fn a_window_is_a_cache_line() {
+    assert_eq!(std::mem::size_of::<Window>(), 64);
+}
+
+/// A `calendar` window of two slots in Berlin, with the wall clock at this moment of 2026 when we start.
+fn berlin(unit: Unit, start: &str) -> One {
+    let zone = TimeZone::get("Europe/Berlin").expect("the zone is known");
+    let wall = start.parse::<jiff::Timestamp>().expect("a timestamp").as_nanosecond();
+    let mut rule = Rule::new(&limit(2, 1, Kind::Calendar { unit, zone }));
+    rule.roll(wall, Time::START);
+    let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
+    One { rule, window, wall, name: start.to_owned() }
+}
+
+fn minutes(minutes: u64) -> Time {
+    ms(minutes * 60_000)
+}
+
+#[test]
+fn a_calendar_day_ends_at_local_midnight_on_days_of_23_and_25_hours() {
+    // Clocks went forward on 29 March 2026 and back on 25 October.
+    for (start, hours) in [("2026-03-28T23:00:00Z", 23), ("2026-10-24T22:00:00Z", 25), ("2026-06-01T22:00:00Z", 24)] {
+        let mut one = berlin(Unit::Day, start);
+        one.send(2, ms(1));
+        assert_eq!(one.opening(1, ms(2)), Some(minutes(hours * 60)), "{start}");
+        assert!(one.fits(2, minutes(hours * 60)), "{start}");
+    }
+}
+
+#[test]
+fn a_repeated_hour_is_one_window_and_its_minutes_are_many() {
+    // 02:00 to 03:00 comes twice in Berlin, from 00:00 UTC to 02:00 UTC.
+    let mut hour = berlin(Unit::Hour, "2026-10-25T00:10:00Z");
+    hour.send(1, ms(0));
+    assert!(hour.fits(1, minutes(60)) && !hour.fits(2, minutes(60)), "still the same hour");
+    hour.send(1, minutes(60));
+    assert_eq!(hour.opening(1, minutes(60)), Some(minutes(110)));
+    let mut minute = berlin(Unit::Minute, "2026-10-25T00:10:30Z");
+    minute.send(2, ms(0));
+    assert_eq!(minute.opening(1, ms(0)), Some(ms(30_000)));
+    minute.send(2, minutes(60));
+    assert_eq!(minute.opening(1, minutes(60)), Some(minutes(60) + Duration::from_secs(30)));
+}
+
+#[test]
+fn a_skipped_hour_ends_the_one_before_it() {
+    let mut one = berlin(Unit::Hour, "2026-03-29T00:30:00Z");
+    one.send(2, ms(0));
+    assert_eq!(one.opening(1, ms(0)), Some(minutes(30)), "01:59 is followed by 03:00");
+    one.send(2, minutes(30));
+    assert_eq!(one.opening(1, minutes(30)), Some(minutes(90)));
+}
+
+#[test]
+fn a_step_back_of_the_wall_clock_opens_nothing_and_a_step_ahead_may() {
+    let mut one = berlin(Unit::Hour, "2026-06-01T10:10:00Z");
+    one.send(2, minutes(1));
+    // Back into the hour before: the hour that began stays, and ends when the wall says so.
+    one.wall -= 30 * 60 * 1_000_000_000;
+    one.rule.roll(one.wall, minutes(2));
+    assert!(!one.fits(1, minutes(2)));
+    assert_eq!(one.opening(1, minutes(2)), Some(minutes(80)));
+    assert!(!one.fits(1, minutes(25)), "the hour that begins again is not a new one");
+    assert_eq!(one.opening(1, minutes(25)), Some(minutes(80)));
+    one.wall += 60 * 60 * 1_000_000_000;
+    one.rule.roll(one.wall, minutes(26));
+    assert!(one.fits(2, minutes(26)), "11:06");
+}
