@@ -34,4 +34,5 @@
 //! - Nothing is collected whole that a stranger can make large; every buffer, queue and table has a bound.
 
 pub mod locker;
+pub mod net;
 pub mod time;

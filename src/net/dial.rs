@@ -1,0 +1,232 @@
+//! Resolve and connect: the only file that opens a connection; addresses are judged after they were resolved.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::policy::Ruling;
+pub use super::policy::Settings;
+
+/// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Opens connections to origins.
+pub struct Dialer {
+    settings: Settings,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The resolver knows no address, or failed.
+    #[error("the name does not resolve")]
+    Dns(#[source] io::Error),
+    /// The whole time went by in the resolver.
+    #[error("the name did not resolve in time")]
+    DnsTimeout,
+    /// The settings forbid all of its addresses.
+    #[error("every address it resolves to is denied")]
+    Denied,
+    /// It is one of our own listeners.
+    #[error("it is this gateway itself")]
+    Loop,
+    /// The origin's machine answered that nobody listens.
+    #[error("connection refused")]
+    Refused(#[source] io::Error),
+    /// Nobody answered.
+    #[error("no address answered in time")]
+    Timeout,
+    /// There is no way there.
+    #[error("no address could be reached")]
+    Unreachable(#[source] io::Error),
+    /// The gateway has no descriptor or local port left.
+    #[error("out of file descriptors or ports")]
+    Exhausted(#[source] io::Error),
+}
+
+impl Dialer {
+    /// A dialler that keeps to `settings`.
+    pub fn new(settings: Settings) -> Dialer {
+        Dialer { settings }
+    }
+
+    /// Opens a connection, with `TCP_NODELAY`, to the first allowed address that answers (Happy Eyeballs, RFC 8305),
+    /// `within` a time that covers DNS and TCP.
+    ///
+    /// `host` is a lower-case DNS name or an IP literal, IPv6 without brackets. `named`: a limit or route names the
+    /// host.
+    ///
+    /// # Errors
+    /// Who is at fault: the name (`Dns`, `DnsTimeout`: 502 and 504), the caller (`Denied`: 403, `Loop`: 508), the
+    /// origin (`Refused`, `Unreachable`: 502, `Timeout`: 504), the gateway (`Exhausted`: 503).
+    ///
+    /// # Cancel safety
+    /// Cancel safe: connections that were being opened are closed.
+    pub async fn connect(&self, host: &str, port: u16, named: bool, within: Duration) -> Result<TcpStream, Error> {
+        let mut resolved = false;
+        let connecting = async {
+            let addresses = resolve(host, port).await?;
+            resolved = true;
+            race(in_turn(self.allowed(addresses, named)?), ATTEMPT_DELAY).await
+        };
+        match timeout(within, connecting).await {
+            Ok(result) => result,
+            Err(_elapsed) if resolved => Err(Error::Timeout),
+            Err(_elapsed) => Err(Error::DnsTimeout),
+        }
+    }
+
+    /// The addresses that may be dialled, in their order.
+    fn allowed(&self, mut addresses: Vec<SocketAddr>, named: bool) -> Result<Vec<SocketAddr>, Error> {
+        let mut ours = false;
+        addresses.retain(|address| {
+            let ruling = self.settings.rule_on(*address, named, is_local);
+            ours |= ruling == Ruling::Ours;
+            ruling == Ruling::Allowed
+        });
+        match addresses.is_empty() {
+            false => Ok(addresses),
+            true if ours => Err(Error::Loop),
+            true => Err(Error::Denied),
+        }
+    }
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    // A zone (RFC 4007 §11) chooses one of this machine's interfaces, which is not for callers to choose.
+    if host.contains('%') {
+        return Err(Error::Denied);
+    }
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    // The system's resolver reads more as an address than `parse` does (`0x7f.1`, `0`); that is harmless, because the
+    // judgement is on what comes out.
+    let resolver_failed = |error| {
+        if is_exhausted(&error) { Error::Exhausted(error) } else { Error::Dns(error) }
+    };
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(resolver_failed)?.collect();
+    if addresses.is_empty() {
+        return Err(Error::Dns(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    }
+    Ok(addresses)
+}
+
+/// Whether an address is one of this machine's. The kernel, asked which source address it would use, answers with the
+/// address itself. Nothing is sent. (A trial `bind` would not do: with `ip_nonlocal_bind` it succeeds everywhere.)
+fn is_local(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 1))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == ip)
+}
+
+/// RFC 8305 §4: the families take turns, beginning with that of the resolver's first choice.
+fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_ipv6);
+    let mut second = second.into_iter();
+    let mut turns: VecDeque<SocketAddr> =
+        first.into_iter().flat_map(|address| [Some(address), second.next()]).flatten().collect();
+    turns.extend(second);
+    turns
+}
+
+type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+/// Tries one address after the other: the next `delay` after the one before, or at once when one fails. The first
+/// connection wins, and the other attempts are dropped.
+async fn race(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<TcpStream, Error> {
+    let mut attempts: Vec<Attempt> = Vec::new();
+    let mut failure: Option<Error> = None;
+    loop {
+        match addresses.pop_front() {
+            Some(address) => attempts.push(Box::pin(open(address))),
+            None if attempts.is_empty() => {
+                let nothing = || Error::Unreachable(io::ErrorKind::AddrNotAvailable.into());
+                return Err(failure.unwrap_or_else(nothing));
+            }
+            None => {}
+        }
+        let done = if addresses.is_empty() {
+            first_done(&mut attempts).await
+        } else {
+            match timeout(delay, first_done(&mut attempts)).await {
+                Ok(done) => done,
+                Err(_elapsed) => continue,
+            }
+        };
+        match done {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = Some(more_telling(failure, judge(error))),
+        }
+    }
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
+
+/// Takes out the first attempt that has ended.
+async fn first_done(attempts: &mut Vec<Attempt>) -> io::Result<TcpStream> {
+    poll_fn(|context| {
+        for index in 0..attempts.len() {
+            if let Poll::Ready(done) = attempts[index].as_mut().poll(context) {
+                drop(attempts.swap_remove(index));
+                return Poll::Ready(done);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn judge(error: io::Error) -> Error {
+    if is_exhausted(&error) {
+        return Error::Exhausted(error);
+    }
+    match Errno::from_io_error(&error) {
+        Some(Errno::CONNREFUSED) => Error::Refused(error),
+        Some(Errno::TIMEDOUT) => Error::Timeout,
+        _ => Error::Unreachable(error),
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    // EADDRNOTAVAIL, "no local port left", is not among them: a machine without IPv6 says the same of every IPv6
+    // address.
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+    )
+}
+
+/// Of several addresses' failures the one that tells most: that a machine answered tells more than that there is no way.
+fn more_telling(before: Option<Error>, now: Error) -> Error {
+    let weight = |error: &Error| match error {
+        Error::Refused(_) => 3,
+        Error::Timeout => 2,
+        Error::Exhausted(_) => 1,
+        Error::Unreachable(_) | Error::Dns(_) | Error::DnsTimeout | Error::Denied | Error::Loop => 0,
+    };
+    match before {
+        Some(before) if weight(&before) >= weight(&now) => before,
+        _ => now,
+    }
+}
+
+#[cfg(test)]
+mod tests;

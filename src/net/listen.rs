@@ -1,0 +1,244 @@
+//! Bind, and accept with back-off.
+
+use std::future::pending;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// How many connections the kernel keeps for us between two accepts; it cuts this to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// The first pause after the process ran out of descriptors or memory, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A listening socket.
+pub struct Listener {
+    socket: AsyncFd<TcpListener>,
+    addr: SocketAddr,
+    shortage: Shortage,
+    /// A pause that was begun. It is kept here so that a dropped `accept` does not end it.
+    pausing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Listener {
+    /// Binds with `SO_REUSEADDR`, a backlog of 4096 and, for `[::]`, `IPV6_V6ONLY`. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// Names the address and what the system said: in use, not of this machine, not permitted.
+    pub fn bind(addr: SocketAddr) -> io::Result<Listener> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
+        let socket = listening(addr).map_err(named)?;
+        let addr = socket.local_addr().map_err(named)?;
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe; an owned socket keeps its descriptor, which is all that it asks for"
+        )]
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(named)?;
+        Ok(Listener { socket, addr, shortage: Shortage::default(), pausing: None })
+    }
+
+    /// Where it listens, with the port that the system chose if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The next connection: non-blocking, with `TCP_NODELAY`, and not yet of any runtime, so that another may adopt it.
+    ///
+    /// When the process is out of descriptors or memory it pauses (10 ms, doubled up to 1 s), logs once for each such
+    /// shortage, and goes on.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no connection is lost, and a pause that was begun is kept to by the next call.
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            if let Some(pausing) = &mut self.pausing {
+                pausing.await;
+                self.pausing = None;
+            }
+            match self.socket.async_io(Interest::READABLE, accept_one).await {
+                Ok(accepted) => {
+                    self.shortage.end();
+                    return accepted;
+                }
+                Err(error) if concerns_one_connection(&error) => {
+                    tracing::debug!(%error, "a connection ended before it was accepted");
+                }
+                Err(error) => {
+                    if self.shortage.is_new() {
+                        tracing::error!(listener = %self.addr, %error, "cannot accept connections, pausing");
+                    }
+                    self.pausing = Some(Box::pin(pass(self.shortage.next_pause())));
+                }
+            }
+        }
+    }
+}
+
+async fn pass(time: Duration) {
+    // It always elapses: nothing else is waited for.
+    let _elapsed = tokio::time::timeout(time, pending::<()>()).await;
+}
+
+fn listening(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit it, which saves a call for each of them.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// One call for what `TcpListener::accept` and `set_nonblocking` would take two.
+fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (stream, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let peer = peer.ok_or_else(|| io::Error::from(Errno::CONNABORTED))?;
+    Ok((TcpStream::from(stream), peer))
+}
+
+/// Whether only the connection that was to be accepted is broken, so that the next may be fine (accept(2): "treat them
+/// like EAGAIN by retrying").
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::CONNABORTED
+                | Errno::CONNRESET
+                | Errno::INTR
+                | Errno::PROTO
+                | Errno::PERM
+                | Errno::NETDOWN
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::TIMEDOUT
+        )
+    )
+}
+
+/// How long to pause while the process is out of descriptors or memory.
+#[derive(Default)]
+struct Shortage {
+    /// The last pause; zero while all is well.
+    pause: Duration,
+}
+
+impl Shortage {
+    fn is_new(&self) -> bool {
+        self.pause.is_zero()
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.pause
+    }
+
+    fn end(&mut self) {
+        self.pause = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+    #[tokio::test]
+    async fn an_accepted_connection_is_ready_for_any_runtime() {
+        let mut listener = Listener::bind(LOCAL).unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr()).unwrap();
+        let (mut stream, peer) = listener.accept().await;
+        assert_eq!(peer, caller.local_addr().unwrap());
+        assert!(stream.nodelay().unwrap());
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock, "it would block a runtime's thread");
+        stream.write_all(b"x").unwrap();
+        caller.read_exact(&mut [0]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_bind_error_names_the_address_and_the_reason() {
+        let first = Listener::bind(LOCAL).unwrap();
+        let addr = first.local_addr();
+        let error = Listener::bind(addr).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        let message = error.to_string();
+        assert!(message.starts_with(&format!("cannot listen on {addr}: ")), "{message}");
+        assert!(message.to_lowercase().contains("in use"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn both_families_can_have_the_same_port() {
+        let Ok(six) = Listener::bind("[::]:0".parse().unwrap()) else {
+            return;
+        };
+        let four = SocketAddr::new("0.0.0.0".parse().unwrap(), six.local_addr().port());
+        Listener::bind(four).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_accept_that_is_dropped_loses_no_connection() {
+        let mut listener = Listener::bind(LOCAL).unwrap();
+        for _ in 0..3 {
+            let mut context = Context::from_waker(Waker::noop());
+            let accepting = std::pin::pin!(listener.accept());
+            assert!(matches!(accepting.poll(&mut context), Poll::Pending));
+        }
+        let caller = TcpStream::connect(listener.local_addr()).unwrap();
+        assert_eq!(listener.accept().await.1, caller.local_addr().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_was_begun_outlives_the_accept_that_began_it() {
+        let mut listener = Listener::bind(LOCAL).unwrap();
+        let _caller = TcpStream::connect(listener.local_addr()).unwrap();
+        let pause = listener.shortage.next_pause();
+        listener.pausing = Some(Box::pin(pass(pause)));
+        let begun = tokio::time::Instant::now();
+        assert!(tokio::time::timeout(pause / 2, listener.accept()).await.is_err());
+        listener.accept().await;
+        assert!(begun.elapsed() >= pause, "{:?}", begun.elapsed());
+        assert!(listener.shortage.is_new(), "an accepted connection ends the shortage");
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_begin_anew_after_a_success() {
+        let mut shortage = Shortage::default();
+        assert!(shortage.is_new());
+        let pauses: Vec<u128> = (0..9).map(|_| shortage.next_pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert!(!shortage.is_new());
+        shortage.end();
+        assert!(shortage.is_new());
+        assert_eq!(shortage.next_pause(), FIRST_PAUSE);
+    }
+
+    #[test]
+    fn only_a_broken_connection_is_passed_over_without_a_pause() {
+        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PERM] {
+            assert!(concerns_one_connection(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::INVAL] {
+            assert!(!concerns_one_connection(&errno.into()), "{errno}");
+        }
+    }
+}

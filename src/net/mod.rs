@@ -1,0 +1,10 @@
+//! CONNECTS: sockets, nothing of HTTP.
+//!
+//! It binds and accepts ([`listen`]), resolves and connects ([`dial`]) and knows who is
+//! still running when the gateway ends ([`drain`]). It never reads or writes a byte of what it connects, and knows
+//! neither limits nor callers.
+
+pub mod dial;
+pub mod drain;
+pub mod listen;
+mod policy;

@@ -1,0 +1,237 @@
+//! Which addresses may be dialled: judged on what a name resolved to, never on the name.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// What must not be dialled.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Ranges that are never dialled.
+    pub deny: Vec<IpNet>,
+    /// Whether loopback, private, link-local, unspecified, multicast and other special addresses are denied to hosts
+    /// that no limit or route names.
+    pub deny_private: bool,
+    /// Our own listening addresses: dialling one is a loop. An unspecified listener (`0.0.0.0`, `[::]`) means every
+    /// address of this machine on that port.
+    pub own: Vec<SocketAddr>,
+}
+
+/// What may be done with an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ruling {
+    Allowed,
+    Denied,
+    /// It is one of our own listeners.
+    Ours,
+}
+
+impl Settings {
+    /// `named`: a limit or route names the host. `is_local`: whether an address is one of this machine's.
+    pub(super) fn rule_on(&self, address: SocketAddr, named: bool, is_local: impl Fn(IpAddr) -> bool) -> Ruling {
+        if self.is_ours(address, is_local) {
+            return Ruling::Ours;
+        }
+        let forms = Forms::of(address.ip());
+        let denied =
+            forms.iter().chain([reached(address.ip())]).any(|form| self.deny.iter().any(|range| range.contains(&form)));
+        let private = self.deny_private && !named && forms.iter().any(is_special);
+        if denied || private { Ruling::Denied } else { Ruling::Allowed }
+    }
+
+    fn is_ours(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+        let there = reached(address.ip());
+        self.own.iter().filter(|own| own.port() == address.port()).any(|own| {
+            let own = own.ip().to_canonical();
+            own == there || (own.is_unspecified() && (there.is_loopback() || is_local(there)))
+        })
+    }
+}
+
+/// Where dialling an address leads: on Linux the unspecified address reaches loopback.
+fn reached(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(if ip.is_unspecified() { Ipv4Addr::LOCALHOST } else { ip }),
+        IpAddr::V6(ip) => IpAddr::V6(if ip.is_unspecified() { Ipv6Addr::LOCALHOST } else { ip }),
+    }
+}
+
+/// An address and what it stands for: an IPv6 address may carry an IPv4 address to which the network delivers.
+struct Forms {
+    plain: IpAddr,
+    carried: Option<Ipv4Addr>,
+}
+
+impl Forms {
+    fn of(ip: IpAddr) -> Forms {
+        match ip {
+            IpAddr::V4(four) => Forms { plain: ip, carried: Some(four) },
+            IpAddr::V6(six) => Forms { plain: ip, carried: carried_by(six) },
+        }
+    }
+
+    /// The address as it is, the IPv4 address in it, and that one as IPv4-mapped (a range may be written so).
+    fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        let mapped = self.carried.map(|four| IpAddr::V6(four.to_ipv6_mapped()));
+        [Some(self.plain), self.carried.map(IpAddr::V4), mapped].into_iter().flatten()
+    }
+}
+
+fn carried_by(six: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, g, h] = six.segments();
+    match [a, b, c, d, e, f] {
+        // IPv4-mapped (RFC 4291 §2.5.5.2), NAT64's well-known prefix (RFC 6052 §2.1), and IPv4-compatible
+        // (RFC 4291 §2.5.5.1), of which `::` and `::1` are not part.
+        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => Some(joined(g, h)),
+        [0, 0, 0, 0, 0, 0] if g != 0 => Some(joined(g, h)),
+        // 6to4 (RFC 3056 §2).
+        [0x2002, high, low, ..] => Some(joined(high, low)),
+        _ => None,
+    }
+}
+
+fn joined(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
+}
+
+/// Whether an address is none of a public server's (IANA's special-purpose address registries, and multicast).
+fn is_special(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(four) => SPECIAL_4.iter().any(|range| range.contains(&four)),
+        // What an IPv4-mapped address stands for is judged as IPv4.
+        IpAddr::V6(six) => six.to_ipv4_mapped().is_none() && SPECIAL_6.iter().any(|range| range.contains(&six)),
+    }
+}
+
+const fn four(a: u8, b: u8, c: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix)
+}
+
+const fn six(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
+}
+
+const SPECIAL_4: [Ipv4Net; 15] = [
+    four(0, 0, 0, 8),       // "this network", unspecified
+    four(10, 0, 0, 8),      // private
+    four(100, 64, 0, 10),   // carrier-grade NAT
+    four(127, 0, 0, 8),     // loopback
+    four(169, 254, 0, 16),  // link-local, where clouds keep their metadata
+    four(172, 16, 0, 12),   // private
+    four(192, 0, 0, 24),    // protocol assignments
+    four(192, 0, 2, 24),    // documentation
+    four(192, 88, 99, 24),  // 6to4 relays, withdrawn
+    four(192, 168, 0, 16),  // private
+    four(198, 18, 0, 15),   // benchmarks
+    four(198, 51, 100, 24), // documentation
+    four(203, 0, 113, 24),  // documentation
+    four(224, 0, 0, 4),     // multicast
+    four(240, 0, 0, 4),     // reserved, broadcast
+];
+
+const SPECIAL_6: [Ipv6Net; 11] = [
+    six(0, 0, 0, 96),          // unspecified, loopback, IPv4-compatible
+    six(0x64, 0xff9b, 1, 48),  // NAT64 within one network
+    six(0x100, 0, 0, 64),      // discarded
+    six(0x2001, 0, 0, 32),     // Teredo, which hides an IPv4 address
+    six(0x2001, 0xdb8, 0, 32), // documentation
+    six(0x3fff, 0, 0, 20),     // documentation
+    six(0x5f00, 0, 0, 16),     // segment identifiers
+    six(0xfc00, 0, 0, 7),      // unique local
+    six(0xfe80, 0, 0, 10),     // link-local
+    six(0xfec0, 0, 0, 10),     // site-local, withdrawn
+    six(0xff00, 0, 0, 8),      // multicast
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(deny: &[&str], own: &[&str]) -> Settings {
+        Settings {
+            deny: deny.iter().map(|range| range.parse().unwrap()).collect(),
+            deny_private: true,
+            own: own.iter().map(|addr| addr.parse().unwrap()).collect(),
+        }
+    }
+
+    fn rule(settings: &Settings, address: &str, named: bool) -> Ruling {
+        let address = SocketAddr::new(address.parse().unwrap(), 80);
+        settings.rule_on(address, named, |_| false)
+    }
+
+    const SPECIAL: &str = "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.9.9.9 169.254.169.254 172.16.0.1 \
+        172.31.255.255 192.0.0.1 192.0.2.1 192.168.1.1 198.18.0.1 198.19.255.255 198.51.100.7 203.0.113.9 224.0.0.1 \
+        239.255.255.255 240.0.0.1 255.255.255.255 :: ::1 fc00::1 fdff::1 fe80::1 febf::1 fec0::1 ff02::1 2001:db8::1 \
+        3fff::1 100::1 2001::1 64:ff9b:1::1 \
+        ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 64:ff9b::10.0.0.1 64:ff9b::127.0.0.1 2002:0a00:1::1 \
+        2002:7f00:1::1 2002:c0a8:101::5 ::10.0.0.1 ::127.0.0.1";
+    const PUBLIC: &str = "1.1.1.1 9.255.255.255 11.0.0.1 100.63.255.255 100.128.0.1 126.255.255.255 128.0.0.1 169.253.1.1 \
+        172.15.255.255 172.32.0.1 192.0.1.1 192.167.1.1 192.169.1.1 198.17.255.255 198.20.0.1 223.255.255.255 \
+        2606:4700::1111 2a00:1450::1 ::ffff:1.1.1.1 64:ff9b::1.1.1.1 2002:0101:0101::1";
+
+    #[test]
+    fn special_addresses_are_denied_to_hosts_that_nobody_named() {
+        let settings = settings(&[], &[]);
+        for address in SPECIAL.split_whitespace() {
+            assert_eq!(rule(&settings, address, false), Ruling::Denied, "{address}");
+            assert_eq!(rule(&settings, address, true), Ruling::Allowed, "{address}, though named");
+        }
+        for address in PUBLIC.split_whitespace() {
+            assert_eq!(rule(&settings, address, false), Ruling::Allowed, "{address}");
+        }
+    }
+
+    #[test]
+    fn special_addresses_are_allowed_where_the_gateway_serves_its_own_machine_only() {
+        let settings = Settings { deny_private: false, ..settings(&[], &[]) };
+        for address in SPECIAL.split_whitespace() {
+            assert_eq!(rule(&settings, address, false), Ruling::Allowed, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_denied_range_holds_for_named_hosts_and_in_every_form_of_the_address() {
+        let settings = settings(&["169.254.0.0/16", "fe80::/10", "8.8.8.0/24", "::ffff:9.9.9.0/120"], &[]);
+        let denied = "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe 2002:a9fe:a9fe::1 ::169.254.169.254 fe80::1 8.8.8.8 \
+            2002:0808:0808::1 9.9.9.9 ::ffff:9.9.9.9";
+        for address in denied.split_whitespace() {
+            assert_eq!(rule(&settings, address, true), Ruling::Denied, "{address}");
+        }
+        for address in ["169.253.0.1", "8.8.4.4", "9.9.8.1", "10.0.0.1"] {
+            assert_eq!(rule(&settings, address, true), Ruling::Allowed, "{address}");
+        }
+    }
+
+    #[test]
+    fn our_own_listener_is_known_in_every_form_of_its_address() {
+        let settings = settings(&[], &["127.0.0.1:8080", "192.0.2.1:80"]);
+        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), true, |_| false);
+        for ours in ["127.0.0.1:8080", "[::ffff:127.0.0.1]:8080", "0.0.0.0:8080", "192.0.2.1:80"] {
+            assert_eq!(ruling(ours), Ruling::Ours, "{ours}");
+        }
+        for other in ["127.0.0.1:8081", "127.0.0.2:8080", "[::1]:8080", "192.0.2.2:80", "192.0.2.1:8080"] {
+            assert_eq!(ruling(other), Ruling::Allowed, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_unspecified_listener_is_every_address_of_this_machine() {
+        let settings = settings(&[], &["0.0.0.0:8080"]);
+        let machine: IpAddr = "192.0.2.1".parse().unwrap();
+        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), true, |ip| ip == machine);
+        for ours in [
+            "192.0.2.1:8080",
+            "127.0.0.1:8080",
+            "127.1.2.3:8080",
+            "0.0.0.0:8080",
+            "[::1]:8080",
+            "[::ffff:192.0.2.1]:8080",
+        ] {
+            assert_eq!(ruling(ours), Ruling::Ours, "{ours}");
+        }
+        for other in ["192.0.2.1:80", "192.0.2.2:8080"] {
+            assert_eq!(ruling(other), Ruling::Allowed, "{other}");
+        }
+    }
+}
