@@ -1,0 +1,191 @@
+//! The only place that reads a clock: the monotonic one, and the wall's for `calendar` windows.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this file is the one that may read clocks, so that every other is handed the time"
+)]
+
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::time::Time;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// What stands for "never" where an [`Instant`] is asked for: about thirty years.
+const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
+/// Two clocks were read at one moment if no more than this passed meanwhile.
+const ONE_MOMENT: Duration = Duration::from_micros(100);
+
+/// CLOCK_MONOTONIC, from a start of its own. Cheap to copy; all copies share one start.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+    /// The start as the kernel's timers count it. It is read just after `start`, so that a timer set for a moment never
+    /// fires before [`Clock::now`] has reached it.
+    kernel_start_nanos: u64,
+    #[cfg(test)]
+    hand: Option<&'static Hand>,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Clock {
+        let start = Instant::now();
+        let kernel = clock_gettime(ClockId::Monotonic);
+        let seconds = u64::try_from(kernel.tv_sec).unwrap_or(0);
+        let nanos = u64::try_from(kernel.tv_nsec).unwrap_or(0);
+        Clock {
+            start,
+            kernel_start_nanos: seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(nanos),
+            #[cfg(test)]
+            hand: None,
+        }
+    }
+
+    /// The present.
+    pub fn now(&self) -> Time {
+        #[cfg(test)]
+        if let Some(hand) = self.hand {
+            return hand.now();
+        }
+        Time::START + self.start.elapsed()
+    }
+
+    /// The same moment for tokio's timers.
+    pub fn instant(&self, at: Time) -> Instant {
+        let since_start = at.since(Time::START);
+        self.start.checked_add(since_start).unwrap_or(self.start + AGES)
+    }
+
+    /// Unix time in nanoseconds, from the wall clock.
+    pub fn wall_unix_nanos(&self) -> i128 {
+        #[cfg(test)]
+        if let Some(hand) = self.hand {
+            return hand.wall_unix_nanos();
+        }
+        let nanos = |span: Duration| i128::try_from(span.as_nanos()).unwrap_or(i128::MAX);
+        match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => nanos(since),
+            Err(error) => -nanos(error.duration()),
+        }
+    }
+
+    /// What the wall clock read at [`Time::START`], if it goes on as it goes now. `None` if the thread was held up
+    /// between the two clocks each time that they were read.
+    pub(super) fn wall_at_start(&self) -> Option<i128> {
+        (0..3).find_map(|_| {
+            let before = self.now();
+            let wall = self.wall_unix_nanos();
+            let at_one_moment = self.now().since(before) <= ONE_MOMENT;
+            at_one_moment.then(|| wall - i128::from(before.as_nanos()))
+        })
+    }
+
+    /// The same moment for a timer of the kernel's that counts CLOCK_MONOTONIC.
+    pub(super) fn kernel_time(&self, at: Time) -> Timespec {
+        let nanos = self.kernel_start_nanos.saturating_add(at.as_nanos());
+        Timespec {
+            tv_sec: i64::try_from(nanos / NANOS_PER_SECOND).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(nanos % NANOS_PER_SECOND).unwrap_or(0),
+        }
+    }
+
+    /// A clock for tests, which stands still until its hand is moved.
+    #[cfg(test)]
+    pub(crate) fn manual() -> (Clock, &'static Hand) {
+        let hand: &'static Hand = Box::leak(Box::default());
+        let clock = Clock { hand: Some(hand), ..Clock::start() };
+        (clock, hand)
+    }
+}
+
+/// What moves a manual clock.
+#[cfg(test)]
+#[derive(Default, Debug)]
+pub(crate) struct Hand {
+    nanos: std::sync::atomic::AtomicU64,
+    wall_at_start: std::sync::atomic::AtomicI64,
+}
+
+#[cfg(test)]
+impl Hand {
+    /// Time passes.
+    pub(crate) fn pass(&self, span: Duration) {
+        let nanos = u64::try_from(span.as_nanos()).unwrap();
+        self.nanos.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Somebody sets the wall clock ahead.
+    pub(crate) fn set_wall_ahead(&self, span: Duration) {
+        let nanos = i64::try_from(span.as_nanos()).unwrap();
+        self.wall_at_start.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time::from_nanos(self.nanos.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn wall_unix_nanos(&self) -> i128 {
+        let at_start = self.wall_at_start.load(std::sync::atomic::Ordering::SeqCst);
+        i128::from(at_start) + i128::from(self.now().as_nanos())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_and_every_copy_agrees() {
+        let clock = Clock::start();
+        let copy = clock;
+        let first = clock.now();
+        let second = copy.now();
+        assert!(second >= first);
+        assert!(clock.instant(first) <= copy.instant(second));
+        assert_eq!(clock.instant(second) - clock.instant(first), second.since(first));
+    }
+
+    #[test]
+    fn never_is_an_instant_too() {
+        let clock = Clock::start();
+        assert!(clock.instant(Time::NEVER) > clock.instant(Time::START + Duration::from_secs(86_400)));
+    }
+
+    #[test]
+    fn a_kernel_timer_is_never_set_before_its_moment() {
+        for _ in 0..100 {
+            let clock = Clock::start();
+            let now = clock.now();
+            let kernel = clock_gettime(ClockId::Monotonic);
+            let due = clock.kernel_time(now);
+            // `now` was read before the kernel's clock: if the starts were swapped, `due` could lie before it was so.
+            assert!(due.tv_sec >= kernel.tv_sec - 1 && (0..1_000_000_000).contains(&due.tv_nsec));
+            let start = clock.kernel_time(Time::START);
+            assert!((start.tv_sec, start.tv_nsec) <= (kernel.tv_sec, kernel.tv_nsec));
+            assert!((start.tv_sec, start.tv_nsec) <= (due.tv_sec, due.tv_nsec));
+        }
+    }
+
+    #[test]
+    fn the_wall_clock_is_that_of_the_system() {
+        let clock = Clock::start();
+        let ours = clock.wall_unix_nanos();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let theirs = i128::try_from(since.as_nanos()).unwrap();
+        assert!(theirs >= ours && theirs - ours < 60_000_000_000, "{ours} {theirs}");
+        let at_start = clock.wall_at_start();
+        assert!(at_start.is_none_or(|at_start| (ours - at_start).abs() < 60_000_000_000));
+    }
+
+    #[test]
+    fn a_manual_clock_stands_still_until_it_is_moved() {
+        let (clock, hand) = Clock::manual();
+        assert_eq!(clock.now(), Time::START);
+        hand.pass(Duration::from_millis(5));
+        assert_eq!(clock.now(), Time::START + Duration::from_millis(5));
+        assert_eq!(clock.wall_at_start(), Some(0));
+        hand.set_wall_ahead(Duration::from_secs(1));
+        assert_eq!(clock.wall_at_start(), Some(1_000_000_000));
+    }
+}

@@ -1,0 +1,158 @@
+//! The timer: wakes who can go. A timerfd, because tokio's own timer rounds to a millisecond.
+
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Gate;
+use super::clock::Clock;
+use crate::time::Time;
+
+/// When the timer is to fire next. Of several the one with the highest number holds, in whatever order they arrive: the
+/// numbers are given under the gate's lock, the timer is set without it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arming {
+    pub(super) number: u64,
+    pub(super) at: Time,
+}
+
+/// One for the gate; whoever makes the next opening earlier sets it, from any thread.
+#[derive(Default)]
+pub(super) struct Timer {
+    /// There is none until somebody drives the gate.
+    descriptor: OnceLock<Arc<OwnedFd>>,
+    /// The number of the arming that holds.
+    latest: Mutex<u64>,
+}
+
+impl Timer {
+    pub(super) fn arm(&self, arming: Arming, clock: &Clock) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if arming.number > *latest {
+            *latest = arming.number;
+            self.set(clock.kernel_time(arming.at));
+        }
+    }
+
+    /// Fires at once, for the last time.
+    pub(super) fn ring(&self) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = u64::MAX;
+        // All zeros would stop it.
+        self.set(Timespec { tv_sec: 0, tv_nsec: 1 });
+    }
+
+    fn set(&self, at: Timespec) {
+        let Some(descriptor) = self.descriptor.get() else {
+            return;
+        };
+        let once = Itimerspec { it_interval: Timespec::default(), it_value: at };
+        if let Err(error) = timerfd_settime(descriptor, TimerfdTimerFlags::ABSTIME, &once) {
+            tracing::error!(%error, "the timer cannot be set, waiters may be late");
+        }
+    }
+
+    fn descriptor(&self) -> io::Result<Arc<OwnedFd>> {
+        if let Some(descriptor) = self.descriptor.get() {
+            return Ok(Arc::clone(descriptor));
+        }
+        let made = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        Ok(Arc::clone(self.descriptor.get_or_init(|| Arc::new(made))))
+    }
+}
+
+impl Gate {
+    /// The timer: wakes who can go, sweeps idle keys, follows the wall clock. Must run on one runtime, best on one whose
+    /// thread is seldom busy, until it ends, which it does when all others have dropped the gate.
+    ///
+    /// # Errors
+    /// If the system gives no timer: out of file descriptors, or this runtime drives the gate already.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the timer: waiters are then woken by other requests only, until it is driven again.
+    pub async fn drive(self: Arc<Self>) -> io::Result<()> {
+        // epoll's timeouts on this thread may be 50 µs late otherwise (prctl(2), PR_SET_TIMERSLACK).
+        if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
+            tracing::debug!(%error, "the timer slack stays as it is");
+        }
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe; an owned descriptor stays open, which is all that it asks for"
+        )]
+        let timer = AsyncFd::with_interest(self.timer.descriptor()?, Interest::READABLE)?;
+        self.expire();
+        let gate = Arc::downgrade(&self);
+        drop(self);
+        loop {
+            let mut ready = timer.readable().await?;
+            match rustix::io::read(timer.get_ref(), &mut [0; 8]) {
+                // Nothing to read: it was set anew after it had fired. What was due then is still done now.
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // It can be read once for each time that it fires.
+            ready.clear_ready();
+            let Some(gate) = gate.upgrade() else {
+                return Ok(());
+            };
+            gate.expire();
+        }
+    }
+
+    /// What is due is done.
+    pub(super) fn expire(&self) {
+        let wall = self.follows_wall.then(|| self.clock.wall_at_start());
+        let now = self.clock.now();
+        self.step(now, |state| {
+            state.armed = Time::NEVER;
+            if let Some(wall) = wall {
+                state.follow_wall(wall, now);
+            }
+            state.locker.handle_timeout(now);
+            state.end_if_closed(now);
+        });
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // Whoever drives it sees that it is gone.
+        self.timer.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::time::timerfd_gettime;
+
+    use super::*;
+
+    #[test]
+    fn an_arming_that_arrives_late_does_not_undo_a_newer_one() {
+        let (timer, clock) = (Timer::default(), Clock::start());
+        let descriptor = timer.descriptor().unwrap();
+        let hours = |hours: u64| clock.now() + Duration::from_secs(3600 * hours);
+        let left = || timerfd_gettime(&descriptor).unwrap().it_value.tv_sec;
+        timer.arm(Arming { number: 2, at: hours(5) }, &clock);
+        timer.arm(Arming { number: 1, at: hours(1) }, &clock);
+        assert!(left() > 3600 * 4, "{}", left());
+        timer.arm(Arming { number: 3, at: hours(2) }, &clock);
+        assert!((3600..=3600 * 2).contains(&left()), "{}", left());
+    }
+
+    #[test]
+    fn the_timer_is_made_once() {
+        let timer = Timer::default();
+        assert!(Arc::ptr_eq(&timer.descriptor().unwrap(), &timer.descriptor().unwrap()));
+    }
+}

@@ -1,0 +1,186 @@
+//! Those who wait: a place for each, where its verdict is laid down until it is picked up.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::{Gate, Permit, Refused};
+use crate::locker::{Grant, Ticket};
+use crate::time::Time;
+
+/// What became of a waiter, before it is told.
+pub(super) type Fate = Result<Grant, Refused>;
+
+/// The places of all waiters. A place is its future's own until the future has ended, so it outlives the ticket, which
+/// the locker uses again as soon as it has named it.
+#[derive(Default)]
+pub(super) struct Line {
+    places: Vec<Place>,
+    vacant: Vec<u32>,
+    /// The places of those who are not decided. Not by `Ticket::index` alone: within one step the locker may decide one
+    /// ticket and give its number to the next.
+    undecided: HashMap<Ticket, u32>,
+}
+
+struct Place {
+    ticket: Ticket,
+    /// When its turn was expected when it came.
+    forecast: Option<Time>,
+    state: PlaceState,
+}
+
+enum PlaceState {
+    Vacant,
+    /// With the waker, once it was polled.
+    Waiting(Option<Waker>),
+    /// Since when it is decided.
+    Decided(Fate, Time),
+}
+
+/// What a place held when it was cleared.
+pub(super) enum Left {
+    Undecided(Ticket),
+    Decided(Fate),
+}
+
+/// What a future sees at its place.
+enum Look {
+    Decided(Fate, Time),
+    /// With the waker that was there before, to be dropped without the lock: dropping it may run anything.
+    Waiting(Option<Waker>),
+}
+
+impl Line {
+    pub(super) fn enter(&mut self, ticket: Ticket, forecast: Option<Time>) -> u32 {
+        let place = Place { ticket, forecast, state: PlaceState::Waiting(None) };
+        let index = match self.vacant.pop() {
+            Some(index) => {
+                self.places[index as usize] = place;
+                index
+            }
+            None => {
+                self.places.push(place);
+                u32::try_from(self.places.len() - 1).expect("waiters are capped far below 2^32")
+            }
+        };
+        self.undecided.insert(ticket, index);
+        index
+    }
+
+    /// Lays the verdict down at the ticket's place, and returns whom to wake.
+    ///
+    /// # Errors
+    /// Nobody waits with that ticket any more: the verdict comes back.
+    pub(super) fn decide(&mut self, ticket: Ticket, fate: Fate, now: Time) -> Result<Option<Waker>, Fate> {
+        let Some(index) = self.undecided.remove(&ticket) else {
+            return Err(fate);
+        };
+        let decided = PlaceState::Decided(fate, now);
+        let PlaceState::Waiting(waker) = std::mem::replace(&mut self.places[index as usize].state, decided) else {
+            unreachable!("a place is decided once")
+        };
+        Ok(waker)
+    }
+
+    /// The tickets of those whose turn was expected after `until`; `None`: of all.
+    pub(super) fn expected_after(&self, until: Option<Time>) -> Vec<Ticket> {
+        let is_late = |index: u32| {
+            let forecast = self.places[index as usize].forecast;
+            until.is_none_or(|until| forecast.is_some_and(|at| at > until))
+        };
+        self.undecided.iter().filter(|(_, index)| is_late(**index)).map(|(ticket, _)| *ticket).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.undecided.is_empty()
+    }
+
+    /// Makes a place vacant, and says what is still to be done about it.
+    pub(super) fn clear(&mut self, index: u32) -> Left {
+        let place = &mut self.places[index as usize];
+        let ticket = place.ticket;
+        let state = std::mem::replace(&mut place.state, PlaceState::Vacant);
+        self.vacant.push(index);
+        match state {
+            PlaceState::Waiting(_) => {
+                self.undecided.remove(&ticket);
+                Left::Undecided(ticket)
+            }
+            PlaceState::Decided(fate, _) => Left::Decided(fate),
+            PlaceState::Vacant => {
+                unreachable!("a place is cleared once, by the future that owns it")
+            }
+        }
+    }
+
+    fn look(&mut self, index: u32, waker: &Waker) -> Look {
+        let place = &mut self.places[index as usize];
+        if let PlaceState::Waiting(known) = &mut place.state {
+            let is_known = known.as_ref().is_some_and(|known| known.will_wake(waker));
+            return Look::Waiting(if is_known { None } else { known.replace(waker.clone()) });
+        }
+        match std::mem::replace(&mut place.state, PlaceState::Vacant) {
+            PlaceState::Decided(fate, at) => {
+                self.vacant.push(index);
+                Look::Decided(fate, at)
+            }
+            PlaceState::Waiting(_) | PlaceState::Vacant => {
+                unreachable!("a place is looked at by the future that owns it")
+            }
+        }
+    }
+}
+
+/// A place in line: a future that ends with the verdict.
+///
+/// # Cancel safety
+/// Dropping it leaves the queue at once; a permit that was granted but not yet picked up is given back.
+#[must_use = "dropping it leaves the queue"]
+pub struct Waiting {
+    /// `None` once the verdict was picked up.
+    place: Option<(Arc<Gate>, u32)>,
+    forecast: Option<Time>,
+}
+
+impl Waiting {
+    pub(super) fn at(gate: Arc<Gate>, index: u32, forecast: Option<Time>) -> Waiting {
+        Waiting { place: Some((gate, index)), forecast }
+    }
+
+    /// When its turn was expected when it came: it is never earlier unless others leave. `None`: that depends on when
+    /// requests under way are sent or answered.
+    pub fn forecast(&self) -> Option<Time> {
+        self.forecast
+    }
+}
+
+impl Future for Waiting {
+    type Output = Result<Permit, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let (gate, index) = self.place.as_ref().expect("a future is not polled after it has ended");
+        let look = gate.lock().line.look(*index, context.waker());
+        match look {
+            Look::Waiting(_before) => Poll::Pending,
+            Look::Decided(fate, at) => {
+                let (gate, _) = self.place.take().expect("it was there a line above");
+                Poll::Ready(fate.map(|grant| Permit::granted(gate, grant, at)))
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some((gate, index)) = self.place.take() else {
+            return;
+        };
+        let now = gate.clock.now();
+        gate.step_in_drop(now, |state| match state.line.clear(index) {
+            Left::Undecided(ticket) => state.locker.leave(ticket, now),
+            Left::Decided(Ok(grant)) => state.locker.give_back(grant, now),
+            Left::Decided(Err(_refused)) => {}
+        });
+    }
+}

@@ -1,0 +1,338 @@
+//! WAITS: the locker, awake.
+//!
+//! The locker decides and knows no time; the gate holds the one lock around it, the clock, the timer and the wakers,
+//! and nothing else. It never decides by itself, never holds the lock while it logs, wakes or waits, and knows nothing
+//! of HTTP or of keys' meaning.
+
+pub mod clock;
+mod driver;
+mod line;
+mod permit;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::locker::{Ask, Caller, Claim, Grant, Key, Kind, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
+use crate::time::Time;
+use clock::Clock;
+use driver::{Arming, Timer};
+use line::Line;
+pub use line::Waiting;
+pub use permit::{Flight, Permit};
+
+/// How often the wall clock is looked at, if a limit needs it.
+const WALL_TICK: Duration = Duration::from_secs(1);
+/// A smaller change of the wall clock is the clocks' own unrest.
+const WALL_UNREST_NANOS: u128 = 1_000_000;
+
+/// What the room needs to run; made by config.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Every limit; its place is its `LimitId`.
+    pub limits: Vec<Limit>,
+}
+
+/// How a request wants to be treated in line.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// RFC 9218 urgency: 0 (first) to 7.
+    pub urgency: u8,
+    /// The caller's own bound on the wait; it can only shorten that of the limits.
+    pub max_wait: Option<Duration>,
+    /// When the request first arrived, if it is asked again for a retry: it keeps its place in line. `None`: now.
+    pub arrived: Option<Time>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { urgency: 3, max_wait: None, arrived: None }
+    }
+}
+
+/// The locker, shared by all threads.
+pub struct Gate {
+    clock: Clock,
+    limits: Arc<[Limit]>,
+    timer: Timer,
+    /// Whether a limit depends on the wall clock.
+    follows_wall: bool,
+    state: Apart<Mutex<State>>,
+}
+
+/// On cache lines of its own, so that taking the lock does not slow those who only read the clock.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+struct State {
+    locker: Locker,
+    line: Line,
+    /// When the timer fires next.
+    armed: Time,
+    armings: u64,
+    /// When the gateway ends.
+    closing: Option<Time>,
+    /// What the wall clock read at the start, as the locker knows it.
+    wall_at_start: i128,
+    /// When the wall clock is to be looked at again.
+    wall_due: Time,
+    /// Who is to be woken when the lock is released.
+    woken: Woken,
+}
+
+/// Most steps wake nobody or one.
+type Woken = SmallVec<[Waker; 4]>;
+
+/// The answer to an ask that was not delayed.
+pub enum Answer {
+    /// It may be sent now.
+    Go(Permit),
+    /// It is in line.
+    Wait(Waiting),
+    /// It is refused.
+    Sorry(Refused),
+}
+
+/// A refusal of the gate's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// A limit refused.
+    Sorry(Sorry),
+    /// The gateway shuts down, and this request could not have gone before its end.
+    Closing {
+        /// The end.
+        until: Time,
+    },
+}
+
+impl Gate {
+    /// Must be driven: spawn [`Gate::drive`] on one runtime, or nobody in line is ever woken by time.
+    pub fn new(settings: Settings, clock: Clock) -> Arc<Gate> {
+        let Settings { limits } = settings;
+        let needs_wall =
+            |limit: &Limit| limit.rate.as_ref().is_some_and(|rate| matches!(rate.kind, Kind::Calendar { .. }));
+        let follows_wall = limits.iter().any(needs_wall);
+        let shared: Arc<[Limit]> = limits.as_slice().into();
+        let mut state = State::new(Locker::new(limits));
+        if follows_wall {
+            let now = clock.now();
+            let wall = clock.wall_at_start();
+            state.set_wall(wall.unwrap_or_else(|| clock.wall_unix_nanos() - i128::from(now.as_nanos())), now);
+        }
+        Arc::new(Gate { clock, limits: shared, timer: Timer::default(), follows_wall, state: Apart(Mutex::new(state)) })
+    }
+
+    /// The clock that all times of the gate are of.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The limits in force, by `LimitId`.
+    pub fn limits(&self) -> Arc<[Limit]> {
+        Arc::clone(&self.limits)
+    }
+
+    /// One decision, at once. Without claims it touches no lock.
+    pub fn ask(self: &Arc<Self>, claims: &[Claim], caller: Caller, patience: Patience) -> Answer {
+        // Before the lock is taken: an early `now` only holds back.
+        let now = self.clock.now();
+        if claims.is_empty() {
+            return Answer::Go(Permit::free(self.clock, now));
+        }
+        let Patience { urgency, max_wait, arrived } = patience;
+        let ask = Ask { claims, caller, urgency, max_wait, arrived };
+        match self.step(now, |state| state.ask(&ask, now)) {
+            Decision::Go(grant) => Answer::Go(Permit::granted(Arc::clone(self), grant, now)),
+            Decision::Wait(place, forecast) => Answer::Wait(Waiting::at(Arc::clone(self), place, forecast)),
+            Decision::Sorry(refused) => Answer::Sorry(refused),
+        }
+    }
+
+    /// Asks, and waits if need be.
+    ///
+    /// # Errors
+    /// [`Refused`]: a limit's own refusal (429, 503 for too many keys, 400 for too high a cost), or the end (503).
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropping the future leaves the line, or gives back a permit that was not yet picked up.
+    pub async fn permit(
+        self: &Arc<Self>,
+        claims: &[Claim],
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Permit, Refused> {
+        match self.ask(claims, caller, patience) {
+            Answer::Go(permit) => Ok(permit),
+            Answer::Wait(waiting) => waiting.await,
+            Answer::Sorry(refused) => Err(refused),
+        }
+    }
+
+    /// Nothing opens in this window for so long, but no longer than an hour: the locker sees to that.
+    pub fn pause(&self, limit: LimitId, key: Key, pause: Duration) {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.pause(limit, key, now + pause, now));
+    }
+
+    /// Shutting down: from here on those are refused that cannot go before `until`, in line or not. Who may still go by
+    /// the forecast made on arrival waits on, until `until` at the latest. A second call can only make it earlier.
+    pub fn close(&self, until: Time) {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            let until = state.closing.map_or(until, |before| before.min(until));
+            state.closing = Some(until);
+            let late = state.line.expected_after(Some(until));
+            state.turn_away(late, until, now);
+            state.end_if_closed(now);
+        });
+    }
+
+    /// One input to the locker, and all that follows from it: verdicts are laid down under the lock; who must be woken
+    /// is woken, and the timer set, without it.
+    fn step<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> R {
+        self.step_locked(self.lock(), now, input)
+    }
+
+    /// As [`Gate::step`], for `drop`, which must not panic: once the locker has panicked nothing more is granted, and
+    /// nothing needs to be given back.
+    fn step_in_drop(&self, now: Time, input: impl FnOnce(&mut State)) {
+        if let Ok(state) = self.state.0.lock() {
+            self.step_locked(state, now, input);
+        }
+    }
+
+    fn step_locked<R>(&self, mut state: MutexGuard<'_, State>, now: Time, input: impl FnOnce(&mut State) -> R) -> R {
+        let result = input(&mut state);
+        let after = state.conclude(now);
+        drop(state);
+        for waker in after.woken {
+            waker.wake();
+        }
+        if let Some(arming) = after.arming {
+            self.timer.arm(arming, &self.clock);
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // After a panic inside of it the locker may count too few; then rather nobody goes than too many.
+        self.state.0.lock().expect("the locker does not panic")
+    }
+}
+
+/// A verdict on an ask, before it is bound to the gate.
+enum Decision {
+    Go(Grant),
+    /// Its place, and when its turn is expected.
+    Wait(u32, Option<Time>),
+    Sorry(Refused),
+}
+
+/// What is to be done when the lock is released.
+struct Aftermath {
+    woken: Woken,
+    arming: Option<Arming>,
+}
+
+impl State {
+    fn new(locker: Locker) -> State {
+        State {
+            locker,
+            line: Line::default(),
+            armed: Time::NEVER,
+            armings: 0,
+            closing: None,
+            wall_at_start: 0,
+            wall_due: Time::NEVER,
+            woken: Woken::new(),
+        }
+    }
+
+    fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Decision {
+        if let Some(until) = self.closing.filter(|until| now >= *until) {
+            return Decision::Sorry(Refused::Closing { until });
+        }
+        match self.locker.ask(ask, now) {
+            Verdict::Go(grant) => Decision::Go(grant),
+            Verdict::Sorry(sorry) => Decision::Sorry(Refused::Sorry(sorry)),
+            Verdict::Wait(ticket, forecast) => {
+                let too_late = |until: &Time| forecast.is_some_and(|at| at > *until);
+                if let Some(until) = self.closing.filter(too_late) {
+                    self.locker.leave(ticket, now);
+                    return Decision::Sorry(Refused::Closing { until });
+                }
+                Decision::Wait(self.line.enter(ticket, forecast), forecast)
+            }
+        }
+    }
+
+    /// Refuses these waiters because of the end.
+    fn turn_away(&mut self, tickets: Vec<Ticket>, until: Time, now: Time) {
+        // Each is decided before any leaves: a slot that one leaves must not go to another that is refused as well.
+        for ticket in &tickets {
+            let decided = self.line.decide(*ticket, Err(Refused::Closing { until }), now);
+            self.woken.extend(decided.ok().flatten());
+        }
+        for ticket in tickets {
+            self.locker.leave(ticket, now);
+        }
+    }
+
+    fn end_if_closed(&mut self, now: Time) {
+        if let Some(until) = self.closing.filter(|until| now >= *until) {
+            let rest = self.line.expected_after(None);
+            self.turn_away(rest, until, now);
+        }
+    }
+
+    /// Lays down what the locker has decided, and says what is left to do without the lock.
+    fn conclude(&mut self, now: Time) -> Aftermath {
+        while let Some((ticket, verdict)) = self.locker.poll_verdict() {
+            let fate = match verdict {
+                Verdict::Go(grant) => Ok(grant),
+                Verdict::Sorry(sorry) => Err(Refused::Sorry(sorry)),
+                Verdict::Wait(..) => unreachable!("the locker names those whose fate is decided"),
+            };
+            match self.line.decide(ticket, fate, now) {
+                Ok(waker) => self.woken.extend(waker),
+                // The locker names nobody who has left. If it did, a slot would be lost for good without this.
+                Err(Ok(grant)) => self.locker.give_back(grant, now),
+                Err(Err(_refused)) => {}
+            }
+        }
+        Aftermath { woken: std::mem::take(&mut self.woken), arming: self.arm() }
+    }
+
+    /// The timer is set only when it must fire earlier; a firing for nothing is cheaper than a call for each request.
+    fn arm(&mut self) -> Option<Arming> {
+        let end = self.closing.filter(|_| !self.line.is_empty());
+        let openings = [self.locker.poll_timeout(), end].into_iter().flatten();
+        let due = openings.fold(self.wall_due, Time::min);
+        if due >= self.armed {
+            return None;
+        }
+        self.armed = due;
+        self.armings += 1;
+        Some(Arming { number: self.armings, at: due })
+    }
+
+    /// `None`: it could not be read well; the next tick will do.
+    fn follow_wall(&mut self, wall_at_start: Option<i128>, now: Time) {
+        self.wall_due = now + WALL_TICK;
+        let changed = |wall: &i128| wall.abs_diff(self.wall_at_start) > WALL_UNREST_NANOS;
+        if let Some(wall) = wall_at_start.filter(changed) {
+            self.set_wall(wall, now);
+        }
+    }
+
+    fn set_wall(&mut self, wall_at_start: i128, now: Time) {
+        self.wall_at_start = wall_at_start;
+        self.wall_due = now + WALL_TICK;
+        self.locker.set_wall(wall_at_start, now);
+    }
+}
+
+#[cfg(test)]
+mod tests;

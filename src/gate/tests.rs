@@ -1,0 +1,150 @@
+//! The gate under a clock that stands still until it is moved; and, where the timer itself is the matter, under the real
+//! one.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake};
+
+use super::clock::Hand;
+use super::*;
+use crate::locker::{Counts, Rate, ShareBy, Unit, Usage, WhenFull, Why};
+
+mod close;
+mod driven;
+mod line;
+mod permit;
+mod time;
+
+const CALLER: Caller = Caller(1);
+/// Long enough for a slow machine; a test that needs it fails.
+const AGES: Duration = Duration::from_secs(30);
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn at(millis: u64) -> Time {
+    Time::START + ms(millis)
+}
+
+fn limit(requests: u32, per: Duration) -> Limit {
+    let rate = Rate { requests, per, guard: Duration::ZERO, kind: Kind::Sliding, counts: Counts::Sent };
+    Limit {
+        name: "test".into(),
+        rate: Some(rate),
+        in_flight: None,
+        when_full: WhenFull::Wait,
+        max_wait: Duration::from_secs(86_400),
+        max_waiting: 1000,
+        share_by: ShareBy::Nobody,
+        max_keys: 1000,
+        dry_run: false,
+    }
+}
+
+fn claim(limit: u32) -> Claim {
+    Claim { limit: LimitId(limit), key: Key::WHOLE, cost: 1 }
+}
+
+/// A gate whose clock stands still until it is moved.
+struct World {
+    gate: Arc<Gate>,
+    hand: &'static Hand,
+}
+
+impl World {
+    fn new(limits: Vec<Limit>) -> World {
+        let (clock, hand) = Clock::manual();
+        World { gate: Gate::new(Settings { limits }, clock), hand }
+    }
+
+    /// One request per 100 ms, the first of which left at the start.
+    fn closed_for_100_ms() -> World {
+        let world = World::new(vec![limit(1, ms(100))]);
+        world.go().depart().sent();
+        world
+    }
+
+    fn ask(&self, limit: u32) -> Answer {
+        self.gate.ask(&[claim(limit)], CALLER, Patience::default())
+    }
+
+    fn go(&self) -> Permit {
+        match self.ask(0) {
+            Answer::Go(permit) => permit,
+            Answer::Wait(_) => panic!("it must wait"),
+            Answer::Sorry(refused) => panic!("{refused:?}"),
+        }
+    }
+
+    fn wait(&self, limit: u32) -> Waiter {
+        match self.ask(limit) {
+            Answer::Wait(waiting) => Waiter { waiting, bell: Arc::default() },
+            Answer::Go(_) => panic!("it may go at once"),
+            Answer::Sorry(refused) => panic!("{refused:?}"),
+        }
+    }
+
+    fn refused(&self) -> Refused {
+        match self.ask(0) {
+            Answer::Sorry(refused) => refused,
+            Answer::Go(_) | Answer::Wait(_) => panic!("it is not refused"),
+        }
+    }
+
+    /// Time passes, and the timer fires.
+    fn pass(&self, span: Duration) {
+        self.hand.pass(span);
+        self.gate.expire();
+    }
+
+    fn usage(&self) -> Usage {
+        self.gate.lock().locker.usage(LimitId(0), Key::WHOLE, self.hand.now())
+    }
+}
+
+/// Counts how often it was rung.
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct Waiter {
+    waiting: Waiting,
+    bell: Arc<Bell>,
+}
+
+impl Waiter {
+    fn poll(&mut self) -> Poll<Result<Permit, Refused>> {
+        let waker = Arc::clone(&self.bell).into();
+        pin!(&mut self.waiting).poll(&mut Context::from_waker(&waker))
+    }
+
+    fn waits(&mut self) -> bool {
+        self.poll().is_pending()
+    }
+
+    fn rung(&self) -> usize {
+        self.bell.0.load(Ordering::SeqCst)
+    }
+
+    fn go(mut self) -> Permit {
+        match self.poll() {
+            Poll::Ready(Ok(permit)) => permit,
+            Poll::Ready(Err(refused)) => panic!("{refused:?}"),
+            Poll::Pending => panic!("it still waits"),
+        }
+    }
+
+    fn refused(mut self) -> Refused {
+        match self.poll() {
+            Poll::Ready(Err(refused)) => refused,
+            Poll::Ready(Ok(_)) => panic!("it may go"),
+            Poll::Pending => panic!("it still waits"),
+        }
+    }
+}

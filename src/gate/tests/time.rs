@@ -1,0 +1,49 @@
+//! When the timer is set, and whom a changed wall clock concerns.
+
+use super::*;
+
+#[test]
+fn the_timer_is_set_only_when_it_must_fire_earlier() {
+    let world = World::new(vec![limit(1, ms(10)), limit(1, ms(1))]);
+    world.go().depart().sent();
+    let Answer::Go(permit) = world.ask(1) else { panic!("it is free") };
+    permit.depart().sent();
+    let armed = || {
+        let state = world.gate.lock();
+        (state.armed, state.armings)
+    };
+    let _late = world.wait(0);
+    let (first, armings) = armed();
+    assert_eq!(first, at(10));
+    let early = world.wait(1);
+    let (second, more) = armed();
+    assert_eq!(second, at(1));
+    assert_eq!(more, armings + 1);
+    let same = (world.wait(0), world.wait(1));
+    assert_eq!(armed(), (second, more));
+    drop((early, same));
+    assert_eq!(armed(), (second, more), "a later opening is not worth a call");
+}
+
+#[test]
+fn a_calendar_window_follows_a_wall_clock_that_is_set() {
+    let mut rule = limit(1, ms(60_000));
+    rule.rate.as_mut().unwrap().kind = Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC };
+    let world = World::new(vec![rule]);
+    world.go().depart().sent();
+    let mut waiter = world.wait(0);
+    world.hand.set_wall_ahead(ms(30_000));
+    assert!(world.gate.lock().armed <= at(1_000), "the wall clock is not looked at");
+    world.pass(ms(1_000));
+    world.pass(ms(28_999));
+    assert!(waiter.waits());
+    world.pass(ms(1));
+    drop(waiter.go());
+}
+
+#[test]
+fn a_gate_without_calendar_windows_does_not_look_at_the_wall() {
+    let world = World::new(vec![limit(1, ms(100))]);
+    world.gate.expire();
+    assert_eq!(world.gate.lock().wall_due, Time::NEVER);
+}
