@@ -37,3 +37,4 @@ pub mod gate;
 pub mod locker;
 pub mod net;
 pub mod time;
+pub mod tls;

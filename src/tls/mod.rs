@@ -1,0 +1,7 @@
+//! PROVES: who we are, who they are.
+//!
+//! It speaks TLS over a connection that is handed to it, and says in a user's words why a certificate was not
+//! accepted. It never opens a connection, and never accepts a certificate that does not check out: there is no switch
+//! for that.
+
+pub mod verify;
