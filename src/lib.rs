@@ -38,3 +38,4 @@ pub mod locker;
 pub mod net;
 pub mod time;
 pub mod tls;
+pub mod wire;

@@ -1,0 +1,154 @@
+//! Bytes that were read and not used yet. An idle connection holds none: blocks are borrowed from a shelf per thread.
+
+use std::cell::RefCell;
+
+use super::head::MAX_HEAD;
+
+/// The size of a block: a small response with its head in one read, and large bodies in few.
+pub const BLOCK: usize = 16 * 1024;
+
+/// How many blocks a thread keeps for the next connection that has something to read.
+const SHELF: usize = 256;
+
+thread_local! {
+    static BLOCKS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static OUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A queue of bytes: filled at its end, consumed at its start.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    block: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    /// What was read and not consumed.
+    pub fn bytes(&self) -> &[u8] {
+        &self.block[self.start..self.end]
+    }
+
+    /// Whether nothing is waiting to be consumed.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Drops the first `count` bytes.
+    pub fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.end - self.start, "no more can be consumed than was read");
+        self.start = (self.start + count).min(self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Room to read into; empty only when [`MAX_HEAD`] bytes wait already.
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.block.is_empty() {
+            self.block = BLOCKS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice());
+        }
+        if self.end == self.block.len() {
+            if self.start > 0 {
+                self.block.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            } else if self.block.len() < MAX_HEAD {
+                let mut larger = vec![0; MAX_HEAD];
+                larger[..self.end].copy_from_slice(self.bytes());
+                self.block = larger.into_boxed_slice();
+            }
+        }
+        &mut self.block[self.end..]
+    }
+
+    /// Counts `count` bytes of [`Buffer::room`] as read.
+    pub fn filled(&mut self, count: usize) {
+        self.end = (self.end + count).min(self.block.len());
+    }
+
+    /// Puts the block back on the shelf if nothing is in it.
+    pub fn release(&mut self) {
+        if !self.is_empty() || self.block.is_empty() {
+            return;
+        }
+        let block = std::mem::take(&mut self.block);
+        (self.start, self.end) = (0, 0);
+        if block.len() == BLOCK {
+            BLOCKS.with_borrow_mut(|blocks| {
+                if blocks.len() < SHELF {
+                    blocks.push(block);
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        (self.start, self.end) = (0, 0);
+        // A thread that ends has no shelf any more; the block is then simply freed.
+        if BLOCKS.try_with(|_| ()).is_ok() {
+            self.release();
+        }
+    }
+}
+
+/// An empty vector to write a message into.
+pub(super) fn take_out() -> Vec<u8> {
+    OUTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BLOCK))
+}
+
+/// Puts a vector of [`take_out`] back.
+pub(super) fn put_out(mut out: Vec<u8>) {
+    if out.capacity() == 0 || out.capacity() > 2 * BLOCK || OUTS.try_with(|_| ()).is_err() {
+        return;
+    }
+    out.clear();
+    OUTS.with_borrow_mut(|outs| {
+        if outs.len() < SHELF {
+            outs.push(out);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_in_the_order_they_went_in() {
+        let mut buffer = Buffer::default();
+        buffer.room()[..3].copy_from_slice(b"abc");
+        buffer.filled(3);
+        buffer.consume(1);
+        buffer.room()[..2].copy_from_slice(b"de");
+        buffer.filled(2);
+        assert_eq!(buffer.bytes(), b"bcde");
+        buffer.consume(4);
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_full_buffer_first_moves_up_then_grows_to_the_largest_head_and_no_further() {
+        let mut buffer = Buffer::default();
+        let room = buffer.room().len();
+        buffer.filled(room);
+        buffer.consume(room - 1);
+        assert_eq!(buffer.room().len(), room - 1);
+        let room = buffer.room().len();
+        buffer.filled(room);
+        assert_eq!(buffer.room().len(), MAX_HEAD - BLOCK);
+        let room = buffer.room().len();
+        buffer.filled(room);
+        assert!(buffer.room().is_empty());
+    }
+
+    #[test]
+    fn an_empty_buffer_can_give_its_block_away() {
+        let mut buffer = Buffer::default();
+        buffer.room();
+        buffer.release();
+        assert!(buffer.block.is_empty());
+        assert!(!buffer.room().is_empty());
+    }
+}

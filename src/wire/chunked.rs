@@ -1,0 +1,239 @@
+//! Chunked bodies (RFC 9112 §7.1), read piece by piece and never collected.
+
+/// The longest line of a chunk's size with its extensions. Extensions have no use that is known; a long one is an attack.
+const MAX_SIZE_LINE: usize = 256;
+
+/// The longest trailer section.
+const MAX_TRAILERS: usize = 16 * 1024;
+
+/// The most trailer fields.
+const MAX_TRAILER_FIELDS: usize = 64;
+
+/// Where the reader is in a chunked body.
+#[derive(Debug, Default)]
+pub struct Chunked {
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum State {
+    #[default]
+    Size,
+    Data(u64),
+    DataEnd,
+    Trailers,
+}
+
+/// What stands at the start of the input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Piece {
+    /// So many bytes of framing, to be skipped.
+    Framing(usize),
+    /// So many bytes of the body.
+    Data(usize),
+    /// The end: so many bytes of trailer section, its empty last line included.
+    End(usize),
+    /// Nothing whole: more input must come.
+    More,
+}
+
+/// A chunked body that breaks the grammar.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadChunk(pub &'static str);
+
+impl Chunked {
+    /// What stands at the start of `input`; whoever asks consumes it before asking again.
+    ///
+    /// # Errors
+    /// A size that is not hexadecimal, a line that does not end with CR LF, a size line or trailer
+    /// section that is too long, a trailer that would change the message's framing or routing.
+    pub fn next(&mut self, input: &[u8]) -> Result<Piece, BadChunk> {
+        match self.state {
+            State::Size => self.size(input),
+            State::Data(_) if input.is_empty() => Ok(Piece::More),
+            State::Data(left) => {
+                let here = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
+                let left = left - here as u64;
+                self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                Ok(Piece::Data(here))
+            }
+            State::DataEnd => match input {
+                [b'\r', b'\n', ..] => {
+                    self.state = State::Size;
+                    Ok(Piece::Framing(2))
+                }
+                [] | [b'\r'] => Ok(Piece::More),
+                _ => Err(BadChunk("a chunk is longer than its size says")),
+            },
+            State::Trailers => trailers(input),
+        }
+    }
+
+    fn size(&mut self, input: &[u8]) -> Result<Piece, BadChunk> {
+        let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(MAX_SIZE_LINE)]) else {
+            return if input.len() < MAX_SIZE_LINE {
+                Ok(Piece::More)
+            } else {
+                Err(BadChunk("a chunk's size line is too long"))
+            };
+        };
+        let Some((b'\r', line)) = input[..end].split_last() else {
+            return Err(BadChunk("a chunk's size line does not end with CR LF"));
+        };
+        let digits = line.iter().position(|byte| *byte == b';').map_or(line, |at| &line[..at]);
+        if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+            return Err(BadChunk("a chunk's size line holds a control character"));
+        }
+        if digits.is_empty() || digits.len() > 15 {
+            return Err(BadChunk("a chunk's size is missing or too large"));
+        }
+        let mut size = 0_u64;
+        for digit in digits {
+            // At most 15 digits of 4 bits: below 2^60.
+            let digit = char::from(*digit).to_digit(16).ok_or(BadChunk("a chunk's size is not hexadecimal"))?;
+            size = size * 16 + u64::from(digit);
+        }
+        self.state = if size == 0 { State::Trailers } else { State::Data(size) };
+        Ok(Piece::Framing(end + 1))
+    }
+}
+
+fn trailers(input: &[u8]) -> Result<Piece, BadChunk> {
+    if input.starts_with(b"\r\n") {
+        return Ok(Piece::End(2));
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+    match httparse::parse_headers(input, &mut fields) {
+        Ok(httparse::Status::Complete((length, _))) if length > MAX_TRAILERS => {
+            Err(BadChunk("the trailers are too long"))
+        }
+        Ok(httparse::Status::Complete((length, fields))) => {
+            let bare = memchr::memchr_iter(b'\n', &input[..length]).any(|at| at == 0 || input[at - 1] != b'\r');
+            if bare {
+                return Err(BadChunk("a trailer line ends with LF alone"));
+            }
+            if fields.iter().any(|field| is_forbidden(field.name)) {
+                return Err(BadChunk("a trailer field would change how the message is read"));
+            }
+            Ok(Piece::End(length))
+        }
+        Ok(httparse::Status::Partial) if input.len() > MAX_TRAILERS => Err(BadChunk("the trailers are too long")),
+        Ok(httparse::Status::Partial) => Ok(Piece::More),
+        Err(_) => Err(BadChunk("the trailers are malformed")),
+    }
+}
+
+/// Fields that may not come after the body (RFC 9110 §6.5.1): framing, routing, and authentication.
+fn is_forbidden(name: &str) -> bool {
+    const FORBIDDEN: [&str; 10] = [
+        "transfer-encoding",
+        "content-length",
+        "host",
+        "connection",
+        "te",
+        "upgrade",
+        "authorization",
+        "proxy-authorization",
+        "proxy-connection",
+        "content-encoding",
+    ];
+    FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+}
+
+/// Appends one chunk. An empty one would end the body, so it appends nothing.
+pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
+    if data.is_empty() {
+        return;
+    }
+    let mut digits = [0_u8; 16];
+    let mut at = digits.len();
+    let mut left = data.len();
+    while left > 0 {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[left & 15];
+        left >>= 4;
+    }
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body, and its trailer section.
+    type Whole = (Vec<u8>, Vec<u8>);
+
+    /// What is read of `input` in steps of `step` bytes, if it comes to its end.
+    fn read(input: &[u8], step: usize) -> Result<Option<Whole>, BadChunk> {
+        let (mut reader, mut body, mut start) = (Chunked::default(), Vec::new(), 0);
+        let mut end = step.min(input.len());
+        loop {
+            match reader.next(&input[start..end])? {
+                Piece::Framing(length) => start += length,
+                Piece::Data(length) => {
+                    body.extend_from_slice(&input[start..start + length]);
+                    start += length;
+                }
+                Piece::End(length) => return Ok(Some((body, input[start..start + length].to_vec()))),
+                Piece::More if end == input.len() => return Ok(None),
+                Piece::More => end = (end + step).min(input.len()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_is_the_same_however_its_bytes_arrive() {
+        let input = b"5\r\nhello\r\n00A;x=y\r\n0123456789\r\n0\r\nA: b\r\n\r\nnext";
+        for step in 1..=input.len() {
+            let (body, trailers) = read(input, step).unwrap().unwrap();
+            assert_eq!((&body[..], &trailers[..]), (&b"hello0123456789"[..], &b"A: b\r\n\r\n"[..]), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_stops_early_has_no_end() {
+        let input = b"5\r\nhello\r\n0\r\n\r\n";
+        for cut in 0..input.len() {
+            assert_eq!(read(&input[..cut], 7), Ok(None), "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let mut out = Vec::new();
+        write_chunk(&[7; 300], &mut out);
+        write_chunk(&[], &mut out);
+        write_chunk(b"end", &mut out);
+        out.extend_from_slice(b"0\r\n\r\n");
+        assert_eq!(read(&out, 64).unwrap().unwrap().0, [&[7; 300][..], b"end"].concat());
+    }
+
+    #[test]
+    fn broken_chunks_are_refused() {
+        for input in [
+            &b"5\nhello\r\n"[..],
+            b"+5\r\nhello\r\n",
+            b"0x5\r\nhello\r\n",
+            b" 5\r\nhello\r\n",
+            b"5 \r\nhello\r\n",
+            b"\r\n",
+            b"5\r\nhelloX\r\n",
+            b"5\r\nhello\n0\r\n\r\n",
+            b"1000000000000000\r\n",
+            b"0\r\nContent-Length: 5\r\n\r\n",
+            b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"0\r\nA: b\n\r\n",
+            b"0\r\nA b\r\n\r\n",
+            b"5;\0\r\nhello\r\n",
+        ] {
+            assert!(read(input, 3).is_err(), "{}", input.escape_ascii());
+        }
+        assert!(read(&[b"5;".to_vec(), vec![b'a'; 300]].concat(), 100).is_err());
+        let endless = [b"0\r\n".to_vec(), b"A: b\r\n".repeat(4000)].concat();
+        assert!(read(&endless, 1000).is_err());
+    }
+}

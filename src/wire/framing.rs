@@ -1,0 +1,193 @@
+//! Where a message ends, and what becomes of its connection (RFC 9112 §6.3, §9.3).
+
+use super::field::{Name, members};
+use super::head::{RequestHead, ResponseHead, Version};
+
+/// How long a body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Length {
+    /// There is none.
+    Empty,
+    /// So many bytes, at least 1.
+    Exact(u64),
+    /// In chunks, with an end of their own.
+    Chunked,
+    /// Everything until the connection closes; responses only.
+    UntilClose,
+}
+
+/// What makes the length of a message doubtful.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Ambiguous(pub &'static str);
+
+/// The length of a request's body.
+///
+/// # Errors
+/// Any message that two readers could end at two places (400, and the connection closes).
+pub fn of_request(head: &RequestHead) -> Result<Length, Ambiguous> {
+    let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
+    let exact = exact(head.all(Name::ContentLength))?;
+    match (chunked, exact) {
+        (true, Some(_)) => Err(Ambiguous("both Transfer-Encoding and Content-Length are given")),
+        (true, None) => Ok(Length::Chunked),
+        (false, Some(length)) if length > 0 => Ok(Length::Exact(length)),
+        (false, _) => Ok(Length::Empty),
+    }
+}
+
+/// The length of the body of a final response to a request of that method.
+///
+/// # Errors
+/// As [`of_request`]; the origin is at fault (502).
+pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguous> {
+    if method == "HEAD" || matches!(head.status(), 100..=199 | 204 | 304) {
+        return Ok(Length::Empty);
+    }
+    let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
+    let exact = exact(head.all(Name::ContentLength))?;
+    match (chunked, exact) {
+        (true, Some(_)) => Err(Ambiguous("both Transfer-Encoding and Content-Length are given")),
+        (true, None) => Ok(Length::Chunked),
+        (false, Some(0)) => Ok(Length::Empty),
+        (false, Some(length)) => Ok(Length::Exact(length)),
+        (false, None) => Ok(Length::UntilClose),
+    }
+}
+
+/// Whether the body is chunked; any other coding, or chunked twice, is not for a proxy to guess at.
+fn chunked<'a>(values: impl Iterator<Item = &'a [u8]>, version: Version) -> Result<bool, Ambiguous> {
+    let mut found = false;
+    for value in values {
+        if version == Version::Http10 {
+            return Err(Ambiguous("Transfer-Encoding is given in HTTP/1.0"));
+        }
+        if found || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(Ambiguous("Transfer-Encoding is something else than one \"chunked\""));
+        }
+        found = true;
+    }
+    Ok(found)
+}
+
+fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, Ambiguous> {
+    let mut found = None;
+    for value in values {
+        if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+            return Err(Ambiguous("Content-Length is not a whole number"));
+        }
+        // At most 19 digits: below 2^64.
+        let length = value.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+        if found.is_some_and(|earlier| earlier != length) {
+            return Err(Ambiguous("several Content-Length fields differ"));
+        }
+        found = Some(length);
+    }
+    Ok(found)
+}
+
+/// What the `Connection` fields of a message say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// `close`: the connection ends after this message.
+    pub close: bool,
+    /// `keep-alive`: an HTTP/1.0 peer asks for the connection to stay open.
+    pub keep_alive: bool,
+    /// `upgrade`: the `Upgrade` field is meant for the next hop.
+    pub upgrade: bool,
+    /// Something else is named: those fields must not be passed on.
+    pub names_fields: bool,
+}
+
+impl Options {
+    /// Reads the `Connection` fields (and `Proxy-Connection`, which old callers send in its place).
+    pub fn of<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Options {
+        let mut options = Options::default();
+        for member in connection.flat_map(members) {
+            if member.eq_ignore_ascii_case(b"close") {
+                options.close = true;
+            } else if member.eq_ignore_ascii_case(b"keep-alive") {
+                options.keep_alive = true;
+            } else if member.eq_ignore_ascii_case(b"upgrade") {
+                options.upgrade = true;
+            } else {
+                options.names_fields = true;
+            }
+        }
+        options
+    }
+
+    /// Whether the peer keeps the connection open after this message.
+    pub fn keeps_open(self, version: Version) -> bool {
+        !self.close && (version == Version::Http11 || self.keep_alive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(fields: &str) -> Result<Length, Ambiguous> {
+        of_request(&RequestHead::parse_for_test(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes()))
+    }
+
+    fn response(head: &str, method: &str) -> Result<Length, Ambiguous> {
+        let mut parsed = ResponseHead::default();
+        parsed.read(head.as_bytes()).unwrap().unwrap();
+        of_response(&parsed, method)
+    }
+
+    #[test]
+    fn a_request_says_how_long_it_is() {
+        assert_eq!(request(""), Ok(Length::Empty));
+        assert_eq!(request("Content-Length: 0\r\n"), Ok(Length::Empty));
+        assert_eq!(request("Content-Length: 18446744073709551\r\n"), Ok(Length::Exact(18_446_744_073_709_551)));
+        assert_eq!(request("Content-Length: 5\r\nContent-Length: 5\r\n"), Ok(Length::Exact(5)));
+        assert_eq!(request("Transfer-Encoding: Chunked\r\n"), Ok(Length::Chunked));
+    }
+
+    #[test]
+    fn a_length_that_can_be_read_in_two_ways_is_refused() {
+        for fields in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, identity\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: \"chunked\"\r\n",
+            "Transfer-Encoding: \x0bchunked\r\n",
+        ] {
+            let mut head = RequestHead::default();
+            let read = head.read(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes());
+            assert!(read.is_err() || of_request(&head).is_err(), "{fields}");
+        }
+        let old = RequestHead::parse_for_test(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert!(of_request(&old).is_err());
+    }
+
+    #[test]
+    fn a_response_ends_by_its_request_its_status_its_fields_or_its_connection() {
+        assert_eq!(response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HEAD"), Ok(Length::Empty));
+        assert_eq!(response("HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n", "GET"), Ok(Length::Empty));
+        assert_eq!(response("HTTP/1.1 204 Nothing\r\nTransfer-Encoding: chunked\r\n\r\n", "GET"), Ok(Length::Empty));
+        assert_eq!(response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "GET"), Ok(Length::Exact(5)));
+        assert_eq!(response("HTTP/1.1 200 OK\r\n\r\n", "GET"), Ok(Length::UntilClose));
+        assert!(response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "GET").is_err());
+    }
+
+    #[test]
+    fn a_connection_stays_open_as_its_version_and_options_say() {
+        let options = |text: &'static str| Options::of([text.as_bytes()].into_iter());
+        assert!(options("").keeps_open(Version::Http11));
+        assert!(!options("Close").keeps_open(Version::Http11));
+        assert!(!options("").keeps_open(Version::Http10));
+        assert!(options("Keep-Alive").keeps_open(Version::Http10));
+        assert!(options("keep-alive, X-Secret").names_fields);
+    }
+}

@@ -1,0 +1,381 @@
+//! Heads of requests and responses: split by httparse, then held to RFC 9112 more strictly than it asks.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::field::{Field, Name};
+
+/// The longest head that is read, in bytes; longer ones are refused (431, or 414 for a request line).
+pub const MAX_HEAD: usize = 64 * 1024;
+
+/// The most fields that a head may have.
+pub const MAX_FIELDS: usize = 128;
+
+/// The version of a message.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Version {
+    /// HTTP/1.0: no chunks, no 1xx, closed after the message unless asked otherwise.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// What is wrong with a head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HeadError {
+    /// It breaks the grammar; the text says where.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// It is longer than [`MAX_HEAD`] or has more than [`MAX_FIELDS`] fields.
+    #[error("the head is too large")]
+    TooLarge,
+    /// Its first line alone is longer than [`MAX_HEAD`].
+    #[error("the request line is too long")]
+    LineTooLong,
+    /// It speaks another version than HTTP/1.0 or HTTP/1.1.
+    #[error("this is neither HTTP/1.0 nor HTTP/1.1")]
+    Version,
+}
+
+/// Whether reading again can tell more than it did when only the first `seen` bytes were there. A head that drips in
+/// byte by byte must not be read from its start for every byte.
+pub fn may_be_whole(input: &[u8], seen: usize) -> bool {
+    seen == 0 || input.len() >= MAX_HEAD || memchr::memchr(b'\n', &input[seen.min(input.len())..]).is_some()
+}
+
+/// A request's head as it was received: the bytes are kept, the parts are ranges in them.
+///
+/// Reused from request to request, so that a head costs no allocation.
+#[derive(Debug)]
+pub struct RequestHead {
+    bytes: Vec<u8>,
+    method_at: Range<u32>,
+    target_at: Range<u32>,
+    version: Version,
+    fields: Vec<Field>,
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        RequestHead {
+            bytes: Vec::new(),
+            method_at: 0..0,
+            target_at: 0..0,
+            version: Version::Http11,
+            fields: Vec::new(),
+        }
+    }
+}
+
+impl RequestHead {
+    /// Reads a head from the start of `input`: its length in bytes, or `None` if more must come.
+    ///
+    /// # Errors
+    /// Whatever a strict reader of RFC 9112 must not let pass; the message's boundary is then in doubt.
+    pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, HeadError> {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut parsed = httparse::Request::new(&mut []);
+        let outcome =
+            httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, input, &mut slots);
+        let length = match outcome.map_err(|error| reason(error, input))? {
+            httparse::Status::Complete(length) => length,
+            httparse::Status::Partial if input.len() >= MAX_HEAD => {
+                return Err(if input.contains(&b'\n') { HeadError::TooLarge } else { HeadError::LineTooLong });
+            }
+            httparse::Status::Partial => return Ok(None),
+        };
+        let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+            return Err(HeadError::Malformed("the request line is incomplete"));
+        };
+        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(HeadError::Malformed("the request target holds bytes that are not visible ASCII"));
+        }
+        check_line_ends(&input[..length])?;
+        self.method_at = range_in(input, method.as_bytes());
+        self.target_at = range_in(input, target.as_bytes());
+        self.version = version(minor);
+        keep(&mut self.fields, input, parsed.headers);
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&input[..length]);
+        Ok(Some(length))
+    }
+
+    /// A whole head for a test.
+    ///
+    /// # Panics
+    /// If it is malformed or incomplete.
+    #[cfg(test)]
+    pub(crate) fn parse_for_test(input: &[u8]) -> RequestHead {
+        let mut head = RequestHead::default();
+        head.read(input).expect("a well-formed head").expect("a whole head");
+        head
+    }
+
+    /// The method, as written: letters, digits and the few marks of a field name (RFC 9110 §5.6.2), never empty.
+    pub fn method(&self) -> &str {
+        text(&self.bytes, &self.method_at)
+    }
+
+    /// The request target, as received: visible ASCII, never empty.
+    pub fn target(&self) -> &str {
+        text(&self.bytes, &self.target_at)
+    }
+
+    /// The version that the caller speaks.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Every field in order: what it is, its name as received, its value without the white space around it.
+    pub fn fields(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
+        self.fields.iter().map(|field| field.parts(&self.bytes))
+    }
+
+    /// The first value of a known field.
+    pub fn get(&self, name: Name) -> Option<&[u8]> {
+        self.all(name).next()
+    }
+
+    /// All values of a known field, in order.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        self.fields.iter().filter(move |field| field.name == name).map(|field| field.value(&self.bytes))
+    }
+
+    /// The first value of any field; letter case does not matter.
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        find(&self.fields, &self.bytes, name)
+    }
+
+    /// Gives the memory of an unusually large head back.
+    pub fn shrink(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(1024);
+        self.fields.clear();
+        self.fields.shrink_to(24);
+    }
+}
+
+/// A response's head as it was received.
+#[derive(Debug)]
+pub struct ResponseHead {
+    bytes: Vec<u8>,
+    status: u16,
+    reason_at: Range<u32>,
+    version: Version,
+    fields: Vec<Field>,
+}
+
+impl Default for ResponseHead {
+    fn default() -> Self {
+        ResponseHead { bytes: Vec::new(), status: 0, reason_at: 0..0, version: Version::Http11, fields: Vec::new() }
+    }
+}
+
+impl ResponseHead {
+    /// Reads a head from the start of `input`: its length in bytes, or `None` if more must come.
+    ///
+    /// # Errors
+    /// As [`RequestHead::read`].
+    pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, HeadError> {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let outcome =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut slots);
+        let length = match outcome.map_err(|error| reason(error, input))? {
+            httparse::Status::Complete(length) => length,
+            httparse::Status::Partial if input.len() >= MAX_HEAD => return Err(HeadError::TooLarge),
+            httparse::Status::Partial => return Ok(None),
+        };
+        let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
+            return Err(HeadError::Malformed("the status line is incomplete"));
+        };
+        if !(100..=599).contains(&status) {
+            return Err(HeadError::Malformed("the status is not between 100 and 599"));
+        }
+        check_line_ends(&input[..length])?;
+        self.status = status;
+        self.reason_at = parsed.reason.map_or(0..0, |reason| range_in(input, reason.as_bytes()));
+        self.version = version(minor);
+        keep(&mut self.fields, input, parsed.headers);
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&input[..length]);
+        Ok(Some(length))
+    }
+
+    /// The status, 100 to 599.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason phrase, as received; may be empty.
+    pub fn reason(&self) -> &[u8] {
+        &self.bytes[self.reason_at.start as usize..self.reason_at.end as usize]
+    }
+
+    /// The version that the origin speaks.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Every field in order: what it is, its name as received, its value without the white space around it.
+    pub fn fields(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
+        self.fields.iter().map(|field| field.parts(&self.bytes))
+    }
+
+    /// The first value of a known field.
+    pub fn get(&self, name: Name) -> Option<&[u8]> {
+        self.all(name).next()
+    }
+
+    /// All values of a known field, in order.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        self.fields.iter().filter(move |field| field.name == name).map(|field| field.value(&self.bytes))
+    }
+
+    /// The first value of any field; letter case does not matter.
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        find(&self.fields, &self.bytes, name)
+    }
+}
+
+fn find<'a>(fields: &[Field], bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    fields
+        .iter()
+        .map(|field| field.parts(bytes))
+        .find(|(_, given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
+        .map(|(_, _, value)| value)
+}
+
+fn keep(fields: &mut Vec<Field>, input: &[u8], parsed: &[httparse::Header<'_>]) {
+    fields.clear();
+    fields.extend(parsed.iter().map(|header| Field {
+        name: Name::of(header.name.as_bytes()),
+        name_at: range_in(input, header.name.as_bytes()),
+        value_at: range_in(input, header.value.trim_ascii()),
+    }));
+}
+
+/// httparse takes a lone LF for a line end (RFC 9112 §2.2 allows it). Two readers that disagree on that
+/// disagree on where a message ends, so here a line ends with CR LF and nothing else.
+fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
+    // A head begins with its first line, so there is a byte before every LF.
+    if memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r') {
+        return Ok(());
+    }
+    Err(HeadError::Malformed("a line ends with LF alone"))
+}
+
+fn version(minor: u8) -> Version {
+    if minor == 0 { Version::Http10 } else { Version::Http11 }
+}
+
+fn text<'a>(bytes: &'a [u8], at: &Range<u32>) -> &'a str {
+    std::str::from_utf8(&bytes[at.start as usize..at.end as usize]).unwrap_or_default()
+}
+
+/// Where `part`, a slice of `whole`, lies in it. An empty part may lie anywhere.
+fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
+    let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    if part.is_empty() || start > whole.len() {
+        return 0..0;
+    }
+    // Heads are at most MAX_HEAD long, and httparse returns slices of its input: both ends fit.
+    let start = u32::try_from(start).unwrap_or(0);
+    start..start + u32::try_from(part.len()).unwrap_or(0)
+}
+
+fn reason(error: httparse::Error, input: &[u8]) -> HeadError {
+    HeadError::Malformed(match error {
+        httparse::Error::HeaderName => {
+            "a field name holds a byte that no name may hold, or white space stands before its colon"
+        }
+        httparse::Error::HeaderValue => "a field value holds a control character",
+        httparse::Error::NewLine => "a line does not end with CR LF",
+        httparse::Error::Status => "the status is not three digits",
+        httparse::Error::Token => "the request line is not \"METHOD target HTTP/1.1\"",
+        httparse::Error::TooManyHeaders => return HeadError::TooLarge,
+        httparse::Error::Version if names_version(input) => return HeadError::Version,
+        httparse::Error::Version => {
+            "the request line is not \"METHOD target HTTP/1.1\", with one space between its parts"
+        }
+    })
+}
+
+/// Whether the first line is three parts (of which the last of a request, or the first of a response, is a version).
+fn names_version(input: &[u8]) -> bool {
+    let line = input.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
+    let is_version = |word: &[u8]| matches!(word, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']);
+    let words: Vec<&[u8]> = line.splitn(4, |byte| *byte == b' ').collect();
+    matches!(words[..], [_, _, last] if is_version(last)) || words.first().is_some_and(|first| is_version(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(head: &[u8]) -> HeadError {
+        RequestHead::default().read(head).expect_err("a head that must be refused")
+    }
+
+    #[test]
+    fn a_head_is_split_into_its_parts_as_they_were_written() {
+        let head = RequestHead::parse_for_test(b"GET http://a/b?c HTTP/1.0\r\nHoSt:  a \r\nX-Y:\r\n\r\nrest");
+        assert_eq!((head.method(), head.target(), head.version()), ("GET", "http://a/b?c", Version::Http10));
+        assert_eq!(head.get(Name::Host), Some(&b"a"[..]));
+        assert_eq!(head.find("x-y"), Some(&b""[..]));
+        let names: Vec<_> = head.fields().map(|(_, name, _)| name).collect();
+        assert_eq!(names, [&b"HoSt"[..], b"X-Y"]);
+    }
+
+    #[test]
+    fn half_a_head_asks_for_more() {
+        assert_eq!(RequestHead::default().read(b"GET / HTTP/1.1\r\nHost: a\r\n"), Ok(None));
+    }
+
+    #[test]
+    fn what_two_readers_could_read_in_two_ways_is_refused() {
+        for head in [
+            &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+            b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n",
+            b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET / b HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\n: a\r\n\r\n",
+        ] {
+            assert!(matches!(error(head), HeadError::Malformed(_)), "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn another_version_is_named_as_such() {
+        assert_eq!(error(b"GET / HTTP/2.0\r\n\r\n"), HeadError::Version);
+        assert_eq!(error(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), HeadError::Version);
+    }
+
+    #[test]
+    fn a_bomb_of_fields_or_bytes_is_too_large() {
+        let mut bomb = b"GET / HTTP/1.1\r\n".to_vec();
+        for _ in 0..=MAX_FIELDS {
+            bomb.extend_from_slice(b"A: b\r\n");
+        }
+        bomb.extend_from_slice(b"\r\n");
+        assert_eq!(error(&bomb), HeadError::TooLarge);
+        assert_eq!(error(&[b"GET /".to_vec(), vec![b'a'; MAX_HEAD]].concat()), HeadError::LineTooLong);
+        assert_eq!(error(&[b"GET / HTTP/1.1\r\nA: ".to_vec(), vec![b'a'; MAX_HEAD]].concat()), HeadError::TooLarge);
+    }
+
+    #[test]
+    fn a_response_without_a_reason_is_read() {
+        let mut head = ResponseHead::default();
+        assert_eq!(head.read(b"HTTP/1.1 204\r\nA: b\r\n\r\n"), Ok(Some(22)));
+        assert_eq!((head.status(), head.reason(), head.find("a")), (204, &b""[..], Some(&b"b"[..])));
+        assert!(head.read(b"HTTP/1.1 999 Odd\r\n\r\n").is_err());
+    }
+}
