@@ -36,6 +36,7 @@
 pub mod gate;
 pub mod locker;
 pub mod net;
+pub mod proxy;
 pub mod time;
 pub mod tls;
 pub mod wire;

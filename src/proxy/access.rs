@@ -1,0 +1,122 @@
+//! May this caller go there.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+
+use ipnet::IpNet;
+
+use super::password::Passwords;
+use super::refusal::Refusal;
+use super::target::{Form, Target};
+use crate::gate::clock::Clock;
+use crate::locker::Caller;
+use crate::wire::{Name, RequestHead};
+
+/// The `[access]` of the file.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whose addresses may come; empty: everybody's. The configuration sees to it that a gateway that others than
+    /// this machine reach has these or `users`.
+    pub allow_from: Vec<IpNet>,
+    /// Names and bcrypt hashes; `None`: nobody is asked for a password.
+    pub users: Option<Vec<(String, String)>>,
+    /// The ports that CONNECT may lead to.
+    pub connect_ports: Vec<u16>,
+    /// Whether only hosts that a limit or a route names may be called.
+    pub only_listed: bool,
+}
+
+/// Who it is that may go there.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// Whose turn it takes in line.
+    pub caller: Caller,
+    /// The user name, if passwords are asked for.
+    pub user: Option<Arc<str>>,
+    /// Whether a limit or a route names the host.
+    pub named: bool,
+}
+
+/// Decides who may come, and where they may go.
+#[derive(Debug)]
+pub struct Access {
+    allow_from: Vec<IpNet>,
+    passwords: Option<Passwords>,
+    connect_ports: Vec<u16>,
+    only_listed: bool,
+}
+
+impl Access {
+    /// Takes the settings as they are: they have been checked.
+    pub fn new(settings: Settings) -> Access {
+        let Settings { allow_from, users, connect_ports, only_listed } = settings;
+        Access { allow_from, passwords: users.map(Passwords::new), connect_ports, only_listed }
+    }
+
+    /// Whether a connection from this address is served at all.
+    pub fn may_connect_from(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.allow_from.is_empty() || self.allow_from.iter().any(|range| range.contains(&peer))
+    }
+
+    /// Decides about one request. `named`: whether a limit or a route names the host.
+    ///
+    /// A caller is asked for its password before it is told anything about where it may go. Routes are no exception:
+    /// who is let through by one uses up the same limits.
+    ///
+    /// # Errors
+    /// 403 for an address, a port or a host that is not allowed; 407 without valid credentials; 429 after too many
+    /// wrong ones; 503 if too many passwords wait to be looked at.
+    ///
+    /// # Cancel safety
+    /// A password that is being looked at is looked at to the end, and remembered.
+    pub async fn admit(
+        &self,
+        peer: IpAddr,
+        head: &RequestHead,
+        target: &Target,
+        named: bool,
+        clock: Clock,
+    ) -> Result<Admitted, Refusal> {
+        if !self.may_connect_from(peer) {
+            return Err(Refusal::Denied("your address is not in [access] allow_from"));
+        }
+        let user = match &self.passwords {
+            Some(passwords) => Some(passwords.check(peer, credentials(head)?, clock).await?),
+            None => None,
+        };
+        if target.form == Form::Authority && !self.connect_ports.contains(&target.origin.port) {
+            return Err(Refusal::Denied("the port is not in [access] connect_ports"));
+        }
+        if self.only_listed && !named {
+            return Err(Refusal::Denied(
+                "no limit and no route names the host, and [access] unlisted_hosts is \"deny\"",
+            ));
+        }
+        Ok(Admitted { caller: caller(user.as_deref(), peer), user, named })
+    }
+}
+
+/// The one Proxy-Authorization field; of several, nobody could say which one counts.
+fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
+    let mut all = head.all(Name::ProxyAuthorization);
+    match (all.next(), all.next()) {
+        (Some(one), None) => Ok(one),
+        _ => Err(Refusal::Unauthorized),
+    }
+}
+
+/// Random, so that no caller can choose an address or a name that shares another's turns; the same for the whole life
+/// of the process, so that turns outlive a reload.
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+fn caller(user: Option<&str>, peer: IpAddr) -> Caller {
+    Caller(match user {
+        Some(user) => SEED.hash_one((0_u8, user)),
+        None => SEED.hash_one((1_u8, peer.to_canonical())),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Who is let in, and where to.
+
+use super::*;
+use crate::proxy::target::Targets;
+
+fn open() -> Settings {
+    Settings { allow_from: Vec::new(), users: None, connect_ports: vec![443], only_listed: false }
+}
+
+async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: bool) -> Result<Admitted, Refusal> {
+    let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
+    let target = Targets::new(Vec::new()).find(&head).expect("a target");
+    Access::new(settings).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
+}
+
+#[test]
+fn addresses_are_compared_whatever_family_they_came_in() {
+    let ranges = ["127.0.0.0/8", "2001:db8::/32"].map(|range| range.parse().expect("a range"));
+    let access = Access::new(Settings { allow_from: ranges.to_vec(), ..open() });
+    let may = |address: &str| access.may_connect_from(address.parse().expect("an address"));
+    assert!(may("127.9.9.9") && may("::ffff:127.0.0.1") && may("2001:db8::7"));
+    assert!(!may("128.0.0.1") && !may("::1") && !may("::ffff:10.0.0.1"));
+    assert!(Access::new(open()).may_connect_from(IpAddr::from([1, 2, 3, 4])));
+}
+
+#[tokio::test]
+async fn a_tunnel_leads_to_the_ports_that_are_named() {
+    assert!(admit(open(), "::1", "CONNECT a:443", "", false).await.is_ok());
+    assert!(matches!(admit(open(), "::1", "CONNECT a:25", "", true).await, Err(Refusal::Denied(_))));
+    assert!(admit(open(), "::1", "GET http://a:25/", "", false).await.is_ok());
+}
+
+#[tokio::test]
+async fn only_listed_hosts_may_be_all_there_are() {
+    let listed = || Settings { only_listed: true, ..open() };
+    assert!(matches!(admit(listed(), "::1", "GET http://a/", "", false).await, Err(Refusal::Denied(_))));
+    assert!(admit(listed(), "::1", "GET http://a/", "", true).await.is_ok_and(|admitted| admitted.named));
+}
+
+#[tokio::test]
+async fn an_address_that_may_not_come_gets_nothing() {
+    let near = Settings { allow_from: vec!["10.0.0.0/8".parse().expect("a range")], ..open() };
+    assert!(matches!(admit(near, "11.0.0.1", "GET http://a/", "", true).await, Err(Refusal::Denied(_))));
+}
+
+#[tokio::test]
+async fn a_password_comes_before_all_else() {
+    let settings = || Settings {
+        users: Some(vec![("anna".into(), bcrypt::hash("pw", 4).expect("a valid cost"))]),
+        only_listed: true,
+        ..open()
+    };
+    let right = "Proxy-Authorization: Basic YW5uYTpwdw==\r\n";
+    assert!(matches!(admit(settings(), "::1", "CONNECT a:25", "", false).await, Err(Refusal::Unauthorized)));
+    assert!(matches!(admit(settings(), "::1", "CONNECT a:25", right, false).await, Err(Refusal::Denied(_))));
+    let twice = right.repeat(2);
+    assert!(matches!(admit(settings(), "::1", "GET http://a/", &twice, true).await, Err(Refusal::Unauthorized)));
+    let end_to_end = right.replace("Proxy-", "");
+    assert!(matches!(admit(settings(), "::1", "GET http://a/", &end_to_end, true).await, Err(Refusal::Unauthorized)));
+    let admitted = admit(settings(), "::1", "GET http://a/", right, true).await.expect("right");
+    assert_eq!(admitted.user.as_deref(), Some("anna"));
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_proved_is_no_name() {
+    let claimed = "Proxy-Authorization: Basic YW5uYTpwdw==\r\n";
+    let admitted = admit(open(), "192.0.2.1", "GET http://a/", claimed, false).await.expect("open");
+    assert_eq!(admitted.user, None);
+    let same = admit(open(), "::ffff:192.0.2.1", "GET http://b/", "", false).await.expect("open");
+    assert_eq!(admitted.caller, same.caller);
+    let other = admit(open(), "192.0.2.2", "GET http://a/", "", false).await.expect("open");
+    assert_ne!(admitted.caller, other.caller);
+}
+
+#[test]
+fn a_user_is_one_caller_wherever_it_comes_from() {
+    let (here, there) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+    assert_eq!(caller(Some("anna"), here), caller(Some("anna"), there));
+    assert_ne!(caller(Some("anna"), here), caller(Some("bo"), here));
+    assert_ne!(caller(Some("anna"), here), caller(None, here));
+}

@@ -1,0 +1,74 @@
+//! One timer per connection, for every deadline of its life.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::gate::clock::Clock;
+
+/// A deadline that is moved with every request.
+///
+/// Deadlines nearly always move later, so the timer under it is left where it is and only asked, when it
+/// rings, whether its time has really come: moving a deadline then costs one clock reading.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+    due: Instant,
+}
+
+impl Alarm {
+    /// Rings `after` from now.
+    pub(super) fn new(clock: Clock, after: Duration) -> Alarm {
+        let due = Self::at(clock, after);
+        Alarm { clock, sleep: Box::pin(sleep_until(due)), due }
+    }
+
+    /// Rings `after` from now, and not when it would have.
+    pub(super) fn set(&mut self, after: Duration) {
+        self.due = Self::at(self.clock, after);
+        if self.due < self.sleep.deadline() {
+            self.sleep.as_mut().reset(self.due);
+        }
+    }
+
+    /// Ready when it rings.
+    pub(super) fn poll_ring(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if self.due <= self.sleep.deadline() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.due);
+        }
+        Poll::Pending
+    }
+
+    fn at(clock: Clock, after: Duration) -> Instant {
+        Instant::from_std(clock.instant(clock.now() + after))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Waker;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_at_the_last_deadline_it_was_given_whether_later_or_earlier() {
+        let start = Instant::now();
+        let mut alarm =
+            Alarm { clock: Clock::start(), sleep: Box::pin(sleep_until(start + Duration::from_secs(1))), due: start };
+        alarm.due = start + Duration::from_secs(3);
+        poll_fn(|cx| alarm.poll_ring(cx)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        alarm.set(Duration::from_secs(100));
+        assert!(alarm.poll_ring(&mut Context::from_waker(Waker::noop())).is_pending());
+        alarm.set(Duration::from_secs(1));
+        assert!(alarm.sleep.deadline() < start + Duration::from_secs(90));
+    }
+}

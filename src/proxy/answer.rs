@@ -1,0 +1,128 @@
+//! Answers of our own: refusals, the end of a TRACE's way, the 200 of a tunnel.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::connection::Caller;
+use super::exchange::Outcome;
+use super::headers;
+use super::refusal::Refusal;
+use super::story::{BodyRead, Story};
+use super::tunnel::Tunnel;
+use crate::wire::{Length, Name, Options, RequestHead, Version, framing};
+
+/// The largest body of a refused request that is read and dropped, so that its connection can be kept.
+const DROPPED: u64 = 64 * 1024;
+
+/// Answers a request that is not passed on.
+pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Refusal) -> Outcome {
+    story.refused(refusal);
+    caller.conn.discard_out();
+    let head = &caller.head;
+    let version = head.version();
+    let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    let rest = match story.body {
+        BodyRead::Nothing => droppable(head),
+        BodyRead::Partly => None,
+        BodyRead::All => Some(0),
+    };
+    let close =
+        refusal.closes() || rest.is_none() || !options.keeps_open(version) || caller.worker.proxy.drain.is_draining();
+    let head_only = head.method() == "HEAD";
+    let wall = caller.worker.proxy.gate.clock().wall_unix_nanos();
+    refusal.write(caller.conn.out(), close, head_only, version == Version::Http10, wall);
+    story.bytes_out += caller.conn.pending() as u64;
+    if flush(caller).await && !close && drop_body(caller, rest.unwrap_or(0)).await {
+        Outcome::Keep
+    } else {
+        Outcome::Close
+    }
+}
+
+/// Answers bytes that are no request; the connection ends after it.
+pub(super) async fn refuse_bytes(caller: &mut Caller, refusal: &Refusal) {
+    let mut story = Story::begin(caller);
+    story.refused(refusal);
+    let wall = caller.worker.proxy.gate.clock().wall_unix_nanos();
+    refusal.write(caller.conn.out(), true, false, false, wall);
+    story.bytes_out = caller.conn.pending() as u64;
+    flush(caller).await;
+    story.end(caller);
+}
+
+/// How much of the body is to be dropped before the next request can be read; `None` if that cannot be told.
+fn droppable(head: &RequestHead) -> Option<u64> {
+    match framing::of_request(head) {
+        Ok(Length::Empty) => Some(0),
+        // Whoever waits for a 100 may or may not send the body after another answer.
+        Ok(Length::Exact(length)) if length <= DROPPED && head.get(Name::Expect).is_none() => Some(length),
+        Ok(Length::Exact(_) | Length::Chunked | Length::UntilClose) | Err(_) => None,
+    }
+}
+
+/// Writes what waits, within the time that an idle connection has.
+pub(super) async fn flush(caller: &mut Caller) -> bool {
+    caller.alarm.set(caller.worker.proxy.timeouts.idle);
+    let Caller { conn, alarm, .. } = caller;
+    poll_fn(|cx| match conn.poll_flush(cx) {
+        Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
+        Poll::Pending => alarm.poll_ring(cx).map(|()| false),
+    })
+    .await
+}
+
+async fn drop_body(caller: &mut Caller, mut left: u64) -> bool {
+    caller.alarm.set(caller.worker.proxy.timeouts.head);
+    let Caller { conn, alarm, .. } = caller;
+    poll_fn(|cx| {
+        loop {
+            let here = conn.input.bytes().len();
+            let dropped = usize::try_from(left).map_or(here, |left| left.min(here));
+            conn.input.consume(dropped);
+            left -= dropped as u64;
+            if left == 0 {
+                return Poll::Ready(true);
+            }
+            match conn.poll_fill(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return alarm.poll_ring(cx).map(|()| false),
+            }
+        }
+    })
+    .await
+}
+
+/// Answers TRACE and OPTIONS whose `Max-Forwards` is used up (RFC 9110 §7.6.2).
+pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcome> {
+    let head = &caller.head;
+    let traced = head.method() == "TRACE";
+    if !(traced || head.method() == "OPTIONS")
+        || head.get(Name::MaxForwards).is_none_or(|value| headers::max_forwards(value) > 0)
+    {
+        return None;
+    }
+    let echo = if traced { headers::echo(head) } else { Vec::new() };
+    let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    let keep = options.keeps_open(head.version()) && droppable(head) == Some(0);
+    let out = caller.conn.out();
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\n");
+    out.extend_from_slice(if traced {
+        &b"Content-Type: message/http\r\n"[..]
+    } else {
+        b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT\r\n"
+    });
+    out.extend_from_slice(format!("Content-Length: {}\r\n", echo.len()).as_bytes());
+    out.extend_from_slice(if keep { &b"\r\n"[..] } else { b"Connection: close\r\n\r\n" });
+    out.extend_from_slice(&echo);
+    story.status = 200;
+    let flushed = flush(caller).await;
+    Some(if flushed && keep { Outcome::Keep } else { Outcome::Close })
+}
+
+/// Tells the caller that its tunnel is open (RFC 9110 §9.3.6: no length, no coding).
+pub(super) fn tunnel(caller: &mut Caller, story: &mut Story, tunnel: Tunnel) -> Outcome {
+    story.status = 200;
+    caller.conn.out().extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
+    Outcome::Tunnel(Box::new(tunnel))
+}

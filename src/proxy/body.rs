@@ -1,0 +1,334 @@
+//! Bodies, streamed both ways: what one side has sent goes out before more of it is read.
+
+use std::io;
+use std::task::{Context, Poll, Waker, ready};
+
+use crate::wire::chunked::{BadChunk, Chunked, Piece, write_chunk};
+use crate::wire::{Conn, Length};
+
+/// Up to here bytes are gathered with the head that stands before them; larger pieces go straight from the read buffer.
+const GATHER: usize = 8 * 1024;
+
+/// The largest body that is kept so that its request can be sent again (spec §5).
+pub(super) const KEPT: usize = 64 * 1024;
+
+/// Why a body did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// The side that sends it broke off.
+    #[error("the sender of the body broke off")]
+    Source(#[source] Option<io::Error>),
+    /// The side that sends it breaks the grammar.
+    #[error("the body is malformed: {0}")]
+    Malformed(#[from] BadChunk),
+    /// The side that takes it is gone.
+    #[error("the receiver of the body is gone")]
+    Sink(#[source] io::Error),
+}
+
+/// One body on its way from one connection to another.
+#[derive(Debug)]
+pub(super) struct Body {
+    source: Source,
+    /// Chunks have to be written around it.
+    chunked: bool,
+    /// Its trailers are passed on.
+    trailers: bool,
+    /// Bytes of the body moved so far, framing not counted.
+    pub(super) moved: u64,
+    kept: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Exact(u64),
+    Chunked(Chunked),
+    UntilClose,
+    Ended,
+}
+
+impl Body {
+    /// A body framed as `from` says, to be framed as `to` says.
+    pub(super) fn new(from: Length, to: Length, trailers: bool) -> Body {
+        let source = match from {
+            Length::Empty => Source::Ended,
+            Length::Exact(length) => Source::Exact(length),
+            Length::Chunked => Source::Chunked(Chunked::default()),
+            Length::UntilClose => Source::UntilClose,
+        };
+        Body { source, chunked: to == Length::Chunked, trailers, moved: 0, kept: None }
+    }
+
+    /// Keeps a copy of the body as it is written, as long as it stays within [`KEPT`].
+    pub(super) fn keep(mut self) -> Body {
+        self.kept = Some(Vec::new());
+        self
+    }
+
+    /// The whole body as it was written, framing included, if it ended and was kept.
+    pub(super) fn take_written(&mut self) -> Option<Vec<u8>> {
+        self.has_ended().then(|| self.kept.take()).flatten()
+    }
+
+    /// Puts what has been read of the body already behind the head that waits to be written.
+    ///
+    /// # Errors
+    /// If its chunks are broken.
+    pub(super) fn gather(&mut self, from: &mut Conn, to: &mut Conn) -> Result<(), BodyError> {
+        let mut cx = Context::from_waker(Waker::noop());
+        while !self.has_ended() && to.pending() < GATHER && from.input.bytes().len() <= GATHER {
+            match self.poll_pass(&mut cx, from, to)? {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) | Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all of it has been read.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.source, Source::Ended)
+    }
+
+    /// Moves what can be moved. Ready when the whole body is written out.
+    ///
+    /// Back-pressure: nothing more is read from `from` while bytes wait for `to`.
+    ///
+    /// # Errors
+    /// See [`BodyError`].
+    pub(super) fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Conn,
+        to: &mut Conn,
+    ) -> Poll<Result<(), BodyError>> {
+        loop {
+            if ready!(self.poll_pass(cx, from, to))? {
+                continue;
+            }
+            if self.has_ended() || to.pending() >= GATHER {
+                ready!(to.poll_flush(cx)).map_err(BodyError::Sink)?;
+            }
+            if self.has_ended() {
+                return Poll::Ready(Ok(()));
+            }
+            match from.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => self.source_closed(to)?,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(BodyError::Source(Some(error)))),
+                Poll::Pending => {
+                    // Nothing more to gather: what waits goes out now, and the source is asked again when it has more.
+                    ready!(to.poll_flush(cx)).map_err(BodyError::Sink)?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Moves one piece from what was read to what is written; `false` if there is no whole piece.
+    fn poll_pass(&mut self, cx: &mut Context<'_>, from: &mut Conn, to: &mut Conn) -> Poll<Result<bool, BodyError>> {
+        if self.has_ended() || from.input.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        // Before the reader is asked: what it has named must be consumed at once.
+        if to.pending() >= GATHER {
+            ready!(to.poll_flush(cx)).map_err(BodyError::Sink)?;
+        }
+        let here = from.input.bytes();
+        let taken = match &mut self.source {
+            Source::Chunked(reader) => match reader.next(here)? {
+                Piece::More => return Poll::Ready(Ok(false)),
+                Piece::Framing(length) => {
+                    from.input.consume(length);
+                    return Poll::Ready(Ok(true));
+                }
+                Piece::End(length) => {
+                    let trailers: &[u8] = if self.trailers { &here[..length] } else { b"\r\n" };
+                    self.source = Source::Ended;
+                    self.finish(trailers, to);
+                    from.input.consume(length);
+                    return Poll::Ready(Ok(true));
+                }
+                Piece::Data(length) => {
+                    self.append(&here[..length], to);
+                    length
+                }
+            },
+            Source::Exact(left) => {
+                let length = usize::try_from(*left).map_or(here.len(), |left| left.min(here.len()));
+                let taken = ready!(self.poll_put(cx, &here[..length], to))?;
+                self.exact_taken(taken);
+                taken
+            }
+            Source::UntilClose => ready!(self.poll_put(cx, here, to))?,
+            Source::Ended => return Poll::Ready(Ok(false)),
+        };
+        from.input.consume(taken);
+        self.moved += taken as u64;
+        Poll::Ready(Ok(true))
+    }
+
+    fn exact_taken(&mut self, taken: usize) {
+        if let Source::Exact(left) = &mut self.source {
+            *left -= taken as u64;
+            if *left == 0 {
+                self.source = Source::Ended;
+            }
+        }
+    }
+
+    /// Writes `data` on: large pieces straight from where they were read, small ones behind what waits already.
+    fn poll_put(&mut self, cx: &mut Context<'_>, data: &[u8], to: &mut Conn) -> Poll<Result<usize, BodyError>> {
+        if data.len() > GATHER && !self.chunked && self.kept.is_none() {
+            return to.poll_write_through(cx, data).map_err(BodyError::Sink);
+        }
+        self.append(data, to);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn append(&mut self, data: &[u8], to: &mut Conn) {
+        let start = to.out().len();
+        if self.chunked {
+            write_chunk(data, to.out());
+        } else {
+            to.out().extend_from_slice(data);
+        }
+        remember(&mut self.kept, &to.out()[start..]);
+    }
+
+    fn finish(&mut self, trailers: &[u8], to: &mut Conn) {
+        if self.chunked {
+            let start = to.out().len();
+            to.out().extend_from_slice(b"0\r\n");
+            to.out().extend_from_slice(trailers);
+            remember(&mut self.kept, &to.out()[start..]);
+        }
+    }
+
+    fn source_closed(&mut self, to: &mut Conn) -> Result<(), BodyError> {
+        if !matches!(self.source, Source::UntilClose) {
+            return Err(BodyError::Source(None));
+        }
+        self.source = Source::Ended;
+        self.finish(b"\r\n", to);
+        Ok(())
+    }
+}
+
+fn remember(kept: &mut Option<Vec<u8>>, written: &[u8]) {
+    if let Some(all) = kept {
+        if all.len() + written.len() > KEPT {
+            *kept = None;
+        } else {
+            all.extend_from_slice(written);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::wire::Stream;
+
+    async fn pair() -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Conn::new(Stream::plain(listener.accept().await.unwrap().0)), peer)
+    }
+
+    /// What arrives of `sent`, framed `from`, when it is to be framed `to`; and what is left for the next message.
+    async fn moved(from: Length, to: Length, sent: &[u8]) -> (Result<(), BodyError>, Vec<u8>, Vec<u8>) {
+        let ((mut source, mut sender), (mut sink, mut receiver)) = (pair().await, pair().await);
+        let sent = sent.to_vec();
+        let sending = tokio::spawn(async move {
+            for piece in sent.chunks(7001) {
+                sender.write_all(piece).await.unwrap();
+            }
+        });
+        let receiving = tokio::spawn(async move {
+            let mut all = Vec::new();
+            receiver.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        let mut body = Body::new(from, to, true);
+        let end = poll_fn(|cx| body.poll_move(cx, &mut source, &mut sink)).await;
+        drop(sink);
+        sending.await.unwrap();
+        (end, receiving.await.unwrap(), source.input.bytes().to_vec())
+    }
+
+    #[tokio::test]
+    async fn a_body_arrives_whole_under_every_framing() {
+        let large: Vec<u8> = (0..100_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+        let next = [&large[..], b"next"].concat();
+        let (end, arrived, left) = moved(Length::Exact(100_000), Length::Exact(100_000), &next).await;
+        assert!(end.is_ok() && arrived == large && left.starts_with(b"n"));
+        let (end, arrived, _) = moved(Length::UntilClose, Length::UntilClose, &large).await;
+        assert!(end.is_ok() && arrived == large);
+        let (end, chunked, _) = moved(Length::UntilClose, Length::Chunked, &large).await;
+        assert!(end.is_ok() && chunked.len() > large.len() && chunked.ends_with(b"0\r\n\r\n"));
+        let (end, again, left) = moved(Length::Chunked, Length::Chunked, &[&chunked[..], b"n"].concat()).await;
+        assert!(end.is_ok() && again.ends_with(b"0\r\n\r\n") && left == b"n");
+        let (end, arrived, _) = moved(Length::Chunked, Length::UntilClose, &again).await;
+        assert!(end.is_ok() && arrived == large);
+    }
+
+    #[tokio::test]
+    async fn trailers_are_passed_on() {
+        let sent = b"1\r\na\r\n0\r\nX: y\r\n\r\n";
+        assert_eq!(moved(Length::Chunked, Length::Chunked, sent).await.1, sent);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_an_error_and_has_no_clean_end() {
+        let (end, _, _) = moved(Length::Exact(10), Length::Exact(10), b"short").await;
+        assert!(matches!(end, Err(BodyError::Source(None))));
+        let (end, arrived, _) = moved(Length::Chunked, Length::Chunked, b"5\r\nab").await;
+        assert!(matches!(end, Err(BodyError::Source(None))) && !arrived.ends_with(b"0\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_does_not_read_holds_the_sender_back() {
+        let ((mut source, mut sender), (mut sink, receiver)) = (pair().await, pair().await);
+        let writing = tokio::spawn(async move {
+            let mut sent = 0_usize;
+            while sent < 64 << 20
+                && tokio::time::timeout(std::time::Duration::from_millis(500), sender.write_all(&[0; 65536]))
+                    .await
+                    .is_ok()
+            {
+                sent += 65536;
+            }
+            sent
+        });
+        let mut body = Body::new(Length::UntilClose, Length::UntilClose, false);
+        let mut writing = std::pin::pin!(writing);
+        let sent = tokio::select! {
+            _ = poll_fn(|cx| body.poll_move(cx, &mut source, &mut sink)) => panic!("the receiver never read"),
+            sent = &mut writing => sent.unwrap(),
+        };
+        assert!(sent < 64 << 20, "{sent} bytes were taken for a receiver that reads none");
+        assert!(source.input.bytes().len() <= KEPT && sink.pending() <= KEPT);
+        drop(receiver);
+    }
+
+    #[tokio::test]
+    async fn a_small_body_is_kept_as_it_was_written_and_a_large_one_is_not() {
+        for (size, kept) in [(10, true), (KEPT, true), (KEPT + 1, false)] {
+            let ((mut source, mut sender), (mut sink, mut receiver)) = (pair().await, pair().await);
+            let sent = vec![b'x'; size];
+            let copy = sent.clone();
+            tokio::spawn(async move { sender.write_all(&copy).await.unwrap() });
+            tokio::spawn(async move { tokio::io::copy(&mut receiver, &mut tokio::io::sink()).await });
+            let length = Length::Exact(size as u64);
+            let mut body = Body::new(length, length, true).keep();
+            poll_fn(|cx| body.poll_move(cx, &mut source, &mut sink)).await.unwrap();
+            assert_eq!(body.take_written(), kept.then_some(sent), "{size}");
+        }
+    }
+}

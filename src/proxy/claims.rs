@@ -1,0 +1,268 @@
+//! Which windows a request must pass, under which keys, at what cost.
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+
+use smallvec::SmallVec;
+
+use super::access::Admitted;
+use super::pattern::{HostPattern, Path, PathPattern};
+use super::refusal::Refusal;
+use super::target::Target;
+use crate::locker::{Claim, Key, LimitId};
+use crate::wire::RequestHead;
+
+/// What of a limit concerns requests: which it counts, under which key, at what cost, and what an origin's pushback does.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The limit's name.
+    pub name: Arc<str>,
+    /// Any of these; empty: all hosts.
+    pub hosts: Vec<HostPattern>,
+    /// Any of these; empty: all paths, and tunnels. A rule with paths never counts a tunnel, which has none.
+    pub paths: Vec<PathPattern>,
+    /// Any of these, letter case included; empty: all methods. A tunnel's is CONNECT.
+    pub methods: Vec<String>,
+    /// One window per value of these together; empty: one window for all that matches.
+    pub key: Vec<KeyPart>,
+    /// How many slots a request takes.
+    pub cost: Cost,
+    /// A cost above this is a 400: N of the limit.
+    pub max_cost: u32,
+    /// What an origin's 429, or its 503 with Retry-After, does to the window.
+    pub pushback: Pushback,
+    /// How often a request that was pushed back is sent again.
+    pub retry: u8,
+}
+
+/// A part of a key. What a request does not have counts as a value of its own, so that leaving it out gives one
+/// window, not none.
+#[derive(Clone, Debug)]
+pub enum KeyPart {
+    /// The origin's host, without the port.
+    Host,
+    /// The caller's user name, else its address.
+    Caller,
+    /// A segment of the path; 1 is the first.
+    Path(usize),
+    /// The first field of that name.
+    Header(String),
+    /// The first query parameter of that name, decoded.
+    Query(String),
+    /// The method.
+    Method,
+}
+
+/// How many slots a request takes.
+#[derive(Clone, Debug)]
+pub enum Cost {
+    /// Always so many.
+    Fixed(u32),
+    /// As many as the field of that name says; 1 without it.
+    Header(String),
+}
+
+/// What an origin's pushback does to a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pushback {
+    /// Nothing goes out until the time that the origin names is over.
+    Pause,
+    /// Nothing.
+    Ignore,
+}
+
+/// What one request claims.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// The broadest limit (the one with the fewest key parts) first.
+    pub claims: SmallVec<[Claim; 2]>,
+    /// The largest `retry` of the limits that match.
+    pub retry: u8,
+}
+
+/// All rules, ready to be searched.
+#[derive(Debug)]
+pub struct Rules {
+    /// By `LimitId`.
+    rules: Vec<Rule>,
+    /// The broadest first, then as in the file.
+    order: Vec<LimitId>,
+    /// Hosts that routes lead to, lower case.
+    route_hosts: Vec<String>,
+}
+
+impl Rules {
+    /// `rules`: by `LimitId`, that is in the order of the file.
+    pub fn new(rules: Vec<Rule>, route_hosts: Vec<String>) -> Rules {
+        let mut order: Vec<_> = (0..).map(LimitId).zip(&rules).collect();
+        order.sort_by_key(|(_, rule)| rule.key.len());
+        let order = order.into_iter().map(|(id, _)| id).collect();
+        Rules { rules, order, route_hosts }
+    }
+
+    /// Whether a limit (by a host pattern that is not just `*`) or a route names the host.
+    pub fn names(&self, host: &str, port: u16) -> bool {
+        let by_limit =
+            |rule: &Rule| rule.hosts.iter().any(|pattern| pattern.is_specific() && pattern.matches(host, port));
+        self.rules.iter().any(by_limit) || self.route_hosts.iter().any(|named| named == host)
+    }
+
+    /// Finds what a request must be granted.
+    ///
+    /// # Errors
+    /// 400 if it states a cost that is not a whole number from 1 to the limit's N.
+    pub fn find(
+        &self,
+        target: &Target,
+        head: &RequestHead,
+        admitted: &Admitted,
+        peer: IpAddr,
+    ) -> Result<Claims, Refusal> {
+        let whole_path = target.path(head);
+        let (path, query) = whole_path.split_once('?').unwrap_or((&whole_path, ""));
+        let mut request = Request { target, head, admitted, peer, path, query, read: None };
+        let mut found = Claims::default();
+        for id in &self.order {
+            let rule = self.rule(*id);
+            if !request.matches(rule) {
+                continue;
+            }
+            found.claims.push(Claim { limit: *id, key: request.key(&rule.key), cost: request.cost(rule)? });
+            found.retry = found.retry.max(rule.retry);
+        }
+        Ok(found)
+    }
+
+    /// The rule of a limit.
+    pub fn rule(&self, limit: LimitId) -> &Rule {
+        &self.rules[limit.0 as usize]
+    }
+}
+
+/// A request as rules see it.
+struct Request<'a> {
+    target: &'a Target,
+    head: &'a RequestHead,
+    admitted: &'a Admitted,
+    peer: IpAddr,
+    /// As the origin will get it; empty for a tunnel.
+    path: &'a str,
+    query: &'a str,
+    /// Made from `path` by the first rule that needs it.
+    read: Option<Path<'a>>,
+}
+
+impl<'a> Request<'a> {
+    fn matches(&mut self, rule: &Rule) -> bool {
+        let origin = &self.target.origin;
+        (rule.hosts.is_empty() || rule.hosts.iter().any(|pattern| pattern.matches(&origin.host, origin.port)))
+            && (rule.methods.is_empty() || rule.methods.iter().any(|method| method == self.head.method()))
+            && (rule.paths.is_empty() || rule.paths.iter().any(|pattern| pattern.matches_path(self.read_path())))
+    }
+
+    fn read_path(&mut self) -> &Path<'a> {
+        self.read.get_or_insert_with(|| Path::read(self.path))
+    }
+
+    fn key(&mut self, parts: &[KeyPart]) -> Key {
+        if parts.is_empty() {
+            return Key::WHOLE;
+        }
+        let mut key = KeyHasher::new();
+        for part in parts {
+            match part {
+                KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
+                KeyPart::Caller => key.add(Some(&self.admitted.caller.0.to_le_bytes())),
+                KeyPart::Path(index) => key.add(self.read_path().segment(*index).map(str::as_bytes)),
+                KeyPart::Header(name) => key.add(self.head.find(name)),
+                KeyPart::Query(name) => key.add(parameter(self.query, name).as_deref()),
+                KeyPart::Method => key.add(Some(self.head.method().as_bytes())),
+            }
+        }
+        key.finish()
+    }
+
+    fn cost(&self, rule: &Rule) -> Result<u32, Refusal> {
+        let name = match &rule.cost {
+            Cost::Fixed(cost) => return Ok(*cost),
+            Cost::Header(name) => name,
+        };
+        let Some(value) = self.head.find(name) else { return Ok(1) };
+        // `parse` alone would take a plus sign.
+        let digits = value.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(value).ok()).flatten();
+        let cost = digits.and_then(|digits| digits.parse().ok()).filter(|cost| (1..=rule.max_cost).contains(cost));
+        cost.ok_or_else(|| {
+            tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states no valid cost");
+            Refusal::BadCost { limit: Arc::clone(&rule.name), most: rule.max_cost }
+        })
+    }
+}
+
+/// 128 bits of keyed hash over a key's parts. The seeds are random, so that no caller can make two keys meet, and
+/// the same for the whole life of the process, so that windows keep their keys when the rules are read again.
+struct KeyHasher {
+    low: <RandomState as BuildHasher>::Hasher,
+    high: <RandomState as BuildHasher>::Hasher,
+}
+
+static SEEDS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+
+impl KeyHasher {
+    fn new() -> KeyHasher {
+        let [low, high] = &*SEEDS;
+        KeyHasher { low: low.build_hasher(), high: high.build_hasher() }
+    }
+
+    /// Each part goes in with its length, so that ("ab", "c") and ("a", "bc") differ; so do no part and an empty one.
+    fn add(&mut self, part: Option<&[u8]>) {
+        let length = part.map_or(u64::MAX, |part| part.len() as u64);
+        for hasher in [&mut self.low, &mut self.high] {
+            hasher.write_u64(length);
+            hasher.write(part.unwrap_or_default());
+        }
+    }
+
+    fn finish(&self) -> Key {
+        Key(u128::from(self.high.finish()) << 64 | u128::from(self.low.finish()))
+    }
+}
+
+/// The first parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is `api_key=A`:
+/// another spelling gets no window of its own.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+    query.split('&').find_map(|pair| {
+        let (given, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (*decode(given) == *name.as_bytes()).then(|| decode(value))
+    })
+}
+
+/// Undoes the encoding of HTML forms: `%XX` and `+`. What is no such thing stays.
+fn decode(text: &str) -> Cow<'_, [u8]> {
+    let bytes = text.as_bytes();
+    if memchr::memchr2(b'%', b'+', bytes).is_none() {
+        return bytes.into();
+    }
+    let digit = |at: usize| {
+        bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok())
+    };
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                plain.push(high << 4 | low);
+                at += 3;
+                continue;
+            }
+            (b'+', ..) => plain.push(b' '),
+            _ => plain.push(*byte),
+        }
+        at += 1;
+    }
+    plain.into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! One caller's connection, from its first byte to its last.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::alarm::Alarm;
+use super::exchange::{self, Outcome};
+use super::refusal::Refusal;
+use super::{Worker, answer, tunnel};
+use crate::wire::head::may_be_whole;
+use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
+
+/// How long, and for how many bytes, a connection that we close is still read, so that our last answer is not
+/// destroyed by a reset (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A caller's connection and what serves it.
+pub(super) struct Caller {
+    pub(super) worker: Worker,
+    pub(super) peer: SocketAddr,
+    pub(super) conn: Conn,
+    pub(super) alarm: Alarm,
+    pub(super) head: RequestHead,
+    pub(super) response: ResponseHead,
+}
+
+/// What comes next on an idle connection.
+enum Next {
+    Request,
+    Malformed(Refusal),
+    /// It is closed, idle too long, or the gateway shuts down.
+    End,
+}
+
+/// Serves one connection until either side ends it.
+pub(super) async fn serve(worker: Worker, stream: TcpStream, peer: SocketAddr) {
+    let alarm = Alarm::new(worker.proxy.gate.clock(), worker.proxy.timeouts.idle);
+    let drain = worker.proxy.drain.clone();
+    let mut stopping: Pin<Box<dyn Future<Output = ()> + Send>> = {
+        let drain = drain.clone();
+        Box::pin(async move { drain.started().await })
+    };
+    let conn = Conn::new(Stream::plain(stream));
+    let mut caller =
+        Caller { worker, peer, conn, alarm, head: RequestHead::default(), response: ResponseHead::default() };
+    loop {
+        match caller.next(&mut stopping).await {
+            Next::End => return,
+            Next::Malformed(refusal) => {
+                answer::refuse_bytes(&mut caller, &refusal).await;
+                return caller.linger().await;
+            }
+            Next::Request => {}
+        }
+        let busy = drain.busy();
+        match exchange::run(&mut caller).await {
+            Outcome::Keep if drain.is_draining() => return caller.linger().await,
+            Outcome::Keep => {}
+            Outcome::Close => return caller.linger().await,
+            Outcome::Abort => return caller.conn.stream.abort(),
+            Outcome::Tunnel(tunnel) => return tunnel::relay(&mut caller, *tunnel).await,
+        }
+        drop(busy);
+    }
+}
+
+impl Caller {
+    /// Waits for the next request's head.
+    async fn next(&mut self, stopping: &mut Pin<Box<dyn Future<Output = ()> + Send>>) -> Next {
+        let timeouts = &self.worker.proxy.timeouts;
+        if self.conn.input.is_empty() {
+            self.conn.rest();
+            self.head.shrink();
+            self.alarm.set(timeouts.idle);
+            let readable = poll_fn(|cx| {
+                if let Poll::Ready(readable) = self.conn.stream.poll_readable(cx) {
+                    return Poll::Ready(readable.is_ok());
+                }
+                if self.alarm.poll_ring(cx).is_ready() || stopping.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                Poll::Pending
+            });
+            if !readable.await {
+                return Next::End;
+            }
+        }
+        let (mut timed, mut seen) = (false, 0);
+        loop {
+            let bytes = self.conn.input.bytes();
+            if may_be_whole(bytes, seen) {
+                match self.head.read(bytes) {
+                    Ok(Some(length)) => {
+                        self.conn.input.consume(length);
+                        return Next::Request;
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Next::Malformed(Refusal::from(error)),
+                }
+            }
+            seen = self.conn.input.bytes().len();
+            let begun = !self.conn.input.is_empty();
+            if begun && !timed {
+                self.alarm.set(timeouts.head);
+                timed = true;
+            }
+            let filled = poll_fn(|cx| {
+                if let Poll::Ready(filled) = self.conn.poll_fill(cx) {
+                    return Poll::Ready(Some(filled));
+                }
+                self.alarm.poll_ring(cx).map(|()| None)
+            });
+            match filled.await {
+                Some(Ok(0) | Err(_)) => return Next::End,
+                Some(Ok(_)) => {}
+                None if begun => return Next::Malformed(Refusal::HeadTimeout),
+                None => return Next::End,
+            }
+        }
+    }
+
+    /// Closes so that the caller can still read our last answer.
+    async fn linger(&mut self) {
+        self.alarm.set(LINGER);
+        let mut left = LINGER_BYTES;
+        poll_fn(|cx| {
+            if self.conn.poll_flush(cx)?.is_ready() && self.conn.stream.poll_shutdown(cx)?.is_ready() {
+                while let Poll::Ready(count) = self.conn.poll_fill(cx)? {
+                    self.conn.input.consume(self.conn.input.bytes().len());
+                    left = left.saturating_sub(count);
+                    if count == 0 || left == 0 {
+                        return Poll::Ready(std::io::Result::Ok(()));
+                    }
+                }
+            }
+            self.alarm.poll_ring(cx).map(Ok)
+        })
+        .await
+        // Whatever breaks here breaks a connection that ends anyway.
+        .unwrap_or_default();
+    }
+}

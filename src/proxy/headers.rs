@@ -1,0 +1,342 @@
+//! What may not be passed on, and what is added (RFC 9110 §7.6).
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use super::target::Target;
+use crate::wire::{Length, Name, Options, RequestHead, ResponseHead, Version, members};
+
+/// Fields that mean something to the far end. A `Connection` that names one would have it dropped on the way,
+/// which is a trick to make two readers see two requests.
+const END_TO_END: [&str; 10] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "cache-control",
+    "via",
+    "max-forwards",
+];
+
+/// The end-to-end field that the message's `Connection` names, if it does.
+pub(super) fn stolen_field(head: &RequestHead) -> Option<&'static str> {
+    let named = head.all(Name::Connection).flat_map(members);
+    named.filter_map(|member| END_TO_END.into_iter().find(|field| member.eq_ignore_ascii_case(field.as_bytes()))).next()
+}
+
+/// Whether the request expects something else than 100-continue (RFC 9110 §10.1.1). HTTP/1.0 knows no expectations.
+pub(super) fn expects_the_unknown(head: &RequestHead) -> bool {
+    let mut expected = head.all(Name::Expect).flat_map(members);
+    head.version() == Version::Http11 && expected.any(|one| !one.eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// How a request is passed on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outgoing {
+    /// How its body is framed on the way out.
+    pub(super) length: Length,
+    /// What its `Connection` said.
+    pub(super) options: Options,
+    /// The connection may change its protocol, see [`wants_upgrade`].
+    pub(super) upgrade: bool,
+}
+
+/// Whether the request asks for another protocol that may be passed on.
+///
+/// `h2c` is not: it would open a way for requests that no limit sees. Nor is an upgrade with a body, whose bytes
+/// could be taken for the new protocol's.
+pub(super) fn wants_upgrade(head: &RequestHead, options: Options, length: Length) -> bool {
+    let mut protocols = head.all(Name::Upgrade).flat_map(members).peekable();
+    options.upgrade
+        && head.version() == Version::Http11
+        && length == Length::Empty
+        && protocols.peek().is_some()
+        && !protocols.any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Appends the head of the request as the origin gets it: origin-form, its own `Host`, nothing hop-by-hop.
+pub(super) fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method().as_bytes());
+    out.push(b' ');
+    target.write_path(head, out);
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    target.write_host(out);
+    out.extend_from_slice(b"\r\n");
+    let traced = matches!(head.method(), "TRACE" | "OPTIONS");
+    for (name, field, value) in head.fields() {
+        match name {
+            Name::Host
+            | Name::Connection
+            | Name::KeepAlive
+            | Name::ProxyConnection
+            | Name::ProxyAuthorization
+            | Name::TransferEncoding
+            | Name::Te
+            | Name::Http2Settings => continue,
+            Name::ContentLength if outgoing.length != Length::Empty => continue,
+            Name::Upgrade if !outgoing.upgrade => continue,
+            Name::MaxForwards if traced => {
+                write_field(out, field, max_forwards(value).saturating_sub(1).to_string().as_bytes());
+                continue;
+            }
+            Name::ContentLength
+            | Name::Upgrade
+            | Name::MaxForwards
+            | Name::Trailer
+            | Name::Expect
+            | Name::ProxyAuthenticate
+            | Name::Via
+            | Name::Date
+            | Name::RetryAfter
+            | Name::Prefer
+            | Name::Priority
+            | Name::Authorization
+            | Name::Forwarded
+            | Name::Other => {}
+        }
+        if !(outgoing.options.names_fields && is_named(head.all(Name::Connection), field)) {
+            write_field(out, field, value);
+        }
+    }
+    write_length(out, outgoing.length);
+    out.extend_from_slice(match (outgoing.upgrade, takes_trailers(head)) {
+        (true, _) => &b"Connection: upgrade\r\n"[..],
+        (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
+        (false, false) => b"",
+    });
+    write_via(out, head.version());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a response is passed back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Returned {
+    /// How its body is framed on the way to the caller.
+    pub(super) length: Length,
+    /// The caller's connection stays open after it.
+    pub(super) keep: bool,
+    /// What the caller speaks.
+    pub(super) version: Version,
+    /// How long the request waited for its permit; zero: not at all.
+    pub(super) waited: Duration,
+}
+
+/// Appends the head of the response as the caller gets it.
+pub(super) fn write_response(head: &ResponseHead, returned: Returned, out: &mut Vec<u8>) {
+    let status = head.status();
+    let switches = matches!(status, 101 | 426);
+    write_status_line(head, out);
+    let connection = || head.all(Name::Connection);
+    let named = Options::of(connection()).names_fields;
+    for (name, field, value) in head.fields() {
+        let dropped = match name {
+            Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::Te | Name::TransferEncoding => true,
+            // The length of a body that is not sent (HEAD, 304) is information; of one that is, it is ours to say.
+            Name::ContentLength => returned.length != Length::Empty || status < 200 || status == 204,
+            Name::Upgrade => !switches,
+            Name::Host
+            | Name::Trailer
+            | Name::Expect
+            | Name::ProxyAuthorization
+            | Name::ProxyAuthenticate
+            | Name::Via
+            | Name::MaxForwards
+            | Name::Date
+            | Name::RetryAfter
+            | Name::Prefer
+            | Name::Priority
+            | Name::Authorization
+            | Name::Forwarded
+            | Name::Http2Settings
+            | Name::Other => false,
+        };
+        if !(dropped || named && is_named(connection(), field)) {
+            write_field(out, field, value);
+        }
+    }
+    write_length(out, returned.length);
+    write_via(out, head.version());
+    if !returned.waited.is_zero() {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "Server-Timing: lockgate;dur={:.1}\r\n", returned.waited.as_secs_f64() * 1000.0);
+    }
+    out.extend_from_slice(match (switches, returned.keep, returned.version) {
+        (true, _, _) => &b"Connection: upgrade\r\n"[..],
+        (false, false, _) => b"Connection: close\r\n",
+        (false, true, Version::Http10) => b"Connection: keep-alive\r\n",
+        (false, true, Version::Http11) => b"",
+    });
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the head of a 1xx response other than 101.
+pub(super) fn write_interim(head: &ResponseHead, out: &mut Vec<u8>) {
+    write_status_line(head, out);
+    for (name, field, value) in head.fields() {
+        if matches!(name, Name::Other | Name::Date | Name::Via) && !is_named(head.all(Name::Connection), field) {
+            write_field(out, field, value);
+        }
+    }
+    write_via(out, head.version());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether whoever sent the request can take trailers.
+pub(super) fn takes_trailers(head: &RequestHead) -> bool {
+    head.all(Name::Te).flat_map(members).any(|member| member.eq_ignore_ascii_case(b"trailers"))
+}
+
+/// What `Max-Forwards` says; a request without a sensible one may go as far as it likes.
+pub(super) fn max_forwards(value: &[u8]) -> u64 {
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
+}
+
+/// A request as it came in, for the answer to TRACE, without what must not be shown (RFC 9110 §9.3.8).
+pub(super) fn echo(head: &RequestHead) -> Vec<u8> {
+    let mut out = format!("{} {} HTTP/1.1\r\n", head.method(), head.target()).into_bytes();
+    for (name, field, value) in head.fields() {
+        let secret =
+            matches!(name, Name::Authorization | Name::ProxyAuthorization) || field.eq_ignore_ascii_case(b"cookie");
+        if !secret {
+            write_field(&mut out, field, value);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+fn write_status_line(head: &ResponseHead, out: &mut Vec<u8>) {
+    let status = head.status();
+    // 100 to 599, as it was read: three digits.
+    let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + u8::try_from(digit).unwrap_or(0));
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(&digits);
+    out.push(b' ');
+    out.extend_from_slice(head.reason());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_length(out: &mut Vec<u8>, length: Length) {
+    match length {
+        Length::Empty | Length::UntilClose => {}
+        // Writing to a vector cannot fail.
+        Length::Exact(length) => drop(write!(out, "Content-Length: {length}\r\n")),
+        Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+}
+
+fn write_via(out: &mut Vec<u8>, received: Version) {
+    out.extend_from_slice(match received {
+        Version::Http10 => b"Via: 1.0 lockgate\r\n",
+        Version::Http11 => b"Via: 1.1 lockgate\r\n",
+    });
+}
+
+fn is_named<'a>(connection: impl Iterator<Item = &'a [u8]>, field: &[u8]) -> bool {
+    connection.flat_map(members).any(|member| member.eq_ignore_ascii_case(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::target::Targets;
+    use super::*;
+
+    fn out(head: &str) -> String {
+        let head = RequestHead::parse_for_test(head.as_bytes());
+        let target = Targets::new(Vec::new()).find(&head).unwrap();
+        let length = crate::wire::framing::of_request(&head).unwrap();
+        let options = Options::of(head.all(Name::Connection));
+        let outgoing = Outgoing { length, options, upgrade: wants_upgrade(&head, options, length) };
+        let mut out = Vec::new();
+        write_request(&head, &target, outgoing, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn back(head: &str, returned: Returned) -> String {
+        let mut parsed = ResponseHead::default();
+        parsed.read(head.as_bytes()).unwrap().unwrap();
+        let mut out = Vec::new();
+        write_response(&parsed, returned, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    const KEPT: Returned =
+        Returned { length: Length::Empty, keep: true, version: Version::Http11, waited: Duration::ZERO };
+
+    #[test]
+    fn what_is_meant_for_this_hop_stays_here_and_the_rest_keeps_its_order_and_letters() {
+        let head = "GET http://a.example:81/b?c HTTP/1.1\r\nX-First: 1\r\nHost: other\r\nConnection: close, X-Hop\r\nX-Hop: 2\r\n\
+            Proxy-Authorization: Basic eA==\r\nProxy-Connection: keep-alive\r\nKeep-Alive: timeout=5\r\nTE: gzip\r\nUpgrade: x\r\n\
+            Authorization: Bearer y\r\nx-LAST:  3 \r\n\r\n";
+        assert_eq!(
+            out(head),
+            "GET /b?c HTTP/1.1\r\nHost: a.example:81\r\nX-First: 1\r\nAuthorization: Bearer y\r\nx-LAST: 3\r\nVia: 1.1 lockgate\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_request_says_once_how_long_it_is() {
+        let head = "POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(out(head).matches("Content-Length: 5\r\n").count(), 1);
+        assert!(
+            out("POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").contains("Content-Length: 0\r\n")
+        );
+        let chunked = out("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n");
+        assert_eq!(chunked.matches("Transfer-Encoding: chunked\r\n").count(), 1);
+        assert!(chunked.contains("TE: trailers\r\nConnection: TE\r\n"));
+    }
+
+    #[test]
+    fn a_web_socket_may_be_asked_for_and_h2c_may_not() {
+        let head = |protocol| {
+            format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+        };
+        assert!(out(&head("websocket")).contains("Upgrade: websocket\r\nConnection: upgrade\r\n"));
+        assert!(!out(&head("h2c")).contains("pgrade"));
+        assert!(!out(&head("websocket, h2c")).contains("pgrade"));
+    }
+
+    #[test]
+    fn max_forwards_counts_down_for_traces_only() {
+        let head = |method| format!("{method} http://a/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n");
+        assert!(out(&head("TRACE")).contains("Max-Forwards: 2\r\n"));
+        assert!(out(&head("GET")).contains("Max-Forwards: 3\r\n"));
+    }
+
+    #[test]
+    fn a_connection_that_names_an_end_to_end_field_is_found_out() {
+        let stolen = |named: &str| {
+            let head = format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: close, {named}\r\n\r\n");
+            stolen_field(&RequestHead::parse_for_test(head.as_bytes()))
+        };
+        assert_eq!(stolen("AUTHORIZATION"), Some("authorization"));
+        assert_eq!(stolen("x-mine"), None);
+    }
+
+    #[test]
+    fn a_response_says_what_becomes_of_its_connection() {
+        let head = "HTTP/1.1 200 Fine\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nContent-Length: 3\r\nKeep-Alive: x\r\nB: c\r\n\r\n";
+        let exact = Returned { length: Length::Exact(3), ..KEPT };
+        assert_eq!(back(head, exact), "HTTP/1.1 200 Fine\r\nB: c\r\nContent-Length: 3\r\nVia: 1.1 lockgate\r\n\r\n");
+        assert!(back(head, Returned { keep: false, ..exact }).contains("Connection: close\r\n"));
+        assert!(back(head, Returned { version: Version::Http10, ..exact }).contains("Connection: keep-alive\r\n"));
+    }
+
+    #[test]
+    fn a_wait_is_told_and_a_length_without_a_body_is_kept() {
+        let head = "HTTP/1.1 304 Same\r\nContent-Length: 3\r\n\r\n";
+        let waited = back(head, Returned { waited: Duration::from_micros(12_345), ..KEPT });
+        assert!(waited.contains("Server-Timing: lockgate;dur=12.3\r\n") && waited.contains("Content-Length: 3\r\n"));
+        assert!(!back("HTTP/1.1 204 None\r\nContent-Length: 3\r\n\r\n", KEPT).contains("Content-Length"));
+    }
+}

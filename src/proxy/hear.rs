@@ -1,0 +1,140 @@
+//! Waiting for the origin's answer: its head, with what comes before it.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use super::body::{Body, BodyError};
+use super::connection::Caller;
+use super::exchange::End;
+use super::headers;
+use super::origin::Ready;
+use super::refusal::Refusal;
+use crate::wire::head::may_be_whole;
+use crate::wire::{Conn, HeadError, ResponseHead, Version};
+
+/// How many interim (1xx) responses are passed on; more of them are an attack on the caller's patience.
+const MAX_INTERIM: u32 = 64;
+
+/// Why there is no answer.
+pub(super) enum Silence {
+    /// The connection ended before a byte of an answer: the request may be sent again if it is safe to.
+    Lost,
+    /// The exchange ends.
+    End(End),
+}
+
+impl From<Refusal> for Silence {
+    fn from(refusal: Refusal) -> Silence {
+        Silence::End(End::Refused(refusal))
+    }
+}
+
+/// Reads the origin's final response head into `caller.response`, sending the rest of the request's body meanwhile
+/// and passing interim responses on (RFC 9110 §15.2). The alarm is set to the time that the origin has.
+///
+/// # Errors
+/// See [`Silence`].
+pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Body) -> Result<(), Silence> {
+    let timeouts = &caller.worker.proxy.timeouts;
+    let (answer, idle) = (timeouts.answer, timeouts.idle);
+    let version = caller.head.version();
+    let Caller { conn, alarm, response, .. } = caller;
+    let mut reader = Reader { seen: 0, interim: 0, version };
+    let (mut sending, mut moved) = (!body.has_ended(), body.moved);
+    poll_fn(|cx| {
+        if sending {
+            match body.poll_move(cx, conn, &mut ready.conn) {
+                Poll::Ready(Ok(())) => {
+                    sending = false;
+                    alarm.set(answer);
+                }
+                // The origin may have answered before it stopped reading.
+                Poll::Ready(Err(BodyError::Sink(_))) => sending = false,
+                Poll::Ready(Err(BodyError::Source(_))) => return Poll::Ready(Err(Silence::End(End::Left))),
+                Poll::Ready(Err(BodyError::Malformed(error))) => {
+                    return Poll::Ready(Err(Refusal::Malformed(error.0).into()));
+                }
+                Poll::Pending if body.moved != moved => {
+                    moved = body.moved;
+                    alarm.set(answer.max(idle));
+                }
+                Poll::Pending => {}
+            }
+        } else if conn.stream.poll_hangup(cx).is_ready() {
+            return Poll::Ready(Err(Silence::End(End::Left)));
+        }
+        if let Poll::Ready(read) = reader.poll(cx, &mut ready.conn, response, conn) {
+            return Poll::Ready(read);
+        }
+        alarm.poll_ring(cx).map(|()| Err(Refusal::AnswerTimeout.into()))
+    })
+    .await
+}
+
+struct Reader {
+    /// How much of the input was looked at already.
+    seen: usize,
+    interim: u32,
+    version: Version,
+}
+
+impl Reader {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        origin: &mut Conn,
+        response: &mut ResponseHead,
+        caller: &mut Conn,
+    ) -> Poll<Result<(), Silence>> {
+        loop {
+            if caller.pending() > 0 && caller.poll_flush(cx).map_err(|_| Silence::End(End::Left))?.is_pending() {
+                return Poll::Pending;
+            }
+            let input = origin.input.bytes();
+            if !input.is_empty() && may_be_whole(input, self.seen) {
+                match response.read(input) {
+                    Ok(Some(length)) => {
+                        origin.input.consume(length);
+                        self.seen = 0;
+                        if !self.is_interim(response, caller)? {
+                            return Poll::Ready(Ok(()));
+                        }
+                        continue;
+                    }
+                    Ok(None) => {}
+                    Err(HeadError::Malformed(what)) => return Poll::Ready(Err(Refusal::ProtocolError(what).into())),
+                    Err(HeadError::TooLarge | HeadError::LineTooLong) => {
+                        return Poll::Ready(Err(Refusal::ProtocolError("its head is too large").into()));
+                    }
+                    Err(HeadError::Version) => {
+                        return Poll::Ready(Err(Refusal::ProtocolError("it does not speak HTTP/1").into()));
+                    }
+                }
+            }
+            self.seen = origin.input.bytes().len();
+            match origin.poll_fill(cx) {
+                Poll::Ready(Ok(0) | Err(_)) if self.seen == 0 && self.interim == 0 => {
+                    return Poll::Ready(Err(Silence::Lost));
+                }
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Refusal::ConnectionTerminated.into())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Passes an interim response on, but to a caller that would take it for the final one (HTTP/1.0).
+    fn is_interim(&mut self, response: &ResponseHead, caller: &mut Conn) -> Result<bool, Silence> {
+        if response.status() >= 200 || response.status() == 101 {
+            return Ok(false);
+        }
+        self.interim += 1;
+        if self.interim > MAX_INTERIM {
+            return Err(Refusal::ProtocolError("it sends interim responses without end").into());
+        }
+        if self.version == Version::Http11 {
+            headers::write_interim(response, caller.out());
+        }
+        Ok(true)
+    }
+}

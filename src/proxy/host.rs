@@ -1,0 +1,226 @@
+//! What a host is, in one spelling, so that no limit is passed by under another name for the same place.
+
+use std::borrow::Cow;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The longest name that DNS can hold (RFC 1035 §2.3.4), without its final dot.
+const MAX_NAME: usize = 253;
+
+/// The longest part between two dots (RFC 1035 §2.3.4).
+const MAX_LABEL: usize = 63;
+
+/// Why a text is not a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// It breaks the grammar.
+    Malformed(&'static str),
+    /// It is a way to write an address that resolvers understand and people do not (`0x7f.1`, `[fe80::1%eth0]`).
+    Disguised(&'static str),
+}
+
+/// The two halves of an authority (RFC 3986 §3.2), checked. It holds no userinfo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Authority<'a> {
+    host: Host<'a>,
+    /// `None`: not written, or nothing after the colon.
+    pub(super) port: Option<u16>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Host<'a> {
+    /// A name or an IPv4 address, without a final dot; letter case as written.
+    Name(&'a str),
+    V6(Ipv6Addr),
+}
+
+impl<'a> Authority<'a> {
+    /// Reads `name`, `name:port`, `1.2.3.4:port` or `[v6]:port`.
+    pub(super) fn read(text: &'a str) -> Result<Authority<'a>, Fault> {
+        if text.contains('@') {
+            return Err(Fault::Malformed(
+                "a user name or password in the target: send it as Authorization or Proxy-Authorization instead",
+            ));
+        }
+        if let Some(bracketed) = text.strip_prefix('[') {
+            let (address, after) =
+                bracketed.split_once(']').ok_or(Fault::Malformed("an IPv6 address without its closing bracket"))?;
+            let port = match after.strip_prefix(':') {
+                Some(digits) => read_port(digits)?,
+                None if after.is_empty() => None,
+                None => return Err(Fault::Malformed("only a port may follow the bracket of an IPv6 address")),
+            };
+            return Ok(Authority { host: read_v6(address)?, port });
+        }
+        let (name, port) = match text.split_once(':') {
+            Some((name, digits)) => (name, read_port(digits)?),
+            None => (text, None),
+        };
+        Ok(Authority { host: Host::Name(check_name(name)?), port })
+    }
+
+    /// The host in its one spelling: lower case, no final dot, IPv6 short and without brackets, an IPv4 address
+    /// inside IPv6 as IPv4.
+    pub(super) fn host(&self) -> Cow<'a, str> {
+        match self.host {
+            Host::Name(name) if name.bytes().any(|byte| byte.is_ascii_uppercase()) => name.to_ascii_lowercase().into(),
+            Host::Name(name) => name.into(),
+            Host::V6(address) => address.to_canonical().to_string().into(),
+        }
+    }
+
+    /// As [`Authority::host`], to keep.
+    pub(super) fn shared_host(&self) -> Arc<str> {
+        Arc::from(&*self.host())
+    }
+}
+
+fn read_port(digits: &str) -> Result<Option<u16>, Fault> {
+    if digits.is_empty() {
+        return Ok(None);
+    }
+    let port = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+    match port {
+        None | Some(0) => Err(Fault::Malformed("a port is a number from 1 to 65535; an IPv6 address needs brackets")),
+        port => Ok(port),
+    }
+}
+
+fn read_v6(text: &str) -> Result<Host<'_>, Fault> {
+    if text.contains('%') {
+        return Err(Fault::Disguised("an IPv6 address with a zone is not reachable through the gateway"));
+    }
+    text.parse().map(Host::V6).map_err(|_| Fault::Malformed("what stands in brackets is not an IPv6 address"))
+}
+
+/// A name as DNS and /etc/hosts know it, underscores included. RFC 3986 would allow more (`%41`, `!`), which no
+/// resolver takes and which two readers read in two ways.
+fn check_name(text: &str) -> Result<&str, Fault> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.is_empty() {
+        return Err(Fault::Malformed("the host is empty"));
+    }
+    if name.len() > MAX_NAME {
+        return Err(Fault::Malformed("the host is longer than a name can be"));
+    }
+    let mut label = 0;
+    for byte in name.bytes() {
+        label += 1;
+        match byte {
+            b'.' if label == 1 => return Err(Fault::Malformed("the host has two dots in a row, or begins with one")),
+            b'.' => label = 0,
+            b'%' => {
+                return Err(Fault::Malformed("the host is percent-encoded: write it in plain letters, or as xn--…"));
+            }
+            byte if !byte.is_ascii() => return Err(Fault::Malformed("the host is not ASCII: write it as xn--…")),
+            byte if !byte.is_ascii_alphanumeric() && byte != b'-' && byte != b'_' => {
+                return Err(Fault::Malformed("the host holds a character that no host name has"));
+            }
+            _ if label > MAX_LABEL => return Err(Fault::Malformed("a part of the host is longer than 63 characters")),
+            _ => {}
+        }
+    }
+    if label == 0 {
+        return Err(Fault::Malformed("the host ends with two dots"));
+    }
+    check_number(name)
+}
+
+/// A host whose last part is a number is an IPv4 address to every resolver, in a dozen spellings (`127.1`,
+/// `0x7f000001`, `2130706433`, `0177.0.0.1`). Only the plain one passes, or each other would be a way around a
+/// limit on it.
+fn check_number(name: &str) -> Result<&str, Fault> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let is_number = match hex {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => last.bytes().all(|byte| byte.is_ascii_digit()),
+    };
+    if is_number && name.parse::<Ipv4Addr>().is_err() {
+        return Err(Fault::Disguised("an IPv4 address is written as four decimal numbers: 192.0.2.1"));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> String {
+        Authority::read(text).expect(text).host().into_owned()
+    }
+
+    #[test]
+    fn each_host_has_one_spelling() {
+        assert_eq!(host("API.Example."), "api.example");
+        assert_eq!(host("api.example:"), "api.example");
+        assert_eq!(host("[2001:DB8:0:0::1]:80"), "2001:db8::1");
+        assert_eq!(host("[::ffff:192.0.2.1]"), "192.0.2.1");
+        assert_eq!(host("my_service-1:8080"), "my_service-1");
+        assert_eq!(&*Authority::read("A.b:1").expect("valid").shared_host(), "a.b");
+    }
+
+    #[test]
+    fn a_port_is_1_to_65535_or_nothing() {
+        assert_eq!(Authority::read("a:65535").expect("valid").port, Some(65535));
+        assert_eq!(Authority::read("a:").expect("valid").port, None);
+        for text in ["a:0", "a:65536", "a:+80", "a:-1", "a:80a", "a: 80", "a:80:80", "::1", "[::1]:0", "[::1]80"] {
+            assert!(matches!(Authority::read(text), Err(Fault::Malformed(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        let long_label = "a".repeat(64);
+        let long_name = "a.".repeat(128);
+        for text in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a..",
+            "a%2eb",
+            "%61",
+            "ä.example",
+            "a b",
+            "a/b",
+            "a\\b",
+            "a!b",
+            "a*b",
+            "user@a",
+            "u:p@a",
+            "[::1",
+            "[1.2.3.4]",
+            "[]",
+            "[v1.a]",
+            "]",
+            &long_label,
+            &long_name,
+        ] {
+            assert!(matches!(Authority::read(text), Err(Fault::Malformed(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_in_disguise_is_recognised() {
+        for text in [
+            "0",
+            "127.1",
+            "0x7f.1",
+            "0x7f000001",
+            "2130706433",
+            "0177.0.0.1",
+            "1.2.3.4.5",
+            "a.1",
+            "a.0x",
+            "256.1.1.1",
+            "[fe80::1%eth0]",
+            "[fe80::1%25eth0]",
+        ] {
+            assert!(matches!(Authority::read(text), Err(Fault::Disguised(_))), "{text}");
+        }
+        assert_eq!(host("127.0.0.1."), "127.0.0.1");
+        assert_eq!(host("1a.2b"), "1a.2b");
+    }
+}

@@ -1,0 +1,116 @@
+//! A request in line: its caller may hang up, and its connection is made ready before its turn.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::Caller;
+use super::exchange::End;
+use super::origin::Ready;
+use super::refusal::Refusal;
+use super::target::Origin;
+use crate::gate::{Permit, Waiting};
+
+/// How long before a waiter's turn its connection is made ready: a handshake over a continent and a TLS one on top.
+const LEAD: Duration = Duration::from_millis(300);
+
+/// The connection of a waiter.
+enum Preparation {
+    /// Its turn is far away: it holds nothing.
+    Later(Pin<Box<Sleep>>),
+    Dialling(Pin<Box<dyn Future<Output = Result<Ready, Refusal>> + Send>>),
+    Held(Ready),
+    /// It could not be dialled, or needs none before its turn.
+    Nothing,
+}
+
+/// Waits for the permit. A connection that was made ready meanwhile comes with it.
+///
+/// # Errors
+/// The refusal, or that the caller is gone.
+///
+/// # Cancel safety
+/// Dropped, it leaves the line.
+pub(super) async fn wait(
+    caller: &mut Caller,
+    mut waiting: Waiting,
+    origin: &Origin,
+    named: bool,
+) -> Result<(Permit, Option<Ready>), End> {
+    let clock = caller.worker.proxy.gate.clock();
+    let origins = caller.worker.origins.clone();
+    let mut preparation = match waiting.forecast() {
+        Some(turn) => Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(turn - LEAD))))),
+        // Nobody knows when: it could be any moment.
+        None => Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(clock.now()))))),
+    };
+    let verdict = poll_fn(|cx| {
+        if let Poll::Ready(verdict) = Pin::new(&mut waiting).poll(cx) {
+            return Poll::Ready(verdict.map_err(|refused| End::Refused(caller.worker.proxy.refusal(refused))));
+        }
+        if caller.conn.stream.poll_hangup(cx).is_ready() {
+            return Poll::Ready(Err(End::Left));
+        }
+        prepare(&mut preparation, cx, || match origins.idle(origin) {
+            Some(ready) => Preparation::Held(ready),
+            None => {
+                let (origins, origin) = (origins.clone(), origin.clone());
+                Preparation::Dialling(Box::pin(async move { origins.dial(&origin, named).await }))
+            }
+        });
+        Poll::Pending
+    })
+    .await;
+    match (verdict, preparation) {
+        (Ok(permit), Preparation::Held(ready)) => Ok((permit, Some(ready))),
+        // Its slot has come before its connection: the handshake goes on, and the slot counts as busy until the head is out.
+        (Ok(permit), Preparation::Dialling(dialling)) => match race(caller, dialling).await? {
+            Ok(ready) => Ok((permit, Some(ready))),
+            Err(refusal) => Err(End::Refused(refusal)),
+        },
+        (Ok(permit), Preparation::Later(_) | Preparation::Nothing) => Ok((permit, None)),
+        (Err(end), Preparation::Held(ready)) => {
+            origins.keep(origin, ready.conn);
+            Err(end)
+        }
+        (Err(end), _) => Err(end),
+    }
+}
+
+/// Brings a preparation one step further.
+fn prepare(preparation: &mut Preparation, cx: &mut Context<'_>, begin: impl FnOnce() -> Preparation) {
+    if let Preparation::Later(sleep) = preparation {
+        if sleep.as_mut().poll(cx).is_pending() {
+            return;
+        }
+        *preparation = begin();
+    }
+    if let Preparation::Dialling(dialling) = preparation {
+        match dialling.as_mut().poll(cx) {
+            Poll::Ready(Ok(ready)) => *preparation = Preparation::Held(ready),
+            // Whether the origin can be reached is for the moment of its turn to say.
+            Poll::Ready(Err(_)) => *preparation = Preparation::Nothing,
+            Poll::Pending => {}
+        }
+    }
+}
+
+/// Runs `work` unless the caller hangs up first.
+///
+/// # Errors
+/// That the caller is gone.
+pub(super) async fn race<T>(
+    caller: &mut Caller,
+    mut work: Pin<Box<dyn Future<Output = T> + Send + '_>>,
+) -> Result<T, End> {
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        caller.conn.stream.poll_hangup(cx).map(|()| Err(End::Left))
+    })
+    .await
+}

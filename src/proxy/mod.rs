@@ -1,0 +1,195 @@
+//! CARRIES one request and one response: whose it is, where it goes, when it may, and what comes back.
+//!
+//! The way of a request, numbered as in the contract: in (`connection`), may this caller go there ([`access`]), which
+//! windows ([`claims`]), permit (the gate), out (`origin`, `body`), back (`headers`, [`record`]). `exchange` is the
+//! straight line through them, and any failure leaves it as a [`refusal`].
+//!
+//! The room never decides whether a request may go: without a permit from the gate no byte leaves it.
+
+pub mod access;
+mod alarm;
+mod answer;
+mod body;
+pub mod claims;
+mod connection;
+mod exchange;
+mod headers;
+mod hear;
+mod host;
+mod json;
+mod line;
+mod origin;
+mod password;
+mod patience;
+pub mod pattern;
+mod problem;
+pub mod record;
+pub mod refusal;
+mod retry;
+mod story;
+pub mod target;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use self::refusal::Refusal;
+use crate::gate::{Gate, Refused};
+use crate::locker::LimitId;
+use crate::net::dial::Dialer;
+use crate::net::drain::Drain;
+use crate::tls::verify::Connector;
+
+/// What the room needs to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What each limit counts, in the order of the gate's limits.
+    pub rules: Vec<claims::Rule>,
+    /// The reverse routes.
+    pub routes: Vec<target::Route>,
+    /// Who may come, and where they may go.
+    pub access: access::Settings,
+    /// How long is waited for what.
+    pub timeouts: Timeouts,
+    /// Which addresses may be dialled.
+    pub dial: crate::net::dial::Settings,
+    /// Which certificates of origins are believed.
+    pub tls: crate::tls::verify::Settings,
+    /// How the access log is written.
+    pub access_log: record::Format,
+    /// How many connections to origins are kept.
+    pub pool: PoolSettings,
+    /// The addresses that we listen on.
+    pub own: Vec<SocketAddr>,
+}
+
+/// How long is waited for what; the `[timeouts]` of the file.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// A caller's request head, from its first byte on.
+    pub head: Duration,
+    /// DNS, TCP and TLS to an origin.
+    pub connect: Duration,
+    /// An origin's response head, from the moment that the whole request is sent.
+    pub answer: Duration,
+    /// A connection on which nothing moves.
+    pub idle: Duration,
+    /// A tunnel on which nothing moves.
+    pub tunnel_idle: Duration,
+    /// What still runs after a signal to stop.
+    pub drain: Duration,
+}
+
+/// How many connections to origins are kept for the next request.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// Idle connections kept per origin, by each runtime.
+    pub idle_per_origin: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+}
+
+/// The proxy, shared by all runtimes.
+pub struct Proxy {
+    targets: target::Targets,
+    access: access::Access,
+    rules: claims::Rules,
+    timeouts: Timeouts,
+    gate: Arc<Gate>,
+    drain: Drain,
+    log: record::AccessLog,
+    dialer: Arc<Dialer>,
+    tls: Arc<Connector>,
+    pool: PoolSettings,
+    opaque: tunnel::Opaque,
+}
+
+/// The proxy as one runtime sees it: with connections of its own to the origins.
+#[derive(Clone)]
+pub struct Worker {
+    proxy: Arc<Proxy>,
+    origins: Arc<origin::Origins>,
+}
+
+impl Proxy {
+    /// A proxy that has nothing open yet.
+    ///
+    /// # Errors
+    /// If no root certificate can be read.
+    pub fn new(
+        settings: Settings,
+        gate: Arc<Gate>,
+        drain: Drain,
+        log: record::AccessLog,
+    ) -> std::io::Result<Arc<Proxy>> {
+        let route_hosts = settings.routes.iter().map(|route| route.to.host.to_string()).collect();
+        Ok(Arc::new(Proxy {
+            targets: target::Targets::new(settings.routes),
+            access: access::Access::new(settings.access),
+            rules: claims::Rules::new(settings.rules, route_hosts),
+            timeouts: settings.timeouts,
+            gate,
+            drain,
+            log,
+            dialer: Arc::new(Dialer::new(settings.dial)),
+            tls: Arc::new(Connector::new(settings.tls)?),
+            pool: settings.pool,
+            opaque: tunnel::Opaque::default(),
+        }))
+    }
+
+    /// What one runtime serves its connections with; to be called inside it.
+    pub fn worker(self: &Arc<Self>) -> Worker {
+        let (dialer, tls) = (Arc::clone(&self.dialer), Arc::clone(&self.tls));
+        let origins = Arc::new(origin::Origins::new(dialer, tls, self.gate.clock(), &self.timeouts, self.pool.clone()));
+        tokio::spawn(reap(Arc::downgrade(&origins)));
+        Worker { proxy: Arc::clone(self), origins }
+    }
+}
+
+impl Proxy {
+    /// The answer to a request that the gate did not let through.
+    fn refusal(&self, refused: Refused) -> Refusal {
+        let now = self.gate.clock().now();
+        match refused {
+            Refused::Closing { until } => Refusal::Closing { retry_after: until.since(now) },
+            Refused::Sorry(sorry) => {
+                let limits = self.gate.limits();
+                let limit = &limits[sorry.limit.0 as usize];
+                Refusal::Limited {
+                    limit: Arc::clone(&limit.name),
+                    why: sorry.why,
+                    retry_after: sorry.until.since(now),
+                    exact: sorry.exact,
+                    requests: limit.rate.as_ref().map_or(limit.in_flight.unwrap_or(0), |rate| rate.requests),
+                    per: limit.rate.as_ref().map_or(Duration::ZERO, |rate| rate.per),
+                }
+            }
+        }
+    }
+
+    /// How long a limit's slots stay taken; what an origin that pushes back without saying how long means.
+    fn span(&self, limit: LimitId) -> Duration {
+        let limits = self.gate.limits();
+        limits[limit.0 as usize].rate.as_ref().map_or(Duration::from_secs(1), |rate| rate.per + rate.guard)
+    }
+}
+
+/// Serves one caller's connection to its end.
+pub async fn serve(worker: Worker, stream: TcpStream, peer: SocketAddr) {
+    connection::serve(worker, stream, peer).await;
+}
+
+/// Closes idle connections to origins once a second, as long as their runtime has a use for them.
+async fn reap(origins: std::sync::Weak<origin::Origins>) {
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    every_second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every_second.tick().await;
+        let Some(origins) = origins.upgrade() else { return };
+        origins.reap();
+    }
+}

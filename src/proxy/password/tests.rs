@@ -1,0 +1,177 @@
+//! Whose credentials are believed, and how fast they may be guessed at.
+
+use super::*;
+
+/// bcrypt's lowest cost: a millisecond.
+fn hash(password: &str) -> String {
+    bcrypt::hash(password, 4).expect("a valid cost")
+}
+
+fn basic(name_and_password: &str) -> Vec<u8> {
+    format!("Basic {}", BASE64.encode(name_and_password)).into_bytes()
+}
+
+fn users() -> Passwords {
+    Passwords::new(vec![("anna".into(), hash("pä:ss")), ("ö b".into(), hash("")), ("anna".into(), hash("other"))])
+}
+
+fn peer(last: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, last])
+}
+
+async fn check(passwords: &Passwords, last: u8, field: &[u8]) -> Result<Arc<str>, Refusal> {
+    passwords.check(peer(last), field, Clock::start()).await
+}
+
+fn secs(seconds: u64) -> Time {
+    Time::START + Duration::from_secs(seconds)
+}
+
+#[tokio::test]
+async fn who_knows_the_password_is_the_user() {
+    let passwords = users();
+    for _ in 0..2 {
+        assert_eq!(check(&passwords, 1, &basic("anna:pä:ss")).await.as_deref(), Ok("anna"));
+    }
+    assert_eq!(check(&passwords, 1, &basic("ö b:")).await.as_deref(), Ok("ö b"));
+    let spelled = [b"bAsIc \t".as_slice(), BASE64.encode("ö b:").trim_end_matches('=').as_bytes()].concat();
+    assert_eq!(check(&passwords, 1, &spelled).await.as_deref(), Ok("ö b"));
+}
+
+#[tokio::test]
+async fn anything_else_is_nobody() {
+    let passwords = users();
+    let wrong = [
+        basic("anna:wrong"),
+        basic("anna:other"),
+        basic("anna:"),
+        basic("nobody:pä:ss"),
+        basic(":"),
+        basic("anna"),
+        b"Basic".to_vec(),
+        b"Basic ".to_vec(),
+        b"Basic !!!!".to_vec(),
+        b"Bearer abc".to_vec(),
+        b"".to_vec(),
+        [b"Basic ".to_vec(), vec![b'A'; 100_000]].concat(),
+        b"Basic //79OmE=".to_vec(),
+    ];
+    for (index, field) in (0..).zip(wrong) {
+        assert_eq!(check(&passwords, index, &field).await, Err(Refusal::Unauthorized), "{}", field.escape_ascii());
+    }
+    assert_eq!(check(&Passwords::new(Vec::new()), 1, &basic("anna:x")).await, Err(Refusal::Unauthorized));
+    let broken = Passwords::new(vec![("anna".into(), "plain".into())]);
+    assert_eq!(check(&broken, 1, &basic("anna:plain")).await, Err(Refusal::Unauthorized));
+}
+
+#[tokio::test]
+async fn what_was_right_once_is_known_again_without_a_look() {
+    let passwords = users();
+    let field = basic("anna:pä:ss");
+    assert!(check(&passwords, 1, &field).await.is_ok());
+    passwords.looking.close();
+    assert!(check(&passwords, 2, &field).await.is_ok());
+    assert_eq!(check(&passwords, 2, &basic("ö b:")).await, Err(Refusal::Exhausted));
+}
+
+#[tokio::test]
+async fn a_fleet_that_starts_is_let_in_by_few_looks() {
+    let passwords = Arc::new(users());
+    let all: Vec<_> = (0..200)
+        .map(|_| {
+            let passwords = Arc::clone(&passwords);
+            tokio::spawn(async move { check(&passwords, 1, &basic("anna:pä:ss")).await.is_ok() })
+        })
+        .collect();
+    for one in all {
+        assert!(one.await.expect("no panic"));
+    }
+    assert_eq!(passwords.waiting.load(Ordering::Relaxed), 0);
+    assert!(passwords.learnt.wrong().by_place.is_empty());
+}
+
+#[tokio::test]
+async fn guesses_from_one_address_are_soon_refused_unseen() {
+    let passwords = users();
+    for guess in 0..MAX_WRONG {
+        assert_eq!(check(&passwords, 1, &basic(&format!("anna:{guess}"))).await, Err(Refusal::Unauthorized));
+    }
+    assert!(matches!(check(&passwords, 1, &basic("anna:next")).await, Err(Refusal::TooManyTries { .. })));
+    assert!(matches!(check(&passwords, 1, &basic("anna:pä:ss")).await, Err(Refusal::TooManyTries { .. })));
+    assert!(check(&passwords, 2, &basic("anna:pä:ss")).await.is_ok(), "another address");
+    assert!(check(&passwords, 1, &basic("anna:pä:ss")).await.is_ok(), "known to be right by now");
+}
+
+#[tokio::test]
+async fn the_same_wrong_password_again_is_no_new_guess() {
+    let passwords = users();
+    for _ in 0..50 {
+        assert_eq!(check(&passwords, 1, &basic("anna:old")).await, Err(Refusal::Unauthorized));
+    }
+    assert!(check(&passwords, 1, &basic("anna:pä:ss")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_does_not_undo_its_guess() {
+    let passwords = users();
+    let field = basic("anna:guess");
+    let mut check = Box::pin(check(&passwords, 1, &field));
+    assert!(futures_poll(&mut check).await.is_none(), "it is being looked at");
+    drop(check);
+    // All places are free again only after the look.
+    let all = u32::try_from(passwords.looking.available_permits() + 1).expect("a few");
+    let free = passwords.looking.acquire_many(all).await;
+    assert!(free.is_ok());
+    assert_eq!(passwords.learnt.wrong().by_place.len(), 1);
+}
+
+async fn futures_poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {
+            std::task::Poll::Ready(done) => Some(done),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[test]
+fn wrong_passwords_are_forgotten_after_a_minute() {
+    let (mut wrong, place) = (Wrong::default(), Place::of(peer(1)));
+    for second in 0..5 {
+        assert_eq!(wrong.may_try(place, Print(second, 0), secs(second)), Ok(()));
+        wrong.add(place, Print(second, 0), secs(second));
+    }
+    let late = Refusal::TooManyTries { retry_after: Duration::from_secs(50) };
+    assert_eq!(wrong.may_try(place, Print(9, 9), secs(10)), Err(late));
+    assert_eq!(wrong.may_try(place, Print(9, 9), secs(60)), Ok(()));
+    assert_eq!(wrong.may_try(place, Print(0, 0), secs(60)), Ok(()), "nor is it known any more");
+    assert_eq!(wrong.may_try(place, Print(1, 0), secs(60)), Err(Refusal::Unauthorized));
+}
+
+#[test]
+fn the_table_of_addresses_is_bounded() {
+    let mut wrong = Wrong::default();
+    for number in 0..3 * MAX_PLACES {
+        wrong.add(Place(number as u128), Print(0, 0), secs(0));
+        assert!(wrong.by_place.len() <= MAX_PLACES);
+    }
+}
+
+#[test]
+fn a_whole_ipv6_network_is_one_place() {
+    let place = |text: &str| Place::of(text.parse().expect("an address"));
+    assert_eq!(place("2001:db8::1"), place("2001:db8::ffff:2"));
+    assert_ne!(place("2001:db8::1"), place("2001:db8:0:1::1"));
+    assert_eq!(place("::ffff:192.0.2.1"), place("192.0.2.1"));
+    assert_ne!(place("192.0.2.2"), place("192.0.2.1"));
+}
+
+#[test]
+fn only_so_many_may_wait() {
+    let count = AtomicUsize::new(MAX_WAITING - 1);
+    let last = Waiting::begin(&count);
+    assert!(last.is_some() && Waiting::begin(&count).is_none());
+    drop(last);
+    assert_eq!(count.load(Ordering::Relaxed), MAX_WAITING - 1);
+}

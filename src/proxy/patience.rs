@@ -1,0 +1,111 @@
+//! What a request says of its own patience: `Prefer: wait` and `Priority`.
+
+use std::time::Duration;
+
+use super::retry::seconds;
+use crate::gate::Patience;
+use crate::wire::{Name, RequestHead};
+
+/// How a request wants to be treated in line. What makes no sense is as if it were not there: both fields are wishes.
+pub(super) fn of(head: &RequestHead) -> Patience {
+    let plain = Patience::default();
+    Patience { urgency: urgency(head).unwrap_or(plain.urgency), max_wait: max_wait(head), ..plain }
+}
+
+/// `Prefer: wait=N` (RFC 7240 §4.3), in seconds; a fraction is understood too. Of several the first counts (§2).
+fn max_wait(head: &RequestHead) -> Option<Duration> {
+    let (_, value) =
+        head.all(Name::Prefer).flat_map(members).map(pair).find(|(name, _)| name.eq_ignore_ascii_case(b"wait"))?;
+    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+    seconds(unquoted.unwrap_or(value))
+}
+
+/// `u` of Priority (RFC 9218 §4.1), 0 to 7. Of several the last counts (RFC 9651 §3.2).
+fn urgency(head: &RequestHead) -> Option<u8> {
+    let (_, value) = head.all(Name::Priority).flat_map(members).map(pair).filter(|(name, _)| *name == b"u").last()?;
+    match value {
+        [digit @ b'0'..=b'7'] => Some(digit - b'0'),
+        _ => None,
+    }
+}
+
+/// The members of a list, separated by commas that do not stand in quotes.
+fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    split(value, b',')
+}
+
+/// `name=value` without the parameters that may follow.
+fn pair(member: &[u8]) -> (&[u8], &[u8]) {
+    let item = split(member, b';').next().unwrap_or(member);
+    match item.iter().position(|byte| *byte == b'=') {
+        Some(at) => (item[..at].trim_ascii(), item[at + 1..].trim_ascii()),
+        None => (item.trim_ascii(), b""),
+    }
+}
+
+fn split(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    value.split(move |byte| {
+        let was_escaped = std::mem::take(&mut escaped);
+        match byte {
+            b'\\' if quoted && !was_escaped => escaped = true,
+            b'"' if !was_escaped => quoted = !quoted,
+            _ => {}
+        }
+        *byte == separator && !quoted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &str) -> Patience {
+        of(&RequestHead::parse_for_test(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes()))
+    }
+
+    fn wait_ms(value: &str) -> Option<u128> {
+        read(&format!("Prefer: {value}\r\n")).max_wait.map(|wait| wait.as_millis())
+    }
+
+    fn urgency_of(value: &str) -> u8 {
+        read(&format!("Priority: {value}\r\n")).urgency
+    }
+
+    #[test]
+    fn a_request_that_says_nothing_is_as_patient_as_any() {
+        let plain = read("");
+        assert_eq!((plain.urgency, plain.max_wait, plain.arrived), (3, None, None));
+    }
+
+    #[test]
+    fn prefer_wait_bounds_the_wait() {
+        assert_eq!(wait_ms("wait=5"), Some(5000));
+        assert_eq!(wait_ms("wait=0"), Some(0));
+        assert_eq!(wait_ms("respond-async, Wait = \"2.5\" ; strict, wait=9"), Some(2500));
+        assert_eq!(wait_ms("a=\"x, wait=1\", wait=7"), Some(7000));
+        assert_eq!(wait_ms("a=\"\\\", wait=1\", wait=8"), Some(8000));
+        assert_eq!(read("Prefer: handling=strict\r\nPrefer: wait=1\r\n").max_wait, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_wait_that_makes_no_sense_is_ignored() {
+        for value in
+            ["wait", "wait=", "wait=-1", "wait=soon", "waits=1", "wait=\"1", "wait=1s", "x; wait=1", "", ",,;=,"]
+        {
+            assert_eq!(wait_ms(value), None, "{value}");
+        }
+        assert_eq!(wait_ms("wait=99999999999999999999"), Some(Duration::from_secs(u64::MAX).as_millis()));
+    }
+
+    #[test]
+    fn priority_is_an_urgency_from_0_to_7() {
+        assert_eq!(urgency_of("u=0, i"), 0);
+        assert_eq!(urgency_of("i, u=7;x=1"), 7);
+        assert_eq!(urgency_of("u=1, u=5"), 5);
+        assert_eq!(urgency_of("a=\"1, u=0\""), 3);
+        for value in ["u", "u=8", "u=-1", "u=10", "u=1.0", "U=1", "u=\"1\"", "x; u=1", ""] {
+            assert_eq!(urgency_of(value), 3, "{value}");
+        }
+    }
+}

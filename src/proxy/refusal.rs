@@ -1,0 +1,319 @@
+//! Every answer that is ours: one enum, one match, one table (spec §6).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::problem::millis_up;
+use crate::locker::Why;
+use crate::wire::HeadError;
+
+/// Why the gateway answers a request itself, with an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A limit does not let the request through now.
+    Limited {
+        /// The limit's name.
+        limit: Arc<str>,
+        /// What it was that refused.
+        why: Why,
+        /// When asking again makes sense.
+        retry_after: Duration,
+        /// Whether `retry_after` is exact if nobody else comes first; else it is a lower bound.
+        exact: bool,
+        /// N of the limit, or M if it only caps `in_flight`.
+        requests: u32,
+        /// T of the limit; zero if it only caps `in_flight`.
+        per: Duration,
+    },
+    /// The message breaks the grammar of HTTP, so its boundary is in doubt.
+    Malformed(&'static str),
+    /// The target makes no sense.
+    BadTarget(&'static str),
+    /// The cost that the request states is not a whole number from 1 to `most`.
+    BadCost {
+        /// The limit's name.
+        limit: Arc<str>,
+        /// The highest cost that it lets through.
+        most: u32,
+    },
+    /// The fields are too large or too many.
+    HeadTooLarge,
+    /// The request line is too long.
+    UriTooLong,
+    /// The head did not come in time.
+    HeadTimeout,
+    /// The request expects something else than 100-continue (RFC 9110 §10.1.1).
+    Expectation,
+    /// `[access]` does not allow it.
+    Denied(&'static str),
+    /// The address that would be dialled is denied.
+    AddressDenied,
+    /// Credentials are missing or wrong.
+    Unauthorized,
+    /// Too many wrong passwords came from the caller's address.
+    TooManyTries {
+        /// When the next try is looked at.
+        retry_after: Duration,
+    },
+    /// An origin-form request that no route takes.
+    NoRoute,
+    /// The origin refused the connection.
+    ConnectionRefused,
+    /// No address of the origin can be reached.
+    Unreachable,
+    /// The origin closed or reset the connection before its answer was complete.
+    ConnectionTerminated,
+    /// The origin's answer is not HTTP.
+    ProtocolError(&'static str),
+    /// The origin's certificate is not valid for it.
+    Certificate(String),
+    /// TLS with the origin failed otherwise.
+    TlsError(String),
+    /// The origin's name does not resolve.
+    DnsError,
+    /// The origin's name did not resolve in time.
+    DnsTimeout,
+    /// The gateway shuts down.
+    Closing {
+        /// When another gateway, or this one again, may answer.
+        retry_after: Duration,
+    },
+    /// The gateway is out of connections, descriptors or ports.
+    Exhausted,
+    /// The origin did not take the connection in time.
+    ConnectTimeout,
+    /// The origin's response head did not come in time.
+    AnswerTimeout,
+    /// The gateway was asked to call itself.
+    Loop,
+    /// The request wants what the gateway does not do.
+    Unsupported(&'static str),
+    /// The request speaks another version of HTTP.
+    Version,
+}
+
+/// What is said of a refusal in fixed words.
+struct Row {
+    status: u16,
+    /// `error=` of Proxy-Status (RFC 9209 §2.3).
+    error: &'static str,
+    who: &'static str,
+    note: &'static str,
+}
+
+const fn row(status: u16, error: &'static str, who: &'static str, note: &'static str) -> Row {
+    Row { status, error, who, note }
+}
+
+impl Refusal {
+    /// The table: status, `error=`, who refused, and a word for logs and metrics.
+    fn row(&self) -> Row {
+        match self {
+            Refusal::Limited { why: Why::Full, .. } => row(429, "http_request_error", "limit", "full"),
+            Refusal::Limited { why: Why::TooLong, .. } => row(429, "http_request_error", "limit", "too_long"),
+            Refusal::Limited { why: Why::QueueFull, .. } => row(429, "http_request_error", "limit", "queue_full"),
+            Refusal::Limited { why: Why::TimedOut, .. } => row(429, "http_request_error", "limit", "timed_out"),
+            Refusal::Limited { why: Why::TooManyKeys, .. } => {
+                row(503, "connection_limit_reached", "limit", "too_many_keys")
+            }
+            Refusal::Limited { why: Why::CostTooHigh, .. } => row(400, "http_request_error", "limit", "cost_too_high"),
+            Refusal::Malformed(_) => row(400, "http_request_error", "caller", "malformed"),
+            Refusal::BadTarget(_) => row(400, "http_request_error", "caller", "bad_target"),
+            Refusal::BadCost { .. } => row(400, "http_request_error", "caller", "bad_cost"),
+            Refusal::HeadTooLarge => row(431, "http_request_error", "caller", "head_too_large"),
+            Refusal::UriTooLong => row(414, "http_request_error", "caller", "uri_too_long"),
+            Refusal::HeadTimeout => row(408, "http_request_error", "caller", "head_timeout"),
+            Refusal::Expectation => row(417, "http_request_error", "caller", "expectation"),
+            Refusal::Denied(_) => row(403, "http_request_denied", "access", "denied"),
+            Refusal::AddressDenied => row(403, "destination_ip_prohibited", "access", "address_denied"),
+            Refusal::Unauthorized => row(407, "http_request_denied", "access", "unauthorized"),
+            Refusal::TooManyTries { .. } => row(429, "http_request_denied", "access", "too_many_tries"),
+            Refusal::NoRoute => row(404, "http_request_error", "caller", "no_route"),
+            Refusal::ConnectionRefused => row(502, "connection_refused", "origin", "connection_refused"),
+            Refusal::Unreachable => row(502, "destination_ip_unroutable", "origin", "unreachable"),
+            Refusal::ConnectionTerminated => row(502, "connection_terminated", "origin", "connection_terminated"),
+            Refusal::ProtocolError(_) => row(502, "http_protocol_error", "origin", "protocol_error"),
+            Refusal::Certificate(_) => row(502, "tls_certificate_error", "origin", "certificate"),
+            Refusal::TlsError(_) => row(502, "tls_protocol_error", "origin", "tls"),
+            Refusal::DnsError => row(502, "dns_error", "origin", "dns"),
+            Refusal::DnsTimeout => row(504, "dns_timeout", "origin", "dns_timeout"),
+            Refusal::Closing { .. } => row(503, "proxy_internal_response", "gateway", "closing"),
+            Refusal::Exhausted => row(503, "connection_limit_reached", "gateway", "exhausted"),
+            Refusal::ConnectTimeout => row(504, "connection_timeout", "origin", "connect_timeout"),
+            Refusal::AnswerTimeout => row(504, "http_response_timeout", "origin", "answer_timeout"),
+            Refusal::Loop => row(508, "proxy_loop_detected", "gateway", "loop"),
+            Refusal::Unsupported(_) => row(501, "http_request_error", "gateway", "unsupported"),
+            Refusal::Version => row(505, "http_request_error", "gateway", "version"),
+        }
+    }
+
+    /// The status, 400 to 599.
+    pub fn status(&self) -> u16 {
+        self.row().status
+    }
+
+    /// `error=` of Proxy-Status (RFC 9209 §2.3).
+    pub fn error(&self) -> &'static str {
+        self.row().error
+    }
+
+    /// Who refused, for the access log: `limit`, `access`, `gateway`, `origin` or, for what was wrong from the start, `caller`.
+    pub fn who(&self) -> &'static str {
+        self.row().who
+    }
+
+    /// The reason in a word, for logs and metrics.
+    pub fn note(&self) -> &'static str {
+        self.row().note
+    }
+
+    /// Whether the message boundary is in doubt, so that the connection must close.
+    pub fn closes(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Malformed(_)
+                | Refusal::HeadTooLarge
+                | Refusal::UriTooLong
+                | Refusal::HeadTimeout
+                | Refusal::Expectation
+                | Refusal::Unsupported(_)
+                | Refusal::Version
+        )
+    }
+
+    /// What happened and how to mend it, for people.
+    pub fn detail(&self) -> Cow<'static, str> {
+        let plain = match self {
+            Refusal::Limited { limit, why, retry_after, exact, .. } => return limited(limit, *why, *retry_after, *exact).into(),
+            Refusal::BadCost { limit, most } => {
+                return format!("The cost that the request states for the limit {limit:?} must be a whole number from 1 to {most}.").into();
+            }
+            Refusal::Malformed(why) => return format!("The request is not well-formed HTTP: {why}.").into(),
+            Refusal::BadTarget(why) => return format!("The request's target makes no sense: {why}.").into(),
+            Refusal::Denied(why) => return format!("The gateway does not allow this: {why}.").into(),
+            Refusal::Unsupported(why) => return format!("The gateway does not do this: {why}.").into(),
+            Refusal::ProtocolError(why) => return format!("The origin answered with what is not well-formed HTTP: {why}.").into(),
+            Refusal::Certificate(why) => return format!("The origin's certificate is not valid: {why}. If it is of an authority of your own, name that in [tls] trust.").into(),
+            Refusal::TlsError(why) => return format!("TLS with the origin failed: {why}.").into(),
+            Refusal::HeadTooLarge => "The request's header fields are too large or too many. Cookies are the usual cause.",
+            Refusal::UriTooLong => "The request's URL is too long. Send the data in a body instead.",
+            Refusal::HeadTimeout => "The request's header fields did not arrive in time ([timeouts] head).",
+            Refusal::Expectation => {
+                "The only expectation that HTTP knows is 100-continue. Leave the Expect field out, or mend it."
+            }
+            Refusal::AddressDenied => "The host leads to an address that the gateway must not call. [access] deny_addresses says which; private addresses are open to hosts that a limit or a route names.",
+            Refusal::Unauthorized => "The gateway wants a user name and password that it knows. Put them into the proxy URL, such as http://name:password@gateway:8080; `lockgate user add NAME` makes new ones.",
+            Refusal::TooManyTries { .. } => "Too many wrong passwords came from your address. Mend the proxy URL, then wait as long as Retry-After says.",
+            Refusal::NoRoute => "No route takes this host and path. To use the gateway as a forward proxy, set HTTP_PROXY and HTTPS_PROXY to its address; to use it as a base URL, add a [[route]] to proxy.toml.",
+            Refusal::ConnectionRefused => "The origin refused the connection. Is it running, and is the port right?",
+            Refusal::Unreachable => "No address of the origin can be reached from the gateway.",
+            Refusal::ConnectionTerminated => "The origin closed the connection before its answer was complete. Whether it acted on the request is unknown.",
+            Refusal::DnsError => "The origin's name does not resolve. Is it spelled right, and can the gateway's machine resolve it?",
+            Refusal::DnsTimeout => "The origin's name did not resolve in time ([timeouts] connect).",
+            Refusal::Closing { .. } => "The gateway is shutting down. Ask again as Retry-After says.",
+            Refusal::Exhausted => "The gateway has no connection left for this request. Ask again in a moment; if it lasts, raise the limit of open files.",
+            Refusal::ConnectTimeout => "The origin did not take the connection in time ([timeouts] connect).",
+            Refusal::AnswerTimeout => "The origin took the request but did not answer in time ([timeouts] answer). Whether it acted on it is unknown.",
+            Refusal::Loop => "The request would come back to this gateway. A proxy variable or a route points at the gateway itself.",
+            Refusal::Version => "The gateway speaks HTTP/1.0 and HTTP/1.1 here.",
+        };
+        plain.into()
+    }
+
+    /// `details` of Proxy-Status: what only this refusal knows, else its word.
+    pub(super) fn proxy_detail(&self) -> Cow<'_, str> {
+        match self {
+            Refusal::Limited { limit, .. } => format!("{}: {limit}", self.note()).into(),
+            Refusal::Certificate(why) | Refusal::TlsError(why) => why.as_str().into(),
+            Refusal::Malformed(why)
+            | Refusal::BadTarget(why)
+            | Refusal::Denied(why)
+            | Refusal::ProtocolError(why)
+            | Refusal::Unsupported(why) => (*why).into(),
+            Refusal::BadCost { .. }
+            | Refusal::HeadTooLarge
+            | Refusal::UriTooLong
+            | Refusal::HeadTimeout
+            | Refusal::Expectation
+            | Refusal::AddressDenied
+            | Refusal::Unauthorized
+            | Refusal::TooManyTries { .. }
+            | Refusal::NoRoute
+            | Refusal::ConnectionRefused
+            | Refusal::Unreachable
+            | Refusal::ConnectionTerminated
+            | Refusal::DnsError
+            | Refusal::DnsTimeout
+            | Refusal::Closing { .. }
+            | Refusal::Exhausted
+            | Refusal::ConnectTimeout
+            | Refusal::AnswerTimeout
+            | Refusal::Loop
+            | Refusal::Version => self.note().into(),
+        }
+    }
+
+    /// When asking again makes sense, if that is known and asking again can help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Refusal::Limited { why: Why::CostTooHigh, .. } => None,
+            Refusal::Limited { retry_after, .. }
+            | Refusal::TooManyTries { retry_after }
+            | Refusal::Closing { retry_after } => Some(*retry_after),
+            Refusal::Exhausted => Some(Duration::from_secs(1)),
+            Refusal::Malformed(_)
+            | Refusal::BadTarget(_)
+            | Refusal::BadCost { .. }
+            | Refusal::HeadTooLarge
+            | Refusal::UriTooLong
+            | Refusal::HeadTimeout
+            | Refusal::Expectation
+            | Refusal::Denied(_)
+            | Refusal::AddressDenied
+            | Refusal::Unauthorized
+            | Refusal::NoRoute
+            | Refusal::ConnectionRefused
+            | Refusal::Unreachable
+            | Refusal::ConnectionTerminated
+            | Refusal::ProtocolError(_)
+            | Refusal::Certificate(_)
+            | Refusal::TlsError(_)
+            | Refusal::DnsError
+            | Refusal::DnsTimeout
+            | Refusal::ConnectTimeout
+            | Refusal::AnswerTimeout
+            | Refusal::Loop
+            | Refusal::Unsupported(_)
+            | Refusal::Version => None,
+        }
+    }
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Refusal {
+        match error {
+            HeadError::Malformed(why) => Refusal::Malformed(why),
+            HeadError::TooLarge => Refusal::HeadTooLarge,
+            HeadError::LineTooLong => Refusal::UriTooLong,
+            HeadError::Version => Refusal::Version,
+        }
+    }
+}
+
+fn limited(limit: &str, why: Why, retry_after: Duration, exact: bool) -> String {
+    let ms = millis_up(retry_after);
+    let again = if exact { format!("Ask again in {ms} ms.") } else { format!("Ask again in {ms} ms at the earliest.") };
+    match why {
+        Why::Full => format!("The limit {limit:?} has no free slot, and requests do not wait for it. {again}"),
+        Why::TooLong => format!(
+            "The limit {limit:?} has no slot within the time that the request may wait (max_wait, or Prefer: wait). {again}"
+        ),
+        Why::QueueFull => format!("As many requests wait for the limit {limit:?} as may wait (max_waiting). {again}"),
+        Why::TimedOut => {
+            format!("The request waited for the limit {limit:?} as long as it may (max_wait, or Prefer: wait). {again}")
+        }
+        Why::TooManyKeys => format!("The limit {limit:?} counts as many keys as it may at one time. {again}"),
+        Why::CostTooHigh => format!("The request costs more than the limit {limit:?} ever has free. Lower its cost."),
+    }
+}

@@ -1,0 +1,118 @@
+//! What is known of one exchange for the access log, from its start to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access::Admitted;
+use super::body::Body;
+use super::claims::Claims;
+use super::connection::Caller;
+use super::record::Record;
+use super::refusal::Refusal;
+use crate::gate::Permit;
+use crate::time::Time;
+
+/// The status that nginx made known for a caller that hung up before its answer.
+const CALLER_LEFT: u16 = 499;
+
+/// How much of the request's body has been taken from the caller.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum BodyRead {
+    #[default]
+    Nothing,
+    Partly,
+    All,
+}
+
+impl BodyRead {
+    pub(super) fn of(body: &Body) -> BodyRead {
+        if body.has_ended() { BodyRead::All } else { BodyRead::Partly }
+    }
+}
+
+/// Gathered on the way of a request; written once, at its end.
+#[derive(Default)]
+pub(super) struct Story {
+    pub(super) started: Time,
+    pub(super) waited: Duration,
+    pub(super) status: u16,
+    /// A connection whose request was read to its end can carry another.
+    pub(super) body: BodyRead,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// How often it was sent again because the origin pushed back.
+    pub(super) resent: u8,
+    user: Option<Arc<str>>,
+    limits: Vec<Arc<str>>,
+    refused_by: Option<&'static str>,
+    overruled: Option<(Arc<str>, Duration)>,
+    note: Option<&'static str>,
+    logged: bool,
+}
+
+impl Story {
+    pub(super) fn begin(caller: &Caller) -> Story {
+        let proxy = &caller.worker.proxy;
+        Story { started: proxy.gate.clock().now(), logged: proxy.log.is_on(), ..Story::default() }
+    }
+
+    pub(super) fn admitted(&mut self, admitted: &Admitted) {
+        self.user.clone_from(&admitted.user);
+    }
+
+    pub(super) fn claimed(&mut self, caller: &Caller, claims: &Claims) {
+        if self.logged {
+            let rules = &caller.worker.proxy.rules;
+            self.limits = claims.claims.iter().map(|claim| Arc::clone(&rules.rule(claim.limit).name)).collect();
+        }
+    }
+
+    /// A limit in `dry_run` has something to say of the permit.
+    pub(super) fn permitted(&mut self, caller: &Caller, permit: &Permit) {
+        if self.logged
+            && let Some((limit, wait)) = permit.overruled()
+        {
+            self.overruled = Some((Arc::clone(&caller.worker.proxy.rules.rule(limit).name), wait));
+        }
+    }
+
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.status = refusal.status();
+        self.refused_by = Some(refusal.who());
+        self.note = Some(refusal.note());
+    }
+
+    /// The caller hung up.
+    pub(super) fn left(&mut self) {
+        self.status = CALLER_LEFT;
+        self.note = Some("the caller hung up");
+    }
+
+    /// The response broke off on its way.
+    pub(super) fn broken(&mut self) {
+        self.note = Some("the response broke off");
+    }
+
+    /// Writes the record.
+    pub(super) fn end(self, caller: &Caller) {
+        if !self.logged {
+            return;
+        }
+        let proxy = &caller.worker.proxy;
+        proxy.log.write(Record {
+            peer: caller.peer.ip(),
+            user: self.user,
+            method: caller.head.method().to_owned(),
+            target: caller.head.target().to_owned(),
+            limits: self.limits,
+            waited: self.waited,
+            status: self.status,
+            refused_by: self.refused_by,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            took: proxy.gate.clock().now().since(self.started),
+            overruled: self.overruled,
+            note: self.note,
+        });
+    }
+}

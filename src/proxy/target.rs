@@ -1,0 +1,361 @@
+//! Where a request is for: absolute form, authority form, routes; loops.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::host::{Authority, Fault};
+use super::pattern::HostPattern;
+use super::refusal::Refusal;
+use crate::wire::{Name, RequestHead, Version, members};
+
+/// How often a request may have passed a gateway of our name before it is taken to run in circles. A few gateways in
+/// a row are a set-up that makes sense.
+const MAX_HOPS: usize = 3;
+
+/// What is spoken to an origin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scheme {
+    /// HTTP over plain TCP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port that need not be written.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
+impl Origin {
+    /// The origin at an authority as people write it in a URL: `api.example`, `[::1]:8080`.
+    ///
+    /// # Errors
+    /// What is wrong with the authority, in words for the user.
+    pub fn at(scheme: Scheme, authority: &str) -> Result<Origin, &'static str> {
+        let authority = Authority::read(authority).map_err(|fault| match fault {
+            Fault::Malformed(why) | Fault::Disguised(why) => why,
+        })?;
+        Ok(Origin { scheme, host: authority.shared_host(), port: authority.port.unwrap_or(scheme.default_port()) })
+    }
+}
+
+/// How a request named its target (RFC 9112 §3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// `GET http://host/path`: a request to a forward proxy.
+    Absolute,
+    /// `CONNECT host:port`.
+    Authority,
+    /// `GET /path`, which a route maps to an origin.
+    Route,
+}
+
+/// A reverse route: which requests it takes, and where to.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Compared with the `Host` field; without a port there, 80 counts.
+    pub host: Option<HostPattern>,
+    /// The path itself and all below it; a slash at its end makes no difference.
+    pub path: Option<String>,
+    /// The origin.
+    pub to: Origin,
+    /// What takes the place of `path`.
+    pub to_path: String,
+}
+
+/// A server, as callers name it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Origin {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// Lower case, without a final dot; IPv6 short and without brackets.
+    pub host: Arc<str>,
+    /// Never 0.
+    pub port: u16,
+}
+
+/// Where one request is for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The server.
+    pub origin: Origin,
+    /// How the request named it. A tunnel is of `Form::Authority`.
+    pub form: Form,
+    /// The path and query for the origin are `prefix` and then the bytes `rest` of the request target; both are
+    /// empty for a tunnel.
+    pub prefix: Arc<str>,
+    /// See `prefix`.
+    pub rest: Range<usize>,
+}
+
+impl Target {
+    /// Path and query as the origin will see them; empty for a tunnel.
+    pub fn path<'a>(&'a self, head: &'a RequestHead) -> Cow<'a, str> {
+        let rest = head.target().get(self.rest.clone()).unwrap_or_default();
+        match (&*self.prefix, rest) {
+            ("", rest) => rest.into(),
+            (prefix, "") => prefix.into(),
+            (prefix, rest) => [prefix, rest].concat().into(),
+        }
+    }
+
+    /// Appends what [`Target::path`] gives.
+    pub fn write_path(&self, head: &RequestHead, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.prefix.as_bytes());
+        out.extend_from_slice(head.target().as_bytes().get(self.rest.clone()).unwrap_or_default());
+    }
+
+    /// The value of `Host` for the origin: brackets around IPv6, a port only if it is not the scheme's own. A tunnel's
+    /// always has its port.
+    pub fn write_host(&self, out: &mut Vec<u8>) {
+        let Origin { scheme, host, port } = &self.origin;
+        let is_v6 = host.contains(':');
+        if is_v6 {
+            out.push(b'[');
+        }
+        out.extend_from_slice(host.as_bytes());
+        if is_v6 {
+            out.push(b']');
+        }
+        if *port != scheme.default_port() || self.form == Form::Authority {
+            out.push(b':');
+            out.extend_from_slice(port.to_string().as_bytes());
+        }
+    }
+}
+
+/// Finds the target of each request.
+#[derive(Debug)]
+pub struct Targets {
+    /// The longest path first; of equal ones, those with a host first.
+    routes: Vec<PreparedRoute>,
+}
+
+#[derive(Debug)]
+struct PreparedRoute {
+    host: Option<HostPattern>,
+    /// Without a slash at its end; empty: every path.
+    base: Box<str>,
+    to: Origin,
+    /// What the origin gets for `base` itself.
+    instead: Arc<str>,
+    /// What the origin gets for `base` when more follows: without a slash at its end.
+    below: Arc<str>,
+}
+
+impl Targets {
+    /// Prepares the routes; their order does not matter but between equals.
+    pub fn new(routes: Vec<Route>) -> Targets {
+        let mut routes: Vec<_> = routes.into_iter().map(PreparedRoute::of).collect();
+        routes.sort_by_key(|route| (std::cmp::Reverse(route.base.len()), route.host.is_none()));
+        Targets { routes }
+    }
+
+    /// Finds where a request is for.
+    ///
+    /// # Errors
+    /// 400 if its target or its `Host` makes no sense, 403 for an address in disguise, 404 if no route takes it.
+    pub fn find(&self, head: &RequestHead) -> Result<Target, Refusal> {
+        let target = head.target();
+        if target.contains('#') {
+            return Err(Refusal::BadTarget(
+                "a fragment (\"#…\") is for the program that asks, never for a server: leave it out",
+            ));
+        }
+        if head.method() == "CONNECT" {
+            return tunnel(head);
+        }
+        if target.starts_with('/') {
+            return self.routed(head);
+        }
+        if target == "*" {
+            return self.whole_origin(head);
+        }
+        absolute(head)
+    }
+
+    fn routed(&self, head: &RequestHead) -> Result<Target, Refusal> {
+        let host = check_host(head, None)?;
+        let target = head.target();
+        let path = &target[..path_end(target)];
+        let route = self
+            .routes
+            .iter()
+            .find(|route| route.takes_host(host) && route.takes_path(path))
+            .ok_or(Refusal::NoRoute)?;
+        let after_base = &target[route.base.len()..];
+        if !(route.base.is_empty() && route.below.is_empty()) && climbs(&after_base[..path_end(after_base)]) {
+            return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
+        }
+        let prefix = if after_base.starts_with('/') { &route.below } else { &route.instead };
+        let rest = route.base.len()..target.len();
+        Ok(Target { origin: route.to.clone(), form: Form::Route, prefix: Arc::clone(prefix), rest })
+    }
+
+    /// `OPTIONS *` speaks of a whole server (RFC 9110 §9.3.7), so only a route for all paths takes it.
+    fn whole_origin(&self, head: &RequestHead) -> Result<Target, Refusal> {
+        if head.method() != "OPTIONS" {
+            return Err(Refusal::BadTarget("the target \"*\" goes with OPTIONS only"));
+        }
+        let host = check_host(head, None)?;
+        let route =
+            self.routes.iter().find(|route| route.base.is_empty() && route.takes_host(host)).ok_or(Refusal::NoRoute)?;
+        Ok(Target { origin: route.to.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1 })
+    }
+}
+
+impl PreparedRoute {
+    fn of(route: Route) -> PreparedRoute {
+        let path = route.path.unwrap_or_default();
+        let base = path.strip_suffix('/').unwrap_or(&path);
+        let above = route.to_path.strip_suffix('/').unwrap_or(&route.to_path);
+        let instead = if route.to_path.is_empty() { "/" } else { &*route.to_path };
+        PreparedRoute {
+            host: route.host,
+            base: base.into(),
+            to: route.to,
+            instead: instead.into(),
+            below: above.into(),
+        }
+    }
+
+    fn takes_host(&self, given: Option<Authority<'_>>) -> bool {
+        let Some(pattern) = &self.host else { return true };
+        given.is_some_and(|given| pattern.matches(&given.host(), given.port.unwrap_or(80)))
+    }
+
+    fn takes_path(&self, path: &str) -> bool {
+        path.strip_prefix(&*self.base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
+    let target = head.target();
+    if target.contains(['/', '?']) || target == "*" {
+        return Err(Refusal::BadTarget("CONNECT takes a host and a port alone: CONNECT api.example:443"));
+    }
+    check_host(head, Some(target))?;
+    let authority = Authority::read(target).map_err(refused)?;
+    let port = authority.port.ok_or(Refusal::BadTarget("CONNECT needs a port: CONNECT api.example:443"))?;
+    // What runs inside a tunnel is not known; what is opened is a plain TCP connection.
+    let origin = Origin { scheme: Scheme::Http, host: authority.shared_host(), port };
+    Ok(Target { origin, form: Form::Authority, prefix: Arc::default(), rest: target.len()..target.len() })
+}
+
+fn absolute(head: &RequestHead) -> Result<Target, Refusal> {
+    let target = head.target();
+    let (scheme, start) = read_scheme(target)?;
+    let end = target[start..].find(['/', '?']).map_or(target.len(), |at| start + at);
+    let authority = &target[start..end];
+    // Host is overridden by the target, but must make sense all the same (RFC 9112 §3.2).
+    check_host(head, Some(authority))?;
+    let authority = Authority::read(authority).map_err(refused)?;
+    let origin =
+        Origin { scheme, host: authority.shared_host(), port: authority.port.unwrap_or(scheme.default_port()) };
+    let prefix = match target.as_bytes().get(end) {
+        Some(b'/') => Arc::default(),
+        Some(_) => Arc::from("/"),
+        // RFC 9112 §3.2.4: without path and query, OPTIONS speaks of the whole server.
+        None if head.method() == "OPTIONS" => Arc::from("*"),
+        None => Arc::from("/"),
+    };
+    Ok(Target { origin, form: Form::Absolute, prefix, rest: end..target.len() })
+}
+
+/// The scheme, and where the authority begins.
+fn read_scheme(target: &str) -> Result<(Scheme, usize), Refusal> {
+    let Some((scheme, _)) = target.split_once("://") else {
+        return Err(Refusal::BadTarget("the target is neither a whole URL (http://host/path) nor a path (/path)"));
+    };
+    let start = scheme.len() + 3;
+    if scheme.eq_ignore_ascii_case("http") {
+        Ok((Scheme::Http, start))
+    } else if scheme.eq_ignore_ascii_case("https") {
+        Ok((Scheme::Https, start))
+    } else if scheme.eq_ignore_ascii_case("ws") || scheme.eq_ignore_ascii_case("wss") {
+        Err(Refusal::BadTarget(
+            "WebSocket goes through a proxy by CONNECT, or as an http:// request with Upgrade, not as ws:// or wss://",
+        ))
+    } else if scheme.eq_ignore_ascii_case("ftp") {
+        Err(Refusal::BadTarget("the gateway speaks HTTP only, not FTP"))
+    } else {
+        Err(Refusal::BadTarget("the gateway speaks http:// and https:// only"))
+    }
+}
+
+/// The rules for `Host` of RFC 9112 §3.2. `authority`: that of the target, if it has one.
+fn check_host<'a>(head: &'a RequestHead, authority: Option<&str>) -> Result<Option<Authority<'a>>, Refusal> {
+    let mut hosts = head.all(Name::Host);
+    let Some(host) = hosts.next() else {
+        return match head.version() {
+            Version::Http10 => Ok(None),
+            Version::Http11 => Err(Refusal::BadTarget("HTTP/1.1 requires a Host field")),
+        };
+    };
+    if hosts.next().is_some() {
+        // Two readers may pick different ones, so nothing after this head is trusted either.
+        return Err(Refusal::Malformed("there are several Host fields"));
+    }
+    // An empty one says that the target has no authority (RFC 9110 §7.2).
+    if host.is_empty() || authority.is_some_and(|authority| authority.as_bytes() == host) {
+        return Ok(None);
+    }
+    let host = std::str::from_utf8(host).map_err(|_| Refusal::BadTarget("the Host field is not ASCII"))?;
+    match Authority::read(host) {
+        Ok(host) => Ok(Some(host)),
+        // What the target overrides is never resolved, whatever it is.
+        Err(Fault::Disguised(_)) if authority.is_some() => Ok(None),
+        Err(Fault::Malformed(_) | Fault::Disguised(_)) => {
+            Err(Refusal::BadTarget("the Host field is not a host and a port"))
+        }
+    }
+}
+
+fn refused(fault: Fault) -> Refusal {
+    match fault {
+        Fault::Malformed(why) => Refusal::BadTarget(why),
+        Fault::Disguised(why) => Refusal::Denied(why),
+    }
+}
+
+fn path_end(target: &str) -> usize {
+    target.find('?').unwrap_or(target.len())
+}
+
+/// Whether a path has more `..` than names before them, in the reading of the most lenient origin: encoded and back
+/// slashes are slashes, `..;x` is `..`, empty segments do not count.
+fn climbs(path: &str) -> bool {
+    if memchr::memchr2(b'.', b'%', path.as_bytes()).is_none() {
+        return false;
+    }
+    let plain =
+        path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace("%3b", ";");
+    let mut depth = 0_usize;
+    for segment in plain.split(['/', '\\']) {
+        match segment.split(';').next().unwrap_or(segment) {
+            "" | "." => {}
+            ".." if depth == 0 => return true,
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    false
+}
+
+/// Whether the `Via` of a request names a gateway of our name so often that it must run in circles (508).
+pub fn too_many_hops(head: &RequestHead) -> bool {
+    let hops = head.all(Name::Via).flat_map(members).filter(|hop| {
+        let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(b"lockgate"))
+    });
+    hops.count() > MAX_HOPS
+}
+
+#[cfg(test)]
+mod tests;
