@@ -1,0 +1,197 @@
+//! From what `proxy.toml` says to settings that need no checking again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::file::{Access, Destination, File, Route};
+use super::walk::{At, Place, Reader, Written};
+use super::{Settings, limit, users};
+use crate::gate;
+use crate::net::dial;
+use crate::proxy::{self, PoolSettings, access, target};
+use crate::tls::verify;
+
+/// Where lockgate listens unless it is told otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Idle connections kept for one origin by each runtime: what a fleet's burst leaves behind, within
+/// what servers commonly allow one peer.
+const IDLE_PER_ORIGIN: usize = 64;
+
+/// Builds the settings. Where something is wrong it is reported, and the settings are of no use.
+/// `folder` is where relative paths begin.
+pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings {
+    let listen = listen(&file.listen, reader);
+    let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
+    check_open(&file, loopback_only, reader);
+    let access = access(&file.access, loopback_only, folder, reader);
+    let routes = routes(file.routes, reader);
+    let trust = trust(&file.trust, folder, reader);
+    let checked = limit::check_all(file.limits, reader);
+    let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
+    let (mut limits, mut rules, mut meanings) = (Vec::new(), Vec::new(), Vec::new());
+    for limit in checked {
+        limits.push(limit.limit);
+        rules.push(limit.rule);
+        meanings.push(limit.meaning);
+    }
+    Settings {
+        gate: gate::Settings { limits },
+        proxy: proxy::Settings {
+            rules,
+            routes,
+            access,
+            dial: dial::Settings {
+                deny: file.access.deny_addresses,
+                deny_private: !loopback_only,
+                own: listen.clone(),
+            },
+            tls: verify::Settings { trust },
+            access_log: file.log.access,
+            pool: PoolSettings { idle_per_origin: IDLE_PER_ORIGIN, idle_timeout: file.timeouts.idle },
+            timeouts: file.timeouts,
+            own: listen.clone(),
+        },
+        listen,
+        log: file.log.level,
+        meanings,
+        counts_loopback,
+        warnings: Vec::new(),
+    }
+}
+
+fn listen(written: &Written<Vec<At<SocketAddr>>>, reader: &Reader<'_>) -> Vec<SocketAddr> {
+    let Some(list) = written.get() else {
+        return vec![LISTEN];
+    };
+    for (index, at) in list.value.iter().enumerate() {
+        // Port 0 stands for any free port, so several of them are several ports.
+        let again = list.value[..index].iter().any(|other| other.value == at.value);
+        if again && at.value.port() != 0 {
+            reader.error(&at.place, format_args!("{} is listed already", at.value), "leave it out");
+        }
+    }
+    list.value.iter().map(|at| at.value).collect()
+}
+
+/// A gateway that others can reach must say who may use it, or it is an open proxy.
+fn check_open(file: &File, loopback_only: bool, reader: &Reader<'_>) {
+    if loopback_only || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
+        return;
+    }
+    let open = file.listen.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
+    if let Some(at) = open {
+        let message = format!("{} can be reached by others, and nothing says who may use it", at.value);
+        let right = "add [access] with allow_from = [\"10.0.0.0/8\"] (your callers' addresses), or users = \"users\"";
+        reader.error(&at.place, message, right);
+    }
+}
+
+fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<'_>) -> access::Settings {
+    let allow_from = match written.allow_from.get() {
+        Some(list) => list.value.iter().map(|at| at.value).collect(),
+        // Whoever knows a password may come from anywhere, if others are listened to at all.
+        None if !loopback_only && !written.users.is_absent() => Vec::new(),
+        None => {
+            vec![IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8), Ipv6Addr::LOCALHOST.to_canonical().into()]
+        }
+    };
+    let anyone = |net: &IpNet| net.prefix_len() == 0;
+    if let (Some(list), true) = (written.allow_from.get(), written.users.is_absent() && !loopback_only)
+        && let Some(at) = list.value.iter().find(|at| anyone(&at.value))
+    {
+        reader.warn(
+            &at.place,
+            "anyone who can reach this gateway may use it",
+            "name your callers' addresses, or add users",
+        );
+    }
+    access::Settings {
+        allow_from,
+        users: written.users.get().and_then(|at| read_users(at, folder, reader)),
+        connect_ports: written.connect_ports.clone(),
+        only_listed: written.only_listed,
+    }
+}
+
+fn read_users(at: &At<std::path::PathBuf>, folder: &Path, reader: &Reader<'_>) -> Option<Vec<users::User>> {
+    let path = folder.join(&at.value);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            let right = "create it with `lockgate user add NAME`, or name another file";
+            reader.error(&at.place, format_args!("cannot read {}: {error}", path.display()), right);
+            return None;
+        }
+    };
+    match users::parse(path.display().to_string(), &text) {
+        Ok(users) => Some(users),
+        Err(reports) => {
+            reports.into_iter().for_each(|report| reader.note(report));
+            None
+        }
+    }
+}
+
+fn routes(written: Vec<Route>, reader: &Reader<'_>) -> Vec<target::Route> {
+    let mut seen: Vec<(Option<String>, Option<String>)> = Vec::new();
+    let mut routes = Vec::new();
+    for route in written {
+        if route.path.is_absent() && route.host.is_absent() {
+            reader.error(
+                &route.place,
+                "this route has neither `path` nor `host`",
+                "add path = \"/partner/\", or a host",
+            );
+        }
+        if route.to.is_absent() {
+            reader.error(&route.place, "this route leads nowhere", "add to = \"https://api.example.com/\"");
+        }
+        let path = route.path.get().map(|at| at.value.clone());
+        let host = route.host.get().map(|at| at.value.text.clone());
+        let told = path.is_none() && host.is_none();
+        if !told && seen.contains(&(path.clone(), host.clone())) {
+            reader.error(&route.place, "a route with this path and host is there already", "leave one of them out");
+        }
+        seen.push((path.clone(), host));
+        if let Some(to) = route.to.get() {
+            let host = route.host.get().map(|at| at.value.pattern.clone());
+            let Destination { origin, path: to_path } = to.value.clone();
+            routes.push(target::Route { host, path, to: origin, to_path });
+        }
+    }
+    routes
+}
+
+fn trust(written: &[At<std::path::PathBuf>], folder: &Path, reader: &Reader<'_>) -> Vec<CertificateDer<'static>> {
+    let mut certificates = Vec::new();
+    for at in written {
+        match read_pem(&folder.join(&at.value)) {
+            Ok(found) => certificates.extend(found),
+            Err(message) => wrong_pem(&at.place, &message, reader),
+        }
+    }
+    certificates
+}
+
+fn wrong_pem(place: &Place, message: &str, reader: &Reader<'_>) {
+    reader.error(place, message, "a PEM file with one certificate or more");
+}
+
+/// The certificates of a PEM file, each one readable as a root.
+fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display();
+    let text = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.map_err(|error| format!("{shown} is not PEM: {error}"))?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in &found {
+        roots
+            .add(certificate.clone())
+            .map_err(|error| format!("{shown} holds no certificate that can be trusted: {error}"))?;
+    }
+    if found.is_empty() { Err(format!("{shown} holds no certificate")) } else { Ok(found) }
+}

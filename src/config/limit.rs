@@ -1,0 +1,215 @@
+//! From a `[[limit]]` as it was written to the rule that the locker and the proxy keep.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::file::{self, Window};
+use super::meaning;
+use super::span;
+use super::walk::{At, Reader, Written};
+use crate::locker::{Counts, Kind, Limit, Rate, Unit};
+use crate::proxy::claims::{Cost, KeyPart, Rule};
+
+/// One limit, checked.
+pub(super) struct Checked {
+    pub(super) limit: Limit,
+    pub(super) rule: Rule,
+    /// What it means, in a sentence.
+    pub(super) meaning: String,
+    /// Whether it may count requests to this machine itself.
+    pub(super) counts_loopback: bool,
+}
+
+/// The limits of a file, each under a name of its own.
+pub(super) fn check_all(limits: Vec<file::Limit>, reader: &Reader<'_>) -> Vec<Checked> {
+    let names = names(&limits, reader);
+    limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, reader)).collect()
+}
+
+/// The names as written, or made from the host or the place in the file.
+fn names(limits: &[file::Limit], reader: &Reader<'_>) -> Vec<Arc<str>> {
+    let mut taken = HashSet::new();
+    for at in limits.iter().filter_map(|limit| limit.name.get()) {
+        if !taken.insert(at.value.clone()) {
+            let message = format!("a limit named {:?} is there already", at.value);
+            reader.error(&at.place, message, "each limit has a name of its own");
+        }
+    }
+    let free = |wish: String, taken: &mut HashSet<String>| {
+        let others = (2..).map(|n| format!("{wish}-{n}"));
+        let name = std::iter::once(wish.clone()).chain(others).find(|name| !taken.contains(name));
+        let name = name.unwrap_or(wish);
+        taken.insert(name.clone());
+        name
+    };
+    let name = |(index, limit): (usize, &file::Limit)| match (limit.name.get(), limit.matching.hosts.as_slice()) {
+        (Some(at), _) => at.value.as_str().into(),
+        (None, [host]) if name_from(&host.value.text).is_some() => {
+            free(name_from(&host.value.text).unwrap_or_default(), &mut taken).into()
+        }
+        (None, _) => free(format!("limit-{}", index + 1), &mut taken).into(),
+    };
+    limits.iter().enumerate().map(name).collect()
+}
+
+/// A host pattern without what a name may not hold.
+fn name_from(host: &str) -> Option<String> {
+    let plain = host.trim_start_matches("*.").replace(':', "-");
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    ((1..=60).contains(&plain.len()) && plain.chars().all(fits)).then_some(plain)
+}
+
+fn check(limit: file::Limit, name: Arc<str>, reader: &Reader<'_>) -> Checked {
+    check_purpose(&limit, reader);
+    let kind = kind(&limit, reader);
+    let rate = match (limit.requests.get(), limit.per.get()) {
+        (Some(requests), Some(per)) => Some(Rate {
+            requests: requests.value,
+            per: per.value,
+            guard: limit.guard.get().map_or(Duration::ZERO, |at| at.value),
+            kind,
+            counts: limit.counts.get().map_or(Counts::Sent, |at| at.value),
+        }),
+        _ => None,
+    };
+    let max_cost = limit.requests.get().map_or(1, |at| at.value);
+    check_cost(&limit, max_cost, reader);
+    check_key(&limit.key, reader);
+    let meaning = meaning::sentence(&name, &limit, rate.as_ref());
+    let counts_loopback = counts_loopback(&limit);
+    let rule = Rule {
+        name: Arc::clone(&name),
+        hosts: limit.matching.hosts.into_iter().map(|at| at.value.pattern).collect(),
+        paths: limit.matching.paths.into_iter().map(|at| at.value.pattern).collect(),
+        methods: limit.matching.methods.into_iter().map(|at| at.value).collect(),
+        key: limit.key.into_iter().map(|at| at.value).collect(),
+        cost: limit.cost.or(Cost::Fixed(1)),
+        max_cost,
+        pushback: limit.pushback,
+        retry: limit.retry,
+    };
+    let limit = Limit {
+        name,
+        rate,
+        in_flight: limit.in_flight.get().map(|at| at.value),
+        when_full: limit.when_full,
+        max_wait: limit.max_wait,
+        max_waiting: limit.max_waiting as usize,
+        share_by: limit.share_by,
+        max_keys: limit.max_keys as usize,
+        dry_run: limit.dry_run,
+    };
+    Checked { limit, rule, meaning, counts_loopback }
+}
+
+/// A limit must limit something, and say nothing that has no effect.
+fn check_purpose(limit: &file::Limit, reader: &Reader<'_>) {
+    match (&limit.requests, &limit.per) {
+        (Written::Value(requests), Written::Absent) => {
+            reader.error(&requests.place, "`requests` without `per`", "add in what time, such as per = \"1s\"");
+        }
+        (Written::Absent, Written::Value(per)) => {
+            reader.error(&per.place, "`per` without `requests`", "add how many, such as requests = 10");
+        }
+        (Written::Absent, Written::Absent) => {
+            if limit.in_flight.is_absent() {
+                let right = "add how many in what time, such as requests = 10 and per = \"1s\", or in_flight = 10";
+                reader.error(&limit.place, "this limit limits nothing", right);
+            }
+            let idle = [
+                ("window", limit.window.get().map(|at| &at.place)),
+                ("zone", limit.zone.get().map(|at| &at.place)),
+                ("burst", limit.burst.get().map(|at| &at.place)),
+                ("counts", limit.counts.get().map(|at| &at.place)),
+                ("guard", limit.guard.get().map(|at| &at.place)),
+                ("cost", limit.cost.get().map(|at| &at.place)),
+            ];
+            for (key, place) in idle {
+                if let Some(place) = place {
+                    let message = format!("`{key}` has no effect without `requests` and `per`");
+                    reader.error(place, message, "add them, or leave this out");
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The window, with what only one kind of it knows.
+fn kind(limit: &file::Limit, reader: &Reader<'_>) -> Kind {
+    let window = limit.window.get().map_or(Window::Sliding, |at| at.value);
+    // A window that was misspelt may have been meant to be the kind that knows these keys.
+    let known = !matches!(limit.window, Written::Wrong);
+    if let (Some(zone), true) = (limit.zone.get(), known && window != Window::Calendar) {
+        reader.error(&zone.place, "`zone` is for calendar windows", "add window = \"calendar\", or leave this out");
+    }
+    if let (Some(burst), true) = (limit.burst.get(), known && window != Window::Smooth) {
+        reader.error(&burst.place, "`burst` is for smooth windows", "add window = \"smooth\", or leave this out");
+    }
+    match window {
+        Window::Sliding => Kind::Sliding,
+        Window::Fixed => Kind::Fixed,
+        Window::Calendar => Kind::Calendar {
+            unit: unit(limit.per.get(), reader),
+            zone: limit.zone.get().map_or(TimeZone::UTC, |at| at.value.clone()),
+        },
+        Window::Smooth => Kind::Smooth { burst: burst(limit, reader) },
+    }
+}
+
+/// The unit that `per` stands for in a calendar window.
+fn unit(per: Option<&At<Duration>>, reader: &Reader<'_>) -> Unit {
+    let Some(per) = per else { return Unit::Day };
+    match per.value.as_secs() {
+        60 if per.value.subsec_nanos() == 0 => Unit::Minute,
+        3_600 if per.value.subsec_nanos() == 0 => Unit::Hour,
+        86_400 if per.value.subsec_nanos() == 0 => Unit::Day,
+        _ => {
+            let message = format!("no calendar window is {} long", span::show(per.value));
+            reader.error(&per.place, message, "\"1m\", \"1h\" or \"1d\"");
+            Unit::Day
+        }
+    }
+}
+
+fn burst(limit: &file::Limit, reader: &Reader<'_>) -> u32 {
+    let Some(burst) = limit.burst.get() else {
+        return 1;
+    };
+    if let Some(requests) = limit.requests.get().filter(|requests| burst.value > requests.value) {
+        let message = format!("a burst of {} can never go", burst.value);
+        reader.error(&burst.place, message, format!("at most {}, as `requests` says", requests.value));
+    }
+    burst.value
+}
+
+fn check_cost(limit: &file::Limit, max_cost: u32, reader: &Reader<'_>) {
+    let Some(at) = limit.cost.get() else { return };
+    let Cost::Fixed(cost) = at.value else { return };
+    if cost > max_cost && limit.requests.get().is_some() {
+        let message = format!("a request that costs {cost} can never go");
+        reader.error(&at.place, message, format!("at most {max_cost}, as `requests` says"));
+    }
+}
+
+fn check_key(key: &[At<KeyPart>], reader: &Reader<'_>) {
+    for (index, part) in key.iter().enumerate() {
+        // KeyPart has no equality of its own; what it was written as is all that it is.
+        let same = |other: &At<KeyPart>| format!("{:?}", other.value) == format!("{:?}", part.value);
+        if key[..index].iter().any(same) {
+            reader.error(&part.place, "the key has this part already", "leave it out");
+        }
+    }
+}
+
+fn counts_loopback(limit: &file::Limit) -> bool {
+    let hosts = &limit.matching.hosts;
+    let loopback = |text: &str| {
+        let name = text.rsplit_once(':').map_or(text, |(name, _)| name);
+        matches!(name, "*" | "localhost" | "[::1]" | ":") || text == "::1" || name.starts_with("127.")
+    };
+    hosts.is_empty() || hosts.iter().any(|at| loopback(&at.value.text))
+}

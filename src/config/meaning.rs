@@ -1,0 +1,106 @@
+//! Says what a limit means, in a sentence that its author can check against what was wanted.
+
+use super::file::{Limit, Pattern};
+use super::span;
+use super::walk::At;
+use crate::locker::{Counts, Kind, Rate, Unit, WhenFull};
+use crate::proxy::claims::{Cost, KeyPart};
+
+/// `api: GET requests to api.example.com: at most 5 in any 800 ms for each caller; what is more waits up to 30 s`
+pub(super) fn sentence(name: &str, limit: &Limit, rate: Option<&Rate>) -> String {
+    let mut how_many = Vec::new();
+    if let Some(rate) = rate {
+        how_many.push(format!("at most {}", speed(rate)));
+    }
+    if let Some(in_flight) = limit.in_flight.get() {
+        how_many.push(format!("at most {} at one time", in_flight.value));
+    }
+    let mut sentence = format!("{name}: {}: {}", subject(limit), how_many.join(", "));
+    if !limit.key.is_empty() {
+        let parts: Vec<_> = limit.key.iter().map(|at| part(&at.value)).collect();
+        sentence.push_str(&format!(", for each {}", parts.join(" and each ")));
+    }
+    match limit.cost.get().map(|at| &at.value) {
+        None | Some(Cost::Fixed(1)) => {}
+        Some(Cost::Fixed(cost)) => sentence.push_str(&format!(", each counting as {cost}")),
+        Some(Cost::Header(name)) => sentence.push_str(&format!(", each counting as its header {name} says")),
+    }
+    let rest = match (limit.dry_run, limit.when_full) {
+        (true, _) => "; dry run: what is more goes all the same, and is logged".to_owned(),
+        (false, WhenFull::Refuse) => "; what is more is refused".to_owned(),
+        (false, WhenFull::Wait) if limit.max_wait.is_zero() => "; what is more is refused".to_owned(),
+        (false, WhenFull::Wait) => format!("; what is more waits up to {}", long(limit.max_wait)),
+    };
+    sentence + &rest
+}
+
+/// Which requests it counts.
+fn subject(limit: &Limit) -> String {
+    let matching = &limit.matching;
+    let mut words = match matching.methods.is_empty() {
+        true if matching.hosts.is_empty() && matching.paths.is_empty() => "all requests".to_owned(),
+        true => "requests".to_owned(),
+        false => format!("{} requests", any(matching.methods.iter().map(|at| at.value.as_str()))),
+    };
+    if !matching.hosts.is_empty() {
+        words.push_str(&format!(" to {}", texts(&matching.hosts)));
+    }
+    if !matching.paths.is_empty() {
+        words.push_str(&format!(" for {}", texts(&matching.paths)));
+    }
+    words
+}
+
+fn speed(rate: &Rate) -> String {
+    let requests = rate.requests;
+    let mut words = match &rate.kind {
+        Kind::Sliding => format!("{requests} in any {}", span::say(rate.per)),
+        Kind::Fixed => format!("{requests} in a window of {}, which opens with its first request", long(rate.per)),
+        Kind::Calendar { unit, zone } => {
+            let unit = match unit {
+                Unit::Minute => "minute",
+                Unit::Hour => "hour",
+                Unit::Day => "day",
+            };
+            format!("{requests} in each {unit} of the calendar, by the clock of {}", zone.iana_name().unwrap_or("UTC"))
+        }
+        Kind::Smooth { burst: 1 } => {
+            format!("{requests} in any {}, evenly spaced", span::say(rate.per))
+        }
+        Kind::Smooth { burst } => {
+            format!("{requests} in any {}, evenly spaced after the first {burst}", span::say(rate.per))
+        }
+    };
+    if !rate.guard.is_zero() {
+        words.push_str(&format!(" and a guard of {}", long(rate.guard)));
+    }
+    match rate.counts {
+        Counts::Sent => words,
+        Counts::Answered => words + ", counted from the answer",
+    }
+}
+
+fn part(part: &KeyPart) -> String {
+    match part {
+        KeyPart::Host => "host".to_owned(),
+        KeyPart::Caller => "caller".to_owned(),
+        KeyPart::Method => "method".to_owned(),
+        KeyPart::Path(segment) => format!("path segment {segment}"),
+        KeyPart::Header(name) => format!("value of the header {name}"),
+        KeyPart::Query(name) => format!("value of {name} in the query"),
+    }
+}
+
+/// A duration with its number, "1 minute" too.
+fn long(duration: std::time::Duration) -> String {
+    let words = span::say(duration);
+    if words.starts_with(|c: char| c.is_ascii_digit()) { words } else { format!("1 {words}") }
+}
+
+fn texts<P>(patterns: &[At<Pattern<P>>]) -> String {
+    any(patterns.iter().map(|at| at.value.text.as_str()))
+}
+
+fn any<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    words.collect::<Vec<_>>().join(" or ")
+}

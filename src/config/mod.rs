@@ -1,0 +1,187 @@
+//! READS `proxy.toml`: from what was written to settings that need no checking again.
+//!
+//! It never knows how anything runs: it opens no socket and starts no task. Each room owns its
+//! `Settings`; this room stands above them and builds them.
+//!
+//! `file` is the shape of the file (one place per setting: key, form, default), `check` and `limit`
+//! hold what several settings must agree on, `report` shows a mistake. All mistakes of a file are
+//! reported at once.
+
+mod check;
+mod file;
+mod item;
+mod limit;
+mod meaning;
+mod report;
+mod span;
+#[cfg(test)]
+mod tests;
+pub(crate) mod users;
+mod value;
+mod walk;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+use tracing::level_filters::LevelFilter;
+
+pub use self::report::{Report, Severity};
+
+use self::file::File;
+use self::report::Source;
+use self::walk::Reader;
+use crate::{gate, proxy};
+
+/// The smallest file that is of use, for those whose file is empty.
+const SMALLEST: &str = "\
+the smallest useful file is
+
+    [[limit]]
+    match    = { host = \"api.example.com\" }
+    requests = 5
+    per      = \"1s\"";
+
+/// What `proxy.toml` means. Nothing in it needs to be checked again.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What decides and waits.
+    pub gate: gate::Settings,
+    /// What carries.
+    pub proxy: proxy::Settings,
+    /// Where callers connect to, at least one address. Port 0 means any free one.
+    pub listen: Vec<SocketAddr>,
+    /// What is logged, unless `RUST_LOG` says otherwise.
+    pub log: LevelFilter,
+    /// What each limit means, in a sentence.
+    pub meanings: Vec<String>,
+    /// Whether a limit may count requests to this machine itself, so that none may go past us.
+    pub counts_loopback: bool,
+    /// What is allowed, but hardly meant.
+    pub warnings: Vec<Report>,
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is not there, or may not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file says what cannot be; every mistake, in the order of the file.
+    #[error("{}", all(.0))]
+    Invalid(Vec<Report>),
+}
+
+impl Settings {
+    /// Puts the addresses that were really bound in the place of those asked for (port 0).
+    pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
+        self.listen = addresses.to_vec();
+        self.proxy.own = addresses.to_vec();
+        self.proxy.dial.own = addresses.to_vec();
+    }
+}
+
+/// Reads and checks a file. Paths in it are relative to its folder.
+///
+/// # Errors
+/// `Read` if there is no such file, `Invalid` with all that is wrong in it.
+pub fn read(path: &Path) -> Result<Settings, Error> {
+    let source = load(path)?;
+    parse(&source, folder(path)).map_err(Error::Invalid)
+}
+
+/// The users file that the file names, whether it is there or not.
+///
+/// # Errors
+/// `Read` if there is no such file, `Invalid` if it is not TOML.
+pub fn users_file(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let source = load(path)?;
+    let document = document(&source).map_err(Error::Invalid)?;
+    let reader = Reader::new(&source);
+    let file = File::read(&mut reader.root(document.get_ref()));
+    Ok(file.access.users.get().map(|at| folder(path).join(&at.value)))
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+fn load(path: &Path) -> Result<Source, Error> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Source::new(name, text)),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let source = Source::new(name, String::from_utf8_lossy(error.as_bytes()).into_owned());
+            let report =
+                source.error(&(good..good + 1), "this is not UTF-8".to_owned(), "save the file as UTF-8".to_owned());
+            Err(Error::Invalid(vec![report]))
+        }
+    }
+}
+
+fn parse(source: &Source, folder: &Path) -> Result<Settings, Vec<Report>> {
+    let document = document(source)?;
+    if document.get_ref().is_empty() {
+        let nothing = "this file says nothing".to_owned();
+        return Err(vec![source.error(&(0..0), nothing, SMALLEST.to_owned())]);
+    }
+    let reader = Reader::new(source);
+    let mut root = reader.root(document.get_ref());
+    let file = File::read(&mut root);
+    root.end();
+    if file.limits.is_empty() {
+        reader.warn(&(0..0), "there is no [[limit]], so everything goes at once", SMALLEST);
+    }
+    let settings = check::check(file, folder, &reader);
+    let mut reports = reader.into_reports();
+    // In the order of the file, with what is wrong in other files after it.
+    reports.sort_by_key(|report| (report.file != source.name(), report.line, report.column));
+    let (errors, warnings) = reports.into_iter().partition::<Vec<_>, _>(|r| r.severity == Severity::Error);
+    if errors.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(errors) }
+}
+
+/// Splits the text into keys and values; syntax errors are reported, all that the parser recovers from.
+fn document(source: &Source) -> Result<toml::Spanned<DeTable<'_>>, Vec<Report>> {
+    let (document, errors) = DeTable::parse_recoverable(source.text());
+    let report = |error: &toml::de::Error| syntax(source, error);
+    let mut reports: Vec<_> = errors.iter().map(report).collect();
+    // One slip may trip the parser several times in its line; the first says what it is.
+    reports.sort_by_key(|report| (report.line, report.column));
+    reports.dedup_by_key(|report| report.line);
+    if reports.is_empty() { Ok(document) } else { Err(reports) }
+}
+
+/// What the parser found, with advice for those who do not know TOML by heart.
+fn syntax(source: &Source, error: &toml::de::Error) -> Report {
+    let end = source.text().len();
+    let place = error.span().unwrap_or(end..end);
+    let written = source.text().get(place.clone()).unwrap_or_default().trim();
+    let (message, expected) = error.message().split_once(", expected ").unwrap_or((error.message(), ""));
+    let (message, advice) = match (message, expected) {
+        ("string values must be quoted", _) if written.is_empty() => {
+            ("a value is missing", "such as \"1s\", 5 or true".to_owned())
+        }
+        ("string values must be quoted", _) => (message, format!("write \"{written}\"")),
+        ("duplicate key", _) => (message, "leave one of them out".to_owned()),
+        (_, "nothing") => (message, "leave this out, or put all of it in quotes".to_owned()),
+        (_, "") => (message, "see https://toml.io for how values are written".to_owned()),
+        _ => (message, format!("expected {expected}")),
+    };
+    source.error(&place, message.to_owned(), advice)
+}
+
+fn all(reports: &[Report]) -> String {
+    let count = match reports {
+        [_] => "1 error".to_owned(),
+        _ => format!("{} errors", reports.len()),
+    };
+    let shown: Vec<_> = reports.iter().map(Report::to_string).collect();
+    format!("{}\n{count}", shown.join("\n"))
+}

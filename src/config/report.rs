@@ -1,0 +1,193 @@
+//! One mistake in a file: where it is, what the line says, and what would be right.
+
+use std::fmt;
+use std::ops::Range;
+
+/// A file as it was read, with the name under which messages speak of it.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    name: String,
+    text: String,
+}
+
+/// One mistake, or one thing that is allowed but hardly meant.
+///
+/// ```text
+/// error: unknown key `pers` in [[limit]]
+///   --> proxy.toml:4:1
+///    |
+///  4 | pers = "1s"
+///    | ^^^^ did you mean `per`?
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Whether the gateway starts all the same.
+    pub severity: Severity,
+    /// The file, as it was named to us.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub advice: String,
+    /// The line itself.
+    text: String,
+    /// How many characters of it are meant, at least 1.
+    width: usize,
+}
+
+/// What follows from a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Severity {
+    /// Nothing starts.
+    Error,
+    /// It starts all the same.
+    Warning,
+}
+
+impl Source {
+    pub(super) fn new(name: String, text: String) -> Source {
+        Source { name, text }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// An error at `place`, a range of bytes of the text.
+    pub(super) fn error(&self, place: &Range<usize>, message: String, advice: String) -> Report {
+        self.report(Severity::Error, place, message, advice)
+    }
+
+    pub(super) fn warning(&self, place: &Range<usize>, message: String, advice: String) -> Report {
+        self.report(Severity::Warning, place, message, advice)
+    }
+
+    fn report(&self, severity: Severity, place: &Range<usize>, message: String, advice: String) -> Report {
+        let start = floor_char(&self.text, place.start);
+        let before = &self.text[..start];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let rest = &self.text[line_start..];
+        let line_end = line_start + rest.find('\n').unwrap_or(rest.len());
+        // A place that spans several lines is shown by its first.
+        let end = floor_char(&self.text, place.end).clamp(start, line_end.max(start));
+        Report {
+            severity,
+            file: self.name.clone(),
+            line: before.matches('\n').count() + 1,
+            column: self.text[line_start..start].chars().count() + 1,
+            message,
+            advice,
+            text: self.text[line_start..line_end].trim_end().to_owned(),
+            width: self.text[start..end].trim_end().chars().count().max(1),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Report {
+    /// How many characters of the line are meant.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let gutter = self.line.to_string().len() + 1;
+        writeln!(out, "{kind}: {}", self.message)?;
+        writeln!(out, "{:gutter$}--> {}:{}:{}", "", self.file, self.line, self.column)?;
+        writeln!(out, "{:gutter$} |", "")?;
+        writeln!(out, "{:>gutter$} | {}", self.line, printable(&self.text))?;
+        let indent: String = self
+            .text
+            .chars()
+            .chain(std::iter::repeat(' '))
+            .take(self.column - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        let carets = "^".repeat(self.width);
+        let Some((first, more)) = self.advice.split_once('\n') else {
+            return writeln!(out, "{:gutter$} | {indent}{carets} {}", "", self.advice);
+        };
+        writeln!(out, "{:gutter$} | {indent}{carets} {first}", "")?;
+        for line in more.lines() {
+            writeln!(out, "{:gutter$} | {line}", "")?;
+        }
+        Ok(())
+    }
+}
+
+/// The nearest start of a character at or before `at`.
+fn floor_char(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// The line without what would move the cursor of a terminal.
+fn printable(text: &str) -> String {
+    let hide = |c: char| {
+        if c.is_control() && c != '\t' { '\u{fffd}' } else { c }
+    };
+    text.chars().map(hide).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source::new("proxy.toml".to_owned(), text.to_owned())
+    }
+
+    #[test]
+    fn a_report_shows_the_line_a_caret_and_what_would_be_right() {
+        let report = source("[log]\npers = \"1s\"\n").error(
+            &(6..10),
+            "unknown key `pers`".to_owned(),
+            "did you mean `per`?".to_owned(),
+        );
+        let shown = "error: unknown key `pers`\n  --> proxy.toml:2:1\n   |\n 2 | pers = \"1s\"\n   | ^^^^ did you mean `per`?\n";
+        assert_eq!(report.to_string(), shown);
+    }
+
+    #[test]
+    fn columns_count_characters_and_tabs_keep_the_caret_in_place() {
+        let text = "\tä = \"ö\" # \u{1b}[31m\r\n";
+        let at = text.find('"').unwrap();
+        let report = source(text).error(&(at..at + 4), "m".to_owned(), "a".to_owned());
+        assert_eq!((report.line, report.column, report.width), (1, 6, 3));
+        let shown = report.to_string();
+        assert!(shown.contains("\n   | \t    ^^^ a\n"), "{shown}");
+        assert!(!shown.contains('\u{1b}') && !shown.contains('\r'), "{shown:?}");
+    }
+
+    #[test]
+    fn a_place_over_several_lines_is_shown_by_its_first() {
+        let report = source("a = [\n1]\n").error(&(4..8), "m".to_owned(), "a\nb\nc".to_owned());
+        assert_eq!((report.line, report.column, report.width), (1, 5, 1));
+        assert!(report.to_string().ends_with("   |     ^ a\n   | b\n   | c\n"));
+    }
+
+    #[test]
+    fn a_place_past_the_end_is_the_end() {
+        let report = source("a").error(&(9..9), "m".to_owned(), "a".to_owned());
+        assert_eq!((report.line, report.column), (1, 2));
+        let report = source("").warning(&(0..0), "m".to_owned(), "a".to_owned());
+        assert!(report.to_string().starts_with("warning: m\n  --> proxy.toml:1:1\n"));
+    }
+}

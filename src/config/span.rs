@@ -1,0 +1,121 @@
+//! Durations as people write them: `250ms`, `0.8s`, `1m`, `1d`.
+
+use std::time::Duration;
+
+const NANOS_PER_MS: u64 = 1_000_000;
+
+/// The units, largest first, in milliseconds.
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// Reads a decimal number and a unit; `None` if it is anything else, or finer than a nanosecond.
+pub(super) fn parse(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| c != '.' && !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
+    let unit_nanos = u128::from(unit_ms * NANOS_PER_MS);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if whole.is_empty() || fraction.is_empty() || fraction.contains('.') || fraction.len() > 15 {
+        return None;
+    }
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let part = fraction.parse::<u128>().ok()?.checked_mul(unit_nanos)?;
+    if part % scale != 0 {
+        return None;
+    }
+    let nanos = whole.parse::<u128>().ok()?.checked_mul(unit_nanos)?.checked_add(part / scale)?;
+    u64::try_from(nanos).ok().map(Duration::from_nanos)
+}
+
+/// Writes a duration so that `parse` reads the same again, in the largest unit that divides it.
+pub(super) fn show(duration: Duration) -> String {
+    write(duration, "")
+}
+
+/// As `show`, with a space before the unit, for sentences.
+pub(super) fn say(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => write(duration, " "),
+        1 if duration.subsec_nanos() == 0 => "second".to_owned(),
+        60 if duration.subsec_nanos() == 0 => "minute".to_owned(),
+        3_600 if duration.subsec_nanos() == 0 => "hour".to_owned(),
+        86_400 if duration.subsec_nanos() == 0 => "day".to_owned(),
+        _ => write(duration, " "),
+    }
+}
+
+fn write(duration: Duration, space: &str) -> String {
+    let nanos = duration.as_nanos();
+    if nanos == 0 {
+        return format!("0{space}ms");
+    }
+    for (unit, unit_ms) in UNITS {
+        let unit_nanos = u128::from(unit_ms * NANOS_PER_MS);
+        if nanos.is_multiple_of(unit_nanos) {
+            return format!("{}{space}{unit}", nanos / unit_nanos);
+        }
+    }
+    let per_ms = u128::from(NANOS_PER_MS);
+    let fraction = format!("{:06}", nanos % per_ms);
+    format!("{}.{}{space}ms", nanos / per_ms, fraction.trim_end_matches('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_and_decimals_are_read_exactly() {
+        let cases = [
+            ("250ms", 250_000_000),
+            ("0.8s", 800_000_000),
+            ("1.001s", 1_001_000_000),
+            ("1m", 60_000_000_000),
+            ("1.5h", 5_400_000_000_000),
+            ("366d", 31_622_400_000_000_000),
+            ("0ms", 0),
+            ("0.000001ms", 1),
+            ("10 s", 10_000_000_000),
+        ];
+        for (text, nanos) in cases {
+            assert_eq!(parse(text), Some(Duration::from_nanos(nanos)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_with_a_unit_is_refused() {
+        let cases = [
+            "",
+            "5",
+            "s",
+            ".5s",
+            "5.s",
+            "1.2.3s",
+            "-1s",
+            "+1s",
+            "1S",
+            "1min",
+            "1us",
+            "1m30s",
+            "1e3s",
+            "1s ",
+            "0.0000001ms",
+            "999999999999999999999d",
+            "340282366920938463463374607431768211456s",
+            "1.0000000000000000s",
+        ];
+        for text in cases {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_reads_as_the_same_again() {
+        for text in ["0ms", "1ms", "1.5ms", "0.000001ms", "1s", "1001ms", "90s", "1m", "25h", "366d"] {
+            let duration = parse(text).unwrap();
+            assert_eq!(show(duration), text);
+        }
+        assert_eq!(say(Duration::from_millis(800)), "800 ms");
+        assert_eq!(say(Duration::from_secs(60)), "minute");
+        assert_eq!(say(Duration::from_secs(90)), "90 s");
+    }
+}

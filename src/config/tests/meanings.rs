@@ -1,0 +1,188 @@
+//! What each setting becomes, and the sentence that says so.
+
+use std::time::Duration;
+
+use super::*;
+use crate::locker::{Counts, Kind, ShareBy, Unit, WhenFull};
+use crate::proxy::claims::{Cost, KeyPart, Pushback};
+use crate::proxy::target::Scheme;
+
+/// The sentence about one limit.
+fn meaning(limit: &str) -> String {
+    good(&format!("[[limit]]\n{limit}")).meanings.remove(0)
+}
+
+#[test]
+fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
+    let settings = good("[[limit]]\nrequests = 5\nper = \"800ms\"\n");
+    assert_eq!(settings.listen, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(settings.log, LevelFilter::INFO);
+    let limit = &settings.gate.limits[0];
+    assert_eq!(&*limit.name, "limit-1");
+    assert_eq!((limit.max_wait, limit.max_waiting), (Duration::from_secs(30), 1_000));
+    assert_eq!((limit.in_flight, limit.max_keys, limit.dry_run), (None, 1_000_000, false));
+    assert_eq!((limit.when_full, limit.share_by), (WhenFull::Wait, ShareBy::Caller));
+    let rate = limit.rate.as_ref().unwrap();
+    assert_eq!((rate.requests, rate.per, rate.guard), (5, Duration::from_millis(800), Duration::ZERO));
+    assert!(matches!((&rate.kind, rate.counts), (Kind::Sliding, Counts::Sent)));
+    let rule = &settings.proxy.rules[0];
+    assert!(matches!((&rule.cost, rule.max_cost), (Cost::Fixed(1), 5)));
+    assert_eq!((rule.pushback, rule.retry, rule.key.len()), (Pushback::Pause, 0, 0));
+    let timeouts = &settings.proxy.timeouts;
+    let seconds =
+        [timeouts.head, timeouts.connect, timeouts.answer, timeouts.idle, timeouts.tunnel_idle, timeouts.drain];
+    assert_eq!(seconds.map(|t| t.as_secs()), [10, 5, 60, 90, 600, 30]);
+    let access = &settings.proxy.access;
+    assert_eq!(access.allow_from, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    assert_eq!((access.connect_ports.as_slice(), access.only_listed), (&[443][..], false));
+    assert!(access.users.is_none());
+    assert_eq!(settings.proxy.dial.deny, ["169.254.0.0/16".parse().unwrap(), "fe80::/10".parse().unwrap()]);
+    assert!(!settings.proxy.dial.deny_private, "on loopback only, private addresses may be dialled");
+}
+
+#[test]
+fn every_key_of_a_limit_reaches_its_room() {
+    let settings = good(
+        "[[limit]]\nname = \"a\"\nmatch = { host = \"A.example\", path = \"/v2/**\", method = [\"GET\", \"PURGE\"] }\nrequests = 1_000\nper = \"1h\"\n\
+         key = [\"host\", \"caller\", \"path[2]\", \"header:X-Id\", \"query:Key\", \"method\"]\nwindow = \"calendar\"\nzone = \"Europe/Berlin\"\ncounts = \"answered\"\n\
+         guard = \"20ms\"\ncost = \"header:X-Cost\"\nin_flight = 20\nwhen_full = \"refuse\"\nmax_wait = \"5s\"\nmax_waiting = 7\nshare_by = \"none\"\n\
+         pushback = \"ignore\"\nretry = 2\ndry_run = true\nmax_keys = 9\n",
+    );
+    let limit = &settings.gate.limits[0];
+    assert_eq!((&*limit.name, limit.in_flight, limit.dry_run, limit.max_keys), ("a", Some(20), true, 9));
+    assert_eq!((limit.when_full, limit.share_by), (WhenFull::Refuse, ShareBy::Nobody));
+    assert_eq!((limit.max_wait, limit.max_waiting), (Duration::from_secs(5), 7));
+    let rate = limit.rate.as_ref().unwrap();
+    assert_eq!((rate.requests, rate.guard, rate.counts), (1_000, Duration::from_millis(20), Counts::Answered));
+    let Kind::Calendar { unit: Unit::Hour, zone } = &rate.kind else { panic!("{:?}", rate.kind) };
+    assert_eq!(zone.iana_name(), Some("Europe/Berlin"));
+    let rule = &settings.proxy.rules[0];
+    assert!(matches!(&rule.cost, Cost::Header(name) if name == "x-cost"));
+    assert_eq!((rule.max_cost, rule.pushback, rule.retry), (1_000, Pushback::Ignore, 2));
+    assert_eq!(rule.methods, ["GET", "PURGE"]);
+    assert!(rule.hosts[0].matches("a.example", 443) && rule.paths[0].matches("/v2/x"));
+    let key = rule.key.as_slice();
+    assert!(matches!(
+        key,
+        [KeyPart::Host, KeyPart::Caller, KeyPart::Path(2), KeyPart::Header(_), KeyPart::Query(_), KeyPart::Method]
+    ));
+    assert!(matches!(&key[3], KeyPart::Header(name) if name == "x-id"), "field names have no case");
+    assert!(matches!(&key[4], KeyPart::Query(name) if name == "Key"), "query names have");
+}
+
+#[test]
+fn limits_without_a_name_are_named_after_their_host_or_their_place() {
+    let settings = good(
+        "[[limit]]\nin_flight = 1\nmatch = { host = \"*.a.example:8080\" }\n[[limit]]\nin_flight = 1\nmatch = { host = \"b.example\" }\n\
+         [[limit]]\nin_flight = 1\nmatch = { host = \"b.example\" }\n[[limit]]\nin_flight = 1\n[[limit]]\nname = \"limit-4\"\nin_flight = 1\n",
+    );
+    let names: Vec<_> = settings.gate.limits.iter().map(|limit| &*limit.name).collect();
+    assert_eq!(names, ["a.example-8080", "b.example", "b.example-2", "limit-4-2", "limit-4"]);
+    let same = settings.proxy.rules.iter().zip(names).all(|(rule, name)| &*rule.name == name);
+    assert!(same, "both rooms know a limit by the same name");
+}
+
+#[test]
+fn a_route_becomes_an_origin_and_the_path_as_written() {
+    let settings = good(
+        "[[route]]\npath = \"/a/\"\nto = \"https://API.example/v2\"\n[[route]]\npath = \"/b\"\nto = \"http://[::FFFF:1.2.3.4]:8080/v2/\"\n\
+         [[route]]\nhost = \"c.example\"\nto = \"http://C.internal.:81\"\n",
+    );
+    let routes: Vec<_> = settings
+        .proxy
+        .routes
+        .iter()
+        .map(|r| (r.path.as_deref(), r.to.scheme, &*r.to.host, r.to.port, r.to_path.as_str()))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            (Some("/a/"), Scheme::Https, "api.example", 443, "/v2"),
+            (Some("/b"), Scheme::Http, "1.2.3.4", 8080, "/v2/"),
+            (None, Scheme::Http, "c.internal", 81, ""),
+        ]
+    );
+    assert!(settings.proxy.routes[2].host.as_ref().unwrap().matches("c.example", 80));
+}
+
+#[test]
+fn who_may_come_depends_on_where_lockgate_listens_and_on_passwords() {
+    let folder = folder("who");
+    let read = |text: &str| parse_in(&folder, text).unwrap();
+    let everywhere = "[listen]\nproxy = \"0.0.0.0:8080\"\n";
+    let with_users = read(&format!("{everywhere}[access]\nusers = \"users\"\n"));
+    assert!(with_users.proxy.access.allow_from.is_empty(), "a password lets in from anywhere");
+    assert_eq!(with_users.proxy.access.users.as_ref().unwrap()[0].0, "ana");
+    assert!(with_users.proxy.dial.deny_private);
+    let ranged = read(&format!("{everywhere}[access]\nallow_from = \"10.0.0.0/8\"\n"));
+    assert_eq!(ranged.proxy.access.allow_from, ["10.0.0.0/8".parse().unwrap()]);
+    let local = read("[access]\nusers = \"users\"\n");
+    assert_eq!(local.proxy.access.allow_from.len(), 2, "loopback only, and with a password");
+    let trusting = read("[tls]\ntrust = [\"internal-ca.pem\"]\n");
+    assert_eq!(trusting.proxy.tls.trust.len(), 1);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn the_users_file_is_found_before_it_is_there() {
+    let folder = folder("find-users");
+    let path = folder.join("proxy.toml");
+    std::fs::write(&path, "[access]\nusers = \"later/users\"\n").unwrap();
+    assert_eq!(users_file(&path).unwrap(), Some(folder.join("later/users")));
+    std::fs::write(&path, "[access]\n").unwrap();
+    assert_eq!(users_file(&path).unwrap(), None);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn bound_addresses_take_the_place_of_those_asked_for() {
+    let mut settings = good("[listen]\nproxy = \"127.0.0.1:0\"\n");
+    let bound = ["127.0.0.1:41234".parse().unwrap()];
+    settings.bound_to(&bound);
+    assert_eq!(
+        (settings.listen.as_slice(), settings.proxy.own.as_slice(), settings.proxy.dial.own.as_slice()),
+        (&bound[..], &bound[..], &bound[..])
+    );
+}
+
+#[test]
+fn requests_to_this_machine_go_past_us_only_if_no_limit_counts_them() {
+    let counts =
+        |hosts: &str| good(&format!("[[limit]]\nin_flight = 1\nmatch = {{ host = {hosts} }}\n")).counts_loopback;
+    for hosts in ["\"*\"", "\"localhost\"", "\"localhost:3000\"", "\"127.0.0.1\"", "[\"a.example\", \"127.0.0.1:80\"]"]
+    {
+        assert!(counts(hosts), "{hosts}");
+    }
+    assert!(!counts("[\"a.example\", \"*.b.example\"]"));
+    assert!(good("[[limit]]\nin_flight = 1\n").counts_loopback, "without a host it counts everything");
+}
+
+#[test]
+fn a_limit_is_said_in_a_sentence() {
+    let cases = [
+        (
+            "requests = 5\nper = \"800ms\"",
+            "limit-1: all requests: at most 5 in any 800 ms; what is more waits up to 30 s",
+        ),
+        (
+            "name = \"api\"\nrequests = 1\nper = \"1s\"\nmatch = { host = [\"a.example\", \"*.a.example\"], method = \"GET\", path = \"/v2/**\" }\nkey = [\"host\", \"caller\"]\nmax_wait = \"1m\"",
+            "api: GET requests to a.example or *.a.example for /v2/**: at most 1 in any second, for each host and each caller; what is more waits up to 1 minute",
+        ),
+        (
+            "requests = 9\nper = \"1d\"\nwindow = \"calendar\"\nzone = \"Europe/Berlin\"\nwhen_full = \"refuse\"\ncost = 3",
+            "limit-1: all requests: at most 9 in each day of the calendar, by the clock of Europe/Berlin, each counting as 3; what is more is refused",
+        ),
+        (
+            "requests = 9\nper = \"1m\"\nwindow = \"smooth\"\nburst = 3\nguard = \"20ms\"\ncounts = \"answered\"\ndry_run = true\nin_flight = 4",
+            "limit-1: all requests: at most 9 in any minute, evenly spaced after the first 3 and a guard of 20 ms, counted from the answer, at most 4 at one time; dry run: what is more goes all the same, and is logged",
+        ),
+        (
+            "requests = 9\nper = \"1m\"\nwindow = \"fixed\"\nmax_wait = \"0ms\"\nkey = \"header:X-Id\"",
+            "limit-1: all requests: at most 9 in a window of 1 minute, which opens with its first request, for each value of the header x-id; what is more is refused",
+        ),
+        ("in_flight = 3", "limit-1: all requests: at most 3 at one time; what is more waits up to 30 s"),
+    ];
+    for (limit, sentence) in cases {
+        assert_eq!(meaning(limit), sentence);
+    }
+}

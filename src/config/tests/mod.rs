@@ -1,0 +1,41 @@
+//! What `proxy.toml` means, what it cannot say, and that every document that shows it is right.
+
+mod documents;
+mod meanings;
+mod mistakes;
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// Reads a text as if it were `proxy.toml` in this folder.
+fn parse_in(folder: &Path, text: &str) -> Result<Settings, Vec<Report>> {
+    parse(&Source::new("proxy.toml".to_owned(), text.to_owned()), folder)
+}
+
+/// Reads a text that must be right.
+fn good(text: &str) -> Settings {
+    match parse_in(Path::new(""), text) {
+        Ok(settings) => settings,
+        Err(reports) => panic!("{text}\n{}", all(&reports)),
+    }
+}
+
+/// Reads a text that must be wrong.
+fn bad(text: &str) -> Vec<Report> {
+    match parse_in(Path::new(""), text) {
+        Ok(settings) => panic!("{text}\nis accepted as {settings:#?}"),
+        Err(reports) => reports,
+    }
+}
+
+/// A folder with the files that examples speak of: `users` with one user, and `internal-ca.pem`.
+fn folder(test: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("lockgate-config-{}-{test}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let hash = "$2y$05$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234";
+    std::fs::write(folder.join("users"), format!("ana:{hash}\n")).unwrap();
+    let certified = rcgen::generate_simple_self_signed(vec!["internal.example".to_owned()]).unwrap();
+    std::fs::write(folder.join("internal-ca.pem"), certified.cert.pem()).unwrap();
+    folder
+}

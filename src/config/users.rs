@@ -1,0 +1,131 @@
+//! The users file: one `name:hash` a line, as htpasswd writes it with bcrypt.
+
+use std::collections::HashSet;
+
+use super::report::{Report, Source};
+
+/// Where a hash begins, by what made it: `htpasswd -B` writes `$2y$`, others `$2b$` or `$2a$`.
+const PREFIXES: [&str; 4] = ["$2y$", "$2b$", "$2a$", "$2x$"];
+/// Salt and digest, after the cost.
+const DIGEST_LEN: usize = 53;
+
+/// A name and the hash of its password.
+pub(super) type User = (String, String);
+
+/// Reads every line, or reports every bad one.
+///
+/// # Errors
+/// A line that is no name and bcrypt hash, a name that comes twice, or no user at all.
+pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> {
+    let source = Source::new(file, masked(text));
+    let (mut users, mut reports, mut names) = (Vec::new(), Vec::new(), HashSet::new());
+    let mut at = 0;
+    for (line, shown) in text.lines().zip(source.text().split_inclusive('\n')) {
+        let place = at..at + shown.trim_end().len();
+        at += shown.len();
+        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        match user(line.trim()) {
+            Ok((name, _)) if !names.insert(name) => {
+                let message = format!("a user named {name:?} is there already");
+                reports.push(source.error(&place, message, "one line for each user".to_owned()));
+            }
+            Ok((name, hash)) => users.push((name.to_owned(), hash.to_owned())),
+            Err((message, right)) => reports.push(source.error(&place, message.to_owned(), right.to_owned())),
+        }
+    }
+    if users.is_empty() && reports.is_empty() {
+        let right = "add one with `lockgate user add NAME`".to_owned();
+        reports.push(source.error(&(0..0), "there are no users in it, so nobody may pass".to_owned(), right));
+    }
+    if reports.is_empty() { Ok(users) } else { Err(reports) }
+}
+
+/// The text as reports may show it: a bad line may hold a password where the hash belongs.
+fn masked(text: &str) -> String {
+    let mask = |line: &str| match line.split_once(':') {
+        Some((name, _)) => format!("{name}:***\n"),
+        None => format!("{line}\n"),
+    };
+    text.lines().map(mask).collect()
+}
+
+/// The name on a line of the file, if there is one.
+pub(crate) fn name_on(line: &str) -> Option<&str> {
+    let line = line.trim();
+    if line.starts_with('#') { None } else { line.split_once(':').map(|(name, _)| name) }
+}
+
+/// Whether this can be a user's name: Basic credentials end it with a colon (RFC 7617 §2), and the
+/// file begins a comment with `#`.
+pub(crate) fn is_name(name: &str) -> bool {
+    let first = name.chars().next();
+    let plain = !name.contains(|c: char| c == ':' || c.is_control());
+    plain && name.len() <= 255 && name.trim() == name && first.is_some_and(|c| c != '#')
+}
+
+/// Splits a line; or what is wrong with it, and what would be right.
+fn user(line: &str) -> Result<(&str, &str), (&'static str, &'static str)> {
+    let right = "NAME:HASH, as `lockgate user add NAME` writes it";
+    let (name, hash) = line.split_once(':').ok_or(("this line has no colon", right))?;
+    if !is_name(name) {
+        return Err(("the name before the colon is empty or not printable", right));
+    }
+    if !is_bcrypt(hash) {
+        return Err(("the password is not hashed with bcrypt", "set it anew with `lockgate user add --replace NAME`"));
+    }
+    Ok((name, hash))
+}
+
+fn is_bcrypt(hash: &str) -> bool {
+    let Some(rest) = PREFIXES.iter().find_map(|prefix| hash.strip_prefix(prefix)) else {
+        return false;
+    };
+    let Some((cost, digest)) = rest.split_once('$') else {
+        return false;
+    };
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/');
+    let cost_fits = cost.len() == 2 && cost.parse().is_ok_and(|cost: u32| (4..=31).contains(&cost));
+    cost_fits && digest.len() == DIGEST_LEN && digest.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234";
+
+    fn parse(text: &str) -> Result<Vec<User>, Vec<Report>> {
+        super::parse("users".to_owned(), text)
+    }
+
+    #[test]
+    fn comments_and_empty_lines_are_passed_over() {
+        let users = parse(&format!("# team\n\nana:{HASH}\r\n  bo:{HASH}\n")).unwrap();
+        let names: Vec<_> = users.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["ana", "bo"]);
+        assert!(users.iter().all(|(_, hash)| hash == HASH));
+    }
+
+    #[test]
+    fn every_bad_line_is_reported_with_its_number() {
+        let short = &HASH[..59];
+        let text = format!(
+            "ana\n:{HASH}\nbo:secret\ncy:{short}\ndi:{HASH}\ndi:{HASH}\ned:$apr1$x$y\nflo:$2y$99${}\n",
+            &HASH[7..]
+        );
+        let reports = parse(&text).unwrap_err();
+        let places: Vec<_> = reports.iter().map(|r| (r.line, r.column)).collect();
+        assert_eq!(places, [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (7, 1), (8, 1)]);
+        assert_eq!(reports[0].message, "this line has no colon");
+        assert_eq!(reports[2].message, "the password is not hashed with bcrypt");
+        assert!(reports[2].to_string().contains("\n 3 | bo:***\n"), "a password is never shown");
+        assert_eq!(reports[4].message, "a user named \"di\" is there already");
+    }
+
+    #[test]
+    fn a_file_without_users_is_an_error() {
+        assert_eq!(parse("# nobody\n").unwrap_err()[0].message, "there are no users in it, so nobody may pass");
+    }
+}

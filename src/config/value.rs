@@ -1,0 +1,146 @@
+//! How the values of `proxy.toml` that are neither numbers nor words are written.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use jiff::tz::TimeZone;
+
+use super::file::{Destination, MOST_SLOTS, Pattern};
+use super::item::{Item, nearest};
+use crate::proxy::claims::{Cost, KeyPart};
+use crate::proxy::pattern::{HostPattern, PathPattern};
+use crate::proxy::target::{Origin, Scheme};
+
+pub(super) fn address(item: &Item<'_>) -> Option<SocketAddr> {
+    item.parse("an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"", |text| text.parse().ok())
+}
+
+pub(super) fn range(item: &Item<'_>) -> Option<IpNet> {
+    let read = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    item.parse("an IP address or a range, such as \"10.0.0.0/8\" or \"::1\"", read)
+}
+
+pub(super) fn port(item: &Item<'_>) -> Option<u16> {
+    item.number(1..=u32::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())
+}
+
+pub(super) fn path(item: &Item<'_>) -> Option<PathBuf> {
+    item.parse("the path of a file, relative to the folder of this one", |text| {
+        (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
+    })
+}
+
+/// Names appear in header fields, log lines and metrics: letters that need no quoting in any of them.
+pub(super) fn name(item: &Item<'_>) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    item.parse("1 to 64 letters, digits, dots, dashes and underscores", |text| {
+        ((1..=64).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
+    })
+}
+
+pub(super) fn host(item: &Item<'_>) -> Option<Pattern<HostPattern>> {
+    let right = "a host such as \"api.example.com\", \"*.example.com\" or \"api.example.com:8080\"";
+    let text = item.parse(right, |text| Some(text.to_ascii_lowercase()))?;
+    match HostPattern::parse(&text) {
+        Ok(pattern) => Some(Pattern { text, pattern }),
+        Err(why) => item.wrong(format_args!("{text:?} is not a host: {why}"), right),
+    }
+}
+
+pub(super) fn path_pattern(item: &Item<'_>) -> Option<Pattern<PathPattern>> {
+    let right = "a path such as \"/v2/**\", \"/v1/*/items\" or \"/exact\"";
+    let text = item.parse(right, |text| Some(text.to_owned()))?;
+    match PathPattern::parse(&text) {
+        Ok(pattern) => Some(Pattern { text, pattern }),
+        Err(why) => item.wrong(format_args!("{text:?} is not a path pattern: {why}"), right),
+    }
+}
+
+/// Methods are case-sensitive (RFC 9110 §9.1), so "get" would match nothing that is ever sent.
+pub(super) fn method(item: &Item<'_>) -> Option<String> {
+    let right = match item.as_text().map(str::to_ascii_uppercase) {
+        Some(upper) if is_name(&upper) => format!("methods are case-sensitive: write \"{upper}\""),
+        _ => "a method, such as \"GET\"".to_owned(),
+    };
+    item.parse(right, |text| {
+        (is_name(text) && !text.contains(|c: char| c.is_ascii_lowercase())).then(|| text.to_owned())
+    })
+}
+
+pub(super) fn key_part(item: &Item<'_>) -> Option<KeyPart> {
+    let right = "\"host\", \"caller\", \"method\", \"path[1]\", \"header:NAME\" or \"query:NAME\"";
+    item.parse(right, |text| match text {
+        "host" => Some(KeyPart::Host),
+        "caller" => Some(KeyPart::Caller),
+        "method" => Some(KeyPart::Method),
+        _ => match text.split_once(':') {
+            Some(("header", name)) => is_name(name).then(|| KeyPart::Header(name.to_ascii_lowercase())),
+            Some(("query", name)) => (!name.is_empty()).then(|| KeyPart::Query(name.to_owned())),
+            Some(_) => None,
+            None => segment(text).map(KeyPart::Path),
+        },
+    })
+}
+
+/// The N of `path[N]`, counted from 1.
+fn segment(text: &str) -> Option<usize> {
+    let digits = text.strip_prefix("path[")?.strip_suffix(']')?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
+    digits.parse().ok().filter(|n| plain && (1..=64).contains(n))
+}
+
+pub(super) fn zone(item: &Item<'_>) -> Option<TimeZone> {
+    let read = |text: &str| match text {
+        "UTC" => Some(TimeZone::UTC),
+        _ => TimeZone::get(text).ok(),
+    };
+    let text = item.as_text().unwrap_or_default();
+    let known: Vec<_> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+    let right = match nearest(text, known.iter().map(String::as_str)) {
+        _ if known.is_empty() => "\"UTC\", for this machine has no time zone database (tzdata)".to_owned(),
+        Some(near) if item.as_text().is_some() => format!("did you mean \"{near}\"?"),
+        _ => "a time zone of the IANA database, such as \"Europe/Berlin\"".to_owned(),
+    };
+    item.parse(right, read)
+}
+
+pub(super) fn cost(item: &Item<'_>) -> Option<Cost> {
+    if item.is_number() {
+        return item.number(1..=MOST_SLOTS).map(Cost::Fixed);
+    }
+    item.parse("a whole number from 1, or \"header:NAME\" to read it from the request", |text| {
+        let name = text.strip_prefix("header:").filter(|name| is_name(name))?;
+        Some(Cost::Header(name.to_ascii_lowercase()))
+    })
+}
+
+pub(super) fn plain_path(text: &str) -> Option<String> {
+    let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'*');
+    (text.starts_with('/') && text.bytes().all(fits)).then(|| text.to_owned())
+}
+
+pub(super) fn destination(item: &Item<'_>) -> Option<Destination> {
+    let right = "an http or https URL without user name and query, such as \"https://api.example.com/v2/\"";
+    let (scheme, rest) = item.parse(right, |text| {
+        let (scheme, rest) = text.split_once("://")?;
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" => Some((Scheme::Http, rest)),
+            "https" => Some((Scheme::Https, rest)),
+            _ => None,
+        }
+    })?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let origin = match Origin::at(scheme, authority) {
+        Ok(origin) => origin,
+        Err(why) => return item.wrong(format_args!("`to` cannot lead to {authority:?}: {why}"), right),
+    };
+    let path = item.parse(right, |_| if path.is_empty() { Some(String::new()) } else { plain_path(path) })?;
+    Some(Destination { origin, path })
+}
+
+/// Whether the text is a token of RFC 9110 §5.6.2: what methods and field names are made of.
+fn is_name(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(fits)
+}
