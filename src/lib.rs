@@ -33,9 +33,12 @@
 //! - Only `gate/clock.rs` reads a clock. Everything below is handed the time, so it can be tested in any.
 //! - Nothing is collected whole that a stranger can make large; every buffer, queue and table has a bound.
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod gate;
 pub mod locker;
+pub mod log;
 pub mod net;
 pub mod proxy;
 pub mod time;

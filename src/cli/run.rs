@@ -1,0 +1,71 @@
+//! `lockgate run`: the gateway in the foreground.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{complain, env, settings};
+use crate::app::{self, Ended};
+use crate::config::Settings;
+use crate::log;
+
+pub(super) fn run(wish: Option<&Path>) -> ExitCode {
+    let Some((path, settings)) = settings(wish) else {
+        return ExitCode::from(2);
+    };
+    log::start(settings.log);
+    let announce = |settings: &Settings| {
+        // Nobody may be reading; that is no reason not to run.
+        std::io::stdout().lock().write_all(greeting(&path, settings).as_bytes()).ok();
+    };
+    match app::run(settings, announce) {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::Cut(code)) => ExitCode::from(code),
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What runs, where, what it holds back, and how programs use it.
+fn greeting(path: &Path, settings: &Settings) -> String {
+    let mut text = format!("lockgate {}, {}\n", env!("CARGO_PKG_VERSION"), path.display());
+    for address in &settings.listen {
+        text.push_str(&format!("listening on {address}\n"));
+    }
+    for meaning in &settings.meanings {
+        text.push_str(&format!("  {meaning}\n"));
+    }
+    if let Ok(url) = env::url(settings) {
+        text.push_str(&format!(
+            "export HTTP_PROXY={url} HTTPS_PROXY={url}\nexport http_proxy={url} https_proxy={url}\n"
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_says_where_what_and_how() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/proxy.toml");
+        let mut settings = crate::config::read(&path).unwrap();
+        settings.bound_to(&["127.0.0.1:41234".parse().unwrap(), "[::1]:8080".parse().unwrap()]);
+        let text = greeting(Path::new("proxy.toml"), &settings);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                &format!("lockgate {}, proxy.toml", env!("CARGO_PKG_VERSION")),
+                "listening on 127.0.0.1:41234",
+                "listening on [::1]:8080",
+                "  example: requests to api.example.com: at most 100 in any second; what is more waits up to 30 s",
+                "export HTTP_PROXY=http://127.0.0.1:41234 HTTPS_PROXY=http://127.0.0.1:41234",
+                "export http_proxy=http://127.0.0.1:41234 https_proxy=http://127.0.0.1:41234",
+            ]
+        );
+    }
+}
