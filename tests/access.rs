@@ -1,0 +1,201 @@
+//! Who may call, and where: callers' addresses, users, ports, hosts, and the address that is dialled in the end.
+
+use crate::support::gateway::Dir;
+use crate::support::*;
+
+fn from(ip: &str, gateway: &Gateway, origin: &Origin) -> Answer {
+    Caller::connect_from(ip, gateway.addr).send(gateway::get(&origin.url("/"))).answer()
+}
+
+#[test]
+fn only_callers_from_allowed_addresses_are_served() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\nallow_from = [\"127.0.0.2/31\"]\n"));
+    assert_eq!(from("127.0.0.2", &gateway, &origin).status, 200);
+    assert_eq!(from("127.0.0.3", &gateway, &origin).status, 200);
+    check_ours(&from("127.0.0.4", &gateway, &origin), 403, "http_request_denied");
+    assert_eq!(origin.count(), 2);
+}
+
+/// A gateway whose users are `me` with `secret` and `you` with `other`.
+fn with_users(toml: &str) -> Gateway {
+    let dir = Dir::new();
+    let line = |name: &str, password: &str| format!("{name}:{}\n", bcrypt::hash(password, 4).unwrap());
+    let path = dir.write("users", &(line("me", "secret") + &line("you", "other")));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&path, mode).unwrap();
+    Gateway::start_in(dir, &format!("{toml}[access]\nusers = \"{}\"\n", path.display()))
+}
+
+fn as_user(origin: &Origin, path: &str, credentials: &str) -> String {
+    let fields = if credentials.is_empty() { String::new() } else { format!("Proxy-Authorization: {credentials}\r\n") };
+    format!("GET {} HTTP/1.1\r\nHost: a\r\n{fields}Connection: close\r\n\r\n", origin.url(path))
+}
+
+#[test]
+fn callers_must_prove_who_they_are_if_there_are_users() {
+    let origin = Origin::start();
+    let gateway = with_users(UNLIMITED);
+    for _ in 0..2 {
+        assert_eq!(gateway.exchange(as_user(&origin, "/", &basic("me", "secret"))).status, 200);
+    }
+    assert_eq!(gateway.exchange(as_user(&origin, "/", &basic("you", "other"))).status, 200);
+    let scheme = basic("me", "secret").replace("Basic", "basic");
+    assert_eq!(gateway.exchange(as_user(&origin, "/", &scheme)).status, 200, "schemes have no letter case");
+    for seen in origin.requests() {
+        assert_eq!(seen.field("proxy-authorization"), None, "what is meant for us goes no further");
+    }
+}
+
+#[test]
+fn wrong_credentials_and_unknown_users_get_the_same_407() {
+    let origin = Origin::start();
+    let gateway = with_users(UNLIMITED);
+    let mut texts = Vec::new();
+    for credentials in [
+        String::new(),
+        basic("me", "wrong"),
+        basic("nobody", "secret"),
+        basic("me", ""),
+        basic("", ""),
+        "Basic".to_owned(),
+        "Basic !!!".to_owned(),
+        "Bearer abc".to_owned(),
+        format!("{}x", basic("me", "secret")),
+    ] {
+        let answer = gateway.exchange(as_user(&origin, "/", &credentials));
+        check_ours(&answer, 407, "http_request_denied");
+        let challenge = answer.field("proxy-authenticate").unwrap();
+        assert!(challenge.starts_with("Basic realm="), "{challenge}");
+        texts.push(answer.text());
+    }
+    texts.dedup();
+    assert_eq!(texts.len(), 1, "the answer does not tell which of name and password was wrong: {texts:#?}");
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
+fn tunnels_need_credentials_too() {
+    let origin = Origin::start();
+    let gateway = with_users(UNLIMITED);
+    let answer = gateway.exchange(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.authority()));
+    check_ours(&answer, 407, "http_request_denied");
+}
+
+#[test]
+fn a_user_is_one_caller_wherever_it_calls_from() {
+    let origin = Origin::start();
+    let gateway = with_users(&limit(1, "1h", "key = [\"caller\"]\nwhen_full = \"refuse\""));
+    let ask = |ip: &str, name: &str, password: &str| {
+        let mut caller = Caller::connect_from(ip, gateway.addr);
+        caller.send(as_user(&origin, "/", &basic(name, password))).answer().status
+    };
+    assert_eq!(ask("127.0.0.2", "me", "secret"), 200);
+    assert_eq!(ask("127.0.0.3", "me", "secret"), 429);
+    assert_eq!(ask("127.0.0.2", "you", "other"), 200);
+}
+
+#[test]
+fn credentials_that_fail_spend_no_slot() {
+    let origin = Origin::start();
+    let gateway = with_users(&limit(1, "1h", "when_full = \"refuse\""));
+    for _ in 0..3 {
+        assert_eq!(gateway.exchange(as_user(&origin, "/", &basic("me", "wrong"))).status, 407);
+    }
+    assert_eq!(gateway.exchange(as_user(&origin, "/", &basic("me", "secret"))).status, 200);
+}
+
+#[test]
+fn tunnels_go_to_allowed_ports_only() {
+    let (allowed, other) = (Origin::start(), Origin::start());
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\nconnect_ports = [{}]\n", allowed.port()));
+    let connect = |to: &str| gateway.exchange(format!("CONNECT {to} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    assert_eq!(connect(&allowed.authority()).status, 200);
+    check_ours(&connect(&other.authority()), 403, "http_request_denied");
+    check_ours(&connect("127.0.0.1:25"), 403, "http_request_denied");
+    assert_eq!(other.connections(), 0);
+    assert_eq!(gateway.get(&other.url("/")).status, 200, "plain requests are not tunnels");
+}
+
+#[test]
+fn only_listed_hosts_are_called_if_the_others_are_denied() {
+    let (listed, routed, other) = (Origin::start(), Origin::start(), Origin::start());
+    let toml = format!(
+        "[[limit]]\nname = \"l\"\nmatch = {{ host = [\"127.0.0.1:{}\"] }}\nrequests = 100\nper = \"1s\"\n\n\
+         [[route]]\npath = \"/r/\"\nto = \"http://127.0.0.1:{}/\"\n\n[access]\nunlisted_hosts = \"deny\"\n",
+        listed.port(),
+        routed.port()
+    );
+    let gateway = Gateway::start(&toml);
+    assert_eq!(gateway.get(&listed.url("/")).status, 200);
+    assert_eq!(gateway.exchange("GET /r/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status, 200);
+    check_ours(&gateway.get(&format!("http://localhost:{}/", other.port())), 403, "http_request_denied");
+    assert_eq!(other.count(), 0);
+}
+
+#[test]
+fn denied_addresses_are_not_dialled_in_any_spelling() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\ndeny_addresses = [\"127.0.0.0/8\", \"::1/128\"]\n"));
+    let port = origin.port();
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "127.0.0.1.",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "127.255.255.254",
+    ] {
+        let answer = gateway.get(&format!("http://{host}:{port}/"));
+        let refused = matches!(answer.status, 400 | 403 | 502);
+        assert!(refused, "{host}: {}", answer.raw);
+        if matches!(host, "127.0.0.1" | "localhost" | "[::1]" | "[::ffff:127.0.0.1]") {
+            check_ours(&answer, 403, "destination_ip_prohibited");
+        }
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn addresses_that_mean_this_machine_without_saying_so_are_not_dialled() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\ndeny_addresses = [\"127.0.0.0/8\", \"::1/128\"]\n"));
+    for host in ["0", "0.0.0.0", "[::]", "[::ffff:0.0.0.0]"] {
+        let answer = gateway.get(&format!("http://{host}:{}/", origin.port()));
+        assert!(matches!(answer.status, 400 | 403 | 502), "{host}: {}", answer.raw);
+    }
+    assert_eq!(origin.connections(), 0, "the unspecified address is loopback to the kernel");
+}
+
+#[test]
+fn the_metadata_service_is_out_of_reach() {
+    let gateway = Gateway::start(UNLIMITED);
+    for host in ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"] {
+        check_ours(&gateway.get(&format!("http://{host}/")), 403, "destination_ip_prohibited");
+    }
+    let answer = gateway.get("http://[fe80::1%25eth0]/");
+    assert!(matches!(answer.status, 400 | 403), "{}", answer.raw);
+    let tunnel = gateway.exchange("CONNECT 169.254.169.254:443 HTTP/1.1\r\nHost: a\r\n\r\n");
+    check_ours(&tunnel, 403, "destination_ip_prohibited");
+}
+
+#[test]
+fn a_gateway_for_others_does_not_lead_into_its_own_network() {
+    let (named, unnamed) = (Origin::start(), Origin::start());
+    let toml = format!(
+        "[listen]\nproxy = \"0.0.0.0:0\"\n\n[access]\nallow_from = [\"127.0.0.0/8\"]\n\n\
+         [[limit]]\nname = \"l\"\nmatch = {{ host = [\"127.0.0.1:{}\"] }}\nrequests = 100\nper = \"1s\"\n",
+        named.port()
+    );
+    let gateway = Gateway::start(&toml);
+    assert_eq!(gateway.get(&named.url("/")).status, 200, "a limit names it");
+    check_ours(&gateway.get(&unnamed.url("/")), 403, "destination_ip_prohibited");
+    check_ours(&gateway.get(&format!("http://localhost:{}/", unnamed.port())), 403, "destination_ip_prohibited");
+    assert_eq!(unnamed.connections(), 0);
+}

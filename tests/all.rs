@@ -1,0 +1,26 @@
+//! Black-box tests: one binary, one line per file. A file is named by the promise it holds.
+
+#![allow(clippy::disallowed_methods, reason = "a black-box test reads its own clock")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod access; // who may call, and where
+mod architecture; // floors, purity, sizes: what the types cannot keep
+mod cli; // what the command line checks, prints and returns
+mod clients; // curl, Python, Node and Java, unchanged, in processes of their own
+mod connect; // tunnels: bytes both ways, counted
+mod ending; // drain, signals, nothing left to give
+mod faults; // what goes wrong stays visible and disturbs nobody else
+mod forward; // requests and responses pass unchanged, as they come
+mod framing; // messages keep their shape
+mod garbage; // random damage
+mod harness; // the tests' own origin, caller and judge keep their word
+mod keys; // what a limit matches and is counted per
+mod limits; // the promise: never more than N in any span of T
+mod logs; // one line per request, without secrets
+mod pushback; // the origin's own 429
+mod refusals; // every answer of the gateway's own
+mod reverse; // routes
+mod slow; // who is slow or silent holds up nobody else
+mod smuggling; // ambiguous messages are refused
+mod support; // what all the others stand on
+mod waiting; // in turn, at once, and forgotten when gone

@@ -1,0 +1,189 @@
+//! The command line: what it checks, what it prints, how it ends.
+
+use std::process::{Command, Output, Stdio};
+
+use crate::support::gateway::{Dir, PROGRAM};
+use crate::support::*;
+
+fn run(dir: &Dir, args: &[&str]) -> Output {
+    Command::new(PROGRAM)
+        .args(args)
+        .current_dir(dir.path())
+        .env_remove("LOCKGATE_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the gateway was built")
+}
+
+fn all_of(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+const MISTAKES: &str = "[listen]
+proxy = \"nowhere\"
+
+[[limit]]
+name     = \"a\"
+requests = 0
+per      = \"8 parsecs\"
+windw    = \"sliding\"
+counts   = \"guessed\"
+max_wait = true
+";
+
+#[test]
+fn a_check_names_every_mistake_with_its_place() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", MISTAKES);
+    let output = run(&dir, &["check", "-c", "proxy.toml"]);
+    let text = all_of(&output);
+    for (line, column, shown) in
+        [(2, 9, "nowhere"), (6, 12, "= 0"), (7, 12, "parsecs"), (8, 1, "windw"), (9, 12, "guessed"), (10, 12, "= true")]
+    {
+        assert!(text.contains(&format!("proxy.toml:{line}:{column}")), "line {line}, column {column}: {text}");
+        assert!(text.contains(shown), "the line itself is shown: {text}");
+    }
+    assert!(text.contains("`window`"), "it says what would be right: {text}");
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}", output.status);
+}
+
+#[test]
+fn a_gateway_with_a_bad_file_does_not_start() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", MISTAKES);
+    let output = run(&dir, &["run", "-c", "proxy.toml"]);
+    assert_eq!(output.status.code(), Some(2), "{}", all_of(&output));
+    assert!(all_of(&output).contains("proxy.toml:7:12"));
+    let output = run(&dir, &["run", "-c", "missing.toml"]);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{}", all_of(&output));
+    assert!(all_of(&output).contains("missing.toml"));
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_shown_where_it_breaks() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", "[[limit]]\nname = \"a\nrequests = 1\n");
+    let output = run(&dir, &["check", "-c", "proxy.toml"]);
+    assert!(all_of(&output).contains("proxy.toml:2:"), "{}", all_of(&output));
+    assert!(!output.status.success());
+}
+
+#[test]
+fn a_check_says_in_a_sentence_what_a_limit_means() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", "[[limit]]\nmatch = { host = \"api.partner.example\" }\nrequests = 5\nper = \"800ms\"\n");
+    let output = run(&dir, &["check"]);
+    let text = all_of(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in ["5", "800", "api.partner.example"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn an_open_proxy_does_not_start() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", &format!("[listen]\nproxy = \"0.0.0.0:0\"\n\n{UNLIMITED}"));
+    let output = run(&dir, &["run"]);
+    assert_eq!(output.status.code(), Some(2), "{}", all_of(&output));
+    assert!(all_of(&output).contains("allow_from"), "{}", all_of(&output));
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    let dir = Dir::new();
+    for args in [["--no-such"].as_slice(), &["no-such"], &["user"], &["check", "extra"]] {
+        let output = run(&dir, args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", all_of(&output));
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    for args in [["--help"].as_slice(), &["--version"], &["check", "--help"]] {
+        let output = run(&dir, args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", all_of(&output));
+        assert!(!output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_a_failure_that_names_it() {
+    let dir = Dir::new();
+    let taken = Origin::start();
+    dir.write("proxy.toml", &format!("[listen]\nproxy = \"{}\"\n\n{UNLIMITED}", taken.authority()));
+    let output = run(&dir, &["run"]);
+    assert_eq!(output.status.code(), Some(1), "{}", all_of(&output));
+    assert!(all_of(&output).contains(&taken.authority()), "{}", all_of(&output));
+}
+
+#[test]
+fn the_file_is_found_in_its_usual_places_in_order() {
+    let dir = Dir::new();
+    let means = |limit: &str| format!("[[limit]]\nname = \"{limit}\"\nrequests = 5\nper = \"1s\"\n");
+    let check = |env: Option<&str>, args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("check").args(args).current_dir(dir.path()).env_remove("LOCKGATE_CONFIG");
+        if let Some(path) = env {
+            command.env("LOCKGATE_CONFIG", path);
+        }
+        all_of(&command.output().expect("the gateway was built"))
+    };
+    std::fs::create_dir(dir.path().join("config")).unwrap();
+    dir.write("config/proxy.toml", &means("in-config"));
+    assert!(check(None, &[]).contains("in-config"));
+    dir.write("proxy.toml", &means("in-place"));
+    assert!(check(None, &[]).contains("in-place"));
+    dir.write("by-env.toml", &means("by-env"));
+    assert!(check(Some("by-env.toml"), &[]).contains("by-env"));
+    dir.write("by-flag.toml", &means("by-flag"));
+    assert!(check(Some("by-env.toml"), &["-c", "by-flag.toml"]).contains("by-flag"));
+}
+
+#[test]
+fn a_running_gateway_says_what_to_export() {
+    let gateway = Gateway::start(UNLIMITED);
+    let all = gateway.lines().join("\n").to_ascii_lowercase();
+    assert!(all.contains(&format!("http_proxy=http://{}", gateway.addr)), "{all}");
+}
+
+#[test]
+fn an_added_user_may_pass() {
+    let dir = Dir::new();
+    let toml = format!("{UNLIMITED}[access]\nusers = \"users\"\n");
+    dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:0\"\n\n{toml}"));
+    add_user(&dir, "me", "pass word");
+    add_user(&dir, "you", "other");
+    let origin = Origin::start();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("users")).unwrap());
+    assert_eq!(mode & 0o077, 0, "nobody else may read it: {mode:o}");
+    let text = std::fs::read_to_string(dir.path().join("users")).unwrap();
+    assert!(text.contains("me:$2") && text.contains("you:$2") && !text.contains("pass word"), "{text}");
+    let gateway = Gateway::start_in(dir, &toml);
+    for (name, password, status) in [("me", "pass word", 200), ("you", "other", 200), ("me", "other", 407)] {
+        let answer = gateway.exchange(format!(
+            "GET {} HTTP/1.1\r\nHost: a\r\nProxy-Authorization: {}\r\nConnection: close\r\n\r\n",
+            origin.url("/"),
+            basic(name, password)
+        ));
+        assert_eq!(answer.status, status, "{name} with {password}");
+    }
+}
+
+/// Adds a user as a script does: the password on standard input.
+fn add_user(dir: &Dir, name: &str, password: &str) {
+    use std::io::Write as _;
+    let mut child = Command::new(PROGRAM)
+        .args(["user", "add", name])
+        .current_dir(dir.path())
+        .env_remove("LOCKGATE_CONFIG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the gateway was built");
+    let mut stdin = child.stdin.take().unwrap();
+    // Once more for whoever asks twice.
+    stdin.write_all(format!("{password}\n{password}\n").as_bytes()).ok();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", all_of(&output));
+    assert!(!all_of(&output).contains(password), "the password is not shown");
+}

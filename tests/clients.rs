@@ -1,0 +1,263 @@
+//! Real callers, unchanged, in processes of their own: through the forward proxy, through tunnels, and many at once.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::certs::{Authority, Fault};
+use crate::support::gateway::Dir;
+use crate::support::*;
+
+/// Where programs call: the gateway, and an origin plain and with TLS.
+struct Stage {
+    gateway: Gateway,
+    plain: Origin,
+    secure: Origin,
+    ca: PathBuf,
+}
+
+impl Stage {
+    fn new(toml: &str) -> Stage {
+        let authority = Authority::new();
+        let dir = Dir::new();
+        let ca = authority.write(dir.path());
+        let plain = Origin::scripted(answer);
+        let secure = Origin::scripted_tls(authority.server_config(Fault::None), answer);
+        let access = format!("[access]\nconnect_ports = [{}, {}]\n", plain.port(), secure.port());
+        Stage { gateway: Gateway::start_in(dir, &format!("{toml}{access}")), plain, secure, ca }
+    }
+
+    fn proxy(&self) -> String {
+        format!("http://{}", self.gateway.addr)
+    }
+
+    /// Base URLs: plain, secure (or `-` for plain calls alone).
+    fn urls(&self, secure: &str) -> [String; 2] {
+        let secure = if secure == "-" { "-".to_owned() } else { format!("https://localhost:{}", self.secure.port()) };
+        [self.plain.url(""), secure]
+    }
+
+    fn python(&self, library: &str, secure: &str, count: usize) -> Command {
+        let python = top().join(".venv/bin/python");
+        need(&python, "the Python libraries of the tests");
+        let mut command = Command::new(python);
+        command.arg(top().join("tests/clients/caller.py")).args([library, &self.proxy()]);
+        command.args(self.urls(secure)).arg(&self.ca).arg(count.to_string());
+        command
+    }
+
+    fn node(&self, kind: &str, secure: &str, count: usize) -> Command {
+        need(&top().join("tests/clients/node/node_modules/undici"), "the Node libraries of the tests");
+        let mut command = Command::new("node");
+        command.arg(top().join("tests/clients/node/caller.mjs")).args([kind, &self.proxy()]);
+        command.args(self.urls(secure)).arg(&self.ca).arg(count.to_string());
+        command
+    }
+
+    fn java(&self, secure: &str, count: usize) -> Command {
+        let mut command = Command::new("java");
+        command.args(["-XX:TieredStopAtLevel=1", "-Xshare:auto"]).arg(top().join("tests/clients/Caller.java"));
+        command.arg(self.gateway.addr.ip().to_string()).arg(self.gateway.addr.port().to_string());
+        command.args(self.urls(secure)).arg(&self.ca).arg(count.to_string());
+        command
+    }
+
+    fn curl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "60", "--proxy", &self.proxy()]);
+        command.arg("--cacert").arg(&self.ca).args(args);
+        command
+    }
+}
+
+/// A GET is answered with its target, anything else with its content.
+fn answer(request: &Request, link: &mut Link<'_>) -> Next {
+    link.read_body();
+    let content = if request.method == "GET" { request.target.clone().into_bytes() } else { link.body() };
+    let mut all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).into_bytes();
+    all.extend(content);
+    link.send(all);
+    Next::Keep
+}
+
+/// What steers callers from outside; each test says for itself where they go and whom they trust.
+const ENVIRONMENT: [&str; 14] = [
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_OPTIONS",
+];
+
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[track_caller]
+fn need(path: &Path, what: &str) {
+    assert!(path.exists(), "{what} are not installed: run tests/run, which installs them");
+}
+
+#[track_caller]
+fn start(mut command: Command) -> Child {
+    for name in ENVIRONMENT {
+        command.env_remove(name);
+    }
+    spawn(command)
+}
+
+#[track_caller]
+fn spawn(mut command: Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{:?}: {e}: run tests/run, which installs it", command.get_program()))
+}
+
+/// Runs to its end, which must be a good one; what it printed.
+#[track_caller]
+fn finish(child: Child) -> String {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[track_caller]
+fn goes_well(command: Command) {
+    let text = finish(start(command));
+    assert_eq!(text.trim(), "well");
+}
+
+#[test]
+fn curl_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    let [plain, secure] = stage.urls("both");
+    for base in [plain, secure] {
+        let text = finish(start(stage.curl(&[&format!("{base}/a?b"), &format!("{base}/c")])));
+        assert_eq!(text, "/a?b/c");
+        let text = finish(start(stage.curl(&["--data-binary", "hello", &format!("{base}/post")])));
+        assert_eq!(text, "hello");
+    }
+    let large = stage.gateway.dir.write("large", &"z".repeat(3_000_000));
+    let upload = format!("@{}", large.display());
+    let url = stage.plain.url("/post");
+    // curl asks with Expect: 100-continue before it sends this much.
+    let text = finish(start(stage.curl(&["--data-binary", &upload, "-H", "Transfer-Encoding: chunked", &url])));
+    assert_eq!(text.len(), 3_000_000);
+}
+
+#[test]
+fn curl_speaks_http_1_0_and_asks_for_heads() {
+    let stage = Stage::new(UNLIMITED);
+    let url = stage.plain.url("/old");
+    assert_eq!(finish(start(stage.curl(&["--http1.0", &url]))), "/old");
+    let head = finish(start(stage.curl(&["--head", &url])));
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+#[test]
+fn programs_that_know_nothing_of_the_gateway_follow_their_environment() {
+    let stage = Stage::new(UNLIMITED);
+    let url = stage.plain.url("/unchanged");
+    let mut python = Command::new(top().join(".venv/bin/python"));
+    python.args(["-c", "import requests, sys; print(requests.get(sys.argv[1]).text)", &url]);
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", &url]);
+    for mut command in [python, curl] {
+        ENVIRONMENT.iter().for_each(|name| _ = command.env_remove(name));
+        command.env("http_proxy", stage.proxy()).env("https_proxy", stage.proxy());
+        assert_eq!(finish(spawn(command)).trim(), "/unchanged");
+    }
+    assert_eq!(stage.plain.requests().iter().filter(|r| r.field("via") == Some("1.1 lockgate")).count(), 2);
+}
+
+#[test]
+fn requests_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.python("requests", "both", 5));
+}
+
+#[test]
+fn httpx_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.python("httpx", "both", 5));
+}
+
+#[test]
+fn urllib3_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.python("urllib3", "both", 5));
+}
+
+#[test]
+fn pythons_own_urllib_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.python("urllib", "both", 5));
+}
+
+#[test]
+fn aiohttp_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.python("aiohttp", "both", 20));
+}
+
+#[test]
+fn nodes_fetch_calls_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.node("fetch", "both", 10));
+}
+
+#[test]
+fn nodes_fetch_calls_with_absolute_targets() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.node("forward", "both", 10));
+}
+
+#[test]
+fn nodes_http_module_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.node("http", "both", 10));
+}
+
+#[test]
+fn java_calls_in_plain_and_through_tunnels() {
+    let stage = Stage::new(UNLIMITED);
+    goes_well(stage.java("both", 5));
+}
+
+#[test]
+fn a_mixed_fleet_of_processes_stays_within_the_limit() {
+    const EACH: usize = 8;
+    let per = Duration::from_millis(500);
+    let stage = Stage::new(&limit(12, "500ms", "max_wait = \"60s\""));
+    let mut fleet: Vec<Child> = Vec::new();
+    for library in ["requests", "httpx", "urllib3", "urllib", "aiohttp"] {
+        fleet.push(start(stage.python(library, "-", EACH)));
+    }
+    for kind in ["forward", "http"] {
+        fleet.push(start(stage.node(kind, "-", EACH)));
+    }
+    fleet.push(start(stage.java("-", EACH)));
+    let urls: Vec<String> = (0..EACH).map(|n| stage.plain.url(&format!("/curl/{n}"))).collect();
+    for _ in 0..2 {
+        fleet.push(start(stage.curl(&urls.iter().map(String::as_str).collect::<Vec<_>>())));
+    }
+    let programs = fleet.len();
+    for child in fleet {
+        finish(child);
+    }
+    assert_eq!(stage.plain.count(), programs * EACH, "everything arrived, and once");
+    one_window(12, per, &stage.plain.stamps());
+}

@@ -1,0 +1,218 @@
+//! CONNECT opens a tunnel: bytes both ways, nothing lost, nothing added, and counted.
+
+use std::time::Duration;
+
+use crate::support::certs::{Authority, Fault};
+use crate::support::*;
+
+/// `[access]` that lets tunnels go to these ports.
+fn ports(origins: &[&Origin]) -> String {
+    let ports: Vec<String> = origins.iter().map(|o| o.port().to_string()).collect();
+    format!("[access]\nconnect_ports = [{}]\n\n", ports.join(", "))
+}
+
+fn connect(origin: &Origin) -> String {
+    let to = origin.authority();
+    format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")
+}
+
+/// An origin that sends back what comes, after one line that wakes it.
+fn echo() -> Origin {
+    Origin::scripted(|request, link| {
+        link.send(request.raw.clone());
+        link.echo();
+        Next::Close
+    })
+}
+
+#[test]
+fn a_tunnel_carries_bytes_both_ways() {
+    let origin = echo();
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    let answer = caller.send(connect(&origin)).answer_to("CONNECT");
+    assert_eq!(answer.status, 200);
+    for name in ["content-length", "transfer-encoding", "connection", "content-type"] {
+        assert_eq!(answer.field(name), None, "{name} in the 2xx of a CONNECT: {}", answer.raw);
+    }
+    let hello = "GET /inside HTTP/1.1\r\nHost: x\r\nProxy-Connection: yes\r\n\r\n";
+    assert_eq!(caller.send(hello).bytes(hello.len()), hello.as_bytes(), "nothing added, nothing taken");
+    let all: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let mut reader = Vec::new();
+    for part in all.chunks(10_000) {
+        reader.extend(caller.send(part).bytes(part.len()));
+    }
+    assert_eq!(reader, all);
+}
+
+#[test]
+fn bytes_sent_right_after_a_connect_are_not_lost() {
+    let origin = echo();
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    let early = "GET /early HTTP/1.1\r\n\r\nand more";
+    caller.send(connect(&origin) + early);
+    assert_eq!(caller.answer_to("CONNECT").status, 200);
+    assert_eq!(caller.bytes(early.len()), early.as_bytes());
+}
+
+#[test]
+fn an_end_in_one_direction_leaves_the_other_open() {
+    let origin = Origin::scripted(|_, link| {
+        link.send("before ");
+        assert!(link.wait_for_close(), "the caller's end reached the origin");
+        link.send("after");
+        Next::Close
+    });
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
+    caller.send("GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(caller.bytes(7), b"before ");
+    caller.finish();
+    assert_eq!(caller.rest().0, b"after");
+}
+
+#[test]
+fn the_origins_end_leaves_the_callers_direction_open() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let origin = Origin::scripted(move |_, link| {
+        link.send("bye");
+        link.stream.finish();
+        let end = std::time::Instant::now() + PATIENCE;
+        tell.send(link.stream.take_rest(end).0).ok();
+        Next::Close
+    });
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
+    caller.send("GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(caller.rest().0, b"bye");
+    caller.send("still here");
+    caller.finish();
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), b"still here");
+}
+
+#[test]
+fn tls_inside_a_tunnel_is_the_callers_own_affair() {
+    let authority = Authority::new();
+    let origin =
+        Origin::scripted_tls(authority.server_config(Fault::None), |request, link| link.answer(200, &request.target));
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
+    let mut inside = caller.into_tls("127.0.0.1", &authority);
+    inside.send("GET /secret HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(inside.answer().text(), "/secret");
+    let seen = origin.only();
+    assert_eq!(seen.field("via"), None, "nobody opened the tunnel");
+}
+
+#[test]
+fn a_tunnel_takes_a_slot() {
+    let origin = echo();
+    let toml = limit(1, "1h", "when_full = \"refuse\"") + &ports(&[&origin]);
+    let gateway = Gateway::start(&toml);
+    let mut first = gateway.caller();
+    assert_eq!(first.send(connect(&origin)).answer_to("CONNECT").status, 200);
+    let second = gateway.exchange(connect(&origin));
+    check_ours(&second, 429, "http_request_error");
+    first.send("GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(first.bytes(18).len(), 18, "the first tunnel is not disturbed");
+}
+
+#[test]
+fn that_a_limit_counts_tunnels_as_a_whole_is_said_once_per_host() {
+    let origin = echo();
+    let told = |toml: &str| {
+        let gateway = Gateway::start(&(toml.to_owned() + &ports(&[&origin])));
+        for _ in 0..3 {
+            assert_eq!(gateway.exchange(connect(&origin)).status, 200);
+        }
+        gateway.stderr().lines().filter(|line| line.contains("counts its tunnels")).count()
+    };
+    assert_eq!(told(&limit(100, "1s", "")), 1);
+    assert_eq!(told("[[limit]]\nmatch = { host = \"other.example\" }\nrequests = 1\nper = \"1s\"\n"), 0);
+}
+
+#[test]
+fn tunnels_beyond_the_limit_wait_their_turn() {
+    let origin = echo();
+    let gateway = Gateway::start(&(limit(2, "500ms", "counts = \"answered\"") + &ports(&[&origin])));
+    let opened: Vec<u64> = (0..6)
+        .map(|_| {
+            let gateway_addr = gateway.addr;
+            let request = connect(&origin);
+            thread(move || {
+                let mut caller = Caller::connect(gateway_addr);
+                let answer = caller.send(request).answer_to("CONNECT");
+                assert_eq!(answer.status, 200);
+                answer.stamp
+            })
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|one| one.join().unwrap())
+        .collect();
+    let span = opened.iter().max().unwrap() - opened.iter().min().unwrap();
+    assert!(span > 900_000_000, "six tunnels at two per 500 ms take a second, not {span} ns");
+}
+
+#[test]
+fn a_tunnel_in_which_nothing_happens_ends() {
+    let origin = echo();
+    let toml = UNLIMITED.to_owned() + &ports(&[&origin]) + "[timeouts]\ntunnel_idle = \"300ms\"\n";
+    let gateway = Gateway::start(&toml);
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
+    caller.expect_end();
+}
+
+#[test]
+fn a_broken_tunnel_ends_on_the_other_side_too() {
+    let origin = Origin::scripted(|_, _| Next::Die);
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
+    caller.send("GET / HTTP/1.1\r\n\r\n").expect_end();
+    let origin = echo();
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
+    caller.send("GET / HTTP/1.1\r\n\r\n").bytes(18);
+    caller.reset();
+    eventually("the origin's side is closed", || origin.open() == 0);
+}
+
+#[test]
+fn a_connect_must_name_a_host_and_a_port_and_nothing_else() {
+    let gateway = Gateway::start(UNLIMITED);
+    for target in
+        ["127.0.0.1", "127.0.0.1:", ":443", "http://127.0.0.1:443/", "/", "a:443/x", "a:99999", "u@a:443", "a:0"]
+    {
+        let answer = gateway.exchange(format!("CONNECT {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        check_ours(&answer, 400, "http_request_error");
+    }
+}
+
+#[test]
+fn a_tunnel_is_opened_only_when_the_origin_is_there() {
+    let dead = DeadPort::new();
+    let port = dead.port();
+    let toml = format!("{UNLIMITED}[access]\nconnect_ports = [{port}]\n");
+    let gateway = Gateway::start(&toml);
+    let answer = gateway.exchange(format!("CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    check_ours(&answer, 502, "connection_refused");
+}
+
+#[test]
+fn an_http_1_0_caller_gets_its_tunnel_too() {
+    let origin = echo();
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
+    let mut caller = gateway.caller();
+    caller.send(format!("CONNECT {} HTTP/1.0\r\n\r\n", origin.authority()));
+    assert_eq!(caller.answer_to("CONNECT").status, 200);
+    caller.send("GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(caller.bytes(18).len(), 18);
+    caller.expect_silence(Duration::from_millis(20));
+}

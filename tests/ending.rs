@@ -1,0 +1,127 @@
+//! How the gateway ends, and what it does when the machine has nothing left to give.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
+
+use crate::support::*;
+
+#[test]
+fn on_sigterm_running_requests_finish_and_new_ones_are_not_taken() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::scripted(move |_, link| {
+        link.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
+        wait.lock().unwrap().recv_timeout(PATIENCE).ok();
+        link.send("lf");
+        Next::Keep
+    });
+    let mut gateway = Gateway::start(UNLIMITED);
+    let mut idle = gateway.caller();
+    let mut caller = gateway.caller();
+    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"))).head();
+    gateway.signal(Signal::TERM);
+    idle.expect_end();
+    eventually("no new connection is taken", || {
+        std::net::TcpStream::connect_timeout(&gateway.addr, Duration::from_secs(5)).map_or(true, |tcp| {
+            let mut late = stream::Stream::plain(tcp);
+            late.more(Instant::now() + Duration::from_millis(100)).is_err_and(|stop| stop != stream::Stop::Silence)
+        })
+    });
+    go.send(()).unwrap();
+    assert_eq!(caller.bytes(4), b"half");
+    caller.expect_end();
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn on_sigterm_waiters_that_cannot_go_in_time_get_a_503_and_the_others_go() {
+    let origin = Origin::start();
+    let mut toml = limit(1, "1s", "max_wait = \"1h\"");
+    toml +=
+        "[[limit]]\nname = \"long\"\nmatch = { path = \"/long\" }\nrequests = 1\nper = \"1h\"\nmax_wait = \"2h\"\n\n";
+    toml += "[timeouts]\ndrain = \"10s\"\n";
+    let mut gateway = Gateway::start(&toml);
+    assert_eq!(gateway.get(&origin.url("/long")).status, 200);
+    let mut lost = gateway.caller();
+    lost.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/long")));
+    let mut kept = gateway.caller();
+    kept.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/short")));
+    // Both must stand in line before the signal; a third, refused on arrival, shows that they had time to.
+    std::thread::sleep(Duration::from_millis(100));
+    gateway.signal(Signal::TERM);
+    let answer = lost.answer();
+    check_ours(&answer, 503, "proxy_internal_response|connection_limit_reached");
+    assert!(answer.field("retry-after").is_some(), "{}", answer.raw);
+    assert_eq!(kept.answer().status, 200, "a second is well within the drain");
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_drain_has_an_end_and_a_second_signal_is_one() {
+    let origin = Origin::scripted(|_, link| {
+        link.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
+        link.wait_for_close();
+        Next::Close
+    });
+    for (drain, signals) in [("300ms", 1), ("1h", 2)] {
+        let toml =
+            format!("{UNLIMITED}[access]\nconnect_ports = [{}]\n[timeouts]\ndrain = \"{drain}\"\n", origin.port());
+        let mut gateway = Gateway::start(&toml);
+        let mut caller = gateway.caller();
+        caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"))).head();
+        let mut tunnel = gateway.caller();
+        tunnel.send(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.authority())).head();
+        gateway.signal(Signal::TERM);
+        if signals == 2 {
+            // Two signals that come at once are one to the kernel.
+            std::thread::sleep(Duration::from_millis(200));
+            gateway.signal(Signal::TERM);
+        }
+        gateway.ended();
+    }
+}
+
+#[test]
+fn sigint_drains_as_sigterm_does() {
+    let mut gateway = Gateway::start(UNLIMITED);
+    gateway.signal(Signal::INT);
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_closed_stdout_does_not_stop_the_gateway() {
+    static SERVED: AtomicUsize = AtomicUsize::new(0);
+    let origin = Origin::scripted(|_, link| {
+        SERVED.fetch_add(1, Ordering::SeqCst);
+        link.answer(200, "")
+    });
+    let mut gateway = Gateway::start(UNLIMITED);
+    gateway.close_stdout();
+    for _ in 0..20 {
+        assert_eq!(gateway.get(&origin.url("/")).status, 200);
+    }
+    assert_eq!(SERVED.load(Ordering::SeqCst), 20);
+}
+
+#[test]
+fn a_gateway_out_of_descriptors_goes_on_when_there_are_some_again() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(UNLIMITED);
+    assert_eq!(gateway.get(&origin.url("/before")).status, 200);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid().as_raw_nonzero())).unwrap().count();
+    let few = Rlimit { current: Some(u64::try_from(open).unwrap() + 6), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Some(gateway.pid()), Resource::Nofile, few).unwrap();
+    let crowd: Vec<Caller> = (0..40).map(|_| gateway.caller()).collect();
+    // Whoever was let in holds what there is; the others wait in the kernel.
+    std::thread::sleep(Duration::from_millis(100));
+    drop(crowd);
+    let mut last = 0;
+    eventually("it serves again", || {
+        last = gateway.get(&origin.url("/after")).status;
+        last == 200
+    });
+    let complaints = gateway.stderr().lines().filter(|l| l.contains("descriptor") || l.contains("accept")).count();
+    assert!(complaints <= 8, "once per episode, not once per try: {}", gateway.stderr());
+}

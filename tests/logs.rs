@@ -1,0 +1,112 @@
+//! One line per request, that nobody can forge and that tells no secrets.
+
+use crate::support::gateway::Dir;
+use crate::support::*;
+
+#[test]
+fn a_line_tells_what_became_of_a_request() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "1h", "when_full = \"refuse\""));
+    gateway.get(&origin.url("/good"));
+    let line = gateway.log_line("/good");
+    for part in ["127.0.0.1", "GET", "200", "the-limit"] {
+        assert!(line.contains(part), "{part} is missing: {line}");
+    }
+    gateway.get(&origin.url("/refused"));
+    let line = gateway.log_line("/refused");
+    assert!(line.contains("429") && line.contains("limit"), "{line}");
+}
+
+#[test]
+fn json_lines_are_json() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&(limit(9, "1s", "") + "[log]\naccess = \"json\"\n"));
+    for path in ["/plain", "/q\"uote\\back", "/tail?x"] {
+        gateway.get(&origin.url(path));
+    }
+    gateway.exchange(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.authority()));
+    gateway.log_line("CONNECT");
+    let lines: Vec<String> = gateway.lines().into_iter().filter(|l| l.starts_with('{')).collect();
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    for line in &lines {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(value.is_object());
+        assert!(value["status"].is_u64() && value["method"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn the_log_can_be_off() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::start(&format!("{UNLIMITED}[log]\naccess = \"off\"\n"));
+    gateway.get(&origin.url("/unseen"));
+    gateway.signal(rustix::process::Signal::TERM);
+    gateway.ended();
+    assert!(!gateway.lines().iter().any(|l| l.contains("/unseen")), "{:?}", gateway.lines());
+}
+
+#[test]
+fn everything_is_written_before_the_gateway_ends() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::start(UNLIMITED);
+    for n in 0..50 {
+        gateway.get(&origin.url(&format!("/line-{n}-")));
+    }
+    gateway.signal(rustix::process::Signal::TERM);
+    gateway.ended();
+    for n in 0..50 {
+        gateway.log_line(&format!("/line-{n}-"));
+    }
+}
+
+#[test]
+fn secrets_never_appear() {
+    const SECRET: &str = "hush-hush-7291";
+    let origin = Origin::start();
+    let dir = Dir::new();
+    let users = dir.write("users", &format!("me:{}\n", bcrypt::hash(SECRET, 4).unwrap()));
+    std::fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let mut toml =
+        limit(2, "1h", "when_full = \"refuse\"\nkey = [\"query:api_key\", \"header:authorization\", \"header:x-key\"]");
+    toml += &format!("[access]\nusers = \"{}\"\n\n[log]\nlevel = \"trace\"\n", users.display());
+    let mut gateway = Gateway::start_in(dir, &toml);
+    let encoded = basic("me", SECRET);
+    let ask = |credentials: &str, url: &str| {
+        gateway.exchange(format!(
+            "GET {url} HTTP/1.1\r\nHost: a\r\nProxy-Authorization: {credentials}\r\nAuthorization: Bearer {SECRET}\r\n\
+             Cookie: {SECRET}\r\nX-Key: {SECRET}\r\nConnection: close\r\n\r\n"
+        ))
+    };
+    let url = origin.url(&format!("/path?api_key={SECRET}&other={SECRET}&{SECRET}"));
+    assert_eq!(ask(&encoded, &url).status, 200);
+    assert_eq!(ask(&basic("me", &format!("{SECRET}-wrong")), &url).status, 407);
+    assert_eq!(ask(&encoded, &url).status, 200);
+    assert_eq!(ask(&encoded, &url).status, 429);
+    let dead = DeadPort::new();
+    assert_eq!(ask(&encoded, &format!("http://127.0.0.1:{}/dead?k={SECRET}", dead.port())).status, 502);
+    assert_eq!(ask(&encoded, &format!("http://me:{SECRET}@127.0.0.1:{}/", origin.port())).status, 400);
+    gateway.log_line("/path");
+    gateway.signal(rustix::process::Signal::TERM);
+    gateway.ended();
+    let all = format!("{}\n{}", gateway.lines().join("\n"), gateway.stderr());
+    assert!(!all.contains(SECRET), "{all}");
+    assert!(!all.contains(encoded.trim_start_matches("Basic ")), "{all}");
+}
+
+#[test]
+fn a_request_cannot_forge_a_line() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(UNLIMITED);
+    let forged = basic("a\r\nforged 200\x1b[31m", "x");
+    gateway.exchange(format!(
+        "GET {} HTTP/1.1\r\nHost: a\r\nProxy-Authorization: {forged}\r\nUser-Agent: \x09\u{9b}31m\r\nConnection: close\r\n\r\n",
+        origin.url("/%0d%0aforged/%1b[31m")
+    ));
+    gateway.exchange("GET http://a\x1b[31m/ HTTP/1.1\r\nHost: a\r\nX: \x1b\r\n\r\n");
+    gateway.exchange("G\x1bT http://a/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    gateway.get(&origin.url("/last"));
+    gateway.log_line("/last");
+    let all = format!("{}\n{}", gateway.lines().join("\n"), gateway.stderr());
+    assert!(!all.lines().any(|line| line.starts_with("forged")), "{all}");
+    assert!(!all.chars().any(|c| c.is_control() && c != '\n'), "{all:?}");
+}

@@ -1,0 +1,144 @@
+//! Reverse mode: a base URL that points at the gateway reaches the origin that its route names.
+
+use crate::support::certs::{Authority, Fault};
+use crate::support::gateway::Dir;
+use crate::support::*;
+
+fn route(path: &str, to: &str) -> String {
+    format!("[[route]]\npath = \"{path}\"\nto = \"{to}\"\n\n")
+}
+
+fn local(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: gateway.example\r\nConnection: close\r\n\r\n")
+}
+
+#[test]
+fn a_route_replaces_its_path_by_the_origins() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &route("/partner/", &origin.url("/v2/"))));
+    let answer = gateway.exchange(local("/partner/things/7?q=%2F&r"));
+    assert_eq!((answer.status, answer.text().as_str()), (200, "/v2/things/7?q=%2F&r"));
+    assert_eq!(answer.field("via"), Some("1.1 lockgate"));
+    let seen = origin.only();
+    assert_eq!(seen.all("host").collect::<Vec<_>>(), [origin.authority()]);
+    assert_eq!(seen.field("via"), Some("1.1 lockgate"));
+}
+
+#[test]
+fn the_longest_path_decides() {
+    let (short, long) = (Origin::start(), Origin::start());
+    let toml = UNLIMITED.to_owned() + &route("/", &short.url("/")) + &route("/a/b/", &long.url("/"));
+    let gateway = Gateway::start(&toml);
+    assert_eq!(gateway.exchange(local("/a/b/c")).text(), "/c");
+    assert_eq!(gateway.exchange(local("/a/bc")).text(), "/a/bc");
+    assert_eq!((long.count(), short.count()), (1, 1));
+}
+
+#[test]
+fn a_route_may_go_by_host() {
+    let (one, two) = (Origin::start(), Origin::start());
+    let toml = format!(
+        "{UNLIMITED}[[route]]\nhost = \"one.example\"\nto = \"{}\"\n\n[[route]]\nhost = \"two.example\"\nto = \"{}\"\n",
+        one.url("/"),
+        two.url("/")
+    );
+    let gateway = Gateway::start(&toml);
+    for (host, hits) in [("ONE.example", (1, 0)), ("two.example:80", (1, 1))] {
+        let answer = gateway.exchange(format!("GET /x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+        assert_eq!((answer.status, answer.text().as_str()), (200, "/x"), "{host}");
+        assert_eq!((one.count(), two.count()), hits);
+    }
+}
+
+#[test]
+fn what_no_route_matches_is_told_how_to_use_a_proxy() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &route("/partner/", &origin.url("/"))));
+    for target in ["/", "/other", "/partne", "/Partner/x"] {
+        let answer = gateway.exchange(local(target));
+        assert!(matches!(answer.status, 400 | 404), "{}", answer.raw);
+        check_ours(&answer, answer.status, "http_request_error|http_request_denied|destination_not_found");
+    }
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
+fn limits_count_what_comes_by_routes() {
+    let origin = Origin::start();
+    let toml = limit(2, "1h", "when_full = \"refuse\"") + &route("/partner/", &origin.url("/"));
+    let gateway = Gateway::start(&toml);
+    assert_eq!(gateway.exchange(local("/partner/1")).status, 200);
+    assert_eq!(gateway.get(&origin.url("/2")).status, 200, "one limit, whichever way a request comes");
+    check_ours(&gateway.exchange(local("/partner/3")), 429, "http_request_error");
+    assert_eq!(origin.count(), 2);
+}
+
+fn tls_gateway(authority: &Authority, port: u16, host: &str) -> Gateway {
+    let dir = Dir::new();
+    let ca = authority.write(dir.path());
+    let to = format!("https://{host}:{port}/");
+    let toml = format!("{UNLIMITED}{}[tls]\ntrust = [\"{}\"]\n", route("/s/", &to), ca.display());
+    Gateway::start_in(dir, &toml)
+}
+
+#[test]
+fn an_https_origin_is_reached_and_its_certificate_checked() {
+    let authority = Authority::new();
+    let origin = Origin::scripted_tls(authority.server_config(Fault::None), |request, link| {
+        link.read_body();
+        link.answer(200, &request.target)
+    });
+    for host in ["localhost", "127.0.0.1"] {
+        let gateway = tls_gateway(&authority, origin.port(), host);
+        assert_eq!(gateway.exchange(local("/s/x")).text(), "/x", "{host}");
+        let seen = origin.requests().pop().unwrap();
+        assert_eq!(seen.field("host"), Some(format!("{host}:{}", origin.port()).as_str()));
+    }
+}
+
+#[test]
+fn an_origin_that_cannot_prove_its_name_gets_no_request() {
+    let authority = Authority::new();
+    for fault in [Fault::Expired, Fault::OtherName] {
+        let origin = Origin::scripted_tls(authority.server_config(fault), |_, link| link.answer(200, "no"));
+        let gateway = tls_gateway(&authority, origin.port(), "localhost");
+        check_ours(&gateway.exchange(local("/s/x")), 502, "tls_certificate_error");
+        assert_eq!(origin.count(), 0, "{fault:?}");
+    }
+    let stranger = Origin::scripted_tls(Authority::new().server_config(Fault::None), |_, link| link.answer(200, "no"));
+    let gateway = tls_gateway(&authority, stranger.port(), "localhost");
+    check_ours(&gateway.exchange(local("/s/x")), 502, "tls_certificate_error");
+    assert_eq!(stranger.count(), 0, "an authority that nobody trusts");
+}
+
+#[test]
+fn an_origin_that_speaks_no_tls_is_not_spoken_to_in_plain() {
+    let authority = Authority::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = thread(move || {
+        use std::io::{Read, Write};
+        let (mut tcp, _) = listener.accept().unwrap();
+        let mut bytes = vec![0; 10_000];
+        let count = tcp.read(&mut bytes).unwrap();
+        tcp.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
+        bytes.truncate(count);
+        bytes
+    });
+    let gateway = tls_gateway(&authority, port, "localhost");
+    check_ours(&gateway.exchange(local("/s/x")), 502, "tls_protocol_error|tls_alert_received|connection_terminated");
+    let heard = String::from_utf8_lossy(&heard.join().unwrap()).into_owned();
+    assert!(!heard.contains("GET"), "{heard:?}");
+}
+
+#[test]
+fn a_connection_with_tls_is_kept_and_used_again() {
+    let authority = Authority::new();
+    let origin = Origin::scripted_tls(authority.server_config(Fault::None), |_, link| link.answer(200, ""));
+    let gateway = tls_gateway(&authority, origin.port(), "localhost");
+    let mut caller = gateway.caller();
+    for _ in 0..5 {
+        assert_eq!(caller.send("GET /s/x HTTP/1.1\r\nHost: a\r\n\r\n").answer().status, 200);
+    }
+    assert_eq!((origin.count(), origin.connections()), (5, 1));
+}

@@ -1,0 +1,231 @@
+//! A gateway process: started with a `proxy.toml` of the test's, watched, and ended with the test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Answer, Caller, PATIENCE, eventually, thread};
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lockgate");
+
+/// A directory of the test's own; removed when dropped.
+pub(crate) struct Dir(PathBuf);
+
+impl Dir {
+    pub(crate) fn new() -> Dir {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&path).expect("the target directory can be written");
+        Dir(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("the test's directory can be written");
+        path
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A running gateway; killed when dropped, and checked for panics.
+pub(crate) struct Gateway {
+    child: Child,
+    pub(crate) addr: SocketAddr,
+    pub(crate) dir: Dir,
+    out: Arc<Mutex<Vec<String>>>,
+    err: Arc<Mutex<String>>,
+    deaf: Arc<AtomicBool>,
+}
+
+impl Gateway {
+    /// Starts with this `proxy.toml`; without a `[listen]` of its own it listens on a free loopback port.
+    #[track_caller]
+    pub(crate) fn start(toml: &str) -> Gateway {
+        Gateway::start_in(Dir::new(), toml)
+    }
+
+    /// Starts with `dir` as its working directory, where the test may have put files.
+    #[track_caller]
+    pub(crate) fn start_in(dir: Dir, toml: &str) -> Gateway {
+        let listen = if toml.contains("[listen]") { "" } else { "[listen]\nproxy = \"127.0.0.1:0\"\n\n" };
+        dir.write("proxy.toml", &format!("{listen}{toml}"));
+        let mut child = Command::new(PROGRAM)
+            .args(["run", "-c", "proxy.toml"])
+            .current_dir(dir.path())
+            .env_remove("LOCKGATE_CONFIG")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the gateway was built and can be started");
+        let (out, err, deaf) = (Arc::default(), Arc::default(), Arc::default());
+        let lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        collect_lines(lines, Arc::clone(&out), Arc::clone(&deaf));
+        collect_text(child.stderr.take().expect("stderr is a pipe"), Arc::clone(&err));
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut gateway = Gateway { child, addr, dir, out, err, deaf };
+        gateway.addr = gateway.read_address();
+        gateway
+    }
+
+    #[track_caller]
+    fn read_address(&mut self) -> SocketAddr {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = self.lines().iter().find_map(|line| {
+                let (_, rest) = line.split_once("listening on ")?;
+                rest.split([' ', ',']).next()?.trim_start_matches("http://").parse::<SocketAddr>().ok()
+            });
+            if let Some(addr) = found {
+                // A listener on every address is reached by loopback.
+                let ip = if addr.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { addr.ip() };
+                return SocketAddr::new(ip, addr.port());
+            }
+            let ended = self.child.try_wait().expect("a child can be asked");
+            let late = Instant::now() > end;
+            assert!(
+                ended.is_none() && !late,
+                "the gateway did not start ({ended:?}); stdout {:?}, stderr {}",
+                self.lines(),
+                self.stderr()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// A new connection to it.
+    #[track_caller]
+    pub(crate) fn caller(&self) -> Caller {
+        Caller::connect(self.addr)
+    }
+
+    /// Sends one whole request on a connection of its own and reads the answer to it.
+    #[track_caller]
+    pub(crate) fn exchange(&self, request: impl AsRef<[u8]>) -> Answer {
+        let request = request.as_ref();
+        let method = request.split(|b| *b == b' ').next().unwrap_or_default();
+        let mut caller = self.caller();
+        caller.send(request).answer_to(&String::from_utf8_lossy(method))
+    }
+
+    /// A GET for an absolute URI, as a forward proxy's caller sends it.
+    #[track_caller]
+    pub(crate) fn get(&self, url: &str) -> Answer {
+        self.exchange(get(url))
+    }
+
+    /// What it has printed.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.out.lock().expect("no reader panicked").clone()
+    }
+
+    /// What it has complained about.
+    pub(crate) fn stderr(&self) -> String {
+        self.err.lock().expect("no reader panicked").clone()
+    }
+
+    /// Waits for the line of its log that holds `text`.
+    #[track_caller]
+    pub(crate) fn log_line(&self, text: &str) -> String {
+        let mut found = None;
+        eventually(&format!("a log line with {text:?}"), || {
+            found = self.lines().into_iter().find(|line| line.contains(text));
+            found.is_some()
+        });
+        found.expect("it was found")
+    }
+
+    /// After its next line, nobody reads what it prints any more.
+    pub(crate) fn close_stdout(&mut self) {
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("our own child can be signalled");
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
+                return status;
+            }
+            assert!(Instant::now() < end, "the gateway did not end; stderr {}", self.stderr());
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("a running process has a status");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("its memory is known");
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of KiB")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if !std::thread::panicking() {
+            let err = self.stderr();
+            assert!(!err.contains("panicked"), "the gateway panicked: {err}");
+        } else {
+            eprintln!("--- the gateway's stderr:\n{}--- its stdout: {:#?}", self.stderr(), self.lines());
+        }
+    }
+}
+
+/// A GET for an absolute URI, closing the connection.
+pub(crate) fn get(url: &str) -> String {
+    let host = url.trim_start_matches("http://").split(['/', '?']).next().unwrap_or_default();
+    format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+}
+
+fn collect_lines(lines: impl BufRead + Send + 'static, into: Arc<Mutex<Vec<String>>>, deaf: Arc<AtomicBool>) {
+    thread(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            into.lock().expect("no reader panicked").push(line);
+            if deaf.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    });
+}
+
+fn collect_text(mut from: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
+    thread(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(count) = from.read(&mut chunk) {
+            if count == 0 {
+                return;
+            }
+            into.lock().expect("no reader panicked").push_str(&String::from_utf8_lossy(&chunk[..count]));
+        }
+    });
+}

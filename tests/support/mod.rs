@@ -1,0 +1,111 @@
+//! What the tests stand on: a gateway process, origins of our own, callers that speak raw bytes, a judge of arrivals.
+
+pub(crate) mod answer;
+pub(crate) mod caller;
+pub(crate) mod certs;
+pub(crate) mod clock;
+pub(crate) mod gateway;
+pub(crate) mod judge;
+pub(crate) mod origin;
+pub(crate) mod relay;
+pub(crate) mod request;
+pub(crate) mod stream;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use answer::{Answer, End, check_ours};
+pub(crate) use caller::Caller;
+pub(crate) use gateway::Gateway;
+pub(crate) use judge::one_window;
+pub(crate) use origin::{Link, Next, Origin};
+pub(crate) use relay::Relay;
+pub(crate) use request::Request;
+
+/// How long a test waits for what must happen; only a hang is slower than this, however busy the machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Waits until `holds` is true, and fails with `what` if that does not happen.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "this did not happen in {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A thread with a small stack, for tests that need hundreds.
+pub(crate) fn thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    std::thread::Builder::new().stack_size(512 << 10).spawn(work).expect("a thread can be started")
+}
+
+/// A loopback port that is taken, so that nobody else gets it, but on which nobody listens.
+pub(crate) struct DeadPort(socket2::Socket);
+
+impl DeadPort {
+    pub(crate) fn new() -> DeadPort {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).expect("a loopback port is free");
+        DeadPort(socket)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        let addr = self.0.local_addr().expect("a bound socket has an address");
+        addr.as_socket().expect("it is an IP address").port()
+    }
+}
+
+/// A loopback port that never answers a connection: its queue is full, so the kernel drops what comes.
+pub(crate) struct BlackHole {
+    socket: socket2::Socket,
+    _fill: Vec<socket2::Socket>,
+}
+
+impl BlackHole {
+    pub(crate) fn new() -> BlackHole {
+        let make = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let socket = make();
+        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).expect("a loopback port is free");
+        socket.listen(0).expect("a bound socket can listen");
+        let addr = socket.local_addr().expect("a bound socket has an address");
+        let fill = (0..4).map(|_| {
+            let one = make();
+            one.set_nonblocking(true).expect("a socket can be non-blocking");
+            // It is in progress for ever, which is what a full queue looks like.
+            one.connect(&addr).ok();
+            one
+        });
+        let fill = fill.collect();
+        BlackHole { socket, _fill: fill }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        let addr = self.socket.local_addr().expect("a bound socket has an address");
+        addr.as_socket().expect("it is an IP address").port()
+    }
+}
+
+/// Base64, for `Proxy-Authorization`.
+pub(crate) fn basic(name: &str, password: &str) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+    format!("Basic {text}")
+}
+
+/// A `proxy.toml` whose only limit counts a host that no test calls.
+pub(crate) const UNLIMITED: &str = "[[limit]]\nname = \"elsewhere\"\nmatch = { host = [\"elsewhere.example\"] }\n\
+                                    requests = 1\nper = \"1s\"\n\n";
+
+/// One limit on every request to 127.0.0.1; `more` is further lines of it.
+pub(crate) fn limit(requests: u32, per: &str, more: &str) -> String {
+    format!(
+        "[[limit]]\nname = \"the-limit\"\nmatch = {{ host = [\"127.0.0.1\"] }}\nrequests = {requests}\nper = \"{per}\"\n{more}\n\n"
+    )
+}
+
+/// A head from its lines.
+pub(crate) fn head(lines: &[&str]) -> String {
+    format!("{}\r\n\r\n", lines.join("\r\n"))
+}

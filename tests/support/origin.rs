@@ -1,0 +1,282 @@
+//! An origin of our own: stamps every arrival, keeps every request, and does what its script says.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestampns};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::request::Request;
+use super::stream::{Stop, Stream};
+use super::{PATIENCE, thread};
+
+/// What becomes of the connection after a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    Keep,
+    Close,
+    /// Ends it with a reset.
+    Die,
+}
+
+/// The script's side of one request on a connection.
+pub(crate) struct Link<'a> {
+    pub(crate) stream: &'a mut Stream,
+    shared: &'a Shared,
+    index: usize,
+}
+
+impl Link<'_> {
+    /// Sends raw bytes; a gateway that has gone is no failure of the origin.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.send(bytes.as_ref()).ok();
+    }
+
+    /// Reads the content into the record; false if the sender broke off.
+    pub(crate) fn read_body(&mut self) -> bool {
+        let mut request = self.shared.requests.lock().expect("no script panicked")[self.index].clone();
+        let whole = request.read_body(self.stream).is_ok();
+        self.shared.requests.lock().expect("no script panicked")[self.index] = request;
+        whole
+    }
+
+    /// The content that `read_body` read.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        self.shared.requests.lock().expect("no script panicked")[self.index].body.clone()
+    }
+
+    /// A plain answer with a length.
+    pub(crate) fn answer(&mut self, status: u16, body: &str) -> Next {
+        self.send(format!("HTTP/1.1 {status} Fine\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        Next::Keep
+    }
+
+    /// Waits until the gateway closes the connection; true if it did.
+    pub(crate) fn wait_for_close(&mut self) -> bool {
+        self.stream.take_rest(Instant::now() + PATIENCE).1 != Stop::Silence
+    }
+
+    /// Sends back all that comes, until the other side is done.
+    pub(crate) fn echo(&mut self) {
+        loop {
+            let bytes = std::mem::take(&mut self.stream.ahead);
+            self.send(bytes);
+            if self.stream.more(Instant::now() + PATIENCE).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+type Script = dyn Fn(&Request, &mut Link<'_>) -> Next + Send + Sync;
+
+struct Shared {
+    script: Box<Script>,
+    tls: Option<Arc<ServerConfig>>,
+    /// How long a connection may be idle.
+    idle: Duration,
+    requests: Mutex<Vec<Request>>,
+    connections: AtomicUsize,
+    open: AtomicUsize,
+    stop: AtomicBool,
+    kernel_stamps: AtomicBool,
+    /// Something reached it that no gateway may send.
+    offended: AtomicBool,
+}
+
+/// A listening origin; stops when dropped.
+pub(crate) struct Origin {
+    pub(crate) addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Origin {
+    /// Answers 200 with the target as content.
+    pub(crate) fn start() -> Origin {
+        Origin::scripted(|request, link| {
+            link.read_body();
+            link.answer(200, &request.target)
+        })
+    }
+
+    pub(crate) fn scripted(script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static) -> Origin {
+        // Idle connections outlive any test; the gateway's end closes them.
+        Origin::listen(None, 4 * PATIENCE, Box::new(script))
+    }
+
+    pub(crate) fn scripted_tls(
+        config: Arc<ServerConfig>,
+        script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static,
+    ) -> Origin {
+        Origin::listen(Some(config), 4 * PATIENCE, Box::new(script))
+    }
+
+    /// Closes connections on which nothing comes for `idle`.
+    pub(crate) fn impatient(
+        idle: Duration,
+        script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static,
+    ) -> Origin {
+        Origin::listen(None, idle, Box::new(script))
+    }
+
+    /// The same raw bytes to every request, then the connection closes.
+    pub(crate) fn saying(bytes: impl Into<Vec<u8>>) -> Origin {
+        let bytes = bytes.into();
+        Origin::scripted(move |_, link| {
+            link.read_body();
+            link.send(&bytes);
+            Next::Close
+        })
+    }
+
+    /// The same raw bytes to every request; the connection stays open.
+    pub(crate) fn saying_and_keeping(bytes: impl Into<Vec<u8>>) -> Origin {
+        let bytes = bytes.into();
+        Origin::scripted(move |_, link| {
+            link.read_body();
+            link.send(&bytes);
+            Next::Keep
+        })
+    }
+
+    fn listen(tls: Option<Arc<ServerConfig>>, idle: Duration, script: Box<Script>) -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        // Accepted sockets inherit it, so that even the first segment bears the kernel's stamp.
+        setsockopt(&listener, ReceiveTimestampns, &true).expect("this kernel stamps what it receives");
+        let addr = listener.local_addr().expect("a bound socket has an address");
+        let shared = Arc::new(Shared {
+            script,
+            tls,
+            idle,
+            requests: Mutex::new(Vec::new()),
+            connections: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            kernel_stamps: AtomicBool::new(true),
+            offended: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread(move || accept(&listener, &accepting));
+        Origin { addr, shared }
+    }
+
+    /// `127.0.0.1:port`.
+    pub(crate) fn authority(&self) -> String {
+        self.addr.to_string()
+    }
+
+    /// An absolute http URI for `path`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// Everything that arrived so far, in the order of its stamps.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        let mut all = self.shared.requests.lock().expect("no script panicked").clone();
+        all.sort_by_key(|r| r.stamp);
+        all
+    }
+
+    /// The targets of what arrived, in order.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        self.requests().into_iter().map(|r| r.target).collect()
+    }
+
+    /// When each arrived.
+    pub(crate) fn stamps(&self) -> Vec<u64> {
+        self.requests().into_iter().map(|r| r.stamp).collect()
+    }
+
+    /// The one request that arrived.
+    #[track_caller]
+    pub(crate) fn only(&self) -> Request {
+        let mut all = self.requests();
+        assert_eq!(all.len(), 1, "one request arrived, and no more: {all:#?}");
+        all.remove(0)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.shared.requests.lock().expect("no script panicked").len()
+    }
+
+    /// How many connections were made, ever.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open now.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Whether every stamp was the kernel's.
+    pub(crate) fn kernel_stamps(&self) -> bool {
+        self.shared.kernel_stamps.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread, so that the port is free again.
+        TcpStream::connect_timeout(&self.addr, Duration::from_secs(1)).ok();
+        let offended = self.shared.offended.load(Ordering::SeqCst);
+        assert!(!offended || std::thread::panicking(), "the origin was sent what it must never see, as told above");
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for tcp in listener.incoming() {
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(tcp) = tcp else { continue };
+        tcp.set_nodelay(true).ok();
+        let number = shared.connections.fetch_add(1, Ordering::SeqCst);
+        let shared = Arc::clone(shared);
+        shared.open.fetch_add(1, Ordering::SeqCst);
+        thread(move || {
+            // A script that fails, or a message that it cannot read, fails the test and not just its connection.
+            if catch_unwind(AssertUnwindSafe(|| serve(tcp, number, &shared))).is_err() {
+                shared.offended.store(true, Ordering::SeqCst);
+            }
+            shared.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+fn serve(tcp: TcpStream, number: usize, shared: &Shared) {
+    let mut stream = match &shared.tls {
+        None => Stream::plain(tcp),
+        Some(config) => {
+            let session = ServerConnection::new(Arc::clone(config)).expect("a session can start");
+            Stream::server(StreamOwned::new(session, tcp))
+        }
+    };
+    for place in 0.. {
+        let Ok(head) = stream.take_until(b"\r\n\r\n", Instant::now() + shared.idle) else {
+            return;
+        };
+        if shared.tls.is_none() && !stream.stamped_by_kernel {
+            shared.kernel_stamps.store(false, Ordering::SeqCst);
+        }
+        let request = Request::parse(&head, stream.stamp, number, place);
+        let index = {
+            let mut all = shared.requests.lock().expect("no script panicked");
+            all.push(request.clone());
+            all.len() - 1
+        };
+        match (shared.script)(&request, &mut Link { stream: &mut stream, shared, index }) {
+            Next::Keep => {}
+            Next::Close => return stream.finish(),
+            Next::Die => return stream.reset(),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Who waits, goes in turn, the moment a slot opens; who hangs up is forgotten; who cannot go in time is told at once.
+
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+/// Sends a GET and leaves the answer for later.
+fn line_up(gateway: &Gateway, origin: &Origin, path: &str, fields: &str) -> Caller {
+    line_up_from("127.0.0.1", gateway, origin, path, fields)
+}
+
+fn line_up_from(ip: &str, gateway: &Gateway, origin: &Origin, path: &str, fields: &str) -> Caller {
+    let mut caller = Caller::connect_from(ip, gateway.addr);
+    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n{fields}\r\n", origin.url(path)));
+    // Nothing outside shows that a waiter stands in line; so that two never overtake each other on the way
+    // to it, the next one starts well after.
+    std::thread::sleep(Duration::from_millis(30));
+    caller
+}
+
+/// Takes every slot of a limit of `requests`.
+fn fill(gateway: &Gateway, origin: &Origin, requests: usize) {
+    let threads: Vec<_> = (0..requests)
+        .map(|_| {
+            let (to, request) = (gateway.addr, gateway::get(&origin.url("/fill")));
+            thread(move || assert_eq!(Caller::connect(to).send(request).answer().status, 200))
+        })
+        .collect();
+    threads.into_iter().for_each(|one| one.join().unwrap());
+}
+
+/// The targets that arrived after the slots were filled.
+fn went(origin: &Origin) -> Vec<String> {
+    origin.targets().into_iter().filter(|t| t != "/fill").collect()
+}
+
+#[test]
+fn waiters_go_in_the_order_they_came() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(2, "700ms", ""));
+    fill(&gateway, &origin, 2);
+    let names: Vec<String> = (0..8).map(|n| format!("/{n}")).collect();
+    let mut callers: Vec<Caller> = names.iter().map(|n| line_up(&gateway, &origin, n, "")).collect();
+    for caller in &mut callers {
+        assert_eq!(caller.answer().status, 200);
+    }
+    // Two go at one opening, each over a connection of its own: which of the two arrives first is the network's affair.
+    let went = went(&origin);
+    for (pair, wanted) in went.chunks(2).zip(names.chunks(2)) {
+        let mut pair = pair.to_vec();
+        pair.sort_unstable();
+        assert_eq!(pair, wanted, "{went:?}");
+    }
+}
+
+#[test]
+fn a_waiter_that_hangs_up_gives_its_turn_to_the_next() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "2s", ""));
+    fill(&gateway, &origin, 1);
+    let closing = line_up(&gateway, &origin, "/closed", "");
+    let resetting = line_up(&gateway, &origin, "/reset", "");
+    let mut staying = line_up(&gateway, &origin, "/stays", "");
+    closing.hang_up();
+    resetting.reset();
+    assert_eq!(staying.answer().status, 200);
+    assert_eq!(went(&origin), ["/stays"], "the dead did not go");
+    let stamps = origin.stamps();
+    assert!(stamps[1] - stamps[0] < 3_900_000_000, "the first opening was used, not the second");
+}
+
+#[test]
+fn a_waiter_behind_a_pipelined_request_is_still_seen_to_hang_up() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "2s", ""));
+    fill(&gateway, &origin, 1);
+    let two = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/second"));
+    let gone = line_up(&gateway, &origin, "/first", &format!("\r\n{}", two.strip_suffix("\r\n").unwrap()));
+    let mut staying = line_up(&gateway, &origin, "/stays", "");
+    gone.reset();
+    assert_eq!(staying.answer().status, 200);
+    assert_eq!(went(&origin), ["/stays"]);
+}
+
+#[test]
+fn half_of_a_thousand_waiters_hang_up_and_the_others_lose_nothing() {
+    const SLOTS: usize = 250;
+    let per = Duration::from_secs(4);
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(250, "4s", "max_waiting = 2000\nmax_wait = \"60s\""));
+    fill(&gateway, &origin, SLOTS);
+    let mut callers: Vec<(usize, Caller)> = (0..1000)
+        .map(|n| {
+            let mut caller = gateway.caller();
+            caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url(&format!("/{n}"))));
+            (n, caller)
+        })
+        .collect();
+    let (dead, mut alive): (Vec<_>, Vec<_>) = callers.drain(..).partition(|(n, _)| n % 2 == 0);
+    for (n, caller) in dead {
+        if n % 4 == 0 { caller.hang_up() } else { caller.reset() }
+    }
+    for (n, caller) in &mut alive {
+        let answer = caller.answer();
+        assert_eq!((answer.status, answer.text()), (200, format!("/{n}")));
+    }
+    let went = went(&origin);
+    let odd = went.iter().filter(|t| t[1..].parse::<usize>().unwrap() % 2 == 1).count();
+    assert_eq!((odd, went.len()), (500, 500), "all of the living went, and none of the dead");
+    let stamps = origin.stamps();
+    one_window(SLOTS, per, &stamps);
+    let span = Duration::from_nanos(stamps[stamps.len() - 1] - stamps[0]);
+    assert!(span < per * 3, "500 waiters need two openings, not {span:?}: the dead spent slots");
+}
+
+#[test]
+fn callers_take_turns() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "700ms", "share_by = \"caller\""));
+    fill(&gateway, &origin, 1);
+    let mut callers = Vec::new();
+    for n in 0..5 {
+        callers.push(line_up_from("127.0.0.2", &gateway, &origin, &format!("/many/{n}"), ""));
+    }
+    for n in 0..2 {
+        callers.push(line_up_from("127.0.0.3", &gateway, &origin, &format!("/few/{n}"), ""));
+    }
+    callers.iter_mut().for_each(|c| assert_eq!(c.answer().status, 200));
+    let went = went(&origin);
+    let few: Vec<usize> = (0..7).filter(|at| went[*at].starts_with("/few")).collect();
+    assert!(few[0] <= 1 && few[1] <= 3, "the one with two requests goes every other time: {went:?}");
+    let many: Vec<&String> = went.iter().filter(|t| t.starts_with("/many")).collect();
+    assert!(many.is_sorted(), "and each caller's own go in order: {went:?}");
+}
+
+#[test]
+fn without_turns_first_come_is_first_served() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "600ms", "share_by = \"none\""));
+    fill(&gateway, &origin, 1);
+    let mut callers: Vec<Caller> =
+        (0..4).map(|n| line_up_from("127.0.0.2", &gateway, &origin, &format!("/{n}"), "")).collect();
+    callers.push(line_up_from("127.0.0.3", &gateway, &origin, "/4", ""));
+    callers.iter_mut().for_each(|c| assert_eq!(c.answer().status, 200));
+    assert_eq!(went(&origin), ["/0", "/1", "/2", "/3", "/4"]);
+}
+
+#[test]
+fn the_more_urgent_go_first() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "800ms", ""));
+    fill(&gateway, &origin, 1);
+    let mut callers = [
+        line_up(&gateway, &origin, "/late", "Priority: u=6\r\n"),
+        line_up(&gateway, &origin, "/usual", ""),
+        line_up(&gateway, &origin, "/soon", "Priority: u=0, i\r\n"),
+    ];
+    callers.iter_mut().for_each(|c| assert_eq!(c.answer().status, 200));
+    assert_eq!(went(&origin), ["/soon", "/usual", "/late"]);
+    assert_eq!(origin.requests()[1].field("priority"), Some("u=0, i"), "the origin may heed it too");
+}
+
+#[test]
+fn who_would_wait_too_long_is_refused_on_arrival() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "1h", "max_wait = \"60s\""));
+    fill(&gateway, &origin, 1);
+    let before = Instant::now();
+    let answer = gateway.get(&origin.url("/"));
+    let took = before.elapsed();
+    check_ours(&answer, 429, "http_request_error");
+    assert!(took < Duration::from_secs(20), "not after {took:?} of waiting");
+    let told = answer.retry_after_ms();
+    assert!((3_500_000.0..=3_600_000.0).contains(&told), "{told}");
+    assert_eq!(answer.problem()["violated-policies"], serde_json::json!(["the-limit"]));
+    assert_eq!(went(&origin).len(), 0);
+}
+
+#[test]
+fn a_refused_caller_that_comes_back_when_told_goes() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "600ms", "when_full = \"refuse\""));
+    for _ in 0..3 {
+        fill(&gateway, &origin, 1);
+        let answer = gateway.get(&origin.url("/no"));
+        check_ours(&answer, 429, "http_request_error");
+        std::thread::sleep(Duration::from_secs_f64(answer.retry_after_ms() / 1000.0));
+    }
+}
+
+#[test]
+fn prefer_wait_shortens_the_patience_and_never_lengthens_it() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "3s", "max_wait = \"30s\""));
+    fill(&gateway, &origin, 1);
+    let ask = |gateway: &Gateway, prefer: &str| {
+        gateway.exchange(format!(
+            "GET {} HTTP/1.1\r\nHost: a\r\nPrefer: {prefer}\r\nConnection: close\r\n\r\n",
+            origin.url("/p")
+        ))
+    };
+    check_ours(&ask(&gateway, "wait=0"), 429, "http_request_error");
+    check_ours(&ask(&gateway, "respond-async, WAIT=0"), 429, "http_request_error");
+    assert_eq!(ask(&gateway, "wait=20").status, 200);
+    let short = Gateway::start(&limit(1, "1h", "max_wait = \"10s\""));
+    fill(&short, &origin, 1);
+    check_ours(&ask(&short, "wait=9000"), 429, "http_request_error");
+}
+
+#[test]
+fn a_full_queue_refuses_the_next() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "2s", "max_waiting = 2"));
+    fill(&gateway, &origin, 1);
+    let mut first = line_up(&gateway, &origin, "/1", "");
+    let second = line_up(&gateway, &origin, "/2", "");
+    check_ours(&gateway.get(&origin.url("/3")), 429, "http_request_error");
+    second.hang_up();
+    // The place of who hung up is free again as soon as the gateway has seen it.
+    let mut answer = None;
+    eventually("the place is free", || {
+        let mut caller = gateway.caller();
+        caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", origin.url("/4")));
+        match caller.stream.more(Instant::now() + Duration::from_millis(200)) {
+            Ok(_) => caller.answer().status == 200,
+            Err(_) => {
+                answer = Some(caller);
+                true
+            }
+        }
+    });
+    assert_eq!(first.answer().status, 200);
+    assert!(answer.is_none_or(|mut c| c.answer().status == 200));
+}
+
+#[test]
+fn in_flight_counts_until_the_end_of_the_response() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::scripted(move |_, link| {
+        link.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+        wait.lock().unwrap().recv_timeout(PATIENCE).ok();
+        link.send("0\r\n\r\n");
+        Next::Keep
+    });
+    let toml = "[[limit]]\nname = \"few\"\nmatch = { host = [\"127.0.0.1\"] }\nin_flight = 2\n";
+    let gateway = Gateway::start(toml);
+    let mut callers: Vec<Caller> = (0..4).map(|n| line_up(&gateway, &origin, &format!("/{n}"), "")).collect();
+    eventually("two are on their way", || origin.count() == 2);
+    callers[2].expect_silence(Duration::from_millis(150));
+    assert_eq!(origin.count(), 2, "the heads of two responses came, but not their ends");
+    go.send(()).unwrap();
+    eventually("the third goes when one has ended", || origin.count() == 3);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(origin.count(), 3);
+    (0..3).for_each(|_| go.send(()).unwrap());
+    callers.iter_mut().for_each(|c| assert_eq!(c.answer().text(), "x"));
+}
+
+#[test]
+fn in_flight_ends_when_the_caller_hangs_up() {
+    let origin = Origin::scripted(|_, link| {
+        link.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+        link.wait_for_close();
+        Next::Close
+    });
+    let toml = "[[limit]]\nname = \"few\"\nmatch = { host = [\"127.0.0.1\"] }\nin_flight = 1\n";
+    let gateway = Gateway::start(toml);
+    for n in 0..3 {
+        let mut caller = line_up(&gateway, &origin, "/", "");
+        assert!(caller.head().starts_with("HTTP/1.1 200 "), "{n}");
+        caller.reset();
+    }
+    assert_eq!(origin.count(), 3);
+}
