@@ -1,0 +1,102 @@
+//! Load and origin for the gateway benches, in one thread and one event loop, so that the core which carries both stays cheaper than any gateway.
+
+mod figures;
+mod modes;
+mod world;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: gateway_load MODE [--option value]...
+  origin  --origin ADDR                             answers small GETs until killed
+  closed  --origin ADDR --to ADDR                   each connection asks again when it was answered
+  open    --origin ADDR --to ADDR                   asks at a fixed rate, whatever the answers do
+  idle    --origin ADDR --to ADDR                   one request on each connection, then holds them until stdin ends
+  promise --origin ADDR --to ADDR                   offers more than a limit allows, and counts what arrives
+options: --connections 64  --seconds 5  --warm 0.5  --rate 1000  --forward HOST:PORT  --path /
+promise: --requests N  --per-ms T  --factor 3  --lone 0";
+
+/// What was asked for on the command line.
+struct Options {
+    mode: String,
+    values: HashMap<String, String>,
+}
+
+impl Options {
+    fn read() -> Result<Options, String> {
+        let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+        let mode = words.next().ok_or("no mode")?;
+        let mut values = HashMap::new();
+        while let Some(word) = words.next() {
+            let name = word.strip_prefix("--").ok_or(format!("unexpected `{word}`"))?;
+            let value = words.next().ok_or(format!("--{name} needs a value"))?;
+            values.insert(name.to_owned(), value);
+        }
+        Ok(Options { mode, values })
+    }
+
+    fn number(&self, name: &str, default: f64) -> Result<f64, String> {
+        self.values
+            .get(name)
+            .map_or(Ok(default), |value| value.parse().map_err(|_| format!("--{name}: `{value}` is not a number")))
+    }
+
+    fn address(&self, name: &str) -> Result<SocketAddr, String> {
+        let value = self.values.get(name).ok_or(format!("--{name} is needed"))?;
+        value.parse().map_err(|_| format!("--{name}: `{value}` is not an address"))
+    }
+
+    /// The bytes of one request: absolute-form if `--forward` names an origin.
+    fn request(&self) -> Vec<u8> {
+        let path = self.values.get("path").map_or("/", String::as_str);
+        let (target, host) = match self.values.get("forward") {
+            Some(host) => (format!("http://{host}{path}"), host.clone()),
+            None => (path.to_owned(), "bench.example".to_owned()),
+        };
+        format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n").into_bytes()
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::read().map_err(|what| format!("{what}\n{USAGE}"))?;
+    let mut world = world::World::new(options.address("origin")?)?;
+    if options.mode == "origin" {
+        world.serve()?;
+        return Ok(());
+    }
+    let load = modes::Load {
+        to: options.address("to")?,
+        request: options.request(),
+        connections: options.number("connections", 64.0)? as usize,
+        seconds: options.number("seconds", 5.0)?,
+        warm: options.number("warm", 0.5)?,
+    };
+    let line = match options.mode.as_str() {
+        "closed" => modes::closed(&mut world, &load)?,
+        "open" => modes::open(&mut world, &load, options.number("rate", 1000.0)?)?,
+        "idle" => return Ok(modes::idle(&mut world, &load)?),
+        "promise" => {
+            let offer = modes::Offer {
+                requests: options.number("requests", 0.0)? as usize,
+                per: (options.number("per-ms", 0.0)? * 1e6) as u64,
+                factor: options.number("factor", 3.0)?,
+                lone: options.number("lone", 0.0)? != 0.0,
+            };
+            modes::promise(&mut world, &load, &offer)?
+        }
+        other => return Err(format!("no mode `{other}`\n{USAGE}").into()),
+    };
+    println!("{line}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gateway_load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
