@@ -14,6 +14,7 @@ mod forward; // requests and responses pass unchanged, as they come
 mod framing; // messages keep their shape
 mod garbage; // random damage
 mod harness; // the tests' own origin, caller and judge keep their word
+mod hostile; // peers that do what nobody should
 mod keys; // what a limit matches and is counted per
 mod limits; // the promise: never more than N in any span of T
 mod logs; // one line per request, without secrets

@@ -369,8 +369,10 @@ async fn stream(caller: &mut Caller, ready: &mut Ready, body: &mut Body, back: &
             Poll::Ready(Err(BodyError::Sink(_))) => return Poll::Ready(Err(End::Left)),
             // Nothing of the response has left yet: there is still room for an honest answer.
             Poll::Ready(Err(BodyError::Source(_))) if conn.total_written() == before => {
-                conn.discard_out();
                 return Poll::Ready(Err(Refusal::ConnectionTerminated.into()));
+            }
+            Poll::Ready(Err(BodyError::Malformed(error))) if conn.total_written() == before => {
+                return Poll::Ready(Err(Refusal::ProtocolError(error.0).into()));
             }
             Poll::Ready(Err(BodyError::Source(_) | BodyError::Malformed(_))) => return Poll::Ready(Err(End::Broken)),
             Poll::Pending => {}
@@ -378,7 +380,9 @@ async fn stream(caller: &mut Caller, ready: &mut Ready, body: &mut Body, back: &
         if sending {
             // An origin that answers early may stop reading; its answer is passed on all the same.
             sending = body.poll_move(cx, conn, &mut ready.conn).is_pending();
-        } else if conn.stream.poll_hangup(cx).is_ready() {
+        }
+        // After the content was looked at: whatever became of it, the caller's end must wake us from here on.
+        if conn.stream.poll_hangup(cx).is_ready() {
             return Poll::Ready(Err(End::Left));
         }
         let now = body.moved.wrapping_add(back.moved);

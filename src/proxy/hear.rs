@@ -60,7 +60,9 @@ pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Bo
                 }
                 Poll::Pending => {}
             }
-        } else if conn.stream.poll_hangup(cx).is_ready() {
+        }
+        // After the content was looked at: whatever became of it, the caller's end must wake us from here on.
+        if conn.stream.poll_hangup(cx).is_ready() {
             return Poll::Ready(Err(Silence::End(End::Left)));
         }
         if let Poll::Ready(read) = reader.poll(cx, &mut ready.conn, response, conn) {

@@ -1,0 +1,123 @@
+//! Peers that do what nobody should: at any moment, in any number.
+
+use std::time::Duration;
+
+use super::support::{Gateway, Next, Origin, UNLIMITED, check_ours, eventually, limit, thread};
+
+/// An origin that takes requests and never answers.
+fn silent() -> Origin {
+    Origin::scripted(|_, link| {
+        link.wait_for_close();
+        Next::Close
+    })
+}
+
+#[test]
+fn who_hangs_up_after_the_content_was_sent_is_seen_at_once() {
+    let origin = silent();
+    let gateway = Gateway::start(&limit(1000, "1s", "in_flight = 1"));
+    for framing in ["Content-Length: 3\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"] {
+        let (seen, mut caller) = (origin.count(), gateway.caller());
+        caller.send(format!("POST {} HTTP/1.1\r\nHost: a\r\n{framing}", origin.url("/")));
+        eventually("it arrived", || origin.count() == seen + 1);
+        caller.send(if framing.starts_with('C') { "abc" } else { "3\r\nabc\r\n0\r\n\r\n" });
+        // So that the content has gone through before the end comes.
+        std::thread::sleep(Duration::from_millis(100));
+        caller.hang_up();
+        eventually("the origin was told", || origin.open() == 0);
+    }
+}
+
+#[test]
+fn who_hangs_up_after_the_content_was_sent_is_seen_while_the_answer_streams() {
+    let origin = Origin::scripted(|_, link| {
+        link.send("HTTP/1.1 200 Fine\r\nContent-Length: 100\r\n\r\nbegun");
+        link.wait_for_close();
+        Next::Close
+    });
+    let gateway = Gateway::start(UNLIMITED);
+    let mut caller = gateway.caller();
+    caller.send(format!("POST {} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", origin.url("/")));
+    caller.head();
+    caller.bytes(5);
+    caller.send("abc");
+    std::thread::sleep(Duration::from_millis(100));
+    caller.hang_up();
+    eventually("the origin was told", || origin.open() == 0);
+}
+
+#[test]
+fn a_tunnel_is_never_laid_over_a_connection_that_carried_requests() {
+    let origin = Origin::start();
+    let ports = format!("[access]\nconnect_ports = [{}]\n", origin.port());
+    let gateway = Gateway::start(&(limit(1, "300ms", "max_wait = \"60s\"") + &ports));
+    let mut first = gateway.caller();
+    first.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/request")));
+    assert_eq!(first.answer().status, 200);
+    // Its place on its runtime, where the kept connection lies, is the next one's.
+    first.hang_up();
+    std::thread::sleep(Duration::from_millis(50));
+    let mut second = gateway.caller();
+    second.send(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.authority()));
+    assert_eq!(second.answer_to("CONNECT").status, 200);
+    second.send("GET /tunnel HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(second.answer().text(), "/tunnel");
+    let places: Vec<usize> = origin.requests().iter().map(|request| request.place).collect();
+    assert_eq!(places, [0, 0], "each was the first on its connection");
+}
+
+#[test]
+fn a_refused_head_is_answered_also_to_who_is_still_sending_it() {
+    let gateway = Gateway::start(UNLIMITED);
+    for _ in 0..3 {
+        let mut caller = gateway.caller();
+        caller.send("GET http://127.0.0.1/ HTTP/1.1\r\nHost: a\r\n");
+        let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+        for _ in 0..200 {
+            assert!(caller.stream.send(line.as_bytes()).is_ok(), "a reset while sending");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let answer = caller.answer();
+        assert_eq!(answer.status, 431, "{}", answer.raw);
+        let (rest, stop) = caller.rest();
+        assert!(rest.is_empty() && stop == super::support::stream::Stop::Closed, "{stop:?}");
+    }
+}
+
+#[test]
+fn content_that_is_broken_before_any_of_it_left_is_a_502() {
+    for bytes in [
+        "HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+    ] {
+        let origin = Origin::saying_and_keeping(bytes);
+        let gateway = Gateway::start(UNLIMITED);
+        check_ours(&gateway.get(&origin.url("/")), 502, "http_protocol_error");
+    }
+}
+
+#[test]
+fn a_crowd_in_line_does_not_dial_all_at_once() {
+    let origin = Origin::scripted(|request, link| {
+        std::thread::sleep(Duration::from_millis(20));
+        link.read_body();
+        link.answer(200, &request.target)
+    });
+    for more in ["in_flight = 1\nmax_wait = \"60s\"", "counts = \"answered\"\nmax_wait = \"60s\""] {
+        let (seen, gateway) = (origin.connections(), Gateway::start(&limit(20, "200ms", more)));
+        let url = origin.url("/");
+        let crowd: Vec<_> = (0..150)
+            .map(|_| {
+                let (addr, url) = (gateway.addr, url.clone());
+                thread(move || {
+                    let mut caller = super::support::Caller::connect(addr);
+                    caller.send(format!("GET {url} HTTP/1.1\r\nHost: a\r\n\r\n"));
+                    caller.answer().status
+                })
+            })
+            .collect();
+        assert!(crowd.into_iter().all(|one| one.join().unwrap() == 200));
+        let made = origin.connections() - seen;
+        assert!(made <= 80, "{made} connections for 150 requests, of which twenty may go at a time ({more})");
+    }
+}
