@@ -17,6 +17,9 @@ const DROPPED: u64 = 64 * 1024;
 /// Answers a request that is not passed on.
 pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Refusal) -> Outcome {
     story.refused(refusal);
+    if caller.conn.is_midway() {
+        return Outcome::Abort;
+    }
     caller.conn.discard_out();
     let head = &caller.head;
     let version = head.version();
@@ -104,7 +107,7 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
     }
     let echo = if traced { headers::echo(head) } else { Vec::new() };
     let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    let keep = options.keeps_open(head.version()) && droppable(head) == Some(0);
+    let keep = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && droppable(head) == Some(0);
     let out = caller.conn.out();
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\n");
     out.extend_from_slice(if traced {

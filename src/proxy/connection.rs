@@ -128,6 +128,8 @@ impl Caller {
     /// Closes so that the caller can still read our last answer.
     async fn linger(&mut self) {
         self.alarm.set(LINGER);
+        // What was read already is dropped too: a head that was too large has left no room.
+        self.conn.input.consume(self.conn.input.bytes().len());
         let mut left = LINGER_BYTES;
         poll_fn(|cx| {
             if self.conn.poll_flush(cx)?.is_ready() && self.conn.stream.poll_shutdown(cx)?.is_ready() {

@@ -10,7 +10,7 @@ use super::body::{Body, BodyError};
 use super::claims::Claims;
 use super::connection::Caller;
 use super::headers::{self, Outgoing, Returned};
-use super::origin::{Ready, Unsent};
+use super::origin::{Fresh, Ready, Unsent};
 use super::refusal::Refusal;
 use super::retry::{self, Pushback};
 use super::story::{BodyRead, Story};
@@ -93,10 +93,13 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
     if let Some(outcome) = answer::own(caller, story).await {
         return Ok(outcome);
     }
-    let (permit, held) = permit(caller, story, &plan, None).await?;
-    if plan.target.form == Form::Authority {
+    let tunnel = plan.target.form == Form::Authority;
+    // A tunnel begins where its connection begins, not behind other requests on it.
+    let fresh = if tunnel { Fresh::Yes } else { Fresh::No };
+    let (permit, held) = permit(caller, story, &plan, None, fresh).await?;
+    if tunnel {
         caller.worker.proxy.opaque.tell(&plan.target.origin.host, !plan.claims.claims.is_empty());
-        let ready = connection(caller, &plan, held, Fresh::Yes).await?;
+        let ready = connection(caller, &plan, held, fresh).await?;
         return Ok(answer::tunnel(caller, story, Tunnel::open(ready, permit)));
     }
     attempts(caller, story, &plan, permit, held).await
@@ -138,6 +141,7 @@ async fn permit(
     story: &mut Story,
     plan: &Plan,
     again: Option<Time>,
+    fresh: Fresh,
 ) -> Result<(Permit, Option<Ready>), End> {
     let mut patience = patience::of(&caller.head);
     patience.arrived = again;
@@ -148,20 +152,13 @@ async fn permit(
         Answer::Wait(waiting) => {
             // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
             let asked = proxy.gate.clock().now();
-            let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named)).await;
+            let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named, fresh)).await;
             story.waited += caller.worker.proxy.gate.clock().now().since(asked);
             turn?
         }
     };
     story.permitted(caller, &permit);
     Ok((permit, held))
-}
-
-/// Whether a kept connection will do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fresh {
-    Yes,
-    No,
 }
 
 async fn connection(caller: &mut Caller, plan: &Plan, held: Option<Ready>, fresh: Fresh) -> Result<Ready, End> {
@@ -171,9 +168,7 @@ async fn connection(caller: &mut Caller, plan: &Plan, held: Option<Ready>, fresh
         return Ok(held);
     }
     let origins = &caller.worker.origins;
-    if fresh == Fresh::No
-        && let Some(ready) = origins.idle(&plan.target.origin)
-    {
+    if let Some(ready) = fresh.or_idle(origins, &plan.target.origin) {
         return Ok(ready);
     }
     let (origins, origin, named) = (origins.clone(), plan.target.origin.clone(), plan.admitted.named);
@@ -198,23 +193,21 @@ async fn attempts(
     let (mut again, mut unsent): (Option<Vec<u8>>, Option<Vec<u8>>) = (None, None);
     loop {
         let mut ready = connection(caller, plan, held.take(), fresh).await?;
-        match unsent.take() {
-            Some(unsent) => ready.conn.out().extend_from_slice(&unsent),
-            None => headers::write_request(&caller.head, &plan.target, plan.outgoing, ready.conn.out()),
+        if let Some(unsent) = unsent.take() {
+            ready.conn.out().extend_from_slice(&unsent);
+        } else {
+            headers::write_request(&caller.head, &plan.target, plan.outgoing, ready.conn.out());
+            ready.conn.out().extend_from_slice(again.as_deref().unwrap_or_default());
         }
-        match &again {
-            Some(written) => ready.conn.out().extend_from_slice(written),
-            None => body
-                .gather(&mut caller.conn, &mut ready.conn)
-                .map_err(|_| Refusal::Malformed("the request's chunks are broken"))?,
-        }
+        body.gather(&mut caller.conn, &mut ready.conn)
+            .map_err(|_| Refusal::Malformed("the request's chunks are broken"))?;
         story.body = BodyRead::of(&body);
         caller.alarm.set(caller.worker.proxy.timeouts.answer);
         let lost = match within(&mut caller.alarm, ready.send(permit)).await {
             None => return Err(Refusal::AnswerTimeout.into()),
             Some(Err(Unsent::Untouched(unused))) if ready.reused => {
                 (permit, fresh) = (unused, Fresh::Yes);
-                (unsent, again) = (Some(ready.conn.take_out()), None);
+                unsent = Some(ready.conn.take_out());
                 continue;
             }
             Some(Err(Unsent::Untouched(_) | Unsent::Partly)) => Refusal::ConnectionTerminated,
@@ -228,7 +221,7 @@ async fn attempts(
                             resent += 1;
                             story.resent += 1;
                             discard(caller, plan, ready);
-                            (permit, held) = self::permit(caller, story, plan, Some(plan.arrived)).await?;
+                            (permit, held) = self::permit(caller, story, plan, Some(plan.arrived), fresh).await?;
                             continue;
                         }
                     }
@@ -248,7 +241,7 @@ async fn attempts(
             return Err(lost.into());
         }
         fresh = Fresh::Yes;
-        (permit, held) = self::permit(caller, story, plan, Some(plan.arrived)).await?;
+        (permit, held) = self::permit(caller, story, plan, Some(plan.arrived), fresh).await?;
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Caller;
 use super::exchange::End;
-use super::origin::Ready;
+use super::origin::{Fresh, Place, Ready};
 use super::refusal::Refusal;
 use super::target::Origin;
 use crate::gate::{Permit, Waiting};
@@ -27,7 +27,7 @@ enum Preparation {
     Nothing,
 }
 
-/// Waits for the permit. A connection that was made ready meanwhile comes with it.
+/// Waits for the permit. A connection that was made ready meanwhile comes with it; only a new one, if it must be `fresh`.
 ///
 /// # Errors
 /// The refusal, or that the caller is gone.
@@ -39,14 +39,14 @@ pub(super) async fn wait(
     mut waiting: Waiting,
     origin: &Origin,
     named: bool,
+    fresh: Fresh,
 ) -> Result<(Permit, Option<Ready>), End> {
     let clock = caller.worker.proxy.gate.clock();
     let origins = caller.worker.origins.clone();
-    let mut preparation = match waiting.forecast() {
-        Some(turn) => Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(turn - LEAD))))),
-        // Nobody knows when: it could be any moment.
-        None => Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(clock.now()))))),
-    };
+    // If nobody knows when, it could be any moment.
+    let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
+    let mut preparation = Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin)))));
+    let mut place: Option<Place> = None;
     let verdict = poll_fn(|cx| {
         if let Poll::Ready(verdict) = Pin::new(&mut waiting).poll(cx) {
             return Poll::Ready(verdict.map_err(|refused| End::Refused(caller.worker.proxy.refusal(refused))));
@@ -54,11 +54,17 @@ pub(super) async fn wait(
         if caller.conn.stream.poll_hangup(cx).is_ready() {
             return Poll::Ready(Err(End::Left));
         }
-        prepare(&mut preparation, cx, || match origins.idle(origin) {
-            Some(ready) => Preparation::Held(ready),
-            None => {
-                let (origins, origin) = (origins.clone(), origin.clone());
-                Preparation::Dialling(Box::pin(async move { origins.dial(&origin, named).await }))
+        prepare(&mut preparation, cx, || {
+            place = origins.place(origin);
+            if place.is_none() {
+                return Preparation::Nothing;
+            }
+            match fresh.or_idle(&origins, origin) {
+                Some(ready) => Preparation::Held(ready),
+                None => {
+                    let (origins, origin) = (origins.clone(), origin.clone());
+                    Preparation::Dialling(Box::pin(async move { origins.dial(&origin, named).await }))
+                }
             }
         });
         Poll::Pending

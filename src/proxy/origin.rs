@@ -23,6 +23,28 @@ pub(super) struct Origins {
     connect: Duration,
     settings: PoolSettings,
     idle: Mutex<HashMap<Origin, Vec<Idle>>>,
+    places: Mutex<HashMap<Origin, usize>>,
+}
+
+/// For how many in line a connection is made ready at one time, for each origin and runtime. A turn may be much later
+/// than was foreseen; a crowd that all dialled would open more connections than will ever be used together. The others
+/// find those that their predecessors have left.
+const PLACES: usize = 32;
+
+/// The place of one of them; free again when dropped.
+pub(super) struct Place {
+    origins: Arc<Origins>,
+    origin: Origin,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.origins.places.lock().unwrap_or_else(PoisonError::into_inner);
+        match places.get_mut(&self.origin) {
+            Some(taken) if *taken > 1 => *taken -= 1,
+            Some(_) | None => drop(places.remove(&self.origin)),
+        }
+    }
 }
 
 struct Idle {
@@ -35,6 +57,20 @@ pub(super) struct Ready {
     pub(super) conn: Conn,
     /// It has carried a request before, so the origin may be closing it at this very moment.
     pub(super) reused: bool,
+}
+
+/// Whether a kept connection will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fresh {
+    Yes,
+    No,
+}
+
+impl Fresh {
+    /// A kept connection that is still good, if one will do.
+    pub(super) fn or_idle(self, origins: &Origins, origin: &Origin) -> Option<Ready> {
+        if self == Fresh::Yes { None } else { origins.idle(origin) }
+    }
 }
 
 /// Why a request's head did not leave.
@@ -53,7 +89,15 @@ impl Origins {
         timeouts: &Timeouts,
         settings: PoolSettings,
     ) -> Origins {
-        Origins { dialer, tls, clock, connect: timeouts.connect, settings, idle: Mutex::new(HashMap::new()) }
+        Origins {
+            dialer,
+            tls,
+            clock,
+            connect: timeouts.connect,
+            settings,
+            idle: Mutex::default(),
+            places: Mutex::default(),
+        }
     }
 
     /// A kept connection that is still good.
@@ -64,6 +108,17 @@ impl Origins {
                 return Some(Ready { conn, reused: true });
             }
         }
+    }
+
+    /// A place among those for whom a connection is made ready, if there is one left.
+    pub(super) fn place(self: &Arc<Self>, origin: &Origin) -> Option<Place> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.entry(origin.clone()).or_default();
+        if *taken >= PLACES {
+            return None;
+        }
+        *taken += 1;
+        Some(Place { origins: Arc::clone(self), origin: origin.clone() })
     }
 
     /// A new connection, after its TLS handshake if the origin has one.

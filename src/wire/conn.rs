@@ -44,6 +44,11 @@ impl Conn {
         self.total
     }
 
+    /// Whether a part of what was appended has left and the rest waits: whatever came in its place would be misread.
+    pub fn is_midway(&self) -> bool {
+        self.written > 0
+    }
+
     /// Takes back what was appended and not written.
     pub fn take_out(&mut self) -> Vec<u8> {
         let mut out = std::mem::take(&mut self.out);
