@@ -10,7 +10,7 @@ use crate::time::Time;
 
 /// Windows per chunk: 128 KiB each. Small enough that a burst of keys gives its memory back soon; from
 /// this size on the C library's allocator maps memory by itself and unmaps it when it is freed.
-const CHUNK: usize = 2048;
+const CHUNK: usize = 1024;
 
 /// Parts of the index, each a table of its own: one that grows moves a 256th of the entries, so a
 /// million keys never stall a decision by more than some 50 µs.

@@ -67,7 +67,7 @@ impl Rule {
 
 #[inline]
 pub(super) fn expire(window: &mut Window, rule: &Rule) {
-    if window.in_log > 0 && window.first_at < rule.period_mark() {
+    if window.in_log > 0 && window.first_at() < rule.period_mark() {
         window.log_clear();
     }
 }

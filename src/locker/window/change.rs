@@ -64,7 +64,7 @@ impl Window {
             }
         }
         if matches!(new.form, Form::Smooth) && !matches!(old.form, Form::Smooth) {
-            self.mark = later(now, if settled > 0 { new.interval } else { 0 });
+            self.extra_mut().mark = later(now, if settled > 0 { new.interval } else { 0 });
         }
         self.count_unknown(new, now);
         self.expire(new, now);

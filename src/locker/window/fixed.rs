@@ -9,13 +9,13 @@ use crate::time::Time;
 
 #[inline]
 pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
-    if window.in_log > 0 && later(window.first_at, rule.span) <= now {
+    if window.in_log > 0 && later(window.first_at(), rule.span) <= now {
         window.log_clear();
     }
 }
 
 #[inline]
 pub(super) fn settle(window: &mut Window, count: u32, now: Time) {
-    let began = if window.in_log > 0 { window.first_at } else { now };
+    let began = if window.in_log > 0 { window.first_at() } else { now };
     window.log_push(began, count);
 }

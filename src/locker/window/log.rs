@@ -1,11 +1,18 @@
 //! A window's log: how many slots settled when, oldest first.
 //!
-//! The first entry lies in the window itself, so that a key with one settle needs no allocation.
+//! The oldest entries lie in the window itself, in a ring; only what finds no room there is allocated.
 
 use std::collections::VecDeque;
 
 use super::Window;
 use crate::time::Time;
+
+/// How many entries lie in the window itself: as many as fill its second cache line.
+pub(crate) const INLINE: usize = 5;
+
+/// How many entries the rest of a log has room for at first. Blocks below this size are kept by the C library's
+/// allocator for the next of their size, and a million idle keys would not give their memory back.
+const FIRST_ROOM: usize = 16;
 
 /// How many slots settled at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -14,23 +21,50 @@ pub(crate) struct Entry {
     pub(crate) count: u32,
 }
 
+/// The ring in the window: times and counts apart, because together each would be padded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Head {
+    at: [Time; INLINE],
+    count: [u32; INLINE],
+}
+
 impl Window {
+    /// When the oldest entry settled; any time if there is none.
+    #[inline]
+    pub(super) fn first_at(&self) -> Time {
+        self.head.at[usize::from(self.start)]
+    }
+
     /// Appends `count` slots that settled at `at`, or with the last entry if that is later: the log
     /// never goes back in time, and an entry is never earlier than the settle it stands for.
+    #[inline]
     pub(super) fn log_push(&mut self, at: Time, count: u32) {
         if count == 0 {
             return;
         }
-        if self.in_log == 0 {
-            self.set_first(Entry { at, count });
-        } else {
-            match self.extra.as_deref_mut().and_then(|extra| extra.log.back_mut()) {
+        self.in_log += count;
+        if let Some(rest) = self.rest_mut() {
+            match rest.back_mut() {
                 Some(last) if last.at >= at => last.count += count,
-                None if self.first_at >= at => self.first_count += count,
-                Some(_) | None => self.extra_mut().log.push_back(Entry { at, count }),
+                Some(_) | None => rest.push_back(Entry { at, count }),
+            }
+            return;
+        }
+        if self.len > 0 {
+            let last = self.place(self.len - 1);
+            if self.head.at[last] >= at {
+                self.head.count[last] += count;
+                return;
             }
         }
-        self.in_log += count;
+        if usize::from(self.len) < INLINE {
+            self.set(self.place(self.len), Entry { at, count });
+            self.len += 1;
+        } else {
+            let rest = &mut self.extra_mut().log;
+            rest.reserve(FIRST_ROOM);
+            rest.push_back(Entry { at, count });
+        }
     }
 
     /// Puts `count` slots before all others: they settled no later than those.
@@ -38,31 +72,49 @@ impl Window {
         if count == 0 {
             return;
         }
-        if self.in_log == 0 {
-            self.set_first(Entry { at, count });
-        } else if self.first_at <= at {
-            self.first_count += count;
-        } else {
-            let first = self.first();
-            self.extra_mut().log.push_front(first);
-            self.set_first(Entry { at, count });
+        let first = usize::from(self.start);
+        if self.len > 0 && self.head.at[first] <= at {
+            self.head.count[first] += count;
+            self.in_log += count;
+            return;
         }
+        if usize::from(self.len) == INLINE {
+            let last = self.entry(self.len - 1);
+            self.extra_mut().log.push_front(last);
+            self.len -= 1;
+        }
+        self.start = if self.start == 0 { INLINE as u8 - 1 } else { self.start - 1 };
+        self.len += 1;
+        self.set(usize::from(self.start), Entry { at, count });
         self.in_log += count;
     }
 
     /// Drops the oldest entry.
+    #[inline]
     pub(super) fn log_pop(&mut self) {
-        self.in_log -= self.first_count;
-        if self.in_log > 0 {
-            let next = self.extra.as_mut().and_then(|extra| extra.log.pop_front());
-            let next = next.expect("slots in the log beyond the first entry are in the deque");
-            self.set_first(next);
+        self.in_log -= self.head.count[usize::from(self.start)];
+        self.start = if usize::from(self.start) == INLINE - 1 { 0 } else { self.start + 1 };
+        self.len -= 1;
+        if self.len == 0 && self.in_log > 0 {
+            self.move_up();
         }
+    }
+
+    /// Fills the ring again from the rest of the log.
+    fn move_up(&mut self) {
+        while usize::from(self.len) < INLINE
+            && let Some(next) = self.rest_mut().and_then(VecDeque::pop_front)
+        {
+            self.set(self.place(self.len), next);
+            self.len += 1;
+        }
+        debug_assert!(self.len > 0, "slots in the log are in the ring or in the rest");
     }
 
     /// Forgets every entry.
     pub(super) fn log_clear(&mut self) {
         self.in_log = 0;
+        self.len = 0;
         if let Some(extra) = &mut self.extra {
             extra.log = VecDeque::new();
         }
@@ -70,17 +122,30 @@ impl Window {
 
     /// The entries, oldest first.
     pub(super) fn log_entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        let first = (self.in_log > 0).then(|| self.first());
         let rest = self.extra.iter().flat_map(|extra| extra.log.iter().copied());
-        first.into_iter().chain(rest)
+        (0..self.len).map(|number| self.entry(number)).chain(rest)
     }
 
-    fn first(&self) -> Entry {
-        Entry { at: self.first_at, count: self.first_count }
+    /// What does not lie in the window itself, unless that is nothing.
+    #[inline]
+    fn rest_mut(&mut self) -> Option<&mut VecDeque<Entry>> {
+        self.extra.as_mut().map(|extra| &mut extra.log).filter(|log| !log.is_empty())
     }
 
-    fn set_first(&mut self, entry: Entry) {
-        self.first_at = entry.at;
-        self.first_count = entry.count;
+    fn entry(&self, number: u8) -> Entry {
+        let place = self.place(number);
+        Entry { at: self.head.at[place], count: self.head.count[place] }
+    }
+
+    fn set(&mut self, place: usize, entry: Entry) {
+        self.head.at[place] = entry.at;
+        self.head.count[place] = entry.count;
+    }
+
+    /// Where in the ring the entry of that number is, the oldest being number 0.
+    #[inline]
+    fn place(&self, number: u8) -> usize {
+        let place = usize::from(self.start) + usize::from(number);
+        if place < INLINE { place } else { place - INLINE }
     }
 }

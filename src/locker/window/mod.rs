@@ -26,9 +26,10 @@ use super::ask::{Key, LimitId};
 use super::line::Waits;
 use crate::time::Time;
 
-/// One window: 64 bytes, a cache line, as long as it needs no more than one log entry.
+/// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
+/// [`log::INLINE`] slots needs nothing besides, so that a million of its keys are a million times these 128 bytes.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(128))]
 pub(crate) struct Window {
     pub(crate) key: Key,
     pub(crate) limit: LimitId,
@@ -40,23 +41,24 @@ pub(crate) struct Window {
     pub(crate) in_log: u32,
     /// Requests between their permit and the end of their response.
     pub(crate) flying: u32,
-    /// The log's first entry, if `in_log` is not 0.
-    first_at: Time,
-    first_count: u32,
-    /// `smooth`: the moment up to which the spacing is used up.
-    mark: Time,
+    /// Where the log's oldest entry is in `head`, and how many are there.
+    start: u8,
+    len: u8,
+    /// Nothing opens before.
+    paused: Time,
+    /// Who waits here.
+    waits: Option<Box<Waits>>,
     extra: Option<Box<Extra>>,
+    head: log::Head,
 }
 
 /// What most windows do not need.
 #[derive(Debug, Default)]
 struct Extra {
-    /// The log after its first entry.
+    /// The log after what is in the window itself.
     log: VecDeque<Entry>,
-    /// Nothing opens before.
-    paused: Time,
-    /// Who waits here.
-    waits: Option<Box<Waits>>,
+    /// `smooth`: the moment up to which the spacing is used up.
+    mark: Time,
 }
 
 impl Window {
@@ -68,10 +70,12 @@ impl Window {
             unsettled: 0,
             in_log: 0,
             flying: 0,
-            first_at: Time::START,
-            first_count: 0,
-            mark: Time::START,
+            start: 0,
+            len: 0,
+            paused: Time::START,
+            waits: None,
             extra: None,
+            head: log::Head::default(),
         };
         if rule.unknown.is_some() {
             window.count_unknown(rule, now);
@@ -96,7 +100,7 @@ impl Window {
         let taken = u64::from(self.unsettled) + u64::from(self.in_log);
         self.flying < rule.in_flight
             && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
-            && self.paused() <= now
+            && self.paused <= now
             && (!matches!(rule.form, Form::Smooth) || smooth::spaced(self, rule, cost, now))
     }
 
@@ -168,7 +172,7 @@ impl Window {
     /// `fixed` and `calendar`: when what has settled no longer counts.
     pub(crate) fn next_window(&self, rule: &Rule) -> Time {
         match rule.form {
-            Form::Fixed => later(self.first_at, rule.span),
+            Form::Fixed => later(self.first_at(), rule.span),
             Form::Calendar { .. } => rule.period.until,
             Form::Uncounted | Form::Sliding | Form::Smooth => Time::NEVER,
         }
@@ -190,40 +194,41 @@ impl Window {
     /// Whether the window holds nothing that a new one would not.
     pub(crate) fn is_idle(&self, rule: &Rule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
-        let spaced = !matches!(rule.form, Form::Smooth) || self.mark <= now;
+        let spaced = !matches!(rule.form, Form::Smooth) || self.mark() <= now;
         at_rest && spaced && self.paused() <= now && self.waits().is_none()
     }
 
     #[inline]
     pub(crate) fn paused(&self) -> Time {
-        self.extra.as_ref().map_or(Time::START, |extra| extra.paused)
+        self.paused
+    }
+
+    fn mark(&self) -> Time {
+        self.extra.as_ref().map_or(Time::START, |extra| extra.mark)
     }
 
     /// Nothing opens before `until`; an earlier end than one already set changes nothing.
     pub(crate) fn pause(&mut self, until: Time) {
-        let extra = self.extra_mut();
-        extra.paused = extra.paused.max(until);
+        self.paused = self.paused.max(until);
     }
 
     #[inline]
     pub(crate) fn waits(&self) -> Option<&Waits> {
-        self.extra.as_ref()?.waits.as_deref()
+        self.waits.as_deref()
     }
 
     pub(crate) fn waits_mut(&mut self) -> Option<&mut Waits> {
-        self.extra.as_mut()?.waits.as_deref_mut()
+        self.waits.as_deref_mut()
     }
 
     /// The line at this window, begun if there is none.
     pub(crate) fn waits_begun(&mut self) -> &mut Waits {
-        self.extra_mut().waits.get_or_insert_default()
+        self.waits.get_or_insert_default()
     }
 
     /// Nobody waits here any more.
     pub(crate) fn waits_end(&mut self) {
-        if let Some(extra) = &mut self.extra {
-            extra.waits = None;
-        }
+        self.waits = None;
     }
 
     fn extra_mut(&mut self) -> &mut Extra {

@@ -7,7 +7,7 @@ use crate::time::Time;
 /// Forgets what settled a span ago: a request settled at t counts up to t + T, exclusive.
 #[inline]
 pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
-    while window.in_log > 0 && later(window.first_at, rule.span) <= now {
+    while window.in_log > 0 && later(window.first_at(), rule.span) <= now {
         window.log_pop();
     }
 }

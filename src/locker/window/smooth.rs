@@ -10,7 +10,7 @@ use crate::time::Time;
 /// Whether the spacing lets `cost` slots go now, were everything unsettled to settle now.
 #[inline]
 pub(super) fn spaced(window: &Window, rule: &Rule, cost: u32, now: Time) -> bool {
-    let used = window.mark.max(now).as_nanos() - now.as_nanos();
+    let used = window.mark().max(now).as_nanos() - now.as_nanos();
     let ahead = u64::from(window.unsettled) + u64::from(cost);
     used.saturating_add(ahead.saturating_mul(rule.interval)) <= saved(rule, cost)
 }
@@ -18,7 +18,8 @@ pub(super) fn spaced(window: &Window, rule: &Rule, cost: u32, now: Time) -> bool
 /// Moves the mark on for `count` slots that settle now.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, now: Time) {
-    window.mark = later(window.mark.max(now), u64::from(count).saturating_mul(rule.interval));
+    let mark = later(window.mark().max(now), u64::from(count).saturating_mul(rule.interval));
+    window.extra_mut().mark = mark;
 }
 
 /// When the spacing lets `cost` slots go after `ahead` others; `None` if that hangs on unsettled ones.
@@ -33,7 +34,7 @@ pub(super) fn opening(window: &Window, rule: &Rule, ahead: u64, cost: u32, now: 
 pub(super) fn bound(window: &Window, rule: &Rule, ahead: u64, cost: u32, now: Time) -> Time {
     let slots = u64::from(window.unsettled).saturating_add(ahead).saturating_add(u64::from(cost));
     let needed = slots.saturating_mul(rule.interval);
-    let from = window.mark.max(now);
+    let from = window.mark().max(now);
     let due = from.as_nanos().saturating_add(needed).saturating_sub(saved(rule, cost));
     Time::from_nanos(due).max(now)
 }
