@@ -17,6 +17,8 @@ const BACKLOG: i32 = 4096;
 /// The first pause after the process ran out of descriptors or memory, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many connections in a row show that a shortage is over.
+const RECOVERED: u32 = 1000;
 
 /// A listening socket.
 pub struct Listener {
@@ -64,7 +66,7 @@ impl Listener {
             }
             match self.socket.async_io(Interest::READABLE, accept_one).await {
                 Ok(accepted) => {
-                    self.shortage.end();
+                    self.shortage.ease();
                     return accepted;
                 }
                 Err(error) if concerns_one_connection(&error) => {
@@ -136,19 +138,25 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 struct Shortage {
     /// The last pause; zero while all is well.
     pause: Duration,
+    /// How many more must be accepted in a row before another failure is a new shortage.
+    convalescing: u32,
 }
 
 impl Shortage {
+    /// At the edge every descriptor that is freed lets one connection in, and the next fails: that is one shortage.
     fn is_new(&self) -> bool {
-        self.pause.is_zero()
+        self.convalescing == 0
     }
 
     fn next_pause(&mut self) -> Duration {
+        self.convalescing = RECOVERED;
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         self.pause
     }
 
-    fn end(&mut self) {
+    /// One was accepted.
+    fn ease(&mut self) {
+        self.convalescing = self.convalescing.saturating_sub(1);
         self.pause = Duration::ZERO;
     }
 }
@@ -217,7 +225,7 @@ mod tests {
         assert!(tokio::time::timeout(pause / 2, listener.accept()).await.is_err());
         listener.accept().await;
         assert!(begun.elapsed() >= pause, "{:?}", begun.elapsed());
-        assert!(listener.shortage.is_new(), "an accepted connection ends the shortage");
+        assert!(listener.shortage.pause.is_zero(), "an accepted connection ends the pauses");
     }
 
     #[test]
@@ -227,9 +235,11 @@ mod tests {
         let pauses: Vec<u128> = (0..9).map(|_| shortage.next_pause().as_millis()).collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert!(!shortage.is_new());
-        shortage.end();
-        assert!(shortage.is_new());
+        shortage.ease();
+        assert!(!shortage.is_new(), "one that was let in does not end it");
         assert_eq!(shortage.next_pause(), FIRST_PAUSE);
+        (0..RECOVERED).for_each(|_| shortage.ease());
+        assert!(shortage.is_new());
     }
 
     #[test]
