@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::support::{Gateway, Next, Origin, UNLIMITED, check_ours, eventually, limit, thread};
+use super::support::certs::{Authority, Fault};
+use super::support::gateway::Dir;
+use super::support::{End, Gateway, Next, Origin, UNLIMITED, check_ours, eventually, limit, thread};
 
 /// An origin that takes requests and never answers.
 fn silent() -> Origin {
@@ -120,4 +122,44 @@ fn a_crowd_in_line_does_not_dial_all_at_once() {
         let made = origin.connections() - seen;
         assert!(made <= 80, "{made} connections for 150 requests, of which twenty may go at a time ({more})");
     }
+}
+
+#[test]
+fn a_tls_origin_that_breaks_off_without_saying_so_is_no_end_of_the_content() {
+    let (authority, dir) = (Authority::new(), Dir::new());
+    let big = "x".repeat(300_000);
+    let sent = big.clone();
+    let origin = Origin::scripted_tls(authority.server_config(Fault::None), move |request, link| {
+        link.send(format!("HTTP/1.1 200 Fine\r\n\r\n{sent}"));
+        if request.target == "/whole" {
+            return Next::Close;
+        }
+        // The end of TCP, without the end of TLS before it.
+        link.stream.tcp().shutdown(std::net::Shutdown::Write).ok();
+        link.wait_for_close();
+        Next::Die
+    });
+    let ca = authority.write(dir.path());
+    let toml = format!(
+        "{UNLIMITED}[[route]]\npath = \"/s/\"\nto = \"https://localhost:{}/\"\n\n[tls]\ntrust = [\"{}\"]\n",
+        origin.port(),
+        ca.display()
+    );
+    let gateway = Gateway::start_in(dir, &toml);
+    for version in ["1.1", "1.0"] {
+        let get = |path: &str| gateway.exchange(format!("GET /s/{path} HTTP/{version}\r\nHost: a\r\n\r\n"));
+        let whole = get("whole");
+        assert!(whole.text() == big && whole.end != End::Truncated, "{version}: {:?}", whole.end);
+        assert_eq!(get("broken").end, End::Truncated, "{version}");
+    }
+}
+
+#[test]
+fn an_http_1_0_request_that_ends_at_the_gateway_is_not_left_waiting() {
+    let gateway = Gateway::start(UNLIMITED);
+    let mut caller = gateway.caller();
+    caller.send("OPTIONS http://127.0.0.1/ HTTP/1.0\r\nMax-Forwards: 0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = caller.answer();
+    assert!(answer.status == 200 && answer.says_close(), "{}", answer.raw);
+    caller.expect_end();
 }
