@@ -125,3 +125,20 @@ fn a_gateway_out_of_descriptors_goes_on_when_there_are_some_again() {
     let complaints = gateway.stderr().lines().filter(|l| l.contains("descriptor") || l.contains("accept")).count();
     assert!(complaints <= 8, "once per episode, not once per try: {}", gateway.stderr());
 }
+
+#[test]
+fn descriptors_of_idle_connections_serve_the_next_request() {
+    let (first, second) = (Origin::start(), Origin::start());
+    let gateway = Gateway::start(UNLIMITED);
+    let mut caller = gateway.caller();
+    // Kept to the first origin, idle.
+    let get = |origin: &Origin| format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url("/"), origin.authority());
+    assert_eq!(caller.send(get(&first)).answer().status, 200);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid().as_raw_nonzero())).unwrap();
+    let open: Vec<u64> = open.map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+    let first_free = (0..).find(|fd| !open.contains(fd));
+    let none_left = Rlimit { current: first_free, maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Some(gateway.pid()), Resource::Nofile, none_left).unwrap();
+    let answer = caller.send(get(&second)).answer();
+    assert_eq!(answer.status, 200, "{}", answer.raw);
+}

@@ -126,6 +126,19 @@ impl Origins {
     /// # Errors
     /// 502, 503 or 504 by what went wrong; 403 if the address may not be dialled; 508 if it is our own.
     pub(super) async fn dial(&self, origin: &Origin, named: bool) -> Result<Ready, Refusal> {
+        match self.dial_once(origin, named).await {
+            // Descriptors that nobody uses at the moment serve this request better.
+            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, named).await,
+            dialled => dialled,
+        }
+    }
+
+    /// Closes every idle connection; whether there was one.
+    fn let_idle_go(&self) -> bool {
+        !std::mem::take(&mut *self.lock()).is_empty()
+    }
+
+    async fn dial_once(&self, origin: &Origin, named: bool) -> Result<Ready, Refusal> {
         let until = tokio::time::Instant::from_std(self.clock.instant(self.clock.now() + self.connect));
         let tcp = self.dialer.connect(&origin.host, origin.port, named, self.connect).await.map_err(refusal_of_dial)?;
         let stream = match origin.scheme {
