@@ -93,6 +93,10 @@ impl Caller {
         }
         let (mut timed, mut seen) = (false, 0);
         loop {
+            // Empty lines before a request are nothing (RFC 9112 §2.2), however many.
+            while self.conn.input.bytes().starts_with(b"\r\n") {
+                self.conn.input.consume(2);
+            }
             let bytes = self.conn.input.bytes();
             if may_be_whole(bytes, seen) {
                 match self.head.read(bytes) {
@@ -105,8 +109,7 @@ impl Caller {
                 }
             }
             seen = self.conn.input.bytes().len();
-            let begun = !self.conn.input.is_empty();
-            if begun && !timed {
+            if !timed {
                 self.alarm.set(timeouts.head);
                 timed = true;
             }
@@ -119,8 +122,8 @@ impl Caller {
             match filled.await {
                 Some(Ok(0) | Err(_)) => return Next::End,
                 Some(Ok(_)) => {}
-                None if begun => return Next::Malformed(Refusal::HeadTimeout),
-                None => return Next::End,
+                None if self.conn.input.is_empty() => return Next::End,
+                None => return Next::Malformed(Refusal::HeadTimeout),
             }
         }
     }
