@@ -105,10 +105,13 @@ fn a_crowd_in_line_does_not_dial_all_at_once() {
         link.read_body();
         link.answer(200, &request.target)
     });
+    // 32 in line hold a connection at each runtime, of which there is one per core. Twenty go before anyone waits, and
+    // twenty may have their turn when no connection is idle.
+    let most = 32 * std::thread::available_parallelism().unwrap().get() + 40;
     for more in ["in_flight = 1\nmax_wait = \"60s\"", "counts = \"answered\"\nmax_wait = \"60s\""] {
         let (seen, gateway) = (origin.connections(), Gateway::start(&limit(20, "200ms", more)));
         let url = origin.url("/");
-        let crowd: Vec<_> = (0..150)
+        let crowd: Vec<_> = (0..most + 50)
             .map(|_| {
                 let (addr, url) = (gateway.addr, url.clone());
                 thread(move || {
@@ -120,7 +123,7 @@ fn a_crowd_in_line_does_not_dial_all_at_once() {
             .collect();
         assert!(crowd.into_iter().all(|one| one.join().unwrap() == 200));
         let made = origin.connections() - seen;
-        assert!(made <= 80, "{made} connections for 150 requests, of which twenty may go at a time ({more})");
+        assert!(made <= most, "{made} connections, {most} were enough ({more})");
     }
 }
 

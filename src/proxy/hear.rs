@@ -41,6 +41,9 @@ pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Bo
     let Caller { conn, alarm, response, .. } = caller;
     let mut reader = Reader { seen: 0, interim: 0, version };
     let (mut sending, mut moved) = (!body.has_ended(), body.moved);
+    if sending {
+        alarm.set(idle);
+    }
     poll_fn(|cx| {
         if sending {
             match body.poll_move(cx, conn, &mut ready.conn) {
@@ -56,7 +59,7 @@ pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Bo
                 }
                 Poll::Pending if body.moved != moved => {
                     moved = body.moved;
-                    alarm.set(answer.max(idle));
+                    alarm.set(idle);
                 }
                 Poll::Pending => {}
             }
@@ -68,7 +71,10 @@ pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Bo
         if let Poll::Ready(read) = reader.poll(cx, &mut ready.conn, response, conn) {
             return Poll::Ready(read);
         }
-        alarm.poll_ring(cx).map(|()| Err(Refusal::AnswerTimeout.into()))
+        // Content that is still to come and does not wait for the origin is the caller's to send.
+        let stalled = sending && ready.conn.pending() == 0;
+        let late = || if stalled { Refusal::BodyTimeout } else { Refusal::AnswerTimeout };
+        alarm.poll_ring(cx).map(|()| Err(late().into()))
     })
     .await
 }

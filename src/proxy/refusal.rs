@@ -43,6 +43,8 @@ pub enum Refusal {
     UriTooLong,
     /// The head did not come in time.
     HeadTimeout,
+    /// The content stood still for too long.
+    BodyTimeout,
     /// The request expects something else than 100-continue (RFC 9110 §10.1.1).
     Expectation,
     /// `[access]` does not allow it.
@@ -124,6 +126,7 @@ impl Refusal {
             Refusal::HeadTooLarge => row(431, "http_request_error", "caller", "head_too_large"),
             Refusal::UriTooLong => row(414, "http_request_error", "caller", "uri_too_long"),
             Refusal::HeadTimeout => row(408, "http_request_error", "caller", "head_timeout"),
+            Refusal::BodyTimeout => row(408, "http_request_error", "caller", "body_timeout"),
             Refusal::Expectation => row(417, "http_request_error", "caller", "expectation"),
             Refusal::Denied(_) => row(403, "http_request_denied", "access", "denied"),
             Refusal::AddressDenied => row(403, "destination_ip_prohibited", "access", "address_denied"),
@@ -199,6 +202,7 @@ impl Refusal {
             Refusal::HeadTooLarge => "The request's header fields are too large or too many. Cookies are the usual cause.",
             Refusal::UriTooLong => "The request's URL is too long. Send the data in a body instead.",
             Refusal::HeadTimeout => "The request's header fields did not arrive in time ([timeouts] head).",
+            Refusal::BodyTimeout => "The request's content stood still for too long ([timeouts] idle).",
             Refusal::Expectation => {
                 "The only expectation that HTTP knows is 100-continue. Leave the Expect field out, or mend it."
             }
@@ -235,6 +239,7 @@ impl Refusal {
             | Refusal::HeadTooLarge
             | Refusal::UriTooLong
             | Refusal::HeadTimeout
+            | Refusal::BodyTimeout
             | Refusal::Expectation
             | Refusal::AddressDenied
             | Refusal::Unauthorized
@@ -268,6 +273,7 @@ impl Refusal {
             | Refusal::HeadTooLarge
             | Refusal::UriTooLong
             | Refusal::HeadTimeout
+            | Refusal::BodyTimeout
             | Refusal::Expectation
             | Refusal::Denied(_)
             | Refusal::AddressDenied

@@ -16,6 +16,7 @@ fn every_kind() -> Vec<Refusal> {
         Refusal::HeadTooLarge,
         Refusal::UriTooLong,
         Refusal::HeadTimeout,
+        Refusal::BodyTimeout,
         Refusal::Expectation,
         Refusal::Denied("port"),
         Refusal::AddressDenied,
