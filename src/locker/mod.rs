@@ -44,7 +44,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// How many places are swept for idle windows when a timeout is handled (some 40 µs of work), when a
 /// window is made, and when a limit has as many keys as it may.
 const SWEEP_ON_TIMEOUT: usize = 2048;
-const SWEEP_ON_INSERT: usize = 2;
+const SWEEP_ON_INSERT: usize = 1;
 const SWEEP_FOR_ROOM: usize = 256;
 
 /// In what time the sweep goes round, roughly: long enough that a key which pauses for a moment keeps its window.

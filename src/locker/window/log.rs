@@ -32,7 +32,7 @@ impl Window {
     /// When the oldest entry settled; any time if there is none.
     #[inline]
     pub(super) fn first_at(&self) -> Time {
-        self.head.at[usize::from(self.start)]
+        self.oldest
     }
 
     /// Appends `count` slots that settled at `at`, or with the last entry if that is later: the log
@@ -56,6 +56,9 @@ impl Window {
                 self.head.count[last] += count;
                 return;
             }
+        }
+        if self.len == 0 {
+            self.oldest = at;
         }
         if usize::from(self.len) < INLINE {
             self.set(self.place(self.len), Entry { at, count });
@@ -86,6 +89,7 @@ impl Window {
         self.start = if self.start == 0 { INLINE as u8 - 1 } else { self.start - 1 };
         self.len += 1;
         self.set(usize::from(self.start), Entry { at, count });
+        self.oldest = at;
         self.in_log += count;
     }
 
@@ -98,6 +102,7 @@ impl Window {
         if self.len == 0 && self.in_log > 0 {
             self.move_up();
         }
+        self.oldest = self.head.at[usize::from(self.start)];
     }
 
     /// Fills the ring again from the rest of the log.

@@ -29,7 +29,9 @@ use crate::time::Time;
 /// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
 /// [`log::INLINE`] slots needs nothing besides, so that a million of its keys are a million times these 128 bytes.
 #[derive(Debug)]
-#[repr(align(128))]
+///
+/// In this order, so that a look at a window in which nothing has expired stays in the first line.
+#[repr(C, align(128))]
 pub(crate) struct Window {
     pub(crate) key: Key,
     pub(crate) limit: LimitId,
@@ -44,8 +46,10 @@ pub(crate) struct Window {
     /// Where the log's oldest entry is in `head`, and how many are there.
     start: u8,
     len: u8,
-    /// Nothing opens before.
-    paused: Time,
+    /// Whether `extra` tells of a pause.
+    is_paused: bool,
+    /// When the log's oldest entry settled, if there is one.
+    oldest: Time,
     /// Who waits here.
     waits: Option<Box<Waits>>,
     extra: Option<Box<Extra>>,
@@ -59,6 +63,8 @@ struct Extra {
     log: VecDeque<Entry>,
     /// `smooth`: the moment up to which the spacing is used up.
     mark: Time,
+    /// Nothing opens before.
+    paused: Time,
 }
 
 impl Window {
@@ -72,7 +78,8 @@ impl Window {
             flying: 0,
             start: 0,
             len: 0,
-            paused: Time::START,
+            is_paused: false,
+            oldest: Time::START,
             waits: None,
             extra: None,
             head: log::Head::default(),
@@ -100,7 +107,7 @@ impl Window {
         let taken = u64::from(self.unsettled) + u64::from(self.in_log);
         self.flying < rule.in_flight
             && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
-            && self.paused <= now
+            && self.paused() <= now
             && (!matches!(rule.form, Form::Smooth) || smooth::spaced(self, rule, cost, now))
     }
 
@@ -200,7 +207,10 @@ impl Window {
 
     #[inline]
     pub(crate) fn paused(&self) -> Time {
-        self.paused
+        match &self.extra {
+            Some(extra) if self.is_paused => extra.paused,
+            Some(_) | None => Time::START,
+        }
     }
 
     fn mark(&self) -> Time {
@@ -209,7 +219,9 @@ impl Window {
 
     /// Nothing opens before `until`; an earlier end than one already set changes nothing.
     pub(crate) fn pause(&mut self, until: Time) {
-        self.paused = self.paused.max(until);
+        let until = self.paused().max(until);
+        self.extra_mut().paused = until;
+        self.is_paused = true;
     }
 
     #[inline]
