@@ -8,9 +8,10 @@ use super::line::Waits;
 use super::window::{Rule, Window};
 use crate::time::Time;
 
-/// Windows per chunk: 128 KiB each. Small enough that a burst of keys gives its memory back soon; from
-/// this size on the C library's allocator maps memory by itself and unmaps it when it is freed.
-const CHUNK: usize = 1024;
+/// Windows per chunk: 32 MiB, of which only what was used takes memory. Smaller blocks than that stay with the C
+/// library's allocator once it has seen some of their size come and go (its threshold for memory of a block's own grows
+/// up to there), and a second burst of keys would not give its memory back. Tests have small ones, to have several.
+const CHUNK: usize = if cfg!(test) { 1024 } else { 1 << 18 };
 
 /// Parts of the index, each a table of its own: one that grows moves a 256th of the entries, so a
 /// million keys never stall a decision by more than some 50 µs.
