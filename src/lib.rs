@@ -14,7 +14,7 @@
 //! | 5 | [`log`] | what is logged, and what never is | |
 //! | 4 | [`config`] | READS `proxy.toml`, and reports every mistake with its place | how anything runs |
 //! | 3 | [`proxy`] | CARRIES one request, one response | TOML |
-//! | 2 | [`gate`], [`tls`], [`wire`] | WAITS: the locker, awake · PROVES who they are · SPEAKS HTTP/1 | limits (`tls`, `wire`), HTTP (`gate`, `tls`) |
+//! | 2 | [`gate`], [`tls`], [`wire`] | WAITS: the locker, awake · PROVES who they are · SPEAKS HTTP | limits (`tls`, `wire`), HTTP (`gate`, `tls`) |
 //! | 1 | [`locker`], [`net`] | DECIDES: may it go, and if not, when · CONNECTS: sockets | tokio, HTTP, clocks (`locker`); HTTP, limits (`net`) |
 //! | 0 | [`time`] | a point on the gateway's own line | everything |
 //!

@@ -58,6 +58,14 @@ pub struct Settings {
     pub dial: crate::net::dial::Settings,
     /// Which certificates of origins are believed.
     pub tls: crate::tls::verify::Settings,
+    /// Which of the identities in `tls` an origin is shown that asks who we are; the first that matches.
+    pub identities: Vec<(pattern::HostPattern, usize)>,
+    /// The hosts whose tunnels are opened.
+    pub intercept: Vec<pattern::HostPattern>,
+    /// Who vouches for us in an opened tunnel; there if a tunnel may be opened.
+    pub authority: Option<crate::tls::ca::Settings>,
+    /// What callers are shown: they speak TLS to us.
+    pub identity: Option<crate::tls::identity::Identity>,
     /// How the access log is written.
     pub access_log: record::Format,
     /// How many connections to origins are kept.

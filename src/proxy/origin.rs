@@ -47,6 +47,8 @@ impl Drop for Place {
     }
 }
 
+const WISH: verify::Wish = verify::Wish { offer: verify::Offer::Http1, identity: None };
+
 struct Idle {
     conn: Conn,
     since: Time,
@@ -144,7 +146,7 @@ impl Origins {
         let stream = match origin.scheme {
             Scheme::Http => Stream::plain(tcp),
             Scheme::Https => {
-                let handshake = tokio::time::timeout_at(until, self.tls.connect(&origin.host, tcp)).await;
+                let handshake = tokio::time::timeout_at(until, self.tls.connect(&origin.host, tcp, WISH)).await;
                 Stream::tls(handshake.map_err(|_| Refusal::ConnectTimeout)?.map_err(refusal_of_tls)?)
             }
         };

@@ -6,15 +6,37 @@ use std::sync::Arc;
 use rustls::client::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use super::identity::Identity;
 
 /// Whom to trust.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Root certificates (DER) beside the system's.
     pub trust: Vec<CertificateDer<'static>>,
+    /// What we show to origins that ask who we are.
+    pub identities: Vec<Identity>,
+}
+
+/// What is asked of one handshake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish {
+    /// What may be spoken, by ALPN.
+    pub offer: Offer,
+    /// Which of the identities is shown if the origin asks.
+    pub identity: Option<usize>,
+}
+
+/// The protocols that the origin may choose from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offer {
+    /// HTTP/1.1 alone: a request that asks for another protocol on its connection.
+    Http1,
+    /// HTTP/2, or HTTP/1.1 if the origin does not speak it.
+    Http2,
 }
 
 /// Speaks TLS to origins: TLS 1.2 and 1.3, HTTP/1.1 by ALPN.
@@ -74,7 +96,10 @@ impl Connector {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn connect(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
+    pub async fn connect<S>(&self, host: &str, stream: S, _wish: Wish) -> Result<TlsStream<S>, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = ServerName::try_from(host.to_owned()).map_err(|_invalid| Error::Name(host.to_owned()))?;
         self.tls.connect(name, stream).await.map_err(judge)
     }

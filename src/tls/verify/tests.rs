@@ -9,6 +9,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
+const WISH: Wish = Wish { offer: Offer::Http1, identity: None };
+
 /// An authority of its own for each test.
 struct Authority {
     certificate: Certificate,
@@ -30,7 +32,7 @@ impl Authority {
     }
 
     fn connector(&self) -> Connector {
-        Connector::new(Settings { trust: vec![self.certificate.der().clone()] }).unwrap()
+        Connector::new(Settings { trust: vec![self.certificate.der().clone()], identities: Vec::new() }).unwrap()
     }
 
     fn origin(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
@@ -65,7 +67,7 @@ async fn handshake(connector: &Connector, host: &str, origin: TlsAcceptor) -> Re
             stream.read_u8().await.ok();
         }
     });
-    connector.connect(host, near).await
+    connector.connect(host, near, WISH).await
 }
 
 async fn refused(authority: &Authority, host: &str, origin: TlsAcceptor) -> String {
@@ -131,24 +133,24 @@ async fn an_origin_that_speaks_no_tls_is_told_from_one_with_a_bad_certificate() 
     let connector = Authority::new().connector();
     let (near, mut far) = pair().await;
     far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-    let error = connector.connect("a.example", near).await.err().unwrap();
+    let error = connector.connect("a.example", near, WISH).await.err().unwrap();
     assert!(matches!(error, Error::Tls(_)), "{error:?}");
     let (near, far) = pair().await;
     drop(far);
-    let error = connector.connect("a.example", near).await.err().unwrap();
+    let error = connector.connect("a.example", near, WISH).await.err().unwrap();
     assert!(matches!(error, Error::Io(_)), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_host_that_no_certificate_can_bear_is_named() {
     let (near, _far) = pair().await;
-    let error = Authority::new().connector().connect("a b", near).await.err().unwrap();
+    let error = Authority::new().connector().connect("a b", near, WISH).await.err().unwrap();
     assert_eq!(error.to_string(), "\"a b\" is not a name that a certificate can bear");
 }
 
 #[test]
 fn a_root_of_the_settings_that_is_none_is_an_error() {
-    let broken = Settings { trust: vec![CertificateDer::from(vec![1, 2, 3])] };
+    let broken = Settings { trust: vec![CertificateDer::from(vec![1, 2, 3])], identities: Vec::new() };
     let error = Connector::new(broken).err().unwrap();
     assert!(error.to_string().starts_with("certificate 1 of those to trust cannot be used"), "{error}");
 }
