@@ -1,7 +1,10 @@
 //! Load and origin for the gateway benches, in one thread and one event loop, so that the core which carries both stays cheaper than any gateway.
 
 mod figures;
+mod line;
 mod modes;
+mod poller;
+mod tunnels;
 mod world;
 
 use std::collections::HashMap;
@@ -14,7 +17,10 @@ const USAGE: &str = "usage: gateway_load MODE [--option value]...
   open    --origin ADDR --to ADDR                   asks at a fixed rate, whatever the answers do
   idle    --origin ADDR --to ADDR                   one request on each connection, then holds them until stdin ends
   promise --origin ADDR --to ADDR                   offers more than a limit allows, and counts what arrives
-options: --connections 64  --seconds 5  --warm 0.5  --rate 1000  --forward HOST:PORT  --path /
+  set-ups --origin ADDR --to ADDR                   opens CONNECT tunnels, one after the other on each connection
+  bodies  --origin ADDR --to ADDR                   asks for bodies of 1 MiB in CONNECT tunnels
+options: --connections 64  --seconds 5  --warm 0.5  --rate 1000  --forward HOST:PORT  --path /  --host HOST
+         --tunnel HOST:PORT  --tls NAME  --trust FILE   inside a tunnel, and TLS in it; the origin may be another process
 promise: --requests N  --per-ms T  --factor 3  --lone 0";
 
 /// What was asked for on the command line.
@@ -47,12 +53,23 @@ impl Options {
         value.parse().map_err(|_| format!("--{name}: `{value}` is not an address"))
     }
 
+    /// How callers get to the origin.
+    fn path(&self) -> Result<line::Path, String> {
+        let tls = match (self.values.get("tls"), self.values.get("trust")) {
+            (Some(name), Some(file)) => Some(line::trusting(file, name)?),
+            (None, None) => None,
+            _ => return Err("--tls and --trust need each other".to_owned()),
+        };
+        let tunnel = self.values.get("tunnel").map(|target| target.as_str().into());
+        Ok(line::Path { to: self.address("to")?, tunnel, tls })
+    }
+
     /// The bytes of one request: absolute-form if `--forward` names an origin.
     fn request(&self) -> Vec<u8> {
         let path = self.values.get("path").map_or("/", String::as_str);
         let (target, host) = match self.values.get("forward") {
             Some(host) => (format!("http://{host}{path}"), host.clone()),
-            None => (path.to_owned(), "bench.example".to_owned()),
+            None => (path.to_owned(), self.values.get("host").map_or("bench.example", String::as_str).to_owned()),
         };
         format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n").into_bytes()
     }
@@ -60,13 +77,26 @@ impl Options {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::read().map_err(|what| format!("{what}\n{USAGE}"))?;
-    let mut world = world::World::new(options.address("origin")?)?;
+    if let "set-ups" | "bodies" = options.mode.as_str() {
+        let tunnels = tunnels::Tunnels {
+            origin: options.address("origin")?,
+            path: options.path()?,
+            connections: options.number("connections", 32.0)? as usize,
+            seconds: options.number("seconds", 5.0)?,
+            warm: options.number("warm", 0.5)?,
+        };
+        let measure = if options.mode == "bodies" { tunnels::bodies } else { tunnels::set_ups };
+        println!("{}", measure(&tunnels)?);
+        return Ok(());
+    }
+    let origin = options.values.contains_key("origin").then(|| options.address("origin")).transpose()?;
+    let mut world = world::World::new(origin)?;
     if options.mode == "origin" {
         world.serve()?;
         return Ok(());
     }
     let load = modes::Load {
-        to: options.address("to")?,
+        path: options.path()?,
         request: options.request(),
         connections: options.number("connections", 64.0)? as usize,
         seconds: options.number("seconds", 5.0)?,

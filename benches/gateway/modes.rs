@@ -2,17 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 
 use super::figures::{latencies, most_in_any, percentile, possible};
-use super::world::{Finished, Waiting, World, now};
+use super::line::Path;
+use super::poller::{Waiting, now};
+use super::world::{Finished, World};
 
 const SECOND: u64 = 1_000_000_000;
 
 /// What every kind of load needs to know.
 pub(crate) struct Load {
-    /// The gateway, or the origin itself.
-    pub(crate) to: SocketAddr,
+    /// To the gateway, or to the origin itself.
+    pub(crate) path: Path,
     /// The bytes of one request.
     pub(crate) request: Vec<u8>,
     pub(crate) connections: usize,
@@ -28,7 +29,7 @@ fn nanos(seconds: f64) -> u64 {
 /// Each connection asks again as soon as it was answered.
 pub(crate) fn closed(world: &mut World, load: &Load) -> io::Result<String> {
     for _ in 0..load.connections {
-        let caller = world.connect(load.to)?;
+        let caller = world.connect(&load.path)?;
         world.ask(caller, &load.request, now())?;
     }
     let begin = now() + nanos(load.warm);
@@ -38,7 +39,7 @@ pub(crate) fn closed(world: &mut World, load: &Load) -> io::Result<String> {
     let mut idle_before = None;
     while let Some(finished) = world.step(end, Waiting::Sleep)? {
         if finished.ended >= begin {
-            idle_before.get_or_insert(world.idle);
+            idle_before.get_or_insert(world.idle());
             if finished.status == 200 {
                 taken.push(finished.ended - finished.left);
             } else {
@@ -47,7 +48,7 @@ pub(crate) fn closed(world: &mut World, load: &Load) -> io::Result<String> {
         }
         world.ask(finished.caller, &load.request, now())?;
     }
-    let idle = world.idle - idle_before.unwrap_or(0);
+    let idle = world.idle() - idle_before.unwrap_or(0);
     let busy = 1.0 - idle as f64 / (end - begin) as f64;
     let rate = taken.len() as f64 / load.seconds;
     Ok(format!(r#"{{"rate":{rate:.1},"failed":{failed},"load_busy":{busy:.3},{}}}"#, latencies(taken)))
@@ -58,7 +59,7 @@ pub(crate) fn closed(world: &mut World, load: &Load) -> io::Result<String> {
 pub(crate) fn open(world: &mut World, load: &Load, rate: f64) -> io::Result<String> {
     let mut free = Vec::new();
     for _ in 0..load.connections {
-        free.push(world.connect(load.to)?);
+        free.push(world.connect(&load.path)?);
     }
     let gap = SECOND as f64 / rate;
     let start = now() + 10_000_000;
@@ -104,7 +105,7 @@ pub(crate) fn open(world: &mut World, load: &Load, rate: f64) -> io::Result<Stri
 /// One request on each connection, then nothing, until stdin ends.
 pub(crate) fn idle(world: &mut World, load: &Load) -> io::Result<()> {
     for _ in 0..load.connections {
-        let caller = world.connect(load.to)?;
+        let caller = world.connect(&load.path)?;
         world.ask(caller, &load.request, now())?;
         match world.step(now() + 5 * SECOND, Waiting::Sleep)? {
             Some(Finished { status: 200, .. }) => {}
@@ -146,7 +147,7 @@ impl Offer {
 pub(crate) fn promise(world: &mut World, load: &Load, offer: &Offer) -> io::Result<String> {
     let mut free = Vec::new();
     for _ in 0..load.connections {
-        free.push(world.connect(load.to)?);
+        free.push(world.connect(&load.path)?);
     }
     world.arrivals = Some(Vec::new());
     let start = now() + 10_000_000;

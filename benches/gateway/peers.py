@@ -81,9 +81,9 @@ access = "off"
 """
 
 
-def install():
-    """Installs nginx and HAProxy when they are missing; neither is left running."""
-    missing = [name for name in ("nginx", "haproxy") if not shutil.which(name)]
+def install(wanted=(("nginx", "nginx"), ("haproxy", "haproxy"))):
+    """Installs the packages of programs that are missing; nothing of them is left running."""
+    missing = [package for program, package in wanted if not shutil.which(program)]
     if missing:
         # RUNLEVEL=1 keeps Debian's packages from starting their services.
         environment = dict(os.environ, RUNLEVEL="1", DEBIAN_FRONTEND="noninteractive")
@@ -92,11 +92,11 @@ def install():
         subprocess.run([*sudo, "apt-get", "install", "-qy", *missing], check=True, env=environment)
 
 
-def build():
-    """Builds load and gateway, in this order: the gateway's features must be those of its release. Returns both paths."""
+def build(benches=("gateway_load",)):
+    """Builds load and gateway, in this order: the gateway's features must be those of its release. Returns the paths."""
     cargo = ["cargo", "build", "--release", "--message-format=json-render-diagnostics"]
     paths = []
-    for what in (["--bench", "gateway_load"], ["--bin", "lockgate"]):
+    for what in [*(["--bench", name] for name in benches), ["--bin", "lockgate"]]:
         lines = subprocess.run(cargo + what, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
         built = [json.loads(line) for line in lines.splitlines()]
         paths += [one["executable"] for one in built
@@ -117,14 +117,14 @@ def first_line(command):
     return done.stdout.splitlines()[0].strip()
 
 
-def machine():
+def machine(programs=(["nginx", "-v"], ["haproxy", "-v"])):
     """One line that says where the figures come from."""
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
     return " | ".join([
-        f"{os.cpu_count()} × {model}", f"Linux {os.uname().release}", first_line(["nginx", "-v"]).replace("nginx version: ", ""),
-        first_line(["haproxy", "-v"]).split(" 20")[0].replace("version ", ""), first_line(["rustc", "--version"]),
-        "lockgate " + first_line(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]),
+        f"{os.cpu_count()} × {model}", f"Linux {os.uname().release}",
+        *(first_line(program).split(" 20")[0].replace("nginx version: ", "").replace("version ", "") for program in programs),
+        first_line(["rustc", "--version"]), "lockgate " + first_line(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]),
     ])
 
 
@@ -163,7 +163,7 @@ class Peer:
         path = os.path.join(self.dir, "config")
         with open(path, "w") as file:
             file.write(text.format(port=self.port, origin=origin, dir=self.dir, **(label or {})))
-        self.command = [word.format(config=path, dir=self.dir) for word in command]
+        self.command = [word.format(config=path, dir=self.dir, port=self.port) for word in command]
         self.process = None
 
     def start(self, core=GATEWAY_CORE, environment=None):

@@ -3,10 +3,8 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::fd::OwnedFd;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use super::line::{Line, Path};
+use super::poller::{EventFlags, Poller, Waiting, now};
 
 /// A body that no other bytes of a response end with, so that a whole answer is recognised by its tail.
 const TAIL: &[u8] = b"the origin's last words\n";
@@ -16,16 +14,10 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-L
 const DOOR: u64 = u64::MAX;
 const CALLER: u64 = 1 << 32;
 
-/// CLOCK_MONOTONIC in nanoseconds, the same line for every process on the machine.
-pub(crate) fn now() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
 /// One caller's connection.
 struct Caller {
-    to: SocketAddr,
-    stream: TcpStream,
+    path: Path,
+    line: Line,
     /// When the request that is under way was meant to leave, and when it left.
     asked: Option<(u64, u64)>,
     /// What has come of an answer that came in pieces or is not the origin's.
@@ -47,36 +39,31 @@ pub(crate) struct Finished {
 
 /// The origin and all callers.
 pub(crate) struct World {
-    epoll: OwnedFd,
-    events: Vec<Event>,
-    next: usize,
-    door: TcpListener,
+    poller: Poller,
+    door: Option<TcpListener>,
     served: Vec<Option<TcpStream>>,
     callers: Vec<Caller>,
     buffer: Vec<u8>,
     /// When each request was read by the origin, if wanted.
     pub(crate) arrivals: Option<Vec<u64>>,
-    /// Nanoseconds spent waiting for something to do.
-    pub(crate) idle: u64,
 }
 
 impl World {
-    /// An origin that listens on `origin`, and no callers yet.
-    pub(crate) fn new(origin: SocketAddr) -> io::Result<World> {
-        let door = TcpListener::bind(origin)?;
-        door.set_nonblocking(true)?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &door, EventData::new_u64(DOOR), EventFlags::IN)?;
+    /// An origin that listens on `origin`, unless it is another process, and no callers yet.
+    pub(crate) fn new(origin: Option<SocketAddr>) -> io::Result<World> {
+        let poller = Poller::new()?;
+        let door = origin.map(TcpListener::bind).transpose()?;
+        if let Some(door) = &door {
+            door.set_nonblocking(true)?;
+            poller.add(door, DOOR, EventFlags::IN)?;
+        }
         Ok(World {
-            epoll,
-            events: Vec::with_capacity(256),
-            next: 0,
+            poller,
             door,
             served: Vec::new(),
             callers: Vec::new(),
             buffer: vec![0; 16 * 1024],
             arrivals: None,
-            idle: 0,
         })
     }
 
@@ -88,19 +75,17 @@ impl World {
     }
 
     /// Connects one more caller; its number is the count of those before it.
-    pub(crate) fn connect(&mut self, to: SocketAddr) -> io::Result<usize> {
+    pub(crate) fn connect(&mut self, path: &Path) -> io::Result<usize> {
         let place = self.callers.len();
-        let caller = self.connected(place, to)?;
+        let caller = self.connected(place, path.clone())?;
         self.callers.push(caller);
         Ok(place)
     }
 
-    fn connected(&self, place: usize, to: SocketAddr) -> io::Result<Caller> {
-        let stream = TcpStream::connect(to)?;
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        epoll::add(&self.epoll, &stream, EventData::new_u64(CALLER + place as u64), EventFlags::IN)?;
-        Ok(Caller { to, stream, asked: None, partial: Vec::new() })
+    fn connected(&self, place: usize, path: Path) -> io::Result<Caller> {
+        let line = path.open()?;
+        self.poller.add(&line, CALLER + place as u64, EventFlags::IN)?;
+        Ok(Caller { path, line, asked: None, partial: Vec::new() })
     }
 
     /// Sends a request that was meant to leave at `meant`; returns when it left.
@@ -108,7 +93,7 @@ impl World {
         let caller = &mut self.callers[place];
         let left = now();
         caller.asked = Some((meant, left));
-        match caller.stream.write(request) {
+        match caller.line.send(request) {
             Ok(written) if written == request.len() => Ok(left),
             Ok(_) => Err(io::Error::other("a request did not fit into the socket's buffer")),
             // The other side has closed: its end is read by the next step.
@@ -119,45 +104,28 @@ impl World {
 
     /// Works until an exchange has ended, or until `until`.
     pub(crate) fn step(&mut self, until: u64, waiting: Waiting) -> io::Result<Option<Finished>> {
-        loop {
-            while let Some(event) = self.events.get(self.next) {
-                let place = event.data.u64();
-                self.next += 1;
-                if place == DOOR {
-                    self.accept()?;
-                } else if place >= CALLER {
-                    if let Some(finished) = self.hear((place - CALLER) as usize)? {
-                        return Ok(Some(finished));
-                    }
-                } else {
-                    self.answer(place as usize)?;
+        while let Some(place) = self.poller.ready(until, waiting)? {
+            if place == DOOR {
+                self.accept()?;
+            } else if place >= CALLER {
+                if let Some(finished) = self.hear((place - CALLER) as usize)? {
+                    return Ok(Some(finished));
                 }
-            }
-            let before = now();
-            if before >= until {
-                return Ok(None);
-            }
-            self.wait(until - before, waiting)?;
-            if waiting == Waiting::Sleep {
-                self.idle += now() - before;
+            } else {
+                self.answer(place as usize)?;
             }
         }
+        Ok(None)
     }
 
-    fn wait(&mut self, nanos: u64, waiting: Waiting) -> io::Result<()> {
-        let nanos = if waiting == Waiting::Spin { 0 } else { nanos.min(1_000_000_000) };
-        let timeout = Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 };
-        self.events.clear();
-        self.next = 0;
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    /// Nanoseconds spent waiting for something to do.
+    pub(crate) fn idle(&self) -> u64 {
+        self.poller.idle
     }
 
     fn accept(&mut self) -> io::Result<()> {
-        loop {
-            let stream = match self.door.accept() {
+        while let Some(door) = &self.door {
+            let stream = match door.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -165,12 +133,13 @@ impl World {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let place = self.served.iter().position(Option::is_none).unwrap_or(self.served.len());
-            epoll::add(&self.epoll, &stream, EventData::new_u64(place as u64), EventFlags::IN)?;
+            self.poller.add(&stream, place as u64, EventFlags::IN)?;
             if place == self.served.len() {
                 self.served.push(None);
             }
             self.served[place] = Some(stream);
         }
+        Ok(())
     }
 
     /// The origin's part. Its requests are small and come in one piece; what comes in several is answered at its end.
@@ -195,7 +164,7 @@ impl World {
 
     fn hear(&mut self, place: usize) -> io::Result<Option<Finished>> {
         let caller = &mut self.callers[place];
-        let length = match caller.stream.read(&mut self.buffer) {
+        let length = match caller.line.receive(&mut self.buffer) {
             Ok(length) => length,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(_) => 0,
@@ -208,21 +177,12 @@ impl World {
         };
         let asked = caller.asked.take();
         if status == 0 {
-            let to = caller.to;
-            self.callers[place] = self.connected(place, to)?;
+            let path = caller.path.clone();
+            self.callers[place] = self.connected(place, path)?;
         }
         // An idle connection that ended was no exchange.
         Ok(asked.map(|(meant, left)| Finished { caller: place, status, meant, left, ended }))
     }
-}
-
-/// How to pass the time until the next event.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waiting {
-    /// Sleep: the core's idle time is known.
-    Sleep,
-    /// Ask again and again: no wake-up delay of ours is in the figures.
-    Spin,
 }
 
 impl Caller {
