@@ -1,10 +1,29 @@
 //! Our authority: made, kept, rotated; leaf certificates on demand.
 
+mod constraints;
+mod keep;
+mod leaf;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+
+pub use self::constraints::Scope;
+use self::leaf::Leaves;
+use super::pem;
+
+/// The key's file in the folder of the authority.
+const KEY: &str = "lockgate-ca.key";
+/// The certificate's file.
+const CERTIFICATE: &str = "lockgate-ca.pem";
+/// The certificate of the authority before this one.
+const OLD: &str = "lockgate-ca-old.pem";
 
 /// Where the authority is kept, and for whom it may vouch.
 #[derive(Clone, Debug)]
@@ -26,33 +45,224 @@ pub enum Subtree {
     Address(IpAddr),
 }
 
-/// Why there is no authority.
+impl fmt::Display for Subtree {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subtree::Any => out.write_str("every host"),
+            Subtree::Name(name) => out.write_str(name),
+            Subtree::Address(address) => address.fmt(out),
+        }
+    }
+}
+
+/// Why there is no authority, or no leaf of it. `Display` says what is wrong, and what to do about it.
 #[derive(Debug, thiserror::Error)]
-#[error("skeleton")]
-pub struct Error;
+#[error("{fault}; {}", fault.remedy())]
+pub struct Error {
+    /// What is wrong. It is not the source, for its words are in ours.
+    pub fault: Fault,
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Error {
+        Error { fault }
+    }
+}
+
+/// What is wrong with an authority.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A file of it cannot be used.
+    #[error(transparent)]
+    File(#[from] pem::Error),
+    /// A file of it cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// One of the two files is gone.
+    #[error("{} is there, but {} is not", there.display(), missing.display())]
+    Half {
+        /// What is left.
+        there: PathBuf,
+        /// What is gone.
+        missing: PathBuf,
+    },
+    /// A file holds something else, or what is broken.
+    #[error("{} cannot be used as our authority: {why}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The key is another certificate's.
+    #[error("{} is not the key of {}", key.display(), certificate.display())]
+    Mismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        certificate: PathBuf,
+    },
+    /// Its time is over.
+    #[error("the authority in {} expired on {until}", path.display())]
+    Expired {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Its last moment.
+        until: String,
+    },
+    /// Its time ended while the gateway ran.
+    #[error("our authority expired on {until}")]
+    Ended {
+        /// Its last moment.
+        until: String,
+    },
+    /// Its time has not come.
+    #[error("the authority in {} is not valid before {from}", path.display())]
+    Early {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Its first moment.
+        from: String,
+    },
+    /// It was made when `intercept` named other hosts.
+    #[error("the authority in {} may not vouch for {host}, only for {scope}", path.display())]
+    Uncovered {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What it may not vouch for.
+        host: Subtree,
+        /// What it may vouch for.
+        scope: Box<Scope>,
+    },
+    /// A leaf cannot be made for this host.
+    #[error("{0:?} is not a name that a certificate can bear")]
+    Name(String),
+    /// Making a key or a certificate failed.
+    #[error("a certificate cannot be made: {0}")]
+    Making(String),
+}
+
+impl Fault {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        const ROTATE: &str = "`lockgate ca rotate` makes a new authority";
+        match self {
+            Fault::File(error) => match error {
+                pem::Error::Exposed { .. } | pem::Error::Read { .. } => error.remedy(),
+                pem::Error::NotPem { .. }
+                | pem::Error::NoCertificate(_)
+                | pem::Error::NoKey(_)
+                | pem::Error::Encrypted(_) => ROTATE.to_owned(),
+            },
+            Fault::Write { .. } => {
+                "let the gateway's user write there, or name another folder in [tls] ca_dir".to_owned()
+            }
+            Fault::Half { missing, .. } => format!("put {} back; or {ROTATE}", missing.display()),
+            Fault::Unfit { .. } | Fault::Mismatch { .. } | Fault::Expired { .. } | Fault::Ended { .. } => {
+                ROTATE.to_owned()
+            }
+            Fault::Early { .. } => format!("is the clock right? If so, {ROTATE}"),
+            Fault::Uncovered { .. } => {
+                format!("{ROTATE} for the hosts that [tls] intercept names now")
+            }
+            Fault::Name(_) => "no tunnel to it can be opened".to_owned(),
+            Fault::Making(_) => "is the system out of random numbers, or is the gateway stopping?".to_owned(),
+        }
+    }
+
+    /// Whether a file is there, and is kept from us: somebody else's authority, which that one can use.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Fault::File(error) if error.is_denied())
+    }
+}
+
+/// What there is to say about the certificate of an authority.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Portrait {
+    /// Its name.
+    pub subject: String,
+    /// Its first second, in Unix time.
+    pub not_before: i64,
+    /// Its last second, in Unix time.
+    pub not_after: i64,
+    /// SHA-256 of it.
+    pub fingerprint: [u8; 32],
+    /// For whom it may vouch.
+    pub scope: Scope,
+}
 
 /// Our authority, with the leaves that it has signed.
-pub struct Authority {}
+pub struct Authority {
+    leaves: Leaves,
+}
 
 impl Authority {
-    /// Reads the authority in its folder, or makes it there.
+    /// Reads the authority in its folder, or makes it there. Of several processes that do so at one time one makes it,
+    /// and the others read what it made.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub fn open(_settings: &Settings, _wall_unix_nanos: i128) -> Result<Authority, Error> {
-        todo!()
+    /// If the files cannot be read or made, do not fit together, are out of their time, or do not cover what the
+    /// settings name; the gateway does not start.
+    pub fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<Authority, Error> {
+        let kept = keep::open(settings, wall_unix_nanos)?;
+        keep::warn_of_end(&kept.portrait, wall_unix_nanos);
+        Ok(Authority { leaves: Leaves::new(kept)? })
     }
 
     /// What a caller is shown that wants to speak to `host` (in its one spelling): HTTP/2 and HTTP/1.1 by ALPN.
+    /// A leaf is made off the event loop, and shown again as long as more than two of its seven days are left.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub async fn leaf(&self, _host: &str, _wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, Error> {
-        todo!()
+    /// If the host is no name that a certificate can bear, or the authority's own time is over.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: whoever else waits for the leaf gets it.
+    pub async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, Error> {
+        Ok(self.leaves.leaf(host, wall_unix_nanos).await?)
     }
 
     /// The file with the certificate of the authority.
-    pub fn path(_dir: &Path) -> PathBuf {
-        todo!()
+    pub fn path(dir: &Path) -> PathBuf {
+        dir.join(CERTIFICATE)
     }
+
+    /// The file with its key.
+    pub fn key_path(dir: &Path) -> PathBuf {
+        dir.join(KEY)
+    }
+
+    /// The file with the certificate of the authority before the last [`rotate`], if there was one.
+    pub fn old_path(dir: &Path) -> PathBuf {
+        dir.join(OLD)
+    }
+}
+
+/// Looks at the authority that is there, and makes none.
+///
+/// # Errors
+/// As [`Authority::open`].
+pub fn look(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Portrait>, Error> {
+    Ok(keep::read(settings, wall_unix_nanos)?.map(|kept| kept.portrait))
+}
+
+/// Makes the authority if there is none, and looks at it.
+///
+/// # Errors
+/// As [`Authority::open`].
+pub fn make(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> {
+    Ok(keep::open(settings, wall_unix_nanos)?.portrait)
+}
+
+/// Makes a new authority in the place of the one that is there, whatever state it is in. Its certificate is kept as
+/// [`Authority::old_path`], so that programs can believe both while gateways are restarted; its key is gone.
+///
+/// # Errors
+/// If the files cannot be written.
+pub fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> {
+    Ok(keep::rotate(settings, wall_unix_nanos)?.portrait)
 }

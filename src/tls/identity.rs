@@ -1,10 +1,14 @@
 //! Who we are where we were given a certificate: towards callers on a listener, towards origins that ask.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, ServerConfig};
+
+use super::pem;
 
 /// A certificate chain and its key.
 #[derive(Debug)]
@@ -15,10 +19,58 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
 }
 
-/// Why a certificate and its key cannot be used.
+/// Why a certificate and its key cannot be used. The gateway's user is at fault in each case.
 #[derive(Debug, thiserror::Error)]
-#[error("skeleton")]
-pub struct Error;
+pub enum Error {
+    /// One of the files cannot be used.
+    #[error(transparent)]
+    File(#[from] pem::Error),
+    /// The key is another certificate's.
+    #[error("{} is not the key of {}", key.display(), cert.display())]
+    Mismatch {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+    },
+    /// It is none that TLS could use.
+    #[error("{} with the key {} cannot be used: {source}", cert.display(), key.display())]
+    Unfit {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+        /// What rustls says.
+        source: rustls::Error,
+    },
+    /// TLS cannot be spoken with it.
+    #[error("TLS cannot be spoken: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Error::File(error) => error.remedy(),
+            Error::Mismatch { .. } => "name the key that the certificate was made for".to_owned(),
+            Error::Unfit { .. } => {
+                "a certificate and its key: ECDSA (P-256, P-384), Ed25519, or RSA with 2048 bits or more".to_owned()
+            }
+            Error::Tls(_) => "is the system out of random numbers?".to_owned(),
+        }
+    }
+
+    /// The file that is at fault.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::File(error) => Some(error.path()),
+            Error::Mismatch { key, .. } => Some(key),
+            Error::Unfit { cert, .. } => Some(cert),
+            Error::Tls(_) => None,
+        }
+    }
+}
 
 impl Clone for Identity {
     fn clone(&self) -> Identity {
@@ -27,19 +79,108 @@ impl Clone for Identity {
 }
 
 impl Identity {
-    /// Reads the two PEM files.
+    /// Reads the two PEM files, and sees that they belong together.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub fn read(_cert: &Path, _key: &Path) -> Result<Identity, Error> {
-        todo!()
+    /// If one of them cannot be read or is something else, if the key may be read by others, or is another's.
+    pub fn read(cert: &Path, key: &Path) -> Result<Identity, Error> {
+        let identity = Identity { chain: pem::certificates(cert)?, key: pem::private_key(key)? };
+        let (cert, key) = (cert.to_owned(), key.to_owned());
+        match identity.certified() {
+            Ok(_) => Ok(identity),
+            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(Error::Mismatch { cert, key }),
+            Err(source) => Err(Error::Unfit { cert, key, source }),
+        }
     }
 
     /// What callers of a listener are shown: HTTP/2 and HTTP/1.1 by ALPN.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If key and certificate do not belong together, or the system has no random numbers.
     pub fn server(&self) -> Result<Arc<ServerConfig>, Error> {
-        todo!()
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified()?)));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Sessions are kept by callers: a store of ours would hold some KiB for each, or be too small for a fleet.
+        config.ticketer = Ticketer::new()?;
+        Ok(Arc::new(config))
+    }
+
+    fn certified(&self) -> Result<CertifiedKey, rustls::Error> {
+        CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &default_provider())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use rcgen::generate_simple_self_signed;
+
+    use super::*;
+
+    /// A folder with a certificate and its key.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Folder {
+            let folder = std::env::temp_dir().join(format!("lockgate-identity-{}-{test}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            let made = generate_simple_self_signed(vec!["gw.example".to_owned()]).unwrap();
+            let folder = Folder(folder);
+            folder.write("gw.pem", &made.cert.pem(), 0o644);
+            folder.write("gw.key", &made.signing_key.serialize_pem(), 0o600);
+            folder
+        }
+
+        fn write(&self, name: &str, text: &str, mode: u32) {
+            fs::write(self.0.join(name), text).unwrap();
+            fs::set_permissions(self.0.join(name), Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn read(&self) -> Result<Identity, String> {
+            Identity::read(&self.0.join("gw.pem"), &self.0.join("gw.key"))
+                .map_err(|error| error.to_string().replace(&self.0.display().to_string(), "D"))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    #[test]
+    fn a_certificate_with_its_key_serves_both_protocols() {
+        let folder = Folder::new("good");
+        let config = folder.read().unwrap().clone().server().unwrap();
+        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        assert!(config.ticketer.enabled());
+    }
+
+    #[test]
+    fn a_key_that_is_another_certificates_is_refused() {
+        let folder = Folder::new("mismatch");
+        folder.write("gw.key", &rcgen::KeyPair::generate().unwrap().serialize_pem(), 0o600);
+        assert_eq!(folder.read().unwrap_err(), "D/gw.key is not the key of D/gw.pem");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let folder = Folder::new("exposed");
+        fs::set_permissions(folder.0.join("gw.key"), Permissions::from_mode(0o644)).unwrap();
+        let told = folder.read().unwrap_err();
+        assert_eq!(told, "the private key D/gw.key may be read or written by others (its mode is 644)");
+    }
+
+    #[test]
+    fn what_tls_cannot_use_is_refused() {
+        let folder = Folder::new("unfit");
+        folder.write("gw.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644);
+        let told = folder.read().unwrap_err();
+        assert!(told.starts_with("D/gw.pem with the key D/gw.key cannot be used: "), "{told}");
     }
 }

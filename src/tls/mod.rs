@@ -7,4 +7,5 @@
 pub mod bundle;
 pub mod ca;
 pub mod identity;
+pub mod pem;
 pub mod verify;

@@ -1,0 +1,224 @@
+//! For whom an authority may vouch: name constraints (RFC 5280 §4.2.1.10), written and read.
+//!
+//! The extension is critical, as the RFC asks: OpenSSL (so curl, Python, Node and git), Java, rustls, Go and the browsers
+//! all honour it, also in a root. A stolen key can then sign for the hosts that are opened anyway, and for nothing else.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, GeneralSubtree as Found};
+
+use super::Subtree;
+
+/// The one name that is permitted where there should be none: nothing is ever found there (RFC 6761 §6.4). To exclude the
+/// empty name would say the same, but Java does not read it so.
+const NOBODY: &str = "invalid";
+
+/// The constraints of an authority for these names; `None`: it may vouch for anything.
+pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
+    let mut permitted = Vec::new();
+    for subtree in covers {
+        let subtree = match subtree {
+            Subtree::Any => return None,
+            Subtree::Name(name) => GeneralSubtree::DnsName(name.clone()),
+            Subtree::Address(address @ IpAddr::V4(_)) => {
+                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*address, 32))
+            }
+            Subtree::Address(address @ IpAddr::V6(_)) => {
+                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*address, 128))
+            }
+        };
+        if !permitted.contains(&subtree) {
+            permitted.push(subtree);
+        }
+    }
+    // A kind of name of which nothing is said is free, so each kind must be named.
+    if !permitted.iter().any(|subtree| matches!(subtree, GeneralSubtree::DnsName(_))) {
+        permitted.push(GeneralSubtree::DnsName(NOBODY.to_owned()));
+    }
+    let mut excluded = Vec::new();
+    if !permitted.iter().any(|subtree| matches!(subtree, GeneralSubtree::IpAddress(_))) {
+        for all in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            excluded.push(GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(all, 0)));
+        }
+    }
+    Some(NameConstraints { permitted_subtrees: permitted, excluded_subtrees: excluded })
+}
+
+/// For whom an authority may vouch, as its certificate says. Empty lists of what is permitted permit all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scope {
+    names: Vec<String>,
+    ranges: Vec<IpNet>,
+    no_names: Vec<String>,
+    no_ranges: Vec<IpNet>,
+}
+
+impl Scope {
+    /// Reads the constraints of a certificate.
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Result<Scope, String> {
+        let found = certificate.name_constraints().map_err(|error| error.to_string())?;
+        let mut scope = Scope::default();
+        let Some(constraints) = found.map(|extension| extension.value) else {
+            return Ok(scope);
+        };
+        read(constraints.permitted_subtrees.as_deref(), &mut scope.names, &mut scope.ranges)?;
+        read(constraints.excluded_subtrees.as_deref(), &mut scope.no_names, &mut scope.no_ranges)?;
+        Ok(scope)
+    }
+
+    /// Whether it may vouch for all of this.
+    pub fn covers(&self, subtree: &Subtree) -> bool {
+        match subtree {
+            Subtree::Any => *self == Scope::default(),
+            Subtree::Name(name) => {
+                let permitted = self.names.is_empty() || self.names.iter().any(|above| is_below(name, above));
+                let excluded = |other: &String| is_below(name, other) || is_below(other, name);
+                permitted && !self.no_names.iter().any(excluded)
+            }
+            Subtree::Address(address) => {
+                let permitted = self.ranges.is_empty() || self.ranges.iter().any(|range| range.contains(address));
+                permitted && !self.no_ranges.iter().any(|range| range.contains(address))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Scope::default() {
+            return out.write_str("any host");
+        }
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(
+            self.names.iter().filter(|name| *name != NOBODY).map(|name| format!("{name} and what is below it")),
+        );
+        parts.extend(self.ranges.iter().map(|range| match range.prefix_len() == range.max_prefix_len() {
+            true => range.addr().to_string(),
+            false => range.to_string(),
+        }));
+        if parts.is_empty() { out.write_str("no host") } else { out.write_str(&parts.join(", ")) }
+    }
+}
+
+fn read(subtrees: Option<&[Found<'_>]>, names: &mut Vec<String>, ranges: &mut Vec<IpNet>) -> Result<(), String> {
+    for subtree in subtrees.unwrap_or_default() {
+        match &subtree.base {
+            GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
+            GeneralName::IPAddress(bytes) => ranges.push(range(bytes)?),
+            // They bear on nothing that is in our leaves.
+            GeneralName::OtherName(..)
+            | GeneralName::RFC822Name(_)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::URI(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => {}
+        }
+    }
+    Ok(())
+}
+
+/// An address and its mask, one after the other.
+fn range(bytes: &[u8]) -> Result<IpNet, String> {
+    let (address, mask) = match bytes.len() {
+        8 => (v4(&bytes[..4]), v4(&bytes[4..])),
+        32 => (v6(&bytes[..16]), v6(&bytes[16..])),
+        length => return Err(format!("an address with its mask has 8 or 32 bytes, not {length}")),
+    };
+    match (address, mask) {
+        (Some(address), Some(mask)) => IpNet::with_netmask(address, mask).map_err(|error| error.to_string()),
+        _ => Err("an address cannot be read".to_owned()),
+    }
+}
+
+fn v4(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+fn v6(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+/// Whether a name is another, or below it.
+fn is_below(name: &str, above: &str) -> bool {
+    let rest = name.strip_suffix(above.trim_start_matches('.'));
+    match rest {
+        // The empty name is above all.
+        Some(_) if above.is_empty() => true,
+        // With a dot before it, it stands for what is below it alone, as most clients have it.
+        Some(rest) => rest.ends_with('.') || (rest.is_empty() && !above.starts_with('.')),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    fn name(text: &str) -> Subtree {
+        Subtree::Name(text.to_owned())
+    }
+
+    fn address(text: &str) -> Subtree {
+        Subtree::Address(text.parse().unwrap())
+    }
+
+    /// What a certificate with the constraints for these names says.
+    fn scope(covers: &[Subtree]) -> Scope {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.name_constraints = constraints(covers);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        Scope::of(&x509_parser::parse_x509_certificate(certificate.der()).unwrap().1).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let scope = scope(&[name("api.example"), name("api.example"), address("192.0.2.1"), address("2001:db8::1")]);
+        for covered in [name("api.example"), name("a.b.api.example"), address("192.0.2.1"), address("2001:db8::1")] {
+            assert!(scope.covers(&covered), "{covered:?}");
+        }
+        for not in [name("example"), name("xapi.example"), address("192.0.2.2"), address("2001:db8::2"), Subtree::Any] {
+            assert!(!scope.covers(&not), "{not:?}");
+        }
+        assert_eq!(scope.to_string(), "api.example and what is below it, 192.0.2.1, 2001:db8::1");
+    }
+
+    #[test]
+    fn where_only_names_are_covered_no_address_is_and_the_other_way_round() {
+        let names = scope(&[name("a.example")]);
+        assert!(!names.covers(&address("192.0.2.1")) && !names.covers(&address("2001:db8::1")));
+        let addresses = scope(&[address("192.0.2.1")]);
+        assert!(!addresses.covers(&name("a.example")) && !addresses.covers(&address("2001:db8::1")));
+        assert_eq!(addresses.to_string(), "192.0.2.1");
+        assert_eq!(scope(&[]).to_string(), "no host");
+    }
+
+    #[test]
+    fn whoever_covers_all_has_no_constraints() {
+        let scope = scope(&[name("a.example"), Subtree::Any]);
+        assert!(scope.covers(&Subtree::Any) && scope.covers(&name("x")) && scope.covers(&address("::1")));
+        assert_eq!(scope.to_string(), "any host");
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_covered() {
+        let scope = Scope {
+            names: vec!["example".to_owned()],
+            no_names: vec![".b.example".to_owned(), String::new()],
+            ..Scope::default()
+        };
+        assert!(!scope.covers(&name("a.example")), "the empty name is above all");
+        let scope = Scope { no_names: vec![".b.example".to_owned()], ..scope };
+        assert!(scope.covers(&name("a.example")));
+        assert!(!scope.covers(&name("b.example")), "what is below it is not all covered");
+        assert!(!scope.covers(&name("c.b.example")));
+    }
+}

@@ -1,0 +1,197 @@
+//! Leaf certificates: made on demand, and shown again as long as they are fresh.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, SerialNumber,
+};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+
+use super::Fault;
+use super::keep::{BACKDATED, Kept, date, serial, set_validity, unix};
+
+/// How long a leaf is valid: there is no way to revoke one.
+const LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+/// A new one is made when less than this is left, so that no caller whose clock is ahead is shown one that has expired.
+const FRESH: Duration = Duration::from_secs(2 * 86_400);
+/// How many are kept. One takes some 2 KiB, and 100 µs to make; a pattern such as `*.example.com` can name any number of hosts.
+const MOST: usize = 1_024;
+
+/// The leaves of an authority.
+pub(super) struct Leaves {
+    maker: Arc<Maker>,
+    shelf: Mutex<Shelf>,
+}
+
+/// What leaves are made with.
+struct Maker {
+    issuer: Issuer<'static, KeyPair>,
+    /// The last second of the authority itself.
+    not_after: i64,
+    /// One key for all leaves of a process. It lives in memory alone, and beside the key of the authority, so a key for
+    /// each leaf would protect nothing.
+    key: KeyPair,
+    signing: Arc<dyn SigningKey>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// The leaves that are kept, by host. What is not used longest goes first.
+#[derive(Default)]
+struct Shelf {
+    places: HashMap<Box<str>, Place>,
+    uses: u64,
+}
+
+/// One host's leaf, made or in the making.
+struct Place {
+    leaf: Arc<OnceCell<Leaf>>,
+    last_use: u64,
+}
+
+/// A leaf, and when it may be shown, in Unix time.
+struct Leaf {
+    config: Arc<ServerConfig>,
+    not_before: Duration,
+    fresh_until: Duration,
+}
+
+impl Leaf {
+    /// A wall clock may also have been set back.
+    fn is_fresh(&self, now: Duration) -> bool {
+        (self.not_before..self.fresh_until).contains(&now)
+    }
+}
+
+impl Leaves {
+    pub(super) fn new(kept: Kept) -> Result<Leaves, Fault> {
+        let provider = Arc::new(default_provider());
+        let key = KeyPair::generate().map_err(making)?;
+        let der = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let signing = provider.key_provider.load_private_key(der.into()).map_err(making)?;
+        // Its name and key identifier are taken as they stand in the certificate, byte for byte, or chains would break.
+        let issuer = Issuer::from_ca_cert_der(&kept.certificate, kept.key).map_err(making)?;
+        let maker = Maker { issuer, not_after: kept.portrait.not_after, key, signing, provider };
+        Ok(Leaves { maker: Arc::new(maker), shelf: Mutex::default() })
+    }
+
+    /// The leaf for a host. Of several who ask at one time one makes it, and all get it.
+    pub(super) async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, Fault> {
+        let now = unix(wall_unix_nanos);
+        let place = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).place(host, now);
+        let make = || async {
+            let (maker, host) = (Arc::clone(&self.maker), host.to_owned());
+            spawn_blocking(move || maker.make(&host, now)).await.map_err(making)?
+        };
+        Ok(Arc::clone(&place.get_or_try_init(make).await?.config))
+    }
+}
+
+impl Shelf {
+    /// The host's place: with a fresh leaf, or one that is to be made.
+    fn place(&mut self, host: &str, now: Duration) -> Arc<OnceCell<Leaf>> {
+        self.uses += 1;
+        if let Some(place) = self.places.get_mut(host) {
+            place.last_use = self.uses;
+            if place.leaf.get().is_some_and(|leaf| !leaf.is_fresh(now)) {
+                place.leaf = Arc::default();
+            }
+            return Arc::clone(&place.leaf);
+        }
+        if self.places.len() >= MOST {
+            self.drop_oldest();
+        }
+        let leaf = Arc::default();
+        self.places.insert(host.into(), Place { leaf: Arc::clone(&leaf), last_use: self.uses });
+        leaf
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = self.places.iter().min_by_key(|(_, place)| place.last_use).map(|(host, _)| host.clone());
+        if let Some(host) = oldest {
+            self.places.remove(&host);
+        }
+    }
+}
+
+impl Maker {
+    fn make(&self, host: &str, now: Duration) -> Result<Leaf, Fault> {
+        let end = Duration::from_secs(u64::try_from(self.not_after).unwrap_or(0));
+        let (not_before, not_after) = (now.saturating_sub(BACKDATED), (now + LIFETIME).min(end));
+        if now > end {
+            return Err(Fault::Ended { until: date(self.not_after) });
+        }
+        let certificate = self.sign(host, not_before, not_after)?;
+        let config = self.config(certificate).map_err(making)?;
+        // Near the end of the authority nothing is fresh for long, and a leaf is good to its last second.
+        let fresh_until = if not_after == end { end } else { not_after - FRESH };
+        Ok(Leaf { config: Arc::new(config), not_before, fresh_until })
+    }
+
+    fn sign(&self, host: &str, not_before: Duration, not_after: Duration) -> Result<CertificateDer<'static>, Fault> {
+        let name = match host.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(host.try_into().map_err(|_| Fault::Name(host.to_owned()))?),
+        };
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(SerialNumber::from_slice(&serial().map_err(making)?));
+        // The host stands in the alternative names alone (RFC 9525 §6.3): a common name has 64 characters at most, and
+        // that of an address would be held against the name constraints as if it were a DNS name.
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "lockgate");
+        params.subject_alt_names = vec![name];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, not_before, not_after);
+        Ok(params.signed_by(&self.key, &self.issuer).map_err(making)?.der().clone())
+    }
+
+    /// What speaks TLS with this leaf. The authority itself is not sent: who believes it has it.
+    fn config(&self, certificate: CertificateDer<'static>) -> Result<ServerConfig, rustls::Error> {
+        let certified = CertifiedKey::new(vec![certificate], Arc::clone(&self.signing));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Sessions are kept by callers, in tickets: a store of ours would hold some KiB for each caller, or be too small for
+        // a fleet. Each leaf has ticket keys of its own, so that no session outlives its leaf or its authority by more than
+        // its connections, nor is resumed at another host.
+        config.ticketer = Ticketer::new()?;
+        Ok(config)
+    }
+}
+
+fn making(error: impl std::fmt::Display) -> Fault {
+    Fault::Making(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shelf_has_a_bound_and_what_is_not_used_longest_goes() {
+        let mut shelf = Shelf::default();
+        let now = Duration::from_secs(1);
+        for host in 0..MOST {
+            shelf.place(&host.to_string(), now);
+        }
+        let first = shelf.place("0", now);
+        shelf.place("one more", now);
+        assert_eq!(shelf.places.len(), MOST);
+        assert!(!shelf.places.contains_key("1"), "it was not used since");
+        assert!(Arc::ptr_eq(&shelf.place("0", now), &first), "it was used");
+    }
+}

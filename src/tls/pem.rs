@@ -1,0 +1,193 @@
+//! PEM files: certificates, and private keys that nobody but their owner may read.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// More than any chain or key takes; what is named by mistake may be a disk.
+const LARGEST: u64 = 1 << 20;
+
+/// Why a PEM file cannot be used. The gateway's user is at fault in each case.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not there, or may not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A private key that others can read is no longer private.
+    #[error("the private key {} may be read or written by others (its mode is {mode:03o})", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its rights.
+        mode: u32,
+    },
+    /// It is broken.
+    #[error("{} is not PEM: {why}", path.display())]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It has no certificate in it.
+    #[error("{} holds no certificate", .0.display())]
+    NoCertificate(PathBuf),
+    /// It has no private key in it.
+    #[error("{} holds no private key", .0.display())]
+    NoKey(PathBuf),
+    /// Its key is locked with a password.
+    #[error("the private key in {} is encrypted", .0.display())]
+    Encrypted(PathBuf),
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Error::Read { .. } => "name a file that the gateway's user can read".to_owned(),
+            Error::Exposed { path, .. } => format!("run `chmod 600 {}`", path.display()),
+            Error::NotPem { .. } => "a text file with lines such as -----BEGIN CERTIFICATE-----".to_owned(),
+            Error::NoCertificate(_) => "a PEM file with a certificate (-----BEGIN CERTIFICATE-----)".to_owned(),
+            Error::NoKey(_) => "a PEM file with a private key (-----BEGIN PRIVATE KEY-----)".to_owned(),
+            Error::Encrypted(path) => {
+                format!("decrypt it: `openssl pkey -in {0} -out {0}.plain`", path.display())
+            }
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Error::Read { path, .. } | Error::Exposed { path, .. } | Error::NotPem { path, .. } => path,
+            Error::NoCertificate(path) | Error::NoKey(path) | Error::Encrypted(path) => path,
+        }
+    }
+
+    /// Whether the file is there, and is kept from us.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Error::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// Whether there is no such file.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// All certificates of a file, at least one.
+///
+/// # Errors
+/// If it cannot be read, or holds none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let text = read(path, open(path)?)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.map_err(|error| not_pem(path, &error))?;
+    if found.is_empty() { Err(Error::NoCertificate(path.to_owned())) } else { Ok(found) }
+}
+
+/// The first private key of a file that only its owner may read: PKCS #8, SEC 1 (`EC PRIVATE KEY`) or PKCS #1
+/// (`RSA PRIVATE KEY`).
+///
+/// # Errors
+/// If it cannot be read, may be read or written by others, or holds no key that is not encrypted.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    let file = open(path)?;
+    // The file that is open is asked, not its name, which may lead elsewhere in a moment.
+    let mode = file.metadata().map_err(|source| unreadable(path, source))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Error::Exposed { path: path.to_owned(), mode });
+    }
+    let text = read(path, file)?;
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) if is_encrypted(&text) => Err(Error::Encrypted(path.to_owned())),
+        Err(pem::Error::NoItemsFound) => Err(Error::NoKey(path.to_owned())),
+        Err(error) => Err(not_pem(path, &error)),
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|source| unreadable(path, source))
+}
+
+fn read(path: &Path, file: File) -> Result<Vec<u8>, Error> {
+    let mut text = Vec::new();
+    file.take(LARGEST).read_to_end(&mut text).map_err(|source| unreadable(path, source))?;
+    Ok(text)
+}
+
+fn unreadable(path: &Path, source: io::Error) -> Error {
+    Error::Read { path: path.to_owned(), source }
+}
+
+fn not_pem(path: &Path, error: &pem::Error) -> Error {
+    Error::NotPem { path: path.to_owned(), why: error.to_string() }
+}
+
+/// PKCS #8 says so in its label, the older forms in a header (RFC 1421 §4.6.1.1).
+fn is_encrypted(text: &[u8]) -> bool {
+    let has = |mark: &[u8]| memchr::memmem::find(text, mark).is_some();
+    has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+
+    use super::*;
+
+    fn file(test: &str, text: &str, mode: u32) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("lockgate-pem-{}-{test}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn key(test: &str, text: &str, mode: u32) -> Result<PrivateKeyDer<'static>, String> {
+        let path = file(test, text, mode);
+        let found = private_key(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "F"));
+        std::fs::remove_file(path).unwrap();
+        found
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_or_write_is_refused() {
+        let text = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        for mode in [0o600, 0o400, 0o700] {
+            assert!(key("mine", &text, mode).is_ok(), "{mode:o}");
+        }
+        for mode in [0o644, 0o640, 0o620, 0o604, 0o602, 0o610] {
+            let told = format!("the private key F may be read or written by others (its mode is {mode:03o})");
+            assert_eq!(key("ours", &text, mode).unwrap_err(), told);
+        }
+        let exposed = Error::Exposed { path: "a/b.key".into(), mode: 0o644 };
+        assert_eq!(exposed.remedy(), "run `chmod 600 a/b.key`");
+    }
+
+    #[test]
+    fn what_holds_no_usable_key_is_told_apart() {
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        assert_eq!(key("locked", encrypted, 0o600).unwrap_err(), "the private key in F is encrypted");
+        assert_eq!(key("none", "nothing\n", 0o600).unwrap_err(), "F holds no private key");
+        let broken = "-----BEGIN PRIVATE KEY-----\n%%\n-----END PRIVATE KEY-----\n";
+        assert!(key("broken", broken, 0o600).unwrap_err().starts_with("F is not PEM: "));
+        let missing = private_key(Path::new("/nowhere/none.key")).unwrap_err();
+        assert!(missing.is_missing() && !missing.is_denied(), "{missing}");
+    }
+
+    #[test]
+    fn a_certificate_file_holds_at_least_one() {
+        let path = file("empty", "nothing\n", 0o644);
+        assert!(matches!(certificates(&path), Err(Error::NoCertificate(_))));
+        std::fs::remove_file(path).unwrap();
+    }
+}
