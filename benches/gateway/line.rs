@@ -35,8 +35,7 @@ impl Path {
         }
         let tls = match &self.tls {
             Some((name, config)) => {
-                let mut session =
-                    ClientConnection::new(config.clone(), name.clone()).map_err(io::Error::other)?;
+                let mut session = ClientConnection::new(config.clone(), name.clone()).map_err(io::Error::other)?;
                 while session.is_handshaking() {
                     session.complete_io(&mut tcp)?;
                 }

@@ -57,14 +57,7 @@ impl World {
             door.set_nonblocking(true)?;
             poller.add(door, DOOR, EventFlags::IN)?;
         }
-        Ok(World {
-            poller,
-            door,
-            served: Vec::new(),
-            callers: Vec::new(),
-            buffer: vec![0; 16 * 1024],
-            arrivals: None,
-        })
+        Ok(World { poller, door, served: Vec::new(), callers: Vec::new(), buffer: vec![0; 16 * 1024], arrivals: None })
     }
 
     /// Serves as an origin for good.

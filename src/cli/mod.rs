@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0, 1 (failure), 2 (wrong usage, or a configuration that nothing can run with).
 
+mod ca;
 mod check;
 mod env;
 mod run;
@@ -38,6 +39,11 @@ enum Command {
     Check,
     /// Print what lets programs use the gateway: eval "$(lockgate env)"
     Env,
+    /// The authority that vouches for the gateway where it opens tunnels
+    Ca {
+        #[command(subcommand)]
+        command: ca::Command,
+    },
     /// Manage who may use the gateway
     User {
         #[command(subcommand)]
@@ -53,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Run => run::run(wish),
         Command::Check => check::check(wish),
         Command::Env => env::env(wish),
+        Command::Ca { command } => ca::ca(command, wish),
         Command::User { command } => user::user(command, wish),
     }
 }

@@ -4,16 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use ipnet::IpNet;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::file::{Access, Destination, File, Route};
-use super::walk::{At, Place, Reader, Written};
-use super::{Settings, limit, users};
+use super::walk::{At, Reader, Written};
+use super::{Settings, limit, tls, users};
 use crate::gate;
 use crate::net::dial;
 use crate::proxy::{self, PoolSettings, access, target};
-use crate::tls::verify;
 
 /// Where lockgate listens unless it is told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -24,12 +21,13 @@ const IDLE_PER_ORIGIN: usize = 64;
 /// Builds the settings. Where something is wrong it is reported, and the settings are of no use.
 /// `folder` is where relative paths begin.
 pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings {
-    let listen = listen(&file.listen, reader);
+    let listen = listen(&file.listen.proxy, reader);
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
     check_open(&file, loopback_only, reader);
     let access = access(&file.access, loopback_only, folder, reader);
     let routes = routes(file.routes, reader);
-    let trust = trust(&file.trust, folder, reader);
+    let tls = tls::check(&file.tls, folder, reader);
+    let identity = tls::identity(&file.listen.tls, folder, reader);
     let checked = limit::check_all(file.limits, reader);
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
     let (mut limits, mut rules, mut meanings) = (Vec::new(), Vec::new(), Vec::new());
@@ -49,11 +47,11 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
                 deny_private: !loopback_only,
                 own: listen.clone(),
             },
-            tls: verify::Settings { trust, identities: Vec::new() },
-            identities: Vec::new(),
-            intercept: Vec::new(),
-            authority: None,
-            identity: None,
+            tls: tls.verify,
+            identities: tls.identities,
+            intercept: tls.intercept,
+            authority: tls.authority,
+            identity,
             access_log: file.log.access,
             pool: PoolSettings { idle_per_origin: IDLE_PER_ORIGIN, idle_timeout: file.timeouts.idle },
             timeouts: file.timeouts,
@@ -86,7 +84,7 @@ fn check_open(file: &File, loopback_only: bool, reader: &Reader<'_>) {
     if loopback_only || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
         return;
     }
-    let open = file.listen.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
+    let open = file.listen.proxy.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
     if let Some(at) = open {
         let message = format!("{} can be reached by others, and nothing says who may use it", at.value);
         let right = "add [access] with allow_from = [\"10.0.0.0/8\"] (your callers' addresses), or users = \"users\"";
@@ -168,34 +166,4 @@ fn routes(written: Vec<Route>, reader: &Reader<'_>) -> Vec<target::Route> {
         }
     }
     routes
-}
-
-fn trust(written: &[At<std::path::PathBuf>], folder: &Path, reader: &Reader<'_>) -> Vec<CertificateDer<'static>> {
-    let mut certificates = Vec::new();
-    for at in written {
-        match read_pem(&folder.join(&at.value)) {
-            Ok(found) => certificates.extend(found),
-            Err(message) => wrong_pem(&at.place, &message, reader),
-        }
-    }
-    certificates
-}
-
-fn wrong_pem(place: &Place, message: &str, reader: &Reader<'_>) {
-    reader.error(place, message, "a PEM file with one certificate or more");
-}
-
-/// The certificates of a PEM file, each one readable as a root.
-fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let shown = path.display();
-    let text = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let found = found.map_err(|error| format!("{shown} is not PEM: {error}"))?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in &found {
-        roots
-            .add(certificate.clone())
-            .map_err(|error| format!("{shown} holds no certificate that can be trusted: {error}"))?;
-    }
-    if found.is_empty() { Err(format!("{shown} holds no certificate")) } else { Ok(found) }
 }

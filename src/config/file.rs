@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::item::Item;
 use super::value::{
-    address, cost, destination, host, key_part, method, name, path, path_pattern, plain_path, port, range, zone,
+    address, cost, destination, folder, host, key_part, method, name, path, path_pattern, plain_path, port, range, zone,
 };
 use super::walk::{At, Place, Table, Written};
 use crate::locker::{Counts, ShareBy, WhenFull};
@@ -36,13 +36,45 @@ const MOST_RETRIES: u32 = 5;
 /// `proxy.toml`.
 #[derive(Debug)]
 pub(super) struct File {
-    pub(super) listen: Written<Vec<At<SocketAddr>>>,
+    pub(super) listen: Listen,
     pub(super) limits: Vec<Limit>,
     pub(super) routes: Vec<Route>,
-    pub(super) trust: Vec<At<PathBuf>>,
+    pub(super) tls: Tls,
     pub(super) access: Access,
     pub(super) timeouts: Timeouts,
     pub(super) log: Log,
+}
+
+/// `[listen]`
+#[derive(Debug)]
+pub(super) struct Listen {
+    pub(super) proxy: Written<Vec<At<SocketAddr>>>,
+    pub(super) tls: Pair,
+}
+
+/// A certificate and its key.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) place: Place,
+    pub(super) is_there: bool,
+    pub(super) cert: Written<PathBuf>,
+    pub(super) key: Written<PathBuf>,
+}
+
+/// `[tls]`
+#[derive(Debug)]
+pub(super) struct Tls {
+    pub(super) intercept: Vec<At<Pattern<HostPattern>>>,
+    pub(super) ca_dir: Written<PathBuf>,
+    pub(super) trust: Vec<At<PathBuf>>,
+    pub(super) clients: Vec<Shown>,
+}
+
+/// `[[tls.client]]`: what an origin is shown that asks who we are.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) hosts: Written<Vec<At<Pattern<HostPattern>>>>,
+    pub(super) pair: Pair,
 }
 
 /// `[[limit]]`
@@ -131,14 +163,59 @@ pub(super) struct Log {
 impl File {
     pub(super) fn read(root: &mut Table<'_>) -> File {
         File {
-            listen: root.section("listen", "[listen]", |listen| listen.get("proxy", |v| v.some(address))),
+            listen: root.section("listen", "[listen]", Listen::read),
             limits: root.sections("limit", "[[limit]]", Limit::read),
             routes: root.sections("route", "[[route]]", Route::read),
-            trust: root.section("tls", "[tls]", |tls| tls.get("trust", |v| v.each(path)).or(Vec::new())),
+            tls: root.section("tls", "[tls]", Tls::read),
             access: root.section("access", "[access]", Access::read),
             timeouts: root.section("timeouts", "[timeouts]", timeouts),
             log: root.section("log", "[log]", Log::read),
         }
+    }
+}
+
+impl Listen {
+    fn read(table: &mut Table<'_>) -> Listen {
+        Listen {
+            proxy: table.get("proxy", |v| v.some(address)),
+            tls: table.inline("tls", "{ cert = \"gateway.pem\", key = \"gateway.key\" }", Pair::read),
+        }
+    }
+}
+
+impl Pair {
+    fn read(table: &mut Table<'_>) -> Pair {
+        let (place, is_there) = (table.place(), table.is_there());
+        let mut pair = Pair { place, is_there, cert: table.get("cert", path), key: table.get("key", path) };
+        for key in table.meant() {
+            match key {
+                "cert" => pair.cert.misspelt(),
+                "key" => pair.key.misspelt(),
+                _ => {}
+            }
+        }
+        pair
+    }
+}
+
+impl Tls {
+    fn read(table: &mut Table<'_>) -> Tls {
+        Tls {
+            intercept: table.get("intercept", |v| v.each(host)).or(Vec::new()),
+            ca_dir: table.get("ca_dir", folder),
+            trust: table.get("trust", |v| v.each(path)).or(Vec::new()),
+            clients: table.sections("client", "[[tls.client]]", Shown::read),
+        }
+    }
+}
+
+impl Shown {
+    fn read(table: &mut Table<'_>) -> Shown {
+        let mut hosts = table.get("host", |v| v.some(host));
+        if table.meant().contains(&"host") {
+            hosts.misspelt();
+        }
+        Shown { hosts, pair: Pair::read(table) }
     }
 }
 
@@ -147,7 +224,7 @@ impl Limit {
         let mut limit = Limit {
             place: table.place(),
             name: table.get("name", name),
-            matching: table.section("match", "match", Match::read),
+            matching: table.inline("match", "{ host = \"api.example.com\" }", Match::read),
             requests: table.get("requests", |v| v.number(1..=MOST_SLOTS)),
             per: table.get("per", |v| v.duration(MS..=LONGEST)),
             key: table.get("key", |v| v.each(key_part)).or(Vec::new()),

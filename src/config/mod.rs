@@ -16,6 +16,7 @@ mod report;
 mod span;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub(crate) mod users;
 mod value;
 mod walk;
@@ -31,6 +32,7 @@ pub use self::report::{Report, Severity};
 use self::file::File;
 use self::report::Source;
 use self::walk::Reader;
+use crate::tls::ca;
 use crate::{gate, proxy};
 
 /// The smallest file that is of use, for those whose file is empty.
@@ -93,6 +95,22 @@ impl Settings {
 pub fn read(path: &Path) -> Result<Settings, Error> {
     let source = load(path)?;
     parse(&source, folder(path)).map_err(Error::Invalid)
+}
+
+/// The authority that the file names, in whatever state its files are; it covers nothing if no host is intercepted.
+///
+/// # Errors
+/// `Read` if there is no such file, `Invalid` with what is wrong in it, as far as that needs no other file.
+pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
+    let source = load(path)?;
+    let document = document(&source).map_err(Error::Invalid)?;
+    let reader = Reader::new(&source);
+    let mut root = reader.root(document.get_ref());
+    let file = File::read(&mut root);
+    root.end();
+    let authority = tls::authority(&file.tls, folder(path));
+    let reports = reader.into_reports();
+    if reports.is_empty() { Ok(authority) } else { Err(Error::Invalid(reports)) }
 }
 
 /// The users file that the file names, whether it is there or not.

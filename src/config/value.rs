@@ -26,9 +26,15 @@ pub(super) fn port(item: &Item<'_>) -> Option<u16> {
 }
 
 pub(super) fn path(item: &Item<'_>) -> Option<PathBuf> {
-    item.parse("the path of a file, relative to the folder of this one", |text| {
-        (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
-    })
+    item.parse("the path of a file, relative to the folder of this one", some_path)
+}
+
+pub(super) fn folder(item: &Item<'_>) -> Option<PathBuf> {
+    item.parse("the path of a folder, relative to the folder of this file", some_path)
+}
+
+fn some_path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
 }
 
 /// Names appear in header fields, log lines and metrics: letters that need no quoting in any of them.

@@ -125,23 +125,43 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// One sub-table, `[key]` or `key = { … }`.
+    /// Whether the file has it.
+    pub(super) fn is_there(&self) -> bool {
+        self.entries.is_some()
+    }
+
+    /// One section, `[key]`.
     pub(super) fn section<T>(
         &mut self,
         key: &'static str,
         heading: &'static str,
         read: impl FnOnce(&mut Table<'a>) -> T,
     ) -> T {
+        let right = format!("write {heading} on a line of its own, and its keys below");
+        self.sub_table(key, heading, &right, read)
+    }
+
+    /// One table in a line, `key = { … }`, such as the example shows.
+    pub(super) fn inline<T>(
+        &mut self,
+        key: &'static str,
+        example: &'static str,
+        read: impl FnOnce(&mut Table<'a>) -> T,
+    ) -> T {
+        self.sub_table(key, key, &format!("a table, such as {key} = {example}"), read)
+    }
+
+    fn sub_table<T>(
+        &mut self,
+        key: &'static str,
+        heading: &'static str,
+        right: &str,
+        read: impl FnOnce(&mut Table<'a>) -> T,
+    ) -> T {
         let (entries, place) = match self.take(key) {
             None => (None, self.place()),
             Some(Item { value: DeValue::Table(entries), place, .. }) => (Some(entries), place),
             Some(item) => {
-                let right = match heading.starts_with('[') {
-                    true => format!("write {heading} on a line of its own, and its keys below"),
-                    false => {
-                        format!("a table, such as {heading} = {{ host = \"api.example.com\" }}")
-                    }
-                };
                 item.wrong::<()>(format_args!("`{key}` is {}", kind(item.value)), right);
                 (None, item.place)
             }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::host::{Authority, Fault};
+use crate::tls::ca::Subtree;
 
 /// Which hosts: `api.example`, `*.example` (any depth below it, not itself), `*`; each may end in `:port`.
 #[derive(Clone, Debug)]
@@ -58,6 +59,15 @@ impl HostPattern {
             HostShape::Below(suffix) => host.len() > suffix.len() && host.ends_with(&**suffix),
         };
         host_fits && self.port.is_none_or(|only| only == port)
+    }
+
+    /// The names that an authority must be able to vouch for, so that tunnels to these hosts can be opened.
+    pub fn subtree(&self) -> Subtree {
+        match &self.shape {
+            HostShape::Any => Subtree::Any,
+            HostShape::Exact(host) => host.parse().map_or_else(|_| Subtree::Name(host.to_string()), Subtree::Address),
+            HostShape::Below(suffix) => Subtree::Name(suffix.trim_start_matches('.').to_owned()),
+        }
     }
 
     /// Whether it singles hosts out; `*` does not.

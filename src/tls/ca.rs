@@ -247,7 +247,7 @@ impl Authority {
 /// # Errors
 /// As [`Authority::open`].
 pub fn look(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Portrait>, Error> {
-    Ok(keep::read(settings, wall_unix_nanos)?.map(|kept| kept.portrait))
+    Ok(keep::look(settings, wall_unix_nanos)?.map(|kept| kept.portrait))
 }
 
 /// Makes the authority if there is none, and looks at it.

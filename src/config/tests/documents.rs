@@ -86,7 +86,9 @@ fn the_commented_default_shows_every_key_there_is() {
         ("match", "[[limit]]\n[limit.match]\n"),
         ("[[route]]", "[[route]]\n"),
         ("[listen]", "[listen]\n"),
+        ("tls", "[listen.tls]\n"),
         ("[tls]", "[tls]\n"),
+        ("[[tls.client]]", "[[tls.client]]\n"),
         ("[access]", "[access]\n"),
         ("[timeouts]", "[timeouts]\n"),
         ("[log]", "[log]\n"),
@@ -102,6 +104,7 @@ fn the_commented_default_shows_every_key_there_is() {
                 format!("\n# {key} "),
                 format!("{{ {key} "),
                 format!(", {key} "),
+                format!("\n# [[tls.{key}]]\n"),
             ];
             assert!(written.iter().any(|form| shown.contains(form)), "{heading} {key} is missing in config/proxy.toml");
         }

@@ -3,7 +3,10 @@
 mod documents;
 mod meanings;
 mod mistakes;
+mod tls;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -29,13 +32,21 @@ fn bad(text: &str) -> Vec<Report> {
     }
 }
 
-/// A folder with the files that examples speak of: `users` with one user, and `internal-ca.pem`.
+/// A folder with the files that examples speak of: `users` with one user, `internal-ca.pem`, and the certificates with
+/// their keys that `gateway`, `client` and `other` have.
 fn folder(test: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("lockgate-config-{}-{test}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let hash = "$2y$05$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234";
     std::fs::write(folder.join("users"), format!("ana:{hash}\n")).unwrap();
-    let certified = rcgen::generate_simple_self_signed(vec!["internal.example".to_owned()]).unwrap();
-    std::fs::write(folder.join("internal-ca.pem"), certified.cert.pem()).unwrap();
+    let certified = |name: &str| rcgen::generate_simple_self_signed(vec![format!("{name}.example")]).unwrap();
+    std::fs::write(folder.join("internal-ca.pem"), certified("internal").cert.pem()).unwrap();
+    for name in ["gateway", "client", "other"] {
+        let made = certified(name);
+        std::fs::write(folder.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        let key = folder.join(format!("{name}.key"));
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    }
     folder
 }

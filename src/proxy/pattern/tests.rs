@@ -203,3 +203,13 @@ fn a_path_pattern_that_makes_no_sense_says_why() {
         assert!(error.contains(why), "{text}: {error}");
     }
 }
+
+#[test]
+fn what_a_pattern_matches_is_what_an_authority_must_cover() {
+    let subtree = |text: &str| HostPattern::parse(text).unwrap().subtree().to_string();
+    assert_eq!(subtree("API.example.:8443"), "api.example");
+    assert_eq!(subtree("*.example"), "example");
+    assert_eq!(subtree("192.0.2.1"), "192.0.2.1");
+    assert_eq!(subtree("[::FFFF:192.0.2.1]:443"), "192.0.2.1");
+    assert_eq!(subtree("*:443"), "every host");
+}

@@ -36,13 +36,10 @@ pub(super) struct Kept {
 
 /// Reads the authority, or makes it if there is none.
 pub(super) fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<Kept, Fault> {
-    // Without the lock at first: where there is an authority, a folder that may only be read will do.
-    match read(settings, wall_unix_nanos) {
-        Ok(Some(kept)) => return Ok(kept),
-        // Somebody may be at work there.
-        Ok(None) | Err(Fault::Half { .. } | Fault::Mismatch { .. }) => {}
-        Err(fault) => return Err(fault),
+    if let Some(kept) = look(settings, wall_unix_nanos)? {
+        return Ok(kept);
     }
+    make_folder(&settings.dir)?;
     let _lock = lock(&settings.dir)?;
     match read(settings, wall_unix_nanos)? {
         Some(kept) => Ok(kept),
@@ -50,8 +47,22 @@ pub(super) fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<Kept, F
     }
 }
 
+/// Reads the authority if there is one.
+pub(super) fn look(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Kept>, Fault> {
+    // Without the lock at first: where there is an authority, a folder that may only be read will do.
+    match read(settings, wall_unix_nanos) {
+        // Somebody may be at work there, and done when we have the lock.
+        Err(Fault::Half { .. } | Fault::Mismatch { .. }) => {
+            let _lock = lock(&settings.dir)?;
+            read(settings, wall_unix_nanos)
+        }
+        settled => settled,
+    }
+}
+
 /// Makes a new authority in the place of the old one.
 pub(super) fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<Kept, Fault> {
+    make_folder(&settings.dir)?;
     let _lock = lock(&settings.dir)?;
     let path = Authority::path(&settings.dir);
     // What no program can have believed is not kept.
@@ -72,17 +83,21 @@ pub(super) fn warn_of_end(portrait: &Portrait, wall_unix_nanos: i128) {
     }
 }
 
-/// The folder, made if need be, and ours alone until the file is dropped.
+fn make_folder(dir: &Path) -> Result<(), Fault> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| Fault::Write { path: dir.to_owned(), source })
+}
+
+/// The folder, which is ours alone until the file is dropped.
 fn lock(dir: &Path) -> Result<File, Fault> {
     let failed = |source| Fault::Write { path: dir.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let folder = File::open(dir).map_err(failed)?;
     folder.lock().map_err(failed)?;
     Ok(folder)
 }
 
 /// The authority that is there, checked; `None` if there is none.
-pub(super) fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Kept>, Fault> {
+fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Kept>, Fault> {
     let (path, key_path) = (Authority::path(&settings.dir), Authority::key_path(&settings.dir));
     let (certificate, key) = match (pem::certificates(&path), pem::private_key(&key_path)) {
         (Ok(certificates), Ok(key)) => (certificates, key),

@@ -218,7 +218,7 @@ fn who_reads_while_it_is_rotated_reads_the_old_or_the_new_one() {
     make(&settings, NOW).unwrap();
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..3)
-            .map(|_| scope.spawn(|| (0..40).for_each(|_| drop(Authority::open(&settings, NOW).unwrap()))))
+            .map(|_| scope.spawn(|| (0..40).for_each(|_| drop(look(&settings, NOW).unwrap().unwrap()))))
             .collect();
         for _ in 0..10 {
             rotate(&settings, NOW).unwrap();
