@@ -49,9 +49,9 @@ pub enum Error {
     /// The system gives no thread, poll or signal handler.
     #[error("cannot start a runtime")]
     Runtime(#[source] io::Error),
-    /// No certificate of an origin could be checked.
-    #[error("no root certificates can be read")]
-    Roots(#[source] io::Error),
+    /// Certificates or keys are missing or wrong.
+    #[error(transparent)]
+    Proxy(#[from] proxy::Error),
     /// Nobody would be woken any more. A fault of the gateway's.
     #[error("the gate's timer stopped: {0}")]
     Timer(String),
@@ -83,8 +83,7 @@ async fn serve(mut settings: Settings, announce: impl FnOnce(&Settings)) -> Resu
     let gate = Gate::new(settings.gate.clone(), Clock::start());
     let drain = Drain::new();
     let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), gate.clock());
-    let proxy = Proxy::new(settings.proxy.clone(), Arc::clone(&gate), drain.clone(), log.clone());
-    let proxy = proxy.map_err(Error::Roots)?;
+    let proxy = Proxy::new(settings.proxy.clone(), Arc::clone(&gate), drain.clone(), log.clone())?;
     let crew = Rc::new(Crew::start(&proxy).map_err(Error::Runtime)?);
 
     announce(&settings);

@@ -1,7 +1,7 @@
 //! One timer per connection, for every deadline of its life.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -46,6 +46,16 @@ impl Alarm {
         Poll::Pending
     }
 
+    /// Runs `work` until it rings: `None` if it does.
+    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => self.poll_ring(cx).map(|()| None),
+        })
+        .await
+    }
+
     fn at(clock: Clock, after: Duration) -> Instant {
         Instant::from_std(clock.instant(clock.now() + after))
     }
@@ -53,7 +63,6 @@ impl Alarm {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
     use std::task::Waker;
 
     use super::*;

@@ -6,6 +6,7 @@ use std::task::Poll;
 use super::connection::Caller;
 use super::exchange::Outcome;
 use super::headers;
+use super::intercept::Opening;
 use super::refusal::Refusal;
 use super::story::{BodyRead, Story};
 use super::tunnel::Tunnel;
@@ -25,6 +26,8 @@ pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Ref
     let version = head.version();
     let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let rest = match story.body {
+        // What comes of it is for its own stream.
+        _ if version == Version::Http2 => Some(0),
         BodyRead::Nothing => droppable(head),
         BodyRead::Partly => None,
         BodyRead::All => Some(0),
@@ -33,8 +36,10 @@ pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Ref
         refusal.closes() || rest.is_none() || !options.keeps_open(version) || caller.worker.proxy.drain.is_draining();
     let head_only = head.method() == "HEAD";
     let wall = caller.worker.proxy.gate.clock().wall_unix_nanos();
-    refusal.write(caller.conn.out(), close, head_only, version == Version::Http10, wall);
-    story.bytes_out += caller.conn.pending() as u64;
+    let mut message = Vec::new();
+    refusal.write(&mut message, close, head_only, version == Version::Http10, wall);
+    story.bytes_out += message.len() as u64;
+    headers::send_own(&message, version, &mut caller.conn);
     if flush(caller).await && !close && drop_body(caller, rest.unwrap_or(0)).await {
         Outcome::Keep
     } else {
@@ -67,6 +72,8 @@ fn droppable(head: &RequestHead) -> Option<u64> {
 pub(super) async fn flush(caller: &mut Caller) -> bool {
     caller.alarm.set(caller.worker.proxy.timeouts.idle);
     let Caller { conn, alarm, .. } = caller;
+    // Our own answers are whole.
+    conn.finish();
     poll_fn(|cx| match conn.poll_flush(cx) {
         Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
         Poll::Pending => alarm.poll_ring(cx).map(|()| false),
@@ -108,7 +115,7 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
     let echo = if traced { headers::echo(head) } else { Vec::new() };
     let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let keep = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && droppable(head) == Some(0);
-    let out = caller.conn.out();
+    let mut out = Vec::new();
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\n");
     out.extend_from_slice(if traced {
         &b"Content-Type: message/http\r\n"[..]
@@ -118,6 +125,7 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
     out.extend_from_slice(format!("Content-Length: {}\r\n", echo.len()).as_bytes());
     out.extend_from_slice(if keep { &b"\r\n"[..] } else { b"Connection: close\r\n\r\n" });
     out.extend_from_slice(&echo);
+    headers::send_own(&out, head.version(), &mut caller.conn);
     story.status = 200;
     let flushed = flush(caller).await;
     Some(if flushed && keep { Outcome::Keep } else { Outcome::Close })
@@ -125,7 +133,19 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
 
 /// Tells the caller that its tunnel is open (RFC 9110 §9.3.6: no length, no coding).
 pub(super) fn tunnel(caller: &mut Caller, story: &mut Story, tunnel: Tunnel) -> Outcome {
-    story.status = 200;
-    caller.conn.out().extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
+    established(caller, story);
     Outcome::Tunnel(Box::new(tunnel))
+}
+
+/// Tells the caller that its tunnel is open, which we look into. Whether the origin can be reached is for the answers
+/// inside to say, where there is room for words.
+pub(super) fn opened(caller: &mut Caller, story: &mut Story, opening: Opening) -> Outcome {
+    established(caller, story);
+    Outcome::Opened(Box::new(opening))
+}
+
+fn established(caller: &mut Caller, story: &mut Story) {
+    story.status = 200;
+    let message = b"HTTP/1.1 200 Connection established\r\n\r\n";
+    headers::send_own(message, caller.head.version(), &mut caller.conn);
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
 use crate::wire::chunked::{BadChunk, Chunked, Piece, write_chunk};
+use crate::wire::http2::{read_trailers, write_trailers};
 use crate::wire::{Conn, Length};
 
 /// Up to here bytes are gathered with the head that stands before them; larger pieces go straight from the read buffer.
@@ -36,7 +37,28 @@ pub(super) struct Body {
     trailers: bool,
     /// Bytes of the body moved so far, framing not counted.
     pub(super) moved: u64,
-    kept: Option<Vec<u8>>,
+    kept: Option<Kept>,
+}
+
+/// A body that has been written once and can be written again, to whatever version.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    data: Vec<u8>,
+    /// As HTTP/1.1 writes them.
+    trailers: Vec<u8>,
+}
+
+impl Kept {
+    /// Appends the body, framed for `length`.
+    pub(super) fn write(&self, length: Length, to: &mut Conn) {
+        if length == Length::Chunked {
+            write_chunk(&self.data, to.out());
+        } else {
+            to.out().extend_from_slice(&self.data);
+        }
+        end(length == Length::Chunked, &self.trailers, to);
+        to.finish();
+    }
 }
 
 #[derive(Debug)]
@@ -61,13 +83,18 @@ impl Body {
 
     /// Keeps a copy of the body as it is written, as long as it stays within [`KEPT`].
     pub(super) fn keep(mut self) -> Body {
-        self.kept = Some(Vec::new());
+        self.kept = Some(Kept::default());
         self
     }
 
-    /// The whole body as it was written, framing included, if it ended and was kept.
-    pub(super) fn take_written(&mut self) -> Option<Vec<u8>> {
+    /// The whole body, if it ended and was kept.
+    pub(super) fn take_written(&mut self) -> Option<Kept> {
         self.has_ended().then(|| self.kept.take()).flatten()
+    }
+
+    /// From here on it is framed as `to` says.
+    pub(super) fn reframe(&mut self, to: Length) {
+        self.chunked = to == Length::Chunked;
     }
 
     /// Puts what has been read of the body already behind the head that waits to be written.
@@ -81,6 +108,9 @@ impl Body {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) | Poll::Pending => break,
             }
+        }
+        if self.has_ended() {
+            to.finish();
         }
         Ok(())
     }
@@ -106,6 +136,9 @@ impl Body {
             if ready!(self.poll_pass(cx, from, to))? {
                 continue;
             }
+            if self.has_ended() {
+                to.finish();
+            }
             if self.has_ended() || to.pending() >= GATHER {
                 ready!(to.poll_flush(cx)).map_err(BodyError::Sink)?;
             }
@@ -113,7 +146,7 @@ impl Body {
                 return Poll::Ready(Ok(()));
             }
             match from.poll_fill(cx) {
-                Poll::Ready(Ok(0)) => self.source_closed(to)?,
+                Poll::Ready(Ok(0)) => self.source_closed(from, to)?,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(BodyError::Source(Some(error)))),
                 Poll::Pending => {
@@ -187,41 +220,51 @@ impl Body {
     }
 
     fn append(&mut self, data: &[u8], to: &mut Conn) {
-        let start = to.out().len();
         if self.chunked {
             write_chunk(data, to.out());
         } else {
             to.out().extend_from_slice(data);
         }
-        remember(&mut self.kept, &to.out()[start..]);
-    }
-
-    fn finish(&mut self, trailers: &[u8], to: &mut Conn) {
-        if self.chunked {
-            let start = to.out().len();
-            to.out().extend_from_slice(b"0\r\n");
-            to.out().extend_from_slice(trailers);
-            remember(&mut self.kept, &to.out()[start..]);
+        if let Some(kept) = &mut self.kept {
+            if kept.data.len() + data.len() > KEPT {
+                self.kept = None;
+            } else {
+                kept.data.extend_from_slice(data);
+            }
         }
     }
 
-    fn source_closed(&mut self, to: &mut Conn) -> Result<(), BodyError> {
+    fn finish(&mut self, trailers: &[u8], to: &mut Conn) {
+        end(self.chunked, trailers, to);
+        if let Some(kept) = &mut self.kept {
+            kept.trailers.extend_from_slice(trailers);
+        }
+    }
+
+    fn source_closed(&mut self, from: &mut Conn, to: &mut Conn) -> Result<(), BodyError> {
         if !matches!(self.source, Source::UntilClose) {
             return Err(BodyError::Source(None));
         }
         self.source = Source::Ended;
-        self.finish(b"\r\n", to);
+        let mut trailers = Vec::new();
+        match from.stream.take_trailers().filter(|_| self.trailers) {
+            Some(map) => write_trailers(&map, &mut trailers),
+            None => trailers.extend_from_slice(b"\r\n"),
+        }
+        self.finish(&trailers, to);
         Ok(())
     }
 }
 
-fn remember(kept: &mut Option<Vec<u8>>, written: &[u8]) {
-    if let Some(all) = kept {
-        if all.len() + written.len() > KEPT {
-            *kept = None;
-        } else {
-            all.extend_from_slice(written);
-        }
+/// Ends a body with its trailers, where its framing has a place for them.
+fn end(chunked: bool, trailers: &[u8], to: &mut Conn) {
+    if chunked {
+        to.out().extend_from_slice(b"0\r\n");
+        to.out().extend_from_slice(trailers);
+    } else if to.stream.is_http2()
+        && let Some(trailers) = read_trailers(trailers)
+    {
+        to.stream.set_trailers(trailers);
     }
 }
 

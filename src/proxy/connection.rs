@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,9 +11,11 @@ use tokio::net::TcpStream;
 
 use super::alarm::Alarm;
 use super::exchange::{self, Outcome};
+use super::intercept::{self, Spoken, Within};
 use super::refusal::Refusal;
-use super::{Worker, answer, tunnel};
+use super::{Worker, answer, http2, tunnel};
 use crate::wire::head::may_be_whole;
+use crate::wire::http2::PREFACE;
 use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
 
 /// How long, and for how many bytes, a connection that we close is still read, so that our last answer is not
@@ -20,7 +23,7 @@ use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// A caller's connection and what serves it.
+/// A caller's connection and what serves it; of HTTP/2, one of its requests.
 pub(super) struct Caller {
     pub(super) worker: Worker,
     pub(super) peer: SocketAddr,
@@ -28,35 +31,58 @@ pub(super) struct Caller {
     pub(super) alarm: Alarm,
     pub(super) head: RequestHead,
     pub(super) response: ResponseHead,
+    /// It came through TLS to a listener that has it.
+    pub(super) secure: bool,
+    /// What it says has come through an opened tunnel.
+    pub(super) within: Option<Arc<Within>>,
 }
 
 /// What comes next on an idle connection.
 enum Next {
     Request,
+    /// The first words of HTTP/2, which the caller speaks without having asked (RFC 9113 §3.3).
+    Http2,
     Malformed(Refusal),
     /// It is closed, idle too long, or the gateway shuts down.
     End,
 }
 
+/// Ends when the gateway begins to shut down.
+pub(super) type Stopping = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Serves one connection until either side ends it.
 pub(super) async fn serve(worker: Worker, stream: TcpStream, peer: SocketAddr) {
-    let alarm = Alarm::new(worker.proxy.gate.clock(), worker.proxy.timeouts.idle);
-    let drain = worker.proxy.drain.clone();
-    let mut stopping: Pin<Box<dyn Future<Output = ()> + Send>> = {
+    let mut caller = Caller::new(worker, peer, Stream::plain(stream));
+    let spoken = match caller.worker.proxy.identity.clone() {
+        Some(identity) => intercept::greet(&mut caller, identity).await,
+        None => Some(Spoken::Http1),
+    };
+    if let Some(spoken) = spoken {
+        speak(caller, spoken).await;
+    }
+}
+
+/// Serves what is said on a connection, or in an opened tunnel.
+pub(super) async fn speak(mut caller: Caller, mut spoken: Spoken) {
+    let drain = caller.worker.proxy.drain.clone();
+    let mut stopping: Stopping = {
         let drain = drain.clone();
         Box::pin(async move { drain.started().await })
     };
-    let conn = Conn::new(Stream::plain(stream));
-    let mut caller =
-        Caller { worker, peer, conn, alarm, head: RequestHead::default(), response: ResponseHead::default() };
+    let mut is_first = true;
     loop {
+        if spoken == Spoken::Http2 {
+            return http2::serve(caller, stopping).await;
+        }
         match caller.next(&mut stopping).await {
             Next::End => return,
-            Next::Malformed(refusal) => {
-                answer::refuse_bytes(&mut caller, &refusal).await;
-                return caller.linger().await;
+            Next::Http2 if is_first => {
+                spoken = Spoken::Http2;
+                continue;
             }
-            Next::Request => {}
+            Next::Http2 => return caller.refuse(&Refusal::Version).await,
+            Next::Malformed(refusal) => return caller.refuse(&refusal).await,
+            Next::Request => is_first = false,
         }
         let busy = drain.busy();
         match exchange::run(&mut caller).await {
@@ -65,14 +91,39 @@ pub(super) async fn serve(worker: Worker, stream: TcpStream, peer: SocketAddr) {
             Outcome::Close => return caller.linger().await,
             Outcome::Abort => return caller.conn.stream.abort(),
             Outcome::Tunnel(tunnel) => return tunnel::relay(&mut caller, *tunnel).await,
+            Outcome::Opened(opening) => match intercept::open(&mut caller, *opening).await {
+                Some(within) => (spoken, is_first) = (within, true),
+                None => return,
+            },
         }
         drop(busy);
     }
 }
 
 impl Caller {
+    /// A caller that has said nothing yet.
+    pub(super) fn new(worker: Worker, peer: SocketAddr, stream: Stream) -> Caller {
+        let alarm = Alarm::new(worker.proxy.gate.clock(), worker.proxy.timeouts.idle);
+        Caller {
+            worker,
+            peer,
+            conn: Conn::new(stream),
+            alarm,
+            head: RequestHead::default(),
+            response: ResponseHead::default(),
+            secure: false,
+            within: None,
+        }
+    }
+
+    /// Answers bytes that are no request, and closes.
+    async fn refuse(&mut self, refusal: &Refusal) {
+        answer::refuse_bytes(self, refusal).await;
+        self.linger().await;
+    }
+
     /// Waits for the next request's head.
-    async fn next(&mut self, stopping: &mut Pin<Box<dyn Future<Output = ()> + Send>>) -> Next {
+    async fn next(&mut self, stopping: &mut Stopping) -> Next {
         let timeouts = &self.worker.proxy.timeouts;
         if self.conn.input.is_empty() {
             self.conn.rest();
@@ -98,7 +149,11 @@ impl Caller {
                 self.conn.input.consume(2);
             }
             let bytes = self.conn.input.bytes();
-            if may_be_whole(bytes, seen) {
+            if bytes.starts_with(PREFACE) {
+                return Next::Http2;
+            }
+            let may_be_preface = bytes.first() == Some(&PREFACE[0]) && PREFACE.starts_with(bytes);
+            if !may_be_preface && may_be_whole(bytes, seen) {
                 match self.head.read(bytes) {
                     Ok(Some(length)) => {
                         self.conn.input.consume(length);
@@ -129,7 +184,7 @@ impl Caller {
     }
 
     /// Closes so that the caller can still read our last answer.
-    async fn linger(&mut self) {
+    pub(super) async fn linger(&mut self) {
         self.alarm.set(LINGER);
         // What was read already is dropped too: a head that was too large has left no room.
         self.conn.input.consume(self.conn.input.bytes().len());

@@ -1,10 +1,14 @@
 //! What may not be passed on, and what is added (RFC 9110 §7.6).
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
+use http::{Request, Response};
+
+use super::refusal::Refusal;
 use super::target::Target;
-use crate::wire::{Length, Name, Options, RequestHead, ResponseHead, Version, members};
+use crate::wire::http2::FieldMap;
+use crate::wire::{Conn, Length, Name, Options, RequestHead, ResponseHead, Version, members};
 
 /// Fields that mean something to the far end. A `Connection` that names one would have it dropped on the way,
 /// which is a trick to make two readers see two requests.
@@ -36,7 +40,7 @@ pub(super) fn expects_the_unknown(head: &RequestHead) -> bool {
 /// How a request is passed on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outgoing {
-    /// How its body is framed on the way out.
+    /// How long its body is.
     pub(super) length: Length,
     /// What its `Connection` said.
     pub(super) options: Options,
@@ -57,14 +61,58 @@ pub(super) fn wants_upgrade(head: &RequestHead, options: Options, length: Length
         && !protocols.any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
-/// Appends the head of the request as the origin gets it: origin-form, its own `Host`, nothing hop-by-hop.
-pub(super) fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &mut Vec<u8>) {
+/// Puts the head of the request as the origin gets it before what else is written there.
+///
+/// # Errors
+/// 400 if HTTP/2 cannot carry the target.
+pub(super) fn send_request(head: &RequestHead, target: &Target, way: Outgoing, to: &mut Conn) -> Result<(), Refusal> {
+    if to.stream.is_http2() {
+        let request = request(head, target, way)?;
+        to.stream.set_request(request);
+    } else {
+        write_request(head, target, way, to.out());
+    }
+    Ok(())
+}
+
+/// Appends the head as HTTP/1.1: origin-form, the origin's own `Host`, nothing hop-by-hop.
+fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
     target.write_path(head, out);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     target.write_host(out);
     out.extend_from_slice(b"\r\n");
+    for_origin(head, way, |field, value| write_field(out, field, value));
+    write_length(out, way.length.written_to(Version::Http11));
+    out.extend_from_slice(match (way.upgrade, asks_for_trailers(head)) {
+        (true, _) => &b"Connection: upgrade\r\n"[..],
+        (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
+        (false, false) => b"",
+    });
+    write_field(out, b"Via", via(head.version()));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The head for HTTP/2 (RFC 9113 §8.3.1).
+fn request(head: &RequestHead, target: &Target, way: Outgoing) -> Result<Request<()>, Refusal> {
+    let mut fields = FieldMap::default();
+    for_origin(head, way, |field, value| fields.put(field, value));
+    if let Length::Exact(length) = way.length {
+        fields.put(b"content-length", length.to_string().as_bytes());
+    }
+    if asks_for_trailers(head) {
+        fields.put(b"te", b"trailers");
+    }
+    fields.put(b"via", via(head.version()));
+    let (mut authority, mut path) = (Vec::new(), Vec::new());
+    target.write_host(&mut authority);
+    target.write_path(head, &mut path);
+    Ok(fields.request(head.method(), target.origin.scheme.name(), &authority, &path)?)
+}
+
+/// Every field of the request that is meant for the origin; framing, `Host`, `TE` and `Via` left out.
+fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
     let traced = matches!(head.method(), "TRACE" | "OPTIONS");
     for (name, field, value) in head.fields() {
         match name {
@@ -76,10 +124,10 @@ pub(super) fn write_request(head: &RequestHead, target: &Target, outgoing: Outgo
             | Name::TransferEncoding
             | Name::Te
             | Name::Http2Settings => continue,
-            Name::ContentLength if outgoing.length != Length::Empty => continue,
-            Name::Upgrade if !outgoing.upgrade => continue,
+            Name::ContentLength if way.length != Length::Empty => continue,
+            Name::Upgrade if !way.upgrade => continue,
             Name::MaxForwards if traced => {
-                write_field(out, field, max_forwards(value).saturating_sub(1).to_string().as_bytes());
+                put(field, max_forwards(value).saturating_sub(1).to_string().as_bytes());
                 continue;
             }
             Name::ContentLength
@@ -97,18 +145,10 @@ pub(super) fn write_request(head: &RequestHead, target: &Target, outgoing: Outgo
             | Name::Forwarded
             | Name::Other => {}
         }
-        if !(outgoing.options.names_fields && is_named(head.all(Name::Connection), field)) {
-            write_field(out, field, value);
+        if !(way.options.names_fields && is_named(head.all(Name::Connection), field)) {
+            put(field, value);
         }
     }
-    write_length(out, outgoing.length);
-    out.extend_from_slice(match (outgoing.upgrade, takes_trailers(head)) {
-        (true, _) => &b"Connection: upgrade\r\n"[..],
-        (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
-        (false, false) => b"",
-    });
-    write_via(out, head.version());
-    out.extend_from_slice(b"\r\n");
 }
 
 /// How a response is passed back.
@@ -124,11 +164,60 @@ pub(super) struct Returned {
     pub(super) waited: Duration,
 }
 
-/// Appends the head of the response as the caller gets it.
-pub(super) fn write_response(head: &ResponseHead, returned: Returned, out: &mut Vec<u8>) {
-    let status = head.status();
-    let switches = matches!(status, 101 | 426);
+/// Puts the head of the response as the caller gets it before what else is written there.
+pub(super) fn send_response(head: &ResponseHead, returned: Returned, to: &mut Conn) {
+    if returned.version == Version::Http2 {
+        to.stream.set_response(response(head, returned));
+    } else {
+        write_response(head, returned, to.out());
+    }
+}
+
+/// Appends the head as HTTP/1.1.
+fn write_response(head: &ResponseHead, returned: Returned, out: &mut Vec<u8>) {
     write_status_line(head, out);
+    for_caller(head, returned, |field, value| write_field(out, field, value));
+    write_length(out, returned.length);
+    write_field(out, b"Via", via(head.version()));
+    if let Some(timing) = timing(returned) {
+        write_field(out, b"Server-Timing", timing.as_bytes());
+    }
+    out.extend_from_slice(match (switches(head), returned.keep, returned.version) {
+        (true, _, _) => &b"Connection: upgrade\r\n"[..],
+        (false, false, _) => b"Connection: close\r\n",
+        (false, true, Version::Http10) => b"Connection: keep-alive\r\n",
+        (false, true, Version::Http11 | Version::Http2) => b"",
+    });
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The head for HTTP/2.
+fn response(head: &ResponseHead, returned: Returned) -> Response<()> {
+    let mut fields = FieldMap::default();
+    for_caller(head, returned, |field, value| fields.put(field, value));
+    if let Length::Exact(length) = returned.length {
+        fields.put(b"content-length", length.to_string().as_bytes());
+    }
+    fields.put(b"via", via(head.version()));
+    if let Some(timing) = timing(returned) {
+        fields.put(b"server-timing", timing.as_bytes());
+    }
+    fields.response(head.status())
+}
+
+/// Whether the response names other protocols for its connection.
+fn switches(head: &ResponseHead) -> bool {
+    matches!(head.status(), 101 | 426)
+}
+
+fn timing(returned: Returned) -> Option<String> {
+    let waited = returned.waited;
+    (!waited.is_zero()).then(|| format!("lockgate;dur={:.1}", waited.as_secs_f64() * 1000.0))
+}
+
+/// Every field of the response that is meant for the caller; framing, `Via` and `Server-Timing` left out.
+fn for_caller(head: &ResponseHead, returned: Returned, mut put: impl FnMut(&[u8], &[u8])) {
+    let (status, switches) = (head.status(), switches(head) && returned.version != Version::Http2);
     let connection = || head.all(Name::Connection);
     let named = Options::of(connection()).names_fields;
     for (name, field, value) in head.fields() {
@@ -154,38 +243,62 @@ pub(super) fn write_response(head: &ResponseHead, returned: Returned, out: &mut 
             | Name::Other => false,
         };
         if !(dropped || named && is_named(connection(), field)) {
-            write_field(out, field, value);
+            put(field, value);
         }
     }
-    write_length(out, returned.length);
-    write_via(out, head.version());
-    if !returned.waited.is_zero() {
-        // Writing to a vector cannot fail.
-        let _ = write!(out, "Server-Timing: lockgate;dur={:.1}\r\n", returned.waited.as_secs_f64() * 1000.0);
-    }
-    out.extend_from_slice(match (switches, returned.keep, returned.version) {
-        (true, _, _) => &b"Connection: upgrade\r\n"[..],
-        (false, false, _) => b"Connection: close\r\n",
-        (false, true, Version::Http10) => b"Connection: keep-alive\r\n",
-        (false, true, Version::Http11) => b"",
-    });
-    out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the head of a 1xx response other than 101.
-pub(super) fn write_interim(head: &ResponseHead, out: &mut Vec<u8>) {
+/// Passes a 1xx response other than 101 on.
+///
+/// # Errors
+/// Those of the caller's stream.
+pub(super) fn send_interim(head: &ResponseHead, version: Version, to: &mut Conn) -> io::Result<()> {
+    let pass = |put: &mut dyn FnMut(&[u8], &[u8])| {
+        for (name, field, value) in head.fields() {
+            if matches!(name, Name::Other | Name::Date | Name::Via) && !is_named(head.all(Name::Connection), field) {
+                put(field, value);
+            }
+        }
+        put(b"Via", via(head.version()));
+    };
+    if version == Version::Http2 {
+        let mut fields = FieldMap::default();
+        pass(&mut |field, value| fields.put(field, value));
+        return to.stream.inform(fields.response(head.status()));
+    }
+    let out = to.out();
     write_status_line(head, out);
+    pass(&mut |field, value| write_field(out, field, value));
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// Puts a whole message of our own, as HTTP/1.1 writes it, into the form that the caller reads.
+pub(super) fn send_own(message: &[u8], version: Version, to: &mut Conn) {
+    if version != Version::Http2 {
+        to.out().extend_from_slice(message);
+        return;
+    }
+    let mut head = ResponseHead::default();
+    // Our own messages are well-formed; each is read back by a test.
+    let Ok(Some(length)) = head.read(message) else { return };
+    let mut fields = FieldMap::default();
     for (name, field, value) in head.fields() {
-        if matches!(name, Name::Other | Name::Date | Name::Via) && !is_named(head.all(Name::Connection), field) {
-            write_field(out, field, value);
+        if name != Name::Connection {
+            fields.put(field, value);
         }
     }
-    write_via(out, head.version());
-    out.extend_from_slice(b"\r\n");
+    to.stream.set_response(fields.response(head.status()));
+    to.out().extend_from_slice(&message[length..]);
 }
 
 /// Whether whoever sent the request can take trailers.
 pub(super) fn takes_trailers(head: &RequestHead) -> bool {
+    // Whoever speaks HTTP/2 can always take them.
+    head.version() == Version::Http2 || asks_for_trailers(head)
+}
+
+fn asks_for_trailers(head: &RequestHead) -> bool {
     head.all(Name::Te).flat_map(members).any(|member| member.eq_ignore_ascii_case(b"trailers"))
 }
 
@@ -235,11 +348,13 @@ fn write_length(out: &mut Vec<u8>, length: Length) {
     }
 }
 
-fn write_via(out: &mut Vec<u8>, received: Version) {
-    out.extend_from_slice(match received {
-        Version::Http10 => b"Via: 1.0 lockgate\r\n",
-        Version::Http11 => b"Via: 1.1 lockgate\r\n",
-    });
+/// What `Via` says of the version that a message came by (RFC 9110 §7.6.3).
+fn via(received: Version) -> &'static [u8] {
+    match received {
+        Version::Http10 => b"1.0 lockgate",
+        Version::Http11 => b"1.1 lockgate",
+        Version::Http2 => b"2.0 lockgate",
+    }
 }
 
 fn is_named<'a>(connection: impl Iterator<Item = &'a [u8]>, field: &[u8]) -> bool {
@@ -253,7 +368,7 @@ mod tests {
 
     fn out(head: &str) -> String {
         let head = RequestHead::parse_for_test(head.as_bytes());
-        let target = Targets::new(Vec::new()).find(&head).unwrap();
+        let target = Targets::new(Vec::new()).find(&head, &Came::default()).unwrap();
         let length = crate::wire::framing::of_request(&head).unwrap();
         let options = Options::of(head.all(Name::Connection));
         let outgoing = Outgoing { length, options, upgrade: wants_upgrade(&head, options, length) };

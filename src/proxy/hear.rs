@@ -1,7 +1,7 @@
 //! Waiting for the origin's answer: its head, with what comes before it.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::body::{Body, BodyError};
 use super::connection::Caller;
@@ -10,6 +10,7 @@ use super::headers;
 use super::origin::Ready;
 use super::refusal::Refusal;
 use crate::wire::head::may_be_whole;
+use crate::wire::http2::{self, Reply};
 use crate::wire::{Conn, HeadError, ResponseHead, Version};
 
 /// How many interim (1xx) responses are passed on; more of them are an attack on the caller's patience.
@@ -19,6 +20,10 @@ const MAX_INTERIM: u32 = 64;
 pub(super) enum Silence {
     /// The connection ended before a byte of an answer: the request may be sent again if it is safe to.
     Lost,
+    /// The origin has not looked at the request, and says so: it may be sent again, whatever it is.
+    Untaken,
+    /// It has not, and wants HTTP/1.1 for it.
+    WantsHttp1,
     /// The exchange ends.
     End(End),
 }
@@ -26,6 +31,18 @@ pub(super) enum Silence {
 impl From<Refusal> for Silence {
     fn from(refusal: Refusal) -> Silence {
         Silence::End(End::Refused(refusal))
+    }
+}
+
+impl From<http2::Silence> for Silence {
+    fn from(silence: http2::Silence) -> Silence {
+        match silence {
+            http2::Silence::Untaken => Silence::Untaken,
+            http2::Silence::WantsHttp1 => Silence::WantsHttp1,
+            http2::Silence::Lost => Silence::Lost,
+            http2::Silence::Reset => Refusal::ConnectionTerminated.into(),
+            http2::Silence::Broken => Refusal::ProtocolError("it does not keep to HTTP/2").into(),
+        }
     }
 }
 
@@ -40,7 +57,7 @@ pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Bo
     let version = caller.head.version();
     let Caller { conn, alarm, response, .. } = caller;
     let mut reader = Reader { seen: 0, interim: 0, version };
-    let (mut sending, mut moved) = (!body.has_ended(), body.moved);
+    let (mut sending, mut moved) = (!body.has_ended() || ready.conn.has_pending(), body.moved);
     if sending {
         alarm.set(idle);
     }
@@ -72,7 +89,7 @@ pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Bo
             return Poll::Ready(read);
         }
         // Content that is still to come and does not wait for the origin is the caller's to send.
-        let stalled = sending && ready.conn.pending() == 0;
+        let stalled = sending && !ready.conn.has_pending();
         let late = || if stalled { Refusal::BodyTimeout } else { Refusal::AnswerTimeout };
         alarm.poll_ring(cx).map(|()| Err(late().into()))
     })
@@ -95,8 +112,16 @@ impl Reader {
         caller: &mut Conn,
     ) -> Poll<Result<(), Silence>> {
         loop {
-            if caller.pending() > 0 && caller.poll_flush(cx).map_err(|_| Silence::End(End::Left))?.is_pending() {
+            if caller.has_pending() && caller.poll_flush(cx).map_err(|_| Silence::End(End::Left))?.is_pending() {
                 return Poll::Pending;
+            }
+            if let Some(stream) = origin.stream.as_origin() {
+                match ready!(stream.poll_reply(cx, response)) {
+                    Ok(Reply::Final) => return Poll::Ready(Ok(())),
+                    Ok(Reply::Interim) => drop(self.is_interim(response, caller)?),
+                    Err(silence) => return Poll::Ready(Err(silence.into())),
+                }
+                continue;
             }
             let input = origin.input.bytes();
             if !input.is_empty() && may_be_whole(input, self.seen) {
@@ -140,8 +165,8 @@ impl Reader {
         if self.interim > MAX_INTERIM {
             return Err(Refusal::ProtocolError("it sends interim responses without end").into());
         }
-        if self.version == Version::Http11 {
-            headers::write_interim(response, caller.out());
+        if self.version > Version::Http10 {
+            headers::send_interim(response, self.version, caller).map_err(|_| Silence::End(End::Left))?;
         }
         Ok(true)
     }

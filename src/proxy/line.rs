@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Caller;
 use super::exchange::End;
-use super::origin::{Fresh, Place, Ready};
+use super::origin::{Place, Ready, Want};
 use super::refusal::Refusal;
 use super::target::Origin;
 use crate::gate::{Permit, Waiting};
@@ -27,7 +27,7 @@ enum Preparation {
     Nothing,
 }
 
-/// Waits for the permit. A connection that was made ready meanwhile comes with it; only a new one, if it must be `fresh`.
+/// Waits for the permit. A connection that was made ready meanwhile comes with it; only one that will do.
 ///
 /// # Errors
 /// The refusal, or that the caller is gone.
@@ -39,7 +39,7 @@ pub(super) async fn wait(
     mut waiting: Waiting,
     origin: &Origin,
     named: bool,
-    fresh: Fresh,
+    want: Want,
 ) -> Result<(Permit, Option<Ready>), End> {
     let clock = caller.worker.proxy.gate.clock();
     let origins = caller.worker.origins.clone();
@@ -59,11 +59,11 @@ pub(super) async fn wait(
             if place.is_none() {
                 return Preparation::Nothing;
             }
-            match fresh.or_idle(&origins, origin) {
+            match origins.idle(origin, want) {
                 Some(ready) => Preparation::Held(ready),
                 None => {
                     let (origins, origin) = (origins.clone(), origin.clone());
-                    Preparation::Dialling(Box::pin(async move { origins.dial(&origin, named).await }))
+                    Preparation::Dialling(Box::pin(async move { origins.dial(&origin, named, want.offer).await }))
                 }
             }
         });

@@ -9,6 +9,7 @@
 pub mod access;
 mod alarm;
 mod answer;
+mod attempts;
 mod body;
 pub mod claims;
 mod connection;
@@ -16,9 +17,13 @@ mod exchange;
 mod headers;
 mod hear;
 mod host;
+mod http2;
+mod intercept;
 mod json;
 mod line;
+mod links;
 mod origin;
+mod pass;
 mod password;
 mod patience;
 pub mod pattern;
@@ -34,6 +39,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
 use self::refusal::Refusal;
@@ -42,6 +48,7 @@ use crate::locker::LimitId;
 use crate::net::dial::Dialer;
 use crate::net::drain::Drain;
 use crate::tls::verify::Connector;
+use crate::tls::{ca, identity};
 
 /// What the room needs to run.
 #[derive(Clone, Debug)]
@@ -100,6 +107,20 @@ pub struct PoolSettings {
     pub idle_timeout: Duration,
 }
 
+/// Why there is no proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No certificate of an origin could be checked.
+    #[error("no root certificates can be read")]
+    Roots(#[source] std::io::Error),
+    /// No tunnel could be opened.
+    #[error("the authority for opened tunnels cannot be used")]
+    Authority(#[from] ca::Error),
+    /// No caller could be spoken to.
+    #[error("the certificate for callers cannot be used")]
+    Identity(#[from] identity::Error),
+}
+
 /// The proxy, shared by all runtimes.
 pub struct Proxy {
     targets: target::Targets,
@@ -113,6 +134,10 @@ pub struct Proxy {
     tls: Arc<Connector>,
     pool: PoolSettings,
     opaque: tunnel::Opaque,
+    identities: Vec<(pattern::HostPattern, usize)>,
+    intercept: Vec<pattern::HostPattern>,
+    authority: Option<ca::Authority>,
+    identity: Option<Arc<ServerConfig>>,
 }
 
 /// The proxy as one runtime sees it: with connections of its own to the origins.
@@ -126,13 +151,11 @@ impl Proxy {
     /// A proxy that has nothing open yet.
     ///
     /// # Errors
-    /// If no root certificate can be read.
-    pub fn new(
-        settings: Settings,
-        gate: Arc<Gate>,
-        drain: Drain,
-        log: record::AccessLog,
-    ) -> std::io::Result<Arc<Proxy>> {
+    /// See [`Error`].
+    pub fn new(settings: Settings, gate: Arc<Gate>, drain: Drain, log: record::AccessLog) -> Result<Arc<Proxy>, Error> {
+        let wall = gate.clock().wall_unix_nanos();
+        let authority = settings.authority.map(|authority| ca::Authority::open(&authority, wall)).transpose()?;
+        let identity = settings.identity.map(|identity| identity.server()).transpose()?;
         let route_hosts = settings.routes.iter().map(|route| route.to.host.to_string()).collect();
         Ok(Arc::new(Proxy {
             targets: target::Targets::new(settings.routes),
@@ -143,16 +166,22 @@ impl Proxy {
             drain,
             log,
             dialer: Arc::new(Dialer::new(settings.dial)),
-            tls: Arc::new(Connector::new(settings.tls)?),
+            tls: Arc::new(Connector::new(settings.tls).map_err(Error::Roots)?),
             pool: settings.pool,
             opaque: tunnel::Opaque::default(),
+            identities: settings.identities,
+            intercept: settings.intercept,
+            authority,
+            identity,
         }))
     }
 
     /// What one runtime serves its connections with; to be called inside it.
     pub fn worker(self: &Arc<Self>) -> Worker {
         let (dialer, tls) = (Arc::clone(&self.dialer), Arc::clone(&self.tls));
-        let origins = Arc::new(origin::Origins::new(dialer, tls, self.gate.clock(), &self.timeouts, self.pool.clone()));
+        let (pool, identities) = (self.pool.clone(), self.identities.clone());
+        let origins = origin::Origins::new(dialer, tls, self.gate.clock(), &self.timeouts, pool, identities);
+        let origins = Arc::new(origins);
         tokio::spawn(reap(Arc::downgrade(&origins)));
         Worker { proxy: Arc::clone(self), origins }
     }

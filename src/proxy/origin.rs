@@ -1,10 +1,13 @@
 //! Connections to origins: kept, made ready, and the door out.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use super::links::{Http1, Links, Turn};
+use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::target::{Origin, Scheme};
 use super::{PoolSettings, Timeouts};
@@ -12,7 +15,8 @@ use crate::gate::clock::Clock;
 use crate::gate::{Flight, Permit};
 use crate::net::dial::{self, Dialer};
 use crate::time::Time;
-use crate::tls::verify::{self, Connector};
+use crate::tls::verify::{self, Connector, Offer, Wish};
+use crate::wire::http2::{Link, OriginStream};
 use crate::wire::{Conn, Stream};
 
 /// How one runtime reaches origins, and the connections that it keeps to them.
@@ -22,7 +26,10 @@ pub(super) struct Origins {
     clock: Clock,
     connect: Duration,
     settings: PoolSettings,
+    /// Which of our identities an origin is shown.
+    identities: Vec<(HostPattern, usize)>,
     idle: Mutex<HashMap<Origin, Vec<Idle>>>,
+    links: Arc<Links>,
     places: Mutex<HashMap<Origin, usize>>,
 }
 
@@ -47,8 +54,6 @@ impl Drop for Place {
     }
 }
 
-const WISH: verify::Wish = verify::Wish { offer: verify::Offer::Http1, identity: None };
-
 struct Idle {
     conn: Conn,
     since: Time,
@@ -61,18 +66,20 @@ pub(super) struct Ready {
     pub(super) reused: bool,
 }
 
+/// Which connection will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Want {
+    /// Whether it must be one that has carried nothing yet.
+    pub(super) fresh: Fresh,
+    /// What may be spoken on it, if the origin has a choice.
+    pub(super) offer: Offer,
+}
+
 /// Whether a kept connection will do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fresh {
     Yes,
     No,
-}
-
-impl Fresh {
-    /// A kept connection that is still good, if one will do.
-    pub(super) fn or_idle(self, origins: &Origins, origin: &Origin) -> Option<Ready> {
-        if self == Fresh::Yes { None } else { origins.idle(origin) }
-    }
 }
 
 /// Why a request's head did not leave.
@@ -90,6 +97,7 @@ impl Origins {
         clock: Clock,
         timeouts: &Timeouts,
         settings: PoolSettings,
+        identities: Vec<(HostPattern, usize)>,
     ) -> Origins {
         Origins {
             dialer,
@@ -97,13 +105,24 @@ impl Origins {
             clock,
             connect: timeouts.connect,
             settings,
+            identities,
             idle: Mutex::default(),
+            links: Arc::default(),
             places: Mutex::default(),
         }
     }
 
-    /// A kept connection that is still good.
-    pub(super) fn idle(&self, origin: &Origin) -> Option<Ready> {
+    /// A connection that is there and will do: a stream on a shared one, or a kept one that is still good.
+    pub(super) fn idle(&self, origin: &Origin, want: Want) -> Option<Ready> {
+        if origin.scheme == Scheme::Https
+            && want.offer == Offer::Http2
+            && let Some(stream) = self.links.open(origin, self.clock.now())
+        {
+            return Some(Ready::shared(stream));
+        }
+        if want.fresh == Fresh::Yes {
+            return None;
+        }
         loop {
             let mut conn = self.lock().get_mut(origin)?.pop()?.conn;
             if conn.stream.is_quiet(&mut Context::from_waker(Waker::noop())) {
@@ -123,39 +142,92 @@ impl Origins {
         Some(Place { origins: Arc::clone(self), origin: origin.clone() })
     }
 
-    /// A new connection, after its TLS handshake if the origin has one.
+    /// A new connection, after its TLS handshake if the origin has one; or a stream on one that somebody else has
+    /// opened meanwhile.
     ///
     /// # Errors
     /// 502, 503 or 504 by what went wrong; 403 if the address may not be dialled; 508 if it is our own.
-    pub(super) async fn dial(&self, origin: &Origin, named: bool) -> Result<Ready, Refusal> {
-        match self.dial_once(origin, named).await {
+    pub(super) async fn dial(&self, origin: &Origin, named: bool, offer: Offer) -> Result<Ready, Refusal> {
+        if origin.scheme == Scheme::Http || offer == Offer::Http1 {
+            return self.dial_alone(origin, named, Offer::Http1).await;
+        }
+        loop {
+            match self.links.turn(origin, self.clock.now()) {
+                Turn::Shared(stream) => return Ok(Ready::shared(stream)),
+                Turn::Alone(Http1::Chosen) => return self.dial_alone(origin, named, offer).await,
+                Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, named, Offer::Http1).await,
+                Turn::First(guide) => {
+                    let dialled = self.dial_alone(origin, named, offer).await;
+                    if dialled.is_ok() {
+                        guide.arrive();
+                    }
+                    return dialled;
+                }
+                Turn::After(dialling) => {
+                    // Who waited in vain tries for itself: one after the other would take as many times the timeout.
+                    if !dialling.ended().await {
+                        return self.dial_alone(origin, named, offer).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn dial_alone(&self, origin: &Origin, named: bool, offer: Offer) -> Result<Ready, Refusal> {
+        match self.dial_once(origin, named, offer).await {
             // Descriptors that nobody uses at the moment serve this request better.
-            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, named).await,
+            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, named, offer).await,
             dialled => dialled,
         }
     }
 
     /// Closes every idle connection; whether there was one.
     fn let_idle_go(&self) -> bool {
-        !std::mem::take(&mut *self.lock()).is_empty()
+        let shared = self.links.let_idle_go();
+        !std::mem::take(&mut *self.lock()).is_empty() || shared
     }
 
-    async fn dial_once(&self, origin: &Origin, named: bool) -> Result<Ready, Refusal> {
+    async fn dial_once(&self, origin: &Origin, named: bool, offer: Offer) -> Result<Ready, Refusal> {
         let until = tokio::time::Instant::from_std(self.clock.instant(self.clock.now() + self.connect));
         let tcp = self.dialer.connect(&origin.host, origin.port, named, self.connect).await.map_err(refusal_of_dial)?;
-        let stream = match origin.scheme {
-            Scheme::Http => Stream::plain(tcp),
+        let stream = Stream::plain(tcp);
+        match origin.scheme {
+            Scheme::Http => Ok(Ready { conn: Conn::new(stream), reused: false }),
             Scheme::Https => {
-                let handshake = tokio::time::timeout_at(until, self.tls.connect(&origin.host, tcp, WISH)).await;
-                Stream::tls(handshake.map_err(|_| Refusal::ConnectTimeout)?.map_err(refusal_of_tls)?)
+                let greeting = tokio::time::timeout_at(until, self.greet(origin, stream, offer)).await;
+                greeting.map_err(|_| Refusal::ConnectTimeout)?
             }
-        };
-        Ok(Ready { conn: Conn::new(stream), reused: false })
+        }
+    }
+
+    /// The TLS handshake, and the first words of HTTP/2 if the origin chose it.
+    async fn greet(&self, origin: &Origin, stream: Stream, offer: Offer) -> Result<Ready, Refusal> {
+        let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
+        let wish = Wish { offer, identity: identity.map(|(_, identity)| *identity) };
+        let tls = self.tls.connect(&origin.host, stream, wish).await.map_err(refusal_of_tls)?;
+        let chosen = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let stream = Stream::tls(tls);
+        if !chosen {
+            if offer == Offer::Http2 {
+                self.links.set_http1(origin, Http1::Chosen);
+            }
+            return Ok(Ready { conn: Conn::new(stream), reused: false });
+        }
+        let (link, driving) = Link::begin(stream).await.map_err(|_| Refusal::ConnectionTerminated)?;
+        tokio::spawn(driving);
+        let ready = link.open().map(Ready::shared);
+        self.links.keep(origin, link);
+        ready.ok_or(Refusal::ConnectionTerminated)
+    }
+
+    /// The origin wants HTTP/1.1 for what it was asked by HTTP/2.
+    pub(super) fn speak_http1(&self, origin: &Origin) {
+        self.links.set_http1(origin, Http1::Wanted);
     }
 
     /// Keeps a connection for the next request. Its last message has ended, and nothing of another was read.
     pub(super) fn keep(&self, origin: &Origin, mut conn: Conn) {
-        if !conn.input.is_empty() || conn.pending() > 0 {
+        if !conn.input.is_empty() || conn.pending() > 0 || conn.stream.is_http2() {
             return;
         }
         conn.rest();
@@ -173,6 +245,7 @@ impl Origins {
     /// Closes what has been idle too long or was closed by its origin.
     pub(super) fn reap(&self) {
         let now = self.clock.now();
+        self.links.reap(self.settings.idle_timeout, now);
         let mut cx = Context::from_waker(Waker::noop());
         self.lock().retain(|_, kept| {
             kept.retain_mut(|idle| {
@@ -189,13 +262,19 @@ impl Origins {
 }
 
 impl Ready {
+    /// A stream on a connection that others use too.
+    fn shared(stream: OriginStream) -> Ready {
+        let reused = stream.was_used();
+        Ready { conn: Conn::new(Stream::origin(stream)), reused }
+    }
+
     /// Whether nothing was said on it since it was made ready.
     pub(super) fn is_good(&mut self) -> bool {
         self.conn.input.is_empty() && self.conn.stream.is_quiet(&mut Context::from_waker(Waker::noop()))
     }
 
     /// The door out: writes what was appended to the connection (a head, and the start of its body), and nothing
-    /// leaves but with a permit. The slot's time runs from the moment that all of it is written.
+    /// leaves but with a permit. The slot's time runs from the moment that the head is out.
     ///
     /// # Errors
     /// See [`Unsent`].
@@ -205,7 +284,7 @@ impl Ready {
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
         let before = self.conn.total_written();
         let mut flight = permit.depart();
-        match self.conn.flush().await {
+        match poll_fn(|cx| self.conn.poll_depart(cx)).await {
             Ok(()) => {
                 let sent = flight.sent();
                 tracing::trace!(target: "lockgate::sent", sent_ns = sent.as_nanos());

@@ -1,5 +1,6 @@
 //! One line per request.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::net::IpAddr;
@@ -63,7 +64,7 @@ pub struct Record {
     /// The limit in `dry_run` that would have held it back, and for how long.
     pub overruled: Option<(Arc<str>, Duration)>,
     /// What else there is to say.
-    pub note: Option<&'static str>,
+    pub note: Option<Cow<'static, str>>,
 }
 
 /// Hands records over to the thread that writes them, and never waits for it: what finds no room is dropped and counted.
@@ -292,7 +293,7 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &Record) {
         (",\"method\":", Some(method)),
         (",\"target\":", Some(&target)),
         (",\"refused_by\":", *refused_by),
-        (",\"note\":", *note),
+        (",\"note\":", note.as_deref()),
     ];
     for (name, value) in strings {
         let Some(value) = value else { continue };

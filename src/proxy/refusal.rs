@@ -60,6 +60,10 @@ pub enum Refusal {
     },
     /// An origin-form request that no route takes.
     NoRoute,
+    /// Inside an opened tunnel: a request for another host than the tunnel's.
+    Misdirected,
+    /// Bytes that are no TLS where the gateway speaks TLS.
+    NotTls,
     /// The origin refused the connection.
     ConnectionRefused,
     /// No address of the origin can be reached.
@@ -133,6 +137,8 @@ impl Refusal {
             Refusal::Unauthorized => row(407, "http_request_denied", "access", "unauthorized"),
             Refusal::TooManyTries { .. } => row(429, "http_request_denied", "access", "too_many_tries"),
             Refusal::NoRoute => row(404, "http_request_error", "caller", "no_route"),
+            Refusal::Misdirected => row(421, "http_request_error", "caller", "misdirected"),
+            Refusal::NotTls => row(400, "http_request_error", "caller", "not_tls"),
             Refusal::ConnectionRefused => row(502, "connection_refused", "origin", "connection_refused"),
             Refusal::Unreachable => row(502, "destination_ip_unroutable", "origin", "unreachable"),
             Refusal::ConnectionTerminated => row(502, "connection_terminated", "origin", "connection_terminated"),
@@ -182,6 +188,7 @@ impl Refusal {
                 | Refusal::Expectation
                 | Refusal::Unsupported(_)
                 | Refusal::Version
+                | Refusal::NotTls
         )
     }
 
@@ -210,6 +217,8 @@ impl Refusal {
             Refusal::Unauthorized => "The gateway wants a user name and password that it knows. Put them into the proxy URL, such as http://name:password@gateway:8080; `lockgate user add NAME` makes new ones.",
             Refusal::TooManyTries { .. } => "Too many wrong passwords came from your address. Mend the proxy URL, then wait as long as Retry-After says.",
             Refusal::NoRoute => "No route takes this host and path. To use the gateway as a forward proxy, set HTTP_PROXY and HTTPS_PROXY to its address; to use it as a base URL, add a [[route]] to proxy.toml.",
+            Refusal::Misdirected => "The request is for another host than the CONNECT that opened its tunnel. Open a tunnel to that host.",
+            Refusal::NotTls => "The gateway speaks TLS on this address. Write https:// in the URL of the proxy.",
             Refusal::ConnectionRefused => "The origin refused the connection. Is it running, and is the port right?",
             Refusal::Unreachable => "No address of the origin can be reached from the gateway.",
             Refusal::ConnectionTerminated => "The origin closed the connection before its answer was complete. Whether it acted on the request is unknown.",
@@ -220,7 +229,7 @@ impl Refusal {
             Refusal::ConnectTimeout => "The origin did not take the connection in time ([timeouts] connect).",
             Refusal::AnswerTimeout => "The origin took the request but did not answer in time ([timeouts] answer). Whether it acted on it is unknown.",
             Refusal::Loop => "The request would come back to this gateway. A proxy variable or a route points at the gateway itself.",
-            Refusal::Version => "The gateway speaks HTTP/1.0 and HTTP/1.1 here.",
+            Refusal::Version => "The gateway speaks HTTP/1.0, HTTP/1.1 and HTTP/2.",
         };
         plain.into()
     }
@@ -245,6 +254,8 @@ impl Refusal {
             | Refusal::Unauthorized
             | Refusal::TooManyTries { .. }
             | Refusal::NoRoute
+            | Refusal::Misdirected
+            | Refusal::NotTls
             | Refusal::ConnectionRefused
             | Refusal::Unreachable
             | Refusal::ConnectionTerminated
@@ -279,6 +290,8 @@ impl Refusal {
             | Refusal::AddressDenied
             | Refusal::Unauthorized
             | Refusal::NoRoute
+            | Refusal::Misdirected
+            | Refusal::NotTls
             | Refusal::ConnectionRefused
             | Refusal::Unreachable
             | Refusal::ConnectionTerminated

@@ -1,5 +1,6 @@
 //! What is known of one exchange for the access log, from its start to its end.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ pub(super) struct Story {
     limits: Vec<Arc<str>>,
     refused_by: Option<&'static str>,
     overruled: Option<(Arc<str>, Duration)>,
-    note: Option<&'static str>,
+    note: Option<Cow<'static, str>>,
     logged: bool,
 }
 
@@ -79,18 +80,28 @@ impl Story {
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.status = refusal.status();
         self.refused_by = Some(refusal.who());
-        self.note = Some(refusal.note());
+        self.note = Some(refusal.note().into());
     }
 
     /// The caller hung up.
     pub(super) fn left(&mut self) {
         self.status = CALLER_LEFT;
-        self.note = Some("the caller hung up");
+        self.note = Some("the caller hung up".into());
     }
 
     /// The response broke off on its way.
     pub(super) fn broken(&mut self) {
-        self.note = Some("the response broke off");
+        self.note = Some("the response broke off".into());
+    }
+
+    /// The tunnel is looked into.
+    pub(super) fn opened(&mut self) {
+        self.note = Some("opened".into());
+    }
+
+    /// The tunnel could not be looked into, and has ended.
+    pub(super) fn unopened(&mut self, why: String) {
+        self.note = Some(why.into());
     }
 
     /// Writes the record.
@@ -103,7 +114,7 @@ impl Story {
             peer: caller.peer.ip(),
             user: self.user,
             method: caller.head.method().to_owned(),
-            target: caller.head.target().to_owned(),
+            target: target(caller),
             limits: self.limits,
             waited: self.waited,
             status: self.status,
@@ -114,5 +125,19 @@ impl Story {
             overruled: self.overruled,
             note: self.note,
         });
+    }
+}
+
+/// The target as received; inside an opened tunnel with the origin that it leaves unsaid.
+fn target(caller: &Caller) -> String {
+    let target = caller.head.target();
+    match caller.within.as_deref() {
+        Some(within) if target.starts_with('/') => {
+            let mut url = format!("{}://", within.origin.scheme.name()).into_bytes();
+            within.origin.write_authority(&mut url);
+            url.extend_from_slice(target.as_bytes());
+            String::from_utf8_lossy(&url).into_owned()
+        }
+        Some(_) | None => target.to_owned(),
     }
 }

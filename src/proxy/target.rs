@@ -23,6 +23,14 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// As it is written in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
     /// The port that need not be written.
     pub fn default_port(self) -> u16 {
         match self {
@@ -45,10 +53,19 @@ impl Origin {
     }
 }
 
+/// How a request came to us.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Came<'a> {
+    /// Through TLS, on a listener that has it.
+    pub secure: bool,
+    /// Through an opened tunnel to this origin.
+    pub within: Option<&'a Origin>,
+}
+
 /// How a request named its target (RFC 9112 §3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// `GET http://host/path`: a request to a forward proxy.
+    /// `GET http://host/path`: a request to a forward proxy; also any request inside an opened tunnel.
     Absolute,
     /// `CONNECT host:port`.
     Authority,
@@ -78,6 +95,23 @@ pub struct Origin {
     pub host: Arc<str>,
     /// Never 0.
     pub port: u16,
+}
+
+impl Origin {
+    /// As in a URL: brackets around IPv6, a port only if it is not the scheme's own.
+    pub fn write_authority(&self, out: &mut Vec<u8>) {
+        let is_v6 = self.host.contains(':');
+        if is_v6 {
+            out.push(b'[');
+        }
+        out.extend_from_slice(self.host.as_bytes());
+        if is_v6 {
+            out.push(b']');
+        }
+        if self.port != self.scheme.default_port() {
+            write_port(self.port, out);
+        }
+    }
 }
 
 /// Where one request is for.
@@ -111,23 +145,18 @@ impl Target {
         out.extend_from_slice(head.target().as_bytes().get(self.rest.clone()).unwrap_or_default());
     }
 
-    /// The value of `Host` for the origin: brackets around IPv6, a port only if it is not the scheme's own. A tunnel's
-    /// always has its port.
+    /// The value of `Host` for the origin; a tunnel's always has its port.
     pub fn write_host(&self, out: &mut Vec<u8>) {
-        let Origin { scheme, host, port } = &self.origin;
-        let is_v6 = host.contains(':');
-        if is_v6 {
-            out.push(b'[');
-        }
-        out.extend_from_slice(host.as_bytes());
-        if is_v6 {
-            out.push(b']');
-        }
-        if *port != scheme.default_port() || self.form == Form::Authority {
-            out.push(b':');
-            out.extend_from_slice(port.to_string().as_bytes());
+        self.origin.write_authority(out);
+        if self.form == Form::Authority && self.origin.port == self.origin.scheme.default_port() {
+            write_port(self.origin.port, out);
         }
     }
+}
+
+fn write_port(port: u16, out: &mut Vec<u8>) {
+    out.push(b':');
+    out.extend_from_slice(port.to_string().as_bytes());
 }
 
 /// Finds the target of each request.
@@ -160,52 +189,81 @@ impl Targets {
     /// Finds where a request is for.
     ///
     /// # Errors
-    /// 400 if its target or its `Host` makes no sense, 403 for an address in disguise, 404 if no route takes it.
-    pub fn find(&self, head: &RequestHead) -> Result<Target, Refusal> {
+    /// 400 if its target or its `Host` makes no sense, 403 for an address in disguise, 404 if no route takes it, 421 if
+    /// it is for another origin than the tunnel that it came through.
+    pub fn find(&self, head: &RequestHead, came: &Came<'_>) -> Result<Target, Refusal> {
         let target = head.target();
         if target.contains('#') {
             return Err(Refusal::BadTarget(
                 "a fragment (\"#…\") is for the program that asks, never for a server: leave it out",
             ));
         }
+        if let Some(origin) = came.within {
+            return inside(head, origin);
+        }
         if head.method() == "CONNECT" {
             return tunnel(head);
         }
         if target.starts_with('/') {
-            return self.routed(head);
+            let host = check_host(head, None)?;
+            return self.routed(head, 0, host, came)?.ok_or(Refusal::NoRoute);
         }
         if target == "*" {
-            return self.whole_origin(head);
+            return self.whole_origin(head, came);
         }
-        absolute(head)
+        match self.routed_by_http2(head, came)? {
+            Some(target) => Ok(target),
+            None => absolute(head),
+        }
     }
 
-    fn routed(&self, head: &RequestHead) -> Result<Target, Refusal> {
-        let host = check_host(head, None)?;
+    /// HTTP/2 has no origin-form: a request for a route looks like one for an origin (RFC 9113 §8.3.1). It is for a
+    /// route if one takes it, and if it names the scheme that it came by.
+    fn routed_by_http2(&self, head: &RequestHead, came: &Came<'_>) -> Result<Option<Target>, Refusal> {
+        if head.version() != Version::Http2 || self.routes.is_empty() {
+            return Ok(None);
+        }
+        let (scheme, start) = read_scheme(head.target())?;
+        if (scheme == Scheme::Https) != came.secure {
+            return Ok(None);
+        }
         let target = head.target();
+        let at = target[start..].find(['/', '?']).map_or(target.len(), |at| start + at);
+        if !target[at..].starts_with('/') {
+            return Ok(None);
+        }
+        // What is wrong with the authority is for those to say who need it.
+        let Ok(authority) = Authority::read(&target[start..at]) else { return Ok(None) };
+        self.routed(head, at, Some(authority), came)
+    }
+
+    /// The route for the path that begins at `at` in the request's target.
+    fn routed(
+        &self,
+        head: &RequestHead,
+        at: usize,
+        host: Option<Authority<'_>>,
+        came: &Came<'_>,
+    ) -> Result<Option<Target>, Refusal> {
+        let target = &head.target()[at..];
         let path = &target[..path_end(target)];
-        let route = self
-            .routes
-            .iter()
-            .find(|route| route.takes_host(host) && route.takes_path(path))
-            .ok_or(Refusal::NoRoute)?;
+        let takes = |route: &&PreparedRoute| route.takes_host(host, came) && route.takes_path(path);
+        let Some(route) = self.routes.iter().find(takes) else { return Ok(None) };
         let after_base = &target[route.base.len()..];
         if !(route.base.is_empty() && route.below.is_empty()) && climbs(&after_base[..path_end(after_base)]) {
             return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
         }
         let prefix = if after_base.starts_with('/') { &route.below } else { &route.instead };
-        let rest = route.base.len()..target.len();
-        Ok(Target { origin: route.to.clone(), form: Form::Route, prefix: Arc::clone(prefix), rest })
+        let rest = at + route.base.len()..at + target.len();
+        Ok(Some(Target { origin: route.to.clone(), form: Form::Route, prefix: Arc::clone(prefix), rest }))
     }
 
     /// `OPTIONS *` speaks of a whole server (RFC 9110 §9.3.7), so only a route for all paths takes it.
-    fn whole_origin(&self, head: &RequestHead) -> Result<Target, Refusal> {
-        if head.method() != "OPTIONS" {
-            return Err(Refusal::BadTarget("the target \"*\" goes with OPTIONS only"));
-        }
+    fn whole_origin(&self, head: &RequestHead, came: &Came<'_>) -> Result<Target, Refusal> {
+        only_options(head)?;
         let host = check_host(head, None)?;
-        let route =
-            self.routes.iter().find(|route| route.base.is_empty() && route.takes_host(host)).ok_or(Refusal::NoRoute)?;
+        let takes = |route: &&PreparedRoute| route.base.is_empty() && route.takes_host(host, came);
+        let route = self.routes.iter().find(takes).ok_or(Refusal::NoRoute)?;
         Ok(Target { origin: route.to.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1 })
     }
 }
@@ -225,14 +283,44 @@ impl PreparedRoute {
         }
     }
 
-    fn takes_host(&self, given: Option<Authority<'_>>) -> bool {
+    fn takes_host(&self, given: Option<Authority<'_>>, came: &Came<'_>) -> bool {
         let Some(pattern) = &self.host else { return true };
-        given.is_some_and(|given| pattern.matches(&given.host(), given.port.unwrap_or(80)))
+        let scheme = if came.secure { Scheme::Https } else { Scheme::Http };
+        given.is_some_and(|given| pattern.matches(&given.host(), given.port.unwrap_or(scheme.default_port())))
     }
 
     fn takes_path(&self, path: &str) -> bool {
         path.strip_prefix(&*self.base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
+}
+
+fn only_options(head: &RequestHead) -> Result<(), Refusal> {
+    if head.method() == "OPTIONS" {
+        return Ok(());
+    }
+    Err(Refusal::BadTarget("the target \"*\" goes with OPTIONS only"))
+}
+
+/// A request that came through an opened tunnel: whatever it names must be what the tunnel was asked for, or one host
+/// could be reached in the name of another (RFC 9110 §7.4).
+fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
+    let target = head.target();
+    if head.method() == "CONNECT" {
+        return Err(Refusal::BadTarget("a tunnel that the gateway looks into cannot lead to another tunnel"));
+    }
+    if !target.starts_with('/') && target != "*" {
+        let found = absolute(head)?;
+        return if found.origin == *origin { Ok(found) } else { Err(Refusal::Misdirected) };
+    }
+    if target == "*" {
+        only_options(head)?;
+    }
+    if let Some(host) = check_host(head, None)?
+        && !(host.host() == *origin.host && host.port.unwrap_or(origin.scheme.default_port()) == origin.port)
+    {
+        return Err(Refusal::Misdirected);
+    }
+    Ok(Target { origin: origin.clone(), form: Form::Absolute, prefix: Arc::default(), rest: 0..target.len() })
 }
 
 fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
@@ -294,7 +382,8 @@ fn check_host<'a>(head: &'a RequestHead, authority: Option<&str>) -> Result<Opti
     let mut hosts = head.all(Name::Host);
     let Some(host) = hosts.next() else {
         return match head.version() {
-            Version::Http10 => Ok(None),
+            // HTTP/2 has an authority in its place.
+            Version::Http10 | Version::Http2 => Ok(None),
             Version::Http11 => Err(Refusal::BadTarget("HTTP/1.1 requires a Host field")),
         };
     };

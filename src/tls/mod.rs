@@ -4,6 +4,7 @@
 //! accepted. It never opens a connection, and never accepts a certificate that does not check out: there is no switch
 //! for that.
 
+pub mod accept;
 pub mod bundle;
 pub mod ca;
 pub mod identity;

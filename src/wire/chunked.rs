@@ -125,7 +125,7 @@ fn trailers(input: &[u8]) -> Result<Piece, BadChunk> {
 }
 
 /// Fields that may not come after the body (RFC 9110 §6.5.1): framing, routing, and authentication.
-fn is_forbidden(name: &str) -> bool {
+pub(super) fn is_forbidden(name: &str) -> bool {
     const FORBIDDEN: [&str; 10] = [
         "transfer-encoding",
         "content-length",

@@ -5,60 +5,96 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::buffer::{self, Buffer};
+use super::head::Version;
 use super::stream::Stream;
 
 /// A connection: its stream, the bytes read and not used, the bytes to be written.
-#[derive(Debug)]
 pub struct Conn {
     /// The bytes as the peer sees them.
     pub stream: Stream,
     /// Read and not used yet.
     pub input: Buffer,
-    out: Vec<u8>,
+    out: Out,
     /// How much of `out` has left.
     written: usize,
     total: u64,
+    /// What waits is the last of its message.
+    finished: bool,
+}
+
+/// Bytes to be written; their memory goes back to the shelf when dropped.
+struct Out(Vec<u8>);
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        self.0.clear();
+        buffer::put_out(std::mem::take(&mut self.0));
+    }
 }
 
 impl Conn {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream) -> Conn {
-        Conn { stream, input: Buffer::default(), out: Vec::new(), written: 0, total: 0 }
+        Conn { stream, input: Buffer::default(), out: Out(Vec::new()), written: 0, total: 0, finished: false }
     }
 
     /// Where the next bytes to be written are appended.
     pub fn out(&mut self) -> &mut Vec<u8> {
-        if self.out.capacity() == 0 {
-            self.out = buffer::take_out();
+        if self.out.0.capacity() == 0 {
+            self.out.0 = buffer::take_out();
         }
-        &mut self.out
+        &mut self.out.0
     }
 
     /// How many bytes wait to be written.
     pub fn pending(&self) -> usize {
-        self.out.len() - self.written
+        self.out.0.len() - self.written
     }
 
-    /// How many bytes have left on this connection.
+    /// Whether anything waits to be written: bytes, or a head that is none in HTTP/2.
+    pub fn has_pending(&self) -> bool {
+        self.pending() > 0 || self.stream.has_head()
+    }
+
+    /// A number that grows with everything that leaves on this connection.
     pub fn total_written(&self) -> u64 {
-        self.total
+        self.total + u64::from(self.stream.has_departed())
     }
 
     /// Whether a part of what was appended has left and the rest waits: whatever came in its place would be misread.
     pub fn is_midway(&self) -> bool {
-        self.written > 0
+        self.written > 0 || self.stream.has_departed()
+    }
+
+    /// Nothing is appended any more to this message. Only HTTP/2 must be told; HTTP/1 messages say where they end.
+    pub fn finish(&mut self) {
+        self.finished = self.stream.is_http2();
+    }
+
+    /// Takes the stream out, with what was read from it and not used put back; what is left behind has come to its
+    /// end.
+    pub fn take_stream(&mut self) -> Stream {
+        let mut stream = self.stream.take();
+        stream.put_back(self.input.bytes());
+        self.input.consume(self.input.bytes().len());
+        stream
     }
 
     /// Takes back what was appended and not written.
     pub fn take_out(&mut self) -> Vec<u8> {
-        let mut out = std::mem::take(&mut self.out);
+        let mut out = std::mem::take(&mut self.out.0);
         out.drain(..std::mem::take(&mut self.written));
         out
     }
 
     /// Forgets what was appended and not written.
     pub fn discard_out(&mut self) {
-        self.out.clear();
+        self.stream.discard_head();
+        self.clear_out();
+    }
+
+    fn clear_out(&mut self) {
+        self.out.0.clear();
         self.written = 0;
     }
 
@@ -81,12 +117,30 @@ impl Conn {
     /// # Errors
     /// Those of the stream.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.out.len() {
-            let count = ready!(self.stream.poll_write(cx, &self.out[self.written..]))?;
+        while self.written < self.out.0.len() {
+            let count = ready!(self.stream.poll_write_last(cx, &self.out.0[self.written..], self.finished))?;
             self.advance(count)?;
         }
-        self.discard_out();
+        self.clear_out();
+        if self.finished {
+            return Poll::Ready(self.stream.end());
+        }
         self.stream.poll_flush(cx)
+    }
+
+    /// Writes what waits until a request's head is out. On HTTP/2 what comes after the head goes as far as the origin
+    /// has room for it, and the rest with the next flush.
+    ///
+    /// # Errors
+    /// Those of the stream. What comes after a head that did not leave is still there to be taken back.
+    pub fn poll_depart(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_all = self.finished && self.pending() == 0;
+        let Some(stream) = self.stream.as_origin() else { return self.poll_flush(cx) };
+        stream.depart(is_all)?;
+        ready!(stream.poll_departed(cx))?;
+        // Pending: it waits for room that the origin gives, and the head does not.
+        let _ = self.poll_flush(cx)?;
+        Poll::Ready(Ok(()))
     }
 
     /// Writes what waits, and of `data` behind it as much as goes; how much of `data` went.
@@ -97,13 +151,13 @@ impl Conn {
         loop {
             let waiting = self.pending();
             let count = if waiting == 0 {
-                ready!(self.stream.poll_write(cx, data))?
+                ready!(self.stream.poll_write_last(cx, data, false))?
             } else {
-                ready!(self.stream.poll_write_both(cx, &self.out[self.written..], data))?
+                ready!(self.stream.poll_write_both(cx, &self.out.0[self.written..], data))?
             };
             if count > waiting {
                 self.total += count as u64;
-                self.discard_out();
+                self.clear_out();
                 return Poll::Ready(Ok(count - waiting));
             }
             self.advance(count)?;
@@ -127,20 +181,18 @@ impl Conn {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
+    /// What is spoken on it, when nothing has been said yet.
+    pub fn version(&self) -> Version {
+        if self.stream.is_http2() { Version::Http2 } else { Version::Http11 }
+    }
+
     /// Gives back the memory that an idle connection does not need.
     pub fn rest(&mut self) {
         self.input.release();
         if self.pending() == 0 {
             self.written = 0;
-            buffer::put_out(std::mem::take(&mut self.out));
+            buffer::put_out(std::mem::take(&mut self.out.0));
         }
-    }
-}
-
-impl Drop for Conn {
-    fn drop(&mut self) {
-        self.discard_out();
-        self.rest();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The fields whose meaning a proxy must know.
+//! The fields of a head, and those whose meaning a proxy must know.
 
 use std::ops::Range;
 
@@ -59,20 +59,103 @@ impl Name {
 
 /// One field of a head: what it is, and where its bytes are.
 #[derive(Clone, Debug)]
-pub(super) struct Field {
-    pub(super) name: Name,
-    pub(super) name_at: Range<u32>,
-    pub(super) value_at: Range<u32>,
+struct Field {
+    name: Name,
+    name_at: Range<u32>,
+    value_at: Range<u32>,
 }
 
-impl Field {
-    pub(super) fn value<'a>(&self, head: &'a [u8]) -> &'a [u8] {
-        &head[self.value_at.start as usize..self.value_at.end as usize]
+/// The fields of a head in their order, and the bytes that they lie in.
+#[derive(Debug, Default)]
+pub struct Fields {
+    pub(super) bytes: Vec<u8>,
+    fields: Vec<Field>,
+}
+
+impl Fields {
+    /// Every field in order: what it is, its name as received, its value without the white space around it.
+    pub fn fields(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
+        self.fields.iter().map(|field| (field.name, self.slice(&field.name_at), self.slice(&field.value_at)))
     }
 
-    pub(super) fn parts<'a>(&self, head: &'a [u8]) -> (Name, &'a [u8], &'a [u8]) {
-        (self.name, &head[self.name_at.start as usize..self.name_at.end as usize], self.value(head))
+    /// The first value of a known field.
+    pub fn get(&self, name: Name) -> Option<&[u8]> {
+        self.all(name).next()
     }
+
+    /// All values of a known field, in order.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        self.fields.iter().filter(move |field| field.name == name).map(|field| self.slice(&field.value_at))
+    }
+
+    /// The first value of any field; letter case does not matter.
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        let is_it = |(_, given, _): &(Name, &[u8], &[u8])| given.eq_ignore_ascii_case(name.as_bytes());
+        self.fields().find(is_it).map(|(_, _, value)| value)
+    }
+
+    /// Gives the memory of an unusually large head back.
+    pub fn shrink(&mut self) {
+        self.clear();
+        self.bytes.shrink_to(1024);
+        self.fields.shrink_to(24);
+    }
+
+    pub(super) fn slice(&self, at: &Range<u32>) -> &[u8] {
+        &self.bytes[at.start as usize..at.end as usize]
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.fields.clear();
+    }
+
+    /// Keeps a head and the fields that were found in it.
+    pub(super) fn keep(&mut self, head: &[u8], parsed: &[httparse::Header<'_>]) {
+        self.clear();
+        self.bytes.extend_from_slice(head);
+        self.fields.extend(parsed.iter().map(|header| Field {
+            name: Name::of(header.name.as_bytes()),
+            name_at: range_in(head, header.name.as_bytes()),
+            value_at: range_in(head, header.value.trim_ascii()),
+        }));
+    }
+
+    /// Appends bytes of a head that is put together, and says where they are.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Range<u32> {
+        let start = self.here();
+        self.bytes.extend_from_slice(bytes);
+        start..self.here()
+    }
+
+    /// Appends a field, its value in parts that belong together.
+    pub(super) fn push<'a>(&mut self, name: &[u8], value: impl Iterator<Item = &'a [u8]>) {
+        let name_at = self.append(name);
+        let start = self.here();
+        value.for_each(|part| self.bytes.extend_from_slice(part));
+        self.fields.push(Field { name: Name::of(name), name_at, value_at: start..self.here() });
+    }
+
+    /// How many fields there are.
+    pub(super) fn count(&self) -> usize {
+        self.fields.len()
+    }
+
+    fn here(&self) -> u32 {
+        // Heads are bounded far below 4 GiB, see `MAX_HEAD`.
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Where `part`, a slice of `whole`, lies in it. An empty part may lie anywhere.
+pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
+    let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    if part.is_empty() || start > whole.len() {
+        return 0..0;
+    }
+    // Heads are at most MAX_HEAD long, and httparse returns slices of its input: both ends fit.
+    let start = u32::try_from(start).unwrap_or(0);
+    start..start + u32::try_from(part.len()).unwrap_or(0)
 }
 
 /// The members of a comma-separated list (RFC 9110 §5.6.1): trimmed, empty ones left out.

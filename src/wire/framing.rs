@@ -1,6 +1,6 @@
 //! Where a message ends, and what becomes of its connection (RFC 9112 §6.3, §9.3).
 
-use super::field::{Name, members};
+use super::field::{Fields, Name, members};
 use super::head::{RequestHead, ResponseHead, Version};
 
 /// How long a body is.
@@ -12,7 +12,7 @@ pub enum Length {
     Exact(u64),
     /// In chunks, with an end of their own.
     Chunked,
-    /// Everything until the connection closes; responses only.
+    /// Everything until the connection closes (HTTP/1 responses), or the stream ends (HTTP/2).
     UntilClose,
 }
 
@@ -26,6 +26,10 @@ pub struct Ambiguous(pub &'static str);
 /// # Errors
 /// Any message that two readers could end at two places (400, and the connection closes).
 pub fn of_request(head: &RequestHead) -> Result<Length, Ambiguous> {
+    if head.version() == Version::Http2 {
+        // What follows a CONNECT is no content (RFC 9113 §8.5).
+        return http2(head, head.ended || head.method() == "CONNECT");
+    }
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
     let exact = exact(head.all(Name::ContentLength))?;
     match (chunked, exact) {
@@ -44,6 +48,9 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
     if method == "HEAD" || matches!(head.status(), 100..=199 | 204 | 304) {
         return Ok(Length::Empty);
     }
+    if head.version() == Version::Http2 {
+        return http2(head, head.ended);
+    }
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
     let exact = exact(head.all(Name::ContentLength))?;
     match (chunked, exact) {
@@ -52,6 +59,31 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
         (false, Some(0)) => Ok(Length::Empty),
         (false, Some(length)) => Ok(Length::Exact(length)),
         (false, None) => Ok(Length::UntilClose),
+    }
+}
+
+/// The end is said by the stream itself; `h2` sees to it that a length that is given agrees (RFC 9113 §8.1.1).
+fn http2(head: &Fields, ended: bool) -> Result<Length, Ambiguous> {
+    Ok(match exact(head.all(Name::ContentLength))? {
+        _ if ended => Length::Empty,
+        Some(length) if length > 0 => Length::Exact(length),
+        Some(_) | None => Length::UntilClose,
+    })
+}
+
+impl Length {
+    /// How content of this length is read from a peer of that version: HTTP/2 says by itself where it ends.
+    pub fn read_by(self, version: Version) -> Length {
+        if version == Version::Http2 && self != Length::Empty { Length::UntilClose } else { self }
+    }
+
+    /// How content of this length, of whatever version it came by, is written to a peer of that version.
+    pub fn written_to(self, version: Version) -> Length {
+        match (self, version) {
+            (Length::Empty | Length::Exact(_), _) => self,
+            (Length::Chunked | Length::UntilClose, Version::Http11) => Length::Chunked,
+            (Length::Chunked | Length::UntilClose, Version::Http10 | Version::Http2) => Length::UntilClose,
+        }
     }
 }
 
@@ -119,7 +151,7 @@ impl Options {
 
     /// Whether the peer keeps the connection open after this message.
     pub fn keeps_open(self, version: Version) -> bool {
-        !self.close && (version == Version::Http11 || self.keep_alive)
+        !self.close && (version >= Version::Http11 || self.keep_alive)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Heads of requests and responses: split by httparse, then held to RFC 9112 more strictly than it asks.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
-use super::field::{Field, Name};
+use super::field::{Fields, range_in};
 
 /// The longest head that is read, in bytes; longer ones are refused (431, or 414 for a request line).
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -18,6 +18,8 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2: framing is not in the fields, and there is no connection of one's own.
+    Http2,
 }
 
 /// What is wrong with a head.
@@ -45,25 +47,35 @@ pub fn may_be_whole(input: &[u8], seen: usize) -> bool {
 
 /// A request's head as it was received: the bytes are kept, the parts are ranges in them.
 ///
-/// Reused from request to request, so that a head costs no allocation.
+/// Reused from request to request, so that a head costs no allocation. One that came by HTTP/2 has its target put
+/// together as HTTP/1.1 would have it in absolute form (RFC 9113 §8.3.1), or in authority form for CONNECT.
 #[derive(Debug)]
 pub struct RequestHead {
-    bytes: Vec<u8>,
-    method_at: Range<u32>,
-    target_at: Range<u32>,
-    version: Version,
-    fields: Vec<Field>,
+    pub(super) fields: Fields,
+    pub(super) method_at: Range<u32>,
+    pub(super) target_at: Range<u32>,
+    pub(super) version: Version,
+    /// HTTP/2: no content follows.
+    pub(super) ended: bool,
 }
 
 impl Default for RequestHead {
     fn default() -> Self {
         RequestHead {
-            bytes: Vec::new(),
+            fields: Fields::default(),
             method_at: 0..0,
             target_at: 0..0,
             version: Version::Http11,
-            fields: Vec::new(),
+            ended: false,
         }
+    }
+}
+
+impl Deref for RequestHead {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.fields
     }
 }
 
@@ -87,16 +99,12 @@ impl RequestHead {
         let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(HeadError::Malformed("the request line is incomplete"));
         };
-        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(HeadError::Malformed("the request target holds bytes that are not visible ASCII"));
-        }
+        check_target(target)?;
         check_line_ends(&input[..length])?;
         self.method_at = range_in(input, method.as_bytes());
         self.target_at = range_in(input, target.as_bytes());
         self.version = version(minor);
-        keep(&mut self.fields, input, parsed.headers);
-        self.bytes.clear();
-        self.bytes.extend_from_slice(&input[..length]);
+        self.fields.keep(&input[..length], parsed.headers);
         Ok(Some(length))
     }
 
@@ -113,12 +121,12 @@ impl RequestHead {
 
     /// The method, as written: letters, digits and the few marks of a field name (RFC 9110 §5.6.2), never empty.
     pub fn method(&self) -> &str {
-        text(&self.bytes, &self.method_at)
+        text(self.slice(&self.method_at))
     }
 
     /// The request target, as received: visible ASCII, never empty.
     pub fn target(&self) -> &str {
-        text(&self.bytes, &self.target_at)
+        text(self.slice(&self.target_at))
     }
 
     /// The version that the caller speaks.
@@ -126,48 +134,34 @@ impl RequestHead {
         self.version
     }
 
-    /// Every field in order: what it is, its name as received, its value without the white space around it.
-    pub fn fields(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
-        self.fields.iter().map(|field| field.parts(&self.bytes))
-    }
-
-    /// The first value of a known field.
-    pub fn get(&self, name: Name) -> Option<&[u8]> {
-        self.all(name).next()
-    }
-
-    /// All values of a known field, in order.
-    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        self.fields.iter().filter(move |field| field.name == name).map(|field| field.value(&self.bytes))
-    }
-
-    /// The first value of any field; letter case does not matter.
-    pub fn find(&self, name: &str) -> Option<&[u8]> {
-        find(&self.fields, &self.bytes, name)
-    }
-
     /// Gives the memory of an unusually large head back.
     pub fn shrink(&mut self) {
-        self.bytes.clear();
-        self.bytes.shrink_to(1024);
-        self.fields.clear();
-        self.fields.shrink_to(24);
+        self.fields.shrink();
     }
 }
 
 /// A response's head as it was received.
 #[derive(Debug)]
 pub struct ResponseHead {
-    bytes: Vec<u8>,
-    status: u16,
-    reason_at: Range<u32>,
-    version: Version,
-    fields: Vec<Field>,
+    pub(super) fields: Fields,
+    pub(super) status: u16,
+    pub(super) reason_at: Range<u32>,
+    pub(super) version: Version,
+    /// HTTP/2: no content follows.
+    pub(super) ended: bool,
 }
 
 impl Default for ResponseHead {
     fn default() -> Self {
-        ResponseHead { bytes: Vec::new(), status: 0, reason_at: 0..0, version: Version::Http11, fields: Vec::new() }
+        ResponseHead { fields: Fields::default(), status: 0, reason_at: 0..0, version: Version::Http11, ended: false }
+    }
+}
+
+impl Deref for ResponseHead {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.fields
     }
 }
 
@@ -196,9 +190,7 @@ impl ResponseHead {
         self.status = status;
         self.reason_at = parsed.reason.map_or(0..0, |reason| range_in(input, reason.as_bytes()));
         self.version = version(minor);
-        keep(&mut self.fields, input, parsed.headers);
-        self.bytes.clear();
-        self.bytes.extend_from_slice(&input[..length]);
+        self.fields.keep(&input[..length], parsed.headers);
         Ok(Some(length))
     }
 
@@ -209,50 +201,21 @@ impl ResponseHead {
 
     /// The reason phrase, as received; may be empty.
     pub fn reason(&self) -> &[u8] {
-        &self.bytes[self.reason_at.start as usize..self.reason_at.end as usize]
+        self.slice(&self.reason_at)
     }
 
     /// The version that the origin speaks.
     pub fn version(&self) -> Version {
         self.version
     }
-
-    /// Every field in order: what it is, its name as received, its value without the white space around it.
-    pub fn fields(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
-        self.fields.iter().map(|field| field.parts(&self.bytes))
-    }
-
-    /// The first value of a known field.
-    pub fn get(&self, name: Name) -> Option<&[u8]> {
-        self.all(name).next()
-    }
-
-    /// All values of a known field, in order.
-    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        self.fields.iter().filter(move |field| field.name == name).map(|field| field.value(&self.bytes))
-    }
-
-    /// The first value of any field; letter case does not matter.
-    pub fn find(&self, name: &str) -> Option<&[u8]> {
-        find(&self.fields, &self.bytes, name)
-    }
 }
 
-fn find<'a>(fields: &[Field], bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    fields
-        .iter()
-        .map(|field| field.parts(bytes))
-        .find(|(_, given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
-        .map(|(_, _, value)| value)
-}
-
-fn keep(fields: &mut Vec<Field>, input: &[u8], parsed: &[httparse::Header<'_>]) {
-    fields.clear();
-    fields.extend(parsed.iter().map(|header| Field {
-        name: Name::of(header.name.as_bytes()),
-        name_at: range_in(input, header.name.as_bytes()),
-        value_at: range_in(input, header.value.trim_ascii()),
-    }));
+/// A target holds what a URL can hold, whatever version it came by.
+pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
+    if target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(HeadError::Malformed("the request target holds bytes that are not visible ASCII"))
 }
 
 /// httparse takes a lone LF for a line end (RFC 9112 §2.2 allows it). Two readers that disagree on that
@@ -269,19 +232,8 @@ fn version(minor: u8) -> Version {
     if minor == 0 { Version::Http10 } else { Version::Http11 }
 }
 
-fn text<'a>(bytes: &'a [u8], at: &Range<u32>) -> &'a str {
-    std::str::from_utf8(&bytes[at.start as usize..at.end as usize]).unwrap_or_default()
-}
-
-/// Where `part`, a slice of `whole`, lies in it. An empty part may lie anywhere.
-fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
-    let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
-    if part.is_empty() || start > whole.len() {
-        return 0..0;
-    }
-    // Heads are at most MAX_HEAD long, and httparse returns slices of its input: both ends fit.
-    let start = u32::try_from(start).unwrap_or(0);
-    start..start + u32::try_from(part.len()).unwrap_or(0)
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 fn reason(error: httparse::Error, input: &[u8]) -> HeadError {
@@ -312,6 +264,7 @@ fn names_version(input: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Name;
 
     fn error(head: &[u8]) -> HeadError {
         RequestHead::default().read(head).expect_err("a head that must be refused")

@@ -1,4 +1,4 @@
-//! SPEAKS HTTP/1: heads, body framing, buffered streams. It never decides where a message goes or when.
+//! SPEAKS HTTP: heads, body framing, buffered streams; HTTP/1 by itself, HTTP/2 through `h2`. It never decides where a message goes or when.
 
 pub mod buffer;
 pub mod chunked;
@@ -6,10 +6,12 @@ pub mod conn;
 pub mod field;
 pub mod framing;
 pub mod head;
+pub mod http2;
 pub mod stream;
+mod tcp;
 
 pub use conn::Conn;
-pub use field::{Name, members};
+pub use field::{Fields, Name, members};
 pub use framing::{Length, Options};
 pub use head::{HeadError, RequestHead, ResponseHead, Version};
 pub use stream::Stream;

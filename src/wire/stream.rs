@@ -1,46 +1,87 @@
-//! A connection's bytes, plain or through TLS, and the sign that its peer has hung up.
+//! A connection's bytes, whatever carries them: TCP, TLS, or one of the streams of an HTTP/2 connection.
 
-use std::future::Future;
-use std::io::{self, ErrorKind, IoSlice};
-use std::net::Shutdown;
-use std::pin::{Pin, pin};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use http::{HeaderMap, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::http2::{CallerStream, OriginStream};
+use super::tcp::Tcp;
+
 /// One end of a connection.
-#[derive(Debug)]
 pub struct Stream {
     transport: Transport,
-    /// Bytes lie in the socket that tokio has been told to forget, see [`Stream::poll_hangup`].
-    unread: bool,
+    /// Read, and put back to be read again.
+    again: Vec<u8>,
 }
 
-#[derive(Debug)]
 enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Tcp),
+    /// Its bytes may themselves come through TLS, or by a stream of HTTP/2.
+    Tls(Box<TlsStream<Stream>>),
+    Caller(Box<CallerStream>),
+    Origin(Box<OriginStream>),
+    /// It was taken away, see [`Stream::take`].
+    Gone,
+}
+
+impl From<Transport> for Stream {
+    fn from(transport: Transport) -> Stream {
+        Stream { transport, again: Vec::new() }
+    }
 }
 
 impl Stream {
     /// A connection whose bytes are what is said on it.
     pub fn plain(tcp: TcpStream) -> Stream {
-        Stream { transport: Transport::Plain(tcp), unread: false }
+        Transport::Plain(Tcp::new(tcp)).into()
     }
 
     /// A connection after its TLS handshake.
-    pub fn tls(tls: impl Into<TlsStream<TcpStream>>) -> Stream {
-        Stream { transport: Transport::Tls(Box::new(tls.into())), unread: false }
+    pub fn tls(tls: impl Into<TlsStream<Stream>>) -> Stream {
+        Transport::Tls(Box::new(tls.into())).into()
     }
 
-    fn tcp(&self) -> &TcpStream {
-        match &self.transport {
-            Transport::Plain(tcp) => tcp,
-            Transport::Tls(tls) => tls.get_ref().0,
+    /// One request of a caller that speaks HTTP/2.
+    pub fn caller(stream: CallerStream) -> Stream {
+        Transport::Caller(Box::new(stream)).into()
+    }
+
+    /// One request to an origin that speaks HTTP/2.
+    pub fn origin(stream: OriginStream) -> Stream {
+        Transport::Origin(Box::new(stream)).into()
+    }
+
+    /// Takes the stream out; what is left behind has come to its end.
+    pub fn take(&mut self) -> Stream {
+        std::mem::replace(self, Stream::gone())
+    }
+
+    /// One that has come to its end.
+    pub fn gone() -> Stream {
+        Transport::Gone.into()
+    }
+
+    /// The request to an origin that speaks HTTP/2, if it is one.
+    pub fn as_origin(&mut self) -> Option<&mut OriginStream> {
+        match &mut self.transport {
+            Transport::Origin(stream) => Some(stream),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Gone => None,
         }
+    }
+
+    /// Whether it is one of the streams of an HTTP/2 connection: heads and ends are not in its bytes.
+    pub fn is_http2(&self) -> bool {
+        matches!(self.transport, Transport::Caller(_) | Transport::Origin(_))
+    }
+
+    /// Puts bytes back that are to be read again, before all others.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.again.splice(0..0, bytes.iter().copied());
     }
 
     /// Reads what is there; 0 at the end of the stream.
@@ -48,43 +89,45 @@ impl Stream {
     /// # Errors
     /// Those of the socket or of TLS.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        if self.unread {
-            match rustix::net::recv(self.tcp(), &mut *into, RecvFlags::DONTWAIT) {
-                Ok((_, count)) => {
-                    self.unread = count == into.len();
-                    return Poll::Ready(Ok(count));
-                }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => self.unread = false,
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
         let mut into = ReadBuf::new(into);
-        match &mut self.transport {
-            Transport::Plain(tcp) => ready!(Pin::new(tcp).poll_read(cx, &mut into))?,
-            Transport::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, &mut into))?,
-        }
+        ready!(Pin::new(self).poll_read(cx, &mut into))?;
         Poll::Ready(Ok(into.filled().len()))
     }
 
-    /// Waits until there is something to read, or the end, without needing room for it.
+    /// Waits until there is something to read, or the end, without needing room for it. A stream of HTTP/2 says so
+    /// at once.
     ///
     /// # Errors
     /// Those of the socket.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.unread {
+        if !self.again.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.tcp().poll_read_ready(cx)
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.poll_readable(cx),
+            Transport::Tls(tls) => {
+                let state = match &mut **tls {
+                    TlsStream::Client(tls) => tls.get_mut().1.process_new_packets(),
+                    TlsStream::Server(tls) => tls.get_mut().1.process_new_packets(),
+                };
+                if state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0) {
+                    return Poll::Ready(Ok(()));
+                }
+                tls.get_mut().0.poll_readable(cx)
+            }
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => Poll::Ready(Ok(())),
+        }
     }
 
-    /// Writes some of `data`.
+    /// Writes some of `data`; `is_all`: nothing comes after it, which HTTP/2 says with the last of the bytes.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_write_last(&mut self, cx: &mut Context<'_>, data: &[u8], is_all: bool) -> Poll<io::Result<usize>> {
         match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, data),
-            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, data),
+            Transport::Caller(stream) => stream.poll_write(cx, data, is_all),
+            Transport::Origin(stream) => stream.poll_write(cx, data, is_all),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => Pin::new(self).poll_write(cx, data),
         }
     }
 
@@ -93,11 +136,7 @@ impl Stream {
     /// # Errors
     /// Those of the socket or of TLS.
     pub fn poll_write_both(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
-        let parts = [IoSlice::new(first), IoSlice::new(second)];
-        match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, &parts),
-            Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, &parts),
-        }
+        Pin::new(self).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
     }
 
     /// Pushes out what TLS still holds.
@@ -105,10 +144,7 @@ impl Stream {
     /// # Errors
     /// Those of the socket or of TLS.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(_) => Poll::Ready(Ok(())),
-            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
+        AsyncWrite::poll_flush(Pin::new(self), cx)
     }
 
     /// Says that nothing more will be written (half-close).
@@ -116,48 +152,195 @@ impl Stream {
     /// # Errors
     /// Those of the socket or of TLS.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(self), cx)
+    }
+
+    /// Ends a message: a stream of HTTP/2 says that nothing comes any more. Other messages say by themselves where
+    /// they end.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn end(&mut self) -> io::Result<()> {
         match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Transport::Caller(stream) => stream.end(),
+            Transport::Origin(stream) => stream.end(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => Ok(()),
         }
     }
 
     /// Makes the end visible as a broken connection: the peer sees a reset, never a clean end.
-    pub fn abort(&self) {
-        let socket = socket2::SockRef::from(self.tcp());
-        // A socket that is gone already needs no breaking.
-        let _ = socket.set_linger(Some(std::time::Duration::ZERO));
-        let _ = socket.shutdown(Shutdown::Read);
+    pub fn abort(&mut self) {
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.abort(),
+            Transport::Tls(tls) => tls.get_mut().0.abort(),
+            Transport::Caller(stream) => stream.reset(),
+            Transport::Origin(stream) => stream.reset(),
+            Transport::Gone => {}
+        }
     }
 
-    /// Ends when the peer has hung up (FIN or RST), whatever of its bytes is still unread.
-    ///
-    /// Bytes that arrive meanwhile stay in the socket, so the window of TCP holds a talkative peer back. tokio is told
-    /// to forget that they are there, or it would report them for ever; epoll is edge-triggered, so the next sign of life,
-    /// which may be the end, is reported again. What is so forgotten is remembered in `unread`.
+    /// Ends when the peer has hung up, whatever of its bytes is still unread.
     pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if ready!(self.tcp().poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            let readiness = match pin!(self.tcp().ready(Interest::READABLE)).poll(cx) {
-                Poll::Ready(Ok(readiness)) => readiness,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            };
-            if readiness.is_read_closed() || readiness.is_error() {
-                return Poll::Ready(());
-            }
-            self.unread = true;
-            let forget = self.tcp().try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
-            debug_assert!(forget.is_err(), "the closure never succeeds");
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.poll_hangup(cx),
+            Transport::Tls(tls) => tls.get_mut().0.poll_hangup(cx),
+            Transport::Caller(stream) => stream.poll_reset(cx),
+            Transport::Origin(stream) => stream.poll_reset(cx),
+            Transport::Gone => Poll::Ready(()),
         }
     }
 
     /// Whether an idle connection can carry another message: nothing was said on it, and it was not closed.
     pub fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut byte = [0_u8; 1];
-        self.poll_read(cx, &mut byte).is_pending()
+        match &mut self.transport {
+            Transport::Origin(stream) => stream.is_good(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Gone => {
+                self.poll_read(cx, &mut [0_u8; 1]).is_pending()
+            }
+        }
+    }
+}
+
+/// Heads and trailers, which are no bytes in HTTP/2.
+impl Stream {
+    /// The response that is to be sent before what is written next. Only on a caller's stream.
+    pub fn set_response(&mut self, head: Response<()>) {
+        if let Transport::Caller(stream) = &mut self.transport {
+            stream.set_head(Some(head));
+        }
+    }
+
+    /// The request that is to be sent before what is written next. Only on a stream to an origin.
+    pub fn set_request(&mut self, head: Request<()>) {
+        if let Transport::Origin(stream) = &mut self.transport {
+            stream.set_head(Some(head));
+        }
+    }
+
+    /// Forgets a head that was not sent.
+    pub fn discard_head(&mut self) {
+        match &mut self.transport {
+            Transport::Caller(stream) => stream.set_head(None),
+            Transport::Origin(stream) => stream.set_head(None),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => {}
+        }
+    }
+
+    /// Whether a head waits to be sent.
+    pub fn has_head(&self) -> bool {
+        match &self.transport {
+            Transport::Caller(stream) => stream.has_head(),
+            Transport::Origin(stream) => stream.has_head(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => false,
+        }
+    }
+
+    /// Whether a head has left.
+    pub fn has_departed(&self) -> bool {
+        match &self.transport {
+            Transport::Caller(stream) => stream.has_departed(),
+            Transport::Origin(stream) => stream.has_departed(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => false,
+        }
+    }
+
+    /// Sends an interim response at once. Only on a caller's stream.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn inform(&mut self, head: Response<()>) -> io::Result<()> {
+        match &mut self.transport {
+            Transport::Caller(stream) => stream.inform(head),
+            Transport::Origin(_) | Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => Ok(()),
+        }
+    }
+
+    /// What came after the content that was read to its end.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.transport {
+            Transport::Caller(stream) => stream.data().take_trailers(),
+            Transport::Origin(stream) => stream.data().take_trailers(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => None,
+        }
+    }
+
+    /// What is to be sent after the content.
+    pub fn set_trailers(&mut self, trailers: HeaderMap) {
+        match &mut self.transport {
+            Transport::Caller(stream) => stream.data().set_trailers(trailers),
+            Transport::Origin(stream) => stream.data().set_trailers(trailers),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => {}
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.again.is_empty() {
+            let count = self.again.len().min(into.remaining());
+            into.put_slice(&self.again[..count]);
+            self.again.drain(..count);
+            if self.again.is_empty() {
+                self.again = Vec::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, into),
+            Transport::Tls(tls) => Pin::new(tls).poll_read(cx, into),
+            Transport::Caller(stream) => stream.poll_read(cx, into),
+            Transport::Origin(stream) => stream.poll_read(cx, into),
+            Transport::Gone => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, data),
+            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, data),
+            Transport::Caller(stream) => stream.poll_write(cx, data, false),
+            Transport::Origin(stream) => stream.poll_write(cx, data, false),
+            Transport::Gone => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(_) | Transport::Gone => Poll::Ready(Ok(())),
+            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Transport::Caller(stream) => Poll::Ready(stream.flush()),
+            Transport::Origin(stream) => Poll::Ready(stream.depart(false)),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Transport::Caller(_) | Transport::Origin(_) => Poll::Ready(self.end()),
+            Transport::Gone => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
+            Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => {
+                let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+                self.poll_write_last(cx, first, false)
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        matches!(self.transport, Transport::Plain(_) | Transport::Tls(_))
     }
 }
 
@@ -215,7 +398,7 @@ mod tests {
     async fn a_reset_is_a_hang_up() {
         let (mut stream, peer) = pair().await;
         assert!(stream.poll_hangup(&mut Context::from_waker(Waker::noop())).is_pending());
-        let (broken, ()) = (Stream::plain(peer), ());
+        let mut broken = Stream::plain(peer);
         broken.abort();
         drop(broken);
         poll_fn(|cx| stream.poll_hangup(cx)).await;

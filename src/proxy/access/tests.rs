@@ -9,7 +9,7 @@ fn open() -> Settings {
 
 async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: bool) -> Result<Admitted, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
-    let target = Targets::new(Vec::new()).find(&head).expect("a target");
+    let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
     Access::new(settings).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
 }
 

@@ -24,7 +24,7 @@ fn keyed(key: Vec<KeyPart>) -> Rules {
 
 fn find_as(rules: &Rules, line: &str, fields: &str, caller: u64) -> Result<Claims, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
-    let target = Targets::new(Vec::new()).find(&head).expect("a target");
+    let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
     let admitted = Admitted { caller: Caller(caller), user: None, named: false };
     rules.find(&target, &head, &admitted, IpAddr::from([127, 0, 0, 1]))
 }

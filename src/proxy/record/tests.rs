@@ -51,7 +51,7 @@ fn a_line_of_text_says_all_there_is_to_say() {
         user: Some("anna".into()),
         limits: Vec::new(),
         refused_by: Some("limit"),
-        note: Some("queue_full"),
+        note: Some("queue_full".into()),
         status: 429,
         ..record()
     };

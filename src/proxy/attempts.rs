@@ -1,0 +1,227 @@
+//! One request, sent until an answer is to be passed on.
+
+use super::body::{Body, Kept};
+use super::connection::Caller;
+use super::exchange::{self, End, Outcome, Plan};
+use super::origin::{Fresh, Ready, Unsent, Want};
+use super::pass::{self, Exchanged};
+use super::refusal::Refusal;
+use super::retry::{self, Pushback};
+use super::story::{BodyRead, Story};
+use super::target::Scheme;
+use super::{headers, hear, line};
+use crate::gate::{Flight, Permit};
+use crate::tls::verify::Offer;
+use crate::wire::{Length, Name, Options, Version, framing};
+
+/// How often a request is sent that the origin says it has not looked at. Twice is bad luck; more often is an origin
+/// that takes nothing.
+const MAX_UNTAKEN: u32 = 2;
+
+/// A connection for the request: the one that was made ready, one that is there, or a new one.
+pub(super) async fn connection(
+    caller: &mut Caller,
+    plan: &Plan,
+    held: Option<Ready>,
+    want: Want,
+) -> Result<Ready, End> {
+    if let Some(mut held) = held
+        && held.is_good()
+    {
+        return Ok(held);
+    }
+    let origins = &caller.worker.origins;
+    if let Some(ready) = origins.idle(&plan.target.origin, want) {
+        return Ok(ready);
+    }
+    let (origins, origin, named) = (origins.clone(), plan.target.origin.clone(), plan.admitted.named);
+    Ok(line::race(caller, Box::pin(async move { origins.dial(&origin, named, want.offer).await })).await??)
+}
+
+/// What of the request's body is to be written once more.
+enum Again {
+    /// All of it, because it left before.
+    Whole(Kept),
+    /// What waited for a head that did not leave, framed for that version.
+    Unsent(Vec<u8>, Version),
+}
+
+/// Why a request is sent once more.
+enum Once {
+    /// It never left; its permit is as good as before.
+    Untouched(Permit),
+    /// The origin has not looked at it, and says so.
+    Untaken,
+    /// Its connection ended without an answer: the origin may have been closing it already.
+    Lost,
+    /// The origin has had enough for now.
+    PushedBack,
+}
+
+/// Sends the request until an answer is to be passed on; every sending has a permit of its own.
+pub(super) async fn run(
+    caller: &mut Caller,
+    story: &mut Story,
+    plan: &Plan,
+    permit: Permit,
+    held: Option<Ready>,
+) -> Result<Outcome, End> {
+    let idempotent = retry::is_idempotent(caller.head.method());
+    let length = plan.outgoing.length;
+    let mut body = Body::new(length.read_by(caller.head.version()), length, true);
+    // An origin that may speak HTTP/2 may say of any request that it has not looked at it.
+    if idempotent || plan.claims.retry > 0 || plan.target.origin.scheme == Scheme::Https {
+        body = body.keep();
+    }
+    let (mut permit, mut held, mut want) = (permit, held, plan.want());
+    let (mut again, mut resent, mut untaken) = (None, 0, 0);
+    loop {
+        let mut ready = connection(caller, plan, held.take(), want).await?;
+        write(caller, plan, &mut body, again.as_ref(), &mut ready)?;
+        story.body = BodyRead::of(&body);
+        caller.alarm.set(caller.worker.proxy.timeouts.answer);
+        let once = match caller.alarm.during(ready.send(permit)).await {
+            None => return Err(Refusal::AnswerTimeout.into()),
+            Some(Err(Unsent::Untouched(unused))) if ready.reused => Once::Untouched(unused),
+            Some(Err(Unsent::Untouched(_) | Unsent::Partly)) => Once::Lost,
+            Some(Ok(mut flight)) => match heard(caller, story, &mut ready, &mut body).await {
+                Ok(()) if pushed_back(caller, plan, &mut flight, resent) && can_repeat(&mut again, &mut body) => {
+                    resent += 1;
+                    story.resent += 1;
+                    Once::PushedBack
+                }
+                Ok(()) => return pass::run(caller, story, plan, Exchanged { ready, flight, body }).await,
+                Err(hear::Silence::Untaken) => Once::Untaken,
+                Err(hear::Silence::WantsHttp1) => {
+                    caller.worker.origins.speak_http1(&plan.target.origin);
+                    want.offer = Offer::Http1;
+                    Once::Untaken
+                }
+                Err(hear::Silence::Lost) => Once::Lost,
+                Err(hear::Silence::End(end)) => return Err(end),
+            },
+        };
+        let spent = match once {
+            Once::Untouched(unused) => {
+                again = Some(Again::Unsent(ready.conn.take_out(), ready.conn.version()));
+                (permit, want.fresh) = (unused, Fresh::Yes);
+                continue;
+            }
+            Once::PushedBack => {
+                discard(caller, plan, ready);
+                true
+            }
+            Once::Untaken => {
+                untaken += 1;
+                untaken <= MAX_UNTAKEN && can_repeat(&mut again, &mut body)
+            }
+            // A kept connection may have been closed by the origin before it saw the request (RFC 9112 §9.3.1).
+            Once::Lost => {
+                let may = ready.reused && idempotent && want.fresh == Fresh::No;
+                want.fresh = Fresh::Yes;
+                may && can_repeat(&mut again, &mut body)
+            }
+        };
+        if !spent {
+            return Err(Refusal::ConnectionTerminated.into());
+        }
+        // It may have been counted, so the next sending takes a slot of its own.
+        (permit, held) = exchange::permit(caller, story, plan, Some(plan.arrived), want).await?;
+    }
+}
+
+/// Puts the request on the connection, with as much of its body as has been read.
+fn write(
+    caller: &mut Caller,
+    plan: &Plan,
+    body: &mut Body,
+    again: Option<&Again>,
+    ready: &mut Ready,
+) -> Result<(), End> {
+    let conn = &mut ready.conn;
+    let version = conn.version();
+    let framed = plan.outgoing.length.written_to(version);
+    body.reframe(framed);
+    match again {
+        // Its head is in it.
+        Some(Again::Unsent(bytes, Version::Http11)) if version == Version::Http11 => {
+            conn.out().extend_from_slice(bytes);
+        }
+        Some(Again::Unsent(_, before)) if *before != version && body.moved > 0 => {
+            // What was read of the body is framed for a version that the origin does not speak any more.
+            return Err(Refusal::ConnectionTerminated.into());
+        }
+        Some(Again::Unsent(bytes, before)) => {
+            headers::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
+            if *before == version {
+                conn.out().extend_from_slice(bytes);
+            }
+        }
+        Some(Again::Whole(kept)) => {
+            headers::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
+            kept.write(framed, conn);
+        }
+        None => headers::send_request(&caller.head, &plan.target, plan.outgoing, conn)?,
+    }
+    let gathered = body.gather(&mut caller.conn, conn);
+    gathered.map_err(|_| Refusal::Malformed("the request's content is broken").into())
+}
+
+/// Whether the whole body is at hand; it is kept for the next sending then.
+fn can_repeat(again: &mut Option<Again>, body: &mut Body) -> bool {
+    if !matches!(again, Some(Again::Whole(_))) {
+        *again = body.take_written().map(Again::Whole);
+    }
+    again.is_some()
+}
+
+async fn heard(
+    caller: &mut Caller,
+    story: &mut Story,
+    ready: &mut Ready,
+    body: &mut Body,
+) -> Result<(), hear::Silence> {
+    let answer = hear::answer(caller, ready, body).await;
+    story.body = BodyRead::of(body);
+    answer
+}
+
+/// What the origin's answer says of the limit: its windows pause. Whether the request may be sent again instead of
+/// passing the answer on.
+fn pushed_back(caller: &Caller, plan: &Plan, flight: &mut Flight, resent: u8) -> bool {
+    flight.answered();
+    let proxy = &caller.worker.proxy;
+    if !retry::may_push_back(caller.response.status()) {
+        return false;
+    }
+    let wall = proxy.gate.clock().wall_unix_nanos();
+    for claim in &plan.claims.claims {
+        let rule = proxy.rules.rule(claim.limit);
+        if rule.pushback == super::claims::Pushback::Pause
+            && let Pushback::For(pause) = retry::pushback(&caller.response, proxy.span(claim.limit), wall)
+        {
+            proxy.gate.pause(claim.limit, claim.key, pause);
+        }
+    }
+    resent < plan.claims.retry && retry::asks_for_another(&caller.response)
+}
+
+/// Lets a response that nobody gets go; its connection is kept if all of it is here already.
+fn discard(caller: &Caller, plan: &Plan, mut ready: Ready) {
+    let here = ready.conn.input.bytes().len();
+    match framing::of_response(&caller.response, caller.head.method()) {
+        Ok(Length::Empty) => keep(caller, plan, ready),
+        Ok(Length::Exact(length)) if length == here as u64 => {
+            ready.conn.input.consume(here);
+            keep(caller, plan, ready);
+        }
+        Ok(Length::Exact(_) | Length::Chunked | Length::UntilClose) | Err(_) => {}
+    }
+}
+
+pub(super) fn keep(caller: &Caller, plan: &Plan, ready: Ready) {
+    let options = Options::of(caller.response.all(Name::Connection));
+    if options.keeps_open(caller.response.version()) {
+        caller.worker.origins.keep(&plan.target.origin, ready.conn);
+    }
+}

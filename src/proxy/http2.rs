@@ -1,0 +1,184 @@
+//! A caller's connection that carries many requests at one time (HTTP/2).
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+
+use super::alarm::Alarm;
+use super::connection::{self, Caller, Stopping};
+use super::exchange::{self, Outcome};
+use super::intercept::{self, Within};
+use super::refusal::Refusal;
+use super::story::Story;
+use super::{Worker, answer, tunnel};
+use crate::time::Time;
+use crate::wire::Stream;
+use crate::wire::http2::{Call, Session};
+
+/// How many frames that carry neither a message nor room for one are borne within [`CALM`]: resets, pings, settings.
+/// A caller that gives up all of its requests at once makes 128 of them.
+const NOISE: u64 = 1000;
+const CALM: Duration = Duration::from_secs(1);
+
+/// How long a caller has for its last words when it is asked to go.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What all requests of a connection have in common.
+struct Common {
+    worker: Worker,
+    peer: SocketAddr,
+    secure: bool,
+    within: Option<Arc<Within>>,
+    /// How many are running.
+    running: Cell<usize>,
+}
+
+/// Serves the connection until either side ends it.
+pub(super) async fn serve(mut caller: Caller, stopping: Stopping) {
+    caller.alarm.set(caller.worker.proxy.timeouts.head);
+    let begin = Session::begin(caller.conn.take_stream());
+    let session = match caller.alarm.during(begin).await {
+        Some(Ok(session)) => session,
+        Some(Err(error)) => return tracing::debug!(peer = %caller.peer, %error, "HTTP/2 did not begin"),
+        None => return,
+    };
+    let Caller { worker, peer, secure, within, mut alarm, .. } = caller;
+    alarm.set(worker.proxy.timeouts.idle);
+    let common = Rc::new(Common { worker, peer, secure, within, running: Cell::new(0) });
+    let quiet = Quiet { since: common.now(), before: 0 };
+    Host { session, alarm, stopping, common, quiet, stage: Stage::Open }.run().await;
+}
+
+/// What keeps one connection going.
+struct Host {
+    session: Session,
+    alarm: Alarm,
+    stopping: Stopping,
+    common: Rc<Common>,
+    quiet: Quiet,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// New requests are turned away; those that run may end.
+    Closing,
+    /// It is over, as soon as the caller has read why.
+    Over,
+}
+
+/// Since when how much noise was made.
+struct Quiet {
+    since: Time,
+    before: u64,
+}
+
+impl Host {
+    async fn run(mut self) {
+        while let Some(call) = poll_fn(|cx| self.poll_call(cx)).await {
+            self.alarm.set(self.common.worker.proxy.timeouts.idle);
+            self.common.running.update(|running| running + 1);
+            spawn_local(serve_call(Rc::clone(&self.common), call));
+        }
+    }
+
+    /// The next request; `None` when the connection has ended.
+    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Option<Call>> {
+        loop {
+            let polled = self.session.poll_call(cx);
+            if self.stage != Stage::Over && self.is_too_loud() {
+                tracing::debug!(peer = %self.common.peer, "an HTTP/2 connection makes nothing but noise, and is ended");
+                self.session.throw_out();
+                self.alarm.set(FAREWELL);
+                self.stage = Stage::Over;
+                continue;
+            }
+            match polled {
+                Poll::Ready(Some(Ok(call))) => return Poll::Ready(Some(call)),
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(peer = %self.common.peer, %error, "an HTTP/2 connection broke");
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {}
+            }
+            if self.stage == Stage::Open && self.stopping.as_mut().poll(cx).is_ready() {
+                self.close();
+                continue;
+            }
+            match self.alarm.poll_ring(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) if self.stage == Stage::Over => return Poll::Ready(None),
+                Poll::Ready(()) if self.common.running.get() > 0 => {
+                    self.alarm.set(self.common.worker.proxy.timeouts.idle);
+                }
+                Poll::Ready(()) if self.stage == Stage::Closing => return Poll::Ready(None),
+                Poll::Ready(()) => {
+                    self.close();
+                    self.alarm.set(FAREWELL);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.session.close();
+        self.stage = Stage::Closing;
+    }
+
+    fn is_too_loud(&mut self) -> bool {
+        let noise = self.session.noise();
+        if noise - self.quiet.before < NOISE {
+            return false;
+        }
+        let now = self.common.now();
+        let too_soon = now.since(self.quiet.since) < CALM;
+        self.quiet = Quiet { since: now, before: noise };
+        too_soon
+    }
+}
+
+impl Common {
+    fn now(&self) -> Time {
+        self.worker.proxy.gate.clock().now()
+    }
+}
+
+/// Serves one request to its end.
+async fn serve_call(common: Rc<Common>, call: Call) {
+    let busy = common.worker.proxy.drain.busy();
+    let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
+    (caller.secure, caller.within) = (common.secure, common.within.clone());
+    let read = call.read_head(common.secure, &mut caller.head);
+    caller.conn.stream = Stream::caller(call.stream);
+    let outcome = match read {
+        Ok(()) => exchange::run(&mut caller).await,
+        Err(error) => {
+            let mut story = Story::begin(&caller);
+            let outcome = answer::refuse(&mut caller, &mut story, &Refusal::from(error)).await;
+            story.end(&caller);
+            outcome
+        }
+    };
+    match outcome {
+        Outcome::Keep | Outcome::Close => {}
+        Outcome::Abort => caller.conn.stream.abort(),
+        Outcome::Tunnel(tunnel) => tunnel::relay(&mut caller, *tunnel).await,
+        Outcome::Opened(opening) => {
+            if let Some(spoken) = intercept::open(&mut caller, *opening).await {
+                // Boxed, because what is spoken in it may be HTTP/2 again.
+                let speaking: std::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(connection::speak(caller, spoken));
+                speaking.await;
+            }
+        }
+    }
+    common.running.update(|running| running - 1);
+    drop(busy);
+}

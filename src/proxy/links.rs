@@ -1,0 +1,167 @@
+//! Connections that many requests share (HTTP/2), and who opens the next one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::target::Origin;
+use crate::time::Time;
+use crate::wire::http2::{Link, OriginStream};
+
+/// What is known of the origins that speak TLS, and the connections to those that speak HTTP/2.
+#[derive(Default)]
+pub(super) struct Links {
+    known: Mutex<HashMap<Origin, Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    links: Vec<Link>,
+    dialling: Option<Arc<Dialling>>,
+    /// What it spoke last, if it is not HTTP/2.
+    http1: Option<Http1>,
+    used: Time,
+}
+
+/// Why HTTP/1.1 is spoken to an origin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Http1 {
+    /// It chose so.
+    Chosen,
+    /// It speaks HTTP/2, but wanted HTTP/1.1 when it was asked (RFC 9113 §7, HTTP_1_1_REQUIRED).
+    Wanted,
+}
+
+/// A dialling that others wait for: nobody knows yet whether the connection can be shared.
+#[derive(Default)]
+pub(super) struct Dialling {
+    ended: Notify,
+    over: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl Dialling {
+    /// Waits for its end; whether there is a connection.
+    pub(super) async fn ended(&self) -> bool {
+        let mut ended = std::pin::pin!(self.ended.notified());
+        // In line before looking, so that no end falls between the look and the wait.
+        ended.as_mut().enable();
+        if !self.over.load(Ordering::Acquire) {
+            ended.await;
+        }
+        !self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// What a request for an origin is to do next.
+pub(super) enum Turn {
+    /// A connection has room for it.
+    Shared(OriginStream),
+    /// Dial, for everybody: the others wait for it.
+    First(Guide),
+    /// Somebody else dials for all.
+    After(Arc<Dialling>),
+    /// Dial for itself: nothing is shared with this origin.
+    Alone(Http1),
+}
+
+/// Held by whom the others wait for. Dropped without an outcome, the dialling has failed.
+pub(super) struct Guide {
+    links: Arc<Links>,
+    origin: Origin,
+    dialling: Arc<Dialling>,
+    failed: bool,
+}
+
+impl Guide {
+    /// It has a connection.
+    pub(super) fn arrive(mut self) {
+        self.failed = false;
+    }
+}
+
+impl Drop for Guide {
+    fn drop(&mut self) {
+        if let Some(known) = self.links.lock().get_mut(&self.origin) {
+            known.dialling = None;
+        }
+        self.dialling.failed.store(self.failed, Ordering::Relaxed);
+        self.dialling.over.store(true, Ordering::Release);
+        self.dialling.ended.notify_waiters();
+    }
+}
+
+impl Links {
+    /// A stream to the origin on a connection that is there, if one has room.
+    pub(super) fn open(&self, origin: &Origin, now: Time) -> Option<OriginStream> {
+        let mut all = self.lock();
+        let known = all.get_mut(origin)?;
+        known.used = now;
+        known.links.iter().find_map(Link::open)
+    }
+
+    /// What is to be done for a request to the origin.
+    pub(super) fn turn(self: &Arc<Self>, origin: &Origin, now: Time) -> Turn {
+        let mut all = self.lock();
+        let known = all.entry(origin.clone()).or_default();
+        known.used = now;
+        known.links.retain(|link| link.is_open() || !link.is_idle());
+        if let Some(stream) = known.links.iter().find_map(Link::open) {
+            return Turn::Shared(stream);
+        }
+        if let Some(http1) = known.http1 {
+            return Turn::Alone(http1);
+        }
+        if let Some(dialling) = &known.dialling {
+            return Turn::After(Arc::clone(dialling));
+        }
+        let dialling = Arc::<Dialling>::default();
+        known.dialling = Some(Arc::clone(&dialling));
+        Turn::First(Guide { links: Arc::clone(self), origin: origin.clone(), dialling, failed: true })
+    }
+
+    /// The origin has chosen HTTP/2 on a new connection.
+    pub(super) fn keep(&self, origin: &Origin, link: Link) {
+        let mut all = self.lock();
+        let known = all.entry(origin.clone()).or_default();
+        known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
+        known.links.push(link);
+    }
+
+    /// The origin speaks HTTP/1.1.
+    pub(super) fn set_http1(&self, origin: &Origin, http1: Http1) {
+        let mut all = self.lock();
+        let known = all.entry(origin.clone()).or_default();
+        if known.http1 != Some(Http1::Wanted) {
+            known.http1 = Some(http1);
+        }
+    }
+
+    /// Closes what nobody has used for so long, and forgets what was known of it.
+    pub(super) fn reap(&self, idle: Duration, now: Time) {
+        self.lock().retain(|_, known| {
+            known.links.retain(|link| link.is_open() || !link.is_idle());
+            let busy = known.dialling.is_some() || known.links.iter().any(|link| !link.is_idle());
+            if busy {
+                known.used = now;
+            }
+            now.since(known.used) < idle
+        });
+    }
+
+    /// Closes every connection that nobody uses; whether there was one.
+    pub(super) fn let_idle_go(&self) -> bool {
+        let mut all = self.lock();
+        let before: usize = all.values().map(|known| known.links.len()).sum();
+        all.values_mut().for_each(|known| known.links.retain(|link| !link.is_idle()));
+        all.values().map(|known| known.links.len()).sum::<usize>() < before
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Known>> {
+        // A panic elsewhere cannot leave the map half changed: each change is one call.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

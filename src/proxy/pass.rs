@@ -1,0 +1,94 @@
+//! The response, passed on as it comes.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::attempts;
+use super::body::{Body, BodyError};
+use super::connection::Caller;
+use super::exchange::{End, Outcome, Plan};
+use super::headers::{self, Returned};
+use super::origin::Ready;
+use super::refusal::Refusal;
+use super::story::Story;
+use super::tunnel::Tunnel;
+use crate::gate::Flight;
+use crate::wire::{Length, Version, framing};
+
+/// A request that has its answer.
+pub(super) struct Exchanged {
+    pub(super) ready: Ready,
+    pub(super) flight: Flight,
+    pub(super) body: Body,
+}
+
+/// Passes the response on: `caller.response` has been read, its body has not.
+pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, done: Exchanged) -> Result<Outcome, End> {
+    let Exchanged { mut ready, flight, mut body } = done;
+    let version = caller.head.version();
+    story.status = caller.response.status();
+    if caller.response.status() == 101 {
+        if !plan.outgoing.upgrade {
+            return Err(Refusal::ProtocolError("the origin switched to a protocol that nobody asked for").into());
+        }
+        let returned = Returned { length: Length::Empty, keep: true, version, waited: story.waited };
+        headers::send_response(&caller.response, returned, &mut caller.conn);
+        return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
+    }
+    let from = framing::of_response(&caller.response, caller.head.method())
+        .map_err(|error| Refusal::ProtocolError(error.0))?;
+    let length = from.written_to(version);
+    let draining = caller.worker.proxy.drain.is_draining();
+    let ends_itself = version == Version::Http2 || length != Length::UntilClose;
+    let keep_caller = plan.outgoing.options.keeps_open(version) && ends_itself && body.has_ended() && !draining;
+    let returned = Returned { length, keep: keep_caller, version, waited: story.waited };
+    headers::send_response(&caller.response, returned, &mut caller.conn);
+    let mut back = Body::new(from.read_by(caller.response.version()), length, headers::takes_trailers(&caller.head));
+    let streamed = stream(caller, &mut ready, &mut body, &mut back).await;
+    story.bytes_in += body.moved;
+    story.bytes_out += back.moved;
+    streamed?;
+    if body.has_ended() && from != Length::UntilClose {
+        attempts::keep(caller, plan, ready);
+    }
+    drop(flight);
+    Ok(if keep_caller && body.has_ended() { Outcome::Keep } else { Outcome::Close })
+}
+
+/// Moves the response's body back and what is left of the request's body out, until the response is written.
+async fn stream(caller: &mut Caller, ready: &mut Ready, body: &mut Body, back: &mut Body) -> Result<(), End> {
+    let idle = caller.worker.proxy.timeouts.idle;
+    let (mut moved, mut sending) = (u64::MAX, !body.has_ended() || ready.conn.has_pending());
+    let Caller { conn, alarm, .. } = caller;
+    let before = conn.total_written();
+    poll_fn(|cx| {
+        match back.poll_move(cx, &mut ready.conn, conn) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(BodyError::Sink(_))) => return Poll::Ready(Err(End::Left)),
+            // Nothing of the response has left yet: there is still room for an honest answer.
+            Poll::Ready(Err(BodyError::Source(_))) if conn.total_written() == before => {
+                return Poll::Ready(Err(Refusal::ConnectionTerminated.into()));
+            }
+            Poll::Ready(Err(BodyError::Malformed(error))) if conn.total_written() == before => {
+                return Poll::Ready(Err(Refusal::ProtocolError(error.0).into()));
+            }
+            Poll::Ready(Err(BodyError::Source(_) | BodyError::Malformed(_))) => return Poll::Ready(Err(End::Broken)),
+            Poll::Pending => {}
+        }
+        if sending {
+            // An origin that answers early may stop reading; its answer is passed on all the same.
+            sending = body.poll_move(cx, conn, &mut ready.conn).is_pending();
+        }
+        // After the content was looked at: whatever became of it, the caller's end must wake us from here on.
+        if conn.stream.poll_hangup(cx).is_ready() {
+            return Poll::Ready(Err(End::Left));
+        }
+        let now = body.moved.wrapping_add(back.moved);
+        if now != moved {
+            moved = now;
+            alarm.set(idle);
+        }
+        alarm.poll_ring(cx).map(|()| Err(End::Broken))
+    })
+    .await
+}

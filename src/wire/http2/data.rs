@@ -1,0 +1,126 @@
+//! The content of one stream, both ways.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
+use tokio::io::ReadBuf;
+
+/// What is read from a stream and written to it, once its heads have been exchanged.
+#[derive(Default)]
+pub(in crate::wire) struct Data {
+    recv: Option<RecvStream>,
+    /// Read and not taken yet.
+    chunk: Bytes,
+    /// What came after the content.
+    trailers: Option<HeaderMap>,
+    send: Option<SendStream<Bytes>>,
+    /// What is to go after the content.
+    last: Option<HeaderMap>,
+    /// We have said all that we had to say.
+    ended: bool,
+}
+
+impl Data {
+    pub(super) fn receive(&mut self, recv: RecvStream) {
+        self.recv = Some(recv);
+    }
+
+    pub(super) fn may_send(&mut self, send: SendStream<Bytes>, ended: bool) {
+        self.send = Some(send);
+        self.ended = ended;
+    }
+
+    /// Reads what is there; nothing at the end of the stream, with its trailers kept.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(())) };
+        while self.chunk.is_empty() {
+            match ready!(recv.poll_data(cx)) {
+                Some(chunk) => self.chunk = chunk.map_err(broken)?,
+                None => {
+                    if let Some(trailers) = ready!(recv.poll_trailers(cx)).map_err(broken)? {
+                        self.trailers = Some(trailers);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        let count = self.chunk.len().min(into.remaining());
+        into.put_slice(&self.chunk.split_to(count));
+        // Only now may the peer send as much again: a slow reader's stream stands still, and nothing piles up.
+        recv.flow_control().release_capacity(count).map_err(broken)?;
+        Poll::Ready(Ok(()))
+    }
+
+    pub(in crate::wire) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
+    pub(in crate::wire) fn set_trailers(&mut self, trailers: HeaderMap) {
+        self.last = Some(trailers);
+    }
+
+    pub(super) fn has_trailers(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Writes as much of `data` as the peer has room for; `is_all`: nothing comes after it.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8], is_all: bool) -> Poll<io::Result<usize>> {
+        let Some(send) = self.send.as_mut().filter(|_| !self.ended) else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        send.reserve_capacity(data.len());
+        while send.capacity() == 0 {
+            match ready!(send.poll_capacity(cx)) {
+                Some(capacity) => drop(capacity.map_err(broken)?),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let count = send.capacity().min(data.len());
+        let ends = is_all && count == data.len() && self.last.is_none();
+        send.send_data(Bytes::copy_from_slice(&data[..count]), ends).map_err(broken)?;
+        self.ended = ends;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Says that nothing comes any more, with the trailers if there are any.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        let Some(send) = &mut self.send else { return Ok(()) };
+        self.ended = true;
+        match self.last.take() {
+            Some(trailers) => send.send_trailers(trailers).map_err(broken),
+            None => send.send_data(Bytes::new(), true).map_err(broken),
+        }
+    }
+
+    /// Ready when the peer has given the stream up, or is gone.
+    pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.send {
+            Some(send) => send.poll_reset(cx).map(drop),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Gives the stream up.
+    pub(super) fn reset(&mut self, reason: Reason) {
+        if let Some(send) = &mut self.send {
+            send.send_reset(reason);
+        }
+    }
+}
+
+/// An error of the stream's as one of a connection's.
+pub(super) fn broken(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+    }
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}

@@ -1,0 +1,170 @@
+//! Reads frame headers (RFC 9113 §4.1) from the bytes that pass by, without holding them up.
+
+/// The bytes of a frame's header.
+const HEADER: usize = 9;
+
+/// The types of frames that somebody here wants to know about (RFC 9113 §6).
+pub(super) mod kind {
+    pub(in crate::wire::http2) const DATA: u8 = 0;
+    pub(in crate::wire::http2) const HEADERS: u8 = 1;
+    pub(in crate::wire::http2) const GOAWAY: u8 = 7;
+    pub(in crate::wire::http2) const WINDOW_UPDATE: u8 = 8;
+    pub(in crate::wire::http2) const CONTINUATION: u8 = 9;
+}
+
+/// END_HEADERS, of HEADERS and CONTINUATION.
+const END_HEADERS: u8 = 4;
+
+/// A frame that has begun, or has passed by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    flags: u8,
+    pub(super) stream: u32,
+    /// The first four bytes of its payload, of a GOAWAY the last stream that was or will be looked at.
+    pub(super) first: u32,
+}
+
+impl Frame {
+    /// Whether a head ends with it.
+    pub(super) fn ends_head(self) -> bool {
+        matches!(self.kind, kind::HEADERS | kind::CONTINUATION) && self.flags & END_HEADERS != 0
+    }
+}
+
+/// What passes by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Passed {
+    /// The header of a frame.
+    Begun(Frame),
+    /// All of a frame.
+    Ended(Frame),
+}
+
+/// Follows one direction of a connection.
+#[derive(Debug)]
+pub(super) struct Frames {
+    /// Bytes that belong to no frame: the preface.
+    before: usize,
+    header: [u8; HEADER],
+    have: usize,
+    frame: Frame,
+    /// What is still to come of the frame's payload.
+    left: usize,
+    /// How much of `first` is known.
+    first: usize,
+}
+
+impl Frames {
+    /// Frames that come after so many other bytes.
+    pub(super) fn after(before: usize) -> Frames {
+        let frame = Frame { kind: 0, flags: 0, stream: 0, first: 0 };
+        Frames { before, header: [0; HEADER], have: 0, frame, left: 0, first: 0 }
+    }
+
+    /// Looks at the next bytes.
+    pub(super) fn pass(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Passed)) {
+        let skipped = self.before.min(bytes.len());
+        self.before -= skipped;
+        bytes = &bytes[skipped..];
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let taken = self.left.min(bytes.len());
+                self.remember(&bytes[..taken.min(4)]);
+                bytes = &bytes[taken..];
+                self.left -= taken;
+                if self.left == 0 {
+                    tell(Passed::Ended(self.frame));
+                }
+                continue;
+            }
+            let taken = (HEADER - self.have).min(bytes.len());
+            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have == HEADER {
+                self.begin();
+                tell(Passed::Begun(self.frame));
+                if self.left == 0 {
+                    tell(Passed::Ended(self.frame));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        let [a, b, c, kind, flags, w, x, y, z] = self.header;
+        self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+        // The first bit is reserved.
+        let stream = u32::from_be_bytes([w, x, y, z]) & (u32::MAX >> 1);
+        self.frame = Frame { kind, flags, stream, first: 0 };
+        (self.have, self.first) = (0, 0);
+    }
+
+    fn remember(&mut self, start: &[u8]) {
+        for byte in start {
+            if self.first < 4 {
+                self.frame.first = self.frame.first << 8 | u32::from(*byte);
+                self.first += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    fn ended(pieces: &[&[u8]], before: usize) -> Vec<(u8, u32, u32, bool)> {
+        let mut frames = Frames::after(before);
+        let mut all = Vec::new();
+        for piece in pieces {
+            frames.pass(piece, |passed| {
+                if let Passed::Ended(frame) = passed {
+                    all.push((frame.kind, frame.stream, frame.first, frame.ends_head()));
+                }
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn frames_are_told_however_the_bytes_are_cut() {
+        let bytes = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, &[]),
+            frame(kind::HEADERS, 0, 1, b"head"),
+            frame(kind::CONTINUATION, END_HEADERS, 1, b"more"),
+            frame(kind::DATA, 1, 1, &[7; 300]),
+            frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0, b'x']),
+        ]
+        .concat();
+        let head = u32::from_be_bytes(*b"head");
+        let more = u32::from_be_bytes(*b"more");
+        let all = [
+            (4, 0, 0, false),
+            (kind::HEADERS, 1, head, false),
+            (kind::CONTINUATION, 1, more, true),
+            (kind::DATA, 1, 0x0707_0707, false),
+            (kind::GOAWAY, 0, 5, false),
+        ];
+        assert_eq!(ended(&[&bytes], 24), all);
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(ended(&single, 24), all);
+        let sevens: Vec<&[u8]> = bytes.chunks(7).collect();
+        assert_eq!(ended(&sevens, 24), all);
+    }
+
+    #[test]
+    fn a_frame_begins_before_it_ends() {
+        let mut frames = Frames::after(0);
+        let mut told = Vec::new();
+        frames.pass(&frame(kind::HEADERS, END_HEADERS, 3, b"head")[..10], |passed| told.push(passed));
+        assert!(matches!(told[..], [Passed::Begun(Frame { stream: 3, .. })]));
+    }
+}

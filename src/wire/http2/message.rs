@@ -1,0 +1,229 @@
+//! Heads and trailers between the form of `h2` and the form in which all heads are looked at (RFC 9113 §8).
+
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+
+use crate::wire::Version;
+use crate::wire::chunked::is_forbidden;
+use crate::wire::head::{HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
+
+/// The most trailer fields that are passed on.
+const MAX_TRAILERS: usize = 64;
+
+/// Fields on their way to somebody who speaks HTTP/2.
+#[derive(Debug, Default)]
+pub struct FieldMap(HeaderMap);
+
+impl FieldMap {
+    /// Appends a field. What HTTP/2 cannot carry is left out; whoever read it would not have let it pass.
+    pub fn put(&mut self, name: &[u8], value: &[u8]) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            // More than 24 576 fields would not fit; a head has at most `MAX_FIELDS`.
+            let _ = self.0.try_append(name, value);
+        }
+    }
+
+    /// A response with these fields.
+    pub fn response(self, status: u16) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        *response.headers_mut() = self.0;
+        response
+    }
+
+    /// A request with these fields.
+    ///
+    /// # Errors
+    /// If the authority or the path cannot be of a URL.
+    pub fn request(self, method: &str, scheme: &str, authority: &[u8], path: &[u8]) -> Result<Request<()>, HeadError> {
+        let wrong = |_| HeadError::Malformed("the target cannot be passed on by HTTP/2");
+        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(wrong)?;
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| HeadError::Malformed("the method cannot be passed on by HTTP/2"))?;
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.0;
+        Ok(request)
+    }
+}
+
+/// Puts the head of a request into our form: the target in absolute form, `Host` left to its authority, the crumbs of
+/// a cookie joined (RFC 9113 §8.2.3).
+pub(super) fn read_request(
+    head: &http::request::Parts,
+    ended: bool,
+    secure: bool,
+    into: &mut RequestHead,
+) -> Result<(), HeadError> {
+    let host = the_host(head)?;
+    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    if let (Some(authority), Some(host)) = (authority, host)
+        && !authority.eq_ignore_ascii_case(host)
+    {
+        return Err(HeadError::Malformed(":authority and Host name different servers"));
+    }
+    let Some(authority) = authority.or(host) else {
+        return Err(HeadError::Malformed("there is neither :authority nor Host"));
+    };
+    into.version = Version::Http2;
+    into.ended = ended;
+    into.fields.clear();
+    into.method_at = into.fields.append(head.method.as_str().as_bytes());
+    let start = into.fields.append(b"").start;
+    if head.method != Method::CONNECT {
+        let scheme = head.uri.scheme_str().unwrap_or(if secure { "https" } else { "http" });
+        into.fields.append(scheme.as_bytes());
+        into.fields.append(b"://");
+    }
+    into.fields.append(authority);
+    if head.method != Method::CONNECT && head.uri.path() != "*" {
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        into.fields.append(path.as_bytes());
+    }
+    into.target_at = start..into.fields.append(b"").end;
+    check_target(into.target())?;
+    read_fields(&head.headers, &mut into.fields)
+}
+
+/// The one `Host`, if there is one.
+fn the_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(HeadError::Malformed("there are several Host fields")),
+        (host, None) => Ok(host.map(HeaderValue::as_bytes)),
+    }
+}
+
+/// Puts the head of a response into our form, with the reason phrase that HTTP/1.1 wants.
+pub(super) fn read_response(
+    head: &http::response::Parts,
+    ended: bool,
+    into: &mut ResponseHead,
+) -> Result<(), HeadError> {
+    if !(100..=599).contains(&head.status.as_u16()) || head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(HeadError::Malformed("the status is none that HTTP/2 knows"));
+    }
+    into.version = Version::Http2;
+    into.status = head.status.as_u16();
+    into.ended = ended;
+    into.fields.clear();
+    into.reason_at = into.fields.append(head.status.canonical_reason().unwrap_or_default().as_bytes());
+    read_fields(&head.headers, &mut into.fields)
+}
+
+fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Result<(), HeadError> {
+    let mut crumbs = from.get_all(COOKIE).iter().peekable();
+    for (name, value) in from {
+        let value = value.as_bytes();
+        if value.trim_ascii().len() != value.len() {
+            return Err(HeadError::Malformed("a field value begins or ends with white space"));
+        }
+        if *name == COOKIE {
+            // All crumbs at the place of the first.
+            if crumbs.peek().is_some() {
+                let all: Vec<&[u8]> = crumbs.by_ref().map(HeaderValue::as_bytes).collect();
+                let joined = all.join(&b"; "[..]);
+                into.push(name.as_str().as_bytes(), std::iter::once(&joined[..]));
+            }
+            continue;
+        }
+        into.push(name.as_str().as_bytes(), std::iter::once(value));
+    }
+    if into.count() > MAX_FIELDS { Err(HeadError::TooLarge) } else { Ok(()) }
+}
+
+/// Trailers as HTTP/1.1 writes them, the empty line behind them included.
+pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in trailers {
+        if !is_forbidden(name.as_str()) {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Trailers from how HTTP/1.1 writes them; `None` if there are none. They have been read once and are well-formed.
+pub fn read_trailers(written: &[u8]) -> Option<HeaderMap> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(written, &mut fields) else {
+        return None;
+    };
+    let mut map = FieldMap::default();
+    fields.iter().for_each(|field| map.put(field.name.as_bytes(), field.value.trim_ascii()));
+    map.0.remove(CONTENT_LENGTH);
+    (!map.0.is_empty()).then_some(map.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Name;
+
+    fn parts(request: http::request::Builder) -> http::request::Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn read(request: http::request::Builder) -> Result<RequestHead, HeadError> {
+        let mut head = RequestHead::default();
+        read_request(&parts(request), true, false, &mut head).map(|()| head)
+    }
+
+    #[test]
+    fn a_request_has_its_target_in_absolute_form_and_its_crumbs_in_one_cookie() {
+        let request = Request::get("https://api.example:8443/a?b")
+            .header("x-a", "1")
+            .header("cookie", "a=1")
+            .header("x-b", "2")
+            .header("cookie", "b=2");
+        let head = read(request).unwrap();
+        assert_eq!((head.method(), head.target()), ("GET", "https://api.example:8443/a?b"));
+        let fields: Vec<_> = head.fields().map(|(_, name, value)| (name, value)).collect();
+        let expected: [(&[u8], &[u8]); 3] = [(b"x-a", b"1"), (b"cookie", b"a=1; b=2"), (b"x-b", b"2")];
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn connect_names_an_authority_alone_and_options_may_mean_the_whole_server() {
+        assert_eq!(read(Request::connect("api.example:443")).unwrap().target(), "api.example:443");
+        let all = Uri::builder().scheme("http").authority("api.example").path_and_query("*").build().unwrap();
+        assert_eq!(read(Request::options(all)).unwrap().target(), "http://api.example");
+    }
+
+    #[test]
+    fn a_host_alone_stands_for_the_authority_and_beside_it_must_say_the_same() {
+        let head = read(Request::get("/a").header("host", "api.example")).unwrap();
+        assert_eq!((head.target(), head.get(Name::Host)), ("http://api.example/a", Some(&b"api.example"[..])));
+        assert!(read(Request::get("http://api.example/").header("host", "API.example")).is_ok());
+        assert!(read(Request::get("http://api.example/").header("host", "other.example")).is_err());
+        assert!(read(Request::get("http://a/").header("host", "a").header("host", "a")).is_err());
+        assert!(read(Request::get("/a")).is_err());
+    }
+
+    #[test]
+    fn white_space_around_a_value_and_too_many_fields_are_refused() {
+        assert!(read(Request::get("http://a/").header("x", " y")).is_err());
+        let mut many = Request::get("http://a/");
+        for number in 0..=MAX_FIELDS {
+            many = many.header(format!("x-{number}"), "y");
+        }
+        assert_eq!(read(many).err(), Some(HeadError::TooLarge));
+    }
+
+    #[test]
+    fn trailers_go_both_ways_without_what_would_change_the_framing() {
+        let mut out = Vec::new();
+        let map = read_trailers(b"grpc-status: 0\r\nX-Sum:  abc \r\n\r\n").unwrap();
+        write_trailers(&map, &mut out);
+        assert_eq!(out, b"grpc-status: 0\r\nx-sum: abc\r\n\r\n");
+        assert!(read_trailers(b"\r\n").is_none());
+        let mut bad = HeaderMap::new();
+        bad.insert("content-length", HeaderValue::from_static("5"));
+        out.clear();
+        write_trailers(&bad, &mut out);
+        assert_eq!(out, b"\r\n");
+    }
+}

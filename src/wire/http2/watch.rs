@@ -1,0 +1,219 @@
+//! Stands between `h2` and its connection, and sees what h2 does not tell: when a head has left, what a peer's
+//! farewell leaves undone, how much noise it makes.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::PREFACE;
+use super::frames::{Frames, Passed, kind};
+use crate::wire::Stream;
+
+/// What has been seen of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The last stream of whose head something was handed to the connection.
+    begun: u32,
+    /// The last stream whose head was handed over whole.
+    written: u32,
+    /// The last stream whose head is out: with the kernel, or where the other side can read it.
+    departed: u32,
+    /// Who waits for a head to be out.
+    waiting: Vec<(u32, Waker)>,
+    /// The last stream that the peer looks at; it has said goodbye if it is not the greatest.
+    last: u32,
+    /// There is no connection any more.
+    closed: bool,
+    /// Frames from the peer that carry neither a message nor room for one.
+    noise: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { begun: 0, written: 0, departed: 0, waiting: Vec::new(), last: u32::MAX, closed: false, noise: 0 }
+    }
+}
+
+impl Seen {
+    /// Ready when the head of this stream is out; an error if the connection ended before.
+    pub(super) fn poll_departed(&self, stream: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.lock();
+        if state.departed >= stream {
+            return Poll::Ready(Ok(()));
+        }
+        if state.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        state.waiting.retain(|(waiting, _)| *waiting != stream);
+        state.waiting.push((stream, cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Whether the peer can have seen anything of this stream.
+    pub(super) fn has_begun(&self, stream: u32) -> bool {
+        self.lock().begun >= stream
+    }
+
+    /// Whether the peer has said that it does not look at this stream (RFC 9113 §6.8).
+    pub(super) fn is_left_undone(&self, stream: u32) -> bool {
+        self.lock().last < stream
+    }
+
+    /// Whether new streams make sense.
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.lock();
+        !state.closed && state.last == u32::MAX
+    }
+
+    /// The connection is gone.
+    pub(super) fn close(&self) {
+        let waiting = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// How many frames there were that carry neither a message nor room for one.
+    pub(super) fn noise(&self) -> u64 {
+        self.lock().noise
+    }
+
+    fn flushed(&self) {
+        let due: Vec<Waker> = {
+            let mut state = self.lock();
+            state.departed = state.written;
+            let departed = state.departed;
+            state.waiting.extract_if(.., |(stream, _)| *stream <= departed).map(|(_, waker)| waker).collect()
+        };
+        due.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection under `h2`.
+pub(super) struct Watch {
+    stream: Stream,
+    seen: Arc<Seen>,
+    inbound: Frames,
+    /// Whether heads of ours are waited for: on a connection to an origin.
+    outbound: Option<Frames>,
+    /// A head was handed over since the last flush.
+    unflushed: bool,
+}
+
+impl Watch {
+    /// A connection that a caller opened.
+    pub(super) fn caller(stream: Stream) -> (Watch, Arc<Seen>) {
+        Watch::new(stream, Frames::after(PREFACE.len()), None)
+    }
+
+    /// A connection that we opened.
+    pub(super) fn origin(stream: Stream) -> (Watch, Arc<Seen>) {
+        Watch::new(stream, Frames::after(0), Some(Frames::after(PREFACE.len())))
+    }
+
+    fn new(stream: Stream, inbound: Frames, outbound: Option<Frames>) -> (Watch, Arc<Seen>) {
+        let seen = Arc::<Seen>::default();
+        (Watch { stream, seen: Arc::clone(&seen), inbound, outbound, unflushed: false }, seen)
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        let (mut noise, mut last) = (0, u32::MAX);
+        self.inbound.pass(bytes, |passed| match passed {
+            Passed::Ended(frame) if frame.kind == kind::GOAWAY => last = last.min(frame.first & (u32::MAX >> 1)),
+            Passed::Begun(frame) if !matches!(frame.kind, kind::DATA | kind::HEADERS | kind::WINDOW_UPDATE) => {
+                noise += 1;
+            }
+            Passed::Begun(_) | Passed::Ended(_) => {}
+        });
+        if noise > 0 || last < u32::MAX {
+            let mut state = self.seen.lock();
+            state.noise += noise;
+            state.last = state.last.min(last);
+        }
+    }
+
+    fn sent(&mut self, parts: &[IoSlice<'_>], mut count: usize) {
+        let Some(outbound) = &mut self.outbound else { return };
+        let (mut begun, mut written) = (0, 0);
+        for part in parts {
+            let here = &part[..count.min(part.len())];
+            count -= here.len();
+            outbound.pass(here, |passed| match passed {
+                Passed::Begun(frame) if frame.kind == kind::HEADERS => begun = begun.max(frame.stream),
+                Passed::Ended(frame) if frame.ends_head() => written = written.max(frame.stream),
+                Passed::Begun(_) | Passed::Ended(_) => {}
+            });
+        }
+        if begun > 0 || written > 0 {
+            let mut state = self.seen.lock();
+            // Trailers are HEADERS too, of a stream that has begun before.
+            state.begun = state.begun.max(begun);
+            state.written = state.written.max(written);
+            self.unflushed = true;
+        }
+    }
+}
+
+impl AsyncRead for Watch {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        self.received(&into.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watch {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
+        self.sent(&[IoSlice::new(data)], count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        if std::mem::take(&mut self.unflushed) {
+            self.seen.flushed();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, parts))?;
+        self.sent(parts, count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.seen.close();
+    }
+}

@@ -1,0 +1,112 @@
+//! A TCP connection, and the sign that its peer has hung up, whatever of its bytes is still unread.
+
+use std::future::Future;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A TCP connection.
+#[derive(Debug)]
+pub(super) struct Tcp {
+    stream: TcpStream,
+    /// Bytes lie in the socket that tokio has been told to forget, see [`Tcp::poll_hangup`].
+    unread: bool,
+}
+
+impl Tcp {
+    pub(super) fn new(stream: TcpStream) -> Tcp {
+        Tcp { stream, unread: false }
+    }
+
+    /// Waits until there is something to read, or the end, without needing room for it.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unread {
+            return Poll::Ready(Ok(()));
+        }
+        self.stream.poll_read_ready(cx)
+    }
+
+    /// Ends when the peer has hung up (FIN or RST), whatever of its bytes is still unread.
+    ///
+    /// Bytes that arrive meanwhile stay in the socket, so the window of TCP holds a talkative peer back. tokio is told
+    /// to forget that they are there, or it would report them for ever; epoll is edge-triggered, so the next sign of life,
+    /// which may be the end, is reported again. What is so forgotten is remembered in `unread`.
+    pub(super) fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let readiness = match pin!(self.stream.ready(Interest::READABLE)).poll(cx) {
+                Poll::Ready(Ok(readiness)) => readiness,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            };
+            if readiness.is_read_closed() || readiness.is_error() {
+                return Poll::Ready(());
+            }
+            self.unread = true;
+            let forget = self.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
+            debug_assert!(forget.is_err(), "the closure never succeeds");
+        }
+    }
+
+    /// Makes the end visible as a broken connection: the peer sees a reset, never a clean end.
+    pub(super) fn abort(&self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        // A socket that is gone already needs no breaking.
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        let _ = socket.shutdown(Shutdown::Read);
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.unread {
+            let room = into.initialize_unfilled();
+            match rustix::net::recv(&self.stream, &mut *room, RecvFlags::DONTWAIT) {
+                Ok((_, count)) => {
+                    self.unread = count == room.len();
+                    into.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.unread = false,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
