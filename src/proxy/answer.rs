@@ -5,11 +5,11 @@ use std::task::Poll;
 
 use super::connection::Caller;
 use super::exchange::Outcome;
-use super::headers;
 use super::intercept::Opening;
 use super::refusal::Refusal;
 use super::story::{BodyRead, Story};
 use super::tunnel::Tunnel;
+use super::{headers, heads};
 use crate::wire::{Length, Name, Options, RequestHead, Version, framing};
 
 /// The largest body of a refused request that is read and dropped, so that its connection can be kept.
@@ -39,7 +39,7 @@ pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Ref
     let mut message = Vec::new();
     refusal.write(&mut message, close, head_only, version == Version::Http10, wall);
     story.bytes_out += message.len() as u64;
-    headers::send_own(&message, version, &mut caller.conn);
+    heads::send_own(&message, version, &mut caller.conn);
     if flush(caller).await && !close && drop_body(caller, rest.unwrap_or(0)).await {
         Outcome::Keep
     } else {
@@ -112,7 +112,7 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
     {
         return None;
     }
-    let echo = if traced { headers::echo(head) } else { Vec::new() };
+    let echo = if traced { heads::echo(head) } else { Vec::new() };
     let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let keep = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && droppable(head) == Some(0);
     let mut out = Vec::new();
@@ -125,7 +125,7 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
     out.extend_from_slice(format!("Content-Length: {}\r\n", echo.len()).as_bytes());
     out.extend_from_slice(if keep { &b"\r\n"[..] } else { b"Connection: close\r\n\r\n" });
     out.extend_from_slice(&echo);
-    headers::send_own(&out, head.version(), &mut caller.conn);
+    heads::send_own(&out, head.version(), &mut caller.conn);
     story.status = 200;
     let flushed = flush(caller).await;
     Some(if flushed && keep { Outcome::Keep } else { Outcome::Close })
@@ -147,5 +147,5 @@ pub(super) fn opened(caller: &mut Caller, story: &mut Story, opening: Opening) -
 fn established(caller: &mut Caller, story: &mut Story) {
     story.status = 200;
     let message = b"HTTP/1.1 200 Connection established\r\n\r\n";
-    headers::send_own(message, caller.head.version(), &mut caller.conn);
+    heads::send_own(message, caller.head.version(), &mut caller.conn);
 }

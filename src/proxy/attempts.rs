@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::retry::{self, Pushback};
 use super::story::{BodyRead, Story};
 use super::target::Scheme;
-use super::{headers, hear, line};
+use super::{heads, hear, line};
 use crate::gate::{Flight, Permit};
 use crate::tls::verify::Offer;
 use crate::wire::{Length, Name, Options, Version, framing};
@@ -152,16 +152,16 @@ fn write(
             return Err(Refusal::ConnectionTerminated.into());
         }
         Some(Again::Unsent(bytes, before)) => {
-            headers::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
+            heads::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
             if *before == version {
                 conn.out().extend_from_slice(bytes);
             }
         }
         Some(Again::Whole(kept)) => {
-            headers::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
+            heads::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
             kept.write(framed, conn);
         }
-        None => headers::send_request(&caller.head, &plan.target, plan.outgoing, conn)?,
+        None => heads::send_request(&caller.head, &plan.target, plan.outgoing, conn)?,
     }
     let gathered = body.gather(&mut caller.conn, conn);
     gathered.map_err(|_| Refusal::Malformed("the request's content is broken").into())

@@ -1,14 +1,8 @@
 //! What may not be passed on, and what is added (RFC 9110 §7.6).
 
-use std::io::{self, Write as _};
 use std::time::Duration;
 
-use http::{Request, Response};
-
-use super::refusal::Refusal;
-use super::target::Target;
-use crate::wire::http2::FieldMap;
-use crate::wire::{Conn, Length, Name, Options, RequestHead, ResponseHead, Version, members};
+use crate::wire::{Length, Name, Options, RequestHead, ResponseHead, Version, members};
 
 /// Fields that mean something to the far end. A `Connection` that names one would have it dropped on the way,
 /// which is a trick to make two readers see two requests.
@@ -61,58 +55,8 @@ pub(super) fn wants_upgrade(head: &RequestHead, options: Options, length: Length
         && !protocols.any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
-/// Puts the head of the request as the origin gets it before what else is written there.
-///
-/// # Errors
-/// 400 if HTTP/2 cannot carry the target.
-pub(super) fn send_request(head: &RequestHead, target: &Target, way: Outgoing, to: &mut Conn) -> Result<(), Refusal> {
-    if to.stream.is_http2() {
-        let request = request(head, target, way)?;
-        to.stream.set_request(request);
-    } else {
-        write_request(head, target, way, to.out());
-    }
-    Ok(())
-}
-
-/// Appends the head as HTTP/1.1: origin-form, the origin's own `Host`, nothing hop-by-hop.
-fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.method().as_bytes());
-    out.push(b' ');
-    target.write_path(head, out);
-    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    target.write_host(out);
-    out.extend_from_slice(b"\r\n");
-    for_origin(head, way, |field, value| write_field(out, field, value));
-    write_length(out, way.length.written_to(Version::Http11));
-    out.extend_from_slice(match (way.upgrade, asks_for_trailers(head)) {
-        (true, _) => &b"Connection: upgrade\r\n"[..],
-        (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
-        (false, false) => b"",
-    });
-    write_field(out, b"Via", via(head.version()));
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The head for HTTP/2 (RFC 9113 §8.3.1).
-fn request(head: &RequestHead, target: &Target, way: Outgoing) -> Result<Request<()>, Refusal> {
-    let mut fields = FieldMap::default();
-    for_origin(head, way, |field, value| fields.put(field, value));
-    if let Length::Exact(length) = way.length {
-        fields.put(b"content-length", length.to_string().as_bytes());
-    }
-    if asks_for_trailers(head) {
-        fields.put(b"te", b"trailers");
-    }
-    fields.put(b"via", via(head.version()));
-    let (mut authority, mut path) = (Vec::new(), Vec::new());
-    target.write_host(&mut authority);
-    target.write_path(head, &mut path);
-    Ok(fields.request(head.method(), target.origin.scheme.name(), &authority, &path)?)
-}
-
 /// Every field of the request that is meant for the origin; framing, `Host`, `TE` and `Via` left out.
-fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
+pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
     let traced = matches!(head.method(), "TRACE" | "OPTIONS");
     for (name, field, value) in head.fields() {
         match name {
@@ -164,59 +108,13 @@ pub(super) struct Returned {
     pub(super) waited: Duration,
 }
 
-/// Puts the head of the response as the caller gets it before what else is written there.
-pub(super) fn send_response(head: &ResponseHead, returned: Returned, to: &mut Conn) {
-    if returned.version == Version::Http2 {
-        to.stream.set_response(response(head, returned));
-    } else {
-        write_response(head, returned, to.out());
-    }
-}
-
-/// Appends the head as HTTP/1.1.
-fn write_response(head: &ResponseHead, returned: Returned, out: &mut Vec<u8>) {
-    write_status_line(head, out);
-    for_caller(head, returned, |field, value| write_field(out, field, value));
-    write_length(out, returned.length);
-    write_field(out, b"Via", via(head.version()));
-    if let Some(timing) = timing(returned) {
-        write_field(out, b"Server-Timing", timing.as_bytes());
-    }
-    out.extend_from_slice(match (switches(head), returned.keep, returned.version) {
-        (true, _, _) => &b"Connection: upgrade\r\n"[..],
-        (false, false, _) => b"Connection: close\r\n",
-        (false, true, Version::Http10) => b"Connection: keep-alive\r\n",
-        (false, true, Version::Http11 | Version::Http2) => b"",
-    });
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The head for HTTP/2.
-fn response(head: &ResponseHead, returned: Returned) -> Response<()> {
-    let mut fields = FieldMap::default();
-    for_caller(head, returned, |field, value| fields.put(field, value));
-    if let Length::Exact(length) = returned.length {
-        fields.put(b"content-length", length.to_string().as_bytes());
-    }
-    fields.put(b"via", via(head.version()));
-    if let Some(timing) = timing(returned) {
-        fields.put(b"server-timing", timing.as_bytes());
-    }
-    fields.response(head.status())
-}
-
 /// Whether the response names other protocols for its connection.
-fn switches(head: &ResponseHead) -> bool {
+pub(super) fn switches(head: &ResponseHead) -> bool {
     matches!(head.status(), 101 | 426)
 }
 
-fn timing(returned: Returned) -> Option<String> {
-    let waited = returned.waited;
-    (!waited.is_zero()).then(|| format!("lockgate;dur={:.1}", waited.as_secs_f64() * 1000.0))
-}
-
 /// Every field of the response that is meant for the caller; framing, `Via` and `Server-Timing` left out.
-fn for_caller(head: &ResponseHead, returned: Returned, mut put: impl FnMut(&[u8], &[u8])) {
+pub(super) fn for_caller(head: &ResponseHead, returned: Returned, mut put: impl FnMut(&[u8], &[u8])) {
     let (status, switches) = (head.status(), switches(head) && returned.version != Version::Http2);
     let connection = || head.all(Name::Connection);
     let named = Options::of(connection()).names_fields;
@@ -248,57 +146,13 @@ fn for_caller(head: &ResponseHead, returned: Returned, mut put: impl FnMut(&[u8]
     }
 }
 
-/// Passes a 1xx response other than 101 on.
-///
-/// # Errors
-/// Those of the caller's stream.
-pub(super) fn send_interim(head: &ResponseHead, version: Version, to: &mut Conn) -> io::Result<()> {
-    let pass = |put: &mut dyn FnMut(&[u8], &[u8])| {
-        for (name, field, value) in head.fields() {
-            if matches!(name, Name::Other | Name::Date | Name::Via) && !is_named(head.all(Name::Connection), field) {
-                put(field, value);
-            }
-        }
-        put(b"Via", via(head.version()));
-    };
-    if version == Version::Http2 {
-        let mut fields = FieldMap::default();
-        pass(&mut |field, value| fields.put(field, value));
-        return to.stream.inform(fields.response(head.status()));
-    }
-    let out = to.out();
-    write_status_line(head, out);
-    pass(&mut |field, value| write_field(out, field, value));
-    out.extend_from_slice(b"\r\n");
-    Ok(())
-}
-
-/// Puts a whole message of our own, as HTTP/1.1 writes it, into the form that the caller reads.
-pub(super) fn send_own(message: &[u8], version: Version, to: &mut Conn) {
-    if version != Version::Http2 {
-        to.out().extend_from_slice(message);
-        return;
-    }
-    let mut head = ResponseHead::default();
-    // Our own messages are well-formed; each is read back by a test.
-    let Ok(Some(length)) = head.read(message) else { return };
-    let mut fields = FieldMap::default();
-    for (name, field, value) in head.fields() {
-        if name != Name::Connection {
-            fields.put(field, value);
-        }
-    }
-    to.stream.set_response(fields.response(head.status()));
-    to.out().extend_from_slice(&message[length..]);
-}
-
 /// Whether whoever sent the request can take trailers.
 pub(super) fn takes_trailers(head: &RequestHead) -> bool {
     // Whoever speaks HTTP/2 can always take them.
     head.version() == Version::Http2 || asks_for_trailers(head)
 }
 
-fn asks_for_trailers(head: &RequestHead) -> bool {
+pub(super) fn asks_for_trailers(head: &RequestHead) -> bool {
     head.all(Name::Te).flat_map(members).any(|member| member.eq_ignore_ascii_case(b"trailers"))
 }
 
@@ -307,151 +161,6 @@ pub(super) fn max_forwards(value: &[u8]) -> u64 {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
 }
 
-/// A request as it came in, for the answer to TRACE, without what must not be shown (RFC 9110 §9.3.8).
-pub(super) fn echo(head: &RequestHead) -> Vec<u8> {
-    let mut out = format!("{} {} HTTP/1.1\r\n", head.method(), head.target()).into_bytes();
-    for (name, field, value) in head.fields() {
-        let secret =
-            matches!(name, Name::Authorization | Name::ProxyAuthorization) || field.eq_ignore_ascii_case(b"cookie");
-        if !secret {
-            write_field(&mut out, field, value);
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    out
-}
-
-fn write_status_line(head: &ResponseHead, out: &mut Vec<u8>) {
-    let status = head.status();
-    // 100 to 599, as it was read: three digits.
-    let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + u8::try_from(digit).unwrap_or(0));
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(&digits);
-    out.push(b' ');
-    out.extend_from_slice(head.reason());
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_length(out: &mut Vec<u8>, length: Length) {
-    match length {
-        Length::Empty | Length::UntilClose => {}
-        // Writing to a vector cannot fail.
-        Length::Exact(length) => drop(write!(out, "Content-Length: {length}\r\n")),
-        Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-    }
-}
-
-/// What `Via` says of the version that a message came by (RFC 9110 §7.6.3).
-fn via(received: Version) -> &'static [u8] {
-    match received {
-        Version::Http10 => b"1.0 lockgate",
-        Version::Http11 => b"1.1 lockgate",
-        Version::Http2 => b"2.0 lockgate",
-    }
-}
-
-fn is_named<'a>(connection: impl Iterator<Item = &'a [u8]>, field: &[u8]) -> bool {
+pub(super) fn is_named<'a>(connection: impl Iterator<Item = &'a [u8]>, field: &[u8]) -> bool {
     connection.flat_map(members).any(|member| member.eq_ignore_ascii_case(field))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::target::Targets;
-    use super::*;
-
-    fn out(head: &str) -> String {
-        let head = RequestHead::parse_for_test(head.as_bytes());
-        let target = Targets::new(Vec::new()).find(&head, &Came::default()).unwrap();
-        let length = crate::wire::framing::of_request(&head).unwrap();
-        let options = Options::of(head.all(Name::Connection));
-        let outgoing = Outgoing { length, options, upgrade: wants_upgrade(&head, options, length) };
-        let mut out = Vec::new();
-        write_request(&head, &target, outgoing, &mut out);
-        String::from_utf8(out).unwrap()
-    }
-
-    fn back(head: &str, returned: Returned) -> String {
-        let mut parsed = ResponseHead::default();
-        parsed.read(head.as_bytes()).unwrap().unwrap();
-        let mut out = Vec::new();
-        write_response(&parsed, returned, &mut out);
-        String::from_utf8(out).unwrap()
-    }
-
-    const KEPT: Returned =
-        Returned { length: Length::Empty, keep: true, version: Version::Http11, waited: Duration::ZERO };
-
-    #[test]
-    fn what_is_meant_for_this_hop_stays_here_and_the_rest_keeps_its_order_and_letters() {
-        let head = "GET http://a.example:81/b?c HTTP/1.1\r\nX-First: 1\r\nHost: other\r\nConnection: close, X-Hop\r\nX-Hop: 2\r\n\
-            Proxy-Authorization: Basic eA==\r\nProxy-Connection: keep-alive\r\nKeep-Alive: timeout=5\r\nTE: gzip\r\nUpgrade: x\r\n\
-            Authorization: Bearer y\r\nx-LAST:  3 \r\n\r\n";
-        assert_eq!(
-            out(head),
-            "GET /b?c HTTP/1.1\r\nHost: a.example:81\r\nX-First: 1\r\nAuthorization: Bearer y\r\nx-LAST: 3\r\nVia: 1.1 lockgate\r\n\r\n"
-        );
-    }
-
-    #[test]
-    fn a_request_says_once_how_long_it_is() {
-        let head = "POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n";
-        assert_eq!(out(head).matches("Content-Length: 5\r\n").count(), 1);
-        assert!(
-            out("POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").contains("Content-Length: 0\r\n")
-        );
-        let chunked = out("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n");
-        assert_eq!(chunked.matches("Transfer-Encoding: chunked\r\n").count(), 1);
-        assert!(chunked.contains("TE: trailers\r\nConnection: TE\r\n"));
-    }
-
-    #[test]
-    fn a_web_socket_may_be_asked_for_and_h2c_may_not() {
-        let head = |protocol| {
-            format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")
-        };
-        assert!(out(&head("websocket")).contains("Upgrade: websocket\r\nConnection: upgrade\r\n"));
-        assert!(!out(&head("h2c")).contains("pgrade"));
-        assert!(!out(&head("websocket, h2c")).contains("pgrade"));
-    }
-
-    #[test]
-    fn max_forwards_counts_down_for_traces_only() {
-        let head = |method| format!("{method} http://a/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n");
-        assert!(out(&head("TRACE")).contains("Max-Forwards: 2\r\n"));
-        assert!(out(&head("GET")).contains("Max-Forwards: 3\r\n"));
-    }
-
-    #[test]
-    fn a_connection_that_names_an_end_to_end_field_is_found_out() {
-        let stolen = |named: &str| {
-            let head = format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: close, {named}\r\n\r\n");
-            stolen_field(&RequestHead::parse_for_test(head.as_bytes()))
-        };
-        assert_eq!(stolen("AUTHORIZATION"), Some("authorization"));
-        assert_eq!(stolen("x-mine"), None);
-    }
-
-    #[test]
-    fn a_response_says_what_becomes_of_its_connection() {
-        let head = "HTTP/1.1 200 Fine\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nContent-Length: 3\r\nKeep-Alive: x\r\nB: c\r\n\r\n";
-        let exact = Returned { length: Length::Exact(3), ..KEPT };
-        assert_eq!(back(head, exact), "HTTP/1.1 200 Fine\r\nB: c\r\nContent-Length: 3\r\nVia: 1.1 lockgate\r\n\r\n");
-        assert!(back(head, Returned { keep: false, ..exact }).contains("Connection: close\r\n"));
-        assert!(back(head, Returned { version: Version::Http10, ..exact }).contains("Connection: keep-alive\r\n"));
-    }
-
-    #[test]
-    fn a_wait_is_told_and_a_length_without_a_body_is_kept() {
-        let head = "HTTP/1.1 304 Same\r\nContent-Length: 3\r\n\r\n";
-        let waited = back(head, Returned { waited: Duration::from_micros(12_345), ..KEPT });
-        assert!(waited.contains("Server-Timing: lockgate;dur=12.3\r\n") && waited.contains("Content-Length: 3\r\n"));
-        assert!(!back("HTTP/1.1 204 None\r\nContent-Length: 3\r\n\r\n", KEPT).contains("Content-Length"));
-    }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use super::body::{Body, BodyError};
 use super::connection::Caller;
 use super::exchange::End;
-use super::headers;
+use super::heads;
 use super::origin::Ready;
 use super::refusal::Refusal;
 use crate::wire::head::may_be_whole;
@@ -166,7 +166,7 @@ impl Reader {
             return Err(Refusal::ProtocolError("it sends interim responses without end").into());
         }
         if self.version > Version::Http10 {
-            headers::send_interim(response, self.version, caller).map_err(|_| Silence::End(End::Left))?;
+            heads::send_interim(response, self.version, caller).map_err(|_| Silence::End(End::Left))?;
         }
         Ok(true)
     }

@@ -15,6 +15,7 @@ pub mod claims;
 mod connection;
 mod exchange;
 mod headers;
+mod heads;
 mod hear;
 mod host;
 mod http2;

@@ -8,6 +8,7 @@ use super::body::{Body, BodyError};
 use super::connection::Caller;
 use super::exchange::{End, Outcome, Plan};
 use super::headers::{self, Returned};
+use super::heads;
 use super::origin::Ready;
 use super::refusal::Refusal;
 use super::story::Story;
@@ -32,7 +33,7 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
             return Err(Refusal::ProtocolError("the origin switched to a protocol that nobody asked for").into());
         }
         let returned = Returned { length: Length::Empty, keep: true, version, waited: story.waited };
-        headers::send_response(&caller.response, returned, &mut caller.conn);
+        heads::send_response(&caller.response, returned, &mut caller.conn);
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
     let from = framing::of_response(&caller.response, caller.head.method())
@@ -42,7 +43,7 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
     let ends_itself = version == Version::Http2 || length != Length::UntilClose;
     let keep_caller = plan.outgoing.options.keeps_open(version) && ends_itself && body.has_ended() && !draining;
     let returned = Returned { length, keep: keep_caller, version, waited: story.waited };
-    headers::send_response(&caller.response, returned, &mut caller.conn);
+    heads::send_response(&caller.response, returned, &mut caller.conn);
     let mut back = Body::new(from.read_by(caller.response.version()), length, headers::takes_trailers(&caller.head));
     let streamed = stream(caller, &mut ready, &mut body, &mut back).await;
     story.bytes_in += body.moved;

@@ -1,7 +1,7 @@
 //! Who is let in, and where to.
 
 use super::*;
-use crate::proxy::target::Targets;
+use crate::proxy::target::{Came, Targets};
 
 fn open() -> Settings {
     Settings { allow_from: Vec::new(), users: None, connect_ports: vec![443], only_listed: false }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::locker::Caller;
-use crate::proxy::target::Targets;
+use crate::proxy::target::{Came, Targets};
 
 fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<KeyPart>) -> Rule {
     Rule {
