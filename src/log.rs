@@ -11,6 +11,9 @@ use std::panic::PanicHookInfo;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
+/// Libraries whose talk is of their own frames and records; who wants it can ask for it by `RUST_LOG`.
+const QUIET: [&str; 2] = ["h2", "rustls"];
+
 /// Starts logging to stderr: what `RUST_LOG` says, or else `level`. Panics are logged from here on.
 pub fn start(level: LevelFilter) {
     let wish = std::env::var("RUST_LOG").unwrap_or_default();
@@ -32,7 +35,13 @@ pub fn start(level: LevelFilter) {
 
 /// What to log, and why the wish was not granted.
 fn filter(wish: &str, level: LevelFilter) -> (EnvFilter, Option<String>) {
-    let by_level = || EnvFilter::default().add_directive(level.into());
+    let by_level = || {
+        QUIET.iter().fold(EnvFilter::default().add_directive(level.into()), |filter, library| {
+            let most = level.min(LevelFilter::WARN);
+            let directive = format!("{library}={most}").parse();
+            filter.add_directive(directive.expect("a name and a level are a directive"))
+        })
+    };
     if wish.trim().is_empty() {
         return (by_level(), None);
     }
@@ -60,14 +69,14 @@ mod tests {
     #[test]
     fn rust_log_goes_before_the_level_of_the_file() {
         let shown = |wish| filter(wish, LevelFilter::WARN).0.to_string();
-        assert_eq!(shown(""), "warn");
+        assert_eq!(shown(""), "h2=warn,rustls=warn,warn");
         assert_eq!(shown("lockgate=trace"), "lockgate=trace");
     }
 
     #[test]
     fn a_wish_that_is_not_understood_leaves_the_level_of_the_file() {
         let (filter, refused) = filter("lockgate=loud", LevelFilter::INFO);
-        assert_eq!(filter.to_string(), "info");
+        assert_eq!(filter.to_string(), "h2=warn,rustls=warn,info");
         assert!(refused.is_some());
     }
 }

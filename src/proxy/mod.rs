@@ -32,6 +32,7 @@ mod problem;
 pub mod record;
 pub mod refusal;
 mod retry;
+mod route;
 mod story;
 pub mod target;
 mod tunnel;

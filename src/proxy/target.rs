@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::host::{Authority, Fault};
-use super::pattern::HostPattern;
 use super::refusal::Refusal;
+pub use super::route::Route;
+use super::route::Routes;
 use crate::wire::{Name, RequestHead, Version, members};
 
 /// How often a request may have passed a gateway of our name before it is taken to run in circles. A few gateways in
@@ -62,6 +63,14 @@ pub struct Came<'a> {
     pub within: Option<&'a Origin>,
 }
 
+impl Came<'_> {
+    /// The port that an authority means which names none.
+    fn default_port(&self) -> u16 {
+        let scheme = if self.secure { Scheme::Https } else { Scheme::Http };
+        scheme.default_port()
+    }
+}
+
 /// How a request named its target (RFC 9112 §3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
@@ -71,19 +80,6 @@ pub enum Form {
     Authority,
     /// `GET /path`, which a route maps to an origin.
     Route,
-}
-
-/// A reverse route: which requests it takes, and where to.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// Compared with the `Host` field; without a port there, 80 counts.
-    pub host: Option<HostPattern>,
-    /// The path itself and all below it; a slash at its end makes no difference.
-    pub path: Option<String>,
-    /// The origin.
-    pub to: Origin,
-    /// What takes the place of `path`.
-    pub to_path: String,
 }
 
 /// A server, as callers name it.
@@ -162,28 +158,13 @@ fn write_port(port: u16, out: &mut Vec<u8>) {
 /// Finds the target of each request.
 #[derive(Debug)]
 pub struct Targets {
-    /// The longest path first; of equal ones, those with a host first.
-    routes: Vec<PreparedRoute>,
-}
-
-#[derive(Debug)]
-struct PreparedRoute {
-    host: Option<HostPattern>,
-    /// Without a slash at its end; empty: every path.
-    base: Box<str>,
-    to: Origin,
-    /// What the origin gets for `base` itself.
-    instead: Arc<str>,
-    /// What the origin gets for `base` when more follows: without a slash at its end.
-    below: Arc<str>,
+    routes: Routes,
 }
 
 impl Targets {
     /// Prepares the routes; their order does not matter but between equals.
     pub fn new(routes: Vec<Route>) -> Targets {
-        let mut routes: Vec<_> = routes.into_iter().map(PreparedRoute::of).collect();
-        routes.sort_by_key(|route| (std::cmp::Reverse(route.base.len()), route.host.is_none()));
-        Targets { routes }
+        Targets { routes: Routes::new(routes) }
     }
 
     /// Finds where a request is for.
@@ -245,52 +226,17 @@ impl Targets {
         host: Option<Authority<'_>>,
         came: &Came<'_>,
     ) -> Result<Option<Target>, Refusal> {
-        let target = &head.target()[at..];
-        let path = &target[..path_end(target)];
-        let takes = |route: &&PreparedRoute| route.takes_host(host, came) && route.takes_path(path);
-        let Some(route) = self.routes.iter().find(takes) else { return Ok(None) };
-        let after_base = &target[route.base.len()..];
-        if !(route.base.is_empty() && route.below.is_empty()) && climbs(&after_base[..path_end(after_base)]) {
-            return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
-        }
-        let prefix = if after_base.starts_with('/') { &route.below } else { &route.instead };
-        let rest = at + route.base.len()..at + target.len();
-        Ok(Some(Target { origin: route.to.clone(), form: Form::Route, prefix: Arc::clone(prefix), rest }))
+        let Some(found) = self.routes.find(&head.target()[at..], host, came.default_port())? else { return Ok(None) };
+        let rest = at + found.taken..head.target().len();
+        Ok(Some(Target { origin: found.to.clone(), form: Form::Route, prefix: Arc::clone(found.prefix), rest }))
     }
 
     /// `OPTIONS *` speaks of a whole server (RFC 9110 §9.3.7), so only a route for all paths takes it.
     fn whole_origin(&self, head: &RequestHead, came: &Came<'_>) -> Result<Target, Refusal> {
         only_options(head)?;
         let host = check_host(head, None)?;
-        let takes = |route: &&PreparedRoute| route.base.is_empty() && route.takes_host(host, came);
-        let route = self.routes.iter().find(takes).ok_or(Refusal::NoRoute)?;
-        Ok(Target { origin: route.to.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1 })
-    }
-}
-
-impl PreparedRoute {
-    fn of(route: Route) -> PreparedRoute {
-        let path = route.path.unwrap_or_default();
-        let base = path.strip_suffix('/').unwrap_or(&path);
-        let above = route.to_path.strip_suffix('/').unwrap_or(&route.to_path);
-        let instead = if route.to_path.is_empty() { "/" } else { &*route.to_path };
-        PreparedRoute {
-            host: route.host,
-            base: base.into(),
-            to: route.to,
-            instead: instead.into(),
-            below: above.into(),
-        }
-    }
-
-    fn takes_host(&self, given: Option<Authority<'_>>, came: &Came<'_>) -> bool {
-        let Some(pattern) = &self.host else { return true };
-        let scheme = if came.secure { Scheme::Https } else { Scheme::Http };
-        given.is_some_and(|given| pattern.matches(&given.host(), given.port.unwrap_or(scheme.default_port())))
-    }
-
-    fn takes_path(&self, path: &str) -> bool {
-        path.strip_prefix(&*self.base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let route = self.routes.whole(host, came.default_port()).ok_or(Refusal::NoRoute)?;
+        Ok(Target { origin: route.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1 })
     }
 }
 
@@ -411,30 +357,6 @@ fn refused(fault: Fault) -> Refusal {
         Fault::Malformed(why) => Refusal::BadTarget(why),
         Fault::Disguised(why) => Refusal::Denied(why),
     }
-}
-
-fn path_end(target: &str) -> usize {
-    target.find('?').unwrap_or(target.len())
-}
-
-/// Whether a path has more `..` than names before them, in the reading of the most lenient origin: encoded and back
-/// slashes are slashes, `..;x` is `..`, empty segments do not count.
-fn climbs(path: &str) -> bool {
-    if memchr::memchr2(b'.', b'%', path.as_bytes()).is_none() {
-        return false;
-    }
-    let plain =
-        path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace("%3b", ";");
-    let mut depth = 0_usize;
-    for segment in plain.split(['/', '\\']) {
-        match segment.split(';').next().unwrap_or(segment) {
-            "" | "." => {}
-            ".." if depth == 0 => return true,
-            ".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    false
 }
 
 /// Whether the `Via` of a request names a gateway of our name so often that it must run in circles (508).

@@ -110,3 +110,65 @@ impl AsyncWrite for Tcp {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Waker;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::wire::Stream;
+
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Stream::plain(listener.accept().await.unwrap().0), peer)
+    }
+
+    async fn read(stream: &mut Stream) -> Vec<u8> {
+        let mut into = [0; 64];
+        let count = poll_fn(|cx| stream.poll_read(cx, &mut into)).await.unwrap();
+        into[..count].to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_hang_up_is_seen_behind_bytes_that_nobody_read_and_they_are_not_lost() {
+        let (mut stream, mut peer) = pair().await;
+        peer.write_all(b"early").await.unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert!(stream.poll_hangup(&mut Context::from_waker(Waker::noop())).is_pending());
+        peer.shutdown().await.unwrap();
+        poll_fn(|cx| stream.poll_hangup(cx)).await;
+        assert_eq!(read(&mut stream).await, b"early");
+        assert_eq!(read(&mut stream).await, b"");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_come_after_a_watch_for_the_hang_up_are_read() {
+        let (mut stream, mut peer) = pair().await;
+        peer.write_all(b"one").await.unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        assert!(stream.poll_hangup(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(read(&mut stream).await, b"one");
+        let two = tokio::spawn(async move {
+            peer.write_all(b"two").await.unwrap();
+            peer
+        });
+        assert_eq!(read(&mut stream).await, b"two");
+        drop(two.await.unwrap());
+        poll_fn(|cx| stream.poll_hangup(cx)).await;
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_a_hang_up() {
+        let (mut stream, peer) = pair().await;
+        assert!(stream.poll_hangup(&mut Context::from_waker(Waker::noop())).is_pending());
+        let mut broken = Stream::plain(peer);
+        broken.abort();
+        drop(broken);
+        poll_fn(|cx| stream.poll_hangup(cx)).await;
+    }
+}

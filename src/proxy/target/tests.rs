@@ -1,6 +1,7 @@
 //! Which requests have a target, and which; raw heads in, values out.
 
 use super::*;
+use crate::proxy::pattern::HostPattern;
 
 fn head(line: &str, fields: &str) -> RequestHead {
     RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\n{fields}\r\n").as_bytes())
