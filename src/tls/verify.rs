@@ -1,15 +1,20 @@
 //! The origin's certificate, as strictly as a browser.
 
+mod strict;
+mod words;
+
 use std::io;
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::client::ClientConfig;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use self::strict::Strict;
 use super::identity::Identity;
 
 /// Whom to trust.
@@ -26,7 +31,7 @@ pub struct Settings {
 pub struct Wish {
     /// What may be spoken, by ALPN.
     pub offer: Offer,
-    /// Which of the identities is shown if the origin asks.
+    /// Which of the settings' identities is shown if the origin asks.
     pub identity: Option<usize>,
 }
 
@@ -39,19 +44,38 @@ pub enum Offer {
     Http2,
 }
 
-/// Speaks TLS to origins: TLS 1.2 and 1.3, HTTP/1.1 by ALPN.
+/// Speaks TLS to origins: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 pub struct Connector {
-    tls: TlsConnector,
+    /// Without an identity first, then with each of them. Sessions are resumed within one of these alone, so that none goes
+    /// on as somebody else.
+    tls: Vec<Ways>,
+}
+
+/// One way to speak for each [`Offer`].
+struct Ways {
+    http1: TlsConnector,
+    http2: TlsConnector,
+}
+
+impl Ways {
+    fn new(mut config: ClientConfig) -> Ways {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut both = config.clone();
+        // What was negotiated with one offer must not be resumed under the other.
+        both.resumption = rustls::client::Resumption::default();
+        both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ways { http1: TlsConnector::from(Arc::new(config)), http2: TlsConnector::from(Arc::new(both)) }
+    }
 }
 
 /// Why there is no TLS connection. The origin is at fault in each case: 502.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The origin did not prove that it is who it should be.
-    #[error("the certificate is not accepted: {}", in_words(.0))]
+    #[error("the certificate is not accepted: {}", words::of_certificate(.0))]
     Certificate(#[source] rustls::Error),
-    /// The origin speaks no TLS, or not ours.
-    #[error("TLS failed: {0}")]
+    /// The origin speaks no TLS, or not ours, or does not accept who we are.
+    #[error("{}", words::of_handshake(.0))]
     Tls(#[source] rustls::Error),
     /// The origin closed or reset the connection.
     #[error("the connection broke during the TLS handshake")]
@@ -65,27 +89,25 @@ impl Connector {
     /// Trusts the system's roots and those of the settings. A broken root of the system's is skipped with a debug line.
     ///
     /// # Errors
-    /// If a certificate of the settings is none, or if there is no root at all.
+    /// If a certificate of the settings is none, if there is no root at all, or if an identity is none.
     pub fn new(settings: Settings) -> io::Result<Connector> {
-        let mut roots = system_roots();
-        for (index, certificate) in settings.trust.into_iter().enumerate() {
-            roots.add(certificate).map_err(|error| {
-                let reason = format!("certificate {} of those to trust cannot be used: {error}", index + 1);
-                io::Error::new(io::ErrorKind::InvalidData, reason)
-            })?;
-        }
-        if roots.is_empty() {
-            let reason = "no root certificates: the system has none (is the package ca-certificates installed?), and none are configured";
-            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
-        }
-        // The provider is named, because a process-wide default would be whoever's set one first.
-        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Connector { tls: TlsConnector::from(Arc::new(config)) })
+        let verifier = Arc::new(Strict::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?);
+        let config = |identity: Option<Identity>| {
+            // The provider is named, because a process-wide default would be whoever's set one first.
+            let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_safe_default_protocol_versions()?
+                // What rustls calls dangerous is stricter here than what it does by itself.
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<_>);
+            match identity {
+                None => Ok(builder.with_no_client_auth()),
+                Some(identity) => builder.with_client_auth_cert(identity.chain, identity.key),
+            }
+        };
+        let identities = std::iter::once(None).chain(settings.identities.into_iter().map(Some));
+        let ways = identities.map(|identity| config(identity).map(Ways::new));
+        let tls = ways.collect::<Result<_, rustls::Error>>().map_err(io::Error::other)?;
+        Ok(Connector { tls })
     }
 
     /// The TLS handshake over `stream`, with the origin proving that it is `host` (a DNS name, or an IP address without
@@ -96,13 +118,34 @@ impl Connector {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn connect<S>(&self, host: &str, stream: S, _wish: Wish) -> Result<TlsStream<S>, Error>
+    pub async fn connect<S>(&self, host: &str, stream: S, wish: Wish) -> Result<TlsStream<S>, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = ServerName::try_from(host.to_owned()).map_err(|_invalid| Error::Name(host.to_owned()))?;
-        self.tls.connect(name, stream).await.map_err(judge)
+        let ways = &self.tls[wish.identity.map_or(0, |identity| identity + 1)];
+        let tls = match wish.offer {
+            Offer::Http1 => &ways.http1,
+            Offer::Http2 => &ways.http2,
+        };
+        tls.connect(name, stream).await.map_err(judge)
     }
+}
+
+/// The system's roots and those of the settings.
+fn roots(trust: Vec<CertificateDer<'static>>) -> io::Result<RootCertStore> {
+    let mut roots = system_roots();
+    for (index, certificate) in trust.into_iter().enumerate() {
+        roots.add(certificate).map_err(|error| {
+            let reason = format!("certificate {} of those to trust cannot be used: {error}", index + 1);
+            io::Error::new(io::ErrorKind::InvalidData, reason)
+        })?;
+    }
+    if roots.is_empty() {
+        let reason = "no root certificates: the system has none (is the package ca-certificates installed?), and none are configured";
+        return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+    }
+    Ok(roots)
 }
 
 fn system_roots() -> RootCertStore {
@@ -136,46 +179,11 @@ fn concerns_certificate(error: &rustls::Error) -> bool {
     )
 }
 
-/// What a user can act on; rustls' own words for the rest.
-fn in_words(error: &rustls::Error) -> String {
-    let rustls::Error::InvalidCertificate(reason) = error else {
-        return error.to_string();
-    };
-    #[allow(
-        clippy::wildcard_enum_match_arm,
-        reason = "the enum is open; what it does not name here has words of its own"
-    )]
-    match reason {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
-        CertificateError::UnknownIssuer => {
-            "its issuer is not trusted (roots beside the system's are named in [tls] trust)".to_owned()
-        }
-        CertificateError::NotValidForName => "it is for another name".to_owned(),
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("it is not for {} but for {}", expected.to_str(), listed(presented))
-        }
-        CertificateError::BadSignature => "the issuer that it names did not sign it".to_owned(),
-        CertificateError::Revoked => "it was revoked".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// The first names of a certificate, which may bear hundreds.
-fn listed(presented: &[String]) -> String {
-    const MOST: usize = 3;
-    let first = presented.iter().take(MOST).map(|name| plain(name)).collect::<Vec<_>>().join(", ");
-    match presented.len() {
-        0 => "no name at all".to_owned(),
-        1..=MOST => first,
-        more => format!("{first} and {} more", more - MOST),
-    }
-}
-
-/// `DnsName("a.example")` as rustls writes it, without its shell.
-fn plain(name: &str) -> String {
-    let bare = name.split_once('(').and_then(|(_kind, rest)| rest.strip_suffix(')')).unwrap_or(name);
-    bare.trim_matches('"').escape_default().to_string()
+/// What a failed read from an origin means where the handshake had succeeded: with TLS 1.3 the origin judges our
+/// certificate only after it (RFC 8446 §4.4.2.4). `None`: something else failed.
+pub fn late_refusal(error: &io::Error) -> Option<Error> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    words::is_about_us(error).then(|| Error::Tls(error.clone()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! For whom an authority may vouch: name constraints (RFC 5280 §4.2.1.10), written and read.
 //!
-//! The extension is critical, as the RFC asks: OpenSSL (so curl, Python, Node and git), Java, rustls, Go and the browsers
-//! all honour it, also in a root. A stolen key can then sign for the hosts that are opened anyway, and for nothing else.
+//! The extension is critical, as the RFC asks. OpenSSL (so curl, Python, Node and git), rustls, Go and the browsers honour
+//! it in a root as elsewhere; Java looks at it in intermediates only. For whoever honours it, a stolen key can sign for the
+//! hosts that are opened anyway, and for nothing else.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -182,7 +182,7 @@ fn replace(settings: &Settings, wall_unix_nanos: i128) -> Result<Kept, Fault> {
 fn create(settings: &Settings, wall_unix_nanos: i128) -> Result<(KeyPair, rcgen::Certificate), rcgen::Error> {
     let key = KeyPair::generate()?;
     let serial = serial()?;
-    let mark: String = serial.iter().rev().take(3).map(|byte| format!("{byte:02x}")).collect();
+    let mark: String = serial[13..].iter().map(|byte| format!("{byte:02x}")).collect();
     let today = date(unix_seconds(wall_unix_nanos));
     let day = today.split('T').next().unwrap_or_default();
     let mut params = CertificateParams::default();

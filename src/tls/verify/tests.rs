@@ -32,7 +32,20 @@ impl Authority {
     }
 
     fn connector(&self) -> Connector {
-        Connector::new(Settings { trust: vec![self.certificate.der().clone()], identities: Vec::new() }).unwrap()
+        self.connector_as(Vec::new())
+    }
+
+    fn connector_as(&self, identities: Vec<Identity>) -> Connector {
+        Connector::new(Settings { trust: vec![self.certificate.der().clone()], identities }).unwrap()
+    }
+
+    /// Somebody whose certificate this authority signed.
+    fn identity(&self, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let mut params = CertificateParams::new(vec!["gateway.example".to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Identity { chain: vec![certificate.der().clone()], key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) }
     }
 
     fn origin(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
@@ -50,6 +63,14 @@ impl Authority {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
+}
+
+/// An origin with this certificate and key, whoever signed it.
+fn origin_with(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    TlsAcceptor::from(Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap()))
 }
 
 /// Both ends of a TCP connection.
@@ -113,9 +134,9 @@ async fn a_certificate_out_of_its_time_is_refused() {
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
     });
-    assert!(refused(&authority, "a.example", expired).await.ends_with("it has expired"));
+    assert!(refused(&authority, "a.example", expired).await.ends_with("it expired on 2002-01-01T00:00:00Z"));
     let early = authority.origin(&["a.example"], |params| params.not_before = rcgen::date_time_ymd(3000, 1, 1));
-    assert!(refused(&authority, "a.example", early).await.ends_with("it is not valid yet"));
+    assert!(refused(&authority, "a.example", early).await.ends_with("it is not valid before 3000-01-01T00:00:00Z"));
 }
 
 #[tokio::test]
@@ -129,12 +150,179 @@ async fn a_certificate_of_an_authority_that_is_not_trusted_is_refused() {
 }
 
 #[tokio::test]
+async fn a_self_signed_certificate_is_refused_unless_it_is_trusted_itself() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    let plain = params.self_signed(&key).unwrap();
+    let origin = || origin_with(vec![plain.der().clone()], &key);
+    let message = refused(&Authority::new(), "a.example", origin()).await;
+    assert!(message.ends_with("it is self-signed"), "{message}");
+    let trusting = Connector::new(Settings { trust: vec![plain.der().clone()], identities: Vec::new() }).unwrap();
+    handshake(&trusting, "a.example", origin()).await.unwrap();
+    // As `openssl req -x509` makes them.
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap();
+    let origin = origin_with(vec![authority.der().clone()], &key);
+    let message = refused(&Authority::new(), "a.example", origin).await;
+    assert!(message.contains("it is self-signed, and says that it is an authority's (CA:TRUE)"), "{message}");
+}
+
+#[tokio::test]
+async fn an_authoritys_certificate_is_not_a_servers() {
+    let authority = Authority::new();
+    let origin = authority.origin(&["a.example"], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let message = refused(&authority, "a.example", origin).await;
+    assert!(message.contains("it is an authority's (CA:TRUE)"), "{message}");
+    let origin = authority.origin(&["a.example"], |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let message = refused(&authority, "a.example", origin).await;
+    assert!(message.contains("it is not meant for servers"), "{message}");
+}
+
+#[tokio::test]
+async fn an_authority_that_expired_is_told_from_a_leaf_that_did() {
+    let root = Authority::new();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "Old Intermediate");
+    params.not_after = rcgen::date_time_ymd(2003, 1, 1);
+    let above = params.signed_by(&key, &root.issuer).unwrap();
+    let issuer = Issuer::new(params, key);
+    let leaf_key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["a.example".to_owned()]).unwrap().signed_by(&leaf_key, &issuer).unwrap();
+    let origin = origin_with(vec![leaf.der().clone(), above.der().clone()], &leaf_key);
+    let message = refused(&root, "a.example", origin).await;
+    let words = "the certificate of an authority in its chain expired on 2003-01-01T00:00:00Z";
+    assert!(message.ends_with(words), "{message}");
+}
+
+#[tokio::test]
+async fn an_authority_may_vouch_only_for_what_its_constraints_say() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.name_constraints = Some(rcgen::NameConstraints {
+        permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("internal.example".to_owned())],
+        excluded_subtrees: Vec::new(),
+    });
+    let certificate = params.self_signed(&key).unwrap();
+    let authority = Authority { certificate, issuer: Issuer::new(params, key) };
+    let good = authority.origin(&["a.internal.example"], |_| {});
+    handshake(&authority.connector(), "a.internal.example", good).await.unwrap();
+    let message = refused(&authority, "a.example", authority.origin(&["a.example"], |_| {})).await;
+    assert!(message.contains("its authority may not vouch for the names that it bears"), "{message}");
+}
+
+/// What is said of a chain of `weak.pem`, whose certificates OpenSSL made: rustls' server would not even show them.
+fn told_of_weak(root: usize, chain: &[usize]) -> Result<(), String> {
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::pki_types::{UnixTime, pem::PemObject};
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(include_bytes!("weak.pem")).collect();
+    let all = all.unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(all[root].clone()).unwrap();
+    let chain: Vec<_> = chain.iter().map(|index| all[*index].clone()).collect();
+    let name = ServerName::try_from("a.example").unwrap();
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+    let strict = Strict::new(Arc::new(roots)).unwrap();
+    match strict.verify_server_cert(&chain[0], &chain[1..], &name, &[], now) {
+        Ok(_verified) => Ok(()),
+        Err(error) => Err(Error::Certificate(error).to_string()),
+    }
+}
+
+#[test]
+fn weak_keys_and_signatures_are_refused_by_their_names() {
+    let (root, rsa_root, short, sha1, intermediate, below) = (0, 1, 2, 3, 4, 5);
+    let told = told_of_weak(root, &[short]).unwrap_err();
+    assert!(told.ends_with("its RSA key has 1024 bits, which can be broken; 2048 are the least"), "{told}");
+    let told = told_of_weak(rsa_root, &[sha1]).unwrap_err();
+    assert!(told.ends_with("it, or one in its chain, is signed with SHA-1, which can be forged"), "{told}");
+    let told = told_of_weak(root, &[below, intermediate]).unwrap_err();
+    assert!(told.contains("a certificate of its chain has an RSA key of 1024 bits"), "{told}");
+    let told = told_of_weak(rsa_root, &[short]).unwrap_err();
+    assert!(told.contains("its issuer is not trusted"), "the first reason is told: {told}");
+}
+
+/// An origin that wants to know who comes.
+fn curious(authority: &Authority, version: &'static rustls::SupportedProtocolVersion) -> TlsAcceptor {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let identity = authority
+        .identity(|params| params.subject_alt_names = vec![rcgen::SanType::DnsName("a.example".try_into().unwrap())]);
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_client_cert_verifier(verifier.unwrap())
+        .with_single_cert(identity.chain, identity.key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// What comes of it if the origin is shown this identity: its first byte, or what is told.
+async fn shown(connector: &Connector, identity: Option<usize>, origin: TlsAcceptor) -> Result<u8, String> {
+    let (near, far) = pair().await;
+    tokio::spawn(async move {
+        if let Ok(mut stream) = origin.accept(far).await {
+            stream.write_all(b"x").await.ok();
+            stream.read_u8().await.ok();
+        }
+    });
+    let wish = Wish { offer: Offer::Http2, identity };
+    let mut stream = connector.connect("a.example", near, wish).await.map_err(|error| error.to_string())?;
+    stream.read_u8().await.map_err(|error| late_refusal(&error).unwrap().to_string())
+}
+
+#[tokio::test]
+async fn an_origin_that_asks_is_shown_who_we_are() {
+    let (authority, other) = (Authority::new(), Authority::named("Another CA"));
+    let connector = authority.connector_as(vec![other.identity(|_| {}), authority.identity(|_| {})]);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let origin = || curious(&authority, version);
+        assert_eq!(shown(&connector, Some(1), origin()).await, Ok(b'x'), "{version:?}");
+        let told = shown(&connector, Some(0), origin()).await.unwrap_err();
+        assert!(told.starts_with("the origin does not accept who we are (UnknownCA); "), "{version:?}: {told}");
+        let told = shown(&connector, None, origin()).await.unwrap_err();
+        assert!(told.contains("wants a certificate of ours") && told.contains("[[tls.client]]"), "{version:?}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn the_origin_chooses_from_what_is_offered() {
+    let authority = Authority::new();
+    let connector = authority.connector_as(vec![authority.identity(|_| {})]);
+    for identity in [None, Some(0)] {
+        for (offer, spoken) in [(Offer::Http1, &b"http/1.1"[..]), (Offer::Http2, b"h2")] {
+            let (near, far) = pair().await;
+            let origin = authority.origin(&["a.example"], |_| {});
+            tokio::spawn(async move { origin.accept(far).await.unwrap().read_u8().await });
+            let stream = connector.connect("a.example", near, Wish { offer, identity }).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(spoken), "{offer:?} {identity:?}");
+        }
+    }
+}
+
+#[test]
+fn an_identity_with_another_key_is_an_error() {
+    let authority = Authority::new();
+    let broken = Identity { key: authority.identity(|_| {}).key, ..authority.identity(|_| {}) };
+    let settings = Settings { trust: vec![authority.certificate.der().clone()], identities: vec![broken] };
+    assert!(Connector::new(settings).is_err());
+}
+
+#[tokio::test]
 async fn an_origin_that_speaks_no_tls_is_told_from_one_with_a_bad_certificate() {
     let connector = Authority::new().connector();
     let (near, mut far) = pair().await;
     far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     let error = connector.connect("a.example", near, WISH).await.err().unwrap();
     assert!(matches!(error, Error::Tls(_)), "{error:?}");
+    assert_eq!(error.to_string(), "what came is not TLS (does the port speak plain http?)");
     let (near, far) = pair().await;
     drop(far);
     let error = connector.connect("a.example", near, WISH).await.err().unwrap();

@@ -1,0 +1,148 @@
+//! What rustls checks of a certificate, and what it leaves to others: weak keys are refused, and a failure says why.
+//!
+//! Whatever rustls refuses stays refused: the certificate is looked at again only for better words.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::public_key::PublicKey;
+
+use super::words::day;
+
+/// The shortest RSA key that browsers accept, in bits.
+const SHORTEST_RSA: usize = 2_048;
+
+/// rustls' own verifier, and a little more.
+#[derive(Debug)]
+pub(super) struct Strict {
+    rustls: Arc<WebPkiServerVerifier>,
+}
+
+/// Why a certificate is refused, where rustls has no word for it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Reason {
+    #[error("it is self-signed")]
+    SelfSigned,
+    #[error(
+        "it is self-signed, and says that it is an authority's (CA:TRUE), which a server's own may not be even if it is trusted"
+    )]
+    OwnAuthority,
+    #[error("it is an authority's (CA:TRUE), which is for signing others and not for a server")]
+    Authority,
+    #[error("its RSA key has {0} bits, which can be broken; 2048 are the least")]
+    ShortKey(usize),
+    #[error("a certificate of its chain has an RSA key of {0} bits, which can be broken; 2048 are the least")]
+    ShortKeyAbove(usize),
+    #[error("the certificate of an authority in its chain expired on {}", day(*.0))]
+    ExpiredAbove(UnixTime),
+}
+
+impl Strict {
+    pub(super) fn new(roots: Arc<RootCertStore>) -> Result<Strict, rustls::client::VerifierBuilderError> {
+        let rustls = WebPkiServerVerifier::builder_with_provider(roots, Arc::new(default_provider())).build()?;
+        Ok(Strict { rustls })
+    }
+}
+
+impl ServerCertVerifier for Strict {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.rustls.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // A key that signed others is checked when its signature is; a leaf's would be in the handshake alone,
+            // where its failure says nothing.
+            Ok(verified) => match short_key(end_entity) {
+                Some(bits) => Err(refused(Reason::ShortKey(bits))),
+                None => Ok(verified),
+            },
+            Err(Error::InvalidCertificate(error)) => Err(match reason(&error, end_entity, intermediates) {
+                Some(reason) => refused(reason),
+                None => Error::InvalidCertificate(error),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.rustls.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.rustls.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.rustls.supported_verify_schemes()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        self.rustls.root_hint_subjects()
+    }
+}
+
+fn refused(reason: Reason) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
+}
+
+/// A better reason than the one that rustls gave, if the certificate has it.
+fn reason(error: &CertificateError, end_entity: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Option<Reason> {
+    let leaf = parse(end_entity)?;
+    let is_own_issuer = leaf.subject().as_raw() == leaf.issuer().as_raw();
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is open; for what it does not name here rustls has words"
+    )]
+    match error {
+        // An authority's certificate as a server's own has no name in rustls' enum.
+        CertificateError::Other(_) if leaf.is_ca() && is_own_issuer => Some(Reason::OwnAuthority),
+        CertificateError::Other(_) if leaf.is_ca() => Some(Reason::Authority),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature if is_own_issuer => Some(Reason::SelfSigned),
+        CertificateError::BadSignature => above.iter().find_map(short_key).map(Reason::ShortKeyAbove),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            let own = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
+            (own != not_after.as_secs()).then_some(Reason::ExpiredAbove(*not_after))
+        }
+        _ => None,
+    }
+}
+
+/// The bits of an RSA key that has too few.
+fn short_key(certificate: &CertificateDer<'_>) -> Option<usize> {
+    match parse(certificate)?.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => Some(key.key_size()).filter(|bits| *bits < SHORTEST_RSA),
+        Ok(
+            PublicKey::EC(_)
+            | PublicKey::DSA(_)
+            | PublicKey::GostR3410(_)
+            | PublicKey::GostR3410_2012(_)
+            | PublicKey::Unknown(_),
+        )
+        | Err(_) => None,
+    }
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    x509_parser::parse_x509_certificate(certificate).ok().map(|(_rest, certificate)| certificate)
+}

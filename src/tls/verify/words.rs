@@ -1,0 +1,146 @@
+//! Why there is no TLS connection, in words that a user can act on; rustls' own for the rest.
+
+use jiff::Timestamp;
+use rustls::pki_types::UnixTime;
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+
+use super::strict::Reason;
+
+/// Object identifiers of signatures with hashes that have been broken, as they stand in a certificate (RFC 3279 §2.2).
+const BROKEN: [(&[u8], &str); 4] = [
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x04], "MD5"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05], "SHA-1"),
+    (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01], "SHA-1"),
+    (&[0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x03], "SHA-1"),
+];
+
+/// What is wrong with a certificate.
+pub(super) fn of_certificate(error: &Error) -> String {
+    let Error::InvalidCertificate(reason) = error else {
+        return error.to_string();
+    };
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is open; what it does not name here has words of its own"
+    )]
+    match reason {
+        CertificateError::ExpiredContext { not_after, .. } => format!("it expired on {}", day(*not_after)),
+        CertificateError::Expired => "it has expired".to_owned(),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("it is not valid before {}", day(*not_before))
+        }
+        CertificateError::NotValidYet => "it is not valid yet".to_owned(),
+        CertificateError::UnknownIssuer => {
+            "its issuer is not trusted (roots beside the system's are named in [tls] trust)".to_owned()
+        }
+        CertificateError::NotValidForName => "it is for another name".to_owned(),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            format!("it is not for {} but for {}", expected.to_str(), listed(presented))
+        }
+        CertificateError::BadSignature => "the issuer that it names did not sign it".to_owned(),
+        CertificateError::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => {
+            match broken_hash(signature_algorithm_id) {
+                Some(hash) => format!("it, or one in its chain, is signed with {hash}, which can be forged"),
+                None => "it, or one in its chain, is signed in a way that is not accepted".to_owned(),
+            }
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not meant for servers (its extended key usage lacks serverAuth)".to_owned()
+        }
+        CertificateError::BadEncoding => "it is broken".to_owned(),
+        CertificateError::Revoked => "it was revoked".to_owned(),
+        CertificateError::Other(other) => match other.0.downcast_ref::<Reason>() {
+            Some(reason) => reason.to_string(),
+            None if format!("{:?}", other.0) == "NameConstraintViolation" => {
+                "its authority may not vouch for the names that it bears (name constraints)".to_owned()
+            }
+            None => format!("it breaks a rule: {}", other.0),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// Why the handshake came to no end.
+pub(super) fn of_handshake(error: &Error) -> String {
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is open; what it does not name here has words of its own"
+    )]
+    match error {
+        Error::AlertReceived(alert) => of_alert(*alert),
+        // What begins with none of the five types of TLS records; an answer of HTTP does.
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "what came is not TLS (does the port speak plain http?)".to_owned()
+        }
+        Error::PeerIncompatible(why) => format!("TLS 1.2 or 1.3 cannot be agreed on with the origin: {why:?}"),
+        other => format!("TLS failed: {other}"),
+    }
+}
+
+/// Whether the origin did not accept who we are.
+pub(super) fn is_about_us(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::AlertReceived(
+            AlertDescription::CertificateRequired
+                | AlertDescription::NoCertificate
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+        )
+    )
+}
+
+fn of_alert(alert: AlertDescription) -> String {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is open; what it does not name here is told by its name")]
+    match alert {
+        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+            "the origin wants a certificate of ours, and was shown none; [[tls.client]] names one".to_owned()
+        }
+        AlertDescription::HandshakeFailure => {
+            "the origin broke the handshake off: it has no cipher in common with us, or wants a certificate of ours ([[tls.client]] names one)"
+                .to_owned()
+        }
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+            "the origin speaks neither TLS 1.2 nor TLS 1.3 as we do".to_owned()
+        }
+        AlertDescription::NoApplicationProtocol => "the origin speaks none of the protocols that were offered".to_owned(),
+        AlertDescription::UnrecognisedName => "the origin knows no host of this name".to_owned(),
+        alert if is_about_us(&Error::AlertReceived(alert)) => format!(
+            "the origin does not accept who we are ({alert:?}); [[tls.client]] names the certificate that it is shown"
+        ),
+        alert => format!("the origin broke TLS off: {alert:?}"),
+    }
+}
+
+fn broken_hash(algorithm: &[u8]) -> Option<&'static str> {
+    let has = |oid: &[u8]| memchr::memmem::find(algorithm, oid).is_some();
+    BROKEN.iter().find(|(oid, _)| has(oid)).map(|(_, hash)| *hash)
+}
+
+/// The day of a moment, and the moment.
+pub(super) fn day(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).map_or_else(|_| "an unknown day".to_owned(), |moment| moment.to_string())
+}
+
+/// The first names of a certificate, which may bear hundreds.
+fn listed(presented: &[String]) -> String {
+    const MOST: usize = 3;
+    let first = presented.iter().take(MOST).map(|name| plain(name)).collect::<Vec<_>>().join(", ");
+    match presented.len() {
+        0 => "no name at all".to_owned(),
+        1..=MOST => first,
+        more => format!("{first} and {} more", more - MOST),
+    }
+}
+
+/// `DnsName("a.example")` as rustls writes it, without its shell.
+fn plain(name: &str) -> String {
+    let bare = name.split_once('(').and_then(|(_kind, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    bare.trim_matches('"').escape_default().to_string()
+}
