@@ -202,7 +202,7 @@ impl Crew {
         let Some(hand) = fewest else { return };
         let arrival = Arrival { stream, peer, counted: hand.count() };
         match &hand.way {
-            Way::Here(worker) => drop(spawn_local(attend(worker.clone(), arrival))),
+            Way::Here(worker) => drop(spawn_local(Box::pin(attend(worker.clone(), arrival)))),
             Way::There(way) => {
                 if way.send(arrival).is_err() {
                     tracing::error!("a runtime is gone, and its connections with it");
@@ -236,7 +236,7 @@ fn spawn_worker(index: usize, proxy: Arc<Proxy>) -> io::Result<mpsc::UnboundedSe
 async fn work(proxy: Arc<Proxy>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
     let worker = proxy.worker();
     while let Some(arrival) = arrivals.recv().await {
-        spawn_local(attend(worker.clone(), arrival));
+        spawn_local(Box::pin(attend(worker.clone(), arrival)));
     }
 }
 

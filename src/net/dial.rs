@@ -75,7 +75,11 @@ impl Dialer {
         let connecting = async {
             let addresses = resolve(host, port).await?;
             resolved = true;
-            race(in_turn(self.allowed(addresses, named)?), ATTEMPT_DELAY).await
+            match self.allowed(addresses, named)?[..] {
+                // One address has nothing to race against: most tunnels are to a literal or to a name with one address.
+                [only] => open(only).await.map_err(judge),
+                ref several => Box::pin(race(in_turn(several), ATTEMPT_DELAY)).await,
+            }
         };
         match timeout(within, connecting).await {
             Ok(result) => result,
@@ -132,10 +136,10 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 /// RFC 8305 §4: the families take turns, beginning with that of the resolver's first choice.
-fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+fn in_turn(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_ipv6);
+        addresses.iter().copied().partition(|address| address.is_ipv6() == first_is_ipv6);
     let mut second = second.into_iter();
     let mut turns: VecDeque<SocketAddr> =
         first.into_iter().flat_map(|address| [Some(address), second.next()]).flatten().collect();

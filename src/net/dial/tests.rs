@@ -146,8 +146,8 @@ fn a_resolver_that_never_answers_ends_with_the_time() {
 #[test]
 fn families_take_turns_beginning_with_the_resolvers_choice() {
     let turns = |list: &str| -> String {
-        let addresses = list.split(' ').map(|ip| SocketAddr::new(ip.parse().unwrap(), 80)).collect();
-        in_turn(addresses).iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
+        let addresses = list.split(' ').map(|ip| SocketAddr::new(ip.parse().unwrap(), 80)).collect::<Vec<_>>();
+        in_turn(&addresses).iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(turns("::2 ::3 ::4 1.0.0.1 1.0.0.2"), "::2 1.0.0.1 ::3 1.0.0.2 ::4");
     assert_eq!(turns("1.0.0.1 ::2 ::3 ::4"), "1.0.0.1 ::2 ::3 ::4");
