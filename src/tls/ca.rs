@@ -153,7 +153,8 @@ impl Fault {
         const ROTATE: &str = "`lockgate ca rotate` makes a new authority";
         match self {
             Fault::File(error) => match error {
-                pem::Error::Exposed { .. } | pem::Error::Read { .. } => error.remedy(),
+                pem::Error::Exposed { .. } => error.remedy(),
+                pem::Error::Read { .. } => "only the user whose file it is can run the gateway".to_owned(),
                 pem::Error::NotPem { .. }
                 | pem::Error::NoCertificate(_)
                 | pem::Error::NoKey(_)
@@ -248,6 +249,14 @@ impl Authority {
 /// As [`Authority::open`].
 pub fn look(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Portrait>, Error> {
     Ok(keep::look(settings, wall_unix_nanos)?.map(|kept| kept.portrait))
+}
+
+/// Looks at the certificate alone, for whoever may not see the key.
+///
+/// # Errors
+/// If it cannot be read, or is not an authority's.
+pub fn look_at_certificate(dir: &Path) -> Result<Portrait, Error> {
+    Ok(keep::read_certificate(&Authority::path(dir))?.1)
 }
 
 /// Makes the authority if there is none, and looks at it.

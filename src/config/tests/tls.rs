@@ -52,7 +52,7 @@ fn an_authority_that_cannot_be_used_is_told_where_it_is_named() {
     ca::make(&made, crate::gate::clock::Clock::start().wall_unix_nanos()).unwrap();
     let text = "[tls]\nca_dir = \"ca\"\nintercept = [\"a.example\", \"b.example\"]\n";
     let uncovered = told(&folder, text);
-    let words = "the authority in D/ca/lockgate-ca.pem may not vouch for b.example, only for a.example and what is below it \
+    let words = "the authority in D/ca/lockgate-ca.pem may not vouch for b.example, only for a.example, and what is below this name \
         | `lockgate ca rotate` makes a new authority for the hosts that [tls] intercept names now";
     assert_eq!(uncovered, [(3, 27, words.to_owned())]);
     let text = "[tls]\nca_dir = \"ca\"\nintercept = [\"a.example\"]\n";

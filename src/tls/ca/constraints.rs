@@ -93,15 +93,19 @@ impl fmt::Display for Scope {
         if *self == Scope::default() {
             return out.write_str("any host");
         }
-        let mut parts: Vec<String> = Vec::new();
-        parts.extend(
-            self.names.iter().filter(|name| *name != NOBODY).map(|name| format!("{name} and what is below it")),
-        );
+        let names: Vec<_> = self.names.iter().filter(|name| *name != NOBODY).collect();
+        let mut parts: Vec<String> = names.iter().map(|name| (*name).clone()).collect();
         parts.extend(self.ranges.iter().map(|range| match range.prefix_len() == range.max_prefix_len() {
             true => range.addr().to_string(),
             false => range.to_string(),
         }));
-        if parts.is_empty() { out.write_str("no host") } else { out.write_str(&parts.join(", ")) }
+        match names.len() {
+            0 if parts.is_empty() => parts.push("no host".to_owned()),
+            0 => {}
+            1 => parts.push("and what is below this name".to_owned()),
+            _ => parts.push("and what is below these names".to_owned()),
+        }
+        out.write_str(&parts.join(", "))
     }
 }
 
@@ -189,7 +193,7 @@ mod tests {
         for not in [name("example"), name("xapi.example"), address("192.0.2.2"), address("2001:db8::2"), Subtree::Any] {
             assert!(!scope.covers(&not), "{not:?}");
         }
-        assert_eq!(scope.to_string(), "api.example and what is below it, 192.0.2.1, 2001:db8::1");
+        assert_eq!(scope.to_string(), "api.example, 192.0.2.1, 2001:db8::1, and what is below this name");
     }
 
     #[test]

@@ -66,9 +66,7 @@ pub(super) fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<Kept,
     let _lock = lock(&settings.dir)?;
     let path = Authority::path(&settings.dir);
     // What no program can have believed is not kept.
-    if let Ok(old) = pem::certificates(&path)
-        && portrait(&old[0]).is_ok()
-    {
+    if read_certificate(&path).is_ok() {
         let text = fs::read(&path).map_err(|source| pem::Error::Read { path: path.clone(), source })?;
         put(&settings.dir, OLD, &text, 0o644)?;
     }
@@ -99,17 +97,17 @@ fn lock(dir: &Path) -> Result<File, Fault> {
 /// The authority that is there, checked; `None` if there is none.
 fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Kept>, Fault> {
     let (path, key_path) = (Authority::path(&settings.dir), Authority::key_path(&settings.dir));
-    let (certificate, key) = match (pem::certificates(&path), pem::private_key(&key_path)) {
-        (Ok(certificates), Ok(key)) => (certificates, key),
-        (Err(error), Err(other)) if error.is_missing() && other.is_missing() => return Ok(None),
-        (Err(error), Ok(_)) if error.is_missing() => return Err(Fault::Half { there: key_path, missing: path }),
+    let (certificate, portrait, key) = match (read_certificate(&path), pem::private_key(&key_path)) {
+        (Ok((certificate, portrait)), Ok(key)) => (certificate, portrait, key),
+        (Err(Fault::File(error)), Err(other)) if error.is_missing() && other.is_missing() => return Ok(None),
+        (Err(Fault::File(error)), Ok(_)) if error.is_missing() => {
+            return Err(Fault::Half { there: key_path, missing: path });
+        }
         (Ok(_), Err(error)) if error.is_missing() => return Err(Fault::Half { there: path, missing: key_path }),
-        (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+        (Err(fault), _) => return Err(fault),
+        (_, Err(error)) => return Err(error.into()),
     };
-    let certificate = certificate.into_iter().next().ok_or_else(|| pem::Error::NoCertificate(path.clone()))?;
-    let unfit = |path: &Path, why: String| Fault::Unfit { path: path.to_owned(), why };
-    let portrait = portrait(&certificate).map_err(|why| unfit(&path, why))?;
-    let key = key_pair(&key).map_err(|why| unfit(&key_path, why))?;
+    let key = key_pair(&key).map_err(|why| Fault::Unfit { path: key_path.clone(), why })?;
     if !belongs(&key, &certificate) {
         return Err(Fault::Mismatch { key: key_path, certificate: path });
     }
@@ -117,6 +115,15 @@ fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Kept>, Faul
     match settings.covers.iter().find(|subtree| !portrait.scope.covers(subtree)) {
         Some(host) => Err(Fault::Uncovered { path, host: host.clone(), scope: Box::new(portrait.scope) }),
         None => Ok(Some(Kept { certificate, key, portrait })),
+    }
+}
+
+/// The certificate in a file, if it is an authority's.
+pub(super) fn read_certificate(path: &Path) -> Result<(CertificateDer<'static>, Portrait), Fault> {
+    let certificate = pem::certificates(path)?.swap_remove(0);
+    match portrait(&certificate) {
+        Ok(portrait) => Ok((certificate, portrait)),
+        Err(why) => Err(Fault::Unfit { path: path.to_owned(), why }),
     }
 }
 

@@ -24,7 +24,7 @@ use super::keep::{BACKDATED, Kept, date, serial, set_validity, unix};
 const LIFETIME: Duration = Duration::from_secs(7 * 86_400);
 /// A new one is made when less than this is left, so that no caller whose clock is ahead is shown one that has expired.
 const FRESH: Duration = Duration::from_secs(2 * 86_400);
-/// How many are kept. One takes some 2 KiB, and 100 µs to make; a pattern such as `*.example.com` can name any number of hosts.
+/// How many are kept, at some KiB each: a pattern such as `*.example.com` can name any number of hosts.
 const MOST: usize = 1_024;
 
 /// The leaves of an authority.

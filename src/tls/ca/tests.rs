@@ -193,7 +193,7 @@ fn it_is_made_once_with_a_key_that_only_its_owner_can_read() {
     assert_eq!(mode(&Authority::key_path(&folder.0)), 0o600);
     assert!(made.subject.contains("lockgate CA (") && made.subject.contains(", 2026-05-28, "), "{}", made.subject);
     assert_eq!(made.not_after - made.not_before, 3_651 * 86_400);
-    assert_eq!(made.scope.to_string(), "a.example and what is below it");
+    assert_eq!(made.scope.to_string(), "a.example, and what is below this name");
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn an_authority_out_of_its_time_or_for_other_hosts_is_told() {
     let told = fault(&settings, NOW - 2 * DAY);
     assert!(told.starts_with("the authority in D/lockgate-ca.pem is not valid before 2026-05-27T"), "{told}");
     let told = fault(&folder.settings(&["x.a.example", "b.example"]), NOW);
-    let expected = "the authority in D/lockgate-ca.pem may not vouch for b.example, only for a.example and what is below it; \
+    let expected = "the authority in D/lockgate-ca.pem may not vouch for b.example, only for a.example, and what is below this name; \
         `lockgate ca rotate` makes a new authority for the hosts that [tls] intercept names now";
     assert_eq!(told, expected);
     assert!(fault(&folder.settings(&["*"]), NOW).contains("may not vouch for every host"));
