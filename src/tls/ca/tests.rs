@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use rustls::pki_types::{ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
 
 use super::*;
 
@@ -57,8 +57,8 @@ impl rustls::time_provider::TimeProvider for Still {
     }
 }
 
-/// What a caller that believes the authority in the folder finds when it is shown this leaf; else the protocol spoken.
-fn shown(dir: &Path, leaf: &Arc<ServerConfig>, host: &str, now: i128) -> Result<Vec<u8>, String> {
+/// A caller that believes the authority in the folder.
+fn caller(dir: &Path, now: i128) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(pem::certificates(&Authority::path(dir)).unwrap().remove(0)).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -68,20 +68,35 @@ fn shown(dir: &Path, leaf: &Arc<ServerConfig>, host: &str, now: i128) -> Result<
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// The handshake of this caller with us.
+fn shake(caller: &Arc<ClientConfig>, leaf: &Arc<ServerConfig>, host: &str) -> Result<ClientConnection, String> {
     let name = ServerName::try_from(host.to_owned()).unwrap();
-    let mut caller = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut caller = ClientConnection::new(Arc::clone(caller), name).unwrap();
     let mut ours = ServerConnection::new(Arc::clone(leaf)).unwrap();
-    while caller.is_handshaking() || ours.is_handshaking() {
+    while caller.wants_write() || ours.wants_write() {
         let mut wire = Vec::new();
-        caller.write_tls(&mut wire).unwrap();
+        while caller.wants_write() {
+            caller.write_tls(&mut wire).unwrap();
+        }
         ours.read_tls(&mut &wire[..]).unwrap();
         ours.process_new_packets().map_err(|error| error.to_string())?;
         wire.clear();
-        ours.write_tls(&mut wire).unwrap();
+        while ours.wants_write() {
+            ours.write_tls(&mut wire).unwrap();
+        }
         caller.read_tls(&mut &wire[..]).unwrap();
         caller.process_new_packets().map_err(|error| error.to_string())?;
     }
-    Ok(caller.alpn_protocol().unwrap().to_vec())
+    assert!(!caller.is_handshaking() && !ours.is_handshaking());
+    Ok(caller)
+}
+
+/// What a caller that believes the authority in the folder finds when it is shown this leaf; else the protocol spoken.
+fn shown(dir: &Path, leaf: &Arc<ServerConfig>, host: &str, now: i128) -> Result<Vec<u8>, String> {
+    Ok(shake(&caller(dir, now), leaf, host)?.alpn_protocol().unwrap().to_vec())
 }
 
 fn fault(settings: &Settings, now: i128) -> String {
@@ -163,6 +178,23 @@ async fn those_who_ask_at_one_time_get_one_leaf() {
     assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&b, &c));
     let other = authority.leaf("b.example", NOW).await.unwrap();
     assert!(!Arc::ptr_eq(&a, &other), "another host has another");
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_with_its_leaf_and_never_with_another() {
+    let folder = Folder::new("resumed");
+    let settings = folder.settings(&["a.example"]);
+    let authority = Authority::open(&settings, NOW).unwrap();
+    let leaf = authority.leaf("a.example", NOW - 5 * DAY).await.unwrap();
+    let caller = caller(&folder.0, NOW);
+    let kind = |leaf| shake(&caller, leaf, "a.example").map(|done| done.handshake_kind().unwrap());
+    assert_eq!(kind(&leaf), Ok(HandshakeKind::Full));
+    assert_eq!(kind(&leaf), Ok(HandshakeKind::Resumed));
+    let renewed = authority.leaf("a.example", NOW).await.unwrap();
+    assert_eq!(kind(&renewed), Ok(HandshakeKind::Full), "the leaf is a new one");
+    rotate(&settings, NOW).unwrap();
+    let other = Authority::open(&settings, NOW).unwrap().leaf("a.example", NOW).await.unwrap();
+    assert!(kind(&other).unwrap_err().contains("invalid peer certificate"), "the authority is a new one");
 }
 
 #[tokio::test]
