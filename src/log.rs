@@ -23,7 +23,9 @@ pub fn start(level: LevelFilter) {
         .with_env_filter(filter)
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
-        .with_target(false);
+        .with_target(false)
+        // It would tell so on stderr, and panic because that is what cannot be written to.
+        .log_internal_errors(false);
     if let Err(error) = subscriber.try_init() {
         tracing::debug!(%error, "logging had begun already");
     }

@@ -5,8 +5,10 @@
 mod ca;
 mod check;
 mod env;
+mod exec;
 mod run;
 mod user;
+mod variables;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -39,6 +41,8 @@ enum Command {
     Check,
     /// Print what lets programs use the gateway: eval "$(lockgate env)"
     Env,
+    /// Run a program that uses the gateway; one is started for it if none runs
+    Exec(exec::Arguments),
     /// The authority that vouches for the gateway where it opens tunnels
     Ca {
         #[command(subcommand)]
@@ -59,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Run => run::run(wish),
         Command::Check => check::check(wish),
         Command::Env => env::env(wish),
+        Command::Exec(arguments) => exec::exec(arguments, wish),
         Command::Ca { command } => ca::ca(command, wish),
         Command::User { command } => user::user(command, wish),
     }

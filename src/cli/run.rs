@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{complain, env, settings};
+use super::{complain, settings, variables};
 use crate::app::{self, Ended};
 use crate::config::Settings;
 use crate::log;
@@ -37,7 +37,7 @@ fn greeting(path: &Path, settings: &Settings) -> String {
     for meaning in &settings.meanings {
         text.push_str(&format!("  {meaning}\n"));
     }
-    if let Ok(url) = env::url(settings) {
+    if let Ok(url) = variables::url(settings) {
         text.push_str(&format!(
             "export HTTP_PROXY={url} HTTPS_PROXY={url}\nexport http_proxy={url} https_proxy={url}\n"
         ));

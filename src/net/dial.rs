@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -102,6 +104,47 @@ impl Dialer {
             true => Err(Error::Denied),
         }
     }
+}
+
+/// Whether anybody listens at an address. Blocks the thread for `within` at most.
+pub fn answers(address: SocketAddr, within: Duration) -> bool {
+    net::TcpStream::connect_timeout(&address, within).is_ok()
+}
+
+/// Asks whoever listens at an address, and reads what comes back: until it ends, has `enough`, or is 8 KiB. Blocks the
+/// thread; `within` is the time for the connection, and for each part of the answer.
+///
+/// # Errors
+/// `ConnectionRefused` if nobody listens; otherwise what kept the question or its answer from getting through.
+pub fn ask(
+    address: SocketAddr,
+    question: &[u8],
+    enough: impl Fn(&[u8]) -> bool,
+    within: Duration,
+) -> io::Result<Vec<u8>> {
+    let mut stream = net::TcpStream::connect_timeout(&address, within)?;
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(within))?;
+    stream.write_all(question)?;
+    let mut answer = vec![0; 8 << 10];
+    let mut length = 0;
+    while length < answer.len() && !enough(&answer[..length]) {
+        match stream.read(&mut answer[length..])? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    answer.truncate(length);
+    Ok(answer)
+}
+
+/// Calls a process of this machine by a name in the abstract name space (unix(7)), which the kernel forgets with its
+/// owner.
+///
+/// # Errors
+/// `ConnectionRefused` if nobody has the name.
+pub fn call(name: &[u8]) -> io::Result<UnixStream> {
+    UnixStream::connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {

@@ -1,30 +1,203 @@
 //! What programs need to believe our authority: a bundle with the system's roots beside ours, and a trust store for Java.
 
-use std::io;
+mod java;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+
+use super::ca::Authority;
+use super::pem;
+
+/// Where distributions keep all roots in one file. They are read beside those that `SSL_CERT_FILE` names, for programs
+/// that never looked at that variable.
+const SYSTEM: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt", // Debian, Arch, Alpine, Gentoo
+    "/etc/pki/tls/certs/ca-bundle.crt",   // Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",             // openSUSE
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs/ca-bundle.crt", // NixOS
+];
 
 /// The files that programs are pointed at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bundle {
-    /// Our certificate alone (PEM), for programs that add it to what they trust.
+    /// Our certificate (PEM), for programs that add it to what they trust; with what they were told to add before.
     pub ours: PathBuf,
     /// The system's roots and ours (PEM), for programs whose variable replaces what they trust.
     pub all: PathBuf,
     /// The same for Java (JKS).
     pub java: PathBuf,
+    /// What could not be read of what programs believed before; why, in words.
+    pub unread: Vec<String>,
 }
 
-impl Bundle {
-    /// Where the files of the authority in `dir` are.
-    pub fn of(_dir: &Path) -> Bundle {
-        todo!()
-    }
+/// What programs were told to believe before they are told to believe us too.
+#[derive(Clone, Default, Debug)]
+pub struct Before {
+    /// Files (PEM) and folders that took the place of the system's roots.
+    pub instead: Vec<PathBuf>,
+    /// Files (PEM) that were added to what programs believe by themselves.
+    pub added: Vec<PathBuf>,
+}
 
-    /// Writes those that are missing or out of date. `ours` is there already.
+/// Certificates (DER), each once, in an order that does not depend on where they were found.
+type Roots = BTreeSet<Vec<u8>>;
+
+impl Bundle {
+    /// Writes the files for the authority in `dir` into the folder `place`; one that is right already is not touched.
+    /// The authority is there. Who believed other roots before gets files of their own, so that two programs that
+    /// are started differently do not take the roots from each other.
     ///
     /// # Errors
-    /// If a file cannot be read or written; the text names it.
-    pub fn write(&self, _wall_unix_nanos: i128) -> io::Result<()> {
-        todo!()
+    /// If the authority cannot be read, or a file cannot be written; the text names it.
+    pub fn write(dir: &Path, place: &Path, before: &Before) -> io::Result<Bundle> {
+        let authority = authority(dir)?;
+        let mut unread = Vec::new();
+        let mut roots = system();
+        let mut added = read_all(&before.added, &mut unread);
+        let mut further: Roots = &read_all(&before.instead, &mut unread) | &added;
+        further.retain(|root| !roots.contains(root) && !authority.contains(root));
+        added.retain(|root| !authority.contains(root));
+        let mark = mark(&further);
+        roots.append(&mut further);
+        roots.retain(|root| !authority.contains(root));
+        let all: Vec<&[u8]> = authority.iter().chain(&roots).map(Vec::as_slice).collect();
+
+        DirBuilder::new().recursive(true).mode(0o700).create(place).map_err(|error| unwritten(place, &error))?;
+        let bundle = Bundle {
+            ours: ours(dir, place, &authority, &added)?,
+            all: place.join(format!("bundle{mark}.pem")),
+            java: place.join(format!("bundle{mark}.jks")),
+            unread,
+        };
+        put(&bundle.all, to_pem(&all).as_bytes())?;
+        put(&bundle.java, &java::trust_store(&all, made_unix_ms(&Authority::path(dir))))?;
+        Ok(bundle)
     }
+}
+
+/// Our certificate; after a rotation the one before it too, for gateways that still run show leaves of it.
+fn authority(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let read = |path: PathBuf| pem::certificates(&path);
+    let mut found = read(Authority::path(dir)).map_err(io::Error::other)?;
+    match read(Authority::old_path(dir)) {
+        Ok(old) => found.extend(old),
+        Err(error) if error.is_missing() => {}
+        Err(error) => return Err(io::Error::other(error)),
+    }
+    Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
+}
+
+/// The file for programs that add: the authority's own, unless there is more to add.
+fn ours(dir: &Path, place: &Path, authority: &[Vec<u8>], added: &Roots) -> io::Result<PathBuf> {
+    if authority.len() == 1 && added.is_empty() {
+        return Ok(Authority::path(dir));
+    }
+    let path = place.join(format!("added{}.pem", mark(added)));
+    let all: Vec<&[u8]> = authority.iter().chain(added).map(Vec::as_slice).collect();
+    put(&path, to_pem(&all).as_bytes())?;
+    Ok(path)
+}
+
+/// What the system believes.
+fn system() -> Roots {
+    // The library looks at these two first, and then nowhere else.
+    let told = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
+    let mut found = rustls_native_certs::load_native_certs().certs;
+    if told && let Some(path) = SYSTEM.iter().map(Path::new).find(|path| path.exists()) {
+        found.extend(rustls_native_certs::load_certs_from_paths(Some(path), None).certs);
+    }
+    usable(found)
+}
+
+/// The certificates in files and folders; what cannot be read is said in `unread`.
+fn read_all(paths: &[PathBuf], unread: &mut Vec<String>) -> Roots {
+    let mut roots = Roots::new();
+    for path in paths {
+        let found = match path.is_dir() {
+            true => rustls_native_certs::load_certs_from_paths(None, Some(path)),
+            false => rustls_native_certs::load_certs_from_paths(Some(path), None),
+        };
+        unread.extend(found.errors.iter().map(ToString::to_string));
+        roots.append(&mut usable(found.certs));
+    }
+    roots
+}
+
+/// What can serve as a root; Java gives up on a store with anything else in it.
+fn usable(certificates: Vec<CertificateDer<'static>>) -> Roots {
+    let is_root = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
+    certificates.into_iter().filter(is_root).map(|certificate| certificate.to_vec()).collect()
+}
+
+/// A part of a file's name that tells sets of roots apart; none for none.
+fn mark(roots: &Roots) -> String {
+    if roots.is_empty() {
+        return String::new();
+    }
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    roots.iter().for_each(|root| digest.update(root));
+    let hex = digest.finish().as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("-{hex}")
+}
+
+fn to_pem(certificates: &[&[u8]]) -> String {
+    let mut text = String::new();
+    for certificate in certificates {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let mut rest = STANDARD.encode(certificate);
+        while !rest.is_empty() {
+            // RFC 7468 §2: lines of 64 characters, which are ASCII.
+            let after = rest.split_off(rest.len().min(64));
+            text.push_str(&rest);
+            text.push('\n');
+            rest = after;
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
+}
+
+/// When a file was written; a date that stays the same makes a store that stays the same.
+fn made_unix_ms(path: &Path) -> u64 {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    let since = modified.ok().and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
+}
+
+/// Makes the file hold `content`, which is there as a whole or not at all; any user may read it.
+fn put(path: &Path, content: &[u8]) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
+    // Several processes may do so at one time; each renames a file of its own.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = File::create(&new)
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            file.set_permissions(Permissions::from_mode(0o644))
+        })
+        .and_then(|()| fs::rename(&new, path));
+    written.map_err(|error| {
+        // It may never have been there.
+        fs::remove_file(&new).ok();
+        unwritten(path, &error)
+    })
+}
+
+fn unwritten(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
 }

@@ -1,0 +1,264 @@
+//! Finds the gateway that a program is to use, or starts one.
+//!
+//! A gateway that exec started has a name in the abstract name space. Whoever takes that name first starts the gateway
+//! and hands it the socket; all others call there and wait, so of many programs that start at one time one starts
+//! a gateway. A call also tells the gateway, by the kernel's word, which process to stay for.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Read};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use super::super::{complain, variables};
+use super::LOG;
+use crate::config::Settings;
+use crate::net::dial;
+
+/// What a gateway answers by itself: a question that may not be passed on to anybody (RFC 9110 §7.6.2), for a name that
+/// nobody can have (RFC 6761 §6.4). It takes no slot.
+const QUESTION: &[u8] =
+    b"OPTIONS http://lockgate.invalid/ HTTP/1.1\r\nHost: lockgate.invalid\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n";
+/// How long an answer may take; only a hang is slower, however busy the machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a gateway may take to start, for those who wait for it.
+const START: Duration = Duration::from_secs(30);
+/// How often to look again when a gateway is coming or going just now.
+const ROUNDS: usize = 200;
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Why there is no gateway for the program.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{address} is taken by something that is no lockgate; end that, or name another address in [listen] proxy")]
+    Stranger { address: SocketAddr },
+    #[error("what is at {address} does not answer")]
+    Silent {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("a gateway cannot be started")]
+    Start(#[from] io::Error),
+    #[error("a gateway was started for the program, and ended:\n{0}")]
+    Ended(String),
+    #[error("gateways at {address} come and go")]
+    Restless { address: SocketAddr },
+}
+
+/// What is found at an address.
+enum Found {
+    Nobody,
+    Gateway,
+}
+
+/// Where the gateway of these settings is reached; it runs then.
+pub(super) fn gateway(settings: &Settings, config: &Path) -> Result<SocketAddr, Error> {
+    match variables::address(settings) {
+        Ok(address) => shared(settings, address, config),
+        Err(_any_port) => own(config),
+    }
+}
+
+/// A gateway that is this program's alone, on whatever port is free.
+fn own(config: &Path) -> Result<SocketAddr, Error> {
+    let name = format!("lockgate/exec/{}", std::process::id());
+    let said = begin(take(name.as_bytes())?, config)?;
+    let Ok(Some(addresses)) = join(name.as_bytes()) else { return Err(Error::Ended(said)) };
+    eprint!("{said}");
+    addresses.first().copied().map(variables::nearest).ok_or(Error::Ended(said))
+}
+
+/// The gateway that there is at this address, or one that is started there.
+fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<SocketAddr, Error> {
+    let name = format!("lockgate/exec/{address}");
+    let mut ended = None;
+    for _ in 0..ROUNDS {
+        match join(name.as_bytes()) {
+            Ok(Some(_)) => return Ok(address),
+            // It came to its end meanwhile, and soon somebody else may have its name.
+            Ok(None) => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error.into()),
+        }
+        match (look(settings, address)?, ended.take()) {
+            (Found::Gateway, _) => return Ok(address),
+            (Found::Nobody, Some(said)) => return Err(Error::Ended(said)),
+            (Found::Nobody, None) => {}
+        }
+        match take(name.as_bytes()) {
+            Ok(listener) => {
+                let said = begin(listener, config)?;
+                if let Ok(Some(_)) = join(name.as_bytes()) {
+                    eprint!("{said}");
+                    return Ok(address);
+                }
+                // Perhaps because somebody else started one, which the next round finds.
+                ended = Some(said);
+            }
+            // Somebody else was faster, and listens in a moment.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Restless { address })
+}
+
+/// Calls the gateway that was started under this name, so that it stays for this process, and reads where it listens;
+/// `None` if it ended before it answered.
+fn join(name: &[u8]) -> io::Result<Option<Vec<SocketAddr>>> {
+    let mut stream = dial::call(name)?;
+    stream.set_read_timeout(Some(START))?;
+    let mut text = String::new();
+    match stream.read_to_string(&mut text) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let addresses: Vec<_> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    Ok(Some(addresses).filter(|addresses| !addresses.is_empty()))
+}
+
+/// Who listens at the address.
+fn look(settings: &Settings, address: SocketAddr) -> Result<Found, Error> {
+    if settings.proxy.identity.is_some() {
+        // It speaks TLS. To look at its certificate would tell no more: programs will.
+        return Ok(if dial::answers(address, PATIENCE) { Found::Gateway } else { Found::Nobody });
+    }
+    let is_whole = |answer: &[u8]| answer.windows(4).any(|end| end == b"\r\n\r\n");
+    match dial::ask(address, QUESTION, is_whole, PATIENCE) {
+        Ok(answer) if is_ours(&answer) => Ok(Found::Gateway),
+        Ok(_) => Err(Error::Stranger { address }),
+        Err(source) if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(Error::Silent { address, source })
+        }
+        // It hung up on us, or nobody is there. A start tells.
+        Err(_) => Ok(Found::Nobody),
+    }
+}
+
+/// Every answer of a gateway itself bears its name: `Via` in this one, `Proxy-Status` in a refusal.
+fn is_ours(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let mut lines = text.split("\r\n").take_while(|line| !line.is_empty());
+    let is_http = lines.next().is_some_and(|line| line.starts_with("http/1.1 "));
+    is_http && lines.any(|line| line.starts_with("via: 1.1 lockgate") || line.starts_with("proxy-status: lockgate"))
+}
+
+/// Takes a name, which only one process can have.
+fn take(name: &[u8]) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+}
+
+/// Starts a gateway that runs apart, and waits until it is ready or has failed. Returns what it said meanwhile.
+fn begin(listener: UnixListener, config: &Path) -> io::Result<String> {
+    let (mut said, stderr) = io::pipe()?;
+    let mut starter = Command::new(std::env::current_exe()?);
+    starter.args(["exec", "--part", "starter", "-c"]).arg(std::path::absolute(config)?);
+    starter.stdin(OwnedFd::from(listener)).stdout(later()?).stderr(stderr);
+    // What the terminal sends to the program's group (Ctrl-C) is not meant for it.
+    starter.process_group(0);
+    if !wants_log() {
+        starter.env_remove("RUST_LOG");
+    }
+    let status = starter.status()?;
+    // Its copies of the descriptors would keep the pipe open, and the name taken.
+    drop(starter);
+    let mut text = String::new();
+    said.read_to_string(&mut text)?;
+    if !status.success() {
+        text.push_str(&format!("it could not be started: {status}\n"));
+    }
+    Ok(text)
+}
+
+/// Where a gateway that is ready writes to: a file if one is named, or a terminal. Pipes and files of the program are
+/// left to it: who reads them to their end waits for the program, not for the gateway.
+fn later() -> io::Result<Stdio> {
+    if let Some(path) = log() {
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        return Ok(file
+            .map_err(|error| io::Error::new(error.kind(), format!("{LOG}: {}: {error}", path.display())))?
+            .into());
+    }
+    let stderr = io::stderr();
+    if stderr.is_terminal() { Ok(stderr.as_fd().try_clone_to_owned()?.into()) } else { Ok(Stdio::null()) }
+}
+
+fn log() -> Option<PathBuf> {
+    std::env::var_os(LOG).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// Whether the user wants to read all that the gateway says.
+pub(super) fn wants_log() -> bool {
+    log().is_some()
+}
+
+/// Starts the gateway and ends, so that it has no parent but the system's first process.
+pub(super) fn start(wish: Option<&Path>) -> ExitCode {
+    let started = std::env::current_exe().and_then(|program| {
+        let mut gateway = Command::new(program);
+        gateway.args(["exec", "--part", "gateway"]);
+        if let Some(config) = wish {
+            gateway.arg("-c").arg(config);
+        }
+        gateway.spawn()
+    });
+    match started {
+        Ok(_child) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_ours_is_told_from_others() {
+        assert!(is_ours(b"HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\nAllow: GET\r\n\r\n"));
+        assert!(is_ours(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: lockgate; error=a\r\n\r\n"));
+        assert!(!is_ours(b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n"));
+        assert!(!is_ours(b"HTTP/1.1 200 OK\r\nVia: 1.1 squid\r\n\r\nvia: 1.1 lockgate"));
+        assert!(!is_ours(b"SSH-2.0-OpenSSH\r\n"));
+        assert!(!is_ours(b""));
+    }
+
+    #[test]
+    fn a_name_is_one_processs_and_forgotten_with_it() {
+        let name = format!("lockgate/test/{}", std::process::id());
+        let first = take(name.as_bytes()).unwrap();
+        assert_eq!(take(name.as_bytes()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert_eq!(join(name.as_bytes()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        take(name.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_gateway_that_ends_before_it_answers_is_none() {
+        let name = format!("lockgate/test/ends/{}", std::process::id());
+        let listener = take(name.as_bytes()).unwrap();
+        let waiting = {
+            let name = name.clone();
+            std::thread::spawn(move || join(name.as_bytes()))
+        };
+        // Both ends that a caller may see: accepted and closed, and never accepted.
+        drop(listener.accept().unwrap());
+        assert_eq!(waiting.join().unwrap().unwrap(), None);
+        let stream = dial::call(name.as_bytes()).unwrap();
+        drop(listener);
+        assert!(matches!((&stream).read(&mut [0]), Ok(0) | Err(_)));
+    }
+}

@@ -1,0 +1,216 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::proxy::pattern::HostPattern;
+
+fn settings(listen: &str) -> Settings {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/proxy.toml");
+    let mut settings = crate::config::read(&path).unwrap();
+    settings.bound_to(&[listen.parse().unwrap()]);
+    settings
+}
+
+/// Settings whose first limit counts these hosts.
+fn counting(hosts: &[&str]) -> Settings {
+    let mut settings = settings("127.0.0.1:8080");
+    settings.proxy.rules[0].hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
+    settings
+}
+
+fn bundle() -> Bundle {
+    Bundle {
+        ours: "/certs/lockgate-ca.pem".into(),
+        all: "/certs/bundle.pem".into(),
+        java: "/certs/bundle.jks".into(),
+        unread: Vec::new(),
+    }
+}
+
+/// What is set where this was set before.
+fn told(
+    settings: &Settings,
+    bundle: Option<&Bundle>,
+    before: &[(&str, &str)],
+) -> (BTreeMap<String, String>, Vec<String>) {
+    let held = |name: &str| before.iter().find(|(held, _)| *held == name).map(|(_, value)| OsString::from(*value));
+    let variables = list(settings, address(settings).unwrap(), bundle, &held);
+    let text = |value: OsString| value.into_string().unwrap();
+    (variables.set.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect(), variables.notes)
+}
+
+#[test]
+fn every_program_is_told_where_the_gateway_is() {
+    let (set, notes) = told(&settings("127.0.0.1:8080"), None, &[]);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"] {
+        assert_eq!(set[name], "http://127.0.0.1:8080", "{name}");
+    }
+    assert_eq!(set["NO_PROXY"], "localhost,127.0.0.1,::1");
+    assert_eq!(set["no_proxy"], set["NO_PROXY"]);
+    assert_eq!(set["NODE_USE_ENV_PROXY"], "1");
+    assert_eq!(
+        set["JAVA_TOOL_OPTIONS"],
+        "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=8080 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8080 \
+         -Dhttp.nonProxyHosts=localhost|127.0.0.1|[::1]"
+    );
+    assert!(!set.contains_key("SSL_CERT_FILE") && !set.contains_key("NODE_EXTRA_CA_CERTS"), "nothing is intercepted");
+    assert!(!set.contains_key("no_grpc_proxy") && notes.is_empty(), "{notes:?}");
+}
+
+#[test]
+fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
+    let (set, _) = told(&settings("127.0.0.1:8080"), Some(&bundle()), &[]);
+    for name in [
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "AWS_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "PIP_CERT",
+        "CARGO_HTTP_CAINFO",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    ] {
+        assert_eq!(set[name], "/certs/bundle.pem", "{name}");
+    }
+    for name in ["NODE_EXTRA_CA_CERTS", "DENO_CERT"] {
+        assert_eq!(set[name], "/certs/lockgate-ca.pem", "{name}");
+    }
+    let java = &set["JAVA_TOOL_OPTIONS"];
+    for option in ["trustStore=/certs/bundle.jks", "trustStoreType=JKS", "trustStorePassword=changeit"] {
+        assert!(java.contains(&format!("-Djavax.net.ssl.{option} ")), "{option}: {java}");
+    }
+}
+
+#[test]
+fn exceptions_that_are_set_stay_as_they_are() {
+    let after = |before: &[(&str, &str)]| {
+        let (set, notes) = told(&settings("127.0.0.1:8080"), None, before);
+        assert!(notes.is_empty(), "{notes:?}");
+        (set["NO_PROXY"].clone(), set["no_proxy"].clone())
+    };
+    let pair = |upper: &str, lower: &str| (upper.to_owned(), lower.to_owned());
+    assert_eq!(after(&[("NO_PROXY", "a, b")]), pair("a, b", "a, b"));
+    assert_eq!(after(&[("no_proxy", "b")]), pair("b", "b"));
+    assert_eq!(after(&[("NO_PROXY", "a"), ("no_proxy", "b")]), pair("a", "b"));
+    assert_eq!(after(&[("NO_PROXY", "")]), pair("", ""), "set to nothing is set");
+}
+
+#[test]
+fn nothing_that_is_counted_goes_past_us() {
+    let left = |hosts: &[&str], before: &str| {
+        let (set, notes) = told(&counting(hosts), None, &[("NO_PROXY", before), ("no_grpc_proxy", before)]);
+        assert_eq!(set["NO_PROXY"], set["no_proxy"]);
+        assert_eq!(set["NO_PROXY"], set["no_grpc_proxy"]);
+        assert_eq!(notes.is_empty(), set["NO_PROXY"] == before, "what is left out is said: {notes:?}");
+        set["NO_PROXY"].clone()
+    };
+    assert_eq!(left(&["api.corp.example"], ".corp.example,b.example"), "b.example");
+    assert_eq!(
+        left(&["api.corp.example"], "corp.example:443,x.api.example,pi.corp.example"),
+        "x.api.example,pi.corp.example"
+    );
+    assert_eq!(left(&["*.corp.example"], "API.Corp.Example,*.corp.example.,corp.example.org"), "corp.example.org");
+    assert_eq!(left(&["10.1.2.3"], "10.0.0.0/8,10.1.2.3:80,10.1.2.4,::ffff:10.1.2.3"), "10.1.2.4");
+    assert_eq!(left(&["a.example"], "*"), "");
+    assert_eq!(left(&["*"], "a.example,10.0.0.0/8,localhost"), "");
+    assert_eq!(left(&[], "a.example"), "", "a limit without hosts counts them all");
+    assert_eq!(left(&["localhost"], "localhost,127.0.0.1,127.0.0.0/8,[::1],::1,0.0.0.0/0,127.,app.localhost,a"), "a");
+    assert_eq!(left(&["a.example"], "localhost,127.0.0.1,::1,b.example"), "localhost,127.0.0.1,::1,b.example");
+}
+
+#[test]
+fn where_this_machine_is_counted_nothing_is_excepted_by_default() {
+    let mut intercepting = settings("127.0.0.1:8080");
+    intercepting.proxy.intercept = vec![HostPattern::parse("localhost:8443").unwrap()];
+    let by_rule = Settings { counts_loopback: true, ..settings("127.0.0.1:8080") };
+    for settings in [intercepting, by_rule, counting(&["[::1]"]), counting(&["127.0.0.9"])] {
+        let (set, _) = told(&settings, None, &[]);
+        assert!(!set.contains_key("NO_PROXY") && !set.contains_key("no_proxy"));
+        assert!(set["JAVA_TOOL_OPTIONS"].ends_with("-Dhttp.nonProxyHosts="), "Java excepts this machine by itself");
+        let (set, _) = told(&settings, None, &[("NO_PROXY", "a.corp")]);
+        assert_eq!(set["NO_PROXY"], "a.corp");
+        assert!(set["JAVA_TOOL_OPTIONS"].ends_with("-Dhttp.nonProxyHosts="), "it adds this machine to any list");
+    }
+}
+
+#[test]
+fn options_for_java_are_appended_and_replaced_when_they_are_ours() {
+    let settings = settings("127.0.0.1:8080");
+    let java = |before: &str| {
+        let (set, notes) = told(&settings, Some(&bundle()), &[("JAVA_TOOL_OPTIONS", before)]);
+        (set["JAVA_TOOL_OPTIONS"].clone(), notes)
+    };
+    let (first, _) = java("");
+    assert_eq!(java("-Xmx1g '-Da=b c'").0, format!("-Xmx1g '-Da=b c' {first}"));
+    assert_eq!(java(&first), (first.clone(), Vec::new()), "a program that starts another as it was started itself");
+    assert_eq!(java("-Dhttp.proxyHost=old -Xmx1g").0, format!("-Xmx1g {first}"));
+    let (kept, notes) = java("-Djavax.net.ssl.trustStore=/company.jks -Djavax.net.ssl.trustStorePassword=x");
+    assert!(kept.contains("trustStore=/company.jks") && !kept.contains("/certs/"), "{kept}");
+    assert!(notes.iter().any(|note| note.contains("/certs/lockgate-ca.pem")), "{notes:?}");
+}
+
+#[test]
+fn callers_that_need_a_password_have_it_in_the_url() {
+    let mut settings = settings("127.0.0.1:8080");
+    settings.proxy.access.users = Some(Vec::new());
+    let (set, notes) = told(&settings, None, &[]);
+    assert_eq!(set["HTTP_PROXY"], "http://127.0.0.1:8080");
+    assert!(notes.iter().any(|note| note.contains(CREDENTIALS)), "{notes:?}");
+    let (set, notes) = told(&settings, None, &[(CREDENTIALS, "ana:p@ss:w/örd %")]);
+    assert_eq!(set["HTTP_PROXY"], "http://ana:p%40ss%3Aw%2F%C3%B6rd%20%25@127.0.0.1:8080");
+    assert!(notes.is_empty(), "{notes:?}");
+    assert!(!set["JAVA_TOOL_OPTIONS"].contains("ana"));
+}
+
+#[test]
+fn a_gateway_that_speaks_tls_is_called_by_a_name_that_it_can_prove() {
+    let named = |names: &[&str], listen: &str| {
+        let mut settings = settings(listen);
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        settings.proxy.identity = Some(Identity {
+            chain: vec![made.cert.der().clone()],
+            key: rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap(),
+        });
+        url(&settings).unwrap()
+    };
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(named(&["localhost"], "127.0.0.1:80"), "https://localhost:80");
+    assert_eq!(named(&["localhost", "127.0.0.1"], "0.0.0.0:80"), "https://127.0.0.1:80");
+    assert_eq!(named(&["::1"], "[::1]:80"), "https://[::1]:80");
+    assert_eq!(named(&["other.example"], "127.0.0.1:80"), "https://127.0.0.1:80");
+    assert_eq!(named(&["localhost"], "10.1.2.3:80"), "https://10.1.2.3:80");
+    if machine.contains(|c: char| c.is_ascii_lowercase()) {
+        assert_eq!(named(&[&machine], "10.1.2.3:80"), format!("https://{machine}:80"));
+    }
+}
+
+#[test]
+fn every_address_is_reached_by_the_nearest() {
+    let url = |listen| url(&settings(listen)).ok();
+    assert_eq!(url("0.0.0.0:80").as_deref(), Some("http://127.0.0.1:80"));
+    assert_eq!(url("[::]:80").as_deref(), Some("http://[::1]:80"));
+    assert_eq!(url("10.1.2.3:80").as_deref(), Some("http://10.1.2.3:80"));
+    assert_eq!(url("127.0.0.1:0"), None);
+}
+
+#[test]
+fn the_authority_is_made_and_programs_are_pointed_at_whole_paths() {
+    let folder = std::env::temp_dir().join(format!("lockgate-variables-{}", std::process::id()));
+    let mut settings = settings("127.0.0.1:8080");
+    let authority = ca::Settings { dir: folder.join("certs"), covers: vec![ca::Subtree::Name("a.example".into())] };
+    settings.proxy.authority = Some(authority);
+    for _ in 0..2 {
+        let set: BTreeMap<_, _> = variables(&settings, &|_| None).unwrap().set.into_iter().collect();
+        for name in INSTEAD.iter().chain(&ADDED) {
+            let path = Path::new(&set[name]);
+            assert!(path.is_absolute() && path.is_file(), "{name}: {}", path.display());
+        }
+    }
+    // Somebody else's folder, which we may only read: the files are made in one of our own.
+    let home = OsString::from(folder.join("home"));
+    let place = place_of_our_own(&folder, &|name| (name == "HOME").then(|| home.clone())).unwrap();
+    assert!(place.starts_with(folder.join("home/.cache/lockgate")), "{}", place.display());
+    let bundle = Bundle::write(&folder.join("certs"), &place, &Before::default()).unwrap();
+    assert!(bundle.all.is_file() && bundle.ours == folder.join("certs/lockgate-ca.pem"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -1,0 +1,178 @@
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+
+use super::*;
+
+/// A folder of the test's own, with an authority in it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("lockgate-bundle-{}-{test}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let folder = Folder(folder);
+        folder.put("lockgate-ca.pem", &root("ours"));
+        folder
+    }
+
+    fn put(&self, name: &str, certificate: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, to_pem(&[certificate])).unwrap();
+        path
+    }
+
+    fn write(&self, before: &Before) -> Bundle {
+        Bundle::write(&self.0, &self.0, before).unwrap()
+    }
+
+    fn ours(&self) -> Vec<u8> {
+        read_pem(&Authority::path(&self.0)).remove(0)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn root(name: &str) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+}
+
+fn read_pem(path: &Path) -> Vec<Vec<u8>> {
+    pem::certificates(path).unwrap().into_iter().map(|certificate| certificate.to_vec()).collect()
+}
+
+/// What a store holds, read as Java reads it.
+fn read_store(bytes: &[u8]) -> Vec<(String, u64, Vec<u8>)> {
+    let (store, end) = bytes.split_at(bytes.len() - 20);
+    assert_eq!(java::digest(store).as_ref(), end, "Java says: password was incorrect");
+    let mut rest = store;
+    let mut take = |count: usize| {
+        let (taken, after) = rest.split_at(count);
+        rest = after;
+        taken.to_vec()
+    };
+    let number = |bytes: Vec<u8>| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    assert_eq!(number(take(4)), 0xFEED_FEED);
+    assert_eq!(number(take(4)), 2);
+    let count = number(take(4));
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        assert_eq!(number(take(4)), 2, "a trusted certificate");
+        let length = number(take(2)) as usize;
+        let alias = String::from_utf8(take(length)).unwrap();
+        let date = number(take(8));
+        let length = number(take(2)) as usize;
+        assert_eq!(take(length), b"X.509");
+        let length = number(take(4)) as usize;
+        entries.push((alias, date, take(length)));
+    }
+    assert!(rest.is_empty());
+    entries
+}
+
+#[test]
+fn a_store_for_java_holds_all_that_the_bundle_holds() {
+    let folder = Folder::new("java");
+    let bundle = folder.write(&Before::default());
+    let entries = read_store(&fs::read(&bundle.java).unwrap());
+    assert_eq!(
+        entries.iter().map(|(_, _, certificate)| certificate.clone()).collect::<Vec<_>>(),
+        read_pem(&bundle.all)
+    );
+    assert_eq!(entries[0].0, "lockgate");
+    assert_eq!(entries[0].2, folder.ours());
+    let aliases: BTreeSet<_> = entries.iter().map(|(alias, ..)| alias).collect();
+    assert_eq!(aliases.len(), entries.len(), "each has a name of its own");
+    assert!(entries.iter().all(|(_, date, _)| *date > 1_600_000_000_000), "{:?}", entries[0].1);
+}
+
+#[test]
+fn the_bundle_holds_the_systems_roots_and_ours() {
+    let folder = Folder::new("all");
+    let bundle = folder.write(&Before::default());
+    let all: Roots = read_pem(&bundle.all).into_iter().collect();
+    assert!(all.contains(&folder.ours()));
+    assert!(system().is_subset(&all) && all.len() == system().len() + 1, "{} and ours: {}", system().len(), all.len());
+    assert_eq!(bundle.ours, Authority::path(&folder.0));
+    assert_eq!(bundle.all, folder.0.join("bundle.pem"));
+    let mode = fs::metadata(&bundle.all).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
+}
+
+#[test]
+fn a_file_that_is_right_is_not_written_again() {
+    let folder = Folder::new("again");
+    let inodes = |bundle: &Bundle| {
+        [&bundle.all, &bundle.java].map(|path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap()))
+    };
+    let first = folder.write(&Before::default());
+    let before = inodes(&first);
+    assert_eq!(inodes(&folder.write(&Before::default())), before);
+    fs::write(&first.all, "damaged").unwrap();
+    assert_ne!(inodes(&folder.write(&Before::default()))[0], before[0]);
+    assert!(read_pem(&first.all).contains(&folder.ours()));
+    let left: Vec<_> = fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "nothing else stays behind: {left:?}");
+}
+
+#[test]
+fn what_was_believed_before_is_believed_still_and_by_nobody_else() {
+    let folder = Folder::new("before");
+    let (company, node) = (root("company"), root("node"));
+    let before =
+        Before { instead: vec![folder.put("company.pem", &company)], added: vec![folder.put("node.pem", &node)] };
+    let bundle = folder.write(&before);
+    let all = read_pem(&bundle.all);
+    for certificate in [&company, &node, &folder.ours()] {
+        assert!(all.contains(certificate));
+    }
+    let added = read_pem(&bundle.ours);
+    assert!(added.contains(&node) && added.contains(&folder.ours()) && !added.contains(&company));
+    let other = folder.write(&Before::default());
+    assert_ne!(other.all, bundle.all);
+    assert!(!read_pem(&other.all).contains(&company));
+    assert!(read_pem(&bundle.all).contains(&company), "a program that runs keeps its file as it is");
+    // Who is started by a program that was started so is told the files that we made.
+    let nested = folder.write(&Before { instead: vec![bundle.all.clone()], added: vec![bundle.ours.clone()] });
+    assert_eq!(nested, bundle);
+}
+
+#[test]
+fn after_a_rotation_both_authorities_are_believed() {
+    let folder = Folder::new("rotated");
+    let old = folder.ours();
+    folder.put("lockgate-ca-old.pem", &old);
+    folder.put("lockgate-ca.pem", &root("the new one"));
+    let bundle = folder.write(&Before::default());
+    for path in [&bundle.ours, &bundle.all] {
+        let found = read_pem(path);
+        assert!(found.contains(&old) && found.contains(&folder.ours()), "{}", path.display());
+    }
+}
+
+#[test]
+fn folders_are_read_too_and_what_cannot_be_read_is_said() {
+    let folder = Folder::new("folders");
+    let company = root("company");
+    let certs = folder.0.join("certs");
+    fs::create_dir(&certs).unwrap();
+    folder.put("certs/one.pem", &company);
+    let gone = folder.0.join("gone.pem");
+    let bundle = folder.write(&Before { instead: vec![certs, gone.clone()], added: Vec::new() });
+    assert!(read_pem(&bundle.all).contains(&company));
+    assert_eq!(bundle.unread.len(), 1, "{:?}", bundle.unread);
+    assert!(bundle.unread[0].contains(&gone.display().to_string()), "{:?}", bundle.unread);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let folder = Folder::new("unwritable");
+    let file = folder.put("a-file", &root("no folder"));
+    let told = Bundle::write(&folder.0, &file, &Before::default()).unwrap_err().to_string();
+    assert!(told.starts_with(&format!("cannot write {}", file.display())), "{told}");
+}
