@@ -59,7 +59,7 @@ impl Dialling {
 /// What a request for an origin is to do next.
 pub(super) enum Turn {
     /// A connection has room for it.
-    Shared(OriginStream),
+    Shared(Box<OriginStream>),
     /// Dial, for everybody: the others wait for it.
     First(Guide),
     /// Somebody else dials for all.
@@ -96,7 +96,7 @@ impl Drop for Guide {
 
 impl Links {
     /// A stream to the origin on a connection that is there, if one has room.
-    pub(super) fn open(&self, origin: &Origin, now: Time) -> Option<OriginStream> {
+    pub(super) fn open(&self, origin: &Origin, now: Time) -> Option<Box<OriginStream>> {
         let mut all = self.lock();
         let known = all.get_mut(origin)?;
         known.used = now;

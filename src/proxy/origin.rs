@@ -263,7 +263,7 @@ impl Origins {
 
 impl Ready {
     /// A stream on a connection that others use too.
-    fn shared(stream: OriginStream) -> Ready {
+    fn shared(stream: Box<OriginStream>) -> Ready {
         let reused = stream.was_used();
         Ready { conn: Conn::new(Stream::origin(stream)), reused }
     }

@@ -52,8 +52,8 @@ impl Stream {
     }
 
     /// One request to an origin that speaks HTTP/2.
-    pub fn origin(stream: OriginStream) -> Stream {
-        Transport::Origin(Box::new(stream)).into()
+    pub fn origin(stream: Box<OriginStream>) -> Stream {
+        Transport::Origin(stream).into()
     }
 
     /// Takes the stream out; what is left behind has come to its end.

@@ -90,7 +90,7 @@ impl Link {
     }
 
     /// A stream on it, if it has room and a future.
-    pub fn open(&self) -> Option<OriginStream> {
+    pub fn open(&self) -> Option<Box<OriginStream>> {
         if !self.is_open() {
             return None;
         }
@@ -102,7 +102,8 @@ impl Link {
         }
         let place = Place(Arc::clone(&self.shared));
         let stage = Stage::Idle(self.send.clone());
-        Some(OriginStream { stage, head: None, data: Data::default(), place, reused: self.was_used() })
+        let reused = self.was_used();
+        Some(Box::new(OriginStream { stage, head: None, data: Data::default(), place, reused }))
     }
 
     /// Whether new requests can be sent on it.
