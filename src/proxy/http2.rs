@@ -1,11 +1,13 @@
 //! A caller's connection that carries many requests at one time (HTTP/2).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::task::spawn_local;
@@ -13,13 +15,13 @@ use tokio::task::spawn_local;
 use super::alarm::Alarm;
 use super::connection::{self, Caller, Stopping};
 use super::exchange::{self, Outcome};
-use super::intercept::{self, Within};
+use super::intercept::{self, Spoken, Within};
 use super::refusal::Refusal;
 use super::story::Story;
 use super::{Worker, answer, tunnel};
 use crate::time::Time;
-use crate::wire::Stream;
 use crate::wire::http2::{Call, Session};
+use crate::wire::{Conn, Stream};
 
 /// How many frames that carry neither a message nor room for one are borne within [`CALM`]: resets, pings, settings.
 /// A caller that gives up all of its requests at once makes 128 of them.
@@ -29,14 +31,74 @@ const CALM: Duration = Duration::from_secs(1);
 /// How long a caller has for its last words when it is asked to go.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What all requests of a connection have in common.
+/// How many who have nothing to do are kept for the next requests. To begin anew costs a caller's memory and timer,
+/// to be kept costs some KiB.
+const MAX_IDLE: usize = 16;
+
+/// What all requests of a connection have in common, and those who serve them.
 struct Common {
     worker: Worker,
     peer: SocketAddr,
     secure: bool,
     within: Option<Arc<Within>>,
-    /// How many are running.
+    /// How many requests are running.
     running: Cell<usize>,
+    hands: RefCell<Hands>,
+}
+
+/// The tasks of a connection. Each serves one request after the other, with the memory of the one before.
+#[derive(Default)]
+struct Hands {
+    /// Requests that nobody has taken yet.
+    calls: VecDeque<Call>,
+    /// Who has nothing to do, each by its number, once.
+    idle: Vec<(u64, Waker)>,
+    /// How many there have been.
+    hired: u64,
+    /// Nothing comes any more.
+    over: bool,
+}
+
+impl Common {
+    fn now(&self) -> Time {
+        self.worker.proxy.gate.clock().now()
+    }
+
+    /// Gives a request to whoever has nothing to do, or to somebody new.
+    fn give(self: &Rc<Self>, call: Call) {
+        self.running.update(|running| running + 1);
+        let mut hands = self.hands.borrow_mut();
+        hands.calls.push_back(call);
+        match hands.idle.pop() {
+            Some((_, waker)) => waker.wake(),
+            None => {
+                hands.hired += 1;
+                spawn_local(serve_calls(Rc::clone(self), hands.hired));
+            }
+        }
+    }
+
+    /// The next request for somebody; `None` when there is none and nobody needs to wait for it.
+    fn poll_take(&self, number: u64, cx: &Context<'_>) -> Poll<Option<Call>> {
+        let mut hands = self.hands.borrow_mut();
+        // It may have been polled for another reason than a request, and whoever is busy or gone must not be called.
+        hands.idle.retain(|(idle, _)| *idle != number);
+        if let Some(call) = hands.calls.pop_front() {
+            return Poll::Ready(Some(call));
+        }
+        if hands.over || hands.idle.len() >= MAX_IDLE {
+            return Poll::Ready(None);
+        }
+        hands.idle.push((number, cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Lets those go who have nothing to do.
+    fn end(&self) {
+        let mut hands = self.hands.borrow_mut();
+        hands.over = true;
+        hands.idle.drain(..).for_each(|(_, waker)| waker.wake());
+    }
 }
 
 /// Serves the connection until either side ends it.
@@ -50,7 +112,7 @@ pub(super) async fn serve(mut caller: Caller, stopping: Stopping) {
     };
     let Caller { worker, peer, secure, within, mut alarm, .. } = caller;
     alarm.set(worker.proxy.timeouts.idle);
-    let common = Rc::new(Common { worker, peer, secure, within, running: Cell::new(0) });
+    let common = Rc::new(Common { worker, peer, secure, within, running: Cell::default(), hands: RefCell::default() });
     let quiet = Quiet { since: common.now(), before: 0 };
     Host { session, alarm, stopping, common, quiet, stage: Stage::Open }.run().await;
 }
@@ -84,9 +146,9 @@ impl Host {
     async fn run(mut self) {
         while let Some(call) = poll_fn(|cx| self.poll_call(cx)).await {
             self.alarm.set(self.common.worker.proxy.timeouts.idle);
-            self.common.running.update(|running| running + 1);
-            spawn_local(serve_call(Rc::clone(&self.common), call));
+            self.common.give(call);
         }
+        self.common.end();
     }
 
     /// The next request; `None` when the connection has ended.
@@ -145,40 +207,43 @@ impl Host {
     }
 }
 
-impl Common {
-    fn now(&self) -> Time {
-        self.worker.proxy.gate.clock().now()
+/// Serves requests of a connection, one after the other.
+async fn serve_calls(common: Rc<Common>, number: u64) {
+    let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
+    (caller.secure, caller.within) = (common.secure, common.within.clone());
+    while let Some(call) = poll_fn(|cx| common.poll_take(number, cx)).await {
+        let busy = common.worker.proxy.drain.busy();
+        let opened = serve_call(&mut caller, call).await;
+        common.running.update(|running| running - 1);
+        if let Some(spoken) = opened {
+            // Boxed, because what is spoken in it may be HTTP/2 again.
+            let speaking: Pin<Box<dyn Future<Output = ()>>> = Box::pin(connection::speak(caller, spoken));
+            return speaking.await;
+        }
+        drop(busy);
+        // Dropped, a stream says that nothing more is wanted from it.
+        caller.conn = Conn::new(Stream::gone());
     }
 }
 
-/// Serves one request to its end.
-async fn serve_call(common: Rc<Common>, call: Call) {
-    let busy = common.worker.proxy.drain.busy();
-    let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
-    (caller.secure, caller.within) = (common.secure, common.within.clone());
-    let read = call.read_head(common.secure, &mut caller.head);
-    caller.conn.stream = Stream::caller(call.stream);
+/// Serves one request to its end; or to where its stream is a connection of its own.
+async fn serve_call(caller: &mut Caller, call: Call) -> Option<Spoken> {
+    let read = call.read_head(caller.secure, &mut caller.head);
+    caller.conn = Conn::new(Stream::caller(call.stream));
     let outcome = match read {
-        Ok(()) => exchange::run(&mut caller).await,
+        Ok(()) => exchange::run(caller).await,
         Err(error) => {
-            let mut story = Story::begin(&caller);
-            let outcome = answer::refuse(&mut caller, &mut story, &Refusal::from(error)).await;
-            story.end(&caller);
+            let mut story = Story::begin(caller);
+            let outcome = answer::refuse(caller, &mut story, &Refusal::from(error)).await;
+            story.end(caller);
             outcome
         }
     };
     match outcome {
         Outcome::Keep | Outcome::Close => {}
         Outcome::Abort => caller.conn.stream.abort(),
-        Outcome::Tunnel(tunnel) => tunnel::relay(&mut caller, *tunnel).await,
-        Outcome::Opened(opening) => {
-            if let Some(spoken) = intercept::open(&mut caller, *opening).await {
-                // Boxed, because what is spoken in it may be HTTP/2 again.
-                let speaking: std::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(connection::speak(caller, spoken));
-                speaking.await;
-            }
-        }
+        Outcome::Tunnel(tunnel) => tunnel::relay(caller, *tunnel).await,
+        Outcome::Opened(opening) => return intercept::open(caller, *opening).await,
     }
-    common.running.update(|running| running - 1);
-    drop(busy);
+    None
 }
