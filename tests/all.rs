@@ -9,6 +9,8 @@ mod cli; // what the command line checks, prints and returns
 mod clients; // curl, Python, Node and Java, unchanged, in processes of their own
 mod connect; // tunnels: bytes both ways, counted
 mod ending; // drain, signals, nothing left to give
+mod env; // what a shell is told
+mod exec; // programs under exec, and their gateway
 mod faults; // what goes wrong stays visible and disturbs nobody else
 mod forward; // requests and responses pass unchanged, as they come
 mod framing; // messages keep their shape

@@ -7,6 +7,7 @@ pub(crate) mod clock;
 pub(crate) mod gateway;
 pub(crate) mod judge;
 pub(crate) mod origin;
+pub(crate) mod program;
 pub(crate) mod relay;
 pub(crate) mod request;
 pub(crate) mod stream;

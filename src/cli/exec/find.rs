@@ -137,12 +137,12 @@ fn look(settings: &Settings, address: SocketAddr) -> Result<Found, Error> {
     let is_whole = |answer: &[u8]| answer.windows(4).any(|end| end == b"\r\n\r\n");
     match dial::ask(address, QUESTION, is_whole, PATIENCE) {
         Ok(answer) if is_ours(&answer) => Ok(Found::Gateway),
-        Ok(_) => Err(Error::Stranger { address }),
+        Ok(answer) if !answer.is_empty() => Err(Error::Stranger { address }),
         Err(source) if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
             Err(Error::Silent { address, source })
         }
         // It hung up on us, or nobody is there. A start tells.
-        Err(_) => Ok(Found::Nobody),
+        Ok(_) | Err(_) => Ok(Found::Nobody),
     }
 }
 

@@ -1,3 +1,5 @@
+//! What programs are told, case by case.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The bundles, read back.
+
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
 use super::*;

@@ -1,0 +1,80 @@
+//! `lockgate env`: what exec sets, for a shell; and the files that programs are pointed at.
+
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::support::certs;
+use crate::support::gateway::PROGRAM;
+use crate::support::program::{Stage, counted, err, out};
+
+/// What `lockgate env` leaves in a shell's variables, one line each.
+fn evaluated(stage: &Stage, names: &[&str], before: &[(&str, &str)]) -> Vec<String> {
+    let print: String = names.iter().map(|name| format!("printf '%s\\n' \"${name}\"; ")).collect();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("eval \"$({PROGRAM} env)\"; {print}")]).current_dir(stage.dir.path()).env_clear();
+    shell.env("PATH", std::env::var_os("PATH").unwrap()).envs(before.iter().copied());
+    let output = shell.output().unwrap();
+    assert!(output.status.success(), "{}", err(&output));
+    out(&output).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn env_prints_what_exec_sets_and_starts_nothing() {
+    let toml = format!("{}[tls]\nintercept = \"api.example\"\n", counted());
+    let stage = Stage::new(&toml);
+    let names = [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "NODE_USE_ENV_PROXY",
+        "DENO_CERT",
+        "AWS_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "PIP_CERT",
+        "JAVA_TOOL_OPTIONS",
+    ];
+    let before = [("NO_PROXY", "it's a,b"), ("JAVA_TOOL_OPTIONS", "-Da='b c'")];
+    let by_env = evaluated(&stage, &names, &before);
+    assert!(stage.gateways().is_empty() && TcpStream::connect(stage.addr()).is_err());
+    let print: String = names.iter().map(|name| format!("printf '%s\\n' \"${name}\"; ")).collect();
+    let output = stage.shell(&print).envs(before).output().unwrap();
+    assert_eq!(out(&output).lines().collect::<Vec<_>>(), by_env, "{}", err(&output));
+    assert_eq!(by_env[0], format!("http://127.0.0.1:{}", stage.port));
+    assert_eq!(by_env[6], "it's a,b");
+    for path in &by_env[8..12] {
+        assert!(path.starts_with('/') && std::fs::metadata(path).is_ok_and(|file| file.is_file()), "{path}");
+    }
+    assert!(by_env[17].starts_with("-Da='b c' "), "{}", by_env[17]);
+}
+
+#[test]
+fn the_bundles_hold_our_authority_and_what_was_believed_before() {
+    let stage = Stage::new(&format!("{}[tls]\nintercept = \"api.example\"\n", counted()));
+    let company = certs::Authority::new().write(stage.dir.path());
+    let before = [("SSL_CERT_FILE", company.to_str().unwrap())];
+    let paths = evaluated(&stage, &["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"], &before);
+    let all = std::fs::read_to_string(&paths[0]).unwrap();
+    let ours = std::fs::read_to_string(stage.dir.path().join("certs/lockgate-ca.pem")).unwrap();
+    let body = |pem: &str| pem.lines().filter(|line| !line.starts_with('-')).collect::<String>();
+    let flat = body(&all);
+    assert!(flat.contains(&body(&ours)) && flat.contains(&body(&std::fs::read_to_string(&company).unwrap())));
+    assert_eq!(
+        std::fs::canonicalize(&paths[1]).unwrap(),
+        stage.dir.path().join("certs/lockgate-ca.pem").canonicalize().unwrap()
+    );
+    let store = PathBuf::from(&paths[0]).with_extension("jks");
+    let keytool = Command::new("keytool").args(["-list", "-storepass", "changeit", "-keystore"]).arg(store).output();
+    let listed = out(&keytool.expect("the tests need Java's keytool"));
+    assert!(listed.contains("lockgate, ") && listed.contains("trustedCertEntry"), "{listed}");
+    assert!(listed.contains(&format!("contains {} entries", all.matches("BEGIN CERT").count())), "{listed}");
+}

@@ -1,0 +1,242 @@
+//! `lockgate exec`: programs that use the gateway without a change, and a gateway that is there for them.
+
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Stdio;
+
+use rustix::process::{Signal, kill_process, kill_process_group};
+
+use crate::support::gateway::Dir;
+use crate::support::program::{Program, Stage, counted, err, out};
+use crate::support::*;
+
+/// Asks the origin through the gateway, and prints the status.
+fn curl(origin: &Origin) -> String {
+    format!("curl -sS -o /dev/null -w '%{{http_code}}' {}", origin.url("/"))
+}
+
+#[test]
+fn the_programs_end_is_the_end_of_exec() {
+    let stage = Stage::at(0, &counted());
+    for code in [0, 1, 7, 255] {
+        let output = stage.shell(&format!("exit {code}")).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", err(&output));
+    }
+    let output = stage.shell("kill -TERM $$").output().unwrap();
+    assert_eq!(output.status.signal(), Some(15), "as if there were no exec; shells call it 143");
+    let output = stage.command(&[]).args(["exec", "sh", "-c", "exit 3"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "the two dashes may be left out");
+}
+
+#[test]
+fn a_program_that_cannot_be_run_is_told_apart() {
+    let stage = Stage::at(0, &counted());
+    let file = stage.dir.write("no-program", "just text\n");
+    for (program, code) in
+        [("no-such-program", 127), ("./neither/this", 127), (file.to_str().unwrap(), 126), ("/", 126)]
+    {
+        let output = stage.exec(&[program, "--flag"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{program}: {}", err(&output));
+        assert!(err(&output).contains(&format!("cannot run {program}: ")), "{}", err(&output));
+        assert!(output.stdout.is_empty());
+    }
+    for args in [&["exec"][..], &["exec", "--"], &["exec", "--no-such", "true"]] {
+        let output = stage.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));
+    }
+    let output = stage.command(&["exec", "-c", "missing.toml", "--", "echo", "run"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", err(&output));
+    assert!(output.stdout.is_empty() && err(&output).contains("missing.toml"), "{}", err(&output));
+}
+
+#[test]
+fn what_the_program_reads_and_writes_is_its_own() {
+    let stage = Stage::at(0, &counted());
+    let mut child = stage.shell("cat; echo complaint >&2").stdin(Stdio::piped()).spawn().unwrap();
+    let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let mut stdin = child.stdin.take().unwrap();
+    let sent = bytes.clone();
+    let sender = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
+    let output = child.wait_with_output().unwrap();
+    sender.join().unwrap();
+    assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
+    assert_eq!(err(&output), "complaint\n");
+}
+
+#[test]
+fn a_gateway_is_started_for_a_program_and_ends_with_it() {
+    let (stage, origin) = (Stage::new(&counted()), Origin::start());
+    let program = stage.waiting();
+    assert_eq!(program.proxy, format!("http://127.0.0.1:{}", stage.port));
+    assert_eq!(stage.gateways().len(), 1);
+    let (text, status) = program.then(&curl(&origin));
+    assert_eq!((text.as_str(), status.code()), ("200", Some(0)));
+    assert!(origin.requests()[0].all("via").any(|via| via.contains("lockgate")), "it went through us");
+    stage.no_gateway_is_left();
+}
+
+#[test]
+fn a_program_may_have_a_gateway_on_any_free_port() {
+    let (stage, origin) = (Stage::at(0, &counted()), Origin::start());
+    let (one, other) = (stage.waiting(), stage.waiting());
+    assert_ne!(one.proxy, other.proxy);
+    for program in [one, other] {
+        assert_eq!(program.then(&curl(&origin)).0, "200");
+    }
+    eventually("both gateways end", || stage.gateways().is_empty());
+}
+
+#[test]
+fn a_gateway_that_runs_is_used_and_none_is_started() {
+    let toml = limit(1, "1h", "max_wait = \"0s\"");
+    let (port, origin) = (DeadPort::new().port(), Origin::start());
+    let listen = format!("[listen]\nproxy = \"127.0.0.1:{port}\"\n\n{toml}");
+    let gateway = Gateway::start(&listen);
+    let stage = Stage::at(port, &toml);
+    let program = stage.waiting();
+    assert!(stage.gateways().is_empty());
+    assert_eq!(program.then(&curl(&origin)).0, "200", "to look for a gateway takes no slot");
+    let output = stage.shell(&curl(&origin)).output().unwrap();
+    assert_eq!(out(&output), "429", "the limit is the gateway's: {}", err(&output));
+    assert_eq!(gateway.get(&origin.url("/")).status, 429, "it runs still");
+}
+
+#[test]
+fn a_gateway_that_asks_for_a_password_is_known_and_given_one() {
+    let (port, origin) = (DeadPort::new().port(), Origin::start());
+    let toml = format!("{}[access]\nusers = \"users\"\n", counted());
+    let stage = Stage::at(port, &toml);
+    let mut add = stage.command(&["user", "add", "ana"]).stdin(Stdio::piped()).spawn().unwrap();
+    add.stdin.take().unwrap().write_all("p@ss:word\np@ss:word\n".as_bytes()).unwrap();
+    assert!(add.wait().unwrap().success());
+    let dir = Dir::new();
+    std::fs::copy(stage.dir.path().join("users"), dir.path().join("users")).unwrap();
+    let _gateway = Gateway::start_in(dir, &format!("[listen]\nproxy = \"127.0.0.1:{port}\"\n\n{toml}"));
+    let output = stage.shell(&curl(&origin)).env("LOCKGATE_CREDENTIALS", "ana:p@ss:word").output().unwrap();
+    assert_eq!((out(&output), err(&output)), ("200".to_owned(), String::new()));
+    let output = stage.shell(&curl(&origin)).output().unwrap();
+    assert_eq!(out(&output), "407");
+    assert!(err(&output).contains("LOCKGATE_CREDENTIALS"), "{}", err(&output));
+    assert!(stage.gateways().is_empty());
+}
+
+#[test]
+fn a_port_that_a_stranger_has_is_named() {
+    let stranger = Origin::start();
+    let stage = Stage::at(stranger.port(), &counted());
+    let output = stage.exec(&["echo", "run"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert!(output.stdout.is_empty(), "a program that would go past the gateway is not run");
+    assert!(err(&output).contains(&format!("{} is taken", stranger.authority())), "{}", err(&output));
+    // One that takes connections and says nothing is no gateway either; here it hangs up at once.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stage = Stage::at(deaf.local_addr().unwrap().port(), &counted());
+    thread(move || deaf.incoming().for_each(drop));
+    let output = stage.exec(&["echo", "run"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert!(err(&output).contains("cannot listen on") && output.stdout.is_empty(), "{}", err(&output));
+}
+
+#[test]
+fn a_killed_program_leaves_no_gateway_behind() {
+    let stage = Stage::new(&counted());
+    let mut program = stage.waiting();
+    assert_eq!(stage.gateways().len(), 1);
+    kill_process(program.pid(), Signal::KILL).unwrap();
+    assert_eq!(program.child.wait().unwrap().signal(), Some(9));
+    stage.no_gateway_is_left();
+}
+
+#[test]
+fn signals_reach_the_program_once_and_leave_the_gateway_alone() {
+    let (stage, origin) = (Stage::new(&counted()), Origin::start());
+    for (signal, name) in [
+        (Signal::INT, "INT"),
+        (Signal::TERM, "TERM"),
+        (Signal::HUP, "HUP"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::WINCH, "WINCH"),
+    ] {
+        let script = format!(
+            "trap 'echo caught; {}; exit 5' {name}; echo begun $HTTP_PROXY; while :; do read line; done",
+            curl(&origin)
+        );
+        let mut program = Program::start(stage.shell(&script).stdin(Stdio::piped()).process_group(0));
+        // As a terminal does it: to the whole group.
+        kill_process_group(program.pid(), signal).unwrap();
+        let mut text = String::new();
+        program.out.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "caught\n200", "{name}");
+        assert_eq!(program.child.wait().unwrap().code(), Some(5), "{name}");
+    }
+}
+
+#[test]
+fn programs_that_start_at_one_time_share_a_gateway_until_the_last_ends() {
+    let (stage, origin) = (std::sync::Arc::new(Stage::new(&counted())), Origin::start());
+    let starts = (0..8).map(|_| {
+        let stage = std::sync::Arc::clone(&stage);
+        thread(move || stage.waiting())
+    });
+    let starts: Vec<_> = starts.collect();
+    let mut programs: Vec<Program> = starts.into_iter().map(|start| start.join().unwrap()).collect();
+    let gateway = stage.gateways();
+    assert_eq!(gateway.len(), 1);
+    while let Some(program) = programs.pop() {
+        assert_eq!(program.then(&curl(&origin)).0, "200", "{} are left", programs.len());
+    }
+    stage.no_gateway_is_left();
+    // The next program finds the port free at once.
+    for _ in 0..5 {
+        let output = stage.shell(&curl(&origin)).output().unwrap();
+        assert_eq!((out(&output), err(&output)), ("200".to_owned(), String::new()));
+    }
+    stage.no_gateway_is_left();
+}
+
+#[test]
+fn who_reads_a_programs_output_waits_for_the_program_alone() {
+    let stage = Stage::new(&counted());
+    let first = stage.shell("echo done").output().unwrap();
+    assert_eq!(out(&first), "done\n");
+    let mut starter = stage.waiting();
+    let other = stage.waiting();
+    drop(starter.child.stdin.take());
+    let mut rest = String::new();
+    // It ends though the gateway that was started with it runs on for the other.
+    starter.child.stderr.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert_eq!(stage.gateways().len(), 1);
+    drop(other);
+    stage.no_gateway_is_left();
+}
+
+#[test]
+fn the_gateway_is_no_child_of_the_program() {
+    let stage = Stage::new(&counted());
+    let output =
+        stage.shell("read -r children < /proc/$$/task/$$/children; echo \"children: $children\"").output().unwrap();
+    assert_eq!(out(&output), "children: \n", "one that waits for all of its children would wait for ever");
+}
+
+#[test]
+fn a_gateway_that_cannot_start_says_why() {
+    let toml = format!("{}[tls]\nintercept = \"a.example\"\nca_dir = \"proxy.toml/certs\"\n", counted());
+    let stage = Stage::new(&toml);
+    let output = stage.exec(&["echo", "run"]).output().unwrap();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}", output.status);
+    assert!(output.stdout.is_empty() && err(&output).contains("proxy.toml/certs"), "{}", err(&output));
+    assert!(stage.gateways().is_empty());
+}
+
+#[test]
+fn what_the_gateway_says_goes_to_a_file_if_one_is_named() {
+    let (stage, origin) = (Stage::new(&counted()), Origin::start());
+    let output = stage.shell(&curl(&origin)).env("LOCKGATE_EXEC_LOG", "exec.log").output().unwrap();
+    assert_eq!((out(&output), err(&output)), ("200".to_owned(), String::new()));
+    stage.no_gateway_is_left();
+    let text = std::fs::read_to_string(stage.dir.path().join("exec.log")).unwrap();
+    assert!(text.contains(&origin.authority()), "the access log: {text}");
+    assert!(text.contains("the last program has ended"), "the messages: {text}");
+}
