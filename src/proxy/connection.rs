@@ -54,7 +54,7 @@ pub(super) type Stopping = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) async fn serve(worker: Worker, stream: TcpStream, peer: SocketAddr) {
     let mut caller = Caller::new(worker, peer, Stream::plain(stream));
     let spoken = match caller.worker.proxy.identity.clone() {
-        Some(identity) => intercept::greet(&mut caller, identity).await,
+        Some(identity) => Box::pin(intercept::greet(&mut caller, identity)).await,
         None => Some(Spoken::Http1),
     };
     if let Some(spoken) = spoken {
@@ -72,7 +72,7 @@ pub(super) async fn speak(mut caller: Caller, mut spoken: Spoken) {
     let mut is_first = true;
     loop {
         if spoken == Spoken::Http2 {
-            return http2::serve(caller, stopping).await;
+            return Box::pin(http2::serve(caller, stopping)).await;
         }
         match caller.next(&mut stopping).await {
             Next::End => return,
@@ -90,8 +90,8 @@ pub(super) async fn speak(mut caller: Caller, mut spoken: Spoken) {
             Outcome::Keep => {}
             Outcome::Close => return caller.linger().await,
             Outcome::Abort => return caller.conn.stream.abort(),
-            Outcome::Tunnel(tunnel) => return tunnel::relay(&mut caller, *tunnel).await,
-            Outcome::Opened(opening) => match intercept::open(&mut caller, *opening).await {
+            Outcome::Tunnel(tunnel) => return Box::pin(tunnel::relay(&mut caller, *tunnel)).await,
+            Outcome::Opened(opening) => match Box::pin(intercept::open(&mut caller, *opening)).await {
                 Some(within) => (spoken, is_first) = (within, true),
                 None => return,
             },

@@ -73,7 +73,7 @@ impl Common {
             Some((_, waker)) => waker.wake(),
             None => {
                 hands.hired += 1;
-                spawn_local(serve_calls(Rc::clone(self), hands.hired));
+                spawn_local(Box::pin(serve_calls(Rc::clone(self), hands.hired)));
             }
         }
     }
@@ -242,8 +242,8 @@ async fn serve_call(caller: &mut Caller, call: Call) -> Option<Spoken> {
     match outcome {
         Outcome::Keep | Outcome::Close => {}
         Outcome::Abort => caller.conn.stream.abort(),
-        Outcome::Tunnel(tunnel) => tunnel::relay(caller, *tunnel).await,
-        Outcome::Opened(opening) => return intercept::open(caller, *opening).await,
+        Outcome::Tunnel(tunnel) => Box::pin(tunnel::relay(caller, *tunnel)).await,
+        Outcome::Opened(opening) => return Box::pin(intercept::open(caller, *opening)).await,
     }
     None
 }

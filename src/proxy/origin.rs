@@ -194,7 +194,7 @@ impl Origins {
         match origin.scheme {
             Scheme::Http => Ok(Ready { conn: Conn::new(stream), reused: false }),
             Scheme::Https => {
-                let greeting = tokio::time::timeout_at(until, self.greet(origin, stream, offer)).await;
+                let greeting = tokio::time::timeout_at(until, Box::pin(self.greet(origin, stream, offer))).await;
                 greeting.map_err(|_| Refusal::ConnectTimeout)?
             }
         }
