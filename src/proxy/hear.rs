@@ -1,6 +1,7 @@
 //! Waiting for the origin's answer: its head, with what comes before it.
 
 use std::future::poll_fn;
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::body::{Body, BodyError};
@@ -9,6 +10,7 @@ use super::exchange::End;
 use super::heads;
 use super::origin::Ready;
 use super::refusal::Refusal;
+use crate::tls::verify::late_refusal;
 use crate::wire::head::may_be_whole;
 use crate::wire::http2::{self, Reply};
 use crate::wire::{Conn, HeadError, ResponseHead, Version};
@@ -39,11 +41,17 @@ impl From<http2::Silence> for Silence {
         match silence {
             http2::Silence::Untaken => Silence::Untaken,
             http2::Silence::WantsHttp1 => Silence::WantsHttp1,
-            http2::Silence::Lost => Silence::Lost,
+            http2::Silence::Lost(failure) => failure.and_then(|error| of_tls(&error)).unwrap_or(Silence::Lost),
             http2::Silence::Reset => Refusal::ConnectionTerminated.into(),
             http2::Silence::Broken => Refusal::ProtocolError("it does not keep to HTTP/2").into(),
         }
     }
+}
+
+/// What a failed read says, if the origin has refused our certificate after its handshake.
+fn of_tls(error: &io::Error) -> Option<Silence> {
+    let error = late_refusal(error)?;
+    Some(Refusal::TlsError(error.to_string()).into())
 }
 
 /// Reads the origin's final response head into `caller.response`, sending the rest of the request's body meanwhile
@@ -146,14 +154,17 @@ impl Reader {
             }
             self.seen = origin.input.bytes().len();
             match origin.poll_fill(cx) {
-                Poll::Ready(Ok(0) | Err(_)) if self.seen == 0 && self.interim == 0 => {
-                    return Poll::Ready(Err(Silence::Lost));
-                }
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Refusal::ConnectionTerminated.into())),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.lost())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(of_tls(&error).unwrap_or_else(|| self.lost()))),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// What the end of the connection means, by what has come before it.
+    fn lost(&self) -> Silence {
+        if self.seen == 0 && self.interim == 0 { Silence::Lost } else { Refusal::ConnectionTerminated.into() }
     }
 
     /// Passes an interim response on, but to a caller that would take it for the final one (HTTP/1.0).

@@ -43,9 +43,9 @@ pub enum Silence {
     /// It wants HTTP/1.1 for this (RFC 9113 §7), and has not looked at it either.
     #[error("the origin wants HTTP/1.1")]
     WantsHttp1,
-    /// The connection is gone.
+    /// The connection is gone, perhaps by a fault of what lies beneath it.
     #[error("the connection ended")]
-    Lost,
+    Lost(Option<Arc<io::Error>>),
     /// It gave the request up.
     #[error("the origin gave the request up")]
     Reset,
@@ -205,7 +205,7 @@ impl OriginStream {
     /// # Errors
     /// See [`Silence`].
     pub fn poll_reply(&mut self, cx: &mut Context<'_>, into: &mut ResponseHead) -> Poll<Result<Reply, Silence>> {
-        let Stage::Asked { answer, .. } = &mut self.stage else { return Poll::Ready(Err(Silence::Lost)) };
+        let Stage::Asked { answer, .. } = &mut self.stage else { return Poll::Ready(Err(self.lost())) };
         if let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
             message::read_response(&interim.into_parts().0, false, into).map_err(|_| Silence::Broken)?;
             return Poll::Ready(Ok(Reply::Interim));
@@ -222,7 +222,7 @@ impl OriginStream {
     }
 
     fn silence(&self, error: &h2::Error) -> Silence {
-        let Stage::Asked { stream, .. } = &self.stage else { return Silence::Lost };
+        let Stage::Asked { stream, .. } = &self.stage else { return self.lost() };
         if error.is_remote() && error.is_reset() {
             return match error.reason() {
                 Some(Reason::REFUSED_STREAM) => Silence::Untaken,
@@ -234,9 +234,13 @@ impl OriginStream {
             return Silence::Untaken;
         }
         if error.is_io() || error.is_go_away() && error.is_remote() {
-            return Silence::Lost;
+            return self.lost();
         }
         Silence::Broken
+    }
+
+    fn lost(&self) -> Silence {
+        Silence::Lost(self.place.0.seen.failure())
     }
 
     pub(in crate::wire) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -32,13 +32,24 @@ struct State {
     last: u32,
     /// There is no connection any more.
     closed: bool,
+    /// What broke it; `h2` keeps of it no more than a text.
+    failure: Option<Arc<io::Error>>,
     /// Frames from the peer that carry neither a message nor room for one.
     noise: u64,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { begun: 0, written: 0, departed: 0, waiting: Vec::new(), last: u32::MAX, closed: false, noise: 0 }
+        State {
+            begun: 0,
+            written: 0,
+            departed: 0,
+            waiting: Vec::new(),
+            last: u32::MAX,
+            closed: false,
+            failure: None,
+            noise: 0,
+        }
     }
 }
 
@@ -81,6 +92,11 @@ impl Seen {
             std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// What broke the connection, if it was a fault of what lies beneath it.
+    pub(super) fn failure(&self) -> Option<Arc<io::Error>> {
+        self.lock().failure.clone()
     }
 
     /// How many frames there were that carry neither a message nor room for one.
@@ -172,7 +188,11 @@ impl Watch {
 impl AsyncRead for Watch {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, into)) {
+            let kind = error.kind();
+            self.seen.lock().failure = Some(Arc::new(error));
+            return Poll::Ready(Err(kind.into()));
+        }
         self.received(&into.filled()[before..]);
         Poll::Ready(Ok(()))
     }
