@@ -71,14 +71,14 @@ mod tests {
     #[test]
     fn rust_log_goes_before_the_level_of_the_file() {
         let shown = |wish| filter(wish, LevelFilter::WARN).0.to_string();
-        assert_eq!(shown(""), "h2=warn,rustls=warn,warn");
+        assert_eq!(shown(""), "rustls=warn,h2=warn,warn");
         assert_eq!(shown("lockgate=trace"), "lockgate=trace");
     }
 
     #[test]
     fn a_wish_that_is_not_understood_leaves_the_level_of_the_file() {
         let (filter, refused) = filter("lockgate=loud", LevelFilter::INFO);
-        assert_eq!(filter.to_string(), "h2=warn,rustls=warn,info");
+        assert_eq!(filter.to_string(), "rustls=warn,h2=warn,info");
         assert!(refused.is_some());
     }
 }
