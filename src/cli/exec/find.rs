@@ -5,7 +5,7 @@
 //! a gateway. A call also tells the gateway, by the kernel's word, which process to stay for.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -71,7 +71,7 @@ fn own(config: &Path) -> Result<SocketAddr, Error> {
     let name = format!("lockgate/exec/{}", std::process::id());
     let said = begin(take(name.as_bytes())?, config)?;
     let Ok(Some(addresses)) = join(name.as_bytes()) else { return Err(Error::Ended(said)) };
-    eprint!("{said}");
+    pass_on(&said);
     addresses.first().copied().map(variables::nearest).ok_or(Error::Ended(said))
 }
 
@@ -99,7 +99,7 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
             Ok(listener) => {
                 let said = begin(listener, config)?;
                 if let Ok(Some(_)) = join(name.as_bytes()) {
-                    eprint!("{said}");
+                    pass_on(&said);
                     return Ok(address);
                 }
                 // Perhaps because somebody else started one, which the next round finds.
@@ -192,6 +192,15 @@ fn later() -> io::Result<Stdio> {
     }
     let stderr = io::stderr();
     if stderr.is_terminal() { Ok(stderr.as_fd().try_clone_to_owned()?.into()) } else { Ok(Stdio::null()) }
+}
+
+/// What a gateway said before it was ready belongs to what it says afterwards.
+fn pass_on(said: &str) {
+    let file = log().and_then(|path| OpenOptions::new().append(true).open(path).ok());
+    match file {
+        Some(mut file) => drop(file.write_all(said.as_bytes())),
+        None => eprint!("{said}"),
+    }
 }
 
 fn log() -> Option<PathBuf> {

@@ -90,22 +90,22 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
 /// Lets programs join, and ends the gateway with the last of them.
 fn stay(programs: &UnixListener, listen: &[SocketAddr], address: Option<SocketAddr>) {
     let mut here: Vec<Program> = Vec::new();
-    let mut patience = Some(FIRST);
+    let mut somebody_came = false;
     loop {
-        let joins = wait(programs, &here, patience);
+        let look = here.iter().any(|program| matches!(program, Program::Seen(_))).then_some(LOOK);
+        let joins = wait(programs, &here, if somebody_came { look } else { Some(FIRST) });
         // If the gateway was told to end, whoever joins must look for another.
         if joins && address.is_some_and(|address| !dial::answers(address, OWN)) {
             return;
         }
         if joins && let Ok((stream, _)) = programs.accept() {
             here.extend(admit(stream, listen));
+            somebody_came |= !here.is_empty();
         }
         here.retain(Program::runs);
-        if here.is_empty() && (!joins || patience.is_none()) {
+        // Who has ended before it could be noted leaves the gateway to who joins next.
+        if here.is_empty() && (somebody_came || !joins) {
             break;
-        }
-        if !here.is_empty() {
-            patience = here.iter().any(|program| matches!(program, Program::Seen(_))).then_some(LOOK);
         }
     }
     tracing::info!("the last program has ended");
