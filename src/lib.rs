@@ -9,7 +9,7 @@
 //! | floor | rooms | what they do | what they may not know |
 //! |---|---|---|---|
 //! | 8 | `main` | arguments in, exit code out | |
-//! | 7 | [`cli`] | STARTS: run, check, env, user | |
+//! | 7 | [`cli`] | STARTS: run, check, exec, env, ca, user | |
 //! | 6 | [`app`] | builds every room from settings, and drains | |
 //! | 5 | [`log`] | what is logged, and what never is | |
 //! | 4 | [`config`] | READS `proxy.toml`, and reports every mistake with its place | how anything runs |
@@ -24,6 +24,10 @@
 //! (a permit, at once or in line), the origin's connection (the only door out; it takes the permit by value), and back. Any
 //! failure leaves as a [`proxy::refusal`].
 //!
+//! A `CONNECT` to a host whose tunnels are opened turns off after [`proxy::access`]: the caller sees a certificate of our
+//! authority ([`tls::ca`]), and what it says then is served like any other connection. An HTTP/2 connection
+//! ([`wire::http2`]) is many such connections: each of its streams carries one exchange, and who carries it need not know.
+//!
 //! # What always holds
 //! - In no span of time T, wherever it starts, are more than N requests counted, whatever callers, origins and the network do
 //!   ([`locker`] says for which window kinds, and how it is proved).
@@ -31,6 +35,7 @@
 //!   them exactly once.
 //! - A request takes all its windows at one moment, or changes none.
 //! - Only `gate/clock.rs` reads a clock. Everything below is handed the time, so it can be tested in any.
+//! - A tunnel to a host that is not named is never looked into; one to a host that is named never passes anything unseen.
 //! - Nothing is collected whole that a stranger can make large; every buffer, queue and table has a bound.
 
 pub mod app;

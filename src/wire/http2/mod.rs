@@ -30,3 +30,6 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 
 /// How much of a stream's content may wait for a slow reader of it.
 const SEND_BUFFER: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! A session and a link that speak to each other, and peers of raw frames.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::wire::{Conn, Name, RequestHead, ResponseHead, Stream};
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
+}
+
+async fn link(near: TcpStream) -> Link {
+    let (link, driving) = Link::begin(Stream::plain(near)).await.unwrap();
+    tokio::spawn(driving);
+    link
+}
+
+/// A link, and the calls that arrive at its other end.
+async fn world() -> (Link, tokio::sync::mpsc::UnboundedReceiver<Call>) {
+    let (near, far) = pair().await;
+    let (give, calls) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut session = Session::begin(Stream::plain(far)).await.unwrap();
+        while let Some(Ok(call)) = poll_fn(|cx| session.poll_call(cx)).await {
+            give.send(call).ok();
+        }
+    });
+    (link(near).await, calls)
+}
+
+fn asking(link: &Link, method: &str) -> Conn {
+    let mut conn = Conn::new(Stream::origin(link.open().expect("a link with room")));
+    let mut fields = FieldMap::default();
+    fields.put(b"X-One", b"1");
+    conn.stream.set_request(fields.request(method, "https", b"api.example", b"/a?b").unwrap());
+    conn
+}
+
+async fn reply(conn: &mut Conn) -> Result<ResponseHead, Silence> {
+    let mut head = ResponseHead::default();
+    loop {
+        let stream = conn.stream.as_origin().unwrap();
+        match poll_fn(|cx| stream.poll_reply(cx, &mut head)).await? {
+            Reply::Final => return Ok(head),
+            Reply::Interim => assert_eq!(head.status(), 103),
+        }
+    }
+}
+
+async fn all(conn: &mut Conn) -> Vec<u8> {
+    let mut content = Vec::new();
+    while poll_fn(|cx| conn.poll_fill(cx)).await.unwrap() > 0 {
+        content.extend_from_slice(conn.input.bytes());
+        conn.input.consume(conn.input.bytes().len());
+    }
+    content
+}
+
+/// A frame by hand (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn a_request_and_its_response_go_through_with_content_and_trailers() {
+    let (link, mut calls) = world().await;
+    let mut origin = asking(&link, "POST");
+    origin.out().extend_from_slice(b"content");
+    origin.stream.set_trailers(read_trailers(b"x-sum: 7\r\n\r\n").unwrap());
+    origin.finish();
+    poll_fn(|cx| origin.poll_depart(cx)).await.unwrap();
+
+    let call = calls.recv().await.unwrap();
+    let mut head = RequestHead::default();
+    call.read_head(true, &mut head).unwrap();
+    assert_eq!((head.method(), head.target()), ("POST", "https://api.example/a?b"));
+    assert_eq!(head.find("x-one"), Some(&b"1"[..]));
+    let mut caller = Conn::new(Stream::caller(call.stream));
+    assert_eq!(all(&mut caller).await, b"content");
+    let mut trailers = Vec::new();
+    write_trailers(&caller.stream.take_trailers().unwrap(), &mut trailers);
+    assert_eq!(trailers, b"x-sum: 7\r\n\r\n");
+
+    caller.stream.inform(FieldMap::default().response(103)).unwrap();
+    let mut fields = FieldMap::default();
+    fields.put(b"Date", b"now");
+    caller.stream.set_response(fields.response(201));
+    caller.out().extend_from_slice(b"answer");
+    caller.finish();
+    caller.flush().await.unwrap();
+
+    let head = reply(&mut origin).await.unwrap();
+    assert_eq!((head.status(), head.reason(), head.get(Name::Date)), (201, &b"Created"[..], Some(&b"now"[..])));
+    assert_eq!(all(&mut origin).await, b"answer");
+}
+
+#[tokio::test]
+async fn a_head_that_is_stuck_in_the_connection_has_not_departed() {
+    let (near, mut far) = pair().await;
+    let mut greeting = frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
+    greeting.extend(frame(8, 0, 0, &0x7f00_0000_u32.to_be_bytes()));
+    far.write_all(&greeting).await.unwrap();
+    let link = link(near).await;
+    let mut first = asking(&link, "POST");
+    poll_fn(|cx| first.poll_depart(cx)).await.unwrap();
+    // Nobody reads: the content of the first fills everything that lies between, until nothing moves any more.
+    let (content, mut cx, mut still) = (vec![0_u8; 64 * 1024], Context::from_waker(Waker::noop()), 0);
+    while still < 1000 {
+        still = if first.poll_write_through(&mut cx, &content).is_ready() { 0 } else { still + 1 };
+        tokio::task::yield_now().await;
+    }
+    let mut second = asking(&link, "GET");
+    second.finish();
+    for _ in 0..1000 {
+        assert!(second.poll_depart(&mut cx).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert!(!second.stream.has_departed(), "the origin can have seen nothing of it");
+    let reading = tokio::spawn(async move { tokio::io::copy(&mut far, &mut tokio::io::sink()).await });
+    poll_fn(|cx| second.poll_depart(cx)).await.unwrap();
+    reading.abort();
+}
+
+#[tokio::test]
+async fn a_farewell_leaves_later_requests_undone_and_the_link_closed() {
+    let (near, mut far) = pair().await;
+    far.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    let link = link(near).await;
+    let (mut first, mut second) = (asking(&link, "GET"), asking(&link, "GET"));
+    for conn in [&mut first, &mut second] {
+        conn.finish();
+        poll_fn(|cx| conn.poll_depart(cx)).await.unwrap();
+    }
+    // Stream 1 is still served; 0x88 is ":status: 200" (RFC 7541 appendix A).
+    far.write_all(&frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])).await.unwrap();
+    far.write_all(&frame(1, 5, 1, &[0x88])).await.unwrap();
+    assert!(matches!(reply(&mut second).await, Err(Silence::Untaken)));
+    assert_eq!(reply(&mut first).await.unwrap().status(), 200);
+    assert!(link.open().is_none(), "nothing new is sent after a farewell");
+}
+
+#[tokio::test]
+async fn an_origin_says_what_it_did_not_take() {
+    for (code, expected) in [(7, "Untaken"), (13, "WantsHttp1"), (2, "Reset")] {
+        let (near, mut far) = pair().await;
+        far.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+        let mut conn = asking(&link(near).await, "GET");
+        conn.finish();
+        poll_fn(|cx| conn.poll_depart(cx)).await.unwrap();
+        far.write_all(&frame(3, 0, 1, &[0, 0, 0, code])).await.unwrap();
+        let silence = reply(&mut conn).await.err().unwrap();
+        assert!(format!("{silence:?}").starts_with(expected), "{code}: {silence:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_before_a_head_is_out_has_shown_nothing_of_it() {
+    let (near, far) = pair().await;
+    let link = link(near).await;
+    let mut conn = asking(&link, "GET");
+    conn.finish();
+    drop(far);
+    while link.is_open() {
+        tokio::task::yield_now().await;
+    }
+    assert!(poll_fn(|cx| conn.poll_depart(cx)).await.is_err());
+    assert!(!conn.stream.has_departed());
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_is_noticed_before_and_after_the_response_has_begun() {
+    let (link, mut calls) = world().await;
+    for answered in [false, true] {
+        let mut origin = asking(&link, "GET");
+        origin.finish();
+        poll_fn(|cx| origin.poll_depart(cx)).await.unwrap();
+        let call = calls.recv().await.unwrap();
+        let mut caller = Conn::new(Stream::caller(call.stream));
+        assert!(caller.stream.poll_hangup(&mut Context::from_waker(Waker::noop())).is_pending());
+        if answered {
+            caller.stream.set_response(FieldMap::default().response(200));
+            caller.flush().await.unwrap();
+            reply(&mut origin).await.unwrap();
+        }
+        drop(origin);
+        poll_fn(|cx| caller.stream.poll_hangup(cx)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_link_has_no_more_streams_than_the_origin_allows_and_each_is_free_again() {
+    let (near, mut far) = pair().await;
+    far.write_all(&frame(4, 0, 0, &[0, 3, 0, 0, 0, 2])).await.unwrap();
+    let link = link(near).await;
+    let mut first = asking(&link, "GET");
+    poll_fn(|cx| first.poll_depart(cx)).await.unwrap();
+    // Its settings have come when they have been acknowledged: preface, ours, window, head, acknowledgement.
+    let mut seen = Vec::new();
+    while !seen.windows(9).any(|frame| frame == [0, 0, 0, 4, 1, 0, 0, 0, 0]) {
+        far.read_buf(&mut seen).await.unwrap();
+    }
+    let second = link.open().unwrap();
+    assert!(link.open().is_none());
+    drop(second);
+    assert!(link.open().is_some());
+}
+
+#[tokio::test]
+async fn noise_is_counted_and_messages_are_none() {
+    let (mut near, far) = pair().await;
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    for _ in 0..10 {
+        bytes.extend(frame(6, 1, 0, &[0; 8]));
+    }
+    near.write_all(&bytes).await.unwrap();
+    let mut session = Session::begin(Stream::plain(far)).await.unwrap();
+    near.shutdown().await.unwrap();
+    let end = poll_fn(|cx| session.poll_call(cx)).await;
+    assert!(end.is_none_or(|end| end.is_err()));
+    assert_eq!(session.noise(), 11);
+    assert!(matches!(session.poll_call(&mut Context::from_waker(Waker::noop())), Poll::Ready(_)));
+}
