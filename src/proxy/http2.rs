@@ -21,7 +21,7 @@ use super::story::Story;
 use super::{Worker, answer, tunnel};
 use crate::time::Time;
 use crate::wire::http2::{Call, Session};
-use crate::wire::{Conn, Stream};
+use crate::wire::{Conn, Length, Stream, framing};
 
 /// How many frames that carry neither a message nor room for one are borne within [`CALM`]: resets, pings, settings.
 /// A caller that gives up all of its requests at once makes 128 of them.
@@ -240,6 +240,10 @@ async fn serve_call(caller: &mut Caller, call: Call) -> Option<Spoken> {
         }
     };
     match outcome {
+        // A caller that is still sending must read our answer before it is told to stop: some forget it otherwise.
+        Outcome::Keep | Outcome::Close if framing::of_request(&caller.head) != Ok(Length::Empty) => {
+            caller.linger().await
+        }
         Outcome::Keep | Outcome::Close => {}
         Outcome::Abort => caller.conn.stream.abort(),
         Outcome::Tunnel(tunnel) => Box::pin(tunnel::relay(caller, *tunnel)).await,
