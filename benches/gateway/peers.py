@@ -1,7 +1,9 @@
 """The gateways under test: how each is installed, configured, started, watched and stopped."""
 
+import contextlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -141,9 +143,13 @@ def own_cpu_seconds():
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the system gives to connections: nobody takes it while it is not bound, between two loads."""
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as probe:
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
 
 def pinned(core, command):
