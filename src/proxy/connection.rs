@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -75,7 +75,7 @@ pub(super) async fn speak(mut caller: Caller, mut spoken: Spoken) {
             return Box::pin(http2::serve(caller, stopping)).await;
         }
         match caller.next(&mut stopping).await {
-            Next::End => return,
+            Next::End => return caller.part(),
             Next::Http2 if is_first => {
                 spoken = Spoken::Http2;
                 continue;
@@ -120,6 +120,11 @@ impl Caller {
     async fn refuse(&mut self, refusal: &Refusal) {
         answer::refuse_bytes(self, refusal).await;
         self.linger().await;
+    }
+
+    /// Closes an idle connection: TLS says goodbye, if the caller still listens.
+    fn part(&mut self) {
+        let _ = self.conn.stream.poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Waits for the next request's head.

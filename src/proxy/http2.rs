@@ -23,9 +23,9 @@ use crate::time::Time;
 use crate::wire::http2::{Call, Session};
 use crate::wire::{Conn, Length, Stream, framing};
 
-/// How many frames that carry neither a message nor room for one are borne within [`CALM`]: resets, pings, settings.
-/// A caller that gives up all of its requests at once makes 128 of them.
-const NOISE: u64 = 1000;
+/// How much noise is borne within [`CALM`]: 1000 resets or settings, or 10 000 pings. A caller that gives up all of its
+/// requests at once makes 128 resets.
+const NOISE: u64 = 10_000;
 const CALM: Duration = Duration::from_secs(1);
 
 /// How long a caller has for its last words when it is asked to go.

@@ -32,7 +32,7 @@ impl Opaque {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() < MOST_TOLD && !told.contains(host) {
             told.insert(host.into());
-            tracing::warn!(host, "a limit counts its tunnels, because the requests in a tunnel cannot be seen");
+            tracing::warn!(host, "a limit counts its tunnels, not the requests in them; [tls] intercept opens them");
         }
     }
 }

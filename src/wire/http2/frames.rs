@@ -7,6 +7,8 @@ const HEADER: usize = 9;
 pub(super) mod kind {
     pub(in crate::wire::http2) const DATA: u8 = 0;
     pub(in crate::wire::http2) const HEADERS: u8 = 1;
+    pub(in crate::wire::http2) const RST_STREAM: u8 = 3;
+    pub(in crate::wire::http2) const SETTINGS: u8 = 4;
     pub(in crate::wire::http2) const GOAWAY: u8 = 7;
     pub(in crate::wire::http2) const WINDOW_UPDATE: u8 = 8;
     pub(in crate::wire::http2) const CONTINUATION: u8 = 9;

@@ -78,7 +78,8 @@ impl Session {
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     }
 
-    /// How many frames have come that carry neither a message nor room for one.
+    /// How loud the caller has been: frames that carry neither a message nor room for one count 1, and those that make
+    /// us work for nothing (resets, settings, continuations) 10.
     pub fn noise(&self) -> u64 {
         self.seen.noise()
     }

@@ -34,7 +34,7 @@ struct State {
     closed: bool,
     /// What broke it; `h2` keeps of it no more than a text.
     failure: Option<Arc<io::Error>>,
-    /// Frames from the peer that carry neither a message nor room for one.
+    /// Frames from the peer that carry neither a message nor room for one, see [`loudness`].
     noise: u64,
 }
 
@@ -99,7 +99,7 @@ impl Seen {
         self.lock().failure.clone()
     }
 
-    /// How many frames there were that carry neither a message nor room for one.
+    /// How loud the peer has been.
     pub(super) fn noise(&self) -> u64 {
         self.lock().noise
     }
@@ -151,10 +151,8 @@ impl Watch {
         let (mut noise, mut last) = (0, u32::MAX);
         self.inbound.pass(bytes, |passed| match passed {
             Passed::Ended(frame) if frame.kind == kind::GOAWAY => last = last.min(frame.first & (u32::MAX >> 1)),
-            Passed::Begun(frame) if !matches!(frame.kind, kind::DATA | kind::HEADERS | kind::WINDOW_UPDATE) => {
-                noise += 1;
-            }
-            Passed::Begun(_) | Passed::Ended(_) => {}
+            Passed::Begun(frame) => noise += loudness(frame.kind),
+            Passed::Ended(_) => {}
         });
         if noise > 0 || last < u32::MAX {
             let mut state = self.seen.lock();
@@ -182,6 +180,16 @@ impl Watch {
             state.written = state.written.max(written);
             self.unflushed = true;
         }
+    }
+}
+
+/// How much noise a frame from a peer is. Messages and room for them are none; what makes us work for nothing is
+/// louder than a ping, of which gRPC sends many to measure its way.
+fn loudness(frame: u8) -> u64 {
+    match frame {
+        kind::DATA | kind::HEADERS | kind::WINDOW_UPDATE => 0,
+        kind::RST_STREAM | kind::SETTINGS | kind::CONTINUATION => 10,
+        _ => 1,
     }
 }
 
