@@ -1,11 +1,12 @@
 //! Real callers, unchanged, in processes of their own: through the forward proxy, through tunnels, and many at once.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::support::certs::{Authority, Fault};
 use crate::support::gateway::Dir;
+use crate::support::processes::{ENVIRONMENT, finish, need, spawn, start, top};
 use crate::support::*;
 
 /// Where programs call: the gateway, and an origin plain and with TLS.
@@ -78,60 +79,6 @@ fn answer(request: &Request, link: &mut Link<'_>) -> Next {
     all.extend(content);
     link.send(all);
     Next::Keep
-}
-
-/// What steers callers from outside; each test says for itself where they go and whom they trust.
-const ENVIRONMENT: [&str; 14] = [
-    "http_proxy",
-    "HTTP_PROXY",
-    "https_proxy",
-    "HTTPS_PROXY",
-    "no_proxy",
-    "NO_PROXY",
-    "all_proxy",
-    "ALL_PROXY",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "NODE_EXTRA_CA_CERTS",
-    "NODE_OPTIONS",
-];
-
-fn top() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-#[track_caller]
-fn need(path: &Path, what: &str) {
-    assert!(path.exists(), "{what} are not installed: run tests/run, which installs them");
-}
-
-#[track_caller]
-fn start(mut command: Command) -> Child {
-    for name in ENVIRONMENT {
-        command.env_remove(name);
-    }
-    spawn(command)
-}
-
-#[track_caller]
-fn spawn(mut command: Command) -> Child {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{:?}: {e}: run tests/run, which installs it", command.get_program()))
-}
-
-/// Runs to its end, which must be a good one; what it printed.
-#[track_caller]
-fn finish(child: Child) -> String {
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr));
-    text
 }
 
 #[track_caller]

@@ -105,3 +105,43 @@ fn an_origin_keeps_requests_behind_one_another_apart() {
     assert_eq!((caller.answer().text(), caller.answer().text()), ("/1".to_owned(), "/2".to_owned()));
     assert_eq!(origin.targets(), ["/1", "/2"]);
 }
+
+#[test]
+fn the_origin_of_both_versions_records_what_came_and_answers_as_it_says() {
+    let authority = certs::Authority::new();
+    let origin = Origin2::start(authority.both_config(certs::Fault::None));
+    let caller = Caller2::tls(origin.addr, "localhost", authority.caller_config());
+    assert_eq!(caller.get(&origin.url("/a?b")).text(), "/a?b");
+    assert_eq!(caller.post(&origin.url("/p"), vec![b'x'; 300_000]).body.len(), 300_000);
+    assert_eq!(caller.get(&origin.url("/trailers")).trailers, [("x-checksum".to_owned(), "7".to_owned())]);
+    assert_eq!(caller.get(&origin.url("/interim")).interim[0].status, 103);
+    assert!(caller.start(caller2::get(&origin.url("/reset")), More::None).try_answer().is_err());
+    let mut old = Caller::connect(origin.addr).into_tls("localhost", &authority);
+    for path in ["/old", "/interim", "/trailers"] {
+        assert_eq!(old.send(stage::get(&origin.name(), path)).answer().status, 200, "{path}");
+    }
+    let seen = origin.seen();
+    assert_eq!((seen.len(), origin.connections()), (8, 2));
+    assert_eq!((seen[1].body.len(), seen[1].whole, seen[1].connection), (300_000, true, 0));
+    assert_eq!((seen[5].version, seen[5].authority.as_str()), (1, origin.name().as_str()));
+    assert!(seen.windows(2).all(|pair| pair[0].stamp <= pair[1].stamp));
+}
+
+#[test]
+fn frames_by_hand_are_understood_by_a_library() {
+    let authority = certs::Authority::new();
+    let origin = Origin2::start(authority.both_config(certs::Fault::None));
+    let config = certs::offering(authority.caller_config(), &["h2"]);
+    let mut caller = Caller::connect(origin.addr).into_tls_with("localhost", config);
+    let mut frames = frames::Frames::caller(&mut caller.stream);
+    let long = "v".repeat(300);
+    let mut fields = frames::request("GET", "localhost", "/by-hand");
+    fields[1].1 = "https";
+    fields.push(("x-long", &long));
+    frames.send(&frames::Frame::headers(1, frames::END_STREAM, &fields));
+    assert_eq!(frames.fate(1), frames::Fate::Answered(200));
+    fields.push(("X-Upper", "a"));
+    frames.send(&frames::Frame::headers(3, frames::END_STREAM, &fields));
+    assert!(frames.fate(3).is_refusal());
+    assert_eq!(origin.only().all("x-long"), [long]);
+}

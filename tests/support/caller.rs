@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::answer::Answer;
 use super::stream::{Stop, Stream};
@@ -41,12 +41,29 @@ impl Caller {
     /// Opens a tunnel, and speaks TLS to the origin inside it, as strictly as a browser.
     #[track_caller]
     pub(crate) fn into_tls(self, name: &str, authority: &certs::Authority) -> Caller {
+        self.into_tls_with(name, authority.caller_config())
+    }
+
+    /// The same, trusting and offering as `config` says.
+    #[track_caller]
+    pub(crate) fn into_tls_with(self, name: &str, config: ClientConfig) -> Caller {
         assert!(self.stream.ahead.is_empty(), "bytes came before TLS began");
         let tcp = self.stream.into_tcp();
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         let name = ServerName::try_from(name.to_owned()).expect("a name that a certificate can bear");
-        let session = ClientConnection::new(Arc::new(authority.caller_config()), name).expect("a session can start");
+        let session = ClientConnection::new(Arc::new(config), name).expect("a session can start");
         Caller { stream: Stream::caller(StreamOwned::new(session, tcp)) }
+    }
+
+    /// Fails unless TLS can be spoken now; the certificates that the other side showed.
+    #[track_caller]
+    pub(crate) fn shown(&mut self) -> Vec<CertificateDer<'static>> {
+        self.try_handshake().unwrap_or_else(|e| panic!("the TLS handshake failed: {e}"))
+    }
+
+    /// The TLS handshake: the certificates that the other side showed, or why it failed.
+    pub(crate) fn try_handshake(&mut self) -> std::io::Result<Vec<CertificateDer<'static>>> {
+        self.stream.handshake()
     }
 
     /// Sends all. A peer that has already closed is found out when its answer is read.

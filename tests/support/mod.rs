@@ -1,24 +1,33 @@
 //! What the tests stand on: a gateway process, origins of our own, callers that speak raw bytes, a judge of arrivals.
 
 pub(crate) mod answer;
+mod answer1;
+mod answer2;
 pub(crate) mod caller;
+pub(crate) mod caller2;
 pub(crate) mod certs;
 pub(crate) mod clock;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod judge;
 pub(crate) mod origin;
+pub(crate) mod origin2;
+pub(crate) mod processes;
 pub(crate) mod program;
 pub(crate) mod relay;
 pub(crate) mod request;
+pub(crate) mod stage;
 pub(crate) mod stream;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use answer::{Answer, End, check_ours};
 pub(crate) use caller::Caller;
+pub(crate) use caller2::{Caller2, More};
 pub(crate) use gateway::Gateway;
 pub(crate) use judge::one_window;
 pub(crate) use origin::{Link, Next, Origin};
+pub(crate) use origin2::{Manners, Origin2};
 pub(crate) use relay::Relay;
 pub(crate) use request::Request;
 
@@ -54,6 +63,18 @@ impl DeadPort {
     pub(crate) fn port(&self) -> u16 {
         let addr = self.0.local_addr().expect("a bound socket has an address");
         addr.as_socket().expect("it is an IP address").port()
+    }
+}
+
+/// A loopback port that nobody uses; from below the range that port 0 is given from, so that it stays free.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let port = u16::try_from(12_000 + (std::process::id() * 37 + next) % 18_000).expect("below 30 000");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 

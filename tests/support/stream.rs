@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 
 use super::clock;
@@ -78,6 +79,15 @@ impl Stream {
             Kind::Server(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
             Kind::Caller(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
         }
+    }
+
+    /// Completes the TLS handshake of a caller: the certificates that were shown, or why not.
+    pub(crate) fn handshake(&mut self) -> io::Result<Vec<CertificateDer<'static>>> {
+        let Kind::Caller(tls) = &mut self.kind else { panic!("only a caller asks who the other side is") };
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        Ok(tls.conn.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect())
     }
 
     /// Reads more into `ahead` until `end`.
