@@ -8,22 +8,32 @@ mod architecture; // floors, purity, sizes: what the types cannot keep
 mod cli; // what the command line checks, prints and returns
 mod clients; // curl, Python, Node and Java, unchanged, in processes of their own
 mod connect; // tunnels: bytes both ways, counted
+mod content; // one length and one end, in either version
 mod ending; // drain, signals, nothing left to give
 mod env; // what a shell is told
 mod exec; // programs under exec, and their gateway
 mod faults; // what goes wrong stays visible and disturbs nobody else
+mod fleet; // many processes, one limit, judged at the origin's door
 mod forward; // requests and responses pass unchanged, as they come
 mod framing; // messages keep their shape
 mod garbage; // random damage
 mod harness; // the tests' own origin, caller and judge keep their word
 mod hostile; // peers that do what nobody should
+mod http2; // many requests on one connection, each with its own permit
+mod http2_floods; // frames without end: their connection ends, others go on
+mod http2_origins; // one connection multiplexed, its rules kept, nothing lost
+mod interception; // a named host is opened, and every request inside counts
 mod keys; // what a limit matches and is counted per
 mod limits; // the promise: never more than N in any span of T
 mod logs; // one line per request, without secrets
+mod opaque; // hosts that are not named stay closed, byte for byte
+mod origin_certificates; // who cannot prove who it is is never spoken to
 mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
 mod reverse; // routes
 mod slow; // who is slow or silent holds up nobody else
 mod smuggling; // ambiguous messages are refused
 mod support; // what all the others stand on
+mod translation; // between HTTP/1.1 and HTTP/2 nothing is lost or smuggled
+mod unchanged; // programs that know nothing of us: each of their requests is counted
 mod waiting; // in turn, at once, and forgotten when gone
