@@ -197,6 +197,17 @@ fn programs_that_start_at_one_time_share_a_gateway_until_the_last_ends() {
 }
 
 #[test]
+fn a_program_that_is_run_again_and_again_is_held_back_like_one() {
+    let (stage, origin) = (Stage::new(&limit(2, "60s", "when_full = \"refuse\"")), Origin::start());
+    let run = || out(&stage.shell(&curl(&origin)).output().unwrap());
+    assert_eq!([run(), run(), run()], ["200", "200", "429"]);
+    // Who changes the rules need not wait until the old ones are forgotten.
+    let toml = std::fs::read_to_string(stage.dir.path().join("proxy.toml")).unwrap();
+    stage.dir.write("proxy.toml", &toml.replace("requests = 2", "requests = 3"));
+    assert_eq!([run(), run(), run(), run()], ["200", "200", "200", "429"]);
+}
+
+#[test]
 fn who_reads_a_programs_output_waits_for_the_program_alone() {
     let stage = Stage::new(&counted());
     let first = stage.shell("echo done").output().unwrap();

@@ -52,6 +52,9 @@ pub(super) enum Error {
     Restless { address: SocketAddr },
 }
 
+/// What tells one configuration from another: SHA-256.
+pub(super) type Fingerprint = [u8; 32];
+
 /// What is found at an address.
 enum Found {
     Nobody,
@@ -66,11 +69,23 @@ pub(super) fn gateway(settings: &Settings, config: &Path) -> Result<SocketAddr, 
     }
 }
 
+/// Of the file, and of where it is. One that cannot be read is told of elsewhere.
+pub(super) fn fingerprint(config: &Path) -> Fingerprint {
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    digest.update(path.as_os_str().as_encoded_bytes());
+    digest.update(&std::fs::read(config).unwrap_or_default());
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(digest.finish().as_ref());
+    fingerprint
+}
+
 /// A gateway that is this program's alone, on whatever port is free.
 fn own(config: &Path) -> Result<SocketAddr, Error> {
     let name = format!("lockgate/exec/{}", std::process::id());
+    let fingerprint = fingerprint(config);
     let said = begin(take(name.as_bytes())?, config)?;
-    let Ok(Some(addresses)) = join(name.as_bytes()) else { return Err(Error::Ended(said)) };
+    let Ok(Some(addresses)) = join(name.as_bytes(), &fingerprint) else { return Err(Error::Ended(said)) };
     pass_on(&said);
     addresses.first().copied().map(variables::nearest).ok_or(Error::Ended(said))
 }
@@ -78,9 +93,10 @@ fn own(config: &Path) -> Result<SocketAddr, Error> {
 /// The gateway that there is at this address, or one that is started there.
 fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<SocketAddr, Error> {
     let name = format!("lockgate/exec/{address}");
+    let fingerprint = fingerprint(config);
     let mut ended = None;
     for _ in 0..ROUNDS {
-        match join(name.as_bytes()) {
+        match join(name.as_bytes(), &fingerprint) {
             Ok(Some(_)) => return Ok(address),
             // It came to its end meanwhile, and soon somebody else may have its name.
             Ok(None) => {
@@ -98,7 +114,7 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
         match take(name.as_bytes()) {
             Ok(listener) => {
                 let said = begin(listener, config)?;
-                if let Ok(Some(_)) = join(name.as_bytes()) {
+                if let Ok(Some(_)) = join(name.as_bytes(), &fingerprint) {
                     pass_on(&said);
                     return Ok(address);
                 }
@@ -115,13 +131,15 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
 
 /// Calls the gateway that was started under this name, so that it stays for this process, and reads where it listens;
 /// `None` if it ended before it answered.
-fn join(name: &[u8]) -> io::Result<Option<Vec<SocketAddr>>> {
+fn join(name: &[u8], config: &Fingerprint) -> io::Result<Option<Vec<SocketAddr>>> {
     let mut stream = dial::call(name)?;
     stream.set_read_timeout(Some(START))?;
     let mut text = String::new();
-    match stream.read_to_string(&mut text) {
+    match stream.write_all(config).and_then(|()| stream.read_to_string(&mut text)) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     }
     let addresses: Vec<_> = text.lines().filter_map(|line| line.parse().ok()).collect();
@@ -251,7 +269,7 @@ mod tests {
         let first = take(name.as_bytes()).unwrap();
         assert_eq!(take(name.as_bytes()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        assert_eq!(join(name.as_bytes()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(join(name.as_bytes(), &[0; 32]).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         take(name.as_bytes()).unwrap();
     }
 
@@ -261,7 +279,7 @@ mod tests {
         let listener = take(name.as_bytes()).unwrap();
         let waiting = {
             let name = name.clone();
-            std::thread::spawn(move || join(name.as_bytes()))
+            std::thread::spawn(move || join(name.as_bytes(), &[0; 32]))
         };
         // Both ends that a caller may see: accepted and closed, and never accepted.
         drop(listener.accept().unwrap());

@@ -1,10 +1,13 @@
 //! The gateway that was started for programs: it runs apart, and stays as long as one of them runs.
+//!
+//! And a little longer: what it has counted is counted until it is forgotten, or a program that is run in a loop would
+//! find all windows empty each time.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -17,17 +20,22 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open,
 use tracing::level_filters::LevelFilter;
 
 use super::super::{complain, find as find_config, variables};
-use super::find::wants_log;
+use super::find::{Fingerprint, fingerprint, wants_log};
 use crate::app;
 use crate::config;
+use crate::locker::{Counts, Limit};
 use crate::log;
 use crate::net::dial;
 use crate::proxy::record::Format;
 
 /// How long the first program may take to join; it waits for us already.
-const FIRST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const FIRST: Duration = Duration::from_secs(10);
 /// How often to look after programs that the kernel does not tell the end of.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+const LOOK: Duration = Duration::from_millis(250);
+/// The longest that a gateway stays after its last program: a process that is there for hours would surprise.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+/// How much later than its failure a request may settle.
+const LATE: Duration = Duration::from_secs(1);
 /// How long our own listener may take to let us in.
 const OWN: Duration = Duration::from_secs(2);
 /// The pauses until our own listener has closed, and how many there are at most.
@@ -61,18 +69,27 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
     // The name is ours as long as one descriptor of it is open.
     rustix::stdio::dup2_stdin(&nothing)?;
     // Its warnings were shown by the exec that started us.
-    let mut settings = config::read(&find_config(wish)?)?;
+    let path = find_config(wish)?;
+    let fingerprint = fingerprint(&path);
+    let mut settings = config::read(&path)?;
     if !wants_log() {
         settings.proxy.access_log = Format::Off;
         settings.log = settings.log.min(LevelFilter::WARN);
     }
     log::start(settings.log);
+    // Nobody else finds a gateway on a port that is any.
+    let rest = if variables::address(&settings).is_ok() { rest(&settings.gate.limits) } else { Duration::ZERO };
     let mut failed = None;
     let announce = |settings: &config::Settings| {
         let ready = rustix::stdio::dup2_stderr(io::stdout()).map_err(io::Error::from);
-        let address = variables::address(settings).ok();
-        let listen = settings.listen.clone();
-        let watch = move || stay(&programs, &listen, address);
+        let door = Door {
+            programs,
+            listen: settings.listen.clone(),
+            address: variables::address(settings).ok(),
+            config: fingerprint,
+            rest,
+        };
+        let watch = move || door.stay();
         let started = ready.and_then(|()| thread::Builder::new().name("programs".to_owned()).spawn(watch));
         if let Err(error) = started {
             // Nobody would end us.
@@ -87,40 +104,115 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
     }
 }
 
-/// Lets programs join, and ends the gateway with the last of them.
-fn stay(programs: &UnixListener, listen: &[SocketAddr], address: Option<SocketAddr>) {
-    let mut here: Vec<Program> = Vec::new();
-    let mut somebody_came = false;
-    loop {
-        let look = here.iter().any(|program| matches!(program, Program::Seen(_))).then_some(LOOK);
-        let joins = wait(programs, &here, if somebody_came { look } else { Some(FIRST) });
-        // If the gateway was told to end, whoever joins must look for another.
-        if joins && address.is_some_and(|address| !dial::answers(address, OWN)) {
-            return;
+/// How long a slot stays taken after the last request, and no longer than is worth staying for.
+fn rest(limits: &[Limit]) -> Duration {
+    let rates = limits.iter().filter_map(|limit| limit.rate.as_ref());
+    let spans = rates.map(|rate| match rate.counts {
+        Counts::Sent => rate.per.saturating_add(rate.guard),
+        // A request that was cut off by the end of its program settles later.
+        Counts::Answered => rate.per.saturating_add(rate.guard).saturating_add(rate.guard.max(LATE)),
+    });
+    spans.max().unwrap_or_default().min(LONGEST_REST)
+}
+
+/// Where programs join.
+struct Door {
+    programs: UnixListener,
+    /// Where the gateway listens, and where it is reached from here.
+    listen: Vec<SocketAddr>,
+    address: Option<SocketAddr>,
+    /// What the configuration was when the gateway started.
+    config: Fingerprint,
+    /// How long to stay after the last program.
+    rest: Duration,
+}
+
+impl Door {
+    /// Lets programs join, and ends the gateway after the last of them.
+    fn stay(self) {
+        let mut here: Vec<Program> = Vec::new();
+        let mut patience = FIRST;
+        loop {
+            let nobody = here.is_empty();
+            let joins = wait(&self.programs, &here, patience);
+            if nobody && !joins {
+                break;
+            }
+            // If the gateway was told to end, whoever joins must look for another.
+            if joins && !self.is_open() {
+                return;
+            }
+            here.retain(Program::runs);
+            if joins {
+                match self.admit(here.is_empty()) {
+                    Ok(program) => here.extend(program),
+                    Err(Changed) => break,
+                }
+            }
+            if !here.is_empty() {
+                patience = self.rest;
+            }
         }
-        if joins && let Ok((stream, _)) = programs.accept() {
-            here.extend(admit(stream, listen));
-            somebody_came |= !here.is_empty();
-        }
-        here.retain(Program::runs);
-        // Who has ended before it could be noted leaves the gateway to who joins next.
-        if here.is_empty() && (somebody_came || !joins) {
-            break;
+        tracing::info!("the last program has ended");
+        end();
+        // The name is given up after the port, so that whoever finds the name free finds the port free too.
+        for _ in 0..CLOSED_AFTER {
+            if !self.is_open() {
+                break;
+            }
+            thread::sleep(CLOSING);
         }
     }
-    tracing::info!("the last program has ended");
-    end();
-    // The name is given up after the port, so that whoever finds the name free finds the port free too.
-    for _ in 0..CLOSED_AFTER {
-        if !address.is_some_and(|address| dial::answers(address, OWN)) {
-            break;
+
+    /// Whether the gateway takes connections still.
+    fn is_open(&self) -> bool {
+        self.address.is_none_or(|address| dial::answers(address, OWN))
+    }
+
+    /// Notes whose call it is, and tells where the gateway listens. If `nobody` uses the gateway, and the configuration
+    /// is another now, it makes room for one that knows it.
+    fn admit(&self, nobody: bool) -> Result<Option<Program>, Changed> {
+        let Ok((mut stream, _)) = self.programs.accept() else { return Ok(None) };
+        let mut config = Fingerprint::default();
+        let heard = stream
+            .set_read_timeout(Some(OWN))
+            .and_then(|()| stream.set_write_timeout(Some(OWN)))
+            .and_then(|()| stream.read_exact(&mut config));
+        let Ok(caller) = socket_peercred(&stream) else { return Ok(None) };
+        if heard.is_err() {
+            return Ok(None);
         }
-        thread::sleep(CLOSING);
+        if nobody && config != self.config {
+            return Err(Changed);
+        }
+        let program = match pidfd_open(caller.pid, PidfdFlags::empty()) {
+            Ok(end) => Program::Told(end),
+            Err(Errno::SRCH) => return Ok(None),
+            Err(_) => Program::Seen(caller.pid),
+        };
+        let text: String = self.listen.iter().map(|address| format!("{address}\n")).collect();
+        // One that does not read it has ended, or will look again.
+        stream.write_all(text.as_bytes()).ok();
+        Ok(Some(program))
     }
 }
 
-/// Waits until a program ends or wants to join, or for so long; true if one wants to join.
-fn wait(programs: &UnixListener, here: &[Program], patience: Option<Timespec>) -> bool {
+/// The configuration is not what it was.
+#[derive(Debug)]
+struct Changed;
+
+/// Waits until a program ends or wants to join; true if one wants to join. Where nobody is, or where an end is not told
+/// by the kernel, it waits no longer than `patience`.
+fn wait(programs: &UnixListener, here: &[Program], patience: Duration) -> bool {
+    let seen = here.iter().any(|program| matches!(program, Program::Seen(_)));
+    let patience = match here {
+        [] => Some(patience),
+        _ => Some(LOOK).filter(|_| seen),
+    };
+    let patience = patience.map(|patience| Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(patience.subsec_nanos()),
+    });
     let told = here.iter().filter_map(|program| match program {
         Program::Told(end) => Some(PollFd::new(end, PollFlags::IN)),
         Program::Seen(_) => None,
@@ -130,21 +222,6 @@ fn wait(programs: &UnixListener, here: &[Program], patience: Option<Timespec>) -
     // If it fails there is nothing to hear; the next round looks again.
     retry_on_intr(|| poll(&mut awaited, patience.as_ref())).ok();
     !awaited[0].revents().is_empty()
-}
-
-/// Notes whose call it is, and tells where the gateway listens.
-fn admit(mut stream: UnixStream, listen: &[SocketAddr]) -> Option<Program> {
-    let caller = socket_peercred(&stream).ok()?.pid;
-    let program = match pidfd_open(caller, PidfdFlags::empty()) {
-        Ok(end) => Program::Told(end),
-        Err(Errno::SRCH) => return None,
-        Err(_) => Program::Seen(caller),
-    };
-    let text: String = listen.iter().map(|address| format!("{address}\n")).collect();
-    // One that does not read it has ended, or will look again.
-    stream.set_write_timeout(Some(OWN)).ok()?;
-    stream.write_all(text.as_bytes()).ok();
-    Some(program)
 }
 
 impl Program {
@@ -190,30 +267,71 @@ mod tests {
 
     #[test]
     fn the_end_of_a_program_ends_the_wait() {
-        let listener = UnixListener::bind_addr(&nowhere()).unwrap();
+        let door = door("wait", Duration::ZERO);
         let mut child = program();
         let here = [Program::Told(pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap())];
         let ending = thread::spawn(move || {
             child.kill().unwrap();
             child.wait().unwrap();
         });
-        assert!(!wait(&listener, &here, None), "nobody joins");
+        assert!(!wait(&door.programs, &here, Duration::ZERO), "nobody joins");
         assert!(!here[0].runs());
         ending.join().unwrap();
     }
 
     #[test]
     fn who_joins_is_told_where_and_known_by_the_kernels_word() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let listen = ["127.0.0.1:80".parse().unwrap(), "[::1]:81".parse().unwrap()];
-        let program = admit(ours, &listen).unwrap();
-        assert_eq!(io::read_to_string(theirs).unwrap(), "127.0.0.1:80\n[::1]:81\n");
+        let door = door("joins", Duration::ZERO);
+        let join = |config: &Fingerprint| {
+            let mut stream = dial::call(name("joins").as_bytes()).unwrap();
+            stream.write_all(config).unwrap();
+            stream
+        };
+        let stream = join(&door.config);
+        assert!(wait(&door.programs, &[], Duration::ZERO));
+        let program = door.admit(true).unwrap().unwrap();
+        assert_eq!(io::read_to_string(stream).unwrap(), "127.0.0.1:80\n[::1]:81\n");
         assert!(program.runs(), "it is this process");
+        let _other = join(&[7; 32]);
+        assert!(door.admit(false).unwrap().is_some(), "while somebody uses the gateway its rules hold");
+        let _other = join(&[7; 32]);
+        assert!(door.admit(true).is_err(), "then it makes room for one with the new rules");
+        drop(dial::call(name("joins").as_bytes()).unwrap());
+        assert!(door.admit(true).unwrap().is_none(), "who says nothing is no program");
     }
 
-    fn nowhere() -> std::os::unix::net::SocketAddr {
+    #[test]
+    fn it_stays_as_long_as_what_was_counted_counts() {
+        let limits = |text: &str| {
+            let path = std::env::temp_dir().join(format!("lockgate-stay-{}.toml", std::process::id()));
+            std::fs::write(&path, text).unwrap();
+            let limits = config::read(&path).unwrap().gate.limits;
+            std::fs::remove_file(path).unwrap();
+            limits
+        };
+        let limit = |more: &str| format!("[[limit]]\nmatch = {{ host = \"a\" }}\n{more}\n");
+        let second = limit("name = \"s\"\nrequests = 1\nper = \"800ms\"\nguard = \"20ms\"");
+        let answered = limit("name = \"a\"\nrequests = 1\nper = \"2s\"\ncounts = \"answered\"");
+        let day = limit("name = \"d\"\nrequests = 1\nper = \"1d\"");
+        assert_eq!(rest(&limits(&second)), Duration::from_millis(820));
+        assert_eq!(rest(&limits(&format!("{second}{answered}"))), Duration::from_secs(3));
+        assert_eq!(rest(&limits(&format!("{day}{second}"))), LONGEST_REST);
+        assert_eq!(rest(&limits(&limit("in_flight = 3"))), Duration::ZERO);
+    }
+
+    fn name(test: &str) -> String {
+        format!("lockgate/test/stay/{test}/{}", std::process::id())
+    }
+
+    fn door(test: &str, rest: Duration) -> Door {
         use std::os::linux::net::SocketAddrExt;
-        std::os::unix::net::SocketAddr::from_abstract_name(format!("lockgate/test/wait/{}", std::process::id()))
-            .unwrap()
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(name(test)).unwrap();
+        Door {
+            programs: UnixListener::bind_addr(&name).unwrap(),
+            listen: vec!["127.0.0.1:80".parse().unwrap(), "[::1]:81".parse().unwrap()],
+            address: None,
+            config: [1; 32],
+            rest,
+        }
     }
 }
