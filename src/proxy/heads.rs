@@ -34,6 +34,9 @@ fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut V
     out.extend_from_slice(b"\r\n");
     for_origin(head, way, |field, value| write_field(out, field, value));
     write_length(out, way.length.written_to(Version::Http11));
+    if is_silently_empty(head, way) {
+        write_length(out, Length::Exact(0));
+    }
     out.extend_from_slice(match (way.upgrade, asks_for_trailers(head)) {
         (true, _) => &b"Connection: upgrade\r\n"[..],
         (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
@@ -41,6 +44,15 @@ fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut V
     });
     write_field(out, b"Via", via(head.version()));
     out.extend_from_slice(b"\r\n");
+}
+
+/// HTTP/2 may end a request with its head and name no length. For a method that usually brings content, origins ask in
+/// HTTP/1.1 for a length, or answer 411 (RFC 9110 §8.6).
+fn is_silently_empty(head: &RequestHead, way: Outgoing) -> bool {
+    head.version() == Version::Http2
+        && way.length == Length::Empty
+        && matches!(head.method(), "POST" | "PUT" | "PATCH")
+        && head.get(Name::ContentLength).is_none()
 }
 
 /// The head for HTTP/2 (RFC 9113 §8.3.1).

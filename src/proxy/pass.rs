@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 use super::story::Story;
 use super::tunnel::Tunnel;
 use crate::gate::Flight;
-use crate::wire::{Length, Version, framing};
+use crate::wire::{Length, Name, ResponseHead, Version, framing};
 
 /// A request that has its answer.
 pub(super) struct Exchanged {
@@ -42,7 +42,8 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
     let draining = caller.worker.proxy.drain.is_draining();
     let ends_itself = version == Version::Http2 || length != Length::UntilClose;
     let keep_caller = plan.outgoing.options.keeps_open(version) && ends_itself && body.has_ended() && !draining;
-    let returned = Returned { length, keep: keep_caller, version, waited: story.waited };
+    let told = told(&caller.response, caller.head.method(), length, version);
+    let returned = Returned { length: told, keep: keep_caller, version, waited: story.waited };
     heads::send_response(&caller.response, returned, &mut caller.conn);
     let mut back = Body::new(from.read_by(caller.response.version()), length, headers::takes_trailers(&caller.head));
     let streamed = stream(caller, &mut ready, &mut body, &mut back).await;
@@ -54,6 +55,14 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
     }
     drop(flight);
     Ok(if keep_caller && body.has_ended() { Outcome::Keep } else { Outcome::Close })
+}
+
+/// The length that the head tells. A response of HTTP/2 may end with its head and name no length; in HTTP/1 that would mean
+/// content until the connection closes (RFC 9112 §6.3).
+fn told(head: &ResponseHead, method: &str, length: Length, version: Version) -> Length {
+    let ends_by_rule = method == "HEAD" || matches!(head.status(), 100..=199 | 204 | 304);
+    let silent = length == Length::Empty && !ends_by_rule && head.get(Name::ContentLength).is_none();
+    if silent && version != Version::Http2 { Length::Exact(0) } else { length }
 }
 
 /// Moves the response's body back and what is left of the request's body out, until the response is written.
