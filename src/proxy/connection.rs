@@ -190,24 +190,29 @@ impl Caller {
 
     /// Closes so that the caller can still read our last answer.
     pub(super) async fn linger(&mut self) {
-        self.alarm.set(LINGER);
-        // What was read already is dropped too: a head that was too large has left no room.
-        self.conn.input.consume(self.conn.input.bytes().len());
-        let mut left = LINGER_BYTES;
-        poll_fn(|cx| {
-            if self.conn.poll_flush(cx)?.is_ready() && self.conn.stream.poll_shutdown(cx)?.is_ready() {
-                while let Poll::Ready(count) = self.conn.poll_fill(cx)? {
-                    self.conn.input.consume(self.conn.input.bytes().len());
-                    left = left.saturating_sub(count);
-                    if count == 0 || left == 0 {
-                        return Poll::Ready(std::io::Result::Ok(()));
-                    }
+        linger(&mut self.conn, &mut self.alarm).await;
+    }
+}
+
+/// Closes a connection so that its peer can still read what we said last.
+pub(super) async fn linger(conn: &mut Conn, alarm: &mut Alarm) {
+    alarm.set(LINGER);
+    // What was read already is dropped too: a head that was too large has left no room.
+    conn.input.consume(conn.input.bytes().len());
+    let mut left = LINGER_BYTES;
+    poll_fn(|cx| {
+        if conn.poll_flush(cx)?.is_ready() && conn.stream.poll_shutdown(cx)?.is_ready() {
+            while let Poll::Ready(count) = conn.poll_fill(cx)? {
+                conn.input.consume(conn.input.bytes().len());
+                left = left.saturating_sub(count);
+                if count == 0 || left == 0 {
+                    return Poll::Ready(std::io::Result::Ok(()));
                 }
             }
-            self.alarm.poll_ring(cx).map(Ok)
-        })
-        .await
-        // Whatever breaks here breaks a connection that ends anyway.
-        .unwrap_or_default();
-    }
+        }
+        alarm.poll_ring(cx).map(Ok)
+    })
+    .await
+    // Whatever breaks here breaks a connection that ends anyway.
+    .unwrap_or_default();
 }

@@ -149,6 +149,9 @@ impl Host {
             self.common.give(call);
         }
         self.common.end();
+        if let Some(stream) = self.session.into_rest() {
+            connection::linger(&mut Conn::new(stream), &mut self.alarm).await;
+        }
     }
 
     /// The next request; `None` when the connection has ended.

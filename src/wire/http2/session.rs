@@ -78,6 +78,13 @@ impl Session {
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     }
 
+    /// The connection itself, when nothing more is said on it.
+    pub fn into_rest(self) -> Option<Stream> {
+        let Session { connection, seen } = self;
+        drop(connection);
+        seen.take_rest()
+    }
+
     /// How loud the caller has been: frames that carry neither a message nor room for one count 1, and those that make
     /// us work for nothing (resets, settings, continuations) 10.
     pub fn noise(&self) -> u64 {

@@ -13,12 +13,11 @@ use super::frames::{Frames, Passed, kind};
 use crate::wire::Stream;
 
 /// What has been seen of a connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Seen {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     /// The last stream of whose head something was handed to the connection.
     begun: u32,
@@ -34,6 +33,8 @@ struct State {
     closed: bool,
     /// What broke it; `h2` keeps of it no more than a text.
     failure: Option<Arc<io::Error>>,
+    /// The connection itself, when `h2` has no use for it any more.
+    rest: Option<Stream>,
     /// Frames from the peer that carry neither a message nor room for one, see [`loudness`].
     noise: u64,
 }
@@ -48,6 +49,7 @@ impl Default for State {
             last: u32::MAX,
             closed: false,
             failure: None,
+            rest: None,
             noise: 0,
         }
     }
@@ -97,6 +99,11 @@ impl Seen {
     /// What broke the connection, if it was a fault of what lies beneath it.
     pub(super) fn failure(&self) -> Option<Arc<io::Error>> {
         self.lock().failure.clone()
+    }
+
+    /// The connection itself, once `h2` has let go of it.
+    pub(super) fn take_rest(&self) -> Option<Stream> {
+        self.lock().rest.take()
     }
 
     /// How loud the peer has been.
@@ -242,6 +249,7 @@ impl AsyncWrite for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.seen.lock().rest = Some(self.stream.take());
         self.seen.close();
     }
 }
