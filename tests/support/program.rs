@@ -40,7 +40,8 @@ impl Stage {
     }
 
     pub(crate) fn shell(&self, script: &str) -> Command {
-        self.exec(&["sh", "-c", script])
+        // Whoever runs the tests in the background has INT and QUIT ignored, which a shell cannot trap any more.
+        self.exec(&["env", "--default-signal", "sh", "-c", script])
     }
 
     /// A program that runs until its stdin ends; it has begun when this returns.
