@@ -18,8 +18,18 @@ pub struct Conn {
     /// How much of `out` has left.
     written: usize,
     total: u64,
-    /// What waits is the last of its message.
-    finished: bool,
+    follows: Follows,
+}
+
+/// What comes after the bytes that wait to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Follows {
+    /// Whatever will be appended.
+    More,
+    /// The end of the message, which HTTP/2 must be told.
+    Message,
+    /// The end of the connection.
+    Connection,
 }
 
 /// Bytes to be written; their memory goes back to the shelf when dropped.
@@ -35,7 +45,7 @@ impl Drop for Out {
 impl Conn {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream) -> Conn {
-        Conn { stream, input: Buffer::default(), out: Out(Vec::new()), written: 0, total: 0, finished: false }
+        Conn { stream, input: Buffer::default(), out: Out(Vec::new()), written: 0, total: 0, follows: Follows::More }
     }
 
     /// Where the next bytes to be written are appended.
@@ -68,7 +78,13 @@ impl Conn {
 
     /// Nothing is appended any more to this message. Only HTTP/2 must be told; HTTP/1 messages say where they end.
     pub fn finish(&mut self) {
-        self.finished = self.stream.is_http2();
+        self.follows = if self.stream.is_http2() { Follows::Message } else { Follows::More };
+    }
+
+    /// Nothing is appended any more, and the connection is ended as soon as all is written: then the end leaves in the
+    /// packet of the last bytes.
+    pub fn finish_connection(&mut self) {
+        self.follows = if self.stream.is_http2() { Follows::Message } else { Follows::Connection };
     }
 
     /// Takes the stream out, with what was read from it and not used put back; what is left behind has come to its
@@ -118,11 +134,16 @@ impl Conn {
     /// Those of the stream.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.0.len() {
-            let count = ready!(self.stream.poll_write_last(cx, &self.out.0[self.written..], self.finished))?;
+            let data = &self.out.0[self.written..];
+            let count = ready!(match self.follows {
+                Follows::More => self.stream.poll_write_last(cx, data, false),
+                Follows::Message => self.stream.poll_write_last(cx, data, true),
+                Follows::Connection => self.stream.poll_write_before_end(cx, data),
+            })?;
             self.advance(count)?;
         }
         self.clear_out();
-        if self.finished {
+        if self.follows == Follows::Message {
             return Poll::Ready(self.stream.end());
         }
         self.stream.poll_flush(cx)
@@ -134,7 +155,7 @@ impl Conn {
     /// # Errors
     /// Those of the stream. What comes after a head that did not leave is still there to be taken back.
     pub fn poll_depart(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_all = self.finished && self.pending() == 0;
+        let is_all = self.follows == Follows::Message && self.pending() == 0;
         let Some(stream) = self.stream.as_origin() else { return self.poll_flush(cx) };
         stream.depart(is_all)?;
         ready!(stream.poll_departed(cx))?;

@@ -41,6 +41,11 @@ impl Stream {
         Transport::Plain(Tcp::new(tcp)).into()
     }
 
+    /// A connection that was just accepted: what its peer has said already is read without a wait for the poll.
+    pub fn accepted(tcp: TcpStream) -> Stream {
+        Transport::Plain(Tcp::accepted(tcp)).into()
+    }
+
     /// A connection after its TLS handshake.
     pub fn tls(tls: impl Into<TlsStream<Stream>>) -> Stream {
         Transport::Tls(Box::new(tls.into())).into()
@@ -119,6 +124,20 @@ impl Stream {
         }
     }
 
+    /// Whether a read may find bytes at once of which [`Stream::poll_readable`] would not tell.
+    pub fn may_be_unread(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(tcp) => tcp.may_be_unread(),
+            Transport::Tls(_) | Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => false,
+        }
+    }
+
+    /// Whether the peer hears of the end by itself when the stream is dropped, as it does of a plain connection that was
+    /// read to its end.
+    pub fn ends_when_dropped(&self) -> bool {
+        matches!(self.transport, Transport::Plain(_))
+    }
+
     /// Writes some of `data`; `is_all`: nothing comes after it, which HTTP/2 says with the last of the bytes.
     ///
     /// # Errors
@@ -128,6 +147,19 @@ impl Stream {
             Transport::Caller(stream) => stream.poll_write(cx, data, is_all),
             Transport::Origin(stream) => stream.poll_write(cx, data, is_all),
             Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => Pin::new(self).poll_write(cx, data),
+        }
+    }
+
+    /// Writes some of `data`; the end of the stream follows at once, and may keep it back so long.
+    ///
+    /// # Errors
+    /// Those of the socket or of TLS.
+    pub fn poll_write_before_end(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.poll_write_before_end(cx, data),
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Tls(_) | Transport::Gone => {
+                Pin::new(self).poll_write(cx, data)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -16,13 +16,25 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub(super) struct Tcp {
     stream: TcpStream,
-    /// Bytes lie in the socket that tokio has been told to forget, see [`Tcp::poll_hangup`].
+    /// Bytes may lie in the socket of which tokio knows nothing: it was told to forget them, see [`Tcp::poll_hangup`],
+    /// or it has not looked yet, see [`Tcp::accepted`].
     unread: bool,
 }
 
 impl Tcp {
     pub(super) fn new(stream: TcpStream) -> Tcp {
         Tcp { stream, unread: false }
+    }
+
+    /// One whose peer has most likely spoken already: the first read need not wait for the poll to say so. A wrong guess
+    /// costs one call.
+    pub(super) fn accepted(stream: TcpStream) -> Tcp {
+        Tcp { stream, unread: true }
+    }
+
+    /// Whether a read may find bytes that no poll will tell of.
+    pub(super) fn may_be_unread(&self) -> bool {
+        self.unread
     }
 
     /// Waits until there is something to read, or the end, without needing room for it.
@@ -54,6 +66,20 @@ impl Tcp {
             self.unread = true;
             let forget = self.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
             debug_assert!(forget.is_err(), "the closure never succeeds");
+        }
+    }
+
+    /// Writes some of `data`, to which an end follows at once: the kernel keeps it back, so that both leave in one segment
+    /// (tcp(7), `MSG_MORE`; it lets go after 200 ms if no end comes).
+    pub(super) fn poll_write_before_end(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let send = || Ok(rustix::net::send(&self.stream, data, flags)?);
+            match self.stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
         }
     }
 
@@ -116,7 +142,7 @@ mod tests {
     use std::future::poll_fn;
     use std::task::Waker;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -160,6 +186,16 @@ mod tests {
         assert_eq!(read(&mut stream).await, b"two");
         drop(two.await.unwrap());
         poll_fn(|cx| stream.poll_hangup(cx)).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_written_before_the_end_arrives_with_it() {
+        let (mut stream, mut peer) = pair().await;
+        assert_eq!(poll_fn(|cx| stream.poll_write_before_end(cx, b"last words")).await.unwrap(), 10);
+        poll_fn(|cx| stream.poll_shutdown(cx)).await.unwrap();
+        let mut all = String::new();
+        peer.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "last words");
     }
 
     #[tokio::test]
