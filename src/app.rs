@@ -4,29 +4,28 @@
 //! hears signals. It hands each connection to the runtime with the fewest, where it stays; what the
 //! runtimes share is the gate alone.
 
+mod crew;
+
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
+use self::crew::Crew;
 use crate::config::Settings;
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
 use crate::proxy::record::AccessLog;
-use crate::proxy::{self, Proxy, Worker};
+use crate::proxy::{self, Proxy};
 
 /// How long the last lines of the access log may take: its reader may have stopped reading.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -135,119 +134,6 @@ async fn accept(mut listener: Listener, crew: Rc<Crew>, drain: Drain) {
             (stream, peer) = listener.accept() => crew.hand_over(stream, peer),
         }
     }
-}
-
-/// The runtimes that serve connections. The first is the one that accepts them.
-struct Crew {
-    hands: Vec<Hand>,
-}
-
-/// One runtime, as the others see it.
-struct Hand {
-    connections: Arc<AtomicUsize>,
-    way: Way,
-}
-
-/// How a connection gets to a runtime.
-enum Way {
-    /// It is here already.
-    Here(Worker),
-    /// To a thread of its own. Unbounded, because there are never more connections than descriptors.
-    There(mpsc::UnboundedSender<Arrival>),
-}
-
-/// A connection on its way to its runtime.
-struct Arrival {
-    stream: TcpStream,
-    peer: SocketAddr,
-    counted: Counted,
-}
-
-/// One connection in a runtime's count.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Hand {
-    fn new(way: Way) -> Hand {
-        Hand { connections: Arc::default(), way }
-    }
-
-    fn count(&self) -> Counted {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(&self.connections))
-    }
-}
-
-impl Crew {
-    /// As many runtimes as there are cores for us, each ready to serve.
-    fn start(proxy: &Arc<Proxy>) -> io::Result<Crew> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let mut hands = vec![Hand::new(Way::Here(proxy.worker()))];
-        for index in 1..cores {
-            hands.push(Hand::new(Way::There(spawn_worker(index, Arc::clone(proxy))?)));
-        }
-        tracing::debug!(runtimes = cores, "runtimes started");
-        Ok(Crew { hands })
-    }
-
-    /// Gives a connection to the runtime that has the fewest; the first, where no thread must be
-    /// woken, if it has no more than the others.
-    fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {
-        let fewest = self.hands.iter().min_by_key(|hand| hand.connections.load(Ordering::Relaxed));
-        let Some(hand) = fewest else { return };
-        let arrival = Arrival { stream, peer, counted: hand.count() };
-        match &hand.way {
-            Way::Here(worker) => drop(spawn_local(Box::pin(attend(worker.clone(), arrival)))),
-            Way::There(way) => {
-                if way.send(arrival).is_err() {
-                    tracing::error!("a runtime is gone, and its connections with it");
-                    // It counts as full from here on.
-                    hand.connections.store(usize::MAX / 2, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-}
-
-/// Starts a thread with a runtime of its own, and returns when it is ready.
-fn spawn_worker(index: usize, proxy: Arc<Proxy>) -> io::Result<mpsc::UnboundedSender<Arrival>> {
-    let (way, arrivals) = mpsc::unbounded_channel();
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let work = move || match runtime() {
-        Ok(runtime) => {
-            // Whoever waits for it has given up if this fails, and then the channel is closed too.
-            ready.send(Ok(())).ok();
-            runtime.block_on(work(proxy, arrivals));
-            runtime.shutdown_background();
-        }
-        Err(error) => drop(ready.send(Err(error))),
-    };
-    thread::Builder::new().name(format!("worker-{index}")).spawn(work)?;
-    is_ready.recv().map_err(io::Error::other)??;
-    Ok(way)
-}
-
-/// Serves what arrives until the crew is gone.
-async fn work(proxy: Arc<Proxy>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
-    let worker = proxy.worker();
-    while let Some(arrival) = arrivals.recv().await {
-        spawn_local(Box::pin(attend(worker.clone(), arrival)));
-    }
-}
-
-/// Adopts a connection and serves it to its end.
-async fn attend(worker: Worker, arrival: Arrival) {
-    let Arrival { stream, peer, counted } = arrival;
-    match tokio::net::TcpStream::from_std(stream) {
-        Ok(stream) => proxy::serve(worker, stream, peer).await,
-        Err(error) => tracing::warn!(%error, "a connection could not be adopted"),
-    }
-    drop(counted);
 }
 
 /// A runtime for the thread that calls.

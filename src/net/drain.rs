@@ -1,7 +1,9 @@
 //! Who is still running; when to stop waiting.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 
@@ -23,6 +25,27 @@ struct Shared {
 #[must_use = "nobody is waited for without it"]
 pub struct Busy {
     shared: Arc<Shared>,
+}
+
+/// The beginning of the end, for somebody who asks for it again and again.
+pub struct Stopping {
+    drain: Drain,
+    /// Made when it is first asked for.
+    started: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Stopping {
+    /// Ready once [`Drain::start`] has been called, and from then on.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.drain.is_draining() {
+            return Poll::Ready(());
+        }
+        let started = self.started.get_or_insert_with(|| {
+            let drain = self.drain.clone();
+            Box::pin(async move { drain.started().await })
+        });
+        started.as_mut().poll(cx)
+    }
 }
 
 impl Drain {
@@ -54,6 +77,11 @@ impl Drain {
     /// Cancel safe.
     pub async fn started(&self) {
         self.until(|shared| shared.draining.load(Ordering::SeqCst)).await;
+    }
+
+    /// [`Drain::started`], to be asked for more than once.
+    pub fn stopping(&self) -> Stopping {
+        Stopping { drain: self.clone(), started: None }
     }
 
     /// Ends when draining and nobody is busy.
@@ -143,6 +171,19 @@ mod tests {
         assert!(other.is_draining());
         assert!(is_ready(started.as_mut()));
         assert!(is_ready(pin!(other.started())));
+    }
+
+    #[test]
+    fn the_start_can_be_asked_for_again_after_it_was_told() {
+        let drain = Drain::new();
+        let (mut early, mut late) = (drain.stopping(), drain.stopping());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(early.poll(&mut cx).is_pending());
+        drain.start();
+        for _ in 0..2 {
+            assert!(early.poll(&mut cx).is_ready());
+            assert!(late.poll(&mut cx).is_ready());
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,6 +33,8 @@ pub(super) struct Body {
     source: Source,
     /// Chunks have to be written around it.
     chunked: bool,
+    /// It ends with the connection that it is written to.
+    closes: bool,
     /// Its trailers are passed on.
     trailers: bool,
     /// Bytes of the body moved so far, framing not counted.
@@ -78,7 +80,14 @@ impl Body {
             Length::Chunked => Source::Chunked(Chunked::default()),
             Length::UntilClose => Source::UntilClose,
         };
-        Body { source, chunked: to == Length::Chunked, trailers, moved: 0, kept: None }
+        Body {
+            source,
+            chunked: to == Length::Chunked,
+            closes: to == Length::UntilClose,
+            trailers,
+            moved: 0,
+            kept: None,
+        }
     }
 
     /// Keeps a copy of the body as it is written, as long as it stays within [`KEPT`].
@@ -95,6 +104,7 @@ impl Body {
     /// From here on it is framed as `to` says.
     pub(super) fn reframe(&mut self, to: Length) {
         self.chunked = to == Length::Chunked;
+        self.closes = to == Length::UntilClose;
     }
 
     /// Puts what has been read of the body already behind the head that waits to be written.
@@ -110,9 +120,13 @@ impl Body {
             }
         }
         if self.has_ended() {
-            to.finish();
+            self.finish_message(to);
         }
         Ok(())
+    }
+
+    fn finish_message(&self, to: &mut Conn) {
+        if self.closes { to.finish_connection() } else { to.finish() }
     }
 
     /// Whether all of it has been read.
@@ -137,7 +151,7 @@ impl Body {
                 continue;
             }
             if self.has_ended() {
-                to.finish();
+                self.finish_message(to);
             }
             if self.has_ended() || to.pending() >= GATHER {
                 ready!(to.poll_flush(cx)).map_err(BodyError::Sink)?;

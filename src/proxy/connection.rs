@@ -1,8 +1,7 @@
 //! One caller's connection, from its first byte to its last.
 
-use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use super::exchange::{self, Outcome};
 use super::intercept::{self, Spoken, Within};
 use super::refusal::Refusal;
 use super::{Worker, answer, http2, tunnel};
+use crate::net::drain::Stopping;
 use crate::wire::head::may_be_whole;
 use crate::wire::http2::PREFACE;
 use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
@@ -47,34 +47,48 @@ enum Next {
     End,
 }
 
-/// Ends when the gateway begins to shut down.
-pub(super) type Stopping = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Serves one connection after the other, each to its end, with the memory of the one before.
+pub struct Server {
+    caller: Caller,
+    stopping: Stopping,
+}
 
-/// Serves one connection until either side ends it.
-pub(super) async fn serve(worker: Worker, stream: TcpStream, peer: SocketAddr) {
-    let mut caller = Caller::new(worker, peer, Stream::plain(stream));
-    let spoken = match caller.worker.proxy.identity.clone() {
-        Some(identity) => Box::pin(intercept::greet(&mut caller, identity)).await,
-        None => Some(Spoken::Http1),
-    };
-    if let Some(spoken) = spoken {
-        speak(caller, spoken).await;
+impl Server {
+    /// One that has served nobody yet. Must be called inside the worker's runtime.
+    pub fn new(worker: Worker) -> Server {
+        let stopping = worker.proxy.drain.stopping();
+        let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        Server { caller: Caller::new(worker, nobody, Stream::gone()), stopping }
+    }
+
+    /// Serves one caller's connection until either side ends it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future breaks the connection off at the latest when the server serves the next, or is dropped itself.
+    pub async fn serve(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let Server { caller, stopping } = self;
+        caller.meet(stream, peer);
+        let spoken = match caller.worker.proxy.identity.clone() {
+            Some(identity) => Box::pin(intercept::greet(caller, identity)).await,
+            None => Some(Spoken::Http1),
+        };
+        if let Some(spoken) = spoken {
+            speak(caller, spoken, stopping).await;
+        }
+        // Here the connection is closed.
+        caller.conn = Conn::new(Stream::gone());
     }
 }
 
 /// Serves what is said on a connection, or in an opened tunnel.
-pub(super) async fn speak(mut caller: Caller, mut spoken: Spoken) {
+pub(super) async fn speak(caller: &mut Caller, mut spoken: Spoken, stopping: &mut Stopping) {
     let drain = caller.worker.proxy.drain.clone();
-    let mut stopping: Stopping = {
-        let drain = drain.clone();
-        Box::pin(async move { drain.started().await })
-    };
     let mut is_first = true;
     loop {
         if spoken == Spoken::Http2 {
             return Box::pin(http2::serve(caller, stopping)).await;
         }
-        match caller.next(&mut stopping).await {
+        match caller.next(stopping).await {
             Next::End => return caller.part(),
             Next::Http2 if is_first => {
                 spoken = Spoken::Http2;
@@ -85,13 +99,13 @@ pub(super) async fn speak(mut caller: Caller, mut spoken: Spoken) {
             Next::Request => is_first = false,
         }
         let busy = drain.busy();
-        match exchange::run(&mut caller).await {
+        match exchange::run(caller).await {
             Outcome::Keep if drain.is_draining() => return caller.linger().await,
             Outcome::Keep => {}
             Outcome::Close => return caller.linger().await,
             Outcome::Abort => return caller.conn.stream.abort(),
-            Outcome::Tunnel(tunnel) => return Box::pin(tunnel::relay(&mut caller, *tunnel)).await,
-            Outcome::Opened(opening) => match Box::pin(intercept::open(&mut caller, *opening)).await {
+            Outcome::Tunnel(tunnel) => return tunnel::relay(caller, tunnel).await,
+            Outcome::Opened(opening) => match Box::pin(intercept::open(caller, *opening)).await {
                 Some(within) => (spoken, is_first) = (within, true),
                 None => return,
             },
@@ -116,6 +130,13 @@ impl Caller {
         }
     }
 
+    /// Begins anew, with a connection on which nothing has been said.
+    fn meet(&mut self, stream: TcpStream, peer: SocketAddr) {
+        self.peer = peer;
+        self.conn = Conn::new(Stream::accepted(stream));
+        (self.secure, self.within) = (false, None);
+    }
+
     /// Answers bytes that are no request, and closes.
     async fn refuse(&mut self, refusal: &Refusal) {
         answer::refuse_bytes(self, refusal).await;
@@ -135,10 +156,16 @@ impl Caller {
             self.head.shrink();
             self.alarm.set(timeouts.idle);
             let readable = poll_fn(|cx| {
+                if self.conn.stream.may_be_unread() {
+                    if let Poll::Ready(filled) = self.conn.poll_fill(cx) {
+                        return Poll::Ready(filled.is_ok_and(|count| count > 0));
+                    }
+                    self.conn.rest();
+                }
                 if let Poll::Ready(readable) = self.conn.stream.poll_readable(cx) {
                     return Poll::Ready(readable.is_ok());
                 }
-                if self.alarm.poll_ring(cx).is_ready() || stopping.as_mut().poll(cx).is_ready() {
+                if self.alarm.poll_ring(cx).is_ready() || stopping.poll(cx).is_ready() {
                     return Poll::Ready(false);
                 }
                 Poll::Pending

@@ -1,24 +1,25 @@
 //! A caller's connection that carries many requests at one time (HTTP/2).
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::task::spawn_local;
 
 use super::alarm::Alarm;
-use super::connection::{self, Caller, Stopping};
+use super::connection::{self, Caller};
 use super::exchange::{self, Outcome};
+use super::hands::{Hands, Hired};
 use super::intercept::{self, Spoken, Within};
 use super::refusal::Refusal;
 use super::story::Story;
 use super::{Worker, answer, tunnel};
+use crate::net::drain::Stopping;
 use crate::time::Time;
 use crate::wire::http2::{Call, Session};
 use crate::wire::{Conn, Length, Stream, framing};
@@ -43,20 +44,8 @@ struct Common {
     within: Option<Arc<Within>>,
     /// How many requests are running.
     running: Cell<usize>,
-    hands: RefCell<Hands>,
-}
-
-/// The tasks of a connection. Each serves one request after the other, with the memory of the one before.
-#[derive(Default)]
-struct Hands {
-    /// Requests that nobody has taken yet.
-    calls: VecDeque<Call>,
-    /// Who has nothing to do, each by its number, once.
-    idle: Vec<(u64, Waker)>,
-    /// How many there have been.
-    hired: u64,
-    /// Nothing comes any more.
-    over: bool,
+    /// The tasks that serve them.
+    hands: Hands<Call>,
 }
 
 impl Common {
@@ -67,42 +56,14 @@ impl Common {
     /// Gives a request to whoever has nothing to do, or to somebody new.
     fn give(self: &Rc<Self>, call: Call) {
         self.running.update(|running| running + 1);
-        let mut hands = self.hands.borrow_mut();
-        hands.calls.push_back(call);
-        match hands.idle.pop() {
-            Some((_, waker)) => waker.wake(),
-            None => {
-                hands.hired += 1;
-                spawn_local(Box::pin(serve_calls(Rc::clone(self), hands.hired)));
-            }
+        if let Some(hired) = self.hands.give(call) {
+            spawn_local(Box::pin(serve_calls(Rc::clone(self), hired)));
         }
-    }
-
-    /// The next request for somebody; `None` when there is none and nobody needs to wait for it.
-    fn poll_take(&self, number: u64, cx: &Context<'_>) -> Poll<Option<Call>> {
-        let mut hands = self.hands.borrow_mut();
-        // It may have been polled for another reason than a request, and whoever is busy or gone must not be called.
-        hands.idle.retain(|(idle, _)| *idle != number);
-        if let Some(call) = hands.calls.pop_front() {
-            return Poll::Ready(Some(call));
-        }
-        if hands.over || hands.idle.len() >= MAX_IDLE {
-            return Poll::Ready(None);
-        }
-        hands.idle.push((number, cx.waker().clone()));
-        Poll::Pending
-    }
-
-    /// Lets those go who have nothing to do.
-    fn end(&self) {
-        let mut hands = self.hands.borrow_mut();
-        hands.over = true;
-        hands.idle.drain(..).for_each(|(_, waker)| waker.wake());
     }
 }
 
 /// Serves the connection until either side ends it.
-pub(super) async fn serve(mut caller: Caller, stopping: Stopping) {
+pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
     caller.alarm.set(caller.worker.proxy.timeouts.head);
     let begin = Session::begin(caller.conn.take_stream());
     let session = match caller.alarm.during(begin).await {
@@ -110,18 +71,25 @@ pub(super) async fn serve(mut caller: Caller, stopping: Stopping) {
         Some(Err(error)) => return tracing::debug!(peer = %caller.peer, %error, "HTTP/2 did not begin"),
         None => return,
     };
-    let Caller { worker, peer, secure, within, mut alarm, .. } = caller;
-    alarm.set(worker.proxy.timeouts.idle);
-    let common = Rc::new(Common { worker, peer, secure, within, running: Cell::default(), hands: RefCell::default() });
+    let Caller { alarm, .. } = caller;
+    alarm.set(caller.worker.proxy.timeouts.idle);
+    let common = Rc::new(Common {
+        worker: caller.worker.clone(),
+        peer: caller.peer,
+        secure: caller.secure,
+        within: caller.within.clone(),
+        running: Cell::default(),
+        hands: Hands::new(MAX_IDLE),
+    });
     let quiet = Quiet { since: common.now(), before: 0 };
     Host { session, alarm, stopping, common, quiet, stage: Stage::Open }.run().await;
 }
 
 /// What keeps one connection going.
-struct Host {
+struct Host<'a> {
     session: Session,
-    alarm: Alarm,
-    stopping: Stopping,
+    alarm: &'a mut Alarm,
+    stopping: &'a mut Stopping,
     common: Rc<Common>,
     quiet: Quiet,
     stage: Stage,
@@ -142,15 +110,15 @@ struct Quiet {
     before: u64,
 }
 
-impl Host {
+impl Host<'_> {
     async fn run(mut self) {
         while let Some(call) = poll_fn(|cx| self.poll_call(cx)).await {
             self.alarm.set(self.common.worker.proxy.timeouts.idle);
             self.common.give(call);
         }
-        self.common.end();
+        self.common.hands.end();
         if let Some(stream) = self.session.into_rest() {
-            connection::linger(&mut Conn::new(stream), &mut self.alarm).await;
+            connection::linger(&mut Conn::new(stream), self.alarm).await;
         }
     }
 
@@ -174,7 +142,7 @@ impl Host {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
-            if self.stage == Stage::Open && self.stopping.as_mut().poll(cx).is_ready() {
+            if self.stage == Stage::Open && self.stopping.poll(cx).is_ready() {
                 self.close();
                 continue;
             }
@@ -211,16 +179,18 @@ impl Host {
 }
 
 /// Serves requests of a connection, one after the other.
-async fn serve_calls(common: Rc<Common>, number: u64) {
+async fn serve_calls(common: Rc<Common>, who: Hired) {
     let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
     (caller.secure, caller.within) = (common.secure, common.within.clone());
-    while let Some(call) = poll_fn(|cx| common.poll_take(number, cx)).await {
+    while let Some(call) = poll_fn(|cx| common.hands.poll_take(who, cx)).await {
         let busy = common.worker.proxy.drain.busy();
         let opened = serve_call(&mut caller, call).await;
         common.running.update(|running| running - 1);
         if let Some(spoken) = opened {
+            let mut stopping = common.worker.proxy.drain.stopping();
             // Boxed, because what is spoken in it may be HTTP/2 again.
-            let speaking: Pin<Box<dyn Future<Output = ()>>> = Box::pin(connection::speak(caller, spoken));
+            let speaking: Pin<Box<dyn Future<Output = ()> + '_>> =
+                Box::pin(connection::speak(&mut caller, spoken, &mut stopping));
             return speaking.await;
         }
         drop(busy);
@@ -249,7 +219,7 @@ async fn serve_call(caller: &mut Caller, call: Call) -> Option<Spoken> {
         }
         Outcome::Keep | Outcome::Close => {}
         Outcome::Abort => caller.conn.stream.abort(),
-        Outcome::Tunnel(tunnel) => Box::pin(tunnel::relay(caller, *tunnel)).await,
+        Outcome::Tunnel(tunnel) => tunnel::relay(caller, tunnel).await,
         Outcome::Opened(opening) => return Box::pin(intercept::open(caller, *opening)).await,
     }
     None

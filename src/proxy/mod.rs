@@ -14,6 +14,7 @@ mod body;
 pub mod claims;
 mod connection;
 mod exchange;
+pub mod hands;
 mod headers;
 mod heads;
 mod hear;
@@ -37,12 +38,13 @@ mod story;
 pub mod target;
 mod tunnel;
 
+pub use self::connection::Server;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
 
 use self::refusal::Refusal;
 use crate::gate::{Gate, Refused};
@@ -215,11 +217,6 @@ impl Proxy {
         let limits = self.gate.limits();
         limits[limit.0 as usize].rate.as_ref().map_or(Duration::from_secs(1), |rate| rate.per + rate.guard)
     }
-}
-
-/// Serves one caller's connection to its end.
-pub async fn serve(worker: Worker, stream: TcpStream, peer: SocketAddr) {
-    connection::serve(worker, stream, peer).await;
 }
 
 /// Closes idle connections to origins once a second, as long as their runtime has a use for them.

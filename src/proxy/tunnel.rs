@@ -40,6 +40,8 @@ impl Opaque {
 /// Two connections to be joined.
 pub(super) struct Tunnel {
     origin: Conn,
+    out: Way,
+    back: Way,
     /// Its slots stay in flight until the tunnel ends.
     _flight: Flight,
     /// What the access log will tell of it.
@@ -52,12 +54,24 @@ impl Tunnel {
         let mut flight = permit.depart();
         flight.sent();
         flight.answered();
-        Tunnel { origin: origin.conn, _flight: flight, story: None }
+        Tunnel::upgraded(origin.conn, flight)
     }
 
     /// Joins them after a 101: the permit was spent on the request that asked for it.
     pub(super) fn upgraded(origin: Conn, flight: Flight) -> Tunnel {
-        Tunnel { origin, _flight: flight, story: None }
+        Tunnel { origin, out: Way::new(), back: Way::new(), _flight: flight, story: None }
+    }
+
+    /// How many bytes have passed.
+    fn moved(&self) -> u64 {
+        self.out.bytes.moved.wrapping_add(self.back.bytes.moved)
+    }
+
+    /// Ready when both sides have ended, or one broke.
+    fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn) -> Poll<Result<(), BodyError>> {
+        let there = self.out.poll(cx, caller, &mut self.origin, &self.back)?;
+        let here = self.back.poll(cx, &mut self.origin, caller, &self.out)?;
+        if there.is_ready() && here.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
@@ -72,13 +86,22 @@ impl Way {
         Way { bytes: Body::new(Length::UntilClose, Length::UntilClose, false), closed: false }
     }
 
-    /// Ready when the last byte and the end behind it have been passed on.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Conn, to: &mut Conn) -> Poll<Result<(), BodyError>> {
+    /// Ready when the last byte and the end behind it have been passed on, or will be when the connection is dropped.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Conn,
+        to: &mut Conn,
+        other: &Way,
+    ) -> Poll<Result<(), BodyError>> {
         if self.closed {
             return Poll::Ready(Ok(()));
         }
         std::task::ready!(self.bytes.poll_move(cx, from, to))?;
-        std::task::ready!(to.stream.poll_shutdown(cx)).map_err(BodyError::Sink)?;
+        // The second end of a tunnel is the end of both connections: it needs no call of its own.
+        if !(other.closed && to.stream.ends_when_dropped()) {
+            std::task::ready!(to.stream.poll_shutdown(cx)).map_err(BodyError::Sink)?;
+        }
         self.closed = true;
         Poll::Ready(Ok(()))
     }
@@ -86,19 +109,14 @@ impl Way {
 
 /// Passes bytes both ways until both sides have ended (half-close is passed on), one breaks, or nothing has
 /// moved for `[timeouts] tunnel_idle`.
-pub(super) async fn relay(caller: &mut Caller, mut tunnel: Tunnel) {
+pub(super) async fn relay(caller: &mut Caller, mut tunnel: Box<Tunnel>) {
     let idle = caller.worker.proxy.timeouts.tunnel_idle;
-    let (mut out, mut back) = (Way::new(), Way::new());
     let mut moved = u64::MAX;
     let clean = poll_fn(|cx| {
-        let there = out.poll(cx, &mut caller.conn, &mut tunnel.origin);
-        let here = back.poll(cx, &mut tunnel.origin, &mut caller.conn);
-        match (there, here) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(false),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(true),
-            (Poll::Pending, _) | (_, Poll::Pending) => {}
+        if let Poll::Ready(ended) = tunnel.poll(cx, &mut caller.conn) {
+            return Poll::Ready(ended.is_ok());
         }
-        let now = out.bytes.moved.wrapping_add(back.bytes.moved);
+        let now = tunnel.moved();
         if now != moved {
             moved = now;
             caller.alarm.set(idle);
@@ -107,8 +125,8 @@ pub(super) async fn relay(caller: &mut Caller, mut tunnel: Tunnel) {
     })
     .await;
     if let Some(mut story) = tunnel.story.take() {
-        story.bytes_in += out.bytes.moved;
-        story.bytes_out += back.bytes.moved;
+        story.bytes_in += tunnel.out.bytes.moved;
+        story.bytes_out += tunnel.back.bytes.moved;
         story.end(caller);
     }
     if !clean {

@@ -1,0 +1,155 @@
+//! The runtimes that serve connections: one per core, each with connections of its own to the origins.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use super::runtime;
+use crate::proxy::hands::{Hands, Hired};
+use crate::proxy::{Proxy, Server, Worker};
+
+/// How many tasks that serve nobody each runtime keeps for the next connections, some 5 KiB each. To make one anew takes
+/// 2 of the 100 µs that a short connection does.
+const MOST_IDLE: usize = 64;
+
+/// The runtimes that serve connections. The first is the one that accepts them.
+pub(super) struct Crew {
+    mates: Vec<Mate>,
+}
+
+/// One runtime, as the others see it.
+struct Mate {
+    connections: Arc<AtomicUsize>,
+    way: Way,
+}
+
+/// How a connection gets to a runtime.
+enum Way {
+    /// It is here already.
+    Here(Rc<Desk>),
+    /// To a thread of its own. Unbounded, because there are never more connections than descriptors.
+    There(mpsc::UnboundedSender<Arrival>),
+}
+
+/// A connection on its way to its runtime.
+struct Arrival {
+    stream: TcpStream,
+    peer: SocketAddr,
+    counted: Counted,
+}
+
+/// One connection in a runtime's count.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Mate {
+    fn new(way: Way) -> Mate {
+        Mate { connections: Arc::default(), way }
+    }
+
+    fn count(&self) -> Counted {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(&self.connections))
+    }
+}
+
+impl Crew {
+    /// As many runtimes as there are cores for us, each ready to serve.
+    pub(super) fn start(proxy: &Arc<Proxy>) -> io::Result<Crew> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let mut mates = vec![Mate::new(Way::Here(Desk::new(proxy.worker())))];
+        for index in 1..cores {
+            mates.push(Mate::new(Way::There(spawn_worker(index, Arc::clone(proxy))?)));
+        }
+        tracing::debug!(runtimes = cores, "runtimes started");
+        Ok(Crew { mates })
+    }
+
+    /// Gives a connection to the runtime that has the fewest; the first, where no thread must be
+    /// woken, if it has no more than the others.
+    pub(super) fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {
+        let fewest = self.mates.iter().min_by_key(|mate| mate.connections.load(Ordering::Relaxed));
+        let Some(mate) = fewest else { return };
+        let arrival = Arrival { stream, peer, counted: mate.count() };
+        match &mate.way {
+            Way::Here(desk) => desk.take_in(arrival),
+            Way::There(way) => {
+                if way.send(arrival).is_err() {
+                    tracing::error!("a runtime is gone, and its connections with it");
+                    // It counts as full from here on.
+                    mate.connections.store(usize::MAX / 2, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+/// Starts a thread with a runtime of its own, and returns when it is ready.
+fn spawn_worker(index: usize, proxy: Arc<Proxy>) -> io::Result<mpsc::UnboundedSender<Arrival>> {
+    let (way, arrivals) = mpsc::unbounded_channel();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let work = move || match runtime() {
+        Ok(runtime) => {
+            // Whoever waits for it has given up if this fails, and then the channel is closed too.
+            ready.send(Ok(())).ok();
+            runtime.block_on(work(proxy, arrivals));
+            runtime.shutdown_background();
+        }
+        Err(error) => drop(ready.send(Err(error))),
+    };
+    thread::Builder::new().name(format!("worker-{index}")).spawn(work)?;
+    is_ready.recv().map_err(io::Error::other)??;
+    Ok(way)
+}
+
+/// Serves what arrives until the crew is gone.
+async fn work(proxy: Arc<Proxy>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+    let desk = Desk::new(proxy.worker());
+    while let Some(arrival) = arrivals.recv().await {
+        desk.take_in(arrival);
+    }
+    desk.hands.end();
+}
+
+/// Where a runtime's connections arrive.
+struct Desk {
+    worker: Worker,
+    hands: Hands<Arrival>,
+}
+
+impl Desk {
+    fn new(worker: Worker) -> Rc<Desk> {
+        Rc::new(Desk { worker, hands: Hands::new(MOST_IDLE) })
+    }
+
+    fn take_in(self: &Rc<Self>, arrival: Arrival) {
+        if let Some(hired) = self.hands.give(arrival) {
+            spawn_local(Box::pin(attend(Rc::clone(self), hired)));
+        }
+    }
+}
+
+/// Adopts connections and serves each to its end, one after the other.
+async fn attend(desk: Rc<Desk>, who: Hired) {
+    let mut server = Server::new(desk.worker.clone());
+    while let Some(arrival) = poll_fn(|cx| desk.hands.poll_take(who, cx)).await {
+        let Arrival { stream, peer, counted } = arrival;
+        match tokio::net::TcpStream::from_std(stream) {
+            Ok(stream) => server.serve(stream, peer).await,
+            Err(error) => tracing::warn!(%error, "a connection could not be adopted"),
+        }
+        drop(counted);
+    }
+}

@@ -1,0 +1,98 @@
+//! Tasks that stay: each does one piece of work after the other, with the memory of the one before.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+/// The tasks of one kind on one thread. The owner spawns them; each asks for its next work here.
+pub struct Hands<W> {
+    inner: RefCell<Inner<W>>,
+    most_idle: usize,
+}
+
+struct Inner<W> {
+    /// What nobody has taken yet.
+    work: VecDeque<W>,
+    /// Who has nothing to do, each by its number, once.
+    idle: Vec<(u64, Waker)>,
+    /// How many there have been.
+    hired: u64,
+    /// Nothing comes any more.
+    over: bool,
+}
+
+/// A task that is to be spawned, because all others are busy. Its number is its own.
+#[must_use = "the work waits for it"]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hired(u64);
+
+impl<W> Hands<W> {
+    /// Nobody yet. Of those who have nothing to do at a time, `most_idle` are kept.
+    pub fn new(most_idle: usize) -> Hands<W> {
+        let inner = Inner { work: VecDeque::new(), idle: Vec::new(), hired: 0, over: false };
+        Hands { inner: RefCell::new(inner), most_idle }
+    }
+
+    /// Gives work to whoever has nothing to do, or asks for somebody new.
+    pub fn give(&self, work: W) -> Option<Hired> {
+        let mut inner = self.inner.borrow_mut();
+        inner.work.push_back(work);
+        if let Some((_, waker)) = inner.idle.pop() {
+            waker.wake();
+            return None;
+        }
+        inner.hired += 1;
+        Some(Hired(inner.hired))
+    }
+
+    /// The next work for somebody; `None` when there is none and nobody needs to wait for it.
+    pub fn poll_take(&self, who: Hired, cx: &Context<'_>) -> Poll<Option<W>> {
+        let mut inner = self.inner.borrow_mut();
+        // It may have been polled for another reason than work, and whoever is busy or gone must not be called.
+        inner.idle.retain(|(idle, _)| *idle != who.0);
+        if let Some(work) = inner.work.pop_front() {
+            return Poll::Ready(Some(work));
+        }
+        if inner.over || inner.idle.len() >= self.most_idle {
+            return Poll::Ready(None);
+        }
+        inner.idle.push((who.0, cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Lets those go who have nothing to do.
+    pub fn end(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.over = true;
+        inner.idle.drain(..).for_each(|(_, waker)| waker.wake());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_goes_to_the_idle_before_somebody_new_is_hired() {
+        let hands = Hands::new(2);
+        let cx = Context::from_waker(Waker::noop());
+        let first = hands.give("one").unwrap();
+        assert_eq!(hands.poll_take(first, &cx), Poll::Ready(Some("one")));
+        let second = hands.give("two").unwrap();
+        assert_eq!(hands.poll_take(first, &cx), Poll::Ready(Some("two")), "whoever comes first takes it");
+        assert!(hands.poll_take(second, &cx).is_pending());
+        assert_eq!(hands.give("three"), None);
+        assert_eq!(hands.poll_take(second, &cx), Poll::Ready(Some("three")));
+    }
+
+    #[test]
+    fn no_more_are_kept_than_may_be_idle_and_none_after_the_end() {
+        let hands = Hands::<()>::new(1);
+        let cx = Context::from_waker(Waker::noop());
+        assert!(hands.poll_take(Hired(1), &cx).is_pending());
+        assert!(hands.poll_take(Hired(1), &cx).is_pending(), "who asks twice is there once");
+        assert_eq!(hands.poll_take(Hired(2), &cx), Poll::Ready(None));
+        hands.end();
+        assert_eq!(hands.poll_take(Hired(1), &cx), Poll::Ready(None));
+    }
+}
