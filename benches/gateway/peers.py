@@ -170,9 +170,10 @@ class Peer:
         with open(path, "w") as file:
             file.write(text.format(port=self.port, origin=origin, dir=self.dir, **(label or {})))
         self.command = [word.format(config=path, dir=self.dir, port=self.port) for word in command]
-        self.process = None
+        self.process = self.core = None
 
     def start(self, core=GATEWAY_CORE, environment=None):
+        self.core = core
         command = self.command if core is None else pinned(core, self.command)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
@@ -210,7 +211,16 @@ class Peer:
                 total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
         return total * 1024
 
+    def start_anew(self):
+        """Another process in place of the one that runs, on the same core and port."""
+        self.halt()
+        return self.start(self.core)
+
     def stop(self):
+        self.halt()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def halt(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -218,7 +228,6 @@ class Peer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 def nginx(origin):

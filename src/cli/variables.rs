@@ -30,10 +30,9 @@ const LOOPBACK: &str = "localhost,127.0.0.1,::1";
 const PROXIES: [&str; 7] =
     ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"];
 /// Variables whose file takes the place of what a program believes by itself.
-const INSTEAD: [&str; 11] = [
+const INSTEAD: [&str; 10] = [
     "SSL_CERT_FILE",                      // OpenSSL, Go, Ruby, httpx, uv, rustls
-    "REQUESTS_CA_BUNDLE",                 // Python requests
-    "CURL_CA_BUNDLE",                     // curl; Python requests too
+    "CURL_CA_BUNDLE",                     // curl
     "AWS_CA_BUNDLE",                      // AWS command line and SDKs
     "GIT_SSL_CAINFO",                     // git
     "PIP_CERT",                           // pip
@@ -43,6 +42,9 @@ const INSTEAD: [&str; 11] = [
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", // Google's Cloud SDK
     "NIX_SSL_CERT_FILE",                  // programs of Nix, which look here before SSL_CERT_FILE
 ];
+/// The variable whose file or folder takes the place of what Python requests believes by itself: a folder, because it is
+/// read for each `requests.get` anew.
+const REQUESTS: &str = "REQUESTS_CA_BUNDLE";
 /// Variables whose file is added to what a program believes by itself.
 const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
@@ -165,7 +167,7 @@ fn bundle(settings: &ca::Settings, held: Held<'_>) -> Result<Bundle, Error> {
         ca::make(settings, Clock::start().wall_unix_nanos())?;
     }
     let path = |name: &&str| held(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let mut instead: Vec<_> = INSTEAD.iter().filter_map(path).collect();
+    let mut instead: Vec<_> = INSTEAD.iter().chain([&REQUESTS]).filter_map(path).collect();
     instead.extend(held("SSL_CERT_DIR").iter().flat_map(std::env::split_paths).filter(|dir| dir.is_dir()));
     let before = Before { instead, added: ADDED.iter().filter_map(path).collect() };
     match Bundle::write(&dir, &dir, &before) {
@@ -207,6 +209,7 @@ fn list(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, held:
     let exceptions = exceptions(&counted, held, &mut variables);
     if let Some(bundle) = bundle {
         variables.set.extend(INSTEAD.map(|name| (name, bundle.all.clone().into())));
+        variables.set.push((REQUESTS, bundle.folder.clone().into()));
         variables.set.extend(ADDED.map(|name| (name, bundle.ours.clone().into())));
         variables.notes.extend(bundle.unread.iter().cloned());
     }

@@ -1,5 +1,6 @@
 //! What programs need to believe our authority: a bundle with the system's roots beside ours, and a trust store for Java.
 
+mod hashed;
 mod java;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,8 @@ pub struct Bundle {
     pub ours: PathBuf,
     /// The system's roots and ours (PEM), for programs whose variable replaces what they trust.
     pub all: PathBuf,
+    /// The same as a folder, for programs that look for one root at a time.
+    pub folder: PathBuf,
     /// The same for Java (JKS).
     pub java: PathBuf,
     /// What could not be read of what programs believed before; why, in words.
@@ -79,10 +82,12 @@ impl Bundle {
         let bundle = Bundle {
             ours: ours(dir, place, &authority, &added)?,
             all: place.join(format!("bundle{mark}.pem")),
+            folder: place.join(format!("bundle{mark}.d")),
             java: place.join(format!("bundle{mark}.jks")),
             unread,
         };
         put(&bundle.all, to_pem(&all).as_bytes())?;
+        hashed::write(&bundle.folder, &all)?;
         put(&bundle.java, &java::trust_store(&all, made_unix_ms(&Authority::path(dir))))?;
         Ok(bundle)
     }

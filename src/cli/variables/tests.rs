@@ -23,6 +23,7 @@ fn bundle() -> Bundle {
     Bundle {
         ours: "/certs/lockgate-ca.pem".into(),
         all: "/certs/bundle.pem".into(),
+        folder: "/certs/bundle.d".into(),
         java: "/certs/bundle.jks".into(),
         unread: Vec::new(),
     }
@@ -63,7 +64,6 @@ fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
     let (set, _) = told(&settings("127.0.0.1:8080"), Some(&bundle()), &[]);
     for name in [
         "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
         "CURL_CA_BUNDLE",
         "AWS_CA_BUNDLE",
         "GIT_SSL_CAINFO",
@@ -73,6 +73,7 @@ fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
     ] {
         assert_eq!(set[name], "/certs/bundle.pem", "{name}");
     }
+    assert_eq!(set["REQUESTS_CA_BUNDLE"], "/certs/bundle.d");
     for name in ["NODE_EXTRA_CA_CERTS", "DENO_CERT"] {
         assert_eq!(set[name], "/certs/lockgate-ca.pem", "{name}");
     }

@@ -107,6 +107,27 @@ fn the_bundle_holds_the_systems_roots_and_ours() {
 }
 
 #[test]
+fn the_folder_holds_each_root_of_the_bundle_once_and_what_is_no_longer_believed_goes() {
+    let folder = Folder::new("hashed");
+    // Two roots of one name, as after a company has made its authority anew.
+    let before = Before {
+        instead: vec![folder.put("1.pem", &root("twin")), folder.put("2.pem", &root("twin"))],
+        added: Vec::new(),
+    };
+    let bundle = folder.write(&before);
+    let found = || -> Roots {
+        let files = fs::read_dir(&bundle.folder).unwrap().map(|entry| entry.unwrap().path());
+        files.flat_map(|file| read_pem(&file)).collect()
+    };
+    let all: Roots = read_pem(&bundle.all).into_iter().collect();
+    assert_eq!(found(), all);
+    fs::write(bundle.folder.join("01234567.0"), to_pem(&[&root("distrusted")])).unwrap();
+    assert_ne!(found(), all);
+    folder.write(&before);
+    assert_eq!(found(), all);
+}
+
+#[test]
 fn a_file_that_is_right_is_not_written_again() {
     let folder = Folder::new("again");
     let inodes = |bundle: &Bundle| {
@@ -119,7 +140,7 @@ fn a_file_that_is_right_is_not_written_again() {
     assert_ne!(inodes(&folder.write(&Before::default()))[0], before[0]);
     assert!(read_pem(&first.all).contains(&folder.ours()));
     let left: Vec<_> = fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 3, "nothing else stays behind: {left:?}");
+    assert_eq!(left.len(), 4, "nothing else stays behind: {left:?}");
 }
 
 #[test]
