@@ -137,6 +137,7 @@ fn gate(requests: u32, per: Duration) -> Arc<Gate> {
     let when_full = if per > Duration::from_secs(60) { WhenFull::Refuse } else { WhenFull::Wait };
     let limit = Limit {
         name: "bench".into(),
+        keyed_by: "".into(),
         rate: Some(rate),
         in_flight: None,
         when_full,

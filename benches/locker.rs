@@ -22,6 +22,7 @@ const MILLION: u64 = 1_000_000;
 fn limit(requests: u32, per: Duration) -> Limit {
     Limit {
         name: "bench".into(),
+        keyed_by: "".into(),
         rate: Some(Rate { requests, per, guard: Duration::ZERO, kind: Kind::Sliding, counts: Counts::Sent }),
         in_flight: None,
         when_full: WhenFull::Refuse,

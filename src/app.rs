@@ -5,9 +5,13 @@
 //! runtimes share is the gate alone.
 
 mod crew;
+mod doors;
+pub mod reload;
+mod watch;
 
 use std::io;
-use std::pin::pin;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +19,19 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::{JoinSet, spawn_blocking, spawn_local};
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
 use self::crew::Crew;
+use self::doors::Doors;
+use self::reload::Reloader;
 use crate::config::Settings;
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
+use crate::locker::LimitId;
 use crate::net::drain::Drain;
-use crate::net::listen::Listener;
 use crate::proxy::record::AccessLog;
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Current, Parts, Shared};
 
 /// How long the last lines of the access log may take: its reader may have stopped reading.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -54,64 +60,80 @@ pub enum Error {
     /// Nobody would be woken any more. A fault of the gateway's.
     #[error("the gate's timer stopped: {0}")]
     Timer(String),
-    /// Nobody would be accepted any more. A fault of the gateway's.
-    #[error("a listener stopped: {0}")]
-    Accept(String),
+    /// Nobody would be accepted there any more. A fault of the gateway's.
+    #[error("the listener at {0} stopped")]
+    Accept(SocketAddr),
 }
 
-/// Runs the gateway until a signal ends it. `announce` is called once all addresses are bound, with the
-/// settings as they are then in force.
+/// Runs the gateway until a signal ends it. `path`: the file that the settings are from, and that is read again on
+/// SIGHUP. `announce` is called once all addresses are bound, with the settings as they are then in force.
 ///
 /// # Errors
 /// If it cannot start, or cannot go on.
-pub fn run(settings: Settings, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
+pub fn run(path: PathBuf, settings: Settings, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
     raise_descriptors();
     let runtime = runtime().map_err(Error::Runtime)?;
-    let ended = runtime.block_on(serve(settings, announce));
+    let ended = runtime.block_on(serve(path, settings, announce));
     // A name lookup or a password check may still hold a thread; nobody waits for its answer.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(mut settings: Settings, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
-    let listeners = settings.listen.iter().map(|addr| Listener::bind(*addr));
-    let listeners = listeners.collect::<Result<Vec<_>, _>>().map_err(Error::Listen)?;
-    settings.bound_to(&listeners.iter().map(Listener::local_addr).collect::<Vec<_>>());
-    let mut signals = Signals::new().map_err(Error::Runtime)?;
-
+async fn serve(path: PathBuf, mut settings: Settings, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
     let gate = Gate::new(settings.gate.clone(), Clock::start());
-    let drain = Drain::new();
+    let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new() };
+    let (doors, mut fallen) = Doors::new();
+    let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
+    let asked = settings.clone();
+    settings.bound_to(&planned.bound());
+    let mut signals = Signals::new().map_err(Error::Runtime)?;
     let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), gate.clock());
-    let proxy = Proxy::new(settings.proxy.clone(), Arc::clone(&gate), drain.clone(), log.clone())?;
-    let crew = Rc::new(Crew::start(&proxy).map_err(Error::Runtime)?);
+    let parts = Parts::new(settings.proxy.clone(), shared.clone(), log, None)?;
+    let limits: Vec<LimitId> = (0..).map(LimitId).take(settings.gate.limits.len()).collect();
+    let current = Current::new(parts.with(&limits));
+    let crew = Rc::new(Crew::start(&current).map_err(Error::Runtime)?);
 
     announce(&settings);
     let mut driving = spawn_local(Arc::clone(&gate).drive());
-    let mut accepting = JoinSet::new();
-    for listener in listeners {
-        tracing::info!(address = %listener.local_addr(), "listening");
-        accepting.spawn_local(accept(listener, Rc::clone(&crew), drain.clone()));
+    doors.change(planned, &crew);
+    let reloader = Rc::new(Reloader::new(path, current, shared.clone(), doors, crew, asked));
+    let _watching = Aborted(spawn_local(watch::watch(Rc::clone(&reloader))));
+    loop {
+        tokio::select! {
+            ended = &mut driving => return Err(Error::Timer(why(ended))),
+            Some(address) = fallen.recv() => return Err(Error::Accept(address)),
+            signal = signals.next() => match signal {
+                Asked::End(_) => break,
+                Asked::Reload => drop(spawn_local(Rc::clone(&reloader).reload_aloud())),
+            },
+        }
     }
-
-    tokio::select! {
-        ended = &mut driving => return Err(Error::Timer(why(ended))),
-        Some(ended) = accepting.join_next() => return Err(Error::Accept(why(ended.map(Ok)))),
-        _ = signals.next() => {}
-    }
-    let patience = settings.proxy.timeouts.drain;
+    let patience = reloader.drain();
+    let drain = &shared.drain;
     tracing::info!(running = drain.running(), ?patience, "draining");
+    reloader.doors().close();
     drain.start();
     gate.close(gate.clock().now() + patience);
     tokio::select! {
         ended = &mut driving => return Err(Error::Timer(why(ended))),
-        code = signals.next() => return Ok(Ended::Cut(code)),
+        code = signals.end() => return Ok(Ended::Cut(code)),
         idle = timeout(patience, drain.idle()) => {
             tracing::info!(running = drain.running(), in_time = idle.is_ok(), "drained");
         }
     }
+    let log = reloader.log();
     tokio::select! {
-        code = signals.next() => Ok(Ended::Cut(code)),
+        code = signals.end() => Ok(Ended::Cut(code)),
         _ = timeout(LAST_LINES, spawn_blocking(move || log.flush())) => Ok(Ended::Drained),
+    }
+}
+
+/// A task that ends with its owner.
+struct Aborted(JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -124,39 +146,49 @@ fn why(ended: Result<io::Result<()>, tokio::task::JoinError>) -> String {
     }
 }
 
-/// Hands on connections until the gateway drains; then the listener closes.
-async fn accept(mut listener: Listener, crew: Rc<Crew>, drain: Drain) {
-    let mut ending = pin!(drain.started());
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut ending => return,
-            (stream, peer) = listener.accept() => crew.hand_over(stream, peer),
-        }
-    }
-}
-
 /// A runtime for the thread that calls.
 fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
-/// The signals that end the gateway.
+/// The signals that the gateway hears.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal asks for.
+enum Asked {
+    /// The end; with the exit code of a process that the signal ends.
+    End(u8),
+    /// That the file is read again.
+    Reload,
 }
 
 impl Signals {
     fn new() -> io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The next signal, as the exit code of a process that it ends.
-    async fn next(&mut self) -> u8 {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => 128 + 15,
-            _ = self.interrupt.recv() => 128 + 2,
+            _ = self.terminate.recv() => Asked::End(128 + 15),
+            _ = self.interrupt.recv() => Asked::End(128 + 2),
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// The next signal that asks for the end.
+    async fn end(&mut self) -> u8 {
+        loop {
+            if let Asked::End(code) = self.next().await {
+                return code;
+            }
         }
     }
 }

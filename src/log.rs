@@ -7,6 +7,7 @@
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -14,25 +15,42 @@ use tracing_subscriber::EnvFilter;
 /// Libraries whose talk is of their own frames and records; who wants it can ask for it by `RUST_LOG`.
 const QUIET: [&str; 2] = ["h2", "rustls"];
 
+/// Changes the level while the gateway runs; set when logging starts.
+static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
+
 /// Starts logging to stderr: what `RUST_LOG` says, or else `level`. Panics are logged from here on.
 pub fn start(level: LevelFilter) {
     let wish = std::env::var("RUST_LOG").unwrap_or_default();
-    let (filter, refused) = filter(&wish, level);
+    let (begin, refused) = filter(&wish, level);
     let stderr = std::io::stderr;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(begin)
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .with_target(false)
         // It would tell so on stderr, and panic because that is what cannot be written to.
-        .log_internal_errors(false);
-    if let Err(error) = subscriber.try_init() {
-        tracing::debug!(%error, "logging had begun already");
+        .log_internal_errors(false)
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    match subscriber.try_init() {
+        Ok(()) => {
+            // It fails only when logging has ended.
+            let change = move |level| drop(handle.reload(filter(&wish, level).0));
+            drop(LEVEL.set(Box::new(change)));
+        }
+        Err(error) => tracing::debug!(%error, "logging had begun already"),
     }
     if let Some(error) = refused {
         tracing::warn!(%error, "RUST_LOG is not understood, so the level of proxy.toml holds");
     }
     std::panic::set_hook(Box::new(report));
+}
+
+/// Logs at another level from here on, unless `RUST_LOG` says what to log.
+pub fn set_level(level: LevelFilter) {
+    if let Some(change) = LEVEL.get() {
+        change(level);
+    }
 }
 
 /// What to log, and why the wish was not granted.

@@ -30,6 +30,7 @@ mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
 mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
+mod reload; // the file is read again under load
 mod reverse; // routes
 mod slow; // who is slow or silent holds up nobody else
 mod smuggling; // ambiguous messages are refused

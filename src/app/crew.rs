@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 
 use super::runtime;
 use crate::proxy::hands::{Hands, Hired};
-use crate::proxy::{Proxy, Server, Worker};
+use crate::proxy::{Current, Server, Worker};
 
 /// How many tasks that serve nobody each runtime keeps for the next connections, some 5 KiB each. To make one anew takes
 /// 2 of the 100 µs that a short connection does.
@@ -67,9 +67,9 @@ impl Mate {
 
 impl Crew {
     /// As many runtimes as there are cores for us, each ready to serve.
-    pub(super) fn start(proxy: &Arc<Proxy>) -> io::Result<Crew> {
+    pub(super) fn start(proxy: &Arc<Current>) -> io::Result<Crew> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let mut mates = vec![Mate::new(Way::Here(Desk::new(proxy.worker())))];
+        let mut mates = vec![Mate::new(Way::Here(Desk::new(Worker::new(proxy))))];
         for index in 1..cores {
             mates.push(Mate::new(Way::There(spawn_worker(index, Arc::clone(proxy))?)));
         }
@@ -97,7 +97,7 @@ impl Crew {
 }
 
 /// Starts a thread with a runtime of its own, and returns when it is ready.
-fn spawn_worker(index: usize, proxy: Arc<Proxy>) -> io::Result<mpsc::UnboundedSender<Arrival>> {
+fn spawn_worker(index: usize, proxy: Arc<Current>) -> io::Result<mpsc::UnboundedSender<Arrival>> {
     let (way, arrivals) = mpsc::unbounded_channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let work = move || match runtime() {
@@ -115,8 +115,8 @@ fn spawn_worker(index: usize, proxy: Arc<Proxy>) -> io::Result<mpsc::UnboundedSe
 }
 
 /// Serves what arrives until the crew is gone.
-async fn work(proxy: Arc<Proxy>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
-    let desk = Desk::new(proxy.worker());
+async fn work(proxy: Arc<Current>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+    let desk = Desk::new(Worker::new(&proxy));
     while let Some(arrival) = arrivals.recv().await {
         desk.take_in(arrival);
     }

@@ -18,7 +18,7 @@ pub(super) fn run(wish: Option<&Path>) -> ExitCode {
         // Nobody may be reading; that is no reason not to run.
         std::io::stdout().lock().write_all(greeting(&path, settings).as_bytes()).ok();
     };
-    match app::run(settings, announce) {
+    match app::run(path.clone(), settings, announce) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut(code)) => ExitCode::from(code),
         Err(error) => {

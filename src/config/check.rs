@@ -59,6 +59,8 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         },
         listen,
         log: file.log.level,
+        watch: file.config.watch,
+        quiet: false,
         meanings,
         counts_loopback,
         warnings: Vec::new(),

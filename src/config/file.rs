@@ -42,6 +42,7 @@ pub(super) struct File {
     pub(super) tls: Tls,
     pub(super) access: Access,
     pub(super) timeouts: Timeouts,
+    pub(super) config: Config,
     pub(super) log: Log,
 }
 
@@ -153,6 +154,12 @@ pub(super) struct Access {
     pub(super) deny_addresses: Vec<IpNet>,
 }
 
+/// `[config]`
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Config {
+    pub(super) watch: bool,
+}
+
 /// `[log]`
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Log {
@@ -169,6 +176,7 @@ impl File {
             tls: root.section("tls", "[tls]", Tls::read),
             access: root.section("access", "[access]", Access::read),
             timeouts: root.section("timeouts", "[timeouts]", timeouts),
+            config: root.section("config", "[config]", Config::read),
             log: root.section("log", "[log]", Log::read),
         }
     }
@@ -329,6 +337,12 @@ fn timeouts(table: &mut Table<'_>) -> Timeouts {
         idle: wait("idle", secs(90)),
         tunnel_idle: wait("tunnel_idle", secs(600)),
         drain: table.get("drain", |v| v.duration(NONE..=HOUR)).or(secs(30)),
+    }
+}
+
+impl Config {
+    fn read(table: &mut Table<'_>) -> Config {
+        Config { watch: table.get("watch", Item::flag).or(false) }
     }
 }
 

@@ -80,6 +80,7 @@ fn check(limit: file::Limit, name: Arc<str>, reader: &Reader<'_>) -> Checked {
     check_key(&limit.key, reader);
     let meaning = meaning::sentence(&name, &limit, rate.as_ref());
     let counts_loopback = counts_loopback(&limit);
+    let keyed_by = limit.key.iter().map(|at| at.value.to_string()).collect::<Vec<_>>().join(", ").into();
     let rule = Rule {
         name: Arc::clone(&name),
         hosts: limit.matching.hosts.into_iter().map(|at| at.value.pattern).collect(),
@@ -93,6 +94,7 @@ fn check(limit: file::Limit, name: Arc<str>, reader: &Reader<'_>) -> Checked {
     };
     let limit = Limit {
         name,
+        keyed_by,
         rate,
         in_flight: limit.in_flight.get().map(|at| at.value),
         when_full: limit.when_full,
@@ -197,9 +199,7 @@ fn check_cost(limit: &file::Limit, max_cost: u32, reader: &Reader<'_>) {
 
 fn check_key(key: &[At<KeyPart>], reader: &Reader<'_>) {
     for (index, part) in key.iter().enumerate() {
-        // KeyPart has no equality of its own; what it was written as is all that it is.
-        let same = |other: &At<KeyPart>| format!("{:?}", other.value) == format!("{:?}", part.value);
-        if key[..index].iter().any(same) {
+        if key[..index].iter().any(|other| other.value == part.value) {
             reader.error(&part.place, "the key has this part already", "leave it out");
         }
     }

@@ -32,6 +32,7 @@ pub use self::report::{Report, Severity};
 use self::file::File;
 use self::report::Source;
 use self::walk::Reader;
+use crate::proxy::record::Format;
 use crate::tls::ca;
 use crate::{gate, proxy};
 
@@ -55,6 +56,10 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// What is logged, unless `RUST_LOG` says otherwise.
     pub log: LevelFilter,
+    /// Whether the file is read again when it changes.
+    pub watch: bool,
+    /// What the command line has set aside of the file: no access log, and a lower level.
+    pub quiet: bool,
     /// What each limit means, in a sentence.
     pub meanings: Vec<String>,
     /// Whether a limit may count requests to this machine itself, so that none may go past us.
@@ -80,6 +85,20 @@ pub enum Error {
 }
 
 impl Settings {
+    /// Logs warnings and nothing else, whatever the file says.
+    pub fn hush(&mut self) {
+        self.quiet = true;
+        self.proxy.access_log = Format::Off;
+        self.log = self.log.min(LevelFilter::WARN);
+    }
+
+    /// What was set aside of the reading before is set aside of this one too.
+    pub fn overrule(&mut self, before: &Settings) {
+        if before.quiet {
+            self.hush();
+        }
+    }
+
     /// Puts the addresses that were really bound in the place of those asked for (port 0).
     pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
         self.listen = addresses.to_vec();

@@ -3,6 +3,7 @@
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
@@ -109,7 +110,7 @@ impl Gate {
 
     /// What is due is done.
     pub(super) fn expire(&self) {
-        let wall = self.follows_wall.then(|| self.clock.wall_at_start());
+        let wall = self.follows_wall.load(Ordering::Relaxed).then(|| self.clock.wall_at_start());
         let now = self.clock.now();
         self.step(now, |state| {
             state.armed = Time::NEVER;
@@ -117,6 +118,7 @@ impl Gate {
                 state.follow_wall(wall, now);
             }
             state.locker.handle_timeout(now);
+            state.end_muster(now);
             state.end_if_closed(now);
         });
     }

@@ -8,20 +8,24 @@ pub mod clock;
 mod driver;
 mod line;
 mod permit;
+mod reload;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::task::Waker;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::locker::{Ask, Caller, Claim, Grant, Key, Kind, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
+use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
 use crate::time::Time;
 use clock::Clock;
 use driver::{Arming, Timer};
 use line::Line;
 pub use line::Waiting;
 pub use permit::{Flight, Permit};
+pub use reload::InLine;
+use reload::{Muster, depends_on_wall};
 
 /// How often the wall clock is looked at, if a limit needs it.
 const WALL_TICK: Duration = Duration::from_secs(1);
@@ -55,10 +59,10 @@ impl Default for Patience {
 /// The locker, shared by all threads.
 pub struct Gate {
     clock: Clock,
-    limits: Arc<[Limit]>,
+    limits: RwLock<Arc<[Limit]>>,
     timer: Timer,
-    /// Whether a limit depends on the wall clock.
-    follows_wall: bool,
+    /// Whether a limit depends, or did depend, on the wall clock.
+    follows_wall: AtomicBool,
     state: Apart<Mutex<State>>,
 }
 
@@ -74,6 +78,8 @@ struct State {
     armings: u64,
     /// When the gateway ends.
     closing: Option<Time>,
+    /// Those in line are asking again.
+    muster: Option<Muster>,
     /// What the wall clock read at the start, as the locker knows it.
     wall_at_start: i128,
     /// When the wall clock is to be looked at again.
@@ -105,33 +111,34 @@ pub enum Refused {
         /// The end.
         until: Time,
     },
+    /// The limits were read again, and it may have to pass others now. It is to be asked again at once, as one that
+    /// arrived when it did.
+    Anew,
 }
 
 impl Gate {
     /// Must be driven: spawn [`Gate::drive`] on one runtime, or nobody in line is ever woken by time.
     pub fn new(settings: Settings, clock: Clock) -> Arc<Gate> {
         let Settings { limits } = settings;
-        let needs_wall =
-            |limit: &Limit| limit.rate.as_ref().is_some_and(|rate| matches!(rate.kind, Kind::Calendar { .. }));
-        let follows_wall = limits.iter().any(needs_wall);
-        let shared: Arc<[Limit]> = limits.as_slice().into();
-        let mut state = State::new(Locker::new(limits));
+        let follows_wall = limits.iter().any(depends_on_wall);
+        let gate = Gate {
+            clock,
+            limits: RwLock::new(limits.as_slice().into()),
+            timer: Timer::default(),
+            follows_wall: follows_wall.into(),
+            state: Apart(Mutex::new(State::new(Locker::new(limits)))),
+        };
         if follows_wall {
             let now = clock.now();
-            let wall = clock.wall_at_start();
-            state.set_wall(wall.unwrap_or_else(|| clock.wall_unix_nanos() - i128::from(now.as_nanos())), now);
+            let wall = gate.wall_at_start(now);
+            gate.step(now, |state| state.set_wall(wall, now));
         }
-        Arc::new(Gate { clock, limits: shared, timer: Timer::default(), follows_wall, state: Apart(Mutex::new(state)) })
+        Arc::new(gate)
     }
 
     /// The clock that all times of the gate are of.
     pub fn clock(&self) -> Clock {
         self.clock
-    }
-
-    /// The limits in force, by `LimitId`.
-    pub fn limits(&self) -> Arc<[Limit]> {
-        Arc::clone(&self.limits)
     }
 
     /// One decision, at once. Without claims it touches no lock.
@@ -244,6 +251,7 @@ impl State {
             armed: Time::NEVER,
             armings: 0,
             closing: None,
+            muster: None,
             wall_at_start: 0,
             wall_due: Time::NEVER,
             woken: Woken::new(),
@@ -254,7 +262,16 @@ impl State {
         if let Some(until) = self.closing.filter(|until| now >= *until) {
             return Decision::Sorry(Refused::Closing { until });
         }
-        match self.locker.ask(ask, now) {
+        let verdict = self.locker.ask(ask, now);
+        let decision = self.decision(verdict, now);
+        if ask.arrived.is_some() {
+            self.come_again(now);
+        }
+        decision
+    }
+
+    fn decision(&mut self, verdict: Verdict, now: Time) -> Decision {
+        match verdict {
             Verdict::Go(grant) => Decision::Go(grant),
             Verdict::Sorry(sorry) => Decision::Sorry(Refused::Sorry(sorry)),
             Verdict::Wait(ticket, forecast) => {
@@ -270,9 +287,14 @@ impl State {
 
     /// Refuses these waiters because of the end.
     fn turn_away(&mut self, tickets: Vec<Ticket>, until: Time, now: Time) {
+        self.decide_all(tickets, Refused::Closing { until }, now);
+    }
+
+    /// Gives these waiters one answer.
+    fn decide_all(&mut self, tickets: Vec<Ticket>, answer: Refused, now: Time) {
         // Each is decided before any leaves: a slot that one leaves must not go to another that is refused as well.
         for ticket in &tickets {
-            let decided = self.line.decide(*ticket, Err(Refused::Closing { until }), now);
+            let decided = self.line.decide(*ticket, Err(answer), now);
             self.woken.extend(decided.ok().flatten());
         }
         for ticket in tickets {
@@ -308,7 +330,8 @@ impl State {
     /// The timer is set only when it must fire earlier; a firing for nothing is cheaper than a call for each request.
     fn arm(&mut self) -> Option<Arming> {
         let end = self.closing.filter(|_| !self.line.is_empty());
-        let openings = [self.locker.poll_timeout(), end].into_iter().flatten();
+        let muster = self.muster.map(|muster| muster.until);
+        let openings = [self.locker.poll_timeout(), end, muster].into_iter().flatten();
         let due = openings.fold(self.wall_due, Time::min);
         if due >= self.armed {
             return None;

@@ -7,12 +7,13 @@ use std::task::{Context, Poll, Wake};
 
 use super::clock::Hand;
 use super::*;
-use crate::locker::{Counts, Rate, ShareBy, Unit, Usage, WhenFull, Why};
+use crate::locker::{Counts, Kind, Rate, ShareBy, Unit, Usage, WhenFull, Why};
 
 mod close;
 mod driven;
 mod line;
 mod permit;
+mod reload;
 mod time;
 
 const CALLER: Caller = Caller(1);
@@ -31,6 +32,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
     let rate = Rate { requests, per, guard: Duration::ZERO, kind: Kind::Sliding, counts: Counts::Sent };
     Limit {
         name: "test".into(),
+        keyed_by: "".into(),
         rate: Some(rate),
         in_flight: None,
         when_full: WhenFull::Wait,

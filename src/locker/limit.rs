@@ -6,10 +6,12 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 /// A rule from `proxy.toml`, as the locker needs it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Limit {
-    /// The name in `proxy.toml`.
+    /// The name in `proxy.toml`: a limit that keeps it keeps its windows when the file is read again.
     pub name: Arc<str>,
+    /// What its windows are told apart by, in whatever words. When that changes, no window can be found under its old key.
+    pub keyed_by: Arc<str>,
     /// How many requests in what time; `None` if only `in_flight` is capped.
     pub rate: Option<Rate>,
     /// How many requests may be between their permit and the end of their response.
@@ -28,8 +30,17 @@ pub struct Limit {
     pub dry_run: bool,
 }
 
+impl Limit {
+    /// How long a failed attempt may still reach the origin, and so when its slots settle: a lost segment is sent again
+    /// within 200 ms to 1 s on every common system.
+    pub fn linger(&self) -> Duration {
+        const LEAST: Duration = Duration::from_secs(1);
+        self.rate.as_ref().map_or(LEAST, |rate| rate.guard.max(LEAST))
+    }
+}
+
 /// How many requests a window lets through in what time, and how it counts them.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Rate {
     /// N: how many slots a window has, 1 to 10 000 000.
     pub requests: u32,
@@ -44,7 +55,7 @@ pub struct Rate {
 }
 
 /// The window kinds of spec §3.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Kind {
     /// Exact: never more than N in any span of T.
     Sliding,

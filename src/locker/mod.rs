@@ -26,11 +26,12 @@ mod turns;
 mod window;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 pub use self::ask::{Ask, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
+pub use self::reload::Reload;
 
 use self::decide::Look;
 use self::queue::{Needs, Queue};
@@ -62,9 +63,13 @@ type Late = (Time, u32, u32);
 pub struct Locker {
     limits: Vec<Limit>,
     rules: Vec<Rule>,
+    /// Those that are gone from the file.
+    retired: BTreeSet<LimitId>,
     table: Table,
     queue: Queue,
     outbox: VecDeque<(Ticket, Verdict)>,
+    /// Nobody goes who could wait, see [`Locker::hold`].
+    held: bool,
     /// Failed attempts, which the origin may still count for a while.
     late: BinaryHeap<Reverse<Late>>,
     /// What the wall clock read at `Time::START`, in nanoseconds of Unix time.
@@ -83,9 +88,11 @@ impl Locker {
         let mut locker = Locker {
             limits: Vec::new(),
             rules: Vec::new(),
+            retired: BTreeSet::new(),
             table: Table::new(),
             queue: Queue::new(),
             outbox: VecDeque::new(),
+            held: false,
             late: BinaryHeap::new(),
             wall: 0,
             last: Time::START,
@@ -109,7 +116,7 @@ impl Locker {
         LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"))
     }
 
-    /// Every limit, in the order of `LimitId`.
+    /// Every limit, in the order of `LimitId`; also those that are no longer in force.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
     }
@@ -125,14 +132,30 @@ impl Locker {
         }
         let live = self.table.live();
         let verdict = match look {
-            Ok(Look::Open) => Verdict::Go(self.take(ask.claims, &needs, now)),
-            Ok(Look::Shut) => self.line_up(ask, needs, now),
+            Ok(Look::Open) if !self.held || self.never_waits(ask) => Verdict::Go(self.take(ask.claims, &needs, now)),
+            Ok(Look::Open | Look::Shut) => self.line_up(ask, needs, now),
             Err(sorry) => Verdict::Sorry(sorry),
         };
         if self.table.live() > live {
             self.table.sweep(SWEEP_ON_INSERT, &mut self.rules, now);
         }
         verdict
+    }
+
+    /// From here on nobody who could wait goes: those who come join the line, in the order of their arrival.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Lets go who may go of those who were held.
+    pub fn release(&mut self, now: Time) {
+        let now = self.advance(now);
+        self.held = false;
+        self.run(now);
+    }
+
+    fn never_waits(&self, ask: &Ask<'_>) -> bool {
+        ask.claims.iter().any(|claim| self.rules[claim.limit.at()].refuses)
     }
 
     /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
@@ -226,24 +249,6 @@ impl Locker {
         };
         self.table.window_mut(window).pause(until);
         self.news(window);
-        self.run(now);
-    }
-
-    /// Replaces one limit's rule; its windows, with what is counted, and its waiters stay.
-    pub fn change(&mut self, id: LimitId, limit: Limit, now: Time) {
-        let now = self.advance(now);
-        let mut rule = Rule::new(&limit);
-        let old = &self.rules[id.at()];
-        rule.succeed(old, self.wall, now);
-        for window in self.table.of_limit(id) {
-            self.table.window_mut(window).succeed(old, &rule, now);
-        }
-        self.rules[id.at()] = rule;
-        self.limits[id.at()] = limit;
-        self.waiters_changed(id, now);
-        self.limit_news(id);
-        self.run(now);
-        self.time_out(now);
         self.run(now);
     }
 

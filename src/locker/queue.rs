@@ -213,7 +213,7 @@ impl Locker {
             aged: arrived,
             turns: false,
             again: ask.arrived.is_some(),
-            bound: ask.max_wait.map_or(Time::NEVER, |wait| now + wait),
+            bound: ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait),
             deadline: Time::NEVER,
             lane: 0,
         }

@@ -1,20 +1,137 @@
-//! What becomes of waiters when a limit's rule changes: they stay in line under the new one.
+//! What becomes of windows and waiters when the limits are read again: both stay, under the new rules.
+//!
+//! A limit is known by its name. What it has counted counts on, and who waits stays in line. A limit that is gone counts
+//! no new request and holds nobody back, but what it has counted is there should it come back.
+
+use std::time::Duration;
 
 use super::Locker;
 use super::ask::{LimitId, Sorry, Verdict, Why};
 use super::lane::Fate;
-use super::window::later;
+use super::limit::Limit;
+use super::window::{Rule, later};
 use crate::time::Time;
 
+/// What became of the limits when they were read again.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Reload {
+    /// Those that are in force, in the order in which they were given.
+    pub ids: Vec<LimitId>,
+    /// Those that are new.
+    pub added: Vec<LimitId>,
+    /// Those that were gone.
+    pub returned: Vec<LimitId>,
+    /// Those that say something else than before.
+    pub changed: Vec<LimitId>,
+    /// Of these, those whose windows are told apart by something else: until what was let go before no longer counts,
+    /// all their windows are full, because it may belong to any of them.
+    pub keyed_anew: Vec<LimitId>,
+    /// Those that are gone.
+    pub removed: Vec<LimitId>,
+}
+
+impl Reload {
+    /// Whether anything is other than before.
+    pub fn is_change(&self) -> bool {
+        !(self.added.is_empty() && self.returned.is_empty() && self.changed.is_empty() && self.removed.is_empty())
+    }
+}
+
 impl Locker {
-    /// Brings every waiter of a limit in line with its new rule.
-    pub(super) fn waiters_changed(&mut self, limit: LimitId, now: Time) {
+    /// Puts these limits in the place of all others. `under_way`: how long a request may take from its permit to its
+    /// settle at most.
+    pub fn reload(&mut self, limits: Vec<Limit>, under_way: Duration, now: Time) -> Reload {
+        let now = self.advance(now);
+        let mut reload = Reload::default();
+        for limit in limits {
+            let id = self.put(limit, now + under_way, &mut reload, now);
+            reload.ids.push(id);
+        }
+        for (at, limit) in self.limits.clone().into_iter().enumerate() {
+            let id = LimitId(u32::try_from(at).expect("as many as were added"));
+            if !reload.ids.contains(&id) && self.is_in_force(id) {
+                // What it counts is seen, and keeps nobody back.
+                self.change(id, Limit { dry_run: true, ..limit }, now);
+                self.retired.insert(id);
+                reload.removed.push(id);
+            }
+        }
+        let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
+        self.settle_in(&changed, now);
+        reload
+    }
+
+    /// Whether a limit is one of those that were given last.
+    pub fn is_in_force(&self, id: LimitId) -> bool {
+        !self.retired.contains(&id)
+    }
+
+    fn put(&mut self, limit: Limit, until: Time, reload: &mut Reload, now: Time) -> LimitId {
+        let Some(at) = self.limits.iter().position(|known| known.name == limit.name) else {
+            let id = self.add(limit);
+            reload.added.push(id);
+            return id;
+        };
+        let id = LimitId(u32::try_from(at).expect("as many as were added"));
+        let returns = self.retired.remove(&id);
+        if !returns && self.limits[at] == limit {
+            return id;
+        }
+        if returns {
+            reload.returned.push(id)
+        } else {
+            reload.changed.push(id)
+        }
+        let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && self.rules[at].live > 0;
+        self.change(id, limit, now);
+        if keyed_anew {
+            self.forget_keys(id, until, now);
+            reload.keyed_anew.push(id);
+        }
+        id
+    }
+
+    /// Replaces one limit's rule in its windows. Its waiters are looked at by `settle_in`.
+    fn change(&mut self, id: LimitId, limit: Limit, now: Time) {
+        let mut rule = Rule::new(&limit);
+        let old = &self.rules[id.at()];
+        rule.succeed(old, self.wall, now);
+        for window in self.table.of_limit(id) {
+            self.table.window_mut(window).succeed(old, &rule, now);
+        }
+        self.rules[id.at()] = rule;
+        self.limits[id.at()] = limit;
+    }
+
+    /// No window of a limit can be told from another: each counts as full of what settles until then.
+    fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
+        let rule = &mut self.rules[id.at()];
+        rule.unknown = rule.counts_slots().then_some(until);
+        for window in self.table.of_limit(id) {
+            self.table.window_mut(window).forget_key(rule, now);
+        }
+    }
+
+    /// Looks at everybody whose limits have changed, once all of them have: a state in which only some have would let
+    /// go whom neither the old nor the new limits let go.
+    fn settle_in(&mut self, changed: &[LimitId], now: Time) {
+        self.waiters_changed(changed, now);
+        for id in changed {
+            self.limit_news(*id);
+        }
+        self.run(now);
+        self.time_out(now);
+        self.run(now);
+    }
+
+    /// Brings every waiter of these limits in line with their new rules.
+    fn waiters_changed(&mut self, limits: &[LimitId], now: Time) {
         let mut waiters = self.queue.waiters.numbers();
-        waiters.retain(|id| self.queue.waiters[*id].claims.iter().any(|claim| claim.limit == limit));
+        waiters.retain(|id| self.queue.waiters[*id].claims.iter().any(|claim| limits.contains(&claim.limit)));
         waiters.sort_by_key(|id| self.queue.waiters[*id].place.in_time());
         // All leave before the first comes back: turns, windows and patience may all be others now,
         // and their order is to be that of their arrival.
-        waiters.retain(|id| self.stays(*id, limit, now));
+        waiters.retain(|id| limits.iter().all(|limit| self.stays(*id, *limit, now)));
         for id in &waiters {
             self.unlink(*id, Fate::Leaves);
         }

@@ -55,8 +55,11 @@ impl Locker {
         }
     }
 
-    /// Does all work that has come up. Afterwards nobody waits who may go.
+    /// Does all work that has come up. Afterwards nobody waits who may go, unless they are held.
     pub(super) fn run(&mut self, now: Time) {
+        if self.held {
+            return self.rearm();
+        }
         while let Some(work) = self.queue.work.pop_front() {
             match work {
                 Work::Window(window) => self.serve(window, now),

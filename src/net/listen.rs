@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -35,8 +35,34 @@ impl Listener {
     /// # Errors
     /// Names the address and what the system said: in use, not of this machine, not permitted.
     pub fn bind(addr: SocketAddr) -> io::Result<Listener> {
+        Listener::bind_beside(addr, &[])
+    }
+
+    /// As [`Listener::bind`], also where these listen, which are soon to be closed: `0.0.0.0` beside an address of this
+    /// machine, for one. Until then the kernel gives each connection to the more exact of the two.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub fn bind_beside(addr: SocketAddr, others: &[&TcpListener]) -> io::Result<Listener> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
-        let socket = listening(addr).map_err(named)?;
+        for other in others {
+            SockRef::from(*other).set_reuse_port(true).map_err(named)?;
+        }
+        let socket = listening(addr, !others.is_empty()).map_err(named)?;
+        Listener::adopt(socket)
+    }
+
+    /// Goes on with a socket that listens already. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// Names the address and what the system said.
+    pub fn adopt(socket: TcpListener) -> io::Result<Listener> {
+        let told = socket.local_addr();
+        let named = |error: io::Error| {
+            let addr = told.as_ref().map_or_else(|_| "?".to_owned(), ToString::to_string);
+            io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
+        };
+        socket.set_nonblocking(true).map_err(named)?;
         let addr = socket.local_addr().map_err(named)?;
         #[allow(
             deprecated,
@@ -49,6 +75,25 @@ impl Listener {
     /// Where it listens, with the port that the system chose if 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The same socket once more: it listens as long as one of both is open.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn handle(&self) -> io::Result<TcpListener> {
+        self.socket.get_ref().try_clone()
+    }
+
+    /// The next of the connections that are there already; `None` when there is none.
+    pub fn accept_waiting(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        loop {
+            match accept_one(self.socket.get_ref()) {
+                Ok(accepted) => return Some(accepted),
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// The next connection: non-blocking, with `TCP_NODELAY`, and not yet of any runtime, so that another may adopt it.
@@ -88,7 +133,7 @@ async fn pass(time: Duration) {
     let _elapsed = tokio::time::timeout(time, pending::<()>()).await;
 }
 
-fn listening(addr: SocketAddr) -> io::Result<TcpListener> {
+fn listening(addr: SocketAddr, beside_others: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
@@ -97,8 +142,13 @@ fn listening(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit it, which saves a call for each of them.
     socket.set_tcp_nodelay(true)?;
+    if beside_others {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
+    // From here on the address is taken for everybody else.
+    socket.set_reuse_port(false)?;
     Ok(socket.into())
 }
 
@@ -201,6 +251,21 @@ mod tests {
         };
         let four = SocketAddr::new("0.0.0.0".parse().unwrap(), six.local_addr().port());
         Listener::bind(four).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_wider_address_can_be_taken_beside_a_narrow_one_and_by_nobody_else() {
+        let narrow = Listener::bind(LOCAL).unwrap();
+        let wide = SocketAddr::new("0.0.0.0".parse().unwrap(), narrow.local_addr().port());
+        assert_eq!(Listener::bind(wide).map(|_| ()).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let handle = narrow.handle().unwrap();
+        let mut wide = Listener::bind_beside(wide, &[&handle]).unwrap();
+        drop((narrow, handle));
+        let caller = TcpStream::connect(("127.0.0.1", wide.local_addr().port())).unwrap();
+        assert_eq!(wide.accept().await.1, caller.local_addr().unwrap());
+        assert!(wide.accept_waiting().is_none());
+        let again = Listener::bind(wide.local_addr()).map(|_| ()).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AddrInUse);
     }
 
     #[tokio::test]

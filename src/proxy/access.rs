@@ -14,7 +14,7 @@ use crate::locker::Caller;
 use crate::wire::{Name, RequestHead};
 
 /// The `[access]` of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
     /// Whose addresses may come; empty: everybody's. The configuration sees to it that a gateway that others than
     /// this machine reach has these or `users`.

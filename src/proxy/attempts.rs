@@ -62,7 +62,7 @@ enum Once {
 pub(super) async fn run(
     caller: &mut Caller,
     story: &mut Story,
-    plan: &Plan,
+    plan: &mut Plan,
     permit: Permit,
     held: Option<Ready>,
 ) -> Result<Outcome, End> {
@@ -125,8 +125,9 @@ pub(super) async fn run(
         if !spent {
             return Err(Refusal::ConnectionTerminated.into());
         }
+        let arrived = plan.arrived;
         // It may have been counted, so the next sending takes a slot of its own.
-        (permit, held) = exchange::permit(caller, story, plan, Some(plan.arrived), want).await?;
+        (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which windows a request must pass, under which keys, at what cost.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -15,7 +16,7 @@ use crate::locker::{Claim, Key, LimitId};
 use crate::wire::RequestHead;
 
 /// What of a limit concerns requests: which it counts, under which key, at what cost, and what an origin's pushback does.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Rule {
     /// The limit's name.
     pub name: Arc<str>,
@@ -38,8 +39,8 @@ pub struct Rule {
 }
 
 /// A part of a key. What a request does not have counts as a value of its own, so that leaving it out gives one
-/// window, not none.
-#[derive(Clone, Debug)]
+/// window, not none. Shown as it is written in `proxy.toml`.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KeyPart {
     /// The origin's host, without the port.
     Host,
@@ -55,8 +56,21 @@ pub enum KeyPart {
     Method,
 }
 
+impl fmt::Display for KeyPart {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyPart::Host => formatter.write_str("host"),
+            KeyPart::Caller => formatter.write_str("caller"),
+            KeyPart::Path(index) => write!(formatter, "path[{index}]"),
+            KeyPart::Header(name) => write!(formatter, "header:{name}"),
+            KeyPart::Query(name) => write!(formatter, "query:{name}"),
+            KeyPart::Method => formatter.write_str("method"),
+        }
+    }
+}
+
 /// How many slots a request takes.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Cost {
     /// Always so many.
     Fixed(u32),
@@ -85,28 +99,31 @@ pub struct Claims {
 /// All rules, ready to be searched.
 #[derive(Debug)]
 pub struct Rules {
-    /// By `LimitId`.
-    rules: Vec<Rule>,
     /// The broadest first, then as in the file.
-    order: Vec<LimitId>,
+    rules: Vec<(LimitId, Rule)>,
+    /// Where in `rules` each limit is, by `LimitId`; no limit need have a rule here.
+    places: Vec<Option<usize>>,
     /// Hosts that routes lead to, lower case.
     route_hosts: Vec<String>,
 }
 
 impl Rules {
-    /// `rules`: by `LimitId`, that is in the order of the file.
-    pub fn new(rules: Vec<Rule>, route_hosts: Vec<String>) -> Rules {
-        let mut order: Vec<_> = (0..).map(LimitId).zip(&rules).collect();
-        order.sort_by_key(|(_, rule)| rule.key.len());
-        let order = order.into_iter().map(|(id, _)| id).collect();
-        Rules { rules, order, route_hosts }
+    /// `rules`: in the order of the file, and the limits that they are of.
+    pub fn new(rules: Vec<Rule>, limits: &[LimitId], route_hosts: Vec<String>) -> Rules {
+        let mut rules: Vec<_> = limits.iter().copied().zip(rules).collect();
+        rules.sort_by_key(|(_, rule)| rule.key.len());
+        let mut places = vec![None; limits.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0)];
+        for (place, (id, _)) in rules.iter().enumerate() {
+            places[id.0 as usize] = Some(place);
+        }
+        Rules { rules, places, route_hosts }
     }
 
     /// Whether a limit (by a host pattern that is not just `*`) or a route names the host.
     pub fn names(&self, host: &str, port: u16) -> bool {
         let by_limit =
             |rule: &Rule| rule.hosts.iter().any(|pattern| pattern.is_specific() && pattern.matches(host, port));
-        self.rules.iter().any(by_limit) || self.route_hosts.iter().any(|named| named == host)
+        self.rules.iter().any(|(_, rule)| by_limit(rule)) || self.route_hosts.iter().any(|named| named == host)
     }
 
     /// Finds what a request must be granted.
@@ -124,8 +141,7 @@ impl Rules {
         let (path, query) = whole_path.split_once('?').unwrap_or((&whole_path, ""));
         let mut request = Request { target, head, admitted, peer, path, query, read: None };
         let mut found = Claims::default();
-        for id in &self.order {
-            let rule = self.rule(*id);
+        for (id, rule) in &self.rules {
             if !request.matches(rule) {
                 continue;
             }
@@ -136,8 +152,12 @@ impl Rules {
     }
 
     /// The rule of a limit.
+    ///
+    /// # Panics
+    /// If there is none: whoever knows the limit has it from [`Rules::find`].
     pub fn rule(&self, limit: LimitId) -> &Rule {
-        &self.rules[limit.0 as usize]
+        let place = self.places.get(limit.0 as usize).copied().flatten();
+        &self.rules[place.expect("a claim is of a limit that has a rule here")].1
     }
 }
 

@@ -67,8 +67,9 @@ impl Server {
     /// Dropping the future breaks the connection off at the latest when the server serves the next, or is dropped itself.
     pub async fn serve(&mut self, stream: TcpStream, peer: SocketAddr) {
         let Server { caller, stopping } = self;
+        caller.worker.refresh();
         caller.meet(stream, peer);
-        let spoken = match caller.worker.proxy.identity.clone() {
+        let spoken = match caller.worker.proxy.identity.as_deref().cloned() {
             Some(identity) => Box::pin(intercept::greet(caller, identity)).await,
             None => Some(Spoken::Http1),
         };
@@ -99,6 +100,7 @@ pub(super) async fn speak(caller: &mut Caller, mut spoken: Spoken, stopping: &mu
             Next::Request => is_first = false,
         }
         let busy = drain.busy();
+        caller.worker.refresh();
         match exchange::run(caller).await {
             Outcome::Keep if drain.is_draining() => return caller.linger().await,
             Outcome::Keep => {}

@@ -63,6 +63,15 @@ impl Plan {
         // Only HTTP/1.1 has a connection that can change its protocol.
         Want { fresh, offer: if self.outgoing.upgrade { Offer::Http1 } else { Offer::Http2 } }
     }
+
+    /// The limits were read again: which of them it must pass is found anew.
+    fn claim_anew(&mut self, caller: &mut Caller, story: &mut Story) -> Result<(), Refusal> {
+        caller.worker.refresh();
+        let rules = &caller.worker.proxy.rules;
+        self.claims = rules.find(&self.target, &caller.head, &self.admitted, caller.peer.ip())?;
+        story.claimed(caller, &self.claims);
+        Ok(())
+    }
 }
 
 /// Carries one request: `caller.head` has been read, its body has not.
@@ -108,14 +117,15 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
     if tunnel && caller.worker.proxy.intercepts(&target.origin) {
         return Ok(answer::opened(caller, story, Opening::new(target.origin, admitted)));
     }
-    let plan = plan(caller, story, target, admitted, length)?;
-    let (permit, held) = permit(caller, story, &plan, None, plan.want()).await?;
+    let mut plan = plan(caller, story, target, admitted, length)?;
+    let want = plan.want();
+    let (permit, held) = permit(caller, story, &mut plan, None, want).await?;
     if tunnel {
         caller.worker.proxy.opaque.tell(&plan.target.origin.host, !plan.claims.claims.is_empty());
         let ready = attempts::connection(caller, &plan, held, plan.want()).await?;
         return Ok(answer::tunnel(caller, story, Tunnel::open(ready, permit)));
     }
-    attempts::run(caller, story, &plan, permit, held).await
+    attempts::run(caller, story, &mut plan, permit, held).await
 }
 
 /// Where to, and whether that is allowed.
@@ -171,22 +181,28 @@ fn plan(
 pub(super) async fn permit(
     caller: &mut Caller,
     story: &mut Story,
-    plan: &Plan,
+    plan: &mut Plan,
     again: Option<Time>,
     want: Want,
 ) -> Result<(Permit, Option<Ready>), End> {
     let mut patience = patience::of(&caller.head);
     patience.arrived = again;
-    let proxy = &caller.worker.proxy;
-    let (permit, held) = match proxy.gate.ask(&plan.claims.claims, plan.admitted.caller, patience) {
-        Answer::Go(permit) => (permit, None),
-        Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
-        Answer::Wait(waiting) => {
-            // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
-            let asked = proxy.gate.clock().now();
-            let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named, want)).await;
-            story.waited += caller.worker.proxy.gate.clock().now().since(asked);
-            turn?
+    let (permit, held) = loop {
+        let proxy = &caller.worker.proxy;
+        match proxy.gate.ask(&plan.claims.claims, plan.admitted.caller, patience) {
+            Answer::Go(permit) => break (permit, None),
+            Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
+            Answer::Wait(waiting) => {
+                // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
+                let asked = proxy.gate.clock().now();
+                let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named, want)).await;
+                story.waited += caller.worker.proxy.gate.clock().now().since(asked);
+                if let Some(gone) = turn? {
+                    break gone;
+                }
+                plan.claim_anew(caller, story)?;
+                patience.arrived = Some(plan.arrived);
+            }
         }
     };
     story.permitted(caller, &permit);

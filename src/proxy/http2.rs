@@ -201,6 +201,7 @@ async fn serve_calls(common: Rc<Common>, who: Hired) {
 
 /// Serves one request to its end; or to where its stream is a connection of its own.
 async fn serve_call(caller: &mut Caller, call: Call) -> Option<Spoken> {
+    caller.worker.refresh();
     let read = call.read_head(caller.secure, &mut caller.head);
     caller.conn = Conn::new(Stream::caller(call.stream));
     let outcome = match read {

@@ -12,7 +12,7 @@ use super::exchange::End;
 use super::origin::{Place, Ready, Want};
 use super::refusal::Refusal;
 use super::target::Origin;
-use crate::gate::{Permit, Waiting};
+use crate::gate::{Permit, Refused, Waiting};
 
 /// How long before a waiter's turn its connection is made ready: a handshake over a continent and a TLS one on top.
 const LEAD: Duration = Duration::from_millis(300);
@@ -27,7 +27,8 @@ enum Preparation {
     Nothing,
 }
 
-/// Waits for the permit. A connection that was made ready meanwhile comes with it; only one that will do.
+/// Waits for the permit. A connection that was made ready meanwhile comes with it; only one that will do. `None`: the
+/// limits were read again, and which of them the request must pass is to be found out anew.
 ///
 /// # Errors
 /// The refusal, or that the caller is gone.
@@ -40,7 +41,7 @@ pub(super) async fn wait(
     origin: &Origin,
     named: bool,
     want: Want,
-) -> Result<(Permit, Option<Ready>), End> {
+) -> Result<Option<(Permit, Option<Ready>)>, End> {
     let clock = caller.worker.proxy.gate.clock();
     let origins = caller.worker.origins.clone();
     // If nobody knows when, it could be any moment.
@@ -49,7 +50,7 @@ pub(super) async fn wait(
     let mut place: Option<Place> = None;
     let verdict = poll_fn(|cx| {
         if let Poll::Ready(verdict) = Pin::new(&mut waiting).poll(cx) {
-            return Poll::Ready(verdict.map_err(|refused| End::Refused(caller.worker.proxy.refusal(refused))));
+            return Poll::Ready(Ok(verdict));
         }
         if caller.conn.stream.poll_hangup(cx).is_ready() {
             return Poll::Ready(Err(End::Left));
@@ -70,19 +71,23 @@ pub(super) async fn wait(
         Poll::Pending
     })
     .await;
-    match (verdict, preparation) {
-        (Ok(permit), Preparation::Held(ready)) => Ok((permit, Some(ready))),
+    let refused = match (verdict, preparation) {
+        (Ok(Ok(permit)), Preparation::Held(ready)) => return Ok(Some((permit, Some(ready)))),
         // Its slot has come before its connection: the handshake goes on, and the slot counts as busy until the head is out.
-        (Ok(permit), Preparation::Dialling(dialling)) => match race(caller, dialling).await? {
-            Ok(ready) => Ok((permit, Some(ready))),
-            Err(refusal) => Err(End::Refused(refusal)),
-        },
-        (Ok(permit), Preparation::Later(_) | Preparation::Nothing) => Ok((permit, None)),
-        (Err(end), Preparation::Held(ready)) => {
-            origins.keep(origin, ready.conn);
-            Err(end)
+        (Ok(Ok(permit)), Preparation::Dialling(dialling)) => {
+            return Ok(Some((permit, Some(race(caller, dialling).await??))));
         }
-        (Err(end), _) => Err(end),
+        (Ok(Ok(permit)), Preparation::Later(_) | Preparation::Nothing) => return Ok(Some((permit, None))),
+        (refused, Preparation::Held(ready)) => {
+            origins.keep(origin, ready.conn);
+            refused
+        }
+        (refused, _) => refused,
+    };
+    match refused? {
+        Err(Refused::Anew) => Ok(None),
+        Err(refused) => Err(caller.worker.proxy.refusal(refused).into()),
+        Ok(permit) => Ok(Some((permit, None))),
     }
 }
 

@@ -13,6 +13,7 @@ mod attempts;
 mod body;
 pub mod claims;
 mod connection;
+pub mod current;
 mod exchange;
 pub mod hands;
 mod headers;
@@ -24,6 +25,7 @@ mod intercept;
 mod json;
 mod line;
 mod links;
+mod made;
 mod origin;
 mod pass;
 mod password;
@@ -39,6 +41,7 @@ pub mod target;
 mod tunnel;
 
 pub use self::connection::Server;
+pub use self::current::{Current, Worker};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,13 +49,14 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use self::made::Made;
 use self::refusal::Refusal;
 use crate::gate::{Gate, Refused};
 use crate::locker::LimitId;
 use crate::net::dial::Dialer;
 use crate::net::drain::Drain;
 use crate::tls::verify::Connector;
-use crate::tls::{ca, identity};
+use crate::tls::{ca, identity, verify};
 
 /// What the room needs to run.
 #[derive(Clone, Debug)]
@@ -125,69 +129,106 @@ pub enum Error {
     Identity(#[from] identity::Error),
 }
 
-/// The proxy, shared by all runtimes.
+/// The proxy, as one reading of the file made it. Requests keep the one that was there when they began.
 pub struct Proxy {
-    targets: target::Targets,
-    access: access::Access,
+    parts: Parts,
     rules: claims::Rules,
+}
+
+/// What every proxy of the process has in common.
+#[derive(Clone)]
+pub struct Shared {
+    /// Who decides.
+    pub gate: Arc<Gate>,
+    /// Who is still running.
+    pub drain: Drain,
+}
+
+/// Everything of a proxy but the limits' rules, which bear the numbers that the gate gives them: what can fail is made
+/// before anything of a new reading is in force.
+pub struct Parts {
+    targets: target::Targets,
+    access: Made<access::Settings, access::Access>,
     timeouts: Timeouts,
     gate: Arc<Gate>,
     drain: Drain,
     log: record::AccessLog,
     dialer: Arc<Dialer>,
-    tls: Arc<Connector>,
+    tls: Made<verify::Settings, Connector>,
     pool: PoolSettings,
-    opaque: tunnel::Opaque,
+    opaque: Arc<tunnel::Opaque>,
     identities: Vec<(pattern::HostPattern, usize)>,
     intercept: Vec<pattern::HostPattern>,
-    authority: Option<ca::Authority>,
-    identity: Option<Arc<ServerConfig>>,
+    authority: Option<Arc<ca::Authority>>,
+    identity: Option<Made<identity::Identity, ServerConfig>>,
+    rules: Vec<claims::Rule>,
+    route_hosts: Vec<String>,
 }
 
-/// The proxy as one runtime sees it: with connections of its own to the origins.
-#[derive(Clone)]
-pub struct Worker {
-    proxy: Arc<Proxy>,
-    origins: Arc<origin::Origins>,
+impl std::ops::Deref for Proxy {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
-impl Proxy {
-    /// A proxy that has nothing open yet.
+impl Parts {
+    /// How long is waited for what.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Where requests are noted.
+    pub fn log(&self) -> &record::AccessLog {
+        &self.log
+    }
+
+    /// What of `before` is made from the same settings is taken over, with what it remembers.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn new(settings: Settings, gate: Arc<Gate>, drain: Drain, log: record::AccessLog) -> Result<Arc<Proxy>, Error> {
+    pub fn new(
+        settings: Settings,
+        shared: Shared,
+        log: record::AccessLog,
+        before: Option<&Proxy>,
+    ) -> Result<Parts, Error> {
+        let Shared { gate, drain } = shared;
         let wall = gate.clock().wall_unix_nanos();
         let authority = settings.authority.map(|authority| ca::Authority::open(&authority, wall)).transpose()?;
-        let identity = settings.identity.map(|identity| identity.server()).transpose()?;
-        let route_hosts = settings.routes.iter().map(|route| route.to.host.to_string()).collect();
-        Ok(Arc::new(Proxy {
+        let authority = authority.map(|new| {
+            let old = before.and_then(|before| before.authority.as_ref());
+            old.filter(|old| old.is_same(&new)).map_or_else(|| Arc::new(new), Arc::clone)
+        });
+        let before_identity = before.and_then(|before| before.identity.as_ref());
+        let identity = settings.identity.map(|identity| Made::again(before_identity, identity, |it| it.server()));
+        let access = |settings: &access::Settings| Ok::<_, Error>(Arc::new(access::Access::new(settings.clone())));
+        let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
+        Ok(Parts {
+            route_hosts: settings.routes.iter().map(|route| route.to.host.to_string()).collect(),
             targets: target::Targets::new(settings.routes),
-            access: access::Access::new(settings.access),
-            rules: claims::Rules::new(settings.rules, route_hosts),
+            access: Made::again(before.map(|before| &before.access), settings.access, access)?,
             timeouts: settings.timeouts,
             gate,
             drain,
             log,
             dialer: Arc::new(Dialer::new(settings.dial)),
-            tls: Arc::new(Connector::new(settings.tls).map_err(Error::Roots)?),
+            tls: Made::again(before.map(|before| &before.tls), settings.tls, tls)?,
             pool: settings.pool,
-            opaque: tunnel::Opaque::default(),
+            opaque: before.map(|before| Arc::clone(&before.opaque)).unwrap_or_default(),
             identities: settings.identities,
             intercept: settings.intercept,
             authority,
-            identity,
-        }))
+            identity: identity.transpose()?,
+            rules: settings.rules,
+        })
     }
 
-    /// What one runtime serves its connections with; to be called inside it.
-    pub fn worker(self: &Arc<Self>) -> Worker {
-        let (dialer, tls) = (Arc::clone(&self.dialer), Arc::clone(&self.tls));
-        let (pool, identities) = (self.pool.clone(), self.identities.clone());
-        let origins = origin::Origins::new(dialer, tls, self.gate.clock(), &self.timeouts, pool, identities);
-        let origins = Arc::new(origins);
-        tokio::spawn(reap(Arc::downgrade(&origins)));
-        Worker { proxy: Arc::clone(self), origins }
+    /// The proxy whose rules are those of these limits, in the order of the file.
+    pub fn with(mut self, limits: &[LimitId]) -> Proxy {
+        let (rules, route_hosts) = (std::mem::take(&mut self.rules), std::mem::take(&mut self.route_hosts));
+        Proxy { rules: claims::Rules::new(rules, limits, route_hosts), parts: self }
     }
 }
 
@@ -196,6 +237,8 @@ impl Proxy {
     fn refusal(&self, refused: Refused) -> Refusal {
         let now = self.gate.clock().now();
         match refused {
+            // Whoever is told so asks again, and does not come here.
+            Refused::Anew => Refusal::Closing { retry_after: Duration::ZERO },
             Refused::Closing { until } => Refusal::Closing { retry_after: until.since(now) },
             Refused::Sorry(sorry) => {
                 let limits = self.gate.limits();
@@ -216,16 +259,5 @@ impl Proxy {
     fn span(&self, limit: LimitId) -> Duration {
         let limits = self.gate.limits();
         limits[limit.0 as usize].rate.as_ref().map_or(Duration::from_secs(1), |rate| rate.per + rate.guard)
-    }
-}
-
-/// Closes idle connections to origins once a second, as long as their runtime has a use for them.
-async fn reap(origins: std::sync::Weak<origin::Origins>) {
-    let mut every_second = tokio::time::interval(Duration::from_secs(1));
-    every_second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        every_second.tick().await;
-        let Some(origins) = origins.upgrade() else { return };
-        origins.reap();
     }
 }

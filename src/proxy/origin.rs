@@ -10,7 +10,7 @@ use super::links::{Http1, Links, Turn};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::target::{Origin, Scheme};
-use super::{PoolSettings, Timeouts};
+use super::{PoolSettings, Proxy};
 use crate::gate::clock::Clock;
 use crate::gate::{Flight, Permit};
 use crate::net::dial::{self, Dialer};
@@ -91,21 +91,14 @@ pub(super) enum Unsent {
 }
 
 impl Origins {
-    pub(super) fn new(
-        dialer: Arc<Dialer>,
-        tls: Arc<Connector>,
-        clock: Clock,
-        timeouts: &Timeouts,
-        settings: PoolSettings,
-        identities: Vec<(HostPattern, usize)>,
-    ) -> Origins {
+    pub(super) fn new(proxy: &Proxy) -> Origins {
         Origins {
-            dialer,
-            tls,
-            clock,
-            connect: timeouts.connect,
-            settings,
-            identities,
+            dialer: Arc::clone(&proxy.dialer),
+            tls: Arc::clone(&proxy.tls),
+            clock: proxy.gate.clock(),
+            connect: proxy.timeouts.connect,
+            settings: proxy.pool.clone(),
+            identities: proxy.identities.clone(),
             idle: Mutex::default(),
             links: Arc::default(),
             places: Mutex::default(),

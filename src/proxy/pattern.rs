@@ -8,13 +8,13 @@ use super::host::{Authority, Fault};
 use crate::tls::ca::Subtree;
 
 /// Which hosts: `api.example`, `*.example` (any depth below it, not itself), `*`; each may end in `:port`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct HostPattern {
     shape: HostShape,
     port: Option<u16>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 enum HostShape {
     Any,
     /// In the one spelling of [`Authority::host`].
@@ -93,12 +93,12 @@ fn star_error(text: &str) -> String {
 
 /// Which paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*` stands for any characters
 /// of one segment, also none; `**` for any number of segments, also none. Letter case matters; the query does not.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct PathPattern {
     shape: PathShape,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 enum PathShape {
     Exact(Box<str>),
     /// The path itself, or what begins with it and a slash.
@@ -106,7 +106,7 @@ enum PathShape {
     Segments(Vec<Segment>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 enum Segment {
     Literal(Box<str>),
     /// Holds at least one `*`.
@@ -222,7 +222,7 @@ fn fits<P, T>(pattern: &[P], text: &[T], is_star: impl Fn(&P) -> bool, fits_one:
 ///
 /// Origins differ in what they take for the same path. A path that can be read in two ways has two readings, and a
 /// pattern that fits either one fits: a limit may count a request too many, but none passes by it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Path<'a> {
     /// By RFC 3986 §6.2.2: needless percent-encoding undone, dot segments removed.
     strict: Cow<'a, str>,

@@ -200,6 +200,8 @@ pub struct Portrait {
 /// Our authority, with the leaves that it has signed.
 pub struct Authority {
     leaves: Leaves,
+    /// SHA-256 of its certificate.
+    fingerprint: [u8; 32],
 }
 
 impl Authority {
@@ -212,7 +214,13 @@ impl Authority {
     pub fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<Authority, Error> {
         let kept = keep::open(settings, wall_unix_nanos)?;
         keep::warn_of_end(&kept.portrait, wall_unix_nanos);
-        Ok(Authority { leaves: Leaves::new(kept)? })
+        let fingerprint = kept.portrait.fingerprint;
+        Ok(Authority { leaves: Leaves::new(kept)?, fingerprint })
+    }
+
+    /// Whether both have one certificate, so that the leaves of either will do.
+    pub fn is_same(&self, other: &Authority) -> bool {
+        self.fingerprint == other.fingerprint
     }
 
     /// What a caller is shown that wants to speak to `host` (in its one spelling): HTTP/2 and HTTP/1.1 by ALPN.

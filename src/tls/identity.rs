@@ -11,7 +11,7 @@ use rustls::{InconsistentKeys, ServerConfig};
 use super::pem;
 
 /// A certificate chain and its key.
-#[derive(Debug)]
+#[derive(PartialEq, Debug)]
 pub struct Identity {
     /// The leaf first.
     pub chain: Vec<CertificateDer<'static>>,

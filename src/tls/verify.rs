@@ -18,7 +18,7 @@ use self::strict::Strict;
 use super::identity::Identity;
 
 /// Whom to trust.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Settings {
     /// Root certificates (DER) beside the system's.
     pub trust: Vec<CertificateDer<'static>>,

@@ -153,6 +153,19 @@ impl Gateway {
         found.expect("it was found")
     }
 
+    /// Writes another `proxy.toml`, with the same listener unless it names one, and has it read; whether it is in force
+    /// then.
+    #[track_caller]
+    pub(crate) fn reload(&self, toml: &str) -> bool {
+        let listen = if toml.contains("[listen]") { "" } else { "[listen]\nproxy = \"127.0.0.1:0\"\n\n" };
+        self.dir.write("proxy.toml", &format!("{listen}{toml}"));
+        let told = || (self.stderr().matches(" reloaded").count(), self.stderr().matches("not reloaded").count());
+        let (before, refused) = told();
+        self.signal(Signal::HUP);
+        eventually("the file is read again", || told() != (before, refused));
+        told().1 == refused
+    }
+
     /// After its next line, nobody reads what it prints any more.
     pub(crate) fn close_stdout(&mut self) {
         self.deaf.store(true, Ordering::SeqCst);

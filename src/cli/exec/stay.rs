@@ -17,7 +17,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, setsid, test_kill_process};
-use tracing::level_filters::LevelFilter;
 
 use super::super::{complain, find as find_config, variables};
 use super::find::{Fingerprint, fingerprint, wants_log};
@@ -26,7 +25,6 @@ use crate::config;
 use crate::locker::{Counts, Limit};
 use crate::log;
 use crate::net::dial;
-use crate::proxy::record::Format;
 
 /// How long the first program may take to join; it waits for us already.
 const FIRST: Duration = Duration::from_secs(10);
@@ -34,8 +32,6 @@ const FIRST: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
 /// The longest that a gateway stays after its last program: a process that is there for hours would surprise.
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// How much later than its failure a request may settle.
-const LATE: Duration = Duration::from_secs(1);
 /// How long our own listener may take to let us in.
 const OWN: Duration = Duration::from_secs(2);
 /// The pauses until our own listener has closed, and how many there are at most.
@@ -73,8 +69,7 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
     let fingerprint = fingerprint(&path);
     let mut settings = config::read(&path)?;
     if !wants_log() {
-        settings.proxy.access_log = Format::Off;
-        settings.log = settings.log.min(LevelFilter::WARN);
+        settings.hush();
     }
     log::start(settings.log);
     // Nobody else finds a gateway on a port that is any.
@@ -97,7 +92,7 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
             end();
         }
     };
-    let ended = app::run(settings, announce)?;
+    let ended = app::run(path, settings, announce)?;
     match failed {
         Some(error) => Err(error.into()),
         None => Ok(ended),
@@ -106,11 +101,11 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
 
 /// How long a slot stays taken after the last request, and no longer than is worth staying for.
 fn rest(limits: &[Limit]) -> Duration {
-    let rates = limits.iter().filter_map(|limit| limit.rate.as_ref());
-    let spans = rates.map(|rate| match rate.counts {
+    let rates = limits.iter().filter_map(|limit| Some((limit, limit.rate.as_ref()?)));
+    let spans = rates.map(|(limit, rate)| match rate.counts {
         Counts::Sent => rate.per.saturating_add(rate.guard),
         // A request that was cut off by the end of its program settles later.
-        Counts::Answered => rate.per.saturating_add(rate.guard).saturating_add(rate.guard.max(LATE)),
+        Counts::Answered => rate.per.saturating_add(rate.guard).saturating_add(limit.linger()),
     });
     spans.max().unwrap_or_default().min(LONGEST_REST)
 }

@@ -122,7 +122,7 @@ fn what_costs_more_than_there_is_never_waits() {
     assert_eq!(sorry(locker.ask(&ask(&[claim(0, 0, 4)], 1), ms(0))).why, Why::CostTooHigh);
     assert!(send(&mut locker, &ask(&[claim(0, 0, 3)], 1), ms(0)).is_ok());
     let waits = ticket(locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(0)));
-    locker.change(LimitId(0), limit(2, 1000, Kind::Sliding), ms(1));
+    change(&mut locker, LimitId(0), limit(2, 1000, Kind::Sliding), ms(1));
     let told = drain(&mut locker);
     assert!(
         matches!(told[..], [(who, Verdict::Sorry(Sorry { why: Why::CostTooHigh, .. }))] if who == waits),

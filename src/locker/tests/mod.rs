@@ -6,7 +6,10 @@ mod forecasts;
 mod judge;
 mod oracle;
 mod order;
+mod reloads;
 mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
@@ -15,10 +18,22 @@ pub(super) fn ms(millis: u64) -> Time {
     Time::from_nanos(millis * 1_000_000)
 }
 
+/// The number of limits made so far: each has a name of its own.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
+/// Puts another rule in the place of one limit's.
+pub(super) fn change(locker: &mut Locker, id: LimitId, rule: Limit, now: Time) -> Reload {
+    let mut limits = locker.limits().to_vec();
+    let known = &mut limits[id.at()];
+    *known = Limit { name: known.name.clone(), ..rule };
+    locker.reload(limits, Duration::ZERO, now)
+}
+
 /// A limit of `requests` per `per` milliseconds that lets its waiters wait for a minute.
 pub(super) fn limit(requests: u32, per: u64, kind: Kind) -> Limit {
     Limit {
-        name: "test".into(),
+        name: format!("test {}", MADE.fetch_add(1, Ordering::Relaxed)).into(),
+        keyed_by: "".into(),
         rate: Some(Rate {
             requests,
             per: Duration::from_millis(per),

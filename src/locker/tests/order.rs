@@ -160,7 +160,7 @@ fn younger_ones_go_ahead_of_a_claimant_whose_other_window_is_closed_for_hours() 
     for rule in [0, 1] {
         let mut patient = locker.limits()[rule].clone();
         patient.max_wait = Duration::from_secs(7200);
-        locker.change(LimitId(rule as u32), patient, ms(0));
+        change(&mut locker, LimitId(rule as u32), patient, ms(0));
     }
     assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
     let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
@@ -197,7 +197,7 @@ fn thousands_of_lanes_at_one_window_are_served_in_turn() {
     for rule in [0, 1] {
         let mut wide = locker.limits()[rule].clone();
         wide.max_waiting = 100_000;
-        locker.change(LimitId(rule as u32), wide, ms(0));
+        change(&mut locker, LimitId(rule as u32), wide, ms(0));
     }
     assert!(send(&mut locker, &ask(&[claim(0, 0, 50)], 0), ms(0)).is_ok());
     for round in 0..2 {

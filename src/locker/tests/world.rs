@@ -233,7 +233,7 @@ impl World {
         let limit = LimitId(self.dice.roll(0, self.locker.limits().len() as u64) as u32);
         let mut new = rule(&mut self.dice, self.nature);
         new.in_flight = self.locker.limits()[limit.at()].in_flight;
-        self.locker.change(limit, new, now);
+        change(&mut self.locker, limit, new, now);
         self.changed = true;
     }
 

@@ -70,6 +70,12 @@ impl Window {
         self.expire(new, now);
     }
 
+    /// What it has counted belongs to a key that cannot be told from others any more.
+    pub(crate) fn forget_key(&mut self, rule: &Rule, now: Time) {
+        self.log_clear();
+        self.count_unknown(rule, now);
+    }
+
     /// Fills the window with what may have been forgotten, as long as that would still count.
     pub(super) fn count_unknown(&mut self, rule: &Rule, now: Time) {
         let (Some(unknown), Some(until)) = (rule.unknown, rule.unknown_until()) else { return };
@@ -79,6 +85,8 @@ impl Window {
         // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
         let room = rule.requests.saturating_sub(self.in_log);
         match rule.form {
+            // What is not known yet comes after all that is.
+            Form::Sliding | Form::Smooth if unknown > now => self.log_push(unknown, room),
             Form::Sliding | Form::Smooth => self.log_push_oldest(unknown, room),
             Form::Fixed | Form::Calendar { .. } => {
                 self.unsettled += room;

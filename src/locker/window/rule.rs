@@ -12,10 +12,6 @@ use crate::time::Time;
 /// its log never has more than 1025 entries (16 KiB).
 const EXACT_UP_TO: u32 = 1024;
 
-/// How long a failed attempt may still reach the origin, at least: a lost segment is sent again
-/// within 200 ms to 1 s on every common system.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// Which arithmetic a window keeps.
 #[derive(Clone, Debug)]
 pub(crate) enum Form {
@@ -72,7 +68,7 @@ impl Rule {
             form: Form::Uncounted,
             answered: false,
             in_flight: limit.in_flight.map_or(u32::MAX, |most| most.max(1)),
-            linger: LINGER,
+            linger: limit.linger(),
             dry_run: limit.dry_run,
             refuses: limit.when_full == WhenFull::Refuse,
             max_wait: limit.max_wait,
@@ -91,7 +87,6 @@ impl Rule {
         }
         rule.interval = rule.span.div_ceil(u64::from(rule.requests));
         rule.answered = rate.counts == Counts::Answered;
-        rule.linger = rate.guard.max(LINGER);
         rule.form = match &rate.kind {
             Kind::Sliding => Form::Sliding,
             Kind::Fixed => Form::Fixed,

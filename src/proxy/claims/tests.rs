@@ -18,8 +18,13 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
     }
 }
 
+fn rules_of(rules: Vec<Rule>, route_hosts: Vec<String>) -> Rules {
+    let limits: Vec<LimitId> = (0..).map(LimitId).take(rules.len()).collect();
+    Rules::new(rules, &limits, route_hosts)
+}
+
 fn keyed(key: Vec<KeyPart>) -> Rules {
-    Rules::new(vec![rule("a", &[], &[], &[], key)], Vec::new())
+    rules_of(vec![rule("a", &[], &[], &[], key)], Vec::new())
 }
 
 fn find_as(rules: &Rules, line: &str, fields: &str, caller: u64) -> Result<Claims, Refusal> {
@@ -43,7 +48,7 @@ fn key(rules: &Rules, line: &str, fields: &str) -> Key {
 
 #[test]
 fn every_limit_that_matches_is_claimed() {
-    let rules = Rules::new(
+    let rules = rules_of(
         vec![
             rule("host", &["api.example", "*.api.example"], &[], &[], vec![]),
             rule("path", &[], &["/v2/**"], &[], vec![]),
@@ -62,13 +67,13 @@ fn every_limit_that_matches_is_claimed() {
 #[test]
 fn a_rule_with_a_path_counts_no_tunnels() {
     let rules =
-        Rules::new(vec![rule("a", &[], &["/**"], &[], vec![]), rule("b", &[], &[], &["CONNECT"], vec![])], Vec::new());
+        rules_of(vec![rule("a", &[], &["/**"], &[], vec![]), rule("b", &[], &[], &["CONNECT"], vec![])], Vec::new());
     assert_eq!(limits(&rules, "CONNECT api.example:443"), [1]);
 }
 
 #[test]
 fn the_broadest_limit_comes_first_then_the_order_of_the_file() {
-    let rules = Rules::new(
+    let rules = rules_of(
         vec![
             rule("two", &[], &[], &[], vec![KeyPart::Host, KeyPart::Caller]),
             rule("one", &[], &[], &[], vec![KeyPart::Caller]),
@@ -150,7 +155,7 @@ fn what_a_tunnel_does_not_have_is_one_value() {
 #[test]
 fn a_stated_cost_is_a_whole_number_up_to_n() {
     let priced = Rule { cost: Cost::Header("X-Cost".into()), ..rule("dear", &[], &[], &[], vec![]) };
-    let rules = Rules::new(vec![priced], Vec::new());
+    let rules = rules_of(vec![priced], Vec::new());
     let cost = |fields: &str| find_as(&rules, "GET http://a/", fields, 1).map(|found| found.claims[0].cost);
     assert_eq!(cost(""), Ok(1));
     assert_eq!(cost("x-cost: 5\r\n"), Ok(5));
@@ -162,20 +167,20 @@ fn a_stated_cost_is_a_whole_number_up_to_n() {
             "{wrong}"
         );
     }
-    let fixed = Rules::new(vec![Rule { cost: Cost::Fixed(3), ..rule("a", &[], &[], &[], vec![]) }], Vec::new());
+    let fixed = rules_of(vec![Rule { cost: Cost::Fixed(3), ..rule("a", &[], &[], &[], vec![]) }], Vec::new());
     assert_eq!(find(&fixed, "GET http://a/", "").claims[0].cost, 3);
 }
 
 #[test]
 fn the_largest_retry_of_the_matching_limits_counts() {
     let retry = |host: &'static str, retry| Rule { retry, ..rule(host, &[host], &[], &[], vec![]) };
-    let rules = Rules::new(vec![retry("a", 1), retry("*", 2), retry("b", 9)], Vec::new());
+    let rules = rules_of(vec![retry("a", 1), retry("*", 2), retry("b", 9)], Vec::new());
     assert_eq!(find(&rules, "GET http://a/", "").retry, 2);
 }
 
 #[test]
 fn hosts_are_named_by_limits_and_routes_but_not_by_a_star() {
-    let rules = Rules::new(
+    let rules = rules_of(
         vec![rule("a", &["*", "api.example:443", "*.below.example"], &[], &[], vec![])],
         vec!["routed.example".to_owned()],
     );

@@ -1,0 +1,172 @@
+//! The addresses that are listened on: opened, and changed without losing a connection.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
+
+use super::crew::Crew;
+use crate::net::listen::Listener;
+
+/// Every address that is listened on.
+pub(super) struct Doors {
+    open: RefCell<Vec<Door>>,
+    /// Where a door is told of that closed by itself. A fault of the gateway's.
+    fallen: mpsc::UnboundedSender<SocketAddr>,
+}
+
+/// An address that is listened on.
+struct Door {
+    /// What the file asks for: port 0 is any.
+    asked: SocketAddr,
+    bound: SocketAddr,
+    socket: TcpListener,
+    /// Closes it.
+    close: oneshot::Sender<()>,
+}
+
+/// Doors for another reading of the file: those that are new are bound, and let nobody in yet.
+pub(super) struct Planned(Vec<Plan>);
+
+enum Plan {
+    /// The door that is open at this address stays.
+    Keep(SocketAddr),
+    Open(Closed),
+}
+
+/// A door that is ready to be opened.
+struct Closed {
+    asked: SocketAddr,
+    listener: Listener,
+    socket: TcpListener,
+}
+
+impl Planned {
+    /// The addresses in the order of the file, with the ports that the system chose.
+    pub(super) fn bound(&self) -> Vec<SocketAddr> {
+        let bound = |plan: &Plan| match plan {
+            Plan::Keep(bound) => *bound,
+            Plan::Open(closed) => closed.listener.local_addr(),
+        };
+        self.0.iter().map(bound).collect()
+    }
+}
+
+impl Doors {
+    /// None is open yet. The receiver hears of doors that close by themselves.
+    pub(super) fn new() -> (Doors, mpsc::UnboundedReceiver<SocketAddr>) {
+        let (fallen, hear) = mpsc::unbounded_channel();
+        (Doors { open: RefCell::default(), fallen }, hear)
+    }
+
+    /// Binds what these addresses need beside what is open.
+    ///
+    /// # Errors
+    /// Names the address that cannot be had; nothing has changed then.
+    pub(super) fn plan(&self, asked: &[SocketAddr]) -> io::Result<Planned> {
+        let open = self.open.borrow();
+        let mut before: Vec<&Door> = open.iter().collect();
+        let mut known = |asked: &SocketAddr| {
+            let at = before.iter().position(|door| door.asked == *asked)?;
+            Some(before.swap_remove(at).bound)
+        };
+        let known: Vec<_> = asked.iter().map(&mut known).collect();
+        // What is left goes, and may stand in the way of what comes.
+        let rivals = |asked: SocketAddr| {
+            let rival = |door: &&&Door| asked.port() != 0 && door.bound.port() == asked.port();
+            before.iter().filter(rival).map(|door| &door.socket).collect::<Vec<_>>()
+        };
+        let plan = |(asked, known): (&SocketAddr, Option<SocketAddr>)| {
+            if let Some(bound) = known {
+                return Ok(Plan::Keep(bound));
+            }
+            let listener = Listener::bind_beside(*asked, &rivals(*asked))?;
+            let socket = listener.handle()?;
+            Ok(Plan::Open(Closed { asked: *asked, listener, socket }))
+        };
+        Ok(Planned(asked.iter().zip(known).map(plan).collect::<io::Result<_>>()?))
+    }
+
+    /// Opens what is new, then closes what is gone. Who comes in is handed to the crew.
+    pub(super) fn change(&self, planned: Planned, crew: &Rc<Crew>) {
+        let mut open = self.open.borrow_mut();
+        let mut before = std::mem::take(&mut *open);
+        for plan in planned.0 {
+            match plan {
+                Plan::Open(closed) => open.push(self.open_door(closed, crew)),
+                Plan::Keep(bound) => {
+                    let at = before.iter().position(|door| door.bound == bound);
+                    open.extend(at.map(|at| before.swap_remove(at)));
+                }
+            }
+        }
+        for gone in before {
+            tracing::info!(address = %gone.bound, "no longer listening");
+            gone.close();
+        }
+    }
+
+    /// Closes all of them, once those have been let in who are waiting.
+    pub(super) fn close(&self) {
+        self.open.borrow_mut().drain(..).for_each(Door::close);
+    }
+
+    fn open_door(&self, closed: Closed, crew: &Rc<Crew>) -> Door {
+        let Closed { asked, mut listener, socket } = closed;
+        let bound = listener.local_addr();
+        tracing::info!(address = %bound, "listening");
+        let (close, closing) = oneshot::channel();
+        let (crew, alarm) = (Rc::clone(crew), Alarm { fallen: Some(self.fallen.clone()), bound });
+        spawn_local(async move {
+            accept(&mut listener, &crew, closing).await;
+            // The handshake of these is over: to the callers they are connected.
+            while let Some((stream, peer)) = listener.accept_waiting() {
+                crew.hand_over(stream, peer);
+            }
+            alarm.disarm();
+        });
+        Door { asked, bound, socket, close }
+    }
+}
+
+impl Door {
+    fn close(self) {
+        // A door that is gone already needs no closing.
+        self.close.send(()).ok();
+    }
+}
+
+/// Hands on connections until the door is closed.
+async fn accept(listener: &mut Listener, crew: &Crew, mut closing: oneshot::Receiver<()>) {
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut closing => return,
+            (stream, peer) = listener.accept() => crew.hand_over(stream, peer),
+        }
+    }
+}
+
+/// Rings when it is dropped by a panic.
+struct Alarm {
+    fallen: Option<mpsc::UnboundedSender<SocketAddr>>,
+    bound: SocketAddr,
+}
+
+impl Alarm {
+    fn disarm(mut self) {
+        self.fallen = None;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // Nobody hears it when the gateway ends.
+        if let Some(fallen) = self.fallen.take() {
+            fallen.send(self.bound).ok();
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The file is read again: all of it is in force afterwards, or nothing has changed.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+
+use super::crew::Crew;
+use super::doors::Doors;
+use crate::config::{self, Settings};
+use crate::gate::{Gate, InLine};
+use crate::locker::{Limit, LimitId, Reload};
+use crate::proxy::claims::Rule;
+use crate::proxy::{self, Current, Parts, Shared};
+use crate::{log, proxy::record};
+
+/// Reads the file again when it is asked to.
+pub(super) struct Reloader {
+    path: PathBuf,
+    current: Arc<Current>,
+    shared: Shared,
+    doors: Doors,
+    crew: Rc<Crew>,
+    /// What is in force. Two readings never overlap.
+    in_force: Mutex<Settings>,
+}
+
+/// Why the file that was read is not in force; what was before it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read, or says what cannot be.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// One of its addresses cannot be listened on.
+    #[error(transparent)]
+    Listen(std::io::Error),
+    /// Its certificates or keys cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] proxy::Error),
+    /// A fault of the gateway's.
+    #[error("the file could not be looked at: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+impl Reloader {
+    pub(super) fn new(
+        path: PathBuf,
+        current: Arc<Current>,
+        shared: Shared,
+        doors: Doors,
+        crew: Rc<Crew>,
+        in_force: Settings,
+    ) -> Reloader {
+        Reloader { path, current, shared, doors, crew, in_force: Mutex::new(in_force) }
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where requests are noted.
+    pub(super) fn log(&self) -> record::AccessLog {
+        self.current.proxy().log().clone()
+    }
+
+    /// Whether the file is to be read when it changes.
+    pub(super) async fn watches(&self) -> bool {
+        self.in_force.lock().await.watch
+    }
+
+    /// Reads the file again, and logs what came of it.
+    pub(super) async fn reload_aloud(self: Rc<Self>) {
+        match self.reload().await {
+            Ok(lines) => {
+                lines.iter().for_each(|line| tracing::info!("{line}"));
+                tracing::info!(file = %self.path.display(), changes = lines.len(), "reloaded");
+            }
+            Err(error) => {
+                let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+                let why = causes.fold(error.to_string(), |why, cause| format!("{why}: {cause}"));
+                tracing::error!(file = %self.path.display(), "not reloaded, nothing has changed: {why}");
+            }
+        }
+    }
+
+    /// The doors, to be closed at the end.
+    pub(super) fn doors(&self) -> &Doors {
+        &self.doors
+    }
+
+    /// How long a stop waits for what is running.
+    pub(super) fn drain(&self) -> Duration {
+        self.current.proxy().timeouts().drain
+    }
+
+    /// Reads the file again, and says what is other than before, in one line for each limit.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing has changed then.
+    pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
+        let mut in_force = self.in_force.lock().await;
+        let path = self.path.clone();
+        // Off the event loop: certificates are read, and the roots of the system.
+        let mut settings = spawn_blocking(move || config::read(&path)).await??;
+        settings.overrule(&in_force);
+        let doors = self.doors.plan(&settings.listen).map_err(Error::Listen)?;
+        let asked = settings.listen.clone();
+        settings.bound_to(&doors.bound());
+        let parts = self.parts(&settings, &in_force).await?;
+
+        // From here on nothing can fail.
+        settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let in_line = in_line(&in_force, &settings);
+        let under_way = under_way(&in_force).max(under_way(&settings));
+        let publish = |reload: &Reload| self.current.replace(parts.with(&reload.ids));
+        let reload = self.shared.gate.reload(settings.gate.clone(), under_way, in_line, publish);
+        self.doors.change(doors, &self.crew);
+        log::set_level(settings.log);
+        settings.listen = asked;
+        *in_force = settings;
+        Ok(lines(&self.shared.gate, &reload))
+    }
+
+    async fn parts(&self, settings: &Settings, before: &Settings) -> Result<Parts, Error> {
+        let (settings, shared, current) = (settings.proxy.clone(), self.shared.clone(), self.current.proxy());
+        let format = (settings.access_log != before.proxy.access_log).then_some(settings.access_log);
+        let parts = spawn_blocking(move || {
+            let log = match format {
+                Some(format) => record::AccessLog::new(format, Box::new(std::io::stdout()), shared.gate.clock()),
+                None => current.log().clone(),
+            };
+            Parts::new(settings, shared, log, Some(&current))
+        });
+        Ok(parts.await??)
+    }
+}
+
+/// Whether those in line must be asked anew which limits they have to pass.
+fn in_line(before: &Settings, after: &Settings) -> InLine {
+    let claimed = |rule: &Rule| {
+        // A cost that is too high now is the locker's to find.
+        let Rule { name, hosts, paths, methods, key, cost, max_cost: _, pushback: _, retry: _ } = rule.clone();
+        (name, hosts, paths, methods, key, cost)
+    };
+    let same = before.proxy.rules.iter().map(claimed).eq(after.proxy.rules.iter().map(claimed));
+    if same { InLine::Stay } else { InLine::AskAnew }
+}
+
+/// How long a request may take from its permit to its settle at most.
+fn under_way(settings: &Settings) -> Duration {
+    let linger = settings.gate.limits.iter().map(Limit::linger).max().unwrap_or_default();
+    settings.proxy.timeouts.connect + settings.proxy.timeouts.answer + linger
+}
+
+/// What became of each limit, in a line.
+fn lines(gate: &Gate, reload: &Reload) -> Vec<String> {
+    let limits = gate.limits();
+    let changed: Vec<_> = reload.changed.iter().filter(|id| !reload.keyed_anew.contains(id)).copied().collect();
+    let told: [(&[LimitId], &str); 5] = [
+        (&reload.removed, "is gone; what it has counted is kept until it no longer counts"),
+        (&reload.added, "is new; it has counted nothing yet"),
+        (&reload.returned, "is back, with what it had counted"),
+        (&changed, "is changed; what it has counted counts on"),
+        (&reload.keyed_anew, "has another key; its windows are full until what went before no longer counts"),
+    ];
+    let lines = told.iter().flat_map(|(ids, what)| ids.iter().map(move |id| (id, what)));
+    lines.map(|(id, what)| format!("limit {:?} {what}", limits[id.0 as usize].name)).collect()
+}

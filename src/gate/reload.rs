@@ -1,0 +1,112 @@
+//! The limits are read again while requests are in line and on their way.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::{Gate, Refused, Settings, State};
+use crate::locker::{Kind, Limit, Reload};
+use crate::time::Time;
+
+/// What becomes of those in line when the limits are read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InLine {
+    /// Which limits a request must pass is as before: they stay.
+    Stay,
+    /// Which limits a request must pass may be other now: each must ask again, with [`Refused::Anew`] for an answer.
+    AskAnew,
+}
+
+impl Gate {
+    /// Puts these limits in the place of all others, from one moment to the next. What was counted counts on.
+    /// `under_way`: how long a request may take from its permit to its settle at most. `publish` is called before anybody
+    /// asks again, so that they can find what they have to pass; it must not ask itself.
+    pub fn reload(
+        &self,
+        settings: Settings,
+        under_way: Duration,
+        in_line: InLine,
+        publish: impl FnOnce(&Reload),
+    ) -> Reload {
+        let now = self.clock.now();
+        let follows_wall = settings.limits.iter().any(depends_on_wall);
+        let wall = follows_wall.then(|| self.wall_at_start(now));
+        let reload = self.step(now, |state| {
+            if let Some(wall) = wall {
+                state.set_wall(wall, now);
+            }
+            if in_line == InLine::AskAnew {
+                state.send_back(now);
+            }
+            let reload = state.locker.reload(settings.limits, under_way, now);
+            // Under the lock, so that of two reloads the later one's stay.
+            *self.limits.write().unwrap_or_else(PoisonError::into_inner) = state.locker.limits().into();
+            publish(&reload);
+            reload
+        });
+        self.follows_wall.fetch_or(follows_wall, Ordering::Relaxed);
+        reload
+    }
+
+    /// Whether a limit is in the file that was read last.
+    pub fn is_in_force(&self, limit: crate::locker::LimitId) -> bool {
+        self.lock().locker.is_in_force(limit)
+    }
+
+    /// The limits by `LimitId`; also those that are no longer in force.
+    pub fn limits(&self) -> Arc<[Limit]> {
+        Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn wall_at_start(&self, now: Time) -> i128 {
+        let read = self.clock.wall_at_start();
+        read.unwrap_or_else(|| self.clock.wall_unix_nanos() - i128::from(now.as_nanos()))
+    }
+}
+
+/// Those in line were sent back, and come again one by one. Until all are there nobody goes, so that they go in the order
+/// of their arrival and not in that of their coming back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Muster {
+    missing: usize,
+    /// Some may have hung up meanwhile.
+    pub(super) until: Time,
+}
+
+/// How long nobody goes at most: each that is missing is a task that has been woken.
+const MUSTER: Duration = Duration::from_millis(20);
+
+impl State {
+    /// Everybody in line is to ask again.
+    fn send_back(&mut self, now: Time) {
+        let all = self.line.expected_after(None);
+        if !all.is_empty() {
+            self.muster = Some(Muster { missing: all.len(), until: now + MUSTER });
+            self.locker.hold();
+        }
+        self.decide_all(all, Refused::Anew, now);
+    }
+
+    /// One who was sent back is there again.
+    pub(super) fn come_again(&mut self, now: Time) {
+        let Some(muster) = &mut self.muster else { return };
+        muster.missing = muster.missing.saturating_sub(1);
+        if muster.missing == 0 {
+            self.muster = None;
+            self.locker.release(now);
+        }
+    }
+
+    /// Nobody is waited for any longer than that.
+    pub(super) fn end_muster(&mut self, now: Time) {
+        if self.muster.is_some_and(|muster| now >= muster.until) {
+            self.muster = None;
+            self.locker.release(now);
+        }
+    }
+}
+
+/// Whether a limit's windows start by the wall clock.
+pub(super) fn depends_on_wall(limit: &Limit) -> bool {
+    limit.rate.as_ref().is_some_and(|rate| matches!(rate.kind, Kind::Calendar { .. }))
+}

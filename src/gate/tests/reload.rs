@@ -1,0 +1,87 @@
+//! The limits are read again: who is in line stays, or asks again without losing its place.
+
+use super::*;
+use crate::locker::Reload;
+
+fn one_per(millis: u64) -> Limit {
+    limit(1, ms(millis))
+}
+
+fn reload(world: &World, limits: Vec<Limit>, in_line: InLine) -> Reload {
+    world.gate.reload(Settings { limits }, ms(1000), in_line, |_| {})
+}
+
+#[test]
+fn waiters_stay_and_the_first_goes_when_there_is_room() {
+    let world = World::closed_for_100_ms();
+    let (mut first, mut second) = (world.wait(0), world.wait(0));
+    assert!(first.waits() && second.waits());
+    assert_eq!(reload(&world, vec![limit(2, ms(100))], InLine::Stay).ids, [LimitId(0)]);
+    assert_eq!((first.rung(), second.rung()), (1, 0));
+    drop(first.go());
+    assert_eq!(world.gate.limits()[0].rate.as_ref().unwrap().requests, 2);
+}
+
+#[test]
+fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
+    let world = World::closed_for_100_ms();
+    let waiters: Vec<(Waiter, Time)> = (0..3)
+        .map(|_| {
+            world.pass(ms(1));
+            (world.wait(0), world.hand.now())
+        })
+        .collect();
+    let mut published = false;
+    world.gate.reload(Settings { limits: vec![limit(3, ms(100))] }, ms(1000), InLine::AskAnew, |_| published = true);
+    assert!(published);
+    let mut arrivals: Vec<Time> = Vec::new();
+    for (waiter, arrived) in waiters {
+        assert_eq!(waiter.refused(), Refused::Anew);
+        arrivals.push(arrived);
+    }
+    let again = |arrived: Time| {
+        let patience = Patience { arrived: Some(arrived), ..Patience::default() };
+        match world.gate.ask(&[claim(0)], CALLER, patience) {
+            Answer::Wait(waiting) => Waiter { waiting, bell: Arc::default() },
+            Answer::Go(_) => panic!("it went before its elders were there"),
+            Answer::Sorry(refused) => panic!("{refused:?}"),
+        }
+    };
+    let mut last = again(arrivals[2]);
+    let mut newcomer = world.wait(0);
+    let mut middle = again(arrivals[1]);
+    assert!(last.waits() && newcomer.waits() && middle.waits());
+    // With the last of them the line is whole. Two slots are free, and go to those who came first.
+    let mut first = again(arrivals[0]);
+    assert!(last.waits() && newcomer.waits());
+    assert!(first.poll().is_ready() && middle.poll().is_ready());
+}
+
+#[test]
+fn who_does_not_come_back_is_not_waited_for() {
+    let world = World::closed_for_100_ms();
+    let waiter = world.wait(0);
+    reload(&world, vec![limit(2, ms(100))], InLine::AskAnew);
+    drop(waiter);
+    let mut newcomer = world.wait(0);
+    assert!(newcomer.waits());
+    world.pass(ms(20));
+    assert!(newcomer.poll().is_ready());
+}
+
+#[test]
+fn a_calendar_limit_that_comes_later_follows_the_wall_clock() {
+    let world = World::new(vec![one_per(100)]);
+    world.hand.set_wall_ahead(Duration::from_secs(59));
+    let mut minutely = limit(1, Duration::from_secs(60));
+    minutely.name = "minutely".into();
+    minutely.rate.as_mut().unwrap().kind = Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC };
+    let ids = reload(&world, vec![one_per(100), minutely], InLine::Stay).ids;
+    assert_eq!(ids, [LimitId(0), LimitId(1)]);
+    let Answer::Go(permit) = world.ask(1) else { panic!("nothing was counted") };
+    permit.depart().sent();
+    let mut next = world.wait(1);
+    assert!(next.waits());
+    world.pass(ms(1000));
+    assert!(next.poll().is_ready(), "a new minute has begun");
+}

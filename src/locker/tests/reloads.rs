@@ -1,0 +1,116 @@
+//! Limits that are read again: by name, all at once, and what becomes of those that are gone.
+
+use super::*;
+
+fn named(name: &str, requests: u32, per: u64) -> Limit {
+    Limit { name: name.into(), when_full: WhenFull::Refuse, ..limit(requests, per, Kind::Sliding) }
+}
+
+fn waiting(name: &str, requests: u32, per: u64) -> Limit {
+    Limit { name: name.into(), ..limit(requests, per, Kind::Sliding) }
+}
+
+fn goes(locker: &mut Locker, claims: &[Claim], now: Time) -> bool {
+    send(locker, &ask(claims, 1), now).is_ok()
+}
+
+#[test]
+fn limits_are_known_by_their_names_wherever_they_stand() {
+    let mut locker = Locker::new(vec![named("a", 1, 1000), named("b", 2, 1000)]);
+    let [a, b] = [0, 1].map(LimitId);
+    assert!(goes(&mut locker, &[claim(0, 0, 1)], ms(0)) && goes(&mut locker, &[claim(1, 0, 1)], ms(0)));
+    let reload =
+        locker.reload(vec![named("c", 1, 1000), named("b", 2, 1000), named("a", 2, 1000)], Duration::ZERO, ms(1));
+    assert_eq!(reload.ids, [LimitId(2), b, a]);
+    assert_eq!((reload.added, reload.changed, reload.removed), (vec![LimitId(2)], vec![a], vec![]));
+    for limit in [0, 1] {
+        assert!(goes(&mut locker, &[claim(limit, 0, 1)], ms(1)), "one of two is left");
+        assert!(!goes(&mut locker, &[claim(limit, 0, 1)], ms(1)));
+    }
+}
+
+#[test]
+fn nothing_happens_when_the_same_limits_are_read_again() {
+    let mut locker = Locker::new(vec![named("a", 1, 1000)]);
+    let reload = locker.reload(vec![named("a", 1, 1000)], Duration::ZERO, ms(0));
+    assert!(!reload.is_change());
+    assert_eq!(reload.ids, [LimitId(0)]);
+}
+
+#[test]
+fn a_limit_that_is_gone_lets_its_waiters_go_and_remembers_what_it_counted_when_it_returns() {
+    let mut locker = Locker::new(vec![waiting("a", 1, 1000)]);
+    assert!(goes(&mut locker, &[claim(0, 0, 1)], ms(0)));
+    let Err(Verdict::Wait(ticket, _)) = send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)) else {
+        panic!("it is full")
+    };
+    let reload = locker.reload(vec![waiting("b", 1, 1000)], Duration::ZERO, ms(1));
+    assert_eq!((reload.removed, reload.added), (vec![LimitId(0)], vec![LimitId(1)]));
+    assert!(!locker.is_in_force(LimitId(0)) && locker.is_in_force(LimitId(1)));
+    let told = drain(&mut locker);
+    assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == ticket), "{told:?}");
+    let reload = locker.reload(vec![named("a", 1, 1000)], Duration::ZERO, ms(2));
+    assert_eq!((reload.ids, reload.returned, reload.added), (vec![LimitId(0)], vec![LimitId(0)], vec![]));
+    assert!(!goes(&mut locker, &[claim(0, 0, 1)], ms(999)));
+    assert!(goes(&mut locker, &[claim(0, 0, 1)], ms(1000)));
+}
+
+#[test]
+fn two_limits_that_change_at_once_let_nobody_through_between_them() {
+    // Each lets one go, before and after; with the wide halves of both a hundred could.
+    let mut locker = Locker::new(vec![waiting("a", 1, 1000), waiting("b", 100, 1000)]);
+    let both = [claim(0, 0, 1), claim(1, 0, 1)];
+    assert!(goes(&mut locker, &both, ms(0)));
+    for _ in 0..50 {
+        assert!(!goes(&mut locker, &both, ms(0)));
+    }
+    for now in 1..20 {
+        let (a, b) = if now % 2 == 0 { (1, 100) } else { (100, 1) };
+        locker.reload(vec![waiting("a", a, 1000), waiting("b", b, 1000)], Duration::ZERO, ms(now));
+        assert_eq!(drain(&mut locker).len(), 0, "at {now} ms");
+    }
+    assert_eq!(locker.waiting(), 50);
+}
+
+#[test]
+fn a_limit_that_is_keyed_anew_is_full_until_what_it_let_go_no_longer_counts() {
+    let by = |key: &str| Limit { keyed_by: key.into(), ..named("a", 2, 1000) };
+    let mut locker = Locker::new(vec![by("host")]);
+    assert!(goes(&mut locker, &[claim(0, 7, 1)], ms(0)));
+    let reload = locker.reload(vec![by("caller")], Duration::from_millis(50), ms(10));
+    assert_eq!((reload.keyed_anew, reload.changed), (vec![LimitId(0)], vec![LimitId(0)]));
+    let go = |locker: &mut Locker, now| [7, 8].map(|key| goes(locker, &[claim(0, key, 1)], ms(now)));
+    assert_eq!(go(&mut locker, 1059), [false; 2], "what was under way at 10 ms settled by 60 ms");
+    assert_eq!(go(&mut locker, 1060), [true; 2]);
+}
+
+#[test]
+fn a_limit_that_has_counted_nothing_can_be_keyed_anew_at_once() {
+    let by = |key: &str| Limit { keyed_by: key.into(), ..named("a", 1, 1000) };
+    let mut locker = Locker::new(vec![by("host")]);
+    assert_eq!(locker.reload(vec![by("caller")], Duration::from_secs(60), ms(0)).keyed_anew, []);
+    assert!(goes(&mut locker, &[claim(0, 7, 1)], ms(0)));
+}
+
+#[test]
+fn a_slot_more_lets_the_first_in_line_go_however_many_wait() {
+    for waiters in 1..6 {
+        let patient = |requests| Limit {
+            max_wait: Duration::from_secs(100_000),
+            share_by: ShareBy::Nobody,
+            ..waiting("a", requests, 1_000_000)
+        };
+        let mut locker = Locker::new(vec![patient(1)]);
+        assert!(goes(&mut locker, &[claim(0, 0, 1)], ms(0)));
+        let tickets: Vec<Ticket> = (1..=waiters)
+            .map(|now| {
+                let verdict = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(now));
+                let Verdict::Wait(ticket, _) = verdict else { panic!("{verdict:?}") };
+                ticket
+            })
+            .collect();
+        locker.reload(vec![patient(2)], Duration::ZERO, ms(10));
+        let told = drain(&mut locker);
+        assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == tickets[0]), "{waiters} wait: {told:?}");
+    }
+}

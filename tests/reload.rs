@@ -1,0 +1,216 @@
+//! The file is read again: all of it is in force then, or nothing has changed; nobody in line or under way is lost.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn get(origin: &Origin, path: &str) -> String {
+    format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url(path), origin.authority())
+}
+
+#[test]
+fn what_a_limit_has_counted_counts_on_under_its_new_rule() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(3, "1h", "when_full = \"refuse\""));
+    for path in ["/1", "/2"] {
+        assert_eq!(gateway.get(&origin.url(path)).status, 200);
+    }
+    assert!(gateway.reload(&limit(4, "1h", "when_full = \"refuse\"")));
+    let statuses: Vec<u16> = (3..7).map(|n| gateway.get(&origin.url(&format!("/{n}"))).status).collect();
+    assert_eq!(statuses, [200, 200, 429, 429], "two of four were used before");
+    assert!(gateway.reload(&limit(1, "1h", "when_full = \"refuse\"")));
+    assert_eq!(gateway.get(&origin.url("/7")).status, 429);
+    let told = gateway.stderr();
+    assert!(told.contains("is changed; what it has counted counts on"), "{told}");
+}
+
+#[test]
+fn those_in_line_stay_in_line_and_in_their_order() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "1h", "max_wait = \"12h\"\nshare_by = \"none\""));
+    assert_eq!(gateway.get(&origin.url("/first")).status, 200);
+    let mut waiters: Vec<Caller> = Vec::new();
+    for n in 0..5 {
+        let mut caller = gateway.caller();
+        caller.send(get(&origin, &format!("/{n}")));
+        // Each must be in line before the next: nothing tells a caller that it is.
+        std::thread::sleep(Duration::from_millis(50));
+        waiters.push(caller);
+    }
+    assert!(gateway.reload(&limit(2, "1h", "max_wait = \"12h\"\nshare_by = \"none\"")));
+    assert_eq!(waiters[0].answer().status, 200, "the first of them has a slot now");
+    waiters[1].expect_silence(Duration::from_millis(100));
+    assert!(gateway.reload(&limit(6, "1h", "max_wait = \"12h\"\nshare_by = \"none\"")));
+    for waiter in &mut waiters[1..] {
+        assert_eq!(waiter.answer().status, 200);
+    }
+    let paths = origin.targets();
+    assert_eq!(paths[..2], ["/first", "/0"], "the others go at one moment");
+    assert_eq!(paths.len(), 6);
+}
+
+#[test]
+fn a_limit_that_is_new_holds_those_back_who_are_in_line_already() {
+    let origin = Origin::start();
+    let named = |name: &str| limit(1, "1h", "max_wait = \"2h\"").replace("the-limit", name);
+    let (old, new) = (named("old"), named("new"));
+    let gateway = Gateway::start(&old);
+    assert_eq!(gateway.get(&origin.url("/first")).status, 200);
+    let mut waiter = gateway.caller();
+    waiter.send(get(&origin, "/waits"));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(gateway.reload(&new), "the old one is gone, so one can go");
+    assert_eq!(waiter.answer().status, 200);
+    let mut next = gateway.caller();
+    next.send(get(&origin, "/next")).expect_silence(Duration::from_millis(100));
+    assert!(gateway.reload(&format!("{old}{new}")));
+    next.expect_silence(Duration::from_millis(100));
+    assert!(gateway.reload(UNLIMITED));
+    assert_eq!(next.answer().status, 200);
+    let told = gateway.stderr();
+    for line in ["limit \"old\" is gone", "limit \"new\" is new", "limit \"old\" is back"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_changes_nothing_and_is_told_with_its_place() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(2, "1h", "when_full = \"refuse\""));
+    let taken = Gateway::start(UNLIMITED);
+    let broken = [
+        ("[[limit]]\nrequests = 5\n".to_owned(), "proxy.toml:5:12"),
+        (format!("[listen]\nproxy = \"{}\"\n{UNLIMITED}", taken.addr), "cannot listen on"),
+        (format!("{UNLIMITED}[tls]\nintercept = [\"a.example\"]\nca_dir = \"proxy.toml\"\n"), "proxy.toml"),
+    ];
+    for (toml, why) in broken {
+        assert!(!gateway.reload(&toml), "{toml}");
+        let told = gateway.stderr();
+        let last = told.rsplit("not reloaded, nothing has changed").next().unwrap();
+        assert!(last.contains(why), "{why}: {last}");
+    }
+    let statuses: Vec<u16> = (0..3).map(|_| gateway.get(&origin.url("/")).status).collect();
+    assert_eq!(statuses, [200, 200, 429]);
+}
+
+#[test]
+fn listeners_come_and_go_and_no_connection_is_lost() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(UNLIMITED);
+    let mut kept = gateway.caller();
+    assert_eq!(kept.send(get(&origin, "/1")).answer().status, 200);
+    let (one, two) = (free_port(), free_port());
+    let listen = |ports: &[u16]| {
+        let list: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+        format!("[listen]\nproxy = [{}]\n{UNLIMITED}", list.join(", "))
+    };
+    assert!(gateway.reload(&listen(&[one, two])));
+    for port in [one, two] {
+        assert_eq!(Caller::connect(([127, 0, 0, 1], port).into()).send(get(&origin, "/new")).answer().status, 200);
+    }
+    assert_eq!(kept.send(get(&origin, "/2")).answer().status, 200, "its listener is closed, it is not");
+    assert!(gateway.reload(&listen(&[two])));
+    eventually("the listeners that are gone refuse", || {
+        [gateway.addr, ([127, 0, 0, 1], one).into()].iter().all(|addr| std::net::TcpStream::connect(addr).is_err())
+    });
+    assert_eq!(Caller::connect(([127, 0, 0, 1], two).into()).send(get(&origin, "/3")).answer().status, 200);
+    assert_eq!(kept.send(get(&origin, "/4")).answer().status, 200);
+    // The same port, on every address of this machine.
+    let wide = format!(
+        "[listen]\nproxy = \"0.0.0.0:{two}\"\n[access]\nallow_from = [\"127.0.0.0/8\"]\n{}",
+        limit(1000, "1s", "")
+    );
+    assert!(gateway.reload(&wide), "{}", gateway.stderr());
+    assert_eq!(Caller::connect(([127, 0, 0, 1], two).into()).send(get(&origin, "/5")).answer().status, 200);
+}
+
+#[test]
+fn routes_access_and_what_is_opened_change_for_requests_on_connections_that_are_open() {
+    let (one, two) = (Origin::start(), Origin::start());
+    let route = |origin: &Origin, more: &str| {
+        format!("{UNLIMITED}[[route]]\npath = \"/\"\nto = \"http://{}/\"\n{more}", origin.authority())
+    };
+    let gateway = Gateway::start(&route(&one, ""));
+    let mut caller = gateway.caller();
+    let ask = "GET /x HTTP/1.1\r\nHost: gateway\r\n\r\n";
+    assert_eq!(caller.send(ask).answer().status, 200);
+    assert!(gateway.reload(&route(&two, "")));
+    assert_eq!(caller.send(ask).answer().status, 200);
+    assert_eq!((one.count(), two.count()), (1, 1));
+    assert!(gateway.reload(&route(&two, "[access]\nallow_from = [\"192.0.2.1\"]\n")));
+    check_ours(&caller.send(ask).answer(), 403, "http_request_denied");
+    gateway.dir.write("users", "ana:$2b$04$WfZQTVRVGGXYnSvnUEXVSe7FBGvr3yQIYiqvFkVvGq4HdmvHuwYLm\n");
+    assert!(gateway.reload(&route(&two, "[access]\nusers = \"users\"\n")), "{}", gateway.stderr());
+    check_ours(&gateway.exchange(ask), 407, "http_request_denied");
+}
+
+#[test]
+fn the_file_is_read_when_it_changes_if_it_asks_for_that() {
+    let origin = Origin::start();
+    let watched = |requests| format!("{}[config]\nwatch = true\n", limit(requests, "1h", "when_full = \"refuse\""));
+    let gateway = Gateway::start(&watched(1));
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    assert_eq!(gateway.get(&origin.url("/2")).status, 429);
+    let listen = "[listen]\nproxy = \"127.0.0.1:0\"\n";
+    gateway.dir.write("proxy.toml", &format!("{listen}{}", watched(2)));
+    eventually("the file is read", || gateway.stderr().contains(" reloaded"));
+    assert_eq!(gateway.get(&origin.url("/3")).status, 200);
+    // A file that takes its place, as editors and config maps do it; it asks no more.
+    let new = gateway.dir.write("new", &format!("{listen}{}", limit(3, "1h", "when_full = \"refuse\"")));
+    std::fs::rename(new, gateway.dir.path().join("proxy.toml")).unwrap();
+    eventually("the file is read again", || gateway.stderr().matches(" reloaded").count() == 2);
+    assert_eq!(gateway.get(&origin.url("/4")).status, 200);
+    gateway.dir.write("proxy.toml", &format!("{listen}{}", watched(9)));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(gateway.get(&origin.url("/5")).status, 429);
+}
+
+#[test]
+fn reloads_under_load_lose_no_request_and_keep_the_limit_of_each_moment() {
+    const LIMITS: [usize; 2] = [10, 40];
+    const PER: &str = "100ms";
+    let origin = Origin::start();
+    // Between two readings of one limit the stricter holds, so a span that touches both may hold what the wider allows.
+    let rule = |requests: usize| limit(u32::try_from(requests).unwrap(), PER, "max_wait = \"1m\"");
+    let gateway = Gateway::start(&rule(LIMITS[0]));
+    let (over, failed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut changes: Vec<(u64, usize)> = vec![(0, LIMITS[0])];
+    std::thread::scope(|scope| {
+        for n in 0..30 {
+            let (gateway, origin, over, failed) = (&gateway, &origin, &over, &failed);
+            scope.spawn(move || {
+                let mut caller = gateway.caller();
+                while !over.load(Ordering::SeqCst) {
+                    let status = caller.send(get(origin, &format!("/{n}"))).answer().status;
+                    failed.fetch_add(usize::from(status != 200), Ordering::SeqCst);
+                }
+            });
+        }
+        let end = Instant::now() + Duration::from_secs(6);
+        for turn in 1.. {
+            let before = clock::now();
+            assert!(gateway.reload(&rule(LIMITS[turn % 2])));
+            // It came into force somewhere between the two.
+            changes.push((if LIMITS[turn % 2] > LIMITS[0] { before } else { clock::now() }, LIMITS[turn % 2]));
+            std::thread::sleep(Duration::from_millis(300));
+            if Instant::now() > end {
+                break;
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(failed.load(Ordering::SeqCst), 0, "{}", gateway.stderr());
+    let mut stamps = origin.stamps();
+    stamps.sort_unstable();
+    one_window(LIMITS[1], Duration::from_millis(100), &stamps);
+    for strict in changes.windows(2).filter(|pair| pair[0].1 == LIMITS[0]) {
+        // What left under the wider limit fills the window for one span more.
+        let within = (strict[0].0 + SECOND / 10)..strict[1].0;
+        let inside: Vec<u64> = stamps.iter().copied().filter(|at| within.contains(at)).collect();
+        one_window(LIMITS[0], Duration::from_millis(100), &inside);
+    }
+    assert!(changes.len() > 10, "{} readings", changes.len());
+}
