@@ -24,19 +24,22 @@ impl Locker {
         for claim in claims {
             let rule = &self.rules[claim.limit.at()];
             let found = self.table.find(claim.limit, claim.key);
-            let mut need = Need { window: found, limit: claim.limit, cost: claim.cost, room: false };
+            let mut need = Need { window: found, limit: claim.limit, cost: claim.cost, room: false, dry: false };
             let sorry = |why, after| Sorry { why, limit: claim.limit, until: now + after, exact: false };
             let mut alone = true;
             if let Some(found) = found {
                 let window = self.table.window_mut(found);
                 window.expire(rule, now);
                 need.room = window.fits(rule, claim.cost, now);
+                need.dry = window.is_dry(rule, claim.cost, now);
                 alone = window.waits().is_none();
             } else {
                 let fresh = |need: &Need| need.limit == claim.limit && need.window.is_none();
                 let keys = rule.live + needs.iter().filter(|need| fresh(need)).count();
                 if keys < rule.max_keys {
-                    need.room = Window::new(claim.limit, claim.key, rule, now).fits(rule, claim.cost, now);
+                    let window = Window::new(claim.limit, claim.key, rule, now);
+                    need.room = window.fits(rule, claim.cost, now);
+                    need.dry = window.is_dry(rule, claim.cost, now);
                 } else if !rule.dry_run {
                     return Err(sorry(Why::TooManyKeys, Duration::from_nanos(rule.span.max(1_000_000))));
                 }
@@ -45,7 +48,7 @@ impl Locker {
                 if rule.slots(claim.cost) > rule.requests {
                     return Err(sorry(Why::CostTooHigh, Duration::from_millis(1)));
                 }
-                if rule.refuses && !need.room {
+                if rule.refuses && !need.room && !need.dry {
                     return Err(self.sorry_at(claim.limit, found, claim.cost, Why::Full, now));
                 }
                 if !(need.room && alone) {
@@ -80,6 +83,7 @@ impl Locker {
         let rule = &self.rules[claim.limit.at()];
         let window = self.table.window_mut(found);
         window.take(rule, claim.cost);
+        let low = window.runs_low(rule);
         let cost = rule.slots(claim.cost);
         grant.held.push(Held {
             window: found,
@@ -90,6 +94,9 @@ impl Locker {
             settled: cost == 0,
             flying: rule.counts_flights(),
         });
+        if low {
+            self.ask_for_record(found);
+        }
     }
 
     /// A dry-run limit would have held the request back: it is noted, and nothing is taken.

@@ -49,6 +49,7 @@ impl Locker {
         for want in &waiter.wants {
             let waits = self.table.window_mut(want.window).waits_begun();
             waits.waiting += 1;
+            waits.slots += u64::from(want.cost);
             if several {
                 waits.claimants.insert((waiter.place.arrived, waiter.place.seq, id));
             }
@@ -110,17 +111,19 @@ impl Locker {
             }
         }
         for want in &waiter.wants {
-            self.unwait(want.window, (waiter.place.arrived, waiter.place.seq, id));
+            self.unwait(want, (waiter.place.arrived, waiter.place.seq, id));
         }
         self.queue.waiters.put_back(id, waiter);
     }
 
-    fn unwait(&mut self, window: u32, claimant: (Time, u64, u32)) {
+    fn unwait(&mut self, want: &Want, claimant: (Time, u64, u32)) {
+        let window = want.window;
         let found = self.table.window_mut(window);
         let Some(waits) = found.waits_mut() else { return };
         let was_claimant = waits.claimants.first() == Some(&claimant);
         waits.claimants.remove(&claimant);
         waits.waiting -= 1;
+        waits.slots = waits.slots.saturating_sub(u64::from(want.cost));
         if waits.waiting == 0 {
             if let Some(at) = waits.armed {
                 self.queue.alarms.remove(&(at, window));

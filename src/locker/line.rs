@@ -114,6 +114,8 @@ impl Line {
 pub(super) struct Waits {
     /// How many waiters need this window.
     pub(super) waiting: usize,
+    /// How many slots they need.
+    pub(super) slots: u64,
     /// Lanes that this window keeps back, or that come after one that it keeps back.
     pub(super) line: Line,
     /// Lanes that would make this window's claimant later. They keep nobody else back.

@@ -10,12 +10,14 @@
 
 mod ask;
 mod decide;
+mod estate;
 mod forecast;
 mod index;
 mod lane;
 pub mod limit;
 mod line;
 mod queue;
+mod record;
 mod reload;
 mod serve;
 mod slots;
@@ -30,7 +32,9 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 pub use self::ask::{Ask, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
+pub use self::estate::{End, Estate, Known};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
+pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
 
 use self::decide::Look;
@@ -70,6 +74,12 @@ pub struct Locker {
     outbox: VecDeque<(Ticket, Verdict)>,
     /// Nobody goes who could wait, see [`Locker::hold`].
     held: bool,
+    /// Whether slots are written down before they are taken.
+    recording: bool,
+    /// The limits are others than those that are written down.
+    limits_unwritten: bool,
+    /// Windows of which more is to be written down.
+    unwritten: VecDeque<(u32, u32)>,
     /// Failed attempts, which the origin may still count for a while.
     late: BinaryHeap<Reverse<Late>>,
     /// What the wall clock read at `Time::START`, in nanoseconds of Unix time.
@@ -93,6 +103,9 @@ impl Locker {
             queue: Queue::new(),
             outbox: VecDeque::new(),
             held: false,
+            recording: false,
+            limits_unwritten: false,
+            unwritten: VecDeque::new(),
             late: BinaryHeap::new(),
             wall: 0,
             last: Time::START,
@@ -109,11 +122,15 @@ impl Locker {
     /// Adds a limit behind the others.
     pub fn add(&mut self, limit: Limit) -> LimitId {
         let mut rule = Rule::new(&limit);
+        rule.since = self.last;
         rule.roll(self.wall, self.last);
         self.rules.push(rule);
         self.limits.push(limit);
+        let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
+        self.follow_recording(id);
+        self.rewrite_limits();
         self.rearm();
-        LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"))
+        id
     }
 
     /// Every limit, in the order of `LimitId`; also those that are no longer in force.
@@ -192,7 +209,7 @@ impl Locker {
         for held in &mut grant.held {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
             if !held.settled {
-                window.give_back(held.cost);
+                window.give_back(&self.rules[held.limit.at()], held.cost);
             }
             held.settled = true;
         }

@@ -1,6 +1,7 @@
 //! Waiters and their lanes: who waits, for what, until when, and in which order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -18,9 +19,14 @@ pub(super) struct Need {
     pub(super) window: Option<u32>,
     pub(super) limit: LimitId,
     pub(super) cost: u32,
-    /// Whether the window had room when it was looked at.
+    /// Whether the window had room when it was looked at, written down.
     pub(super) room: bool,
+    /// Whether it had room that must be written down first.
+    pub(super) dry: bool,
 }
+
+/// How long a request that would not wait for a slot waits for its slot to be written down, at most.
+const WRITING: Duration = Duration::from_secs(1);
 
 pub(super) type Needs = SmallVec<[Need; 2]>;
 
@@ -142,7 +148,11 @@ impl Locker {
         let mut waiter = self.waiter(ask, now);
         self.want(&mut waiter, now);
         waiter.deadline = self.deadline(&waiter);
-        if needs.iter().any(|need| !need.room && !self.rules[need.limit.at()].dry_run) {
+        if needs.iter().any(|need| need.dry) {
+            // It waits for nobody's slot, only for its own to be written down.
+            waiter.deadline = waiter.deadline.max(now + WRITING);
+        }
+        if needs.iter().any(|need| !need.room && !need.dry && !self.rules[need.limit.at()].dry_run) {
             self.seat(&mut waiter);
             let forecast = self.forecast(&waiter, now);
             if forecast.at > waiter.deadline || waiter.deadline <= now {
@@ -169,7 +179,7 @@ impl Locker {
     fn refuse_at_sight(&self, needs: &[Need], now: Time) -> Option<Sorry> {
         for need in needs {
             let rule = &self.rules[need.limit.at()];
-            if need.room || rule.dry_run {
+            if need.room || need.dry || rule.dry_run {
                 continue;
             }
             let window = need.window.map(|found| self.table.window(found));
@@ -191,7 +201,7 @@ impl Locker {
         for want in &waiter.wants {
             let rule = &self.rules[want.limit.at()];
             let waiting = self.table.window(want.window).waits().map_or(0, |waits| waits.waiting);
-            if rule.refuses && kept_back_at == Some(want.window) {
+            if rule.refuses && kept_back_at == Some(want.window) && !self.is_dry(want, now) {
                 return Some(Why::Full);
             }
             if waiting > rule.max_waiting {
@@ -199,6 +209,11 @@ impl Locker {
             }
         }
         (waiter.deadline <= now).then_some(Why::TooLong)
+    }
+
+    /// Whether a window keeps somebody back only until something of it is written down.
+    pub(super) fn is_dry(&self, want: &Want, now: Time) -> bool {
+        self.table.window(want.window).is_dry(&self.rules[want.limit.at()], want.cost, now)
     }
 
     fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
@@ -261,7 +276,7 @@ impl Locker {
                 Some(_) => true,
                 None => rule.live < rule.max_keys,
             };
-            let need = Need { window, limit: claim.limit, cost: claim.cost, room };
+            let need = Need { window, limit: claim.limit, cost: claim.cost, room, dry: false };
             self.take_one(&mut grant, claim, need, now);
         }
         self.outbox.push_back((ticket, Verdict::Go(grant)));

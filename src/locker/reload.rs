@@ -9,7 +9,7 @@ use super::Locker;
 use super::ask::{LimitId, Sorry, Verdict, Why};
 use super::lane::Fate;
 use super::limit::Limit;
-use super::window::{Rule, later};
+use super::window::{Rule, Unknown, later};
 use crate::time::Time;
 
 /// What became of the limits when they were read again.
@@ -99,14 +99,17 @@ impl Locker {
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).succeed(old, &rule, now);
         }
+        rule.recorded = old.recorded;
         self.rules[id.at()] = rule;
         self.limits[id.at()] = limit;
+        self.follow_recording(id);
+        self.rewrite_limits();
     }
 
     /// No window of a limit can be told from another: each counts as full of what settles until then.
     fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
         let rule = &mut self.rules[id.at()];
-        rule.unknown = rule.counts_slots().then_some(until);
+        rule.unknown = rule.counts_slots().then_some(Unknown::all(until));
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).forget_key(rule, now);
         }

@@ -1,7 +1,7 @@
 //! Lets waiters go: looks at the lines of windows that have news, and at lanes that have a new head.
 
 use super::Locker;
-use super::ask::LimitId;
+use super::ask::{LimitId, Verdict, Why};
 use super::line::{Line, Place, Seat, Waits, first};
 use super::queue::{Spot, Waiter, Want, Work};
 use super::window::Window;
@@ -108,6 +108,7 @@ impl Locker {
                     self.let_go(waiter, now);
                     went += 1;
                 }
+                Finding::Shut(window) if self.turns_away(lane, window, now) => {}
                 Finding::Shut(window) => {
                     self.attach(lane, window, Spot::Line);
                     self.arm(window, None, now);
@@ -122,6 +123,29 @@ impl Locker {
             }
         }
         went
+    }
+
+    /// What comes of it that a window keeps a lane's head back: what is to be written down is asked for; whoever does not
+    /// wait for slots, and has only waited for that, is refused. Whether it is.
+    fn turns_away(&mut self, lane: u32, window: u32, now: Time) -> bool {
+        let Some((_, seat)) = first(&self.queue.lanes[lane].seats) else { return false };
+        let waiter = &self.queue.waiters[seat.who];
+        let Some(want) = waiter.wants.iter().find(|want| want.window == window) else { return false };
+        if self.is_dry(want, now) {
+            self.ask_for_record(window);
+            return false;
+        }
+        // Its own patience is over, but not the time that the writing may take.
+        let why = match self.deadline(waiter) <= now && waiter.deadline > now {
+            _ if self.rules[want.limit.at()].refuses => Why::Full,
+            true => Why::TooLong,
+            false => return false,
+        };
+        let sorry = self.forecast(waiter, now).sorry(why, now);
+        let ticket = self.queue.ticket(seat.who);
+        self.part(seat.who);
+        self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
+        true
     }
 
     /// May the head of a lane go now?

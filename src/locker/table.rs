@@ -43,6 +43,8 @@ pub(super) struct Table {
     generation: u32,
     /// Where the sweep goes on.
     hand: usize,
+    /// Windows that were dropped, and of which something is written down.
+    pub(super) gone: Vec<(LimitId, Key)>,
 }
 
 impl Table {
@@ -54,6 +56,7 @@ impl Table {
             live: 0,
             generation: 0,
             hand: 0,
+            gone: Vec::new(),
         }
     }
 
@@ -141,6 +144,10 @@ impl Table {
     fn remove(&mut self, index: u32, rules: &mut [Rule]) {
         let window = self.window(index);
         let limit = window.limit;
+        if window.is_noted() && rules[limit.at()].recorded {
+            self.gone.push((limit, window.key));
+        }
+        let window = self.window(index);
         let (shard, hash) = place(limit, window.key);
         self.shards[shard].remove(hash, index);
         let number = index as usize / CHUNK;

@@ -1,6 +1,7 @@
 //! Seeded worlds and a naive oracle beside the locker.
 
 mod arrivals;
+mod crashes;
 mod dice;
 mod forecasts;
 mod judge;

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::crashes::Disk;
 use super::dice::{Dice, Nature, config, rule};
 use super::oracle::{Item, Oracle};
 use super::*;
@@ -30,6 +31,7 @@ pub(super) struct World {
     pub(super) number: u64,
     pub(super) changed: bool,
     pub(super) granted: u64,
+    pub(super) disk: Disk,
 }
 
 impl World {
@@ -48,6 +50,7 @@ impl World {
             number: 0,
             changed: false,
             granted: 0,
+            disk: Disk::default(),
         }
     }
 
@@ -64,7 +67,7 @@ impl World {
     }
 
     /// The next moment: the same, a little later, when something is due, or far ahead; told rightly or, at times, too early.
-    fn time_goes_on(&mut self) -> Time {
+    pub(super) fn time_goes_on(&mut self) -> Time {
         let mut told = self.now;
         match self.dice.roll(0, 10) {
             0..3 => {}
@@ -81,7 +84,7 @@ impl World {
         told
     }
 
-    fn something_happens(&mut self, now: Time) {
+    pub(super) fn something_happens(&mut self, now: Time) {
         let what = self.dice.roll(0, 20);
         if what >= 8 {
             // What is due comes before what happens now, and the oracle is to see it so.

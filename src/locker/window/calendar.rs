@@ -21,6 +21,18 @@ pub(crate) struct Period {
     pub(crate) until: Time,
 }
 
+impl Period {
+    /// From when to when it lasts, in nanoseconds of Unix time.
+    pub(crate) fn bounds(&self) -> (i128, i128) {
+        (self.start, self.end)
+    }
+
+    /// One that was noted before, where the wall clock read `wall` at `Time::START`.
+    pub(crate) fn kept((start, end): (i128, i128), wall: i128) -> Period {
+        Period { start, end, until: on_our_line(end, wall) }
+    }
+}
+
 impl Default for Period {
     fn default() -> Period {
         Period { start: i128::MIN, end: i128::MIN, until: Time::NEVER }
@@ -59,7 +71,7 @@ impl Rule {
     }
 
     /// The period as windows note it: order is kept, whatever the sign.
-    fn period_mark(&self) -> Time {
+    pub(super) fn period_mark(&self) -> Time {
         let nanos = i64::try_from(self.period.start).unwrap_or(i64::MIN);
         Time::from_nanos(nanos.cast_unsigned() ^ (1 << 63))
     }

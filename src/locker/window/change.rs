@@ -3,7 +3,7 @@
 //! The promise holds under the new rule from then on, counting what the old one counted. What the
 //! old rule let be forgotten but the new one would still count is taken to be a full window.
 
-use super::rule::{Form, Rule};
+use super::rule::{Form, Rule, Unknown};
 use super::{Window, later};
 use crate::time::Time;
 
@@ -22,14 +22,17 @@ impl Rule {
             // Nothing was counted: there is nothing to go by.
             (Form::Uncounted, _) => None,
             (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth) => {
-                // What settled at t was forgotten at t + span.
-                now.as_nanos().checked_sub(old.span).map(Time::from_nanos)
+                // What settled at t was forgotten at t + span; there was nothing before the limit itself.
+                let forgotten = now.as_nanos().checked_sub(old.span).map(Time::from_nanos);
+                forgotten.filter(|forgotten| *forgotten > old.since)
             }
             (Form::Fixed, Form::Fixed) => None,
             (Form::Calendar { .. }, Form::Calendar { .. }) if self.period_is(old) => None,
             _ => Some(now),
         };
-        self.unknown = forgotten.max(old.unknown);
+        self.unknown = Unknown::and(forgotten.map(Unknown::all), old.unknown);
+        self.since = old.since;
+        self.free = old.free.min(self.block);
     }
 
     fn period_is(&self, old: &Rule) -> bool {
@@ -37,11 +40,11 @@ impl Rule {
     }
 
     /// Until when what may have been forgotten would still count.
-    fn unknown_until(&self) -> Option<Time> {
+    pub(crate) fn unknown_until(&self) -> Option<Time> {
         let unknown = self.unknown?;
         match self.form {
             Form::Uncounted => None,
-            Form::Sliding | Form::Smooth | Form::Fixed => Some(later(unknown, self.span)),
+            Form::Sliding | Form::Smooth | Form::Fixed => Some(later(unknown.at, self.span)),
             Form::Calendar { .. } => Some(self.period.until),
         }
     }
@@ -83,15 +86,13 @@ impl Window {
             return;
         }
         // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
-        let room = rule.requests.saturating_sub(self.in_log);
+        let room = rule.requests.min(unknown.slots).saturating_sub(self.in_log);
+        let unknown = unknown.at;
         match rule.form {
             // What is not known yet comes after all that is.
             Form::Sliding | Form::Smooth if unknown > now => self.log_push(unknown, room),
             Form::Sliding | Form::Smooth => self.log_push_oldest(unknown, room),
-            Form::Fixed | Form::Calendar { .. } => {
-                self.unsettled += room;
-                self.settle(rule, room, unknown);
-            }
+            Form::Fixed | Form::Calendar { .. } => self.settled(rule, room, unknown),
             Form::Uncounted => {}
         }
     }

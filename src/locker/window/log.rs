@@ -131,6 +131,22 @@ impl Window {
         (0..self.len).map(|number| self.entry(number)).chain(rest)
     }
 
+    /// The entries as times and counts, oldest first; of more than `most`, neighbours are one with the later's time.
+    pub(crate) fn short_log(&self, rule: &super::Rule, most: usize) -> Vec<(Time, u32)> {
+        let step = (rule.span / most as u64).max(1);
+        let mut log: Vec<(Time, u32)> = Vec::new();
+        let is_long = self.log_entries().nth(most).is_some();
+        for Entry { at, count } in self.log_entries() {
+            match log.last_mut() {
+                Some(last) if is_long && last.0.as_nanos() / step == at.as_nanos() / step => {
+                    *last = (at, last.1 + count);
+                }
+                Some(_) | None => log.push((at, count)),
+            }
+        }
+        log
+    }
+
     /// What does not lie in the window itself, unless that is nothing.
     #[inline]
     fn rest_mut(&mut self) -> Option<&mut VecDeque<Entry>> {

@@ -5,11 +5,13 @@
 //! - Slots taken and settled never exceed N, unless N was lowered after they were taken.
 //! - `fits` says yes exactly when `opening` says now.
 //! - A window that is `idle` cannot be told from a new one.
+//! - Of a limit that is written down, no slot is taken that was not written down before (`credit`).
 //!
 //! What it never does: look at other windows, or at who waits.
 
 pub(crate) mod calendar;
 mod change;
+mod credit;
 mod fixed;
 mod log;
 pub(crate) mod rule;
@@ -20,10 +22,13 @@ mod tests;
 
 use std::collections::VecDeque;
 
+pub(crate) use self::calendar::Period;
+use self::credit::Credit;
 use self::log::Entry;
-pub(crate) use self::rule::{Form, Rule, later};
+pub(crate) use self::rule::{Form, Rule, Unknown, later};
 use super::ask::{Key, LimitId};
 use super::line::Waits;
+use super::record::Page;
 use crate::time::Time;
 
 /// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
@@ -65,6 +70,7 @@ struct Extra {
     mark: Time,
     /// Nothing opens before.
     paused: Time,
+    credit: Credit,
 }
 
 impl Window {
@@ -84,9 +90,34 @@ impl Window {
             extra: None,
             head: log::Head::default(),
         };
+        if rule.free > 0 {
+            window.extra_mut().credit.left = rule.free;
+        }
         if rule.unknown.is_some() {
             window.count_unknown(rule, now);
         }
+        window
+    }
+
+    /// One that goes on where another ended. What was open there settled then; `unknown` besides, if there may be more.
+    pub(crate) fn inherited(page: &Page, rule: &Rule, unknown: Option<Unknown>, settled: Time, now: Time) -> Window {
+        let mut window = Window::new(page.limit, page.key, &Rule { unknown: None, free: 0, ..rule.clone() }, now);
+        if !matches!(rule.form, Form::Calendar { .. }) || page.period == Some(rule.period.bounds()) {
+            let counted = |at: Time| if page.period.is_some() { rule.period_mark() } else { at };
+            page.log.iter().for_each(|(at, count)| window.log_push(counted(*at), *count));
+        }
+        window.expire(rule, now);
+        if page.open > 0 && rule.counts_slots() {
+            window.settled(rule, page.open, settled);
+        }
+        if page.mark > Time::START {
+            window.extra_mut().mark = page.mark.max(window.mark());
+        }
+        window.pause_again(page.paused, now);
+        if unknown.is_some() {
+            window.count_unknown(&Rule { unknown, ..rule.clone() }, now);
+        }
+        window.expire(rule, now);
         window
     }
 
@@ -104,6 +135,12 @@ impl Window {
     /// Whether a request of `cost` slots may go now, as far as this window is concerned.
     #[inline]
     pub(crate) fn fits(&self, rule: &Rule, cost: u32, now: Time) -> bool {
+        self.has_room(rule, cost, now) && self.has_credit(rule, cost)
+    }
+
+    /// Whether it has room for `cost` slots now, written down or not.
+    #[inline]
+    pub(crate) fn has_room(&self, rule: &Rule, cost: u32, now: Time) -> bool {
         let taken = u64::from(self.unsettled) + u64::from(self.in_log);
         self.flying < rule.in_flight
             && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
@@ -115,6 +152,7 @@ impl Window {
     #[inline]
     pub(crate) fn take(&mut self, rule: &Rule, cost: u32) {
         self.unsettled += rule.slots(cost);
+        self.use_credit(rule, cost);
         self.flying += u32::from(rule.counts_flights());
     }
 
@@ -123,6 +161,12 @@ impl Window {
     pub(crate) fn settle(&mut self, rule: &Rule, cost: u32, now: Time) {
         self.unsettled = self.unsettled.saturating_sub(cost);
         self.expire(rule, now);
+        self.settled(rule, cost, now);
+    }
+
+    /// `cost` slots settle at a moment that need not be the present.
+    #[inline]
+    fn settled(&mut self, rule: &Rule, cost: u32, now: Time) {
         match rule.form {
             Form::Sliding => sliding::settle(self, rule, cost, now),
             Form::Fixed => fixed::settle(self, cost, now),
@@ -136,8 +180,9 @@ impl Window {
     }
 
     /// `cost` taken slots were not used.
-    pub(crate) fn give_back(&mut self, cost: u32) {
+    pub(crate) fn give_back(&mut self, rule: &Rule, cost: u32) {
         self.unsettled = self.unsettled.saturating_sub(cost);
+        self.return_credit(rule, cost);
     }
 
     /// A flight has ended.
@@ -145,9 +190,14 @@ impl Window {
         self.flying = self.flying.saturating_sub(1);
     }
 
-    /// When a request of `cost` slots fits, once `ahead` slots and `flights` requests have gone before
-    /// it at once; `None` if that hangs on a settle, a give-back or a flight's end yet to come.
+    /// When a request of `cost` slots has room, once `ahead` slots and `flights` requests have gone before
+    /// it at once; `None` if that hangs on a settle, a give-back, a flight's end or a record yet to come.
     pub(crate) fn opening(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
+        let opening = self.room_opens(rule, ahead, flights, cost, now)?;
+        (opening > now || self.has_credit(rule, cost)).then_some(opening)
+    }
+
+    fn room_opens(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if u64::from(self.flying) + u64::from(flights) >= u64::from(rule.in_flight) {
             return None;
         }
@@ -198,8 +248,18 @@ impl Window {
         }
     }
 
+    /// How many slots are free now.
+    pub(crate) fn room(&self, rule: &Rule) -> u32 {
+        rule.requests.saturating_sub(self.unsettled).saturating_sub(self.in_log)
+    }
+
     /// Whether the window holds nothing that a new one would not.
     pub(crate) fn is_idle(&self, rule: &Rule, now: Time) -> bool {
+        self.is_blank(rule, now) && !self.is_being_recorded()
+    }
+
+    /// Whether nothing of it needs to be remembered.
+    pub(crate) fn is_blank(&self, rule: &Rule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
         let spaced = !matches!(rule.form, Form::Smooth) || self.mark() <= now;
         at_rest && spaced && self.paused() <= now && self.waits().is_none()
@@ -213,7 +273,7 @@ impl Window {
         }
     }
 
-    fn mark(&self) -> Time {
+    pub(crate) fn mark(&self) -> Time {
         self.extra.as_ref().map_or(Time::START, |extra| extra.mark)
     }
 
@@ -222,6 +282,13 @@ impl Window {
         let until = self.paused().max(until);
         self.extra_mut().paused = until;
         self.is_paused = true;
+    }
+
+    /// A pause that was begun before goes on.
+    fn pause_again(&mut self, until: Time, now: Time) {
+        if until > now {
+            self.pause(until);
+        }
     }
 
     #[inline]

@@ -12,6 +12,33 @@ use crate::time::Time;
 /// its log never has more than 1025 entries (16 KiB).
 const EXACT_UP_TO: u32 = 1024;
 
+/// What a crash may cost is a hundredth of N at most.
+const BLOCKS: u32 = if cfg!(test) { 3 } else { 100 };
+
+/// Up to this span, in nanoseconds, nothing is written down: after a crash a window counts as full for that long.
+pub(crate) const SHORT: u64 = if cfg!(test) { 40_000_000 } else { 10_000_000_000 };
+
+/// Slots that may have been taken in each window, and settled at or before a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Unknown {
+    pub(crate) at: Time,
+    /// More than there are stands for all.
+    pub(crate) slots: u32,
+}
+
+impl Unknown {
+    /// All slots of each window.
+    pub(crate) fn all(at: Time) -> Unknown {
+        Unknown { at, slots: u32::MAX }
+    }
+
+    /// Both of them.
+    pub(crate) fn and(one: Option<Unknown>, other: Option<Unknown>) -> Option<Unknown> {
+        let (Some(one), Some(other)) = (one, other) else { return one.or(other) };
+        Some(Unknown { at: one.at.max(other.at), slots: one.slots.saturating_add(other.slots) })
+    }
+}
+
 /// Which arithmetic a window keeps.
 #[derive(Clone, Debug)]
 pub(crate) enum Form {
@@ -51,8 +78,16 @@ pub(crate) struct Rule {
     pub(crate) turns: bool,
     /// The wall-clock period that `calendar` windows are in.
     pub(crate) period: Period,
-    /// What settled at or before this moment may have been forgotten under an earlier rule.
-    pub(crate) unknown: Option<Time>,
+    /// What may have been taken that no window shows.
+    pub(crate) unknown: Option<Unknown>,
+    /// Since when all that was counted is known, unless it has expired.
+    pub(crate) since: Time,
+    /// Whether slots are written down before they are taken, so that a crash forgets none.
+    pub(crate) recorded: bool,
+    /// How many slots are written down ahead: what a crash may cost.
+    pub(crate) block: u32,
+    /// How many of them a key has of which nothing is written down.
+    pub(crate) free: u32,
     /// How many windows are alive.
     pub(crate) live: usize,
 }
@@ -77,6 +112,10 @@ impl Rule {
             turns: limit.share_by == crate::locker::ShareBy::Caller,
             period: Period::default(),
             unknown: None,
+            since: Time::START,
+            recorded: false,
+            block: 0,
+            free: 0,
             live: 0,
         };
         let Some(rate) = &limit.rate else { return rule };
@@ -85,6 +124,7 @@ impl Rule {
         if rule.requests > EXACT_UP_TO {
             rule.quantum = rule.span.div_ceil(u64::from(EXACT_UP_TO));
         }
+        rule.block = rule.requests / BLOCKS;
         rule.interval = rule.span.div_ceil(u64::from(rule.requests));
         rule.answered = rate.counts == Counts::Answered;
         rule.form = match &rate.kind {
@@ -102,6 +142,11 @@ impl Rule {
     /// Whether slots are counted at all.
     pub(crate) fn counts_slots(&self) -> bool {
         !matches!(self.form, Form::Uncounted)
+    }
+
+    /// Whether a crash would forget too much if its slots were not written down.
+    pub(crate) fn is_long(&self) -> bool {
+        self.counts_slots() && self.span > SHORT
     }
 
     /// Whether flights are counted.

@@ -94,7 +94,7 @@ fn what_is_given_back_is_free_at_once() {
     each(|mut one| {
         let (window, rule) = one.at(ms(0));
         window.take(rule, 4);
-        window.give_back(4);
+        window.give_back(rule, 4);
         assert!(one.fits(4, ms(0)), "{}", one.name);
         assert!(one.window.is_idle(&one.rule, ms(0)), "{}", one.name);
     });
@@ -184,7 +184,7 @@ fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.take(&short, 1);
     window.succeed(&short, &long, ms(5000));
-    window.give_back(1);
+    window.give_back(&long, 1);
     assert!(!window.fits(&long, 1, ms(5000)), "another may have settled just before 4 s");
 }
 

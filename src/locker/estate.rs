@@ -1,0 +1,151 @@
+//! All that a locker has counted, to be taken over by another one: after a stop, a crash, or in a new process.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::Locker;
+use super::ask::LimitId;
+use super::limit::Limit;
+use super::record::Page;
+use super::window::{Form, Unknown, Window};
+use crate::time::Time;
+
+/// What a locker knows.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Estate {
+    /// Every limit, by `LimitId`.
+    pub limits: Vec<Known>,
+    /// What each window has counted.
+    pub windows: Vec<Page>,
+}
+
+/// What is known of a limit as a whole.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Known {
+    /// The limit itself.
+    pub limit: Limit,
+    /// Whether it was one of those that were given last.
+    pub in_force: bool,
+    /// Since when all that was counted is known.
+    pub since: Time,
+    /// How many slots each window may have taken besides what is known of it, and until when they settled.
+    pub unknown: Option<(Time, u32)>,
+}
+
+/// How much the one before knew at its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Everything: it stopped and wrote all of it down.
+    Orderly,
+    /// What it had to write down before it was used.
+    Crash,
+    /// Less than that: it could not write.
+    Blind,
+}
+
+impl Locker {
+    /// What it knows of its limits.
+    pub fn known(&self) -> Vec<Known> {
+        let known = |(limit, rule): (&Limit, &super::Rule)| Known {
+            limit: limit.clone(),
+            in_force: true,
+            since: rule.since,
+            unknown: rule.unknown.map(|unknown| (unknown.at, unknown.slots)),
+        };
+        let mut all: Vec<Known> = self.limits.iter().zip(&self.rules).map(known).collect();
+        for id in &self.retired {
+            all[id.at()].in_force = false;
+        }
+        all
+    }
+
+    /// All that it knows. What is not settled counts as open, but for failed attempts, of which it is known when they
+    /// settle.
+    pub fn estate(&mut self, now: Time) -> Estate {
+        let now = self.advance(now);
+        let limits = self.known();
+        let mut windows = Vec::new();
+        let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
+        for Reverse((at, window, cost)) in &self.late {
+            late.entry(*window).or_default().push((*at, *cost));
+        }
+        for (index, rule) in self.rules.iter().enumerate() {
+            for window in self.table.of_limit(LimitId(index as u32)) {
+                self.table.window_mut(window).expire(rule, now);
+                if !self.table.window(window).is_blank(rule, now) {
+                    let mut late = late.remove(&window).unwrap_or_default();
+                    late.sort_unstable();
+                    let settling: u32 = late.iter().map(|(_, cost)| cost).sum();
+                    let open = self.table.window(window).unsettled.saturating_sub(settling);
+                    let mut page = self.page(window, open);
+                    page.log.append(&mut late);
+                    windows.push(page);
+                }
+            }
+        }
+        Estate { limits, windows }
+    }
+
+    /// A locker that goes on where another one ended. `wall`: what the wall clock reads at `Time::START`, for calendars.
+    /// What was open when that one ended counts as if it had settled now.
+    pub fn inherit(estate: Estate, end: End, wall: i128, now: Time) -> Locker {
+        let mut locker = Locker::new(Vec::new());
+        locker.wall = wall;
+        locker.last = now;
+        for (index, known) in estate.limits.into_iter().enumerate() {
+            locker.inherit_limit(LimitId(index as u32), known, end, now);
+        }
+        for page in estate.windows {
+            locker.inherit_window(page, end, now);
+        }
+        for rule in &mut locker.rules {
+            rule.roll(wall, now);
+        }
+        locker.rearm();
+        locker
+    }
+
+    fn inherit_limit(&mut self, id: LimitId, known: Known, end: End, now: Time) {
+        let Known { limit, in_force, since, unknown } = known;
+        self.add(limit);
+        if !in_force {
+            self.retired.insert(id);
+        }
+        let rule = &mut self.rules[id.at()];
+        rule.since = since;
+        rule.unknown = unknown.map(|(at, slots)| Unknown { at, slots });
+        // What was under way when that one died may reach the origin a little later; a head that had not left as a whole
+        // never will.
+        let settled = if rule.answered { now + rule.linger } else { now };
+        let lost = match end {
+            End::Orderly => None,
+            // All that is known of a long window is written down, but for the slots that a key begins with.
+            End::Crash if rule.is_long() => Some(Unknown { at: settled, slots: rule.block }).filter(|it| it.slots > 0),
+            // A quota goes by what was known last: until it ends nothing better is known, and to wait for that would
+            // be to stop altogether.
+            End::Blind if matches!(rule.form, Form::Calendar { .. }) => None,
+            End::Crash | End::Blind => Some(Unknown::all(settled)),
+        };
+        let lost = lost.filter(|_| rule.counts_slots());
+        if rule.unknown_until().is_some_and(|until| until <= now) {
+            rule.unknown = None;
+        }
+        rule.unknown = Unknown::and(rule.unknown, lost);
+    }
+
+    fn inherit_window(&mut self, page: Page, end: End, now: Time) {
+        let Some(rule) = self.rules.get_mut(page.limit.at()) else { return };
+        if let Some(period) = page.period {
+            rule.keep_period(period, self.wall);
+        }
+        let settled = if rule.answered { now + rule.linger } else { now };
+        let unknown = rule.unknown.filter(|unknown| end != End::Crash || unknown.slots == u32::MAX);
+        let window = Window::inherited(&page, rule, unknown, settled, now);
+        if window.is_blank(rule, now) {
+            return;
+        }
+        rule.live += 1;
+        let index = self.table.insert(window);
+        self.table.window_mut(index).set_noted();
+    }
+}

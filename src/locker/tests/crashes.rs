@@ -1,0 +1,329 @@
+//! Random worlds with a disk: what is written down is lost or kept by chance, and the locker dies at any moment.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::dice::{Nature, config};
+use super::world::World;
+use super::*;
+
+/// What is written down.
+#[derive(Default)]
+pub(super) struct Disk {
+    limits: Vec<Known>,
+    pages: HashMap<(u32, u128), Page>,
+    /// What is being written: all of it will be there, or none.
+    batch: Vec<Record>,
+}
+
+impl Disk {
+    fn put(&mut self, record: &Record, locker: &Locker) {
+        match record {
+            Record::Limits => self.limits = locker.known(),
+            Record::Window(page, _) => drop(self.pages.insert((page.limit.0, page.key.0), page.clone())),
+            Record::Gone(limit, key) => drop(self.pages.remove(&(limit.0, key.0))),
+        }
+    }
+}
+
+impl World {
+    /// Takes up to so many of the things that are to be written.
+    fn begin_writing(&mut self, most: u64) {
+        for _ in 0..most {
+            let Some(record) = self.locker.poll_record(self.now) else { break };
+            self.disk.batch.push(record);
+        }
+    }
+
+    /// What is being written is there.
+    fn commit(&mut self) {
+        for record in std::mem::take(&mut self.disk.batch) {
+            self.disk.put(&record, &self.locker);
+            match record {
+                Record::Limits => self.locker.limits_recorded(),
+                Record::Window(_, written) => self.locker.recorded(written, self.now),
+                Record::Gone(..) => {}
+            }
+        }
+        self.listen();
+    }
+
+    pub(super) fn write_all(&mut self) {
+        self.commit();
+        while self.locker.has_records() {
+            self.begin_writing(10);
+            self.commit();
+        }
+    }
+
+    fn begin_recording(&mut self) {
+        self.locker.begin_recording(self.now);
+        self.listen();
+        // The limits are there before the first grant.
+        self.write_all();
+    }
+
+    /// The process dies, and another one goes on, at once or later.
+    fn die(&mut self) {
+        if self.dice.one_in(2) {
+            // It was written, but nobody heard of it.
+            for record in std::mem::take(&mut self.disk.batch) {
+                self.disk.put(&record, &self.locker);
+            }
+        }
+        self.disk.batch.clear();
+        self.waiting.clear();
+        let limits = self.locker.limits().to_vec();
+        for sent in self.sent.drain(..) {
+            for item in sent.items {
+                let item = &mut self.oracle.items[item];
+                item.flying = false;
+                // Whether it went out before the end nobody knows.
+                let linger = limits[item.limit as usize].linger();
+                item.settled.get_or_insert(if item.answered { self.now + linger } else { self.now });
+            }
+        }
+        for item in self.oracle.items.iter_mut().filter(|item| !item.answered) {
+            // A head that did not leave as a whole before the end never will.
+            item.settled = item.settled.map(|at| at.min(self.now));
+        }
+        if self.dice.one_in(2) {
+            self.now = self.now + Duration::from_millis(self.dice.roll(0, 200));
+        }
+        // Pauses are not part of the promise.
+        self.oracle.pauses.clear();
+        let estate = Estate { limits: self.disk.limits.clone(), windows: self.disk.pages.values().cloned().collect() };
+        self.locker = Locker::inherit(estate, End::Crash, 0, self.now);
+        assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
+        self.begin_recording();
+    }
+
+    /// It ends in order, and another one goes on: nothing is lost and nobody waits longer.
+    fn stop_and_go_on(&mut self) {
+        self.commit();
+        self.waiting.clear();
+        while let Some(sent) = self.sent.pop() {
+            for item in &sent.items {
+                let item = &mut self.oracle.items[*item];
+                item.flying = false;
+                if item.settled.is_none() {
+                    item.cost = 0;
+                    item.settled = Some(self.now);
+                }
+            }
+            self.locker.give_back(sent.grant, self.now);
+        }
+        let estate = self.locker.estate(self.now);
+        self.locker = Locker::inherit(estate, End::Orderly, 0, self.now);
+        self.disk.pages.clear();
+        self.begin_recording();
+    }
+
+    fn live_dangerously(mut self) -> u64 {
+        // What is known after a crash is less than what the oracle knows, but never more is let go.
+        self.changed = true;
+        self.begin_recording();
+        for _ in 0..self.nature.steps {
+            let now = self.time_goes_on();
+            self.locker.handle_timeout(now);
+            self.listen();
+            match self.dice.roll(0, 12) {
+                0..2 => {
+                    let most = self.dice.roll(1, 4);
+                    self.begin_writing(most);
+                }
+                2..4 => self.commit(),
+                4 if self.dice.one_in(12) => self.die(),
+                5 if self.dice.one_in(12) => self.stop_and_go_on(),
+                _ => self.something_happens(now),
+            }
+            self.listen();
+            self.judge();
+        }
+        self.come_to_rest();
+        self.promise_holds();
+        self.granted
+    }
+}
+
+const NATURE: Nature = Nature { limits: 2, fixed: 1, changes: false, turns: true, steps: 600 };
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn a_locker_that_dies_at_any_moment_never_lets_more_go_than_it_may(seed: u64) {
+        World::new(seed, NATURE).live_dangerously();
+    }
+}
+
+#[test]
+fn lockers_that_die_let_many_go_between() {
+    let granted: u64 = (0..30).map(|seed| World::new(seed, NATURE).live_dangerously()).sum();
+    assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
+}
+
+fn long(requests: u32) -> Limit {
+    limit(requests, 1000, Kind::Sliding)
+}
+
+/// Asks for one slot of one key at a time, as long as they go at once.
+fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
+    let claims = [claim(0, key, 1)];
+    for gone in 0.. {
+        match send(locker, &Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, now) {
+            Ok(()) => {}
+            Err(verdict) => {
+                if let Verdict::Wait(ticket, _) = verdict {
+                    locker.leave(ticket, now);
+                }
+                return gone;
+            }
+        }
+    }
+    unreachable!("every window is full at last")
+}
+
+fn recording(limits: Vec<Limit>) -> (Locker, Disk) {
+    let mut locker = Locker::new(limits);
+    let mut disk = Disk::default();
+    locker.begin_recording(ms(0));
+    write(&mut locker, &mut disk, ms(0));
+    (locker, disk)
+}
+
+fn write(locker: &mut Locker, disk: &mut Disk, now: Time) {
+    while let Some(record) = locker.poll_record(now) {
+        disk.put(&record, locker);
+        match record {
+            Record::Limits => locker.limits_recorded(),
+            Record::Window(_, written) => locker.recorded(written, now),
+            Record::Gone(..) => {}
+        }
+    }
+}
+
+fn after_a_crash(disk: &Disk, now: Time) -> Locker {
+    let estate = Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect() };
+    Locker::inherit(estate, End::Crash, 0, now)
+}
+
+#[test]
+fn a_block_goes_without_waiting_for_the_disk_and_no_more() {
+    let (mut locker, mut disk) = recording(vec![long(30)]);
+    assert_eq!(go(&mut locker, 0, ms(0)), 10, "a block of what a third is in tests");
+    assert!(locker.has_records());
+    write(&mut locker, &mut disk, ms(0));
+    assert_eq!(go(&mut locker, 0, ms(0)), 10);
+    drop(locker);
+    let mut locker = after_a_crash(&disk, ms(500));
+    assert_eq!(go(&mut locker, 0, ms(500)), 10, "twenty were used, and all that was written down was");
+    assert_eq!(go(&mut locker, 1, ms(500)), 20, "a key of which nothing is written may have begun with a block");
+    for (now, opens) in [(999, 0), (1000, 10), (1499, 0), (1500, 20)] {
+        assert_eq!(go(&mut locker, 0, ms(now)), opens, "at {now} ms");
+    }
+}
+
+#[test]
+fn a_limit_of_few_slots_writes_each_down_and_loses_none() {
+    let (mut locker, mut disk) = recording(vec![long(2)]);
+    let claims = [claim(0, 0, 1)];
+    let verdict = locker.ask(&ask(&claims, 1), ms(0));
+    let Verdict::Wait(ticket, None) = verdict else { panic!("{verdict:?}: it must be written down first") };
+    write(&mut locker, &mut disk, ms(0));
+    let told = drain(&mut locker);
+    assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == ticket), "{told:?}");
+    drop(told);
+    let mut locker = after_a_crash(&disk, ms(10));
+    locker.begin_recording(ms(10));
+    write(&mut locker, &mut disk, ms(10));
+    for (key, left) in [(0, 1), (1, 2)] {
+        let mut gone = 0;
+        for _ in 0..3 {
+            let verdict = locker.ask(&ask(&[claim(0, key, 1)], 1), ms(10));
+            write(&mut locker, &mut disk, ms(10));
+            gone += usize::from(matches!(verdict, Verdict::Go(_))) + drain(&mut locker).len();
+        }
+        assert_eq!(gone, left, "key {key}");
+    }
+}
+
+#[test]
+fn who_does_not_wait_for_slots_waits_for_its_own_to_be_written_down() {
+    for rule in [Limit { when_full: WhenFull::Refuse, ..long(1) }, Limit { max_wait: Duration::ZERO, ..long(1) }] {
+        let (mut locker, mut disk) = recording(vec![rule]);
+        let claims = [claim(0, 0, 1)];
+        let (one, other) = (locker.ask(&ask(&claims, 1), ms(0)), locker.ask(&ask(&claims, 1), ms(0)));
+        let (Verdict::Wait(first, _), Verdict::Wait(second, _)) = (&one, &other) else { panic!("{one:?}, {other:?}") };
+        write(&mut locker, &mut disk, ms(1));
+        let told = drain(&mut locker);
+        let fate = |ticket: &Ticket| told.iter().find(|(who, _)| who == ticket).map(|(_, verdict)| verdict);
+        assert!(matches!(fate(first), Some(Verdict::Go(_))), "{told:?}");
+        assert!(
+            matches!(fate(second), Some(Verdict::Sorry(sorry)) if sorry.until == ms(1001) || sorry.until > ms(1)),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn a_short_window_is_full_for_its_span_after_a_crash_and_not_after_a_stop() {
+    let short = || limit(3, 20, Kind::Sliding);
+    let (mut locker, disk) = recording(vec![short()]);
+    assert_eq!(go(&mut locker, 0, ms(0)), 3, "nothing is written of it");
+    let mut crashed = after_a_crash(&disk, ms(5));
+    assert_eq!(go(&mut crashed, 0, ms(24)), 0);
+    assert_eq!(go(&mut crashed, 0, ms(25)), 3);
+    let mut stopped = Locker::inherit(locker.estate(ms(5)), End::Orderly, 0, ms(5));
+    assert_eq!(go(&mut stopped, 0, ms(19)), 0);
+    assert_eq!(go(&mut stopped, 0, ms(20)), 3);
+    let mut again = Locker::inherit(Locker::new(vec![short()]).estate(ms(5)), End::Orderly, 0, ms(5));
+    assert_eq!(go(&mut again, 0, ms(5)), 3, "what was never used is free at once");
+}
+
+#[test]
+fn what_could_not_be_written_is_not_believed() {
+    let mut locker = Locker::new(vec![long(3)]);
+    locker.begin_recording(ms(0));
+    let mut disk = Disk::default();
+    write(&mut locker, &mut disk, ms(0));
+    locker.end_recording(ms(0));
+    assert_eq!(go(&mut locker, 0, ms(0)), 3, "it goes on without");
+    assert!(!locker.has_records() && locker.poll_record(ms(0)).is_none());
+    let estate = Estate { limits: disk.limits.clone(), windows: Vec::new() };
+    let mut next = Locker::inherit(estate, End::Blind, 0, ms(10));
+    assert_eq!(go(&mut next, 0, ms(1009)), 0);
+    assert_eq!(go(&mut next, 0, ms(1010)), 3);
+}
+
+#[test]
+fn what_is_idle_is_taken_out_of_what_is_written() {
+    let (mut locker, mut disk) = recording(vec![long(30)]);
+    assert_eq!(go(&mut locker, 7, ms(0)), 10);
+    write(&mut locker, &mut disk, ms(0));
+    assert_eq!(disk.pages.len(), 1);
+    for now in [1000, 1001, 20_000, 40_000] {
+        locker.handle_timeout(ms(now));
+        write(&mut locker, &mut disk, ms(now));
+    }
+    assert_eq!((locker.live_keys(), disk.pages.len()), (0, 0));
+}
+
+#[test]
+fn a_day_that_the_wall_clock_is_set_back_to_does_not_begin_again() {
+    let day = || {
+        let zone = jiff::tz::TimeZone::UTC;
+        Limit { rate: limit(3, 86_400_000, Kind::Calendar { unit: Unit::Day, zone }).rate, ..long(3) }
+    };
+    const HOUR: i128 = 3_600_000_000_000;
+    let mut locker = Locker::new(vec![day()]);
+    locker.set_wall(25 * HOUR, ms(0));
+    assert_eq!(go(&mut locker, 0, ms(0)), 3);
+    let estate = locker.estate(ms(1));
+    // The same day goes on; one that is over is over; the day before is not another chance.
+    for (wall, left) in [(26 * HOUR, 0), (49 * HOUR, 3), (23 * HOUR, 0)] {
+        let mut next = Locker::inherit(estate.clone(), End::Orderly, wall, ms(2));
+        assert_eq!(go(&mut next, 0, ms(2)), left, "{wall}");
+    }
+}
