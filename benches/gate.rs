@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use lockgate::gate::clock::Clock;
-use lockgate::gate::{Answer, Gate, Patience, Permit, Settings};
+use lockgate::gate::{Answer, Gate, Patience, Permit};
 use lockgate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, WhenFull};
 
 /// Not a whole number of milliseconds, so that the openings fall anywhere between two ticks of tokio's timer.
@@ -147,5 +147,5 @@ fn gate(requests: u32, per: Duration) -> Arc<Gate> {
         max_keys: 1000,
         dry_run: false,
     };
-    Gate::new(Settings { limits: vec![limit] }, Clock::start())
+    Gate::new(vec![limit], Clock::start())
 }

@@ -26,9 +26,8 @@ use self::crew::Crew;
 use self::doors::Doors;
 use self::reload::Reloader;
 use crate::config::Settings;
-use crate::gate::Gate;
 use crate::gate::clock::Clock;
-use crate::locker::LimitId;
+use crate::gate::{Gate, journal};
 use crate::net::drain::Drain;
 use crate::proxy::record::AccessLog;
 use crate::proxy::{self, Current, Parts, Shared};
@@ -57,6 +56,9 @@ pub enum Error {
     /// Certificates or keys are missing or wrong.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
+    /// What was counted before cannot be known.
+    #[error(transparent)]
+    State(#[from] journal::Error),
     /// Nobody would be woken any more. A fault of the gateway's.
     #[error("the gate's timer stopped: {0}")]
     Timer(String),
@@ -80,7 +82,7 @@ pub fn run(path: PathBuf, settings: Settings, announce: impl FnOnce(&Settings)) 
 }
 
 async fn serve(path: PathBuf, mut settings: Settings, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
-    let gate = Gate::new(settings.gate.clone(), Clock::start());
+    let (gate, limits) = Gate::open(settings.gate.clone(), Clock::start())?;
     let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new() };
     let (doors, mut fallen) = Doors::new();
     let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
@@ -89,7 +91,6 @@ async fn serve(path: PathBuf, mut settings: Settings, announce: impl FnOnce(&Set
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), gate.clock());
     let parts = Parts::new(settings.proxy.clone(), shared.clone(), log, None)?;
-    let limits: Vec<LimitId> = (0..).map(LimitId).take(settings.gate.limits.len()).collect();
     let current = Current::new(parts.with(&limits));
     let crew = Rc::new(Crew::start(&current).map_err(Error::Runtime)?);
 
@@ -121,7 +122,11 @@ async fn serve(path: PathBuf, mut settings: Settings, announce: impl FnOnce(&Set
             tracing::info!(running = drain.running(), in_time = idle.is_ok(), "drained");
         }
     }
-    let log = reloader.log();
+    let (log, stopping) = (reloader.log(), Arc::clone(&gate));
+    tokio::select! {
+        code = signals.end() => return Ok(Ended::Cut(code)),
+        _ = spawn_blocking(move || stopping.stop()) => {}
+    }
     tokio::select! {
         code = signals.end() => Ok(Ended::Cut(code)),
         _ = timeout(LAST_LINES, spawn_blocking(move || log.flush())) => Ok(Ended::Drained),

@@ -1,9 +1,10 @@
-//! A point on the gateway's own time line: 64-bit nanoseconds since it started.
+//! A point on the gateway's own time line: 64-bit nanoseconds since a moment well before it started.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Nanoseconds on a monotonic line that begins when the gateway starts.
+/// Nanoseconds on a monotonic line that begins before the gateway starts, so that what an earlier process did has a place
+/// on it.
 ///
 /// It has no `now`: whoever needs the present is handed it. All arithmetic saturates, so that a
 /// jump ahead by centuries is late but never wrong.
@@ -11,17 +12,17 @@ use std::time::Duration;
 pub struct Time(u64);
 
 impl Time {
-    /// The moment the gateway started.
+    /// Where the line begins.
     pub const START: Time = Time(0);
     /// A moment that never comes.
     pub const NEVER: Time = Time(u64::MAX);
 
-    /// The moment `nanos` after the start.
+    /// The moment `nanos` after the line's beginning.
     pub const fn from_nanos(nanos: u64) -> Time {
         Time(nanos)
     }
 
-    /// Nanoseconds since the start.
+    /// Nanoseconds since the line's beginning.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }

@@ -9,6 +9,7 @@ mod cli; // what the command line checks, prints and returns
 mod clients; // curl, Python, Node and Java, unchanged, in processes of their own
 mod connect; // tunnels: bytes both ways, counted
 mod content; // one length and one end, in either version
+mod crashes; // kill -9 and a start right after
 mod ending; // drain, signals, nothing left to give
 mod env; // what a shell is told
 mod exec; // programs under exec, and their gateway

@@ -201,10 +201,10 @@ fn a_program_that_is_run_again_and_again_is_held_back_like_one() {
     let (stage, origin) = (Stage::new(&limit(2, "60s", "when_full = \"refuse\"")), Origin::start());
     let run = || out(&stage.shell(&curl(&origin)).output().unwrap());
     assert_eq!([run(), run(), run()], ["200", "200", "429"]);
-    // Who changes the rules need not wait until the old ones are forgotten.
+    // Who changes the rules need not wait for the old gateway's end, and what that one has counted counts on.
     let toml = std::fs::read_to_string(stage.dir.path().join("proxy.toml")).unwrap();
     stage.dir.write("proxy.toml", &toml.replace("requests = 2", "requests = 3"));
-    assert_eq!([run(), run(), run(), run()], ["200", "200", "200", "429"]);
+    assert_eq!([run(), run()], ["200", "429"]);
 }
 
 #[test]

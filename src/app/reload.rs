@@ -117,7 +117,7 @@ impl Reloader {
         let in_line = in_line(&in_force, &settings);
         let under_way = under_way(&in_force).max(under_way(&settings));
         let publish = |reload: &Reload| self.current.replace(parts.with(&reload.ids));
-        let reload = self.shared.gate.reload(settings.gate.clone(), under_way, in_line, publish);
+        let reload = self.shared.gate.reload(settings.gate.limits.clone(), under_way, in_line, publish);
         self.doors.change(doors, &self.crew);
         log::set_level(settings.log);
         settings.listen = asked;

@@ -5,15 +5,17 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::file::{Access, Destination, File, Route};
+use super::file::{Access, Destination, File, Route, State};
 use super::walk::{At, Reader, Written};
 use super::{Settings, limit, tls, users};
-use crate::gate;
+use crate::gate::{self, journal};
 use crate::net::dial;
 use crate::proxy::{self, PoolSettings, access, target};
 
 /// Where lockgate listens unless it is told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Where what must outlive a restart is kept unless it is told otherwise.
+const STATE: &str = "state";
 /// Idle connections kept for one origin by each runtime: what a fleet's burst leaves behind, within
 /// what servers commonly allow one peer.
 const IDLE_PER_ORIGIN: usize = 64;
@@ -37,7 +39,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         meanings.push(limit.meaning);
     }
     Settings {
-        gate: gate::Settings { limits },
+        gate: gate::Settings { limits, state: Some(state(&file.state, folder)) },
         proxy: proxy::Settings {
             rules,
             routes,
@@ -65,6 +67,16 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         counts_loopback,
         warnings: Vec::new(),
     }
+}
+
+/// Where what must outlive a restart is kept: systemd's folder for that, if there is one, else one beside the file.
+fn state(written: &State, folder: &Path) -> journal::Settings {
+    let systemd = || std::env::split_paths(&std::env::var_os("STATE_DIRECTORY")?).next();
+    let dir = match written.dir.get() {
+        Some(at) => folder.join(&at.value),
+        None => systemd().unwrap_or_else(|| folder.join(STATE)),
+    };
+    journal::Settings { dir, after_crash: written.after_crash }
 }
 
 fn listen(written: &Written<Vec<At<SocketAddr>>>, reader: &Reader<'_>) -> Vec<SocketAddr> {

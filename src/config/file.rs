@@ -15,6 +15,7 @@ use super::value::{
     address, cost, destination, folder, host, key_part, method, name, path, path_pattern, plain_path, port, range, zone,
 };
 use super::walk::{At, Place, Table, Written};
+use crate::gate::journal::AfterCrash;
 use crate::locker::{Counts, ShareBy, WhenFull};
 use crate::proxy::Timeouts;
 use crate::proxy::claims::{Cost, KeyPart, Pushback};
@@ -42,6 +43,7 @@ pub(super) struct File {
     pub(super) tls: Tls,
     pub(super) access: Access,
     pub(super) timeouts: Timeouts,
+    pub(super) state: State,
     pub(super) config: Config,
     pub(super) log: Log,
 }
@@ -154,6 +156,13 @@ pub(super) struct Access {
     pub(super) deny_addresses: Vec<IpNet>,
 }
 
+/// `[state]`
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) dir: Written<PathBuf>,
+    pub(super) after_crash: AfterCrash,
+}
+
 /// `[config]`
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Config {
@@ -176,6 +185,7 @@ impl File {
             tls: root.section("tls", "[tls]", Tls::read),
             access: root.section("access", "[access]", Access::read),
             timeouts: root.section("timeouts", "[timeouts]", timeouts),
+            state: root.section("state", "[state]", State::read),
             config: root.section("config", "[config]", Config::read),
             log: root.section("log", "[log]", Log::read),
         }
@@ -337,6 +347,16 @@ fn timeouts(table: &mut Table<'_>) -> Timeouts {
         idle: wait("idle", secs(90)),
         tunnel_idle: wait("tunnel_idle", secs(600)),
         drain: table.get("drain", |v| v.duration(NONE..=HOUR)).or(secs(30)),
+    }
+}
+
+impl State {
+    fn read(table: &mut Table<'_>) -> State {
+        let beliefs = [("remember", AfterCrash::Remember), ("forget", AfterCrash::Forget)];
+        State {
+            dir: table.get("dir", folder),
+            after_crash: table.get("after_crash", |v| v.word(&beliefs)).or(AfterCrash::Remember),
+        }
     }
 }
 

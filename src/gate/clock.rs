@@ -11,10 +11,24 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::time::Time;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// How long before its start the line begins: what an earlier process counted has a place on it too, for two spans of the
+/// longest window.
+const BEFORE: Duration = Duration::from_secs(2 * 366 * 86_400);
 /// What stands for "never" where an [`Instant`] is asked for: about thirty years.
 const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// Two clocks were read at one moment if no more than this passed meanwhile.
 const ONE_MOMENT: Duration = Duration::from_micros(100);
+
+/// What the kernel counts from one boot of the machine to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct BootMoment {
+    /// CLOCK_BOOTTIME, which goes on while the machine is suspended, in nanoseconds.
+    pub(super) since_boot: u64,
+    /// The wall clock at the same moment, in nanoseconds of Unix time.
+    pub(super) wall: i128,
+    /// The same moment on the gateway's line.
+    pub(super) at: Time,
+}
 
 /// CLOCK_MONOTONIC, from a start of its own. Cheap to copy; all copies share one start.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +62,26 @@ impl Clock {
         if let Some(hand) = self.hand {
             return hand.now();
         }
-        Time::START + self.start.elapsed()
+        Time::START + BEFORE + self.start.elapsed()
+    }
+
+    /// One moment on all clocks. What was read first is the earliest, so that nothing seems to lie further back than it does.
+    pub(super) fn boot_moment(&self) -> BootMoment {
+        let at = self.now();
+        #[cfg(test)]
+        if self.hand.is_some() {
+            return BootMoment { since_boot: at.as_nanos(), wall: self.wall_unix_nanos(), at };
+        }
+        let boot = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
+        let nanos = u64::try_from(boot.tv_nsec).unwrap_or(0);
+        let since_boot = seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(nanos);
+        BootMoment { since_boot, wall: self.wall_unix_nanos(), at }
     }
 
     /// The same moment for tokio's timers.
     pub fn instant(&self, at: Time) -> Instant {
-        let since_start = at.since(Time::START);
+        let since_start = at.since(Time::START + BEFORE);
         self.start.checked_add(since_start).unwrap_or(self.start + AGES)
     }
 
@@ -83,7 +111,8 @@ impl Clock {
 
     /// The same moment for a timer of the kernel's that counts CLOCK_MONOTONIC.
     pub(super) fn kernel_time(&self, at: Time) -> Timespec {
-        let nanos = self.kernel_start_nanos.saturating_add(at.as_nanos());
+        let since_start = u64::try_from(at.since(Time::START + BEFORE).as_nanos()).unwrap_or(u64::MAX);
+        let nanos = self.kernel_start_nanos.saturating_add(since_start);
         Timespec {
             tv_sec: i64::try_from(nanos / NANOS_PER_SECOND).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(nanos % NANOS_PER_SECOND).unwrap_or(0),
@@ -174,7 +203,7 @@ mod tests {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let theirs = i128::try_from(since.as_nanos()).unwrap();
         assert!(theirs >= ours && theirs - ours < 60_000_000_000, "{ours} {theirs}");
-        let at_start = clock.wall_at_start();
+        let at_start = clock.wall_at_start().map(|at_start| at_start + i128::try_from(BEFORE.as_nanos()).unwrap());
         assert!(at_start.is_none_or(|at_start| (ours - at_start).abs() < 60_000_000_000));
     }
 

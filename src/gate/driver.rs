@@ -126,8 +126,11 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        // Whoever drives it sees that it is gone.
+        // Whoever drives it sees that it is gone, and so does who writes.
         self.timer.ring();
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
     }
 }
 

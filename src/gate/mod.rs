@@ -4,14 +4,16 @@
 //! and nothing else. It never decides by itself, never holds the lock while it logs, wakes or waits, and knows nothing
 //! of HTTP or of keys' meaning.
 
+mod begin;
 pub mod clock;
 mod driver;
+pub mod journal;
 mod line;
 mod permit;
 mod reload;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -21,11 +23,12 @@ use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorr
 use crate::time::Time;
 use clock::Clock;
 use driver::{Arming, Timer};
+use journal::{Bell, Journal};
 use line::Line;
 pub use line::Waiting;
 pub use permit::{Flight, Permit};
 pub use reload::InLine;
-use reload::{Muster, depends_on_wall};
+use reload::Muster;
 
 /// How often the wall clock is looked at, if a limit needs it.
 const WALL_TICK: Duration = Duration::from_secs(1);
@@ -35,8 +38,10 @@ const WALL_UNREST_NANOS: u128 = 1_000_000;
 /// What the room needs to run; made by config.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Every limit; its place is its `LimitId`.
+    /// Every limit, by its name.
     pub limits: Vec<Limit>,
+    /// What must outlive a restart; `None`: nothing.
+    pub state: Option<journal::Settings>,
 }
 
 /// How a request wants to be treated in line.
@@ -63,6 +68,11 @@ pub struct Gate {
     timer: Timer,
     /// Whether a limit depends, or did depend, on the wall clock.
     follows_wall: AtomicBool,
+    /// What keys are hashed with.
+    seed: [u8; 16],
+    journal: OnceLock<Arc<Journal>>,
+    /// Wakes the thread that writes.
+    bell: OnceLock<Arc<Bell>>,
     state: Apart<Mutex<State>>,
 }
 
@@ -86,6 +96,8 @@ struct State {
     wall_due: Time,
     /// Who is to be woken when the lock is released.
     woken: Woken,
+    /// The thread that writes is about to look what there is.
+    is_writing: bool,
 }
 
 /// Most steps wake nobody or one.
@@ -117,25 +129,6 @@ pub enum Refused {
 }
 
 impl Gate {
-    /// Must be driven: spawn [`Gate::drive`] on one runtime, or nobody in line is ever woken by time.
-    pub fn new(settings: Settings, clock: Clock) -> Arc<Gate> {
-        let Settings { limits } = settings;
-        let follows_wall = limits.iter().any(depends_on_wall);
-        let gate = Gate {
-            clock,
-            limits: RwLock::new(limits.as_slice().into()),
-            timer: Timer::default(),
-            follows_wall: follows_wall.into(),
-            state: Apart(Mutex::new(State::new(Locker::new(limits)))),
-        };
-        if follows_wall {
-            let now = clock.now();
-            let wall = gate.wall_at_start(now);
-            gate.step(now, |state| state.set_wall(wall, now));
-        }
-        Arc::new(gate)
-    }
-
     /// The clock that all times of the gate are of.
     pub fn clock(&self) -> Clock {
         self.clock
@@ -220,6 +213,11 @@ impl Gate {
         if let Some(arming) = after.arming {
             self.timer.arm(arming, &self.clock);
         }
+        if after.writes
+            && let Some(bell) = self.bell.get()
+        {
+            bell.ring();
+        }
         result
     }
 
@@ -241,6 +239,8 @@ enum Decision {
 struct Aftermath {
     woken: Woken,
     arming: Option<Arming>,
+    /// There is something to be written.
+    writes: bool,
 }
 
 impl State {
@@ -255,6 +255,7 @@ impl State {
             wall_at_start: 0,
             wall_due: Time::NEVER,
             woken: Woken::new(),
+            is_writing: false,
         }
     }
 
@@ -324,7 +325,9 @@ impl State {
                 Err(Err(_refused)) => {}
             }
         }
-        Aftermath { woken: std::mem::take(&mut self.woken), arming: self.arm() }
+        let writes = !self.is_writing && self.locker.has_records();
+        self.is_writing |= writes;
+        Aftermath { woken: std::mem::take(&mut self.woken), arming: self.arm(), writes }
     }
 
     /// The timer is set only when it must fire earlier; a firing for nothing is cheaper than a call for each request.

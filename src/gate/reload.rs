@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::{Gate, Refused, Settings, State};
+use super::clock::Clock;
+use super::{Gate, Refused, State};
 use crate::locker::{Kind, Limit, Reload};
 use crate::time::Time;
 
@@ -23,14 +24,14 @@ impl Gate {
     /// asks again, so that they can find what they have to pass; it must not ask itself.
     pub fn reload(
         &self,
-        settings: Settings,
+        limits: Vec<Limit>,
         under_way: Duration,
         in_line: InLine,
         publish: impl FnOnce(&Reload),
     ) -> Reload {
         let now = self.clock.now();
-        let follows_wall = settings.limits.iter().any(depends_on_wall);
-        let wall = follows_wall.then(|| self.wall_at_start(now));
+        let follows_wall = limits.iter().any(depends_on_wall);
+        let wall = follows_wall.then(|| wall_at_start(&self.clock, now));
         let reload = self.step(now, |state| {
             if let Some(wall) = wall {
                 state.set_wall(wall, now);
@@ -38,7 +39,7 @@ impl Gate {
             if in_line == InLine::AskAnew {
                 state.send_back(now);
             }
-            let reload = state.locker.reload(settings.limits, under_way, now);
+            let reload = state.locker.reload(limits, under_way, now);
             // Under the lock, so that of two reloads the later one's stay.
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = state.locker.limits().into();
             publish(&reload);
@@ -57,11 +58,11 @@ impl Gate {
     pub fn limits(&self) -> Arc<[Limit]> {
         Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    pub(super) fn wall_at_start(&self, now: Time) -> i128 {
-        let read = self.clock.wall_at_start();
-        read.unwrap_or_else(|| self.clock.wall_unix_nanos() - i128::from(now.as_nanos()))
-    }
+/// What the wall clock read where the line begins.
+pub(super) fn wall_at_start(clock: &Clock, now: Time) -> i128 {
+    clock.wall_at_start().unwrap_or_else(|| clock.wall_unix_nanos() - i128::from(now.as_nanos()))
 }
 
 /// Those in line were sent back, and come again one by one. Until all are there nobody goes, so that they go in the order

@@ -31,7 +31,8 @@ fn at(millis: u64) -> Time {
 fn limit(requests: u32, per: Duration) -> Limit {
     let rate = Rate { requests, per, guard: Duration::ZERO, kind: Kind::Sliding, counts: Counts::Sent };
     Limit {
-        name: "test".into(),
+        // One name for each rate: the limits of a gate have different ones.
+        name: format!("test {} ms", per.as_millis()).into(),
         keyed_by: "".into(),
         rate: Some(rate),
         in_flight: None,
@@ -57,7 +58,7 @@ struct World {
 impl World {
     fn new(limits: Vec<Limit>) -> World {
         let (clock, hand) = Clock::manual();
-        World { gate: Gate::new(Settings { limits }, clock), hand }
+        World { gate: Gate::new(limits, clock), hand }
     }
 
     /// One request per 100 ms, the first of which left at the start.

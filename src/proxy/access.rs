@@ -1,10 +1,11 @@
 //! May this caller go there.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::Hasher;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use siphasher::sip::SipHasher13;
 
 use super::password::Passwords;
 use super::refusal::Refusal;
@@ -45,13 +46,14 @@ pub struct Access {
     passwords: Option<Passwords>,
     connect_ports: Vec<u16>,
     only_listed: bool,
+    seed: [u8; 16],
 }
 
 impl Access {
-    /// Takes the settings as they are: they have been checked.
-    pub fn new(settings: Settings) -> Access {
+    /// Takes the settings as they are: they have been checked. `seed`: what callers are hashed with.
+    pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
         let Settings { allow_from, users, connect_ports, only_listed } = settings;
-        Access { allow_from, passwords: users.map(Passwords::new), connect_ports, only_listed }
+        Access { allow_from, passwords: users.map(Passwords::new), connect_ports, only_listed, seed }
     }
 
     /// Whether a connection from this address is served at all.
@@ -94,7 +96,7 @@ impl Access {
                 "no limit and no route names the host, and [access] unlisted_hosts is \"deny\"",
             ));
         }
-        Ok(Admitted { caller: caller(user.as_deref(), peer), user, named })
+        Ok(Admitted { caller: caller(&self.seed, user.as_deref(), peer), user, named })
     }
 }
 
@@ -107,15 +109,19 @@ fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
     }
 }
 
-/// Random, so that no caller can choose an address or a name that shares another's turns; the same for the whole life
-/// of the process, so that turns outlive a reload.
-static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
-fn caller(user: Option<&str>, peer: IpAddr) -> Caller {
-    Caller(match user {
-        Some(user) => SEED.hash_one((0_u8, user)),
-        None => SEED.hash_one((1_u8, peer.to_canonical())),
-    })
+/// Who takes turns, and has a window of its own where a limit is counted per caller. The seed is random, so that no caller
+/// can choose an address or a name that shares another's; and the gate's, so that both outlive a reload and a restart.
+fn caller(seed: &[u8; 16], user: Option<&str>, peer: IpAddr) -> Caller {
+    let mut hasher = SipHasher13::new_with_key(seed);
+    match (user, peer.to_canonical()) {
+        (Some(user), _) => {
+            hasher.write_u8(0);
+            hasher.write(user.as_bytes());
+        }
+        (None, IpAddr::V4(address)) => hasher.write(&address.octets()),
+        (None, IpAddr::V6(address)) => hasher.write(&address.octets()),
+    }
+    Caller(hasher.finish())
 }
 
 #[cfg(test)]

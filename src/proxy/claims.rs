@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::Hasher;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
+use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use super::access::Admitted;
@@ -105,18 +106,20 @@ pub struct Rules {
     places: Vec<Option<usize>>,
     /// Hosts that routes lead to, lower case.
     route_hosts: Vec<String>,
+    /// What keys are hashed with.
+    seed: [u8; 16],
 }
 
 impl Rules {
-    /// `rules`: in the order of the file, and the limits that they are of.
-    pub fn new(rules: Vec<Rule>, limits: &[LimitId], route_hosts: Vec<String>) -> Rules {
+    /// `rules`: in the order of the file, and the limits that they are of. `seed`: what keys are hashed with.
+    pub fn new(rules: Vec<Rule>, limits: &[LimitId], route_hosts: Vec<String>, seed: [u8; 16]) -> Rules {
         let mut rules: Vec<_> = limits.iter().copied().zip(rules).collect();
         rules.sort_by_key(|(_, rule)| rule.key.len());
         let mut places = vec![None; limits.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0)];
         for (place, (id, _)) in rules.iter().enumerate() {
             places[id.0 as usize] = Some(place);
         }
-        Rules { rules, places, route_hosts }
+        Rules { rules, places, route_hosts, seed }
     }
 
     /// Whether a limit (by a host pattern that is not just `*`) or a route names the host.
@@ -145,7 +148,7 @@ impl Rules {
             if !request.matches(rule) {
                 continue;
             }
-            found.claims.push(Claim { limit: *id, key: request.key(&rule.key), cost: request.cost(rule)? });
+            found.claims.push(Claim { limit: *id, key: request.key(&rule.key, &self.seed), cost: request.cost(rule)? });
             found.retry = found.retry.max(rule.retry);
         }
         Ok(found)
@@ -186,11 +189,11 @@ impl<'a> Request<'a> {
         self.read.get_or_insert_with(|| Path::read(self.path))
     }
 
-    fn key(&mut self, parts: &[KeyPart]) -> Key {
+    fn key(&mut self, parts: &[KeyPart], seed: &[u8; 16]) -> Key {
         if parts.is_empty() {
             return Key::WHOLE;
         }
-        let mut key = KeyHasher::new();
+        let mut key = KeyHasher::new(seed);
         for part in parts {
             match part {
                 KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
@@ -220,32 +223,23 @@ impl<'a> Request<'a> {
     }
 }
 
-/// 128 bits of keyed hash over a key's parts. The seeds are random, so that no caller can make two keys meet, and
-/// the same for the whole life of the process, so that windows keep their keys when the rules are read again.
-struct KeyHasher {
-    low: <RandomState as BuildHasher>::Hasher,
-    high: <RandomState as BuildHasher>::Hasher,
-}
-
-static SEEDS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+/// 128 bits of keyed hash over a key's parts. The seed is random, so that no caller can make two keys meet; and the gate's,
+/// so that windows keep their keys when the rules are read again, and when the gateway is started again.
+struct KeyHasher(SipHasher13);
 
 impl KeyHasher {
-    fn new() -> KeyHasher {
-        let [low, high] = &*SEEDS;
-        KeyHasher { low: low.build_hasher(), high: high.build_hasher() }
+    fn new(seed: &[u8; 16]) -> KeyHasher {
+        KeyHasher(SipHasher13::new_with_key(seed))
     }
 
     /// Each part goes in with its length, so that ("ab", "c") and ("a", "bc") differ; so do no part and an empty one.
     fn add(&mut self, part: Option<&[u8]>) {
-        let length = part.map_or(u64::MAX, |part| part.len() as u64);
-        for hasher in [&mut self.low, &mut self.high] {
-            hasher.write_u64(length);
-            hasher.write(part.unwrap_or_default());
-        }
+        self.0.write(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+        self.0.write(part.unwrap_or_default());
     }
 
     fn finish(&self) -> Key {
-        Key(u128::from(self.high.finish()) << 64 | u128::from(self.low.finish()))
+        Key(self.0.finish128().as_u128())
     }
 }
 

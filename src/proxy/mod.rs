@@ -203,7 +203,9 @@ impl Parts {
         });
         let before_identity = before.and_then(|before| before.identity.as_ref());
         let identity = settings.identity.map(|identity| Made::again(before_identity, identity, |it| it.server()));
-        let access = |settings: &access::Settings| Ok::<_, Error>(Arc::new(access::Access::new(settings.clone())));
+        let seed = gate.seed();
+        let access =
+            |settings: &access::Settings| Ok::<_, Error>(Arc::new(access::Access::new(settings.clone(), seed)));
         let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
         Ok(Parts {
             route_hosts: settings.routes.iter().map(|route| route.to.host.to_string()).collect(),
@@ -228,7 +230,8 @@ impl Parts {
     /// The proxy whose rules are those of these limits, in the order of the file.
     pub fn with(mut self, limits: &[LimitId]) -> Proxy {
         let (rules, route_hosts) = (std::mem::take(&mut self.rules), std::mem::take(&mut self.route_hosts));
-        Proxy { rules: claims::Rules::new(rules, limits, route_hosts), parts: self }
+        let seed = self.gate.seed();
+        Proxy { rules: claims::Rules::new(rules, limits, route_hosts, seed), parts: self }
     }
 }
 

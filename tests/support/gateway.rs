@@ -48,7 +48,8 @@ impl Drop for Dir {
 pub(crate) struct Gateway {
     child: Child,
     pub(crate) addr: SocketAddr,
-    pub(crate) dir: Dir,
+    /// Another gateway may go on in it.
+    pub(crate) dir: Arc<Dir>,
     out: Arc<Mutex<Vec<String>>>,
     err: Arc<Mutex<String>>,
     deaf: Arc<AtomicBool>,
@@ -66,6 +67,17 @@ impl Gateway {
     pub(crate) fn start_in(dir: Dir, toml: &str) -> Gateway {
         let listen = if toml.contains("[listen]") { "" } else { "[listen]\nproxy = \"127.0.0.1:0\"\n\n" };
         dir.write("proxy.toml", &format!("{listen}{toml}"));
+        Gateway::start_as_it_is(Arc::new(dir))
+    }
+
+    /// Starts another one where this one was, with its files; it has ended.
+    #[track_caller]
+    pub(crate) fn again(self) -> Gateway {
+        Gateway::start_as_it_is(Arc::clone(&self.dir))
+    }
+
+    #[track_caller]
+    fn start_as_it_is(dir: Arc<Dir>) -> Gateway {
         let mut child = Command::new(PROGRAM)
             .args(["run", "-c", "proxy.toml"])
             .current_dir(dir.path())

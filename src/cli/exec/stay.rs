@@ -71,6 +71,10 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
     if !wants_log() {
         settings.hush();
     }
+    if variables::address(&settings).is_err() {
+        // Each program has a gateway of its own then, and the state is only one's.
+        settings.gate.state = None;
+    }
     log::start(settings.log);
     // Nobody else finds a gateway on a port that is any.
     let rest = if variables::address(&settings).is_ok() { rest(&settings.gate.limits) } else { Duration::ZERO };

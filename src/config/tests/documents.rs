@@ -91,6 +91,8 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[[tls.client]]", "[[tls.client]]\n"),
         ("[access]", "[access]\n"),
         ("[timeouts]", "[timeouts]\n"),
+        ("[state]", "[state]\n"),
+        ("[config]", "[config]\n"),
         ("[log]", "[log]\n"),
     ];
     let shown = commented_default();

@@ -3,7 +3,7 @@
 use super::*;
 
 fn real(limits: Vec<Limit>) -> Arc<Gate> {
-    Gate::new(Settings { limits }, Clock::start())
+    Gate::new(limits, Clock::start())
 }
 
 async fn permit(gate: &Arc<Gate>, limit: u32) -> Permit {

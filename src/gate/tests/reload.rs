@@ -8,7 +8,7 @@ fn one_per(millis: u64) -> Limit {
 }
 
 fn reload(world: &World, limits: Vec<Limit>, in_line: InLine) -> Reload {
-    world.gate.reload(Settings { limits }, ms(1000), in_line, |_| {})
+    world.gate.reload(limits, ms(1000), in_line, |_| {})
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
         })
         .collect();
     let mut published = false;
-    world.gate.reload(Settings { limits: vec![limit(3, ms(100))] }, ms(1000), InLine::AskAnew, |_| published = true);
+    world.gate.reload(vec![limit(3, ms(100))], ms(1000), InLine::AskAnew, |_| published = true);
     assert!(published);
     let mut arrivals: Vec<Time> = Vec::new();
     for (waiter, arrived) in waiters {

@@ -3,6 +3,8 @@
 use super::*;
 use crate::proxy::target::{Came, Targets};
 
+const SEED: [u8; 16] = [7; 16];
+
 fn open() -> Settings {
     Settings { allow_from: Vec::new(), users: None, connect_ports: vec![443], only_listed: false }
 }
@@ -10,17 +12,17 @@ fn open() -> Settings {
 async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: bool) -> Result<Admitted, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
     let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
-    Access::new(settings).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
+    Access::new(settings, SEED).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
 }
 
 #[test]
 fn addresses_are_compared_whatever_family_they_came_in() {
     let ranges = ["127.0.0.0/8", "2001:db8::/32"].map(|range| range.parse().expect("a range"));
-    let access = Access::new(Settings { allow_from: ranges.to_vec(), ..open() });
+    let access = Access::new(Settings { allow_from: ranges.to_vec(), ..open() }, SEED);
     let may = |address: &str| access.may_connect_from(address.parse().expect("an address"));
     assert!(may("127.9.9.9") && may("::ffff:127.0.0.1") && may("2001:db8::7"));
     assert!(!may("128.0.0.1") && !may("::1") && !may("::ffff:10.0.0.1"));
-    assert!(Access::new(open()).may_connect_from(IpAddr::from([1, 2, 3, 4])));
+    assert!(Access::new(open(), SEED).may_connect_from(IpAddr::from([1, 2, 3, 4])));
 }
 
 #[tokio::test]
@@ -75,7 +77,7 @@ async fn a_name_that_nobody_proved_is_no_name() {
 #[test]
 fn a_user_is_one_caller_wherever_it_comes_from() {
     let (here, there) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-    assert_eq!(caller(Some("anna"), here), caller(Some("anna"), there));
-    assert_ne!(caller(Some("anna"), here), caller(Some("bo"), here));
-    assert_ne!(caller(Some("anna"), here), caller(None, here));
+    assert_eq!(caller(&SEED, Some("anna"), here), caller(&SEED, Some("anna"), there));
+    assert_ne!(caller(&SEED, Some("anna"), here), caller(&SEED, Some("bo"), here));
+    assert_ne!(caller(&SEED, Some("anna"), here), caller(&SEED, None, here));
 }

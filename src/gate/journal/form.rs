@@ -1,0 +1,193 @@
+//! How what is known of limits and windows is written: plain data, with a number for its form.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use super::when::Line;
+use crate::locker::{Counts, Key, Kind, Known, Limit, LimitId, Page, Rate, ShareBy, Unit, WhenFull};
+
+/// The number of the form; another is not read.
+pub(super) const FORM: u32 = 1;
+
+/// What is said of the whole.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+pub(super) struct Head {
+    /// What keys and callers are hashed with.
+    pub(super) seed: [u8; 16],
+    /// Whether the process that wrote it stopped in order.
+    pub(super) stopped: bool,
+    pub(super) limits: Vec<KnownForm>,
+}
+
+#[derive(Clone, Serialize, Deserialize, Debug)]
+pub(super) struct KnownForm {
+    limit: LimitForm,
+    in_force: bool,
+    since: i128,
+    unknown: Option<(i128, u32)>,
+}
+
+#[derive(Clone, Serialize, Deserialize, Debug)]
+struct LimitForm {
+    name: String,
+    keyed_by: String,
+    rate: Option<RateForm>,
+    in_flight: Option<u32>,
+    refuses: bool,
+    max_wait: Duration,
+    max_waiting: u64,
+    turns: bool,
+    max_keys: u64,
+    dry_run: bool,
+}
+
+#[derive(Clone, Serialize, Deserialize, Debug)]
+struct RateForm {
+    requests: u32,
+    per: Duration,
+    guard: Duration,
+    answered: bool,
+    kind: KindForm,
+}
+
+#[derive(Clone, Serialize, Deserialize, Debug)]
+enum KindForm {
+    Sliding,
+    Fixed,
+    Smooth(u32),
+    Calendar(UnitForm, String),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize, Debug)]
+enum UnitForm {
+    Minute,
+    Hour,
+    Day,
+}
+
+/// What is written of a window, under its limit's name and its key.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub(super) struct PageForm {
+    log: Vec<(i128, u32)>,
+    open: u32,
+    mark: i128,
+    paused: i128,
+    period: Option<(i128, i128)>,
+}
+
+impl KnownForm {
+    pub(super) fn of(known: &Known, line: Line) -> KnownForm {
+        KnownForm {
+            limit: LimitForm::of(&known.limit),
+            in_force: known.in_force,
+            since: line.to_boot(known.since),
+            unknown: known.unknown.map(|(at, slots)| (line.to_boot(at), slots)),
+        }
+    }
+
+    pub(super) fn known(self, line: Line) -> Known {
+        Known {
+            limit: self.limit.limit(),
+            in_force: self.in_force,
+            since: line.at_boot(self.since),
+            unknown: self.unknown.map(|(at, slots)| (line.at_boot(at), slots)),
+        }
+    }
+}
+
+impl PageForm {
+    pub(super) fn of(page: &Page, line: Line) -> PageForm {
+        PageForm {
+            log: page.log.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect(),
+            open: page.open,
+            mark: line.to_boot(page.mark),
+            paused: line.to_boot(page.paused),
+            period: page.period,
+        }
+    }
+
+    pub(super) fn page(self, limit: LimitId, key: Key, line: Line) -> Page {
+        Page {
+            limit,
+            key,
+            log: self.log.into_iter().map(|(at, count)| (line.at_boot(at), count)).collect(),
+            open: self.open,
+            mark: line.at_boot(self.mark),
+            paused: line.at_boot(self.paused),
+            period: self.period,
+        }
+    }
+}
+
+impl LimitForm {
+    fn of(limit: &Limit) -> LimitForm {
+        LimitForm {
+            name: limit.name.to_string(),
+            keyed_by: limit.keyed_by.to_string(),
+            rate: limit.rate.as_ref().map(RateForm::of),
+            in_flight: limit.in_flight,
+            refuses: limit.when_full == WhenFull::Refuse,
+            max_wait: limit.max_wait,
+            max_waiting: limit.max_waiting as u64,
+            turns: limit.share_by == ShareBy::Caller,
+            max_keys: limit.max_keys as u64,
+            dry_run: limit.dry_run,
+        }
+    }
+
+    fn limit(self) -> Limit {
+        Limit {
+            name: self.name.into(),
+            keyed_by: self.keyed_by.into(),
+            rate: self.rate.map(RateForm::rate),
+            in_flight: self.in_flight,
+            when_full: if self.refuses { WhenFull::Refuse } else { WhenFull::Wait },
+            max_wait: self.max_wait,
+            max_waiting: usize::try_from(self.max_waiting).unwrap_or(usize::MAX),
+            share_by: if self.turns { ShareBy::Caller } else { ShareBy::Nobody },
+            max_keys: usize::try_from(self.max_keys).unwrap_or(usize::MAX),
+            dry_run: self.dry_run,
+        }
+    }
+}
+
+impl RateForm {
+    fn of(rate: &Rate) -> RateForm {
+        let kind = match &rate.kind {
+            Kind::Sliding => KindForm::Sliding,
+            Kind::Fixed => KindForm::Fixed,
+            Kind::Smooth { burst } => KindForm::Smooth(*burst),
+            Kind::Calendar { unit, zone } => {
+                let unit = match unit {
+                    Unit::Minute => UnitForm::Minute,
+                    Unit::Hour => UnitForm::Hour,
+                    Unit::Day => UnitForm::Day,
+                };
+                KindForm::Calendar(unit, zone.iana_name().unwrap_or("UTC").to_owned())
+            }
+        };
+        let Rate { requests, per, guard, counts, .. } = *rate;
+        RateForm { requests, per, guard, answered: counts == Counts::Answered, kind }
+    }
+
+    fn rate(self) -> Rate {
+        let kind = match self.kind {
+            KindForm::Sliding => Kind::Sliding,
+            KindForm::Fixed => Kind::Fixed,
+            KindForm::Smooth(burst) => Kind::Smooth { burst },
+            KindForm::Calendar(unit, zone) => {
+                let unit = match unit {
+                    UnitForm::Minute => Unit::Minute,
+                    UnitForm::Hour => Unit::Hour,
+                    UnitForm::Day => Unit::Day,
+                };
+                // A zone that this machine does not know any more is another than the file's, and treated as such.
+                Kind::Calendar { unit, zone: TimeZone::get(&zone).unwrap_or(TimeZone::UTC) }
+            }
+        };
+        let Self { requests, per, guard, answered, .. } = self;
+        Rate { requests, per, guard, kind, counts: if answered { Counts::Answered } else { Counts::Sent } }
+    }
+}

@@ -1,0 +1,331 @@
+//! The folder: who may have it, what is found in it, and what becomes of a disk that fails.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use super::*;
+use crate::gate::{Answer, Gate, Patience};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, Usage, WhenFull};
+
+/// A folder of the test's own.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(test: &str) -> Place {
+        let place = Place(std::env::temp_dir().join(format!("lockgate-state-{}-{test}", std::process::id())));
+        fs::remove_dir_all(&place.0).ok();
+        place
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { dir: self.0.clone(), after_crash: AfterCrash::Remember }
+    }
+
+    fn forgetting(&self) -> Settings {
+        Settings { after_crash: AfterCrash::Forget, ..self.settings() }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join(FILE)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700)).ok();
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn limit(requests: u32, per: Duration) -> Limit {
+    Limit {
+        name: "test".into(),
+        keyed_by: "host".into(),
+        rate: Some(Rate { requests, per, guard: Duration::ZERO, kind: Kind::Sliding, counts: Counts::Sent }),
+        in_flight: None,
+        when_full: WhenFull::Refuse,
+        max_wait: Duration::from_secs(1),
+        max_waiting: 1000,
+        share_by: ShareBy::Nobody,
+        max_keys: 1000,
+        dry_run: false,
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// In tests a block is a third of N, so of two slots each is written down by itself; and a short window is one of 40 ms.
+const SHORT: Duration = Duration::from_millis(40);
+
+fn open(settings: &Settings, limits: Vec<Limit>) -> Result<Arc<Gate>, Error> {
+    open_at(Clock::start(), settings, limits)
+}
+
+fn open_at(clock: Clock, settings: &Settings, limits: Vec<Limit>) -> Result<Arc<Gate>, Error> {
+    let settings = crate::gate::Settings { limits, state: Some(settings.clone()) };
+    Gate::open(settings, clock).map(|(gate, _)| gate)
+}
+
+fn claim(key: u128) -> [Claim; 1] {
+    [Claim { limit: LimitId(0), key: Key(key), cost: 1 }]
+}
+
+/// How many of so many requests go, each sent at once. One whose slot must be written down first waits for that.
+fn go(gate: &Arc<Gate>, key: u128, asked: usize) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let go = |_| {
+        let claims = claim(key);
+        let permit = match gate.ask(&claims, Caller(1), Patience::default()) {
+            Answer::Go(permit) => Ok(permit),
+            Answer::Wait(waiting) => runtime.block_on(waiting),
+            Answer::Sorry(refused) => Err(refused),
+        };
+        permit.map(|permit| permit.depart().sent()).is_ok()
+    };
+    (0..asked).map(go).filter(|gone| *gone).count()
+}
+
+fn usage(gate: &Arc<Gate>, key: u128) -> Usage {
+    gate.lock().locker.usage(LimitId(0), Key(key), gate.clock().now())
+}
+
+/// The process dies: nothing more is written, and the lock is gone.
+fn kill(gate: Arc<Gate>) {
+    let lock = gate.journal.get().unwrap().folder.dir.join(LOCK);
+    drop(gate);
+    // The thread that writes ends when it sees that the gate is gone.
+    for _ in 0..2000 {
+        if Handle::open(&lock).unwrap().try_lock().is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("the thread that writes did not end");
+}
+
+#[test]
+fn after_a_crash_a_long_window_knows_what_it_let_go() {
+    let place = Place::new("crash");
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    let seed = gate.seed();
+    assert_eq!(go(&gate, 1, 1), 1);
+    assert_eq!(gate.journal_health(), Health::Whole);
+    kill(gate);
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(gate.seed(), seed, "or no key would be found again");
+    assert_eq!(usage(&gate, 1).taken, 1);
+    assert_eq!(go(&gate, 1, 3), 1);
+    assert_eq!(go(&gate, 2, 3), 2, "of so few slots none is lost");
+}
+
+#[test]
+fn a_crash_costs_a_block_of_a_large_window_at_most() {
+    let place = Place::new("block");
+    for round in 0..3 {
+        let gate = open(&place.settings(), vec![limit(9_000, HOUR)]).unwrap();
+        let before = usage(&gate, 1).taken;
+        assert_eq!(go(&gate, 1, 100), 100);
+        kill(gate);
+        let gate = open(&place.settings(), vec![limit(9_000, HOUR)]).unwrap();
+        let lost = usage(&gate, 1).taken - before - 100;
+        assert!(lost <= 3000, "round {round}: {lost}");
+        gate.stop();
+        kill(gate);
+    }
+}
+
+#[test]
+fn a_first_start_does_not_wait_and_a_crash_closes_a_short_window_for_its_span() {
+    let (place, (clock, hand)) = (Place::new("short"), Clock::manual());
+    hand.pass(HOUR);
+    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    assert_eq!(go(&gate, 1, 2), 2);
+    kill(gate);
+    hand.pass(SHORT / 2);
+    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    for key in [1, 2] {
+        assert_eq!(usage(&gate, key).opens, Some(clock.now() + SHORT));
+    }
+    hand.pass(SHORT);
+    assert_eq!((go(&gate, 1, 3), go(&gate, 2, 3)), (2, 2));
+}
+
+#[test]
+fn an_orderly_stop_loses_nothing_and_delays_nothing() {
+    let (place, (clock, hand)) = (Place::new("stop"), Clock::manual());
+    hand.pass(HOUR);
+    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 1);
+    gate.stop();
+    kill(gate);
+    hand.pass(SHORT / 2);
+    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    assert_eq!((usage(&gate, 1).taken, usage(&gate, 2).taken), (1, 0));
+    assert_eq!((go(&gate, 1, 2), go(&gate, 2, 3)), (1, 2));
+    kill(gate);
+    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    assert_eq!(usage(&gate, 3).taken, 2, "the stop before the last does not count");
+}
+
+#[test]
+fn limits_that_changed_while_nobody_ran_are_as_if_the_file_had_been_read_again() {
+    let place = Place::new("changed");
+    let gate = open(&place.settings(), vec![limit(1, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 1);
+    kill(gate);
+    let other = Limit { name: "other".into(), ..limit(1, HOUR) };
+    let gate = open(&place.settings(), vec![other.clone(), limit(2, HOUR)]).unwrap();
+    let limits = gate.limits();
+    assert_eq!(limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>(), ["test", "other"]);
+    assert_eq!(go(&gate, 1, 3), 1);
+    kill(gate);
+    let gate = open(&place.settings(), vec![other]).unwrap();
+    assert!(!gate.is_in_force(LimitId(0)) && gate.is_in_force(LimitId(1)));
+}
+
+#[test]
+fn with_after_crash_forget_a_crash_is_a_first_start_and_a_stop_is_not() {
+    let place = Place::new("forget");
+    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 2), 2);
+    kill(gate);
+    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 9), 2);
+    gate.stop();
+    kill(gate);
+    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 0);
+}
+
+#[test]
+fn one_gateway_at_a_time_has_the_folder_and_the_second_is_told_who() {
+    let place = Place::new("held");
+    let gate = open(&place.settings(), vec![limit(5, HOUR)]).unwrap();
+    for settings in [place.settings(), place.forgetting()] {
+        let error = open(&settings, vec![limit(5, HOUR)]).map(|_| ()).unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.contains(&format!("(process {})", std::process::id())) && told.contains(place.0.to_str().unwrap()),
+            "{told}"
+        );
+    }
+    kill(gate);
+    assert!(open(&place.settings(), vec![limit(5, HOUR)]).is_ok());
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named_or_done_without() {
+    let place = Place::new("a-file");
+    fs::write(&place.0, "in the way").unwrap();
+    let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
+    assert!(told.contains(place.0.to_str().unwrap()) && told.contains("after_crash = \"forget\""), "{told}");
+    let gate = open(&place.forgetting(), vec![limit(5, HOUR)]).unwrap();
+    assert_eq!((gate.journal_health(), go(&gate, 1, 6)), (Health::Off, 5));
+    fs::remove_file(&place.0).unwrap();
+}
+
+#[test]
+fn a_file_of_somebody_elses_or_of_a_newer_version_is_told_with_the_choice() {
+    let place = Place::new("foreign");
+    fs::create_dir_all(&place.0).unwrap();
+    for (content, why) in [(&b"not a database at all"[..], "cannot be read"), (&[0; 8192], "cannot be read")] {
+        fs::write(place.file(), content).unwrap();
+        let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
+        assert!(told.contains(why) && told.contains(FILE) && told.contains("after_crash = \"forget\""), "{told}");
+    }
+    assert!(open(&place.forgetting(), vec![limit(5, HOUR)]).is_ok());
+    assert_eq!(fs::read(place.0.join("journal.redb.unread")).unwrap(), [0; 8192], "it is kept");
+
+    let place = Place::new("newer");
+    fs::create_dir_all(&place.0).unwrap();
+    let database = redb::Database::create(place.file()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let whole: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("whole");
+    let newer = postcard::to_stdvec(&(form::FORM + 1)).unwrap();
+    transaction.open_table(whole).unwrap().insert("form", newer.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
+    assert!(told.contains("newer lockgate"), "{told}");
+}
+
+#[test]
+fn a_file_that_is_cut_anywhere_is_never_believed_for_more_than_it_says() {
+    let place = Place::new("cut");
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 2), 2);
+    kill(gate);
+    let whole = fs::read(place.file()).unwrap();
+    // Every byte of the last block, and a cut in each other one.
+    let cuts = (whole.len() - 4096..whole.len()).chain((0..whole.len()).step_by(4096));
+    let (mut refused, mut read) = (0, 0);
+    for cut in cuts {
+        fs::write(place.file(), &whole[..cut]).unwrap();
+        match open(&place.settings(), vec![limit(2, HOUR)]) {
+            Err(Error::Damaged { path, .. }) => {
+                assert_eq!(path, place.file());
+                refused += 1;
+            }
+            Err(error) => panic!("cut at {cut}: {error}"),
+            Ok(gate) => {
+                // An empty file is a first start: there is nothing that could be believed.
+                assert!(cut == 0 || usage(&gate, 1).taken >= 2, "cut at {cut}: {:?}", usage(&gate, 1));
+                kill(gate);
+                read += 1;
+            }
+        }
+    }
+    assert!(refused >= 4096, "{refused} refused, {read} read");
+}
+
+#[test]
+fn bytes_that_were_changed_are_found_or_were_of_no_account() {
+    let place = Place::new("changed-bytes");
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 2), 2);
+    kill(gate);
+    let whole = fs::read(place.file()).unwrap();
+    for at in (0..whole.len()).step_by(997) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        fs::write(place.file(), &damaged).unwrap();
+        match open(&place.settings(), vec![limit(2, HOUR)]) {
+            Err(Error::Damaged { .. } | Error::Newer { .. }) => {}
+            Err(error) => panic!("byte {at}: {error}"),
+            Ok(gate) => {
+                assert!(usage(&gate, 1).taken >= 2, "byte {at}: {:?}", usage(&gate, 1));
+                kill(gate);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
+    let place = Place::new("blind");
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 1);
+    let journal = Arc::clone(gate.journal.get().unwrap());
+    // As when a write fails: the thread that writes does the same.
+    journal.fail_for_test(&gate);
+    assert_eq!(gate.journal_health(), Health::Blind);
+    assert_eq!(go(&gate, 1, 3), 1, "it goes on");
+    let copy = Place::new("blind-copy");
+    fs::create_dir_all(&copy.0).unwrap();
+    fs::copy(place.file(), copy.file()).unwrap();
+    let next = open(&copy.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!((go(&next, 1, 1), go(&next, 2, 1)), (0, 0), "all windows are full");
+    // The disk takes something again, within a second or two.
+    for _ in 0..500 {
+        if gate.journal_health() == Health::Whole {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(gate.journal_health(), Health::Whole);
+    drop(journal);
+    kill(gate);
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!((usage(&gate, 1).taken, go(&gate, 2, 1)), (2, 1), "what it did meanwhile is written");
+}

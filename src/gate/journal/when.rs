@@ -1,0 +1,126 @@
+//! Times that outlive the process, and the machine's boot.
+//!
+//! Within one boot of the machine the kernel counts (CLOCK_BOOTTIME); over a boot only the wall clock knows how much time
+//! has passed, and one that has been set back says nothing: then no time has passed.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gate::clock::{BootMoment, Clock};
+use crate::time::Time;
+
+/// Two clocks are read one after the other; what lies between counts as time that has not passed.
+const UNREST_NANOS: i128 = 1_000;
+
+/// A moment as a later process finds it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub(super) struct Moment {
+    /// Which boot of the machine it was in; empty if the kernel does not say.
+    boot: String,
+    since_boot: u64,
+    wall: i128,
+}
+
+impl Moment {
+    pub(super) fn now(clock: &Clock) -> Moment {
+        let BootMoment { since_boot, wall, .. } = clock.boot_moment();
+        Moment { boot: boot_id(), since_boot, wall }
+    }
+}
+
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// Brings times of the gateway's line to that of the machine's boot, and back in a later process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    /// What is added to a time of the gateway's line.
+    offset: i128,
+}
+
+impl Line {
+    /// For what this process writes.
+    pub(super) fn here(clock: &Clock) -> Line {
+        let BootMoment { since_boot, at, .. } = clock.boot_moment();
+        Line { offset: i128::from(since_boot) - i128::from(at.as_nanos()) }
+    }
+
+    /// For what was written by a process that wrote last at `then`.
+    pub(super) fn since(then: &Moment, clock: &Clock) -> Line {
+        let BootMoment { since_boot, wall, at } = clock.boot_moment();
+        let same_boot = !then.boot.is_empty() && then.boot == boot_id();
+        // What the other line would count now.
+        let now =
+            if same_boot { i128::from(since_boot) } else { i128::from(then.since_boot) + (wall - then.wall).max(0) };
+        Line { offset: now - i128::from(at.as_nanos()) - UNREST_NANOS }
+    }
+
+    pub(super) fn to_boot(self, at: Time) -> i128 {
+        i128::from(at.as_nanos()) + self.offset
+    }
+
+    pub(super) fn at_boot(self, at: i128) -> Time {
+        Time::from_nanos(u64::try_from((at - self.offset).max(0)).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A clock that stands still an hour after its line began.
+    fn clock() -> (Clock, &'static crate::gate::clock::Hand) {
+        let (clock, hand) = Clock::manual();
+        hand.pass(Duration::from_secs(3600));
+        (clock, hand)
+    }
+
+    #[test]
+    fn within_a_boot_a_time_is_found_again_where_it_was() {
+        let (clock, hand) = clock();
+        let (line, then) = (Line::here(&clock), Moment::now(&clock));
+        let at = clock.now() - Duration::from_secs(10);
+        let written = line.to_boot(at);
+        hand.pass(Duration::from_secs(7));
+        hand.set_wall_ahead(Duration::from_secs(1_000_000));
+        let found = Line::since(&then, &clock).at_boot(written);
+        assert!(found >= at && found.since(at) <= Duration::from_micros(1), "{found:?} {at:?}");
+    }
+
+    #[test]
+    fn over_a_boot_the_wall_clock_tells_how_much_time_has_passed() {
+        let (clock, hand) = clock();
+        let mut then = Moment::now(&clock);
+        then.boot = "another".to_owned();
+        // The machine had been up for long, and wrote this a second before its end.
+        let written = i128::from(then.since_boot) - i128::from(SECOND);
+        hand.pass(Duration::from_secs(60));
+        let found = Line::since(&then, &clock).at_boot(written);
+        let age = clock.now().since(found);
+        assert!(age <= Duration::from_secs(61) && age >= Duration::from_millis(60_999), "{age:?}");
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_set_back_opens_nothing_early() {
+        let (clock, _hand) = clock();
+        let mut then = Moment::now(&clock);
+        then.boot = "another".to_owned();
+        then.wall += 86_400 * i128::from(SECOND);
+        let written = i128::from(then.since_boot) - 5 * i128::from(SECOND);
+        let age = clock.now().since(Line::since(&then, &clock).at_boot(written));
+        assert!(age <= Duration::from_secs(5), "{age:?}: no time has passed");
+    }
+
+    #[test]
+    fn what_lies_before_the_line_begins_lies_at_its_beginning() {
+        let (clock, _hand) = clock();
+        assert_eq!(Line::here(&clock).at_boot(i128::MIN / 2), Time::START);
+    }
+}

@@ -1,0 +1,278 @@
+//! Writes what the locker names, and tells it when that is on the disk.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::file::{Batch, File};
+use super::form::{Head, KnownForm, PageForm};
+use super::when::{Line, Moment};
+use super::{Error, Health, Journal};
+use crate::gate::Gate;
+use crate::locker::{Estate, Limit, Page, Record};
+
+/// How many things are written together at most: the gate is locked while they are named.
+const MOST: usize = 512;
+/// How often to try again to write, when that has failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Wakes the thread that writes.
+#[derive(Default)]
+pub(in crate::gate) struct Bell {
+    called: Mutex<Called>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Called {
+    rung: bool,
+    over: bool,
+    /// The thread has ended.
+    left: bool,
+}
+
+impl Bell {
+    /// There is something to be written.
+    pub(in crate::gate) fn ring(&self) {
+        self.lock().rung = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is rung, or for so long; `false` at the end.
+    fn hear(&self, within: Option<Duration>) -> bool {
+        let mut called = self.lock();
+        while !called.rung && !called.over {
+            called = match within {
+                None => self.changed.wait(called).unwrap_or_else(PoisonError::into_inner),
+                Some(within) => {
+                    let (called, _timeout) =
+                        self.changed.wait_timeout(called, within).unwrap_or_else(PoisonError::into_inner);
+                    return !called.over;
+                }
+            };
+        }
+        called.rung = false;
+        !called.over
+    }
+
+    /// Has the thread end, and waits for that.
+    fn end(&self) {
+        let mut called = self.lock();
+        called.over = true;
+        self.changed.notify_all();
+        while !called.left {
+            called = self.changed.wait(called).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Called> {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that the thread has ended, also by a panic.
+struct Leaving(Arc<Bell>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.lock().left = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Journal {
+    /// Writes what is known so far, and starts the thread that writes from then on.
+    pub(in crate::gate) fn begin(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
+        self.rewrite(gate).map_err(|error| Error::of_file(&self.folder.file(), error))?;
+        let (journal, gate) = (Arc::clone(self), Arc::downgrade(gate));
+        let started = thread::Builder::new().name("journal".to_owned()).spawn(move || journal.run(&gate));
+        started.map(drop).map_err(Error::System)
+    }
+
+    fn run(&self, gate: &Weak<Gate>) {
+        let _leaving = Leaving(Arc::clone(&self.bell));
+        loop {
+            let within = (self.health() == Health::Blind).then_some(RETRY);
+            if !self.bell.hear(within) {
+                return;
+            }
+            let Some(gate) = gate.upgrade() else { return };
+            if self.health() == Health::Blind {
+                self.recover(&gate);
+                continue;
+            }
+            // A file that somebody else writes to may make the library panic.
+            let written = catch_unwind(AssertUnwindSafe(|| self.write_all(&gate)));
+            if let Err(error) = written.unwrap_or(Err(redb::Error::PreviousIo)) {
+                self.fail(&gate, &error);
+            }
+        }
+    }
+
+    /// Writes until there is nothing more to be written.
+    fn write_all(&self, gate: &Gate) -> Result<(), redb::Error> {
+        loop {
+            let records = gate.take_records(MOST);
+            if records.is_empty() {
+                return Ok(());
+            }
+            self.write(|batch| self.put(batch, gate, &records))?;
+            gate.wrote(records);
+        }
+    }
+
+    /// Writes all there is in the place of all that was written.
+    fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
+        gate.begin_recording();
+        let records = gate.take_records(usize::MAX);
+        self.write(|batch| {
+            batch.begin_anew()?;
+            self.put(batch, gate, &records)
+        })?;
+        self.folder.set_whole().map_err(redb::Error::Io)?;
+        gate.wrote(records);
+        // To look whether there is more by now.
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// The last thing that is written: what a gateway that stops has counted.
+    pub(in crate::gate) fn stop(&self, estate: &Estate) {
+        self.bell.end();
+        let line = Line::here(&self.clock);
+        let limits: Vec<&Limit> = estate.limits.iter().map(|known| &known.limit).collect();
+        let head = Head {
+            seed: self.seed,
+            stopped: true,
+            limits: estate.limits.iter().map(|known| KnownForm::of(known, line)).collect(),
+        };
+        let stopped = self.reopen().and_then(|()| {
+            self.write(|batch| {
+                batch.begin_anew()?;
+                batch.head(&head)?;
+                batch.pages(estate.windows.iter().map(|page| form_of(page, &limits, line)))
+            })
+        });
+        match stopped {
+            Ok(()) => tracing::debug!(windows = estate.windows.len(), "what was counted is written"),
+            Err(error) => {
+                tracing::error!(%error, "what was counted cannot be written: the next start treats it as after a crash")
+            }
+        }
+    }
+
+    fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[Record]) -> Result<(), redb::Error> {
+        let line = Line::here(&self.clock);
+        if records.contains(&Record::Limits) {
+            let known = gate.known();
+            let limits = known.iter().map(|known| KnownForm::of(known, line)).collect();
+            batch.head(&Head { seed: self.seed, stopped: false, limits })?;
+        }
+        let limits = gate.limits();
+        let limits: Vec<&Limit> = limits.iter().collect();
+        batch.pages(records.iter().filter_map(|record| match record {
+            Record::Limits => None,
+            Record::Window(page, _) => Some(form_of(page, &limits, line)),
+            Record::Gone(limit, key) => Some((&*limits[limit.0 as usize].name, key.0, None)),
+        }))
+    }
+
+    fn write(&self, write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = &*file else { return Err(redb::Error::PreviousIo) };
+        let now = Moment::now(&self.clock);
+        file.write(|batch| {
+            batch.written(&now)?;
+            write(batch)
+        })
+    }
+
+    /// It cannot be written. The gateway goes on, and what it uses from here on is not on the disk.
+    fn fail(&self, gate: &Gate, error: &redb::Error) {
+        // Before anything more is used.
+        self.folder.set_blind();
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        gate.end_recording();
+        tracing::error!(
+            folder = %self.folder.dir.display(), %error,
+            "what is counted cannot be written; if the gateway died now, all windows would count as full at its next start"
+        );
+    }
+
+    #[cfg(test)]
+    pub(super) fn fail_for_test(&self, gate: &Gate) {
+        self.fail(gate, &redb::Error::PreviousIo);
+        self.bell.ring();
+    }
+
+    fn recover(&self, gate: &Gate) {
+        match self.reopen().and_then(|()| self.rewrite(gate)) {
+            Ok(()) => tracing::info!("what is counted is written again"),
+            Err(error) => {
+                tracing::debug!(%error, "what is counted still cannot be written");
+                self.folder.set_blind();
+                *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                gate.end_recording();
+            }
+        }
+    }
+
+    /// The library does not write a file again that it once could not.
+    fn reopen(&self) -> Result<(), redb::Error> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            let opened = File::open(&self.folder.file(), &self.clock);
+            *file = Some(opened.map_err(|error| redb::Error::Io(std::io::Error::other(error)))?.0);
+        }
+        Ok(())
+    }
+}
+
+fn form_of<'l>(page: &Page, limits: &[&'l Limit], line: Line) -> (&'l str, u128, Option<PageForm>) {
+    (&*limits[page.limit.0 as usize].name, page.key.0, Some(PageForm::of(page, line)))
+}
+
+/// What the thread that writes says to the locker.
+impl Gate {
+    fn begin_recording(&self) {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.begin_recording(now));
+    }
+
+    fn end_recording(&self) {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            state.locker.end_recording(now);
+            state.is_writing = false;
+        });
+    }
+
+    /// What is to be written next. When there is nothing, the bell is rung for the next.
+    fn take_records(&self, most: usize) -> Vec<Record> {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            let records: Vec<Record> = std::iter::from_fn(|| state.locker.poll_record(now)).take(most).collect();
+            state.is_writing = !records.is_empty();
+            records
+        })
+    }
+
+    /// These are on the disk.
+    fn wrote(&self, records: Vec<Record>) {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            for record in records {
+                match record {
+                    Record::Limits => state.locker.limits_recorded(),
+                    Record::Window(_, written) => state.locker.recorded(written, now),
+                    Record::Gone(..) => {}
+                }
+            }
+        });
+    }
+
+    fn known(&self) -> Vec<crate::locker::Known> {
+        self.lock().locker.known()
+    }
+}
