@@ -31,7 +31,7 @@ impl Locker {
                 let window = self.table.window_mut(found);
                 window.expire(rule, now);
                 need.room = window.fits(rule, claim.cost, now);
-                need.dry = window.is_dry(rule, claim.cost, now);
+                need.dry = !need.room && window.is_dry(rule, claim.cost, now);
                 alone = window.waits().is_none();
             } else {
                 let fresh = |need: &Need| need.limit == claim.limit && need.window.is_none();
@@ -39,7 +39,7 @@ impl Locker {
                 if keys < rule.max_keys {
                     let window = Window::new(claim.limit, claim.key, rule, now);
                     need.room = window.fits(rule, claim.cost, now);
-                    need.dry = window.is_dry(rule, claim.cost, now);
+                    need.dry = !need.room && window.is_dry(rule, claim.cost, now);
                 } else if !rule.dry_run {
                     return Err(sorry(Why::TooManyKeys, Duration::from_nanos(rule.span.max(1_000_000))));
                 }
