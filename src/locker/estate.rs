@@ -32,9 +32,11 @@ pub struct Known {
     pub unknown: Option<(Time, u32)>,
 }
 
-/// How much the one before knew at its end.
+/// How much the one before knew at its end, and what of it goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
+    /// Everything; and its requests go on, and will be told of (see [`Locker::hear`]).
+    HandOver,
     /// Everything: it stopped and wrote all of it down.
     Orderly,
     /// What it had to write down before it was used.
@@ -77,7 +79,7 @@ impl Locker {
                     late.sort_unstable();
                     let settling: u32 = late.iter().map(|(_, cost)| cost).sum();
                     let open = self.table.window(window).unsettled.saturating_sub(settling);
-                    let mut page = self.page(window, open);
+                    let mut page = self.page(window, open, usize::MAX);
                     page.log.append(&mut late);
                     windows.push(page);
                 }
@@ -118,7 +120,7 @@ impl Locker {
         // never will.
         let settled = if rule.answered { now + rule.linger } else { now };
         let lost = match end {
-            End::Orderly => None,
+            End::HandOver | End::Orderly => None,
             // All that is known of a long window is written down, but for the slots that a key begins with.
             End::Crash if rule.is_long() => Some(Unknown { at: settled, slots: rule.block }).filter(|it| it.slots > 0),
             // A quota goes by what was known last: until it ends nothing better is known, and to wait for that would
@@ -140,9 +142,16 @@ impl Locker {
         }
         let settled = if rule.answered { now + rule.linger } else { now };
         let unknown = rule.unknown.filter(|unknown| end != End::Crash || unknown.slots == u32::MAX);
-        let window = Window::inherited(&page, rule, unknown, settled, now);
+        let window = match end {
+            // What it had counted besides is in its log by now.
+            End::HandOver => Window::handed_over(&page, rule, now),
+            End::Orderly | End::Crash | End::Blind => Window::inherited(&page, rule, unknown, settled, now),
+        };
         if window.is_blank(rule, now) {
             return;
+        }
+        if end == End::HandOver {
+            self.guests.insert((page.limit, page.key), (page.open, page.flying));
         }
         rule.live += 1;
         let index = self.table.insert(window);

@@ -12,6 +12,8 @@ mod ask;
 mod decide;
 mod estate;
 mod forecast;
+mod given;
+mod guests;
 mod index;
 mod lane;
 pub mod limit;
@@ -28,16 +30,18 @@ mod turns;
 mod window;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 pub use self::ask::{Ask, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
 pub use self::estate::{End, Estate, Known};
+pub use self::given::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
 pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
 
 use self::decide::Look;
+use self::given::Given;
 use self::queue::{Needs, Queue};
 use self::table::Table;
 use self::window::{Rule, Window};
@@ -80,6 +84,10 @@ pub struct Locker {
     limits_unwritten: bool,
     /// Windows of which more is to be written down.
     unwritten: VecDeque<(u32, u32)>,
+    /// The windows are another process's now.
+    given: Option<Given>,
+    /// What another process holds in our windows: slots not settled, and requests under way.
+    guests: HashMap<(LimitId, Key), (u32, u32)>,
     /// Failed attempts, which the origin may still count for a while.
     late: BinaryHeap<Reverse<Late>>,
     /// What the wall clock read at `Time::START`, in nanoseconds of Unix time.
@@ -106,6 +114,8 @@ impl Locker {
             recording: false,
             limits_unwritten: false,
             unwritten: VecDeque::new(),
+            given: None,
+            guests: HashMap::new(),
             late: BinaryHeap::new(),
             wall: 0,
             last: Time::START,
@@ -140,6 +150,9 @@ impl Locker {
 
     /// May this request go? Takes all its slots, or changes no window.
     pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
+        if self.given.is_some() {
+            return self.pass_on_ask(ask, now);
+        }
         let now = self.advance(now);
         let mut needs = Needs::new();
         let mut look = self.look(ask.claims, &mut needs, now);
@@ -159,24 +172,11 @@ impl Locker {
         verdict
     }
 
-    /// From here on nobody who could wait goes: those who come join the line, in the order of their arrival.
-    pub fn hold(&mut self) {
-        self.held = true;
-    }
-
-    /// Lets go who may go of those who were held.
-    pub fn release(&mut self, now: Time) {
-        let now = self.advance(now);
-        self.held = false;
-        self.run(now);
-    }
-
-    fn never_waits(&self, ask: &Ask<'_>) -> bool {
-        ask.claims.iter().any(|claim| self.rules[claim.limit.at()].refuses)
-    }
-
     /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
     pub fn settle(&mut self, grant: &mut Grant, moment: Moment, now: Time) {
+        if self.given.is_some() {
+            return self.pass_on_settle(grant, moment, now);
+        }
         let now = self.advance(now);
         let mut news = false;
         for held in &mut grant.held {
@@ -205,6 +205,9 @@ impl Locker {
 
     /// Nothing of the request left: every slot not yet settled opens at once, in_flight ends.
     pub fn give_back(&mut self, mut grant: Grant, now: Time) {
+        if self.given.is_some() {
+            return self.pass_on_return(grant);
+        }
         let now = self.advance(now);
         for held in &mut grant.held {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
@@ -223,6 +226,9 @@ impl Locker {
     }
 
     fn land(&mut self, grant: &Grant, now: Time) {
+        if self.given.is_some() {
+            return self.pass_on_end(grant);
+        }
         let mut news = false;
         for held in &grant.held {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
@@ -241,6 +247,9 @@ impl Locker {
 
     /// A waiter gives up its place. If it was granted already, its slots are given back.
     pub fn leave(&mut self, ticket: Ticket, now: Time) {
+        if self.given.is_some() {
+            return self.pass_on_leave(ticket);
+        }
         let now = self.advance(now);
         if self.queue.holds(ticket) {
             self.part(ticket.index);
@@ -252,6 +261,9 @@ impl Locker {
 
     /// Nothing opens in this window before `until`, at most an hour from now. Pauses only lengthen.
     pub fn pause(&mut self, limit: LimitId, key: Key, until: Time, now: Time) {
+        if self.given.is_some() {
+            return self.pass_on(Event::Pause { limit, key, until });
+        }
         let now = self.advance(now);
         let until = until.min(now + LONGEST_PAUSE);
         if until <= now {
@@ -271,6 +283,9 @@ impl Locker {
 
     /// Tells what the wall clock read at `Time::START` (nanoseconds since the Unix epoch), for calendar windows.
     pub fn set_wall(&mut self, unix_nanos_at_start: i128, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
         let now = self.advance(now);
         self.wall = unix_nanos_at_start;
         for limit in 0..self.rules.len() {
@@ -289,6 +304,9 @@ impl Locker {
 
     /// When `handle_timeout` must be called next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
+        if self.given.is_some() {
+            return None;
+        }
         let sweeps = if self.table.live() > 0 { self.sweeps } else { Time::NEVER };
         let late = self.late.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
         let next = sweeps.min(late).min(self.queue.due());
@@ -297,6 +315,9 @@ impl Locker {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
         let now = self.advance(now);
         if now >= self.sweeps {
             self.table.sweep(SWEEP_ON_TIMEOUT, &mut self.rules, now);

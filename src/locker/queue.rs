@@ -52,7 +52,7 @@ pub(super) struct Waiter {
     /// Whether it comes again, for a retry.
     pub(super) again: bool,
     /// The caller's own bound.
-    bound: Time,
+    pub(super) bound: Time,
     pub(super) deadline: Time,
     pub(super) lane: u32,
 }

@@ -34,6 +34,8 @@ pub struct Page {
     pub log: Vec<(Time, u32)>,
     /// How many slots may be taken that are not in the log.
     pub open: u32,
+    /// How many requests are under way.
+    pub flying: u32,
     /// `smooth`: until when the spacing is used up.
     pub mark: Time,
     /// Nothing opens before.
@@ -128,18 +130,19 @@ impl Locker {
         let wanted = waiting.min(window.room(rule));
         let open = window.begin_record(rule, wanted);
         let written = Written { window: index, generation: window.generation };
-        Record::Window(self.page(index, open), written)
+        Record::Window(Page { flying: 0, ..self.page(index, open, LONGEST_LOG) }, written)
     }
 
-    /// What a window has counted, with so many slots whose time is not known.
-    pub(super) fn page(&self, index: u32, open: u32) -> Page {
+    /// What a window has counted, with so many slots whose time is not known. A longer log is made that short.
+    pub(super) fn page(&self, index: u32, open: u32, longest_log: usize) -> Page {
         let window = self.table.window(index);
         let rule = &self.rules[window.limit.at()];
         Page {
             limit: window.limit,
             key: window.key,
-            log: window.short_log(rule, LONGEST_LOG),
+            log: window.short_log(rule, longest_log),
             open,
+            flying: window.flying,
             mark: window.mark(),
             paused: window.paused(),
             period: matches!(rule.form, Form::Calendar { .. }).then(|| rule.period.bounds()),

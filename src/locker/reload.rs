@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Locker;
-use super::ask::{LimitId, Sorry, Verdict, Why};
+use super::ask::{Ask, LimitId, Sorry, Verdict, Why};
 use super::lane::Fate;
 use super::limit::Limit;
 use super::window::{Rule, Unknown, later};
@@ -59,6 +59,22 @@ impl Locker {
         let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
         self.settle_in(&changed, now);
         reload
+    }
+
+    /// From here on nobody who could wait goes: those who come join the line, in the order of their arrival.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Lets go who may go of those who were held.
+    pub fn release(&mut self, now: Time) {
+        let now = self.advance(now);
+        self.held = false;
+        self.run(now);
+    }
+
+    pub(super) fn never_waits(&self, ask: &Ask<'_>) -> bool {
+        ask.claims.iter().any(|claim| self.rules[claim.limit.at()].refuses)
     }
 
     /// Whether a limit is one of those that were given last.

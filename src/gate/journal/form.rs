@@ -72,6 +72,7 @@ enum UnitForm {
 pub(super) struct PageForm {
     log: Vec<(i128, u32)>,
     open: u32,
+    flying: u32,
     mark: i128,
     paused: i128,
     period: Option<(i128, i128)>,
@@ -102,6 +103,7 @@ impl PageForm {
         PageForm {
             log: page.log.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect(),
             open: page.open,
+            flying: page.flying,
             mark: line.to_boot(page.mark),
             paused: line.to_boot(page.paused),
             period: page.period,
@@ -114,6 +116,7 @@ impl PageForm {
             key,
             log: self.log.into_iter().map(|(at, count)| (line.at_boot(at), count)).collect(),
             open: self.open,
+            flying: self.flying,
             mark: line.at_boot(self.mark),
             paused: line.at_boot(self.paused),
             period: self.period,

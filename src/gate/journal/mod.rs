@@ -240,7 +240,7 @@ impl Folder {
             false => End::Blind,
         };
         match end {
-            End::Orderly => {}
+            End::HandOver | End::Orderly => {}
             End::Crash | End::Blind if forgets => {
                 tracing::warn!(
                     "the gateway before did not stop in order: what it counted is forgotten, as after_crash says"

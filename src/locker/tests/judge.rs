@@ -3,6 +3,13 @@
 use super::world::{Waiting, World, meet, note_settle};
 use super::*;
 
+/// Where the verdicts of a world's locker are heard.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judged {
+    Here,
+    Elsewhere,
+}
+
 impl World {
     /// After every step: nothing lost or doubled, and nobody waits who may go.
     pub(super) fn judge(&mut self) {

@@ -4,6 +4,7 @@ mod arrivals;
 mod crashes;
 mod dice;
 mod forecasts;
+mod handovers;
 mod judge;
 mod oracle;
 mod order;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::crashes::Disk;
 use super::dice::{Dice, Nature, config, rule};
+use super::judge::Judged;
 use super::oracle::{Item, Oracle};
 use super::*;
 
@@ -85,8 +86,13 @@ impl World {
     }
 
     pub(super) fn something_happens(&mut self, now: Time) {
+        self.something_happens_but(now, Judged::Here);
+    }
+
+    /// As `something_happens`, where somebody else may have to hear the verdicts.
+    pub(super) fn something_happens_but(&mut self, now: Time, judged: Judged) {
         let what = self.dice.roll(0, 20);
-        if what >= 8 {
+        if what >= 8 && judged == Judged::Here {
             // What is due comes before what happens now, and the oracle is to see it so.
             self.locker.handle_timeout(now);
             self.listen();
@@ -103,7 +109,7 @@ impl World {
         }
     }
 
-    fn claims(&mut self) -> Vec<Claim> {
+    pub(super) fn claims(&mut self) -> Vec<Claim> {
         let limits = self.locker.limits().len() as u64;
         let mut claims = Vec::new();
         for limit in 0..limits {
@@ -151,9 +157,14 @@ impl World {
         self.oracle.room(rule, claim.limit.0, claim.key.0, cost, self.now)
     }
 
-    /// I1, I2: whatever is let go, there was room for it by the oracle's count.
     fn go(&mut self, grant: Grant, claims: &[Claim]) {
-        let mut items = Vec::new();
+        self.judge_grant(claims);
+        let items = self.note_items(claims);
+        self.sent.push(Sent { grant, items });
+    }
+
+    /// I1, I2: whatever is let go, there was room for it by the oracle's count.
+    pub(super) fn judge_grant(&mut self, claims: &[Claim]) {
         self.granted += 1;
         for claim in claims {
             // Under a rule that changed, the oracle knows more than a `fixed` window can.
@@ -162,6 +173,14 @@ impl World {
             if !(self.changed && fixed) {
                 assert!(self.room(claim), "seed {}: {claim:?} went without room at {:?}", self.seed, self.now);
             }
+        }
+    }
+
+    /// Tells the oracle of a grant.
+    pub(super) fn note_items(&mut self, claims: &[Claim]) -> Vec<usize> {
+        let mut items = Vec::new();
+        for claim in claims {
+            let rule = &self.locker.limits()[claim.limit.at()];
             items.push(self.oracle.items.len());
             self.oracle.items.push(Item {
                 limit: claim.limit.0,
@@ -173,7 +192,7 @@ impl World {
                 answered: rule.rate.as_ref().is_some_and(|rate| rate.counts == Counts::Answered),
             });
         }
-        self.sent.push(Sent { grant, items });
+        items
     }
 
     fn pick(&mut self) -> Option<usize> {
@@ -243,20 +262,24 @@ impl World {
     /// Hears what was decided meanwhile.
     pub(super) fn listen(&mut self) {
         while let Some((ticket, verdict)) = self.locker.poll_verdict() {
-            let found = self.waiting.iter().position(|waiting| waiting.ticket == ticket);
-            let waiting = self.waiting.swap_remove(found.unwrap_or_else(|| panic!("seed {}: {ticket:?}", self.seed)));
-            match verdict {
-                Verdict::Go(grant) => {
-                    self.first_come(&waiting);
-                    self.go(grant, &waiting.claims);
-                }
-                Verdict::Sorry(sorry) => {
-                    assert!(sorry.until > self.now, "seed {}: {sorry:?} at {:?}", self.seed, self.now);
-                }
-                Verdict::Wait(..) => panic!("seed {}: nobody is told to wait twice", self.seed),
-            }
+            self.hear_verdict(ticket, verdict);
         }
         assert_eq!(self.locker.waiting(), self.waiting.len(), "seed {}", self.seed);
+    }
+
+    pub(super) fn hear_verdict(&mut self, ticket: Ticket, verdict: Verdict) {
+        let found = self.waiting.iter().position(|waiting| waiting.ticket == ticket);
+        let waiting = self.waiting.swap_remove(found.unwrap_or_else(|| panic!("seed {}: {ticket:?}", self.seed)));
+        match verdict {
+            Verdict::Go(grant) => {
+                self.first_come(&waiting);
+                self.go(grant, &waiting.claims);
+            }
+            Verdict::Sorry(sorry) => {
+                assert!(sorry.until > self.now, "seed {}: {sorry:?} at {:?}", self.seed, self.now);
+            }
+            Verdict::Wait(..) => panic!("seed {}: nobody is told to wait twice", self.seed),
+        }
     }
 
     /// I6: among those with the same windows, the one that came first goes first.

@@ -101,23 +101,36 @@ impl Window {
 
     /// One that goes on where another ended. What was open there settled then; `unknown` besides, if there may be more.
     pub(crate) fn inherited(page: &Page, rule: &Rule, unknown: Option<Unknown>, settled: Time, now: Time) -> Window {
+        let mut window = Window::from_page(page, rule, now);
+        if page.open > 0 && rule.counts_slots() {
+            window.settled(rule, page.open, settled);
+        }
+        if unknown.is_some() {
+            window.count_unknown(&Rule { unknown, ..rule.clone() }, now);
+        }
+        window.expire(rule, now);
+        window
+    }
+
+    /// One that goes on in another process, whose requests are still under way.
+    pub(crate) fn handed_over(page: &Page, rule: &Rule, now: Time) -> Window {
+        let mut window = Window::from_page(page, rule, now);
+        (window.unsettled, window.flying) = (page.open, page.flying);
+        window
+    }
+
+    /// What has settled, and what holds a window back besides.
+    fn from_page(page: &Page, rule: &Rule, now: Time) -> Window {
         let mut window = Window::new(page.limit, page.key, &Rule { unknown: None, free: 0, ..rule.clone() }, now);
         if !matches!(rule.form, Form::Calendar { .. }) || page.period == Some(rule.period.bounds()) {
             let counted = |at: Time| if page.period.is_some() { rule.period_mark() } else { at };
             page.log.iter().for_each(|(at, count)| window.log_push(counted(*at), *count));
         }
         window.expire(rule, now);
-        if page.open > 0 && rule.counts_slots() {
-            window.settled(rule, page.open, settled);
-        }
         if page.mark > Time::START {
             window.extra_mut().mark = page.mark.max(window.mark());
         }
         window.pause_again(page.paused, now);
-        if unknown.is_some() {
-            window.count_unknown(&Rule { unknown, ..rule.clone() }, now);
-        }
-        window.expire(rule, now);
         window
     }
 

@@ -1,0 +1,87 @@
+//! Requests of another process, whose windows are here now: what is said of them, and what becomes of them if nobody says
+//! anything any more.
+
+use std::cmp::Reverse;
+
+use super::Locker;
+use super::ask::{Grant, Key, LimitId};
+use super::given::{Event, Slot};
+use crate::time::Time;
+
+impl Locker {
+    /// What the other process says of a slot that it has taken. Whatever else it says is the gate's to know.
+    pub fn hear(&mut self, event: &Event, now: Time) {
+        let now = self.advance(now);
+        match *event {
+            Event::Settle { limit, key, cost, at } => self.guest_settles(limit, key, cost, at, now),
+            Event::GiveBack { limit, key, cost } => {
+                let Some(index) = self.guest_frees(limit, key, cost, 0) else { return };
+                self.table.window_mut(index).give_back(&self.rules[limit.at()], cost);
+                self.news(index);
+            }
+            Event::Land { limit, key } => {
+                let Some(index) = self.guest_frees(limit, key, 0, 1) else { return };
+                self.table.window_mut(index).land();
+                self.news(index);
+            }
+            Event::Pause { limit, key, until } => return self.pause(limit, key, until, now),
+            Event::Ask { .. } | Event::Leave(_) => {}
+        }
+        self.run(now);
+    }
+
+    /// The other process has the grant from here on, and says what becomes of it.
+    pub fn entrust(&mut self, grant: Grant) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for held in grant.held {
+            let Some(window) = self.table.still(held.window, held.generation) else { continue };
+            let (limit, key) = (held.limit, window.key);
+            let open = if held.settled { 0 } else { held.cost };
+            let guest = self.guests.entry((limit, key)).or_default();
+            guest.0 += open;
+            guest.1 += u32::from(held.flying);
+            slots.push(Slot { limit, key, cost: held.cost, answered: held.answered, flying: held.flying });
+        }
+        slots
+    }
+
+    /// The other process is gone. What it had under way may still reach the origin for a while.
+    pub fn lose_guests(&mut self, now: Time) {
+        let now = self.advance(now);
+        for ((limit, key), (open, flying)) in std::mem::take(&mut self.guests) {
+            let Some(index) = self.table.find(limit, key) else { continue };
+            for _ in 0..flying {
+                self.table.window_mut(index).land();
+            }
+            if open > 0 {
+                let at = now + self.rules[limit.at()].linger;
+                self.late.push(Reverse((at, index, open)));
+                self.due = self.due.min(at);
+            }
+            self.news(index);
+        }
+        self.run(now);
+    }
+
+    fn guest_settles(&mut self, limit: LimitId, key: Key, cost: u32, at: Time, now: Time) {
+        let Some(index) = self.guest_frees(limit, key, cost, 0) else { return };
+        if at > now {
+            self.late.push(Reverse((at, index, cost)));
+            self.due = self.due.min(at);
+            return;
+        }
+        self.table.window_mut(index).settle(&self.rules[limit.at()], cost, at);
+        self.news(index);
+    }
+
+    /// Takes so much from what the other process holds in a window; `None` if it does not hold that.
+    fn guest_frees(&mut self, limit: LimitId, key: Key, open: u32, flying: u32) -> Option<u32> {
+        let guest = self.guests.get_mut(&(limit, key))?;
+        guest.0 = guest.0.checked_sub(open)?;
+        guest.1 = guest.1.checked_sub(flying)?;
+        if *guest == (0, 0) {
+            self.guests.remove(&(limit, key));
+        }
+        self.table.find(limit, key)
+    }
+}

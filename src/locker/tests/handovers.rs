@@ -1,0 +1,265 @@
+//! Random worlds that are handed over to another locker in the middle of everything: those in line and under way stay with
+//! the first, whose word reaches the second late.
+
+use std::collections::{HashMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::dice::{Nature, config};
+use super::judge::Judged;
+use super::oracle::Item;
+use super::world::{Sent, Waiting, World, note_settle};
+use super::*;
+
+/// The locker that has given its windows away, and whom it still looks after.
+struct Before {
+    locker: Locker,
+    waiting: Vec<Waiting>,
+    sent: Vec<Sent>,
+    /// What it has said and the other has not heard.
+    said: VecDeque<Event>,
+    /// Whom the other's tickets are for.
+    guests: HashMap<Ticket, Ticket>,
+    number: u64,
+}
+
+struct HandedOver {
+    world: World,
+    before: Before,
+}
+
+impl World {
+    fn hand_over(mut self) -> HandedOver {
+        let (estate, waiters) = (self.locker.estate(self.now), self.locker.waiters());
+        assert_eq!(waiters.len(), self.waiting.len(), "seed {}", self.seed);
+        let limits = self.locker.limits().to_vec();
+        let mut next = Locker::inherit(estate, End::HandOver, 0, self.now);
+        assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
+        next.hold();
+        let mut old = std::mem::replace(&mut self.locker, next);
+        old.give(self.now);
+        self.changed = true;
+        let before = Before {
+            locker: old,
+            waiting: std::mem::take(&mut self.waiting),
+            sent: std::mem::take(&mut self.sent),
+            said: waiters.into(),
+            guests: HashMap::new(),
+            number: 1_000_000,
+        };
+        let mut both = HandedOver { world: self, before };
+        while !both.before.said.is_empty() {
+            both.deliver();
+        }
+        both.world.locker.release(both.world.now);
+        both.listen();
+        both
+    }
+}
+
+impl HandedOver {
+    /// The second hears the next of what the first has said.
+    fn deliver(&mut self) {
+        let now = self.world.now;
+        while let Some(event) = self.before.locker.poll_event() {
+            self.before.said.push_back(event);
+        }
+        let Some(event) = self.before.said.pop_front() else { return };
+        let locker = &mut self.world.locker;
+        match event {
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound } => {
+                let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
+                let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived) };
+                match locker.ask(&ask, now) {
+                    Verdict::Wait(here, _) => drop(self.before.guests.insert(here, ticket)),
+                    Verdict::Go(grant) => self.grant(ticket, grant),
+                    Verdict::Sorry(sorry) => self.before.locker.tell(ticket, Err(sorry), now),
+                }
+            }
+            Event::Leave(ticket) => {
+                let here = self.before.guests.iter().find(|(_, there)| **there == ticket).map(|(here, _)| *here);
+                if let Some(here) = here {
+                    self.before.guests.remove(&here);
+                    locker.leave(here, now);
+                }
+            }
+            event @ (Event::Settle { .. } | Event::GiveBack { .. } | Event::Land { .. } | Event::Pause { .. }) => {
+                locker.hear(&event, now);
+            }
+        }
+        self.listen();
+    }
+
+    /// The second lets somebody of the first's go.
+    fn grant(&mut self, ticket: Ticket, grant: Grant) {
+        let claims: Vec<Claim> = self.claims_of(ticket);
+        self.world.judge_grant(&claims);
+        let slots = self.world.locker.entrust(grant);
+        self.before.locker.tell(ticket, Ok(slots), self.world.now);
+    }
+
+    fn claims_of(&self, ticket: Ticket) -> Vec<Claim> {
+        let found = self.before.waiting.iter().find(|waiting| waiting.ticket == ticket);
+        found.map(|waiting| waiting.claims.clone()).unwrap_or_default()
+    }
+
+    /// Both hear what was decided.
+    fn listen(&mut self) {
+        while let Some((ticket, verdict)) = self.world.locker.poll_verdict() {
+            let Some(there) = self.before.guests.remove(&ticket) else {
+                self.world.hear_verdict(ticket, verdict);
+                continue;
+            };
+            match verdict {
+                Verdict::Go(grant) => self.grant(there, grant),
+                Verdict::Sorry(sorry) => self.before.locker.tell(there, Err(sorry), self.world.now),
+                Verdict::Wait(..) => panic!("seed {}", self.world.seed),
+            }
+        }
+        while let Some((ticket, verdict)) = self.before.locker.poll_verdict() {
+            let at = self.before.waiting.iter().position(|waiting| waiting.ticket == ticket);
+            let waiting = self.before.waiting.swap_remove(at.unwrap_or_else(|| panic!("seed {}", self.world.seed)));
+            if let Verdict::Go(grant) = verdict {
+                let items = self.world.note_items(&waiting.claims);
+                self.before.sent.push(Sent { grant, items });
+            }
+        }
+    }
+
+    /// Something happens to what the first looks after.
+    fn something_happens_before(&mut self) {
+        let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
+        let what = self.world.dice.roll(0, 8);
+        let picked =
+            (!self.before.sent.is_empty()).then(|| self.world.dice.roll(0, self.before.sent.len() as u64) as usize);
+        match (what, picked) {
+            (0..3, Some(picked)) => {
+                let moment = [Moment::Sent, Moment::Answered, Moment::Failed][self.world.dice.roll(0, 3) as usize];
+                let sent = &mut self.before.sent[picked];
+                self.before.locker.settle(&mut sent.grant, moment, now);
+                for item in &sent.items {
+                    note_settle(&mut self.world.oracle.items[*item], &limits, moment, now);
+                }
+            }
+            (3, Some(picked)) => {
+                let sent = self.before.sent.swap_remove(picked);
+                self.end(&sent.items, |item| {
+                    item.cost = 0;
+                    item.settled = Some(now);
+                });
+                self.before.locker.give_back(sent.grant, now);
+            }
+            (4, Some(picked)) => {
+                let sent = self.before.sent.swap_remove(picked);
+                self.end(&sent.items, |item| note_settle(item, &limits, Moment::Failed, now));
+                self.before.locker.finish(sent.grant, now);
+            }
+            (5, _) if !self.before.waiting.is_empty() => {
+                let picked = self.world.dice.roll(0, self.before.waiting.len() as u64) as usize;
+                let left = self.before.waiting.swap_remove(picked);
+                self.before.locker.leave(left.ticket, now);
+            }
+            _ => {
+                let claims = self.world.claims();
+                let verdict = self.before.locker.ask(&ask(&claims, self.world.dice.roll(0, 3)), now);
+                let Verdict::Wait(ticket, None) = verdict else { panic!("seed {}: {verdict:?}", self.world.seed) };
+                self.before.number += 1;
+                self.before.waiting.push(Waiting { ticket, claims, number: self.before.number });
+            }
+        }
+        self.listen();
+    }
+
+    fn end(&mut self, items: &[usize], mut end: impl FnMut(&mut Item)) {
+        for item in items {
+            let item = &mut self.world.oracle.items[*item];
+            item.flying = false;
+            if item.settled.is_none() {
+                end(item);
+            }
+        }
+    }
+
+    fn live(mut self) -> u64 {
+        for _ in 0..self.world.nature.steps {
+            let now = self.world.time_goes_on();
+            self.world.locker.handle_timeout(now);
+            self.listen();
+            match self.world.dice.roll(0, 10) {
+                0..3 => self.deliver(),
+                3..6 => self.something_happens_before(),
+                _ => {
+                    self.world.something_happens_but(now, Judged::Elsewhere);
+                    self.listen();
+                }
+            }
+        }
+        self.rest()
+    }
+
+    /// All that is left of the first ends, and is heard of.
+    fn rest(mut self) -> u64 {
+        let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
+        while let Some(waiting) = self.before.waiting.pop() {
+            self.before.locker.leave(waiting.ticket, now);
+        }
+        while let Some(sent) = self.before.sent.pop() {
+            self.end(&sent.items, |item| note_settle(item, &limits, Moment::Failed, now));
+            self.before.locker.finish(sent.grant, now);
+        }
+        loop {
+            self.deliver();
+            if self.before.said.is_empty() && !self.before.locker.has_events() {
+                break;
+            }
+        }
+        // Verdicts on those who left meanwhile come back once more.
+        self.listen();
+        while self.before.locker.has_events() || !self.before.said.is_empty() {
+            self.deliver();
+        }
+        self.world.come_to_rest();
+        self.world.promise_holds();
+        self.world.granted
+    }
+}
+
+const NATURE: Nature = Nature { limits: 2, fixed: 1, changes: false, turns: true, steps: 300 };
+
+fn handed_over(seed: u64) -> u64 {
+    let mut world = World::new(seed, NATURE);
+    for _ in 0..60 {
+        let now = world.time_goes_on();
+        world.something_happens(now);
+        world.listen();
+    }
+    world.hand_over().live()
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn a_locker_whose_windows_are_elsewhere_never_lets_more_go_than_it_may(seed: u64) {
+        handed_over(seed);
+    }
+}
+
+#[test]
+fn worlds_that_are_handed_over_let_many_go() {
+    let granted: u64 = (0..30).map(handed_over).sum();
+    assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
+}
+
+#[test]
+fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
+    let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let mut second = Locker::inherit(first.estate(ms(1)), End::HandOver, 0, ms(1));
+    first.give(ms(1));
+    assert_eq!(second.usage(LimitId(0), Key(0), ms(1)).taken, 1);
+    second.lose_guests(ms(10));
+    assert_eq!(second.usage(LimitId(0), Key(0), ms(2009)).taken, 1, "it settles a second later");
+    assert_eq!(second.usage(LimitId(0), Key(0), ms(2010)).taken, 0);
+}
