@@ -144,6 +144,31 @@ fn a_request_that_passed_here_too_often_is_a_508() {
 }
 
 #[test]
+fn the_second_head_on_a_connection_that_does_not_come_is_a_408_too() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nhead = \"300ms\"\n"));
+    let mut caller = gateway.caller();
+    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/first")));
+    assert_eq!(caller.answer().status, 200);
+    caller.send("GET http://a/ HTTP/1.1\r\nHo");
+    let answer = caller.answer();
+    assert_eq!(answer.status, 408, "{}", answer.raw);
+    assert_logged(&gateway, " - - 408 ");
+}
+
+#[test]
+fn bytes_after_a_request_that_are_none_are_not_logged_as_that_request() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(UNLIMITED);
+    let first = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/first"));
+    let mut caller = gateway.caller();
+    caller.send(format!("{first}NONSENSE\r\n\r\n"));
+    assert_eq!(caller.answer().status, 200);
+    assert_eq!(caller.answer().status, 400);
+    assert_logged(&gateway, " - - 400 ");
+}
+
+#[test]
 fn a_head_that_does_not_come_is_a_408() {
     let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nhead = \"300ms\"\n"));
     let mut caller = gateway.caller();
@@ -175,4 +200,10 @@ fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
     let mut caller = gateway.caller();
     assert_eq!(caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"))).answer().status, 200);
     caller.expect_end();
+}
+
+/// Fails unless the access log gets a line that holds this.
+#[track_caller]
+fn assert_logged(gateway: &Gateway, text: &str) {
+    eventually(&format!("a line with {text:?}"), || gateway.lines().iter().any(|line| line.contains(text)));
 }

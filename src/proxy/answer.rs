@@ -51,6 +51,8 @@ pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Ref
 pub(super) async fn refuse_bytes(caller: &mut Caller, refusal: &Refusal) {
     let mut story = Story::begin(caller);
     story.refused(refusal);
+    // What was read last was another request.
+    caller.head.shrink();
     let wall = caller.worker.proxy.gate.clock().wall_unix_nanos();
     refusal.write(caller.conn.out(), true, false, false, wall);
     story.bytes_out = caller.conn.pending() as u64;

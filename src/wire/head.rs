@@ -119,12 +119,13 @@ impl RequestHead {
         head
     }
 
-    /// The method, as written: letters, digits and the few marks of a field name (RFC 9110 §5.6.2), never empty.
+    /// The method, as written: letters, digits and the few marks of a field name (RFC 9110 §5.6.2). Empty only before a
+    /// head was read.
     pub fn method(&self) -> &str {
         text(self.slice(&self.method_at))
     }
 
-    /// The request target, as received: visible ASCII, never empty.
+    /// The request target, as received: visible ASCII. Empty only before a head was read.
     pub fn target(&self) -> &str {
         text(self.slice(&self.target_at))
     }
@@ -134,9 +135,11 @@ impl RequestHead {
         self.version
     }
 
-    /// Gives the memory of an unusually large head back.
+    /// Forgets what was read, and gives the memory of an unusually large head back.
     pub fn shrink(&mut self) {
         self.fields.shrink();
+        // They point into what is gone.
+        (self.method_at, self.target_at) = (0..0, 0..0);
     }
 }
 
