@@ -307,15 +307,22 @@ fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
     let journal = Arc::clone(gate.journal.get().unwrap());
+    // What is no file cannot be opened again.
+    let aside = place.0.join("aside");
+    fs::rename(place.file(), &aside).unwrap();
+    fs::create_dir(place.file()).unwrap();
     // As when a write fails: the thread that writes does the same.
     journal.fail_for_test(&gate);
     assert_eq!(gate.journal_health(), Health::Blind);
     assert_eq!(go(&gate, 1, 3), 1, "it goes on");
     let copy = Place::new("blind-copy");
     fs::create_dir_all(&copy.0).unwrap();
-    fs::copy(place.file(), copy.file()).unwrap();
+    fs::copy(&aside, copy.file()).unwrap();
     let next = open(&copy.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!((go(&next, 1, 1), go(&next, 2, 1)), (0, 0), "all windows are full");
+    assert_eq!(gate.journal_health(), Health::Blind);
+    fs::remove_dir(place.file()).unwrap();
+    fs::rename(&aside, place.file()).unwrap();
     // The disk takes something again, within a second or two.
     for _ in 0..500 {
         if gate.journal_health() == Health::Whole {
