@@ -111,18 +111,26 @@ async fn the_same_wrong_password_again_is_no_new_guess() {
     assert!(check(&passwords, 1, &basic("anna:pä:ss")).await.is_ok());
 }
 
-#[tokio::test]
-async fn a_caller_that_hangs_up_does_not_undo_its_guess() {
-    let passwords = users();
-    let field = basic("anna:guess");
-    let mut check = Box::pin(check(&passwords, 1, &field));
-    assert!(futures_poll(&mut check).await.is_none(), "it is being looked at");
-    drop(check);
-    // All places are free again only after the look.
-    let all = u32::try_from(passwords.looking.available_permits() + 1).expect("a few");
-    let free = passwords.looking.acquire_many(all).await;
-    assert!(free.is_ok());
-    assert_eq!(passwords.learnt.wrong().by_place.len(), 1);
+#[test]
+fn a_caller_that_hangs_up_does_not_undo_its_guess() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let passwords = users();
+        let field = basic("anna:guess");
+        // Nobody looks at passwords until this says so.
+        let (look, may_look) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || may_look.recv().unwrap());
+        let mut check = Box::pin(check(&passwords, 1, &field));
+        assert!(futures_poll(&mut check).await.is_none(), "it is being looked at");
+        drop(check);
+        // All places are free again only after the look.
+        let all = u32::try_from(passwords.looking.available_permits() + 1).expect("a few");
+        look.send(()).unwrap();
+        busy.await.unwrap();
+        let free = passwords.looking.acquire_many(all).await;
+        assert!(free.is_ok());
+        assert_eq!(passwords.learnt.wrong().by_place.len(), 1);
+    });
 }
 
 async fn futures_poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
