@@ -150,7 +150,7 @@ impl Locker {
         if window.is_blank(rule, now) {
             return;
         }
-        if end == End::HandOver {
+        if end == End::HandOver && (page.open, page.flying) != (0, 0) {
             self.guests.insert((page.limit, page.key), (page.open, page.flying));
         }
         rule.live += 1;

@@ -11,6 +11,9 @@ use crate::time::Time;
 impl Locker {
     /// What the other process says of a slot that it has taken. Whatever else it says is the gate's to know.
     pub fn hear(&mut self, event: &Event, now: Time) {
+        if self.given.is_some() {
+            return self.pass_on_what_is_heard(event);
+        }
         let now = self.advance(now);
         match *event {
             Event::Settle { limit, key, cost, at } => self.guest_settles(limit, key, cost, at, now),
@@ -47,6 +50,9 @@ impl Locker {
 
     /// The other process is gone. What it had under way may still reach the origin for a while.
     pub fn lose_guests(&mut self, now: Time) {
+        if self.given.is_some() {
+            return self.pass_on_their_end(now);
+        }
         let now = self.advance(now);
         for ((limit, key), (open, flying)) in std::mem::take(&mut self.guests) {
             let Some(index) = self.table.find(limit, key) else { continue };
@@ -63,6 +69,32 @@ impl Locker {
         self.run(now);
     }
 
+    /// The windows have moved on to a third process, which counts what this one was told of as this one's.
+    fn pass_on_what_is_heard(&mut self, event: &Event) {
+        let is_theirs = match *event {
+            Event::Settle { limit, key, cost, .. } | Event::GiveBack { limit, key, cost } => {
+                self.guest_held(limit, key, cost, 0)
+            }
+            Event::Land { limit, key } => self.guest_held(limit, key, 0, 1),
+            Event::Pause { .. } => true,
+            // These are the gate's to know.
+            Event::Ask { .. } | Event::Leave(_) => false,
+        };
+        if is_theirs {
+            self.pass_on(event.clone());
+        }
+    }
+
+    fn pass_on_their_end(&mut self, now: Time) {
+        for ((limit, key), (open, flying)) in std::mem::take(&mut self.guests) {
+            if open > 0 {
+                let at = now + self.rules[limit.at()].linger;
+                self.pass_on(Event::Settle { limit, key, cost: open, at });
+            }
+            (0..flying).for_each(|_| self.pass_on(Event::Land { limit, key }));
+        }
+    }
+
     fn guest_settles(&mut self, limit: LimitId, key: Key, cost: u32, at: Time, now: Time) {
         let Some(index) = self.guest_frees(limit, key, cost, 0) else { return };
         if at > now {
@@ -76,12 +108,17 @@ impl Locker {
 
     /// Takes so much from what the other process holds in a window; `None` if it does not hold that.
     fn guest_frees(&mut self, limit: LimitId, key: Key, open: u32, flying: u32) -> Option<u32> {
-        let guest = self.guests.get_mut(&(limit, key))?;
-        guest.0 = guest.0.checked_sub(open)?;
-        guest.1 = guest.1.checked_sub(flying)?;
+        self.guest_held(limit, key, open, flying).then(|| self.table.find(limit, key)).flatten()
+    }
+
+    /// Whether the other process held that; it no longer does.
+    fn guest_held(&mut self, limit: LimitId, key: Key, open: u32, flying: u32) -> bool {
+        let Some(guest) = self.guests.get_mut(&(limit, key)) else { return false };
+        let (Some(open), Some(flying)) = (guest.0.checked_sub(open), guest.1.checked_sub(flying)) else { return false };
+        *guest = (open, flying);
         if *guest == (0, 0) {
             self.guests.remove(&(limit, key));
         }
-        self.table.find(limit, key)
+        true
     }
 }

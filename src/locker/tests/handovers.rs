@@ -263,3 +263,74 @@ fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
     assert_eq!(second.usage(LimitId(0), Key(0), ms(2009)).taken, 1, "it settles a second later");
     assert_eq!(second.usage(LimitId(0), Key(0), ms(2010)).taken, 0);
 }
+
+/// Three lockers, of which the first gave its windows to the second, and that one to the third.
+struct Chain([Locker; 3]);
+
+impl Chain {
+    /// `first` has these windows now.
+    fn from(mut first: Locker, now: Time) -> Chain {
+        let mut second = Locker::inherit(first.estate(now), End::HandOver, 0, now);
+        first.give(now);
+        let third = Locker::inherit(second.estate(now), End::HandOver, 0, now);
+        second.give(now);
+        Chain([first, second, third])
+    }
+
+    /// The second hears the first, and the third the second; of what is asked the last word is returned.
+    fn pass(&mut self, now: Time) -> Vec<Event> {
+        let [first, second, third] = &mut self.0;
+        let mut asked = Vec::new();
+        while let Some(event) = first.poll_event() {
+            second.hear(&event, now);
+            asked.extend(matches!(event, Event::Ask { .. }).then_some(event));
+        }
+        while let Some(event) = second.poll_event() {
+            third.hear(&event, now);
+        }
+        asked
+    }
+}
+
+#[test]
+fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
+    let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(mut grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let mut chain = Chain::from(first, ms(1));
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(900)).taken, 1, "it has not settled");
+    chain.0[0].settle(&mut grant, Moment::Answered, ms(900));
+    assert!(chain.pass(ms(900)).is_empty());
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1899)).taken, 1);
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1900)).taken, 0);
+
+    // What the first asks the third grants, over the second.
+    let Verdict::Wait(of_first, None) = chain.0[0].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
+    let [Event::Ask { .. }] = chain.pass(ms(2000))[..] else { panic!("one asks") };
+    let Verdict::Wait(of_second, None) = chain.0[1].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
+    let Verdict::Go(grant) = chain.0[2].ask(&ask(&claims, 1), ms(2000)) else { panic!("it is free") };
+    let slots = chain.0[2].entrust(grant);
+    chain.0[1].tell(of_second, Ok(slots), ms(2000));
+    let Some((_, Verdict::Go(grant))) = chain.0[1].poll_verdict() else { panic!("it was told") };
+    let slots = chain.0[1].entrust(grant);
+    chain.0[0].tell(of_first, Ok(slots), ms(2000));
+    let Some((_, Verdict::Go(grant))) = chain.0[0].poll_verdict() else { panic!("it was told") };
+    assert_eq!(grant.held.len(), 1);
+    // Its asking was heard of by the third too, as the second's.
+    while chain.0[1].poll_event().is_some() {}
+    chain.0[0].give_back(grant, ms(2001));
+    chain.pass(ms(2001));
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2001)).taken, 0);
+}
+
+#[test]
+fn the_end_of_the_first_is_heard_of_by_the_third() {
+    let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let mut chain = Chain::from(first, ms(1));
+    chain.0[1].lose_guests(ms(10));
+    chain.pass(ms(10));
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2009)).taken, 1);
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2010)).taken, 0);
+}
