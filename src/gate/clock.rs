@@ -26,8 +26,10 @@ pub(super) struct BootMoment {
     pub(super) since_boot: u64,
     /// The wall clock at the same moment, in nanoseconds of Unix time.
     pub(super) wall: i128,
-    /// The same moment on the gateway's line.
-    pub(super) at: Time,
+    /// The gateway's line just before these were read,
+    pub(super) before: Time,
+    /// and just after.
+    pub(super) after: Time,
 }
 
 /// CLOCK_MONOTONIC, from a start of its own. Cheap to copy; all copies share one start.
@@ -65,18 +67,20 @@ impl Clock {
         Time::START + BEFORE + self.start.elapsed()
     }
 
-    /// One moment on all clocks. What was read first is the earliest, so that nothing seems to lie further back than it does.
+    /// One moment on all clocks, between two on the gateway's line: the thread may be held up at any point.
     pub(super) fn boot_moment(&self) -> BootMoment {
-        let at = self.now();
+        let before = self.now();
         #[cfg(test)]
         if self.hand.is_some() {
-            return BootMoment { since_boot: at.as_nanos(), wall: self.wall_unix_nanos(), at };
+            let (since_boot, wall) = (before.as_nanos(), self.wall_unix_nanos());
+            return BootMoment { since_boot, wall, before, after: before };
         }
         let boot = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
         let nanos = u64::try_from(boot.tv_nsec).unwrap_or(0);
         let since_boot = seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(nanos);
-        BootMoment { since_boot, wall: self.wall_unix_nanos(), at }
+        let wall = self.wall_unix_nanos();
+        BootMoment { since_boot, wall, before, after: self.now() }
     }
 
     /// The same moment for tokio's timers.

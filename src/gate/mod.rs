@@ -5,6 +5,7 @@
 //! of HTTP or of keys' meaning.
 
 mod begin;
+mod bell;
 pub mod clock;
 mod driver;
 pub mod journal;
@@ -21,9 +22,10 @@ use smallvec::SmallVec;
 
 use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
 use crate::time::Time;
+use bell::Bell;
 use clock::Clock;
 use driver::{Arming, Timer};
-use journal::{Bell, Journal};
+use journal::Journal;
 use line::Line;
 pub use line::Waiting;
 pub use permit::{Flight, Permit};

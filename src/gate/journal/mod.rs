@@ -5,10 +5,10 @@
 //! is not all. One gateway at a time has the folder.
 
 mod file;
-mod form;
+pub(super) mod form;
 #[cfg(test)]
 mod tests;
-mod when;
+pub(super) mod when;
 mod writer;
 
 use std::fs::{self, DirBuilder, File as Handle, TryLockError};
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::file::{File, Found};
-pub(super) use self::writer::Bell;
+use super::bell::Bell;
 use super::clock::Clock;
 use crate::locker::{End, Estate};
 

@@ -10,9 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::gate::clock::{BootMoment, Clock};
 use crate::time::Time;
 
-/// Two clocks are read one after the other; what lies between counts as time that has not passed.
-const UNREST_NANOS: i128 = 1_000;
-
 /// A moment as a later process finds it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub(super) struct Moment {
@@ -36,33 +33,39 @@ fn boot_id() -> String {
 
 /// Brings times of the gateway's line to that of the machine's boot, and back in a later process.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Line {
+pub(in crate::gate) struct Line {
     /// What is added to a time of the gateway's line.
     offset: i128,
 }
 
 impl Line {
-    /// For what this process writes.
-    pub(super) fn here(clock: &Clock) -> Line {
-        let BootMoment { since_boot, at, .. } = clock.boot_moment();
-        Line { offset: i128::from(since_boot) - i128::from(at.as_nanos()) }
+    /// For what this process writes: nothing is written as earlier than it is.
+    pub(in crate::gate) fn here(clock: &Clock) -> Line {
+        let BootMoment { since_boot, before, .. } = clock.boot_moment();
+        Line { offset: i128::from(since_boot) - i128::from(before.as_nanos()) }
     }
 
-    /// For what was written by a process that wrote last at `then`.
+    /// For what another process of the same boot writes: nothing is read as earlier than it was written.
+    pub(in crate::gate) fn of_another(clock: &Clock) -> Line {
+        let BootMoment { since_boot, after, .. } = clock.boot_moment();
+        Line { offset: i128::from(since_boot) - i128::from(after.as_nanos()) }
+    }
+
+    /// For what was written by a process that wrote last at `then`: nothing is read as earlier than it was written.
     pub(super) fn since(then: &Moment, clock: &Clock) -> Line {
-        let BootMoment { since_boot, wall, at } = clock.boot_moment();
+        let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
         let same_boot = !then.boot.is_empty() && then.boot == boot_id();
         // What the other line would count now.
         let now =
             if same_boot { i128::from(since_boot) } else { i128::from(then.since_boot) + (wall - then.wall).max(0) };
-        Line { offset: now - i128::from(at.as_nanos()) - UNREST_NANOS }
+        Line { offset: now - i128::from(after.as_nanos()) }
     }
 
-    pub(super) fn to_boot(self, at: Time) -> i128 {
+    pub(in crate::gate) fn to_boot(self, at: Time) -> i128 {
         i128::from(at.as_nanos()) + self.offset
     }
 
-    pub(super) fn at_boot(self, at: i128) -> Time {
+    pub(in crate::gate) fn at_boot(self, at: i128) -> Time {
         Time::from_nanos(u64::try_from((at - self.offset).max(0)).unwrap_or(u64::MAX))
     }
 }

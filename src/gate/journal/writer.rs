@@ -1,7 +1,7 @@
 //! Writes what the locker names, and tells it when that is on the disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -10,76 +10,13 @@ use super::form::{Head, KnownForm, PageForm};
 use super::when::{Line, Moment};
 use super::{Error, Health, Journal};
 use crate::gate::Gate;
+use crate::gate::bell::Leaving;
 use crate::locker::{Estate, Limit, Page, Record};
 
 /// How many things are written together at most: the gate is locked while they are named.
 const MOST: usize = 512;
 /// How often to try again to write, when that has failed.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Wakes the thread that writes.
-#[derive(Default)]
-pub(in crate::gate) struct Bell {
-    called: Mutex<Called>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Called {
-    rung: bool,
-    over: bool,
-    /// The thread has ended.
-    left: bool,
-}
-
-impl Bell {
-    /// There is something to be written.
-    pub(in crate::gate) fn ring(&self) {
-        self.lock().rung = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits until it is rung, or for so long; `false` at the end.
-    fn hear(&self, within: Option<Duration>) -> bool {
-        let mut called = self.lock();
-        while !called.rung && !called.over {
-            called = match within {
-                None => self.changed.wait(called).unwrap_or_else(PoisonError::into_inner),
-                Some(within) => {
-                    let (called, _timeout) =
-                        self.changed.wait_timeout(called, within).unwrap_or_else(PoisonError::into_inner);
-                    return !called.over;
-                }
-            };
-        }
-        called.rung = false;
-        !called.over
-    }
-
-    /// Has the thread end, and waits for that.
-    fn end(&self) {
-        let mut called = self.lock();
-        called.over = true;
-        self.changed.notify_all();
-        while !called.left {
-            called = self.changed.wait(called).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Called> {
-        self.called.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Says that the thread has ended, also by a panic.
-struct Leaving(Arc<Bell>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.lock().left = true;
-        self.0.changed.notify_all();
-    }
-}
 
 impl Journal {
     /// Writes what is known so far, and starts the thread that writes from then on.
@@ -91,7 +28,7 @@ impl Journal {
     }
 
     fn run(&self, gate: &Weak<Gate>) {
-        let _leaving = Leaving(Arc::clone(&self.bell));
+        let _leaving = Leaving::at_the_end_of(&self.bell);
         loop {
             let within = (self.health() == Health::Blind).then_some(RETRY);
             if !self.bell.hear(within) {
