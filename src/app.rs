@@ -6,7 +6,10 @@
 
 mod crew;
 mod doors;
+mod house;
 pub mod reload;
+mod succession;
+mod systemd;
 mod watch;
 
 use std::io;
@@ -19,21 +22,21 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
-use self::crew::Crew;
-use self::doors::Doors;
+use self::house::House;
 use self::reload::Reloader;
+use self::succession::Successor;
 use crate::config::Settings;
-use crate::gate::clock::Clock;
-use crate::gate::{Gate, journal};
-use crate::net::drain::Drain;
-use crate::proxy::record::AccessLog;
-use crate::proxy::{self, Current, Parts, Shared};
+use crate::gate::{journal, takeover};
+use crate::proxy::{self, Shared};
 
 /// How long the last lines of the access log may take: its reader may have stopped reading.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long callers may stay at most when another process has taken over: a tunnel has no end of its own.
+const LONGEST_LEAVING: Duration = Duration::from_secs(3600);
 
 /// How a run came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +62,12 @@ pub enum Error {
     /// What was counted before cannot be known.
     #[error(transparent)]
     State(#[from] journal::Error),
+    /// The standard input is not what a process that takes over needs.
+    #[error("there is no process to take over from: one that runs starts its successor when it gets the signal USR2")]
+    NobodyBefore(#[source] io::Error),
+    /// The process that runs goes on.
+    #[error(transparent)]
+    TakeOver(#[from] takeover::Error),
     /// Nobody would be woken any more. A fault of the gateway's.
     #[error("the gate's timer stopped: {0}")]
     Timer(String),
@@ -67,70 +76,189 @@ pub enum Error {
     Accept(SocketAddr),
 }
 
+/// What a run begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// What is in the state folder.
+    Anew,
+    /// As `Anew`, for the programs that it was started for alone: there is nobody to hand over to.
+    Aside,
+    /// All that another process has, which is at the other end of the standard input.
+    TakeOver,
+}
+
 /// Runs the gateway until a signal ends it. `path`: the file that the settings are from, and that is read again on
-/// SIGHUP. `announce` is called once all addresses are bound, with the settings as they are then in force.
+/// SIGHUP. `announce` is called once all addresses are bound, with the settings as they are then in force, unless another
+/// process did so before.
 ///
 /// # Errors
 /// If it cannot start, or cannot go on.
-pub fn run(path: PathBuf, settings: Settings, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
+pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
+    let successor = (start != Start::Aside).then(|| Rc::new(Successor::new(&path)));
     raise_descriptors();
     let runtime = runtime().map_err(Error::Runtime)?;
-    let ended = runtime.block_on(serve(path, settings, announce));
+    let ended = runtime.block_on(async {
+        let signals = Signals::new().map_err(Error::Runtime)?;
+        let mut house = House::build(settings, start)?;
+        match start {
+            Start::Anew | Start::Aside => announce(&house.settings),
+            Start::TakeOver => tracing::info!("taken over"),
+        }
+        let gate = Arc::clone(&house.shared.gate);
+        let mut driving = spawn_local(Arc::clone(&gate).drive());
+        house.doors.change(house.planned, &house.crew);
+        let House { shared, current, crew, doors, asked, .. } = house;
+        let reloader = Rc::new(Reloader::new(path, current, shared.clone(), doors, crew, asked));
+        if start == Start::TakeOver {
+            systemd::taken_over()
+        } else {
+            systemd::ready()
+        }
+        let mut run = Run { reloader, shared, successor, signals };
+        tokio::select! {
+            ended = &mut driving => Err(Error::Timer(why(ended))),
+            () = systemd::watch() => unreachable!("it goes on for ever"),
+            ended = run.live(&mut house.fallen) => ended,
+        }
+    });
     // A name lookup or a password check may still hold a thread; nobody waits for its answer.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(path: PathBuf, mut settings: Settings, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
-    let (gate, limits) = Gate::open(settings.gate.clone(), Clock::start())?;
-    let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new() };
-    let (doors, mut fallen) = Doors::new();
-    let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
-    let asked = settings.clone();
-    settings.bound_to(&planned.bound());
-    let mut signals = Signals::new().map_err(Error::Runtime)?;
-    let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), gate.clock());
-    let parts = Parts::new(settings.proxy.clone(), shared.clone(), log, None)?;
-    let current = Current::new(parts.with(&limits));
-    let crew = Rc::new(Crew::start(&current).map_err(Error::Runtime)?);
+/// A gateway that runs.
+struct Run {
+    reloader: Rc<Reloader>,
+    shared: Shared,
+    successor: Option<Rc<Successor>>,
+    signals: Signals,
+}
 
-    announce(&settings);
-    let mut driving = spawn_local(Arc::clone(&gate).drive());
-    doors.change(planned, &crew);
-    let reloader = Rc::new(Reloader::new(path, current, shared.clone(), doors, crew, asked));
-    let _watching = Aborted(spawn_local(watch::watch(Rc::clone(&reloader))));
-    loop {
+/// Why it does not go on as it is.
+enum Turn {
+    /// It was asked to end.
+    End,
+    /// Another process has taken over.
+    Leave,
+}
+
+impl Run {
+    /// Serves, until there is nothing more to be done.
+    async fn live(&mut self, fallen: &mut mpsc::UnboundedReceiver<SocketAddr>) -> Result<Ended, Error> {
+        let watching = Aborted(spawn_local(watch::watch(Rc::clone(&self.reloader))));
+        let turn = self.serve(fallen).await?;
+        drop(watching);
+        let ended = match turn {
+            Turn::End => {
+                self.reloader.doors().close();
+                self.drain().await
+            }
+            Turn::Leave => {
+                self.reloader.doors().leave();
+                self.leave().await
+            }
+        };
+        match ended {
+            Ended::Drained => Ok(self.put_away().await),
+            Ended::Cut(code) => Ok(Ended::Cut(code)),
+        }
+    }
+
+    /// Does what signals ask for, until it is to do something else.
+    async fn serve(&mut self, fallen: &mut mpsc::UnboundedReceiver<SocketAddr>) -> Result<Turn, Error> {
+        let mut handing_over: Option<JoinHandle<Result<u32, succession::Error>>> = None;
+        loop {
+            tokio::select! {
+                Some(address) = fallen.recv() => return Err(Error::Accept(address)),
+                given = ended(&mut handing_over) => {
+                    handing_over = None;
+                    match given {
+                        Ok(Ok(process)) => {
+                            tracing::info!(process, "handed over");
+                            return Ok(Turn::Leave);
+                        }
+                        Ok(Err(error)) => tracing::error!("not handed over, nothing has changed: {}", causes(&error)),
+                        Err(error) => tracing::error!(%error, "not handed over"),
+                    }
+                }
+                signal = self.signals.next() => match signal {
+                    Asked::End(_) => return Ok(Turn::End),
+                    Asked::Reload => drop(spawn_local(Rc::clone(&self.reloader).reload_aloud())),
+                    Asked::HandOver if handing_over.is_some() => tracing::warn!("it is being handed over already"),
+                    Asked::HandOver => handing_over = self.hand_over(),
+                },
+            }
+        }
+    }
+
+    fn hand_over(&self) -> Option<JoinHandle<Result<u32, succession::Error>>> {
+        let Some(successor) = &self.successor else {
+            tracing::warn!("a gateway that runs for one program is not handed over");
+            return None;
+        };
+        let (reloader, gate) = (Rc::clone(&self.reloader), Arc::clone(&self.shared.gate));
+        Some(spawn_local(succession::hand_over(Rc::clone(successor), reloader, gate)))
+    }
+
+    /// Waits for what runs, for some time.
+    async fn drain(&mut self) -> Ended {
+        let (drain, gate, patience) = (&self.shared.drain, &self.shared.gate, self.reloader.drain());
+        systemd::stopping();
+        tracing::info!(running = drain.running(), ?patience, "draining");
+        drain.start();
+        gate.close(gate.clock().now() + patience);
         tokio::select! {
-            ended = &mut driving => return Err(Error::Timer(why(ended))),
-            Some(address) = fallen.recv() => return Err(Error::Accept(address)),
-            signal = signals.next() => match signal {
-                Asked::End(_) => break,
-                Asked::Reload => drop(spawn_local(Rc::clone(&reloader).reload_aloud())),
-            },
+            code = self.signals.end() => return Ended::Cut(code),
+            idle = timeout(patience, drain.idle()) => {
+                tracing::info!(running = drain.running(), in_time = idle.is_ok(), "drained");
+            }
+        }
+        Ended::Drained
+    }
+
+    /// Another process lets callers in: those who are here are served until they part.
+    async fn leave(&mut self) -> Ended {
+        let drain = &self.shared.drain;
+        tracing::info!(connections = drain.there(), running = drain.running(), "leaving");
+        drain.leave();
+        tokio::select! {
+            _ = self.signals.end() => {}
+            empty = timeout(LONGEST_LEAVING, drain.empty()) => {
+                if empty.is_ok() {
+                    tracing::info!("all callers have parted");
+                    return Ended::Drained;
+                }
+            }
+        }
+        self.drain().await
+    }
+
+    /// Writes what is to outlive this process.
+    async fn put_away(&mut self) -> Ended {
+        let (log, gate) = (self.reloader.log(), Arc::clone(&self.shared.gate));
+        tokio::select! {
+            code = self.signals.end() => return Ended::Cut(code),
+            _ = spawn_blocking(move || gate.stop()) => {}
+        }
+        tokio::select! {
+            code = self.signals.end() => Ended::Cut(code),
+            _ = timeout(LAST_LINES, spawn_blocking(move || log.flush())) => Ended::Drained,
         }
     }
-    let patience = reloader.drain();
-    let drain = &shared.drain;
-    tracing::info!(running = drain.running(), ?patience, "draining");
-    reloader.doors().close();
-    drain.start();
-    gate.close(gate.clock().now() + patience);
-    tokio::select! {
-        ended = &mut driving => return Err(Error::Timer(why(ended))),
-        code = signals.end() => return Ok(Ended::Cut(code)),
-        idle = timeout(patience, drain.idle()) => {
-            tracing::info!(running = drain.running(), in_time = idle.is_ok(), "drained");
-        }
+}
+
+/// The end of a task; if there is none, never.
+async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
     }
-    let (log, stopping) = (reloader.log(), Arc::clone(&gate));
-    tokio::select! {
-        code = signals.end() => return Ok(Ended::Cut(code)),
-        _ = spawn_blocking(move || stopping.stop()) => {}
-    }
-    tokio::select! {
-        code = signals.end() => Ok(Ended::Cut(code)),
-        _ = timeout(LAST_LINES, spawn_blocking(move || log.flush())) => Ok(Ended::Drained),
-    }
+}
+
+/// What went wrong, and why.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |why, cause| format!("{why}: {cause}"))
 }
 
 /// A task that ends with its owner.
@@ -161,6 +289,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user2: Signal,
 }
 
 /// What a signal asks for.
@@ -169,6 +298,8 @@ enum Asked {
     End(u8),
     /// That the file is read again.
     Reload,
+    /// That another process takes over.
+    HandOver,
 }
 
 impl Signals {
@@ -177,6 +308,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -185,6 +317,7 @@ impl Signals {
             _ = self.terminate.recv() => Asked::End(128 + 15),
             _ = self.interrupt.recv() => Asked::End(128 + 2),
             _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user2.recv() => Asked::HandOver,
         }
     }
 

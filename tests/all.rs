@@ -18,6 +18,7 @@ mod fleet; // many processes, one limit, judged at the origin's door
 mod forward; // requests and responses pass unchanged, as they come
 mod framing; // messages keep their shape
 mod garbage; // random damage
+mod handover; // another process takes over, and nobody notices
 mod harness; // the tests' own origin, caller and judge keep their word
 mod hostile; // peers that do what nobody should
 mod http2; // many requests on one connection, each with its own permit

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::runtime;
+use crate::net::drain::{Drain, Present};
 use crate::proxy::hands::{Hands, Hired};
 use crate::proxy::{Current, Server, Worker};
 
@@ -22,6 +23,7 @@ const MOST_IDLE: usize = 64;
 /// The runtimes that serve connections. The first is the one that accepts them.
 pub(super) struct Crew {
     mates: Vec<Mate>,
+    drain: Drain,
 }
 
 /// One runtime, as the others see it.
@@ -43,6 +45,7 @@ struct Arrival {
     stream: TcpStream,
     peer: SocketAddr,
     counted: Counted,
+    present: Present,
 }
 
 /// One connection in a runtime's count.
@@ -67,14 +70,14 @@ impl Mate {
 
 impl Crew {
     /// As many runtimes as there are cores for us, each ready to serve.
-    pub(super) fn start(proxy: &Arc<Current>) -> io::Result<Crew> {
+    pub(super) fn start(proxy: &Arc<Current>, drain: &Drain) -> io::Result<Crew> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let mut mates = vec![Mate::new(Way::Here(Desk::new(Worker::new(proxy))))];
         for index in 1..cores {
             mates.push(Mate::new(Way::There(spawn_worker(index, Arc::clone(proxy))?)));
         }
         tracing::debug!(runtimes = cores, "runtimes started");
-        Ok(Crew { mates })
+        Ok(Crew { mates, drain: drain.clone() })
     }
 
     /// Gives a connection to the runtime that has the fewest; the first, where no thread must be
@@ -82,7 +85,7 @@ impl Crew {
     pub(super) fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {
         let fewest = self.mates.iter().min_by_key(|mate| mate.connections.load(Ordering::Relaxed));
         let Some(mate) = fewest else { return };
-        let arrival = Arrival { stream, peer, counted: mate.count() };
+        let arrival = Arrival { stream, peer, counted: mate.count(), present: self.drain.present() };
         match &mate.way {
             Way::Here(desk) => desk.take_in(arrival),
             Way::There(way) => {
@@ -145,11 +148,11 @@ impl Desk {
 async fn attend(desk: Rc<Desk>, who: Hired) {
     let mut server = Server::new(desk.worker.clone());
     while let Some(arrival) = poll_fn(|cx| desk.hands.poll_take(who, cx)).await {
-        let Arrival { stream, peer, counted } = arrival;
+        let Arrival { stream, peer, counted, present } = arrival;
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => server.serve(stream, peer).await,
             Err(error) => tracing::warn!(%error, "a connection could not be adopted"),
         }
-        drop(counted);
+        drop((counted, present));
     }
 }

@@ -14,6 +14,8 @@ use crate::net::listen::Listener;
 /// Every address that is listened on.
 pub(super) struct Doors {
     open: RefCell<Vec<Door>>,
+    /// Sockets that listen already, and what address was asked for each.
+    inherited: RefCell<Vec<(SocketAddr, TcpListener)>>,
     /// Where a door is told of that closed by itself. A fault of the gateway's.
     fallen: mpsc::UnboundedSender<SocketAddr>,
 }
@@ -25,7 +27,16 @@ struct Door {
     bound: SocketAddr,
     socket: TcpListener,
     /// Closes it.
-    close: oneshot::Sender<()>,
+    close: oneshot::Sender<Waiting>,
+}
+
+/// What becomes of those whose handshake is over when a door is closed: to the callers they are connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Waiting {
+    /// They are let in: nobody else would.
+    LetIn,
+    /// Another process listens on the same socket.
+    Stay,
 }
 
 /// Doors for another reading of the file: those that are new are bound, and let nobody in yet.
@@ -56,10 +67,19 @@ impl Planned {
 }
 
 impl Doors {
-    /// None is open yet. The receiver hears of doors that close by themselves.
-    pub(super) fn new() -> (Doors, mpsc::UnboundedReceiver<SocketAddr>) {
+    /// None is open yet; those that are asked for need not be bound if they are inherited. The receiver hears of doors that
+    /// close by themselves.
+    pub(super) fn new(inherited: Vec<(SocketAddr, TcpListener)>) -> (Doors, mpsc::UnboundedReceiver<SocketAddr>) {
         let (fallen, hear) = mpsc::unbounded_channel();
-        (Doors { open: RefCell::default(), fallen }, hear)
+        (Doors { open: RefCell::default(), inherited: RefCell::new(inherited), fallen }, hear)
+    }
+
+    /// The sockets of all doors, and what address was asked for each.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub(super) fn sockets(&self) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+        self.open.borrow().iter().map(|door| Ok((door.asked, door.socket.try_clone()?))).collect()
     }
 
     /// Binds what these addresses need beside what is open.
@@ -83,11 +103,20 @@ impl Doors {
             if let Some(bound) = known {
                 return Ok(Plan::Keep(bound));
             }
-            let listener = Listener::bind_beside(*asked, &rivals(*asked))?;
+            let listener = match self.take_inherited(*asked) {
+                Some(socket) => Listener::adopt(socket)?,
+                None => Listener::bind_beside(*asked, &rivals(*asked))?,
+            };
             let socket = listener.handle()?;
             Ok(Plan::Open(Closed { asked: *asked, listener, socket }))
         };
         Ok(Planned(asked.iter().zip(known).map(plan).collect::<io::Result<_>>()?))
+    }
+
+    fn take_inherited(&self, asked: SocketAddr) -> Option<TcpListener> {
+        let mut inherited = self.inherited.borrow_mut();
+        let at = inherited.iter().position(|(known, _)| *known == asked)?;
+        Some(inherited.swap_remove(at).1)
     }
 
     /// Opens what is new, then closes what is gone. Who comes in is handed to the crew.
@@ -105,13 +134,21 @@ impl Doors {
         }
         for gone in before {
             tracing::info!(address = %gone.bound, "no longer listening");
-            gone.close();
+            gone.close(Waiting::LetIn);
+        }
+        for (asked, _socket) in self.inherited.borrow_mut().drain(..) {
+            tracing::warn!(address = %asked, "a socket was inherited that [listen] does not name, and is closed");
         }
     }
 
     /// Closes all of them, once those have been let in who are waiting.
     pub(super) fn close(&self) {
-        self.open.borrow_mut().drain(..).for_each(Door::close);
+        self.open.borrow_mut().drain(..).for_each(|door| door.close(Waiting::LetIn));
+    }
+
+    /// Leaves all of them to another process that has their sockets.
+    pub(super) fn leave(&self) {
+        self.open.borrow_mut().drain(..).for_each(|door| door.close(Waiting::Stay));
     }
 
     fn open_door(&self, closed: Closed, crew: &Rc<Crew>) -> Door {
@@ -121,10 +158,10 @@ impl Doors {
         let (close, closing) = oneshot::channel();
         let (crew, alarm) = (Rc::clone(crew), Alarm { fallen: Some(self.fallen.clone()), bound });
         spawn_local(async move {
-            accept(&mut listener, &crew, closing).await;
-            // The handshake of these is over: to the callers they are connected.
-            while let Some((stream, peer)) = listener.accept_waiting() {
-                crew.hand_over(stream, peer);
+            if accept(&mut listener, &crew, closing).await == Waiting::LetIn {
+                while let Some((stream, peer)) = listener.accept_waiting() {
+                    crew.hand_over(stream, peer);
+                }
             }
             alarm.disarm();
         });
@@ -133,18 +170,18 @@ impl Doors {
 }
 
 impl Door {
-    fn close(self) {
+    fn close(self, waiting: Waiting) {
         // A door that is gone already needs no closing.
-        self.close.send(()).ok();
+        self.close.send(waiting).ok();
     }
 }
 
 /// Hands on connections until the door is closed.
-async fn accept(listener: &mut Listener, crew: &Crew, mut closing: oneshot::Receiver<()>) {
+async fn accept(listener: &mut Listener, crew: &Crew, mut closing: oneshot::Receiver<Waiting>) -> Waiting {
     loop {
         tokio::select! {
             biased;
-            _ = &mut closing => return,
+            waiting = &mut closing => return waiting.unwrap_or(Waiting::LetIn),
             (stream, peer) = listener.accept() => crew.hand_over(stream, peer),
         }
     }

@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::crew::Crew;
 use super::doors::Doors;
+use super::{causes, systemd};
 use crate::config::{self, Settings};
 use crate::gate::{Gate, InLine};
 use crate::locker::{Limit, LimitId, Reload};
@@ -24,8 +25,8 @@ pub(super) struct Reloader {
     shared: Shared,
     doors: Doors,
     crew: Rc<Crew>,
-    /// What is in force. Two readings never overlap.
-    in_force: Mutex<Settings>,
+    /// What is in force. Two readings never overlap, nor does a hand-over with either. `None`: another process is in force.
+    in_force: Mutex<Option<Settings>>,
 }
 
 /// Why the file that was read is not in force; what was before it is.
@@ -40,6 +41,9 @@ pub enum Error {
     /// Its certificates or keys cannot be used.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
+    /// Another process has taken over.
+    #[error("another process has taken over, and is to be asked")]
+    HandedOver,
     /// A fault of the gateway's.
     #[error("the file could not be looked at: {0}")]
     Broken(#[from] tokio::task::JoinError),
@@ -54,7 +58,7 @@ impl Reloader {
         crew: Rc<Crew>,
         in_force: Settings,
     ) -> Reloader {
-        Reloader { path, current, shared, doors, crew, in_force: Mutex::new(in_force) }
+        Reloader { path, current, shared, doors, crew, in_force: Mutex::new(Some(in_force)) }
     }
 
     /// The file.
@@ -69,19 +73,21 @@ impl Reloader {
 
     /// Whether the file is to be read when it changes.
     pub(super) async fn watches(&self) -> bool {
-        self.in_force.lock().await.watch
+        self.in_force.lock().await.as_ref().is_some_and(|settings| settings.watch)
     }
 
     /// Reads the file again, and logs what came of it.
     pub(super) async fn reload_aloud(self: Rc<Self>) {
-        match self.reload().await {
+        systemd::reloading();
+        let reloaded = self.reload().await;
+        systemd::ready();
+        match reloaded {
             Ok(lines) => {
                 lines.iter().for_each(|line| tracing::info!("{line}"));
                 tracing::info!(file = %self.path.display(), changes = lines.len(), "reloaded");
             }
             Err(error) => {
-                let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-                let why = causes.fold(error.to_string(), |why, cause| format!("{why}: {cause}"));
+                let why = causes(&error);
                 tracing::error!(file = %self.path.display(), "not reloaded, nothing has changed: {why}");
             }
         }
@@ -102,27 +108,39 @@ impl Reloader {
     /// # Errors
     /// See [`Error`]; nothing has changed then.
     pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
-        let mut in_force = self.in_force.lock().await;
+        let mut place = self.in_force.lock().await;
+        let in_force = place.as_ref().ok_or(Error::HandedOver)?;
         let path = self.path.clone();
         // Off the event loop: certificates are read, and the roots of the system.
         let mut settings = spawn_blocking(move || config::read(&path)).await??;
-        settings.overrule(&in_force);
+        settings.overrule(in_force);
         let doors = self.doors.plan(&settings.listen).map_err(Error::Listen)?;
         let asked = settings.listen.clone();
         settings.bound_to(&doors.bound());
-        let parts = self.parts(&settings, &in_force).await?;
+        let parts = self.parts(&settings, in_force).await?;
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let in_line = in_line(&in_force, &settings);
-        let under_way = under_way(&in_force).max(under_way(&settings));
+        if settings.gate.state != in_force.gate.state {
+            tracing::warn!("[state] is as it was: it changes with a restart, or with a new process (SIGUSR2)");
+        }
+        let in_line = in_line(in_force, &settings);
+        let under_way = under_way(in_force).max(under_way(&settings));
         let publish = |reload: &Reload| self.current.replace(parts.with(&reload.ids));
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), under_way, in_line, publish);
         self.doors.change(doors, &self.crew);
         log::set_level(settings.log);
         settings.listen = asked;
-        *in_force = settings;
+        *place = Some(settings);
         Ok(lines(&self.shared.gate, &reload))
+    }
+
+    /// Does what puts another process in the place of this one; no file is read meanwhile, nor afterwards if that is so.
+    pub(super) async fn retire<E>(&self, hand_over: impl AsyncFnOnce(&Doors) -> Result<(), E>) -> Result<(), E> {
+        let mut place = self.in_force.lock().await;
+        hand_over(&self.doors).await?;
+        *place = None;
+        Ok(())
     }
 
     async fn parts(&self, settings: &Settings, before: &Settings) -> Result<Parts, Error> {
@@ -151,7 +169,7 @@ fn in_line(before: &Settings, after: &Settings) -> InLine {
 }
 
 /// How long a request may take from its permit to its settle at most.
-fn under_way(settings: &Settings) -> Duration {
+pub(super) fn under_way(settings: &Settings) -> Duration {
     let linger = settings.gate.limits.iter().map(Limit::linger).max().unwrap_or_default();
     settings.proxy.timeouts.connect + settings.proxy.timeouts.answer + linger
 }

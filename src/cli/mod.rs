@@ -36,7 +36,7 @@ struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the gateway (the default)
-    Run,
+    Run(run::Arguments),
     /// Check the configuration, and say what each limit means
     Check,
     /// Print what lets programs use the gateway: eval "$(lockgate env)"
@@ -59,8 +59,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let wish = arguments.config.as_deref();
-    match arguments.command.unwrap_or(Command::Run) {
-        Command::Run => run::run(wish),
+    match arguments.command.unwrap_or(Command::Run(run::Arguments::default())) {
+        Command::Run(arguments) => run::run(arguments, wish),
         Command::Check => check::check(wish),
         Command::Env => env::env(wish),
         Command::Exec(arguments) => exec::exec(arguments, wish),

@@ -4,12 +4,23 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::Args;
+
 use super::{complain, settings, variables};
-use crate::app::{self, Ended};
+use crate::app::{self, Ended, Start};
 use crate::config::Settings;
 use crate::log;
 
-pub(super) fn run(wish: Option<&Path>) -> ExitCode {
+/// What `run` can be told.
+#[derive(Args, Clone, Copy, Default, Debug)]
+pub(super) struct Arguments {
+    /// Take the place of the process that started this one (SIGUSR2 has it do that)
+    #[arg(long, hide = true)]
+    take_over: bool,
+}
+
+pub(super) fn run(arguments: Arguments, wish: Option<&Path>) -> ExitCode {
+    let start = if arguments.take_over { Start::TakeOver } else { Start::Anew };
     let Some((path, settings)) = settings(wish) else {
         return ExitCode::from(2);
     };
@@ -18,7 +29,7 @@ pub(super) fn run(wish: Option<&Path>) -> ExitCode {
         // Nobody may be reading; that is no reason not to run.
         std::io::stdout().lock().write_all(greeting(&path, settings).as_bytes()).ok();
     };
-    match app::run(path.clone(), settings, announce) {
+    match app::run(path.clone(), settings, start, announce) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut(code)) => ExitCode::from(code),
         Err(error) => {

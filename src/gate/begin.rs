@@ -1,15 +1,16 @@
 //! How a gate begins, where another one may have ended; and how it ends.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::bell::Bells;
 use super::clock::Clock;
 use super::driver::Timer;
 use super::journal::{self, Journal, Legacy};
 use super::reload::{depends_on_wall, wall_at_start};
 use super::{Apart, Gate, Settings, State};
-use crate::locker::{Limit, LimitId, Locker};
+use crate::locker::{End, Estate, Limit, LimitId, Locker};
 
 impl Gate {
     /// A gate for these limits, which goes on where the one before ended if there is a state to be kept; and the numbers of
@@ -24,30 +25,53 @@ impl Gate {
             Some(state) => Journal::open(state, clock)?,
             None => (None, Legacy::none()?),
         };
-        let now = clock.now();
-        let wall = wall_at_start(&clock, now);
-        let mut locker = Locker::inherit(legacy.estate, legacy.end, wall, now);
-        let ids = locker.reload(limits, Duration::ZERO, now).ids;
-        let gate = Arc::new(Gate {
-            clock,
-            limits: RwLock::new(locker.limits().into()),
-            timer: Timer::default(),
-            follows_wall: locker.limits().iter().any(depends_on_wall).into(),
-            seed: legacy.seed,
-            journal: OnceLock::new(),
-            bell: OnceLock::new(),
-            state: Apart(Mutex::new(State::new(locker))),
-        });
-        if gate.follows_wall.load(Ordering::Relaxed) {
-            gate.step(now, |state| state.set_wall(wall, now));
-        }
+        let gate = Gate::empty(legacy.seed, clock);
+        let ids = gate.inherit(legacy.estate, legacy.end, limits, Duration::ZERO);
         if let Some(journal) = journal.map(Arc::new) {
-            // Both are empty until here.
-            gate.bell.set(journal.bell()).ok();
+            gate.meet(&journal);
             journal.begin(&gate)?;
-            gate.journal.set(journal).ok();
         }
         Ok((gate, ids))
+    }
+
+    /// A gate without limits.
+    pub(super) fn empty(seed: [u8; 16], clock: Clock) -> Arc<Gate> {
+        Arc::new(Gate {
+            clock,
+            limits: RwLock::new([].into()),
+            timer: Timer::default(),
+            follows_wall: AtomicBool::new(false),
+            seed,
+            journal: OnceLock::new(),
+            bells: Bells::default(),
+            before: OnceLock::new(),
+            state: Apart(Mutex::new(State::new(Locker::new(Vec::new())))),
+        })
+    }
+
+    /// Goes on where another gate ended, with these limits; nobody has asked this one anything.
+    pub(super) fn inherit(&self, estate: Estate, end: End, limits: Vec<Limit>, under_way: Duration) -> Vec<LimitId> {
+        let now = self.clock.now();
+        let wall = wall_at_start(&self.clock, now);
+        self.step(now, |state| {
+            let mut locker = Locker::inherit(estate, end, wall, now);
+            let ids = locker.reload(limits, under_way, now).ids;
+            let follows_wall = locker.limits().iter().any(depends_on_wall);
+            *self.limits.write().unwrap_or_else(PoisonError::into_inner) = locker.limits().into();
+            self.follows_wall.store(follows_wall, Ordering::Relaxed);
+            state.locker = locker;
+            if follows_wall {
+                state.set_wall(wall, now);
+            }
+            ids
+        })
+    }
+
+    /// From here on there is a journal; it has not begun to write.
+    pub(super) fn meet(&self, journal: &Arc<Journal>) {
+        // Both are empty until here.
+        self.bells.journal.set(journal.bell()).ok();
+        self.journal.set(Arc::clone(journal)).ok();
     }
 
     /// A gate that keeps nothing.
@@ -61,17 +85,26 @@ impl Gate {
 
     /// How what is counted is kept.
     pub fn journal_health(&self) -> journal::Health {
-        self.journal.get().map_or(journal::Health::Off, |journal| journal.health())
+        let journal = self.journal.get().filter(|_| !self.is_given());
+        journal.map_or(journal::Health::Off, |journal| journal.health())
     }
 
-    /// Writes all that was counted, so that the next gateway knows it. Nothing is asked of this one any more. Blocks the
-    /// thread.
+    /// Writes all that was counted, so that the next gateway knows it; or if another process counts now, tells that one
+    /// all that is left to be told. Nothing is asked of this one any more. Blocks the thread.
     pub fn stop(&self) {
-        if let Some(journal) = self.journal.get() {
+        if self.is_given() {
+            if let Some(bell) = self.bells.next.get() {
+                bell.end();
+            }
+        } else if let Some(journal) = self.journal.get() {
             let now = self.clock.now();
             let estate = self.step(now, |state| state.locker.estate(now));
             journal.stop(&estate);
         }
+    }
+
+    pub(super) fn is_given(&self) -> bool {
+        self.lock().locker.is_given()
     }
 
     /// What keys are hashed with, so that a caller cannot make two meet; the same for all processes that share a state.

@@ -1,6 +1,6 @@
 //! A thread of its own is woken when there is something for it to do.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Wakes a thread that works for the gate.
@@ -52,6 +52,11 @@ impl Bell {
         }
     }
 
+    /// Whether the thread has been told to end.
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
     fn lock(&self) -> MutexGuard<'_, Called> {
         self.called.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,5 +75,33 @@ impl Drop for Leaving {
     fn drop(&mut self) {
         self.0.lock().left = true;
         self.0.changed.notify_all();
+    }
+}
+
+/// What wakes the threads that work for the gate, where there are such.
+#[derive(Default)]
+pub(super) struct Bells {
+    pub(super) journal: OnceLock<Arc<Bell>>,
+    /// The thread that tells the process that has the windows now.
+    pub(super) next: OnceLock<Arc<Bell>>,
+    /// The thread that tells the process that had the windows before.
+    pub(super) before: OnceLock<Arc<Bell>>,
+}
+
+/// Which threads there is something to do for; a bell that was rung is not rung again until it was heard.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Rung {
+    pub(super) journal: bool,
+    pub(super) next: bool,
+    pub(super) before: bool,
+}
+
+impl Bells {
+    /// Rings those.
+    pub(super) fn ring(&self, which: Rung) {
+        let all = [(which.journal, &self.journal), (which.next, &self.next), (which.before, &self.before)];
+        for bell in all.into_iter().filter(|(rings, _)| *rings).filter_map(|(_, bell)| bell.get()) {
+            bell.ring();
+        }
     }
 }

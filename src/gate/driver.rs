@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::Gate;
+use super::bell::Rung;
 use super::clock::Clock;
 use crate::time::Time;
 
@@ -128,9 +129,7 @@ impl Drop for Gate {
     fn drop(&mut self) {
         // Whoever drives it sees that it is gone, and so does who writes.
         self.timer.ring();
-        if let Some(bell) = self.bell.get() {
-            bell.ring();
-        }
+        self.bells.ring(Rung { journal: true, next: true, before: true });
     }
 }
 

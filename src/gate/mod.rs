@@ -12,6 +12,7 @@ pub mod journal;
 mod line;
 mod permit;
 mod reload;
+pub mod takeover;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
@@ -21,8 +22,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
+use crate::net::pass::Pass;
 use crate::time::Time;
-use bell::Bell;
+use bell::{Bells, Rung};
 use clock::Clock;
 use driver::{Arming, Timer};
 use journal::Journal;
@@ -31,6 +33,7 @@ pub use line::Waiting;
 pub use permit::{Flight, Permit};
 pub use reload::InLine;
 use reload::Muster;
+use takeover::Guests;
 
 /// How often the wall clock is looked at, if a limit needs it.
 const WALL_TICK: Duration = Duration::from_secs(1);
@@ -73,8 +76,9 @@ pub struct Gate {
     /// What keys are hashed with.
     seed: [u8; 16],
     journal: OnceLock<Arc<Journal>>,
-    /// Wakes the thread that writes.
-    bell: OnceLock<Arc<Bell>>,
+    bells: Bells,
+    /// The process that had the windows before this one, as long as it lives.
+    before: OnceLock<Pass>,
     state: Apart<Mutex<State>>,
 }
 
@@ -98,8 +102,10 @@ struct State {
     wall_due: Time,
     /// Who is to be woken when the lock is released.
     woken: Woken,
-    /// The thread that writes is about to look what there is.
-    is_writing: bool,
+    /// What the process is told that had the windows before.
+    guests: Guests,
+    /// These are about to look what there is.
+    rung: Rung,
 }
 
 /// Most steps wake nobody or one.
@@ -215,11 +221,7 @@ impl Gate {
         if let Some(arming) = after.arming {
             self.timer.arm(arming, &self.clock);
         }
-        if after.writes
-            && let Some(bell) = self.bell.get()
-        {
-            bell.ring();
-        }
+        self.bells.ring(after.rings);
         result
     }
 
@@ -241,8 +243,7 @@ enum Decision {
 struct Aftermath {
     woken: Woken,
     arming: Option<Arming>,
-    /// There is something to be written.
-    writes: bool,
+    rings: Rung,
 }
 
 impl State {
@@ -257,7 +258,8 @@ impl State {
             wall_at_start: 0,
             wall_due: Time::NEVER,
             woken: Woken::new(),
-            is_writing: false,
+            guests: Guests::default(),
+            rung: Rung::default(),
         }
     }
 
@@ -315,6 +317,7 @@ impl State {
     /// Lays down what the locker has decided, and says what is left to do without the lock.
     fn conclude(&mut self, now: Time) -> Aftermath {
         while let Some((ticket, verdict)) = self.locker.poll_verdict() {
+            let Some(verdict) = self.guests.keep(ticket, verdict, &mut self.locker) else { continue };
             let fate = match verdict {
                 Verdict::Go(grant) => Ok(grant),
                 Verdict::Sorry(sorry) => Err(Refused::Sorry(sorry)),
@@ -327,9 +330,20 @@ impl State {
                 Err(Err(_refused)) => {}
             }
         }
-        let writes = !self.is_writing && self.locker.has_records();
-        self.is_writing |= writes;
-        Aftermath { woken: std::mem::take(&mut self.woken), arming: self.arm(), writes }
+        Aftermath { woken: std::mem::take(&mut self.woken), arming: self.arm(), rings: self.rings() }
+    }
+
+    /// Whom to wake for what there is to do.
+    fn rings(&mut self) -> Rung {
+        let rings = Rung {
+            journal: !self.rung.journal && self.locker.has_records(),
+            next: !self.rung.next && self.locker.has_events(),
+            before: !self.rung.before && self.guests.has_words(),
+        };
+        self.rung.journal |= rings.journal;
+        self.rung.next |= rings.next;
+        self.rung.before |= rings.before;
+        rings
     }
 
     /// The timer is set only when it must fire earlier; a firing for nothing is cheaper than a call for each request.

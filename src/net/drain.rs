@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
@@ -17,8 +17,20 @@ pub struct Drain {
 #[derive(Default)]
 struct Shared {
     running: AtomicUsize,
-    draining: AtomicBool,
+    present: AtomicUsize,
+    phase: AtomicU8,
     changed: Notify,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+enum Phase {
+    Running,
+    /// What is there ends with what it does next.
+    Leaving,
+    /// What does nothing ends at once.
+    Ending,
 }
 
 /// Held by everything that must be waited for: a connection with a request, a tunnel.
@@ -27,24 +39,55 @@ pub struct Busy {
     shared: Arc<Shared>,
 }
 
+/// Held by everything that is there, whether it does anything or not: a connection.
+#[must_use = "nobody is there without it"]
+pub struct Present {
+    shared: Arc<Shared>,
+}
+
 /// The beginning of the end, for somebody who asks for it again and again.
 pub struct Stopping {
     drain: Drain,
-    /// Made when it is first asked for.
-    started: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Made when it is first asked for; with what it waits for.
+    reached: Option<(Phase, Reached)>,
 }
+
+type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Stopping {
     /// Ready once [`Drain::start`] has been called, and from then on.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.drain.is_draining() {
+        self.poll_phase(Phase::Ending, cx)
+    }
+
+    /// Ready once [`Drain::leave`] or [`Drain::start`] has been called, and from then on.
+    pub fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_phase(Phase::Leaving, cx)
+    }
+
+    fn poll_phase(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
+        if self.drain.shared.phase() >= phase {
             return Poll::Ready(());
         }
-        let started = self.started.get_or_insert_with(|| {
+        if self.reached.as_ref().is_none_or(|(waits_for, _)| *waits_for != phase) {
             let drain = self.drain.clone();
-            Box::pin(async move { drain.started().await })
-        });
-        started.as_mut().poll(cx)
+            let reached = async move { drain.until(|shared| shared.phase() >= phase).await };
+            self.reached = Some((phase, Box::pin(reached)));
+        }
+        match &mut self.reached {
+            Some((_, reached)) => reached.as_mut().poll(cx),
+            None => unreachable!("it was made just now"),
+        }
+    }
+}
+
+impl Shared {
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => Phase::Running,
+            1 => Phase::Leaving,
+            _ => Phase::Ending,
+        }
     }
 }
 
@@ -60,28 +103,35 @@ impl Drain {
         Busy { shared: Arc::clone(&self.shared) }
     }
 
-    /// No new work from here on.
+    /// One more that is there, until the guard is dropped.
+    pub fn present(&self) -> Present {
+        self.shared.present.fetch_add(1, Ordering::SeqCst);
+        Present { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Another process is there for new work: connections end with the next thing that they do, and not before.
+    pub fn leave(&self) {
+        self.begin(Phase::Leaving);
+    }
+
+    /// No new work from here on: what does nothing ends at once.
     pub fn start(&self) {
-        self.shared.draining.store(true, Ordering::SeqCst);
+        self.begin(Phase::Ending);
+    }
+
+    fn begin(&self, phase: Phase) {
+        self.shared.phase.fetch_max(phase as u8, Ordering::SeqCst);
         self.shared.changed.notify_waiters();
     }
 
-    /// Whether `start` has been called. Cheap: one atomic load.
+    /// Whether `leave` or `start` has been called. Cheap: one atomic load.
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::SeqCst)
+        self.shared.phase() > Phase::Running
     }
 
-    /// Ends when `start` has been called.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn started(&self) {
-        self.until(|shared| shared.draining.load(Ordering::SeqCst)).await;
-    }
-
-    /// [`Drain::started`], to be asked for more than once.
+    /// Whoever may ask more than once whether the end has begun.
     pub fn stopping(&self) -> Stopping {
-        Stopping { drain: self.clone(), started: None }
+        Stopping { drain: self.clone(), reached: None }
     }
 
     /// Ends when draining and nobody is busy.
@@ -89,14 +139,28 @@ impl Drain {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn idle(&self) {
-        // `draining` is read first: a guard dropped before it was set has then been counted, and one dropped later
+        // The phase is read first: a guard dropped before it was set has then been counted, and one dropped later
         // notifies.
-        self.until(|shared| shared.draining.load(Ordering::SeqCst) && shared.running.load(Ordering::SeqCst) == 0).await;
+        self.until(|shared| shared.phase() > Phase::Running && shared.running.load(Ordering::SeqCst) == 0).await;
     }
 
-    /// How many guards are held.
+    /// Ends when draining and nobody is there.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn empty(&self) {
+        let none = |shared: &Shared| shared.running.load(Ordering::SeqCst) + shared.present.load(Ordering::SeqCst) == 0;
+        self.until(|shared| shared.phase() > Phase::Running && none(shared)).await;
+    }
+
+    /// How many are busy.
     pub fn running(&self) -> usize {
         self.shared.running.load(Ordering::SeqCst)
+    }
+
+    /// How many are there.
+    pub fn there(&self) -> usize {
+        self.shared.present.load(Ordering::SeqCst)
     }
 
     async fn until(&self, reached: impl Fn(&Shared) -> bool) {
@@ -112,13 +176,26 @@ impl Drain {
     }
 }
 
+impl Shared {
+    /// One of so many is gone.
+    fn part(&self, count: &AtomicUsize) {
+        let before = count.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(before > 0, "every guard was counted when it was made");
+        if before == 1 && self.phase() > Phase::Running {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
-        let before = self.shared.running.fetch_sub(1, Ordering::SeqCst);
-        debug_assert!(before > 0, "every guard was counted when it was made");
-        if before == 1 && self.shared.draining.load(Ordering::SeqCst) {
-            self.shared.changed.notify_waiters();
-        }
+        self.shared.part(&self.shared.running);
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.shared.part(&self.shared.present);
     }
 }
 
@@ -164,13 +241,33 @@ mod tests {
     fn all_clones_see_the_start() {
         let drain = Drain::new();
         let other = drain.clone();
-        let mut started = pin!(other.started());
-        assert!(!is_ready(started.as_mut()));
+        let mut stopping = other.stopping();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(stopping.poll(&mut cx).is_pending());
         assert!(!other.is_draining());
         drain.start();
         assert!(other.is_draining());
-        assert!(is_ready(started.as_mut()));
-        assert!(is_ready(pin!(other.started())));
+        assert!(stopping.poll(&mut cx).is_ready());
+        assert!(other.stopping().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn who_leaves_lets_those_be_that_do_nothing() {
+        let drain = Drain::new();
+        let (mut idle, mut leaving) = (drain.stopping(), drain.stopping());
+        let mut cx = Context::from_waker(Waker::noop());
+        let there = drain.present();
+        assert!(leaving.poll_leaving(&mut cx).is_pending());
+        drain.leave();
+        assert!(drain.is_draining());
+        assert!(idle.poll(&mut cx).is_pending() && leaving.poll_leaving(&mut cx).is_ready());
+        let mut empty = pin!(drain.empty());
+        assert!(!is_ready(empty.as_mut()));
+        drop(there);
+        assert!(is_ready(empty.as_mut()));
+        drain.start();
+        drain.leave();
+        assert!(idle.poll(&mut cx).is_ready(), "the end does not become a leaving again");
     }
 
     #[test]

@@ -63,6 +63,8 @@ impl Listener {
             io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
         };
         socket.set_nonblocking(true).map_err(named)?;
+        // Accepted sockets inherit it, which saves a call for each of them.
+        SockRef::from(&socket).set_tcp_nodelay(true).map_err(named)?;
         let addr = socket.local_addr().map_err(named)?;
         #[allow(
             deprecated,
@@ -139,9 +141,6 @@ fn listening(addr: SocketAddr, beside_others: bool) -> io::Result<TcpListener> {
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_nonblocking(true)?;
-    // Accepted sockets inherit it, which saves a call for each of them.
-    socket.set_tcp_nodelay(true)?;
     if beside_others {
         socket.set_reuse_port(true)?;
     }

@@ -142,7 +142,7 @@ impl Host<'_> {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
-            if self.stage == Stage::Open && self.stopping.poll(cx).is_ready() {
+            if self.stage == Stage::Open && self.stopping.poll_leaving(cx).is_ready() {
                 self.close();
                 continue;
             }

@@ -47,6 +47,8 @@ impl Drop for Dir {
 /// A running gateway; killed when dropped, and checked for panics.
 pub(crate) struct Gateway {
     child: Child,
+    /// The processes that took its place, one after the other.
+    successors: Mutex<Vec<Pid>>,
     pub(crate) addr: SocketAddr,
     /// Another gateway may go on in it.
     pub(crate) dir: Arc<Dir>,
@@ -78,8 +80,13 @@ impl Gateway {
 
     #[track_caller]
     fn start_as_it_is(dir: Arc<Dir>) -> Gateway {
-        let mut child = Command::new(PROGRAM)
-            .args(["run", "-c", "proxy.toml"])
+        Gateway::start_by(Command::new(PROGRAM).args(["run", "-c", "proxy.toml"]), dir)
+    }
+
+    /// Starts by another command than its own name, which runs it in this directory with its `proxy.toml`.
+    #[track_caller]
+    pub(crate) fn start_by(command: &mut Command, dir: Arc<Dir>) -> Gateway {
+        let mut child = command
             .current_dir(dir.path())
             .env_remove("LOCKGATE_CONFIG")
             .env_remove("RUST_LOG")
@@ -93,7 +100,7 @@ impl Gateway {
         collect_lines(lines, Arc::clone(&out), Arc::clone(&deaf));
         collect_text(child.stderr.take().expect("stderr is a pipe"), Arc::clone(&err));
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut gateway = Gateway { child, addr, dir, out, err, deaf };
+        let mut gateway = Gateway { child, successors: Mutex::default(), addr, dir, out, err, deaf };
         gateway.addr = gateway.read_address();
         gateway
     }
@@ -179,6 +186,28 @@ impl Gateway {
     }
 
     /// After its next line, nobody reads what it prints any more.
+    /// Has another process take the place of the one that serves now.
+    #[track_caller]
+    pub(crate) fn hand_over(&self) {
+        let mut successors = self.successors.lock().expect("no test panicked in it");
+        let before = successors.len();
+        let serves = successors.last().copied().unwrap_or(self.pid());
+        kill_process(serves, Signal::USR2).expect("it runs");
+        let mut next = None;
+        eventually("a successor", || {
+            let told = self.stderr();
+            let pids = told.lines().filter_map(|line| line.split_once("INFO handed over process=")?.1.parse().ok());
+            next = pids.skip(before).find_map(Pid::from_raw);
+            next.is_some()
+        });
+        successors.extend(next);
+    }
+
+    /// The process that serves now.
+    pub(crate) fn serving(&self) -> Pid {
+        self.successors.lock().expect("no test panicked in it").last().copied().unwrap_or(self.pid())
+    }
+
     pub(crate) fn close_stdout(&mut self) {
         self.deaf.store(true, Ordering::SeqCst);
     }
@@ -217,6 +246,10 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+        for successor in self.successors.lock().expect("no test panicked in it").drain(..) {
+            // It is no child of ours, and may have ended.
+            kill_process(successor, Signal::KILL).ok();
+        }
         if !std::thread::panicking() {
             let err = self.stderr();
             assert!(!err.contains(" panic thread="), "the gateway panicked: {err}");

@@ -96,7 +96,7 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
             end();
         }
     };
-    let ended = app::run(path, settings, announce)?;
+    let ended = app::run(path, settings, app::Start::Aside, announce)?;
     match failed {
         Some(error) => Err(error.into()),
         None => Ok(ended),

@@ -22,7 +22,7 @@ pub(super) struct Head {
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
-pub(super) struct KnownForm {
+pub(in crate::gate) struct KnownForm {
     limit: LimitForm,
     in_force: bool,
     since: i128,
@@ -69,7 +69,7 @@ enum UnitForm {
 
 /// What is written of a window, under its limit's name and its key.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
-pub(super) struct PageForm {
+pub(in crate::gate) struct PageForm {
     log: Vec<(i128, u32)>,
     open: u32,
     flying: u32,
@@ -79,7 +79,7 @@ pub(super) struct PageForm {
 }
 
 impl KnownForm {
-    pub(super) fn of(known: &Known, line: Line) -> KnownForm {
+    pub(in crate::gate) fn of(known: &Known, line: Line) -> KnownForm {
         KnownForm {
             limit: LimitForm::of(&known.limit),
             in_force: known.in_force,
@@ -88,7 +88,7 @@ impl KnownForm {
         }
     }
 
-    pub(super) fn known(self, line: Line) -> Known {
+    pub(in crate::gate) fn known(self, line: Line) -> Known {
         Known {
             limit: self.limit.limit(),
             in_force: self.in_force,
@@ -99,7 +99,7 @@ impl KnownForm {
 }
 
 impl PageForm {
-    pub(super) fn of(page: &Page, line: Line) -> PageForm {
+    pub(in crate::gate) fn of(page: &Page, line: Line) -> PageForm {
         PageForm {
             log: page.log.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect(),
             open: page.open,
@@ -110,7 +110,7 @@ impl PageForm {
         }
     }
 
-    pub(super) fn page(self, limit: LimitId, key: Key, line: Line) -> Page {
+    pub(in crate::gate) fn page(self, limit: LimitId, key: Key, line: Line) -> Page {
         Page {
             limit,
             key,

@@ -12,7 +12,7 @@ pub(super) mod when;
 mod writer;
 
 use std::fs::{self, DirBuilder, File as Handle, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,8 +142,8 @@ pub(super) struct Journal {
 /// The paths in the folder, and the lock on it.
 struct Folder {
     dir: PathBuf,
-    /// Held as long as this is open.
-    _lock: Handle,
+    /// Held as long as this is open, here or in a process that it was passed to.
+    lock: Mutex<Option<Handle>>,
 }
 
 /// What an earlier gateway has left.
@@ -190,6 +190,27 @@ impl Journal {
         Ok((Some(Journal { file: Mutex::new(Some(file)), folder, clock, seed, bell }), legacy))
     }
 
+    /// Another process's journal, whose folder's lock was passed to this one if `lock` is something. The file is still that
+    /// one's; see [`Journal::take_up`].
+    pub(super) fn adopt(
+        settings: &Settings,
+        lock: Option<Handle>,
+        seed: [u8; 16],
+        clock: Clock,
+    ) -> Result<Journal, Error> {
+        let folder = match lock {
+            Some(lock) => Folder::held(&settings.dir, lock),
+            None => Folder::take(&settings.dir)?,
+        };
+        Ok(Journal { file: Mutex::new(None), folder, clock, seed, bell: Arc::default() })
+    }
+
+    /// The folder, and its lock for another process.
+    pub(super) fn to_pass(&self) -> io::Result<(&Path, Option<Handle>)> {
+        let lock = self.folder.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((&self.folder.dir, lock.as_ref().map(Handle::try_clone).transpose()?))
+    }
+
     /// What is rung when there is something to be written.
     pub(super) fn bell(&self) -> Arc<Bell> {
         Arc::clone(&self.bell)
@@ -219,12 +240,21 @@ impl Folder {
             }
             Err(TryLockError::Error(error)) => return Err(unusable(path)(error)),
         }
+        Ok(Folder::held(dir, lock))
+    }
+
+    /// The folder whose lock this is.
+    fn held(dir: &Path, mut lock: Handle) -> Folder {
         // Only told to people; the lock is what counts.
-        let told = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        if let Err(error) = told {
+        let told = lock.set_len(0).and_then(|()| lock.rewind());
+        if let Err(error) = told.and_then(|()| writeln!(lock, "{}", std::process::id())) {
             tracing::debug!(%error, "the state folder does not say whose it is");
         }
-        Ok(Folder { dir: dir.to_owned(), _lock: lock })
+        Folder { dir: dir.to_owned(), lock: Mutex::new(Some(lock)) }
+    }
+
+    fn let_go(&self) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn file(&self) -> PathBuf {

@@ -22,6 +22,26 @@ impl Journal {
     /// Writes what is known so far, and starts the thread that writes from then on.
     pub(in crate::gate) fn begin(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
         self.rewrite(gate).map_err(|error| Error::of_file(&self.folder.file(), error))?;
+        self.start(gate)
+    }
+
+    /// As [`Journal::begin`], in the place of another process that has closed the file. There is no way back: if it cannot
+    /// be written, the gateway goes on without.
+    pub(in crate::gate) fn take_up(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
+        if let Err(error) = self.reopen().and_then(|()| self.rewrite(gate)) {
+            self.fail(gate, &error);
+        }
+        self.start(gate)
+    }
+
+    /// Another process writes from here on: nothing more is written here, and the folder is let go.
+    pub(in crate::gate) fn leave(&self) {
+        self.bell.end();
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.folder.let_go();
+    }
+
+    fn start(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
         let (journal, gate) = (Arc::clone(self), Arc::downgrade(gate));
         let started = thread::Builder::new().name("journal".to_owned()).spawn(move || journal.run(&gate));
         started.map(drop).map_err(Error::System)
@@ -181,7 +201,7 @@ impl Gate {
         let now = self.clock.now();
         self.step(now, |state| {
             state.locker.end_recording(now);
-            state.is_writing = false;
+            state.rung.journal = false;
         });
     }
 
@@ -190,7 +210,7 @@ impl Gate {
         let now = self.clock.now();
         self.step(now, |state| {
             let records: Vec<Record> = std::iter::from_fn(|| state.locker.poll_record(now)).take(most).collect();
-            state.is_writing = !records.is_empty();
+            state.rung.journal = !records.is_empty();
             records
         })
     }

@@ -1,0 +1,92 @@
+//! Every room is built from settings: in a new house, or in the place of another process.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use listenfd::ListenFd;
+use tokio::sync::mpsc;
+
+use super::crew::Crew;
+use super::doors::{Doors, Planned};
+use super::reload::under_way;
+use super::{Error, Start};
+use crate::config::Settings;
+use crate::gate::Gate;
+use crate::gate::clock::Clock;
+use crate::gate::takeover::Heir;
+use crate::net::drain::Drain;
+use crate::net::pass::Pass;
+use crate::proxy::record::AccessLog;
+use crate::proxy::{Current, Parts, Shared};
+
+/// All that a run needs; nobody is let in yet.
+pub(super) struct House {
+    pub(super) shared: Shared,
+    pub(super) current: Arc<Current>,
+    pub(super) crew: Rc<Crew>,
+    pub(super) doors: Doors,
+    pub(super) planned: Planned,
+    /// Hears of doors that close by themselves.
+    pub(super) fallen: mpsc::UnboundedReceiver<SocketAddr>,
+    /// As the file says,
+    pub(super) asked: Settings,
+    /// and with the addresses that were bound.
+    pub(super) settings: Settings,
+}
+
+impl House {
+    /// Builds it. With another process in the place of which it is to stand, that one has let go when this returns.
+    pub(super) fn build(mut settings: Settings, start: Start) -> Result<House, Error> {
+        let clock = Clock::start();
+        let mut before = match start {
+            Start::Anew | Start::Aside => None,
+            Start::TakeOver => Some(meet()?),
+        };
+        let (gate, mut limits) = match &mut before {
+            None => Gate::open(settings.gate.clone(), clock)?,
+            Some(heir) => (heir.gate(&settings.gate, clock)?, Vec::new()),
+        };
+        let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new() };
+        let inherited = match &mut before {
+            None => activated().map_err(Error::Listen)?,
+            Some(heir) => heir.take_sockets(),
+        };
+        let (doors, fallen) = Doors::new(inherited);
+        let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
+        let asked = settings.clone();
+        settings.bound_to(&planned.bound());
+        let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
+        let parts = Parts::new(settings.proxy.clone(), shared.clone(), log, None)?;
+        if let Some(heir) = &before {
+            // From here on the other one stands still.
+            limits = heir.inherit(&gate, settings.gate.limits.clone(), under_way(&settings))?;
+        }
+        let current = Current::new(parts.with(&limits));
+        let crew = Rc::new(Crew::start(&current, &shared.drain).map_err(Error::Runtime)?);
+        if let Some(heir) = before {
+            heir.take(&gate, shared.drain.present())?;
+        }
+        Ok(House { shared, current, crew, doors, planned, fallen, asked, settings })
+    }
+}
+
+fn meet() -> Result<Heir, Error> {
+    let pass = Pass::of_stdin().map_err(Error::NobodyBefore)?;
+    Ok(Heir::meet(pass)?)
+}
+
+/// The sockets that systemd has bound for us (sd_listen_fds(3)).
+fn activated() -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+    let mut passed = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        let named =
+            |error: io::Error| io::Error::other(format!("a socket that was passed to us is of no use: {error}"));
+        if let Some(socket) = passed.take_tcp_listener(index).map_err(named)? {
+            sockets.push((socket.local_addr().map_err(named)?, socket));
+        }
+    }
+    Ok(sockets)
+}

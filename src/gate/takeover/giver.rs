@@ -1,0 +1,198 @@
+//! The old process: gives its windows away, and from then on asks the new one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use super::form::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
+use super::{Error, MOST, START, STEP, Word, foreign, hear, heard, say};
+use crate::gate::bell::{Bell, Leaving};
+use crate::gate::{Gate, Refused, State};
+use crate::locker::Event;
+use crate::net::pass::Pass;
+use crate::time::Time;
+
+impl Gate {
+    /// Gives all windows, those in line and those under way to the process at the other end, which is being started, and
+    /// these sockets with them (and what address was asked for each). Blocks the thread until that one has them; nobody is
+    /// granted anything for some of that time.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing has changed then. [`Refused::Closing`] is what all are told if the other process dies later.
+    pub fn hand_over(self: &Arc<Self>, pass: Pass, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
+        if self.is_given() {
+            return Err(Error::AlreadyGiven);
+        }
+        pass.set_patience(Some(START), Some(STEP)).map_err(Error::System)?;
+        self.introduce(&pass, sockets)?;
+        expect(&pass, Step::Ready)?;
+        pass.set_patience(Some(STEP), Some(STEP)).map_err(Error::System)?;
+        // All that can fail is made before.
+        let (bell, threads) = (Arc::new(Bell::default()), Threads::new(self, &pass)?);
+        self.give(&pass, &bell)?;
+        if let Some(journal) = self.journal.get() {
+            journal.leave();
+        }
+        threads.begin(&bell);
+        Ok(())
+    }
+
+    fn introduce(&self, pass: &Pass, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
+        let state = self.journal.get().map(|journal| journal.to_pass()).transpose().map_err(Error::System)?;
+        let lock = state.as_ref().and_then(|(_, lock)| lock.as_ref());
+        let hello = Hello {
+            seed: self.seed,
+            state: state.as_ref().map(|(dir, lock)| (dir.as_os_str().as_bytes().to_vec(), lock.is_some())),
+            listens: sockets.iter().map(|(asked, _)| *asked).collect(),
+        };
+        let sockets = sockets.iter().map(|(_, socket)| socket.as_fd());
+        let descriptors: Vec<BorrowedFd<'_>> = lock.map(AsFd::as_fd).into_iter().chain(sockets).collect();
+        pass.send(&hello.write()?, &descriptors).map_err(Error::Silent)
+    }
+
+    /// The moment itself. Here alone the gate waits with its lock held: what was told must stay as it was until the other
+    /// has it.
+    fn give(&self, pass: &Pass, bell: &Arc<Bell>) -> Result<(), Error> {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            let lines = Lines::new(&self.clock);
+            say(pass, &EstateForm::of(&state.locker.estate(now), lines))?;
+            let waiters: Vec<EventForm> =
+                state.locker.waiters().iter().map(|event| EventForm::of(event, lines)).collect();
+            say(pass, &waiters)?;
+            expect(pass, Step::Inherited)?;
+            say(pass, &Step::Go)?;
+            // It is empty until here: nobody hands over twice.
+            self.bells.next.set(Arc::clone(bell)).ok();
+            state.locker.give(now);
+            state.muster = None;
+            Ok(())
+        })
+    }
+
+    /// What the other process is to be told next. When there is nothing, the bell is rung for the next.
+    fn take_events(&self) -> Vec<Event> {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            let events: Vec<Event> = std::iter::from_fn(|| state.locker.poll_event()).take(MOST).collect();
+            state.rung.next = !events.is_empty();
+            events
+        })
+    }
+
+    /// What the other process has said.
+    fn be_told(&self, words: impl Iterator<Item = Word>) {
+        let now = self.clock.now();
+        self.step(now, |state| words.for_each(|(ticket, word)| state.locker.tell(ticket, word, now)));
+    }
+
+    /// The other process is gone: nobody here can go any more.
+    fn be_forsaken(&self) {
+        let now = self.clock.now();
+        self.step(now, |state| state.be_forsaken(now));
+        if let Some(before) = self.before.get() {
+            before.hang_up();
+        }
+    }
+}
+
+impl State {
+    fn be_forsaken(&mut self, now: Time) {
+        self.closing = Some(now);
+        let forsaken = self.locker.forsaken();
+        for ticket in &forsaken {
+            let decided = self.line.decide(*ticket, Err(Refused::Closing { until: now }), now);
+            self.woken.extend(decided.ok().flatten());
+        }
+        for ticket in forsaken {
+            self.locker.leave(ticket, now);
+        }
+    }
+}
+
+/// The other process has taken this step.
+fn expect(pass: &Pass, step: Step) -> Result<(), Error> {
+    let taken: Step = hear(pass)?;
+    if taken == step { Ok(()) } else { Err(foreign(format_args!("it says {taken:?} where {step:?} was due"))) }
+}
+
+/// The two threads that talk to the other process. They exist before it is too late to fail; if this is dropped before
+/// they begin, they end.
+struct Threads {
+    begin: [std::sync::mpsc::Sender<Arc<Bell>>; 2],
+}
+
+impl Threads {
+    fn new(gate: &Arc<Gate>, pass: &Pass) -> Result<Threads, Error> {
+        let spawn = |name: &str, run: fn(&Weak<Gate>, &Pass, &Arc<Bell>)| -> Result<_, Error> {
+            let (begin, begins) = std::sync::mpsc::channel();
+            let (gate, pass) = (Arc::downgrade(gate), pass.another().map_err(Error::System)?);
+            let work = move || {
+                // Or else there was no hand-over.
+                if let Ok(bell) = begins.recv() {
+                    run(&gate, &pass, &bell);
+                }
+            };
+            thread::Builder::new().name(name.to_owned()).spawn(work).map_err(Error::System)?;
+            Ok(begin)
+        };
+        Ok(Threads { begin: [spawn("next-tell", tell_next)?, spawn("next-hear", hear_next)?] })
+    }
+
+    fn begin(self, bell: &Arc<Bell>) {
+        for begin in self.begin {
+            // A thread that waits for it cannot have ended.
+            begin.send(Arc::clone(bell)).ok();
+        }
+    }
+}
+
+/// Tells the new process what is asked and settled here.
+fn tell_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
+    let _leaving = Leaving::at_the_end_of(bell);
+    // It opens the journal only now that it is closed here.
+    if say(pass, &Step::Released).is_err() || pass.set_patience(None, Some(STEP)).is_err() {
+        return pass.hang_up();
+    }
+    loop {
+        let goes_on = bell.hear(None);
+        let Some(gate) = gate.upgrade() else { return };
+        loop {
+            let events = gate.take_events();
+            if events.is_empty() {
+                break;
+            }
+            let lines = Lines::new(&gate.clock);
+            let events: Vec<EventForm> = events.iter().map(|event| EventForm::of(event, lines)).collect();
+            if let Err(error) = say(pass, &events) {
+                tracing::debug!(%error, "the process that took over cannot be told");
+                return pass.hang_up();
+            }
+        }
+        if !goes_on {
+            return pass.finish();
+        }
+    }
+}
+
+/// Hears what the new process grants.
+fn hear_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
+    loop {
+        let words: Result<Option<Vec<WordForm>>, Error> = heard(pass);
+        let Some(gate) = gate.upgrade() else { return };
+        match words {
+            Ok(Some(words)) => {
+                let lines = Lines::new(&gate.clock);
+                gate.be_told(words.into_iter().map(|word| word.word(lines)));
+            }
+            Ok(None) | Err(_) if bell.is_over() => return,
+            Ok(None) | Err(_) => {
+                tracing::error!("the process that took over is gone: what is left here is refused");
+                pass.hang_up();
+                return gate.be_forsaken();
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The new process: takes over what the old one has, and from then on decides for both.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::form::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
+use super::{Error, MOST, STEP, Word, foreign, hear, heard, say};
+use crate::gate::bell::{Bell, Leaving};
+use crate::gate::clock::Clock;
+use crate::gate::journal::Journal;
+use crate::gate::{Gate, Settings, State};
+use crate::locker::{Ask, End, Event, Limit, LimitId};
+use crate::net::drain::Present;
+use crate::net::pass::Pass;
+use crate::time::Time;
+
+/// A process that is about to take the place of another.
+pub struct Heir {
+    pass: Pass,
+    seed: [u8; 16],
+    /// The old one's state folder.
+    dir: Option<PathBuf>,
+    lock: Option<File>,
+    sockets: Vec<(SocketAddr, TcpListener)>,
+}
+
+impl Heir {
+    /// Meets the old process at the other end.
+    ///
+    /// # Errors
+    /// [`Error::Silent`] if it says nothing, [`Error::Foreign`] if it is of a version that cannot be understood.
+    pub fn meet(pass: Pass) -> Result<Heir, Error> {
+        pass.set_patience(Some(STEP), Some(STEP)).map_err(Error::System)?;
+        let received = pass.receive().map_err(Error::Silent)?;
+        let (hello, descriptors) = received.ok_or_else(|| foreign("it says nothing"))?;
+        let Hello { seed, state, listens } = Hello::read(&hello)?;
+        let mut descriptors = descriptors.into_iter();
+        let lock = state.as_ref().filter(|(_, has_lock)| *has_lock).and_then(|_| descriptors.next()).map(File::from);
+        let sockets: Vec<_> = listens.into_iter().zip(descriptors.map(TcpListener::from)).collect();
+        let dir = state.map(|(dir, _)| Path::new(OsStr::from_bytes(&dir)).to_owned());
+        Ok(Heir { pass, seed, dir, lock, sockets })
+    }
+
+    /// The old process's listening sockets, and what address was asked for each.
+    pub fn take_sockets(&mut self) -> Vec<(SocketAddr, TcpListener)> {
+        std::mem::take(&mut self.sockets)
+    }
+
+    /// A gate that will take the place of the old one's; it has no limits yet.
+    ///
+    /// # Errors
+    /// [`Error::State`] if another state folder is asked for, and cannot be had.
+    pub fn gate(&mut self, settings: &Settings, clock: Clock) -> Result<Arc<Gate>, Error> {
+        let gate = Gate::empty(self.seed, clock);
+        if let Some(state) = &settings.state {
+            let is_same = self.dir.as_deref().is_some_and(|dir| is_same(dir, &state.dir));
+            let lock = self.lock.take().filter(|_| is_same);
+            let journal = Journal::adopt(state, lock, self.seed, clock)?;
+            gate.meet(&Arc::new(journal));
+        }
+        Ok(gate)
+    }
+
+    /// Says that all is ready, and takes over what was counted and who waits, with these limits. The old process stands
+    /// still from here on, and goes on by itself if this is dropped.
+    ///
+    /// # Errors
+    /// If the old one is gone, or says what cannot be.
+    pub fn inherit(&self, gate: &Gate, limits: Vec<Limit>, under_way: Duration) -> Result<Vec<LimitId>, Error> {
+        say(&self.pass, &Step::Ready)?;
+        let estate: EstateForm = hear(&self.pass)?;
+        let waiters: Vec<EventForm> = hear(&self.pass)?;
+        let lines = Lines::new(&gate.clock);
+        let ids = gate.inherit(estate.estate(lines), End::HandOver, limits, under_way);
+        let now = gate.clock.now();
+        gate.step(now, |state| {
+            // They are to go in the order of their arrival, and not before the old one knows.
+            state.locker.hold();
+            waiters.into_iter().for_each(|waiter| state.hear(waiter.event(lines), now));
+        });
+        Ok(ids)
+    }
+
+    /// Takes the old one's place: from here on this gate grants. `present` is held until the old one has ended.
+    ///
+    /// # Errors
+    /// If the old one has not let go, in which case it goes on; or if there are no threads to be had.
+    pub fn take(self, gate: &Arc<Gate>, present: Present) -> Result<(), Error> {
+        let bell = Arc::new(Bell::default());
+        // Both are empty until here.
+        gate.bells.before.set(Arc::clone(&bell)).ok();
+        gate.before.set(self.pass.another().map_err(Error::System)?).ok();
+        let tell = (Arc::downgrade(gate), self.pass.another().map_err(Error::System)?, Arc::clone(&bell));
+        say(&self.pass, &Step::Inherited)?;
+        if hear::<Step>(&self.pass)? != Step::Go {
+            return Err(foreign("it did not say Go"));
+        }
+        // From here on nobody else grants anything: whatever happens to the old one, this one goes on.
+        let released = hear::<Step>(&self.pass);
+        if let Err(error) = released {
+            tracing::error!(%error, "the process before has not closed its journal in order");
+        }
+        if let Some(journal) = gate.journal.get() {
+            journal.take_up(gate)?;
+        }
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(Error::System)
+        };
+        spawn("before-tell", Box::new(move || tell_before(&tell.0, &tell.1, &tell.2)))?;
+        let (of, pass) = (Arc::downgrade(gate), self.pass);
+        spawn("before-hear", Box::new(move || hear_before(&of, &pass, &bell, present)))?;
+        let now = gate.clock.now();
+        gate.step(now, |state| state.locker.release(now));
+        Ok(())
+    }
+}
+
+/// Whether these are one folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
+}
+
+impl State {
+    /// What the old process asks and settles.
+    fn hear(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound } => {
+                let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
+                let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived) };
+                let verdict = self.locker.ask(&ask, now);
+                self.guests.tell(ticket, verdict, &mut self.locker);
+            }
+            Event::Leave(theirs) => {
+                if let Some(ours) = self.guests.ours.remove(&theirs) {
+                    self.guests.theirs.remove(&ours);
+                    self.locker.leave(ours, now);
+                }
+            }
+            Event::Settle { .. } | Event::GiveBack { .. } | Event::Land { .. } | Event::Pause { .. } => {
+                self.locker.hear(&event, now);
+            }
+        }
+    }
+
+    /// The old process is gone.
+    fn lose_guests(&mut self, now: Time) {
+        let waiting: Vec<_> = self.guests.theirs.drain().map(|(ours, _)| ours).collect();
+        self.guests.ours.clear();
+        self.guests.words.clear();
+        waiting.into_iter().for_each(|ticket| self.locker.leave(ticket, now));
+        self.locker.lose_guests(now);
+    }
+}
+
+impl Gate {
+    /// What the old process is to be told next. When there is nothing, the bell is rung for the next.
+    fn take_words(&self) -> Vec<Word> {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            let words: Vec<Word> = std::iter::from_fn(|| state.guests.words.pop_front()).take(MOST).collect();
+            state.rung.before = !words.is_empty();
+            words
+        })
+    }
+}
+
+/// Tells the old process what it is granted.
+fn tell_before(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
+    let _leaving = Leaving::at_the_end_of(bell);
+    while bell.hear(None) {
+        let Some(gate) = gate.upgrade() else { return };
+        loop {
+            let words = gate.take_words();
+            if words.is_empty() {
+                break;
+            }
+            let lines = Lines::new(&gate.clock);
+            let words: Vec<WordForm> = words.iter().map(|word| WordForm::of(word, lines)).collect();
+            if let Err(error) = say(pass, &words) {
+                tracing::debug!(%error, "the process before cannot be told");
+                return pass.hang_up();
+            }
+        }
+    }
+}
+
+/// Hears what the old process asks and settles, until it has ended.
+fn hear_before(gate: &Weak<Gate>, pass: &Pass, bell: &Bell, present: Present) {
+    let patient = pass.set_patience(None, Some(STEP));
+    loop {
+        let events: Result<Option<Vec<EventForm>>, Error> = heard(pass);
+        let Some(gate) = gate.upgrade() else { return };
+        let now = gate.clock.now();
+        match events {
+            Ok(Some(events)) if patient.is_ok() => {
+                let lines = Lines::new(&gate.clock);
+                gate.step(now, |state| events.into_iter().for_each(|event| state.hear(event.event(lines), now)));
+            }
+            Ok(_) | Err(_) => {
+                gate.step(now, |state| state.lose_guests(now));
+                pass.hang_up();
+                bell.end();
+                tracing::info!("the process before has ended");
+                drop(present);
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Two gates, each with a clock of its own, over a real pair of sockets.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::*;
+use crate::gate::clock::Clock;
+use crate::gate::journal::{AfterCrash, Health};
+use crate::gate::{Answer, Flight, Gate, Patience, Refused, Settings, Waiting};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, WhenFull, Why};
+use crate::net::drain::Drain;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// N requests per hour, and M at once.
+fn limit(requests: u32, in_flight: u32) -> Limit {
+    Limit {
+        name: "test".into(),
+        keyed_by: "".into(),
+        rate: Some(Rate { requests, per: HOUR, guard: Duration::ZERO, kind: Kind::Sliding, counts: Counts::Sent }),
+        in_flight: Some(in_flight),
+        when_full: WhenFull::Wait,
+        max_wait: 2 * HOUR,
+        max_waiting: 1000,
+        share_by: ShareBy::Nobody,
+        max_keys: 1000,
+        dry_run: false,
+    }
+}
+
+fn settings(limits: &[Limit]) -> Settings {
+    Settings { limits: limits.to_vec(), state: None }
+}
+
+fn ask(gate: &Arc<Gate>) -> Answer {
+    let claims = [Claim { limit: LimitId(0), key: Key::WHOLE, cost: 1 }];
+    gate.ask(&claims, Caller(1), Patience::default())
+}
+
+/// One that may go at once, and leaves.
+#[track_caller]
+fn go(gate: &Arc<Gate>) -> Flight {
+    let Answer::Go(permit) = ask(gate) else { panic!("it should have gone at once") };
+    let mut flight = permit.depart();
+    flight.sent();
+    flight
+}
+
+#[track_caller]
+fn wait(gate: &Arc<Gate>) -> Waiting {
+    match ask(gate) {
+        Answer::Wait(waiting) => waiting,
+        Answer::Go(_) => panic!("it should have waited"),
+        Answer::Sorry(refused) => panic!("it should have waited: {refused:?}"),
+    }
+}
+
+/// What becomes of one that waits; `None`: nothing yet.
+fn look(waiting: &mut Waiting) -> Option<Result<Flight, Refused>> {
+    match pin!(waiting).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Pending => None,
+        Poll::Ready(verdict) => Some(verdict.map(|permit| {
+            let mut flight = permit.depart();
+            flight.sent();
+            flight
+        })),
+    }
+}
+
+#[track_caller]
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..20_000 {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("{what} did not come to pass");
+}
+
+/// Nothing happens to it for a while.
+#[track_caller]
+fn stays(waiting: &mut Waiting) {
+    for _ in 0..10 {
+        assert!(look(waiting).is_none(), "it should still wait");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The new process, in a thread.
+fn heir(pass: Pass, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
+    let drain = drain.clone();
+    thread::spawn(move || {
+        let mut heir = Heir::meet(pass)?;
+        let gate = heir.gate(&settings, Clock::start())?;
+        heir.inherit(&gate, settings.limits, Duration::ZERO)?;
+        heir.take(&gate, drain.present())?;
+        Ok(gate)
+    })
+}
+
+#[track_caller]
+fn hand_over(old: &Arc<Gate>, settings: Settings, drain: &Drain) -> Arc<Gate> {
+    let (here, there) = Pass::pair().unwrap();
+    let heir = heir(Pass::from(there), settings, drain);
+    old.hand_over(here, &[]).unwrap();
+    heir.join().unwrap().unwrap()
+}
+
+#[test]
+fn what_is_counted_in_line_and_under_way_moves_to_the_new_process() {
+    let limits = [limit(4, 2)];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let (first, second) = (go(&old), go(&old));
+    let mut early = wait(&old);
+    let drain = Drain::new();
+    let new = hand_over(&old, settings(&limits), &drain);
+    let mut late = wait(&new);
+    drop(first);
+    let third = eventually("its turn", || look(&mut early)).unwrap();
+    stays(&mut late);
+    drop(second);
+    let fourth = eventually("its turn", || look(&mut late)).unwrap();
+    drop((third, fourth));
+    // All four of the hour are taken, two by each.
+    let (mut here, mut there) = (wait(&old), wait(&new));
+    stays(&mut here);
+    stays(&mut there);
+    assert_eq!(drain.there(), 1);
+    drop(here);
+    old.stop();
+    drop(old);
+    drain.leave();
+    eventually("the end of the old one", || (drain.there() == 0).then_some(()));
+}
+
+#[test]
+fn a_refusal_and_a_leaving_reach_the_other_process() {
+    let limits = [Limit { max_waiting: 1, ..limit(1, 1) }];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let _flight = go(&old);
+    let new = hand_over(&old, settings(&limits), &Drain::new());
+    let waits = wait(&new);
+    let mut refused = wait(&old);
+    let Err(Refused::Sorry(sorry)) = eventually("the refusal", || look(&mut refused)) else { panic!("it waits") };
+    assert_eq!((sorry.why, sorry.limit), (Why::QueueFull, LimitId(0)));
+    assert!(sorry.until > old.clock().now() + HOUR / 2, "{sorry:?}");
+    drop(waits);
+    let mut waits = wait(&old);
+    stays(&mut waits);
+    drop(waits);
+    // Only now there is a place for this one.
+    eventually("a place in line", || match ask(&new) {
+        Answer::Wait(_) => Some(()),
+        Answer::Go(_) => panic!("the hour is full"),
+        Answer::Sorry(_) => None,
+    });
+}
+
+#[test]
+fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
+    let limits = [limit(3, 1)];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let flight = go(&old);
+    let mut waits = wait(&old);
+    for stage in 0..3 {
+        let (here, there) = Pass::pair().unwrap();
+        let limits = limits.to_vec();
+        let fails = thread::spawn(move || {
+            let pass = Pass::from(there);
+            if stage == 0 {
+                return;
+            }
+            let mut heir = Heir::meet(pass).unwrap();
+            let gate = heir.gate(&settings(&limits), Clock::start()).unwrap();
+            if stage == 2 {
+                heir.inherit(&gate, limits, Duration::ZERO).unwrap();
+            }
+        });
+        let error = old.hand_over(here, &[]).unwrap_err();
+        assert!(matches!(error, Error::Silent(_)), "{error}");
+        fails.join().unwrap();
+    }
+    stays(&mut waits);
+    drop(flight);
+    drop(look(&mut waits).expect("its turn").unwrap());
+    // A later one does not fail.
+    let new = hand_over(&old, settings(&limits), &Drain::new());
+    drop(go(&new));
+    stays(&mut wait(&old));
+    assert!(matches!(old.hand_over(Pass::pair().unwrap().0, &[]), Err(Error::AlreadyGiven)));
+}
+
+#[test]
+fn if_the_new_process_dies_the_old_one_refuses() {
+    let limits = [limit(1, 1)];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let flight = go(&old);
+    let mut before = wait(&old);
+    let new = hand_over(&old, settings(&limits), &Drain::new());
+    let mut after = wait(&old);
+    new.before.get().unwrap().hang_up();
+    for waiting in [&mut before, &mut after] {
+        let verdict = eventually("a refusal", || look(waiting));
+        assert!(matches!(verdict, Err(Refused::Closing { .. })));
+    }
+    assert!(matches!(ask(&old), Answer::Sorry(Refused::Closing { .. })));
+    drop(flight);
+    old.stop();
+}
+
+#[test]
+fn if_the_old_process_dies_what_it_had_under_way_ends() {
+    let limits = [limit(10, 1)];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let flight = go(&old);
+    let in_line = wait(&old);
+    let new = hand_over(&old, settings(&limits), &Drain::new());
+    let mut waits = wait(&new);
+    stays(&mut waits);
+    new.before.get().unwrap().hang_up();
+    drop(eventually("its turn", || look(&mut waits)).unwrap());
+    drop((flight, in_line));
+}
+
+#[test]
+fn a_third_process_takes_over_while_the_first_still_has_requests() {
+    let limits = [limit(10, 1)];
+    let first = Gate::new(limits.to_vec(), Clock::start());
+    let flight = go(&first);
+    let mut waits = wait(&first);
+    let drain = Drain::new();
+    let second = hand_over(&first, settings(&limits), &drain);
+    let third = hand_over(&second, settings(&limits), &drain);
+    let mut last = wait(&third);
+    drop(flight);
+    let flight = eventually("its turn", || look(&mut waits)).unwrap();
+    stays(&mut last);
+    let mut waits = wait(&second);
+    drop(flight);
+    let flight = eventually("its turn", || look(&mut last)).unwrap();
+    stays(&mut waits);
+    drop(flight);
+    drop(eventually("its turn", || look(&mut waits)).unwrap());
+    // The third is gone: so are those who ask it, over however many.
+    let mut forsaken = wait(&first);
+    third.before.get().unwrap().hang_up();
+    assert!(matches!(eventually("a refusal", || look(&mut forsaken)), Err(Refused::Closing { .. })));
+}
+
+#[test]
+fn the_new_process_goes_on_with_other_limits_and_counts_what_the_old_one_counted() {
+    let old = Gate::new(vec![limit(5, 5)], Clock::start());
+    let flights = [go(&old), go(&old), go(&old)];
+    let new = hand_over(&old, settings(&[limit(4, 5)]), &Drain::new());
+    let fourth = go(&new);
+    stays(&mut wait(&new));
+    drop((flights, fourth));
+    stays(&mut wait(&new));
+}
+
+#[test]
+fn the_journal_and_its_folder_move_too() {
+    let dir: PathBuf = std::env::temp_dir().join(format!("lockgate-takeover-{}", std::process::id()));
+    std::fs::remove_dir_all(&dir).ok();
+    let state = journal::Settings { dir: dir.clone(), after_crash: AfterCrash::Remember };
+    let limits = [limit(3, 5)];
+    let settings = Settings { limits: limits.to_vec(), state: Some(state) };
+    let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
+    // It may have to wait until its slot is written down.
+    let goes = |gate: &Arc<Gate>| match ask(gate) {
+        Answer::Go(permit) => drop(permit.depart()),
+        Answer::Wait(mut waiting) => drop(eventually("its turn", || look(&mut waiting)).unwrap()),
+        Answer::Sorry(refused) => panic!("{refused:?}"),
+    };
+    goes(&old);
+    let new = hand_over(&old, settings.clone(), &Drain::new());
+    assert_eq!((old.journal_health(), new.journal_health()), (Health::Off, Health::Whole));
+    goes(&new);
+    goes(&old);
+    let held = Gate::open(settings.clone(), Clock::start()).map(drop).unwrap_err();
+    assert!(matches!(held, journal::Error::Held { .. }), "{held}");
+    old.stop();
+    new.stop();
+    drop((old, new));
+    let again = eventually("the folder", || Gate::open(settings.clone(), Clock::start()).ok()).0;
+    stays(&mut wait(&again));
+    std::fs::remove_dir_all(&dir).ok();
+}
+
+#[test]
+fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
+    let (here, there) = Pass::pair().unwrap();
+    here.send(&[9, 0, 0, 0, 1, 2, 3], &[]).unwrap();
+    let error = Heir::meet(Pass::from(there)).map(drop).unwrap_err();
+    assert!(error.to_string().contains("it is form 9 of the hand-over"), "{error}");
+}

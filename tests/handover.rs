@@ -1,0 +1,283 @@
+//! Another process takes the place of the one that runs: no request fails, no slot counts twice.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process, test_kill_process};
+
+use crate::support::gateway::{Dir, PROGRAM};
+use crate::support::*;
+
+fn get(origin: &Origin, path: &str) -> String {
+    format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url(path), origin.authority())
+}
+
+/// It says this, or will.
+#[track_caller]
+fn says(gateway: &Gateway, text: &str) {
+    eventually(&format!("{text:?} in its log"), || gateway.stderr().contains(text));
+}
+
+/// One caller that asks as fast as it is answered, on kept connections as long as they are kept; how often it was served.
+#[track_caller]
+fn ask_until(over: &AtomicBool, gateway: &Gateway, origin: &Origin) -> usize {
+    let request = get(origin, "/");
+    let mut served = 0;
+    while !over.load(Ordering::SeqCst) {
+        let mut caller = gateway.caller();
+        while !over.load(Ordering::SeqCst) {
+            let answer = caller.send(&request).answer();
+            assert_eq!(answer.status, 200, "{}", answer.raw);
+            served += 1;
+            if answer.says_close() {
+                break;
+            }
+        }
+    }
+    served
+}
+
+#[test]
+fn under_load_no_request_fails_and_the_limit_holds_through_every_hand_over() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(20, "200ms", "max_wait = \"30s\"\ncounts = \"answered\""));
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| served.fetch_add(ask_until(&over, &gateway, &origin), Ordering::SeqCst));
+        }
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(300));
+            gateway.hand_over();
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        over.store(true, Ordering::SeqCst);
+    });
+    let (served, stamps) = (served.load(Ordering::SeqCst), origin.stamps());
+    assert_eq!(stamps.len(), served);
+    judge::one_window(20, Duration::from_millis(200), &stamps);
+    assert!(served > 60, "{served}: it stood still");
+}
+
+#[test]
+fn those_in_line_keep_their_places_before_those_who_come_to_the_new_process() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "1500ms", "max_wait = \"1m\"\nshare_by = \"none\""));
+    assert_eq!(gateway.get(&origin.url("/first")).status, 200);
+    let mut waiters = Vec::new();
+    for n in 0..2 {
+        let mut caller = gateway.caller();
+        caller.send(get(&origin, &format!("/{n}"))).expect_silence(Duration::from_millis(50));
+        waiters.push(caller);
+    }
+    gateway.hand_over();
+    let mut caller = gateway.caller();
+    caller.send(get(&origin, "/2"));
+    waiters.push(caller);
+    for waiter in &mut waiters {
+        assert_eq!(waiter.answer().status, 200);
+    }
+    assert_eq!(origin.targets(), ["/first", "/0", "/1", "/2"]);
+    judge::one_window(1, Duration::from_millis(1500), &origin.stamps());
+}
+
+#[test]
+fn a_kept_connection_is_answered_once_more_and_the_old_process_ends_with_the_last() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::start(&limit(3, "1h", "when_full = \"refuse\""));
+    let mut kept = gateway.caller();
+    assert_eq!(kept.send(get(&origin, "/1")).answer().status, 200);
+    gateway.hand_over();
+    assert_eq!(gateway.get(&origin.url("/2")).status, 200);
+    kept.expect_silence(Duration::from_millis(100));
+    let answer = kept.send(get(&origin, "/3")).answer();
+    assert_eq!(answer.status, 200);
+    assert!(answer.says_close(), "{}", answer.raw);
+    kept.expect_end();
+    assert!(gateway.ended().success());
+    assert_eq!(gateway.get(&origin.url("/4")).status, 429, "all three were counted together");
+    says(&gateway, "the process before has ended");
+}
+
+#[test]
+fn a_tunnel_goes_on_and_its_end_is_heard_of() {
+    let origin = Origin::scripted(|_, link| {
+        link.echo();
+        Next::Close
+    });
+    let one = "[[limit]]\nname = \"one\"\nmatch = { host = \"127.0.0.1\" }\nin_flight = 1\nmax_wait = \"1m\"\n";
+    let mut gateway = Gateway::start(&format!("{one}[access]\nconnect_ports = [{}]\n", origin.port()));
+    let connect = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.authority());
+    let mut tunnel = gateway.caller();
+    assert_eq!(tunnel.send(&connect).answer_to("CONNECT").status, 200);
+    gateway.hand_over();
+    let mut waits = gateway.caller();
+    waits.send(&connect).expect_silence(Duration::from_millis(100));
+    tunnel.send(get(&origin, "/")).send("more");
+    let bytes = tunnel.bytes(4);
+    assert_eq!(bytes, b"more", "it is still a tunnel");
+    tunnel.hang_up();
+    assert_eq!(waits.answer_to("CONNECT").status, 200);
+    assert!(gateway.ended().success());
+}
+
+#[test]
+fn http2_callers_are_told_to_come_again_and_lose_nothing() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "700ms", "max_wait = \"1m\""));
+    let caller = Caller2::plain(gateway.addr);
+    let calls: Vec<_> = (0..3).map(|n| caller.start(caller2::get(&origin.url(&format!("/{n}"))), More::None)).collect();
+    eventually("the first", || origin.count() == 1);
+    gateway.hand_over();
+    for call in calls {
+        assert_eq!(call.answer().status, 200);
+    }
+    assert!(caller.ended().is_ok(), "its connection has ended in order");
+    judge::one_window(1, Duration::from_millis(700), &origin.stamps());
+}
+
+#[test]
+fn who_cannot_take_over_leaves_everything_as_it_was_and_says_why() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(2, "1h", "when_full = \"refuse\""));
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let whole = std::fs::read_to_string(gateway.dir.path().join("proxy.toml")).unwrap();
+    gateway.dir.write("proxy.toml", "[[limit]]\nrequests = 5\n");
+    gateway.signal(Signal::USR2);
+    says(&gateway, "not handed over, nothing has changed: the other process ended or did not answer");
+    assert!(gateway.stderr().contains("proxy.toml:2:12"), "{}", gateway.stderr());
+    gateway.dir.write("proxy.toml", &whole);
+    assert_eq!(gateway.get(&origin.url("/2")).status, 200);
+    gateway.hand_over();
+    assert_eq!(gateway.get(&origin.url("/3")).status, 429);
+    let taken = Command::new(PROGRAM).args(["run", "--take-over"]).current_dir(gateway.dir.path()).output().unwrap();
+    let told = String::from_utf8_lossy(&taken.stderr).into_owned();
+    assert!(!taken.status.success() && told.contains("there is no process to take over from"), "{told}");
+}
+
+#[test]
+fn when_the_new_process_dies_the_old_one_refuses_and_the_next_start_knows_what_was_counted() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::start(&limit(2, "1h", "max_wait = \"2h\""));
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let mut kept = gateway.caller();
+    kept.send(get(&origin, "/2")).answer();
+    gateway.hand_over();
+    let mut waits = gateway.caller();
+    waits.send(get(&origin, "/4")).expect_silence(Duration::from_millis(50));
+    kept.send(get(&origin, "/3")).expect_silence(Duration::from_millis(50));
+    kill_process(gateway.serving(), Signal::KILL).unwrap();
+    assert_eq!(kept.answer().status, 503);
+    assert!(gateway.ended().success(), "{}", gateway.stderr());
+    let again = gateway.again();
+    let mut waits = again.caller();
+    waits.send(get(&origin, "/5")).expect_silence(Duration::from_millis(100));
+}
+
+#[test]
+fn a_successor_that_is_stopped_and_started_counts_on() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::start(&limit(3, "1h", "when_full = \"refuse\""));
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    gateway.hand_over();
+    assert_eq!(gateway.get(&origin.url("/2")).status, 200);
+    assert!(gateway.ended().success());
+    let successor = gateway.serving();
+    kill_process(successor, Signal::TERM).unwrap();
+    eventually("the end of it", || test_kill_process(successor).is_err());
+    let again = gateway.again();
+    let statuses: Vec<u16> = (3..5).map(|n| again.get(&origin.url(&format!("/{n}"))).status).collect();
+    assert_eq!(statuses, [200, 429]);
+}
+
+/// Runs a command with a listening socket of its own as descriptor 3, as systemd does.
+const ACTIVATE: &str = "
+import os, socket, sys
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+";
+
+#[test]
+fn a_socket_of_systemds_is_used_and_handed_on() {
+    let origin = Origin::start();
+    let (dir, port) = (Dir::new(), free_port());
+    dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:{port}\"\n\n{UNLIMITED}"));
+    let mut python = Command::new("python3");
+    python.args(["-c", ACTIVATE, &port.to_string(), PROGRAM, "run", "-c", "proxy.toml"]);
+    let gateway = Gateway::start_by(&mut python, Arc::new(dir));
+    assert_eq!(gateway.addr.port(), port);
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let sockets = || std::fs::read_dir(format!("/proc/{}/fd", gateway.serving().as_raw_nonzero())).unwrap().count();
+    let before = sockets();
+    gateway.hand_over();
+    assert_eq!(gateway.get(&origin.url("/2")).status, 200);
+    eventually("no more descriptors than before", || sockets() <= before + 2);
+}
+
+#[test]
+fn systemd_is_told_of_every_turn() {
+    let (dir, origin) = (Dir::new(), Origin::start());
+    let listen = "[listen]\nproxy = \"127.0.0.1:0\"\n\n";
+    dir.write("proxy.toml", &format!("{listen}{UNLIMITED}"));
+    let path = dir.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Reads what it is told, but for the watchdog's signs of life.
+    let told = || {
+        let mut buffer = [0; 200];
+        loop {
+            let length = systemd.recv(&mut buffer).unwrap();
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.trim() != "WATCHDOG=1" {
+                return text;
+            }
+        }
+    };
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "-c", "proxy.toml"]).env("NOTIFY_SOCKET", "notify").env("WATCHDOG_USEC", "20000");
+    command.env("NOTIFY_SOCKET", &path);
+    let gateway = Gateway::start_by(&mut command, Arc::new(dir));
+    assert_eq!(told().trim(), "READY=1");
+    let mut buffer = [0; 200];
+    for _ in 0..3 {
+        let length = systemd.recv(&mut buffer).unwrap();
+        assert_eq!(buffer[..length].trim_ascii(), b"WATCHDOG=1");
+    }
+    assert!(gateway.reload(UNLIMITED));
+    assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(told().trim(), "READY=1");
+    gateway.hand_over();
+    assert_eq!(told().trim(), format!("MAINPID={}\nREADY=1", gateway.serving().as_raw_nonzero()));
+    assert_eq!(gateway.get(&origin.url("/")).status, 200);
+    let began = Instant::now();
+    kill_process(gateway.serving(), Signal::TERM).unwrap();
+    assert_eq!(told().trim(), "STOPPING=1");
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn bytes_that_are_under_way_arrive_whole_through_a_hand_over() {
+    let origin = Origin::scripted(|_, link| {
+        link.send("HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n");
+        for _ in 0..40 {
+            link.send([b'x'; 10_000]);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Next::Keep
+    });
+    let gateway = Gateway::start(UNLIMITED);
+    let mut stream = std::net::TcpStream::connect(gateway.addr).unwrap();
+    stream.write_all(get(&origin, "/").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    eventually("its beginning", || origin.count() == 1);
+    gateway.hand_over();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert_eq!(all.iter().filter(|byte| **byte == b'x').count(), 400_000);
+}
