@@ -79,7 +79,7 @@ fn dice(mut state: u64) -> impl FnMut(u64) -> u64 {
 fn a_short_limit_holds_at_the_origin_through_kills_at_any_moment() {
     let harness = Harness::new(&limit(20, "300ms", "max_wait = \"1s\""));
     let mut roll = dice(1);
-    let answered = harness.run(12, || Duration::from_millis(150 + roll(700)));
+    let answered = harness.run(times(12, 100), || Duration::from_millis(150 + roll(700)));
     one_window(20, Duration::from_millis(300), &harness.origin.stamps());
     assert!(answered > 20, "{answered}: a gateway that is always closed keeps every limit");
 }
@@ -89,12 +89,12 @@ fn a_long_limit_forgets_nothing_through_kills_at_any_moment() {
     // 1000 in any minute: less than that may go in the few seconds that this takes, and a crash costs ten at most.
     let harness = Harness::new(&limit(1000, "1m", "max_wait = \"10ms\""));
     let mut roll = dice(2);
-    const KILLS: usize = 12;
-    let answered = harness.run(KILLS, || Duration::from_millis(20 + roll(150)));
+    let kills = times(12, 100);
+    let answered = harness.run(kills, || Duration::from_millis(20 + roll(150)));
     let arrived = harness.origin.count();
     one_window(1000, Duration::from_secs(60), &harness.origin.stamps());
     // Eight callers may each have had one under way when it was killed.
-    assert!(arrived + KILLS * (10 + 8) >= 1000, "{arrived} arrived, {answered} were answered: too much was lost");
+    assert!(arrived + kills * (10 + 8) >= 1000, "{arrived} arrived, {answered} were answered: too much was lost");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn under_load_no_request_fails_and_the_limit_holds_through_every_hand_over() {
         for _ in 0..8 {
             scope.spawn(|| served.fetch_add(ask_until(&over, &gateway, &origin), Ordering::SeqCst));
         }
-        for _ in 0..5 {
+        for _ in 0..times(5, 20) {
             std::thread::sleep(Duration::from_millis(300));
             gateway.hand_over();
         }

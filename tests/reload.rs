@@ -1,7 +1,7 @@
 //! The file is read again: all of it is in force then, or nothing has changed; nobody in line or under way is lost.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::*;
 
@@ -189,16 +189,12 @@ fn reloads_under_load_lose_no_request_and_keep_the_limit_of_each_moment() {
                 }
             });
         }
-        let end = Instant::now() + Duration::from_secs(6);
-        for turn in 1.. {
+        for turn in 1..=times(20, 200) {
             let before = clock::now();
             assert!(gateway.reload(&rule(LIMITS[turn % 2])));
             // It came into force somewhere between the two.
             changes.push((if LIMITS[turn % 2] > LIMITS[0] { before } else { clock::now() }, LIMITS[turn % 2]));
             std::thread::sleep(Duration::from_millis(300));
-            if Instant::now() > end {
-                break;
-            }
         }
         over.store(true, Ordering::SeqCst);
     });
@@ -212,5 +208,4 @@ fn reloads_under_load_lose_no_request_and_keep_the_limit_of_each_moment() {
         let inside: Vec<u64> = stamps.iter().copied().filter(|at| within.contains(at)).collect();
         one_window(LIMITS[0], Duration::from_millis(100), &inside);
     }
-    assert!(changes.len() > 10, "{} readings", changes.len());
 }

@@ -66,6 +66,11 @@ impl DeadPort {
     }
 }
 
+/// How often something is done whose every moment may be the wrong one: `often` where time is no matter.
+pub(crate) fn times(seldom: usize, often: usize) -> usize {
+    if std::env::var_os("LOCKGATE_SLOW").is_some() { often } else { seldom }
+}
+
 /// A loopback port that nobody uses; from below the range that port 0 is given from, so that it stays free.
 pub(crate) fn free_port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
