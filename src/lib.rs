@@ -28,9 +28,15 @@
 //! authority ([`tls::ca`]), and what it says then is served like any other connection. An HTTP/2 connection
 //! ([`wire::http2`]) is many such connections: each of its streams carries one exchange, and who carries it need not know.
 //!
+//! # When it stops
+//! What must outlive a crash the locker names before it is used, and [`gate::journal`] writes it down. A file that is read
+//! again changes the limits under those who wait ([`gate::Gate::reload`]); another process takes over between one grant and
+//! the next ([`gate::takeover`]), and the old one stays for who is connected until they part ([`net::drain`]).
+//!
 //! # What always holds
 //! - In no span of time T, wherever it starts, are more than N requests counted, whatever callers, origins and the network do
 //!   ([`locker`] says for which window kinds, and how it is proved).
+//!   This holds over kill -9, restarts, reloads and hand-overs: never two processes grant from one window.
 //! - No permit, no bytes: whatever leaves for an origin has been handed a [`gate::Permit`], and gives its slots back or settles
 //!   them exactly once.
 //! - A request takes all its windows at one moment, or changes none.
