@@ -26,9 +26,10 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
-use self::house::House;
+use self::house::{Desk, House};
 use self::reload::Reloader;
 use self::succession::Successor;
+use crate::admin::ReadAgain;
 use crate::config::Settings;
 use crate::gate::{journal, takeover};
 use crate::proxy::{self, Shared};
@@ -107,14 +108,14 @@ pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnc
         let gate = Arc::clone(&house.shared.gate);
         let mut driving = spawn_local(Arc::clone(&gate).drive());
         house.doors.change(house.planned, &house.crew);
-        let House { shared, current, crew, doors, asked, .. } = house;
+        let House { shared, current, crew, doors, admin, asked, .. } = house;
         let reloader = Rc::new(Reloader::new(path, current, shared.clone(), doors, crew, asked));
         if start == Start::TakeOver {
             systemd::taken_over()
         } else {
             systemd::ready()
         }
-        let mut run = Run { reloader, shared, successor, signals };
+        let mut run = Run { reloader, shared, successor, signals, desk: admin };
         tokio::select! {
             ended = &mut driving => Err(Error::Timer(why(ended))),
             () = systemd::watch() => unreachable!("it goes on for ever"),
@@ -132,6 +133,7 @@ struct Run {
     shared: Shared,
     successor: Option<Rc<Successor>>,
     signals: Signals,
+    desk: Option<Desk>,
 }
 
 /// Why it does not go on as it is.
@@ -155,6 +157,8 @@ impl Run {
             }
             Turn::Leave => {
                 self.reloader.doors().leave();
+                // Operators are the other process's.
+                self.desk = None;
                 self.leave().await
             }
         };
@@ -181,6 +185,7 @@ impl Run {
                         Err(error) => tracing::error!(%error, "not handed over"),
                     }
                 }
+                order = order(&mut self.desk) => drop(spawn_local(Rc::clone(&self.reloader).obey(order))),
                 signal = self.signals.next() => match signal {
                     Asked::End(_) => return Ok(Turn::End),
                     Asked::Reload => drop(spawn_local(Rc::clone(&self.reloader).reload_aloud())),
@@ -197,7 +202,8 @@ impl Run {
             return None;
         };
         let (reloader, gate) = (Rc::clone(&self.reloader), Arc::clone(&self.shared.gate));
-        Some(spawn_local(succession::hand_over(Rc::clone(successor), reloader, gate)))
+        let desk = self.desk.as_ref().map(|desk| Rc::clone(&desk.socket));
+        Some(spawn_local(succession::hand_over(Rc::clone(successor), reloader, gate, desk)))
     }
 
     /// Waits for what runs, for some time.
@@ -251,6 +257,17 @@ impl Run {
 async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
     match task {
         Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What an operator asks for; if there is no desk, never anything.
+async fn order(desk: &mut Option<Desk>) -> ReadAgain {
+    match desk {
+        Some(Desk { asked, .. }) => match asked.recv().await {
+            Some(order) => order,
+            None => std::future::pending().await,
+        },
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@
 //! | 8 | `main` | arguments in, exit code out | |
 //! | 7 | [`cli`] | STARTS: run, check, exec, env, ca, user | |
 //! | 6 | [`app`] | builds every room from settings, and drains | |
-//! | 5 | [`log`] | what is logged, and what never is | |
+//! | 5 | [`admin`], [`log`] | SHOWS what the gateway does · what is logged, and what never is | TOML |
 //! | 4 | [`config`] | READS `proxy.toml`, and reports every mistake with its place | how anything runs |
 //! | 3 | [`proxy`] | CARRIES one request, one response | TOML |
 //! | 2 | [`gate`], [`tls`], [`wire`] | WAITS: the locker, awake · PROVES who they are · SPEAKS HTTP | limits (`tls`, `wire`), HTTP (`gate`, `tls`) |
@@ -44,6 +44,7 @@
 //! - A tunnel to a host that is not named is never looked into; one to a host that is named never passes anything unseen.
 //! - Nothing is collected whole that a stranger can make large; every buffer, queue and table has a bound.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;

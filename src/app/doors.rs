@@ -113,6 +113,18 @@ impl Doors {
         Ok(Planned(asked.iter().zip(known).map(plan).collect::<io::Result<_>>()?))
     }
 
+    /// A socket at this address that is no door: the one that is inherited, or a new one.
+    ///
+    /// # Errors
+    /// Names the address that cannot be had.
+    pub(super) fn bind(&self, asked: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+        let socket = match self.take_inherited(asked) {
+            Some(socket) => socket,
+            None => Listener::bind(asked)?.handle()?,
+        };
+        Ok((asked, socket))
+    }
+
     fn take_inherited(&self, asked: SocketAddr) -> Option<TcpListener> {
         let mut inherited = self.inherited.borrow_mut();
         let at = inherited.iter().position(|(known, _)| *known == asked)?;

@@ -12,6 +12,7 @@ use super::crew::Crew;
 use super::doors::{Doors, Planned};
 use super::reload::under_way;
 use super::{Error, Start};
+use crate::admin;
 use crate::config::Settings;
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
@@ -30,10 +31,20 @@ pub(super) struct House {
     pub(super) planned: Planned,
     /// Hears of doors that close by themselves.
     pub(super) fallen: mpsc::UnboundedReceiver<SocketAddr>,
+    /// The address at which operators are received, if there is one.
+    pub(super) admin: Option<Desk>,
     /// As the file says,
     pub(super) asked: Settings,
     /// and with the addresses that were bound.
     pub(super) settings: Settings,
+}
+
+/// Where operators are received.
+pub(super) struct Desk {
+    /// For a process that takes over.
+    pub(super) socket: Rc<(SocketAddr, TcpListener)>,
+    /// What they ask for. If it is dropped nobody is received any more.
+    pub(super) asked: mpsc::UnboundedReceiver<admin::ReadAgain>,
 }
 
 impl House {
@@ -48,13 +59,15 @@ impl House {
             None => Gate::open(settings.gate.clone(), clock)?,
             Some(heir) => (heir.gate(&settings.gate, clock)?, Vec::new()),
         };
-        let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new() };
+        let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new(), tallies: Arc::default() };
         let inherited = match &mut before {
             None => activated().map_err(Error::Listen)?,
             Some(heir) => heir.take_sockets(),
         };
         let (doors, fallen) = Doors::new(inherited);
         let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
+        let desk = settings.admin.as_ref().filter(|_| start != Start::Aside);
+        let desk = desk.map(|desk| doors.bind(desk.listen)).transpose().map_err(Error::Listen)?;
         let asked = settings.clone();
         settings.bound_to(&planned.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
@@ -65,10 +78,26 @@ impl House {
         }
         let current = Current::new(parts.with(&limits));
         let crew = Rc::new(Crew::start(&current, &shared.drain).map_err(Error::Runtime)?);
+        let users = settings.admin.as_ref().and_then(|desk| desk.users.clone());
+        let admin = desk.map(|socket| Desk::open(socket, users, &shared, &current)).transpose();
+        let admin = admin.map_err(Error::Runtime)?;
         if let Some(heir) = before {
             heir.take(&gate, shared.drain.present())?;
         }
-        Ok(House { shared, current, crew, doors, planned, fallen, asked, settings })
+        Ok(House { shared, current, crew, doors, planned, fallen, admin, asked, settings })
+    }
+}
+
+impl Desk {
+    fn open(
+        socket: (SocketAddr, TcpListener),
+        users: Option<Vec<(String, String)>>,
+        shared: &Shared,
+        current: &Arc<Current>,
+    ) -> io::Result<Desk> {
+        let asked = admin::open(socket.1.try_clone()?, users, shared, current)?;
+        tracing::info!(address = %socket.1.local_addr()?, "receiving operators");
+        Ok(Desk { socket: Rc::new(socket), asked })
     }
 }
 

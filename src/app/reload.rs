@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 use super::crew::Crew;
 use super::doors::Doors;
 use super::{causes, systemd};
+use crate::admin::ReadAgain;
 use crate::config::{self, Settings};
 use crate::gate::{Gate, InLine};
 use crate::locker::{Limit, LimitId, Reload};
@@ -77,7 +78,7 @@ impl Reloader {
     }
 
     /// Reads the file again, and logs what came of it.
-    pub(super) async fn reload_aloud(self: Rc<Self>) {
+    pub(super) async fn reload_aloud(self: Rc<Self>) -> Result<Vec<String>, String> {
         systemd::reloading();
         let reloaded = self.reload().await;
         systemd::ready();
@@ -85,12 +86,20 @@ impl Reloader {
             Ok(lines) => {
                 lines.iter().for_each(|line| tracing::info!("{line}"));
                 tracing::info!(file = %self.path.display(), changes = lines.len(), "reloaded");
+                Ok(lines)
             }
             Err(error) => {
                 let why = causes(&error);
                 tracing::error!(file = %self.path.display(), "not reloaded, nothing has changed: {why}");
+                Err(why)
             }
         }
+    }
+
+    /// Reads the file again because an operator asks for it.
+    pub(super) async fn obey(self: Rc<Self>, order: ReadAgain) {
+        // Whoever asked may have hung up.
+        order.outcome.send(self.reload_aloud().await).ok();
     }
 
     /// The doors, to be closed at the end.
@@ -121,8 +130,12 @@ impl Reloader {
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        if settings.gate.state != in_force.gate.state {
-            tracing::warn!("[state] is as it was: it changes with a restart, or with a new process (SIGUSR2)");
+        for (section, changed) in
+            [("[state]", settings.gate.state != in_force.gate.state), ("[admin]", settings.admin != in_force.admin)]
+        {
+            if changed {
+                tracing::warn!("{section} is as it was: it changes with a restart, or with a new process (SIGUSR2)");
+            }
         }
         let in_line = in_line(in_force, &settings);
         let under_way = under_way(in_force).max(under_way(&settings));

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
@@ -63,10 +64,19 @@ impl Successor {
 }
 
 /// Starts another process, and gives it all that this one has. No reading of the file comes in between.
-pub(super) async fn hand_over(successor: Rc<Successor>, reloader: Rc<Reloader>, gate: Arc<Gate>) -> Result<u32, Error> {
+/// `more`: a socket that is no door's.
+pub(super) async fn hand_over(
+    successor: Rc<Successor>,
+    reloader: Rc<Reloader>,
+    gate: Arc<Gate>,
+    more: Option<Rc<(SocketAddr, TcpListener)>>,
+) -> Result<u32, Error> {
     let mut pid = 0;
     let give = async |doors: &Doors| {
-        let sockets = doors.sockets()?;
+        let mut sockets = doors.sockets()?;
+        if let Some(more) = &more {
+            sockets.push((more.0, more.1.try_clone()?));
+        }
         let (pass, there) = Pass::pair()?;
         let mut child = successor.start(there)?;
         pid = child.id();

@@ -40,7 +40,8 @@ pub(super) async fn watch(reloader: Rc<Reloader>) {
         }
         known = now;
         if reloader.watches().await {
-            Rc::clone(&reloader).reload_aloud().await;
+            // It was logged.
+            Rc::clone(&reloader).reload_aloud().await.ok();
         }
     }
 }

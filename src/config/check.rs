@@ -5,9 +5,10 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::file::{Access, Destination, File, Route, State};
+use super::file::{Access, Destination, File, Route};
+use super::process::{self, State};
 use super::walk::{At, Reader, Written};
-use super::{Settings, limit, tls, users};
+use super::{Admin, Settings, limit, tls, users};
 use crate::gate::{self, journal};
 use crate::net::dial;
 use crate::proxy::{self, PoolSettings, access, target};
@@ -65,6 +66,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         quiet: false,
         meanings,
         counts_loopback,
+        admin: admin(&file.admin, folder, reader),
         warnings: Vec::new(),
     }
 }
@@ -77,6 +79,25 @@ fn state(written: &State, folder: &Path) -> journal::Settings {
         None => systemd().unwrap_or_else(|| folder.join(STATE)),
     };
     journal::Settings { dir, after_crash: written.after_crash }
+}
+
+/// Whoever reaches it may change limits, so beyond this machine a password is needed.
+fn admin(written: &process::Admin, folder: &Path, reader: &Reader<'_>) -> Option<Admin> {
+    let listen = written.listen.get();
+    if written.is_there && written.listen.is_absent() {
+        reader.error(&written.place, "nothing says where it listens", "add listen = \"127.0.0.1:8081\"");
+    }
+    let at = listen?;
+    if !at.value.ip().is_loopback() && written.users.is_absent() {
+        let message = format!("{} can be reached by others, and nothing says who may tune this gateway", at.value);
+        reader.error(
+            &at.place,
+            message,
+            "add users = \"operators\", a file that `htpasswd -B -c operators NAME` makes",
+        );
+    }
+    let users = written.users.get().map(|at| read_users(at, folder, reader).unwrap_or_default());
+    Some(Admin { listen: at.value, users })
 }
 
 fn listen(written: &Written<Vec<At<SocketAddr>>>, reader: &Reader<'_>) -> Vec<SocketAddr> {

@@ -8,19 +8,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
-use tracing::level_filters::LevelFilter;
 
 use super::item::Item;
+use super::process::{Admin, Config, Log, State};
 use super::value::{
     address, cost, destination, folder, host, key_part, method, name, path, path_pattern, plain_path, port, range, zone,
 };
 use super::walk::{At, Place, Table, Written};
-use crate::gate::journal::AfterCrash;
 use crate::locker::{Counts, ShareBy, WhenFull};
 use crate::proxy::Timeouts;
 use crate::proxy::claims::{Cost, KeyPart, Pushback};
 use crate::proxy::pattern::{HostPattern, PathPattern};
-use crate::proxy::record::Format;
 use crate::proxy::target::Origin;
 
 const NONE: Duration = Duration::ZERO;
@@ -46,6 +44,7 @@ pub(super) struct File {
     pub(super) state: State,
     pub(super) config: Config,
     pub(super) log: Log,
+    pub(super) admin: Admin,
 }
 
 /// `[listen]`
@@ -156,26 +155,6 @@ pub(super) struct Access {
     pub(super) deny_addresses: Vec<IpNet>,
 }
 
-/// `[state]`
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) dir: Written<PathBuf>,
-    pub(super) after_crash: AfterCrash,
-}
-
-/// `[config]`
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Config {
-    pub(super) watch: bool,
-}
-
-/// `[log]`
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Log {
-    pub(super) level: LevelFilter,
-    pub(super) access: Format,
-}
-
 impl File {
     pub(super) fn read(root: &mut Table<'_>) -> File {
         File {
@@ -188,6 +167,7 @@ impl File {
             state: root.section("state", "[state]", State::read),
             config: root.section("config", "[config]", Config::read),
             log: root.section("log", "[log]", Log::read),
+            admin: root.section("admin", "[admin]", Admin::read),
         }
     }
 }
@@ -347,40 +327,6 @@ fn timeouts(table: &mut Table<'_>) -> Timeouts {
         idle: wait("idle", secs(90)),
         tunnel_idle: wait("tunnel_idle", secs(600)),
         drain: table.get("drain", |v| v.duration(NONE..=HOUR)).or(secs(30)),
-    }
-}
-
-impl State {
-    fn read(table: &mut Table<'_>) -> State {
-        let beliefs = [("remember", AfterCrash::Remember), ("forget", AfterCrash::Forget)];
-        State {
-            dir: table.get("dir", folder),
-            after_crash: table.get("after_crash", |v| v.word(&beliefs)).or(AfterCrash::Remember),
-        }
-    }
-}
-
-impl Config {
-    fn read(table: &mut Table<'_>) -> Config {
-        Config { watch: table.get("watch", Item::flag).or(false) }
-    }
-}
-
-impl Log {
-    fn read(table: &mut Table<'_>) -> Log {
-        let levels = [
-            ("error", LevelFilter::ERROR),
-            ("warn", LevelFilter::WARN),
-            ("info", LevelFilter::INFO),
-            ("debug", LevelFilter::DEBUG),
-            ("trace", LevelFilter::TRACE),
-            ("off", LevelFilter::OFF),
-        ];
-        let formats = [("text", Format::Text), ("json", Format::Json), ("off", Format::Off)];
-        Log {
-            level: table.get("level", |v| v.word(&levels)).or(LevelFilter::INFO),
-            access: table.get("access", |v| v.word(&formats)).or(Format::Text),
-        }
     }
 }
 

@@ -12,6 +12,7 @@ mod file;
 mod item;
 mod limit;
 mod meaning;
+mod process;
 mod report;
 mod span;
 #[cfg(test)]
@@ -64,8 +65,19 @@ pub struct Settings {
     pub meanings: Vec<String>,
     /// Whether a limit may count requests to this machine itself, so that none may go past us.
     pub counts_loopback: bool,
+    /// Where the gateway is watched and tuned; `None`: nowhere.
+    pub admin: Option<Admin>,
     /// What is allowed, but hardly meant.
     pub warnings: Vec<Report>,
+}
+
+/// Where the gateway is watched and tuned; the `[admin]` of the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    /// An address of its own.
+    pub listen: SocketAddr,
+    /// Names and bcrypt hashes of those who may; `None`, which is for loopback alone: whoever comes.
+    pub users: Option<Vec<(String, String)>>,
 }
 
 /// Why there are no settings.

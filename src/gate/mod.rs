@@ -31,8 +31,8 @@ use journal::Journal;
 use line::Line;
 pub use line::Waiting;
 pub use permit::{Flight, Permit};
-pub use reload::InLine;
 use reload::Muster;
+pub use reload::{InLine, View};
 use takeover::Guests;
 
 /// How often the wall clock is looked at, if a limit needs it.

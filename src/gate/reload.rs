@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::{Gate, Refused, State};
-use crate::locker::{Kind, Limit, Reload};
+use crate::locker::{Kind, Limit, LimitId, Reload, Survey};
 use crate::time::Time;
 
 /// What becomes of those in line when the limits are read again.
@@ -16,6 +16,15 @@ pub enum InLine {
     Stay,
     /// Which limits a request must pass may be other now: each must ask again, with [`Refused::Anew`] for an answer.
     AskAnew,
+}
+
+/// A limit, and what its windows hold.
+#[derive(Clone, PartialEq, Debug)]
+pub struct View {
+    /// The limit.
+    pub limit: Limit,
+    /// What its windows hold.
+    pub held: Survey,
 }
 
 impl Gate {
@@ -50,8 +59,20 @@ impl Gate {
     }
 
     /// Whether a limit is in the file that was read last.
-    pub fn is_in_force(&self, limit: crate::locker::LimitId) -> bool {
+    pub fn is_in_force(&self, limit: LimitId) -> bool {
         self.lock().locker.is_in_force(limit)
+    }
+
+    /// Every limit in force, and what its windows hold now. Looks at every window, with the gate's lock.
+    pub fn survey(&self) -> Vec<View> {
+        let now = self.clock.now();
+        let (limits, surveys) = self.step(now, |state| {
+            let surveys = state.locker.survey(now).into_iter().zip(0..);
+            let surveys = surveys.map(|(held, id)| (LimitId(id), held));
+            let in_force: Vec<_> = surveys.filter(|(id, _)| state.locker.is_in_force(*id)).collect();
+            (self.limits(), in_force)
+        });
+        surveys.into_iter().map(|(id, held)| View { limit: limits[id.0 as usize].clone(), held }).collect()
     }
 
     /// The limits by `LimitId`; also those that are no longer in force.

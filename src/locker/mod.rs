@@ -23,6 +23,7 @@ mod record;
 mod reload;
 mod serve;
 mod slots;
+mod survey;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use self::given::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
 pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
+pub use self::survey::Survey;
 
 use self::decide::Look;
 use self::given::Given;
@@ -331,7 +333,7 @@ impl Locker {
         let rule = &self.rules[limit.at()];
         let Some(found) = self.table.find(limit, key) else {
             let fresh = Window::new(limit, key, rule, now);
-            let opens = fresh.opening(rule, 0, 0, 1, now);
+            let opens = fresh.room_opens(rule, 0, 0, 1, now);
             return Usage { taken: fresh.in_log, flying: 0, waiting: 0, opens };
         };
         let window = self.table.window_mut(found);
@@ -340,18 +342,8 @@ impl Locker {
             taken: window.unsettled.saturating_add(window.in_log),
             flying: window.flying,
             waiting: window.waits().map_or(0, |waits| waits.waiting),
-            opens: window.opening(rule, 0, 0, 1, now),
+            opens: window.room_opens(rule, 0, 0, 1, now),
         }
-    }
-
-    /// How many windows are alive, over all limits.
-    pub fn live_keys(&self) -> usize {
-        self.table.live()
-    }
-
-    /// How many requests wait, over all limits.
-    pub fn waiting(&self) -> usize {
-        self.queue.waiters.len()
     }
 
     /// Moves on to `now` and does what was due before it.

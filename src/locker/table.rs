@@ -201,12 +201,20 @@ impl Table {
 
     /// The places of all windows of a limit, for what happens seldom.
     pub(super) fn of_limit(&self, limit: LimitId) -> Vec<u32> {
-        let places = (0u32..).zip(self.chunks.iter());
-        places
+        self.live_places().filter(|(_, of)| *of == limit).map(|(index, _)| index).collect()
+    }
+
+    /// Where all windows are, and of which limits.
+    pub(super) fn places(&self) -> Vec<(u32, LimitId)> {
+        self.live_places().collect()
+    }
+
+    fn live_places(&self) -> impl Iterator<Item = (u32, LimitId)> {
+        let chunks = (0u32..).zip(self.chunks.iter());
+        chunks
             .flat_map(|(number, chunk)| (number * CHUNK as u32..).zip(chunk.windows.iter()))
-            .filter(|(_, window)| window.limit == limit)
-            .map(|(index, _)| index)
-            .collect()
+            .map(|(index, window)| (index, window.limit))
+            .filter(|(_, limit)| *limit != VACANT)
     }
 }
 

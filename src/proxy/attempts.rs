@@ -88,6 +88,7 @@ pub(super) async fn run(
                 Ok(()) if pushed_back(caller, plan, &mut flight, resent) && can_repeat(&mut again, &mut body) => {
                     resent += 1;
                     story.resent += 1;
+                    caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.resent.add_one());
                     Once::PushedBack
                 }
                 Ok(()) => return pass::run(caller, story, plan, Exchanged { ready, flight, body }).await,
@@ -196,6 +197,9 @@ fn pushed_back(caller: &Caller, plan: &Plan, flight: &mut Flight, resent: u8) ->
         return false;
     }
     let wall = proxy.gate.clock().wall_unix_nanos();
+    if retry::asks_for_another(&caller.response) {
+        proxy.rules.tallies(&plan.claims).for_each(|tally| tally.pushbacks.add_one());
+    }
     for claim in &plan.claims.claims {
         let rule = proxy.rules.rule(claim.limit);
         if rule.pushback == super::claims::Pushback::Pause

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::access::Admitted;
 use super::pattern::{HostPattern, Path, PathPattern};
 use super::refusal::Refusal;
+use super::tally::Tally;
 use super::target::Target;
 use crate::locker::{Claim, Key, LimitId};
 use crate::wire::RequestHead;
@@ -102,6 +103,8 @@ pub struct Claims {
 pub struct Rules {
     /// The broadest first, then as in the file.
     rules: Vec<(LimitId, Rule)>,
+    /// What became of the requests of each, in the same order.
+    tallies: Vec<Arc<Tally>>,
     /// Where in `rules` each limit is, by `LimitId`; no limit need have a rule here.
     places: Vec<Option<usize>>,
     /// Hosts that routes lead to, lower case.
@@ -111,15 +114,23 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// `rules`: in the order of the file, and the limits that they are of. `seed`: what keys are hashed with.
-    pub fn new(rules: Vec<Rule>, limits: &[LimitId], route_hosts: Vec<String>, seed: [u8; 16]) -> Rules {
+    /// `rules`: in the order of the file, and the limits that they are of. `seed`: what keys are hashed with. `tally`: where
+    /// the requests of a limit with that name are counted.
+    pub fn new(
+        rules: Vec<Rule>,
+        limits: &[LimitId],
+        route_hosts: Vec<String>,
+        seed: [u8; 16],
+        tally: impl Fn(&Arc<str>) -> Arc<Tally>,
+    ) -> Rules {
         let mut rules: Vec<_> = limits.iter().copied().zip(rules).collect();
         rules.sort_by_key(|(_, rule)| rule.key.len());
         let mut places = vec![None; limits.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0)];
         for (place, (id, _)) in rules.iter().enumerate() {
             places[id.0 as usize] = Some(place);
         }
-        Rules { rules, places, route_hosts, seed }
+        let tallies = rules.iter().map(|(_, rule)| tally(&rule.name)).collect();
+        Rules { rules, tallies, places, route_hosts, seed }
     }
 
     /// Whether a limit (by a host pattern that is not just `*`) or a route names the host.
@@ -159,8 +170,17 @@ impl Rules {
     /// # Panics
     /// If there is none: whoever knows the limit has it from [`Rules::find`].
     pub fn rule(&self, limit: LimitId) -> &Rule {
+        &self.rules[self.place(limit)].1
+    }
+
+    /// What became of the requests of each of these limits.
+    pub(super) fn tallies(&self, claims: &Claims) -> impl Iterator<Item = &Tally> {
+        claims.claims.iter().map(|claim| &*self.tallies[self.place(claim.limit)])
+    }
+
+    fn place(&self, limit: LimitId) -> usize {
         let place = self.places.get(limit.0 as usize).copied().flatten();
-        &self.rules[place.expect("a claim is of a limit that has a rule here")].1
+        place.expect("a claim is of a limit that has a rule here")
     }
 }
 

@@ -187,6 +187,7 @@ pub(super) async fn permit(
 ) -> Result<(Permit, Option<Ready>), End> {
     let mut patience = patience::of(&caller.head);
     patience.arrived = again;
+    let waited_before = story.waited;
     let (permit, held) = loop {
         let proxy = &caller.worker.proxy;
         match proxy.gate.ask(&plan.claims.claims, plan.admitted.caller, patience) {
@@ -197,6 +198,9 @@ pub(super) async fn permit(
                 let asked = proxy.gate.clock().now();
                 let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named, want)).await;
                 story.waited += caller.worker.proxy.gate.clock().now().since(asked);
+                if matches!(turn, Err(End::Left)) {
+                    caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.left.add_one());
+                }
                 if let Some(gone) = turn? {
                     break gone;
                 }
@@ -205,6 +209,8 @@ pub(super) async fn permit(
             }
         }
     };
+    let waited = story.waited.saturating_sub(waited_before);
+    caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.permit(waited));
     story.permitted(caller, &permit);
     Ok((permit, held))
 }

@@ -28,7 +28,7 @@ mod links;
 mod made;
 mod origin;
 mod pass;
-mod password;
+pub mod password;
 mod patience;
 pub mod pattern;
 mod problem;
@@ -37,6 +37,7 @@ pub mod refusal;
 mod retry;
 mod route;
 mod story;
+pub mod tally;
 pub mod target;
 mod tunnel;
 
@@ -142,6 +143,8 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     /// Who is still running.
     pub drain: Drain,
+    /// What became of requests.
+    pub tallies: Arc<tally::Tallies>,
 }
 
 /// Everything of a proxy but the limits' rules, which bear the numbers that the gate gives them: what can fail is made
@@ -152,6 +155,7 @@ pub struct Parts {
     timeouts: Timeouts,
     gate: Arc<Gate>,
     drain: Drain,
+    tallies: Arc<tally::Tallies>,
     log: record::AccessLog,
     dialer: Arc<Dialer>,
     tls: Made<verify::Settings, Connector>,
@@ -194,7 +198,7 @@ impl Parts {
         log: record::AccessLog,
         before: Option<&Proxy>,
     ) -> Result<Parts, Error> {
-        let Shared { gate, drain } = shared;
+        let Shared { gate, drain, tallies } = shared;
         let wall = gate.clock().wall_unix_nanos();
         let authority = settings.authority.map(|authority| ca::Authority::open(&authority, wall)).transpose()?;
         let authority = authority.map(|new| {
@@ -214,6 +218,7 @@ impl Parts {
             timeouts: settings.timeouts,
             gate,
             drain,
+            tallies,
             log,
             dialer: Arc::new(Dialer::new(settings.dial)),
             tls: Made::again(before.map(|before| &before.tls), settings.tls, tls)?,
@@ -231,12 +236,13 @@ impl Parts {
     pub fn with(mut self, limits: &[LimitId]) -> Proxy {
         let (rules, route_hosts) = (std::mem::take(&mut self.rules), std::mem::take(&mut self.route_hosts));
         let seed = self.gate.seed();
-        Proxy { rules: claims::Rules::new(rules, limits, route_hosts, seed), parts: self }
+        let tallies = &self.tallies;
+        Proxy { rules: claims::Rules::new(rules, limits, route_hosts, seed, |name| tallies.of(name)), parts: self }
     }
 }
 
 impl Proxy {
-    /// The answer to a request that the gate did not let through.
+    /// The answer to a request that the gate did not let through; it is counted.
     fn refusal(&self, refused: Refused) -> Refusal {
         let now = self.gate.clock().now();
         match refused {
@@ -246,6 +252,7 @@ impl Proxy {
             Refused::Sorry(sorry) => {
                 let limits = self.gate.limits();
                 let limit = &limits[sorry.limit.0 as usize];
+                self.tallies.limit_refused(&limit.name, sorry.why);
                 Refusal::Limited {
                     limit: Arc::clone(&limit.name),
                     why: sorry.why,

@@ -53,7 +53,7 @@ struct Print(u64, u64);
 
 /// The users, and what has been learnt of who sends what.
 #[derive(Debug)]
-pub(super) struct Passwords {
+pub struct Passwords {
     /// By name.
     users: HashMap<Arc<str>, Arc<str>>,
     /// What a password of an unknown user is compared with, so that it takes as long as a wrong one.
@@ -72,7 +72,7 @@ struct Learnt {
 
 impl Passwords {
     /// `users`: names and bcrypt hashes; of equal names the first counts.
-    pub(super) fn new(users: Vec<(String, String)>) -> Passwords {
+    pub fn new(users: Vec<(String, String)>) -> Passwords {
         let cost = |hash: &str| hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
         let decoy = users.iter().map(|(_, hash)| hash.as_str()).max_by_key(|hash| cost(hash)).map(Arc::from);
         let mut by_name = HashMap::new();
@@ -91,14 +91,14 @@ impl Passwords {
         }
     }
 
-    /// The user whose credentials these are: the value of a Proxy-Authorization field.
+    /// The user whose credentials these are: the value of a Proxy-Authorization or Authorization field.
     ///
     /// # Errors
     /// 407 if they are nobody's; 429 after too many wrong ones from this address; 503 if too many wait to be looked at.
     ///
     /// # Cancel safety
     /// What is being looked at is looked at to the end, and remembered.
-    pub(super) async fn check(&self, peer: IpAddr, field: &[u8], clock: Clock) -> Result<Arc<str>, Refusal> {
+    pub async fn check(&self, peer: IpAddr, field: &[u8], clock: Clock) -> Result<Arc<str>, Refusal> {
         let print = Print(self.seeds[0].hash_one(field), self.seeds[1].hash_one(field));
         if let Some(user) = self.learnt.user(print) {
             return Ok(user);

@@ -45,7 +45,8 @@ pub(super) struct Story {
     pub(super) resent: u8,
     user: Option<Arc<str>>,
     limits: Vec<Arc<str>>,
-    refused_by: Option<&'static str>,
+    /// Who refused it, and the reason in a word.
+    refused: Option<(&'static str, &'static str)>,
     overruled: Option<(Arc<str>, Duration)>,
     note: Option<Cow<'static, str>>,
     logged: bool,
@@ -79,7 +80,7 @@ impl Story {
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.status = refusal.status();
-        self.refused_by = Some(refusal.who());
+        self.refused = Some((refusal.who(), refusal.note()));
         self.note = Some(refusal.note().into());
     }
 
@@ -104,12 +105,13 @@ impl Story {
         self.note = Some(why.into());
     }
 
-    /// Writes the record.
+    /// Counts it, and writes the record.
     pub(super) fn end(self, caller: &Caller) {
+        let proxy = &caller.worker.proxy;
+        proxy.tallies.ended(self.status, self.refused);
         if !self.logged {
             return;
         }
-        let proxy = &caller.worker.proxy;
         proxy.log.write(Record {
             peer: caller.peer.ip(),
             user: self.user,
@@ -118,7 +120,7 @@ impl Story {
             limits: self.limits,
             waited: self.waited,
             status: self.status,
-            refused_by: self.refused_by,
+            refused_by: self.refused.map(|(who, _)| who),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             took: proxy.gate.clock().now().since(self.started),

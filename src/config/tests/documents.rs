@@ -94,6 +94,7 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[state]", "[state]\n"),
         ("[config]", "[config]\n"),
         ("[log]", "[log]\n"),
+        ("[admin]", "[admin]\n"),
     ];
     let shown = commented_default();
     for (heading, text) in sections {

@@ -210,7 +210,8 @@ impl Window {
         (opening > now || self.has_credit(rule, cost)).then_some(opening)
     }
 
-    fn room_opens(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
+    /// As [`Window::opening`], whether the slot has been written down or not.
+    pub(crate) fn room_opens(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if u64::from(self.flying) + u64::from(flights) >= u64::from(rule.in_flight) {
             return None;
         }

@@ -20,7 +20,7 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
 
 fn rules_of(rules: Vec<Rule>, route_hosts: Vec<String>) -> Rules {
     let limits: Vec<LimitId> = (0..).map(LimitId).take(rules.len()).collect();
-    Rules::new(rules, &limits, route_hosts, [7; 16])
+    Rules::new(rules, &limits, route_hosts, [7; 16], |_| Arc::default())
 }
 
 fn keyed(key: Vec<KeyPart>) -> Rules {

@@ -1,0 +1,36 @@
+//! Whether the gateway lives, and whether it should be sent anybody.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::House;
+use crate::gate::journal::Health;
+
+/// The word for how what is counted is kept.
+pub(super) fn word(health: Health) -> &'static str {
+    match health {
+        Health::Off => "off",
+        Health::Whole => "whole",
+        Health::Blind => "blind",
+    }
+}
+
+/// 200 as long as decisions are made. A state folder that cannot be written is told, but a restart would mend nothing.
+pub(super) async fn alive(State(house): State<Arc<House>>) -> Json<Value> {
+    // It takes the gate's lock: if that is held for ever, nobody is answered.
+    let state = house.gate.journal_health();
+    let status = if state == Health::Blind { "degraded" } else { "ok" };
+    Json(json!({ "status": status, "version": env!("CARGO_PKG_VERSION"), "state": word(state) }))
+}
+
+/// 200 while new callers are served, 503 once the gateway drains.
+pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Value>) {
+    match house.drain.is_draining() {
+        false => (StatusCode::OK, Json(json!({ "status": "ready" }))),
+        true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))),
+    }
+}

@@ -1,0 +1,187 @@
+//! `/metrics`: what is counted, in the text format of OpenMetrics 1.0, which Prometheus reads.
+//!
+//! The values of labels come from the file and from lists in this program, never from requests.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::House;
+use crate::gate::View;
+use crate::gate::journal::Health;
+use crate::proxy::tally::Tally;
+
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The page that Prometheus asks for.
+pub(super) async fn show(State(house): State<Arc<House>>) -> Response {
+    let mut registry = Registry::with_prefix("lockgate");
+    registry.register_collector(Box::new(Look(house)));
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => ([("content-type", TEXT)], text).into_response(),
+        // Writing to a String cannot fail.
+        Err(error) => super::visitor::refused(axum::http::StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// One look at everything.
+struct Look(Arc<House>);
+
+impl fmt::Debug for Look {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Look")
+    }
+}
+
+/// A metric, before its values.
+struct Metric {
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+    kind: MetricType,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, help, unit: None, kind: MetricType::Counter }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, help, unit: None, kind: MetricType::Gauge }
+}
+
+impl Collector for Look {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_tallies(&mut encoder)?;
+        self.encode_windows(&mut encoder)?;
+        self.encode_process(&mut encoder)
+    }
+}
+
+impl Look {
+    /// What became of the requests of each limit.
+    fn encode_tallies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let limits = self.0.tallies.limits();
+        let mut each = |metric: Metric, of: fn(&Tally) -> u64| {
+            let values = limits.iter().map(|(name, tally)| ([("limit", &**name)], of(tally)));
+            counters(encoder, &metric, values)
+        };
+        each(counter("permits", "Requests that a limit let go"), |tally| tally.permits.get())?;
+        each(counter("cancelled_waiters", "Requests whose caller hung up while they waited"), |tally| {
+            tally.left.get()
+        })?;
+        each(counter("origin_pushbacks", "Answers 429, or 503 with Retry-After, of an origin"), |tally| {
+            tally.pushbacks.get()
+        })?;
+        each(counter("retries", "Requests that were sent again after such an answer"), |tally| tally.resent.get())?;
+        let refused = limits.iter().flat_map(|(name, tally)| {
+            tally.refused().map(|(why, count)| ([("limit", &**name), ("reason", why)], count))
+        });
+        counters(encoder, &counter("limit_refusals", "Requests that a limit refused, by reason"), refused)?;
+        let metric = Metric {
+            name: "wait",
+            help: "How long requests waited for their permits",
+            unit: Some(Unit::Seconds),
+            kind: MetricType::Histogram,
+        };
+        let mut family = begin(encoder, &metric)?;
+        for (name, tally) in &limits {
+            let waits = tally.waits();
+            let count = waits.buckets.iter().map(|(_, count)| count).sum();
+            let labels = [("limit", &**name)];
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(waits.sum, count, &waits.buckets, None)?;
+        }
+        Ok(())
+    }
+
+    /// What the windows of each limit hold.
+    fn encode_windows(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let views = self.0.gate.survey();
+        let mut each = |metric: Metric, of: fn(&View) -> Option<u64>| {
+            let values = views.iter().filter_map(|view| Some(([("limit", &*view.limit.name)], of(view)?)));
+            gauges(encoder, &metric, values)
+        };
+        each(gauge("waiters", "Requests in line now"), |view| Some(view.held.waiting as u64))?;
+        each(gauge("keys", "Keys that have a window now"), |view| Some(view.held.keys as u64))?;
+        each(gauge("slots", "N of the limit"), |view| view.limit.rate.as_ref().map(|rate| rate.requests.into()))?;
+        each(gauge("slots_used", "Slots that are taken now in the window that is fullest"), |view| {
+            view.limit.rate.as_ref().map(|_| view.held.fullest.map_or(0, |fullest| fullest.taken.into()))
+        })?;
+        each(gauge("in_flight_slots", "Requests that may be under way at once"), |view| {
+            view.limit.in_flight.map(u64::from)
+        })?;
+        each(gauge("in_flight", "Requests under way now, where that is limited"), |view| {
+            view.limit.in_flight.map(|_| view.held.flying)
+        })
+    }
+
+    /// What concerns no limit.
+    fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let house = &self.0;
+        let classes = ["", "1xx", "2xx", "3xx", "4xx", "5xx"];
+        let requests = house.tallies.requests().map(|(digit, count)| ([("code", classes[digit])], count));
+        counters(encoder, &counter("requests", "Requests that have ended, by their status"), requests)?;
+        let refused = house.tallies.refused().into_iter();
+        let refused = refused.map(|((who, why), count)| ([("by", who), ("reason", why)], count));
+        counters(encoder, &counter("refusals", "Requests that the gateway answered itself with an error"), refused)?;
+        let mut one = |metric: Metric, value: u64| {
+            let mut metric = begin(encoder, &metric)?;
+            metric.encode_gauge(&value)
+        };
+        one(gauge("connections", "Callers' connections now"), house.drain.there() as u64)?;
+        one(gauge("requests_running", "Requests and tunnels now"), house.drain.running() as u64)?;
+        one(gauge("draining", "1 once the gateway takes no new callers"), house.drain.is_draining().into())?;
+        let state = house.gate.journal_health();
+        one(
+            gauge("state_kept", "1 while what is counted is written to the state folder"),
+            (state == Health::Whole).into(),
+        )?;
+        one(
+            gauge("state_blind", "1 while the state folder cannot be written: a crash would close all windows"),
+            (state == Health::Blind).into(),
+        )?;
+        let dropped = house.current.proxy().log().dropped();
+        let log = counter("access_log_dropped_lines", "Lines of the access log that were lost");
+        counters(encoder, &log, std::iter::once(([], dropped)))?;
+        let build = Metric { name: "build", help: "The version", unit: None, kind: MetricType::Info };
+        begin(encoder, &build)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+}
+
+fn begin<'e>(encoder: &'e mut DescriptorEncoder<'_>, metric: &'e Metric) -> Result<MetricEncoder<'e>, fmt::Error> {
+    encoder.encode_descriptor(metric.name, metric.help, metric.unit.as_ref(), metric.kind)
+}
+
+fn counters<'v, const L: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: &Metric,
+    values: impl Iterator<Item = ([(&'static str, &'v str); L], u64)>,
+) -> fmt::Result {
+    let mut family = begin(encoder, metric)?;
+    for (labels, value) in values {
+        match L {
+            0 => family.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+            _ => family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+        }
+    }
+    Ok(())
+}
+
+fn gauges<'v, const L: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: &Metric,
+    values: impl Iterator<Item = ([(&'static str, &'v str); L], u64)>,
+) -> fmt::Result {
+    let mut family = begin(encoder, metric)?;
+    for (labels, value) in values {
+        family.encode_family(&labels)?.encode_gauge(&value)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! Who is let in, and what numbers look like; the rest is tested through real sockets.
+
+use axum::http::HeaderMap;
+
+use super::visitor::{comes_from_elsewhere, host, is_ours};
+
+fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+}
+
+#[test]
+fn only_a_host_that_nobody_can_point_elsewhere_is_ours() {
+    for ours in ["127.0.0.1:8081", "127.0.0.1", "[::1]:8081", "[::1]", "localhost:1", "LOCALHOST", "10.0.0.7:80"] {
+        assert!(host(&headers(&[("host", ours)])).is_some_and(is_ours), "{ours}");
+    }
+    for other in ["evil.example", "127.0.0.1.evil.example:8081", "localhost.evil.example", "[::1", ""] {
+        assert!(!host(&headers(&[("host", other)])).is_some_and(is_ours), "{other}");
+    }
+    assert!(host(&headers(&[])).is_none());
+}
+
+#[test]
+fn an_order_that_another_sites_page_sends_is_known_by_what_browsers_add() {
+    let here = ("host", "127.0.0.1:8081");
+    for ours in [
+        vec![here],
+        vec![here, ("origin", "http://127.0.0.1:8081")],
+        vec![here, ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:8081")],
+        vec![here, ("sec-fetch-site", "none")],
+    ] {
+        assert!(!comes_from_elsewhere(&headers(&ours)), "{ours:?}");
+    }
+    for other in [
+        vec![here, ("origin", "http://evil.example")],
+        vec![here, ("origin", "http://127.0.0.1:9999")],
+        vec![here, ("origin", "null")],
+        vec![here, ("sec-fetch-site", "cross-site")],
+        vec![here, ("sec-fetch-site", "same-site"), ("origin", "http://127.0.0.1:8081")],
+        vec![("origin", "http://127.0.0.1:8081")],
+    ] {
+        assert!(comes_from_elsewhere(&headers(&other)), "{other:?}");
+    }
+}

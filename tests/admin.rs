@@ -1,0 +1,218 @@
+//! Who runs the gateway sees what it does, and gives it orders; nobody else can.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::gateway::Dir;
+use crate::support::*;
+
+/// A gateway with an admin listener, and its address.
+#[track_caller]
+fn watched(rules: &str, more: &str) -> (Gateway, SocketAddr) {
+    let port = free_port();
+    let admin = SocketAddr::from(([127, 0, 0, 1], port));
+    (Gateway::start(&format!("{rules}\n[admin]\nlisten = \"{admin}\"\n{more}")), admin)
+}
+
+#[track_caller]
+fn ask(admin: SocketAddr, method: &str, path: &str, fields: &str) -> Answer {
+    let mut caller = Caller::connect(admin);
+    let host = if fields.contains("Host:") { String::new() } else { format!("Host: {admin}\r\n") };
+    caller.send(format!("{method} {path} HTTP/1.1\r\n{host}{fields}Connection: close\r\n\r\n"));
+    caller.answer_to(method)
+}
+
+#[track_caller]
+fn json(admin: SocketAddr, path: &str) -> Value {
+    let answer = ask(admin, "GET", path, "");
+    assert_eq!(answer.status, 200, "{}", answer.raw);
+    serde_json::from_str(&answer.text()).unwrap()
+}
+
+/// What `/metrics` says, by name and labels; fails unless it is well formed.
+#[track_caller]
+fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
+    let answer = ask(admin, "GET", "/metrics", "");
+    assert!(answer.field("content-type").unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
+    let text = answer.text();
+    assert!(text.ends_with("# EOF\n"));
+    let (mut family, mut values) = (String::new(), BTreeMap::new());
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().unwrap().to_owned();
+            continue;
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("lockgate_") && name.starts_with(&family), "{line} is not of {family}");
+        assert!(values.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{name} comes twice");
+    }
+    values
+}
+
+/// Prometheus' own parser, in Python, reads it.
+const PARSE: &str = "
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+families = list(text_string_to_metric_families(sys.stdin.read()))
+assert len(families) > 15, families
+";
+
+#[test]
+fn what_becomes_of_requests_is_counted_limit_by_limit() {
+    let origin = Origin::scripted(|request, link| match request.target.as_str() {
+        "/busy" => {
+            link.send("HTTP/1.1 429 Busy\r\nRetry-After: 0.001\r\nContent-Length: 0\r\n\r\n");
+            Next::Keep
+        }
+        _ => link.answer(200, "fine"),
+    });
+    let other = "[[limit]]\nname = \"other\"\nmatch = { host = \"elsewhere.example\" }\nrequests = 1\nper = \"1s\"\n";
+    let rules = format!("{}{other}", limit(3, "1h", "when_full = \"refuse\""));
+    let (gateway, admin) = watched(&rules, "");
+    for (path, status) in [("/1", 200), ("/busy", 429), ("/2", 200), ("/3", 429)] {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert_eq!(gateway.get(&origin.url(path)).status, status, "{path}");
+    }
+    eventually("four requests", || metrics(admin).get("lockgate_requests_total{code=\"4xx\"}") == Some(&2.0));
+    let seen = metrics(admin);
+    let of = |name: &str| *seen.get(name).unwrap_or_else(|| panic!("there is no {name} in {seen:#?}"));
+    assert_eq!(of("lockgate_permits_total{limit=\"the-limit\"}"), 3.0);
+    assert_eq!(of("lockgate_permits_total{limit=\"other\"}"), 0.0);
+    assert_eq!(of("lockgate_limit_refusals_total{limit=\"the-limit\",reason=\"full\"}"), 1.0);
+    assert_eq!(of("lockgate_origin_pushbacks_total{limit=\"the-limit\"}"), 1.0);
+    assert_eq!(of("lockgate_requests_total{code=\"2xx\"}"), 2.0);
+    assert_eq!(of("lockgate_refusals_total{by=\"limit\",reason=\"full\"}"), 1.0);
+    assert_eq!(of("lockgate_slots{limit=\"the-limit\"}"), 3.0);
+    assert_eq!(of("lockgate_slots_used{limit=\"the-limit\"}"), 3.0);
+    assert_eq!(of("lockgate_keys{limit=\"the-limit\"}"), 1.0);
+    assert_eq!(of("lockgate_wait_seconds_count{limit=\"the-limit\"}"), 3.0);
+    assert_eq!(of("lockgate_wait_seconds_bucket{le=\"+Inf\",limit=\"the-limit\"}"), 3.0);
+    assert_eq!((of("lockgate_state_kept"), of("lockgate_state_blind")), (1.0, 0.0));
+    let shown = json(admin, "/v1/limits/the-limit");
+    assert_eq!(
+        (&shown["fullest"]["taken"], &shown["requests"], &shown["refused"]["full"]),
+        (&3.into(), &3.into(), &1.into())
+    );
+    let opens = shown["fullest"]["opens_in_ms"].as_f64().unwrap();
+    assert!(opens > 3_500_000.0 && opens <= 3_600_000.0, "{opens}");
+    assert_eq!(json(admin, "/v1/limits")["limits"].as_array().unwrap().len(), 2);
+    assert_eq!(ask(admin, "GET", "/v1/limits/none", "").status, 404);
+}
+
+#[test]
+fn prometheus_reads_the_metrics() {
+    let (_gateway, admin) = watched(&limit(3, "1s", ""), "");
+    let text = ask(admin, "GET", "/metrics", "").text();
+    let mut python = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
+    let mut parser = python.args(["-c", PARSE]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(parser.stdin.as_mut().unwrap(), text.as_bytes()).unwrap();
+    assert!(parser.wait().unwrap().success(), "{text}");
+}
+
+#[test]
+fn waiters_are_seen_while_they_wait_and_counted_when_they_hang_up() {
+    let origin = Origin::start();
+    let (gateway, admin) = watched(&limit(1, "1h", "max_wait = \"12h\""), "");
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let waiters: Vec<Caller> = (0..3)
+        .map(|_| {
+            let mut caller = gateway.caller();
+            caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/2")));
+            caller
+        })
+        .collect();
+    eventually("three in line", || json(admin, "/v1/limits/the-limit")["waiting"] == 3);
+    drop(waiters);
+    eventually("nobody in line", || metrics(admin)["lockgate_waiters{limit=\"the-limit\"}"] == 0.0);
+    eventually("three that left", || metrics(admin)["lockgate_cancelled_waiters_total{limit=\"the-limit\"}"] == 3.0);
+}
+
+#[test]
+fn a_limit_keeps_its_numbers_when_the_file_is_read_again_by_order() {
+    let origin = Origin::start();
+    let (gateway, admin) = watched(&limit(2, "1h", "when_full = \"refuse\""), "");
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let file = gateway.dir.path().join("proxy.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("requests = 2", "requests = 7")).unwrap();
+    let told = ask(admin, "POST", "/v1/config/reload", "Content-Length: 0\r\n");
+    assert_eq!(told.status, 200, "{}", told.raw);
+    assert!(told.text().contains("is changed; what it has counted counts on"), "{}", told.raw);
+    let shown = json(admin, "/v1/limits/the-limit");
+    assert_eq!((&shown["requests"], &shown["permits"], &shown["fullest"]["taken"]), (&7.into(), &1.into(), &1.into()));
+    std::fs::write(&file, text.replace("requests = 2", "requests = \"many\"")).unwrap();
+    let told = ask(admin, "POST", "/v1/config/reload", "Content-Length: 0\r\n");
+    assert_eq!(told.status, 422);
+    assert!(told.text().contains("`requests` cannot be"), "{}", told.raw);
+    assert_eq!(json(admin, "/v1/limits/the-limit")["requests"], 7);
+}
+
+#[test]
+fn probes_tell_whether_it_lives_and_whether_to_send_anybody() {
+    let origin = Origin::scripted(|_, link| {
+        std::thread::sleep(std::time::Duration::from_millis(600));
+        link.answer(200, "late")
+    });
+    let (mut gateway, admin) = watched(UNLIMITED, "");
+    assert_eq!(json(admin, "/healthz")["status"], "ok");
+    assert_eq!(json(admin, "/healthz")["state"], "whole");
+    assert_eq!(json(admin, "/readyz")["status"], "ready");
+    let mut caller = gateway.caller();
+    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/slow")));
+    eventually("it is under way", || origin.count() == 1);
+    gateway.signal(rustix::process::Signal::TERM);
+    eventually("it drains", || ask(admin, "GET", "/readyz", "").status == 503);
+    assert_eq!(json(admin, "/healthz")["status"], "ok");
+    assert_eq!(caller.answer().status, 200);
+    assert!(gateway.ended().success());
+}
+
+#[test]
+fn a_browser_cannot_be_made_to_do_what_its_user_does_not_want() {
+    let (_gateway, admin) = watched(UNLIMITED, "");
+    let rebound = ask(admin, "GET", "/v1/limits", "Host: evil.example\r\n");
+    assert_eq!(rebound.status, 421);
+    for fields in ["Origin: http://evil.example\r\n", "Sec-Fetch-Site: cross-site\r\n"] {
+        assert_eq!(ask(admin, "POST", "/v1/config/reload", &format!("{fields}Content-Length: 0\r\n")).status, 403);
+    }
+    assert_eq!(ask(admin, "GET", "/v1/config/reload", "").status, 405);
+}
+
+#[test]
+fn where_there_are_users_nobody_else_sees_or_orders_anything() {
+    let dir = Dir::new();
+    dir.write("operators", &format!("anna:{}\n", bcrypt::hash("secret", 4).unwrap()));
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let toml = format!("{UNLIMITED}\n[admin]\nlisten = \"{admin}\"\nusers = \"operators\"\n");
+    let _gateway = Gateway::start_in(dir, &toml);
+    for (method, path) in [("GET", "/metrics"), ("GET", "/v1/limits"), ("POST", "/v1/config/reload")] {
+        let answer = ask(admin, method, path, "Content-Length: 0\r\n");
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(answer.field("www-authenticate").unwrap().starts_with("Basic "));
+    }
+    assert_eq!(ask(admin, "GET", "/healthz", "").status, 200);
+    let wrong = ask(admin, "GET", "/metrics", &format!("Authorization: {}\r\n", basic("anna", "wrong")));
+    assert_eq!(wrong.status, 401);
+    let right = format!("Authorization: {}\r\n", basic("anna", "secret"));
+    assert_eq!(ask(admin, "GET", "/metrics", &right).status, 200);
+    // Whoever knows the password may come under any name of this machine.
+    assert_eq!(ask(admin, "GET", "/metrics", &format!("{right}Host: gateway.internal\r\n")).status, 200);
+}
+
+#[test]
+fn operators_find_the_new_process_at_the_same_address() {
+    let (gateway, admin) = watched(UNLIMITED, "");
+    let mut kept = gateway.caller();
+    let origin = Origin::start();
+    kept.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"))).answer();
+    gateway.hand_over();
+    for _ in 0..10 {
+        assert_eq!(json(admin, "/readyz")["status"], "ready", "the old process receives nobody any more");
+    }
+}
