@@ -7,6 +7,7 @@
 mod crew;
 mod doors;
 mod house;
+mod orders;
 pub mod reload;
 mod succession;
 mod systemd;
@@ -29,7 +30,7 @@ use tokio::time::timeout;
 use self::house::{Desk, House};
 use self::reload::Reloader;
 use self::succession::Successor;
-use crate::admin::ReadAgain;
+use crate::admin::Order;
 use crate::config::Settings;
 use crate::gate::{journal, takeover};
 use crate::proxy::{self, Shared};
@@ -262,7 +263,7 @@ async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::Jo
 }
 
 /// What an operator asks for; if there is no desk, never anything.
-async fn order(desk: &mut Option<Desk>) -> ReadAgain {
+async fn order(desk: &mut Option<Desk>) -> Order {
     match desk {
         Some(Desk { asked, .. }) => match asked.recv().await {
             Some(order) => order,

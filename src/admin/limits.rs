@@ -1,4 +1,4 @@
-//! The limits and what their windows hold, as JSON; and the order to read the file again.
+//! The limits and what their windows hold, as JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,9 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
+use super::House;
 use super::visitor::refused;
-use super::{House, ReadAgain};
 use crate::gate::View;
 use crate::locker::{Counts, Kind, WhenFull};
 use crate::time::Time;
@@ -32,18 +31,7 @@ pub(super) async fn one(State(house): State<Arc<House>>, Path(name): Path<String
     }
 }
 
-/// Reads the file again, and tells what is other now.
-pub(super) async fn reload(State(house): State<Arc<House>>) -> Response {
-    let (outcome, told) = oneshot::channel();
-    let asked = house.reload.send(ReadAgain { outcome });
-    match (asked, told.await) {
-        (Ok(()), Ok(Ok(changes))) => Json(json!({ "changes": changes })).into_response(),
-        (Ok(()), Ok(Err(why))) => refused(StatusCode::UNPROCESSABLE_ENTITY, &why),
-        (Err(_), _) | (_, Err(_)) => refused(StatusCode::SERVICE_UNAVAILABLE, "the gateway is ending"),
-    }
-}
-
-fn look(house: &House) -> (Vec<View>, Time) {
+pub(super) fn look(house: &House) -> (Vec<View>, Time) {
     (house.gate.survey(), house.gate.clock().now())
 }
 
@@ -51,7 +39,7 @@ fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
 }
 
-fn shown(house: &House, view: &View, now: Time) -> Value {
+pub(super) fn shown(house: &House, view: &View, now: Time) -> Value {
     let (limit, held) = (&view.limit, &view.held);
     let rate = limit.rate.as_ref();
     let kind = rate.map(|rate| match rate.kind {

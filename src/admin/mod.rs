@@ -5,6 +5,7 @@
 mod health;
 mod limits;
 mod metrics;
+mod orders;
 #[cfg(test)]
 mod tests;
 mod visitor;
@@ -19,16 +20,44 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::tune::Wish;
 use crate::gate::Gate;
 use crate::net::drain::Drain;
 use crate::proxy::password::Passwords;
 use crate::proxy::tally::Tallies;
 use crate::proxy::{Current, Shared};
 
-/// What is asked of the thread that reads the file.
-pub struct ReadAgain {
-    /// What came of it: what is other now, in lines; or what is wrong with the file.
-    pub outcome: oneshot::Sender<Result<Vec<String>, String>>,
+/// What came of an order: what is other now, in lines.
+pub type Outcome = oneshot::Sender<Result<Vec<String>, Refused>>;
+
+/// What is asked of the thread that reads and writes the file.
+pub enum Order {
+    /// The file is to be read again.
+    Reload(Outcome),
+    /// A limit is to be other than the file says.
+    Tune {
+        /// Its name.
+        limit: String,
+        /// Its keys, as in the file, and what they are to say.
+        wishes: Vec<(String, Wish)>,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// What is in force is to be written to the file.
+    Save(Outcome),
+}
+
+/// Why an order was not obeyed; nothing has changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// There is no such limit in force.
+    Unknown,
+    /// It asks for what cannot be, in words for people.
+    Wrong(String),
+    /// The file says something else than when it was read.
+    Conflict,
+    /// Another process has taken over.
+    Ending,
 }
 
 /// What is shown, and who may see it.
@@ -38,11 +67,11 @@ struct House {
     tallies: Arc<Tallies>,
     current: Arc<Current>,
     passwords: Option<Passwords>,
-    reload: mpsc::UnboundedSender<ReadAgain>,
+    orders: mpsc::UnboundedSender<Order>,
 }
 
 /// Shows the gateway to whoever comes to this socket, on a thread of its own, until the receiver is dropped, which hears
-/// when the file is to be read again.
+/// what is ordered.
 ///
 /// # Errors
 /// If the system gives no thread, or the socket is of no use.
@@ -51,15 +80,15 @@ pub fn open(
     users: Option<Vec<(String, String)>>,
     shared: &Shared,
     current: &Arc<Current>,
-) -> io::Result<mpsc::UnboundedReceiver<ReadAgain>> {
-    let (reload, asked) = mpsc::unbounded_channel();
+) -> io::Result<mpsc::UnboundedReceiver<Order>> {
+    let (orders, asked) = mpsc::unbounded_channel();
     let house = Arc::new(House {
         gate: Arc::clone(&shared.gate),
         drain: shared.drain.clone(),
         tallies: Arc::clone(&shared.tallies),
         current: Arc::clone(current),
         passwords: users.map(Passwords::new),
-        reload,
+        orders,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     socket.set_nonblocking(true)?;
@@ -70,7 +99,7 @@ pub fn open(
     let serve = move || {
         let served = runtime.block_on(async {
             let app = router(Arc::clone(&house)).into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(socket, app).with_graceful_shutdown(async move { house.reload.closed().await }).await
+            axum::serve(socket, app).with_graceful_shutdown(async move { house.orders.closed().await }).await
         });
         if let Err(error) = served {
             tracing::error!(%error, "the admin listener stopped");
@@ -84,8 +113,9 @@ fn router(house: Arc<House>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics::show))
         .route("/v1/limits", get(limits::all))
-        .route("/v1/limits/{name}", get(limits::one))
-        .route("/v1/config/reload", post(limits::reload))
+        .route("/v1/limits/{name}", get(limits::one).patch(orders::tune))
+        .route("/v1/config/reload", post(orders::reload))
+        .route("/v1/config/save", post(orders::save))
         .layer(from_fn_with_state(Arc::clone(&house), visitor::known));
     Router::new()
         // An orchestrator's probes have no password, and learn nothing but whether to send somebody.

@@ -44,7 +44,7 @@ pub(super) struct Desk {
     /// For a process that takes over.
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
     /// What they ask for. If it is dropped nobody is received any more.
-    pub(super) asked: mpsc::UnboundedReceiver<admin::ReadAgain>,
+    pub(super) asked: mpsc::UnboundedReceiver<admin::Order>,
 }
 
 impl House {

@@ -1,5 +1,6 @@
 //! The file is read again: all of it is in force afterwards, or nothing has changed.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +12,6 @@ use tokio::task::spawn_blocking;
 use super::crew::Crew;
 use super::doors::Doors;
 use super::{causes, systemd};
-use crate::admin::ReadAgain;
 use crate::config::{self, Settings};
 use crate::gate::{Gate, InLine};
 use crate::locker::{Limit, LimitId, Reload};
@@ -27,7 +27,9 @@ pub(super) struct Reloader {
     doors: Doors,
     crew: Rc<Crew>,
     /// What is in force. Two readings never overlap, nor does a hand-over with either. `None`: another process is in force.
-    in_force: Mutex<Option<Settings>>,
+    pub(super) in_force: Mutex<Option<Settings>>,
+    /// What the file said when it was read or written last.
+    pub(super) on_disk: RefCell<Arc<str>>,
 }
 
 /// Why the file that was read is not in force; what was before it is.
@@ -59,7 +61,8 @@ impl Reloader {
         crew: Rc<Crew>,
         in_force: Settings,
     ) -> Reloader {
-        Reloader { path, current, shared, doors, crew, in_force: Mutex::new(Some(in_force)) }
+        let on_disk = RefCell::new(Arc::clone(&in_force.text));
+        Reloader { path, current, shared, doors, crew, in_force: Mutex::new(Some(in_force)), on_disk }
     }
 
     /// The file.
@@ -96,12 +99,6 @@ impl Reloader {
         }
     }
 
-    /// Reads the file again because an operator asks for it.
-    pub(super) async fn obey(self: Rc<Self>, order: ReadAgain) {
-        // Whoever asked may have hung up.
-        order.outcome.send(self.reload_aloud().await).ok();
-    }
-
     /// The doors, to be closed at the end.
     pub(super) fn doors(&self) -> &Doors {
         &self.doors
@@ -118,10 +115,22 @@ impl Reloader {
     /// See [`Error`]; nothing has changed then.
     pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
         let mut place = self.in_force.lock().await;
-        let in_force = place.as_ref().ok_or(Error::HandedOver)?;
         let path = self.path.clone();
         // Off the event loop: certificates are read, and the roots of the system.
-        let mut settings = spawn_blocking(move || config::read(&path)).await??;
+        let settings = spawn_blocking(move || config::read(&path)).await??;
+        let text = Arc::clone(&settings.text);
+        let lines = self.put_in_force(&mut place, settings).await?;
+        *self.on_disk.borrow_mut() = text;
+        Ok(lines)
+    }
+
+    /// Puts these settings in the place of those in force, and says what is other than before.
+    pub(super) async fn put_in_force(
+        &self,
+        place: &mut Option<Settings>,
+        mut settings: Settings,
+    ) -> Result<Vec<String>, Error> {
+        let in_force = place.as_ref().ok_or(Error::HandedOver)?;
         settings.overrule(in_force);
         let doors = self.doors.plan(&settings.listen).map_err(Error::Listen)?;
         let asked = settings.listen.clone();

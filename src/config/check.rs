@@ -40,6 +40,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         meanings.push(limit.meaning);
     }
     Settings {
+        text: "".into(),
         gate: gate::Settings { limits, state: Some(state(&file.state, folder)) },
         proxy: proxy::Settings {
             rules,

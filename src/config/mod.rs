@@ -18,12 +18,14 @@ mod span;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub mod tune;
 pub(crate) mod users;
 mod value;
 mod walk;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::DeTable;
 use tracing::level_filters::LevelFilter;
@@ -49,6 +51,8 @@ the smallest useful file is
 /// What `proxy.toml` means. Nothing in it needs to be checked again.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The text that they are from.
+    pub text: Arc<str>,
     /// What decides and waits.
     pub gate: gate::Settings,
     /// What carries.
@@ -128,6 +132,14 @@ pub fn read(path: &Path) -> Result<Settings, Error> {
     parse(&source, folder(path)).map_err(Error::Invalid)
 }
 
+/// As [`read`], of a text that stands for the file's.
+///
+/// # Errors
+/// `Invalid` with all that is wrong in it.
+pub fn read_text(path: &Path, text: String) -> Result<Settings, Error> {
+    parse(&Source::new(path.display().to_string(), text), folder(path)).map_err(Error::Invalid)
+}
+
 /// The authority that the file names, in whatever state its files are; it covers nothing if no host is intercepted.
 ///
 /// # Errors
@@ -193,7 +205,8 @@ fn parse(source: &Source, folder: &Path) -> Result<Settings, Vec<Report>> {
     // In the order of the file, with what is wrong in other files after it.
     reports.sort_by_key(|report| (report.file != source.name(), report.line, report.column));
     let (errors, warnings) = reports.into_iter().partition::<Vec<_>, _>(|r| r.severity == Severity::Error);
-    if errors.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(errors) }
+    let text = source.text().into();
+    if errors.is_empty() { Ok(Settings { warnings, text, ..settings }) } else { Err(errors) }
 }
 
 /// Splits the text into keys and values; syntax errors are reported, all that the parser recovers from.
