@@ -16,6 +16,7 @@ mod watch;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Child;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,10 +117,11 @@ pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnc
         } else {
             systemd::ready()
         }
+        let watching = systemd::watch(shared.drain.clone());
         let mut run = Run { reloader, shared, successor, signals, desk: admin };
         tokio::select! {
             ended = &mut driving => Err(Error::Timer(why(ended))),
-            () = systemd::watch() => unreachable!("it goes on for ever"),
+            () = watching => unreachable!("it goes on for ever"),
             ended = run.live(&mut house.fallen) => ended,
         }
     });
@@ -142,7 +144,7 @@ enum Turn {
     /// It was asked to end.
     End,
     /// Another process has taken over.
-    Leave,
+    Leave(Child),
 }
 
 impl Run {
@@ -156,11 +158,11 @@ impl Run {
                 self.reloader.doors().close();
                 self.drain().await
             }
-            Turn::Leave => {
+            Turn::Leave(successor) => {
                 self.reloader.doors().leave();
                 // Operators are the other process's.
                 self.desk = None;
-                self.leave().await
+                self.leave(successor).await
             }
         };
         match ended {
@@ -171,16 +173,16 @@ impl Run {
 
     /// Does what signals ask for, until it is to do something else.
     async fn serve(&mut self, fallen: &mut mpsc::UnboundedReceiver<SocketAddr>) -> Result<Turn, Error> {
-        let mut handing_over: Option<JoinHandle<Result<u32, succession::Error>>> = None;
+        let mut handing_over: Option<JoinHandle<Result<Child, succession::Error>>> = None;
         loop {
             tokio::select! {
                 Some(address) = fallen.recv() => return Err(Error::Accept(address)),
                 given = ended(&mut handing_over) => {
                     handing_over = None;
                     match given {
-                        Ok(Ok(process)) => {
-                            tracing::info!(process, "handed over");
-                            return Ok(Turn::Leave);
+                        Ok(Ok(successor)) => {
+                            tracing::info!(process = successor.id(), "handed over");
+                            return Ok(Turn::Leave(successor));
                         }
                         Ok(Err(error)) => tracing::error!("not handed over, nothing has changed: {}", causes(&error)),
                         Err(error) => tracing::error!(%error, "not handed over"),
@@ -197,7 +199,7 @@ impl Run {
         }
     }
 
-    fn hand_over(&self) -> Option<JoinHandle<Result<u32, succession::Error>>> {
+    fn hand_over(&self) -> Option<JoinHandle<Result<Child, succession::Error>>> {
         let Some(successor) = &self.successor else {
             tracing::warn!("a gateway that runs for one program is not handed over");
             return None;
@@ -210,7 +212,9 @@ impl Run {
     /// Waits for what runs, for some time.
     async fn drain(&mut self) -> Ended {
         let (drain, gate, patience) = (&self.shared.drain, &self.shared.gate, self.reloader.drain());
-        systemd::stopping();
+        if !drain.was_left() {
+            systemd::stopping();
+        }
         tracing::info!(running = drain.running(), ?patience, "draining");
         drain.start();
         gate.close(gate.clock().now() + patience);
@@ -224,12 +228,15 @@ impl Run {
     }
 
     /// Another process lets callers in: those who are here are served until they part.
-    async fn leave(&mut self) -> Ended {
+    async fn leave(&mut self, mut successor: Child) -> Ended {
         let drain = &self.shared.drain;
         tracing::info!(connections = drain.there(), running = drain.running(), "leaving");
         drain.leave();
+        // It is waited for, also so that nothing is left of it.
+        let successor = spawn_blocking(move || successor.wait());
         tokio::select! {
             _ = self.signals.end() => {}
+            status = successor => tracing::error!(?status, "the process that took over has ended"),
             empty = timeout(LONGEST_LEAVING, drain.empty()) => {
                 if empty.is_ok() {
                     tracing::info!("all callers have parted");

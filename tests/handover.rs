@@ -148,8 +148,13 @@ fn who_cannot_take_over_leaves_everything_as_it_was_and_says_why() {
     let whole = std::fs::read_to_string(gateway.dir.path().join("proxy.toml")).unwrap();
     gateway.dir.write("proxy.toml", "[[limit]]\nrequests = 5\n");
     gateway.signal(Signal::USR2);
-    says(&gateway, "not handed over, nothing has changed: the other process ended or did not answer");
+    says(&gateway, "not handed over, nothing has changed: the file cannot be read");
     assert!(gateway.stderr().contains("proxy.toml:2:12"), "{}", gateway.stderr());
+    // What only a new process takes up, and this one cannot.
+    gateway.dir.write("proxy.toml", &format!("{whole}\n[state]\ndir = \"proxy.toml/state\"\n"));
+    gateway.signal(Signal::USR2);
+    says(&gateway, "not handed over, nothing has changed: the other process ended or did not answer");
+    says(&gateway, "the state folder proxy.toml/state cannot be used");
     gateway.dir.write("proxy.toml", &whole);
     assert_eq!(gateway.get(&origin.url("/2")).status, 200);
     gateway.hand_over();
@@ -243,7 +248,7 @@ fn systemd_is_told_of_every_turn() {
     let mut command = Command::new(PROGRAM);
     command.args(["run", "-c", "proxy.toml"]).env("NOTIFY_SOCKET", "notify").env("WATCHDOG_USEC", "20000");
     command.env("NOTIFY_SOCKET", &path);
-    let gateway = Gateway::start_by(&mut command, Arc::new(dir));
+    let mut gateway = Gateway::start_by(&mut command, Arc::new(dir));
     assert_eq!(told().trim(), "READY=1");
     let mut buffer = [0; 200];
     for _ in 0..3 {
@@ -253,7 +258,14 @@ fn systemd_is_told_of_every_turn() {
     assert!(gateway.reload(UNLIMITED));
     assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
     assert_eq!(told().trim(), "READY=1");
+    let mut kept = gateway.caller();
+    assert_eq!(kept.send(get(&origin, "/")).answer().status, 200);
     gateway.hand_over();
+    assert!(told().starts_with("RELOADING=1\n"), "the old one reads the file once more");
+    assert_eq!(told().trim(), "READY=1");
+    // It ends now, and that concerns nobody.
+    gateway.signal(Signal::TERM);
+    assert!(gateway.ended().success());
     assert_eq!(told().trim(), format!("MAINPID={}\nREADY=1", gateway.serving().as_raw_nonzero()));
     assert_eq!(gateway.get(&origin.url("/")).status, 200);
     let began = Instant::now();
@@ -280,4 +292,63 @@ fn bytes_that_are_under_way_arrive_whole_through_a_hand_over() {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     assert_eq!(all.iter().filter(|byte| **byte == b'x').count(), 400_000);
+}
+
+#[test]
+fn a_request_that_was_sent_ahead_is_answered_by_the_old_process() {
+    let origin = Origin::scripted(|request, link| {
+        if request.target != "/slow" {
+            return link.answer(200, "second");
+        }
+        link.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+        std::thread::sleep(Duration::from_millis(800));
+        link.send("67890");
+        Next::Keep
+    });
+    let gateway = Gateway::start(UNLIMITED);
+    let mut kept = gateway.caller();
+    kept.send(format!("{}{}", get(&origin, "/slow"), get(&origin, "/second")));
+    assert!(kept.head().starts_with("HTTP/1.1 200"), "its head has left, and says that the connection is kept");
+    gateway.hand_over();
+    assert_eq!(kept.bytes(10), b"1234567890");
+    let answer = kept.answer();
+    assert_eq!((answer.status, answer.says_close()), (200, true), "{}", answer.raw);
+}
+
+#[test]
+fn a_limit_that_is_new_holds_for_those_of_the_old_process_too() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(UNLIMITED);
+    let mut kept = gateway.caller();
+    assert_eq!(kept.send(get(&origin, "/0")).answer().status, 200);
+    let listen = "[listen]\nproxy = \"127.0.0.1:0\"\n\n";
+    gateway.dir.write("proxy.toml", &format!("{listen}{}", limit(1, "1h", "when_full = \"refuse\"")));
+    gateway.hand_over();
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    assert_eq!(kept.send(get(&origin, "/2")).answer().status, 429);
+}
+
+#[test]
+fn when_the_new_process_dies_the_old_one_does_not_stay_for_long() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::start(UNLIMITED);
+    let mut kept = gateway.caller();
+    assert_eq!(kept.send(get(&origin, "/1")).answer().status, 200);
+    gateway.hand_over();
+    kill_process(gateway.serving(), Signal::KILL).unwrap();
+    assert!(gateway.ended().success(), "whoever watches over it can start anew");
+    kept.expect_end();
+}
+
+#[test]
+fn a_gateway_without_a_state_folder_is_handed_over_without_one() {
+    let origin = Origin::start();
+    let dir = Dir::new();
+    dir.write("file", "");
+    let state = "[state]\ndir = \"file/state\"\nafter_crash = \"forget\"\n";
+    let gateway = Gateway::start_in(dir, &format!("{state}{}", limit(2, "1h", "when_full = \"refuse\"")));
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    gateway.hand_over();
+    let statuses: Vec<u16> = (2..4).map(|n| gateway.get(&origin.url(&format!("/{n}"))).status).collect();
+    assert_eq!(statuses, [200, 429]);
 }

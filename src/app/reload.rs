@@ -158,11 +158,11 @@ impl Reloader {
     }
 
     /// Does what puts another process in the place of this one; no file is read meanwhile, nor afterwards if that is so.
-    pub(super) async fn retire<E>(&self, hand_over: impl AsyncFnOnce(&Doors) -> Result<(), E>) -> Result<(), E> {
+    pub(super) async fn retire<T, E>(&self, hand_over: impl AsyncFnOnce(&Doors) -> Result<T, E>) -> Result<T, E> {
         let mut place = self.in_force.lock().await;
-        hand_over(&self.doors).await?;
+        let handed_over = hand_over(&self.doors).await?;
         *place = None;
-        Ok(())
+        Ok(handed_over)
     }
 
     async fn parts(&self, settings: &Settings, before: &Settings) -> Result<Parts, Error> {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
@@ -17,6 +19,10 @@ use crate::net::pass::Pass;
 
 /// What a new process would take for its own.
 const OURS: [&str; 5] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD", "WATCHDOG_PID"];
+
+/// How long a process may take to say why it cannot take over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(10);
 
 /// How the next process is started.
 pub(super) struct Successor {
@@ -30,6 +36,9 @@ pub(super) enum Error {
     /// The program is gone, or there is no more room for a process.
     #[error("{} cannot be started", program.display())]
     Start { program: PathBuf, source: io::Error },
+    /// The file is wrong, or says what only the new program understands.
+    #[error("the file cannot be read: {0}")]
+    File(String),
     /// There are no descriptors left.
     #[error("there is nothing to hand over with")]
     System(#[from] io::Error),
@@ -63,6 +72,19 @@ impl Successor {
     }
 }
 
+/// A process that has nothing to do here any more has a moment to say why.
+fn end(mut child: Child) {
+    for _ in 0..LAST_WORDS.as_millis() / POLL.as_millis() {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        thread::sleep(POLL);
+    }
+    // It may not even know.
+    child.kill().ok();
+    child.wait().ok();
+}
+
 /// Starts another process, and gives it all that this one has. No reading of the file comes in between.
 /// `more`: a socket that is no door's.
 pub(super) async fn hand_over(
@@ -70,27 +92,27 @@ pub(super) async fn hand_over(
     reloader: Rc<Reloader>,
     gate: Arc<Gate>,
     more: Option<Rc<(SocketAddr, TcpListener)>>,
-) -> Result<u32, Error> {
-    let mut pid = 0;
+) -> Result<Child, Error> {
+    // Those that are left here go by what the file says, as those of the new process do.
+    if let Err(why) = Rc::clone(&reloader).reload_aloud().await {
+        return Err(Error::File(why));
+    }
     let give = async |doors: &Doors| {
         let mut sockets = doors.sockets()?;
         if let Some(more) = &more {
             sockets.push((more.0, more.1.try_clone()?));
         }
         let (pass, there) = Pass::pair()?;
-        let mut child = successor.start(there)?;
-        pid = child.id();
-        tracing::info!(process = pid, "handing over");
+        let child = successor.start(there)?;
+        tracing::info!(process = child.id(), "handing over");
         let given = spawn_blocking(move || {
-            let given = gate.hand_over(pass, &sockets);
-            if given.is_err() {
-                // It has nothing to do here any more, whether it knows that or not.
-                child.kill().ok();
-                child.wait().ok();
+            if let Err(error) = gate.hand_over(pass, &sockets) {
+                end(child);
+                return Err(error);
             }
-            given
+            Ok(child)
         });
-        Ok(given.await??)
+        Ok::<Child, Error>(given.await??)
     };
-    reloader.retire(give).await.map(|()| pid)
+    reloader.retire(give).await
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::net::drain::Drain;
+
 /// All addresses are open, and whoever waits for us need wait no longer.
 pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
@@ -27,12 +29,16 @@ pub(super) fn stopping() {
 }
 
 /// Says again and again that this thread is not held up, if systemd wants to know.
-pub(super) async fn watch() {
+/// A process that has handed over says nothing any more.
+pub(super) async fn watch(drain: Drain) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     // As sd_watchdog_enabled(3) recommends.
     let mut due = tokio::time::interval((patience / 2).max(Duration::from_millis(1)));
     loop {
         due.tick().await;
+        if drain.was_left() {
+            return std::future::pending().await;
+        }
         tell(&[NotifyState::Watchdog]);
     }
 }

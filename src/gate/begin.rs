@@ -45,6 +45,7 @@ impl Gate {
             journal: OnceLock::new(),
             bells: Bells::default(),
             before: OnceLock::new(),
+            forsaken: AtomicBool::new(false),
             state: Apart(Mutex::new(State::new(Locker::new(Vec::new())))),
         })
     }
@@ -96,9 +97,20 @@ impl Gate {
             if let Some(bell) = self.bells.next.get() {
                 bell.end();
             }
-        } else if let Some(journal) = self.journal.get() {
-            let now = self.clock.now();
-            let estate = self.step(now, |state| state.locker.estate(now));
+            return;
+        }
+        let now = self.clock.now();
+        let estate = self.step(now, |state| {
+            // What is written is all: from here on nobody goes, here or in the process before.
+            state.closing = Some(now);
+            state.guests.are_sent_away = true;
+            state.locker.hold();
+            state.locker.estate(now)
+        });
+        if let Some(before) = self.before.get() {
+            before.hang_up();
+        }
+        if let Some(journal) = self.journal.get() {
             journal.stop(&estate);
         }
     }

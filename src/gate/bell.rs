@@ -1,6 +1,8 @@
 //! A thread of its own is woken when there is something for it to do.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 /// Wakes a thread that works for the gate.
@@ -59,6 +61,29 @@ impl Bell {
 
     fn lock(&self) -> MutexGuard<'_, Called> {
         self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread that waits for its work to begin, so that what may fail is over by then; without a beginning it just ends.
+pub(super) struct Parked(mpsc::Sender<()>);
+
+impl Parked {
+    /// # Errors
+    /// If the system gives no thread.
+    pub(super) fn new(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Parked> {
+        let (begin, begins) = mpsc::channel();
+        let work = move || {
+            if begins.recv().is_ok() {
+                work();
+            }
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        Ok(Parked(begin))
+    }
+
+    pub(super) fn begin(self) {
+        // A thread that waits for it cannot have ended.
+        self.0.send(()).ok();
     }
 }
 

@@ -62,6 +62,11 @@ impl Timer {
         }
     }
 
+    /// Has all of the system that it needs.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        self.descriptor().map(drop)
+    }
+
     fn descriptor(&self) -> io::Result<Arc<OwnedFd>> {
         if let Some(descriptor) = self.descriptor.get() {
             return Ok(Arc::clone(descriptor));

@@ -79,6 +79,8 @@ pub struct Gate {
     bells: Bells,
     /// The process that had the windows before this one, as long as it lives.
     before: OnceLock<Pass>,
+    /// The process that has the windows now is gone: what it granted last may be granted again.
+    forsaken: AtomicBool,
     state: Apart<Mutex<State>>,
 }
 

@@ -1,6 +1,7 @@
 //! `Permit` → `depart` → `Flight`: settling happens once, and dropping either gives back what is due.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Gate;
@@ -23,6 +24,12 @@ struct Held {
     grant: Grant,
 }
 
+impl Held {
+    fn is_good(&self) -> bool {
+        !self.gate.forsaken.load(Ordering::Relaxed)
+    }
+}
+
 impl Permit {
     /// A permit that no limit holds.
     pub(super) fn free(clock: Clock, granted_at: Time) -> Permit {
@@ -34,6 +41,11 @@ impl Permit {
         let overruled = grant.overruled().map(|(limit, until)| (limit, until.since(granted_at)));
         let held = (!grant.is_empty()).then_some(Held { gate, grant });
         Permit { clock, held, granted_at, overruled }
+    }
+
+    /// Whether it still holds. It does not once the process is gone that granted it, in the place of this one.
+    pub fn is_good(&self) -> bool {
+        self.held.as_ref().is_none_or(Held::is_good)
     }
 
     /// When it was granted.
@@ -103,6 +115,11 @@ impl Flight {
             self.settle(Moment::Answered, self.clock.now());
         }
         self.stage = Stage::Answered;
+    }
+
+    /// Whether it may still leave, see [`Permit::is_good`].
+    pub fn is_good(&self) -> bool {
+        self.held.as_ref().is_none_or(Held::is_good)
     }
 
     /// Not one byte left: the permit again, to be used on another connection.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::{Gate, Refused, State};
-use crate::locker::{Kind, Limit, LimitId, Reload, Survey};
+use crate::locker::{Closeup, Kind, Limit, LimitId, Reload, Survey};
 use crate::time::Time;
 
 /// What becomes of those in line when the limits are read again.
@@ -21,6 +21,8 @@ pub enum InLine {
 /// A limit, and what its windows hold.
 #[derive(Clone, PartialEq, Debug)]
 pub struct View {
+    /// Its number.
+    pub id: LimitId,
     /// The limit.
     pub limit: Limit,
     /// What its windows hold.
@@ -72,7 +74,13 @@ impl Gate {
             let in_force: Vec<_> = surveys.filter(|(id, _)| state.locker.is_in_force(*id)).collect();
             (self.limits(), in_force)
         });
-        surveys.into_iter().map(|(id, held)| View { limit: limits[id.0 as usize].clone(), held }).collect()
+        surveys.into_iter().map(|(id, held)| View { id, limit: limits[id.0 as usize].clone(), held }).collect()
+    }
+
+    /// Who waits at a limit, and when the slots of its fullest window open.
+    pub fn closeup(&self, limit: LimitId) -> Closeup {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.closeup(limit, now))
     }
 
     /// The limits by `LimitId`; also those that are no longer in force.

@@ -80,7 +80,7 @@ impl Locker {
                     let settling: u32 = late.iter().map(|(_, cost)| cost).sum();
                     let open = self.table.window(window).unsettled.saturating_sub(settling);
                     let mut page = self.page(window, open, usize::MAX);
-                    page.log.append(&mut late);
+                    page.late = late;
                     windows.push(page);
                 }
             }
@@ -147,7 +147,7 @@ impl Locker {
             End::HandOver => Window::handed_over(&page, rule, now),
             End::Orderly | End::Crash | End::Blind => Window::inherited(&page, rule, unknown, settled, now),
         };
-        if window.is_blank(rule, now) {
+        if window.is_blank(rule, now) && page.late.is_empty() {
             return;
         }
         if end == End::HandOver && (page.open, page.flying) != (0, 0) {
@@ -156,5 +156,10 @@ impl Locker {
         rule.live += 1;
         let index = self.table.insert(window);
         self.table.window_mut(index).set_noted();
+        for (at, cost) in page.late {
+            let at = at.max(now);
+            self.table.window_mut(index).unsettled += cost;
+            self.late.push(Reverse((at, index, cost)));
+        }
     }
 }

@@ -28,6 +28,10 @@ pub enum Event {
         arrived: Time,
         /// The caller's own bound on its wait.
         bound: Time,
+        /// Whether it comes again, for a retry.
+        again: bool,
+        /// Whether it has been let in line before.
+        waits: bool,
     },
     /// Somebody who asked is gone.
     Leave(Ticket),
@@ -84,6 +88,15 @@ pub struct Slot {
     pub flying: bool,
 }
 
+/// What is known of somebody of another process's who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Moving {
+    /// It comes again, for a retry.
+    pub(super) again: bool,
+    /// It has been let in line before: it is not refused for what it would be refused on arrival.
+    pub(super) waits: bool,
+}
+
 /// What is kept of a locker whose windows were given away.
 #[derive(Debug)]
 pub(super) struct Given {
@@ -109,6 +122,8 @@ impl Locker {
                 urgency: waiter.place.class,
                 arrived: waiter.place.arrived,
                 bound: waiter.bound,
+                again: waiter.again,
+                waits: true,
             }
         };
         waiters.into_iter().map(ask).collect()
@@ -125,6 +140,7 @@ impl Locker {
         self.queue.work.clear();
         self.queue.alarms.clear();
         self.queue.deadlines.clear();
+        self.due = Time::NEVER;
         self.given = Some(Given { events: VecDeque::new(), waiting: Slots::new() });
     }
 
@@ -196,7 +212,8 @@ impl Locker {
         let ticket = given.ticket(number);
         let claims = ask.claims.iter().copied().collect();
         let Ask { caller, urgency, .. } = *ask;
-        given.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound });
+        let again = ask.arrived.is_some();
+        given.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits: false });
         Verdict::Wait(ticket, None)
     }
 

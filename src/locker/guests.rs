@@ -4,11 +4,21 @@
 use std::cmp::Reverse;
 
 use super::Locker;
-use super::ask::{Grant, Key, LimitId};
-use super::given::{Event, Slot};
+use super::ask::{Ask, Grant, Key, LimitId, Verdict};
+use super::given::{Event, Moving, Slot};
 use crate::time::Time;
 
 impl Locker {
+    /// Somebody of the other process's asks: `again`, for a retry; `waits`, in line there until now.
+    pub fn ask_for(&mut self, ask: &Ask<'_>, again: bool, waits: bool, now: Time) -> Verdict {
+        // Who asks a third process comes as it came.
+        let came = Ask { arrived: ask.arrived.filter(|_| again || self.given.is_none()), ..*ask };
+        self.moving = Some(Moving { again, waits });
+        let verdict = self.ask(&came, now);
+        self.moving = None;
+        verdict
+    }
+
     /// What the other process says of a slot that it has taken. Whatever else it says is the gate's to know.
     pub fn hear(&mut self, event: &Event, now: Time) {
         if self.given.is_some() {

@@ -40,10 +40,10 @@ pub use self::given::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
 pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
-pub use self::survey::Survey;
+pub use self::survey::{Closeup, Survey};
 
 use self::decide::Look;
-use self::given::Given;
+use self::given::{Given, Moving};
 use self::queue::{Needs, Queue};
 use self::table::Table;
 use self::window::{Rule, Window};
@@ -88,6 +88,8 @@ pub struct Locker {
     unwritten: VecDeque<(u32, u32)>,
     /// The windows are another process's now.
     given: Option<Given>,
+    /// Who asks is another process's.
+    moving: Option<Moving>,
     /// What another process holds in our windows: slots not settled, and requests under way.
     guests: HashMap<(LimitId, Key), (u32, u32)>,
     /// Failed attempts, which the origin may still count for a while.
@@ -117,6 +119,7 @@ impl Locker {
             limits_unwritten: false,
             unwritten: VecDeque::new(),
             given: None,
+            moving: None,
             guests: HashMap::new(),
             late: BinaryHeap::new(),
             wall: 0,

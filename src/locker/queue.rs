@@ -142,7 +142,9 @@ impl Queue {
 impl Locker {
     /// Puts a request that cannot go at once in line, if it may and will wait.
     pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::Needs, now: Time) -> Verdict {
-        if let Some(sorry) = self.refuse_at_sight(&needs, now) {
+        if !self.moving.is_some_and(|moving| moving.waits)
+            && let Some(sorry) = self.refuse_at_sight(&needs, now)
+        {
             return Verdict::Sorry(sorry);
         }
         let mut waiter = self.waiter(ask, now);
@@ -155,7 +157,8 @@ impl Locker {
         if needs.iter().any(|need| !need.room && !need.dry && !self.rules[need.limit.at()].dry_run) {
             self.seat(&mut waiter);
             let forecast = self.forecast(&waiter, now);
-            if forecast.at > waiter.deadline || waiter.deadline <= now {
+            let is_late = forecast.at > waiter.deadline && !self.moving.is_some_and(|moving| moving.waits);
+            if is_late || waiter.deadline <= now {
                 return Verdict::Sorry(forecast.sorry(Why::TooLong, now));
             }
         }
@@ -167,7 +170,9 @@ impl Locker {
             return verdict;
         }
         let forecast = self.forecast(&self.queue.waiters[id], now);
-        if let Some(why) = self.refuse_in_line(id, now) {
+        if !self.moving.is_some_and(|moving| moving.waits)
+            && let Some(why) = self.refuse_in_line(id, now)
+        {
             self.part(id);
             self.run(now);
             return Verdict::Sorry(forecast.sorry(why, now));
@@ -227,7 +232,7 @@ impl Locker {
             place: Place { class, turn: 0, arrived, seq: self.queue.seq },
             aged: arrived,
             turns: false,
-            again: ask.arrived.is_some(),
+            again: self.moving.map_or(ask.arrived.is_some(), |moving| moving.again),
             bound: ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait),
             deadline: Time::NEVER,
             lane: 0,

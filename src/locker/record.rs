@@ -32,7 +32,9 @@ pub struct Page {
     pub key: Key,
     /// How many slots settled when, oldest first; in a `calendar` window any time stands for its period.
     pub log: Vec<(Time, u32)>,
-    /// How many slots may be taken that are not in the log.
+    /// Failed attempts: how many slots settle when, which the origin may still count until then.
+    pub late: Vec<(Time, u32)>,
+    /// How many slots may be taken that are neither in the log nor late.
     pub open: u32,
     /// How many requests are under way.
     pub flying: u32,
@@ -65,6 +67,9 @@ impl Locker {
 
     /// Nothing can be written down any more: slots are taken all the same.
     pub fn end_recording(&mut self, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
         let now = self.advance(now);
         self.recording = false;
         self.limits_unwritten = false;
@@ -141,6 +146,7 @@ impl Locker {
             limit: window.limit,
             key: window.key,
             log: window.short_log(rule, longest_log),
+            late: Vec::new(),
             open,
             flying: window.flying,
             mark: window.mark(),
@@ -151,6 +157,10 @@ impl Locker {
 
     /// A page is written down: what it says may be taken.
     pub fn recorded(&mut self, written: Written, now: Time) {
+        // The window is another process's by now, and so is what is written of it.
+        if self.given.is_some() {
+            return;
+        }
         let now = self.advance(now);
         let Some(window) = self.table.still(written.window, written.generation) else { return };
         window.end_record();
@@ -164,7 +174,7 @@ impl Locker {
 
     /// The limits are written down as they are now: keys of which nothing is written may begin with a block.
     pub fn limits_recorded(&mut self) {
-        if self.limits_unwritten {
+        if self.limits_unwritten || self.given.is_some() {
             return;
         }
         for rule in &mut self.rules {

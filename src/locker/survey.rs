@@ -1,7 +1,12 @@
 //! What all windows hold at a moment, for whoever watches.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::time::Duration;
+
 use super::Locker;
-use super::ask::Usage;
+use super::ask::{Caller, LimitId, Usage};
+use super::window::{Form, Window};
 use crate::time::Time;
 
 /// What the windows of a limit hold.
@@ -15,6 +20,16 @@ pub struct Survey {
     pub flying: u64,
     /// What the window holds that is fullest; `None`: no key has one.
     pub fullest: Option<Usage>,
+}
+
+/// One limit, from near.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Closeup {
+    /// Who waits, and how often; whoever waits most often first.
+    pub callers: Vec<(Caller, usize)>,
+    /// When slots of the window open that is fullest, and how many, soonest first. Those of requests under way are not among
+    /// them.
+    pub openings: Vec<(Time, u32)>,
 }
 
 impl Locker {
@@ -57,5 +72,37 @@ impl Locker {
                 .map(|(limit, key)| self.usage(limit, key, now));
         }
         surveys
+    }
+
+    /// A look at one limit: at its waiters, and at its fullest window.
+    pub fn closeup(&mut self, limit: LimitId, now: Time) -> Closeup {
+        let now = self.advance(now);
+        let mut waiting: HashMap<Caller, usize> = HashMap::new();
+        for number in self.queue.waiters.numbers() {
+            let waiter = &self.queue.waiters[number];
+            if waiter.claims.iter().any(|claim| claim.limit == limit) {
+                *waiting.entry(waiter.caller).or_default() += 1;
+            }
+        }
+        let mut callers: Vec<_> = waiting.into_iter().collect();
+        callers.sort_unstable_by_key(|(caller, count)| (Reverse(*count), *caller));
+        let taken = |window: &Window| window.unsettled.saturating_add(window.in_log).max(window.flying);
+        let fullest = self.table.of_limit(limit).into_iter().max_by_key(|index| taken(self.table.window(*index)));
+        Closeup { callers, openings: fullest.map_or_else(Vec::new, |index| self.openings(index, now)) }
+    }
+
+    fn openings(&mut self, index: u32, now: Time) -> Vec<(Time, u32)> {
+        let page = self.page(index, 0, usize::MAX);
+        let rule = &self.rules[page.limit.at()];
+        let window = self.table.window(index);
+        let opens = |(settled, count): &(Time, u32)| {
+            let at = match rule.form {
+                Form::Sliding | Form::Smooth => *settled + Duration::from_nanos(rule.span),
+                Form::Fixed | Form::Calendar { .. } => window.next_window(rule),
+                Form::Uncounted => now,
+            };
+            (at, *count)
+        };
+        page.log.iter().map(opens).filter(|(at, _)| *at > now).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
@@ -19,6 +19,7 @@ struct Shared {
     running: AtomicUsize,
     present: AtomicUsize,
     phase: AtomicU8,
+    left: AtomicBool,
     changed: Notify,
 }
 
@@ -111,6 +112,7 @@ impl Drain {
 
     /// Another process is there for new work: connections end with the next thing that they do, and not before.
     pub fn leave(&self) {
+        self.shared.left.store(true, Ordering::SeqCst);
         self.begin(Phase::Leaving);
     }
 
@@ -122,6 +124,16 @@ impl Drain {
     fn begin(&self, phase: Phase) {
         self.shared.phase.fetch_max(phase as u8, Ordering::SeqCst);
         self.shared.changed.notify_waiters();
+    }
+
+    /// Whether `start` has been called.
+    pub fn is_ending(&self) -> bool {
+        self.shared.phase() == Phase::Ending
+    }
+
+    /// Whether `leave` has been called.
+    pub fn was_left(&self) -> bool {
+        self.shared.left.load(Ordering::SeqCst)
     }
 
     /// Whether `leave` or `start` has been called. Cheap: one atomic load.

@@ -1,5 +1,7 @@
 //! One request, sent until an answer is to be passed on.
 
+use std::time::Duration;
+
 use super::body::{Body, Kept};
 use super::connection::Caller;
 use super::exchange::{self, End, Outcome, Plan};
@@ -79,6 +81,7 @@ pub(super) async fn run(
         let mut ready = connection(caller, plan, held.take(), want).await?;
         write(caller, plan, &mut body, again.as_ref(), &mut ready)?;
         story.body = BodyRead::of(&body);
+        still_good(&permit)?;
         caller.alarm.set(caller.worker.proxy.timeouts.answer);
         let once = match caller.alarm.during(ready.send(permit)).await {
             None => return Err(Refusal::AnswerTimeout.into()),
@@ -130,6 +133,11 @@ pub(super) async fn run(
         // It may have been counted, so the next sending takes a slot of its own.
         (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
     }
+}
+
+/// Refuses a request whose permit does not hold any more.
+pub(super) fn still_good(permit: &Permit) -> Result<(), End> {
+    if permit.is_good() { Ok(()) } else { Err(Refusal::Closing { retry_after: Duration::ZERO }.into()) }
 }
 
 /// Puts the request on the connection, with as much of its body as has been read.

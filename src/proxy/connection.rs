@@ -102,7 +102,8 @@ pub(super) async fn speak(caller: &mut Caller, mut spoken: Spoken, stopping: &mu
         let busy = drain.busy();
         caller.worker.refresh();
         match exchange::run(caller).await {
-            Outcome::Keep if drain.is_draining() => return caller.linger().await,
+            // While it leaves it still answers once: the caller may have been told that it can.
+            Outcome::Keep if drain.is_ending() => return caller.linger().await,
             Outcome::Keep => {}
             Outcome::Close => return caller.linger().await,
             Outcome::Abort => return caller.conn.stream.abort(),

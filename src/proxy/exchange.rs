@@ -123,6 +123,7 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
     if tunnel {
         caller.worker.proxy.opaque.tell(&plan.target.origin.host, !plan.claims.claims.is_empty());
         let ready = attempts::connection(caller, &plan, held, plan.want()).await?;
+        attempts::still_good(&permit)?;
         return Ok(answer::tunnel(caller, story, Tunnel::open(ready, permit)));
     }
     attempts::run(caller, story, &mut plan, permit, held).await
@@ -196,6 +197,11 @@ pub(super) async fn permit(
             Answer::Wait(waiting) => {
                 // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
                 let asked = proxy.gate.clock().now();
+                let admitted = &plan.admitted;
+                let name = || {
+                    admitted.user.as_deref().map_or_else(|| caller.peer.ip().to_canonical().to_string(), str::to_owned)
+                };
+                proxy.tallies.meet(admitted.caller, name);
                 let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named, want)).await;
                 story.waited += caller.worker.proxy.gate.clock().now().since(asked);
                 if matches!(turn, Err(End::Left)) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::links::{Http1, Links, Turn};
@@ -277,7 +277,11 @@ impl Ready {
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
         let before = self.conn.total_written();
         let mut flight = permit.depart();
-        match poll_fn(|cx| self.conn.poll_depart(cx)).await {
+        let departing = poll_fn(|cx| match flight.is_good() {
+            true => self.conn.poll_depart(cx),
+            false => Poll::Ready(Err(std::io::ErrorKind::NotConnected.into())),
+        });
+        match departing.await {
             Ok(()) => {
                 let sent = flight.sent();
                 tracing::trace!(target: "lockgate::sent", sent_ns = sent.as_nanos());

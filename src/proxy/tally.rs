@@ -1,11 +1,11 @@
 //! What became of requests, counted for whoever watches; it goes on over every reading of the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::locker::Why;
+use crate::locker::{Caller, Why};
 
 /// Every reason for which a limit refuses, with its word for logs and metrics.
 pub const REASONS: [(Why, &str); 6] = [
@@ -20,6 +20,9 @@ pub const REASONS: [(Why, &str); 6] = [
 /// The upper bounds of the buckets in which waits are counted, in seconds; what is longer has a bucket of its own.
 pub const WAITS: [f64; 14] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// How many callers' names are kept. When there are more, all are forgotten, and learnt again when they wait.
+const MOST_CALLERS: usize = 10_000;
+
 /// What the whole process has counted.
 #[derive(Default, Debug)]
 pub struct Tallies {
@@ -27,6 +30,8 @@ pub struct Tallies {
     /// By the first digit of the status.
     requests: [Count; 6],
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    /// The names of those who have waited.
+    callers: Mutex<HashMap<Caller, Arc<str>>>,
 }
 
 /// What became of the requests that a limit counts.
@@ -123,6 +128,24 @@ impl Tallies {
         if let Some(refused) = refused {
             *self.refusals().entry(refused).or_default() += 1;
         }
+    }
+
+    /// This is the name of a caller who is about to wait.
+    pub(super) fn meet(&self, caller: Caller, name: impl FnOnce() -> String) {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        if callers.contains_key(&caller) {
+            return;
+        }
+        if callers.len() >= MOST_CALLERS {
+            callers.clear();
+        }
+        callers.insert(caller, name().into());
+    }
+
+    /// The name of a caller who has waited: a user's or an address.
+    pub fn caller(&self, caller: Caller) -> Arc<str> {
+        let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.get(&caller).map_or_else(|| "unknown".into(), Arc::clone)
     }
 
     /// Every limit that there is or was, and what became of its requests.

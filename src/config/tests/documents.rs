@@ -74,7 +74,8 @@ fn blocks_are_found_in_markdown() {
 #[test]
 fn the_defaults_that_the_commented_default_shows_are_those_of_the_code() {
     let text = commented_default();
-    let (plain, live) = (good(&text), good(&spelt_out(&text)));
+    let (mut plain, mut live) = (good(&text), good(&spelt_out(&text)));
+    (plain.text, live.text) = ("".into(), "".into());
     assert_eq!(format!("{plain:#?}"), format!("{live:#?}"));
     assert_ne!(text, spelt_out(&text), "no line of the form `#key = value` was found");
 }

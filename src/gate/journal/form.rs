@@ -71,6 +71,7 @@ enum UnitForm {
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct PageForm {
     log: Vec<(i128, u32)>,
+    late: Vec<(i128, u32)>,
     open: u32,
     flying: u32,
     mark: i128,
@@ -102,6 +103,7 @@ impl PageForm {
     pub(in crate::gate) fn of(page: &Page, line: Line) -> PageForm {
         PageForm {
             log: page.log.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect(),
+            late: page.late.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect(),
             open: page.open,
             flying: page.flying,
             mark: line.to_boot(page.mark),
@@ -115,6 +117,7 @@ impl PageForm {
             limit,
             key,
             log: self.log.into_iter().map(|(at, count)| (line.at_boot(at), count)).collect(),
+            late: self.late.into_iter().map(|(at, count)| (line.at_boot(at), count)).collect(),
             open: self.open,
             flying: self.flying,
             mark: line.at_boot(self.mark),

@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
-use std::thread;
 use std::time::Duration;
 
 use super::file::{Batch, File};
@@ -10,7 +9,7 @@ use super::form::{Head, KnownForm, PageForm};
 use super::when::{Line, Moment};
 use super::{Error, Health, Journal};
 use crate::gate::Gate;
-use crate::gate::bell::Leaving;
+use crate::gate::bell::{Leaving, Parked};
 use crate::locker::{Estate, Limit, Page, Record};
 
 /// How many things are written together at most: the gate is locked while they are named.
@@ -22,16 +21,22 @@ impl Journal {
     /// Writes what is known so far, and starts the thread that writes from then on.
     pub(in crate::gate) fn begin(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
         self.rewrite(gate).map_err(|error| Error::of_file(&self.folder.file(), error))?;
-        self.start(gate)
+        self.writer(gate).map(Parked::begin)
     }
 
     /// As [`Journal::begin`], in the place of another process that has closed the file. There is no way back: if it cannot
     /// be written, the gateway goes on without.
-    pub(in crate::gate) fn take_up(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
+    pub(in crate::gate) fn take_up(&self, gate: &Gate, writer: Parked) {
         if let Err(error) = self.reopen().and_then(|()| self.rewrite(gate)) {
             self.fail(gate, &error);
         }
-        self.start(gate)
+        writer.begin();
+    }
+
+    /// The thread that writes, for later.
+    pub(in crate::gate) fn writer(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<Parked, Error> {
+        let (journal, gate) = (Arc::clone(self), Arc::downgrade(gate));
+        Parked::new("journal", move || journal.run(&gate)).map_err(Error::System)
     }
 
     /// Another process writes from here on: nothing more is written here, and the folder is let go.
@@ -39,12 +44,6 @@ impl Journal {
         self.bell.end();
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.folder.let_go();
-    }
-
-    fn start(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
-        let (journal, gate) = (Arc::clone(self), Arc::downgrade(gate));
-        let started = thread::Builder::new().name("journal".to_owned()).spawn(move || journal.run(&gate));
-        started.map(drop).map_err(Error::System)
     }
 
     fn run(&self, gate: &Weak<Gate>) {

@@ -113,6 +113,8 @@ pub(super) enum EventForm {
         urgency: u8,
         arrived: Option<i128>,
         bound: Option<i128>,
+        again: bool,
+        waits: bool,
     },
     Leave(TicketForm),
     Settle(Place, u32, Option<i128>),
@@ -132,13 +134,15 @@ fn ticket_of((index, generation): TicketForm) -> Ticket {
 impl EventForm {
     pub(super) fn of(event: &Event, lines: Lines) -> EventForm {
         match event {
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound } => EventForm::Ask {
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => EventForm::Ask {
                 ticket: ticket_form(*ticket),
                 claims: claims.iter().map(|claim| ((claim.limit.0, claim.key.0), claim.cost)).collect(),
                 caller: caller.0,
                 urgency: *urgency,
                 arrived: lines.write(*arrived),
                 bound: lines.write(*bound),
+                again: *again,
+                waits: *waits,
             },
             Event::Leave(ticket) => EventForm::Leave(ticket_form(*ticket)),
             Event::Settle { limit, key, cost, at } => EventForm::Settle((limit.0, key.0), *cost, lines.write(*at)),
@@ -151,7 +155,7 @@ impl EventForm {
     pub(super) fn event(self, lines: Lines) -> Event {
         let place = |(limit, key): Place| (LimitId(limit), Key(key));
         match self {
-            EventForm::Ask { ticket, claims, caller, urgency, arrived, bound } => Event::Ask {
+            EventForm::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => Event::Ask {
                 ticket: ticket_of(ticket),
                 claims: claims
                     .into_iter()
@@ -161,6 +165,8 @@ impl EventForm {
                 urgency,
                 arrived: lines.read(arrived),
                 bound: lines.read(bound),
+                again,
+                waits,
             },
             EventForm::Leave(ticket) => Event::Leave(ticket_of(ticket)),
             EventForm::Settle(at_place, cost, at) => {

@@ -3,12 +3,12 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::thread;
 
 use super::form::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
 use super::{Error, MOST, START, STEP, Word, foreign, hear, heard, say};
-use crate::gate::bell::{Bell, Leaving};
+use crate::gate::bell::{Bell, Leaving, Parked};
 use crate::gate::{Gate, Refused, State};
 use crate::locker::Event;
 use crate::net::pass::Pass;
@@ -30,12 +30,19 @@ impl Gate {
         expect(&pass, Step::Ready)?;
         pass.set_patience(Some(STEP), Some(STEP)).map_err(Error::System)?;
         // All that can fail is made before.
-        let (bell, threads) = (Arc::new(Bell::default()), Threads::new(self, &pass)?);
+        let bell = Arc::new(Bell::default());
+        let spawn = |name, talk: fn(&Weak<Gate>, &Pass, &Arc<Bell>)| {
+            let (gate, pass, bell) = (Arc::downgrade(self), pass.another()?, Arc::clone(&bell));
+            Parked::new(name, move || talk(&gate, &pass, &bell))
+        };
+        let hears = spawn("next-hear", hear_next).map_err(Error::System)?;
+        let tells = spawn("next-tell", tell_next).map_err(Error::System)?;
         self.give(&pass, &bell)?;
+        hears.begin();
         if let Some(journal) = self.journal.get() {
             journal.leave();
         }
-        threads.begin(&bell);
+        tells.begin();
         Ok(())
     }
 
@@ -91,6 +98,7 @@ impl Gate {
     /// The other process is gone: nobody here can go any more.
     fn be_forsaken(&self) {
         let now = self.clock.now();
+        self.forsaken.store(true, Ordering::SeqCst);
         self.step(now, |state| state.be_forsaken(now));
         if let Some(before) = self.before.get() {
             before.hang_up();
@@ -118,42 +126,11 @@ fn expect(pass: &Pass, step: Step) -> Result<(), Error> {
     if taken == step { Ok(()) } else { Err(foreign(format_args!("it says {taken:?} where {step:?} was due"))) }
 }
 
-/// The two threads that talk to the other process. They exist before it is too late to fail; if this is dropped before
-/// they begin, they end.
-struct Threads {
-    begin: [std::sync::mpsc::Sender<Arc<Bell>>; 2],
-}
-
-impl Threads {
-    fn new(gate: &Arc<Gate>, pass: &Pass) -> Result<Threads, Error> {
-        let spawn = |name: &str, run: fn(&Weak<Gate>, &Pass, &Arc<Bell>)| -> Result<_, Error> {
-            let (begin, begins) = std::sync::mpsc::channel();
-            let (gate, pass) = (Arc::downgrade(gate), pass.another().map_err(Error::System)?);
-            let work = move || {
-                // Or else there was no hand-over.
-                if let Ok(bell) = begins.recv() {
-                    run(&gate, &pass, &bell);
-                }
-            };
-            thread::Builder::new().name(name.to_owned()).spawn(work).map_err(Error::System)?;
-            Ok(begin)
-        };
-        Ok(Threads { begin: [spawn("next-tell", tell_next)?, spawn("next-hear", hear_next)?] })
-    }
-
-    fn begin(self, bell: &Arc<Bell>) {
-        for begin in self.begin {
-            // A thread that waits for it cannot have ended.
-            begin.send(Arc::clone(bell)).ok();
-        }
-    }
-}
-
 /// Tells the new process what is asked and settled here.
 fn tell_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
     let _leaving = Leaving::at_the_end_of(bell);
     // It opens the journal only now that it is closed here.
-    if say(pass, &Step::Released).is_err() || pass.set_patience(None, Some(STEP)).is_err() {
+    if say(pass, &Step::Released).is_err() {
         return pass.hang_up();
     }
     loop {
@@ -179,6 +156,10 @@ fn tell_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
 
 /// Hears what the new process grants.
 fn hear_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
+    // Before the first look: what is waited for is as long as was said before it.
+    if let Err(error) = pass.set_patience(None, Some(STEP)) {
+        tracing::error!(%error, "the process that took over may be taken for gone");
+    }
     loop {
         let words: Result<Option<Vec<WordForm>>, Error> = heard(pass);
         let Some(gate) = gate.upgrade() else { return };

@@ -5,15 +5,14 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
-use std::thread;
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
 use super::form::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
 use super::{Error, MOST, STEP, Word, foreign, hear, heard, say};
-use crate::gate::bell::{Bell, Leaving};
+use crate::gate::bell::{Bell, Leaving, Parked};
 use crate::gate::clock::Clock;
-use crate::gate::journal::Journal;
+use crate::gate::journal::{self, AfterCrash, Journal};
 use crate::gate::{Gate, Settings, State};
 use crate::locker::{Ask, End, Event, Limit, LimitId};
 use crate::net::drain::Present;
@@ -58,11 +57,17 @@ impl Heir {
     /// [`Error::State`] if another state folder is asked for, and cannot be had.
     pub fn gate(&mut self, settings: &Settings, clock: Clock) -> Result<Arc<Gate>, Error> {
         let gate = Gate::empty(self.seed, clock);
+        gate.timer.prepare().map_err(Error::System)?;
         if let Some(state) = &settings.state {
             let is_same = self.dir.as_deref().is_some_and(|dir| is_same(dir, &state.dir));
             let lock = self.lock.take().filter(|_| is_same);
-            let journal = Journal::adopt(state, lock, self.seed, clock)?;
-            gate.meet(&Arc::new(journal));
+            match Journal::adopt(state, lock, self.seed, clock) {
+                Ok(journal) => gate.meet(&Arc::new(journal)),
+                Err(error @ journal::Error::Unusable { .. }) if state.after_crash == AfterCrash::Forget => {
+                    tracing::warn!("{error}");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(gate)
     }
@@ -92,29 +97,34 @@ impl Heir {
     /// # Errors
     /// If the old one has not let go, in which case it goes on; or if there are no threads to be had.
     pub fn take(self, gate: &Arc<Gate>, present: Present) -> Result<(), Error> {
+        // All that can fail is made before.
         let bell = Arc::new(Bell::default());
+        let (release, released) = mpsc::channel();
+        let journal = gate.journal.get();
+        let writes = journal.map(|journal| journal.writer(gate)).transpose()?;
+        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.another().map_err(Error::System)?, Arc::clone(&bell));
+        let tells = Parked::new("before-tell", move || tell_before(&of, &pass, &rung)).map_err(Error::System)?;
+        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.another().map_err(Error::System)?, Arc::clone(&bell));
+        let listen = move || hear_before(&of, &pass, &rung, &release, present);
+        let hears = Parked::new("before-hear", listen).map_err(Error::System)?;
         // Both are empty until here.
         gate.bells.before.set(Arc::clone(&bell)).ok();
         gate.before.set(self.pass.another().map_err(Error::System)?).ok();
-        let tell = (Arc::downgrade(gate), self.pass.another().map_err(Error::System)?, Arc::clone(&bell));
         say(&self.pass, &Step::Inherited)?;
         if hear::<Step>(&self.pass)? != Step::Go {
             return Err(foreign("it did not say Go"));
         }
         // From here on nobody else grants anything: whatever happens to the old one, this one goes on.
-        let released = hear::<Step>(&self.pass);
-        if let Err(error) = released {
-            tracing::error!(%error, "the process before has not closed its journal in order");
+        hears.begin();
+        tells.begin();
+        // Some may have been answered before there was a bell.
+        bell.ring();
+        if released.recv_timeout(STEP).is_err() {
+            tracing::error!("the process before has not closed its journal in time");
         }
-        if let Some(journal) = gate.journal.get() {
-            journal.take_up(gate)?;
+        if let (Some(journal), Some(writes)) = (journal, writes) {
+            journal.take_up(gate, writes);
         }
-        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(Error::System)
-        };
-        spawn("before-tell", Box::new(move || tell_before(&tell.0, &tell.1, &tell.2)))?;
-        let (of, pass) = (Arc::downgrade(gate), self.pass);
-        spawn("before-hear", Box::new(move || hear_before(&of, &pass, &bell, present)))?;
         let now = gate.clock.now();
         gate.step(now, |state| state.locker.release(now));
         Ok(())
@@ -131,10 +141,12 @@ impl State {
     /// What the old process asks and settles.
     fn hear(&mut self, event: Event, now: Time) {
         match event {
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound } => {
+            // Of one that has stopped nobody is told anything any more.
+            Event::Ask { .. } if self.guests.are_sent_away => {}
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
                 let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived) };
-                let verdict = self.locker.ask(&ask, now);
+                let verdict = self.locker.ask_for(&ask, again, waits, now);
                 self.guests.tell(ticket, verdict, &mut self.locker);
             }
             Event::Leave(theirs) => {
@@ -192,8 +204,12 @@ fn tell_before(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
 }
 
 /// Hears what the old process asks and settles, until it has ended.
-fn hear_before(gate: &Weak<Gate>, pass: &Pass, bell: &Bell, present: Present) {
+fn hear_before(gate: &Weak<Gate>, pass: &Pass, bell: &Bell, release: &mpsc::Sender<()>, present: Present) {
     let patient = pass.set_patience(None, Some(STEP));
+    // The first that it says; whether it comes in time or not, nobody may wait for it any more.
+    if matches!(heard(pass), Ok(Some(Step::Released))) {
+        release.send(()).ok();
+    }
     loop {
         let events: Result<Option<Vec<EventForm>>, Error> = heard(pass);
         let Some(gate) = gate.upgrade() else { return };

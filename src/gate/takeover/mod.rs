@@ -37,7 +37,7 @@ use crate::net::pass::Pass;
 /// How long the new process may take to read its configuration and certificates.
 const START: Duration = Duration::from_secs(60);
 /// How long each may take for a step while nobody is granted anything.
-const STEP: Duration = Duration::from_secs(5);
+const STEP: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
 /// How many things are told at once at most.
 const MOST: usize = 512;
 
@@ -76,6 +76,8 @@ pub(super) struct Guests {
     ours: HashMap<Ticket, Ticket>,
     /// What they are to be told.
     words: VecDeque<Word>,
+    /// This process has stopped: they are told nothing any more.
+    pub(super) are_sent_away: bool,
 }
 
 impl Guests {

@@ -299,3 +299,88 @@ fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
     let error = Heir::meet(Pass::from(there)).map(drop).unwrap_err();
     assert!(error.to_string().contains("it is form 9 of the hand-over"), "{error}");
 }
+
+#[test]
+fn silence_is_no_end() {
+    let limits = [limit(10, 1)];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let flight = go(&old);
+    let mut waits = wait(&old);
+    let _new = hand_over(&old, settings(&limits), &Drain::new());
+    thread::sleep(STEP * 2);
+    assert!(look(&mut waits).is_none(), "the other process is only quiet");
+    drop(flight);
+    drop(eventually("its turn", || look(&mut waits)).unwrap());
+}
+
+#[test]
+fn who_was_let_in_line_stays_in_line_however_it_would_be_received_now() {
+    let old = Gate::new(vec![limit(10, 1)], Clock::start());
+    let flight = go(&old);
+    let (mut first, mut second) = (wait(&old), wait(&old));
+    let _new = hand_over(&old, settings(&[Limit { max_waiting: 1, ..limit(10, 1) }]), &Drain::new());
+    let mut third = wait(&old);
+    assert!(matches!(eventually("a refusal", || look(&mut third)), Err(Refused::Sorry(_))), "the line is full");
+    drop(flight);
+    drop(eventually("its turn", || look(&mut first)).unwrap());
+    drop(eventually("its turn", || look(&mut second)).unwrap());
+}
+
+#[test]
+fn callers_take_turns_as_if_nothing_had_been() {
+    let limits = [Limit { share_by: ShareBy::Caller, ..limit(1000, 1) }];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let claims = [Claim { limit: LimitId(0), key: Key::WHOLE, cost: 1 }];
+    let flight = go(&old);
+    let mut line: Vec<(u64, Waiting)> = Vec::new();
+    for caller in [7, 7, 7, 7, 8] {
+        let Answer::Wait(waiting) = old.ask(&claims, Caller(caller), Patience::default()) else {
+            panic!("one is under way")
+        };
+        line.push((caller, waiting));
+    }
+    let _new = hand_over(&old, settings(&limits), &Drain::new());
+    drop(flight);
+    let mut went = Vec::new();
+    while !line.is_empty() {
+        let at = eventually("a turn", || {
+            line.iter_mut().position(|(_, waiting)| look(waiting).map(|flight| drop(flight.unwrap())).is_some())
+        });
+        went.push(line.remove(at).0);
+    }
+    assert_eq!(went, [7, 8, 7, 7, 7]);
+}
+
+#[test]
+fn a_gate_that_has_stopped_grants_nothing_to_the_process_before() {
+    let dir: PathBuf = std::env::temp_dir().join(format!("lockgate-stopped-{}", std::process::id()));
+    std::fs::remove_dir_all(&dir).ok();
+    let state = journal::Settings { dir: dir.clone(), after_crash: AfterCrash::Remember };
+    let settings = Settings { limits: vec![limit(2, 1)], state: Some(state) };
+    let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
+    let first = match ask(&old) {
+        Answer::Go(permit) => permit.depart(),
+        Answer::Wait(mut waiting) => eventually("its turn", || look(&mut waiting)).unwrap(),
+        Answer::Sorry(refused) => panic!("{refused:?}"),
+    };
+    let mut waits = wait(&old);
+    let new = hand_over(&old, settings, &Drain::new());
+    new.stop();
+    drop(first);
+    assert!(matches!(eventually("a refusal", || look(&mut waits)), Err(Refused::Closing { .. })));
+    std::fs::remove_dir_all(&dir).ok();
+}
+
+#[test]
+fn a_permit_of_a_process_that_is_gone_does_not_hold() {
+    let limits = [limit(10, 5)];
+    let old = Gate::new(limits.to_vec(), Clock::start());
+    let Answer::Go(before) = ask(&old) else { panic!("it is free") };
+    let new = hand_over(&old, settings(&limits), &Drain::new());
+    let mut waits = wait(&old);
+    let after = eventually("its turn", || look(&mut waits)).unwrap();
+    assert!(before.is_good() && after.is_good());
+    new.before.get().unwrap().hang_up();
+    eventually("the end", || (!before.is_good()).then_some(()));
+    assert!(!after.is_good());
+}

@@ -67,10 +67,10 @@ impl HandedOver {
         let Some(event) = self.before.said.pop_front() else { return };
         let locker = &mut self.world.locker;
         match event {
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound } => {
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
                 let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived) };
-                match locker.ask(&ask, now) {
+                match locker.ask_for(&ask, again, waits, now) {
                     Verdict::Wait(here, _) => drop(self.before.guests.insert(here, ticket)),
                     Verdict::Go(grant) => self.grant(ticket, grant),
                     Verdict::Sorry(sorry) => self.before.locker.tell(ticket, Err(sorry), now),
@@ -333,4 +333,89 @@ fn the_end_of_the_first_is_heard_of_by_the_third() {
     chain.pass(ms(10));
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2009)).taken, 1);
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2010)).taken, 0);
+}
+
+/// How many go at once.
+fn free(locker: &mut Locker, now: Time) -> usize {
+    let claims = [claim(0, 0, 1)];
+    let asked = Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) };
+    std::iter::from_fn(|| match locker.ask(&asked, now) {
+        Verdict::Go(grant) => Some(grant),
+        Verdict::Wait(..) | Verdict::Sorry(_) => None,
+    })
+    .collect::<Vec<_>>()
+    .len()
+}
+
+#[test]
+fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
+    for (kind, began, moved, looked) in [
+        (Kind::Fixed, 9_000, 9_950, 10_100),
+        (Kind::Smooth { burst: 5 }, 0, 10, 20),
+        (Kind::Sliding, 9_000, 9_950, 19_950),
+    ] {
+        let fail = || {
+            let mut locker = Locker::new(vec![limit(10, 10_000, kind.clone())]);
+            let claims = [claim(0, 0, 1)];
+            let mut grants = Vec::new();
+            while let Verdict::Go(grant) = locker.ask(&ask(&claims, 1), ms(began)) {
+                grants.push(grant);
+            }
+            // The origin may see them for a second.
+            grants.into_iter().for_each(|grant| locker.finish(grant, ms(moved - 5)));
+            locker
+        };
+        let mut alone = fail();
+        for end in [End::HandOver, End::Orderly] {
+            let mut next = Locker::inherit(fail().estate(ms(moved)), end, 0, ms(moved));
+            assert_eq!(free(&mut next, ms(looked)), free(&mut alone, ms(looked)), "{kind:?} {end:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
+    let patient = |requests| Limit { max_wait: Duration::from_secs(1000), ..limit(requests, 100_000, Kind::Sliding) };
+    let mut first = Locker::new(vec![patient(100), patient(1)]);
+    first.begin_recording(ms(0));
+    let write = |locker: &mut Locker, now: Time| {
+        while let Some(record) = locker.poll_record(now) {
+            match record {
+                Record::Limits => locker.limits_recorded(),
+                Record::Window(_, written) => locker.recorded(written, now),
+                Record::Gone(..) => {}
+            }
+        }
+    };
+    write(&mut first, ms(0));
+    let both = [claim(0, 0, 1), claim(1, 0, 1)];
+    // The second window is full with this one, whose slots may have to be written down first.
+    let went = first.ask(&ask(&both, 1), ms(1));
+    write(&mut first, ms(1));
+    let _grant = match went {
+        Verdict::Go(grant) => grant,
+        Verdict::Wait(..) => match drain(&mut first).pop() {
+            Some((_, Verdict::Go(grant))) => grant,
+            other => panic!("{other:?}"),
+        },
+        Verdict::Sorry(sorry) => panic!("{sorry:?}"),
+    };
+    write(&mut first, ms(1));
+    let verdict = first.ask(&ask(&both, 2), ms(2));
+    let Verdict::Wait(ticket, _) = verdict else { panic!("the second is full: {verdict:?}") };
+    // The disk is slow.
+    let (mut writing, mut taken) = (Vec::new(), Vec::new());
+    for n in 0..60 {
+        taken.push(first.ask(&ask(&[claim(0, 0, 1)], 3), ms(3 + n)));
+        writing.extend(std::iter::from_fn(|| first.poll_record(ms(3 + n))));
+    }
+    let written = writing.iter().find_map(|record| match record {
+        Record::Window(_, written) => Some(*written),
+        Record::Limits | Record::Gone(..) => None,
+    });
+    let written = written.expect("more of the first window is to be written");
+    first.give(ms(100));
+    first.leave(ticket, ms(101));
+    first.recorded(written, ms(102));
+    first.end_recording(ms(103));
 }
