@@ -286,3 +286,27 @@ fn what_cannot_be_is_not_tuned_and_told_as_for_the_file() {
         "N has no default"
     );
 }
+
+#[test]
+fn what_happens_is_told_each_second_and_kept_for_a_while() {
+    let origin = Origin::start();
+    let (gateway, admin) = watched(&limit(5, "1s", ""), "");
+    let mut listener = Caller::connect(admin);
+    listener.send(format!("GET /v1/events HTTP/1.1\r\nHost: {admin}\r\n\r\n"));
+    let head = listener.head();
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    assert_eq!(gateway.get(&origin.url("/")).status, 200);
+    let mut told = String::new();
+    while !told.contains("\"permits\":1") {
+        told.push_str(&String::from_utf8_lossy(&listener.bytes(1)));
+    }
+    assert!(told.contains("event: limits\ndata: {"), "{told}");
+    eventually("a second in which one went", || {
+        let past = json(admin, "/v1/history");
+        let permits = past["limits"]["the-limit"]["permits"].as_array().cloned().unwrap_or_default();
+        permits.iter().filter_map(Value::as_u64).sum::<u64>() == 1
+    });
+    // Another process tells what happens from here on.
+    gateway.hand_over();
+    listener.rest();
+}

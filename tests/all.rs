@@ -31,6 +31,7 @@ mod limits; // the promise: never more than N in any span of T
 mod logs; // one line per request, without secrets
 mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
+mod page; // the dashboard, in a browser
 mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
 mod reload; // the file is read again under load

@@ -3,9 +3,11 @@
 //! What it shows it looks up when it is asked: nothing is kept for it on a request's way but numbers that grow.
 
 mod health;
+mod history;
 mod limits;
 mod metrics;
 mod orders;
+mod page;
 #[cfg(test)]
 mod tests;
 mod visitor;
@@ -18,8 +20,9 @@ use std::thread;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use self::history::History;
 use crate::config::tune::Wish;
 use crate::gate::Gate;
 use crate::net::drain::Drain;
@@ -68,6 +71,9 @@ struct House {
     current: Arc<Current>,
     passwords: Option<Passwords>,
     orders: mpsc::UnboundedSender<Order>,
+    history: History,
+    /// What was seen last.
+    latest: watch::Receiver<Arc<str>>,
 }
 
 /// Shows the gateway to whoever comes to this socket, on a thread of its own, until the receiver is dropped, which hears
@@ -82,6 +88,7 @@ pub fn open(
     current: &Arc<Current>,
 ) -> io::Result<mpsc::UnboundedReceiver<Order>> {
     let (orders, asked) = mpsc::unbounded_channel();
+    let (tell, latest) = watch::channel("{}".into());
     let house = Arc::new(House {
         gate: Arc::clone(&shared.gate),
         drain: shared.drain.clone(),
@@ -89,6 +96,8 @@ pub fn open(
         current: Arc::clone(current),
         passwords: users.map(Passwords::new),
         orders,
+        history: History::default(),
+        latest,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     socket.set_nonblocking(true)?;
@@ -98,6 +107,7 @@ pub fn open(
     };
     let serve = move || {
         let served = runtime.block_on(async {
+            tokio::spawn(history::watch(Arc::clone(&house), tell));
             let app = router(Arc::clone(&house)).into_make_service_with_connect_info::<SocketAddr>();
             axum::serve(socket, app).with_graceful_shutdown(async move { house.orders.closed().await }).await
         });
@@ -114,8 +124,11 @@ fn router(house: Arc<House>) -> Router {
         .route("/metrics", get(metrics::show))
         .route("/v1/limits", get(limits::all))
         .route("/v1/limits/{name}", get(limits::one).patch(orders::tune))
+        .route("/v1/events", get(history::events))
+        .route("/v1/history", get(history::past))
         .route("/v1/config/reload", post(orders::reload))
         .route("/v1/config/save", post(orders::save))
+        .merge(page::routes())
         .layer(from_fn_with_state(Arc::clone(&house), visitor::known));
     Router::new()
         // An orchestrator's probes have no password, and learn nothing but whether to send somebody.

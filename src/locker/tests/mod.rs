@@ -4,6 +4,7 @@ mod arrivals;
 mod crashes;
 mod dice;
 mod forecasts;
+mod given;
 mod handovers;
 mod judge;
 mod oracle;

@@ -1,0 +1,28 @@
+//! The dashboard: three files that are part of the program, and need no others.
+
+use axum::Router;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+/// Nothing from elsewhere, and nobody else's frame around it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
+                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route("/", get(|| async { file("text/html; charset=utf-8", include_str!("page/index.html")) }))
+        .route("/page.css", get(|| async { file("text/css; charset=utf-8", include_str!("page/page.css")) }))
+        .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("page/page.js")) }))
+}
+
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    let fields = [
+        (CONTENT_TYPE, kind),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // Of the same program as the API that it reads.
+        (CACHE_CONTROL, "no-cache"),
+    ];
+    (fields, text)
+}

@@ -1,0 +1,172 @@
+//! Windows that are given away, case by case.
+
+use super::*;
+
+#[test]
+fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
+    let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let mut second = Locker::inherit(first.estate(ms(1)), End::HandOver, 0, ms(1));
+    first.give(ms(1));
+    assert_eq!(second.usage(LimitId(0), Key(0), ms(1)).taken, 1);
+    second.lose_guests(ms(10));
+    assert_eq!(second.usage(LimitId(0), Key(0), ms(2009)).taken, 1, "it settles a second later");
+    assert_eq!(second.usage(LimitId(0), Key(0), ms(2010)).taken, 0);
+}
+
+/// Three lockers, of which the first gave its windows to the second, and that one to the third.
+struct Chain([Locker; 3]);
+
+impl Chain {
+    /// `first` has these windows now.
+    fn from(mut first: Locker, now: Time) -> Chain {
+        let mut second = Locker::inherit(first.estate(now), End::HandOver, 0, now);
+        first.give(now);
+        let third = Locker::inherit(second.estate(now), End::HandOver, 0, now);
+        second.give(now);
+        Chain([first, second, third])
+    }
+
+    /// The second hears the first, and the third the second; of what is asked the last word is returned.
+    fn pass(&mut self, now: Time) -> Vec<Event> {
+        let [first, second, third] = &mut self.0;
+        let mut asked = Vec::new();
+        while let Some(event) = first.poll_event() {
+            second.hear(&event, now);
+            asked.extend(matches!(event, Event::Ask { .. }).then_some(event));
+        }
+        while let Some(event) = second.poll_event() {
+            third.hear(&event, now);
+        }
+        asked
+    }
+}
+
+#[test]
+fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
+    let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(mut grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let mut chain = Chain::from(first, ms(1));
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(900)).taken, 1, "it has not settled");
+    chain.0[0].settle(&mut grant, Moment::Answered, ms(900));
+    assert!(chain.pass(ms(900)).is_empty());
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1899)).taken, 1);
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1900)).taken, 0);
+
+    // What the first asks the third grants, over the second.
+    let Verdict::Wait(of_first, None) = chain.0[0].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
+    let [Event::Ask { .. }] = chain.pass(ms(2000))[..] else { panic!("one asks") };
+    let Verdict::Wait(of_second, None) = chain.0[1].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
+    let Verdict::Go(grant) = chain.0[2].ask(&ask(&claims, 1), ms(2000)) else { panic!("it is free") };
+    let slots = chain.0[2].entrust(grant);
+    chain.0[1].tell(of_second, Ok(slots), ms(2000));
+    let Some((_, Verdict::Go(grant))) = chain.0[1].poll_verdict() else { panic!("it was told") };
+    let slots = chain.0[1].entrust(grant);
+    chain.0[0].tell(of_first, Ok(slots), ms(2000));
+    let Some((_, Verdict::Go(grant))) = chain.0[0].poll_verdict() else { panic!("it was told") };
+    assert_eq!(grant.held.len(), 1);
+    // Its asking was heard of by the third too, as the second's.
+    while chain.0[1].poll_event().is_some() {}
+    chain.0[0].give_back(grant, ms(2001));
+    chain.pass(ms(2001));
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2001)).taken, 0);
+}
+
+#[test]
+fn the_end_of_the_first_is_heard_of_by_the_third() {
+    let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let mut chain = Chain::from(first, ms(1));
+    chain.0[1].lose_guests(ms(10));
+    chain.pass(ms(10));
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2009)).taken, 1);
+    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2010)).taken, 0);
+}
+
+/// How many go at once.
+fn free(locker: &mut Locker, now: Time) -> usize {
+    let claims = [claim(0, 0, 1)];
+    let asked = Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) };
+    std::iter::from_fn(|| match locker.ask(&asked, now) {
+        Verdict::Go(grant) => Some(grant),
+        Verdict::Wait(..) | Verdict::Sorry(_) => None,
+    })
+    .collect::<Vec<_>>()
+    .len()
+}
+
+#[test]
+fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
+    for (kind, began, moved, looked) in [
+        (Kind::Fixed, 9_000, 9_950, 10_100),
+        (Kind::Smooth { burst: 5 }, 0, 10, 20),
+        (Kind::Sliding, 9_000, 9_950, 19_950),
+    ] {
+        let fail = || {
+            let mut locker = Locker::new(vec![limit(10, 10_000, kind.clone())]);
+            let claims = [claim(0, 0, 1)];
+            let mut grants = Vec::new();
+            while let Verdict::Go(grant) = locker.ask(&ask(&claims, 1), ms(began)) {
+                grants.push(grant);
+            }
+            // The origin may see them for a second.
+            grants.into_iter().for_each(|grant| locker.finish(grant, ms(moved - 5)));
+            locker
+        };
+        let mut alone = fail();
+        for end in [End::HandOver, End::Orderly] {
+            let mut next = Locker::inherit(fail().estate(ms(moved)), end, 0, ms(moved));
+            assert_eq!(free(&mut next, ms(looked)), free(&mut alone, ms(looked)), "{kind:?} {end:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
+    let patient = |requests| Limit { max_wait: Duration::from_secs(1000), ..limit(requests, 100_000, Kind::Sliding) };
+    let mut first = Locker::new(vec![patient(100), patient(1)]);
+    first.begin_recording(ms(0));
+    let write = |locker: &mut Locker, now: Time| {
+        while let Some(record) = locker.poll_record(now) {
+            match record {
+                Record::Limits => locker.limits_recorded(),
+                Record::Window(_, written) => locker.recorded(written, now),
+                Record::Gone(..) => {}
+            }
+        }
+    };
+    write(&mut first, ms(0));
+    let both = [claim(0, 0, 1), claim(1, 0, 1)];
+    // The second window is full with this one, whose slots may have to be written down first.
+    let went = first.ask(&ask(&both, 1), ms(1));
+    write(&mut first, ms(1));
+    let _grant = match went {
+        Verdict::Go(grant) => grant,
+        Verdict::Wait(..) => match drain(&mut first).pop() {
+            Some((_, Verdict::Go(grant))) => grant,
+            other => panic!("{other:?}"),
+        },
+        Verdict::Sorry(sorry) => panic!("{sorry:?}"),
+    };
+    write(&mut first, ms(1));
+    let verdict = first.ask(&ask(&both, 2), ms(2));
+    let Verdict::Wait(ticket, _) = verdict else { panic!("the second is full: {verdict:?}") };
+    // The disk is slow.
+    let (mut writing, mut taken) = (Vec::new(), Vec::new());
+    for n in 0..60 {
+        taken.push(first.ask(&ask(&[claim(0, 0, 1)], 3), ms(3 + n)));
+        writing.extend(std::iter::from_fn(|| first.poll_record(ms(3 + n))));
+    }
+    let written = writing.iter().find_map(|record| match record {
+        Record::Window(_, written) => Some(*written),
+        Record::Limits | Record::Gone(..) => None,
+    });
+    let written = written.expect("more of the first window is to be written");
+    first.give(ms(100));
+    first.leave(ticket, ms(101));
+    first.recorded(written, ms(102));
+    first.end_recording(ms(103));
+}

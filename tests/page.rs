@@ -1,0 +1,43 @@
+//! The dashboard, in a browser.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::*;
+
+const RULES: &str = "[listen]\nproxy = \"127.0.0.1:0\"\n\n# what we pay for\n[[limit]]\nname     = \"partner\"\n\
+                     match    = { host = \"127.0.0.1\" }   # theirs\nrequests = 20     # per contract\n\
+                     per      = \"1s\"\n\n[[limit]]\nname      = \"uploads\"\nmatch     = { method = \"POST\" }\nin_flight = 4\n";
+
+#[test]
+fn a_person_sees_who_fills_the_queue_halves_the_limit_and_saves_it() {
+    let origin = Origin::start();
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let gateway = Gateway::start(&format!("{RULES}\n[admin]\nlisten = \"{admin}\"\n"));
+    let file = gateway.dir.path().join("proxy.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let over = AtomicBool::new(false);
+    let pictures = std::env::var_os("LOCKGATE_PICTURES").unwrap_or_else(|| gateway.dir.path().into());
+    let seen = std::thread::scope(|scope| {
+        for n in 0..16 {
+            let (gateway, origin, over) = (&gateway, &origin, &over);
+            scope.spawn(move || {
+                let from = if n < 12 { "127.0.0.2" } else { "127.0.0.3" };
+                let mut caller = Caller::connect_from(from, gateway.addr);
+                while !over.load(Ordering::SeqCst) {
+                    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/")));
+                    assert_eq!(caller.answer().status, 200);
+                }
+            });
+        }
+        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/page.py");
+        let seen = Command::new(python).arg(script).arg(format!("http://{admin}/")).arg(pictures).output().unwrap();
+        over.store(true, Ordering::SeqCst);
+        seen
+    });
+    assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
+    let after = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(after, before.replace("requests = 20 ", "requests = 10 "), "just that change");
+}
