@@ -27,9 +27,9 @@ pub(super) async fn alive(State(house): State<Arc<House>>) -> Json<Value> {
     Json(json!({ "status": status, "version": env!("CARGO_PKG_VERSION"), "state": word(state) }))
 }
 
-/// 200 while new callers are served, 503 once the gateway drains.
+/// 200 while new callers are served, be it by the process that has taken over; 503 once the gateway drains.
 pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Value>) {
-    match house.drain.is_draining() {
+    match house.drain.is_draining() && !house.drain.was_left() {
         false => (StatusCode::OK, Json(json!({ "status": "ready" }))),
         true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))),
     }
