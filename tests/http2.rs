@@ -287,3 +287,21 @@ fn an_opened_tunnel_whose_caller_knows_no_alpn_speaks_http1() {
     let other = stage.gateway.exchange(connect("localhost:1", ""));
     check_ours(&other, 403, "http_request_denied");
 }
+
+#[test]
+fn a_connection_is_not_idle_while_a_tunnel_that_is_opened_on_it_has_a_request() {
+    let before = Before::new();
+    let origin = Origin::scripted_tls(before.authority.server_config(Fault::None), |_, link| {
+        std::thread::sleep(Duration::from_millis(2500));
+        link.answer(200, "late")
+    });
+    let stage = before.gateway(&format!("{UNLIMITED}[timeouts]\nidle = \"700ms\"\n\n"), &[origin.port()]);
+    let outer = Caller2::plain(stage.gateway.addr);
+    let name = format!("localhost:{}", origin.port());
+    let mut call = outer.start(Request::connect(name.clone()).body(()).unwrap(), More::Follows);
+    let (answer, body) = call.try_head().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.raw);
+    let inside = Caller2::secure(caller2::tunnel_of(call, body), "localhost", stage.trusting());
+    let answer = inside.start(get(&format!("https://{name}/")), More::None).try_answer();
+    assert_eq!(answer.map(|answer| answer.status).ok(), Some(200));
+}

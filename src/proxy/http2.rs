@@ -185,15 +185,17 @@ async fn serve_calls(common: Rc<Common>, who: Hired) {
     while let Some(call) = poll_fn(|cx| common.hands.poll_take(who, cx)).await {
         let busy = common.worker.proxy.drain.busy();
         let opened = serve_call(&mut caller, call).await;
-        common.running.update(|running| running - 1);
+        drop(busy);
         if let Some(spoken) = opened {
             let mut stopping = common.worker.proxy.drain.stopping();
             // Boxed, because what is spoken in it may be HTTP/2 again.
             let speaking: Pin<Box<dyn Future<Output = ()> + '_>> =
                 Box::pin(connection::speak(&mut caller, spoken, &mut stopping));
-            return speaking.await;
+            speaking.await;
+            // The tunnel has an idle time of its own; until it ends the connection that carries it is not idle.
+            return common.running.update(|running| running - 1);
         }
-        drop(busy);
+        common.running.update(|running| running - 1);
         // Dropped, a stream says that nothing more is wanted from it.
         caller.conn = Conn::new(Stream::gone());
     }
