@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod access; // who may call, and where
+mod acquire; // permits for what is no HTTP request
 mod admin; // what operators see, and who is one
 mod architecture; // floors, purity, sizes: what the types cannot keep
 mod cli; // what the command line checks, prints and returns

@@ -9,6 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::password::Passwords;
 use super::refusal::Refusal;
+use super::tally::Tallies;
 use super::target::{Form, Target};
 use crate::gate::clock::Clock;
 use crate::locker::Caller;
@@ -81,13 +82,7 @@ impl Access {
         named: bool,
         clock: Clock,
     ) -> Result<Admitted, Refusal> {
-        if !self.may_connect_from(peer) {
-            return Err(Refusal::Denied("your address is not in [access] allow_from"));
-        }
-        let user = match &self.passwords {
-            Some(passwords) => Some(passwords.check(peer, credentials(head)?, clock).await?),
-            None => None,
-        };
+        let admitted = self.know(peer, head, clock).await?;
         if target.form == Form::Authority && !self.connect_ports.contains(&target.origin.port) {
             return Err(Refusal::Denied("the port is not in [access] connect_ports"));
         }
@@ -96,7 +91,30 @@ impl Access {
                 "no limit and no route names the host, and [access] unlisted_hosts is \"deny\"",
             ));
         }
-        Ok(Admitted { caller: caller(&self.seed, user.as_deref(), peer), user, named })
+        Ok(Admitted { named, ..admitted })
+    }
+
+    /// Who asks, wherever it wants to go.
+    ///
+    /// # Errors
+    /// As [`Access::admit`], but for hosts and ports.
+    pub async fn know(&self, peer: IpAddr, head: &RequestHead, clock: Clock) -> Result<Admitted, Refusal> {
+        if !self.may_connect_from(peer) {
+            return Err(Refusal::Denied("your address is not in [access] allow_from"));
+        }
+        let user = match &self.passwords {
+            Some(passwords) => Some(passwords.check(peer, credentials(head)?, clock).await?),
+            None => None,
+        };
+        Ok(Admitted { caller: caller(&self.seed, user.as_deref(), peer), user, named: false })
+    }
+}
+
+impl Admitted {
+    /// It is about to wait: whoever looks at the line is told its name.
+    pub(super) fn meet(&self, tallies: &Tallies, peer: IpAddr) {
+        let name = || self.user.as_deref().map_or_else(|| peer.to_canonical().to_string(), str::to_owned);
+        tallies.meet(self.caller, name);
     }
 }
 

@@ -115,22 +115,40 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
         return None;
     }
     let echo = if traced { heads::echo(head) } else { Vec::new() };
-    let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    let keep = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && droppable(head) == Some(0);
-    let mut out = Vec::new();
-    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\n");
-    out.extend_from_slice(if traced {
-        &b"Content-Type: message/http\r\n"[..]
+    let field = if traced {
+        "Via: 1.1 lockgate\r\nContent-Type: message/http\r\n"
     } else {
-        b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT\r\n"
-    });
-    out.extend_from_slice(format!("Content-Length: {}\r\n", echo.len()).as_bytes());
-    out.extend_from_slice(if keep { &b"\r\n"[..] } else { b"Connection: close\r\n\r\n" });
-    out.extend_from_slice(&echo);
+        "Via: 1.1 lockgate\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT\r\n"
+    };
+    Some(say(caller, story, field, &echo).await)
+}
+
+/// Answers with a document of ours.
+pub(super) async fn json(caller: &mut Caller, story: &mut Story, document: &str) -> Outcome {
+    say(caller, story, "Content-Type: application/json\r\nCache-Control: no-store\r\n", document.as_bytes()).await
+}
+
+/// A 200 of ours.
+async fn say(caller: &mut Caller, story: &mut Story, fields: &str, body: &[u8]) -> Outcome {
+    let head = &caller.head;
+    let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    let draining = caller.worker.proxy.drain.is_draining();
+    let stays = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && !draining;
+    let rest = droppable(head).filter(|_| stays);
+    let end = if rest.is_some() { "\r\n" } else { "Connection: close\r\n\r\n" };
+    let mut out = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {}\r\n{end}", body.len()).into_bytes();
+    out.extend_from_slice(body);
     heads::send_own(&out, head.version(), &mut caller.conn);
     story.status = 200;
-    let flushed = flush(caller).await;
-    Some(if flushed && keep { Outcome::Keep } else { Outcome::Close })
+    story.bytes_out += out.len() as u64;
+    match rest {
+        Some(rest) if flush(caller).await && drop_body(caller, rest).await => Outcome::Keep,
+        Some(_) => Outcome::Close,
+        None => {
+            flush(caller).await;
+            Outcome::Close
+        }
+    }
 }
 
 /// Tells the caller that its tunnel is open (RFC 9110 §9.3.6: no length, no coding).

@@ -14,7 +14,7 @@ use super::pattern::{HostPattern, Path, PathPattern};
 use super::refusal::Refusal;
 use super::tally::Tally;
 use super::target::Target;
-use crate::locker::{Claim, Key, LimitId};
+use crate::locker::{Caller, Claim, Key, LimitId};
 use crate::wire::RequestHead;
 
 /// What of a limit concerns requests: which it counts, under which key, at what cost, and what an origin's pushback does.
@@ -173,6 +173,43 @@ impl Rules {
         &self.rules[self.place(limit)].1
     }
 
+    /// What somebody claims who names the limit: `values`, one for each part of its key but the caller; `cost`, or what
+    /// the limit says.
+    ///
+    /// # Errors
+    /// 404 if there is no such limit; 400 if these are not its key's parts, or the cost is not a whole number from 1 to N.
+    pub(super) fn claim(
+        &self,
+        name: &str,
+        values: &[Cow<'_, [u8]>],
+        cost: Option<&[u8]>,
+        caller: Caller,
+    ) -> Result<Claims, Refusal> {
+        let found = self.rules.iter().find(|(_, rule)| *rule.name == *name);
+        let (limit, rule) = found.ok_or(Refusal::NoLimit)?;
+        let mut values = values.iter();
+        let mut key = KeyHasher::new(&self.seed);
+        for part in &rule.key {
+            match part {
+                KeyPart::Caller => key.add(Some(&caller.0.to_le_bytes())),
+                KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => {
+                    key.add(Some(values.next().ok_or(Refusal::BadKey)?));
+                }
+            }
+        }
+        if values.next().is_some() {
+            return Err(Refusal::BadKey);
+        }
+        let key = if rule.key.is_empty() { Key::WHOLE } else { key.finish() };
+        let cost = match (cost, &rule.cost) {
+            (Some(stated), _) => rule.stated_cost(stated)?,
+            (None, Cost::Fixed(cost)) => *cost,
+            (None, Cost::Header(_)) => 1,
+        };
+        let claims = std::iter::once(Claim { limit: *limit, key, cost }).collect();
+        Ok(Claims { claims, retry: 0 })
+    }
+
     /// What became of the requests of each of these limits.
     pub(super) fn tallies(&self, claims: &Claims) -> impl Iterator<Item = &Tally> {
         claims.claims.iter().map(|claim| &*self.tallies[self.place(claim.limit)])
@@ -181,6 +218,15 @@ impl Rules {
     fn place(&self, limit: LimitId) -> usize {
         let place = self.places.get(limit.0 as usize).copied().flatten();
         place.expect("a claim is of a limit that has a rule here")
+    }
+}
+
+impl Rule {
+    fn stated_cost(&self, value: &[u8]) -> Result<u32, Refusal> {
+        // `parse` alone would take a plus sign.
+        let digits = value.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(value).ok()).flatten();
+        let cost = digits.and_then(|digits| digits.parse().ok()).filter(|cost| (1..=self.max_cost).contains(cost));
+        cost.ok_or_else(|| Refusal::BadCost { limit: Arc::clone(&self.name), most: self.max_cost })
     }
 }
 
@@ -233,12 +279,8 @@ impl<'a> Request<'a> {
             Cost::Header(name) => name,
         };
         let Some(value) = self.head.find(name) else { return Ok(1) };
-        // `parse` alone would take a plus sign.
-        let digits = value.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(value).ok()).flatten();
-        let cost = digits.and_then(|digits| digits.parse().ok()).filter(|cost| (1..=rule.max_cost).contains(cost));
-        cost.ok_or_else(|| {
+        rule.stated_cost(value).inspect_err(|_| {
             tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states no valid cost");
-            Refusal::BadCost { limit: Arc::clone(&rule.name), most: rule.max_cost }
         })
     }
 }
@@ -265,15 +307,20 @@ impl KeyHasher {
 
 /// The first parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is `api_key=A`:
 /// another spelling gets no window of its own.
-fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
-    query.split('&').find_map(|pair| {
+pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+    parameters(query, name).next()
+}
+
+/// All parameters of that name in a query, decoded.
+pub(super) fn parameters<'a>(query: &'a str, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
+    query.split('&').filter_map(move |pair| {
         let (given, value) = pair.split_once('=').unwrap_or((pair, ""));
         (*decode(given) == *name.as_bytes()).then(|| decode(value))
     })
 }
 
 /// Undoes the encoding of HTML forms: `%XX` and `+`. What is no such thing stays.
-fn decode(text: &str) -> Cow<'_, [u8]> {
+pub(super) fn decode(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if memchr::memchr2(b'%', b'+', bytes).is_none() {
         return bytes.into();

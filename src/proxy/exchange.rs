@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::story::Story;
 use super::target::{Came, Form, Target};
 use super::tunnel::Tunnel;
-use super::{answer, attempts, line, patience};
+use super::{acquire, answer, attempts, line, patience};
 use crate::gate::{Answer, Permit};
 use crate::time::Time;
 use crate::tls::verify::Offer;
@@ -109,6 +109,9 @@ pub(super) async fn run(caller: &mut Caller) -> Outcome {
 }
 
 async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
+    if let Some(outcome) = acquire::run(caller, story).await {
+        return outcome;
+    }
     let (target, admitted, length) = admit(caller, story).await?;
     if let Some(outcome) = answer::own(caller, story).await {
         return Ok(outcome);
@@ -197,11 +200,7 @@ pub(super) async fn permit(
             Answer::Wait(waiting) => {
                 // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
                 let asked = proxy.gate.clock().now();
-                let admitted = &plan.admitted;
-                let name = || {
-                    admitted.user.as_deref().map_or_else(|| caller.peer.ip().to_canonical().to_string(), str::to_owned)
-                };
-                proxy.tallies.meet(admitted.caller, name);
+                plan.admitted.meet(&proxy.tallies, caller.peer.ip());
                 let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named, want)).await;
                 story.waited += caller.worker.proxy.gate.clock().now().since(asked);
                 if matches!(turn, Err(End::Left)) {

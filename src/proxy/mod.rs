@@ -7,6 +7,7 @@
 //! The room never decides whether a request may go: without a permit from the gate no byte leaves it.
 
 pub mod access;
+mod acquire;
 mod alarm;
 mod answer;
 mod attempts;

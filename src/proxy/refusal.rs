@@ -60,6 +60,10 @@ pub enum Refusal {
     },
     /// An origin-form request that no route takes.
     NoRoute,
+    /// There is no limit of the name that a caller asks for.
+    NoLimit,
+    /// What a caller asks for is not what the limit is counted per.
+    BadKey,
     /// Inside an opened tunnel: a request for another host than the tunnel's.
     Misdirected,
     /// Bytes that are no TLS where the gateway speaks TLS.
@@ -137,6 +141,8 @@ impl Refusal {
             Refusal::Unauthorized => row(407, "http_request_denied", "access", "unauthorized"),
             Refusal::TooManyTries { .. } => row(429, "http_request_denied", "access", "too_many_tries"),
             Refusal::NoRoute => row(404, "http_request_error", "caller", "no_route"),
+            Refusal::NoLimit => row(404, "http_request_error", "caller", "no_limit"),
+            Refusal::BadKey => row(400, "http_request_error", "caller", "bad_key"),
             Refusal::Misdirected => row(421, "http_request_error", "caller", "misdirected"),
             Refusal::NotTls => row(400, "http_request_error", "caller", "not_tls"),
             Refusal::ConnectionRefused => row(502, "connection_refused", "origin", "connection_refused"),
@@ -217,6 +223,8 @@ impl Refusal {
             Refusal::Unauthorized => "The gateway wants a user name and password that it knows. Put them into the proxy URL, such as http://name:password@gateway:8080; `lockgate user add NAME` makes new ones.",
             Refusal::TooManyTries { .. } => "Too many wrong passwords came from your address. Mend the proxy URL, then wait as long as Retry-After says.",
             Refusal::NoRoute => "No route takes this host and path. To use the gateway as a forward proxy, set HTTP_PROXY and HTTPS_PROXY to its address; to use it as a base URL, add a [[route]] to proxy.toml.",
+            Refusal::NoLimit => "There is no limit of that name. `lockgate check` lists those of proxy.toml.",
+            Refusal::BadKey => "The limit is counted per key: give one `key` parameter for each part of its `key` in proxy.toml, in that order, but none for \"caller\".",
             Refusal::Misdirected => "The request is for another host than the CONNECT that opened its tunnel. Open a tunnel to that host.",
             Refusal::NotTls => "The gateway speaks TLS on this address. Write https:// in the URL of the proxy.",
             Refusal::ConnectionRefused => "The origin refused the connection. Is it running, and is the port right?",
@@ -254,6 +262,8 @@ impl Refusal {
             | Refusal::Unauthorized
             | Refusal::TooManyTries { .. }
             | Refusal::NoRoute
+            | Refusal::NoLimit
+            | Refusal::BadKey
             | Refusal::Misdirected
             | Refusal::NotTls
             | Refusal::ConnectionRefused
@@ -290,6 +300,8 @@ impl Refusal {
             | Refusal::AddressDenied
             | Refusal::Unauthorized
             | Refusal::NoRoute
+            | Refusal::NoLimit
+            | Refusal::BadKey
             | Refusal::Misdirected
             | Refusal::NotTls
             | Refusal::ConnectionRefused

@@ -23,6 +23,8 @@ fn every_kind() -> Vec<Refusal> {
         Refusal::Unauthorized,
         Refusal::TooManyTries { retry_after: Duration::from_millis(1) },
         Refusal::NoRoute,
+        Refusal::NoLimit,
+        Refusal::BadKey,
         Refusal::ConnectionRefused,
         Refusal::Unreachable,
         Refusal::ConnectionTerminated,

@@ -1,0 +1,114 @@
+//! A permit for something that is no HTTP request: `POST /v1/limits/NAME/acquire`, from the same windows and in the same
+//! line as requests.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use super::access::Admitted;
+use super::answer;
+use super::claims::{decode, parameter, parameters};
+use super::connection::Caller;
+use super::exchange::{End, Outcome};
+use super::patience;
+use super::refusal::Refusal;
+use super::retry::seconds;
+use super::story::Story;
+use super::target::Came;
+use crate::gate::{Answer, Permit, Refused, Waiting};
+
+const BEFORE: &str = "/v1/limits/";
+const BEHIND: &str = "/acquire";
+
+/// What is asked for: the limit's name, as in the target, and the query.
+struct Asked {
+    name: String,
+    query: String,
+}
+
+/// Whether a request asks for a permit and for nothing else. Routes go first.
+fn asked(caller: &Caller) -> Option<Asked> {
+    let head = &caller.head;
+    let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
+    let name = path.strip_prefix(BEFORE)?.strip_suffix(BEHIND)?;
+    if name.contains('/') || head.method() != "POST" || caller.within.is_some() {
+        return None;
+    }
+    let routed = caller.worker.proxy.targets.find(head, &Came { secure: caller.secure, within: None });
+    matches!(routed, Err(Refusal::NoRoute)).then(|| Asked { name: name.to_owned(), query: query.to_owned() })
+}
+
+/// Grants a permit to somebody who asks for nothing else; `None`: this is another request.
+pub(super) async fn run(caller: &mut Caller, story: &mut Story) -> Option<Result<Outcome, End>> {
+    let asked = asked(caller)?;
+    Some(grant(caller, story, &asked).await)
+}
+
+async fn grant(caller: &mut Caller, story: &mut Story, asked: &Asked) -> Result<Outcome, End> {
+    let proxy = &caller.worker.proxy;
+    let admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
+    story.admitted(&admitted);
+    let permit = wait(caller, story, asked, &admitted).await?;
+    // Whatever it is for happens from here on; nobody tells when it ends.
+    let mut flight = permit.depart();
+    flight.sent();
+    flight.answered();
+    drop(flight);
+    let body = format!("{{\"verdict\":\"go\",\"waited_ms\":{:.3}}}", story.waited.as_secs_f64() * 1e3);
+    Ok(answer::json(caller, story, &body).await)
+}
+
+async fn wait(caller: &mut Caller, story: &mut Story, asked: &Asked, admitted: &Admitted) -> Result<Permit, End> {
+    let values: Vec<_> = parameters(&asked.query, "key").collect();
+    let cost = parameter(&asked.query, "cost");
+    let name = String::from_utf8_lossy(&decode(&asked.name)).into_owned();
+    let mut patience = patience::of(&caller.head);
+    if let Some(stated) = parameter(&asked.query, "wait") {
+        let stated = seconds(&stated).ok_or(Refusal::BadTarget("wait is not a number of seconds"))?;
+        patience.max_wait = Some(patience.max_wait.map_or(stated, |before| before.min(stated)));
+    }
+    loop {
+        let proxy = &caller.worker.proxy;
+        let claims = proxy.rules.claim(&name, &values, cost.as_deref(), admitted.caller)?;
+        story.claimed(caller, &claims);
+        let waiting = match proxy.gate.ask(&claims.claims, admitted.caller, patience) {
+            Answer::Go(permit) => {
+                proxy.rules.tallies(&claims).for_each(|tally| tally.permit(story.waited));
+                return Ok(permit);
+            }
+            Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
+            Answer::Wait(waiting) => waiting,
+        };
+        admitted.meet(&proxy.tallies, caller.peer.ip());
+        let since = proxy.gate.clock().now();
+        let verdict = in_line(caller, waiting).await;
+        let proxy = &caller.worker.proxy;
+        story.waited += proxy.gate.clock().now().since(since);
+        match verdict {
+            None => {
+                proxy.rules.tallies(&claims).for_each(|tally| tally.left.add_one());
+                return Err(End::Left);
+            }
+            Some(Ok(permit)) => {
+                proxy.rules.tallies(&claims).for_each(|tally| tally.permit(story.waited));
+                return Ok(permit);
+            }
+            Some(Err(Refused::Anew)) => {
+                caller.worker.refresh();
+                patience.arrived = Some(story.started);
+            }
+            Some(Err(refused)) => return Err(proxy.refusal(refused).into()),
+        }
+    }
+}
+
+/// `None`: the caller hung up.
+async fn in_line(caller: &mut Caller, mut waiting: Waiting) -> Option<Result<Permit, Refused>> {
+    poll_fn(|cx| {
+        if let Poll::Ready(verdict) = Pin::new(&mut waiting).poll(cx) {
+            return Poll::Ready(Some(verdict));
+        }
+        caller.conn.stream.poll_hangup(cx).map(|_| None)
+    })
+    .await
+}

@@ -1,0 +1,131 @@
+//! Permits for what is no HTTP request: the same windows, the same line, the same promise.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::*;
+
+#[track_caller]
+fn acquire(gateway: &Gateway, path: &str) -> Answer {
+    gateway.exchange(format!(
+        "POST /v1/limits/{path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        gateway.addr
+    ))
+}
+
+#[test]
+fn a_permit_is_taken_from_the_window_that_requests_are_counted_in() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(3, "1h", "when_full = \"refuse\""));
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let granted = acquire(&gateway, "the-limit/acquire?cost=2");
+    assert_eq!(granted.status, 200, "{}", granted.raw);
+    let told: Value = serde_json::from_str(&granted.text()).unwrap();
+    // Its slots may have to be written down first.
+    assert!(told["verdict"] == "go" && told["waited_ms"].as_f64().unwrap() < 1000.0, "{}", granted.raw);
+    let refused = acquire(&gateway, "the-limit/acquire");
+    check_ours(&refused, 429, "http_request_error");
+    assert!(refused.retry_after_ms() > 3_500_000.0);
+    assert_eq!(gateway.get(&origin.url("/2")).status, 429);
+}
+
+#[test]
+fn whoever_asks_waits_in_the_same_line_and_leaves_it_by_hanging_up() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "700ms", "max_wait = \"1m\"\nshare_by = \"none\"\ncounts = \"answered\""));
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let ask =
+        format!("POST /v1/limits/the-limit/acquire HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", gateway.addr);
+    let (mut leaves, mut stays) = (gateway.caller(), gateway.caller());
+    leaves.send(&ask).expect_silence(Duration::from_millis(50));
+    stays.send(&ask).expect_silence(Duration::from_millis(50));
+    leaves.hang_up();
+    let granted = stays.answer();
+    let told: Value = serde_json::from_str(&granted.text()).unwrap();
+    let waited = told["waited_ms"].as_f64().unwrap();
+    assert!(waited > 400.0 && waited < 700.0, "{waited}: it went in the place of the one that left");
+    // The connection is kept, and the next permit counts from the one before.
+    let granted = stays.send(&ask).answer();
+    let told: Value = serde_json::from_str(&granted.text()).unwrap();
+    assert!(told["waited_ms"].as_f64().unwrap() > 600.0, "{}", granted.raw);
+}
+
+#[test]
+fn a_patience_of_its_own_is_heard_to_the_millisecond() {
+    let gateway = Gateway::start(&limit(1, "1h", "max_wait = \"2h\""));
+    assert_eq!(acquire(&gateway, "the-limit/acquire?wait=0").status, 200);
+    let refused = acquire(&gateway, "the-limit/acquire?wait=0.25");
+    assert_eq!(refused.status, 429);
+    assert!(refused.text().contains("no slot within the time"), "{}", refused.raw);
+    assert_eq!(acquire(&gateway, "the-limit/acquire?wait=soon").status, 400);
+}
+
+#[test]
+fn keys_are_given_in_the_order_of_the_file_and_are_those_of_requests() {
+    let origin = Origin::start();
+    let rules = limit(1, "1h", "when_full = \"refuse\"\nkey = [\"header:x-tenant\", \"caller\", \"path[1]\"]");
+    let gateway = Gateway::start(&rules);
+    let request = format!("GET {} HTTP/1.1\r\nHost: a\r\nX-Tenant: blue sky\r\n\r\n", origin.url("/v1"));
+    assert_eq!(gateway.caller().send(&request).answer().status, 200);
+    assert_eq!(acquire(&gateway, "the-limit/acquire?key=blue+sky&key=v1").status, 429, "it is the same window");
+    assert_eq!(acquire(&gateway, "the-limit/acquire?key=blue%20sky&key=v2").status, 200);
+    for wrong in ["the-limit/acquire", "the-limit/acquire?key=a", "the-limit/acquire?key=a&key=b&key=c"] {
+        let refused = acquire(&gateway, wrong);
+        assert_eq!(refused.status, 400, "{wrong}");
+        assert!(refused.text().contains("one `key` parameter for each part"), "{}", refused.raw);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_told() {
+    let gateway = Gateway::start(&limit(3, "1h", ""));
+    for (path, status) in [
+        ("none/acquire", 404),
+        ("the-limit/acquire?cost=0", 400),
+        ("the-limit/acquire?cost=4", 400),
+        ("the-limit/acquire?cost=x", 400),
+        ("the-limit", 404),
+    ] {
+        assert_eq!(acquire(&gateway, path).status, status, "{path}");
+    }
+    let get = gateway.exchange("GET /v1/limits/the-limit/acquire HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(get.status, 404, "a permit is not looked up");
+}
+
+#[test]
+fn a_route_for_that_path_goes_first() {
+    let origin = Origin::start();
+    let route = format!("[[route]]\npath = \"/v1/\"\nto = \"{}\"\n", origin.url("/"));
+    let gateway = Gateway::start(&format!("{}{route}", limit(3, "1h", "")));
+    assert_eq!(acquire(&gateway, "the-limit/acquire").status, 200);
+    assert_eq!(origin.targets(), ["/limits/the-limit/acquire"]);
+}
+
+#[test]
+fn whoever_may_not_use_the_gateway_gets_no_permit() {
+    let dir = gateway::Dir::new();
+    dir.write("users", &format!("anna:{}\n", bcrypt::hash("secret", 4).unwrap()));
+    let gateway = Gateway::start_in(dir, &format!("{}[access]\nusers = \"users\"\n", limit(3, "1h", "")));
+    assert_eq!(acquire(&gateway, "the-limit/acquire").status, 407);
+    let ask = format!(
+        "POST /v1/limits/the-limit/acquire HTTP/1.1\r\nHost: a\r\nProxy-Authorization: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        basic("anna", "secret")
+    );
+    assert_eq!(gateway.exchange(ask).status, 200);
+}
+
+#[test]
+fn the_example_of_the_documentation_works() {
+    let gateway = Gateway::start(&limit(2, "300ms", ""));
+    let output = Command::new("python3")
+        .args([concat!(env!("CARGO_MANIFEST_DIR"), "/docs/acquire.py"), &gateway.addr.to_string(), "the-limit", "5"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let waits: Vec<f64> = told.lines().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+    assert_eq!(waits.len(), 5);
+    assert!(waits.iter().sum::<f64>() > 0.4, "five of two per 300 ms take 600 ms: {waits:?}");
+}
