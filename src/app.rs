@@ -215,6 +215,14 @@ impl Run {
         if !drain.was_left() {
             systemd::stopping();
         }
+        // Operators still see how it ends, and can change nothing.
+        if let Some(Desk { mut asked, .. }) = self.desk.take() {
+            spawn_local(async move {
+                while let Some(order) = asked.recv().await {
+                    order.refuse();
+                }
+            });
+        }
         tracing::info!(running = drain.running(), ?patience, "draining");
         drain.start();
         gate.close(gate.clock().now() + patience);

@@ -310,3 +310,73 @@ fn what_happens_is_told_each_second_and_kept_for_a_while() {
     gateway.hand_over();
     listener.rest();
 }
+
+#[test]
+fn callers_do_not_reach_the_operators_door_by_way_of_the_gateway() {
+    let origin = Origin::start();
+    // A route to this machine names it, so that its addresses may be dialled.
+    let route = format!("[[route]]\npath = \"/r/\"\nto = \"{}\"\n", origin.url("/"));
+    let (gateway, admin) = watched(&format!("{}{route}", limit(1, "1h", "when_full = \"refuse\"")), "");
+    for _ in 0..2 {
+        let answer = gateway.exchange(format!(
+            "PATCH http://{admin}/v1/limits/the-limit HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\n\
+             Content-Length: 14\r\nConnection: close\r\n\r\n{{\"requests\":9}}"
+        ));
+        assert!([508, 429].contains(&answer.status), "{}", answer.raw);
+        assert_eq!(json(admin, "/v1/limits/the-limit")["requests"], 1);
+        // Nor when the file no longer names it.
+        let text = std::fs::read_to_string(gateway.dir.path().join("proxy.toml")).unwrap();
+        let without = text.split("\n[admin]").next().unwrap();
+        assert!(gateway.reload(without));
+    }
+}
+
+#[test]
+fn a_visitor_that_says_nothing_does_not_stay_and_many_do_not_keep_others_out_for_long() {
+    let (gateway, admin) = watched(UNLIMITED, "");
+    let open = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let before = open(gateway.pid().as_raw_nonzero().get());
+    let silent: Vec<Caller> = (0..200)
+        .map(|_| {
+            let mut caller = Caller::connect(admin);
+            caller.send("GET /metrics HTTP/1.1\r\n");
+            caller
+        })
+        .collect();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(open(gateway.pid().as_raw_nonzero().get()) <= before + 70, "the others wait at the door");
+    drop(silent);
+    assert_eq!(json(admin, "/healthz")["status"], "ok");
+}
+
+#[test]
+fn an_order_while_it_drains_is_refused_at_once() {
+    let origin = Origin::scripted(|_, link| {
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        link.answer(200, "late")
+    });
+    let (mut gateway, admin) = watched(UNLIMITED, "");
+    let mut caller = gateway.caller();
+    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/slow")));
+    eventually("it is under way", || origin.count() == 1);
+    gateway.signal(rustix::process::Signal::TERM);
+    eventually("it drains", || ask(admin, "GET", "/readyz", "").status == 503);
+    assert_eq!(send_json(admin, "POST", "/v1/config/reload", "").status, 503);
+    assert_eq!(caller.answer().status, 200);
+    assert!(gateway.ended().success());
+}
+
+#[test]
+fn what_is_tuned_after_a_save_is_not_undone_by_the_file_that_was_saved() {
+    let (gateway, admin) = watched(&limit(5, "1s", ""), "[config]\nwatch = true\n");
+    assert_eq!(send_json(admin, "PATCH", "/v1/limits/the-limit", "{\"requests\": 6}").status, 200);
+    assert_eq!(send_json(admin, "POST", "/v1/config/save", "").status, 200);
+    assert_eq!(send_json(admin, "PATCH", "/v1/limits/the-limit", "{\"requests\": 7}").status, 200);
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert_eq!(json(admin, "/v1/limits/the-limit")["requests"], 7);
+    // Somebody else's change is heard of.
+    let file = gateway.dir.path().join("proxy.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("requests = 6", "requests = 8")).unwrap();
+    eventually("the change", || json(admin, "/v1/limits/the-limit")["requests"] == 8);
+}

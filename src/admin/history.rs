@@ -126,7 +126,9 @@ fn millis_of_wall(house: &House) -> i64 {
 
 /// What is seen each second, as server-sent events.
 pub(super) async fn events(State(house): State<Arc<House>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let seen: Receiver<Arc<str>> = house.latest.clone();
+    let mut seen: Receiver<Arc<str>> = house.latest.clone();
+    // What was seen last may have been seen by nobody, and is not told in full.
+    seen.mark_unchanged();
     let events = WatchStream::from_changes(seen).map(|now| Ok(Event::default().event("limits").data(&*now)));
     Sse::new(events).keep_alive(KeepAlive::default())
 }

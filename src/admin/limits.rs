@@ -13,7 +13,7 @@ use super::House;
 use super::history::Totals;
 use super::visitor::refused;
 use crate::gate::View;
-use crate::locker::{Counts, Kind, WhenFull};
+use crate::locker::{Counts, Kind, Usage, WhenFull};
 use crate::time::Time;
 
 /// How many callers are named at most: those of whom most wait.
@@ -35,7 +35,7 @@ pub(super) async fn one(State(house): State<Arc<House>>, Path(name): Path<String
         return refused(StatusCode::NOT_FOUND, &format!("there is no limit named {name:?} in force"));
     };
     let mut limit = shown(&house, view, now);
-    let closeup = house.gate.closeup(view.id);
+    let closeup = house.gate.closeup(view.id, view.held.fullest.map(|(key, _)| key));
     let callers: Vec<Value> = closeup
         .callers
         .iter()
@@ -43,12 +43,14 @@ pub(super) async fn one(State(house): State<Arc<House>>, Path(name): Path<String
         .map(|(caller, waiting)| json!({ "caller": &*house.tallies.caller(*caller), "waiting": waiting }))
         .collect();
     limit["callers"] = callers.into();
-    if let Some(fullest) = limit["fullest"].as_object_mut() {
-        let slots = gathered(&closeup.openings);
-        let slots =
-            slots.into_iter().map(|(at, count)| json!({ "opens_in_ms": millis(at.since(now)), "count": count }));
-        fullest.insert("slots".to_owned(), slots.collect());
-    }
+    // Both of one moment.
+    limit["fullest"] = closeup.usage.map_or(Value::Null, |usage| {
+        let slots = gathered(&closeup.openings).into_iter();
+        let slots = slots.map(|(at, count)| json!({ "opens_in_ms": millis(at.since(now)), "count": count }));
+        let mut fullest = window(&usage, now);
+        fullest["slots"] = slots.collect();
+        fullest
+    });
     Json(limit).into_response()
 }
 
@@ -62,7 +64,7 @@ fn gathered(openings: &[(Time, u32)]) -> Vec<(Time, u32)> {
 /// A limit in few words, for each second.
 pub(super) fn brief(view: &View, totals: Totals) -> Value {
     let mut brief = rule(view);
-    let fullest = view.held.fullest;
+    let fullest = view.held.fullest.map(|(_, usage)| usage);
     for (key, value) in [
         ("keys", json!(view.held.keys)),
         ("waiting", json!(view.held.waiting)),
@@ -114,17 +116,20 @@ fn rule(view: &View) -> Value {
     })
 }
 
+/// What a window holds.
+fn window(usage: &Usage, now: Time) -> Value {
+    json!({
+        "taken": usage.taken,
+        "in_flight": usage.flying,
+        "waiting": usage.waiting,
+        "opens_in_ms": usage.opens.map(|at| millis(at.since(now))),
+    })
+}
+
 /// What a limit says, holds and did.
 pub(super) fn shown(house: &House, view: &View, now: Time) -> Value {
     let mut shown = rule(view);
-    let fullest = view.held.fullest.map(|fullest| {
-        json!({
-            "taken": fullest.taken,
-            "in_flight": fullest.flying,
-            "waiting": fullest.waiting,
-            "opens_in_ms": fullest.opens.map(|at| millis(at.since(now))),
-        })
-    });
+    let fullest = view.held.fullest.map(|(_, usage)| window(&usage, now));
     let tally = house.tallies.limits().into_iter().find(|(name, _)| *name == view.limit.name).map(|(_, tally)| tally);
     let refused = tally.as_ref().map(|tally| tally.refused().map(|(why, count)| (why.to_owned(), count.into())));
     for (key, value) in [

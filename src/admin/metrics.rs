@@ -112,7 +112,7 @@ impl Look {
         each(gauge("keys", "Keys that have a window now"), |view| Some(view.held.keys as u64))?;
         each(gauge("slots", "N of the limit"), |view| view.limit.rate.as_ref().map(|rate| rate.requests.into()))?;
         each(gauge("slots_used", "Slots that are taken now in the window that is fullest"), |view| {
-            view.limit.rate.as_ref().map(|_| view.held.fullest.map_or(0, |fullest| fullest.taken.into()))
+            view.limit.rate.as_ref().map(|_| view.held.fullest.map_or(0, |(_, usage)| usage.taken.into()))
         })?;
         each(gauge("in_flight_slots", "Requests that may be under way at once"), |view| {
             view.limit.in_flight.map(u64::from)

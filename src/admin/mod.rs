@@ -13,22 +13,34 @@ mod tests;
 mod visitor;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use axum::Router;
+use axum::extract::ConnectInfo;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use tokio::sync::{mpsc, oneshot, watch};
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::history::History;
 use crate::config::tune::Wish;
 use crate::gate::Gate;
 use crate::net::drain::Drain;
+use crate::net::listen::Listener;
 use crate::proxy::password::Passwords;
 use crate::proxy::tally::Tallies;
 use crate::proxy::{Current, Shared};
+
+/// How many connections there may be at once: they share the process's descriptors with callers.
+const MOST_VISITORS: usize = 64;
+/// How long the head of a request may take.
+const HEAD: Duration = Duration::from_secs(10);
 
 /// What came of an order: what is other now, in lines.
 pub type Outcome = oneshot::Sender<Result<Vec<String>, Refused>>;
@@ -48,6 +60,15 @@ pub enum Order {
     },
     /// What is in force is to be written to the file.
     Save(Outcome),
+}
+
+impl Order {
+    /// The gateway is ending, and obeys no more.
+    pub fn refuse(self) {
+        let (Order::Reload(outcome) | Order::Tune { outcome, .. } | Order::Save(outcome)) = self;
+        // Whoever asked may have hung up.
+        outcome.send(Err(Refused::Ending)).ok();
+    }
 }
 
 /// Why an order was not obeyed; nothing has changed.
@@ -100,23 +121,45 @@ pub fn open(
         latest,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    socket.set_nonblocking(true)?;
-    let socket = {
+    let door = {
         let _inside = runtime.enter();
-        tokio::net::TcpListener::from_std(socket)?
+        Listener::adopt(socket)?
     };
     let serve = move || {
-        let served = runtime.block_on(async {
+        runtime.block_on(async {
             tokio::spawn(history::watch(Arc::clone(&house), tell));
-            let app = router(Arc::clone(&house)).into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(socket, app).with_graceful_shutdown(async move { house.orders.closed().await }).await
+            receive(door, house).await;
         });
-        if let Err(error) = served {
-            tracing::error!(%error, "the admin listener stopped");
-        }
     };
     thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
     Ok(asked)
+}
+
+/// Lets visitors in until nobody takes orders any more.
+async fn receive(mut door: Listener, house: Arc<House>) {
+    let router = router(Arc::clone(&house));
+    let places = Arc::new(Semaphore::new(MOST_VISITORS));
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    loop {
+        // One who finds no place waits at the door, and takes no descriptor.
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = house.orders.closed() => return,
+        };
+        let (stream, peer) = tokio::select! {
+            accepted = door.accept() => accepted,
+            () = house.orders.closed() => return,
+        };
+        let Ok(stream) = TcpStream::from_std(stream) else { continue };
+        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(peer))));
+        let connection = server.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            // Whatever breaks is the visitor's connection.
+            connection.await.ok();
+            drop(place);
+        });
+    }
 }
 
 fn router(house: Arc<House>) -> Router {

@@ -13,14 +13,17 @@ use super::House;
 use crate::proxy::refusal::Refusal;
 
 /// Turns away what a page of somebody else's had a browser send: a name that was made to lead here (DNS rebinding) where
-/// no password is asked for, and orders that come from another site (CSRF).
+/// no password is asked for, and what another site's page asks for (CSRF).
 pub(super) async fn is_no_puppet(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     if house.passwords.is_none() && !host(headers).is_some_and(is_ours) {
         return refused(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
     }
-    if request.method() != Method::GET && comes_from_elsewhere(headers) {
-        return refused(StatusCode::FORBIDDEN, "this order comes from another site");
+    // A link to the page may stand anywhere.
+    let follows_link =
+        request.method() == Method::GET && headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    if !follows_link && comes_from_elsewhere(headers) {
+        return refused(StatusCode::FORBIDDEN, "this request comes from another site");
     }
     next.run(request).await
 }

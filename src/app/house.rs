@@ -68,6 +68,8 @@ impl House {
         let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
         let desk = settings.admin.as_ref().filter(|_| start != Start::Aside);
         let desk = desk.map(|desk| doors.bind(desk.listen)).transpose().map_err(Error::Listen)?;
+        settings.admin_bound =
+            desk.as_ref().map(|(_, socket)| socket.local_addr()).transpose().map_err(Error::Listen)?;
         let asked = settings.clone();
         settings.bound_to(&planned.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);

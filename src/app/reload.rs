@@ -80,6 +80,11 @@ impl Reloader {
         self.in_force.lock().await.as_ref().is_some_and(|settings| settings.watch)
     }
 
+    /// Whether the file says what it said when it was read or written last.
+    pub(super) fn is_as_read(&self) -> bool {
+        std::fs::read(&self.path).is_ok_and(|text| text == self.on_disk.borrow().as_bytes())
+    }
+
     /// Reads the file again, and logs what came of it.
     pub(super) async fn reload_aloud(self: Rc<Self>) -> Result<Vec<String>, String> {
         systemd::reloading();

@@ -40,6 +40,10 @@ pub(super) async fn watch(reloader: Rc<Reloader>) {
         }
         known = now;
         if reloader.watches().await {
+            // Written by us, or anew with the same words: what was tuned since holds on.
+            if reloader.is_as_read() {
+                continue;
+            }
             // It was logged.
             Rc::clone(&reloader).reload_aloud().await.ok();
         }

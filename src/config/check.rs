@@ -68,6 +68,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         meanings,
         counts_loopback,
         admin: admin(&file.admin, folder, reader),
+        admin_bound: None,
         warnings: Vec::new(),
     }
 }

@@ -71,6 +71,8 @@ pub struct Settings {
     pub counts_loopback: bool,
     /// Where the gateway is watched and tuned; `None`: nowhere.
     pub admin: Option<Admin>,
+    /// Where it was bound for that; it stays there when the file is read again.
+    pub admin_bound: Option<SocketAddr>,
     /// What is allowed, but hardly meant.
     pub warnings: Vec<Report>,
 }
@@ -108,18 +110,20 @@ impl Settings {
         self.log = self.log.min(LevelFilter::WARN);
     }
 
-    /// What was set aside of the reading before is set aside of this one too.
+    /// What was set aside of the reading before is set aside of this one too, and what cannot change is as it was.
     pub fn overrule(&mut self, before: &Settings) {
         if before.quiet {
             self.hush();
         }
+        self.admin_bound = before.admin_bound;
     }
 
     /// Puts the addresses that were really bound in the place of those asked for (port 0).
     pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
         self.listen = addresses.to_vec();
         self.proxy.own = addresses.to_vec();
-        self.proxy.dial.own = addresses.to_vec();
+        // No caller gets there by way of the gateway, where it would come from this machine.
+        self.proxy.dial.own = addresses.iter().copied().chain(self.admin_bound).collect();
     }
 }
 

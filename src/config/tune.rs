@@ -1,6 +1,8 @@
-//! `proxy.toml` changed in place: comments, order and layout stay as they are.
+//! `proxy.toml` changed in place: only the bytes of what is tuned change.
 
-use toml_edit::{Array, DocumentMut, Item, Value};
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
 
 /// What a key of a limit is to say.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,9 +22,12 @@ pub enum Wish {
 /// Why the file cannot be changed so.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is not TOML, or has no such limit.
+    /// It has no such limit.
     #[error("the file has no limit number {0}")]
     NoLimit(usize),
+    /// The limit is not written as a section of its own.
+    #[error("this limit is not a [[limit]] of its own: change it in the file")]
+    NotASection,
     /// What may not be changed while the limit goes by it.
     #[error("`{0}` cannot be tuned: change it in the file")]
     NotTunable(String),
@@ -37,33 +42,87 @@ const FIXED: [&str; 3] = ["name", "match", "key"];
 /// # Errors
 /// See [`Error`].
 pub fn tune(text: &str, number: usize, wishes: &[(String, Wish)]) -> Result<String, Error> {
-    let mut document: DocumentMut = text.parse().map_err(|_| Error::NoLimit(number))?;
-    let limits = document.get_mut("limit").and_then(Item::as_array_of_tables_mut);
-    let limit = limits.and_then(|limits| limits.get_mut(number)).ok_or(Error::NoLimit(number))?;
+    let mut text = text.to_owned();
     for (key, wish) in wishes {
         if FIXED.contains(&key.as_str()) {
             return Err(Error::NotTunable(key.clone()));
         }
-        let mut value = match wish {
-            Wish::Default => {
-                limit.remove(key);
-                continue;
+        let found = Found::look(&text, number, key)?;
+        match (found.place, value(wish)) {
+            (Some((_, place)), Some(value)) => text.replace_range(place, &value),
+            (Some((key, place)), None) => {
+                let from = text[..key.start].rfind('\n').map_or(0, |end| end + 1);
+                let to = text[place.end..].find('\n').map_or(text.len(), |end| place.end + end + 1);
+                text.replace_range(from..to, "");
             }
-            Wish::Number(number) => Value::from(*number),
-            Wish::Flag(flag) => Value::from(*flag),
-            Wish::Text(text) => Value::from(text.as_str()),
-            Wish::List(list) => Value::from(list.iter().map(String::as_str).collect::<Array>()),
-        };
-        match limit.get_mut(key).and_then(Item::as_value_mut) {
-            // With the spaces around it, and the comment behind it.
-            Some(before) => {
-                *value.decor_mut() = before.decor().clone();
-                *before = value;
+            (None, Some(value)) => {
+                let from = text[..found.last.start].rfind('\n').map_or(0, |end| end + 1);
+                let indent: String = text[from..].chars().take_while(|char| [' ', '\t'].contains(char)).collect();
+                let rest = &text[found.last.end..];
+                let end = found.last.end
+                    + rest.find('\n').map_or(rest.len(), |end| end - usize::from(rest[..end].ends_with('\r')));
+                let line = if text.contains("\r\n") { "\r\n" } else { "\n" };
+                text.insert_str(end, &format!("{line}{indent}{key} = {value}"));
             }
-            None => drop(limit.insert(key, Item::Value(value))),
+            (None, None) => {}
         }
     }
-    Ok(document.to_string())
+    Ok(text)
+}
+
+/// Where a key of a limit stands.
+struct Found {
+    /// The key and its value.
+    place: Option<(Range<usize>, Range<usize>)>,
+    /// The key and value that stand last in the limit, from the key's beginning to the value's end.
+    last: Range<usize>,
+}
+
+impl Found {
+    fn look(text: &str, number: usize, key: &str) -> Result<Found, Error> {
+        let document = DeTable::parse(text).map_err(|_| Error::NoLimit(number))?;
+        let limits = document.get_ref().get("limit").map(|limits| limits.get_ref());
+        let limit = match limits {
+            Some(DeValue::Array(limits)) => limits.get(number).ok_or(Error::NoLimit(number))?,
+            Some(_) | None => return Err(Error::NoLimit(number)),
+        };
+        let Some(table) = limit.get_ref().as_table() else { return Err(Error::NotASection) };
+        // A limit in braces has no lines of its own.
+        if !text[limit.span().start..].starts_with("[[") {
+            return Err(Error::NotASection);
+        }
+        let place =
+            table.iter().find(|(name, _)| name.get_ref() == key).map(|(name, value)| (name.span(), value.span()));
+        // What stands below a heading of its own, or is written with dots, is no line of the limit's.
+        let lines = table.iter().filter(|(_, value)| value.get_ref().as_table().is_none());
+        let last = lines.map(|(name, value)| name.span().start..value.span().end).max_by_key(|place| place.end);
+        Ok(Found { place, last: last.ok_or(Error::NotASection)? })
+    }
+}
+
+/// A value as TOML writes it; `None`: the key is to be left out.
+fn value(wish: &Wish) -> Option<String> {
+    Some(match wish {
+        Wish::Default => return None,
+        Wish::Number(number) => number.to_string(),
+        Wish::Flag(flag) => flag.to_string(),
+        Wish::Text(text) => quoted(text),
+        Wish::List(list) => format!("[{}]", list.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")),
+    })
+}
+
+/// A basic string (TOML 1.0).
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => quoted.extend(['\\', char]),
+            char if char.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(char))),
+            char => quoted.push(char),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 #[cfg(test)]
@@ -71,27 +130,53 @@ mod tests {
     use super::*;
 
     const FILE: &str = "# ours\n\n[[limit]]\nname     = \"a\"\nrequests = 5   # per contract\nper      = \"1s\"\n\n[[limit]]\n\
-                        name = \"b\"\nrequests = 7\nper = \"1m\"\nguard = \"1ms\" # jitter\n\n[log]\naccess = \"off\"\n";
+                        name = \"b\"\nrequests = 7\nper = \"1m\"\n# agreed with Bob\nguard = \"1ms\" # jitter\n\n[log]\naccess = \"off\"";
 
     fn wish(key: &str, wish: Wish) -> (String, Wish) {
         (key.to_owned(), wish)
     }
 
     #[test]
-    fn only_what_is_tuned_changes() {
-        let tuned = tune(FILE, 0, &[wish("requests", Wish::Number(50))]).unwrap();
-        assert_eq!(tuned, FILE.replace("requests = 5 ", "requests = 50 "));
-        let tuned = tune(FILE, 1, &[wish("per", Wish::Text("2m".into())), wish("guard", Wish::Default)]).unwrap();
-        assert_eq!(tuned, FILE.replace("per = \"1m\"", "per = \"2m\"").replace("guard = \"1ms\" # jitter\n", ""));
-        let tuned = tune(FILE, 1, &[wish("dry_run", Wish::Flag(true))]).unwrap();
-        assert_eq!(tuned, FILE.replace("# jitter\n", "# jitter\ndry_run = true\n"));
+    fn only_what_is_tuned_changes_whatever_the_ends_of_lines() {
+        for file in [FILE.to_owned(), FILE.replace('\n', "\r\n"), format!("{FILE}\n")] {
+            let line = if file.contains("\r\n") { "\r\n" } else { "\n" };
+            let tuned = tune(&file, 0, &[wish("requests", Wish::Number(50))]).unwrap();
+            assert_eq!(tuned, file.replace("requests = 5 ", "requests = 50 "));
+            let tuned = tune(&file, 1, &[wish("per", Wish::Text("2m".into())), wish("guard", Wish::Default)]).unwrap();
+            let wanted =
+                file.replace("per = \"1m\"", "per = \"2m\"").replace(&format!("guard = \"1ms\" # jitter{line}"), "");
+            assert_eq!(tuned, wanted);
+            let tuned = tune(&file, 1, &[wish("dry_run", Wish::Flag(true))]).unwrap();
+            assert_eq!(tuned, file.replace("# jitter", &format!("# jitter{line}dry_run = true")));
+            assert_eq!(tune(&file, 1, &[wish("retry", Wish::Default)]).unwrap(), file);
+        }
+    }
+
+    #[test]
+    fn what_stands_under_a_heading_of_its_own_or_is_written_with_dots_stays_there() {
+        let file = "[[limit]]\nmatch.host = \"a\" # n\n  requests = 5\n# path\nmatch.path = \"/x\"\nper = \"1s\"\n[[limit]]\nrequests = 1\nper = \"1s\"\n[limit.match]\nhost = \"b\"\n";
+        let tuned = tune(file, 0, &[wish("max_wait", Wish::Text("1s".into()))]).unwrap();
+        assert_eq!(tuned, file.replace("per = \"1s\"\n[[", "per = \"1s\"\nmax_wait = \"1s\"\n[["));
+        let tuned = tune(file, 1, &[wish("in_flight", Wish::Number(3))]).unwrap();
+        assert_eq!(tuned, file.replace("per = \"1s\"\n[limit.", "per = \"1s\"\nin_flight = 3\n[limit."));
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_wished_whatever_it_holds() {
+        let odd = "a\"b\\c\n\u{1}é";
+        let tuned = tune(FILE, 0, &[wish("zone", Wish::Text(odd.into()))]).unwrap();
+        let document = DeTable::parse(&tuned).unwrap();
+        let limits = document.get_ref().get("limit").unwrap().get_ref().as_array().unwrap();
+        assert_eq!(limits[0].get_ref().as_table().unwrap().get("zone").unwrap().get_ref().as_str(), Some(odd));
     }
 
     #[test]
     fn a_limit_stays_the_one_that_it_is() {
-        assert!(matches!(tune(FILE, 2, &[]), Err(Error::NoLimit(2))));
+        assert!(matches!(tune(FILE, 2, &[wish("per", Wish::Default)]), Err(Error::NoLimit(2))));
         for key in FIXED {
             assert!(matches!(tune(FILE, 0, &[wish(key, Wish::Default)]), Err(Error::NotTunable(_))), "{key}");
         }
+        let inline = "limit = [{ requests = 5, per = \"1s\" }]\n";
+        assert!(matches!(tune(inline, 0, &[wish("requests", Wish::Number(6))]), Err(Error::NotASection)));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::{Gate, Refused, State};
-use crate::locker::{Closeup, Kind, Limit, LimitId, Reload, Survey};
+use crate::locker::{Closeup, Key, Kind, Limit, LimitId, Reload, Survey, Surveyor};
 use crate::time::Time;
 
 /// What becomes of those in line when the limits are read again.
@@ -65,11 +65,19 @@ impl Gate {
         self.lock().locker.is_in_force(limit)
     }
 
-    /// Every limit in force, and what its windows hold now. Looks at every window, with the gate's lock.
+    /// Every limit in force, and what its windows hold now. Looks at every window, a few at a time, so that nobody waits
+    /// long for a decision.
     pub fn survey(&self) -> Vec<View> {
+        let mut surveyor = Surveyor::default();
+        loop {
+            let now = self.clock.now();
+            if !self.step(now, |state| state.locker.survey(&mut surveyor, now)) {
+                break;
+            }
+        }
         let now = self.clock.now();
         let (limits, surveys) = self.step(now, |state| {
-            let surveys = state.locker.survey(now).into_iter().zip(0..);
+            let surveys = state.locker.surveyed(surveyor, now).into_iter().zip(0..);
             let surveys = surveys.map(|(held, id)| (LimitId(id), held));
             let in_force: Vec<_> = surveys.filter(|(id, _)| state.locker.is_in_force(*id)).collect();
             (self.limits(), in_force)
@@ -77,10 +85,10 @@ impl Gate {
         surveys.into_iter().map(|(id, held)| View { id, limit: limits[id.0 as usize].clone(), held }).collect()
     }
 
-    /// Who waits at a limit, and when the slots of its fullest window open.
-    pub fn closeup(&self, limit: LimitId) -> Closeup {
+    /// Who waits at a limit, and when the slots of one of its windows open.
+    pub fn closeup(&self, limit: LimitId, key: Option<Key>) -> Closeup {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.closeup(limit, now))
+        self.step(now, |state| state.locker.closeup(limit, key, now))
     }
 
     /// The limits by `LimitId`; also those that are no longer in force.

@@ -40,7 +40,7 @@ pub use self::given::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
 pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
-pub use self::survey::{Closeup, Survey};
+pub use self::survey::{Closeup, Survey, Surveyor};
 
 use self::decide::Look;
 use self::given::{Given, Moving};

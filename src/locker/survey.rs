@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Locker;
-use super::ask::{Caller, LimitId, Usage};
-use super::window::{Form, Window};
+use super::ask::{Caller, Key, LimitId, Usage};
+use super::window::Form;
 use crate::time::Time;
 
 /// What the windows of a limit hold.
@@ -18,8 +18,26 @@ pub struct Survey {
     pub waiting: usize,
     /// Requests between permit and end, over all of its windows; counted only where `in_flight` is capped.
     pub flying: u64,
-    /// What the window holds that is fullest; `None`: no key has one.
-    pub fullest: Option<Usage>,
+    /// The key whose window is fullest, and what that holds; `None`: no key has one.
+    pub fullest: Option<(Key, Usage)>,
+}
+
+/// How many places for windows are looked at in one go: some 40 µs.
+const SLICE: u32 = 2048;
+
+/// Looks at all windows, some at a time.
+#[derive(Default, Debug)]
+pub struct Surveyor {
+    next: u32,
+    found: Vec<Found>,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Found {
+    keys: usize,
+    waiting: usize,
+    flying: u64,
+    fullest: Option<(u32, Key)>,
 }
 
 /// One limit, from near.
@@ -27,7 +45,9 @@ pub struct Survey {
 pub struct Closeup {
     /// Who waits, and how often; whoever waits most often first.
     pub callers: Vec<(Caller, usize)>,
-    /// When slots of the window open that is fullest, and how many, soonest first. Those of requests under way are not among
+    /// What the window holds.
+    pub usage: Option<Usage>,
+    /// When its slots open, and how many, soonest first. Those of requests under way are not among
     /// them.
     pub openings: Vec<(Time, u32)>,
 }
@@ -43,39 +63,42 @@ impl Locker {
         self.queue.waiters.len()
     }
 
-    /// What the windows of each limit hold, by `LimitId`. Looks at every window.
-    pub fn survey(&mut self, now: Time) -> Vec<Survey> {
+    /// Looks at some more windows; whether there are more. Between two looks anything may happen: what is seen is roughly
+    /// so.
+    pub fn survey(&mut self, surveyor: &mut Surveyor, now: Time) -> bool {
         let now = self.advance(now);
-        let nothing = Survey { keys: 0, waiting: 0, flying: 0, fullest: None };
-        let mut surveys = vec![nothing; self.limits.len()];
-        let mut fullest: Vec<Option<(u32, u32)>> = vec![None; self.limits.len()];
-        for (index, limit) in self.table.places() {
+        surveyor.found.resize(self.limits.len(), Found::default());
+        let (places, more) = self.table.places(surveyor.next, SLICE);
+        surveyor.next += SLICE;
+        for (index, limit) in places {
             let window = self.table.window_mut(index);
             window.expire(&self.rules[limit.at()], now);
-            let (taken, flying) = (window.unsettled.saturating_add(window.in_log), window.flying);
-            let waiting = window.waits().map_or(0, |waits| waits.waiting);
-            let survey = &mut surveys[limit.at()];
-            survey.keys += 1;
-            survey.flying += u64::from(flying);
-            survey.waiting += waiting;
-            let most = &mut fullest[limit.at()];
-            if most.is_none_or(|(most, _)| taken.max(flying) > most) {
-                *most = Some((taken.max(flying), index));
+            let found = &mut surveyor.found[limit.at()];
+            found.keys += 1;
+            found.flying += u64::from(window.flying);
+            found.waiting += window.waits().map_or(0, |waits| waits.waiting);
+            let taken = window.unsettled.saturating_add(window.in_log).max(window.flying);
+            if found.fullest.is_none_or(|(most, _)| taken > most) {
+                found.fullest = Some((taken, window.key));
             }
         }
-        for (survey, most) in surveys.iter_mut().zip(fullest) {
-            survey.fullest = most
-                .map(|(_, index)| {
-                    let window = self.table.window(index);
-                    (window.limit, window.key)
-                })
-                .map(|(limit, key)| self.usage(limit, key, now));
-        }
-        surveys
+        more
     }
 
-    /// A look at one limit: at its waiters, and at its fullest window.
-    pub fn closeup(&mut self, limit: LimitId, now: Time) -> Closeup {
+    /// What was found, by `LimitId`.
+    pub fn surveyed(&mut self, surveyor: Surveyor, now: Time) -> Vec<Survey> {
+        let all = (0u32..).map(LimitId).zip(surveyor.found);
+        let survey = |(limit, found): (LimitId, Found)| Survey {
+            keys: found.keys,
+            waiting: found.waiting,
+            flying: found.flying,
+            fullest: found.fullest.map(|(_, key)| (key, self.usage(limit, key, now))),
+        };
+        all.map(survey).collect()
+    }
+
+    /// A look at one limit: at its waiters, and at the window of one key.
+    pub fn closeup(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> Closeup {
         let now = self.advance(now);
         let mut waiting: HashMap<Caller, usize> = HashMap::new();
         for number in self.queue.waiters.numbers() {
@@ -86,9 +109,12 @@ impl Locker {
         }
         let mut callers: Vec<_> = waiting.into_iter().collect();
         callers.sort_unstable_by_key(|(caller, count)| (Reverse(*count), *caller));
-        let taken = |window: &Window| window.unsettled.saturating_add(window.in_log).max(window.flying);
-        let fullest = self.table.of_limit(limit).into_iter().max_by_key(|index| taken(self.table.window(*index)));
-        Closeup { callers, openings: fullest.map_or_else(Vec::new, |index| self.openings(index, now)) }
+        let found = key.and_then(|key| self.table.find(limit, key));
+        Closeup {
+            callers,
+            usage: key.map(|key| self.usage(limit, key, now)),
+            openings: found.map_or_else(Vec::new, |index| self.openings(index, now)),
+        }
     }
 
     fn openings(&mut self, index: u32, now: Time) -> Vec<(Time, u32)> {

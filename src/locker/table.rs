@@ -204,9 +204,15 @@ impl Table {
         self.live_places().filter(|(_, of)| *of == limit).map(|(index, _)| index).collect()
     }
 
-    /// Where all windows are, and of which limits.
-    pub(super) fn places(&self) -> Vec<(u32, LimitId)> {
-        self.live_places().collect()
+    /// Where windows are among so many places, and of which limits; and whether there are places behind them.
+    pub(super) fn places(&self, from: u32, count: u32) -> (Vec<(u32, LimitId)>, bool) {
+        let end = from.saturating_add(count);
+        let last = (self.chunks.len() * CHUNK) as u32;
+        let at = |index: u32| {
+            let window = self.chunks.get(index as usize / CHUNK)?.windows.get(index as usize % CHUNK)?;
+            (window.limit != VACANT).then_some((index, window.limit))
+        };
+        ((from..end.min(last)).filter_map(at).collect(), end < last)
     }
 
     fn live_places(&self) -> impl Iterator<Item = (u32, LimitId)> {

@@ -1,5 +1,7 @@
 //! THE straight line: one request, from its head to its permit; `attempts` and `pass` take it from there.
 
+use std::time::Duration;
+
 use super::access::Admitted;
 use super::claims::Claims;
 use super::connection::Caller;
@@ -191,21 +193,20 @@ pub(super) async fn permit(
 ) -> Result<(Permit, Option<Ready>), End> {
     let mut patience = patience::of(&caller.head);
     patience.arrived = again;
-    let waited_before = story.waited;
     let (permit, held) = loop {
         let proxy = &caller.worker.proxy;
         match proxy.gate.ask(&plan.claims.claims, plan.admitted.caller, patience) {
-            Answer::Go(permit) => break (permit, None),
+            Answer::Go(permit) => {
+                proxy.rules.tallies(&plan.claims).for_each(|tally| tally.permit(Duration::ZERO));
+                break (permit, None);
+            }
             Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
             Answer::Wait(waiting) => {
                 // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
                 let asked = proxy.gate.clock().now();
                 plan.admitted.meet(&proxy.tallies, caller.peer.ip());
-                let turn = Box::pin(line::wait(caller, waiting, &plan.target.origin, plan.admitted.named, want)).await;
+                let turn = Box::pin(line::wait(caller, waiting, plan, want)).await;
                 story.waited += caller.worker.proxy.gate.clock().now().since(asked);
-                if matches!(turn, Err(End::Left)) {
-                    caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.left.add_one());
-                }
                 if let Some(gone) = turn? {
                     break gone;
                 }
@@ -214,8 +215,6 @@ pub(super) async fn permit(
             }
         }
     };
-    let waited = story.waited.saturating_sub(waited_before);
-    caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.permit(waited));
     story.permitted(caller, &permit);
     Ok((permit, held))
 }

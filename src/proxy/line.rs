@@ -8,10 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Caller;
-use super::exchange::End;
+use super::exchange::{End, Plan};
 use super::origin::{Place, Ready, Want};
 use super::refusal::Refusal;
-use super::target::Origin;
 use crate::gate::{Permit, Refused, Waiting};
 
 /// How long before a waiter's turn its connection is made ready: a handshake over a continent and a TLS one on top.
@@ -27,7 +26,7 @@ enum Preparation {
     Nothing,
 }
 
-/// Waits for the permit. A connection that was made ready meanwhile comes with it; only one that will do. `None`: the
+/// Waits for the permit, and counts what becomes of that. A connection that was made ready meanwhile comes with it; only one that will do. `None`: the
 /// limits were read again, and which of them the request must pass is to be found out anew.
 ///
 /// # Errors
@@ -38,11 +37,12 @@ enum Preparation {
 pub(super) async fn wait(
     caller: &mut Caller,
     mut waiting: Waiting,
-    origin: &Origin,
-    named: bool,
+    plan: &Plan,
     want: Want,
 ) -> Result<Option<(Permit, Option<Ready>)>, End> {
+    let (origin, named) = (&plan.target.origin, plan.admitted.named);
     let clock = caller.worker.proxy.gate.clock();
+    let since = clock.now();
     let origins = caller.worker.origins.clone();
     // If nobody knows when, it could be any moment.
     let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
@@ -71,6 +71,13 @@ pub(super) async fn wait(
         Poll::Pending
     })
     .await;
+    let waited = clock.now().since(since);
+    let proxy = &caller.worker.proxy;
+    match &verdict {
+        Ok(Ok(_)) => proxy.rules.tallies(&plan.claims).for_each(|tally| tally.permit(waited)),
+        Err(End::Left) => proxy.rules.tallies(&plan.claims).for_each(|tally| tally.left.add_one()),
+        Ok(Err(_)) | Err(End::Refused(_) | End::Broken) => {}
+    }
     let refused = match (verdict, preparation) {
         (Ok(Ok(permit)), Preparation::Held(ready)) => return Ok(Some((permit, Some(ready)))),
         // Its slot has come before its connection: the handshake goes on, and the slot counts as busy until the head is out.

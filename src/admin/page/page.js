@@ -11,6 +11,8 @@ let limits = [];
 let chosen = null;
 let before = null;
 let span = 1;
+// What the form said when it was filled: what differs is what somebody wants.
+let filled = {};
 
 function element(kind, text, className) {
   const made = document.createElement(kind);
@@ -147,7 +149,15 @@ function fill() {
   form.in_flight.value = limit.in_flight ?? "";
   form.max_wait.value = duration(limit.max_wait_ms);
   form.dry_run.checked = limit.dry_run;
+  filled = written();
   preview();
+}
+
+// What the form says now.
+function written() {
+  const form = id("tune").elements;
+  const texts = Object.fromEntries(["requests", "per", "guard", "in_flight", "max_wait"].map((key) => [key, form[key].value.trim()]));
+  return { ...texts, dry_run: form.dry_run.checked };
 }
 
 function bars(list, entries) {
@@ -238,6 +248,7 @@ function chart(canvas, series, label) {
 function draw() {
   const samples = past.get(chosen) || [];
   const limit = limits.find((one) => one.name === chosen);
+  if (!limit) return;
   const of = (at) => samples.map((sample) => sample[at]);
   const series = [{ values: of(0), colour: "gone" }, { values: of(1), colour: "refused" }];
   if (limit.requests !== null && limit.keys <= 1) {
@@ -288,28 +299,25 @@ async function order(method, path, body) {
     const text = await answer.json();
     told.className = answer.ok ? "" : "bad";
     set(told, answer.ok ? (text.changes || [`${text.name}: ${rule(text)}`]).join("\n") : text.detail);
+    return answer.ok;
   } catch (error) {
     told.className = "bad";
     set(told, `the gateway does not answer: ${error.message}`);
+    return false;
   }
 }
 
 id("tune").addEventListener("submit", (event) => {
   event.preventDefault();
-  const limit = limits.find((one) => one.name === chosen);
-  const form = event.target.elements;
-  const wishes = {};
-  const wish = (key, text, holds, value) => {
-    if (text.trim() !== holds) wishes[key] = text.trim() === "" ? null : value(text.trim());
+  const value = (key, text) => {
+    if (text === "") return null;
+    return ["requests", "in_flight"].includes(key) && /^\d+$/.test(text) ? Number(text) : text;
   };
-  const whole = (text) => (/^\d+$/.test(text) ? Number(text) : text);
-  wish("requests", form.requests.value, String(limit.requests ?? ""), whole);
-  wish("per", form.per.value, duration(limit.per_ms), String);
-  wish("guard", form.guard.value, duration(limit.guard_ms), String);
-  wish("in_flight", form.in_flight.value, String(limit.in_flight ?? ""), whole);
-  wish("max_wait", form.max_wait.value, duration(limit.max_wait_ms), String);
-  if (form.dry_run.checked !== limit.dry_run) wishes.dry_run = form.dry_run.checked;
-  order("PATCH", `v1/limits/${encodeURIComponent(chosen)}`, wishes);
+  const wanted = Object.entries(written()).filter(([key, now]) => now !== filled[key]);
+  const wishes = Object.fromEntries(wanted.map(([key, now]) => [key, value(key, now)]));
+  order("PATCH", `v1/limits/${encodeURIComponent(chosen)}`, wishes).then((obeyed) => {
+    if (obeyed) filled = written();
+  });
 });
 id("tune").addEventListener("input", preview);
 id("save").addEventListener("click", () => order("POST", "v1/config/save"));
