@@ -9,7 +9,7 @@
 //! | floor | rooms | what they do | what they may not know |
 //! |---|---|---|---|
 //! | 8 | `main` | arguments in, exit code out | |
-//! | 7 | [`cli`] | STARTS: run, check, exec, env, ca, user | |
+//! | 7 | [`cli`] | STARTS: run, check, exec, env, top, ca, user | |
 //! | 6 | [`app`] | builds every room from settings, and drains | |
 //! | 5 | [`admin`], [`log`] | SHOWS what the gateway does · what is logged, and what never is | TOML |
 //! | 4 | [`config`] | READS `proxy.toml`, and reports every mistake with its place | how anything runs |

@@ -11,14 +11,14 @@ use crate::support::*;
 
 /// A gateway with an admin listener, and its address.
 #[track_caller]
-fn watched(rules: &str, more: &str) -> (Gateway, SocketAddr) {
+pub(crate) fn watched(rules: &str, more: &str) -> (Gateway, SocketAddr) {
     let port = free_port();
     let admin = SocketAddr::from(([127, 0, 0, 1], port));
     (Gateway::start(&format!("{rules}\n[admin]\nlisten = \"{admin}\"\n{more}")), admin)
 }
 
 #[track_caller]
-fn ask(admin: SocketAddr, method: &str, path: &str, fields: &str) -> Answer {
+pub(crate) fn ask(admin: SocketAddr, method: &str, path: &str, fields: &str) -> Answer {
     let mut caller = Caller::connect(admin);
     let host = if fields.contains("Host:") { String::new() } else { format!("Host: {admin}\r\n") };
     caller.send(format!("{method} {path} HTTP/1.1\r\n{host}{fields}Connection: close\r\n\r\n"));
@@ -26,7 +26,7 @@ fn ask(admin: SocketAddr, method: &str, path: &str, fields: &str) -> Answer {
 }
 
 #[track_caller]
-fn json(admin: SocketAddr, path: &str) -> Value {
+pub(crate) fn json(admin: SocketAddr, path: &str) -> Value {
     let answer = ask(admin, "GET", path, "");
     assert_eq!(answer.status, 200, "{}", answer.raw);
     serde_json::from_str(&answer.text()).unwrap()
@@ -134,26 +134,6 @@ fn waiters_are_seen_while_they_wait_and_counted_when_they_hang_up() {
 }
 
 #[test]
-fn a_limit_keeps_its_numbers_when_the_file_is_read_again_by_order() {
-    let origin = Origin::start();
-    let (gateway, admin) = watched(&limit(2, "1h", "when_full = \"refuse\""), "");
-    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
-    let file = gateway.dir.path().join("proxy.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("requests = 2", "requests = 7")).unwrap();
-    let told = ask(admin, "POST", "/v1/config/reload", "Content-Length: 0\r\n");
-    assert_eq!(told.status, 200, "{}", told.raw);
-    assert!(told.text().contains("is changed; what it has counted counts on"), "{}", told.raw);
-    let shown = json(admin, "/v1/limits/the-limit");
-    assert_eq!((&shown["requests"], &shown["permits"], &shown["fullest"]["taken"]), (&7.into(), &1.into(), &1.into()));
-    std::fs::write(&file, text.replace("requests = 2", "requests = \"many\"")).unwrap();
-    let told = ask(admin, "POST", "/v1/config/reload", "Content-Length: 0\r\n");
-    assert_eq!(told.status, 422);
-    assert!(told.text().contains("`requests` cannot be"), "{}", told.raw);
-    assert_eq!(json(admin, "/v1/limits/the-limit")["requests"], 7);
-}
-
-#[test]
 fn probes_tell_whether_it_lives_and_whether_to_send_anybody() {
     let origin = Origin::scripted(|_, link| {
         std::thread::sleep(std::time::Duration::from_millis(600));
@@ -215,76 +195,6 @@ fn operators_find_the_new_process_at_the_same_address() {
     for _ in 0..10 {
         assert_eq!(json(admin, "/readyz")["status"], "ready", "the old process receives nobody any more");
     }
-}
-
-#[track_caller]
-fn send_json(admin: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
-    let mut caller = Caller::connect(admin);
-    let length = body.len();
-    caller.send(format!(
-        "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    ));
-    caller.answer_to(method)
-}
-
-#[test]
-fn a_limit_is_tuned_while_requests_wait_and_saved_with_nothing_else_changed() {
-    let origin = Origin::start();
-    let rules = "# what we pay for\n[[limit]]\nname     = \"paid\"   # do not rename\nmatch    = { host = \"127.0.0.1\" }\n\
-                 requests = 1        # per contract\nper      = \"1h\"\nmax_wait = \"12h\"\n";
-    let (gateway, admin) = watched(rules, "");
-    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
-    let mut waits = gateway.caller();
-    waits.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/2")));
-    eventually("one in line", || json(admin, "/v1/limits/paid")["waiting"] == 1);
-    let file = gateway.dir.path().join("proxy.toml");
-    let before = std::fs::read_to_string(&file).unwrap();
-    let tuned = send_json(admin, "PATCH", "/v1/limits/paid", "{\"requests\": 2, \"dry_run\": false}");
-    assert_eq!(tuned.status, 200, "{}", tuned.raw);
-    assert_eq!(serde_json::from_str::<Value>(&tuned.text()).unwrap()["requests"], 2);
-    assert_eq!(waits.answer().status, 200, "it has a slot now");
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), before, "nothing is written unless it is asked for");
-    let saved = send_json(admin, "POST", "/v1/config/save", "");
-    assert_eq!(saved.status, 200, "{}", saved.raw);
-    let wanted = before.replace("requests = 1 ", "requests = 2 ").replace("\"12h\"\n", "\"12h\"\ndry_run = false\n");
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), wanted);
-    assert!(gateway.stderr().contains("tuned limit=\"paid\""), "{}", gateway.stderr());
-}
-
-#[test]
-fn what_cannot_be_is_not_tuned_and_told_as_for_the_file() {
-    let (gateway, admin) = watched(&limit(5, "1s", ""), "");
-    for (body, status, why) in [
-        ("{\"requests\": 0}", 422, "`requests` cannot be 0"),
-        ("{\"per\": \"soon\"}", 422, "`per` cannot be \\\"soon\\\""),
-        ("{\"request\": 5}", 422, "unknown key `request`"),
-        ("{\"name\": \"other\"}", 422, "`name` cannot be tuned"),
-        ("{\"requests\": 1.5}", 422, "`requests` must be a whole number"),
-        ("{\"requests\": {}}", 422, "`requests` cannot be tuned"),
-        ("[1]", 422, "invalid type"),
-        ("{", 400, "EOF"),
-    ] {
-        let answer = send_json(admin, "PATCH", "/v1/limits/the-limit", body);
-        assert_eq!(answer.status, status, "{body}: {}", answer.raw);
-        assert!(answer.text().contains(why), "{body}: {}", answer.raw);
-        assert_eq!(answer.field("content-type"), Some("application/problem+json"));
-    }
-    assert_eq!(send_json(admin, "PATCH", "/v1/limits/none", "{\"requests\": 1}").status, 404);
-    assert_eq!(json(admin, "/v1/limits/the-limit")["requests"], 5);
-    // What is tuned holds until the file is read again.
-    assert_eq!(send_json(admin, "PATCH", "/v1/limits/the-limit", "{\"requests\": 6, \"guard\": \"1ms\"}").status, 200);
-    let file = gateway.dir.path().join("proxy.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, format!("{text}\n# somebody else was here\n")).unwrap();
-    assert_eq!(send_json(admin, "POST", "/v1/config/save", "").status, 409);
-    assert_eq!(send_json(admin, "POST", "/v1/config/reload", "").status, 200);
-    let shown = json(admin, "/v1/limits/the-limit");
-    assert_eq!((&shown["requests"], &shown["guard_ms"]), (&5.into(), &0.0.into()));
-    assert_eq!(
-        send_json(admin, "PATCH", "/v1/limits/the-limit", "{\"requests\": null}").status,
-        422,
-        "N has no default"
-    );
 }
 
 #[test]
@@ -350,33 +260,47 @@ fn a_visitor_that_says_nothing_does_not_stay_and_many_do_not_keep_others_out_for
 }
 
 #[test]
-fn an_order_while_it_drains_is_refused_at_once() {
-    let origin = Origin::scripted(|_, link| {
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        link.answer(200, "late")
-    });
-    let (mut gateway, admin) = watched(UNLIMITED, "");
-    let mut caller = gateway.caller();
-    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/slow")));
-    eventually("it is under way", || origin.count() == 1);
-    gateway.signal(rustix::process::Signal::TERM);
-    eventually("it drains", || ask(admin, "GET", "/readyz", "").status == 503);
-    assert_eq!(send_json(admin, "POST", "/v1/config/reload", "").status, 503);
-    assert_eq!(caller.answer().status, 200);
-    assert!(gateway.ended().success());
+fn top_shows_the_limits_and_says_why_it_cannot() {
+    let origin = Origin::start();
+    let rules = "[[limit]]\nname = \"partner\"\nmatch = { host = \"127.0.0.1\" }\nrequests = 4\nper = \"1h\"\nwhen_full = \"refuse\"\n";
+    let (gateway, _admin) = watched(rules, "");
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let top = |words: &[&str]| {
+        let mut command = Command::new(crate::support::gateway::PROGRAM);
+        command.arg("top").args(words).current_dir(gateway.dir.path()).env_remove("LOCKGATE_OPERATOR");
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (shown, table, _) = top(&["-c", "proxy.toml"]);
+    assert!(shown);
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
+    assert_eq!(rows[0], ["LIMIT", "RULE", "GONE/s", "FULLEST WINDOW", "WAITING", "REFUSED/s", "KEYS"]);
+    assert_eq!(rows[1], ["partner", "4 per 1h", "0.0", "██░░░░░░░░ 1 of 4", "0", "0.0", "1"]);
+    let nobody = free_port();
+    let (shown, _, why) = top(&["--once", "--address", &format!("127.0.0.1:{nobody}")]);
+    assert!(!shown && why.contains("nobody answers at 127.0.0.1:"), "{why}");
+    let (shown, _, why) = top(&["--once", "--address", &gateway.addr.to_string()]);
+    assert!(!shown && why.contains("is no gateway's admin listener"), "{why}");
 }
 
 #[test]
-fn what_is_tuned_after_a_save_is_not_undone_by_the_file_that_was_saved() {
-    let (gateway, admin) = watched(&limit(5, "1s", ""), "[config]\nwatch = true\n");
-    assert_eq!(send_json(admin, "PATCH", "/v1/limits/the-limit", "{\"requests\": 6}").status, 200);
-    assert_eq!(send_json(admin, "POST", "/v1/config/save", "").status, 200);
-    assert_eq!(send_json(admin, "PATCH", "/v1/limits/the-limit", "{\"requests\": 7}").status, 200);
-    std::thread::sleep(std::time::Duration::from_millis(2500));
-    assert_eq!(json(admin, "/v1/limits/the-limit")["requests"], 7);
-    // Somebody else's change is heard of.
-    let file = gateway.dir.path().join("proxy.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("requests = 6", "requests = 8")).unwrap();
-    eventually("the change", || json(admin, "/v1/limits/the-limit")["requests"] == 8);
+fn the_dashboard_for_grafana_asks_for_what_there_is_and_for_nothing_else() {
+    let (_gateway, admin) = watched(&limit(3, "1s", "in_flight = 2"), "");
+    let seen = metrics(admin);
+    let known: std::collections::BTreeSet<&str> = seen.keys().map(|name| name.split('{').next().unwrap()).collect();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/grafana.json");
+    let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let mut asked = std::collections::BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let words = target["expr"].as_str().unwrap().split(|char: char| !(char.is_alphanumeric() || char == '_'));
+            asked.extend(words.filter(|word| word.starts_with("lockgate_")).map(str::to_owned));
+        }
+    }
+    // One that has no value before the first refusal.
+    let missing: Vec<&String> =
+        asked.iter().filter(|name| !known.contains(name.as_str()) && *name != "lockgate_refusals_total").collect();
+    assert!(missing.is_empty() && asked.len() > 15, "{missing:?} of {}", asked.len());
 }

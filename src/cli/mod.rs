@@ -7,6 +7,7 @@ mod check;
 mod env;
 mod exec;
 mod run;
+mod top;
 mod user;
 mod variables;
 
@@ -43,6 +44,8 @@ enum Command {
     Env,
     /// Run a program that uses the gateway; one is started for it if none runs
     Exec(exec::Arguments),
+    /// See at a glance what the limits of a running gateway hold
+    Top(top::Arguments),
     /// The authority that vouches for the gateway where it opens tunnels
     Ca {
         #[command(subcommand)]
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Check => check::check(wish),
         Command::Env => env::env(wish),
         Command::Exec(arguments) => exec::exec(arguments, wish),
+        Command::Top(arguments) => top::top(arguments, wish),
         Command::Ca { command } => ca::ca(command, wish),
         Command::User { command } => user::user(command, wish),
     }

@@ -138,6 +138,21 @@ pub fn ask(
     Ok(answer)
 }
 
+/// Asks whoever listens at an address, and reads what comes back to its end, `most` bytes of it. Blocks the thread; `within`
+/// is the time for the connection, and for each part of the answer.
+///
+/// # Errors
+/// As [`ask`].
+pub fn fetch(address: SocketAddr, question: &[u8], most: usize, within: Duration) -> io::Result<Vec<u8>> {
+    let mut stream = net::TcpStream::connect_timeout(&address, within)?;
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(within))?;
+    stream.write_all(question)?;
+    let mut answer = Vec::new();
+    stream.take(most as u64).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
 /// Calls a process of this machine by a name in the abstract name space (unix(7)), which the kernel forgets with its
 /// owner.
 ///
