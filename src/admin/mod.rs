@@ -24,9 +24,11 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use self::history::History;
 use crate::config::tune::Wish;
@@ -139,27 +141,30 @@ pub fn open(
 async fn receive(mut door: Listener, house: Arc<House>) {
     let router = router(Arc::clone(&house));
     let places = Arc::new(Semaphore::new(MOST_VISITORS));
+    let visitors = GracefulShutdown::new();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD);
     loop {
         // One who finds no place waits at the door, and takes no descriptor.
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
-            () = house.orders.closed() => return,
+            () = house.orders.closed() => break,
         };
         let (stream, peer) = tokio::select! {
             accepted = door.accept() => accepted,
-            () = house.orders.closed() => return,
+            () = house.orders.closed() => break,
         };
         let Ok(stream) = TcpStream::from_std(stream) else { continue };
         let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(peer))));
-        let connection = server.serve_connection(TokioIo::new(stream), service);
+        let connection = visitors.watch(server.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             // Whatever breaks is the visitor's connection.
             connection.await.ok();
             drop(place);
         });
     }
+    // Those who have asked are answered; whoever would stay longer is another process's visitor by now.
+    let _elapsed = timeout(HEAD, visitors.shutdown()).await;
 }
 
 fn router(house: Arc<House>) -> Router {
