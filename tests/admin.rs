@@ -304,3 +304,20 @@ fn the_dashboard_for_grafana_asks_for_what_there_is_and_for_nothing_else() {
         asked.iter().filter(|name| !known.contains(name.as_str()) && *name != "lockgate_refusals_total").collect();
     assert!(missing.is_empty() && asked.len() > 15, "{missing:?} of {}", asked.len());
 }
+
+#[test]
+fn the_description_of_the_api_is_true() {
+    let (gateway, admin) = watched(&limit(3, "1s", "in_flight = 2"), "");
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/schemathesis");
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+    let output = Command::new(program)
+        .args(["run", &format!("http://{admin}/v1/openapi.json"), "--max-examples", "20", "--checks", checks])
+        // A stream has no end that could be looked at.
+        .args(["--exclude-path", "/v1/events", "--no-color"])
+        .current_dir(gateway.dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("9 selected / 10 total"), "{told}");
+}
