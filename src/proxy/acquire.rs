@@ -21,13 +21,13 @@ const BEFORE: &str = "/v1/limits/";
 const BEHIND: &str = "/acquire";
 
 /// What is asked for: the limit's name, as in the target, and the query.
-struct Asked {
+pub(super) struct Asked {
     name: String,
     query: String,
 }
 
 /// Whether a request asks for a permit and for nothing else. Routes go first.
-fn asked(caller: &Caller) -> Option<Asked> {
+pub(super) fn asked(caller: &Caller) -> Option<Asked> {
     let head = &caller.head;
     let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
     let name = path.strip_prefix(BEFORE)?.strip_suffix(BEHIND)?;
@@ -38,17 +38,12 @@ fn asked(caller: &Caller) -> Option<Asked> {
     matches!(routed, Err(Refusal::NoRoute)).then(|| Asked { name: name.to_owned(), query: query.to_owned() })
 }
 
-/// Grants a permit to somebody who asks for nothing else; `None`: this is another request.
-pub(super) async fn run(caller: &mut Caller, story: &mut Story) -> Option<Result<Outcome, End>> {
-    let asked = asked(caller)?;
-    Some(grant(caller, story, &asked).await)
-}
-
-async fn grant(caller: &mut Caller, story: &mut Story, asked: &Asked) -> Result<Outcome, End> {
+/// Grants a permit to somebody who asks for nothing else.
+pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) -> Result<Outcome, End> {
     let proxy = &caller.worker.proxy;
     let admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
     story.admitted(&admitted);
-    let permit = wait(caller, story, asked, &admitted).await?;
+    let permit = wait(caller, story, &asked, &admitted).await?;
     // Whatever it is for happens from here on; nobody tells when it ends.
     let mut flight = permit.depart();
     flight.sent();

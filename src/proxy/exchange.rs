@@ -111,8 +111,9 @@ pub(super) async fn run(caller: &mut Caller) -> Outcome {
 }
 
 async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
-    if let Some(outcome) = acquire::run(caller, story).await {
-        return outcome;
+    if let Some(asked) = acquire::asked(caller) {
+        // Boxed, so that a connection whose requests ask for something else does not carry its memory.
+        return Box::pin(acquire::grant(caller, story, asked)).await;
     }
     let (target, admitted, length) = admit(caller, story).await?;
     if let Some(outcome) = answer::own(caller, story).await {
