@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, kill_process, setrlimit};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -174,6 +174,7 @@ impl Run {
     /// Does what signals ask for, until it is to do something else.
     async fn serve(&mut self, fallen: &mut mpsc::UnboundedReceiver<SocketAddr>) -> Result<Turn, Error> {
         let mut handing_over: Option<JoinHandle<Result<Child, succession::Error>>> = None;
+        let mut was_to_end = false;
         loop {
             tokio::select! {
                 Some(address) = fallen.recv() => return Err(Error::Accept(address)),
@@ -182,14 +183,22 @@ impl Run {
                     match given {
                         Ok(Ok(successor)) => {
                             tracing::info!(process = successor.id(), "handed over");
+                            if was_to_end {
+                                end(&successor);
+                            }
                             return Ok(Turn::Leave(successor));
                         }
                         Ok(Err(error)) => tracing::error!("not handed over, nothing has changed: {}", causes(&error)),
                         Err(error) => tracing::error!(%error, "not handed over"),
                     }
+                    if was_to_end {
+                        return Ok(Turn::End);
+                    }
                 }
                 order = order(&mut self.desk) => drop(spawn_local(Rc::clone(&self.reloader).obey(order))),
                 signal = self.signals.next() => match signal {
+                    // Whoever is the gateway by then is to end.
+                    Asked::End(_) if handing_over.is_some() && !was_to_end => was_to_end = true,
                     Asked::End(_) => return Ok(Turn::End),
                     Asked::Reload => drop(spawn_local(Rc::clone(&self.reloader).reload_aloud())),
                     Asked::HandOver if handing_over.is_some() => tracing::warn!("it is being handed over already"),
@@ -266,6 +275,14 @@ impl Run {
             code = self.signals.end() => Ended::Cut(code),
             _ = timeout(LAST_LINES, spawn_blocking(move || log.flush())) => Ended::Drained,
         }
+    }
+}
+
+/// Asks the process that took over to end.
+fn end(successor: &Child) {
+    let asked = kill_process(Pid::from_child(successor), rustix::process::Signal::TERM);
+    if let Err(error) = asked {
+        tracing::error!(%error, "the process that took over cannot be asked to end");
     }
 }
 

@@ -352,3 +352,21 @@ fn a_gateway_without_a_state_folder_is_handed_over_without_one() {
     let statuses: Vec<u16> = (2..4).map(|n| gateway.get(&origin.url(&format!("/{n}"))).status).collect();
     assert_eq!(statuses, [200, 429]);
 }
+
+#[test]
+fn an_end_that_is_asked_for_during_a_hand_over_is_the_end_of_both() {
+    let origin = Origin::scripted(|_, link| {
+        std::thread::sleep(Duration::from_millis(1000));
+        link.answer(200, "late")
+    });
+    let mut gateway = Gateway::start(UNLIMITED);
+    let mut running = gateway.caller();
+    running.send(get(&origin, "/"));
+    eventually("it is under way", || origin.count() == 1);
+    gateway.signal(Signal::USR2);
+    says(&gateway, "handing over process=");
+    gateway.signal(Signal::TERM);
+    assert_eq!(running.answer().status, 200);
+    assert!(gateway.ended().success());
+    eventually("the end of the new process", || std::net::TcpStream::connect(gateway.addr).is_err());
+}
