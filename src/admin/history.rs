@@ -84,11 +84,17 @@ impl History {
     }
 }
 
-/// Looks once a second, as long as operators are received, and tells what it sees.
-pub(super) async fn watch(house: Arc<House>, tell: Sender<Arc<str>>) {
+/// Looks once a second, as long as operators are received, and tells what it sees. What happens from this call on is
+/// part of it, also what happens before the first look.
+pub(super) fn watch(house: Arc<House>, tell: Sender<Arc<str>>) -> impl Future<Output = ()> {
+    let tallies = house.tallies.limits().into_iter();
+    let before: HashMap<Arc<str>, Totals> = tallies.map(|(name, tally)| (name, Totals::of(&tally))).collect();
+    look(house, tell, before)
+}
+
+async fn look(house: Arc<House>, tell: Sender<Arc<str>>, mut before: HashMap<Arc<str>, Totals>) {
     let mut every_second = interval(SECOND);
     every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before: HashMap<Arc<str>, Totals> = HashMap::new();
     loop {
         tokio::select! {
             _ = every_second.tick() => {}
@@ -100,7 +106,7 @@ pub(super) async fn watch(house: Arc<House>, tell: Sender<Arc<str>>) {
         let mut briefs = Vec::with_capacity(views.len());
         for view in &views {
             let totals = tallies.get(&view.limit.name).map(|tally| Totals::of(tally)).unwrap_or_default();
-            let known = before.insert(Arc::clone(&view.limit.name), totals).unwrap_or(totals);
+            let known = before.insert(Arc::clone(&view.limit.name), totals).unwrap_or_default();
             house.history.add(&view.limit.name, totals.since(known, view.held.waiting));
             // The house has a receiver of its own.
             if tell.receiver_count() > 1 {
