@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::House;
 use crate::gate::journal::Health;
+use crate::gate::store;
 
 /// The word for how what is counted is kept.
 pub(super) fn word(health: Health) -> &'static str {
@@ -19,12 +20,24 @@ pub(super) fn word(health: Health) -> &'static str {
     }
 }
 
+/// The word for how it stands with the store of shared limits.
+pub(super) fn store_word(health: store::Health) -> &'static str {
+    match health {
+        store::Health::Off => "off",
+        store::Health::Asked => "asked",
+        store::Health::Lost => "lost",
+        store::Health::Shared => "part",
+        store::Health::Alone => "alone",
+    }
+}
+
 /// 200 as long as decisions are made. A state folder that cannot be written is told, but a restart would mend nothing.
 pub(super) async fn alive(State(house): State<Arc<House>>) -> Json<Value> {
     // It takes the gate's lock: if that is held for ever, nobody is answered.
     let state = house.gate.journal_health();
-    let status = if state == Health::Blind { "degraded" } else { "ok" };
-    Json(json!({ "status": status, "version": env!("CARGO_PKG_VERSION"), "state": word(state) }))
+    let store = store_word(house.gate.store_status().map_or(store::Health::Off, |status| status.health().0));
+    let status = if state == Health::Blind || !matches!(store, "off" | "asked") { "degraded" } else { "ok" };
+    Json(json!({ "status": status, "version": env!("CARGO_PKG_VERSION"), "state": word(state), "store": store }))
 }
 
 /// 200 while new callers are served, be it by the process that has taken over; 503 once the gateway drains.

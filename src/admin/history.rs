@@ -16,6 +16,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::limits::{brief, millis};
 use super::{House, health};
+use crate::gate::store;
 use crate::proxy::tally::Tally;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -120,6 +121,7 @@ async fn look(house: Arc<House>, tell: Sender<Arc<str>>, mut before: HashMap<Arc
             "running": house.drain.running(),
             "draining": house.drain.is_draining(),
             "state": health::word(house.gate.journal_health()),
+            "store": health::store_word(house.gate.store_status().map_or(store::Health::Off, |status| status.health().0)),
             "limits": briefs,
         });
         tell.send_replace(now.to_string().into());

@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::House;
 use crate::gate::View;
 use crate::gate::journal::Health;
+use crate::gate::store;
 use crate::proxy::tally::Tally;
 
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -147,11 +148,30 @@ impl Look {
             gauge("state_blind", "1 while the state folder cannot be written: a crash would close all windows"),
             (state == Health::Blind).into(),
         )?;
+        self.encode_store(encoder)?;
         let dropped = house.current.proxy().log().dropped();
         let log = counter("access_log_dropped_lines", "Lines of the access log that were lost");
         counters(encoder, &log, std::iter::once(([], dropped)))?;
         let build = Metric { name: "build", help: "The version", unit: None, kind: MetricType::Info };
         begin(encoder, &build)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+}
+
+impl Look {
+    /// How it stands with the store of shared limits, where there is one.
+    fn encode_store(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(status) = self.0.gate.store_status() else { return Ok(()) };
+        let (is, figures) = (status.health().0, status.figures());
+        let states = [store::Health::Asked, store::Health::Lost, store::Health::Shared, store::Health::Alone];
+        let states = states.iter().map(|state| ([("state", super::health::store_word(*state))], (is == *state).into()));
+        gauges(encoder, &gauge("store_state", "1 for how it stands with the store of shared limits"), states)?;
+        let mut count = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
+        count(counter("store_exchanges", "Answers of the store"), figures.exchanges)?;
+        count(counter("store_losses", "How often the store could be asked no longer"), figures.losses)?;
+        count(counter("store_clock_steps", "How often the store's clock was set"), figures.clock_steps)?;
+        count(counter("late_permits", "Permits that came too late to be used"), figures.late_permits)?;
+        let time = counter("store_exchange_microseconds", "How long the answers of the store took, together");
+        counters(encoder, &time, std::iter::once(([], figures.exchange_micros)))
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use listenfd::ListenFd;
 use tokio::sync::mpsc;
@@ -14,13 +15,14 @@ use super::reload::under_way;
 use super::{Error, Start};
 use crate::admin;
 use crate::config::Settings;
-use crate::gate::Gate;
 use crate::gate::clock::Clock;
 use crate::gate::takeover::Heir;
+use crate::gate::{Gate, store};
 use crate::net::drain::Drain;
 use crate::net::pass::Pass;
 use crate::proxy::record::AccessLog;
-use crate::proxy::{Current, Parts, Shared};
+use crate::proxy::{self, Current, Parts, Shared};
+use crate::tls::verify::Connector;
 
 /// All that a run needs; nobody is let in yet.
 pub(super) struct House {
@@ -86,6 +88,7 @@ impl House {
         if let Some(heir) = before {
             heir.take(&gate, shared.drain.present())?;
         }
+        begin_sharing(&gate, &settings)?;
         Ok(House { shared, current, crew, doors, planned, fallen, admin, asked, settings })
     }
 }
@@ -101,6 +104,21 @@ impl Desk {
         tracing::info!(address = %socket.1.local_addr()?, "receiving operators");
         Ok(Desk { socket: Rc::new(socket), asked })
     }
+}
+
+/// How long nobody is let in until it was tried to reach the store of shared limits.
+const FIRST_TRY: Duration = Duration::from_secs(1);
+
+/// Limits that several gateways count together are asked for in their store from here on.
+fn begin_sharing(gate: &Arc<Gate>, settings: &Settings) -> Result<(), Error> {
+    let Some(store) = settings.gate.store.clone() else { return Ok(()) };
+    let trust = settings.proxy.tls.clone();
+    let tls = store.tls.then(|| Connector::plain(trust)).transpose().map_err(proxy::Error::Roots)?;
+    let store = store::start(gate, store, tls, under_way(settings)).map_err(Error::Runtime)?;
+    if settings.gate.limits.iter().any(|limit| limit.shared) {
+        store.wait_for_first_try(FIRST_TRY);
+    }
+    Ok(())
 }
 
 fn meet() -> Result<Heir, Error> {

@@ -144,9 +144,11 @@ impl Reloader {
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        for (section, changed) in
-            [("[state]", settings.gate.state != in_force.gate.state), ("[admin]", settings.admin != in_force.admin)]
-        {
+        for (section, changed) in [
+            ("[state]", settings.gate.state != in_force.gate.state),
+            ("[store]", settings.gate.store != in_force.gate.store),
+            ("[admin]", settings.admin != in_force.admin),
+        ] {
             if changed {
                 tracing::warn!("{section} is as it was: it changes with a restart, or with a new process (SIGUSR2)");
             }
@@ -188,8 +190,9 @@ impl Reloader {
 fn in_line(before: &Settings, after: &Settings) -> InLine {
     let claimed = |rule: &Rule| {
         // A cost that is too high now is the locker's to find.
-        let Rule { name, hosts, paths, methods, key, cost, max_cost: _, pushback: _, retry: _ } = rule.clone();
-        (name, hosts, paths, methods, key, cost)
+        let Rule { name, hosts, paths, methods, key, cost, shared_seed, max_cost: _, pushback: _, retry: _ } =
+            rule.clone();
+        (name, hosts, paths, methods, key, cost, shared_seed)
     };
     let same = before.proxy.rules.iter().map(claimed).eq(after.proxy.rules.iter().map(claimed));
     if same { InLine::Stay } else { InLine::AskAnew }

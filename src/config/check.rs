@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::file::{Access, Destination, File, Route};
 use super::process::{self, State};
 use super::walk::{At, Reader, Written};
-use super::{Admin, Settings, limit, tls, users};
+use super::{Admin, Settings, limit, store, tls, users};
 use crate::gate::{self, journal};
 use crate::net::dial;
 use crate::proxy::{self, PoolSettings, access, target};
@@ -31,7 +31,8 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     let routes = routes(file.routes, reader);
     let tls = tls::check(&file.tls, folder, reader);
     let identity = tls::identity(&file.listen.tls, folder, reader);
-    let checked = limit::check_all(file.limits, reader);
+    let checked = limit::check_all(file.limits, store::seed(&file.store), reader);
+    let store = store::check(&file.store, &checked, folder, reader);
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
     let (mut limits, mut rules, mut meanings) = (Vec::new(), Vec::new(), Vec::new());
     for limit in checked {
@@ -41,7 +42,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     }
     Settings {
         text: "".into(),
-        gate: gate::Settings { limits, state: Some(state(&file.state, folder)) },
+        gate: gate::Settings { limits, state: Some(state(&file.state, folder)), store },
         proxy: proxy::Settings {
             rules,
             routes,

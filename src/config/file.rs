@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 
 use super::item::Item;
 use super::process::{Admin, Config, Log, State};
+use super::store::Store;
 use super::value::{
     address, cost, destination, folder, host, key_part, method, name, path, path_pattern, plain_path, port, range, zone,
 };
@@ -41,6 +42,7 @@ pub(super) struct File {
     pub(super) tls: Tls,
     pub(super) access: Access,
     pub(super) timeouts: Timeouts,
+    pub(super) store: Store,
     pub(super) state: State,
     pub(super) config: Config,
     pub(super) log: Log,
@@ -102,6 +104,7 @@ pub(super) struct Limit {
     pub(super) pushback: Pushback,
     pub(super) retry: u8,
     pub(super) dry_run: bool,
+    pub(super) shared: Written<bool>,
     pub(super) max_keys: u32,
 }
 
@@ -164,6 +167,7 @@ impl File {
             tls: root.section("tls", "[tls]", Tls::read),
             access: root.section("access", "[access]", Access::read),
             timeouts: root.section("timeouts", "[timeouts]", timeouts),
+            store: root.section("store", "[store]", Store::read),
             state: root.section("state", "[state]", State::read),
             config: root.section("config", "[config]", Config::read),
             log: root.section("log", "[log]", Log::read),
@@ -246,6 +250,7 @@ impl Limit {
                 .or(Pushback::Pause),
             retry: table.get("retry", |v| v.number(0..=MOST_RETRIES).and_then(|n| u8::try_from(n).ok())).or(0),
             dry_run: table.get("dry_run", Item::flag).or(false),
+            shared: table.get("shared", Item::flag),
             max_keys: table.get("max_keys", |v| v.number(1..=MOST_SLOTS)).or(1_000_000),
         };
         for key in table.meant() {

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use super::file::{self, Window};
 use super::meaning;
 use super::span;
-use super::walk::{At, Reader, Written};
+use super::walk::{At, Place, Reader, Written};
 use crate::locker::{Counts, Kind, Limit, Rate, Unit};
 use crate::proxy::claims::{Cost, KeyPart, Rule};
 
@@ -21,12 +21,14 @@ pub(super) struct Checked {
     pub(super) meaning: String,
     /// Whether it may count requests to this machine itself.
     pub(super) counts_loopback: bool,
+    /// Where it says that it is counted together with other gateways.
+    pub(super) shared: Option<Place>,
 }
 
 /// The limits of a file, each under a name of its own.
-pub(super) fn check_all(limits: Vec<file::Limit>, reader: &Reader<'_>) -> Vec<Checked> {
+pub(super) fn check_all(limits: Vec<file::Limit>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Vec<Checked> {
     let names = names(&limits, reader);
-    limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, reader)).collect()
+    limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, shared_seed, reader)).collect()
 }
 
 /// The names as written, or made from the host or the place in the file.
@@ -62,8 +64,12 @@ fn name_from(host: &str) -> Option<String> {
     ((1..=60).contains(&plain.len()) && plain.chars().all(fits)).then_some(plain)
 }
 
-fn check(limit: file::Limit, name: Arc<str>, reader: &Reader<'_>) -> Checked {
+fn check(limit: file::Limit, name: Arc<str>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Checked {
     check_purpose(&limit, reader);
+    let shared = limit.shared.get().filter(|at| at.value).map(|at| at.place.clone());
+    if let (Some(place), true) = (&shared, limit.dry_run) {
+        reader.warn(place, "as long as it is a dry run, this gateway counts it alone", "leave one of them out");
+    }
     let kind = kind(&limit, reader);
     let rate = match (limit.requests.get(), limit.per.get()) {
         (Some(requests), Some(per)) => Some(Rate {
@@ -80,7 +86,11 @@ fn check(limit: file::Limit, name: Arc<str>, reader: &Reader<'_>) -> Checked {
     check_key(&limit.key, reader);
     let meaning = meaning::sentence(&name, &limit, rate.as_ref());
     let counts_loopback = counts_loopback(&limit);
-    let keyed_by = limit.key.iter().map(|at| at.value.to_string()).collect::<Vec<_>>().join(", ").into();
+    let mut keyed_by = limit.key.iter().map(|at| at.value.to_string()).collect::<Vec<_>>().join(", ");
+    if shared.is_some() && !keyed_by.is_empty() {
+        // The same keys have other numbers then.
+        keyed_by.push_str("; shared");
+    }
     let rule = Rule {
         name: Arc::clone(&name),
         hosts: limit.matching.hosts.into_iter().map(|at| at.value.pattern).collect(),
@@ -91,10 +101,11 @@ fn check(limit: file::Limit, name: Arc<str>, reader: &Reader<'_>) -> Checked {
         max_cost,
         pushback: limit.pushback,
         retry: limit.retry,
+        shared_seed: shared.is_some().then_some(shared_seed),
     };
     let limit = Limit {
         name,
-        keyed_by,
+        keyed_by: keyed_by.into(),
         rate,
         in_flight: limit.in_flight.get().map(|at| at.value),
         when_full: limit.when_full,
@@ -103,8 +114,9 @@ fn check(limit: file::Limit, name: Arc<str>, reader: &Reader<'_>) -> Checked {
         share_by: limit.share_by,
         max_keys: limit.max_keys as usize,
         dry_run: limit.dry_run,
+        shared: limit.shared.get().is_some_and(|at| at.value),
     };
-    Checked { limit, rule, meaning, counts_loopback }
+    Checked { limit, rule, meaning, counts_loopback, shared }
 }
 
 /// A limit must limit something, and say nothing that has no effect.

@@ -15,6 +15,7 @@ mod meaning;
 mod process;
 mod report;
 mod span;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -85,7 +85,7 @@ impl Source {
             column: self.text[line_start..start].chars().count() + 1,
             message,
             advice,
-            text: self.text[line_start..line_end].trim_end().to_owned(),
+            text: veiled(self.text[line_start..line_end].trim_end()),
             width: self.text[start..end].trim_end().chars().count().max(1),
         }
     }
@@ -138,6 +138,14 @@ fn floor_char(text: &str, at: usize) -> usize {
     at
 }
 
+/// The line without what may be a password in a URL: reports are shown, and logged.
+fn veiled(line: &str) -> String {
+    let found = line.find("://").map(|at| at + 3).and_then(|from| Some((from, from + line[from..].find('@')?)));
+    let Some((from, to)) = found else { return line.to_owned() };
+    let veil: String = line[from..to].chars().map(|_| '*').collect();
+    format!("{}{veil}{}", &line[..from], &line[to..])
+}
+
 /// The line without what would move the cursor of a terminal.
 fn printable(text: &str) -> String {
     let hide = |c: char| {
@@ -181,6 +189,13 @@ mod tests {
         let report = source("a = [\n1]\n").error(&(4..8), "m".to_owned(), "a\nb\nc".to_owned());
         assert_eq!((report.line, report.column, report.width), (1, 5, 1));
         assert!(report.to_string().ends_with("   |     ^ a\n   | b\n   | c\n"));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        let text = "url = \"redis://ada:secret@host:1\"";
+        let shown = source(text).error(&(6..text.len()), "m".to_owned(), "a".to_owned()).to_string();
+        assert!(shown.contains("redis://**********@host:1") && !shown.contains("secret"), "{shown}");
     }
 
     #[test]

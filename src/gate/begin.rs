@@ -20,7 +20,7 @@ impl Gate {
     /// # Errors
     /// If the state cannot be used, see [`journal::Error`]; nothing is let go then.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Arc<Gate>, Vec<LimitId>), journal::Error> {
-        let Settings { limits, state } = settings;
+        let Settings { limits, state, store: _ } = settings;
         let (journal, legacy) = match &state {
             Some(state) => Journal::open(state, clock)?,
             None => (None, Legacy::none()?),
@@ -44,6 +44,7 @@ impl Gate {
             seed,
             journal: OnceLock::new(),
             bells: Bells::default(),
+            store: OnceLock::new(),
             before: OnceLock::new(),
             forsaken: AtomicBool::new(false),
             state: Apart(Mutex::new(State::new(Locker::new(Vec::new())))),
@@ -80,7 +81,7 @@ impl Gate {
     /// # Panics
     /// If the system has no random numbers.
     pub fn new(limits: Vec<Limit>, clock: Clock) -> Arc<Gate> {
-        let opened = Gate::open(Settings { limits, state: None }, clock);
+        let opened = Gate::open(Settings { limits, state: None, store: None }, clock);
         opened.expect("without a state to keep, nothing but random numbers can be missing").0
     }
 
@@ -98,6 +99,9 @@ impl Gate {
                 bell.end();
             }
             return;
+        }
+        if let Some(store) = self.store.get() {
+            store.stop();
         }
         let now = self.clock.now();
         let estate = self.step(now, |state| {

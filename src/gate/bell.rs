@@ -5,6 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 /// Wakes a thread that works for the gate.
 #[derive(Default)]
 pub(super) struct Bell {
@@ -111,6 +113,8 @@ pub(super) struct Bells {
     pub(super) next: OnceLock<Arc<Bell>>,
     /// The thread that tells the process that had the windows before.
     pub(super) before: OnceLock<Arc<Bell>>,
+    /// The thread that speaks with the store.
+    pub(super) store: OnceLock<Arc<Notify>>,
 }
 
 /// Which threads there is something to do for; a bell that was rung is not rung again until it was heard.
@@ -119,6 +123,7 @@ pub(super) struct Rung {
     pub(super) journal: bool,
     pub(super) next: bool,
     pub(super) before: bool,
+    pub(super) store: bool,
 }
 
 impl Bells {
@@ -127,6 +132,9 @@ impl Bells {
         let all = [(which.journal, &self.journal), (which.next, &self.next), (which.before, &self.before)];
         for bell in all.into_iter().filter(|(rings, _)| *rings).filter_map(|(_, bell)| bell.get()) {
             bell.ring();
+        }
+        if let (true, Some(bell)) = (which.store, self.store.get()) {
+            bell.notify_one();
         }
     }
 }

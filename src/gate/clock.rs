@@ -123,6 +123,12 @@ impl Clock {
         }
     }
 
+    /// The same moment on CLOCK_MONOTONIC, which all processes of a machine have in common.
+    pub fn monotonic_nanos(&self, at: Time) -> i64 {
+        let kernel = self.kernel_time(at);
+        kernel.tv_sec.saturating_mul(1_000_000_000).saturating_add(kernel.tv_nsec)
+    }
+
     /// A clock for tests, which stands still until its hand is moved.
     #[cfg(test)]
     pub(crate) fn manual() -> (Clock, &'static Hand) {

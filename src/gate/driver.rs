@@ -134,7 +134,7 @@ impl Drop for Gate {
     fn drop(&mut self) {
         // Whoever drives it sees that it is gone, and so does who writes.
         self.timer.ring();
-        self.bells.ring(Rung { journal: true, next: true, before: true });
+        self.bells.ring(Rung { journal: true, next: true, before: true, store: true });
     }
 }
 

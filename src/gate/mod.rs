@@ -12,6 +12,7 @@ pub mod journal;
 mod line;
 mod permit;
 mod reload;
+pub mod store;
 pub mod takeover;
 
 use std::sync::atomic::AtomicBool;
@@ -33,6 +34,7 @@ pub use line::Waiting;
 pub use permit::{Flight, Permit};
 use reload::Muster;
 pub use reload::{InLine, View};
+use store::Store;
 use takeover::Guests;
 
 /// How often the wall clock is looked at, if a limit needs it.
@@ -47,6 +49,8 @@ pub struct Settings {
     pub limits: Vec<Limit>,
     /// What must outlive a restart; `None`: nothing.
     pub state: Option<journal::Settings>,
+    /// Where limits are counted that are shared; `None`: none is.
+    pub store: Option<store::Settings>,
 }
 
 /// How a request wants to be treated in line.
@@ -77,6 +81,7 @@ pub struct Gate {
     seed: [u8; 16],
     journal: OnceLock<Arc<Journal>>,
     bells: Bells,
+    store: OnceLock<Arc<Store>>,
     /// The process that had the windows before this one, as long as it lives.
     before: OnceLock<Pass>,
     /// The process that has the windows now is gone: what it granted last may be granted again.
@@ -341,10 +346,12 @@ impl State {
             journal: !self.rung.journal && self.locker.has_records(),
             next: !self.rung.next && self.locker.has_events(),
             before: !self.rung.before && self.guests.has_words(),
+            store: !self.rung.store && self.locker.has_exchange(),
         };
         self.rung.journal |= rings.journal;
         self.rung.next |= rings.next;
         self.rung.before |= rings.before;
+        self.rung.store |= rings.store;
         rings
     }
 

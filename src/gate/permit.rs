@@ -26,7 +26,11 @@ struct Held {
 
 impl Held {
     fn is_good(&self) -> bool {
-        !self.gate.forsaken.load(Ordering::Relaxed)
+        !self.gate.forsaken.load(Ordering::Relaxed) && !self.is_late()
+    }
+
+    fn is_late(&self) -> bool {
+        self.grant.until() < Time::NEVER && self.gate.clock.now() >= self.grant.until()
     }
 }
 
@@ -43,9 +47,15 @@ impl Permit {
         Permit { clock, held, granted_at, overruled }
     }
 
-    /// Whether it still holds. It does not once the process is gone that granted it, in the place of this one.
+    /// Whether it still holds. It does not once the process is gone that granted it, in the place of this one; nor when
+    /// it is late.
     pub fn is_good(&self) -> bool {
         self.held.as_ref().is_none_or(Held::is_good)
+    }
+
+    /// Whether it came too late: its slots are other gateways' by now. Whoever has it must ask again.
+    pub fn is_late(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::is_late)
     }
 
     /// When it was granted.
@@ -115,6 +125,11 @@ impl Flight {
             self.settle(Moment::Answered, self.clock.now());
         }
         self.stage = Stage::Answered;
+    }
+
+    /// The clock that its times are of.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// Whether it may still leave, see [`Permit::is_good`].

@@ -42,6 +42,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
         share_by: ShareBy::Nobody,
         max_keys: 1000,
         dry_run: false,
+        shared: false,
     }
 }
 

@@ -97,6 +97,8 @@ pub enum Why {
     TooManyKeys,
     /// It costs more than the limit has slots.
     CostTooHigh,
+    /// Its slots are counted together with other gateways, and the store where they are counted cannot be asked.
+    StoreLost,
 }
 
 /// A place in a queue. Stale tickets are recognised by their generation.
@@ -120,10 +122,17 @@ pub(super) struct Held {
 }
 
 /// The taken slots of one request. Whoever holds it owes the locker its settles, or `give_back`, and `finish`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Grant {
     pub(super) held: SmallVec<[Held; 2]>,
     pub(super) overruled: Option<Box<(LimitId, Time)>>,
+    pub(super) until: Time,
+}
+
+impl Default for Grant {
+    fn default() -> Grant {
+        Grant { held: SmallVec::new(), overruled: None, until: Time::NEVER }
+    }
 }
 
 impl Grant {
@@ -137,9 +146,25 @@ impl Grant {
         self.held.iter().any(|held| held.flying)
     }
 
+    /// The limits whose slots are held, and how many of each; for tests that judge what is sent.
+    #[cfg(test)]
+    pub(crate) fn limits(&self) -> Vec<LimitId> {
+        self.held.iter().map(|held| held.limit).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cost_of(&self, limit: LimitId) -> u32 {
+        self.held.iter().filter(|held| held.limit == limit).map(|held| held.cost).sum()
+    }
+
     /// Whether nothing is held (no claims): no call to the locker is owed.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
+    }
+
+    /// What has not left by then may not leave: its slots are other gateways' by then.
+    pub fn until(&self) -> Time {
+        self.until
     }
 
     /// The first dry-run limit that would have held the request back, and until when.

@@ -46,7 +46,8 @@ impl Locker {
             }
             if !rule.dry_run {
                 if rule.slots(claim.cost) > rule.requests {
-                    return Err(sorry(Why::CostTooHigh, Duration::from_millis(1)));
+                    let why = if rule.parted { Why::StoreLost } else { Why::CostTooHigh };
+                    return Err(sorry(why, Duration::from_millis(1)));
                 }
                 if rule.refuses && !need.room && !need.dry {
                     return Err(self.sorry_at(claim.limit, found, claim.cost, Why::Full, now));
@@ -82,9 +83,10 @@ impl Locker {
         };
         let rule = &self.rules[claim.limit.at()];
         let window = self.table.window_mut(found);
-        window.take(rule, claim.cost);
-        let low = window.runs_low(rule);
+        let until = window.take(rule, claim.cost);
+        let (low, pooled) = (window.runs_low(rule), rule.pooled);
         let cost = rule.slots(claim.cost);
+        grant.until = grant.until.min(until);
         grant.held.push(Held {
             window: found,
             generation: window.generation,
@@ -96,6 +98,9 @@ impl Locker {
         });
         if low {
             self.ask_for_record(found);
+        }
+        if pooled {
+            self.note_use(found);
         }
     }
 

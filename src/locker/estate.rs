@@ -128,7 +128,8 @@ impl Locker {
             End::Blind if matches!(rule.form, Form::Calendar { .. }) => None,
             End::Crash | End::Blind => Some(Unknown::all(settled)),
         };
-        let lost = lost.filter(|_| rule.counts_slots());
+        // What is shared was not lost with the gateway.
+        let lost = lost.filter(|_| rule.counts_slots() && !rule.shared);
         if rule.unknown_until().is_some_and(|until| until <= now) {
             rule.unknown = None;
         }

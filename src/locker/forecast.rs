@@ -63,6 +63,7 @@ impl Locker {
     /// When asking a window again makes sense, for one that never joined its line.
     pub(super) fn sorry_at(&self, limit: LimitId, window: Option<u32>, cost: u32, why: Why, now: Time) -> Sorry {
         let rule = &self.rules[limit.at()];
+        let why = if rule.lost { Why::StoreLost } else { why };
         let Some(window) = window.map(|found| self.table.window(found)) else {
             let until = later(now, rule.span.max(MILLISECOND));
             return Sorry { why, limit, until, exact: false };
@@ -114,6 +115,12 @@ impl Locker {
 
 /// The earliest moment at which a window lets `cost` slots go after `ahead` others, and whether it is that moment.
 fn slot_opens(rule: &Rule, window: &Window, ahead: u64, even: bool, cost: u32, now: Time) -> (Time, bool) {
+    if rule.pooled {
+        let opens = window.share_opens(rule, cost, now).filter(|_| ahead == 0);
+        let least = window.later().max(window.paused()).max(now);
+        let turns = (ahead + u64::from(cost)).saturating_sub(1) / u64::from(rule.requests.max(1));
+        return (opens.unwrap_or(least).max(later(now, turns.saturating_sub(1).saturating_mul(rule.span))), false);
+    }
     let certain = window.unsettled == 0 && !rule.answered && !rule.counts_flights();
     if let Some(at) = window.opening(rule, ahead, 0, cost, now) {
         return (at, certain && (ahead == 0 || !matches!(rule.form, Form::Smooth)));

@@ -30,11 +30,13 @@ impl Locker {
             Event::GiveBack { limit, key, cost } => {
                 let Some(index) = self.guest_frees(limit, key, cost, 0) else { return };
                 self.table.window_mut(index).give_back(&self.rules[limit.at()], cost);
+                self.note_settle(index);
                 self.news(index);
             }
             Event::Land { limit, key } => {
                 let Some(index) = self.guest_frees(limit, key, 0, 1) else { return };
-                self.table.window_mut(index).land();
+                self.table.window_mut(index).land(&self.rules[limit.at()]);
+                self.note_settle(index);
                 self.news(index);
             }
             Event::Pause { limit, key, until } => return self.pause(limit, key, until, now),
@@ -67,8 +69,9 @@ impl Locker {
         for ((limit, key), (open, flying)) in std::mem::take(&mut self.guests) {
             let Some(index) = self.table.find(limit, key) else { continue };
             for _ in 0..flying {
-                self.table.window_mut(index).land();
+                self.table.window_mut(index).land(&self.rules[limit.at()]);
             }
+            self.note_settle(index);
             if open > 0 {
                 let at = now + self.rules[limit.at()].linger;
                 self.late.push(Reverse((at, index, open)));
@@ -113,6 +116,7 @@ impl Locker {
             return;
         }
         self.table.window_mut(index).settle(&self.rules[limit.at()], cost, at);
+        self.note_settle(index);
         self.news(index);
     }
 

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::Locker;
 use super::line::{Place, Seat, Seats, first};
 use super::queue::{Lane, Spot, Waiter, Want, Work};
+use super::sharing::Asks;
 use super::window::rule::nanos;
 use crate::time::Time;
 
@@ -73,7 +74,7 @@ impl Locker {
         }
         let windows: SmallVec<[u32; 2]> = wants.iter().map(|want| want.window).collect();
         let totals = SmallVec::from_elem(0, windows.len());
-        let lane = Lane { windows: windows.clone(), seats: Seats::new(), totals, spot: Spot::Loose };
+        let lane = Lane { windows: windows.clone(), seats: Seats::new(), totals, spot: Spot::Loose, asks: Asks::No };
         let lane = self.queue.lanes.insert(lane);
         self.queue.by_windows.insert(windows, lane);
         lane
@@ -97,6 +98,7 @@ impl Locker {
         }
         if lane.seats.is_empty() {
             let windows = std::mem::take(&mut lane.windows);
+            self.sharing.forget(waiter.lane, lane.asks);
             self.queue.by_windows.remove(&windows);
             self.queue.lanes.remove(waiter.lane);
         }

@@ -28,6 +28,8 @@ pub struct Limit {
     pub max_keys: usize,
     /// Decide and count, but let everything go.
     pub dry_run: bool,
+    /// Counted together with all gateways of the same store; but not while it is a `dry_run`.
+    pub shared: bool,
 }
 
 impl Limit {

@@ -22,6 +22,7 @@ mod queue;
 mod record;
 mod reload;
 mod serve;
+mod sharing;
 mod slots;
 mod survey;
 mod table;
@@ -40,13 +41,15 @@ pub use self::given::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
 pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
+pub use self::sharing::{Authority, Counted, Exchange, HORIZON_MOST, LEASE, Take, Taken, Terms, Told};
 pub use self::survey::{Closeup, Survey, Surveyor};
 
 use self::decide::Look;
 use self::given::{Given, Moving};
 use self::queue::{Needs, Queue};
+use self::sharing::Sharing;
 use self::table::Table;
-use self::window::{Rule, Window};
+use self::window::Rule;
 use crate::time::Time;
 
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
@@ -86,6 +89,10 @@ pub struct Locker {
     limits_unwritten: bool,
     /// Windows of which more is to be written down.
     unwritten: VecDeque<(u32, u32)>,
+    /// What the store is to be told and asked.
+    sharing: Sharing,
+    /// Whose word it is whether a request may pass a shared limit.
+    authorities: HashMap<LimitId, Authority>,
     /// The windows are another process's now.
     given: Option<Given>,
     /// Who asks is another process's.
@@ -118,6 +125,8 @@ impl Locker {
             recording: false,
             limits_unwritten: false,
             unwritten: VecDeque::new(),
+            sharing: Sharing::new(),
+            authorities: HashMap::new(),
             given: None,
             moving: None,
             guests: HashMap::new(),
@@ -143,6 +152,7 @@ impl Locker {
         self.limits.push(limit);
         let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
         self.follow_recording(id);
+        self.follow_authority(id, true);
         self.rewrite_limits();
         self.rearm();
         id
@@ -198,9 +208,13 @@ impl Locker {
             }
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
             window.settle(rule, held.cost, now);
+            let shared = rule.shared;
             if window.waits().is_some() {
                 self.news(held.window);
                 news = true;
+            }
+            if shared {
+                self.note_settle(held.window);
             }
         }
         if news {
@@ -238,12 +252,13 @@ impl Locker {
         for held in &grant.held {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
             if held.flying {
-                window.land();
+                window.land(&self.rules[held.limit.at()]);
             }
             if window.waits().is_some() {
                 self.news(held.window);
                 news = true;
             }
+            self.note_settle(held.window);
         }
         if news {
             self.run(now);
@@ -282,6 +297,9 @@ impl Locker {
             None => self.begin(limit, key, now),
         };
         self.table.window_mut(window).pause(until);
+        if self.rules[limit.at()].shared {
+            self.note(window, now);
+        }
         self.news(window);
         self.run(now);
     }
@@ -314,7 +332,9 @@ impl Locker {
         }
         let sweeps = if self.table.live() > 0 { self.sweeps } else { Time::NEVER };
         let late = self.late.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
-        let next = sweeps.min(late).min(self.queue.due());
+        // What is due already is the gate's to see to.
+        let exchange = Some(self.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
+        let next = sweeps.min(late).min(self.queue.due()).min(exchange);
         (next < Time::NEVER).then_some(next)
     }
 
@@ -327,25 +347,6 @@ impl Locker {
         if now >= self.sweeps {
             self.table.sweep(SWEEP_ON_TIMEOUT, &mut self.rules, now);
             self.sweeps = now + self.pace();
-        }
-    }
-
-    /// What a key's window holds.
-    pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
-        let now = self.advance(now);
-        let rule = &self.rules[limit.at()];
-        let Some(found) = self.table.find(limit, key) else {
-            let fresh = Window::new(limit, key, rule, now);
-            let opens = fresh.room_opens(rule, 0, 0, 1, now);
-            return Usage { taken: fresh.in_log, flying: 0, waiting: 0, opens };
-        };
-        let window = self.table.window_mut(found);
-        window.expire(rule, now);
-        Usage {
-            taken: window.unsettled.saturating_add(window.in_log),
-            flying: window.flying,
-            waiting: window.waits().map_or(0, |waits| waits.waiting),
-            opens: window.room_opens(rule, 0, 0, 1, now),
         }
     }
 
@@ -372,6 +373,7 @@ impl Locker {
             self.late.pop();
             let settles = self.table.window_mut(window);
             settles.settle(&self.rules[settles.limit.at()], cost, at);
+            self.note_settle(window);
             self.news(window);
         }
         self.ring(now);

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::ask::{Ask, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
 use super::lane::Fate;
 use super::line::{Place, Seats};
+use super::sharing::Asks;
 use super::slots::Slots;
 use super::{Grant, Locker};
 use crate::time::Time;
@@ -65,6 +66,8 @@ pub(super) struct Lane {
     /// The slots that all of them need, by window.
     pub(super) totals: SmallVec<[u64; 2]>,
     pub(super) spot: Spot,
+    /// Whether the store is asked for slots for it.
+    pub(super) asks: Asks,
 }
 
 /// Where a lane waits.
@@ -173,6 +176,7 @@ impl Locker {
         if !self.moving.is_some_and(|moving| moving.waits)
             && let Some(why) = self.refuse_in_line(id, now)
         {
+            let why = self.why(id, why);
             self.part(id);
             self.run(now);
             return Verdict::Sorry(forecast.sorry(why, now));
@@ -214,6 +218,12 @@ impl Locker {
             }
         }
         (waiter.deadline <= now).then_some(Why::TooLong)
+    }
+
+    /// Why a waiter is refused; where the store cannot be asked, that is why.
+    pub(super) fn why(&self, id: u32, why: Why) -> Why {
+        let lost = self.queue.waiters[id].wants.iter().any(|want| self.rules[want.limit.at()].lost);
+        if lost { Why::StoreLost } else { why }
     }
 
     /// Whether a window keeps somebody back only until something of it is written down.
@@ -292,7 +302,8 @@ impl Locker {
         while let Some(&(deadline, id)) = self.queue.deadlines.first()
             && deadline <= now
         {
-            let sorry = self.forecast(&self.queue.waiters[id], now).sorry(Why::TimedOut, now);
+            let why = self.why(id, Why::TimedOut);
+            let sorry = self.forecast(&self.queue.waiters[id], now).sorry(why, now);
             let ticket = self.queue.ticket(id);
             self.part(id);
             self.outbox.push_back((ticket, Verdict::Sorry(sorry)));

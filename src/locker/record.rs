@@ -85,7 +85,8 @@ impl Locker {
     pub(super) fn follow_recording(&mut self, id: LimitId) {
         let rule = &mut self.rules[id.at()];
         let was = rule.recorded;
-        rule.recorded = self.recording && rule.is_long() && !rule.dry_run;
+        // What is shared is written down in the store.
+        rule.recorded = self.recording && rule.is_long() && !rule.dry_run && !rule.shared;
         if was && rule.recorded {
             return;
         }

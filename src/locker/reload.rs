@@ -116,9 +116,11 @@ impl Locker {
             self.table.window_mut(window).succeed(old, &rule, now);
         }
         rule.recorded = old.recorded;
+        let was_shared = old.shared;
         self.rules[id.at()] = rule;
         self.limits[id.at()] = limit;
         self.follow_recording(id);
+        self.follow_authority(id, was_shared);
         self.rewrite_limits();
     }
 
@@ -182,7 +184,7 @@ impl Locker {
         let mut claims = self.queue.waiters[id].claims.iter().filter(|claim| claim.limit == limit);
         claims.find_map(|claim| {
             let new_key = self.table.find(limit, claim.key).is_none() && rule.live >= rule.max_keys;
-            if rule.slots(claim.cost) > rule.requests {
+            if rule.slots(claim.cost) > rule.requests && !rule.parted {
                 Some(Why::CostTooHigh)
             } else {
                 new_key.then_some(Why::TooManyKeys)

@@ -110,6 +110,9 @@ impl Locker {
                 }
                 Finding::Shut(window) if self.turns_away(lane, window, now) => {}
                 Finding::Shut(window) => {
+                    if self.rules[self.table.window(window).limit.at()].pooled {
+                        self.ask_store(lane, window, now);
+                    }
                     self.attach(lane, window, Spot::Line);
                     self.arm(window, None, now);
                     break;
@@ -131,17 +134,23 @@ impl Locker {
         let Some((_, seat)) = first(&self.queue.lanes[lane].seats) else { return false };
         let waiter = &self.queue.waiters[seat.who];
         let Some(want) = waiter.wants.iter().find(|want| want.window == window) else { return false };
+        let rule = &self.rules[want.limit.at()];
         if self.is_dry(want, now) {
-            self.ask_for_record(window);
+            if !rule.pooled {
+                self.ask_for_record(window);
+            }
+            return false;
+        }
+        if rule.pooled && self.table.window(window).share_opens(rule, want.cost, now).is_some() {
             return false;
         }
         // Its own patience is over, but not the time that the writing may take.
         let why = match self.deadline(waiter) <= now && waiter.deadline > now {
-            _ if self.rules[want.limit.at()].refuses => Why::Full,
+            _ if rule.refuses => Why::Full,
             true => Why::TooLong,
             false => return false,
         };
-        let sorry = self.forecast(waiter, now).sorry(why, now);
+        let sorry = self.forecast(waiter, now).sorry(self.why(seat.who, why), now);
         let ticket = self.queue.ticket(seat.who);
         self.part(seat.who);
         self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
@@ -152,17 +161,26 @@ impl Locker {
     fn look_at(&mut self, lane: u32, now: Time) -> Finding {
         let (place, seat) = first(&self.queue.lanes[lane].seats).expect("a lane without waiters is dropped");
         let waiter = &self.queue.waiters[seat.who];
-        let mut crowded = None;
+        let (mut crowded, mut dry) = (None, None);
         for want in &waiter.wants {
             let rule = &self.rules[want.limit.at()];
             let window = self.table.window_mut(want.window);
             window.expire(rule, now);
             if !window.fits(rule, want.cost, now) {
+                // The store is asked when nothing else keeps it back, so that what it grants can be used.
+                if rule.pooled {
+                    let later = window.later();
+                    dry = dry.filter(|(_, other)| *other >= later).or(Some((want.window, later)));
+                    continue;
+                }
                 return Finding::Shut(want.window);
             }
             if crowded.is_none() && window.waits().is_some_and(|waits| !waits.line.is_empty()) {
                 crowded = Some(want.window);
             }
+        }
+        if let Some((window, _)) = dry {
+            return Finding::Shut(window);
         }
         let claimed = self.claimed(waiter, seat.who, lane, now);
         if crowded.is_some() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Locker;
 use super::ask::{Caller, Key, LimitId, Usage};
-use super::window::Form;
+use super::window::{Form, Window};
 use crate::time::Time;
 
 /// What the windows of a limit hold.
@@ -53,6 +53,25 @@ pub struct Closeup {
 }
 
 impl Locker {
+    /// What a key's window holds.
+    pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
+        let now = self.advance(now);
+        let rule = &self.rules[limit.at()];
+        let Some(found) = self.table.find(limit, key) else {
+            let fresh = Window::new(limit, key, rule, now);
+            let opens = fresh.room_opens(rule, 0, 0, 1, now);
+            return Usage { taken: fresh.in_log, flying: 0, waiting: 0, opens };
+        };
+        let window = self.table.window_mut(found);
+        window.expire(rule, now);
+        Usage {
+            taken: window.unsettled.saturating_add(window.in_log),
+            flying: window.flying,
+            waiting: window.waits().map_or(0, |waits| waits.waiting),
+            opens: if rule.pooled { Some(window.later().max(now)) } else { window.room_opens(rule, 0, 0, 1, now) },
+        }
+    }
+
     /// How many windows are alive, over all limits.
     pub fn live_keys(&self) -> usize {
         self.table.live()

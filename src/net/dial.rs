@@ -106,6 +106,18 @@ impl Dialer {
     }
 }
 
+/// Opens a connection, with `TCP_NODELAY`, to a server of our own choice: no policy is asked. `within` covers DNS and TCP.
+///
+/// # Errors
+/// As [`Dialer::connect`], without `Denied` and `Loop`.
+///
+/// # Cancel safety
+/// Cancel safe: connections that were being opened are closed.
+pub async fn reach(host: &str, port: u16, within: Duration) -> Result<TcpStream, Error> {
+    let connecting = async { race(in_turn(&resolve(host, port).await?), ATTEMPT_DELAY).await };
+    timeout(within, connecting).await.map_err(|_elapsed| Error::Timeout)?
+}
+
 /// Whether anybody listens at an address. Blocks the thread for `within` at most.
 pub fn answers(address: SocketAddr, within: Duration) -> bool {
     net::TcpStream::connect_timeout(&address, within).is_ok()

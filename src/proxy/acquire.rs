@@ -64,7 +64,7 @@ async fn wait(caller: &mut Caller, story: &mut Story, asked: &Asked, admitted: &
     }
     loop {
         let proxy = &caller.worker.proxy;
-        let claims = proxy.rules.claim(&name, &values, cost.as_deref(), admitted.caller)?;
+        let claims = proxy.rules.claim(&name, &values, cost.as_deref(), admitted, caller.peer.ip())?;
         story.claimed(caller, &claims);
         let waiting = match proxy.gate.ask(&claims.claims, admitted.caller, patience) {
             Answer::Go(permit) => {

@@ -79,13 +79,17 @@ pub(super) async fn run(
     let (mut again, mut resent, mut untaken) = (None, 0, 0);
     loop {
         let mut ready = connection(caller, plan, held.take(), want).await?;
+        if permit.is_late() {
+            (permit, held) = ask_anew(caller, story, plan, permit, ready, want).await?;
+            continue;
+        }
         write(caller, plan, &mut body, again.as_ref(), &mut ready)?;
         story.body = BodyRead::of(&body);
         still_good(&permit)?;
         caller.alarm.set(caller.worker.proxy.timeouts.answer);
         let once = match caller.alarm.during(ready.send(permit)).await {
             None => return Err(Refusal::AnswerTimeout.into()),
-            Some(Err(Unsent::Untouched(unused))) if ready.reused => Once::Untouched(unused),
+            Some(Err(Unsent::Untouched(unused))) if ready.reused || unused.is_late() => Once::Untouched(unused),
             Some(Err(Unsent::Untouched(_) | Unsent::Partly)) => Once::Lost,
             Some(Ok(mut flight)) => match heard(caller, story, &mut ready, &mut body).await {
                 Ok(()) if pushed_back(caller, plan, &mut flight, resent) && can_repeat(&mut again, &mut body) => {
@@ -133,6 +137,24 @@ pub(super) async fn run(
         // It may have been counted, so the next sending takes a slot of its own.
         (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
     }
+}
+
+/// The permit came too late to be used: another one, with the place in line that it had.
+pub(super) async fn ask_anew(
+    caller: &mut Caller,
+    story: &mut Story,
+    plan: &mut Plan,
+    late: Permit,
+    ready: Ready,
+    want: Want,
+) -> Result<(Permit, Option<Ready>), End> {
+    drop(late);
+    if let Some(status) = caller.worker.proxy.gate.store_status() {
+        status.note_late();
+    }
+    let arrived = plan.arrived;
+    let (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
+    Ok((permit, held.or(Some(ready))))
 }
 
 /// Refuses a request whose permit does not hold any more.

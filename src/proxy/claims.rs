@@ -14,7 +14,7 @@ use super::pattern::{HostPattern, Path, PathPattern};
 use super::refusal::Refusal;
 use super::tally::Tally;
 use super::target::Target;
-use crate::locker::{Caller, Claim, Key, LimitId};
+use crate::locker::{Claim, Key, LimitId};
 use crate::wire::RequestHead;
 
 /// What of a limit concerns requests: which it counts, under which key, at what cost, and what an origin's pushback does.
@@ -38,6 +38,8 @@ pub struct Rule {
     pub pushback: Pushback,
     /// How often a request that was pushed back is sent again.
     pub retry: u8,
+    /// What keys are hashed with if other gateways must come to the same; `None`: with the gate's seed.
+    pub shared_seed: Option<[u8; 16]>,
 }
 
 /// A part of a key. What a request does not have counts as a value of its own, so that leaving it out gives one
@@ -159,7 +161,7 @@ impl Rules {
             if !request.matches(rule) {
                 continue;
             }
-            found.claims.push(Claim { limit: *id, key: request.key(&rule.key, &self.seed), cost: request.cost(rule)? });
+            found.claims.push(Claim { limit: *id, key: request.key(rule, &self.seed), cost: request.cost(rule)? });
             found.retry = found.retry.max(rule.retry);
         }
         Ok(found)
@@ -183,15 +185,16 @@ impl Rules {
         name: &str,
         values: &[Cow<'_, [u8]>],
         cost: Option<&[u8]>,
-        caller: Caller,
+        admitted: &Admitted,
+        peer: IpAddr,
     ) -> Result<Claims, Refusal> {
         let found = self.rules.iter().find(|(_, rule)| *rule.name == *name);
         let (limit, rule) = found.ok_or(Refusal::NoLimit)?;
         let mut values = values.iter();
-        let mut key = KeyHasher::new(&self.seed);
+        let mut key = KeyHasher::new(rule.shared_seed.as_ref().unwrap_or(&self.seed));
         for part in &rule.key {
             match part {
-                KeyPart::Caller => key.add(Some(&caller.0.to_le_bytes())),
+                KeyPart::Caller => key.add_caller(rule, admitted, peer),
                 KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => {
                     key.add(Some(values.next().ok_or(Refusal::BadKey)?));
                 }
@@ -255,15 +258,15 @@ impl<'a> Request<'a> {
         self.read.get_or_insert_with(|| Path::read(self.path))
     }
 
-    fn key(&mut self, parts: &[KeyPart], seed: &[u8; 16]) -> Key {
-        if parts.is_empty() {
+    fn key(&mut self, rule: &Rule, seed: &[u8; 16]) -> Key {
+        if rule.key.is_empty() {
             return Key::WHOLE;
         }
-        let mut key = KeyHasher::new(seed);
-        for part in parts {
+        let mut key = KeyHasher::new(rule.shared_seed.as_ref().unwrap_or(seed));
+        for part in &rule.key {
             match part {
                 KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
-                KeyPart::Caller => key.add(Some(&self.admitted.caller.0.to_le_bytes())),
+                KeyPart::Caller => key.add_caller(rule, self.admitted, self.peer),
                 KeyPart::Path(index) => key.add(self.read_path().segment(*index).map(str::as_bytes)),
                 KeyPart::Header(name) => key.add(self.head.find(name)),
                 KeyPart::Query(name) => key.add(parameter(self.query, name).as_deref()),
@@ -286,12 +289,22 @@ impl<'a> Request<'a> {
 }
 
 /// 128 bits of keyed hash over a key's parts. The seed is random, so that no caller can make two keys meet; and the gate's,
-/// so that windows keep their keys when the rules are read again, and when the gateway is started again.
+/// so that windows keep their keys when the rules are read again, and when the gateway is started again. Only what several
+/// gateways count together has a seed that can be known, because they must all have it.
 struct KeyHasher(SipHasher13);
 
 impl KeyHasher {
     fn new(seed: &[u8; 16]) -> KeyHasher {
         KeyHasher(SipHasher13::new_with_key(seed))
+    }
+
+    /// The number of a caller is this gateway's own; others know it by its name or address.
+    fn add_caller(&mut self, rule: &Rule, admitted: &Admitted, peer: IpAddr) {
+        match (rule.shared_seed, &admitted.user) {
+            (None, _) => self.add(Some(&admitted.caller.0.to_le_bytes())),
+            (Some(_), Some(user)) => self.add(Some(format!("user {user}").as_bytes())),
+            (Some(_), None) => self.add(Some(format!("address {}", peer.to_canonical()).as_bytes())),
+        }
     }
 
     /// Each part goes in with its length, so that ("ab", "c") and ("a", "bc") differ; so do no part and an empty one.

@@ -125,10 +125,14 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
     }
     let mut plan = plan(caller, story, target, admitted, length)?;
     let want = plan.want();
-    let (permit, held) = permit(caller, story, &mut plan, None, want).await?;
+    let (mut permit, mut held) = permit(caller, story, &mut plan, None, want).await?;
     if tunnel {
         caller.worker.proxy.opaque.tell(&plan.target.origin.host, !plan.claims.claims.is_empty());
-        let ready = attempts::connection(caller, &plan, held, plan.want()).await?;
+        let mut ready = attempts::connection(caller, &plan, held, want).await?;
+        while permit.is_late() {
+            (permit, held) = attempts::ask_anew(caller, story, &mut plan, permit, ready, want).await?;
+            ready = attempts::connection(caller, &plan, held, want).await?;
+        }
         attempts::still_good(&permit)?;
         return Ok(answer::tunnel(caller, story, Tunnel::open(ready, permit)));
     }

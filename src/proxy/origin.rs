@@ -284,7 +284,7 @@ impl Ready {
         match departing.await {
             Ok(()) => {
                 let sent = flight.sent();
-                tracing::trace!(target: "lockgate::sent", sent_ns = sent.as_nanos());
+                tracing::trace!(target: "lockgate::sent", sent_ns = flight.clock().monotonic_nanos(sent));
                 Ok(flight)
             }
             Err(_) if self.conn.total_written() == before => Err(Unsent::Untouched(flight.nothing_left())),

@@ -127,6 +127,7 @@ impl Refusal {
             Refusal::Limited { why: Why::TooManyKeys, .. } => {
                 row(503, "connection_limit_reached", "limit", "too_many_keys")
             }
+            Refusal::Limited { why: Why::StoreLost, .. } => row(503, "proxy_internal_error", "limit", "store_lost"),
             Refusal::Limited { why: Why::CostTooHigh, .. } => row(400, "http_request_error", "limit", "cost_too_high"),
             Refusal::Malformed(_) => row(400, "http_request_error", "caller", "malformed"),
             Refusal::BadTarget(_) => row(400, "http_request_error", "caller", "bad_target"),
@@ -345,6 +346,11 @@ fn limited(limit: &str, why: Why, retry_after: Duration, exact: bool) -> String 
             format!("The request waited for the limit {limit:?} as long as it may (max_wait, or Prefer: wait). {again}")
         }
         Why::TooManyKeys => format!("The limit {limit:?} counts as many keys as it may at one time. {again}"),
+        Why::StoreLost => {
+            format!(
+                "The limit {limit:?} is counted in a store that cannot be reached, so nobody knows what is free. {again}"
+            )
+        }
         Why::CostTooHigh => format!("The request costs more than the limit {limit:?} ever has free. Lower its cost."),
     }
 }

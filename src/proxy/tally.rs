@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::locker::{Caller, Why};
 
 /// Every reason for which a limit refuses, with its word for logs and metrics.
-pub const REASONS: [(Why, &str); 6] = [
+pub const REASONS: [(Why, &str); 7] = [
     (Why::Full, "full"),
     (Why::TooLong, "too_long"),
     (Why::QueueFull, "queue_full"),
     (Why::TimedOut, "timed_out"),
     (Why::TooManyKeys, "too_many_keys"),
     (Why::CostTooHigh, "cost_too_high"),
+    (Why::StoreLost, "store_lost"),
 ];
 
 /// The upper bounds of the buckets in which waits are counted, in seconds; what is longer has a bucket of its own.

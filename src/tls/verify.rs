@@ -110,6 +110,21 @@ impl Connector {
         Ok(Connector { tls })
     }
 
+    /// For a server of our own that speaks another protocol than HTTP; as strict, and without an identity.
+    ///
+    /// # Errors
+    /// As [`Connector::new`].
+    pub fn plain(settings: Settings) -> io::Result<TlsConnector> {
+        let verifier = Strict::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+
     /// The TLS handshake over `stream`, with the origin proving that it is `host` (a DNS name, or an IP address without
     /// brackets). It has no timeout of its own.
     ///

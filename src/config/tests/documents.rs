@@ -92,6 +92,7 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[[tls.client]]", "[[tls.client]]\n"),
         ("[access]", "[access]\n"),
         ("[timeouts]", "[timeouts]\n"),
+        ("[store]", "[store]\n"),
         ("[state]", "[state]\n"),
         ("[config]", "[config]\n"),
         ("[log]", "[log]\n"),

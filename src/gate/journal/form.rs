@@ -41,6 +41,7 @@ struct LimitForm {
     turns: bool,
     max_keys: u64,
     dry_run: bool,
+    shared: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
@@ -140,6 +141,7 @@ impl LimitForm {
             turns: limit.share_by == ShareBy::Caller,
             max_keys: limit.max_keys as u64,
             dry_run: limit.dry_run,
+            shared: limit.shared,
         }
     }
 
@@ -155,6 +157,7 @@ impl LimitForm {
             share_by: if self.turns { ShareBy::Caller } else { ShareBy::Nobody },
             max_keys: usize::try_from(self.max_keys).unwrap_or(usize::MAX),
             dry_run: self.dry_run,
+            shared: self.shared,
         }
     }
 }

@@ -50,6 +50,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
         share_by: ShareBy::Nobody,
         max_keys: 1000,
         dry_run: false,
+        shared: false,
     }
 }
 
@@ -63,7 +64,7 @@ fn open(settings: &Settings, limits: Vec<Limit>) -> Result<Arc<Gate>, Error> {
 }
 
 fn open_at(clock: Clock, settings: &Settings, limits: Vec<Limit>) -> Result<Arc<Gate>, Error> {
-    let settings = crate::gate::Settings { limits, state: Some(settings.clone()) };
+    let settings = crate::gate::Settings { limits, state: Some(settings.clone()), store: None };
     Gate::open(settings, clock).map(|(gate, _)| gate)
 }
 

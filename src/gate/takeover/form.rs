@@ -216,6 +216,7 @@ enum WhyForm {
     TimedOut,
     TooManyKeys,
     CostTooHigh,
+    StoreLost,
 }
 
 impl WordForm {
@@ -259,6 +260,7 @@ impl SorryForm {
             Why::TimedOut => WhyForm::TimedOut,
             Why::TooManyKeys => WhyForm::TooManyKeys,
             Why::CostTooHigh => WhyForm::CostTooHigh,
+            Why::StoreLost => WhyForm::StoreLost,
         };
         SorryForm { why, limit: sorry.limit.0, until: lines.write(sorry.until), exact: sorry.exact }
     }
@@ -271,6 +273,7 @@ impl SorryForm {
             WhyForm::TimedOut => Why::TimedOut,
             WhyForm::TooManyKeys => Why::TooManyKeys,
             WhyForm::CostTooHigh => Why::CostTooHigh,
+            WhyForm::StoreLost => Why::StoreLost,
         };
         Sorry { why, limit: LimitId(self.limit), until: lines.read(self.until), exact: self.exact }
     }

@@ -29,11 +29,12 @@ fn limit(requests: u32, in_flight: u32) -> Limit {
         share_by: ShareBy::Nobody,
         max_keys: 1000,
         dry_run: false,
+        shared: false,
     }
 }
 
 fn settings(limits: &[Limit]) -> Settings {
-    Settings { limits: limits.to_vec(), state: None }
+    Settings { limits: limits.to_vec(), state: None, store: None }
 }
 
 fn ask(gate: &Arc<Gate>) -> Answer {
@@ -269,7 +270,7 @@ fn the_journal_and_its_folder_move_too() {
     std::fs::remove_dir_all(&dir).ok();
     let state = journal::Settings { dir: dir.clone(), after_crash: AfterCrash::Remember };
     let limits = [limit(3, 5)];
-    let settings = Settings { limits: limits.to_vec(), state: Some(state) };
+    let settings = Settings { limits: limits.to_vec(), state: Some(state), store: None };
     let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
     // It may have to wait until its slot is written down.
     let goes = |gate: &Arc<Gate>| match ask(gate) {
@@ -356,7 +357,7 @@ fn a_gate_that_has_stopped_grants_nothing_to_the_process_before() {
     let dir: PathBuf = std::env::temp_dir().join(format!("lockgate-stopped-{}", std::process::id()));
     std::fs::remove_dir_all(&dir).ok();
     let state = journal::Settings { dir: dir.clone(), after_crash: AfterCrash::Remember };
-    let settings = Settings { limits: vec![limit(2, 1)], state: Some(state) };
+    let settings = Settings { limits: vec![limit(2, 1)], state: Some(state), store: None };
     let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
     let first = match ask(&old) {
         Answer::Go(permit) => permit.depart(),

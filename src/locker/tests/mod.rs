@@ -51,6 +51,7 @@ pub(super) fn limit(requests: u32, per: u64, kind: Kind) -> Limit {
         share_by: ShareBy::Caller,
         max_keys: 1_000_000,
         dry_run: false,
+        shared: false,
     }
 }
 

@@ -27,8 +27,13 @@ impl Window {
         !rule.recorded || self.credit().left >= rule.slots(cost)
     }
 
-    /// Whether only that keeps a request of `cost` slots back.
+    /// Whether only that keeps a request of `cost` slots back; of a shared window, whether nobody knows yet until when it
+    /// is kept back.
     pub(crate) fn is_dry(&self, rule: &Rule, cost: u32, now: crate::time::Time) -> bool {
+        if rule.pooled {
+            let unknown = self.share_opens(rule, cost, now).is_none() && self.later() <= now;
+            return unknown && self.paused() <= now && !rule.lost;
+        }
         !self.has_credit(rule, cost) && self.has_room(rule, cost, now)
     }
 

@@ -14,6 +14,7 @@ mod change;
 mod credit;
 mod fixed;
 mod log;
+pub(crate) mod pool;
 pub(crate) mod rule;
 mod sliding;
 mod smooth;
@@ -25,6 +26,7 @@ use std::collections::VecDeque;
 pub(crate) use self::calendar::Period;
 use self::credit::Credit;
 use self::log::Entry;
+use self::pool::Pool;
 pub(crate) use self::rule::{Form, Rule, Unknown, later};
 use super::ask::{Key, LimitId};
 use super::line::Waits;
@@ -71,6 +73,7 @@ struct Extra {
     /// Nothing opens before.
     paused: Time,
     credit: Credit,
+    pool: Option<Box<Pool>>,
 }
 
 impl Window {
@@ -137,6 +140,9 @@ impl Window {
     /// Forgets what no longer counts. Every question below is asked after it, with the same `now`.
     #[inline]
     pub(crate) fn expire(&mut self, rule: &Rule, now: Time) {
+        if rule.pooled {
+            self.expire_shares(now);
+        }
         match rule.form {
             Form::Sliding | Form::Smooth => sliding::expire(self, rule, now),
             Form::Fixed => fixed::expire(self, rule, now),
@@ -148,6 +154,9 @@ impl Window {
     /// Whether a request of `cost` slots may go now, as far as this window is concerned.
     #[inline]
     pub(crate) fn fits(&self, rule: &Rule, cost: u32, now: Time) -> bool {
+        if rule.pooled {
+            return self.has_share(rule, cost, now);
+        }
         self.has_room(rule, cost, now) && self.has_credit(rule, cost)
     }
 
@@ -161,12 +170,13 @@ impl Window {
             && (!matches!(rule.form, Form::Smooth) || smooth::spaced(self, rule, cost, now))
     }
 
-    /// Takes the slots of a request that fits.
+    /// Takes the slots of a request that fits; it must have left when they end.
     #[inline]
-    pub(crate) fn take(&mut self, rule: &Rule, cost: u32) {
+    pub(crate) fn take(&mut self, rule: &Rule, cost: u32) -> Time {
         self.unsettled += rule.slots(cost);
         self.use_credit(rule, cost);
         self.flying += u32::from(rule.counts_flights());
+        if rule.pooled { self.use_share(rule, cost) } else { Time::NEVER }
     }
 
     /// `cost` taken slots settle now.
@@ -175,6 +185,9 @@ impl Window {
         self.unsettled = self.unsettled.saturating_sub(cost);
         self.expire(rule, now);
         self.settled(rule, cost, now);
+        if rule.shared {
+            self.report(rule, cost, now);
+        }
     }
 
     /// `cost` slots settle at a moment that need not be the present.
@@ -196,16 +209,26 @@ impl Window {
     pub(crate) fn give_back(&mut self, rule: &Rule, cost: u32) {
         self.unsettled = self.unsettled.saturating_sub(cost);
         self.return_credit(rule, cost);
+        if rule.shared {
+            self.report_unused(cost, 0);
+        }
     }
 
     /// A flight has ended.
-    pub(crate) fn land(&mut self) {
+    pub(crate) fn land(&mut self, rule: &Rule) {
         self.flying = self.flying.saturating_sub(1);
+        if rule.shared {
+            self.report_unused(0, 1);
+        }
     }
 
     /// When a request of `cost` slots has room, once `ahead` slots and `flights` requests have gone before
     /// it at once; `None` if that hangs on a settle, a give-back, a flight's end or a record yet to come.
     pub(crate) fn opening(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
+        if rule.pooled {
+            let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+            return self.share_opens(rule, cost.saturating_add(ahead), now);
+        }
         let opening = self.room_opens(rule, ahead, flights, cost, now)?;
         (opening > now || self.has_credit(rule, cost)).then_some(opening)
     }
@@ -269,7 +292,7 @@ impl Window {
 
     /// Whether the window holds nothing that a new one would not.
     pub(crate) fn is_idle(&self, rule: &Rule, now: Time) -> bool {
-        self.is_blank(rule, now) && !self.is_being_recorded()
+        self.is_blank(rule, now) && !self.is_being_recorded() && !self.has_pool()
     }
 
     /// Whether nothing of it needs to be remembered.

@@ -88,6 +88,14 @@ pub(crate) struct Rule {
     pub(crate) block: u32,
     /// How many of them a key has of which nothing is written down.
     pub(crate) free: u32,
+    /// Whether it is counted together with other gateways.
+    pub(crate) shared: bool,
+    /// Whether what may go is the store's to say now.
+    pub(crate) pooled: bool,
+    /// Whether the store cannot be asked.
+    pub(crate) lost: bool,
+    /// Whether `requests` and `in_flight` are this gateway's part of the whole.
+    pub(crate) parted: bool,
     /// How many windows are alive.
     pub(crate) live: usize,
 }
@@ -116,6 +124,10 @@ impl Rule {
             recorded: false,
             block: 0,
             free: 0,
+            shared: limit.shared && !limit.dry_run,
+            pooled: false,
+            lost: false,
+            parted: false,
             live: 0,
         };
         let Some(rate) = &limit.rate else { return rule };

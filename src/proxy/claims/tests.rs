@@ -15,6 +15,7 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
         max_cost: 5,
         pushback: Pushback::Pause,
         retry: 0,
+        shared_seed: None,
     }
 }
 

@@ -1,0 +1,341 @@
+//! The thread that speaks with the store, and what holds while it cannot.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::runtime::Builder;
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::link::Link;
+use super::lost::{authority, in_words};
+use super::message::{self, Answer, Speaker, Verb};
+use super::step::{Sample, step};
+use super::{Error, Health, Settings, Status, WhenLost};
+use crate::gate::Gate;
+use crate::gate::clock::Clock;
+use crate::locker::{Authority, Exchange, Limit, LimitId};
+use crate::time::Time;
+
+/// How often the store is told that this gateway is there, if nothing else is told.
+const BEAT: Duration = Duration::from_millis(150);
+/// How long an answer may take. With a beat it is how soon a loss is noticed: in less than half a second.
+const CALL: Duration = Duration::from_millis(250);
+/// How soon it is tried again to reach it.
+const RETRY: Duration = Duration::from_millis(100);
+/// How soon it is looked whether a limit is shared by now.
+const IDLE: Duration = Duration::from_secs(1);
+/// The thread that speaks with the store.
+pub struct Store {
+    status: Arc<Status>,
+    over: watch::Sender<bool>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    first: Mutex<Receiver<()>>,
+}
+
+/// Starts to speak with the store. `under_way`: how long a request may take from its permit to its settle at most.
+///
+/// # Errors
+/// If the system gives no thread, no poll or no random numbers.
+pub fn start(
+    gate: &Arc<Gate>,
+    settings: Settings,
+    tls: Option<TlsConnector>,
+    under_way: Duration,
+) -> io::Result<Arc<Store>> {
+    let mut process = [0; 8];
+    let random = SystemRandom::new().fill(&mut process);
+    random.map_err(|_| io::Error::other("the system has no random numbers"))?;
+    let (status, bell) = (Arc::new(Status::new()), Arc::new(Notify::new()));
+    let (over, is_over) = watch::channel(false);
+    let (tried, first) = sync_channel(1);
+    let client = Client {
+        gate: Arc::downgrade(gate),
+        clock: gate.clock(),
+        settings,
+        tls,
+        status: Arc::clone(&status),
+        bell: Arc::clone(&bell),
+        over: is_over,
+        tried,
+        process: process.iter().map(|byte| format!("{byte:02x}")).collect(),
+        epochs: 0,
+        under_way,
+        last_good: None,
+        authorities: HashMap::new(),
+        doubted: None,
+        sample: None,
+        complaint: None,
+    };
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let thread = thread::Builder::new().name("store".to_owned()).spawn(move || runtime.block_on(client.run()))?;
+    let store = Arc::new(Store { status, over, thread: Mutex::new(Some(thread)), first: Mutex::new(first) });
+    gate.meet_store(&store, bell);
+    Ok(store)
+}
+
+impl Store {
+    /// How it stands with the store.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// Waits until it was tried to reach the store, or for so long. Blocks the thread.
+    pub fn wait_for_first_try(&self, within: Duration) {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whether it has ended or the time is over makes no difference.
+        first.recv_timeout(within).ok();
+    }
+
+    /// Tells the store all that is left to be told. Blocks the thread.
+    pub(in crate::gate) fn stop(&self) {
+        self.over.send_replace(true);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that speaks with the store has panicked");
+        }
+    }
+}
+
+struct Client {
+    gate: Weak<Gate>,
+    clock: Clock,
+    settings: Settings,
+    tls: Option<TlsConnector>,
+    status: Arc<Status>,
+    bell: Arc<Notify>,
+    over: watch::Receiver<bool>,
+    tried: SyncSender<()>,
+    process: String,
+    epochs: u64,
+    under_way: Duration,
+    /// When the store answered last.
+    last_good: Option<Time>,
+    /// What was said to the locker while the store cannot be asked.
+    authorities: HashMap<LimitId, Authority>,
+    doubted: Option<i64>,
+    sample: Option<Sample>,
+    /// What was logged last of why it cannot be asked.
+    complaint: Option<String>,
+}
+
+/// Why it is not spoken with the store any more.
+enum Ended {
+    /// The gateway ends, or another process counts.
+    Over,
+    Lost(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Ended {
+        Ended::Lost(error)
+    }
+}
+
+impl Client {
+    async fn run(mut self) {
+        loop {
+            let Some(gate) = self.gate.upgrade().filter(|gate| !gate.is_given()) else { return };
+            if *self.over.borrow() {
+                return;
+            }
+            let shares = gate.shares();
+            drop(gate);
+            if !shares {
+                self.status.set(Health::Off, None);
+                self.rest(IDLE).await;
+                continue;
+            }
+            match self.session().await {
+                Err(Ended::Over) => return,
+                Err(Ended::Lost(error)) => self.lose(&error),
+                Ok(never) => match never {},
+            }
+            self.tried.try_send(()).ok();
+            self.govern();
+            self.rest(RETRY).await;
+        }
+    }
+
+    /// Waits for so long, or until the gateway ends.
+    async fn rest(&mut self, time: Duration) {
+        // Either is a reason to look again.
+        timeout(time, self.over.changed()).await.ok();
+    }
+
+    fn gate(&self) -> Result<Arc<Gate>, Ended> {
+        self.gate.upgrade().filter(|gate| !gate.is_given()).ok_or(Ended::Over)
+    }
+
+    /// Speaks with the store as long as that can be done.
+    async fn session(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let mut link = self.connect().await?;
+        self.epochs += 1;
+        self.exchange(&mut link, Verb::Hello, Exchange::default()).await?;
+        self.doubted = None;
+        self.gate()?.open_sharing();
+        self.find(&link);
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let beat = tokio::select! {
+                biased;
+                _ = self.over.changed() => {
+                    let farewell = self.gate()?.farewell();
+                    self.exchange(&mut link, Verb::Bye, farewell).await?;
+                    return Err(Ended::Over);
+                }
+                _ = beats.tick() => true,
+                () = self.bell.notified() => false,
+            };
+            let exchange = self.gate()?.take_exchange(beat);
+            if beat || !exchange.windows.is_empty() {
+                self.exchange(&mut link, Verb::Tell, exchange).await?;
+            }
+        }
+    }
+
+    /// Connects, and sees to what holds meanwhile.
+    async fn connect(&mut self) -> Result<Link, Ended> {
+        let (settings, tls) = (self.settings.clone(), self.tls.clone());
+        let mut opening = std::pin::pin!(Link::open(&settings, tls.as_ref()));
+        loop {
+            match timeout(RETRY, &mut opening).await {
+                Ok(opened) => return Ok(opened?),
+                Err(_elapsed) => self.govern(),
+            }
+            if *self.over.borrow() {
+                return Err(Ended::Over);
+            }
+        }
+    }
+
+    async fn exchange(&mut self, link: &mut Link, verb: Verb, exchange: Exchange) -> Result<(), Ended> {
+        let gate = self.gate()?;
+        let limits = gate.limits();
+        let (keys, speaker) = (message::keys(&self.settings.group, &exchange, &limits), self.speaker(link));
+        let began = self.clock.now();
+        let write = |cmd: &mut redis::Cmd| message::write(cmd, &speaker, verb, &exchange, began);
+        let answer = link.call(&keys, self.settings.confirm, CALL, write).await;
+        let ended = self.clock.now();
+        let answer = answer.and_then(|value| message::read(&value, &exchange));
+        match answer.and_then(|answer| self.believe(link, answer, began, ended)) {
+            Ok(answer) => {
+                self.last_good = Some(ended);
+                self.status.note_exchange(u64::try_from(ended.since(began).as_micros()).unwrap_or(u64::MAX));
+                self.report_mixed(&answer, &exchange, &limits);
+                gate.exchanged(&exchange, &answer.taken, began, ended);
+                Ok(())
+            }
+            Err(error) => {
+                gate.exchange_lost(exchange);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn speaker(&self, link: &Link) -> Speaker {
+        let shares = match &self.settings.when_lost {
+            WhenLost::Share { gateways, name, share_for } => Some((name.clone(), gateways.get(), *share_for)),
+            WhenLost::Refuse | WhenLost::Allow => None,
+        };
+        Speaker {
+            id: link.id.clone(),
+            process: self.process.clone(),
+            epoch: format!("{}.{}", self.process, self.epochs),
+            doubted: self.doubted,
+            trusts_empty: self.settings.trusts_empty,
+            shares,
+            clock: None,
+        }
+    }
+
+    /// Whether the store's clock has gone as ours has since the last answer.
+    fn believe(&mut self, link: &Link, answer: Answer, began: Time, ended: Time) -> Result<Answer, Error> {
+        let sample = Sample { id: link.id.clone(), now: answer.now, began, ended };
+        let before = self.sample.replace(sample.clone()).filter(|before| before.id == link.id);
+        let off = before.map_or(0, |before| step(&before, &sample));
+        if off == 0 {
+            return Ok(answer);
+        }
+        self.doubted = Some(answer.born);
+        self.status.note_clock_step();
+        Err(Error::Clock(off / 1000))
+    }
+
+    /// The store can be asked.
+    fn find(&mut self, link: &Link) {
+        self.authorities.clear();
+        if self.status.set(Health::Asked, None) {
+            tracing::info!(store = link.address, "the store of shared limits is asked");
+        }
+        self.complaint = None;
+        self.tried.try_send(()).ok();
+    }
+
+    /// The store cannot be asked.
+    fn lose(&mut self, error: &Error) {
+        let (health, _) = self.status.health();
+        if health == Health::Asked || health == Health::Off {
+            self.status.note_loss();
+            if let Ok(gate) = self.gate() {
+                gate.close_sharing();
+            }
+            self.authorities.clear();
+            self.status.set(Health::Lost, Some(error.to_string()));
+        }
+        let complaint = error.to_string();
+        if self.complaint.as_ref() != Some(&complaint) {
+            let then = match &self.settings.when_lost {
+                WhenLost::Refuse => "nobody passes a shared limit until it answers",
+                WhenLost::Share { .. } => "as soon as that is safe this gateway goes on with its part of each limit",
+                WhenLost::Allow => "shared limits are kept by each gateway for itself, and so exceeded by all together",
+            };
+            tracing::error!("{complaint}; {then}");
+            self.status.set(self.status.health().0, Some(complaint.clone()));
+            self.complaint = Some(complaint);
+        }
+    }
+
+    /// Sees to what holds while the store cannot be asked: that changes with time.
+    fn govern(&mut self) {
+        let (health, why) = self.status.health();
+        let (Ok(gate), false) = (self.gate(), health == Health::Asked) else { return };
+        let now = self.clock.now();
+        let limits = gate.limits();
+        for id in gate.shared_limits() {
+            let Some(limit) = limits.get(id.0 as usize) else { continue };
+            let authority = authority(&self.settings.when_lost, limit, self.last_good, self.under_way, now);
+            let before = self.authorities.insert(id, authority).unwrap_or(Authority::Nobody);
+            if before != authority {
+                tracing::warn!(limit = &*limit.name, "{}", in_words(authority));
+                gate.set_authority(id, authority);
+            }
+        }
+        let any = |of: fn(&Authority) -> bool| self.authorities.values().any(of);
+        let health = if any(|authority| matches!(authority, Authority::Part(_))) {
+            Health::Shared
+        } else if any(|authority| *authority == Authority::Alone) {
+            Health::Alone
+        } else {
+            Health::Lost
+        };
+        self.status.set(health, why);
+    }
+
+    fn report_mixed(&mut self, answer: &Answer, exchange: &Exchange, limits: &[Limit]) {
+        let told = answer.mixed.and_then(|place| exchange.windows.get(place));
+        let Some(limit) = told.and_then(|told| limits.get(told.limit.0 as usize)) else { return };
+        let complaint = format!("the gateways say different things of the limit {:?}: the strictest holds", limit.name);
+        if self.complaint.as_ref() != Some(&complaint) {
+            tracing::warn!("{complaint}");
+            self.complaint = Some(complaint);
+        }
+    }
+}

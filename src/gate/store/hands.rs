@@ -1,0 +1,72 @@
+//! What the thread that speaks with the store says to the locker.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{Status, Store};
+use crate::gate::Gate;
+use crate::locker::{Authority, Exchange, LimitId, Taken};
+use crate::time::Time;
+
+impl Gate {
+    pub(super) fn meet_store(&self, store: &Arc<Store>, bell: Arc<Notify>) {
+        // Both are empty until here.
+        self.bells.store.set(bell).ok();
+        self.store.set(Arc::clone(store)).ok();
+    }
+
+    pub(super) fn shares(&self) -> bool {
+        self.lock().locker.shares()
+    }
+
+    pub(super) fn shared_limits(&self) -> Vec<LimitId> {
+        self.lock().locker.shared()
+    }
+
+    pub(super) fn open_sharing(&self) {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.open_sharing(now));
+    }
+
+    pub(super) fn close_sharing(&self) {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            state.rung.store = false;
+            state.locker.close_sharing(now);
+        });
+    }
+
+    pub(super) fn set_authority(&self, limit: LimitId, authority: Authority) {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.set_authority(Some(limit), authority, now));
+    }
+
+    pub(super) fn take_exchange(&self, beat: bool) -> Exchange {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            state.rung.store = false;
+            state.locker.take_exchange(beat, now)
+        })
+    }
+
+    pub(super) fn exchanged(&self, exchange: &Exchange, answers: &[Taken], began: Time, ended: Time) {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.exchanged(exchange, answers, began, ended, now));
+    }
+
+    pub(super) fn exchange_lost(&self, exchange: Exchange) {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.exchange_lost(exchange, now));
+    }
+
+    pub(super) fn farewell(&self) -> Exchange {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.farewell(now))
+    }
+
+    /// How it stands with the store of shared limits; `None`: there is none.
+    pub fn store_status(&self) -> Option<Arc<Status>> {
+        self.store.get().map(|store| Arc::clone(store.status()))
+    }
+}

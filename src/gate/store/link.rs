@@ -1,0 +1,224 @@
+//! One connection to the store. It is never renewed by itself: who counts must know when the store may be another one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, ServerErrorKind, Value, cmd};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::{Error, Settings};
+use crate::net::dial;
+
+/// The script that counts.
+pub(super) const SCRIPT: &str = include_str!("store.lua");
+
+/// How long a connection may take, to the server and through its greeting.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How often a node may send us to another one.
+const MOVES: usize = 5;
+
+/// A connection.
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    driver: JoinHandle<()>,
+    /// Which store this is: it changes when it was started anew, or another has taken its place.
+    pub(super) id: String,
+    /// The script's name.
+    script: String,
+    /// Where it leads.
+    pub(super) address: String,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+impl Link {
+    /// Connects to the server that counts, whichever of the nodes knows it.
+    ///
+    /// # Errors
+    /// Of the last node that was tried.
+    pub(super) async fn open(settings: &Settings, tls: Option<&TlsConnector>) -> Result<Link, Error> {
+        let mut last = Error::Silent;
+        for (host, port) in &settings.nodes {
+            let opened = async {
+                let (mut host, mut port) = match &settings.sentinel {
+                    None => (host.clone(), *port),
+                    Some(name) => ask_sentinel(host, *port, name, tls).await?,
+                };
+                for _ in 0..MOVES {
+                    match Link::at(&host, port, settings, tls).await {
+                        // A node that does not know its own name says where it was reached.
+                        Err(Error::Moved(there, number)) => {
+                            (host, port) = (if there.is_empty() { host } else { there }, number);
+                        }
+                        opened => return opened,
+                    }
+                }
+                Err(Error::Refused("its nodes send us round and round".to_owned()))
+            };
+            match opened.await {
+                Ok(link) => return Ok(link),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn at(host: &str, port: u16, settings: &Settings, tls: Option<&TlsConnector>) -> Result<Link, Error> {
+        let mut info = RedisConnectionInfo::default().set_db(i64::from(settings.database));
+        info = info.set_lib_name("lockgate", env!("CARGO_PKG_VERSION"));
+        if let Some(user) = &settings.user {
+            info = info.set_username(user);
+        }
+        if let Some(password) = &settings.password {
+            info = info.set_password(&password.0);
+        }
+        let (mut connection, driver) = connect(host, port, &info, tls).await?;
+        let mut link = Link {
+            connection: connection.clone(),
+            driver,
+            id: String::new(),
+            script: String::new(),
+            address: format!("{host}:{port}"),
+        };
+        let greeting = async {
+            let said: String = cmd("INFO").query_async(&mut connection).await.map_err(|error| Error::of(&error))?;
+            let said = fields(&said);
+            let of = |name: &str| said.get(name).copied().unwrap_or_default();
+            let in_cluster = of("cluster_enabled") == "1";
+            if of("role") != "master" && !in_cluster {
+                return Err(Error::Replica(format!("{host}:{port}")));
+            }
+            if of("maxmemory") != "0" && of("maxmemory_policy") != "noeviction" {
+                return Err(Error::Evicts(of("maxmemory_policy").to_owned()));
+            }
+            let id = format!("{}:{}", of("run_id"), of("master_replid"));
+            if in_cluster {
+                // Says where the keys are, if they are elsewhere.
+                let key = format!("{{{}}}:house", settings.group);
+                let asked = cmd("EXISTS").arg(key).query_async::<i64>(&mut connection).await;
+                asked.map_err(|error| Error::of(&error))?;
+            }
+            let script = load(&mut connection).await.map_err(|error| Error::of(&error))?;
+            Ok((id, script))
+        };
+        (link.id, link.script) = timeout(CONNECT, greeting).await.map_err(|_elapsed| Error::Silent)??;
+        Ok(link)
+    }
+
+    /// One call of the script: `write` appends what it is told. With `confirm`, what it did is on that many replicas when
+    /// this returns.
+    ///
+    /// # Errors
+    /// If no answer came in time, or one that is an error.
+    pub(super) async fn call(
+        &mut self,
+        keys: &[String],
+        confirm: u32,
+        within: Duration,
+        write: impl Fn(&mut Cmd),
+    ) -> Result<Value, Error> {
+        let called = async {
+            match self.try_call(keys, confirm, &write).await {
+                // The store has forgotten the script, and done nothing.
+                Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    self.script = load(&mut self.connection).await?;
+                    self.try_call(keys, confirm, &write).await
+                }
+                called => called,
+            }
+        };
+        let (value, found) =
+            timeout(within, called).await.map_err(|_elapsed| Error::Silent)?.map_err(|error| Error::of(&error))?;
+        if found < confirm {
+            return Err(Error::Unconfirmed { found, wanted: confirm });
+        }
+        Ok(value)
+    }
+
+    async fn try_call(
+        &mut self,
+        keys: &[String],
+        confirm: u32,
+        write: &impl Fn(&mut Cmd),
+    ) -> Result<(Value, u32), RedisError> {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.script).arg(keys.len()).arg(keys);
+        write(&mut call);
+        if confirm == 0 {
+            return Ok((call.query_async(&mut self.connection).await?, 0));
+        }
+        let mut wait = cmd("WAIT");
+        wait.arg(confirm).arg(50);
+        let mut both = redis::pipe();
+        both.add_command(call).add_command(wait);
+        both.query_async(&mut self.connection).await
+    }
+}
+
+async fn connect(
+    host: &str,
+    port: u16,
+    info: &RedisConnectionInfo,
+    tls: Option<&TlsConnector>,
+) -> Result<(MultiplexedConnection, JoinHandle<()>), Error> {
+    let unreachable = |why: String| Error::Unreachable { address: format!("{host}:{port}"), why };
+    let connecting = async {
+        let tcp = dial::reach(host, port, CONNECT).await.map_err(|error| unreachable(with_cause(&error)))?;
+        let stream: Box<dyn Duplex> = match tls {
+            None => Box::new(tcp),
+            Some(tls) => {
+                let name = ServerName::try_from(host.to_owned());
+                let name =
+                    name.map_err(|_invalid| unreachable("it has no name that a certificate can bear".to_owned()))?;
+                Box::new(tls.connect(name, tcp).await.map_err(|error| unreachable(error.to_string()))?)
+            }
+        };
+        // The times are ours to watch: what it has not answered in time is not known, and the connection of no use.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        let opened = MultiplexedConnection::new_with_config(info, stream, config).await;
+        opened.map_err(|error| Error::of(&error))
+    };
+    let (connection, driver) =
+        timeout(CONNECT, connecting).await.map_err(|_elapsed| unreachable("no answer in time".to_owned()))??;
+    Ok((connection, tokio::spawn(driver)))
+}
+
+fn with_cause(error: &dial::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error} ({cause})"),
+        None => error.to_string(),
+    }
+}
+
+/// Asks a Sentinel where the server is that counts.
+async fn ask_sentinel(host: &str, port: u16, name: &str, tls: Option<&TlsConnector>) -> Result<(String, u16), Error> {
+    let (mut connection, driver) = connect(host, port, &RedisConnectionInfo::default(), tls).await?;
+    let mut ask = cmd("SENTINEL");
+    ask.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+    let asked = timeout(CONNECT, ask.query_async::<Option<(String, u16)>>(&mut connection)).await;
+    driver.abort();
+    let answer = asked.map_err(|_elapsed| Error::Silent)?.map_err(|error| Error::of(&error))?;
+    answer
+        .ok_or_else(|| Error::Refused(format!("no server is called {name:?} (that is the Sentinel at {host}:{port})")))
+}
+
+async fn load(connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(connection).await
+}
+
+/// The lines of INFO.
+fn fields(said: &str) -> HashMap<&str, &str> {
+    said.lines().filter_map(|line| line.trim_end().split_once(':')).collect()
+}

@@ -1,0 +1,157 @@
+//! What is said to the script and what it answers, in its order; `store.lua` reads it so.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use super::{Error, PRESENCE};
+use crate::locker::{Counted, Exchange, HORIZON_MOST, LEASE, Limit, Taken, Terms, Told};
+use crate::time::Time;
+
+/// Stands for no cap on the requests under way.
+const UNCAPPED: u64 = 1_000_000_000_000;
+/// The span of what has none: only flights are counted.
+const SPAN_OF_FLIGHTS: u64 = 1_000_000;
+/// Above so many slots settle times are kept in steps of the span's 1024th part, as windows do.
+const EXACT_UP_TO: u32 = 1024;
+
+/// Who speaks, and to which store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Speaker {
+    /// Which store this is, as far as is known.
+    pub(super) id: String,
+    /// This process, and its name since it was last introduced.
+    pub(super) process: String,
+    pub(super) epoch: String,
+    /// The birth of the store's knowledge that is doubted.
+    pub(super) doubted: Option<i64>,
+    pub(super) trusts_empty: bool,
+    /// The gateway's name and number of its like, and for how long it goes on when it is cut off.
+    pub(super) shares: Option<(String, u32, Duration)>,
+    /// Stands for the store's clock, in tests.
+    pub(super) clock: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verb {
+    /// The gateway is new here, or has another name.
+    Hello,
+    Tell,
+    /// It will not be heard of again.
+    Bye,
+}
+
+/// What the script answers to what it has understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Answer {
+    /// The store's clock, in microseconds.
+    pub(super) now: i64,
+    /// Since when it counts.
+    pub(super) born: i64,
+    /// The last window of the exchange of which gateways say different things.
+    pub(super) mixed: Option<usize>,
+    pub(super) taken: Vec<Taken>,
+}
+
+/// The names of the keys.
+pub(super) fn keys(group: &str, exchange: &Exchange, limits: &[Limit]) -> Vec<String> {
+    let mut keys = vec![format!("{{{group}}}:house"), format!("{{{group}}}:present")];
+    for told in &exchange.windows {
+        let name = limits.get(told.limit.0 as usize).map_or("", |limit| &*limit.name);
+        for part in ["window", "log"] {
+            keys.push(format!("{{{group}}}:{part}:{name}:{:032x}", told.key.0));
+        }
+    }
+    keys
+}
+
+/// Appends all that the script is told. `began`: a moment before it is told.
+pub(super) fn write(cmd: &mut Cmd, speaker: &Speaker, verb: Verb, exchange: &Exchange, began: Time) {
+    cmd.arg(speaker.clock.map_or_else(String::new, |clock| clock.to_string()));
+    cmd.arg(&speaker.id).arg(&speaker.process).arg(&speaker.epoch);
+    cmd.arg(match verb {
+        Verb::Hello => "hello",
+        Verb::Tell => "tell",
+        Verb::Bye => "bye",
+    });
+    cmd.arg(speaker.doubted.unwrap_or(-1)).arg(u8::from(speaker.trusts_empty));
+    cmd.arg(micros(PRESENCE)).arg(micros(HORIZON_MOST)).arg(micros(LEASE)).arg(micros(exchange.horizon));
+    let (name, gateways, share_for) = match &speaker.shares {
+        Some((name, gateways, share_for)) => (name.as_str(), *gateways, micros(*share_for)),
+        None => ("", 0, 0),
+    };
+    cmd.arg(name).arg(gateways).arg(share_for);
+    cmd.arg(exchange.windows.len());
+    for told in &exchange.windows {
+        write_terms(cmd, told.is_new, &told.terms);
+        write_told(cmd, told, began);
+    }
+    cmd.arg(exchange.takes.len());
+    for take in &exchange.takes {
+        cmd.arg(take.requests).arg(take.ahead).arg(take.windows.len());
+        for (place, cost) in &take.windows {
+            cmd.arg(place + 1).arg(*cost);
+        }
+    }
+}
+
+fn write_terms(cmd: &mut Cmd, is_new: bool, terms: &Terms) {
+    let (kind, bounds) = match terms.kind {
+        Counted::Flights => ("none", [0; 3]),
+        Counted::Sliding => ("sliding", [0; 3]),
+        Counted::Fixed => ("fixed", [0; 3]),
+        Counted::Smooth => ("smooth", [0; 3]),
+        Counted::Calendar(bounds) => ("calendar", bounds.map(|at| i64::try_from(at / 1000).unwrap_or(i64::MAX))),
+    };
+    let span = if terms.kind == Counted::Flights { SPAN_OF_FLIGHTS } else { terms.span.div_ceil(1000) };
+    let quantum = if terms.requests > EXACT_UP_TO { span.div_ceil(u64::from(EXACT_UP_TO)) } else { 1 };
+    cmd.arg(u8::from(is_new)).arg(kind).arg(terms.requests).arg(span).arg(quantum);
+    cmd.arg(terms.interval.div_ceil(1000)).arg(terms.burst);
+    cmd.arg(terms.in_flight.map_or(UNCAPPED, u64::from)).arg(micros(terms.linger));
+    for bound in bounds {
+        cmd.arg(bound);
+    }
+}
+
+fn write_told(cmd: &mut Cmd, told: &Told, began: Time) {
+    cmd.arg(told.held).arg(told.flying).arg(told.waiting);
+    // Rounded so that it holds back longer: pauses up, ages down.
+    cmd.arg(u64::try_from(told.paused.since(began).as_nanos().div_ceil(1000)).unwrap_or(u64::MAX));
+    cmd.arg(told.returned).arg(told.landed).arg(told.settled.len());
+    for (at, count) in &told.settled {
+        cmd.arg(micros(began.since(*at))).arg(*count);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Understands the script's answer.
+///
+/// # Errors
+/// What it has not done, and why; or that it is none of its answers.
+pub(super) fn read(value: &Value, exchange: &Exchange) -> Result<Answer, Error> {
+    let foreign = || Error::Refused("what none of our script's answers is".to_owned());
+    let numbers: Vec<i64> = redis::from_redis_value_ref(value).map_err(|_| foreign())?;
+    let mut numbers = numbers.into_iter();
+    let mut next = || numbers.next().ok_or_else(foreign);
+    match next()? {
+        0 => {}
+        1 => return Err(Error::Lapsed),
+        2 => return Err(Error::Other),
+        3 => return Err(Error::TooMany),
+        _ => return Err(foreign()),
+    }
+    let (now, born, mixed) = (next()?, next()?, next()?);
+    let mut taken = Vec::with_capacity(exchange.takes.len());
+    let wait = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+    let count = |number: i64| u32::try_from(number).map_err(|_| foreign());
+    for take in &exchange.takes {
+        let groups = (0..next()?).map(|_| Ok((wait(next()?), count(next()?)?))).collect::<Result<_, Error>>()?;
+        let (ahead, later) = (count(next()?)?, next()?);
+        let shut = take.windows.iter().map(|_| Ok(wait(next()?))).collect::<Result<_, Error>>()?;
+        taken.push(Taken { groups, ahead, later: (later > 0).then(|| wait(later)), shut });
+    }
+    Ok(Answer { now, born, mixed: usize::try_from(mixed - 1).ok(), taken })
+}

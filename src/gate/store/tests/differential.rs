@@ -1,0 +1,166 @@
+//! The same random calls to the script on a real server and to the model: every answer is the same.
+
+use std::time::Duration;
+
+use redis::{Connection, cmd};
+
+use super::model::Model;
+use super::server::Server;
+use super::{Dice, arguments};
+use crate::gate::store::link::SCRIPT;
+use crate::gate::store::message::{Speaker, Verb};
+use crate::locker::{Counted, Counts, Exchange, Key, Kind, Limit, LimitId, Rate, ShareBy, Take, Terms, Told, WhenFull};
+use crate::time::Time;
+
+/// The store's clock where the schedules begin, in microseconds: some day of 2026.
+const BEGIN: u64 = 1_795_000_000_000_000;
+const SECOND: u64 = 1_000_000;
+
+pub(super) fn limits() -> Vec<Limit> {
+    let limit = |name: &str| Limit {
+        name: name.into(),
+        keyed_by: "".into(),
+        rate: Some(Rate {
+            requests: 1,
+            per: Duration::from_secs(1),
+            guard: Duration::ZERO,
+            kind: Kind::Sliding,
+            counts: Counts::Sent,
+        }),
+        in_flight: None,
+        when_full: WhenFull::Wait,
+        max_wait: Duration::from_secs(1),
+        max_waiting: 1,
+        share_by: ShareBy::Nobody,
+        max_keys: 1,
+        dry_run: false,
+        shared: true,
+    };
+    (0..4).map(|number| limit(&format!("limit {number}"))).collect()
+}
+
+/// The kinds of windows in the order of the limits, and now and then another.
+fn terms(dice: &mut Dice, limit: usize, clock: u64) -> Terms {
+    let bounds = {
+        let minute = i128::from(clock / 60 / SECOND * 60 * SECOND) * 1000;
+        [minute, minute + 60_000_000_000, minute + 120_000_000_000]
+    };
+    let kinds = [Counted::Sliding, Counted::Smooth, Counted::Fixed, Counted::Calendar(bounds), Counted::Flights];
+    let kind = kinds[if dice.one_in(60) { dice.below(5) as usize } else { limit }];
+    let requests = dice.pick(2, &[3, 5, 40, 5000]);
+    let span = dice.pick(1, &[400_000_000, 20_000_000, 2_000_000_000]);
+    Terms {
+        kind,
+        requests: if kind == Counted::Flights { u32::MAX } else { requests },
+        span,
+        interval: span / u64::from(requests),
+        burst: 1 + dice.below(2) as u32,
+        in_flight: dice.one_in(3).then(|| 1 + dice.below(4) as u32),
+        linger: Duration::from_millis(if dice.one_in(4) { 1000 } else { 0 }),
+    }
+}
+
+fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> Told {
+    let terms = terms(dice, limit, clock);
+    let mut settled: Vec<(Time, u32)> = Vec::new();
+    for _ in 0..dice.below(4) {
+        let age = Duration::from_micros(dice.below(30) * 10_000);
+        settled.push((began - age, 1 + dice.below(2) as u32));
+    }
+    settled.sort_unstable();
+    Told {
+        window: 0,
+        generation: 0,
+        limit: LimitId(limit as u32),
+        key: Key(u128::from(dice.below(2))),
+        terms,
+        is_new: dice.one_in(12),
+        held: dice.below(4) as u32,
+        flying: dice.below(3) as u32,
+        waiting: dice.below(12),
+        paused: if dice.one_in(30) { began + Duration::from_millis(dice.below(500)) } else { Time::START },
+        settled,
+        returned: if dice.one_in(5) { dice.below(3) as u32 } else { 0 },
+        landed: dice.below(2) as u32,
+    }
+}
+
+fn exchange(dice: &mut Dice, began: Time, clock: u64) -> Exchange {
+    let horizon = Duration::from_millis(5 + dice.below(3) * 20);
+    let mut exchange = Exchange { horizon, ..Exchange::default() };
+    for limit in 0..4 {
+        if dice.one_in(2) {
+            exchange.windows.push(told(dice, limit, began, clock));
+        }
+    }
+    let count = exchange.windows.len() as u64;
+    for _ in 0..if count > 0 { dice.below(3) } else { 0 } {
+        let mut take = Take { lane: None, requests: dice.below(8) as u32, ahead: 0, windows: Default::default() };
+        let from = dice.below(count) as usize;
+        for place in from..if dice.one_in(3) { count as usize } else { from + 1 } {
+            let is_flights = exchange.windows[place].terms.kind == Counted::Flights;
+            take.windows.push((place, if is_flights { 0 } else { 1 + (dice.below(8) / 6) as u32 }));
+        }
+        if take.windows.len() == 1 && dice.one_in(3) {
+            take.ahead = dice.below(30) as u32;
+        }
+        exchange.takes.push(take);
+    }
+    exchange
+}
+
+fn call(connection: &mut Connection, sha: &str, keys: &[String], args: &[String]) -> Vec<i64> {
+    cmd("EVALSHA").arg(sha).arg(keys.len()).arg(keys).arg(args).query(connection).unwrap()
+}
+
+/// One schedule of random calls by three gateways, two of which may be one process under two names.
+fn run(connection: &mut Connection, sha: &str, seed: u64) {
+    let mut dice = Dice(seed);
+    let limits = limits();
+    let (mut model, mut clock) = (Model::default(), BEGIN + dice.below(60 * SECOND));
+    let group = format!("group-{seed}");
+    let shares = dice.one_in(2);
+    let mut store = 0;
+    let mut epochs = [0_u64; 3];
+    for step in 0..120 {
+        clock += dice.pick(3, &[1_000, 5_000, 20_000, 400_000, 3_000_000]) + dice.below(2);
+        if dice.one_in(40) {
+            clock -= dice.below(50_000);
+        }
+        store += u64::from(dice.one_in(50));
+        let gateway = dice.below(3) as usize;
+        let verb = match dice.below(30) {
+            0 | 1 => Verb::Hello,
+            2 => Verb::Bye,
+            _ if epochs[gateway] == 0 => Verb::Hello,
+            _ => Verb::Tell,
+        };
+        epochs[gateway] += u64::from(verb == Verb::Hello);
+        let process = format!("process{gateway}");
+        let speaker = Speaker {
+            id: format!("store {store}"),
+            epoch: format!("{process}.{}", epochs[gateway]),
+            process,
+            doubted: dice.one_in(40).then_some(model.born()),
+            trusts_empty: seed.is_multiple_of(3),
+            shares: shares.then(|| (format!("gateway {gateway}"), 3, Duration::from_secs(2))),
+            clock: Some(clock),
+        };
+        let began = Time::from_nanos(clock * 1000);
+        let exchange = if verb == Verb::Hello { Exchange::default() } else { exchange(&mut dice, began, clock) };
+        let (keys, args) = arguments(&group, &speaker, verb, &exchange, began, &limits);
+        let expected = model.call(&keys, &args);
+        let answered = call(connection, sha, &keys, &args);
+        assert_eq!(answered, expected, "seed {seed}, step {step}: {verb:?} {speaker:?} {exchange:?}");
+    }
+}
+
+#[test]
+fn the_script_does_what_the_model_does() {
+    let server = Server::start();
+    let mut connection = server.connect();
+    let sha: String = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query(&mut connection).unwrap();
+    for seed in 0..150 {
+        run(&mut connection, &sha, seed);
+    }
+}

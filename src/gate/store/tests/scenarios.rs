@@ -1,0 +1,394 @@
+//! What the script does in the cases that matter, one by one, on a real server whose clock the test moves.
+
+use std::time::Duration;
+
+use redis::{Connection, Value, cmd};
+
+use super::arguments;
+use super::differential::limits;
+use super::server::Server;
+use crate::gate::store::link::SCRIPT;
+use crate::gate::store::message::{self, Answer, Speaker, Verb};
+use crate::gate::store::{Error, PRESENCE};
+use crate::locker::{Counted, Exchange, HORIZON_MOST, Key, LEASE, LimitId, Take, Terms, Told};
+use crate::time::Time;
+
+/// Milliseconds of the store's clock, in microseconds.
+const MS: u64 = 1000;
+const BEGIN: u64 = 1_795_000_000_000_000;
+
+/// A store, its clock, and what gateways say to it.
+struct Stage {
+    _server: Server,
+    connection: Connection,
+    sha: String,
+    now: u64,
+    id: &'static str,
+    shares: Option<u32>,
+    trusts_empty: bool,
+    doubted: Option<i64>,
+}
+
+/// What one gateway says of the one window.
+#[derive(Clone, Copy)]
+struct Says {
+    kind: Counted,
+    requests: u32,
+    span: u64,
+    waiting: u64,
+    takes: u32,
+    settled: Option<(u64, u32)>,
+    returned: u32,
+    held: Option<u32>,
+    linger: u64,
+}
+
+/// Asks for nothing, of a limit of 4 per 100 ms.
+const SAYS: Says = Says {
+    kind: Counted::Sliding,
+    requests: 4,
+    span: 100,
+    waiting: 0,
+    takes: 0,
+    settled: None,
+    returned: 0,
+    held: None,
+    linger: 0,
+};
+
+impl Stage {
+    fn new() -> Stage {
+        let server = Server::start();
+        let mut connection = server.connect();
+        let sha = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query(&mut connection).unwrap();
+        let (now, id, shares, trusts_empty, doubted) = (BEGIN, "one", None, true, None);
+        Stage { _server: server, connection, sha, now, id, shares, trusts_empty, doubted }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += millis * MS;
+    }
+
+    fn say(&mut self, gateway: &str, verb: Verb, says: Option<Says>) -> Result<Answer, Error> {
+        let speaker = Speaker {
+            id: self.id.to_owned(),
+            process: gateway.split('.').next().unwrap().to_owned(),
+            epoch: gateway.to_owned(),
+            doubted: self.doubted,
+            trusts_empty: self.trusts_empty,
+            shares: self
+                .shares
+                .map(|count| (gateway.split('.').next().unwrap().to_owned(), count, Duration::from_secs(60))),
+            clock: Some(self.now),
+        };
+        let began = Time::from_nanos(self.now * 1000);
+        let mut exchange = Exchange { horizon: Duration::from_millis(5), ..Exchange::default() };
+        if let Some(says) = says {
+            exchange.windows.push(says.told(began));
+            let take = Take { lane: None, requests: says.takes, ahead: 0, windows: [(0, 1)].into_iter().collect() };
+            exchange.takes.extend((says.takes > 0).then_some(take));
+        }
+        let (keys, args) = arguments("g", &speaker, verb, &exchange, began, &limits());
+        let called: Value =
+            cmd("EVALSHA").arg(&self.sha).arg(keys.len()).arg(keys).arg(args).query(&mut self.connection).unwrap();
+        message::read(&called, &exchange)
+    }
+
+    /// A gateway that is new here.
+    fn hello(&mut self, gateway: &str) {
+        self.say(gateway, Verb::Hello, None).unwrap();
+    }
+
+    fn tell(&mut self, gateway: &str, says: Says) -> Answer {
+        self.say(gateway, Verb::Tell, Some(says)).unwrap()
+    }
+
+    /// How many of so many requests may go, now or within the horizon; and in how many milliseconds the next.
+    fn take(&mut self, gateway: &str, count: u32) -> (u32, u64) {
+        self.take_of(gateway, count, SAYS)
+    }
+
+    fn take_of(&mut self, gateway: &str, count: u32, says: Says) -> (u32, u64) {
+        let answer = self.tell(gateway, Says { takes: count, waiting: u64::from(count), ..says });
+        let taken = &answer.taken[0];
+        let later = taken.later.map_or(0, |later| u64::try_from(later.as_millis()).unwrap());
+        (taken.groups.iter().map(|(_, count)| count).sum(), later)
+    }
+
+    /// So many requests were sent just now.
+    fn sent(&mut self, gateway: &str, count: u32) {
+        self.tell(gateway, Says { settled: Some((0, count)), ..SAYS });
+    }
+}
+
+impl Says {
+    fn told(&self, began: Time) -> Told {
+        let millis = Duration::from_millis;
+        Told {
+            window: 0,
+            generation: 0,
+            limit: LimitId(0),
+            key: Key(0),
+            terms: Terms {
+                kind: self.kind,
+                requests: self.requests,
+                span: self.span * 1_000_000,
+                interval: self.span * 1_000_000 / u64::from(self.requests),
+                burst: 1,
+                in_flight: None,
+                linger: millis(self.linger),
+            },
+            is_new: self.held.is_some(),
+            held: self.held.unwrap_or(0),
+            flying: 0,
+            waiting: self.waiting,
+            paused: Time::START,
+            settled: self.settled.iter().map(|(age, count)| (began - millis(*age), *count)).collect(),
+            returned: self.returned,
+            landed: 0,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap()
+}
+
+#[test]
+fn a_slot_is_busy_until_a_span_after_it_settled_and_may_be_taken_a_horizon_before() {
+    let mut stage = Stage::new();
+    stage.hello("a.1");
+    assert_eq!(stage.take("a.1", 9), (4, 20));
+    stage.pass(30);
+    stage.sent("a.1", 4);
+    assert_eq!(stage.take("a.1", 9), (0, 100));
+    stage.pass(94);
+    assert_eq!(stage.take("a.1", 9).0, 0);
+    stage.pass(1);
+    // It opens 5 ms and a microsecond from here: the clock may have been just before its next microsecond.
+    assert_eq!(stage.take("a.1", 9).0, 0);
+    stage.now += 1;
+    let answer = stage.tell("a.1", Says { takes: 9, waiting: 9, ..SAYS });
+    assert_eq!(answer.taken[0].groups, [(Duration::from_millis(5), 4)]);
+}
+
+#[test]
+fn what_settled_earlier_than_it_is_told_counts_from_then() {
+    let mut stage = Stage::new();
+    stage.hello("a.1");
+    stage.take("a.1", 4);
+    stage.pass(60);
+    stage.tell("a.1", Says { settled: Some((40, 4)), ..SAYS });
+    assert_eq!(stage.take("a.1", 1), (0, 60));
+}
+
+#[test]
+fn what_a_dead_gateway_held_counts_from_when_it_was_seen_last() {
+    let mut stage = Stage::new();
+    let long = Says { span: 10_000, ..SAYS };
+    stage.hello("a.1");
+    assert_eq!(stage.take_of("a.1", 4, long).0, 4);
+    for _ in 0..20 {
+        // Another one is there, so that the store goes on.
+        stage.pass(100);
+        stage.say("b.1", Verb::Hello, None).unwrap();
+    }
+    let (taken, later) = stage.take_of("b.1", 1, long);
+    // It counts as there for its presence after it was heard of: a second of the two that have passed.
+    assert_eq!((taken, later), (0, 10_000 - 2000 + millis(PRESENCE)));
+    // What counts when it is answered may come a while later still.
+    let mut stage = Stage::new();
+    let late = Says { linger: 1000, ..long };
+    stage.hello("a.1");
+    stage.take_of("a.1", 4, late);
+    stage.pass(2000);
+    stage.hello("b.1");
+    assert_eq!(stage.take_of("b.1", 1, late), (0, 10_000 - 2000 + millis(PRESENCE) + 1000));
+}
+
+#[test]
+fn a_gateway_that_comes_again_under_another_name_holds_what_it_says_and_nothing_else() {
+    let mut stage = Stage::new();
+    let long = Says { span: 10_000, ..SAYS };
+    stage.hello("a.1");
+    assert_eq!(stage.take_of("a.1", 4, long).0, 4);
+    stage.pass(50);
+    stage.hello("a.2");
+    // Of four that it was granted it has sent one, and one is still under way; two were never used.
+    stage.tell("a.2", Says { held: Some(1), settled: Some((0, 1)), ..long });
+    assert_eq!(stage.take_of("a.2", 9, long).0, 2);
+    stage.hello("b.1");
+    assert_eq!(stage.take_of("b.1", 9, long).0, 0);
+}
+
+#[test]
+fn whoever_was_not_heard_of_for_too_long_or_speaks_of_another_store_is_granted_nothing() {
+    let mut stage = Stage::new();
+    stage.hello("a.1");
+    stage.pass(millis(PRESENCE) + 1);
+    assert!(matches!(stage.say("a.1", Verb::Tell, Some(SAYS)), Err(Error::Lapsed)));
+    stage.hello("a.2");
+    stage.id = "two";
+    assert!(matches!(stage.say("a.2", Verb::Tell, Some(SAYS)), Err(Error::Other)));
+    stage.hello("a.3");
+    stage.id = "one";
+    assert!(matches!(stage.say("a.2", Verb::Tell, Some(SAYS)), Err(Error::Other)));
+}
+
+#[test]
+fn a_store_that_may_have_forgotten_something_is_closed_until_that_no_longer_counts() {
+    let closed = millis(HORIZON_MOST + LEASE) + 100;
+    let mut stage = Stage::new();
+    stage.trusts_empty = false;
+    stage.hello("a.1");
+    assert_eq!(stage.take("a.1", 9), (0, closed));
+    stage.pass(closed - 6);
+    stage.say("a.1", Verb::Tell, None).unwrap();
+    assert_eq!(stage.take("a.1", 9), (0, 6));
+    stage.pass(1);
+    assert_eq!(stage.take("a.1", 9).0, 4);
+    // Another one has taken its place.
+    stage.id = "two";
+    stage.hello("a.2");
+    assert_eq!(stage.take("a.2", 9), (0, closed));
+    stage.pass(closed);
+    assert_eq!(stage.take("a.2", 9).0, 4);
+    // Somebody saw its clock jump.
+    let born = stage.tell("a.2", SAYS).born;
+    stage.doubted = Some(born);
+    stage.hello("a.3");
+    stage.doubted = None;
+    assert_eq!(stage.take("a.3", 9), (0, closed));
+    // What was doubted is known by now: the doubt of another one changes nothing.
+    stage.pass(closed);
+    stage.doubted = Some(born);
+    stage.hello("b.1");
+    assert_eq!(stage.take("b.1", 9).0, 4);
+}
+
+#[test]
+fn a_clock_that_was_set_back_opens_nothing() {
+    let mut stage = Stage::new();
+    stage.hello("a.1");
+    stage.take("a.1", 4);
+    stage.sent("a.1", 4);
+    stage.now -= 5000 * MS;
+    assert_eq!(stage.take("a.1", 1), (0, 100));
+}
+
+#[test]
+fn a_longer_span_counts_what_a_shorter_one_has_forgotten() {
+    let mut stage = Stage::new();
+    stage.hello("a.1");
+    stage.take("a.1", 4);
+    stage.sent("a.1", 4);
+    stage.pass(100);
+    stage.tell("a.1", SAYS);
+    let long = Says { span: 500, ..SAYS };
+    assert_eq!(stage.take_of("a.1", 1, long), (0, 400));
+}
+
+#[test]
+fn the_strictest_holds_of_what_gateways_say_that_are_there() {
+    let mut stage = Stage::new();
+    stage.hello("a.1");
+    stage.hello("b.1");
+    stage.tell("a.1", Says { requests: 2, ..SAYS });
+    let answer = stage.tell("b.1", Says { requests: 8, takes: 8, waiting: 8, ..SAYS });
+    assert_eq!((answer.taken[0].groups[0].1, answer.mixed), (2, Some(0)));
+    stage.pass(millis(PRESENCE) / 2 + 1);
+    stage.say("b.1", Verb::Tell, None).unwrap();
+    stage.pass(millis(PRESENCE) / 2 + 1);
+    assert_eq!(stage.take_of("b.1", 8, Says { requests: 8, ..SAYS }).0, 6, "the other one is gone");
+}
+
+#[test]
+fn free_slots_are_shared_by_how_many_wait_and_what_nobody_fetches_is_anybodys() {
+    let mut stage = Stage::new();
+    let wide = Says { requests: 12, ..SAYS };
+    stage.hello("a.1");
+    stage.hello("b.1");
+    stage.tell("b.1", Says { waiting: 20, ..wide });
+    // A third of those who wait are here.
+    assert_eq!(stage.take_of("a.1", 10, wide), (4, 5));
+    assert_eq!(stage.take_of("a.1", 6, wide).0, 0, "it has had its part");
+    assert_eq!(stage.take_of("b.1", 5, wide).0, 5);
+    stage.tell("b.1", Says { waiting: 15, ..wide });
+    stage.pass(11);
+    assert_eq!(stage.take_of("a.1", 6, wide).0, 3);
+}
+
+#[test]
+fn of_single_slots_each_waiting_gateway_gets_its_turn() {
+    let mut stage = Stage::new();
+    let single = Says { requests: 1, ..SAYS };
+    stage.hello("a.1");
+    stage.hello("b.1");
+    stage.tell("b.1", Says { waiting: 5, ..single });
+    let mut went = [0, 0];
+    for _ in 0..20 {
+        // The first always asks first.
+        for (number, gateway) in ["a.1", "b.1"].into_iter().enumerate() {
+            let (taken, _) = stage.take_of(gateway, 5, single);
+            went[number] += taken;
+            if taken > 0 {
+                stage.tell(gateway, Says { settled: Some((0, 1)), waiting: 5, ..single });
+            }
+        }
+        stage.pass(100);
+        stage.now += 1;
+    }
+    assert_eq!(went, [10, 10]);
+}
+
+#[test]
+fn of_a_gateway_that_is_cut_off_its_part_is_left_alone_until_it_has_been_back_for_a_span() {
+    let mut stage = Stage::new();
+    stage.shares = Some(2);
+    stage.hello("a.1");
+    stage.hello("b.1");
+    assert_eq!(stage.take("a.1", 9).0, 4);
+    stage.tell("a.1", Says { returned: 4, ..SAYS });
+    stage.pass(millis(PRESENCE) / 2 + 1);
+    stage.say("a.1", Verb::Tell, None).unwrap();
+    stage.pass(millis(PRESENCE) / 2 + 1);
+    assert_eq!(stage.take("a.1", 9).0, 2, "the other half is the other's");
+    stage.tell("a.1", Says { returned: 2, ..SAYS });
+    stage.hello("b.2");
+    assert_eq!(stage.take("a.1", 9).0, 2, "what it sent meanwhile still counts");
+    stage.tell("a.1", Says { returned: 2, ..SAYS });
+    stage.pass(101);
+    assert_eq!(stage.take("a.1", 9).0, 4);
+    stage.tell("a.1", Says { returned: 4, ..SAYS });
+    // One that says good-bye leaves nothing behind.
+    stage.say("b.2", Verb::Bye, None).unwrap();
+    stage.pass(millis(PRESENCE));
+    assert_eq!(stage.take("a.1", 9).0, 4);
+}
+
+#[test]
+fn in_a_store_that_is_new_the_parts_of_gateways_that_it_has_not_seen_are_left_alone() {
+    let mut stage = Stage::new();
+    (stage.shares, stage.trusts_empty) = (Some(2), false);
+    stage.hello("a.1");
+    stage.pass(900);
+    assert_eq!(stage.take("a.1", 9).0, 2);
+    assert!(stage.say("b.1", Verb::Hello, None).is_ok());
+    assert!(matches!(stage.say("c.1", Verb::Hello, None), Err(Error::TooMany)));
+}
+
+#[test]
+fn a_calendar_window_opens_with_the_stores_own_clock() {
+    let mut stage = Stage::new();
+    let minute = |number: i128| (i128::from(BEGIN / 1000 / 60_000) + number) * 60_000_000_000;
+    let daily = Says { kind: Counted::Calendar([minute(0), minute(1), minute(2)]), span: 60_000, ..SAYS };
+    let left = 60_000 - BEGIN / 1000 % 60_000;
+    stage.hello("a.1");
+    assert_eq!(stage.take_of("a.1", 9, daily), (4, 20));
+    stage.tell("a.1", Says { settled: Some((0, 4)), ..daily });
+    assert_eq!(stage.take_of("a.1", 9, daily), (0, left));
+    stage.pass(left - 1);
+    stage.hello("a.2");
+    let answer = stage.tell("a.2", Says { takes: 9, waiting: 9, ..daily });
+    assert_eq!(answer.taken[0].groups, [(Duration::from_millis(1), 4)]);
+}

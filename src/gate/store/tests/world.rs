@@ -1,0 +1,259 @@
+//! Gateways (their lockers) and a store (the model) in a world that loses and delays messages, cuts lines, kills gateways
+//! and puts other stores in the place of the store; and an origin at which everything that is sent is judged.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::Dice;
+use super::model::Model;
+use crate::gate::store::WhenLost;
+use crate::gate::store::message::Verb;
+use crate::locker::{Counts, Exchange, Grant, Kind, Limit, Locker, Rate, ShareBy, Ticket, WhenFull};
+use crate::time::Time;
+
+pub(super) const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+/// What the store's clock shows where the world begins, in microseconds.
+const WALL: u64 = 1_795_000_000_000_000;
+pub(super) const CALL: u64 = 250 * MS;
+pub(super) const BEAT: u64 = 150 * MS;
+pub(super) const RETRY: u64 = 100 * MS;
+/// How long a request is under way at most, from its permit.
+pub(super) const UNDER_WAY: Duration = Duration::from_millis(1400);
+/// Faults end here, and what goes is counted from there.
+pub(super) const FAULTS: u64 = 4 * SECOND;
+pub(super) const COUNTED: u64 = 9 * SECOND;
+const END: u64 = 10 * SECOND;
+
+fn limits() -> Vec<Limit> {
+    let limit = |name: &str, requests, per: u64, kind, counts| Limit {
+        name: name.into(),
+        keyed_by: "".into(),
+        rate: Some(Rate { requests, per: Duration::from_millis(per), guard: Duration::ZERO, kind, counts }),
+        in_flight: None,
+        when_full: WhenFull::Wait,
+        max_wait: Duration::from_millis(700),
+        max_waiting: 30,
+        share_by: ShareBy::Caller,
+        max_keys: 10,
+        dry_run: false,
+        shared: true,
+    };
+    let mut capped = limit("capped", 1000, 10, Kind::Sliding, Counts::Sent);
+    (capped.rate, capped.in_flight) = (None, Some(3));
+    vec![
+        limit("sent", 6, 60, Kind::Sliding, Counts::Sent),
+        limit("answered", 3, 100, Kind::Sliding, Counts::Answered),
+        limit("smooth", 9, 90, Kind::Smooth { burst: 2 }, Counts::Sent),
+        capped,
+        limit("long", 12, 2500, Kind::Sliding, Counts::Sent),
+    ]
+}
+
+/// What is asked together.
+pub(super) const CLAIMS: [&[u32]; 7] = [&[0], &[2], &[3], &[4], &[0], &[0, 1], &[2, 0]];
+
+pub(super) struct Gateway {
+    pub(super) locker: Locker,
+    /// Its clock is ahead of the world's by so much.
+    pub(super) ahead: u64,
+    pub(super) process: String,
+    pub(super) epochs: u64,
+    pub(super) is_connected: bool,
+    pub(super) call: Option<Call>,
+    pub(super) calls: u64,
+    pub(super) beat: u64,
+    pub(super) retry: u64,
+    pub(super) last_good: Option<Time>,
+    /// Until when nothing gets through to the store or back.
+    pub(super) cut: u64,
+    pub(super) waiting: HashMap<Ticket, u32>,
+    /// When what is sent, and when it is answered.
+    pub(super) leaving: Vec<(u64, Grant)>,
+    pub(super) answering: Vec<(u64, Grant)>,
+}
+
+pub(super) struct Call {
+    pub(super) number: u64,
+    pub(super) verb: Verb,
+    pub(super) exchange: Exchange,
+    pub(super) began: Time,
+    pub(super) till: u64,
+}
+
+pub(super) struct Message {
+    pub(super) at: u64,
+    pub(super) gateway: usize,
+    pub(super) process: String,
+    pub(super) number: u64,
+    /// What the script is called with, or its answer.
+    pub(super) told: Result<(Vec<String>, Vec<String>), Vec<i64>>,
+}
+
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) now: u64,
+    pub(super) when_lost: fn(usize) -> WhenLost,
+    pub(super) limits: Vec<Limit>,
+    pub(super) gateways: Vec<Gateway>,
+    pub(super) messages: Vec<Message>,
+    pub(super) store: Model,
+    pub(super) snapshot: Model,
+    pub(super) stores: u64,
+    pub(super) clock: u64,
+    /// Until when it answers nobody.
+    pub(super) stopped: u64,
+    /// When requests of each limit came to the origin.
+    pub(super) arrivals: Vec<Vec<u64>>,
+    pub(super) flights: Vec<(u64, i32)>,
+}
+
+impl World {
+    fn new(seed: u64, when_lost: fn(usize) -> WhenLost) -> World {
+        let mut dice = Dice(seed);
+        let limits = limits();
+        let clock = WALL + dice.below(SECOND);
+        let mut world = World {
+            dice,
+            now: SECOND,
+            when_lost,
+            gateways: Vec::new(),
+            messages: Vec::new(),
+            store: Model::default(),
+            snapshot: Model::default(),
+            stores: 0,
+            clock,
+            stopped: 0,
+            arrivals: vec![Vec::new(); limits.len()],
+            flights: Vec::new(),
+            limits,
+        };
+        for number in 0..3 {
+            let gateway = world.born(number);
+            world.gateways.push(gateway);
+        }
+        world
+    }
+
+    pub(super) fn born(&mut self, number: usize) -> Gateway {
+        let ahead = self.dice.below(SECOND);
+        let mut locker = Locker::new(self.limits.clone());
+        locker.close_sharing(Time::from_nanos(self.now + ahead));
+        Gateway {
+            locker,
+            ahead,
+            process: format!("p{number}x{}", self.dice.below(1 << 40)),
+            epochs: 0,
+            is_connected: false,
+            call: None,
+            calls: 0,
+            beat: 0,
+            retry: self.now,
+            last_good: None,
+            cut: 0,
+            waiting: HashMap::new(),
+            leaving: Vec::new(),
+            answering: Vec::new(),
+        }
+    }
+
+    fn run(&mut self) {
+        while self.now < END {
+            self.now += 2_000 + self.dice.below(150_000);
+            if self.now < FAULTS {
+                self.go_wrong();
+            }
+            self.deliver();
+            for number in 0..self.gateways.len() {
+                self.arrive(number);
+                self.leave(number);
+                self.speak(number);
+            }
+        }
+    }
+
+    fn go_wrong(&mut self) {
+        if self.dice.one_in(1000) {
+            self.snapshot = self.store.clone();
+        }
+        if self.dice.one_in(5000) {
+            // Started anew: empty, as it was a while ago, or with all that it knew; and by another clock.
+            self.stores += 1;
+            self.store = match self.dice.below(3) {
+                0 => Model::default(),
+                1 => self.snapshot.clone(),
+                _ => self.store.clone(),
+            };
+            self.clock = WALL + self.dice.below(SECOND);
+            self.stopped = self.now + self.dice.below(600 * MS);
+        }
+        if self.dice.one_in(7000) {
+            self.store = Model::default();
+        }
+        if self.dice.one_in(8000) {
+            self.stopped = self.now + self.dice.below(900 * MS);
+        }
+        if self.dice.one_in(9000) {
+            self.clock -= self.dice.below(100_000);
+        }
+        let number = self.dice.below(3) as usize;
+        if self.dice.one_in(3000) {
+            self.gateways[number].cut = self.now + self.dice.below(2500 * MS);
+        }
+        if self.dice.one_in(6000) {
+            // What it has sent is under way; what it has not never leaves.
+            let before = std::mem::take(&mut self.gateways[number].answering);
+            self.flights.extend(before.iter().filter(|(_, grant)| grant.holds_flight()).map(|_| (self.now, -1)));
+            self.gateways[number] = self.born(number);
+        }
+    }
+
+    /// From here on nothing is in the way of what is counted.
+    pub(super) fn is_calm(&self) -> bool {
+        self.now > COUNTED - SECOND
+    }
+
+    /// How much went of a limit where nothing went wrong any more, as a part of what could.
+    fn used(&self, limit: usize) -> f64 {
+        let Some(rate) = &self.limits[limit].rate else { return 1.0 };
+        let went = self.arrivals[limit].iter().filter(|at| **at >= COUNTED).count();
+        went as f64 * rate.per.as_nanos() as f64 / f64::from(rate.requests) / (END - COUNTED) as f64
+    }
+
+    /// The first request that came too early, and by how much.
+    fn too_early(&mut self, limit: usize) -> Option<(u64, u64)> {
+        let rate = self.limits[limit].rate.as_ref()?;
+        let (most, span) = (rate.requests as usize, u64::try_from(rate.per.as_nanos()).unwrap());
+        self.arrivals[limit].sort_unstable();
+        let pairs = self.arrivals[limit].windows(most + 1);
+        pairs.map(|pair| (pair[most], pair[most] - pair[0])).find(|(_, apart)| *apart < span)
+    }
+}
+
+fn judge(first: u64, when_lost: fn(usize) -> WhenLost) {
+    let worlds = if std::env::var_os("LOCKGATE_SLOW").is_some() { 24 } else { 6 };
+    for seed in first..first + worlds {
+        let mut world = World::new(seed, when_lost);
+        world.run();
+        for limit in 0..5 {
+            assert_eq!(world.too_early(limit), None, "seed {seed}: {}", world.limits[limit].name);
+        }
+        assert!(world.used(0) > 0.85, "seed {seed}: only {} of the limit went at the end", world.used(0));
+        assert!(world.used(2) > 0.80, "seed {seed}: only {} of the smooth limit went at the end", world.used(2));
+    }
+}
+
+#[test]
+fn no_more_than_n_in_t_whatever_becomes_of_store_lines_and_gateways() {
+    judge(0, |_| WhenLost::Refuse);
+}
+
+#[test]
+fn no_more_than_n_in_t_where_gateways_go_on_with_their_parts() {
+    judge(100, |number| WhenLost::Share {
+        gateways: NonZeroU32::new(3).unwrap(),
+        name: format!("gateway {number}"),
+        share_for: Duration::from_secs(3600),
+    });
+}

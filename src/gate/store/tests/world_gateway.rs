@@ -1,0 +1,215 @@
+//! What a gateway of the world does: it asks its locker, sends what may go, and speaks with the store.
+
+use super::arguments;
+use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, FAULTS, MS, Message, RETRY, UNDER_WAY, World};
+use crate::gate::store::WhenLost;
+use crate::gate::store::lost::authority;
+use crate::gate::store::message::{self, Speaker, Verb};
+use crate::locker::{Ask, Authority, Caller, Claim, Exchange, Grant, Key, LimitId, Moment, Verdict};
+use crate::time::Time;
+
+impl World {
+    /// A request comes to a gateway.
+    pub(super) fn arrive(&mut self, number: usize) {
+        let busy = if self.is_calm() { 4 } else { [3, 6, 20][number] };
+        if !self.dice.one_in(busy) {
+            return;
+        }
+        let is_calm = self.is_calm();
+        let claims: Vec<Claim> = CLAIMS[self.dice.below(if is_calm { 3 } else { 7 }) as usize]
+            .iter()
+            .map(|limit| Claim {
+                limit: LimitId(*limit),
+                key: Key::WHOLE,
+                cost: 1 + u32::from(!is_calm && *limit != 3 && self.dice.one_in(9)),
+            })
+            .collect();
+        let caller = Caller(self.dice.below(3));
+        let gateway = &mut self.gateways[number];
+        let now = Time::from_nanos(self.now + gateway.ahead);
+        let ask = Ask { claims: &claims, caller, urgency: 3, max_wait: None, arrived: None };
+        match gateway.locker.ask(&ask, now) {
+            Verdict::Go(grant) => self.granted(number, grant),
+            Verdict::Wait(ticket, _) => drop(gateway.waiting.insert(ticket, 0)),
+            Verdict::Sorry(_) => {}
+        }
+        self.poll(number);
+    }
+
+    pub(super) fn granted(&mut self, number: usize, grant: Grant) {
+        let delay = match self.dice.below(24) {
+            0 if !self.is_calm() => self.dice.below(400 * MS),
+            1 if !self.is_calm() && self.dice.one_in(4) => self.dice.below(1800 * MS),
+            _ => self.dice.below(300_000),
+        };
+        self.gateways[number].leaving.push((self.now + delay, grant));
+    }
+
+    pub(super) fn poll(&mut self, number: usize) {
+        while let Some((ticket, verdict)) = self.gateways[number].locker.poll_verdict() {
+            self.gateways[number].waiting.remove(&ticket);
+            if let Verdict::Go(grant) = verdict {
+                self.granted(number, grant);
+            }
+        }
+    }
+
+    /// What is due to be sent is sent, unless that is too late; what is answered settles.
+    pub(super) fn leave(&mut self, number: usize) {
+        let now = Time::from_nanos(self.now + self.gateways[number].ahead);
+        self.gateways[number].locker.handle_timeout(now);
+        for (at, mut grant) in std::mem::take(&mut self.gateways[number].leaving) {
+            let gateway = &mut self.gateways[number];
+            if at > self.now {
+                gateway.leaving.push((at, grant));
+            } else if now >= grant.until() || (self.now < COUNTED - 1000 * MS && self.dice.one_in(30)) {
+                gateway.locker.give_back(grant, now);
+            } else {
+                gateway.locker.settle(&mut grant, Moment::Sent, now);
+                let answer = self.now + self.dice.below(25 * MS);
+                // An origin that counts when it answers sees it somewhere in between.
+                let seen = self.now + self.dice.below(answer - self.now + 1);
+                for slot in grant.limits() {
+                    let at = if slot.0 == 1 { seen } else { self.now };
+                    self.arrivals[slot.0 as usize].extend(vec![at; grant.cost_of(slot) as usize]);
+                }
+                self.flights.extend(grant.holds_flight().then_some((self.now, 1)));
+                self.gateways[number].answering.push((answer, grant));
+            }
+        }
+        for (at, mut grant) in std::mem::take(&mut self.gateways[number].answering) {
+            let gateway = &mut self.gateways[number];
+            if at > self.now {
+                gateway.answering.push((at, grant));
+            } else {
+                self.flights.extend(grant.holds_flight().then_some((self.now, -1)));
+                gateway.locker.settle(&mut grant, Moment::Answered, now);
+                gateway.locker.finish(grant, now);
+            }
+        }
+        self.poll(number);
+    }
+
+    /// What the thread does that speaks with the store.
+    pub(super) fn speak(&mut self, number: usize) {
+        let (now, real) = (Time::from_nanos(self.now + self.gateways[number].ahead), self.now);
+        let gateway = &mut self.gateways[number];
+        if gateway.call.as_ref().is_some_and(|call| call.till < real) {
+            self.lose(number);
+        } else if gateway.call.is_some() {
+        } else if !gateway.is_connected {
+            self.govern(number, now);
+            if self.gateways[number].retry <= real && self.gateways[number].cut < real && self.stopped < real {
+                self.gateways[number].epochs += 1;
+                self.call(number, Verb::Hello, Exchange::default());
+            }
+        } else {
+            let beat = gateway.beat <= real;
+            if beat || gateway.locker.has_exchange() {
+                gateway.beat = if beat { real + BEAT } else { gateway.beat };
+                let exchange = gateway.locker.take_exchange(beat, now);
+                self.call(number, Verb::Tell, exchange);
+            }
+        }
+        self.poll(number);
+    }
+
+    pub(super) fn govern(&mut self, number: usize, now: Time) {
+        let when_lost = (self.when_lost)(number);
+        let gateway = &mut self.gateways[number];
+        for (index, limit) in self.limits.iter().enumerate() {
+            let authority = authority(&when_lost, limit, gateway.last_good, UNDER_WAY, now);
+            if authority != Authority::Nobody || gateway.last_good.is_some() {
+                gateway.locker.set_authority(Some(LimitId(index as u32)), authority, now);
+            }
+        }
+    }
+
+    pub(super) fn call(&mut self, number: usize, verb: Verb, exchange: Exchange) {
+        let gateway = &mut self.gateways[number];
+        let began = Time::from_nanos(self.now + gateway.ahead);
+        let speaker = Speaker {
+            id: self.stores.to_string(),
+            process: gateway.process.clone(),
+            epoch: format!("{}.{}", gateway.process, gateway.epochs),
+            doubted: None,
+            trusts_empty: false,
+            shares: match (self.when_lost)(number) {
+                WhenLost::Share { gateways, name, share_for } => Some((name, gateways.get(), share_for)),
+                WhenLost::Refuse | WhenLost::Allow => None,
+            },
+            clock: Some(0),
+        };
+        let told = arguments("g", &speaker, verb, &exchange, began, &self.limits);
+        gateway.calls += 1;
+        let number_of_call = gateway.calls;
+        gateway.call = Some(Call { number: number_of_call, verb, exchange, began, till: self.now + CALL });
+        let process = gateway.process.clone();
+        let is_lost = gateway.cut > self.now || (self.now < FAULTS && self.dice.one_in(700));
+        if !is_lost {
+            let at = self.now + 1_000 + self.dice.below(200_000);
+            self.messages.push(Message { at, gateway: number, process, number: number_of_call, told: Ok(told) });
+        }
+    }
+
+    pub(super) fn deliver(&mut self) {
+        for mut message in std::mem::take(&mut self.messages) {
+            if message.at > self.now || (message.told.is_ok() && self.stopped > self.now) {
+                self.messages.push(message);
+                continue;
+            }
+            match message.told {
+                Ok((keys, mut args)) => {
+                    args[0] = (self.clock + self.now / 1000).to_string();
+                    message.told = Err(self.store.call(&keys, &args));
+                    message.at = self.now + 1_000 + self.dice.below(200_000);
+                    let is_lost =
+                        self.gateways[message.gateway].cut > self.now || (self.now < FAULTS && self.dice.one_in(700));
+                    if !is_lost {
+                        self.messages.push(message);
+                    }
+                }
+                Err(answer) => self.hear(message.gateway, &message.process, message.number, &answer),
+            }
+        }
+    }
+
+    pub(super) fn hear(&mut self, number: usize, process: &str, call: u64, answer: &[i64]) {
+        let gateway = &mut self.gateways[number];
+        let now = Time::from_nanos(self.now + gateway.ahead);
+        if gateway.process != process || gateway.call.as_ref().is_none_or(|known| known.number != call) {
+            return;
+        }
+        let Some(known) = gateway.call.take() else { return };
+        let value = redis::Value::Array(answer.iter().copied().map(redis::Value::Int).collect());
+        match message::read(&value, &known.exchange) {
+            Ok(answer) => {
+                gateway.last_good = Some(now);
+                if known.verb == Verb::Hello {
+                    gateway.is_connected = true;
+                    gateway.locker.open_sharing(now);
+                } else {
+                    gateway.locker.exchanged(&known.exchange, &answer.taken, known.began, now, now);
+                }
+            }
+            Err(_) => {
+                gateway.call = Some(known);
+                self.lose(number);
+            }
+        }
+        self.poll(number);
+    }
+
+    pub(super) fn lose(&mut self, number: usize) {
+        let gateway = &mut self.gateways[number];
+        let now = Time::from_nanos(self.now + gateway.ahead);
+        if let Some(call) = gateway.call.take() {
+            gateway.locker.exchange_lost(call.exchange, now);
+        }
+        if gateway.is_connected {
+            gateway.is_connected = false;
+            gateway.locker.close_sharing(now);
+        }
+        gateway.retry = self.now + RETRY;
+    }
+}

@@ -1,0 +1,134 @@
+//! Whose word it is whether a request may pass a shared limit.
+
+use std::num::NonZeroU32;
+
+use super::Asks;
+use crate::locker::Locker;
+use crate::locker::ask::LimitId;
+use crate::locker::window::Rule;
+use crate::time::Time;
+
+/// Whose word it is whether a request may pass a shared limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Authority {
+    /// The store's.
+    Store,
+    /// Nobody's: the store cannot be asked, and who comes waits.
+    Nobody,
+    /// This gateway's, which has one of so many equal parts of the limit.
+    Part(NonZeroU32),
+    /// This gateway's alone, as if there were no other.
+    Alone,
+}
+
+impl Rule {
+    /// Whose word it is from here on; `own` is the rule as the file has it.
+    fn obey(&mut self, authority: Authority, own: &Rule) {
+        (self.requests, self.interval, self.in_flight) = (own.requests, own.interval, own.in_flight);
+        self.parted = matches!(authority, Authority::Part(_));
+        let (pooled, lost) = match authority {
+            Authority::Store => (true, false),
+            Authority::Nobody => (true, true),
+            Authority::Alone => (false, false),
+            Authority::Part(parts) => {
+                let part = |all: u32| if all == u32::MAX { all } else { all / parts };
+                (self.requests, self.in_flight) = (part(own.requests), part(own.in_flight));
+                self.interval = own.interval.saturating_mul(u64::from(parts.get()));
+                // Less than one each is nothing.
+                let nothing = self.requests == 0 || self.in_flight == 0;
+                (nothing, nothing)
+            }
+        };
+        (self.pooled, self.lost) = (self.shared && pooled, self.shared && lost);
+    }
+}
+
+impl Locker {
+    /// Whether any limit in force is shared.
+    pub fn shares(&self) -> bool {
+        (0u32..).zip(&self.rules).any(|(id, rule)| rule.shared && self.is_in_force(LimitId(id)))
+    }
+
+    /// The store can be asked, and does not know this gateway: from here on what may go is its to say.
+    pub fn open_sharing(&mut self, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
+        let now = self.advance(now);
+        self.sharing.epochs += 1;
+        self.sharing.epoch = Some(self.sharing.epochs);
+        self.stop_asking();
+        self.set_authority(None, Authority::Store, now);
+        for limit in self.shared() {
+            for index in self.table.of_limit(limit) {
+                if self.table.window(index).is_known_to_store() {
+                    self.note(index, now);
+                }
+            }
+        }
+    }
+
+    /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_authority`.
+    pub fn close_sharing(&mut self, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
+        let now = self.advance(now);
+        self.sharing.epoch = None;
+        self.stop_asking();
+        self.set_authority(None, Authority::Nobody, now);
+    }
+
+    /// Whose word it is whether a request may pass this shared limit, or all of them.
+    pub fn set_authority(&mut self, limit: Option<LimitId>, authority: Authority, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
+        let now = self.advance(now);
+        let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);
+        for id in &ids {
+            let own = Rule::new(&self.limits[id.at()]);
+            self.rules[id.at()].obey(authority, &own);
+            self.authorities.insert(*id, authority);
+            for index in self.table.of_limit(*id) {
+                self.table.window_mut(index).drop_shares();
+            }
+        }
+        for id in ids {
+            self.limit_news(id);
+        }
+        self.run(now);
+    }
+
+    /// The limits that are shared.
+    pub fn shared(&self) -> Vec<LimitId> {
+        (0u32..).zip(&self.rules).filter(|(_, rule)| rule.shared).map(|(id, _)| LimitId(id)).collect()
+    }
+
+    /// Brings a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its windows.
+    pub(in crate::locker) fn follow_authority(&mut self, id: LimitId, was_shared: bool) {
+        let rule = &mut self.rules[id.at()];
+        if !rule.shared {
+            self.authorities.remove(&id);
+            return;
+        }
+        let present = if self.sharing.epoch.is_some() { Authority::Store } else { Authority::Nobody };
+        let authority = *self.authorities.entry(id).or_insert(present);
+        let own = Rule::new(&self.limits[id.at()]);
+        rule.obey(authority, &own);
+        if !was_shared {
+            for index in self.table.of_limit(id) {
+                self.table.window_mut(index).report_all(&self.rules[id.at()]);
+                self.note(index, self.last);
+            }
+        }
+    }
+
+    pub(super) fn stop_asking(&mut self) {
+        self.sharing.asks.clear();
+        self.sharing.holders.clear();
+        for lane in self.queue.lanes.numbers() {
+            self.queue.lanes[lane].asks = Asks::No;
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! One exchange with the store: what is told and asked, and what its answer changes.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::{Asks, Authority, Exchange, LEASE, PACES, Take, Taken, Told};
+use crate::locker::Locker;
+use crate::locker::line::first;
+use crate::locker::window::pool::Share;
+use crate::time::Time;
+
+/// How soon the store is asked again for one lane at the earliest.
+const SOONEST: Duration = Duration::from_micros(500);
+/// After how many beats the store is told of every window of which anything is taken, so that it does not forget it.
+const REMINDER: u32 = 150;
+
+/// How many windows and lanes are in one exchange, and for how many requests a lane asks, at most: the store stands still
+/// for everybody while it answers.
+const MOST_WINDOWS: usize = 256;
+const MOST_TAKES: usize = 64;
+const MOST_REQUESTS: usize = 1000;
+/// How many in a lane are looked at to see whether they need the same.
+const LOOKED_AT: usize = 64;
+
+impl Locker {
+    /// What the store is to be told and asked now, which is about to happen. At a `beat`, also what nobody has use for.
+    pub fn take_exchange(&mut self, beat: bool, now: Time) -> Exchange {
+        let now = self.advance(now);
+        let mut exchange = Exchange { horizon: self.sharing.horizon(), ..Exchange::default() };
+        if self.sharing.epoch.is_none() || self.given.is_some() {
+            return exchange;
+        }
+        self.sharing.last = now;
+        if beat {
+            self.beat(now);
+        }
+        while let Some(&(at, lane)) = self.sharing.asks.first()
+            && at <= now
+            && exchange.takes.len() < MOST_TAKES
+        {
+            self.sharing.asks.pop_first();
+            self.put_take(&mut exchange, lane, now);
+        }
+        while exchange.windows.len() < MOST_WINDOWS
+            && let Some((index, generation)) = self.sharing.noted.pop_front()
+        {
+            if self.table.still(index, generation).is_some_and(|window| window.is_noted_for_store()) {
+                self.mention(&mut exchange, index, now);
+            }
+        }
+        self.sharing.due = if self.sharing.noted.is_empty() { Time::NEVER } else { now };
+        self.rearm();
+        exchange
+    }
+
+    fn beat(&mut self, now: Time) {
+        self.sharing.beats = (self.sharing.beats + 1) % REMINDER;
+        for (index, generation) in self.sharing.holders.clone() {
+            let beat = self.table.still(index, generation).map(|window| window.beat());
+            match beat {
+                None => drop(self.sharing.holders.remove(&(index, generation))),
+                Some(news) if news || self.sharing.beats == 0 => self.note(index, now),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Asks for the first of a lane who need the same.
+    fn put_take(&mut self, exchange: &mut Exchange, lane: u32, now: Time) {
+        let Some(found) = self.queue.lanes.get_mut(lane) else { return };
+        found.asks = Asks::UnderWay;
+        let found = &self.queue.lanes[lane];
+        let Some((_, head)) = first(&found.seats) else { return };
+        let wants = self.queue.waiters[head.who].wants.clone();
+        let costs = |who: u32| self.queue.waiters[who].wants.iter().map(|want| want.cost);
+        let all = found.seats.len();
+        let even = found.totals.iter().zip(&wants).all(|(total, want)| *total == all as u64 * u64::from(want.cost));
+        let run = match even {
+            true => all,
+            false => {
+                let seats = found.seats.values().take(LOOKED_AT);
+                seats.take_while(|seat| costs(seat.who).eq(costs(head.who))).count().max(1)
+            }
+        };
+        let pooled = wants.iter().filter(|want| self.rules[want.limit.at()].pooled);
+        let pooled: SmallVec<[(u32, u32); 2]> = pooled.map(|want| (want.window, want.cost)).collect();
+        let covers = |(index, cost): &(u32, u32)| {
+            let window = self.table.window(*index);
+            window.share_covers(&self.rules[window.limit.at()], *cost)
+        };
+        let covered = pooled.iter().map(covers).min().unwrap_or(0) as usize;
+        let requests = run.saturating_sub(covered).clamp(1, MOST_REQUESTS);
+        let generation = self.queue.lanes.generation(lane).unwrap_or(0);
+        let mut take = Take {
+            lane: Some((lane, generation)),
+            requests: u32::try_from(requests).unwrap_or(1),
+            ahead: 0,
+            windows: SmallVec::new(),
+        };
+        for (index, cost) in pooled {
+            let slots = self.rules[self.table.window(index).limit.at()].slots(cost);
+            take.windows.push((self.mention(exchange, index, now), slots));
+        }
+        exchange.takes.push(take);
+    }
+
+    /// Puts a window into the exchange, and says at which place.
+    fn mention(&mut self, exchange: &mut Exchange, index: u32, now: Time) -> usize {
+        if let Some(place) = exchange.windows.iter().position(|told| told.window == index) {
+            return place;
+        }
+        let epoch = self.sharing.epoch.unwrap_or(0);
+        let window = self.table.window_mut(index);
+        let rule = &self.rules[window.limit.at()];
+        window.expire(rule, now);
+        let (news, is_new) = window.take_news(rule, epoch);
+        let granted = u64::from(window.share_left());
+        exchange.windows.push(Told {
+            window: index,
+            generation: window.generation,
+            limit: window.limit,
+            key: window.key,
+            terms: rule.terms(),
+            is_new,
+            held: window.unsettled,
+            flying: window.flying,
+            waiting: window.waits().map_or(0, |waits| waits.slots).saturating_sub(granted),
+            paused: window.paused().max(rule.unknown_until().unwrap_or(Time::START)),
+            settled: news.settled,
+            returned: news.returned,
+            landed: news.landed,
+        });
+        let place = exchange.windows.len() - 1;
+        self.sharing.holders.insert((index, window.generation));
+        if news.ahead > 0 && rule.pooled {
+            let windows = SmallVec::from_slice(&[(place, 0)]);
+            exchange.takes.push(Take { lane: None, requests: 0, ahead: news.ahead, windows });
+        }
+        place
+    }
+
+    /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
+    pub fn exchanged(&mut self, exchange: &Exchange, answers: &[Taken], began: Time, ended: Time, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
+        let now = self.advance(now);
+        for told in &exchange.windows {
+            let Some(window) = self.table.still(told.window, told.generation) else { continue };
+            window.was_told();
+            if !window.has_shares() && told.held == 0 && told.flying == 0 {
+                self.sharing.holders.remove(&(told.window, told.generation));
+            }
+        }
+        let took = ended.since(began).min(LEASE);
+        self.sharing.round_trip =
+            if took > self.sharing.round_trip { took } else { (self.sharing.round_trip * 7 + took) / 8 };
+        for (take, taken) in exchange.takes.iter().zip(answers) {
+            self.share_out(exchange, take, taken, began, ended);
+        }
+        for told in &exchange.windows {
+            if self.table.still(told.window, told.generation).is_some() {
+                self.news(told.window);
+            }
+        }
+        self.run(now);
+        self.return_surplus(exchange, now);
+    }
+
+    fn share_out(&mut self, exchange: &Exchange, take: &Take, taken: &Taken, began: Time, ended: Time) {
+        let mut again = SOONEST;
+        for (number, (place, cost)) in take.windows.iter().enumerate() {
+            let Some(told) = exchange.windows.get(*place) else { continue };
+            let Some(window) = self.table.still(told.window, told.generation) else { continue };
+            let rule = &self.rules[told.limit.at()];
+            for (wait, requests) in &taken.groups {
+                let flights = if rule.counts_flights() { *requests } else { 0 };
+                let (from, until) = (ended + *wait, began + *wait + LEASE);
+                window.add_share(Share { from, until, slots: requests.saturating_mul(*cost), flights });
+            }
+            if taken.ahead > 0 {
+                window.add_share(Share { from: ended, until: began + LEASE, slots: taken.ahead, flights: 0 });
+            }
+            if take.lane.is_some() {
+                let shut = taken.shut.get(number).filter(|shut| !shut.is_zero());
+                window.set_later(shut.map_or(Time::START, |shut| ended + *shut));
+            }
+            let ahead = self.sharing.ahead(rule);
+            again = again.max(taken.later.unwrap_or_default().saturating_sub(ahead));
+            self.sharing.holders.insert((told.window, told.generation));
+        }
+        let Some((lane, generation)) = take.lane else { return };
+        if self.queue.lanes.generation(lane) == Some(generation) {
+            self.queue.lanes[lane].asks = Asks::No;
+            if taken.later.is_some() {
+                self.ask_store_at(lane, ended + again);
+            }
+        }
+    }
+
+    /// Those for whom slots were asked may be gone.
+    fn return_surplus(&mut self, exchange: &Exchange, now: Time) {
+        for told in &exchange.windows {
+            let Some(window) = self.table.still(told.window, told.generation) else { continue };
+            let asked_ahead = exchange.takes.iter().any(|take| take.lane.is_none());
+            if window.waits().is_none() && window.share_left() > 0 && !asked_ahead {
+                let by = now + PACES.1;
+                self.note(told.window, by);
+            }
+        }
+    }
+
+    /// No answer came: whether the store was told anything is not known. `close_sharing` is to follow.
+    pub fn exchange_lost(&mut self, exchange: Exchange, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
+        self.advance(now);
+        for told in exchange.windows {
+            let Some(window) = self.table.still(told.window, told.generation) else { continue };
+            window.untold(told.settled);
+        }
+    }
+
+    /// The last exchange: nothing is asked for, and what was granted is given back.
+    pub fn farewell(&mut self, now: Time) -> Exchange {
+        let now = self.advance(now);
+        let mut exchange = Exchange::default();
+        if self.sharing.epoch.is_none() || self.given.is_some() {
+            return exchange;
+        }
+        let noted: Vec<_> = self.sharing.noted.drain(..).chain(std::mem::take(&mut self.sharing.holders)).collect();
+        for (index, generation) in noted {
+            if let Some(window) = self.table.still(index, generation) {
+                window.return_shares();
+                self.mention(&mut exchange, index, now);
+            }
+        }
+        exchange.takes.clear();
+        self.sharing.epoch = None;
+        self.stop_asking();
+        self.set_authority(None, Authority::Nobody, now);
+        exchange
+    }
+}

@@ -1,0 +1,133 @@
+//! What the store is told and asked, and what it answers: plain values.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::locker::ask::{Key, LimitId};
+use crate::locker::window::{Form, Rule};
+use crate::time::Time;
+
+/// What the store is told and asked at one time.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Exchange {
+    /// How long before its opening a slot may be granted.
+    pub horizon: Duration,
+    /// The windows it is about.
+    pub windows: Vec<Told>,
+    /// What is asked for.
+    pub takes: Vec<Take>,
+}
+
+/// What the store is told of one window.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    pub(crate) window: u32,
+    pub(crate) generation: u32,
+    /// Of which limit.
+    pub limit: LimitId,
+    /// Under which key.
+    pub key: Key,
+    /// How the store is to count it.
+    pub terms: Terms,
+    /// The store does not know of it under this gateway's present name: `held` and `flying` are all that it has.
+    pub is_new: bool,
+    /// Slots taken and not settled, and requests under way; after all that is told here.
+    pub held: u32,
+    /// See `held`.
+    pub flying: u32,
+    /// How many slots those need who wait and have none granted.
+    pub waiting: u64,
+    /// Nothing is to open before.
+    pub paused: Time,
+    /// How many slots settled when, oldest first.
+    pub settled: Vec<(Time, u32)>,
+    /// Granted slots that were not used.
+    pub returned: u32,
+    /// Requests that have ended.
+    pub landed: u32,
+}
+
+/// How a window is to be counted; durations in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// What opens when.
+    pub kind: Counted,
+    /// N.
+    pub requests: u32,
+    /// T and guard.
+    pub span: u64,
+    /// `smooth`: the distance that is kept,
+    pub interval: u64,
+    /// and how many may go without it.
+    pub burst: u32,
+    /// How many requests may be under way; `None`: any number.
+    pub in_flight: Option<u32>,
+    /// How long after a gateway's death what it had sent may still be counted.
+    pub linger: Duration,
+}
+
+/// The kinds of windows, as the store knows them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    /// Only requests under way are counted.
+    Flights,
+    /// Exact.
+    Sliding,
+    /// From the first request on.
+    Fixed,
+    /// Exact, and spaced.
+    Smooth,
+    /// By the wall clock: when the present window began, when it ends, and when the next one ends, in nanoseconds of Unix
+    /// time.
+    Calendar([i128; 3]),
+}
+
+/// What is asked for: the same for each of a number of requests, in all windows or in none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Take {
+    pub(crate) lane: Option<(u32, u32)>,
+    /// For how many requests.
+    pub requests: u32,
+    /// Slots beyond those, if there are plenty; of one window only.
+    pub ahead: u32,
+    /// For each window, by its place in the exchange, how many slots a request needs.
+    pub windows: SmallVec<[(usize, u32); 2]>,
+}
+
+/// The store's answer to one take.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Taken {
+    /// In how long how many requests may go, soonest first.
+    pub groups: Vec<(Duration, u32)>,
+    /// How many slots were granted beyond.
+    pub ahead: u32,
+    /// In how long more may open; `None`: all that was asked for was granted.
+    pub later: Option<Duration>,
+    /// For how long each of the windows keeps the next request back.
+    pub shut: SmallVec<[Duration; 2]>,
+}
+
+impl Rule {
+    /// How the store is to count its windows.
+    pub(super) fn terms(&self) -> Terms {
+        let kind = match &self.form {
+            Form::Uncounted => Counted::Flights,
+            Form::Sliding => Counted::Sliding,
+            Form::Fixed => Counted::Fixed,
+            Form::Smooth => Counted::Smooth,
+            Form::Calendar { .. } => Counted::Calendar(self.bounds()),
+        };
+        let linger = if self.answered { self.linger } else { Duration::ZERO };
+        let in_flight = self.counts_flights().then_some(self.in_flight);
+        let (interval, burst) = (self.interval, self.burst);
+        Terms { kind, requests: self.requests, span: self.span, interval, burst, in_flight, linger }
+    }
+
+    /// When the present period began, when it ends, and when the next one ends.
+    fn bounds(&self) -> [i128; 3] {
+        let (start, end) = self.period.bounds();
+        let next = self.period_end(1).since(self.period.until).as_nanos();
+        [start, end, end + i128::try_from(next).unwrap_or(0)]
+    }
+}

@@ -1,0 +1,170 @@
+//! Limits that several gateways count together: what the store is told and asked, and what its answer changes.
+//!
+//! The locker does not speak with the store. It says when an exchange is due (`exchange_due`) and what is in it
+//! (`take_exchange`), and is told the answer (`exchanged`) or that none came (`exchange_lost`). Between two exchanges the
+//! windows give out what they were granted. What is asked for is asked for all windows of a request at once, lane by lane.
+
+mod authority;
+mod exchange;
+mod message;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+pub use self::authority::Authority;
+pub use self::message::{Counted, Exchange, Take, Taken, Terms, Told};
+
+use super::Locker;
+use super::line::first;
+use super::window::Rule;
+use crate::time::Time;
+
+/// How long before its opening the store may grant a slot, so that who waits for it leaves when it opens and not a round
+/// trip later; longer for a gateway that is far away, so that it does not come too late for every slot. A quarter of the
+/// span, if that is less.
+const HORIZON: Duration = Duration::from_millis(5);
+/// The longest horizon that any gateway takes.
+pub const HORIZON_MOST: Duration = Duration::from_millis(50);
+/// How long after its opening a granted slot may be used: a request that has not left by then never does.
+pub const LEASE: Duration = Duration::from_millis(250);
+
+/// What settles is told after a 200th of the span: others need to know it only shortly before a span has passed.
+const PACES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// How soon after one another the store is asked for slots that nobody waits for yet.
+const AHEAD: Duration = Duration::from_millis(1);
+
+/// What is due to be told and asked.
+#[derive(Debug)]
+pub(in crate::locker) struct Sharing {
+    /// Whether the store can be asked, and under which name of this gateway's.
+    epoch: Option<u64>,
+    epochs: u64,
+    noted: VecDeque<(u32, u32)>,
+    /// When those are to be told of.
+    due: Time,
+    /// For which lanes to ask when.
+    asks: BTreeSet<(Time, u32)>,
+    /// Windows to which slots were granted, or may have been.
+    holders: BTreeSet<(u32, u32)>,
+    beats: u32,
+    /// How long an answer of the store takes, at most or of late.
+    round_trip: Duration,
+    last: Time,
+}
+
+impl Sharing {
+    pub(in crate::locker) fn new() -> Sharing {
+        Sharing {
+            epoch: None,
+            epochs: 0,
+            noted: VecDeque::new(),
+            due: Time::NEVER,
+            asks: BTreeSet::new(),
+            holders: BTreeSet::new(),
+            beats: 0,
+            round_trip: Duration::ZERO,
+            last: Time::START,
+        }
+    }
+
+    /// How long before its opening a slot may be granted to this gateway.
+    fn horizon(&self) -> Duration {
+        (self.round_trip * 3 / 2).clamp(HORIZON, HORIZON_MOST)
+    }
+
+    /// How long before its opening a slot of a limit is asked for, so that the question is there in time.
+    fn ahead(&self, rule: &Rule) -> Duration {
+        self.horizon().min(Duration::from_nanos(rule.span / 4)) * 3 / 4 + self.round_trip / 2
+    }
+
+    /// When the store is to be told or asked something.
+    pub(in crate::locker) fn due(&self) -> Time {
+        if self.epoch.is_none() {
+            return Time::NEVER;
+        }
+        let told = if self.noted.is_empty() { Time::NEVER } else { self.due };
+        self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(told)
+    }
+
+    /// A lane is no more.
+    pub(in crate::locker) fn forget(&mut self, lane: u32, asks: Asks) {
+        if let Asks::At(at) = asks {
+            self.asks.remove(&(at, lane));
+        }
+    }
+}
+
+/// Whether the store is asked for a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(in crate::locker) enum Asks {
+    #[default]
+    No,
+    At(Time),
+    /// An answer is awaited.
+    UnderWay,
+}
+
+impl Rule {
+    fn pace(&self) -> Duration {
+        Duration::from_nanos(self.span / 200).clamp(PACES.0, PACES.1)
+    }
+}
+
+impl Locker {
+    /// When the store is to be told or asked something; what is due is due until it is taken.
+    pub fn exchange_due(&self) -> Option<Time> {
+        let due = self.sharing.due();
+        (due < Time::NEVER).then_some(due)
+    }
+
+    /// Whether the store is to be told or asked something now.
+    pub fn has_exchange(&self) -> bool {
+        self.given.is_none() && self.sharing.due() <= self.last
+    }
+
+    /// A window is to be told of, by then.
+    pub(in crate::locker) fn note(&mut self, index: u32, by: Time) {
+        let window = self.table.window_mut(index);
+        if window.note_for_store() {
+            let generation = window.generation;
+            self.sharing.noted.push_back((index, generation));
+        }
+        self.sharing.due = self.sharing.due.min(by);
+    }
+
+    /// What has happened in a window of a shared limit is to be told soon.
+    pub(in crate::locker) fn note_settle(&mut self, index: u32) {
+        let rule = &self.rules[self.table.window(index).limit.at()];
+        if rule.shared {
+            self.note(index, self.last + rule.pace());
+        }
+    }
+
+    /// Slots of a shared window were taken: if it goes on so, more are needed.
+    pub(in crate::locker) fn note_use(&mut self, index: u32) {
+        if self.table.window(index).waits().is_none() && self.table.window(index).is_short() {
+            let by = self.last.max(self.sharing.last + AHEAD);
+            self.note(index, by);
+        }
+    }
+
+    /// A lane is kept back by a window whose slots are the store's to give.
+    pub(in crate::locker) fn ask_store(&mut self, lane: u32, index: u32, now: Time) {
+        let Some((_, seat)) = first(&self.queue.lanes[lane].seats) else { return };
+        let window = self.table.window(index);
+        let rule = &self.rules[window.limit.at()];
+        let wants = &self.queue.waiters[seat.who].wants;
+        let cost = wants.iter().find(|want| want.window == index).map_or(1, |want| want.cost);
+        let is_known = window.share_opens(rule, cost, now).is_some() || window.paused() > now;
+        if is_known || rule.lost || self.queue.lanes[lane].asks != Asks::No {
+            return;
+        }
+        let at = (window.later() - self.sharing.ahead(rule)).max(now);
+        self.ask_store_at(lane, at);
+    }
+
+    fn ask_store_at(&mut self, lane: u32, at: Time) {
+        self.queue.lanes[lane].asks = Asks::At(at);
+        self.sharing.asks.insert((at, lane));
+    }
+}

@@ -1,0 +1,298 @@
+//! A window's part of what several gateways count together: the slots that the store has granted it, and what the store
+//! is still to be told.
+//!
+//! A window of a shared limit does not reckon by itself what is free. It gives out the slots that the store has granted,
+//! within the time for which they were granted, and reports when they settled. What it has counted itself it keeps all the
+//! same: that is what it goes by when there is no store.
+
+use std::collections::VecDeque;
+
+use super::Window;
+use super::rule::Rule;
+use crate::time::Time;
+
+/// How many entries of its log a window tells at most, when all that it has counted is news.
+const MOST_TOLD: usize = 1024;
+
+/// Slots that the store has granted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Share {
+    /// When they open.
+    pub(crate) from: Time,
+    /// What has not left by then may not leave: for all that the store knows the gateway is gone.
+    pub(crate) until: Time,
+    pub(crate) slots: u32,
+    /// How many requests may be under way in them; where `in_flight` is not capped nobody asks.
+    pub(crate) flights: u32,
+}
+
+/// What the store is told of a window.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct News {
+    /// How many slots settled when, oldest first.
+    pub(crate) settled: Vec<(Time, u32)>,
+    /// Slots that were not used.
+    pub(crate) returned: u32,
+    /// Requests that have ended.
+    pub(crate) landed: u32,
+    /// Slots beyond those for who waits that would be of use, going by what was used of late.
+    pub(crate) ahead: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// Those that open first are first.
+    shares: VecDeque<Share>,
+    settled: VecDeque<(Time, u32)>,
+    /// When the first of the last part settled.
+    part: Time,
+    returned: u32,
+    landed: u32,
+    /// Nothing opens before, as far as the store has said.
+    later: Time,
+    /// How many slots were used since the store was told last, and at most between two such times of late.
+    used: u32,
+    pace: u32,
+    /// None was used since the last beat.
+    is_idle: bool,
+    /// Under which name of this gateway's the store knows the window.
+    epoch: u64,
+    /// It is among those that are to be told of.
+    is_noted: bool,
+    /// How many exchanges about it are under way.
+    under_way: u32,
+}
+
+impl Pool {
+    fn left(&self) -> u32 {
+        self.shares.iter().map(|share| share.slots).sum()
+    }
+
+    /// What is granted and of no use to anybody here is given back.
+    fn give_up(&mut self) {
+        for share in self.shares.drain(..) {
+            self.returned += share.slots;
+            self.landed += share.flights;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let quiet = !self.is_noted && self.under_way == 0;
+        quiet && self.shares.is_empty() && self.settled.is_empty() && self.returned == 0 && self.landed == 0
+    }
+}
+
+impl Window {
+    fn pool(&self) -> Option<&Pool> {
+        self.extra.as_ref()?.pool.as_deref()
+    }
+
+    fn pool_mut(&mut self) -> &mut Pool {
+        self.extra_mut().pool.get_or_insert_default()
+    }
+
+    /// Whether the store has granted what a request of `cost` slots needs now.
+    pub(super) fn has_share(&self, rule: &Rule, cost: u32, now: Time) -> bool {
+        self.share_opens(rule, cost, now) == Some(now)
+    }
+
+    /// When what the store has granted covers a request of `cost` slots; `None`: it does not.
+    pub(crate) fn share_opens(&self, rule: &Rule, cost: u32, now: Time) -> Option<Time> {
+        let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
+        let mut at = self.paused().max(now);
+        for share in self.pool()?.shares.iter().filter(|share| share.until > now) {
+            if slots == 0 && flights == 0 {
+                break;
+            }
+            slots = slots.saturating_sub(share.slots);
+            flights = flights.saturating_sub(share.flights);
+            at = at.max(share.from);
+        }
+        (slots == 0 && flights == 0).then_some(at)
+    }
+
+    /// Uses what `share_opens` says is there. By when the request must have left.
+    pub(super) fn use_share(&mut self, rule: &Rule, cost: u32) -> Time {
+        let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
+        let pool = self.pool_mut();
+        pool.used = pool.used.saturating_add(slots.max(flights));
+        pool.is_idle = false;
+        let mut until = Time::NEVER;
+        for share in &mut pool.shares {
+            let (taken, landing) = (slots.min(share.slots), flights.min(share.flights));
+            if taken + landing > 0 {
+                until = until.min(share.until);
+            }
+            (share.slots, share.flights) = (share.slots - taken, share.flights - landing);
+            (slots, flights) = (slots - taken, flights - landing);
+        }
+        pool.shares.retain(|share| share.slots + share.flights > 0);
+        until
+    }
+
+    /// The store has granted these.
+    pub(crate) fn add_share(&mut self, share: Share) {
+        let pool = self.pool_mut();
+        let place = pool.shares.partition_point(|other| other.from <= share.from);
+        pool.shares.insert(place, share);
+    }
+
+    /// Nothing opens before, as far as the store has said.
+    pub(crate) fn set_later(&mut self, later: Time) {
+        self.pool_mut().later = later;
+    }
+
+    /// See `set_later`; `Time::START`: it has not said anything.
+    pub(crate) fn later(&self) -> Time {
+        self.pool().map_or(Time::START, |pool| pool.later)
+    }
+
+    /// How many slots the store has granted that are not used.
+    pub(crate) fn share_left(&self) -> u32 {
+        self.pool().map_or(0, Pool::left)
+    }
+
+    /// Whether anything of what the store has granted is not used.
+    pub(crate) fn has_shares(&self) -> bool {
+        self.pool().is_some_and(|pool| !pool.shares.is_empty())
+    }
+
+    /// For how many requests of `cost` slots what is granted and not used is enough.
+    pub(crate) fn share_covers(&self, rule: &Rule, cost: u32) -> u32 {
+        let by_slots = self.share_left().checked_div(rule.slots(cost)).unwrap_or(u32::MAX);
+        let flights = self.pool().map_or(0, |pool| pool.shares.iter().map(|share| share.flights).sum());
+        by_slots.min(if rule.counts_flights() { flights } else { u32::MAX })
+    }
+
+    /// What is granted has run out of time: the store is told that it was not used.
+    pub(super) fn expire_shares(&mut self, now: Time) {
+        let Some(pool) = self.extra.as_mut().and_then(|extra| extra.pool.as_mut()) else { return };
+        if pool.shares.iter().all(|share| share.until > now) {
+            return;
+        }
+        let Pool { shares, returned, landed, .. } = &mut **pool;
+        shares.retain(|share| {
+            if share.until <= now {
+                *returned += share.slots;
+                *landed += share.flights;
+            }
+            share.until > now
+        });
+    }
+
+    /// What is granted and of no use to anybody here is given back.
+    pub(crate) fn return_shares(&mut self) {
+        self.pool_mut().give_up();
+    }
+
+    /// What is granted does not hold any more.
+    pub(crate) fn drop_shares(&mut self) {
+        if let Some(pool) = self.extra.as_mut().and_then(|extra| extra.pool.as_mut()) {
+            pool.shares.clear();
+            (pool.returned, pool.landed, pool.later) = (0, 0, Time::START);
+        }
+    }
+
+    /// `count` slots have settled, of which the store is to be told.
+    pub(super) fn report(&mut self, rule: &Rule, count: u32, now: Time) {
+        if count == 0 {
+            return;
+        }
+        let forgotten = now.as_nanos().saturating_sub(rule.span);
+        let pool = self.pool_mut();
+        match pool.settled.back_mut() {
+            Some(last) if now.since(pool.part).as_nanos() < u128::from(rule.quantum) => {
+                *last = (now.max(last.0), last.1 + count);
+            }
+            Some(_) | None => {
+                pool.settled.push_back((now, count));
+                pool.part = now;
+            }
+        }
+        // Only as long as nobody listens: the store forgets it by itself.
+        while pool.settled.front().is_some_and(|(at, _)| at.as_nanos() < forgotten) {
+            pool.settled.pop_front();
+        }
+    }
+
+    /// All that it has counted is news to the store.
+    pub(crate) fn report_all(&mut self, rule: &Rule) {
+        let log = self.short_log(rule, MOST_TOLD);
+        self.pool_mut().settled = log.into();
+    }
+
+    /// `slots` were granted, taken, and not used; `flights` requests have ended.
+    pub(super) fn report_unused(&mut self, slots: u32, flights: u32) {
+        let pool = self.pool_mut();
+        (pool.returned, pool.landed) = (pool.returned + slots, pool.landed + flights);
+    }
+
+    /// It is to be told of; `false` if that was known.
+    pub(crate) fn note_for_store(&mut self) -> bool {
+        !std::mem::replace(&mut self.pool_mut().is_noted, true)
+    }
+
+    /// Whether so little is left of what is used that more should be asked for, before somebody has to wait for it.
+    pub(crate) fn is_short(&self) -> bool {
+        self.pool().is_some_and(|pool| pool.under_way == 0 && u64::from(pool.left()) < 2 * u64::from(pool.pace.max(1)))
+    }
+
+    /// What the store is to be told, which is about to happen; and whether it knows the window under this name.
+    pub(crate) fn take_news(&mut self, rule: &Rule, epoch: u64) -> (News, bool) {
+        let waits = self.waits().is_some();
+        let pool = self.pool_mut();
+        pool.pace = pool.used.max(pool.pace);
+        let ahead = pool.pace.saturating_mul(4).saturating_sub(pool.left()).min(rule.requests / 16);
+        let news = News {
+            settled: pool.settled.drain(..).collect(),
+            returned: std::mem::take(&mut pool.returned),
+            landed: std::mem::take(&mut pool.landed),
+            ahead: if waits || pool.used == 0 { 0 } else { ahead },
+        };
+        pool.used = 0;
+        pool.is_noted = false;
+        pool.under_way += 1;
+        let is_new = std::mem::replace(&mut pool.epoch, epoch) != epoch;
+        (news, is_new)
+    }
+
+    /// A moment has passed; what nobody has used in the one before is given back. Whether the store is to be told of it.
+    pub(crate) fn beat(&mut self) -> bool {
+        let waits = self.waits().is_some();
+        let pool = self.pool_mut();
+        pool.pace /= 2;
+        if std::mem::replace(&mut pool.is_idle, true) && !waits && !pool.shares.is_empty() {
+            pool.give_up();
+        }
+        pool.returned + pool.landed > 0
+    }
+
+    /// Whether it is among those that are to be told of.
+    pub(crate) fn is_noted_for_store(&self) -> bool {
+        self.pool().is_some_and(|pool| pool.is_noted)
+    }
+
+    /// The store has been told.
+    pub(crate) fn was_told(&mut self) {
+        let pool = self.pool_mut();
+        pool.under_way = pool.under_way.saturating_sub(1);
+    }
+
+    /// Whether the store has heard it is not known: it is told again, and counts twice what it has heard.
+    pub(crate) fn untold(&mut self, settled: Vec<(Time, u32)>) {
+        let pool = self.pool_mut();
+        pool.under_way = pool.under_way.saturating_sub(1);
+        for entry in settled.into_iter().rev() {
+            pool.settled.push_front(entry);
+        }
+    }
+
+    /// Whether the store is to be told of it when it knows this gateway under another name.
+    pub(crate) fn is_known_to_store(&self) -> bool {
+        self.unsettled > 0 || self.flying > 0 || self.pool().is_some_and(|pool| !pool.settled.is_empty())
+    }
+
+    pub(super) fn has_pool(&self) -> bool {
+        self.pool().is_some_and(|pool| !pool.is_empty())
+    }
+}
