@@ -37,6 +37,9 @@ mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
 mod reload; // the file is read again under load
 mod reverse; // routes
+mod shared; // many gateways, one limit
+mod shared_faults; // what becomes of it when the store, a line or a gateway fails
+mod shared_stores; // the kinds of stores, and those that cannot count
 mod slow; // who is slow or silent holds up nobody else
 mod smuggling; // ambiguous messages are refused
 mod support; // what all the others stand on

@@ -17,6 +17,7 @@ pub(crate) mod program;
 pub(crate) mod relay;
 pub(crate) mod request;
 pub(crate) mod stage;
+pub(crate) mod store;
 pub(crate) mod stream;
 
 use std::time::{Duration, Instant};
