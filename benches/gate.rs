@@ -146,6 +146,7 @@ fn gate(requests: u32, per: Duration) -> Arc<Gate> {
         share_by: ShareBy::Nobody,
         max_keys: 1000,
         dry_run: false,
+        shared: false,
     };
     Gate::new(vec![limit], Clock::start())
 }

@@ -31,6 +31,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
         share_by: ShareBy::Caller,
         max_keys: usize::MAX,
         dry_run: false,
+        shared: false,
     }
 }
 

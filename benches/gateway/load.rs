@@ -4,6 +4,7 @@ mod figures;
 mod line;
 mod modes;
 mod poller;
+mod several;
 mod tunnels;
 mod world;
 
@@ -17,11 +18,12 @@ const USAGE: &str = "usage: gateway_load MODE [--option value]...
   open    --origin ADDR --to ADDR                   asks at a fixed rate, whatever the answers do
   idle    --origin ADDR --to ADDR                   one request on each connection, then holds them until stdin ends
   promise --origin ADDR --to ADDR                   offers more than a limit allows, and counts what arrives
+  several --origin ADDR --to ADDR,ADDR              offers each of several gateways more than one limit allows
   set-ups --origin ADDR --to ADDR                   opens CONNECT tunnels, one after the other on each connection
   bodies  --origin ADDR --to ADDR                   asks for bodies of 1 MiB in CONNECT tunnels
 options: --connections 64  --seconds 5  --warm 0.5  --rate 1000  --forward HOST:PORT  --path /  --host HOST
          --tunnel HOST:PORT  --tls NAME  --trust FILE   inside a tunnel, and TLS in it; the origin may be another process
-promise: --requests N  --per-ms T  --factor 3  --lone 0";
+promise, several: --requests N  --per-ms T  --factor 3  --lone 0";
 
 /// What was asked for on the command line.
 struct Options {
@@ -49,8 +51,14 @@ impl Options {
     }
 
     fn address(&self, name: &str) -> Result<SocketAddr, String> {
+        self.addresses(name).map(|all| all[0])
+    }
+
+    /// One address or several, with commas between them.
+    fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, String> {
         let value = self.values.get(name).ok_or(format!("--{name} is needed"))?;
-        value.parse().map_err(|_| format!("--{name}: `{value}` is not an address"))
+        let address = |word: &str| word.parse().map_err(|_| format!("--{name}: `{word}` is not an address"));
+        value.split(',').map(address).collect()
     }
 
     /// How callers get to the origin.
@@ -62,6 +70,15 @@ impl Options {
         };
         let tunnel = self.values.get("tunnel").map(|target| target.as_str().into());
         Ok(line::Path { to: self.address("to")?, tunnel, tls })
+    }
+
+    fn offer(&self) -> Result<modes::Offer, String> {
+        Ok(modes::Offer {
+            requests: self.number("requests", 0.0)? as usize,
+            per: (self.number("per-ms", 0.0)? * 1e6) as u64,
+            factor: self.number("factor", 3.0)?,
+            lone: self.number("lone", 0.0)? != 0.0,
+        })
     }
 
     /// The bytes of one request: absolute-form if `--forward` names an origin.
@@ -106,14 +123,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         "closed" => modes::closed(&mut world, &load)?,
         "open" => modes::open(&mut world, &load, options.number("rate", 1000.0)?)?,
         "idle" => return Ok(modes::idle(&mut world, &load)?),
-        "promise" => {
-            let offer = modes::Offer {
-                requests: options.number("requests", 0.0)? as usize,
-                per: (options.number("per-ms", 0.0)? * 1e6) as u64,
-                factor: options.number("factor", 3.0)?,
-                lone: options.number("lone", 0.0)? != 0.0,
-            };
-            modes::promise(&mut world, &load, &offer)?
+        "promise" => modes::promise(&mut world, &load, &options.offer()?)?,
+        "several" => {
+            let paths = options.addresses("to")?.into_iter().map(|to| line::Path { to, tunnel: None, tls: None });
+            several::several(&mut world, &paths.collect::<Vec<_>>(), &load, &options.offer()?)?
         }
         other => return Err(format!("no mode `{other}`\n{USAGE}").into()),
     };

@@ -173,7 +173,7 @@ pub(crate) fn promise(world: &mut World, load: &Load, offer: &Offer) -> io::Resu
         }
         free.push(finished.caller);
     }
-    let arrivals = world.arrivals.take().unwrap_or_default();
+    let arrivals: Vec<u64> = world.arrivals.take().unwrap_or_default().into_iter().map(|(at, _)| at).collect();
     let could = possible((0..).map(|i| start + offer.moment(i)), offer.requests, offer.per, end);
     waits.sort_unstable();
     refusals.sort_unstable();

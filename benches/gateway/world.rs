@@ -44,8 +44,8 @@ pub(crate) struct World {
     served: Vec<Option<TcpStream>>,
     callers: Vec<Caller>,
     buffer: Vec<u8>,
-    /// When each request was read by the origin, if wanted.
-    pub(crate) arrivals: Option<Vec<u64>>,
+    /// When each request was read by the origin, and the number that its path is, if wanted.
+    pub(crate) arrivals: Option<Vec<(u64, u8)>>,
 }
 
 impl World {
@@ -142,7 +142,8 @@ impl World {
             Ok(0) => self.served[place] = None,
             Ok(length) if self.buffer[..length].ends_with(b"\r\n\r\n") => {
                 if let Some(arrivals) = &mut self.arrivals {
-                    arrivals.push(now());
+                    let number = self.buffer.get(5).map_or(0, |digit| digit.wrapping_sub(b'0'));
+                    arrivals.push((now(), number));
                 }
                 if stream.write(ANSWER).is_ok_and(|written| written < ANSWER.len()) {
                     return Err(io::Error::other("an answer did not fit into the socket's buffer"));
