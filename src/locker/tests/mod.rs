@@ -10,6 +10,7 @@ mod judge;
 mod oracle;
 mod order;
 mod reloads;
+mod sharing;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,0 +1,207 @@
+//! A limit that a store counts: what is told and asked, and what its answers let go.
+
+use super::*;
+
+fn locker(limits: Vec<Limit>) -> Locker {
+    let limits = limits.into_iter().map(|limit| Limit { shared: true, ..limit }).collect();
+    let mut locker = Locker::new(limits);
+    locker.open_sharing(ms(0));
+    locker
+}
+
+fn one(requests: u32, per: u64) -> Locker {
+    locker(vec![limit(requests, per, Kind::Sliding)])
+}
+
+/// The answer: in how many milliseconds how many may go, and when more may.
+fn taken(groups: &[(u64, u32)], later: Option<u64>) -> Taken {
+    let wait = Duration::from_millis;
+    let shut = later.map(wait).unwrap_or_default();
+    let groups = groups.iter().map(|(after, count)| (wait(*after), *count)).collect();
+    Taken { groups, ahead: 0, later: later.map(wait), shut: std::iter::repeat_n(shut, 2).collect() }
+}
+
+/// One exchange from `began` to `ended`.
+fn exchange(locker: &mut Locker, began: Time, ended: Time, answers: &[Taken]) -> Exchange {
+    let exchange = locker.take_exchange(false, began);
+    assert_eq!(exchange.takes.len(), answers.len(), "{exchange:?}");
+    locker.exchanged(&exchange, answers, began, ended, ended);
+    exchange
+}
+
+fn wait(locker: &mut Locker, claims: &[Claim], now: Time) -> Ticket {
+    let verdict = locker.ask(&ask(claims, 1), now);
+    let Verdict::Wait(ticket, _) = verdict else { panic!("{verdict:?}") };
+    ticket
+}
+
+fn gone(locker: &mut Locker) -> Vec<Grant> {
+    let go = |(_, verdict)| {
+        let Verdict::Go(grant) = verdict else { panic!("{verdict:?}") };
+        grant
+    };
+    drain(locker).into_iter().map(go).collect()
+}
+
+#[test]
+fn a_granted_slot_is_used_when_it_opens_and_until_its_lease_is_over() {
+    let mut locker = one(5, 100);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    assert!(locker.has_exchange());
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    assert!(gone(&mut locker).is_empty());
+    // It was granted at the earliest when the answer was there, and at the latest when it was asked for.
+    assert_eq!(locker.poll_timeout(), Some(ms(16)));
+    locker.handle_timeout(ms(16));
+    let grants = gone(&mut locker);
+    assert_eq!(grants[0].until(), ms(14) + LEASE);
+}
+
+#[test]
+fn what_nobody_used_in_its_time_is_given_back_and_never_used() {
+    let mut locker = one(5, 100);
+    let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    locker.leave(ticket, ms(13));
+    let late = ms(14) + LEASE;
+    wait(&mut locker, &[claim(0, 0, 1)], late);
+    assert!(gone(&mut locker).is_empty(), "the slot is another gateway's by now");
+    let told = locker.take_exchange(false, late);
+    assert_eq!((told.windows[0].returned, told.takes[0].requests), (1, 1));
+}
+
+#[test]
+fn what_is_not_used_any_more_is_given_back_at_a_beat() {
+    let mut locker = one(5, 100);
+    let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    locker.leave(ticket, ms(13));
+    assert!(locker.take_exchange(true, ms(20)).windows.is_empty(), "it may come in handy yet");
+    assert_eq!(locker.take_exchange(true, ms(40)).windows[0].returned, 1);
+}
+
+#[test]
+fn settles_are_told_soon_with_their_time_and_again_if_nobody_knows_whether_they_were_heard() {
+    let mut locker = one(5, 1000);
+    wait(&mut locker, &[claim(0, 0, 2)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
+    let mut grants = gone(&mut locker);
+    locker.settle(&mut grants[0], Moment::Sent, ms(20));
+    assert_eq!(locker.exchange_due(), Some(ms(12)), "what was used of late is asked for ahead");
+    let told = locker.take_exchange(false, ms(25));
+    assert_eq!(told.windows[0].settled, [(ms(20), 2)]);
+    locker.exchange_lost(told, ms(30));
+    locker.close_sharing(ms(30));
+    locker.open_sharing(ms(40));
+    let told = locker.take_exchange(false, ms(40));
+    assert_eq!((told.windows[0].is_new, told.windows[0].held), (true, 0));
+    assert_eq!(told.windows[0].settled, [(ms(20), 2)]);
+}
+
+#[test]
+fn who_is_under_way_when_the_store_is_found_again_is_told_and_what_was_granted_before_is_gone() {
+    let mut locker = one(9, 1000);
+    wait(&mut locker, &[claim(0, 0, 3)], ms(10));
+    let ticket = wait(&mut locker, &[claim(0, 0, 3)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1), (5, 1)], None)]);
+    let grants = gone(&mut locker);
+    assert_eq!(grants.len(), 1);
+    locker.close_sharing(ms(13));
+    locker.open_sharing(ms(13));
+    locker.handle_timeout(ms(17));
+    assert!(gone(&mut locker).is_empty(), "it was granted by a store that may have forgotten it");
+    let told = locker.take_exchange(false, ms(17));
+    assert_eq!((told.windows[0].is_new, told.windows[0].held, told.windows[0].waiting), (true, 3, 3));
+    locker.leave(ticket, ms(17));
+}
+
+#[test]
+fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
+    let mut locker = locker(vec![Limit { when_full: WhenFull::Refuse, ..limit(1, 100, Kind::Sliding) }]);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(70))]);
+    let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
+    assert_eq!((sorry.why, sorry.until, sorry.exact), (Why::Full, ms(82), false));
+    // As long as that holds, nobody asks the store again.
+    let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
+    assert_eq!((sorry.why, sorry.until), (Why::Full, ms(82)));
+    assert!(locker.take_exchange(false, ms(20)).takes.is_empty());
+}
+
+#[test]
+fn a_wait_that_is_longer_than_the_patience_is_refused_on_arrival() {
+    let mut locker = locker(vec![Limit { max_wait: Duration::from_millis(50), ..limit(1, 100, Kind::Sliding) }]);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(90))]);
+    let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
+    assert_eq!((sorry.why, sorry.until), (Why::TooLong, ms(102)));
+}
+
+#[test]
+fn the_store_is_asked_again_shortly_before_the_opening() {
+    let mut locker = one(1, 100);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(70))]);
+    let due = locker.exchange_due().unwrap();
+    assert!((ms(75)..ms(80)).contains(&due), "{due:?}: three quarters of 5 ms and half a round trip before 82 ms");
+    assert_eq!(locker.poll_timeout(), Some(due));
+    locker.handle_timeout(due);
+    exchange(&mut locker, due, due, &[taken(&[(4, 1)], None)]);
+    locker.handle_timeout(due + Duration::from_millis(4));
+    assert_eq!(gone(&mut locker).len(), 1);
+}
+
+#[test]
+fn all_windows_of_a_request_are_asked_for_together_and_only_when_nothing_else_keeps_it_back() {
+    let local = Limit { shared: false, ..limit(1, 50, Kind::Sliding) };
+    let mut locker = Locker::new(vec![
+        local,
+        Limit { shared: true, ..limit(5, 100, Kind::Sliding) },
+        Limit { shared: true, ..limit(5, 100, Kind::Sliding) },
+    ]);
+    locker.open_sharing(ms(0));
+    send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10)).unwrap();
+    let claims = [claim(0, 0, 1), claim(1, 0, 2), claim(2, 0, 1)];
+    wait(&mut locker, &claims, ms(20));
+    assert!(locker.take_exchange(false, ms(20)).takes.is_empty());
+    locker.handle_timeout(ms(60));
+    let told = exchange(&mut locker, ms(60), ms(61), &[taken(&[(0, 1)], None)]);
+    assert_eq!(told.takes[0].windows.iter().map(|(_, cost)| *cost).collect::<Vec<u32>>(), [2, 1]);
+    assert_eq!(gone(&mut locker).len(), 1);
+}
+
+#[test]
+fn without_a_store_who_waits_is_told_why_at_last_and_local_limits_go_on() {
+    let mut locker = Locker::new(vec![
+        Limit { shared: true, max_wait: Duration::from_millis(50), ..limit(5, 100, Kind::Sliding) },
+        limit(5, 100, Kind::Sliding),
+    ]);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    assert_eq!((locker.exchange_due(), locker.shares()), (None, true));
+    send(&mut locker, &ask(&[claim(1, 0, 1)], 1), ms(10)).unwrap();
+    locker.handle_timeout(ms(60));
+    let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
+    assert_eq!(sorry.why, Why::StoreLost);
+}
+
+#[test]
+fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
+    let mut locker = one(6, 100);
+    wait(&mut locker, &[claim(0, 0, 2)], ms(10));
+    exchange(&mut locker, ms(10), ms(10), &[taken(&[(0, 1)], None)]);
+    let mut grants = gone(&mut locker);
+    locker.settle(&mut grants[0], Moment::Sent, ms(20));
+    locker.close_sharing(ms(30));
+    let part = Authority::Part(std::num::NonZeroU32::new(2).unwrap());
+    locker.set_authority(Some(LimitId(0)), part, ms(40));
+    send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(40)).unwrap();
+    let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(40));
+    locker.leave(ticket, ms(41));
+    // Half of six is never enough for five.
+    let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 5)], 1), ms(41)) else { panic!("it goes") };
+    assert_eq!(sorry.why, Why::StoreLost);
+    // The store hears of what went meanwhile.
+    locker.open_sharing(ms(50));
+    let told = locker.take_exchange(false, ms(50));
+    assert_eq!(told.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
+}
