@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 mod of_the_rules;
 
 /// A room and the floor it stands on; a room may use only itself and rooms on lower floors.
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 15] = [
     ("time", 0),
     ("locker", 1),
     ("net", 1),
@@ -14,7 +14,9 @@ const FLOORS: [(&str, u8); 13] = [
     ("wire", 2),
     ("proxy", 3),
     ("config", 4),
+    ("lobby", 4),
     ("admin", 5),
+    ("locks", 5),
     ("log", 5),
     ("app", 6),
     ("cli", 7),

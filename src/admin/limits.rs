@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::House;
 use super::history::Totals;
-use super::visitor::refused;
 use crate::gate::View;
+use crate::lobby::refused;
 use crate::locker::{Counts, Kind, Usage, WhenFull};
 use crate::time::Time;
 

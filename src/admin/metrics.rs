@@ -29,7 +29,7 @@ pub(super) async fn show(State(house): State<Arc<House>>) -> Response {
     match encode(&mut text, &registry) {
         Ok(()) => ([("content-type", TEXT)], text).into_response(),
         // Writing to a String cannot fail.
-        Err(error) => super::visitor::refused(axum::http::StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => crate::lobby::refused(axum::http::StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 

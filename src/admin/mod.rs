@@ -16,23 +16,16 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
-use axum::extract::ConnectInfo;
+use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::history::History;
 use crate::config::tune::Wish;
 use crate::gate::Gate;
+use crate::lobby;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
 use crate::proxy::password::Passwords;
@@ -41,8 +34,6 @@ use crate::proxy::{Current, Shared};
 
 /// How many connections there may be at once: they share the process's descriptors with callers.
 const MOST_VISITORS: usize = 64;
-/// How long the head of a request may take.
-const HEAD: Duration = Duration::from_secs(10);
 
 /// What came of an order: what is other now, in lines.
 pub type Outcome = oneshot::Sender<Result<Vec<String>, Refused>>;
@@ -130,41 +121,11 @@ pub fn open(
     let serve = move || {
         runtime.block_on(async {
             tokio::spawn(history::watch(Arc::clone(&house), tell));
-            receive(door, house).await;
+            lobby::receive(door, router(Arc::clone(&house)), MOST_VISITORS, house.orders.closed()).await;
         });
     };
     thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
     Ok(asked)
-}
-
-/// Lets visitors in until nobody takes orders any more.
-async fn receive(mut door: Listener, house: Arc<House>) {
-    let router = router(Arc::clone(&house));
-    let places = Arc::new(Semaphore::new(MOST_VISITORS));
-    let visitors = GracefulShutdown::new();
-    let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
-    loop {
-        // One who finds no place waits at the door, and takes no descriptor.
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            () = house.orders.closed() => break,
-        };
-        let (stream, peer) = tokio::select! {
-            accepted = door.accept() => accepted,
-            () = house.orders.closed() => break,
-        };
-        let Ok(stream) = TcpStream::from_std(stream) else { continue };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(peer))));
-        let connection = visitors.watch(server.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            // Whatever breaks is the visitor's connection.
-            connection.await.ok();
-            drop(place);
-        });
-    }
-    // Those who have asked are answered; whoever would stay longer is another process's visitor by now.
-    let _elapsed = timeout(HEAD, visitors.shutdown()).await;
 }
 
 fn router(house: Arc<House>) -> Router {

@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use super::limits::{look, shown};
-use super::visitor::refused;
 use super::{House, Order, Outcome, Refused};
 use crate::config::tune::Wish;
+use crate::lobby::refused;
 
 /// Reads the file again, and tells what is other now.
 pub(super) async fn reload(State(house): State<Arc<House>>) -> Response {

@@ -2,7 +2,7 @@
 
 use axum::http::HeaderMap;
 
-use super::visitor::{comes_from_elsewhere, host, is_ours};
+use crate::lobby::{comes_from_elsewhere, host, is_ours};
 
 fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()

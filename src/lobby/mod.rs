@@ -1,0 +1,118 @@
+//! RECEIVES whoever comes to a listener that is no proxy's: lets them in, few enough at one time, and knows what browsers
+//! say of themselves.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::gate::clock::Clock;
+use crate::net::listen::Listener;
+use crate::proxy::password::Passwords;
+use crate::proxy::refusal::Refusal;
+
+/// How long the head of a request may take, and the last answers.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Lets visitors in, so many at one time, until `closed`. Those who have asked by then are answered.
+pub async fn receive(mut door: Listener, router: Router, most: usize, closed: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(most));
+    let visitors = GracefulShutdown::new();
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let mut closed = std::pin::pin!(closed);
+    loop {
+        // One who finds no place waits at the door, and takes no descriptor.
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = &mut closed => break,
+        };
+        let (stream, peer) = tokio::select! {
+            accepted = door.accept() => accepted,
+            () = &mut closed => break,
+        };
+        let Ok(stream) = TcpStream::from_std(stream) else { continue };
+        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo::<SocketAddr>(peer))));
+        let connection = visitors.watch(server.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // Whatever breaks is the visitor's connection.
+            connection.await.ok();
+            drop(place);
+        });
+    }
+    drop(door);
+    // Whoever would stay longer is another process's visitor by now.
+    let _elapsed = timeout(HEAD, visitors.shutdown()).await;
+}
+
+/// Whether these are the credentials of a user; if not, the answer.
+///
+/// # Errors
+/// 401, or 429 and 503 where nobody looks at them now.
+pub async fn ask_for_password(
+    passwords: &Passwords,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    clock: Clock,
+) -> Result<(), impl IntoResponse + use<>> {
+    let field = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    match passwords.check(peer, field, clock).await {
+        Ok(_) => Ok(()),
+        Err(refusal @ (Refusal::TooManyTries { .. } | Refusal::Exhausted)) => {
+            let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            Err(refused(status, &refusal.detail()))
+        }
+        Err(_) => Err(unknown()),
+    }
+}
+
+/// A name and its password are needed.
+pub fn unknown() -> Response {
+    let ask = [(WWW_AUTHENTICATE, "Basic realm=\"lockgate\", charset=\"UTF-8\"")];
+    (ask, refused(StatusCode::UNAUTHORIZED, "a name and its password are needed")).into_response()
+}
+
+/// The host that the visitor asked for, without its port.
+pub fn host(headers: &HeaderMap) -> Option<&str> {
+    let host = headers.get(HOST)?.to_str().ok()?;
+    match host.strip_prefix('[') {
+        Some(six) => six.split_once(']').map(|(host, _)| host),
+        None => Some(host.rsplit_once(':').map_or(host, |(host, _)| host)),
+    }
+}
+
+/// An address leads where it leads, and `localhost` to this machine (RFC 6761 §6.3); any other name may be anybody's.
+pub fn is_ours(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+}
+
+/// Browsers say where a request comes from, unless it is the address line (Fetch, `Origin` and `Sec-Fetch-Site`).
+pub fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return true;
+    }
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let of_origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    of_origin != headers.get(HOST).and_then(|host| host.to_str().ok())
+}
+
+/// A refusal as a problem document (RFC 9457).
+pub fn refused(status: StatusCode, detail: &str) -> Response {
+    let problem =
+        serde_json::json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail });
+    let json = [("content-type", "application/problem+json")];
+    (status, json, problem.to_string()).into_response()
+}
