@@ -7,6 +7,7 @@
 mod crew;
 mod doors;
 mod house;
+mod locks;
 mod orders;
 pub mod reload;
 mod succession;
@@ -29,6 +30,7 @@ use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
 use self::house::{Desk, House};
+use self::locks::Counter;
 use self::reload::Reloader;
 use self::succession::Successor;
 use crate::admin::Order;
@@ -62,6 +64,9 @@ pub enum Error {
     /// Certificates or keys are missing or wrong.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
+    /// Locks cannot be given.
+    #[error("locks cannot be given: {0}")]
+    Locks(#[source] io::Error),
     /// What was counted before cannot be known.
     #[error(transparent)]
     State(#[from] journal::Error),
@@ -110,7 +115,7 @@ pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnc
         let gate = Arc::clone(&house.shared.gate);
         let mut driving = spawn_local(Arc::clone(&gate).drive());
         house.doors.change(house.planned, &house.crew);
-        let House { shared, current, crew, doors, admin, asked, .. } = house;
+        let House { shared, current, crew, doors, admin, locks, asked, .. } = house;
         let reloader = Rc::new(Reloader::new(path, current, shared.clone(), doors, crew, asked));
         if start == Start::TakeOver {
             systemd::taken_over()
@@ -118,7 +123,7 @@ pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnc
             systemd::ready()
         }
         let watching = systemd::watch(shared.drain.clone());
-        let mut run = Run { reloader, shared, successor, signals, desk: admin };
+        let mut run = Run { reloader, shared, successor, signals, desk: admin, locks };
         tokio::select! {
             ended = &mut driving => Err(Error::Timer(why(ended))),
             () = watching => unreachable!("it goes on for ever"),
@@ -137,6 +142,7 @@ struct Run {
     successor: Option<Rc<Successor>>,
     signals: Signals,
     desk: Option<Desk>,
+    locks: Option<Rc<Counter>>,
 }
 
 /// Why it does not go on as it is.
@@ -215,7 +221,8 @@ impl Run {
         };
         let (reloader, gate) = (Rc::clone(&self.reloader), Arc::clone(&self.shared.gate));
         let desk = self.desk.as_ref().map(|desk| Rc::clone(&desk.socket));
-        Some(spawn_local(succession::hand_over(Rc::clone(successor), reloader, gate, desk)))
+        let locks = self.locks.clone();
+        Some(spawn_local(succession::hand_over(Rc::clone(successor), reloader, gate, desk, locks)))
     }
 
     /// Waits for what runs, for some time.
@@ -234,6 +241,9 @@ impl Run {
         }
         tracing::info!(running = drain.running(), ?patience, "draining");
         drain.start();
+        if let Some(locks) = self.locks.take() {
+            locks.close().await;
+        }
         gate.close(gate.clock().now() + patience);
         tokio::select! {
             code = self.signals.end() => return Ended::Cut(code),

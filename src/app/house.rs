@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::crew::Crew;
 use super::doors::{Doors, Planned};
+use super::locks::Counter;
 use super::reload::under_way;
 use super::{Error, Start};
 use crate::admin;
@@ -35,6 +36,8 @@ pub(super) struct House {
     pub(super) fallen: mpsc::UnboundedReceiver<SocketAddr>,
     /// The address at which operators are received, if there is one.
     pub(super) admin: Option<Desk>,
+    /// Where locks are given, if there is such a place.
+    pub(super) locks: Option<Rc<Counter>>,
     /// As the file says,
     pub(super) asked: Settings,
     /// and with the addresses that were bound.
@@ -72,6 +75,8 @@ impl House {
         let desk = desk.map(|desk| doors.bind(desk.listen)).transpose().map_err(Error::Listen)?;
         settings.admin_bound =
             desk.as_ref().map(|(_, socket)| socket.local_addr()).transpose().map_err(Error::Listen)?;
+        let counter = settings.locks.clone().filter(|_| start != Start::Aside);
+        let counter = counter.map(|locks| Ok((doors.bind(locks.listen)?, locks))).transpose().map_err(Error::Listen)?;
         let asked = settings.clone();
         settings.bound_to(&planned.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
@@ -89,7 +94,10 @@ impl House {
             heir.take(&gate, shared.drain.present())?;
         }
         begin_sharing(&gate, &settings)?;
-        Ok(House { shared, current, crew, doors, planned, fallen, admin, asked, settings })
+        // Whoever gave locks before has closed by now.
+        let locks = counter.map(|(socket, locks)| Counter::open(socket, &locks, clock)).transpose();
+        let locks = locks.map_err(Error::Locks)?.map(Rc::new);
+        Ok(House { shared, current, crew, doors, planned, fallen, admin, locks, asked, settings })
     }
 }
 

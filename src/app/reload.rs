@@ -148,6 +148,7 @@ impl Reloader {
             ("[state]", settings.gate.state != in_force.gate.state),
             ("[store]", settings.gate.store != in_force.gate.store),
             ("[admin]", settings.admin != in_force.admin),
+            ("[locks]", settings.locks != in_force.locks),
         ] {
             if changed {
                 tracing::warn!("{section} is as it was: it changes with a restart, or with a new process (SIGUSR2)");

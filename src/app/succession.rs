@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 
 use super::doors::Doors;
+use super::locks::Counter;
 use super::reload::Reloader;
 use crate::gate::{Gate, takeover};
 use crate::net::pass::Pass;
@@ -86,12 +87,13 @@ fn end(mut child: Child) {
 }
 
 /// Starts another process, and gives it all that this one has. No reading of the file comes in between.
-/// `more`: a socket that is no door's.
+/// `more`: a socket that is no door's. `locks`: where locks are given, which is closed meanwhile.
 pub(super) async fn hand_over(
     successor: Rc<Successor>,
     reloader: Rc<Reloader>,
     gate: Arc<Gate>,
     more: Option<Rc<(SocketAddr, TcpListener)>>,
+    locks: Option<Rc<Counter>>,
 ) -> Result<Child, Error> {
     // Those that are left here go by what the file says, as those of the new process do.
     if let Err(why) = Rc::clone(&reloader).reload_aloud().await {
@@ -99,7 +101,7 @@ pub(super) async fn hand_over(
     }
     let give = async |doors: &Doors| {
         let mut sockets = doors.sockets()?;
-        if let Some(more) = &more {
+        for more in more.iter().chain(locks.as_ref().map(|locks| &locks.socket)) {
             sockets.push((more.0, more.1.try_clone()?));
         }
         let (pass, there) = Pass::pair()?;
@@ -114,5 +116,14 @@ pub(super) async fn hand_over(
         });
         Ok::<Child, Error>(given.await??)
     };
-    reloader.retire(give).await
+    if let Some(locks) = &locks {
+        locks.close().await;
+    }
+    let given = reloader.retire(give).await;
+    if let (Err(_), Some(locks)) = (&given, &locks)
+        && let Err(error) = locks.open_again()
+    {
+        tracing::error!(%error, "no more locks are given");
+    }
+    given
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::file::{Access, Destination, File, Route};
 use super::process::{self, State};
 use super::walk::{At, Reader, Written};
-use super::{Admin, Settings, limit, store, tls, users};
+use super::{Admin, Locks, Settings, limit, store, tls, users};
 use crate::gate::{self, journal};
 use crate::net::dial;
 use crate::proxy::{self, PoolSettings, access, target};
@@ -28,6 +28,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
     check_open(&file, loopback_only, reader);
     let access = access(&file.access, loopback_only, folder, reader);
+    let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     let routes = routes(file.routes, reader);
     let tls = tls::check(&file.tls, folder, reader);
     let identity = tls::identity(&file.listen.tls, folder, reader);
@@ -69,6 +70,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         meanings,
         counts_loopback,
         admin: admin(&file.admin, folder, reader),
+        locks: locks(&file.locks, &allow_from, &file.state, folder, reader),
         admin_bound: None,
         warnings: Vec::new(),
     }
@@ -101,6 +103,26 @@ fn admin(written: &process::Admin, folder: &Path, reader: &Reader<'_>) -> Option
     }
     let users = written.users.get().map(|at| read_users(at, folder, reader).unwrap_or_default());
     Some(Admin { listen: at.value, users })
+}
+
+/// Whoever reaches it may lock, so beyond this machine it must be said who that may be.
+fn locks(
+    written: &process::Locks,
+    allow_from: &Option<Vec<IpNet>>,
+    kept: &State,
+    folder: &Path,
+    reader: &Reader<'_>,
+) -> Option<Locks> {
+    if written.is_there && written.listen.is_absent() {
+        reader.error(&written.place, "nothing says where it listens", "add listen = \"127.0.0.1:7777\"");
+    }
+    let at = written.listen.get()?;
+    if !at.value.ip().is_loopback() && allow_from.is_none() {
+        let message = format!("{} can be reached by others, and nothing says who may lock", at.value);
+        reader.error(&at.place, message, "add [access] with allow_from = [\"10.0.0.0/8\"] (your programs' addresses)");
+    }
+    let users = written.users.get().map(|at| read_users(at, folder, reader).unwrap_or_default());
+    Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir })
 }
 
 fn listen(written: &Written<Vec<At<SocketAddr>>>, reader: &Reader<'_>) -> Vec<SocketAddr> {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
 use super::item::Item;
-use super::process::{Admin, Config, Log, State};
+use super::process::{Admin, Config, Locks, Log, State};
 use super::store::Store;
 use super::value::{
     address, cost, destination, folder, host, key_part, method, name, path, path_pattern, plain_path, port, range, zone,
@@ -47,6 +47,7 @@ pub(super) struct File {
     pub(super) config: Config,
     pub(super) log: Log,
     pub(super) admin: Admin,
+    pub(super) locks: Locks,
 }
 
 /// `[listen]`
@@ -172,6 +173,7 @@ impl File {
             config: root.section("config", "[config]", Config::read),
             log: root.section("log", "[log]", Log::read),
             admin: root.section("admin", "[admin]", Admin::read),
+            locks: root.section("locks", "[locks]", Locks::read),
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct Settings {
     pub counts_loopback: bool,
     /// Where the gateway is watched and tuned; `None`: nowhere.
     pub admin: Option<Admin>,
+    /// Where locks are given; `None`: nowhere.
+    pub locks: Option<Locks>,
     /// Where it was bound for that; it stays there when the file is read again.
     pub admin_bound: Option<SocketAddr>,
     /// What is allowed, but hardly meant.
@@ -85,6 +87,19 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Names and bcrypt hashes of those who may; `None`, which is for loopback alone: whoever comes.
     pub users: Option<Vec<(String, String)>>,
+}
+
+/// Where locks are given; the `[locks]` of the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Locks {
+    /// An address of its own.
+    pub listen: SocketAddr,
+    /// Names and bcrypt hashes of those who may see and end other people's locks; `None`: nobody.
+    pub users: Option<Vec<(String, String)>>,
+    /// Who may come; `None`: everybody.
+    pub allow_from: Option<Vec<ipnet::IpNet>>,
+    /// The folder that holds what must outlive a restart.
+    pub dir: PathBuf,
 }
 
 /// Why there are no settings.
@@ -124,7 +139,12 @@ impl Settings {
         self.listen = addresses.to_vec();
         self.proxy.own = addresses.to_vec();
         // No caller gets there by way of the gateway, where it would come from this machine.
-        self.proxy.dial.own = addresses.iter().copied().chain(self.admin_bound).collect();
+        self.proxy.dial.own = addresses
+            .iter()
+            .copied()
+            .chain(self.admin_bound)
+            .chain(self.locks.as_ref().map(|locks| locks.listen))
+            .collect();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The shape of the sections that concern the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`.
+//! The shape of the sections that concern the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +34,15 @@ pub(super) struct Log {
 /// `[admin]`
 #[derive(Debug)]
 pub(super) struct Admin {
+    pub(super) place: Place,
+    pub(super) is_there: bool,
+    pub(super) listen: Written<SocketAddr>,
+    pub(super) users: Written<PathBuf>,
+}
+
+/// `[locks]`
+#[derive(Debug)]
+pub(super) struct Locks {
     pub(super) place: Place,
     pub(super) is_there: bool,
     pub(super) listen: Written<SocketAddr>,
@@ -87,5 +96,17 @@ impl Admin {
             }
         }
         admin
+    }
+}
+
+impl Locks {
+    pub(super) fn read(table: &mut Table<'_>) -> Locks {
+        let (place, is_there) = (table.place(), table.is_there());
+        let mut locks =
+            Locks { place, is_there, listen: table.get("listen", address), users: table.get("users", path) };
+        if table.meant().contains(&"listen") {
+            locks.listen.misspelt();
+        }
+        locks
     }
 }

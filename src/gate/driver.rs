@@ -123,6 +123,7 @@ impl Gate {
             if let Some(wall) = wall {
                 state.follow_wall(wall, now);
             }
+            state.end_leases(now);
             state.locker.handle_timeout(now);
             state.end_muster(now);
             state.end_if_closed(now);

@@ -9,6 +9,7 @@ mod bell;
 pub mod clock;
 mod driver;
 pub mod journal;
+mod lease;
 mod line;
 mod permit;
 mod reload;
@@ -29,6 +30,8 @@ use bell::{Bells, Rung};
 use clock::Clock;
 use driver::{Arming, Timer};
 use journal::Journal;
+pub use lease::Lease;
+use lease::Leases;
 use line::Line;
 pub use line::Waiting;
 pub use permit::{Flight, Permit};
@@ -109,6 +112,8 @@ struct State {
     wall_due: Time,
     /// Who is to be woken when the lock is released.
     woken: Woken,
+    /// What ends by itself.
+    leases: Leases,
     /// What the process is told that had the windows before.
     guests: Guests,
     /// These are about to look what there is.
@@ -265,6 +270,7 @@ impl State {
             wall_at_start: 0,
             wall_due: Time::NEVER,
             woken: Woken::new(),
+            leases: Leases::default(),
             guests: Guests::default(),
             rung: Rung::default(),
         }
@@ -359,7 +365,7 @@ impl State {
     fn arm(&mut self) -> Option<Arming> {
         let end = self.closing.filter(|_| !self.line.is_empty());
         let muster = self.muster.map(|muster| muster.until);
-        let openings = [self.locker.poll_timeout(), end, muster].into_iter().flatten();
+        let openings = [self.locker.poll_timeout(), end, muster, self.leases.due()].into_iter().flatten();
         let due = openings.fold(self.wall_due, Time::min);
         if due >= self.armed {
             return None;

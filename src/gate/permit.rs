@@ -19,9 +19,9 @@ pub struct Permit {
     overruled: Option<(LimitId, Duration)>,
 }
 
-struct Held {
-    gate: Arc<Gate>,
-    grant: Grant,
+pub(super) struct Held {
+    pub(super) gate: Arc<Gate>,
+    pub(super) grant: Grant,
 }
 
 impl Held {
@@ -56,6 +56,11 @@ impl Permit {
     /// Whether it came too late: its slots are other gateways' by now. Whoever has it must ask again.
     pub fn is_late(&self) -> bool {
         self.held.as_ref().is_some_and(Held::is_late)
+    }
+
+    /// What it holds, for whoever sees to its end.
+    pub(super) fn take_held(&mut self) -> Option<Held> {
+        self.held.take()
     }
 
     /// When it was granted.

@@ -11,6 +11,7 @@ use crate::locker::{Counts, Kind, Rate, ShareBy, Unit, Usage, WhenFull, Why};
 
 mod close;
 mod driven;
+mod lease;
 mod line;
 mod permit;
 mod reload;

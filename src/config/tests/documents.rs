@@ -97,6 +97,7 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[config]", "[config]\n"),
         ("[log]", "[log]\n"),
         ("[admin]", "[admin]\n"),
+        ("[locks]", "[locks]\n"),
     ];
     let shown = commented_default();
     for (heading, text) in sections {

@@ -1,0 +1,215 @@
+//! The calls: take, look, release; and those of operators.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::header::{HOST, LOCATION, ORIGIN, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::Deserialize;
+
+use super::table::{Table, Uid, Wish};
+use super::{House, LONGEST, hal};
+use crate::gate::{Answer, Permit, Refused};
+use crate::lobby::{ask_for_password, refused, unknown};
+use crate::locker::Why;
+
+/// The longest name of a resource, and the longest title.
+const LONGEST_NAME: usize = 255;
+const LONGEST_TITLE: usize = 1024;
+
+/// Who may come at all: not from everywhere, and no page in a browser.
+pub(super) async fn is_welcome(
+    State(house): State<Arc<House>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !house.lets_in(peer.ip()) {
+        return refused(StatusCode::FORBIDDEN, "your address is not in [access] allow_from");
+    }
+    if request.headers().contains_key(ORIGIN) {
+        return refused(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");
+    }
+    next.run(request).await
+}
+
+#[derive(Deserialize)]
+struct Body {
+    title: String,
+    wait: f64,
+    lifetime: f64,
+}
+
+/// What is asked for, if it makes sense.
+fn wish(resource: String, body: &[u8]) -> Result<Wish, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '~');
+    if resource.len() > LONGEST_NAME || !resource.chars().all(fits) {
+        return Err(format!("a resource is 1 to {LONGEST_NAME} letters, digits, dots, dashes, tildes and underscores"));
+    }
+    let right = "the body is {\"title\": \"who\", \"wait\": 5, \"lifetime\": 300}, with seconds that may be fractions";
+    let body: Body = serde_json::from_slice(body).map_err(|error| format!("{right}: {error}"))?;
+    let longest = LONGEST.as_secs_f64();
+    if !(0.0..=longest).contains(&body.wait) {
+        return Err(format!("`wait` is a number of seconds from 0 to {longest}"));
+    }
+    if !(0.001..=longest).contains(&body.lifetime) {
+        return Err(format!("`lifetime` is a number of seconds from 0.001 to {longest}"));
+    }
+    if body.title.len() > LONGEST_TITLE {
+        return Err(format!("`title` has at most {LONGEST_TITLE} bytes"));
+    }
+    Ok(Wish { resource: resource.into(), title: body.title.into(), wait: body.wait, lifetime: body.lifetime })
+}
+
+/// Whoever waits and hangs up is forgotten, because this is dropped.
+struct Waits<'t> {
+    table: &'t Table,
+    uid: &'t Uid,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.table.forget(self.uid);
+    }
+}
+
+/// Takes a lock, after a wait if need be.
+pub(super) async fn take(
+    State(house): State<Arc<House>>,
+    Path(resource): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let wish = match wish(resource, &body) {
+        Ok(wish) => wish,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, &why),
+    };
+    let mut uid = [0; 16];
+    if SystemRandom::new().fill(&mut uid).is_err() {
+        return refused(StatusCode::INTERNAL_SERVER_ERROR, "the system has no random numbers");
+    }
+    let uid: Uid = format!("{:032x}", u128::from_be_bytes(uid)).into();
+    let permit = match house.table.ask(&wish.resource, Some(Duration::from_secs_f64(wish.wait))) {
+        Answer::Go(permit) => permit,
+        Answer::Sorry(refused) => return sorry(refused),
+        Answer::Wait(waiting) => {
+            let ended = house.table.wait(&uid, &wish);
+            let _waits = Waits { table: &house.table, uid: &uid };
+            let mut over = house.over.clone();
+            tokio::select! {
+                decided = waiting => match decided {
+                    Ok(permit) => permit,
+                    Err(refused) => return sorry(refused),
+                },
+                () = ended.notified() => return refused(StatusCode::CONFLICT, "an operator has ended it"),
+                _ = over.wait_for(|over| *over) => return ending(),
+            }
+        }
+    };
+    taken(&house, &headers, &uid, &wish, permit)
+}
+
+fn taken(house: &House, headers: &HeaderMap, uid: &Uid, wish: &Wish, permit: Permit) -> Response {
+    if let Err(error) = house.table.hold(uid, wish, permit) {
+        tracing::error!(%error, "a lock cannot be noted, and so not be given");
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "the gateway cannot note who holds the lock");
+    }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let location = format!("http://{host}/locks/{}/{uid}", wish.resource);
+    (StatusCode::CREATED, [(LOCATION, location)]).into_response()
+}
+
+fn sorry(why: Refused) -> Response {
+    match why {
+        Refused::Sorry(sorry) if matches!(sorry.why, Why::TimedOut | Why::TooLong | Why::Full) => {
+            refused(StatusCode::REQUEST_TIMEOUT, "somebody else held it all the time")
+        }
+        Refused::Sorry(_) => busy("as many wait or hold as may"),
+        Refused::Closing { .. } | Refused::Anew => ending(),
+    }
+}
+
+fn ending() -> Response {
+    busy("the gateway is ending; ask again")
+}
+
+fn busy(why: &str) -> Response {
+    ([(RETRY_AFTER, "1")], refused(StatusCode::SERVICE_UNAVAILABLE, why)).into_response()
+}
+
+fn no_such() -> Response {
+    refused(StatusCode::NOT_FOUND, "there is no such lock: it was given back, has ended by itself, or never was")
+}
+
+/// Shows a lock.
+pub(super) async fn look(State(house): State<Arc<House>>, Path((resource, uid)): Path<(String, String)>) -> Response {
+    house.table.find(&resource, &uid).map_or_else(no_such, |lock| hal::document(&hal::lock(&lock)))
+}
+
+/// Gives a lock back.
+pub(super) async fn release(
+    State(house): State<Arc<House>>,
+    Path((resource, uid)): Path<(String, String)>,
+) -> Response {
+    if house.table.end(&resource, &uid) { StatusCode::NO_CONTENT.into_response() } else { no_such() }
+}
+
+/// Whether an operator asks; if not, the answer.
+async fn operator(house: &House, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Response> {
+    let Some(passwords) = &house.passwords else { return Err(unknown()) };
+    let known = ask_for_password(passwords, peer.ip(), headers, house.gate.clock()).await;
+    known.map_err(IntoResponse::into_response)
+}
+
+/// Shows all resources.
+pub(super) async fn resources(
+    State(house): State<Arc<House>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    operator(&house, peer, &headers).await?;
+    let names = house.table.resources();
+    Ok(hal::document(&hal::resources(names.iter().map(|name| &**name))))
+}
+
+/// Shows who holds a resource, and who waits for it.
+pub(super) async fn resource(
+    State(house): State<Arc<House>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(resource): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    operator(&house, peer, &headers).await?;
+    Ok(hal::document(&hal::resource(&resource, &house.table.of(&resource))))
+}
+
+/// Ends all locks of a resource.
+pub(super) async fn release_resource(
+    State(house): State<Arc<House>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(resource): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    operator(&house, peer, &headers).await?;
+    match house.table.end_all(Some(&resource)) {
+        0 => Ok(refused(StatusCode::NOT_FOUND, "nobody holds it or waits for it")),
+        _ => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+/// Ends all locks.
+pub(super) async fn release_all(
+    State(house): State<Arc<House>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    operator(&house, peer, &headers).await?;
+    house.table.end_all(None);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

@@ -1,0 +1,172 @@
+//! LOCKS what is no limit of requests: one holder of a resource at a time, for a time, over a small REST API, that of
+//! restful-distributed-lock-manager.
+//!
+//! A resource is a window of the locker with room for one request under way, so waiters stand in the same kind of line: in
+//! the order of their arrival, forgotten when they hang up, and woken when the holder's time is over. Who holds what
+//! outlives the process (`register`).
+
+mod calls;
+mod hal;
+mod register;
+mod table;
+
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use ipnet::IpNet;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::table::Table;
+use crate::gate::Gate;
+use crate::gate::clock::Clock;
+use crate::lobby;
+use crate::locker::{Limit, ShareBy, WhenFull};
+use crate::net::listen::Listener;
+use crate::proxy::password::Passwords;
+
+/// How many connections there may be at one time: each waiter has one.
+const MOST_VISITORS: usize = 10_000;
+/// How many resources may be locked or waited for.
+const MOST_RESOURCES: usize = 1_000_000;
+/// The largest body.
+const MOST_BODY: usize = 64 << 10;
+/// How often what has ended by itself is put away.
+const SWEEP: Duration = Duration::from_secs(1);
+/// The longest that anybody may wait or hold.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// Who may lock, and where it is kept; the `[locks]` of the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Names and bcrypt hashes of those who may see and end other people's locks; `None`: nobody.
+    pub users: Option<Vec<(String, String)>>,
+    /// Who may come; `None`: everybody.
+    pub allow_from: Option<Vec<IpNet>>,
+    /// The folder that holds what must outlive a restart.
+    pub dir: PathBuf,
+}
+
+/// Whoever locks is served by it.
+struct House {
+    gate: Arc<Gate>,
+    table: Table,
+    passwords: Option<Passwords>,
+    allow_from: Option<Vec<IpNet>>,
+    over: watch::Receiver<bool>,
+}
+
+impl House {
+    fn lets_in(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.allow_from.as_ref().is_none_or(|ranges| ranges.iter().any(|range| range.contains(&peer)))
+    }
+}
+
+/// The service, as long as it is there; dropped, it closes.
+pub struct Service {
+    over: watch::Sender<bool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// Serves whoever comes to this socket, on a thread of its own. What another process has left is taken up: it must have
+/// closed.
+///
+/// # Errors
+/// If what was left cannot be read, the system gives no thread, or the socket is of no use.
+pub fn open(socket: TcpListener, settings: Settings, clock: Clock) -> io::Result<Service> {
+    let gate = Gate::new(vec![limit()], clock);
+    let table = Table::open(&settings.dir, &gate)?;
+    let (over, is_over) = watch::channel(false);
+    let house = Arc::new(House {
+        gate: Arc::clone(&gate),
+        table,
+        passwords: settings.users.map(Passwords::new),
+        allow_from: settings.allow_from,
+        over: is_over.clone(),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let door = {
+        let _inside = runtime.enter();
+        Listener::adopt(socket)?
+    };
+    let serve = move || serve(&runtime, door, &house, is_over);
+    let thread = thread::Builder::new().name("locks".to_owned()).spawn(serve)?;
+    Ok(Service { over, thread: Some(thread) })
+}
+
+fn serve(runtime: &Runtime, door: Listener, house: &Arc<House>, mut over: watch::Receiver<bool>) {
+    runtime.block_on(async {
+        let driving = tokio::spawn(Arc::clone(&house.gate).drive());
+        let sweeping = tokio::spawn(sweep(Arc::clone(house)));
+        let closed = async {
+            // If whoever could say so is gone, it is over too.
+            over.wait_for(|over| *over).await.ok();
+        };
+        lobby::receive(door, router(Arc::clone(house)), MOST_VISITORS, closed).await;
+        driving.abort();
+        sweeping.abort();
+    });
+}
+
+impl Service {
+    /// Nobody is let in any more, and who waits is told so. When this returns another process may take it up. Blocks the
+    /// thread.
+    pub fn close(&mut self) {
+        self.over.send_replace(true);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that serves locks has panicked");
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn sweep(house: Arc<House>) {
+    let mut seldom = interval(SWEEP);
+    seldom.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        seldom.tick().await;
+        house.table.sweep();
+    }
+}
+
+fn router(house: Arc<House>) -> Router {
+    Router::new()
+        .route("/locks/{resource}", post(calls::take))
+        .route("/locks/{resource}/{uid}", get(calls::look).delete(calls::release))
+        .route("/resources", get(calls::resources).delete(calls::release_all))
+        .route("/resources/{resource}", get(calls::resource).delete(calls::release_resource))
+        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&house), calls::is_welcome))
+        .with_state(house)
+}
+
+/// One at a time, first come, first served.
+fn limit() -> Limit {
+    Limit {
+        name: "locks".into(),
+        keyed_by: "resource".into(),
+        rate: None,
+        in_flight: Some(1),
+        when_full: WhenFull::Wait,
+        max_wait: LONGEST,
+        max_waiting: MOST_VISITORS,
+        share_by: ShareBy::Nobody,
+        max_keys: MOST_RESOURCES,
+        dry_run: false,
+        shared: false,
+    }
+}

@@ -1,0 +1,256 @@
+//! Who holds what, and who waits for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hasher;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+use tokio::sync::Notify;
+
+use super::register::{Entry, Register};
+use crate::gate::{Answer, Gate, Lease, Patience, Permit};
+use crate::locker::{Caller, Claim, Key, LimitId};
+
+/// The name of a lock: 32 hexadecimal digits.
+pub(super) type Uid = Arc<str>;
+
+/// What whoever locks has said.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Wish {
+    pub(super) resource: Arc<str>,
+    pub(super) title: Arc<str>,
+    /// In seconds.
+    pub(super) wait: f64,
+    pub(super) lifetime: f64,
+}
+
+/// A lock, held or waited for.
+#[derive(Clone)]
+pub(super) struct Lock {
+    pub(super) uid: Uid,
+    pub(super) wish: Wish,
+    state: State,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Told if an operator ends it.
+    Waits(Arc<Notify>),
+    Held {
+        lease: Lease,
+        /// In nanoseconds of Unix time.
+        since: i128,
+    },
+}
+
+impl Lock {
+    /// Since when it is held, in nanoseconds of Unix time; `None`: it is waited for.
+    pub(super) fn since(&self) -> Option<i128> {
+        match self.state {
+            State::Waits(_) => None,
+            State::Held { since, .. } => Some(since),
+        }
+    }
+
+    /// Whether it has ended by itself.
+    fn is_over(&self) -> bool {
+        match &self.state {
+            State::Waits(_) => false,
+            State::Held { lease, .. } => !lease.is_running(),
+        }
+    }
+}
+
+/// All locks.
+pub(super) struct Table {
+    gate: Arc<Gate>,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    locks: HashMap<Uid, Lock>,
+    /// In the order in which they came.
+    by_resource: BTreeMap<Arc<str>, Vec<Uid>>,
+    register: Register,
+}
+
+impl Table {
+    /// What was left in this folder is taken up.
+    pub(super) fn open(dir: &Path, gate: &Arc<Gate>) -> io::Result<Table> {
+        let (register, left) = Register::open(dir)?;
+        let known = Known { locks: HashMap::new(), by_resource: BTreeMap::new(), register };
+        let table = Table { gate: Arc::clone(gate), known: Mutex::new(known) };
+        let wall = gate.clock().wall_unix_nanos();
+        for entry in left {
+            let wish = Wish {
+                resource: entry.resource.into(),
+                title: entry.title.into(),
+                wait: entry.wait,
+                lifetime: entry.lifetime,
+            };
+            // No longer than it was to be held, however the clock was set since.
+            let most = Duration::from_secs_f64(wish.lifetime);
+            let left = u64::try_from((entry.until - wall).max(0)).map_or(most, Duration::from_nanos).min(most);
+            if left.is_zero() {
+                continue;
+            }
+            if let Answer::Go(permit) = table.ask(&wish.resource, None) {
+                let since = entry.until - i128::try_from(most.as_nanos()).unwrap_or(0);
+                let state = State::Held { lease: permit.lease(left), since };
+                table.known().insert(Lock { uid: entry.uid.into(), wish, state });
+            }
+        }
+        Ok(table)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Each change is whole before anything in it can fail.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the resource; `wait`: how long at most.
+    pub(super) fn ask(&self, resource: &str, wait: Option<Duration>) -> Answer {
+        let mut hasher = SipHasher13::new_with_key(&self.gate.seed());
+        hasher.write(resource.as_bytes());
+        let claim = Claim { limit: LimitId(0), key: Key(hasher.finish128().as_u128()), cost: 1 };
+        self.gate.ask(&[claim], Caller(0), Patience { max_wait: wait, ..Patience::default() })
+    }
+
+    /// Somebody waits from here on; told if an operator ends it.
+    pub(super) fn wait(&self, uid: &Uid, wish: &Wish) -> Arc<Notify> {
+        let ended = Arc::new(Notify::new());
+        let state = State::Waits(Arc::clone(&ended));
+        self.known().insert(Lock { uid: Arc::clone(uid), wish: wish.clone(), state });
+        ended
+    }
+
+    /// It is held from here on, and noted before anybody is told.
+    ///
+    /// # Errors
+    /// It cannot be noted; it is not held then.
+    pub(super) fn hold(&self, uid: &Uid, wish: &Wish, permit: Permit) -> io::Result<()> {
+        let mut known = self.known();
+        let clock = self.gate.clock();
+        let lifetime = Duration::from_secs_f64(wish.lifetime);
+        let waited = clock.now().since(permit.granted_at());
+        let since = clock.wall_unix_nanos() - i128::try_from(waited.as_nanos()).unwrap_or(0);
+        known.register.begin(&Entry {
+            uid: uid.to_string(),
+            resource: wish.resource.to_string(),
+            title: wish.title.to_string(),
+            wait: wish.wait,
+            lifetime: wish.lifetime,
+            until: since + i128::try_from(lifetime.as_nanos()).unwrap_or(i128::MAX / 2),
+        })?;
+        known.remove(uid);
+        let state = State::Held { lease: permit.lease(lifetime), since };
+        known.insert(Lock { uid: Arc::clone(uid), wish: wish.clone(), state });
+        Ok(())
+    }
+
+    /// Somebody does not wait any more.
+    pub(super) fn forget(&self, uid: &Uid) {
+        let mut known = self.known();
+        if known.locks.get(uid).is_some_and(|lock| lock.since().is_none()) {
+            known.remove(uid);
+        }
+    }
+
+    /// A lock of this resource that has not ended.
+    pub(super) fn find(&self, resource: &str, uid: &str) -> Option<Lock> {
+        let known = self.known();
+        known.locks.get(uid).filter(|lock| *lock.wish.resource == *resource && !lock.is_over()).cloned()
+    }
+
+    /// Ends a lock; `false` if there is none.
+    pub(super) fn end(&self, resource: &str, uid: &str) -> bool {
+        let mut known = self.known();
+        let found = known.locks.get(uid).filter(|lock| *lock.wish.resource == *resource).cloned();
+        found.is_some_and(|lock| known.end(&lock))
+    }
+
+    /// The locks of a resource, in the order in which they came.
+    pub(super) fn of(&self, resource: &str) -> Vec<Lock> {
+        self.known().of(resource)
+    }
+
+    /// The resources that are locked or waited for.
+    pub(super) fn resources(&self) -> Vec<Arc<str>> {
+        let known = self.known();
+        known.by_resource.keys().filter(|resource| !known.of(resource).is_empty()).cloned().collect()
+    }
+
+    /// Ends all locks of a resource, or of all; how many there were.
+    pub(super) fn end_all(&self, resource: Option<&str>) -> usize {
+        let mut known = self.known();
+        let locks: Vec<Lock> = match resource {
+            Some(resource) => known.of(resource),
+            None => known.locks.values().cloned().collect(),
+        };
+        locks.iter().filter(|lock| known.end(lock)).count()
+    }
+
+    /// Puts away what has ended by itself.
+    pub(super) fn sweep(&self) {
+        let mut known = self.known();
+        let over: Vec<Uid> = known.locks.values().filter(|lock| lock.is_over()).map(|lock| lock.uid.clone()).collect();
+        for uid in over {
+            known.remove(&uid);
+        }
+        let Known { locks, register, .. } = &mut *known;
+        register.tidy(locks.values().filter_map(entry));
+    }
+}
+
+/// What is noted of a lock that is held.
+fn entry(lock: &Lock) -> Option<Entry> {
+    let lifetime = i128::try_from(Duration::from_secs_f64(lock.wish.lifetime).as_nanos()).ok()?;
+    Some(Entry {
+        uid: lock.uid.to_string(),
+        resource: lock.wish.resource.to_string(),
+        title: lock.wish.title.to_string(),
+        wait: lock.wish.wait,
+        lifetime: lock.wish.lifetime,
+        until: lock.since()? + lifetime,
+    })
+}
+
+impl Known {
+    fn insert(&mut self, lock: Lock) {
+        self.by_resource.entry(Arc::clone(&lock.wish.resource)).or_default().push(Arc::clone(&lock.uid));
+        self.locks.insert(Arc::clone(&lock.uid), lock);
+    }
+
+    fn remove(&mut self, uid: &Uid) {
+        let Some(lock) = self.locks.remove(uid) else { return };
+        if let Some(uids) = self.by_resource.get_mut(&lock.wish.resource) {
+            uids.retain(|other| other != uid);
+            if uids.is_empty() {
+                self.by_resource.remove(&lock.wish.resource);
+            }
+        }
+    }
+
+    fn of(&self, resource: &str) -> Vec<Lock> {
+        let uids = self.by_resource.get(resource).into_iter().flatten();
+        uids.filter_map(|uid| self.locks.get(uid)).filter(|lock| !lock.is_over()).cloned().collect()
+    }
+
+    /// Ends it, held or waited for; `false` if it had ended by itself.
+    fn end(&mut self, lock: &Lock) -> bool {
+        self.remove(&lock.uid);
+        match &lock.state {
+            State::Waits(ended) => {
+                ended.notify_one();
+                true
+            }
+            State::Held { lease, .. } => {
+                self.register.end(&lock.uid);
+                lease.end()
+            }
+        }
+    }
+}
