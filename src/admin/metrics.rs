@@ -132,11 +132,30 @@ impl Look {
         let refused = house.tallies.refused().into_iter();
         let refused = refused.map(|((who, why), count)| ([("by", who), ("reason", why)], count));
         counters(encoder, &counter("refusals", "Requests that the gateway answered itself with an error"), refused)?;
+        let entrances = house.drain.entrances();
+        let named: Vec<_> = entrances.iter().map(|entrance| (entrance.address.to_string(), entrance)).collect();
+        let there = named.iter().map(|(address, entrance)| ([("listener", &**address)], entrance.there() as u64));
+        gauges(encoder, &gauge("listener_connections", "Callers' connections now, by listener"), there)?;
+        let came = named.iter().map(|(address, entrance)| ([("listener", &**address)], entrance.came()));
+        counters(encoder, &counter("listener_accepted", "Callers' connections that came in, by listener"), came)?;
+        let mut all = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
+        all(counter("origin_connections_opened", "Connections to origins that were opened"), house.tallies.dialled())?;
+        let reused = "Requests that found a connection to their origin which was there";
+        all(counter("origin_connections_reused", reused), house.tallies.reused())?;
+        let kept = house.tallies.kept();
         let mut one = |metric: Metric, value: u64| {
             let mut metric = begin(encoder, &metric)?;
             metric.encode_gauge(&value)
         };
         one(gauge("connections", "Callers' connections now"), house.drain.there() as u64)?;
+        one(
+            gauge("origin_connections_idle", "Connections to origins that are kept for the next request"),
+            kept.idle as u64,
+        )?;
+        one(
+            gauge("origin_connections_shared", "Connections to origins that many requests share (HTTP/2)"),
+            kept.shared as u64,
+        )?;
         one(gauge("requests_running", "Requests and tunnels now"), house.drain.running() as u64)?;
         one(gauge("draining", "1 once the gateway takes no new callers"), house.drain.is_draining().into())?;
         let state = house.gate.journal_health();

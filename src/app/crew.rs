@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 
 use super::runtime;
 use crate::net::drain::{Drain, Present};
+use crate::net::entrance::Entrance;
 use crate::proxy::hands::{Hands, Hired};
 use crate::proxy::{Current, Server, Worker};
 
@@ -80,12 +81,17 @@ impl Crew {
         Ok(Crew { mates, drain: drain.clone() })
     }
 
+    /// A listener whose connections it will be given.
+    pub(super) fn entrance(&self, address: SocketAddr) -> Arc<Entrance> {
+        self.drain.entrance(address)
+    }
+
     /// Gives a connection to the runtime that has the fewest; the first, where no thread must be
     /// woken, if it has no more than the others.
-    pub(super) fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) fn hand_over(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
         let fewest = self.mates.iter().min_by_key(|mate| mate.connections.load(Ordering::Relaxed));
         let Some(mate) = fewest else { return };
-        let arrival = Arrival { stream, peer, counted: mate.count(), present: self.drain.present() };
+        let arrival = Arrival { stream, peer, counted: mate.count(), present: self.drain.present_by(by) };
         match &mate.way {
             Way::Here(desk) => desk.take_in(arrival),
             Way::There(way) => {

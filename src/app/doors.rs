@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 
 use super::crew::Crew;
+use crate::net::entrance::Entrance;
 use crate::net::listen::Listener;
 
 /// Every address that is listened on.
@@ -169,12 +171,14 @@ impl Doors {
         tracing::info!(address = %bound, "listening");
         let (close, closing) = oneshot::channel();
         let (crew, alarm) = (Rc::clone(crew), Alarm { fallen: Some(self.fallen.clone()), bound });
+        let entrance = crew.entrance(bound);
         spawn_local(async move {
-            if accept(&mut listener, &crew, closing).await == Waiting::LetIn {
+            if accept(&mut listener, &crew, &entrance, closing).await == Waiting::LetIn {
                 while let Some((stream, peer)) = listener.accept_waiting() {
-                    crew.hand_over(stream, peer);
+                    crew.hand_over(stream, peer, &entrance);
                 }
             }
+            entrance.close();
             alarm.disarm();
         });
         Door { asked, bound, socket, close }
@@ -189,12 +193,17 @@ impl Door {
 }
 
 /// Hands on connections until the door is closed.
-async fn accept(listener: &mut Listener, crew: &Crew, mut closing: oneshot::Receiver<Waiting>) -> Waiting {
+async fn accept(
+    listener: &mut Listener,
+    crew: &Crew,
+    entrance: &Arc<Entrance>,
+    mut closing: oneshot::Receiver<Waiting>,
+) -> Waiting {
     loop {
         tokio::select! {
             biased;
             waiting = &mut closing => return waiting.unwrap_or(Waiting::LetIn),
-            (stream, peer) = listener.accept() => crew.hand_over(stream, peer),
+            (stream, peer) = listener.accept() => crew.hand_over(stream, peer, entrance),
         }
     }
 }

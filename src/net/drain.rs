@@ -1,11 +1,14 @@
 //! Who is still running; when to stop waiting.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
+
+use super::entrance::Entrance;
 
 /// The end of the process: whether it has begun, and what it still waits for. One for the process; clone it for every
 /// holder.
@@ -20,6 +23,7 @@ struct Shared {
     present: AtomicUsize,
     phase: AtomicU8,
     left: AtomicBool,
+    entrances: Mutex<Vec<Arc<Entrance>>>,
     changed: Notify,
 }
 
@@ -44,6 +48,7 @@ pub struct Busy {
 #[must_use = "nobody is there without it"]
 pub struct Present {
     shared: Arc<Shared>,
+    by: Option<Arc<Entrance>>,
 }
 
 /// The beginning of the end, for somebody who asks for it again and again.
@@ -83,6 +88,10 @@ impl Stopping {
 }
 
 impl Shared {
+    fn entrances(&self) -> MutexGuard<'_, Vec<Arc<Entrance>>> {
+        self.entrances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn phase(&self) -> Phase {
         match self.phase.load(Ordering::SeqCst) {
             0 => Phase::Running,
@@ -107,7 +116,29 @@ impl Drain {
     /// One more that is there, until the guard is dropped.
     pub fn present(&self) -> Present {
         self.shared.present.fetch_add(1, Ordering::SeqCst);
-        Present { shared: Arc::clone(&self.shared) }
+        Present { shared: Arc::clone(&self.shared), by: None }
+    }
+
+    /// One more that is there, having come in by this listener.
+    pub fn present_by(&self, entrance: &Arc<Entrance>) -> Present {
+        entrance.come();
+        let mut present = self.present();
+        present.by = Some(Arc::clone(entrance));
+        present
+    }
+
+    /// A listener, by which others come in.
+    pub fn entrance(&self, address: SocketAddr) -> Arc<Entrance> {
+        let entrance = Arc::new(Entrance::new(address));
+        self.shared.entrances().push(Arc::clone(&entrance));
+        entrance
+    }
+
+    /// The listeners that are open, or by which somebody came in who is still there.
+    pub fn entrances(&self) -> Vec<Arc<Entrance>> {
+        let mut entrances = self.shared.entrances();
+        entrances.retain(|entrance| !entrance.is_over());
+        entrances.clone()
     }
 
     /// Another process is there for new work: connections end with the next thing that they do, and not before.
@@ -207,6 +238,9 @@ impl Drop for Busy {
 
 impl Drop for Present {
     fn drop(&mut self) {
+        if let Some(entrance) = &self.by {
+            entrance.part();
+        }
         self.shared.part(&self.shared.present);
     }
 }

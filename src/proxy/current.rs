@@ -89,7 +89,7 @@ impl Worker {
 impl Latest {
     fn of(current: &Current) -> Latest {
         let (proxy, version) = current.read();
-        let origins = Arc::new(Origins::new(&proxy));
+        let origins = Origins::new(&proxy);
         tokio::spawn(reap(Arc::downgrade(&origins)));
         Latest { proxy, origins, version }
     }

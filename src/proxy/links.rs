@@ -152,6 +152,11 @@ impl Links {
         });
     }
 
+    /// How many connections there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().values().map(|known| known.links.len()).sum()
+    }
+
     /// Closes every connection that nobody uses; whether there was one.
     pub(super) fn let_idle_go(&self) -> bool {
         let mut all = self.lock();

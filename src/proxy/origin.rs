@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::links::{Http1, Links, Turn};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
+use super::tally::{Kept, Pool, Tallies};
 use super::target::{Origin, Scheme};
 use super::{PoolSettings, Proxy};
 use crate::gate::clock::Clock;
@@ -28,6 +29,7 @@ pub(super) struct Origins {
     settings: PoolSettings,
     /// Which of our identities an origin is shown.
     identities: Vec<(HostPattern, usize)>,
+    tallies: Arc<Tallies>,
     idle: Mutex<HashMap<Origin, Vec<Idle>>>,
     links: Arc<Links>,
     places: Mutex<HashMap<Origin, usize>>,
@@ -91,8 +93,9 @@ pub(super) enum Unsent {
 }
 
 impl Origins {
-    pub(super) fn new(proxy: &Proxy) -> Origins {
-        Origins {
+    pub(super) fn new(proxy: &Proxy) -> Arc<Origins> {
+        let origins = Arc::new(Origins {
+            tallies: Arc::clone(&proxy.tallies),
             dialer: Arc::clone(&proxy.dialer),
             tls: Arc::clone(&proxy.tls),
             clock: proxy.gate.clock(),
@@ -102,7 +105,10 @@ impl Origins {
             idle: Mutex::default(),
             links: Arc::default(),
             places: Mutex::default(),
-        }
+        });
+        let pool: Weak<Origins> = Arc::downgrade(&origins);
+        origins.tallies.watch(pool);
+        origins
     }
 
     /// A connection that is there and will do: a stream on a shared one, or a kept one that is still good.
@@ -111,6 +117,7 @@ impl Origins {
             && want.offer == Offer::Http2
             && let Some(stream) = self.links.open(origin, self.clock.now())
         {
+            self.tallies.reused.add_one();
             return Some(Ready::shared(stream));
         }
         if want.fresh == Fresh::Yes {
@@ -119,6 +126,7 @@ impl Origins {
         loop {
             let mut conn = self.lock().get_mut(origin)?.pop()?.conn;
             if conn.stream.is_quiet(&mut Context::from_waker(Waker::noop())) {
+                self.tallies.reused.add_one();
                 return Some(Ready { conn, reused: true });
             }
         }
@@ -183,6 +191,7 @@ impl Origins {
     async fn dial_once(&self, origin: &Origin, named: bool, offer: Offer) -> Result<Ready, Refusal> {
         let until = tokio::time::Instant::from_std(self.clock.instant(self.clock.now() + self.connect));
         let tcp = self.dialer.connect(&origin.host, origin.port, named, self.connect).await.map_err(refusal_of_dial)?;
+        self.tallies.dialled.add_one();
         let stream = Stream::plain(tcp);
         match origin.scheme {
             Scheme::Http => Ok(Ready { conn: Conn::new(stream), reused: false }),
@@ -251,6 +260,12 @@ impl Origins {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, Vec<Idle>>> {
         // A panic elsewhere cannot leave the map half changed: each change is one call.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool for Origins {
+    fn kept(&self) -> Kept {
+        Kept { idle: self.lock().values().map(Vec::len).sum(), shared: self.links.count() }
     }
 }
 

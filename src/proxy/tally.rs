@@ -1,8 +1,9 @@
 //! What became of requests, counted for whoever watches; it goes on over every reading of the file.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::locker::{Caller, Why};
@@ -25,7 +26,7 @@ pub const WAITS: [f64; 14] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 const MOST_CALLERS: usize = 10_000;
 
 /// What the whole process has counted.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub struct Tallies {
     limits: Mutex<BTreeMap<Arc<str>, Arc<Tally>>>,
     /// By the first digit of the status.
@@ -33,6 +34,25 @@ pub struct Tallies {
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     /// The names of those who have waited.
     callers: Mutex<HashMap<Caller, Arc<str>>>,
+    pools: Mutex<Vec<Weak<dyn Pool>>>,
+    /// Connections to origins that were opened, and requests that found one which had been opened before.
+    pub(super) dialled: Count,
+    pub(super) reused: Count,
+}
+
+/// Connections to origins that are kept.
+pub(super) trait Pool: Send + Sync {
+    /// How many there are, and on how many of them requests are under way or may be at any time.
+    fn kept(&self) -> Kept;
+}
+
+/// How many connections to origins are kept, over all pools.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Kept {
+    /// Those on which nothing is under way.
+    pub idle: usize,
+    /// Those of HTTP/2, which many requests share.
+    pub shared: usize,
 }
 
 /// What became of the requests that a limit counts.
@@ -78,6 +98,12 @@ pub struct Waits {
     pub sum: f64,
     /// How many waited so long and no longer: the upper bound in seconds (`f64::INFINITY`: any), and the number in that bucket alone.
     pub buckets: Vec<(f64, u64)>,
+}
+
+impl fmt::Debug for Tallies {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Tallies").field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 impl Tally {
@@ -147,6 +173,30 @@ impl Tallies {
     pub fn caller(&self, caller: Caller) -> Arc<str> {
         let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.get(&caller).map_or_else(|| "unknown".into(), Arc::clone)
+    }
+
+    /// One more pool, as long as there is one.
+    pub(super) fn watch(&self, pool: Weak<dyn Pool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(pool);
+    }
+
+    /// How many connections to origins are kept.
+    pub fn kept(&self) -> Kept {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = pools.iter().filter_map(|pool| Some(pool.upgrade()?.kept()));
+        kept.fold(Kept::default(), |all, one| Kept { idle: all.idle + one.idle, shared: all.shared + one.shared })
+    }
+
+    /// How many connections to origins were opened.
+    pub fn dialled(&self) -> u64 {
+        self.dialled.get()
+    }
+
+    /// How many requests found a connection that was there.
+    pub fn reused(&self) -> u64 {
+        self.reused.get()
     }
 
     /// Every limit that there is or was, and what became of its requests.

@@ -1,0 +1,49 @@
+//! Where connections come in: how many did, and how many are there.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// One listener, and those who came in by it.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Where it is.
+    pub address: SocketAddr,
+    closed: AtomicBool,
+    there: AtomicUsize,
+    came: AtomicU64,
+}
+
+impl Entrance {
+    pub(super) fn new(address: SocketAddr) -> Entrance {
+        Entrance { address, closed: AtomicBool::new(false), there: AtomicUsize::new(0), came: AtomicU64::new(0) }
+    }
+
+    /// How many are there now.
+    pub fn there(&self) -> usize {
+        self.there.load(Ordering::Relaxed)
+    }
+
+    /// How many have come in.
+    pub fn came(&self) -> u64 {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    /// Nobody comes in any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is nothing more to be told of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed.load(Ordering::Relaxed) && self.there() == 0
+    }
+
+    pub(super) fn come(&self) {
+        self.came.fetch_add(1, Ordering::Relaxed);
+        self.there.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn part(&self) {
+        self.there.fetch_sub(1, Ordering::Relaxed);
+    }
+}
