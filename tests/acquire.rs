@@ -28,6 +28,7 @@ fn a_permit_is_taken_from_the_window_that_requests_are_counted_in() {
     let refused = acquire(&gateway, "the-limit/acquire");
     check_ours(&refused, 429, "http_request_error");
     assert!(refused.retry_after_ms() > 3_500_000.0);
+    assert!(refused.text().contains("\"verdict\":\"sorry\""), "{}", refused.text());
     assert_eq!(gateway.get(&origin.url("/2")).status, 429);
 }
 

@@ -80,7 +80,8 @@ impl Refusal {
         {
             body.push_str(",\"violated-policies\":[");
             json::push_string(&mut body, limit);
-            body.push(']');
+            // Who asks for nothing but a permit reads the verdict as it reads a 200's.
+            body.push_str("],\"verdict\":\"sorry\"");
         }
         if let Some(wait) = self.retry_after() {
             write!(body, ",\"retry_after_ms\":{}", millis_up(wait)).expect("writing to a String cannot fail");

@@ -133,7 +133,7 @@ fn a_429_tells_the_limit_and_the_wait_to_the_millisecond() {
         "{\"type\":\"https://iana.org/assignments/http-problem-types#quota-exceeded\",\
          \"title\":\"Request cannot be satisfied as assigned quota has been exceeded\",\
          \"detail\":\"The limit \\\"partner-api\\\" has no slot within the time that the request may wait (max_wait, or Prefer: wait). Ask again in 812 ms.\",\
-         \"status\":429,\"violated-policies\":[\"partner-api\"],\"retry_after_ms\":812}\n"
+         \"status\":429,\"violated-policies\":[\"partner-api\"],\"verdict\":\"sorry\",\"retry_after_ms\":812}\n"
     );
 }
 
