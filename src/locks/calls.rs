@@ -103,12 +103,13 @@ pub(super) async fn take(
             let _waits = Waits { table: &house.table, uid: &uid };
             let mut over = house.over.clone();
             tokio::select! {
+                biased;
+                () = ended.notified() => return refused(StatusCode::CONFLICT, "an operator has ended it"),
+                _ = over.wait_for(|over| *over) => return ending(),
                 decided = waiting => match decided {
                     Ok(permit) => permit,
                     Err(refused) => return sorry(refused),
                 },
-                () = ended.notified() => return refused(StatusCode::CONFLICT, "an operator has ended it"),
-                _ = over.wait_for(|over| *over) => return ending(),
             }
         }
     };

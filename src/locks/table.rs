@@ -186,10 +186,12 @@ impl Table {
     /// Ends all locks of a resource, or of all; how many there were.
     pub(super) fn end_all(&self, resource: Option<&str>) -> usize {
         let mut known = self.known();
-        let locks: Vec<Lock> = match resource {
+        let mut locks: Vec<Lock> = match resource {
             Some(resource) => known.of(resource),
             None => known.locks.values().cloned().collect(),
         };
+        // Or a waiter would be given what its holder leaves.
+        locks.sort_by_key(|lock| lock.since().is_some());
         locks.iter().filter(|lock| known.end(lock)).count()
     }
 

@@ -16,6 +16,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -28,6 +29,9 @@ use crate::locker::{End, Estate};
 const FILE: &str = "journal.redb";
 /// Whoever holds a lock on it has the folder; it says who that is.
 const LOCK: &str = "lock";
+/// How often, and how far apart, it is tried to lock it.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// As long as it is there, the file holds all that had to be written before it was used.
 const WHOLE: &str = "whole";
 
@@ -222,6 +226,17 @@ impl Journal {
     }
 }
 
+/// A process that has just ended may be survived for a moment by one that it had begun to start.
+fn lock_soon(lock: &Handle) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            tried => return tried,
+        }
+    }
+    lock.try_lock()
+}
+
 impl Folder {
     fn take(dir: &Path) -> Result<Folder, Error> {
         let unusable = |path: PathBuf| move |source| Error::Unusable { path, source };
@@ -229,7 +244,7 @@ impl Folder {
         let path = dir.join(LOCK);
         let opened = Handle::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut lock = opened.map_err(unusable(path.clone()))?;
-        match lock.try_lock() {
+        match lock_soon(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();

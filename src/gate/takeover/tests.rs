@@ -246,7 +246,7 @@ fn a_third_process_takes_over_while_the_first_still_has_requests() {
     let flight = eventually("its turn", || look(&mut last)).unwrap();
     stays(&mut waits);
     drop(flight);
-    drop(eventually("its turn", || look(&mut waits)).unwrap());
+    let _held = eventually("its turn", || look(&mut waits)).unwrap();
     // The third is gone: so are those who ask it, over however many.
     let mut forsaken = wait(&first);
     third.before.get().unwrap().hang_up();
