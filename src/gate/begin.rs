@@ -9,6 +9,7 @@ use super::clock::Clock;
 use super::driver::Timer;
 use super::journal::{self, Journal, Legacy};
 use super::reload::{depends_on_wall, wall_at_start};
+use super::store::sleep::Sleep;
 use super::{Apart, Gate, Settings, State};
 use crate::locker::{End, Estate, Limit, LimitId, Locker};
 
@@ -45,6 +46,7 @@ impl Gate {
             journal: OnceLock::new(),
             bells: Bells::default(),
             store: OnceLock::new(),
+            sleep: Sleep::new(clock.asleep_nanos()),
             before: OnceLock::new(),
             forsaken: AtomicBool::new(false),
             state: Apart(Mutex::new(State::new(Locker::new(Vec::new())))),

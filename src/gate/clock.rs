@@ -67,6 +67,22 @@ impl Clock {
         Time::START + BEFORE + self.start.elapsed()
     }
 
+    /// For how long the machine has been suspended since it was started, in nanoseconds: the gateway's line stands still
+    /// then. It may be a little more, never less.
+    pub(super) fn asleep_nanos(&self) -> u64 {
+        #[cfg(test)]
+        if self.hand.is_some() {
+            return 0;
+        }
+        let nanos = |clock: ClockId| {
+            let read = clock_gettime(clock);
+            let seconds = u64::try_from(read.tv_sec).unwrap_or(0);
+            seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0))
+        };
+        // The second is read later, so the difference is too small if the thread was held up.
+        nanos(ClockId::Boottime).saturating_sub(nanos(ClockId::Monotonic))
+    }
+
     /// One moment on all clocks, between two on the gateway's line: the thread may be held up at any point.
     pub(super) fn boot_moment(&self) -> BootMoment {
         let before = self.now();

@@ -38,6 +38,7 @@ pub use permit::{Flight, Permit};
 use reload::Muster;
 pub use reload::{InLine, View};
 use store::Store;
+use store::sleep::Sleep;
 use takeover::Guests;
 
 /// How often the wall clock is looked at, if a limit needs it.
@@ -85,6 +86,7 @@ pub struct Gate {
     journal: OnceLock<Arc<Journal>>,
     bells: Bells,
     store: OnceLock<Arc<Store>>,
+    sleep: Sleep,
     /// The process that had the windows before this one, as long as it lives.
     before: OnceLock<Pass>,
     /// The process that has the windows now is gone: what it granted last may be granted again.

@@ -29,8 +29,13 @@ impl Held {
         !self.gate.forsaken.load(Ordering::Relaxed) && !self.is_late()
     }
 
+    /// Whether its slots are counted together with other gateways.
+    fn is_shared(&self) -> bool {
+        self.grant.until() < Time::NEVER
+    }
+
     fn is_late(&self) -> bool {
-        self.grant.until() < Time::NEVER && self.gate.clock.now() >= self.grant.until()
+        self.is_shared() && self.gate.clock.now() >= self.grant.until()
     }
 }
 
@@ -55,7 +60,8 @@ impl Permit {
 
     /// Whether it came too late: its slots are other gateways' by now. Whoever has it must ask again.
     pub fn is_late(&self) -> bool {
-        self.held.as_ref().is_some_and(Held::is_late)
+        let is_late = |held: &Held| held.is_late() || held.is_shared() && held.gate.has_slept_since(self.granted_at);
+        self.held.as_ref().is_some_and(is_late)
     }
 
     /// What it holds, for whoever sees to its end.

@@ -86,6 +86,8 @@ pub struct Slot {
     pub answered: bool,
     /// Its end must be told.
     pub flying: bool,
+    /// What has not left by then may not leave.
+    pub until: Time,
 }
 
 /// What is known of somebody of another process's who asks.
@@ -270,6 +272,7 @@ impl Locker {
         let mut grant = Grant::default();
         let known = self.rules.len();
         for slot in slots.iter().filter(|slot| slot.limit.at() < known) {
+            grant.until = grant.until.min(slot.until);
             let found = self.table.find(slot.limit, slot.key);
             let window = found.unwrap_or_else(|| self.begin(slot.limit, slot.key, now));
             grant.held.push(Held {

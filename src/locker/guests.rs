@@ -48,14 +48,21 @@ impl Locker {
     /// The other process has the grant from here on, and says what becomes of it.
     pub fn entrust(&mut self, grant: Grant) -> Vec<Slot> {
         let mut slots = Vec::new();
-        for held in grant.held {
+        for held in &grant.held {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
             let (limit, key) = (held.limit, window.key);
             let open = if held.settled { 0 } else { held.cost };
             let guest = self.guests.entry((limit, key)).or_default();
             guest.0 += open;
             guest.1 += u32::from(held.flying);
-            slots.push(Slot { limit, key, cost: held.cost, answered: held.answered, flying: held.flying });
+            slots.push(Slot {
+                limit,
+                key,
+                cost: held.cost,
+                answered: held.answered,
+                flying: held.flying,
+                until: grant.until,
+            });
         }
         slots
     }

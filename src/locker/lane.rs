@@ -131,6 +131,10 @@ impl Locker {
                 self.queue.alarms.remove(&(at, window));
             }
             found.waits_end();
+            // The store shares slots out by who waits where.
+            if self.rules[want.limit.at()].pooled {
+                self.note_settle(window);
+            }
         } else if was_claimant && !waits.held.is_empty() {
             self.queue.work.push_back(Work::Window(window));
         }

@@ -152,7 +152,8 @@ impl Locker {
         self.limits.push(limit);
         let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
         self.follow_recording(id);
-        self.follow_authority(id, true);
+        let shared = self.rules[id.at()].shared;
+        self.follow_authority(id, shared);
         self.rewrite_limits();
         self.rearm();
         id

@@ -169,7 +169,7 @@ impl Locker {
             if !window.fits(rule, want.cost, now) {
                 // The store is asked when nothing else keeps it back, so that what it grants can be used.
                 if rule.pooled {
-                    let later = window.later();
+                    let later = window.later(want.cost);
                     dry = dry.filter(|(_, other)| *other >= later).or(Some((want.window, later)));
                     continue;
                 }

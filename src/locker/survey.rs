@@ -68,7 +68,11 @@ impl Locker {
             taken: window.unsettled.saturating_add(window.in_log),
             flying: window.flying,
             waiting: window.waits().map_or(0, |waits| waits.waiting),
-            opens: if rule.pooled { Some(window.later().max(now)) } else { window.room_opens(rule, 0, 0, 1, now) },
+            opens: if rule.pooled {
+                Some(window.later(1).max(window.paused()).max(now))
+            } else {
+                window.room_opens(rule, 0, 0, 1, now)
+            },
         }
     }
 

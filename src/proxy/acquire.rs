@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use super::access::Admitted;
-use super::answer;
 use super::claims::{decode, parameter, parameters};
 use super::connection::Caller;
 use super::exchange::{End, Outcome};
@@ -15,7 +14,9 @@ use super::refusal::Refusal;
 use super::retry::seconds;
 use super::story::Story;
 use super::target::Came;
+use super::{answer, attempts};
 use crate::gate::{Answer, Permit, Refused, Waiting};
+use crate::time::Time;
 
 const BEFORE: &str = "/v1/limits/";
 const BEHIND: &str = "/acquire";
@@ -43,7 +44,13 @@ pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) 
     let proxy = &caller.worker.proxy;
     let admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
     story.admitted(&admitted);
-    let permit = wait(caller, story, &asked, &admitted).await?;
+    let mut permit = wait(caller, story, &asked, &admitted, None).await?;
+    while permit.is_late() {
+        drop(permit);
+        attempts::note_late(caller);
+        permit = wait(caller, story, &asked, &admitted, Some(story.started)).await?;
+    }
+    attempts::still_good(&permit)?;
     // Whatever it is for happens from here on; nobody tells when it ends.
     let mut flight = permit.depart();
     flight.sent();
@@ -53,11 +60,19 @@ pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) 
     Ok(answer::json(caller, story, &body).await)
 }
 
-async fn wait(caller: &mut Caller, story: &mut Story, asked: &Asked, admitted: &Admitted) -> Result<Permit, End> {
+/// A permit, after a wait if need be. `again`: since when, if one came too late.
+async fn wait(
+    caller: &mut Caller,
+    story: &mut Story,
+    asked: &Asked,
+    admitted: &Admitted,
+    again: Option<Time>,
+) -> Result<Permit, End> {
     let values: Vec<_> = parameters(&asked.query, "key").collect();
     let cost = parameter(&asked.query, "cost");
     let name = String::from_utf8_lossy(&decode(&asked.name)).into_owned();
     let mut patience = patience::of(&caller.head);
+    patience.arrived = again;
     if let Some(stated) = parameter(&asked.query, "wait") {
         let stated = seconds(&stated).ok_or(Refusal::BadTarget("wait is not a number of seconds"))?;
         patience.max_wait = Some(patience.max_wait.map_or(stated, |before| before.min(stated)));

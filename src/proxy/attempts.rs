@@ -149,12 +149,17 @@ pub(super) async fn ask_anew(
     want: Want,
 ) -> Result<(Permit, Option<Ready>), End> {
     drop(late);
-    if let Some(status) = caller.worker.proxy.gate.store_status() {
-        status.note_late();
-    }
+    note_late(caller);
     let arrived = plan.arrived;
     let (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
     Ok((permit, held.or(Some(ready))))
+}
+
+/// A permit came too late to be used.
+pub(super) fn note_late(caller: &Caller) {
+    if let Some(status) = caller.worker.proxy.gate.store_status() {
+        status.note_late();
+    }
 }
 
 /// Refuses a request whose permit does not hold any more.

@@ -1,6 +1,6 @@
 //! The thread that speaks with the store, and what holds while it cannot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -72,6 +72,7 @@ pub fn start(
         doubted: None,
         sample: None,
         complaint: None,
+        mixed: HashSet::new(),
     };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new().name("store".to_owned()).spawn(move || runtime.block_on(client.run()))?;
@@ -123,6 +124,8 @@ struct Client {
     sample: Option<Sample>,
     /// What was logged last of why it cannot be asked.
     complaint: Option<String>,
+    /// Of which limits it was logged that gateways say different things.
+    mixed: HashSet<LimitId>,
 }
 
 /// Why it is not spoken with the store any more.
@@ -176,10 +179,7 @@ impl Client {
     /// Speaks with the store as long as that can be done.
     async fn session(&mut self) -> Result<std::convert::Infallible, Ended> {
         let mut link = self.connect().await?;
-        self.epochs += 1;
-        self.exchange(&mut link, Verb::Hello, Exchange::default()).await?;
-        self.doubted = None;
-        self.gate()?.open_sharing();
+        self.introduce(&mut link).await?;
         self.find(&link);
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -195,10 +195,23 @@ impl Client {
                 () = self.bell.notified() => false,
             };
             let exchange = self.gate()?.take_exchange(beat);
+            if exchange.renews {
+                self.introduce(&mut link).await?;
+                continue;
+            }
             if beat || !exchange.windows.is_empty() {
                 self.exchange(&mut link, Verb::Tell, exchange).await?;
             }
         }
+    }
+
+    /// Has the store know this gateway by another name.
+    async fn introduce(&mut self, link: &mut Link) -> Result<(), Ended> {
+        self.epochs += 1;
+        self.exchange(link, Verb::Hello, Exchange::default()).await?;
+        self.doubted = None;
+        self.gate()?.open_sharing();
+        Ok(())
     }
 
     /// Connects, and sees to what holds meanwhile.
@@ -258,6 +271,10 @@ impl Client {
 
     /// Whether the store's clock has gone as ours has since the last answer.
     fn believe(&mut self, link: &Link, answer: Answer, began: Time, ended: Time) -> Result<Answer, Error> {
+        if self.gate.upgrade().is_some_and(|gate| gate.wakes()) {
+            self.sample = None;
+            return Err(Error::Slept);
+        }
         let sample = Sample { id: link.id.clone(), now: answer.now, began, ended };
         let before = self.sample.replace(sample.clone()).filter(|before| before.id == link.id);
         let off = before.map_or(0, |before| step(&before, &sample));
@@ -331,11 +348,15 @@ impl Client {
 
     fn report_mixed(&mut self, answer: &Answer, exchange: &Exchange, limits: &[Limit]) {
         let told = answer.mixed.and_then(|place| exchange.windows.get(place));
-        let Some(limit) = told.and_then(|told| limits.get(told.limit.0 as usize)) else { return };
-        let complaint = format!("the gateways say different things of the limit {:?}: the strictest holds", limit.name);
-        if self.complaint.as_ref() != Some(&complaint) {
-            tracing::warn!("{complaint}");
-            self.complaint = Some(complaint);
+        let Some((told, limit)) = told.and_then(|told| Some((told, limits.get(told.limit.0 as usize)?))) else {
+            return;
+        };
+        if self.mixed.insert(told.limit) {
+            tracing::warn!(
+                limit = &*limit.name,
+                "the gateways say different things of the limit: the strictest holds. Of different kinds of windows the older \
+                 holds, and of clocks that are a period apart the store's"
+            );
         }
     }
 }

@@ -36,6 +36,9 @@ pub enum Error {
     /// This gateway was not heard of for too long.
     #[error("the store has taken this gateway for gone")]
     Lapsed,
+    /// This machine was suspended.
+    #[error("this machine was suspended: what was granted before is not used")]
+    Slept,
     /// There are more gateways than the file says.
     #[error(
         "the store knows as many gateways as there may be, and this name is none of theirs: look at [store] gateways and name"

@@ -151,7 +151,7 @@ pub(super) fn read(value: &Value, exchange: &Exchange) -> Result<Answer, Error> 
         let groups = (0..next()?).map(|_| Ok((wait(next()?), count(next()?)?))).collect::<Result<_, Error>>()?;
         let (ahead, later) = (count(next()?)?, next()?);
         let shut = take.windows.iter().map(|_| Ok(wait(next()?))).collect::<Result<_, Error>>()?;
-        taken.push(Taken { groups, ahead, later: (later > 0).then(|| wait(later)), shut });
+        taken.push(Taken { groups, ahead, later: (later != 0).then(|| wait(later.abs())), is_known: later > 0, shut });
     }
     Ok(Answer { now, born, mixed: usize::try_from(mixed - 1).ok(), taken })
 }

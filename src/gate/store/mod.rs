@@ -10,6 +10,7 @@ mod hands;
 mod link;
 mod lost;
 mod message;
+pub(super) mod sleep;
 mod status;
 mod step;
 #[cfg(test)]

@@ -23,7 +23,7 @@ end
 
 local OK, LAPSED, OTHER_STORE, TOO_MANY = 0, 1, 2, 3
 -- How long after a look at what depends on other gateways the next makes sense.
-local UNKNOWN_RETRY, FLIGHT_RETRY = 20000, 2000
+local UNKNOWN_RETRY, FLIGHT_RETRY = 20000, 5000
 -- How much of a log is read at one time.
 local CHUNK = 64
 -- Stands for any number of requests under way.
@@ -81,16 +81,28 @@ else
   call('HSET', group, 'last', now)
 end
 
+-- The number of a name of this process's; nil if it is another's.
+local function number_of(name)
+  if name:sub(1, #process + 1) == process .. '.' then return tonumber(name:sub(#process + 2)) end
+end
+local own_number = number_of(epoch)
+
 if verb == 'hello' then
   call('ZREMRANGEBYSCORE', present, '-inf', now - 86400000000)
 else
   local till = call('ZSCORE', present, epoch)
   if not till or tonumber(till) < now then return { LAPSED } end
+  for _, other in ipairs(call('ZRANGEBYSCORE', present, now, '+inf')) do
+    -- A call that came late, from before the gateway took another name.
+    local later = number_of(other)
+    if later and later > own_number then return { LAPSED } end
+  end
 end
 
 -- Gateways that may go on with their share when they are cut off ------------------------------------------------------
 
-local named = {}                  -- name -> { till, since }; till 0: it has signed off
+local SIGNED_OFF, SILENT = 0, 1
+local named = {}                  -- name -> { till, since }; till may be SIGNED_OFF, or SILENT: it has not spoken yet
 for field, value in pairs(house) do
   if field:sub(1, 2) == 'g:' then
     local till, since = value:match('^(%d+):(%d+)$')
@@ -103,14 +115,17 @@ if gateways > 0 then
     local known = 0
     for _ in pairs(named) do known = known + 1 end
     if known >= gateways then return { TOO_MANY } end
-    mine = { since = born > 0 and now or 0 }
+    mine = { till = SILENT, since = 0 }
     named[name] = mine
-  elseif mine.till ~= 0 and mine.till < now then
+  elseif verb ~= 'hello' and mine.till == SILENT then
+    mine.since = born > 0 and now or 0
+  elseif verb ~= 'hello' and mine.till ~= SIGNED_OFF and mine.till < now then
     mine.since = now
-  elseif mine.till == 0 then
+  elseif mine.till == SIGNED_OFF then
     mine.since = 0
   end
-  mine.till = verb == 'bye' and 0 or now + presence
+  -- Whether a gateway has heard that it was welcome is known when it speaks again; until then it may go on by itself.
+  if verb ~= 'hello' then mine.till = verb == 'bye' and SIGNED_OFF or now + presence end
   call('HSET', group, 'g:' .. name, whole(mine.till) .. ':' .. whole(mine.since))
 end
 
@@ -119,10 +134,10 @@ local function unseen(span)
   if gateways == 0 then return 0 end
   local known, count = 0, 0
   for _, one in pairs(named) do
-    known = known + 1
-    if one.till > 0 and one.till < now then
+    if one.till ~= SILENT then known = known + 1 end
+    if one.till > SILENT and one.till < now then
       if now < one.till + share_for + lease + span then count = count + 1 end
-    elseif one.till > 0 and one.since > 0 and now < one.since + span then
+    elseif one.till > SILENT and one.since > 0 and now < one.since + span then
       count = count + 1
     end
   end
@@ -133,7 +148,7 @@ local function unseen(span)
 end
 
 if verb == 'bye' then
-  call('ZREM', present, epoch)
+  call('ZADD', present, now - 1, epoch)
 else
   call('ZADD', present, now + presence, epoch)
 end
@@ -217,10 +232,13 @@ end
 
 -- The strictest of what the gateways that are there say of the limit.
 local function agree(window)
-  local own = whole(window.requests) .. ':' .. whole(window.span) .. ':' .. whole(window.in_flight)
+  local own = whole(window.requests) .. ':' .. whole(window.span) .. ':' .. whole(window.in_flight) .. ':' .. window.told
+  local known = window.fields.k
   for key, value in pairs(window.fields) do
     if key:sub(1, 2) == 'r:' and alive[key:sub(3)] and key:sub(3) ~= epoch and value ~= own then
-      local requests, span, in_flight = value:match('^(%d+):(%d+):(%d+)$')
+      local requests, span, in_flight, kind = value:match('^(%d+):(%d+):(%d+):(%a+)$')
+      -- As long as somebody counts in the old way it is counted so, and who knows another waits.
+      if kind == known and kind ~= window.told then window.kind, window.shut = kind, true end
       window.requests = math.min(window.requests, tonumber(requests))
       window.span = math.max(window.span, tonumber(span))
       window.in_flight = math.min(window.in_flight, tonumber(in_flight))
@@ -235,15 +253,21 @@ local function bury(window)
   local dead = {}
   for key in pairs(window.fields) do
     local what, whose = key:sub(1, 2), key:sub(3)
-    local earlier = whose:sub(1, #process + 1) == process .. '.'
+    local name = number_of(whose)
+    local earlier = name and name < own_number
     if what:sub(2, 2) == ':' and whose ~= epoch and (not alive[whose] or earlier and window.fresh) then
       -- What this process held under an earlier name it tells again.
+      local keep = false
       if what == 'u:' and not earlier then
-        local seen = tonumber(call('ZSCORE', present, whose) or now)
-        dead[#dead + 1] = { seen = seen, held = field(window, key) }
+        local seen = tonumber(call('ZSCORE', present, whose) or now - window.linger)
+        -- Where slots open all at one moment it counts in which window they settled: they do when that is certain.
+        keep = (window.kind == 'fixed' or window.kind == 'calendar') and now < seen + window.linger
+        if not keep then dead[#dead + 1] = { seen = seen, held = field(window, key) } end
       end
-      window.gone[#window.gone + 1] = key
-      window.fields[key] = nil
+      if not keep then
+        window.gone[#window.gone + 1] = key
+        window.fields[key] = nil
+      end
     end
   end
   table.sort(dead, function(one, other) return one.seen < other.seen end)
@@ -253,10 +277,11 @@ end
 local function open_window(index)
   local window = {
     key = KEYS[1 + 2 * index], log = KEYS[2 + 2 * index], entries = {}, gone = {},
-    fresh = number() == 1, kind = word(), requests = number(), span = number(), quantum = number(),
+    fresh = number() == 1, kind = nil, told = word(), requests = number(), span = number(), quantum = number(),
     interval = number(), burst = number(), in_flight = number(), linger = number(),
     bounds = { number(), number(), number() },
   }
+  window.kind = window.told
   local fields = hash(window.key)
   if fields.b ~= whole(born) then
     if next(fields) then call('DEL', window.key, window.log) end
@@ -280,9 +305,21 @@ local function open_window(index)
   end
   window.horizon = math.min(horizon_own, math.floor(window.span / 4))
   if window.kind == 'calendar' then
-    local start = now < window.bounds[2] and window.bounds[1] or window.bounds[2]
-    window.ends = now < window.bounds[2] and window.bounds[2] or window.bounds[3]
-    if start > window.period then window.period, window.settled = start, 0 end
+    -- The gateway says when periods begin, and this clock in which one we are.
+    local start, first = window.bounds[1], 1
+    while first < 3 and now >= window.bounds[first + 1] do
+      start, first = window.bounds[first + 1], first + 1
+    end
+    if now < start then
+      window.ends = start
+    else
+      window.ends = window.bounds[first + 1]
+      if start > window.period then window.period, window.settled = start, 0 end
+    end
+    if not window.ends then
+      -- It does not know the period that we are in.
+      window.ends, window.shut, window.mixed = now, true, true
+    end
   end
   bury(window)
   window.held = window.fresh and 0 or field(window, 'u:' .. epoch)
@@ -347,6 +384,7 @@ end
 
 -- When the `nth` request of `cost` slots may go as far as this window is concerned; or nil, and when to look again.
 local function opens(window, nth, cost)
+  if window.shut then return nil, UNKNOWN_RETRY end
   if window.all_flying + nth > window.most_flying then return nil, FLIGHT_RETRY end
   local at = slot_opens(window, nth * cost)
   if not at then return nil, UNKNOWN_RETRY end
@@ -375,7 +413,7 @@ end
 
 -- How many requests of `cost` slots this gateway may have, so that each gateway gets what its waiters are of all waiters.
 local function allowance(window, cost)
-  if window.kind == 'none' or window.others == 0 then return math.huge end
+  if window.kind == 'none' or window.others == 0 or window.shut then return math.huge end
   local part = window.waiting / math.max(1, window.waiting + window.others)
   local due = field(window, 'd:' .. epoch)
   local may = math.floor(math.ceil(due + free_soon(window) * part) / cost)
@@ -459,13 +497,14 @@ for _ = 1, number() do
       part.later = opening and opening - now or math.min(part.window.span, again)
     end
     if not at then
-      later = math.max(1, math.min(span, retry))
+      -- When it opens is not known: that is when to look again.
+      later = -math.max(1, math.min(span, retry))
       break
     elseif at > now + horizon then
       later = at - now
       break
     elseif taken >= may then
-      later = math.max(1, horizon)
+      later = -math.max(1, horizon)
       break
     end
     taken = taken + 1
@@ -506,7 +545,7 @@ for _ = 1, number() do
   say(later)
   -- Which of the windows keeps the next one back, and for how long.
   for _, part in ipairs(parts) do
-    say(later > 0 and part.later or 0)
+    say(later ~= 0 and part.later or 0)
   end
 end
 
@@ -544,6 +583,7 @@ for _, window in ipairs(windows) do
   -- As long as somebody holds slots of it, it is told again within a minute.
   local still = window.unsettled + window.all_flying > 0 and 600000 or 60000
   local keep = math.ceil(2 * window.span / 1000) + still
+  keep = math.max(keep, math.ceil((math.max(window.paused, window.floor) - now) / 1000) + 60000)
   if window.kind == 'calendar' then keep = keep + math.ceil(math.max(0, window.ends - now) / 1000) end
   call('PEXPIRE', window.key, whole(keep))
   call('PEXPIRE', window.log, whole(keep))

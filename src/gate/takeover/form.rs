@@ -198,6 +198,7 @@ struct SlotForm {
     cost: u32,
     answered: bool,
     flying: bool,
+    until: Option<i128>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -226,6 +227,7 @@ impl WordForm {
             cost: slot.cost,
             answered: slot.answered,
             flying: slot.flying,
+            until: lines.write(slot.until),
         };
         let said = match word {
             Ok(slots) => Ok(slots.iter().map(slot).collect()),
@@ -235,12 +237,13 @@ impl WordForm {
     }
 
     pub(super) fn word(self, lines: Lines) -> Word {
-        let slot = |SlotForm { place: (limit, key), cost, answered, flying }: SlotForm| Slot {
+        let slot = |SlotForm { place: (limit, key), cost, answered, flying, until }: SlotForm| Slot {
             limit: LimitId(limit),
             key: Key(key),
             cost,
             answered,
             flying,
+            until: lines.read(until),
         };
         let WordForm(ticket, said) = self;
         let said = match said {

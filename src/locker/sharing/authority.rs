@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use super::Asks;
 use crate::locker::Locker;
 use crate::locker::ask::LimitId;
+use crate::locker::queue::Work;
 use crate::locker::window::Rule;
 use crate::time::Time;
 
@@ -110,16 +111,35 @@ impl Locker {
         let rule = &mut self.rules[id.at()];
         if !rule.shared {
             self.authorities.remove(&id);
+            self.sharing.renews |= was_shared && self.sharing.epoch.is_some();
             return;
         }
         let present = if self.sharing.epoch.is_some() { Authority::Store } else { Authority::Nobody };
         let authority = *self.authorities.entry(id).or_insert(present);
         let own = Rule::new(&self.limits[id.at()]);
         rule.obey(authority, &own);
+        self.ask_anew(id);
         if !was_shared {
             for index in self.table.of_limit(id) {
                 self.table.window_mut(index).report_all(&self.rules[id.at()]);
                 self.note(index, self.last);
+            }
+        }
+    }
+
+    /// What the store has said of a limit was of another rule: whoever waits for it is looked at again.
+    fn ask_anew(&mut self, id: LimitId) {
+        let windows = self.table.of_limit(id);
+        for index in &windows {
+            self.table.window_mut(*index).forget_later();
+        }
+        for lane in self.queue.lanes.numbers() {
+            let asks = self.queue.lanes[lane].asks;
+            if matches!(asks, Asks::At(_)) && self.queue.lanes[lane].windows.iter().any(|index| windows.contains(index))
+            {
+                self.queue.lanes[lane].asks = Asks::No;
+                self.sharing.forget(lane, asks);
+                self.queue.work.push_back(Work::Lane(lane));
             }
         }
     }

@@ -19,6 +19,7 @@ const REMINDER: u32 = 150;
 /// for everybody while it answers.
 const MOST_WINDOWS: usize = 256;
 const MOST_TAKES: usize = 64;
+const MOST_SETTLED: usize = 2000;
 const MOST_REQUESTS: usize = 1000;
 /// How many in a lane are looked at to see whether they need the same.
 const LOOKED_AT: usize = 64;
@@ -32,6 +33,10 @@ impl Locker {
             return exchange;
         }
         self.sharing.last = now;
+        if std::mem::take(&mut self.sharing.renews) {
+            exchange.renews = true;
+            return exchange;
+        }
         if beat {
             self.beat(now);
         }
@@ -43,9 +48,11 @@ impl Locker {
             self.put_take(&mut exchange, lane, now);
         }
         while exchange.windows.len() < MOST_WINDOWS
+            && exchange.windows.iter().map(|told| told.settled.len()).sum::<usize>() < MOST_SETTLED
             && let Some((index, generation)) = self.sharing.noted.pop_front()
         {
-            if self.table.still(index, generation).is_some_and(|window| window.is_noted_for_store()) {
+            let noted = self.table.still(index, generation).filter(|window| window.is_noted_for_store());
+            if noted.is_some_and(|window| self.rules[window.limit.at()].shared) {
                 self.mention(&mut exchange, index, now);
             }
         }
@@ -114,7 +121,7 @@ impl Locker {
         let window = self.table.window_mut(index);
         let rule = &self.rules[window.limit.at()];
         window.expire(rule, now);
-        let (news, is_new) = window.take_news(rule, epoch);
+        let (news, is_new) = window.take_news(rule, epoch, now);
         let granted = u64::from(window.share_left());
         exchange.windows.push(Told {
             window: index,
@@ -184,9 +191,10 @@ impl Locker {
             }
             if take.lane.is_some() {
                 let shut = taken.shut.get(number).filter(|shut| !shut.is_zero());
-                window.set_later(shut.map_or(Time::START, |shut| ended + *shut));
+                window.set_later(shut.map_or(Time::START, |shut| ended + *shut), *cost);
             }
-            let ahead = self.sharing.ahead(rule);
+            // An opening is asked for in time; where none is known there is nothing to be early for.
+            let ahead = if taken.is_known { self.sharing.ahead(rule) } else { Duration::ZERO };
             again = again.max(taken.later.unwrap_or_default().saturating_sub(ahead));
             self.sharing.holders.insert((told.window, told.generation));
         }

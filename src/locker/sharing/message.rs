@@ -11,6 +11,9 @@ use crate::time::Time;
 /// What the store is told and asked at one time.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Exchange {
+    /// The store must know this gateway by another name first, so that it forgets what it knows of limits that are shared
+    /// no more.
+    pub renews: bool,
     /// How long before its opening a slot may be granted.
     pub horizon: Duration,
     /// The windows it is about.
@@ -104,6 +107,8 @@ pub struct Taken {
     pub ahead: u32,
     /// In how long more may open; `None`: all that was asked for was granted.
     pub later: Option<Duration>,
+    /// Whether something opens then; if not, it is when to ask again.
+    pub is_known: bool,
     /// For how long each of the windows keeps the next request back.
     pub shut: SmallVec<[Duration; 2]>,
 }

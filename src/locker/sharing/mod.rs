@@ -47,6 +47,8 @@ pub(in crate::locker) struct Sharing {
     /// Windows to which slots were granted, or may have been.
     holders: BTreeSet<(u32, u32)>,
     beats: u32,
+    /// A limit is shared no more, and what the store knows of it is out of date.
+    pub(super) renews: bool,
     /// How long an answer of the store takes, at most or of late.
     round_trip: Duration,
     last: Time,
@@ -62,6 +64,7 @@ impl Sharing {
             asks: BTreeSet::new(),
             holders: BTreeSet::new(),
             beats: 0,
+            renews: false,
             round_trip: Duration::ZERO,
             last: Time::START,
         }
@@ -81,6 +84,9 @@ impl Sharing {
     pub(in crate::locker) fn due(&self) -> Time {
         if self.epoch.is_none() {
             return Time::NEVER;
+        }
+        if self.renews {
+            return Time::START;
         }
         let told = if self.noted.is_empty() { Time::NEVER } else { self.due };
         self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(told)
@@ -155,16 +161,17 @@ impl Locker {
         let rule = &self.rules[window.limit.at()];
         let wants = &self.queue.waiters[seat.who].wants;
         let cost = wants.iter().find(|want| want.window == index).map_or(1, |want| want.cost);
-        let is_known = window.share_opens(rule, cost, now).is_some() || window.paused() > now;
+        let is_known = window.share_opens(rule, cost, now).is_some();
         if is_known || rule.lost || self.queue.lanes[lane].asks != Asks::No {
             return;
         }
-        let at = (window.later() - self.sharing.ahead(rule)).max(now);
+        let at = (window.later(cost).max(window.paused()) - self.sharing.ahead(rule)).max(now);
         self.ask_store_at(lane, at);
     }
 
     fn ask_store_at(&mut self, lane: u32, at: Time) {
-        self.queue.lanes[lane].asks = Asks::At(at);
+        let before = std::mem::replace(&mut self.queue.lanes[lane].asks, Asks::At(at));
+        self.sharing.forget(lane, before);
         self.sharing.asks.insert((at, lane));
     }
 }

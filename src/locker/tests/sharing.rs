@@ -18,7 +18,7 @@ fn taken(groups: &[(u64, u32)], later: Option<u64>) -> Taken {
     let wait = Duration::from_millis;
     let shut = later.map(wait).unwrap_or_default();
     let groups = groups.iter().map(|(after, count)| (wait(*after), *count)).collect();
-    Taken { groups, ahead: 0, later: later.map(wait), shut: std::iter::repeat_n(shut, 2).collect() }
+    Taken { groups, ahead: 0, later: later.map(wait), is_known: true, shut: std::iter::repeat_n(shut, 2).collect() }
 }
 
 /// One exchange from `began` to `ended`.
@@ -76,7 +76,7 @@ fn what_is_not_used_any_more_is_given_back_at_a_beat() {
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
-    assert!(locker.take_exchange(true, ms(20)).windows.is_empty(), "it may come in handy yet");
+    assert_eq!(locker.take_exchange(true, ms(20)).windows[0].returned, 0, "it may come in handy yet");
     assert_eq!(locker.take_exchange(true, ms(40)).windows[0].returned, 1);
 }
 
@@ -204,4 +204,91 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     locker.open_sharing(ms(50));
     let told = locker.take_exchange(false, ms(50));
     assert_eq!(told.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
+}
+
+#[test]
+fn a_limit_that_is_shared_no_more_has_the_store_forget_what_it_knew() {
+    let mut locker = one(5, 100);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(10), &[taken(&[(0, 1)], None)]);
+    let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
+    locker.reload(limits, Duration::ZERO, ms(20));
+    assert!(locker.has_exchange() && locker.take_exchange(false, ms(20)).renews);
+    locker.open_sharing(ms(21));
+    assert!(locker.take_exchange(true, ms(22)).windows.is_empty() && !locker.shares());
+    assert!(!locker.has_exchange());
+}
+
+#[test]
+fn when_nobody_waits_any_more_the_store_is_told() {
+    let mut locker = one(1, 1000);
+    let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    let told = exchange(&mut locker, ms(10), ms(10), &[taken(&[], Some(500))]);
+    assert_eq!(told.windows[0].waiting, 1);
+    locker.leave(ticket, ms(20));
+    locker.handle_timeout(ms(30));
+    assert_eq!(locker.take_exchange(false, ms(30)).windows[0].waiting, 0);
+}
+
+#[test]
+fn who_comes_during_a_pause_is_asked_for_when_it_ends() {
+    let mut locker = one(5, 100);
+    locker.pause(LimitId(0), Key(0), ms(2000), ms(10));
+    locker.take_exchange(false, ms(10));
+    wait(&mut locker, &[claim(0, 0, 1)], ms(20));
+    let due = locker.exchange_due().unwrap();
+    assert!((ms(1990)..ms(2000)).contains(&due), "{due:?}");
+    locker.handle_timeout(due);
+    assert_eq!(locker.take_exchange(false, due).takes.len(), 1);
+}
+
+#[test]
+fn what_keeps_a_large_request_back_keeps_no_small_one_back() {
+    let mut locker = one(10, 60_000);
+    let ticket = wait(&mut locker, &[claim(0, 0, 9)], ms(10));
+    exchange(&mut locker, ms(10), ms(10), &[taken(&[], Some(50_000))]);
+    locker.leave(ticket, ms(20));
+    wait(&mut locker, &[claim(0, 0, 1)], ms(30));
+    exchange(&mut locker, ms(30), ms(30), &[taken(&[(0, 1)], None)]);
+    assert_eq!(gone(&mut locker).len(), 1);
+}
+
+#[test]
+fn under_another_rule_the_store_is_asked_anew() {
+    let mut locker = one(1, 60_000);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(10), &[taken(&[], Some(50_000))]);
+    assert!(locker.exchange_due().unwrap() > ms(40_000));
+    let wider = Limit { shared: true, ..limit(1000, 60_000, Kind::Sliding) };
+    change(&mut locker, LimitId(0), wider, ms(20));
+    exchange(&mut locker, ms(20), ms(20), &[taken(&[(0, 1)], None)]);
+    assert_eq!(gone(&mut locker).len(), 1);
+}
+
+#[test]
+fn while_the_store_is_lost_windows_that_hold_nothing_any_more_are_dropped() {
+    let mut locker = locker(vec![Limit { max_keys: 10, ..limit(5, 100, Kind::Sliding) }]);
+    locker.close_sharing(ms(0));
+    locker.set_authority(None, Authority::Alone, ms(0));
+    for key in 0..100 {
+        let now = ms(10 + 200 * u64::try_from(key).unwrap());
+        locker.handle_timeout(now);
+        send(&mut locker, &ask(&[claim(0, key, 1)], 1), now).unwrap();
+    }
+}
+
+#[test]
+fn what_is_told_at_one_time_has_a_bound() {
+    let mut locker = one(1000, 60_000);
+    locker.close_sharing(ms(0));
+    locker.set_authority(None, Authority::Alone, ms(0));
+    for at in 0..900 {
+        send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
+    }
+    locker.open_sharing(ms(2000));
+    let told = locker.take_exchange(false, ms(2000));
+    let settled = &told.windows[0].settled;
+    assert!(settled.len() <= 200 && told.windows[0].is_new, "{}", settled.len());
+    assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 900);
+    assert!(settled[0].0 >= ms(13), "never earlier than they were");
 }

@@ -31,7 +31,7 @@ impl Window {
     /// is kept back.
     pub(crate) fn is_dry(&self, rule: &Rule, cost: u32, now: crate::time::Time) -> bool {
         if rule.pooled {
-            let unknown = self.share_opens(rule, cost, now).is_none() && self.later() <= now;
+            let unknown = self.share_opens(rule, cost, now).is_none() && self.later(cost) <= now;
             return unknown && self.paused() <= now && !rule.lost;
         }
         !self.has_credit(rule, cost) && self.has_room(rule, cost, now)

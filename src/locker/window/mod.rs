@@ -292,7 +292,7 @@ impl Window {
 
     /// Whether the window holds nothing that a new one would not.
     pub(crate) fn is_idle(&self, rule: &Rule, now: Time) -> bool {
-        self.is_blank(rule, now) && !self.is_being_recorded() && !self.has_pool()
+        self.is_blank(rule, now) && !self.is_being_recorded() && !self.has_pool(rule, now)
     }
 
     /// Whether nothing of it needs to be remembered.

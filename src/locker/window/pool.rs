@@ -11,8 +11,9 @@ use super::Window;
 use super::rule::Rule;
 use crate::time::Time;
 
-/// How many entries of its log a window tells at most, when all that it has counted is news.
-const MOST_TOLD: usize = 1024;
+/// How many entries a window tells at most: the store stands still for everybody while it hears them. Of more, neighbours
+/// are one, with the later's time.
+const MOST_TOLD: usize = 200;
 
 /// Slots that the store has granted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +49,8 @@ pub(super) struct Pool {
     part: Time,
     returned: u32,
     landed: u32,
-    /// Nothing opens before, as far as the store has said.
-    later: Time,
+    /// Nothing opens before for a request of so many slots, as far as the store has said.
+    later: (Time, u32),
     /// How many slots were used since the store was told last, and at most between two such times of late.
     used: u32,
     pace: u32,
@@ -76,10 +77,22 @@ impl Pool {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        let quiet = !self.is_noted && self.under_way == 0;
-        quiet && self.shares.is_empty() && self.settled.is_empty() && self.returned == 0 && self.landed == 0
+    /// Whether nothing of it needs to be told. As long as nobody listens, only what settled within a span.
+    fn is_empty(&self, rule: &Rule, now: Time) -> bool {
+        let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.span);
+        let is_heard = rule.pooled && !rule.lost;
+        let news = is_heard && (self.is_noted || self.returned > 0 || self.landed > 0);
+        self.under_way == 0 && self.shares.is_empty() && !self.settled.iter().any(counts) && !news
     }
+}
+
+/// No more entries than are told.
+fn shortened(entries: Vec<(Time, u32)>) -> Vec<(Time, u32)> {
+    if entries.len() <= MOST_TOLD {
+        return entries;
+    }
+    let parts = entries.chunks(entries.len().div_ceil(MOST_TOLD));
+    parts.filter_map(|part| Some((part.last()?.0, part.iter().map(|(_, count)| count).sum()))).collect()
 }
 
 impl Window {
@@ -137,14 +150,24 @@ impl Window {
         pool.shares.insert(place, share);
     }
 
-    /// Nothing opens before, as far as the store has said.
-    pub(crate) fn set_later(&mut self, later: Time) {
-        self.pool_mut().later = later;
+    /// Nothing opens before for a request of so many slots, as far as the store has said.
+    pub(crate) fn set_later(&mut self, later: Time, cost: u32) {
+        self.pool_mut().later = (later, cost);
     }
 
-    /// See `set_later`; `Time::START`: it has not said anything.
-    pub(crate) fn later(&self) -> Time {
-        self.pool().map_or(Time::START, |pool| pool.later)
+    /// What the store has said was of another rule.
+    pub(crate) fn forget_later(&mut self) {
+        if let Some(pool) = self.extra.as_mut().and_then(|extra| extra.pool.as_mut()) {
+            pool.later = (Time::START, 0);
+        }
+    }
+
+    /// Before when no request of so many slots can go, as far as the store has said; `Time::START`: nothing is known.
+    pub(crate) fn later(&self, cost: u32) -> Time {
+        match self.pool() {
+            Some(Pool { later: (later, for_cost), .. }) if cost >= *for_cost => *later,
+            Some(_) | None => Time::START,
+        }
     }
 
     /// How many slots the store has granted that are not used.
@@ -189,7 +212,7 @@ impl Window {
     pub(crate) fn drop_shares(&mut self) {
         if let Some(pool) = self.extra.as_mut().and_then(|extra| extra.pool.as_mut()) {
             pool.shares.clear();
-            (pool.returned, pool.landed, pool.later) = (0, 0, Time::START);
+            (pool.returned, pool.landed, pool.later) = (0, 0, (Time::START, 0));
         }
     }
 
@@ -238,13 +261,15 @@ impl Window {
     }
 
     /// What the store is to be told, which is about to happen; and whether it knows the window under this name.
-    pub(crate) fn take_news(&mut self, rule: &Rule, epoch: u64) -> (News, bool) {
+    pub(crate) fn take_news(&mut self, rule: &Rule, epoch: u64, now: Time) -> (News, bool) {
         let waits = self.waits().is_some();
         let pool = self.pool_mut();
         pool.pace = pool.used.max(pool.pace);
         let ahead = pool.pace.saturating_mul(4).saturating_sub(pool.left()).min(rule.requests / 16);
+        let forgotten = now.as_nanos().saturating_sub(rule.span);
+        let settled = pool.settled.drain(..).filter(|(at, _)| at.as_nanos() > forgotten).collect();
         let news = News {
-            settled: pool.settled.drain(..).collect(),
+            settled: shortened(settled),
             returned: std::mem::take(&mut pool.returned),
             landed: std::mem::take(&mut pool.landed),
             ahead: if waits || pool.used == 0 { 0 } else { ahead },
@@ -292,7 +317,7 @@ impl Window {
         self.unsettled > 0 || self.flying > 0 || self.pool().is_some_and(|pool| !pool.settled.is_empty())
     }
 
-    pub(super) fn has_pool(&self) -> bool {
-        self.pool().is_some_and(|pool| !pool.is_empty())
+    pub(super) fn has_pool(&self, rule: &Rule, now: Time) -> bool {
+        self.pool().is_some_and(|pool| !pool.is_empty(rule, now))
     }
 }

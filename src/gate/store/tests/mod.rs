@@ -4,6 +4,7 @@ mod differential;
 mod model;
 mod model_window;
 mod scenarios;
+mod scenarios_more;
 mod server;
 mod world;
 mod world_gateway;

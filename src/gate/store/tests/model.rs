@@ -77,15 +77,17 @@ impl Model {
         }
         let now = given.max(self.last);
         self.last = now;
-        if !is_hello && self.present.get(&epoch).is_none_or(|till| *till < now) {
+        let own = number_of(&epoch, &process);
+        let has_another = self.present.iter().any(|(other, till)| *till >= now && number_of(other, &process) > own);
+        if !is_hello && (has_another || self.present.get(&epoch).is_none_or(|till| *till < now)) {
             return vec![1];
         }
         let is_bye = verb == "bye";
-        if gateways > 0 && !self.name(&name, gateways, if is_bye { 0 } else { now + presence }, now) {
+        if gateways > 0 && !self.name(&name, gateways, if is_bye { 0 } else { now + presence }, now, is_hello) {
             return vec![3];
         }
         if is_bye {
-            self.present.remove(&epoch);
+            self.present.insert(epoch.clone(), now - 1);
         } else {
             self.present.insert(epoch.clone(), now + presence);
         }
@@ -94,21 +96,16 @@ impl Model {
     }
 
     /// Notes that a name is there; `false`: there are too many.
-    fn name(&mut self, name: &str, gateways: i64, till: i64, now: i64) -> bool {
-        let since = match self.named.get(name) {
+    fn name(&mut self, name: &str, gateways: i64, till: i64, now: i64, is_hello: bool) -> bool {
+        let (before, since) = match self.named.get(name) {
             None if self.named.len() as i64 >= gateways => return false,
-            None => {
-                if self.born > 0 {
-                    now
-                } else {
-                    0
-                }
-            }
-            Some((0, _)) => 0,
-            Some((before, _)) if *before < now => now,
-            Some((_, since)) => *since,
+            None => (1, 0),
+            Some((0, _)) => (0, 0),
+            Some((1, _)) if !is_hello => (1, if self.born > 0 { now } else { 0 }),
+            Some((before, _)) if *before < now && !is_hello => (*before, now),
+            Some(known) => *known,
         };
-        self.named.insert(name.to_owned(), (till, since));
+        self.named.insert(name.to_owned(), (if is_hello { before } else { till }, since));
         true
     }
 
@@ -119,13 +116,14 @@ impl Model {
         }
         let now = caller.now;
         let is_unseen = |(till, since): &(i64, i64)| match *till {
-            0 => false,
+            0 | 1 => false,
             till if till < now => now < till + caller.share_for + caller.lease + span,
             _ => *since > 0 && now < since + span,
         };
         let known = self.named.values().filter(|one| is_unseen(one)).count() as i64;
+        let spoken = self.named.values().filter(|(till, _)| *till != 1).count() as i64;
         let young = self.born > 0 && now < self.born + caller.share_for + caller.lease + span;
-        known + if young { (caller.gateways - self.named.len() as i64).max(0) } else { 0 }
+        known + if young { (caller.gateways - spoken).max(0) } else { 0 }
     }
 
     fn exchange(&mut self, caller: &Caller, keys: &[String], words: &mut Words<'_>) -> Vec<i64> {
@@ -161,7 +159,7 @@ impl Model {
     }
 
     fn open(&mut self, key: &str, caller: &Caller, words: &mut Words<'_>) -> Open {
-        let (fresh, kind, requests, span) = (words.number() == 1, words.word(), words.number(), words.number());
+        let (fresh, told, requests, span) = (words.number() == 1, words.word(), words.number(), words.number());
         let (quantum, interval, burst) = (words.number(), words.number(), words.number());
         let (in_flight, linger) = (words.number(), words.number());
         let bounds = [words.number(), words.number(), words.number()];
@@ -179,10 +177,11 @@ impl Model {
             bounds,
             horizon: 0,
             mixed: false,
+            shut: false,
             room: 0,
             most_flying: 0,
         };
-        let span = open.agree(&self.present, caller, (requests, span, in_flight));
+        let (span, kind) = open.agree(&self.present, caller, (requests, span, in_flight), told);
         if is_known && open.window.kind != kind {
             open.window.log.clear();
             open.window.settled = 0;
@@ -196,13 +195,18 @@ impl Model {
         }
         open.horizon = caller.horizon.min(span / 4);
         if open.window.kind == "calendar" {
-            let start = if caller.now < bounds[1] { bounds[0] } else { bounds[1] };
-            if start > open.window.period {
+            // The last period that has begun.
+            if let Some(start) = bounds.iter().copied().filter(|start| *start <= caller.now).max()
+                && start > open.window.period
+            {
                 (open.window.period, open.window.settled) = (start, 0);
+            }
+            if caller.now >= bounds[2] {
+                (open.shut, open.mixed) = (true, true);
             }
         }
         open.bury(&self.present, caller, fresh);
-        let mut own = open.window.parts.get(&caller.epoch).copied().unwrap_or_default();
+        let mut own = open.window.parts.get(&caller.epoch).cloned().unwrap_or_default();
         let (held, flying) = (words.number(), words.number());
         if fresh {
             (own.held, own.flying) = (held, flying);
@@ -224,4 +228,9 @@ impl Model {
         open.expire(caller.now);
         open
     }
+}
+
+/// The number of a process's name; nothing if it is another's.
+pub(super) fn number_of(epoch: &str, process: &str) -> Option<u64> {
+    epoch.strip_prefix(process)?.strip_prefix('.')?.parse().ok()
 }

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::model::Caller;
+use super::model::{Caller, number_of};
 
 const UNCAPPED: i64 = 1_000_000_000_000;
 const RETRY: i64 = 20_000;
-const FLIGHT_RETRY: i64 = 2_000;
+const FLIGHT_RETRY: i64 = 5_000;
 
 /// What one gateway has in a window.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Part {
     pub(super) held: i64,
     pub(super) flying: i64,
     pub(super) waiting: i64,
     pub(super) due: f64,
     pub(super) terms: Option<(i64, i64, i64)>,
+    pub(super) kind: String,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -47,44 +48,67 @@ pub(super) struct Open {
     pub(super) bounds: [i64; 3],
     pub(super) horizon: i64,
     pub(super) mixed: bool,
+    pub(super) shut: bool,
     pub(super) room: i64,
     pub(super) most_flying: i64,
 }
 
 impl Open {
     /// The strictest of what gateways say; returns the span.
-    pub(super) fn agree(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, own: (i64, i64, i64)) -> i64 {
-        let mut span = own.1;
+    pub(super) fn agree(
+        &mut self,
+        present: &BTreeMap<String, i64>,
+        caller: &Caller,
+        own: (i64, i64, i64),
+        told: String,
+    ) -> (i64, String) {
+        let (mut span, mut kind) = (own.1, told.clone());
         for (epoch, part) in &self.window.parts {
-            let is_there = present.get(epoch).is_some_and(|till| *till >= caller.now);
-            if let Some(terms) = part.terms.filter(|terms| *epoch != caller.epoch && is_there && *terms != own) {
-                self.requests = self.requests.min(terms.0);
-                span = span.max(terms.1);
-                self.in_flight = self.in_flight.min(terms.2);
-                self.mixed = true;
+            let is_there = *epoch != caller.epoch && present.get(epoch).is_some_and(|till| *till >= caller.now);
+            let Some(terms) = part.terms.filter(|terms| is_there && (*terms != own || part.kind != told)) else {
+                continue;
+            };
+            if part.kind == self.window.kind && part.kind != told {
+                kind = part.kind.clone();
+                self.shut = true;
             }
+            self.requests = self.requests.min(terms.0);
+            span = span.max(terms.1);
+            self.in_flight = self.in_flight.min(terms.2);
+            self.mixed = true;
         }
-        self.window.parts.entry(caller.epoch.clone()).or_default().terms = Some(own);
-        span
+        let part = self.window.parts.entry(caller.epoch.clone()).or_default();
+        (part.terms, part.kind) = (Some(own), told);
+        (span, kind)
     }
 
     pub(super) fn bury(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, fresh: bool) {
-        let is_earlier = |epoch: &String| epoch.starts_with(&format!("{}.", caller.process));
+        let own = number_of(&caller.epoch, &caller.process);
+        let is_earlier = |epoch: &String| {
+            let number = number_of(epoch, &caller.process);
+            number.is_some() && number < own
+        };
         let is_dead = |epoch: &String| {
             let is_gone = present.get(epoch).is_none_or(|till| *till < caller.now);
             *epoch != caller.epoch && (is_gone || (fresh && is_earlier(epoch)))
         };
+        let settles_late = self.window.kind == "fixed" || self.window.kind == "calendar";
         let mut dead: Vec<(i64, i64)> = Vec::new();
-        for (epoch, part) in self.window.parts.iter().filter(|(epoch, _)| is_dead(epoch)) {
-            if !is_earlier(epoch) {
-                dead.push((present.get(epoch).copied().unwrap_or(caller.now), part.held));
+        for (epoch, part) in self.window.parts.iter_mut().filter(|(epoch, _)| is_dead(epoch)) {
+            let held = std::mem::take(part).held;
+            let seen = present.get(epoch).copied().unwrap_or(caller.now - self.linger);
+            if is_earlier(epoch) {
+            } else if settles_late && caller.now < seen + self.linger {
+                part.held = held;
+            } else {
+                dead.push((seen, held));
             }
         }
         dead.sort_unstable();
         for (seen, held) in dead {
             self.settle(seen + self.linger, held);
         }
-        self.window.parts.retain(|epoch, _| !is_dead(epoch));
+        self.window.parts.retain(|epoch, part| !is_dead(epoch) || part.held > 0);
     }
 
     pub(super) fn settle(&mut self, bound: i64, count: i64) {
@@ -152,8 +176,7 @@ impl Open {
     pub(super) fn ends(&self, now: i64) -> i64 {
         match self.window.kind.as_str() {
             "fixed" => self.window.began + self.window.span,
-            _ if now < self.bounds[1] => self.bounds[1],
-            _ => self.bounds[2],
+            _ => self.bounds.into_iter().find(|bound| *bound > now).unwrap_or(now),
         }
     }
 
@@ -176,6 +199,9 @@ impl Open {
 
     /// When the `nth` request may go, or how soon to look again.
     pub(super) fn opens(&self, caller: &Caller, nth: i64, cost: i64, mark: i64) -> Result<i64, i64> {
+        if self.shut {
+            return Err(RETRY);
+        }
         if self.flying() + nth > self.most_flying {
             return Err(FLIGHT_RETRY);
         }
@@ -200,10 +226,10 @@ impl Open {
 
     pub(super) fn allowance(&self, caller: &Caller, cost: i64) -> i64 {
         let others = self.others(caller);
-        if self.window.kind == "none" || others == 0 {
+        if self.window.kind == "none" || others == 0 || self.shut {
             return i64::MAX;
         }
-        let own = self.window.parts[&caller.epoch];
+        let own = self.window.parts[&caller.epoch].clone();
         let part = own.waiting as f64 / (own.waiting + others).max(1) as f64;
         let mut may = ((own.due + self.free_soon(caller.now) as f64 * part).ceil() as i64).div_euclid(cost);
         if self.window.free_since.is_some_and(|since| caller.now - since >= 2 * self.horizon) {
@@ -219,7 +245,7 @@ impl Open {
     pub(super) fn owe(&mut self, caller: &Caller, taken: i64) {
         let others = self.others(caller);
         let most = self.requests as f64;
-        let own = self.window.parts[&caller.epoch];
+        let own = self.window.parts[&caller.epoch].clone();
         let all = own.waiting + others;
         let parts = &mut self.window.parts;
         let due = if others == 0 || all == 0 {
@@ -269,7 +295,7 @@ pub(super) fn take(
             *later = look.map_or_else(|again| again.min(open[*place].window.span), |at| at - caller.now);
         }
         if let Some(again) = looks.iter().filter_map(|look| look.err()).max() {
-            later = span.min(again).max(1);
+            later = -span.min(again).max(1);
             break;
         }
         let at = looks.iter().filter_map(|look| look.ok()).max().unwrap_or(caller.now).max(caller.now);
@@ -277,7 +303,7 @@ pub(super) fn take(
             later = at - caller.now;
             break;
         } else if taken >= may {
-            later = horizon.max(1);
+            later = -horizon.max(1);
             break;
         }
         taken += 1;
@@ -313,5 +339,5 @@ pub(super) fn take(
         answer.extend([at - caller.now, count]);
     }
     answer.extend([extra, later]);
-    answer.extend(laters.into_iter().map(|each| if later > 0 { each } else { 0 }));
+    answer.extend(laters.into_iter().map(|each| if later != 0 { each } else { 0 }));
 }

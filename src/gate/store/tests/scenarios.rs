@@ -15,36 +15,37 @@ use crate::time::Time;
 
 /// Milliseconds of the store's clock, in microseconds.
 const MS: u64 = 1000;
-const BEGIN: u64 = 1_795_000_000_000_000;
+pub(super) const BEGIN: u64 = 1_795_000_000_000_000;
 
 /// A store, its clock, and what gateways say to it.
-struct Stage {
+pub(super) struct Stage {
     _server: Server,
-    connection: Connection,
+    pub(super) connection: Connection,
     sha: String,
-    now: u64,
-    id: &'static str,
-    shares: Option<u32>,
-    trusts_empty: bool,
-    doubted: Option<i64>,
+    pub(super) now: u64,
+    pub(super) id: &'static str,
+    pub(super) shares: Option<u32>,
+    pub(super) trusts_empty: bool,
+    pub(super) doubted: Option<i64>,
 }
 
 /// What one gateway says of the one window.
 #[derive(Clone, Copy)]
-struct Says {
-    kind: Counted,
-    requests: u32,
-    span: u64,
-    waiting: u64,
-    takes: u32,
-    settled: Option<(u64, u32)>,
-    returned: u32,
-    held: Option<u32>,
-    linger: u64,
+pub(super) struct Says {
+    pub(super) kind: Counted,
+    pub(super) requests: u32,
+    pub(super) span: u64,
+    pub(super) waiting: u64,
+    pub(super) takes: u32,
+    pub(super) settled: Option<(u64, u32)>,
+    pub(super) returned: u32,
+    pub(super) held: Option<u32>,
+    pub(super) linger: u64,
+    pub(super) pause: u64,
 }
 
 /// Asks for nothing, of a limit of 4 per 100 ms.
-const SAYS: Says = Says {
+pub(super) const SAYS: Says = Says {
     kind: Counted::Sliding,
     requests: 4,
     span: 100,
@@ -54,10 +55,11 @@ const SAYS: Says = Says {
     returned: 0,
     held: None,
     linger: 0,
+    pause: 0,
 };
 
 impl Stage {
-    fn new() -> Stage {
+    pub(super) fn new() -> Stage {
         let server = Server::start();
         let mut connection = server.connect();
         let sha = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query(&mut connection).unwrap();
@@ -65,11 +67,11 @@ impl Stage {
         Stage { _server: server, connection, sha, now, id, shares, trusts_empty, doubted }
     }
 
-    fn pass(&mut self, millis: u64) {
+    pub(super) fn pass(&mut self, millis: u64) {
         self.now += millis * MS;
     }
 
-    fn say(&mut self, gateway: &str, verb: Verb, says: Option<Says>) -> Result<Answer, Error> {
+    pub(super) fn say(&mut self, gateway: &str, verb: Verb, says: Option<Says>) -> Result<Answer, Error> {
         let speaker = Speaker {
             id: self.id.to_owned(),
             process: gateway.split('.').next().unwrap().to_owned(),
@@ -95,20 +97,20 @@ impl Stage {
     }
 
     /// A gateway that is new here.
-    fn hello(&mut self, gateway: &str) {
+    pub(super) fn hello(&mut self, gateway: &str) {
         self.say(gateway, Verb::Hello, None).unwrap();
     }
 
-    fn tell(&mut self, gateway: &str, says: Says) -> Answer {
+    pub(super) fn tell(&mut self, gateway: &str, says: Says) -> Answer {
         self.say(gateway, Verb::Tell, Some(says)).unwrap()
     }
 
     /// How many of so many requests may go, now or within the horizon; and in how many milliseconds the next.
-    fn take(&mut self, gateway: &str, count: u32) -> (u32, u64) {
+    pub(super) fn take(&mut self, gateway: &str, count: u32) -> (u32, u64) {
         self.take_of(gateway, count, SAYS)
     }
 
-    fn take_of(&mut self, gateway: &str, count: u32, says: Says) -> (u32, u64) {
+    pub(super) fn take_of(&mut self, gateway: &str, count: u32, says: Says) -> (u32, u64) {
         let answer = self.tell(gateway, Says { takes: count, waiting: u64::from(count), ..says });
         let taken = &answer.taken[0];
         let later = taken.later.map_or(0, |later| u64::try_from(later.as_millis()).unwrap());
@@ -116,7 +118,7 @@ impl Stage {
     }
 
     /// So many requests were sent just now.
-    fn sent(&mut self, gateway: &str, count: u32) {
+    pub(super) fn sent(&mut self, gateway: &str, count: u32) {
         self.tell(gateway, Says { settled: Some((0, count)), ..SAYS });
     }
 }
@@ -142,7 +144,7 @@ impl Says {
             held: self.held.unwrap_or(0),
             flying: 0,
             waiting: self.waiting,
-            paused: Time::START,
+            paused: began + millis(self.pause),
             settled: self.settled.iter().map(|(age, count)| (began - millis(*age), *count)).collect(),
             returned: self.returned,
             landed: 0,
@@ -150,7 +152,7 @@ impl Says {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap()
 }
 
@@ -300,81 +302,6 @@ fn the_strictest_holds_of_what_gateways_say_that_are_there() {
     stage.say("b.1", Verb::Tell, None).unwrap();
     stage.pass(millis(PRESENCE) / 2 + 1);
     assert_eq!(stage.take_of("b.1", 8, Says { requests: 8, ..SAYS }).0, 6, "the other one is gone");
-}
-
-#[test]
-fn free_slots_are_shared_by_how_many_wait_and_what_nobody_fetches_is_anybodys() {
-    let mut stage = Stage::new();
-    let wide = Says { requests: 12, ..SAYS };
-    stage.hello("a.1");
-    stage.hello("b.1");
-    stage.tell("b.1", Says { waiting: 20, ..wide });
-    // A third of those who wait are here.
-    assert_eq!(stage.take_of("a.1", 10, wide), (4, 5));
-    assert_eq!(stage.take_of("a.1", 6, wide).0, 0, "it has had its part");
-    assert_eq!(stage.take_of("b.1", 5, wide).0, 5);
-    stage.tell("b.1", Says { waiting: 15, ..wide });
-    stage.pass(11);
-    assert_eq!(stage.take_of("a.1", 6, wide).0, 3);
-}
-
-#[test]
-fn of_single_slots_each_waiting_gateway_gets_its_turn() {
-    let mut stage = Stage::new();
-    let single = Says { requests: 1, ..SAYS };
-    stage.hello("a.1");
-    stage.hello("b.1");
-    stage.tell("b.1", Says { waiting: 5, ..single });
-    let mut went = [0, 0];
-    for _ in 0..20 {
-        // The first always asks first.
-        for (number, gateway) in ["a.1", "b.1"].into_iter().enumerate() {
-            let (taken, _) = stage.take_of(gateway, 5, single);
-            went[number] += taken;
-            if taken > 0 {
-                stage.tell(gateway, Says { settled: Some((0, 1)), waiting: 5, ..single });
-            }
-        }
-        stage.pass(100);
-        stage.now += 1;
-    }
-    assert_eq!(went, [10, 10]);
-}
-
-#[test]
-fn of_a_gateway_that_is_cut_off_its_part_is_left_alone_until_it_has_been_back_for_a_span() {
-    let mut stage = Stage::new();
-    stage.shares = Some(2);
-    stage.hello("a.1");
-    stage.hello("b.1");
-    assert_eq!(stage.take("a.1", 9).0, 4);
-    stage.tell("a.1", Says { returned: 4, ..SAYS });
-    stage.pass(millis(PRESENCE) / 2 + 1);
-    stage.say("a.1", Verb::Tell, None).unwrap();
-    stage.pass(millis(PRESENCE) / 2 + 1);
-    assert_eq!(stage.take("a.1", 9).0, 2, "the other half is the other's");
-    stage.tell("a.1", Says { returned: 2, ..SAYS });
-    stage.hello("b.2");
-    assert_eq!(stage.take("a.1", 9).0, 2, "what it sent meanwhile still counts");
-    stage.tell("a.1", Says { returned: 2, ..SAYS });
-    stage.pass(101);
-    assert_eq!(stage.take("a.1", 9).0, 4);
-    stage.tell("a.1", Says { returned: 4, ..SAYS });
-    // One that says good-bye leaves nothing behind.
-    stage.say("b.2", Verb::Bye, None).unwrap();
-    stage.pass(millis(PRESENCE));
-    assert_eq!(stage.take("a.1", 9).0, 4);
-}
-
-#[test]
-fn in_a_store_that_is_new_the_parts_of_gateways_that_it_has_not_seen_are_left_alone() {
-    let mut stage = Stage::new();
-    (stage.shares, stage.trusts_empty) = (Some(2), false);
-    stage.hello("a.1");
-    stage.pass(900);
-    assert_eq!(stage.take("a.1", 9).0, 2);
-    assert!(stage.say("b.1", Verb::Hello, None).is_ok());
-    assert!(matches!(stage.say("c.1", Verb::Hello, None), Err(Error::TooMany)));
 }
 
 #[test]
