@@ -47,11 +47,14 @@ fn sentinel_says(sentinel: &Sentinel, words: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_cluster_counts_where_the_keys_are() {
-    let nodes: Vec<Store> = (0..3).map(|_| Store::with(&["--cluster-enabled", "yes"])).collect();
+    // Nodes speak with each other at ports of their own.
+    let ports = [free_port(), free_port(), free_port()].map(|port| port.to_string());
+    let node = |port: &String| Store::with(&["--cluster-enabled", "yes", "--cluster-port", port]);
+    let nodes: Vec<Store> = ports.iter().map(node).collect();
     for (number, node) in nodes.iter().enumerate() {
         let (from, to) = (number * 5461, if number == 2 { 16_383 } else { number * 5461 + 5460 });
         node.order::<String>(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]);
-        node.order::<String>(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]);
+        node.order::<String>(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string(), &ports[0]]);
     }
     for node in &nodes {
         eventually("the cluster is whole", || node.order::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
