@@ -171,6 +171,8 @@ impl Look {
         let dropped = house.current.proxy().log().dropped();
         let log = counter("access_log_dropped_lines", "Lines of the access log that were lost");
         counters(encoder, &log, std::iter::once(([], dropped)))?;
+        let traces = counter("trace_dropped_spans", "Requests of which no collector of traces could be told");
+        counters(encoder, &traces, std::iter::once(([], house.current.proxy().traces_dropped())))?;
         let build = Metric { name: "build", help: "The version", unit: None, kind: MetricType::Info };
         begin(encoder, &build)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }

@@ -11,7 +11,7 @@ use super::walk::{At, Reader, Written};
 use super::{Admin, Locks, Settings, limit, store, tls, users};
 use crate::gate::{self, journal};
 use crate::net::dial;
-use crate::proxy::{self, PoolSettings, access, target};
+use crate::proxy::{self, PoolSettings, access, target, trace};
 
 /// Where lockgate listens unless it is told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -59,6 +59,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
             authority: tls.authority,
             identity,
             access_log: file.log.access,
+            trace: trace(&file.trace, reader),
             pool: PoolSettings { idle_per_origin: IDLE_PER_ORIGIN, idle_timeout: file.timeouts.idle },
             timeouts: file.timeouts,
             own: listen.clone(),
@@ -103,6 +104,22 @@ fn admin(written: &process::Admin, folder: &Path, reader: &Reader<'_>) -> Option
     }
     let users = written.users.get().map(|at| read_users(at, folder, reader).unwrap_or_default());
     Some(Admin { listen: at.value, users })
+}
+
+/// A collector beside the gateway, or one that passes on with TLS what it hears.
+fn trace(written: &process::Trace, reader: &Reader<'_>) -> Option<trace::Settings> {
+    if written.is_there && written.otlp.is_absent() {
+        reader.error(&written.place, "nothing says who is told", "add otlp = \"http://127.0.0.1:4318\"");
+    }
+    let at = written.otlp.get()?;
+    let Destination { origin, path } = &at.value;
+    if origin.scheme != target::Scheme::Http {
+        let right = "an http:// URL: a collector on this machine, which passes it on";
+        reader.error(&at.place, "traces are told without TLS", right);
+    }
+    // As OTLP's exporters do with an endpoint (opentelemetry.io/docs/specs/otel/protocol/exporter).
+    let path = format!("{}/v1/traces", path.trim_end_matches('/'));
+    Some(trace::Settings { host: origin.host.to_string(), port: origin.port, path, one_in: written.one_in })
 }
 
 /// Whoever reaches it may lock, so beyond this machine it must be said who that may be.

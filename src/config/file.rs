@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
 use super::item::Item;
-use super::process::{Admin, Config, Locks, Log, State};
+use super::process::{Admin, Config, Locks, Log, State, Trace};
 use super::store::Store;
 use super::value::{
     address, cost, destination, folder, host, key_part, method, name, path, path_pattern, plain_path, port, range, zone,
@@ -48,6 +48,7 @@ pub(super) struct File {
     pub(super) log: Log,
     pub(super) admin: Admin,
     pub(super) locks: Locks,
+    pub(super) trace: Trace,
 }
 
 /// `[listen]`
@@ -174,6 +175,7 @@ impl File {
             log: root.section("log", "[log]", Log::read),
             admin: root.section("admin", "[admin]", Admin::read),
             locks: root.section("locks", "[locks]", Locks::read),
+            trace: root.section("trace", "[trace]", Trace::read),
         }
     }
 }

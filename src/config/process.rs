@@ -1,12 +1,13 @@
-//! The shape of the sections that concern the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`.
+//! The shape of the sections that concern the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`, `[trace]`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tracing::level_filters::LevelFilter;
 
+use super::file::Destination;
 use super::item::Item;
-use super::value::{address, folder, path};
+use super::value::{address, destination, folder, path};
 use super::walk::{Place, Table, Written};
 use crate::gate::journal::AfterCrash;
 use crate::proxy::record::Format;
@@ -47,6 +48,31 @@ pub(super) struct Locks {
     pub(super) is_there: bool,
     pub(super) listen: Written<SocketAddr>,
     pub(super) users: Written<PathBuf>,
+}
+
+/// `[trace]`
+#[derive(Debug)]
+pub(super) struct Trace {
+    pub(super) place: Place,
+    pub(super) is_there: bool,
+    pub(super) otlp: Written<Destination>,
+    pub(super) one_in: u32,
+}
+
+impl Trace {
+    pub(super) fn read(table: &mut Table<'_>) -> Trace {
+        let (place, is_there) = (table.place(), table.is_there());
+        let mut trace = Trace {
+            place,
+            is_there,
+            otlp: table.get("otlp", destination),
+            one_in: table.get("one_in", |v| v.number(1..=1_000_000)).or(1),
+        };
+        if table.meant().contains(&"otlp") {
+            trace.otlp.misspelt();
+        }
+        trace
+    }
 }
 
 impl State {

@@ -93,6 +93,7 @@ async fn wait(
         let since = proxy.gate.clock().now();
         let verdict = in_line(caller, waiting).await;
         let proxy = &caller.worker.proxy;
+        story.waited_since.get_or_insert(since);
         story.waited += proxy.gate.clock().now().since(since);
         match verdict {
             None => {

@@ -184,7 +184,7 @@ fn plan(
     story.claimed(caller, &claims);
     let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let upgrade = headers::wants_upgrade(head, options, length);
-    let outgoing = Outgoing { length, options, upgrade };
+    let outgoing = Outgoing { length, options, upgrade, trace: story.trace };
     Ok(Plan { target, admitted, claims, outgoing, arrived: story.started })
 }
 
@@ -211,6 +211,7 @@ pub(super) async fn permit(
                 let asked = proxy.gate.clock().now();
                 plan.admitted.meet(&proxy.tallies, caller.peer.ip());
                 let turn = Box::pin(line::wait(caller, waiting, plan, want)).await;
+                story.waited_since.get_or_insert(asked);
                 story.waited += caller.worker.proxy.gate.clock().now().since(asked);
                 if let Some(gone) = turn? {
                     break gone;

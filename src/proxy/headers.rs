@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::trace::{self, Context};
 use crate::wire::{Length, Name, Options, RequestHead, ResponseHead, Version, members};
 
 /// Fields that mean something to the far end. A `Connection` that names one would have it dropped on the way,
@@ -40,6 +41,8 @@ pub(super) struct Outgoing {
     pub(super) options: Options,
     /// The connection may change its protocol, see [`wants_upgrade`].
     pub(super) upgrade: bool,
+    /// Where it stands, if it is traced.
+    pub(super) trace: Option<Context>,
 }
 
 /// Whether the request asks for another protocol that may be passed on.
@@ -89,9 +92,15 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
             | Name::Forwarded
             | Name::Other => {}
         }
+        if way.trace.is_some_and(|context| context.replaces(field)) {
+            continue;
+        }
         if !(way.options.names_fields && is_named(head.all(Name::Connection), field)) {
             put(field, value);
         }
+    }
+    if let Some(context) = way.trace {
+        put(trace::FIELD.as_bytes(), context.field().as_bytes());
     }
 }
 

@@ -40,6 +40,7 @@ mod route;
 mod story;
 pub mod tally;
 pub mod target;
+pub mod trace;
 mod tunnel;
 
 pub use self::connection::Server;
@@ -85,6 +86,8 @@ pub struct Settings {
     pub identity: Option<crate::tls::identity::Identity>,
     /// How the access log is written.
     pub access_log: record::Format,
+    /// To whom traces are told.
+    pub trace: Option<trace::Settings>,
     /// How many connections to origins are kept.
     pub pool: PoolSettings,
     /// The addresses that we listen on.
@@ -123,6 +126,9 @@ pub enum Error {
     /// No certificate of an origin could be checked.
     #[error("no root certificates can be read")]
     Roots(#[source] std::io::Error),
+    /// Traces could not be told.
+    #[error("traces cannot be told")]
+    Traces(#[source] std::io::Error),
     /// No tunnel could be opened.
     #[error("the authority for opened tunnels cannot be used")]
     Authority(#[from] ca::Error),
@@ -160,6 +166,7 @@ pub struct Parts {
     log: record::AccessLog,
     dialer: Arc<Dialer>,
     tls: Made<verify::Settings, Connector>,
+    tracer: Option<Made<trace::Settings, trace::Tracer>>,
     pool: PoolSettings,
     opaque: Arc<tunnel::Opaque>,
     identities: Vec<(pattern::HostPattern, usize)>,
@@ -179,6 +186,11 @@ impl std::ops::Deref for Proxy {
 }
 
 impl Parts {
+    /// How many spans nobody was told of.
+    pub fn traces_dropped(&self) -> u64 {
+        self.tracer.as_ref().map_or(0, |tracer| tracer.dropped.get())
+    }
+
     /// How long is waited for what.
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
@@ -208,6 +220,10 @@ impl Parts {
         });
         let before_identity = before.and_then(|before| before.identity.as_ref());
         let identity = settings.identity.map(|identity| Made::again(before_identity, identity, |it| it.server()));
+        let before_tracer = before.and_then(|before| before.tracer.as_ref());
+        let clock = gate.clock();
+        let start = |settings: &trace::Settings| trace::Tracer::start(settings, clock).map_err(Error::Traces);
+        let tracer = settings.trace.map(|trace| Made::again(before_tracer, trace, start));
         let seed = gate.seed();
         let access =
             |settings: &access::Settings| Ok::<_, Error>(Arc::new(access::Access::new(settings.clone(), seed)));
@@ -223,6 +239,7 @@ impl Parts {
             log,
             dialer: Arc::new(Dialer::new(settings.dial)),
             tls: Made::again(before.map(|before| &before.tls), settings.tls, tls)?,
+            tracer: tracer.transpose()?,
             pool: settings.pool,
             opaque: before.map(|before| Arc::clone(&before.opaque)).unwrap_or_default(),
             identities: settings.identities,

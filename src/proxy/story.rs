@@ -10,6 +10,7 @@ use super::claims::Claims;
 use super::connection::Caller;
 use super::record::Record;
 use super::refusal::Refusal;
+use super::trace::{Context, Span};
 use crate::gate::Permit;
 use crate::time::Time;
 
@@ -36,6 +37,9 @@ impl BodyRead {
 pub(super) struct Story {
     pub(super) started: Time,
     pub(super) waited: Duration,
+    pub(super) waited_since: Option<Time>,
+    /// Where it stands, if it is traced.
+    pub(super) trace: Option<Context>,
     pub(super) status: u16,
     /// A connection whose request was read to its end can carry another.
     pub(super) body: BodyRead,
@@ -55,7 +59,9 @@ pub(super) struct Story {
 impl Story {
     pub(super) fn begin(caller: &Caller) -> Story {
         let proxy = &caller.worker.proxy;
-        Story { started: proxy.gate.clock().now(), logged: proxy.log.is_on(), ..Story::default() }
+        let trace = proxy.tracer.as_ref().and_then(|tracer| tracer.begin(&caller.head));
+        let logged = proxy.log.is_on() || trace.is_some();
+        Story { started: proxy.gate.clock().now(), logged, trace, ..Story::default() }
     }
 
     pub(super) fn admitted(&mut self, admitted: &Admitted) {
@@ -112,6 +118,10 @@ impl Story {
         if !self.logged {
             return;
         }
+        self.tell(caller);
+        if !proxy.log.is_on() {
+            return;
+        }
         proxy.log.write(Record {
             peer: caller.peer.ip(),
             user: self.user,
@@ -128,6 +138,33 @@ impl Story {
             note: self.note,
         });
     }
+}
+
+impl Story {
+    /// Tells of it whoever collects traces.
+    fn tell(&self, caller: &Caller) {
+        let proxy = &caller.worker.proxy;
+        let (Some(context), Some(tracer)) = (self.trace, &proxy.tracer) else { return };
+        let target = target(caller);
+        tracer.tell(Span {
+            context,
+            started: self.started,
+            ended: proxy.gate.clock().now(),
+            waited: self.waited_since.map(|since| (since, self.waited)),
+            method: caller.head.method().to_owned(),
+            path: path_of(&target).to_owned(),
+            peer: caller.peer.ip(),
+            status: self.status,
+            limits: self.limits.clone(),
+            refused: self.refused,
+        });
+    }
+}
+
+/// The path of a target, without authority and query.
+fn path_of(target: &str) -> &str {
+    let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+    path.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// The target as received; inside an opened tunnel with the origin that it leaves unsaid.
