@@ -26,6 +26,8 @@ local OK, LAPSED, OTHER_STORE, TOO_MANY = 0, 1, 2, 3
 local UNKNOWN_RETRY, FLIGHT_RETRY = 20000, 5000
 -- How much of a log is read at one time.
 local CHUNK = 64
+-- How far from its end a log is put in order.
+local TAIL = 128
 -- Stands for any number of requests under way.
 local UNCAPPED = 1000000000000
 
@@ -213,17 +215,54 @@ local function settle(window, bound, count)
     window.settled = window.settled + count
   else
     if window.quantum > 1 then bound = math.ceil(bound / window.quantum) * window.quantum end
-    local last = call('LINDEX', window.log, -1)
-    local at, before = nil, 0
-    if last then at, before = entry(last) end
-    if at and at >= bound then
-      call('LSET', window.log, -1, whole(at) .. ':' .. whole(before + count))
-    else
-      call('RPUSH', window.log, whole(bound) .. ':' .. whole(count))
-    end
     window.settled = window.settled + count
-    window.entries, window.all_read = {}, false
+    window.fresh_entries[#window.fresh_entries + 1] = { at = bound, count = count }
   end
+end
+
+-- Puts what has settled into its place in the log: a gateway may tell later of what it sent earlier than another. What is
+-- older than all of the log's last `TAIL` entries counts as old as those.
+local function write_log(window)
+  local fresh = window.fresh_entries
+  if #fresh == 0 then return end
+  table.sort(fresh, function(one, other) return one.at < other.at end)
+  local tail, from = {}, 1
+  local last = call('LINDEX', window.log, -1)
+  if last and entry(last) >= fresh[1].at then tail = call('LRANGE', window.log, -TAIL, -1) end
+  local floor = #tail == TAIL and entry(tail[1]) or 0
+  for index = #tail, 1, -1 do
+    if entry(tail[index]) < math.max(floor, fresh[1].at) then
+      from = index + 1
+      break
+    end
+  end
+  local merged, nxt = {}, 1
+  local function put(at, count)
+    local before = merged[#merged]
+    if before and before.at == at then
+      before.count = before.count + count
+    else
+      merged[#merged + 1] = { at = at, count = count }
+    end
+  end
+  local function put_fresh_before(at)
+    while fresh[nxt] and math.max(floor, fresh[nxt].at) < at do
+      put(math.max(floor, fresh[nxt].at), fresh[nxt].count)
+      nxt = nxt + 1
+    end
+  end
+  for index = from, #tail do
+    local at, count = entry(tail[index])
+    put_fresh_before(at)
+    put(at, count)
+  end
+  put_fresh_before(math.huge)
+  local changed = #tail - from + 1
+  if changed > 0 then call('LTRIM', window.log, 0, -1 - changed) end
+  local texts = {}
+  for index, each in ipairs(merged) do texts[index] = whole(each.at) .. ':' .. whole(each.count) end
+  call('RPUSH', window.log, unpack(texts))
+  window.entries, window.all_read, window.fresh_entries = {}, false, {}
 end
 
 local function field(window, of)
@@ -276,7 +315,7 @@ end
 
 local function open_window(index)
   local window = {
-    key = KEYS[1 + 2 * index], log = KEYS[2 + 2 * index], entries = {}, gone = {},
+    key = KEYS[1 + 2 * index], log = KEYS[2 + 2 * index], entries = {}, fresh_entries = {}, gone = {},
     fresh = number() == 1, kind = nil, told = word(), requests = number(), span = number(), quantum = number(),
     interval = number(), burst = number(), in_flight = number(), linger = number(),
     bounds = { number(), number(), number() },
@@ -339,6 +378,7 @@ local function open_window(index)
     settle(window, now + 1 - age, count)
     if not window.fresh then window.held = math.max(0, window.held - count) end
   end
+  write_log(window)
   expire(window)
   return window
 end

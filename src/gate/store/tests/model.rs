@@ -176,6 +176,7 @@ impl Model {
             linger,
             bounds,
             horizon: 0,
+            fresh: Vec::new(),
             mixed: false,
             shut: false,
             room: 0,
@@ -225,6 +226,7 @@ impl Model {
             }
         }
         open.window.parts.insert(caller.epoch.clone(), own);
+        open.write_log();
         open.expire(caller.now);
         open
     }

@@ -7,6 +7,7 @@ use super::model::{Caller, number_of};
 const UNCAPPED: i64 = 1_000_000_000_000;
 const RETRY: i64 = 20_000;
 const FLIGHT_RETRY: i64 = 5_000;
+const TAIL: usize = 128;
 
 /// What one gateway has in a window.
 #[derive(Clone, Default, Debug)]
@@ -47,6 +48,8 @@ pub(super) struct Open {
     pub(super) linger: i64,
     pub(super) bounds: [i64; 3],
     pub(super) horizon: i64,
+    /// What settled and is not in the log.
+    pub(super) fresh: Vec<(i64, i64)>,
     pub(super) mixed: bool,
     pub(super) shut: bool,
     pub(super) room: i64,
@@ -132,11 +135,21 @@ impl Open {
             _ => {
                 let bound = bound.div_euclid(self.quantum) * self.quantum
                     + if bound.rem_euclid(self.quantum) > 0 { self.quantum } else { 0 };
-                match window.log.last_mut() {
-                    Some(last) if last.0 >= bound => last.1 += count,
-                    Some(_) | None => window.log.push((bound, count)),
-                }
+                self.fresh.push((bound, count));
                 window.settled += count;
+            }
+        }
+    }
+
+    /// Each into its place; none before the last `TAIL`.
+    pub(super) fn write_log(&mut self) {
+        let log = &mut self.window.log;
+        let floor = log.len().checked_sub(TAIL).map_or(0, |at| log[at].0);
+        for (bound, count) in self.fresh.drain(..) {
+            let bound = bound.max(floor);
+            match log.binary_search_by_key(&bound, |(at, _)| *at) {
+                Ok(place) => log[place].1 += count,
+                Err(place) => log.insert(place, (bound, count)),
             }
         }
     }

@@ -157,3 +157,40 @@ fn a_long_pause_outlives_a_quiet_store() {
     let left: u64 = cmd("PTTL").arg(format!("{{g}}:window:limit 0:{:032x}", 0)).query(&mut stage.connection).unwrap();
     assert!(left > 3_600_000, "{left}");
 }
+
+#[test]
+fn what_a_gateway_tells_later_than_another_opens_when_it_was_sent() {
+    let mut stage = Stage::new();
+    for gateway in ["a.1", "b.1"] {
+        stage.hello(gateway);
+        assert_eq!(stage.take(gateway, 2).0, 2);
+    }
+    stage.pass(60);
+    stage.tell("a.1", Says { settled: Some((20, 2)), ..SAYS });
+    stage.tell("b.1", Says { settled: Some((50, 1)), ..SAYS });
+    stage.tell("b.1", Says { settled: Some((30, 1)), ..SAYS });
+    assert_eq!(stage.take("a.1", 1), (0, 50), "the first was sent at 10 ms");
+    stage.pass(50);
+    assert_eq!(stage.take("a.1", 4), (1, 20), "the second at 30 ms");
+    stage.pass(20);
+    assert_eq!(stage.take("a.1", 4), (1, 10), "the others at 40 ms");
+}
+
+#[test]
+fn what_is_told_later_than_very_many_others_opens_with_the_first_of_those() {
+    let mut stage = Stage::new();
+    let many = Says { requests: 400, span: 10_000, ..SAYS };
+    for (gateway, slots) in [("a.1", 300), ("b.1", 5)] {
+        stage.hello(gateway);
+        assert_eq!(stage.take_of(gateway, slots, many).0, slots);
+    }
+    for _ in 0..200 {
+        stage.pass(1);
+        stage.tell("a.1", Says { settled: Some((0, 1)), ..many });
+    }
+    stage.tell("b.1", Says { settled: Some((190, 5)), ..many });
+    let key = format!("{{g}}:log:limit 0:{:032x}", 0);
+    let log: Vec<String> = cmd("LRANGE").arg(key).arg(0).arg(-1).query(&mut stage.connection).unwrap();
+    let counts: Vec<&str> = log.iter().map(|entry| entry.split_once(':').unwrap().1).collect();
+    assert_eq!((counts.len(), counts.iter().position(|count| *count == "6")), (200, Some(200 - 128)));
+}
