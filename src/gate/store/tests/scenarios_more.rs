@@ -1,5 +1,7 @@
 //! More of what the script does in the cases that matter: how slots are shared out, and what went wrong once.
 
+use std::time::Duration;
+
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
 use crate::gate::store::message::Verb;
 use crate::gate::store::{Error, PRESENCE};
@@ -193,4 +195,19 @@ fn what_is_told_later_than_very_many_others_opens_with_the_first_of_those() {
     let log: Vec<String> = cmd("LRANGE").arg(key).arg(0).arg(-1).query(&mut stage.connection).unwrap();
     let counts: Vec<&str> = log.iter().map(|entry| entry.split_once(':').unwrap().1).collect();
     assert_eq!((counts.len(), counts.iter().position(|count| *count == "6")), (200, Some(200 - 128)));
+}
+
+#[test]
+fn a_slot_that_opens_in_less_than_a_moment_is_not_open_now() {
+    let mut stage = Stage::new();
+    stage.hello("a.1");
+    assert_eq!(stage.take("a.1", 4).0, 4);
+    stage.sent("a.1", 4);
+    stage.pass(100);
+    // It was sent at the microsecond's end.
+    let answer = stage.tell("a.1", Says { takes: 2, waiting: 2, ..SAYS });
+    assert_eq!(answer.taken[0].groups, [(Duration::from_micros(1), 2)]);
+    stage.now += 1;
+    let answer = stage.tell("a.1", Says { takes: 2, waiting: 2, ..SAYS });
+    assert_eq!(answer.taken[0].groups, [(Duration::ZERO, 2)]);
 }
