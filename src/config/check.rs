@@ -5,8 +5,10 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::file::{Access, Destination, File, Route};
+use super::access_schema::Access;
+use super::file::{File, Route};
 use super::process::{self, State};
+use super::value::Destination;
 use super::walk::{At, Reader, Written};
 use super::{Admin, Locks, Settings, limit, store, tls, users};
 use crate::gate::{self, journal};

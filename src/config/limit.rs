@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::file::{self, Window};
+use super::limit_schema::{self, Window};
 use super::meaning;
 use super::span;
 use super::walk::{At, Place, Reader, Written};
@@ -26,13 +26,13 @@ pub(super) struct Checked {
 }
 
 /// The limits of a file, each under a name of its own.
-pub(super) fn check_all(limits: Vec<file::Limit>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Vec<Checked> {
+pub(super) fn check_all(limits: Vec<limit_schema::Limit>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Vec<Checked> {
     let names = names(&limits, reader);
     limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, shared_seed, reader)).collect()
 }
 
 /// The names as written, or made from the host or the place in the file.
-fn names(limits: &[file::Limit], reader: &Reader<'_>) -> Vec<Arc<str>> {
+fn names(limits: &[limit_schema::Limit], reader: &Reader<'_>) -> Vec<Arc<str>> {
     let mut taken = HashSet::new();
     for at in limits.iter().filter_map(|limit| limit.name.get()) {
         if !taken.insert(at.value.clone()) {
@@ -47,7 +47,8 @@ fn names(limits: &[file::Limit], reader: &Reader<'_>) -> Vec<Arc<str>> {
         taken.insert(name.clone());
         name
     };
-    let name = |(index, limit): (usize, &file::Limit)| match (limit.name.get(), limit.matching.hosts.as_slice()) {
+    let name = |(index, limit): (usize, &limit_schema::Limit)| match (limit.name.get(), limit.matching.hosts.as_slice())
+    {
         (Some(at), _) => at.value.as_str().into(),
         (None, [host]) if name_from(&host.value.text).is_some() => {
             free(name_from(&host.value.text).unwrap_or_default(), &mut taken).into()
@@ -64,7 +65,7 @@ fn name_from(host: &str) -> Option<String> {
     ((1..=60).contains(&plain.len()) && plain.chars().all(fits)).then_some(plain)
 }
 
-fn check(limit: file::Limit, name: Arc<str>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Checked {
+fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Checked {
     check_purpose(&limit, reader);
     let shared = limit.shared.get().filter(|at| at.value).map(|at| at.place.clone());
     if let (Some(place), true) = (&shared, limit.dry_run) {
@@ -120,7 +121,7 @@ fn check(limit: file::Limit, name: Arc<str>, shared_seed: [u8; 16], reader: &Rea
 }
 
 /// A limit must limit something, and say nothing that has no effect.
-fn check_purpose(limit: &file::Limit, reader: &Reader<'_>) {
+fn check_purpose(limit: &limit_schema::Limit, reader: &Reader<'_>) {
     match (&limit.requests, &limit.per) {
         (Written::Value(requests), Written::Absent) => {
             reader.error(&requests.place, "`requests` without `per`", "add in what time, such as per = \"1s\"");
@@ -153,7 +154,7 @@ fn check_purpose(limit: &file::Limit, reader: &Reader<'_>) {
 }
 
 /// The window, with what only one kind of it knows.
-fn kind(limit: &file::Limit, reader: &Reader<'_>) -> Kind {
+fn kind(limit: &limit_schema::Limit, reader: &Reader<'_>) -> Kind {
     let window = limit.window.get().map_or(Window::Sliding, |at| at.value);
     // A window that was misspelt may have been meant to be the kind that knows these keys.
     let known = !matches!(limit.window, Written::Wrong);
@@ -189,7 +190,7 @@ fn unit(per: Option<&At<Duration>>, reader: &Reader<'_>) -> Unit {
     }
 }
 
-fn burst(limit: &file::Limit, reader: &Reader<'_>) -> u32 {
+fn burst(limit: &limit_schema::Limit, reader: &Reader<'_>) -> u32 {
     let Some(burst) = limit.burst.get() else {
         return 1;
     };
@@ -200,7 +201,7 @@ fn burst(limit: &file::Limit, reader: &Reader<'_>) -> u32 {
     burst.value
 }
 
-fn check_cost(limit: &file::Limit, max_cost: u32, reader: &Reader<'_>) {
+fn check_cost(limit: &limit_schema::Limit, max_cost: u32, reader: &Reader<'_>) {
     let Some(at) = limit.cost.get() else { return };
     let Cost::Fixed(cost) = at.value else { return };
     if cost > max_cost && limit.requests.get().is_some() {
@@ -217,7 +218,7 @@ fn check_key(key: &[At<KeyPart>], reader: &Reader<'_>) {
     }
 }
 
-fn counts_loopback(limit: &file::Limit) -> bool {
+fn counts_loopback(limit: &limit_schema::Limit) -> bool {
     let hosts = &limit.matching.hosts;
     let loopback = |text: &str| {
         let name = text.rsplit_once(':').map_or(text, |(name, _)| name);

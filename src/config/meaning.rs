@@ -1,7 +1,8 @@
 //! Says what a limit means, in a sentence that its author can check against what was wanted.
 
-use super::file::{Limit, Pattern};
+use super::limit_schema::Limit;
 use super::span;
+use super::value::Pattern;
 use super::walk::At;
 use crate::locker::{Counts, Kind, Rate, Unit, WhenFull};
 use crate::proxy::claims::{Cost, KeyPart};

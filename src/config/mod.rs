@@ -3,14 +3,16 @@
 //! It never knows how anything runs: it opens no socket and starts no task. Each room owns its
 //! `Settings`; this room stands above them and builds them.
 //!
-//! `file` is the shape of the file (one place per setting: key, form, default), `check` and `limit`
-//! hold what several settings must agree on, `report` shows a mistake. All mistakes of a file are
-//! reported at once.
+//! `file` and the `_schema` files are the shape of the file (one place per setting: key, form, default),
+//! `check` and `limit` hold what several settings must agree on, `report` shows a mistake. All mistakes
+//! of a file are reported at once.
 
+mod access_schema;
 mod check;
 mod file;
 mod item;
 mod limit;
+mod limit_schema;
 mod meaning;
 mod process;
 mod report;

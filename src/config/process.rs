@@ -5,9 +5,8 @@ use std::path::PathBuf;
 
 use tracing::level_filters::LevelFilter;
 
-use super::file::Destination;
 use super::item::Item;
-use super::value::{address, destination, folder, path};
+use super::value::{Destination, address, destination, folder, path};
 use super::walk::{Place, Table, Written};
 use crate::gate::journal::AfterCrash;
 use crate::proxy::record::Format;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 
-use super::file::{Pair, Pattern, Shown, Tls};
+use super::file::{Pair, Shown, Tls};
+use super::value::Pattern;
 use super::walk::{At, Place, Reader};
 use crate::gate::clock::Clock;
 use crate::proxy::pattern::HostPattern;

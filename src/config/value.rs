@@ -6,11 +6,27 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
-use super::file::{Destination, MOST_SLOTS, Pattern};
 use super::item::{Item, nearest};
 use crate::proxy::claims::{Cost, KeyPart};
 use crate::proxy::pattern::{HostPattern, PathPattern};
 use crate::proxy::target::{Origin, Scheme};
+
+/// The most slots that a window may have.
+pub(super) const MOST_SLOTS: u32 = 10_000_000;
+
+/// A pattern with the words it was made of, for sentences.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern<P> {
+    pub(super) text: String,
+    pub(super) pattern: P,
+}
+
+/// `to` of a route.
+#[derive(Clone, Debug)]
+pub(super) struct Destination {
+    pub(super) origin: Origin,
+    pub(super) path: String,
+}
 
 pub(super) fn address(item: &Item<'_>) -> Option<SocketAddr> {
     item.parse("an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"", |text| text.parse().ok())

@@ -1,0 +1,72 @@
+//! The shape of `[access]` and `[timeouts]`: every key, how its value is written, and its default.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::value::{path, port, range};
+use super::walk::{At, Table, Written};
+use crate::proxy::Timeouts;
+
+const NONE: Duration = Duration::ZERO;
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `[access]`
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) allow_from: Written<Vec<At<IpNet>>>,
+    pub(super) users: Written<PathBuf>,
+    pub(super) connect_ports: Vec<u16>,
+    pub(super) only_listed: bool,
+    pub(super) deny_addresses: Vec<IpNet>,
+}
+
+impl Access {
+    pub(super) fn read(table: &mut Table<'_>) -> Access {
+        Access {
+            allow_from: table.get("allow_from", |v| v.some(range)),
+            users: table.get("users", path),
+            connect_ports: table.get("connect_ports", |v| v.each(port)).map_all().unwrap_or_else(|| vec![443]),
+            only_listed: table.get("unlisted_hosts", |v| v.word(&[("allow", false), ("deny", true)])).or(false),
+            deny_addresses: table
+                .get("deny_addresses", |v| v.each(range))
+                .map_all()
+                .unwrap_or_else(|| vec![LINK_LOCAL_V4, LINK_LOCAL_V6]),
+        }
+    }
+}
+
+/// Link-local addresses: where clouds keep their metadata services.
+const LINK_LOCAL_V4: IpNet = IpNet::new_assert(IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 0, 0)), 16);
+const LINK_LOCAL_V6: IpNet = IpNet::new_assert(IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10);
+
+/// `[timeouts]`
+pub(super) fn timeouts(table: &mut Table<'_>) -> Timeouts {
+    let mut wait = |key, default| table.get(key, |v| v.duration(MS..=DAY)).or(default);
+    Timeouts {
+        head: wait("head", secs(10)),
+        connect: wait("connect", secs(5)),
+        answer: wait("answer", secs(60)),
+        idle: wait("idle", secs(90)),
+        tunnel_idle: wait("tunnel_idle", secs(600)),
+        drain: table.get("drain", |v| v.duration(NONE..=HOUR)).or(secs(30)),
+    }
+}
+
+impl<T> Written<Vec<At<T>>> {
+    /// The values without their places.
+    fn map_all(self) -> Option<Vec<T>> {
+        match self {
+            Written::Value(list) => Some(list.value.into_iter().map(|at| at.value).collect()),
+            Written::Absent | Written::Wrong => None,
+        }
+    }
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
