@@ -21,8 +21,9 @@ impl Harness {
         Harness { origin: Origin::start(), toml, port }
     }
 
-    /// Kills it so many times; `alive`: how long it lives each time. Returns how many requests were answered.
-    fn run(&self, kills: usize, mut alive: impl FnMut() -> Duration) -> usize {
+    /// Kills it so many times; `alive`: how long it lives each time. Ends when `enough` have arrived, however long a busy
+    /// machine takes for it. Returns how many requests were answered.
+    fn run(&self, kills: usize, enough: usize, mut alive: impl FnMut() -> Duration) -> usize {
         let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for n in 0..8 {
@@ -38,8 +39,12 @@ impl Harness {
                     gateway.again()
                 });
             }
-            std::thread::sleep(alive());
+            let came = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                eventually(&format!("{enough} arrive"), || self.origin.count() >= enough);
+            }));
+            // Also if they do not come, or the callers would go on for ever.
             over.store(true, Ordering::SeqCst);
+            came.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         });
         answered.load(Ordering::SeqCst)
     }
@@ -79,9 +84,9 @@ fn dice(mut state: u64) -> impl FnMut(u64) -> u64 {
 fn a_short_limit_holds_at_the_origin_through_kills_at_any_moment() {
     let harness = Harness::new(&limit(20, "300ms", "max_wait = \"1s\""));
     let mut roll = dice(1);
-    let answered = harness.run(times(12, 100), || Duration::from_millis(150 + roll(700)));
+    let answered = harness.run(times(12, 100), 20, || Duration::from_millis(150 + roll(700)));
     one_window(20, Duration::from_millis(300), &harness.origin.stamps());
-    assert!(answered > 20, "{answered}: a gateway that is always closed keeps every limit");
+    assert!(answered > 0, "a gateway that is always closed keeps every limit");
 }
 
 #[test]
@@ -90,11 +95,9 @@ fn a_long_limit_forgets_nothing_through_kills_at_any_moment() {
     let harness = Harness::new(&limit(1000, "1m", "max_wait = \"10ms\""));
     let mut roll = dice(2);
     let kills = times(12, 100);
-    let answered = harness.run(kills, || Duration::from_millis(20 + roll(150)));
-    let arrived = harness.origin.count();
+    // Eight callers may each have had one under way when it was killed; beyond that nothing may be lost.
+    harness.run(kills, 1000_usize.saturating_sub(kills * (10 + 8)), || Duration::from_millis(20 + roll(150)));
     one_window(1000, Duration::from_secs(60), &harness.origin.stamps());
-    // Eight callers may each have had one under way when it was killed.
-    assert!(arrived + kills * (10 + 8) >= 1000, "{arrived} arrived, {answered} were answered: too much was lost");
 }
 
 #[test]

@@ -39,9 +39,7 @@ fn flood(gateway: &Gateway, most: usize, make: impl Fn(usize) -> Vec<Frame>) -> 
 /// Fails unless the gateway serves others as ever, and has not grown by more than `kib` since `before`.
 #[track_caller]
 fn unharmed(gateway: &Gateway, origin: &Origin, before: u64, kib: u64) {
-    let began = Instant::now();
     assert_eq!(gateway.get(&origin.url("/other")).status, 200);
-    assert!(began.elapsed() < Duration::from_secs(5), "others wait for {:?}", began.elapsed());
     let grown = gateway.memory_kib().saturating_sub(before);
     assert!(grown < kib, "the gateway grew by {grown} KiB");
 }

@@ -77,6 +77,27 @@ impl Fleet {
         }
     }
 
+    /// Waits until so many more have come to the origin by each of these gateways, however long a busy machine takes.
+    #[track_caller]
+    pub(crate) fn each_sends(&self, gateways: &[usize], more: usize) {
+        let before = self.by_gateway();
+        eventually(&format!("{more} more come by each of the gateways {gateways:?}"), || {
+            let now = self.by_gateway();
+            gateways.iter().all(|&number| now[number] >= before[number] + more)
+        });
+    }
+
+    /// How many came to the origin by each gateway.
+    pub(crate) fn by_gateway(&self) -> Vec<usize> {
+        (0..self.gateways.len()).map(|number| self.stamps_by(&[number]).len()).collect()
+    }
+
+    /// When each arrived at the origin that came by one of these gateways.
+    pub(crate) fn stamps_by(&self, gateways: &[usize]) -> Vec<u64> {
+        let paths: Vec<String> = gateways.iter().map(|number| format!("/{number}")).collect();
+        self.origin.stamps_of(|target| paths.iter().any(|path| path == target))
+    }
+
     /// Waits until one of its gateways has said so, from the start or `after` so many bytes.
     #[track_caller]
     pub(crate) fn said(&self, gateway: usize, text: &str) {
@@ -102,17 +123,11 @@ fn three_gateways_and_150_callers_keep_one_limit_use_it_up_and_share_it_fairly()
     let store = Store::start();
     let rules = shared(store.port, 40, "250ms", "counts = \"answered\"");
     let fleet = Fleet::start((0..3).map(|_| rules.clone()));
-    let from = std::cell::Cell::new(0);
-    let answered = fleet.during(50, || {
-        rest(1500);
-        from.set(fleet.origin.count());
-        rest(5000);
-    });
+    // Some twenty spans; how fast they follow each other on this machine is for the benches to say.
+    let answered = fleet.during(50, || fleet.each_sends(&[0, 1, 2], 270));
     one_window(40, Duration::from_millis(250), &fleet.origin.stamps());
-    let (went, all) = (fleet.origin.count() - from.get(), answered.iter().sum::<usize>());
-    // 800 are possible; a machine that is busy with other tests is late here and there, and benches measure how much.
-    assert!(went > 500, "only {went} of 800 went");
-    let fair = all / 3;
+    assert_eq!(most_in(Duration::from_millis(250), &fleet.origin.stamps()), 40, "the whole limit is there to be used");
+    let fair = answered.iter().sum::<usize>() / 3;
     assert!(answered.iter().all(|part| part * 10 >= fair * 6), "{answered:?}: not fair");
 }
 
@@ -231,15 +246,14 @@ fn a_process_that_takes_over_goes_on_in_the_same_windows() {
     let store = Store::start();
     let rules = shared(store.port, 20, "200ms", "counts = \"answered\"");
     let fleet = Fleet::start([rules.clone(), rules]);
-    let answered = fleet.during(15, || {
+    fleet.during(15, || {
         for _ in 0..times(3, 10) {
-            rest(600);
+            fleet.each_sends(&[0, 1], 10);
             fleet.gateways[0].hand_over();
         }
-        rest(600);
+        fleet.each_sends(&[0, 1], 10);
     });
     one_window(20, Duration::from_millis(200), &fleet.origin.stamps());
-    assert!(answered.iter().all(|part| *part > 20), "{answered:?}");
 }
 
 #[test]
@@ -258,17 +272,16 @@ fn other_kinds_of_windows_are_shared_too() {
         let rules =
             format!("{limit}[store]\nurl = \"redis://127.0.0.1:{}\"\nif_store_is_empty = \"trust\"\n", store.port);
         let fleet = Fleet::start([rules.clone(), rules]);
-        let answered: usize = fleet.during(10, || rest(1700)).iter().sum();
+        fleet.during(10, || eventually("60 have gone", || fleet.origin.count() >= 60));
         let stamps = fleet.origin.stamps();
-        let (most, least) = match name {
+        let most = match name {
             // What was granted may leave a little late, so that the next is nearer: never more than N in T plus that.
-            "smooth" => (21, 60),
-            "fixed" => (40, 60),
+            "smooth" => 21,
+            "fixed" => 40,
             // Across the minute's end there may be twice as many.
-            _ => (120, 60),
+            _ => 120,
         };
         let span = if name == "calendar" { Duration::from_secs(60) } else { Duration::from_millis(400) };
         assert!(most_in(span, &stamps) <= most, "{name}: {} in one span", most_in(span, &stamps));
-        assert!(answered >= least, "{name}: only {answered}");
     }
 }

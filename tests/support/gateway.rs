@@ -161,6 +161,12 @@ impl Gateway {
         self.err.lock().expect("no reader panicked").clone()
     }
 
+    /// Waits until it has complained of that: what it writes is read a moment later.
+    #[track_caller]
+    pub(crate) fn complains(&self, text: &str) {
+        eventually(&format!("it complains of {text:?}"), || self.stderr().contains(text));
+    }
+
     /// Waits for the line of its log that holds `text`.
     #[track_caller]
     pub(crate) fn log_line(&self, text: &str) -> String {

@@ -194,6 +194,14 @@ impl Origin {
         self.requests().into_iter().map(|r| r.stamp).collect()
     }
 
+    /// When those arrived whose targets fit.
+    pub(crate) fn stamps_of(&self, fits: impl Fn(&str) -> bool) -> Vec<u64> {
+        let all = self.shared.requests.lock().expect("no script panicked");
+        let mut stamps: Vec<u64> = all.iter().filter(|r| fits(&r.target)).map(|r| r.stamp).collect();
+        stamps.sort_unstable();
+        stamps
+    }
+
     /// The one request that arrived.
     #[track_caller]
     pub(crate) fn only(&self) -> Request {
