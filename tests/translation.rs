@@ -111,12 +111,60 @@ fn the_authority_and_the_host_must_agree() {
         with(&[("host", "other.example")], Some(&to)),
         with(&[("host", &to), ("host", "other.example")], Some(&to)),
         with(&[], None),
-        with(&[], Some("")),
-        with(&[], Some("user@127.0.0.1")),
     ] {
+        assert_eq!(refused, Fate::Answered(400));
+    }
+    for refused in [with(&[], Some("")), with(&[], Some("user@127.0.0.1"))] {
         assert!(refused.is_refusal(), "{refused:?}");
     }
     assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn the_default_port_may_be_named_in_one_of_authority_and_host() {
+    let gateway = Gateway::start(UNLIMITED);
+    let with = |authority: &str, host: &str, scheme: &str| {
+        let fields =
+            [(":method", "GET"), (":scheme", scheme), (":path", "/x"), (":authority", authority), ("host", host)];
+        fate_of(&gateway, &[Frame::headers(1, END_STREAM, &fields)])
+    };
+    // The name cannot be found: that is said by 502, after both were read as one server.
+    assert_eq!(with("no-such.invalid", "no-such.invalid:80", "http"), Fate::Answered(502));
+    assert_eq!(with("no-such.invalid:80", "no-such.invalid", "http"), Fate::Answered(502));
+    assert_eq!(with("no-such.invalid:80", "no-such.invalid:81", "http"), Fate::Answered(400));
+    assert_eq!(with("no-such.invalid:443", "no-such.invalid", "http"), Fate::Answered(400));
+}
+
+#[test]
+fn a_head_that_is_refused_is_answered_and_logged_as_itself() {
+    let (gateway, origin) = (Gateway::start(UNLIMITED), Origin::start());
+    let to = origin.authority();
+    let mut caller = gateway.caller();
+    let mut frames = Frames::caller(&mut caller.stream);
+    let head = |method, path| [(":method", method), (":scheme", "http"), (":authority", &*to), (":path", path)];
+    frames.send(&Frame::headers(1, END_STREAM, &head("HEAD", "/innocent")));
+    assert_eq!(frames.fate(1), Fate::Answered(200));
+    let guilty = [&head("GET", "/guilty")[..], &[("host", "other.example")]].concat();
+    frames.send(&Frame::headers(3, END_STREAM, &guilty));
+    assert_eq!(frames.fate(3), Fate::Answered(400));
+    assert!(gateway.log_line(" 400 ").contains(" GET "), "{:?}", gateway.lines());
+    assert!(gateway.log_line("/innocent").contains(" HEAD "));
+    let lines = gateway.lines();
+    assert_eq!(lines.iter().filter(|line| line.contains("/innocent")).count(), 1, "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("/guilty")), "{lines:?}");
+}
+
+#[test]
+fn only_options_asks_for_no_path_in_particular() {
+    let (gateway, origin) = (Gateway::start(UNLIMITED), Origin::start());
+    let to = origin.authority();
+    let with = |method: &str| {
+        let fields = [(":method", method), (":scheme", "http"), (":authority", &*to), (":path", "*")];
+        fate_of(&gateway, &[Frame::headers(1, END_STREAM, &fields)])
+    };
+    assert_eq!(with("GET"), Fate::Answered(400), "RFC 9113 §8.3.1");
+    assert_eq!(with("OPTIONS"), Fate::Answered(200));
+    assert_eq!(origin.targets(), ["*"]);
 }
 
 #[test]

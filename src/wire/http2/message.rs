@@ -50,40 +50,57 @@ impl FieldMap {
 
 /// Puts the head of a request into our form: the target in absolute form, `Host` left to its authority, the crumbs of
 /// a cookie joined (RFC 9113 §8.2.3).
+///
+/// # Errors
+/// `Malformed` or `TooLarge`. Version, method and, where there is one, target are those of this request also then, so
+/// that its refusal is written and logged as its own.
 pub(super) fn read_request(
     head: &http::request::Parts,
     ended: bool,
     secure: bool,
     into: &mut RequestHead,
 ) -> Result<(), HeadError> {
-    let host = the_host(head)?;
-    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
-    if let (Some(authority), Some(host)) = (authority, host)
-        && !authority.eq_ignore_ascii_case(host)
-    {
-        return Err(HeadError::Malformed(":authority and Host name different servers"));
-    }
-    let Some(authority) = authority.or(host) else {
-        return Err(HeadError::Malformed("there is neither :authority nor Host"));
-    };
     into.version = Version::Http2;
     into.ended = ended;
     into.fields.clear();
     into.method_at = into.fields.append(head.method.as_str().as_bytes());
-    let start = into.fields.append(b"").start;
-    if head.method != Method::CONNECT {
-        let scheme = head.uri.scheme_str().unwrap_or(if secure { "https" } else { "http" });
-        into.fields.append(scheme.as_bytes());
-        into.fields.append(b"://");
+    into.target_at = 0..0;
+    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let scheme = head.uri.scheme_str().unwrap_or(if secure { "https" } else { "http" });
+    let host = the_host(head);
+    if let Some(authority) = authority.or(host.unwrap_or_default()) {
+        let start = into.fields.append(b"").start;
+        if head.method != Method::CONNECT {
+            into.fields.append(scheme.as_bytes());
+            into.fields.append(b"://");
+        }
+        into.fields.append(authority);
+        if head.method != Method::CONNECT && head.uri.path() != "*" {
+            let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+            into.fields.append(path.as_bytes());
+        }
+        into.target_at = start..into.fields.append(b"").end;
     }
-    into.fields.append(authority);
-    if head.method != Method::CONNECT && head.uri.path() != "*" {
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        into.fields.append(path.as_bytes());
+    match (authority, host?) {
+        (None, None) => return Err(HeadError::Malformed("there is neither :authority nor Host")),
+        (Some(authority), Some(host)) if !is_same_server(authority, host, scheme) => {
+            return Err(HeadError::Malformed(":authority and Host name different servers"));
+        }
+        _ => {}
     }
-    into.target_at = start..into.fields.append(b"").end;
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(HeadError::Malformed("only OPTIONS may ask for `*` (RFC 9113 §8.3.1)"));
+    }
     check_target(into.target())?;
     read_fields(&head.headers, &mut into.fields)
+}
+
+/// Whether two authorities name one server: letters in either case, the scheme's default port named or not
+/// (RFC 9110 §4.2.3).
+fn is_same_server(one: &[u8], other: &[u8], scheme: &str) -> bool {
+    let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b":443" } else { b":80" };
+    let bare = |authority| <[u8]>::strip_suffix(authority, default).unwrap_or(authority);
+    bare(one).eq_ignore_ascii_case(bare(other))
 }
 
 /// The one `Host`, if there is one.
