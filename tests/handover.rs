@@ -278,6 +278,38 @@ fn systemd_is_told_of_every_turn() {
 }
 
 #[test]
+fn a_systemd_that_does_not_read_holds_nothing_up() {
+    let (dir, origin) = (Dir::new(), Origin::start());
+    dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:0\"\n\n{UNLIMITED}"));
+    let path = dir.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "-c", "proxy.toml"]).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000");
+    let gateway = Gateway::start_by(&mut command, Arc::new(dir));
+    let fill = UnixDatagram::unbound().unwrap();
+    fill.set_nonblocking(true).unwrap();
+    while fill.send_to(b"full", &path).is_ok() {}
+    for _ in 0..3 {
+        assert_eq!(gateway.get(&origin.url("/")).status, 200);
+        assert!(gateway.reload(UNLIMITED));
+    }
+    // As soon as it reads it is told of everything, in order.
+    let mut told = Vec::new();
+    let mut buffer = [0; 200];
+    while told.len() < 7 {
+        let length = systemd.recv(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let word = text.lines().next().unwrap_or_default().to_owned();
+        if word != "WATCHDOG=1" && word != "full" {
+            told.push(word);
+        }
+    }
+    let reload = ["RELOADING=1", "READY=1"];
+    assert_eq!(told, [&["READY=1"][..], &reload, &reload, &reload].concat());
+}
+
+#[test]
 fn bytes_that_are_under_way_arrive_whole_through_a_hand_over() {
     let origin = Origin::scripted(|_, link| {
         link.send("HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n");

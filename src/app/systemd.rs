@@ -1,5 +1,7 @@
-//! What systemd is told, if it started us: sd_notify(3).
+//! Notifications to systemd, if it started us: sd_notify(3).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -43,8 +45,37 @@ pub(super) async fn watch(drain: Drain) {
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd cannot be told");
+/// What one datagram says.
+type Message = Vec<NotifyState<'static>>;
+
+/// Sends messages one after the other, in the order in which they were queued. The socket blocks for as long as systemd
+/// does not read, which must not hold up a thread that serves. `None`: there is no thread, or nobody to notify.
+static SENDER: LazyLock<Option<mpsc::Sender<Message>>> = LazyLock::new(|| {
+    std::env::var_os("NOTIFY_SOCKET")?;
+    let (sender, messages) = mpsc::channel::<Message>();
+    let send = move || {
+        for message in messages {
+            if let Err(error) = sd_notify::notify(&message) {
+                tracing::debug!(%error, "systemd cannot be notified");
+            }
+            QUEUED.fetch_sub(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::Builder::new().name("systemd".to_owned()).spawn(send).ok()?;
+    Some(sender)
+});
+
+/// How many messages are queued.
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
+
+/// Queues a message; a sign of life only behind nothing else, so that the queue does not grow while systemd does not read.
+fn tell(state: &[NotifyState<'static>]) {
+    let Some(sender) = &*SENDER else { return };
+    if matches!(state, [NotifyState::Watchdog]) && QUEUED.load(Ordering::Relaxed) > 0 {
+        return;
+    }
+    QUEUED.fetch_add(1, Ordering::Relaxed);
+    if sender.send(state.to_vec()).is_err() {
+        tracing::debug!("systemd cannot be notified: its thread has ended");
     }
 }
