@@ -1,5 +1,7 @@
 //! Chunked bodies (RFC 9112 §7.1), read piece by piece and never collected.
 
+use super::head::may_be_whole;
+
 /// The longest line of a chunk's size with its extensions. Extensions have no use that is known; a long one is an attack.
 const MAX_SIZE_LINE: usize = 256;
 
@@ -21,7 +23,10 @@ enum State {
     Size,
     Data(u64),
     DataEnd,
-    Trailers,
+    /// So many bytes of the trailer section were there when it was last looked at.
+    Trailers {
+        seen: usize,
+    },
 }
 
 /// What stands at the start of the input.
@@ -66,7 +71,12 @@ impl Chunked {
                 [] | [b'\r'] => Ok(Piece::More),
                 _ => Err(BadChunk("a chunk is longer than its size says")),
             },
-            State::Trailers => trailers(input),
+            // A section that drips in byte by byte is not read from its start for every byte.
+            State::Trailers { seen } if input.len() <= MAX_TRAILERS && !may_be_whole(input, seen) => Ok(Piece::More),
+            State::Trailers { .. } => {
+                self.state = State::Trailers { seen: input.len() };
+                trailers(input)
+            }
         }
     }
 
@@ -94,12 +104,14 @@ impl Chunked {
             let digit = char::from(*digit).to_digit(16).ok_or(BadChunk("a chunk's size is not hexadecimal"))?;
             size = size * 16 + u64::from(digit);
         }
-        self.state = if size == 0 { State::Trailers } else { State::Data(size) };
+        self.state = if size == 0 { State::Trailers { seen: 0 } } else { State::Data(size) };
         Ok(Piece::Framing(end + 1))
     }
 }
 
 fn trailers(input: &[u8]) -> Result<Piece, BadChunk> {
+    #[cfg(test)]
+    tests::READ.with(|read| read.set(read.get() + input.len()));
     if input.starts_with(b"\r\n") {
         return Ok(Piece::End(2));
     }
@@ -166,6 +178,20 @@ mod tests {
 
     /// A body, and its trailer section.
     type Whole = (Vec<u8>, Vec<u8>);
+
+    thread_local! {
+        /// How many bytes of trailer sections have been read, those read again counted again.
+        pub(super) static READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    #[test]
+    fn trailers_that_come_byte_by_byte_are_not_read_anew_for_each() {
+        let section = [&b"A: "[..], &[b'x'; 16_000], b"\r\nB: c\r\n\r\n"].concat();
+        let input = [&b"0\r\n"[..], &section].concat();
+        READ.set(0);
+        assert_eq!(read(&input, 1).unwrap().unwrap().1, section);
+        assert!(READ.get() < 8 * section.len(), "{} bytes were read", READ.get());
+    }
 
     /// What is read of `input` in steps of `step` bytes, if it comes to its end.
     fn read(input: &[u8], step: usize) -> Result<Option<Whole>, BadChunk> {

@@ -85,6 +85,10 @@ impl RequestHead {
     /// # Errors
     /// Whatever a strict reader of RFC 9112 must not let pass; the message's boundary is then in doubt.
     pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, HeadError> {
+        // httparse would skip it, and begin anew with each further one.
+        if input.first() == Some(&b'\n') {
+            return Err(HeadError::Malformed("a line ends with LF alone"));
+        }
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Request::new(&mut []);
         let outcome =
@@ -174,6 +178,10 @@ impl ResponseHead {
     /// # Errors
     /// As [`RequestHead::read`].
     pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, HeadError> {
+        // Left over from the message before: who reads on may take it for the answer to another request.
+        if matches!(input.first(), Some(b'\r' | b'\n')) {
+            return Err(HeadError::Malformed("the status line is empty"));
+        }
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
         let outcome =
@@ -304,6 +312,8 @@ mod tests {
             b"GET / b HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET / HTTP/1.1\r\n: a\r\n\r\n",
+            b"\n",
+            b"\n\n\nGET / HTTP/1.1\r\n\r\n",
         ] {
             assert!(matches!(error(head), HeadError::Malformed(_)), "{}", head.escape_ascii());
         }
@@ -333,5 +343,12 @@ mod tests {
         assert_eq!(head.read(b"HTTP/1.1 204\r\nA: b\r\n\r\n"), Ok(Some(22)));
         assert_eq!((head.status(), head.reason(), head.find("a")), (204, &b""[..], Some(&b"b"[..])));
         assert!(head.read(b"HTTP/1.1 999 Odd\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn an_empty_line_before_a_status_line_is_no_response() {
+        for input in [&b"\r\n"[..], b"\n", b"\r\nHTTP/1.1 200 OK\r\n\r\n", b"\nHTTP/1.1 200 OK\r\n\r\n"] {
+            assert!(ResponseHead::default().read(input).is_err(), "{}", input.escape_ascii());
+        }
     }
 }
