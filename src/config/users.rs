@@ -4,8 +4,11 @@ use std::collections::HashSet;
 
 use super::report::{Report, Source};
 
-/// Where a hash begins, by what made it: `htpasswd -B` writes `$2y$`, others `$2b$` or `$2a$`.
-const PREFIXES: [&str; 4] = ["$2y$", "$2b$", "$2a$", "$2x$"];
+/// Where a hash begins, by what made it: `htpasswd -B` writes `$2y$`, others `$2b$` or `$2a$`. `$2x$` marks hashes of
+/// an algorithm with a mistake in it (crypt_blowfish 1.1), which no password matches here.
+const PREFIXES: [&str; 3] = ["$2y$", "$2b$", "$2a$"];
+/// Editors of Windows begin a file of UTF-8 with it; it belongs to no name.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Salt and digest, after the cost.
 const DIGEST_LEN: usize = 53;
 
@@ -17,6 +20,7 @@ pub(super) type User = (String, String);
 /// # Errors
 /// A line that is no name and bcrypt hash, a name that comes twice, or no user at all.
 pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(file, masked(text));
     let (mut users, mut reports, mut names) = (Vec::new(), Vec::new(), HashSet::new());
     let mut at = 0;
@@ -106,6 +110,17 @@ mod tests {
         let names: Vec<_> = users.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["ana", "bo"]);
         assert!(users.iter().all(|(_, hash)| hash == HASH));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_name() {
+        assert_eq!(parse(&format!("\u{feff}ana:{HASH}\n")).unwrap()[0].0, "ana");
+    }
+
+    #[test]
+    fn a_hash_of_the_algorithm_with_a_mistake_is_refused() {
+        let reports = parse(&format!("ana:{}\n", HASH.replace("$2y$", "$2x$"))).unwrap_err();
+        assert_eq!(reports[0].message, "the password is not hashed with bcrypt");
     }
 
     #[test]
