@@ -101,3 +101,25 @@ fn refusals_are_told_too_and_a_collector_that_is_gone_disturbs_nobody() {
     assert_eq!(gone.get(&origin.url("/")).status, 200);
     eventually("it is said", || gone.stderr().contains("traces are lost"));
 }
+
+#[test]
+fn a_collector_is_reached_at_an_ipv6_address_and_at_the_address_of_its_name_that_answers() {
+    use std::io::{Read, Write};
+    let collector = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let port = collector.local_addr().unwrap().port();
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!("{UNLIMITED}[trace]\notlp = \"http://[::1]:{port}\"\none_in = 1\n"));
+    assert_eq!(traced(&gateway, &origin, "01").status, 200);
+    let (mut stream, _) = collector.accept().unwrap();
+    let mut told = [0; 200];
+    let length = stream.read(&mut told).unwrap();
+    let told = String::from_utf8_lossy(&told[..length]).into_owned();
+    assert!(told.contains(&format!("Host: [::1]:{port}\r\n")), "{told}");
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    // The name may have an IPv6 address first, at which nothing listens.
+    let (collector, spans) = self::collector();
+    let rules = format!("{UNLIMITED}[trace]\notlp = \"http://localhost:{}\"\none_in = 1\n", collector.port());
+    let gateway = Gateway::start(&rules);
+    assert_eq!(traced(&gateway, &origin, "01").status, 200);
+    eventually_told(&spans, 1);
+}

@@ -155,7 +155,7 @@ impl Watch {
         let mut counted = Counted::new();
         let mut rows = Vec::new();
         for limit in seen["limits"].as_array().into_iter().flatten() {
-            let name = limit["name"].as_str().unwrap_or_default().to_owned();
+            let name = visible(limit["name"].as_str().unwrap_or_default());
             let refused =
                 limit["refused"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
             let permits = limit["permits"].as_u64().unwrap_or(0);
@@ -186,17 +186,26 @@ impl Watch {
             known.map(|known| format!("Authorization: Basic {}\r\n", STANDARD.encode(known))).unwrap_or_default();
         // An answer to HTTP/1.0 ends with its connection, and comes in one piece.
         let question = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{known}\r\n");
-        let answer = dial::fetch(address, question.as_bytes(), LONGEST, PATIENCE);
+        let end = self.clock.now() + PATIENCE;
+        let answer = dial::fetch(address, question.as_bytes(), LONGEST, || end.since(self.clock.now()));
         let answer = answer.map_err(|error| Error::Silent(address, error))?;
         let text = String::from_utf8_lossy(&answer);
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let line = head.lines().next().unwrap_or_default();
         match line.split(' ').nth(1) {
-            Some("200") => serde_json::from_str(body).map_err(|error| Error::Foreign(address, error.to_string())),
+            Some("200") => {
+                serde_json::from_str(body).map_err(|error| Error::Foreign(address, visible(&error.to_string())))
+            }
             Some("401") => Err(Error::Unknown(address)),
-            Some(_) | None => Err(Error::Foreign(address, line.to_owned())),
+            Some(_) | None => Err(Error::Foreign(address, visible(line))),
         }
     }
+}
+
+/// A foreign text as a terminal may have it: its control characters are shown, and none is obeyed.
+fn visible(text: &str) -> String {
+    let show = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
 }
 
 fn ends(key: KeyEvent) -> bool {
@@ -234,6 +243,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        assert_eq!(visible("HTTP/1.1 500 \u{1b}]0;owned\u{7}é"), "HTTP/1.1 500 \\u{1b}]0;owned\\u{7}é");
+    }
 
     #[test]
     fn a_limit_is_told_in_few_words() {

@@ -150,18 +150,26 @@ pub fn ask(
     Ok(answer)
 }
 
-/// Asks whoever listens at an address, and reads what comes back to its end, `most` bytes of it. Blocks the thread; `within`
-/// is the time for the connection, and for each part of the answer.
+/// Sends a question to an address and reads the answer to its end, at most `most` bytes of it. Blocks the thread; `left`
+/// tells how much time there still is for all of it, so that an answer that drips ends too.
 ///
 /// # Errors
-/// As [`ask`].
-pub fn fetch(address: SocketAddr, question: &[u8], most: usize, within: Duration) -> io::Result<Vec<u8>> {
-    let mut stream = net::TcpStream::connect_timeout(&address, within)?;
-    stream.set_read_timeout(Some(within))?;
-    stream.set_write_timeout(Some(within))?;
+/// Those of the socket; `TimedOut` or `WouldBlock` when the time is up.
+pub fn fetch(address: SocketAddr, question: &[u8], most: usize, left: impl Fn() -> Duration) -> io::Result<Vec<u8>> {
+    // Zero would mean no bound at all.
+    let left = || Some(left()).filter(|left| !left.is_zero()).ok_or(io::ErrorKind::TimedOut);
+    let mut stream = net::TcpStream::connect_timeout(&address, left()?)?;
+    stream.set_write_timeout(Some(left()?))?;
     stream.write_all(question)?;
-    let mut answer = Vec::new();
-    stream.take(most as u64).read_to_end(&mut answer)?;
+    let (mut answer, mut part) = (Vec::new(), [0; 8 << 10]);
+    while answer.len() < most {
+        stream.set_read_timeout(Some(left()?))?;
+        let room = part.len().min(most - answer.len());
+        match stream.read(&mut part[..room])? {
+            0 => break,
+            count => answer.extend_from_slice(&part[..count]),
+        }
+    }
     Ok(answer)
 }
 

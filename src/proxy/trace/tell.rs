@@ -16,8 +16,10 @@ use crate::time::Time;
 /// How many spans are told at one time, and how long the first of them waits at most.
 const MOST: usize = 512;
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long the collector has for each step.
+/// How long an address of the collector has for its answer.
 const WITHIN: Duration = Duration::from_secs(2);
+/// How many addresses of its name are tried.
+const MOST_ADDRESSES: usize = 4;
 /// How much of its answer is read.
 const MOST_ANSWER: usize = 4096;
 
@@ -38,7 +40,7 @@ pub(super) fn run(to: &Settings, spans: &Receiver<Span>, clock: Clock, lost: &Co
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
-        match post(to, &document(&gathered, clock)) {
+        match post(to, &document(&gathered, clock), clock) {
             Ok(()) => is_well = true,
             Err(why) => {
                 (0..gathered.len()).for_each(|_| lost.add_one());
@@ -55,17 +57,27 @@ fn now(clock: Clock) -> Instant {
     clock.instant(clock.now())
 }
 
-fn post(to: &Settings, document: &str) -> Result<(), String> {
-    let mut addresses = (to.host.as_str(), to.port).to_socket_addrs().map_err(|error| error.to_string())?;
-    let address = addresses.next().ok_or("the name has no address")?;
+/// Sends spans to the first address of the collector that takes a connection.
+fn post(to: &Settings, document: &str, clock: Clock) -> Result<(), String> {
+    let addresses = (to.host.as_str(), to.port).to_socket_addrs().map_err(|error| error.to_string())?;
+    // An IPv6 address stands in brackets in Host (RFC 3986 §3.2.2).
+    let host = if to.host.contains(':') { format!("[{}]", to.host) } else { to.host.clone() };
     let request = format!(
-        "POST {} HTTP/1.1\r\nHost: {}:{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{document}",
+        "POST {} HTTP/1.1\r\nHost: {host}:{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{document}",
         to.path,
-        to.host,
         to.port,
         document.len()
     );
-    let answer = dial::fetch(address, request.as_bytes(), MOST_ANSWER, WITHIN).map_err(|error| error.to_string())?;
+    let mut answer = Err("the name has no address".to_owned());
+    for address in addresses.take(MOST_ADDRESSES) {
+        let end = clock.instant(clock.now() + WITHIN);
+        let left = || end.saturating_duration_since(now(clock));
+        answer = dial::fetch(address, request.as_bytes(), MOST_ANSWER, left).map_err(|error| error.to_string());
+        if answer.is_ok() {
+            break;
+        }
+    }
+    let answer = answer?;
     let status = answer.get(9..12).map(|status| String::from_utf8_lossy(status).into_owned());
     match status {
         Some(status) if status.starts_with('2') => Ok(()),
