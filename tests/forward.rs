@@ -298,3 +298,23 @@ fn an_ipv6_address_is_called_where_there_is_ipv6() {
     let seen = heard.join().unwrap();
     assert_eq!((seen.target.as_str(), seen.field("host")), ("/six", Some(format!("[::1]:{port}").as_str())));
 }
+
+#[test]
+fn a_response_without_a_date_gets_one_and_others_keep_theirs() {
+    let origin = Origin::scripted(|request, link| {
+        let date = if request.target == "/dated" { "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" } else { "" };
+        link.send(format!("HTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n\r\n"));
+        Next::Keep
+    });
+    let gateway = Gateway::start(UNLIMITED);
+    let dated = gateway.get(&origin.url("/dated"));
+    assert_eq!(dated.all("date").collect::<Vec<_>>(), ["Sun, 06 Nov 1994 08:49:37 GMT"]);
+    for answer in [
+        gateway.get(&origin.url("/undated")),
+        gateway.exchange(
+            "OPTIONS http://a.invalid/ HTTP/1.1\r\nHost: a.invalid\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n",
+        ),
+    ] {
+        assert_eq!(answer.all("date").filter(|date| date.ends_with(" GMT")).count(), 1, "{}", answer.raw);
+    }
+}

@@ -9,7 +9,7 @@ use super::intercept::Opening;
 use super::refusal::Refusal;
 use super::story::{BodyRead, Story};
 use super::tunnel::Tunnel;
-use super::{headers, heads};
+use super::{headers, heads, problem};
 use crate::wire::{Length, Name, Options, RequestHead, Version, framing};
 
 /// The largest body of a refused request that is read and dropped, so that its connection can be kept.
@@ -136,7 +136,9 @@ async fn say(caller: &mut Caller, story: &mut Story, fields: &str, body: &[u8]) 
     let stays = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && !draining;
     let rest = droppable(head).filter(|_| stays);
     let end = if rest.is_some() { "\r\n" } else { "Connection: close\r\n\r\n" };
-    let mut out = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {}\r\n{end}", body.len()).into_bytes();
+    let date = problem::date(caller.worker.proxy.gate.clock().wall_unix_nanos());
+    let mut out =
+        format!("HTTP/1.1 200 OK\r\nDate: {date}\r\n{fields}Content-Length: {}\r\n{end}", body.len()).into_bytes();
     out.extend_from_slice(body);
     heads::send_own(&out, head.version(), &mut caller.conn);
     story.status = 200;

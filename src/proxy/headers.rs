@@ -61,6 +61,7 @@ pub(super) fn wants_upgrade(head: &RequestHead, options: Options, length: Length
 /// Every field of the request that is meant for the origin; framing, `Host`, `TE` and `Via` left out.
 pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
     let traced = matches!(head.method(), "TRACE" | "OPTIONS");
+    let mut has_length = false;
     for (name, field, value) in head.fields() {
         match name {
             Name::Host
@@ -72,7 +73,11 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
             | Name::Te
             | Name::Http2Settings => continue,
             Name::ContentLength if way.length != Length::Empty => continue,
+            // The same length twice is one length (RFC 9112 §6.3).
+            Name::ContentLength if std::mem::replace(&mut has_length, true) => continue,
             Name::Upgrade if !way.upgrade => continue,
+            // HTTP/1.0 knows no expectations (RFC 9110 §10.1.1).
+            Name::Expect if head.version() == Version::Http10 => continue,
             Name::MaxForwards if traced => {
                 put(field, max_forwards(value).saturating_sub(1).to_string().as_bytes());
                 continue;
@@ -115,6 +120,8 @@ pub(super) struct Returned {
     pub(super) version: Version,
     /// How long the request waited for its permit; zero: not at all.
     pub(super) waited: Duration,
+    /// When it was received, in nanoseconds since 1970, if the origin does not say when it was made.
+    pub(super) received_unix_nanos: Option<i128>,
 }
 
 /// Whether the response names other protocols for its connection.
@@ -127,11 +134,15 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned, mut put: impl 
     let (status, switches) = (head.status(), switches(head) && returned.version != Version::Http2);
     let connection = || head.all(Name::Connection);
     let named = Options::of(connection()).names_fields;
+    let mut has_length = false;
     for (name, field, value) in head.fields() {
         let dropped = match name {
             Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::Te | Name::TransferEncoding => true,
             // The length of a body that is not sent (HEAD, 304) is information; of one that is, it is ours to say.
-            Name::ContentLength => returned.length != Length::Empty || status < 200 || status == 204,
+            Name::ContentLength => {
+                let is_ours = returned.length != Length::Empty || status < 200 || status == 204;
+                is_ours || std::mem::replace(&mut has_length, true)
+            }
             Name::Upgrade => !switches,
             Name::Host
             | Name::Trailer

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use http::{Request, Response};
 
 use super::headers::{Outgoing, Returned, asks_for_trailers, for_caller, for_origin, is_named, switches};
+use super::problem::date;
 use super::refusal::Refusal;
 use super::target::Target;
 use crate::wire::http2::FieldMap;
@@ -86,12 +87,16 @@ fn write_response(head: &ResponseHead, returned: Returned, out: &mut Vec<u8>) {
     write_status_line(head, out);
     for_caller(head, returned, |field, value| write_field(out, field, value));
     write_length(out, returned.length);
+    if let Some(date) = returned.received_unix_nanos.map(date) {
+        write_field(out, b"Date", date.to_string().as_bytes());
+    }
     write_field(out, b"Via", via(head.version()));
     if let Some(timing) = timing(returned) {
         write_field(out, b"Server-Timing", timing.as_bytes());
     }
     out.extend_from_slice(match (switches(head), returned.keep, returned.version) {
-        (true, _, _) => &b"Connection: upgrade\r\n"[..],
+        (true, false, _) => &b"Connection: upgrade, close\r\n"[..],
+        (true, true, _) => b"Connection: upgrade\r\n",
         (false, false, _) => b"Connection: close\r\n",
         (false, true, Version::Http10) => b"Connection: keep-alive\r\n",
         (false, true, Version::Http11 | Version::Http2) => b"",
@@ -105,6 +110,9 @@ fn response(head: &ResponseHead, returned: Returned) -> Response<()> {
     for_caller(head, returned, |field, value| fields.put(field, value));
     if let Length::Exact(length) = returned.length {
         fields.put(b"content-length", length.to_string().as_bytes());
+    }
+    if let Some(date) = returned.received_unix_nanos.map(date) {
+        fields.put(b"date", date.to_string().as_bytes());
     }
     fields.put(b"via", via(head.version()));
     if let Some(timing) = timing(returned) {
@@ -240,8 +248,13 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    const KEPT: Returned =
-        Returned { length: Length::Empty, keep: true, version: Version::Http11, waited: Duration::ZERO };
+    const KEPT: Returned = Returned {
+        length: Length::Empty,
+        keep: true,
+        version: Version::Http11,
+        waited: Duration::ZERO,
+        received_unix_nanos: None,
+    };
 
     #[test]
     fn what_is_meant_for_this_hop_stays_here_and_the_rest_keeps_its_order_and_letters() {
@@ -300,6 +313,38 @@ mod tests {
         assert_eq!(back(head, exact), "HTTP/1.1 200 Fine\r\nB: c\r\nContent-Length: 3\r\nVia: 1.1 lockgate\r\n\r\n");
         assert!(back(head, Returned { keep: false, ..exact }).contains("Connection: close\r\n"));
         assert!(back(head, Returned { version: Version::Http10, ..exact }).contains("Connection: keep-alive\r\n"));
+    }
+
+    #[test]
+    fn a_response_says_when_it_was_made_or_received() {
+        let head = "HTTP/1.1 204 None\r\n\r\n";
+        let received = back(head, Returned { received_unix_nanos: Some(784_111_777_000_000_000), ..KEPT });
+        assert!(received.contains("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"), "{received}");
+    }
+
+    #[test]
+    fn a_connection_that_is_upgraded_or_closed_says_both() {
+        let head =
+            "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n";
+        assert!(back(head, Returned { keep: false, ..KEPT }).contains("Connection: upgrade, close\r\n"));
+        assert!(back(head, KEPT).contains("Connection: upgrade\r\n"));
+    }
+
+    #[test]
+    fn a_length_that_is_said_twice_goes_on_once() {
+        let head = "GET http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(out(head).matches("Content-Length: 0\r\n").count(), 1);
+        let head = "HTTP/1.1 304 Same\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n";
+        assert_eq!(back(head, KEPT).matches("Content-Length: 3\r\n").count(), 1);
+    }
+
+    #[test]
+    fn an_expectation_of_http_1_0_is_none() {
+        let head = |version| {
+            format!("POST http://a/ HTTP/{version}\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+        };
+        assert!(!out(&head("1.0")).contains("Expect"));
+        assert!(out(&head("1.1")).contains("Expect: 100-continue\r\n"));
     }
 
     #[test]

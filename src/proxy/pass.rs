@@ -32,7 +32,8 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
         if !plan.outgoing.upgrade {
             return Err(Refusal::ProtocolError("the origin switched to a protocol that nobody asked for").into());
         }
-        let returned = Returned { length: Length::Empty, keep: true, version, waited: story.waited };
+        let returned =
+            Returned { length: Length::Empty, keep: true, version, waited: story.waited, received_unix_nanos: None };
         heads::send_response(&caller.response, returned, &mut caller.conn);
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
@@ -43,7 +44,10 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
     let ends_itself = version == Version::Http2 || length != Length::UntilClose;
     let keep_caller = plan.outgoing.options.keeps_open(version) && ends_itself && body.has_ended() && !draining;
     let told = told(&caller.response, caller.head.method(), length, version);
-    let returned = Returned { length: told, keep: keep_caller, version, waited: story.waited };
+    // RFC 9110 §6.6.1: a date that is missing is added when a response is passed on.
+    let undated = caller.response.get(Name::Date).is_none();
+    let received_unix_nanos = undated.then(|| caller.worker.proxy.gate.clock().wall_unix_nanos());
+    let returned = Returned { length: told, keep: keep_caller, version, waited: story.waited, received_unix_nanos };
     heads::send_response(&caller.response, returned, &mut caller.conn);
     let mut back = Body::new(from.read_by(caller.response.version()), length, headers::takes_trailers(&caller.head));
     let streamed = stream(caller, &mut ready, &mut body, &mut back).await;

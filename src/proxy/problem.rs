@@ -136,7 +136,7 @@ pub(super) fn millis_up(wait: Duration) -> u128 {
 }
 
 /// RFC 9110 §5.6.7. A clock before 1970 or after 9999 has no such date: the nearest is given.
-fn date(unix_nanos: i128) -> httpdate::HttpDate {
+pub(super) fn date(unix_nanos: i128) -> httpdate::HttpDate {
     const LAST_OF_9999: i128 = 253_402_300_799;
     let seconds = (unix_nanos / 1_000_000_000).clamp(0, LAST_OF_9999);
     httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs() as u64))
