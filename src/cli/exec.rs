@@ -5,6 +5,7 @@
 //! it: it runs apart, and ends with the last program that was started to use it.
 
 mod find;
+mod join_socket;
 mod stay;
 
 use std::ffi::OsString;

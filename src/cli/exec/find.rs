@@ -8,15 +8,16 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use rustix::process::geteuid;
+
 use super::super::{complain, variables};
-use super::LOG;
+use super::{LOG, join_socket};
 use crate::config::Settings;
 use crate::net::dial;
 
@@ -48,6 +49,15 @@ pub(super) enum Error {
     Start(#[from] io::Error),
     #[error("a gateway was started for the program, and ended:\n{0}")]
     Ended(String),
+    #[error(
+        "the name under which gateways at {address} are joined is taken by another user's process; end that, or name \
+         another address in [listen] proxy"
+    )]
+    Taken {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("gateways at {address} come and go")]
     Restless { address: SocketAddr },
 }
@@ -82,21 +92,21 @@ pub(super) fn fingerprint(config: &Path) -> Fingerprint {
 
 /// A gateway that is this program's alone, on whatever port is free.
 fn own(config: &Path) -> Result<SocketAddr, Error> {
-    let name = format!("lockgate/exec/{}", std::process::id());
+    let name = join_socket::name(geteuid(), format_args!("process/{}", std::process::id()));
     let fingerprint = fingerprint(config);
-    let said = begin(take(name.as_bytes())?, config)?;
-    let Ok(Some(addresses)) = join(name.as_bytes(), &fingerprint) else { return Err(Error::Ended(said)) };
+    let said = begin(join_socket::take(&name)?, config)?;
+    let Ok(Some(addresses)) = join(&name, &fingerprint) else { return Err(Error::Ended(said)) };
     pass_on(&said);
     addresses.first().copied().map(variables::nearest).ok_or(Error::Ended(said))
 }
 
 /// The gateway that there is at this address, or one that is started there.
 fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<SocketAddr, Error> {
-    let name = format!("lockgate/exec/{address}");
+    let name = join_socket::name(geteuid(), address);
     let fingerprint = fingerprint(config);
     let mut ended = None;
     for _ in 0..ROUNDS {
-        match join(name.as_bytes(), &fingerprint) {
+        match join(&name, &fingerprint) {
             Ok(Some(_)) => return Ok(address),
             // It came to its end meanwhile, and soon somebody else may have its name.
             Ok(None) => {
@@ -104,6 +114,9 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
                 continue;
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::Taken { address, source });
+            }
             Err(error) => return Err(error.into()),
         }
         match (look(settings, address)?, ended.take()) {
@@ -111,10 +124,10 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
             (Found::Nobody, Some(said)) => return Err(Error::Ended(said)),
             (Found::Nobody, None) => {}
         }
-        match take(name.as_bytes()) {
+        match join_socket::take(&name) {
             Ok(listener) => {
                 let said = begin(listener, config)?;
-                if let Ok(Some(_)) = join(name.as_bytes(), &fingerprint) {
+                if let Ok(Some(_)) = join(&name, &fingerprint) {
                     pass_on(&said);
                     return Ok(address);
                 }
@@ -131,8 +144,8 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
 
 /// Calls the gateway that was started under this name, so that it stays for this process, and reads where it listens;
 /// `None` if it ended before it answered.
-fn join(name: &[u8], config: &Fingerprint) -> io::Result<Option<Vec<SocketAddr>>> {
-    let mut stream = dial::call(name)?;
+fn join(name: &str, config: &Fingerprint) -> io::Result<Option<Vec<SocketAddr>>> {
+    let mut stream = join_socket::call(name, geteuid())?;
     stream.set_read_timeout(Some(START))?;
     let mut text = String::new();
     match stream.write_all(config).and_then(|()| stream.read_to_string(&mut text)) {
@@ -170,11 +183,6 @@ fn is_ours(answer: &[u8]) -> bool {
     let mut lines = text.split("\r\n").take_while(|line| !line.is_empty());
     let is_http = lines.next().is_some_and(|line| line.starts_with("http/1.1 "));
     is_http && lines.any(|line| line.starts_with("via: 1.1 lockgate") || line.starts_with("proxy-status: lockgate"))
-}
-
-/// Takes a name, which only one process can have.
-fn take(name: &[u8]) -> io::Result<UnixListener> {
-    UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
 }
 
 /// Starts a gateway that runs apart, and waits until it is ready or has failed. Returns what it said meanwhile.
@@ -264,22 +272,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_one_processs_and_forgotten_with_it() {
-        let name = format!("lockgate/test/{}", std::process::id());
-        let first = take(name.as_bytes()).unwrap();
-        assert_eq!(take(name.as_bytes()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(first);
-        assert_eq!(join(name.as_bytes(), &[0; 32]).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        take(name.as_bytes()).unwrap();
-    }
-
-    #[test]
     fn a_gateway_that_ends_before_it_answers_is_none() {
         let name = format!("lockgate/test/ends/{}", std::process::id());
-        let listener = take(name.as_bytes()).unwrap();
+        let listener = join_socket::take(&name).unwrap();
         let waiting = {
             let name = name.clone();
-            std::thread::spawn(move || join(name.as_bytes(), &[0; 32]))
+            std::thread::spawn(move || join(&name, &[0; 32]))
         };
         // Both ends that a caller may see: accepted and closed, and never accepted.
         drop(listener.accept().unwrap());

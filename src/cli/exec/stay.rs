@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, setsid, test_kill_process};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, Uid, geteuid, getpid, kill_process, pidfd_open, setsid, test_kill_process,
+};
 
 use super::super::{complain, find as find_config, variables};
 use super::find::{Fingerprint, fingerprint, wants_log};
+use super::join_socket;
 use crate::app;
 use crate::config;
 use crate::locker::{Counts, Limit};
@@ -83,6 +85,7 @@ fn serve(wish: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> 
         let ready = rustix::stdio::dup2_stderr(io::stdout()).map_err(io::Error::from);
         let door = Door {
             programs,
+            owner: geteuid(),
             listen: settings.listen.clone(),
             address: variables::address(settings).ok(),
             config: fingerprint,
@@ -117,6 +120,8 @@ fn rest(limits: &[Limit]) -> Duration {
 /// Where programs join.
 struct Door {
     programs: UnixListener,
+    /// Whose programs may join.
+    owner: Uid,
     /// Where the gateway listens, and where it is reached from here.
     listen: Vec<SocketAddr>,
     address: Option<SocketAddr>,
@@ -169,25 +174,26 @@ impl Door {
     }
 
     /// Notes whose call it is, and tells where the gateway listens. If `nobody` uses the gateway, and the configuration
-    /// is another now, it makes room for one that knows it.
+    /// is another now, it makes room for one that knows it. Another user's call is not listened to: it would keep the
+    /// gateway alive, or keep others waiting.
     fn admit(&self, nobody: bool) -> Result<Option<Program>, Changed> {
         let Ok((mut stream, _)) = self.programs.accept() else { return Ok(None) };
+        let Ok(caller) = join_socket::peer(&stream, self.owner) else { return Ok(None) };
         let mut config = Fingerprint::default();
         let heard = stream
             .set_read_timeout(Some(OWN))
             .and_then(|()| stream.set_write_timeout(Some(OWN)))
             .and_then(|()| stream.read_exact(&mut config));
-        let Ok(caller) = socket_peercred(&stream) else { return Ok(None) };
         if heard.is_err() {
             return Ok(None);
         }
         if nobody && config != self.config {
             return Err(Changed);
         }
-        let program = match pidfd_open(caller.pid, PidfdFlags::empty()) {
+        let program = match pidfd_open(caller, PidfdFlags::empty()) {
             Ok(end) => Program::Told(end),
             Err(Errno::SRCH) => return Ok(None),
-            Err(_) => Program::Seen(caller.pid),
+            Err(_) => Program::Seen(caller),
         };
         let text: String = self.listen.iter().map(|address| format!("{address}\n")).collect();
         // One that does not read it has ended, or will look again.
@@ -230,7 +236,7 @@ impl Program {
                 let now = Timespec { tv_sec: 0, tv_nsec: 0 };
                 !matches!(retry_on_intr(|| poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&now))), Ok(1..))
             }
-            // Another user's process may not be signalled, but it is there.
+            // A process that may not be signalled is there all the same.
             Program::Seen(pid) => test_kill_process(*pid) != Err(Errno::SRCH),
         }
     }
@@ -300,6 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn another_users_process_does_not_join_and_keeps_nothing_waiting() {
+        let door = Door { owner: Uid::from_raw(geteuid().as_raw() + 1), ..door("stranger", Duration::ZERO) };
+        // It says nothing, which a program of the owner would be waited for.
+        let silent = dial::call(name("stranger").as_bytes()).unwrap();
+        assert!(door.admit(true).unwrap().is_none());
+        silent.set_read_timeout(Some(OWN)).unwrap();
+        assert_eq!((&silent).read(&mut [0]).unwrap(), 0, "it is hung up on without a word");
+    }
+
+    #[test]
     fn it_stays_as_long_as_what_was_counted_counts() {
         let limits = |text: &str| {
             let path = std::env::temp_dir().join(format!("lockgate-stay-{}.toml", std::process::id()));
@@ -327,6 +343,7 @@ mod tests {
         let name = std::os::unix::net::SocketAddr::from_abstract_name(name(test)).unwrap();
         Door {
             programs: UnixListener::bind_addr(&name).unwrap(),
+            owner: geteuid(),
             listen: vec!["127.0.0.1:80".parse().unwrap(), "[::1]:81".parse().unwrap()],
             address: None,
             config: [1; 32],

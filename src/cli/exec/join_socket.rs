@@ -1,0 +1,89 @@
+//! The socket at which programs join a gateway that exec started: a name in the abstract name space, for one user alone.
+//!
+//! Names there have no owner and no permissions (unix(7)): any process of the machine can take one or call it. So the
+//! name holds the user's number, and each end asks the kernel for the user at the other.
+
+use std::fmt::Display;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, Uid};
+
+use crate::net::dial;
+
+/// The name of the gateway that `owner` has started for `what`: an address, or a program.
+pub(super) fn name(owner: Uid, what: impl Display) -> String {
+    format!("lockgate/exec/{owner}/{what}")
+}
+
+/// Takes a name, which only one process can have.
+///
+/// # Errors
+/// `AddrInUse` if a process has it.
+pub(super) fn take(name: &str) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+}
+
+/// Calls the process that has the name, which must be one of `owner`.
+///
+/// # Errors
+/// `ConnectionRefused` if no process has it, `PermissionDenied` if another user's has.
+pub(super) fn call(name: &str, owner: Uid) -> io::Result<UnixStream> {
+    let stream = dial::call(name.as_bytes())?;
+    peer(&stream, owner)?;
+    Ok(stream)
+}
+
+/// The process at the other end, which must be one of `owner`; of a listening socket, the one that made it.
+///
+/// # Errors
+/// `PermissionDenied` if it is another user's.
+pub(super) fn peer(stream: &impl AsFd, owner: Uid) -> io::Result<Pid> {
+    let peer = socket_peercred(stream)?;
+    if peer.uid == owner {
+        return Ok(peer.pid);
+    }
+    let message = format!("the other end is a process of user {}, and not of user {owner}", peer.uid);
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::geteuid;
+
+    use super::*;
+
+    #[test]
+    fn each_user_has_names_of_its_own() {
+        let (one, other) = (Uid::from_raw(1000), Uid::from_raw(1001));
+        assert_eq!(name(one, "127.0.0.1:8080"), "lockgate/exec/1000/127.0.0.1:8080");
+        assert_ne!(name(one, "127.0.0.1:8080"), name(other, "127.0.0.1:8080"));
+    }
+
+    #[test]
+    fn a_name_is_one_processs_and_forgotten_with_it() {
+        let name = name(geteuid(), format!("test/{}", std::process::id()));
+        let first = take(&name).unwrap();
+        assert_eq!(take(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert_eq!(call(&name, geteuid()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        take(&name).unwrap();
+    }
+
+    #[test]
+    fn another_users_process_at_either_end_is_found_out() {
+        let name = name(geteuid(), format!("test/owner/{}", std::process::id()));
+        let listener = take(&name).unwrap();
+        let stranger = Uid::from_raw(geteuid().as_raw() + 1);
+        assert_eq!(call(&name, stranger).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let called = call(&name, geteuid()).unwrap();
+        let (_refused, _) = listener.accept().unwrap();
+        let (calls, _) = listener.accept().unwrap();
+        assert_eq!(peer(&calls, stranger).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(peer(&calls, geteuid()).unwrap(), rustix::process::getpid());
+        drop(called);
+    }
+}
