@@ -5,15 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ConnectInfo;
+use axum::body::to_bytes;
+use axum::extract::{ConnectInfo, Request};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -23,8 +26,16 @@ use crate::net::listen::Listener;
 use crate::proxy::password::Passwords;
 use crate::proxy::refusal::Refusal;
 
-/// How long the head of a request may take, and the last answers.
-const HEAD: Duration = Duration::from_secs(10);
+#[cfg(test)]
+mod tests;
+
+/// How long the head of a request may take, its content, and the last answers.
+const HEAD: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
+/// How long a peer may leave unread what is sent to it; the kernel then ends the connection. As long as a page that is
+/// suspended in a browser is still worth its place.
+const UNREAD: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
+/// The most content that a request may have: a lock's wish or a limit's new rule is a line.
+const MOST_CONTENT: usize = 64 << 10;
 
 /// Lets visitors in, so many at one time, until `closed`. Those who have asked by then are answered.
 pub async fn receive(mut door: Listener, router: Router, most: usize, closed: impl Future<Output = ()>) {
@@ -32,6 +43,7 @@ pub async fn receive(mut door: Listener, router: Router, most: usize, closed: im
     let visitors = GracefulShutdown::new();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let router = router.layer(from_fn(with_whole_content));
     let mut closed = std::pin::pin!(closed);
     loop {
         // One who finds no place waits at the door, and takes no descriptor.
@@ -43,6 +55,8 @@ pub async fn receive(mut door: Listener, router: Router, most: usize, closed: im
             accepted = door.accept() => accepted,
             () = &mut closed => break,
         };
+        // A peer that reads nothing must not keep a place (tcp(7): it holds for windows of zero too).
+        SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD)).ok();
         let Ok(stream) = TcpStream::from_std(stream) else { continue };
         let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo::<SocketAddr>(peer))));
         let connection = visitors.watch(server.serve_connection(TokioIo::new(stream), service));
@@ -55,6 +69,16 @@ pub async fn receive(mut door: Listener, router: Router, most: usize, closed: im
     drop(door);
     // Whoever would stay longer is another process's visitor by now.
     let _elapsed = timeout(HEAD, visitors.shutdown()).await;
+}
+
+/// Reads the content of a request before anything is done for it, within its time and bound.
+async fn with_whole_content(request: Request, next: Next) -> Response {
+    let (head, content) = request.into_parts();
+    match timeout(HEAD, to_bytes(content, MOST_CONTENT)).await {
+        Ok(Ok(content)) => next.run(Request::from_parts(head, content.into())).await,
+        Ok(Err(_)) => refused(StatusCode::PAYLOAD_TOO_LARGE, "the content is broken, or longer than 64 KiB"),
+        Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the content did not come in time"),
+    }
 }
 
 /// Whether these are the credentials of a user; if not, the answer.

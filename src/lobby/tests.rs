@@ -1,0 +1,79 @@
+//! The few places of a listener are free again, whatever a peer leaves undone.
+
+use std::io::{Read, Write};
+use std::net::TcpStream as Peer;
+
+use axum::body::{Body, Bytes};
+use axum::routing::{get, post};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A listener with one place, and its address.
+fn with_one_place() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let part = || Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 64 << 10]));
+            let endless = move || async move { Body::from_stream(tokio_stream::iter(std::iter::repeat_with(part))) };
+            let router = Router::new()
+                .route("/", get(|| async { "here" }))
+                .route("/endless", get(endless))
+                .route("/wish", post(|wish: String| async move { wish }));
+            receive(Listener::adopt(socket).unwrap(), router, 1, std::future::pending()).await;
+        });
+    });
+    address
+}
+
+fn ask(address: SocketAddr, request: &str) -> Peer {
+    let mut peer = Peer::connect(address).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    peer.write_all(request.as_bytes()).unwrap();
+    peer
+}
+
+fn answer(mut peer: Peer) -> String {
+    let mut text = String::new();
+    peer.read_to_string(&mut text).unwrap();
+    text
+}
+
+const NEXT: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+#[test]
+fn content_that_does_not_come_is_waited_for_no_longer_than_a_head() {
+    let address = with_one_place();
+    let slow = ask(address, "POST /wish HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
+    let next = ask(address, NEXT);
+    let told = answer(slow);
+    assert!(told.starts_with("HTTP/1.1 408 "), "{told}");
+    assert!(answer(next).ends_with("here"));
+}
+
+#[test]
+fn a_peer_that_reads_nothing_loses_its_place() {
+    let address = with_one_place();
+    let silent = ask(address, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(answer(ask(address, NEXT)).ends_with("here"));
+    drop(silent);
+}
+
+#[test]
+fn content_is_handed_on_whole_and_within_its_bound() {
+    let address = with_one_place();
+    let wish = |content: &str| {
+        let length = content.len();
+        answer(ask(
+            address,
+            &format!(
+                "POST /wish HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{content}"
+            ),
+        ))
+    };
+    assert!(wish("a wish").ends_with("\r\n\r\na wish"));
+    assert!(wish(&"x".repeat(MOST_CONTENT + 1)).starts_with("HTTP/1.1 413 "));
+}
