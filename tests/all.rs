@@ -44,6 +44,7 @@ mod shared_stores; // the kinds of stores, and those that cannot count
 mod slow; // who is slow or silent holds up nobody else
 mod smuggling; // ambiguous messages are refused
 mod support; // what all the others stand on
+mod systemd; // what it is notified of
 mod traces; // whoever collects traces is told of requests and their waits
 mod translation; // between HTTP/1.1 and HTTP/2 nothing is lost or smuggled
 mod tuning; // limits changed while requests wait

@@ -178,7 +178,7 @@ fn a_gateway_that_is_cut_off_waits_and_the_others_have_the_whole_limit() {
         fleet.each_sends(&[0, 1], 10);
     });
     one_window(20, PER, &fleet.origin.stamps());
-    eventually("it was asked again", || fleet.gateways[1].stderr().matches("limits is asked").count() == 2);
+    eventually("it was asked again", || fleet.gateways[1].stderr().matches("limits is asked").count() >= 2);
 }
 
 #[test]
