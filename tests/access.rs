@@ -199,3 +199,41 @@ fn a_gateway_for_others_does_not_lead_into_its_own_network() {
     check_ours(&gateway.get(&format!("http://localhost:{}/", unnamed.port())), 403, "destination_ip_prohibited");
     assert_eq!(unnamed.connections(), 0);
 }
+
+/// A gateway that others can reach, with a route to a loopback origin.
+fn with_a_route(origin: &Origin, access: &str) -> Gateway {
+    Gateway::start(&format!(
+        "{UNLIMITED}[listen]\nproxy = \"0.0.0.0:0\"\n\n[[route]]\nhost = \"app.example\"\nto = \"{}\"\n\n\
+         [access]\nallow_from = [\"127.0.0.0/8\"]\n{access}",
+        origin.url("/")
+    ))
+}
+
+const BY_ROUTE: &str = "GET /x HTTP/1.1\r\nHost: app.example\r\n\r\n";
+
+#[test]
+fn a_route_opens_its_own_origin_and_for_route_requests_alone() {
+    let (routed, beside) = (Origin::start(), Origin::start());
+    let gateway = with_a_route(&routed, &format!("connect_ports = [{}]\n", routed.port()));
+    // One connection, so that all of its requests find the same kept connections.
+    let mut caller = gateway.caller();
+    for _ in 0..2 {
+        assert_eq!(caller.send(BY_ROUTE).answer().status, 200);
+        for origin in [&beside, &routed] {
+            let forward = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"));
+            check_ours(&caller.send(forward).answer(), 403, "destination_ip_prohibited");
+        }
+    }
+    let tunnel = gateway.exchange(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", routed.authority()));
+    check_ours(&tunnel, 403, "destination_ip_prohibited");
+    assert_eq!((routed.count(), routed.connections(), beside.connections()), (2, 1, 0));
+}
+
+#[test]
+fn a_route_lists_its_host_for_route_requests_alone() {
+    let routed = Origin::start();
+    let gateway = with_a_route(&routed, "unlisted_hosts = \"deny\"\n");
+    assert_eq!(gateway.exchange(BY_ROUTE).status, 200);
+    check_ours(&gateway.get(&routed.url("/")), 403, "http_request_denied");
+    assert_eq!(routed.count(), 1);
+}

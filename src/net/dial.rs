@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::policy::Ruling;
-pub use super::policy::Settings;
+pub use super::policy::{Reach, Settings};
 
 /// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -63,8 +63,7 @@ impl Dialer {
     /// Opens a connection, with `TCP_NODELAY`, to the first allowed address that answers (Happy Eyeballs, RFC 8305),
     /// `within` a time that covers DNS and TCP.
     ///
-    /// `host` is a lower-case DNS name or an IP literal, IPv6 without brackets. `named`: a limit or route names the
-    /// host.
+    /// `host` is a lower-case DNS name or an IP literal, IPv6 without brackets.
     ///
     /// # Errors
     /// Who is at fault: the name (`Dns`, `DnsTimeout`: 502 and 504), the caller (`Denied`: 403, `Loop`: 508), the
@@ -72,12 +71,12 @@ impl Dialer {
     ///
     /// # Cancel safety
     /// Cancel safe: connections that were being opened are closed.
-    pub async fn connect(&self, host: &str, port: u16, named: bool, within: Duration) -> Result<TcpStream, Error> {
+    pub async fn connect(&self, host: &str, port: u16, reach: Reach, within: Duration) -> Result<TcpStream, Error> {
         let mut resolved = false;
         let connecting = async {
             let addresses = resolve(host, port).await?;
             resolved = true;
-            match self.allowed(addresses, named)?[..] {
+            match self.allowed(addresses, reach)?[..] {
                 // One address has nothing to race against: most tunnels are to a literal or to a name with one address.
                 [only] => open(only).await.map_err(judge),
                 ref several => Box::pin(race(in_turn(several), ATTEMPT_DELAY)).await,
@@ -91,10 +90,10 @@ impl Dialer {
     }
 
     /// The addresses that may be dialled, in their order.
-    fn allowed(&self, mut addresses: Vec<SocketAddr>, named: bool) -> Result<Vec<SocketAddr>, Error> {
+    fn allowed(&self, mut addresses: Vec<SocketAddr>, reach: Reach) -> Result<Vec<SocketAddr>, Error> {
         let mut ours = false;
         addresses.retain(|address| {
-            let ruling = self.settings.rule_on(*address, named, is_local);
+            let ruling = self.settings.rule_on(*address, reach, is_local);
             ours |= ruling == Ruling::Ours;
             ruling == Ruling::Allowed
         });

@@ -9,12 +9,21 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub struct Settings {
     /// Ranges that are never dialled.
     pub deny: Vec<IpNet>,
-    /// Whether loopback, private, link-local, unspecified, multicast and other special addresses are denied to hosts
-    /// that no limit or route names.
+    /// Whether loopback, private, link-local, unspecified, multicast and other special addresses are denied to those
+    /// whose reach is public.
     pub deny_private: bool,
     /// Our own listening addresses: dialling one is a loop. An unspecified listener (`0.0.0.0`, `[::]`) means every
     /// address of this machine on that port.
     pub own: Vec<SocketAddr>,
+}
+
+/// Which addresses a request may lead to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reach {
+    /// Those of public servers; all others too where the gateway serves its own machine only.
+    Public,
+    /// Those of private networks and of this machine too: the operator has named the host.
+    Private,
 }
 
 /// What may be done with an address.
@@ -27,15 +36,15 @@ pub(super) enum Ruling {
 }
 
 impl Settings {
-    /// `named`: a limit or route names the host. `is_local`: whether an address is one of this machine's.
-    pub(super) fn rule_on(&self, address: SocketAddr, named: bool, is_local: impl Fn(IpAddr) -> bool) -> Ruling {
+    /// `is_local`: whether an address is one of this machine's.
+    pub(super) fn rule_on(&self, address: SocketAddr, reach: Reach, is_local: impl Fn(IpAddr) -> bool) -> Ruling {
         if self.is_ours(address, is_local) {
             return Ruling::Ours;
         }
         let forms = Forms::of(address.ip());
         let denied =
             forms.iter().chain([reached(address.ip())]).any(|form| self.deny.iter().any(|range| range.contains(&form)));
-        let private = self.deny_private && !named && forms.iter().any(is_special);
+        let private = self.deny_private && reach == Reach::Public && forms.iter().any(is_special);
         if denied || private { Ruling::Denied } else { Ruling::Allowed }
     }
 
@@ -155,9 +164,9 @@ mod tests {
         }
     }
 
-    fn rule(settings: &Settings, address: &str, named: bool) -> Ruling {
+    fn rule(settings: &Settings, address: &str, reach: Reach) -> Ruling {
         let address = SocketAddr::new(address.parse().unwrap(), 80);
-        settings.rule_on(address, named, |_| false)
+        settings.rule_on(address, reach, |_| false)
     }
 
     const SPECIAL: &str = "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.9.9.9 169.254.169.254 172.16.0.1 \
@@ -174,11 +183,11 @@ mod tests {
     fn special_addresses_are_denied_to_hosts_that_nobody_named() {
         let settings = settings(&[], &[]);
         for address in SPECIAL.split_whitespace() {
-            assert_eq!(rule(&settings, address, false), Ruling::Denied, "{address}");
-            assert_eq!(rule(&settings, address, true), Ruling::Allowed, "{address}, though named");
+            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Allowed, "{address}, though named");
         }
         for address in PUBLIC.split_whitespace() {
-            assert_eq!(rule(&settings, address, false), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
         }
     }
 
@@ -186,7 +195,7 @@ mod tests {
     fn special_addresses_are_allowed_where_the_gateway_serves_its_own_machine_only() {
         let settings = Settings { deny_private: false, ..settings(&[], &[]) };
         for address in SPECIAL.split_whitespace() {
-            assert_eq!(rule(&settings, address, false), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
         }
     }
 
@@ -196,17 +205,17 @@ mod tests {
         let denied = "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe 2002:a9fe:a9fe::1 ::169.254.169.254 fe80::1 8.8.8.8 \
             2002:0808:0808::1 9.9.9.9 ::ffff:9.9.9.9";
         for address in denied.split_whitespace() {
-            assert_eq!(rule(&settings, address, true), Ruling::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Denied, "{address}");
         }
         for address in ["169.253.0.1", "8.8.4.4", "9.9.8.1", "10.0.0.1"] {
-            assert_eq!(rule(&settings, address, true), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Allowed, "{address}");
         }
     }
 
     #[test]
     fn our_own_listener_is_known_in_every_form_of_its_address() {
         let settings = settings(&[], &["127.0.0.1:8080", "192.0.2.1:80"]);
-        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), true, |_| false);
+        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), Reach::Private, |_| false);
         for ours in ["127.0.0.1:8080", "[::ffff:127.0.0.1]:8080", "0.0.0.0:8080", "192.0.2.1:80"] {
             assert_eq!(ruling(ours), Ruling::Ours, "{ours}");
         }
@@ -219,7 +228,7 @@ mod tests {
     fn an_unspecified_listener_is_every_address_of_this_machine() {
         let settings = settings(&[], &["0.0.0.0:8080"]);
         let machine: IpAddr = "192.0.2.1".parse().unwrap();
-        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), true, |ip| ip == machine);
+        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), Reach::Private, |ip| ip == machine);
         for ours in [
             "192.0.2.1:8080",
             "127.0.0.1:8080",

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
+use super::named_hosts::Named;
 use super::password::Passwords;
 use super::refusal::Refusal;
 use super::tally::Tallies;
 use super::target::{Form, Target};
 use crate::gate::clock::Clock;
 use crate::locker::Caller;
+use crate::net::dial::Reach;
 use crate::wire::{Name, RequestHead};
 
 /// The `[access]` of the file.
@@ -25,7 +27,7 @@ pub struct Settings {
     pub users: Option<Vec<(String, String)>>,
     /// The ports that CONNECT may lead to.
     pub connect_ports: Vec<u16>,
-    /// Whether only hosts that a limit or a route names may be called.
+    /// Whether only hosts that a limit names may be called, and what routes lead to.
     pub only_listed: bool,
 }
 
@@ -36,8 +38,8 @@ pub struct Admitted {
     pub caller: Caller,
     /// The user name, if passwords are asked for.
     pub user: Option<Arc<str>>,
-    /// Whether a limit or a route names the host.
-    pub named: bool,
+    /// Which addresses its request may lead to.
+    pub reach: Reach,
 }
 
 /// Decides who may come, and where they may go.
@@ -63,7 +65,7 @@ impl Access {
         self.allow_from.is_empty() || self.allow_from.iter().any(|range| range.contains(&peer))
     }
 
-    /// Decides about one request. `named`: whether a limit or a route names the host.
+    /// Decides about one request. `named`: what limits and routes say of its host.
     ///
     /// A caller is asked for its password before it is told anything about where it may go. Routes are no exception:
     /// who is let through by one uses up the same limits.
@@ -79,19 +81,17 @@ impl Access {
         peer: IpAddr,
         head: &RequestHead,
         target: &Target,
-        named: bool,
+        named: Named,
         clock: Clock,
     ) -> Result<Admitted, Refusal> {
         let admitted = self.know(peer, head, clock).await?;
         if target.form == Form::Authority && !self.connect_ports.contains(&target.origin.port) {
             return Err(Refusal::Denied("the port is not in [access] connect_ports"));
         }
-        if self.only_listed && !named {
-            return Err(Refusal::Denied(
-                "no limit and no route names the host, and [access] unlisted_hosts is \"deny\"",
-            ));
+        if self.only_listed && !named.listed {
+            return Err(Refusal::Denied("no limit names the host, and [access] unlisted_hosts is \"deny\""));
         }
-        Ok(Admitted { named, ..admitted })
+        Ok(Admitted { reach: named.reach, ..admitted })
     }
 
     /// Who asks, wherever it wants to go.
@@ -106,7 +106,7 @@ impl Access {
             Some(passwords) => Some(passwords.check(peer, credentials(head)?, clock).await?),
             None => None,
         };
-        Ok(Admitted { caller: caller(&self.seed, user.as_deref(), peer), user, named: false })
+        Ok(Admitted { caller: caller(&self.seed, user.as_deref(), peer), user, reach: Reach::Public })
     }
 }
 

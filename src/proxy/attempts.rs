@@ -33,11 +33,11 @@ pub(super) async fn connection(
         return Ok(held);
     }
     let origins = &caller.worker.origins;
-    if let Some(ready) = origins.idle(&plan.target.origin, want) {
+    if let Some(ready) = origins.idle(&plan.upstream, want) {
         return Ok(ready);
     }
-    let (origins, origin, named) = (origins.clone(), plan.target.origin.clone(), plan.admitted.named);
-    Ok(line::race(caller, Box::pin(async move { origins.dial(&origin, named, want.offer).await })).await??)
+    let (origins, upstream) = (origins.clone(), plan.upstream.clone());
+    Ok(line::race(caller, Box::pin(async move { origins.dial(&upstream, want.offer).await })).await??)
 }
 
 /// What of the request's body is to be written once more.
@@ -101,7 +101,7 @@ pub(super) async fn run(
                 Ok(()) => return pass::run(caller, story, plan, Exchanged { ready, flight, body }).await,
                 Err(hear::Silence::Untaken) => Once::Untaken,
                 Err(hear::Silence::WantsHttp1) => {
-                    caller.worker.origins.speak_http1(&plan.target.origin);
+                    caller.worker.origins.speak_http1(&plan.upstream);
                     want.offer = Offer::Http1;
                     Once::Untaken
                 }
@@ -262,6 +262,6 @@ fn discard(caller: &Caller, plan: &Plan, mut ready: Ready) {
 pub(super) fn keep(caller: &Caller, plan: &Plan, ready: Ready) {
     let options = Options::of(caller.response.all(Name::Connection));
     if options.keeps_open(caller.response.version()) {
-        caller.worker.origins.keep(&plan.target.origin, ready.conn);
+        caller.worker.origins.keep(&plan.upstream, ready.conn);
     }
 }

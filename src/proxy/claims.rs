@@ -109,8 +109,6 @@ pub struct Rules {
     tallies: Vec<Arc<Tally>>,
     /// Where in `rules` each limit is, by `LimitId`; no limit need have a rule here.
     places: Vec<Option<usize>>,
-    /// Hosts that routes lead to, lower case.
-    route_hosts: Vec<String>,
     /// What keys are hashed with.
     seed: [u8; 16],
 }
@@ -118,13 +116,7 @@ pub struct Rules {
 impl Rules {
     /// `rules`: in the order of the file, and the limits that they are of. `seed`: what keys are hashed with. `tally`: where
     /// the requests of a limit with that name are counted.
-    pub fn new(
-        rules: Vec<Rule>,
-        limits: &[LimitId],
-        route_hosts: Vec<String>,
-        seed: [u8; 16],
-        tally: impl Fn(&Arc<str>) -> Arc<Tally>,
-    ) -> Rules {
+    pub fn new(rules: Vec<Rule>, limits: &[LimitId], seed: [u8; 16], tally: impl Fn(&Arc<str>) -> Arc<Tally>) -> Rules {
         let mut rules: Vec<_> = limits.iter().copied().zip(rules).collect();
         rules.sort_by_key(|(_, rule)| rule.key.len());
         let mut places = vec![None; limits.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0)];
@@ -132,14 +124,7 @@ impl Rules {
             places[id.0 as usize] = Some(place);
         }
         let tallies = rules.iter().map(|(_, rule)| tally(&rule.name)).collect();
-        Rules { rules, tallies, places, route_hosts, seed }
-    }
-
-    /// Whether a limit (by a host pattern that is not just `*`) or a route names the host.
-    pub fn names(&self, host: &str, port: u16) -> bool {
-        let by_limit =
-            |rule: &Rule| rule.hosts.iter().any(|pattern| pattern.is_specific() && pattern.matches(host, port));
-        self.rules.iter().any(|(_, rule)| by_limit(rule)) || self.route_hosts.iter().any(|named| named == host)
+        Rules { rules, tallies, places, seed }
     }
 
     /// Finds what a request must be granted.

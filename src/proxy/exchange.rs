@@ -12,6 +12,7 @@ use super::refusal::Refusal;
 use super::story::Story;
 use super::target::{Came, Form, Target};
 use super::tunnel::Tunnel;
+use super::upstream::Upstream;
 use super::{acquire, answer, attempts, line, patience};
 use crate::gate::{Answer, Permit};
 use crate::time::Time;
@@ -51,6 +52,7 @@ impl From<Refusal> for End {
 /// What is known of a request before it is sent.
 pub(super) struct Plan {
     pub(super) target: Target,
+    pub(super) upstream: Upstream,
     pub(super) admitted: Admitted,
     pub(super) claims: Claims,
     pub(super) outgoing: Outgoing,
@@ -163,7 +165,7 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
         // Whoever was let into the tunnel is let through it.
         Some(within) => within.admitted.clone(),
         None => {
-            let named = proxy.rules.names(&target.origin.host, target.origin.port);
+            let named = proxy.named_hosts.look_up(&target);
             proxy.access.admit(caller.peer.ip(), head, &target, named, proxy.gate.clock()).await?
         }
     };
@@ -185,7 +187,8 @@ fn plan(
     let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let upgrade = headers::wants_upgrade(head, options, length);
     let outgoing = Outgoing { length, options, upgrade, trace: story.trace };
-    Ok(Plan { target, admitted, claims, outgoing, arrived: story.started })
+    let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
+    Ok(Plan { target, upstream, admitted, claims, outgoing, arrived: story.started })
 }
 
 /// One permit, after a wait if need be.

@@ -40,7 +40,7 @@ pub(super) async fn wait(
     plan: &Plan,
     want: Want,
 ) -> Result<Option<(Permit, Option<Ready>)>, End> {
-    let (origin, named) = (&plan.target.origin, plan.admitted.named);
+    let upstream = &plan.upstream;
     let clock = caller.worker.proxy.gate.clock();
     let since = clock.now();
     let origins = caller.worker.origins.clone();
@@ -56,15 +56,15 @@ pub(super) async fn wait(
             return Poll::Ready(Err(End::Left));
         }
         prepare(&mut preparation, cx, || {
-            place = origins.place(origin);
+            place = origins.place(upstream);
             if place.is_none() {
                 return Preparation::Nothing;
             }
-            match origins.idle(origin, want) {
+            match origins.idle(upstream, want) {
                 Some(ready) => Preparation::Held(ready),
                 None => {
-                    let (origins, origin) = (origins.clone(), origin.clone());
-                    Preparation::Dialling(Box::pin(async move { origins.dial(&origin, named, want.offer).await }))
+                    let (origins, upstream) = (origins.clone(), upstream.clone());
+                    Preparation::Dialling(Box::pin(async move { origins.dial(&upstream, want.offer).await }))
                 }
             }
         });
@@ -86,7 +86,7 @@ pub(super) async fn wait(
         }
         (Ok(Ok(permit)), Preparation::Later(_) | Preparation::Nothing) => return Ok(Some((permit, None))),
         (refused, Preparation::Held(ready)) => {
-            origins.keep(origin, ready.conn);
+            origins.keep(upstream, ready.conn);
             refused
         }
         (refused, _) => refused,

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::target::Origin;
+use super::upstream::Upstream;
 use crate::time::Time;
 use crate::wire::http2::{Link, OriginStream};
 
 /// What is known of the origins that speak TLS, and the connections to those that speak HTTP/2.
 #[derive(Default)]
 pub(super) struct Links {
-    known: Mutex<HashMap<Origin, Known>>,
+    known: Mutex<HashMap<Upstream, Known>>,
 }
 
 #[derive(Default)]
@@ -71,7 +71,7 @@ pub(super) enum Turn {
 /// Held by whom the others wait for. Dropped without an outcome, the dialling has failed.
 pub(super) struct Guide {
     links: Arc<Links>,
-    origin: Origin,
+    origin: Upstream,
     dialling: Arc<Dialling>,
     failed: bool,
 }
@@ -96,7 +96,7 @@ impl Drop for Guide {
 
 impl Links {
     /// A stream to the origin on a connection that is there, if one has room.
-    pub(super) fn open(&self, origin: &Origin, now: Time) -> Option<Box<OriginStream>> {
+    pub(super) fn open(&self, origin: &Upstream, now: Time) -> Option<Box<OriginStream>> {
         let mut all = self.lock();
         let known = all.get_mut(origin)?;
         known.used = now;
@@ -104,7 +104,7 @@ impl Links {
     }
 
     /// What is to be done for a request to the origin.
-    pub(super) fn turn(self: &Arc<Self>, origin: &Origin, now: Time) -> Turn {
+    pub(super) fn turn(self: &Arc<Self>, origin: &Upstream, now: Time) -> Turn {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.used = now;
@@ -124,7 +124,7 @@ impl Links {
     }
 
     /// The origin has chosen HTTP/2 on a new connection.
-    pub(super) fn keep(&self, origin: &Origin, link: Link) {
+    pub(super) fn keep(&self, origin: &Upstream, link: Link) {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
@@ -132,7 +132,7 @@ impl Links {
     }
 
     /// The origin speaks HTTP/1.1.
-    pub(super) fn set_http1(&self, origin: &Origin, http1: Http1) {
+    pub(super) fn set_http1(&self, origin: &Upstream, http1: Http1) {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         if known.http1 != Some(Http1::Wanted) {
@@ -165,7 +165,7 @@ impl Links {
         all.values().map(|known| known.links.len()).sum::<usize>() < before
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Upstream, Known>> {
         // A panic elsewhere cannot leave the map half changed: each change is one call.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -27,6 +27,7 @@ mod json;
 mod line;
 mod links;
 mod made;
+mod named_hosts;
 mod origin;
 mod pass;
 pub mod password;
@@ -42,6 +43,7 @@ pub mod tally;
 pub mod target;
 pub mod trace;
 mod tunnel;
+mod upstream;
 
 pub use self::connection::Server;
 pub use self::current::{Current, Worker};
@@ -174,7 +176,7 @@ pub struct Parts {
     authority: Option<Arc<ca::Authority>>,
     identity: Option<Made<identity::Identity, ServerConfig>>,
     rules: Vec<claims::Rule>,
-    route_hosts: Vec<String>,
+    named_hosts: named_hosts::NamedHosts,
 }
 
 impl std::ops::Deref for Proxy {
@@ -229,7 +231,7 @@ impl Parts {
             |settings: &access::Settings| Ok::<_, Error>(Arc::new(access::Access::new(settings.clone(), seed)));
         let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
         Ok(Parts {
-            route_hosts: settings.routes.iter().map(|route| route.to.host.to_string()).collect(),
+            named_hosts: named_hosts::NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
             targets: target::Targets::new(settings.routes),
             access: Made::again(before.map(|before| &before.access), settings.access, access)?,
             timeouts: settings.timeouts,
@@ -252,10 +254,10 @@ impl Parts {
 
     /// The proxy whose rules are those of these limits, in the order of the file.
     pub fn with(mut self, limits: &[LimitId]) -> Proxy {
-        let (rules, route_hosts) = (std::mem::take(&mut self.rules), std::mem::take(&mut self.route_hosts));
+        let rules = std::mem::take(&mut self.rules);
         let seed = self.gate.seed();
         let tallies = &self.tallies;
-        Proxy { rules: claims::Rules::new(rules, limits, route_hosts, seed, |name| tallies.of(name)), parts: self }
+        Proxy { rules: claims::Rules::new(rules, limits, seed, |name| tallies.of(name)), parts: self }
     }
 }
 

@@ -10,7 +10,8 @@ use super::links::{Http1, Links, Turn};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::tally::{Kept, Pool, Tallies};
-use super::target::{Origin, Scheme};
+use super::target::Scheme;
+use super::upstream::Upstream;
 use super::{PoolSettings, Proxy};
 use crate::gate::clock::Clock;
 use crate::gate::{Flight, Permit};
@@ -30,9 +31,9 @@ pub(super) struct Origins {
     /// Which of our identities an origin is shown.
     identities: Vec<(HostPattern, usize)>,
     tallies: Arc<Tallies>,
-    idle: Mutex<HashMap<Origin, Vec<Idle>>>,
+    idle: Mutex<HashMap<Upstream, Vec<Idle>>>,
     links: Arc<Links>,
-    places: Mutex<HashMap<Origin, usize>>,
+    places: Mutex<HashMap<Upstream, usize>>,
 }
 
 /// For how many in line a connection is made ready at one time, for each origin and runtime. A turn may be much later
@@ -43,7 +44,7 @@ const PLACES: usize = 32;
 /// The place of one of them; free again when dropped.
 pub(super) struct Place {
     origins: Arc<Origins>,
-    origin: Origin,
+    origin: Upstream,
 }
 
 impl Drop for Place {
@@ -112,7 +113,7 @@ impl Origins {
     }
 
     /// A connection that is there and will do: a stream on a shared one, or a kept one that is still good.
-    pub(super) fn idle(&self, origin: &Origin, want: Want) -> Option<Ready> {
+    pub(super) fn idle(&self, origin: &Upstream, want: Want) -> Option<Ready> {
         if origin.scheme == Scheme::Https
             && want.offer == Offer::Http2
             && let Some(stream) = self.links.open(origin, self.clock.now())
@@ -133,7 +134,7 @@ impl Origins {
     }
 
     /// A place among those for whom a connection is made ready, if there is one left.
-    pub(super) fn place(self: &Arc<Self>, origin: &Origin) -> Option<Place> {
+    pub(super) fn place(self: &Arc<Self>, origin: &Upstream) -> Option<Place> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = places.entry(origin.clone()).or_default();
         if *taken >= PLACES {
@@ -148,17 +149,17 @@ impl Origins {
     ///
     /// # Errors
     /// 502, 503 or 504 by what went wrong; 403 if the address may not be dialled; 508 if it is our own.
-    pub(super) async fn dial(&self, origin: &Origin, named: bool, offer: Offer) -> Result<Ready, Refusal> {
+    pub(super) async fn dial(&self, origin: &Upstream, offer: Offer) -> Result<Ready, Refusal> {
         if origin.scheme == Scheme::Http || offer == Offer::Http1 {
-            return self.dial_alone(origin, named, Offer::Http1).await;
+            return self.dial_alone(origin, Offer::Http1).await;
         }
         loop {
             match self.links.turn(origin, self.clock.now()) {
                 Turn::Shared(stream) => return Ok(Ready::shared(stream)),
-                Turn::Alone(Http1::Chosen) => return self.dial_alone(origin, named, offer).await,
-                Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, named, Offer::Http1).await,
+                Turn::Alone(Http1::Chosen) => return self.dial_alone(origin, offer).await,
+                Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, Offer::Http1).await,
                 Turn::First(guide) => {
-                    let dialled = self.dial_alone(origin, named, offer).await;
+                    let dialled = self.dial_alone(origin, offer).await;
                     if dialled.is_ok() {
                         guide.arrive();
                     }
@@ -167,17 +168,17 @@ impl Origins {
                 Turn::After(dialling) => {
                     // Who waited in vain tries for itself: one after the other would take as many times the timeout.
                     if !dialling.ended().await {
-                        return self.dial_alone(origin, named, offer).await;
+                        return self.dial_alone(origin, offer).await;
                     }
                 }
             }
         }
     }
 
-    async fn dial_alone(&self, origin: &Origin, named: bool, offer: Offer) -> Result<Ready, Refusal> {
-        match self.dial_once(origin, named, offer).await {
+    async fn dial_alone(&self, origin: &Upstream, offer: Offer) -> Result<Ready, Refusal> {
+        match self.dial_once(origin, offer).await {
             // Descriptors that nobody uses at the moment serve this request better.
-            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, named, offer).await,
+            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, offer).await,
             dialled => dialled,
         }
     }
@@ -188,9 +189,13 @@ impl Origins {
         !std::mem::take(&mut *self.lock()).is_empty() || shared
     }
 
-    async fn dial_once(&self, origin: &Origin, named: bool, offer: Offer) -> Result<Ready, Refusal> {
+    async fn dial_once(&self, origin: &Upstream, offer: Offer) -> Result<Ready, Refusal> {
         let until = tokio::time::Instant::from_std(self.clock.instant(self.clock.now() + self.connect));
-        let tcp = self.dialer.connect(&origin.host, origin.port, named, self.connect).await.map_err(refusal_of_dial)?;
+        let tcp = self
+            .dialer
+            .connect(&origin.host, origin.port, origin.reach, self.connect)
+            .await
+            .map_err(refusal_of_dial)?;
         self.tallies.dialled.add_one();
         let stream = Stream::plain(tcp);
         match origin.scheme {
@@ -203,7 +208,7 @@ impl Origins {
     }
 
     /// The TLS handshake, and the first words of HTTP/2 if the origin chose it.
-    async fn greet(&self, origin: &Origin, stream: Stream, offer: Offer) -> Result<Ready, Refusal> {
+    async fn greet(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<Ready, Refusal> {
         let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
         let wish = Wish { offer, identity: identity.map(|(_, identity)| *identity) };
         let tls = self.tls.connect(&origin.host, stream, wish).await.map_err(refusal_of_tls)?;
@@ -223,12 +228,12 @@ impl Origins {
     }
 
     /// The origin wants HTTP/1.1 for what it was asked by HTTP/2.
-    pub(super) fn speak_http1(&self, origin: &Origin) {
+    pub(super) fn speak_http1(&self, origin: &Upstream) {
         self.links.set_http1(origin, Http1::Wanted);
     }
 
     /// Keeps a connection for the next request. Its last message has ended, and nothing of another was read.
-    pub(super) fn keep(&self, origin: &Origin, mut conn: Conn) {
+    pub(super) fn keep(&self, origin: &Upstream, mut conn: Conn) {
         if !conn.input.is_empty() || conn.pending() > 0 || conn.stream.is_http2() {
             return;
         }
@@ -257,7 +262,7 @@ impl Origins {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, Vec<Idle>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Upstream, Vec<Idle>>> {
         // A panic elsewhere cannot leave the map half changed: each change is one call.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

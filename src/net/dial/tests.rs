@@ -44,7 +44,7 @@ fn addresses(of: &[SocketAddr]) -> VecDeque<SocketAddr> {
 async fn a_literal_and_a_name_are_connected_without_delay_of_small_writes() {
     let (_listener, address) = listener();
     for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost"] {
-        let stream = dialer(false).connect(host, address.port(), false, AGES).await.unwrap();
+        let stream = dialer(false).connect(host, address.port(), Reach::Public, AGES).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap().port(), address.port(), "{host}");
         assert!(stream.nodelay().unwrap(), "{host}");
     }
@@ -66,18 +66,18 @@ async fn every_way_to_write_loopback_is_denied_unless_the_host_is_named() {
         "127.1",
         "0177.0.0.1",
     ] {
-        let result = dialer(true).connect(host, address.port(), false, AGES).await;
+        let result = dialer(true).connect(host, address.port(), Reach::Public, AGES).await;
         // A resolver that does not read the old spellings refuses the name, which is as good.
         assert!(matches!(result, Err(Error::Denied | Error::Dns(_))), "{host}: {result:?}");
     }
-    assert!(matches!(dialer(true).connect("127.0.0.1", address.port(), false, AGES).await, Err(Error::Denied)));
-    dialer(true).connect("localhost", address.port(), true, AGES).await.unwrap();
+    assert!(matches!(dialer(true).connect("127.0.0.1", address.port(), Reach::Public, AGES).await, Err(Error::Denied)));
+    dialer(true).connect("localhost", address.port(), Reach::Private, AGES).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_zone_id_is_refused_before_anything_is_resolved() {
     for host in ["fe80::1%lo", "fe80::1%1", "localhost%lo"] {
-        let result = dialer(false).connect(host, 80, true, AGES).await;
+        let result = dialer(false).connect(host, 80, Reach::Private, AGES).await;
         assert!(matches!(result, Err(Error::Denied)), "{host}: {result:?}");
     }
 }
@@ -86,9 +86,9 @@ async fn a_zone_id_is_refused_before_anything_is_resolved() {
 fn what_is_denied_is_left_out_and_the_rest_is_dialled() {
     let public: SocketAddr = "1.1.1.1:80".parse().unwrap();
     let mixed = vec!["10.0.0.1:80".parse().unwrap(), public, "203.0.113.1:80".parse().unwrap()];
-    assert_eq!(dialer(true).allowed(mixed.clone(), false).unwrap(), [public]);
-    assert_eq!(dialer(true).allowed(mixed.clone(), true).unwrap(), mixed[..2]);
-    assert!(matches!(dialer(true).allowed(mixed[2..].to_vec(), true), Err(Error::Denied)));
+    assert_eq!(dialer(true).allowed(mixed.clone(), Reach::Public).unwrap(), [public]);
+    assert_eq!(dialer(true).allowed(mixed.clone(), Reach::Private).unwrap(), mixed[..2]);
+    assert!(matches!(dialer(true).allowed(mixed[2..].to_vec(), Reach::Private), Err(Error::Denied)));
 }
 
 #[tokio::test]
@@ -98,11 +98,11 @@ async fn the_gateway_does_not_dial_itself() {
     for own in [address, unspecified] {
         let dialer = Dialer::new(Settings { deny: Vec::new(), deny_private: false, own: vec![own] });
         for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost", "0.0.0.0"] {
-            let result = dialer.connect(host, address.port(), true, AGES).await;
+            let result = dialer.connect(host, address.port(), Reach::Private, AGES).await;
             // `localhost` may be `::1` as well, where nobody listens.
             assert!(matches!(result, Err(Error::Loop | Error::Refused(_))), "{own} {host}: {result:?}");
         }
-        let result = dialer.connect("127.0.0.1", address.port(), true, AGES).await;
+        let result = dialer.connect("127.0.0.1", address.port(), Reach::Private, AGES).await;
         assert!(matches!(result, Err(Error::Loop)), "{own}: {result:?}");
     }
 }
@@ -117,10 +117,10 @@ fn an_address_of_another_machine_is_not_local() {
 
 #[tokio::test]
 async fn a_closed_port_is_refused_and_an_unknown_name_does_not_resolve() {
-    let result = dialer(false).connect("127.0.0.1", refusing().port(), false, AGES).await;
+    let result = dialer(false).connect("127.0.0.1", refusing().port(), Reach::Public, AGES).await;
     assert!(matches!(result, Err(Error::Refused(_))), "{result:?}");
     for host in ["", "no.such.name.invalid", "a\0b"] {
-        let result = dialer(false).connect(host, 80, false, AGES).await;
+        let result = dialer(false).connect(host, 80, Reach::Public, AGES).await;
         assert!(matches!(result, Err(Error::Dns(_))), "{host:?}: {result:?}");
     }
 }
@@ -128,7 +128,7 @@ async fn a_closed_port_is_refused_and_an_unknown_name_does_not_resolve() {
 #[tokio::test]
 async fn an_address_that_never_answers_ends_with_the_time() {
     let (_socket, _fillers, address) = silent();
-    let result = dialer(false).connect("127.0.0.1", address.port(), false, Duration::from_millis(20)).await;
+    let result = dialer(false).connect("127.0.0.1", address.port(), Reach::Public, Duration::from_millis(20)).await;
     assert!(matches!(result, Err(Error::Timeout)), "{result:?}");
 }
 
@@ -138,7 +138,7 @@ fn a_resolver_that_never_answers_ends_with_the_time() {
     // The only thread that could ask the resolver is busy.
     let (free, busy) = std::sync::mpsc::channel::<()>();
     runtime.spawn_blocking(move || busy.recv());
-    let result = runtime.block_on(dialer(false).connect("localhost", 80, false, Duration::from_millis(20)));
+    let result = runtime.block_on(dialer(false).connect("localhost", 80, Reach::Public, Duration::from_millis(20)));
     assert!(matches!(result, Err(Error::DnsTimeout)), "{result:?}");
     drop(free);
 }

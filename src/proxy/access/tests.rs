@@ -4,12 +4,14 @@ use super::*;
 use crate::proxy::target::{Came, Targets};
 
 const SEED: [u8; 16] = [7; 16];
+const NAMED: Named = Named { listed: true, reach: Reach::Private };
+const UNNAMED: Named = Named { listed: false, reach: Reach::Public };
 
 fn open() -> Settings {
     Settings { allow_from: Vec::new(), users: None, connect_ports: vec![443], only_listed: false }
 }
 
-async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: bool) -> Result<Admitted, Refusal> {
+async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: Named) -> Result<Admitted, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
     let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
     Access::new(settings, SEED).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
@@ -27,22 +29,24 @@ fn addresses_are_compared_whatever_family_they_came_in() {
 
 #[tokio::test]
 async fn a_tunnel_leads_to_the_ports_that_are_named() {
-    assert!(admit(open(), "::1", "CONNECT a:443", "", false).await.is_ok());
-    assert!(matches!(admit(open(), "::1", "CONNECT a:25", "", true).await, Err(Refusal::Denied(_))));
-    assert!(admit(open(), "::1", "GET http://a:25/", "", false).await.is_ok());
+    assert!(admit(open(), "::1", "CONNECT a:443", "", UNNAMED).await.is_ok());
+    assert!(matches!(admit(open(), "::1", "CONNECT a:25", "", NAMED).await, Err(Refusal::Denied(_))));
+    assert!(admit(open(), "::1", "GET http://a:25/", "", UNNAMED).await.is_ok());
 }
 
 #[tokio::test]
 async fn only_listed_hosts_may_be_all_there_are() {
     let listed = || Settings { only_listed: true, ..open() };
-    assert!(matches!(admit(listed(), "::1", "GET http://a/", "", false).await, Err(Refusal::Denied(_))));
-    assert!(admit(listed(), "::1", "GET http://a/", "", true).await.is_ok_and(|admitted| admitted.named));
+    assert!(matches!(admit(listed(), "::1", "GET http://a/", "", UNNAMED).await, Err(Refusal::Denied(_))));
+    assert!(
+        admit(listed(), "::1", "GET http://a/", "", NAMED).await.is_ok_and(|admitted| admitted.reach == Reach::Private)
+    );
 }
 
 #[tokio::test]
 async fn an_address_that_may_not_come_gets_nothing() {
     let near = Settings { allow_from: vec!["10.0.0.0/8".parse().expect("a range")], ..open() };
-    assert!(matches!(admit(near, "11.0.0.1", "GET http://a/", "", true).await, Err(Refusal::Denied(_))));
+    assert!(matches!(admit(near, "11.0.0.1", "GET http://a/", "", NAMED).await, Err(Refusal::Denied(_))));
 }
 
 #[tokio::test]
@@ -53,24 +57,24 @@ async fn a_password_comes_before_all_else() {
         ..open()
     };
     let right = "Proxy-Authorization: Basic YW5uYTpwdw==\r\n";
-    assert!(matches!(admit(settings(), "::1", "CONNECT a:25", "", false).await, Err(Refusal::Unauthorized)));
-    assert!(matches!(admit(settings(), "::1", "CONNECT a:25", right, false).await, Err(Refusal::Denied(_))));
+    assert!(matches!(admit(settings(), "::1", "CONNECT a:25", "", UNNAMED).await, Err(Refusal::Unauthorized)));
+    assert!(matches!(admit(settings(), "::1", "CONNECT a:25", right, UNNAMED).await, Err(Refusal::Denied(_))));
     let twice = right.repeat(2);
-    assert!(matches!(admit(settings(), "::1", "GET http://a/", &twice, true).await, Err(Refusal::Unauthorized)));
+    assert!(matches!(admit(settings(), "::1", "GET http://a/", &twice, NAMED).await, Err(Refusal::Unauthorized)));
     let end_to_end = right.replace("Proxy-", "");
-    assert!(matches!(admit(settings(), "::1", "GET http://a/", &end_to_end, true).await, Err(Refusal::Unauthorized)));
-    let admitted = admit(settings(), "::1", "GET http://a/", right, true).await.expect("right");
+    assert!(matches!(admit(settings(), "::1", "GET http://a/", &end_to_end, NAMED).await, Err(Refusal::Unauthorized)));
+    let admitted = admit(settings(), "::1", "GET http://a/", right, NAMED).await.expect("right");
     assert_eq!(admitted.user.as_deref(), Some("anna"));
 }
 
 #[tokio::test]
 async fn a_name_that_nobody_proved_is_no_name() {
     let claimed = "Proxy-Authorization: Basic YW5uYTpwdw==\r\n";
-    let admitted = admit(open(), "192.0.2.1", "GET http://a/", claimed, false).await.expect("open");
+    let admitted = admit(open(), "192.0.2.1", "GET http://a/", claimed, UNNAMED).await.expect("open");
     assert_eq!(admitted.user, None);
-    let same = admit(open(), "::ffff:192.0.2.1", "GET http://b/", "", false).await.expect("open");
+    let same = admit(open(), "::ffff:192.0.2.1", "GET http://b/", "", UNNAMED).await.expect("open");
     assert_eq!(admitted.caller, same.caller);
-    let other = admit(open(), "192.0.2.2", "GET http://a/", "", false).await.expect("open");
+    let other = admit(open(), "192.0.2.2", "GET http://a/", "", UNNAMED).await.expect("open");
     assert_ne!(admitted.caller, other.caller);
 }
 

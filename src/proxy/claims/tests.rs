@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::locker::Caller;
+use crate::net::dial::Reach;
 use crate::proxy::target::{Came, Targets};
 
 fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<KeyPart>) -> Rule {
@@ -19,19 +20,19 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
     }
 }
 
-fn rules_of(rules: Vec<Rule>, route_hosts: Vec<String>) -> Rules {
+fn rules_of(rules: Vec<Rule>) -> Rules {
     let limits: Vec<LimitId> = (0..).map(LimitId).take(rules.len()).collect();
-    Rules::new(rules, &limits, route_hosts, [7; 16], |_| Arc::default())
+    Rules::new(rules, &limits, [7; 16], |_| Arc::default())
 }
 
 fn keyed(key: Vec<KeyPart>) -> Rules {
-    rules_of(vec![rule("a", &[], &[], &[], key)], Vec::new())
+    rules_of(vec![rule("a", &[], &[], &[], key)])
 }
 
 fn find_as(rules: &Rules, line: &str, fields: &str, caller: u64) -> Result<Claims, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
     let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
-    let admitted = Admitted { caller: Caller(caller), user: None, named: false };
+    let admitted = Admitted { caller: Caller(caller), user: None, reach: Reach::Public };
     rules.find(&target, &head, &admitted, IpAddr::from([127, 0, 0, 1]))
 }
 
@@ -49,15 +50,12 @@ fn key(rules: &Rules, line: &str, fields: &str) -> Key {
 
 #[test]
 fn every_limit_that_matches_is_claimed() {
-    let rules = rules_of(
-        vec![
-            rule("host", &["api.example", "*.api.example"], &[], &[], vec![]),
-            rule("path", &[], &["/v2/**"], &[], vec![]),
-            rule("method", &[], &[], &["GET", "POST"], vec![]),
-            rule("all", &[], &[], &[], vec![]),
-        ],
-        Vec::new(),
-    );
+    let rules = rules_of(vec![
+        rule("host", &["api.example", "*.api.example"], &[], &[], vec![]),
+        rule("path", &[], &["/v2/**"], &[], vec![]),
+        rule("method", &[], &[], &["GET", "POST"], vec![]),
+        rule("all", &[], &[], &[], vec![]),
+    ]);
     assert_eq!(limits(&rules, "GET http://api.example/v2/x?y"), [0, 1, 2, 3]);
     assert_eq!(limits(&rules, "PUT http://x.api.example/v1/x"), [0, 3]);
     assert_eq!(limits(&rules, "get http://b.example/v3?/v2/"), [3]);
@@ -67,22 +65,18 @@ fn every_limit_that_matches_is_claimed() {
 
 #[test]
 fn a_rule_with_a_path_counts_no_tunnels() {
-    let rules =
-        rules_of(vec![rule("a", &[], &["/**"], &[], vec![]), rule("b", &[], &[], &["CONNECT"], vec![])], Vec::new());
+    let rules = rules_of(vec![rule("a", &[], &["/**"], &[], vec![]), rule("b", &[], &[], &["CONNECT"], vec![])]);
     assert_eq!(limits(&rules, "CONNECT api.example:443"), [1]);
 }
 
 #[test]
 fn the_broadest_limit_comes_first_then_the_order_of_the_file() {
-    let rules = rules_of(
-        vec![
-            rule("two", &[], &[], &[], vec![KeyPart::Host, KeyPart::Caller]),
-            rule("one", &[], &[], &[], vec![KeyPart::Caller]),
-            rule("whole", &[], &[], &[], vec![]),
-            rule("one again", &[], &[], &[], vec![KeyPart::Host]),
-        ],
-        Vec::new(),
-    );
+    let rules = rules_of(vec![
+        rule("two", &[], &[], &[], vec![KeyPart::Host, KeyPart::Caller]),
+        rule("one", &[], &[], &[], vec![KeyPart::Caller]),
+        rule("whole", &[], &[], &[], vec![]),
+        rule("one again", &[], &[], &[], vec![KeyPart::Host]),
+    ]);
     assert_eq!(limits(&rules, "GET http://a/"), [2, 1, 3, 0]);
     assert_eq!(&*rules.rule(LimitId(3)).name, "one again");
 }
@@ -156,7 +150,7 @@ fn what_a_tunnel_does_not_have_is_one_value() {
 #[test]
 fn a_stated_cost_is_a_whole_number_up_to_n() {
     let priced = Rule { cost: Cost::Header("X-Cost".into()), ..rule("dear", &[], &[], &[], vec![]) };
-    let rules = rules_of(vec![priced], Vec::new());
+    let rules = rules_of(vec![priced]);
     let cost = |fields: &str| find_as(&rules, "GET http://a/", fields, 1).map(|found| found.claims[0].cost);
     assert_eq!(cost(""), Ok(1));
     assert_eq!(cost("x-cost: 5\r\n"), Ok(5));
@@ -168,28 +162,15 @@ fn a_stated_cost_is_a_whole_number_up_to_n() {
             "{wrong}"
         );
     }
-    let fixed = rules_of(vec![Rule { cost: Cost::Fixed(3), ..rule("a", &[], &[], &[], vec![]) }], Vec::new());
+    let fixed = rules_of(vec![Rule { cost: Cost::Fixed(3), ..rule("a", &[], &[], &[], vec![]) }]);
     assert_eq!(find(&fixed, "GET http://a/", "").claims[0].cost, 3);
 }
 
 #[test]
 fn the_largest_retry_of_the_matching_limits_counts() {
     let retry = |host: &'static str, retry| Rule { retry, ..rule(host, &[host], &[], &[], vec![]) };
-    let rules = rules_of(vec![retry("a", 1), retry("*", 2), retry("b", 9)], Vec::new());
+    let rules = rules_of(vec![retry("a", 1), retry("*", 2), retry("b", 9)]);
     assert_eq!(find(&rules, "GET http://a/", "").retry, 2);
-}
-
-#[test]
-fn hosts_are_named_by_limits_and_routes_but_not_by_a_star() {
-    let rules = rules_of(
-        vec![rule("a", &["*", "api.example:443", "*.below.example"], &[], &[], vec![])],
-        vec!["routed.example".to_owned()],
-    );
-    assert!(rules.names("api.example", 443));
-    assert!(!rules.names("api.example", 80));
-    assert!(rules.names("x.below.example", 1));
-    assert!(rules.names("routed.example", 8443));
-    assert!(!rules.names("other.example", 443));
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! Hosts that limits and routes name, and what that opens: an allow-list, and the way into private networks.
+
+use super::pattern::HostPattern;
+use super::target::{Form, Target};
+use crate::net::dial::Reach;
+
+/// Every host that a limit names by a pattern that singles hosts out.
+#[derive(Debug)]
+pub(super) struct NamedHosts {
+    patterns: Vec<HostPattern>,
+}
+
+/// What the operator has said of a request's host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Named {
+    /// Whether it may be called where only listed hosts may.
+    pub listed: bool,
+    /// Which addresses it may lead to.
+    pub reach: Reach,
+}
+
+impl NamedHosts {
+    /// Takes the hosts of all limits.
+    pub(super) fn new<'p>(hosts: impl Iterator<Item = &'p HostPattern>) -> NamedHosts {
+        NamedHosts { patterns: hosts.filter(|pattern| pattern.is_specific()).cloned().collect() }
+    }
+
+    /// What is said of the host of a request.
+    ///
+    /// A route speaks for the requests that it takes, and its origin is what the operator wrote; a request of another
+    /// form gains nothing from it, or a route to one port of a machine would open all the others.
+    pub(super) fn look_up(&self, target: &Target) -> Named {
+        let origin = &target.origin;
+        let named = target.form == Form::Route
+            || self.patterns.iter().any(|pattern| pattern.matches(&origin.host, origin.port));
+        Named { listed: named, reach: if named { Reach::Private } else { Reach::Public } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::target::{Came, Origin, Route, Scheme, Targets};
+    use super::*;
+    use crate::wire::RequestHead;
+
+    /// What is said of the target of a request line, where a limit names `hosts` and `/app/` is a route to
+    /// `http://127.0.0.1:8000`.
+    fn look_up(hosts: &[&str], line: &str) -> Named {
+        let to = Origin::at(Scheme::Http, "127.0.0.1:8000").expect("an origin");
+        let route = Route { host: None, path: Some("/app/".to_owned()), to, to_path: String::new() };
+        let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        let target = Targets::new(vec![route]).find(&head, &Came::default()).expect("a target");
+        let hosts: Vec<_> = hosts.iter().map(|host| HostPattern::parse(host).expect(host)).collect();
+        NamedHosts::new(hosts.iter()).look_up(&target)
+    }
+
+    const NAMED: Named = Named { listed: true, reach: Reach::Private };
+    const UNNAMED: Named = Named { listed: false, reach: Reach::Public };
+
+    #[test]
+    fn hosts_are_named_by_limits_but_not_by_a_star() {
+        let hosts = ["*", "api.example:443", "*.below.example"];
+        assert_eq!(look_up(&hosts, "GET https://api.example/"), NAMED);
+        assert_eq!(look_up(&hosts, "CONNECT api.example:443"), NAMED);
+        assert_eq!(look_up(&hosts, "GET http://x.below.example:1/"), NAMED);
+        assert_eq!(look_up(&hosts, "GET http://api.example/"), UNNAMED);
+        assert_eq!(look_up(&hosts, "GET https://other.example/"), UNNAMED);
+    }
+
+    #[test]
+    fn a_route_speaks_for_the_requests_that_it_takes() {
+        assert_eq!(look_up(&[], "GET /app/x"), NAMED);
+        for line in ["GET http://127.0.0.1:8000/app/", "GET http://127.0.0.1:2375/", "CONNECT 127.0.0.1:8000"] {
+            assert_eq!(look_up(&[], line), UNNAMED, "{line}");
+        }
+        assert_eq!(look_up(&["127.0.0.1:8000"], "GET http://127.0.0.1:8000/"), NAMED, "unless a limit names it too");
+    }
+}
