@@ -4,6 +4,7 @@
 //! still running when the gateway ends ([`drain`]) and by which listener they came ([`entrance`]). It never reads or writes a byte of what it connects, and knows
 //! neither limits nor callers. What two processes of the gateway say to each other it carries as bytes ([`pass`]).
 
+mod address;
 pub mod dial;
 pub mod drain;
 pub mod entrance;
