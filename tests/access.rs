@@ -173,16 +173,68 @@ fn addresses_that_mean_this_machine_without_saying_so_are_not_dialled() {
     assert_eq!(origin.connections(), 0, "the unspecified address is loopback to the kernel");
 }
 
+/// Where instances of clouds find their credentials, and other ways to write the most common one.
+const METADATA: [&str; 20] = [
+    "169.254.169.254",
+    "169.254.170.2",
+    "168.63.129.16",
+    "100.100.100.200",
+    "192.0.0.192",
+    "[fe80::a9fe:a9fe]",
+    "[fd00:ec2::254]",
+    "[fd00:ec2::23]",
+    "[fd20:ce::254]",
+    "[fd00:c1::a9fe:a9fe]",
+    "[fd00:42::42]",
+    "[fd00:a9fe:a9fe::1]",
+    "[fd00:100::100:200]",
+    "[::ffff:169.254.169.254]",
+    "[::ffff:0:169.254.169.254]",
+    "[64:ff9b::169.254.169.254]",
+    "[64:ff9b:1:a9fe:a9:fe00::]",
+    "[2002:a9fe:a9fe::1]",
+    "[2001:db8::5efe:169.254.169.254]",
+    "[2001:db8::200:5efe:168.63.129.16]",
+];
+
 #[test]
-fn the_metadata_service_is_out_of_reach() {
-    let gateway = Gateway::start(UNLIMITED);
-    for host in ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"] {
-        check_ours(&gateway.get(&format!("http://{host}/")), 403, "destination_ip_prohibited");
+fn metadata_services_are_out_of_reach() {
+    // What the file denies is denied beside them, not in their place.
+    for access in
+        ["", "[access]\ndeny_addresses = [\"198.51.100.0/24\"]\nallow_addresses = [\"0.0.0.0/0\", \"::/0\"]\n"]
+    {
+        let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nconnect = \"300ms\"\n{access}"));
+        for host in METADATA {
+            check_ours(&gateway.get(&format!("http://{host}/")), 403, "destination_ip_prohibited");
+        }
+        let tunnel = gateway.exchange("CONNECT 168.63.129.16:443 HTTP/1.1\r\nHost: a\r\n\r\n");
+        check_ours(&tunnel, 403, "destination_ip_prohibited");
     }
-    let answer = gateway.get("http://[fe80::1%25eth0]/");
+    let answer = Gateway::start(UNLIMITED).get("http://[fe80::1%25eth0]/");
     assert!(matches!(answer.status, 400 | 403), "{}", answer.raw);
-    let tunnel = gateway.exchange("CONNECT 169.254.169.254:443 HTTP/1.1\r\nHost: a\r\n\r\n");
-    check_ours(&tunnel, 403, "destination_ip_prohibited");
+}
+
+/// Whether the gateway refused to dial an address; an answer of the network's own is none of its.
+fn is_prohibited(answer: &Answer) -> bool {
+    answer.field("proxy-status").is_some_and(|status| status.contains("error=destination_ip_prohibited"))
+}
+
+#[test]
+fn a_metadata_service_is_opened_by_its_own_address_alone() {
+    let gateway = |more: &str| Gateway::start(&format!("[timeouts]\nconnect = \"300ms\"\n{more}"));
+    let prohibits = |gateway: &Gateway, host: &str| is_prohibited(&gateway.get(&format!("http://{host}/")));
+    let limit = gateway("[[limit]]\nmatch = { host = \"169.254.1.2\" }\nin_flight = 1\n");
+    let access = gateway("[access]\nallow_addresses = [\"169.254.1.2\", \"169.254.2.0/24\"]\n");
+    for gateway in [limit, access] {
+        assert!(!prohibits(&gateway, "169.254.1.2"));
+        for other in ["169.254.1.3", "169.254.2.7", "[64:ff9b::169.254.1.2]"] {
+            assert!(prohibits(&gateway, other), "{other}");
+        }
+    }
+    let denied = gateway("[access]\nallow_addresses = [\"169.254.1.2\"]\ndeny_addresses = [\"169.254.1.0/24\"]\n");
+    assert!(prohibits(&denied, "169.254.1.2"), "what is denied is denied");
+    let route = "[[route]]\nhost = \"app.example\"\nto = \"http://169.254.1.2/\"\n";
+    assert!(!is_prohibited(&gateway(route).exchange(BY_ROUTE)));
 }
 
 #[test]
@@ -236,4 +288,19 @@ fn a_route_lists_its_host_for_route_requests_alone() {
     assert_eq!(gateway.exchange(BY_ROUTE).status, 200);
     check_ours(&gateway.get(&routed.url("/")), 403, "http_request_denied");
     assert_eq!(routed.count(), 1);
+}
+
+#[test]
+fn addresses_that_the_operator_allows_are_reached_under_any_name() {
+    let origin = Origin::start();
+    let toml = |access: &str| {
+        format!("{UNLIMITED}[listen]\nproxy = \"0.0.0.0:0\"\n\n[access]\nallow_from = [\"127.0.0.0/8\"]\n{access}")
+    };
+    let gateway = Gateway::start(&toml("allow_addresses = [\"127.0.0.0/30\", \"::1\"]\n"));
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        assert_eq!(gateway.get(&format!("http://{host}:{}/", origin.port())).status, 200, "{host}");
+    }
+    check_ours(&gateway.get(&format!("http://127.0.0.4:{}/", origin.port())), 403, "destination_ip_prohibited");
+    let gateway = Gateway::start(&toml("allow_addresses = [\"127.0.0.0/8\"]\ndeny_addresses = [\"127.0.0.1\"]\n"));
+    check_ours(&gateway.get(&origin.url("/")), 403, "destination_ip_prohibited");
 }

@@ -1,6 +1,5 @@
 //! The shape of `[access]` and `[timeouts]`: every key, how its value is written, and its default.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +21,8 @@ pub(super) struct Access {
     pub(super) users: Written<PathBuf>,
     pub(super) connect_ports: Vec<u16>,
     pub(super) only_listed: bool,
-    pub(super) deny_addresses: Vec<IpNet>,
+    pub(super) deny_addresses: Vec<At<IpNet>>,
+    pub(super) allow_addresses: Vec<At<IpNet>>,
 }
 
 impl Access {
@@ -32,17 +32,11 @@ impl Access {
             users: table.get("users", path),
             connect_ports: table.get("connect_ports", |v| v.each(port)).map_all().unwrap_or_else(|| vec![443]),
             only_listed: table.get("unlisted_hosts", |v| v.word(&[("allow", false), ("deny", true)])).or(false),
-            deny_addresses: table
-                .get("deny_addresses", |v| v.each(range))
-                .map_all()
-                .unwrap_or_else(|| vec![LINK_LOCAL_V4, LINK_LOCAL_V6]),
+            deny_addresses: table.get("deny_addresses", |v| v.each(range)).or(Vec::new()),
+            allow_addresses: table.get("allow_addresses", |v| v.each(range)).or(Vec::new()),
         }
     }
 }
-
-/// Link-local addresses: where clouds keep their metadata services.
-const LINK_LOCAL_V4: IpNet = IpNet::new_assert(IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 0, 0)), 16);
-const LINK_LOCAL_V6: IpNet = IpNet::new_assert(IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10);
 
 /// `[timeouts]`
 pub(super) fn timeouts(table: &mut Table<'_>) -> Timeouts {

@@ -10,9 +10,8 @@ use super::file::{File, Route};
 use super::process::{self, State};
 use super::value::Destination;
 use super::walk::{At, Reader, Written};
-use super::{Admin, Locks, Settings, limit, store, tls, users};
+use super::{Admin, Locks, Settings, address_rules, limit, store, tls, users};
 use crate::gate::{self, journal};
-use crate::net::dial;
 use crate::proxy::{self, PoolSettings, access, target, trace};
 
 /// Where lockgate listens unless it is told otherwise.
@@ -29,6 +28,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     let listen = listen(&file.listen.proxy, reader);
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
     check_open(&file, loopback_only, reader);
+    let dial = address_rules::check(&file, &listen, loopback_only, reader);
     let access = access(&file.access, loopback_only, folder, reader);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     let routes = routes(file.routes, reader);
@@ -50,11 +50,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
             rules,
             routes,
             access,
-            dial: dial::Settings {
-                deny: file.access.deny_addresses,
-                deny_private: !loopback_only,
-                own: listen.clone(),
-            },
+            dial,
             tls: tls.verify,
             identities: tls.identities,
             intercept: tls.intercept,

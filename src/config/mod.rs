@@ -8,6 +8,7 @@
 //! of a file are reported at once.
 
 mod access_schema;
+mod address_rules;
 mod check;
 mod file;
 mod item;

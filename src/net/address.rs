@@ -1,45 +1,70 @@
-//! IP addresses: the IPv4 address inside an IPv6 one, and the special-purpose ranges.
+//! IP addresses: the IPv4 address inside an IPv6 one, special-purpose ranges, metadata services of clouds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use smallvec::SmallVec;
 
 /// An address and what it stands for: an IPv6 address may carry an IPv4 address to which the network delivers.
 pub(super) struct Forms {
     plain: IpAddr,
-    carried: Option<Ipv4Addr>,
+    carried: SmallVec<[Ipv4Addr; 4]>,
 }
 
 impl Forms {
     pub(super) fn of(ip: IpAddr) -> Forms {
         match ip {
-            IpAddr::V4(four) => Forms { plain: ip, carried: Some(four) },
+            IpAddr::V4(four) => Forms { plain: ip, carried: [four].into_iter().collect() },
             IpAddr::V6(six) => Forms { plain: ip, carried: carried_by(six) },
         }
     }
 
-    /// The address as it is, the IPv4 address in it, and that one as IPv4-mapped (a range may be written so).
+    /// The address as it is, each IPv4 address in it, and those as IPv4-mapped (a range may be written so).
     pub(super) fn iter(&self) -> impl Iterator<Item = IpAddr> {
-        let mapped = self.carried.map(|four| IpAddr::V6(four.to_ipv6_mapped()));
-        [Some(self.plain), self.carried.map(IpAddr::V4), mapped].into_iter().flatten()
+        let carried = self.carried.iter().flat_map(|four| [IpAddr::V4(*four), IpAddr::V6(four.to_ipv6_mapped())]);
+        std::iter::once(self.plain).chain(carried)
     }
 }
 
-fn carried_by(six: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = six.segments();
-    match [a, b, c, d, e, f] {
-        // IPv4-mapped (RFC 4291 §2.5.5.2), NAT64's well-known prefix (RFC 6052 §2.1), and IPv4-compatible
-        // (RFC 4291 §2.5.5.1), of which `::` and `::1` are not part.
-        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => Some(joined(g, h)),
-        [0, 0, 0, 0, 0, 0] if g != 0 => Some(joined(g, h)),
+/// Every IPv4 address that the network may take the address for: more than one only where the address does not say how
+/// long its prefix is.
+fn carried_by(six: Ipv6Addr) -> SmallVec<[Ipv4Addr; 4]> {
+    let mut found = SmallVec::new();
+    match six.segments() {
+        // IPv4-mapped (RFC 4291 §2.5.5.2), IPv4-translated (SIIT, RFC 2765 §2.1) and NAT64's well-known prefix (RFC 6052
+        // §2.1).
+        [0, 0, 0, 0, 0, 0xffff, g, h] | [0, 0, 0, 0, 0xffff, 0, g, h] | [0x64, 0xff9b, 0, 0, 0, 0, g, h] => {
+            found.push(joined(g, h));
+        }
+        // IPv4-compatible (RFC 4291 §2.5.5.1), of which `::` and `::1` are not part.
+        [0, 0, 0, 0, 0, 0, g, h] if g != 0 => found.push(joined(g, h)),
         // 6to4 (RFC 3056 §2).
-        [0x2002, high, low, ..] => Some(joined(high, low)),
-        _ => None,
+        [0x2002, b, c, ..] => found.push(joined(b, c)),
+        // Teredo: the client's address, inverted (RFC 4380 §4).
+        [0x2001, 0, _, _, _, _, g, h] => found.push(joined(!g, !h)),
+        // NAT64 within one network (RFC 8215), with a prefix of 48, 56, 64 or 96 bits. The shorter ones leave out the
+        // octet in the middle (RFC 6052 §2.2).
+        [0x64, 0xff9b, 1, d, e, f, g, h] => {
+            let in_the_middle = u64::from(d) << 40 | u64::from(e & 0xff) << 32 | u64::from(f) << 16 | u64::from(g);
+            found.extend([24, 16, 8].map(|below| Ipv4Addr::from_bits((in_the_middle >> below) as u32)));
+            found.push(joined(g, h));
+        }
+        // ISATAP, under any prefix (RFC 5214 §6.1).
+        [_, _, _, _, 0 | 0x200, 0x5efe, g, h] => found.push(joined(g, h)),
+        _ => {}
     }
+    found
 }
 
 fn joined(high: u16, low: u16) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
+}
+
+/// Whether instances of a cloud, and containers on them, are given credentials there. Link-local addresses are, as a
+/// whole: AWS (also for ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent, DigitalOcean, Hetzner, Akamai, Scaleway and
+/// OpenStack have services in 169.254.0.0/16, some of them in fe80::/10 too.
+pub(super) fn is_metadata(ip: IpAddr) -> bool {
+    METADATA.iter().any(|range| range.contains(&ip))
 }
 
 /// Whether an address is none of a public server's (IANA's special-purpose address registries, and multicast).
@@ -89,4 +114,34 @@ const SPECIAL_6: [Ipv6Net; 11] = [
     six(0xfe80, 0, 0, 10),     // link-local
     six(0xfec0, 0, 0, 10),     // site-local, withdrawn
     six(0xff00, 0, 0, 8),      // multicast
+];
+
+const fn only_four(a: u8, b: u8, c: u8, d: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), 32))
+}
+
+const fn only_six(segments: [u16; 8]) -> IpNet {
+    let [a, b, c, d, e, f, g, h] = segments;
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), 128))
+}
+
+const METADATA: [IpNet; 11] = [
+    IpNet::V4(four(169, 254, 0, 16)),
+    IpNet::V6(six(0xfe80, 0, 0, 10)),
+    // Azure: WireServer, on a public address (learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16).
+    only_four(168, 63, 129, 16),
+    // Alibaba (alibabacloud.com/help/ecs/user-guide/view-instance-metadata), in either family.
+    only_four(100, 100, 100, 200),
+    only_six([0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200]),
+    // Oracle: Compute Classic, and Infrastructure over IPv6 (docs.oracle.com/iaas/Content/Compute/Tasks/gettingmetadata.htm).
+    only_four(192, 0, 0, 192),
+    only_six([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]),
+    // AWS: instance metadata at ::254, EKS Pod Identity at ::23 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
+    IpNet::V6(six(0xfd00, 0xec2, 0, 32)),
+    // Google (cloud.google.com/compute/docs/metadata/querying-metadata).
+    only_six([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]),
+    // Scaleway (cloud-init's datasource of that name).
+    only_six([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]),
+    // Akamai (techdocs.akamai.com/cloud-computing/docs/metadata-service-api).
+    only_six([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1]),
 ];

@@ -4,13 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::address::{Forms, is_special};
+use super::address::{Forms, is_metadata, is_special};
 
 /// What must not be dialled.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Ranges that are never dialled.
     pub deny: Vec<IpNet>,
+    /// Ranges that may be dialled whatever the reach is, unless `deny` has them. A metadata service must be in it by its
+    /// own address.
+    pub allow: Vec<IpNet>,
     /// Whether loopback, private, link-local, unspecified, multicast and other special addresses are denied to those
     /// whose reach is public.
     pub deny_private: bool,
@@ -24,8 +27,10 @@ pub struct Settings {
 pub enum Reach {
     /// Those of public servers; all others too where the gateway serves its own machine only.
     Public,
-    /// Those of private networks and of this machine too: the operator has named the host.
+    /// Those of private networks and of this machine too, metadata services left out: the operator has named the host.
     Private,
+    /// Whatever it is: the operator has written the address itself.
+    Address,
 }
 
 /// What may be done with an address.
@@ -46,8 +51,24 @@ impl Settings {
         let forms = Forms::of(address.ip());
         let denied =
             forms.iter().chain([reached(address.ip())]).any(|form| self.deny.iter().any(|range| range.contains(&form)));
+        if denied {
+            return Ruling::Denied;
+        }
+        let written =
+            reach == Reach::Address || self.allows(address.ip(), |range| range.prefix_len() == range.max_prefix_len());
+        if written {
+            return Ruling::Allowed;
+        }
         let private = self.deny_private && reach == Reach::Public && forms.iter().any(is_special);
-        if denied || private { Ruling::Denied } else { Ruling::Allowed }
+        let metadata = forms.iter().any(is_metadata);
+        if metadata || (private && !self.allows(address.ip(), |_| true)) { Ruling::Denied } else { Ruling::Allowed }
+    }
+
+    /// Whether one of the ranges for which `counts` holds allows the address. The IPv4 address inside another does not
+    /// count: only IPv4-mapped is the same address.
+    fn allows(&self, ip: IpAddr, counts: impl Fn(&IpNet) -> bool) -> bool {
+        let ip = ip.to_canonical();
+        self.allow.iter().any(|range| range.contains(&ip) && counts(range))
     }
 
     fn is_ours(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
@@ -71,9 +92,15 @@ fn reached(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    fn ranges(list: &[&str]) -> Vec<IpNet> {
+        let read = |text: &&str| text.parse().unwrap_or_else(|_| text.parse::<IpAddr>().unwrap().into());
+        list.iter().map(read).collect()
+    }
+
     fn settings(deny: &[&str], own: &[&str]) -> Settings {
         Settings {
-            deny: deny.iter().map(|range| range.parse().unwrap()).collect(),
+            deny: ranges(deny),
+            allow: Vec::new(),
             deny_private: true,
             own: own.iter().map(|addr| addr.parse().unwrap()).collect(),
         }
@@ -84,15 +111,21 @@ mod tests {
         settings.rule_on(address, reach, |_| false)
     }
 
-    const SPECIAL: &str = "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.9.9.9 169.254.169.254 172.16.0.1 \
+    const SPECIAL: &str = "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.9.9.9 172.16.0.1 \
         172.31.255.255 192.0.0.1 192.0.2.1 192.168.1.1 198.18.0.1 198.19.255.255 198.51.100.7 203.0.113.9 224.0.0.1 \
-        239.255.255.255 240.0.0.1 255.255.255.255 :: ::1 fc00::1 fdff::1 fe80::1 febf::1 fec0::1 ff02::1 2001:db8::1 \
+        239.255.255.255 240.0.0.1 255.255.255.255 :: ::1 fc00::1 fdff::1 fec0::1 ff02::1 2001:db8::1 \
         3fff::1 100::1 2001::1 64:ff9b:1::1 \
-        ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 64:ff9b::10.0.0.1 64:ff9b::127.0.0.1 2002:0a00:1::1 \
-        2002:7f00:1::1 2002:c0a8:101::5 ::10.0.0.1 ::127.0.0.1";
+        ::ffff:127.0.0.1 ::ffff:10.0.0.1 64:ff9b::10.0.0.1 64:ff9b::127.0.0.1 2002:0a00:1::1 \
+        2002:7f00:1::1 2002:c0a8:101::5 ::10.0.0.1 ::127.0.0.1 ::ffff:0:10.0.0.1 2606:4700::5efe:10.0.0.1 2606:4700::200:5efe:127.0.0.1";
+    const METADATA: &str = "169.254.169.254 169.254.170.2 169.254.0.1 fe80::1 febf::1 168.63.129.16 100.100.100.200 192.0.0.192 \
+        fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:c1::a9fe:a9fe fd00:42::42 fd00:a9fe:a9fe::1 fd00:100::100:200 \
+        ::ffff:169.254.169.254 ::ffff:0:169.254.169.254 64:ff9b::168.63.129.16 64:ff9b:1::169.254.169.254 \
+        64:ff9b:1:a9fe:a9:fe00:: 64:ff9b:1:a8:3f:8110:: 64:ff9b:1:7:64:6464:c800:: 2002:a9fe:a9fe::1 2001::5601:5601 \
+        ::169.254.169.254 2606:4700::5efe:169.254.169.254 fd00::200:5efe:100.100.100.200";
     const PUBLIC: &str = "1.1.1.1 9.255.255.255 11.0.0.1 100.63.255.255 100.128.0.1 126.255.255.255 128.0.0.1 169.253.1.1 \
-        172.15.255.255 172.32.0.1 192.0.1.1 192.167.1.1 192.169.1.1 198.17.255.255 198.20.0.1 223.255.255.255 \
-        2606:4700::1111 2a00:1450::1 ::ffff:1.1.1.1 64:ff9b::1.1.1.1 2002:0101:0101::1";
+        172.15.255.255 172.32.0.1 192.0.1.1 192.167.1.1 192.169.1.1 198.17.255.255 198.20.0.1 223.255.255.255 168.63.129.17 \
+        2606:4700::1111 2a00:1450::1 ::ffff:1.1.1.1 64:ff9b::1.1.1.1 2002:0101:0101::1 2606:4700::5efe:1.1.1.1 \
+        2606:4700::1:5efe:10.0.0.1";
 
     #[test]
     fn special_addresses_are_denied_to_hosts_that_nobody_named() {
@@ -115,14 +148,46 @@ mod tests {
     }
 
     #[test]
+    fn a_metadata_service_is_denied_unless_its_own_address_is_written() {
+        for deny_private in [true, false] {
+            let settings = Settings { deny_private, allow: ranges(&["0.0.0.0/0", "::/0"]), ..settings(&[], &[]) };
+            for address in METADATA.split_whitespace() {
+                assert_eq!(rule(&settings, address, Reach::Public), Ruling::Denied, "{address}");
+                assert_eq!(rule(&settings, address, Reach::Private), Ruling::Denied, "{address}, though named");
+                assert_eq!(rule(&settings, address, Reach::Address), Ruling::Allowed, "{address}");
+            }
+        }
+        let settings = Settings { allow: ranges(&["169.254.169.254", "fd00:ec2::254"]), ..settings(&[], &[]) };
+        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"] {
+            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
+        }
+        for address in ["169.254.169.253", "64:ff9b::169.254.169.254", "fd00:ec2::23"] {
+            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Denied, "{address}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_range_opens_private_addresses_to_every_host() {
+        let settings =
+            Settings { allow: ranges(&["10.0.0.0/8", "fd00::/8", "64:ff9b::/96"]), ..settings(&["10.9.0.0/16"], &[]) };
+        for address in ["10.0.0.1", "::ffff:10.0.0.1", "fd00::1", "64:ff9b::192.168.0.1"] {
+            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
+        }
+        for address in ["192.168.0.1", "::10.0.0.1", "2002:0a00:1::1", "10.9.0.1", "64:ff9b::10.9.0.1"] {
+            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Denied, "{address}");
+        }
+    }
+
+    #[test]
     fn a_denied_range_holds_for_named_hosts_and_in_every_form_of_the_address() {
-        let settings = settings(&["169.254.0.0/16", "fe80::/10", "8.8.8.0/24", "::ffff:9.9.9.0/120"], &[]);
-        let denied = "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe 2002:a9fe:a9fe::1 ::169.254.169.254 fe80::1 8.8.8.8 \
+        let settings = settings(&["10.1.0.0/16", "8.8.8.0/24", "::ffff:9.9.9.0/120"], &[]);
+        let denied = "10.1.0.1 ::ffff:10.1.0.1 64:ff9b::10.1.0.1 2002:a01:1::1 ::10.1.0.1 ::ffff:0:10.1.0.1 8.8.8.8 \
             2002:0808:0808::1 9.9.9.9 ::ffff:9.9.9.9";
         for address in denied.split_whitespace() {
             assert_eq!(rule(&settings, address, Reach::Private), Ruling::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Address), Ruling::Denied, "{address}");
         }
-        for address in ["169.253.0.1", "8.8.4.4", "9.9.8.1", "10.0.0.1"] {
+        for address in ["8.8.4.4", "9.9.8.1", "10.0.0.1"] {
             assert_eq!(rule(&settings, address, Reach::Private), Ruling::Allowed, "{address}");
         }
     }

@@ -1,5 +1,7 @@
 //! Hosts that limits and routes name, and what that opens: an allow-list, and the way into private networks.
 
+use std::net::IpAddr;
+
 use super::pattern::HostPattern;
 use super::target::{Form, Target};
 use crate::net::dial::Reach;
@@ -28,12 +30,21 @@ impl NamedHosts {
     /// What is said of the host of a request.
     ///
     /// A route speaks for the requests that it takes, and its origin is what the operator wrote; a request of another
-    /// form gains nothing from it, or a route to one port of a machine would open all the others.
+    /// form gains nothing from it, or a route to one port of a machine would open all the others. A wildcard lists hosts,
+    /// but opens no private network to them: any of its names may be somebody else's to point where they like.
     pub(super) fn look_up(&self, target: &Target) -> Named {
         let origin = &target.origin;
-        let named = target.form == Form::Route
-            || self.patterns.iter().any(|pattern| pattern.matches(&origin.host, origin.port));
-        Named { listed: named, reach: if named { Reach::Private } else { Reach::Public } }
+        let (mut listed, mut exact) = (target.form == Form::Route, target.form == Form::Route);
+        for pattern in self.patterns.iter().filter(|pattern| pattern.matches(&origin.host, origin.port)) {
+            listed = true;
+            exact |= pattern.is_exact();
+        }
+        let reach = match exact {
+            false => Reach::Public,
+            true if origin.host.parse::<IpAddr>().is_ok() => Reach::Address,
+            true => Reach::Private,
+        };
+        Named { listed, reach }
     }
 }
 
@@ -55,6 +66,8 @@ mod tests {
     }
 
     const NAMED: Named = Named { listed: true, reach: Reach::Private };
+    const ADDRESS: Named = Named { listed: true, reach: Reach::Address };
+    const LISTED: Named = Named { listed: true, reach: Reach::Public };
     const UNNAMED: Named = Named { listed: false, reach: Reach::Public };
 
     #[test]
@@ -62,17 +75,17 @@ mod tests {
         let hosts = ["*", "api.example:443", "*.below.example"];
         assert_eq!(look_up(&hosts, "GET https://api.example/"), NAMED);
         assert_eq!(look_up(&hosts, "CONNECT api.example:443"), NAMED);
-        assert_eq!(look_up(&hosts, "GET http://x.below.example:1/"), NAMED);
+        assert_eq!(look_up(&hosts, "GET http://x.below.example:1/"), LISTED, "its names may be anybody's");
         assert_eq!(look_up(&hosts, "GET http://api.example/"), UNNAMED);
         assert_eq!(look_up(&hosts, "GET https://other.example/"), UNNAMED);
     }
 
     #[test]
     fn a_route_speaks_for_the_requests_that_it_takes() {
-        assert_eq!(look_up(&[], "GET /app/x"), NAMED);
+        assert_eq!(look_up(&[], "GET /app/x"), ADDRESS);
         for line in ["GET http://127.0.0.1:8000/app/", "GET http://127.0.0.1:2375/", "CONNECT 127.0.0.1:8000"] {
             assert_eq!(look_up(&[], line), UNNAMED, "{line}");
         }
-        assert_eq!(look_up(&["127.0.0.1:8000"], "GET http://127.0.0.1:8000/"), NAMED, "unless a limit names it too");
+        assert_eq!(look_up(&["127.0.0.1:8000"], "GET http://127.0.0.1:8000/"), ADDRESS, "unless a limit names it too");
     }
 }

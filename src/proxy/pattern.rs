@@ -70,6 +70,11 @@ impl HostPattern {
         }
     }
 
+    /// Whether it names one host, and not all below a name.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.shape, HostShape::Exact(_))
+    }
+
     /// Whether it singles hosts out; `*` does not.
     pub fn is_specific(&self) -> bool {
         !matches!(self.shape, HostShape::Any)

@@ -220,7 +220,7 @@ impl Refusal {
             Refusal::Expectation => {
                 "The only expectation that HTTP knows is 100-continue. Leave the Expect field out, or mend it."
             }
-            Refusal::AddressDenied => "The host leads to an address that the gateway must not call. [access] deny_addresses says which; private addresses are open to hosts that a limit names.",
+            Refusal::AddressDenied => "The host leads to an address that the gateway must not call: a private one, one of [access] deny_addresses, or that of a cloud's metadata service. A limit that names the host (not by a wildcard) opens a private one, and so does [access] allow_addresses.",
             Refusal::Unauthorized => "The gateway wants a user name and password that it knows. Put them into the proxy URL, such as http://name:password@gateway:8080; `lockgate user add NAME` makes new ones.",
             Refusal::TooManyTries { .. } => "Too many wrong passwords came from your address. Mend the proxy URL, then wait as long as Retry-After says.",
             Refusal::NoRoute => "No route takes this host and path. To use the gateway as a forward proxy, set HTTP_PROXY and HTTPS_PROXY to its address; to use it as a base URL, add a [[route]] to proxy.toml.",

@@ -168,3 +168,36 @@ fn a_gateway_for_everybody_is_allowed_with_a_warning() {
     let told: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column, w.message.as_str())).collect();
     assert_eq!(told, [(Severity::Warning, 6, 29, "anyone who can reach this gateway may use it")]);
 }
+
+#[test]
+fn an_allowed_address_that_stays_denied_is_told() {
+    let warnings = good(
+        "[[limit]]\nin_flight = 1\n[access]\ndeny_addresses = \"10.1.0.0/16\"\n\
+         allow_addresses = [\"10.0.0.0/8\", \"10.1.2.0/24\", \"169.254.0.0/24\", \"169.254.169.254\", \"fe80::/64\"]\n",
+    )
+    .warnings;
+    let told: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column, w.message.as_str())).collect();
+    let wanted = [
+        (Severity::Warning, 5, 34, "10.1.2.0/24 stays denied: `deny_addresses` has 10.1.0.0/16"),
+        (Severity::Warning, 5, 49, "169.254.0.0/24 stays denied: metadata services of clouds are there"),
+        (Severity::Warning, 5, 86, "fe80::/64 stays denied: metadata services of clouds are there"),
+    ];
+    assert_eq!(told, wanted);
+}
+
+#[test]
+fn a_wildcard_for_hosts_of_a_private_network_is_told_that_it_opens_none() {
+    let read = |listen: &str, access: &str| {
+        let hosts =
+            "\"*.api.example\", \"*.corp.internal\", \"*.prod.svc.cluster.local:80\", \"db.internal\", \"*.notlocal\"";
+        let limit = format!("[[limit]]\nin_flight = 1\nmatch = {{ host = [{hosts}] }}\n");
+        good(&format!("{limit}[listen]\nproxy = \"{listen}:80\"\n[access]\nallow_from = \"10.0.0.0/8\"\n{access}"))
+            .warnings
+    };
+    let warnings = read("0.0.0.0", "");
+    let told: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column)).collect();
+    assert_eq!(told, [(Severity::Warning, 3, 36), (Severity::Warning, 3, 55)]);
+    assert!(warnings[0].message.starts_with("a wildcard does not open private addresses"), "{}", warnings[0].message);
+    assert!(read("127.0.0.1", "").is_empty(), "on loopback only, all addresses are open");
+    assert!(read("0.0.0.0", "allow_addresses = \"10.0.0.0/8\"\n").is_empty());
+}

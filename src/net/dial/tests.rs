@@ -8,7 +8,12 @@ use super::*;
 const AGES: Duration = Duration::from_secs(30);
 
 fn dialer(deny_private: bool) -> Dialer {
-    Dialer::new(Settings { deny: vec!["203.0.113.0/24".parse().unwrap()], deny_private, own: Vec::new() })
+    Dialer::new(Settings {
+        deny: vec!["203.0.113.0/24".parse().unwrap()],
+        allow: Vec::new(),
+        deny_private,
+        own: Vec::new(),
+    })
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -96,7 +101,7 @@ async fn the_gateway_does_not_dial_itself() {
     let (_listener, address) = listener();
     let unspecified = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
     for own in [address, unspecified] {
-        let dialer = Dialer::new(Settings { deny: Vec::new(), deny_private: false, own: vec![own] });
+        let dialer = Dialer::new(Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: vec![own] });
         for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost", "0.0.0.0"] {
             let result = dialer.connect(host, address.port(), Reach::Private, AGES).await;
             // `localhost` may be `::1` as well, where nobody listens.

@@ -1,0 +1,75 @@
+//! Address rules: which addresses may be dialled by what `[access]` and the limits say, and what of it has no effect.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::file::File;
+use super::walk::{At, Reader};
+use crate::net::dial;
+
+/// Link-local addresses, of which any may be a metadata service's.
+const LINK_LOCAL: [IpNet; 2] = [
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+];
+
+/// Names under which networks keep hosts of their own: RFC 6762 §3 and appendix G, RFC 6761 §6, RFC 8375, and the services
+/// of Kubernetes (`*.svc`; `svc.cluster.local` is below `local`).
+const PRIVATE_NAMES: [&str; 12] = [
+    "local",
+    "intranet",
+    "internal",
+    "private",
+    "corp",
+    "home",
+    "lan",
+    "home.arpa",
+    "localhost",
+    "test",
+    "localdomain",
+    "svc",
+];
+
+/// The rules that the file gives; what of it has no effect is told.
+pub(super) fn check(file: &File, own: &[SocketAddr], loopback_only: bool, reader: &Reader<'_>) -> dial::Settings {
+    let access = &file.access;
+    for at in &access.allow_addresses {
+        warn_of_no_effect(at, &access.deny_addresses, reader);
+    }
+    if !loopback_only && access.allow_addresses.is_empty() {
+        warn_of_private_wildcards(file, reader);
+    }
+    let plain = |list: &[At<IpNet>]| list.iter().map(|at| at.value).collect();
+    dial::Settings {
+        deny: plain(&access.deny_addresses),
+        allow: plain(&access.allow_addresses),
+        deny_private: !loopback_only,
+        own: own.to_vec(),
+    }
+}
+
+fn warn_of_no_effect(allowed: &At<IpNet>, denied: &[At<IpNet>], reader: &Reader<'_>) {
+    let range = allowed.value;
+    if let Some(denied) = denied.iter().find(|denied| denied.value.contains(&range)) {
+        let message = format!("{range} stays denied: `deny_addresses` has {}", denied.value);
+        reader.warn(&allowed.place, message, "leave one of them out");
+    } else if range.prefix_len() < range.max_prefix_len() && LINK_LOCAL.iter().any(|local| local.contains(&range)) {
+        let message = format!("{range} stays denied: metadata services of clouds are there");
+        reader.warn(&allowed.place, message, "name each address, such as \"169.254.1.2\"");
+    }
+}
+
+/// A wildcard opens no private address, which these names most likely have.
+fn warn_of_private_wildcards(file: &File, reader: &Reader<'_>) {
+    for at in file.limits.iter().flat_map(|limit| &limit.matching.hosts) {
+        let text = &at.value.text;
+        let name = text.rsplit_once(':').map_or(text.as_str(), |(name, _)| name).trim_end_matches('.');
+        let is_below = |private: &str| name.strip_suffix(private).is_some_and(|rest| rest.ends_with('.'));
+        if name.starts_with("*.") && PRIVATE_NAMES.into_iter().any(is_below) {
+            let message = "a wildcard does not open private addresses, and these hosts will have some";
+            let right = "add allow_addresses = [\"10.0.0.0/8\"] to [access] (their addresses), or name each host";
+            reader.warn(&at.place, message, right);
+        }
+    }
+}
