@@ -304,3 +304,34 @@ fn addresses_that_the_operator_allows_are_reached_under_any_name() {
     let gateway = Gateway::start(&toml("allow_addresses = [\"127.0.0.0/8\"]\ndeny_addresses = [\"127.0.0.1\"]\n"));
     check_ours(&gateway.get(&origin.url("/")), 403, "destination_ip_prohibited");
 }
+
+#[test]
+fn plain_requests_do_not_go_to_ports_of_other_protocols() {
+    let gateway = Gateway::start(UNLIMITED);
+    for port in [1, 22, 25, 110, 587, 6000, 6667, 10080] {
+        let mail = format!(
+            "POST http://127.0.0.1:{port}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nConnection: close\r\n\r\nDATA\r\n"
+        );
+        check_ours(&gateway.exchange(mail), 403, "http_request_denied");
+        check_ours(&gateway.get(&format!("https://127.0.0.1:{port}/")), 403, "http_request_denied");
+    }
+}
+
+#[test]
+fn a_port_of_another_protocol_is_opened_by_name() {
+    // Nobody need listen there: a connection that is refused was tried.
+    let status = |gateway: &Gateway, port: u16| gateway.get(&format!("http://127.0.0.1:{port}/")).status;
+    let limit = |host: &str| format!("[[limit]]\nmatch = {{ host = \"{host}\" }}\nin_flight = 1\n");
+    for host in ["127.0.0.1:6566", "*:6566"] {
+        let gateway = Gateway::start(&limit(host));
+        assert_ne!(status(&gateway, 6566), 403, "{host}");
+        assert_eq!(status(&gateway, 6665), 403, "{host}");
+    }
+    assert_eq!(status(&Gateway::start(&limit("127.0.0.1")), 6566), 403, "a host is not a port");
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\nallow_ports = [6566]\n"));
+    assert_ne!(status(&gateway, 6566), 403);
+    assert_eq!(status(&gateway, 6665), 403);
+    let gateway = Gateway::start("[[route]]\npath = \"/\"\nto = \"http://127.0.0.1:6566/\"\n");
+    let answer = gateway.exchange("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert_ne!(answer.status, 403, "a route names its port");
+}

@@ -190,6 +190,7 @@ fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<
         allow_from,
         users: written.users.get().and_then(|at| read_users(at, folder, reader)),
         connect_ports: written.connect_ports.clone(),
+        allow_ports: written.allow_ports.clone(),
         only_listed: written.only_listed,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
+use super::blocked_ports;
 use super::named_hosts::Named;
 use super::password::Passwords;
 use super::refusal::Refusal;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub users: Option<Vec<(String, String)>>,
     /// The ports that CONNECT may lead to.
     pub connect_ports: Vec<u16>,
+    /// The ports of other protocols that requests may go to which are no tunnels.
+    pub allow_ports: Vec<u16>,
     /// Whether only hosts that a limit names may be called, and what routes lead to.
     pub only_listed: bool,
 }
@@ -48,6 +51,7 @@ pub struct Access {
     allow_from: Vec<IpNet>,
     passwords: Option<Passwords>,
     connect_ports: Vec<u16>,
+    allow_ports: Vec<u16>,
     only_listed: bool,
     seed: [u8; 16],
 }
@@ -55,8 +59,8 @@ pub struct Access {
 impl Access {
     /// Takes the settings as they are: they have been checked. `seed`: what callers are hashed with.
     pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
-        let Settings { allow_from, users, connect_ports, only_listed } = settings;
-        Access { allow_from, passwords: users.map(Passwords::new), connect_ports, only_listed, seed }
+        let Settings { allow_from, users, connect_ports, allow_ports, only_listed } = settings;
+        Access { allow_from, passwords: users.map(Passwords::new), connect_ports, allow_ports, only_listed, seed }
     }
 
     /// Whether a connection from this address is served at all.
@@ -85,8 +89,15 @@ impl Access {
         clock: Clock,
     ) -> Result<Admitted, Refusal> {
         let admitted = self.know(peer, head, clock).await?;
-        if target.form == Form::Authority && !self.connect_ports.contains(&target.origin.port) {
+        let port = target.origin.port;
+        if target.form == Form::Authority && !self.connect_ports.contains(&port) {
             return Err(Refusal::Denied("the port is not in [access] connect_ports"));
+        }
+        let is_open = named.with_port || self.allow_ports.contains(&port);
+        if target.form != Form::Authority && !is_open && blocked_ports::is_bad(port) {
+            return Err(Refusal::Denied(
+                "the port is one of another protocol, to which browsers send nothing either; a limit on \"host:port\" opens it, or [access] allow_ports",
+            ));
         }
         if self.only_listed && !named.listed {
             return Err(Refusal::Denied("no limit names the host, and [access] unlisted_hosts is \"deny\""));

@@ -11,6 +11,7 @@ mod acquire;
 mod alarm;
 mod answer;
 mod attempts;
+mod blocked_ports;
 mod body;
 pub mod claims;
 mod connection;

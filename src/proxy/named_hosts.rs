@@ -6,7 +6,7 @@ use super::pattern::HostPattern;
 use super::target::{Form, Target};
 use crate::net::dial::Reach;
 
-/// Every host that a limit names by a pattern that singles hosts out.
+/// Every host that a limit names by a pattern that singles hosts or a port out.
 #[derive(Debug)]
 pub(super) struct NamedHosts {
     patterns: Vec<HostPattern>,
@@ -19,12 +19,14 @@ pub struct Named {
     pub listed: bool,
     /// Which addresses it may lead to.
     pub reach: Reach,
+    /// Whether its port is named too.
+    pub with_port: bool,
 }
 
 impl NamedHosts {
     /// Takes the hosts of all limits.
     pub(super) fn new<'p>(hosts: impl Iterator<Item = &'p HostPattern>) -> NamedHosts {
-        NamedHosts { patterns: hosts.filter(|pattern| pattern.is_specific()).cloned().collect() }
+        NamedHosts { patterns: hosts.filter(|pattern| pattern.is_specific() || pattern.has_port()).cloned().collect() }
     }
 
     /// What is said of the host of a request.
@@ -34,17 +36,19 @@ impl NamedHosts {
     /// but opens no private network to them: any of its names may be somebody else's to point where they like.
     pub(super) fn look_up(&self, target: &Target) -> Named {
         let origin = &target.origin;
-        let (mut listed, mut exact) = (target.form == Form::Route, target.form == Form::Route);
+        let routed = target.form == Form::Route;
+        let (mut listed, mut exact, mut with_port) = (routed, routed, routed);
         for pattern in self.patterns.iter().filter(|pattern| pattern.matches(&origin.host, origin.port)) {
-            listed = true;
+            listed |= pattern.is_specific();
             exact |= pattern.is_exact();
+            with_port |= pattern.has_port();
         }
         let reach = match exact {
             false => Reach::Public,
             true if origin.host.parse::<IpAddr>().is_ok() => Reach::Address,
             true => Reach::Private,
         };
-        Named { listed, reach }
+        Named { listed, reach, with_port }
     }
 }
 
@@ -65,17 +69,19 @@ mod tests {
         NamedHosts::new(hosts.iter()).look_up(&target)
     }
 
-    const NAMED: Named = Named { listed: true, reach: Reach::Private };
-    const ADDRESS: Named = Named { listed: true, reach: Reach::Address };
-    const LISTED: Named = Named { listed: true, reach: Reach::Public };
-    const UNNAMED: Named = Named { listed: false, reach: Reach::Public };
+    const NAMED: Named = Named { listed: true, reach: Reach::Private, with_port: true };
+    const ADDRESS: Named = Named { reach: Reach::Address, ..NAMED };
+    const LISTED: Named = Named { listed: true, ..UNNAMED };
+    const UNNAMED: Named = Named { listed: false, reach: Reach::Public, with_port: false };
 
     #[test]
     fn hosts_are_named_by_limits_but_not_by_a_star() {
-        let hosts = ["*", "api.example:443", "*.below.example"];
+        let hosts = ["*", "api.example:443", "*.below.example", "*:25"];
         assert_eq!(look_up(&hosts, "GET https://api.example/"), NAMED);
         assert_eq!(look_up(&hosts, "CONNECT api.example:443"), NAMED);
         assert_eq!(look_up(&hosts, "GET http://x.below.example:1/"), LISTED, "its names may be anybody's");
+        let with_port = Named { with_port: true, ..UNNAMED };
+        assert_eq!(look_up(&hosts, "GET http://other.example:25/"), with_port, "a port alone is no host");
         assert_eq!(look_up(&hosts, "GET http://api.example/"), UNNAMED);
         assert_eq!(look_up(&hosts, "GET https://other.example/"), UNNAMED);
     }

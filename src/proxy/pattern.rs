@@ -70,6 +70,11 @@ impl HostPattern {
         }
     }
 
+    /// Whether it names a port.
+    pub fn has_port(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// Whether it names one host, and not all below a name.
     pub fn is_exact(&self) -> bool {
         matches!(self.shape, HostShape::Exact(_))

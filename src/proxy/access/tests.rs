@@ -4,11 +4,17 @@ use super::*;
 use crate::proxy::target::{Came, Targets};
 
 const SEED: [u8; 16] = [7; 16];
-const NAMED: Named = Named { listed: true, reach: Reach::Private };
-const UNNAMED: Named = Named { listed: false, reach: Reach::Public };
+const NAMED: Named = Named { listed: true, reach: Reach::Private, with_port: false };
+const UNNAMED: Named = Named { listed: false, reach: Reach::Public, with_port: false };
 
 fn open() -> Settings {
-    Settings { allow_from: Vec::new(), users: None, connect_ports: vec![443], only_listed: false }
+    Settings {
+        allow_from: Vec::new(),
+        users: None,
+        connect_ports: vec![443],
+        allow_ports: vec![6566],
+        only_listed: false,
+    }
 }
 
 async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: Named) -> Result<Admitted, Refusal> {
@@ -31,7 +37,16 @@ fn addresses_are_compared_whatever_family_they_came_in() {
 async fn a_tunnel_leads_to_the_ports_that_are_named() {
     assert!(admit(open(), "::1", "CONNECT a:443", "", UNNAMED).await.is_ok());
     assert!(matches!(admit(open(), "::1", "CONNECT a:25", "", NAMED).await, Err(Refusal::Denied(_))));
-    assert!(admit(open(), "::1", "GET http://a:25/", "", UNNAMED).await.is_ok());
+}
+
+#[tokio::test]
+async fn other_requests_keep_away_from_ports_of_other_protocols() {
+    assert!(matches!(admit(open(), "::1", "GET http://a:25/", "", NAMED).await, Err(Refusal::Denied(_))));
+    assert!(admit(open(), "::1", "GET http://a:25/", "", Named { with_port: true, ..NAMED }).await.is_ok());
+    assert!(admit(open(), "::1", "GET http://a:6566/", "", UNNAMED).await.is_ok());
+    assert!(admit(open(), "::1", "GET http://a:8025/", "", UNNAMED).await.is_ok());
+    let smtp = Settings { connect_ports: vec![25], ..open() };
+    assert!(admit(smtp, "::1", "CONNECT a:25", "", UNNAMED).await.is_ok(), "tunnels have a list of their own");
 }
 
 #[tokio::test]
