@@ -220,3 +220,22 @@ fn two_clients_that_never_release_hand_a_lock_over_again_and_again() {
     // One after the other: each but the last had it for its whole time.
     assert!(since.elapsed() >= Duration::from_millis(39 * 20), "{:?}: two held it at one time", since.elapsed());
 }
+
+#[test]
+fn callers_do_not_reach_the_lock_service_by_way_of_the_gateway() {
+    let gateway = Gateway::start(&format!("{UNLIMITED}[locks]\nlisten = \"127.0.0.1:0\"\n"));
+    eventually("locks are given", || gateway.stderr().contains("giving locks address="));
+    let told = gateway.stderr();
+    let addr = told.split("giving locks address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let body = wish(0.0, 3600.0);
+    let take = format!(
+        "POST http://{addr}/locks/r HTTP/1.1\r\nHost: {addr}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    check_ours(&gateway.exchange(&take), 508, "proxy_loop_detected");
+    // Nor when the file no longer names it, or names another address: the service stays where it is until a restart.
+    for locks in ["", "[locks]\nlisten = \"127.0.0.1:1\"\n"] {
+        assert!(gateway.reload(&format!("{UNLIMITED}{locks}")));
+        check_ours(&gateway.exchange(&take), 508, "proxy_loop_detected");
+    }
+}

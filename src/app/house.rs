@@ -73,10 +73,10 @@ impl House {
         let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
         let desk = settings.admin.as_ref().filter(|_| start != Start::Aside);
         let desk = desk.map(|desk| doors.bind(desk.listen)).transpose().map_err(Error::Listen)?;
-        settings.admin_bound =
-            desk.as_ref().map(|(_, socket)| socket.local_addr()).transpose().map_err(Error::Listen)?;
+        settings.admin_bound = bound(desk.as_ref())?;
         let counter = settings.locks.clone().filter(|_| start != Start::Aside);
         let counter = counter.map(|locks| Ok((doors.bind(locks.listen)?, locks))).transpose().map_err(Error::Listen)?;
+        settings.locks_bound = bound(counter.as_ref().map(|(socket, _)| socket))?;
         let asked = settings.clone();
         settings.bound_to(&planned.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
@@ -112,6 +112,11 @@ impl Desk {
         tracing::info!(address = %socket.1.local_addr()?, "receiving operators");
         Ok(Desk { socket: Rc::new(socket), asked })
     }
+}
+
+/// The address of a socket that listens, with the port that the system chose.
+fn bound(socket: Option<&(SocketAddr, TcpListener)>) -> Result<Option<SocketAddr>, Error> {
+    socket.map(|(_, socket)| socket.local_addr()).transpose().map_err(Error::Listen)
 }
 
 /// How long nobody is let in until it was tried to reach the store of shared limits.

@@ -71,6 +71,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         admin: admin(&file.admin, folder, reader),
         locks: locks(&file.locks, &allow_from, &file.state, folder, reader),
         admin_bound: None,
+        locks_bound: None,
         warnings: Vec::new(),
     }
 }

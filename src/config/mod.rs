@@ -77,8 +77,10 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// Where locks are given; `None`: nowhere.
     pub locks: Option<Locks>,
-    /// Where it was bound for that; it stays there when the file is read again.
+    /// Where the gateway can be watched; it stays there when the file is read again.
     pub admin_bound: Option<SocketAddr>,
+    /// Where locks can be had; it stays there when the file is read again.
+    pub locks_bound: Option<SocketAddr>,
     /// What is allowed, but hardly meant.
     pub warnings: Vec<Report>,
 }
@@ -134,7 +136,7 @@ impl Settings {
         if before.quiet {
             self.hush();
         }
-        self.admin_bound = before.admin_bound;
+        (self.admin_bound, self.locks_bound) = (before.admin_bound, before.locks_bound);
     }
 
     /// Puts the addresses that were really bound in the place of those asked for (port 0).
@@ -142,12 +144,7 @@ impl Settings {
         self.listen = addresses.to_vec();
         self.proxy.own = addresses.to_vec();
         // No caller gets there by way of the gateway, where it would come from this machine.
-        self.proxy.dial.own = addresses
-            .iter()
-            .copied()
-            .chain(self.admin_bound)
-            .chain(self.locks.as_ref().map(|locks| locks.listen))
-            .collect();
+        self.proxy.dial.own = addresses.iter().copied().chain(self.admin_bound).chain(self.locks_bound).collect();
     }
 }
 
