@@ -142,3 +142,52 @@ fn a_connection_with_tls_is_kept_and_used_again() {
     }
     assert_eq!((origin.count(), origin.connections()), (5, 1));
 }
+
+/// An origin that answers each request with the fields that `fields` makes of its own address.
+fn pointing(fields: impl Fn(&str) -> String + Send + Sync + 'static) -> Origin {
+    Origin::scripted(move |request, link| {
+        link.read_body();
+        let own = request.field("host").unwrap();
+        link.send(format!("HTTP/1.1 301 Moved\r\n{}Content-Length: 0\r\n\r\n", fields(own)));
+        Next::Keep
+    })
+}
+
+#[test]
+fn a_redirect_to_the_routes_origin_leads_back_to_the_route() {
+    let origin = pointing(|own| {
+        format!(
+            "Location: http://{own}/v2/items/?a=b\r\nContent-Location: /v2/items\r\nRefresh: 5; url=http://{own}/v2/\r\n\
+             Alt-Svc: h3=\":443\"\r\nSet-Cookie: a=b; Path=/v2\r\n"
+        )
+    });
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &route("/partner/", &origin.url("/v2/"))));
+    let by_http1 = gateway.exchange(local("/partner/items"));
+    let by_http2 = Caller2::plain(gateway.addr).get(&format!("http://{}/partner/items", gateway.addr));
+    for answer in [by_http1, by_http2] {
+        assert_eq!(answer.status, 301, "{}", answer.raw);
+        assert_eq!(answer.field("location"), Some("/partner/items/?a=b"));
+        assert_eq!(answer.field("content-location"), Some("/partner/items"));
+        assert_eq!(answer.field("refresh"), Some("5; url=/partner/"));
+        assert_eq!(answer.field("alt-svc"), None, "no other way to the origin is told");
+        assert_eq!(answer.field("set-cookie"), Some("a=b; Path=/v2"), "cookies are the origin's");
+    }
+}
+
+#[test]
+fn redirects_elsewhere_and_those_of_a_forward_proxy_pass_as_they_are() {
+    let origin = pointing(|own| {
+        format!(
+            "Location: http://{own}/login\r\nContent-Location: http://other.example/v2/x\r\nAlt-Svc: h3=\":443\"\r\n"
+        )
+    });
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &route("/partner/", &origin.url("/v2/"))));
+    let outside = origin.url("/login");
+    let routed = gateway.exchange(local("/partner/items"));
+    let forward = gateway.get(&origin.url("/v2/items"));
+    for answer in [&routed, &forward] {
+        assert_eq!(answer.field("location"), Some(outside.as_str()), "{}", answer.raw);
+        assert_eq!(answer.field("content-location"), Some("http://other.example/v2/x"));
+    }
+    assert_eq!((routed.field("alt-svc"), forward.field("alt-svc")), (None, Some("h3=\":443\"")));
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::location::LocationMap;
 use super::trace::{self, Context};
 use crate::wire::{Length, Name, Options, RequestHead, ResponseHead, Version, members};
 
@@ -111,7 +112,7 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
 
 /// How a response is passed back.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Returned {
+pub(super) struct Returned<'p> {
     /// How its body is framed on the way to the caller.
     pub(super) length: Length,
     /// The caller's connection stays open after it.
@@ -122,6 +123,8 @@ pub(super) struct Returned {
     pub(super) waited: Duration,
     /// When it was received, in nanoseconds since 1970, if the origin does not say when it was made.
     pub(super) received_unix_nanos: Option<i128>,
+    /// What becomes of the origin's references to itself, if it was reached by a route.
+    pub(super) locations: Option<&'p LocationMap>,
 }
 
 /// Whether the response names other protocols for its connection.
@@ -130,7 +133,7 @@ pub(super) fn switches(head: &ResponseHead) -> bool {
 }
 
 /// Every field of the response that is meant for the caller; framing, `Via` and `Server-Timing` left out.
-pub(super) fn for_caller(head: &ResponseHead, returned: Returned, mut put: impl FnMut(&[u8], &[u8])) {
+pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: impl FnMut(&[u8], &[u8])) {
     let (status, switches) = (head.status(), switches(head) && returned.version != Version::Http2);
     let connection = || head.all(Name::Connection);
     let named = Options::of(connection()).names_fields;
@@ -160,8 +163,16 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned, mut put: impl 
             | Name::Http2Settings
             | Name::Other => false,
         };
-        if !(dropped || named && is_named(connection(), field)) {
-            put(field, value);
+        if dropped || named && is_named(connection(), field) {
+            continue;
+        }
+        match returned.locations.filter(|_| name == Name::Other) {
+            None => put(field, value),
+            Some(locations) => {
+                if let Some(value) = locations.field(field, value) {
+                    put(field, &value);
+                }
+            }
         }
     }
 }

@@ -74,7 +74,7 @@ fn request(head: &RequestHead, target: &Target, way: Outgoing) -> Result<Request
 }
 
 /// Puts the head of the response as the caller gets it before what else is written there.
-pub(super) fn send_response(head: &ResponseHead, returned: Returned, to: &mut Conn) {
+pub(super) fn send_response(head: &ResponseHead, returned: Returned<'_>, to: &mut Conn) {
     if returned.version == Version::Http2 {
         to.stream.set_response(response(head, returned));
     } else {
@@ -83,7 +83,7 @@ pub(super) fn send_response(head: &ResponseHead, returned: Returned, to: &mut Co
 }
 
 /// Appends the head as HTTP/1.1.
-fn write_response(head: &ResponseHead, returned: Returned, out: &mut Vec<u8>) {
+fn write_response(head: &ResponseHead, returned: Returned<'_>, out: &mut Vec<u8>) {
     write_status_line(head, out);
     for_caller(head, returned, |field, value| write_field(out, field, value));
     write_length(out, returned.length);
@@ -105,7 +105,7 @@ fn write_response(head: &ResponseHead, returned: Returned, out: &mut Vec<u8>) {
 }
 
 /// The head for HTTP/2.
-fn response(head: &ResponseHead, returned: Returned) -> Response<()> {
+fn response(head: &ResponseHead, returned: Returned<'_>) -> Response<()> {
     let mut fields = FieldMap::default();
     for_caller(head, returned, |field, value| fields.put(field, value));
     if let Length::Exact(length) = returned.length {
@@ -121,7 +121,7 @@ fn response(head: &ResponseHead, returned: Returned) -> Response<()> {
     fields.response(head.status())
 }
 
-fn timing(returned: Returned) -> Option<String> {
+fn timing(returned: Returned<'_>) -> Option<String> {
     let waited = returned.waited;
     (!waited.is_zero()).then(|| format!("lockgate;dur={:.1}", waited.as_secs_f64() * 1000.0))
 }
@@ -240,7 +240,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn back(head: &str, returned: Returned) -> String {
+    fn back(head: &str, returned: Returned<'_>) -> String {
         let mut parsed = ResponseHead::default();
         parsed.read(head.as_bytes()).unwrap().unwrap();
         let mut out = Vec::new();
@@ -248,12 +248,13 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    const KEPT: Returned = Returned {
+    const KEPT: Returned<'_> = Returned {
         length: Length::Empty,
         keep: true,
         version: Version::Http11,
         waited: Duration::ZERO,
         received_unix_nanos: None,
+        locations: None,
     };
 
     #[test]

@@ -27,6 +27,7 @@ mod intercept;
 mod json;
 mod line;
 mod links;
+mod location;
 mod made;
 mod named_hosts;
 mod origin;

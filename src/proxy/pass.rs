@@ -27,13 +27,14 @@ pub(super) struct Exchanged {
 pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, done: Exchanged) -> Result<Outcome, End> {
     let Exchanged { mut ready, flight, mut body } = done;
     let version = caller.head.version();
+    let (waited, locations) = (story.waited, plan.target.locations.as_deref());
     story.status = caller.response.status();
     if caller.response.status() == 101 {
         if !plan.outgoing.upgrade {
             return Err(Refusal::ProtocolError("the origin switched to a protocol that nobody asked for").into());
         }
-        let returned =
-            Returned { length: Length::Empty, keep: true, version, waited: story.waited, received_unix_nanos: None };
+        let length = Length::Empty;
+        let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations };
         heads::send_response(&caller.response, returned, &mut caller.conn);
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
@@ -47,7 +48,7 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
     // RFC 9110 §6.6.1: a date that is missing is added when a response is passed on.
     let undated = caller.response.get(Name::Date).is_none();
     let received_unix_nanos = undated.then(|| caller.worker.proxy.gate.clock().wall_unix_nanos());
-    let returned = Returned { length: told, keep: keep_caller, version, waited: story.waited, received_unix_nanos };
+    let returned = Returned { length: told, keep: keep_caller, version, waited, received_unix_nanos, locations };
     heads::send_response(&caller.response, returned, &mut caller.conn);
     let mut back = Body::new(from.read_by(caller.response.version()), length, headers::takes_trailers(&caller.head));
     let streamed = stream(caller, &mut ready, &mut body, &mut back).await;

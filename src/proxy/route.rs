@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::host::Authority;
+use super::location::LocationMap;
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::target::Origin;
@@ -37,6 +38,8 @@ struct PreparedRoute {
     instead: Arc<str>,
     /// What the origin gets for `base` when more follows: without a slash at its end.
     below: Arc<str>,
+    /// What becomes of the origin's references to itself.
+    locations: Arc<LocationMap>,
 }
 
 /// Where a route leads.
@@ -46,6 +49,8 @@ pub(super) struct Found<'r> {
     pub(super) prefix: &'r Arc<str>,
     /// How much of the path the route took.
     pub(super) taken: usize,
+    /// What becomes of the origin's references to itself.
+    pub(super) locations: &'r Arc<LocationMap>,
 }
 
 impl Routes {
@@ -79,7 +84,7 @@ impl Routes {
             return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
         }
         let prefix = if after_base.starts_with('/') { &route.below } else { &route.instead };
-        Ok(Some(Found { to: &route.to, prefix, taken: route.base.len() }))
+        Ok(Some(Found { to: &route.to, prefix, taken: route.base.len(), locations: &route.locations }))
     }
 
     /// Where the route for all paths of a host leads.
@@ -95,12 +100,20 @@ impl PreparedRoute {
         let base = path.strip_suffix('/').unwrap_or(&path);
         let above = route.to_path.strip_suffix('/').unwrap_or(&route.to_path);
         let instead = if route.to_path.is_empty() { "/" } else { &*route.to_path };
+        let locations = LocationMap {
+            scheme: (route.to.scheme.name(), route.to.scheme.default_port()),
+            host: Arc::clone(&route.to.host),
+            port: route.to.port,
+            there: above.into(),
+            here: base.into(),
+        };
         PreparedRoute {
             host: route.host,
             base: base.into(),
             to: route.to,
             instead: instead.into(),
             below: above.into(),
+            locations: Arc::new(locations),
         }
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::host::{Authority, Fault};
+use super::location::LocationMap;
 use super::refusal::Refusal;
 pub use super::route::Route;
 use super::route::Routes;
@@ -122,6 +123,8 @@ pub struct Target {
     pub prefix: Arc<str>,
     /// See `prefix`.
     pub rest: Range<usize>,
+    /// What becomes of the origin's references to itself; of a route alone.
+    pub(super) locations: Option<Arc<LocationMap>>,
 }
 
 impl Target {
@@ -228,7 +231,13 @@ impl Targets {
     ) -> Result<Option<Target>, Refusal> {
         let Some(found) = self.routes.find(&head.target()[at..], host, came.default_port())? else { return Ok(None) };
         let rest = at + found.taken..head.target().len();
-        Ok(Some(Target { origin: found.to.clone(), form: Form::Route, prefix: Arc::clone(found.prefix), rest }))
+        Ok(Some(Target {
+            origin: found.to.clone(),
+            form: Form::Route,
+            prefix: Arc::clone(found.prefix),
+            rest,
+            locations: Some(Arc::clone(found.locations)),
+        }))
     }
 
     /// `OPTIONS *` speaks of a whole server (RFC 9110 §9.3.7), so only a route for all paths takes it.
@@ -236,7 +245,7 @@ impl Targets {
         only_options(head)?;
         let host = check_host(head, None)?;
         let route = self.routes.whole(host, came.default_port()).ok_or(Refusal::NoRoute)?;
-        Ok(Target { origin: route.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1 })
+        Ok(Target { origin: route.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1, locations: None })
     }
 }
 
@@ -266,7 +275,13 @@ fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     {
         return Err(Refusal::Misdirected);
     }
-    Ok(Target { origin: origin.clone(), form: Form::Absolute, prefix: Arc::default(), rest: 0..target.len() })
+    Ok(Target {
+        origin: origin.clone(),
+        form: Form::Absolute,
+        prefix: Arc::default(),
+        rest: 0..target.len(),
+        locations: None,
+    })
 }
 
 fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
@@ -279,7 +294,13 @@ fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
     let port = authority.port.ok_or(Refusal::BadTarget("CONNECT needs a port: CONNECT api.example:443"))?;
     // What runs inside a tunnel is not known; what is opened is a plain TCP connection.
     let origin = Origin { scheme: Scheme::Http, host: authority.shared_host(), port };
-    Ok(Target { origin, form: Form::Authority, prefix: Arc::default(), rest: target.len()..target.len() })
+    Ok(Target {
+        origin,
+        form: Form::Authority,
+        prefix: Arc::default(),
+        rest: target.len()..target.len(),
+        locations: None,
+    })
 }
 
 fn absolute(head: &RequestHead) -> Result<Target, Refusal> {
@@ -299,7 +320,7 @@ fn absolute(head: &RequestHead) -> Result<Target, Refusal> {
         None if head.method() == "OPTIONS" => Arc::from("*"),
         None => Arc::from("/"),
     };
-    Ok(Target { origin, form: Form::Absolute, prefix, rest: end..target.len() })
+    Ok(Target { origin, form: Form::Absolute, prefix, rest: end..target.len(), locations: None })
 }
 
 /// The scheme, and where the authority begins.
