@@ -5,19 +5,16 @@
 //! and without the gateway's client certificate.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use super::host::Authority;
+use super::uri_origin::Origin;
 
 /// How references to a route's origin become references to the route.
 #[derive(Debug)]
 pub(super) struct LocationMap {
-    /// What the origin is reached by: `http` or `https`, and the port that it need not write.
-    pub(super) scheme: (&'static str, u16),
-    /// The origin's host, in its one spelling.
-    pub(super) host: Arc<str>,
-    pub(super) port: u16,
-    /// The path at the origin, without a slash at its end; empty: all of it.
+    /// The route's origin.
+    pub(super) origin: Origin,
+    /// The path there, without a slash at its end; empty: all of it.
     pub(super) there: Box<str>,
     /// The route's path, without a slash at its end; empty: every path.
     pub(super) here: Box<str>,
@@ -64,9 +61,9 @@ impl LocationMap {
 
     /// The path, query and fragment of a reference that has an absolute path, if it leads to the origin.
     fn path_at_origin<'r>(&self, reference: &'r str) -> Option<&'r str> {
-        let (scheme, default_port) = self.scheme;
+        let origin = &self.origin;
         let after_scheme = match reference.split_once(':') {
-            Some((given, rest)) if given.eq_ignore_ascii_case(scheme) => rest,
+            Some((given, rest)) if given.eq_ignore_ascii_case(origin.scheme.name()) => rest,
             _ if reference.starts_with('/') => reference,
             _ => return None,
         };
@@ -76,8 +73,8 @@ impl LocationMap {
         let (authority, path) =
             after_slashes.split_at(after_slashes.find(['/', '?', '#']).unwrap_or(after_slashes.len()));
         let authority = Authority::read(authority).ok()?;
-        let is_origin = *authority.host() == *self.host && authority.port.unwrap_or(default_port) == self.port;
-        is_origin.then_some(path)
+        let port = authority.port.unwrap_or(origin.scheme.default_port());
+        (*authority.host() == *origin.host && port == origin.port).then_some(path)
     }
 
     /// `5; url=REFERENCE`, as browsers read it (WHATWG HTML, "shared declarative refresh steps").
@@ -101,11 +98,12 @@ fn has_dot_segments(reference: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::uri_origin::Scheme;
     use super::*;
 
     fn map(here: &str, there: &str) -> LocationMap {
-        let host = "api.example".into();
-        LocationMap { scheme: ("https", 443), host, port: 443, there: there.into(), here: here.into() }
+        let origin = Origin::at(Scheme::Https, "api.example").expect("an origin");
+        LocationMap { origin, there: there.into(), here: here.into() }
     }
 
     fn field(map: &LocationMap, name: &str, value: &str) -> Option<String> {

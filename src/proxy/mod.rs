@@ -46,6 +46,7 @@ pub mod target;
 pub mod trace;
 mod tunnel;
 mod upstream;
+mod uri_origin;
 
 pub use self::connection::Server;
 pub use self::current::{Current, Worker};

@@ -6,7 +6,7 @@ use super::host::Authority;
 use super::location::LocationMap;
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
-use super::target::Origin;
+use super::uri_origin::Origin;
 
 /// A reverse route: which requests it takes, and where to.
 #[derive(Clone, Debug)]
@@ -100,13 +100,7 @@ impl PreparedRoute {
         let base = path.strip_suffix('/').unwrap_or(&path);
         let above = route.to_path.strip_suffix('/').unwrap_or(&route.to_path);
         let instead = if route.to_path.is_empty() { "/" } else { &*route.to_path };
-        let locations = LocationMap {
-            scheme: (route.to.scheme.name(), route.to.scheme.default_port()),
-            host: Arc::clone(&route.to.host),
-            port: route.to.port,
-            there: above.into(),
-            here: base.into(),
-        };
+        let locations = LocationMap { origin: route.to.clone(), there: above.into(), here: base.into() };
         PreparedRoute {
             host: route.host,
             base: base.into(),

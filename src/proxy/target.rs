@@ -9,51 +9,13 @@ use super::location::LocationMap;
 use super::refusal::Refusal;
 pub use super::route::Route;
 use super::route::Routes;
+use super::uri_origin::write_port;
+pub use super::uri_origin::{Origin, Scheme};
 use crate::wire::{Name, RequestHead, Version, members};
 
 /// How often a request may have passed a gateway of our name before it is taken to run in circles. A few gateways in
 /// a row are a set-up that makes sense.
 const MAX_HOPS: usize = 3;
-
-/// What is spoken to an origin.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Scheme {
-    /// HTTP over plain TCP.
-    Http,
-    /// HTTP over TLS.
-    Https,
-}
-
-impl Scheme {
-    /// As it is written in a URL.
-    pub fn name(self) -> &'static str {
-        match self {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        }
-    }
-
-    /// The port that need not be written.
-    pub fn default_port(self) -> u16 {
-        match self {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        }
-    }
-}
-
-impl Origin {
-    /// The origin at an authority as people write it in a URL: `api.example`, `[::1]:8080`.
-    ///
-    /// # Errors
-    /// What is wrong with the authority, in words for the user.
-    pub fn at(scheme: Scheme, authority: &str) -> Result<Origin, &'static str> {
-        let authority = Authority::read(authority).map_err(|fault| match fault {
-            Fault::Malformed(why) | Fault::Disguised(why) => why,
-        })?;
-        Ok(Origin { scheme, host: authority.shared_host(), port: authority.port.unwrap_or(scheme.default_port()) })
-    }
-}
 
 /// How a request came to us.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,34 +43,6 @@ pub enum Form {
     Authority,
     /// `GET /path`, which a route maps to an origin.
     Route,
-}
-
-/// A server, as callers name it.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Origin {
-    /// How it is spoken to.
-    pub scheme: Scheme,
-    /// Lower case, without a final dot; IPv6 short and without brackets.
-    pub host: Arc<str>,
-    /// Never 0.
-    pub port: u16,
-}
-
-impl Origin {
-    /// As in a URL: brackets around IPv6, a port only if it is not the scheme's own.
-    pub fn write_authority(&self, out: &mut Vec<u8>) {
-        let is_v6 = self.host.contains(':');
-        if is_v6 {
-            out.push(b'[');
-        }
-        out.extend_from_slice(self.host.as_bytes());
-        if is_v6 {
-            out.push(b']');
-        }
-        if self.port != self.scheme.default_port() {
-            write_port(self.port, out);
-        }
-    }
 }
 
 /// Where one request is for.
@@ -151,11 +85,6 @@ impl Target {
             write_port(self.origin.port, out);
         }
     }
-}
-
-fn write_port(port: u16, out: &mut Vec<u8>) {
-    out.push(b':');
-    out.extend_from_slice(port.to_string().as_bytes());
 }
 
 /// Finds the target of each request.

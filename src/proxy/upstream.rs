@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::target::Origin;
+use super::uri_origin::Origin;
 use crate::net::dial::Reach;
 
 /// Where connections lead and on whose word they were opened. Requests that may reach different addresses never share
