@@ -12,6 +12,7 @@ mod clients; // curl, Python, Node and Java, unchanged, in processes of their ow
 mod connect; // tunnels: bytes both ways, counted
 mod content; // one length and one end, in either version
 mod crashes; // kill -9 and a start right after
+mod cross_site; // web pages of other sites reach nothing here
 mod ending; // drain, signals, nothing left to give
 mod env; // what a shell is told
 mod exec; // programs under exec, and their gateway

@@ -17,7 +17,7 @@ fn flood(to: SocketAddr, url: &str, connections: usize, enough: usize) -> usize 
     let good = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = (0..connections)
         .map(|_| {
-            let request = format!("GET {url} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let request = format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             let good = Arc::clone(&good);
             thread(move || {
                 let mut caller = Caller::connect(to);
@@ -281,7 +281,7 @@ fn the_promise_holds_over_every_kind_of_connection_at_once() {
     let authority = origin.authority();
     let requests = [
         format!("GET http://{authority}/ HTTP/1.1\r\nHost: a\r\n\r\n"),
-        "GET /r/x HTTP/1.1\r\nHost: gateway\r\n\r\n".to_owned(),
+        "GET /r/x HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
         format!("GET http://{authority}/ HTTP/1.0\r\n\r\n"),
         format!("CONNECT {authority} HTTP/1.1\r\nHost: a\r\n\r\n"),
     ];

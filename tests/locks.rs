@@ -239,3 +239,19 @@ fn callers_do_not_reach_the_lock_service_by_way_of_the_gateway() {
         check_ours(&gateway.exchange(&take), 508, "proxy_loop_detected");
     }
 }
+
+#[test]
+fn a_web_page_with_a_name_of_its_own_for_loopback_gets_no_lock() {
+    let (_gateway, addr) = locking();
+    let body = wish(0.0, 60.0);
+    let take = |host: &str| {
+        let mut page = Caller::connect(addr);
+        let length = body.len();
+        page.send(format!(
+            "POST /locks/r HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        ));
+        page.answer_to("POST").status
+    };
+    assert_eq!(take("evil.example:7777"), 421);
+    assert_eq!(take("localhost:7777"), 201, "nobody had it");
+}

@@ -135,7 +135,7 @@ fn routes_access_and_what_is_opened_change_for_requests_on_connections_that_are_
     };
     let gateway = Gateway::start(&route(&one, ""));
     let mut caller = gateway.caller();
-    let ask = "GET /x HTTP/1.1\r\nHost: gateway\r\n\r\n";
+    let ask = "GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(caller.send(ask).answer().status, 200);
     assert!(gateway.reload(&route(&two, "")));
     assert_eq!(caller.send(ask).answer().status, 200);

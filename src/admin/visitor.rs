@@ -9,19 +9,19 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::House;
-use crate::lobby::{ask_for_password, comes_from_elsewhere, host, is_ours, refused};
+use crate::lobby::{ask_for_password, is_cross_site, may_be_rebound, refused};
 
 /// Turns away what a page of somebody else's had a browser send: a name that was made to lead here (DNS rebinding) where
 /// no password is asked for, and what another site's page asks for (CSRF).
 pub(super) async fn is_no_puppet(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if house.passwords.is_none() && !host(headers).is_some_and(is_ours) {
+    if house.passwords.is_none() && may_be_rebound(headers) {
         return refused(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
     }
     // A link to the page may stand anywhere.
     let follows_link =
         request.method() == Method::GET && headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
-    if !follows_link && comes_from_elsewhere(headers) {
+    if !follows_link && is_cross_site(headers) {
         return refused(StatusCode::FORBIDDEN, "this request comes from another site");
     }
     next.run(request).await

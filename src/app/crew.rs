@@ -45,6 +45,7 @@ enum Way {
 struct Arrival {
     stream: TcpStream,
     peer: SocketAddr,
+    listener: SocketAddr,
     counted: Counted,
     present: Present,
 }
@@ -91,7 +92,8 @@ impl Crew {
     pub(super) fn hand_over(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
         let fewest = self.mates.iter().min_by_key(|mate| mate.connections.load(Ordering::Relaxed));
         let Some(mate) = fewest else { return };
-        let arrival = Arrival { stream, peer, counted: mate.count(), present: self.drain.present_by(by) };
+        let (counted, present) = (mate.count(), self.drain.present_by(by));
+        let arrival = Arrival { stream, peer, listener: by.address, counted, present };
         match &mate.way {
             Way::Here(desk) => desk.take_in(arrival),
             Way::There(way) => {
@@ -154,9 +156,9 @@ impl Desk {
 async fn attend(desk: Rc<Desk>, who: Hired) {
     let mut server = Server::new(desk.worker.clone());
     while let Some(arrival) = poll_fn(|cx| desk.hands.poll_take(who, cx)).await {
-        let Arrival { stream, peer, counted, present } = arrival;
+        let Arrival { stream, peer, listener, counted, present } = arrival;
         match tokio::net::TcpStream::from_std(stream) {
-            Ok(stream) => server.serve(stream, peer).await,
+            Ok(stream) => server.serve(stream, peer, listener).await,
             Err(error) => tracing::warn!(%error, "a connection could not be adopted"),
         }
         drop((counted, present));

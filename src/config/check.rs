@@ -12,6 +12,8 @@ use super::value::Destination;
 use super::walk::{At, Reader, Written};
 use super::{Admin, Locks, Settings, address_rules, limit, store, tls, users};
 use crate::gate::{self, journal};
+use crate::proxy::pattern::HostPattern;
+use crate::proxy::target::CrossSite;
 use crate::proxy::{self, PoolSettings, access, target, trace};
 
 /// Where lockgate listens unless it is told otherwise.
@@ -31,7 +33,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     let dial = address_rules::check(&file, &listen, loopback_only, reader);
     let access = access(&file.access, loopback_only, folder, reader);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
-    let routes = routes(file.routes, reader);
+    let routes = routes(file.routes, &file.access, reader);
     let tls = tls::check(&file.tls, folder, reader);
     let identity = tls::identity(&file.listen.tls, folder, reader);
     let checked = limit::check_all(file.limits, store::seed(&file.store), reader);
@@ -215,7 +217,7 @@ fn read_users(at: &At<std::path::PathBuf>, folder: &Path, reader: &Reader<'_>) -
     }
 }
 
-fn routes(written: Vec<Route>, reader: &Reader<'_>) -> Vec<target::Route> {
+fn routes(written: Vec<Route>, access: &Access, reader: &Reader<'_>) -> Vec<target::Route> {
     let mut seen: Vec<(Option<String>, Option<String>)> = Vec::new();
     let mut routes = Vec::new();
     for route in written {
@@ -239,7 +241,11 @@ fn routes(written: Vec<Route>, reader: &Reader<'_>) -> Vec<target::Route> {
         if let Some(to) = route.to.get() {
             let host = route.host.get().map(|at| at.value.pattern.clone());
             let Destination { origin, path: to_path } = to.value.clone();
-            routes.push(target::Route { host, path, to: origin, to_path });
+            // Web pages of other sites can send no password, and a name that leads here was given by somebody who knows
+            // what is called by it: its origin says who may call (CORS).
+            let is_protected = !access.users.is_absent() || host.as_ref().is_some_and(HostPattern::is_own_name);
+            let default = if is_protected { CrossSite::Allow } else { CrossSite::Refuse };
+            routes.push(target::Route { host, path, to: origin, to_path, cross_site: route.cross_site.or(default) });
         }
     }
     routes

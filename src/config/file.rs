@@ -13,6 +13,7 @@ use super::value::{Destination, Pattern, address, destination, folder, host, pat
 use super::walk::{At, Place, Table, Written};
 use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
+use crate::proxy::target::CrossSite;
 
 /// `proxy.toml`.
 #[derive(Debug)]
@@ -71,6 +72,7 @@ pub(super) struct Route {
     pub(super) path: Written<String>,
     pub(super) host: Written<Pattern<HostPattern>>,
     pub(super) to: Written<Destination>,
+    pub(super) cross_site: Written<CrossSite>,
 }
 
 impl File {
@@ -140,11 +142,13 @@ impl Shown {
 
 impl Route {
     fn read(table: &mut Table<'_>) -> Route {
+        let sites = [("refuse", CrossSite::Refuse), ("allow", CrossSite::Allow)];
         let mut route = Route {
             place: table.place(),
             path: table.get("path", |v| v.parse("a path that begins with \"/\", such as \"/partner/\"", plain_path)),
             host: table.get("host", host),
             to: table.get("to", destination),
+            cross_site: table.get("cross_site", |v| v.word(&sites)),
         };
         for key in table.meant() {
             match key {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +25,7 @@ use crate::gate::clock::Clock;
 use crate::net::listen::Listener;
 use crate::proxy::password::Passwords;
 use crate::proxy::refusal::Refusal;
+use crate::wire::cross_site;
 
 #[cfg(test)]
 mod tests;
@@ -109,7 +110,7 @@ pub fn unknown() -> Response {
 }
 
 /// The host that the visitor asked for, without its port.
-pub fn host(headers: &HeaderMap) -> Option<&str> {
+fn host(headers: &HeaderMap) -> Option<&str> {
     let host = headers.get(HOST)?.to_str().ok()?;
     match host.strip_prefix('[') {
         Some(six) => six.split_once(']').map(|(host, _)| host),
@@ -117,20 +118,15 @@ pub fn host(headers: &HeaderMap) -> Option<&str> {
     }
 }
 
-/// An address leads where it leads, and `localhost` to this machine (RFC 6761 §6.3); any other name may be anybody's.
-pub fn is_ours(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+/// Whether a visitor that was asked for by this host may be a web page with a name of its own (DNS rebinding).
+pub fn may_be_rebound(headers: &HeaderMap) -> bool {
+    host(headers).is_none_or(cross_site::may_be_rebound)
 }
 
-/// Browsers say where a request comes from, unless it is the address line (Fetch, `Origin` and `Sec-Fetch-Site`).
-pub fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
-    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
-        return true;
-    }
-    let Some(origin) = headers.get(ORIGIN) else { return false };
-    let of_origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-    of_origin != headers.get(HOST).and_then(|host| host.to_str().ok())
+/// Whether a page of another site has a browser ask.
+pub fn is_cross_site(headers: &HeaderMap) -> bool {
+    let value = |name: &str| headers.get(name).map(|value| value.as_bytes());
+    cross_site::is_cross_site(value("sec-fetch-site"), value("origin"), value("host"))
 }
 
 /// A refusal as a problem document (RFC 9457).

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::table::{Table, Uid, Wish};
 use super::{House, LONGEST, hal};
 use crate::gate::{Answer, Permit, Refused};
-use crate::lobby::{ask_for_password, refused, unknown};
+use crate::lobby::{ask_for_password, may_be_rebound, refused, unknown};
 use crate::locker::Why;
 
 /// The longest name of a resource, and the longest title.
@@ -35,6 +35,9 @@ pub(super) async fn is_welcome(
     }
     if request.headers().contains_key(ORIGIN) {
         return refused(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");
+    }
+    if house.on_loopback && may_be_rebound(request.headers()) {
+        return refused(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
     }
     next.run(request).await
 }

@@ -61,6 +61,8 @@ struct House {
     table: Table,
     passwords: Option<Passwords>,
     allow_from: Option<Vec<IpNet>>,
+    /// Whether it listens on loopback, where it has no other names than those of loopback.
+    on_loopback: bool,
     over: watch::Receiver<bool>,
 }
 
@@ -91,6 +93,7 @@ pub fn open(socket: TcpListener, settings: Settings, clock: Clock) -> io::Result
         table,
         passwords: settings.users.map(Passwords::new),
         allow_from: settings.allow_from,
+        on_loopback: socket.local_addr()?.ip().is_loopback(),
         over: is_over.clone(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -63,6 +63,11 @@ impl Access {
         Access { allow_from, passwords: users.map(Passwords::new), connect_ports, allow_ports, only_listed, seed }
     }
 
+    /// Whether callers need a password.
+    pub fn asks_for_passwords(&self) -> bool {
+        self.passwords.is_some()
+    }
+
     /// Whether a connection from this address is served at all.
     pub fn may_connect_from(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

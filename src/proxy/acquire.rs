@@ -9,14 +9,16 @@ use super::access::Admitted;
 use super::claims::{decode, parameter, parameters};
 use super::connection::Caller;
 use super::exchange::{End, Outcome};
+use super::host::Authority;
 use super::patience;
 use super::refusal::Refusal;
 use super::retry::seconds;
 use super::story::Story;
-use super::target::Came;
 use super::{answer, attempts};
 use crate::gate::{Answer, Permit, Refused, Waiting};
 use crate::time::Time;
+use crate::wire::Name;
+use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 
 const BEFORE: &str = "/v1/limits/";
 const BEHIND: &str = "/acquire";
@@ -35,13 +37,14 @@ pub(super) fn asked(caller: &Caller) -> Option<Asked> {
     if name.contains('/') || head.method() != "POST" || caller.within.is_some() {
         return None;
     }
-    let routed = caller.worker.proxy.targets.find(head, &Came { secure: caller.secure, within: None });
+    let routed = caller.worker.proxy.targets.find(head, &caller.came());
     matches!(routed, Err(Refusal::NoRoute)).then(|| Asked { name: name.to_owned(), query: query.to_owned() })
 }
 
 /// Grants a permit to somebody who asks for nothing else.
 pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) -> Result<Outcome, End> {
     let proxy = &caller.worker.proxy;
+    check_site(caller)?;
     let admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
     story.admitted(&admitted);
     let mut permit = wait(caller, story, &asked, &admitted, None).await?;
@@ -58,6 +61,26 @@ pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) 
     drop(flight);
     let body = format!("{{\"verdict\":\"go\",\"waited_ms\":{:.3}}}", story.waited.as_secs_f64() * 1e3);
     Ok(answer::json(caller, story, &body).await)
+}
+
+/// Slots are for programs: no web page takes them.
+fn check_site(caller: &Caller) -> Result<(), Refusal> {
+    let head = &caller.head;
+    let host = head.get(Name::Host);
+    if is_cross_site(head.find("sec-fetch-site"), head.find("origin"), host) {
+        return Err(Refusal::Denied("a web page of another site asks for it, and permits are for programs"));
+    }
+    let name = host.and_then(|host| std::str::from_utf8(host).ok()).and_then(|host| Authority::read(host).ok());
+    if caller.loopback
+        && !caller.worker.proxy.access.asks_for_passwords()
+        && name.is_some_and(|name| may_be_rebound(&name.host()))
+    {
+        return Err(Refusal::Misdirected(
+            "on loopback, permits are asked for at an address or localhost alone, so that no web page gets here by a \
+             name that leads here (DNS rebinding)",
+        ));
+    }
+    Ok(())
 }
 
 /// A permit, after a wait if need be. `again`: since when, if one came too late.

@@ -12,6 +12,7 @@ use super::alarm::Alarm;
 use super::exchange::{self, Outcome};
 use super::intercept::{self, Spoken, Within};
 use super::refusal::Refusal;
+use super::target::Came;
 use super::{Worker, answer, http2, tunnel};
 use crate::net::drain::Stopping;
 use crate::wire::head::may_be_whole;
@@ -33,6 +34,8 @@ pub(super) struct Caller {
     pub(super) response: ResponseHead,
     /// It came through TLS to a listener that has it.
     pub(super) secure: bool,
+    /// It came to a listener on loopback.
+    pub(super) loopback: bool,
     /// What it says has come through an opened tunnel.
     pub(super) within: Option<Arc<Within>>,
 }
@@ -61,14 +64,15 @@ impl Server {
         Server { caller: Caller::new(worker, nobody, Stream::gone()), stopping }
     }
 
-    /// Serves one caller's connection until either side ends it.
+    /// Serves one caller's connection until either side ends it. `listener`: where it was accepted.
     ///
     /// # Cancel safety
     /// Dropping the future breaks the connection off at the latest when the server serves the next, or is dropped itself.
-    pub async fn serve(&mut self, stream: TcpStream, peer: SocketAddr) {
+    pub async fn serve(&mut self, stream: TcpStream, peer: SocketAddr, listener: SocketAddr) {
         let Server { caller, stopping } = self;
         caller.worker.refresh();
         caller.meet(stream, peer);
+        caller.loopback = listener.ip().is_loopback();
         let spoken = match caller.worker.proxy.identity.as_deref().cloned() {
             Some(identity) => Box::pin(intercept::greet(caller, identity)).await,
             None => Some(Spoken::Http1),
@@ -129,6 +133,7 @@ impl Caller {
             head: RequestHead::default(),
             response: ResponseHead::default(),
             secure: false,
+            loopback: false,
             within: None,
         }
     }
@@ -138,6 +143,12 @@ impl Caller {
         self.peer = peer;
         self.conn = Conn::new(Stream::accepted(stream));
         (self.secure, self.within) = (false, None);
+    }
+
+    /// How its requests come to us.
+    pub(super) fn came(&self) -> Came<'_> {
+        let within = self.within.as_deref().map(|within| &within.origin);
+        Came { secure: self.secure, loopback: self.loopback, within }
     }
 
     /// Answers bytes that are no request, and closes.

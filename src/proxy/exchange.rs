@@ -10,7 +10,7 @@ use super::intercept::Opening;
 use super::origin::{Fresh, Ready, Want};
 use super::refusal::Refusal;
 use super::story::Story;
-use super::target::{Came, Form, Target};
+use super::target::{Form, Target};
 use super::tunnel::Tunnel;
 use super::upstream::Upstream;
 use super::{acquire, answer, attempts, line, patience};
@@ -156,8 +156,7 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
         return Err(Refusal::Loop.into());
     }
     let within = caller.within.as_deref();
-    let target =
-        proxy.targets.find(head, &Came { secure: caller.secure, within: within.map(|within| &within.origin) })?;
+    let target = proxy.targets.find(head, &caller.came())?;
     if target.form == Form::Authority && length != Length::Empty {
         return Err(Refusal::Malformed("CONNECT has no body").into());
     }

@@ -41,6 +41,7 @@ struct Common {
     worker: Worker,
     peer: SocketAddr,
     secure: bool,
+    loopback: bool,
     within: Option<Arc<Within>>,
     /// How many requests are running.
     running: Cell<usize>,
@@ -77,6 +78,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
         worker: caller.worker.clone(),
         peer: caller.peer,
         secure: caller.secure,
+        loopback: caller.loopback,
         within: caller.within.clone(),
         running: Cell::default(),
         hands: Hands::new(MAX_IDLE),
@@ -181,7 +183,7 @@ impl Host<'_> {
 /// Serves requests of a connection, one after the other.
 async fn serve_calls(common: Rc<Common>, who: Hired) {
     let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
-    (caller.secure, caller.within) = (common.secure, common.within.clone());
+    (caller.secure, caller.loopback, caller.within) = (common.secure, common.loopback, common.within.clone());
     while let Some(call) = poll_fn(|cx| common.hands.poll_take(who, cx)).await {
         let busy = common.worker.proxy.drain.busy();
         let opened = serve_call(&mut caller, call).await;

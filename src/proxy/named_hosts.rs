@@ -54,7 +54,7 @@ impl NamedHosts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::{Came, Origin, Route, Scheme, Targets};
+    use super::super::target::{Came, CrossSite, Origin, Route, Scheme, Targets};
     use super::*;
     use crate::wire::RequestHead;
 
@@ -62,7 +62,8 @@ mod tests {
     /// `http://127.0.0.1:8000`.
     fn look_up(hosts: &[&str], line: &str) -> Named {
         let to = Origin::at(Scheme::Http, "127.0.0.1:8000").expect("an origin");
-        let route = Route { host: None, path: Some("/app/".to_owned()), to, to_path: String::new() };
+        let path = Some("/app/".to_owned());
+        let route = Route { host: None, path, to, to_path: String::new(), cross_site: CrossSite::Refuse };
         let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let target = Targets::new(vec![route]).find(&head, &Came::default()).expect("a target");
         let hosts: Vec<_> = hosts.iter().map(|host| HostPattern::parse(host).expect(host)).collect();

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::host::{Authority, Fault};
 use crate::tls::ca::Subtree;
+use crate::wire::cross_site::may_be_rebound;
 
 /// Which hosts: `api.example`, `*.example` (any depth below it, not itself), `*`; each may end in `:port`.
 #[derive(Clone, PartialEq, Debug)]
@@ -78,6 +79,15 @@ impl HostPattern {
     /// Whether it names one host, and not all below a name.
     pub fn is_exact(&self) -> bool {
         matches!(self.shape, HostShape::Exact(_))
+    }
+
+    /// Whether it names hosts that lead here because somebody said so in the DNS, and not all, nor what leads to this
+    /// machine on every machine.
+    pub fn is_own_name(&self) -> bool {
+        match &self.shape {
+            HostShape::Any => false,
+            HostShape::Exact(name) | HostShape::Below(name) => may_be_rebound(name),
+        }
     }
 
     /// Whether it singles hosts out; `*` does not.

@@ -64,8 +64,8 @@ pub enum Refusal {
     NoLimit,
     /// What a caller asks for is not what the limit is counted per.
     BadKey,
-    /// Inside an opened tunnel: a request for another host than the tunnel's.
-    Misdirected,
+    /// The request is for a host that is not served here; the text says what to do.
+    Misdirected(&'static str),
     /// Bytes that are no TLS where the gateway speaks TLS.
     NotTls,
     /// The origin refused the connection.
@@ -144,7 +144,7 @@ impl Refusal {
             Refusal::NoRoute => row(404, "http_request_error", "caller", "no_route"),
             Refusal::NoLimit => row(404, "http_request_error", "caller", "no_limit"),
             Refusal::BadKey => row(400, "http_request_error", "caller", "bad_key"),
-            Refusal::Misdirected => row(421, "http_request_error", "caller", "misdirected"),
+            Refusal::Misdirected(_) => row(421, "http_request_error", "caller", "misdirected"),
             Refusal::NotTls => row(400, "http_request_error", "caller", "not_tls"),
             Refusal::ConnectionRefused => row(502, "connection_refused", "origin", "connection_refused"),
             Refusal::Unreachable => row(502, "destination_ip_unroutable", "origin", "unreachable"),
@@ -209,6 +209,7 @@ impl Refusal {
             Refusal::Malformed(why) => return format!("The request is not well-formed HTTP: {why}.").into(),
             Refusal::BadTarget(why) => return format!("The request's target makes no sense: {why}.").into(),
             Refusal::Denied(why) => return format!("The gateway does not allow this: {why}.").into(),
+            Refusal::Misdirected(why) => return format!("The request is for a host that is not served here: {why}.").into(),
             Refusal::Unsupported(why) => return format!("The gateway does not do this: {why}.").into(),
             Refusal::ProtocolError(why) => return format!("The origin answered with what is not well-formed HTTP: {why}.").into(),
             Refusal::Certificate(why) => return format!("The origin's certificate is not valid: {why}. If it is of an authority of your own, name that in [tls] trust.").into(),
@@ -226,7 +227,6 @@ impl Refusal {
             Refusal::NoRoute => "No route takes this host and path. To use the gateway as a forward proxy, set HTTP_PROXY and HTTPS_PROXY to its address; to use it as a base URL, add a [[route]] to proxy.toml.",
             Refusal::NoLimit => "There is no limit of that name. `lockgate check` lists those of proxy.toml.",
             Refusal::BadKey => "The limit is counted per key: give one `key` parameter for each part of its `key` in proxy.toml, in that order, but none for \"caller\".",
-            Refusal::Misdirected => "The request is for another host than the CONNECT that opened its tunnel. Open a tunnel to that host.",
             Refusal::NotTls => "The gateway speaks TLS on this address. Write https:// in the URL of the proxy.",
             Refusal::ConnectionRefused => "The origin refused the connection. Is it running, and is the port right?",
             Refusal::Unreachable => "No address of the origin can be reached from the gateway.",
@@ -265,7 +265,7 @@ impl Refusal {
             | Refusal::NoRoute
             | Refusal::NoLimit
             | Refusal::BadKey
-            | Refusal::Misdirected
+            | Refusal::Misdirected(_)
             | Refusal::NotTls
             | Refusal::ConnectionRefused
             | Refusal::Unreachable
@@ -303,7 +303,7 @@ impl Refusal {
             | Refusal::NoRoute
             | Refusal::NoLimit
             | Refusal::BadKey
-            | Refusal::Misdirected
+            | Refusal::Misdirected(_)
             | Refusal::NotTls
             | Refusal::ConnectionRefused
             | Refusal::Unreachable

@@ -19,6 +19,17 @@ pub struct Route {
     pub to: Origin,
     /// What takes the place of `path`.
     pub to_path: String,
+    /// Whether it takes requests of other sites' pages.
+    pub cross_site: CrossSite,
+}
+
+/// Whether pages of other sites may have browsers send requests to a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CrossSite {
+    /// They may: something else keeps strangers out, or they are meant to.
+    Allow,
+    /// They may not. On loopback the route has no other hosts than those of loopback either, unless it names some.
+    Refuse,
 }
 
 /// All routes.
@@ -40,6 +51,7 @@ struct PreparedRoute {
     below: Arc<str>,
     /// What becomes of the origin's references to itself.
     locations: Arc<LocationMap>,
+    cross_site: CrossSite,
 }
 
 /// Where a route leads.
@@ -51,6 +63,10 @@ pub(super) struct Found<'r> {
     pub(super) taken: usize,
     /// What becomes of the origin's references to itself.
     pub(super) locations: &'r Arc<LocationMap>,
+    /// Whether the route takes requests of other sites' pages.
+    pub(super) cross_site: CrossSite,
+    /// Whether it takes requests for any host.
+    pub(super) any_host: bool,
 }
 
 impl Routes {
@@ -84,7 +100,14 @@ impl Routes {
             return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
         }
         let prefix = if after_base.starts_with('/') { &route.below } else { &route.instead };
-        Ok(Some(Found { to: &route.to, prefix, taken: route.base.len(), locations: &route.locations }))
+        Ok(Some(Found {
+            to: &route.to,
+            prefix,
+            taken: route.base.len(),
+            locations: &route.locations,
+            cross_site: route.cross_site,
+            any_host: route.host.as_ref().is_none_or(|host| !host.is_specific()),
+        }))
     }
 
     /// Where the route for all paths of a host leads.
@@ -108,6 +131,7 @@ impl PreparedRoute {
             instead: instead.into(),
             below: above.into(),
             locations: Arc::new(locations),
+            cross_site: route.cross_site,
         }
     }
 

@@ -7,21 +7,32 @@ use std::sync::Arc;
 use super::host::{Authority, Fault};
 use super::location::LocationMap;
 use super::refusal::Refusal;
-pub use super::route::Route;
 use super::route::Routes;
+pub use super::route::{CrossSite, Route};
 use super::uri_origin::write_port;
 pub use super::uri_origin::{Origin, Scheme};
+use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead, Version, members};
 
 /// How often a request may have passed a gateway of our name before it is taken to run in circles. A few gateways in
 /// a row are a set-up that makes sense.
 const MAX_HOPS: usize = 3;
 
+/// How to mend a request whose Host may be a web page's way here.
+const REBOUND: &str = "on loopback, a route without a host of its own takes requests for an address or localhost alone, so that no \
+    web page gets here by a name that leads here (DNS rebinding). Give the [[route]] this host, or cross_site = \"allow\"";
+const CROSS_SITE: &str =
+    "a web page of another site asks for it. If that is meant, give the [[route]] cross_site = \"allow\"";
+const OTHER_THAN_CONNECT: &str =
+    "it is another one than the CONNECT that opened the tunnel was for. Open a tunnel to that host";
+
 /// How a request came to us.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Came<'a> {
     /// Through TLS, on a listener that has it.
     pub secure: bool,
+    /// To a listener on loopback.
+    pub loopback: bool,
     /// Through an opened tunnel to this origin.
     pub within: Option<&'a Origin>,
 }
@@ -159,6 +170,16 @@ impl Targets {
         came: &Came<'_>,
     ) -> Result<Option<Target>, Refusal> {
         let Some(found) = self.routes.find(&head.target()[at..], host, came.default_port())? else { return Ok(None) };
+        if found.cross_site == CrossSite::Refuse {
+            if came.loopback && found.any_host && host.is_some_and(|host| may_be_rebound(&host.host())) {
+                // HTTP/2 asks a proxy in the same form.
+                let is_proxys = head.version() == Version::Http2;
+                return if is_proxys { Ok(None) } else { Err(Refusal::Misdirected(REBOUND)) };
+            }
+            if is_cross_site(head.find("sec-fetch-site"), head.find("origin"), authority_field(head, at)) {
+                return Err(Refusal::Denied(CROSS_SITE));
+            }
+        }
         let rest = at + found.taken..head.target().len();
         Ok(Some(Target {
             origin: found.to.clone(),
@@ -178,6 +199,15 @@ impl Targets {
     }
 }
 
+/// The authority that a request names, as it stands there: before the path that begins at `at` in its target (HTTP/2), or
+/// in its Host.
+fn authority_field(head: &RequestHead, at: usize) -> Option<&[u8]> {
+    match head.target()[..at].split_once("://") {
+        Some((_, authority)) => Some(authority.as_bytes()),
+        None => head.get(Name::Host),
+    }
+}
+
 fn only_options(head: &RequestHead) -> Result<(), Refusal> {
     if head.method() == "OPTIONS" {
         return Ok(());
@@ -194,7 +224,7 @@ fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     }
     if !target.starts_with('/') && target != "*" {
         let found = absolute(head)?;
-        return if found.origin == *origin { Ok(found) } else { Err(Refusal::Misdirected) };
+        return if found.origin == *origin { Ok(found) } else { Err(Refusal::Misdirected(OTHER_THAN_CONNECT)) };
     }
     if target == "*" {
         only_options(head)?;
@@ -202,7 +232,7 @@ fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     if let Some(host) = check_host(head, None)?
         && !(host.host() == *origin.host && host.port.unwrap_or(origin.scheme.default_port()) == origin.port)
     {
-        return Err(Refusal::Misdirected);
+        return Err(Refusal::Misdirected(OTHER_THAN_CONNECT));
     }
     Ok(Target {
         origin: origin.clone(),

@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod chunked;
 pub mod conn;
+pub mod cross_site;
 pub mod field;
 pub mod framing;
 pub mod head;

@@ -1,0 +1,76 @@
+//! Cross-site requests and DNS rebinding: what a browser says of where a request comes from, and which hosts a web page
+//! can make lead here.
+//!
+//! Programs say nothing of the kind. No page can keep a browser from saying it, nor say it in its place: these are
+//! forbidden request-headers of the Fetch standard.
+
+use std::net::IpAddr;
+
+/// Whether a browser says that a page of another site made the request. `site`: the value of `Sec-Fetch-Site`; `origin`:
+/// of `Origin`, which older browsers send alone; `authority`: what the request is for, as it stands in `Host`.
+pub fn is_cross_site(site: Option<&[u8]>, origin: Option<&[u8]>, authority: Option<&[u8]>) -> bool {
+    if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return true;
+    }
+    let Some(origin) = origin else { return false };
+    // "null" is the origin of pages that have none to tell.
+    let host = memchr::memmem::find(origin, b"://").map(|at| &origin[at + 3..]);
+    !host.zip(authority).is_some_and(|(host, authority)| host.eq_ignore_ascii_case(authority))
+}
+
+/// Whether the name of a host (without port and brackets) can be made to lead to this machine by whoever owns it, so that
+/// its pages and we are one site to a browser. An address leads where it leads, and `localhost` and all below it to this
+/// machine (RFC 6761 §6.3).
+pub fn may_be_rebound(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    !(last.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_browsers_say_is_believed_and_what_they_do_not_say_is_not_guessed() {
+        let check = |site: &str, origin: &str, authority: &str| {
+            let given = |text: &'static str| (!text.is_empty()).then_some(text.as_bytes());
+            let [site, origin, authority] =
+                [site, origin, authority].map(|text| text.to_owned().leak() as &'static str);
+            is_cross_site(given(site), given(origin), given(authority))
+        };
+        for (site, origin, authority) in [
+            ("", "", ""),
+            ("", "", "a.example"),
+            ("none", "", "a.example"),
+            ("same-origin", "", "a.example"),
+            ("same-origin", "http://a.example:8080", "a.example:8080"),
+            ("", "https://a.example", "A.example"),
+        ] {
+            assert!(!check(site, origin, authority), "{site} {origin} {authority}");
+        }
+        for (site, origin, authority) in [
+            ("cross-site", "", "a.example"),
+            ("same-site", "http://a.example", "a.example"),
+            ("Same-Origin", "", "a.example"),
+            ("", "null", "a.example"),
+            ("", "null", ""),
+            ("", "https://a.example", ""),
+            ("same-origin", "https://b.example", "a.example"),
+            ("", "https://a.example", "a.example:8080"),
+            ("", "a.example", "a.example"),
+        ] {
+            assert!(check(site, origin, authority), "{site} {origin} {authority}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_localhost_cannot_be_rebound() {
+        for host in ["127.0.0.1", "192.0.2.1", "::1", "localhost", "LocalHost.", "app.localhost"] {
+            assert!(!may_be_rebound(host), "{host}");
+        }
+        for host in ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "notlocalhost", "", "gateway"] {
+            assert!(may_be_rebound(host), "{host}");
+        }
+    }
+}
