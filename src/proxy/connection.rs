@@ -38,6 +38,9 @@ pub(super) struct Caller {
     pub(super) loopback: bool,
     /// What it says has come through an opened tunnel.
     pub(super) within: Option<Arc<Within>>,
+    /// Whether a request has been read since it was accepted. Until then the alarm is set to the time that the first head
+    /// has, TLS handshake included, and is left alone: a connection that asks for nothing is not idle but unwanted.
+    pub(super) has_asked: bool,
 }
 
 /// What comes next on an idle connection.
@@ -73,6 +76,7 @@ impl Server {
         caller.worker.refresh();
         caller.meet(stream, peer);
         caller.loopback = listener.ip().is_loopback();
+        caller.alarm.set(caller.worker.proxy.timeouts.head);
         let spoken = match caller.worker.proxy.identity.as_deref().cloned() {
             Some(identity) => Box::pin(intercept::greet(caller, identity)).await,
             None => Some(Spoken::Http1),
@@ -135,6 +139,7 @@ impl Caller {
             secure: false,
             loopback: false,
             within: None,
+            has_asked: true,
         }
     }
 
@@ -142,7 +147,7 @@ impl Caller {
     fn meet(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.peer = peer;
         self.conn = Conn::new(Stream::accepted(stream));
-        (self.secure, self.within) = (false, None);
+        (self.secure, self.within, self.has_asked) = (false, None, false);
     }
 
     /// How its requests come to us.
@@ -168,7 +173,9 @@ impl Caller {
         if self.conn.input.is_empty() {
             self.conn.rest();
             self.head.shrink();
-            self.alarm.set(timeouts.idle);
+            if self.has_asked {
+                self.alarm.set(timeouts.idle);
+            }
             let readable = poll_fn(|cx| {
                 if self.conn.stream.may_be_unread() {
                     if let Poll::Ready(filled) = self.conn.poll_fill(cx) {
@@ -188,7 +195,7 @@ impl Caller {
                 return Next::End;
             }
         }
-        let (mut timed, mut seen) = (false, 0);
+        let (mut timed, mut seen) = (!self.has_asked, 0);
         loop {
             // Empty lines before a request are nothing (RFC 9112 §2.2), however many.
             while self.conn.input.bytes().starts_with(b"\r\n") {
@@ -203,6 +210,7 @@ impl Caller {
                 match self.head.read(bytes) {
                     Ok(Some(length)) => {
                         self.conn.input.consume(length);
+                        self.has_asked = true;
                         return Next::Request;
                     }
                     Ok(None) => {}

@@ -65,7 +65,9 @@ impl Common {
 
 /// Serves the connection until either side ends it.
 pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
-    caller.alarm.set(caller.worker.proxy.timeouts.head);
+    if caller.has_asked {
+        caller.alarm.set(caller.worker.proxy.timeouts.head);
+    }
     let begin = Session::begin(caller.conn.take_stream());
     let session = match caller.alarm.during(begin).await {
         Some(Ok(session)) => session,
@@ -73,7 +75,9 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
         None => return,
     };
     let Caller { alarm, .. } = caller;
-    alarm.set(caller.worker.proxy.timeouts.idle);
+    if caller.has_asked {
+        alarm.set(caller.worker.proxy.timeouts.idle);
+    }
     let common = Rc::new(Common {
         worker: caller.worker.clone(),
         peer: caller.peer,

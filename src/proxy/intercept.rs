@@ -119,17 +119,14 @@ async fn shake(proxy: &Proxy, stream: Stream, host: &str) -> Result<(Stream, Spo
     accept(hello, leaf).await.map_err(Unopened::Handshake)
 }
 
-/// TLS on a listener that has it. `None`: there is nobody to serve.
+/// TLS on a listener that has it, within the time of the first head. `None`: there is nobody to serve.
 pub(super) async fn greet(caller: &mut Caller, identity: Arc<ServerConfig>) -> Option<Spoken> {
-    let timeouts = &caller.worker.proxy.timeouts;
-    caller.alarm.set(timeouts.idle);
     let first = caller.alarm.during(first_byte(&mut caller.conn)).await??;
     if first != FIRST_BYTE {
         answer::refuse_bytes(caller, &Refusal::NotTls).await;
         caller.linger().await;
         return None;
     }
-    caller.alarm.set(timeouts.head);
     let stream = caller.conn.take_stream();
     let shake = async {
         let hello = Hello::read(stream).await?;

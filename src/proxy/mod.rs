@@ -102,7 +102,7 @@ pub struct Settings {
 /// How long is waited for what; the `[timeouts]` of the file.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    /// A caller's request head, from its first byte on.
+    /// A caller's request head, from its first byte on; the first of a connection from its accept on.
     pub head: Duration,
     /// DNS, TCP and TLS to an origin.
     pub connect: Duration,
