@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::certs::{Authority, Fault};
-use crate::support::frames::{END_STREAM, Fate, Frame, Frames, request};
+use crate::support::frames::{DATA, END_STREAM, Fate, Frame, Frames, HEADERS, WINDOW_UPDATE, request};
 use crate::support::gateway::Dir;
 use crate::support::stream::Stop;
 use crate::support::*;
@@ -70,4 +70,37 @@ fn tls_that_does_not_begin_has_the_time_of_a_head() {
     let mut silent = gateway.caller().into_tls("localhost", &authority);
     silent.shown();
     silent.expect_end();
+}
+
+#[test]
+fn an_http_2_connection_has_little_room_for_content_before_a_request_is_admitted() {
+    let origin = Origin::start();
+    let dir = Dir::new();
+    dir.write("users", &format!("anna:{}\n", bcrypt::hash("secret", 4).unwrap()));
+    let gateway = Gateway::start_in(dir, &format!("{UNLIMITED}[access]\nusers = \"users\"\n"));
+    let mut caller = gateway.caller();
+    let mut frames = Frames::caller(&mut caller.stream);
+    let mut fields = request("POST", "unknown.invalid", "/");
+    frames.send(&Frame::headers(1, 0, &fields));
+    // What comes before the answer is what a connection is given that nobody knows.
+    let mut given = 0;
+    loop {
+        let frame = frames.next().unwrap();
+        match frame.kind {
+            WINDOW_UPDATE if frame.stream == 0 => given += frame.code(),
+            HEADERS => break assert_eq!(frame.status(), 407),
+            _ => {}
+        }
+    }
+    assert_eq!(given, 0, "beside the 65535 bytes of every connection (RFC 9113 §6.9.2)");
+    let credentials = basic("anna", "secret");
+    let authority = origin.authority();
+    fields = request("POST", &authority, "/upload");
+    fields.push(("proxy-authorization", &credentials));
+    frames.send(&Frame::headers(3, 0, &fields));
+    let more = frames.next_of(WINDOW_UPDATE).unwrap();
+    assert!(more.stream == 0 && more.code() > 1 << 20, "{more:?}");
+    frames.send(&Frame::new(DATA, END_STREAM, 3, "whole"));
+    frames.next_of(HEADERS).unwrap();
+    assert_eq!(origin.only().text(), "whole");
 }

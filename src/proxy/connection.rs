@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::alarm::Alarm;
 use super::exchange::{self, Outcome};
+use super::first_admission::FirstAdmission;
 use super::intercept::{self, Spoken, Within};
 use super::refusal::Refusal;
 use super::target::Came;
@@ -41,6 +43,8 @@ pub(super) struct Caller {
     /// Whether a request has been read since it was accepted. Until then the alarm is set to the time that the first head
     /// has, TLS handshake included, and is left alone: a connection that asks for nothing is not idle but unwanted.
     pub(super) has_asked: bool,
+    /// Is told when a request is admitted, where somebody waits for that.
+    pub(super) first_admission: Option<Rc<FirstAdmission>>,
 }
 
 /// What comes next on an idle connection.
@@ -140,6 +144,7 @@ impl Caller {
             loopback: false,
             within: None,
             has_asked: true,
+            first_admission: None,
         }
     }
 

@@ -169,6 +169,9 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
         }
     };
     story.admitted(&admitted);
+    if let Some(first) = &caller.first_admission {
+        first.set();
+    }
     Ok((target, admitted, length))
 }
 

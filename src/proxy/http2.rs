@@ -14,6 +14,7 @@ use tokio::task::spawn_local;
 use super::alarm::Alarm;
 use super::connection::{self, Caller};
 use super::exchange::{self, Outcome};
+use super::first_admission::FirstAdmission;
 use super::hands::{Hands, Hired};
 use super::intercept::{self, Spoken, Within};
 use super::refusal::Refusal;
@@ -43,6 +44,8 @@ struct Common {
     secure: bool,
     loopback: bool,
     within: Option<Arc<Within>>,
+    /// Whether any of them was admitted.
+    first_admission: Rc<FirstAdmission>,
     /// How many requests are running.
     running: Cell<usize>,
     /// The tasks that serve them.
@@ -84,11 +87,16 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
         secure: caller.secure,
         loopback: caller.loopback,
         within: caller.within.clone(),
+        first_admission: Rc::default(),
         running: Cell::default(),
         hands: Hands::new(MAX_IDLE),
     });
+    if caller.within.is_some() {
+        // Who asked for the tunnel was admitted.
+        common.first_admission.set();
+    }
     let quiet = Quiet { since: common.now(), before: 0 };
-    Host { session, alarm, stopping, common, quiet, stage: Stage::Open }.run().await;
+    Host { session, alarm, stopping, common, quiet, stage: Stage::Open, has_room: false }.run().await;
 }
 
 /// What keeps one connection going.
@@ -99,6 +107,8 @@ struct Host<'a> {
     common: Rc<Common>,
     quiet: Quiet,
     stage: Stage,
+    /// Whether the caller may send as much content at one time as its streams hold together.
+    has_room: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,6 +141,10 @@ impl Host<'_> {
     /// The next request; `None` when the connection has ended.
     fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Option<Call>> {
         loop {
+            if !self.has_room && self.common.first_admission.poll(cx).is_ready() {
+                self.session.give_room();
+                self.has_room = true;
+            }
             let polled = self.session.poll_call(cx);
             if self.stage != Stage::Over && self.is_too_loud() {
                 tracing::debug!(peer = %self.common.peer, "an HTTP/2 connection makes nothing but noise, and is ended");
@@ -188,6 +202,7 @@ impl Host<'_> {
 async fn serve_calls(common: Rc<Common>, who: Hired) {
     let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
     (caller.secure, caller.loopback, caller.within) = (common.secure, common.loopback, common.within.clone());
+    caller.first_admission = Some(Rc::clone(&common.first_admission));
     while let Some(call) = poll_fn(|cx| common.hands.poll_take(who, cx)).await {
         let busy = common.worker.proxy.drain.busy();
         let opened = serve_call(&mut caller, call).await;

@@ -17,6 +17,7 @@ pub mod claims;
 mod connection;
 pub mod current;
 mod exchange;
+mod first_admission;
 pub mod hands;
 mod headers;
 mod heads;

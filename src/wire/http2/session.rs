@@ -44,7 +44,6 @@ impl Session {
         let mut settings = Builder::new();
         settings
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
             // Larger ones are answered 431 by `h2`, far larger ones end the connection.
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
@@ -66,6 +65,12 @@ impl Session {
             data.receive(recv);
             Call { head, ended, stream: CallerStream { respond, head: None, departed: false, data } }
         })))
+    }
+
+    /// Lets the caller send as much content at one time as the windows of all its streams hold. Before, it is what every
+    /// connection begins with (65 535 bytes, RFC 9113 §6.9.2): content that nobody has asked for costs us no more.
+    pub fn give_room(&mut self) {
+        self.connection.set_target_window_size(CONNECTION_WINDOW);
     }
 
     /// Takes no new requests; those that have come are served (GOAWAY, RFC 9113 §6.8).
