@@ -1,7 +1,9 @@
 //! Callers' connections: from where, how many at one time, and for how long before their first request.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::admin::watched;
 use crate::support::certs::{Authority, Fault};
 use crate::support::frames::{DATA, END_STREAM, Fate, Frame, Frames, HEADERS, WINDOW_UPDATE, request};
 use crate::support::gateway::Dir;
@@ -15,12 +17,45 @@ fn is_served(caller: &mut Caller) -> bool {
     caller.send(ASK).try_answer("OPTIONS").is_ok_and(|answer| answer.status == 200)
 }
 
+/// The value of a metric, by its name and labels; none is 0.
+fn metric(admin: SocketAddr, name: &str) -> f64 {
+    let text = crate::admin::ask(admin, "GET", "/metrics", "").text();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_default()
+}
+
+/// The value of a metric of the gateway's only listener.
+fn of_listener(gateway: &Gateway, admin: SocketAddr, name: &str, more: &str) -> f64 {
+    metric(admin, &format!("lockgate_listener_{name}{{listener=\"{}\"{more}}}", gateway.addr))
+}
+
 /// A gateway that speaks TLS to its callers.
 fn with_tls(authority: &Authority, more: &str) -> Gateway {
     let dir = Dir::new();
     let (cert, key) = authority.issue(Fault::None).write(dir.path(), "gateway");
     let listen = format!("[listen]\nproxy = \"127.0.0.1:0\"\ntls = {{ cert = {cert:?}, key = {key:?} }}\n\n");
     Gateway::start_in(dir, &format!("{UNLIMITED}{listen}{more}"))
+}
+
+#[test]
+fn a_caller_from_elsewhere_is_closed_before_it_has_said_anything() {
+    let allow = "\n[access]\nallow_from = [\"127.0.0.1\"]\n";
+    let (gateway, admin) = watched(UNLIMITED, allow);
+    for _ in 0..2 {
+        Caller::connect_from("127.0.0.4", gateway.addr).expect_end();
+    }
+    assert!(is_served(&mut gateway.caller()));
+    assert_eq!(of_listener(&gateway, admin, "refused_total", ",reason=\"not_allowed\""), 2.0);
+    assert_eq!(gateway.stderr().matches("not in [access] allow_from").count(), 1, "{}", gateway.stderr());
+}
+
+#[test]
+fn a_caller_from_elsewhere_gets_no_tls_and_no_lock_either() {
+    let locks = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let more = format!("[access]\nallow_from = [\"127.0.0.1\"]\n[locks]\nlisten = \"{locks}\"\n");
+    let gateway = with_tls(&Authority::new(), &more);
+    Caller::connect_from("127.0.0.4", gateway.addr).expect_end();
+    Caller::connect_from("127.0.0.4", locks).expect_end();
 }
 
 /// A gateway whose callers have little time for the first head, and any for the next.

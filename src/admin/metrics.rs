@@ -138,6 +138,11 @@ impl Look {
         gauges(encoder, &gauge("listener_connections", "Callers' connections now, by listener"), there)?;
         let came = named.iter().map(|(address, entrance)| ([("listener", &**address)], entrance.came()));
         counters(encoder, &counter("listener_accepted", "Callers' connections that came in, by listener"), came)?;
+        let refused = named.iter().flat_map(|(address, entrance)| {
+            entrance.refused().map(|(why, count)| ([("listener", &**address), ("reason", why)], count))
+        });
+        let help = "Callers' connections that were closed at once, by listener and reason";
+        counters(encoder, &counter("listener_refused", help), refused)?;
         let mut all = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
         all(counter("origin_connections_opened", "Connections to origins that were opened"), house.tallies.dialled())?;
         let reused = "Requests that found a connection to their origin which was there";

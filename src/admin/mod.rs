@@ -121,7 +121,7 @@ pub fn open(
     let serve = move || {
         runtime.block_on(async {
             tokio::spawn(history::watch(Arc::clone(&house), tell));
-            lobby::receive(door, router(Arc::clone(&house)), MOST_VISITORS, house.orders.closed()).await;
+            lobby::receive(door, router(Arc::clone(&house)), MOST_VISITORS, |_| true, house.orders.closed()).await;
         });
     };
     thread::Builder::new().name("admin".to_owned()).spawn(serve)?;

@@ -1,5 +1,6 @@
 //! The runtimes that serve connections: one per core, each with connections of its own to the origins.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +14,7 @@ use tokio::task::spawn_local;
 
 use super::runtime;
 use crate::net::drain::{Drain, Present};
-use crate::net::entrance::Entrance;
+use crate::net::entrance::{Entrance, Refused};
 use crate::proxy::hands::{Hands, Hired};
 use crate::proxy::{Current, Server, Worker};
 
@@ -25,6 +26,9 @@ const MOST_IDLE: usize = 64;
 pub(super) struct Crew {
     mates: Vec<Mate>,
     drain: Drain,
+    current: Arc<Current>,
+    /// Whether the log has said that addresses come to which nothing is served.
+    told_not_allowed: Cell<bool>,
 }
 
 /// One runtime, as the others see it.
@@ -79,7 +83,8 @@ impl Crew {
             mates.push(Mate::new(Way::There(spawn_worker(index, Arc::clone(proxy))?)));
         }
         tracing::debug!(runtimes = cores, "runtimes started");
-        Ok(Crew { mates, drain: drain.clone() })
+        let current = Arc::clone(proxy);
+        Ok(Crew { mates, drain: drain.clone(), current, told_not_allowed: Cell::default() })
     }
 
     /// A listener whose connections it will be given.
@@ -87,9 +92,24 @@ impl Crew {
         self.drain.entrance(address)
     }
 
+    /// Serves a connection, or closes it at once if nothing is served to its address: not a byte of it is read then.
+    pub(super) fn let_in(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
+        if !self.current.proxy().may_connect_from(peer.ip()) {
+            by.refuse(Refused::NotAllowed);
+            // The first may be a mistake in the file; all further ones would let strangers write the log.
+            if self.told_not_allowed.replace(true) {
+                tracing::debug!(%peer, listener = %by.address, "closed: its address is not in [access] allow_from");
+            } else {
+                tracing::warn!(%peer, listener = %by.address, "closed: its address is not in [access] allow_from; further ones are counted");
+            }
+            return;
+        }
+        self.hand_over(stream, peer, by);
+    }
+
     /// Gives a connection to the runtime that has the fewest; the first, where no thread must be
     /// woken, if it has no more than the others.
-    pub(super) fn hand_over(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
+    fn hand_over(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
         let fewest = self.mates.iter().min_by_key(|mate| mate.connections.load(Ordering::Relaxed));
         let Some(mate) = fewest else { return };
         let (counted, present) = (mate.count(), self.drain.present_by(by));

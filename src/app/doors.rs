@@ -175,7 +175,7 @@ impl Doors {
         spawn_local(async move {
             if accept(&mut listener, &crew, &entrance, closing).await == Waiting::LetIn {
                 while let Some((stream, peer)) = listener.accept_waiting() {
-                    crew.hand_over(stream, peer, &entrance);
+                    crew.let_in(stream, peer, &entrance);
                 }
             }
             entrance.close();
@@ -203,7 +203,7 @@ async fn accept(
         tokio::select! {
             biased;
             waiting = &mut closing => return waiting.unwrap_or(Waiting::LetIn),
-            (stream, peer) = listener.accept() => crew.hand_over(stream, peer, entrance),
+            (stream, peer) = listener.accept() => crew.let_in(stream, peer, entrance),
         }
     }
 }

@@ -38,8 +38,15 @@ const UNREAD: Duration = if cfg!(test) { Duration::from_millis(300) } else { Dur
 /// The most content that a request may have: a lock's wish or a limit's new rule is a line.
 const MOST_CONTENT: usize = 64 << 10;
 
-/// Lets visitors in, so many at one time, until `closed`. Those who have asked by then are answered.
-pub async fn receive(mut door: Listener, router: Router, most: usize, closed: impl Future<Output = ()>) {
+/// Lets visitors in, so many at one time, until `closed`. Those who have asked by then are answered. A connection from an
+/// address that is not `welcome` is closed before a byte of it is read.
+pub async fn receive(
+    mut door: Listener,
+    router: Router,
+    most: usize,
+    welcome: impl Fn(IpAddr) -> bool,
+    closed: impl Future<Output = ()>,
+) {
     let places = Arc::new(Semaphore::new(most));
     let visitors = GracefulShutdown::new();
     let mut server = http1::Builder::new();
@@ -56,6 +63,10 @@ pub async fn receive(mut door: Listener, router: Router, most: usize, closed: im
             accepted = door.accept() => accepted,
             () = &mut closed => break,
         };
+        if !welcome(peer.ip()) {
+            tracing::debug!(%peer, listener = %door.local_addr(), "turned away, its address is not allowed");
+            continue;
+        }
         // A peer that reads nothing must not keep a place (tcp(7): it holds for windows of zero too).
         SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD)).ok();
         let Ok(stream) = TcpStream::from_std(stream) else { continue };

@@ -23,7 +23,7 @@ fn with_one_place() -> SocketAddr {
                 .route("/", get(|| async { "here" }))
                 .route("/endless", get(endless))
                 .route("/wish", post(|wish: String| async move { wish }));
-            receive(Listener::adopt(socket).unwrap(), router, 1, std::future::pending()).await;
+            receive(Listener::adopt(socket).unwrap(), router, 1, |_| true, std::future::pending()).await;
         });
     });
     address

@@ -23,16 +23,8 @@ use crate::locker::Why;
 const LONGEST_NAME: usize = 255;
 const LONGEST_TITLE: usize = 1024;
 
-/// Who may come at all: not from everywhere, and no page in a browser.
-pub(super) async fn is_welcome(
-    State(house): State<Arc<House>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !house.lets_in(peer.ip()) {
-        return refused(StatusCode::FORBIDDEN, "your address is not in [access] allow_from");
-    }
+/// What may come at all: no page in a browser.
+pub(super) async fn is_welcome(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
     if request.headers().contains_key(ORIGIN) {
         return refused(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");
     }

@@ -114,7 +114,8 @@ fn serve(runtime: &Runtime, door: Listener, house: &Arc<House>, mut over: watch:
             // If whoever could say so is gone, it is over too.
             over.wait_for(|over| *over).await.ok();
         };
-        lobby::receive(door, router(Arc::clone(house)), MOST_VISITORS, closed).await;
+        let welcome = |peer| house.lets_in(peer);
+        lobby::receive(door, router(Arc::clone(house)), MOST_VISITORS, welcome, closed).await;
         driving.abort();
         sweeping.abort();
     });

@@ -11,11 +11,25 @@ pub struct Entrance {
     closed: AtomicBool,
     there: AtomicUsize,
     came: AtomicU64,
+    not_allowed: AtomicU64,
+}
+
+/// Why a connection was closed before anything was read from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Nothing is served to its address.
+    NotAllowed,
 }
 
 impl Entrance {
     pub(super) fn new(address: SocketAddr) -> Entrance {
-        Entrance { address, closed: AtomicBool::new(false), there: AtomicUsize::new(0), came: AtomicU64::new(0) }
+        Entrance {
+            address,
+            closed: AtomicBool::default(),
+            there: AtomicUsize::default(),
+            came: AtomicU64::default(),
+            not_allowed: AtomicU64::default(),
+        }
     }
 
     /// How many are there now.
@@ -26,6 +40,18 @@ impl Entrance {
     /// How many have come in.
     pub fn came(&self) -> u64 {
         self.came.load(Ordering::Relaxed)
+    }
+
+    /// One more was closed at once.
+    pub fn refuse(&self, why: Refused) {
+        match why {
+            Refused::NotAllowed => self.not_allowed.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+
+    /// How many were closed at once, by the reason in a word.
+    pub fn refused(&self) -> [(&'static str, u64); 1] {
+        [("not_allowed", self.not_allowed.load(Ordering::Relaxed))]
     }
 
     /// Nobody comes in any more.

@@ -197,6 +197,11 @@ impl Parts {
         self.tracer.as_ref().map_or(0, |tracer| tracer.dropped.get())
     }
 
+    /// Whether a connection from this address is served at all.
+    pub fn may_connect_from(&self, peer: std::net::IpAddr) -> bool {
+        self.access.may_connect_from(peer)
+    }
+
     /// How long is waited for what.
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
