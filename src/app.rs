@@ -5,6 +5,7 @@
 //! runtimes share is the gate alone.
 
 mod crew;
+mod descriptors;
 mod doors;
 mod house;
 mod locks;
@@ -22,7 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, kill_process};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -103,7 +104,7 @@ pub enum Start {
 /// If it cannot start, or cannot go on.
 pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
     let successor = (start != Start::Aside).then(|| Rc::new(Successor::new(&path)));
-    raise_descriptors();
+    descriptors::raise();
     let runtime = runtime().map_err(Error::Runtime)?;
     let ended = runtime.block_on(async {
         let signals = Signals::new().map_err(Error::Runtime)?;
@@ -388,13 +389,5 @@ impl Signals {
                 return code;
             }
         }
-    }
-}
-
-/// Allows as many descriptors as the system lets us have: each request takes two.
-fn raise_descriptors() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, ?current, "the limit of open files stays as it was");
     }
 }
