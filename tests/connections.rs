@@ -24,9 +24,9 @@ fn metric(admin: SocketAddr, name: &str) -> f64 {
     value.unwrap_or_default()
 }
 
-/// The value of a metric of the gateway's only listener.
-fn of_listener(gateway: &Gateway, admin: SocketAddr, name: &str, more: &str) -> f64 {
-    metric(admin, &format!("lockgate_listener_{name}{{listener=\"{}\"{more}}}", gateway.addr))
+/// How many connections the gateway's only listener has closed at once.
+fn refused(gateway: &Gateway, admin: SocketAddr, reason: &str) -> f64 {
+    metric(admin, &format!("lockgate_listener_refused_total{{listener=\"{}\",reason=\"{reason}\"}}", gateway.addr))
 }
 
 /// A gateway that speaks TLS to its callers.
@@ -45,7 +45,7 @@ fn a_caller_from_elsewhere_is_closed_before_it_has_said_anything() {
         Caller::connect_from("127.0.0.4", gateway.addr).expect_end();
     }
     assert!(is_served(&mut gateway.caller()));
-    assert_eq!(of_listener(&gateway, admin, "refused_total", ",reason=\"not_allowed\""), 2.0);
+    assert_eq!(refused(&gateway, admin, "not_allowed"), 2.0);
     assert_eq!(gateway.stderr().matches("not in [access] allow_from").count(), 1, "{}", gateway.stderr());
 }
 
@@ -56,6 +56,48 @@ fn a_caller_from_elsewhere_gets_no_tls_and_no_lock_either() {
     let gateway = with_tls(&Authority::new(), &more);
     Caller::connect_from("127.0.0.4", gateway.addr).expect_end();
     Caller::connect_from("127.0.0.4", locks).expect_end();
+}
+
+#[test]
+fn one_address_has_no_more_connections_than_its_bound() {
+    let (gateway, admin) = watched("[listen]\nproxy = \"127.0.0.1:0\"\nmax_connections_per_address = 3\n", "");
+    let mut held: Vec<Caller> = (0..3).map(|_| Caller::connect_from("127.0.0.2", gateway.addr)).collect();
+    assert!(held.iter_mut().all(is_served));
+    for _ in 0..2 {
+        Caller::connect_from("127.0.0.2", gateway.addr).expect_end();
+    }
+    assert!(is_served(&mut Caller::connect_from("127.0.0.3", gateway.addr)), "another has its own");
+    assert!(held.iter_mut().all(is_served), "those that are there stay");
+    assert_eq!(refused(&gateway, admin, "too_many"), 2.0);
+    assert_eq!(gateway.stderr().matches("max_connections_per_address").count(), 1, "{}", gateway.stderr());
+    held.pop();
+    eventually("there is room again", || is_served(&mut Caller::connect_from("127.0.0.2", gateway.addr)));
+}
+
+#[test]
+fn when_there_are_as_many_connections_as_may_be_others_wait_for_one_to_end() {
+    let listen = |most: usize| format!("[listen]\nproxy = \"127.0.0.1:0\"\nmax_connections = {most}\n");
+    let (gateway, admin) = watched(&listen(4), "");
+    let mut held: Vec<Caller> = (0..4).map(|_| gateway.caller()).collect();
+    assert!(held.iter_mut().all(is_served));
+    let mut waiting: Vec<Caller> = (0..3).map(|_| gateway.caller()).collect();
+    for caller in &mut waiting {
+        caller.send(ASK);
+    }
+    waiting[0].expect_silence(Duration::from_millis(100));
+    assert_eq!(
+        [metric(admin, "lockgate_connections_full_total"), metric(admin, "lockgate_connections_max")],
+        [1.0, 4.0]
+    );
+    drop(held.pop());
+    assert_eq!(waiting[0].answer_to("OPTIONS").status, 200);
+    waiting[1].expect_silence(Duration::from_millis(100));
+    assert_eq!(gateway.stderr().matches("max_connections").count(), 1, "{}", gateway.stderr());
+    let text = std::fs::read_to_string(gateway.dir.path().join("proxy.toml")).unwrap();
+    assert!(gateway.reload(&text.replace("max_connections = 4", "max_connections = 9")));
+    for mut caller in waiting.drain(1..) {
+        assert_eq!(caller.answer_to("OPTIONS").status, 200, "there is room for all");
+    }
 }
 
 /// A gateway whose callers have little time for the first head, and any for the next.

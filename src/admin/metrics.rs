@@ -144,6 +144,8 @@ impl Look {
         let help = "Callers' connections that were closed at once, by listener and reason";
         counters(encoder, &counter("listener_refused", help), refused)?;
         let mut all = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
+        let full = "How often there were as many callers' connections as may be, and others waited to be accepted";
+        all(counter("connections_full", full), house.connections.shortages())?;
         all(counter("origin_connections_opened", "Connections to origins that were opened"), house.tallies.dialled())?;
         let reused = "Requests that found a connection to their origin which was there";
         all(counter("origin_connections_reused", reused), house.tallies.reused())?;
@@ -153,6 +155,7 @@ impl Look {
             metric.encode_gauge(&value)
         };
         one(gauge("connections", "Callers' connections now"), house.drain.there() as u64)?;
+        one(gauge("connections_max", "How many there may be"), house.connections.total() as u64)?;
         one(
             gauge("origin_connections_idle", "Connections to origins that are kept for the next request"),
             kept.idle as u64,

@@ -26,6 +26,7 @@ use self::history::History;
 use crate::config::tune::Wish;
 use crate::gate::Gate;
 use crate::lobby;
+use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
 use crate::proxy::password::Passwords;
@@ -82,6 +83,7 @@ struct House {
     gate: Arc<Gate>,
     drain: Drain,
     tallies: Arc<Tallies>,
+    connections: ConnectionLimit,
     current: Arc<Current>,
     passwords: Option<Passwords>,
     orders: mpsc::UnboundedSender<Order>,
@@ -107,6 +109,7 @@ pub fn open(
         gate: Arc::clone(&shared.gate),
         drain: shared.drain.clone(),
         tallies: Arc::clone(&shared.tallies),
+        connections: shared.connections.clone(),
         current: Arc::clone(current),
         passwords: users.map(Passwords::new),
         orders,

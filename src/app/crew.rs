@@ -4,19 +4,23 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker, ready};
 use std::thread;
 
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::runtime;
+use crate::net::connection_limit::{ConnectionLimit, Place};
 use crate::net::drain::{Drain, Present};
 use crate::net::entrance::{Entrance, Refused};
+use crate::net::listen::Listener;
 use crate::proxy::hands::{Hands, Hired};
-use crate::proxy::{Current, Server, Worker};
+use crate::proxy::{Current, Server, Shared, Worker};
 
 /// How many tasks that serve nobody each runtime keeps for the next connections, some 5 KiB each. To make one anew takes
 /// 2 of the 100 µs that a short connection does.
@@ -26,6 +30,7 @@ const MOST_IDLE: usize = 64;
 pub(super) struct Crew {
     mates: Vec<Mate>,
     drain: Drain,
+    limit: ConnectionLimit,
     current: Arc<Current>,
     /// Whether the log has said that addresses come to which nothing is served.
     told_not_allowed: Cell<bool>,
@@ -52,6 +57,7 @@ struct Arrival {
     listener: SocketAddr,
     counted: Counted,
     present: Present,
+    place: Place,
 }
 
 /// One connection in a runtime's count.
@@ -76,7 +82,7 @@ impl Mate {
 
 impl Crew {
     /// As many runtimes as there are cores for us, each ready to serve.
-    pub(super) fn start(proxy: &Arc<Current>, drain: &Drain) -> io::Result<Crew> {
+    pub(super) fn start(proxy: &Arc<Current>, shared: &Shared) -> io::Result<Crew> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let mut mates = vec![Mate::new(Way::Here(Desk::new(Worker::new(proxy))))];
         for index in 1..cores {
@@ -84,7 +90,8 @@ impl Crew {
         }
         tracing::debug!(runtimes = cores, "runtimes started");
         let current = Arc::clone(proxy);
-        Ok(Crew { mates, drain: drain.clone(), current, told_not_allowed: Cell::default() })
+        let (drain, limit) = (shared.drain.clone(), shared.connections.clone());
+        Ok(Crew { mates, drain, limit, current, told_not_allowed: Cell::default() })
     }
 
     /// A listener whose connections it will be given.
@@ -92,7 +99,27 @@ impl Crew {
         self.drain.entrance(address)
     }
 
-    /// Serves a connection, or closes it at once if nothing is served to its address: not a byte of it is read then.
+    /// The next connection of a listener, once there is room for one more.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no connection is lost.
+    pub(super) async fn next(&self, listener: &mut Listener) -> (TcpStream, SocketAddr) {
+        let mut accepting = pin!(listener.accept());
+        poll_fn(|cx| {
+            ready!(self.limit.poll_room(cx));
+            accepting.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// One of the connections that wait at a listener, if there is one and room for it.
+    pub(super) fn next_waiting(&self, listener: &mut Listener) -> Option<(TcpStream, SocketAddr)> {
+        let room = self.limit.poll_room(&mut Context::from_waker(Waker::noop()));
+        if room.is_ready() { listener.accept_waiting() } else { None }
+    }
+
+    /// Serves a connection, or closes it at once if nothing is served to its address, or no more: not a byte of it is read
+    /// then.
     pub(super) fn let_in(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
         if !self.current.proxy().may_connect_from(peer.ip()) {
             by.refuse(Refused::NotAllowed);
@@ -104,16 +131,19 @@ impl Crew {
             }
             return;
         }
-        self.hand_over(stream, peer, by);
+        match self.limit.take(peer.ip()) {
+            Some(place) => self.hand_over(stream, peer, place, by),
+            None => by.refuse(Refused::TooMany),
+        }
     }
 
     /// Gives a connection to the runtime that has the fewest; the first, where no thread must be
     /// woken, if it has no more than the others.
-    fn hand_over(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
+    fn hand_over(&self, stream: TcpStream, peer: SocketAddr, place: Place, by: &Arc<Entrance>) {
         let fewest = self.mates.iter().min_by_key(|mate| mate.connections.load(Ordering::Relaxed));
         let Some(mate) = fewest else { return };
         let (counted, present) = (mate.count(), self.drain.present_by(by));
-        let arrival = Arrival { stream, peer, listener: by.address, counted, present };
+        let arrival = Arrival { stream, peer, listener: by.address, counted, present, place };
         match &mate.way {
             Way::Here(desk) => desk.take_in(arrival),
             Way::There(way) => {
@@ -176,11 +206,11 @@ impl Desk {
 async fn attend(desk: Rc<Desk>, who: Hired) {
     let mut server = Server::new(desk.worker.clone());
     while let Some(arrival) = poll_fn(|cx| desk.hands.poll_take(who, cx)).await {
-        let Arrival { stream, peer, listener, counted, present } = arrival;
+        let Arrival { stream, peer, listener, counted, present, place } = arrival;
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => server.serve(stream, peer, listener).await,
             Err(error) => tracing::warn!(%error, "a connection could not be adopted"),
         }
-        drop((counted, present));
+        drop((counted, present, place));
     }
 }

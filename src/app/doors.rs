@@ -174,7 +174,7 @@ impl Doors {
         let entrance = crew.entrance(bound);
         spawn_local(async move {
             if accept(&mut listener, &crew, &entrance, closing).await == Waiting::LetIn {
-                while let Some((stream, peer)) = listener.accept_waiting() {
+                while let Some((stream, peer)) = crew.next_waiting(&mut listener) {
                     crew.let_in(stream, peer, &entrance);
                 }
             }
@@ -203,7 +203,7 @@ async fn accept(
         tokio::select! {
             biased;
             waiting = &mut closing => return waiting.unwrap_or(Waiting::LetIn),
-            (stream, peer) = listener.accept() => crew.let_in(stream, peer, entrance),
+            (stream, peer) = crew.next(listener) => crew.let_in(stream, peer, entrance),
         }
     }
 }

@@ -10,6 +10,7 @@ use listenfd::ListenFd;
 use tokio::sync::mpsc;
 
 use super::crew::Crew;
+use super::descriptors;
 use super::doors::{Doors, Planned};
 use super::locks::Counter;
 use super::reload::under_way;
@@ -19,6 +20,7 @@ use crate::config::Settings;
 use crate::gate::clock::Clock;
 use crate::gate::takeover::Heir;
 use crate::gate::{Gate, store};
+use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::net::pass::Pass;
 use crate::proxy::record::AccessLog;
@@ -64,7 +66,9 @@ impl House {
             None => Gate::open(settings.gate.clone(), clock)?,
             Some(heir) => (heir.gate(&settings.gate, clock)?, Vec::new()),
         };
-        let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new(), tallies: Arc::default() };
+        let connections = ConnectionLimit::new(settings.connections, descriptors::connections());
+        descriptors::check(&connections);
+        let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new(), tallies: Arc::default(), connections };
         let inherited = match &mut before {
             None => activated().map_err(Error::Listen)?,
             Some(heir) => heir.take_sockets(),
@@ -86,7 +90,7 @@ impl House {
             limits = heir.inherit(&gate, settings.gate.limits.clone(), under_way(&settings))?;
         }
         let current = Current::new(parts.with(&limits));
-        let crew = Rc::new(Crew::start(&current, &shared.drain).map_err(Error::Runtime)?);
+        let crew = Rc::new(Crew::start(&current, &shared).map_err(Error::Runtime)?);
         let users = settings.admin.as_ref().and_then(|desk| desk.users.clone());
         let admin = desk.map(|socket| Desk::open(socket, users, &shared, &current)).transpose();
         let admin = admin.map_err(Error::Runtime)?;

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::crew::Crew;
 use super::doors::Doors;
-use super::{causes, systemd};
+use super::{causes, descriptors, systemd};
 use crate::config::{self, Settings};
 use crate::gate::{Gate, InLine};
 use crate::locker::{Limit, LimitId, Reload};
@@ -159,6 +159,8 @@ impl Reloader {
         let publish = |reload: &Reload| self.current.replace(parts.with(&reload.ids));
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), under_way, in_line, publish);
         self.doors.change(doors, &self.crew);
+        self.shared.connections.change(settings.connections);
+        descriptors::check(&self.shared.connections);
         log::set_level(settings.log);
         settings.listen = asked;
         *place = Some(settings);

@@ -6,12 +6,13 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::access_schema::Access;
-use super::file::{File, Route};
+use super::file::{File, Listen, Route};
 use super::process::{self, State};
 use super::value::Destination;
 use super::walk::{At, Reader, Written};
 use super::{Admin, Locks, Settings, address_rules, limit, store, tls, users};
 use crate::gate::{self, journal};
+use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::proxy::{self, PoolSettings, access, target, trace};
@@ -28,6 +29,7 @@ const IDLE_PER_ORIGIN: usize = 64;
 /// `folder` is where relative paths begin.
 pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings {
     let listen = listen(&file.listen.proxy, reader);
+    let connections = connections(&file.listen, reader);
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
     check_open(&file, loopback_only, reader);
     let dial = address_rules::check(&file, &listen, loopback_only, reader);
@@ -65,6 +67,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
             own: listen.clone(),
         },
         listen,
+        connections,
         log: file.log.level,
         watch: file.config.watch,
         quiet: false,
@@ -155,6 +158,18 @@ fn listen(written: &Written<Vec<At<SocketAddr>>>, reader: &Reader<'_>) -> Vec<So
         }
     }
     list.value.iter().map(|at| at.value).collect()
+}
+
+fn connections(written: &Listen, reader: &Reader<'_>) -> connection_limit::Settings {
+    let (total, per_address) = (written.max_connections.get(), written.max_connections_per_address.get());
+    if let (Some(total), Some(per_address)) = (total, per_address)
+        && per_address.value > total.value
+    {
+        let message = format!("no address can have {} of {} connections", per_address.value, total.value);
+        reader.error(&per_address.place, message, format_args!("at most {}, as max_connections says", total.value));
+    }
+    let count = |at: Option<&At<u32>>| at.map(|at| at.value as usize);
+    connection_limit::Settings { total: count(total), per_address: count(per_address) }
 }
 
 /// A gateway that others can reach must say who may use it, or it is an open proxy.

@@ -15,6 +15,9 @@ use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 
+/// More than any machine has descriptors for.
+const MOST_CONNECTIONS: u32 = 10_000_000;
+
 /// `proxy.toml`.
 #[derive(Debug)]
 pub(super) struct File {
@@ -37,6 +40,8 @@ pub(super) struct File {
 #[derive(Debug)]
 pub(super) struct Listen {
     pub(super) proxy: Written<Vec<At<SocketAddr>>>,
+    pub(super) max_connections: Written<u32>,
+    pub(super) max_connections_per_address: Written<u32>,
     pub(super) tls: Pair,
 }
 
@@ -99,6 +104,8 @@ impl Listen {
     fn read(table: &mut Table<'_>) -> Listen {
         Listen {
             proxy: table.get("proxy", |v| v.some(address)),
+            max_connections: table.get("max_connections", |v| v.number(1..=MOST_CONNECTIONS)),
+            max_connections_per_address: table.get("max_connections_per_address", |v| v.number(1..=MOST_CONNECTIONS)),
             tls: table.inline("tls", "{ cert = \"gateway.pem\", key = \"gateway.key\" }", Pair::read),
         }
     }

@@ -39,6 +39,7 @@ pub use self::report::{Report, Severity};
 use self::file::File;
 use self::report::Source;
 use self::walk::Reader;
+use crate::net::connection_limit;
 use crate::proxy::record::Format;
 use crate::tls::ca;
 use crate::{gate, proxy};
@@ -63,6 +64,8 @@ pub struct Settings {
     pub proxy: proxy::Settings,
     /// Where callers connect to, at least one address. Port 0 means any free one.
     pub listen: Vec<SocketAddr>,
+    /// How many connections callers may have.
+    pub connections: connection_limit::Settings,
     /// What is logged, unless `RUST_LOG` says otherwise.
     pub log: LevelFilter,
     /// Whether the file is read again when it changes.

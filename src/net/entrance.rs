@@ -12,6 +12,7 @@ pub struct Entrance {
     there: AtomicUsize,
     came: AtomicU64,
     not_allowed: AtomicU64,
+    too_many: AtomicU64,
 }
 
 /// Why a connection was closed before anything was read from it.
@@ -19,6 +20,8 @@ pub struct Entrance {
 pub enum Refused {
     /// Nothing is served to its address.
     NotAllowed,
+    /// Its address has as many connections as it may.
+    TooMany,
 }
 
 impl Entrance {
@@ -29,6 +32,7 @@ impl Entrance {
             there: AtomicUsize::default(),
             came: AtomicU64::default(),
             not_allowed: AtomicU64::default(),
+            too_many: AtomicU64::default(),
         }
     }
 
@@ -44,14 +48,17 @@ impl Entrance {
 
     /// One more was closed at once.
     pub fn refuse(&self, why: Refused) {
-        match why {
-            Refused::NotAllowed => self.not_allowed.fetch_add(1, Ordering::Relaxed),
+        let count = match why {
+            Refused::NotAllowed => &self.not_allowed,
+            Refused::TooMany => &self.too_many,
         };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many were closed at once, by the reason in a word.
-    pub fn refused(&self) -> [(&'static str, u64); 1] {
-        [("not_allowed", self.not_allowed.load(Ordering::Relaxed))]
+    pub fn refused(&self) -> [(&'static str, u64); 2] {
+        [("not_allowed", &self.not_allowed), ("too_many", &self.too_many)]
+            .map(|(why, count)| (why, count.load(Ordering::Relaxed)))
     }
 
     /// Nobody comes in any more.

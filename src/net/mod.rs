@@ -5,6 +5,7 @@
 //! neither limits nor callers. What two processes of the gateway say to each other it carries as bytes ([`pass`]).
 
 mod address;
+pub mod connection_limit;
 pub mod dial;
 pub mod drain;
 pub mod entrance;

@@ -62,6 +62,7 @@ use self::made::Made;
 use self::refusal::Refusal;
 use crate::gate::{Gate, Refused};
 use crate::locker::LimitId;
+use crate::net::connection_limit::ConnectionLimit;
 use crate::net::dial::Dialer;
 use crate::net::drain::Drain;
 use crate::tls::verify::Connector;
@@ -158,6 +159,8 @@ pub struct Shared {
     pub drain: Drain,
     /// What became of requests.
     pub tallies: Arc<tally::Tallies>,
+    /// How many connections callers may have.
+    pub connections: ConnectionLimit,
 }
 
 /// Everything of a proxy but the limits' rules, which bear the numbers that the gate gives them: what can fail is made
@@ -222,7 +225,7 @@ impl Parts {
         log: record::AccessLog,
         before: Option<&Proxy>,
     ) -> Result<Parts, Error> {
-        let Shared { gate, drain, tallies } = shared;
+        let Shared { gate, drain, tallies, connections: _ } = shared;
         let wall = gate.clock().wall_unix_nanos();
         let authority = settings.authority.map(|authority| ca::Authority::open(&authority, wall)).transpose()?;
         let authority = authority.map(|new| {

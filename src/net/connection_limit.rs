@@ -1,0 +1,267 @@
+//! Connection limits: how many connections callers may have at one time, in all and from one address.
+//!
+//! Beyond the first nobody is accepted, and the kernel keeps who comes; beyond the second a connection is closed at once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// How many there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Settings {
+    /// In all; `None`: as many as there are descriptors for.
+    pub total: Option<usize>,
+    /// From one address; `None`: half of all, and from loopback all.
+    pub per_address: Option<usize>,
+}
+
+/// The limits, for all listeners together. One for the process; clone it for every holder.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimit {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// How many connections there are descriptors for.
+    by_descriptors: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    open: usize,
+    by_network: HashMap<Network, Held>,
+    /// Those who wait for room.
+    waiting: Vec<Waker>,
+    /// How often all places were taken, and whether the last time is over.
+    shortages: u64,
+    is_short: bool,
+}
+
+/// What one network has.
+#[derive(Default, Debug)]
+struct Held {
+    connections: usize,
+    /// Whether the log has said that it may have no more.
+    is_told: bool,
+}
+
+/// What counts as one address: of IPv6 the first 64 bits, which one machine has all of (RFC 4291 §2.5.4).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Network {
+    V4(Ipv4Addr),
+    V6(u64),
+}
+
+/// The place of one connection; free again when dropped.
+#[must_use = "the connection is not counted without it"]
+#[derive(Debug)]
+pub struct Place {
+    shared: Arc<Shared>,
+    network: Network,
+}
+
+impl Network {
+    fn of(address: IpAddr) -> Network {
+        match address.to_canonical() {
+            IpAddr::V4(four) => Network::V4(four),
+            IpAddr::V6(six) => Network::V6((six.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+impl ConnectionLimit {
+    /// `by_descriptors`: how many connections there are descriptors for.
+    pub fn new(settings: Settings, by_descriptors: usize) -> ConnectionLimit {
+        let state =
+            State { settings, open: 0, by_network: HashMap::new(), waiting: Vec::new(), shortages: 0, is_short: false };
+        ConnectionLimit { shared: Arc::new(Shared { by_descriptors, state: Mutex::new(state) }) }
+    }
+
+    /// Other limits from here on. Connections that are there stay, whatever they are.
+    pub fn change(&self, settings: Settings) {
+        let waiting = {
+            let mut state = self.shared.lock();
+            state.settings = settings;
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// How many there may be in all.
+    pub fn total(&self) -> usize {
+        self.shared.total(&self.shared.lock())
+    }
+
+    /// How often there were as many as there may be.
+    pub fn shortages(&self) -> u64 {
+        self.shared.lock().shortages
+    }
+
+    /// Ready when there is room for one more.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.shared.lock();
+        let total = self.shared.total(&state);
+        if state.open < total {
+            return Poll::Ready(());
+        }
+        if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.waiting.push(cx.waker().clone());
+        }
+        let is_new = !std::mem::replace(&mut state.is_short, true);
+        state.shortages += u64::from(is_new);
+        drop(state);
+        if is_new {
+            tracing::warn!(max_connections = total, "no more callers are accepted until a connection ends");
+        }
+        Poll::Pending
+    }
+
+    /// A place for a connection from this address, unless it has as many as it may. Whether there is room is for
+    /// [`ConnectionLimit::poll_room`] to say.
+    pub fn take(&self, address: IpAddr) -> Option<Place> {
+        let network = Network::of(address);
+        let mut state = self.shared.lock();
+        let most = state.settings.per_address(self.shared.total(&state), address);
+        let held = state.by_network.entry(network).or_default();
+        if held.connections < most {
+            held.connections += 1;
+            state.open += 1;
+            return Some(Place { shared: Arc::clone(&self.shared), network });
+        }
+        let is_new = !std::mem::replace(&mut held.is_told, true);
+        drop(state);
+        if is_new {
+            let max_connections_per_address = most;
+            tracing::warn!(%address, max_connections_per_address, "closed: its address has as many as it may; further ones are counted");
+        }
+        None
+    }
+}
+
+impl Settings {
+    fn per_address(&self, total: usize, address: IpAddr) -> usize {
+        match self.per_address {
+            Some(most) => most,
+            // All programs of this machine have that address.
+            None if address.to_canonical().is_loopback() => total,
+            None => total.div_ceil(2),
+        }
+    }
+}
+
+impl Shared {
+    fn total(&self, state: &State) -> usize {
+        state.settings.total.unwrap_or(self.by_descriptors)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut state = self.shared.lock();
+            state.open -= 1;
+            // At the edge each connection that ends lets one in: only half of them show that a shortage is over.
+            state.is_short &= state.open > self.shared.total(&state) / 2;
+            if let Entry::Occupied(mut held) = state.by_network.entry(self.network) {
+                held.get_mut().connections -= 1;
+                if held.get().connections == 0 {
+                    held.remove();
+                }
+            }
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(total: usize, per_address: Option<usize>) -> ConnectionLimit {
+        ConnectionLimit::new(Settings { total: Some(total), per_address }, 1)
+    }
+
+    fn take(limit: &ConnectionLimit, address: &str) -> Option<Place> {
+        limit.take(address.parse().unwrap())
+    }
+
+    fn has_room(limit: &ConnectionLimit) -> bool {
+        limit.poll_room(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn an_address_has_its_bound_and_is_forgotten_with_its_last_connection() {
+        let limit = limit(100, Some(2));
+        let held = [take(&limit, "192.0.2.1").unwrap(), take(&limit, "::ffff:192.0.2.1").unwrap()];
+        assert!(take(&limit, "192.0.2.1").is_none());
+        let other = take(&limit, "192.0.2.2").unwrap();
+        drop(held);
+        assert!(take(&limit, "192.0.2.1").is_some());
+        drop(other);
+        assert!(limit.shared.lock().by_network.is_empty() && limit.shared.lock().open == 0);
+    }
+
+    #[test]
+    fn of_ipv6_all_addresses_of_a_network_are_one() {
+        let limit = limit(100, Some(1));
+        let _held = take(&limit, "2001:db8:0:1::1").unwrap();
+        assert!(take(&limit, "2001:db8:0:1:ffff::2").is_none());
+        assert!(take(&limit, "2001:db8:0:2::1").is_some());
+    }
+
+    #[test]
+    fn without_a_bound_of_its_own_one_address_leaves_half_to_others_and_loopback_has_all() {
+        let limit = limit(5, None);
+        let held: Vec<_> = std::iter::from_fn(|| take(&limit, "192.0.2.1")).collect();
+        assert_eq!(held.len(), 3);
+        drop(held);
+        for loopback in ["127.0.0.1", "::1"] {
+            assert_eq!((0..9).map_while(|_| take(&limit, loopback)).collect::<Vec<_>>().len(), 5, "{loopback}");
+        }
+        assert_eq!(limit.shortages(), 0, "nobody had to wait");
+    }
+
+    #[test]
+    fn those_who_wait_are_woken_when_one_ends_and_when_there_may_be_more() {
+        let limit = limit(1, None);
+        let held = take(&limit, "127.0.0.1").unwrap();
+        assert!(!has_room(&limit));
+        limit.change(Settings { total: Some(2), per_address: None });
+        assert!(has_room(&limit));
+        let second = take(&limit, "127.0.0.1").unwrap();
+        assert!(!has_room(&limit));
+        limit.change(Settings::default());
+        assert_eq!(limit.total(), 1);
+        drop(held);
+        assert!(!has_room(&limit), "those that are there stay");
+        drop(second);
+        assert!(has_room(&limit));
+    }
+
+    #[test]
+    fn a_shortage_is_over_when_half_is_free() {
+        let limit = limit(4, None);
+        let mut held: Vec<_> = (0..4).map(|_| take(&limit, "127.0.0.1").unwrap()).collect();
+        for _ in 0..3 {
+            assert!(!has_room(&limit));
+            drop(held.pop());
+            assert!(has_room(&limit));
+            held.extend(take(&limit, "127.0.0.1"));
+        }
+        assert!(!has_room(&limit) && limit.shortages() == 1, "at the edge it is one");
+        held.truncate(2);
+        held.extend((0..2).map(|_| take(&limit, "127.0.0.1").unwrap()));
+        assert!(!has_room(&limit) && limit.shortages() == 2);
+    }
+}
