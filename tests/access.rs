@@ -200,7 +200,7 @@ const METADATA: [&str; 20] = [
 
 #[test]
 fn metadata_services_are_out_of_reach() {
-    // What the file denies is denied beside them, not in their place.
+    // The file's own list is denied beside them, not in their place.
     for access in
         ["", "[access]\ndeny_addresses = [\"198.51.100.0/24\"]\nallow_addresses = [\"0.0.0.0/0\", \"::/0\"]\n"]
     {
@@ -320,7 +320,7 @@ fn plain_requests_do_not_go_to_ports_of_other_protocols() {
 
 #[test]
 fn a_port_of_another_protocol_is_opened_by_name() {
-    // Nobody need listen there: a connection that is refused was tried.
+    // No server need listen there: a connection that is refused was tried.
     let status = |gateway: &Gateway, port: u16| gateway.get(&format!("http://127.0.0.1:{port}/")).status;
     let limit = |host: &str| format!("[[limit]]\nmatch = {{ host = \"{host}\" }}\nin_flight = 1\n");
     for host in ["127.0.0.1:6566", "*:6566"] {

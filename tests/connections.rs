@@ -159,7 +159,7 @@ fn an_http_2_connection_has_little_room_for_content_before_a_request_is_admitted
     let mut frames = Frames::caller(&mut caller.stream);
     let mut fields = request("POST", "unknown.invalid", "/");
     frames.send(&Frame::headers(1, 0, &fields));
-    // What comes before the answer is what a connection is given that nobody knows.
+    // All room before the answer is that of a caller without credentials.
     let mut given = 0;
     loop {
         let frame = frames.next().unwrap();

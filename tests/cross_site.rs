@@ -11,7 +11,7 @@ fn post(path: &str, fields: &[&str]) -> String {
     format!("POST {path} HTTP/1.1\r\n{lines}Content-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-/// What browsers say of a request that a page of another site makes.
+/// Fields that browsers add to a request of another site's page.
 const FOREIGN: [&[&str]; 5] = [
     &["Host: localhost:8080", "Sec-Fetch-Site: cross-site"],
     &["Host: localhost:8080", "Sec-Fetch-Site: same-site", "Origin: http://localhost:3000"],
@@ -20,7 +20,7 @@ const FOREIGN: [&[&str]; 5] = [
     &["Host: 127.0.0.1:8080", "Origin: http://localhost:8080"],
 ];
 
-/// What they say of all others, and what programs say.
+/// Fields of all other requests of browsers, and of programs.
 const OWN: [&[&str]; 5] = [
     &["Host: localhost:8080"],
     &["Host: 127.0.0.1"],

@@ -253,5 +253,5 @@ fn a_web_page_with_a_name_of_its_own_for_loopback_gets_no_lock() {
         page.answer_to("POST").status
     };
     assert_eq!(take("evil.example:7777"), 421);
-    assert_eq!(take("localhost:7777"), 201, "nobody had it");
+    assert_eq!(take("localhost:7777"), 201, "it was free");
 }

@@ -256,8 +256,8 @@ fn routes(written: Vec<Route>, access: &Access, reader: &Reader<'_>) -> Vec<targ
         if let Some(to) = route.to.get() {
             let host = route.host.get().map(|at| at.value.pattern.clone());
             let Destination { origin, path: to_path } = to.value.clone();
-            // Web pages of other sites can send no password, and a name that leads here was given by somebody who knows
-            // what is called by it: its origin says who may call (CORS).
+            // A page of another site cannot send a password. A name of the operator's own is a site like any other: its
+            // origin decides on calls of other sites (CORS).
             let is_protected = !access.users.is_absent() || host.as_ref().is_some_and(HostPattern::is_own_name);
             let default = if is_protected { CrossSite::Allow } else { CrossSite::Refuse };
             routes.push(target::Route { host, path, to: origin, to_path, cross_site: route.cross_site.or(default) });

@@ -23,7 +23,7 @@ use crate::locker::Why;
 const LONGEST_NAME: usize = 255;
 const LONGEST_TITLE: usize = 1024;
 
-/// What may come at all: no page in a browser.
+/// Refuses requests of pages in a browser.
 pub(super) async fn is_welcome(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
     if request.headers().contains_key(ORIGIN) {
         return refused(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");

@@ -1,6 +1,6 @@
 //! Connection limits: how many connections callers may have at one time, in all and from one address.
 //!
-//! Beyond the first nobody is accepted, and the kernel keeps who comes; beyond the second a connection is closed at once.
+//! At the first limit connections wait in the kernel's queue; beyond the second they are closed at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -35,14 +35,14 @@ struct State {
     settings: Settings,
     open: usize,
     by_network: HashMap<Network, Held>,
-    /// Those who wait for room.
+    /// Tasks that wait for room.
     waiting: Vec<Waker>,
     /// How often all places were taken, and whether the last time is over.
     shortages: u64,
     is_short: bool,
 }
 
-/// What one network has.
+/// The connections of one network.
 #[derive(Default, Debug)]
 struct Held {
     connections: usize,
@@ -50,7 +50,8 @@ struct Held {
     is_told: bool,
 }
 
-/// What counts as one address: of IPv6 the first 64 bits, which one machine has all of (RFC 4291 §2.5.4).
+/// The part of an address that is counted: all of IPv4, and the first 64 bits of IPv6, below which one machine has every
+/// address (RFC 4291 §2.5.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Network {
     V4(Ipv4Addr),
@@ -229,7 +230,7 @@ mod tests {
         for loopback in ["127.0.0.1", "::1"] {
             assert_eq!((0..9).map_while(|_| take(&limit, loopback)).collect::<Vec<_>>().len(), 5, "{loopback}");
         }
-        assert_eq!(limit.shortages(), 0, "nobody had to wait");
+        assert_eq!(limit.shortages(), 0, "no connection had to wait");
     }
 
     #[test]

@@ -25,11 +25,11 @@ pub struct Settings {
 /// Which addresses a request may lead to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reach {
-    /// Those of public servers; all others too where the gateway serves its own machine only.
+    /// Addresses of public servers; all others too where the gateway serves its own machine only.
     Public,
-    /// Those of private networks and of this machine too, metadata services left out: the operator has named the host.
+    /// Addresses of private networks and of this machine too, metadata services left out: the operator has named the host.
     Private,
-    /// Whatever it is: the operator has written the address itself.
+    /// Any address: the operator has written the address itself.
     Address,
 }
 

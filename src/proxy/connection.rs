@@ -43,7 +43,7 @@ pub(super) struct Caller {
     /// Whether a request has been read since it was accepted. Until then the alarm is set to the time that the first head
     /// has, TLS handshake included, and is left alone: a connection that asks for nothing is not idle but unwanted.
     pub(super) has_asked: bool,
-    /// Is told when a request is admitted, where somebody waits for that.
+    /// Signals that a request was admitted; of HTTP/2 alone.
     pub(super) first_admission: Option<Rc<FirstAdmission>>,
 }
 

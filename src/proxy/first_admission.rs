@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
-/// Set once, by whichever request of a connection is admitted first.
+/// Set once, by the first request of a connection that is admitted.
 #[derive(Default)]
 pub(super) struct FirstAdmission {
     happened: Cell<bool>,

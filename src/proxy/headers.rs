@@ -123,7 +123,7 @@ pub(super) struct Returned<'p> {
     pub(super) waited: Duration,
     /// When it was received, in nanoseconds since 1970, if the origin does not say when it was made.
     pub(super) received_unix_nanos: Option<i128>,
-    /// What becomes of the origin's references to itself, if it was reached by a route.
+    /// Rewrites the origin's references to itself, if it was reached by a route.
     pub(super) locations: Option<&'p LocationMap>,
 }
 

@@ -92,7 +92,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
         hands: Hands::new(MAX_IDLE),
     });
     if caller.within.is_some() {
-        // Who asked for the tunnel was admitted.
+        // The CONNECT of the tunnel was admitted.
         common.first_admission.set();
     }
     let quiet = Quiet { since: common.now(), before: 0 };

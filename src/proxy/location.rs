@@ -21,7 +21,7 @@ pub(super) struct LocationMap {
 }
 
 impl LocationMap {
-    /// What the caller gets for a field of the origin's response; `None`: nothing.
+    /// The caller's value for a field of the origin's response; `None`: the field is dropped.
     pub(super) fn field<'v>(&self, name: &[u8], value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         // An invitation to reach the origin by another address or protocol (RFC 7838).

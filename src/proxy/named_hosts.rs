@@ -12,7 +12,7 @@ pub(super) struct NamedHosts {
     patterns: Vec<HostPattern>,
 }
 
-/// What the operator has said of a request's host.
+/// The operator's word on a request's host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Named {
     /// Whether it may be called where only listed hosts may.
@@ -29,11 +29,11 @@ impl NamedHosts {
         NamedHosts { patterns: hosts.filter(|pattern| pattern.is_specific() || pattern.has_port()).cloned().collect() }
     }
 
-    /// What is said of the host of a request.
+    /// Looks the host of a request up.
     ///
     /// A route speaks for the requests that it takes, and its origin is what the operator wrote; a request of another
     /// form gains nothing from it, or a route to one port of a machine would open all the others. A wildcard lists hosts,
-    /// but opens no private network to them: any of its names may be somebody else's to point where they like.
+    /// but opens no private network to them: the owner of any name below it decides where that leads.
     pub(super) fn look_up(&self, target: &Target) -> Named {
         let origin = &target.origin;
         let routed = target.form == Form::Route;
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::wire::RequestHead;
 
-    /// What is said of the target of a request line, where a limit names `hosts` and `/app/` is a route to
+    /// Looks the target of a request line up, where a limit names `hosts` and `/app/` is a route to
     /// `http://127.0.0.1:8000`.
     fn look_up(hosts: &[&str], line: &str) -> Named {
         let to = Origin::at(Scheme::Http, "127.0.0.1:8000").expect("an origin");

@@ -81,8 +81,7 @@ impl HostPattern {
         matches!(self.shape, HostShape::Exact(_))
     }
 
-    /// Whether it names hosts that lead here because somebody said so in the DNS, and not all, nor what leads to this
-    /// machine on every machine.
+    /// Whether it names hosts that lead here by the operator's DNS alone: not all hosts, no address, not `localhost`.
     pub fn is_own_name(&self) -> bool {
         match &self.shape {
             HostShape::Any => false,

@@ -49,7 +49,7 @@ struct PreparedRoute {
     instead: Arc<str>,
     /// What the origin gets for `base` when more follows: without a slash at its end.
     below: Arc<str>,
-    /// What becomes of the origin's references to itself.
+    /// Rewrites the origin's references to itself.
     locations: Arc<LocationMap>,
     cross_site: CrossSite,
 }
@@ -61,7 +61,7 @@ pub(super) struct Found<'r> {
     pub(super) prefix: &'r Arc<str>,
     /// How much of the path the route took.
     pub(super) taken: usize,
-    /// What becomes of the origin's references to itself.
+    /// Rewrites the origin's references to itself.
     pub(super) locations: &'r Arc<LocationMap>,
     /// Whether the route takes requests of other sites' pages.
     pub(super) cross_site: CrossSite,

@@ -68,7 +68,7 @@ pub struct Target {
     pub prefix: Arc<str>,
     /// See `prefix`.
     pub rest: Range<usize>,
-    /// What becomes of the origin's references to itself; of a route alone.
+    /// Rewrites the origin's references to itself; of a route alone.
     pub(super) locations: Option<Arc<LocationMap>>,
 }
 

@@ -18,7 +18,7 @@ pub fn is_cross_site(site: Option<&[u8]>, origin: Option<&[u8]>, authority: Opti
     !host.zip(authority).is_some_and(|(host, authority)| host.eq_ignore_ascii_case(authority))
 }
 
-/// Whether the name of a host (without port and brackets) can be made to lead to this machine by whoever owns it, so that
+/// Whether the name of a host (without port and brackets) can be made to lead to this machine by its owner, so that
 /// its pages and we are one site to a browser. An address leads where it leads, and `localhost` and all below it to this
 /// machine (RFC 6761 §6.3).
 pub fn may_be_rebound(host: &str) -> bool {

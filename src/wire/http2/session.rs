@@ -68,7 +68,7 @@ impl Session {
     }
 
     /// Lets the caller send as much content at one time as the windows of all its streams hold. Before, it is what every
-    /// connection begins with (65 535 bytes, RFC 9113 §6.9.2): content that nobody has asked for costs us no more.
+    /// connection begins with (65 535 bytes, RFC 9113 §6.9.2): unwanted content costs us no more.
     pub fn give_room(&mut self) {
         self.connection.set_target_window_size(CONNECTION_WINDOW);
     }
