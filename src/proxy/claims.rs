@@ -10,7 +10,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use super::access::Admitted;
-use super::pattern::{HostPattern, Path, PathPattern};
+use super::path::Path;
+use super::pattern::{HostPattern, PathPattern};
 use super::refusal::Refusal;
 use super::tally::Tally;
 use super::target::Target;

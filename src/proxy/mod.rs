@@ -34,6 +34,7 @@ mod named_hosts;
 mod origin;
 mod pass;
 pub mod password;
+pub mod path;
 mod patience;
 pub mod pattern;
 mod problem;

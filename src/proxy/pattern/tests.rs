@@ -155,32 +155,6 @@ fn a_tunnel_has_no_path_and_a_lone_star_is_the_whole_origin() {
 }
 
 #[test]
-fn dot_segments_are_removed_as_rfc_3986_says() {
-    for (path, plain) in [
-        ("/a/b/c/./../../g", "/a/g"),
-        ("/a/.", "/a/"),
-        ("/a/b/..", "/a/"),
-        ("/..", "/"),
-        ("/", "/"),
-        ("/a/", "/a/"),
-        ("/...", "/..."),
-    ] {
-        assert_eq!(normalise(path), plain);
-    }
-}
-
-#[test]
-fn segments_are_counted_from_one() {
-    let path = Path::read("/v2/%61b/../c//d");
-    assert_eq!(
-        [0, 1, 2, 3, 4, 5].map(|index| path.segment(index)),
-        [None, Some("v2"), Some("c"), Some(""), Some("d"), None]
-    );
-    assert_eq!(Path::read("").segment(1), None);
-    assert_eq!(Path::read("/").segment(1), Some(""));
-}
-
-#[test]
 fn a_hostile_path_costs_no_more_than_its_length_times_the_patterns() {
     let pattern = PathPattern::parse("/**/a/**/a/**/a/**/a/**/b").expect("valid");
     assert!(!pattern.matches(&"/a".repeat(10_000)));
