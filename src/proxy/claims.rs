@@ -10,7 +10,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use super::access::Admitted;
-use super::path::Path;
+use super::path::{Path, segment};
 use super::pattern::{HostPattern, PathPattern};
 use super::refusal::Refusal;
 use super::tally::Tally;
@@ -131,7 +131,7 @@ impl Rules {
     /// Finds what a request must be granted.
     ///
     /// # Errors
-    /// 400 if it states a cost that is not a whole number from 1 to the limit's N.
+    /// 400 if it states a cost that is not a whole number from 1 to the limit's N, or if its path has too many readings.
     pub fn find(
         &self,
         target: &Target,
@@ -144,10 +144,10 @@ impl Rules {
         let mut request = Request { target, head, admitted, peer, path, query, read: None };
         let mut found = Claims::default();
         for (id, rule) in &self.rules {
-            if !request.matches(rule) {
+            if !request.matches(rule)? {
                 continue;
             }
-            found.claims.push(Claim { limit: *id, key: request.key(rule, &self.seed), cost: request.cost(rule)? });
+            found.claims.push(Claim { limit: *id, key: request.key(rule, &self.seed)?, cost: request.cost(rule)? });
             found.retry = found.retry.max(rule.retry);
         }
         Ok(found)
@@ -233,33 +233,45 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn matches(&mut self, rule: &Rule) -> bool {
+    fn matches(&mut self, rule: &Rule) -> Result<bool, Refusal> {
         let origin = &self.target.origin;
-        (rule.hosts.is_empty() || rule.hosts.iter().any(|pattern| pattern.matches(&origin.host, origin.port)))
-            && (rule.methods.is_empty() || rule.methods.iter().any(|method| method == self.head.method()))
-            && (rule.paths.is_empty() || rule.paths.iter().any(|pattern| pattern.matches_path(self.read_path())))
+        let fits = (rule.hosts.is_empty()
+            || rule.hosts.iter().any(|pattern| pattern.matches(&origin.host, origin.port)))
+            && (rule.methods.is_empty() || rule.methods.iter().any(|method| method == self.head.method()));
+        if !fits || rule.paths.is_empty() {
+            return Ok(fits);
+        }
+        let path = self.read_path()?;
+        Ok(rule.paths.iter().any(|pattern| pattern.matches(path)))
     }
 
-    fn read_path(&mut self) -> &Path<'a> {
-        self.read.get_or_insert_with(|| Path::read(self.path))
+    fn read_path(&mut self) -> Result<&Path<'a>, Refusal> {
+        let read = match self.read.take() {
+            Some(read) => read,
+            None => Path::read(self.path)?,
+        };
+        Ok(self.read.insert(read))
     }
 
-    fn key(&mut self, rule: &Rule, seed: &[u8; 16]) -> Key {
+    fn key(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Key, Refusal> {
         if rule.key.is_empty() {
-            return Key::WHOLE;
+            return Ok(Key::WHOLE);
         }
         let mut key = KeyHasher::new(rule.shared_seed.as_ref().unwrap_or(seed));
         for part in &rule.key {
             match part {
                 KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
                 KeyPart::Caller => key.add_caller(rule, self.admitted, self.peer),
-                KeyPart::Path(index) => key.add(self.read_path().segment(*index).map(str::as_bytes)),
+                KeyPart::Path(index) => {
+                    let reading = self.read_path()?.readings().next();
+                    key.add(reading.and_then(|reading| segment(reading, *index)).map(str::as_bytes));
+                }
                 KeyPart::Header(name) => key.add(self.head.find(name)),
                 KeyPart::Query(name) => key.add(parameter(self.query, name).as_deref()),
                 KeyPart::Method => key.add(Some(self.head.method().as_bytes())),
             }
         }
-        key.finish()
+        Ok(key.finish())
     }
 
     fn cost(&self, rule: &Rule) -> Result<u32, Refusal> {

@@ -1,109 +1,270 @@
-//! Path normalisation: a request's path as origins read it.
+//! Path normalisation: every reading that a usual origin makes of a request's path.
+//!
+//! Origins disagree on which paths are the same. A path that they read in several ways has several readings, and counts
+//! under each: a limit may count a request too many, but none passes by it. What goes to the origin is never changed.
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
-/// A request's path as patterns see it. What goes to the origin is never changed.
+use crate::wire::head::MAX_HEAD;
+
+/// The most bytes that the readings of one path may have together: half a millisecond's work. A path with a single reading
+/// always stays within it; one with an encoded slash and a dot has 12, and may be 5 KiB long; one with every oddity
+/// there is has 216, and may be 300 bytes long.
+const MAX_READ: usize = MAX_HEAD;
+
+/// A request's path, read in every way.
 ///
-/// Origins differ in what they take for the same path. A path that can be read in two ways has two readings, and a
-/// pattern that fits either one fits: a limit may count a request too many, but none passes by it.
+/// A reading begins with a slash and ends with none (but the root, `/`), because a final slash makes no difference.
+/// Each character has one spelling: see [`spell`].
 #[derive(Clone, PartialEq, Debug)]
 pub struct Path<'a> {
-    /// By RFC 3986 §6.2.2: needless percent-encoding undone, dot segments removed.
-    strict: Cow<'a, str>,
-    /// As lenient origins read it: encoded and back slashes are slashes, empty segments vanish, and so does what
-    /// follows a `;` in a segment. `None`: the same.
-    loose: Option<String>,
+    /// All of them differ. The first is that of RFC 3986 §6.2.2; a tunnel has none.
+    readings: SmallVec<[Cow<'a, str>; 1]>,
 }
+
+/// The path mixes so many things which origins read differently that its readings are not worth their time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyReadings;
 
 impl<'a> Path<'a> {
     /// Reads a path without its query; empty for a tunnel. `*` (of OPTIONS) stands for the whole origin and is read as `/`.
-    pub fn read(path: &'a str) -> Path<'a> {
-        let path = if path == "*" { "/" } else { path };
-        let mut before = 0;
-        let is_plain = path.bytes().all(|byte| {
-            let odd = matches!(byte, b'%' | b';' | b'\\') || (before == b'/' && matches!(byte, b'/' | b'.'));
-            before = byte;
-            !odd
-        });
-        if is_plain || !path.starts_with('/') {
-            return Path { strict: path.into(), loose: None };
+    ///
+    /// # Errors
+    /// If its readings would have more than [`MAX_READ`] bytes.
+    pub fn read(path: &'a str) -> Result<Path<'a>, TooManyReadings> {
+        if path == "*" {
+            return Ok(Path { readings: smallvec!["/".into()] });
         }
-        let strict = normalise(path);
-        let loose = loosen(&strict);
-        Path { loose: (loose != strict).then_some(loose), strict: strict.into() }
+        if !path.starts_with('/') {
+            return Ok(Path { readings: SmallVec::new() });
+        }
+        if is_plain(path) {
+            return Ok(Path { readings: smallvec![without_final_slash(path).into()] });
+        }
+        let path = spell(path).replace('*', "%2A");
+        Ok(Path { readings: readings(&path)?.into_iter().map(Cow::Owned).collect() })
     }
 
-    /// Every reading, the strict one first.
-    pub(super) fn readings(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&*self.strict).chain(self.loose.as_deref())
-    }
-
-    /// The segment after the `index`-th slash, from 1 on, as in `key = ["path[1]"]`.
-    pub fn segment(&self, index: usize) -> Option<&str> {
-        index.checked_sub(1).and_then(|index| self.strict.strip_prefix('/')?.split('/').nth(index))
+    /// Every reading, that of RFC 3986 first.
+    pub fn readings(&self) -> impl Iterator<Item = &str> {
+        self.readings.iter().map(|reading| &**reading)
     }
 }
 
-pub(super) fn normalise(path: &str) -> String {
-    let mut plain = String::with_capacity(path.len());
+/// The segment of a reading after its `index`-th slash, from 1 on, as in `key = ["path[1]"]`.
+pub(super) fn segment(reading: &str, index: usize) -> Option<&str> {
+    index.checked_sub(1).and_then(|index| reading.strip_prefix('/')?.split('/').nth(index))
+}
+
+/// The strict reading of a path pattern, whose stars are kept.
+pub(super) fn of_pattern(pattern: &str) -> String {
+    read_as(&spell(pattern), Reading::STRICT)
+}
+
+/// Recognises a path whose bytes are its only reading, but for a final slash.
+fn is_plain(path: &str) -> bool {
+    let mut before = 0;
+    path.bytes().all(|byte| {
+        let odd = matches!(byte, b'%' | b';' | b'\\' | b'*') || (before == b'/' && matches!(byte, b'/' | b'.'));
+        before = byte;
+        !odd
+    })
+}
+
+/// Express, Flask, Django and Rails serve `/items/` as `/items`, or send the caller there.
+fn without_final_slash(path: &str) -> &str {
+    path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path)
+}
+
+/// Undoes every percent-encoding that makes no difference (RFC 3986 §6.2.2.2, and what callers send raw although §3.3
+/// would have it encoded, such as `{` or `|`), and writes all others in upper case. A `%` that encodes nothing is `%25`.
+fn spell(path: &str) -> String {
+    let mut spelt = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
-        plain.push_str(&rest[..at]);
-        let escape = rest.get(at..at + 3).filter(|escape| escape[1..].bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let Some(escape) = escape else {
-            plain.push('%');
-            rest = &rest[at + 1..];
-            continue;
+        spelt.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let hex = |digits: Option<&str>| {
+            let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+            u32::from_str_radix(digits, 16).ok()
         };
-        match u8::from_str_radix(&escape[1..], 16) {
-            Ok(byte) if means_the_same(byte) => plain.push(char::from(byte)),
-            _ => plain.push_str(&escape.to_ascii_uppercase()),
+        // IIS takes "%u0041" for "A" unless it is told otherwise (http.sys, `PercentUAllowed`).
+        let unicode = || hex(rest.strip_prefix(['u', 'U'])?.get(..4)).and_then(char::from_u32);
+        if let Some(byte) = hex(rest.get(..2)).and_then(|code| u8::try_from(code).ok()) {
+            spell_byte(byte, &mut spelt);
+            rest = &rest[2..];
+        } else if let Some(char) = unicode() {
+            char.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| spell_byte(byte, &mut spelt));
+            rest = &rest[5..];
+        } else {
+            spelt.push_str("%25");
         }
-        rest = &rest[at + 3..];
     }
-    plain.push_str(rest);
-    remove_dot_segments(plain.split('/').skip(1))
+    spelt.push_str(rest);
+    spelt
 }
 
-/// What may stand in a segment with or without its percent-encoding (RFC 3986 §3.3): all but `;`, which lenient
-/// origins cut at, and `*`, which is a pattern's own.
-fn means_the_same(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)
-}
-
-fn loosen(strict: &str) -> String {
-    let slashed = strict.replace("%2F", "/").replace("%5C", "/").replace('\\', "/").replace("%3B", ";");
-    let last_is_empty = slashed.ends_with('/');
-    let named = slashed
-        .split('/')
-        .map(|segment| segment.split(';').next().unwrap_or(segment))
-        .filter(|segment| !segment.is_empty());
-    let mut path = remove_dot_segments(named);
-    if last_is_empty && !path.ends_with('/') {
-        path.push('/');
+/// A byte that was percent-encoded. All that is visible may stand for itself, but what ends a path (`?`, `#`), an
+/// encoding (`%`), what some origins split at (`/`, `\`, `;`), and the star, which is a pattern's own.
+fn spell_byte(byte: u8, spelt: &mut String) {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    if byte.is_ascii_graphic() && !b"%/\\?#;*".contains(&byte) {
+        spelt.push(char::from(byte));
+    } else {
+        spelt.extend(['%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
-    path
 }
 
-/// RFC 3986 §5.2.4, over the segments of an absolute path.
-fn remove_dot_segments<'a>(segments: impl Iterator<Item = &'a str>) -> String {
-    let mut kept: SmallVec<[&str; 16]> = SmallVec::new();
-    let mut ends_open = true;
-    for segment in segments {
-        ends_open = matches!(segment, "." | "..");
+/// One way to read a path: each origin goes by one of them.
+#[derive(Clone, Copy, Debug)]
+struct Reading<'a> {
+    empty: Empty,
+    parameters: Parameters,
+    /// What separates segments beside `/`.
+    separators: &'a [&'a str],
+    dots: Dots,
+}
+
+/// Treatment of empty segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Empty {
+    /// They are names as any other: nginx with `merge_slashes off`, Express, Django.
+    Kept,
+    /// Those before the first name vanish, as far as they were received as slashes: Apache with `MergeSlashes Off`.
+    KeptBehindFirst,
+    /// They vanish: nginx, Apache, Tomcat, Go's `path.Clean`.
+    Merged,
+}
+
+/// Treatment of a segment's parameters, `;` and all behind it (RFC 3986 §3.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Parameters {
+    /// They are part of its name: nginx, Apache, Go, Express.
+    Kept,
+    /// They are cut off what was received, up to the next `/`: Tomcat, Jetty, Spring.
+    CutBeforeDecoding,
+    /// They are cut off what was decoded, where `%3B` is a `;` and an encoded slash ends them.
+    CutAfterDecoding,
+}
+
+/// Treatment of `.` and `..` (RFC 3986 §5.2.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Dots {
+    /// They are followed.
+    Removed,
+    /// They are followed before separators are decoded, and again afterwards: Apache with `AllowEncodedSlashes On`.
+    RemovedTwice,
+    /// They are names as any other: Express, Rails, Django.
+    Kept,
+}
+
+impl Reading<'_> {
+    /// That of RFC 3986 §6.2.2.
+    const STRICT: Reading<'static> =
+        Reading { empty: Empty::Kept, parameters: Parameters::Kept, separators: &[], dots: Dots::Removed };
+}
+
+/// Every reading of a path that is spelt, each once.
+fn readings(path: &str) -> Result<SmallVec<[String; 1]>, TooManyReadings> {
+    // Each of these separates segments for some origin without the others: "%2F" for nginx and Go, "\" for what reads
+    // URLs as browsers do (WHATWG URL §4.4), all of them for IIS.
+    let present: SmallVec<[&str; 3]> = ["%2F", "\\", "%5C"].into_iter().filter(|token| path.contains(token)).collect();
+    let (has_raw, has_encoded) = (path.contains(';'), path.contains("%3B"));
+    let mut parameters: SmallVec<[Parameters; 3]> = smallvec![Parameters::Kept];
+    parameters.extend(has_raw.then_some(Parameters::CutBeforeDecoding));
+    parameters.extend((has_encoded || has_raw && !present.is_empty()).then_some(Parameters::CutAfterDecoding));
+    let splits_anew = !present.is_empty() || parameters.len() > 1;
+    let empty = match (path.starts_with("//"), splits_anew || path.contains("//")) {
+        (true, _) => &[Empty::Kept, Empty::KeptBehindFirst, Empty::Merged][..],
+        (false, true) => &[Empty::Kept, Empty::Merged],
+        (false, false) => &[Empty::Kept],
+    };
+    let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    let dots = match (has_dots || splits_anew && path.contains('.'), present.is_empty()) {
+        (false, _) => &[Dots::Removed][..],
+        (true, true) => &[Dots::Removed, Dots::Kept],
+        (true, false) => &[Dots::Removed, Dots::RemovedTwice, Dots::Kept],
+    };
+    let ways = (1 << present.len()) * parameters.len() * empty.len() * dots.len();
+    if ways > 1 && ways * path.len() > MAX_READ {
+        return Err(TooManyReadings);
+    }
+    let mut found = SmallVec::new();
+    for chosen in 0..1_usize << present.len() {
+        let is_chosen = |(bit, _): &(usize, &&str)| chosen & 1 << bit != 0;
+        let separators: SmallVec<[&str; 3]> =
+            present.iter().enumerate().filter(is_chosen).map(|(_, token)| *token).collect();
+        for &parameters in &parameters {
+            for &dots in dots {
+                for &empty in empty {
+                    let reading = read_as(path, Reading { empty, parameters, separators: &separators, dots });
+                    if !found.contains(&reading) {
+                        found.push(reading);
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// One reading of a path that is spelt.
+fn read_as(path: &str, how: Reading<'_>) -> String {
+    let slashes = path.bytes().take_while(|byte| *byte == b'/').count();
+    let path = if how.empty == Empty::KeptBehindFirst { &path[slashes - 1..] } else { path };
+    let mut path = match how.parameters {
+        Parameters::CutBeforeDecoding => cut(path, |segment| segment.split(';').next()),
+        Parameters::Kept | Parameters::CutAfterDecoding => path.to_owned(),
+    };
+    if how.dots == Dots::RemovedTwice {
+        path = resolve(&path, how);
+    }
+    for token in how.separators {
+        path = path.replace(token, "/");
+    }
+    // A separator that this reading does not know is a character as any other, with one spelling.
+    path = path.replace('\\', "%5C").replace(';', "%3B");
+    if how.parameters == Parameters::CutAfterDecoding {
+        path = cut(&path, |segment| segment.split("%3B").next());
+    }
+    let path = resolve(&path, how);
+    without_final_slash(&path).to_owned()
+}
+
+/// Replaces each segment by a part of it.
+fn cut<'a>(path: &'a str, part: impl Fn(&'a str) -> Option<&'a str>) -> String {
+    let mut left = String::with_capacity(path.len());
+    for segment in path.split('/').skip(1) {
+        left.push('/');
+        left.push_str(part(segment).unwrap_or_default());
+    }
+    left
+}
+
+/// Follows dot segments and merges slashes, as far as this reading does.
+fn resolve(path: &str, how: Reading<'_>) -> String {
+    let mut resolved = String::with_capacity(path.len() + 1);
+    let mut ends_open = false;
+    for segment in path.split('/').skip(1) {
+        ends_open = true;
         match segment {
-            "." => {}
-            ".." => drop(kept.pop()),
-            name => kept.push(name),
+            "" if how.empty == Empty::Merged => {}
+            "." if how.dots != Dots::Kept => {}
+            ".." if how.dots != Dots::Kept => resolved.truncate(resolved.rfind('/').unwrap_or(0)),
+            name => {
+                resolved.push('/');
+                resolved.push_str(name);
+                ends_open = false;
+            }
         }
     }
     // "/a/." and "/a/b/.." are "/a/", not "/a".
     if ends_open {
-        kept.push("");
+        resolved.push('/');
     }
-    kept.iter().fold(String::new(), |path, segment| path + "/" + segment)
+    resolved
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::host::{Authority, Fault};
-use super::path::{Path, normalise};
+use super::path::{self, Path};
 use crate::tls::ca::Subtree;
 use crate::wire::cross_site::may_be_rebound;
 
@@ -110,7 +110,8 @@ fn star_error(text: &str) -> String {
 }
 
 /// Which paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*` stands for any characters
-/// of one segment, also none; `**` for any number of segments, also none. Letter case matters; the query does not.
+/// of one segment, also none; `**` for any number of segments, also none. Letter case matters; a final slash and the
+/// query do not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PathPattern {
     shape: PathShape,
@@ -149,7 +150,7 @@ impl PathPattern {
         if let Some(odd) = text.chars().find(|char| !char.is_ascii_graphic()) {
             return wrong(&format!("{odd:?} never stands in a request's path as such; write it percent-encoded (%20)"));
         }
-        let text = normalise(text);
+        let text = path::of_pattern(text);
         let is_mixed = |segment: &str| segment.contains("**") && segment != "**";
         if text.split('/').any(is_mixed) {
             return wrong("\"**\" stands for whole segments: write \"/v2/**\" or \"/v2*\"");
@@ -162,29 +163,27 @@ impl PathPattern {
         Ok(PathPattern { shape })
     }
 
-    /// Whether it matches a path (without its query). See [`Path`] for what counts as the same path.
-    pub fn matches(&self, path: &str) -> bool {
-        self.matches_path(&Path::read(path))
-    }
-
-    /// As [`PathPattern::matches`], for many patterns and one path.
-    pub fn matches_path(&self, path: &Path<'_>) -> bool {
+    /// Tells whether it fits any reading of a path.
+    pub fn matches(&self, path: &Path<'_>) -> bool {
         path.readings().any(|reading| self.matches_reading(reading))
     }
 
-    fn matches_reading(&self, path: &str) -> bool {
-        // What has no path (a tunnel) matches no pattern, not even "/**".
-        if !path.starts_with('/') {
-            return false;
-        }
+    fn matches_reading(&self, reading: &str) -> bool {
         match &self.shape {
-            PathShape::Exact(exact) => **exact == *path,
+            PathShape::Exact(exact) => **exact == *reading,
             PathShape::Below(above) => {
-                path.strip_prefix(&**above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                reading.strip_prefix(&**above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             PathShape::Segments(pattern) => {
-                let path: SmallVec<[&str; 16]> = path[1..].split('/').collect();
-                fits(pattern, &path, |segment| matches!(segment, Segment::Any), Segment::fits)
+                let mut path: SmallVec<[&str; 16]> = reading[1..].split('/').collect();
+                let fits =
+                    |path: &[&str]| fits(pattern, path, |segment| matches!(segment, Segment::Any), Segment::fits);
+                if fits(&path) {
+                    return true;
+                }
+                // With the final slash that readings lack, "/v1" is the "/v1/" that "/v1/*" fits.
+                path.push("");
+                reading != "/" && fits(&path)
             }
         }
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::path::TooManyReadings;
 use super::problem::millis_up;
 use crate::locker::Why;
 use crate::wire::HeadError;
@@ -330,6 +331,14 @@ impl From<HeadError> for Refusal {
             HeadError::LineTooLong => Refusal::UriTooLong,
             HeadError::Version => Refusal::Version,
         }
+    }
+}
+
+impl From<TooManyReadings> for Refusal {
+    fn from(_: TooManyReadings) -> Refusal {
+        Refusal::BadTarget(
+            "servers could read its path in too many ways: leave out needless slashes, dots and encodings",
+        )
     }
 }
 

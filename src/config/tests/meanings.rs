@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::locker::{Counts, Kind, ShareBy, Unit, WhenFull};
 use crate::proxy::claims::{Cost, KeyPart, Pushback};
+use crate::proxy::path;
 use crate::proxy::target::Scheme;
 
 /// The sentence about one limit.
@@ -60,7 +61,7 @@ fn every_key_of_a_limit_reaches_its_room() {
     assert!(matches!(&rule.cost, Cost::Header(name) if name == "x-cost"));
     assert_eq!((rule.max_cost, rule.pushback, rule.retry), (1_000, Pushback::Ignore, 2));
     assert_eq!(rule.methods, ["GET", "PURGE"]);
-    assert!(rule.hosts[0].matches("a.example", 443) && rule.paths[0].matches("/v2/x"));
+    assert!(rule.hosts[0].matches("a.example", 443) && rule.paths[0].matches(&path::Path::read("/v2/x").unwrap()));
     let key = rule.key.as_slice();
     assert!(matches!(
         key,
