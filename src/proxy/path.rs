@@ -44,7 +44,15 @@ impl<'a> Path<'a> {
             return Ok(Path { readings: smallvec![without_final_slash(path).into()] });
         }
         let path = spell(path).replace('*', "%2A");
-        Ok(Path { readings: readings(&path)?.into_iter().map(Cow::Owned).collect() })
+        let mut readings = SmallVec::new();
+        for way in ways(&path)? {
+            let read = read_as(&path, way).path;
+            let reading = Cow::Owned(without_final_slash(&read).to_owned());
+            if !readings.contains(&reading) {
+                readings.push(reading);
+            }
+        }
+        Ok(Path { readings })
     }
 
     /// Every reading, that of RFC 3986 first.
@@ -60,7 +68,20 @@ pub(super) fn segment(reading: &str, index: usize) -> Option<&str> {
 
 /// The strict reading of a path pattern, whose stars are kept.
 pub(super) fn of_pattern(pattern: &str) -> String {
-    read_as(&spell(pattern), Reading::STRICT)
+    without_final_slash(&read_as(&spell(pattern), Reading::STRICT).path).to_owned()
+}
+
+/// Tells whether a path has more `..` than names before them, as some origin reads it.
+///
+/// # Errors
+/// As [`Path::read`].
+pub(super) fn climbs(path: &str) -> Result<bool, TooManyReadings> {
+    if is_plain(path) {
+        return Ok(false);
+    }
+    let path = spell(path);
+    // No reading makes a `..` where none was.
+    Ok(path.contains("..") && ways(&path)?.into_iter().any(|way| read_as(&path, way).climbs))
 }
 
 /// Recognises a path whose bytes are its only reading, but for a final slash.
@@ -119,13 +140,17 @@ fn spell_byte(byte: u8, spelt: &mut String) {
 
 /// One way to read a path: each origin goes by one of them.
 #[derive(Clone, Copy, Debug)]
-struct Reading<'a> {
+struct Reading {
     empty: Empty,
     parameters: Parameters,
-    /// What separates segments beside `/`.
-    separators: &'a [&'a str],
+    /// Which of [`SEPARATORS`] separate segments beside `/`, one bit for each.
+    separators: usize,
     dots: Dots,
 }
+
+/// Separators of segments for some origins, each of them without the others: `%2F` for nginx and Go, `\` for what reads
+/// URLs as browsers do (WHATWG URL §4.4), all of them for IIS.
+const SEPARATORS: [&str; 3] = ["%2F", "\\", "%5C"];
 
 /// Treatment of empty segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,77 +185,67 @@ enum Dots {
     Kept,
 }
 
-impl Reading<'_> {
+impl Reading {
     /// That of RFC 3986 §6.2.2.
-    const STRICT: Reading<'static> =
-        Reading { empty: Empty::Kept, parameters: Parameters::Kept, separators: &[], dots: Dots::Removed };
+    const STRICT: Reading =
+        Reading { empty: Empty::Kept, parameters: Parameters::Kept, separators: 0, dots: Dots::Removed };
 }
 
-/// Every reading of a path that is spelt, each once.
-fn readings(path: &str) -> Result<SmallVec<[String; 1]>, TooManyReadings> {
-    // Each of these separates segments for some origin without the others: "%2F" for nginx and Go, "\" for what reads
-    // URLs as browsers do (WHATWG URL §4.4), all of them for IIS.
-    let present: SmallVec<[&str; 3]> = ["%2F", "\\", "%5C"].into_iter().filter(|token| path.contains(token)).collect();
+/// Every reading that can make a difference to a path that is spelt, the strict one first.
+fn ways(path: &str) -> Result<Vec<Reading>, TooManyReadings> {
+    let present =
+        (0..SEPARATORS.len()).filter(|bit| path.contains(SEPARATORS[*bit])).fold(0, |set, bit| set | 1 << bit);
     let (has_raw, has_encoded) = (path.contains(';'), path.contains("%3B"));
     let mut parameters: SmallVec<[Parameters; 3]> = smallvec![Parameters::Kept];
     parameters.extend(has_raw.then_some(Parameters::CutBeforeDecoding));
-    parameters.extend((has_encoded || has_raw && !present.is_empty()).then_some(Parameters::CutAfterDecoding));
-    let splits_anew = !present.is_empty() || parameters.len() > 1;
+    parameters.extend((has_encoded || has_raw && present != 0).then_some(Parameters::CutAfterDecoding));
+    let splits_anew = present != 0 || parameters.len() > 1;
     let empty = match (path.starts_with("//"), splits_anew || path.contains("//")) {
         (true, _) => &[Empty::Kept, Empty::KeptBehindFirst, Empty::Merged][..],
         (false, true) => &[Empty::Kept, Empty::Merged],
         (false, false) => &[Empty::Kept],
     };
     let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
-    let dots = match (has_dots || splits_anew && path.contains('.'), present.is_empty()) {
+    let dots = match (has_dots || splits_anew && path.contains('.'), present) {
         (false, _) => &[Dots::Removed][..],
-        (true, true) => &[Dots::Removed, Dots::Kept],
-        (true, false) => &[Dots::Removed, Dots::RemovedTwice, Dots::Kept],
+        (true, 0) => &[Dots::Removed, Dots::Kept],
+        (true, _) => &[Dots::Removed, Dots::RemovedTwice, Dots::Kept],
     };
-    let ways = (1 << present.len()) * parameters.len() * empty.len() * dots.len();
-    if ways > 1 && ways * path.len() > MAX_READ {
-        return Err(TooManyReadings);
-    }
-    let mut found = SmallVec::new();
-    for chosen in 0..1_usize << present.len() {
-        let is_chosen = |(bit, _): &(usize, &&str)| chosen & 1 << bit != 0;
-        let separators: SmallVec<[&str; 3]> =
-            present.iter().enumerate().filter(is_chosen).map(|(_, token)| *token).collect();
+    let mut ways = Vec::new();
+    for separators in (0..1 << SEPARATORS.len()).filter(|set| set & !present == 0) {
         for &parameters in &parameters {
             for &dots in dots {
-                for &empty in empty {
-                    let reading = read_as(path, Reading { empty, parameters, separators: &separators, dots });
-                    if !found.contains(&reading) {
-                        found.push(reading);
-                    }
-                }
+                ways.extend(empty.iter().map(|&empty| Reading { empty, parameters, separators, dots }));
             }
         }
     }
-    Ok(found)
+    if ways.len() > 1 && ways.len() * path.len() > MAX_READ { Err(TooManyReadings) } else { Ok(ways) }
 }
 
 /// One reading of a path that is spelt.
-fn read_as(path: &str, how: Reading<'_>) -> String {
+fn read_as(path: &str, how: Reading) -> Resolved {
     let slashes = path.bytes().take_while(|byte| *byte == b'/').count();
     let path = if how.empty == Empty::KeptBehindFirst { &path[slashes - 1..] } else { path };
-    let mut path = match how.parameters {
+    let path = match how.parameters {
         Parameters::CutBeforeDecoding => cut(path, |segment| segment.split(';').next()),
         Parameters::Kept | Parameters::CutAfterDecoding => path.to_owned(),
     };
+    let mut read = Resolved { path, climbs: false };
     if how.dots == Dots::RemovedTwice {
-        path = resolve(&path, how);
+        read = resolve(&read.path, how);
     }
-    for token in how.separators {
-        path = path.replace(token, "/");
+    for (bit, token) in SEPARATORS.iter().enumerate() {
+        if how.separators & 1 << bit != 0 {
+            read.path = read.path.replace(token, "/");
+        }
     }
     // A separator that this reading does not know is a character as any other, with one spelling.
-    path = path.replace('\\', "%5C").replace(';', "%3B");
+    read.path = read.path.replace('\\', "%5C").replace(';', "%3B");
     if how.parameters == Parameters::CutAfterDecoding {
-        path = cut(&path, |segment| segment.split("%3B").next());
+        read.path = cut(&read.path, |segment| segment.split("%3B").next());
     }
-    let path = resolve(&path, how);
-    without_final_slash(&path).to_owned()
+    let resolved = resolve(&read.path, how);
+    Resolved { climbs: read.climbs || resolved.climbs, ..resolved }
 }
 
 /// Replaces each segment by a part of it.
@@ -243,26 +258,36 @@ fn cut<'a>(path: &'a str, part: impl Fn(&'a str) -> Option<&'a str>) -> String {
     left
 }
 
+/// A path whose dot segments were followed.
+struct Resolved {
+    path: String,
+    /// A `..` was met at the root.
+    climbs: bool,
+}
+
 /// Follows dot segments and merges slashes, as far as this reading does.
-fn resolve(path: &str, how: Reading<'_>) -> String {
-    let mut resolved = String::with_capacity(path.len() + 1);
+fn resolve(path: &str, how: Reading) -> Resolved {
+    let mut resolved = Resolved { path: String::with_capacity(path.len() + 1), climbs: false };
     let mut ends_open = false;
     for segment in path.split('/').skip(1) {
         ends_open = true;
         match segment {
             "" if how.empty == Empty::Merged => {}
             "." if how.dots != Dots::Kept => {}
-            ".." if how.dots != Dots::Kept => resolved.truncate(resolved.rfind('/').unwrap_or(0)),
+            ".." if how.dots != Dots::Kept => match resolved.path.rfind('/') {
+                Some(above) => resolved.path.truncate(above),
+                None => resolved.climbs = true,
+            },
             name => {
-                resolved.push('/');
-                resolved.push_str(name);
+                resolved.path.push('/');
+                resolved.path.push_str(name);
                 ends_open = false;
             }
         }
     }
     // "/a/." and "/a/b/.." are "/a/", not "/a".
     if ends_open {
-        resolved.push('/');
+        resolved.path.push('/');
     }
     resolved
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::host::Authority;
 use super::location::LocationMap;
+use super::path;
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::uri_origin::Origin;
@@ -85,18 +86,18 @@ impl Routes {
     /// The route for a path with its query.
     ///
     /// # Errors
-    /// 400 if the path climbs out of its route.
+    /// 400 if the path leaves its route, as some origin reads it, or has too many readings.
     pub(super) fn find(
         &self,
         target: &str,
         host: Option<Authority<'_>>,
         default_port: u16,
     ) -> Result<Option<Found<'_>>, Refusal> {
-        let path = &target[..path_end(target)];
-        let takes = |route: &&PreparedRoute| route.takes_host(host, default_port) && route.takes_path(path);
+        let whole = &target[..path_end(target)];
+        let takes = |route: &&PreparedRoute| route.takes_host(host, default_port) && route.takes_path(whole);
         let Some(route) = self.all.iter().find(takes) else { return Ok(None) };
         let after_base = &target[route.base.len()..];
-        if !(route.base.is_empty() && route.below.is_empty()) && climbs(&after_base[..path_end(after_base)]) {
+        if !(route.base.is_empty() && route.below.is_empty()) && path::climbs(&after_base[..path_end(after_base)])? {
             return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
         }
         let prefix = if after_base.starts_with('/') { &route.below } else { &route.instead };
@@ -147,24 +148,4 @@ impl PreparedRoute {
 
 fn path_end(target: &str) -> usize {
     target.find('?').unwrap_or(target.len())
-}
-
-/// Whether a path has more `..` than names before them, in the reading of the most lenient origin: encoded and back
-/// slashes are slashes, `..;x` is `..`, empty segments do not count.
-fn climbs(path: &str) -> bool {
-    if memchr::memchr2(b'.', b'%', path.as_bytes()).is_none() {
-        return false;
-    }
-    let plain =
-        path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace("%3b", ";");
-    let mut depth = 0_usize;
-    for segment in plain.split(['/', '\\']) {
-        match segment.split(';').next().unwrap_or(segment) {
-            "" | "." => {}
-            ".." if depth == 0 => return true,
-            ".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    false
 }

@@ -200,6 +200,11 @@ fn dots_do_not_lead_out_of_a_route() {
         "/partner/..%3bx/admin",
         "/partner/./../admin",
         "/../x",
+        "/partner/a%2Fb/../../x",
+        "/partner/a%5cb/../../x",
+        "/partner/a\\b/../../x",
+        "/partner/a;%2F../../x",
+        "/partner/%u002e./x",
         "/%2e%2e",
     ] {
         assert!(is_bad(&found(&targets, &format!("GET {path}"), "Host: gw\r\n")), "{path}");
