@@ -11,7 +11,8 @@ use super::meaning;
 use super::span;
 use super::walk::{At, Place, Reader, Written};
 use crate::locker::{Counts, Kind, Limit, Rate, Unit};
-use crate::proxy::claims::{Cost, KeyPart, Rule};
+use crate::proxy::claims::{Cost, Rule};
+use crate::proxy::key::KeyPart;
 
 /// One limit, checked.
 pub(super) struct Checked {

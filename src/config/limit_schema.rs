@@ -8,7 +8,8 @@ use super::item::Item;
 use super::value::{MOST_SLOTS, Pattern, cost, host, key_part, method, name, path_pattern, zone};
 use super::walk::{At, Place, Table, Written};
 use crate::locker::{Counts, ShareBy, WhenFull};
-use crate::proxy::claims::{Cost, KeyPart, Pushback};
+use crate::proxy::claims::{Cost, Pushback};
+use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::{HostPattern, PathPattern};
 
 const NONE: Duration = Duration::ZERO;

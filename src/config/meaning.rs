@@ -5,7 +5,8 @@ use super::span;
 use super::value::Pattern;
 use super::walk::At;
 use crate::locker::{Counts, Kind, Rate, Unit, WhenFull};
-use crate::proxy::claims::{Cost, KeyPart};
+use crate::proxy::claims::Cost;
+use crate::proxy::key::KeyPart;
 
 /// `api: GET requests to api.example.com: at most 5 in any 800 ms for each caller; what is more waits up to 30 s`
 pub(super) fn sentence(name: &str, limit: &Limit, rate: Option<&Rate>) -> String {

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
 use super::item::{Item, nearest};
-use crate::proxy::claims::{Cost, KeyPart};
+use crate::proxy::claims::Cost;
+use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::{HostPattern, PathPattern};
 use crate::proxy::target::{Origin, Scheme};
 

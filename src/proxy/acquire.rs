@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use super::access::Admitted;
-use super::claims::{decode, parameter, parameters};
 use super::connection::Caller;
 use super::exchange::{End, Outcome};
 use super::host::Authority;
 use super::patience;
+use super::query::{decode, parameter, parameters};
 use super::refusal::Refusal;
 use super::retry::seconds;
 use super::story::Story;

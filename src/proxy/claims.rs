@@ -1,17 +1,16 @@
 //! Which windows a request must pass, under which keys, at what cost.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::hash::Hasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use super::access::Admitted;
+use super::key::{KeyHasher, KeyPart};
 use super::path::{Path, segment};
 use super::pattern::{HostPattern, PathPattern};
+use super::query::parameter;
 use super::refusal::Refusal;
 use super::tally::Tally;
 use super::target::Target;
@@ -41,37 +40,6 @@ pub struct Rule {
     pub retry: u8,
     /// What keys are hashed with if other gateways must come to the same; `None`: with the gate's seed.
     pub shared_seed: Option<[u8; 16]>,
-}
-
-/// A part of a key. What a request does not have counts as a value of its own, so that leaving it out gives one
-/// window, not none. Shown as it is written in `proxy.toml`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum KeyPart {
-    /// The origin's host, without the port.
-    Host,
-    /// The caller's user name, else its address.
-    Caller,
-    /// A segment of the path; 1 is the first.
-    Path(usize),
-    /// The first field of that name.
-    Header(String),
-    /// The first query parameter of that name, decoded.
-    Query(String),
-    /// The method.
-    Method,
-}
-
-impl fmt::Display for KeyPart {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KeyPart::Host => formatter.write_str("host"),
-            KeyPart::Caller => formatter.write_str("caller"),
-            KeyPart::Path(index) => write!(formatter, "path[{index}]"),
-            KeyPart::Header(name) => write!(formatter, "header:{name}"),
-            KeyPart::Query(name) => write!(formatter, "query:{name}"),
-            KeyPart::Method => formatter.write_str("method"),
-        }
-    }
 }
 
 /// How many slots a request takes.
@@ -177,10 +145,10 @@ impl Rules {
         let found = self.rules.iter().find(|(_, rule)| *rule.name == *name);
         let (limit, rule) = found.ok_or(Refusal::NoLimit)?;
         let mut values = values.iter();
-        let mut key = KeyHasher::new(rule.shared_seed.as_ref().unwrap_or(&self.seed));
+        let mut key = KeyHasher::new(rule.shared_seed.as_ref(), &self.seed);
         for part in &rule.key {
             match part {
-                KeyPart::Caller => key.add_caller(rule, admitted, peer),
+                KeyPart::Caller => key.add_caller(admitted, peer),
                 KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => {
                     key.add(Some(values.next().ok_or(Refusal::BadKey)?));
                 }
@@ -257,11 +225,11 @@ impl<'a> Request<'a> {
         if rule.key.is_empty() {
             return Ok(Key::WHOLE);
         }
-        let mut key = KeyHasher::new(rule.shared_seed.as_ref().unwrap_or(seed));
+        let mut key = KeyHasher::new(rule.shared_seed.as_ref(), seed);
         for part in &rule.key {
             match part {
                 KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
-                KeyPart::Caller => key.add_caller(rule, self.admitted, self.peer),
+                KeyPart::Caller => key.add_caller(self.admitted, self.peer),
                 KeyPart::Path(index) => {
                     let reading = self.read_path()?.readings().next();
                     key.add(reading.and_then(|reading| segment(reading, *index)).map(str::as_bytes));
@@ -284,76 +252,6 @@ impl<'a> Request<'a> {
             tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states no valid cost");
         })
     }
-}
-
-/// 128 bits of keyed hash over a key's parts. The seed is random, so that no caller can make two keys meet; and the gate's,
-/// so that windows keep their keys when the rules are read again, and when the gateway is started again. Only what several
-/// gateways count together has a seed that can be known, because they must all have it.
-struct KeyHasher(SipHasher13);
-
-impl KeyHasher {
-    fn new(seed: &[u8; 16]) -> KeyHasher {
-        KeyHasher(SipHasher13::new_with_key(seed))
-    }
-
-    /// The number of a caller is this gateway's own; others know it by its name or address.
-    fn add_caller(&mut self, rule: &Rule, admitted: &Admitted, peer: IpAddr) {
-        match (rule.shared_seed, &admitted.user) {
-            (None, _) => self.add(Some(&admitted.caller.0.to_le_bytes())),
-            (Some(_), Some(user)) => self.add(Some(format!("user {user}").as_bytes())),
-            (Some(_), None) => self.add(Some(format!("address {}", peer.to_canonical()).as_bytes())),
-        }
-    }
-
-    /// Each part goes in with its length, so that ("ab", "c") and ("a", "bc") differ; so do no part and an empty one.
-    fn add(&mut self, part: Option<&[u8]>) {
-        self.0.write(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
-        self.0.write(part.unwrap_or_default());
-    }
-
-    fn finish(&self) -> Key {
-        Key(self.0.finish128().as_u128())
-    }
-}
-
-/// The first parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is `api_key=A`:
-/// another spelling gets no window of its own.
-pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
-    parameters(query, name).next()
-}
-
-/// All parameters of that name in a query, decoded.
-pub(super) fn parameters<'a>(query: &'a str, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
-    query.split('&').filter_map(move |pair| {
-        let (given, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (*decode(given) == *name.as_bytes()).then(|| decode(value))
-    })
-}
-
-/// Undoes the encoding of HTML forms: `%XX` and `+`. What is no such thing stays.
-pub(super) fn decode(text: &str) -> Cow<'_, [u8]> {
-    let bytes = text.as_bytes();
-    if memchr::memchr2(b'%', b'+', bytes).is_none() {
-        return bytes.into();
-    }
-    let digit = |at: usize| {
-        bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok())
-    };
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        match (byte, digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                plain.push(high << 4 | low);
-                at += 3;
-                continue;
-            }
-            (b'+', ..) => plain.push(b' '),
-            _ => plain.push(*byte),
-        }
-        at += 1;
-    }
-    plain.into()
 }
 
 #[cfg(test)]

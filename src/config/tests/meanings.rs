@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::locker::{Counts, Kind, ShareBy, Unit, WhenFull};
-use crate::proxy::claims::{Cost, KeyPart, Pushback};
+use crate::proxy::claims::{Cost, Pushback};
+use crate::proxy::key::KeyPart;
 use crate::proxy::path;
 use crate::proxy::target::Scheme;
 

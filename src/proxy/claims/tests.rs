@@ -172,13 +172,3 @@ fn the_largest_retry_of_the_matching_limits_counts() {
     let rules = rules_of(vec![retry("a", 1), retry("*", 2), retry("b", 9)]);
     assert_eq!(find(&rules, "GET http://a/", "").retry, 2);
 }
-
-#[test]
-fn the_encoding_of_forms_is_undone() {
-    assert_eq!(&*decode("a+b%20c%2"), b"a b c%2");
-    assert_eq!(&*decode("%zz%"), b"%zz%");
-    assert_eq!(&*decode("%c3%A4"), "\u{e4}".as_bytes());
-    assert_eq!(parameter("a&b=&c=d=e", "c").as_deref(), Some(&b"d=e"[..]));
-    assert_eq!(parameter("a&b=", "a").as_deref(), Some(&b""[..]));
-    assert_eq!(parameter("", "a"), None);
-}
