@@ -52,3 +52,12 @@ fn a_path_that_can_be_read_in_too_many_ways_is_refused() {
     check_ours(&gateway.get(&origin.url(&format!("//{mixed}"))), 400, "http_request_error");
     assert_eq!(origin.count(), 0);
 }
+
+#[test]
+fn letter_case_makes_no_other_path_where_the_origin_ignores_it() {
+    let origin = Origin::start();
+    let gateway = once("match = { path = \"/v2/Items/**\" }\nkey = [\"path[3]\"]\nignore_case = true");
+    let status = |path: &str| gateway.get(&origin.url(path)).status;
+    assert_eq!((status("/v2/items/a"), status("/V2/iTEMS/%41"), status("/v2/items/A/")), (200, 429, 429));
+    assert_eq!((status("/v2/items/b"), status("/v2/items/B")), (200, 429), "another key");
+}

@@ -193,9 +193,20 @@ impl Reloader {
 fn in_line(before: &Settings, after: &Settings) -> InLine {
     let claimed = |rule: &Rule| {
         // A cost that is too high now is the locker's to find.
-        let Rule { name, hosts, paths, methods, key, cost, shared_seed, max_cost: _, pushback: _, retry: _ } =
-            rule.clone();
-        (name, hosts, paths, methods, key, cost, shared_seed)
+        let Rule {
+            name,
+            hosts,
+            paths,
+            methods,
+            key,
+            ignore_case,
+            cost,
+            shared_seed,
+            max_cost: _,
+            pushback: _,
+            retry: _,
+        } = rule.clone();
+        (name, hosts, paths, methods, key, ignore_case, cost, shared_seed)
     };
     let same = before.proxy.rules.iter().map(claimed).eq(after.proxy.rules.iter().map(claimed));
     if same { InLine::Stay } else { InLine::AskAnew }

@@ -86,9 +86,13 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], read
     let max_cost = limit.requests.get().map_or(1, |at| at.value);
     check_cost(&limit, max_cost, reader);
     check_key(&limit.key, reader);
+    let ignore_case = ignore_case(&limit, reader);
     let meaning = meaning::sentence(&name, &limit, rate.as_ref());
     let counts_loopback = counts_loopback(&limit);
     let mut keyed_by = limit.key.iter().map(|at| at.value.to_string()).collect::<Vec<_>>().join(", ");
+    if ignore_case && !keyed_by.is_empty() {
+        keyed_by.push_str("; any case");
+    }
     if shared.is_some() && !keyed_by.is_empty() {
         // The same keys have other numbers then.
         keyed_by.push_str("; shared");
@@ -96,9 +100,15 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], read
     let rule = Rule {
         name: Arc::clone(&name),
         hosts: limit.matching.hosts.into_iter().map(|at| at.value.pattern).collect(),
-        paths: limit.matching.paths.into_iter().map(|at| at.value.pattern).collect(),
+        paths: limit
+            .matching
+            .paths
+            .into_iter()
+            .map(|at| if ignore_case { at.value.pattern.ignoring_case() } else { at.value.pattern })
+            .collect(),
         methods: limit.matching.methods.into_iter().map(|at| at.value).collect(),
         key: limit.key.into_iter().map(|at| at.value).collect(),
+        ignore_case,
         cost: limit.cost.or(Cost::Fixed(1)),
         max_cost,
         pushback: limit.pushback,
@@ -217,6 +227,18 @@ fn check_key(key: &[At<KeyPart>], reader: &Reader<'_>) {
             reader.error(&part.place, "the key has this part already", "leave it out");
         }
     }
+}
+
+/// Checks `ignore_case`, which concerns paths and the names of query parameters alone.
+fn ignore_case(limit: &limit_schema::Limit, reader: &Reader<'_>) -> bool {
+    let Some(at) = limit.ignore_case.get().filter(|at| at.value) else { return false };
+    let has_letters = |part: &KeyPart| matches!(part, KeyPart::Path(_) | KeyPart::Query(_));
+    if limit.matching.paths.is_empty() && !limit.key.iter().any(|part| has_letters(&part.value)) {
+        let message =
+            "`ignore_case` has no effect without a path in `match`, or \"path[N]\" or \"query:NAME\" in `key`";
+        reader.error(&at.place, message, "add one of them, or leave this out");
+    }
+    true
 }
 
 fn counts_loopback(limit: &limit_schema::Limit) -> bool {

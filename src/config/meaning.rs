@@ -21,6 +21,9 @@ pub(super) fn sentence(name: &str, limit: &Limit, rate: Option<&Rate>) -> String
     if !limit.key.is_empty() {
         let parts: Vec<_> = limit.key.iter().map(|at| part(&at.value)).collect();
         sentence.push_str(&format!(", for each {}", parts.join(" and each ")));
+        if limit.matching.paths.is_empty() {
+            sentence.push_str(any_case(limit));
+        }
     }
     match limit.cost.get().map(|at| &at.value) {
         None | Some(Cost::Fixed(1)) => {}
@@ -52,8 +55,13 @@ fn subject(limit: &Limit) -> String {
     }
     if !matching.paths.is_empty() {
         words.push_str(&format!(" for {}", texts(&matching.paths)));
+        words.push_str(any_case(limit));
     }
     words
+}
+
+fn any_case(limit: &Limit) -> &'static str {
+    if limit.ignore_case.get().is_some_and(|at| at.value) { " in any letter case" } else { "" }
 }
 
 fn speed(rate: &Rate) -> String {

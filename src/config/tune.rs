@@ -34,7 +34,7 @@ pub enum Error {
 }
 
 /// What a limit is known by, and what would change which requests it counts.
-const FIXED: [&str; 3] = ["name", "match", "key"];
+const FIXED: [&str; 4] = ["name", "match", "key", "ignore_case"];
 
 /// The text with these keys of its `number`-th limit (from 0) as wished. Whether the values are right is for
 /// [`super::read_text`] to say.

@@ -30,6 +30,8 @@ pub struct Rule {
     pub methods: Vec<String>,
     /// One window per value of these together; empty: one window for all that matches.
     pub key: Vec<KeyPart>,
+    /// Letter case makes no difference in paths and in the names of query parameters; `paths` are of that kind.
+    pub ignore_case: bool,
     /// How many slots a request takes.
     pub cost: Cost,
     /// A cost above this is a 400: N of the limit.
@@ -109,7 +111,7 @@ impl Rules {
     ) -> Result<Claims, Refusal> {
         let whole_path = target.path(head);
         let (path, query) = whole_path.split_once('?').unwrap_or((&whole_path, ""));
-        let mut request = Request { target, head, admitted, peer, path, query, read: None };
+        let mut request = Request { target, head, admitted, peer, path, query, read: None, folded: None };
         let mut found = Claims::default();
         for (id, rule) in &self.rules {
             if !request.matches(rule)? {
@@ -198,6 +200,8 @@ struct Request<'a> {
     query: &'a str,
     /// Made from `path` by the first rule that needs it.
     read: Option<Path<'a>>,
+    /// As `read`, without letter case.
+    folded: Option<Path<'a>>,
 }
 
 impl<'a> Request<'a> {
@@ -209,16 +213,18 @@ impl<'a> Request<'a> {
         if !fits || rule.paths.is_empty() {
             return Ok(fits);
         }
-        let path = self.read_path()?;
+        let path = self.path(rule)?;
         Ok(rule.paths.iter().any(|pattern| pattern.matches(path)))
     }
 
-    fn read_path(&mut self) -> Result<&Path<'a>, Refusal> {
+    /// The path, as the rule reads it.
+    fn path(&mut self, rule: &Rule) -> Result<&Path<'a>, Refusal> {
         let read = match self.read.take() {
             Some(read) => read,
             None => Path::read(self.path)?,
         };
-        Ok(self.read.insert(read))
+        let read = self.read.insert(read);
+        Ok(if rule.ignore_case { self.folded.get_or_insert_with(|| read.ignoring_case()) } else { read })
     }
 
     fn key(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Key, Refusal> {
@@ -231,7 +237,7 @@ impl<'a> Request<'a> {
                 KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
                 KeyPart::Caller => key.add_caller(self.admitted, self.peer),
                 KeyPart::Path(index) => {
-                    let reading = self.read_path()?.readings().next();
+                    let reading = self.path(rule)?.readings().next();
                     key.add(reading.and_then(|reading| segment(reading, *index)).map(str::as_bytes));
                 }
                 KeyPart::Header(name) => key.add(self.head.find(name)),

@@ -55,6 +55,18 @@ impl<'a> Path<'a> {
         Ok(Path { readings })
     }
 
+    /// The path as an origin reads it to which `A` is `a`.
+    pub fn ignoring_case(&self) -> Path<'a> {
+        let mut readings = SmallVec::new();
+        for reading in &self.readings {
+            let folded = Cow::Owned(reading.to_ascii_lowercase());
+            if !readings.contains(&folded) {
+                readings.push(folded);
+            }
+        }
+        Path { readings }
+    }
+
     /// Every reading, that of RFC 3986 first.
     pub fn readings(&self) -> impl Iterator<Item = &str> {
         self.readings.iter().map(|reading| &**reading)

@@ -110,8 +110,8 @@ fn star_error(text: &str) -> String {
 }
 
 /// Which paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*` stands for any characters
-/// of one segment, also none; `**` for any number of segments, also none. Letter case matters; a final slash and the
-/// query do not.
+/// of one segment, also none; `**` for any number of segments, also none. Letter case matters, unless the limit ignores
+/// it; a final slash and the query do not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PathPattern {
     shape: PathShape,
@@ -163,6 +163,17 @@ impl PathPattern {
         Ok(PathPattern { shape })
     }
 
+    /// The pattern for paths that are read without letter case, see [`Path::ignoring_case`].
+    pub fn ignoring_case(self) -> PathPattern {
+        let lower = |text: Box<str>| text.to_ascii_lowercase().into_boxed_str();
+        let shape = match self.shape {
+            PathShape::Exact(exact) => PathShape::Exact(lower(exact)),
+            PathShape::Below(above) => PathShape::Below(lower(above)),
+            PathShape::Segments(segments) => PathShape::Segments(segments.into_iter().map(Segment::lower).collect()),
+        };
+        PathPattern { shape }
+    }
+
     /// Tells whether it fits any reading of a path.
     pub fn matches(&self, path: &Path<'_>) -> bool {
         path.readings().any(|reading| self.matches_reading(reading))
@@ -195,6 +206,14 @@ impl Segment {
             "**" => Segment::Any,
             text if text.contains('*') => Segment::Glob(text.into()),
             text => Segment::Literal(text.into()),
+        }
+    }
+
+    fn lower(self) -> Segment {
+        match self {
+            Segment::Literal(text) => Segment::Literal(text.to_ascii_lowercase().into()),
+            Segment::Glob(text) => Segment::Glob(text.to_ascii_lowercase().into()),
+            Segment::Any => Segment::Any,
         }
     }
 

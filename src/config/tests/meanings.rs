@@ -29,7 +29,7 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
     assert!(matches!((&rate.kind, rate.counts), (Kind::Sliding, Counts::Sent)));
     let rule = &settings.proxy.rules[0];
     assert!(matches!((&rule.cost, rule.max_cost), (Cost::Fixed(1), 5)));
-    assert_eq!((rule.pushback, rule.retry, rule.key.len()), (Pushback::Pause, 0, 0));
+    assert_eq!((rule.pushback, rule.retry, rule.key.len(), rule.ignore_case), (Pushback::Pause, 0, 0, false));
     let timeouts = &settings.proxy.timeouts;
     let seconds =
         [timeouts.head, timeouts.connect, timeouts.answer, timeouts.idle, timeouts.tunnel_idle, timeouts.drain];
@@ -48,7 +48,7 @@ fn every_key_of_a_limit_reaches_its_room() {
         "[[limit]]\nname = \"a\"\nmatch = { host = \"A.example\", path = \"/v2/**\", method = [\"GET\", \"PURGE\"] }\nrequests = 1_000\nper = \"1h\"\n\
          key = [\"host\", \"caller\", \"path[2]\", \"header:X-Id\", \"query:Key\", \"method\"]\nwindow = \"calendar\"\nzone = \"Europe/Berlin\"\ncounts = \"answered\"\n\
          guard = \"20ms\"\ncost = \"header:X-Cost\"\nin_flight = 20\nwhen_full = \"refuse\"\nmax_wait = \"5s\"\nmax_waiting = 7\nshare_by = \"none\"\n\
-         pushback = \"ignore\"\nretry = 2\ndry_run = true\nmax_keys = 9\n",
+         pushback = \"ignore\"\nretry = 2\ndry_run = true\nmax_keys = 9\nignore_case = true\n",
     );
     let limit = &settings.gate.limits[0];
     assert_eq!((&*limit.name, limit.in_flight, limit.dry_run, limit.max_keys), ("a", Some(20), true, 9));
@@ -61,8 +61,11 @@ fn every_key_of_a_limit_reaches_its_room() {
     let rule = &settings.proxy.rules[0];
     assert!(matches!(&rule.cost, Cost::Header(name) if name == "x-cost"));
     assert_eq!((rule.max_cost, rule.pushback, rule.retry), (1_000, Pushback::Ignore, 2));
-    assert_eq!(rule.methods, ["GET", "PURGE"]);
-    assert!(rule.hosts[0].matches("a.example", 443) && rule.paths[0].matches(&path::Path::read("/v2/x").unwrap()));
+    assert_eq!((&rule.methods[..], rule.ignore_case), (&["GET".to_owned(), "PURGE".to_owned()][..], true));
+    assert!(
+        rule.hosts[0].matches("a.example", 443)
+            && rule.paths[0].matches(&path::Path::read("/V2/x").unwrap().ignoring_case())
+    );
     let key = rule.key.as_slice();
     assert!(matches!(
         key,
@@ -181,6 +184,14 @@ fn a_limit_is_said_in_a_sentence() {
         (
             "requests = 9\nper = \"1m\"\nwindow = \"fixed\"\nmax_wait = \"0ms\"\nkey = \"header:X-Id\"",
             "limit-1: all requests: at most 9 in a window of 1 minute, which opens with its first request, for each value of the header x-id; what is more is refused",
+        ),
+        (
+            "in_flight = 3\nmatch = { path = \"/A/**\" }\nkey = \"path[1]\"\nignore_case = true",
+            "limit-1: requests for /A/** in any letter case: at most 3 at one time, for each path segment 1; what is more waits up to 30 s",
+        ),
+        (
+            "in_flight = 3\nkey = \"query:Id\"\nignore_case = true",
+            "limit-1: all requests: at most 3 at one time, for each value of Id in the query in any letter case; what is more waits up to 30 s",
         ),
         ("in_flight = 3", "limit-1: all requests: at most 3 at one time; what is more waits up to 30 s"),
     ];

@@ -12,6 +12,7 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
         paths: paths.iter().map(|path| PathPattern::parse(path).expect(path)).collect(),
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         key,
+        ignore_case: false,
         cost: Cost::Fixed(1),
         max_cost: 5,
         pushback: Pushback::Pause,

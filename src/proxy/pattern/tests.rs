@@ -150,6 +150,19 @@ fn what_leaves_a_path_in_every_reading_is_not_counted_there() {
 }
 
 #[test]
+fn a_pattern_may_ignore_letter_case() {
+    let folded = |pattern: &str, path: &str| {
+        let path = Path::read(path).expect("few readings").ignoring_case();
+        PathPattern::parse(pattern).expect(pattern).ignoring_case().matches(&path)
+    };
+    assert!(folded("/v2/**", "/V2/Items"));
+    assert!(folded("/API/*/Items", "/api/X/iTEMS"));
+    assert!(folded("/Exact*", "/eXACTly%2Fso"));
+    assert!(folded("/caf%C3%A9", "/CAF%c3%a9"));
+    assert!(!folded("/v2/**", "/v3"));
+}
+
+#[test]
 fn a_star_that_is_encoded_is_no_star() {
     assert!(path("/a%2Ab", "/a*b") && path("/a%2Ab", "/a%2ab") && path("/a*b", "/a*b"));
     assert!(!path("/a%2Ab", "/axb"));

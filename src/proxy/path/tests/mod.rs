@@ -125,6 +125,13 @@ fn a_final_slash_makes_no_difference() {
 }
 
 #[test]
+fn letter_case_can_be_ignored() {
+    let read = Path::read("/V2//%49tems%2F").expect("few readings").ignoring_case();
+    let readings: Vec<&str> = read.readings().collect();
+    assert_eq!(readings, ["/v2//items%2f", "/v2/items%2f", "/v2//items", "/v2/items"]);
+}
+
+#[test]
 fn a_path_that_mixes_everything_may_not_be_long() {
     let mixed = "//a;b%3Bc%2Fd\\e%5Cf/../g/./";
     assert!(all(mixed).len() > 16);
