@@ -8,59 +8,13 @@ use smallvec::SmallVec;
 
 use super::access::Admitted;
 use super::key::{KeyHasher, KeyPart};
-use super::path::{Path, segment};
-use super::pattern::{HostPattern, PathPattern};
-use super::query::parameter;
+use super::matching::Request;
 use super::refusal::Refusal;
+pub use super::rule::{Cost, Pushback, Rule};
 use super::tally::Tally;
 use super::target::Target;
 use crate::locker::{Claim, Key, LimitId};
 use crate::wire::RequestHead;
-
-/// What of a limit concerns requests: which it counts, under which key, at what cost, and what an origin's pushback does.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Rule {
-    /// The limit's name.
-    pub name: Arc<str>,
-    /// Any of these; empty: all hosts.
-    pub hosts: Vec<HostPattern>,
-    /// Any of these; empty: all paths, and tunnels. A rule with paths never counts a tunnel, which has none.
-    pub paths: Vec<PathPattern>,
-    /// Any of these, letter case included; empty: all methods. A tunnel's is CONNECT.
-    pub methods: Vec<String>,
-    /// One window per value of these together; empty: one window for all that matches.
-    pub key: Vec<KeyPart>,
-    /// Letter case makes no difference in paths and in the names of query parameters; `paths` are of that kind.
-    pub ignore_case: bool,
-    /// How many slots a request takes.
-    pub cost: Cost,
-    /// A cost above this is a 400: N of the limit.
-    pub max_cost: u32,
-    /// What an origin's 429, or its 503 with Retry-After, does to the window.
-    pub pushback: Pushback,
-    /// How often a request that was pushed back is sent again.
-    pub retry: u8,
-    /// What keys are hashed with if other gateways must come to the same; `None`: with the gate's seed.
-    pub shared_seed: Option<[u8; 16]>,
-}
-
-/// How many slots a request takes.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Cost {
-    /// Always so many.
-    Fixed(u32),
-    /// As many as the field of that name says; 1 without it.
-    Header(String),
-}
-
-/// What an origin's pushback does to a window.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pushback {
-    /// Nothing goes out until the time that the origin names is over.
-    Pause,
-    /// Nothing.
-    Ignore,
-}
 
 /// What one request claims.
 #[derive(Clone, Debug, Default)]
@@ -110,8 +64,7 @@ impl Rules {
         peer: IpAddr,
     ) -> Result<Claims, Refusal> {
         let whole_path = target.path(head);
-        let (path, query) = whole_path.split_once('?').unwrap_or((&whole_path, ""));
-        let mut request = Request { target, head, admitted, peer, path, query, read: None, folded: None };
+        let mut request = Request::new(target, head, admitted, peer, &whole_path);
         let mut found = Claims::default();
         for (id, rule) in &self.rules {
             if !request.matches(rule)? {
@@ -177,86 +130,6 @@ impl Rules {
     fn place(&self, limit: LimitId) -> usize {
         let place = self.places.get(limit.0 as usize).copied().flatten();
         place.expect("a claim is of a limit that has a rule here")
-    }
-}
-
-impl Rule {
-    fn stated_cost(&self, value: &[u8]) -> Result<u32, Refusal> {
-        // `parse` alone would take a plus sign.
-        let digits = value.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(value).ok()).flatten();
-        let cost = digits.and_then(|digits| digits.parse().ok()).filter(|cost| (1..=self.max_cost).contains(cost));
-        cost.ok_or_else(|| Refusal::BadCost { limit: Arc::clone(&self.name), most: self.max_cost })
-    }
-}
-
-/// A request as rules see it.
-struct Request<'a> {
-    target: &'a Target,
-    head: &'a RequestHead,
-    admitted: &'a Admitted,
-    peer: IpAddr,
-    /// As the origin will get it; empty for a tunnel.
-    path: &'a str,
-    query: &'a str,
-    /// Made from `path` by the first rule that needs it.
-    read: Option<Path<'a>>,
-    /// As `read`, without letter case.
-    folded: Option<Path<'a>>,
-}
-
-impl<'a> Request<'a> {
-    fn matches(&mut self, rule: &Rule) -> Result<bool, Refusal> {
-        let origin = &self.target.origin;
-        let fits = (rule.hosts.is_empty()
-            || rule.hosts.iter().any(|pattern| pattern.matches(&origin.host, origin.port)))
-            && (rule.methods.is_empty() || rule.methods.iter().any(|method| method == self.head.method()));
-        if !fits || rule.paths.is_empty() {
-            return Ok(fits);
-        }
-        let path = self.path(rule)?;
-        Ok(rule.paths.iter().any(|pattern| pattern.matches(path)))
-    }
-
-    /// The path, as the rule reads it.
-    fn path(&mut self, rule: &Rule) -> Result<&Path<'a>, Refusal> {
-        let read = match self.read.take() {
-            Some(read) => read,
-            None => Path::read(self.path)?,
-        };
-        let read = self.read.insert(read);
-        Ok(if rule.ignore_case { self.folded.get_or_insert_with(|| read.ignoring_case()) } else { read })
-    }
-
-    fn key(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Key, Refusal> {
-        if rule.key.is_empty() {
-            return Ok(Key::WHOLE);
-        }
-        let mut key = KeyHasher::new(rule.shared_seed.as_ref(), seed);
-        for part in &rule.key {
-            match part {
-                KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
-                KeyPart::Caller => key.add_caller(self.admitted, self.peer),
-                KeyPart::Path(index) => {
-                    let reading = self.path(rule)?.readings().next();
-                    key.add(reading.and_then(|reading| segment(reading, *index)).map(str::as_bytes));
-                }
-                KeyPart::Header(name) => key.add(self.head.find(name)),
-                KeyPart::Query(name) => key.add(parameter(self.query, name).as_deref()),
-                KeyPart::Method => key.add(Some(self.head.method().as_bytes())),
-            }
-        }
-        Ok(key.finish())
-    }
-
-    fn cost(&self, rule: &Rule) -> Result<u32, Refusal> {
-        let name = match &rule.cost {
-            Cost::Fixed(cost) => return Ok(*cost),
-            Cost::Header(name) => name,
-        };
-        let Some(value) = self.head.find(name) else { return Ok(1) };
-        rule.stated_cost(value).inspect_err(|_| {
-            tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states no valid cost");
-        })
     }
 }
 

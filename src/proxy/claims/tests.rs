@@ -1,5 +1,6 @@
 //! Which requests claim which windows.
 
+use super::super::pattern::{HostPattern, PathPattern};
 use super::*;
 use crate::locker::Caller;
 use crate::net::dial::Reach;
