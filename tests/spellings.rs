@@ -61,3 +61,119 @@ fn letter_case_makes_no_other_path_where_the_origin_ignores_it() {
     assert_eq!((status("/v2/items/a"), status("/V2/iTEMS/%41"), status("/v2/items/A/")), (200, 429, 429));
     assert_eq!((status("/v2/items/b"), status("/v2/items/B")), (200, 429), "another key");
 }
+
+/// The statuses of these requests, each a path and further fields.
+fn statuses(gateway: &Gateway, origin: &Origin, requests: &[(&str, &str)]) -> Vec<u16> {
+    let ask = |(path, fields): &(&str, &str)| {
+        let request = format!("GET {} HTTP/1.1\r\nHost: a\r\n{fields}\r\n", origin.url(path));
+        let answer = gateway.caller().send(request).answer();
+        if answer.status != 200 {
+            check_ours(&answer, answer.status, "http_request_error");
+        }
+        answer.status
+    };
+    requests.iter().map(ask).collect()
+}
+
+#[test]
+fn a_path_with_two_readings_counts_under_the_key_of_each() {
+    let origin = Origin::start();
+    let gateway = once("key = [\"path[1]\"]");
+    let requests = [
+        ("/tenant/x", ""),
+        ("/r1//../tenant/x", ""),
+        ("/r2/%2e%2e//tenant/x", ""),
+        ("/tenant;1/x", ""),
+        ("/tenant%2Fy/x", ""),
+        ("//tenant/y", ""),
+        ("/a|b/x", ""),
+        ("/a%7Cb/x", ""),
+    ];
+    assert_eq!(statuses(&gateway, &origin, &requests), [200, 429, 429, 429, 429, 429, 200, 429]);
+    let fresh = [("/fresh//../second/x", ""), ("/fresh/x", ""), ("/second/x", ""), ("/third/x", "")];
+    assert_eq!(statuses(&gateway, &origin, &fresh), [200, 429, 429, 200], "what went counts under both");
+}
+
+#[test]
+fn a_parameter_with_several_values_counts_under_each() {
+    let origin = Origin::start();
+    let gateway = once("key = [\"query:api_key\"]");
+    let requests = [
+        ("/?api_key=REAL", ""),
+        ("/?api_key=r1&api_key=REAL", ""),
+        ("/?api_key=REAL&api_key=r2", ""),
+        ("/?x=1;api_key=REAL", ""),
+        ("/?api_key=r3&api.key=REAL", ""),
+        ("/?api_key=r4&+api%5Bkey=RE%41L", ""),
+        ("/?api_key=a+b%20c", ""),
+        ("/?api_key=a%2Bb+c", ""),
+    ];
+    assert_eq!(statuses(&gateway, &origin, &requests), [200, 429, 429, 429, 429, 429, 200, 429]);
+    let none = [("/none", ""), ("/?api.key=r5", ""), ("/?;api_key=r6", ""), ("/?API_KEY=r7", "")];
+    assert_eq!(statuses(&gateway, &origin, &none), [200, 429, 429, 429], "servers may see no key in these");
+    let many: String = (0..17).map(|value| format!("&api_key={value}")).collect();
+    assert_eq!(statuses(&gateway, &origin, &[(&format!("/?{many}"), "")]), [400]);
+}
+
+#[test]
+fn a_field_that_servers_could_read_in_two_ways_is_refused_where_a_limit_counts_by_it() {
+    let origin = Origin::start();
+    let gateway = once("key = [\"header:x-key\"]");
+    let requests = [
+        ("/", "X-Key: REAL\r\n"),
+        ("/", "X-Key: REAL\r\nX-KEY: REAL\r\n"),
+        ("/", "X-Key: r1\r\nX-Key: REAL\r\n"),
+        ("/", "X-Key: r1\r\nX_Key: REAL\r\n"),
+        ("/", "X_Key: r2\r\n"),
+        ("/", "Connection: x-key\r\nX-Key: r3\r\n"),
+        ("/", "Connection: close, x_key\r\nX-Key: r4\r\n"),
+    ];
+    assert_eq!(statuses(&gateway, &origin, &requests), [200, 429, 400, 400, 400, 400, 400]);
+    let elsewhere = once("match = { host = \"elsewhere.example\" }\nkey = [\"header:x-key\"]");
+    assert_eq!(statuses(&elsewhere, &origin, &requests), [200; 7], "which concerns nobody else");
+}
+
+#[test]
+fn credentials_are_the_same_in_every_spelling() {
+    let origin = Origin::start();
+    let gateway = once("key = [\"header:authorization\"]");
+    let requests = [
+        ("/", "Authorization: Bearer T\r\n"),
+        ("/", "Authorization: bearer T\r\n"),
+        ("/", "Authorization: BEARER   T\r\n"),
+        ("/", "Authorization: bEARer \t T \r\n"),
+        ("/", "Authorization: Bearer t\r\n"),
+        ("/", "Authorization: Basic eDp5eg==\r\n"),
+        ("/", "authorization: basic  eDp5eg\r\n"),
+        ("/", "Authorization: Basic eDp5eh\r\n"),
+        ("/", "Authorization: Basic eDp!5eg==\r\n"),
+        ("/", "Authorization: Bearer aGVhZA.Ym9keQ.c2lnbmF0dXJl\r\n"),
+        ("/", "Authorization: Bearer aGVhZA.Ym9keQ.c2ln!bmF0dXJl=\r\n"),
+        ("/", "Authorization: Bearer aGVhZB.Ym9keQ.c2lnbmF0dXJl\r\n"),
+    ];
+    assert_eq!(statuses(&gateway, &origin, &requests), [200, 429, 429, 429, 200, 200, 429, 429, 400, 200, 429, 429]);
+}
+
+#[test]
+fn a_cost_that_is_stated_twice_is_refused() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(10, "1h", "when_full = \"refuse\"\ncost = \"header:x-cost\""));
+    let requests = [
+        ("/", "X-Cost: 1\r\nX-Cost: 9\r\n"),
+        ("/", "X-Cost: 1\r\nX_Cost: 9\r\n"),
+        ("/", "Connection: x-cost\r\nX-Cost: 1\r\n"),
+        ("/", "X-Cost: 9\r\nX-Cost: 9\r\n"),
+        ("/", "X-Cost: 2\r\n"),
+        ("/", "X-Cost: 1\r\n"),
+    ];
+    assert_eq!(statuses(&gateway, &origin, &requests), [400, 400, 400, 200, 429, 200]);
+}
+
+#[test]
+fn a_permit_is_asked_for_under_the_key_that_requests_have() {
+    let origin = Origin::start();
+    let gateway = once("key = [\"header:authorization\", \"query:k\", \"path[1]\"]");
+    let asked = "POST /v1/limits/once/acquire?key=BEARER++T&key=a%2Bb&key=x%7Cy HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(gateway.exchange(asked).status, 200);
+    assert_eq!(statuses(&gateway, &origin, &[("/x|y/z?k=a%2Bb", "Authorization: Bearer T\r\n")]), [429]);
+}

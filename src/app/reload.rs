@@ -205,6 +205,7 @@ fn in_line(before: &Settings, after: &Settings) -> InLine {
             max_cost: _,
             pushback: _,
             retry: _,
+            dry_run: _,
         } = rule.clone();
         (name, hosts, paths, methods, key, ignore_case, cost, shared_seed)
     };

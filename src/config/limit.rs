@@ -113,6 +113,7 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], read
         max_cost,
         pushback: limit.pushback,
         retry: limit.retry,
+        dry_run: limit.dry_run,
         shared_seed: shared.is_some().then_some(shared_seed),
     };
     let limit = Limit {

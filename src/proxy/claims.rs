@@ -19,10 +19,17 @@ use crate::wire::RequestHead;
 /// What one request claims.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// The broadest limit (the one with the fewest key parts) first.
+    /// The broadest limit (the one with the fewest key parts) first; all keys of a limit in a row.
     pub claims: SmallVec<[Claim; 2]>,
     /// The largest `retry` of the limits that match.
     pub retry: u8,
+}
+
+impl Claims {
+    /// The limits that it counts in, each once.
+    pub(super) fn limits(&self) -> impl Iterator<Item = LimitId> {
+        self.claims.chunk_by(|one, next| one.limit == next.limit).map(|of_one| of_one[0].limit)
+    }
 }
 
 /// All rules, ready to be searched.
@@ -55,7 +62,8 @@ impl Rules {
     /// Finds what a request must be granted.
     ///
     /// # Errors
-    /// 400 if it states a cost that is not a whole number from 1 to the limit's N, or if its path has too many readings.
+    /// 400 if it states a cost that is not a whole number from 1 to the limit's N, if a field that a limit counts by has
+    /// several values, or if its path or its parameters have too many.
     pub fn find(
         &self,
         target: &Target,
@@ -67,10 +75,16 @@ impl Rules {
         let mut request = Request::new(target, head, admitted, peer, &whole_path);
         let mut found = Claims::default();
         for (id, rule) in &self.rules {
-            if !request.matches(rule)? {
-                continue;
-            }
-            found.claims.push(Claim { limit: *id, key: request.key(rule, &self.seed)?, cost: request.cost(rule)? });
+            let counted = match request.counted(rule, &self.seed) {
+                Ok(Some(counted)) => counted,
+                Ok(None) => continue,
+                Err(refusal) if rule.dry_run => {
+                    tracing::debug!(limit = &*rule.name, %peer, reason = refusal.note(), "a dry run cannot count a request");
+                    continue;
+                }
+                Err(refusal) => return Err(refusal),
+            };
+            found.claims.extend(counted.keys.into_iter().map(|key| Claim { limit: *id, key, cost: counted.cost }));
             found.retry = found.retry.max(rule.retry);
         }
         Ok(found)
@@ -105,7 +119,8 @@ impl Rules {
             match part {
                 KeyPart::Caller => key.add_caller(admitted, peer),
                 KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => {
-                    key.add(Some(values.next().ok_or(Refusal::BadKey)?));
+                    let value = values.next().ok_or(Refusal::BadKey)?;
+                    key.add(Some(&rule.spell(part, value)?));
                 }
             }
         }
@@ -124,7 +139,7 @@ impl Rules {
 
     /// What became of the requests of each of these limits.
     pub(super) fn tallies(&self, claims: &Claims) -> impl Iterator<Item = &Tally> {
-        claims.claims.iter().map(|claim| &*self.tallies[self.place(claim.limit)])
+        claims.limits().map(|limit| &*self.tallies[self.place(limit)])
     }
 
     fn place(&self, limit: LimitId) -> usize {

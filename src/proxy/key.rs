@@ -17,11 +17,11 @@ pub enum KeyPart {
     Host,
     /// The caller's user name, else its address.
     Caller,
-    /// A segment of the path; 1 is the first.
+    /// A segment of the path, in each of its readings; 1 is the first.
     Path(usize),
-    /// The first field of that name.
+    /// The one value of the field of that name.
     Header(String),
-    /// The first query parameter of that name, decoded.
+    /// Each value of the query parameter of that name, decoded.
     Query(String),
     /// The method.
     Method,
@@ -43,6 +43,7 @@ impl fmt::Display for KeyPart {
 /// 128 bits of keyed hash over a key's parts. The seed is random, so that no caller can make two keys meet; and the gate's,
 /// so that windows keep their keys when the rules are read again, and when the gateway is started again. Only what several
 /// gateways count together has a seed that can be known, because they must all have it.
+#[derive(Clone)]
 pub(super) struct KeyHasher {
     hasher: SipHasher13,
     /// Other gateways must come to the same key.
@@ -68,6 +69,13 @@ impl KeyHasher {
     pub(super) fn add(&mut self, part: Option<&[u8]>) {
         self.hasher.write(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
         self.hasher.write(part.unwrap_or_default());
+    }
+
+    /// The key with one more part.
+    pub(super) fn with(&self, part: Option<&[u8]>) -> KeyHasher {
+        let mut key = self.clone();
+        key.add(part);
+        key
     }
 
     pub(super) fn finish(&self) -> Key {

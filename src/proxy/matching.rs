@@ -1,16 +1,30 @@
 //! Request matching: whether a rule counts a request, under which key, at what cost.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+
+use smallvec::{SmallVec, smallvec};
 
 use super::access::Admitted;
 use super::key::{KeyHasher, KeyPart};
-use super::path::{Path, segment};
-use super::query::parameter;
+use super::key_field;
+use super::path::{Path, TooManyReadings, segment};
+use super::query;
 use super::refusal::Refusal;
-use super::rule::{Cost, Rule};
+use super::rule::{Cost, MAX_KEYS, Rule};
 use super::target::Target;
 use crate::locker::Key;
 use crate::wire::RequestHead;
+
+/// The segments that a key is made of, in one reading of a path.
+type Segments<'r> = SmallVec<[Option<&'r str>; 2]>;
+
+/// How a rule counts a request.
+pub(super) struct Counted {
+    pub(super) cost: u32,
+    /// All of them differ; at least one.
+    pub(super) keys: SmallVec<[Key; 1]>,
+}
 
 /// A request as rules see it.
 pub(super) struct Request<'a> {
@@ -39,7 +53,19 @@ impl<'a> Request<'a> {
         Request { target, head, admitted, peer, path, query, read: None, folded: None }
     }
 
-    pub(super) fn matches(&mut self, rule: &Rule) -> Result<bool, Refusal> {
+    /// Cost and keys of the request; `None`: the rule does not count it.
+    ///
+    /// # Errors
+    /// 400 if the cost that it states is not a whole number from 1 to N, if a field that the rule counts by has several
+    /// values, or if its path or its parameters have too many.
+    pub(super) fn counted(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Option<Counted>, Refusal> {
+        if !self.matches(rule)? {
+            return Ok(None);
+        }
+        Ok(Some(Counted { cost: self.cost(rule)?, keys: self.keys(rule, seed)? }))
+    }
+
+    fn matches(&mut self, rule: &Rule) -> Result<bool, Refusal> {
         let origin = &self.target.origin;
         let fits = (rule.hosts.is_empty()
             || rule.hosts.iter().any(|pattern| pattern.matches(&origin.host, origin.port)))
@@ -47,49 +73,120 @@ impl<'a> Request<'a> {
         if !fits || rule.paths.is_empty() {
             return Ok(fits);
         }
-        let path = self.path(rule)?;
-        Ok(rule.paths.iter().any(|pattern| pattern.matches(path)))
+        self.read_path(rule)?;
+        let path = self.path(rule);
+        Ok(path.is_some_and(|path| rule.paths.iter().any(|pattern| pattern.matches(path))))
     }
 
-    /// The path, as the rule reads it.
-    fn path(&mut self, rule: &Rule) -> Result<&Path<'a>, Refusal> {
+    /// Reads the path as the rule does, unless that was done before.
+    fn read_path(&mut self, rule: &Rule) -> Result<(), TooManyReadings> {
         let read = match self.read.take() {
             Some(read) => read,
             None => Path::read(self.path)?,
         };
         let read = self.read.insert(read);
-        Ok(if rule.ignore_case { self.folded.get_or_insert_with(|| read.ignoring_case()) } else { read })
+        if rule.ignore_case {
+            self.folded.get_or_insert_with(|| read.ignoring_case());
+        }
+        Ok(())
     }
 
-    pub(super) fn key(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Key, Refusal> {
+    /// The path as the rule reads it, once it was read.
+    fn path(&self, rule: &Rule) -> Option<&Path<'a>> {
+        if rule.ignore_case { self.folded.as_ref() } else { self.read.as_ref() }
+    }
+
+    /// The keys under which the request counts: one for each way to read its path and its parameters.
+    fn keys(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<SmallVec<[Key; 1]>, Refusal> {
         if rule.key.is_empty() {
-            return Ok(Key::WHOLE);
+            return Ok(smallvec![Key::WHOLE]);
         }
-        let mut key = KeyHasher::new(rule.shared_seed.as_ref(), seed);
+        let mut parameters: SmallVec<[query::Values<'_>; 1]> = SmallVec::new();
         for part in &rule.key {
             match part {
-                KeyPart::Host => key.add(Some(self.target.origin.host.as_bytes())),
-                KeyPart::Caller => key.add_caller(self.admitted, self.peer),
-                KeyPart::Path(index) => {
-                    let reading = self.path(rule)?.readings().next();
-                    key.add(reading.and_then(|reading| segment(reading, *index)).map(str::as_bytes));
-                }
-                KeyPart::Header(name) => key.add(self.head.find(name)),
-                KeyPart::Query(name) => key.add(parameter(self.query, name).as_deref()),
-                KeyPart::Method => key.add(Some(self.head.method().as_bytes())),
+                KeyPart::Path(_) => self.read_path(rule)?,
+                KeyPart::Query(name) => parameters
+                    .push(query::values(self.query, name, rule.letter(), MAX_KEYS).map_err(|_| rule.too_many_keys())?),
+                KeyPart::Host | KeyPart::Caller | KeyPart::Header(_) | KeyPart::Method => {}
             }
         }
-        Ok(key.finish())
+        let mut keys: SmallVec<[Key; 1]> = SmallVec::new();
+        for segments in self.segments(rule) {
+            keys.extend(self.keys_with(rule, seed, &segments, &parameters)?);
+            if keys.len() > MAX_KEYS {
+                return Err(rule.too_many_keys());
+            }
+        }
+        Ok(keys)
     }
 
-    pub(super) fn cost(&self, rule: &Rule) -> Result<u32, Refusal> {
+    /// The segments that a key is made of, once for each way to read them.
+    fn segments(&self, rule: &Rule) -> SmallVec<[Segments<'_>; 1]> {
+        let mut ways = SmallVec::new();
+        let readings = self.path(rule).into_iter().flat_map(|path| path.readings()).map(Some);
+        for reading in readings {
+            let segments = segments_of(rule, reading);
+            if !ways.contains(&segments) {
+                ways.push(segments);
+            }
+        }
+        if ways.is_empty() {
+            ways.push(segments_of(rule, None));
+        }
+        ways
+    }
+
+    /// The keys of one reading of the path.
+    fn keys_with(
+        &self,
+        rule: &Rule,
+        seed: &[u8; 16],
+        segments: &[Option<&str>],
+        parameters: &[query::Values<'_>],
+    ) -> Result<impl Iterator<Item = Key> + use<>, Refusal> {
+        let mut keys: SmallVec<[KeyHasher; 1]> = smallvec![KeyHasher::new(rule.shared_seed.as_ref(), seed)];
+        let (mut segments, mut parameters) = (segments.iter(), parameters.iter());
+        let each = |keys: &mut [KeyHasher], value: Option<&[u8]>| keys.iter_mut().for_each(|key| key.add(value));
+        for part in &rule.key {
+            match part {
+                KeyPart::Host => each(&mut keys, Some(self.target.origin.host.as_bytes())),
+                KeyPart::Caller => keys.iter_mut().for_each(|key| key.add_caller(self.admitted, self.peer)),
+                KeyPart::Path(_) => each(&mut keys, segments.next().copied().flatten().map(str::as_bytes)),
+                KeyPart::Header(name) => each(&mut keys, self.field(rule, name)?.as_deref()),
+                KeyPart::Query(_) => {
+                    let before = std::mem::take(&mut keys);
+                    for value in parameters.next().into_iter().flatten() {
+                        keys.extend(before.iter().map(|key| key.with(value.as_deref())));
+                    }
+                    if keys.len() > MAX_KEYS {
+                        return Err(rule.too_many_keys());
+                    }
+                }
+                KeyPart::Method => each(&mut keys, Some(self.head.method().as_bytes())),
+            }
+        }
+        Ok(keys.into_iter().map(|key| key.finish()))
+    }
+
+    /// The one value of a field that the rule counts by.
+    fn field(&self, rule: &Rule, name: &str) -> Result<Option<Cow<'_, [u8]>>, Refusal> {
+        key_field::value(self.head, name).map_err(|why| rule.ambiguous(why))
+    }
+
+    fn cost(&self, rule: &Rule) -> Result<u32, Refusal> {
         let name = match &rule.cost {
             Cost::Fixed(cost) => return Ok(*cost),
             Cost::Header(name) => name,
         };
-        let Some(value) = self.head.find(name) else { return Ok(1) };
-        rule.stated_cost(value).inspect_err(|_| {
+        let Some(value) = self.field(rule, name)? else { return Ok(1) };
+        rule.stated_cost(&value).inspect_err(|_| {
             tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states no valid cost");
         })
     }
+}
+
+/// The segments that a key is made of; a tunnel has none.
+fn segments_of<'r>(rule: &Rule, reading: Option<&'r str>) -> Segments<'r> {
+    let index = |part: &KeyPart| if let KeyPart::Path(index) = part { Some(*index) } else { None };
+    rule.key.iter().filter_map(index).map(|index| segment(reading?, index)).collect()
 }

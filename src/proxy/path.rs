@@ -78,6 +78,19 @@ pub(super) fn segment(reading: &str, index: usize) -> Option<&str> {
     index.checked_sub(1).and_then(|index| reading.strip_prefix('/')?.split('/').nth(index))
 }
 
+/// A segment that a caller states outside of a path, spelt as in a reading.
+pub(super) fn spell_segment(segment: &[u8]) -> String {
+    let mut encoded = String::with_capacity(segment.len());
+    for &byte in segment {
+        if byte.is_ascii_graphic() && !b"/\\?#;*".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            spell_byte(byte, &mut encoded);
+        }
+    }
+    spell(&encoded)
+}
+
 /// The strict reading of a path pattern, whose stars are kept.
 pub(super) fn of_pattern(pattern: &str) -> String {
     without_final_slash(&read_as(&spell(pattern), Reading::STRICT).path).to_owned()
@@ -304,5 +317,7 @@ fn resolve(path: &str, how: Reading) -> Resolved {
     resolved
 }
 
+#[cfg(test)]
+pub(super) mod models;
 #[cfg(test)]
 mod tests;

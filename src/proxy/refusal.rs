@@ -38,6 +38,13 @@ pub enum Refusal {
         /// The highest cost that it lets through.
         most: u32,
     },
+    /// Servers may read what the limit counts by in several ways.
+    Ambiguous {
+        /// The limit's name.
+        limit: Arc<str>,
+        /// The doubt, in words without values.
+        why: String,
+    },
     /// The fields are too large or too many.
     HeadTooLarge,
     /// The request line is too long.
@@ -133,6 +140,7 @@ impl Refusal {
             Refusal::Malformed(_) => row(400, "http_request_error", "caller", "malformed"),
             Refusal::BadTarget(_) => row(400, "http_request_error", "caller", "bad_target"),
             Refusal::BadCost { .. } => row(400, "http_request_error", "caller", "bad_cost"),
+            Refusal::Ambiguous { .. } => row(400, "http_request_error", "caller", "ambiguous"),
             Refusal::HeadTooLarge => row(431, "http_request_error", "caller", "head_too_large"),
             Refusal::UriTooLong => row(414, "http_request_error", "caller", "uri_too_long"),
             Refusal::HeadTimeout => row(408, "http_request_error", "caller", "head_timeout"),
@@ -207,6 +215,9 @@ impl Refusal {
             Refusal::BadCost { limit, most } => {
                 return format!("The cost that the request states for the limit {limit:?} must be a whole number from 1 to {most}.").into();
             }
+            Refusal::Ambiguous { limit, why } => {
+                return format!("The limit {limit:?} cannot tell how to count the request: {why}.").into();
+            }
             Refusal::Malformed(why) => return format!("The request is not well-formed HTTP: {why}.").into(),
             Refusal::BadTarget(why) => return format!("The request's target makes no sense: {why}.").into(),
             Refusal::Denied(why) => return format!("The gateway does not allow this: {why}.").into(),
@@ -249,6 +260,7 @@ impl Refusal {
         match self {
             Refusal::Limited { limit, .. } => format!("{}: {limit}", self.note()).into(),
             Refusal::Certificate(why) | Refusal::TlsError(why) => why.as_str().into(),
+            Refusal::Ambiguous { why, .. } => why.as_str().into(),
             Refusal::Malformed(why)
             | Refusal::BadTarget(why)
             | Refusal::Denied(why)
@@ -293,6 +305,7 @@ impl Refusal {
             Refusal::Malformed(_)
             | Refusal::BadTarget(_)
             | Refusal::BadCost { .. }
+            | Refusal::Ambiguous { .. }
             | Refusal::HeadTooLarge
             | Refusal::UriTooLong
             | Refusal::HeadTimeout

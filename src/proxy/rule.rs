@@ -1,10 +1,17 @@
 //! The rule of a limit: which requests it counts, under which key, at what cost.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::key::KeyPart;
+use super::key_field;
+use super::path;
 use super::pattern::{HostPattern, PathPattern};
+use super::query;
 use super::refusal::Refusal;
+
+/// The most windows of one limit that one request counts in.
+pub(super) const MAX_KEYS: usize = 16;
 
 /// What of a limit concerns requests: which it counts, under which key, at what cost, and what an origin's pushback does.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +36,8 @@ pub struct Rule {
     pub pushback: Pushback,
     /// How often a request that was pushed back is sent again.
     pub retry: u8,
+    /// It lets everything go, also what it cannot count.
+    pub dry_run: bool,
     /// What keys are hashed with if other gateways must come to the same; `None`: with the gate's seed.
     pub shared_seed: Option<[u8; 16]>,
 }
@@ -52,6 +61,33 @@ pub enum Pushback {
 }
 
 impl Rule {
+    /// Folds a letter of a parameter's name as the rule does.
+    pub(super) fn letter(&self) -> fn(u8) -> u8 {
+        if self.ignore_case { |letter| letter.to_ascii_lowercase() } else { |letter| letter }
+    }
+
+    pub(super) fn ambiguous(&self, why: String) -> Refusal {
+        Refusal::Ambiguous { limit: Arc::clone(&self.name), why }
+    }
+
+    pub(super) fn too_many_keys(&self) -> Refusal {
+        self.ambiguous(format!("its path and parameters name more than {MAX_KEYS} keys"))
+    }
+
+    /// A part of a key that a caller states, in the one spelling that requests are read in.
+    pub(super) fn spell<'v>(&self, part: &KeyPart, value: &'v [u8]) -> Result<Cow<'v, [u8]>, Refusal> {
+        match part {
+            KeyPart::Path(_) => {
+                let segment = path::spell_segment(value);
+                let segment = if self.ignore_case { segment.to_ascii_lowercase() } else { segment };
+                Ok(segment.into_bytes().into())
+            }
+            KeyPart::Header(name) => key_field::spell(name, value).map_err(|_| Refusal::BadKey),
+            KeyPart::Query(_) => Ok(query::plain(value.into())),
+            KeyPart::Host | KeyPart::Caller | KeyPart::Method => Ok(value.into()),
+        }
+    }
+
     /// A cost that a request states.
     ///
     /// # Errors

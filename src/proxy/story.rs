@@ -71,7 +71,7 @@ impl Story {
     pub(super) fn claimed(&mut self, caller: &Caller, claims: &Claims) {
         if self.logged {
             let rules = &caller.worker.proxy.rules;
-            self.limits = claims.claims.iter().map(|claim| Arc::clone(&rules.rule(claim.limit).name)).collect();
+            self.limits = claims.limits().map(|limit| Arc::clone(&rules.rule(limit).name)).collect();
         }
     }
 

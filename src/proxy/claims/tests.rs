@@ -1,9 +1,13 @@
 //! Which requests claim which windows.
 
+use std::collections::HashMap;
+
+use super::super::path::models;
 use super::super::pattern::{HostPattern, PathPattern};
 use super::*;
 use crate::locker::Caller;
 use crate::net::dial::Reach;
+use crate::proxy::rule::MAX_KEYS;
 use crate::proxy::target::{Came, Targets};
 
 fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<KeyPart>) -> Rule {
@@ -18,6 +22,7 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
         max_cost: 5,
         pushback: Pushback::Pause,
         retry: 0,
+        dry_run: false,
         shared_seed: None,
     }
 }
@@ -107,6 +112,49 @@ fn each_key_part_tells_its_requests_apart() {
         assert_ne!(key(&rules, one, ""), key(&rules, other, ""), "{part:?}");
         assert_ne!(key(&rules, one, ""), Key::WHOLE);
     }
+}
+
+#[test]
+fn requests_that_a_server_takes_for_one_share_a_window() {
+    let below = rules_of(vec![rule("v2", &[], &["/v2/**"], &[], vec![])]);
+    let by_segment = [1, 2].map(|index| keyed(vec![KeyPart::Path(index)]));
+    let mut windows: HashMap<_, Vec<Key>> = HashMap::new();
+    for path in models::paths(&["/", "..", ";a", "%2F", "\\", "a", "/v2", "/v%32"], 4) {
+        let line = format!("GET http://a{path}");
+        let keys =
+            [0, 1].map(|at| find(&by_segment[at], &line, "").claims.iter().map(|claim| claim.key).collect::<Vec<_>>());
+        for (server, model) in models::ALL {
+            let Some(mut resource) = model(&path) else { continue };
+            if resource.first().is_some_and(|first| first == b"v2") {
+                assert_eq!(limits(&below, &line), [0], "{server} serves {path} below /v2");
+            }
+            resource.truncate(resource.len() - usize::from(resource.last().is_some_and(Vec::is_empty)));
+            for (at, keys) in keys.iter().enumerate() {
+                let shared = windows.entry((server, resource.clone(), at)).or_insert_with(|| keys.clone());
+                shared.retain(|key| keys.contains(key));
+                assert!(!shared.is_empty(), "{server}: {path} shares no window with what else is {resource:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_counts_in_few_windows_and_in_each_once() {
+    let rules = keyed(vec![KeyPart::Path(1), KeyPart::Query("k".into())]);
+    let count = |line: &str| find(&rules, line, "").claims.len();
+    assert_eq!(count("GET http://a/x;1/y?k=1&k=2&k=1"), 4);
+    assert_eq!(count("GET http://a//x/./..//y?k=1"), 3);
+    let many: String = (0..MAX_KEYS).map(|value| format!("&k={value}")).collect();
+    assert_eq!(count(&format!("GET http://a/?{many}")), MAX_KEYS);
+    for line in [format!("GET http://a/?k=x{many}"), format!("GET http://a/x;1?{many}")] {
+        let refusal = find_as(&rules, &line, "", 1).expect_err("too many");
+        assert!(matches!(refusal, Refusal::Ambiguous { .. }), "{refusal:?}");
+    }
+    let trial = Rule { dry_run: true, ..rule("a", &[], &[], &[], vec![KeyPart::Query("k".into())]) };
+    let trial = rules_of(vec![trial]);
+    assert_eq!(find(&trial, &format!("GET http://a/?k=x{many}"), "").claims.len(), 0, "a dry run lets all go");
+    let found = find(&rules, "GET http://a/x;1?k=1", "");
+    assert_eq!((found.claims.len(), found.limits().count(), rules.tallies(&found).count()), (2, 1, 1));
 }
 
 #[test]

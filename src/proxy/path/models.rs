@@ -2,12 +2,12 @@
 //! checked against the servers named.
 
 /// The segments of a resource, decoded; `None`: the server answers 400, 404 or a redirect.
-pub(super) type Resource = Option<Vec<Vec<u8>>>;
+pub(in super::super) type Resource = Option<Vec<Vec<u8>>>;
 
 /// A server, and what it makes of a path.
-pub(super) type Model = (&'static str, fn(&str) -> Resource);
+pub(in super::super) type Model = (&'static str, fn(&str) -> Resource);
 
-pub(super) const ALL: [Model; 14] = [
+pub(in super::super) const ALL: [Model; 14] = [
     ("nginx", |path| nginx(path, Merge::Yes)),
     ("nginx, merge_slashes off", |path| nginx(path, Merge::No)),
     ("Apache", |path| apache(path, Merge::Yes, EncodedSlashes::Off)),
@@ -41,6 +41,20 @@ enum EncodedSlashes {
 enum Solidus {
     Rejected,
     Decoded,
+}
+
+/// Every path of up to so many tokens.
+pub(in super::super) fn paths(tokens: &[&str], most: u32) -> Vec<String> {
+    let mut paths = vec![String::from("/")];
+    let mut from = 0;
+    for _ in 0..most {
+        let to = paths.len();
+        for at in from..to {
+            paths.extend(tokens.iter().map(|token| paths[at].clone() + token).collect::<Vec<_>>());
+        }
+        from = to;
+    }
+    paths
 }
 
 /// "Normalized URI, after decoding the text encoded in the "%XX" form, resolving references to relative path components
