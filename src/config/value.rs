@@ -93,7 +93,7 @@ pub(super) fn method(item: &Item<'_>) -> Option<String> {
 
 pub(super) fn key_part(item: &Item<'_>) -> Option<KeyPart> {
     let right = "\"host\", \"caller\", \"method\", \"path[1]\", \"header:NAME\" or \"query:NAME\"";
-    item.parse(right, |text| match text {
+    let part = item.parse(right, |text| match text {
         "host" => Some(KeyPart::Host),
         "caller" => Some(KeyPart::Caller),
         "method" => Some(KeyPart::Method),
@@ -103,7 +103,37 @@ pub(super) fn key_part(item: &Item<'_>) -> Option<KeyPart> {
             Some(_) => None,
             None => segment(text).map(KeyPart::Path),
         },
-    })
+    })?;
+    if let KeyPart::Header(name) = &part {
+        reaches_the_server(item, name)?;
+    }
+    Some(part)
+}
+
+/// Reports a field that ends at the gateway, or is made anew by it (RFC 9110 §7.6.1, RFC 9112 §3.2): no server reads what a
+/// caller writes there, so it could choose its key, and its cost, freely.
+fn reaches_the_server(item: &Item<'_>, name: &str) -> Option<()> {
+    const OURS: [&str; 9] = [
+        "host",
+        "proxy-authorization",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ];
+    if !OURS.contains(&name) {
+        return Some(());
+    }
+    let written = item.as_text().and_then(|text| text.strip_prefix("header:")).unwrap_or(name);
+    let right = match name {
+        "host" => "use \"host\": the host that the request goes to",
+        "proxy-authorization" => "use \"caller\": the user whose credentials these are",
+        _ => "use a field that is meant for the server",
+    };
+    item.wrong(format_args!("the server never sees the caller's field {written}"), right)
 }
 
 /// The N of `path[N]`, counted from 1.
@@ -132,10 +162,11 @@ pub(super) fn cost(item: &Item<'_>) -> Option<Cost> {
     if item.is_number() {
         return item.number(1..=MOST_SLOTS).map(Cost::Fixed);
     }
-    item.parse("a whole number from 1, or \"header:NAME\" to read it from the request", |text| {
-        let name = text.strip_prefix("header:").filter(|name| is_name(name))?;
-        Some(Cost::Header(name.to_ascii_lowercase()))
-    })
+    let name = item.parse("a whole number from 1, or \"header:NAME\" to read it from the request", |text| {
+        text.strip_prefix("header:").filter(|name| is_name(name)).map(str::to_ascii_lowercase)
+    })?;
+    reaches_the_server(item, &name)?;
+    Some(Cost::Header(name))
 }
 
 pub(super) fn plain_path(text: &str) -> Option<String> {
