@@ -29,6 +29,7 @@ use crate::lobby;
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::net::listen::Listener;
+use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::password::Passwords;
 use crate::proxy::tally::Tallies;
 use crate::proxy::{Current, Shared};
@@ -111,7 +112,7 @@ pub fn open(
         tallies: Arc::clone(&shared.tallies),
         connections: shared.connections.clone(),
         current: Arc::clone(current),
-        passwords: users.map(Passwords::new),
+        passwords: users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
         orders,
         history: History::default(),
         latest,

@@ -209,7 +209,10 @@ fn in_line(before: &Settings, after: &Settings) -> InLine {
         } = rule.clone();
         (name, hosts, paths, methods, key, ignore_case, cost, shared_seed)
     };
-    let same = before.proxy.rules.iter().map(claimed).eq(after.proxy.rules.iter().map(claimed));
+    // Keys and turns of callers without a name depend on it.
+    let callers = |settings: &Settings| (settings.proxy.access.users.is_none(), settings.proxy.access.ipv6_prefix);
+    let same = callers(before) == callers(after)
+        && before.proxy.rules.iter().map(claimed).eq(after.proxy.rules.iter().map(claimed));
     if same { InLine::Stay } else { InLine::AskAnew }
 }
 

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::value::{path, port, range};
 use super::walk::{At, Table, Written};
+use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::Timeouts;
 
 const NONE: Duration = Duration::ZERO;
@@ -24,6 +25,7 @@ pub(super) struct Access {
     pub(super) only_listed: bool,
     pub(super) deny_addresses: Vec<At<IpNet>>,
     pub(super) allow_addresses: Vec<At<IpNet>>,
+    pub(super) ipv6_prefix: Ipv6Prefix,
 }
 
 impl Access {
@@ -36,6 +38,9 @@ impl Access {
             only_listed: table.get("unlisted_hosts", |v| v.word(&[("allow", false), ("deny", true)])).or(false),
             deny_addresses: table.get("deny_addresses", |v| v.each(range)).or(Vec::new()),
             allow_addresses: table.get("allow_addresses", |v| v.each(range)).or(Vec::new()),
+            ipv6_prefix: table
+                .get("ipv6_prefix", |v| v.number(1..=128).and_then(|bits| u8::try_from(bits).ok()).map(Ipv6Prefix))
+                .or(Ipv6Prefix::default()),
         }
     }
 }

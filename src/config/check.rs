@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::access_schema::Access;
 use super::file::{File, Listen, Route};
+use super::limit::Keying;
 use super::process::{self, State};
 use super::value::Destination;
 use super::walk::{At, Reader, Written};
@@ -38,7 +39,11 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     let routes = routes(file.routes, &file.access, reader);
     let tls = tls::check(&file.tls, folder, reader);
     let identity = tls::identity(&file.listen.tls, folder, reader);
-    let checked = limit::check_all(file.limits, store::seed(&file.store), reader);
+    let keying = Keying {
+        shared_seed: store::seed(&file.store),
+        callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
+    };
+    let checked = limit::check_all(file.limits, &keying, reader);
     let store = store::check(&file.store, &checked, folder, reader);
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
     let (mut limits, mut rules, mut meanings) = (Vec::new(), Vec::new(), Vec::new());
@@ -210,6 +215,7 @@ fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<
         connect_ports: written.connect_ports.clone(),
         allow_ports: written.allow_ports.clone(),
         only_listed: written.only_listed,
+        ipv6_prefix: written.ipv6_prefix,
     }
 }
 

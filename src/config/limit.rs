@@ -11,6 +11,7 @@ use super::meaning;
 use super::span;
 use super::walk::{At, Place, Reader, Written};
 use crate::locker::{Counts, Kind, Limit, Rate, Unit};
+use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Rule};
 use crate::proxy::key::KeyPart;
 
@@ -26,10 +27,18 @@ pub(super) struct Checked {
     pub(super) shared: Option<Place>,
 }
 
+/// Settings beside the limit's own that its keys depend on.
+pub(super) struct Keying {
+    /// Seed of the hash of shared limits' keys.
+    pub(super) shared_seed: [u8; 16],
+    /// Length of the IPv6 blocks that count as one caller; `None`: callers are told apart by their user names.
+    pub(super) callers: Option<Ipv6Prefix>,
+}
+
 /// The limits of a file, each under a name of its own.
-pub(super) fn check_all(limits: Vec<limit_schema::Limit>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Vec<Checked> {
+pub(super) fn check_all(limits: Vec<limit_schema::Limit>, keying: &Keying, reader: &Reader<'_>) -> Vec<Checked> {
     let names = names(&limits, reader);
-    limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, shared_seed, reader)).collect()
+    limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, keying, reader)).collect()
 }
 
 /// The names as written, or made from the host or the place in the file.
@@ -66,7 +75,7 @@ fn name_from(host: &str) -> Option<String> {
     ((1..=60).contains(&plain.len()) && plain.chars().all(fits)).then_some(plain)
 }
 
-fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], reader: &Reader<'_>) -> Checked {
+fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &Reader<'_>) -> Checked {
     check_purpose(&limit, reader);
     let shared = limit.shared.get().filter(|at| at.value).map(|at| at.place.clone());
     if let (Some(place), true) = (&shared, limit.dry_run) {
@@ -89,14 +98,7 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], read
     let ignore_case = ignore_case(&limit, reader);
     let meaning = meaning::sentence(&name, &limit, rate.as_ref());
     let counts_loopback = counts_loopback(&limit);
-    let mut keyed_by = limit.key.iter().map(|at| at.value.to_string()).collect::<Vec<_>>().join(", ");
-    if ignore_case && !keyed_by.is_empty() {
-        keyed_by.push_str("; any case");
-    }
-    if shared.is_some() && !keyed_by.is_empty() {
-        // The same keys have other numbers then.
-        keyed_by.push_str("; shared");
-    }
+    let keyed_by = keyed_by(&limit, keying);
     let rule = Rule {
         name: Arc::clone(&name),
         hosts: limit.matching.hosts.into_iter().map(|at| at.value.pattern).collect(),
@@ -114,7 +116,7 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], read
         pushback: limit.pushback,
         retry: limit.retry,
         dry_run: limit.dry_run,
-        shared_seed: shared.is_some().then_some(shared_seed),
+        shared_seed: shared.is_some().then_some(keying.shared_seed),
     };
     let limit = Limit {
         name,
@@ -130,6 +132,19 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, shared_seed: [u8; 16], read
         shared: limit.shared.get().is_some_and(|at| at.value),
     };
     Checked { limit, rule, meaning, counts_loopback, shared }
+}
+
+/// Text that names the parts of a limit's key. After a reload with another text, no window is that of a key any more.
+fn keyed_by(limit: &limit_schema::Limit, keying: &Keying) -> String {
+    let says = |flag: &Written<bool>| flag.get().is_some_and(|at| at.value);
+    let part = |part: &KeyPart| match part {
+        KeyPart::Caller => keying.callers.map_or(part.to_string(), |Ipv6Prefix(bits)| format!("{part}/{bits}")),
+        KeyPart::Path(_) | KeyPart::Query(_) if says(&limit.ignore_case) => format!("{part} in any case"),
+        KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => part.to_string(),
+    };
+    let parts = limit.key.iter().map(|at| part(&at.value)).collect::<Vec<_>>().join(", ");
+    // The same keys have other numbers where they are shared.
+    if says(&limit.shared) && !parts.is_empty() { parts + "; shared" } else { parts }
 }
 
 /// A limit must limit something, and say nothing that has no effect.

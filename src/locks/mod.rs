@@ -31,6 +31,7 @@ use crate::gate::clock::Clock;
 use crate::lobby;
 use crate::locker::{Limit, ShareBy, WhenFull};
 use crate::net::listen::Listener;
+use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::password::Passwords;
 
 /// How many connections there may be at one time: each waiter has one.
@@ -91,7 +92,7 @@ pub fn open(socket: TcpListener, settings: Settings, clock: Clock) -> io::Result
     let house = Arc::new(House {
         gate: Arc::clone(&gate),
         table,
-        passwords: settings.users.map(Passwords::new),
+        passwords: settings.users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
         allow_from: settings.allow_from,
         on_loopback: socket.local_addr()?.ip().is_loopback(),
         over: is_over.clone(),

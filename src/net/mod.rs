@@ -1,7 +1,7 @@
 //! CONNECTS: sockets, nothing of HTTP.
 //!
 //! It binds and accepts ([`listen`]), resolves and connects ([`dial`]) and knows who is
-//! still running when the gateway ends ([`drain`]) and by which listener they came ([`entrance`]). It never reads or writes a byte of what it connects, and knows
+//! still running when the gateway ends ([`drain`]) and by which listener they came ([`entrance`]). It knows which addresses are one caller's ([`prefix`]). It never reads or writes a byte of what it connects, and knows
 //! neither limits nor callers. What two processes of the gateway say to each other it carries as bytes ([`pass`]).
 
 mod address;
@@ -12,3 +12,4 @@ pub mod entrance;
 pub mod listen;
 pub mod pass;
 mod policy;
+pub mod prefix;

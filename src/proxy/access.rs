@@ -16,6 +16,7 @@ use super::target::{Form, Target};
 use crate::gate::clock::Clock;
 use crate::locker::Caller;
 use crate::net::dial::Reach;
+use crate::net::prefix::{self, Ipv6Prefix};
 use crate::wire::{Name, RequestHead};
 
 /// The `[access]` of the file.
@@ -32,6 +33,8 @@ pub struct Settings {
     pub allow_ports: Vec<u16>,
     /// Whether only hosts that a limit names may be called, and what routes lead to.
     pub only_listed: bool,
+    /// Length of the IPv6 blocks that count as one caller.
+    pub ipv6_prefix: Ipv6Prefix,
 }
 
 /// Who it is that may go there.
@@ -41,6 +44,8 @@ pub struct Admitted {
     pub caller: Caller,
     /// The user name, if passwords are asked for.
     pub user: Option<Arc<str>>,
+    /// The address, or the block of IPv6 addresses, that it comes from.
+    pub block: IpNet,
     /// Which addresses its request may lead to.
     pub reach: Reach,
 }
@@ -53,14 +58,16 @@ pub struct Access {
     connect_ports: Vec<u16>,
     allow_ports: Vec<u16>,
     only_listed: bool,
+    ipv6_prefix: Ipv6Prefix,
     seed: [u8; 16],
 }
 
 impl Access {
     /// Takes the settings as they are: they have been checked. `seed`: what callers are hashed with.
     pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
-        let Settings { allow_from, users, connect_ports, allow_ports, only_listed } = settings;
-        Access { allow_from, passwords: users.map(Passwords::new), connect_ports, allow_ports, only_listed, seed }
+        let Settings { allow_from, users, connect_ports, allow_ports, only_listed, ipv6_prefix } = settings;
+        let passwords = users.map(|users| Passwords::new(users, ipv6_prefix));
+        Access { allow_from, passwords, connect_ports, allow_ports, only_listed, ipv6_prefix, seed }
     }
 
     /// Whether callers need a password.
@@ -122,14 +129,24 @@ impl Access {
             Some(passwords) => Some(passwords.check(peer, credentials(head)?, clock).await?),
             None => None,
         };
-        Ok(Admitted { caller: caller(&self.seed, user.as_deref(), peer), user, reach: Reach::Public })
+        Ok(self.admitted(peer, user))
+    }
+
+    /// Judges a caller by these settings that was admitted before them.
+    pub(super) fn anew(&self, peer: IpAddr, before: &Admitted) -> Admitted {
+        Admitted { reach: before.reach, ..self.admitted(peer, before.user.clone()) }
+    }
+
+    fn admitted(&self, peer: IpAddr, user: Option<Arc<str>>) -> Admitted {
+        let block = self.ipv6_prefix.block(peer);
+        Admitted { caller: caller(&self.seed, user.as_deref(), block), user, block, reach: Reach::Public }
     }
 }
 
 impl Admitted {
     /// It is about to wait: whoever looks at the line is told its name.
-    pub(super) fn meet(&self, tallies: &Tallies, peer: IpAddr) {
-        let name = || self.user.as_deref().map_or_else(|| peer.to_canonical().to_string(), str::to_owned);
+    pub(super) fn meet(&self, tallies: &Tallies) {
+        let name = || self.user.as_deref().map_or_else(|| prefix::shown(self.block), str::to_owned);
         tallies.meet(self.caller, name);
     }
 }
@@ -145,9 +162,9 @@ fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
 
 /// Who takes turns, and has a window of its own where a limit is counted per caller. The seed is random, so that no caller
 /// can choose an address or a name that shares another's; and the gate's, so that both outlive a reload and a restart.
-fn caller(seed: &[u8; 16], user: Option<&str>, peer: IpAddr) -> Caller {
+fn caller(seed: &[u8; 16], user: Option<&str>, block: IpNet) -> Caller {
     let mut hasher = SipHasher13::new_with_key(seed);
-    match (user, peer.to_canonical()) {
+    match (user, block.addr()) {
         (Some(user), _) => {
             hasher.write_u8(0);
             hasher.write(user.as_bytes());

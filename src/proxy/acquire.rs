@@ -45,13 +45,13 @@ pub(super) fn asked(caller: &Caller) -> Option<Asked> {
 pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) -> Result<Outcome, End> {
     let proxy = &caller.worker.proxy;
     check_site(caller)?;
-    let admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
+    let mut admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
     story.admitted(&admitted);
-    let mut permit = wait(caller, story, &asked, &admitted, None).await?;
+    let mut permit = wait(caller, story, &asked, &mut admitted, None).await?;
     while permit.is_late() {
         drop(permit);
         attempts::note_late(caller);
-        permit = wait(caller, story, &asked, &admitted, Some(story.started)).await?;
+        permit = wait(caller, story, &asked, &mut admitted, Some(story.started)).await?;
     }
     attempts::still_good(&permit)?;
     // Whatever it is for happens from here on; nobody tells when it ends.
@@ -88,7 +88,7 @@ async fn wait(
     caller: &mut Caller,
     story: &mut Story,
     asked: &Asked,
-    admitted: &Admitted,
+    admitted: &mut Admitted,
     again: Option<Time>,
 ) -> Result<Permit, End> {
     let values: Vec<_> = parameters(&asked.query, "key").collect();
@@ -102,7 +102,7 @@ async fn wait(
     }
     loop {
         let proxy = &caller.worker.proxy;
-        let claims = proxy.rules.claim(&name, &values, cost.as_deref(), admitted, caller.peer.ip())?;
+        let claims = proxy.rules.claim(&name, &values, cost.as_deref(), admitted)?;
         story.claimed(caller, &claims);
         let waiting = match proxy.gate.ask(&claims.claims, admitted.caller, patience) {
             Answer::Go(permit) => {
@@ -112,7 +112,7 @@ async fn wait(
             Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
             Answer::Wait(waiting) => waiting,
         };
-        admitted.meet(&proxy.tallies, caller.peer.ip());
+        admitted.meet(&proxy.tallies);
         let since = proxy.gate.clock().now();
         let verdict = in_line(caller, waiting).await;
         let proxy = &caller.worker.proxy;
@@ -129,6 +129,7 @@ async fn wait(
             }
             Some(Err(Refused::Anew)) => {
                 caller.worker.refresh();
+                *admitted = caller.worker.proxy.access.anew(caller.peer.ip(), admitted);
                 patience.arrived = Some(story.started);
             }
             Some(Err(refused)) => return Err(proxy.refusal(refused).into()),

@@ -109,7 +109,6 @@ impl Rules {
         values: &[Cow<'_, [u8]>],
         cost: Option<&[u8]>,
         admitted: &Admitted,
-        peer: IpAddr,
     ) -> Result<Claims, Refusal> {
         let found = self.rules.iter().find(|(_, rule)| *rule.name == *name);
         let (limit, rule) = found.ok_or(Refusal::NoLimit)?;
@@ -117,7 +116,7 @@ impl Rules {
         let mut key = KeyHasher::new(rule.shared_seed.as_ref(), &self.seed);
         for part in &rule.key {
             match part {
-                KeyPart::Caller => key.add_caller(admitted, peer),
+                KeyPart::Caller => key.add_caller(admitted),
                 KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => {
                     let value = values.next().ok_or(Refusal::BadKey)?;
                     key.add(Some(&rule.spell(part, value)?));

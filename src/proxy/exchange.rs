@@ -71,8 +71,9 @@ impl Plan {
     /// The limits were read again: which of them it must pass is found anew.
     fn claim_anew(&mut self, caller: &mut Caller, story: &mut Story) -> Result<(), Refusal> {
         caller.worker.refresh();
-        let rules = &caller.worker.proxy.rules;
-        self.claims = rules.find(&self.target, &caller.head, &self.admitted, caller.peer.ip())?;
+        let proxy = &caller.worker.proxy;
+        self.admitted = proxy.access.anew(caller.peer.ip(), &self.admitted);
+        self.claims = proxy.rules.find(&self.target, &caller.head, &self.admitted, caller.peer.ip())?;
         story.claimed(caller, &self.claims);
         Ok(())
     }
@@ -162,7 +163,7 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
     }
     let admitted = match within {
         // Whoever was let into the tunnel is let through it.
-        Some(within) => within.admitted.clone(),
+        Some(within) => proxy.access.anew(caller.peer.ip(), &within.admitted),
         None => {
             let named = proxy.named_hosts.look_up(&target);
             proxy.access.admit(caller.peer.ip(), head, &target, named, proxy.gate.clock()).await?
@@ -214,7 +215,7 @@ pub(super) async fn permit(
             Answer::Wait(waiting) => {
                 // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
                 let asked = proxy.gate.clock().now();
-                plan.admitted.meet(&proxy.tallies, caller.peer.ip());
+                plan.admitted.meet(&proxy.tallies);
                 let turn = Box::pin(line::wait(caller, waiting, plan, want)).await;
                 story.waited_since.get_or_insert(asked);
                 story.waited += caller.worker.proxy.gate.clock().now().since(asked);

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::hash::Hasher;
-use std::net::IpAddr;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::access::Admitted;
 use crate::locker::Key;
+use crate::net::prefix;
 
 /// A part of a key. What a request does not have counts as a value of its own, so that leaving it out gives one
 /// window, not none. Shown as it is written in `proxy.toml`.
@@ -15,7 +15,7 @@ use crate::locker::Key;
 pub enum KeyPart {
     /// The origin's host, without the port.
     Host,
-    /// The caller's user name, else its address.
+    /// The caller's user name, else its address, or the block of IPv6 addresses that it is of.
     Caller,
     /// A segment of the path, in each of its readings; 1 is the first.
     Path(usize),
@@ -57,11 +57,11 @@ impl KeyHasher {
     }
 
     /// The number of a caller is this gateway's own; others know it by its name or address.
-    pub(super) fn add_caller(&mut self, admitted: &Admitted, peer: IpAddr) {
+    pub(super) fn add_caller(&mut self, admitted: &Admitted) {
         match (self.is_shared, &admitted.user) {
             (false, _) => self.add(Some(&admitted.caller.0.to_le_bytes())),
             (true, Some(user)) => self.add(Some(format!("user {user}").as_bytes())),
-            (true, None) => self.add(Some(format!("address {}", peer.to_canonical()).as_bytes())),
+            (true, None) => self.add(Some(format!("address {}", prefix::shown(admitted.block)).as_bytes())),
         }
     }
 

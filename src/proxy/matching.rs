@@ -150,7 +150,7 @@ impl<'a> Request<'a> {
         for part in &rule.key {
             match part {
                 KeyPart::Host => each(&mut keys, Some(self.target.origin.host.as_bytes())),
-                KeyPart::Caller => keys.iter_mut().for_each(|key| key.add_caller(self.admitted, self.peer)),
+                KeyPart::Caller => keys.iter_mut().for_each(|key| key.add_caller(self.admitted)),
                 KeyPart::Path(_) => each(&mut keys, segments.next().copied().flatten().map(str::as_bytes)),
                 KeyPart::Header(name) => each(&mut keys, self.field(rule, name)?.as_deref()),
                 KeyPart::Query(_) => {

@@ -11,11 +11,13 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use ipnet::IpNet;
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
 use super::refusal::Refusal;
 use crate::gate::clock::Clock;
+use crate::net::prefix::Ipv6Prefix;
 use crate::time::Time;
 
 /// How many wrong passwords an address may send within [`SPAN`], and as many more as are looked at in one moment.
@@ -58,6 +60,7 @@ pub struct Passwords {
     users: HashMap<Arc<str>, Arc<str>>,
     /// What a password of an unknown user is compared with, so that it takes as long as a wrong one.
     decoy: Option<Arc<str>>,
+    ipv6_prefix: Ipv6Prefix,
     seeds: [RandomState; 2],
     learnt: Arc<Learnt>,
     looking: Arc<Semaphore>,
@@ -71,8 +74,9 @@ struct Learnt {
 }
 
 impl Passwords {
-    /// `users`: names and bcrypt hashes; of equal names the first counts.
-    pub fn new(users: Vec<(String, String)>) -> Passwords {
+    /// `users`: names and bcrypt hashes; of equal names the first counts. `ipv6_prefix`: which IPv6 addresses are one
+    /// guesser; as many as one holder has at least ([`Ipv6Prefix::default`]) always are.
+    pub fn new(users: Vec<(String, String)>, ipv6_prefix: Ipv6Prefix) -> Passwords {
         let cost = |hash: &str| hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
         let decoy = users.iter().map(|(_, hash)| hash.as_str()).max_by_key(|hash| cost(hash)).map(Arc::from);
         let mut by_name = HashMap::new();
@@ -84,6 +88,7 @@ impl Passwords {
         Passwords {
             users: by_name,
             decoy,
+            ipv6_prefix: Ipv6Prefix(ipv6_prefix.0.min(Ipv6Prefix::default().0)),
             seeds: [RandomState::new(), RandomState::new()],
             learnt: Arc::default(),
             looking: Arc::new(Semaphore::new(processors.div_ceil(2).min(MAX_LOOKING))),
@@ -104,7 +109,7 @@ impl Passwords {
             return Ok(user);
         }
         let (name, password) = decode(field).ok_or(Refusal::Unauthorized)?;
-        let place = Place::of(peer);
+        let place = self.ipv6_prefix.block(peer);
         self.learnt.wrong().may_try(place, print, clock.now())?;
         let permit = {
             let _waiting = Waiting::begin(&self.waiting).ok_or(Refusal::Exhausted)?;
@@ -140,7 +145,7 @@ impl Learnt {
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn learn(&self, place: Place, print: Print, user: Option<&Arc<str>>, now: Time) {
+    fn learn(&self, place: IpNet, print: Print, user: Option<&Arc<str>>, now: Time) {
         let Some(user) = user else { return self.wrong().add(place, print, now) };
         let mut right = self.right.write().unwrap_or_else(PoisonError::into_inner);
         if right.len() >= MAX_REMEMBERED {
@@ -180,29 +185,17 @@ fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((name, password))
 }
 
-/// Whom wrong passwords are put down to: an IPv4 address, or the /64 that one holder of IPv6 addresses has at least.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Place(u128);
-
-impl Place {
-    fn of(peer: IpAddr) -> Place {
-        match peer.to_canonical() {
-            IpAddr::V4(address) => Place(u128::from(address.to_ipv6_mapped())),
-            IpAddr::V6(address) => Place(u128::from(address) >> 64 << 64),
-        }
-    }
-}
-
 /// The wrong passwords of late.
 #[derive(Debug, Default)]
 struct Wrong {
-    by_place: HashMap<Place, SmallVec<[(Print, Time); MAX_WRONG]>>,
+    /// By the address, or the block of IPv6 addresses, that they came from.
+    by_place: HashMap<IpNet, SmallVec<[(Print, Time); MAX_WRONG]>>,
 }
 
 impl Wrong {
     /// Whether a look at these credentials is worth it. The same wrong ones again are no new guess: a program that is
     /// set up wrongly does not keep the others at its address from getting in.
-    fn may_try(&mut self, place: Place, print: Print, now: Time) -> Result<(), Refusal> {
+    fn may_try(&mut self, place: IpNet, print: Print, now: Time) -> Result<(), Refusal> {
         let Some(tries) = self.by_place.get_mut(&place) else { return Ok(()) };
         tries.retain(|(_, at)| now.since(*at) < SPAN);
         if tries.iter().any(|(wrong, _)| *wrong == print) {
@@ -215,7 +208,7 @@ impl Wrong {
         }
     }
 
-    fn add(&mut self, place: Place, print: Print, now: Time) {
+    fn add(&mut self, place: IpNet, print: Print, now: Time) {
         if self.by_place.len() >= MAX_PLACES {
             self.by_place.retain(|_, tries| tries.last().is_some_and(|(_, at)| now.since(*at) < SPAN));
         }

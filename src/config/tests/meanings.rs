@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::locker::{Counts, Kind, ShareBy, Unit, WhenFull};
+use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;
 use crate::proxy::path;
@@ -38,6 +39,7 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
     assert_eq!(access.allow_from, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!((access.connect_ports.as_slice(), access.only_listed), (&[443][..], false));
     assert!(access.users.is_none());
+    assert_eq!(access.ipv6_prefix, Ipv6Prefix(64));
     assert!(settings.proxy.dial.deny.is_empty() && settings.proxy.dial.allow.is_empty());
     assert!(!settings.proxy.dial.deny_private, "on loopback only, private addresses may be dialled");
 }
@@ -73,6 +75,19 @@ fn every_key_of_a_limit_reaches_its_room() {
     ));
     assert!(matches!(&key[3], KeyPart::Header(name) if name == "x-id"), "field names have no case");
     assert!(matches!(&key[4], KeyPart::Query(name) if name == "Key"), "query names have");
+}
+
+#[test]
+fn whatever_changes_a_key_changes_what_windows_are_told_apart_by() {
+    let keyed_by = |more: &str, access: &str| {
+        let limit = "[[limit]]\nrequests = 1\nper = \"1s\"\nmatch = { path = \"/a\" }\n";
+        good(&format!("{limit}{more}\n{access}")).gate.limits[0].keyed_by.to_string()
+    };
+    assert_eq!(keyed_by("key = [\"caller\", \"path[1]\"]", ""), "caller/64, path[1]");
+    assert_eq!(keyed_by("key = [\"caller\"]", "[access]\nipv6_prefix = 56\n"), "caller/56");
+    assert_eq!(keyed_by("key = [\"host\", \"query:a\"]\nignore_case = true", ""), "host, query:a in any case");
+    assert_eq!(keyed_by("key = [\"host\"]\nignore_case = true", "[access]\nipv6_prefix = 56\n"), "host");
+    assert_eq!(keyed_by("", ""), "");
 }
 
 #[test]

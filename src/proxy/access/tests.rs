@@ -14,6 +14,7 @@ fn open() -> Settings {
         connect_ports: vec![443],
         allow_ports: vec![6566],
         only_listed: false,
+        ipv6_prefix: Ipv6Prefix(64),
     }
 }
 
@@ -95,8 +96,32 @@ async fn a_name_that_nobody_proved_is_no_name() {
 
 #[test]
 fn a_user_is_one_caller_wherever_it_comes_from() {
-    let (here, there) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+    let (here, there) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+    let (here, there) = (IpAddr::from(here).into(), IpAddr::from(there).into());
     assert_eq!(caller(&SEED, Some("anna"), here), caller(&SEED, Some("anna"), there));
     assert_ne!(caller(&SEED, Some("anna"), here), caller(&SEED, Some("bo"), here));
     assert_ne!(caller(&SEED, Some("anna"), here), caller(&SEED, None, here));
+}
+
+#[tokio::test]
+async fn the_addresses_of_one_ipv6_network_are_one_caller() {
+    let of = async |prefix: u8, peer: &str| {
+        let settings = Settings { ipv6_prefix: Ipv6Prefix(prefix), ..open() };
+        admit(settings, peer, "GET http://a/", "", UNNAMED).await.expect("open").caller
+    };
+    assert_eq!(of(64, "2001:db8::1").await, of(64, "2001:db8::ffff:2").await);
+    assert_ne!(of(64, "2001:db8::1").await, of(64, "2001:db8:0:1::1").await);
+    assert_eq!(of(48, "2001:db8::1").await, of(48, "2001:db8:0:1::1").await);
+    assert_ne!(of(128, "2001:db8::1").await, of(128, "2001:db8::2").await);
+    assert_ne!(of(1, "::ffff:192.0.2.1").await, of(1, "192.0.2.2").await, "IPv4 stays IPv4");
+}
+
+#[tokio::test]
+async fn a_caller_that_was_let_in_before_counts_by_the_new_settings() {
+    let before = admit(open(), "2001:db8::1", "GET http://a/", "", NAMED).await.expect("open");
+    let narrow = Access::new(Settings { ipv6_prefix: Ipv6Prefix(128), ..open() }, SEED);
+    let peer = "2001:db8::1".parse().expect("an address");
+    let now = narrow.anew(peer, &before);
+    assert!(now.reach == Reach::Private && now.caller != before.caller);
+    assert_eq!(now.block, peer.into());
 }

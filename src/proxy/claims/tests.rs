@@ -39,7 +39,12 @@ fn keyed(key: Vec<KeyPart>) -> Rules {
 fn find_as(rules: &Rules, line: &str, fields: &str, caller: u64) -> Result<Claims, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
     let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
-    let admitted = Admitted { caller: Caller(caller), user: None, reach: Reach::Public };
+    let admitted = Admitted {
+        caller: Caller(caller),
+        user: None,
+        block: IpAddr::from([127, 0, 0, 1]).into(),
+        reach: Reach::Public,
+    };
     rules.find(&target, &head, &admitted, IpAddr::from([127, 0, 0, 1]))
 }
 

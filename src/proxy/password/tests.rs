@@ -12,7 +12,10 @@ fn basic(name_and_password: &str) -> Vec<u8> {
 }
 
 fn users() -> Passwords {
-    Passwords::new(vec![("anna".into(), hash("pä:ss")), ("ö b".into(), hash("")), ("anna".into(), hash("other"))])
+    Passwords::new(
+        vec![("anna".into(), hash("pä:ss")), ("ö b".into(), hash("")), ("anna".into(), hash("other"))],
+        Ipv6Prefix::default(),
+    )
 }
 
 fn peer(last: u8) -> IpAddr {
@@ -59,8 +62,11 @@ async fn anything_else_is_nobody() {
     for (index, field) in (0..).zip(wrong) {
         assert_eq!(check(&passwords, index, &field).await, Err(Refusal::Unauthorized), "{}", field.escape_ascii());
     }
-    assert_eq!(check(&Passwords::new(Vec::new()), 1, &basic("anna:x")).await, Err(Refusal::Unauthorized));
-    let broken = Passwords::new(vec![("anna".into(), "plain".into())]);
+    assert_eq!(
+        check(&Passwords::new(Vec::new(), Ipv6Prefix::default()), 1, &basic("anna:x")).await,
+        Err(Refusal::Unauthorized)
+    );
+    let broken = Passwords::new(vec![("anna".into(), "plain".into())], Ipv6Prefix::default());
     assert_eq!(check(&broken, 1, &basic("anna:plain")).await, Err(Refusal::Unauthorized));
 }
 
@@ -145,7 +151,7 @@ async fn futures_poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Opti
 
 #[test]
 fn wrong_passwords_are_forgotten_after_a_minute() {
-    let (mut wrong, place) = (Wrong::default(), Place::of(peer(1)));
+    let (mut wrong, place) = (Wrong::default(), peer(1).into());
     for second in 0..5 {
         assert_eq!(wrong.may_try(place, Print(second, 0), secs(second)), Ok(()));
         wrong.add(place, Print(second, 0), secs(second));
@@ -160,19 +166,27 @@ fn wrong_passwords_are_forgotten_after_a_minute() {
 #[test]
 fn the_table_of_addresses_is_bounded() {
     let mut wrong = Wrong::default();
-    for number in 0..3 * MAX_PLACES {
-        wrong.add(Place(number as u128), Print(0, 0), secs(0));
+    for number in 0..3 * MAX_PLACES as u32 {
+        wrong.add(IpAddr::from(number.to_be_bytes()).into(), Print(0, 0), secs(0));
         assert!(wrong.by_place.len() <= MAX_PLACES);
     }
 }
 
-#[test]
-fn a_whole_ipv6_network_is_one_place() {
-    let place = |text: &str| Place::of(text.parse().expect("an address"));
-    assert_eq!(place("2001:db8::1"), place("2001:db8::ffff:2"));
-    assert_ne!(place("2001:db8::1"), place("2001:db8:0:1::1"));
-    assert_eq!(place("::ffff:192.0.2.1"), place("192.0.2.1"));
-    assert_ne!(place("192.0.2.2"), place("192.0.2.1"));
+#[tokio::test]
+async fn guesses_from_all_addresses_of_an_ipv6_network_are_one_guessers() {
+    for (prefix, other) in [(64, "2001:db8:0:1::1"), (128, "2001:db8:0:1::1"), (48, "2001:db8:1::1")] {
+        let passwords = Passwords::new(vec![("anna".into(), hash("pw"))], Ipv6Prefix(prefix));
+        let from = async |address: &str, guess: &str| {
+            let field = basic(&format!("anna:{guess}"));
+            passwords.check(address.parse().expect("an address"), &field, Clock::start()).await
+        };
+        for guess in 0..MAX_WRONG {
+            let refused = from(&format!("2001:db8::{guess}"), &guess.to_string()).await;
+            assert_eq!(refused, Err(Refusal::Unauthorized));
+        }
+        assert!(matches!(from("2001:db8::ffff", "pw").await, Err(Refusal::TooManyTries { .. })), "/{prefix}");
+        assert!(from(other, "pw").await.is_ok(), "/{prefix}");
+    }
 }
 
 #[test]
