@@ -4,7 +4,7 @@ use crate::support::stream::Stop;
 use crate::support::*;
 
 /// Raw bytes after the request line and Host, each of which makes the message one to refuse.
-const BAD_REQUESTS: [(&str, &str); 45] = [
+const BAD_REQUESTS: [(&str, &str); 52] = [
     ("CL.TE", "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG"),
     ("TE.CL", "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\nGPOST / HTTP/1.1\r\n\r\n0\r\n\r\n"),
     ("TE and equal CL", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
@@ -48,6 +48,13 @@ const BAD_REQUESTS: [(&str, &str); 45] = [
     ("Connection names Content-Length", "Content-Length: 3\r\nConnection: content-length\r\n\r\nabc"),
     ("Connection names Transfer-Encoding and more", "Connection: close, Authorization\r\nAuthorization: x\r\n\r\n"),
     ("Connection names Cookie", "Cookie: a\r\nConnection: Cookie\r\n\r\n"),
+    ("Connection names X-Forwarded-For", "X-Forwarded-For: 203.0.113.9\r\nConnection: close, x-forwarded-for\r\n\r\n"),
+    ("Connection names Forwarded", "Forwarded: for=a\r\nConnection: Forwarded\r\n\r\n"),
+    ("Connection names X-Real-IP", "X-Real-IP: a\r\nConnection: X-Real-IP\r\n\r\n"),
+    ("Connection names Origin", "Origin: null\r\nConnection: ORIGIN\r\n\r\n"),
+    ("Connection names Range", "Range: bytes=0-1\r\nConnection: keep-alive\r\nConnection: range\r\n\r\n"),
+    ("Connection names traceparent", "traceparent: a\r\nConnection: traceparent\r\n\r\n"),
+    ("Connection names If-Match", "If-Match: a\r\nConnection: if-match\r\n\r\n"),
     ("a non-ASCII name", "X-\u{fc}: b\r\n\r\n"),
     ("an Expect nobody knows", "Expect: 200-maybe\r\n\r\n"),
 ];

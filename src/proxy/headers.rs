@@ -6,25 +6,60 @@ use super::location::LocationMap;
 use super::trace::{self, Context};
 use crate::wire::{Length, Name, Options, RequestHead, ResponseHead, Version, members};
 
-/// Fields that mean something to the far end. A `Connection` that names one would have it dropped on the way,
-/// which is a trick to make two readers see two requests.
-const END_TO_END: [&str; 10] = [
+/// Fields that mean something to the far end, or that proxies before us have added for it. A `Connection` that names one
+/// would have it dropped on the way (RFC 9110 §7.6.1 forbids that), which is a trick to make two readers see two requests,
+/// or to hide where a request comes from.
+const END_TO_END: [&str; 35] = [
     "host",
-    "content-length",
-    "content-type",
-    "content-encoding",
     "authorization",
     "cookie",
     "set-cookie",
     "cache-control",
+    "date",
+    "expect",
+    "range",
+    "prefer",
+    "priority",
+    "early-data",
     "via",
     "max-forwards",
+    "from",
+    "referer",
+    "origin",
+    "user-agent",
+    "forwarded",
+    "x-forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "client-cert",
+    "client-cert-chain",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-request-id",
+    "x-correlation-id",
+    "traceparent",
+    "tracestate",
+    "baggage",
 ];
 
+/// Beginnings of the names of further such fields.
+const END_TO_END_FAMILIES: [&str; 6] = ["content-", "if-", "sec-", "x-forwarded-", "x-b3-", "x-amzn-"];
+
 /// The end-to-end field that the message's `Connection` names, if it does.
-pub(super) fn stolen_field(head: &RequestHead) -> Option<&'static str> {
-    let named = head.all(Name::Connection).flat_map(members);
-    named.filter_map(|member| END_TO_END.into_iter().find(|field| member.eq_ignore_ascii_case(field.as_bytes()))).next()
+pub(super) fn stolen_field(head: &RequestHead) -> Option<&[u8]> {
+    head.all(Name::Connection).flat_map(members).find(|member| is_end_to_end(member))
+}
+
+fn is_end_to_end(name: &[u8]) -> bool {
+    let begins =
+        |family: &str| name.get(..family.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(family.as_bytes()));
+    END_TO_END.iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+        || END_TO_END_FAMILIES.into_iter().any(begins)
 }
 
 /// Whether the request expects something else than 100-continue (RFC 9110 §10.1.1). HTTP/1.0 knows no expectations.
