@@ -237,6 +237,29 @@ fn hop_by_hop_fields_stay_on_their_hop() {
 }
 
 #[test]
+fn a_connection_field_with_members_without_end_is_refused() {
+    let named = |members: usize| format!("Connection: {}", vec!["x-a"; members].join(","));
+    let origin = Origin::start();
+    let gateway = Gateway::start(UNLIMITED);
+    let two = [&*named(16), &named(16)];
+    assert_eq!(gateway.exchange(ask(&origin, "GET", "1.1", &two)).status, 200);
+    for fields in
+        [&[&*named(33)][..], &[&*named(16), &named(17)], &[&named(10_000)], &["Connection: x-a,,,x-a", &named(31)]]
+    {
+        check_ours(&gateway.exchange(ask(&origin, "GET", "1.1", fields)), 400, "http_request_error");
+    }
+    assert_eq!(origin.count(), 1);
+    let said = |status: &str, members| {
+        let end = "Content-Length: 0\r\n\r\n";
+        let origin = Origin::saying_and_keeping(format!("HTTP/1.1 {status}\r\n{}\r\n{end}", named(members)));
+        gateway.get(&origin.url("/"))
+    };
+    assert_eq!(said("200 OK", 32).status, 200);
+    check_ours(&said("200 OK", 33), 502, "http_protocol_error");
+    check_ours(&said("103 Early Hints", 33), 502, "http_protocol_error");
+}
+
+#[test]
 fn via_is_added_to_what_others_wrote() {
     let origin = Origin::saying_and_keeping("HTTP/1.1 200 OK\r\nVia: 1.1 cache\r\nContent-Length: 0\r\n\r\n");
     let gateway = Gateway::start(UNLIMITED);

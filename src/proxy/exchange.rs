@@ -147,6 +147,9 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
     let proxy = &caller.worker.proxy;
     let head = &caller.head;
     let length = framing::of_request(head).map_err(|error| Refusal::Malformed(error.0))?;
+    if headers::has_too_many_options(head) {
+        return Err(Refusal::Malformed("Connection has more members than make sense").into());
+    }
     if headers::stolen_field(head).is_some() {
         return Err(Refusal::Malformed("Connection names a field that is meant for the origin").into());
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::location::LocationMap;
 use super::trace::{self, Context};
-use crate::wire::{Length, Name, Options, RequestHead, ResponseHead, Version, members};
+use crate::wire::{Fields, Length, Name, Options, RequestHead, ResponseHead, Version, members};
 
 /// Fields that mean something to the far end, or that proxies before us have added for it. A `Connection` that names one
 /// would have it dropped on the way (RFC 9110 §7.6.1 forbids that), which is a trick to make two readers see two requests,
@@ -49,6 +49,15 @@ const END_TO_END: [&str; 35] = [
 
 /// Beginnings of the names of further such fields.
 const END_TO_END_FAMILIES: [&str; 6] = ["content-", "if-", "sec-", "x-forwarded-", "x-b3-", "x-amzn-"];
+
+/// The most members that the `Connection` of a message may have. Each is compared with each field; real ones have two or
+/// three.
+const MAX_OPTIONS: usize = 32;
+
+/// Tells whether the message's `Connection` has more than [`MAX_OPTIONS`] members.
+pub(super) fn has_too_many_options(head: &Fields) -> bool {
+    head.all(Name::Connection).flat_map(members).nth(MAX_OPTIONS).is_some()
+}
 
 /// The end-to-end field that the message's `Connection` names, if it does.
 pub(super) fn stolen_field(head: &RequestHead) -> Option<&[u8]> {

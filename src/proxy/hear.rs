@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use super::body::{Body, BodyError};
 use super::connection::Caller;
 use super::exchange::End;
+use super::headers;
 use super::heads;
 use super::origin::Ready;
 use super::refusal::Refusal;
@@ -134,6 +135,11 @@ impl Reader {
             let input = origin.input.bytes();
             if !input.is_empty() && may_be_whole(input, self.seen) {
                 match response.read(input) {
+                    // HTTP/2 has no such field (RFC 9113 §8.2.2).
+                    Ok(Some(_)) if headers::has_too_many_options(response) => {
+                        let why = "its Connection has more members than make sense";
+                        return Poll::Ready(Err(Refusal::ProtocolError(why).into()));
+                    }
                     Ok(Some(length)) => {
                         origin.input.consume(length);
                         self.seen = 0;
