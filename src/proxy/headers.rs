@@ -145,7 +145,8 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
         if way.trace.is_some_and(|context| context.replaces(field)) {
             continue;
         }
-        if !(way.options.names_fields && is_named(head.all(Name::Connection), field)) {
+        // An Upgrade that comes here is passed on, and Connection always names it (RFC 9110 §7.8).
+        if name == Name::Upgrade || !(way.options.names_fields && is_named(head.all(Name::Connection), field)) {
             put(field, value);
         }
     }
@@ -207,7 +208,7 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
             | Name::Http2Settings
             | Name::Other => false,
         };
-        if dropped || named && is_named(connection(), field) {
+        if dropped || named && name != Name::Upgrade && is_named(connection(), field) {
             continue;
         }
         match returned.locations.filter(|_| name == Name::Other) {

@@ -291,6 +291,15 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_passes_whatever_else_its_connection_names() {
+        let named = "Connection: keep-alive, Upgrade, X-Hop\r\nUpgrade: websocket\r\nX-Hop: 1\r\n\r\n";
+        let asked = out(&format!("GET http://a/ HTTP/1.1\r\nHost: a\r\n{named}"));
+        assert!(asked.contains("Upgrade: websocket\r\nConnection: upgrade\r\n") && !asked.contains("X-Hop"), "{asked}");
+        let granted = back(&format!("HTTP/1.1 101 Switching\r\n{named}"), KEPT);
+        assert!(granted.contains("Upgrade: websocket\r\n") && !granted.contains("X-Hop"), "{granted}");
+    }
+
+    #[test]
     fn max_forwards_counts_down_for_traces_only() {
         let head = |method| format!("{method} http://a/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n");
         assert!(out(&head("TRACE")).contains("Max-Forwards: 2\r\n"));
