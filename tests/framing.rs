@@ -290,6 +290,39 @@ fn an_upgrade_is_carried_through_both_ways() {
 }
 
 #[test]
+fn only_listed_protocols_are_upgraded_to() {
+    let origin = Origin::start();
+    let listed = format!("{UNLIMITED}[access]\nupgrades = [\"Example\", \"spdy/3.1\"]\n");
+    for (toml, passed, dropped) in [
+        (
+            UNLIMITED,
+            &["websocket", "WebSocket", "websocket/13"][..],
+            &["TLS/1.2", "h2c", "websocket, TLS/1.2", "x"][..],
+        ),
+        (&listed, &["example", "example/2", "SPDY/3.1", "example, spdy/3.1"], &["websocket", "spdy/3", "spdy", "h2c"]),
+    ] {
+        let gateway = Gateway::start(toml);
+        let seen = |protocol: &str| {
+            let fields = [
+                &format!("Upgrade: {protocol}"),
+                "Connection: keep-alive, Upgrade, HTTP2-Settings",
+                "HTTP2-Settings: AA",
+            ];
+            assert_eq!(gateway.caller().send(ask(&origin, "GET", "1.1", &fields)).answer().status, 200, "{protocol}");
+            let seen = origin.requests().pop().unwrap();
+            assert_eq!(seen.field("upgrade").is_some(), seen.field("connection").is_some(), "{}", seen.raw);
+            seen.field("upgrade").map(str::to_owned)
+        };
+        for protocol in passed {
+            assert_eq!(seen(protocol).as_deref(), Some(*protocol));
+        }
+        for protocol in dropped {
+            assert_eq!(seen(protocol), None, "{protocol}");
+        }
+    }
+}
+
+#[test]
 fn an_upgrade_that_the_origin_declines_is_an_ordinary_exchange() {
     let origin = Origin::start();
     let gateway = Gateway::start(UNLIMITED);

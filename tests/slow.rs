@@ -162,7 +162,7 @@ fn an_expectation_that_is_refused_leaves_the_connection_in_step() {
 fn tunnels_and_upgrades_are_in_flight_until_they_end() {
     let origin = Origin::scripted(|request, link| {
         if request.field("upgrade").is_some() {
-            link.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+            link.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         }
         link.echo();
         Next::Close
@@ -174,7 +174,8 @@ fn tunnels_and_upgrades_are_in_flight_until_they_end() {
     );
     let gateway = Gateway::start(&toml);
     let tunnel = format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.authority());
-    let upgrade = format!("GET {} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", origin.url("/"));
+    let upgrade =
+        format!("GET {} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", origin.url("/"));
     for (method, open) in [("CONNECT", &tunnel), ("GET", &upgrade)] {
         let mut holder = gateway.caller();
         eventually("the one before has ended", || {

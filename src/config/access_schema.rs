@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::value::{path, port, range};
+use super::value::{path, port, range, upgrade};
 use super::walk::{At, Table, Written};
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::Timeouts;
@@ -26,6 +26,7 @@ pub(super) struct Access {
     pub(super) deny_addresses: Vec<At<IpNet>>,
     pub(super) allow_addresses: Vec<At<IpNet>>,
     pub(super) ipv6_prefix: Ipv6Prefix,
+    pub(super) upgrades: Vec<String>,
 }
 
 impl Access {
@@ -41,6 +42,10 @@ impl Access {
             ipv6_prefix: table
                 .get("ipv6_prefix", |v| v.number(1..=128).and_then(|bits| u8::try_from(bits).ok()).map(Ipv6Prefix))
                 .or(Ipv6Prefix::default()),
+            upgrades: table
+                .get("upgrades", |v| v.each(upgrade))
+                .map_all()
+                .unwrap_or_else(|| vec!["websocket".to_owned()]),
         }
     }
 }

@@ -216,6 +216,7 @@ fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<
         allow_ports: written.allow_ports.clone(),
         only_listed: written.only_listed,
         ipv6_prefix: written.ipv6_prefix,
+        upgrades: written.upgrades.clone(),
     }
 }
 

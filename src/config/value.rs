@@ -143,6 +143,19 @@ fn segment(text: &str) -> Option<usize> {
     digits.parse().ok().filter(|n| plain && (1..=64).contains(n))
 }
 
+/// A protocol that a connection may change to: `websocket`, `name/version`.
+pub(super) fn upgrade(item: &Item<'_>) -> Option<String> {
+    let right = "a protocol such as \"websocket\", or one with its version: \"name/1.0\"";
+    let protocol = item.parse(right, |text| text.split('/').all(is_name).then(|| text.to_ascii_lowercase()))?;
+    // Requests go on in these, past every limit: RFC 2817 and HTTP/2's own.
+    if matches!(protocol.split('/').next(), Some("h2c" | "h2" | "http" | "tls")) {
+        let right = "leave it out: callers speak HTTP/2 and TLS to the gateway itself";
+        let message = format_args!("a connection that changes to {protocol} carries requests that no limit sees");
+        return item.wrong(message, right);
+    }
+    Some(protocol)
+}
+
 pub(super) fn zone(item: &Item<'_>) -> Option<TimeZone> {
     let read = |text: &str| match text {
         "UTC" => Some(TimeZone::UTC),

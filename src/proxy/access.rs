@@ -35,6 +35,8 @@ pub struct Settings {
     pub only_listed: bool,
     /// Length of the IPv6 blocks that count as one caller.
     pub ipv6_prefix: Ipv6Prefix,
+    /// Protocols that an HTTP/1.1 connection may change to, as `name/version`, or as `name` for every version.
+    pub upgrades: Vec<String>,
 }
 
 /// Who it is that may go there.
@@ -59,20 +61,32 @@ pub struct Access {
     allow_ports: Vec<u16>,
     only_listed: bool,
     ipv6_prefix: Ipv6Prefix,
+    upgrades: Vec<String>,
     seed: [u8; 16],
 }
 
 impl Access {
     /// Takes the settings as they are: they have been checked. `seed`: what callers are hashed with.
     pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
-        let Settings { allow_from, users, connect_ports, allow_ports, only_listed, ipv6_prefix } = settings;
+        let Settings { allow_from, users, connect_ports, allow_ports, only_listed, ipv6_prefix, upgrades } = settings;
         let passwords = users.map(|users| Passwords::new(users, ipv6_prefix));
-        Access { allow_from, passwords, connect_ports, allow_ports, only_listed, ipv6_prefix, seed }
+        Access { allow_from, passwords, connect_ports, allow_ports, only_listed, ipv6_prefix, upgrades, seed }
     }
 
     /// Whether callers need a password.
     pub fn asks_for_passwords(&self) -> bool {
         self.passwords.is_some()
+    }
+
+    /// Tells whether a connection may change to this protocol (`name/version`, or `name`), in any letter case (RFC 9110
+    /// §7.8).
+    pub(super) fn may_upgrade_to(&self, protocol: &[u8]) -> bool {
+        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let is_it = |listed: &String| {
+            let asked = if listed.contains('/') { protocol } else { name };
+            asked.eq_ignore_ascii_case(listed.as_bytes())
+        };
+        self.upgrades.iter().any(is_it)
     }
 
     /// Whether a connection from this address is served at all.

@@ -191,7 +191,8 @@ fn plan(
     let claims = caller.worker.proxy.rules.find(&target, head, &admitted, caller.peer.ip())?;
     story.claimed(caller, &claims);
     let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    let upgrade = headers::wants_upgrade(head, options, length);
+    let access = &caller.worker.proxy.access;
+    let upgrade = headers::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, trace: story.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
     Ok(Plan { target, upstream, admitted, claims, outgoing, arrived: story.started })

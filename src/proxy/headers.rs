@@ -90,17 +90,17 @@ pub(super) struct Outgoing {
     pub(super) trace: Option<Context>,
 }
 
-/// Whether the request asks for another protocol that may be passed on.
+/// Tells whether the request asks for other protocols, all of which it `may` change to; if not, it goes on without asking.
 ///
-/// `h2c` is not: it would open a way for requests that no limit sees. Nor is an upgrade with a body, whose bytes
-/// could be taken for the new protocol's.
-pub(super) fn wants_upgrade(head: &RequestHead, options: Options, length: Length) -> bool {
+/// No limit sees what is said after the change, so few protocols are allowed. An upgrade with a body is not passed on: its
+/// bytes could be taken for the new protocol's.
+pub(super) fn wants_upgrade(head: &RequestHead, options: Options, length: Length, may: impl Fn(&[u8]) -> bool) -> bool {
     let mut protocols = head.all(Name::Upgrade).flat_map(members).peekable();
     options.upgrade
         && head.version() == Version::Http11
         && length == Length::Empty
         && protocols.peek().is_some()
-        && !protocols.any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
+        && protocols.all(may)
 }
 
 /// Every field of the request that is meant for the origin; framing, `Host`, `TE` and `Via` left out.

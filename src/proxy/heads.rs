@@ -234,7 +234,8 @@ mod tests {
         let target = Targets::new(Vec::new()).find(&head, &Came::default()).unwrap();
         let length = crate::wire::framing::of_request(&head).unwrap();
         let options = Options::of(head.all(Name::Connection));
-        let outgoing = Outgoing { length, options, upgrade: wants_upgrade(&head, options, length), trace: None };
+        let upgrade = wants_upgrade(&head, options, length, |protocol| protocol == b"websocket");
+        let outgoing = Outgoing { length, options, upgrade, trace: None };
         let mut out = Vec::new();
         write_request(&head, &target, outgoing, &mut out);
         String::from_utf8(out).unwrap()

@@ -15,6 +15,7 @@ fn open() -> Settings {
         allow_ports: vec![6566],
         only_listed: false,
         ipv6_prefix: Ipv6Prefix(64),
+        upgrades: Vec::new(),
     }
 }
 
