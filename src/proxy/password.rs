@@ -27,11 +27,8 @@ const MAX_WRONG: usize = 5;
 /// For how long a wrong password is held against its address.
 const SPAN: Duration = Duration::from_secs(60);
 
-/// How many addresses are watched. When as many send wrong passwords, all of them begin anew.
+/// How many addresses are watched. When as many send wrong passwords, one of them begins anew.
 const MAX_PLACES: usize = 4096;
-
-/// How many right credentials are remembered. There are as many as users, times the ways to write them.
-const MAX_REMEMBERED: usize = 4096;
 
 /// How many passwords are looked at in one moment, at most. bcrypt is slow on purpose: a tenth of a second and more of
 /// a processor.
@@ -42,6 +39,9 @@ const MAX_WAITING: usize = 1024;
 
 /// The longest credentials that are looked at, in bytes.
 const MAX_CREDENTIALS: usize = 1024;
+
+/// The bytes of a password that bcrypt looks at.
+const BCRYPT_KEY: usize = 72;
 
 /// Padding or not: what a caller means is clear either way.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -69,7 +69,8 @@ pub struct Passwords {
 
 #[derive(Debug, Default)]
 struct Learnt {
-    right: RwLock<HashMap<Print, Arc<str>>>,
+    /// By the user's name: there are no more of them than users.
+    right: RwLock<HashMap<Arc<str>, Print>>,
     wrong: Mutex<Wrong>,
 }
 
@@ -104,11 +105,13 @@ impl Passwords {
     /// # Cancel safety
     /// What is being looked at is looked at to the end, and remembered.
     pub async fn check(&self, peer: IpAddr, field: &[u8], clock: Clock) -> Result<Arc<str>, Refusal> {
-        let print = Print(self.seeds[0].hash_one(field), self.seeds[1].hash_one(field));
-        if let Some(user) = self.learnt.user(print) {
+        let (name, password) = decode(field).ok_or(Refusal::Unauthorized)?;
+        // Of what was decoded: other spellings of the same credentials are not looked at again.
+        let meant = (&name, bcrypt_key(&password));
+        let print = Print(self.seeds[0].hash_one(meant), self.seeds[1].hash_one(meant));
+        if let Some(user) = self.learnt.user(&name, print) {
             return Ok(user);
         }
-        let (name, password) = decode(field).ok_or(Refusal::Unauthorized)?;
         let place = self.ipv6_prefix.block(peer);
         self.learnt.wrong().may_try(place, print, clock.now())?;
         let permit = {
@@ -116,7 +119,7 @@ impl Passwords {
             Arc::clone(&self.looking).acquire_owned().await.map_err(|_| Refusal::Exhausted)?
         };
         // A fleet that starts sends the same credentials a thousand times; the first answer is everybody's.
-        if let Some(user) = self.learnt.user(print) {
+        if let Some(user) = self.learnt.user(&name, print) {
             return Ok(user);
         }
         self.learnt.wrong().may_try(place, print, clock.now())?;
@@ -137,8 +140,10 @@ impl Passwords {
 }
 
 impl Learnt {
-    fn user(&self, print: Print) -> Option<Arc<str>> {
-        self.right.read().unwrap_or_else(PoisonError::into_inner).get(&print).cloned()
+    fn user(&self, name: &[u8], print: Print) -> Option<Arc<str>> {
+        let name = std::str::from_utf8(name).ok()?;
+        let right = self.right.read().unwrap_or_else(PoisonError::into_inner);
+        right.get_key_value(name).filter(|(_, right)| **right == print).map(|(user, _)| Arc::clone(user))
     }
 
     fn wrong(&self) -> MutexGuard<'_, Wrong> {
@@ -147,11 +152,7 @@ impl Learnt {
 
     fn learn(&self, place: IpNet, print: Print, user: Option<&Arc<str>>, now: Time) {
         let Some(user) = user else { return self.wrong().add(place, print, now) };
-        let mut right = self.right.write().unwrap_or_else(PoisonError::into_inner);
-        if right.len() >= MAX_REMEMBERED {
-            right.clear();
-        }
-        right.insert(print, Arc::clone(user));
+        self.right.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(user), print);
     }
 }
 
@@ -185,6 +186,13 @@ fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((name, password))
 }
 
+/// A password as bcrypt reads it: with a NUL behind it, again and again, up to 72 bytes. Passwords that agree in these are
+/// one password.
+fn bcrypt_key(password: &[u8]) -> [u8; BCRYPT_KEY] {
+    let mut bytes = password.iter().chain(&[0]).cycle();
+    std::array::from_fn(|_| bytes.next().copied().unwrap_or(0))
+}
+
 /// The wrong passwords of late.
 #[derive(Debug, Default)]
 struct Wrong {
@@ -212,8 +220,10 @@ impl Wrong {
         if self.by_place.len() >= MAX_PLACES {
             self.by_place.retain(|_, tries| tries.last().is_some_and(|(_, at)| now.since(*at) < SPAN));
         }
-        if self.by_place.len() >= MAX_PLACES {
-            self.by_place.clear();
+        if self.by_place.len() >= MAX_PLACES
+            && let Some(any) = self.by_place.keys().next().copied()
+        {
+            self.by_place.remove(&any);
         }
         let tries = self.by_place.entry(place).or_default();
         if tries.iter().all(|(wrong, _)| *wrong != print) {

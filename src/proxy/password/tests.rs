@@ -81,6 +81,34 @@ async fn what_was_right_once_is_known_again_without_a_look() {
 }
 
 #[tokio::test]
+async fn right_credentials_in_another_spelling_are_known_again_without_a_look() {
+    let long = "x".repeat(80);
+    let users = vec![("anna".into(), hash("a")), ("bo".into(), hash(&long))];
+    let passwords = Passwords::new(users, Ipv6Prefix::default());
+    for right in [basic("anna:a"), basic(&format!("bo:{long}"))] {
+        assert!(check(&passwords, 1, &right).await.is_ok());
+    }
+    passwords.looking.close();
+    let encoded = BASE64.encode("anna:a");
+    for spelt in
+        [format!("bAsIc {encoded}"), format!("Basic \t  {encoded} "), format!("Basic {}", encoded.replace('=', ""))]
+    {
+        assert_eq!(check(&passwords, 1, spelt.as_bytes()).await.as_deref(), Ok("anna"), "{spelt}");
+    }
+    // bcrypt repeats a password and the NUL behind it until it has 72 bytes, and looks at no more.
+    for same in ["a\0a", "a\0a\0a"] {
+        assert!(bcrypt::verify(same, &hash("a")).expect("a valid hash"), "{}", same.escape_debug());
+        assert_eq!(check(&passwords, 1, &basic(&format!("anna:{same}"))).await.as_deref(), Ok("anna"));
+    }
+    for same in [&long[..72], &format!("{long}y")] {
+        assert_eq!(check(&passwords, 1, &basic(&format!("bo:{same}"))).await.as_deref(), Ok("bo"));
+    }
+    for other in ["anna:a\0b", "anna:", "anna:aa", "bo:a", "ann:a:a"] {
+        assert_eq!(check(&passwords, 1, &basic(other)).await, Err(Refusal::Exhausted), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn a_fleet_that_starts_is_let_in_by_few_looks() {
     let passwords = Arc::new(users());
     let all: Vec<_> = (0..200)
@@ -168,7 +196,7 @@ fn the_table_of_addresses_is_bounded() {
     let mut wrong = Wrong::default();
     for number in 0..3 * MAX_PLACES as u32 {
         wrong.add(IpAddr::from(number.to_be_bytes()).into(), Print(0, 0), secs(0));
-        assert!(wrong.by_place.len() <= MAX_PLACES);
+        assert_eq!(wrong.by_place.len(), MAX_PLACES.min(number as usize + 1), "one is forgotten, not all");
     }
 }
 
