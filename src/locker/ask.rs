@@ -45,7 +45,7 @@ pub struct Caller(pub u64);
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// All claims of the request, in the order of the limits in the file. At most one claim per window.
-    /// Turns are taken at the first claim's window, so the broadest limit is best put first.
+    /// Turns are taken at the window of the first limit that most wait for, so the broadest limit is best put first.
     pub claims: &'a [Claim],
     /// Who asks.
     pub caller: Caller,

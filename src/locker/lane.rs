@@ -46,7 +46,8 @@ impl Locker {
                 turns.arrive(waiter.caller, home.cost)
             };
         }
-        let several = waiter.wants.len() > 1;
+        // Several windows of one limit are those of keys that a caller may have made up: they win it no slot before others.
+        let several = waiter.wants.iter().any(|want| want.limit != waiter.wants[0].limit);
         for want in &waiter.wants {
             let waits = self.table.window_mut(want.window).waits_begun();
             waits.waiting += 1;

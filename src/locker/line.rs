@@ -120,7 +120,7 @@ pub(super) struct Waits {
     pub(super) line: Line,
     /// Lanes that would make this window's claimant later. They keep nobody else back.
     pub(super) held: Line,
-    /// The waiters that need other windows too, oldest first: the first is the claimant.
+    /// The waiters that need windows of other limits too, oldest first: the first is the claimant.
     pub(super) claimants: BTreeSet<(Time, u64, u32)>,
     /// The turns of the callers whose home this is.
     pub(super) turns: Turns,

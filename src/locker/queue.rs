@@ -43,7 +43,7 @@ pub(super) struct Want {
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) claims: SmallVec<[Claim; 2]>,
-    /// The windows of all claims but those of dry-run limits; the first is its home.
+    /// The windows of all claims but those of dry-run limits; the first is its home, see `choose_home`.
     pub(super) wants: SmallVec<[Want; 2]>,
     pub(super) caller: Caller,
     pub(super) place: Place,
@@ -259,6 +259,20 @@ impl Locker {
             let found = self.table.find(claim.limit, claim.key);
             let window = found.unwrap_or_else(|| self.begin(claim.limit, claim.key, now));
             waiter.wants.push(Want { window, limit: claim.limit, cost: claim.cost });
+        }
+        self.choose_home(&mut waiter.wants);
+    }
+
+    /// Puts the window with the longest line first of those of the first limit. A request may count under several keys of
+    /// one limit, and its caller may have made one of them up: with that for its home it would take no turns.
+    fn choose_home(&self, wants: &mut [Want]) {
+        let Some(first) = wants.first().map(|want| want.limit) else { return };
+        let of_first = wants.iter().take_while(|want| want.limit == first).count();
+        if of_first > 1 {
+            let waiting = |at: usize| self.table.window(wants[at].window).waits().map_or(0, |waits| waits.waiting);
+            // Of equal ones the first.
+            let home = (0..of_first).rev().max_by_key(|at| waiting(*at)).unwrap_or(0);
+            wants.swap(0, home);
         }
     }
 

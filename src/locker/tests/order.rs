@@ -85,6 +85,28 @@ fn a_newcomer_of_another_caller_is_next_and_not_last() {
 }
 
 #[test]
+fn who_counts_under_a_key_of_its_own_besides_takes_turns_all_the_same() {
+    for own_first in [true, false] {
+        let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding)]);
+        let shared = claim(0, 0, 1);
+        assert!(send(&mut locker, &ask(&[shared], 9), ms(0)).is_ok());
+        for number in 1..=50 {
+            let own = claim(0, number, 1);
+            let claims = if own_first { [own, shared] } else { [shared, own] };
+            wait(&mut locker, &ask(&claims, 1), ms(1));
+        }
+        let other = wait(&mut locker, &ask(&[shared], 2), ms(2));
+        let (mut count, mut turn) = (0, None);
+        drive(&mut locker, ms(60_000), |_, ticket, _| {
+            count += 1;
+            turn = turn.or((ticket == other).then_some(count));
+        });
+        assert_eq!(count, 51);
+        assert!(turn.is_some_and(|turn| turn <= 3), "own key first: {own_first}, turn {turn:?}");
+    }
+}
+
+#[test]
 fn the_more_urgent_goes_first_but_the_least_urgent_goes_within_its_patience() {
     let mut rule = limit(1, 100, Kind::Sliding);
     rule.max_wait = Duration::from_secs(10);

@@ -115,7 +115,12 @@ impl World {
         for limit in 0..limits {
             if claims.is_empty() && limit + 1 == limits || self.dice.one_in(2) {
                 let cost = if self.dice.one_in(3) { self.dice.roll(1, 4) } else { 1 };
-                claims.push(claim(limit as u32, u128::from(self.dice.roll(0, 2)), cost as u32));
+                let key = self.dice.roll(0, 2);
+                claims.push(claim(limit as u32, u128::from(key), cost as u32));
+                // A request may count under several keys of one limit.
+                if self.dice.one_in(6) {
+                    claims.push(claim(limit as u32, u128::from((key + 1) % 3), cost as u32));
+                }
             }
         }
         claims
