@@ -6,7 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::access_schema::Access;
-use super::file::{File, Listen, Route};
+use super::file::{File, Route};
 use super::limit::Keying;
 use super::process::{self, State};
 use super::value::Destination;
@@ -30,7 +30,7 @@ const IDLE_PER_ORIGIN: usize = 64;
 /// `folder` is where relative paths begin.
 pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings {
     let listen = listen(&file.listen.proxy, reader);
-    let connections = connections(&file.listen, reader);
+    let connections = connections(&file, reader);
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
     check_open(&file, loopback_only, reader);
     let dial = address_rules::check(&file, &listen, loopback_only, reader);
@@ -165,7 +165,8 @@ fn listen(written: &Written<Vec<At<SocketAddr>>>, reader: &Reader<'_>) -> Vec<So
     list.value.iter().map(|at| at.value).collect()
 }
 
-fn connections(written: &Listen, reader: &Reader<'_>) -> connection_limit::Settings {
+fn connections(file: &File, reader: &Reader<'_>) -> connection_limit::Settings {
+    let written = &file.listen;
     let (total, per_address) = (written.max_connections.get(), written.max_connections_per_address.get());
     if let (Some(total), Some(per_address)) = (total, per_address)
         && per_address.value > total.value
@@ -174,7 +175,8 @@ fn connections(written: &Listen, reader: &Reader<'_>) -> connection_limit::Setti
         reader.error(&per_address.place, message, format_args!("at most {}, as max_connections says", total.value));
     }
     let count = |at: Option<&At<u32>>| at.map(|at| at.value as usize);
-    connection_limit::Settings { total: count(total), per_address: count(per_address) }
+    let ipv6_prefix = file.access.ipv6_prefix;
+    connection_limit::Settings { total: count(total), per_address: count(per_address), ipv6_prefix }
 }
 
 /// A gateway that others can reach must say who may use it, or it is an open proxy.

@@ -4,9 +4,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+use ipnet::IpNet;
+
+use super::prefix::Ipv6Prefix;
 
 /// How many there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -15,6 +19,8 @@ pub struct Settings {
     pub total: Option<usize>,
     /// From one address; `None`: half of all, and from loopback all.
     pub per_address: Option<usize>,
+    /// Length of the IPv6 blocks that count as one address.
+    pub ipv6_prefix: Ipv6Prefix,
 }
 
 /// The limits, for all listeners together. One for the process; clone it for every holder.
@@ -34,7 +40,7 @@ struct Shared {
 struct State {
     settings: Settings,
     open: usize,
-    by_network: HashMap<Network, Held>,
+    by_block: HashMap<IpNet, Held>,
     /// Tasks that wait for room.
     waiting: Vec<Waker>,
     /// How often all places were taken, and whether the last time is over.
@@ -42,7 +48,7 @@ struct State {
     is_short: bool,
 }
 
-/// The connections of one network.
+/// The connections of one address, or of one block of IPv6 addresses.
 #[derive(Default, Debug)]
 struct Held {
     connections: usize,
@@ -50,36 +56,19 @@ struct Held {
     is_told: bool,
 }
 
-/// The part of an address that is counted: all of IPv4, and the first 64 bits of IPv6, below which one machine has every
-/// address (RFC 4291 §2.5.4).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Network {
-    V4(Ipv4Addr),
-    V6(u64),
-}
-
 /// The place of one connection; free again when dropped.
 #[must_use = "the connection is not counted without it"]
 #[derive(Debug)]
 pub struct Place {
     shared: Arc<Shared>,
-    network: Network,
-}
-
-impl Network {
-    fn of(address: IpAddr) -> Network {
-        match address.to_canonical() {
-            IpAddr::V4(four) => Network::V4(four),
-            IpAddr::V6(six) => Network::V6((six.to_bits() >> 64) as u64),
-        }
-    }
+    block: IpNet,
 }
 
 impl ConnectionLimit {
     /// `by_descriptors`: how many connections there are descriptors for.
     pub fn new(settings: Settings, by_descriptors: usize) -> ConnectionLimit {
         let state =
-            State { settings, open: 0, by_network: HashMap::new(), waiting: Vec::new(), shortages: 0, is_short: false };
+            State { settings, open: 0, by_block: HashMap::new(), waiting: Vec::new(), shortages: 0, is_short: false };
         ConnectionLimit { shared: Arc::new(Shared { by_descriptors, state: Mutex::new(state) }) }
     }
 
@@ -125,14 +114,14 @@ impl ConnectionLimit {
     /// A place for a connection from this address, unless it has as many as it may. Whether there is room is for
     /// [`ConnectionLimit::poll_room`] to say.
     pub fn take(&self, address: IpAddr) -> Option<Place> {
-        let network = Network::of(address);
         let mut state = self.shared.lock();
+        let block = state.settings.ipv6_prefix.block(address);
         let most = state.settings.per_address(self.shared.total(&state), address);
-        let held = state.by_network.entry(network).or_default();
+        let held = state.by_block.entry(block).or_default();
         if held.connections < most {
             held.connections += 1;
             state.open += 1;
-            return Some(Place { shared: Arc::clone(&self.shared), network });
+            return Some(Place { shared: Arc::clone(&self.shared), block });
         }
         let is_new = !std::mem::replace(&mut held.is_told, true);
         drop(state);
@@ -173,7 +162,7 @@ impl Drop for Place {
             state.open -= 1;
             // At the edge each connection that ends lets one in: only half of them show that a shortage is over.
             state.is_short &= state.open > self.shared.total(&state) / 2;
-            if let Entry::Occupied(mut held) = state.by_network.entry(self.network) {
+            if let Entry::Occupied(mut held) = state.by_block.entry(self.block) {
                 held.get_mut().connections -= 1;
                 if held.get().connections == 0 {
                     held.remove();
@@ -190,7 +179,7 @@ mod tests {
     use super::*;
 
     fn limit(total: usize, per_address: Option<usize>) -> ConnectionLimit {
-        ConnectionLimit::new(Settings { total: Some(total), per_address }, 1)
+        ConnectionLimit::new(Settings { total: Some(total), per_address, ..Settings::default() }, 1)
     }
 
     fn take(limit: &ConnectionLimit, address: &str) -> Option<Place> {
@@ -210,7 +199,7 @@ mod tests {
         drop(held);
         assert!(take(&limit, "192.0.2.1").is_some());
         drop(other);
-        assert!(limit.shared.lock().by_network.is_empty() && limit.shared.lock().open == 0);
+        assert!(limit.shared.lock().by_block.is_empty() && limit.shared.lock().open == 0);
     }
 
     #[test]
@@ -218,7 +207,14 @@ mod tests {
         let limit = limit(100, Some(1));
         let _held = take(&limit, "2001:db8:0:1::1").unwrap();
         assert!(take(&limit, "2001:db8:0:1:ffff::2").is_none());
-        assert!(take(&limit, "2001:db8:0:2::1").is_some());
+        let other = take(&limit, "2001:db8:0:2::1");
+        assert!(other.is_some());
+        // What is held under the settings of before is given back under them.
+        limit.change(Settings { total: Some(100), per_address: Some(1), ipv6_prefix: Ipv6Prefix(48) });
+        drop(other);
+        assert_eq!(limit.shared.lock().by_block.len(), 1);
+        let _wide = take(&limit, "2001:db8:0:2::1").unwrap();
+        assert!(take(&limit, "2001:db8:0:3::1").is_none());
     }
 
     #[test]
@@ -238,7 +234,7 @@ mod tests {
         let limit = limit(1, None);
         let held = take(&limit, "127.0.0.1").unwrap();
         assert!(!has_room(&limit));
-        limit.change(Settings { total: Some(2), per_address: None });
+        limit.change(Settings { total: Some(2), ..Settings::default() });
         assert!(has_room(&limit));
         let second = take(&limit, "127.0.0.1").unwrap();
         assert!(!has_room(&limit));
