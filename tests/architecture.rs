@@ -84,7 +84,7 @@ fn files(of: &[&str]) -> Vec<File> {
                 if path.file_name().is_none_or(|name| name != "node_modules") {
                     open.push(path);
                 }
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| e == "rs" || e == "lua") {
                 let text = std::fs::read_to_string(&path).expect("a source file is text");
                 let inside = path.strip_prefix(top).expect("it is below the top");
                 found.push(File { path: inside.to_string_lossy().into_owned(), text });
@@ -203,8 +203,9 @@ fn doors_out(file: &File) -> Vec<String> {
 
 fn shapes(file: &File) -> Vec<String> {
     let mut found = Vec::new();
-    if !file.text.starts_with("//! ") {
-        found.push(format!("{}: begins with `//!`, which says what the file is for", file.path));
+    let mark = if file.path.ends_with(".lua") { "-- " } else { "//! " };
+    if !file.text.starts_with(mark) {
+        found.push(format!("{}: begins with `{mark}`, which says what the file is for", file.path));
     }
     let lines = file.text.lines().count();
     if lines > LONGEST_FILE {

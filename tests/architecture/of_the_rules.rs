@@ -43,6 +43,8 @@ fn doors_shapes_and_leftovers_are_found() {
     assert_eq!(broken(doors_out, "src/net/dial.rs", "Instant::now()"), 1);
     assert_eq!(broken(shapes, "src/a.rs", "use x;"), 1);
     assert_eq!(broken(shapes, "src/a.rs", &"//! a\n".repeat(401)), 1);
+    assert_eq!(broken(shapes, "src/a.lua", &"-- a\n".repeat(401)), 1);
+    assert_eq!(broken(shapes, "src/a.lua", "local a"), 1);
     assert_eq!(broken(shapes, "src/a.rs", &"//! a\n".repeat(400)), 0);
     assert_eq!(broken(left_for_later, "src/a.rs", concat!("// TO", "DO: more")), 1);
 }

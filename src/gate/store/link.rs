@@ -14,8 +14,9 @@ use tokio_rustls::TlsConnector;
 use super::{Error, Settings};
 use crate::net::dial;
 
-/// The script that counts.
-pub(super) const SCRIPT: &str = include_str!("store.lua");
+/// The script that counts: its three parts, in their order.
+pub(super) const SCRIPT: &str =
+    concat!(include_str!("script/session.lua"), include_str!("script/window.lua"), include_str!("script/grant.lua"));
 
 /// How long a connection may take, to the server and through its greeting.
 const CONNECT: Duration = Duration::from_secs(1);

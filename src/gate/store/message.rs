@@ -1,4 +1,4 @@
-//! What is said to the script and what it answers, in its order; `store.lua` reads it so.
+//! What is said to the script and what it answers, in its order; `script/session.lua` reads it so.
 
 use std::time::Duration;
 

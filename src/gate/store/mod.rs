@@ -1,7 +1,7 @@
 //! Slots that are counted together with other gateways, in a Valkey or Redis that all of them name.
 //!
 //! The locker says what is to be told and asked; a thread of its own does it, one call at a time, so that all that comes up
-//! during a call goes out with the next. The store decides by its own clock alone (`store.lua`). What holds when it cannot
+//! during a call goes out with the next. The store decides by its own clock alone (`script/`). What holds when it cannot
 //! be asked is decided here, by time and by what the file says.
 
 mod client;
