@@ -336,7 +336,7 @@ impl Client {
             }
         }
         let any = |of: fn(&Authority) -> bool| self.authorities.values().any(of);
-        let health = if any(|authority| matches!(authority, Authority::Part(_))) {
+        let health = if any(|authority| matches!(authority, Authority::Part { .. })) {
             Health::Shared
         } else if any(|authority| *authority == Authority::Alone) {
             Health::Alone

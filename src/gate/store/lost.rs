@@ -18,8 +18,10 @@ pub(super) fn authority(
         (WhenLost::Refuse, _) | (WhenLost::Share { .. }, None) => Authority::Nobody,
         (WhenLost::Allow, _) => Authority::Alone,
         (WhenLost::Share { gateways, share_for, .. }, Some(last)) => {
-            let is_time = last + until_share(limit, under_way) <= now && now < last + *share_for;
-            if is_time { Authority::Part(*gateways) } else { Authority::Nobody }
+            // The store gives it to others later by its presence, a lease and more.
+            let until = last + *share_for;
+            let is_time = last + until_share(limit, under_way) <= now && now < until;
+            if is_time { Authority::Part { parts: *gateways, until } } else { Authority::Nobody }
         }
     }
 }
@@ -41,7 +43,7 @@ pub(super) fn in_words(authority: Authority) -> String {
     match authority {
         Authority::Store => "it is the store's to say who passes".to_owned(),
         Authority::Nobody => "nobody passes until the store answers".to_owned(),
-        Authority::Part(parts) => format!("the store is lost: this gateway goes on with one of {parts} parts"),
+        Authority::Part { parts, .. } => format!("the store is lost: this gateway goes on with one of {parts} parts"),
         Authority::Alone => "the store is lost: this gateway goes on as if it were alone".to_owned(),
     }
 }

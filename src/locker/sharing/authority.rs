@@ -16,8 +16,13 @@ pub enum Authority {
     Store,
     /// Nobody's: the store cannot be asked, and who comes waits.
     Nobody,
-    /// This gateway's, which has one of so many equal parts of the limit.
-    Part(NonZeroU32),
+    /// This gateway's, which has one equal part of the limit for a time.
+    Part {
+        /// How many parts there are.
+        parts: NonZeroU32,
+        /// When its part is given to others: what goes in it must have left by then.
+        until: Time,
+    },
     /// This gateway's alone, as if there were no other.
     Alone,
 }
@@ -26,12 +31,15 @@ impl Rule {
     /// Whose word it is from here on; `own` is the rule as the file has it.
     fn obey(&mut self, authority: Authority, own: &Rule) {
         (self.requests, self.interval, self.in_flight) = (own.requests, own.interval, own.in_flight);
-        self.parted = matches!(authority, Authority::Part(_));
+        (self.parted, self.until) = match authority {
+            Authority::Part { until, .. } => (true, until),
+            Authority::Store | Authority::Nobody | Authority::Alone => (false, Time::NEVER),
+        };
         let (pooled, lost) = match authority {
             Authority::Store => (true, false),
             Authority::Nobody => (true, true),
             Authority::Alone => (false, false),
-            Authority::Part(parts) => {
+            Authority::Part { parts, .. } => {
                 let part = |all: u32| if all == u32::MAX { all } else { all / parts };
                 (self.requests, self.in_flight) = (part(own.requests), part(own.in_flight));
                 self.interval = own.interval.saturating_mul(u64::from(parts.get()));

@@ -192,7 +192,7 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     let mut grants = gone(&mut locker);
     locker.settle(&mut grants[0], Moment::Sent, ms(20));
     locker.close_sharing(ms(30));
-    let part = Authority::Part(std::num::NonZeroU32::new(2).unwrap());
+    let part = Authority::Part { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(1000) };
     locker.set_authority(Some(LimitId(0)), part, ms(40));
     send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(40)).unwrap();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(40));
@@ -204,6 +204,25 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     locker.open_sharing(ms(50));
     let told = locker.take_exchange(false, ms(50));
     assert_eq!(told.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
+}
+
+#[test]
+fn what_goes_in_a_part_must_have_left_when_the_part_ends() {
+    let mut locker = one(6, 100);
+    locker.close_sharing(ms(0));
+    let part = Authority::Part { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(150) };
+    locker.set_authority(Some(LimitId(0)), part, ms(10));
+    let Verdict::Go(mut grant) = locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(40)) else { panic!("it waits") };
+    assert_eq!(grant.until(), ms(150));
+    locker.settle(&mut grant, Moment::Sent, ms(60));
+    // The next slots open at 160 ms, when they are others'.
+    wait(&mut locker, &[claim(0, 0, 1)], ms(70));
+    locker.handle_timeout(ms(160));
+    wait(&mut locker, &[claim(0, 0, 1)], ms(160));
+    assert!(drain(&mut locker).is_empty());
+    locker.set_authority(Some(LimitId(0)), Authority::Alone, ms(170));
+    let grants = gone(&mut locker);
+    assert_eq!((grants.len(), grants[0].until()), (2, Time::NEVER));
 }
 
 #[test]

@@ -164,7 +164,8 @@ impl Window {
     #[inline]
     pub(crate) fn has_room(&self, rule: &Rule, cost: u32, now: Time) -> bool {
         let taken = u64::from(self.unsettled) + u64::from(self.in_log);
-        self.flying < rule.in_flight
+        now < rule.until
+            && self.flying < rule.in_flight
             && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
             && self.paused() <= now
             && (!matches!(rule.form, Form::Smooth) || smooth::spaced(self, rule, cost, now))
@@ -176,7 +177,7 @@ impl Window {
         self.unsettled += rule.slots(cost);
         self.use_credit(rule, cost);
         self.flying += u32::from(rule.counts_flights());
-        if rule.pooled { self.use_share(rule, cost) } else { Time::NEVER }
+        if rule.pooled { self.use_share(rule, cost) } else { rule.until }
     }
 
     /// `cost` taken slots settle now.
@@ -240,15 +241,16 @@ impl Window {
         }
         let from = self.paused().max(now);
         let place = ahead.saturating_add(u64::from(cost));
-        match rule.form {
-            Form::Uncounted => Some(from),
-            Form::Sliding => sliding::opening(self, rule, place, from),
+        let opening = match rule.form {
+            Form::Uncounted => from,
+            Form::Sliding => sliding::opening(self, rule, place, from)?,
             Form::Smooth => {
                 let slots = sliding::opening(self, rule, place, from)?;
-                Some(smooth::opening(self, rule, ahead, cost, from)?.max(slots))
+                smooth::opening(self, rule, ahead, cost, from)?.max(slots)
             }
-            Form::Fixed | Form::Calendar { .. } => self.opening_of_next(rule, place, from),
-        }
+            Form::Fixed | Form::Calendar { .. } => self.opening_of_next(rule, place, from)?,
+        };
+        (opening < rule.until).then_some(opening)
     }
 
     /// `opening` where all that has settled opens at one moment.

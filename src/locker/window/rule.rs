@@ -96,6 +96,8 @@ pub(crate) struct Rule {
     pub(crate) lost: bool,
     /// Whether `requests` and `in_flight` are this gateway's part of the whole.
     pub(crate) parted: bool,
+    /// When that part ends: nothing goes from then on, and what was granted must have left. `NEVER` for a whole.
+    pub(crate) until: Time,
     /// How many windows are alive.
     pub(crate) live: usize,
 }
@@ -128,6 +130,7 @@ impl Rule {
             pooled: false,
             lost: false,
             parted: false,
+            until: Time::NEVER,
             live: 0,
         };
         let Some(rate) = &limit.rate else { return rule };

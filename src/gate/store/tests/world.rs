@@ -104,6 +104,8 @@ pub(super) struct World {
     pub(super) clock: u64,
     /// Until when it answers nobody.
     pub(super) stopped: u64,
+    /// The line of this gateway is cut at this moment, and not mended.
+    severed: Option<(usize, u64)>,
     /// When requests of each limit came to the origin.
     pub(super) arrivals: Vec<Vec<u64>>,
     pub(super) flights: Vec<(u64, i32)>,
@@ -125,6 +127,7 @@ impl World {
             stores: 0,
             clock,
             stopped: 0,
+            severed: None,
             arrivals: vec![Vec::new(); limits.len()],
             flights: Vec::new(),
             limits,
@@ -164,6 +167,9 @@ impl World {
             if self.now < FAULTS {
                 self.go_wrong();
             }
+            if let Some((number, _)) = self.severed.filter(|(_, at)| *at < self.now) {
+                self.gateways[number].cut = END;
+            }
             self.deliver();
             for number in 0..self.gateways.len() {
                 self.arrive(number);
@@ -201,7 +207,7 @@ impl World {
         if self.dice.one_in(3000) {
             self.gateways[number].cut = self.now + self.dice.below(2500 * MS);
         }
-        if self.dice.one_in(6000) {
+        if self.dice.one_in(6000) && !self.is_severed(number) {
             // What it has sent is under way; what it has not never leaves.
             let before = std::mem::take(&mut self.gateways[number].answering);
             self.flights.extend(before.iter().filter(|(_, grant)| grant.holds_flight()).map(|_| (self.now, -1)));
@@ -212,6 +218,11 @@ impl World {
     /// From here on nothing is in the way of what is counted.
     pub(super) fn is_calm(&self) -> bool {
         self.now > COUNTED - SECOND
+    }
+
+    /// The line of a gateway is cut, and not mended.
+    pub(super) fn is_severed(&self, number: usize) -> bool {
+        self.severed.is_some_and(|(severed, at)| severed == number && at < self.now)
     }
 
     /// How much went of a limit where nothing went wrong any more, as a part of what could.
@@ -231,10 +242,11 @@ impl World {
     }
 }
 
-fn judge(first: u64, when_lost: fn(usize) -> WhenLost) {
+fn judge(first: u64, when_lost: fn(usize) -> WhenLost, prepare: fn(&mut World)) {
     let worlds = if std::env::var_os("LOCKGATE_SLOW").is_some() { 24 } else { 6 };
     for seed in first..first + worlds {
         let mut world = World::new(seed, when_lost);
+        prepare(&mut world);
         world.run();
         for limit in 0..5 {
             assert_eq!(world.too_early(limit), None, "seed {seed}: {}", world.limits[limit].name);
@@ -246,14 +258,28 @@ fn judge(first: u64, when_lost: fn(usize) -> WhenLost) {
 
 #[test]
 fn no_more_than_n_in_t_whatever_becomes_of_store_lines_and_gateways() {
-    judge(0, |_| WhenLost::Refuse);
+    judge(0, |_| WhenLost::Refuse, |_| {});
 }
 
 #[test]
 fn no_more_than_n_in_t_where_gateways_go_on_with_their_parts() {
-    judge(100, |number| WhenLost::Share {
-        gateways: NonZeroU32::new(3).unwrap(),
-        name: format!("gateway {number}"),
-        share_for: Duration::from_secs(3600),
-    });
+    judge(100, |number| share(number, Duration::from_secs(3600)), |_| {});
+}
+
+#[test]
+fn no_more_than_n_in_t_where_a_gateway_stays_cut_off_and_its_part_ends() {
+    judge(
+        200,
+        // Somewhat longer than what must pass until a part is used at all.
+        |number| share(number, Duration::from_millis(3200)),
+        |world| {
+            let number = world.dice.below(3) as usize;
+            // When the store is no longer put in another's place: a new one leaves the part alone for longer.
+            world.severed = Some((number, FAULTS + world.dice.below(200 * MS)));
+        },
+    );
+}
+
+fn share(number: usize, share_for: Duration) -> WhenLost {
+    WhenLost::Share { gateways: NonZeroU32::new(3).unwrap(), name: format!("gateway {number}"), share_for }
 }

@@ -1,11 +1,13 @@
 //! What a gateway of the world does: it asks its locker, sends what may go, and speaks with the store.
 
+use std::time::Duration;
+
 use super::arguments;
 use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, FAULTS, MS, Message, RETRY, UNDER_WAY, World};
-use crate::gate::store::WhenLost;
 use crate::gate::store::lost::authority;
 use crate::gate::store::message::{self, Speaker, Verb};
-use crate::locker::{Ask, Authority, Caller, Claim, Exchange, Grant, Key, LimitId, Moment, Verdict};
+use crate::gate::store::{PRESENCE, WhenLost};
+use crate::locker::{Ask, Authority, Caller, Claim, Exchange, Grant, Key, LEASE, LimitId, Moment, Verdict};
 use crate::time::Time;
 
 impl World {
@@ -38,11 +40,23 @@ impl World {
 
     pub(super) fn granted(&mut self, number: usize, grant: Grant) {
         let delay = match self.dice.below(24) {
+            0..6 if self.is_severed(number) => self.until_its_part_is_given_away(number),
             0 if !self.is_calm() => self.dice.below(400 * MS),
             1 if !self.is_calm() && self.dice.one_in(4) => self.dice.below(1800 * MS),
             _ => self.dice.below(300_000),
         };
         self.gateways[number].leaving.push((self.now + delay, grant));
+    }
+
+    /// How long until the store may give the part of a gateway that is cut off to others, and a bit; no time if that is
+    /// too long for a request that connects.
+    fn until_its_part_is_given_away(&mut self, number: usize) -> u64 {
+        let (gateway, bit) = (&self.gateways[number], self.dice.below(300 * MS));
+        let WhenLost::Share { share_for, .. } = (self.when_lost)(number) else { return 0 };
+        let given_away = gateway.last_good.map(|last| last + share_for + PRESENCE + LEASE + Duration::from_millis(60));
+        let now = Time::from_nanos(self.now + gateway.ahead);
+        let left = given_away.map_or(0, |at| u64::try_from(at.since(now).as_nanos()).unwrap()) + bit;
+        if left < 1800 * MS { left } else { 0 }
     }
 
     pub(super) fn poll(&mut self, number: usize) {
