@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::contact::Contact;
 use super::link::Link;
 use super::lost::{authority, in_words};
 use super::message::{self, Answer, Speaker, Verb};
@@ -67,7 +68,7 @@ pub fn start(
         process: process.iter().map(|byte| format!("{byte:02x}")).collect(),
         epochs: 0,
         under_way,
-        last_good: None,
+        contact: Contact::default(),
         authorities: HashMap::new(),
         doubted: None,
         sample: None,
@@ -116,8 +117,7 @@ struct Client {
     process: String,
     epochs: u64,
     under_way: Duration,
-    /// When the store answered last.
-    last_good: Option<Time>,
+    contact: Contact,
     /// What was said to the locker while the store cannot be asked.
     authorities: HashMap<LimitId, Authority>,
     doubted: Option<i64>,
@@ -240,7 +240,7 @@ impl Client {
         let answer = answer.and_then(|value| message::read(&value, &exchange));
         match answer.and_then(|answer| self.believe(link, answer, began, ended)) {
             Ok(answer) => {
-                self.last_good = Some(ended);
+                self.contact.answered(verb, ended);
                 self.status.note_exchange(u64::try_from(ended.since(began).as_micros()).unwrap_or(u64::MAX));
                 self.report_mixed(&answer, &exchange, &limits);
                 gate.exchanged(&exchange, &answer.taken, began, ended);
@@ -328,7 +328,7 @@ impl Client {
         let limits = gate.limits();
         for id in gate.shared_limits() {
             let Some(limit) = limits.get(id.0 as usize) else { continue };
-            let authority = authority(&self.settings.when_lost, limit, self.last_good, self.under_way, now);
+            let authority = authority(&self.settings.when_lost, limit, self.contact.last(), self.under_way, now);
             let before = self.authorities.insert(id, authority).unwrap_or(Authority::Nobody);
             if before != authority {
                 tracing::warn!(limit = &*limit.name, "{}", in_words(authority));

@@ -5,6 +5,7 @@
 //! be asked is decided here, by time and by what the file says.
 
 mod client;
+mod contact;
 mod error;
 mod hands;
 mod link;

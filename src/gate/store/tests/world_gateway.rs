@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::arguments;
-use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, FAULTS, MS, Message, RETRY, UNDER_WAY, World};
+use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, END, FAULTS, MS, Message, RETRY, UNDER_WAY, World};
 use crate::gate::store::lost::authority;
 use crate::gate::store::message::{self, Speaker, Verb};
 use crate::gate::store::{PRESENCE, WhenLost};
@@ -53,7 +53,8 @@ impl World {
     fn until_its_part_is_given_away(&mut self, number: usize) -> u64 {
         let (gateway, bit) = (&self.gateways[number], self.dice.below(300 * MS));
         let WhenLost::Share { share_for, .. } = (self.when_lost)(number) else { return 0 };
-        let given_away = gateway.last_good.map(|last| last + share_for + PRESENCE + LEASE + Duration::from_millis(60));
+        let given_away =
+            gateway.contact.last().map(|last| last + share_for + PRESENCE + LEASE + Duration::from_millis(60));
         let now = Time::from_nanos(self.now + gateway.ahead);
         let left = given_away.map_or(0, |at| u64::try_from(at.since(now).as_nanos()).unwrap()) + bit;
         if left < 1800 * MS { left } else { 0 }
@@ -132,8 +133,9 @@ impl World {
         let when_lost = (self.when_lost)(number);
         let gateway = &mut self.gateways[number];
         for (index, limit) in self.limits.iter().enumerate() {
-            let authority = authority(&when_lost, limit, gateway.last_good, UNDER_WAY, now);
-            if authority != Authority::Nobody || gateway.last_good.is_some() {
+            let last = gateway.contact.last();
+            let authority = authority(&when_lost, limit, last, UNDER_WAY, now);
+            if authority != Authority::Nobody || last.is_some() {
                 gateway.locker.set_authority(Some(LimitId(index as u32)), authority, now);
             }
         }
@@ -198,10 +200,13 @@ impl World {
         let value = redis::Value::Array(answer.iter().copied().map(redis::Value::Int).collect());
         match message::read(&value, &known.exchange) {
             Ok(answer) => {
-                gateway.last_good = Some(now);
+                gateway.contact.answered(known.verb, now);
                 if known.verb == Verb::Hello {
                     gateway.is_connected = true;
                     gateway.locker.open_sharing(now);
+                    if self.is_severed(number) {
+                        self.gateways[number].cut = END;
+                    }
                 } else {
                     gateway.locker.exchanged(&known.exchange, &answer.taken, known.began, now, now);
                 }

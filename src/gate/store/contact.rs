@@ -1,0 +1,26 @@
+//! Last contact with the store: from it the time runs in which a gateway that is cut off may use its part of a limit.
+
+use super::message::Verb;
+use crate::time::Time;
+
+/// When the store last took this gateway for present.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Contact {
+    last: Option<Time>,
+}
+
+impl Contact {
+    /// The store has answered. An answered hello is no contact: the store cannot know whether its answer came through, so it
+    /// counts this gateway as absent until it tells something.
+    pub(super) fn answered(&mut self, verb: Verb, at: Time) {
+        match verb {
+            Verb::Hello => {}
+            Verb::Tell | Verb::Bye => self.last = Some(at),
+        }
+    }
+
+    /// The time of the last contact; `None`: there was none, and so there is no part to go on with.
+    pub(super) fn last(self) -> Option<Time> {
+        self.last
+    }
+}
