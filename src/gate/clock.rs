@@ -71,8 +71,8 @@ impl Clock {
     /// then. It may be a little more, never less.
     pub(super) fn asleep_nanos(&self) -> u64 {
         #[cfg(test)]
-        if self.hand.is_some() {
-            return 0;
+        if let Some(hand) = self.hand {
+            return hand.asleep_nanos();
         }
         let nanos = |clock: ClockId| {
             let read = clock_gettime(clock);
@@ -87,8 +87,8 @@ impl Clock {
     pub(super) fn boot_moment(&self) -> BootMoment {
         let before = self.now();
         #[cfg(test)]
-        if self.hand.is_some() {
-            let (since_boot, wall) = (before.as_nanos(), self.wall_unix_nanos());
+        if let Some(hand) = self.hand {
+            let (since_boot, wall) = (before.as_nanos() + hand.asleep_nanos(), self.wall_unix_nanos());
             return BootMoment { since_boot, wall, before, after: before };
         }
         let boot = clock_gettime(ClockId::Boottime);
@@ -160,6 +160,7 @@ impl Clock {
 pub(crate) struct Hand {
     nanos: std::sync::atomic::AtomicU64,
     wall_at_start: std::sync::atomic::AtomicI64,
+    asleep: std::sync::atomic::AtomicU64,
 }
 
 #[cfg(test)]
@@ -174,6 +175,17 @@ impl Hand {
     pub(crate) fn set_wall_ahead(&self, span: Duration) {
         let nanos = i64::try_from(span.as_nanos()).unwrap();
         self.wall_at_start.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// The machine is suspended: its clocks stand still, but for the wall's and the one that counts this.
+    pub(crate) fn suspend(&self, span: Duration) {
+        let nanos = u64::try_from(span.as_nanos()).unwrap();
+        self.asleep.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
+        self.set_wall_ahead(span);
+    }
+
+    fn asleep_nanos(&self) -> u64 {
+        self.asleep.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     pub(crate) fn now(&self) -> Time {

@@ -25,8 +25,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn is_good(&self) -> bool {
-        !self.gate.forsaken.load(Ordering::Relaxed) && !self.is_late()
+    fn is_good(&self, granted_at: Time) -> bool {
+        !self.gate.forsaken.load(Ordering::Relaxed) && !self.is_late(granted_at)
     }
 
     /// Whether its slots are counted together with other gateways.
@@ -34,8 +34,9 @@ impl Held {
         self.grant.until() < Time::NEVER
     }
 
-    fn is_late(&self) -> bool {
-        self.is_shared() && self.gate.clock.now() >= self.grant.until()
+    /// Whether its time is over by this machine's clock, or may be because that stood still in a suspend.
+    fn is_late(&self, granted_at: Time) -> bool {
+        self.is_shared() && (self.gate.clock.now() >= self.grant.until() || self.gate.has_slept_since(granted_at))
     }
 }
 
@@ -55,13 +56,12 @@ impl Permit {
     /// Whether it still holds. It does not once the process is gone that granted it, in the place of this one; nor when
     /// it is late.
     pub fn is_good(&self) -> bool {
-        self.held.as_ref().is_none_or(Held::is_good)
+        self.held.as_ref().is_none_or(|held| held.is_good(self.granted_at))
     }
 
     /// Whether it came too late: its slots are other gateways' by now. Whoever has it must ask again.
     pub fn is_late(&self) -> bool {
-        let is_late = |held: &Held| held.is_late() || held.is_shared() && held.gate.has_slept_since(self.granted_at);
-        self.held.as_ref().is_some_and(is_late)
+        self.held.as_ref().is_some_and(|held| held.is_late(self.granted_at))
     }
 
     /// What it holds, for whoever sees to its end.
@@ -145,7 +145,7 @@ impl Flight {
 
     /// Whether it may still leave, see [`Permit::is_good`].
     pub fn is_good(&self) -> bool {
-        self.held.as_ref().is_none_or(Held::is_good)
+        self.held.as_ref().is_none_or(|held| held.is_good(self.granted_at))
     }
 
     /// Not one byte left: the permit again, to be used on another connection.

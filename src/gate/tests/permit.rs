@@ -1,6 +1,7 @@
 //! From the permit to the end of its flight: each settles once, and each drop gives back what is due.
 
 use super::*;
+use crate::locker::Taken;
 
 #[test]
 fn a_request_without_claims_touches_no_lock() {
@@ -47,6 +48,31 @@ fn a_flight_settles_once_when_its_head_is_written() {
     assert!(waiter.waits());
     world.pass(ms(1));
     drop(waiter.go());
+}
+
+/// A permit in a slot that a store has granted.
+fn shared_permit(world: &World) -> Permit {
+    world.gate.step(world.hand.now(), |state| state.locker.open_sharing(at(0)));
+    let waiter = world.wait(0);
+    let exchange = world.gate.step(at(0), |state| state.locker.take_exchange(true, at(0)));
+    let taken = Taken { groups: vec![(Duration::ZERO, 1)], ..Taken::default() };
+    world.gate.step(at(0), |state| state.locker.exchanged(&exchange, &[taken], at(0), at(0), at(0)));
+    waiter.go()
+}
+
+#[test]
+fn what_a_store_has_granted_is_not_sent_after_a_suspend() {
+    let world = World::new(vec![Limit { shared: true, ..limit(1, ms(100)) }]);
+    let flight = shared_permit(&world).depart();
+    assert!(flight.is_good());
+    world.hand.suspend(ms(60_000));
+    assert!(!flight.is_good(), "the slot is another gateway's by now");
+    assert!(flight.nothing_left().is_late());
+    // What counts here alone stands still with this machine.
+    let world = World::new(vec![limit(1, ms(100))]);
+    let flight = world.go().depart();
+    world.hand.suspend(ms(60_000));
+    assert!(flight.is_good());
 }
 
 #[test]
