@@ -53,28 +53,12 @@ pub fn start(
     let mut process = [0; 8];
     let random = SystemRandom::new().fill(&mut process);
     random.map_err(|_| io::Error::other("the system has no random numbers"))?;
-    let (status, bell) = (Arc::new(Status::new()), Arc::new(Notify::new()));
     let (over, is_over) = watch::channel(false);
     let (tried, first) = sync_channel(1);
-    let client = Client {
-        gate: Arc::downgrade(gate),
-        clock: gate.clock(),
-        settings,
-        tls,
-        status: Arc::clone(&status),
-        bell: Arc::clone(&bell),
-        over: is_over,
-        tried,
-        process: process.iter().map(|byte| format!("{byte:02x}")).collect(),
-        epochs: 0,
-        under_way,
-        contact: Contact::default(),
-        authorities: HashMap::new(),
-        doubted: None,
-        sample: None,
-        complaint: None,
-        mixed: HashSet::new(),
-    };
+    let mut client = Client::new(gate, settings, under_way, is_over, tried);
+    client.process = process.iter().map(|byte| format!("{byte:02x}")).collect();
+    client.tls = tls;
+    let (status, bell) = (Arc::clone(&client.status), Arc::clone(&client.bell));
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new().name("store".to_owned()).spawn(move || runtime.block_on(client.run()))?;
     let store = Arc::new(Store { status, over, thread: Mutex::new(Some(thread)), first: Mutex::new(first) });
@@ -142,6 +126,34 @@ impl From<Error> for Ended {
 }
 
 impl Client {
+    fn new(
+        gate: &Arc<Gate>,
+        settings: Settings,
+        under_way: Duration,
+        over: watch::Receiver<bool>,
+        tried: SyncSender<()>,
+    ) -> Client {
+        Client {
+            gate: Arc::downgrade(gate),
+            clock: gate.clock(),
+            settings,
+            tls: None,
+            status: Arc::new(Status::new()),
+            bell: Arc::new(Notify::new()),
+            over,
+            tried,
+            process: String::new(),
+            epochs: 0,
+            under_way,
+            contact: Contact::default(),
+            authorities: HashMap::new(),
+            doubted: None,
+            sample: None,
+            complaint: None,
+            mixed: HashSet::new(),
+        }
+    }
+
     async fn run(mut self) {
         loop {
             let Some(gate) = self.gate.upgrade().filter(|gate| !gate.is_given()) else { return };
@@ -238,7 +250,7 @@ impl Client {
         let answer = link.call(&keys, self.settings.confirm, CALL, write).await;
         let ended = self.clock.now();
         let answer = answer.and_then(|value| message::read(&value, &exchange));
-        match answer.and_then(|answer| self.believe(link, answer, began, ended)) {
+        match answer.and_then(|answer| self.believe(&link.id, answer, began, ended)) {
             Ok(answer) => {
                 self.contact.answered(verb, ended);
                 self.status.note_exchange(u64::try_from(ended.since(began).as_micros()).unwrap_or(u64::MAX));
@@ -270,13 +282,12 @@ impl Client {
     }
 
     /// Whether the store's clock has gone as ours has since the last answer.
-    fn believe(&mut self, link: &Link, answer: Answer, began: Time, ended: Time) -> Result<Answer, Error> {
-        if self.gate.upgrade().is_some_and(|gate| gate.wakes()) {
-            self.sample = None;
+    fn believe(&mut self, id: &str, answer: Answer, began: Time, ended: Time) -> Result<Answer, Error> {
+        if self.gate.upgrade().is_some_and(|gate| gate.has_woken()) {
             return Err(Error::Slept);
         }
-        let sample = Sample { id: link.id.clone(), now: answer.now, began, ended };
-        let before = self.sample.replace(sample.clone()).filter(|before| before.id == link.id);
+        let sample = Sample { id: id.to_owned(), now: answer.now, began, ended };
+        let before = self.sample.replace(sample.clone()).filter(|before| before.id == id);
         let off = before.map_or(0, |before| step(&before, &sample));
         if off == 0 {
             return Ok(answer);
@@ -301,12 +312,10 @@ impl Client {
         let (health, _) = self.status.health();
         if health == Health::Asked || health == Health::Off {
             self.status.note_loss();
-            if let Ok(gate) = self.gate() {
-                gate.close_sharing();
-            }
-            self.authorities.clear();
+            self.close();
             self.status.set(Health::Lost, Some(error.to_string()));
         }
+        self.look_for_suspend();
         let complaint = error.to_string();
         if self.complaint.as_ref() != Some(&complaint) {
             let then = match &self.settings.when_lost {
@@ -320,10 +329,31 @@ impl Client {
         }
     }
 
+    /// From here on nothing passes a shared limit.
+    fn close(&mut self) {
+        if let Ok(gate) = self.gate() {
+            gate.close_sharing();
+        }
+        self.authorities.clear();
+    }
+
+    /// After a suspend what the store had granted is others', and nobody knows whether this gateway still has a part.
+    fn look_for_suspend(&mut self) {
+        if let Ok(gate) = self.gate()
+            && gate.has_woken()
+        {
+            self.close();
+            self.contact.forget();
+            self.sample = None;
+            gate.note_wake();
+        }
+    }
+
     /// Sees to what holds while the store cannot be asked: that changes with time.
     fn govern(&mut self) {
         let (health, why) = self.status.health();
         let (Ok(gate), false) = (self.gate(), health == Health::Asked) else { return };
+        self.look_for_suspend();
         let now = self.clock.now();
         let limits = gate.limits();
         for id in gate.shared_limits() {
@@ -360,3 +390,6 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

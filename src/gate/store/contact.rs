@@ -19,6 +19,11 @@ impl Contact {
         }
     }
 
+    /// The machine was suspended: its clock stood still then, so it is not known how long ago the last contact was.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// The time of the last contact; `None`: there was none, and so there is no part to go on with.
     pub(super) fn last(self) -> Option<Time> {
         self.last

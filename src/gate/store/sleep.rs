@@ -12,7 +12,7 @@ const UNREST_NANOS: u64 = 10_000_000;
 pub(in crate::gate) struct Sleep {
     /// For how long it had been suspended when that was looked at last.
     before: AtomicU64,
-    /// When it was noticed that it had been.
+    /// Just after it was noticed that it had been.
     noticed: AtomicU64,
 }
 
@@ -25,20 +25,27 @@ impl Sleep {
 impl Gate {
     /// Whether the machine was suspended since then.
     pub(in crate::gate) fn has_slept_since(&self, then: Time) -> bool {
-        then.as_nanos() < self.sleep.noticed.load(Ordering::Relaxed) || self.is_awake_again().is_some()
+        // In this order: `note_wake` writes them in the other.
+        self.has_woken() || then.as_nanos() < self.sleep.noticed.load(Ordering::Relaxed)
     }
 
-    /// How long it has been suspended altogether, if that is more than was known.
-    fn is_awake_again(&self) -> Option<u64> {
+    /// Whether the machine was suspended since that was noted last. Until it is noted, nothing of the store's is good.
+    pub(super) fn has_woken(&self) -> bool {
+        self.wake().is_some()
+    }
+
+    /// How long it has been suspended altogether, if that is more than was noted.
+    fn wake(&self) -> Option<u64> {
         let asleep = self.clock.asleep_nanos();
-        (asleep > self.sleep.before.load(Ordering::Relaxed).saturating_add(UNREST_NANOS)).then_some(asleep)
+        (asleep > self.sleep.before.load(Ordering::Acquire).saturating_add(UNREST_NANOS)).then_some(asleep)
     }
 
-    /// Whether the machine was suspended since this was asked last; from here on that is known of whatever was granted.
-    pub(super) fn wakes(&self) -> bool {
-        let Some(asleep) = self.is_awake_again() else { return false };
-        self.sleep.noticed.store(self.clock.now().as_nanos(), Ordering::Relaxed);
-        self.sleep.before.store(asleep, Ordering::Relaxed);
-        true
+    /// Notes a suspend: all that was granted until now is late. Called when nothing is left from which more could be granted
+    /// that dates from before.
+    pub(super) fn note_wake(&self) {
+        let Some(asleep) = self.wake() else { return };
+        // What was granted at this very moment dates from before.
+        self.sleep.noticed.store(self.clock.now().as_nanos() + 1, Ordering::Relaxed);
+        self.sleep.before.store(asleep, Ordering::Release);
     }
 }
