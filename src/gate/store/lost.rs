@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{PRESENCE, WhenLost};
+use super::{DRIFT, PRESENCE, WhenLost};
 use crate::locker::{Authority, Counts, HORIZON_MOST, Kind, LEASE, Limit, Unit};
 use crate::time::Time;
 
@@ -27,7 +27,7 @@ pub(super) fn authority(
 }
 
 /// How long after the last answer others have given up what they must leave to this gateway: the store takes it for gone
-/// after its presence; what it grants until then is used within a horizon and a lease, and counts for a span.
+/// after its presence; what it grants until then is used within a horizon and a lease, and counts for a span by its clock.
 fn until_share(limit: &Limit, under_way: Duration) -> Duration {
     let rate = limit.rate.as_ref();
     let span = rate.map_or(Duration::ZERO, |rate| rate.per + rate.guard);
@@ -35,7 +35,7 @@ fn until_share(limit: &Limit, under_way: Duration) -> Duration {
     // A day may have an hour more.
     let is_day = rate.is_some_and(|rate| matches!(rate.kind, Kind::Calendar { unit: Unit::Day, .. }));
     let more = if is_day { Duration::from_secs(2 * 3600) } else { Duration::ZERO };
-    PRESENCE + HORIZON_MOST + LEASE + span + more + if answered { under_way } else { limit.linger() }
+    PRESENCE + HORIZON_MOST + LEASE + span + span / DRIFT + more + if answered { under_way } else { limit.linger() }
 }
 
 /// What is logged of it.

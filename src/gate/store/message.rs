@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::{Error, PRESENCE};
+use super::{DRIFT, Error, PRESENCE};
 use crate::locker::{Counted, Exchange, HORIZON_MOST, LEASE, Limit, Taken, Terms, Told};
 use crate::time::Time;
 
@@ -77,7 +77,8 @@ pub(super) fn write(cmd: &mut Cmd, speaker: &Speaker, verb: Verb, exchange: &Exc
     cmd.arg(speaker.doubted.unwrap_or(-1)).arg(u8::from(speaker.trusts_empty));
     cmd.arg(micros(PRESENCE)).arg(micros(HORIZON_MOST)).arg(micros(LEASE)).arg(micros(exchange.horizon));
     let (name, gateways, share_for) = match &speaker.shares {
-        Some((name, gateways, share_for)) => (name.as_str(), *gateways, micros(*share_for)),
+        // The part is the gateway's for so long by its own clock.
+        Some((name, gateways, share_for)) => (name.as_str(), *gateways, micros(*share_for + *share_for / DRIFT)),
         None => ("", 0, 0),
     };
     cmd.arg(name).arg(gateways).arg(share_for);

@@ -89,6 +89,10 @@ impl fmt::Debug for Secret {
 /// nothing is sent in slots of a gateway that counts as gone.
 pub const PRESENCE: Duration = Duration::from_secs(1);
 
+/// Which part of a time the clocks of the store and of a gateway may differ by, at most: each is right to 500 parts in a
+/// million, the bound of what NTP slews.
+const DRIFT: u32 = 1000;
+
 /// What the keys of shared limits are hashed with: the same in every gateway of a group, so that they mean the same window.
 /// Whoever knows it could make two keys meet, which holds back more and never less.
 pub fn seed(group: &str) -> [u8; 16] {

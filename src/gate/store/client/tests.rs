@@ -111,6 +111,19 @@ fn a_gateway_that_is_cut_off_goes_on_with_its_part_as_long_as_it_has_one() {
 }
 
 #[test]
+fn a_part_begins_for_as_much_later_as_clocks_may_differ() {
+    let stage = stage();
+    let mut limit = stage.gate.limits()[0].clone();
+    limit.rate.as_mut().unwrap().per = Duration::from_secs(1000);
+    let settings = &stage.client.settings.when_lost;
+    let at = |millis| authority(settings, &limit, Some(Time::START), Duration::ZERO, Time::START + millis);
+    // The presence, a horizon, a lease and a linger; and a thousandth of the span.
+    let begins = Duration::from_millis(1000 + 50 + 250 + 1000 + 1_000_000 + 1000);
+    assert_eq!(at(begins - Duration::from_millis(1)), Authority::Nobody);
+    assert!(matches!(at(begins), Authority::Part { .. }));
+}
+
+#[test]
 fn a_gateway_that_was_suspended_while_it_was_cut_off_has_no_part() {
     let mut stage = stage();
     stage.lose();

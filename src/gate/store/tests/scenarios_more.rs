@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
 use crate::gate::store::message::Verb;
 use crate::gate::store::{Error, PRESENCE};
-use crate::locker::Counted;
+use crate::locker::{Counted, LEASE};
 use redis::cmd;
 
 #[test]
@@ -74,6 +74,27 @@ fn of_a_gateway_that_is_cut_off_its_part_is_left_alone_until_it_has_been_back_fo
     // One that says good-bye leaves nothing behind.
     stage.say("b.2", Verb::Bye, None).unwrap();
     stage.pass(millis(PRESENCE));
+    assert_eq!(stage.take("a.1", 9).0, 4);
+}
+
+#[test]
+fn a_part_is_left_alone_for_as_much_longer_as_clocks_may_differ() {
+    let mut stage = Stage::new();
+    stage.shares = Some(2);
+    for gateway in ["a.1", "b.1"] {
+        stage.hello(gateway);
+        stage.tell(gateway, SAYS);
+    }
+    // From the last word on: its presence, its part's time, a lease and a span; and a thousandth of a minute.
+    let given_away = millis(PRESENCE) + 60_000 + millis(LEASE) + 100 + 60;
+    for _ in 0..given_away / 500 {
+        stage.pass(500);
+        stage.tell("a.1", SAYS);
+    }
+    stage.pass(given_away % 500 - 1);
+    assert_eq!(stage.take("a.1", 9).0, 2);
+    stage.tell("a.1", Says { returned: 2, ..SAYS });
+    stage.pass(1);
     assert_eq!(stage.take("a.1", 9).0, 4);
 }
 
