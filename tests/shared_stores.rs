@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::shared::{Fleet, shared, shared_at};
 use crate::support::certs::{Authority, Fault};
 use crate::support::gateway::Dir;
+use crate::support::middleman::Middleman;
 use crate::support::store::{Sentinel, Store};
 use crate::support::*;
 
@@ -127,8 +128,36 @@ fn a_store_that_cannot_count_is_not_believed() {
     refused(replica.port, "", "is a replica, which cannot count");
     refused(primary.port, "confirm = 2", "of 2 replicas");
     refused(DeadPort::new().port(), "", "cannot be reached");
+    for hidden in ["run_id", "master_replid"] {
+        let nameless = Middleman::to(primary.port, &[hidden]);
+        refused(nameless.port, "", "does not say which store it is");
+    }
     let other = Origin::saying("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     refused(other.port(), "", "the store");
+}
+
+#[test]
+fn a_store_that_a_middleman_puts_in_anothers_place_is_not_taken_for_it() {
+    let primary = Store::start();
+    let replica = Store::with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
+    let middleman = Middleman::to(primary.port, &[]);
+    let rules = shared(middleman.port, 5, "1h", "when_full = \"refuse\"") + "if_store_is_empty = \"trust\"\n";
+    let (gateway, origin) = (Gateway::start(&rules), Origin::start());
+    assert_eq!(gateway.get(&origin.url("/")).status, 200);
+    let house = "{lockgate}:house";
+    eventually("the replica knows the store that it follows", || {
+        primary.order::<usize>(&["EXISTS", house]) == 1 && replica.order::<usize>(&["EXISTS", house]) == 1
+    });
+    // From here on it is behind.
+    replica.order::<String>(&["REPLICAOF", "NO", "ONE"]);
+    let went = |gateway: &Gateway| (0..5).filter(|_| gateway.get(&origin.url("/")).status == 200).count();
+    assert_eq!(went(&gateway), 4);
+    middleman.turn_to(replica.port);
+    eventually("that is noticed", || {
+        went(&gateway);
+        gateway.stderr().contains("the store is another one than it was") || origin.count() > 5
+    });
+    assert_eq!(origin.count(), 5);
 }
 
 #[test]

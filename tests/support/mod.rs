@@ -10,6 +10,7 @@ pub(crate) mod clock;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod judge;
+pub(crate) mod middleman;
 pub(crate) mod origin;
 pub(crate) mod origin2;
 pub(crate) mod processes;

@@ -25,6 +25,11 @@ pub enum Error {
     /// It is not the one that writes.
     #[error("{0} is a replica, which cannot count; name its primary, or the Sentinels that know it, in [store] url")]
     Replica(String),
+    /// It does not say which it is.
+    #[error(
+        "{0} does not say which store it is (its INFO has no run_id or no master_replid), so nobody could notice that another has taken its place: name a Valkey or Redis itself in [store] url"
+    )]
+    Nameless(String),
     /// It may drop what is counted.
     #[error(
         "the store may drop what is counted when its memory is full (maxmemory-policy is {0:?}): set it to \"noeviction\""
