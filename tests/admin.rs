@@ -34,7 +34,7 @@ pub(crate) fn json(admin: SocketAddr, path: &str) -> Value {
 
 /// What `/metrics` says, by name and labels; fails unless it is well formed.
 #[track_caller]
-fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
     let answer = ask(admin, "GET", "/metrics", "");
     assert!(answer.field("content-type").unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
     let text = answer.text();

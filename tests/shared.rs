@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::admin::metrics;
 use crate::support::judge::most_in;
 use crate::support::store::Store;
 use crate::support::*;
@@ -226,19 +227,43 @@ fn an_origin_that_pushes_back_pauses_all_gateways() {
 #[test]
 fn where_gateways_say_different_things_the_strictest_holds() {
     let store = Store::start();
+    let admin = free_port();
+    let rules = shared(store.port, 50, "200ms", "counts = \"answered\"");
     let fleet = Fleet::start([
-        shared(store.port, 50, "200ms", "counts = \"answered\""),
+        format!("{rules}[admin]\nlisten = \"127.0.0.1:{admin}\"\n"),
         shared(store.port, 5, "400ms", "counts = \"answered\""),
     ]);
     fleet.during(10, || {
-        fleet.said(0, "different things of the limit");
+        fleet.said(0, "different things of a shared limit");
         rest(1500);
     });
+    let said = fleet.gateways[0].stderr();
+    assert_eq!(said.matches("different things of a shared limit").count(), 1, "{said}");
+    assert!(said.contains("of=\"requests, per or guard\""), "{said}");
+    let counted = "lockgate_limit_disagreements_total{limit=\"the-limit\"}";
+    assert!(metrics(([127, 0, 0, 1], admin).into())[counted] > 0.0);
     let stamps = fleet.origin.stamps();
     // Before both were heard of, the one of 50 may have been alone.
     let both = stamps.iter().copied().filter(|at| *at > stamps[0] + 700_000_000).collect::<Vec<u64>>();
     assert!(!both.is_empty());
     one_window(5, Duration::from_millis(400), &both);
+}
+
+#[test]
+fn of_gateways_whose_zones_differ_the_later_one_is_granted_nothing_and_says_so() {
+    let store = Store::start();
+    let rules = |zone: &str| {
+        let more = format!("window = \"calendar\"\nzone = \"{zone}\"\nwhen_full = \"refuse\"");
+        shared(store.port, 3, "1d", &more) + "if_store_is_empty = \"trust\"\n"
+    };
+    let fleet = Fleet::start([rules("Asia/Kolkata"), rules("UTC")]);
+    let went =
+        |gateway: usize| (0..4).filter(|_| fleet.gateways[gateway].get(&fleet.origin.url("/")).status == 200).count();
+    assert_eq!(went(0), 3);
+    assert_eq!(went(1), 0);
+    fleet.said(1, "in a way that does not go with this gateway's");
+    assert!(fleet.gateways[1].stderr().contains("of=\"zone or per\""));
+    assert_eq!(went(0), 0, "its day is the one that is counted");
 }
 
 #[test]

@@ -199,6 +199,13 @@ impl Look {
         count(counter("store_losses", "How often the store could be asked no longer"), figures.losses)?;
         count(counter("store_clock_steps", "How often the store's clock was set"), figures.clock_steps)?;
         count(counter("late_permits", "Permits that came too late to be used"), figures.late_permits)?;
+        let settings =
+            "Answers of the store in which another gateway's [store] said something else of gateways that are cut off";
+        count(counter("store_disagreements", settings), figures.settings_differ)?;
+        let differences = status.differences();
+        let differences = differences.iter().map(|(name, count)| ([("limit", &**name)], *count));
+        let answers = "Answers of the store in which another gateway said something else of the limit";
+        counters(encoder, &counter("limit_disagreements", answers), differences)?;
         let time = counter("store_exchange_microseconds", "How long the answers of the store took, together");
         counters(encoder, &time, std::iter::once(([], figures.exchange_micros)))
     }

@@ -1,6 +1,6 @@
 //! The thread that speaks with the store, and what holds while it cannot.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::contact::Contact;
+use super::differences::Differences;
 use super::link::Link;
 use super::lost::{authority, in_words};
 use super::message::{self, Answer, Speaker, Verb};
@@ -21,7 +22,7 @@ use super::step::{Sample, step};
 use super::{Error, Health, Settings, Status, WhenLost};
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
-use crate::locker::{Authority, Exchange, Limit, LimitId};
+use crate::locker::{Authority, Exchange, LimitId};
 use crate::time::Time;
 
 /// How often the store is told that this gateway is there, if nothing else is told.
@@ -108,8 +109,7 @@ struct Client {
     sample: Option<Sample>,
     /// What was logged last of why it cannot be asked.
     complaint: Option<String>,
-    /// Of which limits it was logged that gateways say different things.
-    mixed: HashSet<LimitId>,
+    differences: Differences,
 }
 
 /// Why it is not spoken with the store any more.
@@ -150,7 +150,7 @@ impl Client {
             doubted: None,
             sample: None,
             complaint: None,
-            mixed: HashSet::new(),
+            differences: Differences::default(),
         }
     }
 
@@ -254,7 +254,7 @@ impl Client {
             Ok(answer) => {
                 self.contact.answered(verb, ended);
                 self.status.note_exchange(u64::try_from(ended.since(began).as_micros()).unwrap_or(u64::MAX));
-                self.report_mixed(&answer, &exchange, &limits);
+                self.differences.report(&answer, &exchange, &limits, &self.status, ended);
                 gate.exchanged(&exchange, &answer.taken, began, ended);
                 Ok(())
             }
@@ -374,20 +374,6 @@ impl Client {
             Health::Lost
         };
         self.status.set(health, why);
-    }
-
-    fn report_mixed(&mut self, answer: &Answer, exchange: &Exchange, limits: &[Limit]) {
-        let told = answer.mixed.and_then(|place| exchange.windows.get(place));
-        let Some((told, limit)) = told.and_then(|told| Some((told, limits.get(told.limit.0 as usize)?))) else {
-            return;
-        };
-        if self.mixed.insert(told.limit) {
-            tracing::warn!(
-                limit = &*limit.name,
-                "the gateways say different things of the limit: the strictest holds. Of different kinds of windows the older \
-                 holds, and of clocks that are a period apart the store's"
-            );
-        }
     }
 }
 

@@ -49,6 +49,11 @@ pub enum Error {
         "the store knows as many gateways as there may be, and this name is none of theirs: look at [store] gateways and name"
     )]
     TooMany,
+    /// Others count in it in another way.
+    #[error(
+        "gateways of another version count in the store, in another way: this one is granted nothing until they are gone; or give [store] another group"
+    )]
+    OtherVersion,
     /// Its clock was set.
     #[error(
         "the store's clock was set, by some {0} ms: what it has counted cannot be relied on, and its windows close once"

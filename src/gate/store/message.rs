@@ -48,9 +48,22 @@ pub(super) struct Answer {
     pub(super) now: i64,
     /// Since when it counts.
     pub(super) born: i64,
-    /// The last window of the exchange of which gateways say different things.
-    pub(super) mixed: Option<usize>,
+    /// Whether another gateway's `[store]` says something else of gateways that are cut off.
+    pub(super) settings_differ: bool,
+    /// The windows of whose limits gateways say different things.
+    pub(super) differing: Vec<Differing>,
     pub(super) taken: Vec<Taken>,
+}
+
+/// A window of whose limit gateways say different things.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Differing {
+    /// Its place in the exchange.
+    pub(super) place: usize,
+    /// In what they differ: bits, in the script's order.
+    pub(super) causes: u32,
+    /// The longest span that any of them says.
+    pub(super) span: Duration,
 }
 
 /// The names of the keys.
@@ -107,11 +120,14 @@ fn write_terms(cmd: &mut Cmd, is_new: bool, terms: &Terms) {
     let span = if terms.kind == Counted::Flights { SPAN_OF_FLIGHTS } else { terms.span.div_ceil(1000) };
     let quantum = if terms.requests > EXACT_UP_TO { span.div_ceil(u64::from(EXACT_UP_TO)) } else { 1 };
     cmd.arg(u8::from(is_new)).arg(kind).arg(terms.requests).arg(span).arg(quantum);
-    cmd.arg(terms.interval.div_ceil(1000)).arg(terms.burst);
+    let (interval, burst) = if terms.kind == Counted::Smooth { (terms.interval, terms.burst) } else { (0, 0) };
+    cmd.arg(interval.div_ceil(1000)).arg(burst);
     cmd.arg(terms.in_flight.map_or(UNCAPPED, u64::from)).arg(micros(terms.linger));
     for bound in bounds {
         cmd.arg(bound);
     }
+    // The script writes the terms in one text, parted by colons.
+    cmd.arg(terms.calendar.as_deref().unwrap_or_default().replace(':', " "));
 }
 
 fn write_told(cmd: &mut Cmd, told: &Told, began: Time) {
@@ -142,11 +158,18 @@ pub(super) fn read(value: &Value, exchange: &Exchange) -> Result<Answer, Error> 
         1 => return Err(Error::Lapsed),
         2 => return Err(Error::Other),
         3 => return Err(Error::TooMany),
+        4 => return Err(Error::OtherVersion),
         _ => return Err(foreign()),
     }
-    let (now, born, mixed) = (next()?, next()?, next()?);
-    let mut taken = Vec::with_capacity(exchange.takes.len());
     let wait = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+    let (now, born, settings_differ) = (next()?, next()?, next()? == 1);
+    let mut differing = Vec::new();
+    for _ in 0..next()? {
+        let place = usize::try_from(next()? - 1).map_err(|_| foreign())?;
+        let causes = u32::try_from(next()?).map_err(|_| foreign())?;
+        differing.push(Differing { place, causes, span: wait(next()?) });
+    }
+    let mut taken = Vec::with_capacity(exchange.takes.len());
     let count = |number: i64| u32::try_from(number).map_err(|_| foreign());
     for take in &exchange.takes {
         let groups = (0..next()?).map(|_| Ok((wait(next()?), count(next()?)?))).collect::<Result<_, Error>>()?;
@@ -154,5 +177,5 @@ pub(super) fn read(value: &Value, exchange: &Exchange) -> Result<Answer, Error> 
         let shut = take.windows.iter().map(|_| Ok(wait(next()?))).collect::<Result<_, Error>>()?;
         taken.push(Taken { groups, ahead, later: (later != 0).then(|| wait(later.abs())), is_known: later > 0, shut });
     }
-    Ok(Answer { now, born, mixed: usize::try_from(mixed - 1).ok(), taken })
+    Ok(Answer { now, born, settings_differ, differing, taken })
 }

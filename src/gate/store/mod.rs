@@ -6,6 +6,7 @@
 
 mod client;
 mod contact;
+mod differences;
 mod error;
 mod hands;
 mod link;

@@ -1,7 +1,8 @@
 //! How it stands with the store, for whoever watches.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Whether the store can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,8 @@ pub struct Figures {
     pub clock_steps: u64,
     /// Permits that came too late to be used.
     pub late_permits: u64,
+    /// Answers in which another gateway's `[store]` said something else of gateways that are cut off.
+    pub settings_differ: u64,
 }
 
 /// How it stands with the store.
@@ -42,6 +45,8 @@ pub struct Status {
     losses: AtomicU64,
     clock_steps: AtomicU64,
     late_permits: AtomicU64,
+    settings_differ: AtomicU64,
+    differences: Mutex<BTreeMap<Arc<str>, u64>>,
 }
 
 impl Status {
@@ -53,6 +58,8 @@ impl Status {
             losses: AtomicU64::new(0),
             clock_steps: AtomicU64::new(0),
             late_permits: AtomicU64::new(0),
+            settings_differ: AtomicU64::new(0),
+            differences: Mutex::default(),
         }
     }
 
@@ -69,7 +76,23 @@ impl Status {
             losses: self.losses.load(Ordering::Relaxed),
             clock_steps: self.clock_steps.load(Ordering::Relaxed),
             late_permits: self.late_permits.load(Ordering::Relaxed),
+            settings_differ: self.settings_differ.load(Ordering::Relaxed),
         }
+    }
+
+    /// Of each limit of which gateways say different things, in how many answers they did.
+    pub fn differences(&self) -> Vec<(Arc<str>, u64)> {
+        let known = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(name, count)| (Arc::clone(name), *count)).collect()
+    }
+
+    pub(super) fn note_difference(&self, limit: &Arc<str>) {
+        let mut known = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+        *known.entry(Arc::clone(limit)).or_insert(0) += 1;
+    }
+
+    pub(super) fn note_settings_differ(&self) {
+        self.settings_differ.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A permit came too late to be used.

@@ -1,5 +1,6 @@
 //! What the store is told and asked, and what it answers: plain values.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -52,10 +53,12 @@ pub struct Told {
 }
 
 /// How a window is to be counted; durations in nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Terms {
     /// What opens when.
     pub kind: Counted,
+    /// `calendar`: the unit and the zone, such as "day Europe/Berlin".
+    pub calendar: Option<Arc<str>>,
     /// N.
     pub requests: u32,
     /// T and guard.
@@ -126,7 +129,8 @@ impl Rule {
         let linger = if self.answered { self.linger } else { Duration::ZERO };
         let in_flight = self.counts_flights().then_some(self.in_flight);
         let (interval, burst) = (self.interval, self.burst);
-        Terms { kind, requests: self.requests, span: self.span, interval, burst, in_flight, linger }
+        let calendar = self.calendar.clone();
+        Terms { kind, calendar, requests: self.requests, span: self.span, interval, burst, in_flight, linger }
     }
 
     /// When the present period began, when it ends, and when the next one ends.

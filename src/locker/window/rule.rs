@@ -1,5 +1,6 @@
 //! A limit's rule in the numbers that windows reckon with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -66,6 +67,8 @@ pub(crate) struct Rule {
     pub(crate) interval: u64,
     pub(crate) burst: u32,
     pub(crate) form: Form,
+    /// `calendar`: the unit and the zone in words, by which gateways see whether they mean the same periods.
+    pub(crate) calendar: Option<Arc<str>>,
     pub(crate) answered: bool,
     /// M; `u32::MAX` where flights are not capped.
     pub(crate) in_flight: u32,
@@ -111,6 +114,7 @@ impl Rule {
             interval: 0,
             burst: 1,
             form: Form::Uncounted,
+            calendar: None,
             answered: false,
             in_flight: limit.in_flight.map_or(u32::MAX, |most| most.max(1)),
             linger: limit.linger(),
@@ -145,7 +149,10 @@ impl Rule {
         rule.form = match &rate.kind {
             Kind::Sliding => Form::Sliding,
             Kind::Fixed => Form::Fixed,
-            Kind::Calendar { unit, zone } => Form::Calendar { unit: *unit, zone: zone.clone() },
+            Kind::Calendar { unit, zone } => {
+                rule.calendar = Some(in_words(*unit, zone));
+                Form::Calendar { unit: *unit, zone: zone.clone() }
+            }
             Kind::Smooth { burst } => {
                 rule.burst = (*burst).max(1);
                 Form::Smooth
@@ -173,6 +180,16 @@ impl Rule {
     pub(crate) fn slots(&self, cost: u32) -> u32 {
         if self.counts_slots() { cost } else { 0 }
     }
+}
+
+/// A unit and a zone as all gateways write them.
+fn in_words(unit: Unit, zone: &TimeZone) -> Arc<str> {
+    let unit = match unit {
+        Unit::Minute => "minute",
+        Unit::Hour => "hour",
+        Unit::Day => "day",
+    };
+    format!("{unit} {}", zone.iana_name().unwrap_or("of an unnamed zone")).into()
 }
 
 /// A duration in nanoseconds, at most 2^64 - 1 of them (584 years).

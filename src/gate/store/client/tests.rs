@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::gate::clock::Hand;
 use crate::gate::{Answer as Verdict, Patience, Permit};
-use crate::locker::{Caller, Claim, Counts, Key, Kind, Rate, ShareBy, Taken, WhenFull};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, Rate, ShareBy, Taken, WhenFull};
 
 struct Stage {
     gate: Arc<Gate>,
@@ -143,7 +143,10 @@ fn what_was_granted_before_a_suspend_is_not_used_by_a_request_that_comes_after_i
     stage.pass(1);
     stage.be_granted();
     stage.hand.suspend(Duration::from_secs(60));
-    let (answer, now) = (Answer { now: 0, born: 0, mixed: None, taken: Vec::new() }, stage.hand.now());
+    let (answer, now) = (
+        Answer { now: 0, born: 0, settings_differ: false, differing: Vec::new(), taken: Vec::new() },
+        stage.hand.now(),
+    );
     let Err(error) = stage.client.believe("store", answer, now, now) else { panic!("it is believed") };
     assert!(stage.ask().unwrap().is_late(), "its slot was granted before the suspend");
     stage.client.lose(&error);

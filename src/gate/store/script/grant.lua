@@ -13,13 +13,8 @@ local function sum_up(window)
     end
   end
   window.unsettled, window.all_flying, window.others = unsettled, flying, others
-  if gateways > 0 then
-    local hidden = unseen(window.span + window.linger)
-    window.room = window.requests - hidden * math.floor(window.requests / gateways)
-    window.most_flying = window.in_flight - hidden * math.floor(window.in_flight / gateways)
-  else
-    window.room, window.most_flying = window.requests, window.in_flight
-  end
+  window.room = window.requests - withheld(window.requests, window.span + window.linger)
+  window.most_flying = window.in_flight - withheld(window.in_flight, window.span + window.linger)
 end
 
 -- When the `count`-th slot from here opens; nil if that hangs on what is not settled yet.
@@ -116,12 +111,17 @@ for index = 1, number() do
   sum_up(windows[index])
 end
 
-local answer = { OK, now, born, 0 }
+local answer = { OK, now, born, others_differ and 1 or 0, 0 }
 local function say(value)
   answer[#answer + 1] = value
 end
 for index, window in ipairs(windows) do
-  if window.mixed then answer[4] = index end
+  if window.cause > 0 then
+    answer[5] = answer[5] + 1
+    say(index)
+    say(window.cause)
+    say(window.span)
+  end
 end
 
 -- Slots beyond those for who waits, where there is plenty for everybody.
@@ -212,7 +212,8 @@ for _, window in ipairs(windows) do
   local fields = window.fields
   fields.k, fields.t, fields.n, fields.x = window.kind, whole(window.span), whole(window.settled), whole(window.floor)
   fields.a, fields.o = whole(window.began), whole(window.over)
-  fields.m, fields.p, fields.c = whole(window.mark), whole(window.paused), whole(window.period)
+  fields.m, fields.p = whole(window.mark), whole(window.paused)
+  if window.period then fields.c = whole(window.period) .. ':' .. whole(window.till) .. ':' .. window.counted_by end
   local mine = { u = window.held, f = window.flying, q = window.waiting }
   for of, value in pairs(mine) do
     local key = of .. ':' .. epoch
@@ -241,7 +242,7 @@ for _, window in ipairs(windows) do
   local still = window.unsettled + window.all_flying > 0 and 600000 or 60000
   local keep = math.ceil(2 * window.span / 1000) + still
   keep = math.max(keep, math.ceil((math.max(window.paused, window.floor) - now) / 1000) + 60000)
-  if window.kind == 'calendar' then keep = keep + math.ceil(math.max(0, window.ends - now) / 1000) end
+  if window.kind == 'calendar' then keep = keep + math.ceil((math.max(now, window.ends, window.till) - now) / 1000) end
   call('PEXPIRE', window.key, whole(keep))
   call('PEXPIRE', window.log, whole(keep))
 end

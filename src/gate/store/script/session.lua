@@ -23,7 +23,9 @@ local function whole(value)
   return string.format('%.0f', value)
 end
 
-local OK, LAPSED, OTHER_STORE, TOO_MANY = 0, 1, 2, 3
+local OK, LAPSED, OTHER_STORE, TOO_MANY, OTHER_VERSION = 0, 1, 2, 3, 4
+-- What gateways of one group must have in common to understand what they find here: changed with any format.
+local VERSION = '1'
 -- How long after a look at what depends on other gateways the next makes sense.
 local UNKNOWN_RETRY, FLIGHT_RETRY = 20000, 5000
 -- How much of a log is read at one time.
@@ -64,7 +66,12 @@ end
 
 local house = hash(group)
 local born
-if not house.id then
+if house.id and house.v ~= VERSION then
+  -- Gateways of another version count here in another way, until the last of them is gone.
+  if call('ZCOUNT', present, now, '+inf') > 0 then return { OTHER_VERSION } end
+  if verb ~= 'hello' then return { LAPSED } end
+  born = now
+elseif not house.id then
   if verb ~= 'hello' then return { LAPSED } end
   born = trusts_empty and 0 or now
 elseif house.id ~= id then
@@ -76,7 +83,7 @@ end
 if born then
   -- What this store knows is not all: it is empty, behind, or its clock was set.
   call('DEL', group, present)
-  call('HSET', group, 'id', id, 'born', born, 'last', now)
+  call('HSET', group, 'id', id, 'v', VERSION, 'born', born, 'last', now)
   house = {}
   if verb ~= 'hello' then return { LAPSED } end
 else
@@ -106,11 +113,14 @@ end
 -- Gateways that may go on with their share when they are cut off ------------------------------------------------------
 
 local SIGNED_OFF, SILENT = 0, 1
-local named = {}                  -- name -> { till, since }; till may be SIGNED_OFF, or SILENT: it has not spoken yet
+-- name -> { till, since, lasts, parts }. `till` may be SIGNED_OFF, or SILENT: it has not spoken yet. The last two are what
+-- it says itself: for how long it goes on, with which part of a limit.
+local named = {}
 for field, value in pairs(house) do
   if field:sub(1, 2) == 'g:' then
-    local till, since = value:match('^(%d+):(%d+)$')
-    named[field:sub(3)] = { till = tonumber(till), since = tonumber(since) }
+    local till, since, lasts, parts = value:match('^(%d+):(%d+):(%d+):(%d+)$')
+    named[field:sub(3)] =
+      { till = tonumber(till), since = tonumber(since), lasts = tonumber(lasts), parts = tonumber(parts) }
   end
 end
 if gateways > 0 then
@@ -128,27 +138,43 @@ if gateways > 0 then
   elseif mine.till == SIGNED_OFF then
     mine.since = 0
   end
-  -- Whether a gateway has heard that it was welcome is known when it speaks again; until then it may go on by itself.
+  -- Whether a gateway has heard that it was welcome is known when it speaks again; until then it may go on by itself, as
+  -- it said when it spoke last.
+  if verb ~= 'hello' or mine.till == SILENT then mine.lasts, mine.parts = share_for, gateways end
   if verb ~= 'hello' then mine.till = verb == 'bye' and SIGNED_OFF or now + presence end
-  call('HSET', group, 'g:' .. name, whole(mine.till) .. ':' .. whole(mine.since))
+  call('HSET', group, 'g:' .. name,
+    whole(mine.till) .. ':' .. whole(mine.since) .. ':' .. whole(mine.lasts) .. ':' .. whole(mine.parts))
 end
 
--- How many gateways may be sending without being seen here, or were until less than a span ago.
-local function unseen(span)
-  if gateways == 0 then return 0 end
-  local known, count = 0, 0
+-- What is known of those that have not spoken yet: how many there are, for how long they go on, with which part at most.
+local unknown, longest, fewest = gateways, share_for, gateways > 0 and gateways or math.huge
+local others_differ = false
+for whose, one in pairs(named) do
+  unknown, longest, fewest = math.max(unknown, one.parts), math.max(longest, one.lasts), math.min(fewest, one.parts)
+  local counts = one.till == SILENT or one.till > SILENT and now < one.till + one.lasts + lease
+  if whose ~= name and counts and (one.lasts ~= share_for or one.parts ~= gateways) then others_differ = true end
+end
+for _, one in pairs(named) do
+  if one.till ~= SILENT then unknown = unknown - 1 end
+end
+
+-- How many of `all` are left alone for gateways that may be sending without being seen here, or were until less than a
+-- span ago.
+local function withheld(all, span)
+  local left = 0
   for _, one in pairs(named) do
-    if one.till ~= SILENT then known = known + 1 end
+    local unseen
     if one.till > SILENT and one.till < now then
-      if now < one.till + share_for + lease + span then count = count + 1 end
-    elseif one.till > SILENT and one.since > 0 and now < one.since + span then
-      count = count + 1
+      unseen = now < one.till + one.lasts + lease + span
+    else
+      unseen = one.till > SILENT and one.since > 0 and now < one.since + span
     end
+    if unseen then left = left + math.floor(all / one.parts) end
   end
-  if born > 0 and now < born + share_for + lease + span then
-    count = count + math.max(0, gateways - known)
+  if unknown > 0 and born > 0 and now < born + longest + lease + span then
+    left = left + unknown * math.floor(all / fewest)
   end
-  return count
+  return left
 end
 
 if verb == 'bye' then

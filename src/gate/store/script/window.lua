@@ -108,48 +108,148 @@ local function field(window, of)
   return tonumber(window.fields[of]) or 0
 end
 
--- The strictest of what the gateways that are there say of the limit.
-local function agree(window)
-  local own = whole(window.requests) .. ':' .. whole(window.span) .. ':' .. whole(window.in_flight) .. ':' .. window.told
-  local known = window.fields.k
-  for key, value in pairs(window.fields) do
-    if key:sub(1, 2) == 'r:' and alive[key:sub(3)] and key:sub(3) ~= epoch and value ~= own then
-      local requests, span, in_flight, kind = value:match('^(%d+):(%d+):(%d+):(%a+)$')
-      -- As long as somebody counts in the old way it is counted so, and who knows another waits.
-      if kind == known and kind ~= window.told then window.kind, window.shut = kind, true end
-      window.requests = math.min(window.requests, tonumber(requests))
-      window.span = math.max(window.span, tonumber(span))
-      window.in_flight = math.min(window.in_flight, tonumber(in_flight))
-      window.mixed = true
+-- What a gateway says of a limit, which it leaves for the others to see: requests, span, in_flight, kind, interval, burst,
+-- linger, and of `calendar` the unit and the zone. Later versions may say more behind it.
+local TERMS = '^(%d+):(%d+):(%d+):(%a+):(%d+):(%d+):(%d+):([^:]*)'
+
+-- In what gateways differ, and that the caller is granted nothing for it; `differences.rs` puts it in words.
+local REQUESTS, SPAN, IN_FLIGHT, KIND, SPACING, COUNTS, CALENDAR, CLOCK, UNKNOWN, SHUT =
+  1, 2, 4, 8, 16, 32, 64, 128, 256, 512
+
+-- The terms on which gateways can agree: the place in TERMS, the cause, and the stricter of two.
+local AGREED = {
+  requests = { 1, REQUESTS, math.min }, span = { 2, SPAN, math.max }, in_flight = { 3, IN_FLIGHT, math.min },
+  interval = { 5, SPACING, math.max }, burst = { 6, SPACING, math.min }, linger = { 7, COUNTS, math.max },
+}
+
+local function differ(window, cause)
+  if not window.causes[cause] then window.causes[cause], window.cause = true, window.cause + cause end
+end
+
+local function shut(window, cause)
+  differ(window, cause)
+  differ(window, SHUT)
+  window.shut = true
+end
+
+-- What another gateway says of the limit, `said`, and the caller: the strictest holds.
+local function agree_with(window, own, said)
+  local kind, calendar = said[4], said[8]
+  for of, term in pairs(AGREED) do
+    local place, cause, stricter = unpack(term)
+    if cause ~= SPACING or kind == window.told then
+      local theirs = tonumber(said[place])
+      if theirs ~= own[of] then differ(window, cause) end
+      window[of] = stricter(window[of], theirs)
     end
   end
-  window.fields['r:' .. epoch] = own
+  if kind ~= window.told then
+    differ(window, KIND)
+    if kind == window.fields.k then
+      -- As long as somebody counts in the old way it is counted so, and who knows another waits.
+      window.kind = kind
+      shut(window, KIND)
+    end
+  elseif calendar ~= window.calendar then
+    differ(window, CALENDAR)
+  end
+end
+
+local function agree(window)
+  local own = {}
+  for of in pairs(AGREED) do own[of] = window[of] end
+  local told = table.concat({
+    whole(own.requests), whole(own.span), whole(own.in_flight), window.told, whole(own.interval), whole(own.burst),
+    whole(own.linger), window.calendar,
+  }, ':')
+  for key, value in pairs(window.fields) do
+    if key:sub(1, 2) == 'r:' and alive[key:sub(3)] and key:sub(3) ~= epoch then
+      local said = value ~= told and { value:match(TERMS) }
+      if not said then
+        window.calendars[window.calendar] = true
+      elseif said[1] then
+        window.calendars[said[8]] = true
+        agree_with(window, own, said)
+      else
+        shut(window, UNKNOWN)
+      end
+    end
+  end
+  window.fields['r:' .. epoch] = told
+  -- Where another counts what is answered, what this one has sent may be answered a linger later.
+  window.late = window.linger - own.linger
 end
 
 -- What gateways hold that are gone: it may have been sent until they were last seen, or a little later.
 local function bury(window)
-  local dead = {}
+  local gone, dead = {}, {}
   for key in pairs(window.fields) do
-    local what, whose = key:sub(1, 2), key:sub(3)
-    local name = number_of(whose)
-    local earlier = name and name < own_number
-    if what:sub(2, 2) == ':' and whose ~= epoch and (not alive[whose] or earlier and window.fresh) then
-      -- What this process held under an earlier name it tells again.
-      local keep = false
-      if what == 'u:' and not earlier then
-        local seen = tonumber(call('ZSCORE', present, whose) or now - window.linger)
-        -- Where slots open all at one moment it counts in which window they settled: they do when that is certain.
-        keep = (window.kind == 'fixed' or window.kind == 'calendar') and now < seen + window.linger
-        if not keep then dead[#dead + 1] = { seen = seen, held = field(window, key) } end
-      end
-      if not keep then
-        window.gone[#window.gone + 1] = key
-        window.fields[key] = nil
+    local whose = key:sub(3)
+    local number = number_of(whose)
+    local earlier = number ~= nil and number < own_number
+    if key:sub(2, 2) == ':' and whose ~= epoch and (not alive[whose] or earlier and window.fresh) then
+      gone[whose] = earlier and 'earlier' or 'dead'
+    end
+  end
+  for whose, which in pairs(gone) do
+    local held, keep = field(window, 'u:' .. whose), false
+    -- What this process held under an earlier name it tells again.
+    if which == 'dead' and held > 0 then
+      local said = { (window.fields['r:' .. whose] or ''):match(TERMS) }
+      local linger = math.max(window.linger, tonumber(said[7]) or 0)
+      local at = tonumber(call('ZSCORE', present, whose) or now - linger) + linger
+      -- Where slots open all at one moment it counts in which window they settled: they do when that is certain.
+      keep = (window.kind == 'fixed' or window.kind == 'calendar') and now < at
+      if not keep then dead[#dead + 1] = { at = at, held = held } end
+    end
+    for _, of in ipairs({ 'u:', 'r:', 'f:', 'q:', 'd:' }) do
+      local key = of .. whose
+      if window.fields[key] and not (keep and (of == 'u:' or of == 'r:')) then
+        window.gone[#window.gone + 1], window.fields[key] = key, nil
       end
     end
   end
-  table.sort(dead, function(one, other) return one.seen < other.seen end)
-  for _, each in ipairs(dead) do settle(window, each.seen + window.linger, each.held) end
+  table.sort(dead, function(one, other) return one.at < other.at end)
+  for _, each in ipairs(dead) do settle(window, each.at, each.held) end
+end
+
+-- `calendar`: in which period we are. The gateway says when its periods begin, and this clock in which of them we are.
+local function find_period(window)
+  local from, till, calendar = (window.fields.c or ''):match('^(%d+):(%d+):(.*)$')
+  window.period, window.till, window.counted_by = tonumber(from) or 0, tonumber(till) or 0, calendar or ''
+  if window.told ~= 'calendar' then
+    window.ends = math.max(now, window.till)
+    return
+  end
+  local bounds, first = window.bounds, 1
+  while first < 3 and now >= bounds[first + 1] do first = first + 1 end
+  local start, ends = bounds[first], bounds[first + 1]
+  if not ends then
+    -- It does not know the period that we are in.
+    window.ends = now
+    return shut(window, CLOCK)
+  end
+  local known = now >= start
+  window.ends = known and ends or start
+  if not known and start - now > ends - start then
+    -- It is ahead of us by more than a period.
+    return shut(window, CLOCK)
+  end
+  if start >= window.till then
+    if not known then return end
+    window.settled = 0
+  elseif start == window.period and ends == window.till then
+    return
+  elseif window.calendars[window.counted_by] then
+    -- As long as somebody counts in other periods it is counted so.
+    return shut(window, CALENDAR)
+  elseif known then
+    -- Nobody does any more, and what was counted in those is not known of these.
+    window.settled, window.floor = 0, math.max(window.floor, ends)
+  else
+    return
+  end
+  window.period, window.till, window.counted_by = start, ends, window.calendar
 end
 
 local function open_window(index)
@@ -157,7 +257,9 @@ local function open_window(index)
     key = KEYS[1 + 2 * index], log = KEYS[2 + 2 * index], entries = {}, fresh_entries = {}, gone = {},
     fresh = number() == 1, kind = nil, told = word(), requests = number(), span = number(), quantum = number(),
     interval = number(), burst = number(), in_flight = number(), linger = number(),
-    bounds = { number(), number(), number() },
+    bounds = { number(), number(), number() }, calendar = word(),
+    -- In what others differ; which calendars they count by.
+    causes = {}, cause = 0, calendars = {},
   }
   window.kind = window.told
   local fields = hash(window.key)
@@ -171,34 +273,19 @@ local function open_window(index)
   if fields.k and fields.k ~= window.kind then
     -- Another kind of window counts otherwise: nothing of it is known.
     call('DEL', window.log)
-    fields.n, window.floor = nil, math.max(window.floor, now + window.span)
+    fields.n, fields.c, window.gone[1] = nil, nil, 'c'
+    window.floor = math.max(window.floor, now + window.span)
   elseif fields.t and window.span > field(window, 't') then
     -- What a shorter span has forgotten would still count.
     window.floor = math.max(window.floor, now + window.span - field(window, 't'))
   end
   window.settled, window.began, window.over = field(window, 'n'), field(window, 'a'), field(window, 'o')
-  window.mark, window.paused, window.period = field(window, 'm'), field(window, 'p'), field(window, 'c')
+  window.mark, window.paused = field(window, 'm'), field(window, 'p')
   if born > 0 then
     window.floor = math.max(window.floor, born + horizon_most + lease + window.linger + window.span)
   end
   window.horizon = math.min(horizon_own, math.floor(window.span / 4))
-  if window.kind == 'calendar' then
-    -- The gateway says when periods begin, and this clock in which one we are.
-    local start, first = window.bounds[1], 1
-    while first < 3 and now >= window.bounds[first + 1] do
-      start, first = window.bounds[first + 1], first + 1
-    end
-    if now < start then
-      window.ends = start
-    else
-      window.ends = window.bounds[first + 1]
-      if start > window.period then window.period, window.settled = start, 0 end
-    end
-    if not window.ends then
-      -- It does not know the period that we are in.
-      window.ends, window.shut, window.mixed = now, true, true
-    end
-  end
+  if window.kind == 'calendar' then find_period(window) end
   bury(window)
   window.held = window.fresh and 0 or field(window, 'u:' .. epoch)
   window.flying = window.fresh and 0 or field(window, 'f:' .. epoch)
@@ -214,7 +301,8 @@ local function open_window(index)
   for _ = 1, number() do
     local age, count = number(), number()
     -- This clock shows whole microseconds that have passed: it may be one later.
-    settle(window, now + 1 - age, count)
+    local late = (window.kind == 'sliding' or window.kind == 'smooth') and window.late or 0
+    settle(window, now + 1 - age + late, count)
     if not window.fresh then window.held = math.max(0, window.held - count) end
   end
   write_log(window)

@@ -43,14 +43,20 @@ pub(super) fn limits() -> Vec<Limit> {
 fn terms(dice: &mut Dice, limit: usize, clock: u64) -> Terms {
     let bounds = {
         let minute = i128::from(clock / 60 / SECOND * 60 * SECOND) * 1000;
-        [minute, minute + 60_000_000_000, minute + 120_000_000_000]
+        // Now and then a clock that is off, or periods that begin at other moments.
+        let minute = minute + dice.pick(5, &[0, 0, 0, 0, 1, -1, 2, -3]) * 60_000_000_000;
+        let shift = dice.pick(4, &[0, 0, 0, 30, -17]) * 1_000_000_000;
+        [minute + shift, minute + shift + 60_000_000_000, minute + shift + 120_000_000_000]
     };
     let kinds = [Counted::Sliding, Counted::Smooth, Counted::Fixed, Counted::Calendar(bounds), Counted::Flights];
     let kind = kinds[if dice.one_in(60) { dice.below(5) as usize } else { limit }];
     let requests = dice.pick(2, &[3, 5, 40, 5000]);
     let span = dice.pick(1, &[400_000_000, 20_000_000, 2_000_000_000]);
+    let zones = ["minute UTC", "minute Europe/Berlin"];
+    let is_calendar = matches!(kind, Counted::Calendar(_));
     Terms {
         kind,
+        calendar: is_calendar.then(|| dice.pick(1, &zones).into()),
         requests: if kind == Counted::Flights { u32::MAX } else { requests },
         span,
         interval: span / u64::from(requests),
@@ -119,7 +125,11 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
     let limits = limits();
     let (mut model, mut clock) = (Model::default(), BEGIN + dice.below(60 * SECOND));
     let group = format!("group-{seed}");
-    let shares = dice.one_in(2);
+    // What each gateway's file says of those that are cut off; mostly the same.
+    let shares = [(); 3].map(|()| {
+        let (parts, lasts) = (dice.pick(1, &[3, 2, 4]), dice.pick(1, &[2, 1, 5]));
+        (!seed.is_multiple_of(2) && !dice.one_in(8)).then_some((parts, Duration::from_secs(lasts)))
+    });
     let mut store = 0;
     let mut epochs = [0_u64; 3];
     for step in 0..120 {
@@ -143,7 +153,7 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
             process,
             doubted: dice.one_in(40).then_some(model.born()),
             trusts_empty: seed.is_multiple_of(3),
-            shares: shares.then(|| (format!("gateway {gateway}"), 3, Duration::from_secs(2))),
+            shares: shares[gateway].map(|(parts, lasts)| (format!("gateway {gateway}"), parts, lasts)),
             clock: Some(clock),
         };
         let began = Time::from_nanos(clock * 1000);

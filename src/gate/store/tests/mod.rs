@@ -2,9 +2,11 @@
 
 mod differential;
 mod model;
+mod model_terms;
 mod model_window;
 mod scenarios;
 mod scenarios_more;
+mod scenarios_terms;
 mod server;
 mod world;
 mod world_gateway;

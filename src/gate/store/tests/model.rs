@@ -1,9 +1,10 @@
 //! What the script is to do, once more and in plain words: a store in memory that takes the same arguments and gives the
 //! same answers. It counts naively, where the script is quick.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::model_window::{Open, Window, take};
+use super::model_terms::Terms;
+use super::model_window::{Open, Period, Window, take};
 
 /// A store.
 #[derive(Clone, Default, Debug)]
@@ -13,9 +14,20 @@ pub(super) struct Model {
     last: i64,
     /// Until when an epoch counts as there.
     present: BTreeMap<String, i64>,
-    /// Until when a name was there last (0: it has signed off), and since when without a gap.
-    named: BTreeMap<String, (i64, i64)>,
+    named: BTreeMap<String, Named>,
     windows: BTreeMap<String, Window>,
+}
+
+/// A gateway that may go on with its part.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    /// Until when it was there last; 0: it has signed off; 1: it has not spoken yet.
+    till: i64,
+    /// Since when without a gap.
+    since: i64,
+    /// For how long it goes on when it is cut off, and with which part.
+    lasts: i64,
+    parts: i64,
 }
 
 /// Who calls, and when.
@@ -27,6 +39,7 @@ pub(super) struct Caller {
     pub(super) horizon: i64,
     pub(super) horizon_most: i64,
     pub(super) lease: i64,
+    pub(super) name: String,
     pub(super) gateways: i64,
     pub(super) share_for: i64,
 }
@@ -83,47 +96,59 @@ impl Model {
             return vec![1];
         }
         let is_bye = verb == "bye";
-        if gateways > 0 && !self.name(&name, gateways, if is_bye { 0 } else { now + presence }, now, is_hello) {
+        let caller = Caller { now, process, epoch, is_bye, horizon, horizon_most, lease, name, gateways, share_for };
+        if gateways > 0 && !self.name(&caller, if is_bye { 0 } else { now + presence }, is_hello) {
             return vec![3];
         }
-        if is_bye {
-            self.present.insert(epoch.clone(), now - 1);
-        } else {
-            self.present.insert(epoch.clone(), now + presence);
-        }
-        let caller = Caller { now, process, epoch, is_bye, horizon, horizon_most, lease, gateways, share_for };
+        self.present.insert(caller.epoch.clone(), if is_bye { now - 1 } else { now + presence });
         self.exchange(&caller, keys, &mut words)
     }
 
     /// Notes that a name is there; `false`: there are too many.
-    fn name(&mut self, name: &str, gateways: i64, till: i64, now: i64, is_hello: bool) -> bool {
-        let (before, since) = match self.named.get(name) {
-            None if self.named.len() as i64 >= gateways => return false,
-            None => (1, 0),
-            Some((0, _)) => (0, 0),
-            Some((1, _)) if !is_hello => (1, if self.born > 0 { now } else { 0 }),
-            Some((before, _)) if *before < now && !is_hello => (*before, now),
+    fn name(&mut self, caller: &Caller, till: i64, is_hello: bool) -> bool {
+        let (now, parts, lasts) = (caller.now, caller.gateways, caller.share_for);
+        let before = match self.named.get(&caller.name) {
+            None if self.named.len() as i64 >= parts => return false,
+            None => Named { till: 1, since: 0, lasts, parts },
             Some(known) => *known,
         };
-        self.named.insert(name.to_owned(), (if is_hello { before } else { till }, since));
+        let mine = match (before, is_hello) {
+            (Named { till: 1, .. }, true) => Named { lasts, parts, ..before },
+            (Named { till: 0, .. }, true) => Named { since: 0, ..before },
+            (_, true) => before,
+            (_, false) if !self.named.contains_key(&caller.name) => Named { till, ..before },
+            (Named { till: 0, .. }, false) => Named { till, since: 0, lasts, parts },
+            (Named { till: 1, .. }, false) => Named { till, since: if self.born > 0 { now } else { 0 }, lasts, parts },
+            (known, false) => Named { till, since: if known.till < now { now } else { known.since }, lasts, parts },
+        };
+        self.named.insert(caller.name.clone(), mine);
         true
     }
 
-    /// How many gateways may be sending unseen.
-    fn unseen(&self, caller: &Caller, span: i64) -> i64 {
-        if caller.gateways == 0 {
-            return 0;
-        }
+    /// How many of `all` are left alone for gateways that may be sending unseen.
+    fn withheld(&self, caller: &Caller, all: i64, span: i64) -> i64 {
         let now = caller.now;
-        let is_unseen = |(till, since): &(i64, i64)| match *till {
+        let is_unseen = |one: &&Named| match one.till {
             0 | 1 => false,
-            till if till < now => now < till + caller.share_for + caller.lease + span,
-            _ => *since > 0 && now < since + span,
+            till if till < now => now < till + one.lasts + caller.lease + span,
+            _ => one.since > 0 && now < one.since + span,
         };
-        let known = self.named.values().filter(|one| is_unseen(one)).count() as i64;
-        let spoken = self.named.values().filter(|(till, _)| *till != 1).count() as i64;
-        let young = self.born > 0 && now < self.born + caller.share_for + caller.lease + span;
-        known + if young { (caller.gateways - spoken).max(0) } else { 0 }
+        let known: i64 = self.named.values().filter(is_unseen).map(|one| all / one.parts).sum();
+        let own = (caller.gateways > 0).then_some(caller.gateways);
+        let parts = || self.named.values().map(|one| one.parts).chain(own);
+        let longest = self.named.values().map(|one| one.lasts).max().unwrap_or(0).max(caller.share_for);
+        let spoken = self.named.values().filter(|one| one.till != 1).count() as i64;
+        let unknown = (parts().max().unwrap_or(0) - spoken).max(0);
+        let young = self.born > 0 && now < self.born + longest + caller.lease + span;
+        known + if young { unknown * (all / parts().min().unwrap_or(1)) } else { 0 }
+    }
+
+    /// Whether another gateway says something else of gateways that are cut off.
+    fn settings_differ(&self, caller: &Caller) -> bool {
+        self.named.iter().filter(|(name, _)| **name != caller.name).any(|(_, one)| {
+            let counts = one.till == 1 || one.till > 1 && caller.now < one.till + one.lasts + caller.lease;
+            counts && (one.lasts, one.parts) != (caller.share_for, caller.gateways)
+        })
     }
 
     fn exchange(&mut self, caller: &Caller, keys: &[String], words: &mut Words<'_>) -> Vec<i64> {
@@ -131,14 +156,16 @@ impl Model {
         let mut open: Vec<Open> = Vec::new();
         for index in 0..count as usize {
             let mut window = self.open(&keys[2 + 2 * index], caller, words);
-            let unseen = self.unseen(caller, window.window.span + window.linger);
-            let part = |all: i64| if caller.gateways > 0 { unseen * (all / caller.gateways) } else { 0 };
-            window.room = window.requests - part(window.requests);
-            window.most_flying = window.in_flight - part(window.in_flight);
+            let span = window.window.span + window.terms.linger;
+            let left = |all: i64| all - self.withheld(caller, all, span);
+            (window.room, window.most_flying) = (left(window.terms.requests), left(window.terms.in_flight));
             open.push(window);
         }
-        let mixed = open.iter().rposition(|window| window.mixed).map_or(0, |place| place as i64 + 1);
-        let mut answer = vec![0, caller.now, self.born, mixed];
+        let mut answer = vec![0, caller.now, self.born, i64::from(self.settings_differ(caller)), 0];
+        for (window, place) in open.iter().zip(1..).filter(|(window, _)| !window.causes.is_empty()) {
+            answer[4] += 1;
+            answer.extend([place, window.causes.iter().sum(), window.window.span]);
+        }
         let alive = self.present.values().filter(|till| **till >= caller.now).count() as i64;
         for _ in 0..words.number() {
             let (most, wanted) = (words.number(), words.number());
@@ -159,52 +186,43 @@ impl Model {
     }
 
     fn open(&mut self, key: &str, caller: &Caller, words: &mut Words<'_>) -> Open {
-        let (fresh, told, requests, span) = (words.number() == 1, words.word(), words.number(), words.number());
+        let (fresh, kind, requests, span) = (words.number() == 1, words.word(), words.number(), words.number());
         let (quantum, interval, burst) = (words.number(), words.number(), words.number());
         let (in_flight, linger) = (words.number(), words.number());
         let bounds = [words.number(), words.number(), words.number()];
+        let calendar = words.word();
         let before = self.windows.get(key).cloned();
         let is_known = before.is_some();
         let mut open = Open {
             key: key.to_owned(),
             window: before.unwrap_or_default(),
-            requests,
+            terms: Terms { requests, span, in_flight, kind, interval, burst, linger, calendar },
             quantum,
-            interval,
-            burst,
-            in_flight,
-            linger,
             bounds,
             horizon: 0,
+            late: 0,
             fresh: Vec::new(),
-            mixed: false,
-            shut: false,
+            causes: BTreeSet::new(),
             room: 0,
             most_flying: 0,
         };
-        let (span, kind) = open.agree(&self.present, caller, (requests, span, in_flight), told);
-        if is_known && open.window.kind != kind {
+        let told = open.agree(&self.present, caller);
+        let (span, linger) = (open.terms.span, open.terms.linger);
+        if is_known && open.window.kind != open.terms.kind {
             open.window.log.clear();
             open.window.settled = 0;
+            open.window.period = Period::default();
             open.window.floor = open.window.floor.max(caller.now + span);
         } else if is_known && span > open.window.span {
             open.window.floor = open.window.floor.max(caller.now + span - open.window.span);
         }
-        (open.window.kind, open.window.span) = (kind, span);
+        (open.window.kind, open.window.span) = (open.terms.kind.clone(), span);
         if self.born > 0 {
             open.window.floor = open.window.floor.max(self.born + caller.horizon_most + caller.lease + linger + span);
         }
         open.horizon = caller.horizon.min(span / 4);
-        if open.window.kind == "calendar" {
-            // The last period that has begun.
-            if let Some(start) = bounds.iter().copied().filter(|start| *start <= caller.now).max()
-                && start > open.window.period
-            {
-                (open.window.period, open.window.settled) = (start, 0);
-            }
-            if caller.now >= bounds[2] {
-                (open.shut, open.mixed) = (true, true);
-            }
+        if told.kind == "calendar" && open.window.kind == "calendar" {
+            open.find_period(&self.present, caller, &told);
         }
         open.bury(&self.present, caller, fresh);
         let mut own = open.window.parts.get(&caller.epoch).cloned().unwrap_or_default();
@@ -220,7 +238,7 @@ impl Model {
         }
         for _ in 0..words.number() {
             let (age, count) = (words.number(), words.number());
-            open.settle(caller.now + 1 - age, count);
+            open.settle(caller.now + 1 - age + open.late, count);
             if !fresh {
                 own.held = (own.held - count).max(0);
             }

@@ -1,13 +1,16 @@
 //! A window of the model: what is free when, and for whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Caller, number_of};
+use super::model::Caller;
+use super::model_terms::Terms;
 
 const UNCAPPED: i64 = 1_000_000_000_000;
 const RETRY: i64 = 20_000;
 const FLIGHT_RETRY: i64 = 5_000;
 const TAIL: usize = 128;
+/// The cause that says that the caller is granted nothing.
+pub(super) const SHUT: i64 = 512;
 
 /// What one gateway has in a window.
 #[derive(Clone, Default, Debug)]
@@ -16,8 +19,15 @@ pub(super) struct Part {
     pub(super) flying: i64,
     pub(super) waiting: i64,
     pub(super) due: f64,
-    pub(super) terms: Option<(i64, i64, i64)>,
-    pub(super) kind: String,
+    pub(super) terms: Option<Terms>,
+}
+
+/// A calendar's period, and of which calendar.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Period {
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) calendar: String,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -30,7 +40,7 @@ pub(super) struct Window {
     pub(super) over: i64,
     pub(super) mark: i64,
     pub(super) paused: i64,
-    pub(super) period: i64,
+    pub(super) period: Period,
     pub(super) free_since: Option<i64>,
     pub(super) log: Vec<(i64, i64)>,
     pub(super) parts: BTreeMap<String, Part>,
@@ -40,78 +50,23 @@ pub(super) struct Window {
 pub(super) struct Open {
     pub(super) key: String,
     pub(super) window: Window,
-    pub(super) requests: i64,
+    /// The strictest.
+    pub(super) terms: Terms,
     pub(super) quantum: i64,
-    pub(super) interval: i64,
-    pub(super) burst: i64,
-    pub(super) in_flight: i64,
-    pub(super) linger: i64,
     pub(super) bounds: [i64; 3],
     pub(super) horizon: i64,
+    /// By how much later what the caller sent may be counted elsewhere.
+    pub(super) late: i64,
     /// What settled and is not in the log.
     pub(super) fresh: Vec<(i64, i64)>,
-    pub(super) mixed: bool,
-    pub(super) shut: bool,
+    pub(super) causes: BTreeSet<i64>,
     pub(super) room: i64,
     pub(super) most_flying: i64,
 }
 
 impl Open {
-    /// The strictest of what gateways say; returns the span.
-    pub(super) fn agree(
-        &mut self,
-        present: &BTreeMap<String, i64>,
-        caller: &Caller,
-        own: (i64, i64, i64),
-        told: String,
-    ) -> (i64, String) {
-        let (mut span, mut kind) = (own.1, told.clone());
-        for (epoch, part) in &self.window.parts {
-            let is_there = *epoch != caller.epoch && present.get(epoch).is_some_and(|till| *till >= caller.now);
-            let Some(terms) = part.terms.filter(|terms| is_there && (*terms != own || part.kind != told)) else {
-                continue;
-            };
-            if part.kind == self.window.kind && part.kind != told {
-                kind = part.kind.clone();
-                self.shut = true;
-            }
-            self.requests = self.requests.min(terms.0);
-            span = span.max(terms.1);
-            self.in_flight = self.in_flight.min(terms.2);
-            self.mixed = true;
-        }
-        let part = self.window.parts.entry(caller.epoch.clone()).or_default();
-        (part.terms, part.kind) = (Some(own), told);
-        (span, kind)
-    }
-
-    pub(super) fn bury(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, fresh: bool) {
-        let own = number_of(&caller.epoch, &caller.process);
-        let is_earlier = |epoch: &String| {
-            let number = number_of(epoch, &caller.process);
-            number.is_some() && number < own
-        };
-        let is_dead = |epoch: &String| {
-            let is_gone = present.get(epoch).is_none_or(|till| *till < caller.now);
-            *epoch != caller.epoch && (is_gone || (fresh && is_earlier(epoch)))
-        };
-        let settles_late = self.window.kind == "fixed" || self.window.kind == "calendar";
-        let mut dead: Vec<(i64, i64)> = Vec::new();
-        for (epoch, part) in self.window.parts.iter_mut().filter(|(epoch, _)| is_dead(epoch)) {
-            let held = std::mem::take(part).held;
-            let seen = present.get(epoch).copied().unwrap_or(caller.now - self.linger);
-            if is_earlier(epoch) {
-            } else if settles_late && caller.now < seen + self.linger {
-                part.held = held;
-            } else {
-                dead.push((seen, held));
-            }
-        }
-        dead.sort_unstable();
-        for (seen, held) in dead {
-            self.settle(seen + self.linger, held);
-        }
-        self.window.parts.retain(|epoch, part| !is_dead(epoch) || part.held > 0);
+    fn is_shut(&self) -> bool {
+        self.causes.contains(&SHUT)
     }
 
     pub(super) fn settle(&mut self, bound: i64, count: i64) {
@@ -121,7 +76,7 @@ impl Open {
         }
         match window.kind.as_str() {
             "none" => {}
-            "calendar" => window.settled += if bound >= window.period { count } else { 0 },
+            "calendar" => window.settled += if bound >= window.period.start { count } else { 0 },
             "fixed" => {
                 let bound = bound.max(window.over);
                 if window.settled > 0 && window.began + window.span <= bound {
@@ -182,7 +137,7 @@ impl Open {
     }
 
     /// Who else waits, and for how many slots.
-    pub(super) fn others(&self, caller: &Caller) -> i64 {
+    pub(super) fn others_waiting(&self, caller: &Caller) -> i64 {
         self.window.parts.iter().filter(|(epoch, _)| **epoch != caller.epoch).map(|(_, part)| part.waiting).sum()
     }
 
@@ -212,7 +167,7 @@ impl Open {
 
     /// When the `nth` request may go, or how soon to look again.
     pub(super) fn opens(&self, caller: &Caller, nth: i64, cost: i64, mark: i64) -> Result<i64, i64> {
-        if self.shut {
+        if self.is_shut() {
             return Err(RETRY);
         }
         if self.flying() + nth > self.most_flying {
@@ -224,7 +179,7 @@ impl Open {
             at = at.max(self.bounds[0]);
         }
         if self.window.kind == "smooth" {
-            at = at.max(mark + (cost - self.burst.max(cost)) * self.interval);
+            at = at.max(mark + (cost - self.terms.burst.max(cost)) * self.terms.interval);
         }
         Ok(at)
     }
@@ -238,8 +193,8 @@ impl Open {
     }
 
     pub(super) fn allowance(&self, caller: &Caller, cost: i64) -> i64 {
-        let others = self.others(caller);
-        if self.window.kind == "none" || others == 0 || self.shut {
+        let others = self.others_waiting(caller);
+        if self.window.kind == "none" || others == 0 || self.is_shut() {
             return i64::MAX;
         }
         let own = self.window.parts[&caller.epoch].clone();
@@ -256,8 +211,8 @@ impl Open {
     }
 
     pub(super) fn owe(&mut self, caller: &Caller, taken: i64) {
-        let others = self.others(caller);
-        let most = self.requests as f64;
+        let others = self.others_waiting(caller);
+        let most = self.terms.requests as f64;
         let own = self.window.parts[&caller.epoch].clone();
         let all = own.waiting + others;
         let parts = &mut self.window.parts;
@@ -273,10 +228,10 @@ impl Open {
     }
 
     pub(super) fn spare(&self, caller: &Caller, wanted: i64, alive: i64) -> i64 {
-        let is_apart = self.window.kind == "none" || self.window.kind == "smooth" || self.in_flight < UNCAPPED;
+        let is_apart = self.window.kind == "none" || self.window.kind == "smooth" || self.terms.in_flight < UNCAPPED;
         let is_shut = self.window.floor.max(self.window.paused) > caller.now
             || (self.window.kind == "calendar" && caller.now < self.bounds[0]);
-        if wanted == 0 || self.others(caller) > 0 || is_apart || is_shut {
+        if wanted == 0 || self.others_waiting(caller) > 0 || is_apart || is_shut {
             return 0;
         }
         wanted.min((self.free() - self.room / 2).div_euclid(2 * alive.max(1))).max(0)
@@ -326,7 +281,7 @@ pub(super) fn take(
         }
         for ((place, cost), mark) in parts.iter().zip(&mut marks) {
             if open[*place].window.kind == "smooth" {
-                *mark = (*mark).max(at) + cost * open[*place].interval;
+                *mark = (*mark).max(at) + cost * open[*place].terms.interval;
             }
         }
     }
@@ -335,7 +290,7 @@ pub(super) fn take(
         let window = &mut open[*place];
         let slots = taken * cost;
         window.window.mark = mark;
-        let is_capped = window.in_flight < UNCAPPED;
+        let is_capped = window.terms.in_flight < UNCAPPED;
         let own = window.window.parts.entry(caller.epoch.clone()).or_default();
         own.held += slots;
         own.flying += if is_capped { taken } else { 0 };

@@ -33,7 +33,9 @@ pub(super) struct Stage {
 #[derive(Clone, Copy)]
 pub(super) struct Says {
     pub(super) kind: Counted,
+    pub(super) calendar: Option<&'static str>,
     pub(super) requests: u32,
+    pub(super) burst: u32,
     pub(super) span: u64,
     pub(super) waiting: u64,
     pub(super) takes: u32,
@@ -47,7 +49,9 @@ pub(super) struct Says {
 /// Asks for nothing, of a limit of 4 per 100 ms.
 pub(super) const SAYS: Says = Says {
     kind: Counted::Sliding,
+    calendar: Some("minute UTC"),
     requests: 4,
+    burst: 1,
     span: 100,
     waiting: 0,
     takes: 0,
@@ -133,10 +137,11 @@ impl Says {
             key: Key(0),
             terms: Terms {
                 kind: self.kind,
+                calendar: self.calendar.filter(|_| matches!(self.kind, Counted::Calendar(_))).map(Into::into),
                 requests: self.requests,
                 span: self.span * 1_000_000,
                 interval: self.span * 1_000_000 / u64::from(self.requests),
-                burst: 1,
+                burst: self.burst,
                 in_flight: None,
                 linger: millis(self.linger),
             },
@@ -297,7 +302,7 @@ fn the_strictest_holds_of_what_gateways_say_that_are_there() {
     stage.hello("b.1");
     stage.tell("a.1", Says { requests: 2, ..SAYS });
     let answer = stage.tell("b.1", Says { requests: 8, takes: 8, waiting: 8, ..SAYS });
-    assert_eq!((answer.taken[0].groups[0].1, answer.mixed), (2, Some(0)));
+    assert_eq!((answer.taken[0].groups[0].1, answer.differing[0].causes), (2, 1));
     stage.pass(millis(PRESENCE) / 2 + 1);
     stage.say("b.1", Verb::Tell, None).unwrap();
     stage.pass(millis(PRESENCE) / 2 + 1);

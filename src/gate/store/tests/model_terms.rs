@@ -1,0 +1,121 @@
+//! Terms of a limit in the model: the strictest of what gateways say, the calendar's period, and gateways that are gone.
+
+use std::collections::BTreeMap;
+
+use super::model::{Caller, number_of};
+use super::model_window::{Open, Part, Period, SHUT};
+
+/// What a gateway says of a limit.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Terms {
+    pub(super) requests: i64,
+    pub(super) span: i64,
+    pub(super) in_flight: i64,
+    pub(super) kind: String,
+    pub(super) interval: i64,
+    pub(super) burst: i64,
+    pub(super) linger: i64,
+    pub(super) calendar: String,
+}
+
+impl Open {
+    /// What the others say that are there.
+    fn others(&self, present: &BTreeMap<String, i64>, caller: &Caller) -> Vec<Terms> {
+        let is_there =
+            |epoch: &String| *epoch != caller.epoch && present.get(epoch).is_some_and(|at| *at >= caller.now);
+        let parts = self.window.parts.iter().filter(|(epoch, _)| is_there(epoch));
+        parts.filter_map(|(_, part)| part.terms.clone()).collect()
+    }
+
+    /// The strictest of what gateways say; returns what the caller says.
+    pub(super) fn agree(&mut self, present: &BTreeMap<String, i64>, caller: &Caller) -> Terms {
+        let own = self.terms.clone();
+        for theirs in self.others(present, caller) {
+            let terms = &mut self.terms;
+            let mut causes = vec![
+                (theirs.requests != own.requests, 1),
+                (theirs.span != own.span, 2),
+                (theirs.in_flight != own.in_flight, 4),
+                (theirs.linger != own.linger, 32),
+            ];
+            terms.requests = terms.requests.min(theirs.requests);
+            terms.span = terms.span.max(theirs.span);
+            terms.in_flight = terms.in_flight.min(theirs.in_flight);
+            terms.linger = terms.linger.max(theirs.linger);
+            if theirs.kind == own.kind {
+                causes.push((theirs.interval != own.interval || theirs.burst != own.burst, 16));
+                causes.push((theirs.calendar != own.calendar, 64));
+                terms.interval = terms.interval.max(theirs.interval);
+                terms.burst = terms.burst.min(theirs.burst);
+            } else {
+                causes.push((true, 8));
+                if theirs.kind == self.window.kind {
+                    causes.push((true, SHUT));
+                    terms.kind = theirs.kind;
+                }
+            }
+            self.causes.extend(causes.into_iter().filter(|(differs, _)| *differs).map(|(_, cause)| cause));
+        }
+        if self.terms.kind == "sliding" || self.terms.kind == "smooth" {
+            self.late = self.terms.linger - own.linger;
+        }
+        self.window.parts.entry(caller.epoch.clone()).or_default().terms = Some(own.clone());
+        own
+    }
+
+    /// Which period we are in, and whether it is the one that is counted.
+    pub(super) fn find_period(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, own: &Terms) {
+        let [first, second, third] = self.bounds;
+        let (now, known) = (caller.now, self.window.period.clone());
+        let period = |start, end| Period { start, end, calendar: own.calendar.clone() };
+        let present_one = match now {
+            _ if now >= third || first - now > second - first => return self.causes.extend([128, SHUT]),
+            _ if now >= second => Some(period(second, third)),
+            _ if now >= first => Some(period(first, second)),
+            _ => None,
+        };
+        let start = present_one.as_ref().map_or(first, |one| one.start);
+        let is_same = present_one.as_ref().is_some_and(|one| (one.start, one.end) == (known.start, known.end));
+        if start >= known.end {
+            if let Some(one) = present_one {
+                (self.window.period, self.window.settled) = (one, 0);
+            }
+        } else if is_same {
+        } else if self.others(present, caller).iter().any(|theirs| theirs.calendar == known.calendar) {
+            self.causes.extend([64, SHUT]);
+        } else if let Some(one) = present_one {
+            self.window.floor = self.window.floor.max(one.end);
+            (self.window.period, self.window.settled) = (one, 0);
+        }
+    }
+
+    pub(super) fn bury(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, fresh: bool) {
+        let own = number_of(&caller.epoch, &caller.process);
+        let is_earlier = |epoch: &String| {
+            let number = number_of(epoch, &caller.process);
+            number.is_some() && number < own
+        };
+        let is_dead = |epoch: &String| {
+            let is_gone = present.get(epoch).is_none_or(|till| *till < caller.now);
+            *epoch != caller.epoch && (is_gone || (fresh && is_earlier(epoch)))
+        };
+        let settles_late = self.window.kind == "fixed" || self.window.kind == "calendar";
+        let mut dead: Vec<(i64, i64)> = Vec::new();
+        for (epoch, part) in self.window.parts.iter_mut().filter(|(epoch, _)| is_dead(epoch)) {
+            let Part { held, terms, .. } = std::mem::take(part);
+            let linger = terms.as_ref().map_or(0, |terms| terms.linger).max(self.terms.linger);
+            let at = present.get(epoch).copied().unwrap_or(caller.now - linger) + linger;
+            if is_earlier(epoch) {
+            } else if settles_late && caller.now < at {
+                (part.held, part.terms) = (held, terms);
+            } else {
+                dead.push((at, held));
+            }
+        }
+        dead.sort_unstable();
+        for (at, held) in dead {
+            self.settle(at, held);
+        }
+        self.window.parts.retain(|epoch, part| !is_dead(epoch) || part.held > 0);
+    }
+}
