@@ -255,6 +255,9 @@ impl Client {
                 self.contact.answered(verb, ended);
                 self.status.note_exchange(u64::try_from(ended.since(began).as_micros()).unwrap_or(u64::MAX));
                 self.differences.report(&answer, &exchange, &limits, &self.status, ended);
+                if !answer.differing.is_empty() {
+                    gate.spans_said(&answer.spans(&exchange));
+                }
                 gate.exchanged(&exchange, &answer.taken, began, ended);
                 Ok(())
             }

@@ -1,6 +1,7 @@
 //! What the thread that speaks with the store says to the locker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -48,6 +49,10 @@ impl Gate {
             state.rung.store = false;
             state.locker.take_exchange(beat, now)
         })
+    }
+
+    pub(super) fn spans_said(&self, spans: &[(LimitId, Duration)]) {
+        self.lock().locker.spans_said(spans);
     }
 
     pub(super) fn exchanged(&self, exchange: &Exchange, answers: &[Taken], began: Time, ended: Time) {

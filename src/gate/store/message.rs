@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use super::{DRIFT, Error, PRESENCE};
-use crate::locker::{Counted, Exchange, HORIZON_MOST, LEASE, Limit, Taken, Terms, Told};
+use crate::locker::{Counted, Exchange, HORIZON_MOST, LEASE, Limit, LimitId, Taken, Terms, Told};
 use crate::time::Time;
 
 /// Stands for no cap on the requests under way.
@@ -53,6 +53,14 @@ pub(super) struct Answer {
     /// The windows of whose limits gateways say different things.
     pub(super) differing: Vec<Differing>,
     pub(super) taken: Vec<Taken>,
+}
+
+impl Answer {
+    /// For how long what settled counts for any gateway, of limits of which they say different things.
+    pub(super) fn spans(&self, exchange: &Exchange) -> Vec<(LimitId, Duration)> {
+        let spans = self.differing.iter();
+        spans.filter_map(|one| Some((exchange.windows.get(one.place)?.limit, one.span))).collect()
+    }
 }
 
 /// A window of whose limit gateways say different things.

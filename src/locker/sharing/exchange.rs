@@ -6,8 +6,10 @@ use smallvec::SmallVec;
 
 use super::{Asks, Authority, Exchange, LEASE, PACES, Take, Taken, Told};
 use crate::locker::Locker;
+use crate::locker::ask::LimitId;
 use crate::locker::line::first;
 use crate::locker::window::pool::Share;
+use crate::locker::window::rule::nanos;
 use crate::time::Time;
 
 /// How soon the store is asked again for one lane at the earliest.
@@ -147,6 +149,14 @@ impl Locker {
         place
     }
 
+    /// For how long what settled counts for other gateways, where they say another span than this one.
+    pub fn spans_said(&mut self, spans: &[(LimitId, Duration)]) {
+        for (limit, span) in spans {
+            let rule = &mut self.rules[limit.at()];
+            rule.longest = rule.longest.max(nanos(*span));
+        }
+    }
+
     /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
     pub fn exchanged(&mut self, exchange: &Exchange, answers: &[Taken], began: Time, ended: Time, now: Time) {
         if self.given.is_some() {
@@ -181,6 +191,10 @@ impl Locker {
             let Some(told) = exchange.windows.get(*place) else { continue };
             let Some(window) = self.table.still(told.window, told.generation) else { continue };
             let rule = &self.rules[told.limit.at()];
+            // The file was read again meanwhile, and the store is about to forget all of it.
+            if !rule.pooled {
+                continue;
+            }
             for (wait, requests) in &taken.groups {
                 let flights = if rule.counts_flights() { *requests } else { 0 };
                 let (from, until) = (ended + *wait, began + *wait + LEASE);

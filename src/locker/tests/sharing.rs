@@ -311,3 +311,52 @@ fn what_is_told_at_one_time_has_a_bound() {
     assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 900);
     assert!(settled[0].0 >= ms(13), "never earlier than they were");
 }
+
+#[test]
+fn what_is_granted_to_a_limit_that_is_shared_no_more_keeps_no_window_alive() {
+    let mut locker = locker(vec![Limit { max_keys: 1, ..limit(5, 100, Kind::Sliding) }]);
+    let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    let asked = locker.take_exchange(false, ms(10));
+    locker.leave(ticket, ms(11));
+    let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
+    locker.reload(limits, Duration::ZERO, ms(12));
+    locker.exchanged(&asked, &[taken(&[(0, 1)], None)], ms(10), ms(13), ms(13));
+    for later in 1..100 {
+        locker.handle_timeout(ms(1000 * later));
+    }
+    send(&mut locker, &ask(&[claim(0, 1, 1)], 1), ms(100_000)).unwrap();
+}
+
+#[test]
+fn what_is_kept_for_other_gateways_has_a_bound_and_forgets_nothing() {
+    let mut locker = one(1000, 1000);
+    locker.spans_said(&[(LimitId(0), Duration::from_secs(86_400))]);
+    locker.close_sharing(ms(0));
+    locker.set_authority(None, Authority::Alone, ms(0));
+    for at in 0..20_000 {
+        send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
+    }
+    locker.open_sharing(ms(30_000));
+    let settled = &locker.take_exchange(true, ms(30_000)).windows[0].settled;
+    assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 20_000);
+    assert!(settled.len() <= 200);
+    let mut told = settled.iter().flat_map(|(at, count)| std::iter::repeat_n(*at, *count as usize));
+    assert!((0..20_000).all(|sent| told.next().unwrap() >= ms(10 + sent)), "none earlier than it was");
+}
+
+#[test]
+fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
+    let mut locker = one(5, 100);
+    locker.spans_said(&[(LimitId(0), Duration::from_secs(60))]);
+    wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
+    let mut grants = gone(&mut locker);
+    locker.settle(&mut grants[0], Moment::Sent, ms(20));
+    locker.close_sharing(ms(30));
+    for later in 1..50 {
+        locker.handle_timeout(ms(1000 * later));
+    }
+    locker.open_sharing(ms(50_000));
+    let told = locker.take_exchange(true, ms(50_000));
+    assert_eq!(told.windows.first().map(|told| told.settled.clone()), Some(vec![(ms(20), 1)]));
+}

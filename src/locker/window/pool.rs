@@ -14,6 +14,9 @@ use crate::time::Time;
 /// How many entries a window tells at most: the store stands still for everybody while it hears them. Of more, neighbours
 /// are one, with the later's time.
 const MOST_TOLD: usize = 200;
+/// How many entries a window keeps at most while nobody listens. Within its own span there are never so many: it keeps up
+/// to 1024 slots exactly, and of more the 1024th parts of the span; but others may count for longer.
+const MOST_KEPT: usize = 4096;
 
 /// Slots that the store has granted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,14 +75,14 @@ impl Pool {
     /// What is granted and of no use to anybody here is given back.
     fn give_up(&mut self) {
         for share in self.shares.drain(..) {
-            self.returned += share.slots;
-            self.landed += share.flights;
+            self.returned = self.returned.saturating_add(share.slots);
+            self.landed = self.landed.saturating_add(share.flights);
         }
     }
 
-    /// Whether nothing of it needs to be told. As long as nobody listens, only what settled within a span.
+    /// Whether nothing of it needs to be told. As long as nobody listens, only what still counts for some gateway.
     fn is_empty(&self, rule: &Rule, now: Time) -> bool {
-        let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.span);
+        let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.told_for());
         let is_heard = rule.pooled && !rule.lost;
         let news = is_heard && (self.is_noted || self.returned > 0 || self.landed > 0);
         self.under_way == 0 && self.shares.is_empty() && !self.settled.iter().any(counts) && !news
@@ -92,7 +95,8 @@ fn shortened(entries: Vec<(Time, u32)>) -> Vec<(Time, u32)> {
         return entries;
     }
     let parts = entries.chunks(entries.len().div_ceil(MOST_TOLD));
-    parts.filter_map(|part| Some((part.last()?.0, part.iter().map(|(_, count)| count).sum()))).collect()
+    let sum = |part: &[(Time, u32)]| part.iter().fold(0u32, |sum, (_, count)| sum.saturating_add(*count));
+    parts.filter_map(|part| Some((part.last()?.0, sum(part)))).collect()
 }
 
 impl Window {
@@ -196,8 +200,8 @@ impl Window {
         let Pool { shares, returned, landed, .. } = &mut **pool;
         shares.retain(|share| {
             if share.until <= now {
-                *returned += share.slots;
-                *landed += share.flights;
+                *returned = returned.saturating_add(share.slots);
+                *landed = landed.saturating_add(share.flights);
             }
             share.until > now
         });
@@ -221,11 +225,11 @@ impl Window {
         if count == 0 {
             return;
         }
-        let forgotten = now.as_nanos().saturating_sub(rule.span);
+        let forgotten = now.as_nanos().saturating_sub(rule.told_for());
         let pool = self.pool_mut();
         match pool.settled.back_mut() {
             Some(last) if now.since(pool.part).as_nanos() < u128::from(rule.quantum) => {
-                *last = (now.max(last.0), last.1 + count);
+                *last = (now.max(last.0), last.1.saturating_add(count));
             }
             Some(_) | None => {
                 pool.settled.push_back((now, count));
@@ -235,6 +239,9 @@ impl Window {
         // Only as long as nobody listens: the store forgets it by itself.
         while pool.settled.front().is_some_and(|(at, _)| at.as_nanos() < forgotten) {
             pool.settled.pop_front();
+        }
+        if pool.settled.len() > MOST_KEPT {
+            pool.settled = shortened(std::mem::take(&mut pool.settled).into()).into();
         }
     }
 
@@ -247,7 +254,8 @@ impl Window {
     /// `slots` were granted, taken, and not used; `flights` requests have ended.
     pub(super) fn report_unused(&mut self, slots: u32, flights: u32) {
         let pool = self.pool_mut();
-        (pool.returned, pool.landed) = (pool.returned + slots, pool.landed + flights);
+        pool.returned = pool.returned.saturating_add(slots);
+        pool.landed = pool.landed.saturating_add(flights);
     }
 
     /// It is to be told of; `false` if that was known.
@@ -266,7 +274,7 @@ impl Window {
         let pool = self.pool_mut();
         pool.pace = pool.used.max(pool.pace);
         let ahead = pool.pace.saturating_mul(4).saturating_sub(pool.left()).min(rule.requests / 16);
-        let forgotten = now.as_nanos().saturating_sub(rule.span);
+        let forgotten = now.as_nanos().saturating_sub(rule.told_for());
         let settled = pool.settled.drain(..).filter(|(at, _)| at.as_nanos() > forgotten).collect();
         let news = News {
             settled: shortened(settled),

@@ -93,6 +93,8 @@ pub(crate) struct Rule {
     pub(crate) free: u32,
     /// Whether it is counted together with other gateways.
     pub(crate) shared: bool,
+    /// For how long what settled counts for any gateway, as far as the store has said, in nanoseconds.
+    pub(crate) longest: u64,
     /// Whether what may go is the store's to say now.
     pub(crate) pooled: bool,
     /// Whether the store cannot be asked.
@@ -131,6 +133,7 @@ impl Rule {
             block: 0,
             free: 0,
             shared: limit.shared && !limit.dry_run,
+            longest: 0,
             pooled: false,
             lost: false,
             parted: false,
@@ -169,6 +172,11 @@ impl Rule {
     /// Whether a crash would forget too much if its slots were not written down.
     pub(crate) fn is_long(&self) -> bool {
         self.counts_slots() && self.span > SHORT
+    }
+
+    /// For how long what settled is told to the store, in nanoseconds.
+    pub(crate) fn told_for(&self) -> u64 {
+        self.span.max(self.longest)
     }
 
     /// Whether flights are counted.

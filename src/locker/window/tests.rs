@@ -284,3 +284,14 @@ fn a_step_back_of_the_wall_clock_opens_nothing_and_a_step_ahead_may() {
     one.rule.roll(one.wall, minutes(26));
     assert!(one.fits(2, minutes(26)), "11:06");
 }
+
+#[test]
+fn however_much_was_not_used_it_is_summed_up() {
+    let mut one = One::of(Kind::Sliding);
+    let (window, rule) = one.at(ms(0));
+    for _ in 0..2 {
+        window.report_unused(u32::MAX, u32::MAX);
+    }
+    let (news, _) = window.take_news(rule, 1, ms(0));
+    assert_eq!((news.returned, news.landed), (u32::MAX, u32::MAX));
+}
