@@ -115,6 +115,10 @@ impl Locker {
         }
         for want in &waiter.wants {
             self.unwait(want, (waiter.place.arrived, waiter.place.seq, id));
+            // One that goes has not taken its slots yet.
+            if fate == Fate::Leaves {
+                self.return_unwanted(want.window);
+            }
         }
         self.queue.waiters.put_back(id, waiter);
     }

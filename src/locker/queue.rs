@@ -307,6 +307,9 @@ impl Locker {
             };
             let need = Need { window, limit: claim.limit, cost: claim.cost, room, dry: false };
             self.take_one(&mut grant, claim, need, now);
+            if let Some(window) = window {
+                self.return_unwanted(window);
+            }
         }
         self.outbox.push_back((ticket, Verdict::Go(grant)));
     }

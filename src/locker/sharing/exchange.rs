@@ -229,6 +229,7 @@ impl Locker {
             if window.waits().is_none() && window.share_left() > 0 && !asked_ahead {
                 let by = now + PACES.1;
                 self.note(told.window, by);
+                self.return_unwanted(told.window);
             }
         }
     }

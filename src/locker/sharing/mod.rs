@@ -112,7 +112,9 @@ pub(in crate::locker) enum Asks {
 
 impl Rule {
     fn pace(&self) -> Duration {
-        Duration::from_nanos(self.span / 200).clamp(PACES.0, PACES.1)
+        let pace = Duration::from_nanos(self.span / 200).clamp(PACES.0, PACES.1);
+        // The next one's distance runs from it.
+        if self.keeps_distance() { pace.min(Duration::from_nanos(self.interval / 4)) } else { pace }
     }
 }
 
@@ -151,6 +153,16 @@ impl Locker {
         if self.table.window(index).waits().is_none() && self.table.window(index).is_short() {
             let by = self.last.max(self.sharing.last + AHEAD);
             self.note(index, by);
+        }
+    }
+
+    /// Slots that the store has granted and nobody waits for are given back at once, if they keep others back.
+    pub(in crate::locker) fn return_unwanted(&mut self, index: u32) {
+        let window = self.table.window_mut(index);
+        let rule = &self.rules[window.limit.at()];
+        if rule.pooled && rule.keeps_distance() && window.waits().is_none() && window.has_shares() {
+            window.return_shares();
+            self.note(index, self.last);
         }
     }
 

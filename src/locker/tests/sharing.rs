@@ -360,3 +360,23 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
     let told = locker.take_exchange(true, ms(50_000));
     assert_eq!(told.windows.first().map(|told| told.settled.clone()), Some(vec![(ms(20), 1)]));
 }
+
+#[test]
+fn a_smooth_slot_that_nobody_waits_for_is_given_back_at_once() {
+    // As long as it is out no other gateway is granted one.
+    let smooth = || locker(vec![limit(5, 100, Kind::Smooth { burst: 1 })]);
+    let mut locker = smooth();
+    let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    locker.leave(ticket, ms(13));
+    locker.handle_timeout(ms(20));
+    assert_eq!(locker.take_exchange(false, ms(20)).windows[0].returned, 1);
+    // Whose waiter leaves while it is asked for.
+    let mut locker = smooth();
+    let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
+    let asked = locker.take_exchange(false, ms(10));
+    locker.leave(ticket, ms(11));
+    locker.exchanged(&asked, &[taken(&[(4, 1)], None)], ms(10), ms(12), ms(12));
+    locker.handle_timeout(ms(20));
+    assert_eq!(locker.take_exchange(false, ms(20)).windows[0].returned, 1);
+}

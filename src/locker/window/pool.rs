@@ -144,6 +144,7 @@ impl Window {
             (slots, flights) = (slots - taken, flights - landing);
         }
         pool.shares.retain(|share| share.slots + share.flights > 0);
+        debug_assert!(slots == 0 && flights == 0, "only what the store has granted is used");
         until
     }
 

@@ -174,6 +174,11 @@ impl Rule {
         self.counts_slots() && self.span > SHORT
     }
 
+    /// Whether a slot that is taken and not sent keeps others back, although there are more.
+    pub(crate) fn keeps_distance(&self) -> bool {
+        matches!(self.form, Form::Smooth)
+    }
+
     /// For how long what settled is told to the store, in nanoseconds.
     pub(crate) fn told_for(&self) -> u64 {
         self.span.max(self.longest)

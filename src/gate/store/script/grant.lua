@@ -43,7 +43,15 @@ local function opens(window, nth, cost)
   at = math.max(at, now, window.floor, window.paused)
   if window.kind == 'calendar' then at = math.max(at, window.bounds[1]) end
   if window.kind == 'smooth' then
-    at = math.max(at, window.next_mark + (cost - math.max(window.burst, cost)) * window.interval)
+    -- Any of those that are not settled may be sent at the same moment: their distances and this one's must be saved up.
+    local saved = math.max(window.burst, cost) * window.interval
+    local needed = (window.unsettled + nth * cost) * window.interval
+    local due = math.max(window.mark, now) + needed - saved
+    if needed > saved then
+      -- It opens then if they are sent now. To look again somewhat earlier finds it before it opens.
+      return nil, math.max(SOONEST_RETRY, math.min(UNKNOWN_RETRY, due - now - math.floor(window.horizon * 3 / 4)))
+    end
+    at = math.max(at, due)
   end
   return at
 end
@@ -141,7 +149,7 @@ for _ = 1, number() do
   for part = 1, number() do
     local window, cost = windows[number()], number()
     parts[part] = { window = window, cost = cost }
-    window.walked, window.freed, window.next_mark = nil, nil, window.mark
+    window.walked, window.freed = nil, nil
     horizon, span = math.min(horizon, window.horizon), math.min(span, window.span)
     may = math.min(may, allowance(window, cost))
   end
@@ -171,12 +179,6 @@ for _ = 1, number() do
     else
       groups[#groups + 1] = { at = at, count = 1 }
     end
-    for _, part in ipairs(parts) do
-      local window = part.window
-      if window.kind == 'smooth' then
-        window.next_mark = math.max(window.next_mark, at) + part.cost * window.interval
-      end
-    end
   end
   local extra = 0
   for _, part in ipairs(parts) do
@@ -185,7 +187,6 @@ for _ = 1, number() do
     if window.in_flight < UNCAPPED then
       window.flying, window.all_flying = window.flying + taken, window.all_flying + taken
     end
-    window.mark = window.next_mark
     owe(window, slots)
     window.waiting = math.max(0, window.waiting - slots)
     if #parts == 1 then

@@ -27,7 +27,7 @@ local OK, LAPSED, OTHER_STORE, TOO_MANY, OTHER_VERSION = 0, 1, 2, 3, 4
 -- What gateways of one group must have in common to understand what they find here: changed with any format.
 local VERSION = '1'
 -- How long after a look at what depends on other gateways the next makes sense.
-local UNKNOWN_RETRY, FLIGHT_RETRY = 20000, 5000
+local UNKNOWN_RETRY, FLIGHT_RETRY, SOONEST_RETRY = 20000, 5000, 1000
 -- How much of a log is read at one time.
 local CHUNK = 64
 -- How far from its end a log is put in order.

@@ -53,6 +53,7 @@ local function settle(window, bound, count)
     if window.settled == 0 then window.began = bound end
     window.settled = window.settled + count
   else
+    if window.kind == 'smooth' then window.mark = math.max(window.mark, bound) + count * window.interval end
     if window.quantum > 1 then bound = math.ceil(bound / window.quantum) * window.quantum end
     window.settled = window.settled + count
     window.fresh_entries[#window.fresh_entries + 1] = { at = bound, count = count }

@@ -126,10 +126,11 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
     let (mut model, mut clock) = (Model::default(), BEGIN + dice.below(60 * SECOND));
     let group = format!("group-{seed}");
     // What each gateway's file says of those that are cut off; mostly the same.
-    let shares = [(); 3].map(|()| {
+    let settings = |dice: &mut Dice| {
         let (parts, lasts) = (dice.pick(1, &[3, 2, 4]), dice.pick(1, &[2, 1, 5]));
         (!seed.is_multiple_of(2) && !dice.one_in(8)).then_some((parts, Duration::from_secs(lasts)))
-    });
+    };
+    let mut shares = [(); 3].map(|()| settings(&mut dice));
     let mut store = 0;
     let mut epochs = [0_u64; 3];
     for step in 0..120 {
@@ -146,6 +147,9 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
             _ => Verb::Tell,
         };
         epochs[gateway] += u64::from(verb == Verb::Hello);
+        if verb == Verb::Hello && dice.one_in(8) {
+            shares[gateway] = settings(&mut dice);
+        }
         let process = format!("process{gateway}");
         let speaker = Speaker {
             id: format!("store {store}"),

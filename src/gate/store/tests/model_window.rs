@@ -8,6 +8,7 @@ use super::model_terms::Terms;
 const UNCAPPED: i64 = 1_000_000_000_000;
 const RETRY: i64 = 20_000;
 const FLIGHT_RETRY: i64 = 5_000;
+const SOONEST_RETRY: i64 = 1_000;
 const TAIL: usize = 128;
 /// The cause that says that the caller is granted nothing.
 pub(super) const SHUT: i64 = 512;
@@ -87,7 +88,10 @@ impl Open {
                 }
                 window.settled += count;
             }
-            _ => {
+            kind => {
+                if kind == "smooth" {
+                    window.mark = window.mark.max(bound) + count * self.terms.interval;
+                }
                 let bound = bound.div_euclid(self.quantum) * self.quantum
                     + if bound.rem_euclid(self.quantum) > 0 { self.quantum } else { 0 };
                 self.fresh.push((bound, count));
@@ -166,7 +170,7 @@ impl Open {
     }
 
     /// When the `nth` request may go, or how soon to look again.
-    pub(super) fn opens(&self, caller: &Caller, nth: i64, cost: i64, mark: i64) -> Result<i64, i64> {
+    pub(super) fn opens(&self, caller: &Caller, nth: i64, cost: i64) -> Result<i64, i64> {
         if self.is_shut() {
             return Err(RETRY);
         }
@@ -179,7 +183,13 @@ impl Open {
             at = at.max(self.bounds[0]);
         }
         if self.window.kind == "smooth" {
-            at = at.max(mark + (cost - self.terms.burst.max(cost)) * self.terms.interval);
+            let saved = self.terms.burst.max(cost) * self.terms.interval;
+            let needed = (self.unsettled() + nth * cost) * self.terms.interval;
+            let due = self.window.mark.max(caller.now) + needed - saved;
+            if needed > saved {
+                return Err((due - caller.now - self.horizon * 3 / 4).clamp(SOONEST_RETRY, RETRY));
+            }
+            at = at.max(due);
         }
         Ok(at)
     }
@@ -249,16 +259,12 @@ pub(super) fn take(
     let may = parts.iter().map(|(place, cost)| open[*place].allowance(caller, *cost)).min().unwrap_or(i64::MAX);
     let horizon = parts.iter().map(|(place, _)| open[*place].horizon).min().unwrap_or(0);
     let span = parts.iter().map(|(place, _)| open[*place].window.span).min().unwrap_or(0);
-    let mut marks: Vec<i64> = parts.iter().map(|(place, _)| open[*place].window.mark).collect();
     let (mut taken, mut later) = (0, 0);
     let mut laters = vec![0; parts.len()];
     let mut groups: Vec<(i64, i64)> = Vec::new();
     while taken < most {
-        let looks: Vec<Result<i64, i64>> = parts
-            .iter()
-            .zip(&marks)
-            .map(|((place, cost), mark)| open[*place].opens(caller, taken + 1, *cost, *mark))
-            .collect();
+        let looks: Vec<Result<i64, i64>> =
+            parts.iter().map(|(place, cost)| open[*place].opens(caller, taken + 1, *cost)).collect();
         for ((later, look), (place, _)) in laters.iter_mut().zip(&looks).zip(parts) {
             *later = look.map_or_else(|again| again.min(open[*place].window.span), |at| at - caller.now);
         }
@@ -279,17 +285,11 @@ pub(super) fn take(
             Some(last) if last.0 == at => last.1 += 1,
             Some(_) | None => groups.push((at, 1)),
         }
-        for ((place, cost), mark) in parts.iter().zip(&mut marks) {
-            if open[*place].window.kind == "smooth" {
-                *mark = (*mark).max(at) + cost * open[*place].terms.interval;
-            }
-        }
     }
     let mut extra = 0;
-    for ((place, cost), mark) in parts.iter().zip(marks) {
+    for (place, cost) in parts {
         let window = &mut open[*place];
         let slots = taken * cost;
-        window.window.mark = mark;
         let is_capped = window.terms.in_flight < UNCAPPED;
         let own = window.window.parts.entry(caller.epoch.clone()).or_default();
         own.held += slots;

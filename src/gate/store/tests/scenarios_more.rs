@@ -235,3 +235,46 @@ fn a_slot_that_opens_in_less_than_a_moment_is_not_open_now() {
     let answer = stage.tell("a.1", Says { takes: 2, waiting: 2, ..SAYS });
     assert_eq!(answer.taken[0].groups, [(Duration::ZERO, 2)]);
 }
+
+#[test]
+fn smooth_slots_keep_their_distance_from_when_those_before_were_sent() {
+    let mut stage = Stage::new();
+    let smooth = Says { kind: Counted::Smooth, ..SAYS };
+    for gateway in ["a.1", "b.1"] {
+        stage.hello(gateway);
+    }
+    assert_eq!(stage.take_of("a.1", 9, smooth).0, 1);
+    stage.pass(60);
+    assert_eq!(stage.take_of("b.1", 1, smooth).0, 0, "the first may still be sent");
+    // It was sent ten milliseconds ago.
+    stage.tell("a.1", Says { settled: Some((10, 1)), ..smooth });
+    assert_eq!(stage.take_of("b.1", 1, smooth), (0, 15));
+    stage.pass(15);
+    stage.now += 1;
+    assert_eq!(stage.take_of("b.1", 1, smooth).0, 1);
+}
+
+#[test]
+fn a_smooth_slot_that_is_given_back_gives_its_distance_back() {
+    let mut stage = Stage::new();
+    let smooth = Says { kind: Counted::Smooth, ..SAYS };
+    for gateway in ["a.1", "b.1"] {
+        stage.hello(gateway);
+    }
+    assert_eq!(stage.take_of("a.1", 1, smooth).0, 1);
+    stage.tell("a.1", Says { returned: 1, ..smooth });
+    assert_eq!(stage.take_of("b.1", 1, smooth).0, 1);
+}
+
+#[test]
+fn of_smooth_slots_as_many_may_be_under_way_as_were_saved_up() {
+    let mut stage = Stage::new();
+    let smooth = Says { kind: Counted::Smooth, requests: 10, burst: 3, ..SAYS };
+    stage.hello("a.1");
+    assert_eq!(stage.take_of("a.1", 9, smooth).0, 3);
+    stage.tell("a.1", Says { settled: Some((0, 1)), ..smooth });
+    assert_eq!(stage.take_of("a.1", 9, smooth).0, 0);
+    stage.pass(5);
+    stage.now += 1;
+    assert_eq!(stage.take_of("a.1", 9, smooth).0, 1, "it was sent ten milliseconds before that one can go");
+}

@@ -234,6 +234,21 @@ impl World {
         went as f64 * rate.per.as_nanos() as f64 / f64::from(rate.requests) / (END - COUNTED) as f64
     }
 
+    /// The first request of a smooth limit that came before its distance and what was saved up let it, and by how much.
+    fn too_close(&mut self, limit: usize) -> Option<(u64, u64)> {
+        let Some(Rate { requests, per, kind: Kind::Smooth { burst }, .. }) = self.limits[limit].rate else {
+            return None;
+        };
+        let distance = u64::try_from(per.as_nanos()).unwrap() / u64::from(requests);
+        self.arrivals[limit].sort_unstable();
+        let mut mark = 0;
+        self.arrivals[limit].iter().find_map(|at| {
+            let early = (mark + distance).saturating_sub(at + u64::from(burst) * distance);
+            mark = mark.max(*at) + distance;
+            (early > 0).then_some((*at, early))
+        })
+    }
+
     /// The first request that came too early, and by how much.
     fn too_early(&mut self, limit: usize) -> Option<(u64, u64)> {
         let rate = self.limits[limit].rate.as_ref()?;
@@ -252,6 +267,10 @@ fn judge(seeds: Range<u64>, when_lost: fn(usize) -> WhenLost, prepare: fn(&mut W
         world.run();
         for limit in 0..5 {
             assert_eq!(world.too_early(limit), None, "seed {seed}: {}", world.limits[limit].name);
+            // Each part has a burst of its own.
+            if when_lost(0) == WhenLost::Refuse {
+                assert_eq!(world.too_close(limit), None, "seed {seed}: {}", world.limits[limit].name);
+            }
         }
         assert!(world.used(0) > 0.85, "seed {seed}: only {} of the limit went at the end", world.used(0));
         assert!(world.used(2) > 0.80, "seed {seed}: only {} of the smooth limit went at the end", world.used(2));
