@@ -246,7 +246,7 @@ impl Client {
         let limits = gate.limits();
         let (keys, speaker) = (message::keys(&self.settings.group, &exchange, &limits), self.speaker(link));
         let began = self.clock.now();
-        let write = |cmd: &mut redis::Cmd| message::write(cmd, &speaker, verb, &exchange, began);
+        let write = |cmd: &mut redis::Cmd| message::write(cmd, &speaker, verb, &exchange, &limits, began);
         let answer = link.call(&keys, self.settings.confirm, CALL, write).await;
         let ended = self.clock.now();
         let answer = answer.and_then(|value| message::read(&value, &exchange));

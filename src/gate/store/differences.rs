@@ -9,7 +9,7 @@ use crate::locker::{Exchange, Limit, LimitId};
 use crate::time::Time;
 
 /// The keys of the file behind the bits of an answer, in the script's order.
-const CAUSES: [&str; 9] = [
+const CAUSES: [&str; 10] = [
     "requests",
     "per or guard",
     "in_flight",
@@ -19,6 +19,7 @@ const CAUSES: [&str; 9] = [
     "zone or per",
     "the wall clock",
     "the version",
+    "key",
 ];
 /// The bit that says that this gateway is granted nothing for it.
 const SHUT: u32 = 1 << CAUSES.len();

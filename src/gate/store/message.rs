@@ -76,7 +76,7 @@ pub(super) struct Differing {
 
 /// The names of the keys.
 pub(super) fn keys(group: &str, exchange: &Exchange, limits: &[Limit]) -> Vec<String> {
-    let mut keys = vec![format!("{{{group}}}:house"), format!("{{{group}}}:present")];
+    let mut keys = vec![format!("{{{group}}}:house"), format!("{{{group}}}:present"), format!("{{{group}}}:keys")];
     for told in &exchange.windows {
         let name = limits.get(told.limit.0 as usize).map_or("", |limit| &*limit.name);
         for part in ["window", "log"] {
@@ -87,7 +87,7 @@ pub(super) fn keys(group: &str, exchange: &Exchange, limits: &[Limit]) -> Vec<St
 }
 
 /// Appends all that the script is told. `began`: a moment before it is told.
-pub(super) fn write(cmd: &mut Cmd, speaker: &Speaker, verb: Verb, exchange: &Exchange, began: Time) {
+pub(super) fn write(cmd: &mut Cmd, speaker: &Speaker, verb: Verb, exchange: &Exchange, limits: &[Limit], began: Time) {
     cmd.arg(speaker.clock.map_or_else(String::new, |clock| clock.to_string()));
     cmd.arg(&speaker.id).arg(&speaker.process).arg(&speaker.epoch);
     cmd.arg(match verb {
@@ -106,6 +106,8 @@ pub(super) fn write(cmd: &mut Cmd, speaker: &Speaker, verb: Verb, exchange: &Exc
     cmd.arg(exchange.windows.len());
     for told in &exchange.windows {
         write_terms(cmd, told.is_new, &told.terms);
+        let limit = limits.get(told.limit.0 as usize);
+        cmd.arg(limit.map_or("", |limit| &*limit.name)).arg(limit.map_or("", |limit| &*limit.keyed_by));
         write_told(cmd, told, began);
     }
     cmd.arg(exchange.takes.len());

@@ -1,6 +1,7 @@
 -- One exchange between a gateway and the store, part 1 of 3: the call itself, the store's identity and the gateways.
 --
--- KEYS  1: the group's hash. 2: who is there (epoch -> until when). Then for each window its hash and its log.
+-- KEYS  1: the group's hash. 2: who is there (epoch -> until when). 3: how limits' windows are told apart. Then for each
+--       window its hash and its log.
 -- ARGV  see `message.rs`, which writes them in the order in which they are read here.
 --
 -- All times are whole microseconds of this server's own clock. A slot is busy from its grant on; it is free again a span
@@ -46,7 +47,7 @@ local trusts_empty = number() == 1
 local presence, horizon_most, lease = number(), number(), number()
 local horizon_own = number()      -- how far ahead this gateway takes slots: further, if it is far away
 local name, gateways, share_for = word(), number(), number()
-local group, present = KEYS[1], KEYS[2]
+local group, present, keyings = KEYS[1], KEYS[2], KEYS[3]
 
 local now
 if given ~= '' then
@@ -82,7 +83,7 @@ elseif doubted >= 0 and tonumber(house.born) == doubted then
 end
 if born then
   -- What this store knows is not all: it is empty, behind, or its clock was set.
-  call('DEL', group, present)
+  call('DEL', group, present, keyings)
   call('HSET', group, 'id', id, 'v', VERSION, 'born', born, 'last', now)
   house = {}
   if verb ~= 'hello' then return { LAPSED } end

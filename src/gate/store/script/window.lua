@@ -114,8 +114,8 @@ end
 local TERMS = '^(%d+):(%d+):(%d+):(%a+):(%d+):(%d+):(%d+):([^:]*)'
 
 -- In what gateways differ, and that the caller is granted nothing for it; `differences.rs` puts it in words.
-local REQUESTS, SPAN, IN_FLIGHT, KIND, SPACING, COUNTS, CALENDAR, CLOCK, UNKNOWN, SHUT =
-  1, 2, 4, 8, 16, 32, 64, 128, 256, 512
+local REQUESTS, SPAN, IN_FLIGHT, KIND, SPACING, COUNTS, CALENDAR, CLOCK, UNKNOWN, KEY, SHUT =
+  1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024
 
 -- The terms on which gateways can agree: the place in TERMS, the cause, and the stricter of two.
 local AGREED = {
@@ -179,6 +179,31 @@ local function agree(window)
   window.fields['r:' .. epoch] = told
   -- Where another counts what is answered, what this one has sent may be answered a linger later.
   window.late = window.linger - own.linger
+end
+
+-- limit -> whether the caller tells its windows apart otherwise than others, and since when they are told apart as now.
+local told_apart = {}
+
+-- Windows that are told apart otherwise never meet. As long as a gateway is there that tells them apart as it was said
+-- first, who does otherwise is granted nothing; then what was counted may belong to any window.
+local function compare_keys(window)
+  local known = told_apart[window.limit]
+  if not known then
+    local since, whose, keyed = (call('HGET', keyings, window.limit) or ''):match('^(%d+):([^:]*):(.*)$')
+    known = { since = tonumber(since) or 0, otherwise = false }
+    if keyed and keyed ~= window.keyed then
+      known.otherwise = whose ~= epoch and alive[whose] ~= nil
+      if not known.otherwise then known.since, whose = now, nil end
+    end
+    if not known.otherwise and not alive[whose or ''] then
+      call('HSET', keyings, window.limit, whole(known.since) .. ':' .. epoch .. ':' .. window.keyed)
+    end
+    told_apart[window.limit] = known
+  end
+  if known.otherwise then shut(window, KEY) end
+  if known.since > 0 then
+    window.floor = math.max(window.floor, known.since + horizon_most + lease + window.linger + window.span)
+  end
 end
 
 -- What gateways hold that are gone: it may have been sent until they were last seen, or a little later.
@@ -255,10 +280,10 @@ end
 
 local function open_window(index)
   local window = {
-    key = KEYS[1 + 2 * index], log = KEYS[2 + 2 * index], entries = {}, fresh_entries = {}, gone = {},
+    key = KEYS[2 + 2 * index], log = KEYS[3 + 2 * index], entries = {}, fresh_entries = {}, gone = {},
     fresh = number() == 1, kind = nil, told = word(), requests = number(), span = number(), quantum = number(),
     interval = number(), burst = number(), in_flight = number(), linger = number(),
-    bounds = { number(), number(), number() }, calendar = word(),
+    bounds = { number(), number(), number() }, calendar = word(), limit = word(), keyed = word(),
     -- In what others differ; which calendars they count by.
     causes = {}, cause = 0, calendars = {},
   }
@@ -271,6 +296,7 @@ local function open_window(index)
   window.fields = fields
   window.floor = field(window, 'x')
   agree(window)
+  compare_keys(window)
   if fields.k and fields.k ~= window.kind then
     -- Another kind of window counts otherwise: nothing of it is known.
     call('DEL', window.log)

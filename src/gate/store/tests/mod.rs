@@ -27,7 +27,7 @@ fn arguments(
     limits: &[Limit],
 ) -> (Vec<String>, Vec<String>) {
     let mut cmd = Cmd::new();
-    message::write(&mut cmd, speaker, verb, exchange, began);
+    message::write(&mut cmd, speaker, verb, exchange, limits, began);
     let words = cmd.args_iter().map(|arg| {
         let Arg::Simple(bytes) = arg else { unreachable!("all of it is words") };
         String::from_utf8(bytes.to_vec()).unwrap()

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model_terms::Terms;
-use super::model_window::{Open, Period, Window, take};
+use super::model_window::{Open, Period, SHUT, Window, take};
 
 /// A store.
 #[derive(Clone, Default, Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Model {
     present: BTreeMap<String, i64>,
     named: BTreeMap<String, Named>,
     windows: BTreeMap<String, Window>,
+    /// Limit -> since when, by whom it was said, and by what its windows are told apart.
+    keyings: BTreeMap<String, (i64, String, String)>,
 }
 
 /// A gateway that may go on with its part.
@@ -155,7 +157,7 @@ impl Model {
         let count = words.number();
         let mut open: Vec<Open> = Vec::new();
         for index in 0..count as usize {
-            let mut window = self.open(&keys[2 + 2 * index], caller, words);
+            let mut window = self.open(&keys[3 + 2 * index], caller, words);
             let span = window.window.span + window.terms.linger;
             let left = |all: i64| all - self.withheld(caller, all, span);
             (window.room, window.most_flying) = (left(window.terms.requests), left(window.terms.in_flight));
@@ -185,12 +187,28 @@ impl Model {
         answer
     }
 
+    /// Since when a limit's windows are told apart as the caller does; nothing: others that are there do otherwise.
+    fn keyed_since(&mut self, limit: &str, keyed: &str, caller: &Caller) -> Option<i64> {
+        let is_there = |epoch: &String| self.present.get(epoch).is_some_and(|till| *till >= caller.now);
+        let (since, whose) = match self.keyings.get(limit) {
+            None => (0, None),
+            Some((since, whose, known)) if known == keyed => (*since, Some(whose)),
+            Some((_, whose, _)) if *whose == caller.epoch || !is_there(whose) => (caller.now, None),
+            Some(_) => return None,
+        };
+        // Is there to be seen when the one that said it is gone.
+        if !whose.is_some_and(is_there) {
+            self.keyings.insert(limit.to_owned(), (since, caller.epoch.clone(), keyed.to_owned()));
+        }
+        Some(since)
+    }
+
     fn open(&mut self, key: &str, caller: &Caller, words: &mut Words<'_>) -> Open {
         let (fresh, kind, requests, span) = (words.number() == 1, words.word(), words.number(), words.number());
         let (quantum, interval, burst) = (words.number(), words.number(), words.number());
         let (in_flight, linger) = (words.number(), words.number());
         let bounds = [words.number(), words.number(), words.number()];
-        let calendar = words.word();
+        let (calendar, limit, keyed) = (words.word(), words.word(), words.word());
         let before = self.windows.get(key).cloned();
         let is_known = before.is_some();
         let mut open = Open {
@@ -208,6 +226,12 @@ impl Model {
         };
         let told = open.agree(&self.present, caller);
         let (span, linger) = (open.terms.span, open.terms.linger);
+        let closed = caller.horizon_most + caller.lease + linger + span;
+        match self.keyed_since(&limit, &keyed, caller) {
+            None => open.causes.extend([512, SHUT]),
+            Some(0) => {}
+            Some(since) => open.window.floor = open.window.floor.max(since + closed),
+        }
         if is_known && open.window.kind != open.terms.kind {
             open.window.log.clear();
             open.window.settled = 0;
@@ -218,7 +242,7 @@ impl Model {
         }
         (open.window.kind, open.window.span) = (open.terms.kind.clone(), span);
         if self.born > 0 {
-            open.window.floor = open.window.floor.max(self.born + caller.horizon_most + caller.lease + linger + span);
+            open.window.floor = open.window.floor.max(self.born + closed);
         }
         open.horizon = caller.horizon.min(span / 4);
         if told.kind == "calendar" && open.window.kind == "calendar" {

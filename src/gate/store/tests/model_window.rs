@@ -11,7 +11,7 @@ const FLIGHT_RETRY: i64 = 5_000;
 const SOONEST_RETRY: i64 = 1_000;
 const TAIL: usize = 128;
 /// The cause that says that the caller is granted nothing.
-pub(super) const SHUT: i64 = 512;
+pub(super) const SHUT: i64 = 1024;
 
 /// What one gateway has in a window.
 #[derive(Clone, Default, Debug)]

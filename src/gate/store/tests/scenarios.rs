@@ -33,6 +33,8 @@ pub(super) struct Stage {
 #[derive(Clone, Copy)]
 pub(super) struct Says {
     pub(super) kind: Counted,
+    pub(super) key: u128,
+    pub(super) keyed: &'static str,
     pub(super) calendar: Option<&'static str>,
     pub(super) requests: u32,
     pub(super) burst: u32,
@@ -49,6 +51,8 @@ pub(super) struct Says {
 /// Asks for nothing, of a limit of 4 per 100 ms.
 pub(super) const SAYS: Says = Says {
     kind: Counted::Sliding,
+    key: 0,
+    keyed: "host",
     calendar: Some("minute UTC"),
     requests: 4,
     burst: 1,
@@ -94,7 +98,9 @@ impl Stage {
             let take = Take { lane: None, requests: says.takes, ahead: 0, windows: [(0, 1)].into_iter().collect() };
             exchange.takes.extend((says.takes > 0).then_some(take));
         }
-        let (keys, args) = arguments("g", &speaker, verb, &exchange, began, &limits());
+        let mut limits = limits();
+        limits[0].keyed_by = says.map_or("", |says| says.keyed).into();
+        let (keys, args) = arguments("g", &speaker, verb, &exchange, began, &limits);
         let called: Value =
             cmd("EVALSHA").arg(&self.sha).arg(keys.len()).arg(keys).arg(args).query(&mut self.connection).unwrap();
         message::read(&called, &exchange)
@@ -134,7 +140,7 @@ impl Says {
             window: 0,
             generation: 0,
             limit: LimitId(0),
-            key: Key(0),
+            key: Key(self.key),
             terms: Terms {
                 kind: self.kind,
                 calendar: self.calendar.filter(|_| matches!(self.kind, Counted::Calendar(_))).map(Into::into),

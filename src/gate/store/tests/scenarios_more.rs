@@ -8,7 +8,7 @@ use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{Counted, LEASE};
 
 /// The bit of an answer that says that a gateway is granted nothing.
-const SHUT: u32 = 512;
+const SHUT: u32 = 1024;
 use redis::cmd;
 
 #[test]

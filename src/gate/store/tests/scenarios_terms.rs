@@ -7,7 +7,7 @@ use redis::cmd;
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
 use crate::gate::store::message::Verb;
 use crate::gate::store::{Error, PRESENCE};
-use crate::locker::{Counted, LEASE};
+use crate::locker::{Counted, HORIZON_MOST, LEASE};
 
 /// The bits of an answer: in what gateways differ, and that the caller is granted nothing.
 const SPACING: u32 = 16;
@@ -15,7 +15,8 @@ const COUNTS: u32 = 32;
 const CALENDAR: u32 = 64;
 const CLOCK: u32 = 128;
 const UNKNOWN: u32 = 256;
-const SHUT: u32 = 512;
+const KEY: u32 = 512;
+const SHUT: u32 = 1024;
 
 /// A gateway speaks, and in what others are said to differ from it.
 fn causes(stage: &mut Stage, gateway: &str, says: Says) -> u32 {
@@ -126,6 +127,38 @@ fn gateways_of_another_version_have_the_store_to_themselves_until_they_are_gone(
     assert!(matches!(stage.say("b.1", Verb::Tell, Some(SAYS)), Err(Error::Lapsed)));
     stage.hello("b.1");
     assert_eq!(stage.take("b.1", 1).0, 0, "what the others counted is not known");
+}
+
+#[test]
+fn who_tells_windows_apart_otherwise_waits_until_nobody_does_as_before_and_what_was_counted_is_not_known() {
+    let mut stage = Stage::new();
+    for gateway in ["a.1", "b.1"] {
+        stage.hello(gateway);
+    }
+    let other = Says { key: 1, keyed: "caller", ..SAYS };
+    assert_eq!(stage.take("a.1", 9).0, 4);
+    for _ in 0..3 {
+        assert_eq!(causes(&mut stage, "b.1", other), KEY | SHUT);
+        assert_eq!(stage.take_of("b.1", 9, other).0, 0);
+        assert_eq!(causes(&mut stage, "a.1", SAYS), 0);
+        stage.pass(400);
+        for gateway in ["a.1", "b.1"] {
+            stage.say(gateway, Verb::Tell, None).unwrap();
+        }
+    }
+    // The first has read its file again.
+    let closed = millis(HORIZON_MOST + LEASE) + 100;
+    assert_eq!(stage.take_of("a.1", 9, other), (0, closed));
+    stage.pass(closed);
+    assert_eq!(stage.take_of("b.1", 9, other).0, 4);
+    // Of two that say the same the other may go.
+    stage.pass(millis(PRESENCE) / 2 + 1);
+    stage.tell("b.1", other);
+    stage.pass(millis(PRESENCE) / 2 + 1);
+    stage.tell("b.1", Says { returned: 4, ..other });
+    stage.hello("c.1");
+    assert_eq!(causes(&mut stage, "c.1", SAYS), KEY | SHUT);
+    assert_eq!(stage.take_of("b.1", 9, other).0, 4);
 }
 
 #[test]
