@@ -57,8 +57,8 @@ impl Differences {
             status.note_settings_differ();
             if self.settings.replace(now).is_none_or(|seen| now.since(seen) >= GONE) {
                 tracing::warn!(
-                    "gateways' [store] differ in if_store_is_lost, gateways or share_for: the longest time and the largest \
-                     part that any of them says are left to a gateway that is cut off"
+                    "gateways' [store] differ in if_store_is_lost, gateways or share_for: each that is cut off is left the \
+                     part that its own file says, for as long as that says"
                 );
             }
         }

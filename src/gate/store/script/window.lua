@@ -156,6 +156,11 @@ local function agree_with(window, own, said)
   end
 end
 
+-- Whether another gateway is there that goes by this name: under its earlier names this one says nothing any more.
+local function is_other(whose)
+  return alive[whose] and not number_of(whose)
+end
+
 local function agree(window)
   local own = {}
   for of in pairs(AGREED) do own[of] = window[of] end
@@ -164,7 +169,7 @@ local function agree(window)
     whole(own.linger), window.calendar,
   }, ':')
   for key, value in pairs(window.fields) do
-    if key:sub(1, 2) == 'r:' and alive[key:sub(3)] and key:sub(3) ~= epoch then
+    if key:sub(1, 2) == 'r:' and is_other(key:sub(3)) then
       local said = value ~= told and { value:match(TERMS) }
       if not said then
         window.calendars[window.calendar] = true
@@ -192,10 +197,10 @@ local function compare_keys(window)
     local since, whose, keyed = (call('HGET', keyings, window.limit) or ''):match('^(%d+):([^:]*):(.*)$')
     known = { since = tonumber(since) or 0, otherwise = false }
     if keyed and keyed ~= window.keyed then
-      known.otherwise = whose ~= epoch and alive[whose] ~= nil
+      known.otherwise = is_other(whose)
       if not known.otherwise then known.since, whose = now, nil end
     end
-    if not known.otherwise and not alive[whose or ''] then
+    if not known.otherwise and whose ~= epoch and not is_other(whose or '') then
       call('HSET', keyings, window.limit, whole(known.since) .. ':' .. epoch .. ':' .. window.keyed)
     end
     told_apart[window.limit] = known

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model_terms::Terms;
+use super::model_terms::{Terms, is_other};
 use super::model_window::{Open, Period, SHUT, Window, take};
 
 /// A store.
@@ -189,15 +189,15 @@ impl Model {
 
     /// Since when a limit's windows are told apart as the caller does; nothing: others that are there do otherwise.
     fn keyed_since(&mut self, limit: &str, keyed: &str, caller: &Caller) -> Option<i64> {
-        let is_there = |epoch: &String| self.present.get(epoch).is_some_and(|till| *till >= caller.now);
+        let is_other = |epoch: &String| is_other(&self.present, caller, epoch);
         let (since, whose) = match self.keyings.get(limit) {
             None => (0, None),
             Some((since, whose, known)) if known == keyed => (*since, Some(whose)),
-            Some((_, whose, _)) if *whose == caller.epoch || !is_there(whose) => (caller.now, None),
+            Some((_, whose, _)) if !is_other(whose) => (caller.now, None),
             Some(_) => return None,
         };
-        // Is there to be seen when the one that said it is gone.
-        if !whose.is_some_and(is_there) {
+        // It says so from here on, if the one that did is gone.
+        if !whose.is_some_and(is_other) {
             self.keyings.insert(limit.to_owned(), (since, caller.epoch.clone(), keyed.to_owned()));
         }
         Some(since)

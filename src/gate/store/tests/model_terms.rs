@@ -18,12 +18,15 @@ pub(super) struct Terms {
     pub(super) calendar: String,
 }
 
+/// Whether another gateway is there that goes by this name.
+pub(super) fn is_other(present: &BTreeMap<String, i64>, caller: &Caller, epoch: &str) -> bool {
+    number_of(epoch, &caller.process).is_none() && present.get(epoch).is_some_and(|at| *at >= caller.now)
+}
+
 impl Open {
     /// What the others say that are there.
     fn others(&self, present: &BTreeMap<String, i64>, caller: &Caller) -> Vec<Terms> {
-        let is_there =
-            |epoch: &String| *epoch != caller.epoch && present.get(epoch).is_some_and(|at| *at >= caller.now);
-        let parts = self.window.parts.iter().filter(|(epoch, _)| is_there(epoch));
+        let parts = self.window.parts.iter().filter(|(epoch, _)| is_other(present, caller, epoch));
         parts.filter_map(|(_, part)| part.terms.clone()).collect()
     }
 

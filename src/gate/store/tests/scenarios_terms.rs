@@ -162,6 +162,19 @@ fn who_tells_windows_apart_otherwise_waits_until_nobody_does_as_before_and_what_
 }
 
 #[test]
+fn what_a_gateway_said_under_an_earlier_name_is_no_other_gateways_word() {
+    let mut stage = Stage::new();
+    for gateway in ["a.1", "b.1"] {
+        stage.hello(gateway);
+    }
+    stage.tell("a.1", SAYS);
+    // Its file was read again, and it has another name since.
+    stage.hello("a.2");
+    let changed = Says { requests: 8, kind: Counted::Fixed, keyed: "caller", ..SAYS };
+    assert_eq!(causes(&mut stage, "a.2", Says { held: Some(0), ..changed }), 0);
+}
+
+#[test]
 fn the_strictest_spacing_holds() {
     let smooth = Says { kind: Counted::Smooth, requests: 10, ..SAYS };
     for (gateway, other) in [("a.1", Says { burst: 1, ..smooth }), ("b.1", Says { requests: 5, burst: 3, ..smooth })] {
