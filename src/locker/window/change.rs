@@ -38,16 +38,6 @@ impl Rule {
     fn period_is(&self, old: &Rule) -> bool {
         self.period_began(0) == old.period_began(0) && self.period_end(0) == old.period_end(0)
     }
-
-    /// Until when what may have been forgotten would still count.
-    pub(crate) fn unknown_until(&self) -> Option<Time> {
-        let unknown = self.unknown?;
-        match self.form {
-            Form::Uncounted => None,
-            Form::Sliding | Form::Smooth | Form::Fixed => Some(later(unknown.at, self.span)),
-            Form::Calendar { .. } => Some(self.period.until),
-        }
-    }
 }
 
 impl Window {
@@ -77,23 +67,5 @@ impl Window {
     pub(crate) fn forget_key(&mut self, rule: &Rule, now: Time) {
         self.log_clear();
         self.count_unknown(rule, now);
-    }
-
-    /// Fills the window with what may have been forgotten, as long as that would still count.
-    pub(super) fn count_unknown(&mut self, rule: &Rule, now: Time) {
-        let (Some(unknown), Some(until)) = (rule.unknown, rule.unknown_until()) else { return };
-        if until <= now {
-            return;
-        }
-        // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
-        let room = rule.requests.min(unknown.slots).saturating_sub(self.in_log);
-        let unknown = unknown.at;
-        match rule.form {
-            // What is not known yet comes after all that is.
-            Form::Sliding | Form::Smooth if unknown > now => self.log_push(unknown, room),
-            Form::Sliding | Form::Smooth => self.log_push_oldest(unknown, room),
-            Form::Fixed | Form::Calendar { .. } => self.settled(rule, room, unknown),
-            Form::Uncounted => {}
-        }
     }
 }

@@ -20,6 +20,7 @@ mod sliding;
 mod smooth;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 use std::collections::VecDeque;
 
