@@ -28,8 +28,8 @@ pub struct Known {
     pub in_force: bool,
     /// Since when all that was counted is known.
     pub since: Time,
-    /// How many slots each window may have taken besides what is known of it, and until when they settled.
-    pub unknown: Option<(Time, u32)>,
+    /// How many slots each window may have taken besides what is known of it, and until when they settled; oldest first.
+    pub unknown: Vec<(Time, u32)>,
 }
 
 /// How much the one before knew at its end, and what of it goes on.
@@ -52,7 +52,7 @@ impl Locker {
             limit: limit.clone(),
             in_force: true,
             since: rule.since,
-            unknown: rule.unknown.map(|unknown| (unknown.at, unknown.slots)),
+            unknown: rule.unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect(),
         };
         let mut all: Vec<Known> = self.limits.iter().zip(&self.rules).map(known).collect();
         for id in &self.retired {
@@ -115,7 +115,7 @@ impl Locker {
         }
         let rule = &mut self.rules[id.at()];
         rule.since = since;
-        rule.unknown = unknown.map(|(at, slots)| Unknown { at, slots });
+        rule.unknown = unknown.into_iter().map(|(at, slots)| Unknown { at, slots }).collect();
         // What was under way when that one died may reach the origin a little later; a head that had not left as a whole
         // never will.
         let settled = if rule.answered { now + rule.linger } else { now };
@@ -130,10 +130,10 @@ impl Locker {
         };
         // What is shared was not lost with the gateway.
         let lost = lost.filter(|_| rule.counts_slots() && !rule.shared);
-        if rule.unknown_until().is_some_and(|until| until <= now) {
-            rule.unknown = None;
+        rule.forget_unknown(now);
+        if let Some(lost) = lost {
+            rule.add_unknown(lost, now);
         }
-        rule.unknown = Unknown::and(rule.unknown, lost);
     }
 
     fn inherit_window(&mut self, page: Page, end: End, now: Time) {
@@ -142,11 +142,15 @@ impl Locker {
             rule.keep_period(period, self.wall);
         }
         let settled = if rule.answered { now + rule.linger } else { now };
-        let unknown = rule.unknown.filter(|unknown| end != End::Crash || unknown.slots == u32::MAX);
         let window = match end {
-            // What it had counted besides is in its log by now.
+            // What was unknown then is in their logs by now.
             End::HandOver => Window::handed_over(&page, rule, now),
-            End::Orderly | End::Crash | End::Blind => Window::inherited(&page, rule, unknown, settled, now),
+            End::Orderly => Window::inherited(&page, rule, [].iter(), settled, now),
+            // Of a window that is written down a crash loses nothing; but the page may be older than what was unknown.
+            End::Crash | End::Blind => {
+                let unknown = rule.unknown.iter().filter(|unknown| unknown.is_all());
+                Window::inherited(&page, rule, unknown, settled, now)
+            }
         };
         if window.is_blank(rule, now) && page.late.is_empty() {
             return;

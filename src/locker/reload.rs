@@ -111,9 +111,9 @@ impl Locker {
     fn change(&mut self, id: LimitId, limit: Limit, now: Time) {
         let mut rule = Rule::new(&limit);
         let old = &self.rules[id.at()];
-        rule.succeed(old, self.wall, now);
+        let forgotten = rule.succeed(old, self.wall, now);
         for window in self.table.of_limit(id) {
-            self.table.window_mut(window).succeed(old, &rule, now);
+            self.table.window_mut(window).succeed(old, &rule, forgotten, now);
         }
         rule.recorded = old.recorded;
         let was_shared = old.shared;
@@ -127,7 +127,7 @@ impl Locker {
     /// No window of a limit can be told from another: each counts as full of what settles until then.
     fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
         let rule = &mut self.rules[id.at()];
-        rule.unknown = rule.counts_slots().then_some(Unknown::all(until));
+        rule.unknown = if rule.counts_slots() { vec![Unknown::all(until)] } else { Vec::new() };
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).forget_key(rule, now);
         }

@@ -26,7 +26,7 @@ pub(in crate::gate) struct KnownForm {
     limit: LimitForm,
     in_force: bool,
     since: i128,
-    unknown: Option<(i128, u32)>,
+    unknown: Vec<(i128, u32)>,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
@@ -86,7 +86,7 @@ impl KnownForm {
             limit: LimitForm::of(&known.limit),
             in_force: known.in_force,
             since: line.to_boot(known.since),
-            unknown: known.unknown.map(|(at, slots)| (line.to_boot(at), slots)),
+            unknown: known.unknown.iter().map(|(at, slots)| (line.to_boot(*at), *slots)).collect(),
         }
     }
 
@@ -95,7 +95,7 @@ impl KnownForm {
             limit: self.limit.limit(),
             in_force: self.in_force,
             since: line.at_boot(self.since),
-            unknown: self.unknown.map(|(at, slots)| (line.at_boot(at), slots)),
+            unknown: self.unknown.into_iter().map(|(at, slots)| (line.at_boot(at), slots)).collect(),
         }
     }
 }

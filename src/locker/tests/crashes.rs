@@ -11,8 +11,8 @@ use super::*;
 /// What is written down.
 #[derive(Default)]
 pub(super) struct Disk {
-    limits: Vec<Known>,
-    pages: HashMap<(u32, u128), Page>,
+    pub(super) limits: Vec<Known>,
+    pub(super) pages: HashMap<(u32, u128), Page>,
     /// What is being written: all of it will be there, or none.
     batch: Vec<Record>,
 }
@@ -164,12 +164,12 @@ fn lockers_that_die_let_many_go_between() {
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }
 
-fn long(requests: u32) -> Limit {
+pub(super) fn long(requests: u32) -> Limit {
     limit(requests, 1000, Kind::Sliding)
 }
 
 /// Asks for one slot of one key at a time, as long as they go at once.
-fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
+pub(super) fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
     let claims = [claim(0, key, 1)];
     for gone in 0.. {
         match send(locker, &Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, now) {
@@ -185,7 +185,7 @@ fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
     unreachable!("every window is full at last")
 }
 
-fn recording(limits: Vec<Limit>) -> (Locker, Disk) {
+pub(super) fn recording(limits: Vec<Limit>) -> (Locker, Disk) {
     let mut locker = Locker::new(limits);
     let mut disk = Disk::default();
     locker.begin_recording(ms(0));
@@ -193,7 +193,7 @@ fn recording(limits: Vec<Limit>) -> (Locker, Disk) {
     (locker, disk)
 }
 
-fn write(locker: &mut Locker, disk: &mut Disk, now: Time) {
+pub(super) fn write(locker: &mut Locker, disk: &mut Disk, now: Time) {
     while let Some(record) = locker.poll_record(now) {
         disk.put(&record, locker);
         match record {

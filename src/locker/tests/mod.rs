@@ -3,6 +3,7 @@
 mod arrivals;
 mod crashes;
 mod dice;
+mod ends;
 mod forecasts;
 mod given;
 mod handovers;

@@ -48,7 +48,7 @@ impl Rule {
             let (start, end) = period(*unit, zone, unix);
             self.period.start = start;
             self.period.end = end;
-            self.unknown = None;
+            self.unknown.clear();
         }
         self.period.until = on_our_line(self.period.end, wall);
     }

@@ -8,8 +8,9 @@ use super::{Window, later};
 use crate::time::Time;
 
 impl Rule {
-    /// Takes over what the limit's `old` rule knew, at `now`. Called before any window is changed.
-    pub(crate) fn succeed(&mut self, old: &Rule, wall: i128, now: Time) {
+    /// Takes over what the limit's `old` rule knew, at `now`. Called before any window is changed. Returns what that rule
+    /// let be forgotten and this one would still count, which no window shows.
+    pub(crate) fn succeed(&mut self, old: &Rule, wall: i128, now: Time) -> Option<Unknown> {
         self.live = old.live;
         if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
             && unit == was
@@ -30,9 +31,14 @@ impl Rule {
             (Form::Calendar { .. }, Form::Calendar { .. }) if self.period_is(old) => None,
             _ => Some(now),
         };
-        self.unknown = Unknown::and(forgotten.map(Unknown::all), old.unknown);
         self.since = old.since;
         self.free = old.free.min(self.block);
+        self.unknown.clone_from(&old.unknown);
+        let forgotten = forgotten.map(Unknown::all);
+        if let Some(unknown) = forgotten {
+            self.add_unknown(unknown, now);
+        }
+        forgotten
     }
 
     fn period_is(&self, old: &Rule) -> bool {
@@ -41,8 +47,8 @@ impl Rule {
 }
 
 impl Window {
-    /// Goes on under `new` instead of `old`.
-    pub(crate) fn succeed(&mut self, old: &Rule, new: &Rule, now: Time) {
+    /// Goes on under `new` instead of `old`, which let these be forgotten.
+    pub(crate) fn succeed(&mut self, old: &Rule, new: &Rule, forgotten: Option<Unknown>, now: Time) {
         self.expire(old, now);
         let settled = self.in_log;
         match (&old.form, &new.form) {
@@ -59,13 +65,13 @@ impl Window {
         if matches!(new.form, Form::Smooth) && !matches!(old.form, Form::Smooth) {
             self.extra_mut().mark = later(now, if settled > 0 { new.interval } else { 0 });
         }
-        self.count_unknown(new, now);
+        self.count_unknown(forgotten.iter(), new, now);
         self.expire(new, now);
     }
 
     /// What it has counted belongs to a key that cannot be told from others any more.
     pub(crate) fn forget_key(&mut self, rule: &Rule, now: Time) {
         self.log_clear();
-        self.count_unknown(rule, now);
+        self.count_unknown(rule.unknown.iter(), rule, now);
     }
 }

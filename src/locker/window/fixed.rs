@@ -15,7 +15,15 @@ pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
 }
 
 #[inline]
-pub(super) fn settle(window: &mut Window, count: u32, now: Time) {
-    let began = if window.in_log > 0 { window.first_at() } else { now };
-    window.log_push(began, count);
+pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, at: Time) {
+    if window.in_log == 0 {
+        window.log_push(at, count);
+    } else if at < later(window.first_at(), rule.span) {
+        window.log_push(window.first_at(), count);
+    } else if count > 0 {
+        // What settles when the open window is over opens the next. There is only one, so all count in that.
+        let all = window.in_log + count;
+        window.log_clear();
+        window.log_push(at, all);
+    }
 }

@@ -70,13 +70,31 @@ impl Window {
         }
     }
 
+    /// Puts `count` slots that settled at `at` where they belong in time.
+    pub(super) fn log_insert(&mut self, at: Time, count: u32) {
+        let Some(last) = self.log_entries().last().filter(|last| last.at > at) else {
+            return self.log_push(at, count);
+        };
+        if at <= self.oldest {
+            return self.log_push_oldest(at, count);
+        }
+        debug_assert!(at < last.at, "they are neither the newest nor the oldest");
+        let entries: Vec<Entry> = self.log_entries().collect();
+        self.log_clear();
+        let (before, after) = entries.split_at(entries.partition_point(|entry| entry.at <= at));
+        for Entry { at, count } in before.iter().chain(&[Entry { at, count }]).chain(after) {
+            self.log_push(*at, *count);
+        }
+    }
+
     /// Puts `count` slots before all others: they settled no later than those.
-    pub(super) fn log_push_oldest(&mut self, at: Time, count: u32) {
+    fn log_push_oldest(&mut self, at: Time, count: u32) {
         if count == 0 {
             return;
         }
+        debug_assert!(self.len == 0 || at <= self.oldest, "an entry is never earlier than the settle it stands for");
         let first = usize::from(self.start);
-        if self.len > 0 && self.head.at[first] <= at {
+        if self.len > 0 && self.head.at[first] == at {
             self.head.count[first] += count;
             self.in_log += count;
             return;

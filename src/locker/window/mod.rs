@@ -79,7 +79,16 @@ struct Extra {
 
 impl Window {
     pub(crate) fn new(limit: LimitId, key: Key, rule: &Rule, now: Time) -> Window {
-        let mut window = Window {
+        let mut window = Window::blank(limit, key);
+        if rule.free > 0 {
+            window.extra_mut().credit.left = rule.free;
+        }
+        window.count_unknown(rule.unknown.iter(), rule, now);
+        window
+    }
+
+    fn blank(limit: LimitId, key: Key) -> Window {
+        Window {
             key,
             limit,
             generation: 0,
@@ -93,25 +102,22 @@ impl Window {
             waits: None,
             extra: None,
             head: log::Head::default(),
-        };
-        if rule.free > 0 {
-            window.extra_mut().credit.left = rule.free;
         }
-        if rule.unknown.is_some() {
-            window.count_unknown(rule, now);
-        }
-        window
     }
 
-    /// One that goes on where another ended. What was open there settled then; `unknown` besides, if there may be more.
-    pub(crate) fn inherited(page: &Page, rule: &Rule, unknown: Option<Unknown>, settled: Time, now: Time) -> Window {
+    /// One that goes on where another ended. What was open there settled then; all of these besides.
+    pub(crate) fn inherited<'u>(
+        page: &Page,
+        rule: &Rule,
+        unknown: impl DoubleEndedIterator<Item = &'u Unknown>,
+        settled: Time,
+        now: Time,
+    ) -> Window {
         let mut window = Window::from_page(page, rule, now);
         if page.open > 0 && rule.counts_slots() {
             window.settled(rule, page.open, settled);
         }
-        if unknown.is_some() {
-            window.count_unknown(&Rule { unknown, ..rule.clone() }, now);
-        }
+        window.count_unknown(unknown, rule, now);
         window.expire(rule, now);
         window
     }
@@ -125,7 +131,7 @@ impl Window {
 
     /// What has settled, and what holds a window back besides.
     fn from_page(page: &Page, rule: &Rule, now: Time) -> Window {
-        let mut window = Window::new(page.limit, page.key, &Rule { unknown: None, free: 0, ..rule.clone() }, now);
+        let mut window = Window::blank(page.limit, page.key);
         if !matches!(rule.form, Form::Calendar { .. }) || page.period == Some(rule.period.bounds()) {
             let counted = |at: Time| if page.period.is_some() { rule.period_mark() } else { at };
             page.log.iter().for_each(|(at, count)| window.log_push(counted(*at), *count));
@@ -197,7 +203,7 @@ impl Window {
     fn settled(&mut self, rule: &Rule, cost: u32, now: Time) {
         match rule.form {
             Form::Sliding => sliding::settle(self, rule, cost, now),
-            Form::Fixed => fixed::settle(self, cost, now),
+            Form::Fixed => fixed::settle(self, rule, cost, now),
             Form::Calendar { .. } => calendar::settle(self, rule, cost),
             Form::Smooth => {
                 sliding::settle(self, rule, cost, now);

@@ -33,10 +33,9 @@ impl Unknown {
         Unknown { at, slots: u32::MAX }
     }
 
-    /// Both of them.
-    pub(crate) fn and(one: Option<Unknown>, other: Option<Unknown>) -> Option<Unknown> {
-        let (Some(one), Some(other)) = (one, other) else { return one.or(other) };
-        Some(Unknown { at: one.at.max(other.at), slots: one.slots.saturating_add(other.slots) })
+    /// Whether all slots of each window may have been taken.
+    pub(crate) fn is_all(self) -> bool {
+        self.slots == u32::MAX
     }
 }
 
@@ -81,8 +80,8 @@ pub(crate) struct Rule {
     pub(crate) turns: bool,
     /// The wall-clock period that `calendar` windows are in.
     pub(crate) period: Period,
-    /// What may have been taken that no window shows.
-    pub(crate) unknown: Option<Unknown>,
+    /// What may have been taken that no window shows, oldest first.
+    pub(crate) unknown: Vec<Unknown>,
     /// Since when all that was counted is known, unless it has expired.
     pub(crate) since: Time,
     /// Whether slots are written down before they are taken, so that a crash forgets none.
@@ -127,7 +126,7 @@ impl Rule {
             max_keys: limit.max_keys,
             turns: limit.share_by == crate::locker::ShareBy::Caller,
             period: Period::default(),
-            unknown: None,
+            unknown: Vec::new(),
             since: Time::START,
             recorded: false,
             block: 0,

@@ -1,13 +1,38 @@
 //! Slots that may have been taken and that no window shows: after a crash, and under a rule that remembers longer.
 
-use super::rule::{Form, Rule};
+use super::rule::{Form, Rule, Unknown};
 use super::{Window, later};
 use crate::time::Time;
 
+/// So many are kept apart for each limit. Of more, the two oldest are one from there on, which counts as long as the later
+/// of the two.
+const APART: usize = 64;
+
 impl Rule {
-    /// Until when what may have been forgotten would still count.
+    /// Each window may have taken these, and shows none of them.
+    pub(crate) fn add_unknown(&mut self, unknown: Unknown, now: Time) {
+        self.forget_unknown(now);
+        let place = self.unknown.partition_point(|other| other.at <= unknown.at);
+        self.unknown.insert(place, unknown);
+        if self.unknown.len() > APART {
+            let oldest = self.unknown.remove(0);
+            self.unknown[0].slots = self.unknown[0].slots.saturating_add(oldest.slots);
+        }
+    }
+
+    /// Drops what would not count any more.
+    pub(crate) fn forget_unknown(&mut self, now: Time) {
+        let mut unknown = std::mem::take(&mut self.unknown);
+        unknown.retain(|unknown| self.counts_until(*unknown).is_some_and(|until| until > now));
+        self.unknown = unknown;
+    }
+
+    /// Until when what may have been taken would still count.
     pub(crate) fn unknown_until(&self) -> Option<Time> {
-        let unknown = self.unknown?;
+        self.counts_until(*self.unknown.last()?)
+    }
+
+    fn counts_until(&self, unknown: Unknown) -> Option<Time> {
         match self.form {
             Form::Uncounted => None,
             Form::Sliding | Form::Smooth | Form::Fixed => Some(later(unknown.at, self.span)),
@@ -17,20 +42,35 @@ impl Rule {
 }
 
 impl Window {
-    /// Fills the window with what may have been forgotten, as long as that would still count.
-    pub(super) fn count_unknown(&mut self, rule: &Rule, now: Time) {
-        let (Some(unknown), Some(until)) = (rule.unknown, rule.unknown_until()) else { return };
-        if until <= now {
-            return;
+    /// Fills the window with what may have been taken besides what it shows. The latest first: no more than N can have
+    /// been, and if they were, then as late as that.
+    pub(super) fn count_unknown<'u>(
+        &mut self,
+        unknown: impl DoubleEndedIterator<Item = &'u Unknown>,
+        rule: &Rule,
+        now: Time,
+    ) {
+        for unknown in unknown.rev() {
+            if rule.counts_until(*unknown).is_some_and(|until| until > now) {
+                // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
+                let room = rule.requests.saturating_sub(self.in_log).min(unknown.slots);
+                self.count_one_unknown(rule, unknown.at, room);
+            }
         }
-        // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
-        let room = rule.requests.min(unknown.slots).saturating_sub(self.in_log);
-        let unknown = unknown.at;
+    }
+
+    fn count_one_unknown(&mut self, rule: &Rule, at: Time, slots: u32) {
         match rule.form {
-            // What is not known yet comes after all that is.
-            Form::Sliding | Form::Smooth if unknown > now => self.log_push(unknown, room),
-            Form::Sliding | Form::Smooth => self.log_push_oldest(unknown, room),
-            Form::Fixed | Form::Calendar { .. } => self.settled(rule, room, unknown),
+            Form::Sliding => self.log_insert(at, slots),
+            Form::Smooth => {
+                // Of what is older than all that is known, the mark has heard.
+                if slots > 0 && self.log_entries().last().is_none_or(|last| last.at <= at) {
+                    let mark = later(self.mark().max(at), u64::from(slots).saturating_mul(rule.interval));
+                    self.extra_mut().mark = mark;
+                }
+                self.log_insert(at, slots);
+            }
+            Form::Fixed | Form::Calendar { .. } => self.settled(rule, slots, at),
             Form::Uncounted => {}
         }
     }

@@ -1,0 +1,123 @@
+//! Restarts after every end: what may have been sent counts as sent, from the moment at which it may have been.
+
+use super::crashes::{Disk, go, long, recording, write};
+use super::*;
+
+/// What is found on the disk.
+fn found(disk: &Disk) -> Estate {
+    Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect() }
+}
+
+/// A rule of 30 in a second, of which 10 went at 0 ms and are on the disk, and 20 at 900 ms and are not; and what went on
+/// from there at 950 ms.
+fn after_a_blind_end(rule: Limit) -> Locker {
+    let (mut locker, mut disk) = recording(vec![rule]);
+    assert_eq!(go(&mut locker, 0, ms(0)), 10);
+    write(&mut locker, &mut disk, ms(0));
+    locker.end_recording(ms(1));
+    assert_eq!(go(&mut locker, 0, ms(900)), 20, "the disk is gone, and it goes on");
+    Locker::inherit(found(&disk), End::Blind, 0, ms(950))
+}
+
+fn of_kind(kind: Kind) -> Limit {
+    Limit { rate: limit(30, 1000, kind).rate, ..long(30) }
+}
+
+fn answered(mut limit: Limit) -> Limit {
+    limit.rate.as_mut().expect("it has one").counts = Counts::Answered;
+    limit
+}
+
+#[test]
+fn what_went_unwritten_counts_from_the_restart_and_not_from_the_oldest_that_is_known() {
+    for rule in [long(30), of_kind(Kind::Smooth { burst: 30 })] {
+        let mut next = after_a_blind_end(rule);
+        assert!(go(&mut next, 0, ms(1000)) <= 10, "of 30 in a second 20 went at 900 ms");
+        assert_eq!(go(&mut next, 0, ms(1949)), 0);
+        assert_eq!(go(&mut next, 0, ms(2950)), 30);
+    }
+}
+
+#[test]
+fn what_went_unwritten_counts_from_the_restart_under_a_shorter_and_a_longer_span_too() {
+    for (per, opens) in [(500, 1450), (2000, 2950)] {
+        let mut next = after_a_blind_end(long(30));
+        change(&mut next, LimitId(0), limit(30, per, Kind::Sliding), ms(960));
+        let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
+        assert!(taken(&mut next, opens - 1) >= 20, "{per} ms");
+        assert_eq!(taken(&mut next, opens), 0, "{per} ms");
+    }
+}
+
+#[test]
+fn what_is_answered_after_an_end_counts_from_its_answer_in_every_kind_of_window() {
+    // The answer may come a second after the restart.
+    for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 30 }] {
+        let mut next = after_a_blind_end(answered(of_kind(kind.clone())));
+        let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
+        assert!(taken(&mut next, 2949) >= 20, "{kind:?}");
+        assert_eq!(taken(&mut next, 2950), 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_spacing_goes_on_where_it_may_have_come_to_before_an_end() {
+    let mut next = after_a_blind_end(of_kind(Kind::Smooth { burst: 20 }));
+    assert!(go(&mut next, 0, ms(1000)) <= 3, "twenty were saved up, and used at 900 ms; one more each 33 ms");
+}
+
+#[test]
+fn what_earlier_crashes_may_have_cost_is_free_again_when_its_span_is_over() {
+    let mut disk = recording(vec![long(30)]).1;
+    for (crash, free) in [(0, 20), (900, 10), (1800, 10), (2700, 10)] {
+        let mut locker = Locker::inherit(found(&disk), End::Crash, 0, ms(crash));
+        assert_eq!(go(&mut locker, 1, ms(crash)), free, "a block of ten for each crash in a second: {crash} ms");
+        locker.begin_recording(ms(crash));
+        disk = Disk::default();
+        while let Some(record) = locker.poll_record(ms(crash)) {
+            if record == Record::Limits {
+                disk.limits = locker.known();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_does_not_prolong_what_was_unknown_before() {
+    let disk = recording(vec![long(30)]).1;
+    let locker = Locker::inherit(found(&disk), End::Blind, 0, ms(0));
+    let estate = Estate { limits: locker.known(), windows: Vec::new() };
+    let mut next = Locker::inherit(estate, End::Crash, 0, ms(600));
+    assert_eq!(go(&mut next, 0, ms(999)), 0, "all of it may have gone at 0 ms");
+    assert_eq!(go(&mut next, 0, ms(1000)), 20, "and ten at 600 ms");
+    assert_eq!(go(&mut next, 0, ms(1600)), 10);
+}
+
+#[test]
+fn what_was_counted_as_unknown_is_not_counted_again() {
+    // Ten that went at 0 ms are known, and twenty are not.
+    let next = || after_a_blind_end(long(30));
+    let mut stopped = next();
+    let estate = stopped.estate(ms(1100));
+    let mut stopped = Locker::inherit(estate, End::Orderly, 0, ms(1100));
+    let mut changed = next();
+    let patient = Limit { max_wait: Duration::from_secs(1), ..long(30) };
+    change(&mut changed, LimitId(0), patient, ms(1100));
+    for (how, locker) in [("stopped", &mut stopped), ("changed", &mut changed)] {
+        assert_eq!(go(locker, 0, ms(1100)), 10, "{how}");
+        assert_eq!(go(locker, 0, ms(1949)), 0, "{how}");
+        assert_eq!(go(locker, 0, ms(1950)), 20, "{how}");
+    }
+}
+
+#[test]
+fn what_is_unknown_lies_between_what_went_before_it_and_what_went_after_it() {
+    let known = Known { unknown: vec![(ms(500), u32::MAX)], ..Locker::new(vec![long(30)]).known().remove(0) };
+    let (limit, key) = (LimitId(0), Key(0));
+    let log = vec![(ms(0), 5), (ms(100), 5), (ms(800), 5)];
+    let page = Page { limit, key, log, late: vec![], open: 0, flying: 0, mark: ms(0), paused: ms(0), period: None };
+    let mut next = Locker::inherit(Estate { limits: vec![known], windows: vec![page] }, End::Crash, 0, ms(900));
+    for (now, taken) in [(900, 30), (1000, 25), (1100, 20), (1499, 20), (1500, 5), (1800, 0)] {
+        assert_eq!(next.usage(limit, key, ms(now)).taken, taken, "at {now} ms");
+    }
+}
