@@ -24,7 +24,7 @@ impl Locker {
         for claim in claims {
             let rule = &self.rules[claim.limit.at()];
             let found = self.table.find(claim.limit, claim.key);
-            let mut need = Need { window: found, limit: claim.limit, cost: claim.cost, room: false, dry: false };
+            let mut need = Need { window: found, limit: claim.limit, room: false, dry: false };
             let sorry = |why, after| Sorry { why, limit: claim.limit, until: now + after, exact: false };
             let mut alone = true;
             if let Some(found) = found {
@@ -50,7 +50,7 @@ impl Locker {
                     return Err(sorry(why, Duration::from_millis(1)));
                 }
                 if rule.refuses && !need.room && !need.dry {
-                    return Err(self.sorry_at(claim.limit, found, claim.cost, Why::Full, now));
+                    return Err(self.sorry_at(claim, found, Why::Full, now));
                 }
                 if !(need.room && alone) {
                     look = Look::Shut;

@@ -5,7 +5,7 @@
 //! those not settled yet; after one turn through all N, the same again a span later.
 
 use super::Locker;
-use super::ask::{LimitId, Sorry, Why};
+use super::ask::{Claim, LimitId, Sorry, Why};
 use super::line::{Place, Seat};
 use super::queue::{Lane, Waiter, Want};
 use super::window::{Form, Rule, Window, later};
@@ -61,15 +61,21 @@ impl Locker {
     }
 
     /// When asking a window again makes sense, for one that never joined its line.
-    pub(super) fn sorry_at(&self, limit: LimitId, window: Option<u32>, cost: u32, why: Why, now: Time) -> Sorry {
+    pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, why: Why, now: Time) -> Sorry {
+        let Claim { limit, key, cost } = *claim;
         let rule = &self.rules[limit.at()];
         let why = if rule.lost { Why::StoreLost } else { why };
-        let Some(window) = window.map(|found| self.table.window(found)) else {
-            let until = later(now, rule.span.max(MILLISECOND));
-            return Sorry { why, limit, until, exact: false };
+        let (at, known) = match window.map(|found| self.table.window(found)) {
+            Some(window) => {
+                let (at, known) = slot_opens(rule, window, 0, true, cost, now);
+                (at, known && window.waits().is_none())
+            }
+            // What the store would say of a key is not known.
+            None if rule.pooled => (later(now, rule.span), false),
+            // One that begins shows what may have been taken under any key.
+            None => slot_opens(rule, &Window::new(limit, key, rule, now), 0, true, cost, now),
         };
-        let (at, known) = slot_opens(rule, window, 0, true, cost, now);
-        Forecast { at, exact: known && window.waits().is_none(), limit }.sorry(why, now)
+        Forecast { at, exact: known, limit }.sorry(why, now)
     }
 
     /// Whether the lane's waiters are all that wait there, of one caller and one class, or take no turns.

@@ -19,7 +19,6 @@ pub(super) struct Need {
     /// `None` as long as the key has none.
     pub(super) window: Option<u32>,
     pub(super) limit: LimitId,
-    pub(super) cost: u32,
     /// Whether the window had room when it was looked at, written down.
     pub(super) room: bool,
     /// Whether it had room that must be written down first.
@@ -146,7 +145,7 @@ impl Locker {
     /// Puts a request that cannot go at once in line, if it may and will wait.
     pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::Needs, now: Time) -> Verdict {
         if !self.moving.is_some_and(|moving| moving.waits)
-            && let Some(sorry) = self.refuse_at_sight(&needs, now)
+            && let Some(sorry) = self.refuse_at_sight(ask.claims, &needs, now)
         {
             return Verdict::Sorry(sorry);
         }
@@ -185,8 +184,8 @@ impl Locker {
     }
 
     /// The refusals that a look at the windows is enough for.
-    fn refuse_at_sight(&self, needs: &[Need], now: Time) -> Option<Sorry> {
-        for need in needs {
+    fn refuse_at_sight(&self, claims: &[Claim], needs: &[Need], now: Time) -> Option<Sorry> {
+        for (claim, need) in claims.iter().zip(needs) {
             let rule = &self.rules[need.limit.at()];
             if need.room || need.dry || rule.dry_run {
                 continue;
@@ -194,7 +193,7 @@ impl Locker {
             let window = need.window.map(|found| self.table.window(found));
             let waiting = window.and_then(|window| window.waits()).map_or(0, |waits| waits.waiting);
             if waiting >= rule.max_waiting {
-                return Some(self.sorry_at(need.limit, need.window, need.cost, Why::QueueFull, now));
+                return Some(self.sorry_at(claim, need.window, Why::QueueFull, now));
             }
         }
         None
@@ -305,7 +304,7 @@ impl Locker {
                 Some(_) => true,
                 None => rule.live < rule.max_keys,
             };
-            let need = Need { window, limit: claim.limit, cost: claim.cost, room, dry: false };
+            let need = Need { window, limit: claim.limit, room, dry: false };
             self.take_one(&mut grant, claim, need, now);
             if let Some(window) = window {
                 self.return_unwanted(window);

@@ -121,3 +121,16 @@ fn what_is_unknown_lies_between_what_went_before_it_and_what_went_after_it() {
         assert_eq!(next.usage(limit, key, ms(now)).taken, taken, "at {now} ms");
     }
 }
+
+#[test]
+fn a_key_without_a_window_is_told_when_what_is_unknown_no_longer_counts() {
+    let short = || Limit { when_full: WhenFull::Refuse, ..limit(3, 20, Kind::Sliding) };
+    let mut next = Locker::inherit(Locker::new(vec![short()]).estate(ms(99)), End::Crash, 0, ms(100));
+    for max_waiting in [1000, 0] {
+        let when_full = if max_waiting == 0 { WhenFull::Wait } else { WhenFull::Refuse };
+        change(&mut next, LimitId(0), Limit { max_waiting, when_full, ..short() }, ms(110));
+        let claims = [claim(0, 7, 1)];
+        let Err(Verdict::Sorry(sorry)) = send(&mut next, &ask(&claims, 1), ms(115)) else { panic!("it is full") };
+        assert_eq!((sorry.until, sorry.exact), (ms(120), true), "{:?}", sorry.why);
+    }
+}
