@@ -298,6 +298,7 @@ impl Locker {
             None => self.begin(limit, key, now),
         };
         self.table.window_mut(window).pause(until);
+        self.rewrite_window(window);
         if self.rules[limit.at()].shared {
             self.note(window, now);
         }

@@ -164,9 +164,9 @@ impl Locker {
         }
         let now = self.advance(now);
         let Some(window) = self.table.still(written.window, written.generation) else { return };
-        window.end_record();
+        let outdated = window.end_record();
         let limit = window.limit;
-        if window.runs_low(&self.rules[limit.at()]) {
+        if outdated || window.runs_low(&self.rules[limit.at()]) {
             self.ask_for_record(written.window);
         }
         self.news(written.window);
@@ -187,6 +187,15 @@ impl Locker {
     pub(super) fn ask_for_record(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         if window.ask_for_record() {
+            let generation = window.generation;
+            self.unwritten.push_back((index, generation));
+        }
+    }
+
+    /// What holds a window back besides its slots has changed.
+    pub(super) fn rewrite_window(&mut self, index: u32) {
+        let window = self.table.window_mut(index);
+        if self.rules[window.limit.at()].recorded && window.ask_for_new_record() {
             let generation = window.generation;
             self.unwritten.push_back((index, generation));
         }

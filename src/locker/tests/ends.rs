@@ -134,3 +134,24 @@ fn a_key_without_a_window_is_told_when_what_is_unknown_no_longer_counts() {
         assert_eq!((sorry.until, sorry.exact), (ms(120), true), "{:?}", sorry.why);
     }
 }
+
+#[test]
+fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
+    for is_being_written in [false, true] {
+        let (mut locker, mut disk) = recording(vec![long(30)]);
+        assert_eq!(go(&mut locker, 0, ms(0)), 10);
+        let page = if is_being_written { locker.poll_record(ms(0)) } else { None };
+        for key in [0, 1] {
+            locker.pause(LimitId(0), Key(key), ms(5000), ms(10));
+        }
+        if let Some(Record::Window(_, written)) = page {
+            locker.recorded(written, ms(10));
+        }
+        write(&mut locker, &mut disk, ms(10));
+        let mut next = Locker::inherit(found(&disk), End::Crash, 0, ms(20));
+        for (now, goes) in [(4999, false), (5000, true)] {
+            let gone = [0, 1].map(|key| go(&mut next, key, ms(now)) > 0);
+            assert_eq!(gone, [goes; 2], "at {now} ms; while it was written: {is_being_written}");
+        }
+    }
+}

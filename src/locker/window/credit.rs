@@ -16,6 +16,8 @@ pub(super) struct Credit {
     coming: u32,
     /// More was asked for.
     asked: bool,
+    /// What is being written down is out of date.
+    outdated: bool,
     /// Something is written down of it, which must be taken out when the window is dropped.
     noted: bool,
 }
@@ -65,6 +67,14 @@ impl Window {
         !std::mem::replace(&mut credit.asked, true)
     }
 
+    /// Notes that it is to be written down as it is now; `false` if it will be already, or as soon as what is being written
+    /// is on the disk.
+    pub(crate) fn ask_for_new_record(&mut self) -> bool {
+        let credit = &mut self.extra_mut().credit;
+        credit.outdated = credit.asked;
+        !std::mem::replace(&mut credit.asked, true)
+    }
+
     /// How many slots are to be written down as taken for all anyone knows, if `wanted` are wanted: those not settled,
     /// those left, and those that are added.
     pub(crate) fn begin_record(&mut self, rule: &Rule, wanted: u32) -> u32 {
@@ -72,14 +82,16 @@ impl Window {
         let credit = &mut self.extra_mut().credit;
         credit.coming = rule.block.max(wanted).saturating_sub(credit.left);
         credit.noted = true;
+        credit.outdated = false;
         unsettled.saturating_add(credit.left).saturating_add(credit.coming)
     }
 
-    /// What `begin_record` said is written down.
-    pub(crate) fn end_record(&mut self) {
+    /// What `begin_record` said is written down. Whether that is out of date.
+    pub(crate) fn end_record(&mut self) -> bool {
         let credit = &mut self.extra_mut().credit;
         credit.left = credit.left.saturating_add(std::mem::take(&mut credit.coming));
         credit.asked = false;
+        std::mem::take(&mut credit.outdated)
     }
 
     /// Nothing is known to be written down of it any more.
