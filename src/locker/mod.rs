@@ -25,6 +25,7 @@ mod serve;
 mod sharing;
 mod slots;
 mod survey;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -54,16 +55,6 @@ use crate::time::Time;
 
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
-/// How many places are swept for idle windows when a timeout is handled (some 40 µs of work), when a
-/// window is made, and when a limit has as many keys as it may.
-const SWEEP_ON_TIMEOUT: usize = 2048;
-const SWEEP_ON_INSERT: usize = 1;
-const SWEEP_FOR_ROOM: usize = 256;
-
-/// In what time the sweep goes round, roughly: long enough that a key which pauses for a moment keeps its window.
-const SWEEP_ROUND: Duration = Duration::from_secs(10);
-const SWEEP_PACES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
 /// What settles later: when, where, and how many slots.
 type Late = (Time, u32, u32);
@@ -173,7 +164,7 @@ impl Locker {
         let mut needs = Needs::new();
         let mut look = self.look(ask.claims, &mut needs, now);
         if matches!(look, Err(Sorry { why: Why::TooManyKeys, .. })) {
-            self.table.sweep(SWEEP_FOR_ROOM, &mut self.rules, now);
+            self.table.sweep(sweep::FOR_ROOM, &mut self.rules, now);
             look = self.look(ask.claims, &mut needs, now);
         }
         let live = self.table.live();
@@ -183,7 +174,7 @@ impl Locker {
             Err(sorry) => Verdict::Sorry(sorry),
         };
         if self.table.live() > live {
-            self.table.sweep(SWEEP_ON_INSERT, &mut self.rules, now);
+            self.table.sweep(sweep::ON_INSERT, &mut self.rules, now);
         }
         verdict
     }
@@ -347,8 +338,7 @@ impl Locker {
         }
         let now = self.advance(now);
         if now >= self.sweeps {
-            self.table.sweep(SWEEP_ON_TIMEOUT, &mut self.rules, now);
-            self.sweeps = now + self.pace();
+            self.sweep(now);
         }
     }
 
@@ -389,11 +379,5 @@ impl Locker {
         self.rolls = self.rules.iter().map(|rule| rule.period.until).min().unwrap_or(Time::NEVER);
         let late = self.late.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
         self.due = self.rolls.min(late).min(self.queue.due());
-    }
-
-    /// How long after one slice of the sweep the next is due.
-    fn pace(&self) -> Duration {
-        let chunks = u32::try_from(self.table.chunks()).unwrap_or(u32::MAX).max(1);
-        (SWEEP_ROUND / chunks).clamp(SWEEP_PACES.0, SWEEP_PACES.1)
     }
 }
