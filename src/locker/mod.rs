@@ -105,11 +105,16 @@ pub struct Locker {
 impl Locker {
     /// A locker for these limits, none of whose slots are taken.
     pub fn new(limits: Vec<Limit>) -> Locker {
+        Locker::in_chunks(table::CHUNK_BITS, limits)
+    }
+
+    /// As [`Locker::new`], with room for windows in chunks of this size, as a power of two.
+    fn in_chunks(bits: u32, limits: Vec<Limit>) -> Locker {
         let mut locker = Locker {
             limits: Vec::new(),
             rules: Vec::new(),
             retired: BTreeSet::new(),
-            table: Table::new(),
+            table: Table::new(bits),
             queue: Queue::new(),
             outbox: VecDeque::new(),
             held: false,

@@ -5,26 +5,79 @@ use std::time::Duration;
 use super::Locker;
 use crate::time::Time;
 
-/// How many places are swept for idle windows when a timeout is handled (some 40 µs of work), when a
-/// window is made, and when a limit has as many keys as it may.
-const ON_TIMEOUT: usize = 2048;
+/// How many places are looked at when a window is made, and when a limit has as many keys as it may.
 pub(super) const ON_INSERT: usize = 1;
 pub(super) const FOR_ROOM: usize = 256;
 
-/// In what time the sweep goes round, roughly: long enough that a key which pauses for a moment keeps its window.
+/// How many places a slice of the round has at least: some 40 µs of work.
+const SLICE: usize = 2048;
+
+/// In what time the sweep has been everywhere: long enough that a key which pauses for a moment keeps its window.
 const ROUND: Duration = Duration::from_secs(10);
-const PACES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// How soon one slice follows another: not so often that the sweep is seen in the load, and often enough that a few idle
+/// keys do not stay for long. Where there are more places than the shortest allows for, slices grow: a hundred million
+/// make them 0.2 ms.
+const PACES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 
 impl Locker {
     /// Sweeps a slice, and says when the next is due.
     pub(super) fn sweep(&mut self, now: Time) {
-        self.table.sweep(ON_TIMEOUT, &mut self.rules, now);
-        self.sweeps = now + self.pace();
+        let (slice, pace) = slices(self.table.all_places());
+        self.table.sweep(slice, &mut self.rules, now);
+        self.sweeps = now + pace;
     }
 
     /// How long after one slice of the sweep the next is due.
     pub(super) fn pace(&self) -> Duration {
-        let chunks = u32::try_from(self.table.chunks()).unwrap_or(u32::MAX).max(1);
-        (ROUND / chunks).clamp(PACES.0, PACES.1)
+        slices(self.table.all_places()).1
+    }
+}
+
+/// How many places a slice has, and how long after it the next is due.
+fn slices(places: usize) -> (usize, Duration) {
+    // A key may fall idle just behind the sweep, and that may have been paced for fewer.
+    let round = ROUND - 2 * PACES.1;
+    let pace = |slice: usize| round.mul_f64(slice as f64 / places.max(1) as f64).min(PACES.1);
+    if pace(SLICE) >= PACES.0 {
+        return (SLICE, pace(SLICE));
+    }
+    let rounds = usize::try_from(round.as_nanos() / PACES.0.as_nanos()).unwrap_or(usize::MAX);
+    (places.div_ceil(rounds), PACES.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::locker::Kind;
+    use crate::locker::tests::{ask, claim, limit, ms, send};
+
+    #[test]
+    fn idle_keys_are_dropped_within_a_round_however_many_there_are() {
+        for keys in [1, 5_000, 200_000] {
+            let mut locker = Locker::new(vec![limit(5, 1, Kind::Sliding)]);
+            for key in 0..keys {
+                assert!(send(&mut locker, &ask(&[claim(0, key, 1)], 1), ms(0)).is_ok());
+            }
+            let mut now = ms(1);
+            while let Some(at) = locker.poll_timeout() {
+                let live = locker.live_keys();
+                locker.handle_timeout(at);
+                assert!(live - locker.live_keys() <= SLICE, "{keys} keys: the lock is held for long");
+                now = at;
+            }
+            assert_eq!(locker.live_keys(), 0);
+            assert!(now <= ms(1) + ROUND, "{keys} keys: {now:?}");
+        }
+    }
+
+    #[test]
+    fn a_round_takes_ten_seconds_at_most_and_no_slice_takes_long() {
+        for places in (0..10).map(|zeros| 3 * 10_usize.pow(zeros)) {
+            let (slice, pace) = slices(places);
+            let round = pace * u32::try_from(places.div_ceil(slice)).unwrap();
+            assert!(round + PACES.1 <= ROUND, "{places}: {round:?}");
+            assert!(slice <= SLICE.max(places / 8_000), "{places}: {slice}");
+        }
     }
 }

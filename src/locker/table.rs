@@ -8,10 +8,10 @@ use super::line::Waits;
 use super::window::{Rule, Window};
 use crate::time::Time;
 
-/// Windows per chunk: 32 MiB, of which only what was used takes memory. Smaller blocks than that stay with the C
-/// library's allocator once it has seen some of their size come and go (its threshold for memory of a block's own grows
-/// up to there), and a second burst of keys would not give its memory back. Tests have small ones, to have several.
-const CHUNK: usize = if cfg!(test) { 1024 } else { 1 << 18 };
+/// Windows per chunk, as a power of two: 32 MiB, of which only what was used takes memory. Smaller blocks than that stay
+/// with the C library's allocator once it has seen some of their size come and go (its threshold for memory of a block's
+/// own grows up to there), and a second burst of keys would not give its memory back.
+pub(super) const CHUNK_BITS: u32 = 18;
 
 /// Parts of the index, each a table of its own: one that grows moves a 256th of the entries, so a
 /// million keys never stall a decision by more than some 50 µs.
@@ -35,6 +35,8 @@ struct Chunk {
 /// The live windows of all limits.
 #[derive(Debug)]
 pub(super) struct Table {
+    /// Windows per chunk, as a power of two.
+    bits: u32,
     shards: Vec<Index>,
     chunks: Vec<Chunk>,
     /// The chunks that have room: the lowest is filled first, so that the highest empty.
@@ -48,8 +50,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new() -> Table {
+    pub(super) fn new(bits: u32) -> Table {
         Table {
+            bits,
             shards: (0..SHARDS).map(|_| Index::default()).collect(),
             chunks: Vec::new(),
             roomy: BTreeSet::new(),
@@ -66,8 +69,24 @@ impl Table {
     }
 
     /// How many chunks of memory they fill.
+    #[cfg(test)]
     pub(super) fn chunks(&self) -> usize {
         self.chunks.iter().filter(|chunk| chunk.used > 0).count()
+    }
+
+    /// How many places for windows there are, vacant ones too.
+    pub(super) fn all_places(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.windows.len()).sum()
+    }
+
+    fn chunk_size(&self) -> usize {
+        1 << self.bits
+    }
+
+    /// In which chunk an index is, and at which place there.
+    #[inline]
+    fn at(&self, index: usize) -> (usize, usize) {
+        (index >> self.bits, index & (self.chunk_size() - 1))
     }
 
     /// The window of a key, if it has one.
@@ -83,24 +102,27 @@ impl Table {
 
     #[inline]
     pub(super) fn window(&self, index: u32) -> &Window {
-        &self.chunks[index as usize / CHUNK].windows[index as usize % CHUNK]
+        let (chunk, place) = self.at(index as usize);
+        &self.chunks[chunk].windows[place]
     }
 
     #[inline]
     pub(super) fn window_mut(&mut self, index: u32) -> &mut Window {
-        &mut self.chunks[index as usize / CHUNK].windows[index as usize % CHUNK]
+        let (chunk, place) = self.at(index as usize);
+        &mut self.chunks[chunk].windows[place]
     }
 
     /// Who waits at a window.
     pub(super) fn waits(&self, index: u32) -> Option<&Waits> {
-        let chunk = self.chunks.get(index as usize / CHUNK)?;
-        chunk.windows.get(index as usize % CHUNK)?.waits()
+        let (chunk, place) = self.at(index as usize);
+        self.chunks.get(chunk)?.windows.get(place)?.waits()
     }
 
     /// The window, unless it has been dropped since.
     #[inline]
     pub(super) fn still(&mut self, index: u32, generation: u32) -> Option<&mut Window> {
-        let window = self.chunks.get_mut(index as usize / CHUNK)?.windows.get_mut(index as usize % CHUNK)?;
+        let (chunk, place) = self.at(index as usize);
+        let window = self.chunks.get_mut(chunk)?.windows.get_mut(place)?;
         (window.generation == generation && window.limit != VACANT).then_some(window)
     }
 
@@ -121,10 +143,11 @@ impl Table {
             self.roomy.insert(self.chunks.len() - 1);
             self.chunks.len() - 1
         });
+        let size = self.chunk_size();
         let chunk = &mut self.chunks[number];
         let place = if chunk.vacant == NONE {
             if chunk.windows.is_empty() {
-                chunk.windows.reserve_exact(CHUNK);
+                chunk.windows.reserve_exact(size);
             }
             chunk.windows.push(window);
             chunk.windows.len() - 1
@@ -135,10 +158,10 @@ impl Table {
             place
         };
         chunk.used += 1;
-        if chunk.used == CHUNK {
+        if chunk.used == size {
             self.roomy.remove(&number);
         }
-        u32::try_from(number * CHUNK + place).expect("4 billion windows do not fit in memory")
+        u32::try_from(number * size + place).expect("4 billion windows do not fit in memory")
     }
 
     fn remove(&mut self, index: u32, rules: &mut [Rule]) {
@@ -150,13 +173,13 @@ impl Table {
         let window = self.window(index);
         let (shard, hash) = place(limit, window.key);
         self.shards[shard].remove(hash, index);
-        let number = index as usize / CHUNK;
+        let (size, (number, place)) = (self.chunk_size(), self.at(index as usize));
         let chunk = &mut self.chunks[number];
         let mut gone = Window::new(VACANT, Key::WHOLE, &rules[limit.at()], Time::NEVER);
         gone.generation = chunk.vacant;
-        chunk.windows[index as usize % CHUNK] = gone;
-        chunk.vacant = index % CHUNK as u32;
-        if chunk.used == CHUNK {
+        chunk.windows[place] = gone;
+        chunk.vacant = place as u32;
+        if chunk.used == size {
             self.roomy.insert(number);
         }
         chunk.used -= 1;
@@ -173,16 +196,15 @@ impl Table {
 
     /// Drops what is idle among the next `places`, going round; never waits, never looks at more.
     pub(super) fn sweep(&mut self, places: usize, rules: &mut [Rule], now: Time) {
-        let mut left = places.min(self.chunks.len() * CHUNK);
+        let size = self.chunk_size();
+        let mut left = places.min(self.all_places());
         while left > 0 && self.live > 0 {
-            if self.hand / CHUNK >= self.chunks.len() {
-                self.hand = 0;
+            let (mut number, mut place) = self.at(self.hand);
+            if number >= self.chunks.len() {
+                (number, place, self.hand) = (0, 0, 0);
             }
-            let chunk = &mut self.chunks[self.hand / CHUNK];
-            let Some(window) = chunk.windows.get_mut(self.hand % CHUNK) else {
-                let skipped = CHUNK - self.hand % CHUNK;
-                self.hand += skipped;
-                left = left.saturating_sub(skipped);
+            let Some(window) = self.chunks[number].windows.get_mut(place) else {
+                self.hand += size - place;
                 continue;
             };
             let index = self.hand;
@@ -207,9 +229,10 @@ impl Table {
     /// Where windows are among so many places, and of which limits; and whether there are places behind them.
     pub(super) fn places(&self, from: u32, count: u32) -> (Vec<(u32, LimitId)>, bool) {
         let end = from.saturating_add(count);
-        let last = (self.chunks.len() * CHUNK) as u32;
+        let last = (self.chunks.len() * self.chunk_size()) as u32;
         let at = |index: u32| {
-            let window = self.chunks.get(index as usize / CHUNK)?.windows.get(index as usize % CHUNK)?;
+            let (chunk, place) = self.at(index as usize);
+            let window = self.chunks.get(chunk)?.windows.get(place)?;
             (window.limit != VACANT).then_some((index, window.limit))
         };
         ((from..end.min(last)).filter_map(at).collect(), end < last)
@@ -218,7 +241,7 @@ impl Table {
     fn live_places(&self) -> impl Iterator<Item = (u32, LimitId)> {
         let chunks = (0u32..).zip(self.chunks.iter());
         chunks
-            .flat_map(|(number, chunk)| (number * CHUNK as u32..).zip(chunk.windows.iter()))
+            .flat_map(|(number, chunk)| (number << self.bits..).zip(chunk.windows.iter()))
             .map(|(index, window)| (index, window.limit))
             .filter(|(_, limit)| *limit != VACANT)
     }
