@@ -30,6 +30,8 @@ pub struct Known {
     pub since: Time,
     /// How many slots each window may have taken besides what is known of it, and until when they settled; oldest first.
     pub unknown: Vec<(Time, u32)>,
+    /// The same, but only for when it is neither shared nor a dry run any more.
+    pub aside: Vec<(Time, u32)>,
 }
 
 /// How much the one before knew at its end, and what of it goes on.
@@ -48,11 +50,13 @@ pub enum End {
 impl Locker {
     /// What it knows of its limits.
     pub fn known(&self) -> Vec<Known> {
+        let plain = |unknown: &[Unknown]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
         let known = |(limit, rule): (&Limit, &super::Rule)| Known {
             limit: limit.clone(),
             in_force: true,
             since: rule.since,
-            unknown: rule.unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect(),
+            unknown: plain(&rule.unknown),
+            aside: plain(&rule.aside),
         };
         let mut all: Vec<Known> = self.limits.iter().zip(&self.rules).map(known).collect();
         for id in &self.retired {
@@ -108,31 +112,35 @@ impl Locker {
     }
 
     fn inherit_limit(&mut self, id: LimitId, known: Known, end: End, now: Time) {
-        let Known { limit, in_force, since, unknown } = known;
+        let Known { limit, in_force, since, unknown, aside } = known;
+        // A limit that is no longer in force has sent nothing since it was, and has become a dry run.
+        let is_written_here = !(limit.shared || limit.dry_run && in_force);
         self.add(limit);
         if !in_force {
             self.retired.insert(id);
         }
         let rule = &mut self.rules[id.at()];
         rule.since = since;
-        rule.unknown = unknown.into_iter().map(|(at, slots)| Unknown { at, slots }).collect();
+        let known = |unknown: Vec<(Time, u32)>| unknown.into_iter().map(|(at, slots)| Unknown { at, slots }).collect();
+        (rule.unknown, rule.aside) = (known(unknown), known(aside));
+        rule.forget_unknown(now);
         // What was under way when that one died may reach the origin a little later; a head that had not left as a whole
         // never will.
         let settled = if rule.answered { now + rule.linger } else { now };
         let lost = match end {
             End::HandOver | End::Orderly => None,
             // All that is known of a long window is written down, but for the slots that a key begins with.
-            End::Crash if rule.is_long() => Some(Unknown { at: settled, slots: rule.block }).filter(|it| it.slots > 0),
+            End::Crash if rule.is_long() && is_written_here => Some(Unknown { at: settled, slots: rule.block }),
             // A quota goes by what was known last: until it ends nothing better is known, and to wait for that would
             // be to stop altogether.
-            End::Blind if matches!(rule.form, Form::Calendar { .. }) => None,
+            End::Blind if matches!(rule.form, Form::Calendar { .. }) && is_written_here => None,
             End::Crash | End::Blind => Some(Unknown::all(settled)),
         };
-        // What is shared was not lost with the gateway.
-        let lost = lost.filter(|_| rule.counts_slots() && !rule.shared);
-        rule.forget_unknown(now);
-        if let Some(lost) = lost {
-            rule.add_unknown(lost, now);
+        match lost.filter(|lost| lost.slots > 0 && rule.counts_slots()) {
+            Some(lost) if is_written_here => rule.add_unknown(lost, now),
+            // What was shared was not lost with the gateway, and a dry run keeps nothing back.
+            Some(lost) => rule.put_aside(lost, now),
+            None => {}
         }
     }
 

@@ -98,7 +98,10 @@ impl Locker {
         } else {
             reload.changed.push(id)
         }
-        let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && self.rules[at].live > 0;
+        // What each of many keys may have sent before a crash may all be one key's now.
+        let (rule, is_some) = (&self.rules[at], |unknown: &Unknown| !unknown.is_all());
+        let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.aside).any(is_some);
+        let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && has_counted;
         self.change(id, limit, now);
         if keyed_anew {
             self.forget_keys(id, until, now);
@@ -111,9 +114,9 @@ impl Locker {
     fn change(&mut self, id: LimitId, limit: Limit, now: Time) {
         let mut rule = Rule::new(&limit);
         let old = &self.rules[id.at()];
-        let forgotten = rule.succeed(old, self.wall, now);
+        let unseen = rule.succeed(old, self.wall, now);
         for window in self.table.of_limit(id) {
-            self.table.window_mut(window).succeed(old, &rule, forgotten, now);
+            self.table.window_mut(window).succeed(old, &rule, &unseen, now);
         }
         rule.recorded = old.recorded;
         let was_shared = old.shared;

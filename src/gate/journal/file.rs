@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 
-use super::form::{FORM, Head, PageForm};
+use super::form::{FORM, Head, Head1, PageForm};
 use super::when::{Line, Moment};
 use super::{Error, damaged};
 use crate::gate::clock::Clock;
@@ -75,7 +75,7 @@ impl File {
         if form > FORM {
             return Err(Error::Newer { path: self.path.clone() });
         }
-        let head: Head = self.part(&whole, HEAD)?;
+        let head: Head = if form == 1 { self.part::<Head1>(&whole, HEAD)?.into() } else { self.part(&whole, HEAD)? };
         let written: Moment = self.part(&whole, WRITTEN)?;
         let line = Line::since(&written, clock);
         let limits: Vec<_> = head.limits.into_iter().map(|known| known.known(line)).collect();

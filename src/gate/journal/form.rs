@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::when::Line;
 use crate::locker::{Counts, Key, Kind, Known, Limit, LimitId, Page, Rate, ShareBy, Unit, WhenFull};
+use crate::time::Time;
 
-/// The number of the form; another is not read.
-pub(super) const FORM: u32 = 1;
+/// The number of the form; a higher one is not read.
+pub(super) const FORM: u32 = 2;
 
 /// What is said of the whole.
 #[derive(Clone, Serialize, Deserialize, Debug)]
@@ -27,6 +28,7 @@ pub(in crate::gate) struct KnownForm {
     in_force: bool,
     since: i128,
     unknown: Vec<(i128, u32)>,
+    aside: Vec<(i128, u32)>,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
@@ -80,13 +82,22 @@ pub(in crate::gate) struct PageForm {
     period: Option<(i128, i128)>,
 }
 
+fn to_boot(slots: &[(Time, u32)], line: Line) -> Vec<(i128, u32)> {
+    slots.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect()
+}
+
+fn at_boot(slots: &[(i128, u32)], line: Line) -> Vec<(Time, u32)> {
+    slots.iter().map(|(at, count)| (line.at_boot(*at), *count)).collect()
+}
+
 impl KnownForm {
     pub(in crate::gate) fn of(known: &Known, line: Line) -> KnownForm {
         KnownForm {
             limit: LimitForm::of(&known.limit),
             in_force: known.in_force,
             since: line.to_boot(known.since),
-            unknown: known.unknown.iter().map(|(at, slots)| (line.to_boot(*at), *slots)).collect(),
+            unknown: to_boot(&known.unknown, line),
+            aside: to_boot(&known.aside, line),
         }
     }
 
@@ -95,16 +106,44 @@ impl KnownForm {
             limit: self.limit.limit(),
             in_force: self.in_force,
             since: line.at_boot(self.since),
-            unknown: self.unknown.into_iter().map(|(at, slots)| (line.at_boot(at), slots)).collect(),
+            unknown: at_boot(&self.unknown, line),
+            aside: at_boot(&self.aside, line),
         }
+    }
+}
+
+/// The head in form 1, which knew one sum of what was unknown.
+#[derive(Deserialize)]
+pub(super) struct Head1 {
+    seed: [u8; 16],
+    stopped: bool,
+    limits: Vec<Known1>,
+}
+
+#[derive(Deserialize)]
+struct Known1 {
+    limit: LimitForm,
+    in_force: bool,
+    since: i128,
+    unknown: Option<(i128, u32)>,
+}
+
+impl From<Head1> for Head {
+    fn from(head: Head1) -> Head {
+        let known = |Known1 { limit, in_force, since, unknown }: Known1| {
+            let unknown = unknown.into_iter().collect();
+            KnownForm { limit, in_force, since, unknown, aside: Vec::new() }
+        };
+        let Head1 { seed, stopped, limits } = head;
+        Head { seed, stopped, limits: limits.into_iter().map(known).collect() }
     }
 }
 
 impl PageForm {
     pub(in crate::gate) fn of(page: &Page, line: Line) -> PageForm {
         PageForm {
-            log: page.log.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect(),
-            late: page.late.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect(),
+            log: to_boot(&page.log, line),
+            late: to_boot(&page.late, line),
             open: page.open,
             flying: page.flying,
             mark: line.to_boot(page.mark),
@@ -117,8 +156,8 @@ impl PageForm {
         Page {
             limit,
             key,
-            log: self.log.into_iter().map(|(at, count)| (line.at_boot(at), count)).collect(),
-            late: self.late.into_iter().map(|(at, count)| (line.at_boot(at), count)).collect(),
+            log: at_boot(&self.log, line),
+            late: at_boot(&self.late, line),
             open: self.open,
             flying: self.flying,
             mark: line.at_boot(self.mark),
@@ -198,5 +237,46 @@ impl RateForm {
         };
         let Self { requests, per, guard, answered, .. } = self;
         Rate { requests, per, guard, kind, counts: if answered { Counts::Answered } else { Counts::Sent } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::clock::Clock;
+    use crate::locker::Locker;
+
+    #[test]
+    fn a_head_in_form_1_is_read() {
+        let second = Duration::from_secs(1);
+        let limit = Limit {
+            name: "kept".into(),
+            keyed_by: "host".into(),
+            rate: Some(Rate { requests: 5, per: second, guard: second, kind: Kind::Sliding, counts: Counts::Sent }),
+            in_flight: Some(2),
+            when_full: WhenFull::Wait,
+            max_wait: second,
+            max_waiting: 1000,
+            share_by: ShareBy::Caller,
+            max_keys: 1000,
+            dry_run: false,
+            shared: false,
+        };
+        let form = || LimitForm::of(&limit);
+        // A struct is written as its fields, one after the other.
+        type KnownThen = (LimitForm, bool, i128, Option<(i128, u32)>);
+        let limits: [KnownThen; 2] = [(form(), true, 1, Some((2, 3))), (form(), false, 4, None)];
+        let written = ([7_u8; 16], true, limits.to_vec());
+        let head: Head = postcard::from_bytes::<Head1>(&postcard::to_stdvec(&written).unwrap()).unwrap().into();
+        assert_eq!((head.seed, head.stopped), ([7; 16], true));
+        let (clock, _hand) = Clock::manual();
+        let known: Vec<Known> = head.limits.into_iter().map(|known| known.known(Line::here(&clock))).collect();
+        let here = Locker::new(vec![limit.clone()]).known().remove(0);
+        let at = Time::from_nanos;
+        let expected = [
+            Known { since: at(1), unknown: vec![(at(2), 3)], ..here.clone() },
+            Known { since: at(4), in_force: false, ..here },
+        ];
+        assert_eq!(known, expected);
     }
 }

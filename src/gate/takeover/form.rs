@@ -12,7 +12,7 @@ use crate::locker::{Caller, Claim, Estate, Event, Key, LimitId, Slot, Sorry, Tic
 use crate::time::Time;
 
 /// The number of the form, which is said first of all. It grows with any change of what is below or in the journal.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// Times of this process and of the other. Neither is ever taken for earlier than it is.
 #[derive(Clone, Copy)]

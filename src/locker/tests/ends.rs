@@ -155,3 +155,55 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
         }
     }
 }
+
+/// What is written of its limits when a locker ends, and nothing of its windows.
+fn only_limits(locker: &Locker) -> Estate {
+    Estate { limits: locker.known(), windows: Vec::new() }
+}
+
+#[test]
+fn a_limit_that_is_shared_no_more_counts_what_this_gateway_may_have_sent_before_a_crash() {
+    let shared = Limit { shared: true, ..long(30) };
+    let local = Limit { shared: false, ..shared.clone() };
+    for (before, end) in [(&shared, End::Crash), (&Limit { dry_run: true, ..local.clone() }, End::Blind)] {
+        let disk = only_limits(&Locker::new(vec![before.clone()]));
+        let mut crashed = Locker::inherit(disk, end, 0, ms(100));
+        assert_eq!(crashed.usage(LimitId(0), Key(0), ms(100)).taken, 0, "as long as it is as it was");
+        let mut stopped = Locker::inherit(only_limits(&crashed), End::Orderly, 0, ms(200));
+        for locker in [&mut crashed, &mut stopped] {
+            assert!(locker.reload(vec![local.clone()], Duration::ZERO, ms(300)).is_change());
+            assert_eq!(go(locker, 0, ms(1099)), 0);
+            assert_eq!(go(locker, 0, ms(1100)), 30);
+        }
+    }
+}
+
+#[test]
+fn a_window_of_a_limit_that_is_shared_no_more_counts_what_may_have_been_sent_before_it_began() {
+    let shared = Limit { shared: true, ..long(30) };
+    let local = Limit { shared: false, ..shared.clone() };
+    let disk = only_limits(&Locker::new(vec![shared]));
+    let mut locker = Locker::inherit(disk, End::Crash, 0, ms(100));
+    locker.set_authority(None, Authority::Alone, ms(100));
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(200)).is_ok());
+    locker.reload(vec![local], Duration::ZERO, ms(300));
+    for (now, taken) in [(1099, 30), (1100, 1), (1200, 0)] {
+        assert_eq!(locker.usage(LimitId(0), Key(0), ms(now)).taken, taken, "at {now} ms");
+    }
+}
+
+#[test]
+fn a_limit_that_is_keyed_anew_after_a_crash_counts_what_many_keys_may_have_sent_under_one() {
+    let by = |key: &str| Limit { keyed_by: key.into(), name: "a".into(), ..long(30) };
+    let (mut locker, disk) = recording(vec![by("host")]);
+    for host in 0..6 {
+        assert!(
+            send(&mut locker, &ask(&[claim(0, host, 5)], 1), ms(0)).is_ok(),
+            "half a block, and nothing is written"
+        );
+    }
+    let mut next = Locker::inherit(found(&disk), End::Crash, 0, ms(100));
+    next.reload(vec![by("caller")], Duration::ZERO, ms(200));
+    assert_eq!(go(&mut next, 77, ms(999)), 0, "all thirty may have been one caller's");
+    assert_eq!(go(&mut next, 77, ms(1200)), 30);
+}

@@ -8,9 +8,9 @@ use super::{Window, later};
 use crate::time::Time;
 
 impl Rule {
-    /// Takes over what the limit's `old` rule knew, at `now`. Called before any window is changed. Returns what that rule
-    /// let be forgotten and this one would still count, which no window shows.
-    pub(crate) fn succeed(&mut self, old: &Rule, wall: i128, now: Time) -> Option<Unknown> {
+    /// Takes over what the limit's `old` rule knew, at `now`. Called before any window is changed. Returns what this
+    /// rule counts and no window shows: what the old one let be forgotten, or did not need to know.
+    pub(crate) fn succeed(&mut self, old: &Rule, wall: i128, now: Time) -> Vec<Unknown> {
         self.live = old.live;
         if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
             && unit == was
@@ -34,11 +34,15 @@ impl Rule {
         self.since = old.since;
         self.free = old.free.min(self.block);
         self.unknown.clone_from(&old.unknown);
-        let forgotten = forgotten.map(Unknown::all);
-        if let Some(unknown) = forgotten {
-            self.add_unknown(unknown, now);
+        self.aside.clone_from(&old.aside);
+        let is_counted = !self.shared && !self.dry_run;
+        let mut unseen = if is_counted { self.count_aside() } else { Vec::new() };
+        if let Some(forgotten) = forgotten.map(Unknown::all) {
+            self.add_unknown(forgotten, now);
+            unseen.push(forgotten);
+            unseen.sort_unstable_by_key(|unknown| unknown.at);
         }
-        forgotten
+        unseen
     }
 
     fn period_is(&self, old: &Rule) -> bool {
@@ -47,8 +51,8 @@ impl Rule {
 }
 
 impl Window {
-    /// Goes on under `new` instead of `old`, which let these be forgotten.
-    pub(crate) fn succeed(&mut self, old: &Rule, new: &Rule, forgotten: Option<Unknown>, now: Time) {
+    /// Goes on under `new` instead of `old`; what else that counts is `unseen`, oldest first.
+    pub(crate) fn succeed(&mut self, old: &Rule, new: &Rule, unseen: &[Unknown], now: Time) {
         self.expire(old, now);
         let settled = self.in_log;
         match (&old.form, &new.form) {
@@ -65,7 +69,7 @@ impl Window {
         if matches!(new.form, Form::Smooth) && !matches!(old.form, Form::Smooth) {
             self.extra_mut().mark = later(now, if settled > 0 { new.interval } else { 0 });
         }
-        self.count_unknown(forgotten.iter(), new, now);
+        self.count_unknown(unseen.iter(), new, now);
         self.expire(new, now);
     }
 

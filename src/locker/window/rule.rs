@@ -82,6 +82,9 @@ pub(crate) struct Rule {
     pub(crate) period: Period,
     /// What may have been taken that no window shows, oldest first.
     pub(crate) unknown: Vec<Unknown>,
+    /// The same of a limit of which nothing is written down here, because it is shared or a dry run. It counts once it is
+    /// neither.
+    pub(crate) aside: Vec<Unknown>,
     /// Since when all that was counted is known, unless it has expired.
     pub(crate) since: Time,
     /// Whether slots are written down before they are taken, so that a crash forgets none.
@@ -127,6 +130,7 @@ impl Rule {
             turns: limit.share_by == crate::locker::ShareBy::Caller,
             period: Period::default(),
             unknown: Vec::new(),
+            aside: Vec::new(),
             since: Time::START,
             recorded: false,
             block: 0,

@@ -150,8 +150,8 @@ fn fewer_slots_are_waited_out() {
         one.send(3, ms(0));
         let kind = kinds().into_iter().find(|kind| format!("{kind:?}") == one.name);
         let mut fewer = Rule::new(&limit(2, 60_000, kind.unwrap_or(Kind::Sliding)));
-        let forgotten = fewer.succeed(&one.rule, 0, ms(1));
-        one.window.succeed(&one.rule, &fewer, forgotten, ms(1));
+        let unseen = fewer.succeed(&one.rule, 0, ms(1));
+        one.window.succeed(&one.rule, &fewer, &unseen, ms(1));
         one.rule = fewer;
         assert!(!one.fits(1, ms(59_999)), "{}", one.name);
         assert!(one.fits(1, ms(60_000)) || matches!(one.rule.form, Form::Smooth), "{}", one.name);
@@ -162,9 +162,9 @@ fn fewer_slots_are_waited_out() {
 fn a_longer_span_closes_what_is_no_longer_known() {
     let short = Rule::new(&limit(4, 1000, Kind::Sliding));
     let mut long = Rule::new(&limit(4, 10_000, Kind::Sliding));
-    let forgotten = long.succeed(&short, 0, ms(5000));
+    let unseen = long.succeed(&short, 0, ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
-    window.succeed(&short, &long, forgotten, ms(5000));
+    window.succeed(&short, &long, &unseen, ms(5000));
     assert!(!window.fits(&long, 1, ms(5000)), "four may have settled just before 4 s");
     let fresh = Window::new(LimitId(0), Key::WHOLE, &long, ms(6000));
     assert!(!fresh.fits(&long, 1, ms(6000)), "under an unknown key too");
@@ -180,10 +180,10 @@ fn a_longer_span_closes_what_is_no_longer_known() {
 fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
     let short = Rule::new(&limit(1, 1000, Kind::Sliding));
     let mut long = Rule::new(&limit(1, 10_000, Kind::Sliding));
-    let forgotten = long.succeed(&short, 0, ms(5000));
+    let unseen = long.succeed(&short, 0, ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.take(&short, 1);
-    window.succeed(&short, &long, forgotten, ms(5000));
+    window.succeed(&short, &long, &unseen, ms(5000));
     window.give_back(&long, 1);
     assert!(!window.fits(&long, 1, ms(5000)), "another may have settled just before 4 s");
 }

@@ -8,23 +8,42 @@ use crate::time::Time;
 /// of the two.
 const APART: usize = 64;
 
+fn add(all: &mut Vec<Unknown>, unknown: Unknown) {
+    let place = all.partition_point(|other| other.at <= unknown.at);
+    all.insert(place, unknown);
+    if all.len() > APART {
+        let oldest = all.remove(0);
+        all[0].slots = all[0].slots.saturating_add(oldest.slots);
+    }
+}
+
 impl Rule {
     /// Each window may have taken these, and shows none of them.
     pub(crate) fn add_unknown(&mut self, unknown: Unknown, now: Time) {
         self.forget_unknown(now);
-        let place = self.unknown.partition_point(|other| other.at <= unknown.at);
-        self.unknown.insert(place, unknown);
-        if self.unknown.len() > APART {
-            let oldest = self.unknown.remove(0);
-            self.unknown[0].slots = self.unknown[0].slots.saturating_add(oldest.slots);
-        }
+        add(&mut self.unknown, unknown);
+    }
+
+    /// The same of a limit that is shared or a dry run: as long as it is, they do not count here.
+    pub(crate) fn put_aside(&mut self, unknown: Unknown, now: Time) {
+        self.forget_unknown(now);
+        add(&mut self.aside, unknown);
+    }
+
+    /// What was put aside counts from here on.
+    pub(super) fn count_aside(&mut self) -> Vec<Unknown> {
+        let aside = std::mem::take(&mut self.aside);
+        aside.iter().for_each(|unknown| add(&mut self.unknown, *unknown));
+        aside
     }
 
     /// Drops what would not count any more.
     pub(crate) fn forget_unknown(&mut self, now: Time) {
-        let mut unknown = std::mem::take(&mut self.unknown);
-        unknown.retain(|unknown| self.counts_until(*unknown).is_some_and(|until| until > now));
-        self.unknown = unknown;
+        let (mut unknown, mut aside) = (std::mem::take(&mut self.unknown), std::mem::take(&mut self.aside));
+        let counts = |unknown: &Unknown| self.counts_until(*unknown).is_some_and(|until| until > now);
+        unknown.retain(counts);
+        aside.retain(counts);
+        (self.unknown, self.aside) = (unknown, aside);
     }
 
     /// Until when what may have been taken would still count.
