@@ -14,6 +14,7 @@ mod change;
 mod credit;
 mod fixed;
 mod log;
+mod period;
 pub(crate) mod pool;
 pub(crate) mod rule;
 mod sliding;
