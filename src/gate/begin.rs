@@ -8,7 +8,7 @@ use super::bell::Bells;
 use super::clock::Clock;
 use super::driver::Timer;
 use super::journal::{self, Journal, Legacy};
-use super::reload::{depends_on_wall, wall_at_start};
+use super::reload::depends_on_wall;
 use super::store::sleep::Sleep;
 use super::{Apart, Gate, Settings, State};
 use crate::locker::{End, Estate, Limit, LimitId, Locker};
@@ -56,7 +56,7 @@ impl Gate {
     /// Goes on where another gate ended, with these limits; nobody has asked this one anything.
     pub(super) fn inherit(&self, estate: Estate, end: End, limits: Vec<Limit>, under_way: Duration) -> Vec<LimitId> {
         let now = self.clock.now();
-        let wall = wall_at_start(&self.clock, now);
+        let wall = self.clock.wall();
         self.step(now, |state| {
             let mut locker = Locker::inherit(estate, end, wall, now);
             let ids = locker.reload(limits, under_way, now).ids;
@@ -65,7 +65,7 @@ impl Gate {
             self.follows_wall.store(follows_wall, Ordering::Relaxed);
             state.locker = locker;
             if follows_wall {
-                state.set_wall(wall, now);
+                state.follow_wall(Some(wall), now);
             }
             ids
         })

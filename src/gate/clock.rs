@@ -8,9 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use crate::locker::Wall;
 use crate::time::Time;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// 2026-01-01T00:00:00Z in nanoseconds of Unix time. There was no lockgate before: a wall clock that says so has not been
+/// set since the machine was started.
+const EARLIEST: i128 = 1_767_225_600_000_000_000;
 /// How long before its start the line begins: what an earlier process counted has a place on it too, for two spans of the
 /// longest window.
 const BEFORE: Duration = Duration::from_secs(2 * 366 * 86_400);
@@ -118,15 +122,25 @@ impl Clock {
         }
     }
 
-    /// What the wall clock read at [`Time::START`], if it goes on as it goes now. `None` if the thread was held up
-    /// between the two clocks each time that they were read.
-    pub(super) fn wall_at_start(&self) -> Option<i128> {
-        (0..3).find_map(|_| {
-            let before = self.now();
-            let wall = self.wall_unix_nanos();
-            let at_one_moment = self.now().since(before) <= ONE_MOMENT;
-            at_one_moment.then(|| wall - i128::from(before.as_nanos()))
-        })
+    /// What the wall clock reads. If the thread was held up between the clocks each time that they were read, it may be off
+    /// by as much.
+    pub(super) fn wall(&self) -> Wall {
+        self.exact_wall().unwrap_or_else(|| self.look_at_wall().0)
+    }
+
+    /// What the wall clock reads. `None` if the thread was held up between the clocks each time that they were read.
+    pub(super) fn exact_wall(&self) -> Option<Wall> {
+        let looks = (0..3).map(|_| self.look_at_wall());
+        looks.into_iter().find_map(|(wall, within)| (within <= ONE_MOMENT).then_some(wall))
+    }
+
+    /// What the wall clock reads, and within what time it and the others were read.
+    fn look_at_wall(&self) -> (Wall, Duration) {
+        let before = self.now();
+        let unix = self.wall_unix_nanos();
+        let asleep = self.asleep_nanos();
+        let wall = Wall { at_start: unix - i128::from(before.as_nanos()), asleep, is_set: was_set(unix) };
+        (wall, self.now().since(before))
     }
 
     /// The same moment for a timer of the kernel's that counts CLOCK_MONOTONIC.
@@ -154,13 +168,27 @@ impl Clock {
     }
 }
 
+/// Whether the wall clock has been set, that reads this many nanoseconds of Unix time.
+pub(super) fn was_set(unix_nanos: i128) -> bool {
+    unix_nanos >= EARLIEST
+}
+
 /// What moves a manual clock.
 #[cfg(test)]
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Hand {
     nanos: std::sync::atomic::AtomicU64,
     wall_at_start: std::sync::atomic::AtomicI64,
     asleep: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(test)]
+impl Default for Hand {
+    /// The midnight before the first of June 2026.
+    fn default() -> Hand {
+        let wall_at_start = i64::try_from(EARLIEST + 151 * 86_400_000_000_000).unwrap().into();
+        Hand { nanos: 0.into(), wall_at_start, asleep: 0.into() }
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +214,12 @@ impl Hand {
 
     fn asleep_nanos(&self) -> u64 {
         self.asleep.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// Somebody sets the wall clock to so many nanoseconds of Unix time.
+    pub(crate) fn set_wall(&self, unix: i128) {
+        let at_start = i64::try_from(unix - i128::from(self.now().as_nanos())).unwrap();
+        self.wall_at_start.store(at_start, std::sync::atomic::Ordering::SeqCst);
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -241,8 +275,9 @@ mod tests {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let theirs = i128::try_from(since.as_nanos()).unwrap();
         assert!(theirs >= ours && theirs - ours < 60_000_000_000, "{ours} {theirs}");
-        let at_start = clock.wall_at_start().map(|at_start| at_start + i128::try_from(BEFORE.as_nanos()).unwrap());
-        assert!(at_start.is_none_or(|at_start| (ours - at_start).abs() < 60_000_000_000));
+        let wall = clock.wall();
+        let at_start = wall.at_start + i128::try_from(BEFORE.as_nanos()).unwrap();
+        assert!(wall.is_set && (ours - at_start).abs() < 60_000_000_000, "{wall:?}");
     }
 
     #[test]
@@ -251,8 +286,14 @@ mod tests {
         assert_eq!(clock.now(), Time::START);
         hand.pass(Duration::from_millis(5));
         assert_eq!(clock.now(), Time::START + Duration::from_millis(5));
-        assert_eq!(clock.wall_at_start(), Some(0));
+        let wall = |at_start, asleep| Wall { at_start, asleep, is_set: true };
+        let june = EARLIEST + 151 * 86_400_000_000_000;
+        assert_eq!(clock.exact_wall(), Some(wall(june, 0)));
         hand.set_wall_ahead(Duration::from_secs(1));
-        assert_eq!(clock.wall_at_start(), Some(1_000_000_000));
+        assert_eq!(clock.exact_wall(), Some(wall(june + 1_000_000_000, 0)));
+        hand.suspend(Duration::from_secs(2));
+        assert_eq!(clock.exact_wall(), Some(wall(june + 3_000_000_000, 2_000_000_000)));
+        hand.set_wall(0);
+        assert!(!clock.wall().is_set, "1970");
     }
 }

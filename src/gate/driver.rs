@@ -116,7 +116,7 @@ impl Gate {
 
     /// What is due is done.
     pub(super) fn expire(&self) {
-        let wall = self.follows_wall.load(Ordering::Relaxed).then(|| self.clock.wall_at_start());
+        let wall = self.follows_wall.load(Ordering::Relaxed).then(|| self.clock.exact_wall());
         let now = self.clock.now();
         self.step(now, |state| {
             state.armed = Time::NEVER;

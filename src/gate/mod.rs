@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
+use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict, Wall};
 use crate::net::pass::Pass;
 use crate::time::Time;
 use bell::{Bells, Rung};
@@ -43,8 +43,6 @@ use takeover::Guests;
 
 /// How often the wall clock is looked at, if a limit needs it.
 const WALL_TICK: Duration = Duration::from_secs(1);
-/// A smaller change of the wall clock is the clocks' own unrest.
-const WALL_UNREST_NANOS: u128 = 1_000_000;
 
 /// What the room needs to run; made by config.
 #[derive(Clone, Debug)]
@@ -108,8 +106,6 @@ struct State {
     closing: Option<Time>,
     /// Those in line are asking again.
     muster: Option<Muster>,
-    /// What the wall clock read at the start, as the locker knows it.
-    wall_at_start: i128,
     /// When the wall clock is to be looked at again.
     wall_due: Time,
     /// Who is to be woken when the lock is released.
@@ -269,7 +265,6 @@ impl State {
             armings: 0,
             closing: None,
             muster: None,
-            wall_at_start: 0,
             wall_due: Time::NEVER,
             woken: Woken::new(),
             leases: Leases::default(),
@@ -378,18 +373,11 @@ impl State {
     }
 
     /// `None`: it could not be read well; the next tick will do.
-    fn follow_wall(&mut self, wall_at_start: Option<i128>, now: Time) {
+    fn follow_wall(&mut self, wall: Option<Wall>, now: Time) {
         self.wall_due = now + WALL_TICK;
-        let changed = |wall: &i128| wall.abs_diff(self.wall_at_start) > WALL_UNREST_NANOS;
-        if let Some(wall) = wall_at_start.filter(changed) {
-            self.set_wall(wall, now);
+        if let Some(wall) = wall {
+            self.locker.set_wall(wall, now);
         }
-    }
-
-    fn set_wall(&mut self, wall_at_start: i128, now: Time) {
-        self.wall_at_start = wall_at_start;
-        self.wall_due = now + WALL_TICK;
-        self.locker.set_wall(wall_at_start, now);
     }
 }
 

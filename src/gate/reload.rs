@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::clock::Clock;
 use super::{Gate, Refused, State};
 use crate::locker::{Closeup, Key, Kind, Limit, LimitId, Reload, Survey, Surveyor};
 use crate::time::Time;
@@ -42,10 +41,10 @@ impl Gate {
     ) -> Reload {
         let now = self.clock.now();
         let follows_wall = limits.iter().any(depends_on_wall);
-        let wall = follows_wall.then(|| wall_at_start(&self.clock, now));
+        let wall = follows_wall.then(|| self.clock.wall());
         let reload = self.step(now, |state| {
             if let Some(wall) = wall {
-                state.set_wall(wall, now);
+                state.follow_wall(Some(wall), now);
             }
             if in_line == InLine::AskAnew {
                 state.send_back(now);
@@ -95,11 +94,6 @@ impl Gate {
     pub fn limits(&self) -> Arc<[Limit]> {
         Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// What the wall clock read where the line begins.
-pub(super) fn wall_at_start(clock: &Clock, now: Time) -> i128 {
-    clock.wall_at_start().unwrap_or_else(|| clock.wall_unix_nanos() - i128::from(now.as_nanos()))
 }
 
 /// Those in line were sent back, and come again one by one. Until all are there nobody goes, so that they go in the order

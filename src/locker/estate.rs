@@ -7,7 +7,8 @@ use super::Locker;
 use super::ask::LimitId;
 use super::limit::Limit;
 use super::record::Page;
-use super::window::{Form, Unknown, Window};
+use super::wall_clock::{Reading, Wall, WallClock};
+use super::window::{Unknown, Window};
 use crate::time::Time;
 
 /// What a locker knows.
@@ -17,6 +18,8 @@ pub struct Estate {
     pub limits: Vec<Known>,
     /// What each window has counted.
     pub windows: Vec<Page>,
+    /// What the wall clock read of late.
+    pub readings: Vec<Reading>,
 }
 
 /// What is known of a limit as a whole.
@@ -89,23 +92,19 @@ impl Locker {
                 }
             }
         }
-        Estate { limits, windows }
+        Estate { limits, windows, readings: self.readings() }
     }
 
-    /// A locker that goes on where another one ended. `wall`: what the wall clock reads at `Time::START`, for calendars.
-    /// What was open when that one ended counts as if it had settled now.
-    pub fn inherit(estate: Estate, end: End, wall: i128, now: Time) -> Locker {
+    /// A locker that goes on where another one ended. What was open when that one ended counts as if it had settled now.
+    pub fn inherit(estate: Estate, end: End, wall: Wall, now: Time) -> Locker {
         let mut locker = Locker::new(Vec::new());
-        locker.wall = wall;
+        locker.wall = WallClock::inherit(estate.readings, wall, now);
         locker.last = now;
         for (index, known) in estate.limits.into_iter().enumerate() {
             locker.inherit_limit(LimitId(index as u32), known, end, now);
         }
         for page in estate.windows {
             locker.inherit_window(page, end, now);
-        }
-        for rule in &mut locker.rules {
-            rule.roll(wall, now);
         }
         locker.rearm();
         locker
@@ -131,9 +130,6 @@ impl Locker {
             End::HandOver | End::Orderly => None,
             // All that is known of a long window is written down, but for the slots that a key begins with.
             End::Crash if rule.is_long() && is_written_here => Some(Unknown { at: settled, slots: rule.block }),
-            // A quota goes by what was known last: until it ends nothing better is known, and to wait for that would
-            // be to stop altogether.
-            End::Blind if matches!(rule.form, Form::Calendar { .. }) && is_written_here => None,
             End::Crash | End::Blind => Some(Unknown::all(settled)),
         };
         match lost.filter(|lost| lost.slots > 0 && rule.counts_slots()) {
@@ -146,9 +142,6 @@ impl Locker {
 
     fn inherit_window(&mut self, page: Page, end: End, now: Time) {
         let Some(rule) = self.rules.get_mut(page.limit.at()) else { return };
-        if let Some(period) = page.period {
-            rule.keep_period(period, self.wall);
-        }
         let settled = if rule.answered { now + rule.linger } else { now };
         let window = match end {
             // What was unknown then is in their logs by now.

@@ -127,7 +127,7 @@ fn slot_opens(rule: &Rule, window: &Window, ahead: u64, even: bool, cost: u32, n
         let turns = (ahead + u64::from(cost)).saturating_sub(1) / u64::from(rule.requests.max(1));
         return (opens.unwrap_or(least).max(later(now, turns.saturating_sub(1).saturating_mul(rule.span))), false);
     }
-    let certain = window.unsettled == 0 && !rule.answered && !rule.counts_flights();
+    let certain = window.unsettled == 0 && !rule.answered && !rule.counts_flights() && !rule.period.is_unsure;
     if let Some(at) = window.opening(rule, ahead, 0, cost, now) {
         return (at, certain && (ahead == 0 || !matches!(rule.form, Form::Smooth)));
     }

@@ -9,6 +9,7 @@
 //! keeps it back, and is looked at only when that window has news.
 
 mod ask;
+mod calendars;
 mod decide;
 mod estate;
 mod forecast;
@@ -30,6 +31,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod wall_clock;
 mod window;
 
 use std::cmp::Reverse;
@@ -44,12 +46,14 @@ pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
 pub use self::sharing::{Authority, Counted, Exchange, HORIZON_MOST, LEASE, Take, Taken, Terms, Told};
 pub use self::survey::{Closeup, Survey, Surveyor};
+pub use self::wall_clock::{Reading, UNREST, Wall};
 
 use self::decide::Look;
 use self::given::{Given, Moving};
 use self::queue::{Needs, Queue};
 use self::sharing::Sharing;
 use self::table::Table;
+use self::wall_clock::WallClock;
 use self::window::Rule;
 use crate::time::Time;
 
@@ -92,8 +96,7 @@ pub struct Locker {
     guests: HashMap<(LimitId, Key), (u32, u32)>,
     /// Failed attempts, which the origin may still count for a while.
     late: BinaryHeap<Reverse<Late>>,
-    /// What the wall clock read at `Time::START`, in nanoseconds of Unix time.
-    wall: i128,
+    wall: WallClock,
     last: Time,
     /// Before this moment nothing happens by itself.
     due: Time,
@@ -127,7 +130,7 @@ impl Locker {
             moving: None,
             guests: HashMap::new(),
             late: BinaryHeap::new(),
-            wall: 0,
+            wall: WallClock::default(),
             last: Time::START,
             due: Time::NEVER,
             rolls: Time::NEVER,
@@ -143,7 +146,7 @@ impl Locker {
     pub fn add(&mut self, limit: Limit) -> LimitId {
         let mut rule = Rule::new(&limit);
         rule.since = self.last;
-        rule.roll(self.wall, self.last);
+        rule.roll(&self.wall, self.last);
         self.rules.push(rule);
         self.limits.push(limit);
         let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
@@ -302,22 +305,6 @@ impl Locker {
         self.run(now);
     }
 
-    /// Tells what the wall clock read at `Time::START` (nanoseconds since the Unix epoch), for calendar windows.
-    pub fn set_wall(&mut self, unix_nanos_at_start: i128, now: Time) {
-        if self.given.is_some() {
-            return;
-        }
-        let now = self.advance(now);
-        self.wall = unix_nanos_at_start;
-        for limit in 0..self.rules.len() {
-            if self.rules[limit].period.until < Time::NEVER {
-                self.rules[limit].roll(self.wall, now);
-                self.limit_news(LimitId(limit as u32));
-            }
-        }
-        self.run(now);
-    }
-
     /// The next waiter whose fate is decided (Go or Sorry, never Wait).
     pub fn poll_verdict(&mut self) -> Option<(Ticket, Verdict)> {
         self.outbox.pop_front()
@@ -361,7 +348,7 @@ impl Locker {
     fn catch_up(&mut self, now: Time) {
         if now >= self.rolls {
             for rule in &mut self.rules {
-                rule.roll(self.wall, now);
+                rule.roll(&self.wall, now);
             }
         }
         while let Some(&Reverse((at, window, cost))) = self.late.peek()

@@ -5,7 +5,6 @@
 
 use super::Locker;
 use super::ask::{Key, LimitId};
-use super::window::{Form, Period, Rule};
 use crate::time::Time;
 
 /// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
@@ -30,7 +29,7 @@ pub struct Page {
     pub limit: LimitId,
     /// Under which key.
     pub key: Key,
-    /// How many slots settled when, oldest first; in a `calendar` window any time stands for its period.
+    /// How many slots settled when, oldest first.
     pub log: Vec<(Time, u32)>,
     /// Failed attempts: how many slots settle when, which the origin may still count until then.
     pub late: Vec<(Time, u32)>,
@@ -42,8 +41,6 @@ pub struct Page {
     pub mark: Time,
     /// Nothing opens before.
     pub paused: Time,
-    /// `calendar`: which period it is, in nanoseconds of Unix time.
-    pub period: Option<(i128, i128)>,
 }
 
 /// What is said to the locker when the page is written.
@@ -152,7 +149,6 @@ impl Locker {
             flying: window.flying,
             mark: window.mark(),
             paused: window.paused(),
-            period: matches!(rule.form, Form::Calendar { .. }).then(|| rule.period.bounds()),
         }
     }
 
@@ -204,14 +200,5 @@ impl Locker {
     /// The limits are to be written down anew.
     pub(super) fn rewrite_limits(&mut self) {
         self.limits_unwritten = self.recording;
-    }
-}
-
-impl Rule {
-    /// The period that a `calendar` limit is in goes on as it was, if the wall clock has been set back since.
-    pub(super) fn keep_period(&mut self, kept: (i128, i128), wall: i128) {
-        if matches!(self.form, Form::Calendar { .. }) && kept.0 > self.period.bounds().0 {
-            self.period = Period::kept(kept, wall);
-        }
     }
 }

@@ -114,7 +114,7 @@ impl Locker {
     fn change(&mut self, id: LimitId, limit: Limit, now: Time) {
         let mut rule = Rule::new(&limit);
         let old = &self.rules[id.at()];
-        let unseen = rule.succeed(old, self.wall, now);
+        let unseen = rule.succeed(old, &self.wall, now);
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).succeed(old, &rule, &unseen, now);
         }

@@ -147,7 +147,8 @@ impl Locker {
         let opens = |(settled, count): &(Time, u32)| {
             let at = match rule.form {
                 Form::Sliding | Form::Smooth => *settled + Duration::from_nanos(rule.span),
-                Form::Fixed | Form::Calendar { .. } => window.next_window(rule),
+                Form::Fixed => window.next_window(rule),
+                Form::Calendar { .. } => rule.period_opens(*settled),
                 Form::Uncounted => now,
             };
             (at, *count)

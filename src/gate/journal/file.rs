@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 
-use super::form::{FORM, Head, Head1, PageForm};
+use super::form::{FORM, Head, PageForm};
+use super::form_1::{Head1, Page1};
 use super::when::{Line, Moment};
 use super::{Error, damaged};
 use crate::gate::clock::Clock;
@@ -88,12 +89,17 @@ impl File {
         for entry in pages.range::<(&str, u128)>(..).map_err(|error| damage(error.into()))? {
             let (place, page) = entry.map_err(|error| damage(error.into()))?;
             let (name, key) = place.value();
-            let page: PageForm =
-                postcard::from_bytes(page.value()).map_err(|_| damaged(&self.path, "a page of it cannot be read"))?;
+            let page = match form {
+                1 => postcard::from_bytes(page.value()).map(|page: Page1| page.page(&written)),
+                _ => postcard::from_bytes(page.value()),
+            };
+            let page: PageForm = page.map_err(|_| damaged(&self.path, "a page of it cannot be read"))?;
             // Pages of limits that are gone for good were left behind.
             windows.extend(ids.get(name).map(|id| page.page(*id, Key(key), line)));
         }
-        Ok(Some(Found { seed: head.seed, stopped: head.stopped, estate: Estate { limits, windows } }))
+        let readings =
+            head.readings.into_iter().map(|reading| reading.reading(line)).chain(written.reading(line)).collect();
+        Ok(Some(Found { seed: head.seed, stopped: head.stopped, estate: Estate { limits, windows, readings } }))
     }
 
     fn part<T: DeserializeOwned>(

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::when::Line;
-use crate::locker::{Counts, Key, Kind, Known, Limit, LimitId, Page, Rate, ShareBy, Unit, WhenFull};
+use crate::locker::{Counts, Key, Kind, Known, Limit, LimitId, Page, Rate, Reading, ShareBy, Unit, WhenFull};
 use crate::time::Time;
 
 /// The number of the form; a higher one is not read.
@@ -20,19 +20,28 @@ pub(super) struct Head {
     /// Whether the process that wrote it stopped in order.
     pub(super) stopped: bool,
     pub(super) limits: Vec<KnownForm>,
+    pub(super) readings: Vec<ReadingForm>,
+}
+
+/// What the wall clock read where the line of the machine's boot begins, and until when.
+#[derive(Clone, Copy, Serialize, Deserialize, Debug)]
+pub(in crate::gate) struct ReadingForm {
+    least: i128,
+    most: i128,
+    until: Option<i128>,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct KnownForm {
-    limit: LimitForm,
-    in_force: bool,
-    since: i128,
-    unknown: Vec<(i128, u32)>,
-    aside: Vec<(i128, u32)>,
+    pub(super) limit: LimitForm,
+    pub(super) in_force: bool,
+    pub(super) since: i128,
+    pub(super) unknown: Vec<(i128, u32)>,
+    pub(super) aside: Vec<(i128, u32)>,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
-struct LimitForm {
+pub(super) struct LimitForm {
     name: String,
     keyed_by: String,
     rate: Option<RateForm>,
@@ -73,13 +82,12 @@ enum UnitForm {
 /// What is written of a window, under its limit's name and its key.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct PageForm {
-    log: Vec<(i128, u32)>,
-    late: Vec<(i128, u32)>,
-    open: u32,
-    flying: u32,
-    mark: i128,
-    paused: i128,
-    period: Option<(i128, i128)>,
+    pub(super) log: Vec<(i128, u32)>,
+    pub(super) late: Vec<(i128, u32)>,
+    pub(super) open: u32,
+    pub(super) flying: u32,
+    pub(super) mark: i128,
+    pub(super) paused: i128,
 }
 
 fn to_boot(slots: &[(Time, u32)], line: Line) -> Vec<(i128, u32)> {
@@ -88,6 +96,19 @@ fn to_boot(slots: &[(Time, u32)], line: Line) -> Vec<(i128, u32)> {
 
 fn at_boot(slots: &[(i128, u32)], line: Line) -> Vec<(Time, u32)> {
     slots.iter().map(|(at, count)| (line.at_boot(*at), *count)).collect()
+}
+
+impl ReadingForm {
+    pub(in crate::gate) fn of(Reading { least, most, until }: Reading, line: Line) -> ReadingForm {
+        let until = (until < Time::NEVER).then(|| line.to_boot(until));
+        ReadingForm { least: line.wall_to_boot(least), most: line.wall_to_boot(most), until }
+    }
+
+    pub(in crate::gate) fn reading(self, line: Line) -> Reading {
+        let ReadingForm { least, most, until } = self;
+        let until = until.map_or(Time::NEVER, |until| line.at_boot(until));
+        line.read(least, most, until)
+    }
 }
 
 impl KnownForm {
@@ -112,33 +133,6 @@ impl KnownForm {
     }
 }
 
-/// The head in form 1, which knew one sum of what was unknown.
-#[derive(Deserialize)]
-pub(super) struct Head1 {
-    seed: [u8; 16],
-    stopped: bool,
-    limits: Vec<Known1>,
-}
-
-#[derive(Deserialize)]
-struct Known1 {
-    limit: LimitForm,
-    in_force: bool,
-    since: i128,
-    unknown: Option<(i128, u32)>,
-}
-
-impl From<Head1> for Head {
-    fn from(head: Head1) -> Head {
-        let known = |Known1 { limit, in_force, since, unknown }: Known1| {
-            let unknown = unknown.into_iter().collect();
-            KnownForm { limit, in_force, since, unknown, aside: Vec::new() }
-        };
-        let Head1 { seed, stopped, limits } = head;
-        Head { seed, stopped, limits: limits.into_iter().map(known).collect() }
-    }
-}
-
 impl PageForm {
     pub(in crate::gate) fn of(page: &Page, line: Line) -> PageForm {
         PageForm {
@@ -148,7 +142,6 @@ impl PageForm {
             flying: page.flying,
             mark: line.to_boot(page.mark),
             paused: line.to_boot(page.paused),
-            period: page.period,
         }
     }
 
@@ -162,13 +155,12 @@ impl PageForm {
             flying: self.flying,
             mark: line.at_boot(self.mark),
             paused: line.at_boot(self.paused),
-            period: self.period,
         }
     }
 }
 
 impl LimitForm {
-    fn of(limit: &Limit) -> LimitForm {
+    pub(super) fn of(limit: &Limit) -> LimitForm {
         LimitForm {
             name: limit.name.to_string(),
             keyed_by: limit.keyed_by.to_string(),
@@ -237,46 +229,5 @@ impl RateForm {
         };
         let Self { requests, per, guard, answered, .. } = self;
         Rate { requests, per, guard, kind, counts: if answered { Counts::Answered } else { Counts::Sent } }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gate::clock::Clock;
-    use crate::locker::Locker;
-
-    #[test]
-    fn a_head_in_form_1_is_read() {
-        let second = Duration::from_secs(1);
-        let limit = Limit {
-            name: "kept".into(),
-            keyed_by: "host".into(),
-            rate: Some(Rate { requests: 5, per: second, guard: second, kind: Kind::Sliding, counts: Counts::Sent }),
-            in_flight: Some(2),
-            when_full: WhenFull::Wait,
-            max_wait: second,
-            max_waiting: 1000,
-            share_by: ShareBy::Caller,
-            max_keys: 1000,
-            dry_run: false,
-            shared: false,
-        };
-        let form = || LimitForm::of(&limit);
-        // A struct is written as its fields, one after the other.
-        type KnownThen = (LimitForm, bool, i128, Option<(i128, u32)>);
-        let limits: [KnownThen; 2] = [(form(), true, 1, Some((2, 3))), (form(), false, 4, None)];
-        let written = ([7_u8; 16], true, limits.to_vec());
-        let head: Head = postcard::from_bytes::<Head1>(&postcard::to_stdvec(&written).unwrap()).unwrap().into();
-        assert_eq!((head.seed, head.stopped), ([7; 16], true));
-        let (clock, _hand) = Clock::manual();
-        let known: Vec<Known> = head.limits.into_iter().map(|known| known.known(Line::here(&clock))).collect();
-        let here = Locker::new(vec![limit.clone()]).known().remove(0);
-        let at = Time::from_nanos;
-        let expected = [
-            Known { since: at(1), unknown: vec![(at(2), 3)], ..here.clone() },
-            Known { since: at(4), in_force: false, ..here },
-        ];
-        assert_eq!(known, expected);
     }
 }

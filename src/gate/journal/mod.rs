@@ -6,6 +6,7 @@
 
 mod file;
 pub(super) mod form;
+mod form_1;
 #[cfg(test)]
 mod tests;
 pub(super) mod when;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::gate::{Answer, Gate, Patience};
-use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, Usage, WhenFull};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, Unit, Usage, WhenFull};
 
 /// A folder of the test's own.
 struct Place(PathBuf);
@@ -336,4 +336,30 @@ fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
     kill(gate);
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!((usage(&gate, 1).taken, go(&gate, 2, 1)), (2, 1), "what it did meanwhile is written");
+}
+
+#[test]
+fn a_wall_clock_that_is_set_while_no_gateway_runs_opens_no_day() {
+    let zone = jiff::tz::TimeZone::UTC;
+    let mut day = limit(2, HOUR * 24);
+    day.rate.as_mut().unwrap().kind = Kind::Calendar { unit: Unit::Day, zone };
+    for stops in [false, true] {
+        let (place, (clock, hand)) = (Place::new("calendar"), Clock::manual());
+        let start = || open_at(clock, &place.settings(), vec![day.clone()]).unwrap();
+        let gate = start();
+        assert_eq!(go(&gate, 1, 2), 2);
+        if stops {
+            gate.stop();
+        }
+        kill(gate);
+        hand.set_wall_ahead(HOUR * 30);
+        let gate = start();
+        assert_eq!(usage(&gate, 1).taken, 2, "a day has not passed");
+        kill(gate);
+        // By then the clock has been right for a day.
+        hand.pass(HOUR * 25);
+        let gate = start();
+        assert_eq!(usage(&gate, 1).taken, 0);
+        kill(gate);
+    }
 }

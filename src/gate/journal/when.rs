@@ -7,7 +7,8 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gate::clock::{BootMoment, Clock};
+use crate::gate::clock::{BootMoment, Clock, was_set};
+use crate::locker::Reading;
 use crate::time::Time;
 
 /// A moment as a later process finds it.
@@ -24,6 +25,22 @@ impl Moment {
         let BootMoment { since_boot, wall, .. } = clock.boot_moment();
         Moment { boot: boot_id(), since_boot, wall }
     }
+
+    /// Nanoseconds since the machine's boot.
+    pub(super) fn since_boot(&self) -> i128 {
+        i128::from(self.since_boot)
+    }
+
+    /// When the wall clock reads that, in nanoseconds since the machine's boot.
+    pub(super) fn boot_time_of(&self, unix: i128) -> i128 {
+        unix - self.wall + self.since_boot()
+    }
+
+    /// What the wall clock read, if it had been set.
+    pub(super) fn reading(&self, line: Line) -> Option<Reading> {
+        let at_boot = self.wall - self.since_boot();
+        was_set(self.wall).then(|| line.read(at_boot, at_boot, Time::NEVER))
+    }
 }
 
 fn boot_id() -> String {
@@ -36,19 +53,24 @@ fn boot_id() -> String {
 pub(in crate::gate) struct Line {
     /// What is added to a time of the gateway's line.
     offset: i128,
+    /// How much more time may have passed than is thought, in nanoseconds: nobody knows for how long the machine was off.
+    off: i128,
 }
+
+/// How long a machine is off at most, in nanoseconds, as far as a wall clock is believed: as long as the longest window.
+const LONGEST_OFF: i128 = 366 * 86_400 * 1_000_000_000;
 
 impl Line {
     /// For what this process writes: nothing is written as earlier than it is.
     pub(in crate::gate) fn here(clock: &Clock) -> Line {
         let BootMoment { since_boot, before, .. } = clock.boot_moment();
-        Line { offset: i128::from(since_boot) - i128::from(before.as_nanos()) }
+        Line { offset: i128::from(since_boot) - i128::from(before.as_nanos()), off: 0 }
     }
 
     /// For what another process of the same boot writes: nothing is read as earlier than it was written.
     pub(in crate::gate) fn of_another(clock: &Clock) -> Line {
         let BootMoment { since_boot, after, .. } = clock.boot_moment();
-        Line { offset: i128::from(since_boot) - i128::from(after.as_nanos()) }
+        Line { offset: i128::from(since_boot) - i128::from(after.as_nanos()), off: 0 }
     }
 
     /// For what was written by a process that wrote last at `then`: nothing is read as earlier than it was written.
@@ -56,9 +78,22 @@ impl Line {
         let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
         let same_boot = !then.boot.is_empty() && then.boot == boot_id();
         // What the other line would count now.
-        let now =
-            if same_boot { i128::from(since_boot) } else { i128::from(then.since_boot) + (wall - then.wall).max(0) };
-        Line { offset: now - i128::from(after.as_nanos()) }
+        let (now, off) = match wall - then.wall {
+            _ if same_boot => (i128::from(since_boot), 0),
+            passed if passed >= 0 => (then.since_boot() + passed, 0),
+            _ => (then.since_boot(), LONGEST_OFF),
+        };
+        Line { offset: now - i128::from(after.as_nanos()), off }
+    }
+
+    /// What a wall clock reads where the line of the machine's boot begins, that reads this where the gateway's does.
+    pub(in crate::gate) fn wall_to_boot(self, at_start: i128) -> i128 {
+        at_start - self.offset
+    }
+
+    /// The reading of a wall clock that read so much where the line of the machine's boot begins.
+    pub(in crate::gate) fn read(self, least: i128, most: i128, until: Time) -> Reading {
+        Reading { least: least + self.offset, most: most + self.offset + self.off, until }
     }
 
     pub(in crate::gate) fn to_boot(self, at: Time) -> i128 {

@@ -5,12 +5,12 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use super::file::{Batch, File};
-use super::form::{Head, KnownForm, PageForm};
+use super::form::{Head, KnownForm, PageForm, ReadingForm};
 use super::when::{Line, Moment};
 use super::{Error, Health, Journal};
 use crate::gate::Gate;
 use crate::gate::bell::{Leaving, Parked};
-use crate::locker::{Estate, Limit, Page, Record};
+use crate::locker::{Estate, Known, Limit, Page, Reading, Record};
 
 /// How many things are written together at most: the gate is locked while they are named.
 const MOST: usize = 512;
@@ -102,6 +102,7 @@ impl Journal {
             seed: self.seed,
             stopped: true,
             limits: estate.limits.iter().map(|known| KnownForm::of(known, line)).collect(),
+            readings: estate.readings.iter().map(|reading| ReadingForm::of(*reading, line)).collect(),
         };
         let stopped = self.reopen().and_then(|()| {
             self.write(|batch| {
@@ -121,9 +122,10 @@ impl Journal {
     fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[Record]) -> Result<(), redb::Error> {
         let line = Line::here(&self.clock);
         if records.contains(&Record::Limits) {
-            let known = gate.known();
+            let (known, readings) = gate.known();
             let limits = known.iter().map(|known| KnownForm::of(known, line)).collect();
-            batch.head(&Head { seed: self.seed, stopped: false, limits })?;
+            let readings = readings.into_iter().map(|reading| ReadingForm::of(reading, line)).collect();
+            batch.head(&Head { seed: self.seed, stopped: false, limits, readings })?;
         }
         let limits = gate.limits();
         let limits: Vec<&Limit> = limits.iter().collect();
@@ -228,7 +230,9 @@ impl Gate {
         });
     }
 
-    fn known(&self) -> Vec<crate::locker::Known> {
-        self.lock().locker.known()
+    /// What is known of limits, and of the wall clock.
+    fn known(&self) -> (Vec<Known>, Vec<Reading>) {
+        let state = self.lock();
+        (state.locker.known(), state.locker.readings())
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Word, foreign};
 use crate::gate::clock::Clock;
-use crate::gate::journal::form::{KnownForm, PageForm};
+use crate::gate::journal::form::{KnownForm, PageForm, ReadingForm};
 use crate::gate::journal::when::Line;
 use crate::locker::{Caller, Claim, Estate, Event, Key, LimitId, Slot, Sorry, Ticket, Why};
 use crate::time::Time;
@@ -76,6 +76,7 @@ pub(super) enum Step {
 pub(super) struct EstateForm {
     limits: Vec<KnownForm>,
     windows: Vec<(u32, u128, PageForm)>,
+    readings: Vec<ReadingForm>,
 }
 
 impl EstateForm {
@@ -87,6 +88,7 @@ impl EstateForm {
                 .iter()
                 .map(|page| (page.limit.0, page.key.0, PageForm::of(page, lines.ours)))
                 .collect(),
+            readings: estate.readings.iter().map(|reading| ReadingForm::of(*reading, lines.ours)).collect(),
         }
     }
 
@@ -95,6 +97,7 @@ impl EstateForm {
         Estate {
             limits: self.limits.into_iter().map(|known| known.known(lines.theirs)).collect(),
             windows: self.windows.into_iter().map(page).collect(),
+            readings: self.readings.into_iter().map(|reading| reading.reading(lines.theirs)).collect(),
         }
     }
 }

@@ -25,20 +25,28 @@ fn the_timer_is_set_only_when_it_must_fire_earlier() {
     assert_eq!(armed(), (second, more), "a later opening is not worth a call");
 }
 
-#[test]
-fn a_calendar_window_follows_a_wall_clock_that_is_set() {
-    let mut rule = limit(1, ms(60_000));
+fn minutely(requests: u32) -> Limit {
+    let mut rule = limit(requests, ms(60_000));
     rule.rate.as_mut().unwrap().kind = Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC };
-    let world = World::new(vec![rule]);
-    world.go().depart().sent();
-    let mut waiter = world.wait(0);
-    world.hand.set_wall_ahead(ms(30_000));
-    assert!(world.gate.lock().armed <= at(1_000), "the wall clock is not looked at");
-    world.pass(ms(1_000));
-    world.pass(ms(28_999));
-    assert!(waiter.waits());
-    world.pass(ms(1));
-    drop(waiter.go());
+    rule
+}
+
+#[test]
+fn a_calendar_window_opens_when_its_minute_is_over_by_the_clock_before_a_step_and_by_the_one_after_it() {
+    // Ten seconds after the full minute; a minute later it is another in any case.
+    for (step, opens) in [(30_000, 60_000), (-20_000, 70_000)] {
+        let world = World::new(vec![minutely(1)]);
+        world.pass(ms(10_000));
+        world.go().depart().sent();
+        let mut waiter = world.wait(0);
+        world.hand.set_wall(world.gate.clock().wall_unix_nanos() + i128::from(step) * 1_000_000);
+        assert!(world.gate.lock().armed <= at(11_000), "the wall clock is not looked at");
+        world.pass(ms(1_000));
+        world.pass(ms(opens - 11_001));
+        assert!(waiter.waits(), "a step of {step} ms");
+        world.pass(ms(1));
+        drop(waiter.go());
+    }
 }
 
 #[test]

@@ -124,19 +124,12 @@ impl Rule {
             Form::Sliding => Counted::Sliding,
             Form::Fixed => Counted::Fixed,
             Form::Smooth => Counted::Smooth,
-            Form::Calendar { .. } => Counted::Calendar(self.bounds()),
+            Form::Calendar { .. } => Counted::Calendar(self.period_bounds()),
         };
         let linger = if self.answered { self.linger } else { Duration::ZERO };
         let in_flight = self.counts_flights().then_some(self.in_flight);
         let (interval, burst) = (self.interval, self.burst);
         let calendar = self.calendar.clone();
         Terms { kind, calendar, requests: self.requests, span: self.span, interval, burst, in_flight, linger }
-    }
-
-    /// When the present period began, when it ends, and when the next one ends.
-    fn bounds(&self) -> [i128; 3] {
-        let (start, end) = self.period.bounds();
-        let next = self.period_end(1).since(self.period.until).as_nanos();
-        [start, end, end + i128::try_from(next).unwrap_or(0)]
     }
 }

@@ -93,8 +93,12 @@ impl World {
         }
         // Pauses are not part of the promise.
         self.oracle.pauses.clear();
-        let estate = Estate { limits: self.disk.limits.clone(), windows: self.disk.pages.values().cloned().collect() };
-        self.locker = Locker::inherit(estate, End::Crash, 0, self.now);
+        let estate = Estate {
+            limits: self.disk.limits.clone(),
+            windows: self.disk.pages.values().cloned().collect(),
+            ..Estate::default()
+        };
+        self.locker = Locker::inherit(estate, End::Crash, WALL, self.now);
         assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
         self.begin_recording();
     }
@@ -115,7 +119,7 @@ impl World {
             self.locker.give_back(sent.grant, self.now);
         }
         let estate = self.locker.estate(self.now);
-        self.locker = Locker::inherit(estate, End::Orderly, 0, self.now);
+        self.locker = Locker::inherit(estate, End::Orderly, WALL, self.now);
         self.disk.pages.clear();
         self.begin_recording();
     }
@@ -205,8 +209,9 @@ pub(super) fn write(locker: &mut Locker, disk: &mut Disk, now: Time) {
 }
 
 fn after_a_crash(disk: &Disk, now: Time) -> Locker {
-    let estate = Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect() };
-    Locker::inherit(estate, End::Crash, 0, now)
+    let estate =
+        Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect(), ..Estate::default() };
+    Locker::inherit(estate, End::Crash, WALL, now)
 }
 
 #[test]
@@ -275,10 +280,10 @@ fn a_short_window_is_full_for_its_span_after_a_crash_and_not_after_a_stop() {
     let mut crashed = after_a_crash(&disk, ms(5));
     assert_eq!(go(&mut crashed, 0, ms(24)), 0);
     assert_eq!(go(&mut crashed, 0, ms(25)), 3);
-    let mut stopped = Locker::inherit(locker.estate(ms(5)), End::Orderly, 0, ms(5));
+    let mut stopped = Locker::inherit(locker.estate(ms(5)), End::Orderly, WALL, ms(5));
     assert_eq!(go(&mut stopped, 0, ms(19)), 0);
     assert_eq!(go(&mut stopped, 0, ms(20)), 3);
-    let mut again = Locker::inherit(Locker::new(vec![short()]).estate(ms(5)), End::Orderly, 0, ms(5));
+    let mut again = Locker::inherit(Locker::new(vec![short()]).estate(ms(5)), End::Orderly, WALL, ms(5));
     assert_eq!(go(&mut again, 0, ms(5)), 3, "what was never used is free at once");
 }
 
@@ -291,8 +296,8 @@ fn what_could_not_be_written_is_not_believed() {
     locker.end_recording(ms(0));
     assert_eq!(go(&mut locker, 0, ms(0)), 3, "it goes on without");
     assert!(!locker.has_records() && locker.poll_record(ms(0)).is_none());
-    let estate = Estate { limits: disk.limits.clone(), windows: Vec::new() };
-    let mut next = Locker::inherit(estate, End::Blind, 0, ms(10));
+    let estate = Estate { limits: disk.limits.clone(), windows: Vec::new(), ..Estate::default() };
+    let mut next = Locker::inherit(estate, End::Blind, WALL, ms(10));
     assert_eq!(go(&mut next, 0, ms(1009)), 0);
     assert_eq!(go(&mut next, 0, ms(1010)), 3);
 }
@@ -308,22 +313,4 @@ fn what_is_idle_is_taken_out_of_what_is_written() {
         write(&mut locker, &mut disk, ms(now));
     }
     assert_eq!((locker.live_keys(), disk.pages.len()), (0, 0));
-}
-
-#[test]
-fn a_day_that_the_wall_clock_is_set_back_to_does_not_begin_again() {
-    let day = || {
-        let zone = jiff::tz::TimeZone::UTC;
-        Limit { rate: limit(3, 86_400_000, Kind::Calendar { unit: Unit::Day, zone }).rate, ..long(3) }
-    };
-    const HOUR: i128 = 3_600_000_000_000;
-    let mut locker = Locker::new(vec![day()]);
-    locker.set_wall(25 * HOUR, ms(0));
-    assert_eq!(go(&mut locker, 0, ms(0)), 3);
-    let estate = locker.estate(ms(1));
-    // The same day goes on; one that is over is over; the day before is not another chance.
-    for (wall, left) in [(26 * HOUR, 0), (49 * HOUR, 3), (23 * HOUR, 0)] {
-        let mut next = Locker::inherit(estate.clone(), End::Orderly, wall, ms(2));
-        assert_eq!(go(&mut next, 0, ms(2)), left, "{wall}");
-    }
 }

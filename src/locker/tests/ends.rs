@@ -5,7 +5,7 @@ use super::*;
 
 /// What is found on the disk.
 fn found(disk: &Disk) -> Estate {
-    Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect() }
+    Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect(), ..Estate::default() }
 }
 
 /// A rule of 30 in a second, of which 10 went at 0 ms and are on the disk, and 20 at 900 ms and are not; and what went on
@@ -16,7 +16,7 @@ fn after_a_blind_end(rule: Limit) -> Locker {
     write(&mut locker, &mut disk, ms(0));
     locker.end_recording(ms(1));
     assert_eq!(go(&mut locker, 0, ms(900)), 20, "the disk is gone, and it goes on");
-    Locker::inherit(found(&disk), End::Blind, 0, ms(950))
+    Locker::inherit(found(&disk), End::Blind, WALL, ms(950))
 }
 
 fn of_kind(kind: Kind) -> Limit {
@@ -70,7 +70,7 @@ fn a_spacing_goes_on_where_it_may_have_come_to_before_an_end() {
 fn what_earlier_crashes_may_have_cost_is_free_again_when_its_span_is_over() {
     let mut disk = recording(vec![long(30)]).1;
     for (crash, free) in [(0, 20), (900, 10), (1800, 10), (2700, 10)] {
-        let mut locker = Locker::inherit(found(&disk), End::Crash, 0, ms(crash));
+        let mut locker = Locker::inherit(found(&disk), End::Crash, WALL, ms(crash));
         assert_eq!(go(&mut locker, 1, ms(crash)), free, "a block of ten for each crash in a second: {crash} ms");
         locker.begin_recording(ms(crash));
         disk = Disk::default();
@@ -85,9 +85,9 @@ fn what_earlier_crashes_may_have_cost_is_free_again_when_its_span_is_over() {
 #[test]
 fn a_crash_does_not_prolong_what_was_unknown_before() {
     let disk = recording(vec![long(30)]).1;
-    let locker = Locker::inherit(found(&disk), End::Blind, 0, ms(0));
-    let estate = Estate { limits: locker.known(), windows: Vec::new() };
-    let mut next = Locker::inherit(estate, End::Crash, 0, ms(600));
+    let locker = Locker::inherit(found(&disk), End::Blind, WALL, ms(0));
+    let estate = Estate { limits: locker.known(), windows: Vec::new(), ..Estate::default() };
+    let mut next = Locker::inherit(estate, End::Crash, WALL, ms(600));
     assert_eq!(go(&mut next, 0, ms(999)), 0, "all of it may have gone at 0 ms");
     assert_eq!(go(&mut next, 0, ms(1000)), 20, "and ten at 600 ms");
     assert_eq!(go(&mut next, 0, ms(1600)), 10);
@@ -99,7 +99,7 @@ fn what_was_counted_as_unknown_is_not_counted_again() {
     let next = || after_a_blind_end(long(30));
     let mut stopped = next();
     let estate = stopped.estate(ms(1100));
-    let mut stopped = Locker::inherit(estate, End::Orderly, 0, ms(1100));
+    let mut stopped = Locker::inherit(estate, End::Orderly, WALL, ms(1100));
     let mut changed = next();
     let patient = Limit { max_wait: Duration::from_secs(1), ..long(30) };
     change(&mut changed, LimitId(0), patient, ms(1100));
@@ -115,8 +115,13 @@ fn what_is_unknown_lies_between_what_went_before_it_and_what_went_after_it() {
     let known = Known { unknown: vec![(ms(500), u32::MAX)], ..Locker::new(vec![long(30)]).known().remove(0) };
     let (limit, key) = (LimitId(0), Key(0));
     let log = vec![(ms(0), 5), (ms(100), 5), (ms(800), 5)];
-    let page = Page { limit, key, log, late: vec![], open: 0, flying: 0, mark: ms(0), paused: ms(0), period: None };
-    let mut next = Locker::inherit(Estate { limits: vec![known], windows: vec![page] }, End::Crash, 0, ms(900));
+    let page = Page { limit, key, log, late: vec![], open: 0, flying: 0, mark: ms(0), paused: ms(0) };
+    let mut next = Locker::inherit(
+        Estate { limits: vec![known], windows: vec![page], ..Estate::default() },
+        End::Crash,
+        WALL,
+        ms(900),
+    );
     for (now, taken) in [(900, 30), (1000, 25), (1100, 20), (1499, 20), (1500, 5), (1800, 0)] {
         assert_eq!(next.usage(limit, key, ms(now)).taken, taken, "at {now} ms");
     }
@@ -125,7 +130,7 @@ fn what_is_unknown_lies_between_what_went_before_it_and_what_went_after_it() {
 #[test]
 fn a_key_without_a_window_is_told_when_what_is_unknown_no_longer_counts() {
     let short = || Limit { when_full: WhenFull::Refuse, ..limit(3, 20, Kind::Sliding) };
-    let mut next = Locker::inherit(Locker::new(vec![short()]).estate(ms(99)), End::Crash, 0, ms(100));
+    let mut next = Locker::inherit(Locker::new(vec![short()]).estate(ms(99)), End::Crash, WALL, ms(100));
     for max_waiting in [1000, 0] {
         let when_full = if max_waiting == 0 { WhenFull::Wait } else { WhenFull::Refuse };
         change(&mut next, LimitId(0), Limit { max_waiting, when_full, ..short() }, ms(110));
@@ -148,7 +153,7 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
             locker.recorded(written, ms(10));
         }
         write(&mut locker, &mut disk, ms(10));
-        let mut next = Locker::inherit(found(&disk), End::Crash, 0, ms(20));
+        let mut next = Locker::inherit(found(&disk), End::Crash, WALL, ms(20));
         for (now, goes) in [(4999, false), (5000, true)] {
             let gone = [0, 1].map(|key| go(&mut next, key, ms(now)) > 0);
             assert_eq!(gone, [goes; 2], "at {now} ms; while it was written: {is_being_written}");
@@ -158,7 +163,7 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
 
 /// What is written of its limits when a locker ends, and nothing of its windows.
 fn only_limits(locker: &Locker) -> Estate {
-    Estate { limits: locker.known(), windows: Vec::new() }
+    Estate { limits: locker.known(), windows: Vec::new(), ..Estate::default() }
 }
 
 #[test]
@@ -167,9 +172,9 @@ fn a_limit_that_is_shared_no_more_counts_what_this_gateway_may_have_sent_before_
     let local = Limit { shared: false, ..shared.clone() };
     for (before, end) in [(&shared, End::Crash), (&Limit { dry_run: true, ..local.clone() }, End::Blind)] {
         let disk = only_limits(&Locker::new(vec![before.clone()]));
-        let mut crashed = Locker::inherit(disk, end, 0, ms(100));
+        let mut crashed = Locker::inherit(disk, end, WALL, ms(100));
         assert_eq!(crashed.usage(LimitId(0), Key(0), ms(100)).taken, 0, "as long as it is as it was");
-        let mut stopped = Locker::inherit(only_limits(&crashed), End::Orderly, 0, ms(200));
+        let mut stopped = Locker::inherit(only_limits(&crashed), End::Orderly, WALL, ms(200));
         for locker in [&mut crashed, &mut stopped] {
             assert!(locker.reload(vec![local.clone()], Duration::ZERO, ms(300)).is_change());
             assert_eq!(go(locker, 0, ms(1099)), 0);
@@ -183,7 +188,7 @@ fn a_window_of_a_limit_that_is_shared_no_more_counts_what_may_have_been_sent_bef
     let shared = Limit { shared: true, ..long(30) };
     let local = Limit { shared: false, ..shared.clone() };
     let disk = only_limits(&Locker::new(vec![shared]));
-    let mut locker = Locker::inherit(disk, End::Crash, 0, ms(100));
+    let mut locker = Locker::inherit(disk, End::Crash, WALL, ms(100));
     locker.set_authority(None, Authority::Alone, ms(100));
     assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(200)).is_ok());
     locker.reload(vec![local], Duration::ZERO, ms(300));
@@ -202,7 +207,7 @@ fn a_limit_that_is_keyed_anew_after_a_crash_counts_what_many_keys_may_have_sent_
             "half a block, and nothing is written"
         );
     }
-    let mut next = Locker::inherit(found(&disk), End::Crash, 0, ms(100));
+    let mut next = Locker::inherit(found(&disk), End::Crash, WALL, ms(100));
     next.reload(vec![by("caller")], Duration::ZERO, ms(200));
     assert_eq!(go(&mut next, 77, ms(999)), 0, "all thirty may have been one caller's");
     assert_eq!(go(&mut next, 77, ms(1200)), 30);

@@ -7,7 +7,7 @@ fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
     let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
-    let mut second = Locker::inherit(first.estate(ms(1)), End::HandOver, 0, ms(1));
+    let mut second = Locker::inherit(first.estate(ms(1)), End::HandOver, WALL, ms(1));
     first.give(ms(1));
     assert_eq!(second.usage(LimitId(0), Key(0), ms(1)).taken, 1);
     second.lose_guests(ms(10));
@@ -21,9 +21,9 @@ struct Chain([Locker; 3]);
 impl Chain {
     /// `first` has these windows now.
     fn from(mut first: Locker, now: Time) -> Chain {
-        let mut second = Locker::inherit(first.estate(now), End::HandOver, 0, now);
+        let mut second = Locker::inherit(first.estate(now), End::HandOver, WALL, now);
         first.give(now);
-        let third = Locker::inherit(second.estate(now), End::HandOver, 0, now);
+        let third = Locker::inherit(second.estate(now), End::HandOver, WALL, now);
         second.give(now);
         Chain([first, second, third])
     }
@@ -118,7 +118,7 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
         };
         let mut alone = fail();
         for end in [End::HandOver, End::Orderly] {
-            let mut next = Locker::inherit(fail().estate(ms(moved)), end, 0, ms(moved));
+            let mut next = Locker::inherit(fail().estate(ms(moved)), end, WALL, ms(moved));
             assert_eq!(free(&mut next, ms(looked)), free(&mut alone, ms(looked)), "{kind:?} {end:?}");
         }
     }

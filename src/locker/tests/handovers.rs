@@ -33,7 +33,7 @@ impl World {
         let (estate, waiters) = (self.locker.estate(self.now), self.locker.waiters());
         assert_eq!(waiters.len(), self.waiting.len(), "seed {}", self.seed);
         let limits = self.locker.limits().to_vec();
-        let mut next = Locker::inherit(estate, End::HandOver, 0, self.now);
+        let mut next = Locker::inherit(estate, End::HandOver, WALL, self.now);
         assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
         next.hold();
         let mut old = std::mem::replace(&mut self.locker, next);

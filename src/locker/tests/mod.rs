@@ -1,6 +1,7 @@
 //! Seeded worlds and a naive oracle beside the locker.
 
 mod arrivals;
+mod calendars;
 mod crashes;
 mod dice;
 mod ends;
@@ -22,6 +23,9 @@ use super::*;
 pub(super) fn ms(millis: u64) -> Time {
     Time::from_nanos(millis * 1_000_000)
 }
+
+/// A wall clock that began with Unix time, and has not been touched since.
+pub(super) const WALL: Wall = Wall { at_start: 0, asleep: 0, is_set: true };
 
 /// The number of limits made so far: each has a name of its own.
 static MADE: AtomicU64 = AtomicU64::new(0);

@@ -1,57 +1,58 @@
 //! N per minute, hour or day of a wall clock in a time zone; a window starts on its boundary.
 //!
-//! The limit's period moves forward only: when the wall clock steps back, nothing opens that has
-//! been used. A repeated hour is one window. The log's only entry bears the period's start.
+//! Slots are logged with the time of their settle, as in a sliding window, and a period is a stretch of the gateway's own
+//! line: what settled before it began is forgotten, and so is what is older than a period can be. A wall clock that is set
+//! moves the ends of periods, and never what has settled. A repeated hour is one window.
 
-use super::Window;
-use super::period::period;
+use std::time::Duration;
+
+use super::period::{length, period};
 use super::rule::{Form, Rule};
+use super::{Window, later};
+use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
-/// From when to when the present window of a `calendar` limit lasts, in nanoseconds of Unix time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Period {
-    start: i128,
-    end: i128,
-    /// The end on the gateway's own line; `NEVER` for limits without a calendar.
-    pub(crate) until: Time,
-}
-
-impl Period {
-    /// From when to when it lasts, in nanoseconds of Unix time.
-    pub(crate) fn bounds(&self) -> (i128, i128) {
-        (self.start, self.end)
-    }
-
-    /// One that was noted before, where the wall clock read `wall` at `Time::START`.
-    pub(crate) fn kept((start, end): (i128, i128), wall: i128) -> Period {
-        Period { start, end, until: on_our_line(end, wall) }
-    }
-}
-
-impl Default for Period {
-    fn default() -> Period {
-        Period { start: i128::MIN, end: i128::MIN, until: Time::NEVER }
-    }
-}
+/// What settles within this part of a period is one entry of the log, as late as the last of it: so much more than was
+/// sent since may count in the next period when the wall clock is set, and a log never outgrows its window.
+const PARTS: u64 = 3;
 
 impl Rule {
-    /// Brings the period up to `now`, where the wall clock read `wall` at `Time::START`.
-    pub(crate) fn roll(&mut self, wall: i128, now: Time) {
+    /// Brings the period up to `now`.
+    pub(crate) fn roll(&mut self, clock: &WallClock, now: Time) {
         let Form::Calendar { unit, zone } = &self.form else { return };
-        let unix = wall + i128::from(now.as_nanos());
-        if unix >= self.period.end {
-            let (start, end) = period(*unit, zone, unix);
-            self.period.start = start;
-            self.period.end = end;
-            self.unknown.clear();
-        }
-        self.period.until = on_our_line(self.period.end, wall);
+        let around = |unix: i128| period(*unit, zone, unix);
+        let bounds = around(clock.unix(now));
+        let usual = length(*unit).max(bounds.1 - bounds.0);
+        let period = &mut self.period;
+        period.bounds = bounds;
+        let Some((slow, fast)) = clock.range(Duration::from_nanos(nanos(usual)), now) else {
+            (period.longest, period.is_unsure) = (nanos(usual), true);
+            (period.next, period.until, period.next_until) = (Time::NEVER, Time::NEVER, Time::NEVER);
+            return;
+        };
+        let (began, end) = around(slow + i128::from(now.as_nanos()));
+        let next_end = around(end).1;
+        period.end = end;
+        period.longest = nanos(usual.max(end - began));
+        // By every reading an earlier period was over then. What was forgotten once stays so.
+        period.began = period.began.max(clock.time_of(began, fast));
+        period.next = clock.time_of(end, fast);
+        period.until = clock.time_of(end, slow);
+        period.next_until = clock.time_of(next_end, slow);
+        period.is_unsure = clock.time_of(next_end, fast) <= period.until;
+        self.forget_unknown(now);
     }
 
-    /// When the period began, on the gateway's own line; `START` if before it.
-    pub(crate) fn period_began(&self, wall: i128) -> Time {
-        on_our_line(self.period.start, wall)
+    /// When what settled at `at` no longer counts, at the earliest; exactly then, unless the period is unsure.
+    pub(crate) fn period_opens(&self, at: Time) -> Time {
+        let period = &self.period;
+        let over = if at < period.next || period.is_unsure { period.until } else { period.next_until };
+        over.min(later(at, period.longest))
+    }
+
+    /// Whether what settled at `at` counts.
+    pub(super) fn period_counts(&self, at: Time, now: Time) -> bool {
+        at >= self.period.began && later(at, self.period.longest) > now
     }
 
     /// The end of the period `cycles` after the present one.
@@ -62,30 +63,33 @@ impl Rule {
         for _ in 0..cycles.min(64) {
             end = period(*unit, zone, end).1;
         }
-        let more = u64::try_from(end - self.period.end).unwrap_or(u64::MAX);
-        Time::from_nanos(self.period.until.as_nanos().saturating_add(more))
+        later(self.period.until, nanos(end - self.period.end))
     }
 
-    /// The period as windows note it: order is kept, whatever the sign.
-    pub(super) fn period_mark(&self) -> Time {
-        let nanos = i64::try_from(self.period.start).unwrap_or(i64::MIN);
-        Time::from_nanos(nanos.cast_unsigned() ^ (1 << 63))
-    }
-}
-
-#[inline]
-pub(super) fn expire(window: &mut Window, rule: &Rule) {
-    if window.in_log > 0 && window.first_at() < rule.period_mark() {
-        window.log_clear();
+    /// By the present reading: when the period began, when it ends, and when the next one ends, in nanoseconds of Unix time.
+    pub(crate) fn period_bounds(&self) -> [i128; 3] {
+        let Form::Calendar { unit, zone } = &self.form else { return [0; 3] };
+        let (start, end) = self.period.bounds;
+        [start, end, period(*unit, zone, end).1]
     }
 }
 
 #[inline]
-pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32) {
-    window.log_push(rule.period_mark(), count);
+pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
+    while window.in_log > 0 && !rule.period_counts(window.first_at(), now) {
+        window.log_pop();
+    }
 }
 
-fn on_our_line(unix: i128, wall: i128) -> Time {
-    let nanos = (unix.saturating_sub(wall)).clamp(0, i128::from(u64::MAX));
-    Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+#[inline]
+pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, at: Time) {
+    let period = &rule.period;
+    let since = if at < period.next { period.began } else { period.next };
+    let part = (period.longest / PARTS).max(1);
+    let since = since.max(Time::from_nanos(at.as_nanos() / part * part));
+    window.log_join(since, at, count);
+}
+
+fn nanos(length: i128) -> u64 {
+    u64::try_from(length.max(0)).unwrap_or(u64::MAX)
 }

@@ -3,32 +3,30 @@
 //! The promise holds under the new rule from then on, counting what the old one counted. What the
 //! old rule let be forgotten but the new one would still count is taken to be a full window.
 
+use std::time::Duration;
+
 use super::rule::{Form, Rule, Unknown};
 use super::{Window, later};
+use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
 impl Rule {
     /// Takes over what the limit's `old` rule knew, at `now`. Called before any window is changed. Returns what this
     /// rule counts and no window shows: what the old one let be forgotten, or did not need to know.
-    pub(crate) fn succeed(&mut self, old: &Rule, wall: i128, now: Time) -> Vec<Unknown> {
+    pub(crate) fn succeed(&mut self, old: &Rule, wall: &WallClock, now: Time) -> Vec<Unknown> {
         self.live = old.live;
-        if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
-            && unit == was
-            && zone == there
-        {
-            self.period = old.period;
-        }
         self.roll(wall, now);
+        // There was nothing before the limit itself.
+        let counted = |forgotten: &Time| *forgotten > old.since;
         let forgotten = match (&old.form, &self.form) {
             // Nothing was counted: there is nothing to go by.
             (Form::Uncounted, _) => None,
             (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth) => {
-                // What settled at t was forgotten at t + span; there was nothing before the limit itself.
-                let forgotten = now.as_nanos().checked_sub(old.span).map(Time::from_nanos);
-                forgotten.filter(|forgotten| *forgotten > old.since)
+                // What settled at t was forgotten at t + span.
+                now.as_nanos().checked_sub(old.span).map(Time::from_nanos).filter(counted)
             }
             (Form::Fixed, Form::Fixed) => None,
-            (Form::Calendar { .. }, Form::Calendar { .. }) if self.period_is(old) => None,
+            (Form::Calendar { .. }, Form::Calendar { .. }) => self.period_forgotten(old).filter(counted),
             _ => Some(now),
         };
         self.since = old.since;
@@ -45,8 +43,17 @@ impl Rule {
         unseen
     }
 
-    fn period_is(&self, old: &Rule) -> bool {
-        self.period_began(0) == old.period_began(0) && self.period_end(0) == old.period_end(0)
+    /// Until when what has settled would count in the present period, and was forgotten when the old rule's began.
+    fn period_forgotten(&mut self, old: &Rule) -> Option<Time> {
+        if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
+            && unit == was
+            && zone == there
+            && self.period.end >= old.period.end
+        {
+            self.period.began = old.period.began.max(self.period.began);
+            return None;
+        }
+        (self.period.began < old.period.began).then(|| old.period.began - Duration::from_nanos(1))
     }
 }
 
@@ -58,8 +65,9 @@ impl Window {
         match (&old.form, &new.form) {
             (_, Form::Uncounted) => self.log_clear(),
             (Form::Uncounted, _) => self.log_clear(),
-            (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth) | (Form::Fixed, Form::Fixed) => {}
-            (Form::Calendar { .. }, Form::Calendar { .. }) if new.period_is(old) => {}
+            (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth)
+            | (Form::Fixed, Form::Fixed)
+            | (Form::Calendar { .. }, Form::Calendar { .. }) => {}
             _ => {
                 self.log_clear();
                 self.unsettled += settled;

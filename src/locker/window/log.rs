@@ -70,6 +70,30 @@ impl Window {
         }
     }
 
+    /// Adds `count` slots that settled at `at` to the last entry, which is as late as they are from there on; or appends
+    /// them, if that is older than `since`.
+    pub(super) fn log_join(&mut self, since: Time, at: Time, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let joined = |last: Time| last.max(at);
+        if let Some(last) = self.rest_mut().and_then(VecDeque::back_mut) {
+            if last.at < since {
+                return self.log_push(at, count);
+            }
+            (last.at, last.count) = (joined(last.at), last.count + count);
+        } else {
+            let last = self.place(self.len.saturating_sub(1));
+            if self.len == 0 || self.head.at[last] < since {
+                return self.log_push(at, count);
+            }
+            self.head.at[last] = joined(self.head.at[last]);
+            self.head.count[last] += count;
+            self.oldest = self.head.at[usize::from(self.start)];
+        }
+        self.in_log += count;
+    }
+
     /// Puts `count` slots that settled at `at` where they belong in time.
     pub(super) fn log_insert(&mut self, at: Time, count: u32) {
         let Some(last) = self.log_entries().last().filter(|last| last.at > at) else {

@@ -25,7 +25,6 @@ mod unknown;
 
 use std::collections::VecDeque;
 
-pub(crate) use self::calendar::Period;
 use self::credit::Credit;
 use self::log::Entry;
 use self::pool::Pool;
@@ -133,10 +132,7 @@ impl Window {
     /// What has settled, and what holds a window back besides.
     fn from_page(page: &Page, rule: &Rule, now: Time) -> Window {
         let mut window = Window::blank(page.limit, page.key);
-        if !matches!(rule.form, Form::Calendar { .. }) || page.period == Some(rule.period.bounds()) {
-            let counted = |at: Time| if page.period.is_some() { rule.period_mark() } else { at };
-            page.log.iter().for_each(|(at, count)| window.log_push(counted(*at), *count));
-        }
+        page.log.iter().for_each(|(at, count)| window.log_push(*at, *count));
         window.expire(rule, now);
         if page.mark > Time::START {
             window.extra_mut().mark = page.mark.max(window.mark());
@@ -154,7 +150,7 @@ impl Window {
         match rule.form {
             Form::Sliding | Form::Smooth => sliding::expire(self, rule, now),
             Form::Fixed => fixed::expire(self, rule, now),
-            Form::Calendar { .. } => calendar::expire(self, rule),
+            Form::Calendar { .. } => calendar::expire(self, rule, now),
             Form::Uncounted => {}
         }
     }
@@ -205,7 +201,7 @@ impl Window {
         match rule.form {
             Form::Sliding => sliding::settle(self, rule, cost, now),
             Form::Fixed => fixed::settle(self, rule, cost, now),
-            Form::Calendar { .. } => calendar::settle(self, rule, cost),
+            Form::Calendar { .. } => calendar::settle(self, rule, cost, now),
             Form::Smooth => {
                 sliding::settle(self, rule, cost, now);
                 smooth::settle(self, rule, cost, now);
@@ -256,7 +252,8 @@ impl Window {
                 let slots = sliding::opening(self, rule, place, from)?;
                 smooth::opening(self, rule, ahead, cost, from)?.max(slots)
             }
-            Form::Fixed | Form::Calendar { .. } => self.opening_of_next(rule, place, from)?,
+            Form::Calendar { .. } => sliding::opening_by(self, rule, place, from, |at| rule.period_opens(at))?,
+            Form::Fixed => self.opening_of_next(rule, place, from)?,
         };
         (opening < rule.until).then_some(opening)
     }
@@ -273,13 +270,9 @@ impl Window {
         Some(self.next_window(rule).max(from))
     }
 
-    /// `fixed` and `calendar`: when what has settled no longer counts.
+    /// `fixed`: when what has settled no longer counts.
     pub(crate) fn next_window(&self, rule: &Rule) -> Time {
-        match rule.form {
-            Form::Fixed => later(self.first_at(), rule.span),
-            Form::Calendar { .. } => rule.period.until,
-            Form::Uncounted | Form::Sliding | Form::Smooth => Time::NEVER,
-        }
+        later(self.first_at(), rule.span)
     }
 
     /// When the `place`-th slot of one turn of the window opens, if what is unsettled settled now.

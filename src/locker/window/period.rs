@@ -5,14 +5,60 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use crate::locker::limit::Unit;
+use crate::time::Time;
 
-/// The period around `unix`: start inclusive, end exclusive.
-pub(super) fn period(unit: Unit, zone: &TimeZone, unix: i128) -> (i128, i128) {
-    let length = match unit {
+/// The period that a `calendar` limit is in.
+///
+/// Where the wall clock was set of late it is not known exactly when one ends. By the fastest reading that is honoured the
+/// next begins at `next`, by the slowest this one is over at `until`: what settles between the two counts in both.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Period {
+    /// From when to when it lasts by the present reading, in nanoseconds of Unix time.
+    pub(super) bounds: (i128, i128),
+    /// What settled before does not count any more.
+    pub(super) began: Time,
+    /// What settles from here on counts in the next period, too.
+    pub(super) next: Time,
+    /// From here on only that counts; `NEVER` for limits without a calendar, and while there is no knowing.
+    pub(crate) until: Time,
+    /// The end of the next period.
+    pub(super) next_until: Time,
+    /// The end by the slowest reading, in nanoseconds of Unix time.
+    pub(super) end: i128,
+    /// How long it lasts at most, in nanoseconds: what settled longer ago settled in another.
+    pub(super) longest: u64,
+    /// The readings that are honoured are so far apart that there may always be one by which nothing is over: slots open
+    /// when they have grown as old as a period can be.
+    pub(crate) is_unsure: bool,
+}
+
+impl Default for Period {
+    fn default() -> Period {
+        Period {
+            bounds: (0, 0),
+            began: Time::START,
+            next: Time::NEVER,
+            until: Time::NEVER,
+            next_until: Time::NEVER,
+            end: i128::MAX,
+            longest: u64::MAX,
+            is_unsure: false,
+        }
+    }
+}
+
+/// How long a unit lasts as a rule, in nanoseconds.
+pub(super) fn length(unit: Unit) -> i128 {
+    match unit {
         Unit::Minute => 60_000_000_000,
         Unit::Hour => 3_600_000_000_000,
         Unit::Day => 86_400_000_000_000,
-    };
+    }
+}
+
+/// The period around `unix`: start inclusive, end exclusive.
+pub(super) fn period(unit: Unit, zone: &TimeZone, unix: i128) -> (i128, i128) {
+    let length = length(unit);
     let (start, end) = match unit {
         Unit::Minute => minute(zone, unix, length),
         Unit::Hour | Unit::Day => local(unit, zone, unix),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::calendar::Period;
+use super::period::Period;
 use crate::locker::limit::{Counts, Kind, Limit, Unit, WhenFull};
 use crate::time::Time;
 

@@ -24,6 +24,17 @@ pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, now: Time) {
 
 /// When the `place`-th slot opens whose settle is known; `None` if it waits for one that is not.
 pub(super) fn opening(window: &Window, rule: &Rule, place: u64, now: Time) -> Option<Time> {
+    opening_by(window, rule, place, now, |settled| later(settled, rule.span))
+}
+
+/// The same where `opens` says when what settled at a time no longer counts.
+pub(super) fn opening_by(
+    window: &Window,
+    rule: &Rule,
+    place: u64,
+    now: Time,
+    opens: impl Fn(Time) -> Time,
+) -> Option<Time> {
     let free = i64::from(rule.requests) - i64::from(window.unsettled) - i64::from(window.in_log);
     let mut missing = i64::try_from(place).unwrap_or(i64::MAX).saturating_sub(free);
     if missing <= 0 {
@@ -32,7 +43,7 @@ pub(super) fn opening(window: &Window, rule: &Rule, place: u64, now: Time) -> Op
     for Entry { at, count } in window.log_entries() {
         missing -= i64::from(count);
         if missing <= 0 {
-            return Some(later(at, rule.span).max(now));
+            return Some(opens(at).max(now));
         }
     }
     None

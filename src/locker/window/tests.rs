@@ -7,7 +7,8 @@ use jiff::tz::TimeZone;
 
 use super::*;
 use crate::locker::limit::{Kind, Unit};
-use crate::locker::tests::{limit, ms};
+use crate::locker::tests::{WALL, limit, ms};
+use crate::locker::wall_clock::{Wall, WallClock};
 
 fn kinds() -> Vec<Kind> {
     let calendar = Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC };
@@ -18,22 +19,27 @@ fn kinds() -> Vec<Kind> {
 struct One {
     rule: Rule,
     window: Window,
-    wall: i128,
+    clock: WallClock,
     name: String,
+}
+
+/// A wall clock that reads this when we start.
+fn clock(at_start: i128) -> WallClock {
+    WallClock::inherit(Vec::new(), Wall { at_start, ..WALL }, Time::START)
 }
 
 impl One {
     fn of(kind: Kind) -> One {
         let name = format!("{kind:?}");
         let mut rule = Rule::new(&limit(4, 60_000, kind));
-        rule.roll(0, Time::START);
+        rule.roll(&clock(0), Time::START);
         let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
-        One { rule, window, wall: 0, name }
+        One { rule, window, clock: clock(0), name }
     }
 
     fn at(&mut self, now: Time) -> (&mut Window, &Rule) {
         if now >= self.rule.period.until {
-            self.rule.roll(self.wall, now);
+            self.rule.roll(&self.clock, now);
         }
         self.window.expire(&self.rule, now);
         (&mut self.window, &self.rule)
@@ -150,7 +156,7 @@ fn fewer_slots_are_waited_out() {
         one.send(3, ms(0));
         let kind = kinds().into_iter().find(|kind| format!("{kind:?}") == one.name);
         let mut fewer = Rule::new(&limit(2, 60_000, kind.unwrap_or(Kind::Sliding)));
-        let unseen = fewer.succeed(&one.rule, 0, ms(1));
+        let unseen = fewer.succeed(&one.rule, &one.clock, ms(1));
         one.window.succeed(&one.rule, &fewer, &unseen, ms(1));
         one.rule = fewer;
         assert!(!one.fits(1, ms(59_999)), "{}", one.name);
@@ -162,7 +168,7 @@ fn fewer_slots_are_waited_out() {
 fn a_longer_span_closes_what_is_no_longer_known() {
     let short = Rule::new(&limit(4, 1000, Kind::Sliding));
     let mut long = Rule::new(&limit(4, 10_000, Kind::Sliding));
-    let unseen = long.succeed(&short, 0, ms(5000));
+    let unseen = long.succeed(&short, &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.succeed(&short, &long, &unseen, ms(5000));
     assert!(!window.fits(&long, 1, ms(5000)), "four may have settled just before 4 s");
@@ -180,7 +186,7 @@ fn a_longer_span_closes_what_is_no_longer_known() {
 fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
     let short = Rule::new(&limit(1, 1000, Kind::Sliding));
     let mut long = Rule::new(&limit(1, 10_000, Kind::Sliding));
-    let unseen = long.succeed(&short, 0, ms(5000));
+    let unseen = long.succeed(&short, &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.take(&short, 1);
     window.succeed(&short, &long, &unseen, ms(5000));
@@ -225,9 +231,9 @@ fn berlin(unit: Unit, start: &str) -> One {
     let zone = TimeZone::get("Europe/Berlin").expect("the zone is known");
     let wall = start.parse::<jiff::Timestamp>().expect("a timestamp").as_nanosecond();
     let mut rule = Rule::new(&limit(2, 1, Kind::Calendar { unit, zone }));
-    rule.roll(wall, Time::START);
+    rule.roll(&clock(wall), Time::START);
     let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
-    One { rule, window, wall, name: start.to_owned() }
+    One { rule, window, clock: clock(wall), name: start.to_owned() }
 }
 
 fn minutes(minutes: u64) -> Time {
@@ -269,20 +275,53 @@ fn a_skipped_hour_ends_the_one_before_it() {
     assert_eq!(one.opening(1, minutes(30)), Some(minutes(90)));
 }
 
+impl One {
+    /// The wall clock is set ahead by so many minutes, or back.
+    fn set(&mut self, minutes: i128, now: Time) {
+        let at_start = self.clock.unix(Time::START) + minutes * 60_000_000_000;
+        self.clock.set(Wall { at_start, ..WALL }, now);
+        self.rule.roll(&self.clock, now);
+    }
+}
+
 #[test]
-fn a_step_back_of_the_wall_clock_opens_nothing_and_a_step_ahead_may() {
+fn a_step_of_the_wall_clock_opens_nothing_before_the_hour_is_over_by_every_reading() {
+    // From 10:11 into the hour before; the old clock shows eleven after 50 minutes, the new one after 80. An hour after
+    // they were sent they are of another hour in any case.
+    let mut back = berlin(Unit::Hour, "2026-06-01T10:10:00Z");
+    back.send(2, minutes(1));
+    back.set(-30, minutes(2));
+    assert!(!back.fits(1, minutes(2)));
+    assert_eq!(back.opening(1, minutes(2)), Some(minutes(61)));
+    assert!(!back.fits(1, minutes(25)), "ten o'clock once more");
+    assert_eq!(back.opening(1, minutes(25)), Some(minutes(61)));
+    assert!(back.fits(2, minutes(61)));
+    // From 10:36 to 11:06.
+    let mut ahead = berlin(Unit::Hour, "2026-06-01T10:10:00Z");
+    ahead.send(2, minutes(1));
+    ahead.set(30, minutes(26));
+    assert_eq!(ahead.opening(1, minutes(26)), Some(minutes(50)), "eleven by the old clock");
+    assert!(ahead.fits(2, minutes(50)));
+    // An hour later the new one alone counts.
+    ahead.send(2, minutes(50));
+    assert_eq!(ahead.opening(1, minutes(51)), Some(minutes(110)));
+    assert!(ahead.fits(2, minutes(110)));
+    ahead.send(2, minutes(110));
+    assert_eq!(ahead.opening(1, minutes(111)), Some(minutes(140)));
+}
+
+#[test]
+fn an_hour_that_ends_while_the_machine_is_suspended_is_over() {
     let mut one = berlin(Unit::Hour, "2026-06-01T10:10:00Z");
-    one.send(2, minutes(1));
-    // Back into the hour before: the hour that began stays, and ends when the wall says so.
-    one.wall -= 30 * 60 * 1_000_000_000;
-    one.rule.roll(one.wall, minutes(2));
-    assert!(!one.fits(1, minutes(2)));
-    assert_eq!(one.opening(1, minutes(2)), Some(minutes(80)));
-    assert!(!one.fits(1, minutes(25)), "the hour that begins again is not a new one");
-    assert_eq!(one.opening(1, minutes(25)), Some(minutes(80)));
-    one.wall += 60 * 60 * 1_000_000_000;
-    one.rule.roll(one.wall, minutes(26));
-    assert!(one.fits(2, minutes(26)), "11:06");
+    one.send(1, minutes(1));
+    // From 10:30 to 15:30.
+    let asleep = 5 * 3_600_000_000_000;
+    let at_start = one.clock.unix(Time::START) + i128::from(asleep);
+    one.clock.set(Wall { at_start, asleep, is_set: true }, minutes(20));
+    one.rule.roll(&one.clock, minutes(20));
+    assert!(one.fits(2, minutes(20)));
+    one.send(2, minutes(20));
+    assert_eq!(one.opening(1, minutes(20)), Some(minutes(50)));
 }
 
 #[test]

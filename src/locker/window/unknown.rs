@@ -40,7 +40,7 @@ impl Rule {
     /// Drops what would not count any more.
     pub(crate) fn forget_unknown(&mut self, now: Time) {
         let (mut unknown, mut aside) = (std::mem::take(&mut self.unknown), std::mem::take(&mut self.aside));
-        let counts = |unknown: &Unknown| self.counts_until(*unknown).is_some_and(|until| until > now);
+        let counts = |unknown: &Unknown| self.counts_unknown(*unknown, now);
         unknown.retain(counts);
         aside.retain(counts);
         (self.unknown, self.aside) = (unknown, aside);
@@ -48,14 +48,19 @@ impl Rule {
 
     /// Until when what may have been taken would still count.
     pub(crate) fn unknown_until(&self) -> Option<Time> {
-        self.counts_until(*self.unknown.last()?)
-    }
-
-    fn counts_until(&self, unknown: Unknown) -> Option<Time> {
+        let unknown = self.unknown.last()?;
         match self.form {
             Form::Uncounted => None,
             Form::Sliding | Form::Smooth | Form::Fixed => Some(later(unknown.at, self.span)),
-            Form::Calendar { .. } => Some(self.period.until),
+            Form::Calendar { .. } => Some(self.period_opens(unknown.at)),
+        }
+    }
+
+    fn counts_unknown(&self, unknown: Unknown, now: Time) -> bool {
+        match self.form {
+            Form::Uncounted => false,
+            Form::Sliding | Form::Smooth | Form::Fixed => later(unknown.at, self.span) > now,
+            Form::Calendar { .. } => self.period_counts(unknown.at, now),
         }
     }
 }
@@ -70,7 +75,7 @@ impl Window {
         now: Time,
     ) {
         for unknown in unknown.rev() {
-            if rule.counts_until(*unknown).is_some_and(|until| until > now) {
+            if rule.counts_unknown(*unknown, now) {
                 // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
                 let room = rule.requests.saturating_sub(self.in_log).min(unknown.slots);
                 self.count_one_unknown(rule, unknown.at, room);

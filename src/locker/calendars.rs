@@ -1,0 +1,37 @@
+//! Calendar limits follow the wall clock.
+
+use super::Locker;
+use super::ask::LimitId;
+use super::wall_clock::{Reading, Wall, WallClock};
+use super::window::Form;
+use crate::time::Time;
+
+impl Locker {
+    /// Tells what the wall clock reads.
+    pub fn set_wall(&mut self, wall: Wall, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
+        let now = self.advance(now);
+        let calendar = |id: &LimitId| matches!(self.rules[id.at()].form, Form::Calendar { .. });
+        let calendars: Vec<LimitId> = (0..self.rules.len() as u32).map(LimitId).filter(calendar).collect();
+        if calendars.is_empty() {
+            self.wall = WallClock::begin(wall);
+            return;
+        }
+        if !self.wall.set(wall, now) {
+            return;
+        }
+        for id in calendars {
+            self.rules[id.at()].roll(&self.wall, now);
+            self.limit_news(id);
+        }
+        self.rewrite_limits();
+        self.run(now);
+    }
+
+    /// What the wall clock has read of late, for a locker that goes on from here.
+    pub fn readings(&self) -> Vec<Reading> {
+        self.wall.readings()
+    }
+}

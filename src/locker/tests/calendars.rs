@@ -1,0 +1,207 @@
+//! Calendar limits, whatever the wall clock does: in one process, over restarts, and while the machine sleeps.
+
+use super::crashes::{Disk, go, long, recording, write};
+use super::*;
+
+const HOUR: i128 = 3_600_000_000_000;
+const DAY: i128 = 24 * HOUR;
+/// Midnight before the first of June 2026.
+const JUNE: i128 = 20_605 * DAY;
+
+fn hours(hours: u64) -> Time {
+    ms(hours * 3_600_000)
+}
+
+/// A clock that reads this at the start.
+fn set_to(at_start: i128) -> Wall {
+    Wall { at_start, ..WALL }
+}
+
+/// One that nobody has told the time.
+const UNSET: Wall = Wall { at_start: 20, asleep: 0, is_set: false };
+
+fn by(unit: Unit, requests: u32) -> Limit {
+    let per = match unit {
+        Unit::Minute => 60_000,
+        Unit::Hour => 3_600_000,
+        Unit::Day => 86_400_000,
+    };
+    let zone = jiff::tz::TimeZone::UTC;
+    Limit { rate: limit(requests, per, Kind::Calendar { unit, zone }).rate, ..long(requests) }
+}
+
+fn day(requests: u32) -> Limit {
+    by(Unit::Day, requests)
+}
+
+/// A locker with one limit a day, by a clock that reads this at the start.
+fn at(requests: u32, wall: Wall) -> Locker {
+    Locker::inherit(Locker::new(vec![day(requests)]).estate(ms(0)), End::Orderly, wall, ms(0))
+}
+
+/// What a locker has left behind, that died without writing anything of its windows.
+fn without_windows(locker: &Locker) -> Estate {
+    Estate { limits: locker.known(), windows: Vec::new(), readings: locker.readings() }
+}
+
+fn free(locker: &mut Locker, now: Time) -> u32 {
+    let most = locker.limits()[0].rate.as_ref().map_or(0, |rate| rate.requests);
+    most - locker.usage(LimitId(0), Key(0), now).taken
+}
+
+#[test]
+fn what_a_crash_may_have_cost_belongs_to_its_day() {
+    let wall = set_to(JUNE + HOUR);
+    let mut locker = at(300, wall);
+    for round in 1..5 {
+        locker = Locker::inherit(without_windows(&locker), End::Crash, wall, hours(24 * round));
+        assert_eq!(free(&mut locker, hours(24 * round)), 200, "a block, on day {round}");
+    }
+    let again = &mut Locker::inherit(without_windows(&locker), End::Crash, wall, hours(97));
+    assert_eq!(free(again, hours(97)), 100, "twice on one day");
+}
+
+#[test]
+fn what_a_change_of_the_rule_has_forgotten_belongs_to_its_day() {
+    let wall = set_to(JUNE + 10 * HOUR);
+    let mut locker = at(3, wall);
+    locker.reload(vec![Limit { name: locker.limits()[0].name.clone(), ..long(3) }], Duration::ZERO, ms(1));
+    assert_eq!(go(&mut locker, 0, ms(1)), 0, "what went before is not known");
+    locker.reload(vec![Limit { name: locker.limits()[0].name.clone(), ..day(3) }], Duration::ZERO, hours(1));
+    assert_eq!(go(&mut locker, 0, hours(13)), 0, "23 o'clock");
+    let mut next = Locker::inherit(without_windows(&locker), End::Orderly, wall, hours(14));
+    assert_eq!(go(&mut next, 0, hours(14)), 3);
+}
+
+#[test]
+fn what_went_unwritten_counts_until_the_day_is_over() {
+    let wall = set_to(JUNE + 10 * HOUR);
+    let mut next = Locker::inherit(without_windows(&at(3, wall)), End::Blind, wall, hours(1));
+    assert_eq!(go(&mut next, 0, hours(13)), 0);
+    assert_eq!(go(&mut next, 0, hours(14)), 3);
+}
+
+#[test]
+fn a_clock_that_is_far_ahead_for_a_minute_opens_nothing_and_closes_nothing_for_long() {
+    // Three of three, or two; then the clock shows a day ten years later for a minute.
+    for (before, most) in [(3, 0), (2, 1)] {
+        let mut locker = at(3, set_to(JUNE + 10 * HOUR));
+        let claims = [claim(0, 0, before)];
+        assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
+        locker.set_wall(set_to(JUNE + 3653 * DAY + HOUR), ms(1000));
+        assert_eq!(go(&mut locker, 0, ms(1000)), most);
+        locker.set_wall(set_to(JUNE + 10 * HOUR), ms(61_000));
+        for now in [ms(61_000), hours(13)] {
+            assert_eq!(go(&mut locker, 0, now), 0, "it is the same day: {now:?}");
+        }
+        assert_eq!(go(&mut locker, 0, hours(25)), 3);
+        // Two days later its ends are midnights again.
+        assert_eq!(free(&mut locker, hours(61)), 3);
+        assert_eq!(go(&mut locker, 0, hours(61)), 3);
+        assert_eq!((free(&mut locker, hours(61)), free(&mut locker, hours(62))), (0, 3));
+    }
+}
+
+#[test]
+fn a_clock_that_stays_ahead_is_believed_when_a_day_has_passed() {
+    let mut locker = at(3, set_to(JUNE + 10 * HOUR));
+    assert_eq!(go(&mut locker, 0, ms(0)), 3);
+    locker.set_wall(set_to(JUNE + 3653 * DAY + 16 * HOUR), ms(1000));
+    assert_eq!((go(&mut locker, 0, hours(23)), go(&mut locker, 0, hours(24))), (0, 3));
+    // Midnight by the new clock is 8 hours after the start.
+    assert_eq!((free(&mut locker, hours(31)), free(&mut locker, hours(56))), (0, 3));
+    assert_eq!(go(&mut locker, 0, hours(56)), 3);
+    assert_eq!((free(&mut locker, hours(79)), free(&mut locker, hours(80))), (0, 3));
+}
+
+#[test]
+fn a_machine_that_begins_in_1970_counts_the_day_once() {
+    let mut locker = at(3, UNSET);
+    assert_eq!(go(&mut locker, 0, ms(0)), 3);
+    locker.set_wall(set_to(JUNE + 10 * HOUR), ms(60_000));
+    assert_eq!(go(&mut locker, 0, hours(13)), 0, "it was today");
+    assert_eq!(go(&mut locker, 0, hours(14)), 3, "midnight");
+    // A clock that is never set tells no days: a slot opens a day after it was used.
+    let mut never = at(3, UNSET);
+    assert_eq!(go(&mut never, 0, hours(1)), 3);
+    assert_eq!((go(&mut never, 0, hours(24)), go(&mut never, 0, hours(33))), (0, 3));
+}
+
+#[test]
+fn a_loss_of_power_between_does_not_open_a_day_again() {
+    let right = |since: u64| set_to(JUNE + 10 * HOUR - i128::from(hours(since).as_nanos()));
+    let mut locker = at(3, right(0));
+    assert_eq!(go(&mut locker, 0, ms(0)), 3);
+    let mut left = locker.estate(ms(1));
+    // The machine was off for two hours, and does not know: its line goes on where it stopped.
+    left.readings[0].most += 366 * DAY;
+    let mut off = Locker::inherit(left, End::Orderly, UNSET, ms(2));
+    assert_eq!(go(&mut off, 0, ms(2)), 0);
+    let mut again = Locker::inherit(off.estate(ms(3)), End::Orderly, UNSET, ms(3));
+    for locker in [&mut off, &mut again] {
+        // Twelve o'clock.
+        locker.set_wall(set_to(JUNE + 12 * HOUR), ms(60_000));
+        assert_eq!(go(locker, 0, hours(11)), 0);
+        assert_eq!(go(locker, 0, hours(12)), 3, "midnight is not later for it");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_while_no_gateway_ran_opens_nothing() {
+    for (shift, opens) in [(-2, 16), (2, 14), (3653 * 24, 24), (-3 * 24, 24)] {
+        let mut locker = at(3, set_to(JUNE + 10 * HOUR));
+        assert_eq!(go(&mut locker, 0, ms(0)), 3);
+        let estate = locker.estate(hours(1));
+        let mut next = Locker::inherit(estate, End::Orderly, set_to(JUNE + (10 + shift) * HOUR), hours(1));
+        let gone = [opens - 1, opens].map(|hour| go(&mut next, 0, hours(hour)));
+        assert_eq!(gone, [0, 3], "set by {shift} h");
+    }
+}
+
+#[test]
+fn a_day_goes_on_after_a_restart_and_one_that_is_over_is_over() {
+    let wall = set_to(JUNE + HOUR);
+    let (mut locker, mut disk) = recording(vec![day(30)]);
+    locker.set_wall(wall, ms(0));
+    assert_eq!(go(&mut locker, 0, ms(0)), 10);
+    write(&mut locker, &mut disk, ms(0));
+    for (now, left) in [(22, 10), (23, 20), (24, 20)] {
+        let readings = locker.readings();
+        let Disk { limits, pages, .. } = &disk;
+        let estate = Estate { limits: limits.clone(), windows: pages.values().cloned().collect(), readings };
+        let mut next = Locker::inherit(estate, End::Crash, wall, hours(now));
+        // A block that was written ahead counts as used when the crash is known: by then it is tomorrow, perhaps.
+        assert_eq!(free(&mut next, hours(now)), left, "after {now} h");
+    }
+}
+
+#[test]
+fn a_night_that_the_machine_sleeps_through_ends_the_day() {
+    let mut locker = at(3, set_to(JUNE + 20 * HOUR));
+    assert_eq!(go(&mut locker, 0, ms(0)), 3);
+    // From nine in the evening to eight in the morning.
+    let slept = |at_start: i128, asleep: u64| Wall { at_start, asleep: asleep * 3_600_000_000_000, is_set: true };
+    locker.set_wall(slept(JUNE + 31 * HOUR, 11), hours(1));
+    assert_eq!(go(&mut locker, 0, hours(1)), 3);
+    assert_eq!((go(&mut locker, 0, hours(16)), go(&mut locker, 0, hours(17))), (0, 3));
+    // From one at night to one at night; and then the clock is set to one at noon.
+    locker.set_wall(slept(JUNE + 55 * HOUR, 35), hours(18));
+    assert_eq!(go(&mut locker, 0, hours(18)), 3);
+    locker.set_wall(slept(JUNE + 67 * HOUR, 35), hours(18));
+    assert_eq!(go(&mut locker, 0, hours(29)), 0, "midnight by the new clock is not by the old");
+    assert_eq!((go(&mut locker, 0, hours(40)), go(&mut locker, 0, hours(41))), (0, 3));
+}
+
+#[test]
+fn a_clock_that_is_set_by_moments_all_the_time_costs_moments() {
+    let mut locker = at(3, set_to(JUNE + 23 * HOUR));
+    assert_eq!(go(&mut locker, 0, ms(0)), 3);
+    for step in 0..3600 {
+        let shift = if step % 3 == 0 { 5_000_000 } else { 0 };
+        locker.set_wall(set_to(JUNE + 23 * HOUR + shift), ms(step * 1000));
+    }
+    assert_eq!(go(&mut locker, 0, hours(1) - Duration::from_millis(6)), 0);
+    assert_eq!(go(&mut locker, 0, hours(1)), 3);
+    assert_eq!(free(&mut locker, hours(24)), 0);
+    assert_eq!(free(&mut locker, hours(25)), 3);
+}

@@ -1,0 +1,161 @@
+//! The wall clock as calendars go by it: what it reads, what it has read of late, and when the machine slept.
+//!
+//! A wall clock is set: the network tells it the time, a machine without a battery begins in 1970, somebody mistypes a
+//! date. Which of two readings is right cannot be known. So one that is given up for another is honoured beside it for as
+//! long as a period lasts, and a period is over when it is over by each of them. A step then opens nothing, in whichever
+//! direction, and closes nothing for longer than about a period.
+//!
+//! A suspend is no step: the wall clock goes on meanwhile, and the gateway's line does not.
+
+use std::time::Duration;
+
+use crate::time::Time;
+
+/// What the wall clock reads, by one look at it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wall {
+    /// What it read at [`Time::START`] if it always went as it goes now, in nanoseconds of Unix time.
+    pub at_start: i128,
+    /// For how long the machine has been suspended since it was started, in nanoseconds.
+    pub asleep: u64,
+    /// Whether anybody has told it the time. If not, it says how much time passes, and nothing more.
+    pub is_set: bool,
+}
+
+/// A reading of the wall clock, and for how long it was believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// What it read at [`Time::START`] at least, in nanoseconds of Unix time,
+    pub least: i128,
+    /// and at most: more than `least` if it is not known for how long the machine was off.
+    pub most: i128,
+    /// When it was given up for another; `Time::NEVER`: it has not been.
+    pub until: Time,
+}
+
+/// A smaller difference between two looks, in nanoseconds, is the clocks' own unrest.
+pub const UNREST: u64 = 1_000_000;
+
+/// How long a reading is kept that was given up: longer than any period (a day of 25 hours, and a guard of less than half
+/// a day at both of its ends).
+const KEPT: Duration = Duration::from_secs(50 * 3600);
+/// So many readings are kept apart. Of more, the two oldest are one.
+const MOST_READINGS: usize = 8;
+/// So many suspends are kept. What lies before them seems later than it was.
+const MOST_SLEEPS: usize = 4;
+
+/// All that is known of the wall clock.
+#[derive(Clone, Default, Debug)]
+pub(in crate::locker) struct WallClock {
+    /// `None` before the first look.
+    wall: Option<Wall>,
+    before: Vec<Reading>,
+    /// When the machine was suspended, and for how many nanoseconds; oldest first.
+    sleeps: Vec<(Time, u64)>,
+}
+
+impl WallClock {
+    /// One that goes on where another ended, which had these readings.
+    pub(super) fn inherit(readings: Vec<Reading>, wall: Wall, now: Time) -> WallClock {
+        let mut clock = WallClock { before: readings, ..WallClock::default() };
+        clock.set(wall, now);
+        clock
+    }
+
+    /// One that was not looked at until now: what it read before is of no account.
+    pub(super) fn begin(wall: Wall) -> WallClock {
+        WallClock { wall: Some(wall), ..WallClock::default() }
+    }
+
+    /// All readings that a locker that goes on from here must know of.
+    pub(super) fn readings(&self) -> Vec<Reading> {
+        let present = self.wall.filter(|wall| wall.is_set);
+        let present =
+            present.map(|Wall { at_start, .. }| Reading { least: at_start, most: at_start, until: Time::NEVER });
+        self.before.iter().copied().chain(present).collect()
+    }
+
+    /// Takes a look into account; whether anything is other than before.
+    pub(super) fn set(&mut self, wall: Wall, now: Time) -> bool {
+        let Some(was) = self.wall.replace(wall) else {
+            self.compare(wall, now);
+            return true;
+        };
+        let slept = wall.asleep.saturating_sub(was.asleep);
+        let has_slept = slept > UNREST;
+        let expected = was.at_start + if has_slept { i128::from(slept) } else { 0 };
+        let steps = wall.at_start.abs_diff(expected) > u128::from(UNREST);
+        if !has_slept && !steps && wall.is_set == was.is_set {
+            self.wall = Some(was);
+            return false;
+        }
+        if has_slept {
+            self.sleep(slept, now);
+        }
+        if was.is_set && (steps || !wall.is_set) {
+            self.give_up(Reading { least: expected, most: expected, until: now }, now);
+        }
+        self.compare(wall, now);
+        true
+    }
+
+    fn sleep(&mut self, slept: u64, now: Time) {
+        for reading in &mut self.before {
+            (reading.least, reading.most) = (reading.least + i128::from(slept), reading.most + i128::from(slept));
+        }
+        self.sleeps.push((now, slept));
+        if self.sleeps.len() > MOST_SLEEPS {
+            self.sleeps.remove(0);
+        }
+    }
+
+    fn give_up(&mut self, reading: Reading, now: Time) {
+        self.before.retain(|other| other.until + KEPT > now);
+        self.before.push(reading);
+        if self.before.len() > MOST_READINGS {
+            let Reading { least, most, until } = self.before.remove(0);
+            let next = &mut self.before[0];
+            *next = Reading { least: next.least.min(least), most: next.most.max(most), until: next.until.max(until) };
+        }
+    }
+
+    /// Compares a first reading, or the first after the clock was set, with what an earlier locker has left: it is the
+    /// same clock, or has been set since.
+    fn compare(&mut self, wall: Wall, now: Time) {
+        if !wall.is_set {
+            return;
+        }
+        let unrest = i128::from(UNREST);
+        let is_same = |it: &Reading| (it.least - unrest..=it.most + unrest).contains(&wall.at_start);
+        self.before.retain(|reading| reading.until < Time::NEVER || !is_same(reading));
+        for reading in self.before.iter_mut().filter(|reading| reading.until == Time::NEVER) {
+            reading.until = now;
+        }
+    }
+
+    /// What it reads, in nanoseconds of Unix time.
+    pub(super) fn unix(&self, now: Time) -> i128 {
+        self.wall.map_or(0, |wall| wall.at_start) + i128::from(now.as_nanos())
+    }
+
+    /// The slowest and the fastest reading that may be right, where one that was given up is honoured for so long. `None`:
+    /// there is no knowing.
+    pub(super) fn range(&self, honoured: Duration, now: Time) -> Option<(i128, i128)> {
+        let present = self.wall.filter(|wall| wall.is_set).map(|wall| (wall.at_start, wall.at_start));
+        let before = self.before.iter().filter(|reading| reading.until + honoured > now);
+        let before = before.map(|reading| (reading.least, reading.most));
+        present.into_iter().chain(before).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
+    }
+
+    /// The moment at which a clock of such a reading shows, or showed, this.
+    pub(super) fn time_of(&self, unix: i128, reading: i128) -> Time {
+        let mut at = unix.saturating_sub(reading);
+        for (slept_at, slept) in self.sleeps.iter().rev() {
+            let slept_at = i128::from(slept_at.as_nanos());
+            if at < slept_at {
+                at = (at + i128::from(*slept)).min(slept_at);
+            }
+        }
+        Time::from_nanos(u64::try_from(at.max(0)).unwrap_or(u64::MAX))
+    }
+}
