@@ -92,6 +92,9 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &R
         }),
         _ => None,
     };
+    if let Some(Rate { kind: Kind::Calendar { .. }, per, .. }) = &rate {
+        check_calendar_guard(&limit, *per, shared.is_some(), reader);
+    }
     let max_cost = limit.requests.get().map_or(1, |at| at.value);
     check_cost(&limit, max_cost, reader);
     check_key(&limit.key, reader);
@@ -214,6 +217,19 @@ fn unit(per: Option<&At<Duration>>, reader: &Reader<'_>) -> Unit {
             reader.error(&per.place, message, "\"1m\", \"1h\" or \"1d\"");
             Unit::Day
         }
+    }
+}
+
+/// A guard is kept on both sides of a boundary; the store has none.
+fn check_calendar_guard(limit: &limit_schema::Limit, per: Duration, is_shared: bool, reader: &Reader<'_>) {
+    let Some(guard) = limit.guard.get().filter(|guard| !guard.value.is_zero()) else { return };
+    if is_shared {
+        let message = "`guard` has no effect on a calendar window that is shared";
+        reader.error(&guard.place, message, "leave it out; its periods begin and end by the store's clock");
+    } else if guard.value * 2 >= per {
+        let message =
+            format!("a guard of {} at both ends leaves nothing of {}", span::show(guard.value), span::show(per));
+        reader.error(&guard.place, message, "less than half of `per`");
     }
 }
 

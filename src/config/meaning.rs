@@ -84,7 +84,9 @@ fn speed(rate: &Rate) -> String {
             format!("{requests} in any {}, evenly spaced after the first {burst}", span::say(rate.per))
         }
     };
-    if !rate.guard.is_zero() {
+    if matches!(rate.kind, Kind::Calendar { .. }) && !rate.guard.is_zero() {
+        words.push_str(&format!(", where what is sent within {} of its ends counts on both sides", long(rate.guard)));
+    } else if !rate.guard.is_zero() {
         words.push_str(&format!(" and a guard of {}", long(rate.guard)));
     }
     match rate.counts {

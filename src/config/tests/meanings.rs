@@ -193,6 +193,10 @@ fn a_limit_is_said_in_a_sentence() {
             "limit-1: all requests: at most 9 in each day of the calendar, by the clock of Europe/Berlin, each counting as 3; what is more is refused",
         ),
         (
+            "requests = 9\nper = \"1d\"\nwindow = \"calendar\"\nguard = \"20ms\"",
+            "limit-1: all requests: at most 9 in each day of the calendar, by the clock of UTC, where what is sent within 20 ms of its ends counts on both sides; what is more waits up to 30 s",
+        ),
+        (
             "requests = 9\nper = \"1m\"\nwindow = \"smooth\"\nburst = 3\nguard = \"20ms\"\ncounts = \"answered\"\ndry_run = true\nin_flight = 4",
             "limit-1: all requests: at most 9 in any minute, evenly spaced after the first 3 and a guard of 20 ms, counted from the answer, at most 4 at one time; dry run: what is more goes all the same, and is logged",
         ),

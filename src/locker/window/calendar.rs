@@ -2,7 +2,8 @@
 //!
 //! Slots are logged with the time of their settle, as in a sliding window, and a period is a stretch of the gateway's own
 //! line: what settled before it began is forgotten, and so is what is older than a period can be. A wall clock that is set
-//! moves the ends of periods, and never what has settled. A repeated hour is one window.
+//! moves the ends of periods, and never what has settled. A repeated hour is one window. What is sent within the guard of
+//! a boundary counts on both of its sides.
 
 use std::time::Duration;
 
@@ -22,7 +23,9 @@ impl Rule {
         let Form::Calendar { unit, zone } = &self.form else { return };
         let around = |unix: i128| period(*unit, zone, unix);
         let bounds = around(clock.unix(now));
-        let usual = length(*unit).max(bounds.1 - bounds.0);
+        // An origin's clock may be ahead or behind by as much, the time that a request is on its way included.
+        let guard = i128::from(self.guard);
+        let usual = length(*unit).max(bounds.1 - bounds.0) + 2 * guard;
         let period = &mut self.period;
         period.bounds = bounds;
         let Some((slow, fast)) = clock.range(Duration::from_nanos(nanos(usual)), now) else {
@@ -30,10 +33,11 @@ impl Rule {
             (period.next, period.until, period.next_until) = (Time::NEVER, Time::NEVER, Time::NEVER);
             return;
         };
+        let (slow, fast) = (slow - guard, fast + guard);
         let (began, end) = around(slow + i128::from(now.as_nanos()));
         let next_end = around(end).1;
         period.end = end;
-        period.longest = nanos(usual.max(end - began));
+        period.longest = nanos(usual.max(end - began + 2 * guard));
         // By every reading an earlier period was over then. What was forgotten once stays so.
         period.began = period.began.max(clock.time_of(began, fast));
         period.next = clock.time_of(end, fast);

@@ -9,8 +9,8 @@ use crate::time::Time;
 
 /// The period that a `calendar` limit is in.
 ///
-/// Where the wall clock was set of late it is not known exactly when one ends. By the fastest reading that is honoured the
-/// next begins at `next`, by the slowest this one is over at `until`: what settles between the two counts in both.
+/// Where the wall clock was set of late, and where a guard is kept, it is not known exactly when one ends. By the fastest
+/// clock the next begins at `next`, by the slowest this one is over at `until`: what settles between the two counts in both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Period {
     /// From when to when it lasts by the present reading, in nanoseconds of Unix time.

@@ -60,6 +60,8 @@ pub(crate) struct Rule {
     pub(crate) requests: u32,
     /// T and guard, in nanoseconds.
     pub(crate) span: u64,
+    /// The guard alone, which `calendar` windows keep on both sides of a boundary; in nanoseconds.
+    pub(crate) guard: u64,
     /// Settle times are rounded up to a multiple of this many nanoseconds.
     pub(crate) quantum: u64,
     /// T/N rounded up: the distance that `smooth` keeps, in nanoseconds.
@@ -114,6 +116,7 @@ impl Rule {
         let mut rule = Rule {
             requests: u32::MAX,
             span: 0,
+            guard: 0,
             quantum: 1,
             interval: 0,
             burst: 1,
@@ -145,7 +148,8 @@ impl Rule {
         };
         let Some(rate) = &limit.rate else { return rule };
         rule.requests = rate.requests.clamp(1, u32::MAX - 1);
-        rule.span = nanos(rate.per).saturating_add(nanos(rate.guard)).max(1);
+        rule.guard = nanos(rate.guard);
+        rule.span = nanos(rate.per).saturating_add(rule.guard).max(1);
         if rule.requests > EXACT_UP_TO {
             rule.quantum = rule.span.div_ceil(u64::from(EXACT_UP_TO));
         }

@@ -70,6 +70,17 @@ fn each(test: impl Fn(One)) {
     for kind in kinds() {
         test(One::of(kind));
     }
+    test(guarded());
+}
+
+/// A calendar window with a guard of two seconds.
+fn guarded() -> One {
+    let mut limit = limit(4, 60_000, Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC });
+    limit.rate.as_mut().expect("it has one").guard = Duration::from_secs(2);
+    let mut rule = Rule::new(&limit);
+    rule.roll(&clock(0), Time::START);
+    let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
+    One { rule, window, clock: clock(0), name: "guarded".to_owned() }
 }
 
 #[test]
@@ -132,9 +143,9 @@ fn an_idle_window_cannot_be_told_from_a_new_one() {
     each(|mut one| {
         one.send(3, ms(5));
         assert!(!one.window.is_idle(&one.rule, ms(5)), "{}", one.name);
-        let (window, rule) = one.at(ms(120_005));
-        assert!(window.is_idle(rule, ms(120_005)));
-        assert!(one.fits(4, ms(120_005)), "{}", one.name);
+        let (window, rule) = one.at(ms(130_005));
+        assert!(window.is_idle(rule, ms(130_005)), "{}", one.name);
+        assert!(one.fits(4, ms(130_005)), "{}", one.name);
     });
 }
 
@@ -152,16 +163,16 @@ fn nothing_opens_before_a_pause_ends_and_pauses_only_lengthen() {
 
 #[test]
 fn fewer_slots_are_waited_out() {
-    each(|mut one| {
+    for kind in kinds() {
+        let mut one = One::of(kind.clone());
         one.send(3, ms(0));
-        let kind = kinds().into_iter().find(|kind| format!("{kind:?}") == one.name);
-        let mut fewer = Rule::new(&limit(2, 60_000, kind.unwrap_or(Kind::Sliding)));
+        let mut fewer = Rule::new(&limit(2, 60_000, kind));
         let unseen = fewer.succeed(&one.rule, &one.clock, ms(1));
         one.window.succeed(&one.rule, &fewer, &unseen, ms(1));
         one.rule = fewer;
         assert!(!one.fits(1, ms(59_999)), "{}", one.name);
         assert!(one.fits(1, ms(60_000)) || matches!(one.rule.form, Form::Smooth), "{}", one.name);
-    });
+    }
 }
 
 #[test]
@@ -333,4 +344,20 @@ fn however_much_was_not_used_it_is_summed_up() {
     }
     let (news, _) = window.take_news(rule, 1, ms(0));
     assert_eq!((news.returned, news.landed), (u32::MAX, u32::MAX));
+}
+
+#[test]
+fn what_is_sent_within_the_guard_of_a_boundary_counts_on_both_of_its_sides() {
+    let mut one = guarded();
+    one.send(1, ms(30_000));
+    one.send(1, ms(57_999));
+    one.send(1, ms(58_000));
+    assert!(one.fits(1, ms(59_000)), "what is left of the minute may still go");
+    one.send(1, ms(61_000));
+    assert_eq!(one.opening(1, ms(61_500)), Some(ms(62_000)));
+    assert_eq!(one.taken(), 4, "until two seconds after the full minute");
+    assert!(one.fits(2, ms(62_000)) && !one.fits(3, ms(62_000)));
+    one.send(2, ms(62_000));
+    assert_eq!(one.opening(1, ms(62_000)), Some(ms(122_000)));
+    assert!(one.fits(4, ms(122_000)));
 }
