@@ -1,7 +1,8 @@
 //! Times that outlive the process, and the machine's boot.
 //!
 //! Within one boot of the machine the kernel counts (CLOCK_BOOTTIME); over a boot only the wall clock knows how much time
-//! has passed, and one that has been set back says nothing: then no time has passed.
+//! has passed. One that had not been set, has been set back, or says that the machine was off for longer than the longest
+//! window lasts, says nothing: then no time has passed.
 
 use std::fs;
 
@@ -80,7 +81,7 @@ impl Line {
         // What the other line would count now.
         let (now, off) = match wall - then.wall {
             _ if same_boot => (i128::from(since_boot), 0),
-            passed if passed >= 0 => (then.since_boot() + passed, 0),
+            passed if was_set(then.wall) && (0..=LONGEST_OFF).contains(&passed) => (then.since_boot() + passed, 0),
             _ => (then.since_boot(), LONGEST_OFF),
         };
         Line { offset: now - i128::from(after.as_nanos()), off }
@@ -154,6 +155,29 @@ mod tests {
         let written = i128::from(then.since_boot) - 5 * i128::from(SECOND);
         let age = clock.now().since(Line::since(&then, &clock).at_boot(written));
         assert!(age <= Duration::from_secs(5), "{age:?}: no time has passed");
+    }
+
+    #[test]
+    fn an_age_that_no_machine_can_tell_opens_nothing_early() {
+        let (clock, hand) = clock();
+        hand.pass(Duration::from_secs(1000 * 86_400));
+        let day = 86_400 * i128::from(SECOND);
+        let age = |wall: i128| {
+            let then = Moment { boot: "another".to_owned(), wall, ..Moment::now(&clock) };
+            let written = then.since_boot() - 5 * i128::from(SECOND);
+            let line = Line::since(&then, &clock);
+            let Reading { least, most, .. } =
+                then.reading(line).unwrap_or(Reading { least: 0, most: 0, until: Time::NEVER });
+            (clock.now().since(line.at_boot(written)), most - least)
+        };
+        let now = clock.wall_unix_nanos();
+        // A machine without a battery was on for twenty seconds when it wrote that, in 1970.
+        assert_eq!(age(20 * i128::from(SECOND)), (Duration::from_secs(5), 0), "nobody had told it the time");
+        for (wall, why) in [(now - 400 * day, "the clock is ahead"), (now + day, "it was, or is behind")] {
+            assert_eq!(age(wall), (Duration::from_secs(5), LONGEST_OFF), "{why}");
+        }
+        let passed = Duration::from_secs(100 * 86_400 + 5);
+        assert_eq!(age(now - 100 * day), (passed, 0), "it was off for a hundred days");
     }
 
     #[test]
