@@ -65,7 +65,7 @@ impl Gate {
             self.follows_wall.store(follows_wall, Ordering::Relaxed);
             state.locker = locker;
             if follows_wall {
-                state.follow_wall(Some(wall), now);
+                state.begin_to_follow_wall(wall, now);
             }
             ids
         })

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use super::Gate;
 use super::bell::Rung;
 use super::clock::Clock;
+use super::clock_watch::ClockWatch;
 use crate::time::Time;
 
 /// When the timer is to fire next. Of several the one with the highest number holds, in whatever order they arrive: the
@@ -98,15 +99,21 @@ impl Gate {
         self.expire();
         let gate = Arc::downgrade(&self);
         drop(self);
+        let watch = ClockWatch::new();
         loop {
-            let mut ready = timer.readable().await?;
-            match rustix::io::read(timer.get_ref(), &mut [0; 8]) {
-                // Nothing to read: it was set anew after it had fired. What was due then is still done now.
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            tokio::select! {
+                ready = timer.readable() => {
+                    let mut ready = ready?;
+                    match rustix::io::read(timer.get_ref(), &mut [0; 8]) {
+                        // Nothing to read: it was set anew after it had fired. What was due then is still done now.
+                        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    // It can be read once for each time that it fires.
+                    ready.clear_ready();
+                }
+                () = watch.changed() => {}
             }
-            // It can be read once for each time that it fires.
-            ready.clear_ready();
             let Some(gate) = gate.upgrade() else {
                 return Ok(());
             };
@@ -116,12 +123,12 @@ impl Gate {
 
     /// What is due is done.
     pub(super) fn expire(&self) {
-        let wall = self.follows_wall.load(Ordering::Relaxed).then(|| self.clock.exact_wall());
+        let follows_wall = self.follows_wall.load(Ordering::Relaxed);
         let now = self.clock.now();
         self.step(now, |state| {
             state.armed = Time::NEVER;
-            if let Some(wall) = wall {
-                state.follow_wall(wall, now);
+            if follows_wall {
+                state.tick(now);
             }
             state.end_leases(now);
             state.locker.handle_timeout(now);

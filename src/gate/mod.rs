@@ -7,6 +7,7 @@
 mod begin;
 mod bell;
 pub mod clock;
+mod clock_watch;
 mod driver;
 pub mod journal;
 mod lease;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict, Wall};
+use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
 use crate::net::pass::Pass;
 use crate::time::Time;
 use bell::{Bells, Rung};
@@ -40,9 +41,6 @@ pub use reload::{InLine, View};
 use store::Store;
 use store::sleep::Sleep;
 use takeover::Guests;
-
-/// How often the wall clock is looked at, if a limit needs it.
-const WALL_TICK: Duration = Duration::from_secs(1);
 
 /// What the room needs to run; made by config.
 #[derive(Clone, Debug)]
@@ -210,18 +208,31 @@ impl Gate {
     /// One input to the locker, and all that follows from it: verdicts are laid down under the lock; who must be woken
     /// is woken, and the timer set, without it.
     fn step<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> R {
-        self.step_locked(self.lock(), now, input)
+        let wall = self.wall_unix_nanos();
+        self.step_locked(self.lock(), wall, now, input)
     }
 
     /// As [`Gate::step`], for `drop`, which must not panic: once the locker has panicked nothing more is granted, and
     /// nothing needs to be given back.
     fn step_in_drop(&self, now: Time, input: impl FnOnce(&mut State)) {
+        let wall = self.wall_unix_nanos();
         if let Ok(state) = self.state.0.lock() {
-            self.step_locked(state, now, input);
+            self.step_locked(state, wall, now, input);
         }
     }
 
-    fn step_locked<R>(&self, mut state: MutexGuard<'_, State>, now: Time, input: impl FnOnce(&mut State) -> R) -> R {
+    /// `wall`: what the wall clock read just after `now`, if a limit follows it. Whatever is granted or settled counts in
+    /// the period that it is in by then.
+    fn step_locked<R>(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        wall: Option<i128>,
+        now: Time,
+        input: impl FnOnce(&mut State) -> R,
+    ) -> R {
+        if let Some(unix_nanos) = wall {
+            self.follow_wall(&mut state, unix_nanos, now);
+        }
         let result = input(&mut state);
         let after = state.conclude(now);
         drop(state);
@@ -370,14 +381,6 @@ impl State {
         self.armed = due;
         self.armings += 1;
         Some(Arming { number: self.armings, at: due })
-    }
-
-    /// `None`: it could not be read well; the next tick will do.
-    fn follow_wall(&mut self, wall: Option<Wall>, now: Time) {
-        self.wall_due = now + WALL_TICK;
-        if let Some(wall) = wall {
-            self.locker.set_wall(wall, now);
-        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Gate {
         let wall = follows_wall.then(|| self.clock.wall());
         let reload = self.step(now, |state| {
             if let Some(wall) = wall {
-                state.follow_wall(Some(wall), now);
+                state.begin_to_follow_wall(wall, now);
             }
             if in_line == InLine::AskAnew {
                 state.send_back(now);

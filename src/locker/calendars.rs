@@ -2,7 +2,7 @@
 
 use super::Locker;
 use super::ask::LimitId;
-use super::wall_clock::{Reading, Wall, WallClock};
+use super::wall_clock::{Reading, UNREST, Wall, WallClock};
 use super::window::Form;
 use crate::time::Time;
 
@@ -28,6 +28,11 @@ impl Locker {
         }
         self.rewrite_limits();
         self.run(now);
+    }
+
+    /// Whether the wall clock goes on as it is known to, if it reads so many nanoseconds of Unix time.
+    pub fn expects_wall(&self, unix_nanos: i128, now: Time) -> bool {
+        self.wall.unix(now).abs_diff(unix_nanos) <= u128::from(UNREST)
     }
 
     /// What the wall clock has read of late, for a locker that goes on from here.

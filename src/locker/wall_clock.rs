@@ -34,7 +34,7 @@ pub struct Reading {
 }
 
 /// A smaller difference between two looks, in nanoseconds, is the clocks' own unrest.
-pub const UNREST: u64 = 1_000_000;
+pub(super) const UNREST: u64 = 1_000_000;
 
 /// How long a reading is kept that was given up: longer than any period (a day of 25 hours, and a guard of less than half
 /// a day at both of its ends).

@@ -50,6 +50,38 @@ fn a_calendar_window_opens_when_its_minute_is_over_by_the_clock_before_a_step_an
 }
 
 #[test]
+fn what_goes_right_after_a_suspend_counts_in_the_minute_that_has_begun_meanwhile() {
+    let world = World::new(vec![minutely(2)]);
+    world.hand.suspend(ms(60_000));
+    // The timer has not fired yet.
+    world.go().depart().sent();
+    world.go().depart().sent();
+    world.pass(ms(1_000));
+    assert!(matches!(world.ask(0), Answer::Wait(_)), "a third of two in a minute");
+}
+
+#[test]
+fn what_is_sent_right_after_a_suspend_counts_in_the_minute_in_which_it_is_sent() {
+    let world = World::new(vec![minutely(1)]);
+    let permit = world.go();
+    world.hand.suspend(ms(60_000));
+    permit.depart().sent();
+    world.pass(ms(1_000));
+    assert!(matches!(world.ask(0), Answer::Wait(_)), "a second of one in a minute");
+}
+
+#[test]
+fn a_waiter_goes_when_anything_happens_after_a_suspend_over_the_end_of_its_minute() {
+    let world = World::new(vec![minutely(1), limit(1, ms(100))]);
+    world.go().depart().sent();
+    let mut waiter = world.wait(0);
+    world.pass(ms(1));
+    world.hand.suspend(ms(60_000));
+    let Answer::Go(_permit) = world.ask(1) else { panic!("it is free") };
+    assert!(waiter.poll().is_ready());
+}
+
+#[test]
 fn a_gate_without_calendar_windows_does_not_look_at_the_wall() {
     let world = World::new(vec![limit(1, ms(100))]);
     world.gate.expire();
