@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::Locker;
 use super::ask::LimitId;
@@ -35,6 +36,9 @@ pub struct Known {
     pub unknown: Vec<(Time, u32)>,
     /// The same, but only for when it is neither shared nor a dry run any more.
     pub aside: Vec<(Time, u32)>,
+    /// Until when requests may be under way that count from their answer by an earlier rule, and how long after an end they
+    /// may still be counted.
+    pub lingers: Option<(Time, Duration)>,
 }
 
 /// How much the one before knew at its end, and what of it goes on.
@@ -60,6 +64,7 @@ impl Locker {
             since: rule.since,
             unknown: plain(&rule.unknown),
             aside: plain(&rule.aside),
+            lingers: rule.lingers,
         };
         let mut all: Vec<Known> = self.limits.iter().zip(&self.rules).map(known).collect();
         for id in &self.retired {
@@ -111,7 +116,7 @@ impl Locker {
     }
 
     fn inherit_limit(&mut self, id: LimitId, known: Known, end: End, now: Time) {
-        let Known { limit, in_force, since, unknown, aside } = known;
+        let Known { limit, in_force, since, unknown, aside, lingers } = known;
         // A limit that is no longer in force has sent nothing since it was, and has become a dry run.
         let is_written_here = !(limit.shared || limit.dry_run && in_force);
         self.add(limit);
@@ -123,9 +128,8 @@ impl Locker {
         let known = |unknown: Vec<(Time, u32)>| unknown.into_iter().map(|(at, slots)| Unknown { at, slots }).collect();
         (rule.unknown, rule.aside) = (known(unknown), known(aside));
         rule.forget_unknown(now);
-        // What was under way when that one died may reach the origin a little later; a head that had not left as a whole
-        // never will.
-        let settled = if rule.answered { now + rule.linger } else { now };
+        rule.lingers = lingers;
+        let settled = rule.settled_at_end(now);
         let lost = match end {
             End::HandOver | End::Orderly => None,
             // All that is known of a long window is written down, but for the slots that a key begins with.
@@ -142,7 +146,7 @@ impl Locker {
 
     fn inherit_window(&mut self, page: Page, end: End, now: Time) {
         let Some(rule) = self.rules.get_mut(page.limit.at()) else { return };
-        let settled = if rule.answered { now + rule.linger } else { now };
+        let settled = rule.settled_at_end(now);
         let window = match end {
             // What was unknown then is in their logs by now.
             End::HandOver => Window::handed_over(&page, rule, now),

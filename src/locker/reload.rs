@@ -51,7 +51,7 @@ impl Locker {
             let id = LimitId(u32::try_from(at).expect("as many as were added"));
             if !reload.ids.contains(&id) && self.is_in_force(id) {
                 // What it counts is seen, and keeps nobody back.
-                self.change(id, Limit { dry_run: true, ..limit }, now);
+                self.change(id, Limit { dry_run: true, ..limit }, now + under_way, now);
                 self.retired.insert(id);
                 reload.removed.push(id);
             }
@@ -102,7 +102,7 @@ impl Locker {
         let (rule, is_some) = (&self.rules[at], |unknown: &Unknown| !unknown.is_all());
         let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.aside).any(is_some);
         let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && has_counted;
-        self.change(id, limit, now);
+        self.change(id, limit, until, now);
         if keyed_anew {
             self.forget_keys(id, until, now);
             reload.keyed_anew.push(id);
@@ -110,11 +110,11 @@ impl Locker {
         id
     }
 
-    /// Replaces one limit's rule in its windows. Its waiters are looked at by `settle_in`.
-    fn change(&mut self, id: LimitId, limit: Limit, now: Time) {
+    /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the old one. Its waiters are looked at by `settle_in`.
+    fn change(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
         let mut rule = Rule::new(&limit);
         let old = &self.rules[id.at()];
-        let unseen = rule.succeed(old, &self.wall, now);
+        let unseen = rule.succeed(old, until, &self.wall, now);
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).succeed(old, &rule, &unseen, now);
         }

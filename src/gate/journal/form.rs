@@ -38,6 +38,7 @@ pub(in crate::gate) struct KnownForm {
     pub(super) since: i128,
     pub(super) unknown: Vec<(i128, u32)>,
     pub(super) aside: Vec<(i128, u32)>,
+    pub(super) lingers: Option<(i128, Duration)>,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
@@ -119,6 +120,7 @@ impl KnownForm {
             since: line.to_boot(known.since),
             unknown: to_boot(&known.unknown, line),
             aside: to_boot(&known.aside, line),
+            lingers: known.lingers.map(|(until, linger)| (line.to_boot(until), linger)),
         }
     }
 
@@ -129,6 +131,7 @@ impl KnownForm {
             since: line.at_boot(self.since),
             unknown: at_boot(&self.unknown, line),
             aside: at_boot(&self.aside, line),
+            lingers: self.lingers.map(|(until, linger)| (line.at_boot(until), linger)),
         }
     }
 }

@@ -25,7 +25,7 @@ impl From<Head1> for Head {
     fn from(head: Head1) -> Head {
         let known = |Known1 { limit, in_force, since, unknown }: Known1| {
             let unknown = unknown.into_iter().collect();
-            KnownForm { limit, in_force, since, unknown, aside: Vec::new() }
+            KnownForm { limit, in_force, since, unknown, aside: Vec::new(), lingers: None }
         };
         let Head1 { seed, stopped, limits } = head;
         Head { seed, stopped, limits: limits.into_iter().map(known).collect(), readings: Vec::new() }

@@ -212,3 +212,42 @@ fn a_limit_that_is_keyed_anew_after_a_crash_counts_what_many_keys_may_have_sent_
     assert_eq!(go(&mut next, 77, ms(999)), 0, "all thirty may have been one caller's");
     assert_eq!(go(&mut next, 77, ms(1200)), 30);
 }
+
+#[test]
+fn what_may_be_answered_after_an_end_counts_from_then_under_another_kind_of_window_too() {
+    let kinds = [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 30 }];
+    for (was, is) in kinds.iter().flat_map(|was| kinds.iter().map(move |is| (was, is))) {
+        let mut next = after_a_blind_end(answered(of_kind(was.clone())));
+        change(&mut next, LimitId(0), answered(of_kind(is.clone())), ms(960));
+        let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
+        assert!(taken(&mut next, 2949) >= 20, "{was:?} to {is:?}");
+        assert_eq!(taken(&mut next, 2960), 0, "{was:?} to {is:?}");
+    }
+}
+
+#[test]
+fn what_was_unknown_under_a_lower_limit_may_have_been_more() {
+    let mut locker = Locker::new(vec![limit(30, 100, Kind::Sliding)]);
+    for now in [0, 100, 200] {
+        assert_eq!(go(&mut locker, 0, ms(now)), 30);
+    }
+    change(&mut locker, LimitId(0), limit(10, 1000, Kind::Sliding), ms(300));
+    change(&mut locker, LimitId(0), limit(90, 1000, Kind::Sliding), ms(310));
+    assert_eq!(go(&mut locker, 0, ms(310)), 0, "ninety went in the last second");
+}
+
+#[test]
+fn what_is_under_way_counts_from_its_answer_as_long_as_it_was_granted_so() {
+    let (mut locker, mut disk) = recording(vec![answered(long(30))]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(_grant) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let sent = Limit { name: locker.limits()[0].name.clone(), ..long(30) };
+    locker.reload(vec![sent], Duration::from_millis(500), ms(100));
+    write(&mut locker, &mut disk, ms(100));
+    for (crash, opens) in [(200, 2200), (700, 1700)] {
+        let mut next = Locker::inherit(found(&disk), End::Crash, WALL, ms(crash));
+        let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
+        assert!(taken(&mut next, opens - 1) > 0, "{crash} ms");
+        assert_eq!(taken(&mut next, opens), 0, "{crash} ms: by 600 ms all was answered");
+    }
+}

@@ -30,12 +30,12 @@ pub(super) const WALL: Wall = Wall { at_start: 0, asleep: 0, is_set: true };
 /// The number of limits made so far: each has a name of its own.
 static MADE: AtomicU64 = AtomicU64::new(0);
 
-/// Puts another rule in the place of one limit's.
+/// Puts another rule in the place of one limit's. Requests are under way for as long as they like.
 pub(super) fn change(locker: &mut Locker, id: LimitId, rule: Limit, now: Time) -> Reload {
     let mut limits = locker.limits().to_vec();
     let known = &mut limits[id.at()];
     *known = Limit { name: known.name.clone(), ..rule };
-    locker.reload(limits, Duration::ZERO, now)
+    locker.reload(limits, Duration::from_secs(1_000_000_000), now)
 }
 
 /// A limit of `requests` per `per` milliseconds that lets its waiters wait for a minute.

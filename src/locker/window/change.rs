@@ -11,9 +11,10 @@ use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
 impl Rule {
-    /// Takes over what the limit's `old` rule knew, at `now`. Called before any window is changed. Returns what this
+    /// Takes over what the limit's `old` rule knew, at `now`; by `until` all has settled that was granted by it. Called
+    /// before any window is changed. Returns what this
     /// rule counts and no window shows: what the old one let be forgotten, or did not need to know.
-    pub(crate) fn succeed(&mut self, old: &Rule, wall: &WallClock, now: Time) -> Vec<Unknown> {
+    pub(crate) fn succeed(&mut self, old: &Rule, until: Time, wall: &WallClock, now: Time) -> Vec<Unknown> {
         self.live = old.live;
         self.roll(wall, now);
         // There was nothing before the limit itself.
@@ -30,6 +31,10 @@ impl Rule {
             _ => Some(now),
         };
         self.since = old.since;
+        self.lingers = match old.lingers.filter(|(earlier, _)| *earlier > now) {
+            Some((earlier, linger)) if old.answered => Some((earlier.max(until), linger.max(old.linger))),
+            earlier => earlier.or(old.answered.then_some((until, old.linger))),
+        };
         self.free = old.free.min(self.block);
         self.unknown.clone_from(&old.unknown);
         self.aside.clone_from(&old.aside);
@@ -43,7 +48,8 @@ impl Rule {
         unseen
     }
 
-    /// Until when what has settled would count in the present period, and was forgotten when the old rule's began.
+    /// Until when what has settled would count in the present period, and was forgotten when the old rule's began. A guard
+    /// that has grown covers the boundaries that are to come, not the one at which the period began.
     fn period_forgotten(&mut self, old: &Rule) -> Option<Time> {
         if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
             && unit == was
@@ -61,7 +67,7 @@ impl Window {
     /// Goes on under `new` instead of `old`; what else that counts is `unseen`, oldest first.
     pub(crate) fn succeed(&mut self, old: &Rule, new: &Rule, unseen: &[Unknown], now: Time) {
         self.expire(old, now);
-        let settled = self.in_log;
+        let (settled, at) = (self.in_log, self.settled_by(old, now));
         match (&old.form, &new.form) {
             (_, Form::Uncounted) => self.log_clear(),
             (Form::Uncounted, _) => self.log_clear(),
@@ -71,14 +77,27 @@ impl Window {
             _ => {
                 self.log_clear();
                 self.unsettled += settled;
-                self.settle(new, settled, now);
+                self.settle(new, settled, at);
             }
         }
         if matches!(new.form, Form::Smooth) && !matches!(old.form, Form::Smooth) {
-            self.extra_mut().mark = later(now, if settled > 0 { new.interval } else { 0 });
+            self.extra_mut().mark = later(at, if settled > 0 { new.interval } else { 0 });
         }
+        // A lower limit had no room for all that may have been taken.
+        let unseen = if new.requests > old.requests { &new.unknown } else { unseen };
         self.count_unknown(unseen.iter(), new, now);
         self.expire(new, now);
+    }
+
+    /// By when all that it has logged has settled: after an end, an answer may be yet to come.
+    fn settled_by(&self, rule: &Rule, now: Time) -> Time {
+        match rule.form {
+            // Its only entry says when the window began.
+            Form::Fixed if rule.answered && self.in_log > 0 => now + rule.linger,
+            Form::Uncounted | Form::Sliding | Form::Smooth | Form::Fixed | Form::Calendar { .. } => {
+                self.log_entries().last().map_or(now, |last| last.at.max(now))
+            }
+        }
     }
 
     /// What it has counted belongs to a key that cannot be told from others any more.

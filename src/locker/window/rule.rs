@@ -87,6 +87,9 @@ pub(crate) struct Rule {
     /// The same of a limit of which nothing is written down here, because it is shared or a dry run. It counts once it is
     /// neither.
     pub(crate) aside: Vec<Unknown>,
+    /// Until when requests may be under way that count from their answer by an earlier rule, and for how long after an end
+    /// they may still reach the origin.
+    pub(crate) lingers: Option<(Time, Duration)>,
     /// Since when all that was counted is known, unless it has expired.
     pub(crate) since: Time,
     /// Whether slots are written down before they are taken, so that a crash forgets none.
@@ -134,6 +137,7 @@ impl Rule {
             period: Period::default(),
             unknown: Vec::new(),
             aside: Vec::new(),
+            lingers: None,
             since: Time::START,
             recorded: false,
             block: 0,
@@ -189,6 +193,14 @@ impl Rule {
     /// For how long what settled is told to the store, in nanoseconds.
     pub(crate) fn told_for(&self) -> u64 {
         self.span.max(self.longest)
+    }
+
+    /// When what is under way has settled if the process ends now: it may reach the origin a little later, but for a head
+    /// that had not left as a whole, which never will.
+    pub(crate) fn settled_at_end(&self, now: Time) -> Time {
+        let own = if self.answered { self.linger } else { Duration::ZERO };
+        let earlier = self.lingers.filter(|(until, _)| *until > now).map_or(Duration::ZERO, |(_, linger)| linger);
+        now + own.max(earlier)
     }
 
     /// Whether flights are counted.

@@ -167,7 +167,7 @@ fn fewer_slots_are_waited_out() {
         let mut one = One::of(kind.clone());
         one.send(3, ms(0));
         let mut fewer = Rule::new(&limit(2, 60_000, kind));
-        let unseen = fewer.succeed(&one.rule, &one.clock, ms(1));
+        let unseen = fewer.succeed(&one.rule, ms(1), &one.clock, ms(1));
         one.window.succeed(&one.rule, &fewer, &unseen, ms(1));
         one.rule = fewer;
         assert!(!one.fits(1, ms(59_999)), "{}", one.name);
@@ -179,7 +179,7 @@ fn fewer_slots_are_waited_out() {
 fn a_longer_span_closes_what_is_no_longer_known() {
     let short = Rule::new(&limit(4, 1000, Kind::Sliding));
     let mut long = Rule::new(&limit(4, 10_000, Kind::Sliding));
-    let unseen = long.succeed(&short, &clock(0), ms(5000));
+    let unseen = long.succeed(&short, ms(5000), &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.succeed(&short, &long, &unseen, ms(5000));
     assert!(!window.fits(&long, 1, ms(5000)), "four may have settled just before 4 s");
@@ -197,7 +197,7 @@ fn a_longer_span_closes_what_is_no_longer_known() {
 fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
     let short = Rule::new(&limit(1, 1000, Kind::Sliding));
     let mut long = Rule::new(&limit(1, 10_000, Kind::Sliding));
-    let unseen = long.succeed(&short, &clock(0), ms(5000));
+    let unseen = long.succeed(&short, ms(5000), &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.take(&short, 1);
     window.succeed(&short, &long, &unseen, ms(5000));
