@@ -1,6 +1,7 @@
 //! Calendar limits, whatever the wall clock does: in one process, over restarts, and while the machine sleeps.
 
-use super::crashes::{Disk, go, long, recording, write};
+use super::crash_worlds::Disk;
+use super::crashes::{go, long, recording, write};
 use super::*;
 
 const HOUR: i128 = 3_600_000_000_000;

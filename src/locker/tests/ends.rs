@@ -1,6 +1,7 @@
 //! Restarts after every end: what may have been sent counts as sent, from the moment at which it may have been.
 
-use super::crashes::{Disk, go, long, recording, write};
+use super::crash_worlds::Disk;
+use super::crashes::{go, long, recording, write};
 use super::*;
 
 /// What is found on the disk.

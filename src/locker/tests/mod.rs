@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod calendars;
+mod crash_worlds;
 mod crashes;
 mod dice;
 mod ends;

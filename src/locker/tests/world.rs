@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::crashes::Disk;
+use super::crash_worlds::Disk;
 use super::dice::{Dice, Nature, config, rule};
 use super::judge::Judged;
 use super::oracle::{Item, Oracle};
