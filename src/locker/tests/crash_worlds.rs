@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::dice::{Nature, config};
+use super::dice::{Nature, config, rule};
 use super::world::World;
 use super::*;
 
@@ -15,6 +15,8 @@ pub(super) struct Disk {
     pub(super) pages: HashMap<(u32, u128), Page>,
     /// What is being written: all of it will be there, or none.
     batch: Vec<Record>,
+    /// It cannot be written.
+    is_lost: bool,
 }
 
 impl Disk {
@@ -64,6 +66,37 @@ impl World {
         self.write_all();
     }
 
+    /// The disk cannot be written any more, and the locker goes on without.
+    fn lose_disk(&mut self) {
+        self.disk.batch.clear();
+        self.disk.is_lost = true;
+        self.locker.end_recording(self.now);
+        self.listen();
+    }
+
+    /// It dies before it can again, and soon: what went before that is written, and what went after it is not.
+    fn end_blindly(&mut self) {
+        self.write_all();
+        self.lose_disk();
+        for _ in 0..self.dice.roll(1, 12) {
+            let now = self.now + Duration::from_millis(self.dice.roll(0, 20));
+            self.now = now;
+            self.locker.handle_timeout(now);
+            self.listen();
+            self.something_happens(now);
+            self.listen();
+            self.judge();
+        }
+        self.die();
+    }
+
+    /// It can again: all that is known is written in the place of all that was.
+    fn find_disk(&mut self) {
+        self.disk.is_lost = false;
+        self.disk.pages.clear();
+        self.begin_recording();
+    }
+
     /// The process dies, and another one goes on, at once or later.
     fn die(&mut self) {
         if self.dice.one_in(2) {
@@ -73,41 +106,29 @@ impl World {
             }
         }
         self.disk.batch.clear();
-        self.waiting.clear();
-        let limits = self.locker.limits().to_vec();
-        for sent in self.sent.drain(..) {
-            for item in sent.items {
-                let item = &mut self.oracle.items[item];
-                item.flying = false;
-                // Whether it went out before the end nobody knows.
-                let linger = limits[item.limit as usize].linger();
-                item.settled.get_or_insert(if item.answered { self.now + linger } else { self.now });
-            }
-        }
+        self.end_of_all_requests();
         for item in self.oracle.items.iter_mut().filter(|item| !item.answered) {
             // A head that did not leave as a whole before the end never will.
             item.settled = item.settled.map(|at| at.min(self.now));
         }
-        if self.dice.one_in(2) {
-            self.now = self.now + Duration::from_millis(self.dice.roll(0, 200));
-        }
         // Pauses are not part of the promise.
         self.oracle.pauses.clear();
+        let end = if self.disk.is_lost { End::Blind } else { End::Crash };
         let estate = Estate {
             limits: self.disk.limits.clone(),
             windows: self.disk.pages.values().cloned().collect(),
-            ..Estate::default()
+            readings: self.locker.readings(),
         };
-        self.locker = Locker::inherit(estate, End::Crash, WALL, self.now);
-        assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
-        self.begin_recording();
+        self.go_on(estate, end);
     }
 
-    /// It ends in order, and another one goes on: nothing is lost and nobody waits longer.
-    fn stop_and_go_on(&mut self) {
+    /// It ends in order, and another one goes on: nothing is lost.
+    fn stop(&mut self) {
         self.commit();
         self.waiting.clear();
-        while let Some(sent) = self.sent.pop() {
+        while self.dice.one_in(2)
+            && let Some(sent) = self.sent.pop()
+        {
             for item in &sent.items {
                 let item = &mut self.oracle.items[*item];
                 item.flying = false;
@@ -119,9 +140,67 @@ impl World {
             self.locker.give_back(sent.grant, self.now);
         }
         let estate = self.locker.estate(self.now);
-        self.locker = Locker::inherit(estate, End::Orderly, WALL, self.now);
+        self.end_of_all_requests();
+        self.go_on(estate, End::Orderly);
+    }
+
+    /// What is under way ends with the process: whether it went out before nobody knows.
+    fn end_of_all_requests(&mut self) {
+        self.waiting.clear();
+        let limits = self.locker.limits().to_vec();
+        for item in self.sent.drain(..).flat_map(|sent| sent.items) {
+            let item = &mut self.oracle.items[item];
+            item.flying = false;
+            let linger = limits[item.limit as usize].linger();
+            item.settled.get_or_insert(if item.answered { self.now + linger } else { self.now });
+        }
+    }
+
+    /// Another process goes on, at once, later, or when all that was counted is over; with other limits, perhaps.
+    fn go_on(&mut self, estate: Estate, end: End) {
+        let limits = self.locker.limits().to_vec();
+        let is_over = self.dice.one_in(4);
+        if is_over {
+            self.now = self.now + Duration::from_secs(200);
+        } else if self.dice.one_in(2) {
+            self.now = self.now + Duration::from_millis(self.dice.roll(0, 200));
+        }
+        self.locker = Locker::inherit(estate, end, WALL, self.now);
+        assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
+        if is_over {
+            self.nothing_is_held_for_long(end);
+        }
+        if self.dice.one_in(4) {
+            self.change_a_rule();
+        }
         self.disk.pages.clear();
+        self.disk.is_lost = false;
         self.begin_recording();
+    }
+
+    /// Of what went before the end nothing counts any more; only what the end itself leaves unknown.
+    fn nothing_is_held_for_long(&mut self, end: End) {
+        for (id, limit) in (0..).zip(self.locker.limits().to_vec()) {
+            let Some(rate) = limit.rate else { continue };
+            let is_long = (rate.per + rate.guard).as_nanos() > 40_000_000;
+            let unknown = match end {
+                End::Orderly | End::HandOver => 0,
+                // A third of N is written ahead, in tests.
+                End::Crash if is_long => rate.requests / 3,
+                End::Crash | End::Blind => rate.requests,
+            };
+            let taken = self.locker.usage(LimitId(id), Key(99), self.now).taken;
+            assert_eq!(taken, unknown, "seed {}: {:?} after {end:?}", self.seed, rate.kind);
+        }
+    }
+
+    fn change_a_rule(&mut self) {
+        let limit = LimitId(self.dice.roll(0, self.locker.limits().len() as u64) as u32);
+        let mut new = rule(&mut self.dice, Nature { changes: true, ..self.nature });
+        new.in_flight = self.locker.limits()[limit.at()].in_flight;
+        change(&mut self.locker, limit, new, self.now);
+        self.rules_changed = true;
+        self.listen();
     }
 
     fn live_dangerously(mut self) -> u64 {
@@ -132,26 +211,31 @@ impl World {
             let now = self.time_goes_on();
             self.locker.handle_timeout(now);
             self.listen();
-            match self.dice.roll(0, 12) {
+            match self.dice.roll(0, 13) {
                 0..2 => {
                     let most = self.dice.roll(1, 4);
                     self.begin_writing(most);
                 }
                 2..4 => self.commit(),
                 4 if self.dice.one_in(12) => self.die(),
-                5 if self.dice.one_in(12) => self.stop_and_go_on(),
+                5 if self.dice.one_in(12) => self.stop(),
+                6 if self.disk.is_lost && self.dice.one_in(4) => self.find_disk(),
+                6 if !self.disk.is_lost && self.dice.one_in(12) => self.lose_disk(),
+                7 if !self.disk.is_lost && self.dice.one_in(3) => self.end_blindly(),
                 _ => self.something_happens(now),
             }
             self.listen();
             self.judge();
         }
         self.come_to_rest();
-        self.promise_holds();
+        if !self.rules_changed {
+            self.promise_holds();
+        }
         self.granted
     }
 }
 
-const NATURE: Nature = Nature { limits: 2, fixed: 1, changes: false, turns: true, steps: 600 };
+const NATURE: Nature = Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, steps: 600 };
 
 proptest! {
     #![proptest_config(config())]

@@ -36,6 +36,7 @@ impl Dice {
 pub(super) struct Nature {
     pub(super) limits: u64,
     pub(super) fixed: u64,
+    pub(super) calendar: u64,
     /// Rules change, kinds too.
     pub(super) changes: bool,
     /// Callers take turns and have urgencies.
@@ -45,14 +46,22 @@ pub(super) struct Nature {
 
 /// A rule drawn at random.
 pub(super) fn rule(dice: &mut Dice, nature: Nature) -> Limit {
-    let kind = match dice.roll(0, 3 + nature.fixed) {
+    let kind = match dice.roll(0, 3 + nature.fixed + nature.calendar) {
         0 | 1 => Kind::Sliding,
         2 => Kind::Smooth { burst: dice.roll(1, 4) as u32 },
-        _ => Kind::Fixed,
+        drawn if drawn < 3 + nature.fixed => Kind::Fixed,
+        _ => Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC },
     };
     let mut rule = limit(dice.roll(1, 7) as u32, dice.roll(5, 120), kind);
+    if let Some(Rate { kind: Kind::Calendar { .. }, per, .. }) = &mut rule.rate {
+        *per = Duration::from_secs(60);
+    }
     if let Some(rate) = &mut rule.rate {
         rate.guard = Duration::from_millis(if dice.one_in(3) { dice.roll(0, 20) } else { 0 });
+        if matches!(rate.kind, Kind::Calendar { .. }) && nature.changes {
+            // One that grows covers the boundaries that are to come.
+            rate.guard = Duration::ZERO;
+        }
         rate.counts = if dice.one_in(3) { Counts::Answered } else { Counts::Sent };
     }
     if dice.one_in(4) {

@@ -39,7 +39,12 @@ impl World {
         if matches!(rate.kind, Kind::Fixed) {
             return;
         }
-        let busy = self.oracle.busy(limit, key, rate.per + rate.guard, self.now);
+        let busy = match rate.kind {
+            Kind::Calendar { .. } => self.oracle.in_period(limit, key, rate, self.now),
+            Kind::Sliding | Kind::Fixed | Kind::Smooth { .. } => {
+                self.oracle.busy(limit, key, rate.per + rate.guard, self.now)
+            }
+        };
         let taken = u64::from(usage.taken);
         assert!(taken >= busy.min(u64::from(rate.requests)), "seed {}: {taken} of {busy} known", self.seed);
         if !self.changed {
@@ -94,7 +99,13 @@ impl World {
             }
             let span = rate.per + rate.guard;
             for key in 0..2 {
-                let most = if matches!(rate.kind, Kind::Fixed) {
+                let most = if matches!(rate.kind, Kind::Calendar { .. }) {
+                    let dice = &mut self.dice;
+                    let guard = rate.guard.as_nanos() as u64;
+                    let off = i128::from(dice.roll(0, 2 * guard + 1)) - i128::from(guard);
+                    let place = |from: Time, to: Time| Time::from_nanos(dice.roll(from.as_nanos(), to.as_nanos() + 1));
+                    self.oracle.most_in_a_minute(limit, key, off, place)
+                } else if matches!(rate.kind, Kind::Fixed) {
                     let windows = self.oracle.fixed_windows(limit, key, span, self.now);
                     windows.iter().map(|(_, count)| *count).max().unwrap_or(0)
                 } else {

@@ -56,7 +56,7 @@ impl Oracle {
                 self.busy(limit, key, span, now) + cost <= most && self.spaced(rate, *burst, limit, key, cost, now)
             }
             Kind::Fixed => self.fixed_taken(limit, key, span, now) + cost <= most,
-            Kind::Calendar { .. } => unreachable!("calendars have tests of their own"),
+            Kind::Calendar { .. } => self.in_period(limit, key, rate, now) + cost <= most,
         }
     }
 
@@ -71,6 +71,14 @@ impl Oracle {
     fn unsettled(&self, limit: u32, key: u128, now: Time) -> u64 {
         let open = |item: &&Item| item.settled.is_none_or(|at| at > now);
         self.of(limit, key).filter(open).map(|item| item.cost).sum()
+    }
+
+    /// `calendar`: the slots of those in the present minute, or that may be in it by a clock that is ahead or behind by the
+    /// guard; and what is unsettled.
+    pub(super) fn in_period(&self, limit: u32, key: u128, rate: &Rate, now: Time) -> u64 {
+        let settled = |item: &&Item| item.settled.is_some_and(|at| at <= now && in_one_minute(at, now, rate.guard));
+        let settled: u64 = self.of(limit, key).filter(settled).map(|item| item.cost).sum();
+        settled + self.unsettled(limit, key, now)
     }
 
     fn spaced(&self, rate: &Rate, burst: u32, limit: u32, key: u128, cost: u64, now: Time) -> bool {
@@ -104,6 +112,24 @@ impl Oracle {
         windows
     }
 
+    /// The most slots in one minute of an origin's clock, which is off by some nanoseconds. `place` picks when each was
+    /// counted.
+    pub(super) fn most_in_a_minute(
+        &self,
+        limit: u32,
+        key: u128,
+        off: i128,
+        mut place: impl FnMut(Time, Time) -> Time,
+    ) -> u64 {
+        let mut minutes: std::collections::HashMap<i128, u64> = std::collections::HashMap::new();
+        for item in self.of(limit, key) {
+            let Some(settled) = item.settled else { continue };
+            let at = if item.answered { place(item.taken, settled) } else { settled };
+            *minutes.entry((i128::from(at.as_nanos()) + off).div_euclid(MINUTE)).or_default() += item.cost;
+        }
+        minutes.values().copied().max().unwrap_or(0)
+    }
+
     /// The promise, seen from the origin: wherever between its bounds each request was counted, no span
     /// holds more than N. `place` picks the moment between two.
     pub(super) fn most_in_any_span(
@@ -122,4 +148,17 @@ impl Oracle {
         let from = |at: Time| counted.iter().filter(move |(other, _)| *other >= at && *other < at + span);
         counted.iter().map(|(at, _)| from(*at).map(|(_, cost)| cost).sum()).max().unwrap_or(0)
     }
+}
+
+const MINUTE: i128 = 60_000_000_000;
+
+/// Whether by some clock that is off by the guard at most no full minute lies between two moments.
+fn in_one_minute(one: Time, other: Time, guard: Duration) -> bool {
+    let [one, other, guard] = [one.as_nanos().into(), other.as_nanos().into(), guard.as_nanos() as i128];
+    // It is the earlier of the two by a clock that is ahead that may just be in the other's minute, or by one that shows
+    // the last moment of a minute.
+    let last_moment = MINUTE - 1 - i128::rem_euclid(other, MINUTE);
+    let offs = [guard, -guard, last_moment, last_moment - MINUTE];
+    let minute = |at: i128, off: i128| (at + off).div_euclid(MINUTE);
+    offs.iter().filter(|off| off.abs() <= guard).any(|off| minute(one, *off) == minute(other, *off))
 }
