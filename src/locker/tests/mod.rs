@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod calendars;
+mod clock_worlds;
 mod crash_worlds;
 mod crashes;
 mod dice;

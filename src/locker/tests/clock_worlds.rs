@@ -1,0 +1,241 @@
+//! Random worlds in which the wall clock does what it likes: it is set, it is not set at all, the machine sleeps or loses its
+//! power, and gateways come and go. No minute of the true calendar may get more than N.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::crashes::go;
+use super::dice::{Dice, config};
+use super::*;
+
+const MINUTE: u64 = 60_000_000_000;
+/// The true time at the start: a full minute in the year 2026.
+const START: i128 = 29_672_640 * MINUTE as i128;
+const DAY: u64 = 1440 * MINUTE;
+
+struct World {
+    dice: Dice,
+    seed: u64,
+    locker: Locker,
+    now: Time,
+    requests: u32,
+    guard: u64,
+    /// How much more time has passed than the line shows: the machine was suspended or off.
+    missing: u64,
+    /// For how long it was suspended since it was started.
+    asleep: u64,
+    /// By how much the wall clock is wrong, and since when; `None`: it is not set.
+    off: Option<i128>,
+    off_since: Time,
+    /// When something was sent, by the true clock.
+    sent: Vec<(i128, u32)>,
+    /// When something was sent last or a gateway died, on the line.
+    last: Time,
+}
+
+fn minutely(requests: u32, guard: u64) -> Limit {
+    let kind = Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC };
+    let mut limit = limit(requests, 60_000, kind);
+    limit.rate.as_mut().expect("it has one").guard = Duration::from_nanos(guard);
+    limit
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut dice = Dice::new(seed);
+        let requests = dice.roll(1, 8) as u32;
+        let guard = if dice.one_in(2) { dice.roll(0, 5_000_000_000) } else { 0 };
+        let mut locker = Locker::new(vec![minutely(requests, guard)]);
+        locker.set_wall(WALL, Time::START);
+        let mut world = World {
+            dice,
+            seed,
+            locker,
+            now: Time::START,
+            requests,
+            guard,
+            missing: 0,
+            asleep: 0,
+            off: Some(0),
+            off_since: Time::START,
+            sent: Vec::new(),
+            last: Time::START,
+        };
+        world.locker = Locker::inherit(world.locker.estate(Time::START), End::Orderly, world.wall(), Time::START);
+        world
+    }
+
+    /// What time it is.
+    fn truth(&self) -> i128 {
+        START + i128::from(self.now.as_nanos()) + i128::from(self.missing)
+    }
+
+    fn wall(&self) -> Wall {
+        let at_start = match self.off {
+            Some(off) => START + i128::from(self.missing) + off,
+            None => 7 - i128::from(self.now.as_nanos()),
+        };
+        Wall { at_start, asleep: self.asleep, is_set: self.off.is_some() }
+    }
+
+    /// The clock is wrong from here on, or otherwise than before.
+    fn go_wrong(&mut self, off: Option<i128>) {
+        if self.off == Some(0) {
+            self.off_since = self.now;
+        }
+        self.off = off;
+    }
+
+    fn set(&mut self, off: Option<i128>) {
+        self.go_wrong(off);
+        self.locker.set_wall(self.wall(), self.now);
+    }
+
+    fn wrong(&mut self) -> Option<i128> {
+        let most = [5_000_000, 1_000_000_000, 40_000_000_000, 2 * DAY, 3653 * DAY][self.dice.roll(0, 5) as usize];
+        let off = i128::from(self.dice.roll(0, most));
+        match self.dice.roll(0, 5) {
+            0 => None,
+            1 | 2 => Some(off),
+            _ => Some(-off),
+        }
+    }
+
+    fn time_passes(&mut self) {
+        let span = match self.dice.roll(0, 4) {
+            0 => self.dice.roll(0, 1_000_000),
+            1 => self.dice.roll(0, 1_000_000_000),
+            _ => self.dice.roll(0, 25_000_000_000),
+        };
+        self.now = self.now + Duration::from_nanos(span);
+        // A clock that is wrong for as long as a period is believed.
+        if self.off != Some(0) && self.now.since(self.off_since) > Duration::from_secs(50) {
+            self.now = self.now.min(self.off_since + Duration::from_secs(50));
+            self.set(Some(0));
+        }
+        if self.dice.one_in(2) {
+            self.locker.handle_timeout(self.now);
+        }
+    }
+
+    fn sleep(&mut self) {
+        let slept = self.dice.roll(0, 100_000_000_000);
+        (self.missing, self.asleep) = (self.missing + slept, self.asleep + slept);
+        self.locker.set_wall(self.wall(), self.now);
+    }
+
+    /// The gateway ends, and another goes on within the same boot; while nobody looked the clock may have been set.
+    fn restart(&mut self) {
+        let estate = self.locker.estate(self.now);
+        let end = if self.dice.one_in(4) { End::Blind } else { End::Orderly };
+        if self.dice.one_in(3) && self.off == Some(0) {
+            let off = self.wrong();
+            self.go_wrong(off);
+        }
+        self.go_on(estate, end);
+    }
+
+    /// The machine loses its power. It begins with a clock that is right, unset, or behind what it was.
+    fn lose_power(&mut self) {
+        let mut estate = self.locker.estate(self.now);
+        let off_for = self.dice.roll(0, 100_000_000_000);
+        self.asleep = 0;
+        let was_set = self.off.is_some();
+        match self.dice.roll(0, 3) {
+            0 if self.off == Some(0) => self.now = self.now + Duration::from_nanos(off_for),
+            kind => {
+                self.missing += off_for;
+                let behind = -i128::from(off_for) - i128::from(self.dice.roll(1_000_000_000, DAY));
+                self.go_wrong((kind == 1 && was_set).then_some(behind));
+                // For how long it was off is not known.
+                for reading in &mut estate.readings {
+                    reading.most += 366 * i128::from(DAY);
+                }
+            }
+        }
+        self.go_on(estate, End::Orderly);
+    }
+
+    fn go_on(&mut self, estate: Estate, end: End) {
+        let windows = if end == End::Blind { Vec::new() } else { estate.windows };
+        if end == End::Blind {
+            self.last = self.now;
+        }
+        self.locker = Locker::inherit(Estate { windows, ..estate }, end, self.wall(), self.now);
+    }
+
+    fn send(&mut self) {
+        let most = self.dice.roll(1, u64::from(self.requests) + 1) as u32;
+        let claims = [claim(0, 0, most)];
+        let all = self.dice.one_in(2);
+        let gone = if all {
+            go(&mut self.locker, 0, self.now)
+        } else {
+            let ask = Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) };
+            u32::from(send(&mut self.locker, &ask, self.now).is_ok()) * most
+        };
+        if gone > 0 {
+            self.sent.push((self.truth(), gone));
+            self.last = self.now;
+        }
+    }
+
+    /// It is never closed for longer than a period, by whatever clock.
+    fn judge_openings(&mut self) {
+        let usage = self.locker.usage(LimitId(0), Key(0), self.now);
+        let period = Duration::from_nanos(MINUTE + 2 * self.guard);
+        if self.now.since(self.last) > period {
+            assert_eq!(usage.taken, 0, "seed {}: nothing was sent for {:?}", self.seed, self.now.since(self.last));
+        }
+        assert!(usage.opens.is_some_and(|at| at.since(self.now) <= period), "seed {}: {usage:?}", self.seed);
+    }
+
+    /// No minute of a clock that is right, or off by the guard at most, has more than N.
+    fn judge_minutes(&mut self) {
+        for off in [0, 1, -1, self.dice.roll(0, 1000) as i128 - 500] {
+            let off = if off.abs() == 1 { off * self.guard as i128 } else { off * self.guard as i128 / 500 };
+            let mut minutes: HashMap<i128, u32> = HashMap::new();
+            for (at, count) in &self.sent {
+                *minutes.entry((at + off).div_euclid(MINUTE.into())).or_default() += count;
+            }
+            let most = minutes.values().max().copied().unwrap_or(0);
+            assert!(most <= self.requests, "seed {}: {most} of {} in a minute", self.seed, self.requests);
+        }
+    }
+
+    fn live(mut self) -> u32 {
+        for _ in 0..200 {
+            self.time_passes();
+            match self.dice.roll(0, 12) {
+                0 if self.off == Some(0) => {
+                    let off = self.wrong();
+                    self.set(off);
+                }
+                0 => self.set(Some(0)),
+                1 => self.sleep(),
+                2 if self.dice.one_in(2) => self.restart(),
+                3 if self.dice.one_in(2) => self.lose_power(),
+                _ => self.send(),
+            }
+            self.judge_openings();
+        }
+        self.judge_minutes();
+        self.sent.iter().map(|(_, count)| count).sum()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn whatever_the_wall_clock_does_no_minute_gets_more_than_it_may(seed: u64) {
+        World::new(seed).live();
+    }
+}
+
+#[test]
+fn worlds_with_odd_clocks_let_many_go() {
+    let sent: u32 = (0..50).map(|seed| World::new(seed).live()).sum();
+    assert!(sent > 2000, "{sent}: worlds in which nothing happens prove nothing");
+}
