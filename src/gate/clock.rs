@@ -122,19 +122,19 @@ impl Clock {
         }
     }
 
-    /// What the wall clock reads. If the thread was held up between the clocks each time that they were read, it may be off
+    /// A look at the wall clock. If the thread was held up between the clocks each time that they were read, it may be off
     /// by as much.
     pub(super) fn wall(&self) -> Wall {
         self.exact_wall().unwrap_or_else(|| self.look_at_wall().0)
     }
 
-    /// What the wall clock reads. `None` if the thread was held up between the clocks each time that they were read.
+    /// An exact look at the wall clock. `None` if the thread was held up between the clocks each time that they were read.
     pub(super) fn exact_wall(&self) -> Option<Wall> {
         let looks = (0..3).map(|_| self.look_at_wall());
         looks.into_iter().find_map(|(wall, within)| (within <= ONE_MOMENT).then_some(wall))
     }
 
-    /// What the wall clock reads, and within what time it and the others were read.
+    /// A look at the wall clock, and the time that it took to read it and the others.
     fn look_at_wall(&self) -> (Wall, Duration) {
         let before = self.now();
         let unix = self.wall_unix_nanos();
@@ -168,7 +168,7 @@ impl Clock {
     }
 }
 
-/// Whether the wall clock has been set, that reads this many nanoseconds of Unix time.
+/// Returns true if a wall clock that reads so many nanoseconds of Unix time has been set since the machine was started.
 pub(super) fn was_set(unix_nanos: i128) -> bool {
     unix_nanos >= EARLIEST
 }
@@ -216,7 +216,7 @@ impl Hand {
         self.asleep.load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    /// Somebody sets the wall clock to so many nanoseconds of Unix time.
+    /// Sets the wall clock to so many nanoseconds of Unix time.
     pub(crate) fn set_wall(&self, unix: i128) {
         let at_start = i64::try_from(unix - i128::from(self.now().as_nanos())).unwrap();
         self.wall_at_start.store(at_start, std::sync::atomic::Ordering::SeqCst);

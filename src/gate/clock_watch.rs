@@ -18,14 +18,14 @@ use super::{Gate, State};
 use crate::locker::Wall;
 use crate::time::Time;
 
-/// How often the wall clock is looked at if nothing else happens: not every kernel says when it was set.
+/// Interval of the looks at the wall clock if nothing else happens: not every kernel says when it was set.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A moment of the wall clock that the watch never reaches: the year 2255.
 const NEVER_SECS: i64 = 9_000_000_000;
 
 impl Gate {
-    /// What the wall clock reads, in nanoseconds of Unix time, if a limit follows it.
+    /// The wall clock in nanoseconds of Unix time, if a limit follows it.
     pub(super) fn wall_unix_nanos(&self) -> Option<i128> {
         self.follows_wall.load(Ordering::Relaxed).then(|| self.clock.wall_unix_nanos())
     }

@@ -2,7 +2,7 @@
 
 use super::Locker;
 use super::ask::LimitId;
-use super::wall_clock::{Reading, UNREST, Wall, WallClock};
+use super::wall_clock::{UNREST, Wall, WallClock, WallReading};
 use super::window::Form;
 use crate::time::Time;
 
@@ -30,13 +30,13 @@ impl Locker {
         self.run(now);
     }
 
-    /// Whether the wall clock goes on as it is known to, if it reads so many nanoseconds of Unix time.
+    /// Returns true if a wall clock that reads so many nanoseconds of Unix time goes on as it is known to.
     pub fn expects_wall(&self, unix_nanos: i128, now: Time) -> bool {
         self.wall.unix(now).abs_diff(unix_nanos) <= u128::from(UNREST)
     }
 
-    /// What the wall clock has read of late, for a locker that goes on from here.
-    pub fn readings(&self) -> Vec<Reading> {
+    /// The readings of the wall clock that a locker which goes on from here must know of.
+    pub fn readings(&self) -> Vec<WallReading> {
         self.wall.readings()
     }
 }

@@ -8,7 +8,7 @@ use super::Locker;
 use super::ask::LimitId;
 use super::limit::Limit;
 use super::record::Page;
-use super::wall_clock::{Reading, Wall, WallClock};
+use super::wall_clock::{Wall, WallClock, WallReading};
 use super::window::{Unknown, Window};
 use crate::time::Time;
 
@@ -19,8 +19,8 @@ pub struct Estate {
     pub limits: Vec<Known>,
     /// What each window has counted.
     pub windows: Vec<Page>,
-    /// What the wall clock read of late.
-    pub readings: Vec<Reading>,
+    /// The readings of the wall clock of late.
+    pub readings: Vec<WallReading>,
 }
 
 /// What is known of a limit as a whole.
@@ -32,7 +32,7 @@ pub struct Known {
     pub in_force: bool,
     /// Since when all that was counted is known.
     pub since: Time,
-    /// How many slots each window may have taken besides what is known of it, and until when they settled; oldest first.
+    /// Slots that each window may have taken besides those that it knows of, and when they settled at the latest; oldest first.
     pub unknown: Vec<(Time, u32)>,
     /// The same, but only for when it is neither shared nor a dry run any more.
     pub aside: Vec<(Time, u32)>,
@@ -138,7 +138,7 @@ impl Locker {
         };
         match lost.filter(|lost| lost.slots > 0 && rule.counts_slots()) {
             Some(lost) if is_written_here => rule.add_unknown(lost, now),
-            // What was shared was not lost with the gateway, and a dry run keeps nothing back.
+            // The store has not lost anything with the gateway, and a dry run keeps nothing back.
             Some(lost) => rule.put_aside(lost, now),
             None => {}
         }
@@ -148,7 +148,7 @@ impl Locker {
         let Some(rule) = self.rules.get_mut(page.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
         let window = match end {
-            // What was unknown then is in their logs by now.
+            // Their logs hold by now all that was unknown then.
             End::HandOver => Window::handed_over(&page, rule, now),
             End::Orderly => Window::inherited(&page, rule, [].iter(), settled, now),
             // Of a window that is written down a crash loses nothing; but the page may be older than what was unknown.

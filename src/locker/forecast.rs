@@ -70,7 +70,7 @@ impl Locker {
                 let (at, known) = slot_opens(rule, window, 0, true, cost, now);
                 (at, known && window.waits().is_none())
             }
-            // What the store would say of a key is not known.
+            // The store has not been asked about this key.
             None if rule.pooled => (later(now, rule.span), false),
             // One that begins shows what may have been taken under any key.
             None => slot_opens(rule, &Window::new(limit, key, rule, now), 0, true, cost, now),

@@ -46,7 +46,7 @@ pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
 pub use self::sharing::{Authority, Counted, Exchange, HORIZON_MOST, LEASE, Take, Taken, Terms, Told};
 pub use self::survey::{Closeup, Survey, Surveyor};
-pub use self::wall_clock::{Reading, Wall};
+pub use self::wall_clock::{Wall, WallReading};
 
 use self::decide::Look;
 use self::given::{Given, Moving};

@@ -29,7 +29,7 @@ pub struct Page {
     pub limit: LimitId,
     /// Under which key.
     pub key: Key,
-    /// How many slots settled when, oldest first.
+    /// When slots settled, and how many; oldest first.
     pub log: Vec<(Time, u32)>,
     /// Failed attempts: how many slots settle when, which the origin may still count until then.
     pub late: Vec<(Time, u32)>,
@@ -188,7 +188,7 @@ impl Locker {
         }
     }
 
-    /// What holds a window back besides its slots has changed.
+    /// A window is held back by something else than its slots, or no longer.
     pub(super) fn rewrite_window(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         if self.rules[window.limit.at()].recorded && window.ask_for_new_record() {

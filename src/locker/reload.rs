@@ -98,7 +98,7 @@ impl Locker {
         } else {
             reload.changed.push(id)
         }
-        // What each of many keys may have sent before a crash may all be one key's now.
+        // Slots that each of many keys may have used before a crash may all be one key's now.
         let (rule, is_some) = (&self.rules[at], |unknown: &Unknown| !unknown.is_all());
         let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.aside).any(is_some);
         let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && has_counted;

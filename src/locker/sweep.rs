@@ -5,17 +5,17 @@ use std::time::Duration;
 use super::Locker;
 use crate::time::Time;
 
-/// How many places are looked at when a window is made, and when a limit has as many keys as it may.
+/// Places that are looked at when a window is made, and when a limit has as many keys as it may.
 pub(super) const ON_INSERT: usize = 1;
 pub(super) const FOR_ROOM: usize = 256;
 
-/// How many places a slice of the round has at least: some 40 µs of work.
+/// Places of a slice at least: some 40 µs of work.
 const SLICE: usize = 2048;
 
 /// In what time the sweep has been everywhere: long enough that a key which pauses for a moment keeps its window.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// How soon one slice follows another: not so often that the sweep is seen in the load, and often enough that a few idle
+/// Shortest and longest interval of the slices: not so often that the sweep is seen in the load, and often enough that a few idle
 /// keys do not stay for long. Where there are more places than the shortest allows for, slices grow: a hundred million
 /// make them 0.2 ms.
 const PACES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
@@ -28,13 +28,13 @@ impl Locker {
         self.sweeps = now + pace;
     }
 
-    /// How long after one slice of the sweep the next is due.
+    /// Interval of the slices.
     pub(super) fn pace(&self) -> Duration {
         slices(self.table.all_places()).1
     }
 }
 
-/// How many places a slice has, and how long after it the next is due.
+/// The number of places of a slice, and the interval to the next.
 fn slices(places: usize) -> (usize, Duration) {
     // A key may fall idle just behind the sweep, and that may have been paced for fewer.
     let round = ROUND - 2 * PACES.1;

@@ -74,7 +74,7 @@ impl Table {
         self.chunks.iter().filter(|chunk| chunk.used > 0).count()
     }
 
-    /// How many places for windows there are, vacant ones too.
+    /// The number of places for windows, vacant ones too.
     pub(super) fn all_places(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.windows.len()).sum()
     }

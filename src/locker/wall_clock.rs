@@ -1,7 +1,7 @@
 //! The wall clock as calendars go by it: what it reads, what it has read of late, and when the machine slept.
 //!
-//! A wall clock is set: the network tells it the time, a machine without a battery begins in 1970, somebody mistypes a
-//! date. Which of two readings is right cannot be known. So one that is given up for another is honoured beside it for as
+//! A wall clock is set: the network tells it the time, a machine without a battery begins in 1970, a date is mistyped.
+//! It cannot be known which of two readings is right. So one that is given up for another is honoured beside it for as
 //! long as a period lasts, and a period is over when it is over by each of them. A step then opens nothing, in whichever
 //! direction, and closes nothing for longer than about a period.
 //!
@@ -11,21 +11,21 @@ use std::time::Duration;
 
 use crate::time::Time;
 
-/// What the wall clock reads, by one look at it.
+/// One look at the wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wall {
-    /// What it read at [`Time::START`] if it always went as it goes now, in nanoseconds of Unix time.
+    /// Its reading at [`Time::START`] if it always went as it goes now, in nanoseconds of Unix time.
     pub at_start: i128,
     /// For how long the machine has been suspended since it was started, in nanoseconds.
     pub asleep: u64,
-    /// Whether anybody has told it the time. If not, it says how much time passes, and nothing more.
+    /// True if it has been told the time. If not, it says how much time passes, and nothing more.
     pub is_set: bool,
 }
 
 /// A reading of the wall clock, and for how long it was believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reading {
-    /// What it read at [`Time::START`] at least, in nanoseconds of Unix time,
+pub struct WallReading {
+    /// Its reading at [`Time::START`] at least, in nanoseconds of Unix time,
     pub least: i128,
     /// and at most: more than `least` if it is not known for how long the machine was off.
     pub most: i128,
@@ -36,7 +36,7 @@ pub struct Reading {
 /// A smaller difference between two looks, in nanoseconds, is the clocks' own unrest.
 pub(super) const UNREST: u64 = 1_000_000;
 
-/// How long a reading is kept that was given up: longer than any period (a day of 25 hours, and a guard of less than half
+/// Time for which a reading is kept that was given up: longer than any period (a day of 25 hours, and a guard of less than half
 /// a day at both of its ends).
 const KEPT: Duration = Duration::from_secs(50 * 3600);
 /// So many readings are kept apart. Of more, the two oldest are one.
@@ -49,14 +49,14 @@ const MOST_SLEEPS: usize = 4;
 pub(in crate::locker) struct WallClock {
     /// `None` before the first look.
     wall: Option<Wall>,
-    before: Vec<Reading>,
+    before: Vec<WallReading>,
     /// When the machine was suspended, and for how many nanoseconds; oldest first.
     sleeps: Vec<(Time, u64)>,
 }
 
 impl WallClock {
     /// One that goes on where another ended, which had these readings.
-    pub(super) fn inherit(readings: Vec<Reading>, wall: Wall, now: Time) -> WallClock {
+    pub(super) fn inherit(readings: Vec<WallReading>, wall: Wall, now: Time) -> WallClock {
         let mut clock = WallClock { before: readings, ..WallClock::default() };
         clock.set(wall, now);
         clock
@@ -68,14 +68,14 @@ impl WallClock {
     }
 
     /// All readings that a locker that goes on from here must know of.
-    pub(super) fn readings(&self) -> Vec<Reading> {
+    pub(super) fn readings(&self) -> Vec<WallReading> {
         let present = self.wall.filter(|wall| wall.is_set);
         let present =
-            present.map(|Wall { at_start, .. }| Reading { least: at_start, most: at_start, until: Time::NEVER });
+            present.map(|Wall { at_start, .. }| WallReading { least: at_start, most: at_start, until: Time::NEVER });
         self.before.iter().copied().chain(present).collect()
     }
 
-    /// Takes a look into account; whether anything is other than before.
+    /// Takes a look into account. Returns true if anything is other than before.
     pub(super) fn set(&mut self, wall: Wall, now: Time) -> bool {
         let Some(was) = self.wall.replace(wall) else {
             self.compare(wall, now);
@@ -93,7 +93,7 @@ impl WallClock {
             self.sleep(slept, now);
         }
         if was.is_set && (steps || !wall.is_set) {
-            self.give_up(Reading { least: expected, most: expected, until: now }, now);
+            self.give_up(WallReading { least: expected, most: expected, until: now }, now);
         }
         self.compare(wall, now);
         true
@@ -109,13 +109,14 @@ impl WallClock {
         }
     }
 
-    fn give_up(&mut self, reading: Reading, now: Time) {
+    fn give_up(&mut self, reading: WallReading, now: Time) {
         self.before.retain(|other| other.until + KEPT > now);
         self.before.push(reading);
         if self.before.len() > MOST_READINGS {
-            let Reading { least, most, until } = self.before.remove(0);
+            let WallReading { least, most, until } = self.before.remove(0);
             let next = &mut self.before[0];
-            *next = Reading { least: next.least.min(least), most: next.most.max(most), until: next.until.max(until) };
+            *next =
+                WallReading { least: next.least.min(least), most: next.most.max(most), until: next.until.max(until) };
         }
     }
 
@@ -126,14 +127,14 @@ impl WallClock {
             return;
         }
         let unrest = i128::from(UNREST);
-        let is_same = |it: &Reading| (it.least - unrest..=it.most + unrest).contains(&wall.at_start);
+        let is_same = |it: &WallReading| (it.least - unrest..=it.most + unrest).contains(&wall.at_start);
         self.before.retain(|reading| reading.until < Time::NEVER || !is_same(reading));
         for reading in self.before.iter_mut().filter(|reading| reading.until == Time::NEVER) {
             reading.until = now;
         }
     }
 
-    /// What it reads, in nanoseconds of Unix time.
+    /// The time that it shows, in nanoseconds of Unix time.
     pub(super) fn unix(&self, now: Time) -> i128 {
         self.wall.map_or(0, |wall| wall.at_start) + i128::from(now.as_nanos())
     }

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::when::Line;
-use crate::locker::{Counts, Key, Kind, Known, Limit, LimitId, Page, Rate, Reading, ShareBy, Unit, WhenFull};
+use crate::locker::{Counts, Key, Kind, Known, Limit, LimitId, Page, Rate, ShareBy, Unit, WallReading, WhenFull};
 use crate::time::Time;
 
 /// The number of the form; a higher one is not read.
@@ -23,7 +23,7 @@ pub(super) struct Head {
     pub(super) readings: Vec<ReadingForm>,
 }
 
-/// What the wall clock read where the line of the machine's boot begins, and until when.
+/// A reading of the wall clock where the line of the machine's boot begins, and until when it held.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct ReadingForm {
     least: i128,
@@ -100,12 +100,12 @@ fn at_boot(slots: &[(i128, u32)], line: Line) -> Vec<(Time, u32)> {
 }
 
 impl ReadingForm {
-    pub(in crate::gate) fn of(Reading { least, most, until }: Reading, line: Line) -> ReadingForm {
+    pub(in crate::gate) fn of(WallReading { least, most, until }: WallReading, line: Line) -> ReadingForm {
         let until = (until < Time::NEVER).then(|| line.to_boot(until));
         ReadingForm { least: line.wall_to_boot(least), most: line.wall_to_boot(most), until }
     }
 
-    pub(in crate::gate) fn reading(self, line: Line) -> Reading {
+    pub(in crate::gate) fn reading(self, line: Line) -> WallReading {
         let ReadingForm { least, most, until } = self;
         let until = until.map_or(Time::NEVER, |until| line.at_boot(until));
         line.read(least, most, until)

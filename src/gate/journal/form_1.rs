@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::form::{Head, KnownForm, LimitForm, PageForm};
 use super::when::Moment;
 
-/// What was said of the whole.
+/// The head.
 #[derive(Deserialize)]
 pub(super) struct Head1 {
     seed: [u8; 16],
@@ -32,7 +32,7 @@ impl From<Head1> for Head {
     }
 }
 
-/// What was said of a window.
+/// The page of a window.
 #[derive(Deserialize)]
 pub(super) struct Page1 {
     page: PageForm,

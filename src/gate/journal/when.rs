@@ -9,7 +9,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::gate::clock::{BootMoment, Clock, was_set};
-use crate::locker::Reading;
+use crate::locker::WallReading;
 use crate::time::Time;
 
 /// A moment as a later process finds it.
@@ -37,8 +37,8 @@ impl Moment {
         unix - self.wall + self.since_boot()
     }
 
-    /// What the wall clock read, if it had been set.
-    pub(super) fn reading(&self, line: Line) -> Option<Reading> {
+    /// The reading of the wall clock, if that had been set.
+    pub(super) fn reading(&self, line: Line) -> Option<WallReading> {
         let at_boot = self.wall - self.since_boot();
         was_set(self.wall).then(|| line.read(at_boot, at_boot, Time::NEVER))
     }
@@ -54,11 +54,11 @@ fn boot_id() -> String {
 pub(in crate::gate) struct Line {
     /// What is added to a time of the gateway's line.
     offset: i128,
-    /// How much more time may have passed than is thought, in nanoseconds: nobody knows for how long the machine was off.
+    /// Nanoseconds that may have passed besides: the time for which the machine was off is not known.
     off: i128,
 }
 
-/// How long a machine is off at most, in nanoseconds, as far as a wall clock is believed: as long as the longest window.
+/// Longest time for which a wall clock is believed that the machine was off, in nanoseconds: that of the longest window.
 const LONGEST_OFF: i128 = 366 * 86_400 * 1_000_000_000;
 
 impl Line {
@@ -87,14 +87,14 @@ impl Line {
         Line { offset: now - i128::from(after.as_nanos()), off }
     }
 
-    /// What a wall clock reads where the line of the machine's boot begins, that reads this where the gateway's does.
+    /// Brings a reading of the wall clock from where the gateway's line begins to where that of the machine's boot does.
     pub(in crate::gate) fn wall_to_boot(self, at_start: i128) -> i128 {
         at_start - self.offset
     }
 
     /// The reading of a wall clock that read so much where the line of the machine's boot begins.
-    pub(in crate::gate) fn read(self, least: i128, most: i128, until: Time) -> Reading {
-        Reading { least: least + self.offset, most: most + self.offset + self.off, until }
+    pub(in crate::gate) fn read(self, least: i128, most: i128, until: Time) -> WallReading {
+        WallReading { least: least + self.offset, most: most + self.offset + self.off, until }
     }
 
     pub(in crate::gate) fn to_boot(self, at: Time) -> i128 {
@@ -166,8 +166,8 @@ mod tests {
             let then = Moment { boot: "another".to_owned(), wall, ..Moment::now(&clock) };
             let written = then.since_boot() - 5 * i128::from(SECOND);
             let line = Line::since(&then, &clock);
-            let Reading { least, most, .. } =
-                then.reading(line).unwrap_or(Reading { least: 0, most: 0, until: Time::NEVER });
+            let WallReading { least, most, .. } =
+                then.reading(line).unwrap_or(WallReading { least: 0, most: 0, until: Time::NEVER });
             (clock.now().since(line.at_boot(written)), most - least)
         };
         let now = clock.wall_unix_nanos();

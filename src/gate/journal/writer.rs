@@ -10,7 +10,7 @@ use super::when::{Line, Moment};
 use super::{Error, Health, Journal};
 use crate::gate::Gate;
 use crate::gate::bell::{Leaving, Parked};
-use crate::locker::{Estate, Known, Limit, Page, Reading, Record};
+use crate::locker::{Estate, Known, Limit, Page, Record, WallReading};
 
 /// How many things are written together at most: the gate is locked while they are named.
 const MOST: usize = 512;
@@ -230,8 +230,8 @@ impl Gate {
         });
     }
 
-    /// What is known of limits, and of the wall clock.
-    fn known(&self) -> (Vec<Known>, Vec<Reading>) {
+    /// All that is known of limits, and of the wall clock.
+    fn known(&self) -> (Vec<Known>, Vec<WallReading>) {
         let state = self.lock();
         (state.locker.known(), state.locker.readings())
     }

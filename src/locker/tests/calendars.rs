@@ -18,7 +18,7 @@ fn set_to(at_start: i128) -> Wall {
     Wall { at_start, ..WALL }
 }
 
-/// One that nobody has told the time.
+/// One that has not been told the time.
 const UNSET: Wall = Wall { at_start: 20, asleep: 0, is_set: false };
 
 fn by(unit: Unit, requests: u32) -> Limit {
@@ -40,7 +40,7 @@ fn at(requests: u32, wall: Wall) -> Locker {
     Locker::inherit(Locker::new(vec![day(requests)]).estate(ms(0)), End::Orderly, wall, ms(0))
 }
 
-/// What a locker has left behind, that died without writing anything of its windows.
+/// The estate of a locker that died without writing anything of its windows.
 fn without_windows(locker: &Locker) -> Estate {
     Estate { limits: locker.known(), windows: Vec::new(), readings: locker.readings() }
 }

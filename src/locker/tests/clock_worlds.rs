@@ -21,7 +21,7 @@ struct World {
     now: Time,
     requests: u32,
     guard: u64,
-    /// How much more time has passed than the line shows: the machine was suspended or off.
+    /// Time that has passed and that the line does not show: the machine was suspended or off.
     missing: u64,
     /// For how long it was suspended since it was started.
     asleep: u64,
@@ -66,7 +66,7 @@ impl World {
         world
     }
 
-    /// What time it is.
+    /// The true time.
     fn truth(&self) -> i128 {
         START + i128::from(self.now.as_nanos()) + i128::from(self.missing)
     }
@@ -125,7 +125,7 @@ impl World {
         self.locker.set_wall(self.wall(), self.now);
     }
 
-    /// The gateway ends, and another goes on within the same boot; while nobody looked the clock may have been set.
+    /// The gateway ends, and another goes on within the same boot; the clock may have been set meanwhile.
     fn restart(&mut self) {
         let estate = self.locker.estate(self.now);
         let end = if self.dice.one_in(4) { End::Blind } else { End::Orderly };

@@ -144,7 +144,7 @@ impl World {
         self.go_on(estate, End::Orderly);
     }
 
-    /// What is under way ends with the process: whether it went out before nobody knows.
+    /// Requests under way end with the process; they may have gone out before.
     fn end_of_all_requests(&mut self) {
         self.waiting.clear();
         let limits = self.locker.limits().to_vec();

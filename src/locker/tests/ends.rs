@@ -4,7 +4,7 @@ use super::crash_worlds::Disk;
 use super::crashes::{go, long, recording, write};
 use super::*;
 
-/// What is found on the disk.
+/// The estate that is found on the disk.
 fn found(disk: &Disk) -> Estate {
     Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect(), ..Estate::default() }
 }
@@ -162,7 +162,7 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
     }
 }
 
-/// What is written of its limits when a locker ends, and nothing of its windows.
+/// The estate of a locker of which only the limits are written.
 fn only_limits(locker: &Locker) -> Estate {
     Estate { limits: locker.known(), windows: Vec::new(), ..Estate::default() }
 }

@@ -152,7 +152,7 @@ impl Oracle {
 
 const MINUTE: i128 = 60_000_000_000;
 
-/// Whether by some clock that is off by the guard at most no full minute lies between two moments.
+/// Returns true if by some clock that is off by the guard at most no full minute lies between two moments.
 fn in_one_minute(one: Time, other: Time, guard: Duration) -> bool {
     let [one, other, guard] = [one.as_nanos().into(), other.as_nanos().into(), guard.as_nanos() as i128];
     // It is the earlier of the two by a clock that is ahead that may just be in the other's minute, or by one that shows

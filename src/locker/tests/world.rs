@@ -30,7 +30,7 @@ pub(super) struct World {
     pub(super) waiting: Vec<Waiting>,
     pub(super) sent: Vec<Sent>,
     pub(super) number: u64,
-    /// What the locker counts is not all that the oracle counts: rules have changed, or locker has followed locker.
+    /// The oracle counts more than the locker: rules have changed, or locker has followed locker.
     pub(super) changed: bool,
     /// Rules have changed.
     pub(super) rules_changed: bool,

@@ -13,8 +13,8 @@ use super::{Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
-/// What settles within this part of a period is one entry of the log, as late as the last of it: so much more than was
-/// sent since may count in the next period when the wall clock is set, and a log never outgrows its window.
+/// Parts of a period. Slots that settle within one are one entry of the log, as late as the last of them: so many more than
+/// were sent since may count in the next period when the wall clock is set, and a log does not outgrow its window.
 const PARTS: u64 = 3;
 
 impl Rule {
@@ -47,14 +47,14 @@ impl Rule {
         self.forget_unknown(now);
     }
 
-    /// When what settled at `at` no longer counts, at the earliest; exactly then, unless the period is unsure.
+    /// The moment at which slots that settled at `at` no longer count, at the earliest; exactly, unless the period is unsure.
     pub(crate) fn period_opens(&self, at: Time) -> Time {
         let period = &self.period;
         let over = if at < period.next || period.is_unsure { period.until } else { period.next_until };
         over.min(later(at, period.longest))
     }
 
-    /// Whether what settled at `at` counts.
+    /// Returns true if slots that settled at `at` count.
     pub(super) fn period_counts(&self, at: Time, now: Time) -> bool {
         at >= self.period.began && later(at, self.period.longest) > now
     }

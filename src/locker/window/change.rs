@@ -23,7 +23,7 @@ impl Rule {
             // Nothing was counted: there is nothing to go by.
             (Form::Uncounted, _) => None,
             (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth) => {
-                // What settled at t was forgotten at t + span.
+                // Slots that settled at t were forgotten at t + span.
                 now.as_nanos().checked_sub(old.span).map(Time::from_nanos).filter(counted)
             }
             (Form::Fixed, Form::Fixed) => None,
@@ -48,7 +48,7 @@ impl Rule {
         unseen
     }
 
-    /// Until when what has settled would count in the present period, and was forgotten when the old rule's began. A guard
+    /// The latest moment at which slots settled that would count now, and were forgotten when the old rule's period began. A guard
     /// that has grown covers the boundaries that are to come, not the one at which the period began.
     fn period_forgotten(&mut self, old: &Rule) -> Option<Time> {
         if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
@@ -89,7 +89,7 @@ impl Window {
         self.expire(new, now);
     }
 
-    /// By when all that it has logged has settled: after an end, an answer may be yet to come.
+    /// The moment by which all that it has logged has settled: after an end, an answer may be yet to come.
     fn settled_by(&self, rule: &Rule, now: Time) -> Time {
         match rule.form {
             // Its only entry says when the window began.

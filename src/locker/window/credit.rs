@@ -16,7 +16,7 @@ pub(super) struct Credit {
     coming: u32,
     /// More was asked for.
     asked: bool,
-    /// What is being written down is out of date.
+    /// The page that is being written down is out of date.
     outdated: bool,
     /// Something is written down of it, which must be taken out when the window is dropped.
     noted: bool,
@@ -86,7 +86,7 @@ impl Window {
         unsettled.saturating_add(credit.left).saturating_add(credit.coming)
     }
 
-    /// What `begin_record` said is written down. Whether that is out of date.
+    /// The slots that `begin_record` named are written down. Returns true if the page is out of date by now.
     pub(crate) fn end_record(&mut self) -> bool {
         let credit = &mut self.extra_mut().credit;
         credit.left = credit.left.saturating_add(std::mem::take(&mut credit.coming));

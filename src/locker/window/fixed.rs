@@ -21,7 +21,7 @@ pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, at: Time) {
     } else if at < later(window.first_at(), rule.span) {
         window.log_push(window.first_at(), count);
     } else if count > 0 {
-        // What settles when the open window is over opens the next. There is only one, so all count in that.
+        // A slot that settles when the open window is over opens the next. There is only one, so all count in that.
         let all = window.in_log + count;
         window.log_clear();
         window.log_push(at, all);

@@ -9,15 +9,15 @@ use crate::time::Time;
 
 /// The period that a `calendar` limit is in.
 ///
-/// Where the wall clock was set of late, and where a guard is kept, it is not known exactly when one ends. By the fastest
-/// clock the next begins at `next`, by the slowest this one is over at `until`: what settles between the two counts in both.
+/// If the wall clock was set of late, or a guard is kept, it is not known exactly when one ends. By the fastest clock the
+/// next begins at `next`, by the slowest this one is over at `until`: slots that settle between the two count in both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Period {
     /// From when to when it lasts by the present reading, in nanoseconds of Unix time.
     pub(super) bounds: (i128, i128),
-    /// What settled before does not count any more.
+    /// Slots that settled before do not count any more.
     pub(super) began: Time,
-    /// What settles from here on counts in the next period, too.
+    /// Slots that settle from here on count in the next period, too.
     pub(super) next: Time,
     /// From here on only that counts; `NEVER` for limits without a calendar, and while there is no knowing.
     pub(crate) until: Time,
@@ -25,7 +25,7 @@ pub(crate) struct Period {
     pub(super) next_until: Time,
     /// The end by the slowest reading, in nanoseconds of Unix time.
     pub(super) end: i128,
-    /// How long it lasts at most, in nanoseconds: what settled longer ago settled in another.
+    /// Its length at most, in nanoseconds: slots that settled longer ago settled in another.
     pub(super) longest: u64,
     /// The readings that are honoured are so far apart that there may always be one by which nothing is over: slots open
     /// when they have grown as old as a period can be.
@@ -47,7 +47,7 @@ impl Default for Period {
     }
 }
 
-/// How long a unit lasts as a rule, in nanoseconds.
+/// Usual length of a unit, in nanoseconds.
 pub(super) fn length(unit: Unit) -> i128 {
     match unit {
         Unit::Minute => 60_000_000_000,

@@ -33,7 +33,7 @@ impl Unknown {
         Unknown { at, slots: u32::MAX }
     }
 
-    /// Whether all slots of each window may have been taken.
+    /// Returns true if all slots of each window may have been taken.
     pub(crate) fn is_all(self) -> bool {
         self.slots == u32::MAX
     }
@@ -82,7 +82,7 @@ pub(crate) struct Rule {
     pub(crate) turns: bool,
     /// The wall-clock period that `calendar` windows are in.
     pub(crate) period: Period,
-    /// What may have been taken that no window shows, oldest first.
+    /// Slots that may have been taken and that no window shows, oldest first.
     pub(crate) unknown: Vec<Unknown>,
     /// The same of a limit of which nothing is written down here, because it is shared or a dry run. It counts once it is
     /// neither.
@@ -195,8 +195,8 @@ impl Rule {
         self.span.max(self.longest)
     }
 
-    /// When what is under way has settled if the process ends now: it may reach the origin a little later, but for a head
-    /// that had not left as a whole, which never will.
+    /// The moment by which requests under way have settled if the process ends now: they may reach the origin a little
+    /// later, but for a head that had not left as a whole, which never will.
     pub(crate) fn settled_at_end(&self, now: Time) -> Time {
         let own = if self.answered { self.linger } else { Duration::ZERO };
         let earlier = self.lingers.filter(|(until, _)| *until > now).map_or(Duration::ZERO, |(_, linger)| linger);

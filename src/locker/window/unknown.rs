@@ -30,7 +30,7 @@ impl Rule {
         add(&mut self.aside, unknown);
     }
 
-    /// What was put aside counts from here on.
+    /// Slots that were put aside count from here on.
     pub(super) fn count_aside(&mut self) -> Vec<Unknown> {
         let aside = std::mem::take(&mut self.aside);
         aside.iter().for_each(|unknown| add(&mut self.unknown, *unknown));
