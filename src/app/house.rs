@@ -23,6 +23,7 @@ use crate::gate::{Gate, store};
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::net::pass::Pass;
+use crate::net::resolve::Resolver;
 use crate::proxy::record::AccessLog;
 use crate::proxy::{self, Current, Parts, Shared};
 use crate::tls::verify::Connector;
@@ -68,7 +69,9 @@ impl House {
         };
         let connections = ConnectionLimit::new(settings.connections, descriptors::connections());
         descriptors::check(&connections);
-        let shared = Shared { gate: Arc::clone(&gate), drain: Drain::new(), tallies: Arc::default(), connections };
+        let resolver = Resolver::new().map_err(Error::Runtime)?;
+        let (drain, tallies) = (Drain::new(), Arc::default());
+        let shared = Shared { gate: Arc::clone(&gate), drain, tallies, connections, resolver };
         let inherited = match &mut before {
             None => activated().map_err(Error::Listen)?,
             Some(heir) => heir.take_sockets(),

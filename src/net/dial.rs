@@ -1,4 +1,4 @@
-//! Resolve and connect: the only file that opens a connection; addresses are judged after they were resolved.
+//! Connect: the only file that opens a connection; addresses are judged after their name was looked up.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -7,6 +7,7 @@ use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use super::policy::Ruling;
 pub use super::policy::{Reach, Settings};
+use super::resolve::{Resolver, is_exhausted};
 
 /// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -23,6 +25,20 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Opens connections to origins.
 pub struct Dialer {
     settings: Settings,
+    resolver: Arc<Resolver>,
+}
+
+/// A server to connect to, and the way to do it.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// A lower-case DNS name without a final dot, or an IP literal, IPv6 without brackets.
+    pub host: &'a str,
+    /// Never 0.
+    pub port: u16,
+    /// The addresses that may be dialled.
+    pub reach: Reach,
+    /// A number for the caller, so that callers share the lookups.
+    pub caller: u64,
 }
 
 /// Why there is no connection.
@@ -56,14 +72,12 @@ pub enum Error {
 
 impl Dialer {
     /// A dialler that keeps to `settings`.
-    pub fn new(settings: Settings) -> Dialer {
-        Dialer { settings }
+    pub fn new(settings: Settings, resolver: Arc<Resolver>) -> Dialer {
+        Dialer { settings, resolver }
     }
 
-    /// Opens a connection, with `TCP_NODELAY`, to the first allowed address that answers (Happy Eyeballs, RFC 8305),
-    /// `within` a time that covers DNS and TCP.
-    ///
-    /// `host` is a lower-case DNS name or an IP literal, IPv6 without brackets.
+    /// Opens a connection, with `TCP_NODELAY`, to the first allowed address that answers, `within` a time that covers DNS
+    /// and TCP.
     ///
     /// # Errors
     /// Who is at fault: the name (`Dns`, `DnsTimeout`: 502 and 504), the caller (`Denied`: 403, `Loop`: 508), the
@@ -71,12 +85,12 @@ impl Dialer {
     ///
     /// # Cancel safety
     /// Cancel safe: connections that were being opened are closed.
-    pub async fn connect(&self, host: &str, port: u16, reach: Reach, within: Duration) -> Result<TcpStream, Error> {
+    pub async fn connect(&self, endpoint: Endpoint<'_>, within: Duration) -> Result<TcpStream, Error> {
         let mut resolved = false;
         let connecting = async {
-            let addresses = resolve(host, port).await?;
+            let addresses = self.resolve(endpoint).await?;
             resolved = true;
-            match self.allowed(addresses, reach)?[..] {
+            match self.allowed(addresses, endpoint.reach)?[..] {
                 // One address has nothing to race against: most tunnels are to a literal or to a name with one address.
                 [only] => open(only).await.map_err(judge),
                 ref several => Box::pin(race(in_turn(several), ATTEMPT_DELAY)).await,
@@ -87,6 +101,19 @@ impl Dialer {
             Err(_elapsed) if resolved => Err(Error::Timeout),
             Err(_elapsed) => Err(Error::DnsTimeout),
         }
+    }
+
+    async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
+        let Endpoint { host, port, caller, .. } = endpoint;
+        if let Some(address) = literal(host, port)? {
+            return Ok(vec![address]);
+        }
+        let answer = self.resolver.resolve(host, caller).await;
+        let found = answer.map_err(|failure| match is_exhausted(failure.error()) {
+            true => Error::Exhausted(io::Error::other(failure)),
+            false => Error::Dns(io::Error::other(failure)),
+        })?;
+        Ok(found.iter().map(|found| at_port(*found, port)).collect())
     }
 
     /// The addresses that may be dialled, in their order.
@@ -113,7 +140,14 @@ impl Dialer {
 /// # Cancel safety
 /// Cancel safe: connections that were being opened are closed.
 pub async fn reach(host: &str, port: u16, within: Duration) -> Result<TcpStream, Error> {
-    let connecting = async { race(in_turn(&resolve(host, port).await?), ATTEMPT_DELAY).await };
+    let connecting = async {
+        // It is the operator's own word, and short names are the system's to complete.
+        let found: Vec<SocketAddr> = match literal(host, port)? {
+            Some(address) => vec![address],
+            None => tokio::net::lookup_host((host, port)).await.map_err(unresolved)?.collect(),
+        };
+        race(in_turn(&found), ATTEMPT_DELAY).await
+    };
     timeout(within, connecting).await.map_err(|_elapsed| Error::Timeout)?
 }
 
@@ -181,24 +215,25 @@ pub fn call(name: &[u8]) -> io::Result<UnixStream> {
     UnixStream::connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
 }
 
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+/// The address that a host is, if it is one and no name.
+///
+/// The system's resolver reads more as an address than this does (`0x7f.1`, `0`); that is harmless, because the judgement
+/// is on what comes out.
+fn literal(host: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
     // A zone (RFC 4007 §11) chooses one of this machine's interfaces, which is not for callers to choose.
     if host.contains('%') {
         return Err(Error::Denied);
     }
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
-    }
-    // The system's resolver reads more as an address than `parse` does (`0x7f.1`, `0`); that is harmless, because the
-    // judgement is on what comes out.
-    let resolver_failed = |error| {
-        if is_exhausted(&error) { Error::Exhausted(error) } else { Error::Dns(error) }
-    };
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(resolver_failed)?.collect();
-    if addresses.is_empty() {
-        return Err(Error::Dns(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
-    }
-    Ok(addresses)
+    Ok(host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port)))
+}
+
+fn unresolved(error: io::Error) -> Error {
+    if is_exhausted(&error) { Error::Exhausted(error) } else { Error::Dns(error) }
+}
+
+fn at_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 /// Whether an address is one of this machine's. The kernel, asked which source address it would use, answers with the
@@ -234,10 +269,7 @@ async fn race(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<Tc
     loop {
         match addresses.pop_front() {
             Some(address) => attempts.push(Box::pin(open(address))),
-            None if attempts.is_empty() => {
-                let nothing = || Error::Unreachable(io::ErrorKind::AddrNotAvailable.into());
-                return Err(failure.unwrap_or_else(nothing));
-            }
+            None if attempts.is_empty() => return Err(failure.unwrap_or_else(nothing_to_try)),
             None => {}
         }
         let done = if addresses.is_empty() {
@@ -253,6 +285,10 @@ async fn race(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<Tc
             Err(error) => failure = Some(more_telling(failure, judge(error))),
         }
     }
+}
+
+fn nothing_to_try() -> Error {
+    Error::Unreachable(io::ErrorKind::AddrNotAvailable.into())
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
@@ -284,15 +320,6 @@ fn judge(error: io::Error) -> Error {
         Some(Errno::TIMEDOUT) => Error::Timeout,
         _ => Error::Unreachable(error),
     }
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    // EADDRNOTAVAIL, "no local port left", is not among them: a machine without IPv6 says the same of every IPv6
-    // address.
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
-    )
 }
 
 /// Of several addresses' failures the one that tells most: that a machine answered tells more than that there is no way.

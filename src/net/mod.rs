@@ -1,6 +1,6 @@
 //! CONNECTS: sockets, nothing of HTTP.
 //!
-//! It binds and accepts ([`listen`]), resolves and connects ([`dial`]) and knows who is
+//! It binds and accepts ([`listen`]), looks names up ([`resolve`]) and connects ([`dial`]), and knows who is
 //! still running when the gateway ends ([`drain`]) and by which listener they came ([`entrance`]). It knows which addresses are one caller's ([`prefix`]). It never reads or writes a byte of what it connects, and knows
 //! neither limits nor callers. What two processes of the gateway say to each other it carries as bytes ([`pass`]).
 
@@ -13,3 +13,4 @@ pub mod listen;
 pub mod pass;
 mod policy;
 pub mod prefix;
+pub mod resolve;

@@ -36,8 +36,8 @@ pub(super) async fn connection(
     if let Some(ready) = origins.idle(&plan.upstream, want) {
         return Ok(ready);
     }
-    let (origins, upstream) = (origins.clone(), plan.upstream.clone());
-    Ok(line::race(caller, Box::pin(async move { origins.dial(&upstream, want.offer).await })).await??)
+    let (origins, upstream, plan) = (origins.clone(), plan.upstream.clone(), plan.dialling());
+    Ok(line::race(caller, Box::pin(async move { origins.dial(&upstream, plan, want.offer).await })).await??)
 }
 
 /// What of the request's body is to be written once more.

@@ -7,7 +7,7 @@ use super::claims::Claims;
 use super::connection::Caller;
 use super::headers::{self, Outgoing};
 use super::intercept::Opening;
-use super::origin::{Fresh, Ready, Want};
+use super::origin::{DialPlan, Fresh, Ready, Want};
 use super::refusal::Refusal;
 use super::story::Story;
 use super::target::{Form, Target};
@@ -66,6 +66,11 @@ impl Plan {
         let fresh = if self.target.form == Form::Authority { Fresh::Yes } else { Fresh::No };
         // Only HTTP/1.1 has a connection that can change its protocol.
         Want { fresh, offer: if self.outgoing.upgrade { Offer::Http1 } else { Offer::Http2 } }
+    }
+
+    /// A new connection to its origin.
+    pub(super) fn dialling(&self) -> DialPlan {
+        DialPlan { caller: self.admitted.caller }
     }
 
     /// The limits were read again: which of them it must pass is found anew.

@@ -40,7 +40,7 @@ pub(super) async fn wait(
     plan: &Plan,
     want: Want,
 ) -> Result<Option<(Permit, Option<Ready>)>, End> {
-    let upstream = &plan.upstream;
+    let (upstream, how) = (&plan.upstream, plan.dialling());
     let clock = caller.worker.proxy.gate.clock();
     let since = clock.now();
     let origins = caller.worker.origins.clone();
@@ -64,7 +64,7 @@ pub(super) async fn wait(
                 Some(ready) => Preparation::Held(ready),
                 None => {
                     let (origins, upstream) = (origins.clone(), upstream.clone());
-                    Preparation::Dialling(Box::pin(async move { origins.dial(&upstream, want.offer).await }))
+                    Preparation::Dialling(Box::pin(async move { origins.dial(&upstream, how, want.offer).await }))
                 }
             }
         });

@@ -72,6 +72,7 @@ use crate::locker::LimitId;
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::dial::Dialer;
 use crate::net::drain::Drain;
+use crate::net::resolve::Resolver;
 use crate::tls::verify::Connector;
 use crate::tls::{ca, identity, verify};
 
@@ -168,6 +169,8 @@ pub struct Shared {
     pub tallies: Arc<tally::Tallies>,
     /// How many connections callers may have.
     pub connections: ConnectionLimit,
+    /// Knows the addresses of names.
+    pub resolver: Arc<Resolver>,
 }
 
 /// Everything of a proxy but the limits' rules, which bear the numbers that the gate gives them: what can fail is made
@@ -232,7 +235,7 @@ impl Parts {
         log: record::AccessLog,
         before: Option<&Proxy>,
     ) -> Result<Parts, Error> {
-        let Shared { gate, drain, tallies, connections: _ } = shared;
+        let Shared { gate, drain, tallies, connections: _, resolver } = shared;
         let wall = gate.clock().wall_unix_nanos();
         let authority = settings.authority.map(|authority| ca::Authority::open(&authority, wall)).transpose()?;
         let authority = authority.map(|new| {
@@ -258,7 +261,7 @@ impl Parts {
             drain,
             tallies,
             log,
-            dialer: Arc::new(Dialer::new(settings.dial)),
+            dialer: Arc::new(Dialer::new(settings.dial, resolver)),
             tls: Made::again(before.map(|before| &before.tls), settings.tls, tls)?,
             tracer: tracer.transpose()?,
             pool: settings.pool,

@@ -15,7 +15,8 @@ use super::upstream::Upstream;
 use super::{PoolSettings, Proxy};
 use crate::gate::clock::Clock;
 use crate::gate::{Flight, Permit};
-use crate::net::dial::{self, Dialer};
+use crate::locker::Caller;
+use crate::net::dial::{self, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, Offer, Wish};
 use crate::wire::http2::{Link, OriginStream};
@@ -85,6 +86,12 @@ pub(super) enum Fresh {
     No,
 }
 
+/// The caller that a connection is made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DialPlan {
+    pub(super) caller: Caller,
+}
+
 /// Why a request's head did not leave.
 pub(super) enum Unsent {
     /// Not one byte left; the permit can be used on another connection.
@@ -149,17 +156,17 @@ impl Origins {
     ///
     /// # Errors
     /// 502, 503 or 504 by what went wrong; 403 if the address may not be dialled; 508 if it is our own.
-    pub(super) async fn dial(&self, origin: &Upstream, offer: Offer) -> Result<Ready, Refusal> {
+    pub(super) async fn dial(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
         if origin.scheme == Scheme::Http || offer == Offer::Http1 {
-            return self.dial_alone(origin, Offer::Http1).await;
+            return self.dial_alone(origin, how, Offer::Http1).await;
         }
         loop {
             match self.links.turn(origin, self.clock.now()) {
                 Turn::Shared(stream) => return Ok(Ready::shared(stream)),
-                Turn::Alone(Http1::Chosen) => return self.dial_alone(origin, offer).await,
-                Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, Offer::Http1).await,
+                Turn::Alone(Http1::Chosen) => return self.dial_alone(origin, how, offer).await,
+                Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
                 Turn::First(guide) => {
-                    let dialled = self.dial_alone(origin, offer).await;
+                    let dialled = self.dial_alone(origin, how, offer).await;
                     if dialled.is_ok() {
                         guide.arrive();
                     }
@@ -168,17 +175,17 @@ impl Origins {
                 Turn::After(dialling) => {
                     // Who waited in vain tries for itself: one after the other would take as many times the timeout.
                     if !dialling.ended().await {
-                        return self.dial_alone(origin, offer).await;
+                        return self.dial_alone(origin, how, offer).await;
                     }
                 }
             }
         }
     }
 
-    async fn dial_alone(&self, origin: &Upstream, offer: Offer) -> Result<Ready, Refusal> {
-        match self.dial_once(origin, offer).await {
+    async fn dial_alone(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
+        match self.dial_once(origin, how, offer).await {
             // Descriptors that nobody uses at the moment serve this request better.
-            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, offer).await,
+            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, how, offer).await,
             dialled => dialled,
         }
     }
@@ -189,13 +196,11 @@ impl Origins {
         !std::mem::take(&mut *self.lock()).is_empty() || shared
     }
 
-    async fn dial_once(&self, origin: &Upstream, offer: Offer) -> Result<Ready, Refusal> {
+    async fn dial_once(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
         let until = tokio::time::Instant::from_std(self.clock.instant(self.clock.now() + self.connect));
-        let tcp = self
-            .dialer
-            .connect(&origin.host, origin.port, origin.reach, self.connect)
-            .await
-            .map_err(refusal_of_dial)?;
+        let (host, port, reach) = (&*origin.host, origin.port, origin.reach);
+        let endpoint = Endpoint { host, port, reach, caller: how.caller.0 };
+        let tcp = self.dialer.connect(endpoint, self.connect).await.map_err(refusal_of_dial)?;
         self.tallies.dialled.add_one();
         let stream = Stream::plain(tcp);
         match origin.scheme {

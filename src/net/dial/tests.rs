@@ -8,12 +8,15 @@ use super::*;
 const AGES: Duration = Duration::from_secs(30);
 
 fn dialer(deny_private: bool) -> Dialer {
-    Dialer::new(Settings {
-        deny: vec!["203.0.113.0/24".parse().unwrap()],
-        allow: Vec::new(),
-        deny_private,
-        own: Vec::new(),
-    })
+    of(Settings { deny: vec!["203.0.113.0/24".parse().unwrap()], allow: Vec::new(), deny_private, own: Vec::new() })
+}
+
+fn of(settings: Settings) -> Dialer {
+    Dialer::new(settings, Resolver::new().unwrap())
+}
+
+fn to(host: &str, port: u16, reach: Reach) -> Endpoint<'_> {
+    Endpoint { host, port, reach, caller: 0 }
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -49,7 +52,7 @@ fn addresses(of: &[SocketAddr]) -> VecDeque<SocketAddr> {
 async fn a_literal_and_a_name_are_connected_without_delay_of_small_writes() {
     let (_listener, address) = listener();
     for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost"] {
-        let stream = dialer(false).connect(host, address.port(), Reach::Public, AGES).await.unwrap();
+        let stream = dialer(false).connect(to(host, address.port(), Reach::Public), AGES).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap().port(), address.port(), "{host}");
         assert!(stream.nodelay().unwrap(), "{host}");
     }
@@ -71,18 +74,21 @@ async fn every_way_to_write_loopback_is_denied_unless_the_host_is_named() {
         "127.1",
         "0177.0.0.1",
     ] {
-        let result = dialer(true).connect(host, address.port(), Reach::Public, AGES).await;
+        let result = dialer(true).connect(to(host, address.port(), Reach::Public), AGES).await;
         // A resolver that does not read the old spellings refuses the name, which is as good.
         assert!(matches!(result, Err(Error::Denied | Error::Dns(_))), "{host}: {result:?}");
     }
-    assert!(matches!(dialer(true).connect("127.0.0.1", address.port(), Reach::Public, AGES).await, Err(Error::Denied)));
-    dialer(true).connect("localhost", address.port(), Reach::Private, AGES).await.unwrap();
+    assert!(matches!(
+        dialer(true).connect(to("127.0.0.1", address.port(), Reach::Public), AGES).await,
+        Err(Error::Denied)
+    ));
+    dialer(true).connect(to("localhost", address.port(), Reach::Private), AGES).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_zone_id_is_refused_before_anything_is_resolved() {
     for host in ["fe80::1%lo", "fe80::1%1", "localhost%lo"] {
-        let result = dialer(false).connect(host, 80, Reach::Private, AGES).await;
+        let result = dialer(false).connect(to(host, 80, Reach::Private), AGES).await;
         assert!(matches!(result, Err(Error::Denied)), "{host}: {result:?}");
     }
 }
@@ -101,13 +107,13 @@ async fn the_gateway_does_not_dial_itself() {
     let (_listener, address) = listener();
     let unspecified = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
     for own in [address, unspecified] {
-        let dialer = Dialer::new(Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: vec![own] });
+        let dialer = of(Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: vec![own] });
         for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost", "0.0.0.0"] {
-            let result = dialer.connect(host, address.port(), Reach::Private, AGES).await;
+            let result = dialer.connect(to(host, address.port(), Reach::Private), AGES).await;
             // `localhost` may be `::1` as well, where nobody listens.
             assert!(matches!(result, Err(Error::Loop | Error::Refused(_))), "{own} {host}: {result:?}");
         }
-        let result = dialer.connect("127.0.0.1", address.port(), Reach::Private, AGES).await;
+        let result = dialer.connect(to("127.0.0.1", address.port(), Reach::Private), AGES).await;
         assert!(matches!(result, Err(Error::Loop)), "{own}: {result:?}");
     }
 }
@@ -122,10 +128,10 @@ fn an_address_of_another_machine_is_not_local() {
 
 #[tokio::test]
 async fn a_closed_port_is_refused_and_an_unknown_name_does_not_resolve() {
-    let result = dialer(false).connect("127.0.0.1", refusing().port(), Reach::Public, AGES).await;
+    let result = dialer(false).connect(to("127.0.0.1", refusing().port(), Reach::Public), AGES).await;
     assert!(matches!(result, Err(Error::Refused(_))), "{result:?}");
     for host in ["", "no.such.name.invalid", "a\0b"] {
-        let result = dialer(false).connect(host, 80, Reach::Public, AGES).await;
+        let result = dialer(false).connect(to(host, 80, Reach::Public), AGES).await;
         assert!(matches!(result, Err(Error::Dns(_))), "{host:?}: {result:?}");
     }
 }
@@ -133,17 +139,22 @@ async fn a_closed_port_is_refused_and_an_unknown_name_does_not_resolve() {
 #[tokio::test]
 async fn an_address_that_never_answers_ends_with_the_time() {
     let (_socket, _fillers, address) = silent();
-    let result = dialer(false).connect("127.0.0.1", address.port(), Reach::Public, Duration::from_millis(20)).await;
+    let result = dialer(false).connect(to("127.0.0.1", address.port(), Reach::Public), Duration::from_millis(20)).await;
     assert!(matches!(result, Err(Error::Timeout)), "{result:?}");
 }
 
 #[test]
 fn a_resolver_that_never_answers_ends_with_the_time() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
-    // The only thread that could ask the resolver is busy.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (free, busy) = std::sync::mpsc::channel::<()>();
-    runtime.spawn_blocking(move || busy.recv());
-    let result = runtime.block_on(dialer(false).connect("localhost", 80, Reach::Public, Duration::from_millis(20)));
+    let busy = std::sync::Mutex::new(busy);
+    let never = move |_: &str| {
+        busy.lock().unwrap().recv().ok();
+        Ok(Vec::new())
+    };
+    let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
+    let dialer = Dialer::new(settings, Resolver::of(Arc::new(never)).unwrap());
+    let result = runtime.block_on(dialer.connect(to("localhost", 80, Reach::Public), Duration::from_millis(20)));
     assert!(matches!(result, Err(Error::DnsTimeout)), "{result:?}");
     drop(free);
 }

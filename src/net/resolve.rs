@@ -1,0 +1,266 @@
+//! Name lookups (DNS): the system's resolver, asked on threads of its own, few at one time for each caller.
+//!
+//! getaddrinfo(3) blocks its thread and cannot be cancelled: with a name server that does not answer it takes ten seconds
+//! or more, long after its caller has gone. So lookups share no thread with anything else, a caller occupies a part of the
+//! threads at most, and all that the lookups of one zone can hold up are lookups of the same caller in the same zone.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+
+/// How many lookups run at one time: each occupies a thread.
+const AT_ONCE: usize = 64;
+/// How many of them are one caller's: a quarter, so that three with nothing but dead names leave threads for the others.
+const PER_CALLER: usize = 16;
+/// How many of those are in one zone, so that a dead zone leaves its caller the others.
+const PER_ZONE: usize = 8;
+/// How long a failure is remembered, so that a name in heavy use does not ask a dead server without pause: the least that
+/// RFC 9520 §3.2 wants.
+const FAILURE_KEPT: Duration = Duration::from_secs(1);
+/// How many failures are remembered: callers choose the names.
+const MOST_FAILURES: usize = 1024;
+/// How many of a name's addresses are looked at. An answer holds as many as its owner likes.
+const MOST_ADDRESSES: usize = 64;
+/// How many keys [`Quotas`] keeps before it looks which of them are still in use.
+const SWEEP: usize = 256;
+
+/// Why a name has no address; all that asked for it at one time get the same.
+#[derive(Clone, Debug)]
+pub struct Failure(Arc<io::Error>);
+
+impl Failure {
+    /// What the system said.
+    pub fn error(&self) -> &io::Error {
+        &self.0
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure(Arc::new(error))
+    }
+}
+
+/// A name's addresses, of port 0; or why there are none.
+type Answer = Result<Arc<[SocketAddr]>, Failure>;
+
+/// Asks for the addresses of a name as it is spelled.
+type System = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+
+/// Looks names up for the whole process.
+pub struct Resolver {
+    system: System,
+    threads: Threads,
+    places: Arc<Semaphore>,
+    callers: Quotas<u64>,
+    zones: Quotas<(u64, Box<str>)>,
+    table: Mutex<Table>,
+}
+
+/// The lookups that run, and those that have failed a moment ago.
+#[derive(Default)]
+struct Table {
+    known: HashMap<Box<str>, watch::Receiver<Option<Answer>>>,
+    failures: usize,
+}
+
+impl Resolver {
+    /// The system's resolver.
+    ///
+    /// # Errors
+    /// If there can be no threads for it.
+    pub fn new() -> io::Result<Arc<Resolver>> {
+        let system = |name: &str| (name, 0).to_socket_addrs().map(Iterator::collect);
+        Resolver::of(Arc::new(system))
+    }
+
+    pub(super) fn of(system: System) -> io::Result<Arc<Resolver>> {
+        Ok(Arc::new(Resolver {
+            system,
+            threads: Threads::new()?,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            callers: Quotas::new(PER_CALLER),
+            zones: Quotas::new(PER_ZONE),
+            table: Mutex::default(),
+        }))
+    }
+
+    /// The addresses of `name`, at least one; equal names that are asked for at one time are looked up once. `caller`: a
+    /// number for whom it is done.
+    ///
+    /// # Errors
+    /// What the system says: that it knows no address, or cannot ask.
+    ///
+    /// # Cancel safety
+    /// Cancel safe. A lookup that has begun goes on, and occupies its caller's place until it ends.
+    pub(super) async fn resolve(self: &Arc<Self>, name: &str, caller: u64) -> Answer {
+        let known = self.lock().known.get(name).cloned();
+        let mut told = match known {
+            Some(told) => told,
+            None => {
+                // The narrower one first: who waits for a dead zone occupies nothing that other zones need.
+                let zone = self.zones.take((caller, zone_of(name).into())).await;
+                let own = self.callers.take(caller).await;
+                self.ask(name.into(), [zone, own])
+            }
+        };
+        let answer = told.wait_for(Option::is_some).await.map(|answer| answer.clone());
+        let gone = || Err(io::Error::other("the gateway ends").into());
+        answer.ok().flatten().unwrap_or_else(gone)
+    }
+
+    /// Begins a lookup, unless there is one by now. `quotas` are given back when its thread is free again.
+    fn ask(self: &Arc<Self>, name: Box<str>, quotas: [OwnedSemaphorePermit; 2]) -> watch::Receiver<Option<Answer>> {
+        let mut table = self.lock();
+        if let Some(told) = table.known.get(&name) {
+            return told.clone();
+        }
+        let (tell, told) = watch::channel(None);
+        table.known.insert(name.clone(), told.clone());
+        tokio::spawn(Arc::clone(self).run(name, quotas, tell));
+        told
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        name: Box<str>,
+        quotas: [OwnedSemaphorePermit; 2],
+        tell: watch::Sender<Option<Answer>>,
+    ) {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let (resolver, asked) = (Arc::clone(&self), name.clone());
+        let looking = self.threads.spawn(move || {
+            let _until_it_ends = (place, quotas);
+            resolver.look(&asked)
+        });
+        let answer = looking.await.unwrap_or_else(|error| Err(io::Error::other(error).into()));
+        let is_kept = answer.as_ref().is_err_and(|failure| !is_exhausted(failure.error())) && self.keep_failure();
+        if is_kept {
+            tell.send_replace(Some(answer));
+            // Nothing ends this but the time.
+            timeout(FAILURE_KEPT, std::future::pending::<()>()).await.ok();
+            let mut table = self.lock();
+            table.known.remove(&name);
+            table.failures -= 1;
+        } else {
+            self.lock().known.remove(&name);
+            tell.send_replace(Some(answer));
+        }
+    }
+
+    /// Whether there is room for another failure; it is taken then.
+    fn keep_failure(&self) -> bool {
+        let mut table = self.lock();
+        let has_room = table.failures < MOST_FAILURES;
+        table.failures += usize::from(has_room);
+        has_room
+    }
+
+    /// Blocks its thread.
+    fn look(&self, name: &str) -> Answer {
+        let mut addresses = (self.system)(name)?;
+        addresses.truncate(MOST_ADDRESSES);
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into());
+        }
+        Ok(addresses.into())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // A panic elsewhere cannot leave the table half changed.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the gateway itself has run out of something; another try may go better at once.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    // EADDRNOTAVAIL, "no local port left", is not among them: a machine without IPv6 says the same of every IPv6
+    // address.
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+    )
+}
+
+/// The last two labels, which is as much as the owner of a zone commonly has.
+fn zone_of(name: &str) -> &str {
+    name.rmatch_indices('.').nth(1).map_or(name, |(dot, _)| &name[dot + 1..])
+}
+
+/// At most so many at one time for each key; beyond that, first come, first served.
+struct Quotas<K> {
+    each: usize,
+    all: Mutex<(HashMap<K, Weak<Semaphore>>, usize)>,
+}
+
+impl<K: Eq + Hash> Quotas<K> {
+    fn new(each: usize) -> Quotas<K> {
+        Quotas { each, all: Mutex::new((HashMap::new(), SWEEP)) }
+    }
+
+    async fn take(&self, key: K) -> OwnedSemaphorePermit {
+        self.of(key).acquire_owned().await.expect("it is never closed")
+    }
+
+    fn of(&self, key: K) -> Arc<Semaphore> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let (quotas, sweep) = &mut *all;
+        if let Some(quota) = quotas.get(&key).and_then(Weak::upgrade) {
+            return quota;
+        }
+        if quotas.len() >= *sweep {
+            quotas.retain(|_, quota| quota.strong_count() > 0);
+            *sweep = SWEEP.max(quotas.len() * 2);
+        }
+        let quota = Arc::new(Semaphore::new(self.each));
+        quotas.insert(key, Arc::downgrade(&quota));
+        quota
+    }
+}
+
+/// Threads for what blocks: those of a runtime on which nothing else runs. They are started when they are needed, and end
+/// when they have had nothing to do for some seconds.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn new() -> io::Result<Threads> {
+        let runtime = Builder::new_current_thread().max_blocking_threads(AT_ONCE).thread_name("lookup").build()?;
+        Ok(Threads(Some(runtime)))
+    }
+
+    async fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError> {
+        self.0.as_ref().expect("it is there until it is dropped").spawn_blocking(work).await
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // A lookup cannot be ended; nothing waits for its answer any more.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
