@@ -21,6 +21,8 @@ use super::resolve::{Resolver, is_exhausted};
 
 /// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How many addresses of a name are tried. Its owner chooses them, and each is a connection that somebody else sees.
+const MOST_TRIED: usize = 8;
 
 /// Opens connections to origins.
 pub struct Dialer {
@@ -90,10 +92,11 @@ impl Dialer {
         let connecting = async {
             let addresses = self.resolve(endpoint).await?;
             resolved = true;
-            match self.allowed(addresses, endpoint.reach)?[..] {
+            let mut addresses = self.allowed(in_turn(&addresses), endpoint.reach)?;
+            match *addresses.make_contiguous() {
                 // One address has nothing to race against: most tunnels are to a literal or to a name with one address.
                 [only] => open(only).await.map_err(judge),
-                ref several => Box::pin(race(in_turn(several), ATTEMPT_DELAY)).await,
+                _ => Box::pin(race(addresses, ATTEMPT_DELAY)).await,
             }
         };
         match timeout(within, connecting).await {
@@ -116,16 +119,17 @@ impl Dialer {
         Ok(found.iter().map(|found| at_port(*found, port)).collect())
     }
 
-    /// The addresses that may be dialled, in their order.
-    fn allowed(&self, mut addresses: Vec<SocketAddr>, reach: Reach) -> Result<Vec<SocketAddr>, Error> {
+    /// The addresses that may be dialled, in their order, as many as are tried.
+    fn allowed(&self, addresses: VecDeque<SocketAddr>, reach: Reach) -> Result<VecDeque<SocketAddr>, Error> {
         let mut ours = false;
-        addresses.retain(|address| {
+        let allowed = addresses.into_iter().filter(|address| {
             let ruling = self.settings.rule_on(*address, reach, is_local);
             ours |= ruling == Ruling::Ours;
             ruling == Ruling::Allowed
         });
-        match addresses.is_empty() {
-            false => Ok(addresses),
+        let tried: VecDeque<SocketAddr> = allowed.take(MOST_TRIED).collect();
+        match tried.is_empty() {
+            false => Ok(tried),
             true if ours => Err(Error::Loop),
             true => Err(Error::Denied),
         }

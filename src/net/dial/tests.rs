@@ -97,9 +97,26 @@ async fn a_zone_id_is_refused_before_anything_is_resolved() {
 fn what_is_denied_is_left_out_and_the_rest_is_dialled() {
     let public: SocketAddr = "1.1.1.1:80".parse().unwrap();
     let mixed = vec!["10.0.0.1:80".parse().unwrap(), public, "203.0.113.1:80".parse().unwrap()];
-    assert_eq!(dialer(true).allowed(mixed.clone(), Reach::Public).unwrap(), [public]);
-    assert_eq!(dialer(true).allowed(mixed.clone(), Reach::Private).unwrap(), mixed[..2]);
-    assert!(matches!(dialer(true).allowed(mixed[2..].to_vec(), Reach::Private), Err(Error::Denied)));
+    let allowed = |of: &[SocketAddr], reach| dialer(true).allowed(addresses(of), reach);
+    assert_eq!(allowed(&mixed, Reach::Public).unwrap(), [public]);
+    assert_eq!(allowed(&mixed, Reach::Private).unwrap(), &mixed[..2]);
+    assert!(matches!(allowed(&mixed[2..], Reach::Private), Err(Error::Denied)));
+}
+
+#[tokio::test]
+async fn of_a_name_with_many_addresses_only_the_first_eight_are_tried() {
+    // A corner of loopback where no other test listens.
+    let at = |last: usize| SocketAddr::new(Ipv4Addr::new(127, 88, 0, u8::try_from(last).unwrap()).into(), 0);
+    for (there, is_tried) in [(MOST_TRIED, true), (MOST_TRIED + 1, false), (20, false)] {
+        let listener = TcpListener::bind(at(there)).unwrap();
+        let many = move |_: &str| Ok((1..=20).map(at).collect());
+        let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
+        let dialer = Dialer::new(settings, Resolver::of(Arc::new(many)).unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let result = dialer.connect(to("many.example", port, Reach::Public), AGES).await;
+        assert_eq!(result.is_ok(), is_tried, "{there}: {result:?}");
+        assert!(is_tried || matches!(result, Err(Error::Refused(_))), "{there}: {result:?}");
+    }
 }
 
 #[tokio::test]
