@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::policy::Ruling;
 pub use super::policy::{Reach, Settings};
-use super::resolve::{Resolver, is_exhausted};
+use super::resolve::{Lookup, Resolver, is_exhausted};
 
 /// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -107,11 +107,17 @@ impl Dialer {
     }
 
     async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
-        let Endpoint { host, port, caller, .. } = endpoint;
+        let Endpoint { host, port, reach, caller } = endpoint;
         if let Some(address) = literal(host, port)? {
             return Ok(vec![address]);
         }
-        let answer = self.resolver.resolve(host, caller).await;
+        // The operator's own word for a host, which the system may complete. Any other short name could be a second spelling
+        // of such a host.
+        let lookup = match reach {
+            Reach::Public => Lookup::Absolute,
+            Reach::Private | Reach::Address => Lookup::Searched,
+        };
+        let answer = self.resolver.resolve(host, lookup, caller).await;
         let found = answer.map_err(|failure| match is_exhausted(failure.error()) {
             true => Error::Exhausted(io::Error::other(failure)),
             false => Error::Dns(io::Error::other(failure)),

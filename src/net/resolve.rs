@@ -4,11 +4,13 @@
 //! or more, long after its caller has gone. So lookups share no thread with anything else, a caller occupies a part of the
 //! threads at most, and all that the lookups of one zone can hold up are lookups of the same caller in the same zone.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,28 +18,38 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
-/// How many lookups run at one time: each occupies a thread.
+/// The most lookups at one time: each occupies a thread.
 const AT_ONCE: usize = 64;
-/// How many of them are one caller's: a quarter, so that three with nothing but dead names leave threads for the others.
+/// The most of them for one caller: a quarter, so that three with nothing but dead names leave threads for the others.
 const PER_CALLER: usize = 16;
-/// How many of those are in one zone, so that a dead zone leaves its caller the others.
+/// The most of those in one zone, so that a dead zone leaves its caller the others.
 const PER_ZONE: usize = 8;
-/// How long a failure is remembered, so that a name in heavy use does not ask a dead server without pause: the least that
-/// RFC 9520 §3.2 wants.
+/// The time that a failure is remembered, so that a name in heavy use does not ask a dead server without pause: the least
+/// that RFC 9520 §3.2 wants.
 const FAILURE_KEPT: Duration = Duration::from_secs(1);
-/// How many failures are remembered: callers choose the names.
+/// The most failures that are remembered: callers choose the names.
 const MOST_FAILURES: usize = 1024;
-/// How many of a name's addresses are looked at. An answer holds as many as its owner likes.
+/// The most addresses of a name that are looked at. An answer holds as many as its owner likes.
 const MOST_ADDRESSES: usize = 64;
-/// How many keys [`Quotas`] keeps before it looks which of them are still in use.
+/// The number of keys that [`Quotas`] keeps before it looks which of them are still in use.
 const SWEEP: usize = 256;
 
-/// Why a name has no address; all that asked for it at one time get the same.
+/// The way a name is read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lookup {
+    /// As an absolute name (RFC 1034 §3.1), which the search list of resolv.conf(5) does not complete. Only a name in
+    /// hosts(5) is what that says.
+    Absolute,
+    /// As the system reads it, with its search list.
+    Searched,
+}
+
+/// The reason that a name has no address; all that asked for it at one time get the same.
 #[derive(Clone, Debug)]
 pub struct Failure(Arc<io::Error>);
 
 impl Failure {
-    /// What the system said.
+    /// The system's words.
     pub fn error(&self) -> &io::Error {
         &self.0
     }
@@ -66,6 +78,7 @@ type System = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 /// Looks names up for the whole process.
 pub struct Resolver {
     system: System,
+    hosts: PathBuf,
     threads: Threads,
     places: Arc<Semaphore>,
     callers: Quotas<u64>,
@@ -76,8 +89,14 @@ pub struct Resolver {
 /// The lookups that run, and those that have failed a moment ago.
 #[derive(Default)]
 struct Table {
-    known: HashMap<Box<str>, watch::Receiver<Option<Answer>>>,
+    known: HashMap<Question, watch::Receiver<Option<Answer>>>,
     failures: usize,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Question {
+    name: Box<str>,
+    lookup: Lookup,
 }
 
 impl Resolver {
@@ -87,12 +106,14 @@ impl Resolver {
     /// If there can be no threads for it.
     pub fn new() -> io::Result<Arc<Resolver>> {
         let system = |name: &str| (name, 0).to_socket_addrs().map(Iterator::collect);
-        Resolver::of(Arc::new(system))
+        Resolver::of(Arc::new(system), PathBuf::from("/etc/hosts"))
     }
 
-    pub(super) fn of(system: System) -> io::Result<Arc<Resolver>> {
+    /// `hosts`: the file whose names are known without a name server (hosts(5)).
+    pub(super) fn of(system: System, hosts: PathBuf) -> io::Result<Arc<Resolver>> {
         Ok(Arc::new(Resolver {
             system,
+            hosts,
             threads: Threads::new()?,
             places: Arc::new(Semaphore::new(AT_ONCE)),
             callers: Quotas::new(PER_CALLER),
@@ -102,22 +123,23 @@ impl Resolver {
     }
 
     /// The addresses of `name`, at least one; equal names that are asked for at one time are looked up once. `caller`: a
-    /// number for whom it is done.
+    /// number for the one that asks.
     ///
     /// # Errors
-    /// What the system says: that it knows no address, or cannot ask.
+    /// The system's: it knows no address, or cannot ask.
     ///
     /// # Cancel safety
     /// Cancel safe. A lookup that has begun goes on, and occupies its caller's place until it ends.
-    pub(super) async fn resolve(self: &Arc<Self>, name: &str, caller: u64) -> Answer {
-        let known = self.lock().known.get(name).cloned();
+    pub(super) async fn resolve(self: &Arc<Self>, name: &str, lookup: Lookup, caller: u64) -> Answer {
+        let question = Question { name: name.into(), lookup };
+        let known = self.lock().known.get(&question).cloned();
         let mut told = match known {
             Some(told) => told,
             None => {
-                // The narrower one first: who waits for a dead zone occupies nothing that other zones need.
+                // The narrower one first: a wait for a dead zone occupies nothing that other zones need.
                 let zone = self.zones.take((caller, zone_of(name).into())).await;
                 let own = self.callers.take(caller).await;
-                self.ask(name.into(), [zone, own])
+                self.ask(question, [zone, own])
             }
         };
         let answer = told.wait_for(Option::is_some).await.map(|answer| answer.clone());
@@ -126,25 +148,25 @@ impl Resolver {
     }
 
     /// Begins a lookup, unless there is one by now. `quotas` are given back when its thread is free again.
-    fn ask(self: &Arc<Self>, name: Box<str>, quotas: [OwnedSemaphorePermit; 2]) -> watch::Receiver<Option<Answer>> {
+    fn ask(self: &Arc<Self>, question: Question, quotas: [OwnedSemaphorePermit; 2]) -> watch::Receiver<Option<Answer>> {
         let mut table = self.lock();
-        if let Some(told) = table.known.get(&name) {
+        if let Some(told) = table.known.get(&question) {
             return told.clone();
         }
         let (tell, told) = watch::channel(None);
-        table.known.insert(name.clone(), told.clone());
-        tokio::spawn(Arc::clone(self).run(name, quotas, tell));
+        table.known.insert(question.clone(), told.clone());
+        tokio::spawn(Arc::clone(self).run(question, quotas, tell));
         told
     }
 
     async fn run(
         self: Arc<Self>,
-        name: Box<str>,
+        question: Question,
         quotas: [OwnedSemaphorePermit; 2],
         tell: watch::Sender<Option<Answer>>,
     ) {
         let place = Arc::clone(&self.places).acquire_owned().await;
-        let (resolver, asked) = (Arc::clone(&self), name.clone());
+        let (resolver, asked) = (Arc::clone(&self), question.clone());
         let looking = self.threads.spawn(move || {
             let _until_it_ends = (place, quotas);
             resolver.look(&asked)
@@ -153,18 +175,18 @@ impl Resolver {
         let is_kept = answer.as_ref().is_err_and(|failure| !is_exhausted(failure.error())) && self.keep_failure();
         if is_kept {
             tell.send_replace(Some(answer));
-            // Nothing ends this but the time.
+            // Ends with the time alone.
             timeout(FAILURE_KEPT, std::future::pending::<()>()).await.ok();
             let mut table = self.lock();
-            table.known.remove(&name);
+            table.known.remove(&question);
             table.failures -= 1;
         } else {
-            self.lock().known.remove(&name);
+            self.lock().known.remove(&question);
             tell.send_replace(Some(answer));
         }
     }
 
-    /// Whether there is room for another failure; it is taken then.
+    /// Takes the room for another failure, if there is some.
     fn keep_failure(&self) -> bool {
         let mut table = self.lock();
         let has_room = table.failures < MOST_FAILURES;
@@ -173,13 +195,23 @@ impl Resolver {
     }
 
     /// Blocks its thread.
-    fn look(&self, name: &str) -> Answer {
-        let mut addresses = (self.system)(name)?;
+    fn look(&self, question: &Question) -> Answer {
+        let mut addresses = (self.system)(&self.spelled(question))?;
         addresses.truncate(MOST_ADDRESSES);
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into());
         }
         Ok(addresses.into())
+    }
+
+    /// The name as the system is asked for it: one that ends with a dot is absolute. But hosts(5) knows no names with a dot
+    /// at their end, and is looked into first everywhere (nsswitch.conf(5)).
+    fn spelled<'q>(&self, question: &'q Question) -> Cow<'q, str> {
+        let name = &*question.name;
+        let is_as_it_is = question.lookup == Lookup::Searched
+            || name.is_empty()
+            || std::fs::read(&self.hosts).is_ok_and(|hosts| names(&hosts, name));
+        if is_as_it_is { name.into() } else { format!("{name}.").into() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -188,7 +220,7 @@ impl Resolver {
     }
 }
 
-/// Whether the gateway itself has run out of something; another try may go better at once.
+/// True if the gateway itself has run out of something; another try may go better at once.
 pub(super) fn is_exhausted(error: &io::Error) -> bool {
     use rustix::io::Errno;
     // EADDRNOTAVAIL, "no local port left", is not among them: a machine without IPv6 says the same of every IPv6
@@ -197,6 +229,17 @@ pub(super) fn is_exhausted(error: &io::Error) -> bool {
         Errno::from_io_error(error),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
     )
+}
+
+/// True if a line of hosts(5) bears the name.
+fn names(hosts: &[u8], name: &str) -> bool {
+    hosts.split(|byte| *byte == b'\n').any(|line| {
+        let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        // The address.
+        words.next();
+        words.any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+    })
 }
 
 /// The last two labels, which is as much as the owner of a zone commonly has.
@@ -256,7 +299,7 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // A lookup cannot be ended; nothing waits for its answer any more.
+            // A lookup cannot be ended, and its answer is not waited for any more.
             runtime.shutdown_background();
         }
     }

@@ -243,7 +243,7 @@ impl Refusal {
             Refusal::ConnectionRefused => "The origin refused the connection. Is it running, and is the port right?",
             Refusal::Unreachable => "No address of the origin can be reached from the gateway.",
             Refusal::ConnectionTerminated => "The origin closed the connection before its answer was complete. Whether it acted on the request is unknown.",
-            Refusal::DnsError => "The origin's name does not resolve. Is it spelled right, and can the gateway's machine resolve it?",
+            Refusal::DnsError => "The origin's name does not resolve. Is it spelled right and in full (a short name is not completed unless a limit or a route names it), and can the gateway's machine resolve it?",
             Refusal::DnsTimeout => "The origin's name did not resolve in time ([timeouts] connect).",
             Refusal::Closing { .. } => "The gateway is shutting down. Ask again as Retry-After says.",
             Refusal::Exhausted => "The gateway has no connection left for this request. Ask again in a moment; if it lasts, raise the limit of open files.",

@@ -93,6 +93,21 @@ async fn a_zone_id_is_refused_before_anything_is_resolved() {
     }
 }
 
+#[tokio::test]
+async fn only_a_host_that_the_operator_has_named_is_completed_by_the_search_list() {
+    let (_listener, address) = listener();
+    // Knows the short name alone, as a resolver with a search list does.
+    let searching = |name: &str| match name {
+        "payments" => Ok(vec!["127.0.0.1:0".parse().unwrap()]),
+        _ => Err(io::Error::other("no such name")),
+    };
+    let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
+    let dialer = Dialer::new(settings, Resolver::of(Arc::new(searching), "no-such-file".into()).unwrap());
+    let result = dialer.connect(to("payments", address.port(), Reach::Public), AGES).await;
+    assert!(matches!(result, Err(Error::Dns(_))), "{result:?}");
+    dialer.connect(to("payments", address.port(), Reach::Private), AGES).await.unwrap();
+}
+
 #[test]
 fn what_is_denied_is_left_out_and_the_rest_is_dialled() {
     let public: SocketAddr = "1.1.1.1:80".parse().unwrap();
@@ -111,7 +126,7 @@ async fn of_a_name_with_many_addresses_only_the_first_eight_are_tried() {
         let listener = TcpListener::bind(at(there)).unwrap();
         let many = move |_: &str| Ok((1..=20).map(at).collect());
         let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
-        let dialer = Dialer::new(settings, Resolver::of(Arc::new(many)).unwrap());
+        let dialer = Dialer::new(settings, Resolver::of(Arc::new(many), "/etc/hosts".into()).unwrap());
         let port = listener.local_addr().unwrap().port();
         let result = dialer.connect(to("many.example", port, Reach::Public), AGES).await;
         assert_eq!(result.is_ok(), is_tried, "{there}: {result:?}");
@@ -170,7 +185,7 @@ fn a_resolver_that_never_answers_ends_with_the_time() {
         Ok(Vec::new())
     };
     let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
-    let dialer = Dialer::new(settings, Resolver::of(Arc::new(never)).unwrap());
+    let dialer = Dialer::new(settings, Resolver::of(Arc::new(never), "/etc/hosts".into()).unwrap());
     let result = runtime.block_on(dialer.connect(to("localhost", 80, Reach::Public), Duration::from_millis(20)));
     assert!(matches!(result, Err(Error::DnsTimeout)), "{result:?}");
     drop(free);

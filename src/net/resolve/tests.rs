@@ -1,4 +1,4 @@
-//! A resolver that answers when the test lets it: who holds up whom, and what is asked how often.
+//! A resolver that answers when the test lets it: lookups that hold up others, and lookups that are shared.
 
 use std::collections::HashSet;
 use std::sync::Condvar;
@@ -20,7 +20,7 @@ impl World {
     fn new() -> (Arc<World>, Arc<Resolver>) {
         let world = Arc::new(World::default());
         let system = Arc::clone(&world);
-        (world, Resolver::of(Arc::new(move |name| system.look(name))).unwrap())
+        (world, Resolver::of(Arc::new(move |name| system.look(name)), PathBuf::new()).unwrap())
     }
 
     fn look(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
@@ -60,14 +60,18 @@ impl Drop for Released {
 /// Has a name looked up by a task of its own.
 fn ask(resolver: &Arc<Resolver>, name: &str, caller: u64) -> tokio::task::JoinHandle<Answer> {
     let (resolver, name) = (Arc::clone(resolver), name.to_owned());
-    tokio::spawn(async move { resolver.resolve(&name, caller).await })
+    tokio::spawn(async move { resolver.resolve(&name, Lookup::Absolute, caller).await })
 }
 
+/// Waits until `holds` is true; only a hang is slower than this, however busy the machine.
 async fn until(mut holds: impl FnMut() -> bool) {
-    while !holds() {
-        tokio::task::yield_now().await;
-        std::thread::yield_now();
-    }
+    let holding = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+            std::thread::yield_now();
+        }
+    };
+    timeout(Duration::from_secs(30), holding).await.expect("it never holds");
 }
 
 #[tokio::test]
@@ -81,9 +85,9 @@ async fn names_that_are_asked_for_at_one_time_are_looked_up_once() {
     for one in asking {
         assert_eq!(one.await.unwrap().unwrap().len(), 1);
     }
-    assert_eq!(*world.asked.lock().unwrap(), ["dead.example", "live.example"]);
+    assert_eq!(*world.asked.lock().unwrap(), ["dead.example.", "live.example."]);
     ask(&resolver, "live.example", 0).await.unwrap().unwrap();
-    assert_eq!(world.asked(), 3, "an answer is nobody's for longer than it is waited for");
+    assert_eq!(world.asked(), 3, "an answer is kept no longer than it is waited for");
 }
 
 #[tokio::test]
@@ -144,7 +148,7 @@ fn what_else_blocks_finds_a_thread_while_names_are_dead_and_the_other_way_round(
 }
 
 async fn ask_here(resolver: &Arc<Resolver>, name: &str) -> Answer {
-    resolver.resolve(name, 0).await
+    resolver.resolve(name, Lookup::Absolute, 0).await
 }
 
 #[tokio::test]
@@ -168,13 +172,13 @@ async fn a_caller_that_hangs_up_does_not_get_the_places_back_that_its_lookups_st
 async fn a_failure_is_remembered_for_a_second() {
     let (world, resolver) = World::new();
     for _ in 0..3 {
-        let failed = resolver.resolve("no.such.name", 0).await.unwrap_err();
+        let failed = resolver.resolve("no.such.name", Lookup::Absolute, 0).await.unwrap_err();
         assert_eq!(failed.to_string(), "no such name");
         assert_eq!(world.asked(), 1);
     }
     tokio::time::advance(FAILURE_KEPT + Duration::from_millis(1)).await;
     until(|| resolver.lock().known.is_empty()).await;
-    resolver.resolve("no.such.name", 0).await.unwrap_err();
+    resolver.resolve("no.such.name", Lookup::Absolute, 0).await.unwrap_err();
     assert_eq!(world.asked(), 2);
     assert_eq!(resolver.lock().failures, 1);
 }
@@ -183,7 +187,7 @@ async fn a_failure_is_remembered_for_a_second() {
 async fn no_more_failures_are_remembered_than_there_is_room_for() {
     let (world, resolver) = World::new();
     for n in 0..MOST_FAILURES + 5 {
-        resolver.resolve(&format!("no.{n}"), 0).await.unwrap_err();
+        resolver.resolve(&format!("no.{n}"), Lookup::Absolute, 0).await.unwrap_err();
     }
     let table = resolver.lock();
     assert!(table.failures <= MOST_FAILURES && table.known.len() == table.failures);
@@ -194,19 +198,79 @@ async fn no_more_failures_are_remembered_than_there_is_room_for() {
 fn what_a_lack_of_our_own_failed_is_not_remembered() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let system = |_: &str| Err(rustix::io::Errno::MFILE.into());
-    let resolver = Resolver::of(Arc::new(system)).unwrap();
-    let failed = runtime.block_on(resolver.resolve("live.example", 0)).unwrap_err();
+    let resolver = Resolver::of(Arc::new(system), PathBuf::new()).unwrap();
+    let failed = runtime.block_on(resolver.resolve("live.example", Lookup::Absolute, 0)).unwrap_err();
     assert!(is_exhausted(failed.error()), "{failed}");
     assert!(resolver.lock().known.is_empty());
 }
 
 #[tokio::test]
 async fn a_name_without_addresses_does_not_resolve_and_one_with_thousands_has_a_few() {
-    let none = Resolver::of(Arc::new(|_: &str| Ok(Vec::new()))).unwrap();
-    none.resolve("live.example", 0).await.unwrap_err();
+    let none = Resolver::of(Arc::new(|_: &str| Ok(Vec::new())), PathBuf::new()).unwrap();
+    none.resolve("live.example", Lookup::Absolute, 0).await.unwrap_err();
     let address: SocketAddr = "192.0.2.1:0".parse().unwrap();
-    let many = Resolver::of(Arc::new(move |_: &str| Ok(vec![address; 3000]))).unwrap();
-    assert_eq!(many.resolve("live.example", 0).await.unwrap().len(), MOST_ADDRESSES);
+    let many = Resolver::of(Arc::new(move |_: &str| Ok(vec![address; 3000])), PathBuf::new()).unwrap();
+    assert_eq!(many.resolve("live.example", Lookup::Absolute, 0).await.unwrap().len(), MOST_ADDRESSES);
+}
+
+/// A file of the test's own; removed when dropped.
+struct Hosts(PathBuf);
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// A resolver whose hosts file says this, and what it has asked of the system.
+fn spelling(hosts: &str) -> (Arc<Mutex<Vec<String>>>, Arc<Resolver>, Hosts) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let file = format!("lockgate-hosts-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+    let path = std::env::temp_dir().join(file);
+    std::fs::write(&path, hosts).unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let system = Arc::clone(&asked);
+    let look = move |name: &str| {
+        system.lock().unwrap().push(name.to_owned());
+        Ok(vec!["192.0.2.1:0".parse().unwrap()])
+    };
+    (asked, Resolver::of(Arc::new(look), path.clone()).unwrap(), Hosts(path))
+}
+
+#[tokio::test]
+async fn names_are_absolute_so_that_no_search_list_gives_a_host_a_second_spelling() {
+    let (asked, resolver, _file) = spelling("");
+    for name in ["payments", "payments.prod", "payments.prod.svc.cluster.local"] {
+        resolver.resolve(name, Lookup::Absolute, 0).await.unwrap();
+    }
+    assert_eq!(*asked.lock().unwrap(), ["payments.", "payments.prod.", "payments.prod.svc.cluster.local."]);
+}
+
+#[tokio::test]
+async fn a_name_of_the_hosts_file_is_what_that_says() {
+    let hosts =
+        "127.0.0.1\tlocalhost # a.comment\n::1 localhost ip6-localhost\n\n10.0.0.7  db.internal  DB\r\n#1.1.1.1 off";
+    let (asked, resolver, _file) = spelling(hosts);
+    for name in ["localhost", "ip6-localhost", "db.internal", "db", "a.comment", "off", "10.0.0.7.x"] {
+        resolver.resolve(name, Lookup::Absolute, 0).await.unwrap();
+    }
+    let expected = ["localhost", "ip6-localhost", "db.internal", "db", "a.comment.", "off.", "10.0.0.7.x."];
+    assert_eq!(*asked.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_name_that_may_be_completed_is_asked_for_as_it_is_and_apart_from_the_absolute_one() {
+    let (asked, resolver, _file) = spelling("");
+    for lookup in [Lookup::Searched, Lookup::Absolute] {
+        resolver.resolve("payments", lookup, 0).await.unwrap();
+    }
+    assert_eq!(*asked.lock().unwrap(), ["payments", "payments."]);
+}
+
+#[tokio::test]
+async fn the_systems_own_hosts_file_is_found() {
+    let found = Resolver::new().unwrap().resolve("localhost", Lookup::Absolute, 0).await.unwrap();
+    assert!(found.iter().all(|address| address.ip().is_loopback()), "{found:?}");
 }
 
 #[test]
