@@ -1,8 +1,11 @@
 //! CONNECT opens a tunnel: bytes both ways, nothing lost, nothing added, and counted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::certs::{Authority, Fault};
+use crate::support::clock::now;
 use crate::support::*;
 
 /// `[access]` that lets tunnels go to these ports.
@@ -220,4 +223,120 @@ fn an_http_1_0_caller_gets_its_tunnel_too() {
     caller.send("GET / HTTP/1.1\r\n\r\n");
     assert_eq!(caller.bytes(18).len(), 18);
     caller.expect_silence(Duration::from_millis(20));
+}
+
+/// When a connection was made: after one moment, at which there was none, and before another, at which it was accepted.
+/// However late a busy machine accepts it, it was made between the two.
+#[derive(Clone, Copy)]
+struct Made {
+    after: u64,
+    before: u64,
+}
+
+/// A port that accepts and holds whatever comes, and looks each millisecond at the latest.
+struct Door {
+    port: u16,
+    made: Arc<Mutex<Vec<Made>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Door {
+    fn open() -> Door {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let door = Door { port: listener.local_addr().unwrap().port(), made: Arc::default(), stop: Arc::default() };
+        let (made, stop) = (Arc::clone(&door.made), Arc::clone(&door.stop));
+        thread(move || {
+            let mut held = Vec::new();
+            let mut after = now();
+            while !stop.load(Ordering::SeqCst) {
+                let asked = now();
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        made.lock().unwrap().push(Made { after, before: now() });
+                        held.push(stream);
+                    }
+                    Err(_) => {
+                        after = asked;
+                        std::thread::sleep(Duration::from_micros(500));
+                    }
+                }
+            }
+        });
+        door
+    }
+
+    fn made(&self) -> Vec<Made> {
+        self.made.lock().unwrap().clone()
+    }
+
+    fn connect(&self) -> String {
+        format!("CONNECT 127.0.0.1:{} HTTP/1.1\r\nHost: a\r\n\r\n", self.port)
+    }
+
+    /// One limit on it, and `[access]` that lets tunnels go there.
+    fn limit(&self, requests: u32, per: &str, more: &str) -> String {
+        limit(requests, per, more) + &format!("[access]\nconnect_ports = [{}]\n\n", self.port)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn no_span_sees_more_connections_made_than_a_limit_lets_tunnels_through() {
+    const PER: u64 = 800_000_000;
+    let door = Door::open();
+    // The guard covers what passes between a connection's being made here and there.
+    let gateway = Gateway::start(&door.limit(5, "800ms", "guard = \"20ms\""));
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let (addr, request) = (gateway.addr, door.connect());
+            thread(move || {
+                let mut caller = Caller::connect(addr);
+                assert_eq!(caller.send(request).answer_to("CONNECT").status, 200);
+                caller
+            })
+        })
+        .collect();
+    let _open: Vec<Caller> = callers.into_iter().map(|one| one.join().unwrap()).collect();
+    eventually("all are accepted", || door.made().len() == 20);
+    for six in door.made().windows(6) {
+        let at_most = six[5].before - six[0].after;
+        assert!(at_most >= PER, "six connections within {:?}", Duration::from_nanos(at_most));
+    }
+}
+
+#[test]
+fn a_tunnel_that_waits_has_no_connection_yet_and_one_whose_caller_left_never_has() {
+    let door = Door::open();
+    let toml = format!(
+        "{}[admin]\nlisten = \"127.0.0.1:{}\"\n",
+        door.limit(1, "1ms", "in_flight = 1\nmax_wait = \"1h\""),
+        free_port()
+    );
+    let gateway = Gateway::start(&toml);
+    let waiting = || {
+        let line = toml.lines().find_map(|line| line.strip_prefix("listen = \"")).unwrap();
+        let mut admin = Caller::connect(line.trim_end_matches('"').parse().unwrap());
+        admin.send("GET /v1/limits/the-limit HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").answer().text()
+    };
+    let mut first = gateway.caller();
+    assert_eq!(first.send(door.connect()).answer_to("CONNECT").status, 200);
+    let mut leaving = gateway.caller();
+    leaving.send(door.connect());
+    eventually("it waits", || waiting().contains("\"waiting\":1"));
+    let mut staying = gateway.caller();
+    staying.send(door.connect());
+    eventually("both wait", || waiting().contains("\"waiting\":2"));
+    leaving.hang_up();
+    eventually("one has left", || waiting().contains("\"waiting\":1"));
+    assert_eq!(door.made().len(), 1, "nothing is made for those that wait");
+    first.reset();
+    assert_eq!(staying.answer_to("CONNECT").status, 200);
+    eventually("its connection is accepted", || door.made().len() >= 2);
+    assert_eq!(door.made().len(), 2);
 }

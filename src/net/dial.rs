@@ -21,7 +21,10 @@ use super::resolve::{Lookup, Resolver, is_exhausted};
 
 /// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How many addresses of a name are tried. Its owner chooses them, and each is a connection that somebody else sees.
+/// The longest that an address has before the next is tried in its place: one that has not answered by then has lost its
+/// first packet (RFC 6298 §2.1 sends it again after 1 s), or is dead.
+const TURN: Duration = Duration::from_secs(1);
+/// The most addresses of a name that are tried. Its owner chooses them, and each attempt reaches another machine.
 const MOST_TRIED: usize = 8;
 
 /// Opens connections to origins.
@@ -41,6 +44,18 @@ pub struct Endpoint<'a> {
     pub reach: Reach,
     /// A number for the caller, so that callers share the lookups.
     pub caller: u64,
+    /// The way several addresses are tried.
+    pub attempts: Attempts,
+}
+
+/// The way the addresses of a name are tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attempts {
+    /// The next beside the one before, if that is slow (Happy Eyeballs, RFC 8305). Two connections may arrive, of which one
+    /// is closed at once.
+    Overlapping,
+    /// The next in the place of the one before, so that no two arrive: for an origin that counts connections.
+    OneAtATime,
 }
 
 /// Why there is no connection.
@@ -93,10 +108,14 @@ impl Dialer {
             let addresses = self.resolve(endpoint).await?;
             resolved = true;
             let mut addresses = self.allowed(in_turn(&addresses), endpoint.reach)?;
-            match *addresses.make_contiguous() {
+            match (&*addresses.make_contiguous(), endpoint.attempts) {
                 // One address has nothing to race against: most tunnels are to a literal or to a name with one address.
-                [only] => open(only).await.map_err(judge),
-                _ => Box::pin(race(addresses, ATTEMPT_DELAY)).await,
+                (&[only], _) => open(only).await.map_err(judge),
+                (_, Attempts::Overlapping) => Box::pin(race(addresses, ATTEMPT_DELAY)).await,
+                (several, Attempts::OneAtATime) => {
+                    let each = TURN.min(within / u32::try_from(several.len()).unwrap_or(u32::MAX));
+                    Box::pin(one_at_a_time(addresses, each)).await
+                }
             }
         };
         match timeout(within, connecting).await {
@@ -107,7 +126,7 @@ impl Dialer {
     }
 
     async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
-        let Endpoint { host, port, reach, caller } = endpoint;
+        let Endpoint { host, port, reach, caller, .. } = endpoint;
         if let Some(address) = literal(host, port)? {
             return Ok(vec![address]);
         }
@@ -151,7 +170,7 @@ impl Dialer {
 /// Cancel safe: connections that were being opened are closed.
 pub async fn reach(host: &str, port: u16, within: Duration) -> Result<TcpStream, Error> {
     let connecting = async {
-        // It is the operator's own word, and short names are the system's to complete.
+        // The operator's own word: the system may complete it.
         let found: Vec<SocketAddr> = match literal(host, port)? {
             Some(address) => vec![address],
             None => tokio::net::lookup_host((host, port)).await.map_err(unresolved)?.collect(),
@@ -295,6 +314,22 @@ async fn race(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<Tc
             Err(error) => failure = Some(more_telling(failure, judge(error))),
         }
     }
+}
+
+/// Tries one address after the other. Each but the last has `each` for itself, and is given up before the next begins.
+async fn one_at_a_time(mut addresses: VecDeque<SocketAddr>, each: Duration) -> Result<TcpStream, Error> {
+    let mut failure: Option<Error> = None;
+    while let Some(address) = addresses.pop_front() {
+        let opened = match addresses.is_empty() {
+            true => open(address).await.map_err(judge),
+            false => timeout(each, open(address)).await.map_or(Err(Error::Timeout), |opened| opened.map_err(judge)),
+        };
+        match opened {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = Some(more_telling(failure, error)),
+        }
+    }
+    Err(failure.unwrap_or_else(nothing_to_try))
 }
 
 fn nothing_to_try() -> Error {

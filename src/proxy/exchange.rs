@@ -15,6 +15,7 @@ use super::tunnel::Tunnel;
 use super::upstream::Upstream;
 use super::{acquire, answer, attempts, line, patience};
 use crate::gate::{Answer, Permit};
+use crate::net::dial::Attempts;
 use crate::time::Time;
 use crate::tls::verify::Offer;
 use crate::wire::{Length, Name, Options, framing};
@@ -63,14 +64,22 @@ impl Plan {
     /// A connection that will do for the first sending.
     pub(super) fn want(&self) -> Want {
         // A tunnel begins where its connection begins, not behind other requests on it.
-        let fresh = if self.target.form == Form::Authority { Fresh::Yes } else { Fresh::No };
+        let fresh = if self.is_tunnel() { Fresh::Yes } else { Fresh::No };
         // Only HTTP/1.1 has a connection that can change its protocol.
         Want { fresh, offer: if self.outgoing.upgrade { Offer::Http1 } else { Offer::Http2 } }
     }
 
     /// A new connection to its origin.
     pub(super) fn dialling(&self) -> DialPlan {
-        DialPlan { caller: self.admitted.caller }
+        // The origin counts the connection of a tunnel.
+        let is_counted = self.is_tunnel() && !self.claims.claims.is_empty();
+        let attempts = if is_counted { Attempts::OneAtATime } else { Attempts::Overlapping };
+        DialPlan { caller: self.admitted.caller, attempts }
+    }
+
+    /// True if it asks for a connection rather than for an answer.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.target.form == Form::Authority
     }
 
     /// The limits were read again: which of them it must pass is found anew.

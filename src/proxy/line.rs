@@ -1,4 +1,4 @@
-//! A request in line: its caller may hang up, and its connection is made ready before its turn.
+//! A request in line: its caller may hang up, and its connection is made ready before its turn (but for a tunnel).
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -46,7 +46,11 @@ pub(super) async fn wait(
     let origins = caller.worker.origins.clone();
     // If nobody knows when, it could be any moment.
     let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
-    let mut preparation = Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin)))));
+    let mut preparation = match plan.is_tunnel() {
+        // Its connection is what the origin counts, and belongs to its slot.
+        true => Preparation::Nothing,
+        false => Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin))))),
+    };
     let mut place: Option<Place> = None;
     let verdict = poll_fn(|cx| {
         if let Poll::Ready(verdict) = Pin::new(&mut waiting).poll(cx) {

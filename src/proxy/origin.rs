@@ -16,7 +16,7 @@ use super::{PoolSettings, Proxy};
 use crate::gate::clock::Clock;
 use crate::gate::{Flight, Permit};
 use crate::locker::Caller;
-use crate::net::dial::{self, Dialer, Endpoint};
+use crate::net::dial::{self, Attempts, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, Offer, Wish};
 use crate::wire::http2::{Link, OriginStream};
@@ -86,10 +86,13 @@ pub(super) enum Fresh {
     No,
 }
 
-/// The caller that a connection is made for.
+/// The way a connection is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DialPlan {
+    /// The caller that asks for it.
     pub(super) caller: Caller,
+    /// The way its addresses are tried.
+    pub(super) attempts: Attempts,
 }
 
 /// Why a request's head did not leave.
@@ -198,8 +201,9 @@ impl Origins {
 
     async fn dial_once(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
         let until = tokio::time::Instant::from_std(self.clock.instant(self.clock.now() + self.connect));
+        let DialPlan { caller, attempts } = how;
         let (host, port, reach) = (&*origin.host, origin.port, origin.reach);
-        let endpoint = Endpoint { host, port, reach, caller: how.caller.0 };
+        let endpoint = Endpoint { host, port, reach, caller: caller.0, attempts };
         let tcp = self.dialer.connect(endpoint, self.connect).await.map_err(refusal_of_dial)?;
         self.tallies.dialled.add_one();
         let stream = Stream::plain(tcp);

@@ -16,7 +16,7 @@ fn of(settings: Settings) -> Dialer {
 }
 
 fn to(host: &str, port: u16, reach: Reach) -> Endpoint<'_> {
-    Endpoint { host, port, reach, caller: 0 }
+    Endpoint { host, port, reach, caller: 0, attempts: Attempts::Overlapping }
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -217,6 +217,20 @@ async fn an_address_that_does_not_answer_gets_company_after_the_delay() {
     let racing = race(addresses(&[silent, good]), Duration::from_millis(10));
     let stream = timeout(AGES, racing).await.expect("the first address is waited for alone").unwrap();
     assert_eq!(stream.peer_addr().unwrap(), good);
+}
+
+#[tokio::test]
+async fn where_no_two_connections_may_arrive_an_address_is_given_up_before_the_next_is_tried() {
+    let (_socket, _fillers, silent) = silent();
+    let (_listener, good) = listener();
+    let moment = Duration::from_millis(10);
+    let stream = one_at_a_time(addresses(&[silent, refusing(), good]), moment).await.unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), good);
+    let result = one_at_a_time(addresses(&[silent, refusing()]), moment).await;
+    assert!(matches!(result, Err(Error::Refused(_))), "the more telling failure: {result:?}");
+    // The last one has all the time that is left.
+    let result = timeout(moment, one_at_a_time(addresses(&[refusing(), silent]), Duration::ZERO)).await;
+    assert!(result.is_err(), "{result:?}");
 }
 
 #[tokio::test]
