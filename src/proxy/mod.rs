@@ -35,6 +35,7 @@ mod location;
 mod made;
 mod matching;
 mod named_hosts;
+mod opaque;
 mod origin;
 mod pass;
 pub mod password;
@@ -187,7 +188,7 @@ pub struct Parts {
     tls: Made<verify::Settings, Connector>,
     tracer: Option<Made<trace::Settings, trace::Tracer>>,
     pool: PoolSettings,
-    opaque: Arc<tunnel::Opaque>,
+    opaque: Arc<opaque::Opaque>,
     identities: Vec<(pattern::HostPattern, usize)>,
     intercept: Vec<pattern::HostPattern>,
     authority: Option<Arc<ca::Authority>>,
