@@ -41,7 +41,8 @@
 //!   them exactly once.
 //! - A request takes all its windows at one moment, or changes none.
 //! - Only `gate/clock.rs` reads a clock. Everything below is handed the time, so it can be tested in any.
-//! - A tunnel to a host that is not named is never looked into; one to a host that is named never passes anything unseen.
+//! - A tunnel to a host that is not named is never opened: of its bytes only the server name in a ClientHello is read. One to
+//!   a host that is named never passes anything unseen.
 //! - Nothing is collected whole that a stranger can make large; every buffer, queue and table has a bound.
 
 pub mod admin;

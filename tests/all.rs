@@ -40,6 +40,7 @@ mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
 mod reload; // the file is read again under load
 mod reverse; // routes
+mod server_names; // TLS in a closed tunnel asks for no other host than may be had by it
 mod shared; // many gateways, one limit
 mod shared_faults; // what becomes of it when the store, a line or a gateway fails
 mod shared_stores; // the kinds of stores, and those that cannot count

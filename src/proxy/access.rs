@@ -125,10 +125,20 @@ impl Access {
                 "the port is one of another protocol, to which browsers send nothing either; a limit on \"host:port\" opens it, or [access] allow_ports",
             ));
         }
-        if self.only_listed && !named.listed {
+        if !self.lists(named) {
             return Err(Refusal::Denied("no limit names the host, and [access] unlisted_hosts is \"deny\""));
         }
         Ok(Admitted { reach: named.reach, ..admitted })
+    }
+
+    /// True if unlisted hosts may be called, or this one is listed.
+    pub fn lists(&self, named: Named) -> bool {
+        named.listed || !self.only_listed
+    }
+
+    /// True if only listed hosts may be called.
+    pub fn has_list(&self) -> bool {
+        self.only_listed
     }
 
     /// Who asks, wherever it wants to go.

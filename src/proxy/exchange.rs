@@ -9,6 +9,7 @@ use super::headers::{self, Outgoing};
 use super::intercept::Opening;
 use super::origin::{DialPlan, Fresh, Ready, Want};
 use super::refusal::Refusal;
+use super::server_name::Guard;
 use super::story::Story;
 use super::target::{Form, Target};
 use super::tunnel::Tunnel;
@@ -151,7 +152,9 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
             ready = attempts::connection(caller, &plan, held, want).await?;
         }
         attempts::still_good(&permit)?;
-        return Ok(answer::tunnel(caller, story, Tunnel::open(ready, permit)));
+        let Plan { target, admitted, claims, .. } = plan;
+        let guard = Guard::new(&caller.worker.proxy, target.origin, admitted, claims);
+        return Ok(answer::tunnel(caller, story, Tunnel::open(ready, permit, guard)));
     }
     attempts::run(caller, story, &mut plan, permit, held).await
 }

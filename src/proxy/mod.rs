@@ -49,6 +49,7 @@ pub mod refusal;
 mod retry;
 mod route;
 mod rule;
+mod server_name;
 mod story;
 pub mod tally;
 pub mod target;

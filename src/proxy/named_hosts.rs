@@ -29,6 +29,11 @@ impl NamedHosts {
         NamedHosts { patterns: hosts.filter(|pattern| pattern.is_specific() || pattern.has_port()).cloned().collect() }
     }
 
+    /// True if a host is named by more than its port.
+    pub(super) fn has_hosts(&self) -> bool {
+        self.patterns.iter().any(HostPattern::is_specific)
+    }
+
     /// Looks the host of a request up.
     ///
     /// A route speaks for the requests that it takes, and its origin is what the operator wrote; a request of another

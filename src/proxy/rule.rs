@@ -61,6 +61,11 @@ pub enum Pushback {
 }
 
 impl Rule {
+    /// True if it names the host, by a pattern that is not just `*`.
+    pub(super) fn names(&self, host: &str, port: u16) -> bool {
+        self.hosts.iter().any(|pattern| pattern.is_specific() && pattern.matches(host, port))
+    }
+
     /// Folds a letter of a parameter's name as the rule does.
     pub(super) fn letter(&self) -> fn(u8) -> u8 {
         if self.ignore_case { |letter| letter.to_ascii_lowercase() } else { |letter| letter }

@@ -111,6 +111,12 @@ impl Story {
         self.note = Some(why.into());
     }
 
+    /// The tunnel has ended for what its caller said first in it.
+    pub(super) fn barred(&mut self, why: String) {
+        self.refused = Some(("access", "server_name"));
+        self.note = Some(why.into());
+    }
+
     /// Counts it, and writes the record.
     pub(super) fn end(self, caller: &Caller) {
         let proxy = &caller.worker.proxy;

@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod bundle;
 pub mod ca;
+pub mod client_hello;
 pub mod identity;
 pub mod pem;
 pub mod verify;

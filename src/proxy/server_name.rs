@@ -1,0 +1,120 @@
+//! Server names (SNI) in tunnels that stay closed: no host is reached in the name of another one.
+//!
+//! A tunnel is counted, admitted and opened by the host of its `CONNECT`. What the caller asks for in TLS may be another host
+//! behind the same address: then it must be one that a tunnel of its own would have been granted for nothing more. A tunnel
+//! that is not is ended rather than counted late, because its connection, which is what an origin counts, is there already.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::Proxy;
+use super::access::Admitted;
+use super::claims::Claims;
+use super::target::{Form, Origin, Target};
+use crate::locker::Claim;
+use crate::tls::client_hello::{Opening, Reader};
+use crate::wire::{Conn, RequestHead};
+
+/// Looks at what a caller says first in its tunnel.
+pub(super) struct Guard {
+    reader: Reader,
+    /// Where the tunnel leads,
+    origin: Origin,
+    /// who asked for it,
+    admitted: Admitted,
+    /// and what it was granted.
+    claims: Claims,
+}
+
+/// The caller, as the rules see it.
+#[derive(Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub(super) proxy: &'a Proxy,
+    /// Of its `CONNECT`.
+    pub(super) head: &'a RequestHead,
+    pub(super) peer: IpAddr,
+}
+
+/// Why what a caller says in a tunnel does not go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
+    Name { name: String, why: &'static str },
+    #[error("the caller began TLS in a way that cannot be read")]
+    Unreadable,
+}
+
+impl Guard {
+    /// `None`: there is no host that must not be reached in the name of another one.
+    pub(super) fn new(proxy: &Proxy, origin: Origin, admitted: Admitted, claims: Claims) -> Option<Box<Guard>> {
+        let is_needed = !proxy.intercept.is_empty() || proxy.access.has_list() || proxy.named_hosts.has_hosts();
+        is_needed.then(|| Box::new(Guard { reader: Reader::default(), origin, admitted, claims }))
+    }
+
+    /// Where the tunnel leads.
+    pub(super) fn host(&self) -> &str {
+        &self.origin.host
+    }
+
+    /// Ready when the first bytes have told what they are; they wait in `conn` until then. `Some`: they do not go on.
+    ///
+    /// # Errors
+    /// Those of the caller's connection.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        conn: &mut Conn,
+        asker: Asker<'_>,
+    ) -> Poll<io::Result<Option<Unfit>>> {
+        loop {
+            match self.reader.read(conn.input.bytes()) {
+                Opening::More => {}
+                Opening::Other => return Poll::Ready(Ok(None)),
+                Opening::Hello(names) => {
+                    return Poll::Ready(Ok(names.into_iter().find_map(|name| self.check(name, asker))));
+                }
+                Opening::Unreadable => return Poll::Ready(Ok(Some(Unfit::Unreadable))),
+            }
+            match ready!(conn.poll_fill(cx)) {
+                // It has said all that it ever says.
+                Ok(0) => return Poll::Ready(Ok(None)),
+                Ok(_) => {}
+                // As much as is ever held.
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    return Poll::Ready(Ok(Some(Unfit::Unreadable)));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Whether this host may be asked for.
+    fn check(&self, name: String, asker: Asker<'_>) -> Option<Unfit> {
+        if *name == *self.origin.host {
+            return None;
+        }
+        let Asker { proxy, head, peer } = asker;
+        let origin = Origin { host: name.as_str().into(), ..self.origin.clone() };
+        let target = Target { origin, form: Form::Authority, prefix: Arc::default(), rest: 0..0, locations: None };
+        let named = proxy.named_hosts.look_up(&target);
+        let why = if proxy.intercepts(&target.origin) {
+            "[tls] intercept has its tunnels opened"
+        } else if !proxy.access.lists(named) {
+            "no limit names it, and [access] unlisted_hosts is \"deny\""
+        } else {
+            let found = proxy.rules.find(&target, head, &self.admitted, peer);
+            let is_held = |claim: &Claim| {
+                self.claims.claims.iter().any(|held| held.limit == claim.limit && held.key == claim.key)
+            };
+            let is_its = |claim: &Claim| proxy.rules.rule(claim.limit).names(&name, target.origin.port);
+            let may = found.is_ok_and(|found| found.claims.iter().all(|claim| is_held(claim) || !is_its(claim)));
+            if may {
+                return None;
+            }
+            "a limit names it that this tunnel was not counted for"
+        };
+        Some(Unfit::Name { name, why })
+    }
+}
