@@ -336,3 +336,31 @@ fn a_port_of_another_protocol_is_opened_by_name() {
     let answer = gateway.exchange("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_ne!(answer.status, 403, "a route names its port");
 }
+
+#[test]
+fn closed_tunnels_to_hosts_that_a_limit_names_are_refused_where_they_are_denied() {
+    let (limited, other) = (Origin::start(), Origin::start());
+    let toml = format!(
+        "{}[[limit]]\nmatch = {{ host = \"*\" }}\nrequests = 100\nper = \"1s\"\n\n\
+         [access]\nopaque_tunnels = \"deny\"\nconnect_ports = [{}, {}]\n",
+        limit(100, "1s", "").replace("\"127.0.0.1\"", &format!("\"127.0.0.1:{}\", \"*.api.example\"", limited.port())),
+        limited.port(),
+        other.port(),
+    );
+    let gateway = Gateway::start(&toml);
+    let connect = |to: &str| gateway.exchange(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n"));
+    let refused = connect(&limited.authority());
+    check_ours(&refused, 403, "http_request_denied");
+    assert!(refused.text().contains("opaque_tunnels"), "{}", refused.text());
+    check_ours(&connect(&format!("x.api.example:{}", other.port())), 403, "http_request_denied");
+    assert_eq!(limited.connections(), 0);
+    // Hosts that no limit names but by a star are as free as ever, and so are requests that are no tunnels.
+    assert_eq!(connect(&other.authority()).status, 200);
+    assert_eq!(gateway.get(&limited.url("/")).status, 200);
+    // By TLS in another one's tunnel it is no other than by a tunnel of its own.
+    let hello = certs::client_hello("x.api.example", None);
+    let mut caller = gateway.caller();
+    let head = format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", other.authority());
+    assert_eq!(caller.send(head).answer_to("CONNECT").status, 200);
+    assert_eq!(caller.send(hello).rest().0[5..], [2, 49], "the alert access_denied");
+}

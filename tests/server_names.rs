@@ -1,14 +1,11 @@
-//! What TLS in a closed tunnel asks for (SNI): no host that a limit names is reached in another one's name.
+//! Server names (SNI) in closed tunnels: no host that a limit names is reached in another one's name.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustls::ClientConnection;
-use rustls::pki_types::ServerName;
-
-use crate::support::certs::{Authority, Fault};
+use crate::support::certs::{Fault, client_hello as hello};
 use crate::support::stage::{Before, connect, get, opens};
 use crate::support::*;
 
@@ -48,16 +45,6 @@ fn back(mut stream: TcpStream, heard: &Mutex<Vec<u8>>) {
             return;
         }
     }
-}
-
-/// What a TLS client says first, in records of at most this size.
-fn hello(name: &str, most: Option<usize>) -> Vec<u8> {
-    let mut config = Authority::new().caller_config();
-    config.max_fragment_size = most;
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut bytes = Vec::new();
-    ClientConnection::new(Arc::new(config), name).unwrap().write_tls(&mut bytes).unwrap();
-    bytes
 }
 
 /// A limit on these hosts.
@@ -212,6 +199,8 @@ fn a_hello_that_does_not_end_in_time_ends_the_tunnel_and_one_that_is_broken_off_
     let mut caller = tunnel(&gateway, &echo);
     caller.expect_silence(Duration::from_millis(400));
     // Without its end it is no hello, and nothing follows it.
+    let gateway = start(&on(&["api.example"], ""), &echo);
+    let mut caller = tunnel(&gateway, &echo);
     caller.send(&hello[..20]).finish();
     assert_eq!(caller.bytes(20), hello[..20]);
 }

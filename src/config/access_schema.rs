@@ -23,6 +23,7 @@ pub(super) struct Access {
     pub(super) connect_ports: Vec<u16>,
     pub(super) allow_ports: Vec<u16>,
     pub(super) only_listed: bool,
+    pub(super) deny_opaque: bool,
     pub(super) deny_addresses: Vec<At<IpNet>>,
     pub(super) allow_addresses: Vec<At<IpNet>>,
     pub(super) ipv6_prefix: Ipv6Prefix,
@@ -37,6 +38,7 @@ impl Access {
             connect_ports: table.get("connect_ports", |v| v.each(port)).map_all().unwrap_or_else(|| vec![443]),
             allow_ports: table.get("allow_ports", |v| v.each(port)).map_all().unwrap_or_default(),
             only_listed: table.get("unlisted_hosts", |v| v.word(&[("allow", false), ("deny", true)])).or(false),
+            deny_opaque: table.get("opaque_tunnels", |v| v.word(&[("allow", false), ("deny", true)])).or(false),
             deny_addresses: table.get("deny_addresses", |v| v.each(range)).or(Vec::new()),
             allow_addresses: table.get("allow_addresses", |v| v.each(range)).or(Vec::new()),
             ipv6_prefix: table

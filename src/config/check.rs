@@ -217,6 +217,7 @@ fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<
         connect_ports: written.connect_ports.clone(),
         allow_ports: written.allow_ports.clone(),
         only_listed: written.only_listed,
+        deny_opaque: written.deny_opaque,
         ipv6_prefix: written.ipv6_prefix,
         upgrades: written.upgrades.clone(),
     }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub allow_ports: Vec<u16>,
     /// Whether only hosts that a limit names may be called, and what routes lead to.
     pub only_listed: bool,
+    /// Tunnels that are not opened are refused to hosts that a limit names.
+    pub deny_opaque: bool,
     /// Length of the IPv6 blocks that count as one caller.
     pub ipv6_prefix: Ipv6Prefix,
     /// Protocols that an HTTP/1.1 connection may change to, as `name/version`, or as `name` for every version.
@@ -60,6 +62,7 @@ pub struct Access {
     connect_ports: Vec<u16>,
     allow_ports: Vec<u16>,
     only_listed: bool,
+    deny_opaque: bool,
     ipv6_prefix: Ipv6Prefix,
     upgrades: Vec<String>,
     seed: [u8; 16],
@@ -68,9 +71,18 @@ pub struct Access {
 impl Access {
     /// Takes the settings as they are: they have been checked. `seed`: what callers are hashed with.
     pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
-        let Settings { allow_from, users, connect_ports, allow_ports, only_listed, ipv6_prefix, upgrades } = settings;
-        let passwords = users.map(|users| Passwords::new(users, ipv6_prefix));
-        Access { allow_from, passwords, connect_ports, allow_ports, only_listed, ipv6_prefix, upgrades, seed }
+        let passwords = settings.users.map(|users| Passwords::new(users, settings.ipv6_prefix));
+        Access {
+            allow_from: settings.allow_from,
+            passwords,
+            connect_ports: settings.connect_ports,
+            allow_ports: settings.allow_ports,
+            only_listed: settings.only_listed,
+            deny_opaque: settings.deny_opaque,
+            ipv6_prefix: settings.ipv6_prefix,
+            upgrades: settings.upgrades,
+            seed,
+        }
     }
 
     /// Whether callers need a password.
@@ -139,6 +151,19 @@ impl Access {
     /// True if only listed hosts may be called.
     pub fn has_list(&self) -> bool {
         self.only_listed
+    }
+
+    /// Decides about a tunnel that is not opened; `named`: limits' word on its host.
+    ///
+    /// # Errors
+    /// 403 if not.
+    pub fn admit_opaque(&self, named: Named) -> Result<(), Refusal> {
+        if named.listed && self.deny_opaque {
+            return Err(Refusal::Denied(
+                "a limit names the host, [tls] intercept does not, and [access] opaque_tunnels is \"deny\"",
+            ));
+        }
+        Ok(())
     }
 
     /// Who asks, wherever it wants to go.

@@ -138,8 +138,12 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
         return Ok(outcome);
     }
     let tunnel = target.form == Form::Authority;
-    if tunnel && caller.worker.proxy.intercepts(&target.origin) {
-        return Ok(answer::opened(caller, story, Opening::new(target.origin, admitted)));
+    if tunnel {
+        let proxy = &caller.worker.proxy;
+        if proxy.intercepts(&target.origin) {
+            return Ok(answer::opened(caller, story, Opening::new(target.origin, admitted)));
+        }
+        proxy.access.admit_opaque(proxy.named_hosts.look_up(&target))?;
     }
     let mut plan = plan(caller, story, target, admitted, length)?;
     let want = plan.want();

@@ -1,8 +1,8 @@
 //! Server names (SNI) in tunnels that stay closed: no host is reached in the name of another one.
 //!
-//! A tunnel is counted, admitted and opened by the host of its `CONNECT`. What the caller asks for in TLS may be another host
-//! behind the same address: then it must be one that a tunnel of its own would have been granted for nothing more. A tunnel
-//! that is not is ended rather than counted late, because its connection, which is what an origin counts, is there already.
+//! A tunnel is counted, admitted and opened by the host of its `CONNECT`. The caller may ask in TLS for another host behind
+//! the same address: then a tunnel to that host must have been granted for no further slot. Otherwise the tunnel is ended
+//! rather than counted late, because its connection, which an origin counts, is there already.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,14 +17,13 @@ use crate::locker::Claim;
 use crate::tls::client_hello::{Opening, Reader};
 use crate::wire::{Conn, RequestHead};
 
-/// Looks at what a caller says first in its tunnel.
+/// Reads the first bytes of a caller in its tunnel.
 pub(super) struct Guard {
     reader: Reader,
-    /// Where the tunnel leads,
+    /// The host and port of its CONNECT.
     origin: Origin,
-    /// who asked for it,
     admitted: Admitted,
-    /// and what it was granted.
+    /// The slots that it was granted.
     claims: Claims,
 }
 
@@ -37,7 +36,7 @@ pub(super) struct Asker<'a> {
     pub(super) peer: IpAddr,
 }
 
-/// Why what a caller says in a tunnel does not go on.
+/// The reason that a caller's words in a tunnel do not go on.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Unfit {
     #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
@@ -53,7 +52,7 @@ impl Guard {
         is_needed.then(|| Box::new(Guard { reader: Reader::default(), origin, admitted, claims }))
     }
 
-    /// Where the tunnel leads.
+    /// The host of its CONNECT.
     pub(super) fn host(&self) -> &str {
         &self.origin.host
     }
@@ -90,7 +89,7 @@ impl Guard {
         }
     }
 
-    /// Whether this host may be asked for.
+    /// Checks that this host may be asked for; `None` if so.
     fn check(&self, name: String, asker: Asker<'_>) -> Option<Unfit> {
         if *name == *self.origin.host {
             return None;
@@ -103,6 +102,8 @@ impl Guard {
             "[tls] intercept has its tunnels opened"
         } else if !proxy.access.lists(named) {
             "no limit names it, and [access] unlisted_hosts is \"deny\""
+        } else if proxy.access.admit_opaque(named).is_err() {
+            "a limit names it, and [access] opaque_tunnels is \"deny\""
         } else {
             let found = proxy.rules.find(&target, head, &self.admitted, peer);
             let is_held = |claim: &Claim| {

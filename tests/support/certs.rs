@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rcgen::{KeyUsagePurpose, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 /// Both protocols, the newer one first.
 pub(crate) const BOTH: &[&str] = &["h2", "http/1.1"];
@@ -211,4 +211,15 @@ fn server_config(
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The first bytes of a TLS client to a server of this name, in records of at most this size.
+pub(crate) fn client_hello(name: &str, most: Option<usize>) -> Vec<u8> {
+    let mut config = Authority::new().caller_config();
+    config.max_fragment_size = most;
+    let name = ServerName::try_from(name.to_owned()).expect("a name that TLS can ask for");
+    let mut bytes = Vec::new();
+    let mut session = ClientConnection::new(Arc::new(config), name).expect("a session can start");
+    session.write_tls(&mut bytes).expect("a vector takes all");
+    bytes
 }

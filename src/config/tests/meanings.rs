@@ -37,7 +37,7 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
     assert_eq!(seconds.map(|t| t.as_secs()), [10, 5, 60, 90, 600, 30]);
     let access = &settings.proxy.access;
     assert_eq!(access.allow_from, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-    assert_eq!((access.connect_ports.as_slice(), access.only_listed), (&[443][..], false));
+    assert_eq!((access.connect_ports.as_slice(), access.only_listed, access.deny_opaque), (&[443][..], false, false));
     assert!(access.users.is_none());
     assert_eq!((access.ipv6_prefix, &access.upgrades[..]), (Ipv6Prefix(64), &["websocket".to_owned()][..]));
     assert!(settings.proxy.dial.deny.is_empty() && settings.proxy.dial.allow.is_empty());

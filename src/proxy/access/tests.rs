@@ -14,6 +14,7 @@ fn open() -> Settings {
         connect_ports: vec![443],
         allow_ports: vec![6566],
         only_listed: false,
+        deny_opaque: false,
         ipv6_prefix: Ipv6Prefix(64),
         upgrades: Vec::new(),
     }
