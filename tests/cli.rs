@@ -187,3 +187,23 @@ fn add_user(dir: &Dir, name: &str, password: &str) {
     assert!(output.status.success(), "{}", all_of(&output));
     assert!(!all_of(&output).contains(password), "the password is not shown");
 }
+
+#[test]
+fn a_limit_that_counts_nothing_is_told_of_at_a_check_a_start_and_a_reload() {
+    let toml = limit(9, "1s", "").replace("127.0.0.1\"] }", "api.example\"], path = \"/v2/**\" }");
+    let told = "this limit counts no https requests to api.example";
+    let dir = Dir::new();
+    dir.write("proxy.toml", &toml);
+    let output = run(&dir, &["check", "-c", "proxy.toml"]);
+    let text = all_of(&output);
+    assert!(output.status.success() && text.contains("proxy.toml is right"), "{text}");
+    assert!(text.contains(&format!("warning: {told}")) && text.contains("--> proxy.toml:3:19"), "{text}");
+    assert!(text.contains("add intercept = [\"api.example\"] to [tls]"), "{text}");
+    let gateway = Gateway::start(&toml);
+    eventually("it is told at the start", || gateway.stderr().contains(told));
+    assert!(gateway.reload(&toml.replace("9", "8")));
+    eventually("and at a reload", || gateway.stderr().matches(told).count() == 2);
+    let opened = "[tls]\nintercept = [\"api.example\"]\n";
+    assert!(gateway.reload(&(toml + opened)));
+    assert_eq!(gateway.stderr().matches(told).count(), 2, "{}", gateway.stderr());
+}

@@ -125,22 +125,32 @@ fn a_tunnel_takes_a_slot() {
 }
 
 #[test]
-fn that_a_limit_counts_tunnels_as_a_whole_is_said_once_per_host() {
+fn what_a_limit_does_not_see_of_tunnels_is_said_once_per_host() {
+    const AS_A_WHOLE: &str = "a limit counts its tunnels, not the requests in them";
+    const NOTHING: &str = "a limit counts nothing of its tunnels";
     let origin = echo();
-    let told = |toml: &str| {
+    let told = |toml: &str, expected: Option<&str>| {
         let gateway = Gateway::start(&(toml.to_owned() + &ports(&[&origin])));
         for _ in 0..3 {
             assert_eq!(gateway.exchange(connect(&origin)).status, 200);
         }
-        let lines = || gateway.stderr().matches("a limit counts its tunnels, not the requests in them").count();
+        let lines = || [AS_A_WHOLE, NOTHING].map(|text| gateway.stderr().matches(text).count());
         // What it said before the next answer is read sooner or later; nothing is said of nothing.
-        if toml.contains("127.0.0.1") {
-            super::support::eventually("the warning", || lines() > 0);
+        if expected.is_some() {
+            super::support::eventually("the warning", || lines() != [0, 0]);
         }
-        lines()
+        assert_eq!(lines(), [AS_A_WHOLE, NOTHING].map(|text| usize::from(expected == Some(text))), "{toml}");
+        gateway.stderr()
     };
-    assert_eq!(told(&limit(100, "1s", "")), 1);
-    assert_eq!(told("[[limit]]\nmatch = { host = \"other.example\" }\nrequests = 1\nper = \"1s\"\n"), 0);
+    told(&limit(100, "1s", ""), Some(AS_A_WHOLE));
+    told("[[limit]]\nmatch = { host = \"other.example\" }\nrequests = 1\nper = \"1s\"\n", None);
+    let unseen = limit(100, "1s", "").replace(" }", ", path = \"/v2/**\" }");
+    let stderr = told(&unseen, Some(NOTHING));
+    assert!(stderr.contains("host=\"127.0.0.1\" limit=the-limit"), "{stderr}");
+    // Another limit that counts the tunnel makes that one no better.
+    told(&(unseen.clone() + "[[limit]]\nrequests = 9\nper = \"1s\"\n"), Some(NOTHING));
+    told(&limit(100, "1s", "").replace(" }", ", method = \"GET\" }"), Some(NOTHING));
+    told("[[limit]]\nmatch = { path = \"/v2/**\" }\nrequests = 9\nper = \"1s\"\n", None);
 }
 
 #[test]
@@ -225,8 +235,8 @@ fn an_http_1_0_caller_gets_its_tunnel_too() {
     caller.expect_silence(Duration::from_millis(20));
 }
 
-/// When a connection was made: after one moment, at which there was none, and before another, at which it was accepted.
-/// However late a busy machine accepts it, it was made between the two.
+/// The moment of a connection: after one at which there was none, and before one at which it was accepted. However late a
+/// busy machine accepts it, it was made between the two.
 #[derive(Clone, Copy)]
 struct Made {
     after: u64,

@@ -22,8 +22,8 @@ pub(super) struct Access {
     pub(super) users: Written<PathBuf>,
     pub(super) connect_ports: Vec<u16>,
     pub(super) allow_ports: Vec<u16>,
-    pub(super) only_listed: bool,
-    pub(super) deny_opaque: bool,
+    pub(super) only_listed: Written<bool>,
+    pub(super) deny_opaque: Written<bool>,
     pub(super) deny_addresses: Vec<At<IpNet>>,
     pub(super) allow_addresses: Vec<At<IpNet>>,
     pub(super) ipv6_prefix: Ipv6Prefix,
@@ -31,14 +31,24 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// The line that denies unlisted hosts.
+    pub(super) fn only_listed(&self) -> Option<&At<bool>> {
+        self.only_listed.get().filter(|at| at.value)
+    }
+
+    /// The line that denies tunnels that are not opened.
+    pub(super) fn deny_opaque(&self) -> Option<&At<bool>> {
+        self.deny_opaque.get().filter(|at| at.value)
+    }
+
     pub(super) fn read(table: &mut Table<'_>) -> Access {
         Access {
             allow_from: table.get("allow_from", |v| v.some(range)),
             users: table.get("users", path),
             connect_ports: table.get("connect_ports", |v| v.each(port)).map_all().unwrap_or_else(|| vec![443]),
             allow_ports: table.get("allow_ports", |v| v.each(port)).map_all().unwrap_or_default(),
-            only_listed: table.get("unlisted_hosts", |v| v.word(&[("allow", false), ("deny", true)])).or(false),
-            deny_opaque: table.get("opaque_tunnels", |v| v.word(&[("allow", false), ("deny", true)])).or(false),
+            only_listed: table.get("unlisted_hosts", |v| v.word(&[("allow", false), ("deny", true)])),
+            deny_opaque: table.get("opaque_tunnels", |v| v.word(&[("allow", false), ("deny", true)])),
             deny_addresses: table.get("deny_addresses", |v| v.each(range)).or(Vec::new()),
             allow_addresses: table.get("allow_addresses", |v| v.each(range)).or(Vec::new()),
             ipv6_prefix: table

@@ -11,7 +11,7 @@ use super::limit::Keying;
 use super::process::{self, State};
 use super::value::Destination;
 use super::walk::{At, Reader, Written};
-use super::{Admin, Locks, Settings, address_rules, limit, store, tls, users};
+use super::{Admin, Locks, Settings, address_rules, limit, lint, store, tls, users};
 use crate::gate::{self, journal};
 use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
@@ -33,6 +33,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     let connections = connections(&file, reader);
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
     check_open(&file, loopback_only, reader);
+    lint::lint(&file, reader);
     let dial = address_rules::check(&file, &listen, loopback_only, reader);
     let access = access(&file.access, loopback_only, folder, reader);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
@@ -216,8 +217,8 @@ fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<
         users: written.users.get().and_then(|at| read_users(at, folder, reader)),
         connect_ports: written.connect_ports.clone(),
         allow_ports: written.allow_ports.clone(),
-        only_listed: written.only_listed,
-        deny_opaque: written.deny_opaque,
+        only_listed: written.only_listed().is_some(),
+        deny_opaque: written.deny_opaque().is_some(),
         ipv6_prefix: written.ipv6_prefix,
         upgrades: written.upgrades.clone(),
     }

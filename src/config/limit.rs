@@ -78,7 +78,7 @@ fn name_from(host: &str) -> Option<String> {
 fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &Reader<'_>) -> Checked {
     check_purpose(&limit, reader);
     let shared = limit.shared.get().filter(|at| at.value).map(|at| at.place.clone());
-    if let (Some(place), true) = (&shared, limit.dry_run) {
+    if let (Some(place), true) = (&shared, limit.is_dry_run()) {
         reader.warn(place, "as long as it is a dry run, this gateway counts it alone", "leave one of them out");
     }
     let kind = kind(&limit, reader);
@@ -102,6 +102,7 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &R
     let meaning = meaning::sentence(&name, &limit, rate.as_ref());
     let counts_loopback = counts_loopback(&limit);
     let keyed_by = keyed_by(&limit, keying);
+    let dry_run = limit.is_dry_run();
     let rule = Rule {
         name: Arc::clone(&name),
         hosts: limit.matching.hosts.into_iter().map(|at| at.value.pattern).collect(),
@@ -118,7 +119,7 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &R
         max_cost,
         pushback: limit.pushback,
         retry: limit.retry,
-        dry_run: limit.dry_run,
+        dry_run,
         shared_seed: shared.is_some().then_some(keying.shared_seed),
     };
     let limit = Limit {
@@ -131,7 +132,7 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &R
         max_waiting: limit.max_waiting as usize,
         share_by: limit.share_by,
         max_keys: limit.max_keys as usize,
-        dry_run: limit.dry_run,
+        dry_run,
         shared: limit.shared.get().is_some_and(|at| at.value),
     };
     Checked { limit, rule, meaning, counts_loopback, shared }

@@ -45,7 +45,7 @@ pub(super) struct Limit {
     pub(super) share_by: ShareBy,
     pub(super) pushback: Pushback,
     pub(super) retry: u8,
-    pub(super) dry_run: bool,
+    pub(super) dry_run: Written<bool>,
     pub(super) shared: Written<bool>,
     pub(super) max_keys: u32,
 }
@@ -96,7 +96,7 @@ impl Limit {
                 .get("pushback", |v| v.word(&[("pause", Pushback::Pause), ("ignore", Pushback::Ignore)]))
                 .or(Pushback::Pause),
             retry: table.get("retry", |v| v.number(0..=MOST_RETRIES).and_then(|n| u8::try_from(n).ok())).or(0),
-            dry_run: table.get("dry_run", Item::flag).or(false),
+            dry_run: table.get("dry_run", Item::flag),
             shared: table.get("shared", Item::flag),
             max_keys: table.get("max_keys", |v| v.number(1..=MOST_SLOTS)).or(1_000_000),
         };
@@ -119,6 +119,13 @@ const WINDOWS: [(&str, Window); 4] = [
     ("calendar", Window::Calendar),
     ("smooth", Window::Smooth),
 ];
+
+impl Limit {
+    /// True if it only decides, counts and logs.
+    pub(super) fn is_dry_run(&self) -> bool {
+        self.dry_run.get().is_some_and(|at| at.value)
+    }
+}
 
 impl Match {
     fn read(table: &mut Table<'_>) -> Match {

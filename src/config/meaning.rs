@@ -30,10 +30,10 @@ pub(super) fn sentence(name: &str, limit: &Limit, rate: Option<&Rate>) -> String
         Some(Cost::Fixed(cost)) => sentence.push_str(&format!(", each counting as {cost}")),
         Some(Cost::Header(name)) => sentence.push_str(&format!(", each counting as its header {name} says")),
     }
-    if limit.shared.get().is_some_and(|at| at.value) && !limit.dry_run {
+    if limit.shared.get().is_some_and(|at| at.value) && !limit.is_dry_run() {
         sentence.push_str(", counted together by all gateways of the store");
     }
-    let rest = match (limit.dry_run, limit.when_full) {
+    let rest = match (limit.is_dry_run(), limit.when_full) {
         (true, _) => "; dry run: what is more goes all the same, and is logged".to_owned(),
         (false, WhenFull::Refuse) => "; what is more is refused".to_owned(),
         (false, WhenFull::Wait) if limit.max_wait.is_zero() => "; what is more is refused".to_owned(),

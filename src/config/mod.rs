@@ -4,7 +4,7 @@
 //! `Settings`; this room stands above them and builds them.
 //!
 //! `file` and the `_schema` files are the shape of the file (one place per setting: key, form, default),
-//! `check` and `limit` hold what several settings must agree on, `report` shows a mistake. All mistakes
+//! `check` and `limit` hold what several settings must agree on, `lint` warns of what will not hold, `report` shows a mistake. All mistakes
 //! of a file are reported at once.
 
 mod access_schema;
@@ -14,6 +14,7 @@ mod file;
 mod item;
 mod limit;
 mod limit_schema;
+mod lint;
 mod meaning;
 mod process;
 mod report;

@@ -149,7 +149,8 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
     let want = plan.want();
     let (mut permit, mut held) = permit(caller, story, &mut plan, None, want).await?;
     if tunnel {
-        caller.worker.proxy.opaque.tell(&plan.target.origin.host, !plan.claims.claims.is_empty());
+        let proxy = &caller.worker.proxy;
+        proxy.opaque.tell(&plan.target.origin, &proxy.rules, &plan.claims);
         let mut ready = attempts::connection(caller, &plan, held, want).await?;
         while permit.is_late() {
             (permit, held) = attempts::ask_anew(caller, story, &mut plan, permit, ready, want).await?;

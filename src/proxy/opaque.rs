@@ -1,30 +1,38 @@
-//! Tunnels that are not looked into (CONNECT): what the log says of them, once per host.
+//! Log lines about tunnels that are not opened (CONNECT), once per host.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+use super::claims::{Claims, Rules};
 use super::server_name::Unfit;
+use super::target::Origin;
 
-/// How many hosts are named in the log; a stranger can ask for any number of names.
+/// The most hosts that the log names; a stranger can ask for any number of names.
 const MOST_TOLD: usize = 1024;
 
-/// What was said of which hosts.
+/// The hosts of which something was said.
 #[derive(Default)]
 pub(super) struct Opaque {
     counted: Told,
+    uncounted: Told,
     ended: Told,
 }
 
 impl Opaque {
-    /// Says once per host that a limit counts its tunnels, not what goes through them: it is less than the limit's
-    /// owner may think.
-    pub(super) fn tell(&self, host: &str, counted: bool) {
-        if counted && self.counted.is_new(host) {
+    /// Warns once per host of what limits do not see of its tunnels, which is more than their owner may think: a limit
+    /// names it and counts nothing of this tunnel, or counts the tunnel and not the requests in it.
+    pub(super) fn tell(&self, origin: &Origin, rules: &Rules, claims: &Claims) {
+        let host = &*origin.host;
+        if let Some(limit) = rules.passed_by(host, origin.port, claims) {
+            if self.uncounted.is_new(host) {
+                tracing::warn!(host, %limit, "a limit counts nothing of its tunnels; [tls] intercept opens them");
+            }
+        } else if !claims.claims.is_empty() && self.counted.is_new(host) {
             tracing::warn!(host, "a limit counts its tunnels, not the requests in them; [tls] intercept opens them");
         }
     }
 
-    /// Says once per host that a tunnel to it was ended for what its caller said first.
+    /// Warns once per name that a tunnel was ended for the first words of its caller.
     pub(super) fn tell_end(&self, host: &str, why: &Unfit) {
         let asked_for = match why {
             Unfit::Name { name, .. } => name,

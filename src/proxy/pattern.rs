@@ -1,5 +1,7 @@
 //! Host and path patterns of `match`.
 
+mod sets;
+
 use smallvec::SmallVec;
 
 use super::host::{Authority, Fault};
@@ -24,6 +26,11 @@ enum HostShape {
 }
 
 impl HostPattern {
+    /// All hosts.
+    pub fn any() -> HostPattern {
+        HostPattern { shape: HostShape::Any, port: None }
+    }
+
     /// Reads a pattern; letter case and a final dot do not matter.
     ///
     /// # Errors
@@ -73,6 +80,14 @@ impl HostPattern {
     /// Whether it names a port.
     pub fn has_port(&self) -> bool {
         self.port.is_some()
+    }
+
+    /// The one host that it matches, if it is one alone.
+    pub fn exact(&self) -> Option<&str> {
+        match &self.shape {
+            HostShape::Exact(host) => Some(host),
+            HostShape::Any | HostShape::Below(_) => None,
+        }
     }
 
     /// Whether it names one host, and not all below a name.

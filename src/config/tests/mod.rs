@@ -1,6 +1,7 @@
 //! What `proxy.toml` means, what it cannot say, and that every document that shows it is right.
 
 mod documents;
+mod lint;
 mod meanings;
 mod mistakes;
 mod tls;

@@ -13,7 +13,8 @@ fn told(folder: &Path, text: &str) -> Vec<(usize, usize, String)> {
 #[test]
 fn hosts_that_are_intercepted_are_matched_and_covered() {
     let folder = folder("intercept");
-    let text = "[[limit]]\nin_flight = 1\n[tls]\nintercept = [\"API.example\", \"*.b.example:8443\", \"::1\"]\n";
+    let text = "[[limit]]\nin_flight = 1\n[access]\nconnect_ports = [443, 8443]\n\
+                [tls]\nintercept = [\"API.example\", \"*.b.example:8443\", \"::1\"]\n";
     let settings = parse_in(&folder, text).unwrap();
     assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
     let opened = |host, port| settings.proxy.intercept.iter().any(|pattern| pattern.matches(host, port));

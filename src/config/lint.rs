@@ -1,0 +1,221 @@
+//! Warnings about what is allowed but has less effect than it seems to have: a limit that some requests never meet.
+//!
+//! A limit that silently counts nothing is the worst mistake in it. Each part of a limit that cannot hold for a host that it
+//! names is reported, with the line that mends it. A host that is not reached that way, as far as the file tells, is left
+//! alone.
+
+use std::net::IpAddr;
+
+use super::file::File;
+use super::item::nearest;
+use super::limit_schema::Limit;
+use super::value::Pattern;
+use super::walk::{At, Place, Reader};
+use crate::proxy::claims::Cost;
+use crate::proxy::key::KeyPart;
+use crate::proxy::pattern::HostPattern;
+
+/// The port of https.
+const HTTPS: u16 = 443;
+
+/// Warns of each line of the file that does less than it seems to.
+pub(super) fn lint(file: &File, reader: &Reader<'_>) {
+    let lint = Lint { file, reader };
+    for limit in &file.limits {
+        lint.limit(limit);
+    }
+    lint.intercept();
+    lint.access();
+    lint.addresses();
+}
+
+struct Lint<'a> {
+    file: &'a File,
+    reader: &'a Reader<'a>,
+}
+
+impl Lint<'_> {
+    fn limit(&self, limit: &Limit) {
+        if let Some(at) = limit.dry_run.get().filter(|at| at.value) {
+            self.reader.warn(
+                &at.place,
+                "this limit holds nothing back: it is a dry run",
+                "leave it out to have it hold",
+            );
+        }
+        let matching = &limit.matching;
+        let only_connect = !matching.methods.is_empty() && matching.methods.iter().all(|at| at.value == "CONNECT");
+        match matching.paths.first() {
+            Some(path) if only_connect => {
+                let message = "this limit counts nothing: a CONNECT has no path";
+                self.reader.warn(&path.place, message, "leave out the path, or the method");
+            }
+            _ if only_connect => self.only_tunnels(limit),
+            Some(_) => self.unseen_in_tunnels(limit),
+            None if matching.methods.is_empty() || matching.methods.iter().any(|at| at.value == "CONNECT") => {
+                self.keys_of_tunnels(limit);
+            }
+            None => self.unseen_in_tunnels(limit),
+        }
+        for at in matching.hosts.iter().filter(|at| at.value.pattern.port() == Some(HTTPS)) {
+            if !self.file.access.connect_ports.contains(&HTTPS) && !self.is_routed(&at.value.pattern) {
+                let message = format!("no tunnel leads to {}: [access] connect_ports has no {HTTPS}", at.value.text);
+                self.reader.warn(&at.place, message, "add the port there, or leave it out here");
+            }
+        }
+    }
+
+    /// Checks that there are tunnels to be counted.
+    fn only_tunnels(&self, limit: &Limit) {
+        let hosts = &limit.matching.hosts;
+        if !hosts.is_empty() && hosts.iter().all(|at| self.opaque_port(&at.value.pattern).is_none()) {
+            let place = &limit.matching.methods[0].place;
+            let message = "this limit counts nothing: there are no tunnels to its hosts that stay closed";
+            self.reader.warn(place, message, "leave the method out: requests in opened tunnels have their own");
+        }
+    }
+
+    /// Reports the hosts of a limit that counts by what only a request has.
+    fn unseen_in_tunnels(&self, limit: &Limit) {
+        let matching = &limit.matching;
+        let sees = match (matching.paths.is_empty(), matching.methods.is_empty()) {
+            (false, false) => "neither path nor method",
+            (false, true) => "no path",
+            (true, _) => "no method but CONNECT",
+        };
+        let place = matching.paths.first().map(|at| &at.place).or(matching.methods.first().map(|at| &at.place));
+        for (host, place) in self.opaque_hosts(limit, place.unwrap_or(&limit.place)) {
+            let message = format!("this limit counts no https requests to {host}: in a closed tunnel it sees {sees}");
+            self.reader.warn(place, message, remedy(host));
+        }
+    }
+
+    /// Reports keys and costs that tunnels do not have.
+    fn keys_of_tunnels(&self, limit: &Limit) {
+        let Some((host, _)) = self.opaque_hosts(limit, &limit.place).into_iter().next() else { return };
+        for at in &limit.key {
+            let what = match &at.value {
+                KeyPart::Path(_) => "have no path".to_owned(),
+                KeyPart::Query(_) => "have no query".to_owned(),
+                KeyPart::Header(name) => format!("are keyed by the {name} of their CONNECT, which hardly ever has one"),
+                KeyPart::Host | KeyPart::Caller | KeyPart::Method => continue,
+            };
+            let message = format!("closed tunnels to {host} {what}: they share one window");
+            self.reader.warn(&at.place, message, remedy(host));
+        }
+        if let Some(At { value: Cost::Header(name), place }) = limit.cost.get() {
+            let message = format!("closed tunnels to {host} cost 1 each: the header {name} is read from their CONNECT");
+            self.reader.warn(place, message, remedy(host));
+        }
+    }
+
+    /// The hosts of a limit to which closed tunnels may lead, with their places; `place` is that of all hosts.
+    fn opaque_hosts<'l>(&self, limit: &'l Limit, place: &'l Place) -> Vec<(&'l str, &'l Place)> {
+        if limit.matching.hosts.is_empty() {
+            let any = HostPattern::any();
+            let may_be = self.opaque_port(&any).is_some() && !self.is_routed(&any);
+            return if may_be { vec![("any host", place)] } else { Vec::new() };
+        }
+        let hosts = limit.matching.hosts.iter();
+        let may_be = |at: &&At<Pattern<HostPattern>>| {
+            self.opaque_port(&at.value.pattern).is_some() && !self.is_routed(&at.value.pattern)
+        };
+        hosts.filter(may_be).map(|at| (at.value.text.as_str(), &at.place)).collect()
+    }
+
+    /// A port at which a tunnel to these hosts would be allowed, and not be opened.
+    fn opaque_port(&self, hosts: &HostPattern) -> Option<u16> {
+        if hosts.is_specific() && self.file.access.deny_opaque().is_some() {
+            return None;
+        }
+        let mut ports = self.file.access.connect_ports.iter().copied();
+        ports.find(|port| {
+            let is_for = hosts.port().is_none_or(|only| only == *port);
+            is_for && !self.file.tls.intercept.iter().any(|at| at.value.pattern.covers(hosts, *port))
+        })
+    }
+
+    /// True if requests to these hosts come by a route, as far as the file tells: programs use it where there is one.
+    fn is_routed(&self, hosts: &HostPattern) -> bool {
+        let mut routes = self.file.routes.iter().filter_map(|route| route.to.get());
+        match (hosts.is_specific(), hosts.exact()) {
+            (false, _) => routes.next().is_some(),
+            (true, None) => false,
+            (true, Some(_)) => routes.any(|to| hosts.matches(&to.value.origin.host, to.value.origin.port)),
+        }
+    }
+
+    /// Reports opened hosts to which no tunnel leads, or that no limit names.
+    fn intercept(&self) {
+        let File { limits, tls, access, .. } = self.file;
+        let every_host = |limit: &Limit| limit.matching.hosts.is_empty();
+        let named = || limits.iter().flat_map(|limit| &limit.matching.hosts);
+        for at in &tls.intercept {
+            let (hosts, text) = (&at.value.pattern, &at.value.text);
+            match hosts.port() {
+                Some(port) if !access.connect_ports.contains(&port) => {
+                    let message = format!("no tunnel leads to {text}: [access] connect_ports has no {port}");
+                    self.reader.warn(&at.place, message, "add the port there, or leave it out here");
+                }
+                None if access.connect_ports.is_empty() => {
+                    let message = "no tunnel leads anywhere: [access] connect_ports is empty";
+                    self.reader.warn(&at.place, message, "name ports there, or leave this out");
+                }
+                Some(_) | None => {}
+            }
+            // A client certificate of the gateway is shown in opened tunnels, too.
+            let shown = tls.clients.iter().filter_map(|client| client.hosts.get()).flat_map(|list| &list.value);
+            let is_used = named().chain(shown).any(|other| hosts.meets(&other.value.pattern));
+            if !limits.is_empty() && hosts.is_specific() && !limits.iter().any(every_host) && !is_used {
+                let near = nearest(text, named().map(|other| other.value.text.as_str()));
+                let right = near.map_or_else(
+                    || "name it in the `match` of a limit, or leave it out".to_owned(),
+                    |near| format!("did you mean \"{near}\"?"),
+                );
+                self.reader.warn(&at.place, format_args!("no limit counts the requests to {text}"), right);
+            }
+        }
+    }
+
+    /// Reports denials that hold for all hosts, or for none.
+    fn access(&self) {
+        let File { limits, routes, access, .. } = self.file;
+        let mut hosts = limits.iter().flat_map(|limit| &limit.matching.hosts);
+        let is_named = hosts.any(|at| at.value.pattern.is_specific());
+        if let (Some(at), false) = (access.only_listed(), is_named || !routes.is_empty()) {
+            let message = "every request is refused: no limit and no route names a host";
+            self.reader.warn(&at.place, message, "name hosts in the `match` of a limit; \"*\" names none");
+        }
+        if let (Some(at), false) = (access.deny_opaque(), is_named) {
+            let message = "no tunnel is refused: no limit names a host";
+            self.reader.warn(&at.place, message, "name hosts in the `match` of a limit; \"*\" names none");
+        }
+    }
+
+    /// Reports hosts that are addresses which are never dialled.
+    fn addresses(&self) {
+        let denied = |host: &str| {
+            let address = host.parse::<IpAddr>().ok();
+            address.is_some_and(|ip| self.file.access.deny_addresses.iter().any(|range| range.value.contains(&ip)))
+        };
+        let limited = self.file.limits.iter().flat_map(|limit| &limit.matching.hosts);
+        let limited = limited.filter_map(|at| Some((at.value.pattern.exact()?, &at.place)));
+        let routed = self.file.routes.iter().filter_map(|route| route.to.get());
+        let routed = routed.map(|at| (&*at.value.origin.host, &at.place));
+        for (host, place) in limited.chain(routed).filter(|(host, _)| denied(host)) {
+            let message = format!("no request gets to {host}: [access] deny_addresses forbids it");
+            self.reader.warn(place, message, "leave it out here, or its range there");
+        }
+    }
+}
+
+/// The lines that make requests to a host countable, or keep tunnels from it.
+fn remedy(host: &str) -> String {
+    if host == "any host" || host.starts_with("*:") || host == "*" {
+        return "name its hosts, and have their tunnels opened: intercept in [tls]".to_owned();
+    }
+    format!(
+        "add intercept = [\"{host}\"] to [tls], so that its tunnels are opened;\n\
+         or opaque_tunnels = \"deny\" to [access], if no https is to go there by a tunnel"
+    )
+}

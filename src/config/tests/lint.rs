@@ -1,0 +1,177 @@
+//! Lines that are warned about because they do less than they seem to, and lines that are not.
+
+use super::*;
+
+/// The warnings, each with the text that it is about.
+fn told(text: &str) -> Vec<(String, String)> {
+    let settings = good(text);
+    let lines: Vec<&str> = text.lines().collect();
+    let about = |report: &Report| {
+        let line: Vec<char> = lines[report.line - 1].chars().collect();
+        let begin = report.column - 1;
+        line[begin..begin + report.width()].iter().collect::<String>()
+    };
+    settings.warnings.iter().map(|report| (about(report), report.message.clone())).collect()
+}
+
+/// A limit with this `match`, and more below it.
+fn limit(matching: &str, more: &str) -> String {
+    format!("[[limit]]\nrequests = 1\nper = \"1s\"\nmatch = {{ {matching} }}\n{more}")
+}
+
+#[track_caller]
+fn warns(text: &str, expected: &[(&str, &str)]) {
+    let told = told(text);
+    let told: Vec<(&str, &str)> = told.iter().map(|(about, message)| (about.as_str(), message.as_str())).collect();
+    assert_eq!(told, expected, "{text}");
+}
+
+#[test]
+fn a_limit_with_path_or_method_counts_nothing_of_https_in_closed_tunnels() {
+    let unseen = |host: &str, sees: &str| {
+        format!("this limit counts no https requests to {host}: in a closed tunnel it sees {sees}")
+    };
+    warns(&limit("host = \"api.a\", path = \"/v2/**\"", ""), &[("\"api.a\"", &unseen("api.a", "no path"))]);
+    warns(
+        &limit("host = \"api.a\", method = [\"GET\", \"POST\"]", ""),
+        &[("\"api.a\"", &unseen("api.a", "no method but CONNECT"))],
+    );
+    warns(
+        &limit("host = [\"*.a\", \"b:443\"], path = \"/x\", method = \"GET\"", ""),
+        &[
+            ("\"*.a\"", &unseen("*.a", "neither path nor method")),
+            ("\"b:443\"", &unseen("b:443", "neither path nor method")),
+        ],
+    );
+    warns(&limit("path = \"/v2/**\"", ""), &[("\"/v2/**\"", &unseen("any host", "no path"))]);
+    warns(&limit("method = \"GET\"", ""), &[("\"GET\"", &unseen("any host", "no method but CONNECT"))]);
+    let mends = &good(&limit("host = \"api.a\", path = \"/v2/**\"", "")).warnings[0].advice;
+    assert!(mends.contains("intercept = [\"api.a\"]") && mends.contains("opaque_tunnels = \"deny\""), "{mends}");
+}
+
+#[test]
+fn a_limit_whose_requests_it_sees_is_not_warned_about() {
+    let path = |host: &str, more: &str| limit(&format!("host = {host}, path = \"/v2/**\""), more);
+    for text in [
+        // The host alone: tunnels are counted, and the log says so.
+        limit("host = \"api.a\"", ""),
+        limit("host = \"api.a\", method = [\"GET\", \"CONNECT\"]", ""),
+        limit("host = \"api.a\"", "key = [\"host\", \"caller\", \"method\"]"),
+        // Plain HTTP.
+        path("\"api.a:80\"", ""),
+        path("\"api.a:8080\"", ""),
+        path("\"api.a\"", "[access]\nconnect_ports = []"),
+        // Opened.
+        path("\"api.a\"", "[tls]\nintercept = [\"api.a\"]"),
+        path("[\"x.a\", \"*.b.a\", \"a:443\"]", "[tls]\nintercept = [\"*.a\", \"a:443\"]"),
+        path("\"api.a\"", "[tls]\nintercept = [\"api.a:443\"]"),
+        // Refused.
+        path("\"api.a\"", "[access]\nopaque_tunnels = \"deny\""),
+        // Reached by a route.
+        path("\"api.a\"", "[[route]]\npath = \"/\"\nto = \"https://api.a/\""),
+        path(
+            "\"api.a:8443\"",
+            "[access]\nconnect_ports = [8443]\n[[route]]\npath = \"/\"\nto = \"https://api.a:8443/\"",
+        ),
+        limit("path = \"/v2/**\"", "[[route]]\npath = \"/\"\nto = \"https://api.a/\""),
+    ] {
+        warns(&text, &[]);
+    }
+}
+
+#[test]
+fn what_opens_or_routes_a_part_only_leaves_the_rest() {
+    let counts_no = |more: &str| told(&limit("host = \"*.a\", path = \"/v2/**\"", more)).len();
+    assert_eq!(counts_no("[tls]\nintercept = [\"api.a\"]"), 1);
+    assert_eq!(counts_no("[tls]\nintercept = [\"*.a:443\"]\n[access]\nconnect_ports = [443, 8443]"), 1);
+    assert_eq!(counts_no("[[route]]\npath = \"/\"\nto = \"https://api.a/\""), 1);
+    assert_eq!(counts_no("[tls]\nintercept = [\"*.a\"]"), 0);
+}
+
+#[test]
+fn a_key_or_a_cost_that_closed_tunnels_do_not_have_is_warned_about() {
+    let keyed = |more: &str| limit("host = \"api.a\"", more);
+    let header = "closed tunnels to api.a are keyed by the authorization of their CONNECT, which hardly ever has one: they \
+                  share one window";
+    warns(&keyed("key = \"header:authorization\""), &[("\"header:authorization\"", header)]);
+    warns(
+        &keyed("key = [\"caller\", \"path[1]\", \"query:q\"]"),
+        &[
+            ("\"path[1]\"", "closed tunnels to api.a have no path: they share one window"),
+            ("\"query:q\"", "closed tunnels to api.a have no query: they share one window"),
+        ],
+    );
+    warns(
+        &keyed("cost = \"header:x-cost\""),
+        &[("\"header:x-cost\"", "closed tunnels to api.a cost 1 each: the header x-cost is read from their CONNECT")],
+    );
+    for more in ["[tls]\nintercept = [\"api.a\"]", "[access]\nopaque_tunnels = \"deny\""] {
+        warns(&keyed(&format!("key = \"header:authorization\"\ncost = \"header:x-cost\"\n{more}")), &[]);
+    }
+    // A limit that counts no tunnels is warned about once, for that.
+    assert_eq!(told(&limit("host = \"api.a\", path = \"/x\"", "key = \"header:authorization\"")).len(), 1);
+}
+
+#[test]
+fn a_limit_on_tunnels_that_are_none_counts_nothing() {
+    warns(
+        &limit("host = \"api.a\", path = \"/x\", method = \"CONNECT\"", ""),
+        &[("\"/x\"", "this limit counts nothing: a CONNECT has no path")],
+    );
+    warns(
+        &limit("host = \"api.a\", method = \"CONNECT\"", "[tls]\nintercept = [\"api.a\"]"),
+        &[("\"CONNECT\"", "this limit counts nothing: there are no tunnels to its hosts that stay closed")],
+    );
+    warns(&limit("host = \"api.a\", method = \"CONNECT\"", ""), &[]);
+    warns(&limit("method = \"CONNECT\"", "[tls]\nintercept = [\"api.a\"]\n[[limit]]\nin_flight = 9"), &[]);
+}
+
+#[test]
+fn a_host_to_which_nothing_leads_is_warned_about() {
+    let no_port = "no tunnel leads to api.a:443: [access] connect_ports has no 443";
+    warns(&limit("host = \"api.a:443\"", "[access]\nconnect_ports = [8443]"), &[("\"api.a:443\"", no_port)]);
+    let routed = "[access]\nconnect_ports = [8443]\n[[route]]\npath = \"/\"\nto = \"https://api.a/\"";
+    warns(&limit("host = \"api.a:443\"", routed), &[]);
+    let denied = "no request gets to 192.0.2.1: [access] deny_addresses forbids it";
+    let range = "[access]\ndeny_addresses = [\"192.0.2.0/24\"]\n";
+    warns(&limit("host = \"192.0.2.1\"", range), &[("\"192.0.2.1\"", denied)]);
+    let to = format!("{range}[[route]]\npath = \"/\"\nto = \"http://192.0.2.1/\"");
+    warns(&limit("host = \"a\"", &to), &[("\"http://192.0.2.1/\"", denied)]);
+    let nobody = "every request is refused: no limit and no route names a host";
+    warns(&limit("host = \"*\"", "[access]\nunlisted_hosts = \"deny\""), &[("\"deny\"", nobody)]);
+    warns(&limit("host = \"a\"", "[access]\nunlisted_hosts = \"deny\""), &[]);
+    let no_host = "no tunnel is refused: no limit names a host";
+    warns(&limit("host = \"*\"", "[access]\nopaque_tunnels = \"deny\""), &[("\"deny\"", no_host)]);
+}
+
+#[test]
+fn a_host_that_is_opened_for_no_limit_is_probably_misspelt() {
+    let text = limit("host = \"api.example.com\"", "[tls]\nintercept = [\"api.exmaple.com\"]");
+    warns(&text, &[("\"api.exmaple.com\"", "no limit counts the requests to api.exmaple.com")]);
+    assert_eq!(good(&text).warnings[0].advice, "did you mean \"api.example.com\"?");
+    let opened = |hosts: &str, host: &str| told(&limit(hosts, &format!("[tls]\nintercept = [{host:?}]"))).len();
+    assert_eq!(opened("host = \"*.a\"", "x.a"), 0);
+    assert_eq!(opened("host = \"x.a\"", "*.a"), 0);
+    assert_eq!(opened("host = \"x.a:443\"", "x.a"), 0);
+    assert_eq!(opened("host = \"*\"", "x.a"), 0);
+    assert_eq!(opened("method = \"CONNECT\"", "x.a"), 0, "a limit without host counts all");
+    assert_eq!(opened("host = \"*.b\"", "x.a"), 1);
+    // A client certificate is shown in opened tunnels.
+    let folder = folder("lint");
+    let shown = "[[tls.client]]\nhost = \"x.a\"\ncert = \"client.pem\"\nkey = \"client.key\"";
+    let text = limit("host = \"b\"", &format!("[tls]\nintercept = [\"x.a\"]\n{shown}"));
+    assert_eq!(parse_in(&folder, &text).unwrap().warnings, []);
+    std::fs::remove_dir_all(folder).unwrap();
+    let no_port = "no tunnel leads to x.a:8443: [access] connect_ports has no 8443";
+    let text = limit("host = \"x.a\"", "[tls]\nintercept = [\"x.a:8443\"]");
+    warns(&text, &[("\"x.a:8443\"", no_port)]);
+    let text = limit("host = \"x.a\"", "[access]\nconnect_ports = []\n[tls]\nintercept = [\"x.a\"]");
+    warns(&text, &[("\"x.a\"", "no tunnel leads anywhere: [access] connect_ports is empty")]);
+}
+
+#[test]
+fn a_dry_run_is_warned_about() {
+    let dry = "this limit holds nothing back: it is a dry run";
+    warns(&limit("host = \"a\"", "dry_run = true"), &[("true", dry)]);
+    warns(&limit("host = \"a\"", "dry_run = false"), &[]);
+}
