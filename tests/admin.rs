@@ -319,5 +319,19 @@ fn the_description_of_the_api_is_true() {
         .unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{told}");
-    assert!(told.contains("9 selected / 10 total"), "{told}");
+    assert!(told.contains("10 selected / 11 total"), "{told}");
+}
+
+#[test]
+fn what_of_the_file_does_less_than_it_seems_to_is_seen_until_it_is_mended() {
+    let unseen = limit(5, "1s", "").replace("127.0.0.1\"] }", "api.example\"], path = \"/v2/**\" }");
+    let (gateway, admin) = watched(&unseen, "");
+    let warnings = json(admin, "/v1/warnings")["warnings"].clone();
+    let [one] = &warnings.as_array().unwrap()[..] else { panic!("{warnings}") };
+    assert_eq!((&one["file"], &one["line"], &one["column"]), (&"proxy.toml".into(), &6.into(), &19.into()));
+    assert!(one["message"].as_str().unwrap().starts_with("this limit counts no https requests to api.example"));
+    assert!(one["advice"].as_str().unwrap().contains("intercept"), "{one}");
+    let mended = format!("{}\n[admin]\nlisten = \"{admin}\"\n", limit(5, "1s", ""));
+    assert!(gateway.reload(&mended));
+    assert_eq!(json(admin, "/v1/warnings")["warnings"], serde_json::json!([]));
 }

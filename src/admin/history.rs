@@ -120,6 +120,8 @@ async fn look(house: Arc<House>, tell: Sender<Arc<str>>, mut before: HashMap<Arc
             "connections": house.drain.there(),
             "running": house.drain.running(),
             "draining": house.drain.is_draining(),
+            // Another number, another file: the page asks for its warnings again.
+            "configuration": house.current.version(),
             "state": health::word(house.gate.journal_health()),
             "store": health::store_word(house.gate.store_status().map_or(store::Health::Off, |status| status.health().0)),
             "limits": briefs,

@@ -11,6 +11,7 @@ mod page;
 #[cfg(test)]
 mod tests;
 mod visitor;
+mod warnings;
 
 use std::io;
 use std::net::TcpListener;
@@ -139,6 +140,7 @@ fn router(house: Arc<House>) -> Router {
         .route("/v1/limits/{name}", get(limits::one).patch(orders::tune))
         .route("/v1/events", get(history::events))
         .route("/v1/history", get(history::past))
+        .route("/v1/warnings", get(warnings::all))
         .route("/v1/config/reload", post(orders::reload))
         .route("/v1/config/save", post(orders::save))
         .merge(page::routes())

@@ -229,13 +229,16 @@ fn parse(source: &Source, folder: &Path) -> Result<Settings, Vec<Report>> {
     if file.limits.is_empty() {
         reader.warn(&(0..0), "there is no [[limit]], so everything goes at once", SMALLEST);
     }
-    let settings = check::check(file, folder, &reader);
+    let mut settings = check::check(file, folder, &reader);
     let mut reports = reader.into_reports();
     // In the order of the file, with what is wrong in other files after it.
     reports.sort_by_key(|report| (report.file != source.name(), report.line, report.column));
     let (errors, warnings) = reports.into_iter().partition::<Vec<_>, _>(|r| r.severity == Severity::Error);
-    let text = source.text().into();
-    if errors.is_empty() { Ok(Settings { warnings, text, ..settings }) } else { Err(errors) }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    settings.proxy.warnings = warnings.iter().map(Report::to_warning).collect();
+    Ok(Settings { warnings, text: source.text().into(), ..settings })
 }
 
 /// Splits the text into keys and values; syntax errors are reported, all that the parser recovers from.

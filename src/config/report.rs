@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::proxy::warning::Warning;
+
 /// A file as it was read, with the name under which messages speak of it.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
@@ -88,6 +90,14 @@ impl Source {
             text: veiled(self.text[line_start..line_end].trim_end()),
             width: self.text[start..end].trim_end().chars().count().max(1),
         }
+    }
+}
+
+impl Report {
+    /// For whatever shows what is in force.
+    pub(super) fn to_warning(&self) -> Warning {
+        let Report { file, line, column, message, advice, .. } = self.clone();
+        Warning { file, line, column, message, advice }
     }
 }
 

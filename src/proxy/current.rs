@@ -28,6 +28,11 @@ impl Current {
         self.read().0
     }
 
+    /// A number that is another one with each proxy.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     /// Requests that begin from here on are carried by this one.
     pub fn replace(&self, proxy: Proxy) {
         let mut place = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);

@@ -57,6 +57,7 @@ pub mod trace;
 mod tunnel;
 mod upstream;
 mod uri_origin;
+pub mod warning;
 
 pub use self::connection::Server;
 pub use self::current::{Current, Worker};
@@ -109,6 +110,8 @@ pub struct Settings {
     pub pool: PoolSettings,
     /// The addresses that we listen on.
     pub own: Vec<SocketAddr>,
+    /// What of the file does less than it seems to.
+    pub warnings: warning::Warnings,
 }
 
 /// How long is waited for what; the `[timeouts]` of the file.
@@ -196,6 +199,7 @@ pub struct Parts {
     identity: Option<Made<identity::Identity, ServerConfig>>,
     rules: Vec<claims::Rule>,
     named_hosts: named_hosts::NamedHosts,
+    warnings: warning::Warnings,
 }
 
 impl std::ops::Deref for Proxy {
@@ -220,6 +224,11 @@ impl Parts {
     /// How long is waited for what.
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// What of the file does less than it seems to.
+    pub fn warnings(&self) -> &warning::Warnings {
+        &self.warnings
     }
 
     /// Where requests are noted.
@@ -273,6 +282,7 @@ impl Parts {
             authority,
             identity: identity.transpose()?,
             rules: settings.rules,
+            warnings: settings.warnings,
         })
     }
 

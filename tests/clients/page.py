@@ -60,6 +60,11 @@ with sync_playwright() as playwright:
     browser = playwright.chromium.launch(**CHROMIUM)
     page = opened(browser, viewport={"width": 1200, "height": 900})
 
+    # Lines of the file that do less than they seem to.
+    expect(page.locator("#warnings-title")).to_have_text("1 warning about the file")
+    expect(page.locator("#warned li")).to_contain_text("this limit counts no https requests to any host")
+    expect(page.locator("#warned code")).to_have_text("proxy.toml:13:24")
+
     # By keyboard alone: to the limit, and into it.
     page.locator("#find").focus()
     while page.evaluate("document.activeElement.textContent") != "partner":

@@ -10,6 +10,8 @@ const past = new Map();
 let limits = [];
 let chosen = null;
 let before = null;
+// The configuration whose warnings are shown.
+let configuration = null;
 let span = 1;
 // What the form said when it was filled: what differs is what somebody wants.
 let filled = {};
@@ -107,6 +109,27 @@ function show(event) {
   set(id("process"), `${number(event.connections)} connections, ${number(event.running)} requests under way${state}${event.draining ? ", draining" : ""}`);
   before = event;
   if (chosen) detail();
+  if (event.configuration !== configuration) warned(event.configuration);
+}
+
+// Shows what of the file does less than it seems to.
+async function warned(now) {
+  configuration = now;
+  try {
+    const answer = await fetch("v1/warnings");
+    if (!answer.ok || configuration !== now) return;
+    const { warnings } = await answer.json();
+    id("warnings").hidden = warnings.length === 0;
+    set(id("warnings-title"), warnings.length === 1 ? "1 warning about the file" : `${number(warnings.length)} warnings about the file`);
+    id("warned").replaceChildren(...warnings.map((one) => {
+      const item = element("li");
+      item.append(element("code", `${one.file}:${one.line}:${one.column}`), ` ${one.message}. `, element("small", one.advice));
+      return item;
+    }));
+  } catch {
+    // With the next event it is tried again.
+    configuration = null;
+  }
 }
 
 function remember(name, sample) {

@@ -1,0 +1,21 @@
+//! A warning about the configuration in force, for whatever shows it.
+
+use std::sync::Arc;
+
+/// A line of the file that is allowed, and does less than it seems to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Warning {
+    /// The file, as it was named to us.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted in characters, from 1.
+    pub column: usize,
+    /// The fault, in a sentence.
+    pub message: String,
+    /// The line that would be right.
+    pub advice: String,
+}
+
+/// All of them, in the order of the file.
+pub type Warnings = Arc<[Warning]>;
