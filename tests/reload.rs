@@ -209,3 +209,41 @@ fn reloads_under_load_lose_no_request_and_keep_the_limit_of_each_moment() {
         one_window(LIMITS[0], Duration::from_millis(100), &inside);
     }
 }
+
+#[test]
+fn whatever_is_in_force_by_a_reload_is_named_in_the_log() {
+    let plain = |limit: &str, more: &str| format!("{limit}\n{more}\n");
+    let base = limit(3, "1h", "");
+    let gateway = Gateway::start(&plain(&base, ""));
+    let changes = || {
+        let told = gateway.stderr();
+        let last = told.lines().rfind(|line| line.contains(" reloaded ")).unwrap_or_default().to_owned();
+        last.rsplit_once("changes=").map(|(_, count)| count.to_owned()).unwrap_or_default()
+    };
+    let reload = |toml: &str, expected: &[&str]| {
+        let before = gateway.stderr().len();
+        assert!(gateway.reload(toml));
+        let told = gateway.stderr()[before..].to_owned();
+        assert_eq!(changes(), expected.len().to_string(), "{told}");
+        for line in expected {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+    };
+    let is_changed = "limit \"the-limit\" is changed; what it has counted counts on";
+    reload(&plain(&base, ""), &[]);
+    for other in ["], path = \"/v1/**\" }", "], method = \"GET\" }", "] }\npushback = \"ignore\"", "] }\nretry = 1"] {
+        reload(&plain(&base.replace("] }", other), ""), &[is_changed]);
+    }
+    reload(&plain(&base.replace("] }", "] }\ncost = 2"), ""), &[is_changed]);
+    // Once, whatever of it is other.
+    reload(&plain(&base.replace("] }", "], path = \"/v2/**\" }").replace("= 3", "= 4"), ""), &[is_changed]);
+    reload(&plain(&base, "[timeouts]\nanswer = \"61s\""), &[is_changed, "[timeouts] is changed"]);
+    let route = "[[route]]\npath = \"/x/\"\nto = \"http://127.0.0.1:1/\"";
+    reload(&plain(&base, route), &["[timeouts] is changed", "[[route]] is changed"]);
+    reload(&plain(&base, "[access]\nconnect_ports = [1]"), &["[[route]] is changed", "[access] is changed"]);
+    reload(&plain(&base, "[access]\nallow_addresses = [\"10.0.0.0/8\"]"), &["[access] is changed"]);
+    reload(&plain(&base, "[log]\naccess = \"json\""), &["[access] is changed", "[log] is changed"]);
+    let opened = "[tls]\nintercept = [\"127.0.0.1\"]";
+    reload(&plain(&base, opened), &["[log] is changed", "[tls] is changed"]);
+    reload(&plain(&base, &format!("{opened}\n[config]\nwatch = true")), &["[config] is changed"]);
+}

@@ -1,5 +1,7 @@
 //! The file is read again: all of it is in force afterwards, or nothing has changed.
 
+mod changes;
+
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,12 +11,13 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
+use self::changes::Others;
 use super::crew::Crew;
 use super::doors::Doors;
 use super::{causes, descriptors, systemd};
 use crate::config::{self, Settings};
-use crate::gate::{Gate, InLine};
-use crate::locker::{Limit, LimitId, Reload};
+use crate::gate::InLine;
+use crate::locker::{Limit, Reload};
 use crate::proxy::claims::Rule;
 use crate::proxy::{self, Current, Parts, Shared};
 use crate::{log, proxy::record};
@@ -154,6 +157,8 @@ impl Reloader {
                 tracing::warn!("{section} is as it was: it changes with a restart, or with a new process (SIGUSR2)");
             }
         }
+        settings.listen = asked;
+        let others = Others::between(in_force, &settings);
         let in_line = in_line(in_force, &settings);
         let under_way = under_way(in_force).max(under_way(&settings));
         let publish = |reload: &Reload| self.current.replace(parts.with(&reload.ids));
@@ -162,9 +167,8 @@ impl Reloader {
         self.shared.connections.change(settings.connections);
         descriptors::check(&self.shared.connections);
         log::set_level(settings.log);
-        settings.listen = asked;
         *place = Some(settings);
-        Ok(lines(&self.shared.gate, &reload))
+        Ok(changes::lines(&self.shared.gate, &reload, others))
     }
 
     /// Does what puts another process in the place of this one; no file is read meanwhile, nor afterwards if that is so.
@@ -220,19 +224,4 @@ fn in_line(before: &Settings, after: &Settings) -> InLine {
 pub(super) fn under_way(settings: &Settings) -> Duration {
     let linger = settings.gate.limits.iter().map(Limit::linger).max().unwrap_or_default();
     settings.proxy.timeouts.connect + settings.proxy.timeouts.answer + linger
-}
-
-/// What became of each limit, in a line.
-fn lines(gate: &Gate, reload: &Reload) -> Vec<String> {
-    let limits = gate.limits();
-    let changed: Vec<_> = reload.changed.iter().filter(|id| !reload.keyed_anew.contains(id)).copied().collect();
-    let told: [(&[LimitId], &str); 5] = [
-        (&reload.removed, "is gone; what it has counted is kept until it no longer counts"),
-        (&reload.added, "is new; it has counted nothing yet"),
-        (&reload.returned, "is back, with what it had counted"),
-        (&changed, "is changed; what it has counted counts on"),
-        (&reload.keyed_anew, "has another key; its windows are full until what went before no longer counts"),
-    ];
-    let lines = told.iter().flat_map(|(ids, what)| ids.iter().map(move |id| (id, what)));
-    lines.map(|(id, what)| format!("limit {:?} {what}", limits[id.0 as usize].name)).collect()
 }

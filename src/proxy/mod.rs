@@ -115,7 +115,7 @@ pub struct Settings {
 }
 
 /// How long is waited for what; the `[timeouts]` of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// A caller's request head, from its first byte on; the first of a connection from its accept on.
     pub head: Duration,

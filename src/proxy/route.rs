@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::uri_origin::Origin;
 
 /// A reverse route: which requests it takes, and where to.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Route {
     /// Compared with the `Host` field; without a port there, 80 counts.
     pub host: Option<HostPattern>,

@@ -26,7 +26,7 @@ const CERTIFICATE: &str = "lockgate-ca.pem";
 const OLD: &str = "lockgate-ca-old.pem";
 
 /// Where the authority is kept, and for whom it may vouch.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// The folder of its key and certificate.
     pub dir: PathBuf,
