@@ -251,3 +251,68 @@ fn what_the_gateway_says_goes_to_a_file_if_one_is_named() {
     assert!(text.contains(&origin.authority()), "the access log: {text}");
     assert!(text.contains("the last program has ended"), "the messages: {text}");
 }
+
+#[test]
+fn a_gateway_that_opens_other_tunnels_than_the_file_says_is_told_of() {
+    let port = DeadPort::new().port();
+    let opens = |hosts: &str| {
+        format!("{}[tls]\nintercept = {hosts}\n\n", limit(9, "1s", "").replace("\"]", "\", \"*.api.example\"]"))
+    };
+    let told = |running: &str, ours: &str, credentials: &str| {
+        let stage = Stage::at(port, ours);
+        let dir = Dir::new();
+        // Another gateway, with an authority of its own or with this one's.
+        std::fs::write(dir.path().join("users"), users(&stage)).unwrap();
+        let running = running.replace("SAME", &stage.dir.path().join("certs").display().to_string());
+        let gateway = Gateway::start_in(dir, &format!("[listen]\nproxy = \"127.0.0.1:{port}\"\n\n{running}"));
+        let output = stage.exec(&["echo", "run"]).env("LOCKGATE_CREDENTIALS", credentials).output().unwrap();
+        drop(gateway);
+        assert_eq!((out(&output).trim(), output.status.code()), ("run", Some(0)), "{}", err(&output));
+        err(&output)
+    };
+    let here = opens("[\"127.0.0.1\", \"*.api.example\"]");
+    let same = |toml: &str| toml.replace("[tls]\n", "[tls]\nca_dir = \"SAME\"\n");
+    let closed = told(&limit(9, "1s", ""), &here, "");
+    let expected = format!("the gateway at 127.0.0.1:{port} does not open tunnels to 127.0.0.1, *.api.example");
+    assert!(closed.contains(&expected) && closed.contains("proxy.toml"), "{closed}");
+    let part = told(&opens("[\"*.api.example\", \"other.example\"]"), &here, "");
+    assert!(part.contains("does not open tunnels to 127.0.0.1, which"), "{part}");
+    let other = told(&here, &here, "");
+    assert!(other.contains("another authority") && !other.contains("does not open"), "{other}");
+    // A gateway that wants a password, and lets no other host be called.
+    let strict = here.clone() + "[access]\nusers = \"users\"\nunlisted_hosts = \"deny\"\n";
+    let refused = told(&strict.replace("[tls]\n", "[tls]\nca_dir = \"other\"\n"), &here, "ana:secret");
+    assert!(refused.contains("another authority"), "{refused}");
+    for quiet in [same(&here), same(&opens("[\"*\"]"))] {
+        let quiet = told(&quiet, &here, "");
+        assert!(!quiet.contains("the gateway at"), "{quiet}");
+    }
+    assert_eq!(told(&limit(9, "1s", ""), &limit(9, "1s", ""), ""), "", "a file that opens nothing expects nothing");
+}
+
+#[test]
+fn a_server_at_the_address_gets_no_password_unless_it_asks_for_one() {
+    let origin = Origin::scripted(|_, link| {
+        // As a gateway answers that has no description of itself.
+        link.send("HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\nContent-Length: 0\r\n\r\n");
+        Next::Close
+    });
+    let stage = Stage::at(origin.port(), &counted());
+    let output = stage.exec(&["echo", "run"]).env("LOCKGATE_CREDENTIALS", "ana:secret").output().unwrap();
+    assert_eq!(out(&output).trim(), "run", "{}", err(&output));
+    let asked = origin.requests();
+    let field = |request: &Request| request.field("proxy-authorization").map(str::to_owned);
+    assert_eq!(asked.iter().map(field).collect::<Vec<_>>(), [None], "asked once, and without the password");
+}
+
+/// A users file with `ana` and the password `secret`.
+fn users(stage: &Stage) -> String {
+    let dir = Dir::new();
+    let path = dir.path().join("proxy.toml");
+    std::fs::write(&path, limit(1, "1s", "") + "[access]\nusers = \"users\"\n").unwrap();
+    let mut add =
+        stage.command(&["user", "add", "ana", "-c", path.to_str().unwrap()]).stdin(Stdio::piped()).spawn().unwrap();
+    add.stdin.take().unwrap().write_all(b"secret\nsecret\n").unwrap();
+    assert!(add.wait().unwrap().success());
+    std::fs::read_to_string(dir.path().join("users")).unwrap()
+}

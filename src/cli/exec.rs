@@ -6,6 +6,7 @@
 
 mod find;
 mod join_socket;
+mod mismatch;
 mod stay;
 
 use std::ffi::OsString;
@@ -58,13 +59,14 @@ fn run(program: &[OsString], wish: Option<&Path>) -> ExitCode {
     let Some((path, mut settings)) = settings(wish) else {
         return ExitCode::from(2);
     };
-    match find::gateway(&settings, &path) {
-        Ok(address) => settings.bound_to(&[address]),
+    let found = match find::gateway(&settings, &path) {
+        Ok(found) => found,
         Err(error) => {
             complain(&error);
             return ExitCode::FAILURE;
         }
-    }
+    };
+    settings.bound_to(&[found.address]);
     let variables = match variables(&settings, &|name| std::env::var_os(name)) {
         Ok(variables) => variables,
         Err(error) => {
@@ -72,7 +74,8 @@ fn run(program: &[OsString], wish: Option<&Path>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    variables.notes.iter().for_each(|note| eprintln!("lockgate: {note}"));
+    let differs = found.about.map(|about| mismatch::notes(&settings, &path, found.address, &about));
+    variables.notes.iter().chain(differs.iter().flatten()).for_each(|note| eprintln!("lockgate: {note}"));
     let Some((name, arguments)) = program.split_first() else {
         return ExitCode::from(2);
     };

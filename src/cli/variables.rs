@@ -22,7 +22,7 @@ use crate::tls::ca::{self, Authority};
 use crate::tls::identity::Identity;
 
 /// Where the name and the password for the gateway are taken from.
-const CREDENTIALS: &str = "LOCKGATE_CREDENTIALS";
+pub(super) const CREDENTIALS: &str = "LOCKGATE_CREDENTIALS";
 /// Requests to this machine itself do not need a proxy.
 const LOOPBACK: &str = "localhost,127.0.0.1,::1";
 /// What names the proxy. Both spellings, because curl knows `http_proxy` only in lower case and other programs look

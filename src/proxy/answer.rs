@@ -1,5 +1,6 @@
 //! Answers of our own: refusals, the end of a TRACE's way, the 200 of a tunnel.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::Poll;
 
@@ -9,7 +10,7 @@ use super::intercept::Opening;
 use super::refusal::Refusal;
 use super::story::{BodyRead, Story};
 use super::tunnel::Tunnel;
-use super::{headers, heads, problem};
+use super::{about, headers, heads, problem};
 use crate::wire::{Length, Name, Options, RequestHead, Version, framing};
 
 /// The largest body of a refused request that is read and dropped, so that its connection can be kept.
@@ -115,13 +116,18 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
         return None;
     }
     let echo = if traced { heads::echo(head) } else { Vec::new() };
-    let field = if traced {
-        "Via: 1.1 lockgate\r\nContent-Type: message/http\r\n"
+    let fields: Cow<'_, str> = if traced {
+        "Via: 1.1 lockgate\r\nContent-Type: message/http\r\n".into()
+    } else if about::is_asked(head) {
+        format!("{METHODS}{}", about::fields(&caller.worker.proxy)).into()
     } else {
-        "Via: 1.1 lockgate\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT\r\n"
+        METHODS.into()
     };
-    Some(say(caller, story, field, &echo).await)
+    Some(say(caller, story, &fields, &echo).await)
 }
+
+/// The fields of an answer to OPTIONS: a gateway, and the methods that pass it.
+const METHODS: &str = "Via: 1.1 lockgate\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT\r\n";
 
 /// Answers with a document of ours.
 pub(super) async fn json(caller: &mut Caller, story: &mut Story, document: &str) -> Outcome {

@@ -7,6 +7,7 @@ use super::claims::Claims;
 use super::connection::Caller;
 use super::headers::{self, Outgoing};
 use super::intercept::Opening;
+use super::named_hosts::Named;
 use super::origin::{DialPlan, Fresh, Ready, Want};
 use super::refusal::Refusal;
 use super::server_name::Guard;
@@ -14,7 +15,7 @@ use super::story::Story;
 use super::target::{Form, Target};
 use super::tunnel::Tunnel;
 use super::upstream::Upstream;
-use super::{acquire, answer, attempts, line, patience};
+use super::{about, acquire, answer, attempts, line, patience};
 use crate::gate::{Answer, Permit};
 use crate::net::dial::Attempts;
 use crate::time::Time;
@@ -70,9 +71,9 @@ impl Plan {
         Want { fresh, offer: if self.outgoing.upgrade { Offer::Http1 } else { Offer::Http2 } }
     }
 
-    /// A new connection to its origin.
+    /// The way a new connection to its origin is made.
     pub(super) fn dialling(&self) -> DialPlan {
-        // The origin counts the connection of a tunnel.
+        // Of a tunnel the origin counts the connection.
         let is_counted = self.is_tunnel() && !self.claims.claims.is_empty();
         let attempts = if is_counted { Attempts::OneAtATime } else { Attempts::Overlapping };
         DialPlan { caller: self.admitted.caller, attempts }
@@ -191,6 +192,8 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
         Some(within) => proxy.access.anew(caller.peer.ip(), &within.admitted),
         None => {
             let named = proxy.named_hosts.look_up(&target);
+            // No host is called: the gateway answers this by itself.
+            let named = Named { listed: named.listed || about::is_asked(head), ..named };
             proxy.access.admit(caller.peer.ip(), head, &target, named, proxy.gate.clock()).await?
         }
     };

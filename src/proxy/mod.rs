@@ -6,6 +6,7 @@
 //!
 //! The room never decides whether a request may go: without a permit from the gate no byte leaves it.
 
+pub mod about;
 pub mod access;
 mod acquire;
 mod alarm;
@@ -110,7 +111,7 @@ pub struct Settings {
     pub pool: PoolSettings,
     /// The addresses that we listen on.
     pub own: Vec<SocketAddr>,
-    /// What of the file does less than it seems to.
+    /// The lines of the file that do less than they seem to.
     pub warnings: warning::Warnings,
 }
 
@@ -226,7 +227,7 @@ impl Parts {
         &self.timeouts
     }
 
-    /// What of the file does less than it seems to.
+    /// The lines of the file that do less than they seem to.
     pub fn warnings(&self) -> &warning::Warnings {
         &self.warnings
     }

@@ -2,6 +2,8 @@
 
 mod sets;
 
+use std::fmt;
+
 use smallvec::SmallVec;
 
 use super::host::{Authority, Fault};
@@ -106,6 +108,19 @@ impl HostPattern {
     /// Whether it singles hosts out; `*` does not.
     pub fn is_specific(&self) -> bool {
         !matches!(self.shape, HostShape::Any)
+    }
+}
+
+impl fmt::Display for HostPattern {
+    /// As it can be parsed again.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.shape {
+            HostShape::Any => out.write_str("*")?,
+            HostShape::Exact(host) if host.contains(':') => write!(out, "[{host}]")?,
+            HostShape::Exact(host) => out.write_str(host)?,
+            HostShape::Below(suffix) => write!(out, "*{suffix}")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(out, ":{port}"))
     }
 }
 

@@ -218,6 +218,11 @@ impl Authority {
         Ok(Authority { leaves: Leaves::new(kept)?, fingerprint })
     }
 
+    /// SHA-256 of its certificate.
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
     /// Whether both have one certificate, so that the leaves of either will do.
     pub fn is_same(&self, other: &Authority) -> bool {
         self.fingerprint == other.fingerprint

@@ -14,17 +14,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustix::process::geteuid;
 
 use super::super::{complain, variables};
 use super::{LOG, join_socket};
 use crate::config::Settings;
 use crate::net::dial;
+use crate::proxy::about::{self, About};
 
-/// What a gateway answers by itself: a question that may not be passed on to anybody (RFC 9110 §7.6.2), for a name that
-/// nobody can have (RFC 6761 §6.4). It takes no slot.
-const QUESTION: &[u8] =
-    b"OPTIONS http://lockgate.invalid/ HTTP/1.1\r\nHost: lockgate.invalid\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n";
 /// How long an answer may take; only a hang is slower, however busy the machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a gateway may take to start, for those who wait for it.
@@ -68,14 +67,22 @@ pub(super) type Fingerprint = [u8; 32];
 /// What is found at an address.
 enum Found {
     Nobody,
-    Gateway,
+    /// Its own description, if it gave one.
+    Gateway(Option<About>),
 }
 
-/// Where the gateway of these settings is reached; it runs then.
-pub(super) fn gateway(settings: &Settings, config: &Path) -> Result<SocketAddr, Error> {
+/// The gateway that a program is to use.
+pub(super) struct Gateway {
+    pub(super) address: SocketAddr,
+    /// Its own description, unless exec started it with this very file.
+    pub(super) about: Option<About>,
+}
+
+/// Finds the gateway of these settings, or starts it.
+pub(super) fn gateway(settings: &Settings, config: &Path) -> Result<Gateway, Error> {
     match variables::address(settings) {
         Ok(address) => shared(settings, address, config),
-        Err(_any_port) => own(config),
+        Err(_any_port) => Ok(Gateway { address: own(config)?, about: None }),
     }
 }
 
@@ -101,13 +108,13 @@ fn own(config: &Path) -> Result<SocketAddr, Error> {
 }
 
 /// The gateway that there is at this address, or one that is started there.
-fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<SocketAddr, Error> {
+fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Gateway, Error> {
     let name = join_socket::name(geteuid(), address);
     let fingerprint = fingerprint(config);
     let mut ended = None;
     for _ in 0..ROUNDS {
         match join(&name, &fingerprint) {
-            Ok(Some(_)) => return Ok(address),
+            Ok(Some(_)) => return Ok(Gateway { address, about: None }),
             // It came to its end meanwhile, and soon somebody else may have its name.
             Ok(None) => {
                 std::thread::sleep(PAUSE);
@@ -120,7 +127,7 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
             Err(error) => return Err(error.into()),
         }
         match (look(settings, address)?, ended.take()) {
-            (Found::Gateway, _) => return Ok(address),
+            (Found::Gateway(about), _) => return Ok(Gateway { address, about }),
             (Found::Nobody, Some(said)) => return Err(Error::Ended(said)),
             (Found::Nobody, None) => {}
         }
@@ -129,7 +136,7 @@ fn shared(settings: &Settings, address: SocketAddr, config: &Path) -> Result<Soc
                 let said = begin(listener, config)?;
                 if let Ok(Some(_)) = join(&name, &fingerprint) {
                     pass_on(&said);
-                    return Ok(address);
+                    return Ok(Gateway { address, about: None });
                 }
                 // Perhaps because somebody else started one, which the next round finds.
                 ended = Some(said);
@@ -163,11 +170,10 @@ fn join(name: &str, config: &Fingerprint) -> io::Result<Option<Vec<SocketAddr>>>
 fn look(settings: &Settings, address: SocketAddr) -> Result<Found, Error> {
     if settings.proxy.identity.is_some() {
         // It speaks TLS. To look at its certificate would tell no more: programs will.
-        return Ok(if dial::answers(address, PATIENCE) { Found::Gateway } else { Found::Nobody });
+        return Ok(if dial::answers(address, PATIENCE) { Found::Gateway(None) } else { Found::Nobody });
     }
-    let is_whole = |answer: &[u8]| answer.windows(4).any(|end| end == b"\r\n\r\n");
-    match dial::ask(address, QUESTION, is_whole, PATIENCE) {
-        Ok(answer) if is_ours(&answer) => Ok(Found::Gateway),
+    match ask(address, "") {
+        Ok(answer) if is_ours(&answer) => Ok(Found::Gateway(describe(address, &answer))),
         Ok(answer) if !answer.is_empty() => Err(Error::Stranger { address }),
         Err(source) if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
             Err(Error::Silent { address, source })
@@ -175,6 +181,27 @@ fn look(settings: &Settings, address: SocketAddr) -> Result<Found, Error> {
         // It hung up on us, or nobody is there. A start tells.
         Ok(_) | Err(_) => Ok(Found::Nobody),
     }
+}
+
+/// Asks for the description of a gateway; `field`: a further line of the request's head.
+fn ask(address: SocketAddr, field: &str) -> io::Result<Vec<u8>> {
+    let is_whole = |answer: &[u8]| answer.windows(4).any(|end| end == b"\r\n\r\n");
+    dial::ask(address, format!("{}{field}\r\n", about::QUESTION).as_bytes(), is_whole, PATIENCE)
+}
+
+/// Reads the description in an answer. A gateway that asks for a password (407) is asked again with the one that the program
+/// is about to send to the same address; a server that asks for none gets none.
+fn describe(address: SocketAddr, answer: &[u8]) -> Option<About> {
+    if about::wants_password(answer) {
+        return About::read(&ask(address, &credentials()?).ok()?);
+    }
+    About::read(answer)
+}
+
+/// The name and the password of the program, as a header field.
+fn credentials() -> Option<String> {
+    let text = std::env::var(variables::CREDENTIALS).ok().filter(|text| !text.is_empty())?;
+    Some(format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(text)))
 }
 
 /// Every answer of a gateway itself bears its name: `Via` in this one, `Proxy-Status` in a refusal.

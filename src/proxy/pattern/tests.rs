@@ -42,6 +42,16 @@ fn an_address_matches_in_its_one_spelling() {
 }
 
 #[test]
+fn a_host_pattern_is_shown_as_it_can_be_written() {
+    for text in
+        ["*", "*:80", "api.example", "api.example:443", "*.example", "*.example:1", "[::1]", "[::1]:80", "1.2.3.4"]
+    {
+        assert_eq!(HostPattern::parse(text).expect(text).to_string(), text);
+    }
+    assert_eq!(HostPattern::parse("API.Example.").expect("valid").to_string(), "api.example");
+}
+
+#[test]
 fn only_a_lone_star_names_no_host() {
     assert!(!HostPattern::parse("*").expect("valid").is_specific());
     assert!(!HostPattern::parse("*:80").expect("valid").is_specific());

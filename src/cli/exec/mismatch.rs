@@ -1,0 +1,37 @@
+//! Differences between a gateway that runs already and the file: tunnels that it opens, and its authority.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::config::Settings;
+use crate::proxy::about::About;
+use crate::tls::ca;
+
+/// One sentence for each difference that makes the program run otherwise than its file says. The authority of the file must
+/// have been made.
+pub(super) fn notes(settings: &Settings, config: &Path, address: SocketAddr, about: &About) -> Vec<String> {
+    let ours = &settings.proxy.intercept;
+    let ports = &settings.proxy.access.connect_ports;
+    let is_opened = |hosts: &_| ports.iter().all(|port| about.intercept.iter().any(|other| other.covers(hosts, *port)));
+    let closed: Vec<String> = ours.iter().filter(|hosts| !is_opened(hosts)).map(ToString::to_string).collect();
+    let mut notes = Vec::new();
+    if !closed.is_empty() {
+        notes.push(format!(
+            "the gateway at {address} does not open tunnels to {}, which {} names in [tls] intercept: limits do not see the \
+             requests in them. Run it with this file, or end it, and exec starts one",
+            closed.join(", "),
+            config.display()
+        ));
+    }
+    if closed.len() < ours.len()
+        && let (Some(theirs), Some(authority)) = (about.authority, &settings.proxy.authority)
+        && ca::look_at_certificate(&authority.dir).is_ok_and(|ours| ours.fingerprint != theirs)
+    {
+        notes.push(format!(
+            "the gateway at {address} opens tunnels by another authority than that in {}, which the program is told to \
+             believe: name its folder in [tls] ca_dir",
+            authority.dir.display()
+        ));
+    }
+    notes
+}
