@@ -1,8 +1,10 @@
-//! Name lookups (DNS): the system's resolver, asked on threads of its own, few at one time for each caller.
+//! Name lookups (DNS): the system's resolver, called on threads of its own, few at one time for each caller.
 //!
 //! getaddrinfo(3) blocks its thread and cannot be cancelled: with a name server that does not answer it takes ten seconds
-//! or more, long after its caller has gone. So lookups share no thread with anything else, a caller occupies a part of the
-//! threads at most, and all that the lookups of one zone can hold up are lookups of the same caller in the same zone.
+//! or more, long after its caller has gone. So lookups share no thread with other work, each caller has a [fair
+//! share](fair_share) of the threads at most, and lookups in a dead zone hold up only lookups of the same caller in that zone.
+
+mod fair_share;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,11 +20,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
+use self::fair_share::{FairShare, Place};
+
 /// The most lookups at one time: each occupies a thread.
 const AT_ONCE: usize = 64;
-/// The most of them for one caller: a quarter, so that three with nothing but dead names leave threads for the others.
+/// The most of them for one caller, when few others have any: a quarter.
 const PER_CALLER: usize = 16;
-/// The most of those in one zone, so that a dead zone leaves its caller the others.
+/// The most of those in one zone, so that a dead zone leaves its caller threads for other zones.
 const PER_ZONE: usize = 8;
 /// The time that a failure is remembered, so that a name in heavy use does not ask a dead server without pause: the least
 /// that RFC 9520 §3.2 wants.
@@ -37,8 +41,8 @@ const SWEEP: usize = 256;
 /// The way a name is read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Lookup {
-    /// As an absolute name (RFC 1034 §3.1), which the search list of resolv.conf(5) does not complete. Only a name in
-    /// hosts(5) is what that says.
+    /// As an absolute name (RFC 1034 §3.1), which the search list of resolv.conf(5) does not complete. A name in hosts(5)
+    /// means the address there.
     Absolute,
     /// As the system reads it, with its search list.
     Searched,
@@ -49,7 +53,7 @@ pub enum Lookup {
 pub struct Failure(Arc<io::Error>);
 
 impl Failure {
-    /// The system's words.
+    /// The error of the system.
     pub fn error(&self) -> &io::Error {
         &self.0
     }
@@ -72,21 +76,20 @@ impl From<io::Error> for Failure {
 /// A name's addresses, of port 0; or why there are none.
 type Answer = Result<Arc<[SocketAddr]>, Failure>;
 
-/// Asks for the addresses of a name as it is spelled.
+/// Looks up the addresses of a name exactly as it is spelled.
 type System = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
-/// Looks names up for the whole process.
+/// Name lookup for the whole process.
 pub struct Resolver {
     system: System,
     hosts: PathBuf,
     threads: Threads,
-    places: Arc<Semaphore>,
-    callers: Quotas<u64>,
+    places: Arc<FairShare>,
     zones: Quotas<(u64, Box<str>)>,
     table: Mutex<Table>,
 }
 
-/// The lookups that run, and those that have failed a moment ago.
+/// Lookups that run, and those that have failed a moment ago.
 #[derive(Default)]
 struct Table {
     known: HashMap<Question, watch::Receiver<Option<Answer>>>,
@@ -115,8 +118,7 @@ impl Resolver {
             system,
             hosts,
             threads: Threads::new()?,
-            places: Arc::new(Semaphore::new(AT_ONCE)),
-            callers: Quotas::new(PER_CALLER),
+            places: FairShare::new(AT_ONCE, PER_CALLER),
             zones: Quotas::new(PER_ZONE),
             table: Mutex::default(),
         }))
@@ -136,10 +138,10 @@ impl Resolver {
         let mut told = match known {
             Some(told) => told,
             None => {
-                // The narrower one first: a wait for a dead zone occupies nothing that other zones need.
+                // The zone first: a wait for a dead one occupies no place that other zones need.
                 let zone = self.zones.take((caller, zone_of(name).into())).await;
-                let own = self.callers.take(caller).await;
-                self.ask(question, [zone, own])
+                let place = self.places.take(caller).await;
+                self.ask(question, (zone, place))
             }
         };
         let answer = told.wait_for(Option::is_some).await.map(|answer| answer.clone());
@@ -147,35 +149,38 @@ impl Resolver {
         answer.ok().flatten().unwrap_or_else(gone)
     }
 
-    /// Begins a lookup, unless there is one by now. `quotas` are given back when its thread is free again.
-    fn ask(self: &Arc<Self>, question: Question, quotas: [OwnedSemaphorePermit; 2]) -> watch::Receiver<Option<Answer>> {
+    /// Begins a lookup, unless one runs by now. Its `room` is given back when its thread is free again.
+    fn ask(
+        self: &Arc<Self>,
+        question: Question,
+        room: (OwnedSemaphorePermit, Place),
+    ) -> watch::Receiver<Option<Answer>> {
         let mut table = self.lock();
         if let Some(told) = table.known.get(&question) {
             return told.clone();
         }
         let (tell, told) = watch::channel(None);
         table.known.insert(question.clone(), told.clone());
-        tokio::spawn(Arc::clone(self).run(question, quotas, tell));
+        tokio::spawn(Arc::clone(self).run(question, room, tell));
         told
     }
 
     async fn run(
         self: Arc<Self>,
         question: Question,
-        quotas: [OwnedSemaphorePermit; 2],
+        room: (OwnedSemaphorePermit, Place),
         tell: watch::Sender<Option<Answer>>,
     ) {
-        let place = Arc::clone(&self.places).acquire_owned().await;
         let (resolver, asked) = (Arc::clone(&self), question.clone());
         let looking = self.threads.spawn(move || {
-            let _until_it_ends = (place, quotas);
+            let _until_it_ends = room;
             resolver.look(&asked)
         });
         let answer = looking.await.unwrap_or_else(|error| Err(io::Error::other(error).into()));
         let is_kept = answer.as_ref().is_err_and(|failure| !is_exhausted(failure.error())) && self.keep_failure();
         if is_kept {
             tell.send_replace(Some(answer));
-            // Ends with the time alone.
+            // Never ready, so this is a sleep.
             timeout(FAILURE_KEPT, std::future::pending::<()>()).await.ok();
             let mut table = self.lock();
             table.known.remove(&question);
@@ -242,12 +247,12 @@ fn names(hosts: &[u8], name: &str) -> bool {
     })
 }
 
-/// The last two labels, which is as much as the owner of a zone commonly has.
+/// The last two labels of a name: the zone of one owner, in most cases.
 fn zone_of(name: &str) -> &str {
     name.rmatch_indices('.').nth(1).map_or(name, |(dot, _)| &name[dot + 1..])
 }
 
-/// At most so many at one time for each key; beyond that, first come, first served.
+/// Semaphores by key: at most `each` at one time; the others wait, first come, first served.
 struct Quotas<K> {
     each: usize,
     all: Mutex<(HashMap<K, Weak<Semaphore>>, usize)>,
@@ -278,8 +283,8 @@ impl<K: Eq + Hash> Quotas<K> {
     }
 }
 
-/// Threads for what blocks: those of a runtime on which nothing else runs. They are started when they are needed, and end
-/// when they have had nothing to do for some seconds.
+/// Threads for blocking calls: those of a runtime on which nothing else runs. It starts them on demand, and ends those that
+/// were idle for some seconds.
 struct Threads(Option<Runtime>);
 
 impl Threads {
@@ -299,7 +304,7 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // A lookup cannot be ended, and its answer is not waited for any more.
+            // A lookup cannot be cancelled; its answer is dropped.
             runtime.shutdown_background();
         }
     }

@@ -104,6 +104,21 @@ async fn a_caller_with_nothing_but_dead_names_leaves_the_others_their_lookups() 
 }
 
 #[tokio::test]
+async fn many_callers_with_nothing_but_dead_names_leave_the_others_a_lookup_too() {
+    for callers in [4, 8, 30] {
+        let (world, resolver) = World::new();
+        let _released = Released(Arc::clone(&world));
+        let asking: Vec<_> =
+            (0..600).map(|n| ask(&resolver, &format!("dead.{n}.example{}", n % 7), n % callers)).collect();
+        until(|| world.running.load(Ordering::SeqCst) >= AT_ONCE - PER_CALLER).await;
+        for n in 0..50 {
+            ask(&resolver, &format!("live.{n}.example0"), callers).await.unwrap().unwrap();
+        }
+        assert!(asking.iter().all(|one| !one.is_finished()));
+    }
+}
+
+#[tokio::test]
 async fn a_dead_zone_leaves_its_caller_the_other_zones() {
     let (world, resolver) = World::new();
     let _released = Released(Arc::clone(&world));
@@ -118,7 +133,7 @@ async fn a_dead_zone_leaves_its_caller_the_other_zones() {
 async fn there_are_never_more_threads_than_places() {
     let (world, resolver) = World::new();
     let released = Released(Arc::clone(&world));
-    let asking: Vec<_> = (0..300).map(|n| ask(&resolver, &format!("dead.{n}.zone{n}"), n % 10)).collect();
+    let asking: Vec<_> = (0..300).map(|n| ask(&resolver, &format!("dead.{n}.zone{n}"), n % 100)).collect();
     until(|| world.running.load(Ordering::SeqCst) == AT_ONCE).await;
     drop(released);
     for one in asking {
@@ -135,7 +150,7 @@ fn what_else_blocks_finds_a_thread_while_names_are_dead_and_the_other_way_round(
     let (world, resolver) = World::new();
     let _released = Released(Arc::clone(&world));
     runtime.block_on(async {
-        let _asking: Vec<_> = (0..300).map(|n| ask(&resolver, &format!("dead.{n}.zone{n}"), n % 10)).collect();
+        let _asking: Vec<_> = (0..300).map(|n| ask(&resolver, &format!("dead.{n}.zone{n}"), n % 100)).collect();
         until(|| world.running.load(Ordering::SeqCst) == AT_ONCE).await;
         // A password, or a certificate.
         tokio::task::spawn_blocking(|| ()).await.unwrap();

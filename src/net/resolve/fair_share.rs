@@ -1,0 +1,243 @@
+//! Fair share of a fixed number of places: a caller gets another one while it has fewer than are free.
+//!
+//! This is the dynamic threshold of Choudhury and Hahne (IEEE/ACM Transactions on Networking 6(2), 1998) with α = 1. A
+//! caller that is alone gets as many as one caller may have; of `n` callers that keep all they can get, each has about
+//! 1/(n + 1) of the places, and as many stay free for the next caller. A caller without a place waits only while none is free,
+//! and that takes as many callers as there are places.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+/// Places for callers, which are numbers.
+pub(super) struct FairShare {
+    /// The most places of one caller.
+    most: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    free: usize,
+    /// Callers that have a place or wait for one.
+    callers: HashMap<u64, Share>,
+    /// Callers that wait: those with the fewest places first, then by arrival. Equal to the `rank` of each.
+    queue: BTreeSet<(usize, u64, u64)>,
+    /// The number of the next waiter.
+    next: u64,
+}
+
+#[derive(Default)]
+struct Share {
+    taken: usize,
+    /// By arrival.
+    waiters: BTreeMap<u64, oneshot::Sender<Place>>,
+}
+
+/// One of the places; given back when dropped.
+pub(super) struct Place {
+    all: Arc<FairShare>,
+    caller: u64,
+}
+
+/// A wait for a place.
+///
+/// # Cancel safety
+/// Dropped, it leaves the queue.
+pub(super) struct Waiting {
+    all: Arc<FairShare>,
+    caller: u64,
+    number: u64,
+    granted: oneshot::Receiver<Place>,
+}
+
+impl FairShare {
+    /// `places` in all, `most` of them for one caller.
+    pub(super) fn new(places: usize, most: usize) -> Arc<FairShare> {
+        let state = State { free: places, callers: HashMap::new(), queue: BTreeSet::new(), next: 0 };
+        Arc::new(FairShare { most, state: Mutex::new(state) })
+    }
+
+    /// A place for `caller`, perhaps after a wait. Places of one caller are granted in the order of these calls.
+    pub(super) fn take(self: &Arc<Self>, caller: u64) -> Waiting {
+        let (grant, granted) = oneshot::channel();
+        let mut number = 0;
+        self.change(|state| {
+            number = state.next;
+            state.next += 1;
+            state.update(caller, |share| share.waiters.insert(number, grant));
+        });
+        Waiting { all: Arc::clone(self), caller, number, granted }
+    }
+
+    /// Changes the state, and grants what can be granted then.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
+        let granted = {
+            let mut state = self.lock();
+            change(&mut state);
+            state.grants(self.most)
+        };
+        // After the lock: a place that is not taken delivery of gives itself back.
+        for (caller, grant) in granted {
+            drop(grant.send(Place { all: Arc::clone(self), caller }));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock panics half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes all waiters out of the queue for which there is a place now.
+    fn grants(&mut self, most: usize) -> Vec<(u64, oneshot::Sender<Place>)> {
+        let mut granted = Vec::new();
+        // The first has the fewest places: where it gets none, no other does.
+        while let Some((taken, number, caller)) = self.queue.first().copied()
+            && taken < most.min(self.free)
+        {
+            self.free -= 1;
+            self.update(caller, |share| {
+                share.taken += 1;
+                granted.extend(share.waiters.remove(&number).map(|grant| (caller, grant)));
+            });
+        }
+        granted
+    }
+
+    /// Changes the share of a caller, and its rank in the queue with it.
+    fn update<T>(&mut self, caller: u64, change: impl FnOnce(&mut Share) -> T) {
+        let share = self.callers.entry(caller).or_default();
+        if let Some(rank) = share.rank(caller) {
+            self.queue.remove(&rank);
+        }
+        change(share);
+        if let Some(rank) = share.rank(caller) {
+            self.queue.insert(rank);
+        } else if share.taken == 0 {
+            self.callers.remove(&caller);
+        }
+    }
+}
+
+impl Share {
+    /// Its place in the queue; `None` if it does not wait.
+    fn rank(&self, caller: u64) -> Option<(usize, u64, u64)> {
+        self.waiters.first_key_value().map(|(number, _)| (self.taken, *number, caller))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.all.change(|state| {
+            state.free += 1;
+            state.update(self.caller, |share| share.taken -= 1);
+        });
+    }
+}
+
+impl Future for Waiting {
+    type Output = Place;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Place> {
+        let granted = Pin::new(&mut self.granted).poll(cx);
+        granted.map(|place| place.expect("its sender stays in the queue until it is used"))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // A waiter that was granted its place is in the queue no more; its caller may be gone altogether.
+        self.all.change(|state| state.update(self.caller, |share| share.waiters.remove(&self.number)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a waiter got so far.
+    fn got(waiting: &mut Waiting) -> Option<Place> {
+        match Pin::new(waiting).poll(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(place) => Some(place),
+            Poll::Pending => None,
+        }
+    }
+
+    /// As many places as these callers get if each asks again and again, in turn.
+    fn greedy(all: &Arc<FairShare>, callers: u64) -> (Vec<Place>, Vec<Waiting>) {
+        let mut waiting: Vec<_> = (0..100).flat_map(|_| (0..callers).map(|caller| all.take(caller))).collect();
+        let places = waiting.iter_mut().filter_map(got).collect();
+        waiting.retain(|one| all.lock().callers.get(&one.caller).is_some_and(|s| s.waiters.contains_key(&one.number)));
+        (places, waiting)
+    }
+
+    fn is_empty(all: &FairShare) -> bool {
+        let state = all.lock();
+        state.callers.is_empty() && state.queue.is_empty()
+    }
+
+    #[test]
+    fn one_caller_gets_as_many_as_it_may_have_and_many_leave_some() {
+        for (callers, taken) in [(1, 16), (2, 32), (3, 48), (4, 52), (8, 57), (30, 62), (63, 63), (64, 64), (100, 64)] {
+            let all = FairShare::new(64, 16);
+            let (places, waiting) = greedy(&all, callers);
+            assert_eq!(places.len(), taken, "{callers}");
+            assert_eq!(got(&mut all.take(1_000)).is_some(), taken < 64, "{callers}");
+            drop((places, waiting));
+            assert!(is_empty(&all) && all.lock().free == 64, "{callers}");
+        }
+    }
+
+    #[test]
+    fn a_caller_that_comes_first_leaves_half_of_the_rest_to_each_after_it() {
+        let all = FairShare::new(64, 100);
+        let held: Vec<_> = [32, 16, 8, 4, 2, 1]
+            .into_iter()
+            .map(|share| {
+                let mut waiting: Vec<_> = (0..100).map(|_| all.take(share)).collect();
+                let places: Vec<_> = waiting.iter_mut().filter_map(got).collect();
+                assert_eq!(places.len() as u64, share);
+                places
+            })
+            .collect();
+        assert_eq!(all.lock().free, 1);
+        drop(held);
+        assert!(is_empty(&all));
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_goes_to_the_caller_with_the_fewest() {
+        let all = FairShare::new(4, 4);
+        let mut first = [all.take(1), all.take(1), all.take(1)];
+        let mut held: Vec<_> = first.iter_mut().filter_map(got).collect();
+        held.extend([2, 3].into_iter().filter_map(|caller| got(&mut all.take(caller))));
+        let (mut again, mut new) = (all.take(2), all.take(4));
+        assert!(held.len() == 4 && got(&mut again).is_none() && got(&mut new).is_none());
+        held.pop();
+        let _new = got(&mut new).expect("the caller that has none");
+        assert!(got(&mut again).is_none());
+        held.clear();
+        assert!(got(&mut again).is_some());
+    }
+
+    #[test]
+    fn waiters_of_a_caller_are_served_in_their_order_and_one_that_leaves_is_passed_over() {
+        let all = FairShare::new(2, 1);
+        let place = got(&mut all.take(1)).expect("a place");
+        let (second, mut third, fourth) = (all.take(1), all.take(1), all.take(1));
+        drop(second);
+        assert!(got(&mut third).is_none());
+        drop(place);
+        // Granted, and given back unseen.
+        drop(third);
+        let mut fourth = fourth;
+        drop(got(&mut fourth).expect("the next one's"));
+        drop(fourth);
+        assert!(is_empty(&all) && all.lock().free == 2);
+    }
+}
