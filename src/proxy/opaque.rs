@@ -7,10 +7,10 @@ use super::claims::{Claims, Rules};
 use super::server_name::Unfit;
 use super::target::Origin;
 
-/// The most hosts that the log names; a stranger can ask for any number of names.
+/// The most hosts that the log names: callers can ask for any number of names.
 const MOST_TOLD: usize = 1024;
 
-/// The hosts of which something was said.
+/// Hosts that the log has named, for each kind of line.
 #[derive(Default)]
 pub(super) struct Opaque {
     counted: Told,
@@ -19,8 +19,8 @@ pub(super) struct Opaque {
 }
 
 impl Opaque {
-    /// Warns once per host of what limits do not see of its tunnels, which is more than their owner may think: a limit
-    /// names it and counts nothing of this tunnel, or counts the tunnel and not the requests in it.
+    /// Warns once per host that a limit sees less of its tunnels than the operator may think: it names the host and counts
+    /// nothing of this tunnel, or counts the tunnel and not the requests in it.
     pub(super) fn tell(&self, origin: &Origin, rules: &Rules, claims: &Claims) {
         let host = &*origin.host;
         if let Some(limit) = rules.passed_by(host, origin.port, claims) {
@@ -32,19 +32,19 @@ impl Opaque {
         }
     }
 
-    /// Warns once per name that a tunnel was ended for the first words of its caller.
+    /// Warns once per name that a tunnel was ended because of its first bytes.
     pub(super) fn tell_end(&self, host: &str, why: &Unfit) {
         let asked_for = match why {
             Unfit::Name { name, .. } => name,
             Unfit::Unreadable => host,
         };
         if self.ended.is_new(asked_for) {
-            tracing::warn!(host, %why, "what a caller said in a tunnel was not passed on");
+            tracing::warn!(host, %why, "tunnel ended because of its first bytes");
         }
     }
 }
 
-/// The hosts that were told of.
+/// A bounded set of hosts.
 #[derive(Default)]
 struct Told(Mutex<HashSet<Box<str>>>);
 

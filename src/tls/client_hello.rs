@@ -1,14 +1,19 @@
 //! ClientHello: the server that a TLS client asks for (SNI), read from its first bytes without answering them.
 //!
-//! Reads any hello that some server may take, also of versions that we do not speak: only its framing must be right. (rustls
-//! reads a hello that rustls would answer.)
+//! Reads every hello that some server may take, of any version of TLS: only its framing must be right. (rustls reads no hello
+//! but those that it would answer.)
 
 /// The type of a record that holds a handshake (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
+/// The type of a record that holds an alert.
+const ALERT: u8 = 21;
 /// All types of records; others belong to no version of TLS.
 const RECORDS: std::ops::RangeInclusive<u8> = 20..=24;
-/// The first byte of a version: SSL 3.0 and every TLS after it.
+/// The first byte of a record's version: SSL 3.0 and every TLS after it.
 const MAJOR: u8 = 3;
+/// The first bytes of a version that some server takes in the first record, because the version of a record means nothing
+/// (RFC 8446 §5.1): Go reads on below 16.
+const TAKEN: std::ops::Range<u8> = 0..16;
 /// The type of the message (RFC 8446 §4).
 const CLIENT_HELLO: u8 = 1;
 /// The extension `server_name` (RFC 6066 §3).
@@ -25,14 +30,13 @@ pub enum Opening {
     More,
     /// No TLS.
     Other,
-    /// TLS, with a hello that asks for these servers: lower case, without a final dot. It may ask for none, and says at
-    /// most one if it is right.
+    /// TLS, with a hello that asks for these servers: lower case, without a final dot. A correct hello asks for one or none.
     Hello(Vec<String>),
-    /// It begins as TLS does, and goes on as no hello does that can be read.
+    /// TLS, but not a hello that can be read.
     Unreadable,
 }
 
-/// Reads a hello as its bytes come, over as many records as it likes.
+/// Reads a hello as its bytes come, over any number of records.
 #[derive(Default, Debug)]
 pub struct Reader {
     /// The number of bytes of whole records that were read.
@@ -42,13 +46,16 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// `bytes`: all that came, from the first on. Not to be called again after another result than `More`.
+    /// `bytes`: all bytes so far, from the first on. May not be called again after another result than `More`.
     pub fn read(&mut self, bytes: &[u8]) -> Opening {
+        if self.read == 0
+            && let Some(told) = no_tls(bytes)
+        {
+            return told;
+        }
         loop {
             let record = match &bytes[self.read.min(bytes.len())..] {
                 [] => return Opening::More,
-                [kind, ..] if self.read == 0 && !RECORDS.contains(kind) => return Opening::Other,
-                [_, major, ..] if self.read == 0 && *major != MAJOR => return Opening::Other,
                 // Some servers pass over an alert that stands before the hello.
                 [kind, ..] if *kind != HANDSHAKE => return Opening::Unreadable,
                 [_, _, _, high, low, rest @ ..] => rest.get(..usize::from(u16::from_be_bytes([*high, *low]))),
@@ -76,6 +83,28 @@ impl Reader {
     }
 }
 
+/// `Other` if these are the first bytes of no TLS that some server takes, `More` if they are too few to tell.
+fn no_tls(bytes: &[u8]) -> Option<Opening> {
+    match bytes {
+        [] => Some(Opening::More),
+        [kind, ..] if !RECORDS.contains(kind) => Some(Opening::Other),
+        [_] => Some(Opening::More),
+        [_, MAJOR, ..] => None,
+        // With such a version only bytes that cannot be anything else are TLS.
+        [HANDSHAKE, major, rest @ ..] if TAKEN.contains(major) => match rest {
+            [_, _, _, CLIENT_HELLO, ..] => None,
+            [_, _, _, _, ..] => Some(Opening::Other),
+            _ => Some(Opening::More),
+        },
+        [ALERT, major, rest @ ..] if TAKEN.contains(major) => match rest {
+            [_, 0, 2, ..] => None,
+            [_, _, _, ..] => Some(Opening::Other),
+            _ => Some(Opening::More),
+        },
+        _ => Some(Opening::Other),
+    }
+}
+
 /// The servers that a hello asks for (RFC 8446 §4.1.2); `None` if it is none.
 fn names(hello: &mut Fields<'_>) -> Option<Vec<String>> {
     let _version_and_random = hello.take(2 + 32)?;
@@ -83,7 +112,7 @@ fn names(hello: &mut Fields<'_>) -> Option<Vec<String>> {
     let _cipher_suites = hello.long()?;
     let _compressions = hello.short()?;
     let mut names = Vec::new();
-    // Without extensions there is not even their length.
+    // A hello without extensions ends here, without their length (RFC 5246 §7.4.1.2).
     if hello.is_empty() {
         return Some(names);
     }
@@ -104,7 +133,7 @@ fn names(hello: &mut Fields<'_>) -> Option<Vec<String>> {
     hello.is_empty().then_some(names)
 }
 
-/// Bytes that are taken one field after the other.
+/// Bytes, read one field after the other.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -86,11 +86,24 @@ fn every_name_is_told_however_it_is_written() {
 
 #[test]
 fn what_is_no_tls_is_told_by_its_first_bytes() {
-    for bytes in ["GET / HTTP/1.1", "SSH-2.0-x", "\0", "\u{16}\u{2}", "\u{16}G", "\u{17}\0"] {
+    let others =
+        ["GET / HTTP/1.1", "SSH-2.0-x", "\0", "\u{16}G", "\u{17}\0", "\u{16}\u{10}", "\u{16}\u{2}\0\0\u{9}\u{2}"];
+    for bytes in others.into_iter().chain(["\u{15}\u{2}\0\0\u{3}"]) {
         assert_eq!(read(bytes.as_bytes()), Opening::Other, "{bytes:?}");
     }
-    for bytes in ["", "\u{16}", "\u{16}\u{3}", "\u{16}\u{3}\u{1}\0"] {
+    for bytes in ["", "\u{16}", "\u{16}\u{3}", "\u{16}\u{3}\u{1}\0", "\u{16}\u{2}\0\0\u{9}", "\u{15}\u{2}\0\0"] {
         assert_eq!(read(bytes.as_bytes()), Opening::More, "{bytes:?}");
+    }
+}
+
+#[test]
+fn the_version_of_a_record_hides_no_name() {
+    for major in 0..16 {
+        let mut bytes = hello("a.example", Some(64));
+        bytes[1] = major;
+        assert_eq!(read(&bytes), names(&["a.example"]), "{major}");
+        let alert = [&[21, major, 1, 0, 2, 1, 0][..], &bytes].concat();
+        assert_eq!(read(&alert), Opening::Unreadable, "{major}");
     }
 }
 
