@@ -1,8 +1,7 @@
-//! Warnings about what is allowed but has less effect than it seems to have: a limit that some requests never meet.
+//! Lint: warnings about settings that are valid but have less effect than they seem to.
 //!
-//! A limit that silently counts nothing is the worst mistake in it. Each part of a limit that cannot hold for a host that it
-//! names is reported, with the line that mends it. A host that is not reached that way, as far as the file tells, is left
-//! alone.
+//! A limit that silently counts nothing is the worst of them. A warning names each part of a limit that cannot hold for one of
+//! its hosts, and the line that mends it. Hosts that requests reach in another way, as far as the file tells, get none.
 
 use std::net::IpAddr;
 
@@ -135,7 +134,7 @@ impl Lint<'_> {
         })
     }
 
-    /// True if requests to these hosts come by a route, as far as the file tells: programs use it where there is one.
+    /// True if requests to these hosts probably come by a route: programs use it where there is one.
     fn is_routed(&self, hosts: &HostPattern) -> bool {
         let mut routes = self.file.routes.iter().filter_map(|route| route.to.get());
         match (hosts.is_specific(), hosts.exact()) {
@@ -209,7 +208,7 @@ impl Lint<'_> {
     }
 }
 
-/// The lines that make requests to a host countable, or keep tunnels from it.
+/// Lines for the file that make requests to a host countable, or refuse tunnels to it.
 fn remedy(host: &str) -> String {
     if host == "any host" || host.starts_with("*:") || host == "*" {
         return "name its hosts, and have their tunnels opened: intercept in [tls]".to_owned();

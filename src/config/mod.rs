@@ -4,8 +4,8 @@
 //! `Settings`; this room stands above them and builds them.
 //!
 //! `file` and the `_schema` files are the shape of the file (one place per setting: key, form, default),
-//! `check` and `limit` hold what several settings must agree on, `lint` warns of what will not hold, `report` shows a mistake. All mistakes
-//! of a file are reported at once.
+//! `check` and `limit` hold what several settings must agree on, `lint` warns of settings with less effect than they seem
+//! to have, `report` shows a mistake. All mistakes of a file are reported at once.
 
 mod access_schema;
 mod address_rules;

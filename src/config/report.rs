@@ -94,7 +94,7 @@ impl Source {
 }
 
 impl Report {
-    /// For whatever shows what is in force.
+    /// The form in which the dashboard shows it.
     pub(super) fn to_warning(&self) -> Warning {
         let Report { file, line, column, message, advice, .. } = self.clone();
         Warning { file, line, column, message, advice }

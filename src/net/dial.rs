@@ -1,4 +1,4 @@
-//! Connect: the only file that opens a connection; addresses are judged after their name was looked up.
+//! Dialer: the only file that opens connections; addresses are judged after their name was looked up.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use super::resolve::{Lookup, Resolver, is_exhausted};
 
 /// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// The longest that an address has before the next is tried in its place: one that has not answered by then has lost its
+/// The longest time for one address where no two are tried at once. An address that has not answered by then has lost the
 /// first packet (RFC 6298 §2.1 sends it again after 1 s), or is dead.
 const TURN: Duration = Duration::from_secs(1);
 /// The most addresses of a name that are tried. Its owner chooses them, and each attempt reaches another machine.
@@ -51,10 +51,10 @@ pub struct Endpoint<'a> {
 /// The way the addresses of a name are tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attempts {
-    /// The next beside the one before, if that is slow (Happy Eyeballs, RFC 8305). Two connections may arrive, of which one
-    /// is closed at once.
+    /// The next beside the one before, if that is slow (Happy Eyeballs, RFC 8305). Two connections may be made; one of them is
+    /// closed at once.
     Overlapping,
-    /// The next in the place of the one before, so that no two arrive: for an origin that counts connections.
+    /// The next instead of the one before, so that no two are made: for an origin that counts connections.
     OneAtATime,
 }
 
@@ -130,8 +130,8 @@ impl Dialer {
         if let Some(address) = literal(host, port)? {
             return Ok(vec![address]);
         }
-        // The operator's own word for a host, which the system may complete. Any other short name could be a second spelling
-        // of such a host.
+        // A host that the operator has named may be completed by the search list. Any other short name could be a second
+        // spelling of such a host.
         let lookup = match reach {
             Reach::Public => Lookup::Absolute,
             Reach::Private | Reach::Address => Lookup::Searched,
@@ -170,7 +170,7 @@ impl Dialer {
 /// Cancel safe: connections that were being opened are closed.
 pub async fn reach(host: &str, port: u16, within: Duration) -> Result<TcpStream, Error> {
     let connecting = async {
-        // The operator's own word: the system may complete it.
+        // The operator has named the host, so the search list may complete it.
         let found: Vec<SocketAddr> = match literal(host, port)? {
             Some(address) => vec![address],
             None => tokio::net::lookup_host((host, port)).await.map_err(unresolved)?.collect(),
@@ -244,7 +244,7 @@ pub fn call(name: &[u8]) -> io::Result<UnixStream> {
     UnixStream::connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
 }
 
-/// The address that a host is, if it is one and no name.
+/// Reads a host that is an address; `None` if it is a name.
 ///
 /// The system's resolver reads more as an address than this does (`0x7f.1`, `0`); that is harmless, because the judgement
 /// is on what comes out.

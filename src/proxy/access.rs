@@ -33,7 +33,7 @@ pub struct Settings {
     pub allow_ports: Vec<u16>,
     /// Whether only hosts that a limit names may be called, and what routes lead to.
     pub only_listed: bool,
-    /// Tunnels that are not opened are refused to hosts that a limit names.
+    /// Whether tunnels that are not opened are refused, if a limit names their host.
     pub deny_opaque: bool,
     /// Length of the IPv6 blocks that count as one caller.
     pub ipv6_prefix: Ipv6Prefix,
@@ -153,7 +153,7 @@ impl Access {
         self.only_listed
     }
 
-    /// Decides about a tunnel that is not opened; `named`: limits' word on its host.
+    /// Decides about a tunnel that is not opened; `named` is about its host.
     ///
     /// # Errors
     /// 403 if not.

@@ -90,7 +90,7 @@ impl Rules {
         Ok(found)
     }
 
-    /// A limit that names the host and is not among what was claimed.
+    /// A limit that names the host, and of which no window is among the claims.
     pub(super) fn passed_by(&self, host: &str, port: u16, claims: &Claims) -> Option<&str> {
         let is_claimed = |id| claims.claims.iter().any(|claim| claim.limit == id);
         let mut passed = self.rules.iter().filter(|(id, rule)| rule.names(host, port) && !is_claimed(*id));

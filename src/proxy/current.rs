@@ -28,7 +28,7 @@ impl Current {
         self.read().0
     }
 
-    /// A number that is another one with each proxy.
+    /// Number of the configuration in force; each reload increases it.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

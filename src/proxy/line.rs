@@ -1,4 +1,4 @@
-//! A request in line: its caller may hang up, and its connection is made ready before its turn (but for a tunnel).
+//! Wait for a permit: the caller may hang up, and a connection is made ready before the turn comes (but not for a tunnel).
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -47,7 +47,7 @@ pub(super) async fn wait(
     // If nobody knows when, it could be any moment.
     let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
     let mut preparation = match plan.is_tunnel() {
-        // Its connection is what the origin counts, and belongs to its slot.
+        // The origin counts the connection, so it is made in the slot.
         true => Preparation::Nothing,
         false => Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin))))),
     };

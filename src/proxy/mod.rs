@@ -175,7 +175,7 @@ pub struct Shared {
     pub tallies: Arc<tally::Tallies>,
     /// How many connections callers may have.
     pub connections: ConnectionLimit,
-    /// Knows the addresses of names.
+    /// Looks names up.
     pub resolver: Arc<Resolver>,
 }
 

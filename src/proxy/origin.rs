@@ -86,7 +86,7 @@ pub(super) enum Fresh {
     No,
 }
 
-/// The way a connection is made.
+/// Details of a dial that are not the origin's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DialPlan {
     /// The caller that asks for it.

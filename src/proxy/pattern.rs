@@ -84,7 +84,7 @@ impl HostPattern {
         self.port.is_some()
     }
 
-    /// The one host that it matches, if it is one alone.
+    /// The host, if it matches one alone.
     pub fn exact(&self) -> Option<&str> {
         match &self.shape {
             HostShape::Exact(host) => Some(host),
@@ -112,7 +112,7 @@ impl HostPattern {
 }
 
 impl fmt::Display for HostPattern {
-    /// As it can be parsed again.
+    /// Writes it as [`HostPattern::parse`] reads it.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.shape {
             HostShape::Any => out.write_str("*")?,

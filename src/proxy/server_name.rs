@@ -1,8 +1,8 @@
-//! Server names (SNI) in tunnels that stay closed: no host is reached in the name of another one.
+//! Server name (SNI) check of tunnels that are not opened: TLS for another host than that of the `CONNECT` is ended.
 //!
-//! A tunnel is counted, admitted and opened by the host of its `CONNECT`. The caller may ask in TLS for another host behind
-//! the same address: then a tunnel to that host must have been granted for no further slot. Otherwise the tunnel is ended
-//! rather than counted late, because its connection, which an origin counts, is there already.
+//! A tunnel is admitted, counted and opened by the host of its `CONNECT`, and TLS in it can ask for another host behind the
+//! same address. That passes only if a tunnel to that host would have been admitted, and for no slot beyond those that this
+//! one took. A tunnel that fails is ended rather than counted late: its connection, which the origin counts, has been made.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,13 +17,13 @@ use crate::locker::Claim;
 use crate::tls::client_hello::{Opening, Reader};
 use crate::wire::{Conn, RequestHead};
 
-/// Reads the first bytes of a caller in its tunnel.
+/// Reads the first bytes of a caller in its tunnel, and holds them back until they are checked.
 pub(super) struct Guard {
     reader: Reader,
     /// The host and port of its CONNECT.
     origin: Origin,
     admitted: Admitted,
-    /// The slots that it was granted.
+    /// The slots that the tunnel took.
     claims: Claims,
 }
 
@@ -31,12 +31,12 @@ pub(super) struct Guard {
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) proxy: &'a Proxy,
-    /// Of its `CONNECT`.
+    /// The head of its `CONNECT`.
     pub(super) head: &'a RequestHead,
     pub(super) peer: IpAddr,
 }
 
-/// The reason that a caller's words in a tunnel do not go on.
+/// The reason that the first bytes of a tunnel do not pass.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Unfit {
     #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
@@ -46,7 +46,7 @@ pub(super) enum Unfit {
 }
 
 impl Guard {
-    /// `None`: there is no host that must not be reached in the name of another one.
+    /// `None` if the configuration names no host, so that there is nothing to check.
     pub(super) fn new(proxy: &Proxy, origin: Origin, admitted: Admitted, claims: Claims) -> Option<Box<Guard>> {
         let is_needed = !proxy.intercept.is_empty() || proxy.access.has_list() || proxy.named_hosts.has_hosts();
         is_needed.then(|| Box::new(Guard { reader: Reader::default(), origin, admitted, claims }))
@@ -57,7 +57,7 @@ impl Guard {
         &self.origin.host
     }
 
-    /// Ready when the first bytes have told what they are; they wait in `conn` until then. `Some`: they do not go on.
+    /// Ready when the first bytes are known; until then they stay in `conn`. `Some`: they must not pass.
     ///
     /// # Errors
     /// Those of the caller's connection.
@@ -77,10 +77,10 @@ impl Guard {
                 Opening::Unreadable => return Poll::Ready(Ok(Some(Unfit::Unreadable))),
             }
             match ready!(conn.poll_fill(cx)) {
-                // It has said all that it ever says.
+                // Nothing can follow that would make a hello of it.
                 Ok(0) => return Poll::Ready(Ok(None)),
                 Ok(_) => {}
-                // As much as is ever held.
+                // The buffer is full, so the hello is longer than any server takes.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                     return Poll::Ready(Ok(Some(Unfit::Unreadable)));
                 }
@@ -89,7 +89,7 @@ impl Guard {
         }
     }
 
-    /// Checks that this host may be asked for; `None` if so.
+    /// Checks a server name; `None` if it may be asked for.
     fn check(&self, name: String, asker: Asker<'_>) -> Option<Unfit> {
         if *name == *self.origin.host {
             return None;

@@ -111,7 +111,7 @@ impl Story {
         self.note = Some(why.into());
     }
 
-    /// The tunnel has ended for what its caller said first in it.
+    /// The tunnel was ended because of its first bytes.
     pub(super) fn barred(&mut self, why: String) {
         self.refused = Some(("access", "server_name"));
         self.note = Some(why.into());

@@ -17,7 +17,7 @@ pub(super) struct Tunnel {
     origin: Conn,
     out: Way,
     back: Way,
-    /// Reads the first bytes of the caller, and holds them back until it has.
+    /// Checks the first bytes of the caller; `None` once they may pass.
     guard: Option<Box<Guard>>,
     /// Its slots stay in flight until the tunnel ends.
     _flight: Flight,
@@ -49,7 +49,7 @@ impl Tunnel {
         self.guard.is_some() && !caller.input.is_empty()
     }
 
-    /// Ready when it has ended.
+    /// Ready when the tunnel has ended.
     fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn, asker: Asker<'_>) -> Poll<End> {
         if let Some(guard) = &mut self.guard {
             match guard.poll(cx, caller, asker) {
@@ -81,7 +81,7 @@ impl Tunnel {
 enum End {
     Clean,
     Broken,
-    /// The first bytes of the caller do not go out.
+    /// The first bytes of the caller must not pass.
     Barred(Unfit),
 }
 

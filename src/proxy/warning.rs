@@ -1,11 +1,11 @@
-//! A warning about the configuration in force, for whatever shows it.
+//! Warning about the configuration in force, for the admin API.
 
 use std::sync::Arc;
 
 /// A line of the file that is allowed, and does less than it seems to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Warning {
-    /// The file, as it was named to us.
+    /// The file, as it was named on the command line.
     pub file: String,
     /// Counted from 1.
     pub line: usize,
@@ -13,9 +13,9 @@ pub struct Warning {
     pub column: usize,
     /// The fault, in a sentence.
     pub message: String,
-    /// The line that would be right.
+    /// The change that would be right.
     pub advice: String,
 }
 
-/// All of them, in the order of the file.
+/// All warnings, in the order of the file.
 pub type Warnings = Arc<[Warning]>;

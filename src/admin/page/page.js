@@ -112,7 +112,7 @@ function show(event) {
   if (event.configuration !== configuration) warned(event.configuration);
 }
 
-// Shows what of the file does less than it seems to.
+// Lists the lines of the file that do less than they seem to.
 async function warned(now) {
   configuration = now;
   try {
@@ -127,7 +127,7 @@ async function warned(now) {
       return item;
     }));
   } catch {
-    // With the next event it is tried again.
+    // The next event tries again.
     configuration = null;
   }
 }

@@ -1,4 +1,4 @@
-//! Changes that a reload has made, as lines for the log.
+//! Log lines of a reload: each limit and each section that it has changed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::gate::Gate;
 use crate::locker::{LimitId, Reload};
 use crate::proxy::claims::Rule;
 
-/// A line for each limit that is other than before, and for each other section.
+/// One line for each limit that has changed, then one for each section.
 pub(super) fn lines(gate: &Gate, reload: &Reload, others: Others) -> Vec<String> {
     let limits = gate.limits();
     let limits = &*limits;
@@ -39,7 +39,7 @@ pub(super) struct Others {
 }
 
 impl Others {
-    /// Of two readings, both with the addresses that were asked for.
+    /// Compares two readings of the file, both with the listen addresses as they are written.
     pub(super) fn between(before: &Settings, after: &Settings) -> Others {
         let known: HashMap<&str, &Rule> = before.proxy.rules.iter().map(|rule| (&*rule.name, rule)).collect();
         let is_other = |rule: &&Rule| known.get(&*rule.name).is_some_and(|before| before != rule);

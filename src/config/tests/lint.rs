@@ -1,4 +1,4 @@
-//! Lines that are warned about because they do less than they seem to, and lines that are not.
+//! Lint: settings that are warned about because they do less than they seem to, and settings that are not.
 
 use super::*;
 

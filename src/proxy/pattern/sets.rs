@@ -3,7 +3,7 @@
 use super::{HostPattern, HostShape};
 
 impl HostPattern {
-    /// The port that it is for alone.
+    /// The port, if it matches one alone.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
@@ -17,7 +17,7 @@ impl HostPattern {
     /// True if both match some host at some port.
     pub fn meets(&self, other: &HostPattern) -> bool {
         let ports = self.port.is_none() || other.port.is_none() || self.port == other.port;
-        // Of two that are all below a name, or one name, one holds the other or they have nothing in common.
+        // Two shapes are disjoint, or one covers the other.
         ports && (self.shape.covers(&other.shape) || other.shape.covers(&self.shape))
     }
 }
