@@ -235,6 +235,20 @@ fn an_http_1_0_caller_gets_its_tunnel_too() {
     caller.expect_silence(Duration::from_millis(20));
 }
 
+#[test]
+fn a_tunnel_whose_connection_fails_gives_its_slot_back() {
+    let (dead, door) = (DeadPort::new(), Door::open());
+    let more = format!("[access]\nconnect_ports = [{}, {}]\n\n", dead.port(), door.port);
+    let gateway = Gateway::start(&(limit(1, "1h", "max_wait = \"0s\"") + &more));
+    for _ in 0..3 {
+        let refused = gateway.exchange(format!("CONNECT 127.0.0.1:{} HTTP/1.1\r\nHost: a\r\n\r\n", dead.port()));
+        check_ours(&refused, 502, "connection_refused");
+    }
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(door.connect()).answer_to("CONNECT").status, 200);
+    assert_eq!(gateway.exchange(door.connect()).status, 429, "the only slot is taken now, and by this one");
+}
+
 /// The moment of a connection: after one at which there was none, and before one at which it was accepted. However late a
 /// busy machine accepts it, it was made between the two.
 #[derive(Clone, Copy)]
