@@ -1,8 +1,8 @@
 //! Name lookups (DNS): the system's resolver, called on threads of its own, few at one time for each caller.
 //!
 //! getaddrinfo(3) blocks its thread and cannot be cancelled: with a name server that does not answer it takes ten seconds
-//! or more, long after its caller has gone. So lookups share no thread with other work, each caller has a [fair
-//! share](fair_share) of the threads at most, and lookups in a dead zone hold up only lookups of the same caller in that zone.
+//! or more, long after its caller has gone. So lookups share no thread with other work, each caller has a fair
+//! share of the threads at most, and lookups in a dead zone hold up only lookups of the same caller in that zone.
 
 mod fair_share;
 

@@ -17,7 +17,7 @@ const MAX_READ: usize = MAX_HEAD;
 /// A request's path, read in every way.
 ///
 /// A reading begins with a slash and ends with none (but the root, `/`), because a final slash makes no difference.
-/// Each character has one spelling: see [`spell`].
+/// Each character has one spelling, whether it arrived escaped or not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Path<'a> {
     /// All of them differ. The first is that of RFC 3986 §6.2.2; a tunnel has none.
@@ -32,7 +32,7 @@ impl<'a> Path<'a> {
     /// Reads a path without its query; empty for a tunnel. `*` (of OPTIONS) stands for the whole origin and is read as `/`.
     ///
     /// # Errors
-    /// If its readings would have more than [`MAX_READ`] bytes.
+    /// If its readings would have more bytes than the longest head (64 KiB).
     pub fn read(path: &'a str) -> Result<Path<'a>, TooManyReadings> {
         if path == "*" {
             return Ok(Path { readings: smallvec!["/".into()] });
