@@ -8,8 +8,8 @@ use http::Request;
 
 use crate::support::caller2::{get, wait};
 use crate::support::certs::{BOTH, Fault};
-use crate::support::frames::{ACK, DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, SETTINGS};
-use crate::support::stage::{Before, Stage, counted};
+use crate::support::frames::{ACK, DATA, END_STREAM, Frame, GOAWAY, HEADERS, PING, SETTINGS};
+use crate::support::stage::{Before, Stage, by_hand, counted};
 use crate::support::*;
 
 #[track_caller]
@@ -18,24 +18,6 @@ fn stage_with(toml: &str, manners: Manners) -> (Stage, Origin2) {
     let origin = Origin2::with(before.authority.both_config(Fault::None), manners);
     let stage = before.gateway(toml, &[origin.port()]);
     (stage, origin)
-}
-
-/// A stage whose origin is written frame by frame; `script` serves one connection.
-fn stage_by_hand(toml: &str, script: impl Fn(usize, Frames<'_>) + Send + Sync + 'static) -> (Stage, Origin) {
-    let before = Before::new();
-    let config = before.authority.both_config(Fault::None);
-    let origin = Origin::scripted_tls(config, move |request, link| {
-        assert_eq!(request.method, "PRI", "HTTP/2 was agreed upon");
-        script(request.connection, Frames::origin(link.stream));
-        Next::Close
-    });
-    let stage = before.gateway(toml, &[origin.port()]);
-    (stage, origin)
-}
-
-/// A 200 without content.
-fn fine(stream: u32) -> Frame {
-    Frame::new(HEADERS, frames::END_HEADERS | END_STREAM, stream, [0x88])
 }
 
 #[test]
@@ -86,14 +68,14 @@ fn after_goaway_the_origin_is_dialled_again_and_nothing_is_lost() {
 fn streams_that_a_goaway_says_were_not_processed_are_sent_again() {
     let arrived = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&arrived);
-    let (stage, origin) = stage_by_hand(&counted(4, "1h", "when_full = \"refuse\""), move |connection, mut frames| {
+    let (stage, origin) = by_hand(&counted(4, "1h", "when_full = \"refuse\""), move |connection, mut frames| {
         let first = frames.next_of(HEADERS).unwrap();
         count.fetch_add(1, Ordering::SeqCst);
         if connection > 0 {
-            frames.send(&fine(first.stream));
+            frames.send(&Frame::fine(first.stream));
             let Ok(more) = frames.next_of(HEADERS) else { return };
             count.fetch_add(1, Ordering::SeqCst);
-            frames.send(&fine(more.stream));
+            frames.send(&Frame::fine(more.stream));
             frames.next_of(GOAWAY).ok();
             return;
         }
@@ -102,7 +84,7 @@ fn streams_that_a_goaway_says_were_not_processed_are_sent_again() {
         let mut last = first.stream.to_be_bytes().to_vec();
         last.extend(0_u32.to_be_bytes());
         frames.send(&Frame::new(GOAWAY, 0, 0, last));
-        frames.send(&fine(first.stream));
+        frames.send(&Frame::fine(first.stream));
         assert!(second.stream > first.stream);
         while frames.next().is_ok() {}
     });
@@ -162,9 +144,9 @@ fn idle_connections_to_origins_end() {
 
 #[test]
 fn a_connection_that_died_unseen_costs_no_get() {
-    let (stage, origin) = stage_by_hand(UNLIMITED, |_, mut frames| {
+    let (stage, origin) = by_hand(UNLIMITED, |_, mut frames| {
         if let Ok(head) = frames.next_of(HEADERS) {
-            frames.send(&fine(head.stream));
+            frames.send(&Frame::fine(head.stream));
         }
     });
     let to = format!("localhost:{}", origin.port());
@@ -192,7 +174,7 @@ fn what_origins_say_wrongly_is_a_502_and_no_crash() {
     ];
     for frame in bad {
         let told = frame.clone();
-        let (stage, origin) = stage_by_hand(UNLIMITED, move |_, mut frames| {
+        let (stage, origin) = by_hand(UNLIMITED, move |_, mut frames| {
             if let Ok(head) = frames.next_of(HEADERS) {
                 frames.send(&Frame { stream: if told.stream == 0 { 0 } else { head.stream }, ..told.clone() });
                 while frames.next().is_ok() {}
@@ -208,7 +190,7 @@ fn what_origins_say_wrongly_is_a_502_and_no_crash() {
 
 #[test]
 fn pings_and_settings_of_an_origin_are_answered() {
-    let (stage, origin) = stage_by_hand(UNLIMITED, |_, mut frames| {
+    let (stage, origin) = by_hand(UNLIMITED, |_, mut frames| {
         let head = frames.next_of(HEADERS).unwrap();
         frames.send(&Frame::new(PING, 0, 0, *b"12345678"));
         loop {
@@ -225,7 +207,7 @@ fn pings_and_settings_of_an_origin_are_answered() {
                 break;
             }
         }
-        frames.send(&fine(head.stream));
+        frames.send(&Frame::fine(head.stream));
         while frames.next().is_ok() {}
     });
     assert_eq!(stage.get(&format!("localhost:{}", origin.port()), "/").status, 200);

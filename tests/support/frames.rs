@@ -45,6 +45,11 @@ impl Frame {
         Frame::new(HEADERS, flags | END_HEADERS, stream, block(fields))
     }
 
+    /// A 200 without content.
+    pub(crate) fn fine(stream: u32) -> Frame {
+        Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, [0x88])
+    }
+
     pub(crate) fn reset(stream: u32, code: u32) -> Frame {
         Frame::new(RST_STREAM, 0, stream, code.to_be_bytes())
     }

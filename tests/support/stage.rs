@@ -6,9 +6,10 @@ use std::process::Command;
 use rustls::ClientConfig;
 
 use super::caller2::Caller2;
-use super::certs::{self, Authority};
+use super::certs::{self, Authority, Fault};
+use super::frames::Frames;
 use super::gateway::{Dir, Gateway, PROGRAM};
-use super::{Answer, Caller};
+use super::{Answer, Caller, Next, Origin};
 
 /// `[tls]` and `[access]` of a gateway that opens tunnels to these hosts, and lets tunnels go to these ports.
 pub(crate) fn opens(hosts: &[&str], ports: &[u16], trust: &Path) -> String {
@@ -58,6 +59,20 @@ impl Before {
     pub(crate) fn gateway_with(self, toml: &str) -> Stage {
         Stage { gateway: Gateway::start_in(self.dir, toml), authority: self.authority }
     }
+}
+
+/// A stage whose origin is written frame by frame; `script` serves one connection.
+#[track_caller]
+pub(crate) fn by_hand(toml: &str, script: impl Fn(usize, Frames<'_>) + Send + Sync + 'static) -> (Stage, Origin) {
+    let before = Before::new();
+    let config = before.authority.both_config(Fault::None);
+    let origin = Origin::scripted_tls(config, move |request, link| {
+        assert_eq!(request.method, "PRI", "HTTP/2 was agreed upon");
+        script(request.connection, Frames::origin(link.stream));
+        Next::Close
+    });
+    let stage = before.gateway(toml, &[origin.port()]);
+    (stage, origin)
 }
 
 impl Stage {
