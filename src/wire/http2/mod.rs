@@ -7,12 +7,15 @@
 mod data;
 mod frames;
 mod link;
+mod link_state;
 mod message;
+mod origin_stream;
 mod session;
 mod watch;
 
-pub use link::{Link, OriginStream, Reply, Silence};
+pub use link::Link;
 pub use message::{FieldMap, read_trailers, write_trailers};
+pub use origin_stream::{OriginStream, Reply, Silence};
 pub use session::{Call, CallerStream, Session};
 
 /// What every connection begins with that speaks HTTP/2 (RFC 9113 §3.4).

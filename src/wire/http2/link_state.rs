@@ -1,0 +1,60 @@
+//! State of a connection to an origin that its streams share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::watch::Seen;
+
+/// What is known of a connection by the handles to it and by its streams.
+pub(super) struct LinkState {
+    pub(super) seen: Arc<Seen>,
+    /// How many streams are open or promised to somebody.
+    streams: AtomicUsize,
+    /// It has carried a request.
+    used: AtomicBool,
+}
+
+impl LinkState {
+    /// The state of a new connection.
+    pub(super) fn new(seen: Arc<Seen>) -> Arc<LinkState> {
+        Arc::new(LinkState { seen, streams: AtomicUsize::new(0), used: AtomicBool::new(false) })
+    }
+
+    /// One of at most `most` streams.
+    pub(super) fn place(self: &Arc<Self>, most: usize) -> Option<Place> {
+        if self.streams.fetch_add(1, Ordering::Relaxed) >= most {
+            self.streams.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Place(Arc::clone(self)))
+    }
+
+    /// Whether new requests can be sent on it.
+    pub(super) fn is_open(&self) -> bool {
+        self.seen.is_open()
+    }
+
+    /// Whether nobody uses it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether it has carried a request.
+    pub(super) fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// It carries a request.
+    pub(super) fn set_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One of the streams that a link may have; free again when dropped.
+pub(super) struct Place(pub(super) Arc<LinkState>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
