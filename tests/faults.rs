@@ -1,7 +1,10 @@
 //! What goes wrong on either side stays visible, costs no slot twice, and disturbs nobody else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::certs::Fault;
+use crate::support::stage::Before;
 use crate::support::*;
 
 /// Sends `bytes`, and breaks off as `end` says once the test has seen their head.
@@ -129,6 +132,37 @@ fn what_follows_an_answer_unasked_is_not_the_next_answer() {
         for path in ["/1", "/2", "/3"] {
             assert_eq!(gateway.get(&origin.url(path)).text(), path, "{surplus:?}");
         }
+    }
+}
+
+#[test]
+fn what_an_idle_connection_says_unasked_is_not_the_next_answer() {
+    let before = Before::new();
+    let config = before.authority.server_config(Fault::None);
+    let (answered, wait) = std::sync::mpsc::channel();
+    let (tell, poisoned) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    let script = move |request: &Request, link: &mut Link<'_>| {
+        let next = link.answer(200, &request.target);
+        if request.target == "/1" {
+            wait.lock().unwrap().recv_timeout(PATIENCE).ok();
+            link.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+            tell.send(()).ok();
+        }
+        next
+    };
+    let script = Arc::new(script);
+    let other = Arc::clone(&script);
+    let plain = Origin::scripted(move |request, link| script(request, link));
+    let secure = Origin::scripted_tls(config, move |request, link| other(request, link));
+    let stage = before.gateway(UNLIMITED, &[secure.port()]);
+    for url in [plain.url(""), format!("https://localhost:{}", secure.port())] {
+        let mut caller = stage.gateway.caller();
+        let mut get = |path: &str| caller.send(format!("GET {url}{path} HTTP/1.1\r\nHost: a\r\n\r\n")).answer().text();
+        assert_eq!(get("/1"), "/1");
+        answered.send(()).unwrap();
+        poisoned.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(get("/2"), "/2", "{url}");
     }
 }
 

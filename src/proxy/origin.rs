@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::links::{Http1, Links, Turn};
@@ -136,7 +136,7 @@ impl Origins {
         }
         loop {
             let mut conn = self.lock().get_mut(origin)?.pop()?.conn;
-            if conn.stream.is_quiet(&mut Context::from_waker(Waker::noop())) {
+            if conn.stream.is_quiet() {
                 self.tallies.reused.add_one();
                 return Some(Ready { conn, reused: true });
             }
@@ -262,11 +262,8 @@ impl Origins {
     pub(super) fn reap(&self) {
         let now = self.clock.now();
         self.links.reap(self.settings.idle_timeout, now);
-        let mut cx = Context::from_waker(Waker::noop());
         self.lock().retain(|_, kept| {
-            kept.retain_mut(|idle| {
-                now.since(idle.since) < self.settings.idle_timeout && idle.conn.stream.is_quiet(&mut cx)
-            });
+            kept.retain_mut(|idle| now.since(idle.since) < self.settings.idle_timeout && idle.conn.stream.is_quiet());
             !kept.is_empty()
         });
     }
@@ -292,7 +289,7 @@ impl Ready {
 
     /// Whether nothing was said on it since it was made ready.
     pub(super) fn is_good(&mut self) -> bool {
-        self.conn.input.is_empty() && self.conn.stream.is_quiet(&mut Context::from_waker(Waker::noop()))
+        self.conn.input.is_empty() && self.conn.stream.is_quiet()
     }
 
     /// The door out: writes what was appended to the connection (a head, and the start of its body), and nothing

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -211,6 +211,15 @@ impl Stream {
         }
     }
 
+    /// The TCP connection beneath it, if it has one of its own.
+    fn tcp_mut(&mut self) -> Option<&mut Tcp> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => Some(tcp),
+            Transport::Tls(tls) => tls.get_mut().0.tcp_mut(),
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => None,
+        }
+    }
+
     /// Ends when the peer has hung up, whatever of its bytes is still unread.
     pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.transport {
@@ -222,8 +231,14 @@ impl Stream {
         }
     }
 
-    /// Whether an idle connection can carry another message: nothing was said on it, and it was not closed.
-    pub fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether an idle connection can carry another message: nothing was said on it, and it was not closed (RFC 9112
+    /// §9.3, §9.5). It costs a system call: tokio knows nothing of what has come since it polled last, and does not
+    /// look for a task that has used up its budget, so an unasked-for answer could be taken for the next one.
+    pub fn is_quiet(&mut self) -> bool {
+        if let Some(tcp) = self.tcp_mut() {
+            tcp.look_anew();
+        }
+        let cx = &mut Context::from_waker(Waker::noop());
         match &mut self.transport {
             Transport::Origin(stream) => stream.is_good(),
             Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Gone => {

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 pub(super) struct Tcp {
     stream: TcpStream,
     /// Bytes may lie in the socket of which tokio knows nothing: it was told to forget them, see [`Tcp::poll_hangup`],
-    /// or it has not looked yet, see [`Tcp::accepted`].
+    /// or it has not looked yet, see [`Tcp::accepted`] and [`Tcp::look_anew`].
     unread: bool,
 }
 
@@ -30,6 +30,11 @@ impl Tcp {
     /// costs one call.
     pub(super) fn accepted(stream: TcpStream) -> Tcp {
         Tcp { stream, unread: true }
+    }
+
+    /// The next read asks the kernel, and not what tokio remembers.
+    pub(super) fn look_anew(&mut self) {
+        self.unread = true;
     }
 
     /// Whether a read may find bytes that no poll will tell of.
@@ -140,6 +145,7 @@ impl AsyncWrite for Tcp {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::io::Write;
     use std::task::Waker;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -196,6 +202,34 @@ mod tests {
         let mut all = String::new();
         peer.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "last words");
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_quiet_only_if_the_kernel_says_so() {
+        for (says, is_over) in [(&b"surplus"[..], false), (b"", true)] {
+            let (mut stream, peer) = pair().await;
+            assert!(stream.is_quiet());
+            let mut peer = peer.into_std().unwrap();
+            peer.set_nonblocking(false).unwrap();
+            // Nothing is awaited from here on: the runtime cannot have heard of what the peer does.
+            peer.write_all(says).unwrap();
+            if is_over {
+                peer.shutdown(Shutdown::Both).unwrap();
+            }
+            assert!(!stream.is_quiet(), "{says:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_asked_whether_it_is_quiet_by_a_task_that_has_used_up_its_budget_too() {
+        let (mut stream, mut peer) = pair().await;
+        peer.write_all(b"surplus").await.unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        while tokio::task::coop::has_budget_remaining() {
+            assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
+        }
+        assert!(!stream.is_quiet());
     }
 
     #[tokio::test]
