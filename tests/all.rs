@@ -31,6 +31,7 @@ mod http2_origins; // one connection multiplexed, its rules kept, nothing lost
 mod interception; // a named host is opened, and every request inside counts
 mod keys; // what a limit matches and is counted per
 mod limits; // the promise: never more than N in any span of T
+mod liveness; // what is dead or dying is not used again
 mod locks; // locks over REST, for what is no HTTP request
 mod logs; // one line per request, without secrets
 mod opaque; // hosts that are not named stay closed, byte for byte

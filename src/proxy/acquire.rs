@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use super::access::Admitted;
+use super::attempts::Late;
 use super::connection::Caller;
 use super::exchange::{End, Outcome};
 use super::host::Authority;
@@ -48,9 +49,10 @@ pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) 
     let mut admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
     story.admitted(&admitted);
     let mut permit = wait(caller, story, &asked, &mut admitted, None).await?;
+    let mut late = Late::default();
     while permit.is_late() {
         drop(permit);
-        attempts::note_late(caller);
+        late.note(caller)?;
         permit = wait(caller, story, &asked, &mut admitted, Some(story.started)).await?;
     }
     attempts::still_good(&permit)?;

@@ -20,6 +20,14 @@ use crate::wire::{Length, Name, Options, Version, framing};
 /// that takes nothing.
 const MAX_UNTAKEN: u32 = 2;
 
+/// How often a request of which nothing has left is put on another connection. A new one takes it nearly always; an origin
+/// could go on breaking them for ever.
+const MAX_UNTOUCHED: u32 = 3;
+
+/// How often in a row a permit may come too late. The request has its connection by then, so it takes 250 ms of delay
+/// elsewhere, every time: in the store, in the gateway, or in an origin that breaks each connection before it is used.
+const MAX_LATE: u32 = 8;
+
 /// A connection for the request: the one that was made ready, one that is there, or a new one.
 pub(super) async fn connection(
     caller: &mut Caller,
@@ -37,7 +45,7 @@ pub(super) async fn connection(
         return Ok(ready);
     }
     let (origins, upstream, plan) = (origins.clone(), plan.upstream.clone(), plan.dialling());
-    Ok(line::race(caller, Box::pin(async move { origins.dial(&upstream, plan, want.offer).await })).await??)
+    Ok(line::race(caller, Box::pin(async move { origins.dial(&upstream, plan, want).await })).await??)
 }
 
 /// What of the request's body is to be written once more.
@@ -52,8 +60,8 @@ enum Again {
 enum Once {
     /// It never left; its permit is as good as before.
     Untouched(Permit),
-    /// The origin has not looked at it, and says so.
-    Untaken,
+    /// The origin has not looked at it, and says so; and what it will take, if that is less than it chose.
+    Untaken(Offer),
     /// Its connection ended without an answer: the origin may have been closing it already.
     Lost,
     /// The origin has had enough for now.
@@ -76,57 +84,56 @@ pub(super) async fn run(
         body = body.keep();
     }
     let (mut permit, mut held, mut want) = (permit, held, plan.want());
-    let (mut again, mut resent, mut untaken) = (None, 0, 0);
+    let (mut again, mut late) = (None, Late::default());
+    let (mut resent, mut untaken, mut untouched) = (0, 0, 0);
     loop {
         let mut ready = connection(caller, plan, held.take(), want).await?;
         if permit.is_late() {
+            late.note(caller)?;
             (permit, held) = ask_anew(caller, story, plan, permit, ready, want).await?;
             continue;
         }
         write(caller, plan, &mut body, again.as_ref(), &mut ready)?;
         story.body = BodyRead::of(&body);
         still_good(&permit)?;
-        caller.alarm.set(caller.worker.proxy.timeouts.answer);
-        let once = match caller.alarm.during(ready.send(permit)).await {
-            None => return Err(Refusal::AnswerTimeout.into()),
-            Some(Err(Unsent::Untouched(unused))) if ready.reused || unused.is_late() => Once::Untouched(unused),
-            Some(Err(Unsent::Untouched(_) | Unsent::Partly)) => Once::Lost,
-            Some(Ok(mut flight)) => match heard(caller, story, &mut ready, &mut body).await {
-                Ok(()) if pushed_back(caller, plan, &mut flight, resent) && can_repeat(&mut again, &mut body) => {
-                    resent += 1;
-                    story.resent += 1;
-                    caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.resent.add_one());
-                    Once::PushedBack
+        let once = match send(caller, story, &mut ready, &mut body, permit).await? {
+            Sent::Unanswered(once) => once,
+            Sent::Answered(mut flight) => {
+                if !pushed_back(caller, plan, &mut flight, resent) || !can_repeat(&mut again, &mut body) {
+                    return pass::run(caller, story, plan, Exchanged { ready, flight, body }).await;
                 }
-                Ok(()) => return pass::run(caller, story, plan, Exchanged { ready, flight, body }).await,
-                Err(hear::Silence::Untaken) => Once::Untaken,
-                Err(hear::Silence::WantsHttp1) => {
-                    caller.worker.origins.speak_http1(&plan.upstream);
-                    want.offer = Offer::Http1;
-                    Once::Untaken
-                }
-                Err(hear::Silence::Lost) => Once::Lost,
-                Err(hear::Silence::End(end)) => return Err(end),
-            },
+                resent += 1;
+                story.resent += 1;
+                caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.resent.add_one());
+                Once::PushedBack
+            }
         };
         let spent = match once {
             Once::Untouched(unused) => {
+                untouched += 1;
+                if untouched > MAX_UNTOUCHED {
+                    return Err(Refusal::ConnectionTerminated.into());
+                }
                 again = Some(Again::Unsent(ready.conn.take_out(), ready.conn.version()));
-                (permit, want.fresh) = (unused, Fresh::Yes);
+                (permit, want.fresh) = (unused, fresh_from_now(caller));
                 continue;
             }
             Once::PushedBack => {
                 discard(caller, plan, ready);
                 true
             }
-            Once::Untaken => {
+            Once::Untaken(wants) => {
+                if wants == Offer::Http1 {
+                    caller.worker.origins.speak_http1(&plan.upstream);
+                    want.offer = Offer::Http1;
+                }
                 untaken += 1;
                 untaken <= MAX_UNTAKEN && can_repeat(&mut again, &mut body)
             }
             // A kept connection may have been closed by the origin before it saw the request (RFC 9112 §9.3.1).
             Once::Lost => {
                 let may = ready.reused && idempotent && want.fresh == Fresh::No;
-                want.fresh = Fresh::Yes;
+                want.fresh = fresh_from_now(caller);
                 may && can_repeat(&mut again, &mut body)
             }
         };
@@ -136,6 +143,41 @@ pub(super) async fn run(
         let arrived = plan.arrived;
         // It may have been counted, so the next sending takes a slot of its own.
         (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
+    }
+}
+
+/// What became of a sending.
+enum Sent {
+    /// The head of an answer is there.
+    Answered(Flight),
+    Unanswered(Once),
+}
+
+/// Sends what was written, and waits for the head of an answer.
+async fn send(
+    caller: &mut Caller,
+    story: &mut Story,
+    ready: &mut Ready,
+    body: &mut Body,
+    permit: Permit,
+) -> Result<Sent, End> {
+    caller.alarm.set(caller.worker.proxy.timeouts.answer);
+    let flight = match caller.alarm.during(ready.send(permit)).await {
+        None => return Err(Refusal::AnswerTimeout.into()),
+        Some(Err(Unsent::Untouched(unused))) if ready.reused || unused.is_late() => {
+            return Ok(Sent::Unanswered(Once::Untouched(unused)));
+        }
+        Some(Err(Unsent::Untouched(_) | Unsent::Partly)) => return Ok(Sent::Unanswered(Once::Lost)),
+        Some(Ok(flight)) => flight,
+    };
+    let heard = hear::answer(caller, ready, body).await;
+    story.body = BodyRead::of(body);
+    match heard {
+        Ok(()) => Ok(Sent::Answered(flight)),
+        Err(hear::Silence::Untaken) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http2))),
+        Err(hear::Silence::WantsHttp1) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http1))),
+        Err(hear::Silence::Lost) => Ok(Sent::Unanswered(Once::Lost)),
+        Err(hear::Silence::End(end)) => Err(end),
     }
 }
 
@@ -149,17 +191,32 @@ pub(super) async fn ask_anew(
     want: Want,
 ) -> Result<(Permit, Option<Ready>), End> {
     drop(late);
-    note_late(caller);
     let arrived = plan.arrived;
     let (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
     Ok((permit, held.or(Some(ready))))
 }
 
-/// A permit came too late to be used.
-pub(super) fn note_late(caller: &Caller) {
-    if let Some(status) = caller.worker.proxy.gate.store_status() {
-        status.note_late();
+/// Counts a request's permits that came too late to be used.
+#[derive(Default)]
+pub(super) struct Late(u32);
+
+impl Late {
+    /// One more of them.
+    ///
+    /// # Errors
+    /// 503 after [`MAX_LATE`] of them.
+    pub(super) fn note(&mut self, caller: &Caller) -> Result<(), Refusal> {
+        if let Some(status) = caller.worker.proxy.gate.store_status() {
+            status.note_late();
+        }
+        self.0 += 1;
+        if self.0 > MAX_LATE { Err(Refusal::LatePermit) } else { Ok(()) }
     }
+}
+
+/// From here on only a new connection will do: those of before may all be as dead as the last.
+fn fresh_from_now(caller: &Caller) -> Fresh {
+    Fresh::Since(caller.worker.proxy.gate.clock().now())
 }
 
 /// Refuses a request whose permit does not hold any more.
@@ -210,17 +267,6 @@ fn can_repeat(again: &mut Option<Again>, body: &mut Body) -> bool {
         *again = body.take_written().map(Again::Whole);
     }
     again.is_some()
-}
-
-async fn heard(
-    caller: &mut Caller,
-    story: &mut Story,
-    ready: &mut Ready,
-    body: &mut Body,
-) -> Result<(), hear::Silence> {
-    let answer = hear::answer(caller, ready, body).await;
-    story.body = BodyRead::of(body);
-    answer
 }
 
 /// What the origin's answer says of the limit: its windows pause. Whether the request may be sent again instead of

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::access::Admitted;
+use super::attempts::Late;
 use super::claims::Claims;
 use super::connection::Caller;
 use super::headers::{self, Outgoing};
@@ -66,7 +67,7 @@ impl Plan {
     /// A connection that will do for the first sending.
     pub(super) fn want(&self) -> Want {
         // A tunnel begins where its connection begins, not behind other requests on it.
-        let fresh = if self.is_tunnel() { Fresh::Yes } else { Fresh::No };
+        let fresh = if self.is_tunnel() { Fresh::Since(self.arrived) } else { Fresh::No };
         // Only HTTP/1.1 has a connection that can change its protocol.
         Want { fresh, offer: if self.outgoing.upgrade { Offer::Http1 } else { Offer::Http2 } }
     }
@@ -153,7 +154,9 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
         let proxy = &caller.worker.proxy;
         proxy.opaque.tell(&plan.target.origin, &proxy.rules, &plan.claims);
         let mut ready = attempts::connection(caller, &plan, held, want).await?;
+        let mut late = Late::default();
         while permit.is_late() {
+            late.note(caller)?;
             (permit, held) = attempts::ask_anew(caller, story, &mut plan, permit, ready, want).await?;
             ready = attempts::connection(caller, &plan, held, want).await?;
         }

@@ -68,7 +68,7 @@ pub(super) async fn wait(
                 Some(ready) => Preparation::Held(ready),
                 None => {
                     let (origins, upstream) = (origins.clone(), upstream.clone());
-                    Preparation::Dialling(Box::pin(async move { origins.dial(&upstream, how, want.offer).await }))
+                    Preparation::Dialling(Box::pin(async move { origins.dial(&upstream, how, want).await }))
                 }
             }
         });

@@ -17,9 +17,39 @@ pub(super) struct Links {
     known: Mutex<HashMap<Upstream, Known>>,
 }
 
+/// Whether a connection will do that was opened before the request looked for one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fresh {
+    /// Only one that was opened since then. It may carry other requests: what made the earlier ones fail is not its fault.
+    Since(Time),
+    /// Any that is good.
+    No,
+}
+
+/// A connection, and what decides about its use.
+struct Entry {
+    link: Link,
+    opened_at: Time,
+}
+
+impl Entry {
+    /// A stream on it, if it has room and will do.
+    fn open(&self, fresh: Fresh) -> Option<Box<OriginStream>> {
+        match fresh {
+            Fresh::Since(since) if self.opened_at < since => None,
+            Fresh::Since(_) | Fresh::No => self.link.open(),
+        }
+    }
+
+    /// Whether it is of any use, now or later.
+    fn is_alive(&self) -> bool {
+        self.link.is_open() || !self.link.is_idle()
+    }
+}
+
 #[derive(Default)]
 struct Known {
-    links: Vec<Link>,
+    links: Vec<Entry>,
     dialling: Option<Arc<Dialling>>,
     /// What it spoke last, if it is not HTTP/2.
     http1: Option<Http1>,
@@ -100,16 +130,16 @@ impl Links {
         let mut all = self.lock();
         let known = all.get_mut(origin)?;
         known.used = now;
-        known.links.iter().find_map(Link::open)
+        known.links.iter().find_map(|entry| entry.open(Fresh::No))
     }
 
     /// What is to be done for a request to the origin.
-    pub(super) fn turn(self: &Arc<Self>, origin: &Upstream, now: Time) -> Turn {
+    pub(super) fn turn(self: &Arc<Self>, origin: &Upstream, fresh: Fresh, now: Time) -> Turn {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.used = now;
-        known.links.retain(|link| link.is_open() || !link.is_idle());
-        if let Some(stream) = known.links.iter().find_map(Link::open) {
+        known.links.retain(Entry::is_alive);
+        if let Some(stream) = known.links.iter().find_map(|entry| entry.open(fresh)) {
             return Turn::Shared(stream);
         }
         if let Some(http1) = known.http1 {
@@ -124,11 +154,11 @@ impl Links {
     }
 
     /// The origin has chosen HTTP/2 on a new connection.
-    pub(super) fn keep(&self, origin: &Upstream, link: Link) {
+    pub(super) fn keep(&self, origin: &Upstream, link: Link, now: Time) {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
-        known.links.push(link);
+        known.links.push(Entry { link, opened_at: now });
     }
 
     /// The origin speaks HTTP/1.1.
@@ -143,8 +173,8 @@ impl Links {
     /// Closes what nobody has used for so long, and forgets what was known of it.
     pub(super) fn reap(&self, idle: Duration, now: Time) {
         self.lock().retain(|_, known| {
-            known.links.retain(|link| link.is_open() || !link.is_idle());
-            let busy = known.dialling.is_some() || known.links.iter().any(|link| !link.is_idle());
+            known.links.retain(Entry::is_alive);
+            let busy = known.dialling.is_some() || known.links.iter().any(|entry| !entry.link.is_idle());
             if busy {
                 known.used = now;
             }
@@ -161,7 +191,7 @@ impl Links {
     pub(super) fn let_idle_go(&self) -> bool {
         let mut all = self.lock();
         let before: usize = all.values().map(|known| known.links.len()).sum();
-        all.values_mut().for_each(|known| known.links.retain(|link| !link.is_idle()));
+        all.values_mut().for_each(|known| known.links.retain(|entry| !entry.link.is_idle()));
         all.values().map(|known| known.links.len()).sum::<usize>() < before
     }
 

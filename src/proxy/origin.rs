@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+pub(super) use super::links::Fresh;
 use super::links::{Http1, Links, Turn};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
@@ -42,6 +43,10 @@ pub(super) struct Origins {
 /// find those that their predecessors have left.
 const PLACES: usize = 32;
 
+/// How often a request waits for a connection that another one opens. If it still has no place on one, each of the origin's
+/// connections has room for very few.
+const MAX_TURNS: u32 = 8;
+
 /// The place of one of them; free again when dropped.
 pub(super) struct Place {
     origins: Arc<Origins>,
@@ -73,17 +78,10 @@ pub(super) struct Ready {
 /// Which connection will do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Want {
-    /// Whether it must be one that has carried nothing yet.
+    /// Whether it must be a new one.
     pub(super) fresh: Fresh,
     /// What may be spoken on it, if the origin has a choice.
     pub(super) offer: Offer,
-}
-
-/// Whether a kept connection will do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fresh {
-    Yes,
-    No,
 }
 
 /// Details of a dial that are not the origin's.
@@ -124,15 +122,15 @@ impl Origins {
 
     /// A connection that is there and will do: a stream on a shared one, or a kept one that is still good.
     pub(super) fn idle(&self, origin: &Upstream, want: Want) -> Option<Ready> {
+        if want.fresh != Fresh::No {
+            return None;
+        }
         if origin.scheme == Scheme::Https
             && want.offer == Offer::Http2
             && let Some(stream) = self.links.open(origin, self.clock.now())
         {
             self.tallies.reused.add_one();
             return Some(Ready::shared(stream));
-        }
-        if want.fresh == Fresh::Yes {
-            return None;
         }
         loop {
             let mut conn = self.lock().get_mut(origin)?.pop()?.conn;
@@ -154,35 +152,33 @@ impl Origins {
         Some(Place { origins: Arc::clone(self), origin: origin.clone() })
     }
 
-    /// A new connection, after its TLS handshake if the origin has one; or a stream on one that somebody else has
-    /// opened meanwhile.
+    /// A new connection, after its TLS handshake if the origin has one; or a stream on one that another request has opened
+    /// meanwhile.
     ///
     /// # Errors
     /// 502, 503 or 504 by what went wrong; 403 if the address may not be dialled; 508 if it is our own.
-    pub(super) async fn dial(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
-        if origin.scheme == Scheme::Http || offer == Offer::Http1 {
+    pub(super) async fn dial(&self, origin: &Upstream, how: DialPlan, want: Want) -> Result<Ready, Refusal> {
+        if origin.scheme == Scheme::Http || want.offer == Offer::Http1 {
             return self.dial_alone(origin, how, Offer::Http1).await;
         }
-        loop {
-            match self.links.turn(origin, self.clock.now()) {
+        for _ in 0..MAX_TURNS {
+            match self.links.turn(origin, want.fresh, self.clock.now()) {
                 Turn::Shared(stream) => return Ok(Ready::shared(stream)),
-                Turn::Alone(Http1::Chosen) => return self.dial_alone(origin, how, offer).await,
+                Turn::Alone(Http1::Chosen) => break,
                 Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
                 Turn::First(guide) => {
-                    let dialled = self.dial_alone(origin, how, offer).await;
+                    let dialled = self.dial_alone(origin, how, want.offer).await;
                     if dialled.is_ok() {
                         guide.arrive();
                     }
                     return dialled;
                 }
-                Turn::After(dialling) => {
-                    // Who waited in vain tries for itself: one after the other would take as many times the timeout.
-                    if !dialling.ended().await {
-                        return self.dial_alone(origin, how, offer).await;
-                    }
-                }
+                // After a wait in vain each tries for itself: one after the other would take as many times the timeout.
+                Turn::After(dialling) if !dialling.ended().await => break,
+                Turn::After(_) => {}
             }
         }
+        self.dial_alone(origin, how, want.offer).await
     }
 
     async fn dial_alone(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
@@ -232,7 +228,7 @@ impl Origins {
         let (link, driving) = Link::begin(stream).await.map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);
         let ready = link.open().map(Ready::shared);
-        self.links.keep(origin, link);
+        self.links.keep(origin, link, self.clock.now());
         ready.ok_or(Refusal::ConnectionTerminated)
     }
 

@@ -99,6 +99,8 @@ pub enum Refusal {
     },
     /// The gateway is out of connections, descriptors or ports.
     Exhausted,
+    /// Each permit for the request came too late to be used.
+    LatePermit,
     /// The origin did not take the connection in time.
     ConnectTimeout,
     /// The origin's response head did not come in time.
@@ -165,6 +167,7 @@ impl Refusal {
             Refusal::DnsTimeout => row(504, "dns_timeout", "origin", "dns_timeout"),
             Refusal::Closing { .. } => row(503, "proxy_internal_response", "gateway", "closing"),
             Refusal::Exhausted => row(503, "connection_limit_reached", "gateway", "exhausted"),
+            Refusal::LatePermit => row(503, "proxy_internal_error", "gateway", "late_permit"),
             Refusal::ConnectTimeout => row(504, "connection_timeout", "origin", "connect_timeout"),
             Refusal::AnswerTimeout => row(504, "http_response_timeout", "origin", "answer_timeout"),
             Refusal::Loop => row(508, "proxy_loop_detected", "gateway", "loop"),
@@ -247,6 +250,7 @@ impl Refusal {
             Refusal::DnsTimeout => "The origin's name did not resolve in time ([timeouts] connect).",
             Refusal::Closing { .. } => "The gateway is shutting down. Ask again as Retry-After says.",
             Refusal::Exhausted => "The gateway has no connection left for this request. Ask again in a moment; if it lasts, raise the limit of open files.",
+            Refusal::LatePermit => "Each permit for the request came too late to be used: the gateway, the store of its limits, or the connection to the origin is too slow at the moment. Ask again.",
             Refusal::ConnectTimeout => "The origin did not take the connection in time ([timeouts] connect).",
             Refusal::AnswerTimeout => "The origin took the request but did not answer in time ([timeouts] answer). Whether it acted on it is unknown.",
             Refusal::Loop => "The request would come back to this gateway. A proxy variable or a route points at the gateway itself.",
@@ -287,6 +291,7 @@ impl Refusal {
             | Refusal::DnsTimeout
             | Refusal::Closing { .. }
             | Refusal::Exhausted
+            | Refusal::LatePermit
             | Refusal::ConnectTimeout
             | Refusal::AnswerTimeout
             | Refusal::Loop
@@ -301,7 +306,7 @@ impl Refusal {
             Refusal::Limited { retry_after, .. }
             | Refusal::TooManyTries { retry_after }
             | Refusal::Closing { retry_after } => Some(*retry_after),
-            Refusal::Exhausted => Some(Duration::from_secs(1)),
+            Refusal::Exhausted | Refusal::LatePermit => Some(Duration::from_secs(1)),
             Refusal::Malformed(_)
             | Refusal::BadTarget(_)
             | Refusal::BadCost { .. }

@@ -2,7 +2,7 @@
 
 pub(crate) mod answer;
 mod answer1;
-mod answer2;
+pub(crate) mod answer2;
 pub(crate) mod caller;
 pub(crate) mod caller2;
 pub(crate) mod certs;

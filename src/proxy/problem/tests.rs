@@ -36,6 +36,7 @@ fn every_kind() -> Vec<Refusal> {
         Refusal::DnsTimeout,
         Refusal::Closing { retry_after: Duration::ZERO },
         Refusal::Exhausted,
+        Refusal::LatePermit,
         Refusal::ConnectTimeout,
         Refusal::AnswerTimeout,
         Refusal::Loop,

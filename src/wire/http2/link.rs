@@ -29,7 +29,6 @@ impl Link {
     /// # Errors
     /// If the connection breaks.
     pub async fn begin(stream: Stream) -> io::Result<(Link, impl Future<Output = ()> + Send + 'static)> {
-        let (watch, seen) = Watch::origin(stream);
         let mut settings = Builder::new();
         settings
             .enable_push(false)
@@ -38,6 +37,7 @@ impl Link {
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
             .initial_max_send_streams(MAX_STREAMS as usize);
+        let (watch, seen) = Watch::origin(stream);
         let (send, connection) = settings.handshake(watch).await.map_err(broken)?;
         let state = LinkState::new(Arc::clone(&seen));
         let driving = async move {
@@ -51,12 +51,13 @@ impl Link {
 
     /// A stream on it, if it has room and a future.
     pub fn open(&self) -> Option<Box<OriginStream>> {
-        if !self.is_open() {
+        let mut send = self.send.clone();
+        if !self.state.is_ready(&mut send) {
             return None;
         }
-        let most = self.send.current_max_send_streams().min(MAX_STREAMS as usize);
+        let most = send.current_max_send_streams().min(MAX_STREAMS as usize);
         let place = self.state.place(most)?;
-        Some(Box::new(OriginStream::new(self.send.clone(), place)))
+        Some(Box::new(OriginStream::new(send, place)))
     }
 
     /// Whether new requests can be sent on it.

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
 
 use super::watch::Seen;
 
@@ -12,12 +16,19 @@ pub(super) struct LinkState {
     streams: AtomicUsize,
     /// It has carried a request.
     used: AtomicBool,
+    /// It takes no more requests, though those that it has may still end well.
+    retired: AtomicBool,
 }
 
 impl LinkState {
     /// The state of a new connection.
     pub(super) fn new(seen: Arc<Seen>) -> Arc<LinkState> {
-        Arc::new(LinkState { seen, streams: AtomicUsize::new(0), used: AtomicBool::new(false) })
+        Arc::new(LinkState {
+            seen,
+            streams: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+        })
     }
 
     /// One of at most `most` streams.
@@ -31,7 +42,24 @@ impl LinkState {
 
     /// Whether new requests can be sent on it.
     pub(super) fn is_open(&self) -> bool {
-        self.seen.is_open()
+        !self.retired.load(Ordering::Relaxed) && self.seen.is_open()
+    }
+
+    /// No new request can be sent on it.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether `h2` would take a request. It would not after an error of the connection, which may long be known before the
+    /// connection has ended, nor when there is no stream identifier left (RFC 9113 §5.1.1). That never changes: the
+    /// connection is retired.
+    pub(super) fn is_ready(&self, send: &mut SendRequest<Bytes>) -> bool {
+        // It is never pending: no handle has a stream that waits to be opened.
+        let is_ready = matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
+        if !is_ready {
+            self.retire();
+        }
+        is_ready && self.is_open()
     }
 
     /// Whether nobody uses it.

@@ -77,8 +77,11 @@ impl OriginStream {
     }
 
     /// Whether a request can still be sent on it.
-    pub fn is_good(&self) -> bool {
-        matches!(self.stage, Stage::Idle(_)) && self.place.0.is_open()
+    pub fn is_good(&mut self) -> bool {
+        match &mut self.stage {
+            Stage::Idle(send) => self.place.0.is_ready(send),
+            Stage::Asked { .. } | Stage::Failed => false,
+        }
     }
 
     pub(in crate::wire) fn set_head(&mut self, head: Option<Request<()>>) {
@@ -105,7 +108,8 @@ impl OriginStream {
     pub(in crate::wire) fn depart(&mut self, is_all: bool) -> io::Result<()> {
         let Some(head) = self.head.take() else { return Ok(()) };
         let Stage::Idle(mut send) = std::mem::replace(&mut self.stage, Stage::Failed) else { return Ok(()) };
-        let (answer, stream) = send.send_request(head, is_all).map_err(broken)?;
+        let sent = send.send_request(head, is_all).inspect_err(|_| self.place.0.retire());
+        let (answer, stream) = sent.map_err(broken)?;
         self.place.0.set_used();
         self.stage = Stage::Asked { stream: stream.stream_id().as_u32(), answer };
         self.data.may_send(stream, is_all);

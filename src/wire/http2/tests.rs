@@ -213,6 +213,28 @@ async fn a_link_has_no_more_streams_than_the_origin_allows_and_each_is_free_agai
 }
 
 #[tokio::test]
+async fn a_link_whose_stream_identifiers_have_run_out_serves_its_last_request_and_takes_no_more() {
+    let (near, mut far) = pair().await;
+    far.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    let link = link(near).await;
+    let (mut last, mut waiting) = (asking(&link, "GET"), asking(&link, "GET"));
+    last.finish();
+    poll_fn(|cx| last.poll_depart(cx)).await.unwrap();
+    // A broken answer on the last identifier that a client has (RFC 9113 §5.1.1): h2 resets that stream, and counts on behind
+    // it. A thousand million requests do the same.
+    let broken = [b"\x88\0\x0aconnection\x05", &b"close"[..]].concat();
+    far.write_all(&frame(1, 4, 0x7fff_ffff, &broken)).await.unwrap();
+    while link.open().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!link.is_open(), "another connection must be opened");
+    assert!(!waiting.stream.as_origin().unwrap().is_good(), "it was promised a place, and there is none");
+    assert!(poll_fn(|cx| waiting.poll_depart(cx)).await.is_err() && !waiting.stream.has_departed());
+    far.write_all(&frame(1, 5, 1, &[0x88])).await.unwrap();
+    assert_eq!(reply(&mut last).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn noise_is_counted_and_messages_are_none() {
     let (mut near, far) = pair().await;
     let mut bytes = PREFACE.to_vec();

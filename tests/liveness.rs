@@ -1,0 +1,133 @@
+//! Connections to origins that are dead or dying: no new request is sent on them, and none is lost by them.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use rustls::{ServerConfig, ServerConnection};
+
+use crate::support::answer2::send;
+use crate::support::caller2::Call;
+use crate::support::certs::Fault;
+use crate::support::frames::{Frame, Frames, HEADERS, WINDOW_UPDATE};
+use crate::support::origin2::runtime;
+use crate::support::stage::{Before, by_hand, counted};
+use crate::support::store::Store;
+use crate::support::*;
+
+/// An origin's side that has room for any content.
+fn roomy(frames: &mut Frames<'_>) {
+    frames.send(&Frame::setting(4, 0x7fff_ffff));
+    frames.send(&Frame::new(WINDOW_UPDATE, 0, 0, 0x7fff_0000_u32.to_be_bytes()));
+}
+
+/// A POST whose content fills everything that lies between, because its origin reads nothing of it.
+fn stuck_upload(caller: &Caller2, url: &str) -> Call {
+    let mut upload = caller.start(Request::post(url).body(()).unwrap(), More::Follows);
+    let part = Bytes::from(vec![0; 256 << 10]);
+    let mut goes_on = || {
+        let more = send(&mut upload.send, part.clone());
+        runtime().block_on(async { tokio::time::timeout(Duration::from_millis(500), more).await }).is_ok()
+    };
+    while goes_on() {}
+    upload
+}
+
+/// What a script waits for.
+fn signal() -> (mpsc::Sender<()>, Arc<Mutex<mpsc::Receiver<()>>>) {
+    let (give, take) = mpsc::channel();
+    (give, Arc::new(Mutex::new(take)))
+}
+
+#[test]
+fn a_connection_that_cannot_even_say_goodbye_takes_no_more_requests_and_no_thread() {
+    let (break_it, broken) = signal();
+    let (over, ended) = signal();
+    let (stage, origin) = by_hand(UNLIMITED, move |connection, mut frames| {
+        roomy(&mut frames);
+        while let Ok(head) = frames.next_of(HEADERS) {
+            if connection > 0 || head.stream == 1 {
+                frames.send(&Frame::fine(head.stream));
+                continue;
+            }
+            broken.lock().unwrap().recv().ok();
+            // No room at all for the connection: an error (RFC 9113 §6.9) that the gateway cannot tell, because nothing is
+            // read here.
+            frames.send(&Frame::new(WINDOW_UPDATE, 0, 0, 0_u32.to_be_bytes()));
+            ended.lock().unwrap().recv().ok();
+            return;
+        }
+    });
+    let to = format!("localhost:{}", origin.port());
+    let url = |path: &str| format!("https://{to}{path}");
+    let caller = stage.opened2(&to);
+    assert_eq!(caller.get(&url("/first")).status, 200);
+    let upload = stuck_upload(&caller, &url("/upload"));
+    break_it.send(()).unwrap();
+    assert!(upload.try_answer().is_ok_and(|answer| answer.status == 502));
+    for n in 0..4 {
+        assert_eq!(stage.opened2(&to).get(&url(&format!("/{n}"))).status, 200);
+        assert_eq!(caller.get(&url(&format!("/{n}"))).status, 200);
+    }
+    drop(over);
+}
+
+#[test]
+fn an_origin_that_uses_up_the_stream_identifiers_of_its_connection_is_dialled_again() {
+    let (stage, origin) = by_hand(UNLIMITED, |_, mut frames| {
+        while let Ok(head) = frames.next_of(HEADERS) {
+            // A broken answer to what was never asked: the gateway resets that stream, and counts on behind it.
+            let broken = Frame::headers(0x7fff_ffff, 0, &[(":status", "200"), ("connection", "close")]);
+            frames.send_all(&[broken, Frame::fine(head.stream)]);
+        }
+    });
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    for n in 0..3 {
+        assert_eq!(caller.get(&format!("https://{to}/{n}")).status, 200);
+    }
+    assert_eq!(origin.connections(), 3);
+}
+
+/// An origin whose handshake takes longer than a shared permit is good for, and that hangs up with its last byte. Returns
+/// its port.
+fn slow_and_fickle(config: Arc<ServerConfig>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    let port = listener.local_addr().expect("a bound socket has an address").port();
+    let shake = move |mut tcp: TcpStream| {
+        std::thread::sleep(Duration::from_millis(300));
+        let mut session = ServerConnection::new(Arc::clone(&config)).expect("a session can start");
+        while !session.wants_write() {
+            session.read_tls(&mut tcp)?;
+            session.process_new_packets().map_err(std::io::Error::other)?;
+        }
+        while session.wants_write() {
+            session.write_tls(&mut tcp)?;
+        }
+        tcp.flush()?;
+        tcp.shutdown(Shutdown::Write)?;
+        tcp.read_to_end(&mut Vec::new())
+    };
+    let shake = Arc::new(shake);
+    thread(move || {
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let shake = Arc::clone(&shake);
+            thread(move || shake(tcp));
+        }
+    });
+    port
+}
+
+#[test]
+fn a_request_whose_permits_all_come_too_late_is_refused_in_the_end() {
+    let store = Store::start();
+    let before = Before::new();
+    let port = slow_and_fickle(before.authority.server_config(Fault::None));
+    let limit = counted(100, "1s", "shared = true");
+    let stage = before.gateway(&format!("{limit}[store]\nurl = \"redis://127.0.0.1:{}\"\n\n", store.port), &[port]);
+    check_ours(&stage.get(&format!("localhost:{port}"), "/"), 503, "proxy_internal_error");
+}
