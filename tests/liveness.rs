@@ -73,6 +73,7 @@ fn a_connection_that_cannot_even_say_goodbye_takes_no_more_requests_and_no_threa
         assert_eq!(stage.opened2(&to).get(&url(&format!("/{n}"))).status, 200);
         assert_eq!(caller.get(&url(&format!("/{n}"))).status, 200);
     }
+    eventually("the gateway lets go of the broken one", || sockets_to(origin.port()) == origin.connections() - 1);
     drop(over);
 }
 
@@ -91,6 +92,17 @@ fn an_origin_that_uses_up_the_stream_identifiers_of_its_connection_is_dialled_ag
         assert_eq!(caller.get(&format!("https://{to}/{n}")).status, 200);
     }
     assert_eq!(origin.connections(), 3);
+}
+
+/// How many sockets of a process are connected to a port of this machine. Those that have been closed and that the kernel
+/// still sees to the end are of no process, and have no inode.
+fn sockets_to(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells its connections");
+    let is_one = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.len() > 9 && words[2].ends_with(&format!(":{port:04X}")) && words[9] != "0"
+    };
+    table.lines().filter(is_one).count()
 }
 
 /// An origin whose handshake takes longer than a shared permit is good for, and that hangs up with its last byte. Returns

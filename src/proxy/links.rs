@@ -190,9 +190,8 @@ impl Links {
     /// Closes every connection that nobody uses; whether there was one.
     pub(super) fn let_idle_go(&self) -> bool {
         let mut all = self.lock();
-        let before: usize = all.values().map(|known| known.links.len()).sum();
-        all.values_mut().for_each(|known| known.links.retain(|entry| !entry.link.is_idle()));
-        all.values().map(|known| known.links.len()).sum::<usize>() < before
+        let idle = all.values_mut().flat_map(|known| known.links.extract_if(.., |entry| entry.link.is_idle()));
+        idle.map(|entry| entry.link.end()).count() > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Upstream, Known>> {

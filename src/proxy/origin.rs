@@ -184,7 +184,11 @@ impl Origins {
     async fn dial_alone(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
         match self.dial_once(origin, how, offer).await {
             // Descriptors that nobody uses at the moment serve this request better.
-            Err(Refusal::Exhausted) if self.let_idle_go() => self.dial_once(origin, how, offer).await,
+            Err(Refusal::Exhausted) if self.let_idle_go() => {
+                // Those that are shared end in tasks of their own, which come first.
+                tokio::task::yield_now().await;
+                self.dial_once(origin, how, offer).await
+            }
             dialled => dialled,
         }
     }

@@ -1,19 +1,25 @@
 //! A connection to an origin that many requests share.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::client::{Builder, Connection, SendRequest};
 
 use super::data::broken;
 use super::link_state::LinkState;
 use super::origin_stream::OriginStream;
-use super::watch::Watch;
+use super::watch::{Ending, Seen, Watch};
 use super::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::wire::Stream;
 use crate::wire::head::MAX_HEAD;
+
+/// How long an origin has to take our farewell. One that reads nothing would keep the connection for ever.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A connection to an origin.
 #[derive(Clone)]
@@ -40,13 +46,7 @@ impl Link {
         let (watch, seen) = Watch::origin(stream);
         let (send, connection) = settings.handshake(watch).await.map_err(broken)?;
         let state = LinkState::new(Arc::clone(&seen));
-        let driving = async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP/2 connection to an origin ended");
-            }
-            seen.close();
-        };
-        Ok((Link { send, state }, driving))
+        Ok((Link { send, state }, drive(connection, seen)))
     }
 
     /// A stream on it, if it has room and a future.
@@ -68,5 +68,37 @@ impl Link {
     /// Whether nobody uses it.
     pub fn is_idle(&self) -> bool {
         self.state.is_idle()
+    }
+
+    /// Ends it at once, whatever is under way on it.
+    pub fn end(&self) {
+        self.state.end();
+    }
+}
+
+/// Moves everything on the connection until it ends, or is to end.
+async fn drive(mut connection: Connection<Watch, Bytes>, seen: Arc<Seen>) {
+    let mut ended = None;
+    let ending = poll_fn(|cx| {
+        if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
+            ended = Some(end);
+            return Poll::Ready(Ending::InOrder);
+        }
+        seen.poll_ending(cx)
+    });
+    let ending = ending.await;
+    if ended.is_none() && ending == Ending::InOrder {
+        ended = tokio::time::timeout(FAREWELL, &mut connection).await.ok();
+    }
+    if let Some(Err(error)) = &ended {
+        tracing::debug!(%error, "an HTTP/2 connection to an origin ended");
+    }
+    drop(connection);
+    // The descriptor is free from here on, though streams may still be held.
+    if let Some(mut stream) = seen.take_rest()
+        && ended.is_none()
+    {
+        // What the kernel still has of it is of no use to anyone.
+        stream.abort();
     }
 }

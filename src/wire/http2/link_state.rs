@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::client::SendRequest;
 
-use super::watch::Seen;
+use super::watch::{Ending, Seen};
 
 /// What is known of a connection by the handles to it and by its streams.
 pub(super) struct LinkState {
@@ -45,6 +45,12 @@ impl LinkState {
         !self.retired.load(Ordering::Relaxed) && self.seen.is_open()
     }
 
+    /// Ends the connection at once.
+    pub(super) fn end(&self) {
+        self.retire();
+        self.seen.end(Ending::AtOnce);
+    }
+
     /// No new request can be sent on it.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
@@ -75,6 +81,13 @@ impl LinkState {
     /// It carries a request.
     pub(super) fn set_used(&self) {
         self.used.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Without handles and streams nobody can use the connection.
+impl Drop for LinkState {
+    fn drop(&mut self) {
+        self.seen.end(Ending::InOrder);
     }
 }
 

@@ -31,12 +31,25 @@ struct State {
     last: u32,
     /// There is no connection any more.
     closed: bool,
+    /// It is to end, and in what way.
+    ending: Option<Ending>,
+    /// What moves the connection.
+    driver: Option<Waker>,
     /// What broke it; `h2` keeps of it no more than a text.
     failure: Option<Arc<io::Error>>,
     /// The connection itself, when `h2` has no use for it any more.
     rest: Option<Stream>,
     /// Frames from the peer that carry neither a message nor room for one, see [`loudness`].
     noise: u64,
+}
+
+/// How a connection ends that we do not want any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// With a farewell, if the peer takes it soon.
+    InOrder,
+    /// Without a word.
+    AtOnce,
 }
 
 impl Default for State {
@@ -48,6 +61,8 @@ impl Default for State {
             waiting: Vec::new(),
             last: u32::MAX,
             closed: false,
+            ending: None,
+            driver: None,
             failure: None,
             rest: None,
             noise: 0,
@@ -94,6 +109,31 @@ impl Seen {
             std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Ends the connection. What is said first holds.
+    pub(super) fn end(&self, ending: Ending) {
+        let driver = {
+            let mut state = self.lock();
+            state.ending.get_or_insert(ending);
+            state.driver.take()
+        };
+        driver.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ready when the connection is to end.
+    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let mut state = self.lock();
+        match state.ending {
+            Some(ending) => Poll::Ready(ending),
+            None => {
+                match &mut state.driver {
+                    Some(driver) => driver.clone_from(cx.waker()),
+                    None => state.driver = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
     }
 
     /// What broke the connection, if it was a fault of what lies beneath it.
