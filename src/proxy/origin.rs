@@ -301,7 +301,7 @@ impl Ready {
     /// # Cancel safety
     /// Dropped half-way, the slots settle as those of a failed attempt.
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
-        let before = self.conn.total_written();
+        let before = self.conn.left();
         let mut flight = permit.depart();
         let departing = poll_fn(|cx| match flight.is_good() {
             true => self.conn.poll_depart(cx),
@@ -313,7 +313,7 @@ impl Ready {
                 tracing::trace!(target: "lockgate::sent", sent_ns = flight.clock().monotonic_nanos(sent));
                 Ok(flight)
             }
-            Err(_) if self.conn.total_written() == before => Err(Unsent::Untouched(flight.nothing_left())),
+            Err(_) if self.conn.left() == before => Err(Unsent::Untouched(flight.nothing_left())),
             Err(_) => Err(Unsent::Partly),
         }
     }

@@ -21,6 +21,15 @@ pub struct Conn {
     follows: Follows,
 }
 
+/// What had left on a connection at some moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// What the stream had accepted.
+    written: u64,
+    /// What the kernel had taken of that, or of what TLS has made of it.
+    taken: u64,
+}
+
 /// What comes after the bytes that wait to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Follows {
@@ -69,6 +78,11 @@ impl Conn {
     /// A number that grows with everything that leaves on this connection.
     pub fn total_written(&self) -> u64 {
         self.total + u64::from(self.stream.has_departed())
+    }
+
+    /// What has left so far.
+    pub fn left(&self) -> Left {
+        Left { written: self.total_written(), taken: self.stream.taken() }
     }
 
     /// Whether a part of what was appended has left and the rest waits: whatever came in its place would be misread.
@@ -219,10 +233,51 @@ impl Conn {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
     use super::*;
+
+    /// The near end of a connection after its handshake.
+    async fn tls() -> (client::TlsStream<Stream>, impl AsyncReadExt + Unpin) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let (provider, key) = (Arc::new(ring::default_provider()), own.signing_key.serialize_der());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let chain = vec![own.cert.der().clone()];
+        let server = server.unwrap().with_no_client_auth().with_single_cert(chain, PrivateKeyDer::Pkcs8(key.into()));
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = Stream::plain(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let far = listener.accept().await.unwrap().0;
+        let accept = TlsAcceptor::from(Arc::new(server.unwrap())).accept(far);
+        let (near, far) = tokio::join!(client.connect("localhost".try_into().unwrap(), near), accept);
+        (near.unwrap(), far.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_has_taken_has_left_though_tls_never_said_so() {
+        let (mut tls, mut peer) = tls().await;
+        // The first of several records: if a later one fails, the write as a whole has failed.
+        tls.get_mut().1.writer().write_all(b"one").unwrap();
+        let mut conn = Conn::new(Stream::tls(tls));
+        let before = conn.left();
+        assert_eq!(conn.left(), before, "nothing has left yet");
+        conn.stream.flush().await.unwrap();
+        assert_eq!(conn.total_written(), 0, "TLS was told to write nothing");
+        assert_ne!(conn.left(), before);
+        let mut read = [0; 3];
+        peer.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"one");
+    }
 
     #[tokio::test]
     async fn what_is_appended_leaves_before_what_is_written_through() {

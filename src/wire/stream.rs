@@ -212,6 +212,16 @@ impl Stream {
         }
     }
 
+    /// How many bytes the kernel has taken: TLS says nothing of what has left when a later part of it fails. A stream of
+    /// HTTP/2 has no such number.
+    pub fn taken(&self) -> u64 {
+        match &self.transport {
+            Transport::Plain(tcp) => tcp.taken(),
+            Transport::Tls(tls) => tls.get_ref().0.taken(),
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => 0,
+        }
+    }
+
     /// The TCP connection beneath it, if it has one of its own.
     fn tcp_mut(&mut self) -> Option<&mut Tcp> {
         match &mut self.transport {

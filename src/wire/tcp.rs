@@ -19,17 +19,31 @@ pub(super) struct Tcp {
     /// Bytes may lie in the socket of which tokio knows nothing: it was told to forget them, see [`Tcp::poll_hangup`],
     /// or it has not looked yet, see [`Tcp::accepted`] and [`Tcp::look_anew`].
     unread: bool,
+    /// How many bytes the kernel has taken.
+    taken: u64,
 }
 
 impl Tcp {
     pub(super) fn new(stream: TcpStream) -> Tcp {
-        Tcp { stream, unread: false }
+        Tcp { stream, unread: false, taken: 0 }
     }
 
     /// One whose peer has most likely spoken already: the first read need not wait for the poll to say so. A wrong guess
     /// costs one call.
     pub(super) fn accepted(stream: TcpStream) -> Tcp {
-        Tcp { stream, unread: true }
+        Tcp { stream, unread: true, taken: 0 }
+    }
+
+    /// How many bytes the kernel has taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    fn take(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.taken += count as u64;
+        }
+        written
     }
 
     /// The next read asks the kernel, and not what tokio remembers.
@@ -83,7 +97,7 @@ impl Tcp {
             let send = || Ok(rustix::net::send(&self.stream, data, flags)?);
             match self.stream.try_io(Interest::WRITABLE, send) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(sent),
+                sent => return self.take(Poll::Ready(sent)),
             }
         }
     }
@@ -118,7 +132,8 @@ impl AsyncRead for Tcp {
 
 impl AsyncWrite for Tcp {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.take(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -134,7 +149,8 @@ impl AsyncWrite for Tcp {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.take(written)
     }
 
     fn is_write_vectored(&self) -> bool {
