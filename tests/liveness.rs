@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
@@ -13,9 +13,9 @@ use rustls::{ServerConfig, ServerConnection};
 use crate::support::answer2::send;
 use crate::support::caller2::Call;
 use crate::support::certs::Fault;
-use crate::support::frames::{Frame, Frames, HEADERS, WINDOW_UPDATE};
+use crate::support::frames::{END_STREAM, Frame, Frames, HEADERS, WINDOW_UPDATE};
 use crate::support::origin2::runtime;
-use crate::support::stage::{Before, by_hand, counted};
+use crate::support::stage::{self, Before, by_hand, counted};
 use crate::support::store::Store;
 use crate::support::*;
 
@@ -31,7 +31,8 @@ fn stuck_upload(caller: &Caller2, url: &str) -> Call {
     let part = Bytes::from(vec![0; 256 << 10]);
     let mut goes_on = || {
         let more = send(&mut upload.send, part.clone());
-        runtime().block_on(async { tokio::time::timeout(Duration::from_millis(500), more).await }).is_ok()
+        let more = runtime().block_on(async { tokio::time::timeout(Duration::from_millis(500), more).await });
+        more.is_ok_and(|sent| sent.map_err(|error| panic!("the upload ended: {error}")).is_ok())
     };
     while goes_on() {}
     upload
@@ -103,6 +104,82 @@ fn sockets_to(port: u16) -> usize {
         words.len() > 9 && words[2].ends_with(&format!(":{port:04X}")) && words[9] != "0"
     };
     table.lines().filter(is_one).count()
+}
+
+/// An origin that has room for any content, reads nothing of the first upload until it is told to, and then answers all else.
+/// Returns it, what lets it read on, and when its requests came.
+fn stuck_origin(before: &Before) -> (Origin, mpsc::Sender<()>, Arc<Mutex<Vec<u64>>>) {
+    let (go_on, goes_on) = signal();
+    let arrived: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let told = Arc::clone(&arrived);
+    let origin = before.origin_by_hand(move |_, mut frames| {
+        roomy(&mut frames);
+        while let Ok(head) = frames.next_of(HEADERS) {
+            told.lock().unwrap().push(clock::now());
+            if head.flags & END_STREAM == 0 {
+                goes_on.lock().unwrap().recv().ok();
+            } else {
+                frames.send(&Frame::fine(head.stream));
+            }
+        }
+    });
+    (origin, go_on, arrived)
+}
+
+/// Waits for what may happen.
+fn given_time(time: Duration, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + time;
+    while Instant::now() < end && !holds() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_permit_whose_request_still_waits_in_a_connection_is_not_given_back_when_it_is_late() {
+    let (store, before) = (Store::start(), Before::new());
+    let (origin, go_on, arrived) = stuck_origin(&before);
+    let limit = counted(3, "1h", "shared = true\nwhen_full = \"refuse\"");
+    let store = format!("[store]\nurl = \"redis://127.0.0.1:{}\"\nif_store_is_empty = \"trust\"\n\n", store.port);
+    // A timer that was set for a handshake rings while the request waits, and makes its task look.
+    let toml = format!("{limit}{store}[timeouts]\nhead = \"1s\"\n\n");
+    let stage = before.gateway_on_one_core(&toml, &[origin.port()]);
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    let upload = stuck_upload(&caller, &format!("https://{to}/upload"));
+    let mut second = stage.opened(&to);
+    second.send(stage::get(&to, "/second"));
+    given_time(Duration::from_secs(2), || origin.connections() > 1);
+    go_on.send(()).unwrap();
+    assert_eq!(second.answer().status, 200);
+    let mut third = stage.opened(&to);
+    let statuses = [0; 3].map(|_| third.send(stage::get(&to, "/third")).answer().status);
+    assert_eq!(statuses, [200, 429, 429]);
+    assert_eq!(arrived.lock().unwrap().len(), 3, "as many as the limit lets through");
+    upload.cancel();
+}
+
+#[test]
+fn a_request_that_was_given_up_counts_from_when_its_head_leaves() {
+    let (before, other) = (Before::new(), Origin::start());
+    let (origin, go_on, arrived) = stuck_origin(&before);
+    let limit = "[[limit]]\nname = \"the-limit\"\nmatch = { host = [\"localhost\"], path = \"/counted\" }\n\
+                 requests = 1\nper = \"2s\"\n\n[timeouts]\nanswer = \"400ms\"\n\n";
+    let stage = before.gateway_on_one_core(limit, &[origin.port()]);
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    let upload = stuck_upload(&caller, &format!("https://{to}/upload"));
+    check_ours(&caller.get(&format!("https://{to}/counted")), 504, "http_response_timeout");
+    let mut second = stage.gateway.caller();
+    second.send(format!("GET http://localhost:{}/counted HTTP/1.1\r\nHost: a\r\n\r\n", other.port()));
+    given_time(Duration::from_secs(5), || other.count() > 0);
+    go_on.send(()).unwrap();
+    assert_eq!(second.answer().status, 200);
+    eventually("both have come", || arrived.lock().unwrap().len() == 2);
+    let first = arrived.lock().unwrap()[1];
+    let apart = Duration::from_nanos(other.stamps()[0].abs_diff(first));
+    // Less the time that the first takes to get from the gateway to where it is stamped.
+    assert!(apart > Duration::from_secs(1), "{apart:?}, where a second one may follow after 2 s");
+    upload.cancel();
 }
 
 /// An origin whose handshake takes longer than a shared permit is good for, and that hangs up with its last byte. Returns

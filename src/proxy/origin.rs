@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 pub(super) use super::links::Fresh;
 use super::links::{Http1, Links, Turn};
 use super::pattern::HostPattern;
@@ -20,7 +22,7 @@ use crate::locker::Caller;
 use crate::net::dial::{self, Attempts, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, Offer, Wish};
-use crate::wire::http2::{Link, OriginStream};
+use crate::wire::http2::{Departure, Link, OriginStream};
 use crate::wire::{Conn, Stream};
 
 /// How one runtime reaches origins, and the connections that it keeps to them.
@@ -299,23 +301,61 @@ impl Ready {
     /// See [`Unsent`].
     ///
     /// # Cancel safety
-    /// Dropped half-way, the slots settle as those of a failed attempt.
+    /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, when it leaves.
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
         let before = self.conn.left();
-        let mut flight = permit.depart();
-        let departing = poll_fn(|cx| match flight.is_good() {
-            true => self.conn.poll_depart(cx),
-            false => Poll::Ready(Err(std::io::ErrorKind::NotConnected.into())),
+        let mut leaving = Leaving { flight: Some(permit.depart()), departure: None };
+        let departing = poll_fn(|cx| {
+            // What cannot be taken back is late at worst, and counted when it leaves.
+            if leaving.departure.is_none() && !leaving.is_good() {
+                return Poll::Ready(Err(std::io::ErrorKind::NotConnected.into()));
+            }
+            let departed = self.conn.poll_depart(cx);
+            if departed.is_pending() && leaving.departure.is_none() {
+                leaving.departure = self.conn.stream.as_origin().and_then(|stream| stream.departure());
+            }
+            departed
         });
-        match departing.await {
-            Ok(()) => {
+        let departed = departing.await;
+        let is_untouched = self.conn.left() == before;
+        match (departed, leaving.flight.take()) {
+            (Ok(()), Some(mut flight)) => {
                 let sent = flight.sent();
                 tracing::trace!(target: "lockgate::sent", sent_ns = flight.clock().monotonic_nanos(sent));
                 Ok(flight)
             }
-            Err(_) if self.conn.left() == before => Err(Unsent::Untouched(flight.nothing_left())),
-            Err(_) => Err(Unsent::Partly),
+            (Err(_), Some(flight)) if is_untouched => Err(Unsent::Untouched(flight.nothing_left())),
+            (_, flight) => {
+                leaving.flight = flight;
+                Err(Unsent::Partly)
+            }
         }
+    }
+}
+
+/// A request on its way out. HTTP/2 writes what it has been given even if nothing asks for it any more: then the slots stay
+/// taken until that has left, or can leave no more.
+struct Leaving {
+    flight: Option<Flight>,
+    departure: Option<Departure>,
+}
+
+impl Leaving {
+    fn is_good(&self) -> bool {
+        self.flight.as_ref().is_some_and(Flight::is_good)
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
+        // Without a runtime nothing can leave any more.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if departure.is_out().await {
+                flight.sent();
+            }
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use rustls::ClientConfig;
 
@@ -47,11 +48,31 @@ impl Before {
         Before { dir, authority, trust }
     }
 
+    /// An origin that is written frame by frame; `script` serves one connection.
+    pub(crate) fn origin_by_hand(&self, script: impl Fn(usize, Frames<'_>) + Send + Sync + 'static) -> Origin {
+        let config = self.authority.both_config(Fault::None);
+        Origin::scripted_tls(config, move |request, link| {
+            assert_eq!(request.method, "PRI", "HTTP/2 was agreed upon");
+            script(request.connection, Frames::origin(link.stream));
+            Next::Close
+        })
+    }
+
     /// Starts the gateway: it opens `localhost` and `127.0.0.1`, on these ports.
     #[track_caller]
     pub(crate) fn gateway(self, toml: &str, ports: &[u16]) -> Stage {
         let toml = format!("{toml}{}", opens(&["localhost", "127.0.0.1", "::1"], ports, &self.trust));
         self.gateway_with(&toml)
+    }
+
+    /// The same on one core, so that all callers are served by one thread and share its connections to origins.
+    #[track_caller]
+    pub(crate) fn gateway_on_one_core(self, toml: &str, ports: &[u16]) -> Stage {
+        let opens = opens(&["localhost", "127.0.0.1", "::1"], ports, &self.trust);
+        self.dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:0\"\n\n{toml}{opens}"));
+        let mut command = Command::new("taskset");
+        command.args(["-c", &a_core_of_ours(), PROGRAM, "run", "-c", "proxy.toml"]);
+        Stage { gateway: Gateway::start_by(&mut command, Arc::new(self.dir)), authority: self.authority }
     }
 
     /// Starts the gateway with a configuration that says it all.
@@ -61,16 +82,18 @@ impl Before {
     }
 }
 
+/// The first core on which we may run.
+fn a_core_of_ours() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a process has a status");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("it runs somewhere");
+    list.trim().split([',', '-']).next().expect("at least one core").to_owned()
+}
+
 /// A stage whose origin is written frame by frame; `script` serves one connection.
 #[track_caller]
 pub(crate) fn by_hand(toml: &str, script: impl Fn(usize, Frames<'_>) + Send + Sync + 'static) -> (Stage, Origin) {
     let before = Before::new();
-    let config = before.authority.both_config(Fault::None);
-    let origin = Origin::scripted_tls(config, move |request, link| {
-        assert_eq!(request.method, "PRI", "HTTP/2 was agreed upon");
-        script(request.connection, Frames::origin(link.stream));
-        Next::Close
-    });
+    let origin = before.origin_by_hand(script);
     let stage = before.gateway(toml, &[origin.port()]);
     (stage, origin)
 }

@@ -17,6 +17,7 @@ pub use link::Link;
 pub use message::{FieldMap, read_trailers, write_trailers};
 pub use origin_stream::{OriginStream, Reply, Silence};
 pub use session::{Call, CallerStream, Session};
+pub use watch::Departure;
 
 /// What every connection begins with that speaks HTTP/2 (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -14,6 +14,7 @@ use tokio::io::ReadBuf;
 use super::data::{Data, broken};
 use super::link_state::Place;
 use super::message;
+use super::watch::Departure;
 use crate::wire::head::ResponseHead;
 
 /// Why there is no answer on a stream.
@@ -92,11 +93,20 @@ impl OriginStream {
         self.head.is_some()
     }
 
-    /// Whether the origin can have seen anything of the request.
+    /// Whether anything of the request has left or may still leave: what `h2` was given it writes as soon as there is room,
+    /// also if the stream is dropped before.
     pub(in crate::wire) fn has_departed(&self) -> bool {
         match &self.stage {
             Stage::Idle(_) | Stage::Failed => false,
-            Stage::Asked { stream, .. } => self.place.0.seen.has_begun(*stream),
+            Stage::Asked { stream, .. } => self.place.0.seen.may_leave(*stream),
+        }
+    }
+
+    /// The way of the request's head, once it cannot be taken back.
+    pub fn departure(&self) -> Option<Departure> {
+        match &self.stage {
+            Stage::Idle(_) | Stage::Failed => None,
+            Stage::Asked { stream, .. } => Some(Departure { seen: Arc::clone(&self.place.0.seen), stream: *stream }),
         }
     }
 

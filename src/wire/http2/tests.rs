@@ -101,8 +101,9 @@ async fn a_request_and_its_response_go_through_with_content_and_trailers() {
     assert_eq!(all(&mut origin).await, b"answer");
 }
 
-#[tokio::test]
-async fn a_head_that_is_stuck_in_the_connection_has_not_departed() {
+/// A link on which nothing moves any more, because the content of its first request fills everything that lies between; that
+/// request, and the far end, which has read nothing.
+async fn stuck() -> (Link, Conn, TcpStream) {
     let (near, mut far) = pair().await;
     let mut greeting = frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
     greeting.extend(frame(8, 0, 0, &0x7f00_0000_u32.to_be_bytes()));
@@ -110,22 +111,55 @@ async fn a_head_that_is_stuck_in_the_connection_has_not_departed() {
     let link = link(near).await;
     let mut first = asking(&link, "POST");
     poll_fn(|cx| first.poll_depart(cx)).await.unwrap();
-    // Nobody reads: the content of the first fills everything that lies between, until nothing moves any more.
     let (content, mut cx, mut still) = (vec![0_u8; 64 * 1024], Context::from_waker(Waker::noop()), 0);
     while still < 1000 {
         still = if first.poll_write_through(&mut cx, &content).is_ready() { 0 } else { still + 1 };
         tokio::task::yield_now().await;
     }
-    let mut second = asking(&link, "GET");
-    second.finish();
+    (link, first, far)
+}
+
+/// A request whose head waits in the connection.
+async fn waiting(link: &Link) -> Conn {
+    let mut conn = asking(link, "GET");
+    conn.finish();
     for _ in 0..1000 {
-        assert!(second.poll_depart(&mut cx).is_pending());
+        assert!(conn.poll_depart(&mut Context::from_waker(Waker::noop())).is_pending());
         tokio::task::yield_now().await;
     }
-    assert!(!second.stream.has_departed(), "the origin can have seen nothing of it");
+    conn
+}
+
+#[tokio::test]
+async fn a_head_that_is_stuck_in_the_connection_is_not_out_and_cannot_be_taken_back() {
+    let (link, _first, mut far) = stuck().await;
+    let mut second = waiting(&link).await;
+    assert!(second.stream.has_departed(), "the origin has seen nothing of it, but will");
+    let departure = second.stream.as_origin().unwrap().departure().unwrap();
     let reading = tokio::spawn(async move { tokio::io::copy(&mut far, &mut tokio::io::sink()).await });
     poll_fn(|cx| second.poll_depart(cx)).await.unwrap();
+    assert!(departure.is_out().await);
     reading.abort();
+}
+
+#[tokio::test]
+async fn a_head_that_is_stuck_when_its_connection_breaks_has_shown_nothing() {
+    let (link, _first, far) = stuck().await;
+    let mut second = waiting(&link).await;
+    let departure = second.stream.as_origin().unwrap().departure().unwrap();
+    drop(far);
+    assert!(poll_fn(|cx| second.poll_depart(cx)).await.is_err());
+    assert!(!second.stream.has_departed());
+    assert!(!departure.is_out().await);
+}
+
+#[tokio::test]
+async fn a_head_that_is_stuck_when_the_origin_says_goodbye_is_not_waited_for() {
+    let (link, _first, mut far) = stuck().await;
+    let mut second = waiting(&link).await;
+    far.write_all(&frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])).await.unwrap();
+    poll_fn(|cx| second.poll_depart(cx)).await.unwrap();
+    assert!(matches!(reply(&mut second).await, Err(Silence::Untaken)), "and can be sent again");
 }
 
 #[tokio::test]

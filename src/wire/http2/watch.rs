@@ -1,6 +1,7 @@
 //! Stands between `h2` and its connection, and sees what h2 does not tell: when a head has left, what a peer's
 //! farewell leaves undone, how much noise it makes.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,10 +72,11 @@ impl Default for State {
 }
 
 impl Seen {
-    /// Ready when the head of this stream is out; an error if the connection ended before.
+    /// Ready when the head of this stream is out, or the peer has said that it will not look at it: `h2` may have thrown it
+    /// away then. An error if the connection ended before.
     pub(super) fn poll_departed(&self, stream: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.lock();
-        if state.departed >= stream {
+        if state.departed >= stream || state.last < stream {
             return Poll::Ready(Ok(()));
         }
         if state.closed {
@@ -85,9 +87,10 @@ impl Seen {
         Poll::Pending
     }
 
-    /// Whether the peer can have seen anything of this stream.
-    pub(super) fn has_begun(&self, stream: u32) -> bool {
-        self.lock().begun >= stream
+    /// Whether anything of this stream, which `h2` has been given, has left or may still leave.
+    pub(super) fn may_leave(&self, stream: u32) -> bool {
+        let state = self.lock();
+        !state.closed || state.begun >= stream
     }
 
     /// Whether the peer has said that it does not look at this stream (RFC 9113 §6.8).
@@ -152,11 +155,20 @@ impl Seen {
     }
 
     fn flushed(&self) {
-        let due: Vec<Waker> = {
+        {
             let mut state = self.lock();
             state.departed = state.written;
-            let departed = state.departed;
-            state.waiting.extract_if(.., |(stream, _)| *stream <= departed).map(|(_, waker)| waker).collect()
+        }
+        self.tell_departed();
+    }
+
+    /// Wakes those whose wait is over.
+    fn tell_departed(&self) {
+        let due: Vec<Waker> = {
+            let mut state = self.lock();
+            let (departed, last) = (state.departed, state.last);
+            let due = |(stream, _): &mut (u32, Waker)| *stream <= departed || *stream > last;
+            state.waiting.extract_if(.., due).map(|(_, waker)| waker).collect()
         };
         due.into_iter().for_each(Waker::wake);
     }
@@ -164,6 +176,22 @@ impl Seen {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is whole before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The head of a request that `h2` has been given and cannot be asked to give back.
+pub struct Departure {
+    pub(super) seen: Arc<Seen>,
+    pub(super) stream: u32,
+}
+
+impl Departure {
+    /// Waits until the head is out. `false`: its connection has ended before, and it never will be.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn is_out(self) -> bool {
+        poll_fn(|cx| self.seen.poll_departed(self.stream, cx)).await.is_ok()
     }
 }
 
@@ -205,6 +233,9 @@ impl Watch {
             let mut state = self.seen.lock();
             state.noise += noise;
             state.last = state.last.min(last);
+        }
+        if last < u32::MAX {
+            self.seen.tell_departed();
         }
     }
 
