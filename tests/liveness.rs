@@ -13,7 +13,7 @@ use rustls::{ServerConfig, ServerConnection};
 use crate::support::answer2::send;
 use crate::support::caller2::Call;
 use crate::support::certs::Fault;
-use crate::support::frames::{END_STREAM, Frame, Frames, HEADERS, WINDOW_UPDATE};
+use crate::support::frames::{DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS, WINDOW_UPDATE};
 use crate::support::origin2::runtime;
 use crate::support::stage::{self, Before, by_hand, counted};
 use crate::support::store::Store;
@@ -219,4 +219,45 @@ fn a_request_whose_permits_all_come_too_late_is_refused_in_the_end() {
     let limit = counted(100, "1s", "shared = true");
     let stage = before.gateway(&format!("{limit}[store]\nurl = \"redis://127.0.0.1:{}\"\n\n", store.port), &[port]);
     check_ours(&stage.get(&format!("localhost:{port}"), "/"), 503, "proxy_internal_error");
+}
+
+#[test]
+fn a_post_that_never_left_is_sent_again_with_its_content_and_its_trailers() {
+    let (break_it, broken) = signal();
+    let (tell, told) = mpsc::channel();
+    let before = Before::new();
+    let origin = before.origin_by_hand(move |connection, mut frames| {
+        roomy(&mut frames);
+        let head = frames.next_of(HEADERS).unwrap();
+        if connection == 0 {
+            broken.lock().unwrap().recv().ok();
+            return;
+        }
+        let mut kinds = vec![head.kind];
+        while let Ok(frame) = frames.next() {
+            if frame.stream == head.stream && matches!(frame.kind, DATA | HEADERS) {
+                kinds.push(frame.kind);
+                if frame.flags & END_STREAM != 0 {
+                    break;
+                }
+            }
+        }
+        tell.send(kinds).ok();
+        frames.send(&Frame::fine(head.stream));
+        frames.next_of(GOAWAY).ok();
+    });
+    let stage = before.gateway_on_one_core(UNLIMITED, &[origin.port()]);
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    let _upload = stuck_upload(&caller, &format!("https://{to}/upload"));
+    // All of it at once, so that all of it is with the connection.
+    let mut post = stage.opened(&to);
+    post.send(format!(
+        "POST /post HTTP/1.1\r\nHost: {to}\r\nTransfer-Encoding: chunked\r\n\r\n7\r\ncontent\r\n0\r\nX-Sum: 7\r\n\r\n"
+    ));
+    // Its head is with the connection when that breaks. If not, it is sent for the first time, and the test shows nothing.
+    std::thread::sleep(Duration::from_millis(300));
+    break_it.send(()).unwrap();
+    assert_eq!(post.answer().status, 200);
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), [HEADERS, DATA, HEADERS]);
 }

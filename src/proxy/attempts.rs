@@ -114,7 +114,10 @@ pub(super) async fn run(
                 if untouched > MAX_UNTOUCHED {
                     return Err(Refusal::ConnectionTerminated.into());
                 }
-                again = Some(Again::Unsent(ready.conn.take_out(), ready.conn.version()));
+                // Trailers are kept with a body that is there whole. Where more is to come, there are none yet.
+                if !can_repeat(&mut again, &mut body) {
+                    again = Some(Again::Unsent(ready.conn.take_out(), ready.conn.version()));
+                }
                 (permit, want.fresh) = (unused, fresh_from_now(caller));
                 continue;
             }
