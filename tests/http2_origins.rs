@@ -265,6 +265,21 @@ fn an_origin_that_chooses_http1_is_spoken_to_in_http1() {
 }
 
 #[test]
+fn a_target_that_http2_cannot_carry_goes_by_http1_byte_for_byte() {
+    let (stage, origin) = stage_with(UNLIMITED, Manners::default());
+    let odd = ["/a?q=<b>", "/<a>", "/`", "/\"quoted\"", "/a?q=\"b\"", "/|[]{}\"'`^"];
+    let all = ["/first"].iter().chain(&odd).chain(&["/last"]);
+    let mut caller = stage.opened(&origin.name());
+    for path in all {
+        let answer = caller.send(stage::get(&origin.name(), path)).answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, *path), "{}", answer.raw);
+    }
+    let version = |path: &str| origin.seen().iter().find(|seen| seen.path == path).unwrap().version;
+    assert_eq!(["/first", "/<a>", "/last"].map(version), [2, 1, 2], "the others go by HTTP/2");
+    assert_eq!(origin.connections(), 2, "one of each version");
+}
+
+#[test]
 fn slots_are_counted_when_the_stream_goes_out_however_many_share_the_connection() {
     let (stage, origin) = stage_with(
         &counted(10, "500ms", "counts = \"answered\""),

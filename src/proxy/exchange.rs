@@ -13,7 +13,7 @@ use super::origin::{DialPlan, Fresh, Ready, Want};
 use super::refusal::Refusal;
 use super::server_name::Guard;
 use super::story::Story;
-use super::target::{Form, Target};
+use super::target::{Form, Scheme, Target};
 use super::tunnel::Tunnel;
 use super::upstream::Upstream;
 use super::{about, acquire, answer, attempts, line, patience};
@@ -21,7 +21,7 @@ use crate::gate::{Answer, Permit};
 use crate::net::dial::Attempts;
 use crate::time::Time;
 use crate::tls::verify::Offer;
-use crate::wire::{Length, Name, Options, framing};
+use crate::wire::{Length, Name, Options, RequestHead, framing, http2};
 
 /// What becomes of the caller's connection.
 pub(super) enum Outcome {
@@ -60,6 +60,8 @@ pub(super) struct Plan {
     pub(super) admitted: Admitted,
     pub(super) claims: Claims,
     pub(super) outgoing: Outgoing,
+    /// What may be spoken to the origin.
+    offer: Offer,
     pub(super) arrived: Time,
 }
 
@@ -68,8 +70,7 @@ impl Plan {
     pub(super) fn want(&self) -> Want {
         // A tunnel begins where its connection begins, not behind other requests on it.
         let fresh = if self.is_tunnel() { Fresh::Since(self.arrived) } else { Fresh::No };
-        // Only HTTP/1.1 has a connection that can change its protocol.
-        Want { fresh, offer: if self.outgoing.upgrade { Offer::Http1 } else { Offer::Http2 } }
+        Want { fresh, offer: self.offer }
     }
 
     /// The way a new connection to its origin is made.
@@ -223,7 +224,15 @@ fn plan(
     let upgrade = headers::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, trace: story.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
-    Ok(Plan { target, upstream, admitted, claims, outgoing, arrived: story.started })
+    let offer = offer(&target, head, upgrade);
+    Ok(Plan { target, upstream, admitted, claims, outgoing, offer, arrived: story.started })
+}
+
+/// What may be spoken to the origin for this request.
+fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
+    // Only HTTP/1.1 has a connection that can change its protocol.
+    let needs_http1 = upgrade || target.origin.scheme == Scheme::Https && !http2::carries(&target.path(head));
+    if needs_http1 { Offer::Http1 } else { Offer::Http2 }
 }
 
 /// One permit, after a wait if need be.

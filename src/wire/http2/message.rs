@@ -1,6 +1,7 @@
 //! Heads and trailers between the form of `h2` and the form in which all heads are looked at (RFC 9113 §8).
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
 use crate::wire::Version;
@@ -46,6 +47,13 @@ impl FieldMap {
         *request.headers_mut() = self.0;
         Ok(request)
     }
+}
+
+/// Whether a path and query can be in a request. HTTP/1.1 takes some bytes that no URI may have (RFC 3986 §2), and so do
+/// many origins; `http` does not.
+pub fn carries(path: &str) -> bool {
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%?=&+,:;@!$*()".contains(&byte);
+    path.bytes().all(is_unreserved) || PathAndQuery::try_from(path).is_ok()
 }
 
 /// Puts the head of a request into our form: the target in absolute form, `Host` left to its authority, the crumbs of
@@ -201,6 +209,17 @@ mod tests {
         let fields: Vec<_> = head.fields().map(|(_, name, value)| (name, value)).collect();
         let expected: [(&[u8], &[u8]); 3] = [(b"x-a", b"1"), (b"cookie", b"a=1; b=2"), (b"x-b", b"2")];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn what_is_carried_is_what_a_request_can_be_made_of() {
+        for byte in (0x21..0x7f_u8).chain([b' ', 0x7f]) {
+            for path in [format!("/{}", char::from(byte)), format!("/a?{}", char::from(byte))] {
+                let request = FieldMap::default().request("GET", "https", b"a", path.as_bytes());
+                assert_eq!(carries(&path), request.is_ok(), "{path:?}");
+            }
+        }
+        assert!(!carries("/a?q=<b>") && carries("/a?q=%3Cb%3E"));
     }
 
     #[test]

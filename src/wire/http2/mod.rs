@@ -14,7 +14,7 @@ mod session;
 mod watch;
 
 pub use link::Link;
-pub use message::{FieldMap, read_trailers, write_trailers};
+pub use message::{FieldMap, carries, read_trailers, write_trailers};
 pub use origin_stream::{OriginStream, Reply, Silence};
 pub use session::{Call, CallerStream, Session};
 pub use watch::Departure;
