@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::client::SendRequest;
 
-use super::watch::{Ending, Seen};
+use super::seen::{Ending, Seen};
 
 /// What is known of a connection by the handles to it and by its streams.
 pub(super) struct LinkState {

@@ -10,14 +10,15 @@ mod link;
 mod link_state;
 mod message;
 mod origin_stream;
+mod seen;
 mod session;
 mod watch;
 
 pub use link::Link;
 pub use message::{FieldMap, carries, read_trailers, write_trailers};
 pub use origin_stream::{OriginStream, Reply, Silence};
+pub use seen::Departure;
 pub use session::{Call, CallerStream, Session};
-pub use watch::Departure;
 
 /// What every connection begins with that speaks HTTP/2 (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

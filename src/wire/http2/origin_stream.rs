@@ -14,7 +14,7 @@ use tokio::io::ReadBuf;
 use super::data::{Data, broken};
 use super::link_state::Place;
 use super::message;
-use super::watch::Departure;
+use super::seen::Departure;
 use crate::wire::head::ResponseHead;
 
 /// Why there is no answer on a stream.

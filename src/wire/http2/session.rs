@@ -11,7 +11,8 @@ use http::Response;
 use tokio::io::ReadBuf;
 
 use super::data::{Data, broken};
-use super::watch::{Seen, Watch};
+use super::seen::Seen;
+use super::watch::Watch;
 use super::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, message};
 use crate::wire::Stream;
 use crate::wire::head::{HeadError, MAX_HEAD, RequestHead};

@@ -1,199 +1,17 @@
 //! Stands between `h2` and its connection, and sees what h2 does not tell: when a head has left, what a peer's
 //! farewell leaves undone, how much noise it makes.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::PREFACE;
 use super::frames::{Frames, Passed, kind};
+use super::seen::Seen;
 use crate::wire::Stream;
-
-/// What has been seen of a connection.
-#[derive(Default)]
-pub(super) struct Seen {
-    state: Mutex<State>,
-}
-
-struct State {
-    /// The last stream of whose head something was handed to the connection.
-    begun: u32,
-    /// The last stream whose head was handed over whole.
-    written: u32,
-    /// The last stream whose head is out: with the kernel, or where the other side can read it.
-    departed: u32,
-    /// Who waits for a head to be out.
-    waiting: Vec<(u32, Waker)>,
-    /// The last stream that the peer looks at; it has said goodbye if it is not the greatest.
-    last: u32,
-    /// There is no connection any more.
-    closed: bool,
-    /// It is to end, and in what way.
-    ending: Option<Ending>,
-    /// What moves the connection.
-    driver: Option<Waker>,
-    /// What broke it; `h2` keeps of it no more than a text.
-    failure: Option<Arc<io::Error>>,
-    /// The connection itself, when `h2` has no use for it any more.
-    rest: Option<Stream>,
-    /// Frames from the peer that carry neither a message nor room for one, see [`loudness`].
-    noise: u64,
-}
-
-/// How a connection ends that we do not want any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ending {
-    /// With a farewell, if the peer takes it soon.
-    InOrder,
-    /// Without a word.
-    AtOnce,
-}
-
-impl Default for State {
-    fn default() -> State {
-        State {
-            begun: 0,
-            written: 0,
-            departed: 0,
-            waiting: Vec::new(),
-            last: u32::MAX,
-            closed: false,
-            ending: None,
-            driver: None,
-            failure: None,
-            rest: None,
-            noise: 0,
-        }
-    }
-}
-
-impl Seen {
-    /// Ready when the head of this stream is out, or the peer has said that it will not look at it: `h2` may have thrown it
-    /// away then. An error if the connection ended before.
-    pub(super) fn poll_departed(&self, stream: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.lock();
-        if state.departed >= stream || state.last < stream {
-            return Poll::Ready(Ok(()));
-        }
-        if state.closed {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        state.waiting.retain(|(waiting, _)| *waiting != stream);
-        state.waiting.push((stream, cx.waker().clone()));
-        Poll::Pending
-    }
-
-    /// Whether anything of this stream, which `h2` has been given, has left or may still leave.
-    pub(super) fn may_leave(&self, stream: u32) -> bool {
-        let state = self.lock();
-        !state.closed || state.begun >= stream
-    }
-
-    /// Whether the peer has said that it does not look at this stream (RFC 9113 §6.8).
-    pub(super) fn is_left_undone(&self, stream: u32) -> bool {
-        self.lock().last < stream
-    }
-
-    /// Whether new streams make sense.
-    pub(super) fn is_open(&self) -> bool {
-        let state = self.lock();
-        !state.closed && state.last == u32::MAX
-    }
-
-    /// The connection is gone.
-    pub(super) fn close(&self) {
-        let waiting = {
-            let mut state = self.lock();
-            state.closed = true;
-            std::mem::take(&mut state.waiting)
-        };
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
-    }
-
-    /// Ends the connection. What is said first holds.
-    pub(super) fn end(&self, ending: Ending) {
-        let driver = {
-            let mut state = self.lock();
-            state.ending.get_or_insert(ending);
-            state.driver.take()
-        };
-        driver.into_iter().for_each(Waker::wake);
-    }
-
-    /// Ready when the connection is to end.
-    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
-        let mut state = self.lock();
-        match state.ending {
-            Some(ending) => Poll::Ready(ending),
-            None => {
-                match &mut state.driver {
-                    Some(driver) => driver.clone_from(cx.waker()),
-                    None => state.driver = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    /// What broke the connection, if it was a fault of what lies beneath it.
-    pub(super) fn failure(&self) -> Option<Arc<io::Error>> {
-        self.lock().failure.clone()
-    }
-
-    /// The connection itself, once `h2` has let go of it.
-    pub(super) fn take_rest(&self) -> Option<Stream> {
-        self.lock().rest.take()
-    }
-
-    /// How loud the peer has been.
-    pub(super) fn noise(&self) -> u64 {
-        self.lock().noise
-    }
-
-    fn flushed(&self) {
-        {
-            let mut state = self.lock();
-            state.departed = state.written;
-        }
-        self.tell_departed();
-    }
-
-    /// Wakes those whose wait is over.
-    fn tell_departed(&self) {
-        let due: Vec<Waker> = {
-            let mut state = self.lock();
-            let (departed, last) = (state.departed, state.last);
-            let due = |(stream, _): &mut (u32, Waker)| *stream <= departed || *stream > last;
-            state.waiting.extract_if(.., due).map(|(_, waker)| waker).collect()
-        };
-        due.into_iter().for_each(Waker::wake);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change is whole before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The head of a request that `h2` has been given and cannot be asked to give back.
-pub struct Departure {
-    pub(super) seen: Arc<Seen>,
-    pub(super) stream: u32,
-}
-
-impl Departure {
-    /// Waits until the head is out. `false`: its connection has ended before, and it never will be.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn is_out(self) -> bool {
-        poll_fn(|cx| self.seen.poll_departed(self.stream, cx)).await.is_ok()
-    }
-}
 
 /// A connection under `h2`.
 pub(super) struct Watch {
@@ -230,12 +48,7 @@ impl Watch {
             Passed::Ended(_) => {}
         });
         if noise > 0 || last < u32::MAX {
-            let mut state = self.seen.lock();
-            state.noise += noise;
-            state.last = state.last.min(last);
-        }
-        if last < u32::MAX {
-            self.seen.tell_departed();
+            self.seen.heard(noise, last);
         }
     }
 
@@ -252,10 +65,7 @@ impl Watch {
             });
         }
         if begun > 0 || written > 0 {
-            let mut state = self.seen.lock();
-            // Trailers are HEADERS too, of a stream that has begun before.
-            state.begun = state.begun.max(begun);
-            state.written = state.written.max(written);
+            self.seen.handed_over(begun, written);
             self.unflushed = true;
         }
     }
@@ -276,7 +86,7 @@ impl AsyncRead for Watch {
         let before = into.filled().len();
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, into)) {
             let kind = error.kind();
-            self.seen.lock().failure = Some(Arc::new(error));
+            self.seen.broke(error);
             return Poll::Ready(Err(kind.into()));
         }
         self.received(&into.filled()[before..]);
@@ -320,7 +130,6 @@ impl AsyncWrite for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.seen.lock().rest = Some(self.stream.take());
-        self.seen.close();
+        self.seen.left(self.stream.take());
     }
 }
