@@ -11,9 +11,9 @@ use http::Request;
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::support::answer2::send;
-use crate::support::caller2::Call;
+use crate::support::caller2::{self, Call};
 use crate::support::certs::Fault;
-use crate::support::frames::{DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS, WINDOW_UPDATE};
+use crate::support::frames::{ACK, DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, WINDOW_UPDATE};
 use crate::support::origin2::runtime;
 use crate::support::stage::{self, Before, by_hand, counted};
 use crate::support::store::Store;
@@ -260,4 +260,82 @@ fn a_post_that_never_left_is_sent_again_with_its_content_and_its_trailers() {
     break_it.send(()).unwrap();
     assert_eq!(post.answer().status, 200);
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), [HEADERS, DATA, HEADERS]);
+}
+
+/// An origin whose first connection answers one request and then nothing any more, not even a PING. Returns what its
+/// connections were sent after that: which connection, and the kind of frame.
+fn dead_after_one(frames: &mut Frames<'_>, connection: usize, sent: &Mutex<Vec<(usize, u8)>>) {
+    let mut is_dead = false;
+    while let Ok(frame) = frames.next() {
+        if is_dead {
+            sent.lock().unwrap().push((connection, frame.kind));
+        } else if frame.kind == HEADERS {
+            frames.send(&Frame::fine(frame.stream));
+            is_dead = connection == 0;
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_lets_a_request_wait_in_vain_takes_no_more_until_it_answers_a_ping() {
+    let sent: Arc<Mutex<Vec<(usize, u8)>>> = Arc::default();
+    let told = Arc::clone(&sent);
+    let before = Before::new();
+    let origin = before.origin_by_hand(move |connection, mut frames| dead_after_one(&mut frames, connection, &told));
+    let stage = before.gateway_on_one_core("[timeouts]\nanswer = \"400ms\"\n\n", &[origin.port()]);
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    let get = |path: &str| caller.get(&format!("https://{to}{path}"));
+    assert_eq!(get("/first").status, 200);
+    check_ours(&get("/vain"), 504, "http_response_timeout");
+    for n in 0..3 {
+        assert_eq!(get(&format!("/{n}")).status, 200);
+    }
+    assert_eq!(origin.connections(), 2);
+    eventually("the dead one is closed", || sockets_to(origin.port()) == 1);
+    let of = |kind: u8| sent.lock().unwrap().iter().filter(|(_, sent)| *sent == kind).count();
+    assert_eq!((of(HEADERS), of(PING)), (1, 1), "no other request went there");
+}
+
+#[test]
+fn a_connection_on_which_nothing_comes_any_more_is_found_dead_and_costs_no_get() {
+    let sent: Arc<Mutex<Vec<(usize, u8)>>> = Arc::default();
+    let told = Arc::clone(&sent);
+    let (stage, origin) = by_hand(UNLIMITED, move |connection, mut frames| {
+        dead_after_one(&mut frames, connection, &told);
+    });
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    let get = |path: &str| caller.get(&format!("https://{to}{path}"));
+    assert_eq!(get("/first").status, 200);
+    let second = caller.start(caller2::get(&format!("https://{to}/second")), More::None);
+    eventually("the origin is asked whether it lives", || sent.lock().unwrap().contains(&(0, PING)));
+    assert_eq!(second.answer().status, 200, "sent again when the first connection has been given up");
+    assert_eq!(origin.connections(), 2);
+}
+
+#[test]
+fn an_origin_that_takes_its_time_and_answers_pings_keeps_its_connection() {
+    let (stage, origin) = by_hand("[timeouts]\nanswer = \"1s\"\n\n", |connection, mut frames| {
+        let mut count = 0;
+        while let Ok(frame) = frames.next() {
+            if frame.kind == PING {
+                frames.send(&Frame::new(PING, ACK, 0, frame.payload));
+            } else if frame.kind == HEADERS {
+                count += 1;
+                if connection > 0 || count != 2 {
+                    frames.send(&Frame::fine(frame.stream));
+                }
+            }
+        }
+    });
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    let get = |path: &str| caller.get(&format!("https://{to}{path}"));
+    assert_eq!(get("/first").status, 200);
+    check_ours(&get("/vain"), 504, "http_response_timeout");
+    for n in 0..3 {
+        assert_eq!(get(&format!("/{n}")).status, 200);
+    }
+    assert_eq!(origin.connections(), 1);
 }

@@ -166,7 +166,10 @@ async fn send(
 ) -> Result<Sent, End> {
     caller.alarm.set(caller.worker.proxy.timeouts.answer);
     let flight = match caller.alarm.during(ready.send(permit)).await {
-        None => return Err(Refusal::AnswerTimeout.into()),
+        None => {
+            ready.doubt(caller.worker.proxy.gate.clock().now());
+            return Err(Refusal::AnswerTimeout.into());
+        }
         Some(Err(Unsent::Untouched(unused))) if ready.reused || unused.is_late() => {
             return Ok(Sent::Unanswered(Once::Untouched(unused)));
         }
@@ -180,7 +183,12 @@ async fn send(
         Err(hear::Silence::Untaken) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http2))),
         Err(hear::Silence::WantsHttp1) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http1))),
         Err(hear::Silence::Lost) => Ok(Sent::Unanswered(Once::Lost)),
-        Err(hear::Silence::End(end)) => Err(end),
+        Err(hear::Silence::End(end)) => {
+            if matches!(end, End::Refused(Refusal::AnswerTimeout)) {
+                ready.doubt(caller.worker.proxy.gate.clock().now());
+            }
+            Err(end)
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::upstream::Upstream;
 use crate::time::Time;
-use crate::wire::http2::{Link, OriginStream};
+use crate::wire::http2::{Link, OriginStream, Pong};
 
 /// What is known of the origins that speak TLS, and the connections to those that speak HTTP/2.
 #[derive(Default)]
@@ -34,10 +34,19 @@ struct Entry {
 
 impl Entry {
     /// A stream on it, if it has room and will do.
-    fn open(&self, fresh: Fresh) -> Option<Box<OriginStream>> {
+    fn open(&self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
+        if self.is_fresh(fresh) { self.link.open(now) } else { None }
+    }
+
+    /// The answer to a PING after which it may do.
+    fn pong(&self, fresh: Fresh, now: Time) -> Option<Pong> {
+        if self.is_fresh(fresh) { self.link.pong(now) } else { None }
+    }
+
+    fn is_fresh(&self, fresh: Fresh) -> bool {
         match fresh {
-            Fresh::Since(since) if self.opened_at < since => None,
-            Fresh::Since(_) | Fresh::No => self.link.open(),
+            Fresh::Since(since) => self.opened_at >= since,
+            Fresh::No => true,
         }
     }
 
@@ -90,6 +99,8 @@ impl Dialling {
 pub(super) enum Turn {
     /// A connection has room for it.
     Shared(Box<OriginStream>),
+    /// A connection may be good again in a moment.
+    Asked(Pong),
     /// Dial, for everybody: the others wait for it.
     First(Guide),
     /// Somebody else dials for all.
@@ -130,7 +141,7 @@ impl Links {
         let mut all = self.lock();
         let known = all.get_mut(origin)?;
         known.used = now;
-        known.links.iter().find_map(|entry| entry.open(Fresh::No))
+        known.links.iter().find_map(|entry| entry.open(Fresh::No, now))
     }
 
     /// What is to be done for a request to the origin.
@@ -139,8 +150,11 @@ impl Links {
         let known = all.entry(origin.clone()).or_default();
         known.used = now;
         known.links.retain(Entry::is_alive);
-        if let Some(stream) = known.links.iter().find_map(|entry| entry.open(fresh)) {
+        if let Some(stream) = known.links.iter().find_map(|entry| entry.open(fresh, now)) {
             return Turn::Shared(stream);
+        }
+        if let Some(pong) = known.links.iter().find_map(|entry| entry.pong(fresh, now)) {
+            return Turn::Asked(pong);
         }
         if let Some(http1) = known.http1 {
             return Turn::Alone(http1);
@@ -170,9 +184,10 @@ impl Links {
         }
     }
 
-    /// Closes what nobody has used for so long, and forgets what was known of it.
+    /// Looks whether those that are used are alive, closes what nobody has used for so long, and forgets what was known of it.
     pub(super) fn reap(&self, idle: Duration, now: Time) {
         self.lock().retain(|_, known| {
+            known.links.iter().for_each(|entry| entry.link.look(now));
             known.links.retain(Entry::is_alive);
             let busy = known.dialling.is_some() || known.links.iter().any(|entry| !entry.link.is_idle());
             if busy {

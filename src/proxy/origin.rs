@@ -166,6 +166,7 @@ impl Origins {
         for _ in 0..MAX_TURNS {
             match self.links.turn(origin, want.fresh, self.clock.now()) {
                 Turn::Shared(stream) => return Ok(Ready::shared(stream)),
+                Turn::Asked(pong) => pong.wait().await,
                 Turn::Alone(Http1::Chosen) => break,
                 Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
                 Turn::First(guide) => {
@@ -231,10 +232,11 @@ impl Origins {
             }
             return Ok(Ready { conn: Conn::new(stream), reused: false });
         }
-        let (link, driving) = Link::begin(stream).await.map_err(|_| Refusal::ConnectionTerminated)?;
+        let (link, driving) = Link::begin(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);
-        let ready = link.open().map(Ready::shared);
-        self.links.keep(origin, link, self.clock.now());
+        let now = self.clock.now();
+        let ready = link.open(now).map(Ready::shared);
+        self.links.keep(origin, link, now);
         ready.ok_or(Refusal::ConnectionTerminated)
     }
 
@@ -260,7 +262,7 @@ impl Origins {
         }
     }
 
-    /// Closes what has been idle too long or was closed by its origin.
+    /// Closes what has been idle too long, was closed by its origin or does not answer; to be called once a second.
     pub(super) fn reap(&self) {
         let now = self.clock.now();
         self.links.reap(self.settings.idle_timeout, now);
@@ -287,6 +289,14 @@ impl Ready {
     fn shared(stream: Box<OriginStream>) -> Ready {
         let reused = stream.was_used();
         Ready { conn: Conn::new(Stream::origin(stream)), reused }
+    }
+
+    /// The origin did not answer in time. A connection of HTTP/1.1 is closed with its request; one that is shared must prove
+    /// that it is alive.
+    pub(super) fn doubt(&mut self, now: Time) {
+        if let Some(stream) = self.conn.stream.as_origin() {
+            stream.doubt(now);
+        }
     }
 
     /// Whether nothing was said on it since it was made ready.

@@ -74,6 +74,7 @@ fn told(head: &ResponseHead, method: &str, length: Length, version: Version) -> 
 async fn stream(caller: &mut Caller, ready: &mut Ready, body: &mut Body, back: &mut Body) -> Result<(), End> {
     let idle = caller.worker.proxy.timeouts.idle;
     let (mut moved, mut sending) = (u64::MAX, !body.has_ended() || ready.conn.has_pending());
+    let clock = caller.worker.proxy.gate.clock();
     let Caller { conn, alarm, .. } = caller;
     let before = conn.total_written();
     poll_fn(|cx| {
@@ -103,7 +104,9 @@ async fn stream(caller: &mut Caller, ready: &mut Ready, body: &mut Body, back: &
             moved = now;
             alarm.set(idle);
         }
-        alarm.poll_ring(cx).map(|()| Err(End::Broken))
+        std::task::ready!(alarm.poll_ring(cx));
+        ready.doubt(clock.now());
+        Poll::Ready(Err(End::Broken))
     })
     .await
 }

@@ -4,18 +4,21 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Ping;
 use h2::client::{Builder, Connection, SendRequest};
 
 use super::data::broken;
-use super::link_state::LinkState;
+use super::link_state::{LinkState, Pong};
+use super::liveness::Trust;
 use super::origin_stream::OriginStream;
-use super::seen::{Ending, Seen};
+use super::seen::{Ending, Order, Seen};
 use super::watch::Watch;
 use super::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use crate::time::Time;
 use crate::wire::Stream;
 use crate::wire::head::MAX_HEAD;
 
@@ -35,7 +38,7 @@ impl Link {
     ///
     /// # Errors
     /// If the connection breaks.
-    pub async fn begin(stream: Stream) -> io::Result<(Link, impl Future<Output = ()> + Send + 'static)> {
+    pub async fn begin(stream: Stream, now: Time) -> io::Result<(Link, impl Future<Output = ()> + Send + 'static)> {
         let mut settings = Builder::new();
         settings
             .enable_push(false)
@@ -46,14 +49,14 @@ impl Link {
             .initial_max_send_streams(MAX_STREAMS as usize);
         let (watch, seen) = Watch::origin(stream);
         let (send, connection) = settings.handshake(watch).await.map_err(broken)?;
-        let state = LinkState::new(Arc::clone(&seen));
+        let state = LinkState::new(Arc::clone(&seen), now);
         Ok((Link { send, state }, drive(connection, seen)))
     }
 
-    /// A stream on it, if it has room and a future.
-    pub fn open(&self) -> Option<Box<OriginStream>> {
+    /// A stream on it, if it has room and is trusted.
+    pub fn open(&self, now: Time) -> Option<Box<OriginStream>> {
         let mut send = self.send.clone();
-        if !self.state.is_ready(&mut send) {
+        if !self.state.is_ready(&mut send) || self.state.trust(now) != Trust::Full {
             return None;
         }
         let most = send.current_max_send_streams().min(MAX_STREAMS as usize);
@@ -71,6 +74,16 @@ impl Link {
         self.state.is_idle()
     }
 
+    /// Does what is due for its liveness; to be called about once a second.
+    pub fn look(&self, now: Time) {
+        self.state.look(now);
+    }
+
+    /// The answer to a PING, if it can be used after that.
+    pub fn pong(&self, now: Time) -> Option<Pong> {
+        if self.is_open() { self.state.pong(now) } else { None }
+    }
+
     /// Ends it at once, whatever is under way on it.
     pub fn end(&self) {
         self.state.end();
@@ -79,13 +92,25 @@ impl Link {
 
 /// Moves everything on the connection until it ends, or is to end.
 async fn drive(mut connection: Connection<Watch, Bytes>, seen: Arc<Seen>) {
-    let mut ended = None;
+    let mut ping = connection.ping_pong().expect("it is asked for once");
+    let (mut is_asked, mut ended) = (false, None);
     let ending = poll_fn(|cx| {
-        if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
-            ended = Some(end);
-            return Poll::Ready(Ending::InOrder);
+        loop {
+            if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
+                ended = Some(end);
+                return Poll::Ready(Ending::InOrder);
+            }
+            if is_asked && let Poll::Ready(pong) = ping.poll_pong(cx) {
+                is_asked = false;
+                if pong.is_ok() {
+                    seen.ponged();
+                }
+            }
+            match ready!(seen.poll_order(cx)) {
+                Order::Ping => is_asked |= ping.send_ping(Ping::opaque()).is_ok(),
+                Order::End(ending) => return Poll::Ready(ending),
+            }
         }
-        seen.poll_ending(cx)
     });
     let ending = ending.await;
     if ended.is_none() && ending == Ending::InOrder {

@@ -1,13 +1,17 @@
 //! State of a connection to an origin that its streams share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::time::timeout;
 
+use super::liveness::{Due, Liveness, Signs, Trust};
 use super::seen::{Ending, Seen};
+use crate::time::Time;
 
 /// What is known of a connection by the handles to it and by its streams.
 pub(super) struct LinkState {
@@ -16,17 +20,19 @@ pub(super) struct LinkState {
     streams: AtomicUsize,
     /// It has carried a request.
     used: AtomicBool,
+    liveness: Mutex<Liveness>,
     /// It takes no more requests, though those that it has may still end well.
     retired: AtomicBool,
 }
 
 impl LinkState {
-    /// The state of a new connection.
-    pub(super) fn new(seen: Arc<Seen>) -> Arc<LinkState> {
+    /// The state of a connection that was opened now.
+    pub(super) fn new(seen: Arc<Seen>, now: Time) -> Arc<LinkState> {
         Arc::new(LinkState {
             seen,
             streams: AtomicUsize::new(0),
             used: AtomicBool::new(false),
+            liveness: Mutex::new(Liveness::new(now)),
             retired: AtomicBool::new(false),
         })
     }
@@ -73,6 +79,44 @@ impl LinkState {
         self.streams.load(Ordering::Relaxed) == 0
     }
 
+    /// Does what is due for its liveness: a PING, or the end.
+    pub(super) fn look(&self, now: Time) {
+        self.alive(|liveness, signs| ((), liveness.look(signs, now)));
+    }
+
+    /// Whether a new request may be sent on it now. A PING may go out to find that out.
+    pub(super) fn trust(&self, now: Time) -> Trust {
+        self.alive(|liveness, signs| liveness.offer(signs, now))
+    }
+
+    /// A request on it had no answer in time.
+    pub(super) fn doubt(&self, now: Time) {
+        self.alive(|liveness, signs| ((), liveness.doubt(signs, now)));
+    }
+
+    /// Whether there is no doubt about it for a request that found it good before.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.alive(|liveness, signs| (liveness.is_trusted(signs), Due::Nothing))
+    }
+
+    /// The answer to a PING, if it is worth a wait.
+    pub(super) fn pong(self: &Arc<Self>, now: Time) -> Option<Pong> {
+        let (patience, before) = self.alive(|liveness, signs| ((liveness.patience(now), signs.pongs), Due::Nothing));
+        Some(Pong { seen: Arc::clone(&self.seen), before, patience: patience? })
+    }
+
+    fn alive<T>(&self, ask: impl FnOnce(&mut Liveness, Signs) -> (T, Due)) -> T {
+        let signs = self.seen.signs(self.streams.load(Ordering::Relaxed));
+        // Each change is whole before anything can panic.
+        let (told, due) = ask(&mut self.liveness.lock().unwrap_or_else(PoisonError::into_inner), signs);
+        match due {
+            Due::Nothing => {}
+            Due::Ping => self.seen.ping(),
+            Due::End => self.end(),
+        }
+        told
+    }
+
     /// Whether it has carried a request.
     pub(super) fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
@@ -88,6 +132,25 @@ impl LinkState {
 impl Drop for LinkState {
     fn drop(&mut self) {
         self.seen.end(Ending::InOrder);
+    }
+}
+
+/// The answer to a PING.
+pub struct Pong {
+    seen: Arc<Seen>,
+    /// How many there have been.
+    before: u64,
+    patience: Duration,
+}
+
+impl Pong {
+    /// Waits for it, or for the end of the connection, but not for long.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait(self) {
+        // The next look at the connection tells what came of it.
+        let _elapsed = timeout(self.patience, self.seen.wait_for_pong(self.before)).await;
     }
 }
 

@@ -8,6 +8,7 @@ mod data;
 mod frames;
 mod link;
 mod link_state;
+mod liveness;
 mod message;
 mod origin_stream;
 mod seen;
@@ -15,6 +16,7 @@ mod session;
 mod watch;
 
 pub use link::Link;
+pub use link_state::Pong;
 pub use message::{FieldMap, carries, read_trailers, write_trailers};
 pub use origin_stream::{OriginStream, Reply, Silence};
 pub use seen::Departure;

@@ -15,6 +15,7 @@ use super::data::{Data, broken};
 use super::link_state::Place;
 use super::message;
 use super::seen::Departure;
+use crate::time::Time;
 use crate::wire::head::ResponseHead;
 
 /// Why there is no answer on a stream.
@@ -80,9 +81,14 @@ impl OriginStream {
     /// Whether a request can still be sent on it.
     pub fn is_good(&mut self) -> bool {
         match &mut self.stage {
-            Stage::Idle(send) => self.place.0.is_ready(send),
+            Stage::Idle(send) => self.place.0.is_ready(send) && self.place.0.is_trusted(),
             Stage::Asked { .. } | Stage::Failed => false,
         }
+    }
+
+    /// Its request had no answer in time: its connection takes no more of them until the origin has answered a PING.
+    pub fn doubt(&self, now: Time) {
+        self.place.0.doubt(now);
     }
 
     pub(in crate::wire) fn set_head(&mut self, head: Option<Request<()>>) {

@@ -3,15 +3,30 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::Notify;
+
+use super::liveness::Signs;
 use crate::wire::Stream;
 
 /// What has been seen of a connection.
 #[derive(Default)]
 pub(super) struct Seen {
     state: Mutex<State>,
+    /// An answer to a PING has come, or none can come any more.
+    pong: Notify,
+}
+
+/// What the driver of a connection must do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    /// Send a PING.
+    Ping,
+    /// End the connection.
+    End(Ending),
 }
 
 struct State {
@@ -27,7 +42,13 @@ struct State {
     last: u32,
     /// There is no connection any more.
     closed: bool,
-    /// It is to end, and in what way.
+    /// Bytes that have come, frames among them that are part of a message, and answers to PINGs.
+    received: u64,
+    messages: u64,
+    pongs: u64,
+    /// A PING must be sent.
+    ping: bool,
+    /// It must end, and in what way.
     ending: Option<Ending>,
     /// What moves the connection.
     driver: Option<Waker>,
@@ -57,6 +78,10 @@ impl Default for State {
             waiting: Vec::new(),
             last: u32::MAX,
             closed: false,
+            received: 0,
+            messages: 0,
+            pongs: 0,
+            ping: false,
             ending: None,
             driver: None,
             failure: None,
@@ -107,31 +132,68 @@ impl Seen {
             std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        self.pong.notify_waiters();
     }
 
     /// Ends the connection. What is said first holds.
     pub(super) fn end(&self, ending: Ending) {
+        self.order(|state| _ = state.ending.get_or_insert(ending));
+    }
+
+    /// Sends a PING. None may be under way.
+    pub(super) fn ping(&self) {
+        self.order(|state| state.ping = true);
+    }
+
+    fn order(&self, change: impl FnOnce(&mut State)) {
         let driver = {
             let mut state = self.lock();
-            state.ending.get_or_insert(ending);
+            change(&mut state);
             state.driver.take()
         };
         driver.into_iter().for_each(Waker::wake);
     }
 
-    /// Ready when the connection is to end.
-    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
+    /// What the driver must do next.
+    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
         let mut state = self.lock();
-        match state.ending {
-            Some(ending) => Poll::Ready(ending),
-            None => {
-                match &mut state.driver {
-                    Some(driver) => driver.clone_from(cx.waker()),
-                    None => state.driver = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            }
+        if let Some(ending) = state.ending {
+            return Poll::Ready(Order::End(ending));
         }
+        if std::mem::take(&mut state.ping) {
+            return Poll::Ready(Order::Ping);
+        }
+        match &mut state.driver {
+            Some(driver) => driver.clone_from(cx.waker()),
+            None => state.driver = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// A PING was answered.
+    pub(super) fn ponged(&self) {
+        self.lock().pongs += 1;
+        self.pong.notify_waiters();
+    }
+
+    /// Waits until more PINGs than so many have been answered, or the connection has ended.
+    pub(super) async fn wait_for_pong(&self, before: u64) {
+        let mut pong = pin!(self.pong.notified());
+        // In line before looking, so that none falls between the look and the wait.
+        pong.as_mut().enable();
+        let is_over = {
+            let state = self.lock();
+            state.closed || state.pongs > before
+        };
+        if !is_over {
+            pong.await;
+        }
+    }
+
+    /// What can be seen of its life, with so many streams.
+    pub(super) fn signs(&self, streams: usize) -> Signs {
+        let State { received, messages, pongs, departed, .. } = *self.lock();
+        Signs { received, messages, pongs, departed, streams }
     }
 
     /// What broke the connection, if it was a fault of what lies beneath it.
@@ -147,6 +209,13 @@ impl Seen {
     /// How loud the peer has been.
     pub(super) fn noise(&self) -> u64 {
         self.lock().noise
+    }
+
+    /// So many bytes have come, with so many frames that are part of a message.
+    pub(super) fn received(&self, bytes: usize, messages: u64) {
+        let mut state = self.lock();
+        state.received += bytes as u64;
+        state.messages += messages;
     }
 
     /// The peer has made so much noise, and has said goodbye to all streams behind `last`.

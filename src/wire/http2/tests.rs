@@ -2,12 +2,16 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::time::Time;
 use crate::wire::{Conn, Name, RequestHead, ResponseHead, Stream};
+
+const NOW: Time = Time::from_nanos(1 << 60);
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -16,7 +20,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 async fn link(near: TcpStream) -> Link {
-    let (link, driving) = Link::begin(Stream::plain(near)).await.unwrap();
+    let (link, driving) = Link::begin(Stream::plain(near), NOW).await.unwrap();
     tokio::spawn(driving);
     link
 }
@@ -35,7 +39,7 @@ async fn world() -> (Link, tokio::sync::mpsc::UnboundedReceiver<Call>) {
 }
 
 fn asking(link: &Link, method: &str) -> Conn {
-    let mut conn = Conn::new(Stream::origin(link.open().expect("a link with room")));
+    let mut conn = Conn::new(Stream::origin(link.open(NOW).expect("a link with room")));
     let mut fields = FieldMap::default();
     fields.put(b"X-One", b"1");
     conn.stream.set_request(fields.request(method, "https", b"api.example", b"/a?b").unwrap());
@@ -177,7 +181,7 @@ async fn a_farewell_leaves_later_requests_undone_and_the_link_closed() {
     far.write_all(&frame(1, 5, 1, &[0x88])).await.unwrap();
     assert!(matches!(reply(&mut second).await, Err(Silence::Untaken)));
     assert_eq!(reply(&mut first).await.unwrap().status(), 200);
-    assert!(link.open().is_none(), "nothing new is sent after a farewell");
+    assert!(link.open(NOW).is_none(), "nothing new is sent after a farewell");
 }
 
 #[tokio::test]
@@ -240,10 +244,10 @@ async fn a_link_has_no_more_streams_than_the_origin_allows_and_each_is_free_agai
     while !seen.windows(9).any(|frame| frame == [0, 0, 0, 4, 1, 0, 0, 0, 0]) {
         far.read_buf(&mut seen).await.unwrap();
     }
-    let second = link.open().unwrap();
-    assert!(link.open().is_none());
+    let second = link.open(NOW).unwrap();
+    assert!(link.open(NOW).is_none());
     drop(second);
-    assert!(link.open().is_some());
+    assert!(link.open(NOW).is_some());
 }
 
 #[tokio::test]
@@ -258,7 +262,7 @@ async fn a_link_whose_stream_identifiers_have_run_out_serves_its_last_request_an
     // it. A thousand million requests do the same.
     let broken = [b"\x88\0\x0aconnection\x05", &b"close"[..]].concat();
     far.write_all(&frame(1, 4, 0x7fff_ffff, &broken)).await.unwrap();
-    while link.open().is_some() {
+    while link.open(NOW).is_some() {
         tokio::task::yield_now().await;
     }
     assert!(!link.is_open(), "another connection must be opened");
@@ -266,6 +270,49 @@ async fn a_link_whose_stream_identifiers_have_run_out_serves_its_last_request_an
     assert!(poll_fn(|cx| waiting.poll_depart(cx)).await.is_err() && !waiting.stream.has_departed());
     far.write_all(&frame(1, 5, 1, &[0x88])).await.unwrap();
     assert_eq!(reply(&mut last).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_link_that_was_idle_for_long_is_offered_once_its_origin_has_answered_a_ping() {
+    let (near, mut far) = pair().await;
+    far.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    let link = link(near).await;
+    let later = NOW + Duration::from_secs(60);
+    let mut waiting = asking(&link, "GET");
+    assert!(waiting.stream.as_origin().unwrap().is_good());
+    drop(waiting);
+    assert!(link.open(later).is_none());
+    let pong = link.pong(later).expect("the origin is asked, and may answer soon");
+    let mut seen = Vec::new();
+    let ping = |seen: &[u8]| seen.windows(9).position(|frame| frame == [0, 0, 8, 6, 0, 0, 0, 0, 0]);
+    while ping(&seen).is_none_or(|at| seen.len() < at + 17) {
+        far.read_buf(&mut seen).await.unwrap();
+    }
+    let at = ping(&seen).unwrap();
+    far.write_all(&frame(6, 1, 0, &seen[at + 9..at + 17])).await.unwrap();
+    pong.wait().await;
+    assert!(link.open(later).is_some());
+}
+
+#[tokio::test]
+async fn a_link_whose_origin_answers_no_ping_ends_with_all_of_its_streams() {
+    let (near, mut far) = pair().await;
+    far.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    let link = link(near).await;
+    let (mut first, mut second) = (asking(&link, "GET"), asking(&link, "GET"));
+    first.finish();
+    poll_fn(|cx| first.poll_depart(cx)).await.unwrap();
+    first.stream.as_origin().unwrap().doubt(NOW);
+    assert!(!second.stream.as_origin().unwrap().is_good() && link.open(NOW).is_none(), "nothing new goes there");
+    for passed in 1..=5 {
+        assert!(link.is_open());
+        link.look(NOW + Duration::from_secs(passed));
+    }
+    assert!(!link.is_open());
+    assert!(matches!(reply(&mut first).await, Err(Silence::Lost(_))));
+    let mut rest = Vec::new();
+    let end = far.read_to_end(&mut rest).await;
+    assert!(end.is_err(), "what was under way is of no use to the origin: {end:?}");
 }
 
 #[tokio::test]

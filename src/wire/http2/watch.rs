@@ -41,12 +41,17 @@ impl Watch {
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        let (mut noise, mut last) = (0, u32::MAX);
+        let (mut noise, mut last, mut messages) = (0, u32::MAX, 0);
         self.inbound.pass(bytes, |passed| match passed {
             Passed::Ended(frame) if frame.kind == kind::GOAWAY => last = last.min(frame.first & (u32::MAX >> 1)),
+            Passed::Begun(frame) if matches!(frame.kind, kind::HEADERS | kind::DATA) => messages += 1,
             Passed::Begun(frame) => noise += loudness(frame.kind),
             Passed::Ended(_) => {}
         });
+        // The life of a caller's connection is its own affair.
+        if self.outbound.is_some() {
+            self.seen.received(bytes.len(), messages);
+        }
         if noise > 0 || last < u32::MAX {
             self.seen.heard(noise, last);
         }
