@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 pub(super) use super::links::Fresh;
-use super::links::{Http1, Links, Turn};
+use super::links::{Guide, Http1, Links, Turn};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::tally::{Kept, Pool, Tallies};
@@ -170,9 +170,9 @@ impl Origins {
                 Turn::Alone(Http1::Chosen) => break,
                 Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
                 Turn::First(guide) => {
-                    let dialled = self.dial_alone(origin, how, want.offer).await;
-                    if dialled.is_ok() {
-                        guide.arrive();
+                    let mut dialled = self.dial_alone(origin, how, want.offer).await;
+                    if let Ok(ready) = &mut dialled {
+                        ready.lead(guide);
                     }
                     return dialled;
                 }
@@ -289,6 +289,20 @@ impl Ready {
     fn shared(stream: Box<OriginStream>) -> Ready {
         let reused = stream.was_used();
         Ready { conn: Conn::new(Stream::origin(stream)), reused }
+    }
+
+    /// It was dialled for others too. They come when the origin has said how many it takes.
+    fn lead(&mut self, guide: Guide) {
+        match self.conn.stream.as_origin() {
+            None => guide.arrive(),
+            Some(stream) => {
+                let settings = stream.settings();
+                tokio::spawn(async move {
+                    settings.wait().await;
+                    guide.arrive();
+                });
+            }
+        }
     }
 
     /// The origin did not answer in time. A connection of HTTP/1.1 is closed with its request; one that is shared must prove

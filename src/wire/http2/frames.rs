@@ -14,6 +14,9 @@ pub(super) mod kind {
     pub(in crate::wire::http2) const CONTINUATION: u8 = 9;
 }
 
+/// ACK, of SETTINGS.
+const ACK: u8 = 1;
+
 /// END_HEADERS, of HEADERS and CONTINUATION.
 const END_HEADERS: u8 = 4;
 
@@ -28,6 +31,11 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    /// Whether it tells settings, and does not acknowledge ours.
+    pub(super) fn is_settings(self) -> bool {
+        self.kind == kind::SETTINGS && self.flags & ACK == 0
+    }
+
     /// Whether a head ends with it.
     pub(super) fn ends_head(self) -> bool {
         matches!(self.kind, kind::HEADERS | kind::CONTINUATION) && self.flags & END_HEADERS != 0

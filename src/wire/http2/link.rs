@@ -46,7 +46,8 @@ impl Link {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
-            .initial_max_send_streams(MAX_STREAMS as usize);
+            // Until the origin has said how many it takes: those that are too many would wait in `h2`, out of reach.
+            .initial_max_send_streams(1);
         let (watch, seen) = Watch::origin(stream);
         let (send, connection) = settings.handshake(watch).await.map_err(broken)?;
         let state = LinkState::new(Arc::clone(&seen), now);
@@ -62,6 +63,11 @@ impl Link {
         let most = send.current_max_send_streams().min(MAX_STREAMS as usize);
         let place = self.state.place(most)?;
         Some(Box::new(OriginStream::new(send, place)))
+    }
+
+    /// Whether the origin takes requests on it at all, now or later.
+    pub fn is_welcome(&self) -> bool {
+        self.send.current_max_send_streams() > 0
     }
 
     /// Whether new requests can be sent on it.
@@ -100,6 +106,7 @@ async fn drive(mut connection: Connection<Watch, Bytes>, seen: Arc<Seen>) {
                 ended = Some(end);
                 return Poll::Ready(Ending::InOrder);
             }
+            seen.caught_up();
             if is_asked && let Poll::Ready(pong) = ping.poll_pong(cx) {
                 is_asked = false;
                 if pong.is_ok() {

@@ -13,6 +13,9 @@ use super::liveness::{Due, Liveness, Signs, Trust};
 use super::seen::{Ending, Seen};
 use crate::time::Time;
 
+/// How long an origin's settings are waited for: a round trip, with a lost segment on the way.
+const SETTINGS: Duration = Duration::from_secs(1);
+
 /// What is known of a connection by the handles to it and by its streams.
 pub(super) struct LinkState {
     pub(super) seen: Arc<Seen>,
@@ -77,6 +80,11 @@ impl LinkState {
     /// Whether nobody uses it.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.load(Ordering::Relaxed) == 0
+    }
+
+    /// What the origin has still to say before more than one stream makes sense.
+    pub(super) fn settings(&self) -> Settings {
+        Settings(Arc::clone(&self.seen))
     }
 
     /// Does what is due for its liveness: a PING, or the end.
@@ -151,6 +159,20 @@ impl Pong {
     pub async fn wait(self) {
         // The next look at the connection tells what came of it.
         let _elapsed = timeout(self.patience, self.seen.wait_for_pong(self.before)).await;
+    }
+}
+
+/// The first settings of an origin.
+pub struct Settings(Arc<Seen>);
+
+impl Settings {
+    /// Waits until they are in force, but not for long: they come with the first bytes of an origin (RFC 9113 §3.4).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait(self) {
+        // Without them there is room for a single stream.
+        let _elapsed = timeout(SETTINGS, self.0.wait_for_settings()).await;
     }
 }
 

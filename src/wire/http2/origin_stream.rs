@@ -12,7 +12,7 @@ use http::Request;
 use tokio::io::ReadBuf;
 
 use super::data::{Data, broken};
-use super::link_state::Place;
+use super::link_state::{Place, Settings};
 use super::message;
 use super::seen::Departure;
 use crate::time::Time;
@@ -76,6 +76,11 @@ impl OriginStream {
     /// Whether its connection has carried a request before.
     pub fn was_used(&self) -> bool {
         self.reused
+    }
+
+    /// What is still to come before its connection can be shared.
+    pub fn settings(&self) -> Settings {
+        self.place.0.settings()
     }
 
     /// Whether a request can still be sent on it.

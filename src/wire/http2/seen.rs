@@ -18,6 +18,8 @@ pub(super) struct Seen {
     state: Mutex<State>,
     /// An answer to a PING has come, or none can come any more.
     pong: Notify,
+    /// The peer's settings are in force, or it can send none any more.
+    settled: Notify,
 }
 
 /// What the driver of a connection must do.
@@ -46,6 +48,8 @@ struct State {
     received: u64,
     messages: u64,
     pongs: u64,
+    /// The peer has told its settings, and they are in force.
+    settings: Option<Settings>,
     /// A PING must be sent.
     ping: bool,
     /// It must end, and in what way.
@@ -58,6 +62,13 @@ struct State {
     rest: Option<Stream>,
     /// Frames from the peer that carry neither a message nor room for one, the worse ones more than once.
     noise: u64,
+}
+
+/// How far the first settings of the peer have come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Settings {
+    Told,
+    InForce,
 }
 
 /// How a connection ends that we do not want any more.
@@ -81,6 +92,7 @@ impl Default for State {
             received: 0,
             messages: 0,
             pongs: 0,
+            settings: None,
             ping: false,
             ending: None,
             driver: None,
@@ -133,6 +145,7 @@ impl Seen {
         };
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
         self.pong.notify_waiters();
+        self.settled.notify_waiters();
     }
 
     /// Ends the connection. What is said first holds.
@@ -168,6 +181,39 @@ impl Seen {
             None => state.driver = Some(cx.waker().clone()),
         }
         Poll::Pending
+    }
+
+    /// The peer has told settings, and `h2` is about to hear of them.
+    pub(super) fn settings_told(&self) {
+        self.lock().settings.get_or_insert(Settings::Told);
+    }
+
+    /// `h2` has heard of all that has come.
+    pub(super) fn caught_up(&self) {
+        let is_new = {
+            let mut state = self.lock();
+            let is_new = state.settings == Some(Settings::Told);
+            if is_new {
+                state.settings = Some(Settings::InForce);
+            }
+            is_new
+        };
+        if is_new {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Waits until the first settings of the peer are in force, or the connection has ended.
+    pub(super) async fn wait_for_settings(&self) {
+        let mut settled = pin!(self.settled.notified());
+        settled.as_mut().enable();
+        let is_over = {
+            let state = self.lock();
+            state.closed || state.settings == Some(Settings::InForce)
+        };
+        if !is_over {
+            settled.await;
+        }
     }
 
     /// A PING was answered.

@@ -22,7 +22,13 @@ async fn pair() -> (TcpStream, TcpStream) {
 async fn link(near: TcpStream) -> Link {
     let (link, driving) = Link::begin(Stream::plain(near), NOW).await.unwrap();
     tokio::spawn(driving);
+    settle(&link).await;
     link
+}
+
+/// Waits for the settings of the far end.
+async fn settle(link: &Link) {
+    link.open(NOW).expect("there is room for one stream at least").settings().wait().await;
 }
 
 /// A link, and the calls that arrive at its other end.
@@ -200,7 +206,8 @@ async fn an_origin_says_what_it_did_not_take() {
 
 #[tokio::test]
 async fn a_connection_that_dies_before_a_head_is_out_has_shown_nothing_of_it() {
-    let (near, far) = pair().await;
+    let (near, mut far) = pair().await;
+    far.write_all(&frame(4, 0, 0, &[])).await.unwrap();
     let link = link(near).await;
     let mut conn = asking(&link, "GET");
     conn.finish();
@@ -235,19 +242,22 @@ async fn a_caller_that_gives_up_is_noticed_before_and_after_the_response_has_beg
 #[tokio::test]
 async fn a_link_has_no_more_streams_than_the_origin_allows_and_each_is_free_again() {
     let (near, mut far) = pair().await;
+    let (link, driving) = Link::begin(Stream::plain(near), NOW).await.unwrap();
+    tokio::spawn(driving);
+    let first = link.open(NOW).unwrap();
+    assert!(link.open(NOW).is_none(), "the origin has not said how many it takes");
     far.write_all(&frame(4, 0, 0, &[0, 3, 0, 0, 0, 2])).await.unwrap();
-    let link = link(near).await;
-    let mut first = asking(&link, "GET");
-    poll_fn(|cx| first.poll_depart(cx)).await.unwrap();
-    // Its settings have come when they have been acknowledged: preface, ours, window, head, acknowledgement.
-    let mut seen = Vec::new();
-    while !seen.windows(9).any(|frame| frame == [0, 0, 0, 4, 1, 0, 0, 0, 0]) {
-        far.read_buf(&mut seen).await.unwrap();
-    }
+    first.settings().wait().await;
     let second = link.open(NOW).unwrap();
     assert!(link.open(NOW).is_none());
     drop(second);
-    assert!(link.open(NOW).is_some());
+    assert!(link.open(NOW).is_some() && link.is_welcome());
+    far.write_all(&frame(4, 0, 0, &[0, 3, 0, 0, 0, 0])).await.unwrap();
+    while link.is_welcome() {
+        tokio::task::yield_now().await;
+    }
+    drop(first);
+    assert!(link.open(NOW).is_none());
 }
 
 #[tokio::test]

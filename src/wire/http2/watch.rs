@@ -41,16 +41,19 @@ impl Watch {
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        let (mut noise, mut last, mut messages) = (0, u32::MAX, 0);
+        let (mut noise, mut last, mut messages, mut settings) = (0, u32::MAX, 0, false);
         self.inbound.pass(bytes, |passed| match passed {
             Passed::Ended(frame) if frame.kind == kind::GOAWAY => last = last.min(frame.first & (u32::MAX >> 1)),
             Passed::Begun(frame) if matches!(frame.kind, kind::HEADERS | kind::DATA) => messages += 1,
             Passed::Begun(frame) => noise += loudness(frame.kind),
-            Passed::Ended(_) => {}
+            Passed::Ended(frame) => settings |= frame.is_settings(),
         });
         // The life of a caller's connection is its own affair.
         if self.outbound.is_some() {
             self.seen.received(bytes.len(), messages);
+            if settings {
+                self.seen.settings_told();
+            }
         }
         if noise > 0 || last < u32::MAX {
             self.seen.heard(noise, last);
