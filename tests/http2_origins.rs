@@ -291,3 +291,36 @@ fn slots_are_counted_when_the_stream_goes_out_however_many_share_the_connection(
     one_window(10, Duration::from_millis(500), &origin.stamps());
     assert_eq!(origin.count(), 40);
 }
+
+#[test]
+fn connections_that_a_burst_has_opened_are_closed_though_the_origin_is_still_called() {
+    let before = Before::new();
+    let manners = Manners { max_streams: Some(1), ..Manners::default() };
+    let origin = Origin2::with(before.authority.both_config(Fault::None), manners);
+    let stage = before.gateway_on_one_core(UNLIMITED, &[origin.port()]);
+    let caller = stage.opened2(&origin.name());
+    assert_eq!(caller.get(&origin.url("/warm")).status, 200);
+    let calls: Vec<_> = (0..12).map(|_| caller.start(get(&origin.url("/hold")), More::None)).collect();
+    eventually("all are with the origin", || origin.count() == 13);
+    assert!(origin.open() >= 12, "one stream each");
+    origin.release(12);
+    calls.into_iter().for_each(|one| assert_eq!(one.answer().status, 200));
+    eventually("few are left", || caller.get(&origin.url("/again")).status == 200 && origin.open() <= 4);
+}
+
+#[test]
+fn an_origin_that_takes_no_more_streams_costs_no_descriptor_for_each_request() {
+    let (stage, origin) = by_hand(UNLIMITED, |_, mut frames| {
+        let Ok(head) = frames.next_of(HEADERS) else { return };
+        // SETTINGS_MAX_CONCURRENT_STREAMS.
+        frames.send_all(&[Frame::setting(3, 0), Frame::fine(head.stream)]);
+        while frames.next_of(HEADERS).is_ok() {}
+    });
+    let to = format!("localhost:{}", origin.port());
+    let caller = stage.opened2(&to);
+    for n in 0..10 {
+        assert_eq!(caller.get(&format!("https://{to}/{n}")).status, 200);
+    }
+    assert_eq!(origin.connections(), 10);
+    eventually("none is kept", || origin.open() == 0);
+}

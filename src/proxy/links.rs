@@ -26,16 +26,29 @@ pub(super) enum Fresh {
     No,
 }
 
+/// How many idle connections are kept to one origin: each has room for many requests, as a rule. Where it has not, these
+/// save most handshakes.
+const SPARE: usize = 4;
+
+/// How long others are kept: a burst that is going on uses them again within that time.
+const SURPLUS: Duration = Duration::from_secs(1);
+
 /// A connection, and what decides about its use.
 struct Entry {
     link: Link,
     opened_at: Time,
+    /// Since when it has been seen without a stream.
+    idle_since: Option<Time>,
 }
 
 impl Entry {
     /// A stream on it, if it has room and will do.
-    fn open(&self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
-        if self.is_fresh(fresh) { self.link.open(now) } else { None }
+    fn open(&mut self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
+        let stream = if self.is_fresh(fresh) { self.link.open(now) } else { None };
+        if stream.is_some() {
+            self.idle_since = None;
+        }
+        stream
     }
 
     /// The answer to a PING after which it may do.
@@ -52,7 +65,13 @@ impl Entry {
 
     /// Whether it is of any use, now or later.
     fn is_alive(&self) -> bool {
-        self.link.is_open() || !self.link.is_idle()
+        self.link.is_open() && self.link.is_welcome() || !self.link.is_idle()
+    }
+
+    /// How long it has been idle.
+    fn idle(&mut self, now: Time) -> Option<Duration> {
+        self.idle_since = self.link.is_idle().then(|| self.idle_since.unwrap_or(now));
+        self.idle_since.map(|since| now.since(since))
     }
 }
 
@@ -63,6 +82,18 @@ struct Known {
     /// What it spoke last, if it is not HTTP/2.
     http1: Option<Http1>,
     used: Time,
+}
+
+impl Known {
+    /// Closes connections that are of no use, that have been idle for so long, or that are more than will be needed soon.
+    fn trim(&mut self, idle: Duration, now: Time) {
+        let mut spare = 0;
+        self.links.retain_mut(|entry| {
+            let Some(lasts) = entry.idle(now) else { return true };
+            spare += 1;
+            entry.is_alive() && lasts < idle && (spare <= SPARE || lasts < SURPLUS)
+        });
+    }
 }
 
 /// Why HTTP/1.1 is spoken to an origin.
@@ -141,7 +172,7 @@ impl Links {
         let mut all = self.lock();
         let known = all.get_mut(origin)?;
         known.used = now;
-        known.links.iter().find_map(|entry| entry.open(Fresh::No, now))
+        known.links.iter_mut().find_map(|entry| entry.open(Fresh::No, now))
     }
 
     /// What is to be done for a request to the origin.
@@ -150,7 +181,7 @@ impl Links {
         let known = all.entry(origin.clone()).or_default();
         known.used = now;
         known.links.retain(Entry::is_alive);
-        if let Some(stream) = known.links.iter().find_map(|entry| entry.open(fresh, now)) {
+        if let Some(stream) = known.links.iter_mut().find_map(|entry| entry.open(fresh, now)) {
             return Turn::Shared(stream);
         }
         if let Some(pong) = known.links.iter().find_map(|entry| entry.pong(fresh, now)) {
@@ -172,7 +203,7 @@ impl Links {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
-        known.links.push(Entry { link, opened_at: now });
+        known.links.push(Entry { link, opened_at: now, idle_since: None });
     }
 
     /// The origin speaks HTTP/1.1.
@@ -188,7 +219,7 @@ impl Links {
     pub(super) fn reap(&self, idle: Duration, now: Time) {
         self.lock().retain(|_, known| {
             known.links.iter().for_each(|entry| entry.link.look(now));
-            known.links.retain(Entry::is_alive);
+            known.trim(idle, now);
             let busy = known.dialling.is_some() || known.links.iter().any(|entry| !entry.link.is_idle());
             if busy {
                 known.used = now;
