@@ -12,9 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::keep_alive;
 use super::policy::Ruling;
 pub use super::policy::{Reach, Settings};
 use super::resolve::{Lookup, Resolver, is_exhausted};
@@ -93,8 +95,8 @@ impl Dialer {
         Dialer { settings, resolver }
     }
 
-    /// Opens a connection, with `TCP_NODELAY`, to the first allowed address that answers, `within` a time that covers DNS
-    /// and TCP.
+    /// Opens a connection, with `TCP_NODELAY` and keep-alive, to the first allowed address that answers, `within` a time
+    /// that covers DNS and TCP.
     ///
     /// # Errors
     /// Who is at fault: the name (`Dns`, `DnsTimeout`: 502 and 504), the caller (`Denied`: 403, `Loop`: 508), the
@@ -339,6 +341,7 @@ fn nothing_to_try() -> Error {
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
+    keep_alive::switch_on(&SockRef::from(&socket))?;
     socket.connect(address).await
 }
 

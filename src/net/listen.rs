@@ -12,6 +12,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::keep_alive;
+
 /// How many connections the kernel keeps for us between two accepts; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// The first pause after the process ran out of descriptors or memory, and the longest.
@@ -63,8 +65,9 @@ impl Listener {
             io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
         };
         socket.set_nonblocking(true).map_err(named)?;
-        // Accepted sockets inherit it, which saves a call for each of them.
+        // Accepted sockets inherit both, which saves some calls for each of them.
         SockRef::from(&socket).set_tcp_nodelay(true).map_err(named)?;
+        keep_alive::switch_on(&SockRef::from(&socket)).map_err(named)?;
         let addr = socket.local_addr().map_err(named)?;
         #[allow(
             deprecated,
@@ -98,7 +101,7 @@ impl Listener {
         }
     }
 
-    /// The next connection: non-blocking, with `TCP_NODELAY`, and not yet of any runtime, so that another may adopt it.
+    /// The next connection: non-blocking, with `TCP_NODELAY` and keep-alive, and not yet of any runtime, so that another may adopt it.
     ///
     /// When the process is out of descriptors or memory it pauses (10 ms, doubled up to 1 s), logs once for each such
     /// shortage, and goes on.
@@ -225,7 +228,7 @@ mod tests {
         let mut caller = TcpStream::connect(listener.local_addr()).unwrap();
         let (mut stream, peer) = listener.accept().await;
         assert_eq!(peer, caller.local_addr().unwrap());
-        assert!(stream.nodelay().unwrap());
+        assert!(stream.nodelay().unwrap() && keep_alive::is_on(&SockRef::from(&stream)));
         let error = stream.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock, "it would block a runtime's thread");
         stream.write_all(b"x").unwrap();

@@ -9,6 +9,7 @@ pub mod connection_limit;
 pub mod dial;
 pub mod drain;
 pub mod entrance;
+mod keep_alive;
 pub mod listen;
 pub mod pass;
 mod policy;

@@ -31,6 +31,8 @@ pub(super) struct Origins {
     tls: Arc<Connector>,
     clock: Clock,
     connect: Duration,
+    /// How long an origin may leave what was sent to it unacknowledged.
+    unacknowledged: Duration,
     settings: PoolSettings,
     /// Which of our identities an origin is shown.
     identities: Vec<(HostPattern, usize)>,
@@ -39,6 +41,10 @@ pub(super) struct Origins {
     links: Arc<Links>,
     places: Mutex<HashMap<Upstream, usize>>,
 }
+
+/// How long an origin may leave unacknowledged what was sent to it, if that is not less than content may stand still
+/// (`[timeouts] idle`): one that does not read is not gone. Linux would go on for a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// For how many in line a connection is made ready at one time, for each origin and runtime. A turn may be much later
 /// than was foreseen; a crowd that all dialled would open more connections than will ever be used together. The others
@@ -111,6 +117,7 @@ impl Origins {
             tls: Arc::clone(&proxy.tls),
             clock: proxy.gate.clock(),
             connect: proxy.timeouts.connect,
+            unacknowledged: proxy.timeouts.idle.max(UNACKNOWLEDGED),
             settings: proxy.pool.clone(),
             identities: proxy.identities.clone(),
             idle: Mutex::default(),
@@ -209,7 +216,8 @@ impl Origins {
         let endpoint = Endpoint { host, port, reach, caller: caller.0, attempts };
         let tcp = self.dialer.connect(endpoint, self.connect).await.map_err(refusal_of_dial)?;
         self.tallies.dialled.add_one();
-        let stream = Stream::plain(tcp);
+        let mut stream = Stream::plain(tcp);
+        stream.set_user_timeout(Some(self.unacknowledged));
         match origin.scheme {
             Scheme::Http => Ok(Ready { conn: Conn::new(stream), reused: false }),
             Scheme::Https => {

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -219,6 +220,13 @@ impl Stream {
             Transport::Plain(tcp) => tcp.taken(),
             Transport::Tls(tls) => tls.get_ref().0.taken(),
             Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => 0,
+        }
+    }
+
+    /// How long what was written may go unacknowledged before the connection counts as broken; `None`: for long.
+    pub fn set_user_timeout(&mut self, after: Option<Duration>) {
+        if let Some(tcp) = self.tcp_mut() {
+            tcp.set_user_timeout(after);
         }
     }
 

@@ -102,6 +102,13 @@ impl Tcp {
         }
     }
 
+    /// How long what was written may go unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)); `None`: as long as the kernel likes, which
+    /// is about a quarter of an hour.
+    pub(super) fn set_user_timeout(&self, after: Option<Duration>) {
+        // A socket that is gone already needs none.
+        let _ = socket2::SockRef::from(&self.stream).set_tcp_user_timeout(after);
+    }
+
     /// Makes the end visible as a broken connection: the peer sees a reset, never a clean end.
     pub(super) fn abort(&self) {
         let socket = socket2::SockRef::from(&self.stream);
@@ -246,6 +253,16 @@ mod tests {
             assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
         }
         assert!(!stream.is_quiet());
+    }
+
+    #[tokio::test]
+    async fn what_goes_unacknowledged_breaks_a_connection_after_a_time_that_can_be_lifted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = Tcp::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        for after in [Some(Duration::from_secs(90)), None] {
+            tcp.set_user_timeout(after);
+            assert_eq!(socket2::SockRef::from(&tcp.stream).tcp_user_timeout().unwrap(), after);
+        }
     }
 
     #[tokio::test]

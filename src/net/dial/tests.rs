@@ -49,12 +49,12 @@ fn addresses(of: &[SocketAddr]) -> VecDeque<SocketAddr> {
 }
 
 #[tokio::test]
-async fn a_literal_and_a_name_are_connected_without_delay_of_small_writes() {
+async fn a_literal_and_a_name_are_connected_without_delay_of_small_writes_and_kept_alive() {
     let (_listener, address) = listener();
     for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost"] {
         let stream = dialer(false).connect(to(host, address.port(), Reach::Public), AGES).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap().port(), address.port(), "{host}");
-        assert!(stream.nodelay().unwrap(), "{host}");
+        assert!(stream.nodelay().unwrap() && keep_alive::is_on(&SockRef::from(&stream)), "{host}");
     }
 }
 
