@@ -9,8 +9,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Caller;
 use super::exchange::{End, Plan};
-use super::origin::{Place, Ready, Want};
+use super::origin::{Place, Want};
 use super::refusal::Refusal;
+use super::send::Ready;
 use crate::gate::{Permit, Refused, Waiting};
 
 /// How long before a waiter's turn its connection is made ready: a handshake over a continent and a TLS one on top.

@@ -50,6 +50,7 @@ pub mod refusal;
 mod retry;
 mod route;
 mod rule;
+mod send;
 mod server_name;
 mod story;
 pub mod tally;

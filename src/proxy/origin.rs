@@ -1,28 +1,24 @@
-//! Connections to origins: kept, made ready, and the door out.
+//! Connections to origins: kept, and made ready.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 pub(super) use super::links::Fresh;
-use super::links::{Guide, Http1, Links, Turn};
+use super::links::{Http1, Links, Turn};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
+use super::send::Ready;
 use super::tally::{Kept, Pool, Tallies};
 use super::target::Scheme;
 use super::upstream::Upstream;
 use super::{PoolSettings, Proxy};
 use crate::gate::clock::Clock;
-use crate::gate::{Flight, Permit};
 use crate::locker::Caller;
 use crate::net::dial::{self, Attempts, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, Offer, Wish};
-use crate::wire::http2::{Departure, Link, OriginStream};
+use crate::wire::http2::Link;
 use crate::wire::{Conn, Stream};
 
 /// How one runtime reaches origins, and the connections that it keeps to them.
@@ -76,13 +72,6 @@ struct Idle {
     since: Time,
 }
 
-/// A connection on which a request can be sent now.
-pub(super) struct Ready {
-    pub(super) conn: Conn,
-    /// It has carried a request before, so the origin may be closing it at this very moment.
-    pub(super) reused: bool,
-}
-
 /// Which connection will do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Want {
@@ -99,14 +88,6 @@ pub(super) struct DialPlan {
     pub(super) caller: Caller,
     /// The way its addresses are tried.
     pub(super) attempts: Attempts,
-}
-
-/// Why a request's head did not leave.
-pub(super) enum Unsent {
-    /// Not one byte left; the permit can be used on another connection.
-    Untouched(Permit),
-    /// Some bytes left before the connection broke: the origin may count it.
-    Partly,
 }
 
 impl Origins {
@@ -289,105 +270,6 @@ impl Origins {
 impl Pool for Origins {
     fn kept(&self) -> Kept {
         Kept { idle: self.lock().values().map(Vec::len).sum(), shared: self.links.count() }
-    }
-}
-
-impl Ready {
-    /// A stream on a connection that others use too.
-    fn shared(stream: Box<OriginStream>) -> Ready {
-        let reused = stream.was_used();
-        Ready { conn: Conn::new(Stream::origin(stream)), reused }
-    }
-
-    /// It was dialled for others too. They come when the origin has said how many it takes.
-    fn lead(&mut self, guide: Guide) {
-        match self.conn.stream.as_origin() {
-            None => guide.arrive(),
-            Some(stream) => {
-                let settings = stream.settings();
-                tokio::spawn(async move {
-                    settings.wait().await;
-                    guide.arrive();
-                });
-            }
-        }
-    }
-
-    /// The origin did not answer in time. A connection of HTTP/1.1 is closed with its request; one that is shared must prove
-    /// that it is alive.
-    pub(super) fn doubt(&mut self, now: Time) {
-        if let Some(stream) = self.conn.stream.as_origin() {
-            stream.doubt(now);
-        }
-    }
-
-    /// Whether nothing was said on it since it was made ready.
-    pub(super) fn is_good(&mut self) -> bool {
-        self.conn.input.is_empty() && self.conn.stream.is_quiet()
-    }
-
-    /// The door out: writes what was appended to the connection (a head, and the start of its body), and nothing
-    /// leaves but with a permit. The slot's time runs from the moment that the head is out.
-    ///
-    /// # Errors
-    /// See [`Unsent`].
-    ///
-    /// # Cancel safety
-    /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, when it leaves.
-    pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
-        let before = self.conn.left();
-        let mut leaving = Leaving { flight: Some(permit.depart()), departure: None };
-        let departing = poll_fn(|cx| {
-            // What cannot be taken back is late at worst, and counted when it leaves.
-            if leaving.departure.is_none() && !leaving.is_good() {
-                return Poll::Ready(Err(std::io::ErrorKind::NotConnected.into()));
-            }
-            let departed = self.conn.poll_depart(cx);
-            if departed.is_pending() && leaving.departure.is_none() {
-                leaving.departure = self.conn.stream.as_origin().and_then(|stream| stream.departure());
-            }
-            departed
-        });
-        let departed = departing.await;
-        let is_untouched = self.conn.left() == before;
-        match (departed, leaving.flight.take()) {
-            (Ok(()), Some(mut flight)) => {
-                let sent = flight.sent();
-                tracing::trace!(target: "lockgate::sent", sent_ns = flight.clock().monotonic_nanos(sent));
-                Ok(flight)
-            }
-            (Err(_), Some(flight)) if is_untouched => Err(Unsent::Untouched(flight.nothing_left())),
-            (_, flight) => {
-                leaving.flight = flight;
-                Err(Unsent::Partly)
-            }
-        }
-    }
-}
-
-/// A request on its way out. HTTP/2 writes what it has been given even if nothing asks for it any more: then the slots stay
-/// taken until that has left, or can leave no more.
-struct Leaving {
-    flight: Option<Flight>,
-    departure: Option<Departure>,
-}
-
-impl Leaving {
-    fn is_good(&self) -> bool {
-        self.flight.as_ref().is_some_and(Flight::is_good)
-    }
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
-        // Without a runtime nothing can leave any more.
-        let Ok(runtime) = Handle::try_current() else { return };
-        runtime.spawn(async move {
-            if departure.is_out().await {
-                flight.sent();
-            }
-        });
     }
 }
 

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::body::{Body, BodyError};
 use super::connection::Caller;
-use super::origin::Ready;
+use super::send::Ready;
 use super::server_name::{Asker, Guard, Unfit};
 use super::story::Story;
 use crate::gate::{Flight, Permit};

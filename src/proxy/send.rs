@@ -1,0 +1,126 @@
+//! Sends a request on a connection to its origin: the only way out, and it takes a permit.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use tokio::runtime::Handle;
+
+use super::links::Guide;
+use crate::gate::{Flight, Permit};
+use crate::time::Time;
+use crate::wire::http2::{Departure, OriginStream};
+use crate::wire::{Conn, Stream};
+
+/// A connection on which a request can be sent now.
+pub(super) struct Ready {
+    pub(super) conn: Conn,
+    /// It has carried a request before, so the origin may be closing it at this very moment.
+    pub(super) reused: bool,
+}
+
+/// Why a request's head did not leave.
+pub(super) enum Unsent {
+    /// Not one byte left; the permit can be used on another connection.
+    Untouched(Permit),
+    /// Some bytes left before the connection broke: the origin may count it.
+    Partly,
+}
+
+impl Ready {
+    /// A stream on a connection that others use too.
+    pub(super) fn shared(stream: Box<OriginStream>) -> Ready {
+        let reused = stream.was_used();
+        Ready { conn: Conn::new(Stream::origin(stream)), reused }
+    }
+
+    /// It was dialled for others too. They come when the origin has said how many it takes.
+    pub(super) fn lead(&mut self, guide: Guide) {
+        match self.conn.stream.as_origin() {
+            None => guide.arrive(),
+            Some(stream) => {
+                let settings = stream.settings();
+                tokio::spawn(async move {
+                    settings.wait().await;
+                    guide.arrive();
+                });
+            }
+        }
+    }
+
+    /// The origin did not answer in time. A connection of HTTP/1.1 is closed with its request; one that is shared must prove
+    /// that it is alive.
+    pub(super) fn doubt(&mut self, now: Time) {
+        if let Some(stream) = self.conn.stream.as_origin() {
+            stream.doubt(now);
+        }
+    }
+
+    /// Whether nothing was said on it since it was made ready.
+    pub(super) fn is_good(&mut self) -> bool {
+        self.conn.input.is_empty() && self.conn.stream.is_quiet()
+    }
+
+    /// Writes what was appended to the connection (a head, and the start of its body): nothing
+    /// leaves but with a permit. The slot's time runs from the moment that the head is out.
+    ///
+    /// # Errors
+    /// See [`Unsent`].
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, when it leaves.
+    pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
+        let before = self.conn.left();
+        let mut leaving = Leaving { flight: Some(permit.depart()), departure: None };
+        let departing = poll_fn(|cx| {
+            // What cannot be taken back is late at worst, and counted when it leaves.
+            if leaving.departure.is_none() && !leaving.is_good() {
+                return Poll::Ready(Err(std::io::ErrorKind::NotConnected.into()));
+            }
+            let departed = self.conn.poll_depart(cx);
+            if departed.is_pending() && leaving.departure.is_none() {
+                leaving.departure = self.conn.stream.as_origin().and_then(|stream| stream.departure());
+            }
+            departed
+        });
+        let departed = departing.await;
+        let is_untouched = self.conn.left() == before;
+        match (departed, leaving.flight.take()) {
+            (Ok(()), Some(mut flight)) => {
+                let sent = flight.sent();
+                tracing::trace!(target: "lockgate::sent", sent_ns = flight.clock().monotonic_nanos(sent));
+                Ok(flight)
+            }
+            (Err(_), Some(flight)) if is_untouched => Err(Unsent::Untouched(flight.nothing_left())),
+            (_, flight) => {
+                leaving.flight = flight;
+                Err(Unsent::Partly)
+            }
+        }
+    }
+}
+
+/// A request on its way out. HTTP/2 writes what it has been given even if nothing asks for it any more: then the slots stay
+/// taken until that has left, or can leave no more.
+struct Leaving {
+    flight: Option<Flight>,
+    departure: Option<Departure>,
+}
+
+impl Leaving {
+    fn is_good(&self) -> bool {
+        self.flight.as_ref().is_some_and(Flight::is_good)
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
+        // Without a runtime nothing can leave any more.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if departure.is_out().await {
+                flight.sent();
+            }
+        });
+    }
+}
