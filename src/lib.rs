@@ -41,6 +41,7 @@
 //!   them exactly once.
 //! - A request takes all its windows at one moment, or changes none.
 //! - Only `gate/clock.rs` reads a clock. Everything below is handed the time, so it can be tested in any.
+//! - A connection to an origin on which a caller has logged in (NTLM, Negotiate) is never lent to another caller.
 //! - A tunnel to a host that is not named is never opened: of its bytes only the server name in a ClientHello is read. One to
 //!   a host that is named never passes anything unseen.
 //! - Nothing is collected whole that a stranger can make large; every buffer, queue and table has a bound.

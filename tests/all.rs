@@ -10,6 +10,7 @@ mod architecture; // floors, purity, sizes: what the types cannot keep
 mod cli; // what the command line checks, prints and returns
 mod clients; // curl, Python, Node and Java, unchanged, in processes of their own
 mod connect; // tunnels: bytes both ways, counted
+mod connection_auth; // logins that hold for a connection belong to one caller
 mod connections; // callers' connections: from where, how many, how long without a request
 mod content; // one length and one end, in either version
 mod crashes; // kill -9 and a start right after

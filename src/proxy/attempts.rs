@@ -12,7 +12,7 @@ use super::retry::{self, Pushback};
 use super::send::{Ready, Unsent};
 use super::story::{BodyRead, Story};
 use super::target::Scheme;
-use super::{heads, hear, line};
+use super::{headers, heads, hear, line};
 use crate::gate::{Flight, Permit};
 use crate::tls::verify::Offer;
 use crate::wire::{Length, Name, Options, Version, framing};
@@ -29,13 +29,21 @@ const MAX_UNTOUCHED: u32 = 3;
 /// elsewhere, every time: in the store, in the gateway, or in an origin that breaks each connection before it is used.
 const MAX_LATE: u32 = 8;
 
-/// A connection for the request: the one that was made ready, one that is there, or a new one.
+/// A connection for the request: the one that is pinned to its caller, the one that was made ready, one that is there, or a
+/// new one.
 pub(super) async fn connection(
     caller: &mut Caller,
     plan: &Plan,
     held: Option<Ready>,
     want: Want,
 ) -> Result<Ready, End> {
+    let proxy = &caller.worker.proxy;
+    if want.fresh == Fresh::No
+        && !caller.pinned.is_empty()
+        && let Some(pinned) = caller.pinned.take(&plan.key(caller), proxy.timeouts.idle, proxy.gate.clock().now())
+    {
+        return Ok(pinned);
+    }
     if let Some(mut held) = held
         && held.is_good()
     {
@@ -317,9 +325,21 @@ fn discard(caller: &Caller, plan: &Plan, mut ready: Ready) {
     }
 }
 
+/// Keeps a connection for the next request, if it can carry another: the caller's next, or anybody's.
 pub(super) fn keep(caller: &Caller, plan: &Plan, ready: Ready) {
     let options = Options::of(caller.response.all(Name::Connection));
-    if options.keeps_open(caller.response.version()) {
+    if !options.keeps_open(caller.response.version()) {
+        return;
+    }
+    if is_pinned(caller, &ready) {
+        caller.pinned.keep(plan.key(caller), ready.conn, caller.worker.proxy.gate.clock().now());
+    } else {
         caller.worker.origins.keep(&plan.upstream, ready.conn);
     }
+}
+
+/// Whether the connection belongs to the caller's from here on. One of HTTP/2 cannot be logged in.
+pub(super) fn is_pinned(caller: &Caller, ready: &Ready) -> bool {
+    let logs_in = || headers::logs_in(&caller.head) || headers::tells_of_login(&caller.response);
+    ready.pinned || !ready.conn.stream.is_http2() && logs_in()
 }

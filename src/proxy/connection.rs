@@ -13,6 +13,7 @@ use super::alarm::Alarm;
 use super::exchange::{self, Outcome};
 use super::first_admission::FirstAdmission;
 use super::intercept::{self, Spoken, Within};
+use super::pinned::Pinned;
 use super::refusal::Refusal;
 use super::target::Came;
 use super::{Worker, answer, http2, tunnel};
@@ -45,6 +46,8 @@ pub(super) struct Caller {
     pub(super) has_asked: bool,
     /// Signals that a request was admitted; of HTTP/2 alone.
     pub(super) first_admission: Option<Rc<FirstAdmission>>,
+    /// The connections to origins that are its own.
+    pub(super) pinned: Pinned,
 }
 
 /// What comes next on an idle connection.
@@ -88,8 +91,9 @@ impl Server {
         if let Some(spoken) = spoken {
             speak(caller, spoken, stopping).await;
         }
-        // Here the connection is closed.
+        // Here the connection is closed, and those that were its own.
         caller.conn = Conn::new(Stream::gone());
+        caller.pinned.clear();
     }
 }
 
@@ -145,6 +149,7 @@ impl Caller {
             within: None,
             has_asked: true,
             first_admission: None,
+            pinned: Pinned::default(),
         }
     }
 
@@ -152,6 +157,7 @@ impl Caller {
     fn meet(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.peer = peer;
         self.conn = Conn::new(Stream::accepted(stream));
+        self.pinned.clear();
         (self.secure, self.within, self.has_asked) = (false, None, false);
     }
 

@@ -77,6 +77,11 @@ impl Worker {
         Worker { proxy, origins, version, station: Rc::new(station) }
     }
 
+    /// Which reading of the file it goes by.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Goes on with the proxy as it is now.
     pub(super) fn refresh(&mut self) {
         if self.station.current.version.load(Ordering::Relaxed) == self.version {

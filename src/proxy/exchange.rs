@@ -17,7 +17,7 @@ use super::story::Story;
 use super::target::{Form, Scheme, Target};
 use super::tunnel::Tunnel;
 use super::upstream::Upstream;
-use super::{about, acquire, answer, attempts, line, patience};
+use super::{about, acquire, answer, attempts, line, patience, pinned};
 use crate::gate::{Answer, Permit};
 use crate::net::dial::Attempts;
 use crate::time::Time;
@@ -85,6 +85,12 @@ impl Plan {
     /// True if it asks for a connection rather than for an answer.
     pub(super) fn is_tunnel(&self) -> bool {
         self.target.form == Form::Authority
+    }
+
+    /// Which of the caller's own connections is for it.
+    pub(super) fn key(&self, caller: &Caller) -> pinned::Key {
+        let upstream = self.upstream.clone();
+        pinned::Key { upstream, caller: self.admitted.caller, version: caller.worker.version() }
     }
 
     /// The limits were read again: which of them it must pass is found anew.
@@ -231,8 +237,10 @@ fn plan(
 
 /// What may be spoken to the origin for this request.
 fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
-    // Only HTTP/1.1 has a connection that can change its protocol.
-    let needs_http1 = upgrade || target.origin.scheme == Scheme::Https && !http2::carries(&target.path(head));
+    // Only HTTP/1.1 has a connection that can change its protocol, or that can be logged in.
+    let needs_http1 = upgrade
+        || headers::logs_in(head)
+        || target.origin.scheme == Scheme::Https && !http2::carries(&target.path(head));
     if needs_http1 { Offer::Http1 } else { Offer::Http2 }
 }
 

@@ -139,6 +139,8 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
             | Name::Prefer
             | Name::Priority
             | Name::Authorization
+            | Name::WwwAuthenticate
+            | Name::PersistentAuth
             | Name::Forwarded
             | Name::Other => {}
         }
@@ -170,6 +172,8 @@ pub(super) struct Returned<'p> {
     pub(super) received_unix_nanos: Option<i128>,
     /// Rewrites the origin's references to itself, if it was reached by a route.
     pub(super) locations: Option<&'p LocationMap>,
+    /// The caller may log in on its connection: the one to the origin is pinned to it.
+    pub(super) pinned: bool,
 }
 
 /// Whether the response names other protocols for its connection.
@@ -204,6 +208,8 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
             | Name::Prefer
             | Name::Priority
             | Name::Authorization
+            | Name::WwwAuthenticate
+            | Name::PersistentAuth
             | Name::Forwarded
             | Name::Http2Settings
             | Name::Other => false,
@@ -220,6 +226,22 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
             }
         }
     }
+}
+
+/// Whether the request logs its connection in, and not itself (NTLM; Negotiate, RFC 4559).
+pub(super) fn logs_in(head: &RequestHead) -> bool {
+    head.all(Name::Authorization).any(is_of_connection)
+}
+
+/// Whether the origin asks for such a login, or tells that there was one.
+pub(super) fn tells_of_login(head: &ResponseHead) -> bool {
+    head.get(Name::PersistentAuth).is_some() || head.all(Name::WwwAuthenticate).flat_map(members).any(is_of_connection)
+}
+
+/// Whether credentials or a challenge (RFC 9110 §11.3) are of a scheme that holds for a connection.
+fn is_of_connection(value: &[u8]) -> bool {
+    let scheme = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
 }
 
 /// Whether whoever sent the request can take trailers.

@@ -97,6 +97,10 @@ fn write_response(head: &ResponseHead, returned: Returned<'_>, out: &mut Vec<u8>
     out.extend_from_slice(match (switches(head), returned.keep, returned.version) {
         (true, false, _) => &b"Connection: upgrade, close\r\n"[..],
         (true, true, _) => b"Connection: upgrade\r\n",
+        // Without it a caller must not log in through a proxy (RFC 4559 §6). It is for the next hop alone.
+        (false, true, Version::Http11) if returned.pinned && head.status() == 401 => {
+            b"Proxy-Support: Session-Based-Authentication\r\nConnection: Proxy-Support\r\n"
+        }
         (false, false, _) => b"Connection: close\r\n",
         (false, true, Version::Http10) => b"Connection: keep-alive\r\n",
         (false, true, Version::Http11 | Version::Http2) => b"",
@@ -256,6 +260,7 @@ mod tests {
         waited: Duration::ZERO,
         received_unix_nanos: None,
         locations: None,
+        pinned: false,
     };
 
     #[test]

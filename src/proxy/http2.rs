@@ -17,6 +17,7 @@ use super::exchange::{self, Outcome};
 use super::first_admission::FirstAdmission;
 use super::hands::{Hands, Hired};
 use super::intercept::{self, Spoken, Within};
+use super::pinned::Pinned;
 use super::refusal::Refusal;
 use super::story::Story;
 use super::{Worker, answer, tunnel};
@@ -46,6 +47,7 @@ struct Common {
     within: Option<Arc<Within>>,
     /// Whether any of them was admitted.
     first_admission: Rc<FirstAdmission>,
+    pinned: Pinned,
     /// How many requests are running.
     running: Cell<usize>,
     /// The tasks that serve them.
@@ -88,6 +90,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
         loopback: caller.loopback,
         within: caller.within.clone(),
         first_admission: Rc::default(),
+        pinned: caller.pinned.clone(),
         running: Cell::default(),
         hands: Hands::new(MAX_IDLE),
     });
@@ -202,7 +205,7 @@ impl Host<'_> {
 async fn serve_calls(common: Rc<Common>, who: Hired) {
     let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
     (caller.secure, caller.loopback, caller.within) = (common.secure, common.loopback, common.within.clone());
-    caller.first_admission = Some(Rc::clone(&common.first_admission));
+    (caller.first_admission, caller.pinned) = (Some(Rc::clone(&common.first_admission)), common.pinned.clone());
     while let Some(call) = poll_fn(|cx| common.hands.poll_take(who, cx)).await {
         let busy = common.worker.proxy.drain.busy();
         let opened = serve_call(&mut caller, call).await;

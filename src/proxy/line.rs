@@ -45,6 +45,7 @@ pub(super) async fn wait(
     let clock = caller.worker.proxy.gate.clock();
     let since = clock.now();
     let origins = caller.worker.origins.clone();
+    let is_pinned = !caller.pinned.is_empty() && caller.pinned.has(&plan.key(caller));
     // If nobody knows when, it could be any moment.
     let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
     let mut preparation = match plan.is_tunnel() {
@@ -61,6 +62,9 @@ pub(super) async fn wait(
             return Poll::Ready(Err(End::Left));
         }
         prepare(&mut preparation, cx, || {
+            if is_pinned {
+                return Preparation::Nothing;
+            }
             place = origins.place(upstream);
             if place.is_none() {
                 return Preparation::Nothing;

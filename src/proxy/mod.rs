@@ -43,6 +43,7 @@ pub mod password;
 pub mod path;
 mod patience;
 pub mod pattern;
+mod pinned;
 mod problem;
 mod query;
 pub mod record;

@@ -126,7 +126,7 @@ impl Origins {
             let mut conn = self.lock().get_mut(origin)?.pop()?.conn;
             if conn.stream.is_quiet() {
                 self.tallies.reused.add_one();
-                return Some(Ready { conn, reused: true });
+                return Some(Ready { conn, reused: true, pinned: false });
             }
         }
     }
@@ -200,7 +200,7 @@ impl Origins {
         let mut stream = Stream::plain(tcp);
         stream.set_user_timeout(Some(self.unacknowledged));
         match origin.scheme {
-            Scheme::Http => Ok(Ready { conn: Conn::new(stream), reused: false }),
+            Scheme::Http => Ok(Ready::new(stream)),
             Scheme::Https => {
                 let greeting = tokio::time::timeout_at(until, Box::pin(self.greet(origin, stream, offer))).await;
                 greeting.map_err(|_| Refusal::ConnectTimeout)?
@@ -219,7 +219,7 @@ impl Origins {
             if offer == Offer::Http2 {
                 self.links.set_http1(origin, Http1::Chosen);
             }
-            return Ok(Ready { conn: Conn::new(stream), reused: false });
+            return Ok(Ready::new(stream));
         }
         let (link, driving) = Link::begin(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);
@@ -236,7 +236,7 @@ impl Origins {
 
     /// Keeps a connection for the next request. Its last message has ended, and nothing of another was read.
     pub(super) fn keep(&self, origin: &Upstream, mut conn: Conn) {
-        if !conn.input.is_empty() || conn.pending() > 0 || conn.stream.is_http2() {
+        if !conn.is_between_messages() {
             return;
         }
         conn.rest();

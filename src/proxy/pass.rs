@@ -33,8 +33,8 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
         if !plan.outgoing.upgrade {
             return Err(Refusal::ProtocolError("the origin switched to a protocol that nobody asked for").into());
         }
-        let length = Length::Empty;
-        let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations };
+        let (length, pinned) = (Length::Empty, false);
+        let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations, pinned };
         heads::send_response(&caller.response, returned, &mut caller.conn);
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
@@ -48,7 +48,8 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
     // RFC 9110 §6.6.1: a date that is missing is added when a response is passed on.
     let undated = caller.response.get(Name::Date).is_none();
     let received_unix_nanos = undated.then(|| caller.worker.proxy.gate.clock().wall_unix_nanos());
-    let returned = Returned { length: told, keep: keep_caller, version, waited, received_unix_nanos, locations };
+    let (keep, pinned) = (keep_caller, attempts::is_pinned(caller, &ready));
+    let returned = Returned { length: told, keep, version, waited, received_unix_nanos, locations, pinned };
     heads::send_response(&caller.response, returned, &mut caller.conn);
     let mut back = Body::new(from.read_by(caller.response.version()), length, headers::takes_trailers(&caller.head));
     let streamed = stream(caller, &mut ready, &mut body, &mut back).await;

@@ -16,6 +16,8 @@ pub(super) struct Ready {
     pub(super) conn: Conn,
     /// It has carried a request before, so the origin may be closing it at this very moment.
     pub(super) reused: bool,
+    /// It belongs to the caller's connection, see [`pinned`](super::pinned).
+    pub(super) pinned: bool,
 }
 
 /// Why a request's head did not leave.
@@ -27,10 +29,15 @@ pub(super) enum Unsent {
 }
 
 impl Ready {
+    /// A connection that was opened now.
+    pub(super) fn new(stream: Stream) -> Ready {
+        Ready { conn: Conn::new(stream), reused: false, pinned: false }
+    }
+
     /// A stream on a connection that others use too.
     pub(super) fn shared(stream: Box<OriginStream>) -> Ready {
         let reused = stream.was_used();
-        Ready { conn: Conn::new(Stream::origin(stream)), reused }
+        Ready { conn: Conn::new(Stream::origin(stream)), reused, pinned: false }
     }
 
     /// It was dialled for others too. They come when the origin has said how many it takes.

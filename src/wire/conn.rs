@@ -85,6 +85,12 @@ impl Conn {
         Left { written: self.total_written(), taken: self.stream.taken() }
     }
 
+    /// Whether another message can begin: all of the last has left, and nothing more was read. A stream of HTTP/2 carries one
+    /// request.
+    pub fn is_between_messages(&self) -> bool {
+        self.input.is_empty() && self.pending() == 0 && !self.stream.is_http2()
+    }
+
     /// Whether a part of what was appended has left and the rest waits: whatever came in its place would be misread.
     pub fn is_midway(&self) -> bool {
         self.written > 0 || self.stream.has_departed()

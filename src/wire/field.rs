@@ -25,6 +25,8 @@ pub enum Name {
     Prefer,
     Priority,
     Authorization,
+    WwwAuthenticate,
+    PersistentAuth,
     Forwarded,
     Http2Settings,
     /// Any other: passed on as it is.
@@ -47,7 +49,8 @@ impl Name {
             12 => &[("max-forwards", Name::MaxForwards)],
             13 => &[("authorization", Name::Authorization)],
             14 => &[("content-length", Name::ContentLength), ("http2-settings", Name::Http2Settings)],
-            16 => &[("proxy-connection", Name::ProxyConnection)],
+            15 => &[("persistent-auth", Name::PersistentAuth)],
+            16 => &[("proxy-connection", Name::ProxyConnection), ("www-authenticate", Name::WwwAuthenticate)],
             17 => &[("transfer-encoding", Name::TransferEncoding)],
             18 => &[("proxy-authenticate", Name::ProxyAuthenticate)],
             19 => &[("proxy-authorization", Name::ProxyAuthorization)],

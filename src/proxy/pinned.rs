@@ -1,0 +1,81 @@
+//! Connections to origins that are pinned to a caller's connection, because a login holds for all that is said on them.
+//!
+//! NTLM and Negotiate (RFC 4559) let the connection log in, not the request: what comes next on it is served as the same
+//! user, whoever sent it (RFC 9110 §3.3). And a login takes several requests, all of them on one connection.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::send::Ready;
+use super::upstream::Upstream;
+use crate::locker::Caller;
+use crate::time::Time;
+use crate::wire::Conn;
+
+/// How many are kept for one caller's connection: it can log in at any number of origins.
+const MOST: usize = 8;
+
+/// The connections of one caller's connection; its streams, if it speaks HTTP/2, share them.
+#[derive(Clone, Default)]
+pub(super) struct Pinned(Rc<RefCell<Vec<Pin>>>);
+
+/// Which connection is for a request.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) upstream: Upstream,
+    /// Different users may speak on a caller's connection.
+    pub(super) caller: Caller,
+    /// The reading of the file: whom to trust may be other in the next.
+    pub(super) version: u64,
+}
+
+struct Pin {
+    key: Key,
+    conn: Conn,
+    since: Time,
+}
+
+impl Pinned {
+    /// Whether there are none, as there are for nearly all callers.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Whether there is one for these requests.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.0.borrow().iter().any(|pin| pin.key == *key)
+    }
+
+    /// The one for a request, if it is still good. Those of earlier readings of the file are closed, and those that have
+    /// been idle for so long.
+    pub(super) fn take(&self, key: &Key, idle: Duration, now: Time) -> Option<Ready> {
+        let mut pins = self.0.borrow_mut();
+        pins.retain(|pin| pin.key.version == key.version && now.since(pin.since) < idle);
+        while let Some(at) = pins.iter().rposition(|pin| pin.key == *key) {
+            let mut ready = Ready { conn: pins.remove(at).conn, reused: true, pinned: true };
+            if ready.is_good() {
+                return Some(ready);
+            }
+        }
+        None
+    }
+
+    /// Keeps one for the next request. Its last message has ended.
+    pub(super) fn keep(&self, key: Key, mut conn: Conn, now: Time) {
+        if !conn.is_between_messages() {
+            return;
+        }
+        conn.rest();
+        let mut pins = self.0.borrow_mut();
+        if pins.len() >= MOST {
+            pins.remove(0);
+        }
+        pins.push(Pin { key, conn, since: now });
+    }
+
+    /// Closes all of them.
+    pub(super) fn clear(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
