@@ -13,7 +13,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(10);
 const RETRIES: u32 = 3;
 
-/// Switches it on. What a listening socket accepts inherits it.
+/// Switches it on. Sockets that a listening one accepts inherit it.
 pub(super) fn switch_on(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(INTERVAL).with_retries(RETRIES))
 }

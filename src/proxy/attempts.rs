@@ -158,7 +158,7 @@ pub(super) async fn run(
     }
 }
 
-/// What became of a sending.
+/// The outcome of a sending.
 enum Sent {
     /// The head of an answer is there.
     Answered(Flight),
@@ -325,7 +325,7 @@ fn discard(caller: &Caller, plan: &Plan, mut ready: Ready) {
     }
 }
 
-/// Keeps a connection for the next request, if it can carry another: the caller's next, or anybody's.
+/// Keeps a connection for the next request, if it can carry another: the next of the same caller, or of any.
 pub(super) fn keep(caller: &Caller, plan: &Plan, ready: Ready) {
     let options = Options::of(caller.response.all(Name::Connection));
     if !options.keeps_open(caller.response.version()) {

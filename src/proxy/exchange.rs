@@ -61,7 +61,7 @@ pub(super) struct Plan {
     pub(super) admitted: Admitted,
     pub(super) claims: Claims,
     pub(super) outgoing: Outgoing,
-    /// What may be spoken to the origin.
+    /// The versions that may be spoken to the origin.
     offer: Offer,
     pub(super) arrived: Time,
 }
@@ -88,9 +88,9 @@ impl Plan {
     }
 
     /// Which of the caller's own connections is for it.
-    pub(super) fn key(&self, caller: &Caller) -> pinned::Key {
+    pub(super) fn key(&self, caller: &Caller) -> pinned::PinKey {
         let upstream = self.upstream.clone();
-        pinned::Key { upstream, caller: self.admitted.caller, version: caller.worker.version() }
+        pinned::PinKey { upstream, caller: self.admitted.caller, version: caller.worker.version() }
     }
 
     /// The limits were read again: which of them it must pass is found anew.
@@ -235,7 +235,7 @@ fn plan(
     Ok(Plan { target, upstream, admitted, claims, outgoing, offer, arrived: story.started })
 }
 
-/// What may be spoken to the origin for this request.
+/// The versions that may be spoken to the origin for this request.
 fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
     // Only HTTP/1.1 has a connection that can change its protocol, or that can be logged in.
     let needs_http1 = upgrade

@@ -34,14 +34,14 @@ const SPARE: usize = 4;
 const SURPLUS: Duration = Duration::from_secs(1);
 
 /// A connection, and what decides about its use.
-struct Entry {
+struct PooledLink {
     link: Link,
     opened_at: Time,
     /// Since when it has been seen without a stream.
     idle_since: Option<Time>,
 }
 
-impl Entry {
+impl PooledLink {
     /// A stream on it, if it has room and will do.
     fn open(&mut self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
         let stream = if self.is_fresh(fresh) { self.link.open(now) } else { None };
@@ -77,7 +77,7 @@ impl Entry {
 
 #[derive(Default)]
 struct Known {
-    links: Vec<Entry>,
+    links: Vec<PooledLink>,
     dialling: Option<Arc<Dialling>>,
     /// What it spoke last, if it is not HTTP/2.
     http1: Option<Http1>,
@@ -88,10 +88,10 @@ impl Known {
     /// Closes connections that are of no use, that have been idle for so long, or that are more than will be needed soon.
     fn trim(&mut self, idle: Duration, now: Time) {
         let mut spare = 0;
-        self.links.retain_mut(|entry| {
-            let Some(lasts) = entry.idle(now) else { return true };
+        self.links.retain_mut(|pooled| {
+            let Some(lasts) = pooled.idle(now) else { return true };
             spare += 1;
-            entry.is_alive() && lasts < idle && (spare <= SPARE || lasts < SURPLUS)
+            pooled.is_alive() && lasts < idle && (spare <= SPARE || lasts < SURPLUS)
         });
     }
 }
@@ -172,7 +172,7 @@ impl Links {
         let mut all = self.lock();
         let known = all.get_mut(origin)?;
         known.used = now;
-        known.links.iter_mut().find_map(|entry| entry.open(Fresh::No, now))
+        known.links.iter_mut().find_map(|pooled| pooled.open(Fresh::No, now))
     }
 
     /// What is to be done for a request to the origin.
@@ -180,11 +180,11 @@ impl Links {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.used = now;
-        known.links.retain(Entry::is_alive);
-        if let Some(stream) = known.links.iter_mut().find_map(|entry| entry.open(fresh, now)) {
+        known.links.retain(PooledLink::is_alive);
+        if let Some(stream) = known.links.iter_mut().find_map(|pooled| pooled.open(fresh, now)) {
             return Turn::Shared(stream);
         }
-        if let Some(pong) = known.links.iter().find_map(|entry| entry.pong(fresh, now)) {
+        if let Some(pong) = known.links.iter().find_map(|pooled| pooled.pong(fresh, now)) {
             return Turn::Asked(pong);
         }
         if let Some(http1) = known.http1 {
@@ -203,7 +203,7 @@ impl Links {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
-        known.links.push(Entry { link, opened_at: now, idle_since: None });
+        known.links.push(PooledLink { link, opened_at: now, idle_since: None });
     }
 
     /// The origin speaks HTTP/1.1.
@@ -215,12 +215,13 @@ impl Links {
         }
     }
 
-    /// Looks whether those that are used are alive, closes what nobody has used for so long, and forgets what was known of it.
+    /// Looks whether connections are alive, closes those that have been idle for so long, and forgets origins that have not been
+    /// called.
     pub(super) fn reap(&self, idle: Duration, now: Time) {
         self.lock().retain(|_, known| {
-            known.links.iter().for_each(|entry| entry.link.look(now));
+            known.links.iter().for_each(|pooled| pooled.link.look(now));
             known.trim(idle, now);
-            let busy = known.dialling.is_some() || known.links.iter().any(|entry| !entry.link.is_idle());
+            let busy = known.dialling.is_some() || known.links.iter().any(|pooled| !pooled.link.is_idle());
             if busy {
                 known.used = now;
             }
@@ -236,8 +237,8 @@ impl Links {
     /// Closes every connection that nobody uses; whether there was one.
     pub(super) fn let_idle_go(&self) -> bool {
         let mut all = self.lock();
-        let idle = all.values_mut().flat_map(|known| known.links.extract_if(.., |entry| entry.link.is_idle()));
-        idle.map(|entry| entry.link.end()).count() > 0
+        let idle = all.values_mut().flat_map(|known| known.links.extract_if(.., |pooled| pooled.link.is_idle()));
+        idle.map(|pooled| pooled.link.end()).count() > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Upstream, Known>> {

@@ -38,8 +38,8 @@ pub(super) struct Origins {
     places: Mutex<HashMap<Upstream, usize>>,
 }
 
-/// How long an origin may leave unacknowledged what was sent to it, if that is not less than content may stand still
-/// (`[timeouts] idle`): one that does not read is not gone. Linux would go on for a quarter of an hour.
+/// How long an origin may leave bytes unacknowledged, or `[timeouts] idle` if that is longer: an origin that has stopped
+/// reading has not gone. Linux would go on for a quarter of an hour.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// For how many in line a connection is made ready at one time, for each origin and runtime. A turn may be much later

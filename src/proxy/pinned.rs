@@ -22,7 +22,7 @@ pub(super) struct Pinned(Rc<RefCell<Vec<Pin>>>);
 
 /// Which connection is for a request.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct PinKey {
     pub(super) upstream: Upstream,
     /// Different users may speak on a caller's connection.
     pub(super) caller: Caller,
@@ -31,7 +31,7 @@ pub(super) struct Key {
 }
 
 struct Pin {
-    key: Key,
+    key: PinKey,
     conn: Conn,
     since: Time,
 }
@@ -43,13 +43,13 @@ impl Pinned {
     }
 
     /// Whether there is one for these requests.
-    pub(super) fn has(&self, key: &Key) -> bool {
+    pub(super) fn has(&self, key: &PinKey) -> bool {
         self.0.borrow().iter().any(|pin| pin.key == *key)
     }
 
     /// The one for a request, if it is still good. Those of earlier readings of the file are closed, and those that have
     /// been idle for so long.
-    pub(super) fn take(&self, key: &Key, idle: Duration, now: Time) -> Option<Ready> {
+    pub(super) fn take(&self, key: &PinKey, idle: Duration, now: Time) -> Option<Ready> {
         let mut pins = self.0.borrow_mut();
         pins.retain(|pin| pin.key.version == key.version && now.since(pin.since) < idle);
         while let Some(at) = pins.iter().rposition(|pin| pin.key == *key) {
@@ -62,7 +62,7 @@ impl Pinned {
     }
 
     /// Keeps one for the next request. Its last message has ended.
-    pub(super) fn keep(&self, key: Key, mut conn: Conn, now: Time) {
+    pub(super) fn keep(&self, key: PinKey, mut conn: Conn, now: Time) {
         if !conn.is_between_messages() {
             return;
         }

@@ -77,9 +77,9 @@ impl Ready {
     /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, when it leaves.
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
         let before = self.conn.left();
-        let mut leaving = Leaving { flight: Some(permit.depart()), departure: None };
+        let mut leaving = Departing { flight: Some(permit.depart()), departure: None };
         let departing = poll_fn(|cx| {
-            // What cannot be taken back is late at worst, and counted when it leaves.
+            // A head that cannot be taken back is late at worst, and counted when it leaves.
             if leaving.departure.is_none() && !leaving.is_good() {
                 return Poll::Ready(Err(std::io::ErrorKind::NotConnected.into()));
             }
@@ -108,18 +108,18 @@ impl Ready {
 
 /// A request on its way out. HTTP/2 writes what it has been given even if nothing asks for it any more: then the slots stay
 /// taken until that has left, or can leave no more.
-struct Leaving {
+struct Departing {
     flight: Option<Flight>,
     departure: Option<Departure>,
 }
 
-impl Leaving {
+impl Departing {
     fn is_good(&self) -> bool {
         self.flight.as_ref().is_some_and(Flight::is_good)
     }
 }
 
-impl Drop for Leaving {
+impl Drop for Departing {
     fn drop(&mut self) {
         let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
         // Without a runtime nothing can leave any more.

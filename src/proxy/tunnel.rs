@@ -36,7 +36,7 @@ impl Tunnel {
 
     /// Joins them after a 101: the permit was spent on the request that asked for it.
     pub(super) fn upgraded(mut origin: Conn, flight: Flight) -> Tunnel {
-        // What reads at the other end may pause for as long as the tunnel may be idle.
+        // A reader at the other end may pause for as long as the tunnel may be idle.
         origin.stream.set_user_timeout(None);
         Tunnel { origin, out: Way::new(), back: Way::new(), guard: None, _flight: flight, story: None }
     }

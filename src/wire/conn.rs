@@ -21,12 +21,12 @@ pub struct Conn {
     follows: Follows,
 }
 
-/// What had left on a connection at some moment.
+/// How much had left on a connection at some moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Left {
-    /// What the stream had accepted.
+pub struct WriteMark {
+    /// Bytes that the stream had accepted.
     written: u64,
-    /// What the kernel had taken of that, or of what TLS has made of it.
+    /// Bytes that the kernel had taken of those, or of their encrypted form.
     taken: u64,
 }
 
@@ -80,9 +80,9 @@ impl Conn {
         self.total + u64::from(self.stream.has_departed())
     }
 
-    /// What has left so far.
-    pub fn left(&self) -> Left {
-        Left { written: self.total_written(), taken: self.stream.taken() }
+    /// How much has left so far.
+    pub fn left(&self) -> WriteMark {
+        WriteMark { written: self.total_written(), taken: self.stream.taken() }
     }
 
     /// Whether another message can begin: all of the last has left, and nothing more was read. A stream of HTTP/2 carries one

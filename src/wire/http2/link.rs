@@ -15,7 +15,7 @@ use super::data::broken;
 use super::link_state::{LinkState, Pong};
 use super::liveness::Trust;
 use super::origin_stream::OriginStream;
-use super::seen::{Ending, Order, Seen};
+use super::seen::{DriverOrder, Ending, Seen};
 use super::watch::Watch;
 use super::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::time::Time;
@@ -114,8 +114,8 @@ async fn drive(mut connection: Connection<Watch, Bytes>, seen: Arc<Seen>) {
                 }
             }
             match ready!(seen.poll_order(cx)) {
-                Order::Ping => is_asked |= ping.send_ping(Ping::opaque()).is_ok(),
-                Order::End(ending) => return Poll::Ready(ending),
+                DriverOrder::Ping => is_asked |= ping.send_ping(Ping::opaque()).is_ok(),
+                DriverOrder::End(ending) => return Poll::Ready(ending),
             }
         }
     });
@@ -131,7 +131,7 @@ async fn drive(mut connection: Connection<Watch, Bytes>, seen: Arc<Seen>) {
     if let Some(mut stream) = seen.take_rest()
         && ended.is_none()
     {
-        // What the kernel still has of it is of no use to anyone.
+        // Bytes that the kernel still has to send are of no use any more.
         stream.abort();
     }
 }

@@ -16,10 +16,10 @@ use crate::time::Time;
 /// How long an origin's settings are waited for: a round trip, with a lost segment on the way.
 const SETTINGS: Duration = Duration::from_secs(1);
 
-/// What is known of a connection by the handles to it and by its streams.
+/// State of a connection, of which its handles and its streams know.
 pub(super) struct LinkState {
     pub(super) seen: Arc<Seen>,
-    /// How many streams are open or promised to somebody.
+    /// How many streams are open or promised to a request.
     streams: AtomicUsize,
     /// It has carried a request.
     used: AtomicBool,
@@ -77,14 +77,14 @@ impl LinkState {
         is_ready && self.is_open()
     }
 
-    /// Whether nobody uses it.
+    /// Whether it has no streams.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.load(Ordering::Relaxed) == 0
     }
 
-    /// What the origin has still to say before more than one stream makes sense.
-    pub(super) fn settings(&self) -> Settings {
-        Settings(Arc::clone(&self.seen))
+    /// The settings of the origin, without which it has room for one stream.
+    pub(super) fn settings(&self) -> PeerSettings {
+        PeerSettings(Arc::clone(&self.seen))
     }
 
     /// Does what is due for its liveness: a PING, or the end.
@@ -136,7 +136,7 @@ impl LinkState {
     }
 }
 
-/// Without handles and streams nobody can use the connection.
+/// Without handles and streams the connection is of no use.
 impl Drop for LinkState {
     fn drop(&mut self) {
         self.seen.end(Ending::InOrder);
@@ -163,9 +163,9 @@ impl Pong {
 }
 
 /// The first settings of an origin.
-pub struct Settings(Arc<Seen>);
+pub struct PeerSettings(Arc<Seen>);
 
-impl Settings {
+impl PeerSettings {
     /// Waits until they are in force, but not for long: they come with the first bytes of an origin (RFC 9113 §3.4).
     ///
     /// # Cancel safety

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// less than 5 minutes apart for an attack, and end the connection with the third (`too_many_pings`).
 const APART: Duration = Duration::from_secs(5 * 60 + 10);
 
-/// What is known of a connection at some moment. All of it but `streams` only grows.
+/// Signs of life of a connection at some moment. All of them but `streams` only grow.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Signs {
     /// Bytes that have come.
@@ -40,13 +40,13 @@ pub(super) struct Signs {
     pub(super) streams: usize,
 }
 
-/// What must be done for a connection.
+/// The next thing to do for a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
     Nothing,
     /// Send a PING.
     Ping,
-    /// End it: there is nobody.
+    /// End it: its peer is gone.
     End,
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Trust {
     None,
 }
 
-/// What is remembered of one connection. It is looked at about once a second, and before each request.
+/// Liveness of one connection. It is looked at about once a second, and before each request.
 #[derive(Debug)]
 pub(super) struct Liveness {
     signs: Signs,
@@ -95,7 +95,7 @@ impl Liveness {
         }
     }
 
-    /// What is due.
+    /// The next thing to do.
     pub(super) fn look(&mut self, signs: Signs, now: Time) -> Due {
         self.note(signs, now);
         if let Some(asked_at) = self.asked_at {
@@ -103,7 +103,7 @@ impl Liveness {
             return if is_gone { Due::End } else { Due::Nothing };
         }
         let lasts = |since: Time| now.since(since) >= SILENCE;
-        // A request should be answered, also if nobody waits for it any more.
+        // A request should be answered, also if its caller has given up.
         let is_unheard = self.waiting_since.is_some_and(lasts);
         // A stream may be silent by its nature.
         let is_silent = self.busy_since.is_some_and(|since| lasts(since.max(self.heard_at)));
@@ -303,7 +303,7 @@ mod tests {
         world.send();
         world.answer();
         assert!(!world.pass(29) && world.offer() == Trust::Full);
-        assert!(!world.pass(2) && world.asked.is_empty(), "nobody asks an idle one");
+        assert!(!world.pass(2) && world.asked.is_empty(), "an idle one is not asked");
         assert_eq!(world.offer(), Trust::Soon);
         world.pong();
         assert_eq!((world.offer(), world.asked.len()), (Trust::Full, 1));

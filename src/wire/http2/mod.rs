@@ -16,7 +16,7 @@ mod session;
 mod watch;
 
 pub use link::Link;
-pub use link_state::{Pong, Settings};
+pub use link_state::{PeerSettings, Pong};
 pub use message::{FieldMap, carries, read_trailers, write_trailers};
 pub use origin_stream::{OriginStream, Reply, Silence};
 pub use seen::Departure;

@@ -12,7 +12,7 @@ use http::Request;
 use tokio::io::ReadBuf;
 
 use super::data::{Data, broken};
-use super::link_state::{Place, Settings};
+use super::link_state::{PeerSettings, Place};
 use super::message;
 use super::seen::Departure;
 use crate::time::Time;
@@ -78,8 +78,8 @@ impl OriginStream {
         self.reused
     }
 
-    /// What is still to come before its connection can be shared.
-    pub fn settings(&self) -> Settings {
+    /// The settings of the origin, before which its connection cannot be shared.
+    pub fn settings(&self) -> PeerSettings {
         self.place.0.settings()
     }
 

@@ -1,5 +1,5 @@
-//! What is known of an HTTP/2 connection beyond what `h2` tells: which heads are out, what the peer has said goodbye to,
-//! how it is to end.
+//! State of an HTTP/2 connection that `h2` does not tell: which heads are out, which streams a GOAWAY leaves undone, signs
+//! of life, and orders to the task that drives it.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,9 +22,9 @@ pub(super) struct Seen {
     settled: Notify,
 }
 
-/// What the driver of a connection must do.
+/// An order to the task that drives a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Order {
+pub(super) enum DriverOrder {
     /// Send a PING.
     Ping,
     /// End the connection.
@@ -38,7 +38,7 @@ struct State {
     written: u32,
     /// The last stream whose head is out: with the kernel, or where the other side can read it.
     departed: u32,
-    /// Who waits for a head to be out.
+    /// Tasks that wait for a head to be out.
     waiting: Vec<(u32, Waker)>,
     /// The last stream that the peer looks at; it has said goodbye if it is not the greatest.
     last: u32,
@@ -49,14 +49,14 @@ struct State {
     messages: u64,
     pongs: u64,
     /// The peer has told its settings, and they are in force.
-    settings: Option<Settings>,
+    settings: Option<SettingsState>,
     /// A PING must be sent.
     ping: bool,
     /// It must end, and in what way.
     ending: Option<Ending>,
-    /// What moves the connection.
+    /// The task that drives the connection.
     driver: Option<Waker>,
-    /// What broke it; `h2` keeps of it no more than a text.
+    /// The error that broke it; `h2` keeps of it no more than a text.
     failure: Option<Arc<io::Error>>,
     /// The connection itself, when `h2` has no use for it any more.
     rest: Option<Stream>,
@@ -66,7 +66,7 @@ struct State {
 
 /// How far the first settings of the peer have come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Settings {
+enum SettingsState {
     Told,
     InForce,
 }
@@ -148,7 +148,7 @@ impl Seen {
         self.settled.notify_waiters();
     }
 
-    /// Ends the connection. What is said first holds.
+    /// Ends the connection. The first call holds.
     pub(super) fn end(&self, ending: Ending) {
         self.order(|state| _ = state.ending.get_or_insert(ending));
     }
@@ -167,14 +167,14 @@ impl Seen {
         driver.into_iter().for_each(Waker::wake);
     }
 
-    /// What the driver must do next.
-    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
+    /// The next order to the driver.
+    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Poll<DriverOrder> {
         let mut state = self.lock();
         if let Some(ending) = state.ending {
-            return Poll::Ready(Order::End(ending));
+            return Poll::Ready(DriverOrder::End(ending));
         }
         if std::mem::take(&mut state.ping) {
-            return Poll::Ready(Order::Ping);
+            return Poll::Ready(DriverOrder::Ping);
         }
         match &mut state.driver {
             Some(driver) => driver.clone_from(cx.waker()),
@@ -185,16 +185,16 @@ impl Seen {
 
     /// The peer has told settings, and `h2` is about to hear of them.
     pub(super) fn settings_told(&self) {
-        self.lock().settings.get_or_insert(Settings::Told);
+        self.lock().settings.get_or_insert(SettingsState::Told);
     }
 
     /// `h2` has heard of all that has come.
     pub(super) fn caught_up(&self) {
         let is_new = {
             let mut state = self.lock();
-            let is_new = state.settings == Some(Settings::Told);
+            let is_new = state.settings == Some(SettingsState::Told);
             if is_new {
-                state.settings = Some(Settings::InForce);
+                state.settings = Some(SettingsState::InForce);
             }
             is_new
         };
@@ -209,7 +209,7 @@ impl Seen {
         settled.as_mut().enable();
         let is_over = {
             let state = self.lock();
-            state.closed || state.settings == Some(Settings::InForce)
+            state.closed || state.settings == Some(SettingsState::InForce)
         };
         if !is_over {
             settled.await;
@@ -236,7 +236,7 @@ impl Seen {
         }
     }
 
-    /// What can be seen of its life, with so many streams.
+    /// Its signs of life, with so many streams.
     pub(super) fn signs(&self, streams: usize) -> Signs {
         let State { received, messages, pongs, departed, .. } = *self.lock();
         Signs { received, messages, pongs, departed, streams }
