@@ -134,11 +134,44 @@ fn descriptors_of_idle_connections_serve_the_next_request() {
     // Kept to the first origin, idle.
     let get = |origin: &Origin| format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url("/"), origin.authority());
     assert_eq!(caller.send(get(&first)).answer().status, 200);
+    leave_no_descriptor(&gateway);
+    let answer = caller.send(get(&second)).answer();
+    assert_eq!(answer.status, 200, "{}", answer.raw);
+}
+
+/// From here on the gateway can open nothing before it has closed something.
+fn leave_no_descriptor(gateway: &Gateway) {
     let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid().as_raw_nonzero())).unwrap();
     let open: Vec<u64> = open.map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
     let first_free = (0..).find(|fd| !open.contains(fd));
     let none_left = Rlimit { current: first_free, maximum: getrlimit(Resource::Nofile).maximum };
     prlimit(Some(gateway.pid()), Resource::Nofile, none_left).unwrap();
+}
+
+/// What the gateway answers itself, without a connection to anywhere.
+const ASK: &str = "OPTIONS http://a.invalid/ HTTP/1.1\r\nHost: a.invalid\r\nMax-Forwards: 0\r\n\r\n";
+
+#[test]
+fn descriptors_of_idle_connections_of_another_thread_serve_the_next_request() {
+    let (first, second) = (Origin::start(), Origin::start());
+    let gateway = Gateway::start(UNLIMITED);
+    // Where there are two cores, each has a thread of its own.
+    let (mut caller, mut other) = (gateway.caller(), gateway.caller());
+    assert_eq!(caller.send(ASK).answer().status, 200);
+    let get = |origin: &Origin| format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url("/"), origin.authority());
+    assert_eq!(other.send(get(&first)).answer().status, 200);
+    leave_no_descriptor(&gateway);
     let answer = caller.send(get(&second)).answer();
     assert_eq!(answer.status, 200, "{}", answer.raw);
+}
+
+#[test]
+fn descriptors_of_idle_connections_let_the_next_caller_in() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(UNLIMITED);
+    let mut caller = gateway.caller();
+    let get = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url("/"), origin.authority());
+    assert_eq!(caller.send(get).answer().status, 200);
+    leave_no_descriptor(&gateway);
+    assert_eq!(gateway.caller().send(ASK).answer().status, 200);
 }

@@ -119,10 +119,12 @@ pub fn open(
         latest,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let door = {
+    let mut door = {
         let _inside = runtime.enter();
         Listener::adopt(socket)?
     };
+    let tallies = Arc::clone(&shared.tallies);
+    door.set_relief(move || _ = tallies.let_idle_go());
     let serve = move || {
         runtime.block_on(async {
             tokio::spawn(history::watch(Arc::clone(&house), tell));

@@ -20,6 +20,7 @@ use crate::net::drain::{Drain, Present};
 use crate::net::entrance::{Entrance, Refused};
 use crate::net::listen::Listener;
 use crate::proxy::hands::{Hands, Hired};
+use crate::proxy::tally::Tallies;
 use crate::proxy::{Current, Server, Shared, Worker};
 
 /// How many tasks that serve nobody each runtime keeps for the next connections, some 5 KiB each. To make one anew takes
@@ -32,6 +33,7 @@ pub(super) struct Crew {
     drain: Drain,
     limit: ConnectionLimit,
     current: Arc<Current>,
+    tallies: Arc<Tallies>,
     /// Whether the log has said that addresses come to which nothing is served.
     told_not_allowed: Cell<bool>,
 }
@@ -90,13 +92,19 @@ impl Crew {
         }
         tracing::debug!(runtimes = cores, "runtimes started");
         let current = Arc::clone(proxy);
-        let (drain, limit) = (shared.drain.clone(), shared.connections.clone());
-        Ok(Crew { mates, drain, limit, current, told_not_allowed: Cell::default() })
+        let (drain, limit, tallies) = (shared.drain.clone(), shared.connections.clone(), Arc::clone(&shared.tallies));
+        Ok(Crew { mates, drain, limit, current, tallies, told_not_allowed: Cell::default() })
     }
 
     /// A listener whose connections it will be given.
     pub(super) fn entrance(&self, address: SocketAddr) -> Arc<Entrance> {
         self.drain.entrance(address)
+    }
+
+    /// Frees descriptors that callers need more: those of idle connections to origins, of all runtimes.
+    pub(super) fn relief(&self) -> impl Fn() + Send + 'static {
+        let tallies = Arc::clone(&self.tallies);
+        move || _ = tallies.let_idle_go()
     }
 
     /// The next connection of a listener, once there is room for one more.

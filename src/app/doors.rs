@@ -172,6 +172,7 @@ impl Doors {
         let (close, closing) = oneshot::channel();
         let (crew, alarm) = (Rc::clone(crew), Alarm { fallen: Some(self.fallen.clone()), bound });
         let entrance = crew.entrance(bound);
+        listener.set_relief(crew.relief());
         spawn_local(async move {
             if accept(&mut listener, &crew, &entrance, closing).await == Waiting::LetIn {
                 while let Some((stream, peer)) = crew.next_waiting(&mut listener) {

@@ -29,6 +29,8 @@ pub struct Listener {
     shortage: Shortage,
     /// A pause that was begun. It is kept here so that a dropped `accept` does not end it.
     pausing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Called before each pause.
+    relief: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Listener {
@@ -74,7 +76,12 @@ impl Listener {
             reason = "its successor is unsafe; an owned socket keeps its descriptor, which is all that it asks for"
         )]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(named)?;
-        Ok(Listener { socket, addr, shortage: Shortage::default(), pausing: None })
+        Ok(Listener { socket, addr, shortage: Shortage::default(), pausing: None, relief: None })
+    }
+
+    /// Has this called whenever the process is out of descriptors or memory: it gives back what others can do without.
+    pub fn set_relief(&mut self, relief: impl Fn() + Send + 'static) {
+        self.relief = Some(Box::new(relief));
     }
 
     /// Where it listens, with the port that the system chose if 0 was asked for.
@@ -103,8 +110,8 @@ impl Listener {
 
     /// The next connection: non-blocking, with `TCP_NODELAY` and keep-alive, and not yet of any runtime, so that another may adopt it.
     ///
-    /// When the process is out of descriptors or memory it pauses (10 ms, doubled up to 1 s), logs once for each such
-    /// shortage, and goes on.
+    /// When the process is out of descriptors or memory it calls the [relief](Listener::set_relief), pauses (10 ms, doubled up to
+    /// 1 s), logs once for each such shortage, and goes on.
     ///
     /// # Cancel safety
     /// Cancel safe: no connection is lost, and a pause that was begun is kept to by the next call.
@@ -125,6 +132,9 @@ impl Listener {
                 Err(error) => {
                     if self.shortage.is_new() {
                         tracing::error!(listener = %self.addr, %error, "cannot accept connections, pausing");
+                    }
+                    if let Some(relief) = &self.relief {
+                        relief();
                     }
                     self.pausing = Some(Box::pin(pass(self.shortage.next_pause())));
                 }

@@ -1,6 +1,7 @@
 //! Connections to origins: kept, and made ready.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ const PLACES: usize = 32;
 /// How often a request waits for a connection that another one opens. If it still has no place on one, each of the origin's
 /// connections has room for very few.
 const MAX_TURNS: u32 = 8;
+
+/// How long a request waits for idle connections to end when descriptors have run out. Those that are shared end in tasks of
+/// their own, some on other threads.
+const LETTING_GO: Duration = Duration::from_millis(10);
 
 /// The place of one of them; free again when dropped.
 pub(super) struct Place {
@@ -174,20 +179,14 @@ impl Origins {
 
     async fn dial_alone(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
         match self.dial_once(origin, how, offer).await {
-            // Descriptors that nobody uses at the moment serve this request better.
-            Err(Refusal::Exhausted) if self.let_idle_go() => {
-                // Those that are shared end in tasks of their own, which come first.
-                tokio::task::yield_now().await;
+            // Descriptors that nobody uses at the moment serve this request better, those of other runtimes too.
+            Err(Refusal::Exhausted) if self.tallies.let_idle_go() => {
+                // It always elapses: nothing else is waited for.
+                let _elapsed = tokio::time::timeout(LETTING_GO, pending::<()>()).await;
                 self.dial_once(origin, how, offer).await
             }
             dialled => dialled,
         }
-    }
-
-    /// Closes every idle connection; whether there was one.
-    fn let_idle_go(&self) -> bool {
-        let shared = self.links.let_idle_go();
-        !std::mem::take(&mut *self.lock()).is_empty() || shared
     }
 
     async fn dial_once(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
@@ -270,6 +269,12 @@ impl Origins {
 impl Pool for Origins {
     fn kept(&self) -> Kept {
         Kept { idle: self.lock().values().map(Vec::len).sum(), shared: self.links.count() }
+    }
+
+    fn let_idle_go(&self) -> bool {
+        let shared = self.links.let_idle_go();
+        let alone = std::mem::take(&mut *self.lock());
+        shared || !alone.is_empty()
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Tallies {
 pub(super) trait Pool: Send + Sync {
     /// How many there are, and on how many of them requests are under way or may be at any time.
     fn kept(&self) -> Kept;
+
+    /// Closes those that are idle; whether there was one.
+    fn let_idle_go(&self) -> bool;
 }
 
 /// How many connections to origins are kept, over all pools.
@@ -184,9 +187,19 @@ impl Tallies {
 
     /// How many connections to origins are kept.
     pub fn kept(&self) -> Kept {
-        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = pools.iter().filter_map(|pool| Some(pool.upgrade()?.kept()));
+        let kept = self.pools().into_iter().map(|pool| pool.kept());
         kept.fold(Kept::default(), |all, one| Kept { idle: all.idle + one.idle, shared: all.shared + one.shared })
+    }
+
+    /// Closes the idle connections to origins, of all pools: for want of descriptors. Whether there was one. Those of HTTP/2
+    /// end a moment later, each in its runtime.
+    pub fn let_idle_go(&self) -> bool {
+        self.pools().iter().filter(|pool| pool.let_idle_go()).count() > 0
+    }
+
+    fn pools(&self) -> Vec<Arc<dyn Pool>> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// How many connections to origins were opened.
