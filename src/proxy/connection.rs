@@ -93,7 +93,7 @@ impl Server {
         }
         // Here the connection is closed, and those that were its own.
         caller.conn = Conn::new(Stream::gone());
-        caller.pinned.clear();
+        caller.pinned.begin_anew();
     }
 }
 
@@ -157,7 +157,7 @@ impl Caller {
     fn meet(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.peer = peer;
         self.conn = Conn::new(Stream::accepted(stream));
-        self.pinned.clear();
+        self.pinned.begin_anew();
         (self.secure, self.within, self.has_asked) = (false, None, false);
     }
 

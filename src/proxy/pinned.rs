@@ -74,8 +74,61 @@ impl Pinned {
         pins.push(Pin { key, conn, since: now });
     }
 
-    /// Closes all of them.
-    pub(super) fn clear(&self) {
+    /// Closes all of them, for the caller's next connection. Streams of the last one may still run: what they keep is not for
+    /// the next.
+    pub(super) fn begin_anew(&mut self) {
         self.0.borrow_mut().clear();
+        if Rc::strong_count(&self.0) > 1 {
+            self.0 = Rc::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::net::dial::Reach;
+    use crate::proxy::target::Scheme;
+    use crate::proxy::uri_origin::Origin;
+    use crate::wire::Stream;
+
+    const NOW: Time = Time::from_nanos(1 << 60);
+    const IDLE: Duration = Duration::from_secs(90);
+
+    fn key(version: u64) -> PinKey {
+        let origin = Origin { scheme: Scheme::Http, host: "a.example".into(), port: 80 };
+        PinKey { upstream: Upstream { origin, reach: Reach::Public }, caller: Caller(1), version }
+    }
+
+    async fn dialled(listener: &TcpListener) -> Conn {
+        Conn::new(Stream::plain(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()))
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_outlives_its_connection_keeps_nothing_for_the_next_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = Pinned::default();
+        let stream = connection.clone();
+        stream.keep(key(0), dialled(&listener).await, NOW);
+        assert!(connection.has(&key(0)), "streams share what is their connection's");
+        connection.begin_anew();
+        assert!(connection.is_empty() && stream.is_empty());
+        stream.keep(key(0), dialled(&listener).await, NOW);
+        assert!(connection.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_login_ends_with_the_reading_of_the_file_and_with_its_idle_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (version, after, is_there) in
+            [(0, IDLE - Duration::from_secs(1), true), (1, Duration::ZERO, false), (0, IDLE, false)]
+        {
+            let pinned = Pinned::default();
+            pinned.keep(key(0), dialled(&listener).await, NOW);
+            assert_eq!(pinned.take(&key(version), IDLE, NOW + after).is_some(), is_there);
+            assert!(pinned.is_empty());
+        }
     }
 }
