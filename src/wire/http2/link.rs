@@ -56,11 +56,15 @@ impl Link {
 
     /// A stream on it, if it has room and is trusted.
     pub fn open(&self, now: Time) -> Option<Box<OriginStream>> {
+        // Most of the connections that a request in a burst looks at are full, so that is asked first.
+        let most = self.send.current_max_send_streams().min(MAX_STREAMS as usize);
+        if self.state.is_full(most) {
+            return None;
+        }
         let mut send = self.send.clone();
         if !self.state.is_ready(&mut send) || self.state.trust(now) != Trust::Full {
             return None;
         }
-        let most = send.current_max_send_streams().min(MAX_STREAMS as usize);
         let place = self.state.place(most)?;
         Some(Box::new(OriginStream::new(send, place)))
     }

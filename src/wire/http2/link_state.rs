@@ -49,6 +49,11 @@ impl LinkState {
         Some(Place(Arc::clone(self)))
     }
 
+    /// Whether it has so many streams already.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.streams.load(Ordering::Relaxed) >= most
+    }
+
     /// Whether new requests can be sent on it.
     pub(super) fn is_open(&self) -> bool {
         !self.retired.load(Ordering::Relaxed) && self.seen.is_open()
