@@ -25,8 +25,8 @@ const MAX_UNTAKEN: u32 = 2;
 /// could go on breaking them for ever.
 const MAX_UNTOUCHED: u32 = 3;
 
-/// How often in a row a permit may come too late. The request has its connection by then, so it takes 250 ms of delay
-/// elsewhere, every time: in the store, in the gateway, or in an origin that breaks each connection before it is used.
+/// How many permits of one request may come too late. It has its connection by then, so it takes 250 ms of delay elsewhere,
+/// every time: in the store, in the gateway, or in an origin that breaks each connection before it is used.
 const MAX_LATE: u32 = 8;
 
 /// A connection for the request: the one that is pinned to its caller, the one that was made ready, one that is there, or a
@@ -211,9 +211,16 @@ pub(super) async fn ask_anew(
     want: Want,
 ) -> Result<(Permit, Option<Ready>), End> {
     drop(late);
+    let ready = if ready.pinned {
+        // It is found again there, and none is made ready in its place: the login is on this one.
+        caller.pinned.keep(plan.key(caller), ready.conn, caller.worker.proxy.gate.clock().now());
+        None
+    } else {
+        Some(ready)
+    };
     let arrived = plan.arrived;
     let (permit, held) = exchange::permit(caller, story, plan, Some(arrived), want).await?;
-    Ok((permit, held.or(Some(ready))))
+    Ok((permit, held.or(ready)))
 }
 
 /// Counts a request's permits that came too late to be used.
