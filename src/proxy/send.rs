@@ -124,8 +124,9 @@ impl Drop for Departing {
         let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
         // Without a runtime nothing can leave any more.
         let Ok(runtime) = Handle::try_current() else { return };
+        let is_out = departure.is_out();
         runtime.spawn(async move {
-            if departure.is_out().await {
+            if is_out.await {
                 flight.sent();
             }
         });

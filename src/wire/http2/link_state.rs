@@ -1,5 +1,6 @@
 //! State of a connection to an origin that its streams share.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -92,6 +93,11 @@ impl LinkState {
         PeerSettings(Arc::clone(&self.seen))
     }
 
+    /// The way of the head of this stream, which `h2` has been given.
+    pub(super) fn departure(self: &Arc<Self>, stream: u32) -> Departure {
+        Departure { state: Arc::clone(self), stream }
+    }
+
     /// Does what is due for its liveness: a PING, or the end.
     pub(super) fn look(&self, now: Time) {
         self.alive(|liveness, signs| ((), liveness.look(signs, now)));
@@ -178,6 +184,28 @@ impl PeerSettings {
     pub async fn wait(self) {
         // Without them there is room for a single stream.
         let _elapsed = timeout(SETTINGS, self.0.wait_for_settings()).await;
+    }
+}
+
+/// The head of a request that `h2` has been given and cannot be asked to give back.
+pub struct Departure {
+    state: Arc<LinkState>,
+    stream: u32,
+}
+
+impl Departure {
+    /// Waits until the head is out. `false`: its connection has ended before, and it never will be.
+    ///
+    /// From this call on it has the place of a stream, as its stream is gone or about to be: heads that wait in a connection
+    /// are no more than it may have streams, and it is not idle.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn is_out(self) -> impl Future<Output = bool> + Send + 'static {
+        let Departure { state, stream } = self;
+        state.streams.fetch_add(1, Ordering::Relaxed);
+        let place = Place(state);
+        async move { poll_fn(|cx| place.0.seen.poll_departed(stream, cx)).await.is_ok() }
     }
 }
 

@@ -16,10 +16,9 @@ mod session;
 mod watch;
 
 pub use link::Link;
-pub use link_state::{PeerSettings, Pong};
+pub use link_state::{Departure, PeerSettings, Pong};
 pub use message::{FieldMap, carries, read_trailers, write_trailers};
 pub use origin_stream::{OriginStream, Reply, Silence};
-pub use seen::Departure;
 pub use session::{Call, CallerStream, Session};
 
 /// What every connection begins with that speaks HTTP/2 (RFC 9113 §3.4).

@@ -12,9 +12,8 @@ use http::Request;
 use tokio::io::ReadBuf;
 
 use super::data::{Data, broken};
-use super::link_state::{PeerSettings, Place};
+use super::link_state::{Departure, PeerSettings, Place};
 use super::message;
-use super::seen::Departure;
 use crate::time::Time;
 use crate::wire::head::ResponseHead;
 
@@ -117,7 +116,7 @@ impl OriginStream {
     pub fn departure(&self) -> Option<Departure> {
         match &self.stage {
             Stage::Idle(_) | Stage::Failed => None,
-            Stage::Asked { stream, .. } => Some(Departure { seen: Arc::clone(&self.place.0.seen), stream: *stream }),
+            Stage::Asked { stream, .. } => Some(self.place.0.departure(*stream)),
         }
     }
 

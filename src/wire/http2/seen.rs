@@ -1,7 +1,6 @@
 //! State of an HTTP/2 connection that `h2` does not tell: which heads are out, which streams a GOAWAY leaves undone, signs
 //! of life, and orders to the task that drives it.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -318,21 +317,5 @@ impl Seen {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is whole before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The head of a request that `h2` has been given and cannot be asked to give back.
-pub struct Departure {
-    pub(super) seen: Arc<Seen>,
-    pub(super) stream: u32,
-}
-
-impl Departure {
-    /// Waits until the head is out. `false`: its connection has ended before, and it never will be.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn is_out(self) -> bool {
-        poll_fn(|cx| self.seen.poll_departed(self.stream, cx)).await.is_ok()
     }
 }

@@ -153,6 +153,19 @@ async fn a_head_that_is_stuck_in_the_connection_is_not_out_and_cannot_be_taken_b
 }
 
 #[tokio::test]
+async fn a_head_that_is_stuck_takes_the_place_of_a_stream_after_its_request_was_given_up() {
+    let (link, first, mut far) = stuck().await;
+    let mut second = waiting(&link).await;
+    let is_out = second.stream.as_origin().unwrap().departure().unwrap().is_out();
+    drop((first, second));
+    assert!(!link.is_idle(), "it will leave yet");
+    let reading = tokio::spawn(async move { tokio::io::copy(&mut far, &mut tokio::io::sink()).await });
+    assert!(is_out.await);
+    assert!(link.is_idle());
+    reading.abort();
+}
+
+#[tokio::test]
 async fn a_head_that_is_stuck_when_its_connection_breaks_has_shown_nothing() {
     let (link, _first, far) = stuck().await;
     let mut second = waiting(&link).await;
