@@ -80,8 +80,8 @@ impl Locker {
         let limits = self.known();
         let mut windows = Vec::new();
         let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
-        for Reverse((at, window, cost)) in &self.late {
-            late.entry(*window).or_default().push((*at, *cost));
+        for Reverse(later) in &self.late {
+            late.entry(later.window).or_default().push((later.at, later.cost));
         }
         for (index, rule) in self.rules.iter().enumerate() {
             for window in self.table.of_limit(LimitId(index as u32)) {
@@ -168,8 +168,10 @@ impl Locker {
         self.table.window_mut(index).set_noted();
         for (at, cost) in page.late {
             let at = at.max(now);
-            self.table.window_mut(index).unsettled += cost;
-            self.late.push(Reverse((at, index, cost)));
+            let window = self.table.window_mut(index);
+            window.unsettled += cost;
+            let generation = window.generation;
+            self.settle_at(at, index, generation, cost);
         }
     }
 }

@@ -1,8 +1,6 @@
 //! Requests of another process, whose windows are here now: what is said of them, and what becomes of them if nobody says
 //! anything any more.
 
-use std::cmp::Reverse;
-
 use super::Locker;
 use super::ask::{Ask, Grant, Key, LimitId, Verdict};
 use super::given::{Event, Moving, Slot};
@@ -81,8 +79,7 @@ impl Locker {
             self.note_settle(index);
             if open > 0 {
                 let at = now + self.rules[limit.at()].linger;
-                self.late.push(Reverse((at, index, open)));
-                self.due = self.due.min(at);
+                self.settle_at(at, index, self.table.window(index).generation, open);
             }
             self.news(index);
         }
@@ -118,9 +115,7 @@ impl Locker {
     fn guest_settles(&mut self, limit: LimitId, key: Key, cost: u32, at: Time, now: Time) {
         let Some(index) = self.guest_frees(limit, key, cost, 0) else { return };
         if at > now {
-            self.late.push(Reverse((at, index, cost)));
-            self.due = self.due.min(at);
-            return;
+            return self.settle_at(at, index, self.table.window(index).generation, cost);
         }
         self.table.window_mut(index).settle(&self.rules[limit.at()], cost, at);
         self.note_settle(index);

@@ -52,6 +52,7 @@ pub use self::wall_clock::{Wall, WallReading};
 use self::decide::Look;
 use self::given::{Given, Moving};
 use self::queue::{Needs, Queue};
+use self::settle::Late;
 use self::sharing::Sharing;
 use self::table::Table;
 use self::wall_clock::WallClock;
@@ -61,8 +62,6 @@ use crate::time::Time;
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// What settles later: when, where, and how many slots.
-type Late = (Time, u32, u32);
 
 /// All windows and all waiters of a gateway.
 ///
@@ -239,7 +238,7 @@ impl Locker {
             return None;
         }
         let sweeps = if self.table.live() > 0 { self.sweeps } else { Time::NEVER };
-        let late = self.late.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
+        let late = self.late.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         // What is due already is the gate's to see to.
         let exchange = Some(self.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
         let next = sweeps.min(late).min(self.queue.due()).min(exchange);
@@ -274,15 +273,7 @@ impl Locker {
                 rule.roll(&self.wall, now);
             }
         }
-        while let Some(&Reverse((at, window, cost))) = self.late.peek()
-            && at <= now
-        {
-            self.late.pop();
-            let settles = self.table.window_mut(window);
-            settles.settle(&self.rules[settles.limit.at()], cost, at);
-            self.note_settle(window);
-            self.news(window);
-        }
+        self.settle_late(now);
         self.ring(now);
         self.run(now);
         self.time_out(now);
@@ -292,7 +283,7 @@ impl Locker {
     /// Notes when something is due next.
     fn rearm(&mut self) {
         self.rolls = self.rules.iter().map(|rule| rule.period.until).min().unwrap_or(Time::NEVER);
-        let late = self.late.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
+        let late = self.late.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         self.due = self.rolls.min(late).min(self.queue.due());
     }
 }

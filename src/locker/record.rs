@@ -53,6 +53,9 @@ pub struct Written {
 impl Locker {
     /// From here on no slot of a long window is taken that is not written down. The limits must be written down first.
     pub fn begin_recording(&mut self, now: Time) {
+        if self.given.is_some() {
+            return;
+        }
         let now = self.advance(now);
         self.recording = true;
         self.limits_unwritten = true;

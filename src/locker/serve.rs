@@ -22,13 +22,13 @@ enum Finding {
 impl Locker {
     /// Something may have opened here, or become known.
     pub(super) fn news(&mut self, window: u32) {
-        let Some(waits) = self.table.window(window).waits() else { return };
+        let Some(waits) = self.table.waits(window) else { return };
         let claimant = waits.claimants.first().copied();
         self.queue.work.push_back(Work::Window(window));
         let Some((_, _, claimant)) = claimant else { return };
         // The claimant's start may have moved, which may let others go elsewhere.
         for want in &self.queue.waiters[claimant].wants {
-            let waits = self.table.window(want.window).waits();
+            let waits = self.table.waits(want.window);
             if want.window != window && waits.is_some_and(|waits| !waits.held.is_empty()) {
                 self.queue.work.push_back(Work::Window(want.window));
             }
@@ -48,7 +48,7 @@ impl Locker {
             && at <= now
         {
             self.queue.alarms.pop_first();
-            if let Some(waits) = self.table.window_mut(window).waits_mut() {
+            if let Some(waits) = self.table.get_mut(window).and_then(|window| window.waits_mut()) {
                 waits.armed = None;
             }
             self.news(window);
@@ -287,7 +287,8 @@ impl Locker {
     /// Sets the moment at which a window's line is looked at again: when its first can go, or when the
     /// claimant for whose sake others are held is to start.
     fn arm(&mut self, window: u32, claimed_until: Option<Time>, now: Time) {
-        let found = self.table.window(window);
+        // Work that came up while the locker was held may be for a window that has been swept since.
+        let Some(found) = self.table.get(window) else { return };
         let Some(waits) = found.waits() else { return };
         let opening = waits.line.first().and_then(|(_, seat)| {
             let lane = &self.queue.lanes[seat.who];

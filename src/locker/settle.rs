@@ -6,6 +6,18 @@ use super::Locker;
 use super::ask::{Grant, Moment};
 use crate::time::Time;
 
+/// Slots that settle by themselves: of a failed attempt, which the origin may still count for a while.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Late {
+    /// When they settle.
+    pub(super) at: Time,
+    /// Where, as long as the window there has this generation.
+    pub(super) window: u32,
+    pub(super) generation: u32,
+    /// How many.
+    pub(super) cost: u32,
+}
+
 impl Locker {
     /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
     pub fn settle(&mut self, grant: &mut Grant, moment: Moment, now: Time) {
@@ -22,8 +34,7 @@ impl Locker {
             let rule = &self.rules[held.limit.at()];
             if moment == Moment::Failed {
                 let at = now + rule.linger;
-                self.late.push(Reverse((at, held.window, held.cost)));
-                self.due = self.due.min(at);
+                self.settle_at(at, held.window, held.generation, held.cost);
                 continue;
             }
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
@@ -82,6 +93,26 @@ impl Locker {
         }
         if news {
             self.run(now);
+        }
+    }
+
+    /// Taken slots of a window settle at a moment that lies ahead.
+    pub(super) fn settle_at(&mut self, at: Time, window: u32, generation: u32, cost: u32) {
+        self.late.push(Reverse(Late { at, window, generation, cost }));
+        self.due = self.due.min(at);
+    }
+
+    /// Settles the slots whose moment has come.
+    pub(super) fn settle_late(&mut self, now: Time) {
+        while let Some(&Reverse(Late { at, window, generation, cost })) = self.late.peek()
+            && at <= now
+        {
+            self.late.pop();
+            // A window keeps its place until all its slots have settled; a mistake there must not free another's.
+            let Some(settles) = self.table.still(window, generation) else { continue };
+            settles.settle(&self.rules[settles.limit.at()], cost, at);
+            self.note_settle(window);
+            self.news(window);
         }
     }
 }

@@ -112,18 +112,27 @@ impl Table {
         &mut self.chunks[chunk].windows[place]
     }
 
-    /// Who waits at a window.
-    pub(super) fn waits(&self, index: u32) -> Option<&Waits> {
+    /// The window at a place that may have been vacated since, or have another window by now.
+    pub(super) fn get(&self, index: u32) -> Option<&Window> {
         let (chunk, place) = self.at(index as usize);
-        self.chunks.get(chunk)?.windows.get(place)?.waits()
+        self.chunks.get(chunk)?.windows.get(place).filter(|window| window.limit != VACANT)
+    }
+
+    /// As [`Table::get`], to be changed.
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Window> {
+        let (chunk, place) = self.at(index as usize);
+        self.chunks.get_mut(chunk)?.windows.get_mut(place).filter(|window| window.limit != VACANT)
+    }
+
+    /// The waiters of a window, if it is still there and has any.
+    pub(super) fn waits(&self, index: u32) -> Option<&Waits> {
+        self.get(index)?.waits()
     }
 
     /// The window, unless it has been dropped since.
     #[inline]
     pub(super) fn still(&mut self, index: u32, generation: u32) -> Option<&mut Window> {
-        let (chunk, place) = self.at(index as usize);
-        let window = self.chunks.get_mut(chunk)?.windows.get_mut(place)?;
-        (window.generation == generation && window.limit != VACANT).then_some(window)
+        self.get_mut(index).filter(|window| window.generation == generation)
     }
 
     /// Keeps a window whose key has none yet.

@@ -10,6 +10,7 @@ mod ends;
 mod forecasts;
 mod given;
 mod handovers;
+mod holds;
 mod judge;
 mod oracle;
 mod order;
