@@ -17,6 +17,19 @@ impl Locker {
         verdict
     }
 
+    /// Whether an event speaks of limits that are known here; one that does not is no event of a process before this one.
+    pub fn understands(&self, event: &Event) -> bool {
+        let known = |limit: LimitId| limit.at() < self.rules.len();
+        match event {
+            Event::Ask { claims, .. } => claims.iter().all(|claim| known(claim.limit) && claim.cost > 0),
+            Event::Leave(_) => true,
+            Event::Settle { limit, .. }
+            | Event::GiveBack { limit, .. }
+            | Event::Land { limit, .. }
+            | Event::Pause { limit, .. } => known(*limit),
+        }
+    }
+
     /// What the other process says of a slot that it has taken. Whatever else it says is the gate's to know.
     pub fn hear(&mut self, event: &Event, now: Time) {
         if self.given.is_some() {

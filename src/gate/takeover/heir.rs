@@ -84,12 +84,12 @@ impl Heir {
         let lines = Lines::new(&gate.clock);
         let ids = gate.inherit(estate.estate(lines), End::HandOver, limits, under_way);
         let now = gate.clock.now();
-        gate.step(now, |state| {
+        let understood = gate.step(now, |state| {
             // They are to go in the order of their arrival, and not before the old one knows.
             state.locker.hold();
-            waiters.into_iter().for_each(|waiter| state.hear(waiter.event(lines), now));
+            state.hear_all(waiters, lines, now)
         });
-        Ok(ids)
+        if understood { Ok(ids) } else { Err(foreign("it speaks of limits that it has not told of")) }
     }
 
     /// Takes the old one's place: from here on this gate grants. `present` is held until the old one has ended.
@@ -138,7 +138,18 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 impl State {
-    /// What the old process asks and settles.
+    /// What the old process asks and settles, until something of it cannot be: then `false`.
+    fn hear_all(&mut self, events: Vec<EventForm>, lines: Lines, now: Time) -> bool {
+        events.into_iter().map(|event| event.event(lines)).all(|event| {
+            let understood = self.locker.understands(&event);
+            if understood {
+                self.hear(event, now);
+            }
+            understood
+        })
+    }
+
+    /// What the old process asks or settles.
     fn hear(&mut self, event: Event, now: Time) {
         match event {
             // Of one that has stopped nobody is told anything any more.
@@ -214,19 +225,20 @@ fn hear_before(gate: &Weak<Gate>, pass: &Pass, bell: &Bell, release: &mpsc::Send
         let events: Result<Option<Vec<EventForm>>, Error> = heard(pass);
         let Some(gate) = gate.upgrade() else { return };
         let now = gate.clock.now();
-        match events {
+        let understood = match events {
             Ok(Some(events)) if patient.is_ok() => {
                 let lines = Lines::new(&gate.clock);
-                gate.step(now, |state| events.into_iter().for_each(|event| state.hear(event.event(lines), now)));
+                gate.step(now, |state| state.hear_all(events, lines, now))
             }
-            Ok(_) | Err(_) => {
-                gate.step(now, |state| state.lose_guests(now));
-                pass.hang_up();
-                bell.end();
-                tracing::info!("the process before has ended");
-                drop(present);
-                return;
-            }
+            Ok(_) | Err(_) => false,
+        };
+        if !understood {
+            gate.step(now, |state| state.lose_guests(now));
+            pass.hang_up();
+            bell.end();
+            tracing::info!("the process before has ended");
+            drop(present);
+            return;
         }
     }
 }

@@ -170,3 +170,23 @@ fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
     first.recorded(written, ms(102));
     first.end_recording(ms(103));
 }
+
+#[test]
+fn an_event_of_a_limit_that_is_unknown_is_not_understood() {
+    let locker = Locker::new(vec![limit(1, 1000, Kind::Sliding)]);
+    let asks = |claim| Event::Ask {
+        ticket: Ticket { index: 0, generation: 0 },
+        claims: [claim].into_iter().collect(),
+        caller: Caller(1),
+        urgency: 3,
+        arrived: ms(0),
+        bound: Time::NEVER,
+        again: false,
+        waits: false,
+    };
+    let pauses = |limit| Event::Pause { limit: LimitId(limit), key: Key(0), until: ms(1) };
+    assert!(locker.understands(&asks(claim(0, 0, 1))) && locker.understands(&pauses(0)));
+    assert!(!locker.understands(&asks(claim(1, 0, 1))), "there is one limit");
+    assert!(!locker.understands(&asks(claim(0, 0, 0))), "no request takes no slots");
+    assert!(!locker.understands(&pauses(1)));
+}
