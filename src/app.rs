@@ -11,6 +11,7 @@ mod house;
 mod locks;
 mod orders;
 pub mod reload;
+mod signals;
 mod succession;
 mod systemd;
 mod watch;
@@ -25,7 +26,6 @@ use std::time::Duration;
 
 use rustix::process::{Pid, kill_process};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
@@ -33,6 +33,7 @@ use tokio::time::timeout;
 use self::house::{Desk, House};
 use self::locks::Counter;
 use self::reload::Reloader;
+use self::signals::{Asked, Signals};
 use self::succession::Successor;
 use crate::admin::Order;
 use crate::config::Settings;
@@ -343,51 +344,4 @@ fn why(ended: Result<io::Result<()>, tokio::task::JoinError>) -> String {
 /// A runtime for the thread that calls.
 fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
-}
-
-/// The signals that the gateway hears.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    user2: Signal,
-}
-
-/// What a signal asks for.
-enum Asked {
-    /// The end; with the exit code of a process that the signal ends.
-    End(u8),
-    /// That the file is read again.
-    Reload,
-    /// That another process takes over.
-    HandOver,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::End(128 + 15),
-            _ = self.interrupt.recv() => Asked::End(128 + 2),
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.user2.recv() => Asked::HandOver,
-        }
-    }
-
-    /// The next signal that asks for the end.
-    async fn end(&mut self) -> u8 {
-        loop {
-            if let Asked::End(code) = self.next().await {
-                return code;
-            }
-        }
-    }
 }
