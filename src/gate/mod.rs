@@ -4,6 +4,7 @@
 //! and nothing else. It never decides by itself, never holds the lock while it logs, wakes or waits, and knows nothing
 //! of HTTP or of keys' meaning.
 
+mod ask;
 mod begin;
 mod bell;
 pub mod clock;
@@ -24,9 +25,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Sorry, Ticket, Verdict};
+use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Ticket, Verdict};
 use crate::net::pass::Pass;
 use crate::time::Time;
+pub use ask::{Answer, Patience, Refused};
 use bell::{Bells, Rung};
 use clock::Clock;
 use driver::{Arming, Timer};
@@ -51,23 +53,6 @@ pub struct Settings {
     pub state: Option<journal::Settings>,
     /// Where limits are counted that are shared; `None`: none is.
     pub store: Option<store::Settings>,
-}
-
-/// How a request wants to be treated in line.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// RFC 9218 urgency: 0 (first) to 7.
-    pub urgency: u8,
-    /// The caller's own bound on the wait; it can only shorten that of the limits.
-    pub max_wait: Option<Duration>,
-    /// When the request first arrived, if it is asked again for a retry: it keeps its place in line. `None`: now.
-    pub arrived: Option<Time>,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience { urgency: 3, max_wait: None, arrived: None }
-    }
 }
 
 /// The locker, shared by all threads.
@@ -118,31 +103,6 @@ struct State {
 
 /// Most steps wake nobody or one.
 type Woken = SmallVec<[Waker; 4]>;
-
-/// The answer to an ask that was not delayed.
-pub enum Answer {
-    /// It may be sent now.
-    Go(Permit),
-    /// It is in line.
-    Wait(Waiting),
-    /// It is refused.
-    Sorry(Refused),
-}
-
-/// A refusal of the gate's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// A limit refused.
-    Sorry(Sorry),
-    /// The gateway shuts down, and this request could not have gone before its end.
-    Closing {
-        /// The end.
-        until: Time,
-    },
-    /// The limits were read again, and it may have to pass others now. It is to be asked again at once, as one that
-    /// arrived when it did.
-    Anew,
-}
 
 impl Gate {
     /// The clock that all times of the gate are of.

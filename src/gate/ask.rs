@@ -1,0 +1,49 @@
+//! What the gate is asked, and what it answers.
+
+use std::time::Duration;
+
+use super::{Permit, Waiting};
+use crate::locker::Sorry;
+use crate::time::Time;
+
+/// How a request wants to be treated in line.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// RFC 9218 urgency: 0 (first) to 7.
+    pub urgency: u8,
+    /// The caller's own bound on the wait; it can only shorten that of the limits.
+    pub max_wait: Option<Duration>,
+    /// When the request first arrived, if it is asked again for a retry: it keeps its place in line. `None`: now.
+    pub arrived: Option<Time>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { urgency: 3, max_wait: None, arrived: None }
+    }
+}
+
+/// The answer to an ask that was not delayed.
+pub enum Answer {
+    /// It may be sent now.
+    Go(Permit),
+    /// It is in line.
+    Wait(Waiting),
+    /// It is refused.
+    Sorry(Refused),
+}
+
+/// A refusal of the gate's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// A limit refused.
+    Sorry(Sorry),
+    /// The gateway shuts down, and this request could not have gone before its end.
+    Closing {
+        /// The end.
+        until: Time,
+    },
+    /// The limits were read again, and it may have to pass others now. It is to be asked again at once, as one that
+    /// arrived when it did.
+    Anew,
+}
