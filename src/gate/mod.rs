@@ -190,11 +190,13 @@ impl Gate {
         now: Time,
         input: impl FnOnce(&mut State) -> R,
     ) -> R {
+        let unwinding = Unwinding(&self.timer);
         if let Some(unix_nanos) = wall {
             self.follow_wall(&mut state, unix_nanos, now);
         }
         let result = input(&mut state);
         let after = state.conclude(now);
+        std::mem::forget(unwinding);
         drop(state);
         for waker in after.woken {
             waker.wake();
@@ -209,6 +211,16 @@ impl Gate {
     fn lock(&self) -> MutexGuard<'_, State> {
         // After a panic inside of it the locker may count too few; then rather nobody goes than too many.
         self.state.0.lock().expect("the locker does not panic")
+    }
+}
+
+/// Dropped by a panic under the lock: the timer fires, so that [`Gate::drive`] meets the poisoned lock at once and ends,
+/// which ends the process. Otherwise that would wait for the next opening, and requests would fail one by one until then.
+struct Unwinding<'t>(&'t Timer);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }
 

@@ -102,3 +102,32 @@ async fn one_task(gate: Arc<Gate>, task: usize) -> Vec<Time> {
     }
     granted
 }
+
+#[tokio::test]
+async fn a_panic_under_the_lock_ends_driving_at_once() {
+    let gate = real(vec![limit(1, Duration::from_secs(3600))]);
+    let driving = tokio::spawn(Arc::clone(&gate).drive());
+    tokio::task::yield_now().await;
+    let broken =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gate.step(gate.clock().now(), |_| panic!("a fault"))));
+    assert!(broken.is_err());
+    let ended = tokio::time::timeout(AGES, driving).await.expect("nobody who drives it was told");
+    assert!(ended.is_err_and(|error| error.is_panic()));
+}
+
+#[tokio::test]
+async fn a_permit_that_is_dropped_by_a_panic_elsewhere_is_given_back_and_ends_nothing() {
+    let gate = real(vec![limit(1, Duration::from_secs(3600))]);
+    let driving = tokio::spawn(Arc::clone(&gate).drive());
+    let broken = tokio::spawn({
+        let gate = Arc::clone(&gate);
+        async move {
+            let _permit = permit(&gate, 0).await;
+            panic!("a fault of its own")
+        }
+    });
+    assert!(broken.await.is_err_and(|error| error.is_panic()));
+    drop(permit(&gate, 0).await);
+    tokio::task::yield_now().await;
+    assert!(!driving.is_finished());
+}
