@@ -84,6 +84,9 @@ pub enum Error {
     /// Nobody would be accepted there any more. A fault of the gateway's.
     #[error("the listener at {0} stopped")]
     Accept(SocketAddr),
+    /// Locks would not end by themselves any more. A fault of the gateway's.
+    #[error("the lock service stopped: {0}")]
+    LockService(String),
 }
 
 /// What a run begins with.
@@ -129,7 +132,7 @@ pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnc
         tokio::select! {
             ended = &mut driving => Err(Error::Timer(why(ended))),
             () = watching => unreachable!("it goes on for ever"),
-            ended = run.live(&mut house.fallen) => ended,
+            ended = run.live(&mut house.faults) => ended,
         }
     });
     // A name lookup or a password check may still hold a thread; nobody waits for its answer.
@@ -157,9 +160,9 @@ enum Turn {
 
 impl Run {
     /// Serves, until there is nothing more to be done.
-    async fn live(&mut self, fallen: &mut mpsc::UnboundedReceiver<SocketAddr>) -> Result<Ended, Error> {
+    async fn live(&mut self, faults: &mut mpsc::UnboundedReceiver<Error>) -> Result<Ended, Error> {
         let watching = Aborted(spawn_local(watch::watch(Rc::clone(&self.reloader))));
-        let turn = self.serve(fallen).await?;
+        let turn = self.serve(faults).await?;
         drop(watching);
         let ended = match turn {
             Turn::End => {
@@ -180,12 +183,12 @@ impl Run {
     }
 
     /// Does what signals ask for, until it is to do something else.
-    async fn serve(&mut self, fallen: &mut mpsc::UnboundedReceiver<SocketAddr>) -> Result<Turn, Error> {
+    async fn serve(&mut self, faults: &mut mpsc::UnboundedReceiver<Error>) -> Result<Turn, Error> {
         let mut handing_over: Option<JoinHandle<Result<Child, succession::Error>>> = None;
         let mut was_to_end = false;
         loop {
             tokio::select! {
-                Some(address) = fallen.recv() => return Err(Error::Accept(address)),
+                Some(fault) = faults.recv() => return Err(fault),
                 given = ended(&mut handing_over) => {
                     handing_over = None;
                     match given {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 
+use super::Error;
 use super::crew::Crew;
 use crate::net::entrance::Entrance;
 use crate::net::listen::Listener;
@@ -19,7 +20,7 @@ pub(super) struct Doors {
     /// Sockets that listen already, and what address was asked for each.
     inherited: RefCell<Vec<(SocketAddr, TcpListener)>>,
     /// Where a door is told of that closed by itself. A fault of the gateway's.
-    fallen: mpsc::UnboundedSender<SocketAddr>,
+    faults: mpsc::UnboundedSender<Error>,
 }
 
 /// An address that is listened on.
@@ -69,11 +70,10 @@ impl Planned {
 }
 
 impl Doors {
-    /// None is open yet; those that are asked for need not be bound if they are inherited. The receiver hears of doors that
+    /// None is open yet; those that are asked for need not be bound if they are inherited. `faults` is told of doors that
     /// close by themselves.
-    pub(super) fn new(inherited: Vec<(SocketAddr, TcpListener)>) -> (Doors, mpsc::UnboundedReceiver<SocketAddr>) {
-        let (fallen, hear) = mpsc::unbounded_channel();
-        (Doors { open: RefCell::default(), inherited: RefCell::new(inherited), fallen }, hear)
+    pub(super) fn new(inherited: Vec<(SocketAddr, TcpListener)>, faults: mpsc::UnboundedSender<Error>) -> Doors {
+        Doors { open: RefCell::default(), inherited: RefCell::new(inherited), faults }
     }
 
     /// The sockets of all doors, and what address was asked for each.
@@ -170,7 +170,7 @@ impl Doors {
         let bound = listener.local_addr();
         tracing::info!(address = %bound, "listening");
         let (close, closing) = oneshot::channel();
-        let (crew, alarm) = (Rc::clone(crew), Alarm { fallen: Some(self.fallen.clone()), bound });
+        let (crew, alarm) = (Rc::clone(crew), Alarm { faults: Some(self.faults.clone()), bound });
         let entrance = crew.entrance(bound);
         listener.set_relief(crew.relief());
         spawn_local(async move {
@@ -211,21 +211,21 @@ async fn accept(
 
 /// Rings when it is dropped by a panic.
 struct Alarm {
-    fallen: Option<mpsc::UnboundedSender<SocketAddr>>,
+    faults: Option<mpsc::UnboundedSender<Error>>,
     bound: SocketAddr,
 }
 
 impl Alarm {
     fn disarm(mut self) {
-        self.fallen = None;
+        self.faults = None;
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
         // Nobody hears it when the gateway ends.
-        if let Some(fallen) = self.fallen.take() {
-            fallen.send(self.bound).ok();
+        if let Some(faults) = self.faults.take() {
+            faults.send(Error::Accept(self.bound)).ok();
         }
     }
 }

@@ -35,8 +35,8 @@ pub(super) struct House {
     pub(super) crew: Rc<Crew>,
     pub(super) doors: Doors,
     pub(super) planned: Planned,
-    /// Hears of doors that close by themselves.
-    pub(super) fallen: mpsc::UnboundedReceiver<SocketAddr>,
+    /// Hears of what cannot go on: a door that closes by itself, a service that stops.
+    pub(super) faults: mpsc::UnboundedReceiver<Error>,
     /// The address at which operators are received, if there is one.
     pub(super) admin: Option<Desk>,
     /// Where locks are given, if there is such a place.
@@ -76,7 +76,8 @@ impl House {
             None => activated().map_err(Error::Listen)?,
             Some(heir) => heir.take_sockets(),
         };
-        let (doors, fallen) = Doors::new(inherited);
+        let (tell_faults, faults) = mpsc::unbounded_channel();
+        let doors = Doors::new(inherited, tell_faults.clone());
         let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
         let desk = settings.admin.as_ref().filter(|_| start != Start::Aside);
         let desk = desk.map(|desk| doors.bind(desk.listen)).transpose().map_err(Error::Listen)?;
@@ -102,9 +103,9 @@ impl House {
         }
         begin_sharing(&gate, &settings)?;
         // Whoever gave locks before has closed by now.
-        let locks = counter.map(|(socket, locks)| Counter::open(socket, &locks, clock)).transpose();
+        let locks = counter.map(|(socket, locks)| Counter::open(socket, &locks, clock, tell_faults)).transpose();
         let locks = locks.map_err(Error::Locks)?.map(Rc::new);
-        Ok(House { shared, current, crew, doors, planned, fallen, admin, locks, asked, settings })
+        Ok(House { shared, current, crew, doors, planned, faults, admin, locks, asked, settings })
     }
 }
 

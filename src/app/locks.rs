@@ -5,8 +5,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::Error;
 use crate::config;
 use crate::gate::clock::Clock;
 use crate::locks::{self, Service};
@@ -17,6 +19,8 @@ pub(super) struct Counter {
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
     settings: locks::Settings,
     clock: Clock,
+    /// Where it is told that the service does not go on.
+    faults: mpsc::UnboundedSender<Error>,
     service: RefCell<Option<Service>>,
 }
 
@@ -26,10 +30,11 @@ impl Counter {
         socket: (SocketAddr, TcpListener),
         settings: &config::Locks,
         clock: Clock,
+        faults: mpsc::UnboundedSender<Error>,
     ) -> io::Result<Counter> {
         let config::Locks { users, allow_from, dir, listen: _ } = settings.clone();
         let settings = locks::Settings { users, allow_from, dir };
-        let counter = Counter { socket: Rc::new(socket), settings, clock, service: RefCell::default() };
+        let counter = Counter { socket: Rc::new(socket), settings, clock, faults, service: RefCell::default() };
         counter.open_again()?;
         tracing::info!(address = %counter.socket.1.local_addr()?, "giving locks");
         Ok(counter)
@@ -37,7 +42,10 @@ impl Counter {
 
     /// Opens it after [`Counter::close`].
     pub(super) fn open_again(&self) -> io::Result<()> {
-        let service = locks::open(self.socket.1.try_clone()?, self.settings.clone(), self.clock)?;
+        let faults = self.faults.clone();
+        // Nobody hears it when the gateway ends.
+        let failed = move |why| drop(faults.send(Error::LockService(why)));
+        let service = locks::open(self.socket.1.try_clone()?, self.settings.clone(), self.clock, failed)?;
         *self.service.borrow_mut() = Some(service);
         Ok(())
     }

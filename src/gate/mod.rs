@@ -357,4 +357,13 @@ impl State {
 }
 
 #[cfg(test)]
+impl Gate {
+    /// A fault under the lock.
+    pub(crate) fn poison_for_test(&self) {
+        let fault = std::panic::AssertUnwindSafe(|| self.step(self.clock.now(), |_| panic!("a fault")));
+        assert!(std::panic::catch_unwind(fault).is_err());
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -83,9 +83,16 @@ pub struct Service {
 /// Serves whoever comes to this socket, on a thread of its own. What another process has left is taken up: it must have
 /// closed.
 ///
+/// `failed` is told if it cannot go on, a fault of the gateway's: locks would be held for ever from then on.
+///
 /// # Errors
 /// If what was left cannot be read, the system gives no thread, or the socket is of no use.
-pub fn open(socket: TcpListener, settings: Settings, clock: Clock) -> io::Result<Service> {
+pub fn open(
+    socket: TcpListener,
+    settings: Settings,
+    clock: Clock,
+    failed: impl FnOnce(String) + Send + 'static,
+) -> io::Result<Service> {
     let gate = Gate::new(vec![limit()], clock);
     let table = Table::open(&settings.dir, &gate)?;
     let (over, is_over) = watch::channel(false);
@@ -102,24 +109,57 @@ pub fn open(socket: TcpListener, settings: Settings, clock: Clock) -> io::Result
         let _inside = runtime.enter();
         Listener::adopt(socket)?
     };
-    let serve = move || serve(&runtime, door, &house, is_over);
+    let failed = Failed(Some(failed));
+    let serve = move || failed.unless_ok(serve(&runtime, door, &house, is_over));
     let thread = thread::Builder::new().name("locks".to_owned()).spawn(serve)?;
     Ok(Service { over, thread: Some(thread) })
 }
 
-fn serve(runtime: &Runtime, door: Listener, house: &Arc<House>, mut over: watch::Receiver<bool>) {
+/// Serves until it is over.
+///
+/// # Errors
+/// Why locks do not end by themselves any more.
+fn serve(runtime: &Runtime, door: Listener, house: &Arc<House>, mut over: watch::Receiver<bool>) -> Result<(), String> {
     runtime.block_on(async {
-        let driving = tokio::spawn(Arc::clone(&house.gate).drive());
-        let sweeping = tokio::spawn(sweep(Arc::clone(house)));
+        let mut driving = tokio::spawn(Arc::clone(&house.gate).drive());
+        let mut sweeping = tokio::spawn(sweep(Arc::clone(house)));
         let closed = async {
             // If whoever could say so is gone, it is over too.
             over.wait_for(|over| *over).await.ok();
         };
         let welcome = |peer| house.lets_in(peer);
-        lobby::receive(door, router(Arc::clone(house)), MOST_VISITORS, welcome, closed).await;
+        let served = tokio::select! {
+            () = lobby::receive(door, router(Arc::clone(house)), MOST_VISITORS, welcome, closed) => Ok(()),
+            ended = &mut driving => Err(match ended {
+                Ok(Ok(())) => "its timer came to its end".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            }),
+            ended = &mut sweeping => Err(ended.err().map_or_else(String::new, |error| error.to_string())),
+        };
         driving.abort();
         sweeping.abort();
-    });
+        served
+    })
+}
+
+/// Whom to tell that the service does not go on; told also if it is dropped by a panic.
+struct Failed<F: FnOnce(String)>(Option<F>);
+
+impl<F: FnOnce(String)> Failed<F> {
+    fn unless_ok(mut self, served: Result<(), String>) {
+        if let (Some(tell), Err(why)) = (self.0.take(), served) {
+            tell(why);
+        }
+    }
+}
+
+impl<F: FnOnce(String)> Drop for Failed<F> {
+    fn drop(&mut self) {
+        if let Some(tell) = self.0.take() {
+            tell("it panicked".to_owned());
+        }
+    }
 }
 
 impl Service {
@@ -173,5 +213,53 @@ fn limit() -> Limit {
         max_keys: MOST_RESOURCES,
         dry_run: false,
         shared: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn house(dir: PathBuf) -> (Arc<House>, watch::Sender<bool>, watch::Receiver<bool>) {
+        let gate = Gate::new(vec![limit()], Clock::start());
+        let table = Table::open(&dir, &gate).unwrap();
+        let (over, is_over) = watch::channel(false);
+        let over_then = is_over.clone();
+        let house = House { gate, table, passwords: None, allow_from: None, on_loopback: true, over: over_then };
+        (Arc::new(house), over, is_over)
+    }
+
+    #[test]
+    fn a_service_whose_locker_has_panicked_says_so_and_ends() {
+        let dir = std::env::temp_dir().join(format!("lockgate-locks-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (house, _over, is_over) = house(dir.clone());
+        house.gate.poison_for_test();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let door = {
+            let _inside = runtime.enter();
+            Listener::adopt(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
+        };
+        let (tell, told) = mpsc::channel();
+        let failed = Failed(Some(move |why: String| tell.send(why).unwrap()));
+        let thread = thread::spawn(move || failed.unless_ok(serve(&runtime, door, &house, is_over)));
+        let why = told.recv_timeout(Duration::from_secs(30)).expect("it says nothing");
+        assert!(why.contains("panic"), "{why}");
+        thread.join().unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_service_that_panics_itself_says_so() {
+        let (tell, told) = mpsc::channel();
+        let failed = Failed(Some(move |why: String| tell.send(why).unwrap()));
+        let thread = thread::spawn(move || {
+            let _failed = failed;
+            panic!("a fault");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(told.recv().unwrap(), "it panicked");
     }
 }
