@@ -140,6 +140,7 @@ impl Locker {
         // Those in line stay known, and nothing here lets them go.
         self.held = true;
         self.queue.work.clear();
+        self.queue.held_over.clear();
         self.queue.alarms.clear();
         self.queue.deadlines.clear();
         self.due = Time::NEVER;

@@ -25,7 +25,8 @@ pub(super) struct Need {
     pub(super) dry: bool,
 }
 
-/// How long a request that would not wait for a slot waits for its slot to be written down, at most.
+/// How long a request that would not wait for a slot waits at most until its slot is written down, or until a locker that is
+/// held is released.
 const WRITING: Duration = Duration::from_secs(1);
 
 pub(super) type Needs = SmallVec<[Need; 2]>;
@@ -97,6 +98,8 @@ pub(super) struct Queue {
     /// When which window's line is to be looked at.
     pub(super) alarms: BTreeSet<(Time, u32)>,
     pub(super) work: VecDeque<Work>,
+    /// Those who found room while the locker was held: their patience may be longer than their own until it is released.
+    pub(super) held_over: Vec<Ticket>,
     seq: u64,
 }
 
@@ -109,6 +112,7 @@ impl Queue {
             deadlines: BTreeSet::new(),
             alarms: BTreeSet::new(),
             work: VecDeque::new(),
+            held_over: Vec::new(),
             seq: 0,
         }
     }
@@ -152,11 +156,13 @@ impl Locker {
         let mut waiter = self.waiter(ask, now);
         self.want(&mut waiter, now);
         waiter.deadline = self.deadline(&waiter);
-        if needs.iter().any(|need| need.dry) {
-            // It waits for nobody's slot, only for its own to be written down.
+        let is_kept_back = needs.iter().any(|need| !need.room && !need.dry && !self.rules[need.limit.at()].dry_run);
+        let is_held_over = self.held && !is_kept_back;
+        if is_held_over || needs.iter().any(|need| need.dry) {
+            // It waits for nobody's slot, only for its own to be written down, or for the locker to be released.
             waiter.deadline = waiter.deadline.max(now + WRITING);
         }
-        if needs.iter().any(|need| !need.room && !need.dry && !self.rules[need.limit.at()].dry_run) {
+        if is_kept_back {
             self.seat(&mut waiter);
             let forecast = self.forecast(&waiter, now);
             let is_late = forecast.at > waiter.deadline && !self.moving.is_some_and(|moving| moving.waits);
@@ -166,6 +172,9 @@ impl Locker {
         }
         let id = self.queue.waiters.insert(waiter);
         let ticket = self.queue.ticket(id);
+        if is_held_over {
+            self.queue.held_over.push(ticket);
+        }
         self.link(id);
         self.run(now);
         if let Some(verdict) = self.verdict_of(ticket) {
@@ -324,6 +333,24 @@ impl Locker {
             self.part(id);
             self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
         }
+    }
+
+    /// The locker is not held any more: whoever waited for that and has not gone is as patient as its limits say.
+    pub(super) fn end_holding_over(&mut self, now: Time) {
+        for ticket in std::mem::take(&mut self.queue.held_over) {
+            if !self.queue.holds(ticket) {
+                continue;
+            }
+            let waiter = &self.queue.waiters[ticket.index];
+            let (before, own) = (waiter.deadline, self.deadline(waiter));
+            if own < before && !waiter.wants.iter().any(|want| self.is_dry(want, now)) {
+                self.queue.deadlines.remove(&(before, ticket.index));
+                self.queue.deadlines.insert((own, ticket.index));
+                self.queue.waiters[ticket.index].deadline = own;
+            }
+        }
+        self.time_out(now);
+        self.run(now);
     }
 
     /// Takes a waiter's verdict out of what is to be told.

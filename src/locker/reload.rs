@@ -75,6 +75,7 @@ impl Locker {
         let now = self.advance(now);
         self.held = false;
         self.run(now);
+        self.end_holding_over(now);
     }
 
     pub(super) fn never_waits(&self, ask: &Ask<'_>) -> bool {

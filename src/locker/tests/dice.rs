@@ -41,6 +41,8 @@ pub(super) struct Nature {
     pub(super) changes: bool,
     /// Callers take turns and have urgencies.
     pub(super) turns: bool,
+    /// Now and then nobody goes for a while.
+    pub(super) holds: bool,
     pub(super) steps: u64,
 }
 

@@ -33,3 +33,46 @@ fn a_window_that_is_swept_while_the_locker_is_held_is_not_looked_at_afterwards()
     assert!(drain(&mut locker).is_empty());
     drop(granted(&mut locker, &claims, ms(601)));
 }
+
+#[test]
+fn one_that_would_not_wait_and_finds_room_in_a_held_locker_goes_when_that_is_released() {
+    let mut locker = Locker::new(vec![limit(1, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let hasty = Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) };
+    locker.hold();
+    let verdict = locker.ask(&hasty, ms(0));
+    let Verdict::Wait(first, _) = verdict else { panic!("{verdict:?}") };
+    locker.handle_timeout(ms(10));
+    assert!(drain(&mut locker).is_empty());
+    locker.release(ms(20));
+    let told = drain(&mut locker);
+    assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == first), "{told:?}");
+}
+
+#[test]
+fn one_that_would_not_wait_is_refused_at_the_release_if_an_elder_has_taken_the_room() {
+    let mut locker = Locker::new(vec![limit(1, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    locker.hold();
+    let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, ms(1));
+    let Verdict::Wait(hasty, _) = verdict else { panic!("{verdict:?}") };
+    let verdict = locker.ask(&Ask { arrived: Some(ms(0)), ..ask(&claims, 2) }, ms(2));
+    let Verdict::Wait(elder, _) = verdict else { panic!("{verdict:?}") };
+    locker.release(ms(20));
+    let told = drain(&mut locker);
+    assert!(
+        matches!(&told[..], [(first, Verdict::Go(_)), (second, Verdict::Sorry(_))] if *first == elder && *second == hasty),
+        "{told:?}"
+    );
+    assert!(locker.queue.deadlines.is_empty());
+}
+
+#[test]
+fn one_that_finds_no_room_in_a_held_locker_and_would_not_wait_is_refused_at_once() {
+    let mut locker = Locker::new(vec![limit(1, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
+    locker.hold();
+    let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, ms(1));
+    assert!(matches!(verdict, Verdict::Sorry(Sorry { why: Why::TooLong, .. })), "{verdict:?}");
+}

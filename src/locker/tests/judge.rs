@@ -18,7 +18,7 @@ impl World {
                 self.judge_window(limit, key);
             }
         }
-        if self.nature.turns || self.changed {
+        if self.nature.turns || self.changed || self.held {
             return;
         }
         // I4: whoever meets no older waiter at any of its windows lacks room somewhere.
@@ -56,6 +56,9 @@ impl World {
 
     /// Everything ends: no waiter and no window may be left.
     pub(super) fn come_to_rest(&mut self) {
+        if self.held {
+            self.hold_or_release(self.now);
+        }
         for _ in 0..10_000 {
             while let Some(sent) = self.sent.pop() {
                 for item in sent.items {

@@ -8,6 +8,9 @@ use super::judge::Judged;
 use super::oracle::{Item, Oracle};
 use super::*;
 
+/// Beyond what else may happen.
+const HOLDS: u64 = 20;
+
 pub(super) struct Waiting {
     pub(super) ticket: Ticket,
     pub(super) claims: Vec<Claim>,
@@ -34,6 +37,7 @@ pub(super) struct World {
     pub(super) changed: bool,
     /// Rules have changed.
     pub(super) rules_changed: bool,
+    pub(super) held: bool,
     pub(super) granted: u64,
     pub(super) disk: Disk,
 }
@@ -56,6 +60,7 @@ impl World {
             number: 0,
             changed: false,
             rules_changed: false,
+            held: false,
             granted: 0,
             disk: Disk::default(),
         }
@@ -97,7 +102,7 @@ impl World {
 
     /// As `something_happens`, where somebody else may have to hear the verdicts.
     pub(super) fn something_happens_but(&mut self, now: Time, judged: Judged) {
-        let what = self.dice.roll(0, 20);
+        let what = if self.nature.holds && self.dice.one_in(12) { HOLDS } else { self.dice.roll(0, 20) };
         if what >= 8 && judged == Judged::Here {
             // What is due comes before what happens now, and the oracle is to see it so.
             self.locker.handle_timeout(now);
@@ -111,6 +116,7 @@ impl World {
             16 => self.leave(now),
             17 if self.dice.one_in(4) => self.pause(now),
             18 if self.nature.changes && self.dice.one_in(4) => self.change(now),
+            HOLDS => self.hold_or_release(now),
             _ => self.locker.handle_timeout(now),
         }
     }
@@ -275,6 +281,11 @@ impl World {
         self.changed = true;
     }
 
+    pub(super) fn hold_or_release(&mut self, now: Time) {
+        self.held = !self.held;
+        if self.held { self.locker.hold() } else { self.locker.release(now) }
+    }
+
     /// Hears what was decided meanwhile.
     pub(super) fn listen(&mut self) {
         while let Some((ticket, verdict)) = self.locker.poll_verdict() {
@@ -326,28 +337,34 @@ proptest! {
 
     #[test]
     fn in_a_random_world_of_sliding_and_smooth_windows_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 1, fixed: 0, calendar: 0, changes: false, turns: false, steps: 400 }).live();
+        World::new(seed, Nature { limits: 1, fixed: 0, calendar: 0, changes: false, turns: false, holds: false, steps: 400 }).live();
     }
 
     #[test]
     fn in_a_random_world_of_several_limits_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 3, fixed: 2, calendar: 1, changes: false, turns: false, steps: 400 }).live();
+        World::new(seed, Nature { limits: 3, fixed: 2, calendar: 1, changes: false, turns: false, holds: false, steps: 400 }).live();
     }
 
     #[test]
     fn in_a_random_world_of_turns_and_urgencies_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, steps: 400 }).live();
+        World::new(seed, Nature { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 }).live();
+    }
+
+    #[test]
+    fn in_a_random_world_where_nobody_goes_now_and_then_every_invariant_holds(seed: u64) {
+        World::new(seed, Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: false, holds: true, steps: 400 }).live();
+        World::new(seed, Nature { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: true, steps: 400 }).live();
     }
 
     #[test]
     fn in_a_random_world_of_changing_rules_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, steps: 400 }).live();
+        World::new(seed, Nature { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: false, steps: 400 }).live();
     }
 }
 
 #[test]
 fn random_worlds_let_many_go() {
-    let nature = Nature { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, steps: 400 };
+    let nature = Nature { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 };
     let granted: u64 = (0..20).map(|seed| World::new(seed, nature).live()).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }
