@@ -184,7 +184,7 @@ impl Table {
         self.shards[shard].remove(hash, index);
         let (size, (number, place)) = (self.chunk_size(), self.at(index as usize));
         let chunk = &mut self.chunks[number];
-        let mut gone = Window::new(VACANT, Key::WHOLE, &rules[limit.at()], Time::NEVER);
+        let mut gone = Window::bare(VACANT, Key::WHOLE);
         gone.generation = chunk.vacant;
         chunk.windows[place] = gone;
         chunk.vacant = place as u32;
@@ -263,4 +263,30 @@ fn place(limit: LimitId, key: Key) -> (usize, u32) {
     let mixed = low ^ high.rotate_left(29) ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mixed = mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
     ((mixed >> 56) as usize, (mixed >> 24) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::locker::Kind;
+    use crate::locker::tests::limit;
+    use crate::locker::window::rule::SHORT;
+
+    #[test]
+    fn a_place_that_is_vacated_holds_no_memory_besides_its_own() {
+        let mut rule = Rule::new(&limit(300, 2 * SHORT / 1_000_000, Kind::Sliding));
+        (rule.recorded, rule.free, rule.live) = (true, rule.block, 2);
+        assert!(rule.free > 0, "a key begins with slots that are written down for it");
+        let mut rules = vec![rule];
+        let (now, limit) = (Time::START + Duration::from_secs(1), LimitId(0));
+        let mut table = Table::new(4);
+        let busy = table.insert(Window::new(limit, Key(1), &rules[0], now));
+        table.window_mut(busy).unsettled = 1;
+        let idle = table.insert(Window::new(limit, Key(2), &rules[0], now));
+        table.sweep(16, &mut rules, now);
+        assert_eq!(table.live(), 1);
+        assert!(table.chunks[0].windows[idle as usize].is_bare());
+    }
 }

@@ -79,7 +79,7 @@ struct Extra {
 
 impl Window {
     pub(crate) fn new(limit: LimitId, key: Key, rule: &Rule, now: Time) -> Window {
-        let mut window = Window::blank(limit, key);
+        let mut window = Window::bare(limit, key);
         if rule.free > 0 {
             window.extra_mut().credit.left = rule.free;
         }
@@ -87,7 +87,8 @@ impl Window {
         window
     }
 
-    fn blank(limit: LimitId, key: Key) -> Window {
+    /// One that holds nothing whatever its rule: the marker of a vacant place too, which needs no memory besides.
+    pub(crate) fn bare(limit: LimitId, key: Key) -> Window {
         Window {
             key,
             limit,
@@ -103,6 +104,12 @@ impl Window {
             extra: None,
             head: log::Head::default(),
         }
+    }
+
+    /// Whether it needs no memory besides its own.
+    #[cfg(test)]
+    pub(crate) fn is_bare(&self) -> bool {
+        self.waits.is_none() && self.extra.is_none()
     }
 
     /// One that goes on where another ended. What was open there settled then; all of these besides.
@@ -131,7 +138,7 @@ impl Window {
 
     /// What has settled, and what holds a window back besides.
     fn from_page(page: &Page, rule: &Rule, now: Time) -> Window {
-        let mut window = Window::blank(page.limit, page.key);
+        let mut window = Window::bare(page.limit, page.key);
         page.log.iter().for_each(|(at, count)| window.log_push(*at, *count));
         window.expire(rule, now);
         if page.mark > Time::START {
