@@ -2,7 +2,7 @@
 //!
 //! [`Locker`] is a state machine without I/O. Inputs (`ask`, `settle`, …) say what happened and at
 //! what time; outputs (`poll_verdict`, `poll_timeout`) say what follows. It never reads a clock,
-//! starts a task, draws a random number or knows what a request is.
+//! starts a task or knows what a request is, and nothing that it decides is random.
 //!
 //! A request asks for slots in all its windows at once and gets all or none. If it must wait it
 //! joins a *lane*, the waiters with the same windows; a lane waits in the *line* of one window that

@@ -1,6 +1,8 @@
 //! All live windows: found by limit and key, kept in chunks that are given back when empty.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 use super::ask::{Key, LimitId};
 use super::index::Index;
@@ -37,6 +39,7 @@ struct Chunk {
 pub(super) struct Table {
     /// Windows per chunk, as a power of two.
     bits: u32,
+    secret: Secret,
     shards: Vec<Index>,
     chunks: Vec<Chunk>,
     /// The chunks that have room: the lowest is filled first, so that the highest empty.
@@ -53,6 +56,7 @@ impl Table {
     pub(super) fn new(bits: u32) -> Table {
         Table {
             bits,
+            secret: Secret::random(),
             shards: (0..SHARDS).map(|_| Index::default()).collect(),
             chunks: Vec::new(),
             roomy: BTreeSet::new(),
@@ -92,7 +96,7 @@ impl Table {
     /// The window of a key, if it has one.
     #[inline]
     pub(super) fn find(&self, limit: LimitId, key: Key) -> Option<u32> {
-        let (shard, hash) = place(limit, key);
+        let (shard, hash) = self.secret.place(limit, key);
         let is_it = |index| {
             let window = self.window(index);
             window.key == key && window.limit == limit
@@ -139,7 +143,7 @@ impl Table {
     pub(super) fn insert(&mut self, mut window: Window) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         window.generation = self.generation;
-        let (shard, hash) = place(window.limit, window.key);
+        let (shard, hash) = self.secret.place(window.limit, window.key);
         let index = self.store(window);
         self.shards[shard].insert(hash, index);
         self.live += 1;
@@ -180,7 +184,7 @@ impl Table {
             self.gone.push((limit, window.key));
         }
         let window = self.window(index);
-        let (shard, hash) = place(limit, window.key);
+        let (shard, hash) = self.secret.place(limit, window.key);
         self.shards[shard].remove(hash, index);
         let (size, (number, place)) = (self.chunk_size(), self.at(index as usize));
         let chunk = &mut self.chunks[number];
@@ -256,13 +260,33 @@ impl Table {
     }
 }
 
-/// The shard and the hash of a key. The key is a keyed hash already; the limit is mixed in.
-#[inline]
-fn place(limit: LimitId, key: Key) -> (usize, u32) {
-    let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
-    let mixed = low ^ high.rotate_left(29) ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mixed = mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    ((mixed >> 56) as usize, (mixed >> 24) as u32)
+/// What decides where keys lie in the index: random for each table. Keys of shared limits are hashed with a seed that
+/// follows from their group, so that whoever knows that could choose keys that all lie in one run of the index.
+#[derive(Clone, Copy)]
+struct Secret([u64; 2]);
+
+impl Secret {
+    fn random() -> Secret {
+        let random = RandomState::new();
+        Secret([random.hash_one(0), random.hash_one(1)])
+    }
+
+    /// The shard and the hash of a key: a folded multiplication (as of wyhash), of which nothing can be foretold without
+    /// the secret.
+    #[inline]
+    fn place(self, limit: LimitId, key: Key) -> (usize, u32) {
+        let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
+        let low = low ^ self.0[0] ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let product = u128::from(low) * u128::from(high ^ self.0[1]);
+        let mixed = (product as u64 ^ (product >> 64) as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        ((mixed >> 56) as usize, (mixed >> 24) as u32)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(..)")
+    }
 }
 
 #[cfg(test)]
@@ -288,5 +312,17 @@ mod tests {
         table.sweep(16, &mut rules, now);
         assert_eq!(table.live(), 1);
         assert!(table.chunks[0].windows[idle as usize].is_bare());
+    }
+
+    #[test]
+    fn keys_that_were_chosen_to_meet_in_one_index_are_apart_in_another() {
+        let (one, other) = (Table::new(4), Table::new(4));
+        let meets = |table: &Table, key: &Key| {
+            let (shard, hash) = table.secret.place(LimitId(0), *key);
+            shard == 0 && hash & 15 == 0
+        };
+        let chosen: Vec<Key> = (0u128..).map(|n| Key(n << 64 | n)).filter(|key| meets(&one, key)).take(500).collect();
+        let still = chosen.iter().filter(|key| meets(&other, key)).count();
+        assert!(still < 20, "{still} of 500, of which each meets by one chance in 4096");
     }
 }
