@@ -40,7 +40,8 @@ enum PlaceState {
 
 /// What a place held when it was cleared.
 pub(super) enum Left {
-    Undecided(Ticket),
+    /// With its waker, to be dropped without the lock: dropping it may run anything.
+    Undecided(Ticket, Option<Waker>),
     Decided(Fate),
 }
 
@@ -103,9 +104,9 @@ impl Line {
         let state = std::mem::replace(&mut place.state, PlaceState::Vacant);
         self.vacant.push(index);
         match state {
-            PlaceState::Waiting(_) => {
+            PlaceState::Waiting(waker) => {
                 self.undecided.remove(&ticket);
-                Left::Undecided(ticket)
+                Left::Undecided(ticket, waker)
             }
             PlaceState::Decided(fate, _) => Left::Decided(fate),
             PlaceState::Vacant => {
@@ -177,10 +178,17 @@ impl Drop for Waiting {
             return;
         };
         let now = gate.clock.now();
-        gate.step_in_drop(now, |state| match state.line.clear(index) {
-            Left::Undecided(ticket) => state.locker.leave(ticket, now),
-            Left::Decided(Ok(grant)) => state.locker.give_back(grant, now),
-            Left::Decided(Err(_refused)) => {}
+        let waker = gate.step_in_drop(now, |state| match state.line.clear(index) {
+            Left::Undecided(ticket, waker) => {
+                state.locker.leave(ticket, now);
+                waker
+            }
+            Left::Decided(Ok(grant)) => {
+                state.locker.give_back(grant, now);
+                None
+            }
+            Left::Decided(Err(_refused)) => None,
         });
+        drop(waker);
     }
 }

@@ -174,11 +174,10 @@ impl Gate {
 
     /// As [`Gate::step`], for `drop`, which must not panic: once the locker has panicked nothing more is granted, and
     /// nothing needs to be given back.
-    fn step_in_drop(&self, now: Time, input: impl FnOnce(&mut State)) {
+    fn step_in_drop<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> Option<R> {
         let wall = self.wall_unix_nanos();
-        if let Ok(state) = self.state.0.lock() {
-            self.step_locked(state, wall, now, input);
-        }
+        let state = self.state.0.lock().ok()?;
+        Some(self.step_locked(state, wall, now, input))
     }
 
     /// `wall`: what the wall clock read just after `now`, if a limit follows it. Whatever is granted or settled counts in

@@ -141,3 +141,33 @@ fn an_ask_that_finds_an_opening_before_the_timer_does_leaves_the_first_in_line_i
     world.pass(ms(100));
     second.go().depart().sent();
 }
+
+/// Whether the gate's lock was free when this was dropped last.
+struct Dropped {
+    gate: Arc<Gate>,
+    was_free: Arc<AtomicUsize>,
+}
+
+impl Wake for Dropped {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.was_free.store(1 + usize::from(self.gate.state.0.try_lock().is_ok()), Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn the_waker_of_a_waiter_that_leaves_is_dropped_without_the_lock() {
+    let world = World::closed_for_100_ms();
+    let mut waiter = world.wait(0);
+    let was_free = Arc::new(AtomicUsize::new(0));
+    let dropped = Dropped { gate: Arc::clone(&world.gate), was_free: Arc::clone(&was_free) };
+    let waker = Arc::new(dropped).into();
+    assert!(pin!(&mut waiter.waiting).poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(waker);
+    assert_eq!(was_free.load(Ordering::SeqCst), 0, "the place has it");
+    drop(waiter);
+    assert_eq!(was_free.load(Ordering::SeqCst), 2, "dropping it may run anything, also what asks the gate");
+}
