@@ -13,7 +13,7 @@ use criterion::{Criterion, criterion_group};
 use governor::clock::FakeRelativeClock;
 use governor::{Quota, RateLimiter};
 use lockgate::locker::{
-    Ask, Caller, Claim, Counts, Key, Kind, Limit, LimitId, Locker, Moment, Rate, ShareBy, Verdict, WhenFull,
+    Ask, AskKind, Caller, Claim, Counts, Key, Kind, Limit, LimitId, Locker, Moment, Rate, ShareBy, Verdict, WhenFull,
 };
 use lockgate::time::Time;
 
@@ -50,7 +50,7 @@ fn key(number: u64) -> Key {
 #[inline]
 fn decide(locker: &mut Locker, key: Key, now: Time) -> bool {
     let claims = [Claim { limit: LimitId(0), key, cost: 1 }];
-    let ask = Ask { claims: &claims, caller: Caller(1), urgency: 3, max_wait: None, arrived: None };
+    let ask = Ask { claims: &claims, caller: Caller(1), urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
     match locker.ask(&ask, now) {
         Verdict::Go(mut grant) => {
             locker.settle(&mut grant, Moment::Sent, now);
@@ -117,7 +117,7 @@ fn hot_key(criterion: &mut Criterion) {
 /// As the gate does it: one lock to ask, another to settle.
 fn visit_twice(locker: &Mutex<Locker>, key: Key, now: Time) -> bool {
     let claims = [Claim { limit: LimitId(0), key, cost: 1 }];
-    let ask = Ask { claims: &claims, caller: Caller(1), urgency: 3, max_wait: None, arrived: None };
+    let ask = Ask { claims: &claims, caller: Caller(1), urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
     let verdict = locker.lock().expect("no panic").ask(&ask, now);
     match verdict {
         Verdict::Go(mut grant) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Permit, Waiting};
-use crate::locker::Sorry;
+use crate::locker::{AskKind, Sorry};
 use crate::time::Time;
 
 /// How a request wants to be treated in line.
@@ -13,13 +13,15 @@ pub struct Patience {
     pub urgency: u8,
     /// The caller's own bound on the wait; it can only shorten that of the limits.
     pub max_wait: Option<Duration>,
-    /// When the request first arrived, if it is asked again for a retry: it keeps its place in line. `None`: now.
+    /// When the request first arrived; `None`: now.
     pub arrived: Option<Time>,
+    /// Whether it has asked before: what has keeps its place in line.
+    pub kind: AskKind,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { urgency: 3, max_wait: None, arrived: None }
+        Patience { urgency: 3, max_wait: None, arrived: None, kind: AskKind::New }
     }
 }
 

@@ -117,8 +117,8 @@ impl Gate {
         if claims.is_empty() {
             return Answer::Go(Permit::free(self.clock, now));
         }
-        let Patience { urgency, max_wait, arrived } = patience;
-        let ask = Ask { claims, caller, urgency, max_wait, arrived };
+        let Patience { urgency, max_wait, arrived, kind } = patience;
+        let ask = Ask { claims, caller, urgency, max_wait, arrived, kind };
         match self.step(now, |state| state.ask(&ask, now)) {
             Decision::Go(grant) => Answer::Go(Permit::granted(Arc::clone(self), grant, now)),
             Decision::Wait(place, forecast) => Answer::Wait(Waiting::at(Arc::clone(self), place, forecast)),
@@ -261,7 +261,7 @@ impl State {
         }
         let verdict = self.locker.ask(ask, now);
         let decision = self.decision(verdict, now);
-        if ask.arrived.is_some() {
+        if ask.kind.was_in_line() {
             self.come_again(now);
         }
         decision

@@ -113,7 +113,9 @@ impl State {
     fn send_back(&mut self, now: Time) {
         let all = self.line.expected_after(None);
         if !all.is_empty() {
-            self.muster = Some(Muster { missing: all.len(), until: now + MUSTER });
+            // Some who were sent back a moment ago may still be on their way.
+            let missing = self.muster.map_or(0, |before| before.missing) + all.len();
+            self.muster = Some(Muster { missing, until: now + MUSTER });
             self.locker.hold();
         }
         self.decide_all(all, Refused::Anew, now);

@@ -53,8 +53,42 @@ pub struct Ask<'a> {
     pub urgency: u8,
     /// A caller's own bound on the wait; can only shorten that of the limits.
     pub max_wait: Option<Duration>,
-    /// When the request first arrived, if it is asked again for a retry: it keeps its place in line. `None`: now.
+    /// When the request first arrived; `None`: now.
     pub arrived: Option<Time>,
+    /// Whether it has asked before.
+    pub kind: AskKind,
+}
+
+/// Whether a request has asked before, and what came of that.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum AskKind {
+    /// It asks for the first time.
+    #[default]
+    New,
+    /// It had a permit, and needs another one: its turn is the present one, before its caller's other requests.
+    Retry,
+    /// It was in line, and was sent back because the limits were read again or another process took over: it takes its turn
+    /// among its caller's requests, and is not refused for what only newcomers are refused for.
+    SentBack {
+        /// Whether it was in line for a retry.
+        retry: bool,
+    },
+}
+
+impl AskKind {
+    pub(super) fn is_retry(self) -> bool {
+        matches!(self, AskKind::Retry | AskKind::SentBack { retry: true })
+    }
+
+    /// Whether it has been in line before.
+    pub(crate) fn was_in_line(self) -> bool {
+        matches!(self, AskKind::SentBack { .. })
+    }
+
+    /// As one that was in line.
+    pub(super) fn sent_back(self) -> AskKind {
+        AskKind::SentBack { retry: self.is_retry() }
+    }
 }
 
 /// The answer to an ask.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::Locker;
-use super::ask::{Ask, Caller, Claim, Grant, Held, Key, LimitId, Moment, Sorry, Ticket, Verdict};
+use super::ask::{Ask, AskKind, Caller, Claim, Grant, Held, Key, LimitId, Moment, Sorry, Ticket, Verdict};
 use super::slots::Slots;
 use crate::time::Time;
 
@@ -28,10 +28,8 @@ pub enum Event {
         arrived: Time,
         /// The caller's own bound on its wait.
         bound: Time,
-        /// Whether it comes again, for a retry.
-        again: bool,
-        /// Whether it has been let in line before.
-        waits: bool,
+        /// Whether it has asked before.
+        kind: AskKind,
     },
     /// Somebody who asked is gone.
     Leave(Ticket),
@@ -90,15 +88,6 @@ pub struct Slot {
     pub until: Time,
 }
 
-/// What is known of somebody of another process's who asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Moving {
-    /// It comes again, for a retry.
-    pub(super) again: bool,
-    /// It has been let in line before: it is not refused for what it would be refused on arrival.
-    pub(super) waits: bool,
-}
-
 /// What is kept of a locker whose windows were given away.
 #[derive(Debug)]
 pub(super) struct Given {
@@ -124,8 +113,7 @@ impl Locker {
                 urgency: waiter.place.class,
                 arrived: waiter.place.arrived,
                 bound: waiter.bound,
-                again: waiter.again,
-                waits: true,
+                kind: waiter.kind.sent_back(),
             }
         };
         waiters.into_iter().map(ask).collect()
@@ -214,9 +202,8 @@ impl Locker {
         let number = given.waiting.insert(());
         let ticket = given.ticket(number);
         let claims = ask.claims.iter().copied().collect();
-        let Ask { caller, urgency, .. } = *ask;
-        let again = ask.arrived.is_some();
-        given.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits: false });
+        let Ask { caller, urgency, kind, .. } = *ask;
+        given.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind });
         Verdict::Wait(ticket, None)
     }
 

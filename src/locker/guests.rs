@@ -2,21 +2,11 @@
 //! anything any more.
 
 use super::Locker;
-use super::ask::{Ask, Grant, Key, LimitId, Verdict};
-use super::given::{Event, Moving, Slot};
+use super::ask::{Grant, Key, LimitId};
+use super::given::{Event, Slot};
 use crate::time::Time;
 
 impl Locker {
-    /// Somebody of the other process's asks: `again`, for a retry; `waits`, in line there until now.
-    pub fn ask_for(&mut self, ask: &Ask<'_>, again: bool, waits: bool, now: Time) -> Verdict {
-        // Who asks a third process comes as it came.
-        let came = Ask { arrived: ask.arrived.filter(|_| again || self.given.is_none()), ..*ask };
-        self.moving = Some(Moving { again, waits });
-        let verdict = self.ask(&came, now);
-        self.moving = None;
-        verdict
-    }
-
     /// Whether an event speaks of limits that are known here; one that does not is no event of a process before this one.
     pub fn understands(&self, event: &Event) -> bool {
         let known = |limit: LimitId| limit.at() < self.rules.len();

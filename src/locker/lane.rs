@@ -40,7 +40,7 @@ impl Locker {
             && waiter.turns
         {
             let turns = &mut self.table.window_mut(home.window).waits_begun().turns;
-            waiter.place.turn = if waiter.again {
+            waiter.place.turn = if waiter.kind.is_retry() {
                 turns.arrive_again(waiter.caller, home.cost)
             } else {
                 turns.arrive(waiter.caller, home.cost)

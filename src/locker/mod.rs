@@ -39,7 +39,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
-pub use self::ask::{Ask, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
+pub use self::ask::{Ask, AskKind, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
 pub use self::estate::{End, Estate, Known};
 pub use self::given::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
@@ -50,7 +50,7 @@ pub use self::survey::{Closeup, Survey, Surveyor};
 pub use self::wall_clock::{Wall, WallReading};
 
 use self::decide::Look;
-use self::given::{Given, Moving};
+use self::given::Given;
 use self::queue::{Needs, Queue};
 use self::settle::Late;
 use self::sharing::Sharing;
@@ -90,8 +90,6 @@ pub struct Locker {
     authorities: HashMap<LimitId, Authority>,
     /// The windows are another process's now.
     given: Option<Given>,
-    /// Who asks is another process's.
-    moving: Option<Moving>,
     /// What another process holds in our windows: slots not settled, and requests under way.
     guests: HashMap<(LimitId, Key), (u32, u32)>,
     /// Failed attempts, which the origin may still count for a while.
@@ -127,7 +125,6 @@ impl Locker {
             sharing: Sharing::new(),
             authorities: HashMap::new(),
             given: None,
-            moving: None,
             guests: HashMap::new(),
             late: BinaryHeap::new(),
             wall: WallClock::default(),

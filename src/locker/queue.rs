@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::ask::{Ask, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
+use super::ask::{Ask, AskKind, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
 use super::lane::Fate;
 use super::line::{Place, Seats};
 use super::sharing::Asks;
@@ -50,8 +50,7 @@ pub(super) struct Waiter {
     pub(super) aged: Time,
     /// Whether it takes turns with other callers' waiters.
     pub(super) turns: bool,
-    /// Whether it comes again, for a retry.
-    pub(super) again: bool,
+    pub(super) kind: AskKind,
     /// The caller's own bound.
     pub(super) bound: Time,
     pub(super) deadline: Time,
@@ -148,7 +147,7 @@ impl Queue {
 impl Locker {
     /// Puts a request that cannot go at once in line, if it may and will wait.
     pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::Needs, now: Time) -> Verdict {
-        if !self.moving.is_some_and(|moving| moving.waits)
+        if !ask.kind.was_in_line()
             && let Some(sorry) = self.refuse_at_sight(ask.claims, &needs, now)
         {
             return Verdict::Sorry(sorry);
@@ -165,9 +164,10 @@ impl Locker {
         if is_kept_back {
             self.seat(&mut waiter);
             let forecast = self.forecast(&waiter, now);
-            let is_late = forecast.at > waiter.deadline && !self.moving.is_some_and(|moving| moving.waits);
-            if is_late || waiter.deadline <= now {
-                return Verdict::Sorry(forecast.sorry(Why::TooLong, now));
+            let was_in_line = ask.kind.was_in_line();
+            if waiter.deadline <= now || forecast.at > waiter.deadline && !was_in_line {
+                let why = if was_in_line { Why::TimedOut } else { Why::TooLong };
+                return Verdict::Sorry(forecast.sorry(why, now));
             }
         }
         let id = self.queue.waiters.insert(waiter);
@@ -181,7 +181,7 @@ impl Locker {
             return verdict;
         }
         let forecast = self.forecast(&self.queue.waiters[id], now);
-        if !self.moving.is_some_and(|moving| moving.waits)
+        if !ask.kind.was_in_line()
             && let Some(why) = self.refuse_in_line(id, now)
         {
             let why = self.why(id, why);
@@ -250,7 +250,7 @@ impl Locker {
             place: Place { class, turn: 0, arrived, seq: self.queue.seq },
             aged: arrived,
             turns: false,
-            again: self.moving.map_or(ask.arrived.is_some(), |moving| moving.again),
+            kind: ask.kind,
             bound: ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait),
             deadline: Time::NEVER,
             lane: 0,

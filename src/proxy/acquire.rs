@@ -17,6 +17,7 @@ use super::retry::seconds;
 use super::story::Story;
 use super::{answer, attempts};
 use crate::gate::{Answer, Permit, Refused, Waiting};
+use crate::locker::AskKind;
 use crate::time::Time;
 use crate::wire::Name;
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
@@ -97,7 +98,9 @@ async fn wait(
     let cost = parameter(&asked.query, "cost");
     let name = String::from_utf8_lossy(&decode(&asked.name)).into_owned();
     let mut patience = patience::of(&caller.head);
-    patience.arrived = again;
+    if let Some(arrived) = again {
+        (patience.arrived, patience.kind) = (Some(arrived), AskKind::Retry);
+    }
     if let Some(stated) = parameter(&asked.query, "wait") {
         let stated = seconds(&stated).ok_or(Refusal::BadTarget("wait is not a number of seconds"))?;
         patience.max_wait = Some(patience.max_wait.map_or(stated, |before| before.min(stated)));
@@ -133,6 +136,7 @@ async fn wait(
                 caller.worker.refresh();
                 *admitted = caller.worker.proxy.access.anew(caller.peer.ip(), admitted);
                 patience.arrived = Some(story.started);
+                patience.kind = AskKind::SentBack { retry: again.is_some() };
             }
             Some(Err(refused)) => return Err(proxy.refusal(refused).into()),
         }

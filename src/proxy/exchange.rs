@@ -19,6 +19,7 @@ use super::tunnel::Tunnel;
 use super::upstream::Upstream;
 use super::{about, acquire, answer, attempts, line, patience, pinned};
 use crate::gate::{Answer, Permit};
+use crate::locker::AskKind;
 use crate::net::dial::Attempts;
 use crate::time::Time;
 use crate::tls::verify::Offer;
@@ -253,7 +254,9 @@ pub(super) async fn permit(
     want: Want,
 ) -> Result<(Permit, Option<Ready>), End> {
     let mut patience = patience::of(&caller.head);
-    patience.arrived = again;
+    if let Some(arrived) = again {
+        (patience.arrived, patience.kind) = (Some(arrived), AskKind::Retry);
+    }
     let (permit, held) = loop {
         let proxy = &caller.worker.proxy;
         match proxy.gate.ask(&plan.claims.claims, plan.admitted.caller, patience) {
@@ -274,6 +277,7 @@ pub(super) async fn permit(
                 }
                 plan.claim_anew(caller, story)?;
                 patience.arrived = Some(plan.arrived);
+                patience.kind = AskKind::SentBack { retry: again.is_some() };
             }
         }
     };

@@ -8,7 +8,7 @@ use super::{Error, Word, foreign};
 use crate::gate::clock::Clock;
 use crate::gate::journal::form::{KnownForm, PageForm, ReadingForm};
 use crate::gate::journal::when::Line;
-use crate::locker::{Caller, Claim, Estate, Event, Key, LimitId, Slot, Sorry, Ticket, Why};
+use crate::locker::{AskKind, Caller, Claim, Estate, Event, Key, LimitId, Slot, Sorry, Ticket, Why};
 use crate::time::Time;
 
 /// The number of the form, which is said first of all. It grows with any change of what is below or in the journal.
@@ -116,14 +116,39 @@ pub(super) enum EventForm {
         urgency: u8,
         arrived: Option<i128>,
         bound: Option<i128>,
-        again: bool,
-        waits: bool,
+        kind: KindForm,
     },
     Leave(TicketForm),
     Settle(Place, u32, Option<i128>),
     GiveBack(Place, u32),
     Land(Place),
     Pause(Place, Option<i128>),
+}
+
+/// See [`AskKind`].
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) enum KindForm {
+    New,
+    Retry,
+    SentBack(bool),
+}
+
+impl KindForm {
+    fn of(kind: AskKind) -> KindForm {
+        match kind {
+            AskKind::New => KindForm::New,
+            AskKind::Retry => KindForm::Retry,
+            AskKind::SentBack { retry } => KindForm::SentBack(retry),
+        }
+    }
+
+    fn kind(self) -> AskKind {
+        match self {
+            KindForm::New => AskKind::New,
+            KindForm::Retry => AskKind::Retry,
+            KindForm::SentBack(retry) => AskKind::SentBack { retry },
+        }
+    }
 }
 
 fn ticket_form(ticket: Ticket) -> TicketForm {
@@ -137,15 +162,14 @@ fn ticket_of((index, generation): TicketForm) -> Ticket {
 impl EventForm {
     pub(super) fn of(event: &Event, lines: Lines) -> EventForm {
         match event {
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => EventForm::Ask {
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => EventForm::Ask {
                 ticket: ticket_form(*ticket),
                 claims: claims.iter().map(|claim| ((claim.limit.0, claim.key.0), claim.cost)).collect(),
                 caller: caller.0,
                 urgency: *urgency,
                 arrived: lines.write(*arrived),
                 bound: lines.write(*bound),
-                again: *again,
-                waits: *waits,
+                kind: KindForm::of(*kind),
             },
             Event::Leave(ticket) => EventForm::Leave(ticket_form(*ticket)),
             Event::Settle { limit, key, cost, at } => EventForm::Settle((limit.0, key.0), *cost, lines.write(*at)),
@@ -158,7 +182,7 @@ impl EventForm {
     pub(super) fn event(self, lines: Lines) -> Event {
         let place = |(limit, key): Place| (LimitId(limit), Key(key));
         match self {
-            EventForm::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => Event::Ask {
+            EventForm::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => Event::Ask {
                 ticket: ticket_of(ticket),
                 claims: claims
                     .into_iter()
@@ -168,8 +192,7 @@ impl EventForm {
                 urgency,
                 arrived: lines.read(arrived),
                 bound: lines.read(bound),
-                again,
-                waits,
+                kind: kind.kind(),
             },
             EventForm::Leave(ticket) => Event::Leave(ticket_of(ticket)),
             EventForm::Settle(at_place, cost, at) => {

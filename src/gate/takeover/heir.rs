@@ -154,10 +154,10 @@ impl State {
         match event {
             // Of one that has stopped nobody is told anything any more.
             Event::Ask { .. } if self.guests.are_sent_away => {}
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => {
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
-                let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived) };
-                let verdict = self.locker.ask_for(&ask, again, waits, now);
+                let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
+                let verdict = self.locker.ask(&ask, now);
                 self.guests.tell(ticket, verdict, &mut self.locker);
             }
             Event::Leave(theirs) => {

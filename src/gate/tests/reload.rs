@@ -1,7 +1,7 @@
 //! The limits are read again: who is in line stays, or asks again without losing its place.
 
 use super::*;
-use crate::locker::Reload;
+use crate::locker::{AskKind, Reload};
 
 fn one_per(millis: u64) -> Limit {
     limit(1, ms(millis))
@@ -40,7 +40,8 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
         arrivals.push(arrived);
     }
     let again = |arrived: Time| {
-        let patience = Patience { arrived: Some(arrived), ..Patience::default() };
+        let kind = AskKind::SentBack { retry: false };
+        let patience = Patience { arrived: Some(arrived), kind, ..Patience::default() };
         match world.gate.ask(&[claim(0)], CALLER, patience) {
             Answer::Wait(waiting) => Waiter { waiting, bell: Arc::default() },
             Answer::Go(_) => panic!("it went before its elders were there"),
@@ -84,4 +85,93 @@ fn a_calendar_limit_that_comes_later_follows_the_wall_clock() {
     assert!(next.waits());
     world.pass(ms(1000));
     assert!(next.poll().is_ready(), "a new minute has begun");
+}
+
+/// Who was in line and was sent back comes again.
+fn sent_back(world: &World, caller: u64, arrived: Time) -> Result<Waiter, Refused> {
+    let kind = AskKind::SentBack { retry: false };
+    let patience = Patience { arrived: Some(arrived), kind, ..Patience::default() };
+    match world.gate.ask(&[claim(0)], Caller(caller), patience) {
+        Answer::Wait(waiting) => Ok(Waiter { waiting, bell: Arc::default() }),
+        Answer::Go(_) => panic!("it went before its elders were there"),
+        Answer::Sorry(refused) => Err(refused),
+    }
+}
+
+fn in_line(world: &World, caller: u64) -> Waiter {
+    let Answer::Wait(waiting) = world.gate.ask(&[claim(0)], Caller(caller), Patience::default()) else {
+        panic!("it should wait")
+    };
+    Waiter { waiting, bell: Arc::default() }
+}
+
+#[test]
+fn callers_that_are_sent_back_take_turns_as_before() {
+    let shared = |requests| Limit { share_by: ShareBy::Caller, ..limit(requests, ms(100)) };
+    let world = World::new(vec![shared(1)]);
+    world.go().depart().sent();
+    let callers = [1, 1, 1, 1, 1, 1, 2, 2];
+    let before: Vec<(u64, Waiter, Time)> = callers
+        .iter()
+        .map(|caller| {
+            world.pass(ms(1));
+            (*caller, in_line(&world, *caller), world.hand.now())
+        })
+        .collect();
+    reload(&world, vec![Limit { max_waiting: 500, ..shared(1) }], InLine::AskAnew);
+    let arrivals: Vec<(u64, Time)> = before
+        .into_iter()
+        .map(|(caller, waiter, arrived)| {
+            assert_eq!(waiter.refused(), Refused::Anew);
+            (caller, arrived)
+        })
+        .collect();
+    let mut again: Vec<(u64, Waiter)> = arrivals
+        .into_iter()
+        .map(|(caller, arrived)| (caller, sent_back(&world, caller, arrived).expect("it was in line")))
+        .collect();
+    let mut order = Vec::new();
+    for _ in 0..callers.len() {
+        world.pass(ms(100));
+        let goes = |(at, (_, waiter)): (usize, &mut (u64, Waiter))| match waiter.poll() {
+            Poll::Ready(Ok(permit)) => Some((at, permit)),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        };
+        let (at, permit) = again.iter_mut().enumerate().find_map(goes).expect("one goes each 100 ms");
+        permit.depart().sent();
+        order.push(again.remove(at).0);
+    }
+    assert_eq!(order, [1, 2, 1, 2, 1, 1, 1, 1]);
+}
+
+#[test]
+fn those_in_line_are_not_refused_for_newcomers_that_took_their_places_meanwhile() {
+    let narrow = |requests| Limit { max_waiting: 1, ..limit(requests, ms(100)) };
+    let world = World::new(vec![narrow(1)]);
+    world.go().depart().sent();
+    let elder = in_line(&world, 1);
+    let arrived = world.hand.now();
+    reload(&world, vec![Limit { max_wait: ms(60_000), ..narrow(1) }], InLine::AskAnew);
+    assert_eq!(elder.refused(), Refused::Anew);
+    world.hand.pass(ms(1));
+    let mut newcomer = in_line(&world, 2);
+    let mut elder = sent_back(&world, 1, arrived).expect("it was in line before");
+    world.pass(ms(100));
+    assert!(newcomer.waits());
+    assert!(elder.poll().is_ready(), "it came first");
+}
+
+#[test]
+fn a_retry_is_none_of_those_that_are_waited_for_after_a_reload() {
+    let world = World::closed_for_100_ms();
+    let waiter = world.wait(0);
+    let arrived = world.hand.now();
+    reload(&world, vec![limit(2, ms(100))], InLine::AskAnew);
+    assert_eq!(waiter.refused(), Refused::Anew);
+    let retry = Patience { arrived: Some(arrived), kind: AskKind::Retry, ..Patience::default() };
+    let Answer::Wait(mut retry) = world.gate.ask(&[claim(0)], CALLER, retry) else { panic!("one is missing") };
+    let noop = std::task::Waker::noop();
+    assert!(pin!(&mut retry).poll(&mut Context::from_waker(noop)).is_pending());
+    let mut elder = sent_back(&world, CALLER.0, arrived).expect("it was in line before");
+    assert!(elder.poll().is_ready() || pin!(&mut retry).poll(&mut Context::from_waker(noop)).is_ready());
 }

@@ -181,8 +181,7 @@ fn an_event_of_a_limit_that_is_unknown_is_not_understood() {
         urgency: 3,
         arrived: ms(0),
         bound: Time::NEVER,
-        again: false,
-        waits: false,
+        kind: AskKind::New,
     };
     let pauses = |limit| Event::Pause { limit: LimitId(limit), key: Key(0), until: ms(1) };
     assert!(locker.understands(&asks(claim(0, 0, 1))) && locker.understands(&pauses(0)));

@@ -67,10 +67,10 @@ impl HandedOver {
         let Some(event) = self.before.said.pop_front() else { return };
         let locker = &mut self.world.locker;
         match event {
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound, again, waits } => {
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
-                let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived) };
-                match locker.ask_for(&ask, again, waits, now) {
+                let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
+                match locker.ask(&ask, now) {
                     Verdict::Wait(here, _) => drop(self.before.guests.insert(here, ticket)),
                     Verdict::Go(grant) => self.grant(ticket, grant),
                     Verdict::Sorry(sorry) => self.before.locker.tell(ticket, Err(sorry), now),

@@ -56,7 +56,8 @@ fn one_that_would_not_wait_is_refused_at_the_release_if_an_elder_has_taken_the_r
     locker.hold();
     let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, ms(1));
     let Verdict::Wait(hasty, _) = verdict else { panic!("{verdict:?}") };
-    let verdict = locker.ask(&Ask { arrived: Some(ms(0)), ..ask(&claims, 2) }, ms(2));
+    let verdict =
+        locker.ask(&Ask { arrived: Some(ms(0)), kind: AskKind::SentBack { retry: false }, ..ask(&claims, 2) }, ms(2));
     let Verdict::Wait(elder, _) = verdict else { panic!("{verdict:?}") };
     locker.release(ms(20));
     let told = drain(&mut locker);

@@ -71,7 +71,7 @@ pub(super) fn claim(limit: u32, key: u128, cost: u32) -> Claim {
 
 /// A patient ask by one caller.
 pub(super) fn ask(claims: &[Claim], caller: u64) -> Ask<'_> {
-    Ask { claims, caller: Caller(caller), urgency: 3, max_wait: None, arrived: None }
+    Ask { claims, caller: Caller(caller), urgency: 3, max_wait: None, arrived: None, kind: AskKind::New }
 }
 
 /// Whatever has been decided.

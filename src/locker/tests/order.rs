@@ -139,7 +139,7 @@ fn a_retry_keeps_its_place_in_line() {
     for caller in [1, 2, 1, 2] {
         wait(&mut locker, &ask(&claims, caller), ms(60));
     }
-    let again = wait(&mut locker, &Ask { arrived: Some(ms(10)), ..ask(&claims, 1) }, ms(70));
+    let again = wait(&mut locker, &Ask { arrived: Some(ms(10)), kind: AskKind::Retry, ..ask(&claims, 1) }, ms(70));
     let mut order = Vec::new();
     drive(&mut locker, ms(10_000), |_, ticket, _| order.push(ticket));
     assert_eq!(order[0], again);

@@ -7,7 +7,7 @@ use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, END, FAULTS, MS, Message, 
 use crate::gate::store::lost::authority;
 use crate::gate::store::message::{self, Speaker, Verb};
 use crate::gate::store::{PRESENCE, WhenLost};
-use crate::locker::{Ask, Authority, Caller, Claim, Exchange, Grant, Key, LEASE, LimitId, Moment, Verdict};
+use crate::locker::{Ask, AskKind, Authority, Caller, Claim, Exchange, Grant, Key, LEASE, LimitId, Moment, Verdict};
 use crate::time::Time;
 
 impl World {
@@ -29,7 +29,7 @@ impl World {
         let caller = Caller(self.dice.below(3));
         let gateway = &mut self.gateways[number];
         let now = Time::from_nanos(self.now + gateway.ahead);
-        let ask = Ask { claims: &claims, caller, urgency: 3, max_wait: None, arrived: None };
+        let ask = Ask { claims: &claims, caller, urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
         match gateway.locker.ask(&ask, now) {
             Verdict::Go(grant) => self.granted(number, grant),
             Verdict::Wait(ticket, _) => drop(gateway.waiting.insert(ticket, 0)),
