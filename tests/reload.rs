@@ -247,3 +247,30 @@ fn whatever_is_in_force_by_a_reload_is_named_in_the_log() {
     reload(&plain(&base, opened), &["[log] is changed", "[tls] is changed"]);
     reload(&plain(&base, &format!("{opened}\n[config]\nwatch = true")), &["[config] is changed"]);
 }
+
+#[test]
+fn a_request_that_is_sent_again_after_a_reload_must_pass_the_limits_that_are_new() {
+    let (asked, go) = (AtomicUsize::new(0), std::sync::Arc::new(AtomicBool::new(false)));
+    let may_go = std::sync::Arc::clone(&go);
+    let origin = Origin::scripted(move |_, link| {
+        if asked.fetch_add(1, Ordering::SeqCst) > 0 {
+            return link.answer(200, "");
+        }
+        eventually("the limits were read again", || may_go.load(Ordering::SeqCst));
+        link.send("HTTP/1.1 429 Slow Down\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
+        Next::Keep
+    });
+    let old = limit(100, "100ms", "retry = 1").replace("the-limit", "old");
+    let gateway = Gateway::start(&old);
+    let mut caller = gateway.caller();
+    caller.send(get(&origin, "/first"));
+    eventually("it is under way", || origin.count() == 1);
+    let new = limit(1, "1h", "when_full = \"refuse\"").replace("the-limit", "new");
+    assert!(gateway.reload(&format!("{old}{new}")), "{}", gateway.stderr());
+    assert_eq!(gateway.get(&origin.url("/second")).status, 200, "it takes the only slot of the new limit");
+    go.store(true, Ordering::SeqCst);
+    let answer = caller.answer();
+    check_ours(&answer, 429, "http_request_error");
+    assert_eq!(answer.problem()["violated-policies"], serde_json::json!(["new"]));
+    assert_eq!(origin.targets(), ["/first", "/second"]);
+}

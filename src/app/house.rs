@@ -19,7 +19,7 @@ use crate::admin;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
 use crate::gate::takeover::Heir;
-use crate::gate::{Gate, store};
+use crate::gate::{Gate, Revision, store};
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::net::pass::Pass;
@@ -93,7 +93,7 @@ impl House {
             // From here on the other one stands still.
             limits = heir.inherit(&gate, settings.gate.limits.clone(), under_way(&settings))?;
         }
-        let current = Current::new(parts.with(&limits));
+        let current = Current::new(parts.with(&limits, Revision::default()));
         let crew = Rc::new(Crew::start(&current, &shared).map_err(Error::Runtime)?);
         let users = settings.admin.as_ref().and_then(|desk| desk.users.clone());
         let admin = desk.map(|socket| Desk::open(socket, users, &shared, &current)).transpose();

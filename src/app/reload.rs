@@ -161,7 +161,7 @@ impl Reloader {
         let others = Others::between(in_force, &settings);
         let in_line = in_line(in_force, &settings);
         let under_way = under_way(in_force).max(under_way(&settings));
-        let publish = |reload: &Reload| self.current.replace(parts.with(&reload.ids));
+        let publish = |reload: &Reload, revision| self.current.replace(parts.with(&reload.ids, revision));
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), under_way, in_line, publish);
         self.doors.change(doors, &self.crew);
         self.shared.connections.change(settings.connections);

@@ -6,7 +6,18 @@ use super::{Permit, Waiting};
 use crate::locker::{AskKind, Sorry};
 use crate::time::Time;
 
-/// How a request wants to be treated in line.
+/// How often the limits were read so that a request may have to pass others than before. Claims are good for the revision
+/// by whose rules they were found.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Revision(pub(super) u64);
+
+impl Revision {
+    pub(super) fn next(self) -> Revision {
+        Revision(self.0 + 1)
+    }
+}
+
+/// How a request wants to be treated in line, and by which rules its claims were found.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// RFC 9218 urgency: 0 (first) to 7.
@@ -17,11 +28,13 @@ pub struct Patience {
     pub arrived: Option<Time>,
     /// Whether it has asked before: what has keeps its place in line.
     pub kind: AskKind,
+    /// By which rules its claims were found; with others than those in force it is refused with [`Refused::Anew`].
+    pub revision: Revision,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { urgency: 3, max_wait: None, arrived: None, kind: AskKind::New }
+        Patience { urgency: 3, max_wait: None, arrived: None, kind: AskKind::New, revision: Revision::default() }
     }
 }
 
@@ -45,7 +58,7 @@ pub enum Refused {
         /// The end.
         until: Time,
     },
-    /// The limits were read again, and it may have to pass others now. It is to be asked again at once, as one that
-    /// arrived when it did.
+    /// The limits were read again, and it may have to pass others now: its claims must be found anew, and it must ask again
+    /// at once, as one that arrived when it did.
     Anew,
 }

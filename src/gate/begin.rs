@@ -1,6 +1,6 @@
 //! How a gate begins, where another one may have ended; and how it ends.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ impl Gate {
             clock,
             limits: RwLock::new([].into()),
             timer: Timer::default(),
+            revision: AtomicU64::new(0),
             follows_wall: AtomicBool::new(false),
             seed,
             journal: OnceLock::new(),

@@ -18,7 +18,7 @@ mod reload;
 pub mod store;
 pub mod takeover;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use smallvec::SmallVec;
 use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Ticket, Verdict};
 use crate::net::pass::Pass;
 use crate::time::Time;
-pub use ask::{Answer, Patience, Refused};
+pub use ask::{Answer, Patience, Refused, Revision};
 use bell::{Bells, Rung};
 use clock::Clock;
 use driver::{Arming, Timer};
@@ -60,6 +60,8 @@ pub struct Gate {
     clock: Clock,
     limits: RwLock<Arc<[Limit]>>,
     timer: Timer,
+    /// As in the state, for requests that no limit holds: they touch no lock.
+    revision: AtomicU64,
     /// Whether a limit depends, or did depend, on the wall clock.
     follows_wall: AtomicBool,
     /// What keys are hashed with.
@@ -87,6 +89,8 @@ struct State {
     armings: u64,
     /// When the gateway ends.
     closing: Option<Time>,
+    /// By which rules claims are to be found.
+    revision: Revision,
     /// Those in line are asking again.
     muster: Option<Muster>,
     /// When the wall clock is to be looked at again.
@@ -115,11 +119,14 @@ impl Gate {
         // Before the lock is taken: an early `now` only holds back.
         let now = self.clock.now();
         if claims.is_empty() {
+            if patience.revision.0 != self.revision.load(Ordering::Acquire) {
+                return Answer::Sorry(Refused::Anew);
+            }
             return Answer::Go(Permit::free(self.clock, now));
         }
-        let Patience { urgency, max_wait, arrived, kind } = patience;
+        let Patience { urgency, max_wait, arrived, kind, revision } = patience;
         let ask = Ask { claims, caller, urgency, max_wait, arrived, kind };
-        match self.step(now, |state| state.ask(&ask, now)) {
+        match self.step(now, |state| state.ask(&ask, revision, now)) {
             Decision::Go(grant) => Answer::Go(Permit::granted(Arc::clone(self), grant, now)),
             Decision::Wait(place, forecast) => Answer::Wait(Waiting::at(Arc::clone(self), place, forecast)),
             Decision::Sorry(refused) => Answer::Sorry(refused),
@@ -246,6 +253,7 @@ impl State {
             armed: Time::NEVER,
             armings: 0,
             closing: None,
+            revision: Revision::default(),
             muster: None,
             wall_due: Time::NEVER,
             woken: Woken::new(),
@@ -255,7 +263,10 @@ impl State {
         }
     }
 
-    fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Decision {
+    fn ask(&mut self, ask: &Ask<'_>, revision: Revision, now: Time) -> Decision {
+        if revision != self.revision {
+            return Decision::Sorry(Refused::Anew);
+        }
         if let Some(until) = self.closing.filter(|until| now >= *until) {
             return Decision::Sorry(Refused::Closing { until });
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::{Gate, Refused, State};
+use super::{Gate, Refused, Revision, State};
 use crate::locker::{Closeup, Key, Kind, Limit, LimitId, Reload, Survey, Surveyor};
 use crate::time::Time;
 
@@ -31,13 +31,13 @@ pub struct View {
 impl Gate {
     /// Puts these limits in the place of all others, from one moment to the next. What was counted counts on.
     /// `under_way`: how long a request may take from its permit to its settle at most. `publish` is called before anybody
-    /// asks again, so that they can find what they have to pass; it must not ask itself.
+    /// asks again, so that they can find what they have to pass, and with which revision to ask; it must not ask itself.
     pub fn reload(
         &self,
         limits: Vec<Limit>,
         under_way: Duration,
         in_line: InLine,
-        publish: impl FnOnce(&Reload),
+        publish: impl FnOnce(&Reload, Revision),
     ) -> Reload {
         let now = self.clock.now();
         let follows_wall = limits.iter().any(depends_on_wall);
@@ -52,7 +52,8 @@ impl Gate {
             let reload = state.locker.reload(limits, under_way, now);
             // Under the lock, so that of two reloads the later one's stay.
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = state.locker.limits().into();
-            publish(&reload);
+            publish(&reload, state.revision);
+            self.revision.store(state.revision.0, Ordering::Release);
             reload
         });
         self.follows_wall.fetch_or(follows_wall, Ordering::Relaxed);
@@ -111,6 +112,7 @@ const MUSTER: Duration = Duration::from_millis(20);
 impl State {
     /// Everybody in line is to ask again.
     fn send_back(&mut self, now: Time) {
+        self.revision = self.revision.next();
         let all = self.line.expected_after(None);
         if !all.is_empty() {
             // Some who were sent back a moment ago may still be on their way.

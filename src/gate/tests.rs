@@ -71,7 +71,12 @@ impl World {
     }
 
     fn ask(&self, limit: u32) -> Answer {
-        self.gate.ask(&[claim(limit)], CALLER, Patience::default())
+        self.gate.ask(&[claim(limit)], CALLER, self.patience())
+    }
+
+    /// That of a request whose claims were found just now.
+    fn patience(&self) -> Patience {
+        Patience { revision: self.gate.lock().revision, ..Patience::default() }
     }
 
     fn go(&self) -> Permit {

@@ -109,10 +109,16 @@ async fn wait(
         let proxy = &caller.worker.proxy;
         let claims = proxy.rules.claim(&name, &values, cost.as_deref(), admitted)?;
         story.claimed(caller, &claims);
+        patience.revision = claims.revision;
         let waiting = match proxy.gate.ask(&claims.claims, admitted.caller, patience) {
             Answer::Go(permit) => {
                 proxy.rules.tallies(&claims).for_each(|tally| tally.permit(story.waited));
                 return Ok(permit);
+            }
+            // The limits were read again since its claims were found.
+            Answer::Sorry(Refused::Anew) => {
+                caller.worker.refresh();
+                continue;
             }
             Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
             Answer::Wait(waiting) => waiting,

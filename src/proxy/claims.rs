@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 pub use super::rule::{Cost, Pushback, Rule};
 use super::tally::Tally;
 use super::target::Target;
+use crate::gate::Revision;
 use crate::locker::{Claim, Key, LimitId};
 use crate::wire::RequestHead;
 
@@ -23,6 +24,8 @@ pub struct Claims {
     pub claims: SmallVec<[Claim; 2]>,
     /// The largest `retry` of the limits that match.
     pub retry: u8,
+    /// By which rules they were found.
+    pub revision: Revision,
 }
 
 impl Claims {
@@ -41,14 +44,21 @@ pub struct Rules {
     tallies: Vec<Arc<Tally>>,
     /// Where in `rules` each limit is, by `LimitId`; no limit need have a rule here.
     places: Vec<Option<usize>>,
+    revision: Revision,
     /// What keys are hashed with.
     seed: [u8; 16],
 }
 
 impl Rules {
-    /// `rules`: in the order of the file, and the limits that they are of. `seed`: what keys are hashed with. `tally`: where
-    /// the requests of a limit with that name are counted.
-    pub fn new(rules: Vec<Rule>, limits: &[LimitId], seed: [u8; 16], tally: impl Fn(&Arc<str>) -> Arc<Tally>) -> Rules {
+    /// `rules`: in the order of the file, and the limits that they are of. `revision`: what the gate knows them by. `seed`:
+    /// what keys are hashed with. `tally`: where the requests of a limit with that name are counted.
+    pub fn new(
+        rules: Vec<Rule>,
+        limits: &[LimitId],
+        revision: Revision,
+        seed: [u8; 16],
+        tally: impl Fn(&Arc<str>) -> Arc<Tally>,
+    ) -> Rules {
         let mut rules: Vec<_> = limits.iter().copied().zip(rules).collect();
         rules.sort_by_key(|(_, rule)| rule.key.len());
         let mut places = vec![None; limits.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0)];
@@ -56,7 +66,7 @@ impl Rules {
             places[id.0 as usize] = Some(place);
         }
         let tallies = rules.iter().map(|(_, rule)| tally(&rule.name)).collect();
-        Rules { rules, tallies, places, seed }
+        Rules { rules, tallies, places, revision, seed }
     }
 
     /// Finds what a request must be granted.
@@ -73,7 +83,7 @@ impl Rules {
     ) -> Result<Claims, Refusal> {
         let whole_path = target.path(head);
         let mut request = Request::new(target, head, admitted, peer, &whole_path);
-        let mut found = Claims::default();
+        let mut found = Claims { revision: self.revision, ..Claims::default() };
         for (id, rule) in &self.rules {
             let counted = match request.counted(rule, &self.seed) {
                 Ok(Some(counted)) => counted,
@@ -140,7 +150,7 @@ impl Rules {
             (None, Cost::Header(_)) => 1,
         };
         let claims = std::iter::once(Claim { limit: *limit, key, cost }).collect();
-        Ok(Claims { claims, retry: 0 })
+        Ok(Claims { claims, retry: 0, revision: self.revision })
     }
 
     /// What became of the requests of each of these limits.

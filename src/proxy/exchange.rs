@@ -18,7 +18,7 @@ use super::target::{Form, Scheme, Target};
 use super::tunnel::Tunnel;
 use super::upstream::Upstream;
 use super::{about, acquire, answer, attempts, line, patience, pinned};
-use crate::gate::{Answer, Permit};
+use crate::gate::{Answer, Permit, Refused};
 use crate::locker::AskKind;
 use crate::net::dial::Attempts;
 use crate::time::Time;
@@ -259,11 +259,14 @@ pub(super) async fn permit(
     }
     let (permit, held) = loop {
         let proxy = &caller.worker.proxy;
+        patience.revision = plan.claims.revision;
         match proxy.gate.ask(&plan.claims.claims, plan.admitted.caller, patience) {
             Answer::Go(permit) => {
                 proxy.rules.tallies(&plan.claims).for_each(|tally| tally.permit(Duration::ZERO));
                 break (permit, None);
             }
+            // The limits were read again since its claims were found.
+            Answer::Sorry(Refused::Anew) => plan.claim_anew(caller, story)?,
             Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
             Answer::Wait(waiting) => {
                 // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.

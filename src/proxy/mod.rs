@@ -73,7 +73,7 @@ use rustls::ServerConfig;
 
 use self::made::Made;
 use self::refusal::Refusal;
-use crate::gate::{Gate, Refused};
+use crate::gate::{Gate, Refused, Revision};
 use crate::locker::LimitId;
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::dial::Dialer;
@@ -289,12 +289,13 @@ impl Parts {
         })
     }
 
-    /// The proxy whose rules are those of these limits, in the order of the file.
-    pub fn with(mut self, limits: &[LimitId]) -> Proxy {
+    /// The proxy whose rules are those of these limits, in the order of the file; requests ask with `revision`.
+    pub fn with(mut self, limits: &[LimitId], revision: Revision) -> Proxy {
         let rules = std::mem::take(&mut self.rules);
         let seed = self.gate.seed();
         let tallies = &self.tallies;
-        Proxy { rules: claims::Rules::new(rules, limits, seed, |name| tallies.of(name)), parts: self }
+        let rules = claims::Rules::new(rules, limits, revision, seed, |name| tallies.of(name));
+        Proxy { rules, parts: self }
     }
 }
 

@@ -8,7 +8,7 @@ fn one_per(millis: u64) -> Limit {
 }
 
 fn reload(world: &World, limits: Vec<Limit>, in_line: InLine) -> Reload {
-    world.gate.reload(limits, ms(1000), in_line, |_| {})
+    world.gate.reload(limits, ms(1000), in_line, |_, _| {})
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
         })
         .collect();
     let mut published = false;
-    world.gate.reload(vec![limit(3, ms(100))], ms(1000), InLine::AskAnew, |_| published = true);
+    world.gate.reload(vec![limit(3, ms(100))], ms(1000), InLine::AskAnew, |_, _| published = true);
     assert!(published);
     let mut arrivals: Vec<Time> = Vec::new();
     for (waiter, arrived) in waiters {
@@ -41,7 +41,7 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
     }
     let again = |arrived: Time| {
         let kind = AskKind::SentBack { retry: false };
-        let patience = Patience { arrived: Some(arrived), kind, ..Patience::default() };
+        let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
         match world.gate.ask(&[claim(0)], CALLER, patience) {
             Answer::Wait(waiting) => Waiter { waiting, bell: Arc::default() },
             Answer::Go(_) => panic!("it went before its elders were there"),
@@ -90,7 +90,7 @@ fn a_calendar_limit_that_comes_later_follows_the_wall_clock() {
 /// Who was in line and was sent back comes again.
 fn sent_back(world: &World, caller: u64, arrived: Time) -> Result<Waiter, Refused> {
     let kind = AskKind::SentBack { retry: false };
-    let patience = Patience { arrived: Some(arrived), kind, ..Patience::default() };
+    let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
     match world.gate.ask(&[claim(0)], Caller(caller), patience) {
         Answer::Wait(waiting) => Ok(Waiter { waiting, bell: Arc::default() }),
         Answer::Go(_) => panic!("it went before its elders were there"),
@@ -99,7 +99,7 @@ fn sent_back(world: &World, caller: u64, arrived: Time) -> Result<Waiter, Refuse
 }
 
 fn in_line(world: &World, caller: u64) -> Waiter {
-    let Answer::Wait(waiting) = world.gate.ask(&[claim(0)], Caller(caller), Patience::default()) else {
+    let Answer::Wait(waiting) = world.gate.ask(&[claim(0)], Caller(caller), world.patience()) else {
         panic!("it should wait")
     };
     Waiter { waiting, bell: Arc::default() }
@@ -168,10 +168,49 @@ fn a_retry_is_none_of_those_that_are_waited_for_after_a_reload() {
     let arrived = world.hand.now();
     reload(&world, vec![limit(2, ms(100))], InLine::AskAnew);
     assert_eq!(waiter.refused(), Refused::Anew);
-    let retry = Patience { arrived: Some(arrived), kind: AskKind::Retry, ..Patience::default() };
+    let retry = Patience { arrived: Some(arrived), kind: AskKind::Retry, ..world.patience() };
     let Answer::Wait(mut retry) = world.gate.ask(&[claim(0)], CALLER, retry) else { panic!("one is missing") };
     let noop = std::task::Waker::noop();
     assert!(pin!(&mut retry).poll(&mut Context::from_waker(noop)).is_pending());
     let mut elder = sent_back(&world, CALLER.0, arrived).expect("it was in line before");
     assert!(elder.poll().is_ready() || pin!(&mut retry).poll(&mut Context::from_waker(noop)).is_ready());
+}
+
+#[test]
+fn a_request_whose_claims_were_found_before_a_reload_must_find_them_anew() {
+    let world = World::new(vec![one_per(100)]);
+    let before = world.patience();
+    let other = Limit { name: "other".into(), ..limit(1, Duration::from_secs(60)) };
+    let mut published = None;
+    reload(&world, vec![limit(2, ms(100))], InLine::Stay);
+    assert_eq!(world.patience().revision, before.revision, "it has to pass the same limits");
+    world
+        .gate
+        .reload(vec![limit(2, ms(100)), other], ms(1000), InLine::AskAnew, |_, revision| published = Some(revision));
+    for claims in [&[claim(0)][..], &[]] {
+        let Answer::Sorry(refused) = world.gate.ask(claims, CALLER, before) else { panic!("it escapes the other") };
+        assert_eq!(refused, Refused::Anew);
+    }
+    let after = Patience { revision: published.expect("it was called"), ..before };
+    assert!(matches!(world.gate.ask(&[claim(0), claim(1)], CALLER, after), Answer::Go(_)));
+}
+
+#[test]
+fn two_reloads_in_a_row_wait_for_all_whom_either_sent_back() {
+    let world = World::new(vec![one_per(100)]);
+    world.go().depart().sent();
+    let (first, second) = (in_line(&world, 1), in_line(&world, 2));
+    let arrived = world.hand.now();
+    reload(&world, vec![limit(2, ms(100))], InLine::AskAnew);
+    assert_eq!((first.refused(), second.refused()), (Refused::Anew, Refused::Anew));
+    let first = sent_back(&world, 1, arrived).expect("it was in line");
+    // The second has found its claims, and asks a moment too late.
+    let stale = Patience { arrived: Some(arrived), kind: AskKind::SentBack { retry: false }, ..world.patience() };
+    reload(&world, vec![limit(3, ms(100))], InLine::AskAnew);
+    assert_eq!(first.refused(), Refused::Anew);
+    assert!(matches!(world.gate.ask(&[claim(0)], Caller(2), stale), Answer::Sorry(Refused::Anew)));
+    let mut first = sent_back(&world, 1, arrived).expect("it was in line");
+    assert!(first.waits(), "the second is still missing");
+    let mut second = sent_back(&world, 2, arrived).expect("it was in line");
+    assert!(first.poll().is_ready() && second.poll().is_ready());
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::super::path::models;
 use super::super::pattern::{HostPattern, PathPattern};
 use super::*;
+use crate::gate::Revision;
 use crate::locker::Caller;
 use crate::net::dial::Reach;
 use crate::proxy::rule::MAX_KEYS;
@@ -29,7 +30,7 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
 
 fn rules_of(rules: Vec<Rule>) -> Rules {
     let limits: Vec<LimitId> = (0..).map(LimitId).take(rules.len()).collect();
-    Rules::new(rules, &limits, [7; 16], |_| Arc::default())
+    Rules::new(rules, &limits, Revision::default(), [7; 16], |_| Arc::default())
 }
 
 fn keyed(key: Vec<KeyPart>) -> Rules {
