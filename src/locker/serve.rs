@@ -118,6 +118,7 @@ impl Locker {
                     break;
                 }
                 Finding::Behind => break,
+                Finding::Claimed(window, _) if self.turns_away(lane, window, now) => {}
                 Finding::Claimed(window, start) => {
                     self.attach(lane, window, Spot::Held);
                     self.arm(window, start, now);
@@ -141,7 +142,7 @@ impl Locker {
             }
             return false;
         }
-        if rule.pooled && self.table.window(window).share_opens(rule, want.cost, now).is_some() {
+        if rule.pooled && self.table.window(window).share_opens(rule, want.cost, now).is_some_and(|at| at > now) {
             return false;
         }
         // Its own patience is over, but not the time that the writing may take.

@@ -232,3 +232,39 @@ fn thousands_of_lanes_at_one_window_are_served_in_turn() {
     assert_eq!(times.len() as u64, 2 * callers);
     assert_eq!(times.last(), Some(&ms(100 * 2 * callers / 50)), "the window stands idle for nobody");
 }
+
+#[test]
+fn one_that_waited_for_one_limit_is_refused_by_another_that_lets_nobody_wait() {
+    let refuses = Limit { when_full: WhenFull::Refuse, ..limit(1, 5000, Kind::Sliding) };
+    let mut locker = Locker::new(vec![limit(1, 1000, Kind::Sliding), refuses]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+    let both = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
+    locker.pause(LimitId(1), Key(0), ms(3000), ms(500));
+    locker.handle_timeout(ms(1000));
+    let told = drain(&mut locker);
+    assert!(
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: Why::Full, limit: LimitId(1), .. }))] if who == both),
+        "{told:?}"
+    );
+    assert_eq!(locker.waiting(), 0);
+}
+
+#[test]
+fn one_that_waited_for_one_limit_is_refused_by_another_whose_slot_is_kept_for_an_elder() {
+    let refuses = Limit { when_full: WhenFull::Refuse, ..limit(1, 500, Kind::Sliding) };
+    let mut locker = Locker::new(vec![limit(1, 1000, Kind::Sliding), limit(1, 900, Kind::Sliding), refuses]);
+    for first in [0, 1] {
+        assert!(send(&mut locker, &ask(&[claim(first, 0, 1)], 1), ms(0)).is_ok());
+    }
+    let elder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(2, 0, 1)], 1), ms(1));
+    let younger = wait(&mut locker, &ask(&[claim(1, 0, 1), claim(2, 0, 1)], 2), ms(2));
+    locker.handle_timeout(ms(900));
+    let told = drain(&mut locker);
+    assert!(
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: Why::Full, .. }))] if who == younger),
+        "{told:?}: nobody waits there"
+    );
+    locker.handle_timeout(ms(1000));
+    let told = drain(&mut locker);
+    assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == elder), "{told:?}");
+}
