@@ -212,14 +212,15 @@ impl Locker {
         !comes_first
     }
 
-    /// Whether a waiter would make an older one that needs several windows later; where, and when that one starts.
+    /// Whether a waiter would make an older one that needs several windows later, before which it has no turn; where, and when
+    /// that one starts.
     fn claimed(&self, waiter: &Waiter, id: u32, lane: u32, now: Time) -> Option<(u32, Option<Time>)> {
         let age = (waiter.place.arrived, waiter.place.seq, id);
         for want in &waiter.wants {
             let waits = self.table.window(want.window).waits()?;
             let Some(&first) = waits.claimants.first() else { continue };
             let claimant = &self.queue.waiters[first.2];
-            if first >= age || claimant.lane == lane {
+            if first >= age || claimant.lane == lane || comes_first(waiter, claimant) {
                 continue;
             }
             let start = self.start(claimant, &[], now);
@@ -321,6 +322,16 @@ fn line_at(window: &mut Window, spot: Spot) -> &mut Line {
         Spot::Held(..) => &mut waits.held,
         Spot::Line(..) | Spot::Loose => &mut waits.line,
     }
+}
+
+/// Whether a waiter comes before another by the turns of the home that they share.
+fn comes_first(one: &Waiter, other: &Waiter) -> bool {
+    let home = |waiter: &Waiter| waiter.wants.first().map(|want| want.window);
+    let first = match one.place.class == other.place.class {
+        true => one.place < other.place,
+        false => (one.aged, one.place.seq) < (other.aged, other.place.seq),
+    };
+    first && home(one) == home(other)
 }
 
 fn before(one: &(Place, Seat), other: &(Place, Seat)) -> bool {

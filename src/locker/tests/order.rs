@@ -268,3 +268,17 @@ fn one_that_waited_for_one_limit_is_refused_by_another_whose_slot_is_kept_for_an
     let told = drain(&mut locker);
     assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == elder), "{told:?}");
 }
+
+#[test]
+fn callers_take_turns_at_the_limit_that_they_share_though_each_needs_another_one_too() {
+    let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(5, 100, Kind::Sliding)]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 9), ms(0)).is_ok());
+    let mut callers = HashMap::new();
+    for (at, caller) in [1, 1, 1, 1, 1, 2, 2].into_iter().enumerate() {
+        let claims = [claim(0, 0, 1), claim(1, u128::from(caller), 1)];
+        callers.insert(wait(&mut locker, &ask(&claims, caller), ms(1 + at as u64)), caller);
+    }
+    let mut order = Vec::new();
+    drive(&mut locker, ms(10_000), |_, ticket, _| order.push(callers[&ticket]));
+    assert_eq!(order, [1, 2, 1, 2, 1, 1, 1]);
+}

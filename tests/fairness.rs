@@ -1,0 +1,63 @@
+//! One caller keeps no other out: turns.
+
+use std::net::SocketAddr;
+
+use crate::admin::{metrics, watched};
+use crate::support::*;
+
+/// A gateway whose only slot is taken, and what watches its line.
+struct Stage {
+    gateway: Gateway,
+    admin: SocketAddr,
+    origin: Origin,
+    waiting: usize,
+}
+
+impl Stage {
+    fn new(rules: &str) -> Stage {
+        let (origin, (gateway, admin)) = (Origin::start(), watched(rules, ""));
+        assert_eq!(gateway.get(&origin.url("/fill")).status, 200);
+        Stage { gateway, admin, origin, waiting: 0 }
+    }
+
+    fn waiters(&self) -> f64 {
+        metrics(self.admin)["lockgate_waiters{limit=\"the-limit\"}"]
+    }
+
+    /// A request from this address; it is in line when this returns.
+    fn line_up(&mut self, ip: &str, path: &str, fields: &str) -> Caller {
+        let caller = self.send(ip, path, fields);
+        self.waiting += 1;
+        eventually("it is in line", || self.waiters() == self.waiting as f64);
+        caller
+    }
+
+    fn send(&self, ip: &str, path: &str, fields: &str) -> Caller {
+        let mut caller = Caller::connect_from(ip, self.gateway.addr);
+        caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n{fields}\r\n", self.origin.url(path)));
+        caller
+    }
+
+    fn went(&self) -> Vec<String> {
+        self.origin.targets().split_off(1)
+    }
+}
+
+#[test]
+fn teams_that_share_a_limit_take_turns_though_each_has_one_of_its_own_too() {
+    let rules = |per: &str| {
+        let shared = limit(1, per, "max_wait = \"12h\"");
+        format!(
+            "{shared}[[limit]]\nname = \"each\"\nrequests = 20\nper = \"1s\"\nkey = \"caller\"\nmax_wait = \"12h\"\n"
+        )
+    };
+    let mut stage = Stage::new(&rules("1h"));
+    let mut callers = Vec::new();
+    for n in 0..4 {
+        callers.push(stage.line_up("127.0.0.2", &format!("/many/{n}"), ""));
+    }
+    callers.push(stage.line_up("127.0.0.3", "/one", ""));
+    assert!(stage.gateway.reload(&rules("200ms")), "{}", stage.gateway.stderr());
+    callers.iter_mut().for_each(|caller| assert_eq!(caller.answer().status, 200));
+    assert_eq!(stage.went(), ["/many/0", "/one", "/many/1", "/many/2", "/many/3"]);
+}
