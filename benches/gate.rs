@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lockgate::gate::clock::Clock;
 use lockgate::gate::{Answer, Gate, Patience, Permit};
-use lockgate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, WhenFull};
+use lockgate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, WhenFull};
 
 /// Not a whole number of milliseconds, so that the openings fall anywhere between two ticks of tokio's timer.
 const SPAN: Duration = Duration::from_micros(3_370);
@@ -144,6 +144,7 @@ fn gate(requests: u32, per: Duration) -> Arc<Gate> {
         max_wait: Duration::from_secs(30),
         max_waiting: 1000,
         share_by: ShareBy::Nobody,
+        priority: Priority::WithinCaller,
         max_keys: 1000,
         dry_run: false,
         shared: false,

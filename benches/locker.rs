@@ -13,7 +13,8 @@ use criterion::{Criterion, criterion_group};
 use governor::clock::FakeRelativeClock;
 use governor::{Quota, RateLimiter};
 use lockgate::locker::{
-    Ask, AskKind, Caller, Claim, Counts, Key, Kind, Limit, LimitId, Locker, Moment, Rate, ShareBy, Verdict, WhenFull,
+    Ask, AskKind, Caller, Claim, Counts, Key, Kind, Limit, LimitId, Locker, Moment, Priority, Rate, ShareBy, Verdict,
+    WhenFull,
 };
 use lockgate::time::Time;
 
@@ -29,6 +30,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
         max_wait: Duration::from_secs(30),
         max_waiting: 1000,
         share_by: ShareBy::Caller,
+        priority: Priority::WithinCaller,
         max_keys: usize::MAX,
         dry_run: false,
         shared: false,

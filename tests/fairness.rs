@@ -1,4 +1,4 @@
-//! One caller keeps no other out: turns.
+//! One caller keeps no other out: turns and urgencies.
 
 use std::net::SocketAddr;
 
@@ -41,6 +41,28 @@ impl Stage {
     fn went(&self) -> Vec<String> {
         self.origin.targets().split_off(1)
     }
+}
+
+#[test]
+fn a_caller_that_calls_all_it_asks_urgent_is_served_in_turn() {
+    let rules = |priority: &str| limit(1, "200ms", &format!("max_wait = \"1m\"\n{priority}"));
+    let went = |priority: &str| {
+        // The window is closed until all are in line.
+        let mut stage = Stage::new(&limit(1, "1h", &format!("max_wait = \"12h\"\n{priority}")));
+        let mut callers = Vec::new();
+        for n in 0..3 {
+            callers.push(stage.line_up("127.0.0.2", &format!("/urgent/{n}"), "Priority: u=0\r\n"));
+        }
+        for n in 0..2 {
+            callers.push(stage.line_up("127.0.0.3", &format!("/usual/{n}"), ""));
+        }
+        assert!(stage.gateway.reload(&rules(priority)), "{}", stage.gateway.stderr());
+        callers.iter_mut().for_each(|caller| assert_eq!(caller.answer().status, 200));
+        stage.went()
+    };
+    assert_eq!(went(""), ["/urgent/0", "/usual/0", "/urgent/1", "/usual/1", "/urgent/2"]);
+    let strict = went("priority = \"strict\"");
+    assert_eq!(strict, ["/urgent/0", "/urgent/1", "/urgent/2", "/usual/0", "/usual/1"]);
 }
 
 #[test]

@@ -131,6 +131,7 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &R
         max_wait: limit.max_wait,
         max_waiting: limit.max_waiting as usize,
         share_by: limit.share_by,
+        priority: limit.priority,
         max_keys: limit.max_keys as usize,
         dry_run,
         shared: limit.shared.get().is_some_and(|at| at.value),

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::item::Item;
 use super::value::{MOST_SLOTS, Pattern, cost, host, key_part, method, name, path_pattern, zone};
 use super::walk::{At, Place, Table, Written};
-use crate::locker::{Counts, ShareBy, WhenFull};
+use crate::locker::{Counts, Priority, ShareBy, WhenFull};
 use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::{HostPattern, PathPattern};
@@ -43,6 +43,7 @@ pub(super) struct Limit {
     pub(super) max_wait: Duration,
     pub(super) max_waiting: u32,
     pub(super) share_by: ShareBy,
+    pub(super) priority: Priority,
     pub(super) pushback: Pushback,
     pub(super) retry: u8,
     pub(super) dry_run: Written<bool>,
@@ -92,6 +93,7 @@ impl Limit {
             share_by: table
                 .get("share_by", |v| v.word(&[("caller", ShareBy::Caller), ("none", ShareBy::Nobody)]))
                 .or(ShareBy::Caller),
+            priority: table.get("priority", |v| v.word(&PRIORITIES)).or(Priority::WithinCaller),
             pushback: table
                 .get("pushback", |v| v.word(&[("pause", Pushback::Pause), ("ignore", Pushback::Ignore)]))
                 .or(Pushback::Pause),
@@ -112,6 +114,9 @@ impl Limit {
         limit
     }
 }
+
+const PRIORITIES: [(&str, Priority); 3] =
+    [("within-caller", Priority::WithinCaller), ("strict", Priority::Strict), ("none", Priority::None)];
 
 const WINDOWS: [(&str, Window); 4] = [
     ("sliding", Window::Sliding),

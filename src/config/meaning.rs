@@ -4,7 +4,7 @@ use super::limit_schema::Limit;
 use super::span;
 use super::value::Pattern;
 use super::walk::At;
-use crate::locker::{Counts, Kind, Rate, Unit, WhenFull};
+use crate::locker::{Counts, Kind, Priority, Rate, Unit, WhenFull};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 
@@ -37,7 +37,10 @@ pub(super) fn sentence(name: &str, limit: &Limit, rate: Option<&Rate>) -> String
         (true, _) => "; dry run: what is more goes all the same, and is logged".to_owned(),
         (false, WhenFull::Refuse) => "; what is more is refused".to_owned(),
         (false, WhenFull::Wait) if limit.max_wait.is_zero() => "; what is more is refused".to_owned(),
-        (false, WhenFull::Wait) => format!("; what is more waits up to {}", long(limit.max_wait)),
+        (false, WhenFull::Wait) => {
+            let first = if limit.priority == Priority::Strict { ", the most urgent first, whoever asks" } else { "" };
+            format!("; what is more waits up to {}{first}", long(limit.max_wait))
+        }
     };
     sentence + &rest
 }

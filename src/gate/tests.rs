@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake};
 
 use super::clock::Hand;
 use super::*;
-use crate::locker::{Counts, Kind, Rate, ShareBy, Unit, Usage, WhenFull, Why};
+use crate::locker::{Counts, Kind, Priority, Rate, ShareBy, Unit, Usage, WhenFull, Why};
 
 mod close;
 mod driven;
@@ -41,6 +41,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
         max_wait: Duration::from_secs(86_400),
         max_waiting: 1000,
         share_by: ShareBy::Nobody,
+        priority: Priority::WithinCaller,
         max_keys: 1000,
         dry_run: false,
         shared: false,

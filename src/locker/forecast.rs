@@ -6,6 +6,7 @@
 
 use super::Locker;
 use super::ask::{Claim, LimitId, Sorry, Why};
+use super::limit::Priority;
 use super::line::{Place, Seat};
 use super::queue::{Lane, Waiter, Want};
 use super::window::{Form, Rule, Window, later};
@@ -85,14 +86,34 @@ impl Locker {
         let turns = |turns: &super::turns::Turns| !waiter.turns || turns.only(waiter.caller);
         let one_class = lane.seats.first_key_value().map(|(place, _)| place.class) == Some(waiter.place.class)
             && lane.seats.last_key_value().map(|(place, _)| place.class) == Some(waiter.place.class);
-        one_class && waits.is_none_or(|waits| waits.waiting == lane.seats.len() && turns(&waits.turns))
+        let own = waits.is_none_or(|waits| !waits.callers.is_mixed(waiter.caller, waiter.own.urgency));
+        one_class && own && waits.is_none_or(|waits| waits.waiting == lane.seats.len() && turns(&waits.turns))
+    }
+
+    /// The place in which a waiter may go: its own, or the first of its caller's if less urgent ones of that wait.
+    fn best_place(&self, waiter: &Waiter) -> Place {
+        let waits = waiter.wants.first().and_then(|home| self.table.waits(home.window));
+        let Some(waits) = waits.filter(|waits| waits.callers.has_less_urgent(waiter.caller, waiter.own.urgency)) else {
+            return waiter.place;
+        };
+        let rule = &self.rules[waiter.wants[0].limit.at()];
+        match rule.priority {
+            Priority::Strict | Priority::None => waiter.place,
+            Priority::WithinCaller => {
+                let first = waits.callers.first_place(waiter.caller).map(|(place, _)| place);
+                first.map_or(waiter.place, |place| place.min(waiter.place))
+            }
+        }
     }
 
     fn rank(&self, lane: Option<&Lane>, waiter: &Waiter) -> Rank {
         let nobody = Rank { ahead: vec![0; waiter.wants.len()], sure: true, even: true };
         let Some(lane) = lane else { return nobody };
-        let place = waiter.place;
+        let place = self.best_place(waiter);
         let of_class = Place { turn: 0, arrived: Time::START, seq: 0, ..place };
+        if let Some(ahead) = self.at_least_ahead(lane, waiter, place) {
+            return Rank { ahead, sure: false, even: false };
+        }
         let one_class = lane.seats.range(..of_class).next().is_none();
         let behind: Vec<&Seat> = lane.seats.range(place..).map(|(_, seat)| seat).take(LOOKED_AT + 1).collect();
         if one_class && behind.len() <= LOOKED_AT {
@@ -107,6 +128,35 @@ impl Locker {
         self.add_costs(&mut rank.ahead, before, |total, cost| total + cost);
         rank.sure = false;
         rank
+    }
+
+    /// How many slots are used before a place in any case, where callers may put forward requests of other costs than those
+    /// whose places are before it; `None` if none may.
+    fn at_least_ahead(&self, lane: &Lane, waiter: &Waiter, place: Place) -> Option<Vec<u64>> {
+        let home = waiter.wants.first()?;
+        let waits = self.table.waits(home.window)?;
+        let seats = lane.seats.len();
+        let is_even = !waits.turns.may_shift() && lane.totals.iter().all(|total| *total == seats as u64);
+        let is_alone = waiter.turns && waits.turns.only(waiter.caller);
+        if self.rules[home.limit.at()].priority != Priority::WithinCaller || is_even || is_alone {
+            return None;
+        }
+        if !waiter.turns {
+            let of_class = Place { turn: 0, arrived: Time::START, seq: 0, ..place };
+            let before = lane.seats.range(of_class..place).take(LOOKED_AT).count();
+            return Some(vec![before as u64; waiter.wants.len()]);
+        }
+        let mut ahead = vec![0; waiter.wants.len()];
+        // Others may be kept back elsewhere.
+        let flows = waits.turns.flows().take(if waits.waiting == seats { LOOKED_AT } else { 0 });
+        for (caller, due) in flows {
+            // A caller goes as long as its turn is an earlier one.
+            let slots = waits.callers.slots(caller).min(place.turn.saturating_sub(due));
+            for (number, total) in ahead.iter_mut().enumerate() {
+                *total += if number == 0 { slots } else { slots.min(1) };
+            }
+        }
+        Some(ahead)
     }
 
     fn add_costs<'a>(&self, totals: &mut [u64], seats: impl Iterator<Item = &'a Seat>, sum: fn(u64, u64) -> u64) {

@@ -103,15 +103,15 @@ impl Locker {
     /// Everybody who waits, as they would ask anew; in the order of their arrival.
     pub fn waiters(&self) -> Vec<Event> {
         let mut waiters = self.queue.waiters.numbers();
-        waiters.sort_by_key(|id| self.queue.waiters[*id].place.in_time());
+        waiters.sort_by_key(|id| self.queue.waiters[*id].own.in_time());
         let ask = |id: u32| {
             let waiter = &self.queue.waiters[id];
             Event::Ask {
                 ticket: self.queue.ticket(id),
                 claims: waiter.claims.clone(),
                 caller: waiter.caller,
-                urgency: waiter.place.class,
-                arrived: waiter.place.arrived,
+                urgency: waiter.urgency,
+                arrived: waiter.own.arrived,
                 bound: waiter.bound,
                 kind: waiter.kind.sent_back(),
             }

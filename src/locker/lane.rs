@@ -5,6 +5,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Locker;
+use super::ask::Caller;
+use super::callers::Own;
+use super::limit::Priority;
 use super::line::{Place, Seat, Seats, first};
 use super::queue::{Lane, Spot, Waiter, Want, Work};
 use super::sharing::Asks;
@@ -24,17 +27,22 @@ impl Locker {
         let Some(home) = waiter.wants.first() else { return };
         let rule = &self.rules[home.limit.at()];
         waiter.turns = rule.turns;
-        waiter.aged = aged(waiter.place, rule.max_wait);
+        waiter.slots = home.cost;
+        waiter.own.urgency = if rule.priority == Priority::None { USUAL } else { waiter.urgency };
+        let class = if rule.priority == Priority::Strict { waiter.urgency } else { USUAL };
         let waits = self.table.window(home.window).waits();
-        waiter.place.turn = match waits {
+        let turn = match waits {
             Some(waits) if rule.turns => waits.turns.next(waiter.caller),
             Some(_) | None => 0,
         };
+        waiter.place = Place { class, turn, arrived: waiter.own.arrived, seq: waiter.own.seq };
+        waiter.aged = aged(waiter.place, rule.max_wait);
     }
 
     /// Puts a waiter in its lane.
     pub(super) fn link(&mut self, id: u32) {
         let mut waiter = self.queue.waiters.lift(id);
+        waiter.own.id = id;
         self.seat(&mut waiter);
         if let Some(home) = waiter.wants.first()
             && waiter.turns
@@ -53,8 +61,14 @@ impl Locker {
             waits.waiting += 1;
             waits.slots += u64::from(want.cost);
             if several {
-                waits.claimants.insert((waiter.place.arrived, waiter.place.seq, id));
+                waits.claimants.insert((waiter.own.arrived, waiter.own.seq, id));
             }
+            if self.rules[want.limit.at()].knows_callers() {
+                waits.callers.join(waiter.caller, waiter.own, want.cost);
+            }
+        }
+        if let Some(home) = waiter.wants.first() {
+            self.table.window_mut(home.window).waits_begun().callers.sit(waiter.caller, waiter.place, id);
         }
         waiter.lane = self.lane(&waiter.wants);
         let lane = &mut self.queue.lanes[waiter.lane];
@@ -105,16 +119,19 @@ impl Locker {
         }
         self.queue.deadlines.remove(&(waiter.deadline, id));
         if let Some(home) = waiter.wants.first()
-            && waiter.turns
             && let Some(waits) = self.table.window_mut(home.window).waits_mut()
         {
+            waits.callers.rise(waiter.caller, waiter.place, id);
             match fate {
-                Fate::Goes => waits.turns.go(waiter.caller, waiter.place.turn, home.cost),
-                Fate::Leaves => waits.turns.leave(waiter.caller, waiter.place.turn, home.cost),
+                Fate::Goes if waiter.turns => {
+                    waits.turns.go(waiter.caller, waiter.place.turn, home.cost, waiter.slots);
+                }
+                Fate::Leaves if waiter.turns => waits.turns.leave(waiter.caller, waiter.place.turn, waiter.slots),
+                Fate::Goes | Fate::Leaves => {}
             }
         }
         for want in &waiter.wants {
-            self.unwait(want, (waiter.place.arrived, waiter.place.seq, id));
+            self.unwait(want, waiter.caller, waiter.own);
             // One that goes has not taken its slots yet.
             if fate == Fate::Leaves {
                 self.return_unwanted(want.window);
@@ -123,10 +140,12 @@ impl Locker {
         self.queue.waiters.put_back(id, waiter);
     }
 
-    fn unwait(&mut self, want: &Want, claimant: (Time, u64, u32)) {
+    fn unwait(&mut self, want: &Want, caller: Caller, own: Own) {
         let window = want.window;
         let found = self.table.window_mut(window);
         let Some(waits) = found.waits_mut() else { return };
+        waits.callers.leave(caller, own);
+        let claimant = (own.arrived, own.seq, own.id);
         let was_claimant = waits.claimants.first() == Some(&claimant);
         waits.claimants.remove(&claimant);
         waits.waiting -= 1;
@@ -151,11 +170,13 @@ impl Locker {
 fn aged(place: Place, patience: Duration) -> Time {
     let step = nanos(patience.min(LONGEST_PATIENCE)) / 8;
     let class = u64::from(place.class) * step;
-    Time::from_nanos((place.arrived.as_nanos().saturating_add(BEFORE_START + class)).saturating_sub(USUAL * step))
+    Time::from_nanos(
+        (place.arrived.as_nanos().saturating_add(BEFORE_START + class)).saturating_sub(u64::from(USUAL) * step),
+    )
 }
 
 /// The urgency of those who say nothing (RFC 9218 section 4.1).
-const USUAL: u64 = 3;
+const USUAL: u8 = 3;
 
 /// Keeps an urgent arrival soon after the start above zero: more than `USUAL` eighths of the longest patience.
 const BEFORE_START: u64 = 1 << 60;

@@ -24,6 +24,8 @@ pub struct Limit {
     pub max_waiting: usize,
     /// Who takes turns in the queue.
     pub share_by: ShareBy,
+    /// What the urgency that a request states (RFC 9218) is compared with.
+    pub priority: Priority,
     /// How many keys may have a window at one time.
     pub max_keys: usize,
     /// Decide and count, but let everything go.
@@ -113,4 +115,16 @@ pub enum ShareBy {
     Caller,
     /// First come, first served.
     Nobody,
+}
+
+/// What the urgency of a request (RFC 9218) is compared with in a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Priority {
+    /// That of its caller's other requests: the more urgent goes in the first of its caller's turns.
+    #[default]
+    WithinCaller,
+    /// That of everybody's: the more urgent goes first, whoever asks.
+    Strict,
+    /// Nothing.
+    None,
 }

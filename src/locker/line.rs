@@ -2,26 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::callers::Callers;
 use super::turns::Turns;
 use crate::time::Time;
 
-/// A waiter's place in the order: class, then turn, then arrival.
+/// A place in the order: class, then turn, then arrival. It is that of a waiter's arrival, unless the waiter has changed places
+/// with another of its caller's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Place {
-    /// RFC 9218 urgency, 0 first.
+    /// RFC 9218 urgency, 0 first, where everybody's is compared; else the same for all.
     pub(super) class: u8,
     /// Its turn among callers.
     pub(super) turn: u64,
     pub(super) arrived: Time,
     /// Unique.
     pub(super) seq: u64,
-}
-
-impl Place {
-    /// The order of arrival.
-    pub(super) fn in_time(self) -> (Time, u64) {
-        (self.arrived, self.seq)
-    }
 }
 
 /// Who is at a place, and how the place ages.
@@ -122,6 +117,8 @@ pub(super) struct Waits {
     pub(super) held: Line,
     /// The waiters that need windows of other limits too, oldest first: the first is the claimant.
     pub(super) claimants: BTreeSet<(Time, u64, u32)>,
+    /// What each caller has in line, if the limit looks at callers.
+    pub(super) callers: Callers,
     /// The turns of the callers whose home this is.
     pub(super) turns: Turns,
     /// When the line is looked at next; `None`: when something happens.

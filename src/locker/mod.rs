@@ -10,6 +10,7 @@
 
 mod ask;
 mod calendars;
+mod callers;
 mod decide;
 mod estate;
 mod forecast;
@@ -19,6 +20,7 @@ mod index;
 mod lane;
 pub mod limit;
 mod line;
+mod priority;
 mod queue;
 mod record;
 mod reload;
@@ -42,7 +44,7 @@ use std::time::Duration;
 pub use self::ask::{Ask, AskKind, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
 pub use self::estate::{End, Estate, Known};
 pub use self::given::{Event, Slot};
-pub use self::limit::{Counts, Kind, Limit, Rate, ShareBy, Unit, WhenFull};
+pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFull};
 pub use self::record::{Page, Record, Written};
 pub use self::reload::Reload;
 pub use self::sharing::{Authority, Counted, Exchange, HORIZON_MOST, LEASE, Take, Taken, Terms, Told};
@@ -61,7 +63,6 @@ use crate::time::Time;
 
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
 
 /// All windows and all waiters of a gateway.
 ///

@@ -6,6 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::ask::{Ask, AskKind, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
+use super::callers::Own;
 use super::lane::Fate;
 use super::line::{Place, Seats};
 use super::sharing::Asks;
@@ -46,8 +47,14 @@ pub(super) struct Waiter {
     /// The windows of all claims but those of dry-run limits; the first is its home, see `choose_home`.
     pub(super) wants: SmallVec<[Want; 2]>,
     pub(super) caller: Caller,
+    pub(super) urgency: u8,
+    /// How it stands among its caller's other requests; never changes while it is in line.
+    pub(super) own: Own,
+    /// Its place in line: what goes to another waiter of its caller's that is to go before it.
     pub(super) place: Place,
     pub(super) aged: Time,
+    /// How many slots the place is for.
+    pub(super) slots: u32,
     /// Whether it takes turns with other callers' waiters.
     pub(super) turns: bool,
     pub(super) kind: AskKind,
@@ -242,13 +249,15 @@ impl Locker {
     fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
         self.queue.seq += 1;
         let arrived = ask.arrived.map_or(now, |at| at.min(now));
-        let class = ask.urgency.min(7);
         Waiter {
             claims: ask.claims.iter().copied().collect(),
             wants: SmallVec::new(),
             caller: ask.caller,
-            place: Place { class, turn: 0, arrived, seq: self.queue.seq },
+            urgency: ask.urgency.min(7),
+            own: Own { urgency: 0, arrived, seq: self.queue.seq, id: u32::MAX },
+            place: Place { class: 0, turn: 0, arrived, seq: self.queue.seq },
             aged: arrived,
+            slots: 0,
             turns: false,
             kind: ask.kind,
             bound: ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait),
@@ -285,7 +294,7 @@ impl Locker {
     }
 
     pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
-        let of_limit = |want: &Want| waiter.place.arrived + self.rules[want.limit.at()].max_wait;
+        let of_limit = |want: &Want| waiter.own.arrived + self.rules[want.limit.at()].max_wait;
         waiter.wants.iter().map(of_limit).fold(waiter.bound, Time::min)
     }
 
@@ -300,6 +309,7 @@ impl Locker {
         let ticket = self.queue.ticket(id);
         self.unlink(id, Fate::Goes);
         let Some(waiter) = self.queue.waiters.remove(id) else { return };
+        self.move_up(&waiter);
         let mut grant = Grant::default();
         for claim in &waiter.claims {
             let rule = &self.rules[claim.limit.at()];

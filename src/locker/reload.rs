@@ -157,7 +157,7 @@ impl Locker {
     fn waiters_changed(&mut self, limits: &[LimitId], now: Time) {
         let mut waiters = self.queue.waiters.numbers();
         waiters.retain(|id| self.queue.waiters[*id].claims.iter().any(|claim| limits.contains(&claim.limit)));
-        waiters.sort_by_key(|id| self.queue.waiters[*id].place.in_time());
+        waiters.sort_by_key(|id| self.queue.waiters[*id].own.in_time());
         // All leave before the first comes back: turns, windows and patience may all be others now,
         // and their order is to be that of their arrival.
         waiters.retain(|id| limits.iter().all(|limit| self.stays(*id, *limit, now)));

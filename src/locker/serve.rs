@@ -104,10 +104,14 @@ impl Locker {
         let mut went = 0;
         while self.queue.lanes.get(lane).is_some() {
             match self.look_at(lane, now) {
-                Finding::Go(waiter) => {
-                    self.let_go(waiter, now);
-                    went += 1;
-                }
+                Finding::Go(waiter) if self.puts_off(waiter) => {}
+                Finding::Go(waiter) => match self.goes_instead(waiter, now) {
+                    Some(other) => self.change_places(waiter, other),
+                    None => {
+                        self.let_go(waiter, now);
+                        went += 1;
+                    }
+                },
                 Finding::Shut(window) if self.turns_away(lane, window, now) => {}
                 Finding::Shut(window) => {
                     if self.rules[self.table.window(window).limit.at()].pooled {
@@ -215,7 +219,7 @@ impl Locker {
     /// Whether a waiter would make an older one that needs several windows later, before which it has no turn; where, and when
     /// that one starts.
     fn claimed(&self, waiter: &Waiter, id: u32, lane: u32, now: Time) -> Option<(u32, Option<Time>)> {
-        let age = (waiter.place.arrived, waiter.place.seq, id);
+        let age = (waiter.own.arrived, waiter.own.seq, id);
         for want in &waiter.wants {
             let waits = self.table.window(want.window).waits()?;
             let Some(&first) = waits.claimants.first() else { continue };
@@ -256,7 +260,7 @@ impl Locker {
     /// A claimant whose start is unknown keeps slots for itself once it has waited for longer than they take to open.
     fn holds_slots(&self, claimant: &Waiter, now: Time) -> bool {
         let spans = claimant.wants.iter().map(|want| self.rules[want.limit.at()].span);
-        u64::try_from(now.since(claimant.place.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
+        u64::try_from(now.since(claimant.own.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
     }
 
     /// Whether `before` would take slots that are open and that the waiter needs.
@@ -266,7 +270,7 @@ impl Locker {
         })
     }
 
-    fn attach(&mut self, lane: u32, window: u32, spot: fn(u32, Place) -> Spot) {
+    pub(super) fn attach(&mut self, lane: u32, window: u32, spot: fn(u32, Place) -> Spot) {
         let found = &mut self.queue.lanes[lane];
         let Some((place, seat)) = first(&found.seats) else { return };
         found.spot = spot(window, place);

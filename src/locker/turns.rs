@@ -1,7 +1,9 @@
 //! Whose turn it is: start-time fair queueing between the callers that wait at one window.
 //!
-//! A request's turn is fixed when it arrives: the present one, or the end of its caller's last if
-//! that is later. Nobody saves up credit while idle, and nothing needs repair when someone leaves.
+//! A request's turn is given when it arrives: the present one, or the end of its caller's last if
+//! that is later. Nobody saves up credit while idle. Of a caller's waiters only the first needs the right
+//! turn, the end of what went before it: it is moved there when it is the first, because others may have
+//! left, or gone before it with another cost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +13,7 @@ use super::ask::Caller;
 struct Flow {
     /// Where the caller's next request may start.
     end: u64,
-    /// The end of the last one that went.
+    /// The end of the last one that went: where the first of those that wait is to start.
     served: u64,
     waiting: usize,
 }
@@ -22,6 +24,8 @@ pub(super) struct Turns {
     /// The turn of the latest request that went.
     present: u64,
     flows: BTreeMap<Caller, Flow>,
+    /// A request went in a turn of another cost: the turns of its caller's others are not yet what they will be.
+    shifted: bool,
     /// The callers that wait for nothing but are ahead of the present turn.
     idle: BTreeSet<(u64, Caller)>,
 }
@@ -57,11 +61,12 @@ impl Turns {
         flow.waiting += 1;
     }
 
-    /// The request with this turn goes.
-    pub(super) fn go(&mut self, caller: Caller, turn: u64, cost: u32) {
+    /// The request with this turn goes; the turn was given to one that costs `slots`.
+    pub(super) fn go(&mut self, caller: Caller, turn: u64, cost: u32, slots: u32) {
+        self.shifted |= cost != slots;
         self.present = self.present.max(turn);
         if let Some(flow) = self.flows.get_mut(&caller) {
-            flow.served = flow.served.max(turn + u64::from(cost));
+            flow.served = flow.served.max(turn) + u64::from(cost);
         }
         self.part(caller);
         while let Some(&(end, idle)) = self.idle.first()
@@ -70,6 +75,11 @@ impl Turns {
             self.idle.pop_first();
             self.flows.remove(&idle);
         }
+    }
+
+    /// Where the first of a caller's waiters is to start, by what went before it.
+    pub(super) fn due(&self, caller: Caller) -> Option<u64> {
+        self.flows.get(&caller).filter(|flow| flow.waiting > 0).map(|flow| flow.served)
     }
 
     /// A request leaves without having gone; if it was its caller's last, the caller owes nothing for it.
@@ -94,6 +104,16 @@ impl Turns {
         } else {
             self.flows.remove(&caller);
         }
+    }
+
+    /// Whether turns may be moved to later ones.
+    pub(super) fn may_shift(&self) -> bool {
+        self.shifted
+    }
+
+    /// The callers that wait, and where the first of each is to start.
+    pub(super) fn flows(&self) -> impl Iterator<Item = (Caller, u64)> + '_ {
+        self.flows.iter().filter(|(_, flow)| flow.waiting > 0).map(|(caller, flow)| (*caller, flow.served))
     }
 
     /// Whether nobody but this caller waits or is ahead.
@@ -129,7 +149,7 @@ mod tests {
         for _ in 0..10 {
             let turn = turns.arrive(A, 1);
             turns.arrive(A, 1);
-            turns.go(A, turn, 1);
+            turns.go(A, turn, 1, 1);
         }
         let late = turns.arrive(B, 1);
         assert_eq!(late, turns.present, "it starts now, not at the beginning");
@@ -151,14 +171,14 @@ mod tests {
         let mut turns = Turns::default();
         for caller in 0..1000 {
             let turn = turns.arrive(Caller(caller), 3);
-            turns.go(Caller(caller), turn, 3);
+            turns.go(Caller(caller), turn, 3, 3);
         }
         let turn = turns.arrive(A, 1);
         let next = turns.arrive(A, 5);
-        turns.go(A, turn, 1);
-        turns.go(A, next, 5);
+        turns.go(A, turn, 1, 1);
+        turns.go(A, next, 5, 5);
         let last = turns.arrive(A, 1);
-        turns.go(A, last, 1);
+        turns.go(A, last, 1, 1);
         assert!(turns.callers() <= 1, "{}", turns.callers());
     }
 }

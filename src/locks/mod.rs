@@ -29,7 +29,7 @@ use self::table::Table;
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
 use crate::lobby;
-use crate::locker::{Limit, ShareBy, WhenFull};
+use crate::locker::{Limit, Priority, ShareBy, WhenFull};
 use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::password::Passwords;
@@ -210,6 +210,7 @@ fn limit() -> Limit {
         max_wait: LONGEST,
         max_waiting: MOST_VISITORS,
         share_by: ShareBy::Nobody,
+        priority: Priority::None,
         max_keys: MOST_RESOURCES,
         dry_run: false,
         shared: false,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::locker::{Counts, Kind, ShareBy, Unit, WhenFull};
+use crate::locker::{Counts, Kind, Priority, ShareBy, Unit, WhenFull};
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;
@@ -25,6 +25,7 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
     assert_eq!((limit.max_wait, limit.max_waiting), (Duration::from_secs(30), 1_000));
     assert_eq!((limit.in_flight, limit.max_keys, limit.dry_run), (None, 1_000_000, false));
     assert_eq!((limit.when_full, limit.share_by), (WhenFull::Wait, ShareBy::Caller));
+    assert_eq!(limit.priority, Priority::WithinCaller);
     let rate = limit.rate.as_ref().unwrap();
     assert_eq!((rate.requests, rate.per, rate.guard), (5, Duration::from_millis(800), Duration::ZERO));
     assert!(matches!((&rate.kind, rate.counts), (Kind::Sliding, Counts::Sent)));
@@ -49,12 +50,13 @@ fn every_key_of_a_limit_reaches_its_room() {
     let settings = good(
         "[[limit]]\nname = \"a\"\nmatch = { host = \"A.example\", path = \"/v2/**\", method = [\"GET\", \"PURGE\"] }\nrequests = 1_000\nper = \"1h\"\n\
          key = [\"host\", \"caller\", \"path[2]\", \"header:X-Id\", \"query:Key\", \"method\"]\nwindow = \"calendar\"\nzone = \"Europe/Berlin\"\ncounts = \"answered\"\n\
-         guard = \"20ms\"\ncost = \"header:X-Cost\"\nin_flight = 20\nwhen_full = \"refuse\"\nmax_wait = \"5s\"\nmax_waiting = 7\nshare_by = \"none\"\n\
+         guard = \"20ms\"\ncost = \"header:X-Cost\"\nin_flight = 20\nwhen_full = \"refuse\"\nmax_wait = \"5s\"\nmax_waiting = 7\nshare_by = \"none\"\npriority = \"strict\"\n\
          pushback = \"ignore\"\nretry = 2\ndry_run = true\nmax_keys = 9\nignore_case = true\n",
     );
     let limit = &settings.gate.limits[0];
     assert_eq!((&*limit.name, limit.in_flight, limit.dry_run, limit.max_keys), ("a", Some(20), true, 9));
     assert_eq!((limit.when_full, limit.share_by), (WhenFull::Refuse, ShareBy::Nobody));
+    assert_eq!(limit.priority, Priority::Strict);
     assert_eq!((limit.max_wait, limit.max_waiting), (Duration::from_secs(5), 7));
     let rate = limit.rate.as_ref().unwrap();
     assert_eq!((rate.requests, rate.guard, rate.counts), (1_000, Duration::from_millis(20), Counts::Answered));
@@ -211,6 +213,10 @@ fn a_limit_is_said_in_a_sentence() {
         (
             "in_flight = 3\nkey = \"query:Id\"\nignore_case = true",
             "limit-1: all requests: at most 3 at one time, for each value of Id in the query in any letter case; what is more waits up to 30 s",
+        ),
+        (
+            "requests = 9\nper = \"1s\"\npriority = \"strict\"",
+            "limit-1: all requests: at most 9 in any second; what is more waits up to 30 s, the most urgent first, whoever asks",
         ),
         ("in_flight = 3", "limit-1: all requests: at most 3 at one time; what is more waits up to 30 s"),
     ];

@@ -6,7 +6,9 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::when::Line;
-use crate::locker::{Counts, Key, Kind, Known, Limit, LimitId, Page, Rate, ShareBy, Unit, WallReading, WhenFull};
+use crate::locker::{
+    Counts, Key, Kind, Known, Limit, LimitId, Page, Priority, Rate, ShareBy, Unit, WallReading, WhenFull,
+};
 use crate::time::Time;
 
 /// The number of the form; a higher one is not read.
@@ -50,10 +52,22 @@ pub(super) struct LimitForm {
     refuses: bool,
     max_wait: Duration,
     max_waiting: u64,
-    turns: bool,
+    order: OrderForm,
     max_keys: u64,
     dry_run: bool,
     shared: bool,
+}
+
+/// In which order waiters go. The first two are written as the `bool` that was here before there were priorities: `false` and
+/// `true` if callers take turns.
+#[derive(Clone, Copy, Serialize, Deserialize, Debug)]
+enum OrderForm {
+    Arrival,
+    Turns,
+    StrictArrival,
+    StrictTurns,
+    PlainArrival,
+    PlainTurns,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
@@ -172,7 +186,7 @@ impl LimitForm {
             refuses: limit.when_full == WhenFull::Refuse,
             max_wait: limit.max_wait,
             max_waiting: limit.max_waiting as u64,
-            turns: limit.share_by == ShareBy::Caller,
+            order: OrderForm::of(limit),
             max_keys: limit.max_keys as u64,
             dry_run: limit.dry_run,
             shared: limit.shared,
@@ -188,10 +202,39 @@ impl LimitForm {
             when_full: if self.refuses { WhenFull::Refuse } else { WhenFull::Wait },
             max_wait: self.max_wait,
             max_waiting: usize::try_from(self.max_waiting).unwrap_or(usize::MAX),
-            share_by: if self.turns { ShareBy::Caller } else { ShareBy::Nobody },
+            share_by: self.order.share_by(),
+            priority: self.order.priority(),
             max_keys: usize::try_from(self.max_keys).unwrap_or(usize::MAX),
             dry_run: self.dry_run,
             shared: self.shared,
+        }
+    }
+}
+
+impl OrderForm {
+    fn of(limit: &Limit) -> OrderForm {
+        match (limit.priority, limit.share_by) {
+            (Priority::WithinCaller, ShareBy::Nobody) => OrderForm::Arrival,
+            (Priority::WithinCaller, ShareBy::Caller) => OrderForm::Turns,
+            (Priority::Strict, ShareBy::Nobody) => OrderForm::StrictArrival,
+            (Priority::Strict, ShareBy::Caller) => OrderForm::StrictTurns,
+            (Priority::None, ShareBy::Nobody) => OrderForm::PlainArrival,
+            (Priority::None, ShareBy::Caller) => OrderForm::PlainTurns,
+        }
+    }
+
+    fn share_by(self) -> ShareBy {
+        match self {
+            OrderForm::Arrival | OrderForm::StrictArrival | OrderForm::PlainArrival => ShareBy::Nobody,
+            OrderForm::Turns | OrderForm::StrictTurns | OrderForm::PlainTurns => ShareBy::Caller,
+        }
+    }
+
+    fn priority(self) -> Priority {
+        match self {
+            OrderForm::Arrival | OrderForm::Turns => Priority::WithinCaller,
+            OrderForm::StrictArrival | OrderForm::StrictTurns => Priority::Strict,
+            OrderForm::PlainArrival | OrderForm::PlainTurns => Priority::None,
         }
     }
 }
@@ -232,5 +275,21 @@ impl RateForm {
         };
         let Self { requests, per, guard, answered, .. } = self;
         Rate { requests, per, guard, kind, counts: if answered { Counts::Answered } else { Counts::Sent } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_read_as_what_was_written_before_there_were_priorities() {
+        for turns in [false, true] {
+            let before = postcard::to_stdvec(&turns).unwrap();
+            let order: OrderForm = postcard::from_bytes(&before).unwrap();
+            assert_eq!(order.share_by() == ShareBy::Caller, turns);
+            assert_eq!(order.priority(), Priority::WithinCaller);
+            assert_eq!(postcard::to_stdvec(&order).unwrap(), before);
+        }
     }
 }

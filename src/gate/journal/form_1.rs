@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::gate::clock::Clock;
     use crate::gate::journal::when::Line;
-    use crate::locker::{Counts, Kind, Known, Limit, Locker, Rate, ShareBy, WhenFull};
+    use crate::locker::{Counts, Kind, Known, Limit, Locker, Priority, Rate, ShareBy, WhenFull};
     use crate::time::Time;
 
     #[test]
@@ -75,6 +75,7 @@ mod tests {
             max_wait: second,
             max_waiting: 1000,
             share_by: ShareBy::Caller,
+            priority: Priority::WithinCaller,
             max_keys: 1000,
             dry_run: false,
             shared: false,

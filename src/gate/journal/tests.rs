@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::gate::{Answer, Gate, Patience};
-use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, Unit, Usage, WhenFull};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, Unit, Usage, WhenFull};
 
 /// A folder of the test's own.
 struct Place(PathBuf);
@@ -48,6 +48,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
         max_wait: Duration::from_secs(1),
         max_waiting: 1000,
         share_by: ShareBy::Nobody,
+        priority: Priority::WithinCaller,
         max_keys: 1000,
         dry_run: false,
         shared: false,

@@ -11,7 +11,7 @@ use super::*;
 use crate::gate::clock::Clock;
 use crate::gate::journal::{AfterCrash, Health};
 use crate::gate::{Answer, Flight, Gate, Patience, Refused, Settings, Waiting};
-use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Rate, ShareBy, WhenFull, Why};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, WhenFull, Why};
 use crate::net::drain::Drain;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -27,6 +27,7 @@ fn limit(requests: u32, in_flight: u32) -> Limit {
         max_wait: 2 * HOUR,
         max_waiting: 1000,
         share_by: ShareBy::Nobody,
+        priority: Priority::WithinCaller,
         max_keys: 1000,
         dry_run: false,
         shared: false,

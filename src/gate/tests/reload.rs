@@ -214,3 +214,39 @@ fn two_reloads_in_a_row_wait_for_all_whom_either_sent_back() {
     let mut second = sent_back(&world, 2, arrived).expect("it was in line");
     assert!(first.poll().is_ready() && second.poll().is_ready());
 }
+
+#[test]
+fn a_callers_requests_keep_their_order_whatever_the_order_in_which_they_come_back() {
+    let shared = |requests| Limit { share_by: ShareBy::Caller, ..limit(requests, ms(100)) };
+    let world = World::new(vec![shared(1)]);
+    world.go().depart().sent();
+    let before: Vec<(Waiter, Time)> = (0..4)
+        .map(|_| {
+            world.pass(ms(1));
+            (in_line(&world, 1), world.hand.now())
+        })
+        .collect();
+    reload(&world, vec![Limit { max_waiting: 500, ..shared(1) }], InLine::AskAnew);
+    let arrivals = before.into_iter().map(|(waiter, arrived)| {
+        assert_eq!(waiter.refused(), Refused::Anew);
+        arrived
+    });
+    let arrivals: Vec<Time> = arrivals.collect();
+    let mut again: Vec<(Time, Waiter)> = arrivals
+        .iter()
+        .rev()
+        .map(|arrived| (*arrived, sent_back(&world, 1, *arrived).expect("it was in line")))
+        .collect();
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        world.pass(ms(100));
+        let goes = |(at, (_, waiter)): (usize, &mut (Time, Waiter))| match waiter.poll() {
+            Poll::Ready(Ok(permit)) => Some((at, permit)),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        };
+        let (at, permit) = again.iter_mut().enumerate().find_map(goes).expect("one goes each 100 ms");
+        permit.depart().sent();
+        order.push(again.remove(at).0);
+    }
+    assert_eq!(order, arrivals);
+}

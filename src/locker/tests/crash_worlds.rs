@@ -235,7 +235,8 @@ impl World {
     }
 }
 
-const NATURE: Nature = Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 600 };
+const NATURE: Nature =
+    Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 600 };
 
 proptest! {
     #![proptest_config(config())]

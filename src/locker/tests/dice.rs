@@ -77,6 +77,8 @@ pub(super) fn rule(dice: &mut Dice, nature: Nature) -> Limit {
     }
     if !nature.turns {
         rule.share_by = ShareBy::Nobody;
+    } else if dice.one_in(2) {
+        rule.priority = if dice.one_in(2) { Priority::Strict } else { Priority::None };
     }
     rule.max_wait = Duration::from_millis(dice.roll(0, 3000));
     rule.max_waiting = dice.roll(1, 30) as usize;

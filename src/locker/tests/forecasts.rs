@@ -8,7 +8,7 @@ use super::dice::Dice;
 use super::*;
 
 /// Fills a window at random moments, lines up waiters, lets time pass: when each was told to go, and went.
-fn told_and_went(seed: u64, kind: Kind, most: u64) -> Vec<(Option<Time>, Time)> {
+fn told_and_went(seed: u64, kind: Kind, most: u64, urgencies: u64) -> Vec<(Option<Time>, Time)> {
     let mut dice = Dice::new(seed);
     let requests = dice.roll(most, 12) as u32;
     let mut locker = Locker::new(vec![limit(requests, dice.roll(5, 500), kind)]);
@@ -19,7 +19,9 @@ fn told_and_went(seed: u64, kind: Kind, most: u64) -> Vec<(Option<Time>, Time)> 
         now = now + Duration::from_micros(dice.roll(0, 40_000));
         let claims = [claim(0, 0, dice.roll(1, most + 1) as u32)];
         listen(&mut locker, &told, &mut went, now);
-        match locker.ask(&ask(&claims, 1), now) {
+        let caller = if urgencies > 1 { dice.roll(1, 4) } else { 1 };
+        let ask = Ask { urgency: dice.roll(0, urgencies) as u8, ..ask(&claims, caller) };
+        match locker.ask(&ask, now) {
             Verdict::Go(mut grant) => locker.settle(&mut grant, Moment::Sent, now),
             Verdict::Wait(ticket, until) => _ = told.insert(ticket, until),
             Verdict::Sorry(sorry) => assert_eq!(sorry.why, Why::TooLong, "seed {seed}"),
@@ -46,17 +48,19 @@ proptest! {
     #[test]
     fn a_waiter_goes_exactly_when_it_was_told(seed: u64) {
         for kind in [Kind::Sliding, Kind::Fixed] {
-            for (told, went) in told_and_went(seed, kind.clone(), 1) {
+            for (told, went) in told_and_went(seed, kind.clone(), 1, 1) {
                 assert_eq!(told, Some(went), "seed {seed} {kind:?}");
             }
         }
     }
 
     #[test]
-    fn a_waiter_never_goes_before_it_was_told_whatever_the_costs(seed: u64) {
+    fn a_waiter_never_goes_before_it_was_told_whatever_the_costs_and_urgencies(seed: u64) {
         for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 2 }] {
-            for (told, went) in told_and_went(seed, kind.clone(), 3) {
-                assert!(told.is_none_or(|told| told <= went), "seed {seed} {kind:?}: {told:?} {went:?}");
+            for urgencies in [1, 8] {
+                for (told, went) in told_and_went(seed, kind.clone(), 3, urgencies) {
+                    assert!(told.is_none_or(|told| told <= went), "seed {seed} {kind:?}: {told:?} {went:?}");
+                }
             }
         }
     }

@@ -224,7 +224,8 @@ impl HandedOver {
     }
 }
 
-const NATURE: Nature = Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 300 };
+const NATURE: Nature =
+    Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 300 };
 
 fn handed_over(seed: u64) -> u64 {
     let mut world = World::new(seed, NATURE);

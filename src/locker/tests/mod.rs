@@ -14,6 +14,7 @@ mod holds;
 mod judge;
 mod oracle;
 mod order;
+mod priorities;
 mod reloads;
 mod sharing;
 mod world;
@@ -58,6 +59,7 @@ pub(super) fn limit(requests: u32, per: u64, kind: Kind) -> Limit {
         max_wait: Duration::from_secs(60),
         max_waiting: 1000,
         share_by: ShareBy::Caller,
+        priority: Priority::WithinCaller,
         max_keys: 1_000_000,
         dry_run: false,
         shared: false,

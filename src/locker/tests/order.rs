@@ -6,7 +6,7 @@ use super::dice::Dice;
 use super::*;
 
 /// Drives a locker whose requests settle the moment they go, until `end`. Tells who went when.
-fn drive(locker: &mut Locker, end: Time, mut went: impl FnMut(&mut Locker, Ticket, Time)) {
+pub(super) fn drive(locker: &mut Locker, end: Time, mut went: impl FnMut(&mut Locker, Ticket, Time)) {
     while let Some(at) = locker.poll_timeout().filter(|at| *at <= end) {
         locker.handle_timeout(at);
         while let Some((ticket, verdict)) = locker.poll_verdict() {
@@ -18,7 +18,7 @@ fn drive(locker: &mut Locker, end: Time, mut went: impl FnMut(&mut Locker, Ticke
     }
 }
 
-fn wait(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Ticket {
+pub(super) fn wait(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Ticket {
     let verdict = locker.ask(ask, now);
     let Verdict::Wait(ticket, _) = verdict else { panic!("{verdict:?}") };
     ticket
@@ -107,10 +107,10 @@ fn who_counts_under_a_key_of_its_own_besides_takes_turns_all_the_same() {
 }
 
 #[test]
-fn the_more_urgent_goes_first_but_the_least_urgent_goes_within_its_patience() {
+fn where_priority_is_strict_the_more_urgent_goes_first_but_the_least_urgent_goes_within_its_patience() {
     let mut rule = limit(1, 100, Kind::Sliding);
     rule.max_wait = Duration::from_secs(10);
-    rule.share_by = ShareBy::Nobody;
+    (rule.share_by, rule.priority) = (ShareBy::Nobody, Priority::Strict);
     let mut locker = Locker::new(vec![rule]);
     let claims = [claim(0, 0, 1)];
     assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::period::Period;
-use crate::locker::limit::{Counts, Kind, Limit, Unit, WhenFull};
+use crate::locker::limit::{Counts, Kind, Limit, Priority, Unit, WhenFull};
 use crate::time::Time;
 
 /// A window of more slots than this keeps settle times in steps of its span's 1024th part, so that
@@ -80,6 +80,7 @@ pub(crate) struct Rule {
     pub(crate) max_waiting: usize,
     pub(crate) max_keys: usize,
     pub(crate) turns: bool,
+    pub(crate) priority: Priority,
     /// The wall-clock period that `calendar` windows are in.
     pub(crate) period: Period,
     /// Slots that may have been taken and that no window shows, oldest first.
@@ -134,6 +135,7 @@ impl Rule {
             max_waiting: limit.max_waiting,
             max_keys: limit.max_keys,
             turns: limit.share_by == crate::locker::ShareBy::Caller,
+            priority: limit.priority,
             period: Period::default(),
             unknown: Vec::new(),
             aside: Vec::new(),
@@ -206,6 +208,11 @@ impl Rule {
     /// Whether flights are counted.
     pub(crate) fn counts_flights(&self) -> bool {
         self.in_flight != u32::MAX
+    }
+
+    /// Whether its windows know which waiters are whose.
+    pub(crate) fn knows_callers(&self) -> bool {
+        self.turns || self.priority == Priority::WithinCaller
     }
 
     /// How many slots a claim of `cost` takes.

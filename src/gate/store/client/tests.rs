@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::gate::clock::Hand;
 use crate::gate::{Answer as Verdict, Patience, Permit};
-use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, Rate, ShareBy, Taken, WhenFull};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, Priority, Rate, ShareBy, Taken, WhenFull};
 
 struct Stage {
     gate: Arc<Gate>,
@@ -33,6 +33,7 @@ fn stage() -> Stage {
         max_wait: Duration::from_secs(86_400),
         max_waiting: 10,
         share_by: ShareBy::Nobody,
+        priority: Priority::WithinCaller,
         max_keys: 10,
         dry_run: false,
         shared: true,

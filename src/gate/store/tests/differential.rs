@@ -9,7 +9,9 @@ use super::server::Server;
 use super::{Dice, arguments};
 use crate::gate::store::link::SCRIPT;
 use crate::gate::store::message::{Speaker, Verb};
-use crate::locker::{Counted, Counts, Exchange, Key, Kind, Limit, LimitId, Rate, ShareBy, Take, Terms, Told, WhenFull};
+use crate::locker::{
+    Counted, Counts, Exchange, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, Take, Terms, Told, WhenFull,
+};
 use crate::time::Time;
 
 /// The store's clock where the schedules begin, in microseconds: some day of 2026.
@@ -32,6 +34,7 @@ pub(super) fn limits() -> Vec<Limit> {
         max_wait: Duration::from_secs(1),
         max_waiting: 1,
         share_by: ShareBy::Nobody,
+        priority: Priority::WithinCaller,
         max_keys: 1,
         dry_run: false,
         shared: true,

@@ -11,7 +11,7 @@ use super::model::Model;
 use crate::gate::store::WhenLost;
 use crate::gate::store::contact::Contact;
 use crate::gate::store::message::Verb;
-use crate::locker::{Counts, Exchange, Grant, Kind, Limit, Locker, Rate, ShareBy, Ticket, WhenFull};
+use crate::locker::{Counts, Exchange, Grant, Kind, Limit, Locker, Priority, Rate, ShareBy, Ticket, WhenFull};
 use crate::time::Time;
 
 pub(super) const MS: u64 = 1_000_000;
@@ -38,6 +38,7 @@ fn limits() -> Vec<Limit> {
         max_wait: Duration::from_millis(700),
         max_waiting: 30,
         share_by: ShareBy::Caller,
+        priority: Priority::WithinCaller,
         max_keys: 10,
         dry_run: false,
         shared: true,

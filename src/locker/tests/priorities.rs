@@ -1,0 +1,161 @@
+//! Urgencies: among a caller's own requests, among everybody's, or not at all.
+
+use std::collections::HashMap;
+
+use super::dice::Dice;
+use super::order::{drive, wait};
+use super::*;
+
+const CLAIMS: &[Claim] = &[Claim { limit: LimitId(0), key: Key(0), cost: 1 }];
+
+fn urgent(urgency: u8, caller: u64) -> Ask<'static> {
+    Ask { urgency, ..ask(CLAIMS, caller) }
+}
+
+/// In which order requests of these urgencies and callers go that come one after the other.
+fn order(rule: Limit, requests: &[(u8, u64)]) -> Vec<(u8, u64)> {
+    let mut locker = Locker::new(vec![rule]);
+    assert!(send(&mut locker, &ask(CLAIMS, 9), ms(0)).is_ok());
+    let mut known = HashMap::new();
+    for (at, (urgency, caller)) in (1..).zip(requests) {
+        known.insert(wait(&mut locker, &urgent(*urgency, *caller), ms(at)), (*urgency, *caller));
+    }
+    let mut order = Vec::new();
+    drive(&mut locker, ms(100_000), |_, ticket, _| order.push(known[&ticket]));
+    assert_eq!(order.len(), requests.len());
+    assert!(locker.queue.is_empty());
+    order
+}
+
+fn by(priority: Priority) -> Limit {
+    Limit { priority, ..limit(1, 100, Kind::Sliding) }
+}
+
+#[test]
+fn a_flood_of_urgent_requests_holds_no_other_caller_up() {
+    let requests = [(0, 1), (0, 1), (0, 1), (0, 1), (3, 2), (3, 2)];
+    assert_eq!(order(by(Priority::WithinCaller), &requests), [(0, 1), (3, 2), (0, 1), (3, 2), (0, 1), (0, 1)]);
+    assert_eq!(order(by(Priority::Strict), &requests), requests);
+}
+
+#[test]
+fn the_more_urgent_of_a_callers_requests_goes_in_the_first_of_its_turns() {
+    let requests = [(7, 1), (3, 1), (3, 2), (3, 2), (0, 1), (3, 1)];
+    let went = order(by(Priority::WithinCaller), &requests);
+    assert_eq!(went, [(0, 1), (3, 2), (3, 1), (3, 2), (3, 1), (7, 1)]);
+    let went = order(Limit { share_by: ShareBy::Nobody, ..by(Priority::WithinCaller) }, &requests);
+    assert_eq!(went, [(0, 1), (3, 1), (3, 2), (3, 2), (3, 1), (7, 1)], "in the places of its caller's arrivals");
+}
+
+#[test]
+fn where_there_is_no_priority_a_caller_is_served_as_it_asks() {
+    let requests = [(7, 1), (3, 1), (0, 1), (3, 2)];
+    assert_eq!(order(by(Priority::None), &requests), [(7, 1), (3, 2), (3, 1), (0, 1)]);
+}
+
+/// Everything that a caller sends passes the first limit; its second claim is one of two keys of the second.
+#[test]
+fn a_more_urgent_request_goes_first_though_it_needs_another_window_too() {
+    let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(5, 100, Kind::Sliding)]);
+    assert!(send(&mut locker, &ask(CLAIMS, 9), ms(0)).is_ok());
+    let to = |key| [claim(0, 0, 1), claim(1, key, 1)];
+    let slow: Vec<Ticket> = (1..4).map(|at| wait(&mut locker, &Ask { urgency: 7, ..ask(&to(1), 1) }, ms(at))).collect();
+    let fast = wait(&mut locker, &Ask { urgency: 0, ..ask(&to(2), 1) }, ms(5));
+    let other = wait(&mut locker, &ask(&to(1), 2), ms(6));
+    let mut order = Vec::new();
+    drive(&mut locker, ms(10_000), |_, ticket, _| order.push(ticket));
+    assert_eq!(order, [fast, other, slow[0], slow[1], slow[2]]);
+    assert!(locker.queue.is_empty());
+}
+
+#[test]
+fn a_more_urgent_request_that_another_window_keeps_back_costs_its_caller_no_turn() {
+    let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(1, 5000, Kind::Sliding)]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 2, 1)], 9), ms(0)).is_ok());
+    let slow = wait(&mut locker, &Ask { urgency: 7, ..ask(CLAIMS, 1) }, ms(1));
+    let shut = wait(&mut locker, &Ask { urgency: 0, ..ask(&[claim(0, 0, 1), claim(1, 2, 1)], 1) }, ms(2));
+    let mut went = Vec::new();
+    drive(&mut locker, ms(10_000), |_, ticket, at| went.push((ticket, at)));
+    assert_eq!(went, [(slow, ms(100)), (shut, ms(5000))]);
+}
+
+#[test]
+fn a_more_urgent_request_goes_in_the_turn_of_a_cheaper_one_and_pays_for_it() {
+    let mut locker = Locker::new(vec![limit(3, 100, Kind::Sliding)]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 3)], 9), ms(0)).is_ok());
+    let cheap = wait(&mut locker, &Ask { urgency: 7, ..ask(CLAIMS, 1) }, ms(1));
+    let others = [2, 3].map(|at| wait(&mut locker, &ask(CLAIMS, 2), ms(at)));
+    let dear = wait(&mut locker, &Ask { urgency: 0, ..ask(&[claim(0, 0, 3)], 1) }, ms(4));
+    let mut order = Vec::new();
+    drive(&mut locker, ms(10_000), |_, ticket, _| order.push(ticket));
+    assert_eq!(order, [dear, others[0], others[1], cheap]);
+}
+
+#[test]
+fn callers_have_their_share_whatever_urgencies_and_costs_they_state() {
+    for seed in 0..300 {
+        let mut dice = Dice::new(seed);
+        let mut locker = Locker::new(vec![limit(5, 100, Kind::Sliding)]);
+        assert!(send(&mut locker, &ask(&[claim(0, 0, 5)], 9), ms(0)).is_ok());
+        let mut known = HashMap::new();
+        let mut left = [0u64; 2];
+        for _ in 0..60 {
+            let (caller, cost, urgency) = (dice.roll(0, 2), dice.roll(1, 5), dice.roll(0, 8) as u8);
+            let ticket = wait(&mut locker, &Ask { urgency, ..ask(&[claim(0, 0, cost as u32)], caller) }, ms(0));
+            known.insert(ticket, (caller as usize, cost));
+            left[caller as usize] += 1;
+        }
+        let mut had = [0u64; 2];
+        drive(&mut locker, ms(1_000_000), |_, ticket, _| {
+            let (caller, cost) = known[&ticket];
+            let backlogged = left[0] > 0 && left[1] > 0;
+            had[caller] += cost;
+            left[caller] -= 1;
+            assert!(!backlogged || had[0].abs_diff(had[1]) <= 4, "seed {seed}: {had:?}");
+        });
+        assert_eq!(left, [0, 0], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
+    for seed in 0..300 {
+        let mut dice = Dice::new(seed);
+        let rule = Limit {
+            share_by: if seed % 3 == 0 { ShareBy::Nobody } else { ShareBy::Caller },
+            ..by(Priority::WithinCaller)
+        };
+        let mut locker = Locker::new(vec![rule]);
+        assert!(send(&mut locker, &ask(CLAIMS, 9), ms(0)).is_ok());
+        let mut waiting: Vec<(Ticket, u64, u8)> = Vec::new();
+        let mut now = 1;
+        for _ in 0..80 {
+            now += dice.roll(0, 60);
+            drive(&mut locker, ms(now), |_, ticket, _| first_of_its_kind(&mut waiting, ticket, seed));
+            if dice.one_in(6) && !waiting.is_empty() {
+                let (left, ..) = waiting.remove(dice.roll(0, waiting.len() as u64) as usize);
+                locker.leave(left, ms(now));
+                continue;
+            }
+            let (caller, urgency) = (dice.roll(0, 3), dice.roll(2, 5) as u8);
+            match locker.ask(&urgent(urgency, caller), ms(now)) {
+                Verdict::Wait(ticket, _) => waiting.push((ticket, caller, urgency)),
+                Verdict::Go(mut grant) => locker.settle(&mut grant, Moment::Sent, ms(now)),
+                Verdict::Sorry(sorry) => panic!("seed {seed}: {sorry:?}"),
+            }
+        }
+        drive(&mut locker, ms(1_000_000), |_, ticket, _| first_of_its_kind(&mut waiting, ticket, seed));
+        assert!(waiting.is_empty() && locker.queue.is_empty(), "seed {seed}");
+    }
+}
+
+/// Of its caller's waiters none is more urgent, and none as urgent came before it.
+fn first_of_its_kind(waiting: &mut Vec<(Ticket, u64, u8)>, ticket: Ticket, seed: u64) {
+    let at = waiting.iter().position(|(known, ..)| *known == ticket).expect("it waits");
+    let (_, caller, urgency) = waiting[at];
+    let passed = |(place, other): (usize, &(Ticket, u64, u8))| {
+        other.1 == caller && (other.2 < urgency || other.2 == urgency && place < at)
+    };
+    assert!(!waiting.iter().enumerate().any(passed), "seed {seed}: {:?} passes others of its caller's", waiting[at]);
+    waiting.remove(at);
+}
