@@ -1,4 +1,4 @@
-//! One caller keeps no other out: turns and urgencies.
+//! One caller keeps no other out: turns, urgencies and places in a full line.
 
 use std::net::SocketAddr;
 
@@ -41,6 +41,28 @@ impl Stage {
     fn went(&self) -> Vec<String> {
         self.origin.targets().split_off(1)
     }
+}
+
+#[test]
+fn a_caller_that_fills_the_line_does_not_keep_others_out() {
+    let mut stage = Stage::new(&limit(1, "1h", "max_waiting = 5\nmax_wait = \"12h\""));
+    let mut flood: Vec<Caller> = (0..5).map(|n| stage.line_up("127.0.0.2", &format!("/{n}"), "")).collect();
+    check_ours(&stage.send("127.0.0.2", "/5", "").answer(), 429, "http_request_error");
+    let mut other = stage.send("127.0.0.3", "/other", "");
+    let answer = flood[4].answer();
+    check_ours(&answer, 429, "http_request_error");
+    assert!(answer.field("proxy-status").unwrap().contains("queue_full: the-limit"), "{}", answer.raw);
+    assert_eq!(answer.problem()["violated-policies"], serde_json::json!(["the-limit"]));
+    assert!(answer.retry_after_ms() > 3_600_000.0, "{}", answer.raw);
+    assert_eq!(stage.waiters(), 5.0);
+    let refused = "lockgate_limit_refusals_total{limit=\"the-limit\",reason=\"queue_full\"}";
+    assert_eq!(metrics(stage.admin).get(refused), Some(&2.0), "{:?}", metrics(stage.admin));
+    let line = stage.gateway.log_line("/4");
+    assert!(line.contains("429") && line.contains("queue_full"), "{line}");
+    assert!(stage.gateway.reload(&limit(1, "1h", "dry_run = true")), "all may go");
+    assert_eq!(other.answer().status, 200);
+    flood[..4].iter_mut().for_each(|caller| assert_eq!(caller.answer().status, 200));
+    assert_eq!(stage.went().len(), 5);
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! Backlogs of callers at one window: which of a caller's waiters is its next.
+//! Backlogs of callers at one window: which of a caller's waiters is its next, and which caller has the longest.
+//!
+//! A line that is full drops from the longest backlog (longest queue drop), so that no caller can fill it for the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,10 +36,22 @@ struct Backlog {
     places: BTreeSet<(Place, u32)>,
 }
 
+impl Backlog {
+    /// How many slots the caller's others need that come before its last waiter; and that one.
+    fn last(&self) -> Option<(u64, Own)> {
+        let (own, cost) = self.waiters.last_key_value()?;
+        Some((self.slots - u64::from(*cost), *own))
+    }
+}
+
+/// The last waiter of a caller: by how many slots the caller needs before it, then by its arrival.
+type Last = (u64, Time, u64, Caller);
+
 /// What each caller has in line at one window.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
     backlogs: BTreeMap<Caller, Backlog>,
+    lasts: BTreeSet<Last>,
 }
 
 impl Callers {
@@ -62,9 +76,16 @@ impl Callers {
     }
 
     fn change(&mut self, caller: Caller, change: impl FnOnce(&mut Backlog)) {
+        let last = |backlog: &Backlog| backlog.last().map(|(start, own)| (start, own.arrived, own.seq, caller));
         let backlog = self.backlogs.entry(caller).or_default();
+        let before = last(backlog);
         change(backlog);
-        if backlog.waiters.is_empty() {
+        let after = last(backlog);
+        if before != after {
+            before.map(|before| self.lasts.remove(&before));
+            after.map(|after| self.lasts.insert(after));
+        }
+        if after.is_none() {
             self.backlogs.remove(&caller);
         }
     }
@@ -87,6 +108,14 @@ impl Callers {
     /// How many slots a caller's waiters need.
     pub(super) fn slots(&self, caller: Caller) -> u64 {
         self.backlogs.get(&caller).map_or(0, |backlog| backlog.slots)
+    }
+
+    /// The last waiter of the caller with the longest backlog: how many slots that caller needs before it, whose it is, and
+    /// which. Of several with as many, the one that came last.
+    pub(super) fn last(&self) -> Option<(u64, Caller, Own)> {
+        let (start, .., caller) = *self.lasts.last()?;
+        let (own, _) = self.backlogs.get(&caller)?.waiters.last_key_value()?;
+        Some((start, caller, *own))
     }
 
     /// A caller's waiters of this urgency and less that come before this one of it, in their order.
@@ -122,6 +151,31 @@ mod tests {
     }
 
     #[test]
+    fn the_last_is_the_longest_backlogs_least_urgent() {
+        let mut callers = Callers::default();
+        callers.join(A, own(3, 1), 1);
+        callers.join(A, own(7, 2), 1);
+        callers.join(A, own(0, 3), 1);
+        callers.join(B, own(3, 4), 1);
+        callers.join(B, own(3, 5), 1);
+        assert_eq!(callers.last(), Some((2, A, own(7, 2))));
+        callers.leave(A, own(7, 2));
+        assert_eq!(callers.last(), Some((1, B, own(3, 5))), "of two with as many it came later");
+        assert_eq!((callers.slots(A), callers.slots(B), callers.slots(Caller(3))), (2, 2, 0));
+    }
+
+    #[test]
+    fn a_waiter_that_costs_much_begins_where_its_callers_others_end() {
+        let mut callers = Callers::default();
+        callers.join(A, own(3, 1), 1);
+        callers.join(A, own(3, 2), 1);
+        callers.join(B, own(3, 3), 100);
+        assert_eq!(callers.last(), Some((1, A, own(3, 2))));
+        callers.join(B, own(3, 4), 1);
+        assert_eq!(callers.last(), Some((100, B, own(3, 4))));
+    }
+
+    #[test]
     fn nothing_is_left_of_those_who_left() {
         let mut callers = Callers::default();
         callers.leave(A, own(3, 9));
@@ -130,7 +184,7 @@ mod tests {
         }
         callers.leave(A, own(3, 77));
         (0..10).for_each(|seq| callers.leave(A, own(3, seq)));
-        assert!(callers.backlogs.is_empty());
+        assert!(callers.backlogs.is_empty() && callers.lasts.is_empty());
     }
 
     #[test]

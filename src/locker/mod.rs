@@ -20,6 +20,7 @@ mod index;
 mod lane;
 pub mod limit;
 mod line;
+mod overflow;
 mod priority;
 mod queue;
 mod record;

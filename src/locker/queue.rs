@@ -155,7 +155,7 @@ impl Locker {
     /// Puts a request that cannot go at once in line, if it may and will wait.
     pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::Needs, now: Time) -> Verdict {
         if !ask.kind.was_in_line()
-            && let Some(sorry) = self.refuse_at_sight(ask.claims, &needs, now)
+            && let Some(sorry) = self.refuse_at_sight(ask, &needs, now)
         {
             return Verdict::Sorry(sorry);
         }
@@ -189,34 +189,39 @@ impl Locker {
         }
         let forecast = self.forecast(&self.queue.waiters[id], now);
         if !ask.kind.was_in_line()
-            && let Some(why) = self.refuse_in_line(id, now)
+            && let Some((why, limit)) = self.refuse_in_line(id, now)
         {
-            let why = self.why(id, why);
+            let sorry = forecast.sorry(self.why(id, why), now);
             self.part(id);
             self.run(now);
-            return Verdict::Sorry(forecast.sorry(why, now));
+            return Verdict::Sorry(Sorry { limit: limit.unwrap_or(sorry.limit), ..sorry });
+        }
+        // Another may have been dropped for it.
+        self.run(now);
+        if let Some(verdict) = self.verdict_of(ticket) {
+            return verdict;
         }
         Verdict::Wait(ticket, (forecast.at > now).then_some(forecast.at))
     }
 
     /// The refusals that a look at the windows is enough for.
-    fn refuse_at_sight(&self, claims: &[Claim], needs: &[Need], now: Time) -> Option<Sorry> {
-        for (claim, need) in claims.iter().zip(needs) {
+    fn refuse_at_sight(&self, ask: &Ask<'_>, needs: &[Need], now: Time) -> Option<Sorry> {
+        for (claim, need) in ask.claims.iter().zip(needs) {
             let rule = &self.rules[need.limit.at()];
             if need.room || need.dry || rule.dry_run {
                 continue;
             }
-            let window = need.window.map(|found| self.table.window(found));
-            let waiting = window.and_then(|window| window.waits()).map_or(0, |waits| waits.waiting);
-            if waiting >= rule.max_waiting {
+            let Some(waits) = need.window.and_then(|found| self.table.waits(found)) else { continue };
+            if waits.waiting >= rule.max_waiting && !self.displaces(ask, waits, rule) {
                 return Some(self.sorry_at(claim, need.window, Why::QueueFull, now));
             }
         }
         None
     }
 
-    /// The refusals of one who has joined the line and was not let through.
-    fn refuse_in_line(&self, id: u32, now: Time) -> Option<Why> {
+    /// The refusals of one who has joined the line and was not let through, and by which limit if that is not the one that keeps
+    /// it longest. If it stays where as many wait as may, another is refused.
+    fn refuse_in_line(&mut self, id: u32, now: Time) -> Option<(Why, Option<LimitId>)> {
         let waiter = &self.queue.waiters[id];
         let kept_back_at = match self.queue.lanes[waiter.lane].spot {
             Spot::Line(window, _) | Spot::Held(window, _) => Some(window),
@@ -224,15 +229,14 @@ impl Locker {
         };
         for want in &waiter.wants {
             let rule = &self.rules[want.limit.at()];
-            let waiting = self.table.window(want.window).waits().map_or(0, |waits| waits.waiting);
             if rule.refuses && kept_back_at == Some(want.window) && !self.is_dry(want, now) {
-                return Some(Why::Full);
-            }
-            if waiting > rule.max_waiting {
-                return Some(Why::QueueFull);
+                return Some((Why::Full, None));
             }
         }
-        (waiter.deadline <= now).then_some(Why::TooLong)
+        if waiter.deadline <= now {
+            return Some((Why::TooLong, None));
+        }
+        self.make_room(id, now).err().map(|limit| (Why::QueueFull, Some(limit)))
     }
 
     /// Why a waiter is refused; where the store cannot be asked, that is why.

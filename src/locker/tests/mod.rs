@@ -14,6 +14,7 @@ mod holds;
 mod judge;
 mod oracle;
 mod order;
+mod overflow;
 mod priorities;
 mod reloads;
 mod sharing;

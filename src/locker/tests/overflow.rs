@@ -1,0 +1,124 @@
+//! Lines that are full: who is dropped, so that no caller keeps others out.
+
+use super::order::{drive, wait};
+use super::*;
+
+/// One per second, the first of which left at the start; so many may wait.
+fn narrow(max_waiting: usize) -> Limit {
+    Limit { max_waiting, ..limit(1, 1000, Kind::Sliding) }
+}
+
+fn full(rules: Vec<Limit>) -> Locker {
+    let mut locker = Locker::new(rules);
+    for id in 0..locker.limits().len() as u32 {
+        assert!(send(&mut locker, &ask(&[claim(id, 0, 1)], 9), ms(0)).is_ok());
+    }
+    locker
+}
+
+const CLAIMS: &[Claim] = &[Claim { limit: LimitId(0), key: Key(0), cost: 1 }];
+
+fn refused(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Why {
+    let verdict = locker.ask(ask, now);
+    let Verdict::Sorry(sorry) = verdict else { panic!("{verdict:?}") };
+    sorry.why
+}
+
+/// The only one that is told something, and what.
+fn told(locker: &mut Locker) -> (Ticket, Sorry) {
+    let mut told = drain(locker);
+    let Some((ticket, Verdict::Sorry(sorry))) = told.pop() else { panic!("nobody is dropped") };
+    assert!(told.is_empty(), "{told:?}");
+    (ticket, sorry)
+}
+
+#[test]
+fn a_caller_that_fills_the_line_gives_its_last_place_to_another_caller() {
+    let mut locker = full(vec![narrow(5)]);
+    let flood: Vec<Ticket> = (1..6).map(|at| wait(&mut locker, &ask(CLAIMS, 1), ms(at))).collect();
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(6)), Why::QueueFull);
+    let other = wait(&mut locker, &ask(CLAIMS, 2), ms(7));
+    let (dropped, sorry) = told(&mut locker);
+    assert_eq!((dropped, sorry.why, sorry.limit), (flood[4], Why::QueueFull, LimitId(0)));
+    assert_eq!(locker.waiting(), 5);
+    let mut order = Vec::new();
+    drive(&mut locker, ms(60_000), |_, ticket, _| order.push(ticket));
+    assert_eq!(order, [flood[0], other, flood[1], flood[2], flood[3]]);
+}
+
+#[test]
+fn callers_share_the_places_in_line_evenly_and_no_further() {
+    let mut locker = full(vec![narrow(5)]);
+    for at in 1..6 {
+        wait(&mut locker, &ask(CLAIMS, 1), ms(at));
+    }
+    for at in 6..8 {
+        wait(&mut locker, &ask(CLAIMS, 2), ms(at));
+        told(&mut locker);
+    }
+    // Three and two: a third of the second caller would come after the third of the first.
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 2), ms(8)), Why::QueueFull);
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(8)), Why::QueueFull);
+    wait(&mut locker, &ask(CLAIMS, 3), ms(9));
+    told(&mut locker);
+    assert_eq!(locker.waiting(), 5);
+}
+
+#[test]
+fn who_does_not_take_turns_keeps_its_place_in_a_full_line() {
+    let mut locker = full(vec![Limit { share_by: ShareBy::Nobody, ..narrow(2) }]);
+    for at in 1..3 {
+        wait(&mut locker, &ask(CLAIMS, 1), ms(at));
+    }
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 2), ms(3)), Why::QueueFull);
+}
+
+#[test]
+fn a_more_urgent_request_takes_the_place_of_its_own_callers_least_urgent() {
+    let mut locker = full(vec![narrow(3)]);
+    let urgency = |urgency| Ask { urgency, ..ask(CLAIMS, 1) };
+    wait(&mut locker, &urgency(7), ms(1));
+    let last = wait(&mut locker, &urgency(7), ms(2));
+    wait(&mut locker, &urgency(1), ms(3));
+    assert_eq!(refused(&mut locker, &urgency(7), ms(4)), Why::QueueFull);
+    let urgent = wait(&mut locker, &urgency(0), ms(5));
+    assert_eq!(told(&mut locker).0, last);
+    let mut first = None;
+    drive(&mut locker, ms(1000), |_, ticket, _| first = Some(ticket));
+    assert_eq!(first, Some(urgent));
+}
+
+#[test]
+fn nobody_is_dropped_for_one_that_finds_another_line_full() {
+    let mut locker = full(vec![narrow(2), Limit { share_by: ShareBy::Nobody, ..narrow(2) }]);
+    let second = [claim(1, 0, 1)];
+    for at in 1..3 {
+        wait(&mut locker, &ask(CLAIMS, 1), ms(at));
+        wait(&mut locker, &ask(&second, 1), ms(at));
+    }
+    let both = [claim(0, 0, 1), claim(1, 0, 1)];
+    assert_eq!(refused(&mut locker, &ask(&both, 2), ms(3)), Why::QueueFull);
+    assert!(drain(&mut locker).is_empty());
+    assert_eq!(locker.waiting(), 4);
+}
+
+#[test]
+fn a_caller_at_another_home_is_let_into_the_line_too() {
+    // All pass the first; those with two claims have their turns there.
+    let mut locker = full(vec![limit(1, 1000, Kind::Sliding), narrow(3)]);
+    let (narrow, both) = ([claim(1, 0, 1)], [claim(0, 0, 1), claim(1, 0, 1)]);
+    let flood: Vec<Ticket> = (1..4).map(|at| wait(&mut locker, &ask(&narrow, 1), ms(at))).collect();
+    wait(&mut locker, &ask(&both, 2), ms(4));
+    let (dropped, sorry) = told(&mut locker);
+    assert_eq!((dropped, sorry.limit), (flood[2], LimitId(1)));
+}
+
+#[test]
+fn one_that_was_in_line_before_is_dropped_for_no_newcomer_while_it_asks_again() {
+    let mut locker = full(vec![narrow(1)]);
+    wait(&mut locker, &ask(CLAIMS, 2), ms(2));
+    let back = Ask { arrived: Some(ms(1)), kind: AskKind::SentBack { retry: false }, ..ask(CLAIMS, 1) };
+    wait(&mut locker, &back, ms(3));
+    assert!(drain(&mut locker).is_empty());
+    assert_eq!(locker.waiting(), 2);
+}
