@@ -24,7 +24,7 @@ fn sharing(ports: [u16; 3], requests: u32) -> Vec<String> {
             requests,
             "250ms",
             "counts = \"answered\"\nmax_wait = \"2s\"",
-        ) + "[timeouts]\nconnect = \"100ms\"\nanswer = \"200ms\"\n"
+        ) + "[timeouts]\nconnect = \"100ms\"\nrequest = \"300ms\"\n"
     };
     ports.into_iter().enumerate().map(rules).collect()
 }

@@ -20,6 +20,29 @@ fn content_that_stands_still_ends_the_exchange() {
 }
 
 #[test]
+fn content_that_comes_byte_by_byte_ends_when_a_request_has_had_its_time() {
+    let origin = Origin::scripted(|_, link| {
+        link.read_body();
+        Next::Close
+    });
+    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nrequest = \"600ms\"\n"));
+    let mut caller = gateway.caller();
+    caller.send(format!("POST {} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", origin.url("/")));
+    let answer = loop {
+        // Its content never stands still.
+        if caller.stream.send(b"x").is_err() {
+            break caller.try_answer("POST").expect("an answer");
+        }
+        if caller.stream.more(Instant::now() + Duration::from_millis(50)).is_ok() {
+            break caller.answer();
+        }
+    };
+    check_ours(&answer, 408, "http_request_error");
+    assert!(answer.text().contains("[timeouts] idle, request"), "{}", answer.raw);
+    eventually("the origin is let go", || origin.open() == 0);
+}
+
+#[test]
 fn an_answer_that_nobody_reads_ends_the_exchange() {
     let origin = Origin::scripted(|_, link| {
         link.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");

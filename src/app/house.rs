@@ -13,7 +13,7 @@ use super::crew::Crew;
 use super::descriptors;
 use super::doors::{Doors, Planned};
 use super::locks::Counter;
-use super::reload::under_way;
+use super::reload::{longest_under_way, under_way};
 use super::{Error, Start};
 use crate::admin;
 use crate::config::Settings;
@@ -135,7 +135,7 @@ fn begin_sharing(gate: &Arc<Gate>, settings: &Settings) -> Result<(), Error> {
     let Some(store) = settings.gate.store.clone() else { return Ok(()) };
     let trust = settings.proxy.tls.clone();
     let tls = store.tls.then(|| Connector::plain(trust)).transpose().map_err(proxy::Error::Roots)?;
-    let store = store::start(gate, store, tls, under_way(settings)).map_err(Error::Runtime)?;
+    let store = store::start(gate, store, tls, longest_under_way(settings)).map_err(Error::Runtime)?;
     if settings.gate.limits.iter().any(|limit| limit.shared) {
         store.wait_for_first_try(FIRST_TRY);
     }

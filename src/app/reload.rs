@@ -220,8 +220,17 @@ fn in_line(before: &Settings, after: &Settings) -> InLine {
     if same { InLine::Stay } else { InLine::AskAnew }
 }
 
-/// How long a request may take from its permit to its settle at most.
+/// How long a request may take from its permit to its settle at most; `None`: any time, because its content may.
+pub(super) fn longest_under_way(settings: &Settings) -> Option<Duration> {
+    settings.proxy.timeouts.request.map(|request| request + linger(settings))
+}
+
+/// The same, but of a request without content where nothing bounds the others.
 pub(super) fn under_way(settings: &Settings) -> Duration {
-    let linger = settings.gate.limits.iter().map(Limit::linger).max().unwrap_or_default();
-    settings.proxy.timeouts.connect + settings.proxy.timeouts.answer + linger
+    let timeouts = &settings.proxy.timeouts;
+    longest_under_way(settings).unwrap_or(timeouts.connect + timeouts.answer + linger(settings))
+}
+
+fn linger(settings: &Settings) -> Duration {
+    settings.gate.limits.iter().map(Limit::linger).max().unwrap_or_default()
 }

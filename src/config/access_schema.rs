@@ -64,11 +64,13 @@ impl Access {
 
 /// `[timeouts]`
 pub(super) fn timeouts(table: &mut Table<'_>) -> Timeouts {
+    let request = table.get("request", |v| v.duration(MS..=DAY)).get().map(|at| at.value);
     let mut wait = |key, default| table.get(key, |v| v.duration(MS..=DAY)).or(default);
     Timeouts {
         head: wait("head", secs(10)),
         connect: wait("connect", secs(5)),
         answer: wait("answer", secs(60)),
+        request,
         idle: wait("idle", secs(90)),
         tunnel_idle: wait("tunnel_idle", secs(600)),
         drain: table.get("drain", |v| v.duration(NONE..=HOUR)).or(secs(30)),

@@ -46,7 +46,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
     };
     let checked = limit::check_all(file.limits, &keying, reader);
-    let store = store::check(&file.store, &checked, folder, reader);
+    let store = store::check(&file.store, &checked, file.timeouts.request, folder, reader);
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
     let (mut limits, mut rules, mut meanings) = (Vec::new(), Vec::new(), Vec::new());
     for limit in checked {

@@ -9,6 +9,7 @@ use super::limit::Checked;
 use super::value::{name, path};
 use super::walk::{At, Place, Reader, Table, Written};
 use crate::gate::store::{Secret, Settings, WhenLost};
+use crate::locker::Counts;
 
 /// The part of keys that all gateways of a fleet have in common, unless the file says otherwise.
 const GROUP: &str = "lockgate";
@@ -84,7 +85,14 @@ impl Store {
 }
 
 /// Checks `[store]` together with the limits that are counted there. `None`: there is none, or none is needed.
-pub(super) fn check(written: &Store, limits: &[Checked], folder: &Path, reader: &Reader<'_>) -> Option<Settings> {
+/// `request`: the longest that a request may take to its answer, if that is bounded.
+pub(super) fn check(
+    written: &Store,
+    limits: &[Checked],
+    request: Option<Duration>,
+    folder: &Path,
+    reader: &Reader<'_>,
+) -> Option<Settings> {
     let shared: Vec<&Checked> = limits.iter().filter(|limit| limit.limit.shared).collect();
     if !written.is_there {
         if let Some(place) = shared.first().and_then(|limit| limit.shared.as_ref()) {
@@ -99,7 +107,7 @@ pub(super) fn check(written: &Store, limits: &[Checked], folder: &Path, reader: 
     if shared.is_empty() && !limits.is_empty() {
         reader.warn(&written.place, "no limit is counted in the store", "add shared = true to a limit");
     }
-    let when_lost = when_lost(written, &shared, reader);
+    let when_lost = when_lost(written, &shared, request, reader);
     let password = written.password_file.get().and_then(|at| password(at, folder, reader));
     let urls = &written.url.get()?.value;
     let first = &urls.first()?.value;
@@ -129,7 +137,7 @@ pub(super) fn seed(written: &Store) -> [u8; 16] {
     crate::gate::store::seed(written.group.get().map_or(GROUP, |at| &at.value))
 }
 
-fn when_lost(written: &Store, shared: &[&Checked], reader: &Reader<'_>) -> WhenLost {
+fn when_lost(written: &Store, shared: &[&Checked], request: Option<Duration>, reader: &Reader<'_>) -> WhenLost {
     let lost = written.lost.get();
     if lost.is_none_or(|lost| lost.value != Lost::Share) {
         let idle = [
@@ -155,8 +163,25 @@ fn when_lost(written: &Store, shared: &[&Checked], reader: &Reader<'_>) -> WhenL
     }
     let gateways = written.gateways.get().and_then(|at| NonZeroU32::new(at.value)).unwrap_or(NonZeroU32::MIN);
     for limit in shared {
-        let least = limit.limit.rate.as_ref().map(|rate| rate.requests).into_iter().chain(limit.limit.in_flight).min();
-        if let (Some(least), Some(place)) = (least.filter(|least| *least < gateways.get()), &limit.shared) {
+        let Some(place) = &limit.shared else { continue };
+        let answered = limit.limit.rate.as_ref().is_some_and(|rate| rate.counts == Counts::Answered);
+        if limit.limit.in_flight.is_some() {
+            let message =
+                "its responses may take any time, so it has no parts: it is as with \"refuse\" while the store is lost";
+            reader.warn(place, message, "leave out in_flight if it must go on then");
+            continue;
+        }
+        if answered && request.is_none() {
+            let message = "a request may take any time to its answer, so it has no parts: it is as with \"refuse\" while the store is lost";
+            reader.warn(
+                place,
+                message,
+                "add request = \"1m\" to [timeouts], or as long as a request may take with its content",
+            );
+            continue;
+        }
+        let least = limit.limit.rate.as_ref().map(|rate| rate.requests);
+        if let Some(least) = least.filter(|least| *least < gateways.get()) {
             let message = format!("a part of {least} for each of {gateways} gateways is less than one");
             reader.warn(place, message, "nobody passes this limit while the store is lost");
         }

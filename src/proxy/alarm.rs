@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::gate::clock::Clock;
+use crate::time::Time;
 
 /// A deadline that is moved with every request.
 ///
@@ -18,21 +19,29 @@ pub(super) struct Alarm {
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
     due: Instant,
+    /// It rings no later than that, whatever is set.
+    cap: Option<Instant>,
 }
 
 impl Alarm {
     /// Rings `after` from now.
     pub(super) fn new(clock: Clock, after: Duration) -> Alarm {
         let due = Self::at(clock, after);
-        Alarm { clock, sleep: Box::pin(sleep_until(due)), due }
+        Alarm { clock, sleep: Box::pin(sleep_until(due)), due, cap: None }
     }
 
     /// Rings `after` from now, and not when it would have.
     pub(super) fn set(&mut self, after: Duration) {
-        self.due = Self::at(self.clock, after);
+        let due = Self::at(self.clock, after);
+        self.due = self.cap.map_or(due, |cap| cap.min(due));
         if self.due < self.sleep.deadline() {
             self.sleep.as_mut().reset(self.due);
         }
+    }
+
+    /// From the next `set` on it rings at `until` at the latest; `None`: when it is set to.
+    pub(super) fn cap(&mut self, until: Option<Time>) {
+        self.cap = until.map(|until| Instant::from_std(self.clock.instant(until)));
     }
 
     /// Ready when it rings.
@@ -70,8 +79,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_the_last_deadline_it_was_given_whether_later_or_earlier() {
         let start = Instant::now();
-        let mut alarm =
-            Alarm { clock: Clock::start(), sleep: Box::pin(sleep_until(start + Duration::from_secs(1))), due: start };
+        let mut alarm = Alarm {
+            clock: Clock::start(),
+            sleep: Box::pin(sleep_until(start + Duration::from_secs(1))),
+            due: start,
+            cap: None,
+        };
         alarm.due = start + Duration::from_secs(3);
         poll_fn(|cx| alarm.poll_ring(cx)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(3));
@@ -79,5 +92,20 @@ mod tests {
         assert!(alarm.poll_ring(&mut Context::from_waker(Waker::noop())).is_pending());
         alarm.set(Duration::from_secs(1));
         assert!(alarm.sleep.deadline() < start + Duration::from_secs(90));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_at_its_cap_however_often_it_is_set_to_later() {
+        let (clock, hand) = Clock::manual();
+        let mut alarm = Alarm::new(clock, Duration::from_secs(1));
+        alarm.cap(Some(clock.now() + Duration::from_secs(3)));
+        for _ in 0..5 {
+            alarm.set(Duration::from_secs(90));
+            hand.pass(Duration::from_millis(500));
+        }
+        assert_eq!(alarm.due, Instant::from_std(clock.instant(Time::START + Duration::from_secs(3))));
+        alarm.cap(None);
+        alarm.set(Duration::from_secs(90));
+        assert_eq!(alarm.due, Alarm::at(clock, Duration::from_secs(90)));
     }
 }

@@ -108,7 +108,9 @@ impl Plan {
 /// Carries one request: `caller.head` has been read, its body has not.
 pub(super) async fn run(caller: &mut Caller) -> Outcome {
     let mut story = Story::begin(caller);
-    match go(caller, &mut story).await {
+    let gone = go(caller, &mut story).await;
+    caller.alarm.cap(None);
+    match gone {
         Ok(Outcome::Tunnel(mut tunnel)) => {
             tunnel.story = Some(story);
             Outcome::Tunnel(tunnel)
@@ -285,5 +287,7 @@ pub(super) async fn permit(
         }
     };
     story.permitted(caller, &permit);
+    let request = caller.worker.proxy.timeouts.request;
+    caller.alarm.cap(request.map(|request| permit.granted_at() + request));
     Ok((permit, held))
 }

@@ -126,6 +126,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// An origin's response head, from the moment that the whole request is sent.
     pub answer: Duration,
+    /// A request from its permit to the head of its response, its content included; `None`: as long as its content moves.
+    pub request: Option<Duration>,
     /// A connection on which nothing moves.
     pub idle: Duration,
     /// A tunnel on which nothing moves.

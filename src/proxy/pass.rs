@@ -26,6 +26,8 @@ pub(super) struct Exchanged {
 /// Passes the response on: `caller.response` has been read, its body has not.
 pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, done: Exchanged) -> Result<Outcome, End> {
     let Exchanged { mut ready, flight, mut body } = done;
+    // Its slots have settled.
+    caller.alarm.cap(None);
     let version = caller.head.version();
     let (waited, locations) = (story.waited, plan.target.locations.as_deref());
     story.status = caller.response.status();

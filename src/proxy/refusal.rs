@@ -232,7 +232,7 @@ impl Refusal {
             Refusal::HeadTooLarge => "The request's header fields are too large or too many. Cookies are the usual cause.",
             Refusal::UriTooLong => "The request's URL is too long. Send the data in a body instead.",
             Refusal::HeadTimeout => "The request's header fields did not arrive in time ([timeouts] head).",
-            Refusal::BodyTimeout => "The request's content stood still for too long ([timeouts] idle).",
+            Refusal::BodyTimeout => "The request's content stood still for too long, or took too long ([timeouts] idle, request).",
             Refusal::Expectation => {
                 "The only expectation that HTTP knows is 100-continue. Leave the Expect field out, or mend it."
             }
@@ -252,7 +252,7 @@ impl Refusal {
             Refusal::Exhausted => "The gateway has no connection left for this request. Ask again in a moment; if it lasts, raise the limit of open files.",
             Refusal::LatePermit => "Each permit for the request came too late to be used: the gateway, the store of its limits, or the connection to the origin is too slow at the moment. Ask again.",
             Refusal::ConnectTimeout => "The origin did not take the connection in time ([timeouts] connect).",
-            Refusal::AnswerTimeout => "The origin took the request but did not answer in time ([timeouts] answer). Whether it acted on it is unknown.",
+            Refusal::AnswerTimeout => "The origin took the request but did not answer in time ([timeouts] answer, request). Whether it acted on it is unknown.",
             Refusal::Loop => "The request would come back to this gateway. A proxy variable or a route points at the gateway itself.",
             Refusal::Version => "The gateway speaks HTTP/1.0, HTTP/1.1 and HTTP/2.",
         };

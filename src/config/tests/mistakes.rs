@@ -201,3 +201,23 @@ fn a_wildcard_for_hosts_of_a_private_network_is_told_that_it_opens_none() {
     assert!(read("127.0.0.1", "").is_empty(), "on loopback only, all addresses are open");
     assert!(read("0.0.0.0", "allow_addresses = \"10.0.0.0/8\"\n").is_empty());
 }
+
+#[test]
+fn a_shared_limit_that_has_no_part_when_the_store_is_lost_is_said_to_have_none() {
+    let told = |limit: &str, timeouts: &str| {
+        let store = "[store]\nurl = \"redis://10.0.0.5\"\nif_store_is_lost = \"share\"\ngateways = 2\nname = \"a\"\n";
+        let text =
+            format!("[[limit]]\nrequests = 9\nper = \"1s\"\nshared = true\n{limit}\n{store}[timeouts]\n{timeouts}\n");
+        good(&text).warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>()
+    };
+    assert!(told("", "").is_empty());
+    let answered = "counts = \"answered\"";
+    let warnings = told(answered, "");
+    assert!(
+        matches!(&warnings[..], [one] if one.contains("any time to its answer, so it has no parts")),
+        "{warnings:?}"
+    );
+    assert!(told(answered, "request = \"1m\"").is_empty());
+    let warnings = told("in_flight = 3", "request = \"1m\"");
+    assert!(matches!(&warnings[..], [one] if one.contains("its responses may take any time")), "{warnings:?}");
+}

@@ -41,7 +41,8 @@ pub struct Store {
     first: Mutex<Receiver<()>>,
 }
 
-/// Starts to speak with the store. `under_way`: how long a request may take from its permit to its settle at most.
+/// Starts to speak with the store. `under_way`: how long a request may take from its permit to its settle at most; `None`: any
+/// time.
 ///
 /// # Errors
 /// If the system gives no thread, no poll or no random numbers.
@@ -49,7 +50,7 @@ pub fn start(
     gate: &Arc<Gate>,
     settings: Settings,
     tls: Option<TlsConnector>,
-    under_way: Duration,
+    under_way: Option<Duration>,
 ) -> io::Result<Arc<Store>> {
     let mut process = [0; 8];
     let random = SystemRandom::new().fill(&mut process);
@@ -101,7 +102,7 @@ struct Client {
     tried: SyncSender<()>,
     process: String,
     epochs: u64,
-    under_way: Duration,
+    under_way: Option<Duration>,
     contact: Contact,
     /// What was said to the locker while the store cannot be asked.
     authorities: HashMap<LimitId, Authority>,
@@ -129,7 +130,7 @@ impl Client {
     fn new(
         gate: &Arc<Gate>,
         settings: Settings,
-        under_way: Duration,
+        under_way: Option<Duration>,
         over: watch::Receiver<bool>,
         tried: SyncSender<()>,
     ) -> Client {

@@ -55,7 +55,7 @@ fn stage() -> Stage {
     let gate = Gate::new(vec![limit], clock);
     let (over, is_over) = watch::channel(false);
     let (tried, first) = sync_channel(1);
-    let client = Client::new(&gate, settings, Duration::from_secs(70), is_over, tried);
+    let client = Client::new(&gate, settings, Some(Duration::from_secs(70)), is_over, tried);
     Stage { gate, hand, client, _over: over, _first: first }
 }
 
@@ -117,7 +117,7 @@ fn a_part_begins_for_as_much_later_as_clocks_may_differ() {
     let mut limit = stage.gate.limits()[0].clone();
     limit.rate.as_mut().unwrap().per = Duration::from_secs(1000);
     let settings = &stage.client.settings.when_lost;
-    let at = |millis| authority(settings, &limit, Some(Time::START), Duration::ZERO, Time::START + millis);
+    let at = |millis| authority(settings, &limit, Some(Time::START), Some(Duration::ZERO), Time::START + millis);
     // The presence, a horizon, a lease and a linger; and a thousandth of the span.
     let begins = Duration::from_millis(1000 + 50 + 250 + 1000 + 1_000_000 + 1000);
     assert_eq!(at(begins - Duration::from_millis(1)), Authority::Nobody);

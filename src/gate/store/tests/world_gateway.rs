@@ -134,7 +134,7 @@ impl World {
         let gateway = &mut self.gateways[number];
         for (index, limit) in self.limits.iter().enumerate() {
             let last = gateway.contact.last();
-            let authority = authority(&when_lost, limit, last, UNDER_WAY, now);
+            let authority = authority(&when_lost, limit, last, Some(UNDER_WAY), now);
             if authority != Authority::Nobody || last.is_some() {
                 gateway.locker.set_authority(Some(LimitId(index as u32)), authority, now);
             }
