@@ -284,17 +284,28 @@ impl Locker {
         self.choose_home(&mut waiter.wants);
     }
 
-    /// Puts the window with the longest line first of those of the first limit. A request may count under several keys of
-    /// one limit, and its caller may have made one of them up: with that for its home it would take no turns.
+    /// Puts a window first of those of the first limit. A request may count under several keys of one limit, and its caller may
+    /// have made one of them up: with that for its home it would take no turns. So the home is the window with the longest
+    /// line, unless others wait for the same windows already: those that need the same wait in one lane, in one order.
     fn choose_home(&self, wants: &mut [Want]) {
         let Some(first) = wants.first().map(|want| want.limit) else { return };
         let of_first = wants.iter().take_while(|want| want.limit == first).count();
-        if of_first > 1 {
-            let waiting = |at: usize| self.table.window(wants[at].window).waits().map_or(0, |waits| waits.waiting);
-            // Of equal ones the first.
-            let home = (0..of_first).rev().max_by_key(|at| waiting(*at)).unwrap_or(0);
-            wants.swap(0, home);
+        if of_first <= 1 {
+            return;
         }
+        // The order in which a request names its keys makes no other lane.
+        wants[..of_first].sort_unstable_by_key(|want| want.window);
+        for home in 0..of_first {
+            wants[..=home].rotate_right(1);
+            if self.queue.lane_of(wants).is_some() {
+                return;
+            }
+            wants[..=home].rotate_left(1);
+        }
+        let waiting = |want: &Want| self.table.window(want.window).waits().map_or(0, |waits| waits.waiting);
+        // Of equal ones the first.
+        let home = (0..of_first).rev().max_by_key(|at| waiting(&wants[*at])).unwrap_or(0);
+        wants[..=home].rotate_right(1);
     }
 
     pub(super) fn deadline(&self, waiter: &Waiter) -> Time {

@@ -89,7 +89,8 @@ impl Locker {
             };
             self.detach(lane);
             let went = self.attempt(lane, now);
-            if went == 0 && was_held {
+            // Another window may keep back what was held here; the next may go all the same.
+            if went == 0 && was_held && self.waits_at(lane, window) {
                 held_too = false;
             }
             if !was_held {
@@ -97,6 +98,12 @@ impl Locker {
             }
         }
         self.arm(window, None, now);
+    }
+
+    /// Whether a lane is in one of a window's lines.
+    fn waits_at(&self, lane: u32, window: u32) -> bool {
+        let spot = self.queue.lanes.get(lane).map(|lane| lane.spot);
+        matches!(spot, Some(Spot::Line(at, _) | Spot::Held(at, _)) if at == window)
     }
 
     /// Lets a lane's waiters go as long as they may; then the lane waits where it is kept back. Returns how many went.

@@ -106,6 +106,44 @@ fn who_counts_under_a_key_of_its_own_besides_takes_turns_all_the_same() {
     }
 }
 
+/// The lines of two keys change in length between two requests that name both: they wait in one lane all the same.
+#[test]
+fn those_that_count_under_the_same_keys_go_in_the_order_in_which_they_came() {
+    let mut locker = Locker::new(vec![limit(1, 1500, Kind::Sliding), limit(3, 1000, Kind::Sliding)]);
+    let both = |cost| [claim(1, 0, cost), claim(1, 1, cost)];
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+    assert!(send(&mut locker, &ask(&[claim(1, 1, 3)], 1), ms(0)).is_ok());
+    let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 2), ms(1));
+    // It would make the claimant later, the second would not.
+    let first = wait(&mut locker, &ask(&both(3), 3), ms(2));
+    let others: Vec<_> = (4..8).map(|caller| wait(&mut locker, &ask(&[claim(1, 1, 1)], caller), ms(3))).collect();
+    let [one, other] = both(1);
+    let second = wait(&mut locker, &ask(&[other, one], 3), ms(4));
+    for other in others {
+        locker.leave(other, ms(5));
+    }
+    let mut went = Vec::new();
+    drive(&mut locker, ms(10_000), |_, ticket, _| went.push(ticket));
+    assert_eq!(went, [claimant, first, second]);
+}
+
+/// Two are held back for the sake of an elder. When it leaves, another window keeps back the first of them.
+#[test]
+fn one_held_back_behind_another_that_waits_elsewhere_now_goes_when_the_elder_leaves() {
+    let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(1, 1000, Kind::Sliding)]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+    let elder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 2), ms(1));
+    wait(&mut locker, &ask(&[claim(1, 0, 1), claim(1, 1, 1)], 3), ms(2));
+    let held = wait(&mut locker, &ask(&[claim(1, 0, 1)], 4), ms(3));
+    assert!(
+        send(&mut locker, &ask(&[claim(1, 1, 1)], 5), ms(4)).is_ok(),
+        "it meets nobody that needs this window more"
+    );
+    locker.leave(elder, ms(5));
+    let told = drain(&mut locker);
+    assert!(matches!(&told[..], [(ticket, Verdict::Go(_))] if *ticket == held), "{told:?}");
+}
+
 #[test]
 fn where_priority_is_strict_the_more_urgent_goes_first_but_the_least_urgent_goes_within_its_patience() {
     let mut rule = limit(1, 100, Kind::Sliding);
