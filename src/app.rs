@@ -171,9 +171,18 @@ impl Run {
             }
             Turn::Leave(successor) => {
                 self.reloader.doors().leave();
-                // Operators are the other process's.
-                self.desk = None;
-                self.leave(successor).await
+                // Operators are the other process's; those that are here already are answered.
+                let visitors = self.desk.take().map(|Desk { thread, .. }| spawn_blocking(|| thread.join()));
+                let ended = self.leave(successor).await;
+                if let Some(visitors) = visitors
+                    && let Ended::Drained = ended
+                {
+                    tokio::select! {
+                        code = self.signals.end() => return Ok(Ended::Cut(code)),
+                        _ = visitors => {}
+                    }
+                }
+                ended
             }
         };
         match ended {

@@ -16,7 +16,7 @@ mod warnings;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -95,7 +95,7 @@ struct House {
 }
 
 /// Shows the gateway to whoever comes to this socket, on a thread of its own, until the receiver is dropped, which hears
-/// what is ordered.
+/// what is ordered. The thread ends when its last visitors have been answered.
 ///
 /// # Errors
 /// If the system gives no thread, or the socket is of no use.
@@ -104,7 +104,7 @@ pub fn open(
     users: Option<Vec<(String, String)>>,
     shared: &Shared,
     current: &Arc<Current>,
-) -> io::Result<mpsc::UnboundedReceiver<Order>> {
+) -> io::Result<(mpsc::UnboundedReceiver<Order>, JoinHandle<()>)> {
     let (orders, asked) = mpsc::unbounded_channel();
     let (tell, latest) = watch::channel("{}".into());
     let house = Arc::new(House {
@@ -131,8 +131,8 @@ pub fn open(
             lobby::receive(door, router(Arc::clone(&house)), MOST_VISITORS, |_| true, house.orders.closed()).await;
         });
     };
-    thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
-    Ok(asked)
+    let thread = thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
+    Ok((asked, thread))
 }
 
 fn router(house: Arc<House>) -> Router {

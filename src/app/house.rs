@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -53,6 +54,8 @@ pub(super) struct Desk {
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
     /// What they ask for. If it is dropped nobody is received any more.
     pub(super) asked: mpsc::UnboundedReceiver<admin::Order>,
+    /// Ends when the last of them have been answered.
+    pub(super) thread: JoinHandle<()>,
 }
 
 impl House {
@@ -116,9 +119,9 @@ impl Desk {
         shared: &Shared,
         current: &Arc<Current>,
     ) -> io::Result<Desk> {
-        let asked = admin::open(socket.1.try_clone()?, users, shared, current)?;
+        let (asked, thread) = admin::open(socket.1.try_clone()?, users, shared, current)?;
         tracing::info!(address = %socket.1.local_addr()?, "receiving operators");
-        Ok(Desk { socket: Rc::new(socket), asked })
+        Ok(Desk { socket: Rc::new(socket), asked, thread })
     }
 }
 

@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONNECTION, HOST, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::gate::clock::Clock;
@@ -31,15 +30,19 @@ use crate::wire::cross_site;
 mod tests;
 
 /// How long the head of a request may take, its content, and the last answers.
-const HEAD: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
+const HEAD: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
+/// How long a connection that was accepted before the end, and on which nothing was asked yet, has for its first request: some
+/// round trips. Another process may wait for the end of this listener.
+const LATEST_ASK: Duration = Duration::from_secs(2);
 /// How long a peer may leave unread what is sent to it; the kernel then ends the connection. As long as a page that is
 /// suspended in a browser is still worth its place.
 const UNREAD: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
 /// The most content that a request may have: a lock's wish or a limit's new rule is a line.
 const MOST_CONTENT: usize = 64 << 10;
 
-/// Lets visitors in, so many at one time, until `closed`. Those who have asked by then are answered. A connection from an
-/// address that is not `welcome` is closed before a byte of it is read.
+/// Lets visitors in, so many at one time, until `closed`. Each of them is answered once at least: a connection that was accepted
+/// by then has [`LATEST_ASK`] for its first request. A connection from an address that is not `welcome` is closed before
+/// a byte of it is read.
 pub async fn receive(
     mut door: Listener,
     router: Router,
@@ -48,7 +51,7 @@ pub async fn receive(
     closed: impl Future<Output = ()>,
 ) {
     let places = Arc::new(Semaphore::new(most));
-    let visitors = GracefulShutdown::new();
+    let (end, ending) = watch::channel(());
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD);
     let router = router.layer(from_fn(with_whole_content));
@@ -70,17 +73,47 @@ pub async fn receive(
         // A peer that reads nothing must not keep a place (tcp(7): it holds for windows of zero too).
         SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD)).ok();
         let Ok(stream) = TcpStream::from_std(stream) else { continue };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo::<SocketAddr>(peer))));
-        let connection = visitors.watch(server.serve_connection(TokioIo::new(stream), service));
+        let (server, router, ending) = (server.clone(), router.clone(), ending.clone());
         tokio::spawn(async move {
-            // Whatever breaks is the visitor's connection.
-            connection.await.ok();
+            serve(&server, stream, router.layer(Extension(ConnectInfo::<SocketAddr>(peer))), ending).await;
             drop(place);
         });
     }
-    drop(door);
+    drop((door, ending, end));
     // Whoever would stay longer is another process's visitor by now.
-    let _elapsed = timeout(HEAD, visitors.shutdown()).await;
+    let everybody_left = places.acquire_many(u32::try_from(most).unwrap_or(u32::MAX));
+    let _elapsed = timeout(HEAD, everybody_left).await;
+}
+
+/// Serves one connection. When `ending` has no sender any more it ends, but not before its first answer: hyper would close one
+/// whose request has not been read yet.
+async fn serve(server: &http1::Builder, stream: TcpStream, router: Router, mut ending: watch::Receiver<()>) {
+    let asked = Arc::new(Notify::new());
+    let (has_asked, end) = (Arc::clone(&asked), ending.clone());
+    let router = router.layer(from_fn(move |request: Request, next: Next| {
+        has_asked.notify_one();
+        let is_last = end.has_changed().is_err();
+        async move {
+            let mut answer = next.run(request).await;
+            if is_last {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
+    }));
+    let mut connection =
+        std::pin::pin!(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let time_to_end = async {
+        // An error is what is waited for: no value is ever sent.
+        ending.changed().await.ok();
+        let _elapsed = timeout(LATEST_ASK, asked.notified()).await;
+    };
+    // Whatever breaks is the visitor's connection.
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        () = time_to_end => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.ok();
 }
 
 /// Reads the content of a request before anything is done for it, within its time and bound.

@@ -77,3 +77,32 @@ fn content_is_handed_on_whole_and_within_its_bound() {
     assert!(wish("a wish").ends_with("\r\n\r\na wish"));
     assert!(wish(&"x".repeat(MOST_CONTENT + 1)).starts_with("HTTP/1.1 413 "));
 }
+
+#[test]
+fn a_visitor_that_was_let_in_before_the_end_is_answered_though_it_asks_after() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let (let_in, is_in) = std::sync::mpsc::channel();
+    let (close, closed) = tokio::sync::oneshot::channel();
+    let receiving = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let router = Router::new().route("/", get(|| async { "here" }));
+            let welcome = |_| let_in.send(()).is_ok();
+            receive(Listener::adopt(socket).unwrap(), router, 9, welcome, async { closed.await.unwrap() }).await;
+        });
+    });
+    let mut peers: Vec<_> = (0..2).map(|_| ask(address, "")).collect();
+    (0..2).for_each(|_| is_in.recv().unwrap());
+    close.send(()).unwrap();
+    while Peer::connect(address).is_ok() {}
+    for peer in &mut peers {
+        // Without "Connection: close": the answer says that the connection ends.
+        peer.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    }
+    for peer in peers {
+        let told = answer(peer);
+        assert!(told.ends_with("here") && told.contains("connection: close"), "{told:?}");
+    }
+    receiving.join().unwrap();
+}
