@@ -341,3 +341,40 @@ fn an_origin_that_takes_its_time_and_answers_pings_keeps_its_connection() {
     }
     assert_eq!(origin.connections(), 1);
 }
+
+#[test]
+fn one_that_waits_for_the_connection_of_another_waits_for_no_second_one_after_it() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let (accepted, met) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _kept: Vec<_> = silent.incoming().inspect(|_| _ = accepted.send(())).collect();
+    });
+    let marker = Origin::scripted(|_, link| {
+        // Half as long as a connection may take.
+        std::thread::sleep(Duration::from_secs(1));
+        link.answer(200, "marker")
+    });
+    let toml = format!(
+        "{UNLIMITED}[timeouts]\nconnect = \"2s\"\n\n[[route]]\npath = \"/silent/\"\nto = \"https://localhost:{port}/\"\n\n\
+         [[route]]\npath = \"/marker/\"\nto = \"{}\"\n\n",
+        marker.url("/")
+    );
+    let stage = Before::new().gateway_on_one_core(&toml, &[port]);
+    let ask = |path: &str| {
+        let mut caller = stage.gateway.caller();
+        caller.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", stage.gateway.addr));
+        caller
+    };
+    let mut first = ask("/silent/1");
+    met.recv().unwrap();
+    let mut second = ask("/silent/2");
+    assert_eq!(first.answer().status, 504);
+    let mut mark = ask("/marker/");
+    let (told, hear) = mpsc::channel();
+    let tell = told.clone();
+    let second = std::thread::spawn(move || (second.answer().status, tell.send("the second").unwrap()).0);
+    let mark = std::thread::spawn(move || (mark.answer().status, told.send("the marker").unwrap()).0);
+    assert_eq!(hear.recv().unwrap(), "the second", "it has waited for another connection of its own");
+    assert_eq!((second.join().unwrap(), mark.join().unwrap()), (504, 200));
+}

@@ -65,6 +65,8 @@ pub(super) struct Plan {
     /// The versions that may be spoken to the origin.
     offer: Offer,
     pub(super) arrived: Time,
+    /// The time by which it must have a connection: of its last permit, whose slot is not to be used later than that.
+    connected_by: Time,
 }
 
 impl Plan {
@@ -77,10 +79,15 @@ impl Plan {
 
     /// The way a new connection to its origin is made.
     pub(super) fn dialling(&self) -> DialPlan {
+        self.dialling_until(self.connected_by)
+    }
+
+    /// The same for a connection that is made ready before there is a permit.
+    pub(super) fn dialling_until(&self, until: Time) -> DialPlan {
         // Of a tunnel the origin counts the connection.
         let is_counted = self.is_tunnel() && !self.claims.claims.is_empty();
         let attempts = if is_counted { Attempts::OneAtATime } else { Attempts::Overlapping };
-        DialPlan { caller: self.admitted.caller, attempts }
+        DialPlan { caller: self.admitted.caller, attempts, until }
     }
 
     /// True if it asks for a connection rather than for an answer.
@@ -235,7 +242,16 @@ fn plan(
     let outgoing = Outgoing { length, options, upgrade, trace: story.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
     let offer = offer(&target, head, upgrade);
-    Ok(Plan { target, upstream, admitted, claims, outgoing, offer, arrived: story.started })
+    Ok(Plan {
+        target,
+        upstream,
+        admitted,
+        claims,
+        outgoing,
+        offer,
+        arrived: story.started,
+        connected_by: story.started,
+    })
 }
 
 /// The versions that may be spoken to the origin for this request.
@@ -287,7 +303,8 @@ pub(super) async fn permit(
         }
     };
     story.permitted(caller, &permit);
-    let request = caller.worker.proxy.timeouts.request;
-    caller.alarm.cap(request.map(|request| permit.granted_at() + request));
+    let timeouts = &caller.worker.proxy.timeouts;
+    plan.connected_by = permit.granted_at() + timeouts.connect;
+    caller.alarm.cap(timeouts.request.map(|request| permit.granted_at() + request));
     Ok((permit, held))
 }

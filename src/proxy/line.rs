@@ -41,9 +41,10 @@ pub(super) async fn wait(
     plan: &Plan,
     want: Want,
 ) -> Result<Option<(Permit, Option<Ready>)>, End> {
-    let (upstream, how) = (&plan.upstream, plan.dialling());
+    let upstream = &plan.upstream;
     let clock = caller.worker.proxy.gate.clock();
     let since = clock.now();
+    let connect = caller.worker.proxy.timeouts.connect;
     let origins = caller.worker.origins.clone();
     let is_pinned = !caller.pinned.is_empty() && caller.pinned.has(&plan.key(caller));
     // If nobody knows when, it could be any moment.
@@ -72,6 +73,7 @@ pub(super) async fn wait(
             match origins.idle(upstream, want) {
                 Some(ready) => Preparation::Held(ready),
                 None => {
+                    let how = plan.dialling_until(clock.now() + connect);
                     let (origins, upstream) = (origins.clone(), upstream.clone());
                     Preparation::Dialling(Box::pin(async move { origins.dial(&upstream, how, want).await }))
                 }

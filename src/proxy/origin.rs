@@ -5,6 +5,8 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
+
 pub(super) use super::links::Fresh;
 use super::links::{Http1, Links, Turn};
 use super::pattern::HostPattern;
@@ -27,7 +29,6 @@ pub(super) struct Origins {
     dialer: Arc<Dialer>,
     tls: Arc<Connector>,
     clock: Clock,
-    connect: Duration,
     /// How long an origin may leave what was sent to it unacknowledged.
     unacknowledged: Duration,
     settings: PoolSettings,
@@ -93,6 +94,8 @@ pub(super) struct DialPlan {
     pub(super) caller: Caller,
     /// The way its addresses are tried.
     pub(super) attempts: Attempts,
+    /// The time by which there must be a connection, whatever it takes: waits for others' connections, several tries.
+    pub(super) until: Time,
 }
 
 impl Origins {
@@ -102,7 +105,6 @@ impl Origins {
             dialer: Arc::clone(&proxy.dialer),
             tls: Arc::clone(&proxy.tls),
             clock: proxy.gate.clock(),
-            connect: proxy.timeouts.connect,
             unacknowledged: proxy.timeouts.idle.max(UNACKNOWLEDGED),
             settings: proxy.pool.clone(),
             identities: proxy.identities.clone(),
@@ -156,10 +158,11 @@ impl Origins {
         if origin.scheme == Scheme::Http || want.offer == Offer::Http1 {
             return self.dial_alone(origin, how, Offer::Http1).await;
         }
+        let until = self.instant(how.until);
         for _ in 0..MAX_TURNS {
             match self.links.turn(origin, want.fresh, self.clock.now()) {
                 Turn::Shared(stream) => return Ok(Ready::shared(stream)),
-                Turn::Asked(pong) => pong.wait().await,
+                Turn::Asked(pong) => timeout_at(until, pong.wait()).await.map_err(|_| Refusal::ConnectTimeout)?,
                 Turn::Alone(Http1::Chosen) => break,
                 Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
                 Turn::First(guide) => {
@@ -170,11 +173,18 @@ impl Origins {
                     return dialled;
                 }
                 // After a wait in vain each tries for itself: one after the other would take as many times the timeout.
-                Turn::After(dialling) if !dialling.ended().await => break,
-                Turn::After(_) => {}
+                Turn::After(dialling) => match timeout_at(until, dialling.ended()).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(_elapsed) => return Err(Refusal::ConnectTimeout),
+                },
             }
         }
         self.dial_alone(origin, how, want.offer).await
+    }
+
+    fn instant(&self, at: Time) -> Instant {
+        Instant::from_std(self.clock.instant(at))
     }
 
     async fn dial_alone(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
@@ -190,18 +200,18 @@ impl Origins {
     }
 
     async fn dial_once(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
-        let until = tokio::time::Instant::from_std(self.clock.instant(self.clock.now() + self.connect));
-        let DialPlan { caller, attempts } = how;
+        let DialPlan { caller, attempts, until } = how;
         let (host, port, reach) = (&*origin.host, origin.port, origin.reach);
         let endpoint = Endpoint { host, port, reach, caller: caller.0, attempts };
-        let tcp = self.dialer.connect(endpoint, self.connect).await.map_err(refusal_of_dial)?;
+        let within = until.since(self.clock.now());
+        let tcp = self.dialer.connect(endpoint, within).await.map_err(refusal_of_dial)?;
         self.tallies.dialled.add_one();
         let mut stream = Stream::plain(tcp);
         stream.set_user_timeout(Some(self.unacknowledged));
         match origin.scheme {
             Scheme::Http => Ok(Ready::new(stream)),
             Scheme::Https => {
-                let greeting = tokio::time::timeout_at(until, Box::pin(self.greet(origin, stream, offer))).await;
+                let greeting = timeout_at(self.instant(until), Box::pin(self.greet(origin, stream, offer))).await;
                 greeting.map_err(|_| Refusal::ConnectTimeout)?
             }
         }
