@@ -8,6 +8,7 @@ mod crew;
 mod descriptors;
 mod doors;
 mod house;
+mod listen_error;
 mod locks;
 mod orders;
 pub mod reload;
@@ -31,6 +32,7 @@ use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
 use self::house::{Desk, House};
+pub use self::listen_error::ListenError;
 use self::locks::Counter;
 use self::reload::Reloader;
 use self::signals::{Asked, Signals};
@@ -57,9 +59,12 @@ pub enum Ended {
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An address cannot be listened on; its text names it.
+    /// An address cannot be listened on.
     #[error(transparent)]
-    Listen(io::Error),
+    Listen(#[from] ListenError),
+    /// A socket that was passed to this process is of no use.
+    #[error(transparent)]
+    Socket(io::Error),
     /// The system gives no thread, poll or signal handler.
     #[error("cannot start a runtime")]
     Runtime(#[source] io::Error),

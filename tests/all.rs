@@ -50,6 +50,7 @@ mod shared_stores; // the kinds of stores, and those that cannot count
 mod slow; // who is slow or silent holds up nobody else
 mod smuggling; // ambiguous messages are refused
 mod spellings; // another spelling is counted as what it stands for
+mod starting; // a start that fails leaves nothing behind, and says what to do
 mod support; // what all the others stand on
 mod systemd; // what it is notified of
 mod traces; // whoever collects traces is told of requests and their waits

@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 
 use super::Error;
 use super::crew::Crew;
+use super::listen_error::ListenError;
 use crate::net::entrance::Entrance;
 use crate::net::listen::Listener;
 
@@ -84,11 +85,11 @@ impl Doors {
         self.open.borrow().iter().map(|door| Ok((door.asked, door.socket.try_clone()?))).collect()
     }
 
-    /// Binds what these addresses need beside what is open.
+    /// Binds what these addresses, which `[listen] proxy` names, need beside what is open.
     ///
     /// # Errors
     /// Names the address that cannot be had; nothing has changed then.
-    pub(super) fn plan(&self, asked: &[SocketAddr]) -> io::Result<Planned> {
+    pub(super) fn plan(&self, asked: &[SocketAddr]) -> Result<Planned, ListenError> {
         let open = self.open.borrow();
         let mut before: Vec<&Door> = open.iter().collect();
         let mut known = |asked: &SocketAddr| {
@@ -105,26 +106,28 @@ impl Doors {
             if let Some(bound) = known {
                 return Ok(Plan::Keep(bound));
             }
-            let listener = match self.take_inherited(*asked) {
-                Some(socket) => Listener::adopt(socket)?,
-                None => Listener::bind_beside(*asked, &rivals(*asked))?,
+            let bound = match self.take_inherited(*asked) {
+                Some(socket) => Listener::adopt(socket),
+                None => Listener::bind_beside(*asked, &rivals(*asked)),
             };
-            let socket = listener.handle()?;
+            let bound = bound.and_then(|listener| Ok((listener.handle()?, listener)));
+            let (socket, listener) =
+                bound.map_err(|why| ListenError { key: "[listen] proxy", address: *asked, why })?;
             Ok(Plan::Open(Closed { asked: *asked, listener, socket }))
         };
-        Ok(Planned(asked.iter().zip(known).map(plan).collect::<io::Result<_>>()?))
+        Ok(Planned(asked.iter().zip(known).map(plan).collect::<Result<_, _>>()?))
     }
 
-    /// A socket at this address that is no door: the one that is inherited, or a new one.
+    /// A socket at this address, which `key` names, that is no door: the one that is inherited, or a new one.
     ///
     /// # Errors
     /// Names the address that cannot be had.
-    pub(super) fn bind(&self, asked: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    pub(super) fn bind(&self, asked: SocketAddr, key: &'static str) -> Result<(SocketAddr, TcpListener), ListenError> {
         let socket = match self.take_inherited(asked) {
-            Some(socket) => socket,
-            None => Listener::bind(asked)?.handle()?,
+            Some(socket) => Ok(socket),
+            None => Listener::bind(asked).and_then(|listener| listener.handle()),
         };
-        Ok((asked, socket))
+        Ok((asked, socket.map_err(|why| ListenError { key, address: asked, why })?))
     }
 
     fn take_inherited(&self, asked: SocketAddr) -> Option<TcpListener> {

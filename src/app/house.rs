@@ -76,17 +76,18 @@ impl House {
         let (drain, tallies) = (Drain::new(), Arc::default());
         let shared = Shared { gate: Arc::clone(&gate), drain, tallies, connections, resolver };
         let inherited = match &mut before {
-            None => activated().map_err(Error::Listen)?,
+            None => activated().map_err(Error::Socket)?,
             Some(heir) => heir.take_sockets(),
         };
         let (tell_faults, faults) = mpsc::unbounded_channel();
         let doors = Doors::new(inherited, tell_faults.clone());
-        let planned = doors.plan(&settings.listen).map_err(Error::Listen)?;
+        let planned = doors.plan(&settings.listen)?;
         let desk = settings.admin.as_ref().filter(|_| start != Start::Aside);
-        let desk = desk.map(|desk| doors.bind(desk.listen)).transpose().map_err(Error::Listen)?;
+        let desk = desk.map(|desk| doors.bind(desk.listen, "[admin] listen")).transpose()?;
         settings.admin_bound = bound(desk.as_ref())?;
         let counter = settings.locks.clone().filter(|_| start != Start::Aside);
-        let counter = counter.map(|locks| Ok((doors.bind(locks.listen)?, locks))).transpose().map_err(Error::Listen)?;
+        let counter =
+            counter.map(|locks| Ok::<_, Error>((doors.bind(locks.listen, "[locks] listen")?, locks))).transpose()?;
         settings.locks_bound = bound(counter.as_ref().map(|(socket, _)| socket))?;
         let asked = settings.clone();
         settings.bound_to(&planned.bound());
@@ -127,7 +128,7 @@ impl Desk {
 
 /// The address of a socket that listens, with the port that the system chose.
 fn bound(socket: Option<&(SocketAddr, TcpListener)>) -> Result<Option<SocketAddr>, Error> {
-    socket.map(|(_, socket)| socket.local_addr()).transpose().map_err(Error::Listen)
+    socket.map(|(_, socket)| socket.local_addr()).transpose().map_err(Error::Socket)
 }
 
 /// How long nobody is let in until it was tried to reach the store of shared limits.

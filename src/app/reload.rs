@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use self::changes::Others;
 use super::crew::Crew;
 use super::doors::Doors;
+use super::listen_error::ListenError;
 use super::{causes, descriptors, systemd};
 use crate::config::{self, Settings};
 use crate::gate::InLine;
@@ -43,7 +44,7 @@ pub enum Error {
     Config(#[from] config::Error),
     /// One of its addresses cannot be listened on.
     #[error(transparent)]
-    Listen(std::io::Error),
+    Listen(#[from] ListenError),
     /// Its certificates or keys cannot be used.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
@@ -140,7 +141,7 @@ impl Reloader {
     ) -> Result<Vec<String>, Error> {
         let in_force = place.as_ref().ok_or(Error::HandedOver)?;
         settings.overrule(in_force);
-        let doors = self.doors.plan(&settings.listen).map_err(Error::Listen)?;
+        let doors = self.doors.plan(&settings.listen)?;
         let asked = settings.listen.clone();
         settings.bound_to(&doors.bound());
         let parts = self.parts(&settings, in_force).await?;
