@@ -1,7 +1,10 @@
-//! Start-up: what fails says which key of the file it is about, and how to mend it.
+//! Start-up: what fails leaves the state folder as it was, and says which key and how to mend it.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
+use std::sync::Arc;
+
+use rustix::process::Signal;
 
 use crate::support::gateway::{Dir, PROGRAM};
 use crate::support::*;
@@ -37,6 +40,49 @@ fn failing(taken: &TcpListener) -> Vec<(String, &'static str)> {
     ]
 }
 
+/// A folder in which a gateway ran, was asked nothing, and stopped in order.
+#[track_caller]
+fn stopped() -> Arc<Dir> {
+    let mut gateway = Gateway::start(&short());
+    gateway.signal(Signal::TERM);
+    assert!(gateway.ended().success());
+    Arc::clone(&gateway.dir)
+}
+
+/// Starts with the limit of `short`, and sees that its slot is free and that nothing is said of a crash.
+#[track_caller]
+fn starts_whole(dir: &Arc<Dir>, origin: &Origin) {
+    dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:0\"\n{}", short()));
+    let mut gateway = Gateway::start_by(Command::new(PROGRAM).args(["run", "-c", "proxy.toml"]), Arc::clone(dir));
+    let answer = gateway.get(&origin.url("/"));
+    assert_eq!(answer.status, 200, "{}\n{}", answer.raw, gateway.stderr());
+    assert!(!gateway.stderr().contains("did not stop in order"), "{}", gateway.stderr());
+    gateway.signal(Signal::TERM);
+    assert!(gateway.ended().success());
+}
+
+#[test]
+fn a_start_that_fails_makes_no_later_start_believe_in_a_crash() {
+    let (origin, taken) = (Origin::start(), TcpListener::bind("127.0.0.1:0").unwrap());
+    for (toml, _) in failing(&taken) {
+        let dir = Arc::new(Dir::new());
+        let told = fails(&dir, &toml);
+        assert!(!told.contains("did not stop in order"), "{told}");
+        starts_whole(&dir, &origin);
+    }
+}
+
+#[test]
+fn a_start_that_fails_undoes_no_clean_stop_before_it() {
+    let (origin, taken) = (Origin::start(), TcpListener::bind("127.0.0.1:0").unwrap());
+    for (toml, _) in failing(&taken) {
+        let dir = stopped();
+        fails(&dir, &toml);
+        fails(&dir, &toml);
+        starts_whole(&dir, &origin);
+    }
+}
+
 #[test]
 fn an_address_that_is_taken_is_told_with_its_key_and_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -51,4 +97,30 @@ fn an_address_that_is_taken_is_told_with_its_key_and_what_to_do() {
         );
         assert_eq!(told.matches("in use").count(), usize::from(is_port), "{told}");
     }
+}
+
+/// Runs a command with a listening socket of its own as descriptor 3, as systemd does.
+const ACTIVATE: &str = "
+import os, socket, sys
+listener = socket.create_server(('127.0.0.1', 0))
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+#[test]
+fn a_start_with_a_socket_of_systemds_that_fails_leaves_the_state_as_it_was() {
+    let (origin, taken) = (Origin::start(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let dir = stopped();
+    let (toml, key) = failing(&taken).swap_remove(1);
+    dir.write("failing.toml", &toml);
+    let started = Command::new("python3")
+        .args(["-c", ACTIVATE, PROGRAM, "run", "-c", "failing.toml"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(!started.status.success() && told.contains(key), "{told}");
+    starts_whole(&dir, &origin);
 }

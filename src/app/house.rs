@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
 
 use super::crew::Crew;
 use super::descriptors;
@@ -60,6 +61,9 @@ pub(super) struct Desk {
 
 impl House {
     /// Builds it. With another process in the place of which it is to stand, that one has let go when this returns.
+    ///
+    /// What can fail comes first, and last the step that cannot be undone: the mark in the state folder that a process runs
+    /// ([`Gate::start_journal`]), or the other process's word that it lets go ([`Heir::take`]).
     pub(super) fn build(mut settings: Settings, start: Start) -> Result<House, Error> {
         let clock = Clock::start();
         let mut before = match start {
@@ -93,6 +97,7 @@ impl House {
         settings.bound_to(&planned.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
         let parts = Parts::new(settings.proxy.clone(), shared.clone(), log, None)?;
+        let store_tls = store_tls(&settings)?;
         if let Some(heir) = &before {
             // From here on the other one stands still.
             limits = heir.inherit(&gate, settings.gate.limits.clone(), under_way(&settings))?;
@@ -102,13 +107,20 @@ impl House {
         let users = settings.admin.as_ref().and_then(|desk| desk.users.clone());
         let admin = desk.map(|socket| Desk::open(socket, users, &shared, &current)).transpose();
         let admin = admin.map_err(Error::Runtime)?;
-        if let Some(heir) = before {
-            heir.take(&gate, shared.drain.present())?;
-        }
-        begin_sharing(&gate, &settings)?;
         // Whoever gave locks before has closed by now.
         let locks = counter.map(|(socket, locks)| Counter::open(socket, &locks, clock, tell_faults)).transpose();
         let locks = locks.map_err(Error::Locks)?.map(Rc::new);
+        match before {
+            // The store must not hear of this process while the other one grants.
+            Some(heir) => {
+                heir.take(&gate, shared.drain.present())?;
+                begin_sharing(&gate, &settings, store_tls)?;
+            }
+            None => {
+                begin_sharing(&gate, &settings, store_tls)?;
+                gate.start_journal()?;
+            }
+        }
         Ok(House { shared, current, crew, doors, planned, faults, admin, locks, asked, settings })
     }
 }
@@ -134,11 +146,16 @@ fn bound(socket: Option<&(SocketAddr, TcpListener)>) -> Result<Option<SocketAddr
 /// How long nobody is let in until it was tried to reach the store of shared limits.
 const FIRST_TRY: Duration = Duration::from_secs(1);
 
+/// How the store of shared limits is spoken to, if that is with TLS.
+fn store_tls(settings: &Settings) -> Result<Option<TlsConnector>, Error> {
+    let is_tls = settings.gate.store.as_ref().is_some_and(|store| store.tls);
+    let connector = is_tls.then(|| Connector::plain(settings.proxy.tls.clone())).transpose();
+    Ok(connector.map_err(proxy::Error::Roots)?)
+}
+
 /// Limits that several gateways count together are asked for in their store from here on.
-fn begin_sharing(gate: &Arc<Gate>, settings: &Settings) -> Result<(), Error> {
+fn begin_sharing(gate: &Arc<Gate>, settings: &Settings, tls: Option<TlsConnector>) -> Result<(), Error> {
     let Some(store) = settings.gate.store.clone() else { return Ok(()) };
-    let trust = settings.proxy.tls.clone();
-    let tls = store.tls.then(|| Connector::plain(trust)).transpose().map_err(proxy::Error::Roots)?;
     let store = store::start(gate, store, tls, longest_under_way(settings)).map_err(Error::Runtime)?;
     if settings.gate.limits.iter().any(|limit| limit.shared) {
         store.wait_for_first_try(FIRST_TRY);

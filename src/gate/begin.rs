@@ -16,7 +16,7 @@ use crate::locker::{End, Estate, Limit, LimitId, Locker};
 impl Gate {
     /// A gate for these limits, which goes on where the one before ended if there is a state to be kept; and the numbers of
     /// the limits, in their order. Must be driven: spawn [`Gate::drive`] on one runtime, or nobody in line is ever woken by
-    /// time.
+    /// time. The state folder is locked and read, and says what it said before until [`Gate::start_journal`].
     ///
     /// # Errors
     /// If the state cannot be used, see [`journal::Error`]; nothing is let go then.
@@ -27,12 +27,25 @@ impl Gate {
             None => (None, Legacy::none()?),
         };
         let gate = Gate::empty(legacy.seed, clock);
+        gate.timer.prepare().map_err(journal::Error::System)?;
         let ids = gate.inherit(legacy.estate, legacy.end, limits, Duration::ZERO);
-        if let Some(journal) = journal.map(Arc::new) {
-            gate.meet(&journal);
-            journal.begin(&gate)?;
+        if let Some(journal) = journal {
+            gate.meet(&Arc::new(journal));
         }
         Ok((gate, ids))
+    }
+
+    /// Marks the state folder as in use: from here on an end without [`Gate::stop`] is a crash, and what is counted is
+    /// written. Call it after everything else that can fail at a start, so that a start that fails leaves the folder as it
+    /// was; and before the first [`Gate::ask`], which would go unwritten. Blocks the thread.
+    ///
+    /// # Errors
+    /// If the folder cannot be written, or the system gives no thread; the folder is as it was then.
+    pub fn start_journal(self: &Arc<Self>) -> Result<(), journal::Error> {
+        match self.journal.get() {
+            Some(journal) => journal.begin(self),
+            None => Ok(()),
+        }
     }
 
     /// A gate without limits.

@@ -66,7 +66,9 @@ fn open(settings: &Settings, limits: Vec<Limit>) -> Result<Arc<Gate>, Error> {
 
 fn open_at(clock: Clock, settings: &Settings, limits: Vec<Limit>) -> Result<Arc<Gate>, Error> {
     let settings = crate::gate::Settings { limits, state: Some(settings.clone()), store: None };
-    Gate::open(settings, clock).map(|(gate, _)| gate)
+    let (gate, _) = Gate::open(settings, clock)?;
+    gate.start_journal()?;
+    Ok(gate)
 }
 
 fn claim(key: u128) -> [Claim; 1] {
@@ -363,4 +365,26 @@ fn a_wall_clock_that_is_set_while_no_gateway_runs_opens_no_day() {
         assert_eq!(usage(&gate, 1).taken, 0);
         kill(gate);
     }
+}
+
+#[test]
+fn a_start_that_never_began_to_write_leaves_the_folder_as_it_was() {
+    let place = Place::new("not-begun");
+    let settings = |limits| crate::gate::Settings { limits, state: Some(place.settings()), store: None };
+    let gate = open(&place.settings(), vec![limit(2, SHORT)]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 1);
+    gate.stop();
+    kill(gate);
+    for _ in 0..2 {
+        // It fails after this.
+        drop(Gate::open(settings(vec![limit(2, SHORT)]), Clock::start()).unwrap());
+    }
+    // What may not be marked as whole by the time that the file says that a process runs.
+    fs::remove_file(place.0.join(WHOLE)).unwrap();
+    fs::create_dir(place.0.join(WHOLE)).unwrap();
+    let error = open(&place.settings(), vec![limit(2, SHORT)]).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Unusable { .. }), "{error}");
+    fs::remove_dir(place.0.join(WHOLE)).unwrap();
+    let gate = open(&place.settings(), vec![limit(2, SHORT)]).unwrap();
+    assert_eq!(usage(&gate, 2).taken, 0, "the stop was orderly");
 }

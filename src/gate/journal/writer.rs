@@ -20,8 +20,17 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Journal {
     /// Writes what is known so far, and starts the thread that writes from then on.
     pub(in crate::gate) fn begin(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
-        self.rewrite(gate).map_err(|error| Error::of_file(&self.folder.file(), error))?;
-        self.writer(gate).map(Parked::begin)
+        // Before the file says that a process runs.
+        let writer = self.writer(gate)?;
+        if let Err(error) = self.rewrite(gate) {
+            // The file may say so by now. Nothing was let go: it goes back to what an orderly stop leaves.
+            if let Err(error) = self.write_stopped(&gate.estate()) {
+                tracing::debug!(%error, "the state folder is as it was, or says that this process runs");
+            }
+            return Err(Error::of_file(&self.folder.file(), error));
+        }
+        writer.begin();
+        Ok(())
     }
 
     /// As [`Journal::begin`], in the place of another process that has closed the file. There is no way back: if it cannot
@@ -96,6 +105,16 @@ impl Journal {
     /// The last thing that is written: what a gateway that stops has counted.
     pub(in crate::gate) fn stop(&self, estate: &Estate) {
         self.bell.end();
+        match self.reopen().and_then(|()| self.write_stopped(estate)) {
+            Ok(()) => tracing::debug!(windows = estate.windows.len(), "what was counted is written"),
+            Err(error) => {
+                tracing::error!(%error, "what was counted cannot be written: the next start treats it as after a crash")
+            }
+        }
+    }
+
+    /// Puts an estate in the place of all that was written, with the mark of an orderly stop.
+    fn write_stopped(&self, estate: &Estate) -> Result<(), redb::Error> {
         let line = Line::here(&self.clock);
         let limits: Vec<&Limit> = estate.limits.iter().map(|known| &known.limit).collect();
         let head = Head {
@@ -104,19 +123,11 @@ impl Journal {
             limits: estate.limits.iter().map(|known| KnownForm::of(known, line)).collect(),
             readings: estate.readings.iter().map(|reading| ReadingForm::of(*reading, line)).collect(),
         };
-        let stopped = self.reopen().and_then(|()| {
-            self.write(|batch| {
-                batch.begin_anew()?;
-                batch.head(&head)?;
-                batch.pages(estate.windows.iter().map(|page| form_of(page, &limits, line)))
-            })
-        });
-        match stopped {
-            Ok(()) => tracing::debug!(windows = estate.windows.len(), "what was counted is written"),
-            Err(error) => {
-                tracing::error!(%error, "what was counted cannot be written: the next start treats it as after a crash")
-            }
-        }
+        self.write(|batch| {
+            batch.begin_anew()?;
+            batch.head(&head)?;
+            batch.pages(estate.windows.iter().map(|page| form_of(page, &limits, line)))
+        })
     }
 
     fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[Record]) -> Result<(), redb::Error> {
@@ -234,5 +245,10 @@ impl Gate {
     fn known(&self) -> (Vec<Known>, Vec<WallReading>) {
         let state = self.lock();
         (state.locker.known(), state.locker.readings())
+    }
+
+    fn estate(&self) -> Estate {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.estate(now))
     }
 }

@@ -273,6 +273,7 @@ fn the_journal_and_its_folder_move_too() {
     let limits = [limit(3, 5)];
     let settings = Settings { limits: limits.to_vec(), state: Some(state), store: None };
     let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
+    old.start_journal().unwrap();
     // It may have to wait until its slot is written down.
     let goes = |gate: &Arc<Gate>| match ask(gate) {
         Answer::Go(permit) => drop(permit.depart()),
@@ -360,6 +361,7 @@ fn a_gate_that_has_stopped_grants_nothing_to_the_process_before() {
     let state = journal::Settings { dir: dir.clone(), after_crash: AfterCrash::Remember };
     let settings = Settings { limits: vec![limit(2, 1)], state: Some(state), store: None };
     let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
+    old.start_journal().unwrap();
     let first = match ask(&old) {
         Answer::Go(permit) => permit.depart(),
         Answer::Wait(mut waiting) => eventually("its turn", || look(&mut waiting)).unwrap(),
