@@ -124,3 +124,41 @@ fn a_start_with_a_socket_of_systemds_that_fails_leaves_the_state_as_it_was() {
     assert!(!started.status.success() && told.contains(key), "{told}");
     starts_whole(&dir, &origin);
 }
+
+/// Has a process try to take over with this configuration, and waits until it has failed.
+#[track_caller]
+fn fails_to_take_over(gateway: &Gateway, toml: &str) {
+    gateway.dir.write("proxy.toml", toml);
+    gateway.signal(Signal::USR2);
+    eventually("its failure", || gateway.stderr().contains("not handed over, nothing has changed"));
+}
+
+#[test]
+fn a_process_that_fails_to_take_over_leaves_the_state_and_the_name_in_its_lock_as_they_were() {
+    let (origin, taken) = (Origin::start(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let mut gateway = Gateway::start(&short());
+    fails_to_take_over(&gateway, &failing(&taken).swap_remove(1).0);
+    let holder = std::fs::read_to_string(gateway.dir.path().join("state/lock")).unwrap();
+    assert_eq!(
+        holder.trim(),
+        gateway.pid().as_raw_nonzero().to_string(),
+        "kill -USR2 \"$(cat state/lock)\" is documented"
+    );
+    assert!(gateway.stderr().contains("[admin] listen"), "{}", gateway.stderr());
+    gateway.signal(Signal::TERM);
+    assert!(gateway.ended().success());
+    starts_whole(&gateway.dir, &origin);
+}
+
+#[test]
+fn a_process_that_cannot_read_the_locks_does_not_take_over() {
+    let origin = Origin::start();
+    let locks = format!("[locks]\nlisten = \"127.0.0.1:{}\"\n", free_port());
+    let gateway = Gateway::start(&format!("{}{locks}", limit(2, "1h", "when_full = \"refuse\"")));
+    gateway.dir.write("state/locks.jsonl", "hello\nworld\n");
+    let toml = std::fs::read_to_string(gateway.dir.path().join("proxy.toml")).unwrap();
+    fails_to_take_over(&gateway, &toml);
+    assert!(gateway.stderr().contains("locks cannot be given"), "{}", gateway.stderr());
+    let statuses: Vec<u16> = (0..3).map(|n| gateway.get(&origin.url(&format!("/{n}"))).status).collect();
+    assert_eq!(statuses, [200, 200, 429], "the old one goes on");
+}

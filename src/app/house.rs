@@ -98,6 +98,9 @@ impl House {
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
         let parts = Parts::new(settings.proxy.clone(), shared.clone(), log, None)?;
         let store_tls = store_tls(&settings)?;
+        // Whoever gave locks before has closed before it started this process.
+        let locks = counter.map(|(socket, locks)| Counter::open(socket, &locks, clock, tell_faults)).transpose();
+        let locks = locks.map_err(Error::Locks)?.map(Rc::new);
         if let Some(heir) = &before {
             // From here on the other one stands still.
             limits = heir.inherit(&gate, settings.gate.limits.clone(), under_way(&settings))?;
@@ -107,9 +110,6 @@ impl House {
         let users = settings.admin.as_ref().and_then(|desk| desk.users.clone());
         let admin = desk.map(|socket| Desk::open(socket, users, &shared, &current)).transpose();
         let admin = admin.map_err(Error::Runtime)?;
-        // Whoever gave locks before has closed by now.
-        let locks = counter.map(|(socket, locks)| Counter::open(socket, &locks, clock, tell_faults)).transpose();
-        let locks = locks.map_err(Error::Locks)?.map(Rc::new);
         match before {
             // The store must not hear of this process while the other one grants.
             Some(heir) => {

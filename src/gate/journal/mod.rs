@@ -256,17 +256,24 @@ impl Folder {
             }
             Err(TryLockError::Error(error)) => return Err(unusable(path)(error)),
         }
-        Ok(Folder::held(dir, lock))
+        let folder = Folder::held(dir, lock);
+        folder.name_holder();
+        Ok(folder)
     }
 
     /// The folder whose lock this is.
-    fn held(dir: &Path, mut lock: Handle) -> Folder {
-        // Only told to people; the lock is what counts.
+    fn held(dir: &Path, lock: Handle) -> Folder {
+        Folder { dir: dir.to_owned(), lock: Mutex::new(Some(lock)) }
+    }
+
+    /// Writes this process's number into the lock's file: for operators, and for `kill -USR2`. The lock is what counts.
+    fn name_holder(&self) {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lock) = &mut *lock else { return };
         let told = lock.set_len(0).and_then(|()| lock.rewind());
         if let Err(error) = told.and_then(|()| writeln!(lock, "{}", std::process::id())) {
             tracing::debug!(%error, "the state folder does not say whose it is");
         }
-        Folder { dir: dir.to_owned(), lock: Mutex::new(Some(lock)) }
     }
 
     fn let_go(&self) {

@@ -36,6 +36,8 @@ impl Journal {
     /// As [`Journal::begin`], in the place of another process that has closed the file. There is no way back: if it cannot
     /// be written, the gateway goes on without.
     pub(in crate::gate) fn take_up(&self, gate: &Gate, writer: Parked) {
+        // Not before: a process that fails to take over leaves the number of the one that goes on.
+        self.folder.name_holder();
         if let Err(error) = self.reopen().and_then(|()| self.rewrite(gate)) {
             self.fail(gate, &error);
         }
