@@ -73,6 +73,22 @@ fn a_start_that_fails_makes_no_later_start_believe_in_a_crash() {
 }
 
 #[test]
+fn what_a_start_makes_beside_a_file_of_this_repository_is_ignored_by_git() {
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !top.join(".git").exists() {
+        return;
+    }
+    // The seed of keys and the key of the authority are secrets.
+    for made in ["state/journal.redb", "state/lock", "certs/lockgate-ca.key"] {
+        for beside in ["", "config/", "config/examples/"] {
+            let path = format!("{beside}{made}");
+            let ignored = Command::new("git").args(["check-ignore", "-q", &path]).current_dir(top).status().unwrap();
+            assert!(ignored.success(), "{path} would be published by `git add .`");
+        }
+    }
+}
+
+#[test]
 fn a_start_that_fails_undoes_no_clean_stop_before_it() {
     let (origin, taken) = (Origin::start(), TcpListener::bind("127.0.0.1:0").unwrap());
     for (toml, _) in failing(&taken) {
