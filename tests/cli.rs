@@ -1,5 +1,8 @@
 //! The command line: what it checks, what it prints, how it ends.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
 use crate::support::gateway::{Dir, PROGRAM};
@@ -78,6 +81,52 @@ fn a_check_says_in_a_sentence_what_a_limit_means() {
     for part in ["5", "800", "api.partner.example"] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn a_check_sees_two_listeners_on_one_address() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", &format!("{UNLIMITED}[admin]\nlisten = \"127.0.0.1:8080\"\n"));
+    let output = run(&dir, &["check"]);
+    let text = all_of(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("[listen] proxy has by default 127.0.0.1:8080 already"), "{text}");
+}
+
+/// Runs as a user that is not root and may not write `dir`; `None` if there is no way to be one.
+fn run_as_nobody(dir: &Dir, args: &[&str]) -> Option<Output> {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).current_dir(dir.path()).env_remove("LOCKGATE_CONFIG").stdin(Stdio::null());
+    if rustix::process::geteuid().is_root() {
+        // The user `nobody` of most systems.
+        command.uid(65534).gid(65534);
+    }
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o555)).unwrap();
+    let output = command.output();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    // The program may lie where only root gets.
+    output.ok().filter(|output| output.status.code() != Some(127))
+}
+
+#[test]
+fn a_check_warns_of_folders_that_cannot_be_written_and_no_other_command_does() {
+    let dir = Dir::new();
+    let intercept = "[tls]\nintercept = [\"elsewhere.example\"]\nca_dir = \"authority\"\n";
+    dir.write("proxy.toml", &format!("{UNLIMITED}{intercept}"));
+    let Some(output) = run_as_nobody(&dir, &["check"]) else { return };
+    let text = all_of(&output);
+    assert_eq!(output.status.code(), Some(0), "it may be another user's gateway: {text}");
+    for folder in ["the state folder state needs", "no authority is in authority, and this user cannot make one"] {
+        assert!(text.contains(folder), "{text}");
+    }
+    assert_eq!(text.matches("warning: ").count(), 2, "{text}");
+    let Some(output) = run_as_nobody(&dir, &["env"]) else { return };
+    assert!(!all_of(&output).contains("the state folder"), "{}", all_of(&output));
+    // What the gateway's own user is told: the cause once, and what would be right.
+    let Some(output) = run_as_nobody(&dir, &["run"]) else { return };
+    let text = all_of(&output);
+    assert_eq!((output.status.code(), text.matches("Permission denied").count()), (Some(1), 1), "{text}");
+    assert!(text.contains("the state folder state cannot be used") && text.contains("[state] dir"), "{text}");
 }
 
 #[test]

@@ -153,10 +153,10 @@ fn who_cannot_take_over_leaves_everything_as_it_was_and_says_why() {
     says(&gateway, "not handed over, nothing has changed: the file cannot be read");
     gateway.complains("proxy.toml:2:12");
     // What only a new process takes up, and this one cannot.
-    gateway.dir.write("proxy.toml", &format!("{whole}\n[state]\ndir = \"proxy.toml/state\"\n"));
+    gateway.dir.write("proxy.toml", &format!("{whole}\n[state]\ndir = \"/proc/state\"\n"));
     gateway.signal(Signal::USR2);
     says(&gateway, "not handed over, nothing has changed: the other process ended or did not answer");
-    says(&gateway, "the state folder proxy.toml/state cannot be used");
+    says(&gateway, "the state folder /proc/state cannot be used");
     gateway.dir.write("proxy.toml", &whole);
     assert_eq!(gateway.get(&origin.url("/2")).status, 200);
     gateway.hand_over();

@@ -10,6 +10,8 @@ pub(super) fn check(wish: Option<&Path>) -> ExitCode {
     let Some((path, settings)) = settings(wish) else {
         return ExitCode::FAILURE;
     };
+    // Here alone: other commands may be run by another user than the gateway, or for one that runs already.
+    settings.unusable.iter().for_each(|warning| eprintln!("{warning}"));
     let mut text = settings.meanings.join("\n");
     if !text.is_empty() {
         text.push('\n');

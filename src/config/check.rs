@@ -1,6 +1,6 @@
 //! From what `proxy.toml` says to settings that need no checking again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,15 +12,13 @@ use super::limit::Keying;
 use super::process::{self, State};
 use super::value::Destination;
 use super::walk::{At, Reader, Written};
-use super::{Admin, Locks, Settings, address_rules, limit, lint, store, tls, users};
+use super::{Admin, Locks, Settings, address_rules, folders, limit, lint, listeners, store, tls, users};
 use crate::gate::{self, journal};
 use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::proxy::{self, PoolSettings, access, target, trace};
 
-/// Where lockgate listens unless it is told otherwise.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Where what must outlive a restart is kept unless it is told otherwise.
 const STATE: &str = "state";
 /// Idle connections kept for one origin by each runtime: what a fleet's burst leaves behind, within
@@ -30,7 +28,8 @@ const IDLE_PER_ORIGIN: usize = 64;
 /// Builds the settings. Where something is wrong it is reported, and the settings are of no use.
 /// `folder` is where relative paths begin.
 pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings {
-    let listen = listen(&file.listen.proxy, reader);
+    let listen = listen(&file.listen.proxy);
+    listeners::check(&file, reader);
     let connections = connections(&file, reader);
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
     check_open(&file, loopback_only, reader);
@@ -47,6 +46,9 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     };
     let checked = limit::check_all(file.limits, &keying, reader);
     let store = store::check(&file.store, &checked, file.timeouts.request, folder, reader);
+    let state = state(&file.state, folder);
+    let state_place = file.state.dir.get().map_or(0..0, |at| at.place.clone());
+    let unusable = folders::check_state(&state, &state_place, reader).into_iter().chain(tls.unusable).collect();
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
     let (mut limits, mut rules, mut meanings) = (Vec::new(), Vec::new(), Vec::new());
     for limit in checked {
@@ -56,7 +58,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
     }
     Settings {
         text: "".into(),
-        gate: gate::Settings { limits, state: Some(state(&file.state, folder)), store },
+        gate: gate::Settings { limits, state: Some(state), store },
         proxy: proxy::Settings {
             rules,
             routes,
@@ -86,6 +88,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         admin_bound: None,
         locks_bound: None,
         warnings: Vec::new(),
+        unusable,
     }
 }
 
@@ -154,18 +157,8 @@ fn locks(
     Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir })
 }
 
-fn listen(written: &Written<Vec<At<SocketAddr>>>, reader: &Reader<'_>) -> Vec<SocketAddr> {
-    let Some(list) = written.get() else {
-        return vec![LISTEN];
-    };
-    for (index, at) in list.value.iter().enumerate() {
-        // Port 0 stands for any free port, so several of them are several ports.
-        let again = list.value[..index].iter().any(|other| other.value == at.value);
-        if again && at.value.port() != 0 {
-            reader.error(&at.place, format_args!("{} is listed already", at.value), "leave it out");
-        }
-    }
-    list.value.iter().map(|at| at.value).collect()
+fn listen(written: &Written<Vec<At<SocketAddr>>>) -> Vec<SocketAddr> {
+    written.get().map_or_else(|| vec![listeners::LISTEN], |list| list.value.iter().map(|at| at.value).collect())
 }
 
 fn connections(file: &File, reader: &Reader<'_>) -> connection_limit::Settings {

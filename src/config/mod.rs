@@ -11,10 +11,12 @@ mod access_schema;
 mod address_rules;
 mod check;
 mod file;
+mod folders;
 mod item;
 mod limit;
 mod limit_schema;
 mod lint;
+mod listeners;
 mod meaning;
 mod process;
 mod report;
@@ -87,6 +89,8 @@ pub struct Settings {
     pub locks_bound: Option<SocketAddr>,
     /// What is allowed, but hardly meant.
     pub warnings: Vec<Report>,
+    /// Folders that the user of this process could not use; the gateway's may be another.
+    pub unusable: Vec<Report>,
 }
 
 /// Where the gateway is watched and tuned; the `[admin]` of the file.

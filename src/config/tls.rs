@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::CertificateDer;
 
 use super::file::{Pair, Shown, Tls};
+use super::folders;
+use super::report::Report;
 use super::value::Pattern;
 use super::walk::{At, Place, Reader};
 use crate::gate::clock::Clock;
@@ -22,15 +24,15 @@ pub(super) struct Checked {
     pub(super) identities: Vec<(HostPattern, usize)>,
     pub(super) intercept: Vec<HostPattern>,
     pub(super) authority: Option<ca::Settings>,
+    /// What keeps this user from making the authority.
+    pub(super) unusable: Option<Report>,
 }
 
 /// Checks `[tls]` with all files that it names. No authority is made.
 pub(super) fn check(written: &Tls, folder: &Path, reader: &Reader<'_>) -> Checked {
     check_patterns(&written.intercept, reader);
     let authority = (!written.intercept.is_empty()).then(|| authority(written, folder));
-    if let Some(settings) = &authority {
-        check_authority(settings, written, reader);
-    }
+    let unusable = authority.as_ref().and_then(|settings| check_authority(settings, written, reader));
     let (mut identities, mut hosts) = (Vec::new(), Vec::new());
     for shown in &written.clients {
         check_host(shown, reader);
@@ -45,6 +47,7 @@ pub(super) fn check(written: &Tls, folder: &Path, reader: &Reader<'_>) -> Checke
         identities: hosts,
         intercept: written.intercept.iter().map(|at| at.value.pattern.clone()).collect(),
         authority,
+        unusable,
     }
 }
 
@@ -81,15 +84,22 @@ fn check_patterns(intercept: &[At<Pattern<HostPattern>>], reader: &Reader<'_>) {
     }
 }
 
-/// An authority that is there must be fit for use; one that is not is made when it is needed.
-fn check_authority(settings: &ca::Settings, written: &Tls, reader: &Reader<'_>) {
-    let Err(error) = ca::look(settings, Clock::start().wall_unix_nanos()) else { return };
-    let Some(first) = written.intercept.first() else { return };
-    let fault = error.fault;
+/// An authority that is there must be fit for use; one that is not is made when it is needed. Returns what keeps this user
+/// from making it.
+fn check_authority(settings: &ca::Settings, written: &Tls, reader: &Reader<'_>) -> Option<Report> {
+    let first = written.intercept.first()?;
+    let fault = match ca::look(settings, Clock::start().wall_unix_nanos()) {
+        Ok(Some(_)) => return None,
+        Ok(None) => {
+            let place = written.ca_dir.get().map_or(&first.place, |at| &at.place);
+            return folders::check_authority(&settings.dir, place, reader);
+        }
+        Err(error) => error.fault,
+    };
     // Whoever runs the gateway may be somebody else, who can read it.
     if fault.is_denied() {
         reader.warn(&first.place, &fault, "the gateway must run as the user whose file this is");
-        return;
+        return None;
     }
     let dir = written.ca_dir.get().map_or(&first.place, |at| &at.place);
     let place = match &fault {
@@ -109,6 +119,7 @@ fn check_authority(settings: &ca::Settings, written: &Tls, reader: &Reader<'_>) 
         | Fault::Making(_) => dir,
     };
     reader.error(place, &fault, fault.remedy());
+    None
 }
 
 fn check_host(shown: &Shown, reader: &Reader<'_>) {

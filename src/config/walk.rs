@@ -94,8 +94,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn warn(&self, place: &Place, message: impl Display, advice: impl Display) {
-        let report = self.source.warning(place, message.to_string(), advice.to_string());
-        self.note(report);
+        self.note(self.warning(place, message, advice));
+    }
+
+    /// A warning that is not noted.
+    pub(super) fn warning(&self, place: &Place, message: impl Display, advice: impl Display) -> Report {
+        self.source.warning(place, message.to_string(), advice.to_string())
     }
 
     /// Notes a report about another file.

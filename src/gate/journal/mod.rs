@@ -12,6 +12,7 @@ mod tests;
 pub(super) mod when;
 mod writer;
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File as Handle, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -36,6 +37,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// As long as it is there, the file holds all that had to be written before it was used.
 const WHOLE: &str = "whole";
 
+/// What is written in the folder.
+pub const FILES: [&str; 3] = [FILE, LOCK, WHOLE];
+
 /// What must outlive a restart, and what becomes of it; the `[state]` of the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -59,14 +63,16 @@ pub enum AfterCrash {
 pub enum Error {
     /// The folder cannot be made or used.
     #[error(
-        "the state folder {} cannot be used: {source}; let the gateway's user write there or name another in [state] dir. \
-         With after_crash = \"forget\" it is done without, and a restart forgets what was counted", path.display()
+        "{} cannot be used: {why}; {}. With after_crash = \"forget\" in [state] the gateway runs without it, and a restart \
+         forgets what was counted",
+        named(path),
+        remedy(why)
     )]
     Unusable {
         /// The folder, or the file in it.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        why: io::Error,
     },
     /// Another gateway has it.
     #[error(
@@ -107,14 +113,33 @@ pub enum Error {
 impl Error {
     /// What the library says of the file.
     fn of_file(path: &Path, error: redb::Error) -> Error {
-        if let redb::Error::Io(source) = error {
+        if let redb::Error::Io(why) = error {
             // That is how it calls what is none of its files.
-            if source.kind() != io::ErrorKind::InvalidData {
-                return Error::Unusable { path: path.to_owned(), source };
+            if why.kind() != io::ErrorKind::InvalidData {
+                return Error::Unusable { path: path.to_owned(), why };
             }
-            return damaged(path, &source.to_string());
+            return damaged(path, &why.to_string());
         }
         damaged(path, &error.to_string())
+    }
+}
+
+/// The state folder, or the file in it.
+fn named(path: &Path) -> String {
+    let file = path.file_name().and_then(OsStr::to_str).filter(|name| FILES.contains(name));
+    match (file, path.parent()) {
+        (Some(file), Some(dir)) => format!("{file} in the state folder {}", dir.display()),
+        _ => format!("the state folder {}", path.display()),
+    }
+}
+
+/// What an operator can do about a folder that cannot be used.
+fn remedy(why: &io::Error) -> &'static str {
+    match why.kind() == io::ErrorKind::AlreadyExists || why.kind() == io::ErrorKind::NotADirectory {
+        true => {
+            "a file is in its place, or in that of a folder above it: move it away, or name another folder in [state] dir"
+        }
+        false => "let the gateway's user write there, or name another folder in [state] dir",
     }
 }
 
@@ -240,7 +265,7 @@ fn lock_soon(lock: &Handle) -> Result<(), TryLockError> {
 
 impl Folder {
     fn take(dir: &Path) -> Result<Folder, Error> {
-        let unusable = |path: PathBuf| move |source| Error::Unusable { path, source };
+        let unusable = |path: PathBuf| move |why| Error::Unusable { path, why };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable(dir.to_owned()))?;
         let path = dir.join(LOCK);
         let opened = Handle::options().read(true).write(true).create(true).truncate(false).open(&path);
@@ -315,7 +340,7 @@ impl Folder {
     /// The file that cannot be used is kept for whoever wants to look at it.
     fn set_aside(&self) -> Result<(), Error> {
         let (from, to) = (self.file(), self.dir.join(format!("{FILE}.unread")));
-        fs::rename(&from, to).map_err(|source| Error::Unusable { path: from, source })
+        fs::rename(&from, to).map_err(|why| Error::Unusable { path: from, why })
     }
 
     fn is_whole(&self) -> bool {

@@ -224,6 +224,7 @@ fn a_folder_that_cannot_be_used_is_named_or_done_without() {
     fs::write(&place.0, "in the way").unwrap();
     let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
     assert!(told.contains(place.0.to_str().unwrap()) && told.contains("after_crash = \"forget\""), "{told}");
+    assert!(told.contains("a file is in its place"), "{told}");
     let gate = open(&place.forgetting(), vec![limit(5, HOUR)]).unwrap();
     assert_eq!((gate.journal_health(), go(&gate, 1, 6)), (Health::Off, 5));
     fs::remove_file(&place.0).unwrap();

@@ -1,0 +1,117 @@
+//! State and authority folders: whether this machine's user could make and write them.
+//!
+//! A file in the way of a folder is a mistake wherever it is. A folder that this user may not write is none by itself: the
+//! file may be checked by another user, or on another machine, than the gateway runs on. That is told by `lockgate check`
+//! alone, as a warning.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use super::report::Report;
+use super::walk::{Place, Reader};
+use crate::gate::journal;
+
+/// Why a folder cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    /// There is a file where the folder, or one above it, would be.
+    InTheWay(PathBuf),
+    /// This, which is there, cannot be written.
+    Denied(PathBuf, io::ErrorKind),
+}
+
+/// Checks the state folder; `place`: of the key that names it, or of the file's beginning. Returns what only this user and
+/// this machine are to blame for.
+pub(super) fn check_state(settings: &journal::Settings, place: &Place, reader: &Reader<'_>) -> Option<Report> {
+    let fault = fault(&settings.dir, &journal::FILES)?;
+    let dir = settings.dir.display();
+    match fault {
+        // The gateway does without it then, and says so.
+        Fault::InTheWay(file) if settings.after_crash == journal::AfterCrash::Forget => {
+            let message = format!("the state folder {dir} cannot be made: {} is a file", file.display());
+            Some(reader.warning(place, message, "the gateway runs without it, and a restart forgets what was counted"))
+        }
+        Fault::InTheWay(file) => {
+            let message = format!("the state folder {dir} cannot be made: {} is a file", file.display());
+            reader.error(place, message, "name another folder, or move the file away");
+            None
+        }
+        Fault::Denied(path, kind) => {
+            let message =
+                format!("this user cannot write {}, which the state folder {dir} needs: {kind}", path.display());
+            Some(reader.warning(place, message, "the gateway must run as a user that can"))
+        }
+    }
+}
+
+/// Checks the folder of an authority that has yet to be made.
+pub(super) fn check_authority(dir: &Path, place: &Place, reader: &Reader<'_>) -> Option<Report> {
+    let told = |path: &Path, why: &dyn std::fmt::Display| {
+        let (dir, path) = (dir.display(), path.display());
+        let message = format!("no authority is in {dir}, and this user cannot make one: {path}: {why}");
+        reader.warning(
+            place,
+            message,
+            "the gateway must run as a user that can write there, or name another folder in ca_dir",
+        )
+    };
+    match fault(dir, &[])? {
+        Fault::InTheWay(file) => Some(told(&file, &"it is a file")),
+        Fault::Denied(path, kind) => Some(told(&path, &kind)),
+    }
+}
+
+/// What keeps this process's user from making a folder, or from writing it and these files in it.
+fn fault(dir: &Path, files: &[&str]) -> Option<Fault> {
+    for folder in dir.ancestors() {
+        // The first ancestor of "a" is "", which stands for the working directory.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        match std::fs::metadata(folder) {
+            Ok(found) if !found.is_dir() => return Some(Fault::InTheWay(folder.to_owned())),
+            Ok(_) => {
+                let denied = denied(folder, Access::WRITE_OK | Access::EXEC_OK);
+                let inside = files.iter().map(|name| dir.join(name));
+                let file = || inside.into_iter().find_map(|path| denied_file(&path));
+                return denied.or_else(file);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) => return Some(Fault::Denied(folder.to_owned(), error.kind())),
+        }
+    }
+    None
+}
+
+fn denied_file(path: &Path) -> Option<Fault> {
+    path.exists().then(|| denied(path, Access::READ_OK | Access::WRITE_OK)).flatten()
+}
+
+fn denied(path: &Path, access: Access) -> Option<Fault> {
+    let error = io::Error::from(accessat(CWD, path, access, AtFlags::EACCESS).err()?);
+    Some(Fault::Denied(path.to_owned(), error.kind()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_is_as_good_as_what_is_above_it() {
+        let top = std::env::temp_dir().join(format!("lockgate-folders-{}", std::process::id()));
+        std::fs::create_dir_all(&top).unwrap();
+        assert_eq!(fault(&top.join("a/b/c"), &journal::FILES), None);
+        std::fs::write(top.join("file"), "").unwrap();
+        assert_eq!(fault(&top.join("file"), &[]), Some(Fault::InTheWay(top.join("file"))));
+        assert_eq!(fault(&top.join("file/state"), &[]), Some(Fault::InTheWay(top.join("file"))));
+        assert_eq!(fault(Path::new("no-such-folder/state"), &[]), None);
+        std::fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn what_the_system_says_of_a_folder_is_told() {
+        // No user may write there.
+        let Some(Fault::Denied(path, _)) = fault(Path::new("/proc/self/attr/state"), &[]) else { return };
+        assert_eq!(path, Path::new("/proc/self/attr"));
+    }
+}

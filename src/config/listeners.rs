@@ -1,0 +1,94 @@
+//! Listening addresses: no two listeners may want the same one, or one of them all addresses of the other's port.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::file::File;
+use super::walk::{Place, Reader};
+
+/// Where callers are listened to unless `[listen] proxy` says otherwise.
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// An address that a key names, or stands for by default.
+struct Listener<'f> {
+    key: &'static str,
+    address: SocketAddr,
+    place: Option<&'f Place>,
+}
+
+/// Reports listeners that the kernel would not bind beside one another.
+pub(super) fn check(file: &File, reader: &Reader<'_>) {
+    let mut listeners: Vec<Listener<'_>> = Vec::new();
+    match file.listen.proxy.get() {
+        Some(list) => listeners.extend(list.value.iter().map(|at| Listener {
+            key: "[listen] proxy",
+            address: at.value,
+            place: Some(&at.place),
+        })),
+        None => listeners.push(Listener { key: "[listen] proxy", address: LISTEN, place: None }),
+    }
+    let others = [("[admin] listen", file.admin.listen.get()), ("[locks] listen", file.locks.listen.get())];
+    listeners.extend(others.into_iter().filter_map(|(key, at)| {
+        let at = at?;
+        Some(Listener { key, address: at.value, place: Some(&at.place) })
+    }));
+    for (index, listener) in listeners.iter().enumerate() {
+        let rival = listeners[..index].iter().find(|other| overlap(other.address, listener.address));
+        if let (Some(rival), Some(place)) = (rival, listener.place) {
+            report(listener, rival, place, reader);
+        }
+    }
+}
+
+fn report(listener: &Listener<'_>, rival: &Listener<'_>, place: &Place, reader: &Reader<'_>) {
+    let (address, other) = (listener.address, rival.address);
+    if rival.key == listener.key && address == other {
+        return reader.error(place, format_args!("{address} is listed already"), "leave it out");
+    }
+    let has = if rival.place.is_none() { "has by default" } else { "has" };
+    let message = if address == other {
+        format!("{} {has} {address} already", rival.key)
+    } else if address.ip().is_unspecified() {
+        format!("{} {has} {other} already, which {address} includes", rival.key)
+    } else {
+        format!("{} {has} {other} already, which includes {address}", rival.key)
+    };
+    if rival.key == listener.key {
+        return reader.error(place, message, "leave one of them out");
+    }
+    let next = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(1024));
+    reader.error(place, message, format_args!("another port, such as \"{next}\""));
+}
+
+/// Whether one of two listeners keeps the other from being bound (bind(2), EADDRINUSE): the port is the same, and one has the
+/// other's address or all addresses of its family. IPv6 listeners take no IPv4 (`IPV6_V6ONLY` is set); port 0 is any free one.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let scope = |address: SocketAddr| match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    };
+    let same = one.ip() == other.ip() && scope(one) == scope(other);
+    one.port() != 0 && one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (all || same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_overlap_as_the_kernel_sees_it() {
+        for (one, other, wanted) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("[::1]:80", "[::]:80", true),
+            ("[::]:80", "0.0.0.0:80", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("[fe80::1%1]:80", "[fe80::1%2]:80", false),
+        ] {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((overlap(one, other), overlap(other, one)), (wanted, wanted), "{one} {other}");
+        }
+    }
+}
