@@ -76,6 +76,20 @@ fn a_gateway_is_started_for_a_program_and_ends_with_it() {
 }
 
 #[test]
+fn who_starts_a_gateway_beside_one_of_exec_is_told_that_it_ends_by_itself() {
+    let stage = Stage::new(&counted());
+    let program = stage.waiting();
+    let output = stage.command(&["run"]).output().unwrap();
+    let told = err(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("is another gateway's"), "{told}");
+    let pid = told.split_once("(process ").unwrap().1.split(')').next().unwrap();
+    assert!(told.contains(&format!("`lockgate exec` started process {pid} for the programs that it runs")), "{told}");
+    program.then("true");
+    stage.no_gateway_is_left();
+}
+
+#[test]
 fn a_program_may_have_a_gateway_on_any_free_port() {
     let (stage, origin) = (Stage::at(0, &counted()), Origin::start());
     let (one, other) = (stage.waiting(), stage.waiting());

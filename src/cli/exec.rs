@@ -54,6 +54,13 @@ pub(super) fn exec(arguments: Arguments, wish: Option<&Path>) -> ExitCode {
     }
 }
 
+/// Whether a process is a gateway that exec started for programs, by its command line; `false` if that cannot be read.
+pub(super) fn is_gateway(process: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).skip(1).take(3).collect();
+    words == [&b"exec"[..], b"--part", b"gateway"]
+}
+
 /// Runs the program; returns only if that fails.
 fn run(program: &[OsString], wish: Option<&Path>) -> ExitCode {
     let Some((path, mut settings)) = settings(wish) else {

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{complain, settings, variables};
+use super::{complain, exec, settings, variables};
 use crate::app::{self, Ended, Start};
 use crate::config::Settings;
+use crate::gate::journal;
 use crate::log;
 
 /// What `run` can be told.
@@ -34,9 +35,21 @@ pub(super) fn run(arguments: Arguments, wish: Option<&Path>) -> ExitCode {
         Ok(Ended::Cut(code)) => ExitCode::from(code),
         Err(error) => {
             complain(&error);
+            if let Some(process) = holder(&error).filter(|process| exec::is_gateway(*process)) {
+                eprintln!(
+                    "lockgate: `lockgate exec` started process {process} for the programs that it runs; it ends by itself, \
+                     at most a minute after the last of them"
+                );
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// The process that has the state folder, if that is why the gateway cannot run.
+fn holder(error: &app::Error) -> Option<u32> {
+    let app::Error::State(journal::Error::Held { holder, .. }) = error else { return None };
+    holder.as_ref()?.parse().ok()
 }
 
 /// What runs, where, what it holds back, and how programs use it.
