@@ -73,7 +73,7 @@ pub enum Error {
     Proxy(#[from] proxy::Error),
     /// Locks cannot be given.
     #[error("locks cannot be given: {0}")]
-    Locks(#[source] io::Error),
+    Locks(io::Error),
     /// What was counted before cannot be known.
     #[error(transparent)]
     State(#[from] journal::Error),

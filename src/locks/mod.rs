@@ -23,6 +23,7 @@ use axum::routing::{get, post};
 use ipnet::IpNet;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::table::Table;
@@ -184,7 +185,12 @@ async fn sweep(house: Arc<House>) {
     seldom.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         seldom.tick().await;
-        house.table.sweep();
+        let Some(rewrite) = house.table.sweep() else { continue };
+        // On another thread: locks are given meanwhile.
+        let rewrite = Arc::new(rewrite);
+        let writes = Arc::clone(&rewrite);
+        let written = spawn_blocking(move || writes.write()).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        house.table.rewritten(&rewrite, written);
     }
 }
 

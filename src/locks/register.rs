@@ -1,8 +1,10 @@
-//! Who holds what, on the disk: one line when a lock is taken, one when it is given back.
+//! Lock register: an append-only file of the locks that are held, one line when a lock is taken, one when it is given back.
 //!
 //! A line is written before its lock is told to anybody, so that no lock is forgotten by a process that dies. What ends by
-//! itself needs no line: its end is in it.
+//! itself needs no line: its end is in it. A line that was not written as a whole was told to nobody; it is cut off, or if
+//! that fails too, ended by the next line and passed over by the reader.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,8 +12,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "locks.jsonl";
-/// How many lines there may be beyond those of locks that are held, before the file is written anew.
+/// How many lines there may be beyond twice those of locks that are held, before the file is written anew: so each line is
+/// written twice at most.
 const SLACK: usize = 10_000;
+/// How a line begins. No line has either anywhere else: within a string the quotes are escaped.
+const BEGINNINGS: [&[u8]; 2] = [b"{\"held\":", b"{\"ended\":"];
 
 /// A lock that is held.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
@@ -32,15 +37,41 @@ enum Line {
     Ended(String),
 }
 
+/// A file that is appended to, and cut where an append has failed.
+pub(super) trait Appends: Write {
+    fn size(&self) -> io::Result<u64>;
+    fn cut(&mut self, size: u64) -> io::Result<()>;
+}
+
+impl Appends for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn cut(&mut self, size: u64) -> io::Result<()> {
+        self.set_len(size)
+    }
+}
+
 /// The file.
-pub(super) struct Register {
+pub(super) struct Register<F = File> {
     path: PathBuf,
-    file: File,
+    file: F,
+    /// Its size, if its last line is known to be whole.
+    whole: Option<u64>,
     lines: usize,
+    /// What was appended since another file began to be written that is to take its place.
+    since: Option<Vec<u8>>,
+}
+
+/// The locks that are held, to be written to a file that takes the register's place; by any thread.
+pub(super) struct Rewrite {
+    path: PathBuf,
+    held: Vec<Entry>,
 }
 
 impl Register {
-    /// Opens it, and reads which locks were held by whoever wrote it. A last line that was not finished was told to nobody.
+    /// Opens it, and reads which locks were held by the process that wrote it.
     ///
     /// # Errors
     /// If it cannot be read or written, or holds what no lockgate has written.
@@ -49,126 +80,190 @@ impl Register {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         std::fs::create_dir_all(dir).map_err(named)?;
         let held = match File::open(&path) {
-            Ok(file) => read(&file).map_err(named)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Ok(file) => Some(read(BufReader::new(file)).map_err(named)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(named(error)),
         };
-        let (file, lines) = write_anew(&path, held.iter().cloned()).map_err(named)?;
-        Ok((Register { path, file, lines }, held))
+        let is_new = held.is_none();
+        let (held, lines) = held.unwrap_or_default();
+        let rewrite = Rewrite { path: path.clone(), held };
+        let renewed = rewrite.write().and_then(|file| rewrite.put(file));
+        let (file, whole, lines) = match renewed {
+            Ok(file) => (file, None, rewrite.held.len()),
+            // A disk without room for another file may have some for a line.
+            Err(error) if !is_new => {
+                tracing::warn!(%error, file = %path.display(), "the locks cannot be written anew");
+                (OpenOptions::new().append(true).open(&path).map_err(named)?, None, lines)
+            }
+            Err(error) => return Err(named(error)),
+        };
+        Ok((Register { path, file, whole, lines, since: None }, rewrite.held))
     }
 
+    /// What is to be written anew, if the file has become much longer than what is held: so many locks, which `held` names.
+    /// [`Register::replace`] is to follow.
+    pub(super) fn rewrite(&mut self, count: usize, held: impl Iterator<Item = Entry>) -> Option<Rewrite> {
+        if self.since.is_some() || self.lines < 2 * count + SLACK {
+            return None;
+        }
+        self.since = Some(Vec::new());
+        Some(Rewrite { path: self.path.clone(), held: held.collect() })
+    }
+
+    /// Takes the file that was written, with what was appended meanwhile, in the place of this one; or goes on with this.
+    pub(super) fn replace(&mut self, rewrite: &Rewrite, written: io::Result<File>) {
+        let since = self.since.take().unwrap_or_default();
+        let lines = rewrite.held.len() + since.iter().filter(|byte| **byte == b'\n').count();
+        let replaced = written.and_then(|mut file| {
+            file.write_all(&since)?;
+            rewrite.put(file)
+        });
+        match replaced {
+            Ok(file) => (self.file, self.whole, self.lines) = (file, None, lines),
+            Err(error) => {
+                // Not tried again before as much has come again.
+                self.lines = rewrite.held.len();
+                tracing::warn!(%error, file = %self.path.display(), "the locks cannot be written anew");
+            }
+        }
+    }
+}
+
+impl<F: Appends> Register<F> {
     /// A lock is held from here on.
+    ///
+    /// # Errors
+    /// If that cannot be written; no reader will find it then.
     pub(super) fn begin(&mut self, entry: &Entry) -> io::Result<()> {
         self.append(&Line::Held(entry.clone()))
     }
 
-    /// A lock has ended before its time. If that cannot be noted it is held until its time, for whoever reads it.
+    /// A lock has ended before its time. If that cannot be noted it is held until its time by a later reader, or until its
+    /// resource is held again.
     pub(super) fn end(&mut self, uid: &str) {
         if let Err(error) = self.append(&Line::Ended(uid.to_owned())) {
             tracing::warn!(%error, file = %self.path.display(), "the end of a lock cannot be noted");
         }
     }
 
-    /// Writes the file anew if it has become much longer than what is held.
-    pub(super) fn tidy(&mut self, held: impl Iterator<Item = Entry>) {
-        if self.lines < SLACK {
-            return;
-        }
-        match write_anew(&self.path, held) {
-            // What is held is few lines again, or this is due each time.
-            Ok((file, lines)) => (self.file, self.lines) = (file, lines / 2),
-            Err(error) => tracing::warn!(%error, file = %self.path.display(), "the locks cannot be written anew"),
-        }
-    }
-
     fn append(&mut self, line: &Line) -> io::Result<()> {
-        let mut text = serde_json::to_vec(line).map_err(io::Error::other)?;
+        let mut text = Vec::new();
+        if self.whole.is_none() {
+            // What is before may not have ended.
+            text.push(b'\n');
+        }
+        serde_json::to_writer(&mut text, line).map_err(io::Error::other)?;
         text.push(b'\n');
+        let written = self.file.write_all(&text);
+        match (&written, self.whole) {
+            (Ok(()), Some(size)) => self.whole = Some(size + text.len() as u64),
+            (Ok(()), None) => self.whole = self.file.size().ok(),
+            (Err(_), Some(size)) => self.whole = self.file.cut(size).ok().map(|()| size),
+            (Err(_), None) => {}
+        }
+        written?;
         self.lines += 1;
-        self.file.write_all(&text)
+        if let Some(since) = &mut self.since {
+            since.extend(text);
+        }
+        Ok(())
     }
 }
 
-fn read(file: &File) -> io::Result<Vec<Entry>> {
-    let mut held: Vec<Entry> = Vec::new();
-    let mut lines = BufReader::new(file).split(b'\n').peekable();
-    while let Some(line) = lines.next() {
-        match serde_json::from_slice(&line?) {
-            Ok(Line::Held(entry)) => held.push(entry),
-            Ok(Line::Ended(uid)) => held.retain(|entry| entry.uid != uid),
-            Err(_) if lines.peek().is_none() => {}
-            Err(error) => {
-                let why = format!("this is no list of locks ({error}); move it away to begin without");
+impl Rewrite {
+    /// Writes the locks to a file beside the register, down to the disk.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub(super) fn write(&self) -> io::Result<File> {
+        let mut text = Vec::new();
+        for entry in &self.held {
+            serde_json::to_writer(&mut text, &Line::Held(entry.clone())).map_err(io::Error::other)?;
+            text.push(b'\n');
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(self.beside())?;
+        // One that a process left which died at this.
+        file.set_len(0)?;
+        file.write_all(&text)?;
+        // Or a loss of power may leave the name with nothing behind it.
+        file.sync_all()?;
+        Ok(file)
+    }
+
+    /// Puts it in the register's place.
+    ///
+    /// # Errors
+    /// If the register is still the file that it was.
+    fn put(&self, file: File) -> io::Result<File> {
+        rename(self.beside(), &self.path)?;
+        // No failure from here on: what is appended must go to the file that has the name by now.
+        let synced = self.path.parent().map_or(Ok(()), |dir| File::open(dir).and_then(|dir| dir.sync_all()));
+        if let Err(error) = synced {
+            tracing::warn!(%error, file = %self.path.display(), "a loss of power may undo the last rewrite of the locks");
+        }
+        Ok(file)
+    }
+
+    fn beside(&self) -> PathBuf {
+        self.path.with_extension("new")
+    }
+}
+
+/// What a line says.
+enum Said {
+    This(Line),
+    /// It was not written to its end.
+    Nothing,
+    /// It is none of ours.
+    Foreign(serde_json::Error),
+}
+
+/// The locks that are held, in the order in which they were taken; and how many lines say so.
+fn read(file: impl BufRead) -> io::Result<(Vec<Entry>, usize)> {
+    let (mut held, mut lines): (Vec<Option<Entry>>, usize) = (Vec::new(), 0);
+    let (mut by_uid, mut by_resource) = (HashMap::new(), HashMap::new());
+    for line in file.split(b'\n') {
+        lines += 1;
+        match parse(&line?) {
+            Said::This(Line::Held(entry)) => {
+                // Of two that hold one resource the first had ended by itself, or it would not have been given again.
+                if let Some(before) = by_resource.insert(entry.resource.clone(), held.len()) {
+                    held[before] = None;
+                }
+                by_uid.insert(entry.uid.clone(), held.len());
+                held.push(Some(entry));
+            }
+            Said::This(Line::Ended(uid)) => {
+                if let Some(at) = by_uid.remove(&uid) {
+                    held[at] = None;
+                }
+            }
+            Said::Nothing => {}
+            Said::Foreign(error) => {
+                let why =
+                    format!("line {lines} is none of a list of locks ({error}); move the file away to begin without");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         }
     }
-    Ok(held)
+    Ok((held.into_iter().flatten().collect(), lines))
 }
 
-fn write_anew(path: &Path, held: impl Iterator<Item = Entry>) -> io::Result<(File, usize)> {
-    let (beside, mut text, mut lines) = (path.with_extension("new"), Vec::new(), 0);
-    for entry in held {
-        serde_json::to_writer(&mut text, &Line::Held(entry)).map_err(io::Error::other)?;
-        text.push(b'\n');
-        lines += 1;
+fn parse(line: &[u8]) -> Said {
+    let error = match serde_json::from_slice(line) {
+        Ok(said) => return Said::This(said),
+        Err(error) => error,
+    };
+    // The end of a line that was torn is followed by a whole one if the next append did not know of it.
+    let begins = |at: &usize| BEGINNINGS.iter().any(|beginning| line[*at..].starts_with(beginning));
+    if let Some(said) = (1..line.len()).rfind(begins).and_then(|at| serde_json::from_slice(&line[at..]).ok()) {
+        return Said::This(said);
     }
-    std::fs::write(&beside, &text)?;
-    rename(&beside, path)?;
-    Ok((OpenOptions::new().append(true).open(path)?, lines))
+    // After a loss of power a file may be as long as it was, with zeros for what did not reach the disk.
+    let is_cut = |beginning: &&[u8]| line.starts_with(beginning) || beginning.starts_with(line);
+    let is_torn = error.is_eof() && BEGINNINGS.iter().any(is_cut) || line.contains(&0);
+    if is_torn { Said::Nothing } else { Said::Foreign(error) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(uid: &str) -> Entry {
-        let (resource, title) = ("r".to_owned(), "t".to_owned());
-        Entry { uid: uid.to_owned(), resource, title, wait: 0.5, lifetime: 1.5, until: 1 << 70 }
-    }
-
-    fn folder(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("lockgate-locks-{}-{name}", std::process::id()));
-        std::fs::remove_dir_all(&dir).ok();
-        dir
-    }
-
-    #[test]
-    fn what_was_held_is_known_again_and_what_was_not_finished_is_not() {
-        let dir = folder("again");
-        let (mut register, left) = Register::open(&dir).unwrap();
-        assert!(left.is_empty());
-        for uid in ["a", "b", "c"] {
-            register.begin(&entry(uid)).unwrap();
-        }
-        register.end("b");
-        std::fs::OpenOptions::new().append(true).open(dir.join(FILE)).unwrap().write_all(b"{\"held\":{\"ui").unwrap();
-        let (register, left) = Register::open(&dir).unwrap();
-        assert_eq!((left, register.lines), (vec![entry("a"), entry("c")], 2));
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn what_is_none_of_ours_is_not_believed() {
-        let dir = folder("foreign");
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join(FILE), "hello\nworld\n").unwrap();
-        let Err(error) = Register::open(&dir) else { panic!("it was read") };
-        assert!(error.to_string().contains("locks.jsonl: this is no list of locks"), "{error}");
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn it_does_not_grow_for_ever() {
-        let dir = folder("grow");
-        let (mut register, _) = Register::open(&dir).unwrap();
-        for number in 0..SLACK {
-            register.begin(&entry(&number.to_string())).unwrap();
-        }
-        register.tidy([entry("x")].into_iter());
-        register.begin(&entry("y")).unwrap();
-        let (_, left) = Register::open(&dir).unwrap();
-        assert_eq!(left, [entry("x"), entry("y")]);
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-}
+mod tests;

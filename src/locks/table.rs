@@ -1,6 +1,7 @@
 //! Who holds what, and who waits for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::hash::Hasher;
 use std::io;
 use std::path::Path;
@@ -10,9 +11,10 @@ use std::time::Duration;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::Notify;
 
-use super::register::{Entry, Register};
+use super::register::{Entry, Register, Rewrite};
 use crate::gate::{Answer, Gate, Lease, Patience, Permit};
 use crate::locker::{Caller, Claim, Key, LimitId};
+use crate::time::Time;
 
 /// The name of a lock: 32 hexadecimal digits.
 pub(super) type Uid = Arc<str>;
@@ -43,6 +45,8 @@ enum State {
         lease: Lease,
         /// In nanoseconds of Unix time.
         since: i128,
+        /// When it ends by itself.
+        ends: Time,
     },
 }
 
@@ -55,12 +59,17 @@ impl Lock {
         }
     }
 
-    /// Whether it has ended by itself.
-    fn is_over(&self) -> bool {
-        match &self.state {
-            State::Waits(_) => false,
-            State::Held { lease, .. } => !lease.is_running(),
+    /// When it ends by itself; `None`: it is waited for.
+    fn ends(&self) -> Option<Time> {
+        match self.state {
+            State::Waits(_) => None,
+            State::Held { ends, .. } => Some(ends),
         }
+    }
+
+    /// Whether it has ended by itself. The clock says so as the gate does, without the gate's lock.
+    fn is_over(&self, now: Time) -> bool {
+        self.ends().is_some_and(|ends| ends <= now)
     }
 }
 
@@ -74,6 +83,8 @@ struct Known {
     locks: HashMap<Uid, Lock>,
     /// In the order in which they came.
     by_resource: BTreeMap<Arc<str>, Vec<Uid>>,
+    /// Those that are held, by when they end.
+    ends: BTreeSet<(Time, Uid)>,
     register: Register,
 }
 
@@ -81,7 +92,7 @@ impl Table {
     /// What was left in this folder is taken up.
     pub(super) fn open(dir: &Path, gate: &Arc<Gate>) -> io::Result<Table> {
         let (register, left) = Register::open(dir)?;
-        let known = Known { locks: HashMap::new(), by_resource: BTreeMap::new(), register };
+        let known = Known { locks: HashMap::new(), by_resource: BTreeMap::new(), ends: BTreeSet::new(), register };
         let table = Table { gate: Arc::clone(gate), known: Mutex::new(known) };
         let wall = gate.clock().wall_unix_nanos();
         for entry in left {
@@ -97,11 +108,15 @@ impl Table {
             if left.is_zero() {
                 continue;
             }
-            if let Answer::Go(permit) = table.ask(&wish.resource, None) {
-                let since = entry.until - i128::try_from(most.as_nanos()).unwrap_or(0);
-                let state = State::Held { lease: permit.lease(left), since };
-                table.known().insert(Lock { uid: entry.uid.into(), wish, state });
-            }
+            let Answer::Go(permit) = table.ask(&wish.resource, None) else {
+                // The register names each resource once, and all of them were let in before.
+                tracing::error!(resource = &*wish.resource, "more locks were held than may be");
+                continue;
+            };
+            let since = entry.until - i128::try_from(most.as_nanos()).unwrap_or(0);
+            let ends = permit.granted_at() + left;
+            let state = State::Held { lease: permit.lease(left), since, ends };
+            table.known().insert(Lock { uid: entry.uid.into(), wish, state });
         }
         Ok(table)
     }
@@ -146,7 +161,8 @@ impl Table {
             until: since + i128::try_from(lifetime.as_nanos()).unwrap_or(i128::MAX / 2),
         })?;
         known.remove(uid);
-        let state = State::Held { lease: permit.lease(lifetime), since };
+        let ends = permit.granted_at() + lifetime;
+        let state = State::Held { lease: permit.lease(lifetime), since, ends };
         known.insert(Lock { uid: Arc::clone(uid), wish: wish.clone(), state });
         Ok(())
     }
@@ -161,8 +177,8 @@ impl Table {
 
     /// A lock of this resource that has not ended.
     pub(super) fn find(&self, resource: &str, uid: &str) -> Option<Lock> {
-        let known = self.known();
-        known.locks.get(uid).filter(|lock| *lock.wish.resource == *resource && !lock.is_over()).cloned()
+        let (known, now) = (self.known(), self.now());
+        known.locks.get(uid).filter(|lock| *lock.wish.resource == *resource && !lock.is_over(now)).cloned()
     }
 
     /// Ends a lock; `false` if there is none.
@@ -174,20 +190,20 @@ impl Table {
 
     /// The locks of a resource, in the order in which they came.
     pub(super) fn of(&self, resource: &str) -> Vec<Lock> {
-        self.known().of(resource)
+        self.known().of(resource, self.now()).cloned().collect()
     }
 
     /// The resources that are locked or waited for.
     pub(super) fn resources(&self) -> Vec<Arc<str>> {
-        let known = self.known();
-        known.by_resource.keys().filter(|resource| !known.of(resource).is_empty()).cloned().collect()
+        let (known, now) = (self.known(), self.now());
+        known.by_resource.keys().filter(|resource| known.of(resource, now).next().is_some()).cloned().collect()
     }
 
     /// Ends all locks of a resource, or of all; how many there were.
     pub(super) fn end_all(&self, resource: Option<&str>) -> usize {
         let mut known = self.known();
         let mut locks: Vec<Lock> = match resource {
-            Some(resource) => known.of(resource),
+            Some(resource) => known.of(resource, self.now()).cloned().collect(),
             None => known.locks.values().cloned().collect(),
         };
         // Or a waiter would be given what its holder leaves.
@@ -195,15 +211,23 @@ impl Table {
         locks.iter().filter(|lock| known.end(lock)).count()
     }
 
-    /// Puts away what has ended by itself.
-    pub(super) fn sweep(&self) {
-        let mut known = self.known();
-        let over: Vec<Uid> = known.locks.values().filter(|lock| lock.is_over()).map(|lock| lock.uid.clone()).collect();
-        for uid in over {
+    /// Puts away what has ended by itself; and what is to be written anew, if the register has become long.
+    pub(super) fn sweep(&self) -> Option<Rewrite> {
+        let (mut known, now) = (self.known(), self.now());
+        while let Some((_, uid)) = known.ends.first().filter(|(ends, _)| *ends <= now).cloned() {
             known.remove(&uid);
         }
-        let Known { locks, register, .. } = &mut *known;
-        register.tidy(locks.values().filter_map(entry));
+        let Known { locks, register, ends, .. } = &mut *known;
+        register.rewrite(ends.len(), locks.values().filter_map(entry))
+    }
+
+    /// The register was written anew.
+    pub(super) fn rewritten(&self, rewrite: &Rewrite, written: io::Result<File>) {
+        self.known().register.replace(rewrite, written);
+    }
+
+    fn now(&self) -> Time {
+        self.gate.clock().now()
     }
 }
 
@@ -222,12 +246,18 @@ fn entry(lock: &Lock) -> Option<Entry> {
 
 impl Known {
     fn insert(&mut self, lock: Lock) {
+        if let Some(ends) = lock.ends() {
+            self.ends.insert((ends, Arc::clone(&lock.uid)));
+        }
         self.by_resource.entry(Arc::clone(&lock.wish.resource)).or_default().push(Arc::clone(&lock.uid));
         self.locks.insert(Arc::clone(&lock.uid), lock);
     }
 
     fn remove(&mut self, uid: &Uid) {
         let Some(lock) = self.locks.remove(uid) else { return };
+        if let Some(ends) = lock.ends() {
+            self.ends.remove(&(ends, lock.uid));
+        }
         if let Some(uids) = self.by_resource.get_mut(&lock.wish.resource) {
             uids.retain(|other| other != uid);
             if uids.is_empty() {
@@ -236,9 +266,9 @@ impl Known {
         }
     }
 
-    fn of(&self, resource: &str) -> Vec<Lock> {
+    fn of(&self, resource: &str, now: Time) -> impl Iterator<Item = &Lock> {
         let uids = self.by_resource.get(resource).into_iter().flatten();
-        uids.filter_map(|uid| self.locks.get(uid)).filter(|lock| !lock.is_over()).cloned().collect()
+        uids.filter_map(|uid| self.locks.get(uid)).filter(move |lock| !lock.is_over(now))
     }
 
     /// Ends it, held or waited for; `false` if it had ended by itself.
