@@ -20,6 +20,7 @@ mod index;
 mod lane;
 pub mod limit;
 mod line;
+mod lists;
 mod overflow;
 mod priority;
 mod queue;

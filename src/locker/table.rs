@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use super::ask::{Key, LimitId};
 use super::index::Index;
 use super::line::Waits;
+use super::lists::Lists;
 use super::window::{Rule, Window};
 use crate::time::Time;
 
@@ -42,6 +43,8 @@ pub(super) struct Table {
     secret: Secret,
     shards: Vec<Index>,
     chunks: Vec<Chunk>,
+    /// The windows of each limit.
+    pub(super) lists: Lists,
     /// The chunks that have room: the lowest is filled first, so that the highest empty.
     roomy: BTreeSet<usize>,
     live: usize,
@@ -59,6 +62,7 @@ impl Table {
             secret: Secret::random(),
             shards: (0..SHARDS).map(|_| Index::default()).collect(),
             chunks: Vec::new(),
+            lists: Lists::new(bits),
             roomy: BTreeSet::new(),
             live: 0,
             generation: 0,
@@ -144,7 +148,9 @@ impl Table {
         self.generation = self.generation.wrapping_add(1);
         window.generation = self.generation;
         let (shard, hash) = self.secret.place(window.limit, window.key);
+        let limit = window.limit;
         let index = self.store(window);
+        self.lists.link(limit, index);
         self.shards[shard].insert(hash, index);
         self.live += 1;
         index
@@ -186,6 +192,7 @@ impl Table {
         let window = self.window(index);
         let (shard, hash) = self.secret.place(limit, window.key);
         self.shards[shard].remove(hash, index);
+        self.lists.unlink(limit, index);
         let (size, (number, place)) = (self.chunk_size(), self.at(index as usize));
         let chunk = &mut self.chunks[number];
         let mut gone = Window::bare(VACANT, Key::WHOLE);
@@ -198,11 +205,13 @@ impl Table {
         chunk.used -= 1;
         if chunk.used == 0 {
             *chunk = Chunk { vacant: NONE, ..Chunk::default() };
+            self.lists.free(number);
         }
         self.live -= 1;
         rules[limit.at()].live -= 1;
         if self.live == 0 {
             self.chunks = Vec::new();
+            self.lists.free_all();
             self.roomy.clear();
         }
     }
@@ -236,7 +245,7 @@ impl Table {
 
     /// The places of all windows of a limit, for what happens seldom.
     pub(super) fn of_limit(&self, limit: LimitId) -> Vec<u32> {
-        self.live_places().filter(|(_, of)| *of == limit).map(|(index, _)| index).collect()
+        self.lists.of(limit).collect()
     }
 
     /// Where windows are among so many places, and of which limits; and whether there are places behind them.
@@ -249,14 +258,6 @@ impl Table {
             (window.limit != VACANT).then_some((index, window.limit))
         };
         ((from..end.min(last)).filter_map(at).collect(), end < last)
-    }
-
-    fn live_places(&self) -> impl Iterator<Item = (u32, LimitId)> {
-        let chunks = (0u32..).zip(self.chunks.iter());
-        chunks
-            .flat_map(|(number, chunk)| (number << self.bits..).zip(chunk.windows.iter()))
-            .map(|(index, window)| (index, window.limit))
-            .filter(|(_, limit)| *limit != VACANT)
     }
 }
 
@@ -324,5 +325,40 @@ mod tests {
         let chosen: Vec<Key> = (0u128..).map(|n| Key(n << 64 | n)).filter(|key| meets(&one, key)).take(500).collect();
         let still = chosen.iter().filter(|key| meets(&other, key)).count();
         assert!(still < 20, "{still} of 500, of which each meets by one chance in 4096");
+    }
+
+    /// Some numbers that look random.
+    fn dice(mut state: u64) -> impl FnMut(u64) -> u64 {
+        move |most| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % most
+        }
+    }
+
+    #[test]
+    fn the_windows_of_a_limit_are_found_while_windows_come_and_go() {
+        let (mut roll, mut table) = (dice(7), Table::new(3));
+        let mut rules: Vec<Rule> = (0..5).map(|_| Rule::new(&limit(3, 100, Kind::Sliding))).collect();
+        let mut known: Vec<(LimitId, u32)> = Vec::new();
+        for round in 0..4000 {
+            // Many at one time, few at another, and at times none.
+            if !known.is_empty() && roll(100) < if round % 1000 < 500 { 40 } else { 60 } {
+                let (_, index) = known.swap_remove(roll(known.len() as u64) as usize);
+                table.remove(index, &mut rules);
+            } else {
+                let limit = LimitId(roll(5) as u32);
+                rules[limit.at()].live += 1;
+                let window = Window::new(limit, Key(round), &rules[limit.at()], Time::START);
+                known.push((limit, table.insert(window)));
+            }
+            for limit in (0..5).map(LimitId) {
+                let mut wanted: Vec<u32> =
+                    known.iter().filter(|(of, _)| *of == limit).map(|(_, index)| *index).collect();
+                let mut found = table.of_limit(limit);
+                wanted.sort_unstable();
+                found.sort_unstable();
+                assert_eq!(found, wanted, "round {round}");
+            }
+        }
     }
 }
