@@ -10,7 +10,7 @@ use super::when::{Line, Moment};
 use super::{Error, Health, Journal};
 use crate::gate::Gate;
 use crate::gate::bell::{Leaving, Parked};
-use crate::locker::{Estate, Known, Limit, Page, Record, WallReading};
+use crate::locker::{Estate, Limit, Page, Record};
 
 /// How many things are written together at most: the gate is locked while they are named.
 const MOST: usize = 512;
@@ -202,55 +202,4 @@ impl Journal {
 
 fn form_of<'l>(page: &Page, limits: &[&'l Limit], line: Line) -> (&'l str, u128, Option<PageForm>) {
     (&*limits[page.limit.0 as usize].name, page.key.0, Some(PageForm::of(page, line)))
-}
-
-/// What the thread that writes says to the locker.
-impl Gate {
-    fn begin_recording(&self) {
-        let now = self.clock.now();
-        self.step(now, |state| state.locker.begin_recording(now));
-    }
-
-    fn end_recording(&self) {
-        let now = self.clock.now();
-        self.step(now, |state| {
-            state.locker.end_recording(now);
-            state.rung.journal = false;
-        });
-    }
-
-    /// What is to be written next. When there is nothing, the bell is rung for the next.
-    fn take_records(&self, most: usize) -> Vec<Record> {
-        let now = self.clock.now();
-        self.step(now, |state| {
-            let records: Vec<Record> = std::iter::from_fn(|| state.locker.poll_record(now)).take(most).collect();
-            state.rung.journal = !records.is_empty();
-            records
-        })
-    }
-
-    /// These are on the disk.
-    fn wrote(&self, records: Vec<Record>) {
-        let now = self.clock.now();
-        self.step(now, |state| {
-            for record in records {
-                match record {
-                    Record::Limits => state.locker.limits_recorded(),
-                    Record::Window(_, written) => state.locker.recorded(written, now),
-                    Record::Gone(..) => {}
-                }
-            }
-        });
-    }
-
-    /// All that is known of limits, and of the wall clock.
-    fn known(&self) -> (Vec<Known>, Vec<WallReading>) {
-        let state = self.lock();
-        (state.locker.known(), state.locker.readings())
-    }
-
-    fn estate(&self) -> Estate {
-        let now = self.clock.now();
-        self.step(now, |state| state.locker.estate(now))
-    }
 }
