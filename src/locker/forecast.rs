@@ -173,7 +173,7 @@ impl Locker {
 fn slot_opens(rule: &Rule, window: &Window, ahead: u64, even: bool, cost: u32, now: Time) -> (Time, bool) {
     if rule.pooled {
         let opens = window.share_opens(rule, cost, now).filter(|_| ahead == 0);
-        let least = window.later(cost).max(window.paused()).max(now);
+        let least = window.later(rule, cost).max(window.paused()).max(now);
         let turns = (ahead + u64::from(cost)).saturating_sub(1) / u64::from(rule.requests.max(1));
         return (opens.unwrap_or(least).max(later(now, turns.saturating_sub(1).saturating_mul(rule.span))), false);
     }

@@ -124,6 +124,7 @@ impl Locker {
         self.advance(now);
         (self.recording, self.limits_unwritten) = (false, false);
         self.unwritten.clear();
+        self.review.clear();
         self.late.clear();
         // Those in line stay known, and nothing here lets them go.
         self.held = true;

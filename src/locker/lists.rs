@@ -1,7 +1,7 @@
 //! Doubly linked lists of windows, one for each limit: finds the windows of a limit without a look at those of others.
 //!
 //! The links lie beside the windows, in chunks of the same size, and name windows by their places. A list begins with the
-//! window that was made last.
+//! window that was made last, so that a walk from its beginning meets those alone that were there when it began.
 
 use super::ask::LimitId;
 
@@ -15,6 +15,13 @@ struct Link {
     after: u32,
 }
 
+/// Who walks through a list while windows come and go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Walker {
+    /// What the store is to be told.
+    Sharing,
+}
+
 #[derive(Debug)]
 pub(super) struct Lists {
     /// Windows per chunk, as a power of two.
@@ -22,11 +29,13 @@ pub(super) struct Lists {
     chunks: Vec<Vec<Link>>,
     /// The first window of each limit.
     first: Vec<u32>,
+    /// Where each walker goes on.
+    next: [u32; 1],
 }
 
 impl Lists {
     pub(super) fn new(bits: u32) -> Lists {
-        Lists { bits, chunks: Vec::new(), first: Vec::new() }
+        Lists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 1] }
     }
 
     /// Puts a window that was just made at the beginning of its limit's list.
@@ -54,7 +63,7 @@ impl Lists {
         }
     }
 
-    /// Takes a window out of its limit's list.
+    /// Takes a window out of its limit's list; who was to go on there goes on behind it.
     pub(super) fn unlink(&mut self, limit: LimitId, index: u32) {
         let Link { before, after } = *self.link_mut(index);
         match before {
@@ -63,6 +72,11 @@ impl Lists {
         }
         if after != END {
             self.link_mut(after).before = before;
+        }
+        for next in &mut self.next {
+            if *next == index {
+                *next = after;
+            }
         }
     }
 
@@ -81,6 +95,21 @@ impl Lists {
         let is_some = |index: &u32| *index != END;
         let first = self.first.get(limit.at()).copied().filter(is_some);
         std::iter::successors(first, move |index| Some(self.after(*index)).filter(is_some))
+    }
+
+    /// A walker begins with the windows that a limit has now.
+    pub(super) fn begin(&mut self, walker: Walker, limit: LimitId) {
+        self.next[walker as usize] = self.first.get(limit.at()).copied().unwrap_or(END);
+    }
+
+    /// The next window on a walker's way; `None` at the end of the list.
+    pub(super) fn step(&mut self, walker: Walker) -> Option<u32> {
+        let index = self.next[walker as usize];
+        if index == END {
+            return None;
+        }
+        self.next[walker as usize] = self.after(index);
+        Some(index)
     }
 
     fn after(&self, index: u32) -> u32 {

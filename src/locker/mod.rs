@@ -26,6 +26,7 @@ mod priority;
 mod queue;
 mod record;
 mod reload;
+mod review;
 mod serve;
 mod settle;
 mod sharing;
@@ -56,6 +57,7 @@ pub use self::wall_clock::{Wall, WallReading};
 use self::decide::Look;
 use self::given::Given;
 use self::queue::{Needs, Queue};
+use self::review::Review;
 use self::settle::Late;
 use self::sharing::Sharing;
 use self::table::Table;
@@ -87,6 +89,8 @@ pub struct Locker {
     limits_unwritten: bool,
     /// Windows of which more is to be written down.
     unwritten: VecDeque<(u32, u32)>,
+    /// Whose waiters are to be looked at again.
+    review: Review,
     /// What the store is to be told and asked.
     sharing: Sharing,
     /// Whose word it is whether a request may pass a shared limit.
@@ -125,6 +129,7 @@ impl Locker {
             recording: false,
             limits_unwritten: false,
             unwritten: VecDeque::new(),
+            review: Review::default(),
             sharing: Sharing::new(),
             authorities: HashMap::new(),
             given: None,
@@ -241,7 +246,9 @@ impl Locker {
         let late = self.late.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         // What is due already is the gate's to see to.
         let exchange = Some(self.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
-        let next = sweeps.min(late).min(self.queue.due()).min(exchange);
+        // A slice at a time, as fast as there is nothing else to do.
+        let review = if self.has_review() { self.last } else { Time::NEVER };
+        let next = sweeps.min(late).min(self.queue.due()).min(exchange).min(review);
         (next < Time::NEVER).then_some(next)
     }
 
@@ -253,6 +260,9 @@ impl Locker {
         let now = self.advance(now);
         if now >= self.sweeps {
             self.sweep(now);
+        }
+        if self.has_review() {
+            self.review_some(now);
         }
     }
 

@@ -123,7 +123,7 @@ impl Locker {
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).succeed(old, &rule, &unseen, now);
         }
-        rule.recorded = old.recorded;
+        (rule.recorded, rule.term) = (old.recorded, old.term);
         let was_shared = old.shared;
         self.rules[id.at()] = rule;
         self.limits[id.at()] = limit;

@@ -181,7 +181,7 @@ impl Locker {
             if !window.fits(rule, want.cost, now) {
                 // The store is asked when nothing else keeps it back, so that what it grants can be used.
                 if rule.pooled {
-                    let later = window.later(want.cost);
+                    let later = window.later(rule, want.cost);
                     dry = dry.filter(|(_, other)| *other >= later).or(Some((want.window, later)));
                     continue;
                 }

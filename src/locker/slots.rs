@@ -66,6 +66,13 @@ impl<T> Slots<T> {
         value.is_some().then_some(*generation)
     }
 
+    /// The numbers in use among so many; and whether there are numbers behind them.
+    pub(super) fn some(&self, from: u32, count: u32) -> (Vec<u32>, bool) {
+        let last = u32::try_from(self.places.len()).expect("each number is a u32");
+        let end = from.saturating_add(count).min(last);
+        ((from..end).filter(|number| self.get(*number).is_some()).collect(), end < last)
+    }
+
     /// The numbers in use.
     pub(super) fn numbers(&self) -> Vec<u32> {
         (0u32..).zip(&self.places).filter(|(_, place)| place.1.is_some()).map(|(number, _)| number).collect()

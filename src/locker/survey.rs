@@ -69,7 +69,7 @@ impl Locker {
             flying: window.flying,
             waiting: window.waits().map_or(0, |waits| waits.waiting),
             opens: if rule.pooled {
-                Some(window.later(1).max(window.paused()).max(now))
+                Some(window.later(rule, 1).max(window.paused()).max(now))
             } else {
                 window.room_opens(rule, 0, 0, 1, now)
             },

@@ -296,6 +296,7 @@ mod tests {
 
     use super::*;
     use crate::locker::Kind;
+    use crate::locker::lists::Walker;
     use crate::locker::tests::limit;
     use crate::locker::window::rule::SHORT;
 
@@ -359,6 +360,34 @@ mod tests {
                 found.sort_unstable();
                 assert_eq!(found, wanted, "round {round}");
             }
+        }
+    }
+
+    #[test]
+    fn a_walk_meets_every_window_that_was_there_when_it_began_and_is_there_still() {
+        for seed in 0..300 {
+            let (mut roll, mut table, limit) = (dice(seed), Table::new(3), LimitId(0));
+            let mut rules = vec![Rule::new(&super::super::tests::limit(3, 100, Kind::Sliding))];
+            let insert = |table: &mut Table, rules: &mut [Rule], key: u128| {
+                rules[0].live += 1;
+                table.insert(Window::new(limit, Key(key), &rules[0], Time::START))
+            };
+            let mut there: Vec<u32> = (0..roll(40)).map(|key| insert(&mut table, &mut rules, key.into())).collect();
+            let (mut met, mut steps) = (Vec::new(), 0);
+            table.lists.begin(Walker::Sharing, limit);
+            while let Some(index) = table.lists.step(Walker::Sharing) {
+                met.push(table.window(index).key);
+                if roll(2) == 0 && !there.is_empty() {
+                    let gone = there.swap_remove(roll(there.len() as u64) as usize);
+                    table.remove(gone, &mut rules);
+                }
+                // Places are used again, by windows that the walk need not meet.
+                insert(&mut table, &mut rules, u128::from(1000 + roll(1_000_000_000)));
+                steps += 1;
+                assert!(steps <= 40, "it ends");
+            }
+            let missed = there.iter().find(|index| !met.contains(&table.window(**index).key));
+            assert!(missed.is_none(), "seed {seed}: {missed:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::Asks;
 use crate::locker::Locker;
 use crate::locker::ask::LimitId;
-use crate::locker::queue::Work;
+use crate::locker::queue::{Lane, Work};
 use crate::locker::window::Rule;
 use crate::time::Time;
 
@@ -28,9 +28,10 @@ pub enum Authority {
 }
 
 impl Rule {
-    /// Whose word it is from here on; `own` is the rule as the file has it.
-    fn obey(&mut self, authority: Authority, own: &Rule) {
-        (self.requests, self.interval, self.in_flight) = (own.requests, own.interval, own.in_flight);
+    /// Whose word it is from here on.
+    fn obey(&mut self, authority: Authority) {
+        let (requests, interval, in_flight) = self.whole;
+        (self.requests, self.interval, self.in_flight) = self.whole;
         (self.parted, self.until) = match authority {
             Authority::Part { until, .. } => (true, until),
             Authority::Store | Authority::Nobody | Authority::Alone => (false, Time::NEVER),
@@ -41,8 +42,8 @@ impl Rule {
             Authority::Alone => (false, false),
             Authority::Part { parts, .. } => {
                 let part = |all: u32| if all == u32::MAX { all } else { all / parts };
-                (self.requests, self.in_flight) = (part(own.requests), part(own.in_flight));
-                self.interval = own.interval.saturating_mul(u64::from(parts.get()));
+                (self.requests, self.in_flight) = (part(requests), part(in_flight));
+                self.interval = interval.saturating_mul(u64::from(parts.get()));
                 // Less than one each is nothing.
                 let nothing = self.requests == 0 || self.in_flight == 0;
                 (nothing, nothing)
@@ -58,7 +59,8 @@ impl Locker {
         (0u32..).zip(&self.rules).any(|(id, rule)| rule.shared && self.is_in_force(LimitId(id)))
     }
 
-    /// The store can be asked, and does not know this gateway: from here on what may go is its to say.
+    /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
+    /// hear of is found with the next exchanges, some at a time: until then it counts them by the name it knew before.
     pub fn open_sharing(&mut self, now: Time) {
         if self.given.is_some() {
             return;
@@ -66,15 +68,11 @@ impl Locker {
         let now = self.advance(now);
         self.sharing.epochs += 1;
         self.sharing.epoch = Some(self.sharing.epochs);
-        self.stop_asking();
+        self.sharing.stop_asking();
         self.set_authority(None, Authority::Store, now);
-        for limit in self.shared() {
-            for index in self.table.of_limit(limit) {
-                if self.table.window(index).is_known_to_store() {
-                    self.note(index, now);
-                }
-            }
-        }
+        self.sharing.walk = self.shared().into();
+        self.sharing.due = now;
+        self.begin_walk();
     }
 
     /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_authority`.
@@ -84,29 +82,27 @@ impl Locker {
         }
         let now = self.advance(now);
         self.sharing.epoch = None;
-        self.stop_asking();
+        self.sharing.stop_asking();
         self.set_authority(None, Authority::Nobody, now);
     }
 
-    /// Whose word it is whether a request may pass this shared limit, or all of them.
+    /// Whose word it is whether a request may pass this shared limit, or all of them. It is so at once, and what the store
+    /// has granted holds no longer: both are said by the rule, and no window is looked at. Who waits is looked at again
+    /// some at a time ([`Locker::review`]).
     pub fn set_authority(&mut self, limit: Option<LimitId>, authority: Authority, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
         let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);
-        for id in &ids {
-            let own = Rule::new(&self.limits[id.at()]);
-            self.rules[id.at()].obey(authority, &own);
-            self.authorities.insert(*id, authority);
-            for index in self.table.of_limit(*id) {
-                self.table.window_mut(index).drop_shares();
-            }
-        }
         for id in ids {
-            self.limit_news(id);
+            let rule = &mut self.rules[id.at()];
+            rule.obey(authority);
+            rule.begin_term();
+            self.authorities.insert(id, authority);
+            self.review(id);
         }
-        self.run(now);
+        self.review_some(now);
     }
 
     /// The limits that are shared.
@@ -117,6 +113,9 @@ impl Locker {
     /// Brings a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its windows.
     pub(in crate::locker) fn follow_authority(&mut self, id: LimitId, was_shared: bool) {
         let rule = &mut self.rules[id.at()];
+        if rule.shared != was_shared {
+            rule.begin_term();
+        }
         if !rule.shared {
             self.authorities.remove(&id);
             self.sharing.renews |= was_shared && self.sharing.epoch.is_some();
@@ -124,8 +123,7 @@ impl Locker {
         }
         let present = if self.sharing.epoch.is_some() { Authority::Store } else { Authority::Nobody };
         let authority = *self.authorities.entry(id).or_insert(present);
-        let own = Rule::new(&self.limits[id.at()]);
-        rule.obey(authority, &own);
+        rule.obey(authority);
         self.ask_anew(id);
         if !was_shared {
             for index in self.table.of_limit(id) {
@@ -137,26 +135,17 @@ impl Locker {
 
     /// What the store has said of a limit was of another rule: whoever waits for it is looked at again.
     fn ask_anew(&mut self, id: LimitId) {
-        let windows = self.table.of_limit(id);
-        for index in &windows {
-            self.table.window_mut(*index).forget_later();
+        for index in self.table.of_limit(id) {
+            self.table.window_mut(index).forget_later();
         }
         for lane in self.queue.lanes.numbers() {
-            let asks = self.queue.lanes[lane].asks;
-            if matches!(asks, Asks::At(_)) && self.queue.lanes[lane].windows.iter().any(|index| windows.contains(index))
-            {
+            let Lane { asks, windows, .. } = &self.queue.lanes[lane];
+            let asks = self.sharing.asked_now(*asks);
+            if matches!(asks, Asks::At(..)) && windows.iter().any(|index| self.table.window(*index).limit == id) {
                 self.queue.lanes[lane].asks = Asks::No;
                 self.sharing.forget(lane, asks);
                 self.queue.work.push_back(Work::Lane(lane));
             }
-        }
-    }
-
-    pub(super) fn stop_asking(&mut self) {
-        self.sharing.asks.clear();
-        self.sharing.holders.clear();
-        for lane in self.queue.lanes.numbers() {
-            self.queue.lanes[lane].asks = Asks::No;
         }
     }
 }

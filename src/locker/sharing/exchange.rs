@@ -8,6 +8,7 @@ use super::{Asks, Authority, Exchange, LEASE, PACES, Take, Taken, Told};
 use crate::locker::Locker;
 use crate::locker::ask::LimitId;
 use crate::locker::line::first;
+use crate::locker::lists::Walker;
 use crate::locker::window::pool::Share;
 use crate::locker::window::rule::nanos;
 use crate::time::Time;
@@ -23,6 +24,8 @@ const MOST_WINDOWS: usize = 256;
 const MOST_TAKES: usize = 64;
 const MOST_SETTLED: usize = 2000;
 const MOST_REQUESTS: usize = 1000;
+/// At how many windows is looked to find those that the store must hear of.
+const MOST_LOOKED_AT: usize = 512;
 /// How many in a lane are looked at to see whether they need the same.
 const LOOKED_AT: usize = 64;
 
@@ -49,6 +52,7 @@ impl Locker {
             self.sharing.asks.pop_first();
             self.put_take(&mut exchange, lane, now);
         }
+        self.note_known(now);
         while exchange.windows.len() < MOST_WINDOWS
             && exchange.windows.iter().map(|told| told.settled.len()).sum::<usize>() < MOST_SETTLED
             && let Some((index, generation)) = self.sharing.noted.pop_front()
@@ -58,15 +62,41 @@ impl Locker {
                 self.mention(&mut exchange, index, now);
             }
         }
-        self.sharing.due = if self.sharing.noted.is_empty() { Time::NEVER } else { now };
+        let has_more = !self.sharing.noted.is_empty() || !self.sharing.walk.is_empty();
+        self.sharing.due = if has_more { now } else { Time::NEVER };
         self.rearm();
         exchange
+    }
+
+    /// Looks for windows that the store is to be told of under this gateway's present name, some at a time.
+    fn note_known(&mut self, now: Time) {
+        for _ in 0..MOST_LOOKED_AT {
+            if self.sharing.walk.is_empty() {
+                return;
+            }
+            match self.table.lists.step(Walker::Sharing) {
+                Some(index) if self.table.window(index).is_known_to_store() => self.note(index, now),
+                Some(_) => {}
+                None => {
+                    self.sharing.walk.pop_front();
+                    self.begin_walk();
+                }
+            }
+        }
+    }
+
+    /// Goes on with the windows of the next limit.
+    pub(super) fn begin_walk(&mut self) {
+        if let Some(limit) = self.sharing.walk.front() {
+            self.table.lists.begin(Walker::Sharing, *limit);
+        }
     }
 
     fn beat(&mut self, now: Time) {
         self.sharing.beats = (self.sharing.beats + 1) % REMINDER;
         for (index, generation) in self.sharing.holders.clone() {
-            let beat = self.table.still(index, generation).map(|window| window.beat());
+            let rules = &self.rules;
+            let beat = self.table.still(index, generation).map(|window| window.beat(&rules[window.limit.at()]));
             match beat {
                 None => drop(self.sharing.holders.remove(&(index, generation))),
                 Some(news) if news || self.sharing.beats == 0 => self.note(index, now),
@@ -78,7 +108,7 @@ impl Locker {
     /// Asks for the first of a lane who need the same.
     fn put_take(&mut self, exchange: &mut Exchange, lane: u32, now: Time) {
         let Some(found) = self.queue.lanes.get_mut(lane) else { return };
-        found.asks = Asks::UnderWay;
+        found.asks = Asks::UnderWay(self.sharing.turn);
         let found = &self.queue.lanes[lane];
         let Some((_, head)) = first(&found.seats) else { return };
         let wants = self.queue.waiters[head.who].wants.clone();
@@ -124,7 +154,7 @@ impl Locker {
         let rule = &self.rules[window.limit.at()];
         window.expire(rule, now);
         let (news, is_new) = window.take_news(rule, epoch, now);
-        let granted = u64::from(window.share_left());
+        let granted = u64::from(window.share_left(rule));
         exchange.windows.push(Told {
             window: index,
             generation: window.generation,
@@ -166,7 +196,7 @@ impl Locker {
         for told in &exchange.windows {
             let Some(window) = self.table.still(told.window, told.generation) else { continue };
             window.was_told();
-            if !window.has_shares() && told.held == 0 && told.flying == 0 {
+            if !window.has_shares(&self.rules[told.limit.at()]) && told.held == 0 && told.flying == 0 {
                 self.sharing.holders.remove(&(told.window, told.generation));
             }
         }
@@ -198,14 +228,14 @@ impl Locker {
             for (wait, requests) in &taken.groups {
                 let flights = if rule.counts_flights() { *requests } else { 0 };
                 let (from, until) = (ended + *wait, began + *wait + LEASE);
-                window.add_share(Share { from, until, slots: requests.saturating_mul(*cost), flights });
+                window.add_share(rule, Share { from, until, slots: requests.saturating_mul(*cost), flights });
             }
             if taken.ahead > 0 {
-                window.add_share(Share { from: ended, until: began + LEASE, slots: taken.ahead, flights: 0 });
+                window.add_share(rule, Share { from: ended, until: began + LEASE, slots: taken.ahead, flights: 0 });
             }
             if take.lane.is_some() {
                 let shut = taken.shut.get(number).filter(|shut| !shut.is_zero());
-                window.set_later(shut.map_or(Time::START, |shut| ended + *shut), *cost);
+                window.set_later(rule, shut.map_or(Time::START, |shut| ended + *shut), *cost);
             }
             // An opening is asked for in time; where none is known there is nothing to be early for.
             let ahead = if taken.is_known { self.sharing.ahead(rule) } else { Duration::ZERO };
@@ -226,7 +256,7 @@ impl Locker {
         for told in &exchange.windows {
             let Some(window) = self.table.still(told.window, told.generation) else { continue };
             let asked_ahead = exchange.takes.iter().any(|take| take.lane.is_none());
-            if window.waits().is_none() && window.share_left() > 0 && !asked_ahead {
+            if window.waits().is_none() && window.share_left(&self.rules[told.limit.at()]) > 0 && !asked_ahead {
                 let by = now + PACES.1;
                 self.note(told.window, by);
                 self.return_unwanted(told.window);
@@ -256,13 +286,13 @@ impl Locker {
         let noted: Vec<_> = self.sharing.noted.drain(..).chain(std::mem::take(&mut self.sharing.holders)).collect();
         for (index, generation) in noted {
             if let Some(window) = self.table.still(index, generation) {
-                window.return_shares();
+                window.return_shares(&self.rules[window.limit.at()]);
                 self.mention(&mut exchange, index, now);
             }
         }
         exchange.takes.clear();
         self.sharing.epoch = None;
-        self.stop_asking();
+        self.sharing.stop_asking();
         self.set_authority(None, Authority::Nobody, now);
         exchange
     }

@@ -15,6 +15,7 @@ pub use self::authority::Authority;
 pub use self::message::{Counted, Exchange, Take, Taken, Terms, Told};
 
 use super::Locker;
+use super::ask::LimitId;
 use super::line::first;
 use super::window::Rule;
 use crate::time::Time;
@@ -42,10 +43,17 @@ pub(in crate::locker) struct Sharing {
     noted: VecDeque<(u32, u32)>,
     /// When those are to be told of.
     due: Time,
+    /// The limits whose windows have yet to be looked at for what the store does not know under the present name; the
+    /// first of them is being walked through.
+    walk: VecDeque<LimitId>,
     /// For which lanes to ask when.
     asks: BTreeSet<(Time, u32)>,
+    /// Which asking and answering lanes are in; what one bears of another turn is of no account.
+    turn: u32,
     /// Windows to which slots were granted, or may have been.
     holders: BTreeSet<(u32, u32)>,
+    /// What there was of both before this turn, until it is dropped.
+    dropped: Vec<Dropped>,
     beats: u32,
     /// A limit is shared no more, and what the store knows of it is out of date.
     pub(super) renews: bool,
@@ -61,8 +69,11 @@ impl Sharing {
             epochs: 0,
             noted: VecDeque::new(),
             due: Time::NEVER,
+            walk: VecDeque::new(),
             asks: BTreeSet::new(),
+            turn: 0,
             holders: BTreeSet::new(),
+            dropped: Vec::new(),
             beats: 0,
             renews: false,
             round_trip: Duration::ZERO,
@@ -88,26 +99,67 @@ impl Sharing {
         if self.renews {
             return Time::START;
         }
-        let told = if self.noted.is_empty() { Time::NEVER } else { self.due };
+        let told = if self.noted.is_empty() && self.walk.is_empty() { Time::NEVER } else { self.due };
         self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(told)
     }
 
     /// A lane is no more.
     pub(in crate::locker) fn forget(&mut self, lane: u32, asks: Asks) {
-        if let Asks::At(at) = asks {
+        if let Asks::At(at, _) = self.asked_now(asks) {
             self.asks.remove(&(at, lane));
         }
     }
+
+    /// Whether the store is asked for a lane that bears this.
+    fn asked_now(&self, asks: Asks) -> Asks {
+        match asks {
+            Asks::At(_, turn) | Asks::UnderWay(turn) if turn != self.turn => Asks::No,
+            Asks::No | Asks::At(..) | Asks::UnderWay(_) => asks,
+        }
+    }
+
+    /// Nothing is asked for any more, and no answer to what was is of any account.
+    fn stop_asking(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        self.walk.clear();
+        let dropped = Dropped { asks: std::mem::take(&mut self.asks), holders: std::mem::take(&mut self.holders) };
+        if !(dropped.asks.is_empty() && dropped.holders.is_empty()) {
+            self.dropped.push(dropped);
+        }
+    }
+
+    /// Drops so many of the things that are of no account any more; whether any are left.
+    pub(in crate::locker) fn drop_some(&mut self, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(last) = self.dropped.last_mut() else { return false };
+            if last.asks.pop_first().is_none() && last.holders.pop_first().is_none() {
+                self.dropped.pop();
+            }
+        }
+        self.has_dropped()
+    }
+
+    /// Whether anything is of no account any more, and still there.
+    pub(in crate::locker) fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
 }
 
-/// Whether the store is asked for a lane.
+/// What is of no account any more. It may be large, and is dropped some at a time.
+#[derive(Debug)]
+struct Dropped {
+    asks: BTreeSet<(Time, u32)>,
+    holders: BTreeSet<(u32, u32)>,
+}
+
+/// Whether the store is asked for a lane, and in which turn.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(in crate::locker) enum Asks {
     #[default]
     No,
-    At(Time),
+    At(Time, u32),
     /// An answer is awaited.
-    UnderWay,
+    UnderWay(u32),
 }
 
 impl Rule {
@@ -150,7 +202,8 @@ impl Locker {
 
     /// Slots of a shared window were taken: if it goes on so, more are needed.
     pub(in crate::locker) fn note_use(&mut self, index: u32) {
-        if self.table.window(index).waits().is_none() && self.table.window(index).is_short() {
+        let window = self.table.window(index);
+        if window.waits().is_none() && window.is_short(&self.rules[window.limit.at()]) {
             let by = self.last.max(self.sharing.last + AHEAD);
             self.note(index, by);
         }
@@ -160,8 +213,8 @@ impl Locker {
     pub(in crate::locker) fn return_unwanted(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         let rule = &self.rules[window.limit.at()];
-        if rule.pooled && rule.keeps_distance() && window.waits().is_none() && window.has_shares() {
-            window.return_shares();
+        if rule.pooled && rule.keeps_distance() && window.waits().is_none() && window.has_shares(rule) {
+            window.return_shares(rule);
             self.note(index, self.last);
         }
     }
@@ -174,15 +227,16 @@ impl Locker {
         let wants = &self.queue.waiters[seat.who].wants;
         let cost = wants.iter().find(|want| want.window == index).map_or(1, |want| want.cost);
         let is_known = window.share_opens(rule, cost, now).is_some();
-        if is_known || rule.lost || self.queue.lanes[lane].asks != Asks::No {
+        if is_known || rule.lost || self.sharing.asked_now(self.queue.lanes[lane].asks) != Asks::No {
             return;
         }
-        let at = (window.later(cost).max(window.paused()) - self.sharing.ahead(rule)).max(now);
+        let at = (window.later(rule, cost).max(window.paused()) - self.sharing.ahead(rule)).max(now);
         self.ask_store_at(lane, at);
     }
 
     fn ask_store_at(&mut self, lane: u32, at: Time) {
-        let before = std::mem::replace(&mut self.queue.lanes[lane].asks, Asks::At(at));
+        let asks = Asks::At(at, self.sharing.turn);
+        let before = std::mem::replace(&mut self.queue.lanes[lane].asks, asks);
         self.sharing.forget(lane, before);
         self.sharing.asks.insert((at, lane));
     }

@@ -33,7 +33,7 @@ impl Window {
     /// is kept back.
     pub(crate) fn is_dry(&self, rule: &Rule, cost: u32, now: crate::time::Time) -> bool {
         if rule.pooled {
-            let unknown = self.share_opens(rule, cost, now).is_none() && self.later(cost) <= now;
+            let unknown = self.share_opens(rule, cost, now).is_none() && self.later(rule, cost) <= now;
             return unknown && self.paused() <= now && !rule.lost;
         }
         !self.has_credit(rule, cost) && self.has_room(rule, cost, now)

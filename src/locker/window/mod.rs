@@ -152,7 +152,7 @@ impl Window {
     #[inline]
     pub(crate) fn expire(&mut self, rule: &Rule, now: Time) {
         if rule.pooled {
-            self.expire_shares(now);
+            self.expire_shares(rule, now);
         }
         match rule.form {
             Form::Sliding | Form::Smooth => sliding::expire(self, rule, now),
@@ -222,7 +222,7 @@ impl Window {
         self.unsettled = self.unsettled.saturating_sub(cost);
         self.return_credit(rule, cost);
         if rule.shared {
-            self.report_unused(cost, 0);
+            self.report_unused(rule, cost, 0);
         }
     }
 
@@ -230,7 +230,7 @@ impl Window {
     pub(crate) fn land(&mut self, rule: &Rule) {
         self.flying = self.flying.saturating_sub(1);
         if rule.shared {
-            self.report_unused(0, 1);
+            self.report_unused(rule, 0, 1);
         }
     }
 

@@ -45,15 +45,18 @@ pub(crate) struct News {
 
 #[derive(Debug, Default)]
 pub(super) struct Pool {
+    /// In which term of its rule the store has granted and said all that follows up to `later`; in another nothing of it
+    /// holds.
+    term: u32,
     /// Those that open first are first.
     shares: VecDeque<Share>,
-    settled: VecDeque<(Time, u32)>,
-    /// When the first of the last part settled.
-    part: Time,
     returned: u32,
     landed: u32,
     /// Nothing opens before for a request of so many slots, as far as the store has said.
     later: (Time, u32),
+    settled: VecDeque<(Time, u32)>,
+    /// When the first of the last part settled.
+    part: Time,
     /// How many slots were used since the store was told last, and at most between two such times of late.
     used: u32,
     pace: u32,
@@ -83,9 +86,10 @@ impl Pool {
     /// Whether nothing of it needs to be told. As long as nobody listens, only what still counts for some gateway.
     fn is_empty(&self, rule: &Rule, now: Time) -> bool {
         let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.told_for());
-        let is_heard = rule.pooled && !rule.lost;
-        let news = is_heard && (self.is_noted || self.returned > 0 || self.landed > 0);
-        self.under_way == 0 && self.shares.is_empty() && !self.settled.iter().any(counts) && !news
+        let (is_heard, holds) = (rule.pooled && !rule.lost, self.term == rule.term);
+        let news = is_heard && (self.is_noted || holds && (self.returned > 0 || self.landed > 0));
+        let granted = holds && !self.shares.is_empty();
+        self.under_way == 0 && !granted && !self.settled.iter().any(counts) && !news
     }
 }
 
@@ -104,8 +108,24 @@ impl Window {
         self.extra.as_ref()?.pool.as_deref()
     }
 
-    fn pool_mut(&mut self) -> &mut Pool {
+    /// What the store has granted and said in this term.
+    fn granted(&self, rule: &Rule) -> Option<&Pool> {
+        self.pool().filter(|pool| pool.term == rule.term)
+    }
+
+    /// What there is to be told of it, to be changed.
+    fn told_mut(&mut self) -> &mut Pool {
         self.extra_mut().pool.get_or_insert_default()
+    }
+
+    /// What the store has granted and said in this term, to be changed.
+    fn pool_mut(&mut self, rule: &Rule) -> &mut Pool {
+        let pool = self.told_mut();
+        if pool.term != rule.term {
+            pool.shares.clear();
+            (pool.term, pool.returned, pool.landed, pool.later) = (rule.term, 0, 0, (Time::START, 0));
+        }
+        pool
     }
 
     /// Whether the store has granted what a request of `cost` slots needs now.
@@ -117,7 +137,7 @@ impl Window {
     pub(crate) fn share_opens(&self, rule: &Rule, cost: u32, now: Time) -> Option<Time> {
         let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
         let mut at = self.paused().max(now);
-        for share in self.pool()?.shares.iter().filter(|share| share.until > now) {
+        for share in self.granted(rule)?.shares.iter().filter(|share| share.until > now) {
             if slots == 0 && flights == 0 {
                 break;
             }
@@ -131,7 +151,7 @@ impl Window {
     /// Uses what `share_opens` says is there. By when the request must have left.
     pub(super) fn use_share(&mut self, rule: &Rule, cost: u32) -> Time {
         let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
-        let pool = self.pool_mut();
+        let pool = self.pool_mut(rule);
         pool.used = pool.used.saturating_add(slots.max(flights));
         pool.is_idle = false;
         let mut until = Time::NEVER;
@@ -149,15 +169,15 @@ impl Window {
     }
 
     /// The store has granted these.
-    pub(crate) fn add_share(&mut self, share: Share) {
-        let pool = self.pool_mut();
+    pub(crate) fn add_share(&mut self, rule: &Rule, share: Share) {
+        let pool = self.pool_mut(rule);
         let place = pool.shares.partition_point(|other| other.from <= share.from);
         pool.shares.insert(place, share);
     }
 
     /// Nothing opens before for a request of so many slots, as far as the store has said.
-    pub(crate) fn set_later(&mut self, later: Time, cost: u32) {
-        self.pool_mut().later = (later, cost);
+    pub(crate) fn set_later(&mut self, rule: &Rule, later: Time, cost: u32) {
+        self.pool_mut(rule).later = (later, cost);
     }
 
     /// What the store has said was of another rule.
@@ -168,33 +188,34 @@ impl Window {
     }
 
     /// Before when no request of so many slots can go, as far as the store has said; `Time::START`: nothing is known.
-    pub(crate) fn later(&self, cost: u32) -> Time {
-        match self.pool() {
+    pub(crate) fn later(&self, rule: &Rule, cost: u32) -> Time {
+        match self.granted(rule) {
             Some(Pool { later: (later, for_cost), .. }) if cost >= *for_cost => *later,
             Some(_) | None => Time::START,
         }
     }
 
     /// How many slots the store has granted that are not used.
-    pub(crate) fn share_left(&self) -> u32 {
-        self.pool().map_or(0, Pool::left)
+    pub(crate) fn share_left(&self, rule: &Rule) -> u32 {
+        self.granted(rule).map_or(0, Pool::left)
     }
 
     /// Whether anything of what the store has granted is not used.
-    pub(crate) fn has_shares(&self) -> bool {
-        self.pool().is_some_and(|pool| !pool.shares.is_empty())
+    pub(crate) fn has_shares(&self, rule: &Rule) -> bool {
+        self.granted(rule).is_some_and(|pool| !pool.shares.is_empty())
     }
 
     /// For how many requests of `cost` slots what is granted and not used is enough.
     pub(crate) fn share_covers(&self, rule: &Rule, cost: u32) -> u32 {
-        let by_slots = self.share_left().checked_div(rule.slots(cost)).unwrap_or(u32::MAX);
-        let flights = self.pool().map_or(0, |pool| pool.shares.iter().map(|share| share.flights).sum());
+        let by_slots = self.share_left(rule).checked_div(rule.slots(cost)).unwrap_or(u32::MAX);
+        let flights = self.granted(rule).map_or(0, |pool| pool.shares.iter().map(|share| share.flights).sum());
         by_slots.min(if rule.counts_flights() { flights } else { u32::MAX })
     }
 
     /// What is granted has run out of time: the store is told that it was not used.
-    pub(super) fn expire_shares(&mut self, now: Time) {
-        let Some(pool) = self.extra.as_mut().and_then(|extra| extra.pool.as_mut()) else { return };
+    pub(super) fn expire_shares(&mut self, rule: &Rule, now: Time) {
+        let pool = self.extra.as_mut().and_then(|extra| extra.pool.as_mut());
+        let Some(pool) = pool.filter(|pool| pool.term == rule.term) else { return };
         if pool.shares.iter().all(|share| share.until > now) {
             return;
         }
@@ -209,16 +230,8 @@ impl Window {
     }
 
     /// What is granted and of no use to anybody here is given back.
-    pub(crate) fn return_shares(&mut self) {
-        self.pool_mut().give_up();
-    }
-
-    /// What is granted does not hold any more.
-    pub(crate) fn drop_shares(&mut self) {
-        if let Some(pool) = self.extra.as_mut().and_then(|extra| extra.pool.as_mut()) {
-            pool.shares.clear();
-            (pool.returned, pool.landed, pool.later) = (0, 0, (Time::START, 0));
-        }
+    pub(crate) fn return_shares(&mut self, rule: &Rule) {
+        self.pool_mut(rule).give_up();
     }
 
     /// `count` slots have settled, of which the store is to be told.
@@ -227,7 +240,7 @@ impl Window {
             return;
         }
         let forgotten = now.as_nanos().saturating_sub(rule.told_for());
-        let pool = self.pool_mut();
+        let pool = self.told_mut();
         match pool.settled.back_mut() {
             Some(last) if now.since(pool.part).as_nanos() < u128::from(rule.quantum) => {
                 *last = (now.max(last.0), last.1.saturating_add(count));
@@ -249,30 +262,31 @@ impl Window {
     /// All that it has counted is news to the store.
     pub(crate) fn report_all(&mut self, rule: &Rule) {
         let log = self.short_log(rule, MOST_TOLD);
-        self.pool_mut().settled = log.into();
+        self.told_mut().settled = log.into();
     }
 
     /// `slots` were granted, taken, and not used; `flights` requests have ended.
-    pub(super) fn report_unused(&mut self, slots: u32, flights: u32) {
-        let pool = self.pool_mut();
+    pub(super) fn report_unused(&mut self, rule: &Rule, slots: u32, flights: u32) {
+        let pool = self.pool_mut(rule);
         pool.returned = pool.returned.saturating_add(slots);
         pool.landed = pool.landed.saturating_add(flights);
     }
 
     /// It is to be told of; `false` if that was known.
     pub(crate) fn note_for_store(&mut self) -> bool {
-        !std::mem::replace(&mut self.pool_mut().is_noted, true)
+        !std::mem::replace(&mut self.told_mut().is_noted, true)
     }
 
     /// Whether so little is left of what is used that more should be asked for, before somebody has to wait for it.
-    pub(crate) fn is_short(&self) -> bool {
-        self.pool().is_some_and(|pool| pool.under_way == 0 && u64::from(pool.left()) < 2 * u64::from(pool.pace.max(1)))
+    pub(crate) fn is_short(&self, rule: &Rule) -> bool {
+        let left = u64::from(self.share_left(rule));
+        self.pool().is_some_and(|pool| pool.under_way == 0 && left < 2 * u64::from(pool.pace.max(1)))
     }
 
     /// What the store is to be told, which is about to happen; and whether it knows the window under this name.
     pub(crate) fn take_news(&mut self, rule: &Rule, epoch: u64, now: Time) -> (News, bool) {
         let waits = self.waits().is_some();
-        let pool = self.pool_mut();
+        let pool = self.pool_mut(rule);
         pool.pace = pool.used.max(pool.pace);
         let ahead = pool.pace.saturating_mul(4).saturating_sub(pool.left()).min(rule.requests / 16);
         let forgotten = now.as_nanos().saturating_sub(rule.told_for());
@@ -291,9 +305,9 @@ impl Window {
     }
 
     /// A moment has passed; what nobody has used in the one before is given back. Whether the store is to be told of it.
-    pub(crate) fn beat(&mut self) -> bool {
+    pub(crate) fn beat(&mut self, rule: &Rule) -> bool {
         let waits = self.waits().is_some();
-        let pool = self.pool_mut();
+        let pool = self.pool_mut(rule);
         pool.pace /= 2;
         if std::mem::replace(&mut pool.is_idle, true) && !waits && !pool.shares.is_empty() {
             pool.give_up();
@@ -308,13 +322,13 @@ impl Window {
 
     /// The store has been told.
     pub(crate) fn was_told(&mut self) {
-        let pool = self.pool_mut();
+        let pool = self.told_mut();
         pool.under_way = pool.under_way.saturating_sub(1);
     }
 
     /// Whether the store has heard it is not known: it is told again, and counts twice what it has heard.
     pub(crate) fn untold(&mut self, settled: Vec<(Time, u32)>) {
-        let pool = self.pool_mut();
+        let pool = self.told_mut();
         pool.under_way = pool.under_way.saturating_sub(1);
         for entry in settled.into_iter().rev() {
             pool.settled.push_front(entry);

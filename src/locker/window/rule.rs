@@ -93,6 +93,9 @@ pub(crate) struct Rule {
     pub(crate) lingers: Option<(Time, Duration)>,
     /// Since when all that was counted is known, unless it has expired.
     pub(crate) since: Time,
+    /// A number that is another one whenever what the store has granted for the windows of this limit holds no longer.
+    /// Windows bear the number that held when they got it, so that none has to be looked for.
+    pub(crate) term: u32,
     /// Whether slots are written down before they are taken, so that a crash forgets none.
     pub(crate) recorded: bool,
     /// How many slots are written down ahead: what a crash may cost.
@@ -107,6 +110,8 @@ pub(crate) struct Rule {
     pub(crate) pooled: bool,
     /// Whether the store cannot be asked.
     pub(crate) lost: bool,
+    /// `requests`, `interval` and `in_flight` of the whole.
+    pub(crate) whole: (u32, u64, u32),
     /// Whether `requests` and `in_flight` are this gateway's part of the whole.
     pub(crate) parted: bool,
     /// When that part ends: nothing goes from then on, and what was granted must have left. `NEVER` for a whole.
@@ -141,6 +146,7 @@ impl Rule {
             aside: Vec::new(),
             lingers: None,
             since: Time::START,
+            term: 0,
             recorded: false,
             block: 0,
             free: 0,
@@ -148,10 +154,12 @@ impl Rule {
             longest: 0,
             pooled: false,
             lost: false,
+            whole: (u32::MAX, 0, u32::MAX),
             parted: false,
             until: Time::NEVER,
             live: 0,
         };
+        rule.whole.2 = rule.in_flight;
         let Some(rate) = &limit.rate else { return rule };
         rule.requests = rate.requests.clamp(1, u32::MAX - 1);
         rule.guard = nanos(rate.guard);
@@ -161,6 +169,7 @@ impl Rule {
         }
         rule.block = rule.requests / BLOCKS;
         rule.interval = rule.span.div_ceil(u64::from(rule.requests));
+        rule.whole = (rule.requests, rule.interval, rule.in_flight);
         rule.answered = rate.counts == Counts::Answered;
         rule.form = match &rate.kind {
             Kind::Sliding => Form::Sliding,
@@ -175,6 +184,11 @@ impl Rule {
             }
         };
         rule
+    }
+
+    /// What was granted for its windows holds no longer. A number comes again after 4 billion others.
+    pub(crate) fn begin_term(&mut self) {
+        self.term = self.term.wrapping_add(1);
     }
 
     /// Whether slots are counted at all.

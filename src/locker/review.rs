@@ -1,0 +1,65 @@
+//! Reviews waiters of whole limits, a slice of lanes at a time.
+//!
+//! What decides whether a waiter may go (who has the say, whether slots must be written down) changes for a whole limit from
+//! one moment to the next, in its rule. Who may go by the new rule is found afterwards: so such a change costs no more with
+//! a million waiters than with none. A slice that has yet to come lets nobody go too many, only somebody a little later.
+
+use std::collections::BTreeSet;
+
+use super::Locker;
+use super::ask::LimitId;
+use crate::time::Time;
+
+/// How many lanes are looked at in one go: some 100 µs, if every one of them has news.
+pub(super) const SLICE: u32 = 128;
+
+/// The limits whose waiters must all be looked at again.
+#[derive(Debug, Default)]
+pub(super) struct Review {
+    limits: BTreeSet<LimitId>,
+    /// The lane to go on with.
+    next: u32,
+}
+
+impl Review {
+    /// Nobody needs to be looked at.
+    pub(super) fn clear(&mut self) {
+        *self = Review::default();
+    }
+}
+
+impl Locker {
+    /// Everybody who waits for this limit is to be looked at again, soon. Lanes that are made later need not be: they are
+    /// looked at when they are made.
+    pub(super) fn review(&mut self, limit: LimitId) {
+        self.review.limits.insert(limit);
+        self.review.next = 0;
+    }
+
+    /// Whether there is anything left to be looked at.
+    pub(super) fn has_review(&self) -> bool {
+        !self.review.limits.is_empty() || self.sharing.has_dropped()
+    }
+
+    /// Looks at the next slice.
+    pub(super) fn review_some(&mut self, now: Time) {
+        self.sharing.drop_some(SLICE as usize);
+        if self.review.limits.is_empty() {
+            return self.run(now);
+        }
+        let (lanes, more) = self.queue.lanes.some(self.review.next, SLICE);
+        self.review.next += SLICE;
+        for lane in lanes {
+            for window in self.queue.lanes[lane].windows.clone() {
+                let limit = self.table.window(window).limit;
+                if self.review.limits.contains(&limit) {
+                    self.news(window);
+                }
+            }
+        }
+        if !more {
+            self.review.clear();
+        }
+        self.run(now);
+    }
+}
