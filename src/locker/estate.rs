@@ -55,8 +55,17 @@ pub enum End {
 }
 
 impl Locker {
-    /// What it knows of its limits.
+    /// What a crash must find of its limits: as [`Locker::estate`] says of them, and that those count as full whose windows
+    /// have yet to be written.
     pub fn known(&self) -> Vec<Known> {
+        let mut all = self.limits_known();
+        for (id, known) in (0..).map(LimitId).zip(&mut all) {
+            known.unknown.extend(self.doubtful_until(id).map(|until| (until, Unknown::all(until).slots)));
+        }
+        all
+    }
+
+    fn limits_known(&self) -> Vec<Known> {
         let plain = |unknown: &[Unknown]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
         let known = |(limit, rule): (&Limit, &super::Rule)| Known {
             limit: limit.clone(),
@@ -77,7 +86,7 @@ impl Locker {
     /// settle.
     pub fn estate(&mut self, now: Time) -> Estate {
         let now = self.advance(now);
-        let limits = self.known();
+        let limits = self.limits_known();
         let mut windows = Vec::new();
         let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
         for Reverse(later) in &self.late {

@@ -18,6 +18,8 @@ struct Link {
 /// Who walks through a list while windows come and go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Walker {
+    /// What is to be written down.
+    Journal,
     /// What the store is to be told.
     Sharing,
 }
@@ -30,12 +32,12 @@ pub(super) struct Lists {
     /// The first window of each limit.
     first: Vec<u32>,
     /// Where each walker goes on.
-    next: [u32; 1],
+    next: [u32; 2],
 }
 
 impl Lists {
     pub(super) fn new(bits: u32) -> Lists {
-        Lists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 1] }
+        Lists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 2] }
     }
 
     /// Puts a window that was just made at the beginning of its limit's list.

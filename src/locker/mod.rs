@@ -48,7 +48,7 @@ pub use self::ask::{Ask, AskKind, Caller, Claim, Grant, Key, LimitId, Moment, So
 pub use self::estate::{End, Estate, Known};
 pub use self::given::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFull};
-pub use self::record::{Page, Record, Written};
+pub use self::record::{Begin, Page, Record, Written};
 pub use self::reload::Reload;
 pub use self::sharing::{Authority, Counted, Exchange, HORIZON_MOST, LEASE, Take, Taken, Terms, Told};
 pub use self::survey::{Closeup, Survey, Surveyor};
@@ -57,6 +57,7 @@ pub use self::wall_clock::{Wall, WallReading};
 use self::decide::Look;
 use self::given::Given;
 use self::queue::{Needs, Queue};
+use self::record::Recorder;
 use self::review::Review;
 use self::settle::Late;
 use self::sharing::Sharing;
@@ -83,12 +84,8 @@ pub struct Locker {
     outbox: VecDeque<(Ticket, Verdict)>,
     /// Nobody goes who could wait, see [`Locker::hold`].
     held: bool,
-    /// Whether slots are written down before they are taken.
-    recording: bool,
-    /// The limits are others than those that are written down.
-    limits_unwritten: bool,
-    /// Windows of which more is to be written down.
-    unwritten: VecDeque<(u32, u32)>,
+    /// What is to be written down.
+    recorder: Recorder,
     /// Whose waiters are to be looked at again.
     review: Review,
     /// What the store is to be told and asked.
@@ -126,9 +123,7 @@ impl Locker {
             queue: Queue::new(),
             outbox: VecDeque::new(),
             held: false,
-            recording: false,
-            limits_unwritten: false,
-            unwritten: VecDeque::new(),
+            recorder: Recorder::default(),
             review: Review::default(),
             sharing: Sharing::new(),
             authorities: HashMap::new(),
@@ -155,7 +150,7 @@ impl Locker {
         self.rules.push(rule);
         self.limits.push(limit);
         let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
-        self.follow_recording(id);
+        self.follow_recording(id, self.last);
         let shared = self.rules[id.at()].shared;
         self.follow_authority(id, shared);
         self.rewrite_limits();

@@ -3,8 +3,12 @@
 //! The locker does not write. It names what is to be written (`poll_record`), and is told when that is done (`recorded`);
 //! until then a window gives out no slot that is not written down.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use super::Locker;
 use super::ask::{Key, LimitId};
+use super::lists::Walker;
+use super::window::{Rule, Window};
 use crate::time::Time;
 
 /// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
@@ -48,82 +52,202 @@ pub struct Page {
 pub struct Written {
     window: u32,
     generation: u32,
+    term: u32,
+}
+
+/// What is on the disk when it begins to be written, and what follows for slots until it says all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// Nothing that counts, and no slot is taken that is not written: for a start, at which nobody asks yet.
+    Anew,
+    /// Nothing that counts, and what is written is not believed before all of it is ([`Locker::is_catching_up`]). Until a
+    /// window's first page it gives out slots as it did, and from then on what is written.
+    CatchUp,
+    /// All that was counted, by the process before. Whoever wants a slot of a window has it written down first.
+    Resume,
+}
+
+/// What is to be written down.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    /// Whether slots are written down before they are taken.
+    is_on: bool,
+    /// The limits are others than those that are written down.
+    limits: bool,
+    /// Windows of which more is to be written down.
+    windows: VecDeque<(u32, u32)>,
+    /// Limits of all whose windows a page is to be written; the first of them is being walked through.
+    walk: VecDeque<LimitId>,
+    /// Those of them that became such while others' pages are believed, and until when what they counted before may settle:
+    /// as long as their windows are not written, a crash must count as full.
+    doubtful: BTreeMap<LimitId, Time>,
+    is_catching_up: bool,
+    /// Whether it is a walk's turn, and not that of windows of which more was asked for.
+    walks: bool,
 }
 
 impl Locker {
-    /// From here on no slot of a long window is taken that is not written down. The limits must be written down first.
-    pub fn begin_recording(&mut self, now: Time) {
+    /// From here on slots of long windows are written down before they are taken; the limits first. It is so at once, by
+    /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`Begin::CatchUp`]
+    /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if somebody asks in between.
+    pub fn begin_recording(&mut self, begin: Begin, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        self.recording = true;
-        self.limits_unwritten = true;
-        for limit in 0..self.rules.len() {
-            self.follow_recording(LimitId(limit as u32));
+        self.recorder = Recorder { is_on: true, limits: true, ..Recorder::default() };
+        for at in 0..self.rules.len() {
+            let (id, rule) = (LimitId(at as u32), &mut self.rules[at]);
+            rule.recorded = is_written(rule);
+            rule.begin_term();
+            rule.catches_up = rule.recorded && begin == Begin::CatchUp;
+            match (rule.recorded, begin) {
+                (false, _) => {}
+                (true, Begin::Anew | Begin::CatchUp) => self.recorder.walk.push_back(id),
+                // Whoever waits for what was asked to be written asks again.
+                (true, Begin::Resume) => self.review(id),
+            }
         }
-        self.run(now);
+        self.recorder.is_catching_up = begin == Begin::CatchUp && !self.recorder.walk.is_empty();
+        self.begin_journal_walk();
+        self.review_some(now);
     }
 
-    /// Nothing can be written down any more: slots are taken all the same.
+    /// Nothing can be written down any more: slots are taken all the same. Who waited for that is found by and by.
     pub fn end_recording(&mut self, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        self.recording = false;
-        self.limits_unwritten = false;
-        self.unwritten.clear();
-        for limit in 0..self.rules.len() {
-            self.follow_recording(LimitId(limit as u32));
-            self.limit_news(LimitId(limit as u32));
+        self.recorder = Recorder::default();
+        for at in 0..self.rules.len() {
+            let rule = &mut self.rules[at];
+            if std::mem::take(&mut rule.recorded) {
+                rule.begin_term();
+                self.review(LimitId(at as u32));
+            }
         }
-        self.run(now);
+        self.review_some(now);
     }
 
-    /// Brings one limit's rule and windows in line with whether anything is written down.
-    pub(super) fn follow_recording(&mut self, id: LimitId) {
+    /// Whether what is written is not all yet that it must be to be believed.
+    pub fn is_catching_up(&self) -> bool {
+        self.recorder.is_catching_up
+    }
+
+    /// Brings the rule of a limit that is new or changed in line with whether anything is written down. `until`: when all
+    /// has settled that its windows may have let go before.
+    pub(super) fn follow_recording(&mut self, id: LimitId, until: Time) {
         let rule = &mut self.rules[id.at()];
-        let was = rule.recorded;
-        // What is shared is written down in the store.
-        rule.recorded = self.recording && rule.is_long() && !rule.dry_run && !rule.shared;
-        if was && rule.recorded {
+        let was = std::mem::replace(&mut rule.recorded, false);
+        rule.recorded = self.recorder.is_on && is_written(rule);
+        if was == rule.recorded {
             return;
         }
-        rule.free = 0;
-        let recorded = rule.recorded;
-        for window in self.table.of_limit(id) {
-            self.table.window_mut(window).lose_record();
-            if recorded {
-                self.ask_for_record(window);
+        let (is_recorded, live) = (rule.recorded, rule.live);
+        rule.begin_term();
+        self.recorder.doubtful.remove(&id);
+        if is_recorded && live > 0 {
+            self.recorder.doubtful.insert(id, until);
+            self.recorder.walk.push_back(id);
+            if self.recorder.walk.len() == 1 {
+                self.begin_journal_walk();
             }
         }
     }
 
+    /// Until when what a limit has let go may settle, if none of it may be on the disk.
+    pub(super) fn doubtful_until(&self, id: LimitId) -> Option<Time> {
+        self.recorder.doubtful.get(&id).copied()
+    }
+
+    /// Whether the pages of any limit may be less than is to be known.
+    pub fn is_doubtful(&self) -> bool {
+        !self.recorder.doubtful.is_empty()
+    }
+
     /// Whether there is anything to be written down.
     pub fn has_records(&self) -> bool {
-        self.recording && (self.limits_unwritten || !self.unwritten.is_empty() || !self.table.gone.is_empty())
+        let Recorder { is_on, limits, windows, walk, .. } = &self.recorder;
+        *is_on && (*limits || !windows.is_empty() || !walk.is_empty() || !self.table.gone.is_empty())
     }
 
     /// The next thing to be written down. What is named first must be written no later than what is named after it.
     pub fn poll_record(&mut self, now: Time) -> Option<Record> {
-        let now = self.advance(now);
-        if !self.recording {
-            return None;
+        while self.has_records() {
+            let record = self.poll_records(1, now).pop();
+            if record.is_some() {
+                return record;
+            }
         }
-        if std::mem::take(&mut self.limits_unwritten) {
+        None
+    }
+
+    /// The next things to be written down, after a look at no more than `most`: there may be none among them, and more
+    /// behind ([`Locker::has_records`]).
+    pub fn poll_records(&mut self, most: usize, now: Time) -> Vec<Record> {
+        let now = self.advance(now);
+        let mut records = Vec::new();
+        for _ in 0..most {
+            if !self.has_records() {
+                break;
+            }
+            records.extend(self.next_record(now));
+        }
+        records
+    }
+
+    /// What is next to be looked at, if that is to be written down.
+    fn next_record(&mut self, now: Time) -> Option<Record> {
+        if std::mem::take(&mut self.recorder.limits) {
             return Some(Record::Limits);
         }
         if let Some((limit, key)) = self.table.gone.pop() {
             // Its key may have a window again, which has asked or will ask to be written down itself.
             return Some(Record::Gone(limit, key));
         }
-        while let Some((window, generation)) = self.unwritten.pop_front() {
-            if self.table.still(window, generation).is_some() {
-                return Some(self.begin_record(window, now));
-            }
+        // Both go on, however much there is of either.
+        self.recorder.walks = !self.recorder.walks && !self.recorder.walk.is_empty();
+        if !self.recorder.walks
+            && let Some((window, generation)) = self.recorder.windows.pop_front()
+        {
+            let rules = &self.rules;
+            // One whose limit is not written down any more is of no account.
+            let still = self.table.still(window, generation).filter(|window| rules[window.limit.at()].recorded);
+            return still.is_some().then(|| self.begin_record(window, now));
         }
-        None
+        if self.recorder.walk.is_empty() {
+            return None;
+        }
+        let Some(window) = self.table.lists.step(Walker::Journal) else {
+            self.end_journal_walk();
+            return None;
+        };
+        let found = self.table.window(window);
+        let rule = &self.rules[found.limit.at()];
+        // One that is bound has a page, or has asked for one.
+        (rule.recorded && found.is_unbound(rule)).then(|| self.begin_record(window, now))
+    }
+
+    fn begin_journal_walk(&mut self) {
+        if let Some(limit) = self.recorder.walk.front() {
+            self.table.lists.begin(Walker::Journal, *limit);
+        }
+    }
+
+    /// All windows of the first limit have been named.
+    fn end_journal_walk(&mut self) {
+        let Some(limit) = self.recorder.walk.pop_front() else { return };
+        self.begin_journal_walk();
+        // It may be there once more, because it was another's to write for a while.
+        if !self.recorder.walk.contains(&limit) && self.recorder.doubtful.remove(&limit).is_some() {
+            // After the pages: it says that they are all that is to be known.
+            self.recorder.limits = true;
+        }
+        if self.recorder.walk.is_empty() {
+            self.recorder.is_catching_up = false;
+            self.rules.iter_mut().for_each(|rule| rule.catches_up = false);
+        }
     }
 
     fn begin_record(&mut self, index: u32, now: Time) -> Record {
@@ -135,7 +259,7 @@ impl Locker {
         let waiting = window.waits().map_or(0, |waits| u32::try_from(waits.slots).unwrap_or(u32::MAX));
         let wanted = waiting.min(window.room(rule));
         let open = window.begin_record(rule, wanted);
-        let written = Written { window: index, generation: window.generation };
+        let written = Written { window: index, generation: window.generation, term: rule.term };
         Record::Window(Page { flying: 0, ..self.page(index, open, LONGEST_LOG) }, written)
     }
 
@@ -155,26 +279,30 @@ impl Locker {
         }
     }
 
-    /// A page is written down: what it says may be taken.
-    pub fn recorded(&mut self, written: Written, now: Time) {
-        // The window is another process's by now, and so is what is written of it.
+    /// Pages are written down: what they say may be taken.
+    pub fn recorded(&mut self, written: impl IntoIterator<Item = Written>, now: Time) {
+        // The windows are another process's by now, and so is what is written of them.
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        let Some(window) = self.table.still(written.window, written.generation) else { return };
-        let outdated = window.end_record();
-        let limit = window.limit;
-        if outdated || window.runs_low(&self.rules[limit.at()]) {
-            self.ask_for_record(written.window);
+        for Written { window: index, generation, term } in written {
+            let Some(window) = self.table.still(index, generation) else { continue };
+            let rule = &self.rules[window.limit.at()];
+            if term != rule.term {
+                continue;
+            }
+            if window.end_record(rule) || window.runs_low(rule) {
+                self.ask_for_record(index);
+            }
+            self.news(index);
         }
-        self.news(written.window);
         self.run(now);
     }
 
     /// The limits are written down as they are now: keys of which nothing is written may begin with a block.
     pub fn limits_recorded(&mut self) {
-        if self.limits_unwritten || self.given.is_some() {
+        if self.recorder.limits || self.given.is_some() {
             return;
         }
         for rule in &mut self.rules {
@@ -185,23 +313,33 @@ impl Locker {
     /// More of a window is to be written down.
     pub(super) fn ask_for_record(&mut self, index: u32) {
         let window = self.table.window_mut(index);
-        if window.ask_for_record() {
-            let generation = window.generation;
-            self.unwritten.push_back((index, generation));
+        let rule = &self.rules[window.limit.at()];
+        if rule.recorded && !is_met_by_a_walk(window, rule) && window.ask_for_record(rule) {
+            self.recorder.windows.push_back((index, window.generation));
         }
     }
 
     /// A window is held back by something else than its slots, or no longer.
     pub(super) fn rewrite_window(&mut self, index: u32) {
         let window = self.table.window_mut(index);
-        if self.rules[window.limit.at()].recorded && window.ask_for_new_record() {
-            let generation = window.generation;
-            self.unwritten.push_back((index, generation));
+        let rule = &self.rules[window.limit.at()];
+        if rule.recorded && !is_met_by_a_walk(window, rule) && window.ask_for_new_record(rule) {
+            self.recorder.windows.push_back((index, window.generation));
         }
     }
 
     /// The limits are to be written down anew.
     pub(super) fn rewrite_limits(&mut self) {
-        self.limits_unwritten = self.recording;
+        self.recorder.limits = self.recorder.is_on;
     }
+}
+
+/// Whether a window is written in its turn, and until then bound by nothing: all are written when the walk is over.
+fn is_met_by_a_walk(window: &Window, rule: &Rule) -> bool {
+    rule.catches_up && window.is_unbound(rule)
+}
+
+/// Whether a limit's slots are written down here. What is shared is written down in the store.
+fn is_written(rule: &Rule) -> bool {
+    rule.is_long() && !rule.dry_run && !rule.shared
 }

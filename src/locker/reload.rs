@@ -115,7 +115,8 @@ impl Locker {
         id
     }
 
-    /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the old one. Its waiters are looked at by `settle_in`.
+    /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the old one. Its waiters are
+    /// looked at by `settle_in`.
     fn change(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
         let mut rule = Rule::new(&limit);
         let old = &self.rules[id.at()];
@@ -123,11 +124,11 @@ impl Locker {
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).succeed(old, &rule, &unseen, now);
         }
-        (rule.recorded, rule.term) = (old.recorded, old.term);
+        (rule.recorded, rule.term, rule.catches_up) = (old.recorded, old.term, old.catches_up);
         let was_shared = old.shared;
         self.rules[id.at()] = rule;
         self.limits[id.at()] = limit;
-        self.follow_recording(id);
+        self.follow_recording(id, until);
         self.follow_authority(id, was_shared);
         self.rewrite_limits();
     }

@@ -53,6 +53,27 @@ pub(super) struct Table {
     hand: usize,
     /// Windows that were dropped, and of which something is written down.
     pub(super) gone: Vec<(LimitId, Key)>,
+    /// At how many places was looked, one after the other.
+    #[cfg(test)]
+    pub(super) looks: Looks,
+}
+
+/// Counts places that are looked at: another one than the last.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Looks(std::cell::Cell<(u32, usize)>);
+
+#[cfg(test)]
+impl Looks {
+    fn at(&self, index: u32) {
+        let (last, count) = self.0.get();
+        self.0.set((index, count + usize::from(index != last)));
+    }
+
+    /// How many there were since this was asked last.
+    pub(super) fn take(&self) -> usize {
+        self.0.replace((NONE, 0)).1
+    }
 }
 
 impl Table {
@@ -68,6 +89,8 @@ impl Table {
             generation: 0,
             hand: 0,
             gone: Vec::new(),
+            #[cfg(test)]
+            looks: Looks::default(),
         }
     }
 
@@ -110,24 +133,32 @@ impl Table {
 
     #[inline]
     pub(super) fn window(&self, index: u32) -> &Window {
+        #[cfg(test)]
+        self.looks.at(index);
         let (chunk, place) = self.at(index as usize);
         &self.chunks[chunk].windows[place]
     }
 
     #[inline]
     pub(super) fn window_mut(&mut self, index: u32) -> &mut Window {
+        #[cfg(test)]
+        self.looks.at(index);
         let (chunk, place) = self.at(index as usize);
         &mut self.chunks[chunk].windows[place]
     }
 
     /// The window at a place that may have been vacated since, or have another window by now.
     pub(super) fn get(&self, index: u32) -> Option<&Window> {
+        #[cfg(test)]
+        self.looks.at(index);
         let (chunk, place) = self.at(index as usize);
         self.chunks.get(chunk)?.windows.get(place).filter(|window| window.limit != VACANT)
     }
 
     /// As [`Table::get`], to be changed.
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Window> {
+        #[cfg(test)]
+        self.looks.at(index);
         let (chunk, place) = self.at(index as usize);
         self.chunks.get_mut(chunk)?.windows.get_mut(place).filter(|window| window.limit != VACANT)
     }
@@ -374,8 +405,8 @@ mod tests {
             };
             let mut there: Vec<u32> = (0..roll(40)).map(|key| insert(&mut table, &mut rules, key.into())).collect();
             let (mut met, mut steps) = (Vec::new(), 0);
-            table.lists.begin(Walker::Sharing, limit);
-            while let Some(index) = table.lists.step(Walker::Sharing) {
+            table.lists.begin(Walker::Journal, limit);
+            while let Some(index) = table.lists.step(Walker::Journal) {
                 met.push(table.window(index).key);
                 if roll(2) == 0 && !there.is_empty() {
                     let gone = there.swap_remove(roll(there.len() as u64) as usize);

@@ -53,6 +53,12 @@ impl File {
         catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its parts do not fit together")))
     }
 
+    /// Opens it once more, whatever it holds: it was read before, or is about to be written anew.
+    pub(super) fn reopen(path: &Path) -> Result<File, Error> {
+        let open = || File::open_database(path);
+        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its parts do not fit together")))
+    }
+
     fn open_database(path: &Path) -> Result<File, Error> {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(true);

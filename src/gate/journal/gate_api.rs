@@ -1,13 +1,42 @@
-//! Calls of the journal's thread into the gate: what is to be written next, and that it is written.
+//! Calls of the journal's thread into the gate: what is to be written next, and that it is written. Each of them holds the
+//! gate's lock for a slice of work.
 
 use crate::gate::Gate;
-use crate::locker::{Estate, Known, Record, WallReading};
+use crate::locker::{Begin, Estate, Known, Record, WallReading, Written};
+
+/// How many things are named, or said to be written, in one go: the gate is locked meanwhile.
+pub(super) const MOST: usize = 512;
+
+/// What was written, as far as the locker wants to know.
+#[derive(Default)]
+pub(super) struct Done {
+    limits: bool,
+    pages: Vec<Written>,
+}
+
+impl Done {
+    pub(super) fn of(records: &[Record]) -> Done {
+        let mut done = Done::default();
+        done.extend(records);
+        done
+    }
+
+    pub(super) fn extend(&mut self, records: &[Record]) {
+        for record in records {
+            match record {
+                Record::Limits => self.limits = true,
+                Record::Window(_, written) => self.pages.push(*written),
+                Record::Gone(..) => {}
+            }
+        }
+    }
+}
 
 /// What the thread that writes says to the locker.
 impl Gate {
-    pub(super) fn begin_recording(&self) {
+    pub(super) fn begin_recording(&self, begin: Begin) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.begin_recording(now));
+        self.step(now, |state| state.locker.begin_recording(begin, now));
     }
 
     pub(super) fn end_recording(&self) {
@@ -18,28 +47,31 @@ impl Gate {
         });
     }
 
-    /// What is to be written next. When there is nothing, the bell is rung for the next.
-    pub(super) fn take_records(&self, most: usize) -> Vec<Record> {
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.lock().locker.is_catching_up()
+    }
+
+    /// What is to be written next, after a look at some; and whether there is more. When there is not, and
+    /// nothing was found, the bell is rung for the next.
+    pub(super) fn take_records(&self) -> (Vec<Record>, bool) {
         let now = self.clock.now();
         self.step(now, |state| {
-            let records: Vec<Record> = std::iter::from_fn(|| state.locker.poll_record(now)).take(most).collect();
-            state.rung.journal = !records.is_empty();
-            records
+            let records = state.locker.poll_records(MOST, now);
+            let more = state.locker.has_records();
+            state.rung.journal = more || !records.is_empty();
+            (records, more)
         })
     }
 
     /// These are on the disk.
-    pub(super) fn wrote(&self, records: Vec<Record>) {
-        let now = self.clock.now();
-        self.step(now, |state| {
-            for record in records {
-                match record {
-                    Record::Limits => state.locker.limits_recorded(),
-                    Record::Window(_, written) => state.locker.recorded(written, now),
-                    Record::Gone(..) => {}
-                }
-            }
-        });
+    pub(super) fn wrote(&self, done: &Done) {
+        if done.limits {
+            self.step(self.clock.now(), |state| state.locker.limits_recorded());
+        }
+        for pages in done.pages.chunks(MOST) {
+            let now = self.clock.now();
+            self.step(now, |state| state.locker.recorded(pages.iter().copied(), now));
+        }
     }
 
     /// What is known of limits, and of the wall clock.

@@ -145,7 +145,18 @@ pub enum Health {
     Off,
     /// It is on the disk before it is used.
     Whole,
-    /// The disk cannot be written: after a crash all windows count as full.
+    /// The disk cannot be written, or it is written anew: after a crash now all windows would count as full.
+    Blind,
+}
+
+/// What the file is worth, and what is done about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// It holds all that is used, and is written.
+    Whole,
+    /// It is written, and will hold all that is used; the folder says that it does not yet.
+    CatchingUp,
+    /// It cannot be written, or is not yet; the folder says that it does not hold all.
     Blind,
 }
 
@@ -153,7 +164,10 @@ pub enum Health {
 pub(super) struct Journal {
     /// `None` while it cannot be written. It is closed before the folder is let go.
     file: Mutex<Option<File>>,
+    standing: Mutex<Standing>,
     folder: Folder,
+    /// Whether the process before this one wrote in the same folder until now.
+    continues: bool,
     clock: Clock,
     /// What keys are hashed with.
     seed: [u8; 16],
@@ -201,7 +215,16 @@ impl Journal {
             Some(found) => folder.legacy(found, forgets),
         };
         let (seed, bell) = (legacy.seed, Arc::default());
-        Ok((Some(Journal { file: Mutex::new(Some(file)), folder, clock, seed, bell }), legacy))
+        let journal = Journal {
+            file: Mutex::new(Some(file)),
+            standing: Mutex::new(Standing::Blind),
+            folder,
+            continues: false,
+            clock,
+            seed,
+            bell,
+        };
+        Ok((Some(journal), legacy))
     }
 
     /// Another process's journal, whose folder's lock was passed to this one if `lock` is something. The file is still that
@@ -212,11 +235,13 @@ impl Journal {
         seed: [u8; 16],
         clock: Clock,
     ) -> Result<Journal, Error> {
+        let continues = lock.is_some();
         let folder = match lock {
             Some(lock) => Folder::held(&settings.dir, lock),
             None => Folder::take(&settings.dir)?,
         };
-        Ok(Journal { file: Mutex::new(None), folder, clock, seed, bell: Arc::default() })
+        let (file, standing) = (Mutex::new(None), Mutex::new(Standing::Blind));
+        Ok(Journal { file, standing, folder, continues, clock, seed, bell: Arc::default() })
     }
 
     /// The folder, and its lock for another process.
@@ -232,6 +257,17 @@ impl Journal {
 
     /// Whether what is counted is on the disk before it is used.
     pub(super) fn health(&self) -> Health {
-        if self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some() { Health::Whole } else { Health::Blind }
+        match self.standing() {
+            Standing::Whole => Health::Whole,
+            Standing::CatchingUp | Standing::Blind => Health::Blind,
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_standing(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }

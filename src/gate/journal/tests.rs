@@ -1,5 +1,7 @@
 //! The folder: who may have it, what is found in it, and what becomes of a disk that fails.
 
+mod failing;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -304,42 +306,6 @@ fn bytes_that_were_changed_are_found_or_were_of_no_account() {
             }
         }
     }
-}
-
-#[test]
-fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
-    let place = Place::new("blind");
-    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
-    assert_eq!(go(&gate, 1, 1), 1);
-    let journal = Arc::clone(gate.journal.get().unwrap());
-    // What is no file cannot be opened again.
-    let aside = place.0.join("aside");
-    fs::rename(place.file(), &aside).unwrap();
-    fs::create_dir(place.file()).unwrap();
-    // As when a write fails: the thread that writes does the same.
-    journal.fail_for_test(&gate);
-    assert_eq!(gate.journal_health(), Health::Blind);
-    assert_eq!(go(&gate, 1, 3), 1, "it goes on");
-    let copy = Place::new("blind-copy");
-    fs::create_dir_all(&copy.0).unwrap();
-    fs::copy(&aside, copy.file()).unwrap();
-    let next = open(&copy.settings(), vec![limit(2, HOUR)]).unwrap();
-    assert_eq!((go(&next, 1, 1), go(&next, 2, 1)), (0, 0), "all windows are full");
-    assert_eq!(gate.journal_health(), Health::Blind);
-    fs::remove_dir(place.file()).unwrap();
-    fs::rename(&aside, place.file()).unwrap();
-    // The disk takes something again, within a second or two.
-    for _ in 0..500 {
-        if gate.journal_health() == Health::Whole {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(gate.journal_health(), Health::Whole);
-    drop(journal);
-    kill(gate);
-    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
-    assert_eq!((usage(&gate, 1).taken, go(&gate, 2, 1)), (2, 1), "what it did meanwhile is written");
 }
 
 #[test]

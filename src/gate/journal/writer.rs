@@ -1,19 +1,21 @@
 //! Writes what the locker names, and tells it when that is on the disk.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use super::file::{Batch, File};
 use super::form::{Head, KnownForm, PageForm, ReadingForm};
+use super::gate_api::Done;
 use super::when::{Line, Moment};
-use super::{Error, Health, Journal};
+use super::{Error, Journal, Standing};
 use crate::gate::Gate;
 use crate::gate::bell::{Leaving, Parked};
-use crate::locker::{Estate, Limit, Page, Record};
+use crate::locker::{Begin, Estate, Limit, Page, Record};
 
-/// How many things are written together at most: the gate is locked while they are named.
-const MOST: usize = 512;
+/// How many slices are written together where all windows are.
+const SLICES: usize = 8;
 /// How often to try again to write, when that has failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -34,14 +36,23 @@ impl Journal {
     }
 
     /// As [`Journal::begin`], in the place of another process that has closed the file. There is no way back: if it cannot
-    /// be written, the gateway goes on without.
+    /// be written, see [`Journal::fail`]. When this returns, limits that are new are written down, and slots may be granted.
     pub(in crate::gate) fn take_up(&self, gate: &Gate, writer: Parked) {
         // Not before: a process that fails to take over leaves the number of the one that goes on.
         self.folder.name_holder();
-        if let Err(error) = self.reopen().and_then(|()| self.rewrite(gate)) {
+        let begun = match self.continues && self.folder.is_whole() {
+            // What that one has written is as much as this one knows of it, or more.
+            true => self.resume(gate),
+            false => {
+                self.folder.set_blind();
+                self.begin_to_catch_up(gate)
+            }
+        };
+        if let Err(error) = begun {
             self.fail(gate, &error);
         }
         writer.begin();
+        self.bell.ring();
     }
 
     /// The thread that writes, for later.
@@ -50,9 +61,13 @@ impl Journal {
         Parked::new("journal", move || journal.run(&gate)).map_err(Error::System)
     }
 
-    /// Another process writes from here on: nothing more is written here, and the folder is let go.
-    pub(in crate::gate) fn leave(&self) {
+    /// Another process writes from here on: nothing more is written here, and the folder is let go. `doubtful`: what is
+    /// written is not all that a crash must find.
+    pub(in crate::gate) fn leave(&self, doubtful: bool) {
         self.bell.end();
+        if doubtful {
+            self.folder.set_blind();
+        }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.folder.let_go();
     }
@@ -60,12 +75,11 @@ impl Journal {
     fn run(&self, gate: &Weak<Gate>) {
         let _leaving = Leaving::at_the_end_of(&self.bell);
         loop {
-            let within = (self.health() == Health::Blind).then_some(RETRY);
-            if !self.bell.hear(within) {
+            if !self.bell.hear((self.standing() == Standing::Blind).then_some(RETRY)) {
                 return;
             }
             let Some(gate) = gate.upgrade() else { return };
-            if self.health() == Health::Blind {
+            if self.standing() == Standing::Blind {
                 self.recover(&gate);
                 continue;
             }
@@ -77,30 +91,90 @@ impl Journal {
         }
     }
 
-    /// Writes until there is nothing more to be written.
+    /// Writes until there is nothing more to be written. If that is all that must be known after a crash, says so.
     fn write_all(&self, gate: &Gate) -> Result<(), redb::Error> {
         loop {
-            let records = gate.take_records(MOST);
-            if records.is_empty() {
+            let (records, more) = self.take_batch(gate);
+            if records.is_empty() && !more {
+                break;
+            }
+            // A stop writes all there is by itself, and a process that takes over what it needs.
+            if self.bell.is_over() {
                 return Ok(());
             }
-            self.write(|batch| self.put(batch, gate, &records))?;
-            gate.wrote(records);
+            if !records.is_empty() {
+                self.write(|batch| self.put(batch, gate, &records))?;
+                gate.wrote(&Done::of(&records));
+            }
         }
+        if self.standing() == Standing::CatchingUp && !gate.is_catching_up() {
+            self.folder.set_whole().map_err(redb::Error::Io)?;
+            self.set_standing(Standing::Whole);
+            tracing::info!("all that is counted is written");
+        }
+        Ok(())
     }
 
-    /// Writes all there is in the place of all that was written.
+    /// What is written together: some slices, of which each has the gate locked, but not all the time.
+    fn take_batch(&self, gate: &Gate) -> (Vec<Record>, bool) {
+        let (mut records, mut more) = gate.take_records();
+        // Where nobody waits for any of it, the disk is the slowest: then fewer commits of more.
+        for _ in 1..SLICES {
+            if !(more && gate.is_catching_up()) {
+                break;
+            }
+            let (slice, rest) = gate.take_records();
+            records.extend(slice);
+            more = rest;
+        }
+        (records, more)
+    }
+
+    /// Writes all there is in the place of all that was written, together.
     fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
-        gate.begin_recording();
-        let records = gate.take_records(usize::MAX);
+        gate.begin_recording(Begin::Anew);
+        let mut done = Done::default();
+        self.write(|batch| {
+            batch.begin_anew()?;
+            loop {
+                let (records, more) = gate.take_records();
+                self.put(batch, gate, &records)?;
+                done.extend(&records);
+                if !more {
+                    return Ok(());
+                }
+            }
+        })?;
+        self.folder.set_whole().map_err(redb::Error::Io)?;
+        self.set_standing(Standing::Whole);
+        gate.wrote(&done);
+        // To look whether there is more by now.
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Goes on where what is written is right: each window is written when more of it is wanted.
+    fn resume(&self, gate: &Gate) -> Result<(), redb::Error> {
+        self.reopen()?;
+        // The disk takes something, before the locker is told so.
+        self.write(|_| Ok(()))?;
+        gate.begin_recording(Begin::Resume);
+        self.set_standing(Standing::Whole);
+        self.write_all(gate)
+    }
+
+    /// Begins to write all there is, while slots are taken that are not written. The folder says that it is not all.
+    fn begin_to_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
+        self.reopen()?;
+        self.write(|_| Ok(()))?;
+        gate.begin_recording(Begin::CatchUp);
+        let (records, _more) = gate.take_records();
         self.write(|batch| {
             batch.begin_anew()?;
             self.put(batch, gate, &records)
         })?;
-        self.folder.set_whole().map_err(redb::Error::Io)?;
-        gate.wrote(records);
-        // To look whether there is more by now.
-        self.bell.ring();
+        self.set_standing(Standing::CatchingUp);
+        gate.wrote(&Done::of(&records));
         Ok(())
     }
 
@@ -161,14 +235,19 @@ impl Journal {
 
     /// It cannot be written. The gateway goes on, and what it uses from here on is not on the disk.
     fn fail(&self, gate: &Gate, error: &redb::Error) {
-        // Before anything more is used.
-        self.folder.set_blind();
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        gate.end_recording();
+        self.go_blind(gate);
         tracing::error!(
             folder = %self.folder.dir.display(), %error,
             "what is counted cannot be written; if the gateway died now, all windows would count as full at its next start"
         );
+    }
+
+    fn go_blind(&self, gate: &Gate) {
+        // Before anything more is used.
+        self.folder.set_blind();
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.set_standing(Standing::Blind);
+        gate.end_recording();
     }
 
     #[cfg(test)]
@@ -177,14 +256,14 @@ impl Journal {
         self.bell.ring();
     }
 
+    /// The file is closed because it could not be written: it is tried again.
     fn recover(&self, gate: &Gate) {
-        match self.reopen().and_then(|()| self.rewrite(gate)) {
-            Ok(()) => tracing::info!("what is counted is written again"),
+        match self.begin_to_catch_up(gate) {
+            // What is left is written as anything else.
+            Ok(()) => self.bell.ring(),
             Err(error) => {
                 tracing::debug!(%error, "what is counted still cannot be written");
-                self.folder.set_blind();
-                *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                gate.end_recording();
+                self.go_blind(gate);
             }
         }
     }
@@ -193,8 +272,8 @@ impl Journal {
     fn reopen(&self) -> Result<(), redb::Error> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
-            let opened = File::open(&self.folder.file(), &self.clock);
-            *file = Some(opened.map_err(|error| redb::Error::Io(std::io::Error::other(error)))?.0);
+            let opened = File::reopen(&self.folder.file());
+            *file = Some(opened.map_err(|error| redb::Error::Io(io::Error::other(error)))?);
         }
         Ok(())
     }

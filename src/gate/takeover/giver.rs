@@ -37,10 +37,10 @@ impl Gate {
         };
         let hears = spawn("next-hear", hear_next).map_err(Error::System)?;
         let tells = spawn("next-tell", tell_next).map_err(Error::System)?;
-        self.give(&pass, &bell)?;
+        let doubtful = self.give(&pass, &bell)?;
         hears.begin();
         if let Some(journal) = self.journal.get() {
-            journal.leave();
+            journal.leave(doubtful);
         }
         tells.begin();
         Ok(())
@@ -61,7 +61,9 @@ impl Gate {
 
     /// The moment itself. Here alone the gate waits with its lock held: what was told must stay as it was until the other
     /// has it.
-    fn give(&self, pass: &Pass, bell: &Arc<Bell>) -> Result<(), Error> {
+    ///
+    /// Returns whether what is written in the state folder is less than a crash must find.
+    fn give(&self, pass: &Pass, bell: &Arc<Bell>) -> Result<bool, Error> {
         let now = self.clock.now();
         self.step(now, |state| {
             let lines = Lines::new(&self.clock);
@@ -73,9 +75,10 @@ impl Gate {
             say(pass, &Step::Go)?;
             // It is empty until here: nobody hands over twice.
             self.bells.next.set(Arc::clone(bell)).ok();
+            let doubtful = state.locker.is_doubtful();
             state.locker.give(now);
             state.muster = None;
-            Ok(())
+            Ok(doubtful)
         })
     }
 

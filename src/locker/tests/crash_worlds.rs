@@ -16,7 +16,11 @@ pub(super) struct Disk {
     /// What is being written: all of it will be there, or none.
     batch: Vec<Record>,
     /// It cannot be written.
-    is_lost: bool,
+    fails: bool,
+    /// What is written is not all that was used, and it says so.
+    is_lacking: bool,
+    /// All that was written before goes with the next batch.
+    begins_anew: bool,
 }
 
 impl Disk {
@@ -32,26 +36,31 @@ impl Disk {
 impl World {
     /// Takes up to so many of the things that are to be written.
     fn begin_writing(&mut self, most: u64) {
-        for _ in 0..most {
-            let Some(record) = self.locker.poll_record(self.now) else { break };
-            self.disk.batch.push(record);
+        if !self.disk.fails {
+            self.disk.batch.extend(self.locker.poll_records(most as usize, self.now));
         }
     }
 
     /// What is being written is there.
     fn commit(&mut self) {
+        if std::mem::take(&mut self.disk.begins_anew) {
+            self.disk.pages.clear();
+        }
         for record in std::mem::take(&mut self.disk.batch) {
             self.disk.put(&record, &self.locker);
             match record {
                 Record::Limits => self.locker.limits_recorded(),
-                Record::Window(_, written) => self.locker.recorded(written, self.now),
+                Record::Window(_, written) => self.locker.recorded([written], self.now),
                 Record::Gone(..) => {}
             }
         }
+        // All that was named is there.
+        self.disk.is_lacking &= self.disk.fails || self.locker.is_catching_up();
         self.listen();
     }
 
     pub(super) fn write_all(&mut self) {
+        self.disk_recovers();
         self.commit();
         while self.locker.has_records() {
             self.begin_writing(10);
@@ -60,17 +69,39 @@ impl World {
     }
 
     fn begin_recording(&mut self) {
-        self.locker.begin_recording(self.now);
+        (self.disk.fails, self.disk.is_lacking, self.disk.begins_anew) = (false, false, true);
+        self.locker.begin_recording(Begin::Anew, self.now);
         self.listen();
         // The limits are there before the first grant.
         self.write_all();
     }
 
-    /// The disk cannot be written any more, and the locker goes on without.
+    /// The disk takes nothing any more. Either that can be marked, and the locker goes on without; or not, and it is told
+    /// nothing.
+    fn disk_fails(&mut self) {
+        if self.disk.is_lacking || !self.dice.one_in(3) {
+            return self.lose_disk();
+        }
+        self.disk.batch.clear();
+        self.disk.fails = true;
+    }
+
+    /// The disk cannot be written any more, which is marked, and the locker goes on without.
     fn lose_disk(&mut self) {
         self.disk.batch.clear();
-        self.disk.is_lost = true;
+        (self.disk.fails, self.disk.is_lacking) = (true, true);
         self.locker.end_recording(self.now);
+        self.listen();
+    }
+
+    /// It takes something again.
+    fn disk_recovers(&mut self) {
+        if !std::mem::take(&mut self.disk.fails) {
+            return;
+        }
+        self.disk.begins_anew = self.disk.is_lacking;
+        let begin = if self.disk.is_lacking { Begin::CatchUp } else { Begin::Resume };
+        self.locker.begin_recording(begin, self.now);
         self.listen();
     }
 
@@ -90,17 +121,13 @@ impl World {
         self.die();
     }
 
-    /// It can again: all that is known is written in the place of all that was.
-    fn find_disk(&mut self) {
-        self.disk.is_lost = false;
-        self.disk.pages.clear();
-        self.begin_recording();
-    }
-
     /// The process dies, and another one goes on, at once or later.
     fn die(&mut self) {
         if self.dice.one_in(2) {
             // It was written, but nobody heard of it.
+            if std::mem::take(&mut self.disk.begins_anew) {
+                self.disk.pages.clear();
+            }
             for record in std::mem::take(&mut self.disk.batch) {
                 self.disk.put(&record, &self.locker);
             }
@@ -113,7 +140,7 @@ impl World {
         }
         // Pauses are not part of the promise.
         self.oracle.pauses.clear();
-        let end = if self.disk.is_lost { End::Blind } else { End::Crash };
+        let end = if self.disk.is_lacking { End::Blind } else { End::Crash };
         let estate = Estate {
             limits: self.disk.limits.clone(),
             windows: self.disk.pages.values().cloned().collect(),
@@ -173,8 +200,6 @@ impl World {
         if self.dice.one_in(4) {
             self.change_a_rule();
         }
-        self.disk.pages.clear();
-        self.disk.is_lost = false;
         self.begin_recording();
     }
 
@@ -219,9 +244,9 @@ impl World {
                 2..4 => self.commit(),
                 4 if self.dice.one_in(12) => self.die(),
                 5 if self.dice.one_in(12) => self.stop(),
-                6 if self.disk.is_lost && self.dice.one_in(4) => self.find_disk(),
-                6 if !self.disk.is_lost && self.dice.one_in(12) => self.lose_disk(),
-                7 if !self.disk.is_lost && self.dice.one_in(3) => self.end_blindly(),
+                6 if self.disk.fails && self.dice.one_in(4) => self.disk_recovers(),
+                6 if !self.disk.fails && self.dice.one_in(12) => self.disk_fails(),
+                7 if !self.disk.fails && self.dice.one_in(3) => self.end_blindly(),
                 _ => self.something_happens(now),
             }
             self.listen();

@@ -27,7 +27,7 @@ pub(super) fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
 pub(super) fn recording(limits: Vec<Limit>) -> (Locker, Disk) {
     let mut locker = Locker::new(limits);
     let mut disk = Disk::default();
-    locker.begin_recording(ms(0));
+    locker.begin_recording(Begin::Anew, ms(0));
     write(&mut locker, &mut disk, ms(0));
     (locker, disk)
 }
@@ -37,7 +37,7 @@ pub(super) fn write(locker: &mut Locker, disk: &mut Disk, now: Time) {
         disk.put(&record, locker);
         match record {
             Record::Limits => locker.limits_recorded(),
-            Record::Window(_, written) => locker.recorded(written, now),
+            Record::Window(_, written) => locker.recorded([written], now),
             Record::Gone(..) => {}
         }
     }
@@ -76,7 +76,7 @@ fn a_limit_of_few_slots_writes_each_down_and_loses_none() {
     assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == ticket), "{told:?}");
     drop(told);
     let mut locker = after_a_crash(&disk, ms(10));
-    locker.begin_recording(ms(10));
+    locker.begin_recording(Begin::Anew, ms(10));
     write(&mut locker, &mut disk, ms(10));
     for (key, left) in [(0, 1), (1, 2)] {
         let mut gone = 0;
@@ -125,7 +125,7 @@ fn a_short_window_is_full_for_its_span_after_a_crash_and_not_after_a_stop() {
 #[test]
 fn what_could_not_be_written_is_not_believed() {
     let mut locker = Locker::new(vec![long(3)]);
-    locker.begin_recording(ms(0));
+    locker.begin_recording(Begin::Anew, ms(0));
     let mut disk = Disk::default();
     write(&mut locker, &mut disk, ms(0));
     locker.end_recording(ms(0));

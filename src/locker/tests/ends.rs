@@ -73,7 +73,7 @@ fn what_earlier_crashes_may_have_cost_is_free_again_when_its_span_is_over() {
     for (crash, free) in [(0, 20), (900, 10), (1800, 10), (2700, 10)] {
         let mut locker = Locker::inherit(found(&disk), End::Crash, WALL, ms(crash));
         assert_eq!(go(&mut locker, 1, ms(crash)), free, "a block of ten for each crash in a second: {crash} ms");
-        locker.begin_recording(ms(crash));
+        locker.begin_recording(Begin::Anew, ms(crash));
         disk = Disk::default();
         while let Some(record) = locker.poll_record(ms(crash)) {
             if record == Record::Limits {
@@ -151,7 +151,7 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
             locker.pause(LimitId(0), Key(key), ms(5000), ms(10));
         }
         if let Some(Record::Window(_, written)) = page {
-            locker.recorded(written, ms(10));
+            locker.recorded([written], ms(10));
         }
         write(&mut locker, &mut disk, ms(10));
         let mut next = Locker::inherit(found(&disk), End::Crash, WALL, ms(20));

@@ -128,12 +128,12 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
 fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
     let patient = |requests| Limit { max_wait: Duration::from_secs(1000), ..limit(requests, 100_000, Kind::Sliding) };
     let mut first = Locker::new(vec![patient(100), patient(1)]);
-    first.begin_recording(ms(0));
+    first.begin_recording(Begin::Anew, ms(0));
     let write = |locker: &mut Locker, now: Time| {
         while let Some(record) = locker.poll_record(now) {
             match record {
                 Record::Limits => locker.limits_recorded(),
-                Record::Window(_, written) => locker.recorded(written, now),
+                Record::Window(_, written) => locker.recorded([written], now),
                 Record::Gone(..) => {}
             }
         }
@@ -167,7 +167,7 @@ fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
     let written = written.expect("more of the first window is to be written");
     first.give(ms(100));
     first.leave(ticket, ms(101));
-    first.recorded(written, ms(102));
+    first.recorded([written], ms(102));
     first.end_recording(ms(103));
 }
 

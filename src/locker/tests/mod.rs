@@ -16,6 +16,7 @@ mod oracle;
 mod order;
 mod overflow;
 mod priorities;
+mod recording;
 mod reloads;
 mod sharing;
 mod world;

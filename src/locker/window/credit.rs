@@ -6,16 +6,21 @@
 
 use super::Window;
 use super::rule::Rule;
+use crate::time::Time;
 
 /// What is written down of a window, and not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Credit {
+    /// In which term of its rule; in another nothing of this holds but `noted`.
+    term: u32,
     /// Slots that may be taken before more must be written down.
-    pub(super) left: u32,
+    left: u32,
     /// Slots that are being written down.
     coming: u32,
     /// More was asked for.
     asked: bool,
+    /// All that it holds is known to be written down: what it gives back it may let go again.
+    covered: bool,
     /// The page that is being written down is out of date.
     outdated: bool,
     /// Something is written down of it, which must be taken out when the window is dropped.
@@ -23,15 +28,29 @@ pub(super) struct Credit {
 }
 
 impl Window {
-    /// Whether `cost` slots are written down.
+    /// A window that is made now may take so many slots as any key of which nothing is written.
+    pub(super) fn begin_credit(&mut self, rule: &Rule) {
+        // Where windows that were there before are not bound by what is written yet, one that is made now is.
+        if rule.free > 0 || rule.catches_up {
+            let credit = self.credit_mut(rule);
+            (credit.left, credit.covered) = (rule.free, true);
+        }
+    }
+
+    /// Whether `cost` slots are written down, or need not be.
     #[inline]
     pub(super) fn has_credit(&self, rule: &Rule, cost: u32) -> bool {
-        !rule.recorded || self.credit().left >= rule.slots(cost)
+        !rule.recorded || self.credit(rule).left >= rule.slots(cost) || (rule.catches_up && self.is_unbound(rule))
+    }
+
+    /// Whether nothing has been asked to be written of it in this term, nor was written.
+    pub(crate) fn is_unbound(&self, rule: &Rule) -> bool {
+        self.extra.as_ref().map_or(0, |extra| extra.credit.term) != rule.term
     }
 
     /// Whether only that keeps a request of `cost` slots back; of a shared window, whether nobody knows yet until when it
     /// is kept back.
-    pub(crate) fn is_dry(&self, rule: &Rule, cost: u32, now: crate::time::Time) -> bool {
+    pub(crate) fn is_dry(&self, rule: &Rule, cost: u32, now: Time) -> bool {
         if rule.pooled {
             let unknown = self.share_opens(rule, cost, now).is_none() && self.later(rule, cost) <= now;
             return unknown && self.paused() <= now && !rule.lost;
@@ -42,35 +61,35 @@ impl Window {
     /// Whether more should be written down before it is needed.
     #[inline]
     pub(crate) fn runs_low(&self, rule: &Rule) -> bool {
-        rule.recorded && rule.block > 0 && self.credit().left < rule.block.div_ceil(2) && !self.credit().asked
+        let credit = self.credit(rule);
+        rule.recorded && rule.block > 0 && credit.left < rule.block.div_ceil(2) && !credit.asked
     }
 
     #[inline]
     pub(super) fn use_credit(&mut self, rule: &Rule, cost: u32) {
-        if rule.recorded {
-            let slots = rule.slots(cost);
-            let credit = &mut self.extra_mut().credit;
-            credit.left = credit.left.saturating_sub(slots);
+        if rule.recorded && !self.is_unbound(rule) {
+            let credit = self.credit_mut(rule);
+            credit.left = credit.left.saturating_sub(rule.slots(cost));
         }
     }
 
     pub(super) fn return_credit(&mut self, rule: &Rule, slots: u32) {
-        if rule.recorded {
-            let credit = &mut self.extra_mut().credit;
+        // What was taken before this term was written down with the first page of it, and not before.
+        if rule.recorded && self.credit(rule).covered {
+            let credit = self.credit_mut(rule);
             credit.left = credit.left.saturating_add(slots);
         }
     }
 
     /// Notes that more is to be written down; `false` if it was noted already.
-    pub(crate) fn ask_for_record(&mut self) -> bool {
-        let credit = &mut self.extra_mut().credit;
-        !std::mem::replace(&mut credit.asked, true)
+    pub(crate) fn ask_for_record(&mut self, rule: &Rule) -> bool {
+        !std::mem::replace(&mut self.credit_mut(rule).asked, true)
     }
 
     /// Notes that it is to be written down as it is now; `false` if it will be already, or as soon as what is being written
     /// is on the disk.
-    pub(crate) fn ask_for_new_record(&mut self) -> bool {
-        let credit = &mut self.extra_mut().credit;
+    pub(crate) fn ask_for_new_record(&mut self, rule: &Rule) -> bool {
+        let credit = self.credit_mut(rule);
         credit.outdated = credit.asked;
         !std::mem::replace(&mut credit.asked, true)
     }
@@ -79,43 +98,45 @@ impl Window {
     /// those left, and those that are added.
     pub(crate) fn begin_record(&mut self, rule: &Rule, wanted: u32) -> u32 {
         let unsettled = self.unsettled;
-        let credit = &mut self.extra_mut().credit;
+        let credit = self.credit_mut(rule);
         credit.coming = rule.block.max(wanted).saturating_sub(credit.left);
-        credit.noted = true;
-        credit.outdated = false;
+        (credit.asked, credit.noted, credit.outdated) = (true, true, false);
         unsettled.saturating_add(credit.left).saturating_add(credit.coming)
     }
 
     /// The slots that `begin_record` named are written down. Returns true if the page is out of date by now.
-    pub(crate) fn end_record(&mut self) -> bool {
-        let credit = &mut self.extra_mut().credit;
+    pub(crate) fn end_record(&mut self, rule: &Rule) -> bool {
+        let credit = self.credit_mut(rule);
         credit.left = credit.left.saturating_add(std::mem::take(&mut credit.coming));
-        credit.asked = false;
+        (credit.asked, credit.covered) = (false, true);
         std::mem::take(&mut credit.outdated)
-    }
-
-    /// Nothing is known to be written down of it any more.
-    pub(crate) fn lose_record(&mut self) {
-        if let Some(extra) = &mut self.extra {
-            extra.credit = Credit { noted: extra.credit.noted, ..Credit::default() };
-        }
     }
 
     /// Something is written down of it.
     pub(crate) fn is_noted(&self) -> bool {
-        self.credit().noted
+        self.extra.as_ref().is_some_and(|extra| extra.credit.noted)
     }
 
     pub(crate) fn set_noted(&mut self) {
         self.extra_mut().credit.noted = true;
     }
 
-    pub(super) fn is_being_recorded(&self) -> bool {
-        self.credit().asked
+    pub(super) fn is_being_recorded(&self, rule: &Rule) -> bool {
+        self.credit(rule).asked
     }
 
     #[inline]
-    fn credit(&self) -> Credit {
-        self.extra.as_ref().map_or_else(Credit::default, |extra| extra.credit)
+    fn credit(&self, rule: &Rule) -> Credit {
+        let credit = self.extra.as_ref().map(|extra| extra.credit);
+        credit.filter(|credit| credit.term == rule.term).unwrap_or_default()
+    }
+
+    /// What there is in this term, to be changed.
+    fn credit_mut(&mut self, rule: &Rule) -> &mut Credit {
+        let credit = &mut self.extra_mut().credit;
+        if credit.term != rule.term {
+            *credit = Credit { term: rule.term, noted: credit.noted, ..Credit::default() };
+        }
+        credit
     }
 }

@@ -80,9 +80,7 @@ struct Extra {
 impl Window {
     pub(crate) fn new(limit: LimitId, key: Key, rule: &Rule, now: Time) -> Window {
         let mut window = Window::bare(limit, key);
-        if rule.free > 0 {
-            window.extra_mut().credit.left = rule.free;
-        }
+        window.begin_credit(rule);
         window.count_unknown(rule.unknown.iter(), rule, now);
         window
     }
@@ -302,7 +300,7 @@ impl Window {
 
     /// Whether the window holds nothing that a new one would not.
     pub(crate) fn is_idle(&self, rule: &Rule, now: Time) -> bool {
-        self.is_blank(rule, now) && !self.is_being_recorded() && !self.has_pool(rule, now)
+        self.is_blank(rule, now) && !self.is_being_recorded(rule) && !self.has_pool(rule, now)
     }
 
     /// Whether nothing of it needs to be remembered.

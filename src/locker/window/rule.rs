@@ -93,11 +93,14 @@ pub(crate) struct Rule {
     pub(crate) lingers: Option<(Time, Duration)>,
     /// Since when all that was counted is known, unless it has expired.
     pub(crate) since: Time,
-    /// A number that is another one whenever what the store has granted for the windows of this limit holds no longer.
-    /// Windows bear the number that held when they got it, so that none has to be looked for.
+    /// A number that is another one whenever what was written down, or granted by the store, for the windows of this limit
+    /// holds no longer. Windows bear the number that held when they got it, so that none has to be looked for.
     pub(crate) term: u32,
     /// Whether slots are written down before they are taken, so that a crash forgets none.
     pub(crate) recorded: bool,
+    /// Whether that is not yet so in windows of which nothing has been written in this term: a crash is known to have
+    /// forgotten what they let go.
+    pub(crate) catches_up: bool,
     /// How many slots are written down ahead: what a crash may cost.
     pub(crate) block: u32,
     /// How many of them a key has of which nothing is written down.
@@ -148,6 +151,7 @@ impl Rule {
             since: Time::START,
             term: 0,
             recorded: false,
+            catches_up: false,
             block: 0,
             free: 0,
             shared: limit.shared && !limit.dry_run,
@@ -186,9 +190,10 @@ impl Rule {
         rule
     }
 
-    /// What was granted for its windows holds no longer. A number comes again after 4 billion others.
+    /// What was written down, or granted, for its windows holds no longer. A number comes again after 4 billion others.
     pub(crate) fn begin_term(&mut self) {
         self.term = self.term.wrapping_add(1);
+        (self.free, self.catches_up) = (0, false);
     }
 
     /// Whether slots are counted at all.

@@ -1,0 +1,241 @@
+//! Slots that are written down before they are taken: what binds a window, from when on, and what that costs the others.
+
+use super::*;
+
+fn long(requests: u32) -> Limit {
+    limit(requests, 1000, Kind::Sliding)
+}
+
+/// Asks for one slot of a key, which goes at once or not; what goes stays unsettled.
+fn try_one(locker: &mut Locker, key: u128, now: Time) -> Option<Grant> {
+    let claims = [claim(0, key, 1)];
+    match locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, now) {
+        Verdict::Go(grant) => Some(grant),
+        Verdict::Wait(ticket, _) => {
+            locker.leave(ticket, now);
+            None
+        }
+        Verdict::Sorry(_) => None,
+    }
+}
+
+/// How many slots of a key go at once.
+fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
+    (0..).find(|_| try_one(locker, key, now).is_none()).expect("every window is full at last")
+}
+
+/// Writes so many of the things that are named, and says which keys' pages were among them.
+fn write(locker: &mut Locker, most: usize, now: Time) -> Vec<u128> {
+    let records = locker.poll_records(most, now);
+    let (mut keys, mut written) = (Vec::new(), Vec::new());
+    for record in &records {
+        match record {
+            Record::Limits => locker.limits_recorded(),
+            Record::Window(page, done) => {
+                keys.push(page.key.0);
+                written.push(*done);
+            }
+            Record::Gone(..) => {}
+        }
+    }
+    locker.recorded(written, now);
+    keys
+}
+
+fn write_all(locker: &mut Locker, now: Time) {
+    while locker.has_records() {
+        write(locker, 100, now);
+    }
+}
+
+#[test]
+fn while_all_is_written_anew_each_window_is_bound_from_its_own_first_page_on() {
+    let mut locker = Locker::new(vec![long(60)]);
+    (0..5).for_each(|key| assert!(try_one(&mut locker, key, ms(0)).is_some()));
+    locker.begin_recording(Begin::CatchUp, ms(1));
+    let mut bound: Vec<u128> = Vec::new();
+    while locker.is_catching_up() {
+        for key in (0..5).filter(|key| !bound.contains(key)) {
+            // What takes slots or is paused before its turn is not passed over for that.
+            assert!(try_one(&mut locker, key, ms(2)).is_some(), "{key} waits for nothing yet");
+            locker.pause(LimitId(0), Key(key), ms(3), ms(2));
+        }
+        let records = locker.poll_records(1, ms(4));
+        for record in records {
+            match record {
+                Record::Limits => locker.limits_recorded(),
+                Record::Gone(..) => {}
+                Record::Window(page, written) => {
+                    assert!(!bound.contains(&page.key.0), "{page:?} twice");
+                    assert!(try_one(&mut locker, page.key.0, ms(5)).is_none(), "it is not on the disk yet");
+                    locker.recorded([written], ms(5));
+                    assert!(try_one(&mut locker, page.key.0, ms(5)).is_some());
+                    bound.push(page.key.0);
+                }
+            }
+        }
+    }
+    bound.sort_unstable();
+    assert_eq!(bound, [0, 1, 2, 3, 4], "what is written is believed from here on");
+    assert_eq!(go(&mut locker, 9, ms(8)), 20, "a new key begins with a block, which is a third in tests");
+}
+
+#[test]
+fn a_page_that_was_named_before_an_end_is_of_no_account_afterwards() {
+    let mut locker = Locker::new(vec![long(30)]);
+    locker.begin_recording(Begin::Anew, ms(0));
+    write_all(&mut locker, ms(0));
+    assert_eq!(go(&mut locker, 0, ms(0)), 10);
+    let Some(Record::Window(_, written)) = locker.poll_record(ms(0)) else { panic!("it was asked for") };
+    locker.end_recording(ms(1));
+    locker.begin_recording(Begin::Anew, ms(1));
+    let records = locker.poll_records(10, ms(1));
+    let [Record::Limits, Record::Window(_, anew)] = &records[..] else { panic!("{records:?}") };
+    locker.recorded([written], ms(1));
+    assert_eq!(go(&mut locker, 0, ms(1)), 0, "its page went with all that was written before");
+    locker.recorded([*anew], ms(2));
+    assert_eq!(go(&mut locker, 0, ms(2)), 10);
+}
+
+#[test]
+fn a_slot_of_before_that_is_given_back_is_free_when_it_is_written() {
+    let mut locker = Locker::new(vec![long(30)]);
+    let before = try_one(&mut locker, 0, ms(0)).unwrap();
+    locker.begin_recording(Begin::Anew, ms(1));
+    assert_eq!(go(&mut locker, 0, ms(1)), 0, "it asks to be written down");
+    locker.give_back(before, ms(1));
+    assert_eq!(go(&mut locker, 0, ms(1)), 0, "nothing is written yet that a crash would find");
+    write_all(&mut locker, ms(2));
+    let mine = try_one(&mut locker, 0, ms(2)).expect("it is written");
+    locker.give_back(mine, ms(2));
+    assert_eq!(go(&mut locker, 0, ms(2)), 10, "what is written and was not used is used at once");
+}
+
+#[test]
+fn where_all_is_written_already_each_window_is_written_when_more_of_it_is_wanted() {
+    let mut locker = Locker::new(vec![long(2)]);
+    locker.begin_recording(Begin::Anew, ms(0));
+    write_all(&mut locker, ms(0));
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Wait(waits, _) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!("it must be written first") };
+    // It is named, and the disk fails.
+    assert!(locker.poll_record(ms(0)).is_some() && !locker.has_records());
+    locker.begin_recording(Begin::Resume, ms(1));
+    let records = locker.poll_records(10, ms(1));
+    let [Record::Limits, Record::Window(page, _)] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(page.key, Key(0), "who waits has it named again, and nobody else has anything");
+    locker.leave(waits, ms(1));
+}
+
+#[test]
+fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its_windows_are_written() {
+    let shared = || Limit { shared: true, ..long(30) };
+    let mut locker = Locker::new(vec![shared()]);
+    locker.begin_recording(Begin::Anew, ms(0));
+    write_all(&mut locker, ms(0));
+    locker.set_authority(None, Authority::Alone, ms(0));
+    for key in 0..3 {
+        assert_eq!(go(&mut locker, key, ms(1)), 30);
+    }
+    let local = Limit { shared: false, name: locker.limits()[0].name.clone(), ..shared() };
+    locker.reload(vec![local], Duration::from_millis(50), ms(2));
+    let doubts = |locker: &Locker| locker.known()[0].unknown.iter().any(|(_, slots)| *slots == u32::MAX);
+    assert!(doubts(&locker) && locker.is_doubtful(), "none of its windows is written");
+    let told: Vec<Time> = locker.known()[0].unknown.iter().map(|(at, _)| *at).collect();
+    assert_eq!(told.last(), Some(&ms(52)), "what is under way may settle until then");
+    let mut limits = 0;
+    let mut pages = 0;
+    while let Some(record) = locker.poll_record(ms(3)) {
+        match record {
+            Record::Limits => {
+                limits += 1;
+                assert_eq!(doubts(&locker), limits == 1, "after the pages nothing is in doubt any more");
+                assert_eq!(pages, if limits == 1 { 0 } else { 3 });
+            }
+            Record::Window(..) => pages += 1,
+            Record::Gone(..) => {}
+        }
+    }
+    assert_eq!((limits, pages, locker.is_doubtful()), (2, 3, false));
+    assert!(locker.estate(ms(4)).limits[0].unknown.is_empty(), "another process is told all there is");
+}
+
+/// Many limits, of which every other one is shared, with many windows each; at some of them somebody waits.
+fn crowded(limits: u32, keys: u128) -> Locker {
+    let rules = (0..limits).map(|number| Limit { shared: number % 2 == 0, ..limit(2, 60_000, Kind::Sliding) });
+    let mut locker = Locker::new(rules.collect());
+    locker.set_authority(None, Authority::Alone, ms(0));
+    for (number, key) in (0..limits).flat_map(|number| (0..keys).map(move |key| (number, key))) {
+        let claims = [claim(number, key, 1)];
+        assert!(send(&mut locker, &ask(&claims, 1), ms(1)).is_ok());
+        if key % 5 == 0 {
+            assert!(send(&mut locker, &ask(&claims, 1), ms(1)).is_ok());
+            assert!(matches!(locker.ask(&ask(&claims, 1), ms(1)), Verdict::Wait(..)));
+        }
+    }
+    locker
+}
+
+/// How many places are looked at in one step.
+fn looks<R>(locker: &mut Locker, step: impl FnOnce(&mut Locker) -> R) -> (usize, R) {
+    locker.table.looks.take();
+    let result = step(locker);
+    (locker.table.looks.take(), result)
+}
+
+#[test]
+fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
+    let (limits, keys) = (40, 100);
+    let mut locker = crowded(limits, keys);
+    let slice = 512 + 64;
+    let step = |locker: &mut Locker, what: &str, change: &dyn Fn(&mut Locker)| {
+        let (places, ()) = looks(locker, change);
+        assert!(places <= slice, "{what}: {places} places");
+        for _ in 0.. {
+            if !locker.has_review() {
+                break;
+            }
+            assert_eq!(locker.poll_timeout(), Some(ms(2)), "{what}: it goes on at once");
+            let (places, ()) = looks(locker, |locker| locker.handle_timeout(ms(2)));
+            assert!(places <= slice + 2048, "{what}: {places} places, with a slice of the sweep");
+        }
+        assert!(drain(locker).is_empty());
+    };
+    step(&mut locker, "the store is lost", &|locker| locker.close_sharing(ms(2)));
+    step(&mut locker, "the store is found", &|locker| locker.open_sharing(ms(2)));
+    let (mut told, mut exchanges) = (0, 0);
+    while locker.has_exchange() {
+        let (places, exchange) = looks(&mut locker, |locker| locker.take_exchange(false, ms(2)));
+        assert!(places <= 2 * slice, "an exchange: {places} places");
+        told += exchange.windows.len();
+        exchanges += 1;
+        // Nothing opens for a minute.
+        let (later, shut) = (Some(Duration::from_secs(60)), [Duration::from_secs(60)].into_iter().collect());
+        let nothing = Taken { later, is_known: true, shut, ..Taken::default() };
+        let answers = vec![nothing; exchange.takes.len()];
+        locker.exchanged(&exchange, &answers, ms(2), ms(2), ms(2));
+        assert!(exchanges < 1000, "it ends");
+    }
+    assert!(told >= (limits / 2 * keys as u32) as usize, "{told}: all that is counted is told");
+    for begin in [Begin::Anew, Begin::CatchUp, Begin::Resume] {
+        step(&mut locker, "it is written", &|locker| locker.begin_recording(begin, ms(2)));
+        let mut pages = 0;
+        while locker.has_records() {
+            let (places, records) = looks(&mut locker, |locker| locker.poll_records(512, ms(2)));
+            assert!(places <= slice, "{begin:?}: {places} places");
+            let written: Vec<Written> = records
+                .iter()
+                .filter_map(|record| match record {
+                    Record::Window(_, written) => Some(*written),
+                    Record::Limits | Record::Gone(..) => None,
+                })
+                .collect();
+            pages += written.len();
+            let (places, ()) = looks(&mut locker, |locker| locker.recorded(written, ms(2)));
+            assert!(places <= 2 * slice, "{begin:?}: {places} places, of which some have waiters");
+        }
+        let wanted = if begin == Begin::Resume { 0..=(limits / 2 * 20) } else { 2000..=4000 };
+        assert!(wanted.contains(&(pages as u32)), "{begin:?}: {pages} pages");
+        step(&mut locker, "it cannot be written", &|locker| locker.end_recording(ms(2)));
+    }
+}
