@@ -17,6 +17,7 @@ pub(super) fn word(health: Health) -> &'static str {
         Health::Off => "off",
         Health::Whole => "whole",
         Health::Blind => "blind",
+        Health::Held => "held",
     }
 }
 
@@ -36,7 +37,11 @@ pub(super) async fn alive(State(house): State<Arc<House>>) -> Json<Value> {
     // It takes the gate's lock: if that is held for ever, nobody is answered.
     let state = house.gate.journal_health();
     let store = store_word(house.gate.store_status().map_or(store::Health::Off, |status| status.health().0));
-    let status = if state == Health::Blind || !matches!(store, "off" | "asked") { "degraded" } else { "ok" };
+    let status = if matches!(state, Health::Blind | Health::Held) || !matches!(store, "off" | "asked") {
+        "degraded"
+    } else {
+        "ok"
+    };
     Json(json!({ "status": status, "version": env!("CARGO_PKG_VERSION"), "state": word(state), "store": store }))
 }
 

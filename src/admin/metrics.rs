@@ -173,7 +173,7 @@ impl Look {
         )?;
         one(
             gauge("state_blind", "1 while the state folder cannot be written: a crash would close all windows"),
-            (state == Health::Blind).into(),
+            matches!(state, Health::Blind | Health::Held).into(),
         )?;
         self.encode_store(encoder)?;
         let dropped = house.current.proxy().log().dropped();

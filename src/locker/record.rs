@@ -63,7 +63,8 @@ pub enum Begin {
     /// Nothing that counts, and what is written is not believed before all of it is ([`Locker::is_catching_up`]). Until a
     /// window's first page it gives out slots as it did, and from then on what is written.
     CatchUp,
-    /// All that was counted, by the process before. Whoever wants a slot of a window has it written down first.
+    /// All that was counted: by the process before, or by this one until the disk failed. Whoever wants a slot of a window
+    /// has it written down first.
     Resume,
 }
 
@@ -104,7 +105,7 @@ impl Locker {
             match (rule.recorded, begin) {
                 (false, _) => {}
                 (true, Begin::Anew | Begin::CatchUp) => self.recorder.walk.push_back(id),
-                // Whoever waits for what was asked to be written asks again.
+                // Whoever waits for what was asked to be written before asks again.
                 (true, Begin::Resume) => self.review(id),
             }
         }
@@ -128,6 +129,11 @@ impl Locker {
             }
         }
         self.review_some(now);
+    }
+
+    /// Whether slots of long windows are written down before they are taken.
+    pub fn is_recording(&self) -> bool {
+        self.recorder.is_on
     }
 
     /// Whether what is written is not all yet that it must be to be believed.

@@ -120,37 +120,20 @@ impl Folder {
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        self.dir.join(WHOLE).exists() && !self.doubt().exists()
+        self.dir.join(WHOLE).exists()
     }
 
     /// What is written is all that had to be.
     pub(super) fn set_whole(&self) -> io::Result<()> {
         Handle::create(self.dir.join(WHOLE))?;
-        match fs::remove_file(self.doubt()) {
+        Handle::open(&self.dir)?.sync_all()
+    }
+
+    /// What is written is not all, or soon will not be. To remove a file takes no room on a disk that is full.
+    pub(super) fn set_blind(&self) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(WHOLE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Handle::open(&self.dir)?.sync_all(),
         }
-    }
-
-    /// From here on more is used than is written.
-    pub(super) fn set_blind(&self) {
-        let removed = match fs::remove_file(self.dir.join(WHOLE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Handle::open(&self.dir).and_then(|dir| dir.sync_all()),
-        };
-        // A disk that takes nothing at all: then the note is kept in memory that outlives the process.
-        if removed.is_err()
-            && let Err(error) = Handle::create(self.doubt())
-        {
-            tracing::error!(%error, "nothing can be noted of that; after a crash the gateway would believe what it reads");
-        }
-    }
-
-    /// Where it is noted that what is written is not all, if the folder cannot be written.
-    fn doubt(&self) -> PathBuf {
-        let dir = fs::canonicalize(&self.dir).unwrap_or_else(|_| self.dir.clone());
-        let digest = ring::digest::digest(&ring::digest::SHA256, dir.as_os_str().as_encoded_bytes());
-        let name: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Path::new("/dev/shm").join(format!("lockgate-blind-{name}"))
     }
 }

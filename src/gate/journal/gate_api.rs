@@ -39,6 +39,16 @@ impl Gate {
         self.step(now, |state| state.locker.begin_recording(begin, now));
     }
 
+    /// Nothing is taken that is not written, though nothing can be written for the time being.
+    pub(super) fn keep_recording(&self) {
+        let now = self.clock.now();
+        self.step(now, |state| {
+            if !state.locker.is_recording() {
+                state.locker.begin_recording(Begin::Resume, now);
+            }
+        });
+    }
+
     pub(super) fn end_recording(&self) {
         let now = self.clock.now();
         self.step(now, |state| {

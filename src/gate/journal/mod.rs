@@ -1,8 +1,10 @@
 //! What must outlive a crash: a file in a folder of the gateway's own, written by a thread of its own.
 //!
 //! The gate never waits for it: the locker names what is to be written, ahead of its use, and is told when it is on the
-//! disk. A disk that cannot be written stops nobody: the gateway goes on without, says so, and notes that what is written
-//! is not all. One gateway at a time has the folder.
+//! disk. A disk that cannot be written stops nobody as long as the folder can be marked: the gateway goes on without, says so,
+//! and after a crash what is written is not believed. Where not even the mark can be taken away (a disk that has become
+//! read-only) a crash could not be told from one that has lost nothing, and no note elsewhere outlives a container or a
+//! boot as the disk does: then slots of long windows wait until they can be written. One gateway at a time has the folder.
 
 mod file;
 mod folder;
@@ -147,6 +149,8 @@ pub enum Health {
     Whole,
     /// The disk cannot be written, or it is written anew: after a crash now all windows would count as full.
     Blind,
+    /// The disk can neither be written nor marked as incomplete: long windows give out only what is written.
+    Held,
 }
 
 /// What the file is worth, and what is done about it.
@@ -158,6 +162,8 @@ enum Standing {
     CatchingUp,
     /// It cannot be written, or is not yet; the folder says that it does not hold all.
     Blind,
+    /// It can neither be written nor marked so: nothing is used that it does not hold.
+    Held,
 }
 
 /// The folder, and what is written in it.
@@ -166,6 +172,8 @@ pub(super) struct Journal {
     file: Mutex<Option<File>>,
     standing: Mutex<Standing>,
     folder: Folder,
+    /// Whether nothing is believed after a crash.
+    forgets: bool,
     /// Whether the process before this one wrote in the same folder until now.
     continues: bool,
     clock: Clock,
@@ -219,6 +227,7 @@ impl Journal {
             file: Mutex::new(Some(file)),
             standing: Mutex::new(Standing::Blind),
             folder,
+            forgets,
             continues: false,
             clock,
             seed,
@@ -235,13 +244,13 @@ impl Journal {
         seed: [u8; 16],
         clock: Clock,
     ) -> Result<Journal, Error> {
-        let continues = lock.is_some();
+        let (continues, forgets) = (lock.is_some(), settings.after_crash == AfterCrash::Forget);
         let folder = match lock {
             Some(lock) => Folder::held(&settings.dir, lock),
             None => Folder::take(&settings.dir)?,
         };
         let (file, standing) = (Mutex::new(None), Mutex::new(Standing::Blind));
-        Ok(Journal { file, standing, folder, continues, clock, seed, bell: Arc::default() })
+        Ok(Journal { file, standing, folder, forgets, continues, clock, seed, bell: Arc::default() })
     }
 
     /// The folder, and its lock for another process.
@@ -260,6 +269,7 @@ impl Journal {
         match self.standing() {
             Standing::Whole => Health::Whole,
             Standing::CatchingUp | Standing::Blind => Health::Blind,
+            Standing::Held => Health::Held,
         }
     }
 

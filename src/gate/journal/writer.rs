@@ -43,10 +43,7 @@ impl Journal {
         let begun = match self.continues && self.folder.is_whole() {
             // What that one has written is as much as this one knows of it, or more.
             true => self.resume(gate),
-            false => {
-                self.folder.set_blind();
-                self.begin_to_catch_up(gate)
-            }
+            false => self.folder.set_blind().map_err(redb::Error::Io).and_then(|()| self.begin_to_catch_up(gate)),
         };
         if let Err(error) = begun {
             self.fail(gate, &error);
@@ -65,8 +62,8 @@ impl Journal {
     /// written is not all that a crash must find.
     pub(in crate::gate) fn leave(&self, doubtful: bool) {
         self.bell.end();
-        if doubtful {
-            self.folder.set_blind();
+        if doubtful && let Err(error) = self.folder.set_blind() {
+            tracing::error!(%error, "the state folder cannot be marked as incomplete, and the next process believes it");
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.folder.let_go();
@@ -75,11 +72,12 @@ impl Journal {
     fn run(&self, gate: &Weak<Gate>) {
         let _leaving = Leaving::at_the_end_of(&self.bell);
         loop {
-            if !self.bell.hear((self.standing() == Standing::Blind).then_some(RETRY)) {
+            let is_closed = |standing| matches!(standing, Standing::Blind | Standing::Held);
+            if !self.bell.hear(is_closed(self.standing()).then_some(RETRY)) {
                 return;
             }
             let Some(gate) = gate.upgrade() else { return };
-            if self.standing() == Standing::Blind {
+            if is_closed(self.standing()) {
                 self.recover(&gate);
                 continue;
             }
@@ -108,7 +106,7 @@ impl Journal {
             }
         }
         if self.standing() == Standing::CatchingUp && !gate.is_catching_up() {
-            self.folder.set_whole().map_err(redb::Error::Io)?;
+            self.set_whole().map_err(redb::Error::Io)?;
             self.set_standing(Standing::Whole);
             tracing::info!("all that is counted is written");
         }
@@ -145,7 +143,7 @@ impl Journal {
                 }
             }
         })?;
-        self.folder.set_whole().map_err(redb::Error::Io)?;
+        self.set_whole().map_err(redb::Error::Io)?;
         self.set_standing(Standing::Whole);
         gate.wrote(&done);
         // To look whether there is more by now.
@@ -176,6 +174,11 @@ impl Journal {
         self.set_standing(Standing::CatchingUp);
         gate.wrote(&Done::of(&records));
         Ok(())
+    }
+
+    fn set_whole(&self) -> io::Result<()> {
+        // Where nothing is believed after a crash there must be no mark either: the file may say something else by then.
+        if self.forgets { Ok(()) } else { self.folder.set_whole() }
     }
 
     /// The last thing that is written: what a gateway that stops has counted.
@@ -233,21 +236,37 @@ impl Journal {
         })
     }
 
-    /// It cannot be written. The gateway goes on, and what it uses from here on is not on the disk.
+    /// It cannot be written. If that can be marked in the folder the gateway goes on, and what it uses from here on is not
+    /// on the disk. If not (it is read-only), a crash could not be told from one that has lost nothing: then what is not
+    /// written waits, unless nothing is believed after a crash anyway.
     fn fail(&self, gate: &Gate, error: &redb::Error) {
-        self.go_blind(gate);
-        tracing::error!(
-            folder = %self.folder.dir.display(), %error,
-            "what is counted cannot be written; if the gateway died now, all windows would count as full at its next start"
-        );
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let folder = self.folder.dir.display();
+        match self.mark_blind(gate) {
+            Ok(()) => tracing::error!(
+                %folder, %error,
+                "what is counted cannot be written; if the gateway died now, all windows would count as full at its next start"
+            ),
+            Err(unmarked) => {
+                gate.keep_recording();
+                self.set_standing(Standing::Held);
+                tracing::error!(
+                    %folder, %error, %unmarked,
+                    "what is counted cannot be written, nor marked as incomplete: requests of limits with `per` above 10 s \
+                     wait until it can (after_crash = \"forget\" would let them go)"
+                );
+            }
+        }
     }
 
-    fn go_blind(&self, gate: &Gate) {
-        // Before anything more is used.
-        self.folder.set_blind();
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// From here on more is used than is written. It is marked before anything is.
+    fn mark_blind(&self, gate: &Gate) -> io::Result<()> {
+        if !self.forgets {
+            self.folder.set_blind()?;
+        }
         self.set_standing(Standing::Blind);
         gate.end_recording();
+        Ok(())
     }
 
     #[cfg(test)]
@@ -258,12 +277,21 @@ impl Journal {
 
     /// The file is closed because it could not be written: it is tried again.
     fn recover(&self, gate: &Gate) {
-        match self.begin_to_catch_up(gate) {
+        let recovered = match self.standing() {
+            Standing::Held => self.resume(gate).inspect(|()| tracing::info!("what is counted is written again")),
+            Standing::Whole | Standing::CatchingUp | Standing::Blind => self.begin_to_catch_up(gate),
+        };
+        match recovered {
             // What is left is written as anything else.
             Ok(()) => self.bell.ring(),
             Err(error) => {
                 tracing::debug!(%error, "what is counted still cannot be written");
-                self.go_blind(gate);
+                *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                // A disk that is full now may have been read-only.
+                if let Err(error) = self.mark_blind(gate) {
+                    tracing::debug!(%error, "nor can it be marked as incomplete");
+                    gate.keep_recording();
+                }
             }
         }
     }

@@ -15,9 +15,37 @@ fn mend_file(place: &Place) {
     fs::rename(place.0.join("aside"), place.file()).unwrap();
 }
 
+/// Nobody can take the mark away any more: it is what `remove_file` does not remove. It says what it said.
+fn nail_mark(place: &Place) {
+    fs::remove_file(place.0.join(WHOLE)).unwrap();
+    fs::create_dir(place.0.join(WHOLE)).unwrap();
+}
+
+fn free_mark(place: &Place) {
+    fs::remove_dir(place.0.join(WHOLE)).unwrap();
+    fs::write(place.0.join(WHOLE), "").unwrap();
+}
+
 /// As when a write fails: the thread that writes does the same.
 fn fail(gate: &Arc<Gate>) {
     Arc::clone(gate.journal.get().unwrap()).fail_for_test(gate);
+}
+
+/// How many of so many requests go, one after the other, until the first that does not. One that waits for the disk is
+/// refused after a second.
+fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let driving = tokio::spawn(Arc::clone(gate).drive());
+        let mut gone = 0;
+        while gone < most {
+            let Ok(permit) = gate.permit(&claim(key), Caller(1), Patience::default()).await else { break };
+            permit.depart().sent();
+            gone += 1;
+        }
+        driving.abort();
+        gone
+    })
 }
 
 #[track_caller]
@@ -52,6 +80,69 @@ fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
     kill(gate);
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!((usage(&gate, 1).taken, go(&gate, 2, 1)), (2, 1), "what it did meanwhile is written");
+}
+
+#[test]
+fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
+    let place = Place::new("held");
+    let gate = open(&place.settings(), vec![limit(30, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 3), 3);
+    break_file(&place);
+    nail_mark(&place);
+    fail(&gate);
+    assert_eq!(gate.journal_health(), Health::Held);
+    let gone = 3 + goes(&gate, 1, 30);
+    assert!(gone < 30, "{gone}: what was written by then may be used, and no more");
+    // A crash, and the disk is well again: nothing tells that it ever failed.
+    let copy = Place::new("held-copy");
+    fs::create_dir_all(&copy.0).unwrap();
+    fs::copy(place.0.join("aside"), copy.file()).unwrap();
+    fs::write(copy.0.join(WHOLE), "").unwrap();
+    let next = open(&copy.settings(), vec![limit(30, HOUR)]).unwrap();
+    let taken = usage(&next, 1).taken as usize;
+    assert!(taken >= gone, "{taken} of {gone} are known");
+    assert!(go(&next, 2, 30) > 0, "what it knows is all: other keys are not full");
+    // Here it goes on as soon as the disk takes something.
+    mend_file(&place);
+    free_mark(&place);
+    becomes(&gate, Health::Whole);
+    assert_eq!(gone + goes(&gate, 1, 31), 30);
+    kill(gate);
+    let gate = open(&place.settings(), vec![limit(30, HOUR)]).unwrap();
+    assert!(usage(&gate, 1).taken >= 30);
+}
+
+#[test]
+fn a_disk_that_could_not_be_marked_and_is_full_then_stops_nobody_any_more() {
+    let place = Place::new("held-then-blind");
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    break_file(&place);
+    nail_mark(&place);
+    fail(&gate);
+    assert_eq!((gate.journal_health(), goes(&gate, 1, 1)), (Health::Held, 0));
+    free_mark(&place);
+    becomes(&gate, Health::Blind);
+    assert_eq!(goes(&gate, 1, 3), 2);
+    assert!(!place.0.join(WHOLE).exists());
+}
+
+#[test]
+fn where_nothing_is_believed_after_a_crash_a_disk_stops_nobody_and_is_never_marked_as_whole() {
+    let place = Place::new("forgets");
+    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 1);
+    assert!(!place.0.join(WHOLE).exists());
+    fs::create_dir(place.0.join(WHOLE)).unwrap();
+    break_file(&place);
+    fail(&gate);
+    assert_eq!((gate.journal_health(), go(&gate, 1, 2)), (Health::Blind, 1));
+    mend_file(&place);
+    fs::remove_dir(place.0.join(WHOLE)).unwrap();
+    becomes(&gate, Health::Whole);
+    kill(gate);
+    // The file says something else by then: what was not to be believed is not.
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 2, 1), 0, "all windows are full");
 }
 
 #[test]
