@@ -133,6 +133,8 @@ pub enum Why {
     CostTooHigh,
     /// Its slots are counted together with other gateways, and the store where they are counted cannot be asked.
     StoreLost,
+    /// There is room, but what it would take must be written down first, and cannot be.
+    Unwritten,
 }
 
 /// A place in a queue. Stale tickets are recognised by their generation.

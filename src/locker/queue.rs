@@ -245,6 +245,13 @@ impl Locker {
         if lost { Why::StoreLost } else { why }
     }
 
+    /// Whether a waiter would go if what it takes were written down.
+    fn waits_for_the_disk(&self, id: u32, now: Time) -> bool {
+        let wants = &self.queue.waiters[id].wants;
+        let mut written = wants.iter().filter(|want| !self.rules[want.limit.at()].pooled);
+        written.any(|want| self.is_dry(want, now))
+    }
+
     /// Whether a window keeps somebody back only until something of it is written down.
     pub(super) fn is_dry(&self, want: &Want, now: Time) -> bool {
         self.table.window(want.window).is_dry(&self.rules[want.limit.at()], want.cost, now)
@@ -352,7 +359,8 @@ impl Locker {
         while let Some(&(deadline, id)) = self.queue.deadlines.first()
             && deadline <= now
         {
-            let why = self.why(id, Why::TimedOut);
+            let why = if self.waits_for_the_disk(id, now) { Why::Unwritten } else { Why::TimedOut };
+            let why = self.why(id, why);
             let sorry = self.forecast(&self.queue.waiters[id], now).sorry(why, now);
             let ticket = self.queue.ticket(id);
             self.part(id);

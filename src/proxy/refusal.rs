@@ -138,6 +138,7 @@ impl Refusal {
                 row(503, "connection_limit_reached", "limit", "too_many_keys")
             }
             Refusal::Limited { why: Why::StoreLost, .. } => row(503, "proxy_internal_error", "limit", "store_lost"),
+            Refusal::Limited { why: Why::Unwritten, .. } => row(503, "proxy_internal_error", "limit", "unwritten"),
             Refusal::Limited { why: Why::CostTooHigh, .. } => row(400, "http_request_error", "limit", "cost_too_high"),
             Refusal::Malformed(_) => row(400, "http_request_error", "caller", "malformed"),
             Refusal::BadTarget(_) => row(400, "http_request_error", "caller", "bad_target"),
@@ -376,6 +377,11 @@ fn limited(limit: &str, why: Why, retry_after: Duration, exact: bool) -> String 
         Why::StoreLost => {
             format!(
                 "The limit {limit:?} is counted in a store that cannot be reached, so nobody knows what is free. {again}"
+            )
+        }
+        Why::Unwritten => {
+            format!(
+                "The gateway cannot write down what the limit {limit:?} counts, and lets nothing go unwritten. {again}"
             )
         }
         Why::CostTooHigh => format!("The request costs more than the limit {limit:?} ever has free. Lower its cost."),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::locker::{Caller, Why};
 
 /// Every reason for which a limit refuses, with its word for logs and metrics.
-pub const REASONS: [(Why, &str); 7] = [
+pub const REASONS: [(Why, &str); 8] = [
     (Why::Full, "full"),
     (Why::TooLong, "too_long"),
     (Why::QueueFull, "queue_full"),
@@ -17,6 +17,7 @@ pub const REASONS: [(Why, &str); 7] = [
     (Why::TooManyKeys, "too_many_keys"),
     (Why::CostTooHigh, "cost_too_high"),
     (Why::StoreLost, "store_lost"),
+    (Why::Unwritten, "unwritten"),
 ];
 
 /// The upper bounds of the buckets in which waits are counted, in seconds; what is longer has a bucket of its own.

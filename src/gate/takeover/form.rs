@@ -244,6 +244,7 @@ enum WhyForm {
     TooManyKeys,
     CostTooHigh,
     StoreLost,
+    Unwritten,
 }
 
 impl WordForm {
@@ -290,6 +291,7 @@ impl SorryForm {
             Why::TooManyKeys => WhyForm::TooManyKeys,
             Why::CostTooHigh => WhyForm::CostTooHigh,
             Why::StoreLost => WhyForm::StoreLost,
+            Why::Unwritten => WhyForm::Unwritten,
         };
         SorryForm { why, limit: sorry.limit.0, until: lines.write(sorry.until), exact: sorry.exact }
     }
@@ -303,6 +305,7 @@ impl SorryForm {
             WhyForm::TooManyKeys => Why::TooManyKeys,
             WhyForm::CostTooHigh => Why::CostTooHigh,
             WhyForm::StoreLost => Why::StoreLost,
+            WhyForm::Unwritten => Why::Unwritten,
         };
         Sorry { why, limit: LimitId(self.limit), until: lines.read(self.until), exact: self.exact }
     }

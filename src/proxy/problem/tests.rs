@@ -7,9 +7,17 @@ use crate::wire::{HeadError, Name, ResponseHead};
 const NOW: i128 = 1_000_000_000_000_000_000;
 
 fn every_kind() -> Vec<Refusal> {
-    let limited =
-        [Why::Full, Why::TooLong, Why::QueueFull, Why::TimedOut, Why::TooManyKeys, Why::CostTooHigh, Why::StoreLost]
-            .map(|why| limited_by(why, 812));
+    let limited = [
+        Why::Full,
+        Why::TooLong,
+        Why::QueueFull,
+        Why::TimedOut,
+        Why::TooManyKeys,
+        Why::CostTooHigh,
+        Why::StoreLost,
+        Why::Unwritten,
+    ]
+    .map(|why| limited_by(why, 812));
     let others = [
         Refusal::Malformed("bare \"LF\""),
         Refusal::BadTarget("no"),
