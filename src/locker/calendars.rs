@@ -14,7 +14,7 @@ impl Locker {
         }
         let now = self.advance(now);
         let calendar = |id: &LimitId| matches!(self.rules[id.at()].form, Form::Calendar { .. });
-        let calendars: Vec<LimitId> = (0..self.rules.len() as u32).map(LimitId).filter(calendar).collect();
+        let calendars: Vec<LimitId> = self.known.iter().copied().filter(calendar).collect();
         if calendars.is_empty() {
             self.wall = WallClock::begin(wall);
             return;
@@ -26,6 +26,7 @@ impl Locker {
             self.rules[id.at()].roll(&self.wall, now);
             self.limit_news(id);
         }
+        self.note_rolls();
         self.rewrite_limits();
         self.run(now);
     }

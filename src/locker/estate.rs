@@ -76,8 +76,8 @@ impl Locker {
             lingers: rule.lingers,
         };
         let mut all: Vec<Known> = self.limits.iter().zip(&self.rules).map(known).collect();
-        for id in &self.retired {
-            all[id.at()].in_force = false;
+        for (id, known) in (0..).map(LimitId).zip(&mut all) {
+            known.in_force = self.is_in_force(id);
         }
         all
     }
@@ -92,8 +92,9 @@ impl Locker {
         for Reverse(later) in &self.late {
             late.entry(later.window).or_default().push((later.at, later.cost));
         }
-        for (index, rule) in self.rules.iter().enumerate() {
-            for window in self.table.of_limit(LimitId(index as u32)) {
+        for id in &self.known {
+            let rule = &self.rules[id.at()];
+            for window in self.table.of_limit(*id) {
                 self.table.window_mut(window).expire(rule, now);
                 if !self.table.window(window).is_blank(rule, now) {
                     let mut late = late.remove(&window).unwrap_or_default();

@@ -26,6 +26,7 @@ mod priority;
 mod queue;
 mod record;
 mod reload;
+mod retired;
 mod review;
 mod serve;
 mod settle;
@@ -77,7 +78,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 pub struct Locker {
     limits: Vec<Limit>,
     rules: Vec<Rule>,
-    /// Those that are gone from the file.
+    /// Those that were not forgotten, in their order.
+    known: Vec<LimitId>,
+    /// Those of them that are gone from the file.
     retired: BTreeSet<LimitId>,
     table: Table,
     queue: Queue,
@@ -118,6 +121,7 @@ impl Locker {
         let mut locker = Locker {
             limits: Vec::new(),
             rules: Vec::new(),
+            known: Vec::new(),
             retired: BTreeSet::new(),
             table: Table::new(bits),
             queue: Queue::new(),
@@ -150,15 +154,18 @@ impl Locker {
         self.rules.push(rule);
         self.limits.push(limit);
         let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
+        self.known.push(id);
         self.follow_recording(id, self.last);
         let shared = self.rules[id.at()].shared;
         self.follow_authority(id, shared);
         self.rewrite_limits();
+        self.note_rolls();
         self.rearm();
         id
     }
 
-    /// Every limit, in the order of `LimitId`; also those that are no longer in force.
+    /// Every limit, in the order of `LimitId`; also those that are no longer in force, and marks for those that were
+    /// forgotten ([`Limit::is_forgotten`]).
     pub fn limits(&self) -> &[Limit] {
         &self.limits
     }
@@ -274,9 +281,10 @@ impl Locker {
 
     fn catch_up(&mut self, now: Time) {
         if now >= self.rolls {
-            for rule in &mut self.rules {
-                rule.roll(&self.wall, now);
+            for id in &self.known {
+                self.rules[id.at()].roll(&self.wall, now);
             }
+            self.note_rolls();
         }
         self.settle_late(now);
         self.ring(now);
@@ -287,7 +295,6 @@ impl Locker {
 
     /// Notes when something is due next.
     fn rearm(&mut self) {
-        self.rolls = self.rules.iter().map(|rule| rule.period.until).min().unwrap_or(Time::NEVER);
         let late = self.late.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         self.due = self.rolls.min(late).min(self.queue.due());
     }

@@ -97,8 +97,12 @@ impl Locker {
         }
         let now = self.advance(now);
         self.recorder = Recorder { is_on: true, limits: true, ..Recorder::default() };
-        for at in 0..self.rules.len() {
-            let (id, rule) = (LimitId(at as u32), &mut self.rules[at]);
+        if begin != Begin::Resume {
+            // Nothing of what is gone is left in what is written anew.
+            self.table.gone.clear();
+        }
+        for id in self.known.clone() {
+            let rule = &mut self.rules[id.at()];
             rule.recorded = is_written(rule);
             rule.begin_term();
             rule.catches_up = rule.recorded && begin == Begin::CatchUp;
@@ -121,11 +125,11 @@ impl Locker {
         }
         let now = self.advance(now);
         self.recorder = Recorder::default();
-        for at in 0..self.rules.len() {
-            let rule = &mut self.rules[at];
+        for id in self.known.clone() {
+            let rule = &mut self.rules[id.at()];
             if std::mem::take(&mut rule.recorded) {
                 rule.begin_term();
-                self.review(LimitId(at as u32));
+                self.review(id);
             }
         }
         self.review_some(now);
@@ -170,6 +174,11 @@ impl Locker {
     /// Whether the pages of any limit may be less than is to be known.
     pub fn is_doubtful(&self) -> bool {
         !self.recorder.doubtful.is_empty()
+    }
+
+    /// Whether anything is written of windows that are gone, or of limits as they were.
+    pub(super) fn has_gone_unwritten(&self) -> bool {
+        self.recorder.is_on && !(self.table.gone.is_empty() && self.recorder.walk.is_empty())
     }
 
     /// Whether there is anything to be written down.
@@ -252,7 +261,7 @@ impl Locker {
         }
         if self.recorder.walk.is_empty() {
             self.recorder.is_catching_up = false;
-            self.rules.iter_mut().for_each(|rule| rule.catches_up = false);
+            self.known.iter().for_each(|id| self.rules[id.at()].catches_up = false);
         }
     }
 
@@ -311,7 +320,8 @@ impl Locker {
         if self.recorder.limits || self.given.is_some() {
             return;
         }
-        for rule in &mut self.rules {
+        for id in &self.known {
+            let rule = &mut self.rules[id.at()];
             rule.free = if rule.recorded { rule.block } else { 0 };
         }
     }

@@ -1,8 +1,10 @@
 //! What becomes of windows and waiters when the limits are read again: both stay, under the new rules.
 //!
 //! A limit is known by its name. What it has counted counts on, and who waits stays in line. A limit that is gone counts
-//! no new request and holds nobody back, but what it has counted is there should it come back.
+//! no new request and holds nobody back, but what it has counted is there should it come back while that would count.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Locker;
@@ -42,20 +44,27 @@ impl Locker {
     /// settle at most.
     pub fn reload(&mut self, limits: Vec<Limit>, under_way: Duration, now: Time) -> Reload {
         let now = self.advance(now);
+        // Those that go now keep their names until the next time: they are yet to be told of.
+        self.forget_retired(now);
         let mut reload = Reload::default();
+        let by_name: HashMap<Arc<str>, LimitId> =
+            self.known.iter().map(|id| (Arc::clone(&self.limits[id.at()].name), *id)).collect();
         for limit in limits {
-            let id = self.put(limit, now + under_way, &mut reload, now);
+            let known = by_name.get(&limit.name).copied();
+            let id = self.put(known, limit, now + under_way, &mut reload, now);
             reload.ids.push(id);
         }
-        for (at, limit) in self.limits.clone().into_iter().enumerate() {
-            let id = LimitId(u32::try_from(at).expect("as many as were added"));
-            if !reload.ids.contains(&id) && self.is_in_force(id) {
+        let stays: HashSet<LimitId> = reload.ids.iter().copied().collect();
+        for id in self.known.clone() {
+            if !stays.contains(&id) && self.is_in_force(id) {
                 // What it counts is seen, and keeps nobody back.
-                self.change(id, Limit { dry_run: true, ..limit }, now + under_way, now);
+                let limit = Limit { dry_run: true, ..self.limits[id.at()].clone() };
+                self.change(id, limit, now + under_way, now);
                 self.retired.insert(id);
                 reload.removed.push(id);
             }
         }
+        self.note_rolls();
         let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
         self.settle_in(&changed, now);
         reload
@@ -84,16 +93,16 @@ impl Locker {
 
     /// Whether a limit is one of those that were given last.
     pub fn is_in_force(&self, id: LimitId) -> bool {
-        !self.retired.contains(&id)
+        self.known.binary_search(&id).is_ok() && !self.retired.contains(&id)
     }
 
-    fn put(&mut self, limit: Limit, until: Time, reload: &mut Reload, now: Time) -> LimitId {
-        let Some(at) = self.limits.iter().position(|known| known.name == limit.name) else {
+    fn put(&mut self, known: Option<LimitId>, limit: Limit, until: Time, reload: &mut Reload, now: Time) -> LimitId {
+        let Some(id) = known else {
             let id = self.add(limit);
             reload.added.push(id);
             return id;
         };
-        let id = LimitId(u32::try_from(at).expect("as many as were added"));
+        let at = id.at();
         let returns = self.retired.remove(&id);
         if !returns && self.limits[at] == limit {
             return id;

@@ -26,6 +26,7 @@ impl Locker {
         let (slice, pace) = slices(self.table.all_places());
         self.table.sweep(slice, &mut self.rules, now);
         self.sweeps = now + pace;
+        self.forget_retired(now);
     }
 
     /// Interval of the slices.

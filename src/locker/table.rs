@@ -217,7 +217,8 @@ impl Table {
     fn remove(&mut self, index: u32, rules: &mut [Rule]) {
         let window = self.window(index);
         let limit = window.limit;
-        if window.is_noted() && rules[limit.at()].recorded {
+        // Also if its limit is not written down any more: it was when this was noted.
+        if window.is_noted() {
             self.gone.push((limit, window.key));
         }
         let window = self.window(index);

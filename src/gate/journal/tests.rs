@@ -355,3 +355,24 @@ fn a_start_that_never_began_to_write_leaves_the_folder_as_it_was() {
     let gate = open(&place.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(usage(&gate, 2).taken, 0, "the stop was orderly");
 }
+
+#[test]
+fn a_limit_that_is_gone_is_forgotten_by_the_file_when_nothing_of_it_counts() {
+    let (place, (clock, hand)) = (Place::new("retired"), Clock::manual());
+    let named = |name: &str| Limit { name: name.into(), ..limit(2, HOUR) };
+    let names = |gate: &Arc<Gate>| gate.limits().iter().map(|limit| limit.name.to_string()).collect::<Vec<_>>();
+    let gate = open_at(clock, &place.settings(), vec![named("one"), named("other")]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 1);
+    kill(gate);
+    let start = || open_at(clock, &place.settings(), vec![named("other")]).unwrap();
+    let gate = start();
+    assert_eq!(names(&gate), ["one", "other"], "one of its slots counts");
+    gate.stop();
+    kill(gate);
+    hand.pass(2 * HOUR);
+    for left in [vec!["", "other"], vec!["other"]] {
+        let gate = start();
+        assert_eq!(names(&gate), left);
+        kill(gate);
+    }
+}

@@ -12,7 +12,7 @@ use super::when::{Line, Moment};
 use super::{Error, Journal, Standing};
 use crate::gate::Gate;
 use crate::gate::bell::{Leaving, Parked};
-use crate::locker::{Begin, Estate, Limit, Page, Record};
+use crate::locker::{Begin, Estate, Known, Limit, Page, Record};
 
 /// How many slices are written together where all windows are.
 const SLICES: usize = 8;
@@ -199,7 +199,7 @@ impl Journal {
         let head = Head {
             seed: self.seed,
             stopped: true,
-            limits: estate.limits.iter().map(|known| KnownForm::of(known, line)).collect(),
+            limits: known_forms(&estate.limits, line),
             readings: estate.readings.iter().map(|reading| ReadingForm::of(*reading, line)).collect(),
         };
         self.write(|batch| {
@@ -213,7 +213,7 @@ impl Journal {
         let line = Line::here(&self.clock);
         if records.contains(&Record::Limits) {
             let (known, readings) = gate.known();
-            let limits = known.iter().map(|known| KnownForm::of(known, line)).collect();
+            let limits = known_forms(&known, line);
             let readings = readings.into_iter().map(|reading| ReadingForm::of(reading, line)).collect();
             batch.head(&Head { seed: self.seed, stopped: false, limits, readings })?;
         }
@@ -305,6 +305,12 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// What is written of limits: nothing of those that were forgotten, since pages name theirs by its name.
+fn known_forms(known: &[Known], line: Line) -> Vec<KnownForm> {
+    let known = known.iter().filter(|known| !known.limit.is_forgotten());
+    known.map(|known| KnownForm::of(known, line)).collect()
 }
 
 fn form_of<'l>(page: &Page, limits: &[&'l Limit], line: Line) -> (&'l str, u128, Option<PageForm>) {

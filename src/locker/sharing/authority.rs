@@ -56,7 +56,7 @@ impl Rule {
 impl Locker {
     /// Whether any limit in force is shared.
     pub fn shares(&self) -> bool {
-        (0u32..).zip(&self.rules).any(|(id, rule)| rule.shared && self.is_in_force(LimitId(id)))
+        self.known.iter().any(|id| self.rules[id.at()].shared && self.is_in_force(*id))
     }
 
     /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
@@ -107,7 +107,7 @@ impl Locker {
 
     /// The limits that are shared.
     pub fn shared(&self) -> Vec<LimitId> {
-        (0u32..).zip(&self.rules).filter(|(_, rule)| rule.shared).map(|(id, _)| LimitId(id)).collect()
+        self.known.iter().copied().filter(|id| self.rules[id.at()].shared).collect()
     }
 
     /// Brings a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its windows.

@@ -18,6 +18,7 @@ mod overflow;
 mod priorities;
 mod recording;
 mod reloads;
+mod retired;
 mod sharing;
 mod world;
 

@@ -1,0 +1,75 @@
+//! Retired limits: gone from the file, kept as long as what they counted would count, and then forgotten.
+//!
+//! A limit that is forgotten leaves its number behind, which is never used again: a request that was classified before may
+//! still name it. So every look at all limits goes by `known`, and costs what the limits cost that there are, not those
+//! that ever were.
+
+use super::Locker;
+use super::ask::LimitId;
+use super::limit::{Limit, Priority, ShareBy, WhenFull};
+use super::window::Rule;
+use crate::time::Time;
+
+impl Limit {
+    /// What stands in the place of a limit that was forgotten: it counts nothing and holds nobody back.
+    pub(super) fn forgotten() -> Limit {
+        Limit {
+            name: "".into(),
+            keyed_by: "".into(),
+            rate: None,
+            in_flight: None,
+            when_full: WhenFull::Wait,
+            max_wait: std::time::Duration::ZERO,
+            max_waiting: 0,
+            share_by: ShareBy::Nobody,
+            priority: Priority::WithinCaller,
+            max_keys: 0,
+            dry_run: true,
+            shared: false,
+        }
+    }
+
+    /// Whether it stands for a limit that was forgotten. Every other one has a name.
+    pub fn is_forgotten(&self) -> bool {
+        self.name.is_empty()
+    }
+}
+
+impl Locker {
+    /// Forgets the limits that are gone from the file and of which nothing counts any more: no window is alive, and nothing
+    /// that no window shows may have been let go. One that comes back later is a new one.
+    pub(super) fn forget_retired(&mut self, now: Time) {
+        if self.retired.is_empty() || self.has_gone_unwritten() {
+            return;
+        }
+        let gone: Vec<LimitId> = self.retired.iter().copied().filter(|id| self.rules[id.at()].live == 0).collect();
+        let known = self.known.len();
+        for id in gone {
+            let rule = &mut self.rules[id.at()];
+            rule.forget_unknown(now);
+            if rule.unknown.is_empty() && rule.aside.is_empty() {
+                self.forget_limit(id);
+            }
+        }
+        if self.known.len() < known {
+            self.rewrite_limits();
+        }
+    }
+
+    fn forget_limit(&mut self, id: LimitId) {
+        let limit = Limit::forgotten();
+        self.rules[id.at()] = Rule::new(&limit);
+        self.limits[id.at()] = limit;
+        self.retired.remove(&id);
+        self.authorities.remove(&id);
+        if let Ok(at) = self.known.binary_search(&id) {
+            self.known.remove(at);
+        }
+    }
+
+    /// When the next `calendar` period ends.
+    pub(super) fn note_rolls(&mut self) {
+        let ends = self.known.iter().map(|id| self.rules[id.at()].period.until);
+        self.rolls = ends.min().unwrap_or(Time::NEVER);
+    }
+}
