@@ -41,7 +41,7 @@ const UNREAD: Duration = if cfg!(test) { Duration::from_millis(300) } else { Dur
 const MOST_CONTENT: usize = 64 << 10;
 
 /// Lets visitors in, so many at one time, until `closed`. Each of them is answered once at least: a connection that was accepted
-/// by then has [`LATEST_ASK`] for its first request. A connection from an address that is not `welcome` is closed before
+/// by then has two seconds for its first request. A connection from an address that is not `welcome` is closed before
 /// a byte of it is read.
 pub async fn receive(
     mut door: Listener,

@@ -88,7 +88,7 @@ impl Locker {
 
     /// Whose word it is whether a request may pass this shared limit, or all of them. It is so at once, and what the store
     /// has granted holds no longer: both are said by the rule, and no window is looked at. Who waits is looked at again
-    /// some at a time ([`Locker::review`]).
+    /// some at a time (`Locker::review`).
     pub fn set_authority(&mut self, limit: Option<LimitId>, authority: Authority, now: Time) {
         if self.given.is_some() {
             return;
