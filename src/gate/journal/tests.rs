@@ -4,6 +4,7 @@ mod failing;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -15,7 +16,10 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(test: &str) -> Place {
-        let place = Place(std::env::temp_dir().join(format!("lockgate-state-{}-{test}", std::process::id())));
+        // A number of its own, because two tests may choose one name.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let place = Place(std::env::temp_dir().join(format!("lockgate-state-{}-{number}-{test}", std::process::id())));
         fs::remove_dir_all(&place.0).ok();
         place
     }
