@@ -388,7 +388,8 @@ fn who_waited_for_an_answer_of_a_store_that_was_lost_is_asked_for_when_it_is_fou
     wait(&mut locker, &[claim(0, 1, 1)], ms(10));
     // One is asked for, the other would be.
     let asked = locker.take_exchange(false, ms(10));
-    exchange_answered_later(&mut locker, asked);
+    // Nothing opens before half a second has passed.
+    locker.exchanged(&asked, &[taken(&[], Some(500))], ms(10), ms(10), ms(10));
     let asked = locker.take_exchange(true, ms(600));
     assert_eq!(asked.takes.len(), 2);
     locker.exchange_lost(asked, ms(610));
@@ -396,10 +397,4 @@ fn who_waited_for_an_answer_of_a_store_that_was_lost_is_asked_for_when_it_is_fou
     assert!(!locker.has_exchange());
     locker.open_sharing(ms(620));
     assert_eq!(locker.take_exchange(false, ms(620)).takes.len(), 2);
-}
-
-/// Nothing opens before half a second has passed.
-fn exchange_answered_later(locker: &mut Locker, asked: Exchange) {
-    let answers = vec![taken(&[], Some(500)); asked.takes.len()];
-    locker.exchanged(&asked, &answers, ms(10), ms(10), ms(10));
 }
