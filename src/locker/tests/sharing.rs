@@ -386,10 +386,10 @@ fn who_waited_for_an_answer_of_a_store_that_was_lost_is_asked_for_when_it_is_fou
     let mut locker = one(1, 1000);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     wait(&mut locker, &[claim(0, 1, 1)], ms(10));
-    // One is asked for, the other would be.
-    let asked = locker.take_exchange(false, ms(10));
     // Nothing opens before half a second has passed.
-    locker.exchanged(&asked, &[taken(&[], Some(500))], ms(10), ms(10), ms(10));
+    let asked = locker.take_exchange(false, ms(10));
+    let answers = vec![taken(&[], Some(500)); asked.takes.len()];
+    locker.exchanged(&asked, &answers, ms(10), ms(10), ms(10));
     let asked = locker.take_exchange(true, ms(600));
     assert_eq!(asked.takes.len(), 2);
     locker.exchange_lost(asked, ms(610));
