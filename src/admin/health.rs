@@ -52,3 +52,18 @@ pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<
         true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_its_word_in_the_description_and_on_the_page() {
+        let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let described = described["paths"]["/healthz"].to_string();
+        for word in [Health::Off, Health::Whole, Health::Blind, Health::Held].map(word) {
+            assert!(described.contains(&format!("\"{word}\"")), "{word}: {described}");
+            assert!(include_str!("page/page.js").contains(&format!("    {word}: ")), "{word}");
+        }
+    }
+}

@@ -105,7 +105,13 @@ function show(event) {
       rows.delete(name);
     }
   }
-  const state = { whole: "", off: ", keeps nothing", blind: ", the state folder cannot be written" }[event.state];
+  const unwritable = ", the state folder cannot be written";
+  const state = {
+    whole: "",
+    off: ", keeps nothing",
+    blind: unwritable,
+    held: `${unwritable}: long limits wait`,
+  }[event.state];
   set(id("process"), `${number(event.connections)} connections, ${number(event.running)} requests under way${state}${event.draining ? ", draining" : ""}`);
   before = event;
   if (chosen) detail();
