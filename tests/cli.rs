@@ -256,3 +256,31 @@ fn a_limit_that_counts_nothing_is_told_of_at_a_check_a_start_and_a_reload() {
     assert!(gateway.reload(&(toml + opened)));
     assert_eq!(gateway.stderr().matches(told).count(), 2, "{}", gateway.stderr());
 }
+
+#[test]
+fn a_demo_shows_that_the_sixth_of_seven_requests_waits_and_leaves_nothing() {
+    let dir = Dir::new();
+    std::fs::create_dir(dir.path().join("tmp")).unwrap();
+    dir.write("tmp/here", "");
+    let command = Command::new(PROGRAM)
+        .arg("demo")
+        .current_dir(dir.path())
+        .env("TMPDIR", dir.path().join("tmp"))
+        .stdin(Stdio::null())
+        .output();
+    let output = command.expect("the gateway was built");
+    let text = all_of(&output);
+    assert!(output.status.success(), "{text}");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .filter(|row: &Vec<_>| row.get(1) == Some(&"200"))
+        .collect();
+    assert_eq!(rows.len(), 7, "{text}");
+    let arrived = |row: usize| rows[row][2].parse::<f64>().unwrap();
+    assert!(arrived(5) >= 1.0 && arrived(5) > arrived(4), "{text}");
+    assert!(text.contains("Most arrivals in any second: 5. The limit is 5."), "{text}");
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path().join("tmp")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["here"]);
+}

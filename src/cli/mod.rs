@@ -4,6 +4,7 @@
 
 mod ca;
 mod check;
+mod demo;
 mod env;
 mod exec;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     Run(run::Arguments),
     /// Check the configuration, and say what each limit means
     Check,
+    /// Show a limit at work: an origin that stamps arrivals, seven requests, the sixth waits
+    Demo,
     /// Print what lets programs use the gateway: eval "$(lockgate env)"
     Env,
     /// Run a program that uses the gateway; one is started for it if none runs
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Run(run::Arguments::default())) {
         Command::Run(arguments) => run::run(arguments, wish),
         Command::Check => check::check(wish),
+        Command::Demo => demo::demo(),
         Command::Env => env::env(wish),
         Command::Exec(arguments) => exec::exec(arguments, wish),
         Command::Top(arguments) => top::top(arguments, wish),

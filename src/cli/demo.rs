@@ -1,0 +1,191 @@
+//! `lockgate demo`: a gateway with one limit before an origin that stamps arrivals, shown at work by seven requests.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+
+use super::complain;
+use crate::gate::clock::Clock;
+use crate::net::dial;
+use crate::time::Time;
+
+/// Limit of the demo. One second is long enough to see a request wait, and short enough to wait for.
+const LIMIT: &str = "\
+[[limit]]
+name     = \"demo\"
+match    = { host = \"127.0.0.1\" }
+requests = 5
+per      = \"1s\"
+counts   = \"answered\"     # exact as the origin sees it
+";
+
+/// Other sections: any free port, and no output but errors, so that the terminal shows the demo alone.
+const QUIET: &str = "[listen]\nproxy = \"127.0.0.1:0\"\n\n[log]\nlevel = \"error\"\naccess = \"off\"\n\n";
+
+/// Slots of the limit in a second.
+const SLOTS: usize = 5;
+
+/// Time for a connection on this machine, which takes microseconds unless nothing listens.
+const OWN_MACHINE: Duration = Duration::from_secs(5);
+
+/// Requests that are sent: one waits, and one more shows that the next slot has opened too.
+const REQUESTS: usize = 7;
+
+/// Runs the demo and prints what arrives at the origin.
+pub(super) fn demo() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = Folder::new()?;
+    let mut gateway = Gateway::start(&folder.0)?;
+    let address = gateway.address()?;
+    Builder::new_current_thread().enable_all().build()?.block_on(show(address))
+}
+
+/// Folder for the demo's configuration and state; removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    /// # Errors
+    /// If the folder exists already, or cannot be made or written.
+    fn new() -> io::Result<Folder> {
+        let path = std::env::temp_dir().join(format!("lockgate-demo-{}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let folder = Folder(path);
+        fs::write(folder.0.join("proxy.toml"), format!("{QUIET}{LIMIT}"))?;
+        Ok(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Only temporary files are left if it fails.
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A `lockgate run` of the same program; stopped when dropped.
+struct Gateway(Child);
+
+impl Gateway {
+    fn start(folder: &Path) -> io::Result<Gateway> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("run").arg("--config").arg(folder.join("proxy.toml"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(Gateway(command.spawn()?))
+    }
+
+    /// Waits until it listens.
+    ///
+    /// # Errors
+    /// If it ends before; its own message is on stderr.
+    fn address(&mut self) -> io::Result<SocketAddr> {
+        let ended = || io::Error::other("the gateway of the demo did not start");
+        let stdout = self.0.stdout.take().ok_or_else(ended)?;
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let address = lines.find_map(|line| line.strip_prefix("listening on ")?.parse().ok());
+        address.ok_or_else(ended)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Arrivals at the origin, in order.
+type Arrivals = Arc<Mutex<Vec<Time>>>;
+
+/// Starts an origin that stamps arrivals, and returns its address.
+async fn origin(clock: Clock, arrivals: Arrivals) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let stamp = move || async move {
+        arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(clock.now());
+        "hello\n"
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/", get(stamp))).await });
+    Ok(address)
+}
+
+async fn show(gateway: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
+    let clock = Clock::start();
+    let arrivals = Arrivals::default();
+    let origin = origin(clock, Arc::clone(&arrivals)).await?;
+    println!("A gateway at {gateway} with this limit, and an origin at {origin} that stamps arrivals:\n");
+    LIMIT.lines().for_each(|line| println!("    {line}"));
+    println!("\nSeven requests, one after another, by http_proxy=http://{gateway}:\n");
+    println!("    request  status  arrived     waited");
+    let stream = dial::reach(&gateway.ip().to_string(), gateway.port(), OWN_MACHINE).await?;
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    for number in 1..=REQUESTS {
+        let asked = clock.now();
+        let status = ask(&mut sender, origin).await?;
+        let stamps = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(first), Some(last)) = (stamps.first(), stamps.last()) else {
+            return Err("a request was answered that did not reach the origin".into());
+        };
+        let (arrived, waited) = (last.since(*first), last.since(asked));
+        println!("    {number:<7}  {status:<6}  {:.3} s     {:.3} s", arrived.as_secs_f64(), waited.as_secs_f64());
+    }
+    let stamps = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("\nMost arrivals in any second: {}. The limit is {SLOTS}.", most_in(&stamps, Duration::from_secs(1)));
+    println!("Next: write your API's host into a limit in proxy.toml, then `lockgate check` and `lockgate run`.");
+    Ok(())
+}
+
+/// Sends one GET through the gateway and returns the status of the answer.
+async fn ask(sender: &mut SendRequest<Empty<Bytes>>, origin: SocketAddr) -> Result<u16, Box<dyn std::error::Error>> {
+    sender.ready().await?;
+    let request = Request::get(format!("http://{origin}/")).header("host", origin.to_string()).body(Empty::new())?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status().as_u16();
+    answer.into_body().collect().await?;
+    Ok(status)
+}
+
+/// The most stamps, in order of time, in any span of that length.
+fn most_in(stamps: &[Time], span: Duration) -> usize {
+    let in_span = |first: usize| stamps[first..].iter().take_while(|at| at.since(stamps[first]) < span).count();
+    (0..stamps.len()).map(in_span).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_in_a_span_leaves_out_what_is_a_whole_span_later() {
+        let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
+        let stamps = [at(0), at(10), at(500), at(1000), at(1010)];
+        assert_eq!(most_in(&stamps, Duration::from_secs(1)), 3);
+        assert_eq!(most_in(&stamps[..1], Duration::from_secs(1)), 1);
+        assert_eq!(most_in(&[], Duration::from_secs(1)), 0);
+    }
+}
