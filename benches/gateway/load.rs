@@ -86,7 +86,7 @@ impl Options {
         let path = self.values.get("path").map_or("/", String::as_str);
         let (target, host) = match self.values.get("forward") {
             Some(host) => (format!("http://{host}{path}"), host.clone()),
-            None => (path.to_owned(), self.values.get("host").map_or("bench.example", String::as_str).to_owned()),
+            None => (path.to_owned(), self.values.get("host").map_or("bench.localhost", String::as_str).to_owned()),
         };
         format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n").into_bytes()
     }

@@ -74,5 +74,5 @@ pub(crate) fn several(world: &mut World, paths: &[Path], load: &Load, offer: &Of
 
 /// What is asked at a gateway; the origin knows it by its path.
 fn request(gateway: usize) -> Vec<u8> {
-    format!("GET /{gateway} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n").into_bytes()
+    format!("GET /{gateway} HTTP/1.1\r\nHost: bench.localhost\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n").into_bytes()
 }
