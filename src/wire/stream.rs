@@ -267,6 +267,19 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// As [`Stream::is_quiet`], without a system call where nothing is known to have come since the last read: for a
+    /// connection that was read from a moment ago.
+    pub fn seems_quiet(&mut self) -> bool {
+        match &self.transport {
+            Transport::Plain(tcp) if self.again.is_empty() && !tcp.may_have_input() => true,
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => {
+                self.is_quiet()
+            }
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.again.is_empty() {

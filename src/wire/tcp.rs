@@ -64,6 +64,11 @@ impl Tcp {
         self.stream.poll_read_ready(cx)
     }
 
+    /// False if all that the runtime has heard of has been read. Costs no system call, and none of the task's budget.
+    pub(super) fn may_have_input(&self) -> bool {
+        self.unread || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
+
     /// Ends when the peer has hung up (FIN or RST), whatever of its bytes is still unread.
     ///
     /// Bytes that arrive meanwhile stay in the socket, so the window of TCP holds a talkative peer back. tokio is told
@@ -253,6 +258,23 @@ mod tests {
             assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
         }
         assert!(!stream.is_quiet());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_just_read_seems_quiet_until_something_is_known() {
+        let (mut stream, mut peer) = pair().await;
+        assert!(stream.seems_quiet());
+        peer.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 64];
+        assert_eq!(stream.read(&mut answer).await.unwrap(), 6);
+        assert!(stream.seems_quiet(), "all of it was read");
+        peer.write_all(b"surplus").await.unwrap();
+        poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        while tokio::task::coop::has_budget_remaining() {
+            assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
+        }
+        assert!(!stream.seems_quiet(), "also for a task that has used up its budget");
     }
 
     #[tokio::test]
