@@ -27,6 +27,13 @@ pub enum KeyPart {
     Method,
 }
 
+impl KeyPart {
+    /// True if servers may read it in several ways.
+    pub(super) fn has_readings(&self) -> bool {
+        matches!(self, KeyPart::Path(_) | KeyPart::Query(_))
+    }
+}
+
 impl fmt::Display for KeyPart {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -101,6 +101,9 @@ impl<'a> Request<'a> {
         if rule.key.is_empty() {
             return Ok(smallvec![Key::WHOLE]);
         }
+        if !rule.key.iter().any(KeyPart::has_readings) {
+            return Ok(smallvec![self.single_key(rule, seed)?]);
+        }
         let mut parameters: SmallVec<[query::Values<'_>; 1]> = SmallVec::new();
         for part in &rule.key {
             match part {
@@ -118,6 +121,28 @@ impl<'a> Request<'a> {
             }
         }
         Ok(keys)
+    }
+
+    /// The key of a rule that neither path nor parameters are part of: there is one way to read the others.
+    fn single_key(&self, rule: &Rule, seed: &[u8; 16]) -> Result<Key, Refusal> {
+        let mut key = KeyHasher::new(rule.shared_seed.as_ref(), seed);
+        for part in &rule.key {
+            self.add_part(rule, part, std::slice::from_mut(&mut key))?;
+        }
+        Ok(key.finish())
+    }
+
+    /// Adds a part that has one reading to each of the keys.
+    fn add_part(&self, rule: &Rule, part: &KeyPart, keys: &mut [KeyHasher]) -> Result<(), Refusal> {
+        match part {
+            KeyPart::Host => add_to_each(keys, Some(self.target.origin.host.as_bytes())),
+            KeyPart::Caller => keys.iter_mut().for_each(|key| key.add_caller(self.admitted)),
+            KeyPart::Header(name) => add_to_each(keys, self.field(rule, name)?.as_deref()),
+            KeyPart::Method => add_to_each(keys, Some(self.head.method().as_bytes())),
+            // Their readings are told apart by those that ask for a key.
+            KeyPart::Path(_) | KeyPart::Query(_) => {}
+        }
+        Ok(())
     }
 
     /// The segments that a key is made of, once for each way to read them.
@@ -146,13 +171,9 @@ impl<'a> Request<'a> {
     ) -> Result<impl Iterator<Item = Key> + use<>, Refusal> {
         let mut keys: SmallVec<[KeyHasher; 1]> = smallvec![KeyHasher::new(rule.shared_seed.as_ref(), seed)];
         let (mut segments, mut parameters) = (segments.iter(), parameters.iter());
-        let each = |keys: &mut [KeyHasher], value: Option<&[u8]>| keys.iter_mut().for_each(|key| key.add(value));
         for part in &rule.key {
             match part {
-                KeyPart::Host => each(&mut keys, Some(self.target.origin.host.as_bytes())),
-                KeyPart::Caller => keys.iter_mut().for_each(|key| key.add_caller(self.admitted)),
-                KeyPart::Path(_) => each(&mut keys, segments.next().copied().flatten().map(str::as_bytes)),
-                KeyPart::Header(name) => each(&mut keys, self.field(rule, name)?.as_deref()),
+                KeyPart::Path(_) => add_to_each(&mut keys, segments.next().copied().flatten().map(str::as_bytes)),
                 KeyPart::Query(_) => {
                     let before = std::mem::take(&mut keys);
                     for value in parameters.next().into_iter().flatten() {
@@ -162,7 +183,9 @@ impl<'a> Request<'a> {
                         return Err(rule.too_many_keys());
                     }
                 }
-                KeyPart::Method => each(&mut keys, Some(self.head.method().as_bytes())),
+                KeyPart::Host | KeyPart::Caller | KeyPart::Header(_) | KeyPart::Method => {
+                    self.add_part(rule, part, &mut keys)?;
+                }
             }
         }
         Ok(keys.into_iter().map(|key| key.finish()))
@@ -183,6 +206,10 @@ impl<'a> Request<'a> {
             tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states no valid cost");
         })
     }
+}
+
+fn add_to_each(keys: &mut [KeyHasher], value: Option<&[u8]>) {
+    keys.iter_mut().for_each(|key| key.add(value));
 }
 
 /// The segments that a key is made of; a tunnel has none.
