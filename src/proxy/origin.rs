@@ -257,13 +257,15 @@ impl Origins {
         }
         conn.rest();
         let idle = Idle { conn, since: self.clock.now() };
-        let mut all = self.lock();
-        if !all.contains_key(origin) {
-            all.insert(origin.clone(), Vec::new());
+        if self.settings.idle_per_origin == 0 {
+            return;
         }
-        let Some(kept) = all.get_mut(origin) else { return };
-        if kept.len() < self.settings.idle_per_origin {
-            kept.push(idle);
+        let mut all = self.lock();
+        match all.get_mut(origin) {
+            Some(kept) if kept.len() < self.settings.idle_per_origin => kept.push(idle),
+            Some(_full) => {}
+            // A name is only copied for the first of an origin's connections.
+            None => drop(all.insert(origin.clone(), vec![idle])),
         }
     }
 
