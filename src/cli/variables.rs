@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 
@@ -47,6 +48,9 @@ const INSTEAD: [&str; 10] = [
 const REQUESTS: &str = "REQUESTS_CA_BUNDLE";
 /// Variables whose file is added to what a program believes by itself.
 const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+
+/// The bytes that are percent-encoded in a URL's user part: all but the unreserved ones (RFC 3986 §2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What is to be set, and what the user should know about it.
 #[derive(Debug, Default)]
@@ -147,16 +151,9 @@ fn user_part(credentials: &[u8]) -> String {
         Some(colon) => (&credentials[..colon], Some(&credentials[colon + 1..])),
         None => (credentials, None),
     };
-    let encode = |part: &[u8]| part.iter().map(|byte| encoded(*byte)).collect::<String>();
+    let encode = |part| percent_encode(part, RESERVED);
     let password = password.map(|password| format!(":{}", encode(password))).unwrap_or_default();
     format!("{}{password}@", encode(name))
-}
-
-fn encoded(byte: u8) -> String {
-    match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        other => format!("%{other:02X}"),
-    }
 }
 
 /// The files that programs are pointed at; made if need be.

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_encode_byte;
 use smallvec::{SmallVec, smallvec};
 
 use crate::wire::head::MAX_HEAD;
@@ -155,11 +156,10 @@ fn spell(path: &str) -> String {
 /// A byte that was percent-encoded. All that is visible may stand for itself, but what ends a path (`?`, `#`), an
 /// encoding (`%`), what some origins split at (`/`, `\`, `;`), and the star, which is a pattern's own.
 fn spell_byte(byte: u8, spelt: &mut String) {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     if byte.is_ascii_graphic() && !b"%/\\?#;*".contains(&byte) {
         spelt.push(char::from(byte));
     } else {
-        spelt.extend(['%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        spelt.push_str(percent_encode_byte(byte));
     }
 }
 

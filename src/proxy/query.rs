@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::iter;
 
+use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
 /// The first parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is `api_key=A`:
@@ -99,30 +100,14 @@ fn unicode_escape(text: &[u8]) -> Option<char> {
     is_hex.then(|| u32::from_str_radix(digits, 16).ok().and_then(char::from_u32))?
 }
 
-/// Undoes the encoding of HTML forms: `%XX` and `+`. What is no such thing stays.
+/// Decodes `application/x-www-form-urlencoded` text: `%XX` and `+` (WHATWG URL §5.1). An incomplete `%XX` stays.
 pub(super) fn decode(text: &str) -> Cow<'_, [u8]> {
-    let bytes = text.as_bytes();
-    if memchr::memchr2(b'%', b'+', bytes).is_none() {
-        return bytes.into();
+    if memchr::memchr(b'+', text.as_bytes()).is_none() {
+        return percent_decode_str(text).into();
     }
-    let digit = |at: usize| {
-        bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok())
-    };
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        match (byte, digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                plain.push(high << 4 | low);
-                at += 3;
-                continue;
-            }
-            (b'+', ..) => plain.push(b' '),
-            _ => plain.push(*byte),
-        }
-        at += 1;
-    }
-    plain.into()
+    // Before `%2B`, which is a plus sign, is decoded.
+    let with_spaces = text.replace('+', " ");
+    percent_decode_str(&with_spaces).collect::<Vec<u8>>().into()
 }
 
 #[cfg(test)]
