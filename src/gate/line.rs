@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use slab::Slab;
+
 use super::{Gate, Permit, Refused};
 use crate::locker::{Grant, Ticket};
 use crate::time::Time;
@@ -16,11 +18,10 @@ pub(super) type Fate = Result<Grant, Refused>;
 /// the locker uses again as soon as it has named it.
 #[derive(Default)]
 pub(super) struct Line {
-    places: Vec<Place>,
-    vacant: Vec<u32>,
+    places: Slab<Place>,
     /// The places of those who are not decided. Not by `Ticket::index` alone: within one step the locker may decide one
     /// ticket and give its number to the next.
-    undecided: HashMap<Ticket, u32>,
+    undecided: HashMap<Ticket, usize>,
 }
 
 struct Place {
@@ -31,7 +32,6 @@ struct Place {
 }
 
 enum PlaceState {
-    Vacant,
     /// With the waker, once it was polled.
     Waiting(Option<Waker>),
     /// Since when it is decided.
@@ -53,18 +53,8 @@ enum Look {
 }
 
 impl Line {
-    pub(super) fn enter(&mut self, ticket: Ticket, forecast: Option<Time>) -> u32 {
-        let place = Place { ticket, forecast, state: PlaceState::Waiting(None) };
-        let index = match self.vacant.pop() {
-            Some(index) => {
-                self.places[index as usize] = place;
-                index
-            }
-            None => {
-                self.places.push(place);
-                u32::try_from(self.places.len() - 1).expect("waiters are capped far below 2^32")
-            }
-        };
+    pub(super) fn enter(&mut self, ticket: Ticket, forecast: Option<Time>) -> usize {
+        let index = self.places.insert(Place { ticket, forecast, state: PlaceState::Waiting(None) });
         self.undecided.insert(ticket, index);
         index
     }
@@ -78,7 +68,7 @@ impl Line {
             return Err(fate);
         };
         let decided = PlaceState::Decided(fate, now);
-        let PlaceState::Waiting(waker) = std::mem::replace(&mut self.places[index as usize].state, decided) else {
+        let PlaceState::Waiting(waker) = std::mem::replace(&mut self.places[index].state, decided) else {
             unreachable!("a place is decided once")
         };
         Ok(waker)
@@ -86,8 +76,8 @@ impl Line {
 
     /// The tickets of those whose turn was expected after `until`; `None`: of all.
     pub(super) fn expected_after(&self, until: Option<Time>) -> Vec<Ticket> {
-        let is_late = |index: u32| {
-            let forecast = self.places[index as usize].forecast;
+        let is_late = |index: usize| {
+            let forecast = self.places[index].forecast;
             until.is_none_or(|until| forecast.is_some_and(|at| at > until))
         };
         self.undecided.iter().filter(|(_, index)| is_late(**index)).map(|(ticket, _)| *ticket).collect()
@@ -98,37 +88,25 @@ impl Line {
     }
 
     /// Makes a place vacant, and says what is still to be done about it.
-    pub(super) fn clear(&mut self, index: u32) -> Left {
-        let place = &mut self.places[index as usize];
-        let ticket = place.ticket;
-        let state = std::mem::replace(&mut place.state, PlaceState::Vacant);
-        self.vacant.push(index);
+    pub(super) fn clear(&mut self, index: usize) -> Left {
+        let Place { ticket, state, .. } = self.places.remove(index);
         match state {
             PlaceState::Waiting(waker) => {
                 self.undecided.remove(&ticket);
                 Left::Undecided(ticket, waker)
             }
             PlaceState::Decided(fate, _) => Left::Decided(fate),
-            PlaceState::Vacant => {
-                unreachable!("a place is cleared once, by the future that owns it")
-            }
         }
     }
 
-    fn look(&mut self, index: u32, waker: &Waker) -> Look {
-        let place = &mut self.places[index as usize];
-        if let PlaceState::Waiting(known) = &mut place.state {
+    fn look(&mut self, index: usize, waker: &Waker) -> Look {
+        if let PlaceState::Waiting(known) = &mut self.places[index].state {
             let is_known = known.as_ref().is_some_and(|known| known.will_wake(waker));
             return Look::Waiting(if is_known { None } else { known.replace(waker.clone()) });
         }
-        match std::mem::replace(&mut place.state, PlaceState::Vacant) {
-            PlaceState::Decided(fate, at) => {
-                self.vacant.push(index);
-                Look::Decided(fate, at)
-            }
-            PlaceState::Waiting(_) | PlaceState::Vacant => {
-                unreachable!("a place is looked at by the future that owns it")
-            }
+        match self.places.remove(index).state {
+            PlaceState::Decided(fate, at) => Look::Decided(fate, at),
+            PlaceState::Waiting(_) => unreachable!("it was decided a line above"),
         }
     }
 }
@@ -140,12 +118,12 @@ impl Line {
 #[must_use = "dropping it leaves the queue"]
 pub struct Waiting {
     /// `None` once the verdict was picked up.
-    place: Option<(Arc<Gate>, u32)>,
+    place: Option<(Arc<Gate>, usize)>,
     forecast: Option<Time>,
 }
 
 impl Waiting {
-    pub(super) fn at(gate: Arc<Gate>, index: u32, forecast: Option<Time>) -> Waiting {
+    pub(super) fn at(gate: Arc<Gate>, index: usize, forecast: Option<Time>) -> Waiting {
         Waiting { place: Some((gate, index)), forecast }
     }
 

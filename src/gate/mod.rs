@@ -234,7 +234,7 @@ impl Drop for Unwinding<'_> {
 enum Decision {
     Go(Grant),
     /// Its place, and when its turn is expected.
-    Wait(u32, Option<Time>),
+    Wait(usize, Option<Time>),
     Sorry(Refused),
 }
 
