@@ -171,15 +171,31 @@ impl Dialer {
 /// # Cancel safety
 /// Cancel safe: connections that were being opened are closed.
 pub async fn reach(host: &str, port: u16, within: Duration) -> Result<TcpStream, Error> {
-    let connecting = async {
-        // The operator has named the host, so the search list may complete it.
-        let found: Vec<SocketAddr> = match literal(host, port)? {
-            Some(address) => vec![address],
-            None => tokio::net::lookup_host((host, port)).await.map_err(unresolved)?.collect(),
-        };
-        race(in_turn(&found), ATTEMPT_DELAY).await
-    };
+    let connecting = async { race(in_turn(&addresses(host, port).await?), ATTEMPT_DELAY).await };
     timeout(within, connecting).await.map_err(|_elapsed| Error::Timeout)?
+}
+
+/// Resolves a host of our own choice, which may be an IP literal, to all of its addresses in the resolver's order.
+///
+/// # Errors
+/// `Dns` or `Exhausted`.
+pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    // The operator has named the host, so the search list may complete it.
+    match literal(host, port)? {
+        Some(address) => Ok(vec![address]),
+        None => Ok(tokio::net::lookup_host((host, port)).await.map_err(unresolved)?.collect()),
+    }
+}
+
+/// Opens a connection, with `TCP_NODELAY`, to an address of our own choice. It has no timeout of its own.
+///
+/// # Errors
+/// Those of connect(2): `ConnectionRefused` if nothing listens there.
+///
+/// # Cancel safety
+/// Cancel safe: a connection that was being opened is closed.
+pub async fn connect_address(address: SocketAddr) -> io::Result<TcpStream> {
+    open(address).await
 }
 
 /// Whether anybody listens at an address. Blocks the thread for `within` at most.

@@ -8,6 +8,7 @@ pub mod field;
 pub mod framing;
 pub mod head;
 pub mod http2;
+pub mod http_client;
 pub mod stream;
 mod tcp;
 
