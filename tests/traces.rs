@@ -4,25 +4,28 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
+use crate::support::certs::{Authority, Fault};
+use crate::support::gateway::Dir;
 use crate::support::*;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// A collector, and the spans that it was told of.
+/// A collector, and the spans that it has received.
 fn collector() -> (Origin, Arc<Mutex<Vec<Value>>>) {
     let spans: Arc<Mutex<Vec<Value>>> = Arc::default();
-    let told = Arc::clone(&spans);
-    let origin = Origin::scripted(move |request, link| {
-        assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/v1/traces"));
-        assert!(link.read_body());
-        let body: Value = serde_json::from_slice(&link.body()).unwrap();
-        let scope = &body["resourceSpans"][0]["scopeSpans"][0];
-        assert_eq!(body["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"], "lockgate");
-        told.lock().unwrap().extend(scope["spans"].as_array().unwrap().iter().cloned());
-        link.answer(200, "{}")
-    });
-    (origin, spans)
+    let received = Arc::clone(&spans);
+    (Origin::scripted(move |request, link| collect(&received, request, link)), spans)
+}
+
+fn collect(received: &Mutex<Vec<Value>>, request: &Request, link: &mut Link<'_>) -> Next {
+    assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/v1/traces"));
+    assert!(link.read_body());
+    let body: Value = serde_json::from_slice(&link.body()).unwrap();
+    let scope = &body["resourceSpans"][0]["scopeSpans"][0];
+    assert_eq!(body["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"], "lockgate");
+    received.lock().unwrap().extend(scope["spans"].as_array().unwrap().iter().cloned());
+    link.answer(200, "{}")
 }
 
 #[track_caller]
@@ -114,7 +117,7 @@ fn a_collector_is_reached_at_an_ipv6_address_and_at_the_address_of_its_name_that
     let mut told = [0; 200];
     let length = stream.read(&mut told).unwrap();
     let told = String::from_utf8_lossy(&told[..length]).into_owned();
-    assert!(told.contains(&format!("Host: [::1]:{port}\r\n")), "{told}");
+    assert!(told.contains(&format!("host: [::1]:{port}\r\n")), "{told}");
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
     // The name may have an IPv6 address first, at which nothing listens.
     let (collector, spans) = self::collector();
@@ -122,4 +125,24 @@ fn a_collector_is_reached_at_an_ipv6_address_and_at_the_address_of_its_name_that
     let gateway = Gateway::start(&rules);
     assert_eq!(traced(&gateway, &origin, "01").status, 200);
     eventually_told(&spans, 1);
+}
+
+#[test]
+fn a_collector_with_tls_receives_spans_if_it_can_prove_its_name() {
+    let (authority, dir) = (Authority::new(), Dir::new());
+    let trust = format!("[tls]\ntrust = [\"{}\"]\n", authority.write(dir.path()).display());
+    let spans: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let received = Arc::clone(&spans);
+    let script = move |request: &Request, link: &mut Link<'_>| collect(&received, request, link);
+    let collector = Origin::scripted_tls(authority.server_config(Fault::None), script);
+    let origin = Origin::start();
+    let rules = format!("{UNLIMITED}[trace]\notlp = \"https://localhost:{}\"\none_in = 1\n", collector.port());
+    let trusting = Gateway::start(&format!("{rules}{trust}"));
+    assert_eq!(traced(&trusting, &origin, "01").status, 200);
+    assert_eq!(eventually_told(&spans, 1)[0]["traceId"], TRACE);
+    let doubting = Gateway::start(&rules);
+    assert_eq!(traced(&doubting, &origin, "01").status, 200);
+    eventually("the loss is logged", || doubting.stderr().contains("traces are lost"));
+    assert!(doubting.stderr().contains("certificate"), "{}", doubting.stderr());
+    assert_eq!(spans.lock().unwrap().len(), 1);
 }

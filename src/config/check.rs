@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
 
 use super::access_schema::Access;
 use super::file::{File, Route};
@@ -18,6 +19,7 @@ use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::proxy::{self, PoolSettings, access, target, trace};
+use crate::tls::verify;
 
 /// Where what must outlive a restart is kept unless it is told otherwise.
 const STATE: &str = "state";
@@ -56,6 +58,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         rules.push(limit.rule);
         meanings.push(limit.meaning);
     }
+    let trace = trace(&file.trace, &tls.verify.trust, reader);
     Settings {
         text: "".into(),
         gate: gate::Settings { limits, state: Some(state), store },
@@ -70,7 +73,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
             authority: tls.authority,
             identity,
             access_log: file.log.access,
-            trace: trace(&file.trace, reader),
+            trace,
             pool: PoolSettings { idle_per_origin: IDLE_PER_ORIGIN, idle_timeout: file.timeouts.idle },
             timeouts: file.timeouts,
             own: listen.clone(),
@@ -121,20 +124,18 @@ fn admin(written: &process::Admin, folder: &Path, reader: &Reader<'_>) -> Option
     Some(Admin { listen: at.value, users })
 }
 
-/// A collector beside the gateway, or one that passes on with TLS what it hears.
-fn trace(written: &process::Trace, reader: &Reader<'_>) -> Option<trace::Settings> {
+/// The collector of traces. One with TLS is verified by the certificates that origins are: the system's and `trust`.
+fn trace(written: &process::Trace, trust: &[CertificateDer<'static>], reader: &Reader<'_>) -> Option<trace::Settings> {
     if written.is_there && written.otlp.is_absent() {
-        reader.error(&written.place, "nothing says who is told", "add otlp = \"http://127.0.0.1:4318\"");
+        reader.error(&written.place, "nothing says where traces go", "add otlp = \"http://127.0.0.1:4318\"");
     }
     let at = written.otlp.get()?;
     let Destination { origin, path } = &at.value;
-    if origin.scheme != target::Scheme::Http {
-        let right = "an http:// URL: a collector on this machine, which passes it on";
-        reader.error(&at.place, "traces are told without TLS", right);
-    }
     // As OTLP's exporters do with an endpoint (opentelemetry.io/docs/specs/otel/protocol/exporter).
     let path = format!("{}/v1/traces", path.trim_end_matches('/'));
-    Some(trace::Settings { host: origin.host.to_string(), port: origin.port, path, one_in: written.one_in })
+    let trust = || verify::Settings { trust: trust.to_vec(), identities: Vec::new() };
+    let tls = (origin.scheme == target::Scheme::Https).then(trust);
+    Some(trace::Settings { host: origin.host.to_string(), port: origin.port, path, tls, one_in: written.one_in })
 }
 
 /// Whoever reaches it may lock, so beyond this machine it must be said who that may be.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::location::LocationMap;
-use super::trace::{self, Context};
+use super::trace::{self, TraceContext};
 use crate::wire::{Fields, Length, Name, Options, RequestHead, ResponseHead, Version, members};
 
 /// Fields that mean something to the far end, or that proxies before us have added for it. A `Connection` that names one
@@ -87,7 +87,7 @@ pub(super) struct Outgoing {
     /// The connection may change its protocol, see [`wants_upgrade`].
     pub(super) upgrade: bool,
     /// Where it stands, if it is traced.
-    pub(super) trace: Option<Context>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// Tells whether the request asks for other protocols, all of which it `may` change to; if not, it goes on without asking.
@@ -153,7 +153,7 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
         }
     }
     if let Some(context) = way.trace {
-        put(trace::FIELD.as_bytes(), context.field().as_bytes());
+        put(trace::TRACEPARENT.as_bytes(), context.traceparent().as_bytes());
     }
 }
 

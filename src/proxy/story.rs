@@ -10,7 +10,7 @@ use super::claims::Claims;
 use super::connection::Caller;
 use super::record::Record;
 use super::refusal::Refusal;
-use super::trace::{Context, Span};
+use super::trace::{Span, TraceContext};
 use crate::gate::Permit;
 use crate::time::Time;
 
@@ -39,7 +39,7 @@ pub(super) struct Story {
     pub(super) waited: Duration,
     pub(super) waited_since: Option<Time>,
     /// Where it stands, if it is traced.
-    pub(super) trace: Option<Context>,
+    pub(super) trace: Option<TraceContext>,
     pub(super) status: u16,
     /// A connection whose request was read to its end can carry another.
     pub(super) body: BodyRead,
@@ -59,7 +59,7 @@ pub(super) struct Story {
 impl Story {
     pub(super) fn begin(caller: &Caller) -> Story {
         let proxy = &caller.worker.proxy;
-        let trace = proxy.tracer.as_ref().and_then(|tracer| tracer.begin(&caller.head));
+        let trace = proxy.tracer.as_ref().and_then(|tracer| tracer.sample(&caller.head));
         let logged = proxy.log.is_on() || trace.is_some();
         Story { started: proxy.gate.clock().now(), logged, trace, ..Story::default() }
     }
@@ -152,7 +152,7 @@ impl Story {
         let proxy = &caller.worker.proxy;
         let (Some(context), Some(tracer)) = (self.trace, &proxy.tracer) else { return };
         let target = target(caller);
-        tracer.tell(Span {
+        tracer.export(Span {
             context,
             started: self.started,
             ended: proxy.gate.clock().now(),

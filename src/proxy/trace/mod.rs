@@ -1,9 +1,11 @@
-//! Spans of requests for a collector of traces: OpenTelemetry's protocol (OTLP/HTTP, JSON), and the trace context of W3C.
+//! Distributed tracing: W3C trace context in, spans out to an OpenTelemetry collector (OTLP/HTTP, JSON).
 //!
-//! A request that comes with a context is traced if its caller says so; of the others one in so many is. The origin is told
-//! our span as its parent. What cannot be told in time is dropped and counted: no request waits for it.
+//! A request that brings a context is traced if its sampled flag says so; of the others one in [`Settings::one_in`] is. The
+//! origin receives our span as the parent. Spans that find no room in the queue are dropped and counted: no request waits for
+//! the collector.
 
-mod tell;
+mod exporter;
+mod otlp;
 
 use std::io;
 use std::net::IpAddr;
@@ -15,132 +17,142 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use self::exporter::Exporter;
 use super::tally::Count;
 use crate::gate::clock::Clock;
 use crate::time::Time;
+use crate::tls::verify;
 use crate::wire::RequestHead;
 
-/// How many requests may be untold.
-const MOST_UNTOLD: usize = 4096;
+/// The most spans that wait for the exporter: a second's worth at 4000 traced requests/s, in some MiB.
+const MAX_QUEUED: usize = 4096;
 
-/// The field that bears the context (W3C Trace Context §3.2).
-pub(super) const FIELD: &str = "traceparent";
+/// Field that carries the context (W3C Trace Context §3.2).
+pub(super) const TRACEPARENT: &str = "traceparent";
 
-/// The field that bears what vendors add to it (§3.3).
-const VENDORS_FIELD: &str = "tracestate";
+/// Field that carries what vendors add to it (§3.3).
+const TRACESTATE: &str = "tracestate";
 
-/// To whom it is told, and of how many; the `[trace]` of the file.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// The `[trace]` section: where spans go, and how many requests have one.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
-    /// The collector's host and port; it is spoken to without TLS.
+    /// Host of the collector: a DNS name, or an IP address without brackets.
     pub host: String,
-    /// See `host`.
+    /// Port of the collector, never 0.
     pub port: u16,
-    /// Where it takes traces.
+    /// Path that takes traces, ending in `/v1/traces`.
     pub path: String,
-    /// Of the requests that bring no context, one in so many is traced.
+    /// Certificates that the collector's own is verified by; `None`: it is spoken to without TLS.
+    pub tls: Option<verify::Settings>,
+    /// Sampling: one in so many of the requests without a context is traced. At least 1.
     pub one_in: u32,
 }
 
-/// Where a traced request stands.
+/// Position of a traced request in its trace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Context {
+pub(super) struct TraceContext {
+    /// Never 0.
     trace: u128,
-    /// The span of whoever called us.
+    /// Span of the caller; `None`: the trace begins here.
     parent: Option<u64>,
-    /// Ours.
+    /// Span of the gateway, never 0.
     span: u64,
 }
 
-impl Context {
-    /// What the origin is told.
-    pub(super) fn field(&self) -> String {
+impl TraceContext {
+    /// The value of `traceparent` for the origin.
+    pub(super) fn traceparent(&self) -> String {
         format!("00-{:032x}-{:016x}-01", self.trace, self.span)
     }
 
-    /// Whether ours stands for what the caller sent: its context, and what vendors keep of a trace that is not this one.
+    /// True if a caller's field must not be passed on: `traceparent` is replaced by ours, and `tracestate` belongs to a trace
+    /// that is not this one if the trace begins here.
     pub(super) fn replaces(&self, field: &[u8]) -> bool {
-        field.eq_ignore_ascii_case(FIELD.as_bytes())
-            || self.parent.is_none() && field.eq_ignore_ascii_case(VENDORS_FIELD.as_bytes())
+        field.eq_ignore_ascii_case(TRACEPARENT.as_bytes())
+            || self.parent.is_none() && field.eq_ignore_ascii_case(TRACESTATE.as_bytes())
     }
 }
 
-/// What is told of a request.
+/// Span of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
-    pub(super) context: Context,
-    /// Since when, on the gateway's line, and when it ended.
+    pub(super) context: TraceContext,
     pub(super) started: Time,
     pub(super) ended: Time,
-    /// Since when it waited for its permits, and how long.
+    /// Start and length of the wait for its permits; `None`: it did not wait.
     pub(super) waited: Option<(Time, Duration)>,
     pub(super) method: String,
-    /// Without the query.
+    /// Path without the query, which may hold credentials.
     pub(super) path: String,
+    /// Address of the caller.
     pub(super) peer: IpAddr,
+    /// Status that the caller received.
     pub(super) status: u16,
+    /// Names of the limits that counted it.
     pub(super) limits: Vec<Arc<str>>,
-    /// Who refused it, and the reason in a word.
+    /// [`Refusal::who`](super::refusal::Refusal::who) and [`Refusal::note`](super::refusal::Refusal::note).
     pub(super) refused: Option<(&'static str, &'static str)>,
 }
 
-/// Traces requests.
+/// Samples requests, and queues their spans for the exporter.
 pub(super) struct Tracer {
     one_in: u64,
-    seen: AtomicU64,
-    untold: SyncSender<Span>,
+    /// Number of requests without a context.
+    unsampled: AtomicU64,
+    queue: SyncSender<Span>,
+    /// Number of spans that no collector took.
     pub(super) dropped: Arc<Count>,
 }
 
 impl Tracer {
-    /// With a thread that tells the collector, as long as this is there.
+    /// Starts the exporter's thread, which ends after this tracer was dropped.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system gives no thread or no event loop, or there are no root certificates for an `https://` collector.
     pub(super) fn start(settings: &Settings, clock: Clock) -> io::Result<Arc<Tracer>> {
-        let (untold, spans) = sync_channel(MOST_UNTOLD);
+        let (queue, spans) = sync_channel(MAX_QUEUED);
         let dropped = Arc::<Count>::default();
-        let (to, lost) = (settings.clone(), Arc::clone(&dropped));
-        thread::Builder::new().name("traces".to_owned()).spawn(move || tell::run(&to, &spans, clock, &lost))?;
-        Ok(Arc::new(Tracer { one_in: u64::from(settings.one_in.max(1)), seen: AtomicU64::new(0), untold, dropped }))
+        let (exporter, lost) = (Exporter::new(settings.clone(), clock)?, Arc::clone(&dropped));
+        thread::Builder::new().name("traces".to_owned()).spawn(move || exporter.run(&spans, &lost))?;
+        Ok(Arc::new(Tracer { one_in: u64::from(settings.one_in.max(1)), unsampled: AtomicU64::new(0), queue, dropped }))
     }
 
-    /// Whether this request is traced, and as what.
-    pub(super) fn begin(&self, head: &RequestHead) -> Option<Context> {
-        let (trace, parent) = match head.find(FIELD).map(read) {
+    /// Decides on a request; returns its context if it is traced.
+    pub(super) fn sample(&self, head: &RequestHead) -> Option<TraceContext> {
+        let (trace, parent) = match head.find(TRACEPARENT).map(parse) {
             Some(Some((trace, parent, true))) => (Some(trace), Some(parent)),
             Some(Some((_, _, false))) => return None,
-            // What cannot be read is as if it were not there (§3.2.2.3).
+            // A malformed field counts as absent (§3.2.2.3).
             Some(None) | None => (None, None),
         };
-        if trace.is_none() && !self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.one_in) {
+        if trace.is_none() && !self.unsampled.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.one_in) {
             return None;
         }
         let mut random = [0; 24];
         SystemRandom::new().fill(&mut random).ok()?;
-        let (ours, span) = random.split_at(16);
+        let (new_trace, span) = random.split_at(16);
         let number = |bytes: &[u8]| bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
-        // All zeros are no identifier.
+        // All zeros are no identifier (§3.2.2.3, §3.2.2.4).
         let span = (number(span) as u64).max(1);
-        Some(Context { trace: trace.unwrap_or_else(|| number(ours).max(1)), parent, span })
+        Some(TraceContext { trace: trace.unwrap_or_else(|| number(new_trace).max(1)), parent, span })
     }
 
-    /// A traced request has ended.
-    pub(super) fn tell(&self, span: Span) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.untold.try_send(span) {
+    /// Queues the span of a request that has ended; drops and counts it if the queue is full.
+    pub(super) fn export(&self, span: Span) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(span) {
             self.dropped.add_one();
         }
     }
 }
 
-/// The trace, the caller's span, and whether it is traced (W3C Trace Context §3.2); `None`: it is not well formed.
-fn read(value: &[u8]) -> Option<(u128, u64, bool)> {
+/// Parses a `traceparent`: trace, parent span, and the sampled flag (W3C Trace Context §3.2). `None`: it is malformed.
+fn parse(value: &[u8]) -> Option<(u128, u64, bool)> {
     let text = std::str::from_utf8(value).ok()?;
     let mut parts = text.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let sizes = [version, trace, parent, flags].map(str::len) == [2, 32, 16, 2];
-    // Later versions may say more.
+    // Later versions may have further parts (§3.2.4).
     let fits = version != "ff" && (version != "00" || parts.next().is_none());
     if !(sizes && fits && [version, trace, parent, flags].into_iter().all(is_hex)) {
         return None;
@@ -156,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_context_is_read_as_the_recommendation_says() {
-        let of = |text: &str| read(text.as_bytes());
+        let of = |text: &str| parse(text.as_bytes());
         let trace = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(of(good), Some((trace, 0x00f0_67aa_0ba9_02b7, true)));

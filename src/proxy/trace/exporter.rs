@@ -1,0 +1,197 @@
+//! OTLP exporter: a thread that posts spans in batches to a collector (OTLP/HTTP).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use tokio::runtime::{self, Runtime};
+use tokio::time::timeout;
+
+use super::{Settings, Span, otlp};
+use crate::gate::clock::Clock;
+use crate::net::dial;
+use crate::proxy::tally::Count;
+use crate::tls::verify::{self, Connector, Offer, Wish};
+use crate::wire::http_client;
+
+/// The most spans in one request; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` has this default too.
+const MAX_BATCH: usize = 512;
+/// The longest wait of a span for others of its batch; people who look at traces notice no more.
+const BATCH_DELAY: Duration = Duration::from_secs(1);
+/// Time for one address of the collector: connection, TLS handshake and answer.
+const ADDRESS_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(2) };
+/// Time for one batch, over all addresses of the collector and the lookup of its name; `OTEL_EXPORTER_OTLP_TIMEOUT` has this
+/// default too.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reason why a batch was lost.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("its URL cannot be requested: {0}")]
+    Request(http::Error),
+    #[error("its name does not resolve: {0}")]
+    Resolve(dial::Error),
+    #[error("its name has no address")]
+    NoAddress,
+    #[error("it does not answer in time")]
+    Timeout,
+    #[error("no connection: {0}")]
+    Connect(io::Error),
+    #[error("no TLS connection: {0}")]
+    Tls(verify::Error),
+    #[error("no answer: {}", reason(.0))]
+    Answer(http_client::Error),
+    #[error("it answers {0}")]
+    Status(StatusCode),
+}
+
+/// The text of what went wrong in the exchange.
+fn reason(error: &http_client::Error) -> String {
+    match error {
+        http_client::Error::Broken(source) => source.to_string(),
+        http_client::Error::NotHttp(source) => format!("{error} ({source})"),
+    }
+}
+
+/// Posts spans to a collector.
+pub(super) struct Exporter {
+    settings: Settings,
+    clock: Clock,
+    runtime: Runtime,
+    /// `None` for an `http://` endpoint.
+    tls: Option<Connector>,
+    /// The address that took a batch last: it is tried first.
+    preferred: Option<SocketAddr>,
+}
+
+impl Exporter {
+    /// # Errors
+    /// If the system gives no event loop, or there are no root certificates for an `https://` endpoint.
+    pub(super) fn new(settings: Settings, clock: Clock) -> io::Result<Exporter> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let tls = settings.tls.clone().map(Connector::new).transpose()?;
+        Ok(Exporter { settings, clock, runtime, tls, preferred: None })
+    }
+
+    /// Exports spans until the last sender is gone; adds those that are lost to `dropped`. Blocks the thread.
+    pub(super) fn run(mut self, spans: &Receiver<Span>, dropped: &Count) {
+        let mut works = true;
+        while let Ok(first) = spans.recv() {
+            let batch = self.gather(first, spans);
+            let document = otlp::encode(&batch, self.clock);
+            match self.post(document.into()) {
+                Ok(()) => works = true,
+                Err(error) => {
+                    (0..batch.len()).for_each(|_| dropped.add_one());
+                    // Once, until it works again.
+                    if std::mem::replace(&mut works, false) {
+                        let collector = format!("{}:{}", self.settings.host, self.settings.port);
+                        tracing::warn!(collector, %error, "traces are lost");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for further spans, until the batch is full or its time is over.
+    fn gather(&self, first: Span, spans: &Receiver<Span>) -> Vec<Span> {
+        let mut batch = vec![first];
+        let end = self.now() + BATCH_DELAY;
+        while batch.len() < MAX_BATCH {
+            match spans.recv_timeout(end.saturating_duration_since(self.now())) {
+                Ok(span) => batch.push(span),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        batch
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.instant(self.clock.now())
+    }
+
+    /// Posts a batch to the collector.
+    fn post(&mut self, document: Bytes) -> Result<(), Error> {
+        let Settings { host, port, .. } = &self.settings;
+        let export = async {
+            let addresses = dial::addresses(host, *port).await.map_err(Error::Resolve)?;
+            self.try_addresses(addresses, document).await
+        };
+        let in_time = async { timeout(EXPORT_TIMEOUT, export).await.unwrap_or(Err(Error::Timeout)) };
+        let (address, status) = self.runtime.block_on(in_time)?;
+        self.preferred = Some(address);
+        if status.is_success() { Ok(()) } else { Err(Error::Status(status)) }
+    }
+
+    /// Posts to the addresses in turn, beginning with the preferred one, until one answers.
+    async fn try_addresses(
+        &self,
+        mut addresses: Vec<SocketAddr>,
+        document: Bytes,
+    ) -> Result<(SocketAddr, StatusCode), Error> {
+        addresses.sort_by_key(|address| Some(*address) != self.preferred);
+        let each = ADDRESS_TIMEOUT.min(EXPORT_TIMEOUT / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX));
+        let mut failure = Error::NoAddress;
+        for address in addresses {
+            match timeout(each, self.try_address(address, document.clone())).await {
+                Ok(Ok(status)) => return Ok((address, status)),
+                Ok(Err(error)) => failure = error,
+                Err(_elapsed) => failure = Error::Timeout,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn try_address(&self, address: SocketAddr, document: Bytes) -> Result<StatusCode, Error> {
+        let Settings { host, port, path, .. } = &self.settings;
+        // An IPv6 address stands in brackets in Host (RFC 3986 §3.2.2).
+        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let request = Request::post(path).header(HOST, authority).header(CONNECTION, "close");
+        let request =
+            request.header(CONTENT_TYPE, "application/json").body(Full::from(document)).map_err(Error::Request)?;
+        let stream = dial::connect_address(address).await.map_err(Error::Connect)?;
+        let response = match &self.tls {
+            Some(tls) => {
+                let wish = Wish { offer: Offer::Http1, identity: None };
+                let stream = tls.connect(host, stream, wish).await.map_err(Error::Tls)?;
+                http_client::send(stream, request, 0).await
+            }
+            None => http_client::send(stream, request, 0).await,
+        };
+        Ok(response.map_err(Error::Answer)?.status())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_goes_to_the_first_address_that_answers() {
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let Ok([refuses, silent, answers]) = <[TcpListener; 3]>::try_from(listeners) else { unreachable!() };
+        drop(refuses);
+        let collector = thread::spawn(move || {
+            let (mut stream, _) = answers.accept().unwrap();
+            stream.read_exact(&mut [0; 16]).unwrap();
+            stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").unwrap();
+        });
+        let (host, path) = ("collector.example".to_owned(), "/v1/traces".to_owned());
+        let settings = Settings { host, port: 4318, path, tls: None, one_in: 1 };
+        let exporter = Exporter::new(settings, Clock::start()).unwrap();
+        let answered = exporter.runtime.block_on(exporter.try_addresses(addresses.clone(), "{}".into())).unwrap();
+        assert_eq!(answered, (addresses[2], StatusCode::ACCEPTED));
+        collector.join().unwrap();
+        drop(silent);
+    }
+}
