@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod env;
 mod exec;
+mod fetch;
 mod run;
 mod top;
 mod user;

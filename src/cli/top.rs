@@ -10,6 +10,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use http::header::{AUTHORIZATION, CONNECTION, HOST};
+use http::{Request, StatusCode};
+use http_body_util::Full;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Style, Stylize};
@@ -17,10 +20,11 @@ use ratatui::text::Line;
 use ratatui::widgets::{Row, Table};
 use serde_json::Value;
 
+use super::fetch::fetch;
 use super::{complain, settings};
 use crate::gate::clock::Clock;
-use crate::net::dial;
 use crate::time::Time;
+use crate::wire::http_client;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long the gateway may take to answer.
@@ -181,23 +185,20 @@ impl Watch {
 
     fn ask(&self, path: &str) -> Result<Value, Error> {
         let address = self.address;
-        let known = std::env::var("LOCKGATE_OPERATOR").ok();
-        let known =
-            known.map(|known| format!("Authorization: Basic {}\r\n", STANDARD.encode(known))).unwrap_or_default();
-        // An answer to HTTP/1.0 ends with its connection, and comes in one piece.
-        let question = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{known}\r\n");
-        let end = self.clock.now() + PATIENCE;
-        let answer = dial::fetch(address, question.as_bytes(), LONGEST, || end.since(self.clock.now()));
-        let answer = answer.map_err(|error| Error::Silent(address, error))?;
-        let text = String::from_utf8_lossy(&answer);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let line = head.lines().next().unwrap_or_default();
-        match line.split(' ').nth(1) {
-            Some("200") => {
-                serde_json::from_str(body).map_err(|error| Error::Foreign(address, visible(&error.to_string())))
-            }
-            Some("401") => Err(Error::Unknown(address)),
-            Some(_) | None => Err(Error::Foreign(address, visible(line))),
+        let mut request = Request::get(path).header(HOST, address.to_string()).header(CONNECTION, "close");
+        if let Ok(credentials) = std::env::var("LOCKGATE_OPERATOR") {
+            request = request.header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(credentials)));
+        }
+        let request = request.body(Full::default()).expect("an address and base64 are valid field values");
+        let response = fetch(address, request, LONGEST, PATIENCE).map_err(|error| match error {
+            http_client::Error::Broken(error) => Error::Silent(address, error),
+            http_client::Error::NotHttp(error) => Error::Foreign(address, visible(&error.to_string())),
+        })?;
+        match response.status() {
+            StatusCode::OK => serde_json::from_slice(response.body())
+                .map_err(|error| Error::Foreign(address, visible(&error.to_string()))),
+            StatusCode::UNAUTHORIZED => Err(Error::Unknown(address)),
+            status => Err(Error::Foreign(address, status.to_string())),
         }
     }
 }

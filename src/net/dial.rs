@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixStream;
@@ -201,56 +201,6 @@ pub async fn connect_address(address: SocketAddr) -> io::Result<TcpStream> {
 /// Whether anybody listens at an address. Blocks the thread for `within` at most.
 pub fn answers(address: SocketAddr, within: Duration) -> bool {
     net::TcpStream::connect_timeout(&address, within).is_ok()
-}
-
-/// Asks whoever listens at an address, and reads what comes back: until it ends, has `enough`, or is 8 KiB. Blocks the
-/// thread; `within` is the time for the connection, and for each part of the answer.
-///
-/// # Errors
-/// `ConnectionRefused` if nobody listens; otherwise what kept the question or its answer from getting through.
-pub fn ask(
-    address: SocketAddr,
-    question: &[u8],
-    enough: impl Fn(&[u8]) -> bool,
-    within: Duration,
-) -> io::Result<Vec<u8>> {
-    let mut stream = net::TcpStream::connect_timeout(&address, within)?;
-    stream.set_read_timeout(Some(within))?;
-    stream.set_write_timeout(Some(within))?;
-    stream.write_all(question)?;
-    let mut answer = vec![0; 8 << 10];
-    let mut length = 0;
-    while length < answer.len() && !enough(&answer[..length]) {
-        match stream.read(&mut answer[length..])? {
-            0 => break,
-            count => length += count,
-        }
-    }
-    answer.truncate(length);
-    Ok(answer)
-}
-
-/// Sends a question to an address and reads the answer to its end, at most `most` bytes of it. Blocks the thread; `left`
-/// tells how much time there still is for all of it, so that an answer that drips ends too.
-///
-/// # Errors
-/// Those of the socket; `TimedOut` or `WouldBlock` when the time is up.
-pub fn fetch(address: SocketAddr, question: &[u8], most: usize, left: impl Fn() -> Duration) -> io::Result<Vec<u8>> {
-    // Zero would mean no bound at all.
-    let left = || Some(left()).filter(|left| !left.is_zero()).ok_or(io::ErrorKind::TimedOut);
-    let mut stream = net::TcpStream::connect_timeout(&address, left()?)?;
-    stream.set_write_timeout(Some(left()?))?;
-    stream.write_all(question)?;
-    let (mut answer, mut part) = (Vec::new(), [0; 8 << 10]);
-    while answer.len() < most {
-        stream.set_read_timeout(Some(left()?))?;
-        let room = part.len().min(most - answer.len());
-        match stream.read(&mut part[..room])? {
-            0 => break,
-            count => answer.extend_from_slice(&part[..count]),
-        }
-    }
-    Ok(answer)
 }
 
 /// Calls a process of this machine by a name in the abstract name space (unix(7)), which the kernel forgets with its

@@ -2,15 +2,13 @@
 
 use std::fmt::Write;
 
+use http::{HeaderMap, Request, header};
+
 use super::Proxy;
 use super::pattern::HostPattern;
 use crate::wire::{Name, RequestHead};
 
-/// The request: it may not be passed on (RFC 9110 §7.6.2), and its host does not exist (RFC 6761 §6.4). It takes no slot. The
-/// empty line is missing, so that further fields can follow.
-pub const QUESTION: &str =
-    "OPTIONS http://lockgate.invalid/ HTTP/1.1\r\nHost: lockgate.invalid\r\nMax-Forwards: 0\r\nConnection: close\r\n";
-
+/// The request's target: a host that does not exist (RFC 6761 §6.4).
 const TARGET: &str = "http://lockgate.invalid/";
 const INTERCEPT: &str = "lockgate-intercept";
 const AUTHORITY: &str = "lockgate-authority";
@@ -44,20 +42,16 @@ pub(super) fn fields(proxy: &Proxy) -> String {
     fields
 }
 
-/// True if an answer asks for a password (RFC 9110 §11.7.1).
-pub fn wants_password(answer: &[u8]) -> bool {
-    let status = answer.split(|byte| *byte == b' ').nth(1);
-    status == Some(b"407")
+/// The request that asks for them, to be completed by a body. It may not be passed on (RFC 9110 §7.6.2), and takes no slot.
+pub fn request() -> http::request::Builder {
+    let request = Request::options(TARGET).header(header::HOST, "lockgate.invalid");
+    request.header(header::MAX_FORWARDS, "0").header(header::CONNECTION, "close")
 }
 
 impl About {
-    /// Reads an answer; `None` if it is not whole, or is a refusal or an older gateway's, without these fields.
-    pub fn read(answer: &[u8]) -> Option<About> {
-        let head = std::str::from_utf8(answer).ok()?.split_once("\r\n\r\n")?.0;
-        let field = |wanted: &str| {
-            let mut fields = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-            fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
-        };
+    /// Reads them from the fields of a response; `None` if they are not there, as in a refusal or an older gateway's response.
+    pub fn read(fields: &HeaderMap) -> Option<About> {
+        let field = |name: &str| fields.get(name)?.to_str().ok();
         let hosts = field(INTERCEPT)?.split(',').map(str::trim).filter(|host| !host.is_empty());
         let intercept = hosts.map(|host| HostPattern::parse(host).ok()).collect::<Option<Vec<_>>>()?;
         Some(About { intercept, authority: field(AUTHORITY).and_then(digest) })
@@ -77,30 +71,25 @@ fn digest(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
-    #[test]
-    fn what_is_said_is_read() {
-        let said =
-            "HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\nLockgate-Intercept: api.example, *.b.example:443, [::1]:8443\r\n";
-        let pattern = |text| HostPattern::parse(text).unwrap();
-        let authority = format!("lockgate-authority: {}\r\n", "0a".repeat(32));
-        let about = About::read(format!("{said}{authority}\r\n").as_bytes()).unwrap();
-        assert_eq!(about.intercept, ["api.example", "*.b.example:443", "[::1]:8443"].map(pattern));
-        assert_eq!(about.authority, Some([10; 32]));
-        let none = About::read(b"HTTP/1.1 200 OK\r\nlockgate-intercept: \r\n\r\n").unwrap();
-        assert_eq!(none, About { intercept: Vec::new(), authority: None });
-        for other in [said, "HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\n\r\n", "", "\r\n\r\n"] {
-            assert_eq!(About::read(other.as_bytes()), None, "{other:?}");
-        }
+    fn read(fields: &[(&'static str, &str)]) -> Option<About> {
+        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        About::read(&fields.collect())
     }
 
     #[test]
-    fn an_answer_of_407_wants_a_password() {
-        assert!(wants_password(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"));
-        for other in ["HTTP/1.1 200 OK\r\nX: 407\r\n\r\n", "HTTP/1.1 401 407\r\n\r\n", "HTTP/1.1", ""] {
-            assert!(!wants_password(other.as_bytes()), "{other:?}");
-        }
+    fn what_is_said_is_read() {
+        let pattern = |text| HostPattern::parse(text).unwrap();
+        let hosts = ("lockgate-intercept", "api.example, *.b.example:443, [::1]:8443");
+        let about = read(&[hosts, ("lockgate-authority", &"0a".repeat(32))]).unwrap();
+        assert_eq!(about.intercept, ["api.example", "*.b.example:443", "[::1]:8443"].map(pattern));
+        assert_eq!(about.authority, Some([10; 32]));
+        let none = read(&[("lockgate-intercept", "")]).unwrap();
+        assert_eq!(none, About { intercept: Vec::new(), authority: None });
+        assert_eq!(read(&[("via", "1.1 lockgate")]), None);
     }
 
     #[test]

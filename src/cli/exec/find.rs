@@ -16,13 +16,19 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{PROXY_AUTHORIZATION, VIA};
+use http::{HeaderName, Response, StatusCode, Version};
+use http_body_util::Full;
 use rustix::process::geteuid;
 
+use super::super::fetch::fetch;
 use super::super::{complain, variables};
 use super::{LOG, join_socket};
 use crate::config::Settings;
 use crate::net::dial;
 use crate::proxy::about::{self, About};
+use crate::wire::http_client;
 
 /// How long an answer may take; only a hang is slower, however busy the machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +38,8 @@ const START: Duration = Duration::from_secs(30);
 const ROUNDS: usize = 200;
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why there is no gateway for the program.
 #[derive(Debug, thiserror::Error)]
@@ -172,44 +180,49 @@ fn look(settings: &Settings, address: SocketAddr) -> Result<Found, Error> {
         // It speaks TLS. To look at its certificate would tell no more: programs will.
         return Ok(if dial::answers(address, PATIENCE) { Found::Gateway(None) } else { Found::Nobody });
     }
-    match ask(address, "") {
-        Ok(answer) if is_ours(&answer) => Ok(Found::Gateway(describe(address, &answer))),
-        Ok(answer) if !answer.is_empty() => Err(Error::Stranger { address }),
-        Err(source) if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+    match ask(address, None) {
+        Ok(response) if is_ours(&response) => Ok(Found::Gateway(describe(address, &response))),
+        Ok(_) | Err(http_client::Error::NotHttp(_)) => Err(Error::Stranger { address }),
+        Err(http_client::Error::Broken(source)) if source.kind() == io::ErrorKind::TimedOut => {
             Err(Error::Silent { address, source })
         }
-        // It hung up on us, or nobody is there. A start tells.
-        Ok(_) | Err(_) => Ok(Found::Nobody),
+        // It hung up, or nothing listens. A start will show.
+        Err(http_client::Error::Broken(_)) => Ok(Found::Nobody),
     }
 }
 
-/// Asks for the description of a gateway; `field`: a further line of the request's head.
-fn ask(address: SocketAddr, field: &str) -> io::Result<Vec<u8>> {
-    let is_whole = |answer: &[u8]| answer.windows(4).any(|end| end == b"\r\n\r\n");
-    dial::ask(address, format!("{}{field}\r\n", about::QUESTION).as_bytes(), is_whole, PATIENCE)
+/// Requests the description of a gateway, with these `Proxy-Authorization` credentials.
+fn ask(address: SocketAddr, credentials: Option<String>) -> Result<Response<Bytes>, http_client::Error> {
+    let mut request = about::request();
+    if let Some(credentials) = credentials {
+        request = request.header(PROXY_AUTHORIZATION, credentials);
+    }
+    let request = request.body(Full::default()).expect("base64 is a valid field value");
+    fetch(address, request, 0, PATIENCE)
 }
 
-/// Reads the description in an answer. A gateway that asks for a password (407) is asked again with the one that the program
+/// Reads the description in a response. A gateway that asks for a password (407) is asked again with the one that the program
 /// is about to send to the same address; a server that asks for none gets none.
-fn describe(address: SocketAddr, answer: &[u8]) -> Option<About> {
-    if about::wants_password(answer) {
-        return About::read(&ask(address, &credentials()?).ok()?);
+fn describe(address: SocketAddr, response: &Response<Bytes>) -> Option<About> {
+    if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return About::read(ask(address, Some(credentials()?)).ok()?.headers());
     }
-    About::read(answer)
+    About::read(response.headers())
 }
 
-/// The name and the password of the program, as a header field.
+/// The name and the password of the program, as a value of `Proxy-Authorization`.
 fn credentials() -> Option<String> {
     let text = std::env::var(variables::CREDENTIALS).ok().filter(|text| !text.is_empty())?;
-    Some(format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(text)))
+    Some(format!("Basic {}", STANDARD.encode(text)))
 }
 
-/// Every answer of a gateway itself bears its name: `Via` in this one, `Proxy-Status` in a refusal.
-fn is_ours(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
-    let mut lines = text.split("\r\n").take_while(|line| !line.is_empty());
-    let is_http = lines.next().is_some_and(|line| line.starts_with("http/1.1 "));
-    is_http && lines.any(|line| line.starts_with("via: 1.1 lockgate") || line.starts_with("proxy-status: lockgate"))
+/// True if a response is a gateway's own: it bears the gateway's name, in `Via` or, if it is a refusal, in `Proxy-Status`.
+fn is_ours(response: &Response<Bytes>) -> bool {
+    let begins = |name, with: &str| {
+        let mut values = response.headers().get_all(name).iter();
+        values.any(|value| value.as_bytes().to_ascii_lowercase().starts_with(with.as_bytes()))
+    };
+    response.version() == Version::HTTP_11 && (begins(VIA, "1.1 lockgate") || begins(PROXY_STATUS, "lockgate"))
 }
 
 /// Starts a gateway that runs apart, and waits until it is ready or has failed. Returns what it said meanwhile.
@@ -290,12 +303,14 @@ mod tests {
 
     #[test]
     fn an_answer_of_ours_is_told_from_others() {
-        assert!(is_ours(b"HTTP/1.1 200 OK\r\nVia: 1.1 lockgate\r\nAllow: GET\r\n\r\n"));
-        assert!(is_ours(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: lockgate; error=a\r\n\r\n"));
-        assert!(!is_ours(b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n"));
-        assert!(!is_ours(b"HTTP/1.1 200 OK\r\nVia: 1.1 squid\r\n\r\nvia: 1.1 lockgate"));
-        assert!(!is_ours(b"SSH-2.0-OpenSSH\r\n"));
-        assert!(!is_ours(b""));
+        let response = |version, name: &str, value: &str| {
+            is_ours(&Response::builder().version(version).header(name, value).body(Bytes::new()).unwrap())
+        };
+        assert!(response(Version::HTTP_11, "via", "1.1 lockgate"));
+        assert!(response(Version::HTTP_11, "proxy-status", "Lockgate; error=a"));
+        assert!(!response(Version::HTTP_10, "via", "1.1 lockgate"));
+        assert!(!response(Version::HTTP_11, "via", "1.1 squid"));
+        assert!(!response(Version::HTTP_11, "server", "lockgate"));
     }
 
     #[test]
