@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::gate::clock::Clock;
 use crate::net::listen::Listener;
+use crate::proxy::Problem;
 use crate::proxy::password::Passwords;
 use crate::proxy::refusal::Refusal;
 use crate::wire::cross_site;
@@ -175,8 +176,7 @@ pub fn is_cross_site(headers: &HeaderMap) -> bool {
 
 /// A refusal as a problem document (RFC 9457).
 pub fn refused(status: StatusCode, detail: &str) -> Response {
-    let problem =
-        serde_json::json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail });
+    let problem = Problem::of_status(status.as_u16(), status.canonical_reason().unwrap_or("Error"), detail);
     let json = [("content-type", "application/problem+json")];
     (status, json, problem.to_string()).into_response()
 }

@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
+use serde_json::json;
+
 use super::access::Admitted;
 use super::attempts::Late;
 use super::connection::Caller;
@@ -62,8 +64,8 @@ pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) 
     flight.sent();
     flight.answered();
     drop(flight);
-    let body = format!("{{\"verdict\":\"go\",\"waited_ms\":{:.3}}}", story.waited.as_secs_f64() * 1e3);
-    Ok(answer::json(caller, story, &body).await)
+    let body = json!({ "verdict": "go", "waited_ms": story.waited.as_micros() as f64 / 1e3 });
+    Ok(answer::json(caller, story, &body.to_string()).await)
 }
 
 /// Slots are for programs: no web page takes them.

@@ -64,6 +64,7 @@ pub mod warning;
 
 pub use self::connection::Server;
 pub use self::current::{Current, Worker};
+pub use self::problem::Problem;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

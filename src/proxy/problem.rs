@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use super::json;
+use serde::Serialize;
+
 use super::refusal::Refusal;
 
 impl Refusal {
@@ -58,36 +59,55 @@ impl Refusal {
     }
 
     fn body(&self, status: u16) -> String {
-        let is_limit = matches!(self, Refusal::Limited { .. }) && status == 429;
-        // The type and its title are those of draft-ietf-httpapi-ratelimit-headers; "about:blank" says that the
-        // status alone is meant (RFC 9457 §4.2.1).
-        let (kind, title) = if is_limit {
-            (
-                "https://iana.org/assignments/http-problem-types#quota-exceeded",
-                "Request cannot be satisfied as assigned quota has been exceeded",
-            )
-        } else {
-            ("about:blank", reason(status))
-        };
-        let mut body = String::with_capacity(384);
-        for (name, value) in [("{\"type\":", kind), (",\"title\":", title), (",\"detail\":", &*self.detail())] {
-            body.push_str(name);
-            json::push_string(&mut body, value);
-        }
-        write!(body, ",\"status\":{status}").expect("writing to a String cannot fail");
+        let detail = self.detail();
+        let mut problem = Problem::of_status(status, reason(status), &detail);
+        problem.retry_after_ms = self.retry_after().map(millis_up);
         if let Refusal::Limited { limit, .. } = self
-            && is_limit
+            && status == 429
         {
-            body.push_str(",\"violated-policies\":[");
-            json::push_string(&mut body, limit);
-            // Who asks for nothing but a permit reads the verdict as it reads a 200's.
-            body.push_str("],\"verdict\":\"sorry\"");
+            (problem.kind, problem.title) = QUOTA_EXCEEDED;
+            problem.violated_policies = Some([limit]);
+            // Clients of /acquire read the verdict where a 200 has it, too.
+            problem.verdict = Some("sorry");
         }
-        if let Some(wait) = self.retry_after() {
-            write!(body, ",\"retry_after_ms\":{}", millis_up(wait)).expect("writing to a String cannot fail");
-        }
-        body.push_str("}\n");
-        body
+        problem.to_string() + "\n"
+    }
+}
+
+/// Type and title of a problem with a limit (draft-ietf-httpapi-ratelimit-headers).
+const QUOTA_EXCEEDED: (&str, &str) = (
+    "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    "Request cannot be satisfied as assigned quota has been exceeded",
+);
+
+/// Problem details in JSON (RFC 9457 §3): the content of every error response.
+#[derive(Serialize, Debug)]
+pub struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    title: &'a str,
+    detail: &'a str,
+    status: u16,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
+    violated_policies: Option<[&'a str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u128>,
+}
+
+impl<'a> Problem<'a> {
+    /// A problem that means no more than its status ("about:blank", RFC 9457 §4.2.1). `title`: the status' reason phrase;
+    /// `detail`: what happened and how to mend it, for people.
+    pub fn of_status(status: u16, title: &'a str, detail: &'a str) -> Problem<'a> {
+        let kind = "about:blank";
+        Problem { kind, title, detail, status, violated_policies: None, verdict: None, retry_after_ms: None }
+    }
+}
+
+impl std::fmt::Display for Problem<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&serde_json::to_string(self).map_err(|_impossible| std::fmt::Error)?)
     }
 }
 
