@@ -262,83 +262,35 @@ impl Refusal {
 
     /// `details` of Proxy-Status: what only this refusal knows, else its word.
     pub(super) fn proxy_detail(&self) -> Cow<'_, str> {
-        match self {
-            Refusal::Limited { limit, .. } => format!("{}: {limit}", self.note()).into(),
-            Refusal::Certificate(why) | Refusal::TlsError(why) => why.as_str().into(),
-            Refusal::Ambiguous { why, .. } => why.as_str().into(),
-            Refusal::Malformed(why)
-            | Refusal::BadTarget(why)
-            | Refusal::Denied(why)
-            | Refusal::ProtocolError(why)
-            | Refusal::Unsupported(why) => (*why).into(),
-            Refusal::BadCost { .. }
-            | Refusal::HeadTooLarge
-            | Refusal::UriTooLong
-            | Refusal::HeadTimeout
-            | Refusal::BodyTimeout
-            | Refusal::Expectation
-            | Refusal::AddressDenied
-            | Refusal::Unauthorized
-            | Refusal::TooManyTries { .. }
-            | Refusal::NoRoute
-            | Refusal::NoLimit
-            | Refusal::BadKey
-            | Refusal::Misdirected(_)
-            | Refusal::NotTls
-            | Refusal::ConnectionRefused
-            | Refusal::Unreachable
-            | Refusal::ConnectionTerminated
-            | Refusal::DnsError
-            | Refusal::DnsTimeout
-            | Refusal::Closing { .. }
-            | Refusal::Exhausted
-            | Refusal::LatePermit
-            | Refusal::ConnectTimeout
-            | Refusal::AnswerTimeout
-            | Refusal::Loop
-            | Refusal::Version => self.note().into(),
+        if let Refusal::Limited { limit, .. } = self {
+            return format!("{}: {limit}", self.note()).into();
         }
+        if let Refusal::Certificate(why) | Refusal::TlsError(why) | Refusal::Ambiguous { why, .. } = self {
+            return why.as_str().into();
+        }
+        if let Refusal::Malformed(why)
+        | Refusal::BadTarget(why)
+        | Refusal::Denied(why)
+        | Refusal::ProtocolError(why)
+        | Refusal::Unsupported(why) = self
+        {
+            return (*why).into();
+        }
+        self.note().into()
     }
 
-    /// When asking again makes sense, if that is known and asking again can help.
+    /// Time until asking again makes sense, if that is known and asking again can help.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Refusal::Limited { why: Why::CostTooHigh, .. } => None,
-            Refusal::Limited { retry_after, .. }
-            | Refusal::TooManyTries { retry_after }
-            | Refusal::Closing { retry_after } => Some(*retry_after),
-            Refusal::Exhausted | Refusal::LatePermit => Some(Duration::from_secs(1)),
-            Refusal::Malformed(_)
-            | Refusal::BadTarget(_)
-            | Refusal::BadCost { .. }
-            | Refusal::Ambiguous { .. }
-            | Refusal::HeadTooLarge
-            | Refusal::UriTooLong
-            | Refusal::HeadTimeout
-            | Refusal::BodyTimeout
-            | Refusal::Expectation
-            | Refusal::Denied(_)
-            | Refusal::AddressDenied
-            | Refusal::Unauthorized
-            | Refusal::NoRoute
-            | Refusal::NoLimit
-            | Refusal::BadKey
-            | Refusal::Misdirected(_)
-            | Refusal::NotTls
-            | Refusal::ConnectionRefused
-            | Refusal::Unreachable
-            | Refusal::ConnectionTerminated
-            | Refusal::ProtocolError(_)
-            | Refusal::Certificate(_)
-            | Refusal::TlsError(_)
-            | Refusal::DnsError
-            | Refusal::DnsTimeout
-            | Refusal::ConnectTimeout
-            | Refusal::AnswerTimeout
-            | Refusal::Loop
-            | Refusal::Unsupported(_)
-            | Refusal::Version => None,
+        if matches!(self, Refusal::Limited { why: Why::CostTooHigh, .. }) {
+            return None;
         }
+        if let Refusal::Limited { retry_after, .. }
+        | Refusal::TooManyTries { retry_after }
+        | Refusal::Closing { retry_after } = self
+        {
+            return Some(*retry_after);
+        }
+        matches!(self, Refusal::Exhausted | Refusal::LatePermit).then_some(Duration::from_secs(1))
     }
 }
 
