@@ -267,7 +267,7 @@ fn top_shows_the_limits_and_says_why_it_cannot() {
     assert_eq!(gateway.get(&origin.url("/1")).status, 200);
     let top = |words: &[&str]| {
         let mut command = Command::new(crate::support::gateway::PROGRAM);
-        command.arg("top").args(words).current_dir(gateway.dir.path()).env_remove("LOCKGATE_OPERATOR");
+        command.arg("top").args(words).current_dir(gateway.dir.path()).env_remove("LOCKGATE_ADMIN_CREDENTIALS");
         let output = command.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.success(), text(&output.stdout), text(&output.stderr))
@@ -276,13 +276,13 @@ fn top_shows_the_limits_and_says_why_it_cannot() {
     assert!(shown);
     let rows: Vec<Vec<&str>> =
         table.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
-    assert_eq!(rows[0], ["LIMIT", "RULE", "GONE/s", "FULLEST WINDOW", "WAITING", "REFUSED/s", "KEYS"]);
+    assert_eq!(rows[0], ["LIMIT", "RULE", "SENT/s", "FULLEST WINDOW", "WAITING", "REFUSED/s", "KEYS"]);
     assert_eq!(rows[1], ["partner", "4 per 1h", "0.0", "██░░░░░░░░ 1 of 4", "0", "0.0", "1"]);
     let nobody = free_port();
     let (shown, _, why) = top(&["--once", "--address", &format!("127.0.0.1:{nobody}")]);
-    assert!(!shown && why.contains("nobody answers at 127.0.0.1:"), "{why}");
+    assert!(!shown && why.contains("no answer from 127.0.0.1:"), "{why}");
     let (shown, _, why) = top(&["--once", "--address", &gateway.addr.to_string()]);
-    assert!(!shown && why.contains("is no gateway's admin listener"), "{why}");
+    assert!(!shown && why.contains("is not the admin listener of a gateway"), "{why}");
 }
 
 #[test]

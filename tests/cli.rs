@@ -245,7 +245,7 @@ fn a_limit_that_counts_nothing_is_told_of_at_a_check_a_start_and_a_reload() {
     dir.write("proxy.toml", &toml);
     let output = run(&dir, &["check", "-c", "proxy.toml"]);
     let text = all_of(&output);
-    assert!(output.status.success() && text.contains("proxy.toml is right"), "{text}");
+    assert!(output.status.success() && text.contains("proxy.toml is valid"), "{text}");
     assert!(text.contains(&format!("warning: {told}")) && text.contains("--> proxy.toml:3:19"), "{text}");
     assert!(text.contains("add intercept = [\"api.example\"] to [tls]"), "{text}");
     let gateway = Gateway::start(&toml);

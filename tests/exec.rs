@@ -141,7 +141,7 @@ fn a_port_that_a_stranger_has_is_named() {
     let output = stage.exec(&["echo", "run"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
     assert!(output.stdout.is_empty(), "a program that would go past the gateway is not run");
-    assert!(err(&output).contains(&format!("{} is taken", stranger.authority())), "{}", err(&output));
+    assert!(err(&output).contains(&format!("{} is in use", stranger.authority())), "{}", err(&output));
     // One that takes connections and says nothing is no gateway either; here it hangs up at once.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stage = Stage::at(deaf.local_addr().unwrap().port(), &counted());

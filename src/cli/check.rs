@@ -1,23 +1,23 @@
-//! `lockgate check`: is the configuration right, and what does it mean?
+//! `lockgate check`: validates the configuration, and explains its limits.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::settings;
+use super::load_settings;
 
-pub(super) fn check(wish: Option<&Path>) -> ExitCode {
-    let Some((path, settings)) = settings(wish) else {
+pub(super) fn check(config_arg: Option<&Path>) -> ExitCode {
+    let Some((path, settings)) = load_settings(config_arg) else {
         return ExitCode::FAILURE;
     };
-    // Here alone: other commands may be run by another user than the gateway, or for one that runs already.
+    // Only in this command: others may be run by another user than the gateway's, or for a gateway that runs already.
     settings.unusable.iter().for_each(|warning| eprintln!("{warning}"));
     let mut text = settings.meanings.join("\n");
     if !text.is_empty() {
         text.push('\n');
     }
-    text.push_str(&format!("{} is right\n", path.display()));
-    // Who closed our stdout has read enough.
+    text.push_str(&format!("{} is valid\n", path.display()));
+    // A closed stdout (`| head`) is no error.
     std::io::stdout().lock().write_all(text.as_bytes()).ok();
     ExitCode::SUCCESS
 }

@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
-use super::complain;
+use super::print_error;
 use crate::gate::clock::Clock;
 use crate::net::dial;
 use crate::time::Time;
@@ -52,7 +52,7 @@ pub(super) fn demo() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(error.as_ref());
+            print_error(error.as_ref());
             ExitCode::FAILURE
         }
     }

@@ -1,4 +1,4 @@
-//! `lockgate env`: what lets programs use the gateway, for `eval "$(lockgate env)"`.
+//! `lockgate env`: prints environment variables for programs that use the gateway, for `eval "$(lockgate env)"`.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -7,38 +7,38 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::variables::{Variables, variables};
-use super::{complain, settings};
+use super::{load_settings, print_error};
 
-pub(super) fn env(wish: Option<&Path>) -> ExitCode {
-    let Some((_, settings)) = settings(wish) else {
+pub(super) fn env(config_arg: Option<&Path>) -> ExitCode {
+    let Some((_, settings)) = load_settings(config_arg) else {
         return ExitCode::FAILURE;
     };
     match variables(&settings, &|name| std::env::var_os(name)) {
         Ok(variables) => {
             variables.notes.iter().for_each(|note| eprintln!("lockgate: {note}"));
-            std::io::stdout().lock().write_all(&lines(&variables)).ok();
+            std::io::stdout().lock().write_all(&export_lines(&variables)).ok();
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Lines for a POSIX shell.
-fn lines(variables: &Variables) -> Vec<u8> {
+/// `export` lines for a POSIX shell.
+fn export_lines(variables: &Variables) -> Vec<u8> {
     let mut text = Vec::new();
     for (name, value) in &variables.set {
         text.extend_from_slice(format!("export {name}=").as_bytes());
-        text.extend_from_slice(&quoted(value));
+        text.extend_from_slice(&shell_quote(value));
         text.push(b'\n');
     }
     text
 }
 
-/// A word that a shell takes as it is.
-fn quoted(value: &OsStr) -> Vec<u8> {
+/// Quotes a word for a POSIX shell (XCU §2.2.2), if it needs that.
+fn shell_quote(value: &OsStr) -> Vec<u8> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_./:@%+,=-".contains(byte);
     if value.as_bytes().iter().all(plain) {
         return value.as_bytes().to_vec();
@@ -66,7 +66,7 @@ mod tests {
     fn a_shell_takes_each_value_as_it_is() {
         for value in ["", "plain", "a b", "it's", "$HOME `id` $(id) \\ \" !", "a\nb\n", "-n", "~", "*", "\u{e4}"] {
             let variables = Variables { set: vec![("NAME", value.into())], notes: Vec::new() };
-            let mut script = lines(&variables);
+            let mut script = export_lines(&variables);
             script.extend_from_slice(b"printf %s. \"$NAME\"");
             let shell = Command::new("sh").arg("-c").arg(OsString::from_vec(script)).output().unwrap();
             assert_eq!(String::from_utf8(shell.stdout).unwrap(), format!("{value}."));
@@ -77,6 +77,6 @@ mod tests {
     fn what_needs_no_quotes_has_none() {
         let url = "http://127.0.0.1:8080";
         let variables = Variables { set: vec![("HTTP_PROXY", url.into())], notes: Vec::new() };
-        assert_eq!(lines(&variables), format!("export HTTP_PROXY={url}\n").into_bytes());
+        assert_eq!(export_lines(&variables), format!("export HTTP_PROXY={url}\n").into_bytes());
     }
 }

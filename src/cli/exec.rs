@@ -1,13 +1,13 @@
-//! `lockgate exec`: a program that uses the gateway, and a gateway for it if none runs.
+//! `lockgate exec`: runs a program that uses the gateway, and starts a per-user gateway if none runs.
 //!
-//! exec puts the program in its own place: same process, same descriptors, same terminal. So signals, exit codes and job
-//! control are the program's own, and there is nothing to pass on. A gateway that was started for it is no child of
-//! it: it runs apart, and ends with the last program that was started to use it.
+//! The program replaces this process (execve(2)): same process id, descriptors and terminal. So signals, exit codes and job
+//! control are the program's own. A gateway that was started for it is a daemon, not a child of it: it ends with the last
+//! program that was started to use it.
 
-mod find;
+mod daemon;
+mod discover;
 mod join_socket;
 mod mismatch;
-mod stay;
 
 use std::ffi::OsString;
 use std::io;
@@ -18,71 +18,72 @@ use std::process::{Command, ExitCode};
 use clap::{Args, ValueEnum};
 
 use super::variables::variables;
-use super::{complain, settings};
+use super::{load_settings, print_error};
 
-/// A file for all that a gateway says that was started for a program, its access log too.
-const LOG: &str = "LOCKGATE_EXEC_LOG";
-/// What shells return for a program that is not there, and for one that cannot be run.
+/// Variable that names a log file for a gateway that was started for a program; its access log goes there too.
+const LOG_FILE_VARIABLE: &str = "LOCKGATE_EXEC_LOG";
+/// Exit code for a program that does not exist (POSIX XCU §2.8.2).
 const NOT_FOUND: u8 = 127;
+/// Exit code for one that cannot be executed (same section).
 const NOT_EXECUTABLE: u8 = 126;
 
 #[derive(Args, Debug)]
-pub(super) struct Arguments {
-    /// What this process is to be for a gateway that runs apart
+pub(super) struct ExecArgs {
+    /// Role of this process in the start of a daemon
     #[arg(long, hide = true, value_enum)]
-    part: Option<Part>,
-    /// The program, and its arguments
-    #[arg(required_unless_present = "part", trailing_var_arg = true, value_name = "CMD")]
+    role: Option<Role>,
+    /// The program and its arguments
+    #[arg(required_unless_present = "role", trailing_var_arg = true, value_name = "CMD")]
     program: Vec<OsString>,
 }
 
-/// The processes between exec and a gateway that runs apart.
+/// Processes between exec and the gateway's daemon.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Part {
-    /// It starts the gateway and ends, so that the gateway is no child of the program: a program that waits for all of
-    /// its children would wait for ever.
+enum Role {
+    /// Starts the gateway and exits, so that the gateway is not a child of the program: a program that waits for all of its
+    /// children would wait forever.
     Starter,
-    /// The gateway. Its stdin is the socket that programs join it by.
+    /// The gateway. Its stdin is the join socket.
     Gateway,
 }
 
-pub(super) fn exec(arguments: Arguments, wish: Option<&Path>) -> ExitCode {
-    match arguments.part {
-        Some(Part::Starter) => find::start(wish),
-        Some(Part::Gateway) => stay::run(wish),
-        None => run(&arguments.program, wish),
+pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
+    match arguments.role {
+        Some(Role::Starter) => discover::run_starter(config_arg),
+        Some(Role::Gateway) => daemon::run(config_arg),
+        None => execute(&arguments.program, config_arg),
     }
 }
 
-/// Whether a process is a gateway that exec started for programs, by its command line; `false` if that cannot be read.
-pub(super) fn is_gateway(process: u32) -> bool {
+/// True if a process is a gateway that exec started for programs, by its command line; false if that cannot be read.
+pub(super) fn is_daemon(process: u32) -> bool {
     let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).skip(1).take(3).collect();
-    words == [&b"exec"[..], b"--part", b"gateway"]
+    words == [&b"exec"[..], b"--role", b"gateway"]
 }
 
-/// Runs the program; returns only if that fails.
-fn run(program: &[OsString], wish: Option<&Path>) -> ExitCode {
-    let Some((path, mut settings)) = settings(wish) else {
+/// Executes the program; returns only if that fails.
+fn execute(program: &[OsString], config_arg: Option<&Path>) -> ExitCode {
+    let Some((path, mut settings)) = load_settings(config_arg) else {
         return ExitCode::from(2);
     };
-    let found = match find::gateway(&settings, &path) {
-        Ok(found) => found,
+    let gateway = match discover::find_or_start(&settings, &path) {
+        Ok(gateway) => gateway,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             return ExitCode::FAILURE;
         }
     };
-    settings.bound_to(&[found.address]);
+    settings.bound_to(&[gateway.address]);
     let variables = match variables(&settings, &|name| std::env::var_os(name)) {
         Ok(variables) => variables,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             return ExitCode::FAILURE;
         }
     };
-    let differs = found.about.map(|about| mismatch::notes(&settings, &path, found.address, &about));
-    variables.notes.iter().chain(differs.iter().flatten()).for_each(|note| eprintln!("lockgate: {note}"));
+    let differences = gateway.about.map(|about| mismatch::notes(&settings, &path, gateway.address, &about));
+    variables.notes.iter().chain(differences.iter().flatten()).for_each(|note| eprintln!("lockgate: {note}"));
     let Some((name, arguments)) = program.split_first() else {
         return ExitCode::from(2);
     };
@@ -95,13 +96,13 @@ fn run(program: &[OsString], wish: Option<&Path>) -> ExitCode {
 mod tests {
     use clap::Parser;
 
-    use super::super::{Arguments, Command};
+    use super::super::{CliArgs, CliCommand};
 
-    /// What is run, and with which configuration.
+    /// The program's words, and the configuration.
     fn parsed(line: &[&str]) -> Result<(Vec<String>, Option<String>), clap::Error> {
-        let arguments = Arguments::try_parse_from([&["lockgate", "exec"], line].concat())?;
+        let arguments = CliArgs::try_parse_from([&["lockgate", "exec"], line].concat())?;
         let config = arguments.config.map(|path| path.display().to_string());
-        let Some(Command::Exec(exec)) = arguments.command else { panic!("{line:?}") };
+        let Some(CliCommand::Exec(exec)) = arguments.command else { panic!("{line:?}") };
         Ok((exec.program.into_iter().map(|word| word.into_string().unwrap()).collect(), config))
     }
 
@@ -114,8 +115,8 @@ mod tests {
             (&["-c", "f", "a", "--help"], &["a", "--help"], Some("f")),
             (&["--", "-a"], &["-a"], None),
         ] {
-            let (found, file) = parsed(line).unwrap();
-            assert_eq!(found, program, "{line:?}");
+            let (gateway, file) = parsed(line).unwrap();
+            assert_eq!(gateway, program, "{line:?}");
             assert_eq!(file.as_deref(), config, "{line:?}");
         }
     }

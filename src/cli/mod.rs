@@ -1,8 +1,8 @@
-//! STARTS: what the command line asks for.
+//! Command line: argument parser, subcommands, exit codes.
 //!
-//! Exit codes: 0, 1 (failure), 2 (wrong usage, or a configuration that nothing can run with).
+//! Exit codes: 0, 1 (failure), 2 (wrong usage, or an invalid configuration).
 
-mod ca;
+mod ca_command;
 mod check;
 mod demo;
 mod env;
@@ -22,68 +22,68 @@ use clap::{Parser, Subcommand};
 
 use crate::config;
 
-/// Where the configuration is looked for if nobody names it.
-const PLACES: [&str; 3] = ["proxy.toml", "config/proxy.toml", "/etc/lockgate/proxy.toml"];
+/// Paths that are tried for the configuration if none is given, in this order.
+const DEFAULT_PATHS: [&str; 3] = ["proxy.toml", "config/proxy.toml", "/etc/lockgate/proxy.toml"];
 
-/// Stands between callers and a resource that allows only so many requests in a time.
+/// HTTP proxy that keeps callers within the rate limits of the services they call.
 #[derive(Parser, Debug)]
 #[command(name = "lockgate", version, max_term_width = 100)]
-struct Arguments {
+struct CliArgs {
     /// The configuration [default: $LOCKGATE_CONFIG, proxy.toml, config/proxy.toml or /etc/lockgate/proxy.toml]
     #[arg(short, long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {
+enum CliCommand {
     /// Run the gateway (the default)
-    Run(run::Arguments),
-    /// Check the configuration, and say what each limit means
+    Run(run::RunArgs),
+    /// Check the configuration, and explain each limit in a sentence
     Check,
-    /// Show a limit at work: an origin that stamps arrivals, seven requests, the sixth waits
+    /// Show a limit at work: an origin that records arrivals, and seven requests, of which the sixth waits
     Demo,
-    /// Print what lets programs use the gateway: eval "$(lockgate env)"
+    /// Print the environment variables for programs that use the gateway: eval "$(lockgate env)"
     Env,
-    /// Run a program that uses the gateway; one is started for it if none runs
-    Exec(exec::Arguments),
-    /// See at a glance what the limits of a running gateway hold
-    Top(top::Arguments),
-    /// The authority that vouches for the gateway where it opens tunnels
+    /// Run a program that uses the gateway; start a gateway if none runs
+    Exec(exec::ExecArgs),
+    /// Show the limits of a running gateway, live
+    Top(top::TopArgs),
+    /// Manage the certificate authority for intercepted hosts
     Ca {
         #[command(subcommand)]
-        command: ca::Command,
+        command: ca_command::CaCommand,
     },
-    /// Manage who may use the gateway
+    /// Manage the users file
     User {
         #[command(subcommand)]
-        command: user::Command,
+        command: user::UserCommand,
     },
 }
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let wish = arguments.config.as_deref();
-    match arguments.command.unwrap_or(Command::Run(run::Arguments::default())) {
-        Command::Run(arguments) => run::run(arguments, wish),
-        Command::Check => check::check(wish),
-        Command::Demo => demo::demo(),
-        Command::Env => env::env(wish),
-        Command::Exec(arguments) => exec::exec(arguments, wish),
-        Command::Top(arguments) => top::top(arguments, wish),
-        Command::Ca { command } => ca::ca(command, wish),
-        Command::User { command } => user::user(command, wish),
+    let arguments = CliArgs::parse();
+    let config_arg = arguments.config.as_deref();
+    match arguments.command.unwrap_or(CliCommand::Run(run::RunArgs::default())) {
+        CliCommand::Run(arguments) => run::run(arguments, config_arg),
+        CliCommand::Check => check::check(config_arg),
+        CliCommand::Demo => demo::demo(),
+        CliCommand::Env => env::env(config_arg),
+        CliCommand::Exec(arguments) => exec::exec(arguments, config_arg),
+        CliCommand::Top(arguments) => top::top(arguments, config_arg),
+        CliCommand::Ca { command } => ca_command::ca(command, config_arg),
+        CliCommand::User { command } => user::user(command, config_arg),
     }
 }
 
-/// The configuration file: as wished, or the first that there is.
-fn find(wish: Option<&Path>) -> Result<PathBuf, NotFound> {
-    find_in(wish, std::env::var_os("LOCKGATE_CONFIG"), &PLACES.map(Path::new))
+/// Path of the configuration file: `-c`, else `$LOCKGATE_CONFIG`, else the first of [`DEFAULT_PATHS`] that exists.
+fn find_config(config_arg: Option<&Path>) -> Result<PathBuf, ConfigNotFound> {
+    find_config_in(config_arg, std::env::var_os("LOCKGATE_CONFIG"), &DEFAULT_PATHS.map(Path::new))
 }
 
-/// There is no configuration anywhere.
+/// No configuration file was found.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "there is no configuration: neither {}; name one with -c, or begin with these lines in proxy.toml
@@ -92,27 +92,31 @@ fn find(wish: Option<&Path>) -> Result<PathBuf, NotFound> {
     match    = {{ host = \"api.example.com\" }}
     requests = 5
     per      = \"1s\"",
-    PLACES.join(" nor ")
+    DEFAULT_PATHS.join(" nor ")
 )]
-struct NotFound;
+struct ConfigNotFound;
 
-fn find_in(wish: Option<&Path>, variable: Option<OsString>, places: &[&Path]) -> Result<PathBuf, NotFound> {
-    if let Some(path) = wish {
+fn find_config_in(
+    config_arg: Option<&Path>,
+    variable: Option<OsString>,
+    paths: &[&Path],
+) -> Result<PathBuf, ConfigNotFound> {
+    if let Some(path) = config_arg {
         return Ok(path.to_owned());
     }
-    // A variable that is set to nothing is one that was meant to be unset.
+    // An empty variable counts as unset.
     if let Some(path) = variable.filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    places.iter().find(|path| path.exists()).map(|path| (*path).to_owned()).ok_or(NotFound)
+    paths.iter().find(|path| path.exists()).map(|path| (*path).to_owned()).ok_or(ConfigNotFound)
 }
 
-/// Finds, reads and checks the configuration; says on stderr what is wrong with it.
-fn settings(wish: Option<&Path>) -> Option<(PathBuf, config::Settings)> {
-    let path = match find(wish) {
+/// Finds, reads and checks the configuration. Prints warnings and mistakes to stderr; `None` if it is invalid.
+fn load_settings(config_arg: Option<&Path>) -> Option<(PathBuf, config::Settings)> {
+    let path = match find_config(config_arg) {
         Ok(path) => path,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             return None;
         }
     };
@@ -121,20 +125,20 @@ fn settings(wish: Option<&Path>) -> Option<(PathBuf, config::Settings)> {
             settings.warnings.iter().for_each(|warning| eprintln!("{warning}"));
             Some((path, settings))
         }
-        // Each report begins with a word of its own.
+        // Each report begins with its own severity.
         Err(config::Error::Invalid(reports)) => {
             eprintln!("{}", config::Error::Invalid(reports));
             None
         }
         Err(error @ config::Error::Read { .. }) => {
-            complain(&error);
+            print_error(&error);
             None
         }
     }
 }
 
-/// Says on stderr what went wrong, and why.
-fn complain(error: &dyn Error) {
+/// Prints an error and its causes to stderr, in one line.
+fn print_error(error: &dyn Error) {
     let mut text = format!("lockgate: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Arguments::command().debug_assert();
+        CliArgs::command().debug_assert();
     }
 
     #[test]
@@ -162,7 +166,7 @@ mod tests {
             &["lockgate", "check", "-c", "a.toml"],
             &["lockgate", "-c", "a.toml", "user", "add", "ana"],
         ] {
-            let arguments = Arguments::try_parse_from(line).unwrap();
+            let arguments = CliArgs::try_parse_from(line).unwrap();
             assert_eq!(arguments.config, Some(PathBuf::from("a.toml")), "{line:?}");
         }
     }
@@ -171,7 +175,7 @@ mod tests {
     fn what_is_named_is_taken_before_what_is_found() {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let (none, there) = (Path::new("no-such-file"), manifest.as_path());
-        let find = |wish, variable: &str, places: &[&Path]| find_in(wish, Some(variable.into()), places).ok();
+        let find = |given, variable: &str, paths: &[&Path]| find_config_in(given, Some(variable.into()), paths).ok();
         assert_eq!(find(Some(Path::new("a")), "b", &[there]), Some("a".into()));
         assert_eq!(find(None, "b", &[there]), Some("b".into()), "even if it is not there: an error is due then");
         assert_eq!(find(None, "", &[none, there]), Some(there.into()));
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn who_has_no_configuration_is_told_where_it_was_looked_for() {
-        let text = NotFound.to_string();
+        let text = ConfigNotFound.to_string();
         assert!(text.contains("neither proxy.toml nor config/proxy.toml nor /etc/lockgate/proxy.toml"), "{text}");
         assert!(text.contains("[[limit]]"), "{text}");
     }

@@ -1,4 +1,4 @@
-//! `lockgate run`: the gateway in the foreground.
+//! `lockgate run`: runs the gateway in the foreground.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,38 +6,38 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{complain, exec, settings, variables};
+use super::{exec, load_settings, print_error, variables};
 use crate::app::{self, Ended, Start};
 use crate::config::Settings;
 use crate::gate::journal;
 use crate::log;
 
-/// What `run` can be told.
+/// Arguments of `lockgate run`.
 #[derive(Args, Clone, Copy, Default, Debug)]
-pub(super) struct Arguments {
-    /// Take the place of the process that started this one (SIGUSR2 has it do that)
+pub(super) struct RunArgs {
+    /// Take over from the process that started this one (an upgrade by SIGUSR2)
     #[arg(long, hide = true)]
     take_over: bool,
 }
 
-pub(super) fn run(arguments: Arguments, wish: Option<&Path>) -> ExitCode {
+pub(super) fn run(arguments: RunArgs, config_arg: Option<&Path>) -> ExitCode {
     let start = if arguments.take_over { Start::TakeOver } else { Start::Anew };
-    let Some((path, settings)) = settings(wish) else {
+    let Some((path, settings)) = load_settings(config_arg) else {
         return ExitCode::from(2);
     };
     log::start(settings.log);
     let announce = |settings: &Settings| {
-        // Nobody may be reading; that is no reason not to run.
-        std::io::stdout().lock().write_all(greeting(&path, settings).as_bytes()).ok();
+        // A closed stdout is no reason not to run.
+        std::io::stdout().lock().write_all(banner(&path, settings).as_bytes()).ok();
     };
     match app::run(path.clone(), settings, start, announce) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut(code)) => ExitCode::from(code),
         Err(error) => {
-            complain(&error);
-            if let Some(process) = holder(&error).filter(|process| exec::is_gateway(*process)) {
+            print_error(&error);
+            if let Some(process) = state_holder(&error).filter(|process| exec::is_daemon(*process)) {
                 eprintln!(
-                    "lockgate: `lockgate exec` started process {process} for the programs that it runs; it ends by itself, \
+                    "lockgate: `lockgate exec` started process {process} for the programs that it runs; it exits by itself, \
                      at most a minute after the last of them"
                 );
             }
@@ -46,14 +46,14 @@ pub(super) fn run(arguments: Arguments, wish: Option<&Path>) -> ExitCode {
     }
 }
 
-/// The process that has the state folder, if that is why the gateway cannot run.
-fn holder(error: &app::Error) -> Option<u32> {
+/// Id of the process that holds the state folder, if that is why the gateway cannot run.
+fn state_holder(error: &app::Error) -> Option<u32> {
     let app::Error::State(journal::Error::Held { holder, .. }) = error else { return None };
     holder.as_ref()?.parse().ok()
 }
 
-/// What runs, where, what it holds back, and how programs use it.
-fn greeting(path: &Path, settings: &Settings) -> String {
+/// Startup banner: version, listeners, limits, and the variables for programs.
+fn banner(path: &Path, settings: &Settings) -> String {
     let mut text = format!("lockgate {}, {}\n", env!("CARGO_PKG_VERSION"), path.display());
     for address in &settings.listen {
         text.push_str(&format!("listening on {address}\n"));
@@ -78,7 +78,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/proxy.toml");
         let mut settings = crate::config::read(&path).unwrap();
         settings.bound_to(&["127.0.0.1:41234".parse().unwrap(), "[::1]:8080".parse().unwrap()]);
-        let text = greeting(Path::new("proxy.toml"), &settings);
+        let text = banner(Path::new("proxy.toml"), &settings);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines,

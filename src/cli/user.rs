@@ -1,4 +1,4 @@
-//! `lockgate user`: who may use the gateway.
+//! `lockgate user`: edits the users file (htpasswd format, bcrypt).
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal, Write};
@@ -8,29 +8,28 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{complain, find};
+use super::{find_config, print_error};
 use crate::config::{self, users};
 
-/// How much work a guess is: 2^10 rounds, some 50 ms. The gateway remembers who has proved to be who,
-/// so it costs that once.
+/// bcrypt's cost: 2^10 rounds, some 50 ms for a guess. The gateway caches credentials that were right, so a caller pays once.
 const COST: u32 = 10;
 
 #[derive(Subcommand, Debug)]
-pub(super) enum Command {
+pub(super) enum UserCommand {
     /// Add a line to the users file; the password is read from the terminal, or from a pipe
     Add {
-        /// Who it is
+        /// The user's name
         name: String,
-        /// The users file [default: as the configuration says]
+        /// The users file [default: `[access] users` of the configuration]
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// Give a new password to a user that is there already
+        /// Replace the password of an existing user
         #[arg(long)]
         replace: bool,
     },
 }
 
-/// Why there is no new user.
+/// Reason why the user was not added.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{0:?} cannot be a user's name: it is empty, or holds a colon, a control character, or spaces around it")]
@@ -54,28 +53,28 @@ enum Error {
     #[error(transparent)]
     Config(#[from] config::Error),
     #[error(transparent)]
-    NotFound(#[from] super::NotFound),
+    NotFound(#[from] super::ConfigNotFound),
 }
 
-/// What becomes of a user that is there already.
+/// Treatment of a user that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Existing {
     Refuse,
     Replace,
 }
 
-pub(super) fn user(command: Command, wish: Option<&Path>) -> ExitCode {
-    let Command::Add { name, file, replace } = command;
+pub(super) fn user(command: UserCommand, config_arg: Option<&Path>) -> ExitCode {
+    let UserCommand::Add { name, file, replace } = command;
     let existing = if replace { Existing::Replace } else { Existing::Refuse };
-    match add(&name, file, existing, wish) {
+    match add(&name, file, existing, config_arg) {
         Ok(path) => {
-            let done = format!("{name} is in {}; a gateway that runs knows it after a restart\n", path.display());
-            // It is done, whether anybody reads so or not.
+            let done = format!("{name} is in {}; a running gateway knows it after a restart\n", path.display());
+            // A closed stdout is no error: the user was added.
             io::stdout().lock().write_all(done.as_bytes()).ok();
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             match error {
                 Error::Name(_) | Error::NoFile(_) | Error::Config(_) | Error::NotFound(_) => ExitCode::from(2),
                 Error::Taken { .. }
@@ -90,33 +89,33 @@ pub(super) fn user(command: Command, wish: Option<&Path>) -> ExitCode {
     }
 }
 
-fn add(name: &str, file: Option<PathBuf>, existing: Existing, wish: Option<&Path>) -> Result<PathBuf, Error> {
+fn add(name: &str, file: Option<PathBuf>, existing: Existing, config_arg: Option<&Path>) -> Result<PathBuf, Error> {
     if !users::is_name(name) {
         return Err(Error::Name(name.to_owned()));
     }
     let path = match file {
         Some(path) => path,
         None => {
-            let config = find(wish)?;
+            let config = find_config(config_arg)?;
             config::users_file(&config)?.ok_or(Error::NoFile(config))?
         }
     };
-    // Asked before the password is, and again when the file is ours alone.
-    with_line(&path, name, "", existing)?;
-    let password = if io::stdin().is_terminal() { ask()? } else { read(io::stdin().lock())? };
+    // Before the prompt for a password; checked again under the file's lock.
+    text_with_line(&path, name, "", existing)?;
+    let password = if io::stdin().is_terminal() { prompt_password()? } else { read_password(io::stdin().lock())? };
     let line = format!("{name}:{}", hash(&password)?);
-    put(&path, name, &line, existing)?;
+    write_line(&path, name, &line, existing)?;
     Ok(path)
 }
 
-fn ask() -> Result<String, Error> {
+fn prompt_password() -> Result<String, Error> {
     let password = rpassword::prompt_password("Password: ").map_err(Error::Input)?;
     let again = rpassword::prompt_password("Again: ").map_err(Error::Input)?;
     if password == again { Ok(password) } else { Err(Error::Differ) }
 }
 
 /// The first line of what is piped in.
-fn read(mut input: impl io::BufRead) -> Result<String, Error> {
+fn read_password(mut input: impl io::BufRead) -> Result<String, Error> {
     let mut line = String::new();
     input.read_line(&mut line).map_err(Error::Input)?;
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
@@ -127,15 +126,15 @@ fn hash(password: &str) -> Result<String, Error> {
         return Err(Error::Password);
     }
     match bcrypt::non_truncating_hash_with_result(password, COST) {
-        // The prefix that htpasswd writes and every reader of its files knows.
+        // `$2y$`, the prefix of htpasswd, which every reader of such files knows.
         Ok(parts) => Ok(parts.format_for_version(bcrypt::Version::TwoY)),
         Err(bcrypt::BcryptError::Truncation(_)) => Err(Error::TooLong),
         Err(error) => Err(Error::Hash(error)),
     }
 }
 
-/// The text of the file with this line in it.
-fn with_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<String, Error> {
+/// The text of the file, with `line` in place of the user's old one.
+fn text_with_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<String, Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -151,30 +150,30 @@ fn with_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<
     Ok(kept.chain([format!("{line}\n")]).collect())
 }
 
-/// Puts the line into the file: all of it or nothing, whatever happens meanwhile.
-fn put(path: &Path, name: &str, line: &str, existing: Existing) -> Result<(), Error> {
+/// Writes the user's line into the file atomically: a crash leaves the old file or the new one.
+fn write_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<(), Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
-    // A link stays a link, and what it leads to is replaced.
+    // A symbolic link stays; its target is replaced.
     let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    // Two who add at the same time take turns: the lock is the folder's, for the file gets replaced.
+    // Serializes concurrent edits. The folder is locked, because the file is replaced.
     let folder_file = File::open(folder).map_err(failed)?;
     folder_file.lock().map_err(failed)?;
-    let text = with_line(&target, name, line, existing)?;
+    let text = text_with_line(&target, name, line, existing)?;
     let file_name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let new = folder.join(format!(".{file_name}.new"));
-    write_new(&new, &target, &text).map_err(failed)?;
+    write_private(&new, &target, &text).map_err(failed)?;
     std::fs::rename(&new, &target).map_err(failed)?;
     folder_file.sync_all().map_err(failed)
 }
 
-/// Writes a file that only its owner can read, and that belongs to whom the old one belonged to.
-fn write_new(new: &Path, old: &Path, text: &str) -> io::Result<()> {
+/// Writes a file with mode 0600 and the owner of the old one.
+fn write_private(new: &Path, old: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)?;
-    // One that was left behind by a crash may have other rights.
+    // A file that a crash left behind may have another mode.
     file.set_permissions(Permissions::from_mode(0o600))?;
     if let Ok(old) = old.metadata() {
         let owner = file.metadata()?;
@@ -190,7 +189,7 @@ fn write_new(new: &Path, old: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A folder of the test's own.
+    /// A temporary folder for one test.
     fn folder(test: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("lockgate-user-{}-{test}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -201,8 +200,8 @@ mod tests {
     fn a_user_is_added_to_a_file_that_only_its_owner_reads() {
         let folder = folder("add");
         let path = folder.join("users");
-        put(&path, "ana", "ana:1", Existing::Refuse).unwrap();
-        put(&path, "bo", "bo:2", Existing::Refuse).unwrap();
+        write_line(&path, "ana", "ana:1", Existing::Refuse).unwrap();
+        write_line(&path, "bo", "bo:2", Existing::Refuse).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "ana:1\nbo:2\n");
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing is left beside it");
@@ -214,9 +213,9 @@ mod tests {
         let folder = folder("replace");
         let path = folder.join("users");
         std::fs::write(&path, "# team\nana:1\nbo:2").unwrap();
-        let refused = put(&path, "ana", "ana:3", Existing::Refuse);
+        let refused = write_line(&path, "ana", "ana:3", Existing::Refuse);
         assert!(matches!(refused, Err(Error::Taken { .. })), "{refused:?}");
-        put(&path, "ana", "ana:3", Existing::Replace).unwrap();
+        write_line(&path, "ana", "ana:3", Existing::Replace).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "# team\nbo:2\nana:3\n");
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -227,7 +226,7 @@ mod tests {
         let (real, link) = (folder.join("real"), folder.join("users"));
         std::fs::write(&real, "").unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        put(&link, "ana", "ana:1", Existing::Refuse).unwrap();
+        write_line(&link, "ana", "ana:1", Existing::Refuse).unwrap();
         assert!(link.is_symlink());
         assert_eq!(std::fs::read_to_string(&real).unwrap(), "ana:1\n");
         std::fs::remove_dir_all(folder).unwrap();
@@ -235,8 +234,8 @@ mod tests {
 
     #[test]
     fn a_password_comes_from_the_first_line_of_a_pipe() {
-        assert_eq!(read(&b"secret\r\nmore\n"[..]).unwrap(), "secret");
-        assert_eq!(read(&b" secret "[..]).unwrap(), " secret ");
+        assert_eq!(read_password(&b"secret\r\nmore\n"[..]).unwrap(), "secret");
+        assert_eq!(read_password(&b" secret "[..]).unwrap(), " secret ");
     }
 
     #[test]

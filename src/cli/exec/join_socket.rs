@@ -1,7 +1,7 @@
-//! The socket at which programs join a gateway that exec started: a name in the abstract name space, for one user alone.
+//! Join socket of a gateway that exec started: an abstract Unix socket (unix(7)), for processes of one user.
 //!
-//! Names there have no owner and no permissions (unix(7)): any process of the machine can take one or call it. So the
-//! name holds the user's number, and each end asks the kernel for the user at the other.
+//! Abstract names have no owner and no permissions: any process of the machine can bind or connect one. So the name holds the
+//! user's id, and each end asks the kernel for the peer's (`SO_PEERCRED`).
 
 use std::fmt::Display;
 use std::io;
@@ -14,34 +14,34 @@ use rustix::process::{Pid, Uid};
 
 use crate::net::dial;
 
-/// The name of the gateway that `owner` has started for `what`: an address, or a program.
+/// The socket's name for a gateway that `owner` has started for `what`: an address, or a program.
 pub(super) fn name(owner: Uid, what: impl Display) -> String {
     format!("lockgate/exec/{owner}/{what}")
 }
 
-/// Takes a name, which only one process can have.
+/// Binds a name, which only one process can have at a time.
 ///
 /// # Errors
 /// `AddrInUse` if a process has it.
-pub(super) fn take(name: &str) -> io::Result<UnixListener> {
+pub(super) fn bind(name: &str) -> io::Result<UnixListener> {
     UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
 }
 
-/// Calls the process that has the name, which must be one of `owner`.
+/// Connects to the process that has bound the name, which must be one of `owner`.
 ///
 /// # Errors
-/// `ConnectionRefused` if no process has it, `PermissionDenied` if another user's has.
-pub(super) fn call(name: &str, owner: Uid) -> io::Result<UnixStream> {
+/// `ConnectionRefused` if no process has bound it, `PermissionDenied` if another user's has.
+pub(super) fn connect(name: &str, owner: Uid) -> io::Result<UnixStream> {
     let stream = dial::call(name.as_bytes())?;
-    peer(&stream, owner)?;
+    peer_pid(&stream, owner)?;
     Ok(stream)
 }
 
-/// The process at the other end, which must be one of `owner`; of a listening socket, the one that made it.
+/// Process id of the peer, which must be one of `owner`; for a listening socket, of the process that made it.
 ///
 /// # Errors
 /// `PermissionDenied` if it is another user's.
-pub(super) fn peer(stream: &impl AsFd, owner: Uid) -> io::Result<Pid> {
+pub(super) fn peer_pid(stream: &impl AsFd, owner: Uid) -> io::Result<Pid> {
     let peer = socket_peercred(stream)?;
     if peer.uid == owner {
         return Ok(peer.pid);
@@ -66,24 +66,24 @@ mod tests {
     #[test]
     fn a_name_is_one_processs_and_forgotten_with_it() {
         let name = name(geteuid(), format!("test/{}", std::process::id()));
-        let first = take(&name).unwrap();
-        assert_eq!(take(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let first = bind(&name).unwrap();
+        assert_eq!(bind(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        assert_eq!(call(&name, geteuid()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        take(&name).unwrap();
+        assert_eq!(connect(&name, geteuid()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        bind(&name).unwrap();
     }
 
     #[test]
     fn another_users_process_at_either_end_is_found_out() {
         let name = name(geteuid(), format!("test/owner/{}", std::process::id()));
-        let listener = take(&name).unwrap();
+        let listener = bind(&name).unwrap();
         let stranger = Uid::from_raw(geteuid().as_raw() + 1);
-        assert_eq!(call(&name, stranger).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        let called = call(&name, geteuid()).unwrap();
+        assert_eq!(connect(&name, stranger).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let called = connect(&name, geteuid()).unwrap();
         let (_refused, _) = listener.accept().unwrap();
         let (calls, _) = listener.accept().unwrap();
-        assert_eq!(peer(&calls, stranger).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        assert_eq!(peer(&calls, geteuid()).unwrap(), rustix::process::getpid());
+        assert_eq!(peer_pid(&calls, stranger).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(peer_pid(&calls, geteuid()).unwrap(), rustix::process::getpid());
         drop(called);
     }
 }

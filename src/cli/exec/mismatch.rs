@@ -1,4 +1,4 @@
-//! Differences between a gateway that runs already and the file: tunnels that it opens, and its authority.
+//! Differences between a running gateway and the configuration: intercepted hosts, certificate authority.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,8 +7,7 @@ use crate::config::Settings;
 use crate::proxy::about::About;
 use crate::tls::ca;
 
-/// One sentence for each difference that makes the program run otherwise than its file says. The authority of the file must
-/// have been made.
+/// One warning for each difference that matters to the program. The authority of the configuration must exist.
 pub(super) fn notes(settings: &Settings, config: &Path, address: SocketAddr, about: &About) -> Vec<String> {
     let ours = &settings.proxy.intercept;
     let ports = &settings.proxy.access.connect_ports;

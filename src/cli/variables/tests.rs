@@ -1,4 +1,4 @@
-//! What programs are told, case by case.
+//! Tests of the variables: proxies, certificates, exceptions, URLs.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ fn settings(listen: &str) -> Settings {
     settings
 }
 
-/// Settings whose first limit counts these hosts.
+/// Settings with these hosts in the first limit.
 fn counting(hosts: &[&str]) -> Settings {
     let mut settings = settings("127.0.0.1:8080");
     settings.proxy.rules[0].hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
@@ -29,21 +29,21 @@ fn bundle() -> Bundle {
     }
 }
 
-/// What is set where this was set before.
-fn told(
+/// The variables and notes for a program with this environment.
+fn build_with(
     settings: &Settings,
     bundle: Option<&Bundle>,
     before: &[(&str, &str)],
 ) -> (BTreeMap<String, String>, Vec<String>) {
-    let held = |name: &str| before.iter().find(|(held, _)| *held == name).map(|(_, value)| OsString::from(*value));
-    let variables = list(settings, address(settings).unwrap(), bundle, &held);
+    let env = |name: &str| before.iter().find(|(env, _)| *env == name).map(|(_, value)| OsString::from(*value));
+    let variables = build(settings, address(settings).unwrap(), bundle, &env);
     let text = |value: OsString| value.into_string().unwrap();
     (variables.set.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect(), variables.notes)
 }
 
 #[test]
 fn every_program_is_told_where_the_gateway_is() {
-    let (set, notes) = told(&settings("127.0.0.1:8080"), None, &[]);
+    let (set, notes) = build_with(&settings("127.0.0.1:8080"), None, &[]);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"] {
         assert_eq!(set[name], "http://127.0.0.1:8080", "{name}");
     }
@@ -61,7 +61,7 @@ fn every_program_is_told_where_the_gateway_is() {
 
 #[test]
 fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
-    let (set, _) = told(&settings("127.0.0.1:8080"), Some(&bundle()), &[]);
+    let (set, _) = build_with(&settings("127.0.0.1:8080"), Some(&bundle()), &[]);
     for name in [
         "SSL_CERT_FILE",
         "CURL_CA_BUNDLE",
@@ -86,7 +86,7 @@ fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
 #[test]
 fn exceptions_that_are_set_stay_as_they_are() {
     let after = |before: &[(&str, &str)]| {
-        let (set, notes) = told(&settings("127.0.0.1:8080"), None, before);
+        let (set, notes) = build_with(&settings("127.0.0.1:8080"), None, before);
         assert!(notes.is_empty(), "{notes:?}");
         (set["NO_PROXY"].clone(), set["no_proxy"].clone())
     };
@@ -100,7 +100,7 @@ fn exceptions_that_are_set_stay_as_they_are() {
 #[test]
 fn nothing_that_is_counted_goes_past_us() {
     let left = |hosts: &[&str], before: &str| {
-        let (set, notes) = told(&counting(hosts), None, &[("NO_PROXY", before), ("no_grpc_proxy", before)]);
+        let (set, notes) = build_with(&counting(hosts), None, &[("NO_PROXY", before), ("no_grpc_proxy", before)]);
         assert_eq!(set["NO_PROXY"], set["no_proxy"]);
         assert_eq!(set["NO_PROXY"], set["no_grpc_proxy"]);
         assert_eq!(notes.is_empty(), set["NO_PROXY"] == before, "what is left out is said: {notes:?}");
@@ -126,10 +126,10 @@ fn where_this_machine_is_counted_nothing_is_excepted_by_default() {
     intercepting.proxy.intercept = vec![HostPattern::parse("localhost:8443").unwrap()];
     let by_rule = Settings { counts_loopback: true, ..settings("127.0.0.1:8080") };
     for settings in [intercepting, by_rule, counting(&["[::1]"]), counting(&["127.0.0.9"])] {
-        let (set, _) = told(&settings, None, &[]);
+        let (set, _) = build_with(&settings, None, &[]);
         assert!(!set.contains_key("NO_PROXY") && !set.contains_key("no_proxy"));
         assert!(set["JAVA_TOOL_OPTIONS"].ends_with("-Dhttp.nonProxyHosts="), "Java excepts this machine by itself");
-        let (set, _) = told(&settings, None, &[("NO_PROXY", "a.corp")]);
+        let (set, _) = build_with(&settings, None, &[("NO_PROXY", "a.corp")]);
         assert_eq!(set["NO_PROXY"], "a.corp");
         assert!(set["JAVA_TOOL_OPTIONS"].ends_with("-Dhttp.nonProxyHosts="), "it adds this machine to any list");
     }
@@ -139,7 +139,7 @@ fn where_this_machine_is_counted_nothing_is_excepted_by_default() {
 fn options_for_java_are_appended_and_replaced_when_they_are_ours() {
     let settings = settings("127.0.0.1:8080");
     let java = |before: &str| {
-        let (set, notes) = told(&settings, Some(&bundle()), &[("JAVA_TOOL_OPTIONS", before)]);
+        let (set, notes) = build_with(&settings, Some(&bundle()), &[("JAVA_TOOL_OPTIONS", before)]);
         (set["JAVA_TOOL_OPTIONS"].clone(), notes)
     };
     let (first, _) = java("");
@@ -155,10 +155,10 @@ fn options_for_java_are_appended_and_replaced_when_they_are_ours() {
 fn callers_that_need_a_password_have_it_in_the_url() {
     let mut settings = settings("127.0.0.1:8080");
     settings.proxy.access.users = Some(Vec::new());
-    let (set, notes) = told(&settings, None, &[]);
+    let (set, notes) = build_with(&settings, None, &[]);
     assert_eq!(set["HTTP_PROXY"], "http://127.0.0.1:8080");
     assert!(notes.iter().any(|note| note.contains(CREDENTIALS)), "{notes:?}");
-    let (set, notes) = told(&settings, None, &[(CREDENTIALS, "ana:p@ss:w/örd %")]);
+    let (set, notes) = build_with(&settings, None, &[(CREDENTIALS, "ana:p@ss:w/örd %")]);
     assert_eq!(set["HTTP_PROXY"], "http://ana:p%40ss%3Aw%2F%C3%B6rd%20%25@127.0.0.1:8080");
     assert!(notes.is_empty(), "{notes:?}");
     assert!(!set["JAVA_TOOL_OPTIONS"].contains("ana"));
@@ -204,14 +204,14 @@ fn the_authority_is_made_and_programs_are_pointed_at_whole_paths() {
     settings.proxy.authority = Some(authority);
     for _ in 0..2 {
         let set: BTreeMap<_, _> = variables(&settings, &|_| None).unwrap().set.into_iter().collect();
-        for name in INSTEAD.iter().chain(&ADDED) {
+        for name in BUNDLE_VARIABLES.iter().chain(&EXTRA_CA_VARIABLES) {
             let path = Path::new(&set[name]);
             assert!(path.is_absolute() && path.is_file(), "{name}: {}", path.display());
         }
     }
     // Somebody else's folder, which we may only read: the files are made in one of our own.
     let home = OsString::from(folder.join("home"));
-    let place = place_of_our_own(&folder, &|name| (name == "HOME").then(|| home.clone())).unwrap();
+    let place = cache_dir(&folder, &|name| (name == "HOME").then(|| home.clone())).unwrap();
     assert!(place.starts_with(folder.join("home/.cache/lockgate")), "{}", place.display());
     let bundle = Bundle::write(&folder.join("certs"), &place, &Before::default()).unwrap();
     assert!(bundle.all.is_file() && bundle.ours == folder.join("certs/lockgate-ca.pem"));

@@ -21,7 +21,7 @@ use crate::wire::http_client;
 
 /// The most spans in one request; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` has this default too.
 const MAX_BATCH: usize = 512;
-/// The longest wait of a span for others of its batch; people who look at traces notice no more.
+/// The longest wait of a span for others of its batch: short enough for a person at a tracing UI.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 /// Time for one address of the collector: connection, TLS handshake and answer.
 const ADDRESS_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(2) };

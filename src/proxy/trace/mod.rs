@@ -90,7 +90,7 @@ pub(super) struct Span {
     pub(super) status: u16,
     /// Names of the limits that counted it.
     pub(super) limits: Vec<Arc<str>>,
-    /// [`Refusal::who`](super::refusal::Refusal::who) and [`Refusal::note`](super::refusal::Refusal::note).
+    /// The party that refused it and the reason, as in the access log; `None`: the answer is the origin's.
     pub(super) refused: Option<(&'static str, &'static str)>,
 }
 

@@ -1,4 +1,4 @@
-//! What programs may call past the gateway: nothing that a limit or an opened tunnel counts.
+//! `NO_PROXY`: removes entries for hosts that a limit counts or that the gateway intercepts.
 
 use std::net::IpAddr;
 
@@ -7,23 +7,25 @@ use ipnet::IpNet;
 use crate::config::Settings;
 use crate::tls::ca::Subtree;
 
-/// What is counted, as far as hosts tell.
-pub(super) struct Counted {
-    /// Whether requests to this machine itself may be.
+/// Hosts that may not bypass the gateway: those of limits and of `[tls] intercept`.
+pub(super) struct CountedHosts {
+    /// True if requests to this machine itself may be counted.
     pub(super) loopback: bool,
     hosts: Vec<Subtree>,
 }
 
-/// What an entry of `NO_PROXY` stands for.
-enum Entry {
+/// An entry of `NO_PROXY`. No standard says what it may be.
+enum NoProxyEntry {
+    /// `*`.
     All,
+    /// An address or a range.
     Net(IpNet),
-    /// A name, and all that is below it.
+    /// A name and its subdomains.
     Name(String),
 }
 
-impl Counted {
-    pub(super) fn of(settings: &Settings) -> Counted {
+impl CountedHosts {
+    pub(super) fn of(settings: &Settings) -> CountedHosts {
         let mut hosts: Vec<Subtree> = settings.proxy.intercept.iter().map(|pattern| pattern.subtree()).collect();
         for rule in &settings.proxy.rules {
             if rule.hosts.is_empty() {
@@ -32,14 +34,15 @@ impl Counted {
             hosts.extend(rule.hosts.iter().map(|pattern| pattern.subtree()));
         }
         let loopback = settings.counts_loopback || hosts.iter().any(is_loopback);
-        Counted { loopback, hosts }
+        CountedHosts { loopback, hosts }
     }
 
-    /// The list without what stands for something counted, which goes to `left_out`.
+    /// Returns the list without the entries for counted hosts, which go to `left_out`.
     pub(super) fn without(&self, list: &str, left_out: &mut Vec<String>) -> String {
-        // Some programs separate by spaces, so entries never hold one.
+        // Some programs separate by spaces, so no entry contains one.
         let entries = list.split([',', ' ', '\t']).filter(|entry| !entry.is_empty());
-        let (counted, kept): (Vec<&str>, Vec<&str>) = entries.partition(|entry| self.meets(&Entry::read(entry)));
+        let (counted, kept): (Vec<&str>, Vec<&str>) =
+            entries.partition(|entry| self.matches_any(&NoProxyEntry::read(entry)));
         if counted.is_empty() {
             return list.to_owned();
         }
@@ -47,49 +50,49 @@ impl Counted {
         kept.join(",")
     }
 
-    /// Whether anything that is counted may be called by what the entry stands for.
-    fn meets(&self, entry: &Entry) -> bool {
+    /// True if the entry matches a counted host.
+    fn matches_any(&self, entry: &NoProxyEntry) -> bool {
         self.loopback && entry.is_loopback() || self.hosts.iter().any(|host| entry.overlaps(host))
     }
 }
 
-impl Entry {
-    fn read(text: &str) -> Entry {
+impl NoProxyEntry {
+    fn read(text: &str) -> NoProxyEntry {
         if text == "*" {
-            return Entry::All;
+            return NoProxyEntry::All;
         }
         let text = text.to_ascii_lowercase();
         let bare = text.trim_start_matches('[').trim_end_matches(']');
         if let Ok(net) = bare.parse() {
-            return Entry::Net(net);
+            return NoProxyEntry::Net(net);
         }
         if let Ok(ip) = bare.parse::<IpAddr>() {
-            return Entry::Net(ip.to_canonical().into());
+            return NoProxyEntry::Net(ip.to_canonical().into());
         }
         let (host, _port) = text.rsplit_once(':').unwrap_or((&text, ""));
         match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            Ok(ip) => Entry::Net(ip.to_canonical().into()),
-            Err(_) => Entry::Name(host.trim_start_matches('*').trim_matches('.').to_owned()),
+            Ok(ip) => NoProxyEntry::Net(ip.to_canonical().into()),
+            Err(_) => NoProxyEntry::Name(host.trim_start_matches('*').trim_matches('.').to_owned()),
         }
     }
 
     fn is_loopback(&self) -> bool {
         match self {
-            Entry::All => true,
-            Entry::Net(net) => {
+            NoProxyEntry::All => true,
+            NoProxyEntry::Net(net) => {
                 [net.network(), net.broadcast()].iter().any(IpAddr::is_loopback) || net.prefix_len() == 0
             }
-            // `127.` and `127.*` are how some programs write the whole range.
-            Entry::Name(name) => is_below(name, "localhost") || name == "127" || name.starts_with("127."),
+            // `127.` and `127.*` are some programs' notation of 127.0.0.0/8.
+            NoProxyEntry::Name(name) => is_below(name, "localhost") || name == "127" || name.starts_with("127."),
         }
     }
 
     fn overlaps(&self, host: &Subtree) -> bool {
         match (self, host) {
-            (_, Subtree::Any) | (Entry::All, _) => true,
-            (Entry::Net(net), Subtree::Address(ip)) => net.contains(ip),
-            (Entry::Name(name), Subtree::Name(counted)) => is_below(name, counted) || is_below(counted, name),
-            (Entry::Net(_), Subtree::Name(_)) | (Entry::Name(_), Subtree::Address(_)) => false,
+            (_, Subtree::Any) | (NoProxyEntry::All, _) => true,
+            (NoProxyEntry::Net(net), Subtree::Address(ip)) => net.contains(ip),
+            (NoProxyEntry::Name(name), Subtree::Name(counted)) => is_below(name, counted) || is_below(counted, name),
+            (NoProxyEntry::Net(_), Subtree::Name(_)) | (NoProxyEntry::Name(_), Subtree::Address(_)) => false,
         }
     }
 }
@@ -102,7 +105,7 @@ fn is_loopback(host: &Subtree) -> bool {
     }
 }
 
-/// Whether `name` is `top`, or a name below it.
+/// True if `name` is `top` or a subdomain of it.
 fn is_below(name: &str, top: &str) -> bool {
     name.strip_suffix(top).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

@@ -1,4 +1,4 @@
-//! `lockgate ca`: the authority that vouches for us in opened tunnels.
+//! `lockgate ca`: shows and rotates the certificate authority for intercepted hosts.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,84 +7,84 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{complain, find};
+use super::{find_config, print_error};
 use crate::config;
 use crate::gate::clock::Clock;
 use crate::tls::ca::{self, Authority, Portrait, Settings};
 
 #[derive(Subcommand, Clone, Copy, Debug)]
-pub(super) enum Command {
-    /// Tell whose it is, how long it is valid, and which hosts it may vouch for
+pub(super) enum CaCommand {
+    /// Show its subject, validity, fingerprint and the hosts that it may sign for
     Show,
-    /// Print the path of its certificate, which programs must believe
+    /// Print the path of its certificate, which programs must trust
     Path,
-    /// Make a new one: when `intercept` names other hosts, or the key was lost
+    /// Make a new one: after `intercept` has changed, or the key was lost
     Rotate,
 }
 
-/// Why there is nothing to tell.
+/// Reason why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(
-        "nothing is intercepted, so there is no authority; name the hosts whose requests are to be counted:
+        "nothing is intercepted, so there is no authority; name the hosts whose requests should be counted:
 
     [tls]
     intercept = [\"api.example.com\"]"
     )]
-    Nothing,
+    NoIntercept,
     #[error(transparent)]
     Authority(#[from] ca::Error),
     #[error(transparent)]
     Config(#[from] config::Error),
     #[error(transparent)]
-    NotFound(#[from] super::NotFound),
+    NotFound(#[from] super::ConfigNotFound),
 }
 
-pub(super) fn ca(command: Command, wish: Option<&Path>) -> ExitCode {
-    match carry_out(command, wish, Clock::start().wall_unix_nanos()) {
+pub(super) fn ca(command: CaCommand, config_arg: Option<&Path>) -> ExitCode {
+    match execute(command, config_arg, Clock::start().wall_unix_nanos()) {
         Ok(text) => {
-            // Who closed our stdout has read enough.
+            // A closed stdout (`| head`) is no error.
             std::io::stdout().lock().write_all(text.as_bytes()).ok();
             ExitCode::SUCCESS
         }
-        // Each report begins with a word of its own.
+        // Each report begins with its own severity.
         Err(Error::Config(error @ config::Error::Invalid(_))) => {
             eprintln!("{error}");
             ExitCode::from(2)
         }
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             match error {
-                Error::Nothing | Error::Authority(_) => ExitCode::FAILURE,
+                Error::NoIntercept | Error::Authority(_) => ExitCode::FAILURE,
                 Error::Config(_) | Error::NotFound(_) => ExitCode::from(2),
             }
         }
     }
 }
 
-fn carry_out(command: Command, wish: Option<&Path>, wall_unix_nanos: i128) -> Result<String, Error> {
-    let settings = config::authority(&find(wish)?)?;
+fn execute(command: CaCommand, config_arg: Option<&Path>, wall_unix_nanos: i128) -> Result<String, Error> {
+    let settings = config::authority(&find_config(config_arg)?)?;
     match command {
-        Command::Show => Ok(show(&there(&settings, wall_unix_nanos)?, &settings)),
-        Command::Path => {
-            there(&settings, wall_unix_nanos)?;
-            Ok(format!("{}\n", full(Authority::path(&settings.dir)).display()))
+        CaCommand::Show => Ok(show(&open_or_make(&settings, wall_unix_nanos)?, &settings)),
+        CaCommand::Path => {
+            open_or_make(&settings, wall_unix_nanos)?;
+            Ok(format!("{}\n", absolute(Authority::path(&settings.dir)).display()))
         }
-        Command::Rotate if settings.covers.is_empty() => Err(Error::Nothing),
-        Command::Rotate => {
+        CaCommand::Rotate if settings.covers.is_empty() => Err(Error::NoIntercept),
+        CaCommand::Rotate => {
             let portrait = ca::rotate(&settings, wall_unix_nanos)?;
-            Ok(show(&portrait, &settings) + &afterwards(&settings))
+            Ok(show(&portrait, &settings) + &rotation_notes(&settings))
         }
     }
 }
 
-/// The authority, made if a host is intercepted.
-fn there(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> {
+/// Summary of the authority's certificate; makes the authority if a host is intercepted and there is none.
+fn open_or_make(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> {
     if settings.covers.is_empty() {
-        return ca::look(settings, wall_unix_nanos)?.ok_or(Error::Nothing);
+        return ca::look(settings, wall_unix_nanos)?.ok_or(Error::NoIntercept);
     }
     match ca::make(settings, wall_unix_nanos) {
-        // The gateway's user alone may see the key; what the certificate says is for everybody.
+        // The key is readable by the gateway's user alone, the certificate by all users.
         Err(error) if error.fault.is_denied() => Ok(ca::look_at_certificate(&settings.dir)?),
         made => Ok(made?),
     }
@@ -93,15 +93,15 @@ fn there(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> 
 fn show(portrait: &Portrait, settings: &Settings) -> String {
     let fingerprint: Vec<_> = portrait.fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
     let mut text = String::new();
-    for (what, says) in [
+    for (label, value) in [
         ("subject", portrait.subject.clone()),
-        ("valid", format!("{} to {}", moment(portrait.not_before), moment(portrait.not_after))),
+        ("valid", format!("{} to {}", format_time(portrait.not_before), format_time(portrait.not_after))),
         ("SHA-256", fingerprint.join(":")),
-        ("vouches for", portrait.scope.to_string()),
-        ("certificate", full(Authority::path(&settings.dir)).display().to_string()),
-        ("key", full(Authority::key_path(&settings.dir)).display().to_string()),
+        ("signs for", portrait.scope.to_string()),
+        ("certificate", absolute(Authority::path(&settings.dir)).display().to_string()),
+        ("key", absolute(Authority::key_path(&settings.dir)).display().to_string()),
     ] {
-        text.push_str(&format!("{what:<12} {says}\n"));
+        text.push_str(&format!("{label:<12} {value}\n"));
     }
     if settings.covers.is_empty() {
         text.push_str("\nNothing is intercepted at present: [tls] intercept is empty.\n");
@@ -109,28 +109,28 @@ fn show(portrait: &Portrait, settings: &Settings) -> String {
     text
 }
 
-/// What must happen when there is a new authority.
-fn afterwards(settings: &Settings) -> String {
+/// Notes on the restarts that a new authority needs.
+fn rotation_notes(settings: &Settings) -> String {
     let old = Authority::old_path(&settings.dir);
-    let mut text =
-        "\nThis is a new authority. Gateways that run show certificates of the old one until they are restarted;
+    let mut text = "\nThis is a new authority. Running gateways use the old one until they are restarted;
 programs must be given the new certificate (`lockgate exec` does so when it starts them).\n"
-            .to_owned();
+        .to_owned();
     if old.exists() {
         text.push_str(&format!(
-            "The old certificate is kept as {}, so that both can be believed until then.\n",
-            full(old).display()
+            "The old certificate is kept as {}, so that both can be trusted until then.\n",
+            absolute(old).display()
         ));
     }
     text
 }
 
-fn moment(unix_seconds: i64) -> String {
+/// RFC 3339, or "the end of time" beyond year 9999.
+fn format_time(unix_seconds: i64) -> String {
     Timestamp::from_second(unix_seconds).map_or_else(|_| "the end of time".to_owned(), |moment| moment.to_string())
 }
 
-/// The path that is right from any folder.
-fn full(path: PathBuf) -> PathBuf {
+/// An absolute path, so that it is right from any folder.
+fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
@@ -151,8 +151,8 @@ mod tests {
             Folder(folder)
         }
 
-        fn run(&self, command: Command) -> Result<String, Error> {
-            carry_out(command, Some(&self.0.join("proxy.toml")), NOW)
+        fn run(&self, command: CaCommand) -> Result<String, Error> {
+            execute(command, Some(&self.0.join("proxy.toml")), NOW)
                 .map(|text| text.replace(&self.0.display().to_string(), "D"))
         }
     }
@@ -166,43 +166,43 @@ mod tests {
     #[test]
     fn the_authority_is_made_and_told_about() {
         let folder = Folder::new("show", "[tls]\nintercept = [\"a.example\", \"192.0.2.1\"]\n");
-        assert_eq!(folder.run(Command::Path).unwrap(), "D/certs/lockgate-ca.pem\n");
-        let text = folder.run(Command::Show).unwrap();
+        assert_eq!(folder.run(CaCommand::Path).unwrap(), "D/certs/lockgate-ca.pem\n");
+        let text = folder.run(CaCommand::Show).unwrap();
         let lines: Vec<_> = text.lines().map(|line| line.split_at(13)).collect();
         let says = |what: &str| lines.iter().find(|(key, _)| key.trim_end() == what).unwrap().1;
         assert!(says("subject").contains("lockgate CA ("), "{text}");
         assert_eq!(says("valid"), "2026-05-27T20:26:40Z to 2036-05-25T20:26:40Z");
         assert_eq!((says("SHA-256").len(), says("SHA-256").matches(':').count()), (95, 31));
-        assert_eq!(says("vouches for"), "a.example, 192.0.2.1, and what is below this name");
+        assert_eq!(says("signs for"), "a.example, 192.0.2.1, and what is below this name");
         assert_eq!((says("certificate"), says("key")), ("D/certs/lockgate-ca.pem", "D/certs/lockgate-ca.key"));
-        assert_eq!(folder.run(Command::Show).unwrap(), text, "it is kept");
+        assert_eq!(folder.run(CaCommand::Show).unwrap(), text, "it is kept");
     }
 
     #[test]
     fn a_rotated_authority_covers_what_is_named_now() {
         let folder = Folder::new("rotate", "[tls]\nintercept = \"a.example\"\n");
-        let first = folder.run(Command::Rotate).unwrap();
+        let first = folder.run(CaCommand::Rotate).unwrap();
         assert!(first.contains("restarted") && !first.contains("ca-old"), "{first}");
         std::fs::write(folder.0.join("proxy.toml"), "[tls]\nintercept = \"b.example\"\n").unwrap();
-        let told = folder.run(Command::Show).unwrap_err().to_string();
+        let told = folder.run(CaCommand::Show).unwrap_err().to_string();
         assert!(told.contains("may not vouch for b.example") && told.contains("lockgate ca rotate"), "{told}");
-        let second = folder.run(Command::Rotate).unwrap();
+        let second = folder.run(CaCommand::Rotate).unwrap();
         assert!(second.contains("The old certificate is kept as D/certs/lockgate-ca-old.pem"), "{second}");
-        assert!(folder.run(Command::Show).unwrap().contains("b.example, and what is below this name"));
+        assert!(folder.run(CaCommand::Show).unwrap().contains("b.example, and what is below this name"));
     }
 
     #[test]
     fn where_nothing_is_intercepted_no_authority_is_made() {
         let folder = Folder::new("nothing", "[log]\n");
-        for command in [Command::Show, Command::Path, Command::Rotate] {
+        for command in [CaCommand::Show, CaCommand::Path, CaCommand::Rotate] {
             let told = folder.run(command).unwrap_err().to_string();
             assert!(told.starts_with("nothing is intercepted") && told.contains("intercept = ["), "{told}");
         }
         assert!(!folder.0.join("certs").exists());
         std::fs::write(folder.0.join("proxy.toml"), "[tls]\nintercept = \"a.example\"\n").unwrap();
-        folder.run(Command::Show).unwrap();
+        folder.run(CaCommand::Show).unwrap();
         std::fs::write(folder.0.join("proxy.toml"), "[log]\n").unwrap();
-        assert!(folder.run(Command::Show).unwrap().contains("Nothing is intercepted at present"));
-        assert!(folder.run(Command::Path).is_ok() && folder.run(Command::Rotate).is_err());
+        assert!(folder.run(CaCommand::Show).unwrap().contains("Nothing is intercepted at present"));
+        assert!(folder.run(CaCommand::Path).is_ok() && folder.run(CaCommand::Rotate).is_err());
     }
 }

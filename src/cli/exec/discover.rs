@@ -1,0 +1,340 @@
+//! Discovery of the gateway for a program: finds a running one, or starts one.
+//!
+//! A gateway that exec started has a join socket ([`super::join_socket`]). The process that binds the socket first starts the
+//! gateway and passes it the socket; all others connect to it and wait, so of many programs that start at one time only one
+//! starts a gateway. The connection also gives the gateway the process id to stay for (`SO_PEERCRED`).
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{PROXY_AUTHORIZATION, VIA};
+use http::{HeaderName, Response, StatusCode, Version};
+use http_body_util::Full;
+use rustix::process::geteuid;
+
+use super::super::fetch::fetch;
+use super::super::{print_error, variables};
+use super::{LOG_FILE_VARIABLE, join_socket};
+use crate::config::Settings;
+use crate::net::dial;
+use crate::proxy::about::{self, About};
+use crate::wire::http_client;
+
+/// Time for an answer: so long that only a hang is slower, however busy the machine.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a gateway to start, for processes that wait for another's.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most rounds of discovery: two seconds, in which a gateway that starts or stops has finished.
+const MAX_ROUNDS: usize = 200;
+/// Time between two rounds.
+const ROUND_DELAY: Duration = Duration::from_millis(10);
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Reason why there is no gateway for the program.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{address} is in use by another program; stop that, or choose another address in [listen] proxy")]
+    NotLockgate { address: SocketAddr },
+    #[error("the program that listens at {address} does not answer")]
+    NoAnswer {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("a gateway cannot be started")]
+    Start(#[from] io::Error),
+    #[error("a gateway was started for the program, and exited:\n{0}")]
+    Exited(String),
+    #[error(
+        "the join socket for gateways at {address} belongs to another user's process; stop that, or choose another \
+         address in [listen] proxy"
+    )]
+    NameTaken {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("gateways at {address} keep starting and stopping")]
+    Unstable { address: SocketAddr },
+}
+
+/// SHA-256 of a configuration file and its path: tells one configuration from another.
+pub(super) type ConfigDigest = [u8; 32];
+
+/// Result of a probe of an address.
+enum ProbeResult {
+    Nothing,
+    /// Its capabilities, if it has sent them.
+    Gateway(Option<About>),
+}
+
+/// The gateway for a program.
+pub(super) struct FoundGateway {
+    pub(super) address: SocketAddr,
+    /// Its capabilities; `None` if exec started it with this very configuration, or it did not send them.
+    pub(super) about: Option<About>,
+}
+
+/// Finds the gateway of these settings, or starts it.
+///
+/// # Errors
+/// See [`Error`].
+pub(super) fn find_or_start(settings: &Settings, config: &Path) -> Result<FoundGateway, Error> {
+    match variables::address(settings) {
+        Ok(address) => find_or_start_at(settings, address, config),
+        Err(_any_port) => Ok(FoundGateway { address: start_private(config)?, about: None }),
+    }
+}
+
+/// Digest of a configuration file and its absolute path. A file that cannot be read counts as empty: its error is reported
+/// when the settings are read.
+pub(super) fn digest(config: &Path) -> ConfigDigest {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    context.update(path.as_os_str().as_encoded_bytes());
+    context.update(&std::fs::read(config).unwrap_or_default());
+    let mut digest = ConfigDigest::default();
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+/// Starts a gateway for this program alone, on a free port.
+fn start_private(config: &Path) -> Result<SocketAddr, Error> {
+    let name = join_socket::name(geteuid(), format_args!("process/{}", std::process::id()));
+    let digest = digest(config);
+    let output = start_gateway(join_socket::bind(&name)?, config)?;
+    let Ok(Some(addresses)) = join(&name, &digest) else { return Err(Error::Exited(output)) };
+    print_startup(&output);
+    addresses.first().copied().map(variables::from_this_machine).ok_or(Error::Exited(output))
+}
+
+/// Finds the gateway at this address, or starts one there.
+fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> Result<FoundGateway, Error> {
+    let name = join_socket::name(geteuid(), address);
+    let digest = digest(config);
+    let mut ended = None;
+    for _ in 0..MAX_ROUNDS {
+        match join(&name, &digest) {
+            Ok(Some(_)) => return Ok(FoundGateway { address, about: None }),
+            // The gateway exited meanwhile; its socket is free soon.
+            Ok(None) => {
+                std::thread::sleep(ROUND_DELAY);
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::NameTaken { address, source });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        match (probe(settings, address)?, ended.take()) {
+            (ProbeResult::Gateway(about), _) => return Ok(FoundGateway { address, about }),
+            (ProbeResult::Nothing, Some(output)) => return Err(Error::Exited(output)),
+            (ProbeResult::Nothing, None) => {}
+        }
+        match join_socket::bind(&name) {
+            Ok(listener) => {
+                let output = start_gateway(listener, config)?;
+                if let Ok(Some(_)) = join(&name, &digest) {
+                    print_startup(&output);
+                    return Ok(FoundGateway { address, about: None });
+                }
+                // Perhaps another process started one, which the next round finds.
+                ended = Some(output);
+            }
+            // Another process was faster, and listens in a moment.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(ROUND_DELAY),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Unstable { address })
+}
+
+/// Joins the gateway behind this socket, so that it stays for this process. Returns the addresses that it listens on; `None`
+/// if it exited before it answered.
+fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>> {
+    let mut stream = join_socket::connect(name, geteuid())?;
+    stream.set_read_timeout(Some(START_TIMEOUT))?;
+    let mut text = String::new();
+    match stream.write_all(config).and_then(|()| stream.read_to_string(&mut text)) {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    }
+    let addresses: Vec<_> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    Ok(Some(addresses).filter(|addresses| !addresses.is_empty()))
+}
+
+/// Finds out what listens at the address.
+fn probe(settings: &Settings, address: SocketAddr) -> Result<ProbeResult, Error> {
+    if settings.proxy.identity.is_some() {
+        // It speaks TLS. Its certificate is verified by the programs.
+        return Ok(if dial::answers(address, ANSWER_TIMEOUT) {
+            ProbeResult::Gateway(None)
+        } else {
+            ProbeResult::Nothing
+        });
+    }
+    match request_about(address, None) {
+        Ok(response) if is_lockgate(&response) => Ok(ProbeResult::Gateway(read_about(address, &response))),
+        Ok(_) | Err(http_client::Error::NotHttp(_)) => Err(Error::NotLockgate { address }),
+        Err(http_client::Error::Broken(source)) if source.kind() == io::ErrorKind::TimedOut => {
+            Err(Error::NoAnswer { address, source })
+        }
+        // It closed the connection, or nothing listens. A start will show which.
+        Err(http_client::Error::Broken(_)) => Ok(ProbeResult::Nothing),
+    }
+}
+
+/// Requests the capabilities of a gateway, with these `Proxy-Authorization` credentials.
+fn request_about(address: SocketAddr, credentials: Option<String>) -> Result<Response<Bytes>, http_client::Error> {
+    let mut request = about::request();
+    if let Some(credentials) = credentials {
+        request = request.header(PROXY_AUTHORIZATION, credentials);
+    }
+    let request = request.body(Full::default()).expect("base64 is a valid field value");
+    fetch(address, request, 0, ANSWER_TIMEOUT)
+}
+
+/// Reads the capabilities in a response. After a 407 the request is repeated with the password that the program is about to
+/// send to the same address; a server that requires none gets none.
+fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<About> {
+    if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return About::read(request_about(address, Some(credentials()?)).ok()?.headers());
+    }
+    About::read(response.headers())
+}
+
+/// The program's credentials as a value of `Proxy-Authorization` (RFC 7617).
+fn credentials() -> Option<String> {
+    let text = std::env::var(variables::CREDENTIALS).ok().filter(|text| !text.is_empty())?;
+    Some(format!("Basic {}", STANDARD.encode(text)))
+}
+
+/// True if a response is a gateway's own: it bears the gateway's name, in `Via` or, if it is a refusal, in `Proxy-Status`.
+fn is_lockgate(response: &Response<Bytes>) -> bool {
+    let begins = |name, with: &str| {
+        let mut values = response.headers().get_all(name).iter();
+        values.any(|value| value.as_bytes().to_ascii_lowercase().starts_with(with.as_bytes()))
+    };
+    response.version() == Version::HTTP_11 && (begins(VIA, "1.1 lockgate") || begins(PROXY_STATUS, "lockgate"))
+}
+
+/// Starts a gateway as a daemon, and waits until it is ready or has failed. Returns its messages until then.
+fn start_gateway(listener: UnixListener, config: &Path) -> io::Result<String> {
+    let (mut output, stderr) = io::pipe()?;
+    let mut starter = Command::new(std::env::current_exe()?);
+    starter.args(["exec", "--role", "starter", "-c"]).arg(std::path::absolute(config)?);
+    starter.stdin(OwnedFd::from(listener)).stdout(ready_stderr()?).stderr(stderr);
+    // Out of the program's process group, or Ctrl-C would stop the gateway too.
+    starter.process_group(0);
+    if !has_log_file() {
+        starter.env_remove("RUST_LOG");
+    }
+    let status = starter.status()?;
+    // Its copies of the descriptors would keep the pipe open and the socket bound.
+    drop(starter);
+    let mut text = String::new();
+    output.read_to_string(&mut text)?;
+    if !status.success() {
+        text.push_str(&format!("the gateway could not be started: {status}\n"));
+    }
+    Ok(text)
+}
+
+/// Stderr of a gateway that is ready: the log file if there is one, else the terminal, else nothing. A pipe or file of the
+/// program is not used: its reader waits for the end of the program, not of the gateway.
+fn ready_stderr() -> io::Result<Stdio> {
+    if let Some(path) = log_file() {
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        return Ok(file
+            .map_err(|error| io::Error::new(error.kind(), format!("{LOG_FILE_VARIABLE}: {}: {error}", path.display())))?
+            .into());
+    }
+    let stderr = io::stderr();
+    if stderr.is_terminal() { Ok(stderr.as_fd().try_clone_to_owned()?.into()) } else { Ok(Stdio::null()) }
+}
+
+/// Writes a gateway's messages from before it was ready to the same place as its later ones.
+fn print_startup(output: &str) {
+    let file = log_file().and_then(|path| OpenOptions::new().append(true).open(path).ok());
+    match file {
+        Some(mut file) => drop(file.write_all(output.as_bytes())),
+        None => eprint!("{output}"),
+    }
+}
+
+/// Path in [`LOG_FILE_VARIABLE`], if that is not empty.
+fn log_file() -> Option<PathBuf> {
+    std::env::var_os(LOG_FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// True if the user wants all messages of the gateway.
+pub(super) fn has_log_file() -> bool {
+    log_file().is_some()
+}
+
+/// Starts the gateway and exits, so that its parent is the system's first process.
+pub(super) fn run_starter(config_arg: Option<&Path>) -> ExitCode {
+    let started = std::env::current_exe().and_then(|program| {
+        let mut gateway = Command::new(program);
+        gateway.args(["exec", "--role", "gateway"]);
+        if let Some(config) = config_arg {
+            gateway.arg("-c").arg(config);
+        }
+        gateway.spawn()
+    });
+    match started {
+        Ok(_child) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_ours_is_told_from_others() {
+        let response = |version, name: &str, value: &str| {
+            is_lockgate(&Response::builder().version(version).header(name, value).body(Bytes::new()).unwrap())
+        };
+        assert!(response(Version::HTTP_11, "via", "1.1 lockgate"));
+        assert!(response(Version::HTTP_11, "proxy-status", "Lockgate; error=a"));
+        assert!(!response(Version::HTTP_10, "via", "1.1 lockgate"));
+        assert!(!response(Version::HTTP_11, "via", "1.1 squid"));
+        assert!(!response(Version::HTTP_11, "server", "lockgate"));
+    }
+
+    #[test]
+    fn a_gateway_that_ends_before_it_answers_is_none() {
+        let name = format!("lockgate/test/ends/{}", std::process::id());
+        let listener = join_socket::bind(&name).unwrap();
+        let waiting = {
+            let name = name.clone();
+            std::thread::spawn(move || join(&name, &[0; 32]))
+        };
+        // Both ends that a caller may see: accepted and closed, and never accepted.
+        drop(listener.accept().unwrap());
+        assert_eq!(waiting.join().unwrap().unwrap(), None);
+        let stream = dial::call(name.as_bytes()).unwrap();
+        drop(listener);
+        assert!(matches!((&stream).read(&mut [0]), Ok(0) | Err(_)));
+    }
+}
