@@ -62,7 +62,7 @@ enum CliCommand {
     },
 }
 
-/// Runs the program with the arguments of the process.
+/// Runs lockgate with the arguments of the process. Returns its exit code.
 pub fn main() -> ExitCode {
     let arguments = CliArgs::parse();
     let config_arg = arguments.config.as_deref();

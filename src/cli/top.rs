@@ -30,7 +30,7 @@ use crate::wire::http_client;
 const REFRESH: Duration = Duration::from_secs(1);
 /// Time for one answer of the gateway, long enough for a busy one; the keys that end `top` are not read meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most bytes of an answer: some hundred for each limit, of which there are fewer than 100 000.
+/// The most bytes of an answer. A limit takes some hundred, so a longer answer is not a gateway's.
 const MAX_ANSWER: usize = 64 << 20;
 const HEADINGS: [&str; 7] = ["LIMIT", "RULE", "SENT/s", "FULLEST WINDOW", "WAITING", "REFUSED/s", "KEYS"];
 

@@ -209,7 +209,7 @@ fn the_authority_is_made_and_programs_are_pointed_at_whole_paths() {
             assert!(path.is_absolute() && path.is_file(), "{name}: {}", path.display());
         }
     }
-    // Somebody else's folder, which we may only read: the files are made in one of our own.
+    // Another user's folder, which is read-only for us: the files are written to our cache.
     let home = OsString::from(folder.join("home"));
     let place = cache_dir(&folder, &|name| (name == "HOME").then(|| home.clone())).unwrap();
     assert!(place.starts_with(folder.join("home/.cache/lockgate")), "{}", place.display());
