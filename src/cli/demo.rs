@@ -1,4 +1,4 @@
-//! `lockgate demo`: a gateway with one limit before an origin that stamps arrivals, shown at work by seven requests.
+//! `lockgate demo`: shows a limit at work, by a gateway, an origin that records arrivals, and seven requests.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, BufRead, BufReader};
@@ -12,10 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use http::Request;
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http::header::HOST;
+use http_body_util::Full;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -24,6 +22,7 @@ use super::print_error;
 use crate::gate::clock::Clock;
 use crate::net::dial;
 use crate::time::Time;
+use crate::wire::http_client;
 
 /// Limit of the demo. One second is long enough to see a request wait, and short enough to wait for.
 const LIMIT: &str = "\
@@ -41,15 +40,15 @@ const QUIET: &str = "[listen]\nproxy = \"127.0.0.1:0\"\n\n[log]\nlevel = \"error
 /// Slots of the limit in a second.
 const SLOTS: usize = 5;
 
-/// Time for a connection on this machine, which takes microseconds unless nothing listens.
-const OWN_MACHINE: Duration = Duration::from_secs(5);
+/// The most bytes of a response: the origin sends six, a refusal of the gateway some hundred.
+const MAX_CONTENT: usize = 4096;
 
 /// Requests that are sent: one waits, and one more shows that the next slot has opened too.
 const REQUESTS: usize = 7;
 
 /// Runs the demo and prints what arrives at the origin.
 pub(super) fn demo() -> ExitCode {
-    match run() {
+    match run_demo() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(error.as_ref());
@@ -58,29 +57,29 @@ pub(super) fn demo() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = Folder::new()?;
-    let mut gateway = Gateway::start(&folder.0)?;
+fn run_demo() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = DemoFolder::new()?;
+    let mut gateway = GatewayProcess::start(&folder.0)?;
     let address = gateway.address()?;
     Builder::new_current_thread().enable_all().build()?.block_on(show(address))
 }
 
 /// Folder for the demo's configuration and state; removed when dropped.
-struct Folder(PathBuf);
+struct DemoFolder(PathBuf);
 
-impl Folder {
+impl DemoFolder {
     /// # Errors
     /// If the folder exists already, or cannot be made or written.
-    fn new() -> io::Result<Folder> {
+    fn new() -> io::Result<DemoFolder> {
         let path = std::env::temp_dir().join(format!("lockgate-demo-{}", std::process::id()));
         DirBuilder::new().mode(0o700).create(&path)?;
-        let folder = Folder(path);
+        let folder = DemoFolder(path);
         fs::write(folder.0.join("proxy.toml"), format!("{QUIET}{LIMIT}"))?;
         Ok(folder)
     }
 }
 
-impl Drop for Folder {
+impl Drop for DemoFolder {
     fn drop(&mut self) {
         // Only temporary files are left if it fails.
         fs::remove_dir_all(&self.0).ok();
@@ -88,20 +87,20 @@ impl Drop for Folder {
 }
 
 /// A `lockgate run` of the same program; stopped when dropped.
-struct Gateway(Child);
+struct GatewayProcess(Child);
 
-impl Gateway {
-    fn start(folder: &Path) -> io::Result<Gateway> {
+impl GatewayProcess {
+    fn start(folder: &Path) -> io::Result<GatewayProcess> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("run").arg("--config").arg(folder.join("proxy.toml"));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Ok(Gateway(command.spawn()?))
+        Ok(GatewayProcess(command.spawn()?))
     }
 
-    /// Waits until it listens.
+    /// Waits until it listens, and returns its address.
     ///
     /// # Errors
-    /// If it ends before; its own message is on stderr.
+    /// If it exits before; its own message is on stderr.
     fn address(&mut self) -> io::Result<SocketAddr> {
         let ended = || io::Error::other("the gateway of the demo did not start");
         let stdout = self.0.stdout.take().ok_or_else(ended)?;
@@ -111,7 +110,7 @@ impl Gateway {
     }
 }
 
-impl Drop for Gateway {
+impl Drop for GatewayProcess {
     fn drop(&mut self) {
         kill_process(Pid::from_child(&self.0), Signal::TERM).ok();
         self.0.wait().ok();
@@ -121,8 +120,8 @@ impl Drop for Gateway {
 /// Arrivals at the origin, in order.
 type Arrivals = Arc<Mutex<Vec<Time>>>;
 
-/// Starts an origin that stamps arrivals, and returns its address.
-async fn origin(clock: Clock, arrivals: Arrivals) -> io::Result<SocketAddr> {
+/// Starts an origin that records arrivals, and returns its address.
+async fn start_origin(clock: Clock, arrivals: Arrivals) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let stamp = move || async move {
@@ -133,20 +132,18 @@ async fn origin(clock: Clock, arrivals: Arrivals) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
+/// Sends the requests one after another, and prints each arrival.
 async fn show(gateway: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     let clock = Clock::start();
     let arrivals = Arrivals::default();
-    let origin = origin(clock, Arc::clone(&arrivals)).await?;
+    let origin = start_origin(clock, Arc::clone(&arrivals)).await?;
     println!("A gateway at {gateway} with this limit, and an origin at {origin} that stamps arrivals:\n");
     LIMIT.lines().for_each(|line| println!("    {line}"));
     println!("\nSeven requests, one after another, by http_proxy=http://{gateway}:\n");
     println!("    request  status  arrived     waited");
-    let stream = dial::reach(&gateway.ip().to_string(), gateway.port(), OWN_MACHINE).await?;
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
     for number in 1..=REQUESTS {
         let asked = clock.now();
-        let status = ask(&mut sender, origin).await?;
+        let status = get_through(gateway, origin).await?;
         let stamps = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(first), Some(last)) = (stamps.first(), stamps.last()) else {
             return Err("a request was answered that did not reach the origin".into());
@@ -160,14 +157,12 @@ async fn show(gateway: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Sends one GET through the gateway and returns the status of the answer.
-async fn ask(sender: &mut SendRequest<Empty<Bytes>>, origin: SocketAddr) -> Result<u16, Box<dyn std::error::Error>> {
-    sender.ready().await?;
-    let request = Request::get(format!("http://{origin}/")).header("host", origin.to_string()).body(Empty::new())?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status().as_u16();
-    answer.into_body().collect().await?;
-    Ok(status)
+/// Sends one GET through the gateway and returns the status of the response.
+async fn get_through(gateway: SocketAddr, origin: SocketAddr) -> Result<u16, Box<dyn std::error::Error>> {
+    let request = Request::get(format!("http://{origin}/")).header(HOST, origin.to_string()).body(Full::default())?;
+    let stream = dial::connect_address(gateway).await?;
+    let response = http_client::send(stream, request, MAX_CONTENT).await?;
+    Ok(response.status().as_u16())
 }
 
 /// The most stamps, in order of time, in any span of that length.
