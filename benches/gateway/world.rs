@@ -8,7 +8,8 @@ use super::poller::{EventFlags, Poller, Waiting, now};
 
 /// A body that no other bytes of a response end with, so that a whole answer is recognised by its tail.
 const TAIL: &[u8] = b"the origin's last words\n";
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Sat, 28 Nov 2026 12:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\r\n\
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nDate: Sat, 28 Nov 2026 12:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\r\n\
     0123456789012345678901234567890123456789the origin's last words\n";
 
 const DOOR: u64 = u64::MAX;
