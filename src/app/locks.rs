@@ -11,17 +11,17 @@ use tokio::task::spawn_blocking;
 use super::Error;
 use crate::config;
 use crate::gate::clock::Clock;
-use crate::locks::{self, Service};
+use crate::locks::{self, LockService};
 
 /// Where locks are given.
 pub(super) struct Counter {
     /// For a process that takes over.
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
-    settings: locks::Settings,
+    settings: locks::LockSettings,
     clock: Clock,
     /// Where it is told that the service does not go on.
     faults: mpsc::UnboundedSender<Error>,
-    service: RefCell<Option<Service>>,
+    service: RefCell<Option<LockService>>,
 }
 
 impl Counter {
@@ -33,7 +33,7 @@ impl Counter {
         faults: mpsc::UnboundedSender<Error>,
     ) -> io::Result<Counter> {
         let config::Locks { users, allow_from, dir, listen: _ } = settings.clone();
-        let settings = locks::Settings { users, allow_from, dir };
+        let settings = locks::LockSettings { users, allow_from, dir };
         let counter = Counter { socket: Rc::new(socket), settings, clock, faults, service: RefCell::default() };
         counter.open_again()?;
         tracing::info!(address = %counter.socket.1.local_addr()?, "giving locks");

@@ -17,18 +17,18 @@ pub(super) fn document(value: &Value) -> Response {
 /// A lock, with where it is.
 pub(super) fn lock(lock: &Lock) -> Value {
     let since = lock.since();
-    let until = since.map(|since| since + (lock.wish.lifetime * 1e9) as i128);
+    let until = since.map(|since| since + (lock.request.lifetime * 1e9) as i128);
     json!({
         "uid": *lock.uid,
-        "title": *lock.wish.title,
+        "title": *lock.request.title,
         "active": since.is_some(),
         "active_since": since.map(moment),
         "active_expires": until.map(moment),
-        "lifetime": seconds(lock.wish.lifetime),
-        "wait": seconds(lock.wish.wait),
+        "lifetime": seconds(lock.request.lifetime),
+        "wait": seconds(lock.request.wait),
         "_links": {
-            "self": { "href": format!("/locks/{}/{}", lock.wish.resource, lock.uid) },
-            "resource": { "href": format!("/resources/{}", lock.wish.resource) },
+            "self": { "href": format!("/locks/{}/{}", lock.request.resource, lock.uid) },
+            "resource": { "href": format!("/resources/{}", lock.request.resource) },
         },
     })
 }

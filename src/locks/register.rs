@@ -20,7 +20,7 @@ const BEGINNINGS: [&[u8]; 2] = [b"{\"held\":", b"{\"ended\":"];
 
 /// A lock that is held.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
-pub(super) struct Entry {
+pub(super) struct RegisterEntry {
     pub(super) uid: String,
     pub(super) resource: String,
     pub(super) title: String,
@@ -32,18 +32,18 @@ pub(super) struct Entry {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Line {
-    Held(Entry),
+enum RegisterLine {
+    Held(RegisterEntry),
     Ended(String),
 }
 
 /// A file that is appended to, and cut where an append has failed.
-pub(super) trait Appends: Write {
+pub(super) trait AppendFile: Write {
     fn size(&self) -> io::Result<u64>;
     fn cut(&mut self, size: u64) -> io::Result<()>;
 }
 
-impl Appends for File {
+impl AppendFile for File {
     fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
@@ -67,7 +67,7 @@ pub(super) struct Register<F = File> {
 /// The locks that are held, to be written to a file that takes the register's place; by any thread.
 pub(super) struct Rewrite {
     path: PathBuf,
-    held: Vec<Entry>,
+    held: Vec<RegisterEntry>,
 }
 
 impl Register {
@@ -75,7 +75,7 @@ impl Register {
     ///
     /// # Errors
     /// If it cannot be read or written, or holds what no lockgate has written.
-    pub(super) fn open(dir: &Path) -> io::Result<(Register, Vec<Entry>)> {
+    pub(super) fn open(dir: &Path) -> io::Result<(Register, Vec<RegisterEntry>)> {
         let path = dir.join(FILE);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         std::fs::create_dir_all(dir).map_err(named)?;
@@ -102,7 +102,7 @@ impl Register {
 
     /// What is to be written anew, if the file has become much longer than what is held: so many locks, which `held` names.
     /// [`Register::replace`] is to follow.
-    pub(super) fn rewrite(&mut self, count: usize, held: impl Iterator<Item = Entry>) -> Option<Rewrite> {
+    pub(super) fn rewrite(&mut self, count: usize, held: impl Iterator<Item = RegisterEntry>) -> Option<Rewrite> {
         if self.since.is_some() || self.lines < 2 * count + SLACK {
             return None;
         }
@@ -129,24 +129,24 @@ impl Register {
     }
 }
 
-impl<F: Appends> Register<F> {
+impl<F: AppendFile> Register<F> {
     /// A lock is held from here on.
     ///
     /// # Errors
     /// If that cannot be written; no reader will find it then.
-    pub(super) fn begin(&mut self, entry: &Entry) -> io::Result<()> {
-        self.append(&Line::Held(entry.clone()))
+    pub(super) fn begin(&mut self, entry: &RegisterEntry) -> io::Result<()> {
+        self.append(&RegisterLine::Held(entry.clone()))
     }
 
     /// A lock has ended before its time. If that cannot be noted it is held until its time by a later reader, or until its
     /// resource is held again.
     pub(super) fn end(&mut self, uid: &str) {
-        if let Err(error) = self.append(&Line::Ended(uid.to_owned())) {
+        if let Err(error) = self.append(&RegisterLine::Ended(uid.to_owned())) {
             tracing::warn!(%error, file = %self.path.display(), "the end of a lock cannot be noted");
         }
     }
 
-    fn append(&mut self, line: &Line) -> io::Result<()> {
+    fn append(&mut self, line: &RegisterLine) -> io::Result<()> {
         let mut text = Vec::new();
         if self.whole.is_none() {
             // What is before may not have ended.
@@ -178,7 +178,7 @@ impl Rewrite {
     pub(super) fn write(&self) -> io::Result<File> {
         let mut text = Vec::new();
         for entry in &self.held {
-            serde_json::to_writer(&mut text, &Line::Held(entry.clone())).map_err(io::Error::other)?;
+            serde_json::to_writer(&mut text, &RegisterLine::Held(entry.clone())).map_err(io::Error::other)?;
             text.push(b'\n');
         }
         let mut file = OpenOptions::new().create(true).append(true).open(self.beside())?;
@@ -210,22 +210,22 @@ impl Rewrite {
 }
 
 /// What a line says.
-enum Said {
-    This(Line),
+enum ParsedLine {
+    Whole(RegisterLine),
     /// It was not written to its end.
-    Nothing,
+    Torn,
     /// It is none of ours.
     Foreign(serde_json::Error),
 }
 
 /// The locks that are held, in the order in which they were taken; and how many lines say so.
-fn read(file: impl BufRead) -> io::Result<(Vec<Entry>, usize)> {
-    let (mut held, mut lines): (Vec<Option<Entry>>, usize) = (Vec::new(), 0);
+fn read(file: impl BufRead) -> io::Result<(Vec<RegisterEntry>, usize)> {
+    let (mut held, mut lines): (Vec<Option<RegisterEntry>>, usize) = (Vec::new(), 0);
     let (mut by_uid, mut by_resource) = (HashMap::new(), HashMap::new());
     for line in file.split(b'\n') {
         lines += 1;
         match parse(&line?) {
-            Said::This(Line::Held(entry)) => {
+            ParsedLine::Whole(RegisterLine::Held(entry)) => {
                 // Of two that hold one resource the first had ended by itself, or it would not have been given again.
                 if let Some(before) = by_resource.insert(entry.resource.clone(), held.len()) {
                     held[before] = None;
@@ -233,13 +233,13 @@ fn read(file: impl BufRead) -> io::Result<(Vec<Entry>, usize)> {
                 by_uid.insert(entry.uid.clone(), held.len());
                 held.push(Some(entry));
             }
-            Said::This(Line::Ended(uid)) => {
+            ParsedLine::Whole(RegisterLine::Ended(uid)) => {
                 if let Some(at) = by_uid.remove(&uid) {
                     held[at] = None;
                 }
             }
-            Said::Nothing => {}
-            Said::Foreign(error) => {
+            ParsedLine::Torn => {}
+            ParsedLine::Foreign(error) => {
                 let why =
                     format!("line {lines} is none of a list of locks ({error}); move the file away to begin without");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
@@ -249,20 +249,20 @@ fn read(file: impl BufRead) -> io::Result<(Vec<Entry>, usize)> {
     Ok((held.into_iter().flatten().collect(), lines))
 }
 
-fn parse(line: &[u8]) -> Said {
+fn parse(line: &[u8]) -> ParsedLine {
     let error = match serde_json::from_slice(line) {
-        Ok(said) => return Said::This(said),
+        Ok(said) => return ParsedLine::Whole(said),
         Err(error) => error,
     };
     // The end of a line that was torn is followed by a whole one if the next append did not know of it.
     let begins = |at: &usize| BEGINNINGS.iter().any(|beginning| line[*at..].starts_with(beginning));
     if let Some(said) = (1..line.len()).rfind(begins).and_then(|at| serde_json::from_slice(&line[at..]).ok()) {
-        return Said::This(said);
+        return ParsedLine::Whole(said);
     }
     // After a loss of power a file may be as long as it was, with zeros for what did not reach the disk.
     let is_cut = |beginning: &&[u8]| line.starts_with(beginning) || beginning.starts_with(line);
     let is_torn = error.is_eof() && BEGINNINGS.iter().any(is_cut) || line.contains(&0);
-    if is_torn { Said::Nothing } else { Said::Foreign(error) }
+    if is_torn { ParsedLine::Torn } else { ParsedLine::Foreign(error) }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::Notify;
 
-use super::register::{Entry, Register, Rewrite};
+use super::register::{RegisterEntry, Register, Rewrite};
 use crate::gate::{Answer, Gate, Lease, Patience, Permit};
 use crate::locker::{Caller, Claim, Key, LimitId};
 use crate::time::Time;
@@ -21,7 +21,7 @@ pub(super) type Uid = Arc<str>;
 
 /// What whoever locks has said.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Wish {
+pub(super) struct LockRequest {
     pub(super) resource: Arc<str>,
     pub(super) title: Arc<str>,
     /// In seconds.
@@ -33,12 +33,12 @@ pub(super) struct Wish {
 #[derive(Clone)]
 pub(super) struct Lock {
     pub(super) uid: Uid,
-    pub(super) wish: Wish,
-    state: State,
+    pub(super) request: LockRequest,
+    state: LockState,
 }
 
 #[derive(Clone)]
-enum State {
+enum LockState {
     /// Told if an operator ends it.
     Waits(Arc<Notify>),
     Held {
@@ -54,16 +54,16 @@ impl Lock {
     /// Since when it is held, in nanoseconds of Unix time; `None`: it is waited for.
     pub(super) fn since(&self) -> Option<i128> {
         match self.state {
-            State::Waits(_) => None,
-            State::Held { since, .. } => Some(since),
+            LockState::Waits(_) => None,
+            LockState::Held { since, .. } => Some(since),
         }
     }
 
     /// When it ends by itself; `None`: it is waited for.
     fn ends(&self) -> Option<Time> {
         match self.state {
-            State::Waits(_) => None,
-            State::Held { ends, .. } => Some(ends),
+            LockState::Waits(_) => None,
+            LockState::Held { ends, .. } => Some(ends),
         }
     }
 
@@ -74,12 +74,12 @@ impl Lock {
 }
 
 /// All locks.
-pub(super) struct Table {
+pub(super) struct LockTable {
     gate: Arc<Gate>,
-    known: Mutex<Known>,
+    known: Mutex<LockTableState>,
 }
 
-struct Known {
+struct LockTableState {
     locks: HashMap<Uid, Lock>,
     /// In the order in which they came.
     by_resource: BTreeMap<Arc<str>, Vec<Uid>>,
@@ -88,40 +88,40 @@ struct Known {
     register: Register,
 }
 
-impl Table {
+impl LockTable {
     /// What was left in this folder is taken up.
-    pub(super) fn open(dir: &Path, gate: &Arc<Gate>) -> io::Result<Table> {
+    pub(super) fn open(dir: &Path, gate: &Arc<Gate>) -> io::Result<LockTable> {
         let (register, left) = Register::open(dir)?;
-        let known = Known { locks: HashMap::new(), by_resource: BTreeMap::new(), ends: BTreeSet::new(), register };
-        let table = Table { gate: Arc::clone(gate), known: Mutex::new(known) };
+        let known = LockTableState { locks: HashMap::new(), by_resource: BTreeMap::new(), ends: BTreeSet::new(), register };
+        let table = LockTable { gate: Arc::clone(gate), known: Mutex::new(known) };
         let wall = gate.clock().wall_unix_nanos();
         for entry in left {
-            let wish = Wish {
+            let request = LockRequest {
                 resource: entry.resource.into(),
                 title: entry.title.into(),
                 wait: entry.wait,
                 lifetime: entry.lifetime,
             };
             // No longer than it was to be held, however the clock was set since.
-            let most = Duration::from_secs_f64(wish.lifetime);
+            let most = Duration::from_secs_f64(request.lifetime);
             let left = u64::try_from((entry.until - wall).max(0)).map_or(most, Duration::from_nanos).min(most);
             if left.is_zero() {
                 continue;
             }
-            let Answer::Go(permit) = table.ask(&wish.resource, None) else {
+            let Answer::Go(permit) = table.ask(&request.resource, None) else {
                 // The register names each resource once, and all of them were let in before.
-                tracing::error!(resource = &*wish.resource, "more locks were held than may be");
+                tracing::error!(resource = &*request.resource, "more locks were held than may be");
                 continue;
             };
             let since = entry.until - i128::try_from(most.as_nanos()).unwrap_or(0);
             let ends = permit.granted_at() + left;
-            let state = State::Held { lease: permit.lease(left), since, ends };
-            table.known().insert(Lock { uid: entry.uid.into(), wish, state });
+            let state = LockState::Held { lease: permit.lease(left), since, ends };
+            table.known().insert(Lock { uid: entry.uid.into(), request, state });
         }
         Ok(table)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, LockTableState> {
         // Each change is whole before anything in it can fail.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,10 +135,10 @@ impl Table {
     }
 
     /// Somebody waits from here on; told if an operator ends it.
-    pub(super) fn wait(&self, uid: &Uid, wish: &Wish) -> Arc<Notify> {
+    pub(super) fn wait(&self, uid: &Uid, request: &LockRequest) -> Arc<Notify> {
         let ended = Arc::new(Notify::new());
-        let state = State::Waits(Arc::clone(&ended));
-        self.known().insert(Lock { uid: Arc::clone(uid), wish: wish.clone(), state });
+        let state = LockState::Waits(Arc::clone(&ended));
+        self.known().insert(Lock { uid: Arc::clone(uid), request: request.clone(), state });
         ended
     }
 
@@ -146,24 +146,24 @@ impl Table {
     ///
     /// # Errors
     /// It cannot be noted; it is not held then.
-    pub(super) fn hold(&self, uid: &Uid, wish: &Wish, permit: Permit) -> io::Result<()> {
+    pub(super) fn hold(&self, uid: &Uid, request: &LockRequest, permit: Permit) -> io::Result<()> {
         let mut known = self.known();
         let clock = self.gate.clock();
-        let lifetime = Duration::from_secs_f64(wish.lifetime);
+        let lifetime = Duration::from_secs_f64(request.lifetime);
         let waited = clock.now().since(permit.granted_at());
         let since = clock.wall_unix_nanos() - i128::try_from(waited.as_nanos()).unwrap_or(0);
-        known.register.begin(&Entry {
+        known.register.begin(&RegisterEntry {
             uid: uid.to_string(),
-            resource: wish.resource.to_string(),
-            title: wish.title.to_string(),
-            wait: wish.wait,
-            lifetime: wish.lifetime,
+            resource: request.resource.to_string(),
+            title: request.title.to_string(),
+            wait: request.wait,
+            lifetime: request.lifetime,
             until: since + i128::try_from(lifetime.as_nanos()).unwrap_or(i128::MAX / 2),
         })?;
         known.remove(uid);
         let ends = permit.granted_at() + lifetime;
-        let state = State::Held { lease: permit.lease(lifetime), since, ends };
-        known.insert(Lock { uid: Arc::clone(uid), wish: wish.clone(), state });
+        let state = LockState::Held { lease: permit.lease(lifetime), since, ends };
+        known.insert(Lock { uid: Arc::clone(uid), request: request.clone(), state });
         Ok(())
     }
 
@@ -178,13 +178,13 @@ impl Table {
     /// A lock of this resource that has not ended.
     pub(super) fn find(&self, resource: &str, uid: &str) -> Option<Lock> {
         let (known, now) = (self.known(), self.now());
-        known.locks.get(uid).filter(|lock| *lock.wish.resource == *resource && !lock.is_over(now)).cloned()
+        known.locks.get(uid).filter(|lock| *lock.request.resource == *resource && !lock.is_over(now)).cloned()
     }
 
     /// Ends a lock; `false` if there is none.
     pub(super) fn end(&self, resource: &str, uid: &str) -> bool {
         let mut known = self.known();
-        let found = known.locks.get(uid).filter(|lock| *lock.wish.resource == *resource).cloned();
+        let found = known.locks.get(uid).filter(|lock| *lock.request.resource == *resource).cloned();
         found.is_some_and(|lock| known.end(&lock))
     }
 
@@ -217,7 +217,7 @@ impl Table {
         while let Some((_, uid)) = known.ends.first().filter(|(ends, _)| *ends <= now).cloned() {
             known.remove(&uid);
         }
-        let Known { locks, register, ends, .. } = &mut *known;
+        let LockTableState { locks, register, ends, .. } = &mut *known;
         register.rewrite(ends.len(), locks.values().filter_map(entry))
     }
 
@@ -232,24 +232,24 @@ impl Table {
 }
 
 /// What is noted of a lock that is held.
-fn entry(lock: &Lock) -> Option<Entry> {
-    let lifetime = i128::try_from(Duration::from_secs_f64(lock.wish.lifetime).as_nanos()).ok()?;
-    Some(Entry {
+fn entry(lock: &Lock) -> Option<RegisterEntry> {
+    let lifetime = i128::try_from(Duration::from_secs_f64(lock.request.lifetime).as_nanos()).ok()?;
+    Some(RegisterEntry {
         uid: lock.uid.to_string(),
-        resource: lock.wish.resource.to_string(),
-        title: lock.wish.title.to_string(),
-        wait: lock.wish.wait,
-        lifetime: lock.wish.lifetime,
+        resource: lock.request.resource.to_string(),
+        title: lock.request.title.to_string(),
+        wait: lock.request.wait,
+        lifetime: lock.request.lifetime,
         until: lock.since()? + lifetime,
     })
 }
 
-impl Known {
+impl LockTableState {
     fn insert(&mut self, lock: Lock) {
         if let Some(ends) = lock.ends() {
             self.ends.insert((ends, Arc::clone(&lock.uid)));
         }
-        self.by_resource.entry(Arc::clone(&lock.wish.resource)).or_default().push(Arc::clone(&lock.uid));
+        self.by_resource.entry(Arc::clone(&lock.request.resource)).or_default().push(Arc::clone(&lock.uid));
         self.locks.insert(Arc::clone(&lock.uid), lock);
     }
 
@@ -258,10 +258,10 @@ impl Known {
         if let Some(ends) = lock.ends() {
             self.ends.remove(&(ends, lock.uid));
         }
-        if let Some(uids) = self.by_resource.get_mut(&lock.wish.resource) {
+        if let Some(uids) = self.by_resource.get_mut(&lock.request.resource) {
             uids.retain(|other| other != uid);
             if uids.is_empty() {
-                self.by_resource.remove(&lock.wish.resource);
+                self.by_resource.remove(&lock.request.resource);
             }
         }
     }
@@ -275,11 +275,11 @@ impl Known {
     fn end(&mut self, lock: &Lock) -> bool {
         self.remove(&lock.uid);
         match &lock.state {
-            State::Waits(ended) => {
+            LockState::Waits(ended) => {
                 ended.notify_one();
                 true
             }
-            State::Held { lease, .. } => {
+            LockState::Held { lease, .. } => {
                 self.register.end(&lock.uid);
                 lease.end()
             }

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-fn entry(uid: &str) -> Entry {
+fn entry(uid: &str) -> RegisterEntry {
     let (resource, title) = (format!("of-{uid}"), "t".to_owned());
-    Entry { uid: uid.to_owned(), resource, title, wait: 0.5, lifetime: 1.5, until: 1 << 70 }
+    RegisterEntry { uid: uid.to_owned(), resource, title, wait: 0.5, lifetime: 1.5, until: 1 << 70 }
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -38,7 +38,7 @@ impl Write for Disk {
     }
 }
 
-impl Appends for Disk {
+impl AppendFile for Disk {
     fn size(&self) -> io::Result<u64> {
         Ok(self.bytes.len() as u64)
     }
@@ -58,7 +58,7 @@ fn uids(bytes: &[u8]) -> Vec<String> {
 
 #[test]
 fn a_disk_that_fails_at_any_byte_forgets_no_lock_that_was_given() {
-    let length = serde_json::to_vec(&Line::Held(entry("a"))).unwrap().len() + 2;
+    let length = serde_json::to_vec(&RegisterLine::Held(entry("a"))).unwrap().len() + 2;
     for can_be_cut in [true, false] {
         // The second line is torn after each of its bytes; then there is room again.
         for torn_at in 0..length {
@@ -84,8 +84,8 @@ fn a_disk_that_fails_at_any_byte_forgets_no_lock_that_was_given() {
 
 #[test]
 fn a_line_that_an_earlier_version_wrote_behind_a_torn_one_is_read() {
-    let whole = serde_json::to_vec(&Line::Held(entry("b"))).unwrap();
-    let ended = serde_json::to_vec(&Line::Ended("b".to_owned())).unwrap();
+    let whole = serde_json::to_vec(&RegisterLine::Held(entry("b"))).unwrap();
+    let ended = serde_json::to_vec(&RegisterLine::Ended("b".to_owned())).unwrap();
     for torn in 1..whole.len() {
         let glued = [&whole[..torn], &whole[..], b"\n"].concat();
         assert_eq!(uids(&glued), ["b"], "torn at {torn}");
@@ -99,8 +99,8 @@ fn a_line_that_an_earlier_version_wrote_behind_a_torn_one_is_read() {
 
 #[test]
 fn of_two_that_hold_one_resource_the_last_does() {
-    let held = |uid: &str| Line::Held(Entry { resource: "r".to_owned(), ..entry(uid) });
-    let lines = [held("a"), held("b"), Line::Ended("a".to_owned())];
+    let held = |uid: &str| RegisterLine::Held(RegisterEntry { resource: "r".to_owned(), ..entry(uid) });
+    let lines = [held("a"), held("b"), RegisterLine::Ended("a".to_owned())];
     let text: Vec<u8> =
         lines.iter().flat_map(|line| [serde_json::to_vec(line).unwrap(), b"\n".to_vec()].concat()).collect();
     assert_eq!(uids(&text), ["b"]);
@@ -109,11 +109,11 @@ fn of_two_that_hold_one_resource_the_last_does() {
 #[test]
 fn a_long_list_is_read_in_one_go() {
     let (mut text, count) = (Vec::new(), 60_000);
-    for line in (0..count).map(|uid| Line::Held(entry(&uid.to_string()))) {
+    for line in (0..count).map(|uid| RegisterLine::Held(entry(&uid.to_string()))) {
         serde_json::to_writer(&mut text, &line).unwrap();
         text.push(b'\n');
     }
-    for line in (0..count).rev().skip(1).map(|uid| Line::Ended(uid.to_string())) {
+    for line in (0..count).rev().skip(1).map(|uid| RegisterLine::Ended(uid.to_string())) {
         serde_json::to_writer(&mut text, &line).unwrap();
         text.push(b'\n');
     }
@@ -163,7 +163,7 @@ fn a_start_needs_no_room_for_another_file() {
 }
 
 /// Takes so many locks of one resource after the other, and counts how many lines are written anew for it.
-fn lines_written_anew(register: &mut Register, held: &[Entry], takes: usize) -> usize {
+fn lines_written_anew(register: &mut Register, held: &[RegisterEntry], takes: usize) -> usize {
     let mut anew = 0;
     for _ in 0..takes {
         register.begin(&entry("x")).unwrap();
@@ -184,7 +184,7 @@ fn it_does_not_grow_for_ever_and_is_not_written_anew_each_time() {
     let dir = folder("grow");
     for held in [0, 12_000] {
         let (mut register, _) = Register::open(&dir).unwrap();
-        let held: Vec<Entry> = (0..held).map(|number| entry(&number.to_string())).collect();
+        let held: Vec<RegisterEntry> = (0..held).map(|number| entry(&number.to_string())).collect();
         let takes = 2 * (held.len() + SLACK);
         let anew = lines_written_anew(&mut register, &held, takes);
         assert!(anew <= takes + held.len(), "{anew} lines for {takes}");
