@@ -1,4 +1,4 @@
-//! The calls: take, show, release; and those of operators.
+//! HTTP handlers: take, show and release a lock; list and release all as an operator.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use axum::response::{IntoResponse, Response};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
 
-use super::table::{LockTable, Uid, LockRequest};
-use super::{LockApi, LONGEST, hal};
+use super::table::{LockRequest, LockTable, Uid};
+use super::{LONGEST, LockApi, hal};
 use crate::gate::{Answer, Permit, Refused};
 use crate::lobby::{ask_for_password, may_be_rebound, refused, unknown};
 use crate::locker::Why;
 
-/// The longest name of a resource, and the longest title.
+/// Most bytes of a resource's name, and of a title. Both appear in logs and listings.
 const LONGEST_NAME: usize = 255;
 const LONGEST_TITLE: usize = 1024;
 
-/// Refuses requests of pages in a browser.
+/// Middleware that refuses requests from web pages: cross-origin (403) and DNS rebinding (421).
 pub(super) async fn reject_browsers(State(api): State<Arc<LockApi>>, request: Request, next: Next) -> Response {
     if request.headers().contains_key(ORIGIN) {
         return refused(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");
@@ -41,7 +41,10 @@ struct LockBody {
     lifetime: f64,
 }
 
-/// What is asked for, if it makes sense.
+/// Parses and checks a request for a lock.
+///
+/// # Errors
+/// The message of the 400.
 fn lock_request(resource: String, body: &[u8]) -> Result<LockRequest, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '~');
     if resource.len() > LONGEST_NAME || !resource.chars().all(fits) {
@@ -62,7 +65,7 @@ fn lock_request(resource: String, body: &[u8]) -> Result<LockRequest, String> {
     Ok(LockRequest { resource: resource.into(), title: body.title.into(), wait: body.wait, lifetime: body.lifetime })
 }
 
-/// Whoever waits and hangs up is forgotten, because this is dropped.
+/// Removes a waiter from the table when dropped: the handler's future ends when the caller hangs up.
 struct WaitGuard<'t> {
     table: &'t LockTable,
     uid: &'t Uid,
@@ -74,7 +77,8 @@ impl Drop for WaitGuard<'_> {
     }
 }
 
-/// Takes a lock, after a wait if need be.
+/// `POST /locks/{resource}`: takes a lock, after a wait of up to `wait` seconds. 201 with `Location`; 408 if it was held all
+/// that time, 409 if an operator ended the wait, 503 if the service closes or is full.
 pub(super) async fn take(
     State(api): State<Arc<LockApi>>,
     Path(resource): Path<String>,
@@ -99,7 +103,7 @@ pub(super) async fn take(
             let mut over = api.over.clone();
             tokio::select! {
                 biased;
-                () = ended.notified() => return refused(StatusCode::CONFLICT, "an operator has ended it"),
+                () = ended.notified() => return refused(StatusCode::CONFLICT, "an operator ended it"),
                 _ = over.wait_for(|over| *over) => return closing(),
                 decided = waiting => match decided {
                     Ok(permit) => permit,
@@ -113,8 +117,8 @@ pub(super) async fn take(
 
 fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, permit: Permit) -> Response {
     if let Err(error) = api.table.hold(uid, request, permit) {
-        tracing::error!(%error, "a lock cannot be noted, and so not be given");
-        return refused(StatusCode::SERVICE_UNAVAILABLE, "the gateway cannot note who holds the lock");
+        tracing::error!(%error, "cannot persist lock; request refused");
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "the lock cannot be written to the register");
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let location = format!("http://{host}/locks/{}/{uid}", request.resource);
@@ -124,15 +128,15 @@ fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, p
 fn refuse(why: Refused) -> Response {
     match why {
         Refused::Sorry(sorry) if matches!(sorry.why, Why::TimedOut | Why::TooLong | Why::Full) => {
-            refused(StatusCode::REQUEST_TIMEOUT, "somebody else held it all the time")
+            refused(StatusCode::REQUEST_TIMEOUT, "it was held by another all the time")
         }
-        Refused::Sorry(_) => busy("as many wait or hold as may"),
+        Refused::Sorry(_) => busy("too many locks are held or waited for"),
         Refused::Closing { .. } | Refused::Anew => closing(),
     }
 }
 
 fn closing() -> Response {
-    busy("the gateway is ending; ask again")
+    busy("the gateway is shutting down; ask again")
 }
 
 fn busy(why: &str) -> Response {
@@ -140,15 +144,15 @@ fn busy(why: &str) -> Response {
 }
 
 fn not_found() -> Response {
-    refused(StatusCode::NOT_FOUND, "there is no such lock: it was given back, has ended by itself, or never was")
+    refused(StatusCode::NOT_FOUND, "no such lock: it was released, has expired, or never existed")
 }
 
-/// Shows a lock.
+/// `GET /locks/{resource}/{uid}`: shows a lock.
 pub(super) async fn show(State(api): State<Arc<LockApi>>, Path((resource, uid)): Path<(String, String)>) -> Response {
     api.table.find(&resource, &uid).map_or_else(not_found, |lock| hal::document(&hal::lock(&lock)))
 }
 
-/// Gives a lock back.
+/// `DELETE /locks/{resource}/{uid}`: releases a lock. 204, or 404 if it has ended.
 pub(super) async fn release(
     State(api): State<Arc<LockApi>>,
     Path((resource, uid)): Path<(String, String)>,
@@ -156,14 +160,17 @@ pub(super) async fn release(
     if api.table.end(&resource, &uid) { StatusCode::NO_CONTENT.into_response() } else { not_found() }
 }
 
-/// Whether an operator asks; if not, the answer.
+/// Checks an operator's password.
+///
+/// # Errors
+/// The answer: 401, or 429 after too many wrong passwords.
 async fn operator(api: &LockApi, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Response> {
     let Some(passwords) = &api.passwords else { return Err(unknown()) };
     let known = ask_for_password(passwords, peer.ip(), headers, api.gate.clock()).await;
     known.map_err(IntoResponse::into_response)
 }
 
-/// Shows all resources.
+/// `GET /resources`: lists all resources.
 pub(super) async fn resources(
     State(api): State<Arc<LockApi>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -174,7 +181,7 @@ pub(super) async fn resources(
     Ok(hal::document(&hal::resources(names.iter().map(|name| &**name))))
 }
 
-/// Shows who holds a resource, and who waits for it.
+/// `GET /resources/{resource}`: lists the lock that is held and the waiters, in order.
 pub(super) async fn resource(
     State(api): State<Arc<LockApi>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -185,7 +192,7 @@ pub(super) async fn resource(
     Ok(hal::document(&hal::resource(&resource, &api.table.of(&resource))))
 }
 
-/// Ends all locks of a resource.
+/// `DELETE /resources/{resource}`: ends all locks and waits of a resource.
 pub(super) async fn release_resource(
     State(api): State<Arc<LockApi>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -194,12 +201,12 @@ pub(super) async fn release_resource(
 ) -> Result<Response, Response> {
     operator(&api, peer, &headers).await?;
     match api.table.end_all(Some(&resource)) {
-        0 => Ok(refused(StatusCode::NOT_FOUND, "nobody holds it or waits for it")),
+        0 => Ok(refused(StatusCode::NOT_FOUND, "it is neither held nor waited for")),
         _ => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }
 
-/// Ends all locks.
+/// `DELETE /resources`: ends all locks and waits.
 pub(super) async fn release_all(
     State(api): State<Arc<LockApi>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

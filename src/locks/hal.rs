@@ -1,5 +1,5 @@
-//! Locks and resources as documents of the Hypertext Application Language (draft-kelly-json-hal), as the clients of
-//! restful-distributed-lock-manager know them.
+//! HAL documents (Hypertext Application Language, draft-kelly-json-hal) of locks and resources, as clients of
+//! restful-distributed-lock-manager expect them.
 
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::table::Lock;
 
-/// A document.
+/// Response with a HAL document.
 pub(super) fn document(value: &Value) -> Response {
     (StatusCode::OK, [(CONTENT_TYPE, "application/hal+json")], value.to_string()).into_response()
 }
 
-/// A lock, with where it is.
+/// Lock with links to itself and its resource. Times are UTC, lengths are seconds.
 pub(super) fn lock(lock: &Lock) -> Value {
     let since = lock.since();
     let until = since.map(|since| since + (lock.request.lifetime * 1e9) as i128);
@@ -33,14 +33,14 @@ pub(super) fn lock(lock: &Lock) -> Value {
     })
 }
 
-/// A resource, with its locks.
+/// Resource with its locks embedded, the holder first.
 pub(super) fn resource(name: &str, locks: &[Lock]) -> Value {
     let mut value = link(name);
     value["_embedded"] = json!({ "locks": locks.iter().map(lock).collect::<Vec<_>>() });
     value
 }
 
-/// All resources.
+/// List of resources.
 pub(super) fn resources<'r>(names: impl Iterator<Item = &'r str>) -> Value {
     json!({
         "_links": { "self": { "href": "/resources" } },
@@ -52,13 +52,13 @@ fn link(name: &str) -> Value {
     json!({ "name": name, "_links": { "self": { "href": format!("/resources/{name}") } } })
 }
 
-/// A moment of UTC to the microsecond, without a zone: those clients read no other form.
+/// UTC time to the microsecond without a zone, the only form that those clients parse.
 fn moment(unix_nanos: i128) -> String {
     let stamp = Timestamp::from_nanosecond(unix_nanos).unwrap_or(Timestamp::MAX);
     stamp.strftime("%Y-%m-%dT%H:%M:%S.%6f").to_string()
 }
 
-/// Whole seconds are a whole number.
+/// Seconds as an integer where they are whole, as those clients send them.
 fn seconds(seconds: f64) -> Value {
     if seconds.fract() == 0.0 && seconds < 1e15 { json!(seconds as i64) } else { json!(seconds) }
 }

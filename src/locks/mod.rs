@@ -1,9 +1,8 @@
-//! LOCKS what is no limit of requests: one holder of a resource at a time, for a time, over a small REST API, that of
-//! restful-distributed-lock-manager.
+//! Lock service: exclusive locks with a lifetime over a REST API, compatible with restful-distributed-lock-manager.
 //!
-//! A resource is a window of the locker with room for one request under way, so waiters stand in the same kind of line: in
-//! the order of their arrival, forgotten when they hang up, and woken when the holder's time is over. Who holds what
-//! outlives the process (`register`).
+//! A resource is a window of the locker with `in_flight = 1`, so waiters queue as requests do: in order of arrival, removed
+//! when they hang up, granted when the holder's lifetime ends. Held locks outlive the process (`register`).
+//! It never limits requests, and shares no window with the proxy.
 
 mod calls;
 mod hal;
@@ -35,35 +34,35 @@ use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::password::Passwords;
 
-/// How many connections there may be at one time: each waiter has one.
+/// Most connections at one time. Each waiter has one, so it is also the most waiters.
 const MAX_CONNECTIONS: usize = 10_000;
-/// How many resources may be locked or waited for.
+/// Most resources that are locked or waited for, some 300 bytes each.
 const MAX_RESOURCES: usize = 1_000_000;
-/// The largest body.
+/// Most bytes of a request's body. A request has a title of up to 1 KiB and two numbers.
 const MAX_BODY: usize = 64 << 10;
-/// How often what has ended by itself is put away.
+/// Interval at which expired locks are removed from the table. Their windows open on time without it.
 const SWEEP: Duration = Duration::from_secs(1);
-/// The longest that anybody may wait or hold.
+/// Longest wait and longest lifetime.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// Who may lock, and where it is kept; the `[locks]` of the file.
+/// Settings of the lock service; `[locks]` in the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LockSettings {
-    /// Names and bcrypt hashes of those who may see and end other people's locks; `None`: nobody.
+    /// Names and bcrypt hashes of operators, which may list and end all locks. `None`: no operators.
     pub users: Option<Vec<(String, String)>>,
-    /// Who may come; `None`: everybody.
+    /// Address ranges of callers. `None`: any.
     pub allow_from: Option<Vec<IpNet>>,
-    /// The folder that holds what must outlive a restart.
+    /// Folder of the register, which outlives a restart.
     pub dir: PathBuf,
 }
 
-/// Whoever locks is served by it.
+/// State shared by the handlers.
 struct LockApi {
     gate: Arc<Gate>,
     table: LockTable,
     passwords: Option<Passwords>,
     allow_from: Option<Vec<IpNet>>,
-    /// Whether it listens on loopback, where it has no other names than those of loopback.
+    /// True if it listens on loopback, where a `Host` other than localhost or an address means DNS rebinding.
     on_loopback: bool,
     over: watch::Receiver<bool>,
 }
@@ -75,19 +74,19 @@ impl LockApi {
     }
 }
 
-/// The service, as long as it is there; dropped, it closes.
+/// A running lock service. Closes when dropped.
 pub struct LockService {
     over: watch::Sender<bool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// Serves whoever comes to this socket, on a thread of its own. What another process has left is taken up: it must have
-/// closed.
+/// Starts the lock service on `socket`, on a thread of its own, with the locks of the register in `settings.dir`. A process
+/// that served them before must have closed.
 ///
-/// `failed` is told if it cannot go on, a fault of the gateway's: locks would be held for ever from then on.
+/// Calls `failed` with the cause if the service stops by a fault: from then on locks would never expire.
 ///
 /// # Errors
-/// If what was left cannot be read, the system gives no thread, or the socket is of no use.
+/// If the register cannot be read or written, the system gives no thread, or the socket cannot be adopted.
 pub fn open(
     socket: TcpListener,
     settings: LockSettings,
@@ -116,23 +115,23 @@ pub fn open(
     Ok(LockService { over, thread: Some(thread) })
 }
 
-/// Serves until it is over.
+/// Serves until `over` is true.
 ///
 /// # Errors
-/// Why locks do not end by themselves any more.
+/// The cause for which locks no longer expire: the gate's timer or the sweep has stopped.
 fn serve(runtime: &Runtime, door: Listener, api: &Arc<LockApi>, mut over: watch::Receiver<bool>) -> Result<(), String> {
     runtime.block_on(async {
         let mut driving = tokio::spawn(Arc::clone(&api.gate).drive());
         let mut sweeping = tokio::spawn(sweep(Arc::clone(api)));
         let closed = async {
-            // If whoever could say so is gone, it is over too.
+            // An error means that the sender is gone: over, too.
             over.wait_for(|over| *over).await.ok();
         };
         let welcome = |peer| api.is_allowed(peer);
         let served = tokio::select! {
             () = lobby::receive(door, router(Arc::clone(api)), MAX_CONNECTIONS, welcome, closed) => Ok(()),
             ended = &mut driving => Err(match ended {
-                Ok(Ok(())) => "its timer came to its end".to_owned(),
+                Ok(Ok(())) => "its timer ended".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             }),
@@ -144,7 +143,7 @@ fn serve(runtime: &Runtime, door: Listener, api: &Arc<LockApi>, mut over: watch:
     })
 }
 
-/// Whom to tell that the service does not go on; told also if it is dropped by a panic.
+/// Reports a failure of the service, also when dropped by a panic.
 struct FailureGuard<F: FnOnce(String)>(Option<F>);
 
 impl<F: FnOnce(String)> FailureGuard<F> {
@@ -164,8 +163,7 @@ impl<F: FnOnce(String)> Drop for FailureGuard<F> {
 }
 
 impl LockService {
-    /// Nobody is let in any more, and who waits is told so. When this returns another process may take it up. Blocks the
-    /// thread.
+    /// Stops: waiters are answered 503. Another process may open the register when this returns. Blocks the thread.
     pub fn close(&mut self) {
         self.over.send_replace(true);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
@@ -186,7 +184,7 @@ async fn sweep(api: Arc<LockApi>) {
     loop {
         seldom.tick().await;
         let Some(rewrite) = api.table.sweep() else { continue };
-        // On another thread: locks are given meanwhile.
+        // On another thread, so that locks are granted meanwhile.
         let rewrite = Arc::new(rewrite);
         let writes = Arc::clone(&rewrite);
         let written = spawn_blocking(move || writes.write()).await.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -205,7 +203,7 @@ fn router(api: Arc<LockApi>) -> Router {
         .with_state(api)
 }
 
-/// One at a time, first come, first served.
+/// The limit behind each resource: one holder, first come, first served.
 fn limit() -> Limit {
     Limit {
         name: "locks".into(),

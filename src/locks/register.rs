@@ -1,8 +1,8 @@
-//! Lock register: an append-only file of the locks that are held, one line when a lock is taken, one when it is given back.
+//! Lock register: append-only file of held locks, one JSON line for each grant and one for each release.
 //!
-//! A line is written before its lock is told to anybody, so that no lock is forgotten by a process that dies. What ends by
-//! itself needs no line: its end is in it. A line that was not written as a whole was told to nobody; it is cut off, or if
-//! that fails too, ended by the next line and passed over by the reader.
+//! A line is written before the client is answered, so that a crash forgets no lock that was granted. Expiry needs no line:
+//! its time is part of the grant. A line that was written in part belongs to a grant that was refused; it is cut off, or, if
+//! that fails too, terminated by the next line and skipped by the reader.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, rename};
@@ -12,13 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "locks.jsonl";
-/// How many lines there may be beyond twice those of locks that are held, before the file is written anew: so each line is
-/// written twice at most.
+/// Lines beyond twice the held locks at which the file is rewritten: each line is written at most twice on average.
 const SLACK: usize = 10_000;
-/// How a line begins. No line has either anywhere else: within a string the quotes are escaped.
+/// Beginnings of a line. Neither occurs elsewhere in one: quotes within JSON strings are escaped.
 const BEGINNINGS: [&[u8]; 2] = [b"{\"held\":", b"{\"ended\":"];
 
-/// A lock that is held.
+/// Held lock as it is written.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub(super) struct RegisterEntry {
     pub(super) uid: String,
@@ -26,7 +25,7 @@ pub(super) struct RegisterEntry {
     pub(super) title: String,
     pub(super) wait: f64,
     pub(super) lifetime: f64,
-    /// When it ends, in nanoseconds of Unix time.
+    /// Time of its expiry, in nanoseconds of Unix time.
     pub(super) until: i128,
 }
 
@@ -37,7 +36,7 @@ enum RegisterLine {
     Ended(String),
 }
 
-/// A file that is appended to, and cut where an append has failed.
+/// File that is appended to, and truncated after an append that failed. A trait, so that tests can make it fail.
 pub(super) trait AppendFile: Write {
     fn size(&self) -> io::Result<u64>;
     fn cut(&mut self, size: u64) -> io::Result<()>;
@@ -53,28 +52,28 @@ impl AppendFile for File {
     }
 }
 
-/// The file.
+/// The register's file, open for appending.
 pub(super) struct Register<F = File> {
     path: PathBuf,
     file: F,
-    /// Its size, if its last line is known to be whole.
+    /// Size in bytes, if the last line is known to be complete.
     whole: Option<u64>,
     lines: usize,
-    /// What was appended since another file began to be written that is to take its place.
+    /// Bytes appended since a rewrite began; the new file needs them too.
     since: Option<Vec<u8>>,
 }
 
-/// The locks that are held, to be written to a file that takes the register's place; by any thread.
+/// Rewrite of the register with the held locks alone. Any thread may write it.
 pub(super) struct Rewrite {
     path: PathBuf,
     held: Vec<RegisterEntry>,
 }
 
 impl Register {
-    /// Opens it, and reads which locks were held by the process that wrote it.
+    /// Opens the register in `dir` and returns the locks that it holds, expired ones included.
     ///
     /// # Errors
-    /// If it cannot be read or written, or holds what no lockgate has written.
+    /// If it cannot be read or written, or has lines that are not a register's (`InvalidData`).
     pub(super) fn open(dir: &Path) -> io::Result<(Register, Vec<RegisterEntry>)> {
         let path = dir.join(FILE);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -90,9 +89,9 @@ impl Register {
         let renewed = rewrite.write().and_then(|file| rewrite.put(file));
         let (file, whole, lines) = match renewed {
             Ok(file) => (file, None, rewrite.held.len()),
-            // A disk without room for another file may have some for a line.
+            // A full disk may still have room for a line.
             Err(error) if !is_new => {
-                tracing::warn!(%error, file = %path.display(), "the locks cannot be written anew");
+                tracing::warn!(%error, file = %path.display(), "cannot rewrite the lock register");
                 (OpenOptions::new().append(true).open(&path).map_err(named)?, None, lines)
             }
             Err(error) => return Err(named(error)),
@@ -100,8 +99,7 @@ impl Register {
         Ok((Register { path, file, whole, lines, since: None }, rewrite.held))
     }
 
-    /// What is to be written anew, if the file has become much longer than what is held: so many locks, which `held` names.
-    /// [`Register::replace`] is to follow.
+    /// Begins a rewrite if the file has become much longer than the `count` locks in `held`. [`Register::replace`] ends it.
     pub(super) fn rewrite(&mut self, count: usize, held: impl Iterator<Item = RegisterEntry>) -> Option<Rewrite> {
         if self.since.is_some() || self.lines < 2 * count + SLACK {
             return None;
@@ -110,7 +108,8 @@ impl Register {
         Some(Rewrite { path: self.path.clone(), held: held.collect() })
     }
 
-    /// Takes the file that was written, with what was appended meanwhile, in the place of this one; or goes on with this.
+    /// Ends a rewrite: switches to the new file, after appending the lines that were written meanwhile. Keeps the old file if
+    /// that fails.
     pub(super) fn replace(&mut self, rewrite: &Rewrite, written: io::Result<File>) {
         let since = self.since.take().unwrap_or_default();
         let lines = rewrite.held.len() + since.iter().filter(|byte| **byte == b'\n').count();
@@ -121,35 +120,35 @@ impl Register {
         match replaced {
             Ok(file) => (self.file, self.whole, self.lines) = (file, None, lines),
             Err(error) => {
-                // Not tried again before as much has come again.
+                // Tried again only after as many lines again.
                 self.lines = rewrite.held.len();
-                tracing::warn!(%error, file = %self.path.display(), "the locks cannot be written anew");
+                tracing::warn!(%error, file = %self.path.display(), "cannot rewrite the lock register");
             }
         }
     }
 }
 
 impl<F: AppendFile> Register<F> {
-    /// A lock is held from here on.
+    /// Writes a grant.
     ///
     /// # Errors
-    /// If that cannot be written; no reader will find it then.
+    /// If it cannot be written; a reader skips the part that was.
     pub(super) fn begin(&mut self, entry: &RegisterEntry) -> io::Result<()> {
         self.append(&RegisterLine::Held(entry.clone()))
     }
 
-    /// A lock has ended before its time. If that cannot be noted it is held until its time by a later reader, or until its
-    /// resource is held again.
+    /// Writes a release. If that fails, a later reader takes the lock as held until it expires or its resource is granted
+    /// again.
     pub(super) fn end(&mut self, uid: &str) {
         if let Err(error) = self.append(&RegisterLine::Ended(uid.to_owned())) {
-            tracing::warn!(%error, file = %self.path.display(), "the end of a lock cannot be noted");
+            tracing::warn!(%error, file = %self.path.display(), "cannot write the release of a lock");
         }
     }
 
     fn append(&mut self, line: &RegisterLine) -> io::Result<()> {
         let mut text = Vec::new();
         if self.whole.is_none() {
-            // What is before may not have ended.
+            // The line before may be torn.
             text.push(b'\n');
         }
         serde_json::to_writer(&mut text, line).map_err(io::Error::other)?;
@@ -171,10 +170,10 @@ impl<F: AppendFile> Register<F> {
 }
 
 impl Rewrite {
-    /// Writes the locks to a file beside the register, down to the disk.
+    /// Writes and syncs a file beside the register.
     ///
     /// # Errors
-    /// If the disk does not take it.
+    /// Of the file system.
     pub(super) fn write(&self) -> io::Result<File> {
         let mut text = Vec::new();
         for entry in &self.held {
@@ -182,21 +181,21 @@ impl Rewrite {
             text.push(b'\n');
         }
         let mut file = OpenOptions::new().create(true).append(true).open(self.beside())?;
-        // One that a process left which died at this.
+        // A process may have died while writing it.
         file.set_len(0)?;
         file.write_all(&text)?;
-        // Or a loss of power may leave the name with nothing behind it.
+        // Without it a loss of power may leave the name with an empty file.
         file.sync_all()?;
         Ok(file)
     }
 
-    /// Puts it in the register's place.
+    /// Renames the new file over the register.
     ///
     /// # Errors
-    /// If the register is still the file that it was.
+    /// If the rename fails; the register is still the old file then.
     fn put(&self, file: File) -> io::Result<File> {
         rename(self.beside(), &self.path)?;
-        // No failure from here on: what is appended must go to the file that has the name by now.
+        // Not an error: appends must go to the file that has the name now.
         let synced = self.path.parent().map_or(Ok(()), |dir| File::open(dir).and_then(|dir| dir.sync_all()));
         if let Err(error) = synced {
             tracing::warn!(%error, file = %self.path.display(), "a loss of power may undo the last rewrite of the locks");
@@ -209,16 +208,16 @@ impl Rewrite {
     }
 }
 
-/// What a line says.
+/// Line of the register, parsed.
 enum ParsedLine {
     Whole(RegisterLine),
-    /// It was not written to its end.
+    /// Part of a line.
     Torn,
-    /// It is none of ours.
+    /// Anything else.
     Foreign(serde_json::Error),
 }
 
-/// The locks that are held, in the order in which they were taken; and how many lines say so.
+/// Held locks in order of their grants, and the number of lines.
 fn read(file: impl BufRead) -> io::Result<(Vec<RegisterEntry>, usize)> {
     let (mut held, mut lines): (Vec<Option<RegisterEntry>>, usize) = (Vec::new(), 0);
     let (mut by_uid, mut by_resource) = (HashMap::new(), HashMap::new());
@@ -226,7 +225,7 @@ fn read(file: impl BufRead) -> io::Result<(Vec<RegisterEntry>, usize)> {
         lines += 1;
         match parse(&line?) {
             ParsedLine::Whole(RegisterLine::Held(entry)) => {
-                // Of two that hold one resource the first had ended by itself, or it would not have been given again.
+                // Of two grants of one resource the first had expired; the second would have been refused otherwise.
                 if let Some(before) = by_resource.insert(entry.resource.clone(), held.len()) {
                     held[before] = None;
                 }
@@ -240,8 +239,9 @@ fn read(file: impl BufRead) -> io::Result<(Vec<RegisterEntry>, usize)> {
             }
             ParsedLine::Torn => {}
             ParsedLine::Foreign(error) => {
-                let why =
-                    format!("line {lines} is none of a list of locks ({error}); move the file away to begin without");
+                let why = format!(
+                    "line {lines} is not a line of a lock register ({error}); move the file away to start without it"
+                );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         }
@@ -254,12 +254,12 @@ fn parse(line: &[u8]) -> ParsedLine {
         Ok(said) => return ParsedLine::Whole(said),
         Err(error) => error,
     };
-    // The end of a line that was torn is followed by a whole one if the next append did not know of it.
+    // A torn line is followed by a complete one on the same line if the next append did not know of the tear.
     let begins = |at: &usize| BEGINNINGS.iter().any(|beginning| line[*at..].starts_with(beginning));
     if let Some(said) = (1..line.len()).rfind(begins).and_then(|at| serde_json::from_slice(&line[at..]).ok()) {
         return ParsedLine::Whole(said);
     }
-    // After a loss of power a file may be as long as it was, with zeros for what did not reach the disk.
+    // After a loss of power a file may have its length, with zeros for bytes that did not reach the disk.
     let is_cut = |beginning: &&[u8]| line.starts_with(beginning) || beginning.starts_with(line);
     let is_torn = error.is_eof() && BEGINNINGS.iter().any(is_cut) || line.contains(&0);
     if is_torn { ParsedLine::Torn } else { ParsedLine::Foreign(error) }

@@ -1,4 +1,4 @@
-//! Who holds what, and who waits for it.
+//! Lock table: locks that are held or waited for, by id and by resource.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -11,25 +11,26 @@ use std::time::Duration;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::Notify;
 
-use super::register::{RegisterEntry, Register, Rewrite};
+use super::register::{Register, RegisterEntry, Rewrite};
 use crate::gate::{Answer, Gate, Lease, Patience, Permit};
 use crate::locker::{Caller, Claim, Key, LimitId};
 use crate::time::Time;
 
-/// The name of a lock: 32 hexadecimal digits.
+/// Identifier of a lock: 32 hexadecimal digits of 128 random bits.
 pub(super) type Uid = Arc<str>;
 
-/// What whoever locks has said.
+/// Request for a lock, checked.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct LockRequest {
     pub(super) resource: Arc<str>,
     pub(super) title: Arc<str>,
-    /// In seconds.
+    /// Longest wait, in seconds from 0 to a year.
     pub(super) wait: f64,
+    /// Time until it expires, in seconds from 0.001 to a year.
     pub(super) lifetime: f64,
 }
 
-/// A lock, held or waited for.
+/// Lock that is held or waited for.
 #[derive(Clone)]
 pub(super) struct Lock {
     pub(super) uid: Uid,
@@ -39,19 +40,19 @@ pub(super) struct Lock {
 
 #[derive(Clone)]
 enum LockState {
-    /// Told if an operator ends it.
+    /// Notified if an operator ends it.
     Waits(Arc<Notify>),
     Held {
         lease: Lease,
-        /// In nanoseconds of Unix time.
+        /// Time of its grant, in nanoseconds of Unix time.
         since: i128,
-        /// When it ends by itself.
+        /// Time of its expiry.
         ends: Time,
     },
 }
 
 impl Lock {
-    /// Since when it is held, in nanoseconds of Unix time; `None`: it is waited for.
+    /// Time of its grant in nanoseconds of Unix time; `None` while it is waited for.
     pub(super) fn since(&self) -> Option<i128> {
         match self.state {
             LockState::Waits(_) => None,
@@ -59,7 +60,7 @@ impl Lock {
         }
     }
 
-    /// When it ends by itself; `None`: it is waited for.
+    /// Time of its expiry; `None` while it is waited for.
     fn ends(&self) -> Option<Time> {
         match self.state {
             LockState::Waits(_) => None,
@@ -67,13 +68,13 @@ impl Lock {
         }
     }
 
-    /// Whether it has ended by itself. The clock says so as the gate does, without the gate's lock.
+    /// True if it has expired. Same clock as the gate's, without the gate's lock.
     fn is_over(&self, now: Time) -> bool {
         self.ends().is_some_and(|ends| ends <= now)
     }
 }
 
-/// All locks.
+/// All locks, with the gate that grants them.
 pub(super) struct LockTable {
     gate: Arc<Gate>,
     known: Mutex<LockTableState>,
@@ -81,18 +82,22 @@ pub(super) struct LockTable {
 
 struct LockTableState {
     locks: HashMap<Uid, Lock>,
-    /// In the order in which they came.
+    /// Ids in order of arrival.
     by_resource: BTreeMap<Arc<str>, Vec<Uid>>,
-    /// Those that are held, by when they end.
+    /// Held locks by expiry.
     ends: BTreeSet<(Time, Uid)>,
     register: Register,
 }
 
 impl LockTable {
-    /// What was left in this folder is taken up.
+    /// Opens the register in `dir` and takes its unexpired locks again.
+    ///
+    /// # Errors
+    /// If the register cannot be read or written.
     pub(super) fn open(dir: &Path, gate: &Arc<Gate>) -> io::Result<LockTable> {
         let (register, left) = Register::open(dir)?;
-        let known = LockTableState { locks: HashMap::new(), by_resource: BTreeMap::new(), ends: BTreeSet::new(), register };
+        let known =
+            LockTableState { locks: HashMap::new(), by_resource: BTreeMap::new(), ends: BTreeSet::new(), register };
         let table = LockTable { gate: Arc::clone(gate), known: Mutex::new(known) };
         let wall = gate.clock().wall_unix_nanos();
         for entry in left {
@@ -102,15 +107,18 @@ impl LockTable {
                 wait: entry.wait,
                 lifetime: entry.lifetime,
             };
-            // No longer than it was to be held, however the clock was set since.
+            // At most its lifetime, however the wall clock was set since.
             let most = Duration::from_secs_f64(request.lifetime);
             let left = u64::try_from((entry.until - wall).max(0)).map_or(most, Duration::from_nanos).min(most);
             if left.is_zero() {
                 continue;
             }
             let Answer::Go(permit) = table.ask(&request.resource, None) else {
-                // The register names each resource once, and all of them were let in before.
-                tracing::error!(resource = &*request.resource, "more locks were held than may be");
+                // The register names each resource once, and `MAX_RESOURCES` applied to them before.
+                tracing::error!(
+                    resource = &*request.resource,
+                    "more locks in the register than are allowed; one is dropped"
+                );
                 continue;
             };
             let since = entry.until - i128::try_from(most.as_nanos()).unwrap_or(0);
@@ -122,11 +130,11 @@ impl LockTable {
     }
 
     fn known(&self) -> MutexGuard<'_, LockTableState> {
-        // Each change is whole before anything in it can fail.
+        // A panic cannot leave it half changed: every change is complete before anything in it can fail.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for the resource; `wait`: how long at most.
+    /// Asks the gate for the resource; `wait`: longest wait, `None` for the limit's own.
     pub(super) fn ask(&self, resource: &str, wait: Option<Duration>) -> Answer {
         let mut hasher = SipHasher13::new_with_key(&self.gate.seed());
         hasher.write(resource.as_bytes());
@@ -134,7 +142,7 @@ impl LockTable {
         self.gate.ask(&[claim], Caller(0), Patience { max_wait: wait, ..Patience::default() })
     }
 
-    /// Somebody waits from here on; told if an operator ends it.
+    /// Adds a waiter. The result is notified if an operator ends the wait.
     pub(super) fn wait(&self, uid: &Uid, request: &LockRequest) -> Arc<Notify> {
         let ended = Arc::new(Notify::new());
         let state = LockState::Waits(Arc::clone(&ended));
@@ -142,10 +150,11 @@ impl LockTable {
         ended
     }
 
-    /// It is held from here on, and noted before anybody is told.
+    /// Turns a waiter, or a new request, into a holder. The register is written first, so that a crash forgets no lock that
+    /// a client was told of.
     ///
     /// # Errors
-    /// It cannot be noted; it is not held then.
+    /// If the register cannot be written; the lock is not held then.
     pub(super) fn hold(&self, uid: &Uid, request: &LockRequest, permit: Permit) -> io::Result<()> {
         let mut known = self.known();
         let clock = self.gate.clock();
@@ -167,7 +176,7 @@ impl LockTable {
         Ok(())
     }
 
-    /// Somebody does not wait any more.
+    /// Removes a waiter; does nothing to a holder.
     pub(super) fn forget(&self, uid: &Uid) {
         let mut known = self.known();
         if known.locks.get(uid).is_some_and(|lock| lock.since().is_none()) {
@@ -175,43 +184,43 @@ impl LockTable {
         }
     }
 
-    /// A lock of this resource that has not ended.
+    /// Lock of this resource that has not expired.
     pub(super) fn find(&self, resource: &str, uid: &str) -> Option<Lock> {
         let (known, now) = (self.known(), self.now());
         known.locks.get(uid).filter(|lock| *lock.request.resource == *resource && !lock.is_over(now)).cloned()
     }
 
-    /// Ends a lock; `false` if there is none.
+    /// Ends a lock. Returns false if there is none.
     pub(super) fn end(&self, resource: &str, uid: &str) -> bool {
         let mut known = self.known();
         let found = known.locks.get(uid).filter(|lock| *lock.request.resource == *resource).cloned();
         found.is_some_and(|lock| known.end(&lock))
     }
 
-    /// The locks of a resource, in the order in which they came.
+    /// Locks of a resource in order of arrival.
     pub(super) fn of(&self, resource: &str) -> Vec<Lock> {
         self.known().of(resource, self.now()).cloned().collect()
     }
 
-    /// The resources that are locked or waited for.
+    /// Resources that are locked or waited for.
     pub(super) fn resources(&self) -> Vec<Arc<str>> {
         let (known, now) = (self.known(), self.now());
         known.by_resource.keys().filter(|resource| known.of(resource, now).next().is_some()).cloned().collect()
     }
 
-    /// Ends all locks of a resource, or of all; how many there were.
+    /// Ends all locks of one resource, or of all. Returns their number.
     pub(super) fn end_all(&self, resource: Option<&str>) -> usize {
         let mut known = self.known();
         let mut locks: Vec<Lock> = match resource {
             Some(resource) => known.of(resource, self.now()).cloned().collect(),
             None => known.locks.values().cloned().collect(),
         };
-        // Or a waiter would be given what its holder leaves.
+        // Waiters first, or one would be granted the lock that its holder releases.
         locks.sort_by_key(|lock| lock.since().is_some());
         locks.iter().filter(|lock| known.end(lock)).count()
     }
 
-    /// Puts away what has ended by itself; and what is to be written anew, if the register has become long.
+    /// Removes expired locks. Returns a rewrite if the register has become too long.
     pub(super) fn sweep(&self) -> Option<Rewrite> {
         let (mut known, now) = (self.known(), self.now());
         while let Some((_, uid)) = known.ends.first().filter(|(ends, _)| *ends <= now).cloned() {
@@ -221,7 +230,7 @@ impl LockTable {
         register.rewrite(ends.len(), locks.values().filter_map(entry))
     }
 
-    /// The register was written anew.
+    /// Takes the outcome of a rewrite.
     pub(super) fn rewritten(&self, rewrite: &Rewrite, written: io::Result<File>) {
         self.known().register.replace(rewrite, written);
     }
@@ -231,7 +240,7 @@ impl LockTable {
     }
 }
 
-/// What is noted of a lock that is held.
+/// Register entry of a lock; `None` while it is waited for.
 fn entry(lock: &Lock) -> Option<RegisterEntry> {
     let lifetime = i128::try_from(Duration::from_secs_f64(lock.request.lifetime).as_nanos()).ok()?;
     Some(RegisterEntry {
@@ -271,7 +280,7 @@ impl LockTableState {
         uids.filter_map(|uid| self.locks.get(uid)).filter(move |lock| !lock.is_over(now))
     }
 
-    /// Ends it, held or waited for; `false` if it had ended by itself.
+    /// Ends a lock or a wait. Returns false if the lock had expired.
     fn end(&mut self, lock: &Lock) -> bool {
         self.remove(&lock.uid);
         match &lock.state {

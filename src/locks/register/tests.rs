@@ -143,7 +143,7 @@ fn what_is_none_of_ours_is_not_believed() {
     for foreign in ["hello\nworld\n", "{\"held\":5}\n", "{\"other\":", "\u{feff}{}\n"] {
         std::fs::write(dir.join(FILE), foreign).unwrap();
         let Err(error) = Register::open(&dir) else { panic!("{foreign:?} was read") };
-        assert!(error.to_string().contains("locks.jsonl: line 1 is none of a list of locks"), "{error}");
+        assert!(error.to_string().contains("locks.jsonl: line 1 is not a line of a lock register"), "{error}");
     }
     std::fs::remove_dir_all(dir).unwrap();
 }
