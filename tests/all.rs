@@ -6,7 +6,7 @@
 mod access; // who may call, and where
 mod acquire; // permits for what is no HTTP request
 mod admin; // what operators see, and who is one
-mod architecture; // floors, purity, sizes: what the types cannot keep
+mod architecture; // layers, circles, names, sizes, prose: what the types cannot keep
 mod cli; // what the command line checks, prints and returns
 mod clients; // curl, Python, Node and Java, unchanged, in processes of their own
 mod connect; // tunnels: bytes both ways, counted

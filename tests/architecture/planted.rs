@@ -1,0 +1,93 @@
+//! Planted faults: each check reports them with file, line, rule and mend, and passes look-alikes.
+
+use super::*;
+
+const TABLE: &str = "//! | layer | modules | tasks |\n//! |---|---|---|\n//! | 2 | [`gate`], [`tls`] | |\n\
+                     //! | 1 | [`locker`], [`net`] | |\n//! | 0 | [`time`] | |\n";
+
+type Check = fn(&[File]) -> Vec<String>;
+
+fn check(check: Check, files: &[(&str, &str)]) -> Vec<String> {
+    let file = |(path, text): &(&str, &str)| File { path: (*path).to_owned(), text: (*text).to_owned() };
+    check(&files.iter().map(file).collect::<Vec<_>>())
+}
+
+/// Asserts that a check reports one fault, in a message that contains each of `parts`.
+#[track_caller]
+fn reported(rule: Check, files: &[(&str, &str)], parts: &[&str]) {
+    let faults = check(rule, files);
+    assert_eq!(faults.len(), 1, "{files:?}: {faults:?}");
+    for part in parts {
+        assert!(faults[0].contains(part), "no {part:?} in {:?}", faults[0]);
+    }
+}
+
+#[track_caller]
+fn passed(rule: Check, files: &[(&str, &str)]) {
+    assert_eq!(check(rule, files), Vec::<String>::new(), "{files:?}");
+}
+
+#[test]
+fn a_use_of_a_neighbour_or_of_a_higher_layer_is_found_however_it_is_written() {
+    for text in [
+        "\nuse crate::net::dial;",
+        "\nuse crate::{time::Time, net::{a, b}};",
+        "\nfn f() { crate::tls::x() }",
+        "\nuse super::super::gate::Gate;",
+        "\nfn f() { assert!(1 == crate::net::x()); }",
+        "\nmod a { use super::super::super::net::x; }",
+    ] {
+        let faults = check(layers::upward_uses, &[("src/lib.rs", TABLE), ("src/locker/queue.rs", text)]);
+        assert!(!faults.is_empty(), "{text}");
+        assert!(faults[0].starts_with("src/locker/queue.rs:2: layers: locker (layer 1) uses "), "{faults:?}");
+    }
+    let door = ("src/locker/mod.rs", "use super::net::dial;");
+    reported(layers::upward_uses, &[("src/lib.rs", TABLE), door], &["uses net (layer 1)", "lower layers: move"]);
+    for text in ["use crate::time::Time;", "use crate::locker::window;", "// crate::gate", "use super::net;"] {
+        passed(layers::upward_uses, &[("src/lib.rs", TABLE), ("src/locker/queue.rs", text)]);
+    }
+    let tests = ("src/locker/queue.rs", "#[cfg(test)]\nmod tests { use crate::gate::x; }");
+    passed(layers::upward_uses, &[("src/lib.rs", TABLE), tests]);
+}
+
+#[test]
+fn a_layer_table_that_differs_from_the_modules_is_found() {
+    let all = ["src/gate/mod.rs", "src/tls/mod.rs", "src/locker/mod.rs", "src/net/mod.rs", "src/time.rs"];
+    let mut files: Vec<(&str, &str)> = all.iter().map(|path| (*path, "")).collect();
+    files.push(("src/lib.rs", TABLE));
+    passed(layers::table_gaps, &files);
+    files.push(("src/cellar/mod.rs", ""));
+    files.push(("src/cellar/shelf.rs", ""));
+    reported(layers::table_gaps, &files, &["src/cellar/mod.rs:1: layer table: no row", "`cellar`; add it"]);
+    files.retain(|(path, _)| !path.contains("cellar") && *path != "src/time.rs");
+    reported(layers::table_gaps, &files, &["src/lib.rs:5: layer table: `time` is no module of src; remove it"]);
+    files.retain(|(path, _)| *path != "src/lib.rs");
+    let twice = format!("{TABLE}//! | 4 | `net` | |");
+    files.extend([("src/lib.rs", twice.as_str()), ("src/time.rs", "")]);
+    reported(layers::table_gaps, &files, &["src/lib.rs:6: layer table: `net` is named twice"]);
+}
+
+#[test]
+fn impurity_is_found_and_likeness_is_not() {
+    for text in ["std::time::Instant", "use std::{io, fmt};", "async fn f() {}", "use std::sync::{Arc, Mutex};"] {
+        let faults = check(purity::impurities, &[("src/locker/mod.rs", text)]);
+        assert!(faults[0].starts_with("src/locker/mod.rs: purity: names "), "{text}: {faults:?}");
+    }
+    for text in ["use std::sync::Arc;", "struct Instantly;", "use std::time::Duration;", "// tokio"] {
+        passed(purity::impurities, &[("src/locker/mod.rs", text)]);
+    }
+    passed(purity::impurities, &[("src/gate/mod.rs", "async fn f() {}")]);
+}
+
+#[test]
+fn side_doors_shapes_and_leftovers_are_found() {
+    reported(purity::side_doors, &[("src/proxy/origin.rs", "TcpStream::connect(a)")], &["only src/net/dial.rs opens"]);
+    passed(purity::side_doors, &[("src/net/dial.rs", "TcpStream::connect(a)")]);
+    reported(purity::side_doors, &[("src/net/dial.rs", "Instant::now()")], &["only src/gate/clock.rs reads a clock"]);
+    reported(shapes::shapes, &[("src/a.rs", "use x;")], &["src/a.rs:1: first line: "]);
+    reported(shapes::shapes, &[("src/a.rs", &"//! a\n".repeat(401))], &["src/a.rs: long file: 401 lines"]);
+    reported(shapes::shapes, &[("src/a.lua", &"-- a\n".repeat(401))], &["long file"]);
+    reported(shapes::shapes, &[("src/a.lua", "local a")], &["src/a.lua:1: first line: "]);
+    passed(shapes::shapes, &[("src/a.rs", &"//! a\n".repeat(400))]);
+    reported(shapes::left_for_later, &[("src/a.rs", concat!("// TO", "DO: more"))], &["src/a.rs: TO"]);
+}
