@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod circles;
 mod layers;
 mod planted;
 mod purity;

@@ -91,3 +91,54 @@ fn side_doors_shapes_and_leftovers_are_found() {
     passed(shapes::shapes, &[("src/a.rs", &"//! a\n".repeat(400))]);
     reported(shapes::left_for_later, &[("src/a.rs", concat!("// TO", "DO: more"))], &["src/a.rs: TO"]);
 }
+
+#[test]
+fn a_circle_among_siblings_is_found_however_it_is_written() {
+    let way = ("src/proxy/way.rs", "//! Way.\nuse super::step::{self, Step};\nfn run() {}");
+    for back in [
+        "use super::way::run;",
+        "use crate::proxy::{host, way::{self, run}};",
+        "fn f() { super::way::run() }",
+        "fn f() { select! { _ = super::way::run() => {} } }",
+        "use super::run;",
+        "use super::{Renamed as Other};",
+        "mod inner { use super::super::way; }",
+    ] {
+        let door = ("src/proxy/mod.rs", "mod step;\nmod way;\npub use way::run;\nuse self::way::{run as Renamed};");
+        let parts = [
+            "src/proxy/step.rs:1: circle: 2 files of proxy",
+            "step, way; let each use",
+            "src/proxy/way.rs:2 uses proxy::step",
+        ];
+        reported(circles::circles, &[door, way, ("src/proxy/step.rs", back)], &parts);
+    }
+    let folder = ("src/proxy/step/deep.rs", "use super::super::way::run;");
+    reported(
+        circles::circles,
+        &[way, ("src/proxy/step/mod.rs", "mod deep;"), folder],
+        &["step/deep.rs:1 uses proxy::way"],
+    );
+}
+
+#[test]
+fn a_circle_of_three_is_one_fault_and_what_only_looks_like_one_is_none() {
+    let a = ("src/net/a.rs", "use super::b::x;");
+    let b = ("src/net/b.rs", "use super::c::y;");
+    reported(circles::circles, &[a, b, ("src/net/c.rs", "use super::a::z;")], &["3 files of net", "a, b, c"]);
+    for text in [
+        "// super::a::x",
+        "//! [`super::a`]",
+        "pub(in crate::net::a) struct X;",
+        "#[cfg(test)]\nmod tests { use crate::net::a::x; }",
+        "#[cfg(test)]\nuse super::a::x;",
+        "const X: &str = \"super::a::x\";",
+        "use super::Shared;",
+        "use crate::tls::a;",
+    ] {
+        passed(circles::circles, &[a, b, ("src/net/c.rs", text), ("src/net/mod.rs", "use a::x;\nstruct Shared;")]);
+    }
+    let tests = ("src/net/c/tests.rs", "use super::super::a::x;");
+    passed(circles::circles, &[a, b, ("src/net/c.rs", "#[cfg(test)]\nmod tests;"), tests]);
+    let helper = ("src/net/c/world.rs", "use super::super::a::x;");
+    passed(circles::circles, &[a, b, ("src/net/c.rs", "#[cfg(test)]\nmod world;"), helper]);
+}
