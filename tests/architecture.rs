@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 mod circles;
 mod layers;
+mod names;
 mod planted;
 mod purity;
 mod shapes;

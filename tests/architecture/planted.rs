@@ -142,3 +142,30 @@ fn a_circle_of_three_is_one_fault_and_what_only_looks_like_one_is_none() {
     let helper = ("src/net/c/world.rs", "use super::super::a::x;");
     passed(circles::circles, &[a, b, ("src/net/c.rs", "#[cfg(test)]\nmod world;"), helper]);
 }
+
+#[test]
+fn two_types_with_one_name_are_found_local_ones_too() {
+    let one = ("src/proxy/pool.rs", "\npub struct Link;");
+    for other in ["enum Link {}", "trait Link {}", "type Link = u8;", "union Link { a: u8 }", "fn f() { struct Link; }"]
+    {
+        let parts =
+            ["src/gate/link.rs:1: type names: 2 types are named `Link`, also at src/proxy/pool.rs:2; give each"];
+        reported(names::types_with_one_name, &[("src/gate/link.rs", other), one], &parts);
+    }
+    for other in
+        ["use a::Link;", "#[cfg(test)]\nmod tests { struct Link; }", "impl Link {}", "enum E { Link }", "fn Link() {}"]
+    {
+        passed(names::types_with_one_name, &[("src/gate/link.rs", other), one]);
+    }
+    passed(names::types_with_one_name, &[("src/a.rs", "enum Error {}"), ("src/b.rs", "enum Error {}")]);
+    passed(names::types_with_one_name, &[("src/a/tests.rs", "struct Link;"), one]);
+}
+
+#[test]
+fn two_files_with_one_name_are_found() {
+    let parts = ["src/gate/line.rs:1: file names: 2 files are named line.rs, also src/proxy/line.rs; name each"];
+    reported(names::files_with_one_name, &[("src/gate/line.rs", ""), ("src/proxy/line.rs", "")], &parts);
+    let shared =
+        ["src/a/mod.rs", "src/b/mod.rs", "src/a/tests.rs", "src/b/tests.rs", "src/a/tests/x.rs", "src/b/tests/x.rs"];
+    passed(names::files_with_one_name, &shared.map(|path| (path, "")));
+}
