@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 mod circles;
+mod functions;
 mod layers;
 mod names;
 mod planted;

@@ -169,3 +169,36 @@ fn two_files_with_one_name_are_found() {
         ["src/a/mod.rs", "src/b/mod.rs", "src/a/tests.rs", "src/b/tests.rs", "src/a/tests/x.rs", "src/b/tests/x.rs"];
     passed(names::files_with_one_name, &shared.map(|path| (path, "")));
 }
+
+#[test]
+fn a_long_function_is_found() {
+    let body = "    step();\n".repeat(71);
+    let parts = ["src/a.rs:2: long function: `f` has 71 lines of code, at most 70; move a step"];
+    reported(functions::long_functions, &[("src/a.rs", &format!("//! A.\nfn f(\n) {{\n{body}}}"))], &parts);
+    let method = format!("impl A {{ fn f() {{\n{body}}} }}");
+    reported(functions::long_functions, &[("tests/a.rs", &method)], &["tests/a.rs:1: long function"]);
+    let longest = format!("/// A.\nfn f(\n) {{\n\n    // Why.\n{}}}", "    step();\n".repeat(70));
+    passed(functions::long_functions, &[("src/a.rs", &longest)]);
+    passed(functions::long_functions, &[("src/a.rs", "trait A { fn f(); }\nfn g() {}")]);
+}
+
+#[test]
+fn a_bool_parameter_is_found_and_a_prescribed_one_is_not() {
+    for text in [
+        "\nfn f(\n    a: u8, b: bool) {}",
+        "\nimpl A { pub async fn f(&self,\n b: bool) {} }",
+        "\ntrait A { fn f(&self,\n b: &mut bool); }",
+    ] {
+        let parts = ["src/a.rs:3: bool parameter: `f` takes `b: bool`; take an enum"];
+        reported(functions::bool_parameters, &[("src/a.rs", text)], &parts);
+    }
+    for text in [
+        "impl Visitor for A { fn visit_bool(&self, b: bool) {} }",
+        "fn f() -> bool { let g = |b: bool| b; g(true) }",
+        "struct A { b: bool }",
+        "#[cfg(test)]\nmod tests { fn f(b: bool) {} }",
+        "fn f(b: Option<bool>, c: fn(bool)) {}",
+    ] {
+        passed(functions::bool_parameters, &[("src/a.rs", text)]);
+    }
+}

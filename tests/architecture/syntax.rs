@@ -1,7 +1,7 @@
-//! Syntax facts about one source file: its module path, the paths it names, its types, its test code.
+//! Syntax facts about one source file: its module path, the paths it names, its types, its functions, its test code.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proc_macro2::{TokenStream, TokenTree};
@@ -13,6 +13,19 @@ use super::File;
 /// A module or item path from the crate's root: `["proxy", "exchange", "run"]`.
 pub(super) type ItemPath = Vec<String>;
 
+/// A function, method or trait method.
+pub(super) struct Function {
+    pub(super) name: String,
+    /// Line of `fn`.
+    pub(super) line: usize,
+    /// Lines between the braces; empty if there is no body or all is on one line.
+    pub(super) body: Range<usize>,
+    /// Parameters of type `bool`, `&bool` or `&mut bool`: name and line. Empty in an `impl` of a trait, whose signatures
+    /// the trait prescribes.
+    pub(super) bools: Vec<(String, usize)>,
+    pub(super) in_test: bool,
+}
+
 /// Facts about one file. `references`, `imports` and `types` leave out test code.
 #[derive(Default)]
 pub(super) struct Facts {
@@ -22,6 +35,7 @@ pub(super) struct Facts {
     /// Each name that a `use` brings into a module: the name's own path and the path it stands for.
     pub(super) imports: Vec<(ItemPath, ItemPath)>,
     pub(super) types: Vec<(String, usize)>,
+    pub(super) functions: Vec<Function>,
     /// Lines of items under `#[cfg(test)]`.
     pub(super) test_lines: Vec<RangeInclusive<usize>>,
     /// Modules declared under `#[cfg(test)]` whose text is a file of its own.
@@ -48,7 +62,8 @@ pub(super) fn facts(file: &File) -> Arc<Facts> {
 fn parse(file: &File) -> Facts {
     let parsed = syn::parse_file(&file.text).unwrap_or_else(|e| panic!("{}:{}: {e}", file.path, e.span().start().line));
     let module = module_path(&file.path);
-    let mut reader = Reader { facts: Facts { module: module.clone(), ..Facts::default() }, module, tests: 0 };
+    let mut reader =
+        Reader { facts: Facts { module: module.clone(), ..Facts::default() }, module, tests: 0, prescribed: false };
     reader.visit_file(&parsed);
     reader.facts
 }
@@ -66,6 +81,8 @@ struct Reader {
     module: ItemPath,
     /// Number of `#[cfg(test)]` items around the place being read.
     tests: usize,
+    /// True inside an `impl` of a trait.
+    prescribed: bool,
 }
 
 impl Reader {
@@ -141,6 +158,23 @@ impl Reader {
             own.push(name);
             self.facts.imports.push((own, target));
         }
+    }
+
+    fn function(&mut self, signature: &syn::Signature, block: Option<&syn::Block>) {
+        let prescribed = self.prescribed;
+        let bools = signature.inputs.iter().filter_map(|input| match input {
+            syn::FnArg::Typed(typed) if !prescribed && is_bool(&typed.ty) => {
+                let name =
+                    if let syn::Pat::Ident(pattern) = &*typed.pat { pattern.ident.to_string() } else { "_".to_owned() };
+                Some((name, typed.span().start().line))
+            }
+            syn::FnArg::Typed(_) | syn::FnArg::Receiver(_) => None,
+        });
+        let bools = bools.collect();
+        let name = signature.ident.to_string();
+        let line = signature.fn_token.span().start().line;
+        let body = block.map_or(0..0, |block| block.span().start().line + 1..block.span().end().line);
+        self.facts.functions.push(Function { name, line, body, bools, in_test: self.tests > 0 });
     }
 
     fn type_named(&mut self, name: &syn::Ident) {
@@ -229,6 +263,29 @@ impl<'ast> Visit<'ast> for Reader {
     /// Skips `pub(in crate::a)`, which uses nothing of `a`.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        let outer = std::mem::replace(&mut self.prescribed, item.trait_.is_some());
+        visit::visit_item_impl(self, item);
+        self.prescribed = outer;
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        let outer = std::mem::take(&mut self.prescribed);
+        self.function(&item.sig, Some(&item.block));
+        visit::visit_item_fn(self, item);
+        self.prescribed = outer;
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.function(&item.sig, Some(&item.block));
+        visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        self.function(&item.sig, item.default.as_ref());
+        visit::visit_trait_item_fn(self, item);
+    }
+
     fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
         self.type_named(&item.ident);
         visit::visit_item_struct(self, item);
@@ -257,6 +314,13 @@ impl<'ast> Visit<'ast> for Reader {
 
 fn is_cfg_test(attr: &syn::Attribute) -> bool {
     attr.path().is_ident("cfg") && attr.meta.require_list().is_ok_and(|list| list.tokens.to_string() == "test")
+}
+
+fn is_bool(ty: &syn::Type) -> bool {
+    if let syn::Type::Reference(reference) = ty {
+        return is_bool(&reference.elem);
+    }
+    matches!(ty, syn::Type::Path(path) if path.path.is_ident("bool"))
 }
 
 fn lines(node: &impl Spanned) -> RangeInclusive<usize> {
