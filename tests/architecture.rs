@@ -10,6 +10,7 @@ mod functions;
 mod layers;
 mod names;
 mod planted;
+mod prose;
 mod purity;
 mod shapes;
 mod syntax;

@@ -202,3 +202,54 @@ fn a_bool_parameter_is_found_and_a_prescribed_one_is_not() {
         passed(functions::bool_parameters, &[("src/a.rs", text)]);
     }
 }
+
+#[test]
+fn comment_lines_that_begin_with_a_clause_are_found() {
+    let plain = "// Reads buffered bytes first, when there are any, and what is left later.\n".repeat(100);
+    for line in ["//! What is there is read.", "    // Whether it goes.", "/// How often: never.", "//When it goes"] {
+        let text = format!("{}{}fn f() {{}}\n", plain, format!("{line}\n").repeat(4));
+        let first =
+            "src/a.rs:101: wh-clause: 4 of 104 comment lines (3.8 %) begin with a wh-clause, under 3.0 % are allowed";
+        reported(
+            prose::clauses,
+            &[("src/a.rs", &text)],
+            &[first, "; begin with a noun", "\n  src/a.rs: 4 of 104\n    101: "],
+        );
+        let text = format!("{}{}fn f() {{}}\n", plain, format!("{line}\n").repeat(3));
+        passed(prose::clauses, &[("src/a.rs", &text)]);
+    }
+    for text in ["fn f() {} // Who waits", "// Whatsoever", "// what", "#[cfg(test)]\nmod tests {\n    // Who waits\n}"]
+    {
+        passed(prose::clauses, &[("src/a.rs", text), ("src/a/tests.rs", "// Who waits")]);
+    }
+}
+
+#[test]
+fn comment_lines_that_speak_of_persons_are_found() {
+    let plain = "// Reads buffered bytes first.\n".repeat(100);
+    for line in
+        ["// It waits for whoever comes.", "/// Nobody waits.", "//! The caller whose turn it is.", "// Who's there"]
+    {
+        let text = format!("{plain}{line}\nfn f() {{}}");
+        let first = "src/b.rs:101: persons: 1 of 101 comment lines (0.9 %) speak of persons, under 0.5 % are allowed";
+        reported(
+            prose::persons,
+            &[("src/b.rs", &text)],
+            &[first, "; name the process", "\n  src/b.rs: 1 of 101\n    101: "],
+        );
+    }
+    for text in ["fn f() {} // who waits", "// somebodyelse", "#[cfg(test)]\nmod tests {\n    // for whoever waits\n}"]
+    {
+        passed(prose::persons, &[("src/a.rs", text), ("src/a/tests.rs", "// for whoever waits")]);
+    }
+}
+
+#[test]
+fn too_few_docs_are_found() {
+    let few = format!("//! A.\n/// B.\n// no doc\n{}", "fn f() {}\n".repeat(8));
+    let parts =
+        ["src/a.rs:1: docs: 2 of 11 lines are docs (18.1 %), at least 20 %", "\n  src/a.rs: 2 of 11 lines (18.1 %)"];
+    reported(prose::docs, &[("src/a.rs", &few)], &parts);
+    let tests = format!("//! A.\nfn f() {{}}\n#[cfg(test)]\nmod tests {{\n{}}}", "fn f() {}\n".repeat(20));
+    passed(prose::docs, &[("src/a.rs", &tests), ("src/a/tests.rs", &few)]);
+}
