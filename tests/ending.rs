@@ -160,6 +160,8 @@ fn descriptors_of_idle_connections_of_another_thread_serve_the_next_request() {
     assert_eq!(caller.send(ASK).answer().status, 200);
     let get = |origin: &Origin| format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url("/"), origin.authority());
     assert_eq!(other.send(get(&first)).answer().status, 200);
+    // The connection to the origin is idle before the next request of the same caller is read.
+    assert_eq!(other.send(ASK).answer().status, 200);
     leave_no_descriptor(&gateway);
     let answer = caller.send(get(&second)).answer();
     assert_eq!(answer.status, 200, "{}", answer.raw);
@@ -172,6 +174,8 @@ fn descriptors_of_idle_connections_let_the_next_caller_in() {
     let mut caller = gateway.caller();
     let get = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url("/"), origin.authority());
     assert_eq!(caller.send(get).answer().status, 200);
+    // The connection to the origin is idle before the next request of the same caller is read.
+    assert_eq!(caller.send(ASK).answer().status, 200);
     leave_no_descriptor(&gateway);
     assert_eq!(gateway.caller().send(ASK).answer().status, 200);
 }

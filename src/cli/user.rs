@@ -68,7 +68,7 @@ pub(super) fn user(command: UserCommand, config_arg: Option<&Path>) -> ExitCode 
     let existing = if replace { Existing::Replace } else { Existing::Refuse };
     match add(&name, file, existing, config_arg) {
         Ok(path) => {
-            let done = format!("{name} is in {}; a running gateway knows it after a restart\n", path.display());
+            let done = format!("{name} is in {}; a running gateway reads it on SIGHUP\n", path.display());
             // A closed stdout is no error: the user was added.
             io::stdout().lock().write_all(done.as_bytes()).ok();
             ExitCode::SUCCESS
