@@ -86,7 +86,7 @@ impl Register {
         let is_new = held.is_none();
         let (held, lines) = held.unwrap_or_default();
         let rewrite = Rewrite { path: path.clone(), held };
-        let renewed = rewrite.write().and_then(|file| rewrite.put(file));
+        let renewed = rewrite.write().and_then(|file| rewrite.put(file, sync));
         let (file, whole, lines) = match renewed {
             Ok(file) => (file, None, rewrite.held.len()),
             // A full disk may still have room for a line.
@@ -111,11 +111,15 @@ impl Register {
     /// Ends a rewrite: switches to the new file, after appending the lines that were written meanwhile. Keeps the old file if
     /// that fails.
     pub(super) fn replace(&mut self, rewrite: &Rewrite, written: io::Result<File>) {
+        self.replace_by(rewrite, written, sync);
+    }
+
+    fn replace_by(&mut self, rewrite: &Rewrite, written: io::Result<File>, sync: fn(&Path) -> io::Result<()>) {
         let since = self.since.take().unwrap_or_default();
         let lines = rewrite.held.len() + since.iter().filter(|byte| **byte == b'\n').count();
         let replaced = written.and_then(|mut file| {
             file.write_all(&since)?;
-            rewrite.put(file)
+            rewrite.put(file, sync)
         });
         match replaced {
             Ok(file) => (self.file, self.whole, self.lines) = (file, None, lines),
@@ -189,15 +193,16 @@ impl Rewrite {
         Ok(file)
     }
 
-    /// Renames the new file over the register.
+    /// Renames the new file over the register; `sync` brings the names in the folder to the disk.
     ///
     /// # Errors
     /// If the rename fails; the register is still the old file then.
-    fn put(&self, file: File) -> io::Result<File> {
+    fn put(&self, file: File, sync: fn(&Path) -> io::Result<()>) -> io::Result<File> {
         rename(self.beside(), &self.path)?;
         // Not an error: appends must go to the file that has the name now.
-        let synced = self.path.parent().map_or(Ok(()), |dir| File::open(dir).and_then(|dir| dir.sync_all()));
-        if let Err(error) = synced {
+        if let Some(dir) = self.path.parent()
+            && let Err(error) = sync(dir)
+        {
             tracing::warn!(%error, file = %self.path.display(), "a loss of power may undo the last rewrite of the locks");
         }
         Ok(file)
@@ -206,6 +211,11 @@ impl Rewrite {
     fn beside(&self) -> PathBuf {
         self.path.with_extension("new")
     }
+}
+
+/// Brings the names in `dir` to the disk.
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 /// Line of the register, parsed.
