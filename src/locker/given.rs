@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 
 use super::Locker;
 use super::ask::{Ask, AskKind, Caller, Claim, Grant, Held, Key, LimitId, Moment, Sorry, Ticket, Verdict};
-use super::record::Recorder;
 use super::slots::Slots;
 use crate::time::Time;
 
@@ -123,7 +122,7 @@ impl Locker {
     /// From here on another process decides. It has been told of the estate, and of those who wait.
     pub fn give(&mut self, now: Time) {
         self.advance(now);
-        self.recorder = Recorder::default();
+        self.recorder.give();
         self.review.clear();
         self.late.clear();
         // Those in line stay known, and nothing here lets them go.

@@ -87,6 +87,13 @@ pub(super) struct Recorder {
     walks: bool,
 }
 
+impl Recorder {
+    /// Another process writes from here on. What is not all written by then never is by this one.
+    pub(super) fn give(&mut self) {
+        *self = Recorder { is_catching_up: self.is_catching_up, ..Recorder::default() };
+    }
+}
+
 impl Locker {
     /// From here on slots of long windows are written down before they are taken; the limits first. It is so at once, by
     /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`Begin::CatchUp`]

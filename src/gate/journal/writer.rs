@@ -105,7 +105,8 @@ impl Journal {
                 gate.wrote(&Done::of(&records));
             }
         }
-        if self.standing() == Standing::CatchingUp && !gate.is_catching_up() {
+        // One that was told to end may have been waited for too long: the folder is another process's then.
+        if self.standing() == Standing::CatchingUp && !gate.is_catching_up() && !self.bell.is_over() {
             self.set_whole().map_err(redb::Error::Io)?;
             self.set_standing(Standing::Whole);
             tracing::info!("all that is counted is written");

@@ -81,6 +81,21 @@ fn while_all_is_written_anew_each_window_is_bound_from_its_own_first_page_on() {
 }
 
 #[test]
+fn a_locker_that_is_given_away_before_all_is_written_never_says_that_all_is() {
+    let mut locker = Locker::new(vec![long(60)]);
+    (0..5).for_each(|key| assert!(try_one(&mut locker, key, ms(0)).is_some()));
+    locker.begin_recording(Begin::CatchUp, ms(1));
+    write(&mut locker, 3, ms(2));
+    assert!(locker.is_catching_up() && locker.has_records());
+    locker.give(ms(3));
+    assert!(!locker.has_records(), "another process writes");
+    assert!(
+        locker.is_catching_up(),
+        "or the folder would be marked as whole, and what the other has yet to write lost"
+    );
+}
+
+#[test]
 fn a_page_that_was_named_before_an_end_is_of_no_account_afterwards() {
     let mut locker = Locker::new(vec![long(30)]);
     locker.begin_recording(Begin::Anew, ms(0));
