@@ -178,8 +178,9 @@ impl Journal {
     }
 
     fn set_whole(&self) -> io::Result<()> {
-        // Where nothing is believed after a crash there must be no mark either: the file may say something else by then.
-        if self.forgets { Ok(()) } else { self.folder.set_whole() }
+        // Where nothing is believed after a crash there must be no mark either, nor one of before: the file may say something
+        // else by then.
+        if self.forgets { self.folder.set_blind() } else { self.folder.set_whole() }
     }
 
     /// The last thing that is written: what a gateway that stops has counted.
@@ -279,7 +280,13 @@ impl Journal {
     /// The file is closed because it could not be written: it is tried again.
     fn recover(&self, gate: &Gate) {
         let recovered = match self.standing() {
-            Standing::Held => self.resume(gate).inspect(|()| tracing::info!("what is counted is written again")),
+            Standing::Held if self.folder.is_whole() => {
+                self.resume(gate).inspect(|()| tracing::info!("what is counted is written again"))
+            }
+            // The mark is gone, which perhaps is not yet on the disk.
+            Standing::Held => {
+                self.folder.set_blind().map_err(redb::Error::Io).and_then(|()| self.begin_to_catch_up(gate))
+            }
             Standing::Whole | Standing::CatchingUp | Standing::Blind => self.begin_to_catch_up(gate),
         };
         match recovered {

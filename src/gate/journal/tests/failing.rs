@@ -145,6 +145,36 @@ fn a_disk_that_could_not_be_marked_and_is_full_then_stops_nobody_any_more() {
 }
 
 #[test]
+fn a_disk_on_which_the_mark_could_not_be_seen_to_go_is_marked_again_when_all_is_written() {
+    let place = Place::new("held-unmarked");
+    let gate = open(&place.settings(), vec![limit(30, HOUR)]).unwrap();
+    break_file(&place);
+    nail_mark(&place);
+    fail(&gate);
+    assert_eq!(gate.journal_health(), Health::Held);
+    fs::remove_dir(place.0.join(WHOLE)).unwrap();
+    mend_file(&place);
+    becomes(&gate, Health::Whole);
+    assert!(place.0.join(WHOLE).exists(), "or the next crash closes all windows");
+}
+
+#[test]
+fn a_mark_of_before_is_gone_where_nothing_is_believed_after_a_crash() {
+    let place = Place::new("forgets-mark");
+    kill(open(&place.settings(), vec![limit(2, HOUR)]).unwrap());
+    assert!(place.0.join(WHOLE).exists());
+    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    assert!(!place.0.join(WHOLE).exists());
+    break_file(&place);
+    fail(&gate);
+    assert_eq!(go(&gate, 1, 3), 2);
+    kill(gate);
+    mend_file(&place);
+    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    assert_eq!(go(&gate, 1, 1), 0, "all windows are full");
+}
+
+#[test]
 fn where_nothing_is_believed_after_a_crash_a_disk_stops_nobody_and_is_never_marked_as_whole() {
     let place = Place::new("forgets");
     let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
