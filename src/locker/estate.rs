@@ -135,11 +135,15 @@ impl Locker {
         }
         let rule = &mut self.rules[id.at()];
         rule.since = since;
-        let known = |unknown: Vec<(Time, u32)>| unknown.into_iter().map(|(at, slots)| Unknown { at, slots }).collect();
-        (rule.unknown, rule.aside) = (known(unknown), known(aside));
-        rule.forget_unknown(now);
         rule.lingers = lingers;
         let settled = rule.settled_at_end(now);
+        // With the process its requests have ended.
+        let latest = if end == End::HandOver { Time::NEVER } else { settled };
+        let known = |unknown: Vec<(Time, u32)>| {
+            unknown.into_iter().map(|(at, slots)| Unknown { at: at.min(latest), slots }).collect()
+        };
+        (rule.unknown, rule.aside) = (known(unknown), known(aside));
+        rule.forget_unknown(now);
         let lost = match end {
             End::HandOver | End::Orderly => None,
             // All that is known of a long window is written down, but for the slots that a key begins with.

@@ -175,6 +175,24 @@ fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its
     assert!(locker.estate(ms(4)).limits[0].unknown.is_empty(), "another process is told all there is");
 }
 
+#[test]
+fn what_may_have_been_under_way_at_a_crash_counts_from_then_on_and_no_longer() {
+    let shared = || Limit { shared: true, ..long(30) };
+    let mut locker = Locker::new(vec![shared()]);
+    locker.begin_recording(Begin::Anew, ms(0));
+    write_all(&mut locker, ms(0));
+    locker.set_authority(None, Authority::Alone, ms(0));
+    assert_eq!(go(&mut locker, 0, ms(1)), 30);
+    let local = Limit { shared: false, name: locker.limits()[0].name.clone(), ..shared() };
+    locker.reload(vec![local], Duration::from_secs(3600), ms(2));
+    let crashed = |at: u64| {
+        let estate = Estate { limits: locker.known(), ..Estate::default() };
+        Locker::inherit(estate, End::Crash, WALL, ms(at))
+    };
+    assert_eq!(go(&mut crashed(10), 0, ms(1009)), 0, "it may have been sent just before the crash");
+    assert_eq!(go(&mut crashed(10), 0, ms(1010)), 30, "and no later");
+}
+
 /// Many limits, of which every other one is shared, with many windows each; at some of them somebody waits.
 fn crowded(limits: u32, keys: u128) -> Locker {
     let rules = (0..limits).map(|number| Limit { shared: number % 2 == 0, ..limit(2, 60_000, Kind::Sliding) });
