@@ -155,7 +155,7 @@ impl Locker {
         self.limits.push(limit);
         let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
         self.known.push(id);
-        self.follow_recording(id, self.last);
+        self.follow_recording(id, self.last, 0);
         let shared = self.rules[id.at()].shared;
         self.follow_authority(id, shared);
         self.rewrite_limits();

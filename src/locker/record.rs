@@ -153,12 +153,16 @@ impl Locker {
     }
 
     /// Brings the rule of a limit that is new or changed in line with whether anything is written down. `until`: when all
-    /// has settled that its windows may have let go before.
-    pub(super) fn follow_recording(&mut self, id: LimitId, until: Time) {
+    /// has settled that its windows may have let go before. `block`: how many slots of it were written ahead before.
+    pub(super) fn follow_recording(&mut self, id: LimitId, until: Time, block: u32) {
         let rule = &mut self.rules[id.at()];
         let was = std::mem::replace(&mut rule.recorded, false);
-        rule.recorded = self.recorder.is_on && is_written(rule);
-        if was == rule.recorded {
+        // What is on the disk says that it is written until the limits are there as they are now, and a crash before that
+        // believes it.
+        let is_believed = was && !rule.shared && !rule.dry_run && rule.counts_slots();
+        rule.recorded = self.recorder.is_on && (is_written(rule) || is_believed);
+        // Keys without a page may have taken a block by the rule of before, which a crash by this one would not count.
+        if was == rule.recorded && (!was || block <= rule.block) {
             return;
         }
         let (is_recorded, live) = (rule.recorded, rule.live);
@@ -327,8 +331,15 @@ impl Locker {
         if self.recorder.limits || self.given.is_some() {
             return;
         }
-        for id in &self.known {
+        for id in self.known.clone() {
             let rule = &mut self.rules[id.at()];
+            if rule.recorded && !is_written(rule) {
+                rule.recorded = false;
+                rule.begin_term();
+                self.recorder.doubtful.remove(&id);
+                self.review(id);
+                continue;
+            }
             rule.free = if rule.recorded { rule.block } else { 0 };
         }
     }

@@ -134,10 +134,10 @@ impl Locker {
             self.table.window_mut(window).succeed(old, &rule, &unseen, now);
         }
         (rule.recorded, rule.term, rule.catches_up) = (old.recorded, old.term, old.catches_up);
-        let was_shared = old.shared;
+        let (was_shared, block) = (old.shared, old.block);
         self.rules[id.at()] = rule;
         self.limits[id.at()] = limit;
-        self.follow_recording(id, until);
+        self.follow_recording(id, until, block);
         self.follow_authority(id, was_shared);
         self.rewrite_limits();
     }

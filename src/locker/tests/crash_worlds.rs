@@ -228,7 +228,8 @@ impl World {
         self.listen();
     }
 
-    fn live_dangerously(mut self) -> u64 {
+    /// `changes`: rules change, too.
+    fn live_dangerously(mut self, changes: bool) -> u64 {
         // What is known after a crash is less than what the oracle knows, but never more is let go.
         self.changed = true;
         self.begin_recording();
@@ -247,6 +248,10 @@ impl World {
                 6 if self.disk.fails && self.dice.one_in(4) => self.disk_recovers(),
                 6 if !self.disk.fails && self.dice.one_in(12) => self.disk_fails(),
                 7 if !self.disk.fails && self.dice.one_in(3) => self.end_blindly(),
+                8 if changes && !self.disk.fails && self.dice.one_in(12) => {
+                    self.change_a_rule();
+                    self.write_all();
+                }
                 _ => self.something_happens(now),
             }
             self.listen();
@@ -268,12 +273,17 @@ proptest! {
 
     #[test]
     fn a_locker_that_dies_at_any_moment_never_lets_more_go_than_it_may(seed: u64) {
-        World::new(seed, NATURE).live_dangerously();
+        World::new(seed, NATURE).live_dangerously(false);
+    }
+
+    #[test]
+    fn a_locker_whose_rules_change_and_that_dies_at_any_moment_lets_no_more_go_than_the_last_rule_says(seed: u64) {
+        World::new(seed, NATURE).live_dangerously(true);
     }
 }
 
 #[test]
 fn lockers_that_die_let_many_go_between() {
-    let granted: u64 = (0..30).map(|seed| World::new(seed, NATURE).live_dangerously()).sum();
+    let granted: u64 = (0..30).map(|seed| World::new(seed, NATURE).live_dangerously(false)).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }

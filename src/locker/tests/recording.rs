@@ -176,6 +176,47 @@ fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its
 }
 
 #[test]
+fn what_was_taken_of_a_block_is_known_after_a_crash_of_a_lower_limit() {
+    let mut locker = Locker::new(vec![long(30)]);
+    locker.begin_recording(Begin::Anew, ms(0));
+    write_all(&mut locker, ms(0));
+    // Of its block of ten, without a page.
+    (0..2).for_each(|_| assert!(try_one(&mut locker, 0, ms(1)).is_some()));
+    let lower = Limit { name: locker.limits()[0].name.clone(), ..long(2) };
+    locker.reload(vec![lower], Duration::from_millis(5), ms(2));
+    let mut pages = Vec::new();
+    while let Some(record) = locker.poll_record(ms(3)) {
+        match record {
+            Record::Limits => locker.limits_recorded(),
+            Record::Window(page, written) => {
+                pages.push(page);
+                locker.recorded([written], ms(3));
+            }
+            Record::Gone(..) => {}
+        }
+    }
+    let estate = Estate { limits: locker.known(), windows: pages, ..Estate::default() };
+    let mut next = Locker::inherit(estate, End::Crash, WALL, ms(10));
+    assert_eq!((go(&mut next, 0, ms(10)), go(&mut next, 1, ms(10))), (0, 2));
+}
+
+#[test]
+fn a_limit_that_becomes_short_is_written_until_the_disk_says_that_it_is_short() {
+    let mut locker = Locker::new(vec![long(30)]);
+    locker.begin_recording(Begin::Anew, ms(0));
+    write_all(&mut locker, ms(0));
+    assert_eq!(go(&mut locker, 0, ms(1)), 10);
+    let before = locker.known();
+    let short = Limit { name: locker.limits()[0].name.clone(), ..limit(30, 20, Kind::Sliding) };
+    locker.reload(vec![short], Duration::ZERO, ms(1));
+    assert_eq!(go(&mut locker, 1, ms(2)), 10, "a block, which a crash finds by what is on the disk");
+    let estate = Estate { limits: before, ..Estate::default() };
+    assert_eq!(go(&mut Locker::inherit(estate, End::Crash, WALL, ms(3)), 1, ms(3)), 20);
+    write_all(&mut locker, ms(4));
+    assert_eq!(go(&mut locker, 1, ms(4)), 20, "from here on a crash closes it");
+}
+
+#[test]
 fn what_may_have_been_under_way_at_a_crash_counts_from_then_on_and_no_longer() {
     let shared = || Limit { shared: true, ..long(30) };
     let mut locker = Locker::new(vec![shared()]);
