@@ -149,7 +149,7 @@ const FIRST_TRY: Duration = Duration::from_secs(1);
 /// How the store of shared limits is spoken to, if that is with TLS.
 fn store_tls(settings: &Settings) -> Result<Option<TlsConnector>, Error> {
     let is_tls = settings.gate.store.as_ref().is_some_and(|store| store.tls);
-    let connector = is_tls.then(|| Connector::plain(settings.proxy.tls.clone())).transpose();
+    let connector = is_tls.then(|| Connector::without_alpn(settings.proxy.tls.clone())).transpose();
     Ok(connector.map_err(proxy::Error::Roots)?)
 }
 

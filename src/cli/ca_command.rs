@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{find_config, print_error};
 use crate::config;
 use crate::gate::clock::Clock;
-use crate::tls::ca::{self, Authority, Portrait, Settings};
+use crate::tls::ca::{self, CertAuthority, CertSummary, Settings};
 
 #[derive(Subcommand, Clone, Copy, Debug)]
 pub(super) enum CaCommand {
@@ -68,38 +68,38 @@ fn execute(command: CaCommand, config_arg: Option<&Path>, wall_unix_nanos: i128)
         CaCommand::Show => Ok(show(&open_or_make(&settings, wall_unix_nanos)?, &settings)),
         CaCommand::Path => {
             open_or_make(&settings, wall_unix_nanos)?;
-            Ok(format!("{}\n", absolute(Authority::path(&settings.dir)).display()))
+            Ok(format!("{}\n", absolute(CertAuthority::path(&settings.dir)).display()))
         }
         CaCommand::Rotate if settings.covers.is_empty() => Err(Error::NoIntercept),
         CaCommand::Rotate => {
-            let portrait = ca::rotate(&settings, wall_unix_nanos)?;
-            Ok(show(&portrait, &settings) + &rotation_notes(&settings))
+            let summary = ca::rotate(&settings, wall_unix_nanos)?;
+            Ok(show(&summary, &settings) + &rotation_notes(&settings))
         }
     }
 }
 
 /// Summary of the authority's certificate; makes the authority if a host is intercepted and there is none.
-fn open_or_make(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> {
+fn open_or_make(settings: &Settings, wall_unix_nanos: i128) -> Result<CertSummary, Error> {
     if settings.covers.is_empty() {
-        return ca::look(settings, wall_unix_nanos)?.ok_or(Error::NoIntercept);
+        return ca::inspect(settings, wall_unix_nanos)?.ok_or(Error::NoIntercept);
     }
-    match ca::make(settings, wall_unix_nanos) {
+    match ca::open_or_create(settings, wall_unix_nanos) {
         // The key is readable by the gateway's user alone, the certificate by all users.
-        Err(error) if error.fault.is_denied() => Ok(ca::look_at_certificate(&settings.dir)?),
+        Err(error) if error.fault.is_denied() => Ok(ca::inspect_certificate(&settings.dir)?),
         made => Ok(made?),
     }
 }
 
-fn show(portrait: &Portrait, settings: &Settings) -> String {
-    let fingerprint: Vec<_> = portrait.fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
+fn show(summary: &CertSummary, settings: &Settings) -> String {
+    let fingerprint: Vec<_> = summary.fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
     let mut text = String::new();
     for (label, value) in [
-        ("subject", portrait.subject.clone()),
-        ("valid", format!("{} to {}", format_time(portrait.not_before), format_time(portrait.not_after))),
+        ("subject", summary.subject.clone()),
+        ("valid", format!("{} to {}", format_time(summary.not_before), format_time(summary.not_after))),
         ("SHA-256", fingerprint.join(":")),
-        ("signs for", portrait.scope.to_string()),
-        ("certificate", absolute(Authority::path(&settings.dir)).display().to_string()),
-        ("key", absolute(Authority::key_path(&settings.dir)).display().to_string()),
+        ("signs for", summary.scope.to_string()),
+        ("certificate", absolute(CertAuthority::path(&settings.dir)).display().to_string()),
+        ("key", absolute(CertAuthority::key_path(&settings.dir)).display().to_string()),
     ] {
         text.push_str(&format!("{label:<12} {value}\n"));
     }
@@ -111,7 +111,7 @@ fn show(portrait: &Portrait, settings: &Settings) -> String {
 
 /// Notes on the restarts that a new authority needs.
 fn rotation_notes(settings: &Settings) -> String {
-    let old = Authority::old_path(&settings.dir);
+    let old = CertAuthority::old_path(&settings.dir);
     let mut text = "\nThis is a new authority. Running gateways use the old one until they are restarted;
 programs must be given the new certificate (`lockgate exec` does so when it starts them).\n"
         .to_owned();

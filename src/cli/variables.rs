@@ -18,8 +18,8 @@ use rustls::server::ParsedCertificate;
 use self::no_proxy::CountedHosts;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
-use crate::tls::bundle::{Before, Bundle};
-use crate::tls::ca::{self, Authority};
+use crate::tls::bundle::{Bundle, Inherited};
+use crate::tls::ca::{self, CertAuthority};
 use crate::tls::identity::Identity;
 
 /// Variable that holds the program's credentials for the gateway, `NAME:PASSWORD`.
@@ -161,13 +161,13 @@ fn userinfo(credentials: &[u8]) -> String {
 fn bundle(settings: &ca::Settings, env: Env<'_>) -> Result<Bundle, Error> {
     let dir = std::path::absolute(&settings.dir).map_err(Error::Bundle)?;
     // Users that may not read its key can still trust an existing authority.
-    if !Authority::path(&dir).exists() {
-        ca::make(settings, Clock::start().wall_unix_nanos())?;
+    if !CertAuthority::path(&dir).exists() {
+        ca::open_or_create(settings, Clock::start().wall_unix_nanos())?;
     }
     let path = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let mut instead: Vec<_> = BUNDLE_VARIABLES.iter().chain([&BUNDLE_DIR_VARIABLE]).filter_map(path).collect();
     instead.extend(env("SSL_CERT_DIR").iter().flat_map(std::env::split_paths).filter(|dir| dir.is_dir()));
-    let before = Before { instead, added: EXTRA_CA_VARIABLES.iter().filter_map(path).collect() };
+    let before = Inherited { replacing: instead, additional: EXTRA_CA_VARIABLES.iter().filter_map(path).collect() };
     match Bundle::write(&dir, &dir, &before) {
         Err(error) if is_not_writable(&error) => {
             let Some(cache) = cache_dir(&dir, env) else { return Err(Error::Bundle(error)) };
@@ -209,7 +209,7 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
         variables.set.extend(BUNDLE_VARIABLES.map(|name| (name, bundle.all.clone().into())));
         variables.set.push((BUNDLE_DIR_VARIABLE, bundle.folder.clone().into()));
         variables.set.extend(EXTRA_CA_VARIABLES.map(|name| (name, bundle.ours.clone().into())));
-        variables.notes.extend(bundle.unread.iter().cloned());
+        variables.notes.extend(bundle.unreadable.iter().cloned());
     }
     java_options::add(address, &exceptions, &counted, bundle, env, &mut variables);
     variables

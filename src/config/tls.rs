@@ -11,7 +11,7 @@ use super::value::Pattern;
 use super::walk::{At, Place, Reader};
 use crate::gate::clock::Clock;
 use crate::proxy::pattern::HostPattern;
-use crate::tls::ca::{self, Fault};
+use crate::tls::ca::{self, CaFault};
 use crate::tls::identity::Identity;
 use crate::tls::{pem, verify};
 
@@ -88,7 +88,7 @@ fn check_patterns(intercept: &[At<Pattern<HostPattern>>], reader: &Reader<'_>) {
 /// from making it.
 fn check_authority(settings: &ca::Settings, written: &Tls, reader: &Reader<'_>) -> Option<Report> {
     let first = written.intercept.first()?;
-    let fault = match ca::look(settings, Clock::start().wall_unix_nanos()) {
+    let fault = match ca::inspect(settings, Clock::start().wall_unix_nanos()) {
         Ok(Some(_)) => return None,
         Ok(None) => {
             let place = written.ca_dir.get().map_or(&first.place, |at| &at.place);
@@ -103,20 +103,20 @@ fn check_authority(settings: &ca::Settings, written: &Tls, reader: &Reader<'_>) 
     }
     let dir = written.ca_dir.get().map_or(&first.place, |at| &at.place);
     let place = match &fault {
-        Fault::Uncovered { host, .. } => {
+        CaFault::NotCovered { host, .. } => {
             let meant = written.intercept.iter().find(|at| at.value.pattern.subtree() == *host);
             meant.map_or(dir, |at| &at.place)
         }
-        Fault::File(_)
-        | Fault::Write { .. }
-        | Fault::Half { .. }
-        | Fault::Unfit { .. }
-        | Fault::Mismatch { .. }
-        | Fault::Expired { .. }
-        | Fault::Ended { .. }
-        | Fault::Early { .. }
-        | Fault::Name(_)
-        | Fault::Making(_) => dir,
+        CaFault::File(_)
+        | CaFault::Write { .. }
+        | CaFault::Incomplete { .. }
+        | CaFault::Unusable { .. }
+        | CaFault::Mismatch { .. }
+        | CaFault::Expired { .. }
+        | CaFault::ExpiredSinceStart { .. }
+        | CaFault::NotYetValid { .. }
+        | CaFault::Name(_)
+        | CaFault::Generation(_) => dir,
     };
     reader.error(place, &fault, fault.remedy());
     None

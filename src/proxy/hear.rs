@@ -11,7 +11,7 @@ use super::headers;
 use super::heads;
 use super::refusal::Refusal;
 use super::send::Ready;
-use crate::tls::verify::late_refusal;
+use crate::tls::verify::late_rejection;
 use crate::wire::head::may_be_whole;
 use crate::wire::http2::{self, Reply};
 use crate::wire::{Conn, HeadError, ResponseHead, Version};
@@ -51,7 +51,7 @@ impl From<http2::Silence> for Silence {
 
 /// What a failed read says, if the origin has refused our certificate after its handshake.
 fn of_tls(error: &io::Error) -> Option<Silence> {
-    let error = late_refusal(error)?;
+    let error = late_rejection(error)?;
     Some(Refusal::TlsError(error.to_string()).into())
 }
 

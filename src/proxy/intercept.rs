@@ -12,7 +12,7 @@ use super::refusal::Refusal;
 use super::story::Story;
 use super::target::{Origin, Scheme};
 use super::{Proxy, answer};
-use crate::tls::accept::{FIRST_BYTE, Hello};
+use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
 use crate::wire::{Conn, Stream};
 
@@ -106,7 +106,7 @@ async fn begin(caller: &mut Caller, within: &mut Within) -> Result<Spoken, Unope
 }
 
 async fn shake(proxy: &Proxy, stream: Stream, host: &str) -> Result<(Stream, Spoken), Unopened> {
-    let hello = Hello::read(stream).await.map_err(Unopened::Handshake)?;
+    let hello = IncomingHandshake::read(stream).await.map_err(Unopened::Handshake)?;
     // A name for another host than the one that was asked for, and admitted, is domain fronting. No name is none.
     if let Some(name) = hello.server_name()
         && !name.trim_end_matches('.').eq_ignore_ascii_case(host)
@@ -129,7 +129,7 @@ pub(super) async fn greet(caller: &mut Caller, identity: Arc<ServerConfig>) -> O
     }
     let stream = caller.conn.take_stream();
     let shake = async {
-        let hello = Hello::read(stream).await?;
+        let hello = IncomingHandshake::read(stream).await?;
         accept(hello, identity).await
     };
     match caller.alarm.during(shake).await? {
@@ -145,7 +145,7 @@ pub(super) async fn greet(caller: &mut Caller, identity: Arc<ServerConfig>) -> O
     }
 }
 
-async fn accept(hello: Hello<Stream>, config: Arc<ServerConfig>) -> io::Result<(Stream, Spoken)> {
+async fn accept(hello: IncomingHandshake<Stream>, config: Arc<ServerConfig>) -> io::Result<(Stream, Spoken)> {
     let tls = hello.accept(config).await?;
     let spoken = if tls.get_ref().1.alpn_protocol() == Some(b"h2") { Spoken::Http2 } else { Spoken::Http1 };
     Ok((Stream::tls(tls), spoken))

@@ -201,7 +201,7 @@ pub struct Parts {
     opaque: Arc<opaque::Opaque>,
     identities: Vec<(pattern::HostPattern, usize)>,
     intercept: Vec<pattern::HostPattern>,
-    authority: Option<Arc<ca::Authority>>,
+    authority: Option<Arc<ca::CertAuthority>>,
     identity: Option<Made<identity::Identity, ServerConfig>>,
     rules: Vec<claims::Rule>,
     named_hosts: named_hosts::NamedHosts,
@@ -254,13 +254,14 @@ impl Parts {
     ) -> Result<Parts, Error> {
         let Shared { gate, drain, tallies, connections: _, resolver } = shared;
         let wall = gate.clock().wall_unix_nanos();
-        let authority = settings.authority.map(|authority| ca::Authority::open(&authority, wall)).transpose()?;
+        let authority = settings.authority.map(|authority| ca::CertAuthority::open(&authority, wall)).transpose()?;
         let authority = authority.map(|new| {
             let old = before.and_then(|before| before.authority.as_ref());
             old.filter(|old| old.is_same(&new)).map_or_else(|| Arc::new(new), Arc::clone)
         });
         let before_identity = before.and_then(|before| before.identity.as_ref());
-        let identity = settings.identity.map(|identity| Made::again(before_identity, identity, |it| it.server()));
+        let identity =
+            settings.identity.map(|identity| Made::again(before_identity, identity, |it| it.server_config()));
         let before_tracer = before.and_then(|before| before.tracer.as_ref());
         let clock = gate.clock();
         let start = |settings: &trace::Settings| trace::Tracer::start(settings, clock).map_err(Error::Traces);

@@ -20,7 +20,7 @@ use crate::gate::clock::Clock;
 use crate::locker::Caller;
 use crate::net::dial::{self, Attempts, Dialer, Endpoint};
 use crate::time::Time;
-use crate::tls::verify::{self, Connector, Offer, Wish};
+use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
 use crate::wire::http2::Link;
 use crate::wire::{Conn, Stream};
 
@@ -227,7 +227,7 @@ impl Origins {
     /// The TLS handshake, and the first words of HTTP/2 if the origin chose it.
     async fn greet(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<Ready, Refusal> {
         let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
-        let wish = Wish { offer, identity: identity.map(|(_, identity)| *identity) };
+        let wish = HandshakeOptions { offer, identity: identity.map(|(_, identity)| *identity) };
         let tls = self.tls.connect(&origin.host, stream, wish).await.map_err(refusal_of_tls)?;
         let chosen = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let stream = Stream::tls(tls);

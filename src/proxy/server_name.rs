@@ -14,12 +14,12 @@ use super::access::Admitted;
 use super::claims::Claims;
 use super::target::{Form, Origin, Target};
 use crate::locker::Claim;
-use crate::tls::client_hello::{Opening, Reader};
+use crate::tls::client_hello::{HelloReader, HelloState};
 use crate::wire::{Conn, RequestHead};
 
 /// Reads the first bytes of a caller in its tunnel, and holds them back until they are checked.
 pub(super) struct Guard {
-    reader: Reader,
+    reader: HelloReader,
     /// The host and port of its CONNECT.
     origin: Origin,
     admitted: Admitted,
@@ -49,7 +49,7 @@ impl Guard {
     /// `None` if the configuration names no host, so that there is nothing to check.
     pub(super) fn new(proxy: &Proxy, origin: Origin, admitted: Admitted, claims: Claims) -> Option<Box<Guard>> {
         let is_needed = !proxy.intercept.is_empty() || proxy.access.has_list() || proxy.named_hosts.has_hosts();
-        is_needed.then(|| Box::new(Guard { reader: Reader::default(), origin, admitted, claims }))
+        is_needed.then(|| Box::new(Guard { reader: HelloReader::default(), origin, admitted, claims }))
     }
 
     /// The host of its CONNECT.
@@ -69,12 +69,12 @@ impl Guard {
     ) -> Poll<io::Result<Option<Unfit>>> {
         loop {
             match self.reader.read(conn.input.bytes()) {
-                Opening::More => {}
-                Opening::Other => return Poll::Ready(Ok(None)),
-                Opening::Hello(names) => {
+                HelloState::Incomplete => {}
+                HelloState::NotTls => return Poll::Ready(Ok(None)),
+                HelloState::Hello(names) => {
                     return Poll::Ready(Ok(names.into_iter().find_map(|name| self.check(name, asker))));
                 }
-                Opening::Unreadable => return Poll::Ready(Ok(Some(Unfit::Unreadable))),
+                HelloState::Unreadable => return Poll::Ready(Ok(Some(Unfit::Unreadable))),
             }
             match ready!(conn.poll_fill(cx)) {
                 // Nothing can follow that would make a hello of it.

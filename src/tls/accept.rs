@@ -13,9 +13,9 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 pub const FIRST_BYTE: u8 = 22;
 
 /// A handshake of which the first message has come.
-pub struct Hello<S>(StartHandshake<S>);
+pub struct IncomingHandshake<S>(StartHandshake<S>);
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Hello<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> IncomingHandshake<S> {
     /// Reads the first message. It has no timeout of its own.
     ///
     /// # Errors
@@ -23,8 +23,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Hello<S> {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn read(stream: S) -> io::Result<Hello<S>> {
-        LazyConfigAcceptor::new(Acceptor::default(), stream).await.map(Hello)
+    pub async fn read(stream: S) -> io::Result<IncomingHandshake<S>> {
+        LazyConfigAcceptor::new(Acceptor::default(), stream).await.map(IncomingHandshake)
     }
 
     /// The name that the other side wants to speak to (SNI, RFC 6066 §3); addresses are never named.

@@ -1,7 +1,7 @@
 //! What programs need to believe our authority: a bundle with the system's roots beside ours, and a trust store for Java.
 
-mod hashed;
-mod java;
+mod hashed_dir;
+mod jks;
 #[cfg(test)]
 mod tests;
 
@@ -17,12 +17,12 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use super::ca::Authority;
+use super::ca::CertAuthority;
 use super::pem;
 
 /// Where distributions keep all roots in one file. They are read beside those that `SSL_CERT_FILE` names, for programs
 /// that never looked at that variable.
-const SYSTEM: [&str; 6] = [
+const SYSTEM_BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt", // Debian, Arch, Alpine, Gentoo
     "/etc/pki/tls/certs/ca-bundle.crt",   // Fedora, RHEL
     "/etc/ssl/ca-bundle.pem",             // openSUSE
@@ -43,16 +43,16 @@ pub struct Bundle {
     /// The same for Java (JKS).
     pub java: PathBuf,
     /// What could not be read of what programs believed before; why, in words.
-    pub unread: Vec<String>,
+    pub unreadable: Vec<String>,
 }
 
 /// What programs were told to believe before they are told to believe us too.
 #[derive(Clone, Default, Debug)]
-pub struct Before {
+pub struct Inherited {
     /// Files (PEM) and folders that took the place of the system's roots.
-    pub instead: Vec<PathBuf>,
+    pub replacing: Vec<PathBuf>,
     /// Files (PEM) that were added to what programs believe by themselves.
-    pub added: Vec<PathBuf>,
+    pub additional: Vec<PathBuf>,
 }
 
 /// Certificates (DER), each once, in an order that does not depend on where they were found.
@@ -65,39 +65,39 @@ impl Bundle {
     ///
     /// # Errors
     /// If the authority cannot be read, or a file cannot be written; the text names it.
-    pub fn write(dir: &Path, place: &Path, before: &Before) -> io::Result<Bundle> {
-        let authority = authority(dir)?;
-        let mut unread = Vec::new();
-        let mut roots = system();
-        let mut added = read_all(&before.added, &mut unread);
-        let mut further: Roots = &read_all(&before.instead, &mut unread) | &added;
+    pub fn write(dir: &Path, place: &Path, before: &Inherited) -> io::Result<Bundle> {
+        let authority = ca_certificates(dir)?;
+        let mut unreadable = Vec::new();
+        let mut roots = system_roots();
+        let mut added = read_all(&before.additional, &mut unreadable);
+        let mut further: Roots = &read_all(&before.replacing, &mut unreadable) | &added;
         further.retain(|root| !roots.contains(root) && !authority.contains(root));
         added.retain(|root| !authority.contains(root));
-        let mark = mark(&further);
+        let suffix = digest_suffix(&further);
         roots.append(&mut further);
         roots.retain(|root| !authority.contains(root));
         let all: Vec<&[u8]> = authority.iter().chain(&roots).map(Vec::as_slice).collect();
 
-        DirBuilder::new().recursive(true).mode(0o700).create(place).map_err(|error| unwritten(place, &error))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(place).map_err(|error| write_error(place, &error))?;
         let bundle = Bundle {
-            ours: ours(dir, place, &authority, &added)?,
-            all: place.join(format!("bundle{mark}.pem")),
-            folder: place.join(format!("bundle{mark}.d")),
-            java: place.join(format!("bundle{mark}.jks")),
-            unread,
+            ours: own_file(dir, place, &authority, &added)?,
+            all: place.join(format!("bundle{suffix}.pem")),
+            folder: place.join(format!("bundle{suffix}.d")),
+            java: place.join(format!("bundle{suffix}.jks")),
+            unreadable,
         };
-        put(&bundle.all, to_pem(&all).as_bytes())?;
-        hashed::write(&bundle.folder, &all)?;
-        put(&bundle.java, &java::trust_store(&all, made_unix_ms(&Authority::path(dir))))?;
+        write_atomically(&bundle.all, to_pem(&all).as_bytes())?;
+        hashed_dir::write(&bundle.folder, &all)?;
+        write_atomically(&bundle.java, &jks::trust_store(&all, modified_unix_ms(&CertAuthority::path(dir))))?;
         Ok(bundle)
     }
 }
 
 /// Our certificate; after a rotation the one before it too, for gateways that still run show leaves of it.
-fn authority(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
+fn ca_certificates(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
     let read = |path: PathBuf| pem::certificates(&path);
-    let mut found = read(Authority::path(dir)).map_err(io::Error::other)?;
-    match read(Authority::old_path(dir)) {
+    let mut found = read(CertAuthority::path(dir)).map_err(io::Error::other)?;
+    match read(CertAuthority::old_path(dir)) {
         Ok(old) => found.extend(old),
         Err(error) if error.is_missing() => {}
         Err(error) => return Err(io::Error::other(error)),
@@ -106,49 +106,49 @@ fn authority(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
 }
 
 /// The file for programs that add: the authority's own, unless there is more to add.
-fn ours(dir: &Path, place: &Path, authority: &[Vec<u8>], added: &Roots) -> io::Result<PathBuf> {
+fn own_file(dir: &Path, place: &Path, authority: &[Vec<u8>], added: &Roots) -> io::Result<PathBuf> {
     if authority.len() == 1 && added.is_empty() {
-        return Ok(Authority::path(dir));
+        return Ok(CertAuthority::path(dir));
     }
-    let path = place.join(format!("added{}.pem", mark(added)));
+    let path = place.join(format!("added{}.pem", digest_suffix(added)));
     let all: Vec<&[u8]> = authority.iter().chain(added).map(Vec::as_slice).collect();
-    put(&path, to_pem(&all).as_bytes())?;
+    write_atomically(&path, to_pem(&all).as_bytes())?;
     Ok(path)
 }
 
 /// What the system believes.
-fn system() -> Roots {
+fn system_roots() -> Roots {
     // The library looks at these two first, and then nowhere else.
     let told = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     let mut found = rustls_native_certs::load_native_certs().certs;
-    if told && let Some(path) = SYSTEM.iter().map(Path::new).find(|path| path.exists()) {
+    if told && let Some(path) = SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists()) {
         found.extend(rustls_native_certs::load_certs_from_paths(Some(path), None).certs);
     }
-    usable(found)
+    usable_roots(found)
 }
 
-/// The certificates in files and folders; what cannot be read is said in `unread`.
-fn read_all(paths: &[PathBuf], unread: &mut Vec<String>) -> Roots {
+/// The certificates in files and folders; what cannot be read is said in `unreadable`.
+fn read_all(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Roots {
     let mut roots = Roots::new();
     for path in paths {
         let found = match path.is_dir() {
             true => rustls_native_certs::load_certs_from_paths(None, Some(path)),
             false => rustls_native_certs::load_certs_from_paths(Some(path), None),
         };
-        unread.extend(found.errors.iter().map(ToString::to_string));
-        roots.append(&mut usable(found.certs));
+        unreadable.extend(found.errors.iter().map(ToString::to_string));
+        roots.append(&mut usable_roots(found.certs));
     }
     roots
 }
 
 /// What can serve as a root; Java gives up on a store with anything else in it.
-fn usable(certificates: Vec<CertificateDer<'static>>) -> Roots {
+fn usable_roots(certificates: Vec<CertificateDer<'static>>) -> Roots {
     let is_root = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
     certificates.into_iter().filter(is_root).map(|certificate| certificate.to_vec()).collect()
 }
 
 /// A part of a file's name that tells sets of roots apart; none for none.
-fn mark(roots: &Roots) -> String {
+fn digest_suffix(roots: &Roots) -> String {
     if roots.is_empty() {
         return String::new();
     }
@@ -176,14 +176,14 @@ fn to_pem(certificates: &[&[u8]]) -> String {
 }
 
 /// When a file was written; a date that stays the same makes a store that stays the same.
-fn made_unix_ms(path: &Path) -> u64 {
+fn modified_unix_ms(path: &Path) -> u64 {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     let since = modified.ok().and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
     since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 /// Makes the file hold `content`, which is there as a whole or not at all; any user may read it.
-fn put(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|there| there == content) {
         return Ok(());
     }
@@ -199,10 +199,10 @@ fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     written.map_err(|error| {
         // It may never have been there.
         fs::remove_file(&new).ok();
-        unwritten(path, &error)
+        write_error(path, &error)
     })
 }
 
-fn unwritten(path: &Path, error: &io::Error) -> io::Error {
+fn write_error(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
 }

@@ -1,8 +1,8 @@
 //! Our authority: made, kept, rotated; leaf certificates on demand.
 
-mod constraints;
-mod keep;
+mod files;
 mod leaf;
+mod name_scope;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-pub use self::constraints::Scope;
-use self::leaf::Leaves;
+use self::leaf::LeafIssuer;
+pub use self::name_scope::NameScope;
 use super::pem;
 
 /// The key's file in the folder of the authority.
@@ -60,18 +60,18 @@ impl fmt::Display for Subtree {
 #[error("{fault}; {}", fault.remedy())]
 pub struct Error {
     /// What is wrong. It is not the source, for its words are in ours.
-    pub fault: Fault,
+    pub fault: CaFault,
 }
 
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Error {
+impl From<CaFault> for Error {
+    fn from(fault: CaFault) -> Error {
         Error { fault }
     }
 }
 
 /// What is wrong with an authority.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum CaFault {
     /// A file of it cannot be used.
     #[error(transparent)]
     File(#[from] pem::Error),
@@ -85,7 +85,7 @@ pub enum Fault {
     },
     /// One of the two files is gone.
     #[error("{} is there, but {} is not", there.display(), missing.display())]
-    Half {
+    Incomplete {
         /// What is left.
         there: PathBuf,
         /// What is gone.
@@ -93,7 +93,7 @@ pub enum Fault {
     },
     /// A file holds something else, or what is broken.
     #[error("{} cannot be used as our authority: {why}", path.display())]
-    Unfit {
+    Unusable {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -117,13 +117,13 @@ pub enum Fault {
     },
     /// Its time ended while the gateway ran.
     #[error("our authority expired on {until}")]
-    Ended {
+    ExpiredSinceStart {
         /// Its last moment.
         until: String,
     },
     /// Its time has not come.
     #[error("the authority in {} is not valid before {from}", path.display())]
-    Early {
+    NotYetValid {
         /// The certificate's file.
         path: PathBuf,
         /// Its first moment.
@@ -131,28 +131,28 @@ pub enum Fault {
     },
     /// It was made when `intercept` named other hosts.
     #[error("the authority in {} may not vouch for {host}, only for {scope}", path.display())]
-    Uncovered {
+    NotCovered {
         /// The certificate's file.
         path: PathBuf,
         /// What it may not vouch for.
         host: Subtree,
         /// What it may vouch for.
-        scope: Box<Scope>,
+        scope: Box<NameScope>,
     },
     /// A leaf cannot be made for this host.
     #[error("{0:?} is not a name that a certificate can bear")]
     Name(String),
     /// Making a key or a certificate failed.
     #[error("a certificate cannot be made: {0}")]
-    Making(String),
+    Generation(String),
 }
 
-impl Fault {
+impl CaFault {
     /// What to do about it.
     pub fn remedy(&self) -> String {
         const ROTATE: &str = "`lockgate ca rotate` makes a new authority";
         match self {
-            Fault::File(error) => match error {
+            CaFault::File(error) => match error {
                 pem::Error::Exposed { .. } => error.remedy(),
                 pem::Error::Read { .. } => "only the user whose file it is can run the gateway".to_owned(),
                 pem::Error::NotPem { .. }
@@ -160,31 +160,32 @@ impl Fault {
                 | pem::Error::NoKey(_)
                 | pem::Error::Encrypted(_) => ROTATE.to_owned(),
             },
-            Fault::Write { .. } => {
+            CaFault::Write { .. } => {
                 "let the gateway's user write there, or name another folder in [tls] ca_dir".to_owned()
             }
-            Fault::Half { missing, .. } => format!("put {} back; or {ROTATE}", missing.display()),
-            Fault::Unfit { .. } | Fault::Mismatch { .. } | Fault::Expired { .. } | Fault::Ended { .. } => {
-                ROTATE.to_owned()
-            }
-            Fault::Early { .. } => format!("is the clock right? If so, {ROTATE}"),
-            Fault::Uncovered { .. } => {
+            CaFault::Incomplete { missing, .. } => format!("put {} back; or {ROTATE}", missing.display()),
+            CaFault::Unusable { .. }
+            | CaFault::Mismatch { .. }
+            | CaFault::Expired { .. }
+            | CaFault::ExpiredSinceStart { .. } => ROTATE.to_owned(),
+            CaFault::NotYetValid { .. } => format!("is the clock right? If so, {ROTATE}"),
+            CaFault::NotCovered { .. } => {
                 format!("{ROTATE} for the hosts that [tls] intercept names now")
             }
-            Fault::Name(_) => "no tunnel to it can be opened".to_owned(),
-            Fault::Making(_) => "is the system out of random numbers, or is the gateway stopping?".to_owned(),
+            CaFault::Name(_) => "no tunnel to it can be opened".to_owned(),
+            CaFault::Generation(_) => "is the system out of random numbers, or is the gateway stopping?".to_owned(),
         }
     }
 
     /// Whether a file is there, and is kept from us: somebody else's authority, which that one can use.
     pub fn is_denied(&self) -> bool {
-        matches!(self, Fault::File(error) if error.is_denied())
+        matches!(self, CaFault::File(error) if error.is_denied())
     }
 }
 
 /// What there is to say about the certificate of an authority.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Portrait {
+pub struct CertSummary {
     /// Its name.
     pub subject: String,
     /// Its first second, in Unix time.
@@ -194,28 +195,28 @@ pub struct Portrait {
     /// SHA-256 of it.
     pub fingerprint: [u8; 32],
     /// For whom it may vouch.
-    pub scope: Scope,
+    pub scope: NameScope,
 }
 
 /// Our authority, with the leaves that it has signed.
-pub struct Authority {
-    leaves: Leaves,
+pub struct CertAuthority {
+    leaves: LeafIssuer,
     /// SHA-256 of its certificate.
     fingerprint: [u8; 32],
 }
 
-impl Authority {
+impl CertAuthority {
     /// Reads the authority in its folder, or makes it there. Of several processes that do so at one time one makes it,
     /// and the others read what it made.
     ///
     /// # Errors
     /// If the files cannot be read or made, do not fit together, are out of their time, or do not cover what the
     /// settings name; the gateway does not start.
-    pub fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<Authority, Error> {
-        let kept = keep::open(settings, wall_unix_nanos)?;
-        keep::warn_of_end(&kept.portrait, wall_unix_nanos);
-        let fingerprint = kept.portrait.fingerprint;
-        Ok(Authority { leaves: Leaves::new(kept)?, fingerprint })
+    pub fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<CertAuthority, Error> {
+        let kept = files::open(settings, wall_unix_nanos)?;
+        files::warn_before_expiry(&kept.summary, wall_unix_nanos);
+        let fingerprint = kept.summary.fingerprint;
+        Ok(CertAuthority { leaves: LeafIssuer::new(kept)?, fingerprint })
     }
 
     /// SHA-256 of its certificate.
@@ -224,7 +225,7 @@ impl Authority {
     }
 
     /// Whether both have one certificate, so that the leaves of either will do.
-    pub fn is_same(&self, other: &Authority) -> bool {
+    pub fn is_same(&self, other: &CertAuthority) -> bool {
         self.fingerprint == other.fingerprint
     }
 
@@ -259,32 +260,32 @@ impl Authority {
 /// Looks at the authority that is there, and makes none.
 ///
 /// # Errors
-/// As [`Authority::open`].
-pub fn look(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Portrait>, Error> {
-    Ok(keep::look(settings, wall_unix_nanos)?.map(|kept| kept.portrait))
+/// As [`CertAuthority::open`].
+pub fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<CertSummary>, Error> {
+    Ok(files::inspect(settings, wall_unix_nanos)?.map(|kept| kept.summary))
 }
 
 /// Looks at the certificate alone, for whoever may not see the key.
 ///
 /// # Errors
 /// If it cannot be read, or is not an authority's.
-pub fn look_at_certificate(dir: &Path) -> Result<Portrait, Error> {
-    Ok(keep::read_certificate(&Authority::path(dir))?.1)
+pub fn inspect_certificate(dir: &Path) -> Result<CertSummary, Error> {
+    Ok(files::read_certificate(&CertAuthority::path(dir))?.1)
 }
 
 /// Makes the authority if there is none, and looks at it.
 ///
 /// # Errors
-/// As [`Authority::open`].
-pub fn make(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> {
-    Ok(keep::open(settings, wall_unix_nanos)?.portrait)
+/// As [`CertAuthority::open`].
+pub fn open_or_create(settings: &Settings, wall_unix_nanos: i128) -> Result<CertSummary, Error> {
+    Ok(files::open(settings, wall_unix_nanos)?.summary)
 }
 
 /// Makes a new authority in the place of the one that is there, whatever state it is in. Its certificate is kept as
-/// [`Authority::old_path`], so that programs can believe both while gateways are restarted; its key is gone.
+/// [`CertAuthority::old_path`], so that programs can believe both while gateways are restarted; its key is gone.
 ///
 /// # Errors
 /// If the files cannot be written.
-pub fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<Portrait, Error> {
-    Ok(keep::rotate(settings, wall_unix_nanos)?.portrait)
+pub fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<CertSummary, Error> {
+    Ok(files::rotate(settings, wall_unix_nanos)?.summary)
 }

@@ -8,12 +8,12 @@ const HANDSHAKE: u8 = 22;
 /// The type of a record that holds an alert.
 const ALERT: u8 = 21;
 /// All types of records; others belong to no version of TLS.
-const RECORDS: std::ops::RangeInclusive<u8> = 20..=24;
+const RECORD_TYPES: std::ops::RangeInclusive<u8> = 20..=24;
 /// The first byte of a record's version: SSL 3.0 and every TLS after it.
 const MAJOR: u8 = 3;
 /// The first bytes of a version that some server takes in the first record, because the version of a record means nothing
 /// (RFC 8446 §5.1): Go reads on below 16.
-const TAKEN: std::ops::Range<u8> = 0..16;
+const TOLERATED_MAJORS: std::ops::Range<u8> = 0..16;
 /// The type of the message (RFC 8446 §4).
 const CLIENT_HELLO: u8 = 1;
 /// The extension `server_name` (RFC 6066 §3).
@@ -21,15 +21,15 @@ const SERVER_NAME: u16 = 0;
 /// The type of a name that is a host's (RFC 6066 §3).
 const HOST_NAME: u8 = 0;
 /// The longest hello. Go and rustls take no longer one; with post-quantum keys it is 2 KiB.
-const LONGEST: usize = 1 << 16;
+const MAX_HELLO: usize = 1 << 16;
 
 /// The kind of the first bytes of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Opening {
+pub enum HelloState {
     /// There are too few of them to tell.
-    More,
+    Incomplete,
     /// No TLS.
-    Other,
+    NotTls,
     /// TLS, with a hello that asks for these servers: lower case, without a final dot. A correct hello asks for one or none.
     Hello(Vec<String>),
     /// TLS, but not a hello that can be read.
@@ -38,91 +38,91 @@ pub enum Opening {
 
 /// Reads a hello as its bytes come, over any number of records.
 #[derive(Default, Debug)]
-pub struct Reader {
+pub struct HelloReader {
     /// The number of bytes of whole records that were read.
     read: usize,
     /// Their content.
     message: Vec<u8>,
 }
 
-impl Reader {
-    /// `bytes`: all bytes so far, from the first on. May not be called again after another result than `More`.
-    pub fn read(&mut self, bytes: &[u8]) -> Opening {
+impl HelloReader {
+    /// `bytes`: all bytes so far, from the first on. May not be called again after another result than `Incomplete`.
+    pub fn read(&mut self, bytes: &[u8]) -> HelloState {
         if self.read == 0
-            && let Some(told) = no_tls(bytes)
+            && let Some(state) = check_record_start(bytes)
         {
-            return told;
+            return state;
         }
         loop {
             let record = match &bytes[self.read.min(bytes.len())..] {
-                [] => return Opening::More,
+                [] => return HelloState::Incomplete,
                 // Some servers pass over an alert that stands before the hello.
-                [kind, ..] if *kind != HANDSHAKE => return Opening::Unreadable,
+                [kind, ..] if *kind != HANDSHAKE => return HelloState::Unreadable,
                 [_, _, _, high, low, rest @ ..] => rest.get(..usize::from(u16::from_be_bytes([*high, *low]))),
-                [_, ..] => return Opening::More,
+                [_, ..] => return HelloState::Incomplete,
             };
-            let Some(record) = record else { return Opening::More };
+            let Some(record) = record else { return HelloState::Incomplete };
             self.read += 5 + record.len();
             self.message.extend_from_slice(record);
-            let told = self.hello();
-            if told != Opening::More {
-                return told;
+            let state = self.hello();
+            if state != HelloState::Incomplete {
+                return state;
             }
         }
     }
 
     /// Reads the message, as far as it has come.
-    fn hello(&self) -> Opening {
-        let [kind, a, b, c, rest @ ..] = &*self.message else { return Opening::More };
+    fn hello(&self) -> HelloState {
+        let [kind, a, b, c, rest @ ..] = &*self.message else { return HelloState::Incomplete };
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-        if *kind != CLIENT_HELLO || length > LONGEST {
-            return Opening::Unreadable;
+        if *kind != CLIENT_HELLO || length > MAX_HELLO {
+            return HelloState::Unreadable;
         }
-        let Some(hello) = rest.get(..length) else { return Opening::More };
-        names(&mut Fields(hello)).map_or(Opening::Unreadable, Opening::Hello)
+        let Some(hello) = rest.get(..length) else { return HelloState::Incomplete };
+        names(&mut FieldReader(hello)).map_or(HelloState::Unreadable, HelloState::Hello)
     }
 }
 
-/// `Other` if these are the first bytes of no TLS that some server takes, `More` if they are too few to tell.
-fn no_tls(bytes: &[u8]) -> Option<Opening> {
+/// `NotTls` if these are the first bytes of no TLS that some server takes, `Incomplete` if they are too few to tell.
+fn check_record_start(bytes: &[u8]) -> Option<HelloState> {
     match bytes {
-        [] => Some(Opening::More),
-        [kind, ..] if !RECORDS.contains(kind) => Some(Opening::Other),
-        [_] => Some(Opening::More),
+        [] => Some(HelloState::Incomplete),
+        [kind, ..] if !RECORD_TYPES.contains(kind) => Some(HelloState::NotTls),
+        [_] => Some(HelloState::Incomplete),
         [_, MAJOR, ..] => None,
         // With such a version only bytes that cannot be anything else are TLS.
-        [HANDSHAKE, major, rest @ ..] if TAKEN.contains(major) => match rest {
+        [HANDSHAKE, major, rest @ ..] if TOLERATED_MAJORS.contains(major) => match rest {
             [_, _, _, CLIENT_HELLO, ..] => None,
-            [_, _, _, _, ..] => Some(Opening::Other),
-            _ => Some(Opening::More),
+            [_, _, _, _, ..] => Some(HelloState::NotTls),
+            _ => Some(HelloState::Incomplete),
         },
-        [ALERT, major, rest @ ..] if TAKEN.contains(major) => match rest {
+        [ALERT, major, rest @ ..] if TOLERATED_MAJORS.contains(major) => match rest {
             [_, 0, 2, ..] => None,
-            [_, _, _, ..] => Some(Opening::Other),
-            _ => Some(Opening::More),
+            [_, _, _, ..] => Some(HelloState::NotTls),
+            _ => Some(HelloState::Incomplete),
         },
-        _ => Some(Opening::Other),
+        _ => Some(HelloState::NotTls),
     }
 }
 
 /// The servers that a hello asks for (RFC 8446 §4.1.2); `None` if it is none.
-fn names(hello: &mut Fields<'_>) -> Option<Vec<String>> {
+fn names(hello: &mut FieldReader<'_>) -> Option<Vec<String>> {
     let _version_and_random = hello.take(2 + 32)?;
-    let _session = hello.short()?;
-    let _cipher_suites = hello.long()?;
-    let _compressions = hello.short()?;
+    let _session = hello.vec8()?;
+    let _cipher_suites = hello.vec16()?;
+    let _compressions = hello.vec8()?;
     let mut names = Vec::new();
     // A hello without extensions ends here, without their length (RFC 5246 §7.4.1.2).
     if hello.is_empty() {
         return Some(names);
     }
-    let mut extensions = Fields(hello.long()?);
+    let mut extensions = FieldReader(hello.vec16()?);
     while !extensions.is_empty() {
-        let (kind, content) = (extensions.number()?, extensions.long()?);
+        let (kind, content) = (extensions.u16()?, extensions.vec16()?);
         if kind == SERVER_NAME {
-            let mut list = Fields(Fields(content).long()?);
+            let mut list = FieldReader(FieldReader(content).vec16()?);
             while !list.is_empty() {
-                let (kind, name) = (list.take(1)?, list.long()?);
+                let (kind, name) = (list.take(1)?, list.vec16()?);
                 if kind == [HOST_NAME] {
                     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
                     names.push(name.trim_end_matches('.').to_owned());
@@ -134,9 +134,9 @@ fn names(hello: &mut Fields<'_>) -> Option<Vec<String>> {
 }
 
 /// Bytes, read one field after the other.
-struct Fields<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -148,20 +148,20 @@ impl<'a> Fields<'a> {
     }
 
     /// Two bytes.
-    fn number(&mut self) -> Option<u16> {
+    fn u16(&mut self) -> Option<u16> {
         let [high, low] = self.take(2)? else { return None };
         Some(u16::from_be_bytes([*high, *low]))
     }
 
     /// A field with its length before it, in one byte.
-    fn short(&mut self) -> Option<&'a [u8]> {
+    fn vec8(&mut self) -> Option<&'a [u8]> {
         let [length] = self.take(1)? else { return None };
         self.take(usize::from(*length))
     }
 
     /// A field with its length before it, in two bytes.
-    fn long(&mut self) -> Option<&'a [u8]> {
-        let length = self.number()?;
+    fn vec16(&mut self) -> Option<&'a [u8]> {
+        let length = self.u16()?;
         self.take(usize::from(length))
     }
 }

@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// It is none that TLS could use.
     #[error("{} with the key {} cannot be used: {source}", cert.display(), key.display())]
-    Unfit {
+    Unusable {
         /// The file of the certificate.
         cert: PathBuf,
         /// The file of the key.
@@ -54,7 +54,7 @@ impl Error {
         match self {
             Error::File(error) => error.remedy(),
             Error::Mismatch { .. } => "name the key that the certificate was made for".to_owned(),
-            Error::Unfit { .. } => {
+            Error::Unusable { .. } => {
                 "a certificate and its key: ECDSA (P-256, P-384), Ed25519, or RSA with 2048 bits or more".to_owned()
             }
             Error::Tls(_) => "is the system out of random numbers?".to_owned(),
@@ -66,7 +66,7 @@ impl Error {
         match self {
             Error::File(error) => Some(error.path()),
             Error::Mismatch { key, .. } => Some(key),
-            Error::Unfit { cert, .. } => Some(cert),
+            Error::Unusable { cert, .. } => Some(cert),
             Error::Tls(_) => None,
         }
     }
@@ -86,10 +86,10 @@ impl Identity {
     pub fn read(cert: &Path, key: &Path) -> Result<Identity, Error> {
         let identity = Identity { chain: pem::certificates(cert)?, key: pem::private_key(key)? };
         let (cert, key) = (cert.to_owned(), key.to_owned());
-        match identity.certified() {
+        match identity.certified_key() {
             Ok(_) => Ok(identity),
             Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(Error::Mismatch { cert, key }),
-            Err(source) => Err(Error::Unfit { cert, key, source }),
+            Err(source) => Err(Error::Unusable { cert, key, source }),
         }
     }
 
@@ -97,18 +97,18 @@ impl Identity {
     ///
     /// # Errors
     /// If key and certificate do not belong together, or the system has no random numbers.
-    pub fn server(&self) -> Result<Arc<ServerConfig>, Error> {
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified()?)));
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified_key()?)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Sessions are kept by callers: a store of ours would hold some KiB for each, or be too small for a fleet.
         config.ticketer = Ticketer::new()?;
         Ok(Arc::new(config))
     }
 
-    fn certified(&self) -> Result<CertifiedKey, rustls::Error> {
+    fn certified_key(&self) -> Result<CertifiedKey, rustls::Error> {
         CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &default_provider())
     }
 }
@@ -123,14 +123,14 @@ mod tests {
     use super::*;
 
     /// A folder with a certificate and its key.
-    struct Folder(PathBuf);
+    struct CertDir(PathBuf);
 
-    impl Folder {
-        fn new(test: &str) -> Folder {
+    impl CertDir {
+        fn new(test: &str) -> CertDir {
             let folder = std::env::temp_dir().join(format!("lockgate-identity-{}-{test}", std::process::id()));
             fs::create_dir_all(&folder).unwrap();
             let made = generate_simple_self_signed(vec!["gw.example".to_owned()]).unwrap();
-            let folder = Folder(folder);
+            let folder = CertDir(folder);
             folder.write("gw.pem", &made.cert.pem(), 0o644);
             folder.write("gw.key", &made.signing_key.serialize_pem(), 0o600);
             folder
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for CertDir {
         fn drop(&mut self) {
             fs::remove_dir_all(&self.0).ok();
         }
@@ -155,22 +155,22 @@ mod tests {
 
     #[test]
     fn a_certificate_with_its_key_serves_both_protocols() {
-        let folder = Folder::new("good");
-        let config = folder.read().unwrap().clone().server().unwrap();
+        let folder = CertDir::new("good");
+        let config = folder.read().unwrap().clone().server_config().unwrap();
         assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
         assert!(config.ticketer.enabled());
     }
 
     #[test]
     fn a_key_that_is_another_certificates_is_refused() {
-        let folder = Folder::new("mismatch");
+        let folder = CertDir::new("mismatch");
         folder.write("gw.key", &rcgen::KeyPair::generate().unwrap().serialize_pem(), 0o600);
         assert_eq!(folder.read().unwrap_err(), "D/gw.key is not the key of D/gw.pem");
     }
 
     #[test]
     fn a_key_that_others_can_read_is_refused() {
-        let folder = Folder::new("exposed");
+        let folder = CertDir::new("exposed");
         fs::set_permissions(folder.0.join("gw.key"), Permissions::from_mode(0o644)).unwrap();
         let told = folder.read().unwrap_err();
         assert_eq!(told, "the private key D/gw.key may be read or written by others (its mode is 644)");
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_tls_cannot_use_is_refused() {
-        let folder = Folder::new("unfit");
+        let folder = CertDir::new("unfit");
         folder.write("gw.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644);
         let told = folder.read().unwrap_err();
         assert!(told.starts_with("D/gw.pem with the key D/gw.key cannot be used: "), "{told}");

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// More than any chain or key takes; what is named by mistake may be a disk.
-const LARGEST: u64 = 1 << 20;
+const MAX_FILE: u64 = 1 << 20;
 
 /// Why a PEM file cannot be used. The gateway's user is at fault in each case.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +121,7 @@ fn open(path: &Path) -> Result<File, Error> {
 
 fn read(path: &Path, file: File) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
-    file.take(LARGEST).read_to_end(&mut text).map_err(|source| unreadable(path, source))?;
+    file.take(MAX_FILE).read_to_end(&mut text).map_err(|source| unreadable(path, source))?;
     Ok(text)
 }
 

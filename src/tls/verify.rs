@@ -1,7 +1,7 @@
 //! The origin's certificate, as strictly as a browser.
 
-mod strict;
-mod words;
+mod describe;
+mod strict_verifier;
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use self::strict::Strict;
+use self::strict_verifier::StrictVerifier;
 use super::identity::Identity;
 
 /// Whom to trust.
@@ -28,7 +28,7 @@ pub struct Settings {
 
 /// What is asked of one handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wish {
+pub struct HandshakeOptions {
     /// What may be spoken, by ALPN.
     pub offer: Offer,
     /// Which of the settings' identities is shown if the origin asks.
@@ -48,23 +48,23 @@ pub enum Offer {
 pub struct Connector {
     /// Without an identity first, then with each of them. Sessions are resumed within one of these alone, so that none goes
     /// on as somebody else.
-    tls: Vec<Ways>,
+    tls: Vec<ConnectorPair>,
 }
 
 /// One way to speak for each [`Offer`].
-struct Ways {
+struct ConnectorPair {
     http1: TlsConnector,
     http2: TlsConnector,
 }
 
-impl Ways {
-    fn new(mut config: ClientConfig) -> Ways {
+impl ConnectorPair {
+    fn new(mut config: ClientConfig) -> ConnectorPair {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut both = config.clone();
         // What was negotiated with one offer must not be resumed under the other.
         both.resumption = rustls::client::Resumption::default();
         both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ways { http1: TlsConnector::from(Arc::new(config)), http2: TlsConnector::from(Arc::new(both)) }
+        ConnectorPair { http1: TlsConnector::from(Arc::new(config)), http2: TlsConnector::from(Arc::new(both)) }
     }
 }
 
@@ -72,10 +72,10 @@ impl Ways {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The origin did not prove that it is who it should be.
-    #[error("the certificate is not accepted: {}", words::of_certificate(.0))]
+    #[error("the certificate is not accepted: {}", describe::certificate_error(.0))]
     Certificate(#[source] rustls::Error),
     /// The origin speaks no TLS, or not ours, or does not accept who we are.
-    #[error("{}", words::of_handshake(.0))]
+    #[error("{}", describe::handshake_error(.0))]
     Tls(#[source] rustls::Error),
     /// The origin closed or reset the connection.
     #[error("the connection broke during the TLS handshake")]
@@ -91,7 +91,7 @@ impl Connector {
     /// # Errors
     /// If a certificate of the settings is none, if there is no root at all, or if an identity is none.
     pub fn new(settings: Settings) -> io::Result<Connector> {
-        let verifier = Arc::new(Strict::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?);
+        let verifier = Arc::new(StrictVerifier::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?);
         let config = |identity: Option<Identity>| {
             // The provider is named, because a process-wide default would be whoever's set one first.
             let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -105,8 +105,8 @@ impl Connector {
             }
         };
         let identities = std::iter::once(None).chain(settings.identities.into_iter().map(Some));
-        let ways = identities.map(|identity| config(identity).map(Ways::new));
-        let tls = ways.collect::<Result<_, rustls::Error>>().map_err(io::Error::other)?;
+        let pairs = identities.map(|identity| config(identity).map(ConnectorPair::new));
+        let tls = pairs.collect::<Result<_, rustls::Error>>().map_err(io::Error::other)?;
         Ok(Connector { tls })
     }
 
@@ -114,8 +114,8 @@ impl Connector {
     ///
     /// # Errors
     /// As [`Connector::new`].
-    pub fn plain(settings: Settings) -> io::Result<TlsConnector> {
-        let verifier = Strict::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?;
+    pub fn without_alpn(settings: Settings) -> io::Result<TlsConnector> {
+        let verifier = StrictVerifier::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?;
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
@@ -133,17 +133,17 @@ impl Connector {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn connect<S>(&self, host: &str, stream: S, wish: Wish) -> Result<TlsStream<S>, Error>
+    pub async fn connect<S>(&self, host: &str, stream: S, options: HandshakeOptions) -> Result<TlsStream<S>, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = ServerName::try_from(host.to_owned()).map_err(|_invalid| Error::Name(host.to_owned()))?;
-        let ways = &self.tls[wish.identity.map_or(0, |identity| identity + 1)];
-        let tls = match wish.offer {
-            Offer::Http1 => &ways.http1,
-            Offer::Http2 => &ways.http2,
+        let pairs = &self.tls[options.identity.map_or(0, |identity| identity + 1)];
+        let tls = match options.offer {
+            Offer::Http1 => &pairs.http1,
+            Offer::Http2 => &pairs.http2,
         };
-        tls.connect(name, stream).await.map_err(judge)
+        tls.connect(name, stream).await.map_err(classify)
     }
 }
 
@@ -177,15 +177,15 @@ fn system_roots() -> RootCertStore {
 }
 
 /// What rustls found lies inside of the I/O error that carried it.
-fn judge(error: io::Error) -> Error {
+fn classify(error: io::Error) -> Error {
     match error.downcast::<rustls::Error>() {
-        Ok(error) if concerns_certificate(&error) => Error::Certificate(error),
+        Ok(error) if is_certificate_error(&error) => Error::Certificate(error),
         Ok(error) => Error::Tls(error),
         Err(error) => Error::Io(error),
     }
 }
 
-fn concerns_certificate(error: &rustls::Error) -> bool {
+fn is_certificate_error(error: &rustls::Error) -> bool {
     matches!(
         error,
         rustls::Error::InvalidCertificate(_)
@@ -196,9 +196,9 @@ fn concerns_certificate(error: &rustls::Error) -> bool {
 
 /// What a failed read from an origin means where the handshake had succeeded: with TLS 1.3 the origin judges our
 /// certificate only after it (RFC 8446 §4.4.2.4). `None`: something else failed.
-pub fn late_refusal(error: &io::Error) -> Option<Error> {
+pub fn late_rejection(error: &io::Error) -> Option<Error> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    words::is_about_us(error).then(|| Error::Tls(error.clone()))
+    describe::rejects_client_cert(error).then(|| Error::Tls(error.clone()))
 }
 
 #[cfg(test)]

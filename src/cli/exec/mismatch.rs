@@ -24,7 +24,7 @@ pub(super) fn notes(settings: &Settings, config: &Path, address: SocketAddr, abo
     }
     if closed.len() < ours.len()
         && let (Some(theirs), Some(authority)) = (about.authority, &settings.proxy.authority)
-        && ca::look_at_certificate(&authority.dir).is_ok_and(|ours| ours.fingerprint != theirs)
+        && ca::inspect_certificate(&authority.dir).is_ok_and(|ours| ours.fingerprint != theirs)
     {
         notes.push(format!(
             "the gateway at {address} opens tunnels by another authority than that in {}, which the program is told to \

@@ -25,7 +25,7 @@ fn bundle() -> Bundle {
         all: "/certs/bundle.pem".into(),
         folder: "/certs/bundle.d".into(),
         java: "/certs/bundle.jks".into(),
-        unread: Vec::new(),
+        unreadable: Vec::new(),
     }
 }
 
@@ -213,7 +213,7 @@ fn the_authority_is_made_and_programs_are_pointed_at_whole_paths() {
     let home = OsString::from(folder.join("home"));
     let place = cache_dir(&folder, &|name| (name == "HOME").then(|| home.clone())).unwrap();
     assert!(place.starts_with(folder.join("home/.cache/lockgate")), "{}", place.display());
-    let bundle = Bundle::write(&folder.join("certs"), &place, &Before::default()).unwrap();
+    let bundle = Bundle::write(&folder.join("certs"), &place, &Inherited::default()).unwrap();
     assert!(bundle.all.is_file() && bundle.ours == folder.join("certs/lockgate-ca.pem"));
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -50,7 +50,7 @@ fn an_authority_that_cannot_be_used_is_told_where_it_is_named() {
     let folder = folder("authority");
     let dir = folder.join("ca");
     let made = ca::Settings { dir: dir.clone(), covers: vec![Subtree::Name("a.example".to_owned())] };
-    ca::make(&made, crate::gate::clock::Clock::start().wall_unix_nanos()).unwrap();
+    ca::open_or_create(&made, crate::gate::clock::Clock::start().wall_unix_nanos()).unwrap();
     let text = "[tls]\nca_dir = \"ca\"\nintercept = [\"a.example\", \"b.example\"]\n";
     let uncovered = told(&folder, text);
     let words = "the authority in D/ca/lockgate-ca.pem may not vouch for b.example, only for a.example, and what is below this name \
@@ -58,7 +58,7 @@ fn an_authority_that_cannot_be_used_is_told_where_it_is_named() {
     assert_eq!(uncovered, [(3, 27, words.to_owned())]);
     let text = "[tls]\nca_dir = \"ca\"\nintercept = [\"a.example\"]\n";
     parse_in(&folder, text).unwrap();
-    let key = ca::Authority::key_path(&dir);
+    let key = ca::CertAuthority::key_path(&dir);
     std::fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let words = "the private key D/ca/lockgate-ca.key may be read or written by others (its mode is 644) | run `chmod 600 D/ca/lockgate-ca.key`";
     assert_eq!(told(&folder, text), [(2, 10, words.to_owned())]);

@@ -16,7 +16,7 @@ use super::{Settings, Span, otlp};
 use crate::gate::clock::Clock;
 use crate::net::dial;
 use crate::proxy::tally::Count;
-use crate::tls::verify::{self, Connector, Offer, Wish};
+use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
 use crate::wire::http_client;
 
 /// The most spans in one request; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` has this default too.
@@ -157,8 +157,8 @@ impl Exporter {
         let stream = dial::connect_address(address).await.map_err(Error::Connect)?;
         let response = match &self.tls {
             Some(tls) => {
-                let wish = Wish { offer: Offer::Http1, identity: None };
-                let stream = tls.connect(host, stream, wish).await.map_err(Error::Tls)?;
+                let options = HandshakeOptions { offer: Offer::Http1, identity: None };
+                let stream = tls.connect(host, stream, options).await.map_err(Error::Tls)?;
                 http_client::send(stream, request, 0).await
             }
             None => http_client::send(stream, request, 0).await,

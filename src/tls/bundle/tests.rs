@@ -5,13 +5,13 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use super::*;
 
 /// A folder of the test's own, with an authority in it.
-struct Folder(PathBuf);
+struct BundleDir(PathBuf);
 
-impl Folder {
-    fn new(test: &str) -> Folder {
+impl BundleDir {
+    fn new(test: &str) -> BundleDir {
         let folder = std::env::temp_dir().join(format!("lockgate-bundle-{}-{test}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let folder = Folder(folder);
+        let folder = BundleDir(folder);
         folder.put("lockgate-ca.pem", &root("ours"));
         folder
     }
@@ -22,16 +22,16 @@ impl Folder {
         path
     }
 
-    fn write(&self, before: &Before) -> Bundle {
+    fn write(&self, before: &Inherited) -> Bundle {
         Bundle::write(&self.0, &self.0, before).unwrap()
     }
 
     fn ours(&self) -> Vec<u8> {
-        read_pem(&Authority::path(&self.0)).remove(0)
+        read_pem(&CertAuthority::path(&self.0)).remove(0)
     }
 }
 
-impl Drop for Folder {
+impl Drop for BundleDir {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }
@@ -51,7 +51,7 @@ fn read_pem(path: &Path) -> Vec<Vec<u8>> {
 /// What a store holds, read as Java reads it.
 fn read_store(bytes: &[u8]) -> Vec<(String, u64, Vec<u8>)> {
     let (store, end) = bytes.split_at(bytes.len() - 20);
-    assert_eq!(java::digest(store).as_ref(), end, "Java says: password was incorrect");
+    assert_eq!(jks::digest(store).as_ref(), end, "Java says: password was incorrect");
     let mut rest = store;
     let mut take = |count: usize| {
         let (taken, after) = rest.split_at(count);
@@ -79,8 +79,8 @@ fn read_store(bytes: &[u8]) -> Vec<(String, u64, Vec<u8>)> {
 
 #[test]
 fn a_store_for_java_holds_all_that_the_bundle_holds() {
-    let folder = Folder::new("java");
-    let bundle = folder.write(&Before::default());
+    let folder = BundleDir::new("java");
+    let bundle = folder.write(&Inherited::default());
     let entries = read_store(&fs::read(&bundle.java).unwrap());
     assert_eq!(
         entries.iter().map(|(_, _, certificate)| certificate.clone()).collect::<Vec<_>>(),
@@ -95,12 +95,17 @@ fn a_store_for_java_holds_all_that_the_bundle_holds() {
 
 #[test]
 fn the_bundle_holds_the_systems_roots_and_ours() {
-    let folder = Folder::new("all");
-    let bundle = folder.write(&Before::default());
+    let folder = BundleDir::new("all");
+    let bundle = folder.write(&Inherited::default());
     let all: Roots = read_pem(&bundle.all).into_iter().collect();
     assert!(all.contains(&folder.ours()));
-    assert!(system().is_subset(&all) && all.len() == system().len() + 1, "{} and ours: {}", system().len(), all.len());
-    assert_eq!(bundle.ours, Authority::path(&folder.0));
+    assert!(
+        system_roots().is_subset(&all) && all.len() == system_roots().len() + 1,
+        "{} and ours: {}",
+        system_roots().len(),
+        all.len()
+    );
+    assert_eq!(bundle.ours, CertAuthority::path(&folder.0));
     assert_eq!(bundle.all, folder.0.join("bundle.pem"));
     let mode = fs::metadata(&bundle.all).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
@@ -108,11 +113,11 @@ fn the_bundle_holds_the_systems_roots_and_ours() {
 
 #[test]
 fn the_folder_holds_each_root_of_the_bundle_once_and_what_is_no_longer_believed_goes() {
-    let folder = Folder::new("hashed");
+    let folder = BundleDir::new("hashed");
     // Two roots of one name, as after a company has made its authority anew.
-    let before = Before {
-        instead: vec![folder.put("1.pem", &root("twin")), folder.put("2.pem", &root("twin"))],
-        added: Vec::new(),
+    let before = Inherited {
+        replacing: vec![folder.put("1.pem", &root("twin")), folder.put("2.pem", &root("twin"))],
+        additional: Vec::new(),
     };
     let bundle = folder.write(&before);
     let found = || -> Roots {
@@ -129,15 +134,15 @@ fn the_folder_holds_each_root_of_the_bundle_once_and_what_is_no_longer_believed_
 
 #[test]
 fn a_file_that_is_right_is_not_written_again() {
-    let folder = Folder::new("again");
+    let folder = BundleDir::new("again");
     let inodes = |bundle: &Bundle| {
         [&bundle.all, &bundle.java].map(|path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap()))
     };
-    let first = folder.write(&Before::default());
+    let first = folder.write(&Inherited::default());
     let before = inodes(&first);
-    assert_eq!(inodes(&folder.write(&Before::default())), before);
+    assert_eq!(inodes(&folder.write(&Inherited::default())), before);
     fs::write(&first.all, "damaged").unwrap();
-    assert_ne!(inodes(&folder.write(&Before::default()))[0], before[0]);
+    assert_ne!(inodes(&folder.write(&Inherited::default()))[0], before[0]);
     assert!(read_pem(&first.all).contains(&folder.ours()));
     let left: Vec<_> = fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 4, "nothing else stays behind: {left:?}");
@@ -145,10 +150,12 @@ fn a_file_that_is_right_is_not_written_again() {
 
 #[test]
 fn what_was_believed_before_is_believed_still_and_by_nobody_else() {
-    let folder = Folder::new("before");
+    let folder = BundleDir::new("before");
     let (company, node) = (root("company"), root("node"));
-    let before =
-        Before { instead: vec![folder.put("company.pem", &company)], added: vec![folder.put("node.pem", &node)] };
+    let before = Inherited {
+        replacing: vec![folder.put("company.pem", &company)],
+        additional: vec![folder.put("node.pem", &node)],
+    };
     let bundle = folder.write(&before);
     let all = read_pem(&bundle.all);
     for certificate in [&company, &node, &folder.ours()] {
@@ -156,22 +163,23 @@ fn what_was_believed_before_is_believed_still_and_by_nobody_else() {
     }
     let added = read_pem(&bundle.ours);
     assert!(added.contains(&node) && added.contains(&folder.ours()) && !added.contains(&company));
-    let other = folder.write(&Before::default());
+    let other = folder.write(&Inherited::default());
     assert_ne!(other.all, bundle.all);
     assert!(!read_pem(&other.all).contains(&company));
     assert!(read_pem(&bundle.all).contains(&company), "a program that runs keeps its file as it is");
     // Who is started by a program that was started so is told the files that we made.
-    let nested = folder.write(&Before { instead: vec![bundle.all.clone()], added: vec![bundle.ours.clone()] });
+    let nested =
+        folder.write(&Inherited { replacing: vec![bundle.all.clone()], additional: vec![bundle.ours.clone()] });
     assert_eq!(nested, bundle);
 }
 
 #[test]
 fn after_a_rotation_both_authorities_are_believed() {
-    let folder = Folder::new("rotated");
+    let folder = BundleDir::new("rotated");
     let old = folder.ours();
     folder.put("lockgate-ca-old.pem", &old);
     folder.put("lockgate-ca.pem", &root("the new one"));
-    let bundle = folder.write(&Before::default());
+    let bundle = folder.write(&Inherited::default());
     for path in [&bundle.ours, &bundle.all] {
         let found = read_pem(path);
         assert!(found.contains(&old) && found.contains(&folder.ours()), "{}", path.display());
@@ -180,22 +188,22 @@ fn after_a_rotation_both_authorities_are_believed() {
 
 #[test]
 fn folders_are_read_too_and_what_cannot_be_read_is_said() {
-    let folder = Folder::new("folders");
+    let folder = BundleDir::new("folders");
     let company = root("company");
     let certs = folder.0.join("certs");
     fs::create_dir(&certs).unwrap();
     folder.put("certs/one.pem", &company);
     let gone = folder.0.join("gone.pem");
-    let bundle = folder.write(&Before { instead: vec![certs, gone.clone()], added: Vec::new() });
+    let bundle = folder.write(&Inherited { replacing: vec![certs, gone.clone()], additional: Vec::new() });
     assert!(read_pem(&bundle.all).contains(&company));
-    assert_eq!(bundle.unread.len(), 1, "{:?}", bundle.unread);
-    assert!(bundle.unread[0].contains(&gone.display().to_string()), "{:?}", bundle.unread);
+    assert_eq!(bundle.unreadable.len(), 1, "{:?}", bundle.unreadable);
+    assert!(bundle.unreadable[0].contains(&gone.display().to_string()), "{:?}", bundle.unreadable);
 }
 
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
-    let folder = Folder::new("unwritable");
+    let folder = BundleDir::new("unwritable");
     let file = folder.put("a-file", &root("no folder"));
-    let told = Bundle::write(&folder.0, &file, &Before::default()).unwrap_err().to_string();
+    let told = Bundle::write(&folder.0, &file, &Inherited::default()).unwrap_err().to_string();
     assert!(told.starts_with(&format!("cannot write {}", file.display())), "{told}");
 }

@@ -17,24 +17,24 @@ use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
-use super::Fault;
-use super::keep::{BACKDATED, Kept, date, serial, set_validity, unix};
+use super::CaFault;
+use super::files::{BACKDATE, LoadedCa, date, serial, set_validity, unix};
 
 /// How long a leaf is valid: there is no way to revoke one.
 const LIFETIME: Duration = Duration::from_secs(7 * 86_400);
 /// A new one is made when less than this is left, so that no caller whose clock is ahead is shown one that has expired.
-const FRESH: Duration = Duration::from_secs(2 * 86_400);
+const RENEW_BEFORE: Duration = Duration::from_secs(2 * 86_400);
 /// How many are kept, at some KiB each: a pattern such as `*.example.com` can name any number of hosts.
-const MOST: usize = 1_024;
+const MAX_LEAVES: usize = 1_024;
 
 /// The leaves of an authority.
-pub(super) struct Leaves {
-    maker: Arc<Maker>,
-    shelf: Mutex<Shelf>,
+pub(super) struct LeafIssuer {
+    signer: Arc<LeafSigner>,
+    cache: Mutex<LeafCache>,
 }
 
 /// What leaves are made with.
-struct Maker {
+struct LeafSigner {
     issuer: Issuer<'static, KeyPair>,
     /// The last second of the authority itself.
     not_after: i64,
@@ -47,13 +47,13 @@ struct Maker {
 
 /// The leaves that are kept, by host. What is not used longest goes first.
 #[derive(Default)]
-struct Shelf {
-    places: HashMap<Box<str>, Place>,
+struct LeafCache {
+    entries: HashMap<Box<str>, CacheEntry>,
     uses: u64,
 }
 
 /// One host's leaf, made or in the making.
-struct Place {
+struct CacheEntry {
     leaf: Arc<OnceCell<Leaf>>,
     last_use: u64,
 }
@@ -72,78 +72,78 @@ impl Leaf {
     }
 }
 
-impl Leaves {
-    pub(super) fn new(kept: Kept) -> Result<Leaves, Fault> {
+impl LeafIssuer {
+    pub(super) fn new(kept: LoadedCa) -> Result<LeafIssuer, CaFault> {
         let provider = Arc::new(default_provider());
-        let key = KeyPair::generate().map_err(making)?;
+        let key = KeyPair::generate().map_err(generation_error)?;
         let der = PrivatePkcs8KeyDer::from(key.serialize_der());
-        let signing = provider.key_provider.load_private_key(der.into()).map_err(making)?;
+        let signing = provider.key_provider.load_private_key(der.into()).map_err(generation_error)?;
         // Its name and key identifier are taken as they stand in the certificate, byte for byte, or chains would break.
-        let issuer = Issuer::from_ca_cert_der(&kept.certificate, kept.key).map_err(making)?;
-        let maker = Maker { issuer, not_after: kept.portrait.not_after, key, signing, provider };
-        Ok(Leaves { maker: Arc::new(maker), shelf: Mutex::default() })
+        let issuer = Issuer::from_ca_cert_der(&kept.certificate, kept.key).map_err(generation_error)?;
+        let signer = LeafSigner { issuer, not_after: kept.summary.not_after, key, signing, provider };
+        Ok(LeafIssuer { signer: Arc::new(signer), cache: Mutex::default() })
     }
 
     /// The leaf for a host. Of several who ask at one time one makes it, and all get it.
-    pub(super) async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, Fault> {
+    pub(super) async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, CaFault> {
         let now = unix(wall_unix_nanos);
-        let place = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).place(host, now);
+        let entry = self.cache.lock().unwrap_or_else(PoisonError::into_inner).entry(host, now);
         let make = || async {
-            let (maker, host) = (Arc::clone(&self.maker), host.to_owned());
-            spawn_blocking(move || maker.make(&host, now)).await.map_err(making)?
+            let (signer, host) = (Arc::clone(&self.signer), host.to_owned());
+            spawn_blocking(move || signer.make(&host, now)).await.map_err(generation_error)?
         };
-        Ok(Arc::clone(&place.get_or_try_init(make).await?.config))
+        Ok(Arc::clone(&entry.get_or_try_init(make).await?.config))
     }
 }
 
-impl Shelf {
+impl LeafCache {
     /// The host's place: with a fresh leaf, or one that is to be made.
-    fn place(&mut self, host: &str, now: Duration) -> Arc<OnceCell<Leaf>> {
+    fn entry(&mut self, host: &str, now: Duration) -> Arc<OnceCell<Leaf>> {
         self.uses += 1;
-        if let Some(place) = self.places.get_mut(host) {
-            place.last_use = self.uses;
-            if place.leaf.get().is_some_and(|leaf| !leaf.is_fresh(now)) {
-                place.leaf = Arc::default();
+        if let Some(entry) = self.entries.get_mut(host) {
+            entry.last_use = self.uses;
+            if entry.leaf.get().is_some_and(|leaf| !leaf.is_fresh(now)) {
+                entry.leaf = Arc::default();
             }
-            return Arc::clone(&place.leaf);
+            return Arc::clone(&entry.leaf);
         }
-        if self.places.len() >= MOST {
-            self.drop_oldest();
+        if self.entries.len() >= MAX_LEAVES {
+            self.evict_least_recent();
         }
         let leaf = Arc::default();
-        self.places.insert(host.into(), Place { leaf: Arc::clone(&leaf), last_use: self.uses });
+        self.entries.insert(host.into(), CacheEntry { leaf: Arc::clone(&leaf), last_use: self.uses });
         leaf
     }
 
-    fn drop_oldest(&mut self) {
-        let oldest = self.places.iter().min_by_key(|(_, place)| place.last_use).map(|(host, _)| host.clone());
+    fn evict_least_recent(&mut self) {
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use).map(|(host, _)| host.clone());
         if let Some(host) = oldest {
-            self.places.remove(&host);
+            self.entries.remove(&host);
         }
     }
 }
 
-impl Maker {
-    fn make(&self, host: &str, now: Duration) -> Result<Leaf, Fault> {
+impl LeafSigner {
+    fn make(&self, host: &str, now: Duration) -> Result<Leaf, CaFault> {
         let end = Duration::from_secs(u64::try_from(self.not_after).unwrap_or(0));
-        let (not_before, not_after) = (now.saturating_sub(BACKDATED), (now + LIFETIME).min(end));
+        let (not_before, not_after) = (now.saturating_sub(BACKDATE), (now + LIFETIME).min(end));
         if now > end {
-            return Err(Fault::Ended { until: date(self.not_after) });
+            return Err(CaFault::ExpiredSinceStart { until: date(self.not_after) });
         }
         let certificate = self.sign(host, not_before, not_after)?;
-        let config = self.config(certificate).map_err(making)?;
+        let config = self.config(certificate).map_err(generation_error)?;
         // Near the end of the authority nothing is fresh for long, and a leaf is good to its last second.
-        let fresh_until = if not_after == end { end } else { not_after - FRESH };
+        let fresh_until = if not_after == end { end } else { not_after - RENEW_BEFORE };
         Ok(Leaf { config: Arc::new(config), not_before, fresh_until })
     }
 
-    fn sign(&self, host: &str, not_before: Duration, not_after: Duration) -> Result<CertificateDer<'static>, Fault> {
+    fn sign(&self, host: &str, not_before: Duration, not_after: Duration) -> Result<CertificateDer<'static>, CaFault> {
         let name = match host.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(host.try_into().map_err(|_| Fault::Name(host.to_owned()))?),
+            Err(_) => SanType::DnsName(host.try_into().map_err(|_| CaFault::Name(host.to_owned()))?),
         };
         let mut params = CertificateParams::default();
-        params.serial_number = Some(SerialNumber::from_slice(&serial().map_err(making)?));
+        params.serial_number = Some(SerialNumber::from_slice(&serial().map_err(generation_error)?));
         // The host stands in the alternative names alone (RFC 9525 §6.3): a common name has 64 characters at most, and
         // that of an address would be held against the name constraints as if it were a DNS name.
         params.distinguished_name = DistinguishedName::new();
@@ -154,7 +154,7 @@ impl Maker {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, not_before, not_after);
-        Ok(params.signed_by(&self.key, &self.issuer).map_err(making)?.der().clone())
+        Ok(params.signed_by(&self.key, &self.issuer).map_err(generation_error)?.der().clone())
     }
 
     /// What speaks TLS with this leaf. The authority itself is not sent: who believes it has it.
@@ -173,8 +173,8 @@ impl Maker {
     }
 }
 
-fn making(error: impl std::fmt::Display) -> Fault {
-    Fault::Making(error.to_string())
+fn generation_error(error: impl std::fmt::Display) -> CaFault {
+    CaFault::Generation(error.to_string())
 }
 
 #[cfg(test)]
@@ -183,15 +183,15 @@ mod tests {
 
     #[test]
     fn the_shelf_has_a_bound_and_what_is_not_used_longest_goes() {
-        let mut shelf = Shelf::default();
+        let mut cache = LeafCache::default();
         let now = Duration::from_secs(1);
-        for host in 0..MOST {
-            shelf.place(&host.to_string(), now);
+        for host in 0..MAX_LEAVES {
+            cache.entry(&host.to_string(), now);
         }
-        let first = shelf.place("0", now);
-        shelf.place("one more", now);
-        assert_eq!(shelf.places.len(), MOST);
-        assert!(!shelf.places.contains_key("1"), "it was not used since");
-        assert!(Arc::ptr_eq(&shelf.place("0", now), &first), "it was used");
+        let first = cache.entry("0", now);
+        cache.entry("one more", now);
+        assert_eq!(cache.entries.len(), MAX_LEAVES);
+        assert!(!cache.entries.contains_key("1"), "it was not used since");
+        assert!(Arc::ptr_eq(&cache.entry("0", now), &first), "it was used");
     }
 }

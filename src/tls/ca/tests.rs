@@ -14,13 +14,13 @@ const DAY: i128 = 86_400 * SECOND;
 const NOW: i128 = 1_780_000_000 * SECOND;
 
 /// A folder that is gone when the test is over.
-struct Folder(PathBuf);
+struct CaDir(PathBuf);
 
-impl Folder {
-    fn new(test: &str) -> Folder {
+impl CaDir {
+    fn new(test: &str) -> CaDir {
         let path = std::env::temp_dir().join(format!("lockgate-ca-{}-{test}", std::process::id()));
         fs::remove_dir_all(&path).ok();
-        Folder(path)
+        CaDir(path)
     }
 
     fn settings(&self, covers: &[&str]) -> Settings {
@@ -40,7 +40,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for CaDir {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }
@@ -48,9 +48,9 @@ impl Drop for Folder {
 
 /// A clock for rustls that stands still.
 #[derive(Debug)]
-struct Still(i128);
+struct FixedClock(i128);
 
-impl rustls::time_provider::TimeProvider for Still {
+impl rustls::time_provider::TimeProvider for FixedClock {
     fn current_time(&self) -> Option<UnixTime> {
         let seconds = u64::try_from(self.0 / SECOND).unwrap();
         Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
@@ -60,9 +60,9 @@ impl rustls::time_provider::TimeProvider for Still {
 /// A caller that believes the authority in the folder.
 fn caller(dir: &Path, now: i128) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(pem::certificates(&Authority::path(dir)).unwrap().remove(0)).unwrap();
+    roots.add(pem::certificates(&CertAuthority::path(dir)).unwrap().remove(0)).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(Still(now)))
+    let mut config = ClientConfig::builder_with_details(provider, Arc::new(FixedClock(now)))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
@@ -100,22 +100,22 @@ fn shown(dir: &Path, leaf: &Arc<ServerConfig>, host: &str, now: i128) -> Result<
 }
 
 fn fault(settings: &Settings, now: i128) -> String {
-    let told = match Authority::open(settings, now) {
+    let told = match CertAuthority::open(settings, now) {
         Ok(_) => panic!("it is accepted"),
         Err(error) => error.to_string(),
     };
-    let looked = look(settings, now).unwrap_err().to_string();
+    let looked = inspect(settings, now).unwrap_err().to_string();
     assert_eq!(told, looked, "who only looks is told the same");
     told.replace(&settings.dir.display().to_string(), "D")
 }
 
 #[tokio::test]
 async fn a_leaf_is_believed_by_whoever_believes_the_authority() {
-    let folder = Folder::new("believed");
+    let folder = CaDir::new("believed");
     let hosts = ["api.example", "deep.below.api.example", "my_service", "127.0.0.1", "::1"];
     let settings = folder.settings(&["api.example", "my_service", "127.0.0.1", "::1"]);
-    let made = Authority::open(&settings, NOW).unwrap();
-    let kept = Authority::open(&settings, NOW).unwrap();
+    let made = CertAuthority::open(&settings, NOW).unwrap();
+    let kept = CertAuthority::open(&settings, NOW).unwrap();
     for authority in [made, kept] {
         for host in hosts {
             let leaf = authority.leaf(host, NOW).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_leaf_is_believed_by_whoever_believes_the_authority() {
 
 #[tokio::test]
 async fn a_leaf_for_a_host_that_is_not_covered_is_refused_by_callers() {
-    let folder = Folder::new("constraints");
+    let folder = CaDir::new("constraints");
     let cases: [(&[&str], &[&str], &[&str]); 4] = [
         (&["api.example"], &["api.example", "x.api.example"], &["example", "xapi.example", "127.0.0.1", "::1"]),
         (&["127.0.0.1"], &["127.0.0.1"], &["127.0.0.2", "::1", "localhost", "a.example"]),
@@ -137,7 +137,7 @@ async fn a_leaf_for_a_host_that_is_not_covered_is_refused_by_callers() {
     for (covers, good, bad) in cases {
         let settings = folder.settings(covers);
         rotate(&settings, NOW).unwrap();
-        let authority = Authority::open(&settings, NOW).unwrap();
+        let authority = CertAuthority::open(&settings, NOW).unwrap();
         for host in good {
             let leaf = authority.leaf(host, NOW).await.unwrap();
             assert!(shown(&folder.0, &leaf, host, NOW).is_ok(), "{covers:?} {host}");
@@ -152,8 +152,8 @@ async fn a_leaf_for_a_host_that_is_not_covered_is_refused_by_callers() {
 
 #[tokio::test]
 async fn a_leaf_is_kept_while_it_is_fresh_and_made_anew_in_time() {
-    let folder = Folder::new("fresh");
-    let authority = Authority::open(&folder.settings(&["a.example"]), NOW).unwrap();
+    let folder = CaDir::new("fresh");
+    let authority = CertAuthority::open(&folder.settings(&["a.example"]), NOW).unwrap();
     let first = authority.leaf("a.example", NOW).await.unwrap();
     let later = authority.leaf("a.example", NOW + 5 * DAY - SECOND).await.unwrap();
     assert!(Arc::ptr_eq(&first, &later), "two days are left");
@@ -170,8 +170,8 @@ async fn a_leaf_is_kept_while_it_is_fresh_and_made_anew_in_time() {
 
 #[tokio::test]
 async fn those_who_ask_at_one_time_get_one_leaf() {
-    let folder = Folder::new("at-once");
-    let authority = Authority::open(&folder.settings(&["a.example"]), NOW).unwrap();
+    let folder = CaDir::new("at-once");
+    let authority = CertAuthority::open(&folder.settings(&["a.example"]), NOW).unwrap();
     let ask = || authority.leaf("a.example", NOW);
     let (a, b, c) = tokio::join!(ask(), ask(), ask());
     let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
@@ -182,9 +182,9 @@ async fn those_who_ask_at_one_time_get_one_leaf() {
 
 #[tokio::test]
 async fn a_session_is_resumed_with_its_leaf_and_never_with_another() {
-    let folder = Folder::new("resumed");
+    let folder = CaDir::new("resumed");
     let settings = folder.settings(&["a.example"]);
-    let authority = Authority::open(&settings, NOW).unwrap();
+    let authority = CertAuthority::open(&settings, NOW).unwrap();
     let leaf = authority.leaf("a.example", NOW - 5 * DAY).await.unwrap();
     let caller = caller(&folder.0, NOW);
     let kind = |leaf| shake(&caller, leaf, "a.example").map(|done| done.handshake_kind().unwrap());
@@ -193,14 +193,14 @@ async fn a_session_is_resumed_with_its_leaf_and_never_with_another() {
     let renewed = authority.leaf("a.example", NOW).await.unwrap();
     assert_eq!(kind(&renewed), Ok(HandshakeKind::Full), "the leaf is a new one");
     rotate(&settings, NOW).unwrap();
-    let other = Authority::open(&settings, NOW).unwrap().leaf("a.example", NOW).await.unwrap();
+    let other = CertAuthority::open(&settings, NOW).unwrap().leaf("a.example", NOW).await.unwrap();
     assert!(kind(&other).unwrap_err().contains("invalid peer certificate"), "the authority is a new one");
 }
 
 #[tokio::test]
 async fn a_leaf_never_outlives_its_authority() {
-    let folder = Folder::new("outlives");
-    let authority = Authority::open(&folder.settings(&["a.example"]), NOW).unwrap();
+    let folder = CaDir::new("outlives");
+    let authority = CertAuthority::open(&folder.settings(&["a.example"]), NOW).unwrap();
     let end = NOW + 3_650 * DAY;
     let last = authority.leaf("a.example", end - DAY).await.unwrap();
     assert!(shown(&folder.0, &last, "a.example", end).is_ok());
@@ -212,17 +212,17 @@ async fn a_leaf_never_outlives_its_authority() {
 
 #[test]
 fn it_is_made_once_with_a_key_that_only_its_owner_can_read() {
-    let folder = Folder::new("made");
+    let folder = CaDir::new("made");
     let settings = folder.settings(&["a.example"]);
-    assert_eq!(look(&settings, NOW).unwrap(), None, "who looks makes nothing");
+    assert_eq!(inspect(&settings, NOW).unwrap(), None, "who looks makes nothing");
     assert!(!folder.0.exists());
-    let made = make(&settings, NOW).unwrap();
-    assert_eq!(make(&settings, NOW).unwrap(), made, "it is kept");
-    assert_eq!(look(&settings, NOW).unwrap(), Some(made.clone()));
+    let made = open_or_create(&settings, NOW).unwrap();
+    assert_eq!(open_or_create(&settings, NOW).unwrap(), made, "it is kept");
+    assert_eq!(inspect(&settings, NOW).unwrap(), Some(made.clone()));
     assert_eq!(folder.names(), ["lockgate-ca.key", "lockgate-ca.pem"], "nothing is left beside them");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder.0), 0o700);
-    assert_eq!(mode(&Authority::key_path(&folder.0)), 0o600);
+    assert_eq!(mode(&CertAuthority::key_path(&folder.0)), 0o600);
     assert!(made.subject.contains("lockgate CA (") && made.subject.contains(", 2026-05-28, "), "{}", made.subject);
     assert_eq!(made.not_after - made.not_before, 3_651 * 86_400);
     assert_eq!(made.scope.to_string(), "a.example, and what is below this name");
@@ -230,27 +230,27 @@ fn it_is_made_once_with_a_key_that_only_its_owner_can_read() {
 
 #[test]
 fn several_who_need_it_at_one_time_end_up_with_one() {
-    let folder = Folder::new("race");
+    let folder = CaDir::new("race");
     let settings = folder.settings(&["a.example"]);
     for _ in 0..5 {
         fs::remove_dir_all(&folder.0).ok();
-        let portraits: Vec<_> = std::thread::scope(|scope| {
-            let makers: Vec<_> = (0..8).map(|_| scope.spawn(|| make(&settings, NOW).unwrap())).collect();
+        let summaries: Vec<_> = std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..8).map(|_| scope.spawn(|| open_or_create(&settings, NOW).unwrap())).collect();
             makers.into_iter().map(|maker| maker.join().unwrap().fingerprint).collect()
         });
-        assert!(portraits.iter().all(|one| *one == portraits[0]));
-        assert_eq!(look(&settings, NOW).unwrap().unwrap().fingerprint, portraits[0], "it is the one that is kept");
+        assert!(summaries.iter().all(|one| *one == summaries[0]));
+        assert_eq!(inspect(&settings, NOW).unwrap().unwrap().fingerprint, summaries[0], "it is the one that is kept");
     }
 }
 
 #[test]
 fn who_reads_while_it_is_rotated_reads_the_old_or_the_new_one() {
-    let folder = Folder::new("rotate-race");
+    let folder = CaDir::new("rotate-race");
     let settings = folder.settings(&["a.example"]);
-    make(&settings, NOW).unwrap();
+    open_or_create(&settings, NOW).unwrap();
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..3)
-            .map(|_| scope.spawn(|| (0..40).for_each(|_| drop(look(&settings, NOW).unwrap().unwrap()))))
+            .map(|_| scope.spawn(|| (0..40).for_each(|_| drop(inspect(&settings, NOW).unwrap().unwrap()))))
             .collect();
         for _ in 0..10 {
             rotate(&settings, NOW).unwrap();
@@ -261,42 +261,42 @@ fn who_reads_while_it_is_rotated_reads_the_old_or_the_new_one() {
 
 #[test]
 fn a_rotated_authority_is_a_new_one_and_the_old_certificate_is_kept() {
-    let folder = Folder::new("rotate");
+    let folder = CaDir::new("rotate");
     let settings = folder.settings(&["a.example"]);
-    let old = make(&settings, NOW).unwrap();
+    let old = open_or_create(&settings, NOW).unwrap();
     let (old_pem, old_key) =
-        (fs::read(Authority::path(&folder.0)).unwrap(), fs::read(Authority::key_path(&folder.0)).unwrap());
+        (fs::read(CertAuthority::path(&folder.0)).unwrap(), fs::read(CertAuthority::key_path(&folder.0)).unwrap());
     let wider = folder.settings(&["b.example"]);
     let new = rotate(&wider, NOW).unwrap();
     assert!(new.fingerprint != old.fingerprint && new.subject != old.subject);
-    assert_eq!(look(&wider, NOW).unwrap(), Some(new));
-    assert_eq!(fs::read(Authority::old_path(&folder.0)).unwrap(), old_pem);
-    assert_ne!(fs::read(Authority::key_path(&folder.0)).unwrap(), old_key);
+    assert_eq!(inspect(&wider, NOW).unwrap(), Some(new));
+    assert_eq!(fs::read(CertAuthority::old_path(&folder.0)).unwrap(), old_pem);
+    assert_ne!(fs::read(CertAuthority::key_path(&folder.0)).unwrap(), old_key);
     assert_eq!(folder.names(), ["lockgate-ca-old.pem", "lockgate-ca.key", "lockgate-ca.pem"]);
 }
 
 #[test]
 fn rotation_mends_whatever_is_there() {
-    let folder = Folder::new("mend");
+    let folder = CaDir::new("mend");
     let settings = folder.settings(&["a.example"]);
     rotate(&settings, NOW).unwrap();
-    fs::write(Authority::path(&folder.0), "nothing").unwrap();
-    fs::remove_file(Authority::key_path(&folder.0)).unwrap();
+    fs::write(CertAuthority::path(&folder.0), "nothing").unwrap();
+    fs::remove_file(CertAuthority::key_path(&folder.0)).unwrap();
     // Left behind by a crash, and not ours to write to.
     let leftover = folder.0.join(".lockgate-ca.key.new");
     fs::write(&leftover, "half").unwrap();
     fs::set_permissions(&leftover, Permissions::from_mode(0o444)).unwrap();
     let new = rotate(&settings, NOW).unwrap();
-    assert_eq!(look(&settings, NOW).unwrap(), Some(new));
+    assert_eq!(inspect(&settings, NOW).unwrap(), Some(new));
     assert_eq!(folder.names(), ["lockgate-ca.key", "lockgate-ca.pem"], "what nobody can believe is not kept");
 }
 
 #[test]
 fn files_that_cannot_be_an_authority_are_told_with_what_to_do() {
-    let folder = Folder::new("unfit");
+    let folder = CaDir::new("unfit");
     let settings = folder.settings(&["a.example"]);
-    make(&settings, NOW).unwrap();
-    let (path, key) = (Authority::path(&folder.0), Authority::key_path(&folder.0));
+    open_or_create(&settings, NOW).unwrap();
+    let (path, key) = (CertAuthority::path(&folder.0), CertAuthority::key_path(&folder.0));
     let (pem, key_pem) = (fs::read_to_string(&path).unwrap(), fs::read_to_string(&key).unwrap());
     let rotate = "; `lockgate ca rotate` makes a new authority";
 
@@ -335,10 +335,12 @@ fn files_that_cannot_be_an_authority_are_told_with_what_to_do() {
 
 #[test]
 fn an_authority_out_of_its_time_or_for_other_hosts_is_told() {
-    let folder = Folder::new("time");
+    let folder = CaDir::new("time");
     let settings = folder.settings(&["a.example"]);
-    make(&settings, NOW).unwrap();
-    assert!(Authority::open(&settings, NOW - DAY).is_ok() && Authority::open(&settings, NOW + 3_650 * DAY).is_ok());
+    open_or_create(&settings, NOW).unwrap();
+    assert!(
+        CertAuthority::open(&settings, NOW - DAY).is_ok() && CertAuthority::open(&settings, NOW + 3_650 * DAY).is_ok()
+    );
     let told = fault(&settings, NOW + 3_651 * DAY);
     assert!(told.starts_with("the authority in D/lockgate-ca.pem expired on 2036-05-25T"), "{told}");
     let told = fault(&settings, NOW - 2 * DAY);
@@ -353,10 +355,10 @@ fn an_authority_out_of_its_time_or_for_other_hosts_is_told() {
 
 #[test]
 fn a_folder_that_cannot_be_made_is_told() {
-    let folder = Folder::new("folder");
+    let folder = CaDir::new("folder");
     fs::write(&folder.0, "a file").unwrap();
     let settings = Settings { dir: folder.0.join("certs"), covers: vec![] };
-    let told = make(&settings, NOW).unwrap_err().to_string();
+    let told = open_or_create(&settings, NOW).unwrap_err().to_string();
     assert!(told.contains("cannot ") && told.contains("/certs"), "{told}");
     fs::remove_file(&folder.0).unwrap();
 }

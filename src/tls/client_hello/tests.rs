@@ -17,12 +17,12 @@ fn hello(name: &str, most: Option<usize>) -> Vec<u8> {
     bytes
 }
 
-fn read(bytes: &[u8]) -> Opening {
-    Reader::default().read(bytes)
+fn read(bytes: &[u8]) -> HelloState {
+    HelloReader::default().read(bytes)
 }
 
-fn names(names: &[&str]) -> Opening {
-    Opening::Hello(names.iter().map(|name| (*name).to_owned()).collect())
+fn names(names: &[&str]) -> HelloState {
+    HelloState::Hello(names.iter().map(|name| (*name).to_owned()).collect())
 }
 
 /// A hello with these extensions, in one record; `None`: without any.
@@ -51,9 +51,9 @@ fn the_name_is_found_whole_or_in_many_records_and_byte_by_byte() {
     for most in [None, Some(32), Some(64), Some(500)] {
         let bytes = hello("API.partner.Example", most);
         assert_eq!(read(&bytes), names(&["api.partner.example"]), "{most:?}");
-        let mut reader = Reader::default();
+        let mut reader = HelloReader::default();
         for count in 0..bytes.len() {
-            assert_eq!(reader.read(&bytes[..count]), Opening::More, "{most:?} {count} of {}", bytes.len());
+            assert_eq!(reader.read(&bytes[..count]), HelloState::Incomplete, "{most:?} {count} of {}", bytes.len());
         }
         assert_eq!(reader.read(&bytes), names(&["api.partner.example"]), "{most:?}");
     }
@@ -89,10 +89,10 @@ fn what_is_no_tls_is_told_by_its_first_bytes() {
     let others =
         ["GET / HTTP/1.1", "SSH-2.0-x", "\0", "\u{16}G", "\u{17}\0", "\u{16}\u{10}", "\u{16}\u{2}\0\0\u{9}\u{2}"];
     for bytes in others.into_iter().chain(["\u{15}\u{2}\0\0\u{3}"]) {
-        assert_eq!(read(bytes.as_bytes()), Opening::Other, "{bytes:?}");
+        assert_eq!(read(bytes.as_bytes()), HelloState::NotTls, "{bytes:?}");
     }
     for bytes in ["", "\u{16}", "\u{16}\u{3}", "\u{16}\u{3}\u{1}\0", "\u{16}\u{2}\0\0\u{9}", "\u{15}\u{2}\0\0"] {
-        assert_eq!(read(bytes.as_bytes()), Opening::More, "{bytes:?}");
+        assert_eq!(read(bytes.as_bytes()), HelloState::Incomplete, "{bytes:?}");
     }
 }
 
@@ -103,7 +103,7 @@ fn the_version_of_a_record_hides_no_name() {
         bytes[1] = major;
         assert_eq!(read(&bytes), names(&["a.example"]), "{major}");
         let alert = [&[21, major, 1, 0, 2, 1, 0][..], &bytes].concat();
-        assert_eq!(read(&alert), Opening::Unreadable, "{major}");
+        assert_eq!(read(&alert), HelloState::Unreadable, "{major}");
     }
 }
 
@@ -115,7 +115,7 @@ fn tls_that_does_not_begin_with_a_whole_hello_cannot_be_read() {
     let server_hello = record(&[2, 0, 0, 1, 0]);
     let too_long = record(&[1, 1, 0, 1]);
     for bytes in [alert, between, server_hello, too_long] {
-        assert_eq!(read(&bytes), Opening::Unreadable, "{bytes:?}");
+        assert_eq!(read(&bytes), HelloState::Unreadable, "{bytes:?}");
     }
 }
 
@@ -129,7 +129,7 @@ fn lengths_that_do_not_fit_are_found() {
         for change in [1, -1] {
             let mut bytes = good.clone();
             bytes[at] = bytes[at].wrapping_add_signed(change);
-            assert_eq!(read(&bytes), Opening::Unreadable, "{at} {change}");
+            assert_eq!(read(&bytes), HelloState::Unreadable, "{at} {change}");
         }
     }
 }

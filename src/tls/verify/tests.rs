@@ -9,26 +9,26 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-const WISH: Wish = Wish { offer: Offer::Http1, identity: None };
+const OPTIONS: HandshakeOptions = HandshakeOptions { offer: Offer::Http1, identity: None };
 
 /// An authority of its own for each test.
-struct Authority {
+struct TestCa {
     certificate: Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
-impl Authority {
-    fn new() -> Authority {
-        Authority::named("Internal CA")
+impl TestCa {
+    fn new() -> TestCa {
+        TestCa::named("Internal CA")
     }
 
-    fn named(name: &str) -> Authority {
+    fn named(name: &str) -> TestCa {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap();
-        Authority { certificate, issuer: Issuer::new(params, key) }
+        TestCa { certificate, issuer: Issuer::new(params, key) }
     }
 
     fn connector(&self) -> Connector {
@@ -88,10 +88,10 @@ async fn handshake(connector: &Connector, host: &str, origin: TlsAcceptor) -> Re
             stream.read_u8().await.ok();
         }
     });
-    connector.connect(host, near, WISH).await
+    connector.connect(host, near, OPTIONS).await
 }
 
-async fn refused(authority: &Authority, host: &str, origin: TlsAcceptor) -> String {
+async fn refused(authority: &TestCa, host: &str, origin: TlsAcceptor) -> String {
     let error = handshake(&authority.connector(), host, origin).await.expect_err("it was accepted");
     assert!(matches!(error, Error::Certificate(_)), "{error:?}");
     error.to_string()
@@ -99,7 +99,7 @@ async fn refused(authority: &Authority, host: &str, origin: TlsAcceptor) -> Stri
 
 #[tokio::test]
 async fn a_good_certificate_is_accepted_for_a_name_and_for_an_address() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     for host in ["api.partner.example", "127.0.0.1", "::1"] {
         let origin = authority.origin(&[host], |_| {});
         let mut stream = handshake(&authority.connector(), host, origin).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_good_certificate_is_accepted_for_a_name_and_for_an_address() {
 
 #[tokio::test]
 async fn a_wildcard_stands_for_one_label() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let origin = || authority.origin(&["*.partner.example"], |_| {});
     handshake(&authority.connector(), "api.partner.example", origin()).await.unwrap();
     refused(&authority, "a.b.partner.example", origin()).await;
@@ -119,7 +119,7 @@ async fn a_wildcard_stands_for_one_label() {
 
 #[tokio::test]
 async fn a_certificate_for_another_name_is_refused_and_both_names_are_told() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let names = ["a.example", "b.example", "c.example", "d.example"];
     let message = refused(&authority, "api.partner.example", authority.origin(&names, |_| {})).await;
     let expected = "the certificate is not accepted: it is not for api.partner.example but for a.example, b.example, c.example and 1 more";
@@ -129,7 +129,7 @@ async fn a_certificate_for_another_name_is_refused_and_both_names_are_told() {
 
 #[tokio::test]
 async fn a_certificate_out_of_its_time_is_refused() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let expired = authority.origin(&["a.example"], |params| {
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
@@ -141,10 +141,10 @@ async fn a_certificate_out_of_its_time_is_refused() {
 
 #[tokio::test]
 async fn a_certificate_of_an_authority_that_is_not_trusted_is_refused() {
-    let (trusted, other) = (Authority::new(), Authority::named("Another CA"));
+    let (trusted, other) = (TestCa::new(), TestCa::named("Another CA"));
     let message = refused(&trusted, "a.example", other.origin(&["a.example"], |_| {})).await;
     assert!(message.contains("its issuer is not trusted"), "{message}");
-    let namesake = Authority::new();
+    let namesake = TestCa::new();
     let message = refused(&trusted, "a.example", namesake.origin(&["a.example"], |_| {})).await;
     assert!(message.contains("the issuer that it names did not sign it"), "{message}");
 }
@@ -155,7 +155,7 @@ async fn a_self_signed_certificate_is_refused_unless_it_is_trusted_itself() {
     let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
     let plain = params.self_signed(&key).unwrap();
     let origin = || origin_with(vec![plain.der().clone()], &key);
-    let message = refused(&Authority::new(), "a.example", origin()).await;
+    let message = refused(&TestCa::new(), "a.example", origin()).await;
     assert!(message.ends_with("it is self-signed"), "{message}");
     let trusting = Connector::new(Settings { trust: vec![plain.der().clone()], identities: Vec::new() }).unwrap();
     handshake(&trusting, "a.example", origin()).await.unwrap();
@@ -163,13 +163,13 @@ async fn a_self_signed_certificate_is_refused_unless_it_is_trusted_itself() {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = params.self_signed(&key).unwrap();
     let origin = origin_with(vec![authority.der().clone()], &key);
-    let message = refused(&Authority::new(), "a.example", origin).await;
+    let message = refused(&TestCa::new(), "a.example", origin).await;
     assert!(message.contains("it is self-signed, and says that it is an authority's (CA:TRUE)"), "{message}");
 }
 
 #[tokio::test]
 async fn an_authoritys_certificate_is_not_a_servers() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let origin = authority.origin(&["a.example"], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     let message = refused(&authority, "a.example", origin).await;
     assert!(message.contains("it is an authority's (CA:TRUE)"), "{message}");
@@ -182,7 +182,7 @@ async fn an_authoritys_certificate_is_not_a_servers() {
 
 #[tokio::test]
 async fn an_authority_that_expired_is_told_from_a_leaf_that_did() {
-    let root = Authority::new();
+    let root = TestCa::new();
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -208,7 +208,7 @@ async fn an_authority_may_vouch_only_for_what_its_constraints_say() {
         excluded_subtrees: Vec::new(),
     });
     let certificate = params.self_signed(&key).unwrap();
-    let authority = Authority { certificate, issuer: Issuer::new(params, key) };
+    let authority = TestCa { certificate, issuer: Issuer::new(params, key) };
     let good = authority.origin(&["a.internal.example"], |_| {});
     handshake(&authority.connector(), "a.internal.example", good).await.unwrap();
     let message = refused(&authority, "a.example", authority.origin(&["a.example"], |_| {})).await;
@@ -226,7 +226,7 @@ fn told_of_weak(root: usize, chain: &[usize]) -> Result<(), String> {
     let chain: Vec<_> = chain.iter().map(|index| all[*index].clone()).collect();
     let name = ServerName::try_from("a.example").unwrap();
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
-    let strict = Strict::new(Arc::new(roots)).unwrap();
+    let strict = StrictVerifier::new(Arc::new(roots)).unwrap();
     match strict.verify_server_cert(&chain[0], &chain[1..], &name, &[], now) {
         Ok(_verified) => Ok(()),
         Err(error) => Err(Error::Certificate(error).to_string()),
@@ -247,7 +247,7 @@ fn weak_keys_and_signatures_are_refused_by_their_names() {
 }
 
 /// An origin that wants to know who comes.
-fn curious(authority: &Authority, version: &'static rustls::SupportedProtocolVersion) -> TlsAcceptor {
+fn curious(authority: &TestCa, version: &'static rustls::SupportedProtocolVersion) -> TlsAcceptor {
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -273,14 +273,14 @@ async fn shown(connector: &Connector, identity: Option<usize>, origin: TlsAccept
             stream.read_u8().await.ok();
         }
     });
-    let wish = Wish { offer: Offer::Http2, identity };
-    let mut stream = connector.connect("a.example", near, wish).await.map_err(|error| error.to_string())?;
-    stream.read_u8().await.map_err(|error| late_refusal(&error).unwrap().to_string())
+    let options = HandshakeOptions { offer: Offer::Http2, identity };
+    let mut stream = connector.connect("a.example", near, options).await.map_err(|error| error.to_string())?;
+    stream.read_u8().await.map_err(|error| late_rejection(&error).unwrap().to_string())
 }
 
 #[tokio::test]
 async fn an_origin_that_asks_is_shown_who_we_are() {
-    let (authority, other) = (Authority::new(), Authority::named("Another CA"));
+    let (authority, other) = (TestCa::new(), TestCa::named("Another CA"));
     let connector = authority.connector_as(vec![other.identity(|_| {}), authority.identity(|_| {})]);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let origin = || curious(&authority, version);
@@ -294,14 +294,14 @@ async fn an_origin_that_asks_is_shown_who_we_are() {
 
 #[tokio::test]
 async fn the_origin_chooses_from_what_is_offered() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let connector = authority.connector_as(vec![authority.identity(|_| {})]);
     for identity in [None, Some(0)] {
         for (offer, spoken) in [(Offer::Http1, &b"http/1.1"[..]), (Offer::Http2, b"h2")] {
             let (near, far) = pair().await;
             let origin = authority.origin(&["a.example"], |_| {});
             tokio::spawn(async move { origin.accept(far).await.unwrap().read_u8().await });
-            let stream = connector.connect("a.example", near, Wish { offer, identity }).await.unwrap();
+            let stream = connector.connect("a.example", near, HandshakeOptions { offer, identity }).await.unwrap();
             assert_eq!(stream.get_ref().1.alpn_protocol(), Some(spoken), "{offer:?} {identity:?}");
         }
     }
@@ -309,7 +309,7 @@ async fn the_origin_chooses_from_what_is_offered() {
 
 #[test]
 fn an_identity_with_another_key_is_an_error() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let broken = Identity { key: authority.identity(|_| {}).key, ..authority.identity(|_| {}) };
     let settings = Settings { trust: vec![authority.certificate.der().clone()], identities: vec![broken] };
     assert!(Connector::new(settings).is_err());
@@ -317,22 +317,22 @@ fn an_identity_with_another_key_is_an_error() {
 
 #[tokio::test]
 async fn an_origin_that_speaks_no_tls_is_told_from_one_with_a_bad_certificate() {
-    let connector = Authority::new().connector();
+    let connector = TestCa::new().connector();
     let (near, mut far) = pair().await;
     far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-    let error = connector.connect("a.example", near, WISH).await.err().unwrap();
+    let error = connector.connect("a.example", near, OPTIONS).await.err().unwrap();
     assert!(matches!(error, Error::Tls(_)), "{error:?}");
     assert_eq!(error.to_string(), "what came is not TLS (does the port speak plain http?)");
     let (near, far) = pair().await;
     drop(far);
-    let error = connector.connect("a.example", near, WISH).await.err().unwrap();
+    let error = connector.connect("a.example", near, OPTIONS).await.err().unwrap();
     assert!(matches!(error, Error::Io(_)), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_host_that_no_certificate_can_bear_is_named() {
     let (near, _far) = pair().await;
-    let error = Authority::new().connector().connect("a b", near, WISH).await.err().unwrap();
+    let error = TestCa::new().connector().connect("a b", near, OPTIONS).await.err().unwrap();
     assert_eq!(error.to_string(), "\"a b\" is not a name that a certificate can bear");
 }
 

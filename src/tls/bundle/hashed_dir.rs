@@ -13,17 +13,17 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use x509_parser::asn1_rs::{Any, Tag, ToDer};
 use x509_parser::x509::X509Name;
 
-use super::{put, to_pem, unwritten};
+use super::{to_pem, write_atomically, write_error};
 
 /// The mode of the folder: any user may look into it.
-const MODE: u32 = 0o755;
+const DIR_MODE: u32 = 0o755;
 
 /// Makes the folder hold these certificates (DER) and nothing else. What is there already is not touched.
 pub(super) fn write(folder: &Path, certificates: &[&[u8]]) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(MODE).create(folder).map_err(|error| unwritten(folder, &error))?;
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(folder).map_err(|error| write_error(folder, &error))?;
     let files = files(certificates);
     for (name, pem) in &files {
-        put(&folder.join(name), pem.as_bytes())?;
+        write_atomically(&folder.join(name), pem.as_bytes())?;
     }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -52,30 +52,30 @@ fn files(certificates: &[&[u8]]) -> BTreeMap<String, String> {
 /// little-endian, of the SHA-1 of the subject in a canonical form. `None`: it is no certificate.
 fn subject_hash(certificate: &[u8]) -> Option<u32> {
     let (_rest, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, &canonical(certificate.subject())?);
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, &canonical_name(certificate.subject())?);
     let bytes = digest.as_ref().first_chunk()?;
     Some(u32::from_le_bytes(*bytes))
 }
 
 /// A name in OpenSSL's canonical form (`x509_name_canon` in crypto/x509/x_name.c): its sets without the sequence around
 /// them, and all texts as UTF-8, in lower case, with single spaces.
-fn canonical(name: &X509Name<'_>) -> Option<Vec<u8>> {
+fn canonical_name(name: &X509Name<'_>) -> Option<Vec<u8>> {
     let mut sets = Vec::new();
     for set in name.iter_rdn() {
         let mut members = Vec::new();
         for attribute in set.iter() {
             let kind = attribute.attr_type().to_der_vec().ok()?;
-            members.push(tagged(Tag::Sequence, &[kind, value(attribute.attr_value())?].concat()));
+            members.push(der_element(Tag::Sequence, &[kind, canonical_value(attribute.attr_value())?].concat()));
         }
         // DER: the members of a set in the order of their bytes.
         members.sort();
-        sets.extend(tagged(Tag::Set, &members.concat()));
+        sets.extend(der_element(Tag::Set, &members.concat()));
     }
     Some(sets)
 }
 
 /// One value in the canonical form; what is no text stays as it is.
-fn value(any: &Any<'_>) -> Option<Vec<u8>> {
+fn canonical_value(any: &Any<'_>) -> Option<Vec<u8>> {
     let text = match any.header.tag() {
         Tag::Utf8String => String::from_utf8_lossy(any.data).into_owned(),
         Tag::PrintableString | Tag::Ia5String | Tag::VisibleString | Tag::T61String => {
@@ -99,11 +99,11 @@ fn value(any: &Any<'_>) -> Option<Vec<u8>> {
         }
         plain.push_str(&word.to_ascii_lowercase());
     }
-    Some(tagged(Tag::Utf8String, plain.as_bytes()))
+    Some(der_element(Tag::Utf8String, plain.as_bytes()))
 }
 
 /// An element of DER (X.690 §8.1): its tag, its length, its content.
-fn tagged(tag: Tag, content: &[u8]) -> Vec<u8> {
+fn der_element(tag: Tag, content: &[u8]) -> Vec<u8> {
     let constructed = if matches!(tag, Tag::Sequence | Tag::Set) { 0x20 } else { 0 };
     let mut element = vec![u8::try_from(tag.0).unwrap_or(0) | constructed];
     let length = content.len().to_be_bytes();

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
-use super::strict::Reason;
+use super::strict_verifier::RejectReason;
 
 /// Object identifiers of signatures with hashes that have been broken, as they stand in a certificate (RFC 3279 §2.2).
-const BROKEN: [(&[u8], &str); 4] = [
+const BROKEN_HASHES: [(&[u8], &str); 4] = [
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x04], "MD5"),
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05], "SHA-1"),
     (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01], "SHA-1"),
@@ -15,7 +15,7 @@ const BROKEN: [(&[u8], &str); 4] = [
 ];
 
 /// What is wrong with a certificate.
-pub(super) fn of_certificate(error: &Error) -> String {
+pub(super) fn certificate_error(error: &Error) -> String {
     let Error::InvalidCertificate(reason) = error else {
         return error.to_string();
     };
@@ -24,10 +24,10 @@ pub(super) fn of_certificate(error: &Error) -> String {
         reason = "the enum is open; what it does not name here has words of its own"
     )]
     match reason {
-        CertificateError::ExpiredContext { not_after, .. } => format!("it expired on {}", day(*not_after)),
+        CertificateError::ExpiredContext { not_after, .. } => format!("it expired on {}", timestamp(*not_after)),
         CertificateError::Expired => "it has expired".to_owned(),
         CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("it is not valid before {}", day(*not_before))
+            format!("it is not valid before {}", timestamp(*not_before))
         }
         CertificateError::NotValidYet => "it is not valid yet".to_owned(),
         CertificateError::UnknownIssuer => {
@@ -35,7 +35,7 @@ pub(super) fn of_certificate(error: &Error) -> String {
         }
         CertificateError::NotValidForName => "it is for another name".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("it is not for {} but for {}", expected.to_str(), listed(presented))
+            format!("it is not for {} but for {}", expected.to_str(), list_names(presented))
         }
         CertificateError::BadSignature => "the issuer that it names did not sign it".to_owned(),
         CertificateError::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => {
@@ -49,7 +49,7 @@ pub(super) fn of_certificate(error: &Error) -> String {
         }
         CertificateError::BadEncoding => "it is broken".to_owned(),
         CertificateError::Revoked => "it was revoked".to_owned(),
-        CertificateError::Other(other) => match other.0.downcast_ref::<Reason>() {
+        CertificateError::Other(other) => match other.0.downcast_ref::<RejectReason>() {
             Some(reason) => reason.to_string(),
             None if format!("{:?}", other.0) == "NameConstraintViolation" => {
                 "its authority may not vouch for the names that it bears (name constraints)".to_owned()
@@ -61,13 +61,13 @@ pub(super) fn of_certificate(error: &Error) -> String {
 }
 
 /// Why the handshake came to no end.
-pub(super) fn of_handshake(error: &Error) -> String {
+pub(super) fn handshake_error(error: &Error) -> String {
     #[allow(
         clippy::wildcard_enum_match_arm,
         reason = "the enum is open; what it does not name here has words of its own"
     )]
     match error {
-        Error::AlertReceived(alert) => of_alert(*alert),
+        Error::AlertReceived(alert) => alert_error(*alert),
         // What begins with none of the five types of TLS records; an answer of HTTP does.
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "what came is not TLS (does the port speak plain http?)".to_owned()
@@ -78,7 +78,7 @@ pub(super) fn of_handshake(error: &Error) -> String {
 }
 
 /// Whether the origin did not accept who we are.
-pub(super) fn is_about_us(error: &Error) -> bool {
+pub(super) fn rejects_client_cert(error: &Error) -> bool {
     matches!(
         error,
         Error::AlertReceived(
@@ -95,7 +95,7 @@ pub(super) fn is_about_us(error: &Error) -> bool {
     )
 }
 
-fn of_alert(alert: AlertDescription) -> String {
+fn alert_error(alert: AlertDescription) -> String {
     #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is open; what it does not name here is told by its name")]
     match alert {
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
@@ -110,7 +110,7 @@ fn of_alert(alert: AlertDescription) -> String {
         }
         AlertDescription::NoApplicationProtocol => "the origin speaks none of the protocols that were offered".to_owned(),
         AlertDescription::UnrecognisedName => "the origin knows no host of this name".to_owned(),
-        alert if is_about_us(&Error::AlertReceived(alert)) => format!(
+        alert if rejects_client_cert(&Error::AlertReceived(alert)) => format!(
             "the origin does not accept who we are ({alert:?}); [[tls.client]] names the certificate that it is shown"
         ),
         alert => format!("the origin broke TLS off: {alert:?}"),
@@ -119,19 +119,19 @@ fn of_alert(alert: AlertDescription) -> String {
 
 fn broken_hash(algorithm: &[u8]) -> Option<&'static str> {
     let has = |oid: &[u8]| memchr::memmem::find(algorithm, oid).is_some();
-    BROKEN.iter().find(|(oid, _)| has(oid)).map(|(_, hash)| *hash)
+    BROKEN_HASHES.iter().find(|(oid, _)| has(oid)).map(|(_, hash)| *hash)
 }
 
 /// The day of a moment, and the moment.
-pub(super) fn day(time: UnixTime) -> String {
+pub(super) fn timestamp(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds).map_or_else(|_| "an unknown day".to_owned(), |moment| moment.to_string())
 }
 
 /// The first names of a certificate, which may bear hundreds.
-fn listed(presented: &[String]) -> String {
+fn list_names(presented: &[String]) -> String {
     const MOST: usize = 3;
-    let first = presented.iter().take(MOST).map(|name| plain(name)).collect::<Vec<_>>().join(", ");
+    let first = presented.iter().take(MOST).map(|name| bare_name(name)).collect::<Vec<_>>().join(", ");
     match presented.len() {
         0 => "no name at all".to_owned(),
         1..=MOST => first,
@@ -140,7 +140,7 @@ fn listed(presented: &[String]) -> String {
 }
 
 /// `DnsName("a.example")` as rustls writes it, without its shell.
-fn plain(name: &str) -> String {
+fn bare_name(name: &str) -> String {
     let bare = name.split_once('(').and_then(|(_kind, rest)| rest.strip_suffix(')')).unwrap_or(name);
     bare.trim_matches('"').escape_default().to_string()
 }

@@ -14,20 +14,20 @@ use rustls::{
 use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::PublicKey;
 
-use super::words::day;
+use super::describe::timestamp;
 
 /// The shortest RSA key that browsers accept, in bits.
 const SHORTEST_RSA: usize = 2_048;
 
 /// rustls' own verifier, and a little more.
 #[derive(Debug)]
-pub(super) struct Strict {
+pub(super) struct StrictVerifier {
     rustls: Arc<WebPkiServerVerifier>,
 }
 
 /// Why a certificate is refused, where rustls has no word for it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Reason {
+pub(super) enum RejectReason {
     #[error("it is self-signed")]
     SelfSigned,
     #[error(
@@ -40,18 +40,18 @@ pub(super) enum Reason {
     ShortKey(usize),
     #[error("a certificate of its chain has an RSA key of {0} bits, which can be broken; 2048 are the least")]
     ShortKeyAbove(usize),
-    #[error("the certificate of an authority in its chain expired on {}", day(*.0))]
+    #[error("the certificate of an authority in its chain expired on {}", timestamp(*.0))]
     ExpiredAbove(UnixTime),
 }
 
-impl Strict {
-    pub(super) fn new(roots: Arc<RootCertStore>) -> Result<Strict, rustls::client::VerifierBuilderError> {
+impl StrictVerifier {
+    pub(super) fn new(roots: Arc<RootCertStore>) -> Result<StrictVerifier, rustls::client::VerifierBuilderError> {
         let rustls = WebPkiServerVerifier::builder_with_provider(roots, Arc::new(default_provider())).build()?;
-        Ok(Strict { rustls })
+        Ok(StrictVerifier { rustls })
     }
 }
 
-impl ServerCertVerifier for Strict {
+impl ServerCertVerifier for StrictVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -64,7 +64,7 @@ impl ServerCertVerifier for Strict {
             // A key that signed others is checked when its signature is; a leaf's would be in the handshake alone,
             // where its failure says nothing.
             Ok(verified) => match short_key(end_entity) {
-                Some(bits) => Err(refused(Reason::ShortKey(bits))),
+                Some(bits) => Err(refused(RejectReason::ShortKey(bits))),
                 None => Ok(verified),
             },
             Err(Error::InvalidCertificate(error)) => Err(match reason(&error, end_entity, intermediates) {
@@ -102,12 +102,16 @@ impl ServerCertVerifier for Strict {
     }
 }
 
-fn refused(reason: Reason) -> Error {
+fn refused(reason: RejectReason) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
 /// A better reason than the one that rustls gave, if the certificate has it.
-fn reason(error: &CertificateError, end_entity: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Option<Reason> {
+fn reason(
+    error: &CertificateError,
+    end_entity: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+) -> Option<RejectReason> {
     let leaf = parse(end_entity)?;
     let is_own_issuer = leaf.subject().as_raw() == leaf.issuer().as_raw();
     #[allow(
@@ -116,13 +120,15 @@ fn reason(error: &CertificateError, end_entity: &CertificateDer<'_>, above: &[Ce
     )]
     match error {
         // An authority's certificate as a server's own has no name in rustls' enum.
-        CertificateError::Other(_) if leaf.is_ca() && is_own_issuer => Some(Reason::OwnAuthority),
-        CertificateError::Other(_) if leaf.is_ca() => Some(Reason::Authority),
-        CertificateError::UnknownIssuer | CertificateError::BadSignature if is_own_issuer => Some(Reason::SelfSigned),
-        CertificateError::BadSignature => above.iter().find_map(short_key).map(Reason::ShortKeyAbove),
+        CertificateError::Other(_) if leaf.is_ca() && is_own_issuer => Some(RejectReason::OwnAuthority),
+        CertificateError::Other(_) if leaf.is_ca() => Some(RejectReason::Authority),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature if is_own_issuer => {
+            Some(RejectReason::SelfSigned)
+        }
+        CertificateError::BadSignature => above.iter().find_map(short_key).map(RejectReason::ShortKeyAbove),
         CertificateError::ExpiredContext { not_after, .. } => {
             let own = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
-            (own != not_after.as_secs()).then_some(Reason::ExpiredAbove(*not_after))
+            (own != not_after.as_secs()).then_some(RejectReason::ExpiredAbove(*not_after))
         }
         _ => None,
     }

@@ -10,13 +10,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, GeneralSubtree as Found};
+use x509_parser::extensions::{GeneralName, GeneralSubtree as ParsedSubtree};
 
 use super::Subtree;
 
 /// The one name that is permitted where there should be none: nothing is ever found there (RFC 6761 §6.4). To exclude the
 /// empty name would say the same, but Java does not read it so.
-const NOBODY: &str = "invalid";
+const NO_NAME: &str = "invalid";
 
 /// The constraints of an authority for these names; `None`: it may vouch for anything.
 pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
@@ -38,7 +38,7 @@ pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
     }
     // A kind of name of which nothing is said is free, so each kind must be named.
     if !permitted.iter().any(|subtree| matches!(subtree, GeneralSubtree::DnsName(_))) {
-        permitted.push(GeneralSubtree::DnsName(NOBODY.to_owned()));
+        permitted.push(GeneralSubtree::DnsName(NO_NAME.to_owned()));
     }
     let mut excluded = Vec::new();
     if !permitted.iter().any(|subtree| matches!(subtree, GeneralSubtree::IpAddress(_))) {
@@ -51,18 +51,18 @@ pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
 
 /// For whom an authority may vouch, as its certificate says. Empty lists of what is permitted permit all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Scope {
+pub struct NameScope {
     names: Vec<String>,
     ranges: Vec<IpNet>,
     no_names: Vec<String>,
     no_ranges: Vec<IpNet>,
 }
 
-impl Scope {
+impl NameScope {
     /// Reads the constraints of a certificate.
-    pub(super) fn of(certificate: &X509Certificate<'_>) -> Result<Scope, String> {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Result<NameScope, String> {
         let found = certificate.name_constraints().map_err(|error| error.to_string())?;
-        let mut scope = Scope::default();
+        let mut scope = NameScope::default();
         let Some(constraints) = found.map(|extension| extension.value) else {
             return Ok(scope);
         };
@@ -74,7 +74,7 @@ impl Scope {
     /// Whether it may vouch for all of this.
     pub fn covers(&self, subtree: &Subtree) -> bool {
         match subtree {
-            Subtree::Any => *self == Scope::default(),
+            Subtree::Any => *self == NameScope::default(),
             Subtree::Name(name) => {
                 let permitted = self.names.is_empty() || self.names.iter().any(|above| is_below(name, above));
                 let excluded = |other: &String| is_below(name, other) || is_below(other, name);
@@ -88,12 +88,12 @@ impl Scope {
     }
 }
 
-impl fmt::Display for Scope {
+impl fmt::Display for NameScope {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Scope::default() {
+        if *self == NameScope::default() {
             return out.write_str("any host");
         }
-        let names: Vec<_> = self.names.iter().filter(|name| *name != NOBODY).collect();
+        let names: Vec<_> = self.names.iter().filter(|name| *name != NO_NAME).collect();
         let mut parts: Vec<String> = names.iter().map(|name| (*name).clone()).collect();
         parts.extend(self.ranges.iter().map(|range| match range.prefix_len() == range.max_prefix_len() {
             true => range.addr().to_string(),
@@ -109,7 +109,11 @@ impl fmt::Display for Scope {
     }
 }
 
-fn read(subtrees: Option<&[Found<'_>]>, names: &mut Vec<String>, ranges: &mut Vec<IpNet>) -> Result<(), String> {
+fn read(
+    subtrees: Option<&[ParsedSubtree<'_>]>,
+    names: &mut Vec<String>,
+    ranges: &mut Vec<IpNet>,
+) -> Result<(), String> {
     for subtree in subtrees.unwrap_or_default() {
         match &subtree.base {
             GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
@@ -176,12 +180,12 @@ mod tests {
     }
 
     /// What a certificate with the constraints for these names says.
-    fn scope(covers: &[Subtree]) -> Scope {
+    fn scope(covers: &[Subtree]) -> NameScope {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.name_constraints = constraints(covers);
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        Scope::of(&x509_parser::parse_x509_certificate(certificate.der()).unwrap().1).unwrap()
+        NameScope::of(&x509_parser::parse_x509_certificate(certificate.der()).unwrap().1).unwrap()
     }
 
     #[test]
@@ -215,13 +219,13 @@ mod tests {
 
     #[test]
     fn what_is_excluded_is_not_covered() {
-        let scope = Scope {
+        let scope = NameScope {
             names: vec!["example".to_owned()],
             no_names: vec![".b.example".to_owned(), String::new()],
-            ..Scope::default()
+            ..NameScope::default()
         };
         assert!(!scope.covers(&name("a.example")), "the empty name is above all");
-        let scope = Scope { no_names: vec![".b.example".to_owned()], ..scope };
+        let scope = NameScope { no_names: vec![".b.example".to_owned()], ..scope };
         assert!(scope.covers(&name("a.example")));
         assert!(!scope.covers(&name("b.example")), "what is below it is not all covered");
         assert!(!scope.covers(&name("c.b.example")));
