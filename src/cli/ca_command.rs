@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{find_config, print_error};
 use crate::config;
 use crate::gate::clock::Clock;
-use crate::tls::ca::{self, CertAuthority, CertSummary, Settings};
+use crate::tls::ca::{self, CertSummary, Settings};
 
 #[derive(Subcommand, Clone, Copy, Debug)]
 pub(super) enum CaCommand {
@@ -68,7 +68,7 @@ fn execute(command: CaCommand, config_arg: Option<&Path>, wall_unix_nanos: i128)
         CaCommand::Show => Ok(show(&open_or_make(&settings, wall_unix_nanos)?, &settings)),
         CaCommand::Path => {
             open_or_make(&settings, wall_unix_nanos)?;
-            Ok(format!("{}\n", absolute(CertAuthority::path(&settings.dir)).display()))
+            Ok(format!("{}\n", absolute(ca::certificate_path(&settings.dir)).display()))
         }
         CaCommand::Rotate if settings.covers.is_empty() => Err(Error::NoIntercept),
         CaCommand::Rotate => {
@@ -98,8 +98,8 @@ fn show(summary: &CertSummary, settings: &Settings) -> String {
         ("valid", format!("{} to {}", format_time(summary.not_before), format_time(summary.not_after))),
         ("SHA-256", fingerprint.join(":")),
         ("signs for", summary.scope.to_string()),
-        ("certificate", absolute(CertAuthority::path(&settings.dir)).display().to_string()),
-        ("key", absolute(CertAuthority::key_path(&settings.dir)).display().to_string()),
+        ("certificate", absolute(ca::certificate_path(&settings.dir)).display().to_string()),
+        ("key", absolute(ca::key_path(&settings.dir)).display().to_string()),
     ] {
         text.push_str(&format!("{label:<12} {value}\n"));
     }
@@ -111,7 +111,7 @@ fn show(summary: &CertSummary, settings: &Settings) -> String {
 
 /// Notes on the restarts that a new authority needs.
 fn rotation_notes(settings: &Settings) -> String {
-    let old = CertAuthority::old_path(&settings.dir);
+    let old = ca::old_certificate_path(&settings.dir);
     let mut text = "\nThis is a new authority. Running gateways use the old one until they are restarted;
 programs must be given the new certificate (`lockgate exec` does so when it starts them).\n"
         .to_owned();

@@ -19,7 +19,7 @@ use self::no_proxy::CountedHosts;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
 use crate::tls::bundle::{Bundle, Inherited};
-use crate::tls::ca::{self, CertAuthority};
+use crate::tls::ca;
 use crate::tls::identity::Identity;
 
 /// Variable that holds the program's credentials for the gateway, `NAME:PASSWORD`.
@@ -161,7 +161,7 @@ fn userinfo(credentials: &[u8]) -> String {
 fn bundle(settings: &ca::Settings, env: Env<'_>) -> Result<Bundle, Error> {
     let dir = std::path::absolute(&settings.dir).map_err(Error::Bundle)?;
     // Users that may not read its key can still trust an existing authority.
-    if !CertAuthority::path(&dir).exists() {
+    if !ca::certificate_path(&dir).exists() {
         ca::open_or_create(settings, Clock::start().wall_unix_nanos())?;
     }
     let path = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -1,24 +1,24 @@
 //! What programs need to believe our authority: a bundle with the system's roots beside ours, and a trust store for Java.
 
+mod atomic_write;
 mod hashed_dir;
 mod jks;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use super::ca::CertAuthority;
-use super::pem;
+use self::atomic_write::{write_atomically, write_error};
+use super::ca;
+use super::pem::{self, encode_certificates};
 
 /// Where distributions keep all roots in one file. They are read beside those that `SSL_CERT_FILE` names, for programs
 /// that never looked at that variable.
@@ -86,9 +86,9 @@ impl Bundle {
             java: place.join(format!("bundle{suffix}.jks")),
             unreadable,
         };
-        write_atomically(&bundle.all, to_pem(&all).as_bytes())?;
+        write_atomically(&bundle.all, encode_certificates(&all).as_bytes())?;
         hashed_dir::write(&bundle.folder, &all)?;
-        write_atomically(&bundle.java, &jks::trust_store(&all, modified_unix_ms(&CertAuthority::path(dir))))?;
+        write_atomically(&bundle.java, &jks::trust_store(&all, modified_unix_ms(&ca::certificate_path(dir))))?;
         Ok(bundle)
     }
 }
@@ -96,8 +96,8 @@ impl Bundle {
 /// Our certificate; after a rotation the one before it too, for gateways that still run show leaves of it.
 fn ca_certificates(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
     let read = |path: PathBuf| pem::certificates(&path);
-    let mut found = read(CertAuthority::path(dir)).map_err(io::Error::other)?;
-    match read(CertAuthority::old_path(dir)) {
+    let mut found = read(ca::certificate_path(dir)).map_err(io::Error::other)?;
+    match read(ca::old_certificate_path(dir)) {
         Ok(old) => found.extend(old),
         Err(error) if error.is_missing() => {}
         Err(error) => return Err(io::Error::other(error)),
@@ -108,11 +108,11 @@ fn ca_certificates(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
 /// The file for programs that add: the authority's own, unless there is more to add.
 fn own_file(dir: &Path, place: &Path, authority: &[Vec<u8>], added: &Roots) -> io::Result<PathBuf> {
     if authority.len() == 1 && added.is_empty() {
-        return Ok(CertAuthority::path(dir));
+        return Ok(ca::certificate_path(dir));
     }
     let path = place.join(format!("added{}.pem", digest_suffix(added)));
     let all: Vec<&[u8]> = authority.iter().chain(added).map(Vec::as_slice).collect();
-    write_atomically(&path, to_pem(&all).as_bytes())?;
+    write_atomically(&path, encode_certificates(&all).as_bytes())?;
     Ok(path)
 }
 
@@ -158,51 +158,9 @@ fn digest_suffix(roots: &Roots) -> String {
     format!("-{hex}")
 }
 
-fn to_pem(certificates: &[&[u8]]) -> String {
-    let mut text = String::new();
-    for certificate in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let mut rest = STANDARD.encode(certificate);
-        while !rest.is_empty() {
-            // RFC 7468 §2: lines of 64 characters, which are ASCII.
-            let after = rest.split_off(rest.len().min(64));
-            text.push_str(&rest);
-            text.push('\n');
-            rest = after;
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
-}
-
 /// When a file was written; a date that stays the same makes a store that stays the same.
 fn modified_unix_ms(path: &Path) -> u64 {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     let since = modified.ok().and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
     since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
-}
-
-/// Makes the file hold `content`, which is there as a whole or not at all; any user may read it.
-fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    if fs::read(path).is_ok_and(|there| there == content) {
-        return Ok(());
-    }
-    // Several processes may do so at one time; each renames a file of its own.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = File::create(&new)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.set_permissions(Permissions::from_mode(0o644))
-        })
-        .and_then(|()| fs::rename(&new, path));
-    written.map_err(|error| {
-        // It may never have been there.
-        fs::remove_file(&new).ok();
-        write_error(path, &error)
-    })
-}
-
-fn write_error(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
 }

@@ -1,202 +1,24 @@
-//! Our authority: made, kept, rotated; leaf certificates on demand.
+//! The gateway's certificate authority: made, kept, rotated; leaf certificates on demand.
 
+mod cert_summary;
+mod fault;
 mod files;
 mod leaf;
 mod name_scope;
 #[cfg(test)]
 mod tests;
+mod validity;
 
-use std::fmt;
-use std::io;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 
+pub use self::cert_summary::CertSummary;
+pub use self::fault::{CaFault, Error};
+pub use self::files::{Settings, certificate_path, key_path, old_certificate_path};
 use self::leaf::LeafIssuer;
-pub use self::name_scope::NameScope;
-use super::pem;
-
-/// The key's file in the folder of the authority.
-const KEY: &str = "lockgate-ca.key";
-/// The certificate's file.
-const CERTIFICATE: &str = "lockgate-ca.pem";
-/// The certificate of the authority before this one.
-const OLD: &str = "lockgate-ca-old.pem";
-
-/// Where the authority is kept, and for whom it may vouch.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Settings {
-    /// The folder of its key and certificate.
-    pub dir: PathBuf,
-    /// The hosts whose tunnels may be opened.
-    pub covers: Vec<Subtree>,
-}
-
-/// Names that an authority may vouch for (RFC 5280 §4.2.1.10).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Subtree {
-    /// Whatever there is.
-    Any,
-    /// A DNS name and all below it.
-    Name(String),
-    /// One address.
-    Address(IpAddr),
-}
-
-impl fmt::Display for Subtree {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Subtree::Any => out.write_str("every host"),
-            Subtree::Name(name) => out.write_str(name),
-            Subtree::Address(address) => address.fmt(out),
-        }
-    }
-}
-
-/// Why there is no authority, or no leaf of it. `Display` says what is wrong, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-#[error("{fault}; {}", fault.remedy())]
-pub struct Error {
-    /// What is wrong. It is not the source, for its words are in ours.
-    pub fault: CaFault,
-}
-
-impl From<CaFault> for Error {
-    fn from(fault: CaFault) -> Error {
-        Error { fault }
-    }
-}
-
-/// What is wrong with an authority.
-#[derive(Debug, thiserror::Error)]
-pub enum CaFault {
-    /// A file of it cannot be used.
-    #[error(transparent)]
-    File(#[from] pem::Error),
-    /// A file of it cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// One of the two files is gone.
-    #[error("{} is there, but {} is not", there.display(), missing.display())]
-    Incomplete {
-        /// What is left.
-        there: PathBuf,
-        /// What is gone.
-        missing: PathBuf,
-    },
-    /// A file holds something else, or what is broken.
-    #[error("{} cannot be used as our authority: {why}", path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The key is another certificate's.
-    #[error("{} is not the key of {}", key.display(), certificate.display())]
-    Mismatch {
-        /// The key's file.
-        key: PathBuf,
-        /// The certificate's file.
-        certificate: PathBuf,
-    },
-    /// Its time is over.
-    #[error("the authority in {} expired on {until}", path.display())]
-    Expired {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Its last moment.
-        until: String,
-    },
-    /// Its time ended while the gateway ran.
-    #[error("our authority expired on {until}")]
-    ExpiredSinceStart {
-        /// Its last moment.
-        until: String,
-    },
-    /// Its time has not come.
-    #[error("the authority in {} is not valid before {from}", path.display())]
-    NotYetValid {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Its first moment.
-        from: String,
-    },
-    /// It was made when `intercept` named other hosts.
-    #[error("the authority in {} may not vouch for {host}, only for {scope}", path.display())]
-    NotCovered {
-        /// The certificate's file.
-        path: PathBuf,
-        /// What it may not vouch for.
-        host: Subtree,
-        /// What it may vouch for.
-        scope: Box<NameScope>,
-    },
-    /// A leaf cannot be made for this host.
-    #[error("{0:?} is not a name that a certificate can bear")]
-    Name(String),
-    /// Making a key or a certificate failed.
-    #[error("a certificate cannot be made: {0}")]
-    Generation(String),
-}
-
-impl CaFault {
-    /// What to do about it.
-    pub fn remedy(&self) -> String {
-        const ROTATE: &str = "`lockgate ca rotate` makes a new authority";
-        match self {
-            CaFault::File(error) => match error {
-                pem::Error::Exposed { .. } => error.remedy(),
-                pem::Error::Read { .. } => "only the user whose file it is can run the gateway".to_owned(),
-                pem::Error::NotPem { .. }
-                | pem::Error::NoCertificate(_)
-                | pem::Error::NoKey(_)
-                | pem::Error::Encrypted(_) => ROTATE.to_owned(),
-            },
-            CaFault::Write { .. } => {
-                "let the gateway's user write there, or name another folder in [tls] ca_dir".to_owned()
-            }
-            CaFault::Incomplete { missing, .. } => format!("put {} back; or {ROTATE}", missing.display()),
-            CaFault::Unusable { .. }
-            | CaFault::Mismatch { .. }
-            | CaFault::Expired { .. }
-            | CaFault::ExpiredSinceStart { .. } => ROTATE.to_owned(),
-            CaFault::NotYetValid { .. } => format!("is the clock right? If so, {ROTATE}"),
-            CaFault::NotCovered { .. } => {
-                format!("{ROTATE} for the hosts that [tls] intercept names now")
-            }
-            CaFault::Name(_) => "no tunnel to it can be opened".to_owned(),
-            CaFault::Generation(_) => "is the system out of random numbers, or is the gateway stopping?".to_owned(),
-        }
-    }
-
-    /// Whether a file is there, and is kept from us: somebody else's authority, which that one can use.
-    pub fn is_denied(&self) -> bool {
-        matches!(self, CaFault::File(error) if error.is_denied())
-    }
-}
-
-/// What there is to say about the certificate of an authority.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CertSummary {
-    /// Its name.
-    pub subject: String,
-    /// Its first second, in Unix time.
-    pub not_before: i64,
-    /// Its last second, in Unix time.
-    pub not_after: i64,
-    /// SHA-256 of it.
-    pub fingerprint: [u8; 32],
-    /// For whom it may vouch.
-    pub scope: NameScope,
-}
+pub use self::name_scope::{NameScope, Subtree};
 
 /// Our authority, with the leaves that it has signed.
 pub struct CertAuthority {
@@ -240,21 +62,6 @@ impl CertAuthority {
     pub async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, Error> {
         Ok(self.leaves.leaf(host, wall_unix_nanos).await?)
     }
-
-    /// The file with the certificate of the authority.
-    pub fn path(dir: &Path) -> PathBuf {
-        dir.join(CERTIFICATE)
-    }
-
-    /// The file with its key.
-    pub fn key_path(dir: &Path) -> PathBuf {
-        dir.join(KEY)
-    }
-
-    /// The file with the certificate of the authority before the last [`rotate`], if there was one.
-    pub fn old_path(dir: &Path) -> PathBuf {
-        dir.join(OLD)
-    }
 }
 
 /// Looks at the authority that is there, and makes none.
@@ -270,7 +77,7 @@ pub fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Cert
 /// # Errors
 /// If it cannot be read, or is not an authority's.
 pub fn inspect_certificate(dir: &Path) -> Result<CertSummary, Error> {
-    Ok(files::read_certificate(&CertAuthority::path(dir))?.1)
+    Ok(files::read_certificate(&certificate_path(dir))?.1)
 }
 
 /// Makes the authority if there is none, and looks at it.
@@ -282,7 +89,7 @@ pub fn open_or_create(settings: &Settings, wall_unix_nanos: i128) -> Result<Cert
 }
 
 /// Makes a new authority in the place of the one that is there, whatever state it is in. Its certificate is kept as
-/// [`CertAuthority::old_path`], so that programs can believe both while gateways are restarted; its key is gone.
+/// [`old_certificate_path`], so that programs can believe both while gateways are restarted; its key is gone.
 ///
 /// # Errors
 /// If the files cannot be written.

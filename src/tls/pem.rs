@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -113,6 +115,24 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
         Err(pem::Error::NoItemsFound) => Err(Error::NoKey(path.to_owned())),
         Err(error) => Err(not_pem(path, &error)),
     }
+}
+
+/// Certificates (DER) as PEM, one after the other.
+pub(super) fn encode_certificates(certificates: &[&[u8]]) -> String {
+    let mut text = String::new();
+    for certificate in certificates {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let mut rest = STANDARD.encode(certificate);
+        while !rest.is_empty() {
+            // RFC 7468 §2: lines of 64 characters, which are ASCII.
+            let after = rest.split_off(rest.len().min(64));
+            text.push_str(&rest);
+            text.push('\n');
+            rest = after;
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
 }
 
 fn open(path: &Path) -> Result<File, Error> {

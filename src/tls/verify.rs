@@ -1,6 +1,7 @@
 //! The origin's certificate, as strictly as a browser.
 
 mod describe;
+mod reject_reason;
 mod strict_verifier;
 
 use std::io;

@@ -58,7 +58,7 @@ fn an_authority_that_cannot_be_used_is_told_where_it_is_named() {
     assert_eq!(uncovered, [(3, 27, words.to_owned())]);
     let text = "[tls]\nca_dir = \"ca\"\nintercept = [\"a.example\"]\n";
     parse_in(&folder, text).unwrap();
-    let key = ca::CertAuthority::key_path(&dir);
+    let key = ca::key_path(&dir);
     std::fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let words = "the private key D/ca/lockgate-ca.key may be read or written by others (its mode is 644) | run `chmod 600 D/ca/lockgate-ca.key`";
     assert_eq!(told(&folder, text), [(2, 10, words.to_owned())]);

@@ -13,7 +13,8 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use x509_parser::asn1_rs::{Any, Tag, ToDer};
 use x509_parser::x509::X509Name;
 
-use super::{to_pem, write_atomically, write_error};
+use super::super::pem::encode_certificates;
+use super::atomic_write::{write_atomically, write_error};
 
 /// The mode of the folder: any user may look into it.
 const DIR_MODE: u32 = 0o755;
@@ -42,7 +43,7 @@ fn files(certificates: &[&[u8]]) -> BTreeMap<String, String> {
     for certificate in certificates {
         let Some(hash) = subject_hash(certificate) else { continue };
         let number = seen.entry(hash).or_default();
-        files.insert(format!("{hash:08x}.{number}"), to_pem(&[certificate]));
+        files.insert(format!("{hash:08x}.{number}"), encode_certificates(&[certificate]));
         *number += 1;
     }
     files

@@ -3,6 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
 use super::*;
+use std::os::unix::fs::PermissionsExt;
 
 /// A folder of the test's own, with an authority in it.
 struct BundleDir(PathBuf);
@@ -18,7 +19,7 @@ impl BundleDir {
 
     fn put(&self, name: &str, certificate: &[u8]) -> PathBuf {
         let path = self.0.join(name);
-        fs::write(&path, to_pem(&[certificate])).unwrap();
+        fs::write(&path, encode_certificates(&[certificate])).unwrap();
         path
     }
 
@@ -27,7 +28,7 @@ impl BundleDir {
     }
 
     fn ours(&self) -> Vec<u8> {
-        read_pem(&CertAuthority::path(&self.0)).remove(0)
+        read_pem(&ca::certificate_path(&self.0)).remove(0)
     }
 }
 
@@ -105,7 +106,7 @@ fn the_bundle_holds_the_systems_roots_and_ours() {
         system_roots().len(),
         all.len()
     );
-    assert_eq!(bundle.ours, CertAuthority::path(&folder.0));
+    assert_eq!(bundle.ours, ca::certificate_path(&folder.0));
     assert_eq!(bundle.all, folder.0.join("bundle.pem"));
     let mode = fs::metadata(&bundle.all).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
@@ -126,7 +127,7 @@ fn the_folder_holds_each_root_of_the_bundle_once_and_what_is_no_longer_believed_
     };
     let all: Roots = read_pem(&bundle.all).into_iter().collect();
     assert_eq!(found(), all);
-    fs::write(bundle.folder.join("01234567.0"), to_pem(&[&root("distrusted")])).unwrap();
+    fs::write(bundle.folder.join("01234567.0"), encode_certificates(&[&root("distrusted")])).unwrap();
     assert_ne!(found(), all);
     folder.write(&before);
     assert_eq!(found(), all);

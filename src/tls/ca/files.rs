@@ -6,32 +6,62 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
     SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::certificate::X509Certificate;
 
 use super::super::pem;
-use super::{CERTIFICATE, CaFault, CertAuthority, CertSummary, KEY, NameScope, OLD, Settings, name_scope};
+use super::cert_summary::{CertSummary, parse, summary};
+use super::fault::CaFault;
+use super::name_scope::{Subtree, constraints};
+use super::validity::{BACKDATE, date, serial, set_validity, unix, unix_seconds};
 
 /// How long an authority is valid: it is put into trust stores by hand, so not soon again.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// Clocks of callers may be behind ours.
-pub(super) const BACKDATE: Duration = Duration::from_secs(86_400);
 /// When its end is near enough to speak of.
 const EXPIRY_WARNING_SECS: i64 = 30 * 86_400;
 /// How much of this machine's name stands in the name of its authority, which may have 64 characters (RFC 5280
 /// appendix A.1, ub-common-name).
 const MAX_HOST_NAME: usize = 30;
 
+/// The key's file in the folder of the authority.
+const KEY: &str = "lockgate-ca.key";
+/// The certificate's file.
+const CERTIFICATE: &str = "lockgate-ca.pem";
+/// The certificate of the authority before this one.
+const OLD: &str = "lockgate-ca-old.pem";
+
+/// Where the authority is kept, and for whom it may vouch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The folder of its key and certificate.
+    pub dir: PathBuf,
+    /// The hosts whose tunnels may be opened.
+    pub covers: Vec<Subtree>,
+}
+
 /// An authority as it is kept: checked, and ready to sign.
 pub(super) struct LoadedCa {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) key: KeyPair,
     pub(super) summary: CertSummary,
+}
+
+/// The file with the certificate of the authority.
+pub fn certificate_path(dir: &Path) -> PathBuf {
+    dir.join(CERTIFICATE)
+}
+
+/// The file with its key.
+pub fn key_path(dir: &Path) -> PathBuf {
+    dir.join(KEY)
+}
+
+/// The file with the certificate of the authority before the last [`rotate`](super::rotate), if there was one.
+pub fn old_certificate_path(dir: &Path) -> PathBuf {
+    dir.join(OLD)
 }
 
 /// Reads the authority, or makes it if there is none.
@@ -64,7 +94,7 @@ pub(super) fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Opti
 pub(super) fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFault> {
     create_dir(&settings.dir)?;
     let _lock = lock_dir(&settings.dir)?;
-    let path = CertAuthority::path(&settings.dir);
+    let path = certificate_path(&settings.dir);
     // What no program can have believed is not kept.
     if read_certificate(&path).is_ok() {
         let text = fs::read(&path).map_err(|source| pem::Error::Read { path: path.clone(), source })?;
@@ -96,7 +126,7 @@ fn lock_dir(dir: &Path) -> Result<File, CaFault> {
 
 /// The authority that is there, checked; `None` if there is none.
 fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<LoadedCa>, CaFault> {
-    let (path, key_path) = (CertAuthority::path(&settings.dir), CertAuthority::key_path(&settings.dir));
+    let (path, key_path) = (certificate_path(&settings.dir), key_path(&settings.dir));
     let (certificate, summary, key) = match (read_certificate(&path), pem::private_key(&key_path)) {
         (Ok((certificate, summary)), Ok(key)) => (certificate, summary, key),
         (Err(CaFault::File(error)), Err(other)) if error.is_missing() && other.is_missing() => return Ok(None),
@@ -139,34 +169,6 @@ fn check_time(summary: &CertSummary, path: &Path, now: i64) -> Result<(), CaFaul
     Ok(())
 }
 
-/// What a certificate says of itself, if it is an authority's.
-fn summary(certificate: &CertificateDer<'_>) -> Result<CertSummary, String> {
-    let read = parse(certificate)?;
-    if !read.is_ca() {
-        return Err("it is not the certificate of an authority".to_owned());
-    }
-    let usage = read.key_usage().map_err(|error| error.to_string())?;
-    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-        return Err("it may not sign certificates".to_owned());
-    }
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, certificate).as_ref());
-    Ok(CertSummary {
-        subject: read.subject().to_string(),
-        not_before: read.validity().not_before.timestamp(),
-        not_after: read.validity().not_after.timestamp(),
-        fingerprint,
-        scope: NameScope::of(&read)?,
-    })
-}
-
-fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
-    match x509_parser::parse_x509_certificate(certificate) {
-        Ok((_rest, read)) => Ok(read),
-        Err(error) => Err(format!("it is no certificate: {error}")),
-    }
-}
-
 fn key_pair(key: &PrivateKeyDer<'static>) -> Result<KeyPair, String> {
     KeyPair::try_from(key).map_err(|error| format!("its key cannot be used (PKCS #8 is needed): {error}"))
 }
@@ -182,7 +184,7 @@ fn replace(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFau
         create(settings, wall_unix_nanos).map_err(|error| CaFault::Generation(error.to_string()))?;
     write_file(&settings.dir, KEY, key.serialize_pem().as_bytes(), 0o600)?;
     write_file(&settings.dir, CERTIFICATE, certificate.pem().as_bytes(), 0o644)?;
-    let path = CertAuthority::path(&settings.dir);
+    let path = certificate_path(&settings.dir);
     let certificate = certificate.der().clone();
     let summary = summary(&certificate).map_err(|why| CaFault::Unusable { path, why })?;
     tracing::info!(subject = summary.subject, folder = %settings.dir.display(), "an authority was made");
@@ -204,20 +206,11 @@ fn create(settings: &Settings, wall_unix_nanos: i128) -> Result<(KeyPair, rcgen:
     // It signs leaves, and no authority below it.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.name_constraints = name_scope::constraints(&settings.covers);
+    params.name_constraints = constraints(&settings.covers);
     let now = unix(wall_unix_nanos);
     set_validity(&mut params, now.saturating_sub(BACKDATE), now + LIFETIME);
     let certificate = params.self_signed(&key)?;
     Ok((key, certificate))
-}
-
-/// 127 random bits, and not 0 (RFC 5280 §4.1.2.2).
-pub(super) fn serial() -> Result<[u8; 16], rcgen::Error> {
-    let mut serial = [0; 16];
-    let random = ring::rand::SystemRandom::new();
-    ring::rand::SecureRandom::fill(&random, &mut serial).map_err(|_| rcgen::Error::RingUnspecified)?;
-    serial[0] = (serial[0] & 0x7f) | 0x40;
-    Ok(serial)
 }
 
 /// The name of this machine, as far as it can stand in a certificate and a terminal.
@@ -245,27 +238,4 @@ fn write_new(new: &PathBuf, text: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(new)?;
     file.write_all(text)?;
     file.sync_all()
-}
-
-/// Unix time; what lies before its beginning is its beginning.
-pub(super) fn unix(wall_unix_nanos: i128) -> Duration {
-    Duration::from_secs(u64::try_from(wall_unix_nanos / 1_000_000_000).unwrap_or(0))
-}
-
-fn unix_seconds(wall_unix_nanos: i128) -> i64 {
-    i64::try_from(unix(wall_unix_nanos).as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Puts the first and the last moment into a certificate, in Unix time. What is beyond all calendars is their end.
-pub(super) fn set_validity(params: &mut CertificateParams, from: Duration, until: Duration) {
-    /// The last second of the year 9999, where the time of certificates ends (RFC 5280 §4.1.2.5).
-    const LAST: Duration = Duration::from_secs(253_402_300_799);
-    let start = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = start + from.min(LAST);
-    params.not_after = start + until.min(LAST);
-}
-
-/// A moment as people write it.
-pub(super) fn date(unix_seconds: i64) -> String {
-    Timestamp::from_second(unix_seconds).map_or_else(|_| "the end of time".to_owned(), |moment| moment.to_string())
 }

@@ -17,8 +17,9 @@ use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
-use super::CaFault;
-use super::files::{BACKDATE, LoadedCa, date, serial, set_validity, unix};
+use super::fault::CaFault;
+use super::files::LoadedCa;
+use super::validity::{BACKDATE, date, serial, set_validity, unix};
 
 /// How long a leaf is valid: there is no way to revoke one.
 const LIFETIME: Duration = Duration::from_secs(7 * 86_400);

@@ -12,7 +12,26 @@ use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, GeneralSubtree as ParsedSubtree};
 
-use super::Subtree;
+/// Names that an authority may vouch for (RFC 5280 §4.2.1.10).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subtree {
+    /// Whatever there is.
+    Any,
+    /// A DNS name and all below it.
+    Name(String),
+    /// One address.
+    Address(IpAddr),
+}
+
+impl fmt::Display for Subtree {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subtree::Any => out.write_str("every host"),
+            Subtree::Name(name) => out.write_str(name),
+            Subtree::Address(address) => address.fmt(out),
+        }
+    }
+}
 
 /// The one name that is permitted where there should be none: nothing is ever found there (RFC 6761 §6.4). To exclude the
 /// empty name would say the same, but Java does not read it so.

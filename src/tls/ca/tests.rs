@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
 
+use super::super::pem;
 use super::*;
+use std::path::PathBuf;
 
 const SECOND: i128 = 1_000_000_000;
 const DAY: i128 = 86_400 * SECOND;
@@ -60,7 +62,7 @@ impl rustls::time_provider::TimeProvider for FixedClock {
 /// A caller that believes the authority in the folder.
 fn caller(dir: &Path, now: i128) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(pem::certificates(&CertAuthority::path(dir)).unwrap().remove(0)).unwrap();
+    roots.add(pem::certificates(&certificate_path(dir)).unwrap().remove(0)).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_details(provider, Arc::new(FixedClock(now)))
         .with_safe_default_protocol_versions()
@@ -222,7 +224,7 @@ fn it_is_made_once_with_a_key_that_only_its_owner_can_read() {
     assert_eq!(folder.names(), ["lockgate-ca.key", "lockgate-ca.pem"], "nothing is left beside them");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder.0), 0o700);
-    assert_eq!(mode(&CertAuthority::key_path(&folder.0)), 0o600);
+    assert_eq!(mode(&key_path(&folder.0)), 0o600);
     assert!(made.subject.contains("lockgate CA (") && made.subject.contains(", 2026-05-28, "), "{}", made.subject);
     assert_eq!(made.not_after - made.not_before, 3_651 * 86_400);
     assert_eq!(made.scope.to_string(), "a.example, and what is below this name");
@@ -264,14 +266,13 @@ fn a_rotated_authority_is_a_new_one_and_the_old_certificate_is_kept() {
     let folder = CaDir::new("rotate");
     let settings = folder.settings(&["a.example"]);
     let old = open_or_create(&settings, NOW).unwrap();
-    let (old_pem, old_key) =
-        (fs::read(CertAuthority::path(&folder.0)).unwrap(), fs::read(CertAuthority::key_path(&folder.0)).unwrap());
+    let (old_pem, old_key) = (fs::read(certificate_path(&folder.0)).unwrap(), fs::read(key_path(&folder.0)).unwrap());
     let wider = folder.settings(&["b.example"]);
     let new = rotate(&wider, NOW).unwrap();
     assert!(new.fingerprint != old.fingerprint && new.subject != old.subject);
     assert_eq!(inspect(&wider, NOW).unwrap(), Some(new));
-    assert_eq!(fs::read(CertAuthority::old_path(&folder.0)).unwrap(), old_pem);
-    assert_ne!(fs::read(CertAuthority::key_path(&folder.0)).unwrap(), old_key);
+    assert_eq!(fs::read(old_certificate_path(&folder.0)).unwrap(), old_pem);
+    assert_ne!(fs::read(key_path(&folder.0)).unwrap(), old_key);
     assert_eq!(folder.names(), ["lockgate-ca-old.pem", "lockgate-ca.key", "lockgate-ca.pem"]);
 }
 
@@ -280,8 +281,8 @@ fn rotation_mends_whatever_is_there() {
     let folder = CaDir::new("mend");
     let settings = folder.settings(&["a.example"]);
     rotate(&settings, NOW).unwrap();
-    fs::write(CertAuthority::path(&folder.0), "nothing").unwrap();
-    fs::remove_file(CertAuthority::key_path(&folder.0)).unwrap();
+    fs::write(certificate_path(&folder.0), "nothing").unwrap();
+    fs::remove_file(key_path(&folder.0)).unwrap();
     // Left behind by a crash, and not ours to write to.
     let leftover = folder.0.join(".lockgate-ca.key.new");
     fs::write(&leftover, "half").unwrap();
@@ -296,7 +297,7 @@ fn files_that_cannot_be_an_authority_are_told_with_what_to_do() {
     let folder = CaDir::new("unfit");
     let settings = folder.settings(&["a.example"]);
     open_or_create(&settings, NOW).unwrap();
-    let (path, key) = (CertAuthority::path(&folder.0), CertAuthority::key_path(&folder.0));
+    let (path, key) = (certificate_path(&folder.0), key_path(&folder.0));
     let (pem, key_pem) = (fs::read_to_string(&path).unwrap(), fs::read_to_string(&key).unwrap());
     let rotate = "; `lockgate ca rotate` makes a new authority";
 

@@ -1,10 +1,8 @@
 //! Why there is no TLS connection, in words that a user can act on; rustls' own for the rest.
 
-use jiff::Timestamp;
-use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
-use super::strict_verifier::RejectReason;
+use super::reject_reason::{RejectReason, timestamp};
 
 /// Object identifiers of signatures with hashes that have been broken, as they stand in a certificate (RFC 3279 §2.2).
 const BROKEN_HASHES: [(&[u8], &str); 4] = [
@@ -120,12 +118,6 @@ fn alert_error(alert: AlertDescription) -> String {
 fn broken_hash(algorithm: &[u8]) -> Option<&'static str> {
     let has = |oid: &[u8]| memchr::memmem::find(algorithm, oid).is_some();
     BROKEN_HASHES.iter().find(|(oid, _)| has(oid)).map(|(_, hash)| *hash)
-}
-
-/// The day of a moment, and the moment.
-pub(super) fn timestamp(time: UnixTime) -> String {
-    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    Timestamp::from_second(seconds).map_or_else(|_| "an unknown day".to_owned(), |moment| moment.to_string())
 }
 
 /// The first names of a certificate, which may bear hundreds.

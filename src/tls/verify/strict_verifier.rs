@@ -14,7 +14,7 @@ use rustls::{
 use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::PublicKey;
 
-use super::describe::timestamp;
+use super::reject_reason::RejectReason;
 
 /// The shortest RSA key that browsers accept, in bits.
 const SHORTEST_RSA: usize = 2_048;
@@ -23,25 +23,6 @@ const SHORTEST_RSA: usize = 2_048;
 #[derive(Debug)]
 pub(super) struct StrictVerifier {
     rustls: Arc<WebPkiServerVerifier>,
-}
-
-/// Why a certificate is refused, where rustls has no word for it.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RejectReason {
-    #[error("it is self-signed")]
-    SelfSigned,
-    #[error(
-        "it is self-signed, and says that it is an authority's (CA:TRUE), which a server's own may not be even if it is trusted"
-    )]
-    OwnAuthority,
-    #[error("it is an authority's (CA:TRUE), which is for signing others and not for a server")]
-    Authority,
-    #[error("its RSA key has {0} bits, which can be broken; 2048 are the least")]
-    ShortKey(usize),
-    #[error("a certificate of its chain has an RSA key of {0} bits, which can be broken; 2048 are the least")]
-    ShortKeyAbove(usize),
-    #[error("the certificate of an authority in its chain expired on {}", timestamp(*.0))]
-    ExpiredAbove(UnixTime),
 }
 
 impl StrictVerifier {

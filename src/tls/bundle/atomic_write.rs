@@ -1,0 +1,31 @@
+//! Atomic file writes: a reader sees the whole new content or the old.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Makes the file hold `content`, which is there as a whole or not at all; any user may read it.
+pub(super) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
+    // Several processes may do so at one time; each renames a file of its own.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = File::create(&new)
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            file.set_permissions(Permissions::from_mode(0o644))
+        })
+        .and_then(|()| fs::rename(&new, path));
+    written.map_err(|error| {
+        // It may never have been there.
+        fs::remove_file(&new).ok();
+        write_error(path, &error)
+    })
+}
+
+pub(super) fn write_error(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,41 @@
+//! Validity and serial number of certificates, and Unix time in their terms.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rcgen::CertificateParams;
+
+/// Clocks of callers may be behind ours.
+pub(super) const BACKDATE: Duration = Duration::from_secs(86_400);
+
+/// 127 random bits, and not 0 (RFC 5280 §4.1.2.2).
+pub(super) fn serial() -> Result<[u8; 16], rcgen::Error> {
+    let mut serial = [0; 16];
+    let random = ring::rand::SystemRandom::new();
+    ring::rand::SecureRandom::fill(&random, &mut serial).map_err(|_| rcgen::Error::RingUnspecified)?;
+    serial[0] = (serial[0] & 0x7f) | 0x40;
+    Ok(serial)
+}
+
+/// Unix time; what lies before its beginning is its beginning.
+pub(super) fn unix(wall_unix_nanos: i128) -> Duration {
+    Duration::from_secs(u64::try_from(wall_unix_nanos / 1_000_000_000).unwrap_or(0))
+}
+
+pub(super) fn unix_seconds(wall_unix_nanos: i128) -> i64 {
+    i64::try_from(unix(wall_unix_nanos).as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Puts the first and the last moment into a certificate, in Unix time. What is beyond all calendars is their end.
+pub(super) fn set_validity(params: &mut CertificateParams, from: Duration, until: Duration) {
+    /// The last second of the year 9999, where the time of certificates ends (RFC 5280 §4.1.2.5).
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let start = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = start + from.min(LAST);
+    params.not_after = start + until.min(LAST);
+}
+
+/// A moment as people write it.
+pub(super) fn date(unix_seconds: i64) -> String {
+    Timestamp::from_second(unix_seconds).map_or_else(|_| "the end of time".to_owned(), |moment| moment.to_string())
+}
