@@ -11,7 +11,7 @@ use super::refusal::Refusal;
 use super::story::{BodyRead, Story};
 use super::tunnel::Tunnel;
 use super::{about, headers, heads, problem};
-use crate::wire::{Length, Name, Options, RequestHead, Version, framing};
+use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing};
 
 /// The largest body of a refused request that is read and dropped, so that its connection can be kept.
 const DROPPED: u64 = 64 * 1024;
@@ -19,13 +19,13 @@ const DROPPED: u64 = 64 * 1024;
 /// Answers a request that is not passed on.
 pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Refusal) -> Outcome {
     story.refused(refusal);
-    if caller.conn.is_midway() {
+    if caller.conn.is_partly_sent() {
         return Outcome::Abort;
     }
-    caller.conn.discard_out();
+    caller.conn.discard_unsent();
     let head = &caller.head;
     let version = head.version();
-    let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let rest = match story.body {
         // What comes of it is for its own stream.
         _ if version == Version::Http2 => Some(0),
@@ -137,7 +137,7 @@ pub(super) async fn json(caller: &mut Caller, story: &mut Story, document: &str)
 /// A 200 of ours.
 async fn say(caller: &mut Caller, story: &mut Story, fields: &str, body: &[u8]) -> Outcome {
     let head = &caller.head;
-    let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let draining = caller.worker.proxy.drain.is_draining();
     let stays = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && !draining;
     let rest = droppable(head).filter(|_| stays);

@@ -15,7 +15,7 @@ use super::target::Scheme;
 use super::{headers, heads, hear, line};
 use crate::gate::{Flight, Permit};
 use crate::tls::verify::Offer;
-use crate::wire::{Length, Name, Options, Version, framing};
+use crate::wire::{ConnectionOptions, Length, Name, Version, framing};
 
 /// How often a request is sent that the origin says it has not looked at. Twice is bad luck; more often is an origin
 /// that takes nothing.
@@ -125,7 +125,7 @@ pub(super) async fn run(
                 }
                 // Trailers are kept with a body that is there whole. Where more is to come, there are none yet.
                 if !can_repeat(&mut again, &mut body) {
-                    again = Some(Again::Unsent(ready.conn.take_out(), ready.conn.version()));
+                    again = Some(Again::Unsent(ready.conn.take_unsent(), ready.conn.version()));
                 }
                 (permit, want.fresh) = (unused, fresh_from_now(caller));
                 continue;
@@ -334,7 +334,7 @@ fn discard(caller: &Caller, plan: &Plan, mut ready: Ready) {
 
 /// Keeps a connection for the next request, if it can carry another: the next of the same caller, or of any.
 pub(super) fn keep(caller: &Caller, plan: &Plan, ready: Ready) {
-    let options = Options::of(caller.response.all(Name::Connection));
+    let options = ConnectionOptions::of(caller.response.all(Name::Connection));
     if !options.keeps_open(caller.response.version()) {
         return;
     }

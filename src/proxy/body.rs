@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
-use crate::wire::chunked::{BadChunk, Chunked, Piece, write_chunk};
+use crate::wire::chunked::{BadChunk, ChunkedDecoder, Piece, write_chunk};
 use crate::wire::http2::{read_trailers, write_trailers};
 use crate::wire::{Conn, Length};
 
@@ -66,7 +66,7 @@ impl Kept {
 #[derive(Debug)]
 enum Source {
     Exact(u64),
-    Chunked(Chunked),
+    Chunked(ChunkedDecoder),
     UntilClose,
     Ended,
 }
@@ -77,7 +77,7 @@ impl Body {
         let source = match from {
             Length::Empty => Source::Ended,
             Length::Exact(length) => Source::Exact(length),
-            Length::Chunked => Source::Chunked(Chunked::default()),
+            Length::Chunked => Source::Chunked(ChunkedDecoder::default()),
             Length::UntilClose => Source::UntilClose,
         };
         Body {
@@ -126,7 +126,7 @@ impl Body {
     }
 
     fn finish_message(&self, to: &mut Conn) {
-        if self.closes { to.finish_connection() } else { to.finish() }
+        if self.closes { to.finish_and_close() } else { to.finish() }
     }
 
     /// Whether all of it has been read.

@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::target::Came;
 use super::{Worker, answer, http2, tunnel};
 use crate::net::drain::Stopping;
-use crate::wire::head::may_be_whole;
+use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
 use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
 
@@ -71,7 +71,7 @@ impl Server {
     pub fn new(worker: Worker) -> Server {
         let stopping = worker.proxy.drain.stopping();
         let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        Server { caller: Caller::new(worker, nobody, Stream::gone()), stopping }
+        Server { caller: Caller::new(worker, nobody, Stream::closed()), stopping }
     }
 
     /// Serves one caller's connection until either side ends it. `listener`: where it was accepted.
@@ -92,7 +92,7 @@ impl Server {
             speak(caller, spoken, stopping).await;
         }
         // Here the connection is closed, and those that were its own.
-        caller.conn = Conn::new(Stream::gone());
+        caller.conn = Conn::new(Stream::closed());
         caller.pinned.begin_anew();
     }
 }
@@ -182,17 +182,17 @@ impl Caller {
     async fn next(&mut self, stopping: &mut Stopping) -> Next {
         let timeouts = &self.worker.proxy.timeouts;
         if self.conn.input.is_empty() {
-            self.conn.rest();
+            self.conn.release_buffers();
             self.head.shrink();
             if self.has_asked {
                 self.alarm.set(timeouts.idle);
             }
             let readable = poll_fn(|cx| {
-                if self.conn.stream.may_be_unread() {
+                if self.conn.stream.may_have_unread() {
                     if let Poll::Ready(filled) = self.conn.poll_fill(cx) {
                         return Poll::Ready(filled.is_ok_and(|count| count > 0));
                     }
-                    self.conn.rest();
+                    self.conn.release_buffers();
                 }
                 if let Poll::Ready(readable) = self.conn.stream.poll_readable(cx) {
                     return Poll::Ready(readable.is_ok());
@@ -217,7 +217,7 @@ impl Caller {
                 return Next::Http2;
             }
             let may_be_preface = bytes.first() == Some(&PREFACE[0]) && PREFACE.starts_with(bytes);
-            if !may_be_preface && may_be_whole(bytes, seen) {
+            if !may_be_preface && may_be_complete(bytes, seen) {
                 match self.head.read(bytes) {
                     Ok(Some(length)) => {
                         self.conn.input.consume(length);

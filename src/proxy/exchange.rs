@@ -23,7 +23,7 @@ use crate::locker::AskKind;
 use crate::net::dial::Attempts;
 use crate::time::Time;
 use crate::tls::verify::Offer;
-use crate::wire::{Length, Name, Options, RequestHead, framing, http2};
+use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
 
 /// What becomes of the caller's connection.
 pub(super) enum Outcome {
@@ -236,7 +236,7 @@ fn plan(
     let head = &caller.head;
     let claims = caller.worker.proxy.rules.find(&target, head, &admitted, caller.peer.ip())?;
     story.claimed(caller, &claims);
-    let options = Options::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let access = &caller.worker.proxy.access;
     let upgrade = headers::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, trace: story.trace };
@@ -259,7 +259,7 @@ fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
     // Only HTTP/1.1 has a connection that can change its protocol, or that can be logged in.
     let needs_http1 = upgrade
         || headers::logs_in(head)
-        || target.origin.scheme == Scheme::Https && !http2::carries(&target.path(head));
+        || target.origin.scheme == Scheme::Https && !http2::can_carry_path(&target.path(head));
     if needs_http1 { Offer::Http1 } else { Offer::Http2 }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::location::LocationMap;
 use super::trace::{self, TraceContext};
-use crate::wire::{Fields, Length, Name, Options, RequestHead, ResponseHead, Version, members};
+use crate::wire::{ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead, Version, members};
 
 /// Fields that mean something to the far end, or that proxies before us have added for it. A `Connection` that names one
 /// would have it dropped on the way (RFC 9110 §7.6.1 forbids that), which is a trick to make two readers see two requests,
@@ -83,7 +83,7 @@ pub(super) struct Outgoing {
     /// How long its body is.
     pub(super) length: Length,
     /// What its `Connection` said.
-    pub(super) options: Options,
+    pub(super) options: ConnectionOptions,
     /// The connection may change its protocol, see [`wants_upgrade`].
     pub(super) upgrade: bool,
     /// Where it stands, if it is traced.
@@ -94,7 +94,12 @@ pub(super) struct Outgoing {
 ///
 /// No limit sees what is said after the change, so few protocols are allowed. An upgrade with a body is not passed on: its
 /// bytes could be taken for the new protocol's.
-pub(super) fn wants_upgrade(head: &RequestHead, options: Options, length: Length, may: impl Fn(&[u8]) -> bool) -> bool {
+pub(super) fn wants_upgrade(
+    head: &RequestHead,
+    options: ConnectionOptions,
+    length: Length,
+    may: impl Fn(&[u8]) -> bool,
+) -> bool {
     let mut protocols = head.all(Name::Upgrade).flat_map(members).peekable();
     options.upgrade
         && head.version() == Version::Http11
@@ -185,7 +190,7 @@ pub(super) fn switches(head: &ResponseHead) -> bool {
 pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: impl FnMut(&[u8], &[u8])) {
     let (status, switches) = (head.status(), switches(head) && returned.version != Version::Http2);
     let connection = || head.all(Name::Connection);
-    let named = Options::of(connection()).names_fields;
+    let named = ConnectionOptions::of(connection()).names_fields;
     let mut has_length = false;
     for (name, field, value) in head.fields() {
         let dropped = match name {

@@ -146,7 +146,7 @@ pub(super) fn send_interim(head: &ResponseHead, version: Version, to: &mut Conn)
     if version == Version::Http2 {
         let mut fields = FieldMap::default();
         pass(&mut |field, value| fields.put(field, value));
-        return to.stream.inform(fields.response(head.status()));
+        return to.stream.send_interim(fields.response(head.status()));
     }
     let out = to.out();
     write_status_line(head, out);
@@ -231,13 +231,13 @@ mod tests {
     use super::super::headers::{stolen_field, wants_upgrade};
     use super::super::target::{Came, Targets};
     use super::*;
-    use crate::wire::Options;
+    use crate::wire::ConnectionOptions;
 
     fn out(head: &str) -> String {
         let head = RequestHead::parse_for_test(head.as_bytes());
         let target = Targets::new(Vec::new()).find(&head, &Came::default()).unwrap();
         let length = crate::wire::framing::of_request(&head).unwrap();
-        let options = Options::of(head.all(Name::Connection));
+        let options = ConnectionOptions::of(head.all(Name::Connection));
         let upgrade = wants_upgrade(&head, options, length, |protocol| protocol == b"websocket");
         let outgoing = Outgoing { length, options, upgrade, trace: None };
         let mut out = Vec::new();

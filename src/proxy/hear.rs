@@ -12,8 +12,8 @@ use super::heads;
 use super::refusal::Refusal;
 use super::send::Ready;
 use crate::tls::verify::late_rejection;
-use crate::wire::head::may_be_whole;
-use crate::wire::http2::{self, Reply};
+use crate::wire::head::may_be_complete;
+use crate::wire::http2::{self, ResponseKind};
 use crate::wire::{Conn, HeadError, ResponseHead, Version};
 
 /// How many interim (1xx) responses are passed on; more of them are an attack on the caller's patience.
@@ -37,14 +37,16 @@ impl From<Refusal> for Silence {
     }
 }
 
-impl From<http2::Silence> for Silence {
-    fn from(silence: http2::Silence) -> Silence {
+impl From<http2::StreamFailure> for Silence {
+    fn from(silence: http2::StreamFailure) -> Silence {
         match silence {
-            http2::Silence::Untaken => Silence::Untaken,
-            http2::Silence::WantsHttp1 => Silence::WantsHttp1,
-            http2::Silence::Lost(failure) => failure.and_then(|error| of_tls(&error)).unwrap_or(Silence::Lost),
-            http2::Silence::Reset => Refusal::ConnectionTerminated.into(),
-            http2::Silence::Broken => Refusal::ProtocolError("it does not keep to HTTP/2").into(),
+            http2::StreamFailure::Refused => Silence::Untaken,
+            http2::StreamFailure::Http11Required => Silence::WantsHttp1,
+            http2::StreamFailure::ConnectionLost(failure) => {
+                failure.and_then(|error| of_tls(&error)).unwrap_or(Silence::Lost)
+            }
+            http2::StreamFailure::Reset => Refusal::ConnectionTerminated.into(),
+            http2::StreamFailure::ProtocolViolation => Refusal::ProtocolError("it does not keep to HTTP/2").into(),
         }
     }
 }
@@ -125,15 +127,15 @@ impl Reader {
                 return Poll::Pending;
             }
             if let Some(stream) = origin.stream.as_origin() {
-                match ready!(stream.poll_reply(cx, response)) {
-                    Ok(Reply::Final) => return Poll::Ready(Ok(())),
-                    Ok(Reply::Interim) => drop(self.is_interim(response, caller)?),
+                match ready!(stream.poll_response(cx, response)) {
+                    Ok(ResponseKind::Final) => return Poll::Ready(Ok(())),
+                    Ok(ResponseKind::Interim) => drop(self.is_interim(response, caller)?),
                     Err(silence) => return Poll::Ready(Err(silence.into())),
                 }
                 continue;
             }
             let input = origin.input.bytes();
-            if !input.is_empty() && may_be_whole(input, self.seen) {
+            if !input.is_empty() && may_be_complete(input, self.seen) {
                 match response.read(input) {
                     // HTTP/2 has no such field (RFC 9113 §8.2.2).
                     Ok(Some(_)) if headers::has_too_many_options(response) => {

@@ -23,7 +23,7 @@ use super::story::Story;
 use super::{Worker, answer, tunnel};
 use crate::net::drain::Stopping;
 use crate::time::Time;
-use crate::wire::http2::{Call, Session};
+use crate::wire::http2::{H2CallerConn, IncomingRequest};
 use crate::wire::{Conn, Length, Stream, framing};
 
 /// How much noise is borne within [`CALM`]: 1000 resets or settings, or 10 000 pings. A caller that gives up all of its
@@ -51,7 +51,7 @@ struct Common {
     /// How many requests are running.
     running: Cell<usize>,
     /// The tasks that serve them.
-    hands: Hands<Call>,
+    hands: Hands<IncomingRequest>,
 }
 
 impl Common {
@@ -60,7 +60,7 @@ impl Common {
     }
 
     /// Gives a request to whoever has nothing to do, or to somebody new.
-    fn give(self: &Rc<Self>, call: Call) {
+    fn give(self: &Rc<Self>, call: IncomingRequest) {
         self.running.update(|running| running + 1);
         if let Some(hired) = self.hands.give(call) {
             spawn_local(Box::pin(serve_calls(Rc::clone(self), hired)));
@@ -73,7 +73,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
     if caller.has_asked {
         caller.alarm.set(caller.worker.proxy.timeouts.head);
     }
-    let begin = Session::begin(caller.conn.take_stream());
+    let begin = H2CallerConn::handshake(caller.conn.take_stream());
     let session = match caller.alarm.during(begin).await {
         Some(Ok(session)) => session,
         Some(Err(error)) => return tracing::debug!(peer = %caller.peer, %error, "HTTP/2 did not begin"),
@@ -104,7 +104,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
 
 /// What keeps one connection going.
 struct Host<'a> {
-    session: Session,
+    session: H2CallerConn,
     alarm: &'a mut Alarm,
     stopping: &'a mut Stopping,
     common: Rc<Common>,
@@ -136,22 +136,22 @@ impl Host<'_> {
             self.common.give(call);
         }
         self.common.hands.end();
-        if let Some(stream) = self.session.into_rest() {
+        if let Some(stream) = self.session.into_stream() {
             connection::linger(&mut Conn::new(stream), self.alarm).await;
         }
     }
 
     /// The next request; `None` when the connection has ended.
-    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Option<Call>> {
+    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Option<IncomingRequest>> {
         loop {
             if !self.has_room && self.common.first_admission.poll(cx).is_ready() {
-                self.session.give_room();
+                self.session.enlarge_window();
                 self.has_room = true;
             }
-            let polled = self.session.poll_call(cx);
+            let polled = self.session.poll_request(cx);
             if self.stage != Stage::Over && self.is_too_loud() {
                 tracing::debug!(peer = %self.common.peer, "an HTTP/2 connection makes nothing but noise, and is ended");
-                self.session.throw_out();
+                self.session.kick();
                 self.alarm.set(FAREWELL);
                 self.stage = Stage::Over;
                 continue;
@@ -185,12 +185,12 @@ impl Host<'_> {
     }
 
     fn close(&mut self) {
-        self.session.close();
+        self.session.send_goaway();
         self.stage = Stage::Closing;
     }
 
     fn is_too_loud(&mut self) -> bool {
-        let noise = self.session.noise();
+        let noise = self.session.abuse_score();
         if noise - self.quiet.before < NOISE {
             return false;
         }
@@ -203,7 +203,7 @@ impl Host<'_> {
 
 /// Serves requests of a connection, one after the other.
 async fn serve_calls(common: Rc<Common>, who: Hired) {
-    let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::gone());
+    let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::closed());
     (caller.secure, caller.loopback, caller.within) = (common.secure, common.loopback, common.within.clone());
     (caller.first_admission, caller.pinned) = (Some(Rc::clone(&common.first_admission)), common.pinned.clone());
     while let Some(call) = poll_fn(|cx| common.hands.poll_take(who, cx)).await {
@@ -221,12 +221,12 @@ async fn serve_calls(common: Rc<Common>, who: Hired) {
         }
         common.running.update(|running| running - 1);
         // Dropped, a stream says that nothing more is wanted from it.
-        caller.conn = Conn::new(Stream::gone());
+        caller.conn = Conn::new(Stream::closed());
     }
 }
 
 /// Serves one request to its end; or to where its stream is a connection of its own.
-async fn serve_call(caller: &mut Caller, call: Call) -> Option<Spoken> {
+async fn serve_call(caller: &mut Caller, call: IncomingRequest) -> Option<Spoken> {
     caller.worker.refresh();
     let read = call.read_head(caller.secure, &mut caller.head);
     caller.conn = Conn::new(Stream::caller(call.stream));

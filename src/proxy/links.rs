@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::upstream::Upstream;
 use crate::time::Time;
-use crate::wire::http2::{Link, OriginStream, Pong};
+use crate::wire::http2::{H2Conn, OriginStream, PongWait};
 
 /// What is known of the origins that speak TLS, and the connections to those that speak HTTP/2.
 #[derive(Default)]
@@ -35,7 +35,7 @@ const SURPLUS: Duration = Duration::from_secs(1);
 
 /// A connection, and what decides about its use.
 struct PooledLink {
-    link: Link,
+    link: H2Conn,
     opened_at: Time,
     /// Since when it has been seen without a stream.
     idle_since: Option<Time>,
@@ -44,7 +44,7 @@ struct PooledLink {
 impl PooledLink {
     /// A stream on it, if it has room and will do.
     fn open(&mut self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
-        let stream = if self.is_fresh(fresh) { self.link.open(now) } else { None };
+        let stream = if self.is_fresh(fresh) { self.link.open_stream(now) } else { None };
         if stream.is_some() {
             self.idle_since = None;
         }
@@ -52,8 +52,8 @@ impl PooledLink {
     }
 
     /// The answer to a PING after which it may do.
-    fn pong(&self, fresh: Fresh, now: Time) -> Option<Pong> {
-        if self.is_fresh(fresh) { self.link.pong(now) } else { None }
+    fn pong(&self, fresh: Fresh, now: Time) -> Option<PongWait> {
+        if self.is_fresh(fresh) { self.link.awaited_pong(now) } else { None }
     }
 
     fn is_fresh(&self, fresh: Fresh) -> bool {
@@ -65,7 +65,7 @@ impl PooledLink {
 
     /// Whether it is of any use, now or later.
     fn is_alive(&self) -> bool {
-        self.link.is_open() && self.link.is_welcome() || !self.link.is_idle()
+        self.link.is_open() && self.link.accepts_streams() || !self.link.is_idle()
     }
 
     /// How long it has been idle.
@@ -131,7 +131,7 @@ pub(super) enum Turn {
     /// A connection has room for it.
     Shared(Box<OriginStream>),
     /// A connection may be good again in a moment.
-    Asked(Pong),
+    Asked(PongWait),
     /// Dial, for everybody: the others wait for it.
     First(Guide),
     /// Somebody else dials for all.
@@ -199,7 +199,7 @@ impl Links {
     }
 
     /// The origin has chosen HTTP/2 on a new connection.
-    pub(super) fn keep(&self, origin: &Upstream, link: Link, now: Time) {
+    pub(super) fn keep(&self, origin: &Upstream, link: H2Conn, now: Time) {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
@@ -219,7 +219,7 @@ impl Links {
     /// called.
     pub(super) fn reap(&self, idle: Duration, now: Time) {
         self.lock().retain(|_, known| {
-            known.links.iter().for_each(|pooled| pooled.link.look(now));
+            known.links.iter().for_each(|pooled| pooled.link.check_liveness(now));
             known.trim(idle, now);
             let busy = known.dialling.is_some() || known.links.iter().any(|pooled| !pooled.link.is_idle());
             if busy {
@@ -238,7 +238,7 @@ impl Links {
     pub(super) fn let_idle_go(&self) -> bool {
         let mut all = self.lock();
         let idle = all.values_mut().flat_map(|known| known.links.extract_if(.., |pooled| pooled.link.is_idle()));
-        idle.map(|pooled| pooled.link.end()).count() > 0
+        idle.map(|pooled| pooled.link.close()).count() > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Upstream, Known>> {

@@ -21,7 +21,7 @@ use crate::locker::Caller;
 use crate::net::dial::{self, Attempts, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
-use crate::wire::http2::Link;
+use crate::wire::http2::H2Conn;
 use crate::wire::{Conn, Stream};
 
 /// How one runtime reaches origins, and the connections that it keeps to them.
@@ -137,7 +137,8 @@ impl Origins {
         let now = self.clock.now();
         loop {
             let Idle { mut conn, since } = self.lock().get_mut(origin)?.pop()?;
-            let is_good = if now.since(since) < JUST_READ { conn.stream.seems_quiet() } else { conn.stream.is_quiet() };
+            let is_good =
+                if now.since(since) < JUST_READ { conn.stream.seems_reusable() } else { conn.stream.is_reusable() };
             if is_good {
                 self.tallies.reused.add_one();
                 return Some(Ready { conn, reused: true, pinned: false });
@@ -237,10 +238,11 @@ impl Origins {
             }
             return Ok(Ready::new(stream));
         }
-        let (link, driving) = Link::begin(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
+        let (link, driving) =
+            H2Conn::handshake(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);
         let now = self.clock.now();
-        let ready = link.open(now).map(Ready::shared);
+        let ready = link.open_stream(now).map(Ready::shared);
         self.links.keep(origin, link, now);
         ready.ok_or(Refusal::ConnectionTerminated)
     }
@@ -255,7 +257,7 @@ impl Origins {
         if !conn.is_between_messages() {
             return;
         }
-        conn.rest();
+        conn.release_buffers();
         let idle = Idle { conn, since: self.clock.now() };
         if self.settings.idle_per_origin == 0 {
             return;
@@ -274,7 +276,9 @@ impl Origins {
         let now = self.clock.now();
         self.links.reap(self.settings.idle_timeout, now);
         self.lock().retain(|_, kept| {
-            kept.retain_mut(|idle| now.since(idle.since) < self.settings.idle_timeout && idle.conn.stream.is_quiet());
+            kept.retain_mut(|idle| {
+                now.since(idle.since) < self.settings.idle_timeout && idle.conn.stream.is_reusable()
+            });
             !kept.is_empty()
         });
     }

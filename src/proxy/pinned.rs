@@ -66,7 +66,7 @@ impl Pinned {
         if !conn.is_between_messages() {
             return;
         }
-        conn.rest();
+        conn.release_buffers();
         let mut pins = self.0.borrow_mut();
         if pins.len() >= MOST {
             pins.remove(0);

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::links::Guide;
 use crate::gate::{Flight, Permit};
 use crate::time::Time;
-use crate::wire::http2::{Departure, OriginStream};
+use crate::wire::http2::{HeadFlush, OriginStream};
 use crate::wire::{Conn, Stream};
 
 /// A connection on which a request can be sent now.
@@ -36,7 +36,7 @@ impl Ready {
 
     /// A stream on a connection that others use too.
     pub(super) fn shared(stream: Box<OriginStream>) -> Ready {
-        let reused = stream.was_used();
+        let reused = stream.is_reused();
         Ready { conn: Conn::new(Stream::origin(stream)), reused, pinned: false }
     }
 
@@ -58,13 +58,13 @@ impl Ready {
     /// that it is alive.
     pub(super) fn doubt(&mut self, now: Time) {
         if let Some(stream) = self.conn.stream.as_origin() {
-            stream.doubt(now);
+            stream.mark_suspect(now);
         }
     }
 
     /// Whether nothing was said on it since it was made ready.
     pub(super) fn is_good(&mut self) -> bool {
-        self.conn.input.is_empty() && self.conn.stream.is_quiet()
+        self.conn.input.is_empty() && self.conn.stream.is_reusable()
     }
 
     /// Writes what was appended to the connection (a head, and the start of its body): nothing
@@ -76,21 +76,21 @@ impl Ready {
     /// # Cancel safety
     /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, when it leaves.
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
-        let before = self.conn.left();
+        let before = self.conn.write_mark();
         let mut leaving = Departing { flight: Some(permit.depart()), departure: None };
         let departing = poll_fn(|cx| {
             // A head that cannot be taken back is late at worst, and counted when it leaves.
             if leaving.departure.is_none() && !leaving.is_good() {
                 return Poll::Ready(Err(std::io::ErrorKind::NotConnected.into()));
             }
-            let departed = self.conn.poll_depart(cx);
+            let departed = self.conn.poll_flush_head(cx);
             if departed.is_pending() && leaving.departure.is_none() {
-                leaving.departure = self.conn.stream.as_origin().and_then(|stream| stream.departure());
+                leaving.departure = self.conn.stream.as_origin().and_then(|stream| stream.head_flush());
             }
             departed
         });
         let departed = departing.await;
-        let is_untouched = self.conn.left() == before;
+        let is_untouched = self.conn.write_mark() == before;
         match (departed, leaving.flight.take()) {
             (Ok(()), Some(mut flight)) => {
                 let sent = flight.sent();
@@ -110,7 +110,7 @@ impl Ready {
 /// taken until that has left, or can leave no more.
 struct Departing {
     flight: Option<Flight>,
-    departure: Option<Departure>,
+    departure: Option<HeadFlush>,
 }
 
 impl Departing {
@@ -124,7 +124,7 @@ impl Drop for Departing {
         let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
         // Without a runtime nothing can leave any more.
         let Ok(runtime) = Handle::try_current() else { return };
-        let is_out = departure.is_out();
+        let is_out = departure.wait();
         runtime.spawn(async move {
             if is_out.await {
                 flight.sent();

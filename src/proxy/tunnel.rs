@@ -111,7 +111,7 @@ impl Way {
         }
         std::task::ready!(self.bytes.poll_move(cx, from, to))?;
         // The second end of a tunnel is the end of both connections: it needs no call of its own.
-        if !(other.closed && to.stream.ends_when_dropped()) {
+        if !(other.closed && to.stream.closes_on_drop()) {
             std::task::ready!(to.stream.poll_shutdown(cx)).map_err(BodyError::Sink)?;
         }
         self.closed = true;

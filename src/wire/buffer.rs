@@ -8,11 +8,11 @@ use super::head::MAX_HEAD;
 pub const BLOCK: usize = 16 * 1024;
 
 /// How many blocks a thread keeps for the next connection that has something to read.
-const SHELF: usize = 256;
+const POOL_SIZE: usize = 256;
 
 thread_local! {
-    static BLOCKS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-    static OUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static READ_POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static WRITE_POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A queue of bytes: filled at its end, consumed at its start.
@@ -46,7 +46,7 @@ impl Buffer {
     /// Room to read into; empty only when [`MAX_HEAD`] bytes wait already.
     pub fn room(&mut self) -> &mut [u8] {
         if self.block.is_empty() {
-            self.block = BLOCKS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice());
+            self.block = READ_POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice());
         }
         if self.end == self.block.len() {
             if self.start > 0 {
@@ -74,8 +74,8 @@ impl Buffer {
         let block = std::mem::take(&mut self.block);
         (self.start, self.end) = (0, 0);
         if block.len() == BLOCK {
-            BLOCKS.with_borrow_mut(|blocks| {
-                if blocks.len() < SHELF {
+            READ_POOL.with_borrow_mut(|blocks| {
+                if blocks.len() < POOL_SIZE {
                     blocks.push(block);
                 }
             });
@@ -87,25 +87,25 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         (self.start, self.end) = (0, 0);
         // A thread that ends has no shelf any more; the block is then simply freed.
-        if BLOCKS.try_with(|_| ()).is_ok() {
+        if READ_POOL.try_with(|_| ()).is_ok() {
             self.release();
         }
     }
 }
 
 /// An empty vector to write a message into.
-pub(super) fn take_out() -> Vec<u8> {
-    OUTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BLOCK))
+pub(super) fn take_write_buffer() -> Vec<u8> {
+    WRITE_POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BLOCK))
 }
 
-/// Puts a vector of [`take_out`] back.
-pub(super) fn put_out(mut out: Vec<u8>) {
-    if out.capacity() == 0 || out.capacity() > 2 * BLOCK || OUTS.try_with(|_| ()).is_err() {
+/// Puts a vector of [`take_write_buffer`] back.
+pub(super) fn return_write_buffer(mut out: Vec<u8>) {
+    if out.capacity() == 0 || out.capacity() > 2 * BLOCK || WRITE_POOL.try_with(|_| ()).is_err() {
         return;
     }
     out.clear();
-    OUTS.with_borrow_mut(|outs| {
-        if outs.len() < SHELF {
+    WRITE_POOL.with_borrow_mut(|outs| {
+        if outs.len() < POOL_SIZE {
             outs.push(out);
         }
     });

@@ -1,6 +1,6 @@
 //! Chunked bodies (RFC 9112 §7.1), read piece by piece and never collected.
 
-use super::head::may_be_whole;
+use super::head::may_be_complete;
 
 /// The longest line of a chunk's size with its extensions. Extensions have no use that is known; a long one is an attack.
 const MAX_SIZE_LINE: usize = 256;
@@ -13,12 +13,12 @@ const MAX_TRAILER_FIELDS: usize = 64;
 
 /// Where the reader is in a chunked body.
 #[derive(Debug, Default)]
-pub struct Chunked {
-    state: State,
+pub struct ChunkedDecoder {
+    state: ChunkState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum State {
+enum ChunkState {
     #[default]
     Size,
     Data(u64),
@@ -47,7 +47,7 @@ pub enum Piece {
 #[error("{0}")]
 pub struct BadChunk(pub &'static str);
 
-impl Chunked {
+impl ChunkedDecoder {
     /// What stands at the start of `input`; whoever asks consumes it before asking again.
     ///
     /// # Errors
@@ -55,26 +55,28 @@ impl Chunked {
     /// section that is too long, a trailer that would change the message's framing or routing.
     pub fn next(&mut self, input: &[u8]) -> Result<Piece, BadChunk> {
         match self.state {
-            State::Size => self.size(input),
-            State::Data(_) if input.is_empty() => Ok(Piece::More),
-            State::Data(left) => {
+            ChunkState::Size => self.size(input),
+            ChunkState::Data(_) if input.is_empty() => Ok(Piece::More),
+            ChunkState::Data(left) => {
                 let here = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
                 let left = left - here as u64;
-                self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                self.state = if left == 0 { ChunkState::DataEnd } else { ChunkState::Data(left) };
                 Ok(Piece::Data(here))
             }
-            State::DataEnd => match input {
+            ChunkState::DataEnd => match input {
                 [b'\r', b'\n', ..] => {
-                    self.state = State::Size;
+                    self.state = ChunkState::Size;
                     Ok(Piece::Framing(2))
                 }
                 [] | [b'\r'] => Ok(Piece::More),
                 _ => Err(BadChunk("a chunk is longer than its size says")),
             },
             // A section that drips in byte by byte is not read from its start for every byte.
-            State::Trailers { seen } if input.len() <= MAX_TRAILERS && !may_be_whole(input, seen) => Ok(Piece::More),
-            State::Trailers { .. } => {
-                self.state = State::Trailers { seen: input.len() };
+            ChunkState::Trailers { seen } if input.len() <= MAX_TRAILERS && !may_be_complete(input, seen) => {
+                Ok(Piece::More)
+            }
+            ChunkState::Trailers { .. } => {
+                self.state = ChunkState::Trailers { seen: input.len() };
                 trailers(input)
             }
         }
@@ -104,7 +106,7 @@ impl Chunked {
             let digit = char::from(*digit).to_digit(16).ok_or(BadChunk("a chunk's size is not hexadecimal"))?;
             size = size * 16 + u64::from(digit);
         }
-        self.state = if size == 0 { State::Trailers { seen: 0 } } else { State::Data(size) };
+        self.state = if size == 0 { ChunkState::Trailers { seen: 0 } } else { ChunkState::Data(size) };
         Ok(Piece::Framing(end + 1))
     }
 }
@@ -195,7 +197,7 @@ mod tests {
 
     /// What is read of `input` in steps of `step` bytes, if it comes to its end.
     fn read(input: &[u8], step: usize) -> Result<Option<Whole>, BadChunk> {
-        let (mut reader, mut body, mut start) = (Chunked::default(), Vec::new(), 0);
+        let (mut reader, mut body, mut start) = (ChunkedDecoder::default(), Vec::new(), 0);
         let mut end = step.min(input.len());
         loop {
             match reader.next(&input[start..end])? {

@@ -14,11 +14,11 @@ pub struct Conn {
     pub stream: Stream,
     /// Read and not used yet.
     pub input: Buffer,
-    out: Out,
+    out: WriteBuffer,
     /// How much of `out` has left.
     written: usize,
-    total: u64,
-    follows: Follows,
+    total_written: u64,
+    after: AfterOutput,
 }
 
 /// How much had left on a connection at some moment.
@@ -27,40 +27,47 @@ pub struct WriteMark {
     /// Bytes that the stream had accepted.
     written: u64,
     /// Bytes that the kernel had taken of those, or of their encrypted form.
-    taken: u64,
+    kernel_accepted: u64,
 }
 
 /// What comes after the bytes that wait to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Follows {
+enum AfterOutput {
     /// Whatever will be appended.
     More,
     /// The end of the message, which HTTP/2 must be told.
-    Message,
+    MessageEnd,
     /// The end of the connection.
-    Connection,
+    ConnectionEnd,
 }
 
 /// Bytes to be written; their memory goes back to the shelf when dropped.
-struct Out(Vec<u8>);
+struct WriteBuffer(Vec<u8>);
 
-impl Drop for Out {
+impl Drop for WriteBuffer {
     fn drop(&mut self) {
         self.0.clear();
-        buffer::put_out(std::mem::take(&mut self.0));
+        buffer::return_write_buffer(std::mem::take(&mut self.0));
     }
 }
 
 impl Conn {
     /// A connection on which nothing has been said.
     pub fn new(stream: Stream) -> Conn {
-        Conn { stream, input: Buffer::default(), out: Out(Vec::new()), written: 0, total: 0, follows: Follows::More }
+        Conn {
+            stream,
+            input: Buffer::default(),
+            out: WriteBuffer(Vec::new()),
+            written: 0,
+            total_written: 0,
+            after: AfterOutput::More,
+        }
     }
 
     /// Where the next bytes to be written are appended.
     pub fn out(&mut self) -> &mut Vec<u8> {
         if self.out.0.capacity() == 0 {
-            self.out.0 = buffer::take_out();
+            self.out.0 = buffer::take_write_buffer();
         }
         &mut self.out.0
     }
@@ -77,12 +84,12 @@ impl Conn {
 
     /// A number that grows with everything that leaves on this connection.
     pub fn total_written(&self) -> u64 {
-        self.total + u64::from(self.stream.has_departed())
+        self.total_written + u64::from(self.stream.is_head_sent())
     }
 
     /// How much has left so far.
-    pub fn left(&self) -> WriteMark {
-        WriteMark { written: self.total_written(), taken: self.stream.taken() }
+    pub fn write_mark(&self) -> WriteMark {
+        WriteMark { written: self.total_written(), kernel_accepted: self.stream.kernel_accepted() }
     }
 
     /// Whether another message can begin: all of the last has left, and nothing more was read. A stream of HTTP/2 carries one
@@ -92,19 +99,19 @@ impl Conn {
     }
 
     /// Whether a part of what was appended has left and the rest waits: whatever came in its place would be misread.
-    pub fn is_midway(&self) -> bool {
-        self.written > 0 || self.stream.has_departed()
+    pub fn is_partly_sent(&self) -> bool {
+        self.written > 0 || self.stream.is_head_sent()
     }
 
     /// Nothing is appended any more to this message. Only HTTP/2 must be told; HTTP/1 messages say where they end.
     pub fn finish(&mut self) {
-        self.follows = if self.stream.is_http2() { Follows::Message } else { Follows::More };
+        self.after = if self.stream.is_http2() { AfterOutput::MessageEnd } else { AfterOutput::More };
     }
 
     /// Nothing is appended any more, and the connection is ended as soon as all is written: then the end leaves in the
     /// packet of the last bytes.
-    pub fn finish_connection(&mut self) {
-        self.follows = if self.stream.is_http2() { Follows::Message } else { Follows::Connection };
+    pub fn finish_and_close(&mut self) {
+        self.after = if self.stream.is_http2() { AfterOutput::MessageEnd } else { AfterOutput::ConnectionEnd };
     }
 
     /// Takes the stream out, with what was read from it and not used put back; what is left behind has come to its
@@ -117,14 +124,14 @@ impl Conn {
     }
 
     /// Takes back what was appended and not written.
-    pub fn take_out(&mut self) -> Vec<u8> {
+    pub fn take_unsent(&mut self) -> Vec<u8> {
         let mut out = std::mem::take(&mut self.out.0);
         out.drain(..std::mem::take(&mut self.written));
         out
     }
 
     /// Forgets what was appended and not written.
-    pub fn discard_out(&mut self) {
+    pub fn discard_unsent(&mut self) {
         self.stream.discard_head();
         self.clear_out();
     }
@@ -155,16 +162,16 @@ impl Conn {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.0.len() {
             let data = &self.out.0[self.written..];
-            let count = ready!(match self.follows {
-                Follows::More => self.stream.poll_write_last(cx, data, false),
-                Follows::Message => self.stream.poll_write_last(cx, data, true),
-                Follows::Connection => self.stream.poll_write_before_end(cx, data),
+            let count = ready!(match self.after {
+                AfterOutput::More => self.stream.poll_write_part(cx, data, false),
+                AfterOutput::MessageEnd => self.stream.poll_write_part(cx, data, true),
+                AfterOutput::ConnectionEnd => self.stream.poll_write_before_end(cx, data),
             })?;
             self.advance(count)?;
         }
         self.clear_out();
-        if self.follows == Follows::Message {
-            return Poll::Ready(self.stream.end());
+        if self.after == AfterOutput::MessageEnd {
+            return Poll::Ready(self.stream.end_message());
         }
         self.stream.poll_flush(cx)
     }
@@ -174,11 +181,11 @@ impl Conn {
     ///
     /// # Errors
     /// Those of the stream. What comes after a head that did not leave is still there to be taken back.
-    pub fn poll_depart(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_all = self.follows == Follows::Message && self.pending() == 0;
+    pub fn poll_flush_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_all = self.after == AfterOutput::MessageEnd && self.pending() == 0;
         let Some(stream) = self.stream.as_origin() else { return self.poll_flush(cx) };
-        stream.depart(is_all)?;
-        ready!(stream.poll_departed(cx))?;
+        stream.send_head(is_all)?;
+        ready!(stream.poll_head_sent(cx))?;
         // Pending: it waits for room that the origin gives, and the head does not. Broken: the answer, or its absence, says why.
         let _ = self.poll_flush(cx);
         Poll::Ready(Ok(()))
@@ -192,12 +199,12 @@ impl Conn {
         loop {
             let waiting = self.pending();
             let count = if waiting == 0 {
-                ready!(self.stream.poll_write_last(cx, data, false))?
+                ready!(self.stream.poll_write_part(cx, data, false))?
             } else {
                 ready!(self.stream.poll_write_both(cx, &self.out.0[self.written..], data))?
             };
             if count > waiting {
-                self.total += count as u64;
+                self.total_written += count as u64;
                 self.clear_out();
                 return Poll::Ready(Ok(count - waiting));
             }
@@ -210,7 +217,7 @@ impl Conn {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.written += count;
-        self.total += count as u64;
+        self.total_written += count as u64;
         Ok(())
     }
 
@@ -228,11 +235,11 @@ impl Conn {
     }
 
     /// Gives back the memory that an idle connection does not need.
-    pub fn rest(&mut self) {
+    pub fn release_buffers(&mut self) {
         self.input.release();
         if self.pending() == 0 {
             self.written = 0;
-            buffer::put_out(std::mem::take(&mut self.out.0));
+            buffer::return_write_buffer(std::mem::take(&mut self.out.0));
         }
     }
 }
@@ -275,11 +282,11 @@ mod tests {
         // The first of several records: if a later one fails, the write as a whole has failed.
         tls.get_mut().1.writer().write_all(b"one").unwrap();
         let mut conn = Conn::new(Stream::tls(tls));
-        let before = conn.left();
-        assert_eq!(conn.left(), before, "nothing has left yet");
+        let before = conn.write_mark();
+        assert_eq!(conn.write_mark(), before, "nothing has left yet");
         conn.stream.flush().await.unwrap();
         assert_eq!(conn.total_written(), 0, "TLS was told to write nothing");
-        assert_ne!(conn.left(), before);
+        assert_ne!(conn.write_mark(), before);
         let mut read = [0; 3];
         peer.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"one");
@@ -297,7 +304,7 @@ mod tests {
         }
         conn.out().extend_from_slice(b" tail");
         conn.flush().await.unwrap();
-        conn.rest();
+        conn.release_buffers();
         drop(conn);
         let mut all = String::new();
         peer.read_to_string(&mut all).await.unwrap();

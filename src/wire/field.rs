@@ -114,7 +114,7 @@ impl Fields {
     }
 
     /// Keeps a head and the fields that were found in it.
-    pub(super) fn keep(&mut self, head: &[u8], parsed: &[httparse::Header<'_>]) {
+    pub(super) fn store(&mut self, head: &[u8], parsed: &[httparse::Header<'_>]) {
         self.clear();
         self.bytes.extend_from_slice(head);
         self.fields.extend(parsed.iter().map(|header| Field {
@@ -126,17 +126,17 @@ impl Fields {
 
     /// Appends bytes of a head that is put together, and says where they are.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Range<u32> {
-        let start = self.here();
+        let start = self.position();
         self.bytes.extend_from_slice(bytes);
-        start..self.here()
+        start..self.position()
     }
 
     /// Appends a field, its value in parts that belong together.
     pub(super) fn push<'a>(&mut self, name: &[u8], value: impl Iterator<Item = &'a [u8]>) {
         let name_at = self.append(name);
-        let start = self.here();
+        let start = self.position();
         value.for_each(|part| self.bytes.extend_from_slice(part));
-        self.fields.push(Field { name: Name::of(name), name_at, value_at: start..self.here() });
+        self.fields.push(Field { name: Name::of(name), name_at, value_at: start..self.position() });
     }
 
     /// How many fields there are.
@@ -144,7 +144,7 @@ impl Fields {
         self.fields.len()
     }
 
-    fn here(&self) -> u32 {
+    fn position(&self) -> u32 {
         // Heads are bounded far below 4 GiB, see `MAX_HEAD`.
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
     }

@@ -19,13 +19,13 @@ pub enum Length {
 /// What makes the length of a message doubtful.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Ambiguous(pub &'static str);
+pub struct AmbiguousLength(pub &'static str);
 
 /// The length of a request's body.
 ///
 /// # Errors
 /// Any message that two readers could end at two places (400, and the connection closes).
-pub fn of_request(head: &RequestHead) -> Result<Length, Ambiguous> {
+pub fn of_request(head: &RequestHead) -> Result<Length, AmbiguousLength> {
     if head.version() == Version::Http2 {
         // What follows a CONNECT is no content (RFC 9113 §8.5).
         return http2(head, head.ended || head.method() == "CONNECT");
@@ -33,7 +33,7 @@ pub fn of_request(head: &RequestHead) -> Result<Length, Ambiguous> {
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
     let exact = exact(head.all(Name::ContentLength))?;
     match (chunked, exact) {
-        (true, Some(_)) => Err(Ambiguous("both Transfer-Encoding and Content-Length are given")),
+        (true, Some(_)) => Err(AmbiguousLength("both Transfer-Encoding and Content-Length are given")),
         (true, None) => Ok(Length::Chunked),
         (false, Some(length)) if length > 0 => Ok(Length::Exact(length)),
         (false, _) => Ok(Length::Empty),
@@ -44,7 +44,7 @@ pub fn of_request(head: &RequestHead) -> Result<Length, Ambiguous> {
 ///
 /// # Errors
 /// As [`of_request`]; the origin is at fault (502).
-pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguous> {
+pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, AmbiguousLength> {
     if method == "HEAD" || matches!(head.status(), 100..=199 | 204 | 304) {
         return Ok(Length::Empty);
     }
@@ -54,7 +54,7 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
     let exact = exact(head.all(Name::ContentLength))?;
     match (chunked, exact) {
-        (true, Some(_)) => Err(Ambiguous("both Transfer-Encoding and Content-Length are given")),
+        (true, Some(_)) => Err(AmbiguousLength("both Transfer-Encoding and Content-Length are given")),
         (true, None) => Ok(Length::Chunked),
         (false, Some(0)) => Ok(Length::Empty),
         (false, Some(length)) => Ok(Length::Exact(length)),
@@ -63,7 +63,7 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
 }
 
 /// The end is said by the stream itself; `h2` sees to it that a length that is given agrees (RFC 9113 §8.1.1).
-fn http2(head: &Fields, ended: bool) -> Result<Length, Ambiguous> {
+fn http2(head: &Fields, ended: bool) -> Result<Length, AmbiguousLength> {
     Ok(match exact(head.all(Name::ContentLength))? {
         _ if ended => Length::Empty,
         Some(length) if length > 0 => Length::Exact(length),
@@ -88,30 +88,30 @@ impl Length {
 }
 
 /// Whether the body is chunked; any other coding, or chunked twice, is not for a proxy to guess at.
-fn chunked<'a>(values: impl Iterator<Item = &'a [u8]>, version: Version) -> Result<bool, Ambiguous> {
+fn chunked<'a>(values: impl Iterator<Item = &'a [u8]>, version: Version) -> Result<bool, AmbiguousLength> {
     let mut found = false;
     for value in values {
         if version == Version::Http10 {
-            return Err(Ambiguous("Transfer-Encoding is given in HTTP/1.0"));
+            return Err(AmbiguousLength("Transfer-Encoding is given in HTTP/1.0"));
         }
         if found || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(Ambiguous("Transfer-Encoding is something else than one \"chunked\""));
+            return Err(AmbiguousLength("Transfer-Encoding is something else than one \"chunked\""));
         }
         found = true;
     }
     Ok(found)
 }
 
-fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, Ambiguous> {
+fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, AmbiguousLength> {
     let mut found = None;
     for value in values {
         if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
-            return Err(Ambiguous("Content-Length is not a whole number"));
+            return Err(AmbiguousLength("Content-Length is not a whole number"));
         }
         // At most 19 digits: below 2^64.
         let length = value.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
         if found.is_some_and(|earlier| earlier != length) {
-            return Err(Ambiguous("several Content-Length fields differ"));
+            return Err(AmbiguousLength("several Content-Length fields differ"));
         }
         found = Some(length);
     }
@@ -120,7 +120,7 @@ fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, Ambi
 
 /// What the `Connection` fields of a message say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Options {
+pub struct ConnectionOptions {
     /// `close`: the connection ends after this message.
     pub close: bool,
     /// `keep-alive`: an HTTP/1.0 peer asks for the connection to stay open.
@@ -131,10 +131,10 @@ pub struct Options {
     pub names_fields: bool,
 }
 
-impl Options {
+impl ConnectionOptions {
     /// Reads the `Connection` fields (and `Proxy-Connection`, which old callers send in its place).
-    pub fn of<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Options {
-        let mut options = Options::default();
+    pub fn of<'a>(connection: impl Iterator<Item = &'a [u8]>) -> ConnectionOptions {
+        let mut options = ConnectionOptions::default();
         for member in connection.flat_map(members) {
             if member.eq_ignore_ascii_case(b"close") {
                 options.close = true;
@@ -159,11 +159,11 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn request(fields: &str) -> Result<Length, Ambiguous> {
+    fn request(fields: &str) -> Result<Length, AmbiguousLength> {
         of_request(&RequestHead::parse_for_test(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes()))
     }
 
-    fn response(head: &str, method: &str) -> Result<Length, Ambiguous> {
+    fn response(head: &str, method: &str) -> Result<Length, AmbiguousLength> {
         let mut parsed = ResponseHead::default();
         parsed.read(head.as_bytes()).unwrap().unwrap();
         of_response(&parsed, method)
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_open_as_its_version_and_options_say() {
-        let options = |text: &'static str| Options::of([text.as_bytes()].into_iter());
+        let options = |text: &'static str| ConnectionOptions::of([text.as_bytes()].into_iter());
         assert!(options("").keeps_open(Version::Http11));
         assert!(!options("Close").keeps_open(Version::Http11));
         assert!(!options("").keeps_open(Version::Http10));

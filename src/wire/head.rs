@@ -41,7 +41,7 @@ pub enum HeadError {
 
 /// Whether reading again can tell more than it did when only the first `seen` bytes were there. A head that drips in
 /// byte by byte must not be read from its start for every byte.
-pub fn may_be_whole(input: &[u8], seen: usize) -> bool {
+pub fn may_be_complete(input: &[u8], seen: usize) -> bool {
     seen == 0 || input.len() >= MAX_HEAD || memchr::memchr(b'\n', &input[seen.min(input.len())..]).is_some()
 }
 
@@ -108,7 +108,7 @@ impl RequestHead {
         self.method_at = range_in(input, method.as_bytes());
         self.target_at = range_in(input, target.as_bytes());
         self.version = version(minor);
-        self.fields.keep(&input[..length], parsed.headers);
+        self.fields.store(&input[..length], parsed.headers);
         Ok(Some(length))
     }
 
@@ -201,7 +201,7 @@ impl ResponseHead {
         self.status = status;
         self.reason_at = parsed.reason.map_or(0..0, |reason| range_in(input, reason.as_bytes()));
         self.version = version(minor);
-        self.fields.keep(&input[..length], parsed.headers);
+        self.fields.store(&input[..length], parsed.headers);
         Ok(Some(length))
     }
 

@@ -14,6 +14,6 @@ mod tcp;
 
 pub use conn::Conn;
 pub use field::{Fields, Name, members};
-pub use framing::{Length, Options};
+pub use framing::{ConnectionOptions, Length};
 pub use head::{HeadError, RequestHead, ResponseHead, Version};
 pub use stream::Stream;

@@ -12,13 +12,13 @@ use tokio_rustls::TlsStream;
 use super::http2::{CallerStream, OriginStream};
 use super::tcp::Tcp;
 
-mod heads;
+mod h2_heads;
 
 /// One end of a connection.
 pub struct Stream {
     transport: Transport,
     /// Read, and put back to be read again.
-    again: Vec<u8>,
+    pushback: Vec<u8>,
 }
 
 enum Transport {
@@ -28,12 +28,12 @@ enum Transport {
     Caller(Box<CallerStream>),
     Origin(Box<OriginStream>),
     /// It was taken away, see [`Stream::take`].
-    Gone,
+    Closed,
 }
 
 impl From<Transport> for Stream {
     fn from(transport: Transport) -> Stream {
-        Stream { transport, again: Vec::new() }
+        Stream { transport, pushback: Vec::new() }
     }
 }
 
@@ -65,19 +65,19 @@ impl Stream {
 
     /// Takes the stream out; what is left behind has come to its end.
     pub fn take(&mut self) -> Stream {
-        std::mem::replace(self, Stream::gone())
+        std::mem::replace(self, Stream::closed())
     }
 
     /// One that has come to its end.
-    pub fn gone() -> Stream {
-        Transport::Gone.into()
+    pub fn closed() -> Stream {
+        Transport::Closed.into()
     }
 
     /// The request to an origin that speaks HTTP/2, if it is one.
     pub fn as_origin(&mut self) -> Option<&mut OriginStream> {
         match &mut self.transport {
             Transport::Origin(stream) => Some(stream),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Gone => None,
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Closed => None,
         }
     }
 
@@ -88,7 +88,7 @@ impl Stream {
 
     /// Puts bytes back that are to be read again, before all others.
     pub fn put_back(&mut self, bytes: &[u8]) {
-        self.again.splice(0..0, bytes.iter().copied());
+        self.pushback.splice(0..0, bytes.iter().copied());
     }
 
     /// Reads what is there; 0 at the end of the stream.
@@ -107,7 +107,7 @@ impl Stream {
     /// # Errors
     /// Those of the socket.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.again.is_empty() {
+        if !self.pushback.is_empty() {
             return Poll::Ready(Ok(()));
         }
         match &mut self.transport {
@@ -122,21 +122,21 @@ impl Stream {
                 }
                 tls.get_mut().0.poll_readable(cx)
             }
-            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => Poll::Ready(Ok(())),
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Closed => Poll::Ready(Ok(())),
         }
     }
 
     /// Whether a read may find bytes at once of which [`Stream::poll_readable`] would not tell.
-    pub fn may_be_unread(&self) -> bool {
+    pub fn may_have_unread(&self) -> bool {
         match &self.transport {
-            Transport::Plain(tcp) => tcp.may_be_unread(),
-            Transport::Tls(_) | Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => false,
+            Transport::Plain(tcp) => tcp.may_have_unread(),
+            Transport::Tls(_) | Transport::Caller(_) | Transport::Origin(_) | Transport::Closed => false,
         }
     }
 
     /// Whether the peer hears of the end by itself when the stream is dropped, as it does of a plain connection that was
     /// read to its end.
-    pub fn ends_when_dropped(&self) -> bool {
+    pub fn closes_on_drop(&self) -> bool {
         matches!(self.transport, Transport::Plain(_))
     }
 
@@ -144,11 +144,11 @@ impl Stream {
     ///
     /// # Errors
     /// Those of the socket or of TLS.
-    pub fn poll_write_last(&mut self, cx: &mut Context<'_>, data: &[u8], is_all: bool) -> Poll<io::Result<usize>> {
+    pub fn poll_write_part(&mut self, cx: &mut Context<'_>, data: &[u8], is_all: bool) -> Poll<io::Result<usize>> {
         match &mut self.transport {
             Transport::Caller(stream) => stream.poll_write(cx, data, is_all),
             Transport::Origin(stream) => stream.poll_write(cx, data, is_all),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => Pin::new(self).poll_write(cx, data),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => Pin::new(self).poll_write(cx, data),
         }
     }
 
@@ -159,7 +159,7 @@ impl Stream {
     pub fn poll_write_before_end(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.poll_write_before_end(cx, data),
-            Transport::Caller(_) | Transport::Origin(_) | Transport::Tls(_) | Transport::Gone => {
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Tls(_) | Transport::Closed => {
                 Pin::new(self).poll_write(cx, data)
             }
         }
@@ -194,11 +194,11 @@ impl Stream {
     ///
     /// # Errors
     /// Those of the stream.
-    pub fn end(&mut self) -> io::Result<()> {
+    pub fn end_message(&mut self) -> io::Result<()> {
         match &mut self.transport {
             Transport::Caller(stream) => stream.end(),
             Transport::Origin(stream) => stream.end(),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => Ok(()),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => Ok(()),
         }
     }
 
@@ -209,17 +209,17 @@ impl Stream {
             Transport::Tls(tls) => tls.get_mut().0.abort(),
             Transport::Caller(stream) => stream.reset(),
             Transport::Origin(stream) => stream.reset(),
-            Transport::Gone => {}
+            Transport::Closed => {}
         }
     }
 
-    /// How many bytes the kernel has taken: TLS says nothing of what has left when a later part of it fails. A stream of
+    /// How many bytes the kernel has accepted: TLS says nothing of what has left when a later part of it fails. A stream of
     /// HTTP/2 has no such number.
-    pub fn taken(&self) -> u64 {
+    pub fn kernel_accepted(&self) -> u64 {
         match &self.transport {
-            Transport::Plain(tcp) => tcp.taken(),
-            Transport::Tls(tls) => tls.get_ref().0.taken(),
-            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => 0,
+            Transport::Plain(tcp) => tcp.kernel_accepted(),
+            Transport::Tls(tls) => tls.get_ref().0.kernel_accepted(),
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Closed => 0,
         }
     }
 
@@ -235,7 +235,7 @@ impl Stream {
         match &mut self.transport {
             Transport::Plain(tcp) => Some(tcp),
             Transport::Tls(tls) => tls.get_mut().0.tcp_mut(),
-            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => None,
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Closed => None,
         }
     }
 
@@ -246,21 +246,21 @@ impl Stream {
             Transport::Tls(tls) => tls.get_mut().0.poll_hangup(cx),
             Transport::Caller(stream) => stream.poll_reset(cx),
             Transport::Origin(stream) => stream.poll_reset(cx),
-            Transport::Gone => Poll::Ready(()),
+            Transport::Closed => Poll::Ready(()),
         }
     }
 
     /// Whether an idle connection can carry another message: nothing was said on it, and it was not closed (RFC 9112
     /// §9.3, §9.5). It costs a system call: tokio knows nothing of what has come since it polled last, and does not
     /// look for a task that has used up its budget, so an unasked-for answer could be taken for the next one.
-    pub fn is_quiet(&mut self) -> bool {
+    pub fn is_reusable(&mut self) -> bool {
         if let Some(tcp) = self.tcp_mut() {
-            tcp.look_anew();
+            tcp.force_read();
         }
         let cx = &mut Context::from_waker(Waker::noop());
         match &mut self.transport {
-            Transport::Origin(stream) => stream.is_good(),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Gone => {
+            Transport::Origin(stream) => stream.is_usable(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Closed => {
                 self.poll_read(cx, &mut [0_u8; 1]).is_pending()
             }
         }
@@ -268,26 +268,28 @@ impl Stream {
 }
 
 impl Stream {
-    /// As [`Stream::is_quiet`], without a system call where nothing is known to have come since the last read: for a
+    /// As [`Stream::is_reusable`], without a system call where nothing is known to have come since the last read: for a
     /// connection that was read from a moment ago.
-    pub fn seems_quiet(&mut self) -> bool {
+    pub fn seems_reusable(&mut self) -> bool {
         match &self.transport {
-            Transport::Plain(tcp) if self.again.is_empty() && !tcp.may_have_input() => true,
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => {
-                self.is_quiet()
-            }
+            Transport::Plain(tcp) if self.pushback.is_empty() && !tcp.may_have_input() => true,
+            Transport::Plain(_)
+            | Transport::Tls(_)
+            | Transport::Caller(_)
+            | Transport::Origin(_)
+            | Transport::Closed => self.is_reusable(),
         }
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.again.is_empty() {
-            let count = self.again.len().min(into.remaining());
-            into.put_slice(&self.again[..count]);
-            self.again.drain(..count);
-            if self.again.is_empty() {
-                self.again = Vec::new();
+        if !self.pushback.is_empty() {
+            let count = self.pushback.len().min(into.remaining());
+            into.put_slice(&self.pushback[..count]);
+            self.pushback.drain(..count);
+            if self.pushback.is_empty() {
+                self.pushback = Vec::new();
             }
             return Poll::Ready(Ok(()));
         }
@@ -296,7 +298,7 @@ impl AsyncRead for Stream {
             Transport::Tls(tls) => Pin::new(tls).poll_read(cx, into),
             Transport::Caller(stream) => stream.poll_read(cx, into),
             Transport::Origin(stream) => stream.poll_read(cx, into),
-            Transport::Gone => Poll::Ready(Ok(())),
+            Transport::Closed => Poll::Ready(Ok(())),
         }
     }
 }
@@ -308,16 +310,16 @@ impl AsyncWrite for Stream {
             Transport::Tls(tls) => Pin::new(tls).poll_write(cx, data),
             Transport::Caller(stream) => stream.poll_write(cx, data, false),
             Transport::Origin(stream) => stream.poll_write(cx, data, false),
-            Transport::Gone => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Transport::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Plain(_) | Transport::Gone => Poll::Ready(Ok(())),
+            Transport::Plain(_) | Transport::Closed => Poll::Ready(Ok(())),
             Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Transport::Caller(stream) => Poll::Ready(stream.flush()),
-            Transport::Origin(stream) => Poll::Ready(stream.depart(false)),
+            Transport::Origin(stream) => Poll::Ready(stream.send_head(false)),
         }
     }
 
@@ -325,8 +327,8 @@ impl AsyncWrite for Stream {
         match &mut self.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-            Transport::Caller(_) | Transport::Origin(_) => Poll::Ready(self.end()),
-            Transport::Gone => Poll::Ready(Ok(())),
+            Transport::Caller(_) | Transport::Origin(_) => Poll::Ready(self.end_message()),
+            Transport::Closed => Poll::Ready(Ok(())),
         }
     }
 
@@ -338,9 +340,9 @@ impl AsyncWrite for Stream {
         match &mut self.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
             Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
-            Transport::Caller(_) | Transport::Origin(_) | Transport::Gone => {
+            Transport::Caller(_) | Transport::Origin(_) | Transport::Closed => {
                 let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
-                self.poll_write_last(cx, first, false)
+                self.poll_write_part(cx, first, false)
             }
         }
     }

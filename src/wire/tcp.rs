@@ -17,48 +17,48 @@ use tokio::net::TcpStream;
 pub(super) struct Tcp {
     stream: TcpStream,
     /// Bytes may lie in the socket of which tokio knows nothing: it was told to forget them, see [`Tcp::poll_hangup`],
-    /// or it has not looked yet, see [`Tcp::accepted`] and [`Tcp::look_anew`].
-    unread: bool,
+    /// or it has not looked yet, see [`Tcp::accepted`] and [`Tcp::force_read`].
+    may_have_unread: bool,
     /// How many bytes the kernel has taken.
-    taken: u64,
+    kernel_accepted: u64,
 }
 
 impl Tcp {
     pub(super) fn new(stream: TcpStream) -> Tcp {
-        Tcp { stream, unread: false, taken: 0 }
+        Tcp { stream, may_have_unread: false, kernel_accepted: 0 }
     }
 
     /// One whose peer has most likely spoken already: the first read need not wait for the poll to say so. A wrong guess
     /// costs one call.
     pub(super) fn accepted(stream: TcpStream) -> Tcp {
-        Tcp { stream, unread: true, taken: 0 }
+        Tcp { stream, may_have_unread: true, kernel_accepted: 0 }
     }
 
     /// How many bytes the kernel has taken.
-    pub(super) fn taken(&self) -> u64 {
-        self.taken
+    pub(super) fn kernel_accepted(&self) -> u64 {
+        self.kernel_accepted
     }
 
-    fn take(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn count_written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = written {
-            self.taken += count as u64;
+            self.kernel_accepted += count as u64;
         }
         written
     }
 
     /// The next read asks the kernel, and not what tokio remembers.
-    pub(super) fn look_anew(&mut self) {
-        self.unread = true;
+    pub(super) fn force_read(&mut self) {
+        self.may_have_unread = true;
     }
 
     /// Whether a read may find bytes that no poll will tell of.
-    pub(super) fn may_be_unread(&self) -> bool {
-        self.unread
+    pub(super) fn may_have_unread(&self) -> bool {
+        self.may_have_unread
     }
 
     /// Waits until there is something to read, or the end, without needing room for it.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.unread {
+        if self.may_have_unread {
             return Poll::Ready(Ok(()));
         }
         self.stream.poll_read_ready(cx)
@@ -66,7 +66,7 @@ impl Tcp {
 
     /// False if all that the runtime has heard of has been read. Costs no system call, and none of the task's budget.
     pub(super) fn may_have_input(&self) -> bool {
-        self.unread || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
+        self.may_have_unread || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     /// Ends when the peer has hung up (FIN or RST), whatever of its bytes is still unread.
@@ -87,7 +87,7 @@ impl Tcp {
             if readiness.is_read_closed() || readiness.is_error() {
                 return Poll::Ready(());
             }
-            self.unread = true;
+            self.may_have_unread = true;
             let forget = self.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
             debug_assert!(forget.is_err(), "the closure never succeeds");
         }
@@ -102,7 +102,7 @@ impl Tcp {
             let send = || Ok(rustix::net::send(&self.stream, data, flags)?);
             match self.stream.try_io(Interest::WRITABLE, send) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                sent => return self.take(Poll::Ready(sent)),
+                sent => return self.count_written(Poll::Ready(sent)),
             }
         }
     }
@@ -125,16 +125,16 @@ impl Tcp {
 
 impl AsyncRead for Tcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.unread {
+        while self.may_have_unread {
             let room = into.initialize_unfilled();
             match rustix::net::recv(&self.stream, &mut *room, RecvFlags::DONTWAIT) {
                 Ok((_, count)) => {
-                    self.unread = count == room.len();
+                    self.may_have_unread = count == room.len();
                     into.advance(count);
                     return Poll::Ready(Ok(()));
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.unread = false,
+                Err(Errno::AGAIN) => self.may_have_unread = false,
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
@@ -145,7 +145,7 @@ impl AsyncRead for Tcp {
 impl AsyncWrite for Tcp {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.take(written)
+        self.count_written(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -162,7 +162,7 @@ impl AsyncWrite for Tcp {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.take(written)
+        self.count_written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -233,10 +233,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_quiet_only_if_the_kernel_says_so() {
+    async fn a_connection_is_reusable_only_if_the_kernel_says_so() {
         for (says, is_over) in [(&b"surplus"[..], false), (b"", true)] {
             let (mut stream, peer) = pair().await;
-            assert!(stream.is_quiet());
+            assert!(stream.is_reusable());
             let mut peer = peer.into_std().unwrap();
             peer.set_nonblocking(false).unwrap();
             // Nothing is awaited from here on: the runtime cannot have heard of what the peer does.
@@ -244,12 +244,12 @@ mod tests {
             if is_over {
                 peer.shutdown(Shutdown::Both).unwrap();
             }
-            assert!(!stream.is_quiet(), "{says:?}");
+            assert!(!stream.is_reusable(), "{says:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_connection_is_asked_whether_it_is_quiet_by_a_task_that_has_used_up_its_budget_too() {
+    async fn a_connection_is_asked_whether_it_is_reusable_by_a_task_that_has_used_up_its_budget_too() {
         let (mut stream, mut peer) = pair().await;
         peer.write_all(b"surplus").await.unwrap();
         poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
@@ -257,24 +257,24 @@ mod tests {
         while tokio::task::coop::has_budget_remaining() {
             assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
         }
-        assert!(!stream.is_quiet());
+        assert!(!stream.is_reusable());
     }
 
     #[tokio::test]
-    async fn a_connection_that_was_just_read_seems_quiet_until_something_is_known() {
+    async fn a_connection_that_was_just_read_seems_reusable_until_something_is_known() {
         let (mut stream, mut peer) = pair().await;
-        assert!(stream.seems_quiet());
+        assert!(stream.seems_reusable());
         peer.write_all(b"answer").await.unwrap();
         let mut answer = [0; 64];
         assert_eq!(stream.read(&mut answer).await.unwrap(), 6);
-        assert!(stream.seems_quiet(), "all of it was read");
+        assert!(stream.seems_reusable(), "all of it was read");
         peer.write_all(b"surplus").await.unwrap();
         poll_fn(|cx| stream.poll_readable(cx)).await.unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         while tokio::task::coop::has_budget_remaining() {
             assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
         }
-        assert!(!stream.seems_quiet(), "also for a task that has used up its budget");
+        assert!(!stream.seems_reusable(), "also for a task that has used up its budget");
     }
 
     #[tokio::test]

@@ -1,25 +1,25 @@
 //! HTTP/2 (RFC 9113): its frames, header compression, flow control and flood limits are the `h2` crate's.
 //!
-//! Here its streams become [`Stream`](super::Stream)s and its heads become our heads, so that whoever carries a
-//! request need not know which version either side speaks. [`Session`] is a caller's connection, [`Link`] one to an
+//! Here its streams become [`Stream`](super::Stream)s and its heads become our heads, so that whoever can_carry_path a
+//! request need not know which version either side speaks. [`H2CallerConn`] is a caller's connection, [`H2Conn`] one to an
 //! origin.
 
-mod data;
-mod frames;
-mod link;
-mod link_state;
+mod caller_conn;
+mod convert;
+mod frame_observer;
+mod frame_parser;
+mod h2_conn;
+mod h2_conn_state;
 mod liveness;
-mod message;
 mod origin_stream;
-mod seen;
-mod session;
-mod watch;
+mod stream_content;
+mod wire_state;
 
-pub use link::Link;
-pub use link_state::{Departure, PeerSettings, Pong};
-pub use message::{FieldMap, carries, read_trailers, write_trailers};
-pub use origin_stream::{OriginStream, Reply, Silence};
-pub use session::{Call, CallerStream, Session};
+pub use caller_conn::{CallerStream, H2CallerConn, IncomingRequest};
+pub use convert::{FieldMap, can_carry_path, read_trailers, write_trailers};
+pub use h2_conn::H2Conn;
+pub use h2_conn_state::{HeadFlush, PongWait, SettingsWait};
+pub use origin_stream::{OriginStream, ResponseKind, StreamFailure};
 
 /// What every connection begins with that speaks HTTP/2 (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -11,34 +11,34 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use tokio::io::ReadBuf;
 
-use super::data::{Data, broken};
-use super::link_state::{Departure, PeerSettings, Place};
-use super::message;
+use super::convert;
+use super::h2_conn_state::{HeadFlush, SettingsWait, StreamGuard};
+use super::stream_content::{StreamContent, to_io_error};
 use crate::time::Time;
 use crate::wire::head::ResponseHead;
 
 /// Why there is no answer on a stream.
 #[derive(Debug, thiserror::Error)]
-pub enum Silence {
+pub enum StreamFailure {
     /// The origin has not looked at the request, and says so: it can be sent again, whatever it is.
     #[error("the origin did not take the request")]
-    Untaken,
+    Refused,
     /// It wants HTTP/1.1 for this (RFC 9113 §7), and has not looked at it either.
     #[error("the origin wants HTTP/1.1")]
-    WantsHttp1,
+    Http11Required,
     /// The connection is gone, perhaps by a fault of what lies beneath it.
     #[error("the connection ended")]
-    Lost(Option<Arc<io::Error>>),
+    ConnectionLost(Option<Arc<io::Error>>),
     /// It gave the request up.
     #[error("the origin gave the request up")]
     Reset,
     /// It does not keep to the protocol.
     #[error("the origin does not keep to HTTP/2")]
-    Broken,
+    ProtocolViolation,
 }
 
 /// What an origin has said.
-pub enum Reply {
+pub enum ResponseKind {
     /// An interim response (1xx); the final one is still to come.
     Interim,
     /// The final response.
@@ -47,52 +47,52 @@ pub enum Reply {
 
 /// A request to an origin, as a stream.
 pub struct OriginStream {
-    stage: Stage,
+    stage: RequestStage,
     /// Waits to be sent with what comes after it.
     head: Option<Request<()>>,
-    data: Data,
-    place: Place,
+    content: StreamContent,
+    guard: StreamGuard,
     /// Its connection has carried a request before.
     reused: bool,
 }
 
-enum Stage {
+enum RequestStage {
     /// Nothing has been asked.
     Idle(SendRequest<Bytes>),
     /// The request is on its way, or further.
-    Asked { answer: ResponseFuture, stream: u32 },
+    Sent { answer: ResponseFuture, stream: u32 },
     /// The connection would not take it.
     Failed,
 }
 
 impl OriginStream {
     /// A stream on which nothing has been asked.
-    pub(super) fn new(send: SendRequest<Bytes>, place: Place) -> OriginStream {
-        let reused = place.0.was_used();
-        OriginStream { stage: Stage::Idle(send), head: None, data: Data::default(), place, reused }
+    pub(super) fn new(send: SendRequest<Bytes>, guard: StreamGuard) -> OriginStream {
+        let reused = guard.0.is_used();
+        OriginStream { stage: RequestStage::Idle(send), head: None, content: StreamContent::default(), guard, reused }
     }
 
     /// Whether its connection has carried a request before.
-    pub fn was_used(&self) -> bool {
+    pub fn is_reused(&self) -> bool {
         self.reused
     }
 
     /// The settings of the origin, before which its connection cannot be shared.
-    pub fn settings(&self) -> PeerSettings {
-        self.place.0.settings()
+    pub fn settings(&self) -> SettingsWait {
+        self.guard.0.settings()
     }
 
     /// Whether a request can still be sent on it.
-    pub fn is_good(&mut self) -> bool {
+    pub fn is_usable(&mut self) -> bool {
         match &mut self.stage {
-            Stage::Idle(send) => self.place.0.is_ready(send) && self.place.0.is_trusted(),
-            Stage::Asked { .. } | Stage::Failed => false,
+            RequestStage::Idle(send) => self.guard.0.is_ready(send) && self.guard.0.is_still_ready(),
+            RequestStage::Sent { .. } | RequestStage::Failed => false,
         }
     }
 
     /// Its request had no answer in time: its connection takes no more of them until the origin has answered a PING.
-    pub fn doubt(&self, now: Time) {
-        self.place.0.doubt(now);
+    pub fn mark_suspect(&self, now: Time) {
+        self.guard.0.mark_suspect(now);
     }
 
     pub(in crate::wire) fn set_head(&mut self, head: Option<Request<()>>) {
@@ -105,90 +105,100 @@ impl OriginStream {
 
     /// Whether anything of the request has left or may still leave: what `h2` was given it writes as soon as there is room,
     /// also if the stream is dropped before.
-    pub(in crate::wire) fn has_departed(&self) -> bool {
+    pub(in crate::wire) fn is_head_sent(&self) -> bool {
         match &self.stage {
-            Stage::Idle(_) | Stage::Failed => false,
-            Stage::Asked { stream, .. } => self.place.0.seen.may_leave(*stream),
+            RequestStage::Idle(_) | RequestStage::Failed => false,
+            RequestStage::Sent { stream, .. } => self.guard.0.wire.may_be_sent(*stream),
         }
     }
 
     /// The way of the request's head, once it cannot be taken back.
-    pub fn departure(&self) -> Option<Departure> {
+    pub fn head_flush(&self) -> Option<HeadFlush> {
         match &self.stage {
-            Stage::Idle(_) | Stage::Failed => None,
-            Stage::Asked { stream, .. } => Some(self.place.0.departure(*stream)),
+            RequestStage::Idle(_) | RequestStage::Failed => None,
+            RequestStage::Sent { stream, .. } => Some(self.guard.0.head_flush(*stream)),
         }
     }
 
-    pub(in crate::wire) fn data(&mut self) -> &mut Data {
-        &mut self.data
+    pub(in crate::wire) fn content(&mut self) -> &mut StreamContent {
+        &mut self.content
     }
 
     /// Hands the head to the connection; `is_all`: nothing comes after it.
-    pub(in crate::wire) fn depart(&mut self, is_all: bool) -> io::Result<()> {
+    pub(in crate::wire) fn send_head(&mut self, is_all: bool) -> io::Result<()> {
         let Some(head) = self.head.take() else { return Ok(()) };
-        let Stage::Idle(mut send) = std::mem::replace(&mut self.stage, Stage::Failed) else { return Ok(()) };
-        let sent = send.send_request(head, is_all).inspect_err(|_| self.place.0.retire());
-        let (answer, stream) = sent.map_err(broken)?;
-        self.place.0.set_used();
-        self.stage = Stage::Asked { stream: stream.stream_id().as_u32(), answer };
-        self.data.may_send(stream, is_all);
+        let RequestStage::Idle(mut send) = std::mem::replace(&mut self.stage, RequestStage::Failed) else {
+            return Ok(());
+        };
+        let sent = send.send_request(head, is_all).inspect_err(|_| self.guard.0.retire());
+        let (answer, stream) = sent.map_err(to_io_error)?;
+        self.guard.0.set_used();
+        self.stage = RequestStage::Sent { stream: stream.stream_id().as_u32(), answer };
+        self.content.set_send(stream, is_all);
         Ok(())
     }
 
     /// Ready when the head is out.
-    pub(in crate::wire) fn poll_departed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::wire) fn poll_head_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.stage {
-            Stage::Asked { stream, .. } => self.place.0.seen.poll_departed(*stream, cx),
-            Stage::Idle(_) | Stage::Failed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            RequestStage::Sent { stream, .. } => self.guard.0.wire.poll_head_sent(*stream, cx),
+            RequestStage::Idle(_) | RequestStage::Failed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
     /// The next response head, into `into`.
     ///
     /// # Errors
-    /// See [`Silence`].
-    pub fn poll_reply(&mut self, cx: &mut Context<'_>, into: &mut ResponseHead) -> Poll<Result<Reply, Silence>> {
-        let Stage::Asked { answer, .. } = &mut self.stage else { return Poll::Ready(Err(self.lost())) };
+    /// See [`StreamFailure`].
+    pub fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut ResponseHead,
+    ) -> Poll<Result<ResponseKind, StreamFailure>> {
+        let RequestStage::Sent { answer, .. } = &mut self.stage else {
+            return Poll::Ready(Err(self.connection_lost()));
+        };
         if let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
-            message::read_response(&interim.into_parts().0, false, into).map_err(|_| Silence::Broken)?;
-            return Poll::Ready(Ok(Reply::Interim));
+            convert::read_response(&interim.into_parts().0, false, into)
+                .map_err(|_| StreamFailure::ProtocolViolation)?;
+            return Poll::Ready(Ok(ResponseKind::Interim));
         }
         match ready!(Pin::new(answer).poll(cx)) {
             Ok(response) => {
                 let (head, recv) = response.into_parts();
-                message::read_response(&head, recv.is_end_stream(), into).map_err(|_| Silence::Broken)?;
-                self.data.receive(recv);
-                Poll::Ready(Ok(Reply::Final))
+                convert::read_response(&head, recv.is_end_stream(), into)
+                    .map_err(|_| StreamFailure::ProtocolViolation)?;
+                self.content.set_recv(recv);
+                Poll::Ready(Ok(ResponseKind::Final))
             }
-            Err(error) => Poll::Ready(Err(self.silence(&error))),
+            Err(error) => Poll::Ready(Err(self.failure(&error))),
         }
     }
 
-    fn silence(&self, error: &h2::Error) -> Silence {
-        let Stage::Asked { stream, .. } = &self.stage else { return self.lost() };
+    fn failure(&self, error: &h2::Error) -> StreamFailure {
+        let RequestStage::Sent { stream, .. } = &self.stage else { return self.connection_lost() };
         if error.is_remote() && error.is_reset() {
             return match error.reason() {
-                Some(Reason::REFUSED_STREAM) => Silence::Untaken,
-                Some(Reason::HTTP_1_1_REQUIRED) => Silence::WantsHttp1,
-                _ => Silence::Reset,
+                Some(Reason::REFUSED_STREAM) => StreamFailure::Refused,
+                Some(Reason::HTTP_1_1_REQUIRED) => StreamFailure::Http11Required,
+                _ => StreamFailure::Reset,
             };
         }
-        if self.place.0.seen.is_left_undone(*stream) {
-            return Silence::Untaken;
+        if self.guard.0.wire.is_unprocessed(*stream) {
+            return StreamFailure::Refused;
         }
         if error.is_io() || error.is_go_away() && error.is_remote() {
-            return self.lost();
+            return self.connection_lost();
         }
-        Silence::Broken
+        StreamFailure::ProtocolViolation
     }
 
-    fn lost(&self) -> Silence {
-        Silence::Lost(self.place.0.seen.failure())
+    fn connection_lost(&self) -> StreamFailure {
+        StreamFailure::ConnectionLost(self.guard.0.wire.failure())
     }
 
     pub(in crate::wire) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.data.poll_read(cx, into)
+        self.content.poll_read(cx, into)
     }
 
     pub(in crate::wire) fn poll_write(
@@ -197,21 +207,21 @@ impl OriginStream {
         data: &[u8],
         is_all: bool,
     ) -> Poll<io::Result<usize>> {
-        self.depart(false)?;
-        self.data.poll_write(cx, data, is_all)
+        self.send_head(false)?;
+        self.content.poll_write(cx, data, is_all)
     }
 
     pub(in crate::wire) fn end(&mut self) -> io::Result<()> {
-        let is_all = !self.data.has_trailers();
-        self.depart(is_all)?;
-        self.data.end()
+        let is_all = !self.content.has_unsent_trailers();
+        self.send_head(is_all)?;
+        self.content.end()
     }
 
     pub(in crate::wire) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.data.poll_reset(cx)
+        self.content.poll_reset(cx)
     }
 
     pub(in crate::wire) fn reset(&mut self) {
-        self.data.reset(Reason::CANCEL);
+        self.content.reset(Reason::CANCEL);
     }
 }

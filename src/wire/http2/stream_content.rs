@@ -10,25 +10,25 @@ use tokio::io::ReadBuf;
 
 /// What is read from a stream and written to it, once its heads have been exchanged.
 #[derive(Default)]
-pub(in crate::wire) struct Data {
+pub(in crate::wire) struct StreamContent {
     recv: Option<RecvStream>,
     /// Read and not taken yet.
     chunk: Bytes,
     /// What came after the content.
-    trailers: Option<HeaderMap>,
+    received_trailers: Option<HeaderMap>,
     send: Option<SendStream<Bytes>>,
     /// What is to go after the content.
-    last: Option<HeaderMap>,
+    unsent_trailers: Option<HeaderMap>,
     /// We have said all that we had to say.
     ended: bool,
 }
 
-impl Data {
-    pub(super) fn receive(&mut self, recv: RecvStream) {
+impl StreamContent {
+    pub(super) fn set_recv(&mut self, recv: RecvStream) {
         self.recv = Some(recv);
     }
 
-    pub(super) fn may_send(&mut self, send: SendStream<Bytes>, ended: bool) {
+    pub(super) fn set_send(&mut self, send: SendStream<Bytes>, ended: bool) {
         self.send = Some(send);
         self.ended = ended;
     }
@@ -38,10 +38,10 @@ impl Data {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(())) };
         while self.chunk.is_empty() {
             match ready!(recv.poll_data(cx)) {
-                Some(chunk) => self.chunk = chunk.map_err(broken)?,
+                Some(chunk) => self.chunk = chunk.map_err(to_io_error)?,
                 None => {
-                    if let Some(trailers) = ready!(recv.poll_trailers(cx)).map_err(broken)? {
-                        self.trailers = Some(trailers);
+                    if let Some(trailers) = ready!(recv.poll_trailers(cx)).map_err(to_io_error)? {
+                        self.received_trailers = Some(trailers);
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -50,20 +50,20 @@ impl Data {
         let count = self.chunk.len().min(into.remaining());
         into.put_slice(&self.chunk.split_to(count));
         // Only now may the peer send as much again: a slow reader's stream stands still, and nothing piles up.
-        recv.flow_control().release_capacity(count).map_err(broken)?;
+        recv.flow_control().release_capacity(count).map_err(to_io_error)?;
         Poll::Ready(Ok(()))
     }
 
     pub(in crate::wire) fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.trailers.take()
+        self.received_trailers.take()
     }
 
     pub(in crate::wire) fn set_trailers(&mut self, trailers: HeaderMap) {
-        self.last = Some(trailers);
+        self.unsent_trailers = Some(trailers);
     }
 
-    pub(super) fn has_trailers(&self) -> bool {
-        self.last.is_some()
+    pub(super) fn has_unsent_trailers(&self) -> bool {
+        self.unsent_trailers.is_some()
     }
 
     /// Writes as much of `data` as the peer has room for; `is_all`: nothing comes after it.
@@ -77,13 +77,13 @@ impl Data {
         send.reserve_capacity(data.len());
         while send.capacity() == 0 {
             match ready!(send.poll_capacity(cx)) {
-                Some(capacity) => drop(capacity.map_err(broken)?),
+                Some(capacity) => drop(capacity.map_err(to_io_error)?),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
         let count = send.capacity().min(data.len());
-        let ends = is_all && count == data.len() && self.last.is_none();
-        send.send_data(Bytes::copy_from_slice(&data[..count]), ends).map_err(broken)?;
+        let ends = is_all && count == data.len() && self.unsent_trailers.is_none();
+        send.send_data(Bytes::copy_from_slice(&data[..count]), ends).map_err(to_io_error)?;
         self.ended = ends;
         Poll::Ready(Ok(count))
     }
@@ -95,9 +95,9 @@ impl Data {
         }
         let Some(send) = &mut self.send else { return Ok(()) };
         self.ended = true;
-        match self.last.take() {
-            Some(trailers) => send.send_trailers(trailers).map_err(broken),
-            None => send.send_data(Bytes::new(), true).map_err(broken),
+        match self.unsent_trailers.take() {
+            Some(trailers) => send.send_trailers(trailers).map_err(to_io_error),
+            None => send.send_data(Bytes::new(), true).map_err(to_io_error),
         }
     }
 
@@ -118,7 +118,7 @@ impl Data {
 }
 
 /// An error of the stream's as one of a connection's.
-pub(super) fn broken(error: h2::Error) -> io::Error {
+pub(super) fn to_io_error(error: h2::Error) -> io::Error {
     if error.is_io() {
         return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
     }

@@ -1,5 +1,5 @@
 //! Stands between `h2` and its connection, and sees what h2 does not tell: when a head has left, what a peer's
-//! farewell leaves undone, how much noise it makes.
+//! farewell leaves undone, how much abuse it makes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,54 +9,56 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::PREFACE;
-use super::frames::{Frames, Passed, kind};
-use super::seen::Seen;
+use super::frame_parser::{FrameEvent, FrameParser, frame_type};
+use super::wire_state::WireState;
 use crate::wire::Stream;
 
 /// A connection under `h2`.
-pub(super) struct Watch {
+pub(super) struct FrameObserver {
     stream: Stream,
-    seen: Arc<Seen>,
-    inbound: Frames,
+    wire: Arc<WireState>,
+    inbound: FrameParser,
     /// Whether heads of ours are waited for: on a connection to an origin.
-    outbound: Option<Frames>,
+    outbound: Option<FrameParser>,
     /// A head was handed over since the last flush.
     unflushed: bool,
 }
 
-impl Watch {
+impl FrameObserver {
     /// A connection that a caller opened.
-    pub(super) fn caller(stream: Stream) -> (Watch, Arc<Seen>) {
-        Watch::new(stream, Frames::after(PREFACE.len()), None)
+    pub(super) fn caller(stream: Stream) -> (FrameObserver, Arc<WireState>) {
+        FrameObserver::new(stream, FrameParser::after(PREFACE.len()), None)
     }
 
     /// A connection that we opened.
-    pub(super) fn origin(stream: Stream) -> (Watch, Arc<Seen>) {
-        Watch::new(stream, Frames::after(0), Some(Frames::after(PREFACE.len())))
+    pub(super) fn origin(stream: Stream) -> (FrameObserver, Arc<WireState>) {
+        FrameObserver::new(stream, FrameParser::after(0), Some(FrameParser::after(PREFACE.len())))
     }
 
-    fn new(stream: Stream, inbound: Frames, outbound: Option<Frames>) -> (Watch, Arc<Seen>) {
-        let seen = Arc::<Seen>::default();
-        (Watch { stream, seen: Arc::clone(&seen), inbound, outbound, unflushed: false }, seen)
+    fn new(stream: Stream, inbound: FrameParser, outbound: Option<FrameParser>) -> (FrameObserver, Arc<WireState>) {
+        let wire = Arc::<WireState>::default();
+        (FrameObserver { stream, wire: Arc::clone(&wire), inbound, outbound, unflushed: false }, wire)
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        let (mut noise, mut last, mut messages, mut settings) = (0, u32::MAX, 0, false);
-        self.inbound.pass(bytes, |passed| match passed {
-            Passed::Ended(frame) if frame.kind == kind::GOAWAY => last = last.min(frame.first & (u32::MAX >> 1)),
-            Passed::Begun(frame) if matches!(frame.kind, kind::HEADERS | kind::DATA) => messages += 1,
-            Passed::Begun(frame) => noise += loudness(frame.kind),
-            Passed::Ended(frame) => settings |= frame.is_settings(),
+        let (mut abuse, mut goaway_last, mut messages, mut settings) = (0, u32::MAX, 0, false);
+        self.inbound.parse(bytes, |event| match event {
+            FrameEvent::End(frame) if frame.kind == frame_type::GOAWAY => {
+                goaway_last = goaway_last.min(frame.first & (u32::MAX >> 1))
+            }
+            FrameEvent::Start(frame) if matches!(frame.kind, frame_type::HEADERS | frame_type::DATA) => messages += 1,
+            FrameEvent::Start(frame) => abuse += abuse_weight(frame.kind),
+            FrameEvent::End(frame) => settings |= frame.is_settings(),
         });
         // The life of a caller's connection is its own affair.
         if self.outbound.is_some() {
-            self.seen.received(bytes.len(), messages);
+            self.wire.on_received(bytes.len(), messages);
             if settings {
-                self.seen.settings_told();
+                self.wire.on_settings_received();
             }
         }
-        if noise > 0 || last < u32::MAX {
-            self.seen.heard(noise, last);
+        if abuse > 0 || goaway_last < u32::MAX {
+            self.wire.on_abuse_or_goaway(abuse, goaway_last);
         }
     }
 
@@ -66,35 +68,35 @@ impl Watch {
         for part in parts {
             let here = &part[..count.min(part.len())];
             count -= here.len();
-            outbound.pass(here, |passed| match passed {
-                Passed::Begun(frame) if frame.kind == kind::HEADERS => begun = begun.max(frame.stream),
-                Passed::Ended(frame) if frame.ends_head() => written = written.max(frame.stream),
-                Passed::Begun(_) | Passed::Ended(_) => {}
+            outbound.parse(here, |event| match event {
+                FrameEvent::Start(frame) if frame.kind == frame_type::HEADERS => begun = begun.max(frame.stream),
+                FrameEvent::End(frame) if frame.ends_head() => written = written.max(frame.stream),
+                FrameEvent::Start(_) | FrameEvent::End(_) => {}
             });
         }
         if begun > 0 || written > 0 {
-            self.seen.handed_over(begun, written);
+            self.wire.on_written(begun, written);
             self.unflushed = true;
         }
     }
 }
 
-/// How much noise a frame from a peer is. Messages and room for them are none; what makes us work for nothing is
+/// How much abuse a frame from a peer is. Messages and room for them are none; what makes us work for nothing is
 /// louder than a ping, of which gRPC sends many to measure its way.
-fn loudness(frame: u8) -> u64 {
+fn abuse_weight(frame: u8) -> u64 {
     match frame {
-        kind::DATA | kind::HEADERS | kind::WINDOW_UPDATE => 0,
-        kind::RST_STREAM | kind::SETTINGS | kind::CONTINUATION => 10,
+        frame_type::DATA | frame_type::HEADERS | frame_type::WINDOW_UPDATE => 0,
+        frame_type::RST_STREAM | frame_type::SETTINGS | frame_type::CONTINUATION => 10,
         _ => 1,
     }
 }
 
-impl AsyncRead for Watch {
+impl AsyncRead for FrameObserver {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, into)) {
             let kind = error.kind();
-            self.seen.broke(error);
+            self.wire.on_io_error(error);
             return Poll::Ready(Err(kind.into()));
         }
         self.received(&into.filled()[before..]);
@@ -102,7 +104,7 @@ impl AsyncRead for Watch {
     }
 }
 
-impl AsyncWrite for Watch {
+impl AsyncWrite for FrameObserver {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
         self.sent(&[IoSlice::new(data)], count);
@@ -112,7 +114,7 @@ impl AsyncWrite for Watch {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         if std::mem::take(&mut self.unflushed) {
-            self.seen.flushed();
+            self.wire.on_flushed();
         }
         Poll::Ready(Ok(()))
     }
@@ -136,8 +138,8 @@ impl AsyncWrite for Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for FrameObserver {
     fn drop(&mut self) {
-        self.seen.left(self.stream.take());
+        self.wire.on_released(self.stream.take());
     }
 }

@@ -4,7 +4,7 @@
 const HEADER: usize = 9;
 
 /// The types of frames that somebody here wants to know about (RFC 9113 §6).
-pub(super) mod kind {
+pub(super) mod frame_type {
     pub(in crate::wire::http2) const DATA: u8 = 0;
     pub(in crate::wire::http2) const HEADERS: u8 = 1;
     pub(in crate::wire::http2) const RST_STREAM: u8 = 3;
@@ -20,7 +20,7 @@ const ACK: u8 = 1;
 /// END_HEADERS, of HEADERS and CONTINUATION.
 const END_HEADERS: u8 = 4;
 
-/// A frame that has begun, or has passed by.
+/// A frame that has begun, or has event by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Frame {
     pub(super) kind: u8,
@@ -33,89 +33,89 @@ pub(super) struct Frame {
 impl Frame {
     /// Whether it tells settings, and does not acknowledge ours.
     pub(super) fn is_settings(self) -> bool {
-        self.kind == kind::SETTINGS && self.flags & ACK == 0
+        self.kind == frame_type::SETTINGS && self.flags & ACK == 0
     }
 
     /// Whether a head ends with it.
     pub(super) fn ends_head(self) -> bool {
-        matches!(self.kind, kind::HEADERS | kind::CONTINUATION) && self.flags & END_HEADERS != 0
+        matches!(self.kind, frame_type::HEADERS | frame_type::CONTINUATION) && self.flags & END_HEADERS != 0
     }
 }
 
 /// What passes by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Passed {
+pub(super) enum FrameEvent {
     /// The header of a frame.
-    Begun(Frame),
+    Start(Frame),
     /// All of a frame.
-    Ended(Frame),
+    End(Frame),
 }
 
 /// Follows one direction of a connection.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(super) struct FrameParser {
     /// Bytes that belong to no frame: the preface.
-    before: usize,
+    skip: usize,
     header: [u8; HEADER],
-    have: usize,
+    header_len: usize,
     frame: Frame,
     /// What is still to come of the frame's payload.
-    left: usize,
+    payload_left: usize,
     /// How much of `first` is known.
-    first: usize,
+    first_len: usize,
 }
 
-impl Frames {
-    /// Frames that come after so many other bytes.
-    pub(super) fn after(before: usize) -> Frames {
+impl FrameParser {
+    /// FrameParser that come after so many other bytes.
+    pub(super) fn after(before: usize) -> FrameParser {
         let frame = Frame { kind: 0, flags: 0, stream: 0, first: 0 };
-        Frames { before, header: [0; HEADER], have: 0, frame, left: 0, first: 0 }
+        FrameParser { skip: before, header: [0; HEADER], header_len: 0, frame, payload_left: 0, first_len: 0 }
     }
 
     /// Looks at the next bytes.
-    pub(super) fn pass(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Passed)) {
-        let skipped = self.before.min(bytes.len());
-        self.before -= skipped;
+    pub(super) fn parse(&mut self, mut bytes: &[u8], mut emit: impl FnMut(FrameEvent)) {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
         bytes = &bytes[skipped..];
         while !bytes.is_empty() {
-            if self.left > 0 {
-                let taken = self.left.min(bytes.len());
-                self.remember(&bytes[..taken.min(4)]);
+            if self.payload_left > 0 {
+                let taken = self.payload_left.min(bytes.len());
+                self.store_first(&bytes[..taken.min(4)]);
                 bytes = &bytes[taken..];
-                self.left -= taken;
-                if self.left == 0 {
-                    tell(Passed::Ended(self.frame));
+                self.payload_left -= taken;
+                if self.payload_left == 0 {
+                    emit(FrameEvent::End(self.frame));
                 }
                 continue;
             }
-            let taken = (HEADER - self.have).min(bytes.len());
-            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
+            let taken = (HEADER - self.header_len).min(bytes.len());
+            self.header[self.header_len..self.header_len + taken].copy_from_slice(&bytes[..taken]);
+            self.header_len += taken;
             bytes = &bytes[taken..];
-            if self.have == HEADER {
-                self.begin();
-                tell(Passed::Begun(self.frame));
-                if self.left == 0 {
-                    tell(Passed::Ended(self.frame));
+            if self.header_len == HEADER {
+                self.start_frame();
+                emit(FrameEvent::Start(self.frame));
+                if self.payload_left == 0 {
+                    emit(FrameEvent::End(self.frame));
                 }
             }
         }
     }
 
-    fn begin(&mut self) {
+    fn start_frame(&mut self) {
         let [a, b, c, kind, flags, w, x, y, z] = self.header;
-        self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+        self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
         // The first bit is reserved.
         let stream = u32::from_be_bytes([w, x, y, z]) & (u32::MAX >> 1);
         self.frame = Frame { kind, flags, stream, first: 0 };
-        (self.have, self.first) = (0, 0);
+        (self.header_len, self.first_len) = (0, 0);
     }
 
-    fn remember(&mut self, start: &[u8]) {
+    fn store_first(&mut self, start: &[u8]) {
         for byte in start {
-            if self.first < 4 {
+            if self.first_len < 4 {
                 self.frame.first = self.frame.first << 8 | u32::from(*byte);
-                self.first += 1;
+                self.first_len += 1;
             }
         }
     }
@@ -131,11 +131,11 @@ mod tests {
     }
 
     fn ended(pieces: &[&[u8]], before: usize) -> Vec<(u8, u32, u32, bool)> {
-        let mut frames = Frames::after(before);
+        let mut frames = FrameParser::after(before);
         let mut all = Vec::new();
         for piece in pieces {
-            frames.pass(piece, |passed| {
-                if let Passed::Ended(frame) = passed {
+            frames.parse(piece, |event| {
+                if let FrameEvent::End(frame) = event {
                     all.push((frame.kind, frame.stream, frame.first, frame.ends_head()));
                 }
             });
@@ -148,20 +148,20 @@ mod tests {
         let bytes = [
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
             frame(4, 0, 0, &[]),
-            frame(kind::HEADERS, 0, 1, b"head"),
-            frame(kind::CONTINUATION, END_HEADERS, 1, b"more"),
-            frame(kind::DATA, 1, 1, &[7; 300]),
-            frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0, b'x']),
+            frame(frame_type::HEADERS, 0, 1, b"head"),
+            frame(frame_type::CONTINUATION, END_HEADERS, 1, b"more"),
+            frame(frame_type::DATA, 1, 1, &[7; 300]),
+            frame(frame_type::GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0, b'x']),
         ]
         .concat();
         let head = u32::from_be_bytes(*b"head");
         let more = u32::from_be_bytes(*b"more");
         let all = [
             (4, 0, 0, false),
-            (kind::HEADERS, 1, head, false),
-            (kind::CONTINUATION, 1, more, true),
-            (kind::DATA, 1, 0x0707_0707, false),
-            (kind::GOAWAY, 0, 5, false),
+            (frame_type::HEADERS, 1, head, false),
+            (frame_type::CONTINUATION, 1, more, true),
+            (frame_type::DATA, 1, 0x0707_0707, false),
+            (frame_type::GOAWAY, 0, 5, false),
         ];
         assert_eq!(ended(&[&bytes], 24), all);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
@@ -172,9 +172,9 @@ mod tests {
 
     #[test]
     fn a_frame_begins_before_it_ends() {
-        let mut frames = Frames::after(0);
+        let mut frames = FrameParser::after(0);
         let mut told = Vec::new();
-        frames.pass(&frame(kind::HEADERS, END_HEADERS, 3, b"head")[..10], |passed| told.push(passed));
-        assert!(matches!(told[..], [Passed::Begun(Frame { stream: 3, .. })]));
+        frames.parse(&frame(frame_type::HEADERS, END_HEADERS, 3, b"head")[..10], |event| told.push(event));
+        assert!(matches!(told[..], [FrameEvent::Start(Frame { stream: 3, .. })]));
     }
 }

@@ -51,7 +51,7 @@ impl FieldMap {
 
 /// Whether a path and query can be in a request. HTTP/1.1 takes some bytes that no URI may have (RFC 3986 §2), and so do
 /// many origins; `http` does not.
-pub fn carries(path: &str) -> bool {
+pub fn can_carry_path(path: &str) -> bool {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%?=&+,:;@!$*()".contains(&byte);
     path.bytes().all(is_unreserved) || PathAndQuery::try_from(path).is_ok()
 }
@@ -75,7 +75,7 @@ pub(super) fn read_request(
     into.target_at = 0..0;
     let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
     let scheme = head.uri.scheme_str().unwrap_or(if secure { "https" } else { "http" });
-    let host = the_host(head);
+    let host = single_host(head);
     if let Some(authority) = authority.or(host.unwrap_or_default()) {
         let start = into.fields.append(b"").start;
         if head.method != Method::CONNECT {
@@ -112,7 +112,7 @@ fn is_same_server(one: &[u8], other: &[u8], scheme: &str) -> bool {
 }
 
 /// The one `Host`, if there is one.
-fn the_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> {
+fn single_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(HeadError::Malformed("there are several Host fields")),
@@ -216,10 +216,10 @@ mod tests {
         for byte in (0x21..0x7f_u8).chain([b' ', 0x7f]) {
             for path in [format!("/{}", char::from(byte)), format!("/a?{}", char::from(byte))] {
                 let request = FieldMap::default().request("GET", "https", b"a", path.as_bytes());
-                assert_eq!(carries(&path), request.is_ok(), "{path:?}");
+                assert_eq!(can_carry_path(&path), request.is_ok(), "{path:?}");
             }
         }
-        assert!(!carries("/a?q=<b>") && carries("/a?q=%3Cb%3E"));
+        assert!(!can_carry_path("/a?q=<b>") && can_carry_path("/a?q=%3Cb%3E"));
     }
 
     #[test]

@@ -10,16 +10,16 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::time::timeout;
 
-use super::liveness::{Due, Liveness, Signs, Trust};
-use super::seen::{Ending, Seen};
+use super::liveness::{Activity, Liveness, LivenessAction, Readiness};
+use super::wire_state::{CloseMode, WireState};
 use crate::time::Time;
 
 /// How long an origin's settings are waited for: a round trip, with a lost segment on the way.
-const SETTINGS: Duration = Duration::from_secs(1);
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// State of a connection, of which its handles and its streams know.
-pub(super) struct LinkState {
-    pub(super) seen: Arc<Seen>,
+pub(super) struct H2ConnState {
+    pub(super) wire: Arc<WireState>,
     /// How many streams are open or promised to a request.
     streams: AtomicUsize,
     /// It has carried a request.
@@ -29,11 +29,11 @@ pub(super) struct LinkState {
     retired: AtomicBool,
 }
 
-impl LinkState {
+impl H2ConnState {
     /// The state of a connection that was opened now.
-    pub(super) fn new(seen: Arc<Seen>, now: Time) -> Arc<LinkState> {
-        Arc::new(LinkState {
-            seen,
+    pub(super) fn new(wire: Arc<WireState>, now: Time) -> Arc<H2ConnState> {
+        Arc::new(H2ConnState {
+            wire,
             streams: AtomicUsize::new(0),
             used: AtomicBool::new(false),
             liveness: Mutex::new(Liveness::new(now)),
@@ -42,12 +42,12 @@ impl LinkState {
     }
 
     /// One of at most `most` streams.
-    pub(super) fn place(self: &Arc<Self>, most: usize) -> Option<Place> {
+    pub(super) fn reserve_stream(self: &Arc<Self>, most: usize) -> Option<StreamGuard> {
         if self.streams.fetch_add(1, Ordering::Relaxed) >= most {
             self.streams.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Place(Arc::clone(self)))
+        Some(StreamGuard(Arc::clone(self)))
     }
 
     /// Whether it has so many streams already.
@@ -57,13 +57,13 @@ impl LinkState {
 
     /// Whether new requests can be sent on it.
     pub(super) fn is_open(&self) -> bool {
-        !self.retired.load(Ordering::Relaxed) && self.seen.is_open()
+        !self.retired.load(Ordering::Relaxed) && self.wire.is_open()
     }
 
     /// Ends the connection at once.
-    pub(super) fn end(&self) {
+    pub(super) fn close(&self) {
         self.retire();
-        self.seen.end(Ending::AtOnce);
+        self.wire.close_with(CloseMode::Immediate);
     }
 
     /// No new request can be sent on it.
@@ -89,111 +89,112 @@ impl LinkState {
     }
 
     /// The settings of the origin, without which it has room for one stream.
-    pub(super) fn settings(&self) -> PeerSettings {
-        PeerSettings(Arc::clone(&self.seen))
+    pub(super) fn settings(&self) -> SettingsWait {
+        SettingsWait(Arc::clone(&self.wire))
     }
 
     /// The way of the head of this stream, which `h2` has been given.
-    pub(super) fn departure(self: &Arc<Self>, stream: u32) -> Departure {
-        Departure { state: Arc::clone(self), stream }
+    pub(super) fn head_flush(self: &Arc<Self>, stream: u32) -> HeadFlush {
+        HeadFlush { state: Arc::clone(self), stream }
     }
 
     /// Does what is due for its liveness: a PING, or the end.
-    pub(super) fn look(&self, now: Time) {
-        self.alive(|liveness, signs| ((), liveness.look(signs, now)));
+    pub(super) fn check_liveness(&self, now: Time) {
+        self.with_liveness(|liveness, activity| ((), liveness.check(activity, now)));
     }
 
     /// Whether a new request may be sent on it now. A PING may go out to find that out.
-    pub(super) fn trust(&self, now: Time) -> Trust {
-        self.alive(|liveness, signs| liveness.offer(signs, now))
+    pub(super) fn readiness(&self, now: Time) -> Readiness {
+        self.with_liveness(|liveness, activity| liveness.check_for_request(activity, now))
     }
 
     /// A request on it had no answer in time.
-    pub(super) fn doubt(&self, now: Time) {
-        self.alive(|liveness, signs| ((), liveness.doubt(signs, now)));
+    pub(super) fn mark_suspect(&self, now: Time) {
+        self.with_liveness(|liveness, activity| ((), liveness.suspect(activity, now)));
     }
 
     /// Whether there is no doubt about it for a request that found it good before.
-    pub(super) fn is_trusted(&self) -> bool {
-        self.alive(|liveness, signs| (liveness.is_trusted(signs), Due::Nothing))
+    pub(super) fn is_still_ready(&self) -> bool {
+        self.with_liveness(|liveness, activity| (liveness.is_still_ready(activity), LivenessAction::Nothing))
     }
 
     /// The answer to a PING, if it is worth a wait.
-    pub(super) fn pong(self: &Arc<Self>, now: Time) -> Option<Pong> {
-        let (patience, before) = self.alive(|liveness, signs| ((liveness.patience(now), signs.pongs), Due::Nothing));
-        Some(Pong { seen: Arc::clone(&self.seen), before, patience: patience? })
+    pub(super) fn awaited_pong(self: &Arc<Self>, now: Time) -> Option<PongWait> {
+        let (patience, before) = self
+            .with_liveness(|liveness, activity| ((liveness.pong_wait(now), activity.pongs), LivenessAction::Nothing));
+        Some(PongWait { wire: Arc::clone(&self.wire), before, patience: patience? })
     }
 
-    fn alive<T>(&self, ask: impl FnOnce(&mut Liveness, Signs) -> (T, Due)) -> T {
-        let signs = self.seen.signs(self.streams.load(Ordering::Relaxed));
+    fn with_liveness<T>(&self, ask: impl FnOnce(&mut Liveness, Activity) -> (T, LivenessAction)) -> T {
+        let activity = self.wire.activity(self.streams.load(Ordering::Relaxed));
         // Each change is whole before anything can panic.
-        let (told, due) = ask(&mut self.liveness.lock().unwrap_or_else(PoisonError::into_inner), signs);
+        let (told, due) = ask(&mut self.liveness.lock().unwrap_or_else(PoisonError::into_inner), activity);
         match due {
-            Due::Nothing => {}
-            Due::Ping => self.seen.ping(),
-            Due::End => self.end(),
+            LivenessAction::Nothing => {}
+            LivenessAction::Ping => self.wire.ping(),
+            LivenessAction::Close => self.close(),
         }
         told
     }
 
     /// Whether it has carried a request.
-    pub(super) fn was_used(&self) -> bool {
+    pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// It carries a request.
+    /// It can_carry_path a request.
     pub(super) fn set_used(&self) {
         self.used.store(true, Ordering::Relaxed);
     }
 }
 
 /// Without handles and streams the connection is of no use.
-impl Drop for LinkState {
+impl Drop for H2ConnState {
     fn drop(&mut self) {
-        self.seen.end(Ending::InOrder);
+        self.wire.close_with(CloseMode::Graceful);
     }
 }
 
 /// The answer to a PING.
-pub struct Pong {
-    seen: Arc<Seen>,
+pub struct PongWait {
+    wire: Arc<WireState>,
     /// How many there have been.
     before: u64,
     patience: Duration,
 }
 
-impl Pong {
+impl PongWait {
     /// Waits for it, or for the end of the connection, but not for long.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(self) {
         // The next look at the connection tells what came of it.
-        let _elapsed = timeout(self.patience, self.seen.wait_for_pong(self.before)).await;
+        let _elapsed = timeout(self.patience, self.wire.wait_for_pong(self.before)).await;
     }
 }
 
 /// The first settings of an origin.
-pub struct PeerSettings(Arc<Seen>);
+pub struct SettingsWait(Arc<WireState>);
 
-impl PeerSettings {
+impl SettingsWait {
     /// Waits until they are in force, but not for long: they come with the first bytes of an origin (RFC 9113 §3.4).
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(self) {
         // Without them there is room for a single stream.
-        let _elapsed = timeout(SETTINGS, self.0.wait_for_settings()).await;
+        let _elapsed = timeout(SETTINGS_TIMEOUT, self.0.wait_for_settings()).await;
     }
 }
 
 /// The head of a request that `h2` has been given and cannot be asked to give back.
-pub struct Departure {
-    state: Arc<LinkState>,
+pub struct HeadFlush {
+    state: Arc<H2ConnState>,
     stream: u32,
 }
 
-impl Departure {
+impl HeadFlush {
     /// Waits until the head is out. `false`: its connection has ended before, and it never will be.
     ///
     /// From this call on it has the place of a stream, as its stream is gone or about to be: heads that wait in a connection
@@ -201,18 +202,18 @@ impl Departure {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub fn is_out(self) -> impl Future<Output = bool> + Send + 'static {
-        let Departure { state, stream } = self;
+    pub fn wait(self) -> impl Future<Output = bool> + Send + 'static {
+        let HeadFlush { state, stream } = self;
         state.streams.fetch_add(1, Ordering::Relaxed);
-        let place = Place(state);
-        async move { poll_fn(|cx| place.0.seen.poll_departed(stream, cx)).await.is_ok() }
+        let guard = StreamGuard(state);
+        async move { poll_fn(|cx| guard.0.wire.poll_head_sent(stream, cx)).await.is_ok() }
     }
 }
 
 /// One of the streams that a link may have; free again when dropped.
-pub(super) struct Place(pub(super) Arc<LinkState>);
+pub(super) struct StreamGuard(pub(super) Arc<H2ConnState>);
 
-impl Drop for Place {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }

@@ -26,7 +26,7 @@ impl Stream {
         match &mut self.transport {
             Transport::Caller(stream) => stream.set_head(None),
             Transport::Origin(stream) => stream.set_head(None),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => {}
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => {}
         }
     }
 
@@ -35,16 +35,16 @@ impl Stream {
         match &self.transport {
             Transport::Caller(stream) => stream.has_head(),
             Transport::Origin(stream) => stream.has_head(),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => false,
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => false,
         }
     }
 
     /// Whether a head has left.
-    pub fn has_departed(&self) -> bool {
+    pub fn is_head_sent(&self) -> bool {
         match &self.transport {
-            Transport::Caller(stream) => stream.has_departed(),
-            Transport::Origin(stream) => stream.has_departed(),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => false,
+            Transport::Caller(stream) => stream.is_head_sent(),
+            Transport::Origin(stream) => stream.is_head_sent(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => false,
         }
     }
 
@@ -52,28 +52,28 @@ impl Stream {
     ///
     /// # Errors
     /// Those of the stream.
-    pub fn inform(&mut self, head: Response<()>) -> io::Result<()> {
+    pub fn send_interim(&mut self, head: Response<()>) -> io::Result<()> {
         match &mut self.transport {
-            Transport::Caller(stream) => stream.inform(head),
-            Transport::Origin(_) | Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => Ok(()),
+            Transport::Caller(stream) => stream.send_interim(head),
+            Transport::Origin(_) | Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => Ok(()),
         }
     }
 
     /// What came after the content that was read to its end.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.transport {
-            Transport::Caller(stream) => stream.data().take_trailers(),
-            Transport::Origin(stream) => stream.data().take_trailers(),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => None,
+            Transport::Caller(stream) => stream.content().take_trailers(),
+            Transport::Origin(stream) => stream.content().take_trailers(),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => None,
         }
     }
 
     /// What is to be sent after the content.
     pub fn set_trailers(&mut self, trailers: HeaderMap) {
         match &mut self.transport {
-            Transport::Caller(stream) => stream.data().set_trailers(trailers),
-            Transport::Origin(stream) => stream.data().set_trailers(trailers),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Gone => {}
+            Transport::Caller(stream) => stream.content().set_trailers(trailers),
+            Transport::Origin(stream) => stream.content().set_trailers(trailers),
+            Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => {}
         }
     }
 }

@@ -8,39 +8,39 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 
-use super::liveness::Signs;
+use super::liveness::Activity;
 use crate::wire::Stream;
 
 /// What has been seen of a connection.
 #[derive(Default)]
-pub(super) struct Seen {
-    state: Mutex<State>,
+pub(super) struct WireState {
+    state: Mutex<Inner>,
     /// An answer to a PING has come, or none can come any more.
     pong: Notify,
     /// The peer's settings are in force, or it can send none any more.
-    settled: Notify,
+    settings_applied: Notify,
 }
 
 /// An order to the task that drives a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum DriverOrder {
+pub(super) enum DriverCommand {
     /// Send a PING.
     Ping,
     /// End the connection.
-    End(Ending),
+    Close(CloseMode),
 }
 
-struct State {
+struct Inner {
     /// The last stream of whose head something was handed to the connection.
-    begun: u32,
+    head_started: u32,
     /// The last stream whose head was handed over whole.
-    written: u32,
+    head_written: u32,
     /// The last stream whose head is out: with the kernel, or where the other side can read it.
-    departed: u32,
+    head_flushed: u32,
     /// Tasks that wait for a head to be out.
-    waiting: Vec<(u32, Waker)>,
+    flush_waiters: Vec<(u32, Waker)>,
     /// The last stream that the peer looks at; it has said goodbye if it is not the greatest.
-    last: u32,
+    goaway_last: u32,
     /// There is no connection any more.
     closed: bool,
     /// Bytes that have come, frames among them that are part of a message, and answers to PINGs.
@@ -52,112 +52,112 @@ struct State {
     /// A PING must be sent.
     ping: bool,
     /// It must end, and in what way.
-    ending: Option<Ending>,
+    close_mode: Option<CloseMode>,
     /// The task that drives the connection.
     driver: Option<Waker>,
     /// The error that broke it; `h2` keeps of it no more than a text.
     failure: Option<Arc<io::Error>>,
     /// The connection itself, when `h2` has no use for it any more.
-    rest: Option<Stream>,
+    released: Option<Stream>,
     /// Frames from the peer that carry neither a message nor room for one, the worse ones more than once.
-    noise: u64,
+    abuse_score: u64,
 }
 
 /// How far the first settings of the peer have come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SettingsState {
-    Told,
-    InForce,
+    Received,
+    Applied,
 }
 
 /// How a connection ends that we do not want any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ending {
+pub(super) enum CloseMode {
     /// With a farewell, if the peer takes it soon.
-    InOrder,
+    Graceful,
     /// Without a word.
-    AtOnce,
+    Immediate,
 }
 
-impl Default for State {
-    fn default() -> State {
-        State {
-            begun: 0,
-            written: 0,
-            departed: 0,
-            waiting: Vec::new(),
-            last: u32::MAX,
+impl Default for Inner {
+    fn default() -> Inner {
+        Inner {
+            head_started: 0,
+            head_written: 0,
+            head_flushed: 0,
+            flush_waiters: Vec::new(),
+            goaway_last: u32::MAX,
             closed: false,
             received: 0,
             messages: 0,
             pongs: 0,
             settings: None,
             ping: false,
-            ending: None,
+            close_mode: None,
             driver: None,
             failure: None,
-            rest: None,
-            noise: 0,
+            released: None,
+            abuse_score: 0,
         }
     }
 }
 
-impl Seen {
+impl WireState {
     /// Ready when the head of this stream is out, or the peer has said that it will not look at it: `h2` may have thrown it
     /// away then. An error if the connection ended before.
-    pub(super) fn poll_departed(&self, stream: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_head_sent(&self, stream: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.lock();
-        if state.departed >= stream || state.last < stream {
+        if state.head_flushed >= stream || state.goaway_last < stream {
             return Poll::Ready(Ok(()));
         }
         if state.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        state.waiting.retain(|(waiting, _)| *waiting != stream);
-        state.waiting.push((stream, cx.waker().clone()));
+        state.flush_waiters.retain(|(waiting, _)| *waiting != stream);
+        state.flush_waiters.push((stream, cx.waker().clone()));
         Poll::Pending
     }
 
     /// Whether anything of this stream, which `h2` has been given, has left or may still leave.
-    pub(super) fn may_leave(&self, stream: u32) -> bool {
+    pub(super) fn may_be_sent(&self, stream: u32) -> bool {
         let state = self.lock();
-        !state.closed || state.begun >= stream
+        !state.closed || state.head_started >= stream
     }
 
     /// Whether the peer has said that it does not look at this stream (RFC 9113 §6.8).
-    pub(super) fn is_left_undone(&self, stream: u32) -> bool {
-        self.lock().last < stream
+    pub(super) fn is_unprocessed(&self, stream: u32) -> bool {
+        self.lock().goaway_last < stream
     }
 
     /// Whether new streams make sense.
     pub(super) fn is_open(&self) -> bool {
         let state = self.lock();
-        !state.closed && state.last == u32::MAX
+        !state.closed && state.goaway_last == u32::MAX
     }
 
     /// The connection is gone.
-    pub(super) fn close(&self) {
+    pub(super) fn on_closed(&self) {
         let waiting = {
             let mut state = self.lock();
             state.closed = true;
-            std::mem::take(&mut state.waiting)
+            std::mem::take(&mut state.flush_waiters)
         };
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
         self.pong.notify_waiters();
-        self.settled.notify_waiters();
+        self.settings_applied.notify_waiters();
     }
 
     /// Ends the connection. The first call holds.
-    pub(super) fn end(&self, ending: Ending) {
-        self.order(|state| _ = state.ending.get_or_insert(ending));
+    pub(super) fn close_with(&self, mode: CloseMode) {
+        self.command(|state| _ = state.close_mode.get_or_insert(mode));
     }
 
     /// Sends a PING. None may be under way.
     pub(super) fn ping(&self) {
-        self.order(|state| state.ping = true);
+        self.command(|state| state.ping = true);
     }
 
-    fn order(&self, change: impl FnOnce(&mut State)) {
+    fn command(&self, change: impl FnOnce(&mut Inner)) {
         let driver = {
             let mut state = self.lock();
             change(&mut state);
@@ -167,13 +167,13 @@ impl Seen {
     }
 
     /// The next order to the driver.
-    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Poll<DriverOrder> {
+    pub(super) fn poll_command(&self, cx: &mut Context<'_>) -> Poll<DriverCommand> {
         let mut state = self.lock();
-        if let Some(ending) = state.ending {
-            return Poll::Ready(DriverOrder::End(ending));
+        if let Some(mode) = state.close_mode {
+            return Poll::Ready(DriverCommand::Close(mode));
         }
         if std::mem::take(&mut state.ping) {
-            return Poll::Ready(DriverOrder::Ping);
+            return Poll::Ready(DriverCommand::Ping);
         }
         match &mut state.driver {
             Some(driver) => driver.clone_from(cx.waker()),
@@ -183,40 +183,40 @@ impl Seen {
     }
 
     /// The peer has told settings, and `h2` is about to hear of them.
-    pub(super) fn settings_told(&self) {
-        self.lock().settings.get_or_insert(SettingsState::Told);
+    pub(super) fn on_settings_received(&self) {
+        self.lock().settings.get_or_insert(SettingsState::Received);
     }
 
     /// `h2` has heard of all that has come.
-    pub(super) fn caught_up(&self) {
+    pub(super) fn on_bytes_processed(&self) {
         let is_new = {
             let mut state = self.lock();
-            let is_new = state.settings == Some(SettingsState::Told);
+            let is_new = state.settings == Some(SettingsState::Received);
             if is_new {
-                state.settings = Some(SettingsState::InForce);
+                state.settings = Some(SettingsState::Applied);
             }
             is_new
         };
         if is_new {
-            self.settled.notify_waiters();
+            self.settings_applied.notify_waiters();
         }
     }
 
     /// Waits until the first settings of the peer are in force, or the connection has ended.
     pub(super) async fn wait_for_settings(&self) {
-        let mut settled = pin!(self.settled.notified());
-        settled.as_mut().enable();
+        let mut settings_applied = pin!(self.settings_applied.notified());
+        settings_applied.as_mut().enable();
         let is_over = {
             let state = self.lock();
-            state.closed || state.settings == Some(SettingsState::InForce)
+            state.closed || state.settings == Some(SettingsState::Applied)
         };
         if !is_over {
-            settled.await;
+            settings_applied.await;
         }
     }
 
     /// A PING was answered.
-    pub(super) fn ponged(&self) {
+    pub(super) fn on_pong(&self) {
         self.lock().pongs += 1;
         self.pong.notify_waiters();
     }
@@ -235,10 +235,10 @@ impl Seen {
         }
     }
 
-    /// Its signs of life, with so many streams.
-    pub(super) fn signs(&self, streams: usize) -> Signs {
-        let State { received, messages, pongs, departed, .. } = *self.lock();
-        Signs { received, messages, pongs, departed, streams }
+    /// Its activity of life, with so many streams.
+    pub(super) fn activity(&self, streams: usize) -> Activity {
+        let Inner { received, messages, pongs, head_flushed, .. } = *self.lock();
+        Activity { received, messages, pongs, last_head_sent: head_flushed, streams }
     }
 
     /// What broke the connection, if it was a fault of what lies beneath it.
@@ -247,74 +247,74 @@ impl Seen {
     }
 
     /// The connection itself, once `h2` has let go of it.
-    pub(super) fn take_rest(&self) -> Option<Stream> {
-        self.lock().rest.take()
+    pub(super) fn take_stream(&self) -> Option<Stream> {
+        self.lock().released.take()
     }
 
     /// How loud the peer has been.
-    pub(super) fn noise(&self) -> u64 {
-        self.lock().noise
+    pub(super) fn abuse_score(&self) -> u64 {
+        self.lock().abuse_score
     }
 
     /// So many bytes have come, with so many frames that are part of a message.
-    pub(super) fn received(&self, bytes: usize, messages: u64) {
+    pub(super) fn on_received(&self, bytes: usize, messages: u64) {
         let mut state = self.lock();
         state.received += bytes as u64;
         state.messages += messages;
     }
 
-    /// The peer has made so much noise, and has said goodbye to all streams behind `last`.
-    pub(super) fn heard(&self, noise: u64, last: u32) {
+    /// The peer has made so much abuse_score, and has said goodbye to all streams behind `last`.
+    pub(super) fn on_abuse_or_goaway(&self, abuse_score: u64, goaway_last: u32) {
         {
             let mut state = self.lock();
-            state.noise += noise;
-            state.last = state.last.min(last);
+            state.abuse_score += abuse_score;
+            state.goaway_last = state.goaway_last.min(goaway_last);
         }
-        if last < u32::MAX {
-            self.tell_departed();
+        if goaway_last < u32::MAX {
+            self.wake_flushed();
         }
     }
 
-    /// Heads up to `begun` were handed to the connection in part, up to `written` as a whole.
-    pub(super) fn handed_over(&self, begun: u32, written: u32) {
+    /// Heads up to `head_started` were handed to the connection in part, up to `written` as a whole.
+    pub(super) fn on_written(&self, head_started: u32, head_written: u32) {
         let mut state = self.lock();
         // Trailers are HEADERS too, of a stream that has begun before.
-        state.begun = state.begun.max(begun);
-        state.written = state.written.max(written);
+        state.head_started = state.head_started.max(head_started);
+        state.head_written = state.head_written.max(head_written);
     }
 
     /// Everything that was handed over is out.
-    pub(super) fn flushed(&self) {
+    pub(super) fn on_flushed(&self) {
         {
             let mut state = self.lock();
-            state.departed = state.written;
+            state.head_flushed = state.head_written;
         }
-        self.tell_departed();
+        self.wake_flushed();
     }
 
     /// It broke by a fault of what lies beneath it.
-    pub(super) fn broke(&self, error: io::Error) {
+    pub(super) fn on_io_error(&self, error: io::Error) {
         self.lock().failure = Some(Arc::new(error));
     }
 
     /// `h2` has let go of it; this is left.
-    pub(super) fn left(&self, rest: Stream) {
-        self.lock().rest = Some(rest);
-        self.close();
+    pub(super) fn on_released(&self, rest: Stream) {
+        self.lock().released = Some(rest);
+        self.on_closed();
     }
 
     /// Wakes those whose wait is over.
-    fn tell_departed(&self) {
+    fn wake_flushed(&self) {
         let due: Vec<Waker> = {
             let mut state = self.lock();
-            let (departed, last) = (state.departed, state.last);
-            let due = |(stream, _): &mut (u32, Waker)| *stream <= departed || *stream > last;
-            state.waiting.extract_if(.., due).map(|(_, waker)| waker).collect()
+            let (head_flushed, goaway_last) = (state.head_flushed, state.goaway_last);
+            let due = |(stream, _): &mut (u32, Waker)| *stream <= head_flushed || *stream > goaway_last;
+            state.flush_waiters.extract_if(.., due).map(|(_, waker)| waker).collect()
         };
         due.into_iter().for_each(Waker::wake);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Each change is whole before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
