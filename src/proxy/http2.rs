@@ -228,7 +228,7 @@ async fn serve_calls(common: Rc<Common>, who: Hired) {
 /// Serves one request to its end; or to where its stream is a connection of its own.
 async fn serve_call(caller: &mut Caller, call: IncomingRequest) -> Option<Spoken> {
     caller.worker.refresh();
-    let read = call.read_head(caller.secure, &mut caller.head);
+    let read = call.read_head(if caller.secure { "https" } else { "http" }, &mut caller.head);
     caller.conn = Conn::new(Stream::caller(call.stream));
     let outcome = match read {
         Ok(()) => exchange::run(caller).await,

@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::buffer::{self, Buffer};
-use super::head::Version;
+use super::head::{EndStream, Version};
 use super::stream::Stream;
 
 /// A connection: its stream, the bytes read and not used, the bytes to be written.
@@ -163,8 +163,8 @@ impl Conn {
         while self.written < self.out.0.len() {
             let data = &self.out.0[self.written..];
             let count = ready!(match self.after {
-                AfterOutput::More => self.stream.poll_write_part(cx, data, false),
-                AfterOutput::MessageEnd => self.stream.poll_write_part(cx, data, true),
+                AfterOutput::More => self.stream.poll_write_part(cx, data, EndStream::No),
+                AfterOutput::MessageEnd => self.stream.poll_write_part(cx, data, EndStream::Yes),
                 AfterOutput::ConnectionEnd => self.stream.poll_write_before_end(cx, data),
             })?;
             self.advance(count)?;
@@ -182,9 +182,9 @@ impl Conn {
     /// # Errors
     /// Those of the stream. What comes after a head that did not leave is still there to be taken back.
     pub fn poll_flush_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_all = self.after == AfterOutput::MessageEnd && self.pending() == 0;
+        let end = EndStream::when(|| self.after == AfterOutput::MessageEnd && self.pending() == 0);
         let Some(stream) = self.stream.as_origin() else { return self.poll_flush(cx) };
-        stream.send_head(is_all)?;
+        stream.send_head(end)?;
         ready!(stream.poll_head_sent(cx))?;
         // Pending: it waits for room that the origin gives, and the head does not. Broken: the answer, or its absence, says why.
         let _ = self.poll_flush(cx);
@@ -199,7 +199,7 @@ impl Conn {
         loop {
             let waiting = self.pending();
             let count = if waiting == 0 {
-                ready!(self.stream.poll_write_part(cx, data, false))?
+                ready!(self.stream.poll_write_part(cx, data, EndStream::No))?
             } else {
                 ready!(self.stream.poll_write_both(cx, &self.out.0[self.written..], data))?
             };

@@ -1,7 +1,7 @@
 //! Where a message ends, and what becomes of its connection (RFC 9112 §6.3, §9.3).
 
 use super::field::{Fields, Name, members};
-use super::head::{RequestHead, ResponseHead, Version};
+use super::head::{EndStream, RequestHead, ResponseHead, Version};
 
 /// How long a body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ pub struct AmbiguousLength(pub &'static str);
 pub fn of_request(head: &RequestHead) -> Result<Length, AmbiguousLength> {
     if head.version() == Version::Http2 {
         // What follows a CONNECT is no content (RFC 9113 §8.5).
-        return http2(head, head.ended || head.method() == "CONNECT");
+        return if head.method() == "CONNECT" { http2(head, EndStream::Yes) } else { http2(head, head.end_stream) };
     }
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
     let exact = exact(head.all(Name::ContentLength))?;
@@ -49,7 +49,7 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
         return Ok(Length::Empty);
     }
     if head.version() == Version::Http2 {
-        return http2(head, head.ended);
+        return http2(head, head.end_stream);
     }
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
     let exact = exact(head.all(Name::ContentLength))?;
@@ -63,9 +63,9 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
 }
 
 /// The end is said by the stream itself; `h2` sees to it that a length that is given agrees (RFC 9113 §8.1.1).
-fn http2(head: &Fields, ended: bool) -> Result<Length, AmbiguousLength> {
+fn http2(head: &Fields, end_stream: EndStream) -> Result<Length, AmbiguousLength> {
     Ok(match exact(head.all(Name::ContentLength))? {
-        _ if ended => Length::Empty,
+        _ if end_stream == EndStream::Yes => Length::Empty,
         Some(length) if length > 0 => Length::Exact(length),
         Some(_) | None => Length::UntilClose,
     })

@@ -22,6 +22,22 @@ pub enum Version {
     Http2,
 }
 
+/// HTTP/2's flag END_STREAM (RFC 9113 §6.1, §6.2) of what was received or is sent. HTTP/1 has no such flag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndStream {
+    /// More of the message follows.
+    No,
+    /// The message ends here.
+    Yes,
+}
+
+impl EndStream {
+    /// `Yes` if `ends`.
+    pub fn when(ends: impl FnOnce() -> bool) -> EndStream {
+        if ends() { EndStream::Yes } else { EndStream::No }
+    }
+}
+
 /// What is wrong with a head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeadError {
@@ -56,7 +72,7 @@ pub struct RequestHead {
     pub(super) target_at: Range<u32>,
     pub(super) version: Version,
     /// HTTP/2: no content follows.
-    pub(super) ended: bool,
+    pub(super) end_stream: EndStream,
 }
 
 impl Default for RequestHead {
@@ -66,7 +82,7 @@ impl Default for RequestHead {
             method_at: 0..0,
             target_at: 0..0,
             version: Version::Http11,
-            ended: false,
+            end_stream: EndStream::No,
         }
     }
 }
@@ -155,12 +171,18 @@ pub struct ResponseHead {
     pub(super) reason_at: Range<u32>,
     pub(super) version: Version,
     /// HTTP/2: no content follows.
-    pub(super) ended: bool,
+    pub(super) end_stream: EndStream,
 }
 
 impl Default for ResponseHead {
     fn default() -> Self {
-        ResponseHead { fields: Fields::default(), status: 0, reason_at: 0..0, version: Version::Http11, ended: false }
+        ResponseHead {
+            fields: Fields::default(),
+            status: 0,
+            reason_at: 0..0,
+            version: Version::Http11,
+            end_stream: EndStream::No,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::head::EndStream;
 use super::http2::{CallerStream, OriginStream};
 use super::tcp::Tcp;
 
@@ -140,14 +141,14 @@ impl Stream {
         matches!(self.transport, Transport::Plain(_))
     }
 
-    /// Writes some of `data`; `is_all`: nothing comes after it, which HTTP/2 says with the last of the bytes.
+    /// Writes some of `data`; `end`: nothing comes after it, which HTTP/2 says with the last of the bytes.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
-    pub fn poll_write_part(&mut self, cx: &mut Context<'_>, data: &[u8], is_all: bool) -> Poll<io::Result<usize>> {
+    pub fn poll_write_part(&mut self, cx: &mut Context<'_>, data: &[u8], end: EndStream) -> Poll<io::Result<usize>> {
         match &mut self.transport {
-            Transport::Caller(stream) => stream.poll_write(cx, data, is_all),
-            Transport::Origin(stream) => stream.poll_write(cx, data, is_all),
+            Transport::Caller(stream) => stream.poll_write(cx, data, end),
+            Transport::Origin(stream) => stream.poll_write(cx, data, end),
             Transport::Plain(_) | Transport::Tls(_) | Transport::Closed => Pin::new(self).poll_write(cx, data),
         }
     }
@@ -308,8 +309,8 @@ impl AsyncWrite for Stream {
         match &mut self.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, data),
             Transport::Tls(tls) => Pin::new(tls).poll_write(cx, data),
-            Transport::Caller(stream) => stream.poll_write(cx, data, false),
-            Transport::Origin(stream) => stream.poll_write(cx, data, false),
+            Transport::Caller(stream) => stream.poll_write(cx, data, EndStream::No),
+            Transport::Origin(stream) => stream.poll_write(cx, data, EndStream::No),
             Transport::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -319,7 +320,7 @@ impl AsyncWrite for Stream {
             Transport::Plain(_) | Transport::Closed => Poll::Ready(Ok(())),
             Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Transport::Caller(stream) => Poll::Ready(stream.flush()),
-            Transport::Origin(stream) => Poll::Ready(stream.send_head(false)),
+            Transport::Origin(stream) => Poll::Ready(stream.send_head(EndStream::No)),
         }
     }
 
@@ -342,7 +343,7 @@ impl AsyncWrite for Stream {
             Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
             Transport::Caller(_) | Transport::Origin(_) | Transport::Closed => {
                 let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
-                self.poll_write_part(cx, first, false)
+                self.poll_write_part(cx, first, EndStream::No)
             }
         }
     }

@@ -10,12 +10,13 @@ use h2::server::{Builder, Connection, SendResponse};
 use http::Response;
 use tokio::io::ReadBuf;
 
+use super::convert;
 use super::frame_observer::FrameObserver;
+use super::limits::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use super::stream_content::{StreamContent, to_io_error};
 use super::wire_state::WireState;
-use super::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, convert};
 use crate::wire::Stream;
-use crate::wire::head::{HeadError, MAX_HEAD, RequestHead};
+use crate::wire::head::{EndStream, HeadError, MAX_HEAD, RequestHead};
 
 /// A caller's connection.
 pub struct H2CallerConn {
@@ -27,7 +28,7 @@ pub struct H2CallerConn {
 pub struct IncomingRequest {
     head: http::request::Parts,
     /// No content follows.
-    ended: bool,
+    end_stream: EndStream,
     /// The stream.
     pub stream: CallerStream,
 }
@@ -61,12 +62,12 @@ impl H2CallerConn {
         let Some(accepted) = ready!(self.connection.poll_accept(cx)) else { return Poll::Ready(None) };
         Poll::Ready(Some(accepted.map_err(to_io_error).map(|(request, respond)| {
             let (head, recv) = request.into_parts();
-            let ended = recv.is_end_stream();
+            let end_stream = EndStream::when(|| recv.is_end_stream());
             let mut data = StreamContent::default();
             data.set_recv(recv);
             IncomingRequest {
                 head,
-                ended,
+                end_stream,
                 stream: CallerStream { respond, head: None, is_head_sent: false, content: data },
             }
         })))
@@ -103,12 +104,12 @@ impl H2CallerConn {
 }
 
 impl IncomingRequest {
-    /// Puts the head into the form in which all heads are looked at. `secure`: it came through TLS.
+    /// Puts the head into the form in which all heads are looked at. `default_scheme`: that of its connection, for a request that names none.
     ///
     /// # Errors
     /// Whatever of RFC 9113 §8.2 and §8.3 the frames below do not look at.
-    pub fn read_head(&self, secure: bool, into: &mut RequestHead) -> Result<(), HeadError> {
-        convert::read_request(&self.head, self.ended, secure, into)
+    pub fn read_head(&self, default_scheme: &str, into: &mut RequestHead) -> Result<(), HeadError> {
+        convert::read_request(&self.head, self.end_stream, default_scheme, into)
     }
 }
 
@@ -143,11 +144,11 @@ impl CallerStream {
     }
 
     /// Sends the head, if it waits.
-    fn send_head(&mut self, is_all: bool) -> io::Result<()> {
+    fn send_head(&mut self, end: EndStream) -> io::Result<()> {
         if let Some(head) = self.head.take() {
-            let send = self.respond.send_response(head, is_all).map_err(to_io_error)?;
+            let send = self.respond.send_response(head, end == EndStream::Yes).map_err(to_io_error)?;
             self.is_head_sent = true;
-            self.content.set_send(send, is_all);
+            self.content.set_send(send, end);
         }
         Ok(())
     }
@@ -160,19 +161,18 @@ impl CallerStream {
         &mut self,
         cx: &mut Context<'_>,
         data: &[u8],
-        is_all: bool,
+        end: EndStream,
     ) -> Poll<io::Result<usize>> {
-        self.send_head(false)?;
-        self.content.poll_write(cx, data, is_all)
+        self.send_head(EndStream::No)?;
+        self.content.poll_write(cx, data, end)
     }
 
     pub(in crate::wire) fn flush(&mut self) -> io::Result<()> {
-        self.send_head(false)
+        self.send_head(EndStream::No)
     }
 
     pub(in crate::wire) fn end(&mut self) -> io::Result<()> {
-        let is_all = !self.content.has_unsent_trailers();
-        self.send_head(is_all)?;
+        self.send_head(EndStream::when(|| !self.content.has_unsent_trailers()))?;
         self.content.end()
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 
 use crate::wire::Version;
 use crate::wire::chunked::is_forbidden;
-use crate::wire::head::{HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
+use crate::wire::head::{EndStream, HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
 
 /// The most trailer fields that are passed on.
 const MAX_TRAILERS: usize = 64;
@@ -64,17 +64,17 @@ pub fn can_carry_path(path: &str) -> bool {
 /// that its refusal is written and logged as its own.
 pub(super) fn read_request(
     head: &http::request::Parts,
-    ended: bool,
-    secure: bool,
+    end_stream: EndStream,
+    default_scheme: &str,
     into: &mut RequestHead,
 ) -> Result<(), HeadError> {
     into.version = Version::Http2;
-    into.ended = ended;
+    into.end_stream = end_stream;
     into.fields.clear();
     into.method_at = into.fields.append(head.method.as_str().as_bytes());
     into.target_at = 0..0;
     let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let scheme = head.uri.scheme_str().unwrap_or(if secure { "https" } else { "http" });
+    let scheme = head.uri.scheme_str().unwrap_or(default_scheme);
     let host = single_host(head);
     if let Some(authority) = authority.or(host.unwrap_or_default()) {
         let start = into.fields.append(b"").start;
@@ -123,7 +123,7 @@ fn single_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> 
 /// Puts the head of a response into our form, with the reason phrase that HTTP/1.1 wants.
 pub(super) fn read_response(
     head: &http::response::Parts,
-    ended: bool,
+    end_stream: EndStream,
     into: &mut ResponseHead,
 ) -> Result<(), HeadError> {
     if !(100..=599).contains(&head.status.as_u16()) || head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -131,7 +131,7 @@ pub(super) fn read_response(
     }
     into.version = Version::Http2;
     into.status = head.status.as_u16();
-    into.ended = ended;
+    into.end_stream = end_stream;
     into.fields.clear();
     into.reason_at = into.fields.append(head.status.canonical_reason().unwrap_or_default().as_bytes());
     read_fields(&head.headers, &mut into.fields)
@@ -194,7 +194,7 @@ mod tests {
 
     fn read(request: http::request::Builder) -> Result<RequestHead, HeadError> {
         let mut head = RequestHead::default();
-        read_request(&parts(request), true, false, &mut head).map(|()| head)
+        read_request(&parts(request), EndStream::Yes, "http", &mut head).map(|()| head)
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::PREFACE;
 use super::frame_parser::{FrameEvent, FrameParser, frame_type};
+use super::limits::PREFACE;
 use super::wire_state::WireState;
 use crate::wire::Stream;
 

@@ -13,11 +13,11 @@ use h2::client::{Builder, Connection, SendRequest};
 
 use super::frame_observer::FrameObserver;
 use super::h2_conn_state::{H2ConnState, PongWait};
+use super::limits::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use super::liveness::Readiness;
 use super::origin_stream::OriginStream;
 use super::stream_content::to_io_error;
 use super::wire_state::{CloseMode, DriverCommand, WireState};
-use super::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::time::Time;
 use crate::wire::Stream;
 use crate::wire::head::MAX_HEAD;

@@ -113,9 +113,8 @@ impl Liveness {
     /// Whether a new request may be sent on it, and what is due before.
     pub(super) fn check_for_request(&mut self, activity: Activity, now: Time) -> (Readiness, LivenessAction) {
         self.record(activity, now);
-        let stale = activity.streams == 0 && now.since(self.received_at) >= STALE_AFTER;
-        let due = if stale || self.is_suspect { self.ping(now) } else { LivenessAction::Nothing };
-        (self.readiness(stale, now), due)
+        let due = if self.is_stale(now) || self.is_suspect { self.ping(now) } else { LivenessAction::Nothing };
+        (self.readiness(now), due)
     }
 
     /// Whether a request that was promised a place on it can still be sent there.
@@ -136,12 +135,16 @@ impl Liveness {
         (!left.is_zero()).then_some(left)
     }
 
-    fn readiness(&self, stale: bool, now: Time) -> Readiness {
+    fn readiness(&self, now: Time) -> Readiness {
         match self.pong_wait(now) {
             Some(_) => Readiness::AwaitingPong,
-            None if self.ping_sent_at.is_some() || self.is_suspect || stale => Readiness::Suspect,
+            None if self.ping_sent_at.is_some() || self.is_suspect || self.is_stale(now) => Readiness::Suspect,
             None => Readiness::Ready,
         }
+    }
+
+    fn is_stale(&self, now: Time) -> bool {
+        self.activity.streams == 0 && now.since(self.received_at) >= STALE_AFTER
     }
 
     /// A PING is due, if none is under way and its peer bears one.

@@ -15,7 +15,7 @@ use super::convert;
 use super::h2_conn_state::{HeadFlush, SettingsWait, StreamGuard};
 use super::stream_content::{StreamContent, to_io_error};
 use crate::time::Time;
-use crate::wire::head::ResponseHead;
+use crate::wire::head::{EndStream, ResponseHead};
 
 /// Why there is no answer on a stream.
 #[derive(Debug, thiserror::Error)]
@@ -124,17 +124,17 @@ impl OriginStream {
         &mut self.content
     }
 
-    /// Hands the head to the connection; `is_all`: nothing comes after it.
-    pub(in crate::wire) fn send_head(&mut self, is_all: bool) -> io::Result<()> {
+    /// Hands the head to the connection; `end`: nothing comes after it.
+    pub(in crate::wire) fn send_head(&mut self, end: EndStream) -> io::Result<()> {
         let Some(head) = self.head.take() else { return Ok(()) };
         let RequestStage::Idle(mut send) = std::mem::replace(&mut self.stage, RequestStage::Failed) else {
             return Ok(());
         };
-        let sent = send.send_request(head, is_all).inspect_err(|_| self.guard.0.retire());
+        let sent = send.send_request(head, end == EndStream::Yes).inspect_err(|_| self.guard.0.retire());
         let (answer, stream) = sent.map_err(to_io_error)?;
         self.guard.0.set_used();
         self.stage = RequestStage::Sent { stream: stream.stream_id().as_u32(), answer };
-        self.content.set_send(stream, is_all);
+        self.content.set_send(stream, end);
         Ok(())
     }
 
@@ -159,15 +159,15 @@ impl OriginStream {
             return Poll::Ready(Err(self.connection_lost()));
         };
         if let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
-            convert::read_response(&interim.into_parts().0, false, into)
+            convert::read_response(&interim.into_parts().0, EndStream::No, into)
                 .map_err(|_| StreamFailure::ProtocolViolation)?;
             return Poll::Ready(Ok(ResponseKind::Interim));
         }
         match ready!(Pin::new(answer).poll(cx)) {
             Ok(response) => {
                 let (head, recv) = response.into_parts();
-                convert::read_response(&head, recv.is_end_stream(), into)
-                    .map_err(|_| StreamFailure::ProtocolViolation)?;
+                let end = EndStream::when(|| recv.is_end_stream());
+                convert::read_response(&head, end, into).map_err(|_| StreamFailure::ProtocolViolation)?;
                 self.content.set_recv(recv);
                 Poll::Ready(Ok(ResponseKind::Final))
             }
@@ -205,15 +205,14 @@ impl OriginStream {
         &mut self,
         cx: &mut Context<'_>,
         data: &[u8],
-        is_all: bool,
+        end: EndStream,
     ) -> Poll<io::Result<usize>> {
-        self.send_head(false)?;
-        self.content.poll_write(cx, data, is_all)
+        self.send_head(EndStream::No)?;
+        self.content.poll_write(cx, data, end)
     }
 
     pub(in crate::wire) fn end(&mut self) -> io::Result<()> {
-        let is_all = !self.content.has_unsent_trailers();
-        self.send_head(is_all)?;
+        self.send_head(EndStream::when(|| !self.content.has_unsent_trailers()))?;
         self.content.end()
     }
 

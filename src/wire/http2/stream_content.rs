@@ -8,6 +8,8 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use tokio::io::ReadBuf;
 
+use crate::wire::head::EndStream;
+
 /// What is read from a stream and written to it, once its heads have been exchanged.
 #[derive(Default)]
 pub(in crate::wire) struct StreamContent {
@@ -28,9 +30,9 @@ impl StreamContent {
         self.recv = Some(recv);
     }
 
-    pub(super) fn set_send(&mut self, send: SendStream<Bytes>, ended: bool) {
+    pub(super) fn set_send(&mut self, send: SendStream<Bytes>, end: EndStream) {
         self.send = Some(send);
-        self.ended = ended;
+        self.ended = end == EndStream::Yes;
     }
 
     /// Reads what is there; nothing at the end of the stream, with its trailers kept.
@@ -66,8 +68,8 @@ impl StreamContent {
         self.unsent_trailers.is_some()
     }
 
-    /// Writes as much of `data` as the peer has room for; `is_all`: nothing comes after it.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8], is_all: bool) -> Poll<io::Result<usize>> {
+    /// Writes as much of `data` as the peer has room for; `end`: nothing comes after it.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8], end: EndStream) -> Poll<io::Result<usize>> {
         let Some(send) = self.send.as_mut().filter(|_| !self.ended) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
@@ -82,7 +84,7 @@ impl StreamContent {
             }
         }
         let count = send.capacity().min(data.len());
-        let ends = is_all && count == data.len() && self.unsent_trailers.is_none();
+        let ends = end == EndStream::Yes && count == data.len() && self.unsent_trailers.is_none();
         send.send_data(Bytes::copy_from_slice(&data[..count]), ends).map_err(to_io_error)?;
         self.ended = ends;
         Poll::Ready(Ok(count))

@@ -89,7 +89,7 @@ async fn a_request_and_its_response_go_through_with_content_and_trailers() {
 
     let call = calls.recv().await.unwrap();
     let mut head = RequestHead::default();
-    call.read_head(true, &mut head).unwrap();
+    call.read_head("https", &mut head).unwrap();
     assert_eq!((head.method(), head.target()), ("POST", "https://api.example/a?b"));
     assert_eq!(head.find("x-one"), Some(&b"1"[..]));
     let mut caller = Conn::new(Stream::caller(call.stream));
