@@ -1,4 +1,4 @@
-//! A TLS handshake that somebody else begins: what they want is read before it is decided who we are.
+//! Server side of a TLS handshake: reads the ClientHello before a certificate is chosen.
 
 use std::io;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-/// The first byte of every TLS connection (RFC 8446 §5.1: a record of the type handshake).
+/// First byte of every TLS connection (RFC 8446 §5.1: a record of the type handshake).
 pub const FIRST_BYTE: u8 = 22;
 
-/// A handshake of which the first message has come.
+/// TLS handshake after its ClientHello has arrived.
 pub struct IncomingHandshake<S>(StartHandshake<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> IncomingHandshake<S> {
-    /// Reads the first message. It has no timeout of its own.
+    /// Reads the ClientHello. It has no timeout of its own.
     ///
     /// # Errors
-    /// If it is none, or the connection breaks.
+    /// If the message is not a ClientHello, or the connection breaks.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -27,15 +27,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IncomingHandshake<S> {
         LazyConfigAcceptor::new(Acceptor::default(), stream).await.map(IncomingHandshake)
     }
 
-    /// The name that the other side wants to speak to (SNI, RFC 6066 §3); addresses are never named.
+    /// Server name of the ClientHello (SNI, RFC 6066 §3); never an address.
     pub fn server_name(&self) -> Option<String> {
         self.0.client_hello().server_name().map(str::to_owned)
     }
 
-    /// Completes the handshake as whoever `config` makes us.
+    /// Completes the handshake with the certificate of `config`.
     ///
     /// # Errors
-    /// If the other side does not agree, or the connection breaks.
+    /// If the client does not agree, or the connection breaks.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.

@@ -1,4 +1,4 @@
-//! What programs need to believe our authority: a bundle with the system's roots beside ours, and a trust store for Java.
+//! Trust bundles for programs behind the gateway: the system's roots and our authority, as PEM, hashed folder and JKS.
 
 mod atomic_write;
 mod hashed_dir;
@@ -20,8 +20,8 @@ use self::atomic_write::{write_atomically, write_error};
 use super::ca;
 use super::pem::{self, encode_certificates};
 
-/// Where distributions keep all roots in one file. They are read beside those that `SSL_CERT_FILE` names, for programs
-/// that never looked at that variable.
+/// Files in which distributions keep all roots. They are read beside those of `SSL_CERT_FILE`, for programs that ignore this
+/// variable.
 const SYSTEM_BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt", // Debian, Arch, Alpine, Gentoo
     "/etc/pki/tls/certs/ca-bundle.crt",   // Fedora, RHEL
@@ -31,27 +31,27 @@ const SYSTEM_BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-bundle.crt", // NixOS
 ];
 
-/// The files that programs are pointed at.
+/// Trust files that environment variables of programs point to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bundle {
-    /// Our certificate (PEM), for programs that add it to what they trust; with what they were told to add before.
+    /// Our certificate (PEM), with the certificates that were added before: for variables that extend the trusted roots.
     pub ours: PathBuf,
-    /// The system's roots and ours (PEM), for programs whose variable replaces what they trust.
+    /// The system's roots and ours (PEM): for variables that replace the trusted roots.
     pub all: PathBuf,
-    /// The same as a folder, for programs that look for one root at a time.
+    /// The same as an OpenSSL hashed folder, for programs that look up one root at a time.
     pub folder: PathBuf,
     /// The same for Java (JKS).
     pub java: PathBuf,
-    /// What could not be read of what programs believed before; why, in words.
+    /// Errors of inherited files that could not be read.
     pub unreadable: Vec<String>,
 }
 
-/// What programs were told to believe before they are told to believe us too.
+/// Trust settings that a program inherits from its environment, to be kept beside ours.
 #[derive(Clone, Default, Debug)]
 pub struct Inherited {
-    /// Files (PEM) and folders that took the place of the system's roots.
+    /// Files (PEM) and folders in place of the system's roots.
     pub replacing: Vec<PathBuf>,
-    /// Files (PEM) that were added to what programs believe by themselves.
+    /// Files (PEM) in addition to the roots that programs trust by themselves.
     pub additional: Vec<PathBuf>,
 }
 
@@ -59,9 +59,9 @@ pub struct Inherited {
 type Roots = BTreeSet<Vec<u8>>;
 
 impl Bundle {
-    /// Writes the files for the authority in `dir` into the folder `place`; one that is right already is not touched.
-    /// The authority is there. Who believed other roots before gets files of their own, so that two programs that
-    /// are started differently do not take the roots from each other.
+    /// Writes the trust files for the authority in `dir` into the folder `place`; unchanged files are not touched. The
+    /// authority must exist. Other inherited roots lead to other file names, so that two programs that are started
+    /// differently do not take each other's roots away.
     ///
     /// # Errors
     /// If the authority cannot be read, or a file cannot be written; the text names it.
@@ -93,7 +93,7 @@ impl Bundle {
     }
 }
 
-/// Our certificate; after a rotation the one before it too, for gateways that still run show leaves of it.
+/// Our certificate; after a rotation also the one before it, since gateways that still run show leaves of it.
 fn ca_certificates(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
     let read = |path: PathBuf| pem::certificates(&path);
     let mut found = read(ca::certificate_path(dir)).map_err(io::Error::other)?;
@@ -105,7 +105,7 @@ fn ca_certificates(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
     Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
-/// The file for programs that add: the authority's own, unless there is more to add.
+/// File for variables that extend the trusted roots: the authority's own, unless there is more to add.
 fn own_file(dir: &Path, place: &Path, authority: &[Vec<u8>], added: &Roots) -> io::Result<PathBuf> {
     if authority.len() == 1 && added.is_empty() {
         return Ok(ca::certificate_path(dir));
@@ -116,9 +116,9 @@ fn own_file(dir: &Path, place: &Path, authority: &[Vec<u8>], added: &Roots) -> i
     Ok(path)
 }
 
-/// What the system believes.
+/// Roots that the system trusts.
 fn system_roots() -> Roots {
-    // The library looks at these two first, and then nowhere else.
+    // The library reads these two first, and then nothing else.
     let told = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     let mut found = rustls_native_certs::load_native_certs().certs;
     if told && let Some(path) = SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists()) {
@@ -127,7 +127,7 @@ fn system_roots() -> Roots {
     usable_roots(found)
 }
 
-/// The certificates in files and folders; what cannot be read is said in `unreadable`.
+/// Certificates of files and folders; errors go to `unreadable`.
 fn read_all(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Roots {
     let mut roots = Roots::new();
     for path in paths {
@@ -141,13 +141,13 @@ fn read_all(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Roots {
     roots
 }
 
-/// What can serve as a root; Java gives up on a store with anything else in it.
+/// Certificates that can serve as roots; Java rejects a store with any other in it.
 fn usable_roots(certificates: Vec<CertificateDer<'static>>) -> Roots {
     let is_root = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
     certificates.into_iter().filter(is_root).map(|certificate| certificate.to_vec()).collect()
 }
 
-/// A part of a file's name that tells sets of roots apart; none for none.
+/// Suffix of file names that tells sets of roots apart; empty for an empty set.
 fn digest_suffix(roots: &Roots) -> String {
     if roots.is_empty() {
         return String::new();
@@ -158,7 +158,7 @@ fn digest_suffix(roots: &Roots) -> String {
     format!("-{hex}")
 }
 
-/// When a file was written; a date that stays the same makes a store that stays the same.
+/// Modification time of a file: a constant date, so that the store's bytes stay the same.
 fn modified_unix_ms(path: &Path) -> u64 {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     let since = modified.ok().and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());

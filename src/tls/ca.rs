@@ -1,4 +1,4 @@
-//! The gateway's certificate authority: made, kept, rotated; leaf certificates on demand.
+//! Local certificate authority: created, stored, rotated; signs leaf certificates on demand.
 
 mod cert_summary;
 mod fault;
@@ -20,7 +20,7 @@ pub use self::files::{Settings, certificate_path, key_path, old_certificate_path
 use self::leaf::LeafIssuer;
 pub use self::name_scope::{NameScope, Subtree};
 
-/// Our authority, with the leaves that it has signed.
+/// Authority of the gateway, with its leaves.
 pub struct CertAuthority {
     leaves: LeafIssuer,
     /// SHA-256 of its certificate.
@@ -28,12 +28,12 @@ pub struct CertAuthority {
 }
 
 impl CertAuthority {
-    /// Reads the authority in its folder, or makes it there. Of several processes that do so at one time one makes it,
-    /// and the others read what it made.
+    /// Reads the authority in its folder, or creates it there. Of several processes that start at once one creates it, and
+    /// the others read the result.
     ///
     /// # Errors
-    /// If the files cannot be read or made, do not fit together, are out of their time, or do not cover what the
-    /// settings name; the gateway does not start.
+    /// If the files cannot be read or written, do not match, are expired or not yet valid, or do not cover the hosts of the
+    /// settings. The gateway does not start then.
     pub fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<CertAuthority, Error> {
         let kept = files::open(settings, wall_unix_nanos)?;
         files::warn_before_expiry(&kept.summary, wall_unix_nanos);
@@ -46,25 +46,25 @@ impl CertAuthority {
         &self.fingerprint
     }
 
-    /// Whether both have one certificate, so that the leaves of either will do.
+    /// True if both have one certificate, so that their leaves are interchangeable.
     pub fn is_same(&self, other: &CertAuthority) -> bool {
         self.fingerprint == other.fingerprint
     }
 
-    /// What a caller is shown that wants to speak to `host` (in its one spelling): HTTP/2 and HTTP/1.1 by ALPN.
-    /// A leaf is made off the event loop, and shown again as long as more than two of its seven days are left.
+    /// TLS server settings with a leaf for `host` (in its one spelling): HTTP/2 and HTTP/1.1 by ALPN. The leaf is made off
+    /// the event loop, and reused while more than two of its seven days remain.
     ///
     /// # Errors
-    /// If the host is no name that a certificate can bear, or the authority's own time is over.
+    /// If a certificate cannot bear the host's name, or the authority has expired.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing: whoever else waits for the leaf gets it.
+    /// Dropping the future loses nothing: another call for the host completes the leaf.
     pub async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, Error> {
         Ok(self.leaves.leaf(host, wall_unix_nanos).await?)
     }
 }
 
-/// Looks at the authority that is there, and makes none.
+/// Reads the existing authority and creates none.
 ///
 /// # Errors
 /// As [`CertAuthority::open`].
@@ -72,7 +72,7 @@ pub fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<Cert
     Ok(files::inspect(settings, wall_unix_nanos)?.map(|kept| kept.summary))
 }
 
-/// Looks at the certificate alone, for whoever may not see the key.
+/// Reads the certificate alone, for users that may not read the key.
 ///
 /// # Errors
 /// If it cannot be read, or is not an authority's.
@@ -80,7 +80,7 @@ pub fn inspect_certificate(dir: &Path) -> Result<CertSummary, Error> {
     Ok(files::read_certificate(&certificate_path(dir))?.1)
 }
 
-/// Makes the authority if there is none, and looks at it.
+/// Creates the authority if there is none, and returns its summary.
 ///
 /// # Errors
 /// As [`CertAuthority::open`].
@@ -88,8 +88,8 @@ pub fn open_or_create(settings: &Settings, wall_unix_nanos: i128) -> Result<Cert
     Ok(files::open(settings, wall_unix_nanos)?.summary)
 }
 
-/// Makes a new authority in the place of the one that is there, whatever state it is in. Its certificate is kept as
-/// [`old_certificate_path`], so that programs can believe both while gateways are restarted; its key is gone.
+/// Replaces the authority, whatever state it is in. The old certificate is kept as [`old_certificate_path`], so that
+/// programs can trust both while gateways restart; the old key is gone.
 ///
 /// # Errors
 /// If the files cannot be written.

@@ -1,52 +1,53 @@
-//! ClientHello: the server that a TLS client asks for (SNI), read from its first bytes without answering them.
+//! ClientHello parser: the server name (SNI) that a TLS client asks for, read from its first bytes without answering them.
 //!
-//! Reads every hello that some server may take, of any version of TLS: only its framing must be right. (rustls reads no hello
-//! but those that it would answer.)
+//! Accepts each hello that any server may accept, of any TLS version: only its framing must be right. (rustls parses only
+//! hellos that it would answer itself.)
 
-/// The type of a record that holds a handshake (RFC 8446 §5.1).
+/// Record type of handshake messages (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
-/// The type of a record that holds an alert.
+/// Record type of alerts.
 const ALERT: u8 = 21;
-/// All types of records; others belong to no version of TLS.
+/// All record types; other values belong to no version of TLS.
 const RECORD_TYPES: std::ops::RangeInclusive<u8> = 20..=24;
-/// The first byte of a record's version: SSL 3.0 and every TLS after it.
+/// First byte of a record's version, for SSL 3.0 and every TLS after it.
 const MAJOR: u8 = 3;
-/// The first bytes of a version that some server takes in the first record, because the version of a record means nothing
-/// (RFC 8446 §5.1): Go reads on below 16.
+/// First version bytes that some server tolerates in the first record, since a record's version means nothing (RFC 8446
+/// §5.1). Go's server reads on below 16.
 const TOLERATED_MAJORS: std::ops::Range<u8> = 0..16;
-/// The type of the message (RFC 8446 §4).
+/// Message type of a ClientHello (RFC 8446 §4).
 const CLIENT_HELLO: u8 = 1;
-/// The extension `server_name` (RFC 6066 §3).
+/// Number of the extension `server_name` (RFC 6066 §3).
 const SERVER_NAME: u16 = 0;
-/// The type of a name that is a host's (RFC 6066 §3).
+/// Name type of a host name (RFC 6066 §3).
 const HOST_NAME: u8 = 0;
-/// The longest hello. Go and rustls take no longer one; with post-quantum keys it is 2 KiB.
+/// Longest hello, in bytes. Go and rustls accept none longer; a hello with post-quantum keys has 2 KiB.
 const MAX_HELLO: usize = 1 << 16;
 
-/// The kind of the first bytes of a connection.
+/// Classification of the first bytes of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HelloState {
-    /// There are too few of them to tell.
+    /// Too few bytes to tell.
     Incomplete,
-    /// No TLS.
+    /// Not TLS.
     NotTls,
-    /// TLS, with a hello that asks for these servers: lower case, without a final dot. A correct hello asks for one or none.
+    /// TLS, with a hello that asks for these servers: lower case, without a final dot. A correct hello has one name or none.
     Hello(Vec<String>),
-    /// TLS, but not a hello that can be read.
+    /// TLS, but without a readable hello.
     Unreadable,
 }
 
-/// Reads a hello as its bytes come, over any number of records.
+/// Incremental reader of a hello that may span any number of records.
 #[derive(Default, Debug)]
 pub struct HelloReader {
-    /// The number of bytes of whole records that were read.
+    /// Number of bytes of the records that were read whole.
     read: usize,
-    /// Their content.
+    /// Payload of those records: the handshake message so far.
     message: Vec<u8>,
 }
 
 impl HelloReader {
-    /// `bytes`: all bytes so far, from the first on. May not be called again after another result than `Incomplete`.
+    /// Reads on in `bytes`: all bytes so far, from the first on. Must not be called again after another result than
+    /// `Incomplete`.
     pub fn read(&mut self, bytes: &[u8]) -> HelloState {
         if self.read == 0
             && let Some(state) = check_record_start(bytes)
@@ -56,7 +57,7 @@ impl HelloReader {
         loop {
             let record = match &bytes[self.read.min(bytes.len())..] {
                 [] => return HelloState::Incomplete,
-                // Some servers pass over an alert that stands before the hello.
+                // Some servers skip an alert that precedes the hello.
                 [kind, ..] if *kind != HANDSHAKE => return HelloState::Unreadable,
                 [_, _, _, high, low, rest @ ..] => rest.get(..usize::from(u16::from_be_bytes([*high, *low]))),
                 [_, ..] => return HelloState::Incomplete,
@@ -71,7 +72,7 @@ impl HelloReader {
         }
     }
 
-    /// Reads the message, as far as it has come.
+    /// Reads the handshake message, as far as it has arrived.
     fn hello(&self) -> HelloState {
         let [kind, a, b, c, rest @ ..] = &*self.message else { return HelloState::Incomplete };
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -83,14 +84,15 @@ impl HelloReader {
     }
 }
 
-/// `NotTls` if these are the first bytes of no TLS that some server takes, `Incomplete` if they are too few to tell.
+/// Checks the start of the first record: `NotTls` if no server takes it for TLS, `Incomplete` if it is too short to tell,
+/// `None` if it is a TLS record.
 fn check_record_start(bytes: &[u8]) -> Option<HelloState> {
     match bytes {
         [] => Some(HelloState::Incomplete),
         [kind, ..] if !RECORD_TYPES.contains(kind) => Some(HelloState::NotTls),
         [_] => Some(HelloState::Incomplete),
         [_, MAJOR, ..] => None,
-        // With such a version only bytes that cannot be anything else are TLS.
+        // An odd version counts as TLS only together with bytes that nothing else begins with.
         [HANDSHAKE, major, rest @ ..] if TOLERATED_MAJORS.contains(major) => match rest {
             [_, _, _, CLIENT_HELLO, ..] => None,
             [_, _, _, _, ..] => Some(HelloState::NotTls),
@@ -105,7 +107,7 @@ fn check_record_start(bytes: &[u8]) -> Option<HelloState> {
     }
 }
 
-/// The servers that a hello asks for (RFC 8446 §4.1.2); `None` if it is none.
+/// Server names of a hello (RFC 8446 §4.1.2); `None` if the message is malformed.
 fn names(hello: &mut FieldReader<'_>) -> Option<Vec<String>> {
     let _version_and_random = hello.take(2 + 32)?;
     let _session = hello.vec8()?;
@@ -133,7 +135,7 @@ fn names(hello: &mut FieldReader<'_>) -> Option<Vec<String>> {
     hello.is_empty().then_some(names)
 }
 
-/// Bytes, read one field after the other.
+/// Cursor over length-prefixed fields (RFC 8446 §3.4).
 struct FieldReader<'a>(&'a [u8]);
 
 impl<'a> FieldReader<'a> {
@@ -147,26 +149,26 @@ impl<'a> FieldReader<'a> {
         Some(taken)
     }
 
-    /// Two bytes.
+    /// Takes a number of two bytes.
     fn u16(&mut self) -> Option<u16> {
         let [high, low] = self.take(2)? else { return None };
         Some(u16::from_be_bytes([*high, *low]))
     }
 
-    /// A field with its length before it, in one byte.
+    /// Takes a vector with a length of one byte.
     fn vec8(&mut self) -> Option<&'a [u8]> {
         let [length] = self.take(1)? else { return None };
         self.take(usize::from(*length))
     }
 
-    /// A field with its length before it, in two bytes.
+    /// Takes a vector with a length of two bytes.
     fn vec16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(usize::from(length))
     }
 }
 
-/// A refusal in place of a ServerHello: the fatal alert access_denied (RFC 8446 §6.2).
+/// Fatal alert `access_denied` (RFC 8446 §6.2), sent in place of a ServerHello.
 pub const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Who we are where we were given a certificate: towards callers on a listener, towards origins that ask.
+//! TLS identity: a certificate chain with its key, shown to callers of a listener or to origins that ask for one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,46 +10,46 @@ use rustls::{InconsistentKeys, ServerConfig};
 
 use super::pem;
 
-/// A certificate chain and its key.
+/// Certificate chain with its key.
 #[derive(PartialEq, Debug)]
 pub struct Identity {
-    /// The leaf first.
+    /// Certificates (DER), the leaf first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The key of the leaf.
+    /// Private key of the leaf.
     pub key: PrivateKeyDer<'static>,
 }
 
-/// Why a certificate and its key cannot be used. The gateway's user is at fault in each case.
+/// Reason why a certificate and its key cannot be used. The gateway's user is at fault in each case.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// One of the files cannot be used.
     #[error(transparent)]
     File(#[from] pem::Error),
-    /// The key is another certificate's.
+    /// The key belongs to another certificate.
     #[error("{} is not the key of {}", key.display(), cert.display())]
     Mismatch {
-        /// The file of the certificate.
+        /// Path of the certificate.
         cert: PathBuf,
-        /// The file of the key.
+        /// Path of the key.
         key: PathBuf,
     },
-    /// It is none that TLS could use.
+    /// TLS cannot use the certificate or the key.
     #[error("{} with the key {} cannot be used: {source}", cert.display(), key.display())]
     Unusable {
-        /// The file of the certificate.
+        /// Path of the certificate.
         cert: PathBuf,
-        /// The file of the key.
+        /// Path of the key.
         key: PathBuf,
-        /// What rustls says.
+        /// Error of rustls.
         source: rustls::Error,
     },
-    /// TLS cannot be spoken with it.
+    /// TLS cannot be set up with it.
     #[error("TLS cannot be spoken: {0}")]
     Tls(#[from] rustls::Error),
 }
 
 impl Error {
-    /// What to do about it.
+    /// Advice on how to mend it.
     pub fn remedy(&self) -> String {
         match self {
             Error::File(error) => error.remedy(),
@@ -61,7 +61,7 @@ impl Error {
         }
     }
 
-    /// The file that is at fault.
+    /// Path of the file at fault, if it is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Error::File(error) => Some(error.path()),
@@ -79,10 +79,10 @@ impl Clone for Identity {
 }
 
 impl Identity {
-    /// Reads the two PEM files, and sees that they belong together.
+    /// Reads the two PEM files and checks that they match.
     ///
     /// # Errors
-    /// If one of them cannot be read or is something else, if the key may be read by others, or is another's.
+    /// If a file cannot be read or holds something else, if others may read the key, or if the key does not match.
     pub fn read(cert: &Path, key: &Path) -> Result<Identity, Error> {
         let identity = Identity { chain: pem::certificates(cert)?, key: pem::private_key(key)? };
         let (cert, key) = (cert.to_owned(), key.to_owned());
@@ -93,10 +93,10 @@ impl Identity {
         }
     }
 
-    /// What callers of a listener are shown: HTTP/2 and HTTP/1.1 by ALPN.
+    /// TLS server settings of a listener: HTTP/2 and HTTP/1.1 by ALPN.
     ///
     /// # Errors
-    /// If key and certificate do not belong together, or the system has no random numbers.
+    /// If key and certificate do not match, or the system has no random numbers.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with a certificate and its key.
+    /// Temporary folder with a certificate and its key.
     struct CertDir(PathBuf);
 
     impl CertDir {

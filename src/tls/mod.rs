@@ -1,8 +1,17 @@
-//! PROVES: who we are, who they are.
+//! TLS: certificates, their verification, and the local certificate authority.
 //!
-//! It speaks TLS over a connection that is handed to it, and says in a user's words why a certificate was not
-//! accepted. It never opens a connection, and never accepts a certificate that does not check out: there is no switch
-//! for that.
+//! Speaks TLS over a stream that it is given, and explains in a user's words why a certificate was rejected. Never opens a
+//! connection, and never accepts a certificate that fails verification: there is no switch for that.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`pem`] | PEM files |
+//! | [`identity`] | a certificate chain with its key |
+//! | [`client_hello`] | server names of tunnelled connections |
+//! | [`accept`] | server side of a handshake |
+//! | [`verify`] | client side of a handshake, verification of origins |
+//! | [`ca`] | the local authority and its leaves |
+//! | [`bundle`] | trust stores for programs behind the gateway |
 
 pub mod accept;
 pub mod bundle;

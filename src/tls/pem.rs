@@ -1,4 +1,4 @@
-//! PEM files: certificates, and private keys that nobody but their owner may read.
+//! PEM files: certificates, and private keys that only their owner may read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,49 +10,49 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// More than any chain or key takes; what is named by mistake may be a disk.
+/// Most bytes read from a file: more than any chain or key has. A path given by mistake may name a disk.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Why a PEM file cannot be used. The gateway's user is at fault in each case.
+/// Reason why a PEM file cannot be used. The gateway's user is at fault in each case.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is not there, or may not be read.
+    /// The file does not exist, or may not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A private key that others can read is no longer private.
+    /// Others than its owner may read or write the private key.
     #[error("the private key {} may be read or written by others (its mode is {mode:03o})", path.display())]
     Exposed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its rights.
+        /// Permission bits of the file (`st_mode & 0o777`).
         mode: u32,
     },
-    /// It is broken.
+    /// The PEM encoding is broken.
     #[error("{} is not PEM: {why}", path.display())]
     NotPem {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the defect.
         why: String,
     },
-    /// It has no certificate in it.
+    /// The file has no certificate.
     #[error("{} holds no certificate", .0.display())]
     NoCertificate(PathBuf),
-    /// It has no private key in it.
+    /// The file has no private key.
     #[error("{} holds no private key", .0.display())]
     NoKey(PathBuf),
-    /// Its key is locked with a password.
+    /// The private key is encrypted with a password.
     #[error("the private key in {} is encrypted", .0.display())]
     Encrypted(PathBuf),
 }
 
 impl Error {
-    /// What to do about it.
+    /// Advice on how to mend it.
     pub fn remedy(&self) -> String {
         match self {
             Error::Read { .. } => "name a file that the gateway's user can read".to_owned(),
@@ -66,7 +66,7 @@ impl Error {
         }
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         match self {
             Error::Read { path, .. } | Error::Exposed { path, .. } | Error::NotPem { path, .. } => path,
@@ -74,21 +74,21 @@ impl Error {
         }
     }
 
-    /// Whether the file is there, and is kept from us.
+    /// True if the file exists but may not be read.
     pub fn is_denied(&self) -> bool {
         matches!(self, Error::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 
-    /// Whether there is no such file.
+    /// True if the file does not exist.
     pub(super) fn is_missing(&self) -> bool {
         matches!(self, Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
-/// All certificates of a file, at least one.
+/// Reads all certificates (DER) of a file, at least one.
 ///
 /// # Errors
-/// If it cannot be read, or holds none.
+/// If the file cannot be read, or holds none.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let text = read(path, open(path)?)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -96,14 +96,14 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> 
     if found.is_empty() { Err(Error::NoCertificate(path.to_owned())) } else { Ok(found) }
 }
 
-/// The first private key of a file that only its owner may read: PKCS #8, SEC 1 (`EC PRIVATE KEY`) or PKCS #1
+/// Reads the first private key of a file that only its owner may read: PKCS #8, SEC 1 (`EC PRIVATE KEY`) or PKCS #1
 /// (`RSA PRIVATE KEY`).
 ///
 /// # Errors
-/// If it cannot be read, may be read or written by others, or holds no key that is not encrypted.
+/// If the file cannot be read, if others may read or write it, or if it holds no unencrypted key.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let file = open(path)?;
-    // The file that is open is asked, not its name, which may lead elsewhere in a moment.
+    // Checks the open file, not its path, which may lead elsewhere a moment later.
     let mode = file.metadata().map_err(|source| unreadable(path, source))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(Error::Exposed { path: path.to_owned(), mode });
@@ -117,7 +117,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     }
 }
 
-/// Certificates (DER) as PEM, one after the other.
+/// Encodes certificates (DER) as PEM, one after the other.
 pub(super) fn encode_certificates(certificates: &[&[u8]]) -> String {
     let mut text = String::new();
     for certificate in certificates {
@@ -153,7 +153,7 @@ fn not_pem(path: &Path, error: &pem::Error) -> Error {
     Error::NotPem { path: path.to_owned(), why: error.to_string() }
 }
 
-/// PKCS #8 says so in its label, the older forms in a header (RFC 1421 §4.6.1.1).
+/// True if the text holds an encrypted key: PKCS #8 has a label for it, the older forms a header (RFC 1421 §4.6.1.1).
 fn is_encrypted(text: &[u8]) -> bool {
     let has = |mark: &[u8]| memchr::memmem::find(text, mark).is_some();
     has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")

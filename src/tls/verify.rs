@@ -1,4 +1,4 @@
-//! The origin's certificate, as strictly as a browser.
+//! TLS client for origins: certificates are verified as strictly as by a browser.
 
 mod describe;
 mod reject_reason;
@@ -18,41 +18,41 @@ use tokio_rustls::client::TlsStream;
 use self::strict_verifier::StrictVerifier;
 use super::identity::Identity;
 
-/// Whom to trust.
+/// Trusted roots and client certificates.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Settings {
     /// Root certificates (DER) beside the system's.
     pub trust: Vec<CertificateDer<'static>>,
-    /// What we show to origins that ask who we are.
+    /// Client certificates for origins that ask for one.
     pub identities: Vec<Identity>,
 }
 
-/// What is asked of one handshake.
+/// Parameters of one handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HandshakeOptions {
-    /// What may be spoken, by ALPN.
+    /// Protocols offered by ALPN.
     pub offer: Offer,
-    /// Which of the settings' identities is shown if the origin asks.
+    /// Index into [`Settings::identities`] of the client certificate shown if the origin asks.
     pub identity: Option<usize>,
 }
 
-/// The protocols that the origin may choose from.
+/// Protocols that the origin may choose from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Offer {
-    /// HTTP/1.1 alone: a request that asks for another protocol on its connection.
+    /// HTTP/1.1 alone: for a request that asks for another protocol on its connection.
     Http1,
     /// HTTP/2, or HTTP/1.1 if the origin does not speak it.
     Http2,
 }
 
-/// Speaks TLS to origins: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+/// TLS client for origins: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 pub struct Connector {
-    /// Without an identity first, then with each of them. Sessions are resumed within one of these alone, so that none goes
-    /// on as somebody else.
+    /// The first without a client certificate, then one for each identity. Sessions are resumed only within one of them, so
+    /// that none continues under another identity.
     tls: Vec<ConnectorPair>,
 }
 
-/// One way to speak for each [`Offer`].
+/// One connector for each [`Offer`].
 struct ConnectorPair {
     http1: TlsConnector,
     http2: TlsConnector,
@@ -62,42 +62,42 @@ impl ConnectorPair {
     fn new(mut config: ClientConfig) -> ConnectorPair {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut both = config.clone();
-        // What was negotiated with one offer must not be resumed under the other.
+        // A session negotiated with one offer must not be resumed under the other.
         both.resumption = rustls::client::Resumption::default();
         both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         ConnectorPair { http1: TlsConnector::from(Arc::new(config)), http2: TlsConnector::from(Arc::new(both)) }
     }
 }
 
-/// Why there is no TLS connection. The origin is at fault in each case: 502.
+/// Reason for a failed TLS connection. The origin is at fault in each case: 502.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The origin did not prove that it is who it should be.
+    /// The origin's certificate is rejected.
     #[error("the certificate is not accepted: {}", describe::certificate_error(.0))]
     Certificate(#[source] rustls::Error),
-    /// The origin speaks no TLS, or not ours, or does not accept who we are.
+    /// The origin speaks no TLS, has no version or cipher in common with us, or rejects our client certificate.
     #[error("{}", describe::handshake_error(.0))]
     Tls(#[source] rustls::Error),
     /// The origin closed or reset the connection.
     #[error("the connection broke during the TLS handshake")]
     Io(#[source] io::Error),
-    /// Neither a DNS name nor an IP address.
+    /// The host is neither a DNS name nor an IP address.
     #[error("{0:?} is not a name that a certificate can bear")]
     Name(String),
 }
 
 impl Connector {
-    /// Trusts the system's roots and those of the settings. A broken root of the system's is skipped with a debug line.
+    /// Trusts the system's roots and those of the settings. A broken root of the system is skipped with a debug line.
     ///
     /// # Errors
-    /// If a certificate of the settings is none, if there is no root at all, or if an identity is none.
+    /// If a certificate of the settings is malformed, if there is no root at all, or if an identity's key does not match.
     pub fn new(settings: Settings) -> io::Result<Connector> {
         let verifier = Arc::new(StrictVerifier::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?);
         let config = |identity: Option<Identity>| {
-            // The provider is named, because a process-wide default would be whoever's set one first.
+            // The provider is named: the process-wide default depends on which library set one first.
             let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
                 .with_safe_default_protocol_versions()?
-                // What rustls calls dangerous is stricter here than what it does by itself.
+                // The method is called dangerous, but our verifier only adds checks to rustls' own.
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<_>);
             match identity {
@@ -111,7 +111,7 @@ impl Connector {
         Ok(Connector { tls })
     }
 
-    /// For a server of our own that speaks another protocol than HTTP; as strict, and without an identity.
+    /// Connector for the store (Valkey/Redis): as strict, without ALPN and without a client certificate.
     ///
     /// # Errors
     /// As [`Connector::new`].
@@ -126,8 +126,8 @@ impl Connector {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    /// The TLS handshake over `stream`, with the origin proving that it is `host` (a DNS name, or an IP address without
-    /// brackets). It has no timeout of its own.
+    /// Performs the TLS handshake over `stream`; the origin must prove that it is `host` (a DNS name, or an IP address
+    /// without brackets). It has no timeout of its own.
     ///
     /// # Errors
     /// See [`Error`]; all are a 502.
@@ -148,7 +148,7 @@ impl Connector {
     }
 }
 
-/// The system's roots and those of the settings.
+/// Trusted roots: the system's and those of the settings.
 fn roots(trust: Vec<CertificateDer<'static>>) -> io::Result<RootCertStore> {
     let mut roots = system_roots();
     for (index, certificate) in trust.into_iter().enumerate() {
@@ -168,16 +168,16 @@ fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::debug!(%error, "a root certificate of the system cannot be read");
+        tracing::debug!(%error, "cannot read a root certificate of the system");
     }
     let (_used, skipped) = roots.add_parsable_certificates(found.certs);
     if skipped > 0 {
-        tracing::debug!(skipped, "root certificates of the system cannot be used");
+        tracing::debug!(skipped, "skipped unusable root certificates of the system");
     }
     roots
 }
 
-/// What rustls found lies inside of the I/O error that carried it.
+/// Sorts an I/O error by the rustls error inside it, if there is one.
 fn classify(error: io::Error) -> Error {
     match error.downcast::<rustls::Error>() {
         Ok(error) if is_certificate_error(&error) => Error::Certificate(error),
@@ -195,8 +195,8 @@ fn is_certificate_error(error: &rustls::Error) -> bool {
     )
 }
 
-/// What a failed read from an origin means where the handshake had succeeded: with TLS 1.3 the origin judges our
-/// certificate only after it (RFC 8446 §4.4.2.4). `None`: something else failed.
+/// Reason of a failed read after a complete handshake, if it is the origin's rejection of our client certificate: with
+/// TLS 1.3 it arrives only then (RFC 8446 §4.4.2.4). `None`: something else failed.
 pub fn late_rejection(error: &io::Error) -> Option<Error> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     describe::rejects_client_cert(error).then(|| Error::Tls(error.clone()))

@@ -1,16 +1,19 @@
-//! Atomic file writes: a reader sees the whole new content or the old.
+//! Atomic file writes: a reader sees the whole old content or the whole new content.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Makes the file hold `content`, which is there as a whole or not at all; any user may read it.
+/// Replaces the file's content, unless it has this content already. The file is world-readable.
+///
+/// # Errors
+/// If the file cannot be written; the text names it.
 pub(super) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|there| there == content) {
         return Ok(());
     }
-    // Several processes may do so at one time; each renames a file of its own.
+    // Several processes may write at the same time; each renames a temporary file of its own.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = File::create(&new)
@@ -20,7 +23,7 @@ pub(super) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         })
         .and_then(|()| fs::rename(&new, path));
     written.map_err(|error| {
-        // It may never have been there.
+        // The temporary file may not exist.
         fs::remove_file(&new).ok();
         write_error(path, &error)
     })

@@ -1,7 +1,7 @@
-//! A folder of roots as OpenSSL looks into it: each in a file that is named by the hash of its subject.
+//! OpenSSL hashed directory: a folder of roots, each in a file named by the hash of its subject.
 //!
-//! A program that makes an OpenSSL context for each request, as Python's `requests.get` does, reads a bundle of all roots
-//! each time (20 ms of CPU); in such a folder OpenSSL opens only the file that it needs.
+//! A program that makes an OpenSSL context for each request, as Python's `requests.get` does, parses a bundle of all roots
+//! each time (20 ms of CPU). In a hashed directory OpenSSL opens only the file that it needs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder};
@@ -16,10 +16,10 @@ use x509_parser::x509::X509Name;
 use super::super::pem::encode_certificates;
 use super::atomic_write::{write_atomically, write_error};
 
-/// The mode of the folder: any user may look into it.
+/// Mode of the folder: any user may read it.
 const DIR_MODE: u32 = 0o755;
 
-/// Makes the folder hold these certificates (DER) and nothing else. What is there already is not touched.
+/// Makes the folder hold these certificates (DER) and nothing else. Unchanged files are not touched.
 pub(super) fn write(folder: &Path, certificates: &[&[u8]]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(folder).map_err(|error| write_error(folder, &error))?;
     let files = files(certificates);
@@ -28,7 +28,7 @@ pub(super) fn write(folder: &Path, certificates: &[&[u8]]) -> io::Result<()> {
     }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // A root that is no longer believed must not be found. Another process may have removed it meanwhile.
+        // A root that is no longer trusted must not be found. Another process may have removed its file meanwhile.
         if !entry.file_name().to_str().is_some_and(|name| files.contains_key(name) || name.starts_with('.')) {
             fs::remove_file(entry.path()).ok();
         }
@@ -36,7 +36,7 @@ pub(super) fn write(folder: &Path, certificates: &[&[u8]]) -> io::Result<()> {
     Ok(())
 }
 
-/// The files by their names: `HASH.0`, and `HASH.1` for another certificate with the same hash.
+/// Content of the files by their names: `HASH.0`, and `HASH.1` for another certificate with the same hash.
 fn files(certificates: &[&[u8]]) -> BTreeMap<String, String> {
     let mut seen: HashMap<u32, u32> = HashMap::new();
     let mut files = BTreeMap::new();
@@ -49,8 +49,8 @@ fn files(certificates: &[&[u8]]) -> BTreeMap<String, String> {
     files
 }
 
-/// What OpenSSL calls a certificate's subject hash (`openssl x509 -subject_hash`, since 1.0.0): the first four bytes,
-/// little-endian, of the SHA-1 of the subject in a canonical form. `None`: it is no certificate.
+/// OpenSSL's subject hash (`openssl x509 -subject_hash`, since 1.0.0): the first four bytes, little-endian, of the SHA-1 of
+/// the canonical subject. `None` if the bytes are not a certificate.
 fn subject_hash(certificate: &[u8]) -> Option<u32> {
     let (_rest, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, &canonical_name(certificate.subject())?);
@@ -58,8 +58,8 @@ fn subject_hash(certificate: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes))
 }
 
-/// A name in OpenSSL's canonical form (`x509_name_canon` in crypto/x509/x_name.c): its sets without the sequence around
-/// them, and all texts as UTF-8, in lower case, with single spaces.
+/// OpenSSL's canonical form of a name (`x509_name_canon` in crypto/x509/x_name.c): its sets without the enclosing sequence,
+/// and all texts as UTF-8, in lower case, with single spaces.
 fn canonical_name(name: &X509Name<'_>) -> Option<Vec<u8>> {
     let mut sets = Vec::new();
     for set in name.iter_rdn() {
@@ -68,19 +68,19 @@ fn canonical_name(name: &X509Name<'_>) -> Option<Vec<u8>> {
             let kind = attribute.attr_type().to_der_vec().ok()?;
             members.push(der_element(Tag::Sequence, &[kind, canonical_value(attribute.attr_value())?].concat()));
         }
-        // DER: the members of a set in the order of their bytes.
+        // DER orders the members of a set by their bytes (X.690 §11.6).
         members.sort();
         sets.extend(der_element(Tag::Set, &members.concat()));
     }
     Some(sets)
 }
 
-/// One value in the canonical form; what is no text stays as it is.
+/// Canonical form of one attribute value; a value that is not text stays as it is.
 fn canonical_value(any: &Any<'_>) -> Option<Vec<u8>> {
     let text = match any.header.tag() {
         Tag::Utf8String => String::from_utf8_lossy(any.data).into_owned(),
         Tag::PrintableString | Tag::Ia5String | Tag::VisibleString | Tag::T61String => {
-            // OpenSSL takes T61 for Latin-1; the others are within ASCII.
+            // OpenSSL treats T61 as Latin-1; the other types are ASCII.
             any.data.iter().copied().map(char::from).collect()
         }
         Tag::BmpString => {
@@ -103,7 +103,7 @@ fn canonical_value(any: &Any<'_>) -> Option<Vec<u8>> {
     Some(der_element(Tag::Utf8String, plain.as_bytes()))
 }
 
-/// An element of DER (X.690 §8.1): its tag, its length, its content.
+/// Encodes an element of DER (X.690 §8.1): tag, length, content.
 fn der_element(tag: Tag, content: &[u8]) -> Vec<u8> {
     let constructed = if matches!(tag, Tag::Sequence | Tag::Set) { 0x20 } else { 0 };
     let mut element = vec![u8::try_from(tag.0).unwrap_or(0) | constructed];

@@ -1,16 +1,16 @@
-//! A trust store in Java's own format (JKS), which every version of Java reads and which needs no `keytool`.
+//! JKS trust store: Java's own format, which every version of Java reads, and which needs no `keytool`.
 
-/// What the format begins with, and its version.
+/// Magic number and version at the start of a store (`JavaKeyStore.java` of OpenJDK).
 const MAGIC: u32 = 0xFEED_FEED;
 const VERSION: u32 = 2;
-/// The kind of an entry that is a certificate to believe.
+/// Tag of a trusted-certificate entry.
 const TRUSTED: u32 = 2;
-/// The password that Java's own store has. It protects nothing: whoever can read the store can read all in it.
+/// Password of Java's own store (`cacerts`). It protects nothing: the store holds only public certificates.
 pub(super) const PASSWORD: &str = "changeit";
-/// What the format mixes into its digest.
+/// Salt that the format mixes into its digest.
 const SALT: &[u8] = b"Mighty Aphrodite";
 
-/// A store that holds these certificates (DER). The first is called `lockgate`; all bear one date.
+/// Encodes a store of these certificates (DER). The first has the alias `lockgate`; all bear one date.
 pub(super) fn trust_store(certificates: &[&[u8]], made_unix_ms: u64) -> Vec<u8> {
     let mut store = Vec::new();
     put_u32(&mut store, MAGIC);
@@ -30,7 +30,7 @@ pub(super) fn trust_store(certificates: &[&[u8]], made_unix_ms: u64) -> Vec<u8> 
     store
 }
 
-/// What shows that nobody changed the store by accident. The format knows no other digest than SHA-1.
+/// SHA-1 over password, salt and store, by which Java notices damage. The format has no other digest.
 pub(super) fn digest(store: &[u8]) -> ring::digest::Digest {
     let mut digest = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
     PASSWORD.encode_utf16().for_each(|unit| digest.update(&unit.to_be_bytes()));
@@ -43,7 +43,7 @@ fn put_u32(store: &mut Vec<u8>, number: u32) {
     store.extend_from_slice(&number.to_be_bytes());
 }
 
-/// As `DataOutputStream.writeUTF` does it; our texts are short and ASCII.
+/// Appends a text as `DataOutputStream.writeUTF` does; our texts are short and ASCII.
 fn put_text(store: &mut Vec<u8>, text: &str) {
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
     store.extend_from_slice(&length.to_be_bytes());

@@ -1,11 +1,11 @@
-//! The bundles, read back.
+//! Tests of the trust bundles: files are written and read back.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
 use super::*;
 use std::os::unix::fs::PermissionsExt;
 
-/// A folder of the test's own, with an authority in it.
+/// Temporary folder with an authority in it.
 struct BundleDir(PathBuf);
 
 impl BundleDir {
@@ -49,7 +49,7 @@ fn read_pem(path: &Path) -> Vec<Vec<u8>> {
     pem::certificates(path).unwrap().into_iter().map(|certificate| certificate.to_vec()).collect()
 }
 
-/// What a store holds, read as Java reads it.
+/// Entries of a trust store (alias, date, certificate), read as Java reads them.
 fn read_store(bytes: &[u8]) -> Vec<(String, u64, Vec<u8>)> {
     let (store, end) = bytes.split_at(bytes.len() - 20);
     assert_eq!(jks::digest(store).as_ref(), end, "Java says: password was incorrect");
@@ -115,7 +115,7 @@ fn the_bundle_holds_the_systems_roots_and_ours() {
 #[test]
 fn the_folder_holds_each_root_of_the_bundle_once_and_what_is_no_longer_believed_goes() {
     let folder = BundleDir::new("hashed");
-    // Two roots of one name, as after a company has made its authority anew.
+    // Two roots of one name, as after a company has renewed its authority.
     let before = Inherited {
         replacing: vec![folder.put("1.pem", &root("twin")), folder.put("2.pem", &root("twin"))],
         additional: Vec::new(),
@@ -168,7 +168,7 @@ fn what_was_believed_before_is_believed_still_and_by_nobody_else() {
     assert_ne!(other.all, bundle.all);
     assert!(!read_pem(&other.all).contains(&company));
     assert!(read_pem(&bundle.all).contains(&company), "a program that runs keeps its file as it is");
-    // Who is started by a program that was started so is told the files that we made.
+    // A program that inherits our files has them in its environment and passes them on.
     let nested =
         folder.write(&Inherited { replacing: vec![bundle.all.clone()], additional: vec![bundle.ours.clone()] });
     assert_eq!(nested, bundle);

@@ -5,22 +5,25 @@ use x509_parser::certificate::X509Certificate;
 
 use super::name_scope::NameScope;
 
-/// What there is to say about the certificate of an authority.
+/// Main fields of the authority's certificate, as `lockgate ca show` prints them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CertSummary {
-    /// Its name.
+    /// Distinguished name of the subject.
     pub subject: String,
-    /// Its first second, in Unix time.
+    /// First second of validity, in Unix time.
     pub not_before: i64,
-    /// Its last second, in Unix time.
+    /// Last second of validity, in Unix time.
     pub not_after: i64,
-    /// SHA-256 of it.
+    /// SHA-256 of the certificate (DER).
     pub fingerprint: [u8; 32],
-    /// For whom it may vouch.
+    /// Hosts that it may vouch for.
     pub scope: NameScope,
 }
 
-/// What a certificate says of itself, if it is an authority's.
+/// Summary of a certificate.
+///
+/// # Errors
+/// If it is malformed, or not an authority's; the text says why.
 pub(super) fn summary(certificate: &CertificateDer<'_>) -> Result<CertSummary, String> {
     let read = parse(certificate)?;
     if !read.is_ca() {

@@ -1,4 +1,4 @@
-//! Errors of the authority: what is wrong, and what to do about it.
+//! Errors of the authority, each with a remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use super::super::pem;
 use super::name_scope::{NameScope, Subtree};
 
-/// Why there is no authority, or no leaf of it. `Display` says what is wrong, and what to do about it.
+/// Error of the authority or of its leaves. `Display` says what is wrong, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{fault}; {}", fault.remedy())]
 pub struct Error {
-    /// What is wrong. It is not the source, for its words are in ours.
+    /// Kind of the error. It is not the `source`, since `Display` repeats its text.
     pub fault: CaFault,
 }
 
@@ -20,86 +20,86 @@ impl From<CaFault> for Error {
     }
 }
 
-/// What is wrong with an authority.
+/// Fault of the authority, of its files or of a leaf.
 #[derive(Debug, thiserror::Error)]
 pub enum CaFault {
-    /// A file of it cannot be used.
+    /// A file cannot be used.
     #[error(transparent)]
     File(#[from] pem::Error),
-    /// A file of it cannot be written.
+    /// A file or folder cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
-    /// One of the two files is gone.
+    /// One of the two files is missing.
     #[error("{} is there, but {} is not", there.display(), missing.display())]
     Incomplete {
-        /// What is left.
+        /// Path of the file that exists.
         there: PathBuf,
-        /// What is gone.
+        /// Path of the file that is missing.
         missing: PathBuf,
     },
-    /// A file holds something else, or what is broken.
+    /// A file holds something else, or is broken.
     #[error("{} cannot be used as our authority: {why}", path.display())]
     Unusable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the defect.
         why: String,
     },
-    /// The key is another certificate's.
+    /// The key belongs to another certificate.
     #[error("{} is not the key of {}", key.display(), certificate.display())]
     Mismatch {
-        /// The key's file.
+        /// Path of the key.
         key: PathBuf,
-        /// The certificate's file.
+        /// Path of the certificate.
         certificate: PathBuf,
     },
-    /// Its time is over.
+    /// The certificate has expired.
     #[error("the authority in {} expired on {until}", path.display())]
     Expired {
-        /// The certificate's file.
+        /// Path of the certificate.
         path: PathBuf,
-        /// Its last moment.
+        /// Last moment of validity.
         until: String,
     },
-    /// Its time ended while the gateway ran.
+    /// The certificate expired while the gateway ran.
     #[error("our authority expired on {until}")]
     ExpiredSinceStart {
-        /// Its last moment.
+        /// Last moment of validity.
         until: String,
     },
-    /// Its time has not come.
+    /// The certificate is not valid yet.
     #[error("the authority in {} is not valid before {from}", path.display())]
     NotYetValid {
-        /// The certificate's file.
+        /// Path of the certificate.
         path: PathBuf,
-        /// Its first moment.
+        /// First moment of validity.
         from: String,
     },
-    /// It was made when `intercept` named other hosts.
+    /// The authority was created for other hosts than `intercept` names now.
     #[error("the authority in {} may not vouch for {host}, only for {scope}", path.display())]
     NotCovered {
-        /// The certificate's file.
+        /// Path of the certificate.
         path: PathBuf,
-        /// What it may not vouch for.
+        /// Host that is not covered.
         host: Subtree,
-        /// What it may vouch for.
+        /// Hosts that are covered.
         scope: Box<NameScope>,
     },
-    /// A leaf cannot be made for this host.
+    /// A certificate cannot bear this name.
     #[error("{0:?} is not a name that a certificate can bear")]
     Name(String),
-    /// Making a key or a certificate failed.
+    /// Generating a key or a certificate failed.
     #[error("a certificate cannot be made: {0}")]
     Generation(String),
 }
 
 impl CaFault {
-    /// What to do about it.
+    /// Advice on how to mend it.
     pub fn remedy(&self) -> String {
         const ROTATE: &str = "`lockgate ca rotate` makes a new authority";
         match self {
@@ -128,7 +128,7 @@ impl CaFault {
         }
     }
 
-    /// Whether a file is there, and is kept from us: somebody else's authority, which that one can use.
+    /// True if a file exists but may not be read: it is the authority of another user.
     pub fn is_denied(&self) -> bool {
         matches!(self, CaFault::File(error) if error.is_denied())
     }

@@ -1,4 +1,4 @@
-//! The files of the authority: read with suspicion, made once, replaced as a whole.
+//! Files of the authority: checked on every read, created once, replaced atomically.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -18,53 +18,53 @@ use super::fault::CaFault;
 use super::name_scope::{Subtree, constraints};
 use super::validity::{BACKDATE, date, serial, set_validity, unix, unix_seconds};
 
-/// How long an authority is valid: it is put into trust stores by hand, so not soon again.
+/// Validity of an authority: ten years, since people install it in trust stores by hand.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// When its end is near enough to speak of.
+/// Remaining validity below which a start logs a warning: 30 days, time enough for a rotation in working hours.
 const EXPIRY_WARNING_SECS: i64 = 30 * 86_400;
-/// How much of this machine's name stands in the name of its authority, which may have 64 characters (RFC 5280
+/// Longest part of this machine's name in the name of its authority, in characters. A common name has at most 64 (RFC 5280
 /// appendix A.1, ub-common-name).
 const MAX_HOST_NAME: usize = 30;
 
-/// The key's file in the folder of the authority.
+/// File name of the key.
 const KEY: &str = "lockgate-ca.key";
-/// The certificate's file.
+/// File name of the certificate.
 const CERTIFICATE: &str = "lockgate-ca.pem";
-/// The certificate of the authority before this one.
+/// File name of the certificate before the last rotation.
 const OLD: &str = "lockgate-ca-old.pem";
 
-/// Where the authority is kept, and for whom it may vouch.
+/// Folder of the authority, and the hosts that it may vouch for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// The folder of its key and certificate.
+    /// Folder of its key and certificate.
     pub dir: PathBuf,
-    /// The hosts whose tunnels may be opened.
+    /// Hosts of intercepted tunnels.
     pub covers: Vec<Subtree>,
 }
 
-/// An authority as it is kept: checked, and ready to sign.
+/// Authority as read from its files: checked, and ready to sign.
 pub(super) struct LoadedCa {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) key: KeyPair,
     pub(super) summary: CertSummary,
 }
 
-/// The file with the certificate of the authority.
+/// Path of the authority's certificate (PEM).
 pub fn certificate_path(dir: &Path) -> PathBuf {
     dir.join(CERTIFICATE)
 }
 
-/// The file with its key.
+/// Path of the authority's key (PEM, PKCS #8).
 pub fn key_path(dir: &Path) -> PathBuf {
     dir.join(KEY)
 }
 
-/// The file with the certificate of the authority before the last [`rotate`](super::rotate), if there was one.
+/// Path of the certificate before the last [`rotate`](super::rotate); the file may not exist.
 pub fn old_certificate_path(dir: &Path) -> PathBuf {
     dir.join(OLD)
 }
 
-/// Reads the authority, or makes it if there is none.
+/// Reads the authority, or creates it if there is none.
 pub(super) fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFault> {
     if let Some(kept) = inspect(settings, wall_unix_nanos)? {
         return Ok(kept);
@@ -77,11 +77,11 @@ pub(super) fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedC
     }
 }
 
-/// Reads the authority if there is one.
+/// Reads the authority; `None` if there is none.
 pub(super) fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<LoadedCa>, CaFault> {
-    // Without the lock at first: where there is an authority, a folder that may only be read will do.
+    // The first read goes without the lock: an existing authority needs no writable folder.
     match read(settings, wall_unix_nanos) {
-        // Somebody may be at work there, and done when we have the lock.
+        // Another process may be writing, and is done once we hold the lock.
         Err(CaFault::Incomplete { .. } | CaFault::Mismatch { .. }) => {
             let _lock = lock_dir(&settings.dir)?;
             read(settings, wall_unix_nanos)
@@ -90,12 +90,12 @@ pub(super) fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Opti
     }
 }
 
-/// Makes a new authority in the place of the old one.
+/// Creates a new authority in place of the old one.
 pub(super) fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFault> {
     create_dir(&settings.dir)?;
     let _lock = lock_dir(&settings.dir)?;
     let path = certificate_path(&settings.dir);
-    // What no program can have believed is not kept.
+    // A certificate that no program can have trusted is not kept.
     if read_certificate(&path).is_ok() {
         let text = fs::read(&path).map_err(|source| pem::Error::Read { path: path.clone(), source })?;
         write_file(&settings.dir, OLD, &text, 0o644)?;
@@ -103,11 +103,11 @@ pub(super) fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<Loade
     replace(settings, wall_unix_nanos)
 }
 
-/// Says so if the authority will not be valid much longer.
+/// Logs a warning if the authority expires soon.
 pub(super) fn warn_before_expiry(summary: &CertSummary, wall_unix_nanos: i128) {
     if summary.not_after - unix_seconds(wall_unix_nanos) < EXPIRY_WARNING_SECS {
         let until = date(summary.not_after);
-        tracing::warn!(until, "our authority is near its end: `lockgate ca rotate` makes a new one");
+        tracing::warn!(until, "the certificate authority expires soon; `lockgate ca rotate` makes a new one");
     }
 }
 
@@ -116,7 +116,7 @@ fn create_dir(dir: &Path) -> Result<(), CaFault> {
     made.map_err(|source| CaFault::Write { path: dir.to_owned(), source })
 }
 
-/// The folder, which is ours alone until the file is dropped.
+/// Locks the folder until the returned file is dropped.
 fn lock_dir(dir: &Path) -> Result<File, CaFault> {
     let failed = |source| CaFault::Write { path: dir.to_owned(), source };
     let folder = File::open(dir).map_err(failed)?;
@@ -124,7 +124,7 @@ fn lock_dir(dir: &Path) -> Result<File, CaFault> {
     Ok(folder)
 }
 
-/// The authority that is there, checked; `None` if there is none.
+/// Reads and checks the authority; `None` if there is none.
 fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<LoadedCa>, CaFault> {
     let (path, key_path) = (certificate_path(&settings.dir), key_path(&settings.dir));
     let (certificate, summary, key) = match (read_certificate(&path), pem::private_key(&key_path)) {
@@ -150,7 +150,7 @@ fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<LoadedCa>, 
     }
 }
 
-/// The certificate in a file, if it is an authority's.
+/// Reads a certificate file and checks that the certificate is an authority's.
 pub(super) fn read_certificate(path: &Path) -> Result<(CertificateDer<'static>, CertSummary), CaFault> {
     let certificate = pem::certificates(path)?.swap_remove(0);
     match summary(&certificate) {
@@ -177,8 +177,8 @@ fn is_key_of(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
     parse(certificate).is_ok_and(|read| *read.public_key().subject_public_key.data == *key.der_bytes())
 }
 
-/// Makes an authority and puts it into the folder, which is locked. The key goes first: a crash in between leaves two
-/// files that do not fit together, which is told, and never an authority that others believe with its key lost.
+/// Creates an authority and puts it into the locked folder. The key is written first: a crash in between leaves two files
+/// that do not match, which is reported, and never a trusted authority with its key lost.
 fn replace(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFault> {
     let (key, certificate) =
         create(settings, wall_unix_nanos).map_err(|error| CaFault::Generation(error.to_string()))?;
@@ -187,7 +187,7 @@ fn replace(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFau
     let path = certificate_path(&settings.dir);
     let certificate = certificate.der().clone();
     let summary = summary(&certificate).map_err(|why| CaFault::Unusable { path, why })?;
-    tracing::info!(subject = summary.subject, folder = %settings.dir.display(), "an authority was made");
+    tracing::info!(subject = summary.subject, folder = %settings.dir.display(), "certificate authority created");
     Ok(LoadedCa { certificate, key, summary })
 }
 
@@ -201,7 +201,7 @@ fn create(settings: &Settings, wall_unix_nanos: i128) -> Result<(KeyPair, rcgen:
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "lockgate");
-    // No two authorities share a name, or a program that knows both would look for the issuer at the wrong one.
+    // Each authority has a name of its own, or a program that knows two would look for the issuer at the wrong one.
     params.distinguished_name.push(DnType::CommonName, format!("lockgate CA ({}, {day}, {mark})", host_name()));
     // It signs leaves, and no authority below it.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -213,14 +213,14 @@ fn create(settings: &Settings, wall_unix_nanos: i128) -> Result<(KeyPair, rcgen:
     Ok((key, certificate))
 }
 
-/// The name of this machine, as far as it can stand in a certificate and a terminal.
+/// Name of this machine, reduced to characters that are safe in a certificate and a terminal.
 fn host_name() -> String {
     let name = rustix::system::uname();
     let name = name.nodename().to_string_lossy().into_owned();
     name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')).take(MAX_HOST_NAME).collect()
 }
 
-/// Writes a file so that it is there as a whole or not at all, whatever happens meanwhile. The folder is locked.
+/// Writes a file atomically and durably (rename and fsync). The folder is locked.
 fn write_file(dir: &Path, name: &str, text: &[u8], mode: u32) -> Result<(), CaFault> {
     let (path, new) = (dir.join(name), dir.join(format!(".{name}.new")));
     let failed = |source: io::Error| CaFault::Write { path: path.clone(), source };
@@ -230,7 +230,7 @@ fn write_file(dir: &Path, name: &str, text: &[u8], mode: u32) -> Result<(), CaFa
 }
 
 fn write_new(new: &PathBuf, text: &[u8], mode: u32) -> io::Result<()> {
-    // One that was left behind by a crash.
+    // Removes a leftover of a crash.
     match fs::remove_file(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

@@ -1,4 +1,4 @@
-//! Leaf certificates: made on demand, and shown again as long as they are fresh.
+//! Leaf certificates: signed on demand, and cached while they are fresh.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,45 +21,45 @@ use super::fault::CaFault;
 use super::files::LoadedCa;
 use super::validity::{BACKDATE, date, serial, set_validity, unix};
 
-/// How long a leaf is valid: there is no way to revoke one.
+/// Validity of a leaf: seven days, since a leaf cannot be revoked.
 const LIFETIME: Duration = Duration::from_secs(7 * 86_400);
-/// A new one is made when less than this is left, so that no caller whose clock is ahead is shown one that has expired.
+/// Remaining validity below which a leaf is replaced, so that a caller with a fast clock never sees an expired one.
 const RENEW_BEFORE: Duration = Duration::from_secs(2 * 86_400);
-/// How many are kept, at some KiB each: a pattern such as `*.example.com` can name any number of hosts.
+/// Most leaves in the cache, at some KiB each. A pattern such as `*.example.com` covers any number of hosts.
 const MAX_LEAVES: usize = 1_024;
 
-/// The leaves of an authority.
+/// Issuer of the authority's leaves, with a cache.
 pub(super) struct LeafIssuer {
     signer: Arc<LeafSigner>,
     cache: Mutex<LeafCache>,
 }
 
-/// What leaves are made with.
+/// Signing keys and settings of leaves.
 struct LeafSigner {
     issuer: Issuer<'static, KeyPair>,
-    /// The last second of the authority itself.
+    /// Last second of the authority itself, in Unix time.
     not_after: i64,
-    /// One key for all leaves of a process. It lives in memory alone, and beside the key of the authority, so a key for
-    /// each leaf would protect nothing.
+    /// Key of all leaves of a process. It exists in memory only, beside the key of the authority, so one key per leaf would
+    /// protect nothing.
     key: KeyPair,
     signing: Arc<dyn SigningKey>,
     provider: Arc<CryptoProvider>,
 }
 
-/// The leaves that are kept, by host. What is not used longest goes first.
+/// Cache of leaves by host. Evicts the least recently used.
 #[derive(Default)]
 struct LeafCache {
     entries: HashMap<Box<str>, CacheEntry>,
     uses: u64,
 }
 
-/// One host's leaf, made or in the making.
+/// Cache entry of one host: its leaf, perhaps still being made.
 struct CacheEntry {
     leaf: Arc<OnceCell<Leaf>>,
     last_use: u64,
 }
 
-/// A leaf, and when it may be shown, in Unix time.
+/// Leaf with the period in which it may be shown, in Unix time.
 struct Leaf {
     config: Arc<ServerConfig>,
     not_before: Duration,
@@ -67,7 +67,7 @@ struct Leaf {
 }
 
 impl Leaf {
-    /// A wall clock may also have been set back.
+    /// Checks both ends: a wall clock may have been set back.
     fn is_fresh(&self, now: Duration) -> bool {
         (self.not_before..self.fresh_until).contains(&now)
     }
@@ -79,13 +79,13 @@ impl LeafIssuer {
         let key = KeyPair::generate().map_err(generation_error)?;
         let der = PrivatePkcs8KeyDer::from(key.serialize_der());
         let signing = provider.key_provider.load_private_key(der.into()).map_err(generation_error)?;
-        // Its name and key identifier are taken as they stand in the certificate, byte for byte, or chains would break.
+        // Subject and key identifier are copied from the certificate byte for byte, or chains would break.
         let issuer = Issuer::from_ca_cert_der(&kept.certificate, kept.key).map_err(generation_error)?;
         let signer = LeafSigner { issuer, not_after: kept.summary.not_after, key, signing, provider };
         Ok(LeafIssuer { signer: Arc::new(signer), cache: Mutex::default() })
     }
 
-    /// The leaf for a host. Of several who ask at one time one makes it, and all get it.
+    /// Leaf for a host. Concurrent calls for one host make a single leaf.
     pub(super) async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, CaFault> {
         let now = unix(wall_unix_nanos);
         let entry = self.cache.lock().unwrap_or_else(PoisonError::into_inner).entry(host, now);
@@ -98,7 +98,7 @@ impl LeafIssuer {
 }
 
 impl LeafCache {
-    /// The host's place: with a fresh leaf, or one that is to be made.
+    /// Entry of a host: with a fresh leaf, or an empty cell.
     fn entry(&mut self, host: &str, now: Duration) -> Arc<OnceCell<Leaf>> {
         self.uses += 1;
         if let Some(entry) = self.entries.get_mut(host) {
@@ -133,7 +133,7 @@ impl LeafSigner {
         }
         let certificate = self.sign(host, not_before, not_after)?;
         let config = self.config(certificate).map_err(generation_error)?;
-        // Near the end of the authority nothing is fresh for long, and a leaf is good to its last second.
+        // Near the end of the authority every leaf is short-lived, so it is shown up to its last second.
         let fresh_until = if not_after == end { end } else { not_after - RENEW_BEFORE };
         Ok(Leaf { config: Arc::new(config), not_before, fresh_until })
     }
@@ -145,8 +145,8 @@ impl LeafSigner {
         };
         let mut params = CertificateParams::default();
         params.serial_number = Some(SerialNumber::from_slice(&serial().map_err(generation_error)?));
-        // The host stands in the alternative names alone (RFC 9525 §6.3): a common name has 64 characters at most, and
-        // that of an address would be held against the name constraints as if it were a DNS name.
+        // The host stands in the alternative names only (RFC 9525 §6.3): a common name has at most 64 characters, and
+        // clients would check that of an address against the name constraints as if it were a DNS name.
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "lockgate");
         params.subject_alt_names = vec![name];
@@ -158,7 +158,7 @@ impl LeafSigner {
         Ok(params.signed_by(&self.key, &self.issuer).map_err(generation_error)?.der().clone())
     }
 
-    /// What speaks TLS with this leaf. The authority itself is not sent: who believes it has it.
+    /// TLS server settings with this leaf. The authority's own certificate is not sent: clients that trust it have it.
     fn config(&self, certificate: CertificateDer<'static>) -> Result<ServerConfig, rustls::Error> {
         let certified = CertifiedKey::new(vec![certificate], Arc::clone(&self.signing));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
@@ -167,8 +167,8 @@ impl LeafSigner {
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Sessions are kept by callers, in tickets: a store of ours would hold some KiB for each caller, or be too small for
-        // a fleet. Each leaf has ticket keys of its own, so that no session outlives its leaf or its authority by more than
-        // its connections, nor is resumed at another host.
+        // a fleet. Each leaf has its own ticket keys, so that no session outlives its leaf or its authority by more than its
+        // connections, nor is resumed at another host.
         config.ticketer = Ticketer::new()?;
         Ok(config)
     }

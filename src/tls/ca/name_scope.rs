@@ -1,8 +1,8 @@
-//! For whom an authority may vouch: name constraints (RFC 5280 §4.2.1.10), written and read.
+//! Name constraints (RFC 5280 §4.2.1.10): the hosts that an authority may vouch for, written to and read from certificates.
 //!
-//! The extension is critical, as the RFC asks. OpenSSL (so curl, Python, Node and git), rustls, Go and the browsers honour
-//! it in a root as elsewhere; Java looks at it in intermediates only. For whoever honours it, a stolen key can sign for the
-//! hosts that are opened anyway, and for nothing else.
+//! The extension is critical, as the RFC demands. OpenSSL (thus curl, Python, Node and git), rustls, Go and the browsers
+//! honour it in a root, too; Java honours it in intermediates only. A stolen key can then sign for the intercepted hosts,
+//! and for nothing else.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,9 +15,9 @@ use x509_parser::extensions::{GeneralName, GeneralSubtree as ParsedSubtree};
 /// Names that an authority may vouch for (RFC 5280 §4.2.1.10).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subtree {
-    /// Whatever there is.
+    /// Every name and address.
     Any,
-    /// A DNS name and all below it.
+    /// A DNS name and all names below it.
     Name(String),
     /// One address.
     Address(IpAddr),
@@ -33,11 +33,11 @@ impl fmt::Display for Subtree {
     }
 }
 
-/// The one name that is permitted where there should be none: nothing is ever found there (RFC 6761 §6.4). To exclude the
-/// empty name would say the same, but Java does not read it so.
+/// The only permitted name where no name is permitted: no host has it (RFC 6761 §6.4). Excluding the empty name would mean
+/// the same, but Java reads that differently.
 const NO_NAME: &str = "invalid";
 
-/// The constraints of an authority for these names; `None`: it may vouch for anything.
+/// Name constraints for these names; `None` if the authority may vouch for anything.
 pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
     let mut permitted = Vec::new();
     for subtree in covers {
@@ -55,7 +55,7 @@ pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
             permitted.push(subtree);
         }
     }
-    // A kind of name of which nothing is said is free, so each kind must be named.
+    // Kinds of names without an entry are unconstrained, so each kind needs one.
     if !permitted.iter().any(|subtree| matches!(subtree, GeneralSubtree::DnsName(_))) {
         permitted.push(GeneralSubtree::DnsName(NO_NAME.to_owned()));
     }
@@ -68,17 +68,24 @@ pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
     Some(NameConstraints { permitted_subtrees: permitted, excluded_subtrees: excluded })
 }
 
-/// For whom an authority may vouch, as its certificate says. Empty lists of what is permitted permit all.
+/// Hosts that an authority may vouch for, as its certificate says. An empty list of permitted names permits all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NameScope {
+    /// Permitted DNS names.
     names: Vec<String>,
+    /// Permitted address ranges.
     ranges: Vec<IpNet>,
+    /// Excluded DNS names.
     no_names: Vec<String>,
+    /// Excluded address ranges.
     no_ranges: Vec<IpNet>,
 }
 
 impl NameScope {
     /// Reads the constraints of a certificate.
+    ///
+    /// # Errors
+    /// If the extension is malformed; the text says how.
     pub(super) fn of(certificate: &X509Certificate<'_>) -> Result<NameScope, String> {
         let found = certificate.name_constraints().map_err(|error| error.to_string())?;
         let mut scope = NameScope::default();
@@ -90,7 +97,7 @@ impl NameScope {
         Ok(scope)
     }
 
-    /// Whether it may vouch for all of this.
+    /// True if the authority may vouch for all of `subtree`.
     pub fn covers(&self, subtree: &Subtree) -> bool {
         match subtree {
             Subtree::Any => *self == NameScope::default(),
@@ -137,7 +144,7 @@ fn read(
         match &subtree.base {
             GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
             GeneralName::IPAddress(bytes) => ranges.push(range(bytes)?),
-            // They bear on nothing that is in our leaves.
+            // These kinds do not occur in our leaves.
             GeneralName::OtherName(..)
             | GeneralName::RFC822Name(_)
             | GeneralName::X400Address(_)
@@ -151,7 +158,7 @@ fn read(
     Ok(())
 }
 
-/// An address and its mask, one after the other.
+/// Decodes an address followed by its mask.
 fn range(bytes: &[u8]) -> Result<IpNet, String> {
     let (address, mask) = match bytes.len() {
         8 => (v4(&bytes[..4]), v4(&bytes[4..])),
@@ -172,13 +179,13 @@ fn v6(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-/// Whether a name is another, or below it.
+/// True if `name` equals `above` or is below it.
 fn is_below(name: &str, above: &str) -> bool {
     let rest = name.strip_suffix(above.trim_start_matches('.'));
     match rest {
         // The empty name is above all.
         Some(_) if above.is_empty() => true,
-        // With a dot before it, it stands for what is below it alone, as most clients have it.
+        // A leading dot covers only what is below the name, as in most clients.
         Some(rest) => rest.ends_with('.') || (rest.is_empty() && !above.starts_with('.')),
         None => false,
     }
@@ -198,7 +205,7 @@ mod tests {
         Subtree::Address(text.parse().unwrap())
     }
 
-    /// What a certificate with the constraints for these names says.
+    /// Scope of a certificate with the constraints for these names.
     fn scope(covers: &[Subtree]) -> NameScope {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

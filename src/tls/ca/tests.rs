@@ -1,4 +1,4 @@
-//! An authority in a folder of the test's own, and what rustls' own verifier says of its leaves.
+//! Tests of the authority in a temporary folder; rustls' own verifier judges its leaves.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ const DAY: i128 = 86_400 * SECOND;
 /// Some day in 2026.
 const NOW: i128 = 1_780_000_000 * SECOND;
 
-/// A folder that is gone when the test is over.
+/// Temporary folder, removed on drop.
 struct CaDir(PathBuf);
 
 impl CaDir {
@@ -48,7 +48,7 @@ impl Drop for CaDir {
     }
 }
 
-/// A clock for rustls that stands still.
+/// Clock for rustls that stands still.
 #[derive(Debug)]
 struct FixedClock(i128);
 
@@ -59,7 +59,7 @@ impl rustls::time_provider::TimeProvider for FixedClock {
     }
 }
 
-/// A caller that believes the authority in the folder.
+/// TLS client that trusts the authority in the folder.
 fn caller(dir: &Path, now: i128) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(pem::certificates(&certificate_path(dir)).unwrap().remove(0)).unwrap();
@@ -73,7 +73,7 @@ fn caller(dir: &Path, now: i128) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// The handshake of this caller with us.
+/// Handshake between this client and a server with this leaf.
 fn shake(caller: &Arc<ClientConfig>, leaf: &Arc<ServerConfig>, host: &str) -> Result<ClientConnection, String> {
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let mut caller = ClientConnection::new(Arc::clone(caller), name).unwrap();
@@ -96,7 +96,7 @@ fn shake(caller: &Arc<ClientConfig>, leaf: &Arc<ServerConfig>, host: &str) -> Re
     Ok(caller)
 }
 
-/// What a caller that believes the authority in the folder finds when it is shown this leaf; else the protocol spoken.
+/// Negotiated protocol of a client that trusts the authority in the folder, or its complaint about this leaf.
 fn shown(dir: &Path, leaf: &Arc<ServerConfig>, host: &str, now: i128) -> Result<Vec<u8>, String> {
     Ok(shake(&caller(dir, now), leaf, host)?.alpn_protocol().unwrap().to_vec())
 }
@@ -283,7 +283,7 @@ fn rotation_mends_whatever_is_there() {
     rotate(&settings, NOW).unwrap();
     fs::write(certificate_path(&folder.0), "nothing").unwrap();
     fs::remove_file(key_path(&folder.0)).unwrap();
-    // Left behind by a crash, and not ours to write to.
+    // Left behind by a crash, and read-only.
     let leftover = folder.0.join(".lockgate-ca.key.new");
     fs::write(&leftover, "half").unwrap();
     fs::set_permissions(&leftover, Permissions::from_mode(0o444)).unwrap();

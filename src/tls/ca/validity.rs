@@ -1,14 +1,14 @@
-//! Validity and serial number of certificates, and Unix time in their terms.
+//! Validity period and serial number of certificates, and Unix time in their terms.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::CertificateParams;
 
-/// Clocks of callers may be behind ours.
+/// Age of new certificates: one day, since clocks of callers may be behind ours.
 pub(super) const BACKDATE: Duration = Duration::from_secs(86_400);
 
-/// 127 random bits, and not 0 (RFC 5280 §4.1.2.2).
+/// Serial number of 127 random bits, never 0 (RFC 5280 §4.1.2.2).
 pub(super) fn serial() -> Result<[u8; 16], rcgen::Error> {
     let mut serial = [0; 16];
     let random = ring::rand::SystemRandom::new();
@@ -17,7 +17,7 @@ pub(super) fn serial() -> Result<[u8; 16], rcgen::Error> {
     Ok(serial)
 }
 
-/// Unix time; what lies before its beginning is its beginning.
+/// Unix time in whole seconds; 0 before 1970.
 pub(super) fn unix(wall_unix_nanos: i128) -> Duration {
     Duration::from_secs(u64::try_from(wall_unix_nanos / 1_000_000_000).unwrap_or(0))
 }
@@ -26,7 +26,7 @@ pub(super) fn unix_seconds(wall_unix_nanos: i128) -> i64 {
     i64::try_from(unix(wall_unix_nanos).as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Puts the first and the last moment into a certificate, in Unix time. What is beyond all calendars is their end.
+/// Sets the validity period, in Unix time, capped at the last second that a certificate can express.
 pub(super) fn set_validity(params: &mut CertificateParams, from: Duration, until: Duration) {
     /// The last second of the year 9999, where the time of certificates ends (RFC 5280 §4.1.2.5).
     const LAST: Duration = Duration::from_secs(253_402_300_799);
@@ -35,7 +35,7 @@ pub(super) fn set_validity(params: &mut CertificateParams, from: Duration, until
     params.not_after = start + until.min(LAST);
 }
 
-/// A moment as people write it.
+/// RFC 3339 form of a Unix time.
 pub(super) fn date(unix_seconds: i64) -> String {
     Timestamp::from_second(unix_seconds).map_or_else(|_| "the end of time".to_owned(), |moment| moment.to_string())
 }

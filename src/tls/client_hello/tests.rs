@@ -1,4 +1,4 @@
-//! Hellos of rustls, whole, in pieces and damaged; and bytes that look like one.
+//! Tests of the ClientHello parser: hellos of rustls, whole, in pieces and damaged; and bytes that resemble one.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
 
-/// The first bytes of a client; in records of at most this size.
+/// First bytes of a client, in records of at most this size.
 fn hello(name: &str, most: Option<usize>) -> Vec<u8> {
     let mut config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
     config.max_fragment_size = most;
@@ -25,7 +25,7 @@ fn names(names: &[&str]) -> HelloState {
     HelloState::Hello(names.iter().map(|name| (*name).to_owned()).collect())
 }
 
-/// A hello with these extensions, in one record; `None`: without any.
+/// Hello with these extensions, in one record; `None`: without extensions.
 fn made(extensions: Option<&[u8]>) -> Vec<u8> {
     let mut body = [&[3, 1][..], &[7; 32], &[0], &[0, 2, 0, 47], &[1, 0]].concat();
     if let Some(extensions) = extensions {
@@ -39,7 +39,7 @@ fn record(content: &[u8]) -> Vec<u8> {
     [&[22, 3, 1][..], &u16::try_from(content.len()).unwrap().to_be_bytes(), content].concat()
 }
 
-/// The extension that asks for these servers.
+/// Extension `server_name` with these names.
 fn server_names(names: &[(u8, &str)]) -> Vec<u8> {
     let long = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let list: Vec<u8> = names.iter().flat_map(|(kind, name)| [&[*kind][..], &long(name.as_bytes())].concat()).collect();
@@ -123,8 +123,7 @@ fn tls_that_does_not_begin_with_a_whole_hello_cannot_be_read() {
 fn lengths_that_do_not_fit_are_found() {
     let good = made(Some(&server_names(&[(0, "a.example")])));
     assert_eq!(read(&good), names(&["a.example"]));
-    // Made one longer and one shorter: the lengths of the session, of the extensions, of the one that is there, of its list
-    // and of the name.
+    // Lengths that are changed by one: of the session, the extensions, the one extension, its list and the name.
     for at in [43, 51, 55, 57, 60] {
         for change in [1, -1] {
             let mut bytes = good.clone();

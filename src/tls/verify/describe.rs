@@ -1,10 +1,10 @@
-//! Why there is no TLS connection, in words that a user can act on; rustls' own for the rest.
+//! Error texts of failed TLS connections, in words that a user can act on; rustls' own text for the rest.
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 use super::reject_reason::{RejectReason, timestamp};
 
-/// Object identifiers of signatures with hashes that have been broken, as they stand in a certificate (RFC 3279 §2.2).
+/// Object identifiers of signature algorithms with broken hashes, as encoded in a certificate (RFC 3279 §2.2).
 const BROKEN_HASHES: [(&[u8], &str); 4] = [
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x04], "MD5"),
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05], "SHA-1"),
@@ -12,7 +12,7 @@ const BROKEN_HASHES: [(&[u8], &str); 4] = [
     (&[0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x03], "SHA-1"),
 ];
 
-/// What is wrong with a certificate.
+/// Describes a rejected certificate.
 pub(super) fn certificate_error(error: &Error) -> String {
     let Error::InvalidCertificate(reason) = error else {
         return error.to_string();
@@ -58,7 +58,7 @@ pub(super) fn certificate_error(error: &Error) -> String {
     }
 }
 
-/// Why the handshake came to no end.
+/// Describes a failed handshake.
 pub(super) fn handshake_error(error: &Error) -> String {
     #[allow(
         clippy::wildcard_enum_match_arm,
@@ -66,16 +66,16 @@ pub(super) fn handshake_error(error: &Error) -> String {
     )]
     match error {
         Error::AlertReceived(alert) => alert_error(*alert),
-        // What begins with none of the five types of TLS records; an answer of HTTP does.
+        // The first byte is none of the five record types of TLS; a response of HTTP begins so.
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "what came is not TLS (does the port speak plain http?)".to_owned()
+            "the origin's answer is not TLS (does the port speak plain http?)".to_owned()
         }
         Error::PeerIncompatible(why) => format!("TLS 1.2 or 1.3 cannot be agreed on with the origin: {why:?}"),
         other => format!("TLS failed: {other}"),
     }
 }
 
-/// Whether the origin did not accept who we are.
+/// True if the origin rejected our client certificate.
 pub(super) fn rejects_client_cert(error: &Error) -> bool {
     matches!(
         error,
@@ -97,10 +97,10 @@ fn alert_error(alert: AlertDescription) -> String {
     #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is open; what it does not name here is told by its name")]
     match alert {
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
-            "the origin wants a certificate of ours, and was shown none; [[tls.client]] names one".to_owned()
+            "the origin demands a client certificate, and was shown none; [[tls.client]] names one".to_owned()
         }
         AlertDescription::HandshakeFailure => {
-            "the origin broke the handshake off: it has no cipher in common with us, or wants a certificate of ours ([[tls.client]] names one)"
+            "the origin broke the handshake off: it has no cipher in common with us, or demands a client certificate ([[tls.client]] names one)"
                 .to_owned()
         }
         AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
@@ -109,7 +109,7 @@ fn alert_error(alert: AlertDescription) -> String {
         AlertDescription::NoApplicationProtocol => "the origin speaks none of the protocols that were offered".to_owned(),
         AlertDescription::UnrecognisedName => "the origin knows no host of this name".to_owned(),
         alert if rejects_client_cert(&Error::AlertReceived(alert)) => format!(
-            "the origin does not accept who we are ({alert:?}); [[tls.client]] names the certificate that it is shown"
+            "the origin does not accept our client certificate ({alert:?}); [[tls.client]] names the one that it is shown"
         ),
         alert => format!("the origin broke TLS off: {alert:?}"),
     }
@@ -131,7 +131,7 @@ fn list_names(presented: &[String]) -> String {
     }
 }
 
-/// `DnsName("a.example")` as rustls writes it, without its shell.
+/// Name without rustls' wrapper: `DnsName("a.example")` becomes `a.example`.
 fn bare_name(name: &str) -> String {
     let bare = name.split_once('(').and_then(|(_kind, rest)| rest.strip_suffix(')')).unwrap_or(name);
     bare.trim_matches('"').escape_default().to_string()

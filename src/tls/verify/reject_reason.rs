@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rustls::pki_types::UnixTime;
 
-/// Why a certificate is refused, where rustls has no word for it.
+/// Reason to reject a certificate, where rustls has no variant for it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RejectReason {
     #[error("it is self-signed")]
@@ -22,7 +22,7 @@ pub(super) enum RejectReason {
     ExpiredAbove(UnixTime),
 }
 
-/// The day of a moment, and the moment.
+/// RFC 3339 form of a point in time.
 pub(super) fn timestamp(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds).map_or_else(|_| "an unknown day".to_owned(), |moment| moment.to_string())

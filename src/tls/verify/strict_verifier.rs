@@ -1,6 +1,6 @@
-//! What rustls checks of a certificate, and what it leaves to others: weak keys are refused, and a failure says why.
+//! Certificate verifier: rustls' own checks, a minimum key strength, and better reasons for a rejection.
 //!
-//! Whatever rustls refuses stays refused: the certificate is looked at again only for better words.
+//! A certificate rejected by rustls stays rejected: it is parsed again only for a better reason.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use x509_parser::public_key::PublicKey;
 
 use super::reject_reason::RejectReason;
 
-/// The shortest RSA key that browsers accept, in bits.
+/// Shortest RSA key that browsers accept, in bits (CA/Browser Forum Baseline Requirements §6.1.5).
 const SHORTEST_RSA: usize = 2_048;
 
-/// rustls' own verifier, and a little more.
+/// rustls' verifier with additional checks.
 #[derive(Debug)]
 pub(super) struct StrictVerifier {
     rustls: Arc<WebPkiServerVerifier>,
@@ -42,8 +42,8 @@ impl ServerCertVerifier for StrictVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.rustls.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // A key that signed others is checked when its signature is; a leaf's would be in the handshake alone,
-            // where its failure says nothing.
+            // Keys of authorities are checked with the signatures they made. The leaf's key is used only in the handshake,
+            // where a failure would not name the reason.
             Ok(verified) => match short_key(end_entity) {
                 Some(bits) => Err(refused(RejectReason::ShortKey(bits))),
                 None => Ok(verified),
@@ -87,7 +87,7 @@ fn refused(reason: RejectReason) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
-/// A better reason than the one that rustls gave, if the certificate has it.
+/// A more precise reason than that of rustls, if the certificate shows one.
 fn reason(
     error: &CertificateError,
     end_entity: &CertificateDer<'_>,
@@ -100,7 +100,7 @@ fn reason(
         reason = "the enum is open; for what it does not name here rustls has words"
     )]
     match error {
-        // An authority's certificate as a server's own has no name in rustls' enum.
+        // rustls has no variant for an authority's certificate in the place of a server's.
         CertificateError::Other(_) if leaf.is_ca() && is_own_issuer => Some(RejectReason::OwnAuthority),
         CertificateError::Other(_) if leaf.is_ca() => Some(RejectReason::Authority),
         CertificateError::UnknownIssuer | CertificateError::BadSignature if is_own_issuer => {
@@ -115,7 +115,7 @@ fn reason(
     }
 }
 
-/// The bits of an RSA key that has too few.
+/// Length in bits of an RSA key that is too short.
 fn short_key(certificate: &CertificateDer<'_>) -> Option<usize> {
     match parse(certificate)?.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => Some(key.key_size()).filter(|bits| *bits < SHORTEST_RSA),

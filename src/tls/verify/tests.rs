@@ -1,4 +1,4 @@
-//! Real handshakes over loopback, with certificates made for the occasion.
+//! Tests of verification: real handshakes over loopback, with certificates made for each test.
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
@@ -11,7 +11,7 @@ use super::*;
 
 const OPTIONS: HandshakeOptions = HandshakeOptions { offer: Offer::Http1, identity: None };
 
-/// An authority of its own for each test.
+/// Authority of one test.
 struct TestCa {
     certificate: Certificate,
     issuer: Issuer<'static, KeyPair>,
@@ -39,7 +39,7 @@ impl TestCa {
         Connector::new(Settings { trust: vec![self.certificate.der().clone()], identities }).unwrap()
     }
 
-    /// Somebody whose certificate this authority signed.
+    /// Identity with a certificate signed by this authority.
     fn identity(&self, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let mut params = CertificateParams::new(vec!["gateway.example".to_owned()]).unwrap();
         change(&mut params);
@@ -65,7 +65,7 @@ impl TestCa {
     }
 }
 
-/// An origin with this certificate and key, whoever signed it.
+/// Origin with this certificate chain and key.
 fn origin_with(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
@@ -159,7 +159,7 @@ async fn a_self_signed_certificate_is_refused_unless_it_is_trusted_itself() {
     assert!(message.ends_with("it is self-signed"), "{message}");
     let trusting = Connector::new(Settings { trust: vec![plain.der().clone()], identities: Vec::new() }).unwrap();
     handshake(&trusting, "a.example", origin()).await.unwrap();
-    // As `openssl req -x509` makes them.
+    // Certificate as made by `openssl req -x509`.
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = params.self_signed(&key).unwrap();
     let origin = origin_with(vec![authority.der().clone()], &key);
@@ -215,7 +215,7 @@ async fn an_authority_may_vouch_only_for_what_its_constraints_say() {
     assert!(message.contains("its authority may not vouch for the names that it bears"), "{message}");
 }
 
-/// What is said of a chain of `weak.pem`, whose certificates OpenSSL made: rustls' server would not even show them.
+/// Verdict on a chain of `weak.pem`, whose certificates OpenSSL made: rustls' server would not even send them.
 fn told_of_weak(root: usize, chain: &[usize]) -> Result<(), String> {
     use rustls::client::danger::ServerCertVerifier;
     use rustls::pki_types::{UnixTime, pem::PemObject};
@@ -246,7 +246,7 @@ fn weak_keys_and_signatures_are_refused_by_their_names() {
     assert!(told.contains("its issuer is not trusted"), "the first reason is told: {told}");
 }
 
-/// An origin that wants to know who comes.
+/// Origin that asks for a client certificate.
 fn curious(authority: &TestCa, version: &'static rustls::SupportedProtocolVersion) -> TlsAcceptor {
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate.der().clone()).unwrap();
@@ -264,7 +264,7 @@ fn curious(authority: &TestCa, version: &'static rustls::SupportedProtocolVersio
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// What comes of it if the origin is shown this identity: its first byte, or what is told.
+/// First byte from the origin, or the error, with this client certificate.
 async fn shown(connector: &Connector, identity: Option<usize>, origin: TlsAcceptor) -> Result<u8, String> {
     let (near, far) = pair().await;
     tokio::spawn(async move {
@@ -286,9 +286,15 @@ async fn an_origin_that_asks_is_shown_who_we_are() {
         let origin = || curious(&authority, version);
         assert_eq!(shown(&connector, Some(1), origin()).await, Ok(b'x'), "{version:?}");
         let told = shown(&connector, Some(0), origin()).await.unwrap_err();
-        assert!(told.starts_with("the origin does not accept who we are (UnknownCA); "), "{version:?}: {told}");
+        assert!(
+            told.starts_with("the origin does not accept our client certificate (UnknownCA); "),
+            "{version:?}: {told}"
+        );
         let told = shown(&connector, None, origin()).await.unwrap_err();
-        assert!(told.contains("wants a certificate of ours") && told.contains("[[tls.client]]"), "{version:?}: {told}");
+        assert!(
+            told.contains("demands a client certificate") && told.contains("[[tls.client]]"),
+            "{version:?}: {told}"
+        );
     }
 }
 
@@ -322,7 +328,7 @@ async fn an_origin_that_speaks_no_tls_is_told_from_one_with_a_bad_certificate() 
     far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     let error = connector.connect("a.example", near, OPTIONS).await.err().unwrap();
     assert!(matches!(error, Error::Tls(_)), "{error:?}");
-    assert_eq!(error.to_string(), "what came is not TLS (does the port speak plain http?)");
+    assert_eq!(error.to_string(), "the origin's answer is not TLS (does the port speak plain http?)");
     let (near, far) = pair().await;
     drop(far);
     let error = connector.connect("a.example", near, OPTIONS).await.err().unwrap();
