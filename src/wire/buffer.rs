@@ -1,13 +1,13 @@
-//! Bytes that were read and not used yet. An idle connection holds none: blocks are borrowed from a shelf per thread.
+//! Read buffers and pools of buffers per thread. An idle connection holds no buffer.
 
 use std::cell::RefCell;
 
 use super::head::MAX_HEAD;
 
-/// The size of a block: a small response with its head in one read, and large bodies in few.
+/// Size of a block, in bytes: a small response with its head arrives in one read, a large body in few.
 pub const BLOCK: usize = 16 * 1024;
 
-/// How many blocks a thread keeps for the next connection that has something to read.
+/// Most blocks, and most write buffers, in the pools of a thread: 4 MiB each.
 const POOL_SIZE: usize = 256;
 
 thread_local! {
@@ -15,7 +15,7 @@ thread_local! {
     static WRITE_POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A queue of bytes: filled at its end, consumed at its start.
+/// Queue of bytes: filled at its end, consumed at its start.
 #[derive(Debug, Default)]
 pub struct Buffer {
     block: Box<[u8]>,
@@ -24,12 +24,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// What was read and not consumed.
+    /// Bytes that were read and not consumed yet.
     pub fn bytes(&self) -> &[u8] {
         &self.block[self.start..self.end]
     }
 
-    /// Whether nothing is waiting to be consumed.
+    /// True if no bytes wait to be consumed.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -43,7 +43,7 @@ impl Buffer {
         }
     }
 
-    /// Room to read into; empty only when [`MAX_HEAD`] bytes wait already.
+    /// Free space to read into; empty only if [`MAX_HEAD`] bytes wait already.
     pub fn room(&mut self) -> &mut [u8] {
         if self.block.is_empty() {
             self.block = READ_POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice());
@@ -66,7 +66,7 @@ impl Buffer {
         self.end = (self.end + count).min(self.block.len());
     }
 
-    /// Puts the block back on the shelf if nothing is in it.
+    /// Returns an empty buffer's block to the pool.
     pub fn release(&mut self) {
         if !self.is_empty() || self.block.is_empty() {
             return;
@@ -86,19 +86,19 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         (self.start, self.end) = (0, 0);
-        // A thread that ends has no shelf any more; the block is then simply freed.
+        // A thread that ends has no pool any more; the block is freed then.
         if READ_POOL.try_with(|_| ()).is_ok() {
             self.release();
         }
     }
 }
 
-/// An empty vector to write a message into.
+/// Takes an empty write buffer from the pool.
 pub(super) fn take_write_buffer() -> Vec<u8> {
     WRITE_POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BLOCK))
 }
 
-/// Puts a vector of [`take_write_buffer`] back.
+/// Returns a write buffer to the pool.
 pub(super) fn return_write_buffer(mut out: Vec<u8>) {
     if out.capacity() == 0 || out.capacity() > 2 * BLOCK || WRITE_POOL.try_with(|_| ()).is_err() {
         return;

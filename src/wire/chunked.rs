@@ -1,17 +1,17 @@
-//! Chunked bodies (RFC 9112 §7.1), read piece by piece and never collected.
+//! Decoder and encoder of chunked bodies (RFC 9112 §7.1); the decoder works piece by piece and collects nothing.
 
 use super::head::may_be_complete;
 
-/// The longest line of a chunk's size with its extensions. Extensions have no use that is known; a long one is an attack.
+/// Longest line of a chunk's size with its extensions, in bytes. Extensions have no known use; a long one is an attack.
 const MAX_SIZE_LINE: usize = 256;
 
-/// The longest trailer section.
+/// Longest trailer section, in bytes.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// The most trailer fields.
+/// Most trailer fields.
 const MAX_TRAILER_FIELDS: usize = 64;
 
-/// Where the reader is in a chunked body.
+/// Decoder of one chunked body.
 #[derive(Debug, Default)]
 pub struct ChunkedDecoder {
     state: ChunkState,
@@ -23,36 +23,36 @@ enum ChunkState {
     Size,
     Data(u64),
     DataEnd,
-    /// So many bytes of the trailer section were there when it was last looked at.
+    /// Number of bytes of the trailer section at the last look.
     Trailers {
         seen: usize,
     },
 }
 
-/// What stands at the start of the input.
+/// Classification of the start of the input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Piece {
-    /// So many bytes of framing, to be skipped.
+    /// Number of bytes of framing, to be skipped.
     Framing(usize),
-    /// So many bytes of the body.
+    /// Number of bytes of content.
     Data(usize),
-    /// The end: so many bytes of trailer section, its empty last line included.
+    /// End of the body: number of bytes of the trailer section with its empty last line.
     End(usize),
-    /// Nothing whole: more input must come.
+    /// Incomplete: more input is needed.
     More,
 }
 
-/// A chunked body that breaks the grammar.
+/// Violation of the chunked grammar.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadChunk(pub &'static str);
 
 impl ChunkedDecoder {
-    /// What stands at the start of `input`; whoever asks consumes it before asking again.
+    /// Classifies the start of `input`. The caller consumes that piece before the next call.
     ///
     /// # Errors
-    /// A size that is not hexadecimal, a line that does not end with CR LF, a size line or trailer
-    /// section that is too long, a trailer that would change the message's framing or routing.
+    /// A size that is not hexadecimal, a line that does not end with CR LF, a size line or trailer section that is too long,
+    /// a trailer that would change the message's framing or routing.
     pub fn next(&mut self, input: &[u8]) -> Result<Piece, BadChunk> {
         match self.state {
             ChunkState::Size => self.size(input),
@@ -71,7 +71,7 @@ impl ChunkedDecoder {
                 [] | [b'\r'] => Ok(Piece::More),
                 _ => Err(BadChunk("a chunk is longer than its size says")),
             },
-            // A section that drips in byte by byte is not read from its start for every byte.
+            // A trailer section that drips in byte by byte is not parsed again for each byte.
             ChunkState::Trailers { seen } if input.len() <= MAX_TRAILERS && !may_be_complete(input, seen) => {
                 Ok(Piece::More)
             }
@@ -138,7 +138,7 @@ fn trailers(input: &[u8]) -> Result<Piece, BadChunk> {
     }
 }
 
-/// Fields that may not come after the body (RFC 9110 §6.5.1): framing, routing, and authentication.
+/// True for fields that must not follow the body (RFC 9110 §6.5.1): framing, routing, and authentication.
 pub(super) fn is_forbidden(name: &str) -> bool {
     const FORBIDDEN: [&str; 10] = [
         "transfer-encoding",
@@ -155,7 +155,7 @@ pub(super) fn is_forbidden(name: &str) -> bool {
     FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
 }
 
-/// Appends one chunk. An empty one would end the body, so it appends nothing.
+/// Appends one chunk. Appends nothing for empty data, since an empty chunk would end the body.
 pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
     if data.is_empty() {
         return;
@@ -178,11 +178,11 @@ pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// A body, and its trailer section.
+    /// Body, and its trailer section.
     type Whole = (Vec<u8>, Vec<u8>);
 
     thread_local! {
-        /// How many bytes of trailer sections have been read, those read again counted again.
+        /// Number of bytes of trailer sections parsed, repetitions included.
         pub(super) static READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
     }
 
@@ -195,7 +195,7 @@ mod tests {
         assert!(READ.get() < 8 * section.len(), "{} bytes were read", READ.get());
     }
 
-    /// What is read of `input` in steps of `step` bytes, if it comes to its end.
+    /// Decodes `input` in steps of `step` bytes; `None` if the body has no end.
     fn read(input: &[u8], step: usize) -> Result<Option<Whole>, BadChunk> {
         let (mut reader, mut body, mut start) = (ChunkedDecoder::default(), Vec::new(), 0);
         let mut end = step.min(input.len());

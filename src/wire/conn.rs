@@ -1,4 +1,4 @@
-//! A stream with what was read from it and what is to be written to it.
+//! Buffered connection: a stream with its read buffer and its write buffer.
 
 use std::future::poll_fn;
 use std::io;
@@ -8,40 +8,41 @@ use super::buffer::{self, Buffer};
 use super::head::{EndStream, Version};
 use super::stream::Stream;
 
-/// A connection: its stream, the bytes read and not used, the bytes to be written.
+/// Connection with the bytes read and not used, and the bytes to be written.
 pub struct Conn {
-    /// The bytes as the peer sees them.
+    /// Byte stream beneath the buffers.
     pub stream: Stream,
-    /// Read and not used yet.
+    /// Bytes read and not used yet.
     pub input: Buffer,
     out: WriteBuffer,
-    /// How much of `out` has left.
+    /// Number of bytes of `out` that were written.
     written: usize,
+    /// Number of bytes written on the connection so far.
     total_written: u64,
     after: AfterOutput,
 }
 
-/// How much had left on a connection at some moment.
+/// Write position of a connection, to find out later whether anything was sent since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WriteMark {
-    /// Bytes that the stream had accepted.
+    /// Number of bytes that the stream has accepted.
     written: u64,
-    /// Bytes that the kernel had taken of those, or of their encrypted form.
+    /// Number of bytes that the kernel has accepted of those, or of their encrypted form.
     kernel_accepted: u64,
 }
 
-/// What comes after the bytes that wait to be written.
+/// Continuation after the buffered output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum AfterOutput {
-    /// Whatever will be appended.
+    /// More output of the same message.
     More,
-    /// The end of the message, which HTTP/2 must be told.
+    /// End of the message, for HTTP/2 the flag END_STREAM.
     MessageEnd,
-    /// The end of the connection.
+    /// End of the connection.
     ConnectionEnd,
 }
 
-/// Bytes to be written; their memory goes back to the shelf when dropped.
+/// Write buffer that returns to the pool on drop.
 struct WriteBuffer(Vec<u8>);
 
 impl Drop for WriteBuffer {
@@ -52,7 +53,7 @@ impl Drop for WriteBuffer {
 }
 
 impl Conn {
-    /// A connection on which nothing has been said.
+    /// Wraps a stream on which nothing was exchanged yet.
     pub fn new(stream: Stream) -> Conn {
         Conn {
             stream,
@@ -64,7 +65,7 @@ impl Conn {
         }
     }
 
-    /// Where the next bytes to be written are appended.
+    /// Write buffer; messages are appended to it.
     pub fn out(&mut self) -> &mut Vec<u8> {
         if self.out.0.capacity() == 0 {
             self.out.0 = buffer::take_write_buffer();
@@ -72,50 +73,48 @@ impl Conn {
         &mut self.out.0
     }
 
-    /// How many bytes wait to be written.
+    /// Number of bytes that wait to be written.
     pub fn pending(&self) -> usize {
         self.out.0.len() - self.written
     }
 
-    /// Whether anything waits to be written: bytes, or a head that is none in HTTP/2.
+    /// True if anything waits to be written: bytes, or an HTTP/2 head, which is not among the bytes.
     pub fn has_pending(&self) -> bool {
         self.pending() > 0 || self.stream.has_head()
     }
 
-    /// A number that grows with everything that leaves on this connection.
+    /// Counter that grows with everything sent on this connection.
     pub fn total_written(&self) -> u64 {
         self.total_written + u64::from(self.stream.is_head_sent())
     }
 
-    /// How much has left so far.
+    /// Current write position.
     pub fn write_mark(&self) -> WriteMark {
         WriteMark { written: self.total_written(), kernel_accepted: self.stream.kernel_accepted() }
     }
 
-    /// Whether another message can begin: all of the last has left, and nothing more was read. A stream of HTTP/2 carries one
-    /// request.
+    /// True if another message can begin: the last one was written, and nothing more was read. Always false for a stream of
+    /// HTTP/2, which carries one request.
     pub fn is_between_messages(&self) -> bool {
         self.input.is_empty() && self.pending() == 0 && !self.stream.is_http2()
     }
 
-    /// Whether a part of what was appended has left and the rest waits: whatever came in its place would be misread.
+    /// True if a part of the output was sent and the rest waits: any other output in its place would be misread.
     pub fn is_partly_sent(&self) -> bool {
         self.written > 0 || self.stream.is_head_sent()
     }
 
-    /// Nothing is appended any more to this message. Only HTTP/2 must be told; HTTP/1 messages say where they end.
+    /// Ends the message: nothing more is appended to it. Only HTTP/2 sends this end; HTTP/1 messages are self-delimiting.
     pub fn finish(&mut self) {
         self.after = if self.stream.is_http2() { AfterOutput::MessageEnd } else { AfterOutput::More };
     }
 
-    /// Nothing is appended any more, and the connection is ended as soon as all is written: then the end leaves in the
-    /// packet of the last bytes.
+    /// Ends the message and the connection as soon as all is written: the FIN then leaves in the packet of the last bytes.
     pub fn finish_and_close(&mut self) {
         self.after = if self.stream.is_http2() { AfterOutput::MessageEnd } else { AfterOutput::ConnectionEnd };
     }
 
-    /// Takes the stream out, with what was read from it and not used put back; what is left behind has come to its
-    /// end.
+    /// Takes the stream out and pushes unused input back into it. A closed stream stays behind.
     pub fn take_stream(&mut self) -> Stream {
         let mut stream = self.stream.take();
         stream.put_back(self.input.bytes());
@@ -123,14 +122,14 @@ impl Conn {
         stream
     }
 
-    /// Takes back what was appended and not written.
+    /// Takes the output that was not sent.
     pub fn take_unsent(&mut self) -> Vec<u8> {
         let mut out = std::mem::take(&mut self.out.0);
         out.drain(..std::mem::take(&mut self.written));
         out
     }
 
-    /// Forgets what was appended and not written.
+    /// Discards the output that was not sent.
     pub fn discard_unsent(&mut self) {
         self.stream.discard_head();
         self.clear_out();
@@ -144,7 +143,7 @@ impl Conn {
     /// Reads more into `input`; 0 at the end of the stream.
     ///
     /// # Errors
-    /// Those of the stream, and `OutOfMemory` when `input` is as full as it may be.
+    /// Those of the stream, and `OutOfMemory` if `input` has [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = self.input.room();
         if room.is_empty() {
@@ -155,7 +154,7 @@ impl Conn {
         Poll::Ready(Ok(count))
     }
 
-    /// Writes everything that waits to be written.
+    /// Writes all buffered output.
     ///
     /// # Errors
     /// Those of the stream.
@@ -176,22 +175,22 @@ impl Conn {
         self.stream.poll_flush(cx)
     }
 
-    /// Writes what waits until a request's head is out. On HTTP/2 what comes after the head goes as far as the origin
-    /// has room for it, and the rest with the next flush.
+    /// Writes buffered output until a request's head is sent. On HTTP/2 the content behind the head is written as far as the
+    /// origin's window allows, and the rest with the next flush.
     ///
     /// # Errors
-    /// Those of the stream. What comes after a head that did not leave is still there to be taken back.
+    /// Those of the stream. Content behind a head that was not sent stays, for [`Conn::take_unsent`].
     pub fn poll_flush_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let end = EndStream::when(|| self.after == AfterOutput::MessageEnd && self.pending() == 0);
         let Some(stream) = self.stream.as_origin() else { return self.poll_flush(cx) };
         stream.send_head(end)?;
         ready!(stream.poll_head_sent(cx))?;
-        // Pending: it waits for room that the origin gives, and the head does not. Broken: the answer, or its absence, says why.
+        // Pending: the content waits for the origin's window, which the head does not need. Broken: the response tells why.
         let _ = self.poll_flush(cx);
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what waits, and of `data` behind it as much as goes; how much of `data` went.
+    /// Writes the buffered output and then as much of `data` as possible; returns the number of bytes of `data` written.
     ///
     /// # Errors
     /// Those of the stream.
@@ -229,12 +228,12 @@ impl Conn {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// What is spoken on it, when nothing has been said yet.
+    /// Version of a connection before the first message.
     pub fn version(&self) -> Version {
         if self.stream.is_http2() { Version::Http2 } else { Version::Http11 }
     }
 
-    /// Gives back the memory that an idle connection does not need.
+    /// Returns the buffers that an idle connection does not need.
     pub fn release_buffers(&mut self) {
         self.input.release();
         if self.pending() == 0 {
@@ -257,7 +256,7 @@ mod tests {
 
     use super::*;
 
-    /// The near end of a connection after its handshake.
+    /// Near end of a connection after its handshake.
     async fn tls() -> (client::TlsStream<Stream>, impl AsyncReadExt + Unpin) {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
@@ -279,7 +278,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_kernel_has_taken_has_left_though_tls_never_said_so() {
         let (mut tls, mut peer) = tls().await;
-        // The first of several records: if a later one fails, the write as a whole has failed.
+        // The first of several records: if a later one fails, the write as a whole fails.
         tls.get_mut().1.writer().write_all(b"one").unwrap();
         let mut conn = Conn::new(Stream::tls(tls));
         let before = conn.write_mark();

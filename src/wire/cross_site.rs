@@ -1,26 +1,25 @@
-//! Cross-site requests and DNS rebinding: what a browser says of where a request comes from, and which hosts a web page
-//! can make lead here.
+//! Checks against cross-site requests (CSRF) and DNS rebinding, by request fields that only browsers send.
 //!
-//! Programs say nothing of the kind. No page can keep a browser from saying it, nor say it in its place: these are
-//! forbidden request-headers of the Fetch standard.
+//! Other programs do not send them. A web page can neither suppress nor forge them: they are forbidden request-headers of
+//! the Fetch standard.
 
 use std::net::IpAddr;
 
-/// Whether a browser says that a page of another site made the request. `site`: the value of `Sec-Fetch-Site`; `origin`:
-/// of `Origin`, which older browsers send alone; `authority`: what the request is for, as it stands in `Host`.
+/// True if a browser sent the request for a page of another site. `site`: value of `Sec-Fetch-Site`; `origin`: of `Origin`,
+/// which older browsers send alone; `authority`: host and port that the request is for, as in `Host`.
 pub fn is_cross_site(site: Option<&[u8]>, origin: Option<&[u8]>, authority: Option<&[u8]>) -> bool {
     if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
         return true;
     }
     let Some(origin) = origin else { return false };
-    // "null" is the origin of pages that have none to tell.
+    // Pages without an origin of their own send "null".
     let host = memchr::memmem::find(origin, b"://").map(|at| &origin[at + 3..]);
     !host.zip(authority).is_some_and(|(host, authority)| host.eq_ignore_ascii_case(authority))
 }
 
-/// Whether the name of a host (without port and brackets) can be made to lead to this machine by its owner, so that
-/// its pages and we are one site to a browser. An address leads where it leads, and `localhost` and all below it to this
-/// machine (RFC 6761 §6.3).
+/// True if the owner of the host's name (without port and brackets) can make it resolve to this machine, so that a browser
+/// takes the owner's pages and the gateway for one site. Addresses do not resolve, and `localhost` with all names below it
+/// is always this machine (RFC 6761 §6.3).
 pub fn may_be_rebound(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let last = name.rsplit('.').next().unwrap_or(name);

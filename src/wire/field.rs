@@ -1,8 +1,8 @@
-//! The fields of a head, and those whose meaning a proxy must know.
+//! Header fields of a message, with an enum of those that a proxy must understand.
 
 use std::ops::Range;
 
-/// What a field is; classified once, when its head is read.
+/// Kind of a field, determined once when the head is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is the field of that name")]
 pub enum Name {
@@ -29,12 +29,12 @@ pub enum Name {
     PersistentAuth,
     Forwarded,
     Http2Settings,
-    /// Any other: passed on as it is.
+    /// Any other field, passed on unchanged.
     Other,
 }
 
 impl Name {
-    /// Which field a name names; letter case does not matter.
+    /// Kind of a field name; letter case does not matter.
     pub fn of(name: &[u8]) -> Name {
         let known: &[(&str, Name)] = match name.len() {
             2 => &[("te", Name::Te)],
@@ -60,7 +60,7 @@ impl Name {
     }
 }
 
-/// One field of a head: what it is, and where its bytes are.
+/// One field: its kind, and the ranges of its bytes.
 #[derive(Clone, Debug)]
 struct Field {
     name: Name,
@@ -68,7 +68,7 @@ struct Field {
     value_at: Range<u32>,
 }
 
-/// The fields of a head in their order, and the bytes that they lie in.
+/// Fields of a head in their order, with the bytes that they lie in.
 #[derive(Debug, Default)]
 pub struct Fields {
     pub(super) bytes: Vec<u8>,
@@ -76,12 +76,12 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Every field in order: what it is, its name as received, its value without the white space around it.
+    /// All fields in order: kind, name as received, value without surrounding white space.
     pub fn fields(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
         self.fields.iter().map(|field| (field.name, self.slice(&field.name_at), self.slice(&field.value_at)))
     }
 
-    /// The first value of a known field.
+    /// First value of a known field.
     pub fn get(&self, name: Name) -> Option<&[u8]> {
         self.all(name).next()
     }
@@ -91,13 +91,13 @@ impl Fields {
         self.fields.iter().filter(move |field| field.name == name).map(|field| self.slice(&field.value_at))
     }
 
-    /// The first value of any field; letter case does not matter.
+    /// First value of any field; letter case does not matter.
     pub fn find(&self, name: &str) -> Option<&[u8]> {
         let is_it = |(_, given, _): &(Name, &[u8], &[u8])| given.eq_ignore_ascii_case(name.as_bytes());
         self.fields().find(is_it).map(|(_, _, value)| value)
     }
 
-    /// Gives the memory of an unusually large head back.
+    /// Forgets the fields, and frees the memory of an unusually large head.
     pub fn shrink(&mut self) {
         self.clear();
         self.bytes.shrink_to(1024);
@@ -113,7 +113,7 @@ impl Fields {
         self.fields.clear();
     }
 
-    /// Keeps a head and the fields that were found in it.
+    /// Stores a head and its parsed fields.
     pub(super) fn store(&mut self, head: &[u8], parsed: &[httparse::Header<'_>]) {
         self.clear();
         self.bytes.extend_from_slice(head);
@@ -124,14 +124,14 @@ impl Fields {
         }));
     }
 
-    /// Appends bytes of a head that is put together, and says where they are.
+    /// Appends bytes of a head that is put together; returns their range.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Range<u32> {
         let start = self.position();
         self.bytes.extend_from_slice(bytes);
         start..self.position()
     }
 
-    /// Appends a field, its value in parts that belong together.
+    /// Appends a field; the parts of its value are joined.
     pub(super) fn push<'a>(&mut self, name: &[u8], value: impl Iterator<Item = &'a [u8]>) {
         let name_at = self.append(name);
         let start = self.position();
@@ -139,7 +139,7 @@ impl Fields {
         self.fields.push(Field { name: Name::of(name), name_at, value_at: start..self.position() });
     }
 
-    /// How many fields there are.
+    /// Number of fields.
     pub(super) fn count(&self) -> usize {
         self.fields.len()
     }
@@ -150,7 +150,7 @@ impl Fields {
     }
 }
 
-/// Where `part`, a slice of `whole`, lies in it. An empty part may lie anywhere.
+/// Range of `part`, a slice of `whole`. The range of an empty part is `0..0`.
 pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
     let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
     if part.is_empty() || start > whole.len() {
@@ -161,7 +161,7 @@ pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
     start..start + u32::try_from(part.len()).unwrap_or(0)
 }
 
-/// The members of a comma-separated list (RFC 9110 §5.6.1): trimmed, empty ones left out.
+/// Members of a comma-separated list (RFC 9110 §5.6.1): trimmed, without empty ones.
 pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }

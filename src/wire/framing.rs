@@ -1,33 +1,33 @@
-//! Where a message ends, and what becomes of its connection (RFC 9112 §6.3, §9.3).
+//! Message framing: body length and connection persistence (RFC 9112 §6.3, §9.3).
 
 use super::field::{Fields, Name, members};
 use super::head::{EndStream, RequestHead, ResponseHead, Version};
 
-/// How long a body is.
+/// Length of a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Length {
-    /// There is none.
+    /// No body.
     Empty,
-    /// So many bytes, at least 1.
+    /// Number of bytes, at least 1.
     Exact(u64),
     /// In chunks, with an end of their own.
     Chunked,
-    /// Everything until the connection closes (HTTP/1 responses), or the stream ends (HTTP/2).
+    /// Up to the end of the connection (HTTP/1 responses) or of the stream (HTTP/2).
     UntilClose,
 }
 
-/// What makes the length of a message doubtful.
+/// Message of ambiguous length; the text says why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct AmbiguousLength(pub &'static str);
 
-/// The length of a request's body.
+/// Length of a request's body.
 ///
 /// # Errors
-/// Any message that two readers could end at two places (400, and the connection closes).
+/// Any message that two readers could end at different places (400, and the connection closes).
 pub fn of_request(head: &RequestHead) -> Result<Length, AmbiguousLength> {
     if head.version() == Version::Http2 {
-        // What follows a CONNECT is no content (RFC 9113 §8.5).
+        // The bytes after a CONNECT are not content (RFC 9113 §8.5).
         return if head.method() == "CONNECT" { http2(head, EndStream::Yes) } else { http2(head, head.end_stream) };
     }
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
@@ -40,7 +40,7 @@ pub fn of_request(head: &RequestHead) -> Result<Length, AmbiguousLength> {
     }
 }
 
-/// The length of the body of a final response to a request of that method.
+/// Length of the body of a final response to a request with this method.
 ///
 /// # Errors
 /// As [`of_request`]; the origin is at fault (502).
@@ -62,7 +62,7 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
     }
 }
 
-/// The end is said by the stream itself; `h2` sees to it that a length that is given agrees (RFC 9113 §8.1.1).
+/// Length of an HTTP/2 body. The stream marks its end; `h2` checks that a given length agrees (RFC 9113 §8.1.1).
 fn http2(head: &Fields, end_stream: EndStream) -> Result<Length, AmbiguousLength> {
     Ok(match exact(head.all(Name::ContentLength))? {
         _ if end_stream == EndStream::Yes => Length::Empty,
@@ -72,12 +72,12 @@ fn http2(head: &Fields, end_stream: EndStream) -> Result<Length, AmbiguousLength
 }
 
 impl Length {
-    /// How content of this length is read from a peer of that version: HTTP/2 says by itself where it ends.
+    /// Framing in which content of this length arrives from a peer of that version: HTTP/2 marks the end itself.
     pub fn read_by(self, version: Version) -> Length {
         if version == Version::Http2 && self != Length::Empty { Length::UntilClose } else { self }
     }
 
-    /// How content of this length, of whatever version it came by, is written to a peer of that version.
+    /// Framing in which content of this length, received by any version, is written to a peer of that version.
     pub fn written_to(self, version: Version) -> Length {
         match (self, version) {
             (Length::Empty | Length::Exact(_), _) => self,
@@ -87,7 +87,7 @@ impl Length {
     }
 }
 
-/// Whether the body is chunked; any other coding, or chunked twice, is not for a proxy to guess at.
+/// True if the body is chunked. Any other coding, or chunked twice, is refused: a proxy must not guess.
 fn chunked<'a>(values: impl Iterator<Item = &'a [u8]>, version: Version) -> Result<bool, AmbiguousLength> {
     let mut found = false;
     for value in values {
@@ -118,7 +118,7 @@ fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, Ambi
     Ok(found)
 }
 
-/// What the `Connection` fields of a message say.
+/// Options of the `Connection` fields of a message (RFC 9110 §7.6.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ConnectionOptions {
     /// `close`: the connection ends after this message.
@@ -127,12 +127,12 @@ pub struct ConnectionOptions {
     pub keep_alive: bool,
     /// `upgrade`: the `Upgrade` field is meant for the next hop.
     pub upgrade: bool,
-    /// Something else is named: those fields must not be passed on.
+    /// Other fields are named: they must not be passed on.
     pub names_fields: bool,
 }
 
 impl ConnectionOptions {
-    /// Reads the `Connection` fields (and `Proxy-Connection`, which old callers send in its place).
+    /// Reads the `Connection` fields (and `Proxy-Connection`, which old callers send instead).
     pub fn of<'a>(connection: impl Iterator<Item = &'a [u8]>) -> ConnectionOptions {
         let mut options = ConnectionOptions::default();
         for member in connection.flat_map(members) {
@@ -149,7 +149,7 @@ impl ConnectionOptions {
         options
     }
 
-    /// Whether the peer keeps the connection open after this message.
+    /// True if the peer keeps the connection open after this message.
     pub fn keeps_open(self, version: Version) -> bool {
         !self.close && (version >= Version::Http11 || self.keep_alive)
     }

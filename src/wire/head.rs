@@ -1,28 +1,28 @@
-//! Heads of requests and responses: split by httparse, then held to RFC 9112 more strictly than it asks.
+//! Message heads (start line and fields): split by httparse, then checked more strictly than RFC 9112 asks.
 
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
 use super::field::{Fields, range_in};
 
-/// The longest head that is read, in bytes; longer ones are refused (431, or 414 for a request line).
+/// Longest head, in bytes; longer ones are refused (431, or 414 for a request line).
 pub const MAX_HEAD: usize = 64 * 1024;
 
-/// The most fields that a head may have.
+/// Most fields of a head; more are refused (431).
 pub const MAX_FIELDS: usize = 128;
 
-/// The version of a message.
+/// Protocol version of a message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Version {
     /// HTTP/1.0: no chunks, no 1xx, closed after the message unless asked otherwise.
     Http10,
     /// HTTP/1.1.
     Http11,
-    /// HTTP/2: framing is not in the fields, and there is no connection of one's own.
+    /// HTTP/2: framing is not in the fields, and the connection is shared with other messages.
     Http2,
 }
 
-/// HTTP/2's flag END_STREAM (RFC 9113 §6.1, §6.2) of what was received or is sent. HTTP/1 has no such flag.
+/// HTTP/2's flag END_STREAM (RFC 9113 §6.1, §6.2) of received or sent frames. HTTP/1 has no such flag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndStream {
     /// More of the message follows.
@@ -32,46 +32,46 @@ pub enum EndStream {
 }
 
 impl EndStream {
-    /// `Yes` if `ends`.
+    /// `Yes` if `ends` returns true.
     pub fn when(ends: impl FnOnce() -> bool) -> EndStream {
         if ends() { EndStream::Yes } else { EndStream::No }
     }
 }
 
-/// What is wrong with a head.
+/// Reason to refuse a head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeadError {
-    /// It breaks the grammar; the text says where.
+    /// Violation of the grammar; the text says where.
     #[error("{0}")]
     Malformed(&'static str),
-    /// It is longer than [`MAX_HEAD`] or has more than [`MAX_FIELDS`] fields.
+    /// Longer than [`MAX_HEAD`], or more than [`MAX_FIELDS`] fields.
     #[error("the head is too large")]
     TooLarge,
-    /// Its first line alone is longer than [`MAX_HEAD`].
+    /// First line alone longer than [`MAX_HEAD`].
     #[error("the request line is too long")]
     LineTooLong,
-    /// It speaks another version than HTTP/1.0 or HTTP/1.1.
+    /// Another version than HTTP/1.0 or HTTP/1.1.
     #[error("this is neither HTTP/1.0 nor HTTP/1.1")]
     Version,
 }
 
-/// Whether reading again can tell more than it did when only the first `seen` bytes were there. A head that drips in
-/// byte by byte must not be read from its start for every byte.
+/// True if parsing `input` again can have another result than when only the first `seen` bytes were there. A head that
+/// drips in byte by byte must not be parsed from its start for each byte.
 pub fn may_be_complete(input: &[u8], seen: usize) -> bool {
     seen == 0 || input.len() >= MAX_HEAD || memchr::memchr(b'\n', &input[seen.min(input.len())..]).is_some()
 }
 
-/// A request's head as it was received: the bytes are kept, the parts are ranges in them.
+/// Request head as received: the bytes, and the ranges of its parts.
 ///
-/// Reused from request to request, so that a head costs no allocation. One that came by HTTP/2 has its target put
-/// together as HTTP/1.1 would have it in absolute form (RFC 9113 §8.3.1), or in authority form for CONNECT.
+/// Reused for the next request, so that a head costs no allocation. The target of an HTTP/2 request is put together in
+/// HTTP/1.1's absolute form (RFC 9113 §8.3.1), or in authority form for CONNECT.
 #[derive(Debug)]
 pub struct RequestHead {
     pub(super) fields: Fields,
     pub(super) method_at: Range<u32>,
     pub(super) target_at: Range<u32>,
     pub(super) version: Version,
-    /// HTTP/2: no content follows.
+    /// HTTP/2: `Yes` if no content follows.
     pub(super) end_stream: EndStream,
 }
 
@@ -96,12 +96,12 @@ impl Deref for RequestHead {
 }
 
 impl RequestHead {
-    /// Reads a head from the start of `input`: its length in bytes, or `None` if more must come.
+    /// Parses a head at the start of `input`: returns its length in bytes, or `None` if it is incomplete.
     ///
     /// # Errors
-    /// Whatever a strict reader of RFC 9112 must not let pass; the message's boundary is then in doubt.
+    /// Each violation of RFC 9112 that would leave the message's end in doubt.
     pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, HeadError> {
-        // httparse would skip it, and begin anew with each further one.
+        // httparse would skip it, and start over with each further one.
         if input.first() == Some(&b'\n') {
             return Err(HeadError::Malformed("a line ends with LF alone"));
         }
@@ -128,10 +128,10 @@ impl RequestHead {
         Ok(Some(length))
     }
 
-    /// A whole head for a test.
+    /// Parses a complete head, for tests.
     ///
     /// # Panics
-    /// If it is malformed or incomplete.
+    /// If the head is malformed or incomplete.
     #[cfg(test)]
     pub(crate) fn parse_for_test(input: &[u8]) -> RequestHead {
         let mut head = RequestHead::default();
@@ -139,38 +139,37 @@ impl RequestHead {
         head
     }
 
-    /// The method, as written: letters, digits and the few marks of a field name (RFC 9110 §5.6.2). Empty only before a
-    /// head was read.
+    /// Method as received: a token (RFC 9110 §5.6.2). Empty only before a head was read.
     pub fn method(&self) -> &str {
         text(self.slice(&self.method_at))
     }
 
-    /// The request target, as received: visible ASCII. Empty only before a head was read.
+    /// Request target as received: visible ASCII. Empty only before a head was read.
     pub fn target(&self) -> &str {
         text(self.slice(&self.target_at))
     }
 
-    /// The version that the caller speaks.
+    /// Protocol version of the caller.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Forgets what was read, and gives the memory of an unusually large head back.
+    /// Forgets the head, and frees the memory of an unusually large one.
     pub fn shrink(&mut self) {
         self.fields.shrink();
-        // They point into what is gone.
+        // The ranges would point into freed bytes.
         (self.method_at, self.target_at) = (0..0, 0..0);
     }
 }
 
-/// A response's head as it was received.
+/// Response head as received: the bytes, and the ranges of its parts.
 #[derive(Debug)]
 pub struct ResponseHead {
     pub(super) fields: Fields,
     pub(super) status: u16,
     pub(super) reason_at: Range<u32>,
     pub(super) version: Version,
-    /// HTTP/2: no content follows.
+    /// HTTP/2: `Yes` if no content follows.
     pub(super) end_stream: EndStream,
 }
 
@@ -195,12 +194,12 @@ impl Deref for ResponseHead {
 }
 
 impl ResponseHead {
-    /// Reads a head from the start of `input`: its length in bytes, or `None` if more must come.
+    /// Parses a head at the start of `input`: returns its length in bytes, or `None` if it is incomplete.
     ///
     /// # Errors
     /// As [`RequestHead::read`].
     pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, HeadError> {
-        // Left over from the message before: who reads on may take it for the answer to another request.
+        // A leftover of the message before: the answer behind it may belong to another request.
         if matches!(input.first(), Some(b'\r' | b'\n')) {
             return Err(HeadError::Malformed("the status line is empty"));
         }
@@ -227,23 +226,23 @@ impl ResponseHead {
         Ok(Some(length))
     }
 
-    /// The status, 100 to 599.
+    /// Status code, 100 to 599.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The reason phrase, as received; may be empty.
+    /// Reason phrase as received; may be empty.
     pub fn reason(&self) -> &[u8] {
         self.slice(&self.reason_at)
     }
 
-    /// The version that the origin speaks.
+    /// Protocol version of the origin.
     pub fn version(&self) -> Version {
         self.version
     }
 }
 
-/// A target holds what a URL can hold, whatever version it came by.
+/// Checks that a target consists of characters that a URL can have, for any version.
 pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
     if target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
@@ -251,10 +250,10 @@ pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
     Err(HeadError::Malformed("the request target holds bytes that are not visible ASCII"))
 }
 
-/// httparse takes a lone LF for a line end (RFC 9112 §2.2 allows it). Two readers that disagree on that
-/// disagree on where a message ends, so here a line ends with CR LF and nothing else.
+/// Checks that each line ends with CR LF. httparse accepts a lone LF (RFC 9112 §2.2 allows it), but two readers that differ
+/// in this differ in where a message ends.
 fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
-    // A head begins with its first line, so there is a byte before every LF.
+    // A head begins with its first line, so there is a byte before each LF.
     if memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r') {
         return Ok(());
     }
@@ -286,7 +285,7 @@ fn reason(error: httparse::Error, input: &[u8]) -> HeadError {
     })
 }
 
-/// Whether the first line is three parts (of which the last of a request, or the first of a response, is a version).
+/// True if the first line has three parts, of which the last (request) or the first (response) is an HTTP version.
 fn names_version(input: &[u8]) -> bool {
     let line = input.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
     let is_version = |word: &[u8]| matches!(word, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']);

@@ -1,4 +1,4 @@
-//! A connection's bytes, whatever carries them: TCP, TLS, or one of the streams of an HTTP/2 connection.
+//! Byte stream of a connection: over TCP, over TLS, or a stream of an HTTP/2 connection.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,17 +18,17 @@ mod h2_heads;
 /// One end of a connection.
 pub struct Stream {
     transport: Transport,
-    /// Read, and put back to be read again.
+    /// Pushed-back bytes, read before all others.
     pushback: Vec<u8>,
 }
 
 enum Transport {
     Plain(Tcp),
-    /// Its bytes may themselves come through TLS, or by a stream of HTTP/2.
+    /// TLS, itself over TCP, TLS or a stream of HTTP/2.
     Tls(Box<TlsStream<Stream>>),
     Caller(Box<CallerStream>),
     Origin(Box<OriginStream>),
-    /// It was taken away, see [`Stream::take`].
+    /// Moved out by [`Stream::take`].
     Closed,
 }
 
@@ -39,42 +39,42 @@ impl From<Transport> for Stream {
 }
 
 impl Stream {
-    /// A connection whose bytes are what is said on it.
+    /// Stream over plain TCP.
     pub fn plain(tcp: TcpStream) -> Stream {
         Transport::Plain(Tcp::new(tcp)).into()
     }
 
-    /// A connection that was just accepted: what its peer has said already is read without a wait for the poll.
+    /// Stream over an accepted TCP connection: reads early bytes without waiting for the poll.
     pub fn accepted(tcp: TcpStream) -> Stream {
         Transport::Plain(Tcp::accepted(tcp)).into()
     }
 
-    /// A connection after its TLS handshake.
+    /// Stream over TLS, after its handshake.
     pub fn tls(tls: impl Into<TlsStream<Stream>>) -> Stream {
         Transport::Tls(Box::new(tls.into())).into()
     }
 
-    /// One request of a caller that speaks HTTP/2.
+    /// HTTP/2 stream of a caller's request.
     pub fn caller(stream: CallerStream) -> Stream {
         Transport::Caller(Box::new(stream)).into()
     }
 
-    /// One request to an origin that speaks HTTP/2.
+    /// HTTP/2 stream of a request to an origin.
     pub fn origin(stream: Box<OriginStream>) -> Stream {
         Transport::Origin(stream).into()
     }
 
-    /// Takes the stream out; what is left behind has come to its end.
+    /// Takes the stream out; a closed one stays behind.
     pub fn take(&mut self) -> Stream {
         std::mem::replace(self, Stream::closed())
     }
 
-    /// One that has come to its end.
+    /// Closed stream.
     pub fn closed() -> Stream {
         Transport::Closed.into()
     }
 
-    /// The request to an origin that speaks HTTP/2, if it is one.
+    /// HTTP/2 stream of a request to an origin, if it is one.
     pub fn as_origin(&mut self) -> Option<&mut OriginStream> {
         match &mut self.transport {
             Transport::Origin(stream) => Some(stream),
@@ -82,17 +82,17 @@ impl Stream {
         }
     }
 
-    /// Whether it is one of the streams of an HTTP/2 connection: heads and ends are not in its bytes.
+    /// True for a stream of an HTTP/2 connection: heads and ends are not among its bytes.
     pub fn is_http2(&self) -> bool {
         matches!(self.transport, Transport::Caller(_) | Transport::Origin(_))
     }
 
-    /// Puts bytes back that are to be read again, before all others.
+    /// Pushes bytes back, to be read before all others.
     pub fn put_back(&mut self, bytes: &[u8]) {
         self.pushback.splice(0..0, bytes.iter().copied());
     }
 
-    /// Reads what is there; 0 at the end of the stream.
+    /// Reads available bytes; 0 at the end of the stream.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -102,8 +102,7 @@ impl Stream {
         Poll::Ready(Ok(into.filled().len()))
     }
 
-    /// Waits until there is something to read, or the end, without needing room for it. A stream of HTTP/2 says so
-    /// at once.
+    /// Waits for bytes or for the end, without reading. A stream of HTTP/2 is always ready.
     ///
     /// # Errors
     /// Those of the socket.
@@ -127,7 +126,7 @@ impl Stream {
         }
     }
 
-    /// Whether a read may find bytes at once of which [`Stream::poll_readable`] would not tell.
+    /// True if a read may find bytes that [`Stream::poll_readable`] does not report.
     pub fn may_have_unread(&self) -> bool {
         match &self.transport {
             Transport::Plain(tcp) => tcp.may_have_unread(),
@@ -135,13 +134,12 @@ impl Stream {
         }
     }
 
-    /// Whether the peer hears of the end by itself when the stream is dropped, as it does of a plain connection that was
-    /// read to its end.
+    /// True if dropping the stream sends the end to the peer, as for a plain connection that was read to its end.
     pub fn closes_on_drop(&self) -> bool {
         matches!(self.transport, Transport::Plain(_))
     }
 
-    /// Writes some of `data`; `end`: nothing comes after it, which HTTP/2 says with the last of the bytes.
+    /// Writes some of `data`; with [`EndStream::Yes`], HTTP/2 marks the end of the message in the frame of the last byte.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -153,7 +151,7 @@ impl Stream {
         }
     }
 
-    /// Writes some of `data`; the end of the stream follows at once, and may keep it back so long.
+    /// Writes some of `data`, which the kernel may hold back for the end of the stream that follows at once.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -174,7 +172,7 @@ impl Stream {
         Pin::new(self).poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
     }
 
-    /// Pushes out what TLS still holds.
+    /// Flushes bytes buffered by TLS.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -182,7 +180,7 @@ impl Stream {
         AsyncWrite::poll_flush(Pin::new(self), cx)
     }
 
-    /// Says that nothing more will be written (half-close).
+    /// Ends the writing side (half-close).
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -190,8 +188,7 @@ impl Stream {
         AsyncWrite::poll_shutdown(Pin::new(self), cx)
     }
 
-    /// Ends a message: a stream of HTTP/2 says that nothing comes any more. Other messages say by themselves where
-    /// they end.
+    /// Ends a message: a stream of HTTP/2 sends END_STREAM or trailers. HTTP/1 messages are self-delimiting.
     ///
     /// # Errors
     /// Those of the stream.
@@ -203,7 +200,7 @@ impl Stream {
         }
     }
 
-    /// Makes the end visible as a broken connection: the peer sees a reset, never a clean end.
+    /// Breaks the connection: the peer sees a reset, never a clean end.
     pub fn abort(&mut self) {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.abort(),
@@ -214,8 +211,8 @@ impl Stream {
         }
     }
 
-    /// How many bytes the kernel has accepted: TLS says nothing of what has left when a later part of it fails. A stream of
-    /// HTTP/2 has no such number.
+    /// Number of bytes that the kernel has accepted: TLS reports nothing of a write that fails in a later part. 0 for a
+    /// stream of HTTP/2.
     pub fn kernel_accepted(&self) -> u64 {
         match &self.transport {
             Transport::Plain(tcp) => tcp.kernel_accepted(),
@@ -224,14 +221,14 @@ impl Stream {
         }
     }
 
-    /// How long what was written may go unacknowledged before the connection counts as broken; `None`: for long.
+    /// Longest time that written bytes may stay unacknowledged before the connection counts as broken; `None`: the system's.
     pub fn set_user_timeout(&mut self, after: Option<Duration>) {
         if let Some(tcp) = self.tcp_mut() {
             tcp.set_user_timeout(after);
         }
     }
 
-    /// The TCP connection beneath it, if it has one of its own.
+    /// TCP connection beneath the stream, if it is not shared.
     fn tcp_mut(&mut self) -> Option<&mut Tcp> {
         match &mut self.transport {
             Transport::Plain(tcp) => Some(tcp),
@@ -240,7 +237,7 @@ impl Stream {
         }
     }
 
-    /// Ends when the peer has hung up, whatever of its bytes is still unread.
+    /// Ready after the peer has hung up, also with unread bytes before it.
     pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.poll_hangup(cx),
@@ -251,9 +248,9 @@ impl Stream {
         }
     }
 
-    /// Whether an idle connection can carry another message: nothing was said on it, and it was not closed (RFC 9112
-    /// §9.3, §9.5). It costs a system call: tokio knows nothing of what has come since it polled last, and does not
-    /// look for a task that has used up its budget, so an unasked-for answer could be taken for the next one.
+    /// True if an idle connection can carry another message: it was neither closed nor written to by the peer (RFC 9112
+    /// §9.3, §9.5). Costs a system call: tokio does not know of bytes that arrived since its last poll, and reports nothing
+    /// to a task without budget, so a surplus response could be taken for the next one.
     pub fn is_reusable(&mut self) -> bool {
         if let Some(tcp) = self.tcp_mut() {
             tcp.force_read();
@@ -266,11 +263,9 @@ impl Stream {
             }
         }
     }
-}
 
-impl Stream {
-    /// As [`Stream::is_reusable`], without a system call where nothing is known to have come since the last read: for a
-    /// connection that was read from a moment ago.
+    /// As [`Stream::is_reusable`], but without a system call unless bytes are known to have arrived since the last read: for
+    /// a connection that was read a moment ago.
     pub fn seems_reusable(&mut self) -> bool {
         match &self.transport {
             Transport::Plain(tcp) if self.pushback.is_empty() && !tcp.may_have_input() => true,

@@ -1,4 +1,4 @@
-//! A TCP connection, and the sign that its peer has hung up, whatever of its bytes is still unread.
+//! TCP connection that detects a hang-up of its peer, also behind unread bytes.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -12,14 +12,14 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A TCP connection.
+/// TCP connection.
 #[derive(Debug)]
 pub(super) struct Tcp {
     stream: TcpStream,
-    /// Bytes may lie in the socket of which tokio knows nothing: it was told to forget them, see [`Tcp::poll_hangup`],
-    /// or it has not looked yet, see [`Tcp::accepted`] and [`Tcp::force_read`].
+    /// The socket may hold bytes that tokio does not know of: it was made to forget them, see [`Tcp::poll_hangup`], or has
+    /// not polled yet, see [`Tcp::accepted`] and [`Tcp::force_read`].
     may_have_unread: bool,
-    /// How many bytes the kernel has taken.
+    /// Number of bytes that the kernel has accepted.
     kernel_accepted: u64,
 }
 
@@ -28,13 +28,13 @@ impl Tcp {
         Tcp { stream, may_have_unread: false, kernel_accepted: 0 }
     }
 
-    /// One whose peer has most likely spoken already: the first read need not wait for the poll to say so. A wrong guess
-    /// costs one call.
+    /// Connection with a peer that has most likely sent bytes: the first read does not wait for the poll. A wrong guess
+    /// costs one system call.
     pub(super) fn accepted(stream: TcpStream) -> Tcp {
         Tcp { stream, may_have_unread: true, kernel_accepted: 0 }
     }
 
-    /// How many bytes the kernel has taken.
+    /// Number of bytes that the kernel has accepted.
     pub(super) fn kernel_accepted(&self) -> u64 {
         self.kernel_accepted
     }
@@ -46,17 +46,17 @@ impl Tcp {
         written
     }
 
-    /// The next read asks the kernel, and not what tokio remembers.
+    /// Makes the next read ask the kernel instead of tokio's record of readiness.
     pub(super) fn force_read(&mut self) {
         self.may_have_unread = true;
     }
 
-    /// Whether a read may find bytes that no poll will tell of.
+    /// True if a read may find bytes that the poll does not report.
     pub(super) fn may_have_unread(&self) -> bool {
         self.may_have_unread
     }
 
-    /// Waits until there is something to read, or the end, without needing room for it.
+    /// Waits for bytes or for the end, without reading.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.may_have_unread {
             return Poll::Ready(Ok(()));
@@ -64,16 +64,16 @@ impl Tcp {
         self.stream.poll_read_ready(cx)
     }
 
-    /// False if all that the runtime has heard of has been read. Costs no system call, and none of the task's budget.
+    /// False if all bytes that the runtime knows of were read. Costs no system call and none of the task's budget.
     pub(super) fn may_have_input(&self) -> bool {
         self.may_have_unread || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
-    /// Ends when the peer has hung up (FIN or RST), whatever of its bytes is still unread.
+    /// Ready after the peer has hung up (FIN or RST), also with unread bytes before it.
     ///
-    /// Bytes that arrive meanwhile stay in the socket, so the window of TCP holds a talkative peer back. tokio is told
-    /// to forget that they are there, or it would report them for ever; epoll is edge-triggered, so the next sign of life,
-    /// which may be the end, is reported again. What is so forgotten is remembered in `unread`.
+    /// Bytes that arrive meanwhile stay in the socket, so that TCP's window holds the peer back. tokio is made to forget
+    /// them, or it would report them forever; epoll is edge-triggered, so the next event, which may be the end, is reported
+    /// again. The forgotten bytes are remembered in `may_have_unread`.
     pub(super) fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if ready!(self.stream.poll_read_ready(cx)).is_err() {
@@ -93,8 +93,8 @@ impl Tcp {
         }
     }
 
-    /// Writes some of `data`, to which an end follows at once: the kernel keeps it back, so that both leave in one segment
-    /// (tcp(7), `MSG_MORE`; it lets go after 200 ms if no end comes).
+    /// Writes some of `data`, shortly before the end of the connection: the kernel holds it back, so that both leave in one
+    /// segment (tcp(7), `MSG_MORE`; it sends after 200 ms if no end comes).
     pub(super) fn poll_write_before_end(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         loop {
@@ -107,17 +107,17 @@ impl Tcp {
         }
     }
 
-    /// How long what was written may go unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)); `None`: as long as the kernel likes, which
-    /// is about a quarter of an hour.
+    /// Longest time that written bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)); `None`: the kernel's default,
+    /// about a quarter of an hour.
     pub(super) fn set_user_timeout(&self, after: Option<Duration>) {
-        // A socket that is gone already needs none.
+        // A closed socket needs no timeout.
         let _ = socket2::SockRef::from(&self.stream).set_tcp_user_timeout(after);
     }
 
-    /// Makes the end visible as a broken connection: the peer sees a reset, never a clean end.
+    /// Breaks the connection: the peer sees a reset, never a clean end.
     pub(super) fn abort(&self) {
         let socket = socket2::SockRef::from(&self.stream);
-        // A socket that is gone already needs no breaking.
+        // A closed socket cannot be broken.
         let _ = socket.set_linger(Some(Duration::ZERO));
         let _ = socket.shutdown(Shutdown::Read);
     }
@@ -239,7 +239,7 @@ mod tests {
             assert!(stream.is_reusable());
             let mut peer = peer.into_std().unwrap();
             peer.set_nonblocking(false).unwrap();
-            // Nothing is awaited from here on: the runtime cannot have heard of what the peer does.
+            // Nothing is awaited from here on: the runtime cannot notice the peer's actions.
             peer.write_all(says).unwrap();
             if is_over {
                 peer.shutdown(Shutdown::Both).unwrap();

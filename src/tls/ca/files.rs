@@ -20,7 +20,7 @@ use super::validity::{BACKDATE, date, serial, set_validity, unix, unix_seconds};
 
 /// Validity of an authority: ten years, since people install it in trust stores by hand.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// Remaining validity below which a start logs a warning: 30 days, time enough for a rotation in working hours.
+/// Remaining validity below which a start logs a warning: 30 days, enough to plan a rotation.
 const EXPIRY_WARNING_SECS: i64 = 30 * 86_400;
 /// Longest part of this machine's name in the name of its authority, in characters. A common name has at most 64 (RFC 5280
 /// appendix A.1, ub-common-name).

@@ -1,4 +1,4 @@
-//! A caller's connection, on which it makes many requests at one time.
+//! HTTP/2 connection of a caller (server side), with many requests at a time.
 
 use std::io;
 use std::sync::Arc;
@@ -18,26 +18,26 @@ use super::wire_state::WireState;
 use crate::wire::Stream;
 use crate::wire::head::{EndStream, HeadError, MAX_HEAD, RequestHead};
 
-/// A caller's connection.
+/// HTTP/2 connection of a caller.
 pub struct H2CallerConn {
     connection: Connection<FrameObserver, Bytes>,
     wire: Arc<WireState>,
 }
 
-/// A request that has come on it: its head, and the stream for its content and its answer.
+/// Request of a caller: its head, and the stream for its content and its response.
 pub struct IncomingRequest {
     head: http::request::Parts,
-    /// No content follows.
+    /// `Yes` if no content follows.
     end_stream: EndStream,
-    /// The stream.
+    /// Stream of the request.
     pub stream: CallerStream,
 }
 
 impl H2CallerConn {
-    /// Exchanges the first words with a caller that speaks HTTP/2. It has no timeout of its own.
+    /// Performs the HTTP/2 handshake (preface and SETTINGS). It has no timeout of its own.
     ///
     /// # Errors
-    /// If the caller does not keep to the protocol, or goes.
+    /// If the caller violates the protocol, or closes the connection.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -47,17 +47,17 @@ impl H2CallerConn {
         settings
             .initial_window_size(STREAM_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
-            // Larger ones are answered 431 by `h2`, far larger ones end the connection.
+            // Larger heads are answered 431 by `h2`, far larger ones end the connection.
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER);
         let connection = settings.handshake(watch).await.map_err(to_io_error)?;
         Ok(H2CallerConn { connection, wire })
     }
 
-    /// The next request. Must be polled for anything on the connection to move; `None` at its end.
+    /// The next request; `None` at the end of the connection. Must be polled for any progress on the connection.
     ///
     /// # Errors
-    /// If the connection broke, or the caller does not keep to the protocol.
+    /// If the connection broke, or the caller violates the protocol.
     pub fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<IncomingRequest>>> {
         let Some(accepted) = ready!(self.connection.poll_accept(cx)) else { return Poll::Ready(None) };
         Poll::Ready(Some(accepted.map_err(to_io_error).map(|(request, respond)| {
@@ -73,50 +73,50 @@ impl H2CallerConn {
         })))
     }
 
-    /// Lets the caller send as much content at one time as the windows of all its streams hold. Before, it is what every
-    /// connection begins with (65 535 bytes, RFC 9113 §6.9.2): unwanted content costs us no more.
+    /// Raises the connection's window to the sum of all streams' windows. Before that it is the initial one of 65 535 bytes
+    /// (RFC 9113 §6.9.2), so that unwanted content costs no more memory.
     pub fn enlarge_window(&mut self) {
         self.connection.set_target_window_size(CONNECTION_WINDOW);
     }
 
-    /// Takes no new requests; those that have come are served (GOAWAY, RFC 9113 §6.8).
+    /// Accepts no new requests; requests that have arrived are served (GOAWAY, RFC 9113 §6.8).
     pub fn send_goaway(&mut self) {
         self.connection.graceful_shutdown();
     }
 
-    /// Ends everything, because the caller makes more noise than is bearable.
+    /// Ends the connection at once for abuse (ENHANCE_YOUR_CALM, RFC 9113 §7).
     pub fn kick(&mut self) {
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     }
 
-    /// The connection itself, when nothing more is said on it.
+    /// Stream beneath the connection, once HTTP/2 is over.
     pub fn into_stream(self) -> Option<Stream> {
         let H2CallerConn { connection, wire } = self;
         drop(connection);
         wire.take_stream()
     }
 
-    /// How loud the caller has been: frames that carry neither a message nor room for one count 1, and those that make
-    /// us work for nothing (resets, settings, continuations) 10.
+    /// Abuse score of the caller: frames that carry neither a message nor window count 1, and those that cause work for
+    /// nothing (resets, settings, continuations) 10.
     pub fn abuse_score(&self) -> u64 {
         self.wire.abuse_score()
     }
 }
 
 impl IncomingRequest {
-    /// Puts the head into the form in which all heads are looked at. `default_scheme`: that of its connection, for a request that names none.
+    /// Converts the head to the form common to all versions. `default_scheme`: scheme of a request that names none.
     ///
     /// # Errors
-    /// Whatever of RFC 9113 §8.2 and §8.3 the frames below do not look at.
+    /// Violations of RFC 9113 §8.2 and §8.3 that `h2` does not check.
     pub fn read_head(&self, default_scheme: &str, into: &mut RequestHead) -> Result<(), HeadError> {
         convert::read_request(&self.head, self.end_stream, default_scheme, into)
     }
 }
 
-/// One request of a caller's, as a stream.
+/// HTTP/2 stream of a caller's request.
 pub struct CallerStream {
     respond: SendResponse<Bytes>,
-    /// Waits to be sent with what comes after it.
+    /// Response head that waits for the next write.
     head: Option<Response<()>>,
     is_head_sent: bool,
     content: StreamContent,
@@ -143,7 +143,7 @@ impl CallerStream {
         &mut self.content
     }
 
-    /// Sends the head, if it waits.
+    /// Sends the waiting head, if there is one.
     fn send_head(&mut self, end: EndStream) -> io::Result<()> {
         if let Some(head) = self.head.take() {
             let send = self.respond.send_response(head, end == EndStream::Yes).map_err(to_io_error)?;
@@ -176,7 +176,7 @@ impl CallerStream {
         self.content.end()
     }
 
-    /// Ready when the caller has given the request up, or is gone.
+    /// Ready after the caller has reset the stream or closed the connection.
     pub(in crate::wire) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_head_sent { self.content.poll_reset(cx) } else { self.respond.poll_reset(cx).map(drop) }
     }

@@ -1,4 +1,4 @@
-//! Heads and trailers between the form of `h2` and the form in which all heads are looked at (RFC 9113 §8).
+//! Conversion of HTTP/2 heads and trailers to and from the form common to all versions (RFC 9113 §8).
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::PathAndQuery;
@@ -8,15 +8,15 @@ use crate::wire::Version;
 use crate::wire::chunked::is_forbidden;
 use crate::wire::head::{EndStream, HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
 
-/// The most trailer fields that are passed on.
+/// Most trailer fields that are passed on.
 const MAX_TRAILERS: usize = 64;
 
-/// Fields on their way to somebody who speaks HTTP/2.
+/// Fields of a message to be sent by HTTP/2.
 #[derive(Debug, Default)]
 pub struct FieldMap(HeaderMap);
 
 impl FieldMap {
-    /// Appends a field. What HTTP/2 cannot carry is left out; whoever read it would not have let it pass.
+    /// Appends a field. Drops a field that HTTP/2 cannot carry; the readers of heads let none of these pass.
     pub fn put(&mut self, name: &[u8], value: &[u8]) {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
             // More than 24 576 fields would not fit; a head has at most `MAX_FIELDS`.
@@ -24,7 +24,7 @@ impl FieldMap {
         }
     }
 
-    /// A response with these fields.
+    /// Response head with these fields.
     pub fn response(self, status: u16) -> Response<()> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -32,10 +32,10 @@ impl FieldMap {
         response
     }
 
-    /// A request with these fields.
+    /// Request head with these fields.
     ///
     /// # Errors
-    /// If the authority or the path cannot be of a URL.
+    /// If the authority or the path is not valid in a URI.
     pub fn request(self, method: &str, scheme: &str, authority: &[u8], path: &[u8]) -> Result<Request<()>, HeadError> {
         let wrong = |_| HeadError::Malformed("the target cannot be passed on by HTTP/2");
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(wrong)?;
@@ -49,19 +49,18 @@ impl FieldMap {
     }
 }
 
-/// Whether a path and query can be in a request. HTTP/1.1 takes some bytes that no URI may have (RFC 3986 §2), and so do
-/// many origins; `http` does not.
+/// True if a path and query can be sent by HTTP/2. HTTP/1.1 carries some bytes that a URI must not have (RFC 3986 §2), and
+/// many origins take them; the `http` crate does not.
 pub fn can_carry_path(path: &str) -> bool {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%?=&+,:;@!$*()".contains(&byte);
     path.bytes().all(is_unreserved) || PathAndQuery::try_from(path).is_ok()
 }
 
-/// Puts the head of a request into our form: the target in absolute form, `Host` left to its authority, the crumbs of
-/// a cookie joined (RFC 9113 §8.2.3).
+/// Converts a request head: target in absolute form, `Host` kept, the crumbs of a cookie joined (RFC 9113 §8.2.3).
 ///
 /// # Errors
-/// `Malformed` or `TooLarge`. Version, method and, where there is one, target are those of this request also then, so
-/// that its refusal is written and logged as its own.
+/// `Malformed` or `TooLarge`. Version, method and, if there is one, target are set nevertheless, so that the refusal is
+/// written and logged as that of this request.
 pub(super) fn read_request(
     head: &http::request::Parts,
     end_stream: EndStream,
@@ -103,15 +102,14 @@ pub(super) fn read_request(
     read_fields(&head.headers, &mut into.fields)
 }
 
-/// Whether two authorities name one server: letters in either case, the scheme's default port named or not
-/// (RFC 9110 §4.2.3).
+/// True if two authorities name one server: letter case and the scheme's default port do not matter (RFC 9110 §4.2.3).
 fn is_same_server(one: &[u8], other: &[u8], scheme: &str) -> bool {
     let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b":443" } else { b":80" };
     let bare = |authority| <[u8]>::strip_suffix(authority, default).unwrap_or(authority);
     bare(one).eq_ignore_ascii_case(bare(other))
 }
 
-/// The one `Host`, if there is one.
+/// Value of the `Host` field, if there is one. Several are an error.
 fn single_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -120,7 +118,7 @@ fn single_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> 
     }
 }
 
-/// Puts the head of a response into our form, with the reason phrase that HTTP/1.1 wants.
+/// Converts a response head, with the reason phrase that HTTP/1.1 wants.
 pub(super) fn read_response(
     head: &http::response::Parts,
     end_stream: EndStream,
@@ -145,7 +143,7 @@ fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Resul
             return Err(HeadError::Malformed("a field value begins or ends with white space"));
         }
         if *name == COOKIE {
-            // All crumbs at the place of the first.
+            // All crumbs take the place of the first.
             if crumbs.peek().is_some() {
                 let all: Vec<&[u8]> = crumbs.by_ref().map(HeaderValue::as_bytes).collect();
                 let joined = all.join(&b"; "[..]);
@@ -158,7 +156,7 @@ fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Resul
     if into.count() > MAX_FIELDS { Err(HeadError::TooLarge) } else { Ok(()) }
 }
 
-/// Trailers as HTTP/1.1 writes them, the empty line behind them included.
+/// Appends trailers in HTTP/1.1 form, with the empty line behind them.
 pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in trailers {
         if !is_forbidden(name.as_str()) {
@@ -171,7 +169,7 @@ pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Trailers from how HTTP/1.1 writes them; `None` if there are none. They have been read once and are well-formed.
+/// Trailers from their HTTP/1.1 form, which was checked before; `None` if there are none.
 pub fn read_trailers(written: &[u8]) -> Option<HeaderMap> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(written, &mut fields) else {

@@ -1,5 +1,5 @@
-//! Stands between `h2` and its connection, and sees what h2 does not tell: when a head has left, what a peer's
-//! farewell leaves undone, how much abuse it makes.
+//! Observer of the frames between `h2` and its connection, for what `h2` does not tell: heads sent, streams left unprocessed
+//! by a GOAWAY, and abuse.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,24 +13,24 @@ use super::limits::PREFACE;
 use super::wire_state::WireState;
 use crate::wire::Stream;
 
-/// A connection under `h2`.
+/// Stream beneath `h2`, with parsers of its frames.
 pub(super) struct FrameObserver {
     stream: Stream,
     wire: Arc<WireState>,
     inbound: FrameParser,
-    /// Whether heads of ours are waited for: on a connection to an origin.
+    /// Parser of sent frames; only on a connection to an origin.
     outbound: Option<FrameParser>,
-    /// A head was handed over since the last flush.
+    /// True if a head was written since the last flush.
     unflushed: bool,
 }
 
 impl FrameObserver {
-    /// A connection that a caller opened.
+    /// Observes a connection opened by a caller.
     pub(super) fn caller(stream: Stream) -> (FrameObserver, Arc<WireState>) {
         FrameObserver::new(stream, FrameParser::after(PREFACE.len()), None)
     }
 
-    /// A connection that we opened.
+    /// Observes a connection to an origin.
     pub(super) fn origin(stream: Stream) -> (FrameObserver, Arc<WireState>) {
         FrameObserver::new(stream, FrameParser::after(0), Some(FrameParser::after(PREFACE.len())))
     }
@@ -50,7 +50,7 @@ impl FrameObserver {
             FrameEvent::Start(frame) => abuse += abuse_weight(frame.kind),
             FrameEvent::End(frame) => settings |= frame.is_settings(),
         });
-        // The life of a caller's connection is its own affair.
+        // Liveness is checked on connections to origins only.
         if self.outbound.is_some() {
             self.wire.on_received(bytes.len(), messages);
             if settings {
@@ -81,8 +81,8 @@ impl FrameObserver {
     }
 }
 
-/// How much abuse a frame from a peer is. Messages and room for them are none; what makes us work for nothing is
-/// louder than a ping, of which gRPC sends many to measure its way.
+/// Abuse score of a received frame. Messages and window updates have none. Frames that cause work for nothing count more
+/// than a PING, of which gRPC sends many to measure the bandwidth.
 fn abuse_weight(frame: u8) -> u64 {
     match frame {
         frame_type::DATA | frame_type::HEADERS | frame_type::WINDOW_UPDATE => 0,

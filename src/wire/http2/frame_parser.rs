@@ -1,9 +1,9 @@
-//! Reads frame headers (RFC 9113 §4.1) from the bytes that pass by, without holding them up.
+//! Incremental parser of frame headers (RFC 9113 §4.1); the bytes pass unchanged.
 
-/// The bytes of a frame's header.
+/// Length of a frame's header, in bytes.
 const HEADER: usize = 9;
 
-/// The types of frames that somebody here wants to know about (RFC 9113 §6).
+/// Types of the frames that are looked at (RFC 9113 §6).
 pub(super) mod frame_type {
     pub(in crate::wire::http2) const DATA: u8 = 0;
     pub(in crate::wire::http2) const HEADERS: u8 = 1;
@@ -14,65 +14,65 @@ pub(super) mod frame_type {
     pub(in crate::wire::http2) const CONTINUATION: u8 = 9;
 }
 
-/// ACK, of SETTINGS.
+/// Flag ACK of SETTINGS (RFC 9113 §6.5).
 const ACK: u8 = 1;
 
-/// END_HEADERS, of HEADERS and CONTINUATION.
+/// Flag END_HEADERS of HEADERS and CONTINUATION (RFC 9113 §6.2).
 const END_HEADERS: u8 = 4;
 
-/// A frame that has begun, or has event by.
+/// Header of a frame, with the start of its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Frame {
     pub(super) kind: u8,
     flags: u8,
     pub(super) stream: u32,
-    /// The first four bytes of its payload, of a GOAWAY the last stream that was or will be looked at.
+    /// First four bytes of the payload, as a number. In a GOAWAY: the last stream that the peer processes.
     pub(super) first: u32,
 }
 
 impl Frame {
-    /// Whether it tells settings, and does not acknowledge ours.
+    /// True for SETTINGS of the peer, false for an acknowledgement of ours.
     pub(super) fn is_settings(self) -> bool {
         self.kind == frame_type::SETTINGS && self.flags & ACK == 0
     }
 
-    /// Whether a head ends with it.
+    /// True if a head ends with this frame.
     pub(super) fn ends_head(self) -> bool {
         matches!(self.kind, frame_type::HEADERS | frame_type::CONTINUATION) && self.flags & END_HEADERS != 0
     }
 }
 
-/// What passes by.
+/// Event of the parser.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FrameEvent {
-    /// The header of a frame.
+    /// The header of a frame is complete; its payload follows.
     Start(Frame),
-    /// All of a frame.
+    /// The frame is complete.
     End(Frame),
 }
 
-/// Follows one direction of a connection.
+/// Parser of one direction of a connection.
 #[derive(Debug)]
 pub(super) struct FrameParser {
-    /// Bytes that belong to no frame: the preface.
+    /// Number of bytes before the first frame (the preface).
     skip: usize,
     header: [u8; HEADER],
     header_len: usize,
     frame: Frame,
-    /// What is still to come of the frame's payload.
+    /// Number of payload bytes still to come.
     payload_left: usize,
-    /// How much of `first` is known.
+    /// Number of known bytes of `frame.first`.
     first_len: usize,
 }
 
 impl FrameParser {
-    /// FrameParser that come after so many other bytes.
+    /// Parser of frames behind `before` other bytes.
     pub(super) fn after(before: usize) -> FrameParser {
         let frame = Frame { kind: 0, flags: 0, stream: 0, first: 0 };
         FrameParser { skip: before, header: [0; HEADER], header_len: 0, frame, payload_left: 0, first_len: 0 }
     }
 
-    /// Looks at the next bytes.
+    /// Parses the next bytes and emits their events.
     pub(super) fn parse(&mut self, mut bytes: &[u8], mut emit: impl FnMut(FrameEvent)) {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
@@ -105,7 +105,7 @@ impl FrameParser {
     fn start_frame(&mut self) {
         let [a, b, c, kind, flags, w, x, y, z] = self.header;
         self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
-        // The first bit is reserved.
+        // The first bit is reserved (RFC 9113 §4.1).
         let stream = u32::from_be_bytes([w, x, y, z]) & (u32::MAX >> 1);
         self.frame = Frame { kind, flags, stream, first: 0 };
         (self.header_len, self.first_len) = (0, 0);

@@ -1,4 +1,4 @@
-//! A connection to an origin that many requests share.
+//! HTTP/2 connection to an origin (client side), shared by many requests.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -22,10 +22,10 @@ use crate::time::Time;
 use crate::wire::Stream;
 use crate::wire::head::MAX_HEAD;
 
-/// How long an origin has to take our farewell. One that reads nothing would keep the connection for ever.
+/// Longest time that sending a GOAWAY may take. An origin that reads nothing would keep the connection forever.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection to an origin.
+/// Handle of an HTTP/2 connection to an origin.
 #[derive(Clone)]
 pub struct H2Conn {
     send: SendRequest<Bytes>,
@@ -33,8 +33,8 @@ pub struct H2Conn {
 }
 
 impl H2Conn {
-    /// Exchanges the first words with an origin that has agreed to speak HTTP/2. What comes with it must be polled for
-    /// anything on the connection to move, and ends with it.
+    /// Performs the HTTP/2 handshake (preface and SETTINGS). The returned future drives the connection: without polling it
+    /// nothing moves, and it ends with the connection.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -49,7 +49,7 @@ impl H2Conn {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
-            // Until the origin has said how many it takes: those that are too many would wait in `h2`, out of reach.
+            // Until the origin's SETTINGS arrive: streams above its limit would wait inside `h2`, out of reach.
             .initial_max_send_streams(1);
         let (watch, wire) = FrameObserver::origin(stream);
         let (send, connection) = settings.handshake(watch).await.map_err(to_io_error)?;
@@ -57,9 +57,9 @@ impl H2Conn {
         Ok((H2Conn { send, state }, drive(connection, wire)))
     }
 
-    /// A stream on it, if it has room and is trusted.
+    /// Opens a stream if the connection has room and is ready (a PING may be due first).
     pub fn open_stream(&self, now: Time) -> Option<Box<OriginStream>> {
-        // Most of the connections that a request in a burst looks at are full, so that is asked first.
+        // In a burst most connections are full, so that is checked first.
         let most = self.send.current_max_send_streams().min(MAX_STREAMS as usize);
         if self.state.is_full(most) {
             return None;
@@ -72,38 +72,38 @@ impl H2Conn {
         Some(Box::new(OriginStream::new(send, guard)))
     }
 
-    /// Whether the origin takes requests on it at all, now or later.
+    /// True unless the origin allows no streams at all.
     pub fn accepts_streams(&self) -> bool {
         self.send.current_max_send_streams() > 0
     }
 
-    /// Whether new requests can be sent on it.
+    /// True if new requests can be sent on it.
     pub fn is_open(&self) -> bool {
         self.state.is_open()
     }
 
-    /// Whether nobody uses it.
+    /// True if it has no streams.
     pub fn is_idle(&self) -> bool {
         self.state.is_idle()
     }
 
-    /// Does what is due for its liveness; to be called about once a second.
+    /// Sends a PING or closes the connection, if that is due. Called about once a second.
     pub fn check_liveness(&self, now: Time) {
         self.state.check_liveness(now);
     }
 
-    /// The answer to a PING, if it can be used after that.
+    /// Handle to wait for an outstanding PING's answer, after which the connection may be usable.
     pub fn awaited_pong(&self, now: Time) -> Option<PongWait> {
         if self.is_open() { self.state.awaited_pong(now) } else { None }
     }
 
-    /// Ends it at once, whatever is under way on it.
+    /// Closes the connection at once, with all requests on it.
     pub fn close(&self) {
         self.state.close();
     }
 }
 
-/// Moves everything on the connection until it ends, or is to end.
+/// Drives the connection until it ends or is told to close.
 async fn drive(mut connection: Connection<FrameObserver, Bytes>, wire: Arc<WireState>) {
     let mut ping = connection.ping_pong().expect("it is asked for once");
     let (mut is_asked, mut ended) = (false, None);
@@ -134,11 +134,11 @@ async fn drive(mut connection: Connection<FrameObserver, Bytes>, wire: Arc<WireS
         tracing::debug!(%error, "an HTTP/2 connection to an origin ended");
     }
     drop(connection);
-    // The descriptor is free from here on, though streams may still be held.
+    // The descriptor is free from here on, though streams may still exist.
     if let Some(mut stream) = wire.take_stream()
         && ended.is_none()
     {
-        // Bytes that the kernel still has to send are of no use any more.
+        // Bytes that the kernel has not sent yet are of no use any more.
         stream.abort();
     }
 }

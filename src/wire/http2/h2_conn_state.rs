@@ -1,4 +1,4 @@
-//! State of a connection to an origin that its streams share.
+//! State of an HTTP/2 connection to an origin, shared by its handles and its streams.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,23 +14,23 @@ use super::liveness::{Activity, Liveness, LivenessAction, Readiness};
 use super::wire_state::{CloseMode, WireState};
 use crate::time::Time;
 
-/// How long an origin's settings are waited for: a round trip, with a lost segment on the way.
+/// Longest wait for an origin's settings: a round trip with a lost segment (initial RTO of 1 s, RFC 6298 §2).
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// State of a connection, of which its handles and its streams know.
+/// Shared state of a connection to an origin.
 pub(super) struct H2ConnState {
     pub(super) wire: Arc<WireState>,
-    /// How many streams are open or promised to a request.
+    /// Number of streams that are open or promised to a request.
     streams: AtomicUsize,
-    /// It has carried a request.
+    /// True after the first request.
     used: AtomicBool,
     liveness: Mutex<Liveness>,
-    /// It takes no more requests, though those that it has may still end well.
+    /// True if it takes no more requests, though running ones may still succeed.
     retired: AtomicBool,
 }
 
 impl H2ConnState {
-    /// The state of a connection that was opened now.
+    /// State of a connection that was opened at `now`.
     pub(super) fn new(wire: Arc<WireState>, now: Time) -> Arc<H2ConnState> {
         Arc::new(H2ConnState {
             wire,
@@ -41,7 +41,7 @@ impl H2ConnState {
         })
     }
 
-    /// One of at most `most` streams.
+    /// Reserves one of at most `most` streams.
     pub(super) fn reserve_stream(self: &Arc<Self>, most: usize) -> Option<StreamGuard> {
         if self.streams.fetch_add(1, Ordering::Relaxed) >= most {
             self.streams.fetch_sub(1, Ordering::Relaxed);
@@ -50,32 +50,31 @@ impl H2ConnState {
         Some(StreamGuard(Arc::clone(self)))
     }
 
-    /// Whether it has so many streams already.
+    /// True if it has `most` streams already.
     pub(super) fn is_full(&self, most: usize) -> bool {
         self.streams.load(Ordering::Relaxed) >= most
     }
 
-    /// Whether new requests can be sent on it.
+    /// True if new requests can be sent on it.
     pub(super) fn is_open(&self) -> bool {
         !self.retired.load(Ordering::Relaxed) && self.wire.is_open()
     }
 
-    /// Ends the connection at once.
+    /// Closes the connection at once.
     pub(super) fn close(&self) {
         self.retire();
         self.wire.close_with(CloseMode::Immediate);
     }
 
-    /// No new request can be sent on it.
+    /// Excludes the connection from new requests.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
 
-    /// Whether `h2` would take a request. It would not after an error of the connection, which may long be known before the
-    /// connection has ended, nor when there is no stream identifier left (RFC 9113 §5.1.1). That never changes: the
-    /// connection is retired.
+    /// True if `h2` takes a request. It does not after a connection error, which may be known long before the connection
+    /// ends, nor without a stream identifier left (RFC 9113 §5.1.1). Both are final: the connection is retired.
     pub(super) fn is_ready(&self, send: &mut SendRequest<Bytes>) -> bool {
-        // It is never pending: no handle has a stream that waits to be opened.
+        // Never pending: no handle has a stream that waits to be opened.
         let is_ready = matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
         if !is_ready {
             self.retire();
@@ -83,42 +82,42 @@ impl H2ConnState {
         is_ready && self.is_open()
     }
 
-    /// Whether it has no streams.
+    /// True if it has no streams.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.load(Ordering::Relaxed) == 0
     }
 
-    /// The settings of the origin, without which it has room for one stream.
+    /// Handle to wait for the origin's settings, without which it has room for one stream.
     pub(super) fn settings(&self) -> SettingsWait {
         SettingsWait(Arc::clone(&self.wire))
     }
 
-    /// The way of the head of this stream, which `h2` has been given.
+    /// Handle to wait until the head of this stream, which `h2` has taken, is sent.
     pub(super) fn head_flush(self: &Arc<Self>, stream: u32) -> HeadFlush {
         HeadFlush { state: Arc::clone(self), stream }
     }
 
-    /// Does what is due for its liveness: a PING, or the end.
+    /// Sends a PING or closes the connection, if that is due.
     pub(super) fn check_liveness(&self, now: Time) {
         self.with_liveness(|liveness, activity| ((), liveness.check(activity, now)));
     }
 
-    /// Whether a new request may be sent on it now. A PING may go out to find that out.
+    /// Readiness for a new request. May send a PING to find out.
     pub(super) fn readiness(&self, now: Time) -> Readiness {
         self.with_liveness(|liveness, activity| liveness.check_for_request(activity, now))
     }
 
-    /// A request on it had no answer in time.
+    /// Marks the connection as suspect: a request on it had no answer in time.
     pub(super) fn mark_suspect(&self, now: Time) {
         self.with_liveness(|liveness, activity| ((), liveness.suspect(activity, now)));
     }
 
-    /// Whether there is no doubt about it for a request that found it good before.
+    /// True if a request that found the connection ready may still use it.
     pub(super) fn is_still_ready(&self) -> bool {
         self.with_liveness(|liveness, activity| (liveness.is_still_ready(activity), LivenessAction::Nothing))
     }
 
-    /// The answer to a PING, if it is worth a wait.
+    /// Handle to wait for the answer to a PING, if it is expected soon.
     pub(super) fn awaited_pong(self: &Arc<Self>, now: Time) -> Option<PongWait> {
         let (patience, before) = self
             .with_liveness(|liveness, activity| ((liveness.pong_wait(now), activity.pongs), LivenessAction::Nothing));
@@ -127,7 +126,7 @@ impl H2ConnState {
 
     fn with_liveness<T>(&self, ask: impl FnOnce(&mut Liveness, Activity) -> (T, LivenessAction)) -> T {
         let activity = self.wire.activity(self.streams.load(Ordering::Relaxed));
-        // Each change is whole before anything can panic.
+        // Each change is complete before anything can panic.
         let (told, due) = ask(&mut self.liveness.lock().unwrap_or_else(PoisonError::into_inner), activity);
         match due {
             LivenessAction::Nothing => {}
@@ -137,12 +136,12 @@ impl H2ConnState {
         told
     }
 
-    /// Whether it has carried a request.
+    /// True after the first request.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// It can_carry_path a request.
+    /// Records the first request.
     pub(super) fn set_used(&self) {
         self.used.store(true, Ordering::Relaxed);
     }
@@ -155,50 +154,50 @@ impl Drop for H2ConnState {
     }
 }
 
-/// The answer to a PING.
+/// Wait for the answer to a PING.
 pub struct PongWait {
     wire: Arc<WireState>,
-    /// How many there have been.
+    /// Number of answers before.
     before: u64,
     patience: Duration,
 }
 
 impl PongWait {
-    /// Waits for it, or for the end of the connection, but not for long.
+    /// Waits until the answer arrives or the connection ends, at most for the time left.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(self) {
-        // The next look at the connection tells what came of it.
+        // The result shows in the next check of the connection.
         let _elapsed = timeout(self.patience, self.wire.wait_for_pong(self.before)).await;
     }
 }
 
-/// The first settings of an origin.
+/// Wait for the first settings of an origin.
 pub struct SettingsWait(Arc<WireState>);
 
 impl SettingsWait {
-    /// Waits until they are in force, but not for long: they come with the first bytes of an origin (RFC 9113 §3.4).
+    /// Waits until the settings are applied, for a second at most: they come with an origin's first bytes (RFC 9113 §3.4).
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(self) {
-        // Without them there is room for a single stream.
+        // Without settings there is room for a single stream.
         let _elapsed = timeout(SETTINGS_TIMEOUT, self.0.wait_for_settings()).await;
     }
 }
 
-/// The head of a request that `h2` has been given and cannot be asked to give back.
+/// Wait for the head of a request that `h2` has taken and cannot give back.
 pub struct HeadFlush {
     state: Arc<H2ConnState>,
     stream: u32,
 }
 
 impl HeadFlush {
-    /// Waits until the head is out. `false`: its connection has ended before, and it never will be.
+    /// Waits until the head is sent. `false`: the connection ended before, and the head will never be sent.
     ///
-    /// From this call on it has the place of a stream, as its stream is gone or about to be: heads that wait in a connection
-    /// are no more than it may have streams, and it is not idle.
+    /// Holds a stream of the connection from this call on, since the request's own stream may be dropped: the waiting heads
+    /// of a connection are never more than its streams, and a connection with one is not idle.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -210,7 +209,7 @@ impl HeadFlush {
     }
 }
 
-/// One of the streams that a link may have; free again when dropped.
+/// One stream of a connection; returned on drop.
 pub(super) struct StreamGuard(pub(super) Arc<H2ConnState>);
 
 impl Drop for StreamGuard {

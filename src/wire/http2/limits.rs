@@ -1,17 +1,18 @@
 //! Limits of HTTP/2 connections: streams, flow-control windows and send buffers; and the connection preface.
 
-/// What every connection begins with that speaks HTTP/2 (RFC 9113 §3.4).
+/// Connection preface of clients (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How much of a stream's content may be under way to us. What a connection may send at most is what lies here if
-/// nobody takes it, so it is what a connection can cost.
+/// Receive window of a stream, in bytes. A connection can cost as much memory as all windows together, if nothing is read
+/// from them: 8 MiB.
 pub(super) const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// How many streams one connection may have at a time; nginx' figure.
+/// Most streams of a connection at a time; nginx's default (`http2_max_concurrent_streams`).
 pub(super) const MAX_STREAMS: u32 = 128;
 
-/// All streams' windows together: whoever reads slowly holds back a stream, never its connection.
+/// Receive window of a connection, in bytes: the sum of all streams' windows, so that a slow reader holds back its stream
+/// and never the connection.
 pub(super) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 
-/// How much of a stream's content may wait for a slow reader of it.
+/// Send buffer of a stream for a slow peer, in bytes: as large as a receive window.
 pub(super) const SEND_BUFFER: usize = 64 * 1024;

@@ -1,87 +1,86 @@
-//! Liveness of an HTTP/2 connection to an origin: when a PING is due, when its peer counts as gone (RFC 9113 §6.7, §9.1).
+//! Liveness of an HTTP/2 connection to an origin: PING schedule and detection of dead peers (RFC 9113 §6.7, §9.1).
 //!
-//! TCP notices a peer that vanished only when it should acknowledge something, and not at all one that lives on without
-//! doing anything. One connection serves all requests for its origin, so a dead one would fail all of them.
+//! TCP notices a vanished peer only if an acknowledgement is due, and never one that lives on without doing anything. One
+//! connection serves all requests for its origin, so a dead one would fail all of them.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// How long nothing may come while something is under way, until a PING asks whether the peer is there. Shorter, and every
-/// slow answer would cost one.
+/// Silence after which a PING is sent, while requests are running. With a shorter one every slow answer would cost a PING.
 const PING_AFTER: Duration = Duration::from_secs(10);
 
-/// How long nothing may come after a PING. Several round trips around the world, with lost segments on the way.
+/// Longest wait for the answer to a PING: several round trips around the world, with lost segments.
 const PONG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may be idle and be used again unasked. Load balancers and NAT forget connections after a minute
-/// or more, often without a word to either side.
+/// Idle time after which a connection needs a PING before it is used again. Load balancers and NAT forget connections after
+/// a minute or more, often without a word to either side.
 const STALE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a request waits for the answer to a PING, instead of opening a connection: about as long as that would take.
+/// Longest wait of a request for the answer to a PING, instead of a new connection: about as long as opening one takes.
 const MAX_PONG_WAIT: Duration = Duration::from_secs(1);
 
-/// How far apart PINGs are without a message from the peer between them, but for one. gRPC servers take those that are
-/// less than 5 minutes apart for an attack, and end the connection with the third (`too_many_pings`).
+/// Shortest interval between PINGs without a message from the peer, with one exception. gRPC servers take PINGs less than 5
+/// minutes apart for an attack, and close the connection at the third (`too_many_pings`).
 const MIN_PING_INTERVAL: Duration = Duration::from_secs(5 * 60 + 10);
 
-/// Activity of life of a connection at some moment. All of them but `streams` only grow.
+/// Counters of a connection's activity at a point in time. All but `streams` only grow.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Activity {
-    /// Bytes that have come.
+    /// Number of bytes received.
     pub(super) received: u64,
-    /// Frames among them that are part of an answer.
+    /// Number of received frames that are part of a response.
     pub(super) messages: u64,
-    /// Answers to PINGs.
+    /// Number of answers to PINGs.
     pub(super) pongs: u64,
-    /// The last stream whose head has left.
+    /// Last stream with a sent head.
     pub(super) last_head_sent: u32,
-    /// Streams that are open or promised to a request.
+    /// Number of streams that are open or promised to a request.
     pub(super) streams: usize,
 }
 
-/// The next thing to do for a connection.
+/// Next action for a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LivenessAction {
     Nothing,
     /// Send a PING.
     Ping,
-    /// End it: its peer is gone.
+    /// Close the connection: its peer is dead.
     Close,
 }
 
-/// Whether a new request may be sent on a connection.
+/// Readiness of a connection for a new request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Readiness {
     Ready,
-    /// Not before its peer has answered a PING, which is likely.
+    /// A PING is unanswered; its answer is likely to come soon.
     AwaitingPong,
-    /// Not for now.
+    /// Not usable for now.
     Suspect,
 }
 
-/// Liveness of one connection. It is looked at about once a second, and before each request.
+/// Liveness of one connection, checked about once a second and before each request.
 #[derive(Debug)]
 pub(super) struct Liveness {
     activity: Activity,
-    /// When something came last.
+    /// Time of the last received bytes.
     received_at: Time,
-    /// Since when there are streams.
+    /// Time since which it has had streams.
     busy_since: Option<Time>,
-    /// Since when a request waits for the first sign that it has arrived.
+    /// Time since which a request has waited for the first sign of its arrival.
     waiting_since: Option<Time>,
-    /// Since when a PING has not been answered.
+    /// Time of the unanswered PING.
     ping_sent_at: Option<Time>,
-    /// The last PING since the last message.
+    /// Time of the last PING since the last message.
     last_ping_at: Option<Time>,
-    /// One more PING may follow it soon.
+    /// True if one more PING may follow soon.
     has_spare_ping: bool,
-    /// A request had no answer in time: only a PING can show that the connection is good.
+    /// True after a request without an answer in time: only the answer to a PING clears it.
     is_suspect: bool,
 }
 
 impl Liveness {
-    /// A connection that was opened now.
+    /// Liveness of a connection that was opened at `now`.
     pub(super) fn new(now: Time) -> Liveness {
         Liveness {
             activity: Activity::default(),
@@ -95,7 +94,7 @@ impl Liveness {
         }
     }
 
-    /// The next thing to do.
+    /// Periodic check; returns the action that is due.
     pub(super) fn check(&mut self, activity: Activity, now: Time) -> LivenessAction {
         self.record(activity, now);
         if let Some(ping_sent_at) = self.ping_sent_at {
@@ -103,33 +102,33 @@ impl Liveness {
             return if is_gone { LivenessAction::Close } else { LivenessAction::Nothing };
         }
         let lasts = |since: Time| now.since(since) >= PING_AFTER;
-        // A request should be answered, also if its caller has given up.
+        // A request should be answered, even if its caller has given up.
         let is_unheard = self.waiting_since.is_some_and(lasts);
-        // A stream may be silent by its nature.
+        // Some streams are silent by their nature, such as server-sent events.
         let is_silent = self.busy_since.is_some_and(|since| lasts(since.max(self.received_at)));
         if is_unheard || is_silent && !self.is_early(now) { self.ping(now) } else { LivenessAction::Nothing }
     }
 
-    /// Whether a new request may be sent on it, and what is due before.
+    /// Check before a new request; returns the readiness and the action that is due.
     pub(super) fn check_for_request(&mut self, activity: Activity, now: Time) -> (Readiness, LivenessAction) {
         self.record(activity, now);
         let due = if self.is_stale(now) || self.is_suspect { self.ping(now) } else { LivenessAction::Nothing };
         (self.readiness(now), due)
     }
 
-    /// Whether a request that was promised a place on it can still be sent there.
+    /// True if a request that was promised a stream can still be sent.
     pub(super) fn is_still_ready(&self, activity: Activity) -> bool {
         activity.pongs != self.activity.pongs || self.ping_sent_at.is_none() && !self.is_suspect
     }
 
-    /// A request on it had no answer in time.
+    /// Marks the connection as suspect: a request on it had no answer in time.
     pub(super) fn suspect(&mut self, activity: Activity, now: Time) -> LivenessAction {
         self.record(activity, now);
         self.is_suspect = true;
         self.ping(now)
     }
 
-    /// How long a request should wait for the answer to a PING that is under way, if at all.
+    /// Time that a request should wait for the answer to a PING; `None` if there is none to wait for.
     pub(super) fn pong_wait(&self, now: Time) -> Option<Duration> {
         let left = MAX_PONG_WAIT.saturating_sub(now.since(self.ping_sent_at?));
         (!left.is_zero()).then_some(left)
@@ -147,7 +146,7 @@ impl Liveness {
         self.activity.streams == 0 && now.since(self.received_at) >= STALE_AFTER
     }
 
-    /// A PING is due, if none is under way and its peer bears one.
+    /// Returns `Ping` unless one is unanswered or too early for the peer.
     fn ping(&mut self, now: Time) -> LivenessAction {
         let is_early = self.is_early(now);
         if self.ping_sent_at.is_some() || is_early && !self.has_spare_ping {
@@ -158,7 +157,7 @@ impl Liveness {
         LivenessAction::Ping
     }
 
-    /// Whether another PING would come soon after the last.
+    /// True if another PING would come too soon after the last.
     fn is_early(&self, now: Time) -> bool {
         self.last_ping_at.is_some_and(|at| now.since(at) < MIN_PING_INTERVAL)
     }
@@ -184,7 +183,7 @@ impl Liveness {
 mod tests {
     use super::*;
 
-    /// A connection with a clock and a peer of the test's.
+    /// Connection with a simulated clock and peer.
     struct LivenessWorld {
         liveness: Liveness,
         activity: Activity,
@@ -219,7 +218,7 @@ mod tests {
             self.now.since(Time::from_nanos(1 << 60)).as_secs()
         }
 
-        /// So many seconds pass, with a look at each; whether the connection was ended.
+        /// Advances the clock with a check each second; true if the connection was closed.
         fn pass(&mut self, seconds: u64) -> bool {
             for _ in 0..seconds {
                 self.now = self.now + Duration::from_secs(1);

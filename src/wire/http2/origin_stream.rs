@@ -1,4 +1,4 @@
-//! One request to an origin that speaks HTTP/2, as a stream.
+//! HTTP/2 stream of one request to an origin.
 
 use std::io;
 use std::pin::Pin;
@@ -17,72 +17,72 @@ use super::stream_content::{StreamContent, to_io_error};
 use crate::time::Time;
 use crate::wire::head::{EndStream, ResponseHead};
 
-/// Why there is no answer on a stream.
+/// Reason for a missing response on a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamFailure {
-    /// The origin has not looked at the request, and says so: it can be sent again, whatever it is.
+    /// The origin has not processed the request (REFUSED_STREAM, GOAWAY): any request can be sent again.
     #[error("the origin did not take the request")]
     Refused,
-    /// It wants HTTP/1.1 for this (RFC 9113 §7), and has not looked at it either.
+    /// The origin has not processed the request and wants HTTP/1.1 for it (HTTP_1_1_REQUIRED, RFC 9113 §7).
     #[error("the origin wants HTTP/1.1")]
     Http11Required,
-    /// The connection is gone, perhaps by a fault of what lies beneath it.
+    /// The connection ended, with the error of its transport if there was one.
     #[error("the connection ended")]
     ConnectionLost(Option<Arc<io::Error>>),
-    /// It gave the request up.
+    /// The origin reset the stream.
     #[error("the origin gave the request up")]
     Reset,
-    /// It does not keep to the protocol.
+    /// The origin violates the protocol.
     #[error("the origin does not keep to HTTP/2")]
     ProtocolViolation,
 }
 
-/// What an origin has said.
+/// Kind of a received response head.
 pub enum ResponseKind {
-    /// An interim response (1xx); the final one is still to come.
+    /// Interim response (1xx); the final one follows.
     Interim,
-    /// The final response.
+    /// Final response.
     Final,
 }
 
-/// A request to an origin, as a stream.
+/// HTTP/2 stream of a request to an origin.
 pub struct OriginStream {
     stage: RequestStage,
-    /// Waits to be sent with what comes after it.
+    /// Request head that waits for the next write.
     head: Option<Request<()>>,
     content: StreamContent,
     guard: StreamGuard,
-    /// Its connection has carried a request before.
+    /// True if its connection has carried a request before.
     reused: bool,
 }
 
 enum RequestStage {
-    /// Nothing has been asked.
+    /// Nothing sent yet.
     Idle(SendRequest<Bytes>),
-    /// The request is on its way, or further.
+    /// Handed to `h2`.
     Sent { answer: ResponseFuture, stream: u32 },
-    /// The connection would not take it.
+    /// Rejected by the connection.
     Failed,
 }
 
 impl OriginStream {
-    /// A stream on which nothing has been asked.
+    /// Stream without a request.
     pub(super) fn new(send: SendRequest<Bytes>, guard: StreamGuard) -> OriginStream {
         let reused = guard.0.is_used();
         OriginStream { stage: RequestStage::Idle(send), head: None, content: StreamContent::default(), guard, reused }
     }
 
-    /// Whether its connection has carried a request before.
+    /// True if its connection has carried a request before.
     pub fn is_reused(&self) -> bool {
         self.reused
     }
 
-    /// The settings of the origin, before which its connection cannot be shared.
+    /// Handle to wait for the origin's settings, before which its connection cannot be shared.
     pub fn settings(&self) -> SettingsWait {
         self.guard.0.settings()
     }
 
-    /// Whether a request can still be sent on it.
+    /// True if a request can still be sent on it.
     pub fn is_usable(&mut self) -> bool {
         match &mut self.stage {
             RequestStage::Idle(send) => self.guard.0.is_ready(send) && self.guard.0.is_still_ready(),
@@ -90,7 +90,7 @@ impl OriginStream {
         }
     }
 
-    /// Its request had no answer in time: its connection takes no more of them until the origin has answered a PING.
+    /// Marks the connection as suspect, since the request had no answer in time: it takes no more until a PING is answered.
     pub fn mark_suspect(&self, now: Time) {
         self.guard.0.mark_suspect(now);
     }
@@ -103,8 +103,8 @@ impl OriginStream {
         self.head.is_some()
     }
 
-    /// Whether anything of the request has left or may still leave: what `h2` was given it writes as soon as there is room,
-    /// also if the stream is dropped before.
+    /// True if any part of the request was sent or may still be: `h2` writes a head that it has taken as soon as there is
+    /// room, even if the stream is dropped.
     pub(in crate::wire) fn is_head_sent(&self) -> bool {
         match &self.stage {
             RequestStage::Idle(_) | RequestStage::Failed => false,
@@ -112,7 +112,7 @@ impl OriginStream {
         }
     }
 
-    /// The way of the request's head, once it cannot be taken back.
+    /// Handle to wait until the head is sent; `None` before `h2` has taken it.
     pub fn head_flush(&self) -> Option<HeadFlush> {
         match &self.stage {
             RequestStage::Idle(_) | RequestStage::Failed => None,
@@ -124,7 +124,7 @@ impl OriginStream {
         &mut self.content
     }
 
-    /// Hands the head to the connection; `end`: nothing comes after it.
+    /// Hands the head to `h2`; with [`EndStream::Yes`] nothing follows it.
     pub(in crate::wire) fn send_head(&mut self, end: EndStream) -> io::Result<()> {
         let Some(head) = self.head.take() else { return Ok(()) };
         let RequestStage::Idle(mut send) = std::mem::replace(&mut self.stage, RequestStage::Failed) else {
@@ -138,7 +138,7 @@ impl OriginStream {
         Ok(())
     }
 
-    /// Ready when the head is out.
+    /// Ready when the head is sent.
     pub(in crate::wire) fn poll_head_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.stage {
             RequestStage::Sent { stream, .. } => self.guard.0.wire.poll_head_sent(*stream, cx),
@@ -146,7 +146,7 @@ impl OriginStream {
         }
     }
 
-    /// The next response head, into `into`.
+    /// Receives the next response head into `into`.
     ///
     /// # Errors
     /// See [`StreamFailure`].

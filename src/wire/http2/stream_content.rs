@@ -1,4 +1,4 @@
-//! The content of one stream, both ways.
+//! Content and trailers of one HTTP/2 stream, in both directions.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -10,18 +10,18 @@ use tokio::io::ReadBuf;
 
 use crate::wire::head::EndStream;
 
-/// What is read from a stream and written to it, once its heads have been exchanged.
+/// Content received and sent on a stream, after its heads.
 #[derive(Default)]
 pub(in crate::wire) struct StreamContent {
     recv: Option<RecvStream>,
-    /// Read and not taken yet.
+    /// Received bytes that were not read yet.
     chunk: Bytes,
-    /// What came after the content.
+    /// Received trailers.
     received_trailers: Option<HeaderMap>,
     send: Option<SendStream<Bytes>>,
-    /// What is to go after the content.
+    /// Trailers to be sent after the content.
     unsent_trailers: Option<HeaderMap>,
-    /// We have said all that we had to say.
+    /// True after the sending side has ended.
     ended: bool,
 }
 
@@ -35,7 +35,7 @@ impl StreamContent {
         self.ended = end == EndStream::Yes;
     }
 
-    /// Reads what is there; nothing at the end of the stream, with its trailers kept.
+    /// Reads available bytes; nothing at the end of the stream, with its trailers stored.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(())) };
         while self.chunk.is_empty() {
@@ -51,7 +51,7 @@ impl StreamContent {
         }
         let count = self.chunk.len().min(into.remaining());
         into.put_slice(&self.chunk.split_to(count));
-        // Only now may the peer send as much again: a slow reader's stream stands still, and nothing piles up.
+        // The window is returned only now: a slow reader stops its stream, and nothing piles up.
         recv.flow_control().release_capacity(count).map_err(to_io_error)?;
         Poll::Ready(Ok(()))
     }
@@ -68,7 +68,7 @@ impl StreamContent {
         self.unsent_trailers.is_some()
     }
 
-    /// Writes as much of `data` as the peer has room for; `end`: nothing comes after it.
+    /// Writes as much of `data` as the peer's window allows; with [`EndStream::Yes`] nothing follows it.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8], end: EndStream) -> Poll<io::Result<usize>> {
         let Some(send) = self.send.as_mut().filter(|_| !self.ended) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -90,7 +90,7 @@ impl StreamContent {
         Poll::Ready(Ok(count))
     }
 
-    /// Says that nothing comes any more, with the trailers if there are any.
+    /// Ends the sending side, with trailers if there are any.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if self.ended {
             return Ok(());
@@ -103,7 +103,7 @@ impl StreamContent {
         }
     }
 
-    /// Ready when the peer has given the stream up, or is gone.
+    /// Ready after the peer has reset the stream or closed the connection.
     pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.send {
             Some(send) => send.poll_reset(cx).map(drop),
@@ -111,7 +111,7 @@ impl StreamContent {
         }
     }
 
-    /// Gives the stream up.
+    /// Resets the stream.
     pub(super) fn reset(&mut self, reason: Reason) {
         if let Some(send) = &mut self.send {
             send.send_reset(reason);
@@ -119,7 +119,7 @@ impl StreamContent {
     }
 }
 
-/// An error of the stream's as one of a connection's.
+/// Converts an error of a stream to an I/O error.
 pub(super) fn to_io_error(error: h2::Error) -> io::Error {
     if error.is_io() {
         return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());

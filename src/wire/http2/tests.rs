@@ -1,4 +1,4 @@
-//! A session and a link that speak to each other, and peers of raw frames.
+//! Tests of HTTP/2: both connections talk to each other, and to peers of raw frames.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
@@ -31,7 +31,7 @@ async fn settle(link: &H2Conn) {
     link.open_stream(NOW).expect("there is room for one stream at least").settings().wait().await;
 }
 
-/// A link, and the calls that arrive at its other end.
+/// Connection to an origin, and the requests that arrive at its far end.
 async fn world() -> (H2Conn, tokio::sync::mpsc::UnboundedReceiver<IncomingRequest>) {
     let (near, far) = pair().await;
     let (give, calls) = tokio::sync::mpsc::unbounded_channel();
@@ -72,7 +72,7 @@ async fn all(conn: &mut Conn) -> Vec<u8> {
     content
 }
 
-/// A frame by hand (RFC 9113 §4.1).
+/// Encodes a frame (RFC 9113 §4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
@@ -111,8 +111,7 @@ async fn a_request_and_its_response_go_through_with_content_and_trailers() {
     assert_eq!(all(&mut origin).await, b"answer");
 }
 
-/// A link on which nothing moves any more, because the content of its first request fills everything that lies between; that
-/// request, and the far end, which has read nothing.
+/// Blocked connection, filled by the content of its first request; that request, and the far end, which has read nothing.
 async fn stuck() -> (H2Conn, Conn, TcpStream) {
     let (near, mut far) = pair().await;
     let mut greeting = frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
@@ -129,7 +128,7 @@ async fn stuck() -> (H2Conn, Conn, TcpStream) {
     (link, first, far)
 }
 
-/// A request whose head waits in the connection.
+/// Request with its head waiting in the connection.
 async fn waiting(link: &H2Conn) -> Conn {
     let mut conn = asking(link, "GET");
     conn.finish();
@@ -281,7 +280,7 @@ async fn a_link_whose_stream_identifiers_have_run_out_serves_its_last_request_an
     let (mut last, mut waiting) = (asking(&link, "GET"), asking(&link, "GET"));
     last.finish();
     poll_fn(|cx| last.poll_flush_head(cx)).await.unwrap();
-    // A broken answer on the last identifier that a client has (RFC 9113 §5.1.1): h2 resets that stream, and counts on behind
+    // A broken response on the last identifier of a client (RFC 9113 §5.1.1): h2 resets that stream, and counts on behind
     // it. A thousand million requests do the same.
     let broken = [b"\x88\0\x0aconnection\x05", &b"close"[..]].concat();
     far.write_all(&frame(1, 4, 0x7fff_ffff, &broken)).await.unwrap();

@@ -1,5 +1,5 @@
-//! State of an HTTP/2 connection that `h2` does not tell: which heads are out, which streams a GOAWAY leaves undone, signs
-//! of life, and orders to the task that drives it.
+//! Wire-level state of an HTTP/2 connection that `h2` does not tell: heads sent, GOAWAY, activity, and commands to its
+//! driver.
 
 use std::io;
 use std::pin::pin;
@@ -11,71 +11,71 @@ use tokio::sync::Notify;
 use super::liveness::Activity;
 use crate::wire::Stream;
 
-/// What has been seen of a connection.
+/// State of a connection as seen by its [`FrameObserver`](super::frame_observer::FrameObserver).
 #[derive(Default)]
 pub(super) struct WireState {
     state: Mutex<Inner>,
-    /// An answer to a PING has come, or none can come any more.
+    /// Notified when a PING is answered, or can be answered no more.
     pong: Notify,
-    /// The peer's settings are in force, or it can send none any more.
+    /// Notified when the peer's settings are applied, or can come no more.
     settings_applied: Notify,
 }
 
-/// An order to the task that drives a connection.
+/// Command to the task that drives a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DriverCommand {
     /// Send a PING.
     Ping,
-    /// End the connection.
+    /// Close the connection.
     Close(CloseMode),
 }
 
 struct Inner {
-    /// The last stream of whose head something was handed to the connection.
+    /// Last stream with a head written in part.
     head_started: u32,
-    /// The last stream whose head was handed over whole.
+    /// Last stream with a head written as a whole.
     head_written: u32,
-    /// The last stream whose head is out: with the kernel, or where the other side can read it.
+    /// Last stream with a head sent: flushed to the kernel, or to the peer.
     head_flushed: u32,
-    /// Tasks that wait for a head to be out.
+    /// Tasks that wait for a stream's head to be sent.
     flush_waiters: Vec<(u32, Waker)>,
-    /// The last stream that the peer looks at; it has said goodbye if it is not the greatest.
+    /// Last stream that the peer processes; below `u32::MAX` after a GOAWAY.
     goaway_last: u32,
-    /// There is no connection any more.
+    /// True after the connection has ended.
     closed: bool,
-    /// Bytes that have come, frames among them that are part of a message, and answers to PINGs.
+    /// Numbers of received bytes, of received frames that are part of a message, and of answers to PINGs.
     received: u64,
     messages: u64,
     pongs: u64,
-    /// The peer has told its settings, and they are in force.
+    /// Progress of the peer's first settings.
     settings: Option<SettingsState>,
-    /// A PING must be sent.
+    /// True if a PING is to be sent.
     ping: bool,
-    /// It must end, and in what way.
+    /// Set if the connection is to close.
     close_mode: Option<CloseMode>,
-    /// The task that drives the connection.
+    /// Task that drives the connection.
     driver: Option<Waker>,
-    /// The error that broke it; `h2` keeps of it no more than a text.
+    /// Error of the transport; `h2` keeps only its text.
     failure: Option<Arc<io::Error>>,
-    /// The connection itself, when `h2` has no use for it any more.
+    /// Stream beneath the connection, after `h2` has released it.
     released: Option<Stream>,
-    /// Frames from the peer that carry neither a message nor room for one, the worse ones more than once.
+    /// Abuse score: received frames that carry neither a message nor window, weighted.
     abuse_score: u64,
 }
 
-/// How far the first settings of the peer have come.
+/// Progress of the peer's first settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SettingsState {
     Received,
     Applied,
 }
 
-/// How a connection ends that we do not want any more.
+/// Way of closing a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CloseMode {
-    /// With a farewell, if the peer takes it soon.
+    /// With a GOAWAY, if the peer reads it soon.
     Graceful,
-    /// Without a word.
+    /// Without a GOAWAY.
     Immediate,
 }
 
@@ -103,8 +103,8 @@ impl Default for Inner {
 }
 
 impl WireState {
-    /// Ready when the head of this stream is out, or the peer has said that it will not look at it: `h2` may have thrown it
-    /// away then. An error if the connection ended before.
+    /// Ready when the head of this stream is sent, or the peer's GOAWAY excludes the stream: `h2` may have dropped the head
+    /// then. An error if the connection ended before.
     pub(super) fn poll_head_sent(&self, stream: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.lock();
         if state.head_flushed >= stream || state.goaway_last < stream {
@@ -118,24 +118,24 @@ impl WireState {
         Poll::Pending
     }
 
-    /// Whether anything of this stream, which `h2` has been given, has left or may still leave.
+    /// True if any part of this stream, which `h2` has taken, was sent or may still be.
     pub(super) fn may_be_sent(&self, stream: u32) -> bool {
         let state = self.lock();
         !state.closed || state.head_started >= stream
     }
 
-    /// Whether the peer has said that it does not look at this stream (RFC 9113 §6.8).
+    /// True if the peer's GOAWAY excludes this stream (RFC 9113 §6.8).
     pub(super) fn is_unprocessed(&self, stream: u32) -> bool {
         self.lock().goaway_last < stream
     }
 
-    /// Whether new streams make sense.
+    /// True if new streams can be opened.
     pub(super) fn is_open(&self) -> bool {
         let state = self.lock();
         !state.closed && state.goaway_last == u32::MAX
     }
 
-    /// The connection is gone.
+    /// Records the end of the connection and wakes all waiting tasks.
     pub(super) fn on_closed(&self) {
         let waiting = {
             let mut state = self.lock();
@@ -147,12 +147,12 @@ impl WireState {
         self.settings_applied.notify_waiters();
     }
 
-    /// Ends the connection. The first call holds.
+    /// Closes the connection. The first call decides the mode.
     pub(super) fn close_with(&self, mode: CloseMode) {
         self.command(|state| _ = state.close_mode.get_or_insert(mode));
     }
 
-    /// Sends a PING. None may be under way.
+    /// Sends a PING. The last one must be answered.
     pub(super) fn ping(&self) {
         self.command(|state| state.ping = true);
     }
@@ -166,7 +166,7 @@ impl WireState {
         driver.into_iter().for_each(Waker::wake);
     }
 
-    /// The next order to the driver.
+    /// The next command to the driver.
     pub(super) fn poll_command(&self, cx: &mut Context<'_>) -> Poll<DriverCommand> {
         let mut state = self.lock();
         if let Some(mode) = state.close_mode {
@@ -182,12 +182,12 @@ impl WireState {
         Poll::Pending
     }
 
-    /// The peer has told settings, and `h2` is about to hear of them.
+    /// Records settings of the peer, which `h2` is about to read.
     pub(super) fn on_settings_received(&self) {
         self.lock().settings.get_or_insert(SettingsState::Received);
     }
 
-    /// `h2` has heard of all that has come.
+    /// Records that `h2` has processed all received bytes.
     pub(super) fn on_bytes_processed(&self) {
         let is_new = {
             let mut state = self.lock();
@@ -202,7 +202,7 @@ impl WireState {
         }
     }
 
-    /// Waits until the first settings of the peer are in force, or the connection has ended.
+    /// Waits until the peer's first settings are applied, or the connection has ended.
     pub(super) async fn wait_for_settings(&self) {
         let mut settings_applied = pin!(self.settings_applied.notified());
         settings_applied.as_mut().enable();
@@ -215,16 +215,16 @@ impl WireState {
         }
     }
 
-    /// A PING was answered.
+    /// Records the answer to a PING.
     pub(super) fn on_pong(&self) {
         self.lock().pongs += 1;
         self.pong.notify_waiters();
     }
 
-    /// Waits until more PINGs than so many have been answered, or the connection has ended.
+    /// Waits until more than `before` PINGs were answered, or the connection has ended.
     pub(super) async fn wait_for_pong(&self, before: u64) {
         let mut pong = pin!(self.pong.notified());
-        // In line before looking, so that none falls between the look and the wait.
+        // Registered before the check, so that no notification is lost in between.
         pong.as_mut().enable();
         let is_over = {
             let state = self.lock();
@@ -235,35 +235,35 @@ impl WireState {
         }
     }
 
-    /// Its activity of life, with so many streams.
+    /// Current activity counters, with this number of streams.
     pub(super) fn activity(&self, streams: usize) -> Activity {
         let Inner { received, messages, pongs, head_flushed, .. } = *self.lock();
         Activity { received, messages, pongs, last_head_sent: head_flushed, streams }
     }
 
-    /// What broke the connection, if it was a fault of what lies beneath it.
+    /// Error of the transport that broke the connection, if there was one.
     pub(super) fn failure(&self) -> Option<Arc<io::Error>> {
         self.lock().failure.clone()
     }
 
-    /// The connection itself, once `h2` has let go of it.
+    /// Takes the stream beneath the connection, after `h2` has released it.
     pub(super) fn take_stream(&self) -> Option<Stream> {
         self.lock().released.take()
     }
 
-    /// How loud the peer has been.
+    /// Abuse score of the peer.
     pub(super) fn abuse_score(&self) -> u64 {
         self.lock().abuse_score
     }
 
-    /// So many bytes have come, with so many frames that are part of a message.
+    /// Counts received bytes, and frames that are part of a message.
     pub(super) fn on_received(&self, bytes: usize, messages: u64) {
         let mut state = self.lock();
         state.received += bytes as u64;
         state.messages += messages;
     }
 
-    /// The peer has made so much abuse_score, and has said goodbye to all streams behind `last`.
+    /// Adds to the abuse score, and records the last stream of a GOAWAY (`u32::MAX`: none).
     pub(super) fn on_abuse_or_goaway(&self, abuse_score: u64, goaway_last: u32) {
         {
             let mut state = self.lock();
@@ -275,15 +275,15 @@ impl WireState {
         }
     }
 
-    /// Heads up to `head_started` were handed to the connection in part, up to `written` as a whole.
+    /// Records written heads: in part up to stream `head_started`, as a whole up to `head_written`.
     pub(super) fn on_written(&self, head_started: u32, head_written: u32) {
         let mut state = self.lock();
-        // Trailers are HEADERS too, of a stream that has begun before.
+        // Trailers are HEADERS, too, of a stream that was counted before.
         state.head_started = state.head_started.max(head_started);
         state.head_written = state.head_written.max(head_written);
     }
 
-    /// Everything that was handed over is out.
+    /// Records that all written bytes were flushed.
     pub(super) fn on_flushed(&self) {
         {
             let mut state = self.lock();
@@ -292,18 +292,18 @@ impl WireState {
         self.wake_flushed();
     }
 
-    /// It broke by a fault of what lies beneath it.
+    /// Records an error of the transport.
     pub(super) fn on_io_error(&self, error: io::Error) {
         self.lock().failure = Some(Arc::new(error));
     }
 
-    /// `h2` has let go of it; this is left.
+    /// Stores the stream that `h2` has released.
     pub(super) fn on_released(&self, rest: Stream) {
         self.lock().released = Some(rest);
         self.on_closed();
     }
 
-    /// Wakes those whose wait is over.
+    /// Wakes the tasks of heads that were sent or excluded.
     fn wake_flushed(&self) {
         let due: Vec<Waker> = {
             let mut state = self.lock();
@@ -315,7 +315,7 @@ impl WireState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Each change is whole before anything can panic.
+        // Each change is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

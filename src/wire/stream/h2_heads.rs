@@ -1,4 +1,4 @@
-//! Heads and trailers of a message on a stream: in HTTP/2 they are not among its bytes.
+//! HTTP/2 heads and trailers of a message on a stream; they are not among its bytes.
 
 use std::io;
 
@@ -7,21 +7,21 @@ use http::{HeaderMap, Request, Response};
 use super::{Stream, Transport};
 
 impl Stream {
-    /// The response that is to be sent before what is written next. Only on a caller's stream.
+    /// Sets the response head, sent with the next write. Only for a caller's stream.
     pub fn set_response(&mut self, head: Response<()>) {
         if let Transport::Caller(stream) = &mut self.transport {
             stream.set_head(Some(head));
         }
     }
 
-    /// The request that is to be sent before what is written next. Only on a stream to an origin.
+    /// Sets the request head, sent with the next write. Only for a stream to an origin.
     pub fn set_request(&mut self, head: Request<()>) {
         if let Transport::Origin(stream) = &mut self.transport {
             stream.set_head(Some(head));
         }
     }
 
-    /// Forgets a head that was not sent.
+    /// Discards a head that was not sent.
     pub fn discard_head(&mut self) {
         match &mut self.transport {
             Transport::Caller(stream) => stream.set_head(None),
@@ -30,7 +30,7 @@ impl Stream {
         }
     }
 
-    /// Whether a head waits to be sent.
+    /// True if a head waits to be sent.
     pub fn has_head(&self) -> bool {
         match &self.transport {
             Transport::Caller(stream) => stream.has_head(),
@@ -39,7 +39,7 @@ impl Stream {
         }
     }
 
-    /// Whether a head has left.
+    /// True if a head was sent, or can no longer be taken back.
     pub fn is_head_sent(&self) -> bool {
         match &self.transport {
             Transport::Caller(stream) => stream.is_head_sent(),
@@ -48,7 +48,7 @@ impl Stream {
         }
     }
 
-    /// Sends an interim response at once. Only on a caller's stream.
+    /// Sends an interim (1xx) response at once. Only for a caller's stream.
     ///
     /// # Errors
     /// Those of the stream.
@@ -59,7 +59,7 @@ impl Stream {
         }
     }
 
-    /// What came after the content that was read to its end.
+    /// Takes the received trailers, available at the end of the content.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.transport {
             Transport::Caller(stream) => stream.content().take_trailers(),
@@ -68,7 +68,7 @@ impl Stream {
         }
     }
 
-    /// What is to be sent after the content.
+    /// Sets the trailers, sent after the content.
     pub fn set_trailers(&mut self, trailers: HeaderMap) {
         match &mut self.transport {
             Transport::Caller(stream) => stream.content().set_trailers(trailers),
