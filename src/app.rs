@@ -247,7 +247,7 @@ impl Run {
     /// Waits for what runs, for some time.
     async fn drain(&mut self) -> Ended {
         let (drain, gate, patience) = (&self.shared.drain, &self.shared.gate, self.reloader.drain());
-        if !drain.was_left() {
+        if !drain.entered_lame_duck() {
             systemd::stopping();
         }
         // Operators still see how it ends, and can change nothing.
@@ -258,7 +258,7 @@ impl Run {
                 }
             });
         }
-        tracing::info!(running = drain.running(), ?patience, "draining");
+        tracing::info!(running = drain.running_requests(), ?patience, "draining");
         drain.start();
         if let Some(locks) = self.locks.take() {
             locks.close().await;
@@ -266,8 +266,8 @@ impl Run {
         gate.close(gate.clock().now() + patience);
         tokio::select! {
             code = self.signals.end() => return Ended::Cut(code),
-            idle = timeout(patience, drain.idle()) => {
-                tracing::info!(running = drain.running(), in_time = idle.is_ok(), "drained");
+            idle = timeout(patience, drain.wait_idle()) => {
+                tracing::info!(running = drain.running_requests(), in_time = idle.is_ok(), "drained");
             }
         }
         Ended::Drained
@@ -276,14 +276,14 @@ impl Run {
     /// Another process lets callers in: those who are here are served until they part.
     async fn leave(&mut self, mut successor: Child) -> Ended {
         let drain = &self.shared.drain;
-        tracing::info!(connections = drain.there(), running = drain.running(), "leaving");
-        drain.leave();
+        tracing::info!(connections = drain.connections(), running = drain.running_requests(), "leaving");
+        drain.start_lame_duck();
         // It is waited for, also so that nothing is left of it.
         let successor = spawn_blocking(move || successor.wait());
         tokio::select! {
             _ = self.signals.end() => {}
             status = successor => tracing::error!(?status, "the process that took over has ended"),
-            empty = timeout(LONGEST_LEAVING, drain.empty()) => {
+            empty = timeout(LONGEST_LEAVING, drain.wait_closed()) => {
                 if empty.is_ok() {
                     tracing::info!("all callers have parted");
                     return Ended::Drained;

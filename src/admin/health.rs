@@ -47,7 +47,7 @@ pub(super) async fn alive(State(house): State<Arc<House>>) -> Json<Value> {
 
 /// 200 while new callers are served, be it by the process that has taken over; 503 once the gateway drains.
 pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Value>) {
-    match house.drain.is_draining() && !house.drain.was_left() {
+    match house.drain.is_draining() && !house.drain.entered_lame_duck() {
         false => (StatusCode::OK, Json(json!({ "status": "ready" }))),
         true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))),
     }

@@ -117,8 +117,8 @@ async fn look(house: Arc<House>, tell: Sender<Arc<str>>, mut before: HashMap<Arc
         house.history.seconds().retain(|name, _| views.iter().any(|view| view.limit.name == *name));
         let now = json!({
             "at": millis_of_wall(&house),
-            "connections": house.drain.there(),
-            "running": house.drain.running(),
+            "connections": house.drain.connections(),
+            "running": house.drain.running_requests(),
             "draining": house.drain.is_draining(),
             // Another number, another file: the page asks for its warnings again.
             "configuration": house.current.version(),

@@ -132,14 +132,14 @@ impl Look {
         let refused = house.tallies.refused().into_iter();
         let refused = refused.map(|((who, why), count)| ([("by", who), ("reason", why)], count));
         counters(encoder, &counter("refusals", "Requests that the gateway answered itself with an error"), refused)?;
-        let entrances = house.drain.entrances();
-        let named: Vec<_> = entrances.iter().map(|entrance| (entrance.address.to_string(), entrance)).collect();
-        let there = named.iter().map(|(address, entrance)| ([("listener", &**address)], entrance.there() as u64));
+        let listeners = house.drain.listeners();
+        let named: Vec<_> = listeners.iter().map(|listener| (listener.address.to_string(), listener)).collect();
+        let there = named.iter().map(|(address, listener)| ([("listener", &**address)], listener.active() as u64));
         gauges(encoder, &gauge("listener_connections", "Callers' connections now, by listener"), there)?;
-        let came = named.iter().map(|(address, entrance)| ([("listener", &**address)], entrance.came()));
+        let came = named.iter().map(|(address, listener)| ([("listener", &**address)], listener.accepted()));
         counters(encoder, &counter("listener_accepted", "Callers' connections that came in, by listener"), came)?;
-        let refused = named.iter().flat_map(|(address, entrance)| {
-            entrance.refused().map(|(why, count)| ([("listener", &**address), ("reason", why)], count))
+        let refused = named.iter().flat_map(|(address, listener)| {
+            listener.rejected().map(|(why, count)| ([("listener", &**address), ("reason", why)], count))
         });
         let help = "Callers' connections that were closed at once, by listener and reason";
         counters(encoder, &counter("listener_refused", help), refused)?;
@@ -154,8 +154,8 @@ impl Look {
             let mut metric = begin(encoder, &metric)?;
             metric.encode_gauge(&value)
         };
-        one(gauge("connections", "Callers' connections now"), house.drain.there() as u64)?;
-        one(gauge("connections_max", "How many there may be"), house.connections.total() as u64)?;
+        one(gauge("connections", "Callers' connections now"), house.drain.connections() as u64)?;
+        one(gauge("connections_max", "How many there may be"), house.connections.max_total() as u64)?;
         one(
             gauge("origin_connections_idle", "Connections to origins that are kept for the next request"),
             kept.idle as u64,
@@ -164,7 +164,7 @@ impl Look {
             gauge("origin_connections_shared", "Connections to origins that many requests share (HTTP/2)"),
             kept.shared as u64,
         )?;
-        one(gauge("requests_running", "Requests and tunnels now"), house.drain.running() as u64)?;
+        one(gauge("requests_running", "Requests and tunnels now"), house.drain.running_requests() as u64)?;
         one(gauge("draining", "1 once the gateway takes no new callers"), house.drain.is_draining().into())?;
         let state = house.gate.journal_health();
         one(

@@ -121,10 +121,10 @@ pub fn open(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut door = {
         let _inside = runtime.enter();
-        Listener::adopt(socket)?
+        Listener::from_socket(socket)?
     };
     let tallies = Arc::clone(&shared.tallies);
-    door.set_relief(move || _ = tallies.let_idle_go());
+    door.set_on_exhausted(move || _ = tallies.let_idle_go());
     let serve = move || {
         runtime.block_on(async {
             tokio::spawn(history::watch(Arc::clone(&house), tell));

@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::runtime;
-use crate::net::connection_limit::{ConnectionLimit, Place};
-use crate::net::drain::{Drain, Present};
-use crate::net::entrance::{Entrance, Refused};
+use crate::net::connection_limit::{ConnToken, ConnectionLimit};
+use crate::net::drain::{ConnGuard, Drain};
 use crate::net::listen::Listener;
+use crate::net::listener_stats::{ListenerStats, RejectReason};
 use crate::proxy::hands::{Hands, Hired};
 use crate::proxy::tally::Tallies;
 use crate::proxy::{Current, Server, Shared, Worker};
@@ -58,8 +58,8 @@ struct Arrival {
     peer: SocketAddr,
     listener: SocketAddr,
     counted: Counted,
-    present: Present,
-    place: Place,
+    present: ConnGuard,
+    place: ConnToken,
 }
 
 /// One connection in a runtime's count.
@@ -97,8 +97,8 @@ impl Crew {
     }
 
     /// A listener whose connections it will be given.
-    pub(super) fn entrance(&self, address: SocketAddr) -> Arc<Entrance> {
-        self.drain.entrance(address)
+    pub(super) fn entrance(&self, address: SocketAddr) -> Arc<ListenerStats> {
+        self.drain.add_listener(address)
     }
 
     /// Frees descriptors that callers need more: those of idle connections to origins, of all runtimes.
@@ -114,7 +114,7 @@ impl Crew {
     pub(super) async fn next(&self, listener: &mut Listener) -> (TcpStream, SocketAddr) {
         let mut accepting = pin!(listener.accept());
         poll_fn(|cx| {
-            ready!(self.limit.poll_room(cx));
+            ready!(self.limit.poll_capacity(cx));
             accepting.as_mut().poll(cx)
         })
         .await
@@ -122,15 +122,15 @@ impl Crew {
 
     /// One of the connections that wait at a listener, if there is one and room for it.
     pub(super) fn next_waiting(&self, listener: &mut Listener) -> Option<(TcpStream, SocketAddr)> {
-        let room = self.limit.poll_room(&mut Context::from_waker(Waker::noop()));
-        if room.is_ready() { listener.accept_waiting() } else { None }
+        let room = self.limit.poll_capacity(&mut Context::from_waker(Waker::noop()));
+        if room.is_ready() { listener.try_accept() } else { None }
     }
 
     /// Serves a connection, or closes it at once if nothing is served to its address, or no more: not a byte of it is read
     /// then.
-    pub(super) fn let_in(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<Entrance>) {
+    pub(super) fn let_in(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<ListenerStats>) {
         if !self.current.proxy().may_connect_from(peer.ip()) {
-            by.refuse(Refused::NotAllowed);
+            by.count_rejected(RejectReason::NotAllowed);
             // The first may be a mistake in the file; all further ones would let strangers write the log.
             if self.told_not_allowed.replace(true) {
                 tracing::debug!(%peer, listener = %by.address, "closed: its address is not in [access] allow_from");
@@ -139,18 +139,18 @@ impl Crew {
             }
             return;
         }
-        match self.limit.take(peer.ip()) {
+        match self.limit.try_acquire(peer.ip()) {
             Some(place) => self.hand_over(stream, peer, place, by),
-            None => by.refuse(Refused::TooMany),
+            None => by.count_rejected(RejectReason::TooMany),
         }
     }
 
     /// Gives a connection to the runtime that has the fewest; the first, where no thread must be
     /// woken, if it has no more than the others.
-    fn hand_over(&self, stream: TcpStream, peer: SocketAddr, place: Place, by: &Arc<Entrance>) {
+    fn hand_over(&self, stream: TcpStream, peer: SocketAddr, place: ConnToken, by: &Arc<ListenerStats>) {
         let fewest = self.mates.iter().min_by_key(|mate| mate.connections.load(Ordering::Relaxed));
         let Some(mate) = fewest else { return };
-        let (counted, present) = (mate.count(), self.drain.present_by(by));
+        let (counted, present) = (mate.count(), self.drain.conn_guard_by(by));
         let arrival = Arrival { stream, peer, listener: by.address, counted, present, place };
         match &mate.way {
             Way::Here(desk) => desk.take_in(arrival),

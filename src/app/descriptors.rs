@@ -27,7 +27,7 @@ pub(super) fn connections() -> usize {
 
 /// Tells of a limit that the descriptors cannot keep.
 pub(super) fn check(limit: &ConnectionLimit) {
-    let (total, files) = (limit.total(), open_files());
+    let (total, files) = (limit.max_total(), open_files());
     if total as u64 > files {
         tracing::warn!(
             max_connections = total,

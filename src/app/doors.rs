@@ -12,8 +12,8 @@ use tokio::task::spawn_local;
 use super::Error;
 use super::crew::Crew;
 use super::listen_error::ListenError;
-use crate::net::entrance::Entrance;
 use crate::net::listen::Listener;
+use crate::net::listener_stats::ListenerStats;
 
 /// Every address that is listened on.
 pub(super) struct Doors {
@@ -107,10 +107,10 @@ impl Doors {
                 return Ok(Plan::Keep(bound));
             }
             let bound = match self.take_inherited(*asked) {
-                Some(socket) => Listener::adopt(socket),
-                None => Listener::bind_beside(*asked, &rivals(*asked)),
+                Some(socket) => Listener::from_socket(socket),
+                None => Listener::bind_replacing(*asked, &rivals(*asked)),
             };
-            let bound = bound.and_then(|listener| Ok((listener.handle()?, listener)));
+            let bound = bound.and_then(|listener| Ok((listener.try_clone_socket()?, listener)));
             let (socket, listener) =
                 bound.map_err(|why| ListenError { key: "[listen] proxy", address: *asked, why })?;
             Ok(Plan::Open(Closed { asked: *asked, listener, socket }))
@@ -125,7 +125,7 @@ impl Doors {
     pub(super) fn bind(&self, asked: SocketAddr, key: &'static str) -> Result<(SocketAddr, TcpListener), ListenError> {
         let socket = match self.take_inherited(asked) {
             Some(socket) => Ok(socket),
-            None => Listener::bind(asked).and_then(|listener| listener.handle()),
+            None => Listener::bind(asked).and_then(|listener| listener.try_clone_socket()),
         };
         Ok((asked, socket.map_err(|why| ListenError { key, address: asked, why })?))
     }
@@ -175,14 +175,14 @@ impl Doors {
         let (close, closing) = oneshot::channel();
         let (crew, alarm) = (Rc::clone(crew), Alarm { faults: Some(self.faults.clone()), bound });
         let entrance = crew.entrance(bound);
-        listener.set_relief(crew.relief());
+        listener.set_on_exhausted(crew.relief());
         spawn_local(async move {
             if accept(&mut listener, &crew, &entrance, closing).await == Waiting::LetIn {
                 while let Some((stream, peer)) = crew.next_waiting(&mut listener) {
                     crew.let_in(stream, peer, &entrance);
                 }
             }
-            entrance.close();
+            entrance.mark_closed();
             alarm.disarm();
         });
         Door { asked, bound, socket, close }
@@ -200,7 +200,7 @@ impl Door {
 async fn accept(
     listener: &mut Listener,
     crew: &Crew,
-    entrance: &Arc<Entrance>,
+    entrance: &Arc<ListenerStats>,
     mut closing: oneshot::Receiver<Waiting>,
 ) -> Waiting {
     loop {

@@ -24,7 +24,7 @@ use crate::gate::takeover::Heir;
 use crate::gate::{Gate, Revision, store};
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
-use crate::net::pass::Pass;
+use crate::net::fd_socket::FdSocket;
 use crate::net::resolve::Resolver;
 use crate::proxy::record::AccessLog;
 use crate::proxy::{self, Current, Parts, Shared};
@@ -113,7 +113,7 @@ impl House {
         match before {
             // The store must not hear of this process while the other one grants.
             Some(heir) => {
-                heir.take(&gate, shared.drain.present())?;
+                heir.take(&gate, shared.drain.conn_guard())?;
                 begin_sharing(&gate, &settings, store_tls)?;
             }
             None => {
@@ -164,7 +164,7 @@ fn begin_sharing(gate: &Arc<Gate>, settings: &Settings, tls: Option<TlsConnector
 }
 
 fn meet() -> Result<Heir, Error> {
-    let pass = Pass::of_stdin().map_err(Error::NobodyBefore)?;
+    let pass = FdSocket::from_stdin().map_err(Error::NobodyBefore)?;
     Ok(Heir::meet(pass)?)
 }
 

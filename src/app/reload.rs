@@ -165,7 +165,7 @@ impl Reloader {
         let publish = |reload: &Reload, revision| self.current.replace(parts.with(&reload.ids, revision));
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), under_way, in_line, publish);
         self.doors.change(doors, &self.crew);
-        self.shared.connections.change(settings.connections);
+        self.shared.connections.update(settings.connections);
         descriptors::check(&self.shared.connections);
         log::set_level(settings.log);
         *place = Some(settings);

@@ -16,7 +16,7 @@ use super::doors::Doors;
 use super::locks::Counter;
 use super::reload::Reloader;
 use crate::gate::{Gate, takeover};
-use crate::net::pass::Pass;
+use crate::net::fd_socket::FdSocket;
 
 /// What a new process would take for its own.
 const OURS: [&str; 5] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD", "WATCHDOG_PID"];
@@ -104,7 +104,7 @@ pub(super) async fn hand_over(
         for more in more.iter().chain(locks.as_ref().map(|locks| &locks.socket)) {
             sockets.push((more.0, more.1.try_clone()?));
         }
-        let (pass, there) = Pass::pair()?;
+        let (pass, there) = FdSocket::pair()?;
         let child = successor.start(there)?;
         tracing::info!(process = child.id(), "handing over");
         let given = spawn_blocking(move || {

@@ -38,7 +38,7 @@ pub(super) async fn watch(drain: Drain) {
     let mut due = tokio::time::interval((patience / 2).max(Duration::from_millis(1)));
     loop {
         due.tick().await;
-        if drain.was_left() {
+        if drain.entered_lame_duck() {
             return std::future::pending().await;
         }
         tell(&[NotifyState::Watchdog]);

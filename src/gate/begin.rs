@@ -128,7 +128,7 @@ impl Gate {
             state.locker.estate(now)
         });
         if let Some(before) = self.before.get() {
-            before.hang_up();
+            before.shutdown();
         }
         if let Some(journal) = self.journal.get() {
             journal.stop(&estate);

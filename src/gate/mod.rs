@@ -26,7 +26,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Ticket, Verdict};
-use crate::net::pass::Pass;
+use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 pub use ask::{Answer, Patience, Refused, Revision};
 use bell::{Bells, Rung};
@@ -71,7 +71,7 @@ pub struct Gate {
     store: OnceLock<Arc<Store>>,
     sleep: Sleep,
     /// The process that had the windows before this one, as long as it lives.
-    before: OnceLock<Pass>,
+    before: OnceLock<FdSocket>,
     /// The process that has the windows now is gone: what it granted last may be granted again.
     forsaken: AtomicBool,
     state: Apart<Mutex<State>>,

@@ -23,7 +23,7 @@ fn with_one_place() -> SocketAddr {
                 .route("/", get(|| async { "here" }))
                 .route("/endless", get(endless))
                 .route("/wish", post(|wish: String| async move { wish }));
-            receive(Listener::adopt(socket).unwrap(), router, 1, |_| true, std::future::pending()).await;
+            receive(Listener::from_socket(socket).unwrap(), router, 1, |_| true, std::future::pending()).await;
         });
     });
     address
@@ -89,7 +89,7 @@ fn a_visitor_that_was_let_in_before_the_end_is_answered_though_it_asks_after() {
         runtime.block_on(async {
             let router = Router::new().route("/", get(|| async { "here" }));
             let welcome = |_| let_in.send(()).is_ok();
-            receive(Listener::adopt(socket).unwrap(), router, 9, welcome, async { closed.await.unwrap() }).await;
+            receive(Listener::from_socket(socket).unwrap(), router, 9, welcome, async { closed.await.unwrap() }).await;
         });
     });
     let mut peers: Vec<_> = (0..2).map(|_| ask(address, "")).collect();

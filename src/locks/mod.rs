@@ -107,7 +107,7 @@ pub fn open(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let door = {
         let _inside = runtime.enter();
-        Listener::adopt(socket)?
+        Listener::from_socket(socket)?
     };
     let failed = FailureGuard(Some(failed));
     let serve = move || failed.unless_ok(serve(&runtime, door, &api, is_over));
@@ -245,7 +245,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let door = {
             let _inside = runtime.enter();
-            Listener::adopt(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
+            Listener::from_socket(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
         };
         let (tell, told) = mpsc::channel();
         let failed = FailureGuard(Some(move |why: String| tell.send(why).unwrap()));

@@ -6,29 +6,29 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smallvec::SmallVec;
 
 /// An address and what it stands for: an IPv6 address may carry an IPv4 address to which the network delivers.
-pub(super) struct Forms {
+pub(super) struct AddressForms {
     plain: IpAddr,
-    carried: SmallVec<[Ipv4Addr; 4]>,
+    embedded: SmallVec<[Ipv4Addr; 4]>,
 }
 
-impl Forms {
-    pub(super) fn of(ip: IpAddr) -> Forms {
+impl AddressForms {
+    pub(super) fn of(ip: IpAddr) -> AddressForms {
         match ip {
-            IpAddr::V4(four) => Forms { plain: ip, carried: [four].into_iter().collect() },
-            IpAddr::V6(six) => Forms { plain: ip, carried: carried_by(six) },
+            IpAddr::V4(four) => AddressForms { plain: ip, embedded: [four].into_iter().collect() },
+            IpAddr::V6(six) => AddressForms { plain: ip, embedded: embedded_ipv4(six) },
         }
     }
 
     /// The address as it is, each IPv4 address in it, and those as IPv4-mapped (a range may be written so).
     pub(super) fn iter(&self) -> impl Iterator<Item = IpAddr> {
-        let carried = self.carried.iter().flat_map(|four| [IpAddr::V4(*four), IpAddr::V6(four.to_ipv6_mapped())]);
-        std::iter::once(self.plain).chain(carried)
+        let embedded = self.embedded.iter().flat_map(|four| [IpAddr::V4(*four), IpAddr::V6(four.to_ipv6_mapped())]);
+        std::iter::once(self.plain).chain(embedded)
     }
 }
 
 /// Every IPv4 address that the network may take the address for: more than one only where the address does not say how
 /// long its prefix is.
-fn carried_by(six: Ipv6Addr) -> SmallVec<[Ipv4Addr; 4]> {
+fn embedded_ipv4(six: Ipv6Addr) -> SmallVec<[Ipv4Addr; 4]> {
     let mut found = SmallVec::new();
     match six.segments() {
         // IPv4-mapped (RFC 4291 §2.5.5.2), IPv4-translated (SIIT, RFC 2765 §2.1) and NAT64's well-known prefix (RFC 6052

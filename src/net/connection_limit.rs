@@ -26,21 +26,21 @@ pub struct Settings {
 /// The limits, for all listeners together. One for the process; clone it for every holder.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimit {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLimit>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedLimit {
     /// How many connections there are descriptors for.
-    by_descriptors: usize,
-    state: Mutex<State>,
+    max_by_descriptors: usize,
+    state: Mutex<ConnCounts>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ConnCounts {
     settings: Settings,
     open: usize,
-    by_block: HashMap<IpNet, Held>,
+    by_block: HashMap<IpNet, BlockConns>,
     /// Tasks that wait for room.
     waiting: Vec<Waker>,
     /// How often all places were taken, and whether the last time is over.
@@ -50,30 +50,36 @@ struct State {
 
 /// The connections of one address, or of one block of IPv6 addresses.
 #[derive(Default, Debug)]
-struct Held {
+struct BlockConns {
     connections: usize,
     /// Whether the log has said that it may have no more.
-    is_told: bool,
+    is_logged: bool,
 }
 
 /// The place of one connection; free again when dropped.
 #[must_use = "the connection is not counted without it"]
 #[derive(Debug)]
-pub struct Place {
-    shared: Arc<Shared>,
+pub struct ConnToken {
+    shared: Arc<SharedLimit>,
     block: IpNet,
 }
 
 impl ConnectionLimit {
-    /// `by_descriptors`: how many connections there are descriptors for.
-    pub fn new(settings: Settings, by_descriptors: usize) -> ConnectionLimit {
-        let state =
-            State { settings, open: 0, by_block: HashMap::new(), waiting: Vec::new(), shortages: 0, is_short: false };
-        ConnectionLimit { shared: Arc::new(Shared { by_descriptors, state: Mutex::new(state) }) }
+    /// `max_by_descriptors`: how many connections there are descriptors for.
+    pub fn new(settings: Settings, max_by_descriptors: usize) -> ConnectionLimit {
+        let state = ConnCounts {
+            settings,
+            open: 0,
+            by_block: HashMap::new(),
+            waiting: Vec::new(),
+            shortages: 0,
+            is_short: false,
+        };
+        ConnectionLimit { shared: Arc::new(SharedLimit { max_by_descriptors, state: Mutex::new(state) }) }
     }
 
     /// Other limits from here on. Connections that are there stay, whatever they are.
-    pub fn change(&self, settings: Settings) {
+    pub fn update(&self, settings: Settings) {
         let waiting = {
             let mut state = self.shared.lock();
             state.settings = settings;
@@ -83,8 +89,8 @@ impl ConnectionLimit {
     }
 
     /// How many there may be in all.
-    pub fn total(&self) -> usize {
-        self.shared.total(&self.shared.lock())
+    pub fn max_total(&self) -> usize {
+        self.shared.max_total(&self.shared.lock())
     }
 
     /// How often there were as many as there may be.
@@ -93,9 +99,9 @@ impl ConnectionLimit {
     }
 
     /// Ready when there is room for one more.
-    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.shared.lock();
-        let total = self.shared.total(&state);
+        let total = self.shared.max_total(&state);
         if state.open < total {
             return Poll::Ready(());
         }
@@ -112,18 +118,18 @@ impl ConnectionLimit {
     }
 
     /// A place for a connection from this address, unless it has as many as it may. Whether there is room is for
-    /// [`ConnectionLimit::poll_room`] to say.
-    pub fn take(&self, address: IpAddr) -> Option<Place> {
+    /// [`ConnectionLimit::poll_capacity`] to say.
+    pub fn try_acquire(&self, address: IpAddr) -> Option<ConnToken> {
         let mut state = self.shared.lock();
         let block = state.settings.ipv6_prefix.block(address);
-        let most = state.settings.per_address(self.shared.total(&state), address);
+        let most = state.settings.max_per_address(self.shared.max_total(&state), address);
         let held = state.by_block.entry(block).or_default();
         if held.connections < most {
             held.connections += 1;
             state.open += 1;
-            return Some(Place { shared: Arc::clone(&self.shared), block });
+            return Some(ConnToken { shared: Arc::clone(&self.shared), block });
         }
-        let is_new = !std::mem::replace(&mut held.is_told, true);
+        let is_new = !std::mem::replace(&mut held.is_logged, true);
         drop(state);
         if is_new {
             let max_connections_per_address = most;
@@ -134,7 +140,7 @@ impl ConnectionLimit {
 }
 
 impl Settings {
-    fn per_address(&self, total: usize, address: IpAddr) -> usize {
+    fn max_per_address(&self, total: usize, address: IpAddr) -> usize {
         match self.per_address {
             Some(most) => most,
             // All programs of this machine have that address.
@@ -144,24 +150,24 @@ impl Settings {
     }
 }
 
-impl Shared {
-    fn total(&self, state: &State) -> usize {
-        state.settings.total.unwrap_or(self.by_descriptors)
+impl SharedLimit {
+    fn max_total(&self, state: &ConnCounts) -> usize {
+        state.settings.total.unwrap_or(self.max_by_descriptors)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ConnCounts> {
         // Each change is whole before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnToken {
     fn drop(&mut self) {
         let waiting = {
             let mut state = self.shared.lock();
             state.open -= 1;
             // At the edge each connection that ends lets one in: only half of them show that a shortage is over.
-            state.is_short &= state.open > self.shared.total(&state) / 2;
+            state.is_short &= state.open > self.shared.max_total(&state) / 2;
             if let Entry::Occupied(mut held) = state.by_block.entry(self.block) {
                 held.get_mut().connections -= 1;
                 if held.get().connections == 0 {
@@ -182,12 +188,12 @@ mod tests {
         ConnectionLimit::new(Settings { total: Some(total), per_address, ..Settings::default() }, 1)
     }
 
-    fn take(limit: &ConnectionLimit, address: &str) -> Option<Place> {
-        limit.take(address.parse().unwrap())
+    fn take(limit: &ConnectionLimit, address: &str) -> Option<ConnToken> {
+        limit.try_acquire(address.parse().unwrap())
     }
 
-    fn has_room(limit: &ConnectionLimit) -> bool {
-        limit.poll_room(&mut Context::from_waker(Waker::noop())).is_ready()
+    fn has_capacity(limit: &ConnectionLimit) -> bool {
+        limit.poll_capacity(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
@@ -210,7 +216,7 @@ mod tests {
         let other = take(&limit, "2001:db8:0:2::1");
         assert!(other.is_some());
         // What is held under the settings of before is given back under them.
-        limit.change(Settings { total: Some(100), per_address: Some(1), ipv6_prefix: Ipv6Prefix(48) });
+        limit.update(Settings { total: Some(100), per_address: Some(1), ipv6_prefix: Ipv6Prefix(48) });
         drop(other);
         assert_eq!(limit.shared.lock().by_block.len(), 1);
         let _wide = take(&limit, "2001:db8:0:2::1").unwrap();
@@ -233,17 +239,17 @@ mod tests {
     fn those_who_wait_are_woken_when_one_ends_and_when_there_may_be_more() {
         let limit = limit(1, None);
         let held = take(&limit, "127.0.0.1").unwrap();
-        assert!(!has_room(&limit));
-        limit.change(Settings { total: Some(2), ..Settings::default() });
-        assert!(has_room(&limit));
+        assert!(!has_capacity(&limit));
+        limit.update(Settings { total: Some(2), ..Settings::default() });
+        assert!(has_capacity(&limit));
         let second = take(&limit, "127.0.0.1").unwrap();
-        assert!(!has_room(&limit));
-        limit.change(Settings::default());
-        assert_eq!(limit.total(), 1);
+        assert!(!has_capacity(&limit));
+        limit.update(Settings::default());
+        assert_eq!(limit.max_total(), 1);
         drop(held);
-        assert!(!has_room(&limit), "those that are there stay");
+        assert!(!has_capacity(&limit), "those that are there stay");
         drop(second);
-        assert!(has_room(&limit));
+        assert!(has_capacity(&limit));
     }
 
     #[test]
@@ -251,14 +257,14 @@ mod tests {
         let limit = limit(4, None);
         let mut held: Vec<_> = (0..4).map(|_| take(&limit, "127.0.0.1").unwrap()).collect();
         for _ in 0..3 {
-            assert!(!has_room(&limit));
+            assert!(!has_capacity(&limit));
             drop(held.pop());
-            assert!(has_room(&limit));
+            assert!(has_capacity(&limit));
             held.extend(take(&limit, "127.0.0.1"));
         }
-        assert!(!has_room(&limit) && limit.shortages() == 1, "at the edge it is one");
+        assert!(!has_capacity(&limit) && limit.shortages() == 1, "at the edge it is one");
         held.truncate(2);
         held.extend((0..2).map(|_| take(&limit, "127.0.0.1").unwrap()));
-        assert!(!has_room(&limit) && limit.shortages() == 2);
+        assert!(!has_capacity(&limit) && limit.shortages() == 2);
     }
 }

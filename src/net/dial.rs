@@ -17,17 +17,17 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::keep_alive;
-use super::policy::Ruling;
+use super::policy::DialVerdict;
 pub use super::policy::{Reach, Settings};
 use super::resolve::{Lookup, Resolver, is_exhausted};
 
 /// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The longest time for one address where no two are tried at once. An address that has not answered by then has lost the
 /// first packet (RFC 6298 §2.1 sends it again after 1 s), or is dead.
-const TURN: Duration = Duration::from_secs(1);
+const MAX_SEQUENTIAL_ATTEMPT: Duration = Duration::from_secs(1);
 /// The most addresses of a name that are tried. Its owner chooses them, and each attempt reaches another machine.
-const MOST_TRIED: usize = 8;
+const MAX_TRIED: usize = 8;
 
 /// Opens connections to origins.
 pub struct Dialer {
@@ -47,17 +47,17 @@ pub struct Endpoint<'a> {
     /// A number for the caller, so that callers share the lookups.
     pub caller: u64,
     /// The way several addresses are tried.
-    pub attempts: Attempts,
+    pub strategy: DialStrategy,
 }
 
 /// The way the addresses of a name are tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Attempts {
+pub enum DialStrategy {
     /// The next beside the one before, if that is slow (Happy Eyeballs, RFC 8305). Two connections may be made; one of them is
     /// closed at once.
-    Overlapping,
+    HappyEyeballs,
     /// The next instead of the one before, so that no two are made: for an origin that counts connections.
-    OneAtATime,
+    Sequential,
 }
 
 /// Why there is no connection.
@@ -109,14 +109,14 @@ impl Dialer {
         let connecting = async {
             let addresses = self.resolve(endpoint).await?;
             resolved = true;
-            let mut addresses = self.allowed(in_turn(&addresses), endpoint.reach)?;
-            match (&*addresses.make_contiguous(), endpoint.attempts) {
+            let mut addresses = self.allowed(interleave_families(&addresses), endpoint.reach)?;
+            match (&*addresses.make_contiguous(), endpoint.strategy) {
                 // One address has nothing to race against: most tunnels are to a literal or to a name with one address.
-                (&[only], _) => open(only).await.map_err(judge),
-                (_, Attempts::Overlapping) => Box::pin(race(addresses, ATTEMPT_DELAY)).await,
-                (several, Attempts::OneAtATime) => {
-                    let each = TURN.min(within / u32::try_from(several.len()).unwrap_or(u32::MAX));
-                    Box::pin(one_at_a_time(addresses, each)).await
+                (&[only], _) => connect_tcp(only).await.map_err(classify),
+                (_, DialStrategy::HappyEyeballs) => Box::pin(happy_eyeballs(addresses, CONNECTION_ATTEMPT_DELAY)).await,
+                (several, DialStrategy::Sequential) => {
+                    let each = MAX_SEQUENTIAL_ATTEMPT.min(within / u32::try_from(several.len()).unwrap_or(u32::MAX));
+                    Box::pin(sequential(addresses, each)).await
                 }
             }
         };
@@ -129,7 +129,7 @@ impl Dialer {
 
     async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
         let Endpoint { host, port, reach, caller, .. } = endpoint;
-        if let Some(address) = literal(host, port)? {
+        if let Some(address) = parse_literal(host, port)? {
             return Ok(vec![address]);
         }
         // A host that the operator has named may be completed by the search list. Any other short name could be a second
@@ -143,18 +143,18 @@ impl Dialer {
             true => Error::Exhausted(io::Error::other(failure)),
             false => Error::Dns(io::Error::other(failure)),
         })?;
-        Ok(found.iter().map(|found| at_port(*found, port)).collect())
+        Ok(found.iter().map(|found| with_port(*found, port)).collect())
     }
 
     /// The addresses that may be dialled, in their order, as many as are tried.
     fn allowed(&self, addresses: VecDeque<SocketAddr>, reach: Reach) -> Result<VecDeque<SocketAddr>, Error> {
         let mut ours = false;
         let allowed = addresses.into_iter().filter(|address| {
-            let ruling = self.settings.rule_on(*address, reach, is_local);
-            ours |= ruling == Ruling::Ours;
-            ruling == Ruling::Allowed
+            let verdict = self.settings.verdict(*address, reach, is_local);
+            ours |= verdict == DialVerdict::OwnListener;
+            verdict == DialVerdict::Allowed
         });
-        let tried: VecDeque<SocketAddr> = allowed.take(MOST_TRIED).collect();
+        let tried: VecDeque<SocketAddr> = allowed.take(MAX_TRIED).collect();
         match tried.is_empty() {
             false => Ok(tried),
             true if ours => Err(Error::Loop),
@@ -170,8 +170,11 @@ impl Dialer {
 ///
 /// # Cancel safety
 /// Cancel safe: connections that were being opened are closed.
-pub async fn reach(host: &str, port: u16, within: Duration) -> Result<TcpStream, Error> {
-    let connecting = async { race(in_turn(&addresses(host, port).await?), ATTEMPT_DELAY).await };
+pub async fn connect_unchecked(host: &str, port: u16, within: Duration) -> Result<TcpStream, Error> {
+    let connecting = async {
+        let found = addresses(host, port).await?;
+        happy_eyeballs(interleave_families(&found), CONNECTION_ATTEMPT_DELAY).await
+    };
     timeout(within, connecting).await.map_err(|_elapsed| Error::Timeout)?
 }
 
@@ -181,9 +184,9 @@ pub async fn reach(host: &str, port: u16, within: Duration) -> Result<TcpStream,
 /// `Dns` or `Exhausted`.
 pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
     // The operator has named the host, so the search list may complete it.
-    match literal(host, port)? {
+    match parse_literal(host, port)? {
         Some(address) => Ok(vec![address]),
-        None => Ok(tokio::net::lookup_host((host, port)).await.map_err(unresolved)?.collect()),
+        None => Ok(tokio::net::lookup_host((host, port)).await.map_err(dns_error)?.collect()),
     }
 }
 
@@ -195,11 +198,11 @@ pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> 
 /// # Cancel safety
 /// Cancel safe: a connection that was being opened is closed.
 pub async fn connect_address(address: SocketAddr) -> io::Result<TcpStream> {
-    open(address).await
+    connect_tcp(address).await
 }
 
 /// Whether anybody listens at an address. Blocks the thread for `within` at most.
-pub fn answers(address: SocketAddr, within: Duration) -> bool {
+pub fn is_listening(address: SocketAddr, within: Duration) -> bool {
     net::TcpStream::connect_timeout(&address, within).is_ok()
 }
 
@@ -208,7 +211,7 @@ pub fn answers(address: SocketAddr, within: Duration) -> bool {
 ///
 /// # Errors
 /// `ConnectionRefused` if nobody has the name.
-pub fn call(name: &[u8]) -> io::Result<UnixStream> {
+pub fn connect_abstract(name: &[u8]) -> io::Result<UnixStream> {
     UnixStream::connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
 }
 
@@ -216,7 +219,7 @@ pub fn call(name: &[u8]) -> io::Result<UnixStream> {
 ///
 /// The system's resolver reads more as an address than this does (`0x7f.1`, `0`); that is harmless, because the judgement
 /// is on what comes out.
-fn literal(host: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
+fn parse_literal(host: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
     // A zone (RFC 4007 §11) chooses one of this machine's interfaces, which is not for callers to choose.
     if host.contains('%') {
         return Err(Error::Denied);
@@ -224,11 +227,11 @@ fn literal(host: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
     Ok(host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port)))
 }
 
-fn unresolved(error: io::Error) -> Error {
+fn dns_error(error: io::Error) -> Error {
     if is_exhausted(&error) { Error::Exhausted(error) } else { Error::Dns(error) }
 }
 
-fn at_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address.set_port(port);
     address
 }
@@ -245,7 +248,7 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 /// RFC 8305 §4: the families take turns, beginning with that of the resolver's first choice.
-fn in_turn(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
+fn interleave_families(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
         addresses.iter().copied().partition(|address| address.is_ipv6() == first_is_ipv6);
@@ -260,12 +263,12 @@ type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 /// Tries one address after the other: the next `delay` after the one before, or at once when one fails. The first
 /// connection wins, and the other attempts are dropped.
-async fn race(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<TcpStream, Error> {
+async fn happy_eyeballs(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<TcpStream, Error> {
     let mut attempts: Vec<Attempt> = Vec::new();
     let mut failure: Option<Error> = None;
     loop {
         match addresses.pop_front() {
-            Some(address) => attempts.push(Box::pin(open(address))),
+            Some(address) => attempts.push(Box::pin(connect_tcp(address))),
             None if attempts.is_empty() => return Err(failure.unwrap_or_else(nothing_to_try)),
             None => {}
         }
@@ -279,22 +282,24 @@ async fn race(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<Tc
         };
         match done {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = Some(more_telling(failure, judge(error))),
+            Err(error) => failure = Some(more_specific(failure, classify(error))),
         }
     }
 }
 
 /// Tries one address after the other. Each but the last has `each` for itself, and is given up before the next begins.
-async fn one_at_a_time(mut addresses: VecDeque<SocketAddr>, each: Duration) -> Result<TcpStream, Error> {
+async fn sequential(mut addresses: VecDeque<SocketAddr>, each: Duration) -> Result<TcpStream, Error> {
     let mut failure: Option<Error> = None;
     while let Some(address) = addresses.pop_front() {
         let opened = match addresses.is_empty() {
-            true => open(address).await.map_err(judge),
-            false => timeout(each, open(address)).await.map_or(Err(Error::Timeout), |opened| opened.map_err(judge)),
+            true => connect_tcp(address).await.map_err(classify),
+            false => {
+                timeout(each, connect_tcp(address)).await.map_or(Err(Error::Timeout), |opened| opened.map_err(classify))
+            }
         };
         match opened {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = Some(more_telling(failure, error)),
+            Err(error) => failure = Some(more_specific(failure, error)),
         }
     }
     Err(failure.unwrap_or_else(nothing_to_try))
@@ -304,10 +309,10 @@ fn nothing_to_try() -> Error {
     Error::Unreachable(io::ErrorKind::AddrNotAvailable.into())
 }
 
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
-    keep_alive::switch_on(&SockRef::from(&socket))?;
+    keep_alive::enable(&SockRef::from(&socket))?;
     socket.connect(address).await
 }
 
@@ -325,7 +330,7 @@ async fn first_done(attempts: &mut Vec<Attempt>) -> io::Result<TcpStream> {
     .await
 }
 
-fn judge(error: io::Error) -> Error {
+fn classify(error: io::Error) -> Error {
     if is_exhausted(&error) {
         return Error::Exhausted(error);
     }
@@ -337,7 +342,7 @@ fn judge(error: io::Error) -> Error {
 }
 
 /// Of several addresses' failures the one that tells most: that a machine answered tells more than that there is no way.
-fn more_telling(before: Option<Error>, now: Error) -> Error {
+fn more_specific(before: Option<Error>, now: Error) -> Error {
     let weight = |error: &Error| match error {
         Error::Refused(_) => 3,
         Error::Timeout => 2,

@@ -14,12 +14,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const RETRIES: u32 = 3;
 
 /// Switches it on. Sockets that a listening one accepts inherit it.
-pub(super) fn switch_on(socket: &SockRef<'_>) -> io::Result<()> {
+pub(super) fn enable(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(INTERVAL).with_retries(RETRIES))
 }
 
 #[cfg(test)]
-pub(super) fn is_on(socket: &SockRef<'_>) -> bool {
+pub(super) fn is_enabled(socket: &SockRef<'_>) -> bool {
     socket.keepalive().unwrap()
         && socket.tcp_keepalive_time().unwrap() == IDLE
         && socket.tcp_keepalive_interval().unwrap() == INTERVAL

@@ -17,20 +17,20 @@ use super::keep_alive;
 /// How many connections the kernel keeps for us between two accepts; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// The first pause after the process ran out of descriptors or memory, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// So many connections in a row show that a shortage is over.
-const RECOVERED: u32 = 1000;
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// So many connections in a row show that a backoff is over.
+const ACCEPTS_TO_RECOVER: u32 = 1000;
 
 /// A listening socket.
 pub struct Listener {
     socket: AsyncFd<TcpListener>,
     addr: SocketAddr,
-    shortage: Shortage,
+    backoff: AcceptBackoff,
     /// A pause that was begun. It is kept here so that a dropped `accept` does not end it.
-    pausing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Called before each pause.
-    relief: Option<Box<dyn Fn() + Send>>,
+    on_exhausted: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Listener {
@@ -39,7 +39,7 @@ impl Listener {
     /// # Errors
     /// Names the address and what the system said: in use, not of this machine, not permitted.
     pub fn bind(addr: SocketAddr) -> io::Result<Listener> {
-        Listener::bind_beside(addr, &[])
+        Listener::bind_replacing(addr, &[])
     }
 
     /// As [`Listener::bind`], also where these listen, which are soon to be closed: `0.0.0.0` beside an address of this
@@ -47,41 +47,41 @@ impl Listener {
     ///
     /// # Errors
     /// As [`Listener::bind`].
-    pub fn bind_beside(addr: SocketAddr, others: &[&TcpListener]) -> io::Result<Listener> {
+    pub fn bind_replacing(addr: SocketAddr, others: &[&TcpListener]) -> io::Result<Listener> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
         for other in others {
             SockRef::from(*other).set_reuse_port(true).map_err(named)?;
         }
-        let socket = listening(addr, !others.is_empty()).map_err(named)?;
-        Listener::adopt(socket)
+        let socket = listening_socket(addr, !others.is_empty()).map_err(named)?;
+        Listener::from_socket(socket)
     }
 
     /// Goes on with a socket that listens already. Must be called inside a runtime.
     ///
     /// # Errors
     /// Names the address and what the system said.
-    pub fn adopt(socket: TcpListener) -> io::Result<Listener> {
-        let told = socket.local_addr();
+    pub fn from_socket(socket: TcpListener) -> io::Result<Listener> {
+        let local = socket.local_addr();
         let named = |error: io::Error| {
-            let addr = told.as_ref().map_or_else(|_| "?".to_owned(), ToString::to_string);
+            let addr = local.as_ref().map_or_else(|_| "?".to_owned(), ToString::to_string);
             io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
         };
         socket.set_nonblocking(true).map_err(named)?;
         // Accepted sockets inherit both, which saves some calls for each of them.
         SockRef::from(&socket).set_tcp_nodelay(true).map_err(named)?;
-        keep_alive::switch_on(&SockRef::from(&socket)).map_err(named)?;
+        keep_alive::enable(&SockRef::from(&socket)).map_err(named)?;
         let addr = socket.local_addr().map_err(named)?;
         #[allow(
             deprecated,
             reason = "its successor is unsafe; an owned socket keeps its descriptor, which is all that it asks for"
         )]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(named)?;
-        Ok(Listener { socket, addr, shortage: Shortage::default(), pausing: None, relief: None })
+        Ok(Listener { socket, addr, backoff: AcceptBackoff::default(), pause: None, on_exhausted: None })
     }
 
     /// Has this called whenever the process is out of descriptors or memory: it gives back what others can do without.
-    pub fn set_relief(&mut self, relief: impl Fn() + Send + 'static) {
-        self.relief = Some(Box::new(relief));
+    pub fn set_on_exhausted(&mut self, on_exhausted: impl Fn() + Send + 'static) {
+        self.on_exhausted = Some(Box::new(on_exhausted));
     }
 
     /// Where it listens, with the port that the system chose if 0 was asked for.
@@ -93,12 +93,12 @@ impl Listener {
     ///
     /// # Errors
     /// If there is no descriptor left.
-    pub fn handle(&self) -> io::Result<TcpListener> {
+    pub fn try_clone_socket(&self) -> io::Result<TcpListener> {
         self.socket.get_ref().try_clone()
     }
 
     /// The next of the connections that are there already; `None` when there is none.
-    pub fn accept_waiting(&mut self) -> Option<(TcpStream, SocketAddr)> {
+    pub fn try_accept(&mut self) -> Option<(TcpStream, SocketAddr)> {
         loop {
             match accept_one(self.socket.get_ref()) {
                 Ok(accepted) => return Some(accepted),
@@ -108,47 +108,47 @@ impl Listener {
         }
     }
 
-    /// The next connection: non-blocking, with `TCP_NODELAY` and keep-alive, and not yet of any runtime, so that another may adopt it.
+    /// The next connection: non-blocking, with `TCP_NODELAY` and keep-alive, and not yet of any runtime, so that another may from_socket it.
     ///
-    /// When the process is out of descriptors or memory it calls the [relief](Listener::set_relief), pauses (10 ms, doubled up to
-    /// 1 s), logs once for each such shortage, and goes on.
+    /// When the process is out of descriptors or memory it calls [`on_exhausted`](Listener::set_on_exhausted), pauses (10 ms, doubled up to
+    /// 1 s), logs once for each such backoff, and goes on.
     ///
     /// # Cancel safety
     /// Cancel safe: no connection is lost, and a pause that was begun is kept to by the next call.
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
-            if let Some(pausing) = &mut self.pausing {
-                pausing.await;
-                self.pausing = None;
+            if let Some(pause) = &mut self.pause {
+                pause.await;
+                self.pause = None;
             }
             match self.socket.async_io(Interest::READABLE, accept_one).await {
                 Ok(accepted) => {
-                    self.shortage.ease();
+                    self.backoff.recover();
                     return accepted;
                 }
                 Err(error) if concerns_one_connection(&error) => {
                     tracing::debug!(%error, "a connection ended before it was accepted");
                 }
                 Err(error) => {
-                    if self.shortage.is_new() {
+                    if self.backoff.is_new() {
                         tracing::error!(listener = %self.addr, %error, "cannot accept connections, pausing");
                     }
-                    if let Some(relief) = &self.relief {
-                        relief();
+                    if let Some(on_exhausted) = &self.on_exhausted {
+                        on_exhausted();
                     }
-                    self.pausing = Some(Box::pin(pass(self.shortage.next_pause())));
+                    self.pause = Some(Box::pin(sleep(self.backoff.next_pause())));
                 }
             }
         }
     }
 }
 
-async fn pass(time: Duration) {
+async fn sleep(time: Duration) {
     // It always elapses: nothing else is waited for.
     let _elapsed = tokio::time::timeout(time, pending::<()>()).await;
 }
 
-fn listening(addr: SocketAddr, beside_others: bool) -> io::Result<TcpListener> {
+fn listening_socket(addr: SocketAddr, beside_others: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
@@ -197,28 +197,28 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 /// How long to pause while the process is out of descriptors or memory.
 #[derive(Default)]
-struct Shortage {
+struct AcceptBackoff {
     /// The last pause; zero while all is well.
     pause: Duration,
-    /// How many more must be accepted in a row before another failure is a new shortage.
-    convalescing: u32,
+    /// How many more must be accepted in a row before another failure is a new backoff.
+    accepts_to_recover: u32,
 }
 
-impl Shortage {
-    /// At the edge every descriptor that is freed lets one connection in, and the next fails: that is one shortage.
+impl AcceptBackoff {
+    /// At the edge every descriptor that is freed lets one connection in, and the next fails: that is one backoff.
     fn is_new(&self) -> bool {
-        self.convalescing == 0
+        self.accepts_to_recover == 0
     }
 
     fn next_pause(&mut self) -> Duration {
-        self.convalescing = RECOVERED;
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.accepts_to_recover = ACCEPTS_TO_RECOVER;
+        self.pause = (self.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
         self.pause
     }
 
     /// One was accepted.
-    fn ease(&mut self) {
-        self.convalescing = self.convalescing.saturating_sub(1);
+    fn recover(&mut self) {
+        self.accepts_to_recover = self.accepts_to_recover.saturating_sub(1);
         self.pause = Duration::ZERO;
     }
 }
@@ -238,7 +238,7 @@ mod tests {
         let mut caller = TcpStream::connect(listener.local_addr()).unwrap();
         let (mut stream, peer) = listener.accept().await;
         assert_eq!(peer, caller.local_addr().unwrap());
-        assert!(stream.nodelay().unwrap() && keep_alive::is_on(&SockRef::from(&stream)));
+        assert!(stream.nodelay().unwrap() && keep_alive::is_enabled(&SockRef::from(&stream)));
         let error = stream.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock, "it would block a runtime's thread");
         stream.write_all(b"x").unwrap();
@@ -270,12 +270,12 @@ mod tests {
         let narrow = Listener::bind(LOCAL).unwrap();
         let wide = SocketAddr::new("0.0.0.0".parse().unwrap(), narrow.local_addr().port());
         assert_eq!(Listener::bind(wide).map(|_| ()).unwrap_err().kind(), ErrorKind::AddrInUse);
-        let handle = narrow.handle().unwrap();
-        let mut wide = Listener::bind_beside(wide, &[&handle]).unwrap();
+        let handle = narrow.try_clone_socket().unwrap();
+        let mut wide = Listener::bind_replacing(wide, &[&handle]).unwrap();
         drop((narrow, handle));
         let caller = TcpStream::connect(("127.0.0.1", wide.local_addr().port())).unwrap();
         assert_eq!(wide.accept().await.1, caller.local_addr().unwrap());
-        assert!(wide.accept_waiting().is_none());
+        assert!(wide.try_accept().is_none());
         let again = Listener::bind(wide.local_addr()).map(|_| ()).unwrap_err();
         assert_eq!(again.kind(), ErrorKind::AddrInUse);
     }
@@ -296,27 +296,27 @@ mod tests {
     async fn a_pause_that_was_begun_outlives_the_accept_that_began_it() {
         let mut listener = Listener::bind(LOCAL).unwrap();
         let _caller = TcpStream::connect(listener.local_addr()).unwrap();
-        let pause = listener.shortage.next_pause();
-        listener.pausing = Some(Box::pin(pass(pause)));
+        let pause = listener.backoff.next_pause();
+        listener.pause = Some(Box::pin(sleep(pause)));
         let begun = tokio::time::Instant::now();
         assert!(tokio::time::timeout(pause / 2, listener.accept()).await.is_err());
         listener.accept().await;
         assert!(begun.elapsed() >= pause, "{:?}", begun.elapsed());
-        assert!(listener.shortage.pause.is_zero(), "an accepted connection ends the pauses");
+        assert!(listener.backoff.pause.is_zero(), "an accepted connection ends the pauses");
     }
 
     #[test]
     fn pauses_double_up_to_a_second_and_begin_anew_after_a_success() {
-        let mut shortage = Shortage::default();
-        assert!(shortage.is_new());
-        let pauses: Vec<u128> = (0..9).map(|_| shortage.next_pause().as_millis()).collect();
+        let mut backoff = AcceptBackoff::default();
+        assert!(backoff.is_new());
+        let pauses: Vec<u128> = (0..9).map(|_| backoff.next_pause().as_millis()).collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
-        assert!(!shortage.is_new());
-        shortage.ease();
-        assert!(!shortage.is_new(), "one that was let in does not end it");
-        assert_eq!(shortage.next_pause(), FIRST_PAUSE);
-        (0..RECOVERED).for_each(|_| shortage.ease());
-        assert!(shortage.is_new());
+        assert!(!backoff.is_new());
+        backoff.recover();
+        assert!(!backoff.is_new(), "one that was let in does not end it");
+        assert_eq!(backoff.next_pause(), MIN_PAUSE);
+        (0..ACCEPTS_TO_RECOVER).for_each(|_| backoff.recover());
+        assert!(backoff.is_new());
     }
 
     #[test]

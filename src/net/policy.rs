@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::address::{Forms, is_metadata, is_special};
+use super::address::{AddressForms, is_metadata, is_special};
 
 /// What must not be dialled.
 #[derive(Clone, Debug)]
@@ -35,33 +35,39 @@ pub enum Reach {
 
 /// What may be done with an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ruling {
+pub(super) enum DialVerdict {
     Allowed,
     Denied,
     /// It is one of our own listeners.
-    Ours,
+    OwnListener,
 }
 
 impl Settings {
     /// `is_local`: whether an address is one of this machine's.
-    pub(super) fn rule_on(&self, address: SocketAddr, reach: Reach, is_local: impl Fn(IpAddr) -> bool) -> Ruling {
-        if self.is_ours(address, is_local) {
-            return Ruling::Ours;
+    pub(super) fn verdict(&self, address: SocketAddr, reach: Reach, is_local: impl Fn(IpAddr) -> bool) -> DialVerdict {
+        if self.is_own_listener(address, is_local) {
+            return DialVerdict::OwnListener;
         }
-        let forms = Forms::of(address.ip());
-        let denied =
-            forms.iter().chain([reached(address.ip())]).any(|form| self.deny.iter().any(|range| range.contains(&form)));
+        let forms = AddressForms::of(address.ip());
+        let denied = forms
+            .iter()
+            .chain([effective_ip(address.ip())])
+            .any(|form| self.deny.iter().any(|range| range.contains(&form)));
         if denied {
-            return Ruling::Denied;
+            return DialVerdict::Denied;
         }
         let written =
             reach == Reach::Address || self.allows(address.ip(), |range| range.prefix_len() == range.max_prefix_len());
         if written {
-            return Ruling::Allowed;
+            return DialVerdict::Allowed;
         }
         let private = self.deny_private && reach == Reach::Public && forms.iter().any(is_special);
         let metadata = forms.iter().any(is_metadata);
-        if metadata || (private && !self.allows(address.ip(), |_| true)) { Ruling::Denied } else { Ruling::Allowed }
+        if metadata || (private && !self.allows(address.ip(), |_| true)) {
+            DialVerdict::Denied
+        } else {
+            DialVerdict::Allowed
+        }
     }
 
     /// Whether one of the ranges for which `counts` holds allows the address. The IPv4 address inside another does not
@@ -71,8 +77,8 @@ impl Settings {
         self.allow.iter().any(|range| range.contains(&ip) && counts(range))
     }
 
-    fn is_ours(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
-        let there = reached(address.ip());
+    fn is_own_listener(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+        let there = effective_ip(address.ip());
         self.own.iter().filter(|own| own.port() == address.port()).any(|own| {
             let own = own.ip().to_canonical();
             own == there || (own.is_unspecified() && (there.is_loopback() || is_local(there)))
@@ -81,7 +87,7 @@ impl Settings {
 }
 
 /// Where dialling an address leads: on Linux the unspecified address reaches loopback.
-fn reached(ip: IpAddr) -> IpAddr {
+fn effective_ip(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(if ip.is_unspecified() { Ipv4Addr::LOCALHOST } else { ip }),
         IpAddr::V6(ip) => IpAddr::V6(if ip.is_unspecified() { Ipv6Addr::LOCALHOST } else { ip }),
@@ -106,9 +112,9 @@ mod tests {
         }
     }
 
-    fn rule(settings: &Settings, address: &str, reach: Reach) -> Ruling {
+    fn rule(settings: &Settings, address: &str, reach: Reach) -> DialVerdict {
         let address = SocketAddr::new(address.parse().unwrap(), 80);
-        settings.rule_on(address, reach, |_| false)
+        settings.verdict(address, reach, |_| false)
     }
 
     const SPECIAL: &str = "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.9.9.9 172.16.0.1 \
@@ -131,11 +137,11 @@ mod tests {
     fn special_addresses_are_denied_to_hosts_that_nobody_named() {
         let settings = settings(&[], &[]);
         for address in SPECIAL.split_whitespace() {
-            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Denied, "{address}");
-            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Allowed, "{address}, though named");
+            assert_eq!(rule(&settings, address, Reach::Public), DialVerdict::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Private), DialVerdict::Allowed, "{address}, though named");
         }
         for address in PUBLIC.split_whitespace() {
-            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Public), DialVerdict::Allowed, "{address}");
         }
     }
 
@@ -143,7 +149,7 @@ mod tests {
     fn special_addresses_are_allowed_where_the_gateway_serves_its_own_machine_only() {
         let settings = Settings { deny_private: false, ..settings(&[], &[]) };
         for address in SPECIAL.split_whitespace() {
-            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Public), DialVerdict::Allowed, "{address}");
         }
     }
 
@@ -152,17 +158,17 @@ mod tests {
         for deny_private in [true, false] {
             let settings = Settings { deny_private, allow: ranges(&["0.0.0.0/0", "::/0"]), ..settings(&[], &[]) };
             for address in METADATA.split_whitespace() {
-                assert_eq!(rule(&settings, address, Reach::Public), Ruling::Denied, "{address}");
-                assert_eq!(rule(&settings, address, Reach::Private), Ruling::Denied, "{address}, though named");
-                assert_eq!(rule(&settings, address, Reach::Address), Ruling::Allowed, "{address}");
+                assert_eq!(rule(&settings, address, Reach::Public), DialVerdict::Denied, "{address}");
+                assert_eq!(rule(&settings, address, Reach::Private), DialVerdict::Denied, "{address}, though named");
+                assert_eq!(rule(&settings, address, Reach::Address), DialVerdict::Allowed, "{address}");
             }
         }
         let settings = Settings { allow: ranges(&["169.254.169.254", "fd00:ec2::254"]), ..settings(&[], &[]) };
         for address in ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"] {
-            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Public), DialVerdict::Allowed, "{address}");
         }
         for address in ["169.254.169.253", "64:ff9b::169.254.169.254", "fd00:ec2::23"] {
-            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Private), DialVerdict::Denied, "{address}");
         }
     }
 
@@ -171,10 +177,10 @@ mod tests {
         let settings =
             Settings { allow: ranges(&["10.0.0.0/8", "fd00::/8", "64:ff9b::/96"]), ..settings(&["10.9.0.0/16"], &[]) };
         for address in ["10.0.0.1", "::ffff:10.0.0.1", "fd00::1", "64:ff9b::192.168.0.1"] {
-            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Public), DialVerdict::Allowed, "{address}");
         }
         for address in ["192.168.0.1", "::10.0.0.1", "2002:0a00:1::1", "10.9.0.1", "64:ff9b::10.9.0.1"] {
-            assert_eq!(rule(&settings, address, Reach::Public), Ruling::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Public), DialVerdict::Denied, "{address}");
         }
     }
 
@@ -184,23 +190,23 @@ mod tests {
         let denied = "10.1.0.1 ::ffff:10.1.0.1 64:ff9b::10.1.0.1 2002:a01:1::1 ::10.1.0.1 ::ffff:0:10.1.0.1 8.8.8.8 \
             2002:0808:0808::1 9.9.9.9 ::ffff:9.9.9.9";
         for address in denied.split_whitespace() {
-            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Denied, "{address}");
-            assert_eq!(rule(&settings, address, Reach::Address), Ruling::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Private), DialVerdict::Denied, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Address), DialVerdict::Denied, "{address}");
         }
         for address in ["8.8.4.4", "9.9.8.1", "10.0.0.1"] {
-            assert_eq!(rule(&settings, address, Reach::Private), Ruling::Allowed, "{address}");
+            assert_eq!(rule(&settings, address, Reach::Private), DialVerdict::Allowed, "{address}");
         }
     }
 
     #[test]
     fn our_own_listener_is_known_in_every_form_of_its_address() {
         let settings = settings(&[], &["127.0.0.1:8080", "192.0.2.1:80"]);
-        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), Reach::Private, |_| false);
+        let ruling = |address: &str| settings.verdict(address.parse().unwrap(), Reach::Private, |_| false);
         for ours in ["127.0.0.1:8080", "[::ffff:127.0.0.1]:8080", "0.0.0.0:8080", "192.0.2.1:80"] {
-            assert_eq!(ruling(ours), Ruling::Ours, "{ours}");
+            assert_eq!(ruling(ours), DialVerdict::OwnListener, "{ours}");
         }
         for other in ["127.0.0.1:8081", "127.0.0.2:8080", "[::1]:8080", "192.0.2.2:80", "192.0.2.1:8080"] {
-            assert_eq!(ruling(other), Ruling::Allowed, "{other}");
+            assert_eq!(ruling(other), DialVerdict::Allowed, "{other}");
         }
     }
 
@@ -208,7 +214,7 @@ mod tests {
     fn an_unspecified_listener_is_every_address_of_this_machine() {
         let settings = settings(&[], &["0.0.0.0:8080"]);
         let machine: IpAddr = "192.0.2.1".parse().unwrap();
-        let ruling = |address: &str| settings.rule_on(address.parse().unwrap(), Reach::Private, |ip| ip == machine);
+        let ruling = |address: &str| settings.verdict(address.parse().unwrap(), Reach::Private, |ip| ip == machine);
         for ours in [
             "192.0.2.1:8080",
             "127.0.0.1:8080",
@@ -217,10 +223,10 @@ mod tests {
             "[::1]:8080",
             "[::ffff:192.0.2.1]:8080",
         ] {
-            assert_eq!(ruling(ours), Ruling::Ours, "{ours}");
+            assert_eq!(ruling(ours), DialVerdict::OwnListener, "{ours}");
         }
         for other in ["192.0.2.1:80", "192.0.2.2:8080"] {
-            assert_eq!(ruling(other), Ruling::Allowed, "{other}");
+            assert_eq!(ruling(other), DialVerdict::Allowed, "{other}");
         }
     }
 }

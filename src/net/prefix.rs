@@ -29,7 +29,7 @@ impl Ipv6Prefix {
 }
 
 /// A block as people write it: a single address without its length.
-pub fn shown(block: IpNet) -> String {
+pub fn display_block(block: IpNet) -> String {
     if block.prefix_len() == block.max_prefix_len() { block.addr().to_string() } else { block.to_string() }
 }
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     fn block(address: &str, prefix: u8) -> String {
-        shown(Ipv6Prefix(prefix).block(address.parse().expect("an address")))
+        display_block(Ipv6Prefix(prefix).block(address.parse().expect("an address")))
     }
 
     #[test]

@@ -20,23 +20,23 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
-use self::fair_share::{FairShare, Place};
+use self::fair_share::{FairShare, ThreadToken};
 
 /// The most lookups at one time: each occupies a thread.
-const AT_ONCE: usize = 64;
+const MAX_LOOKUPS: usize = 64;
 /// The most of them for one caller, when few others have any: a quarter.
-const PER_CALLER: usize = 16;
+const MAX_PER_CALLER: usize = 16;
 /// The most of those in one zone, so that a dead zone leaves its caller threads for other zones.
-const PER_ZONE: usize = 8;
+const MAX_PER_ZONE: usize = 8;
 /// The time that a failure is remembered, so that a name in heavy use does not ask a dead server without pause: the least
 /// that RFC 9520 §3.2 wants.
-const FAILURE_KEPT: Duration = Duration::from_secs(1);
+const FAILURE_TTL: Duration = Duration::from_secs(1);
 /// The most failures that are remembered: callers choose the names.
-const MOST_FAILURES: usize = 1024;
+const MAX_FAILURES: usize = 1024;
 /// The most addresses of a name that are looked at. An answer holds as many as its owner likes.
-const MOST_ADDRESSES: usize = 64;
-/// The number of keys that [`Quotas`] keeps before it looks which of them are still in use.
-const SWEEP: usize = 256;
+const MAX_ADDRESSES: usize = 64;
+/// The number of keys that [`KeyedSemaphores`] keeps before it looks which of them are still in use.
+const MIN_SWEEP: usize = 256;
 
 /// The way a name is read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -50,54 +50,54 @@ pub enum Lookup {
 
 /// The reason that a name has no address; all that asked for it at one time get the same.
 #[derive(Clone, Debug)]
-pub struct Failure(Arc<io::Error>);
+pub struct LookupFailure(Arc<io::Error>);
 
-impl Failure {
+impl LookupFailure {
     /// The error of the system.
     pub fn error(&self) -> &io::Error {
         &self.0
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for LookupFailure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(out)
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for LookupFailure {}
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure(Arc::new(error))
+impl From<io::Error> for LookupFailure {
+    fn from(error: io::Error) -> LookupFailure {
+        LookupFailure(Arc::new(error))
     }
 }
 
 /// A name's addresses, of port 0; or why there are none.
-type Answer = Result<Arc<[SocketAddr]>, Failure>;
+type LookupResult = Result<Arc<[SocketAddr]>, LookupFailure>;
 
 /// Looks up the addresses of a name exactly as it is spelled.
-type System = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+type SystemLookup = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// Name lookup for the whole process.
 pub struct Resolver {
-    system: System,
+    system: SystemLookup,
     hosts: PathBuf,
-    threads: Threads,
+    threads: LookupThreads,
     places: Arc<FairShare>,
-    zones: Quotas<(u64, Box<str>)>,
-    table: Mutex<Table>,
+    zones: KeyedSemaphores<(u64, Box<str>)>,
+    table: Mutex<LookupTable>,
 }
 
 /// Lookups that run, and those that have failed a moment ago.
 #[derive(Default)]
-struct Table {
-    known: HashMap<Question, watch::Receiver<Option<Answer>>>,
+struct LookupTable {
+    known: HashMap<LookupKey, watch::Receiver<Option<LookupResult>>>,
     failures: usize,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Question {
+struct LookupKey {
     name: Box<str>,
     lookup: Lookup,
 }
@@ -109,17 +109,17 @@ impl Resolver {
     /// If there can be no threads for it.
     pub fn new() -> io::Result<Arc<Resolver>> {
         let system = |name: &str| (name, 0).to_socket_addrs().map(Iterator::collect);
-        Resolver::of(Arc::new(system), PathBuf::from("/etc/hosts"))
+        Resolver::with_system(Arc::new(system), PathBuf::from("/etc/hosts"))
     }
 
     /// `hosts`: the file whose names are known without a name server (hosts(5)).
-    pub(super) fn of(system: System, hosts: PathBuf) -> io::Result<Arc<Resolver>> {
+    pub(super) fn with_system(system: SystemLookup, hosts: PathBuf) -> io::Result<Arc<Resolver>> {
         Ok(Arc::new(Resolver {
             system,
             hosts,
-            threads: Threads::new()?,
-            places: FairShare::new(AT_ONCE, PER_CALLER),
-            zones: Quotas::new(PER_ZONE),
+            threads: LookupThreads::new()?,
+            places: FairShare::new(MAX_LOOKUPS, MAX_PER_CALLER),
+            zones: KeyedSemaphores::new(MAX_PER_ZONE),
             table: Mutex::default(),
         }))
     }
@@ -132,77 +132,77 @@ impl Resolver {
     ///
     /// # Cancel safety
     /// Cancel safe. A lookup that has begun goes on, and occupies its caller's place until it ends.
-    pub(super) async fn resolve(self: &Arc<Self>, name: &str, lookup: Lookup, caller: u64) -> Answer {
-        let question = Question { name: name.into(), lookup };
+    pub(super) async fn resolve(self: &Arc<Self>, name: &str, lookup: Lookup, caller: u64) -> LookupResult {
+        let question = LookupKey { name: name.into(), lookup };
         let known = self.lock().known.get(&question).cloned();
-        let mut told = match known {
-            Some(told) => told,
+        let mut receiver = match known {
+            Some(receiver) => receiver,
             None => {
                 // The zone first: a wait for a dead one occupies no place that other zones need.
-                let zone = self.zones.take((caller, zone_of(name).into())).await;
-                let place = self.places.take(caller).await;
-                self.ask(question, (zone, place))
+                let zone = self.zones.acquire((caller, zone_of(name).into())).await;
+                let place = self.places.acquire(caller).await;
+                self.start_lookup(question, (zone, place))
             }
         };
-        let answer = told.wait_for(Option::is_some).await.map(|answer| answer.clone());
+        let answer = receiver.wait_for(Option::is_some).await.map(|answer| answer.clone());
         let gone = || Err(io::Error::other("the gateway ends").into());
         answer.ok().flatten().unwrap_or_else(gone)
     }
 
     /// Begins a lookup, unless one runs by now. Its `room` is given back when its thread is free again.
-    fn ask(
+    fn start_lookup(
         self: &Arc<Self>,
-        question: Question,
-        room: (OwnedSemaphorePermit, Place),
-    ) -> watch::Receiver<Option<Answer>> {
+        question: LookupKey,
+        room: (OwnedSemaphorePermit, ThreadToken),
+    ) -> watch::Receiver<Option<LookupResult>> {
         let mut table = self.lock();
-        if let Some(told) = table.known.get(&question) {
-            return told.clone();
+        if let Some(receiver) = table.known.get(&question) {
+            return receiver.clone();
         }
-        let (tell, told) = watch::channel(None);
-        table.known.insert(question.clone(), told.clone());
-        tokio::spawn(Arc::clone(self).run(question, room, tell));
-        told
+        let (sender, receiver) = watch::channel(None);
+        table.known.insert(question.clone(), receiver.clone());
+        tokio::spawn(Arc::clone(self).run_lookup(question, room, sender));
+        receiver
     }
 
-    async fn run(
+    async fn run_lookup(
         self: Arc<Self>,
-        question: Question,
-        room: (OwnedSemaphorePermit, Place),
-        tell: watch::Sender<Option<Answer>>,
+        question: LookupKey,
+        room: (OwnedSemaphorePermit, ThreadToken),
+        sender: watch::Sender<Option<LookupResult>>,
     ) {
         let (resolver, asked) = (Arc::clone(&self), question.clone());
         let looking = self.threads.spawn(move || {
             let _until_it_ends = room;
-            resolver.look(&asked)
+            resolver.query_system(&asked)
         });
         let answer = looking.await.unwrap_or_else(|error| Err(io::Error::other(error).into()));
         let is_kept = answer.as_ref().is_err_and(|failure| !is_exhausted(failure.error())) && self.keep_failure();
         if is_kept {
-            tell.send_replace(Some(answer));
+            sender.send_replace(Some(answer));
             // Never ready, so this is a sleep.
-            timeout(FAILURE_KEPT, std::future::pending::<()>()).await.ok();
+            timeout(FAILURE_TTL, std::future::pending::<()>()).await.ok();
             let mut table = self.lock();
             table.known.remove(&question);
             table.failures -= 1;
         } else {
             self.lock().known.remove(&question);
-            tell.send_replace(Some(answer));
+            sender.send_replace(Some(answer));
         }
     }
 
     /// Takes the room for another failure, if there is some.
     fn keep_failure(&self) -> bool {
         let mut table = self.lock();
-        let has_room = table.failures < MOST_FAILURES;
+        let has_room = table.failures < MAX_FAILURES;
         table.failures += usize::from(has_room);
         has_room
     }
 
     /// Blocks its thread.
-    fn look(&self, question: &Question) -> Answer {
-        let mut addresses = (self.system)(&self.spelled(question))?;
-        addresses.truncate(MOST_ADDRESSES);
+    fn query_system(&self, question: &LookupKey) -> LookupResult {
+        let mut addresses = (self.system)(&self.query_name(question))?;
+        addresses.truncate(MAX_ADDRESSES);
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into());
         }
@@ -211,15 +211,15 @@ impl Resolver {
 
     /// The name as the system is asked for it: one that ends with a dot is absolute. But hosts(5) knows no names with a dot
     /// at their end, and is looked into first everywhere (nsswitch.conf(5)).
-    fn spelled<'q>(&self, question: &'q Question) -> Cow<'q, str> {
+    fn query_name<'q>(&self, question: &'q LookupKey) -> Cow<'q, str> {
         let name = &*question.name;
         let is_as_it_is = question.lookup == Lookup::Searched
             || name.is_empty()
-            || std::fs::read(&self.hosts).is_ok_and(|hosts| names(&hosts, name));
+            || std::fs::read(&self.hosts).is_ok_and(|hosts| hosts_file_names(&hosts, name));
         if is_as_it_is { name.into() } else { format!("{name}.").into() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, LookupTable> {
         // A panic elsewhere cannot leave the table half changed.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -237,7 +237,7 @@ pub(super) fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// True if a line of hosts(5) bears the name.
-fn names(hosts: &[u8], name: &str) -> bool {
+fn hosts_file_names(hosts: &[u8], name: &str) -> bool {
     hosts.split(|byte| *byte == b'\n').any(|line| {
         let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -253,44 +253,44 @@ fn zone_of(name: &str) -> &str {
 }
 
 /// Semaphores by key: at most `each` at one time; the others wait, first come, first served.
-struct Quotas<K> {
+struct KeyedSemaphores<K> {
     each: usize,
     all: Mutex<(HashMap<K, Weak<Semaphore>>, usize)>,
 }
 
-impl<K: Eq + Hash> Quotas<K> {
-    fn new(each: usize) -> Quotas<K> {
-        Quotas { each, all: Mutex::new((HashMap::new(), SWEEP)) }
+impl<K: Eq + Hash> KeyedSemaphores<K> {
+    fn new(each: usize) -> KeyedSemaphores<K> {
+        KeyedSemaphores { each, all: Mutex::new((HashMap::new(), MIN_SWEEP)) }
     }
 
-    async fn take(&self, key: K) -> OwnedSemaphorePermit {
-        self.of(key).acquire_owned().await.expect("it is never closed")
+    async fn acquire(&self, key: K) -> OwnedSemaphorePermit {
+        self.semaphore(key).acquire_owned().await.expect("it is never closed")
     }
 
-    fn of(&self, key: K) -> Arc<Semaphore> {
+    fn semaphore(&self, key: K) -> Arc<Semaphore> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let (quotas, sweep) = &mut *all;
-        if let Some(quota) = quotas.get(&key).and_then(Weak::upgrade) {
-            return quota;
+        let (semaphores, sweep) = &mut *all;
+        if let Some(semaphore) = semaphores.get(&key).and_then(Weak::upgrade) {
+            return semaphore;
         }
-        if quotas.len() >= *sweep {
-            quotas.retain(|_, quota| quota.strong_count() > 0);
-            *sweep = SWEEP.max(quotas.len() * 2);
+        if semaphores.len() >= *sweep {
+            semaphores.retain(|_, semaphore| semaphore.strong_count() > 0);
+            *sweep = MIN_SWEEP.max(semaphores.len() * 2);
         }
-        let quota = Arc::new(Semaphore::new(self.each));
-        quotas.insert(key, Arc::downgrade(&quota));
-        quota
+        let semaphore = Arc::new(Semaphore::new(self.each));
+        semaphores.insert(key, Arc::downgrade(&semaphore));
+        semaphore
     }
 }
 
 /// Threads for blocking calls: those of a runtime on which nothing else runs. It starts them on demand, and ends those that
 /// were idle for some seconds.
-struct Threads(Option<Runtime>);
+struct LookupThreads(Option<Runtime>);
 
-impl Threads {
-    fn new() -> io::Result<Threads> {
-        let runtime = Builder::new_current_thread().max_blocking_threads(AT_ONCE).thread_name("lookup").build()?;
-        Ok(Threads(Some(runtime)))
+impl LookupThreads {
+    fn new() -> io::Result<LookupThreads> {
+        let runtime = Builder::new_current_thread().max_blocking_threads(MAX_LOOKUPS).thread_name("lookup").build()?;
+        Ok(LookupThreads(Some(runtime)))
     }
 
     async fn spawn<T: Send + 'static>(
@@ -301,7 +301,7 @@ impl Threads {
     }
 }
 
-impl Drop for Threads {
+impl Drop for LookupThreads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             // A lookup cannot be cancelled; its answer is dropped.

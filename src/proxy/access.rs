@@ -195,7 +195,7 @@ impl Access {
 impl Admitted {
     /// It is about to wait: whoever looks at the line is told its name.
     pub(super) fn meet(&self, tallies: &Tallies) {
-        let name = || self.user.as_deref().map_or_else(|| prefix::shown(self.block), str::to_owned);
+        let name = || self.user.as_deref().map_or_else(|| prefix::display_block(self.block), str::to_owned);
         tallies.meet(self.caller, name);
     }
 }

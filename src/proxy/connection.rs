@@ -17,7 +17,7 @@ use super::pinned::Pinned;
 use super::refusal::Refusal;
 use super::target::Came;
 use super::{Worker, answer, http2, tunnel};
-use crate::net::drain::Stopping;
+use crate::net::drain::ShutdownWatch;
 use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
 use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
@@ -63,13 +63,13 @@ enum Next {
 /// Serves one connection after the other, each to its end, with the memory of the one before.
 pub struct Server {
     caller: Caller,
-    stopping: Stopping,
+    stopping: ShutdownWatch,
 }
 
 impl Server {
     /// One that has served nobody yet. Must be called inside the worker's runtime.
     pub fn new(worker: Worker) -> Server {
-        let stopping = worker.proxy.drain.stopping();
+        let stopping = worker.proxy.drain.watch();
         let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         Server { caller: Caller::new(worker, nobody, Stream::closed()), stopping }
     }
@@ -98,7 +98,7 @@ impl Server {
 }
 
 /// Serves what is said on a connection, or in an opened tunnel.
-pub(super) async fn speak(caller: &mut Caller, mut spoken: Spoken, stopping: &mut Stopping) {
+pub(super) async fn speak(caller: &mut Caller, mut spoken: Spoken, stopping: &mut ShutdownWatch) {
     let drain = caller.worker.proxy.drain.clone();
     let mut is_first = true;
     loop {
@@ -115,11 +115,11 @@ pub(super) async fn speak(caller: &mut Caller, mut spoken: Spoken, stopping: &mu
             Next::Malformed(refusal) => return caller.refuse(&refusal).await,
             Next::Request => is_first = false,
         }
-        let busy = drain.busy();
+        let busy = drain.request_guard();
         caller.worker.refresh();
         match exchange::run(caller).await {
             // While it leaves it still answers once: the caller may have been told that it can.
-            Outcome::Keep if drain.is_ending() => return caller.linger().await,
+            Outcome::Keep if drain.is_stopping() => return caller.linger().await,
             Outcome::Keep => {}
             Outcome::Close => return caller.linger().await,
             Outcome::Abort => return caller.conn.stream.abort(),
@@ -179,7 +179,7 @@ impl Caller {
     }
 
     /// Waits for the next request's head.
-    async fn next(&mut self, stopping: &mut Stopping) -> Next {
+    async fn next(&mut self, stopping: &mut ShutdownWatch) -> Next {
         let timeouts = &self.worker.proxy.timeouts;
         if self.conn.input.is_empty() {
             self.conn.release_buffers();

@@ -20,7 +20,7 @@ use super::upstream::Upstream;
 use super::{about, acquire, answer, attempts, line, patience, pinned};
 use crate::gate::{Answer, Permit, Refused};
 use crate::locker::AskKind;
-use crate::net::dial::Attempts;
+use crate::net::dial::DialStrategy;
 use crate::time::Time;
 use crate::tls::verify::Offer;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
@@ -86,7 +86,7 @@ impl Plan {
     pub(super) fn dialling_until(&self, until: Time) -> DialPlan {
         // Of a tunnel the origin counts the connection.
         let is_counted = self.is_tunnel() && !self.claims.claims.is_empty();
-        let attempts = if is_counted { Attempts::OneAtATime } else { Attempts::Overlapping };
+        let attempts = if is_counted { DialStrategy::Sequential } else { DialStrategy::HappyEyeballs };
         DialPlan { caller: self.admitted.caller, attempts, until }
     }
 

@@ -21,7 +21,7 @@ use super::pinned::Pinned;
 use super::refusal::Refusal;
 use super::story::Story;
 use super::{Worker, answer, tunnel};
-use crate::net::drain::Stopping;
+use crate::net::drain::ShutdownWatch;
 use crate::time::Time;
 use crate::wire::http2::{H2CallerConn, IncomingRequest};
 use crate::wire::{Conn, Length, Stream, framing};
@@ -69,7 +69,7 @@ impl Common {
 }
 
 /// Serves the connection until either side ends it.
-pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
+pub(super) async fn serve(caller: &mut Caller, stopping: &mut ShutdownWatch) {
     if caller.has_asked {
         caller.alarm.set(caller.worker.proxy.timeouts.head);
     }
@@ -106,7 +106,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut Stopping) {
 struct Host<'a> {
     session: H2CallerConn,
     alarm: &'a mut Alarm,
-    stopping: &'a mut Stopping,
+    stopping: &'a mut ShutdownWatch,
     common: Rc<Common>,
     quiet: Quiet,
     stage: Stage,
@@ -165,7 +165,7 @@ impl Host<'_> {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
-            if self.stage == Stage::Open && self.stopping.poll_leaving(cx).is_ready() {
+            if self.stage == Stage::Open && self.stopping.poll_lame_duck(cx).is_ready() {
                 self.close();
                 continue;
             }
@@ -207,11 +207,11 @@ async fn serve_calls(common: Rc<Common>, who: Hired) {
     (caller.secure, caller.loopback, caller.within) = (common.secure, common.loopback, common.within.clone());
     (caller.first_admission, caller.pinned) = (Some(Rc::clone(&common.first_admission)), common.pinned.clone());
     while let Some(call) = poll_fn(|cx| common.hands.poll_take(who, cx)).await {
-        let busy = common.worker.proxy.drain.busy();
+        let busy = common.worker.proxy.drain.request_guard();
         let opened = serve_call(&mut caller, call).await;
         drop(busy);
         if let Some(spoken) = opened {
-            let mut stopping = common.worker.proxy.drain.stopping();
+            let mut stopping = common.worker.proxy.drain.watch();
             // Boxed, because what is spoken in it may be HTTP/2 again.
             let speaking: Pin<Box<dyn Future<Output = ()> + '_>> =
                 Box::pin(connection::speak(&mut caller, spoken, &mut stopping));

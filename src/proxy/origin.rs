@@ -18,7 +18,7 @@ use super::upstream::Upstream;
 use super::{PoolSettings, Proxy};
 use crate::gate::clock::Clock;
 use crate::locker::Caller;
-use crate::net::dial::{self, Attempts, Dialer, Endpoint};
+use crate::net::dial::{self, DialStrategy, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
 use crate::wire::http2::H2Conn;
@@ -98,7 +98,7 @@ pub(super) struct DialPlan {
     /// The caller that asks for it.
     pub(super) caller: Caller,
     /// The way its addresses are tried.
-    pub(super) attempts: Attempts,
+    pub(super) attempts: DialStrategy,
     /// The time by which there must be a connection, whatever it takes: waits for others' connections, several tries.
     pub(super) until: Time,
 }
@@ -210,7 +210,7 @@ impl Origins {
     async fn dial_once(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
         let DialPlan { caller, attempts, until } = how;
         let (host, port, reach) = (&*origin.host, origin.port, origin.reach);
-        let endpoint = Endpoint { host, port, reach, caller: caller.0, attempts };
+        let endpoint = Endpoint { host, port, reach, caller: caller.0, strategy: attempts };
         let within = until.since(self.clock.now());
         let tcp = self.dialer.connect(endpoint, within).await.map_err(refusal_of_dial)?;
         self.tallies.dialled.add_one();

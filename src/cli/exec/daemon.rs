@@ -172,7 +172,7 @@ impl JoinSocket {
 
     /// True if the gateway still accepts connections.
     fn is_open(&self) -> bool {
-        self.address.is_none_or(|address| dial::answers(address, LOCAL_TIMEOUT))
+        self.address.is_none_or(|address| dial::is_listening(address, LOCAL_TIMEOUT))
     }
 
     /// Accepts a program and sends it the gateway's addresses. `None` if it is not a program of the owner, or has exited: another
@@ -292,7 +292,7 @@ mod tests {
     fn who_joins_is_told_where_and_known_by_the_kernels_word() {
         let socket = socket("joins", Duration::ZERO);
         let join = |config: &ConfigDigest| {
-            let mut stream = dial::call(name("joins").as_bytes()).unwrap();
+            let mut stream = dial::connect_abstract(name("joins").as_bytes()).unwrap();
             stream.write_all(config).unwrap();
             stream
         };
@@ -305,7 +305,7 @@ mod tests {
         assert!(socket.accept(&[program]).unwrap().is_some(), "while a program uses the gateway its rules hold");
         let _other = join(&[7; 32]);
         assert!(socket.accept(&[]).is_err(), "then it makes room for one with the new rules");
-        drop(dial::call(name("joins").as_bytes()).unwrap());
+        drop(dial::connect_abstract(name("joins").as_bytes()).unwrap());
         assert!(socket.accept(&[]).unwrap().is_none(), "a process that sends nothing is no program");
     }
 
@@ -313,7 +313,7 @@ mod tests {
     fn another_users_process_does_not_join_and_keeps_nothing_waiting() {
         let socket = JoinSocket { owner: Uid::from_raw(geteuid().as_raw() + 1), ..socket("stranger", Duration::ZERO) };
         // It sends nothing; a program of the owner would be waited for.
-        let silent = dial::call(name("stranger").as_bytes()).unwrap();
+        let silent = dial::connect_abstract(name("stranger").as_bytes()).unwrap();
         assert!(socket.accept(&[]).unwrap().is_none());
         silent.set_read_timeout(Some(LOCAL_TIMEOUT)).unwrap();
         assert_eq!((&silent).read(&mut [0]).unwrap(), 0, "the connection is closed without an answer");

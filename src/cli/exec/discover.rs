@@ -182,7 +182,7 @@ fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>
 fn probe(settings: &Settings, address: SocketAddr) -> Result<ProbeResult, Error> {
     if settings.proxy.identity.is_some() {
         // It speaks TLS. Its certificate is verified by the programs.
-        return Ok(if dial::answers(address, ANSWER_TIMEOUT) {
+        return Ok(if dial::is_listening(address, ANSWER_TIMEOUT) {
             ProbeResult::Gateway(None)
         } else {
             ProbeResult::Nothing
@@ -333,7 +333,7 @@ mod tests {
         // Both ends that a caller may see: accepted and closed, and never accepted.
         drop(listener.accept().unwrap());
         assert_eq!(waiting.join().unwrap().unwrap(), None);
-        let stream = dial::call(name.as_bytes()).unwrap();
+        let stream = dial::connect_abstract(name.as_bytes()).unwrap();
         drop(listener);
         assert!(matches!((&stream).read(&mut [0]), Ok(0) | Err(_)));
     }

@@ -32,7 +32,7 @@ pub(super) fn bind(name: &str) -> io::Result<UnixListener> {
 /// # Errors
 /// `ConnectionRefused` if no process has bound it, `PermissionDenied` if another user's has.
 pub(super) fn connect(name: &str, owner: Uid) -> io::Result<UnixStream> {
-    let stream = dial::call(name.as_bytes())?;
+    let stream = dial::connect_abstract(name.as_bytes())?;
     peer_pid(&stream, owner)?;
     Ok(stream)
 }

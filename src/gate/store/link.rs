@@ -176,7 +176,8 @@ async fn connect(
 ) -> Result<(MultiplexedConnection, JoinHandle<()>), Error> {
     let unreachable = |why: String| Error::Unreachable { address: format!("{host}:{port}"), why };
     let connecting = async {
-        let tcp = dial::reach(host, port, CONNECT).await.map_err(|error| unreachable(with_cause(&error)))?;
+        let tcp =
+            dial::connect_unchecked(host, port, CONNECT).await.map_err(|error| unreachable(with_cause(&error)))?;
         let stream: Box<dyn Duplex> = match tls {
             None => Box::new(tcp),
             Some(tls) => {

@@ -11,7 +11,7 @@ use super::{Error, MOST, START, STEP, Word, foreign, hear, heard, say};
 use crate::gate::bell::{Bell, Leaving, Parked};
 use crate::gate::{Gate, Refused, State};
 use crate::locker::Event;
-use crate::net::pass::Pass;
+use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 
 impl Gate {
@@ -21,18 +21,18 @@ impl Gate {
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then. [`Refused::Closing`] is what all are told if the other process dies later.
-    pub fn hand_over(self: &Arc<Self>, pass: Pass, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
+    pub fn hand_over(self: &Arc<Self>, pass: FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
         if self.is_given() {
             return Err(Error::AlreadyGiven);
         }
-        pass.set_patience(Some(START), Some(STEP)).map_err(Error::System)?;
+        pass.set_timeouts(Some(START), Some(STEP)).map_err(Error::System)?;
         self.introduce(&pass, sockets)?;
         expect(&pass, Step::Ready)?;
-        pass.set_patience(Some(STEP), Some(STEP)).map_err(Error::System)?;
+        pass.set_timeouts(Some(STEP), Some(STEP)).map_err(Error::System)?;
         // All that can fail is made before.
         let bell = Arc::new(Bell::default());
-        let spawn = |name, talk: fn(&Weak<Gate>, &Pass, &Arc<Bell>)| {
-            let (gate, pass, bell) = (Arc::downgrade(self), pass.another()?, Arc::clone(&bell));
+        let spawn = |name, talk: fn(&Weak<Gate>, &FdSocket, &Arc<Bell>)| {
+            let (gate, pass, bell) = (Arc::downgrade(self), pass.try_clone()?, Arc::clone(&bell));
             Parked::new(name, move || talk(&gate, &pass, &bell))
         };
         let hears = spawn("next-hear", hear_next).map_err(Error::System)?;
@@ -46,7 +46,7 @@ impl Gate {
         Ok(())
     }
 
-    fn introduce(&self, pass: &Pass, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
+    fn introduce(&self, pass: &FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
         let state = self.journal.get().map(|journal| journal.to_pass()).transpose().map_err(Error::System)?;
         let lock = state.as_ref().and_then(|(_, lock)| lock.as_ref());
         let hello = Hello {
@@ -63,7 +63,7 @@ impl Gate {
     /// has it.
     ///
     /// Returns whether what is written in the state folder is less than a crash must find.
-    fn give(&self, pass: &Pass, bell: &Arc<Bell>) -> Result<bool, Error> {
+    fn give(&self, pass: &FdSocket, bell: &Arc<Bell>) -> Result<bool, Error> {
         let now = self.clock.now();
         self.step(now, |state| {
             let lines = Lines::new(&self.clock);
@@ -104,7 +104,7 @@ impl Gate {
         self.forsaken.store(true, Ordering::SeqCst);
         self.step(now, |state| state.be_forsaken(now));
         if let Some(before) = self.before.get() {
-            before.hang_up();
+            before.shutdown();
         }
     }
 }
@@ -124,17 +124,17 @@ impl State {
 }
 
 /// The other process has taken this step.
-fn expect(pass: &Pass, step: Step) -> Result<(), Error> {
+fn expect(pass: &FdSocket, step: Step) -> Result<(), Error> {
     let taken: Step = hear(pass)?;
     if taken == step { Ok(()) } else { Err(foreign(format_args!("it says {taken:?} where {step:?} was due"))) }
 }
 
 /// Tells the new process what is asked and settled here.
-fn tell_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
+fn tell_next(gate: &Weak<Gate>, pass: &FdSocket, bell: &Arc<Bell>) {
     let _leaving = Leaving::at_the_end_of(bell);
     // It opens the journal only now that it is closed here.
     if say(pass, &Step::Released).is_err() {
-        return pass.hang_up();
+        return pass.shutdown();
     }
     loop {
         let goes_on = bell.hear(None);
@@ -148,19 +148,19 @@ fn tell_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
             let events: Vec<EventForm> = events.iter().map(|event| EventForm::of(event, lines)).collect();
             if let Err(error) = say(pass, &events) {
                 tracing::debug!(%error, "the process that took over cannot be told");
-                return pass.hang_up();
+                return pass.shutdown();
             }
         }
         if !goes_on {
-            return pass.finish();
+            return pass.shutdown_write();
         }
     }
 }
 
 /// Hears what the new process grants.
-fn hear_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
+fn hear_next(gate: &Weak<Gate>, pass: &FdSocket, bell: &Arc<Bell>) {
     // Before the first look: what is waited for is as long as was said before it.
-    if let Err(error) = pass.set_patience(None, Some(STEP)) {
+    if let Err(error) = pass.set_timeouts(None, Some(STEP)) {
         tracing::error!(%error, "the process that took over may be taken for gone");
     }
     loop {
@@ -174,7 +174,7 @@ fn hear_next(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
             Ok(None) | Err(_) if bell.is_over() => return,
             Ok(None) | Err(_) => {
                 tracing::error!("the process that took over is gone: what is left here is refused");
-                pass.hang_up();
+                pass.shutdown();
                 return gate.be_forsaken();
             }
         }

@@ -15,13 +15,13 @@ use crate::gate::clock::Clock;
 use crate::gate::journal::{self, AfterCrash, Journal};
 use crate::gate::{Gate, Settings, State};
 use crate::locker::{Ask, End, Event, Limit, LimitId};
-use crate::net::drain::Present;
-use crate::net::pass::Pass;
+use crate::net::drain::ConnGuard;
+use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 
 /// A process that is about to take the place of another.
 pub struct Heir {
-    pass: Pass,
+    pass: FdSocket,
     seed: [u8; 16],
     /// The old one's state folder.
     dir: Option<PathBuf>,
@@ -34,8 +34,8 @@ impl Heir {
     ///
     /// # Errors
     /// [`Error::Silent`] if it says nothing, [`Error::Foreign`] if it is of a version that cannot be understood.
-    pub fn meet(pass: Pass) -> Result<Heir, Error> {
-        pass.set_patience(Some(STEP), Some(STEP)).map_err(Error::System)?;
+    pub fn meet(pass: FdSocket) -> Result<Heir, Error> {
+        pass.set_timeouts(Some(STEP), Some(STEP)).map_err(Error::System)?;
         let received = pass.receive().map_err(Error::Silent)?;
         let (hello, descriptors) = received.ok_or_else(|| foreign("it says nothing"))?;
         let Hello { seed, state, listens } = Hello::read(&hello)?;
@@ -96,20 +96,20 @@ impl Heir {
     ///
     /// # Errors
     /// If the old one has not let go, in which case it goes on; or if there are no threads to be had.
-    pub fn take(self, gate: &Arc<Gate>, present: Present) -> Result<(), Error> {
+    pub fn take(self, gate: &Arc<Gate>, present: ConnGuard) -> Result<(), Error> {
         // All that can fail is made before.
         let bell = Arc::new(Bell::default());
         let (release, released) = mpsc::channel();
         let journal = gate.journal.get();
         let writes = journal.map(|journal| journal.writer(gate)).transpose()?;
-        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.another().map_err(Error::System)?, Arc::clone(&bell));
+        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.try_clone().map_err(Error::System)?, Arc::clone(&bell));
         let tells = Parked::new("before-tell", move || tell_before(&of, &pass, &rung)).map_err(Error::System)?;
-        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.another().map_err(Error::System)?, Arc::clone(&bell));
+        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.try_clone().map_err(Error::System)?, Arc::clone(&bell));
         let listen = move || hear_before(&of, &pass, &rung, &release, present);
         let hears = Parked::new("before-hear", listen).map_err(Error::System)?;
         // Both are empty until here.
         gate.bells.before.set(Arc::clone(&bell)).ok();
-        gate.before.set(self.pass.another().map_err(Error::System)?).ok();
+        gate.before.set(self.pass.try_clone().map_err(Error::System)?).ok();
         say(&self.pass, &Step::Inherited)?;
         if hear::<Step>(&self.pass)? != Step::Go {
             return Err(foreign("it did not say Go"));
@@ -195,7 +195,7 @@ impl Gate {
 }
 
 /// Tells the old process what it is granted.
-fn tell_before(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
+fn tell_before(gate: &Weak<Gate>, pass: &FdSocket, bell: &Arc<Bell>) {
     let _leaving = Leaving::at_the_end_of(bell);
     while bell.hear(None) {
         let Some(gate) = gate.upgrade() else { return };
@@ -208,15 +208,15 @@ fn tell_before(gate: &Weak<Gate>, pass: &Pass, bell: &Arc<Bell>) {
             let words: Vec<WordForm> = words.iter().map(|word| WordForm::of(word, lines)).collect();
             if let Err(error) = say(pass, &words) {
                 tracing::debug!(%error, "the process before cannot be told");
-                return pass.hang_up();
+                return pass.shutdown();
             }
         }
     }
 }
 
 /// Hears what the old process asks and settles, until it has ended.
-fn hear_before(gate: &Weak<Gate>, pass: &Pass, bell: &Bell, release: &mpsc::Sender<()>, present: Present) {
-    let patient = pass.set_patience(None, Some(STEP));
+fn hear_before(gate: &Weak<Gate>, pass: &FdSocket, bell: &Bell, release: &mpsc::Sender<()>, present: ConnGuard) {
+    let patient = pass.set_timeouts(None, Some(STEP));
     // The first that it says; whether it comes in time or not, nobody may wait for it any more.
     if matches!(heard(pass), Ok(Some(Step::Released))) {
         release.send(()).ok();
@@ -234,7 +234,7 @@ fn hear_before(gate: &Weak<Gate>, pass: &Pass, bell: &Bell, release: &mpsc::Send
         };
         if !understood {
             gate.step(now, |state| state.lose_guests(now));
-            pass.hang_up();
+            pass.shutdown();
             bell.end();
             tracing::info!("the process before has ended");
             drop(present);

@@ -1,6 +1,6 @@
 //! One process of the gateway takes the place of another, between one grant and the next.
 //!
-//! The old one starts the new one, with one end of a pair of sockets ([`Pass`]) as its standard input:
+//! The old one starts the new one, with one end of a pair of sockets ([`FdSocket`]) as its standard input:
 //!
 //! | old | new |
 //! |---|---|
@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 pub use self::heir::Heir;
 use super::journal;
 use crate::locker::{Locker, Slot, Sorry, Ticket, Verdict};
-use crate::net::pass::Pass;
+use crate::net::fd_socket::FdSocket;
 
 /// How long the new process may take to read its configuration and certificates.
 const START: Duration = Duration::from_secs(60);
@@ -107,18 +107,18 @@ impl Guests {
 }
 
 /// Says one thing to the other process.
-fn say(pass: &Pass, what: &impl Serialize) -> Result<(), Error> {
+fn say(pass: &FdSocket, what: &impl Serialize) -> Result<(), Error> {
     let message = postcard::to_stdvec(what).map_err(foreign)?;
     pass.send(&message, &[]).map_err(Error::Silent)
 }
 
 /// The next thing that the other process says; `None` at the end.
-fn heard<T: DeserializeOwned>(pass: &Pass) -> Result<Option<T>, Error> {
+fn heard<T: DeserializeOwned>(pass: &FdSocket) -> Result<Option<T>, Error> {
     let Some((message, _)) = pass.receive().map_err(Error::Silent)? else { return Ok(None) };
     postcard::from_bytes(&message).map(Some).map_err(foreign)
 }
 
 /// What the other process says next.
-fn hear<T: DeserializeOwned>(pass: &Pass) -> Result<T, Error> {
+fn hear<T: DeserializeOwned>(pass: &FdSocket) -> Result<T, Error> {
     heard(pass)?.ok_or_else(|| Error::Silent(io::ErrorKind::UnexpectedEof.into()))
 }

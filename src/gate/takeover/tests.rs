@@ -94,21 +94,21 @@ fn stays(waiting: &mut Waiting) {
 }
 
 /// The new process, in a thread.
-fn heir(pass: Pass, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
+fn heir(pass: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
     let drain = drain.clone();
     thread::spawn(move || {
         let mut heir = Heir::meet(pass)?;
         let gate = heir.gate(&settings, Clock::start())?;
         heir.inherit(&gate, settings.limits, Duration::ZERO)?;
-        heir.take(&gate, drain.present())?;
+        heir.take(&gate, drain.conn_guard())?;
         Ok(gate)
     })
 }
 
 #[track_caller]
 fn hand_over(old: &Arc<Gate>, settings: Settings, drain: &Drain) -> Arc<Gate> {
-    let (here, there) = Pass::pair().unwrap();
-    let heir = heir(Pass::from(there), settings, drain);
+    let (here, there) = FdSocket::pair().unwrap();
+    let heir = heir(FdSocket::from(there), settings, drain);
     old.hand_over(here, &[]).unwrap();
     heir.join().unwrap().unwrap()
 }
@@ -132,12 +132,12 @@ fn what_is_counted_in_line_and_under_way_moves_to_the_new_process() {
     let (mut here, mut there) = (wait(&old), wait(&new));
     stays(&mut here);
     stays(&mut there);
-    assert_eq!(drain.there(), 1);
+    assert_eq!(drain.connections(), 1);
     drop(here);
     old.stop();
     drop(old);
-    drain.leave();
-    eventually("the end of the old one", || (drain.there() == 0).then_some(()));
+    drain.start_lame_duck();
+    eventually("the end of the old one", || (drain.connections() == 0).then_some(()));
 }
 
 #[test]
@@ -170,10 +170,10 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
     let flight = go(&old);
     let mut waits = wait(&old);
     for stage in 0..3 {
-        let (here, there) = Pass::pair().unwrap();
+        let (here, there) = FdSocket::pair().unwrap();
         let limits = limits.to_vec();
         let fails = thread::spawn(move || {
-            let pass = Pass::from(there);
+            let pass = FdSocket::from(there);
             if stage == 0 {
                 return;
             }
@@ -194,7 +194,7 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
     let new = hand_over(&old, settings(&limits), &Drain::new());
     drop(go(&new));
     stays(&mut wait(&old));
-    assert!(matches!(old.hand_over(Pass::pair().unwrap().0, &[]), Err(Error::AlreadyGiven)));
+    assert!(matches!(old.hand_over(FdSocket::pair().unwrap().0, &[]), Err(Error::AlreadyGiven)));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn if_the_new_process_dies_the_old_one_refuses() {
     let mut before = wait(&old);
     let new = hand_over(&old, settings(&limits), &Drain::new());
     let mut after = wait(&old);
-    new.before.get().unwrap().hang_up();
+    new.before.get().unwrap().shutdown();
     for waiting in [&mut before, &mut after] {
         let verdict = eventually("a refusal", || look(waiting));
         assert!(matches!(verdict, Err(Refused::Closing { .. })));
@@ -224,7 +224,7 @@ fn if_the_old_process_dies_what_it_had_under_way_ends() {
     let new = hand_over(&old, settings(&limits), &Drain::new());
     let mut waits = wait(&new);
     stays(&mut waits);
-    new.before.get().unwrap().hang_up();
+    new.before.get().unwrap().shutdown();
     drop(eventually("its turn", || look(&mut waits)).unwrap());
     drop((flight, in_line));
 }
@@ -250,7 +250,7 @@ fn a_third_process_takes_over_while_the_first_still_has_requests() {
     let _held = eventually("its turn", || look(&mut waits)).unwrap();
     // The third is gone: so are those who ask it, over however many.
     let mut forsaken = wait(&first);
-    third.before.get().unwrap().hang_up();
+    third.before.get().unwrap().shutdown();
     assert!(matches!(eventually("a refusal", || look(&mut forsaken)), Err(Refused::Closing { .. })));
 }
 
@@ -297,9 +297,9 @@ fn the_journal_and_its_folder_move_too() {
 
 #[test]
 fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
-    let (here, there) = Pass::pair().unwrap();
+    let (here, there) = FdSocket::pair().unwrap();
     here.send(&[9, 0, 0, 0, 1, 2, 3], &[]).unwrap();
-    let error = Heir::meet(Pass::from(there)).map(drop).unwrap_err();
+    let error = Heir::meet(FdSocket::from(there)).map(drop).unwrap_err();
     assert!(error.to_string().contains("it is form 9 of the hand-over"), "{error}");
 }
 
@@ -384,7 +384,7 @@ fn a_permit_of_a_process_that_is_gone_does_not_hold() {
     let mut waits = wait(&old);
     let after = eventually("its turn", || look(&mut waits)).unwrap();
     assert!(before.is_good() && after.is_good());
-    new.before.get().unwrap().hang_up();
+    new.before.get().unwrap().shutdown();
     eventually("the end", || (!before.is_good()).then_some(()));
     assert!(!after.is_good());
 }

@@ -16,7 +16,7 @@ fn of(settings: Settings) -> Dialer {
 }
 
 fn to(host: &str, port: u16, reach: Reach) -> Endpoint<'_> {
-    Endpoint { host, port, reach, caller: 0, attempts: Attempts::Overlapping }
+    Endpoint { host, port, reach, caller: 0, strategy: DialStrategy::HappyEyeballs }
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -54,7 +54,7 @@ async fn a_literal_and_a_name_are_connected_without_delay_of_small_writes_and_ke
     for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost"] {
         let stream = dialer(false).connect(to(host, address.port(), Reach::Public), AGES).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap().port(), address.port(), "{host}");
-        assert!(stream.nodelay().unwrap() && keep_alive::is_on(&SockRef::from(&stream)), "{host}");
+        assert!(stream.nodelay().unwrap() && keep_alive::is_enabled(&SockRef::from(&stream)), "{host}");
     }
 }
 
@@ -102,7 +102,7 @@ async fn only_a_host_that_the_operator_has_named_is_completed_by_the_search_list
         _ => Err(io::Error::other("no such name")),
     };
     let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
-    let dialer = Dialer::new(settings, Resolver::of(Arc::new(searching), "no-such-file".into()).unwrap());
+    let dialer = Dialer::new(settings, Resolver::with_system(Arc::new(searching), "no-such-file".into()).unwrap());
     let result = dialer.connect(to("payments", address.port(), Reach::Public), AGES).await;
     assert!(matches!(result, Err(Error::Dns(_))), "{result:?}");
     dialer.connect(to("payments", address.port(), Reach::Private), AGES).await.unwrap();
@@ -122,11 +122,11 @@ fn what_is_denied_is_left_out_and_the_rest_is_dialled() {
 async fn of_a_name_with_many_addresses_only_the_first_eight_are_tried() {
     // A corner of loopback where no other test listens.
     let at = |last: usize| SocketAddr::new(Ipv4Addr::new(127, 88, 0, u8::try_from(last).unwrap()).into(), 0);
-    for (there, is_tried) in [(MOST_TRIED, true), (MOST_TRIED + 1, false), (20, false)] {
+    for (there, is_tried) in [(MAX_TRIED, true), (MAX_TRIED + 1, false), (20, false)] {
         let listener = TcpListener::bind(at(there)).unwrap();
         let many = move |_: &str| Ok((1..=20).map(at).collect());
         let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
-        let dialer = Dialer::new(settings, Resolver::of(Arc::new(many), "/etc/hosts".into()).unwrap());
+        let dialer = Dialer::new(settings, Resolver::with_system(Arc::new(many), "/etc/hosts".into()).unwrap());
         let port = listener.local_addr().unwrap().port();
         let result = dialer.connect(to("many.example", port, Reach::Public), AGES).await;
         assert_eq!(result.is_ok(), is_tried, "{there}: {result:?}");
@@ -185,7 +185,7 @@ fn a_resolver_that_never_answers_ends_with_the_time() {
         Ok(Vec::new())
     };
     let settings = Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: Vec::new() };
-    let dialer = Dialer::new(settings, Resolver::of(Arc::new(never), "/etc/hosts".into()).unwrap());
+    let dialer = Dialer::new(settings, Resolver::with_system(Arc::new(never), "/etc/hosts".into()).unwrap());
     let result = runtime.block_on(dialer.connect(to("localhost", 80, Reach::Public), Duration::from_millis(20)));
     assert!(matches!(result, Err(Error::DnsTimeout)), "{result:?}");
     drop(free);
@@ -195,7 +195,7 @@ fn a_resolver_that_never_answers_ends_with_the_time() {
 fn families_take_turns_beginning_with_the_resolvers_choice() {
     let turns = |list: &str| -> String {
         let addresses = list.split(' ').map(|ip| SocketAddr::new(ip.parse().unwrap(), 80)).collect::<Vec<_>>();
-        in_turn(&addresses).iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
+        interleave_families(&addresses).iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(turns("::2 ::3 ::4 1.0.0.1 1.0.0.2"), "::2 1.0.0.1 ::3 1.0.0.2 ::4");
     assert_eq!(turns("1.0.0.1 ::2 ::3 ::4"), "1.0.0.1 ::2 ::3 ::4");
@@ -205,7 +205,7 @@ fn families_take_turns_beginning_with_the_resolvers_choice() {
 #[tokio::test]
 async fn an_address_that_fails_makes_way_at_once() {
     let (_listener, good) = listener();
-    let racing = race(addresses(&[refusing(), refusing(), good]), AGES * 2);
+    let racing = happy_eyeballs(addresses(&[refusing(), refusing(), good]), AGES * 2);
     let stream = timeout(AGES, racing).await.expect("the delay was waited for").unwrap();
     assert_eq!(stream.peer_addr().unwrap(), good);
 }
@@ -214,7 +214,7 @@ async fn an_address_that_fails_makes_way_at_once() {
 async fn an_address_that_does_not_answer_gets_company_after_the_delay() {
     let (_socket, _fillers, silent) = silent();
     let (_listener, good) = listener();
-    let racing = race(addresses(&[silent, good]), Duration::from_millis(10));
+    let racing = happy_eyeballs(addresses(&[silent, good]), Duration::from_millis(10));
     let stream = timeout(AGES, racing).await.expect("the first address is waited for alone").unwrap();
     assert_eq!(stream.peer_addr().unwrap(), good);
 }
@@ -224,12 +224,12 @@ async fn where_no_two_connections_may_arrive_an_address_is_given_up_before_the_n
     let (_socket, _fillers, silent) = silent();
     let (_listener, good) = listener();
     let moment = Duration::from_millis(10);
-    let stream = one_at_a_time(addresses(&[silent, refusing(), good]), moment).await.unwrap();
+    let stream = sequential(addresses(&[silent, refusing(), good]), moment).await.unwrap();
     assert_eq!(stream.peer_addr().unwrap(), good);
-    let result = one_at_a_time(addresses(&[silent, refusing()]), moment).await;
+    let result = sequential(addresses(&[silent, refusing()]), moment).await;
     assert!(matches!(result, Err(Error::Refused(_))), "the more telling failure: {result:?}");
     // The last one has all the time that is left.
-    let result = timeout(moment, one_at_a_time(addresses(&[refusing(), silent]), Duration::ZERO)).await;
+    let result = timeout(moment, sequential(addresses(&[refusing(), silent]), Duration::ZERO)).await;
     assert!(result.is_err(), "{result:?}");
 }
 
@@ -238,15 +238,15 @@ async fn when_all_fail_the_most_telling_failure_is_reported() {
     // Nobody can connect to a broadcast address by TCP.
     let unreachable: SocketAddr = "255.255.255.255:80".parse().unwrap();
     for order in [[refusing(), unreachable], [unreachable, refusing()]] {
-        let result = race(addresses(&order), AGES).await;
+        let result = happy_eyeballs(addresses(&order), AGES).await;
         assert!(matches!(result, Err(Error::Refused(_))), "{order:?}: {result:?}");
     }
-    assert!(matches!(race(addresses(&[unreachable]), AGES).await, Err(Error::Unreachable(_))));
+    assert!(matches!(happy_eyeballs(addresses(&[unreachable]), AGES).await, Err(Error::Unreachable(_))));
 }
 
 #[test]
 fn a_lack_of_our_own_is_told_from_the_origins_failures() {
-    let judged = |errno: Errno| judge(errno.into());
+    let judged = |errno: Errno| classify(errno.into());
     assert!(matches!(judged(Errno::MFILE), Error::Exhausted(_)));
     assert!(matches!(judged(Errno::NFILE), Error::Exhausted(_)));
     assert!(matches!(judged(Errno::CONNREFUSED), Error::Refused(_)));

@@ -17,13 +17,13 @@ use tokio::sync::oneshot;
 pub(super) struct FairShare {
     /// The most places of one caller.
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<ShareState>,
 }
 
-struct State {
+struct ShareState {
     free: usize,
     /// Callers that have a place or wait for one.
-    callers: HashMap<u64, Share>,
+    callers: HashMap<u64, CallerShare>,
     /// Callers that wait: those with the fewest places first, then by arrival. Equal to the `rank` of each.
     queue: BTreeSet<(usize, u64, u64)>,
     /// The number of the next waiter.
@@ -31,14 +31,14 @@ struct State {
 }
 
 #[derive(Default)]
-struct Share {
+struct CallerShare {
     taken: usize,
     /// By arrival.
-    waiters: BTreeMap<u64, oneshot::Sender<Place>>,
+    waiters: BTreeMap<u64, oneshot::Sender<ThreadToken>>,
 }
 
 /// One of the places; given back when dropped.
-pub(super) struct Place {
+pub(super) struct ThreadToken {
     all: Arc<FairShare>,
     caller: u64,
 }
@@ -47,22 +47,22 @@ pub(super) struct Place {
 ///
 /// # Cancel safety
 /// Dropped, it leaves the queue.
-pub(super) struct Waiting {
+pub(super) struct AcquireToken {
     all: Arc<FairShare>,
     caller: u64,
     number: u64,
-    granted: oneshot::Receiver<Place>,
+    granted: oneshot::Receiver<ThreadToken>,
 }
 
 impl FairShare {
     /// `places` in all, `most` of them for one caller.
     pub(super) fn new(places: usize, most: usize) -> Arc<FairShare> {
-        let state = State { free: places, callers: HashMap::new(), queue: BTreeSet::new(), next: 0 };
+        let state = ShareState { free: places, callers: HashMap::new(), queue: BTreeSet::new(), next: 0 };
         Arc::new(FairShare { most, state: Mutex::new(state) })
     }
 
     /// A place for `caller`, perhaps after a wait. Places of one caller are granted in the order of these calls.
-    pub(super) fn take(self: &Arc<Self>, caller: u64) -> Waiting {
+    pub(super) fn acquire(self: &Arc<Self>, caller: u64) -> AcquireToken {
         let (grant, granted) = oneshot::channel();
         let mut number = 0;
         self.change(|state| {
@@ -70,11 +70,11 @@ impl FairShare {
             state.next += 1;
             state.update(caller, |share| share.waiters.insert(number, grant));
         });
-        Waiting { all: Arc::clone(self), caller, number, granted }
+        AcquireToken { all: Arc::clone(self), caller, number, granted }
     }
 
     /// Changes the state, and grants what can be granted then.
-    fn change(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut ShareState)) {
         let granted = {
             let mut state = self.lock();
             change(&mut state);
@@ -82,19 +82,19 @@ impl FairShare {
         };
         // After the lock: a place that is not taken delivery of gives itself back.
         for (caller, grant) in granted {
-            drop(grant.send(Place { all: Arc::clone(self), caller }));
+            drop(grant.send(ThreadToken { all: Arc::clone(self), caller }));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ShareState> {
         // Nothing under the lock panics half way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl ShareState {
     /// Takes all waiters out of the queue for which there is a place now.
-    fn grants(&mut self, most: usize) -> Vec<(u64, oneshot::Sender<Place>)> {
+    fn grants(&mut self, most: usize) -> Vec<(u64, oneshot::Sender<ThreadToken>)> {
         let mut granted = Vec::new();
         // The first has the fewest places: where it gets none, no other does.
         while let Some((taken, number, caller)) = self.queue.first().copied()
@@ -110,7 +110,7 @@ impl State {
     }
 
     /// Changes the share of a caller, and its rank in the queue with it.
-    fn update<T>(&mut self, caller: u64, change: impl FnOnce(&mut Share) -> T) {
+    fn update<T>(&mut self, caller: u64, change: impl FnOnce(&mut CallerShare) -> T) {
         let share = self.callers.entry(caller).or_default();
         if let Some(rank) = share.rank(caller) {
             self.queue.remove(&rank);
@@ -124,14 +124,14 @@ impl State {
     }
 }
 
-impl Share {
+impl CallerShare {
     /// Its place in the queue; `None` if it does not wait.
     fn rank(&self, caller: u64) -> Option<(usize, u64, u64)> {
         self.waiters.first_key_value().map(|(number, _)| (self.taken, *number, caller))
     }
 }
 
-impl Drop for Place {
+impl Drop for ThreadToken {
     fn drop(&mut self) {
         self.all.change(|state| {
             state.free += 1;
@@ -140,16 +140,16 @@ impl Drop for Place {
     }
 }
 
-impl Future for Waiting {
-    type Output = Place;
+impl Future for AcquireToken {
+    type Output = ThreadToken;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Place> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ThreadToken> {
         let granted = Pin::new(&mut self.granted).poll(cx);
         granted.map(|place| place.expect("its sender stays in the queue until it is used"))
     }
 }
 
-impl Drop for Waiting {
+impl Drop for AcquireToken {
     fn drop(&mut self) {
         // A waiter that was granted its place is in the queue no more; its caller may be gone altogether.
         self.all.change(|state| state.update(self.caller, |share| share.waiters.remove(&self.number)));
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     /// What a waiter got so far.
-    fn got(waiting: &mut Waiting) -> Option<Place> {
+    fn got(waiting: &mut AcquireToken) -> Option<ThreadToken> {
         match Pin::new(waiting).poll(&mut Context::from_waker(std::task::Waker::noop())) {
             Poll::Ready(place) => Some(place),
             Poll::Pending => None,
@@ -169,8 +169,8 @@ mod tests {
     }
 
     /// As many places as these callers get if each asks again and again, in turn.
-    fn greedy(all: &Arc<FairShare>, callers: u64) -> (Vec<Place>, Vec<Waiting>) {
-        let mut waiting: Vec<_> = (0..100).flat_map(|_| (0..callers).map(|caller| all.take(caller))).collect();
+    fn greedy(all: &Arc<FairShare>, callers: u64) -> (Vec<ThreadToken>, Vec<AcquireToken>) {
+        let mut waiting: Vec<_> = (0..100).flat_map(|_| (0..callers).map(|caller| all.acquire(caller))).collect();
         let places = waiting.iter_mut().filter_map(got).collect();
         waiting.retain(|one| all.lock().callers.get(&one.caller).is_some_and(|s| s.waiters.contains_key(&one.number)));
         (places, waiting)
@@ -187,7 +187,7 @@ mod tests {
             let all = FairShare::new(64, 16);
             let (places, waiting) = greedy(&all, callers);
             assert_eq!(places.len(), taken, "{callers}");
-            assert_eq!(got(&mut all.take(1_000)).is_some(), taken < 64, "{callers}");
+            assert_eq!(got(&mut all.acquire(1_000)).is_some(), taken < 64, "{callers}");
             drop((places, waiting));
             assert!(is_empty(&all) && all.lock().free == 64, "{callers}");
         }
@@ -199,7 +199,7 @@ mod tests {
         let held: Vec<_> = [32, 16, 8, 4, 2, 1]
             .into_iter()
             .map(|share| {
-                let mut waiting: Vec<_> = (0..100).map(|_| all.take(share)).collect();
+                let mut waiting: Vec<_> = (0..100).map(|_| all.acquire(share)).collect();
                 let places: Vec<_> = waiting.iter_mut().filter_map(got).collect();
                 assert_eq!(places.len() as u64, share);
                 places
@@ -213,10 +213,10 @@ mod tests {
     #[test]
     fn a_place_that_is_given_back_goes_to_the_caller_with_the_fewest() {
         let all = FairShare::new(4, 4);
-        let mut first = [all.take(1), all.take(1), all.take(1)];
+        let mut first = [all.acquire(1), all.acquire(1), all.acquire(1)];
         let mut held: Vec<_> = first.iter_mut().filter_map(got).collect();
-        held.extend([2, 3].into_iter().filter_map(|caller| got(&mut all.take(caller))));
-        let (mut again, mut new) = (all.take(2), all.take(4));
+        held.extend([2, 3].into_iter().filter_map(|caller| got(&mut all.acquire(caller))));
+        let (mut again, mut new) = (all.acquire(2), all.acquire(4));
         assert!(held.len() == 4 && got(&mut again).is_none() && got(&mut new).is_none());
         held.pop();
         let _new = got(&mut new).expect("the caller that has none");
@@ -228,8 +228,8 @@ mod tests {
     #[test]
     fn waiters_of_a_caller_are_served_in_their_order_and_one_that_leaves_is_passed_over() {
         let all = FairShare::new(2, 1);
-        let place = got(&mut all.take(1)).expect("a place");
-        let (second, mut third, fourth) = (all.take(1), all.take(1), all.take(1));
+        let place = got(&mut all.acquire(1)).expect("a place");
+        let (second, mut third, fourth) = (all.acquire(1), all.acquire(1), all.acquire(1));
         drop(second);
         assert!(got(&mut third).is_none());
         drop(place);

@@ -8,7 +8,7 @@ use super::*;
 
 /// Knows the names that begin with `live`, at once; those with `dead` when it is released; no others.
 #[derive(Default)]
-struct World {
+struct FakeResolver {
     asked: Mutex<Vec<String>>,
     running: AtomicUsize,
     most: AtomicUsize,
@@ -16,11 +16,11 @@ struct World {
     release: Condvar,
 }
 
-impl World {
-    fn new() -> (Arc<World>, Arc<Resolver>) {
-        let world = Arc::new(World::default());
+impl FakeResolver {
+    fn new() -> (Arc<FakeResolver>, Arc<Resolver>) {
+        let world = Arc::new(FakeResolver::default());
         let system = Arc::clone(&world);
-        (world, Resolver::of(Arc::new(move |name| system.look(name)), PathBuf::new()).unwrap())
+        (world, Resolver::with_system(Arc::new(move |name| system.look(name)), PathBuf::new()).unwrap())
     }
 
     fn look(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
@@ -49,16 +49,16 @@ impl World {
 }
 
 /// A thread that still waits when a test fails would keep its process from ending.
-struct Released(Arc<World>);
+struct ReleaseOnDrop(Arc<FakeResolver>);
 
-impl Drop for Released {
+impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
         self.0.release();
     }
 }
 
 /// Has a name looked up by a task of its own.
-fn ask(resolver: &Arc<Resolver>, name: &str, caller: u64) -> tokio::task::JoinHandle<Answer> {
+fn ask(resolver: &Arc<Resolver>, name: &str, caller: u64) -> tokio::task::JoinHandle<LookupResult> {
     let (resolver, name) = (Arc::clone(resolver), name.to_owned());
     tokio::spawn(async move { resolver.resolve(&name, Lookup::Absolute, caller).await })
 }
@@ -76,8 +76,8 @@ async fn until(mut holds: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn names_that_are_asked_for_at_one_time_are_looked_up_once() {
-    let (world, resolver) = World::new();
-    let released = Released(Arc::clone(&world));
+    let (world, resolver) = FakeResolver::new();
+    let released = ReleaseOnDrop(Arc::clone(&world));
     let asking: Vec<_> = (0..100).map(|caller| ask(&resolver, "dead.example", caller % 3)).collect();
     until(|| world.asked() == 1).await;
     ask(&resolver, "live.example", 0).await.unwrap().unwrap();
@@ -92,25 +92,25 @@ async fn names_that_are_asked_for_at_one_time_are_looked_up_once() {
 
 #[tokio::test]
 async fn a_caller_with_nothing_but_dead_names_leaves_the_others_their_lookups() {
-    let (world, resolver) = World::new();
-    let _released = Released(Arc::clone(&world));
+    let (world, resolver) = FakeResolver::new();
+    let _released = ReleaseOnDrop(Arc::clone(&world));
     let asking: Vec<_> = (0..200).map(|n| ask(&resolver, &format!("dead.{n}.example{}", n % 20), 1)).collect();
-    until(|| world.running.load(Ordering::SeqCst) == PER_CALLER).await;
+    until(|| world.running.load(Ordering::SeqCst) == MAX_PER_CALLER).await;
     for n in 0..50 {
         ask(&resolver, &format!("live.{n}.example0"), 2).await.unwrap().unwrap();
     }
-    assert_eq!(world.running.load(Ordering::SeqCst), PER_CALLER);
+    assert_eq!(world.running.load(Ordering::SeqCst), MAX_PER_CALLER);
     assert!(asking.iter().all(|one| !one.is_finished()));
 }
 
 #[tokio::test]
 async fn many_callers_with_nothing_but_dead_names_leave_the_others_a_lookup_too() {
     for callers in [4, 8, 30] {
-        let (world, resolver) = World::new();
-        let _released = Released(Arc::clone(&world));
+        let (world, resolver) = FakeResolver::new();
+        let _released = ReleaseOnDrop(Arc::clone(&world));
         let asking: Vec<_> =
             (0..600).map(|n| ask(&resolver, &format!("dead.{n}.example{}", n % 7), n % callers)).collect();
-        until(|| world.running.load(Ordering::SeqCst) >= AT_ONCE - PER_CALLER).await;
+        until(|| world.running.load(Ordering::SeqCst) >= MAX_LOOKUPS - MAX_PER_CALLER).await;
         for n in 0..50 {
             ask(&resolver, &format!("live.{n}.example0"), callers).await.unwrap().unwrap();
         }
@@ -120,10 +120,10 @@ async fn many_callers_with_nothing_but_dead_names_leave_the_others_a_lookup_too(
 
 #[tokio::test]
 async fn a_dead_zone_leaves_its_caller_the_other_zones() {
-    let (world, resolver) = World::new();
-    let _released = Released(Arc::clone(&world));
+    let (world, resolver) = FakeResolver::new();
+    let _released = ReleaseOnDrop(Arc::clone(&world));
     let asking: Vec<_> = (0..200).map(|n| ask(&resolver, &format!("dead{n}.tarpit.example"), 1)).collect();
-    until(|| world.running.load(Ordering::SeqCst) == PER_ZONE).await;
+    until(|| world.running.load(Ordering::SeqCst) == MAX_PER_ZONE).await;
     ask(&resolver, "live.other.example", 1).await.unwrap().unwrap();
     ask(&resolver, "live.tarpit.example", 2).await.unwrap().unwrap();
     assert!(asking.iter().all(|one| !one.is_finished()));
@@ -131,15 +131,15 @@ async fn a_dead_zone_leaves_its_caller_the_other_zones() {
 
 #[tokio::test]
 async fn there_are_never_more_threads_than_places() {
-    let (world, resolver) = World::new();
-    let released = Released(Arc::clone(&world));
+    let (world, resolver) = FakeResolver::new();
+    let released = ReleaseOnDrop(Arc::clone(&world));
     let asking: Vec<_> = (0..300).map(|n| ask(&resolver, &format!("dead.{n}.zone{n}"), n % 100)).collect();
-    until(|| world.running.load(Ordering::SeqCst) == AT_ONCE).await;
+    until(|| world.running.load(Ordering::SeqCst) == MAX_LOOKUPS).await;
     drop(released);
     for one in asking {
         one.await.unwrap().unwrap();
     }
-    assert_eq!(world.most.load(Ordering::SeqCst), AT_ONCE);
+    assert_eq!(world.most.load(Ordering::SeqCst), MAX_LOOKUPS);
     let asked: HashSet<String> = world.asked.lock().unwrap().iter().cloned().collect();
     assert_eq!((asked.len(), world.asked()), (300, 300), "each was looked up, and once");
 }
@@ -147,51 +147,51 @@ async fn there_are_never_more_threads_than_places() {
 #[test]
 fn what_else_blocks_finds_a_thread_while_names_are_dead_and_the_other_way_round() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
-    let (world, resolver) = World::new();
-    let _released = Released(Arc::clone(&world));
+    let (world, resolver) = FakeResolver::new();
+    let _released = ReleaseOnDrop(Arc::clone(&world));
     runtime.block_on(async {
         let _asking: Vec<_> = (0..300).map(|n| ask(&resolver, &format!("dead.{n}.zone{n}"), n % 100)).collect();
-        until(|| world.running.load(Ordering::SeqCst) == AT_ONCE).await;
+        until(|| world.running.load(Ordering::SeqCst) == MAX_LOOKUPS).await;
         // A password, or a certificate.
         tokio::task::spawn_blocking(|| ()).await.unwrap();
     });
     let (_free, busy) = std::sync::mpsc::channel::<()>();
     runtime.spawn_blocking(move || busy.recv());
-    let (_world, resolver) = World::new();
+    let (_world, resolver) = FakeResolver::new();
     runtime.block_on(ask_here(&resolver, "live.example")).unwrap();
     runtime.shutdown_background();
 }
 
-async fn ask_here(resolver: &Arc<Resolver>, name: &str) -> Answer {
+async fn ask_here(resolver: &Arc<Resolver>, name: &str) -> LookupResult {
     resolver.resolve(name, Lookup::Absolute, 0).await
 }
 
 #[tokio::test]
 async fn a_caller_that_hangs_up_does_not_get_the_places_back_that_its_lookups_still_occupy() {
-    let (world, resolver) = World::new();
-    let _released = Released(Arc::clone(&world));
+    let (world, resolver) = FakeResolver::new();
+    let _released = ReleaseOnDrop(Arc::clone(&world));
     for round in 0..5 {
         let asking: Vec<_> = (0..100).map(|n| ask(&resolver, &format!("dead{n}.{round}.example"), 1)).collect();
-        let enough = if round == 0 { PER_ZONE } else { PER_CALLER };
+        let enough = if round == 0 { MAX_PER_ZONE } else { MAX_PER_CALLER };
         until(|| world.running.load(Ordering::SeqCst) >= enough || round > 1).await;
         asking.iter().for_each(tokio::task::JoinHandle::abort);
         for one in asking {
             assert!(one.await.is_err_and(|error| error.is_cancelled()));
         }
     }
-    assert_eq!(world.running.load(Ordering::SeqCst), PER_CALLER);
-    assert_eq!(world.asked(), PER_CALLER, "what was given up in line was never asked for");
+    assert_eq!(world.running.load(Ordering::SeqCst), MAX_PER_CALLER);
+    assert_eq!(world.asked(), MAX_PER_CALLER, "what was given up in line was never asked for");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_remembered_for_a_second() {
-    let (world, resolver) = World::new();
+    let (world, resolver) = FakeResolver::new();
     for _ in 0..3 {
         let failed = resolver.resolve("no.such.name", Lookup::Absolute, 0).await.unwrap_err();
         assert_eq!(failed.to_string(), "no such name");
         assert_eq!(world.asked(), 1);
     }
-    tokio::time::advance(FAILURE_KEPT + Duration::from_millis(1)).await;
+    tokio::time::advance(FAILURE_TTL + Duration::from_millis(1)).await;
     until(|| resolver.lock().known.is_empty()).await;
     resolver.resolve("no.such.name", Lookup::Absolute, 0).await.unwrap_err();
     assert_eq!(world.asked(), 2);
@@ -200,20 +200,20 @@ async fn a_failure_is_remembered_for_a_second() {
 
 #[tokio::test]
 async fn no_more_failures_are_remembered_than_there_is_room_for() {
-    let (world, resolver) = World::new();
-    for n in 0..MOST_FAILURES + 5 {
+    let (world, resolver) = FakeResolver::new();
+    for n in 0..MAX_FAILURES + 5 {
         resolver.resolve(&format!("no.{n}"), Lookup::Absolute, 0).await.unwrap_err();
     }
     let table = resolver.lock();
-    assert!(table.failures <= MOST_FAILURES && table.known.len() == table.failures);
-    assert_eq!(world.asked(), MOST_FAILURES + 5);
+    assert!(table.failures <= MAX_FAILURES && table.known.len() == table.failures);
+    assert_eq!(world.asked(), MAX_FAILURES + 5);
 }
 
 #[test]
 fn what_a_lack_of_our_own_failed_is_not_remembered() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let system = |_: &str| Err(rustix::io::Errno::MFILE.into());
-    let resolver = Resolver::of(Arc::new(system), PathBuf::new()).unwrap();
+    let resolver = Resolver::with_system(Arc::new(system), PathBuf::new()).unwrap();
     let failed = runtime.block_on(resolver.resolve("live.example", Lookup::Absolute, 0)).unwrap_err();
     assert!(is_exhausted(failed.error()), "{failed}");
     assert!(resolver.lock().known.is_empty());
@@ -221,24 +221,24 @@ fn what_a_lack_of_our_own_failed_is_not_remembered() {
 
 #[tokio::test]
 async fn a_name_without_addresses_does_not_resolve_and_one_with_thousands_has_a_few() {
-    let none = Resolver::of(Arc::new(|_: &str| Ok(Vec::new())), PathBuf::new()).unwrap();
+    let none = Resolver::with_system(Arc::new(|_: &str| Ok(Vec::new())), PathBuf::new()).unwrap();
     none.resolve("live.example", Lookup::Absolute, 0).await.unwrap_err();
     let address: SocketAddr = "192.0.2.1:0".parse().unwrap();
-    let many = Resolver::of(Arc::new(move |_: &str| Ok(vec![address; 3000])), PathBuf::new()).unwrap();
-    assert_eq!(many.resolve("live.example", Lookup::Absolute, 0).await.unwrap().len(), MOST_ADDRESSES);
+    let many = Resolver::with_system(Arc::new(move |_: &str| Ok(vec![address; 3000])), PathBuf::new()).unwrap();
+    assert_eq!(many.resolve("live.example", Lookup::Absolute, 0).await.unwrap().len(), MAX_ADDRESSES);
 }
 
 /// A file of the test's own; removed when dropped.
-struct Hosts(PathBuf);
+struct HostsFile(PathBuf);
 
-impl Drop for Hosts {
+impl Drop for HostsFile {
     fn drop(&mut self) {
         std::fs::remove_file(&self.0).ok();
     }
 }
 
 /// A resolver whose hosts file says this, and what it has asked of the system.
-fn spelling(hosts: &str) -> (Arc<Mutex<Vec<String>>>, Arc<Resolver>, Hosts) {
+fn spelling(hosts: &str) -> (Arc<Mutex<Vec<String>>>, Arc<Resolver>, HostsFile) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let file = format!("lockgate-hosts-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
     let path = std::env::temp_dir().join(file);
@@ -249,7 +249,7 @@ fn spelling(hosts: &str) -> (Arc<Mutex<Vec<String>>>, Arc<Resolver>, Hosts) {
         system.lock().unwrap().push(name.to_owned());
         Ok(vec!["192.0.2.1:0".parse().unwrap()])
     };
-    (asked, Resolver::of(Arc::new(look), path.clone()).unwrap(), Hosts(path))
+    (asked, Resolver::with_system(Arc::new(look), path.clone()).unwrap(), HostsFile(path))
 }
 
 #[tokio::test]
@@ -297,12 +297,12 @@ fn a_zone_is_what_the_last_two_labels_say() {
 
 #[tokio::test]
 async fn quotas_that_are_not_in_use_are_forgotten() {
-    let quotas = Quotas::new(1);
-    let kept = quotas.take(u64::MAX).await;
+    let semaphores = KeyedSemaphores::new(1);
+    let kept = semaphores.acquire(u64::MAX).await;
     for key in 0..1_000_u64 {
-        drop(quotas.take(key).await);
+        drop(semaphores.acquire(key).await);
     }
-    assert!(quotas.all.lock().unwrap().0.len() <= SWEEP);
+    assert!(semaphores.all.lock().unwrap().0.len() <= MIN_SWEEP);
     drop(kept);
-    drop(quotas.take(u64::MAX).await);
+    drop(semaphores.acquire(u64::MAX).await);
 }

@@ -15,45 +15,45 @@ use rustix::net::{
 };
 
 /// How many descriptors come with a message at most; the kernel takes 253 (SCM_MAX_FD).
-pub const MOST_DESCRIPTORS: usize = 200;
+pub const MAX_FDS: usize = 200;
 /// A longer message is none: what is longer must be cut by whoever sends it.
-const LONGEST: usize = 1 << 30;
+const MAX_MESSAGE: usize = 1 << 30;
 /// The bytes of a message's length, before it.
-const LENGTH: usize = 4;
+const LENGTH_PREFIX: usize = 4;
 
 /// One end of the pair. Both ends may be used by two threads each, one that sends and one that receives.
 #[derive(Debug)]
-pub struct Pass(UnixStream);
+pub struct FdSocket(UnixStream);
 
-impl Pass {
+impl FdSocket {
     /// Both ends: one for this process, one that another may be started with.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn pair() -> io::Result<(Pass, OwnedFd)> {
+    pub fn pair() -> io::Result<(FdSocket, OwnedFd)> {
         let (here, there) = UnixStream::pair()?;
-        Ok((Pass(here), there.into()))
+        Ok((FdSocket(here), there.into()))
     }
 
     /// The end that this process was started with, as its standard input; that is empty from then on.
     ///
     /// # Errors
     /// If its standard input is no such thing.
-    pub fn of_stdin() -> io::Result<Pass> {
+    pub fn from_stdin() -> io::Result<FdSocket> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         // Whatever else it may be has no peer.
         stream.peer_addr()?;
         // As long as it is open there, the other process does not see the end.
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-        Ok(Pass(stream))
+        Ok(FdSocket(stream))
     }
 
     /// The same end once more, for another thread.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn another(&self) -> io::Result<Pass> {
-        Ok(Pass(self.0.try_clone()?))
+    pub fn try_clone(&self) -> io::Result<FdSocket> {
+        Ok(FdSocket(self.0.try_clone()?))
     }
 
     /// How long to wait at most from here on: for the next message, and for the other process to take one. `None`: for
@@ -61,19 +61,19 @@ impl Pass {
     ///
     /// # Errors
     /// If the socket is broken.
-    pub fn set_patience(&self, receive: Option<Duration>, send: Option<Duration>) -> io::Result<()> {
+    pub fn set_timeouts(&self, receive: Option<Duration>, send: Option<Duration>) -> io::Result<()> {
         self.0.set_read_timeout(receive)?;
         self.0.set_write_timeout(send)
     }
 
     /// All is said: the other process sees the end once it has received what was sent.
-    pub fn finish(&self) {
+    pub fn shutdown_write(&self) {
         // It may have ended already.
         self.0.shutdown(Shutdown::Write).ok();
     }
 
     /// Nothing is said any more, in either direction: whoever waits here or there sees the end.
-    pub fn hang_up(&self) {
+    pub fn shutdown(&self) {
         // It may have ended already.
         self.0.shutdown(Shutdown::Both).ok();
     }
@@ -83,12 +83,12 @@ impl Pass {
     /// # Errors
     /// If the other process is gone, does not receive in time, or these are more than may be sent at once.
     pub fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let length = u32::try_from(message.len()).ok().filter(|length| *length as usize <= LONGEST);
+        let length = u32::try_from(message.len()).ok().filter(|length| *length as usize <= MAX_MESSAGE);
         let length = length.ok_or_else(|| invalid("the message is too long"))?.to_le_bytes();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut with = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
-            let fits = descriptors.len() <= MOST_DESCRIPTORS;
+            let fits = descriptors.len() <= MAX_FDS;
             if !fits || !with.push(SendAncillaryMessage::ScmRights(descriptors)) {
                 return Err(invalid("too many descriptors for one message"));
             }
@@ -96,8 +96,8 @@ impl Pass {
         let parts = [IoSlice::new(&length), IoSlice::new(message)];
         let sent = retry_on_intr(|| sendmsg(&self.0, &parts, &mut with, SendFlags::NOSIGNAL))?;
         // The descriptors went with the first byte.
-        (&self.0).write_all(&length[sent.min(LENGTH)..])?;
-        (&self.0).write_all(&message[sent.saturating_sub(LENGTH)..])
+        (&self.0).write_all(&length[sent.min(LENGTH_PREFIX)..])?;
+        (&self.0).write_all(&message[sent.saturating_sub(LENGTH_PREFIX)..])
     }
 
     /// The next message, and the descriptors that came with it; `None` at the end.
@@ -105,10 +105,10 @@ impl Pass {
     /// # Errors
     /// If the other process has died in the middle of a message, or sends none in time.
     pub fn receive(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-        let mut length = [0; LENGTH];
+        let mut length = [0; LENGTH_PREFIX];
         let mut descriptors = Vec::new();
         let mut got = 0;
-        while got < LENGTH {
+        while got < LENGTH_PREFIX {
             let more = self.receive_some(&mut length[got..], &mut descriptors)?;
             if more == 0 {
                 return if got == 0 { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -116,7 +116,7 @@ impl Pass {
             got += more;
         }
         let length = u32::from_le_bytes(length) as usize;
-        if length > LONGEST {
+        if length > MAX_MESSAGE {
             return Err(invalid("the message is too long"));
         }
         let mut message = Vec::new();
@@ -128,7 +128,7 @@ impl Pass {
     }
 
     fn receive_some(&self, into: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut with = RecvAncillaryBuffer::new(&mut space);
         let received =
             retry_on_intr(|| recvmsg(&self.0, &mut [IoSliceMut::new(into)], &mut with, RecvFlags::CMSG_CLOEXEC))?;
@@ -144,10 +144,10 @@ impl Pass {
     }
 }
 
-impl From<OwnedFd> for Pass {
-    /// The end that [`Pass::pair`] made for another process.
-    fn from(end: OwnedFd) -> Pass {
-        Pass(end.into())
+impl From<OwnedFd> for FdSocket {
+    /// The end that [`FdSocket::pair`] made for another process.
+    fn from(end: OwnedFd) -> FdSocket {
+        FdSocket(end.into())
     }
 }
 
@@ -161,9 +161,9 @@ mod tests {
 
     use super::*;
 
-    fn pair() -> (Pass, Pass) {
-        let (here, there) = Pass::pair().unwrap();
-        (here, Pass(there.into()))
+    fn pair() -> (FdSocket, FdSocket) {
+        let (here, there) = FdSocket::pair().unwrap();
+        (here, FdSocket(there.into()))
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn who_says_nothing_is_not_waited_for_and_half_a_message_is_none() {
         let (here, there) = pair();
-        there.set_patience(Some(Duration::from_millis(10)), None).unwrap();
+        there.set_timeouts(Some(Duration::from_millis(10)), None).unwrap();
         assert_eq!(there.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         (&here.0).write_all(&[9, 0, 0, 0, 1, 2]).unwrap();
         drop(here);
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn more_descriptors_than_go_with_a_message_are_refused() {
         let (here, _there) = pair();
-        let many = [here.0.as_fd(); MOST_DESCRIPTORS + 1];
+        let many = [here.0.as_fd(); MAX_FDS + 1];
         assert_eq!(here.send(b"", &many).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
