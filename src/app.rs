@@ -37,7 +37,7 @@ use self::locks::Counter;
 use self::reload::Reloader;
 use self::signals::{Asked, Signals};
 use self::succession::Successor;
-use crate::admin::Order;
+use crate::admin::AdminCommand;
 use crate::config::Settings;
 use crate::gate::{journal, takeover};
 use crate::proxy::{self, Shared};
@@ -254,7 +254,7 @@ impl Run {
         if let Some(Desk { mut asked, .. }) = self.desk.take() {
             spawn_local(async move {
                 while let Some(order) = asked.recv().await {
-                    order.refuse();
+                    order.reject();
                 }
             });
         }
@@ -324,7 +324,7 @@ async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::Jo
 }
 
 /// What an operator asks for; if there is no desk, never anything.
-async fn order(desk: &mut Option<Desk>) -> Order {
+async fn order(desk: &mut Option<Desk>) -> AdminCommand {
     match desk {
         Some(Desk { asked, .. }) => match asked.recv().await {
             Some(order) => order,

@@ -12,7 +12,7 @@
 //! | 7 | [`cli`] | STARTS: run, check, exec, env, top, ca, user | |
 //! | 6 | [`app`] | builds every room from settings, and drains | |
 //! | 5 | [`admin`], [`locks`], [`log`] | SHOWS what the gateway does · LOCKS what is no limit of requests · what is logged, and what never is | TOML |
-//! | 4 | [`config`], [`lobby`] | READS `proxy.toml`, and reports every mistake with its place · RECEIVES whoever is no caller | how anything runs (`config`) |
+//! | 4 | [`config`], [`http_admin`] | READS `proxy.toml`, and reports every mistake with its place · HTTP server of admin and locks: connection cap, password and cross-site checks | how anything runs (`config`) |
 //! | 3 | [`proxy`] | CARRIES one request, one response | TOML |
 //! | 2 | [`gate`], [`tls`], [`wire`] | WAITS: the locker, awake · PROVES who they are · SPEAKS HTTP | limits (`tls`, `wire`), HTTP (`gate`, `tls`) |
 //! | 1 | [`locker`], [`net`] | DECIDES: may it go, and if not, when · CONNECTS: sockets | tokio, HTTP, clocks (`locker`); HTTP, limits (`net`) |
@@ -51,7 +51,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod gate;
-pub mod lobby;
+pub mod http_admin;
 pub mod locker;
 pub mod locks;
 pub mod log;

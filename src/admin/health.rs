@@ -1,4 +1,4 @@
-//! Whether the gateway lives, and whether it should be sent anybody.
+//! `/healthz` and `/readyz`: liveness and readiness checks.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::House;
+use super::state::AdminState;
 use crate::gate::journal::Health;
 use crate::gate::store;
 
-/// The word for how what is counted is kept.
-pub(super) fn word(health: Health) -> &'static str {
+/// State of the persistence of counters, as a word of the admin API and of metrics.
+pub(super) fn persistence_word(health: Health) -> &'static str {
     match health {
         Health::Off => "off",
         Health::Whole => "whole",
@@ -21,7 +21,7 @@ pub(super) fn word(health: Health) -> &'static str {
     }
 }
 
-/// The word for how it stands with the store of shared limits.
+/// State of the store of shared limits, as a word of the admin API and of metrics.
 pub(super) fn store_word(health: store::Health) -> &'static str {
     match health {
         store::Health::Off => "off",
@@ -32,22 +32,22 @@ pub(super) fn store_word(health: store::Health) -> &'static str {
     }
 }
 
-/// 200 as long as decisions are made. A state folder that cannot be written is told, but a restart would mend nothing.
-pub(super) async fn alive(State(house): State<Arc<House>>) -> Json<Value> {
-    // It takes the gate's lock: if that is held for ever, nobody is answered.
-    let state = house.gate.journal_health();
-    let store = store_word(house.gate.store_status().map_or(store::Health::Off, |status| status.health().0));
-    let status = if matches!(state, Health::Blind | Health::Held) || !matches!(store, "off" | "asked") {
-        "degraded"
-    } else {
-        "ok"
-    };
-    Json(json!({ "status": status, "version": env!("CARGO_PKG_VERSION"), "state": word(state), "store": store }))
+/// Handles `GET /healthz`: 200 as long as the gateway makes decisions, with `degraded` if the state folder cannot be written or
+/// the store is unreachable. A restart would mend neither.
+pub(super) async fn healthz(State(state): State<Arc<AdminState>>) -> Json<Value> {
+    // Takes the gate's lock: if that is never released, this check times out as it should.
+    let persistence = state.gate.journal_health();
+    let store = store_word(state.gate.store_status().map_or(store::Health::Off, |status| status.health().0));
+    let is_degraded = matches!(persistence, Health::Blind | Health::Held) || !matches!(store, "off" | "asked");
+    let status = if is_degraded { "degraded" } else { "ok" };
+    let version = env!("CARGO_PKG_VERSION");
+    Json(json!({ "status": status, "version": version, "state": persistence_word(persistence), "store": store }))
 }
 
-/// 200 while new callers are served, be it by the process that has taken over; 503 once the gateway drains.
-pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Value>) {
-    match house.drain.is_draining() && !house.drain.entered_lame_duck() {
+/// Handles `GET /readyz`: 200 while new callers are served, also if by a process that has taken over; 503 once the gateway
+/// drains.
+pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode, Json<Value>) {
+    match state.drain.is_draining() && !state.drain.entered_lame_duck() {
         false => (StatusCode::OK, Json(json!({ "status": "ready" }))),
         true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))),
     }
@@ -61,9 +61,9 @@ mod tests {
     fn every_state_has_its_word_in_the_description_and_on_the_page() {
         let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
         let described = described["paths"]["/healthz"].to_string();
-        for word in [Health::Off, Health::Whole, Health::Blind, Health::Held].map(word) {
+        for word in [Health::Off, Health::Whole, Health::Blind, Health::Held].map(persistence_word) {
             assert!(described.contains(&format!("\"{word}\"")), "{word}: {described}");
-            assert!(include_str!("page/page.js").contains(&format!("    {word}: ")), "{word}");
+            assert!(include_str!("dashboard/page.js").contains(&format!("    {word}: ")), "{word}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Warnings about the file that is in force, as JSON.
+//! `/v1/warnings`: handler that lists the warnings about the configuration file in force.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::House;
+use super::state::AdminState;
 
-/// Every line that does less than it seems to.
-pub(super) async fn all(State(house): State<Arc<House>>) -> Json<Value> {
-    let proxy = house.current.proxy();
-    let shown = proxy.warnings().iter().map(|warning| {
+/// Handles `GET /v1/warnings`: every line of the file that has less effect than it seems to, with its place and advice.
+pub(super) async fn all(State(state): State<Arc<AdminState>>) -> Json<Value> {
+    let proxy = state.current.proxy();
+    let warnings = proxy.warnings().iter().map(|warning| {
         json!({
             "file": warning.file,
             "line": warning.line,
@@ -20,5 +20,5 @@ pub(super) async fn all(State(house): State<Arc<House>>) -> Json<Value> {
             "advice": warning.advice,
         })
     });
-    Json(json!({ "warnings": shown.collect::<Vec<_>>() }))
+    Json(json!({ "warnings": warnings.collect::<Vec<_>>() }))
 }

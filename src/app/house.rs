@@ -54,7 +54,7 @@ pub(super) struct Desk {
     /// For a process that takes over.
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
     /// What they ask for. If it is dropped nobody is received any more.
-    pub(super) asked: mpsc::UnboundedReceiver<admin::Order>,
+    pub(super) asked: mpsc::UnboundedReceiver<admin::AdminCommand>,
     /// Ends when the last of them have been answered.
     pub(super) thread: JoinHandle<()>,
 }

@@ -10,32 +10,33 @@ use tokio::task::spawn_blocking;
 
 use super::causes;
 use super::reload::Reloader;
-use crate::admin::{Order, Refused};
+use crate::admin::{AdminCommand, CommandError};
 use crate::config;
 use crate::config::tune::{Wish, tune};
 
 impl Reloader {
     /// Does what an operator asks for.
-    pub(super) async fn obey(self: Rc<Self>, order: Order) {
+    pub(super) async fn obey(self: Rc<Self>, order: AdminCommand) {
         // Whoever asked may have hung up.
         match order {
-            Order::Reload(outcome) => {
-                drop(outcome.send(Rc::clone(&self).reload_aloud().await.map_err(Refused::Wrong)));
+            AdminCommand::Reload(reply) => {
+                drop(reply.send(Rc::clone(&self).reload_aloud().await.map_err(CommandError::Invalid)));
             }
-            Order::Tune { limit, wishes, outcome } => drop(outcome.send(self.tune(&limit, &wishes).await)),
-            Order::Save(outcome) => drop(outcome.send(self.save().await)),
+            AdminCommand::Tune { limit, edits, reply } => drop(reply.send(self.tune(&limit, &edits).await)),
+            AdminCommand::Save(reply) => drop(reply.send(self.save().await)),
         }
     }
 
     /// Puts these values of a limit in force, as if the file said so; the file does not change.
-    async fn tune(&self, limit: &str, wishes: &[(String, Wish)]) -> Result<Vec<String>, Refused> {
+    async fn tune(&self, limit: &str, wishes: &[(String, Wish)]) -> Result<Vec<String>, CommandError> {
         let mut place = self.in_force.lock().await;
-        let in_force = place.as_ref().ok_or(Refused::Ending)?;
-        let number = in_force.gate.limits.iter().position(|known| *known.name == *limit).ok_or(Refused::Unknown)?;
-        let text = tune(&in_force.text, number, wishes).map_err(|error| Refused::Wrong(error.to_string()))?;
+        let in_force = place.as_ref().ok_or(CommandError::ShuttingDown)?;
+        let number =
+            in_force.gate.limits.iter().position(|known| *known.name == *limit).ok_or(CommandError::UnknownLimit)?;
+        let text = tune(&in_force.text, number, wishes).map_err(|error| CommandError::Invalid(error.to_string()))?;
         let path = self.path().to_owned();
         let settings = spawn_blocking(move || config::read_text(&path, text)).await;
-        let wrong = |error: &dyn std::error::Error| Refused::Wrong(causes(error));
+        let wrong = |error: &dyn std::error::Error| CommandError::Invalid(causes(error));
         let settings = settings.map_err(|error| wrong(&error))?.map_err(|error| wrong(&error))?;
         let lines = self.put_in_force(&mut place, settings).await.map_err(|error| wrong(&error))?;
         lines.iter().for_each(|line| tracing::info!("{line}"));
@@ -44,16 +45,16 @@ impl Reloader {
     }
 
     /// Writes what is in force to the file, which must say what it said when it was read.
-    async fn save(&self) -> Result<Vec<String>, Refused> {
+    async fn save(&self) -> Result<Vec<String>, CommandError> {
         let place = self.in_force.lock().await;
-        let text = Arc::clone(&place.as_ref().ok_or(Refused::Ending)?.text);
+        let text = Arc::clone(&place.as_ref().ok_or(CommandError::ShuttingDown)?.text);
         let (path, before, after) = (self.path().to_owned(), Arc::clone(&self.on_disk.borrow()), Arc::clone(&text));
         let saved = spawn_blocking(move || write(&path, &before, &after)).await;
         match saved {
             Ok(Ok(())) => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(Refused::Conflict),
-            Ok(Err(error)) => return Err(Refused::Wrong(format!("{}: {error}", self.path().display()))),
-            Err(error) => return Err(Refused::Wrong(error.to_string())),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(CommandError::Conflict),
+            Ok(Err(error)) => return Err(CommandError::Invalid(format!("{}: {error}", self.path().display()))),
+            Err(error) => return Err(CommandError::Invalid(error.to_string())),
         }
         *self.on_disk.borrow_mut() = text;
         tracing::info!(file = %self.path().display(), "saved");

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::table::{LockRequest, LockTable, Uid};
 use super::{LONGEST, LockApi, hal};
 use crate::gate::{Answer, Permit, Refused};
-use crate::lobby::{ask_for_password, may_be_rebound, refused, unknown};
+use crate::http_admin::{check_password, may_be_dns_rebinding, problem, unauthorized};
 use crate::locker::Why;
 
 /// Most bytes of a resource's name, and of a title. Both appear in logs and listings.
@@ -26,10 +26,10 @@ const LONGEST_TITLE: usize = 1024;
 /// Middleware that refuses requests from web pages: cross-origin (403) and DNS rebinding (421).
 pub(super) async fn reject_browsers(State(api): State<Arc<LockApi>>, request: Request, next: Next) -> Response {
     if request.headers().contains_key(ORIGIN) {
-        return refused(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");
+        return problem(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");
     }
-    if api.on_loopback && may_be_rebound(request.headers()) {
-        return refused(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
+    if api.on_loopback && may_be_dns_rebinding(request.headers()) {
+        return problem(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
     }
     next.run(request).await
 }
@@ -87,11 +87,11 @@ pub(super) async fn take(
 ) -> Response {
     let request = match lock_request(resource, &body) {
         Ok(request) => request,
-        Err(why) => return refused(StatusCode::BAD_REQUEST, &why),
+        Err(why) => return problem(StatusCode::BAD_REQUEST, &why),
     };
     let mut uid = [0; 16];
     if SystemRandom::new().fill(&mut uid).is_err() {
-        return refused(StatusCode::INTERNAL_SERVER_ERROR, "the system has no random numbers");
+        return problem(StatusCode::INTERNAL_SERVER_ERROR, "the system has no random numbers");
     }
     let uid: Uid = format!("{:032x}", u128::from_be_bytes(uid)).into();
     let permit = match api.table.ask(&request.resource, Some(Duration::from_secs_f64(request.wait))) {
@@ -103,7 +103,7 @@ pub(super) async fn take(
             let mut over = api.over.clone();
             tokio::select! {
                 biased;
-                () = ended.notified() => return refused(StatusCode::CONFLICT, "an operator ended it"),
+                () = ended.notified() => return problem(StatusCode::CONFLICT, "an operator ended it"),
                 _ = over.wait_for(|over| *over) => return closing(),
                 decided = waiting => match decided {
                     Ok(permit) => permit,
@@ -118,7 +118,7 @@ pub(super) async fn take(
 fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, permit: Permit) -> Response {
     if let Err(error) = api.table.hold(uid, request, permit) {
         tracing::error!(%error, "cannot persist lock; request refused");
-        return refused(StatusCode::SERVICE_UNAVAILABLE, "the lock cannot be written to the register");
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the lock cannot be written to the register");
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let location = format!("http://{host}/locks/{}/{uid}", request.resource);
@@ -128,7 +128,7 @@ fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, p
 fn refuse(why: Refused) -> Response {
     match why {
         Refused::Sorry(sorry) if matches!(sorry.why, Why::TimedOut | Why::TooLong | Why::Full) => {
-            refused(StatusCode::REQUEST_TIMEOUT, "it was held by another all the time")
+            problem(StatusCode::REQUEST_TIMEOUT, "it was held by another all the time")
         }
         Refused::Sorry(_) => busy("too many locks are held or waited for"),
         Refused::Closing { .. } | Refused::Anew => closing(),
@@ -140,11 +140,11 @@ fn closing() -> Response {
 }
 
 fn busy(why: &str) -> Response {
-    ([(RETRY_AFTER, "1")], refused(StatusCode::SERVICE_UNAVAILABLE, why)).into_response()
+    ([(RETRY_AFTER, "1")], problem(StatusCode::SERVICE_UNAVAILABLE, why)).into_response()
 }
 
 fn not_found() -> Response {
-    refused(StatusCode::NOT_FOUND, "no such lock: it was released, has expired, or never existed")
+    problem(StatusCode::NOT_FOUND, "no such lock: it was released, has expired, or never existed")
 }
 
 /// `GET /locks/{resource}/{uid}`: shows a lock.
@@ -165,8 +165,8 @@ pub(super) async fn release(
 /// # Errors
 /// The answer: 401, or 429 after too many wrong passwords.
 async fn operator(api: &LockApi, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Response> {
-    let Some(passwords) = &api.passwords else { return Err(unknown()) };
-    let known = ask_for_password(passwords, peer.ip(), headers, api.gate.clock()).await;
+    let Some(passwords) = &api.passwords else { return Err(unauthorized()) };
+    let known = check_password(passwords, peer.ip(), headers, api.gate.clock()).await;
     known.map_err(IntoResponse::into_response)
 }
 
@@ -201,7 +201,7 @@ pub(super) async fn release_resource(
 ) -> Result<Response, Response> {
     operator(&api, peer, &headers).await?;
     match api.table.end_all(Some(&resource)) {
-        0 => Ok(refused(StatusCode::NOT_FOUND, "it is neither held nor waited for")),
+        0 => Ok(problem(StatusCode::NOT_FOUND, "it is neither held nor waited for")),
         _ => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }

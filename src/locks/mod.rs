@@ -28,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::table::LockTable;
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
-use crate::lobby;
+use crate::http_admin;
 use crate::locker::{Limit, Priority, ShareBy, WhenFull};
 use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
@@ -129,7 +129,7 @@ fn serve(runtime: &Runtime, door: Listener, api: &Arc<LockApi>, mut over: watch:
         };
         let welcome = |peer| api.is_allowed(peer);
         let served = tokio::select! {
-            () = lobby::receive(door, router(Arc::clone(api)), MAX_CONNECTIONS, welcome, closed) => Ok(()),
+            () = http_admin::serve(door, router(Arc::clone(api)), MAX_CONNECTIONS, welcome, closed) => Ok(()),
             ended = &mut driving => Err(match ended {
                 Ok(Ok(())) => "its timer ended".to_owned(),
                 Ok(Err(error)) => error.to_string(),

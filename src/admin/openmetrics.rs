@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -13,32 +14,33 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::House;
+use super::state::AdminState;
 use crate::gate::View;
 use crate::gate::journal::Health;
 use crate::gate::store;
+use crate::http_admin::problem;
 use crate::proxy::tally::Tally;
 
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The page that Prometheus asks for.
-pub(super) async fn show(State(house): State<Arc<House>>) -> Response {
+pub(super) async fn show(State(state): State<Arc<AdminState>>) -> Response {
     let mut registry = Registry::with_prefix("lockgate");
-    registry.register_collector(Box::new(Look(house)));
+    registry.register_collector(Box::new(Scrape(state)));
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => ([("content-type", TEXT)], text).into_response(),
         // Writing to a String cannot fail.
-        Err(error) => crate::lobby::refused(axum::http::StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
 /// One look at everything.
-struct Look(Arc<House>);
+struct Scrape(Arc<AdminState>);
 
-impl fmt::Debug for Look {
+impl fmt::Debug for Scrape {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Look")
+        formatter.write_str("Scrape")
     }
 }
 
@@ -58,7 +60,7 @@ const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, unit: None, kind: MetricType::Gauge }
 }
 
-impl Collector for Look {
+impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_tallies(&mut encoder)?;
         self.encode_windows(&mut encoder)?;
@@ -66,7 +68,7 @@ impl Collector for Look {
     }
 }
 
-impl Look {
+impl Scrape {
     /// What became of the requests of each limit.
     fn encode_tallies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let limits = self.0.tallies.limits();
@@ -125,14 +127,14 @@ impl Look {
 
     /// What concerns no limit.
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let house = &self.0;
+        let state = &self.0;
         let classes = ["", "1xx", "2xx", "3xx", "4xx", "5xx"];
-        let requests = house.tallies.requests().map(|(digit, count)| ([("code", classes[digit])], count));
+        let requests = state.tallies.requests().map(|(digit, count)| ([("code", classes[digit])], count));
         counters(encoder, &counter("requests", "Requests that have ended, by their status"), requests)?;
-        let refused = house.tallies.refused().into_iter();
+        let refused = state.tallies.refused().into_iter();
         let refused = refused.map(|((who, why), count)| ([("by", who), ("reason", why)], count));
         counters(encoder, &counter("refusals", "Requests that the gateway answered itself with an error"), refused)?;
-        let listeners = house.drain.listeners();
+        let listeners = state.drain.listeners();
         let named: Vec<_> = listeners.iter().map(|listener| (listener.address.to_string(), listener)).collect();
         let there = named.iter().map(|(address, listener)| ([("listener", &**address)], listener.active() as u64));
         gauges(encoder, &gauge("listener_connections", "Callers' connections now, by listener"), there)?;
@@ -145,17 +147,17 @@ impl Look {
         counters(encoder, &counter("listener_refused", help), refused)?;
         let mut all = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
         let full = "How often there were as many callers' connections as may be, and others waited to be accepted";
-        all(counter("connections_full", full), house.connections.shortages())?;
-        all(counter("origin_connections_opened", "Connections to origins that were opened"), house.tallies.dialled())?;
+        all(counter("connections_full", full), state.connections.shortages())?;
+        all(counter("origin_connections_opened", "Connections to origins that were opened"), state.tallies.dialled())?;
         let reused = "Requests that found a connection to their origin which was there";
-        all(counter("origin_connections_reused", reused), house.tallies.reused())?;
-        let kept = house.tallies.kept();
+        all(counter("origin_connections_reused", reused), state.tallies.reused())?;
+        let kept = state.tallies.kept();
         let mut one = |metric: Metric, value: u64| {
             let mut metric = begin(encoder, &metric)?;
             metric.encode_gauge(&value)
         };
-        one(gauge("connections", "Callers' connections now"), house.drain.connections() as u64)?;
-        one(gauge("connections_max", "How many there may be"), house.connections.max_total() as u64)?;
+        one(gauge("connections", "Callers' connections now"), state.drain.connections() as u64)?;
+        one(gauge("connections_max", "How many there may be"), state.connections.max_total() as u64)?;
         one(
             gauge("origin_connections_idle", "Connections to origins that are kept for the next request"),
             kept.idle as u64,
@@ -164,29 +166,29 @@ impl Look {
             gauge("origin_connections_shared", "Connections to origins that many requests share (HTTP/2)"),
             kept.shared as u64,
         )?;
-        one(gauge("requests_running", "Requests and tunnels now"), house.drain.running_requests() as u64)?;
-        one(gauge("draining", "1 once the gateway takes no new callers"), house.drain.is_draining().into())?;
-        let state = house.gate.journal_health();
+        one(gauge("requests_running", "Requests and tunnels now"), state.drain.running_requests() as u64)?;
+        one(gauge("draining", "1 once the gateway takes no new callers"), state.drain.is_draining().into())?;
+        let persistence = state.gate.journal_health();
         one(
             gauge("state_kept", "1 while what is counted is written to the state folder"),
-            (state == Health::Whole).into(),
+            (persistence == Health::Whole).into(),
         )?;
         one(
             gauge("state_blind", "1 while the state folder cannot be written: a crash would close all windows"),
-            matches!(state, Health::Blind | Health::Held).into(),
+            matches!(persistence, Health::Blind | Health::Held).into(),
         )?;
         self.encode_store(encoder)?;
-        let dropped = house.current.proxy().log().dropped();
+        let dropped = state.current.proxy().log().dropped();
         let log = counter("access_log_dropped_lines", "Lines of the access log that were lost");
         counters(encoder, &log, std::iter::once(([], dropped)))?;
         let traces = counter("trace_dropped_spans", "Requests of which no collector of traces could be told");
-        counters(encoder, &traces, std::iter::once(([], house.current.proxy().traces_dropped())))?;
+        counters(encoder, &traces, std::iter::once(([], state.current.proxy().traces_dropped())))?;
         let build = Metric { name: "build", help: "The version", unit: None, kind: MetricType::Info };
         begin(encoder, &build)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }
 }
 
-impl Look {
+impl Scrape {
     /// How it stands with the store of shared limits, where there is one.
     fn encode_store(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(status) = self.0.gate.store_status() else { return Ok(()) };

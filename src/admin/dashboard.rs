@@ -11,10 +11,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/", get(|| async { file("text/html; charset=utf-8", include_str!("page/index.html")) }))
-        .route("/page.css", get(|| async { file("text/css; charset=utf-8", include_str!("page/page.css")) }))
+        .route("/", get(|| async { file("text/html; charset=utf-8", include_str!("dashboard/index.html")) }))
+        .route("/page.css", get(|| async { file("text/css; charset=utf-8", include_str!("dashboard/page.css")) }))
         .route("/v1/openapi.json", get(|| async { file("application/json", include_str!("openapi.json")) }))
-        .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("page/page.js")) }))
+        .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("dashboard/page.js")) }))
 }
 
 fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {

@@ -11,7 +11,7 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A listener with one place, and its address.
-fn with_one_place() -> SocketAddr {
+fn with_one_connection() -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -23,7 +23,7 @@ fn with_one_place() -> SocketAddr {
                 .route("/", get(|| async { "here" }))
                 .route("/endless", get(endless))
                 .route("/wish", post(|wish: String| async move { wish }));
-            receive(Listener::from_socket(socket).unwrap(), router, 1, |_| true, std::future::pending()).await;
+            serve(Listener::from_socket(socket).unwrap(), router, 1, |_| true, std::future::pending()).await;
         });
     });
     address
@@ -46,7 +46,7 @@ const NEXT: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 #[test]
 fn content_that_does_not_come_is_waited_for_no_longer_than_a_head() {
-    let address = with_one_place();
+    let address = with_one_connection();
     let slow = ask(address, "POST /wish HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
     let next = ask(address, NEXT);
     let told = answer(slow);
@@ -56,7 +56,7 @@ fn content_that_does_not_come_is_waited_for_no_longer_than_a_head() {
 
 #[test]
 fn a_peer_that_reads_nothing_loses_its_place() {
-    let address = with_one_place();
+    let address = with_one_connection();
     let silent = ask(address, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(answer(ask(address, NEXT)).ends_with("here"));
     drop(silent);
@@ -64,7 +64,7 @@ fn a_peer_that_reads_nothing_loses_its_place() {
 
 #[test]
 fn content_is_handed_on_whole_and_within_its_bound() {
-    let address = with_one_place();
+    let address = with_one_connection();
     let wish = |content: &str| {
         let length = content.len();
         answer(ask(
@@ -75,7 +75,7 @@ fn content_is_handed_on_whole_and_within_its_bound() {
         ))
     };
     assert!(wish("a wish").ends_with("\r\n\r\na wish"));
-    assert!(wish(&"x".repeat(MOST_CONTENT + 1)).starts_with("HTTP/1.1 413 "));
+    assert!(wish(&"x".repeat(MAX_CONTENT + 1)).starts_with("HTTP/1.1 413 "));
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn a_visitor_that_was_let_in_before_the_end_is_answered_though_it_asks_after() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let router = Router::new().route("/", get(|| async { "here" }));
-            let welcome = |_| let_in.send(()).is_ok();
-            receive(Listener::from_socket(socket).unwrap(), router, 9, welcome, async { closed.await.unwrap() }).await;
+            let is_allowed = |_| let_in.send(()).is_ok();
+            serve(Listener::from_socket(socket).unwrap(), router, 9, is_allowed, async { closed.await.unwrap() }).await;
         });
     });
     let mut peers: Vec<_> = (0..2).map(|_| ask(address, "")).collect();
@@ -105,4 +105,42 @@ fn a_visitor_that_was_let_in_before_the_end_is_answered_though_it_asks_after() {
         assert!(told.ends_with("here") && told.contains("connection: close"), "{told:?}");
     }
     receiving.join().unwrap();
+}
+
+fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+}
+
+#[test]
+fn only_a_host_that_nobody_can_point_elsewhere_is_ours() {
+    for ours in ["127.0.0.1:8081", "127.0.0.1", "[::1]:8081", "[::1]", "localhost:1", "LOCALHOST", "10.0.0.7:80"] {
+        assert!(!may_be_dns_rebinding(&headers(&[("host", ours)])), "{ours}");
+    }
+    for other in ["evil.example", "127.0.0.1.evil.example:8081", "localhost.evil.example", "[::1", ""] {
+        assert!(may_be_dns_rebinding(&headers(&[("host", other)])), "{other}");
+    }
+    assert!(may_be_dns_rebinding(&headers(&[])));
+}
+
+#[test]
+fn an_order_that_another_sites_page_sends_is_known_by_what_browsers_add() {
+    let here = ("host", "127.0.0.1:8081");
+    for ours in [
+        vec![here],
+        vec![here, ("origin", "http://127.0.0.1:8081")],
+        vec![here, ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:8081")],
+        vec![here, ("sec-fetch-site", "none")],
+    ] {
+        assert!(!is_cross_site(&headers(&ours)), "{ours:?}");
+    }
+    for other in [
+        vec![here, ("origin", "http://evil.example")],
+        vec![here, ("origin", "http://127.0.0.1:9999")],
+        vec![here, ("origin", "null")],
+        vec![here, ("sec-fetch-site", "cross-site")],
+        vec![here, ("sec-fetch-site", "same-site"), ("origin", "http://127.0.0.1:8081")],
+        vec![("origin", "http://127.0.0.1:8081")],
+    ] {
+        assert!(is_cross_site(&headers(&other)), "{other:?}");
+    }
 }

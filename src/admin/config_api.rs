@@ -1,0 +1,95 @@
+//! `/v1/config/*` and `PATCH /v1/limits/{name}`: handlers that reload, save and tune the configuration.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+use super::command::{AdminCommand, CommandError, CommandReply};
+use super::limit_json::{limit, survey};
+use super::state::AdminState;
+use crate::config::tune::Wish;
+use crate::http_admin::problem;
+
+/// Handles `POST /v1/config/reload`: reads the file again, and answers with the changes.
+pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Response {
+    response(run(&state, AdminCommand::Reload).await)
+}
+
+/// Handles `POST /v1/config/save`: writes the limits in force to the file.
+pub(super) async fn save(State(state): State<Arc<AdminState>>) -> Response {
+    response(run(&state, AdminCommand::Save).await)
+}
+
+/// Handles `PATCH /v1/limits/{name}`: changes a limit until the next reload, unless it is saved before.
+///
+/// The body is a JSON object with the keys of the file; `null` restores the default.
+pub(super) async fn tune(
+    State(state): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+    body: Result<Json<Map<String, Value>>, JsonRejection>,
+) -> Response {
+    let edits = match body {
+        Ok(Json(body)) => body.into_iter().map(edit).collect::<Result<Vec<_>, String>>(),
+        Err(rejection) => return problem(rejection.status(), &rejection.body_text()),
+    };
+    let edits = match edits {
+        Ok(edits) => edits,
+        Err(why) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &why),
+    };
+    let tuned = run(&state, |reply| AdminCommand::Tune { limit: name.clone(), edits, reply }).await;
+    if tuned.is_err() {
+        return response(tuned);
+    }
+    let (views, now) = survey(&state);
+    match views.iter().find(|view| *view.limit.name == *name) {
+        Some(view) => Json(limit(&state, view, now)).into_response(),
+        None => response(Err(CommandError::UnknownLimit)),
+    }
+}
+
+/// Converts a JSON value to a value of the file.
+fn edit((key, value): (String, Value)) -> Result<(String, Wish), String> {
+    let edit = match value {
+        Value::Null => Wish::Default,
+        Value::Bool(flag) => Wish::Flag(flag),
+        Value::Number(number) => {
+            Wish::Number(number.as_i64().ok_or_else(|| format!("`{key}` must be a whole number"))?)
+        }
+        Value::String(text) => Wish::Text(text),
+        Value::Array(list) => {
+            let texts = list.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+            Wish::List(texts.ok_or_else(|| format!("`{key}` must be a list of texts"))?)
+        }
+        Value::Object(_) => return Err(format!("`{key}` cannot be tuned")),
+    };
+    Ok((key, edit))
+}
+
+/// Sends a command to the application, and waits for its result.
+async fn run(
+    state: &AdminState,
+    command: impl FnOnce(CommandReply) -> AdminCommand,
+) -> Result<Vec<String>, CommandError> {
+    let (reply, result) = oneshot::channel();
+    state.commands.send(command(reply)).map_err(|_| CommandError::ShuttingDown)?;
+    result.await.map_err(|_| CommandError::ShuttingDown)?
+}
+
+/// The changes as JSON, or a problem document.
+fn response(result: Result<Vec<String>, CommandError>) -> Response {
+    match result {
+        Ok(changes) => Json(json!({ "changes": changes })).into_response(),
+        Err(CommandError::UnknownLimit) => problem(StatusCode::NOT_FOUND, "there is no limit of that name in force"),
+        Err(CommandError::Invalid(why)) => problem(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Err(CommandError::Conflict) => {
+            problem(StatusCode::CONFLICT, "the file was changed since it was read: have it read again first")
+        }
+        Err(CommandError::ShuttingDown) => problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is ending"),
+    }
+}

@@ -1,0 +1,30 @@
+//! State shared by the handlers of the admin API: an axum `State`.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::command::AdminCommand;
+use super::history::History;
+use crate::gate::Gate;
+use crate::net::connection_limit::ConnectionLimit;
+use crate::net::drain::Drain;
+use crate::proxy::Current;
+use crate::proxy::password::Passwords;
+use crate::proxy::tally::Tallies;
+
+/// Handles to the parts of the gateway that the admin API shows or changes.
+pub(super) struct AdminState {
+    pub(super) gate: Arc<Gate>,
+    pub(super) drain: Drain,
+    pub(super) tallies: Arc<Tallies>,
+    pub(super) connections: ConnectionLimit,
+    pub(super) current: Arc<Current>,
+    /// Users of `[admin]`; `None`: no password is needed.
+    pub(super) passwords: Option<Passwords>,
+    /// Closed once the admin listener shuts down.
+    pub(super) commands: mpsc::UnboundedSender<AdminCommand>,
+    pub(super) history: History,
+    /// The last sample, as JSON for `/v1/events`.
+    pub(super) latest: watch::Receiver<Arc<str>>,
+}
