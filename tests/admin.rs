@@ -93,7 +93,10 @@ fn what_becomes_of_requests_is_counted_limit_by_limit() {
     assert_eq!(of("lockgate_keys{limit=\"the-limit\"}"), 1.0);
     assert_eq!(of("lockgate_wait_seconds_count{limit=\"the-limit\"}"), 3.0);
     assert_eq!(of("lockgate_wait_seconds_bucket{le=\"+Inf\",limit=\"the-limit\"}"), 3.0);
-    assert_eq!((of("lockgate_state_kept"), of("lockgate_state_blind")), (1.0, 0.0));
+    assert_eq!(
+        (of("lockgate_persistence_state{state=\"ok\"}"), of("lockgate_persistence_state{state=\"degraded\"}")),
+        (1.0, 0.0)
+    );
     let shown = json(admin, "/v1/limits/the-limit");
     assert_eq!(
         (&shown["fullest"]["taken"], &shown["requests"], &shown["refused"]["full"]),
@@ -141,7 +144,7 @@ fn probes_tell_whether_it_lives_and_whether_to_send_anybody() {
     });
     let (mut gateway, admin) = watched(UNLIMITED, "");
     assert_eq!(json(admin, "/healthz")["status"], "ok");
-    assert_eq!(json(admin, "/healthz")["state"], "whole");
+    assert_eq!(json(admin, "/healthz")["state"], "ok");
     assert_eq!(json(admin, "/readyz")["status"], "ready");
     let mut caller = gateway.caller();
     caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/slow")));

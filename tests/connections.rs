@@ -86,7 +86,7 @@ fn when_there_are_as_many_connections_as_may_be_others_wait_for_one_to_end() {
     }
     waiting[0].expect_silence(Duration::from_millis(100));
     assert_eq!(
-        [metric(admin, "lockgate_connections_full_total"), metric(admin, "lockgate_connections_max")],
+        [metric(admin, "lockgate_connections_max_reached_total"), metric(admin, "lockgate_connections_max")],
         [1.0, 4.0]
     );
     drop(held.pop());

@@ -224,9 +224,9 @@ fn two_clients_that_never_release_hand_a_lock_over_again_and_again() {
 #[test]
 fn callers_do_not_reach_the_lock_service_by_way_of_the_gateway() {
     let gateway = Gateway::start(&format!("{UNLIMITED}[locks]\nlisten = \"127.0.0.1:0\"\n"));
-    eventually("locks are given", || gateway.stderr().contains("giving locks address="));
+    eventually("locks are given", || gateway.stderr().contains("lock service listening address="));
     let told = gateway.stderr();
-    let addr = told.split("giving locks address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let addr = told.split("lock service listening address=").nth(1).unwrap().split_whitespace().next().unwrap();
     let body = wish(0.0, 3600.0);
     let take = format!(
         "POST http://{addr}/locks/r HTTP/1.1\r\nHost: {addr}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

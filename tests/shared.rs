@@ -260,7 +260,7 @@ fn where_gateways_say_different_things_the_strictest_holds() {
     let said = fleet.gateways[0].stderr();
     assert_eq!(said.matches("different things of a shared limit").count(), 1, "{said}");
     assert!(said.contains("of=\"requests, per or guard\""), "{said}");
-    let counted = "lockgate_limit_disagreements_total{limit=\"the-limit\"}";
+    let counted = "lockgate_limit_config_mismatches_total{limit=\"the-limit\"}";
     assert!(metrics(([127, 0, 0, 1], admin).into())[counted] > 0.0);
     let stamps = fleet.origin.stamps();
     // Before both were heard of, the one of 50 may have been alone.

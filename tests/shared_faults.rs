@@ -95,16 +95,16 @@ fn a_store_that_stands_still_is_noticed_and_seen() {
     let health = || json(admin, "/healthz");
     let word = |health: &Value| health["store"].as_str().unwrap().to_owned();
     eventually("it is asked", || gateway.get(&origin.url("/")).status == 200);
-    assert_eq!(word(&health()), "asked");
+    assert_eq!(word(&health()), "up");
     store.signal(Signal::STOP);
-    eventually("it is seen", || word(&health()) == "lost");
+    eventually("it is seen", || word(&health()) == "down");
     let answer = gateway.get(&origin.url("/"));
     assert_eq!((answer.status, answer.field("retry-after").is_some()), (503, true), "{}", answer.raw);
     assert!(answer.text().contains("store that cannot be reached"), "{}", answer.text());
     assert_eq!(health()["status"], "degraded");
     store.signal(Signal::CONT);
     eventually("it goes on", || gateway.get(&origin.url("/")).status == 200);
-    assert_eq!((word(&health()), health()["status"].as_str()), ("asked".to_owned(), Some("ok")));
+    assert_eq!((word(&health()), health()["status"].as_str()), ("up".to_owned(), Some("ok")));
     gateway.complains("the store does not answer");
 }
 

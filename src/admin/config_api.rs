@@ -88,8 +88,8 @@ fn response(result: Result<Vec<String>, CommandError>) -> Response {
         Err(CommandError::UnknownLimit) => problem(StatusCode::NOT_FOUND, "there is no limit of that name in force"),
         Err(CommandError::Invalid(why)) => problem(StatusCode::UNPROCESSABLE_ENTITY, &why),
         Err(CommandError::Conflict) => {
-            problem(StatusCode::CONFLICT, "the file was changed since it was read: have it read again first")
+            problem(StatusCode::CONFLICT, "the file was changed since it was read; reload it first")
         }
-        Err(CommandError::ShuttingDown) => problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is ending"),
+        Err(CommandError::ShuttingDown) => problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down"),
     }
 }

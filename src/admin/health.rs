@@ -12,23 +12,30 @@ use crate::gate::journal::Health;
 use crate::gate::store;
 
 /// State of the persistence of counters, as a word of the admin API and of metrics.
+///
+/// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the state folder cannot be written;
+/// `blocked`: it cannot be marked as incomplete, either, and limits with a long period wait.
 pub(super) fn persistence_word(health: Health) -> &'static str {
     match health {
         Health::Off => "off",
-        Health::Whole => "whole",
-        Health::Blind => "blind",
-        Health::Held => "held",
+        Health::Whole => "ok",
+        Health::Blind => "degraded",
+        Health::Held => "blocked",
     }
 }
 
 /// State of the store of shared limits, as a word of the admin API and of metrics.
+///
+/// `off`: no limit is shared; `up`: the store decides; `down`: it is unreachable, and shared limits let nothing pass;
+/// `fraction`: it is unreachable, and this gateway uses its fraction of each limit; `standalone`: it is unreachable, and this
+/// gateway uses each limit as if it were the only one.
 pub(super) fn store_word(health: store::Health) -> &'static str {
     match health {
         store::Health::Off => "off",
-        store::Health::Asked => "asked",
-        store::Health::Lost => "lost",
-        store::Health::Shared => "part",
-        store::Health::Alone => "alone",
+        store::Health::Asked => "up",
+        store::Health::Lost => "down",
+        store::Health::Shared => "fraction",
+        store::Health::Alone => "standalone",
     }
 }
 
@@ -38,7 +45,7 @@ pub(super) async fn healthz(State(state): State<Arc<AdminState>>) -> Json<Value>
     // Takes the gate's lock: if that is never released, this check times out as it should.
     let persistence = state.gate.journal_health();
     let store = store_word(state.gate.store_status().map_or(store::Health::Off, |status| status.health().0));
-    let is_degraded = matches!(persistence, Health::Blind | Health::Held) || !matches!(store, "off" | "asked");
+    let is_degraded = matches!(persistence, Health::Blind | Health::Held) || !matches!(store, "off" | "up");
     let status = if is_degraded { "degraded" } else { "ok" };
     let version = env!("CARGO_PKG_VERSION");
     Json(json!({ "status": status, "version": version, "state": persistence_word(persistence), "store": store }))

@@ -28,7 +28,7 @@ pub(super) fn summary(view: &View, totals: LimitTotals) -> Value {
         ("keys", json!(view.held.keys)),
         ("waiting", json!(view.held.waiting)),
         ("taken", json!(fullest.map_or(0, |fullest| fullest.taken))),
-        ("flying_most", json!(fullest.map_or(0, |fullest| fullest.flying))),
+        ("in_flight_taken", json!(fullest.map_or(0, |fullest| fullest.flying))),
         ("permits", json!(totals.permits)),
         ("refused", json!(totals.refused)),
         ("waited_ms", json!(totals.waited_ms)),

@@ -1,9 +1,10 @@
-//! `/metrics`: what is counted, in the text format of OpenMetrics 1.0, which Prometheus reads.
+//! `/metrics`: counters and gauges in the OpenMetrics 1.0 text format, for Prometheus.
 //!
-//! The values of labels come from the file and from lists in this program, never from requests.
+//! Label values come from the configuration file and from fixed lists, never from requests: their number is bounded.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,6 +15,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::health::{persistence_word, store_word};
 use super::state::AdminState;
 use crate::gate::View;
 use crate::gate::journal::Health;
@@ -21,21 +23,22 @@ use crate::gate::store;
 use crate::http_admin::problem;
 use crate::proxy::tally::Tally;
 
-const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Media type of the exposition (OpenMetrics 1.0, "Overall Structure").
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The page that Prometheus asks for.
+/// Handles `GET /metrics`.
 pub(super) async fn show(State(state): State<Arc<AdminState>>) -> Response {
     let mut registry = Registry::with_prefix("lockgate");
     registry.register_collector(Box::new(Scrape(state)));
     let mut text = String::new();
     match encode(&mut text, &registry) {
-        Ok(()) => ([("content-type", TEXT)], text).into_response(),
+        Ok(()) => ([("content-type", CONTENT_TYPE)], text).into_response(),
         // Writing to a String cannot fail.
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
-/// One look at everything.
+/// One scrape: reads everything when it is encoded.
 struct Scrape(Arc<AdminState>);
 
 impl fmt::Debug for Scrape {
@@ -44,7 +47,7 @@ impl fmt::Debug for Scrape {
     }
 }
 
-/// A metric, before its values.
+/// Descriptor of a metric; its values follow it in the exposition.
 struct Metric {
     name: &'static str,
     help: &'static str,
@@ -52,10 +55,12 @@ struct Metric {
     kind: MetricType,
 }
 
+/// A counter; the encoder adds `_total` to its name.
 const fn counter(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, unit: None, kind: MetricType::Counter }
 }
 
+/// A gauge without a unit.
 const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, unit: None, kind: MetricType::Gauge }
 }
@@ -69,28 +74,28 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    /// What became of the requests of each limit.
+    /// Counters of the requests of each limit.
     fn encode_tallies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let limits = self.0.tallies.limits();
         let mut each = |metric: Metric, of: fn(&Tally) -> u64| {
             let values = limits.iter().map(|(name, tally)| ([("limit", &**name)], of(tally)));
             counters(encoder, &metric, values)
         };
-        each(counter("permits", "Requests that a limit let go"), |tally| tally.permits.get())?;
-        each(counter("cancelled_waiters", "Requests whose caller hung up while they waited"), |tally| {
+        each(counter("permits", "Permits granted by a limit"), |tally| tally.permits.get())?;
+        each(counter("cancelled_waiters", "Requests whose caller hung up while they waited for a permit"), |tally| {
             tally.left.get()
         })?;
-        each(counter("origin_pushbacks", "Answers 429, or 503 with Retry-After, of an origin"), |tally| {
+        each(counter("origin_pushbacks", "Responses 429, or 503 with Retry-After, of origins"), |tally| {
             tally.pushbacks.get()
         })?;
-        each(counter("retries", "Requests that were sent again after such an answer"), |tally| tally.resent.get())?;
+        each(counter("retries", "Requests sent again after a pushback of their origin"), |tally| tally.resent.get())?;
         let refused = limits.iter().flat_map(|(name, tally)| {
             tally.refused().map(|(why, count)| ([("limit", &**name), ("reason", why)], count))
         });
-        counters(encoder, &counter("limit_refusals", "Requests that a limit refused, by reason"), refused)?;
+        counters(encoder, &counter("limit_refusals", "Requests refused by a limit, by reason"), refused)?;
         let metric = Metric {
             name: "wait",
-            help: "How long requests waited for their permits",
+            help: "Time from a request's arrival to its permit",
             unit: Some(Unit::Seconds),
             kind: MetricType::Histogram,
         };
@@ -104,119 +109,144 @@ impl Scrape {
         Ok(())
     }
 
-    /// What the windows of each limit hold.
+    /// Gauges of the windows of each limit.
     fn encode_windows(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let views = self.0.gate.survey();
         let mut each = |metric: Metric, of: fn(&View) -> Option<u64>| {
             let values = views.iter().filter_map(|view| Some(([("limit", &*view.limit.name)], of(view)?)));
             gauges(encoder, &metric, values)
         };
-        each(gauge("waiters", "Requests in line now"), |view| Some(view.held.waiting as u64))?;
-        each(gauge("keys", "Keys that have a window now"), |view| Some(view.held.keys as u64))?;
-        each(gauge("slots", "N of the limit"), |view| view.limit.rate.as_ref().map(|rate| rate.requests.into()))?;
-        each(gauge("slots_used", "Slots that are taken now in the window that is fullest"), |view| {
+        each(gauge("waiters", "Requests waiting for a permit"), |view| Some(view.held.waiting as u64))?;
+        each(gauge("keys", "Keys with a window"), |view| Some(view.held.keys as u64))?;
+        each(gauge("slots", "Requests that a limit allows per window"), |view| {
+            view.limit.rate.as_ref().map(|rate| rate.requests.into())
+        })?;
+        each(gauge("slots_used", "Slots taken in the fullest window"), |view| {
             view.limit.rate.as_ref().map(|_| view.held.fullest.map_or(0, |(_, usage)| usage.taken.into()))
         })?;
-        each(gauge("in_flight_slots", "Requests that may be under way at once"), |view| {
+        each(gauge("in_flight_slots", "Requests that a limit allows in flight at once"), |view| {
             view.limit.in_flight.map(u64::from)
         })?;
-        each(gauge("in_flight", "Requests under way now, where that is limited"), |view| {
+        each(gauge("in_flight", "Requests in flight, of limits with in_flight"), |view| {
             view.limit.in_flight.map(|_| view.held.flying)
         })
     }
 
-    /// What concerns no limit.
+    /// Metrics of the whole process.
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let state = &self.0;
         let classes = ["", "1xx", "2xx", "3xx", "4xx", "5xx"];
         let requests = state.tallies.requests().map(|(digit, count)| ([("code", classes[digit])], count));
-        counters(encoder, &counter("requests", "Requests that have ended, by their status"), requests)?;
+        counters(encoder, &counter("requests", "Requests that have ended, by class of status"), requests)?;
         let refused = state.tallies.refused().into_iter();
         let refused = refused.map(|((who, why), count)| ([("by", who), ("reason", why)], count));
-        counters(encoder, &counter("refusals", "Requests that the gateway answered itself with an error"), refused)?;
+        counters(
+            encoder,
+            &counter("refusals", "Requests that the gateway answered with an error of its own"),
+            refused,
+        )?;
+        let mut one = |metric: Metric, value: u64| {
+            let mut metric = begin(encoder, &metric)?;
+            metric.encode_gauge(&value)
+        };
+        one(
+            gauge("requests_running", "Requests and tunnels that have not ended"),
+            state.drain.running_requests() as u64,
+        )?;
+        one(gauge("draining", "1 once the gateway accepts no new callers"), state.drain.is_draining().into())?;
+        self.encode_connections(encoder)?;
+        self.encode_persistence(encoder)?;
+        self.encode_store(encoder)?;
+        let dropped = state.current.proxy().log().dropped();
+        let log =
+            counter("access_log_dropped_lines", "Lines of the access log dropped because they were not read in time");
+        counters(encoder, &log, std::iter::once(([], dropped)))?;
+        let traces = counter("trace_dropped_spans", "Spans that the trace collector did not take");
+        counters(encoder, &traces, std::iter::once(([], state.current.proxy().traces_dropped())))?;
+        let build = Metric { name: "build", help: "Version of the program", unit: None, kind: MetricType::Info };
+        begin(encoder, &build)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    /// Connections of callers, in all and by listener, and connections to origins.
+    fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let state = &self.0;
         let listeners = state.drain.listeners();
         let named: Vec<_> = listeners.iter().map(|listener| (listener.address.to_string(), listener)).collect();
-        let there = named.iter().map(|(address, listener)| ([("listener", &**address)], listener.active() as u64));
-        gauges(encoder, &gauge("listener_connections", "Callers' connections now, by listener"), there)?;
-        let came = named.iter().map(|(address, listener)| ([("listener", &**address)], listener.accepted()));
-        counters(encoder, &counter("listener_accepted", "Callers' connections that came in, by listener"), came)?;
+        let active = named.iter().map(|(address, listener)| ([("listener", &**address)], listener.active() as u64));
+        gauges(encoder, &gauge("listener_connections", "Open connections of callers, by listener"), active)?;
+        let accepted = named.iter().map(|(address, listener)| ([("listener", &**address)], listener.accepted()));
+        counters(encoder, &counter("listener_accepted", "Connections of callers accepted, by listener"), accepted)?;
         let refused = named.iter().flat_map(|(address, listener)| {
             listener.rejected().map(|(why, count)| ([("listener", &**address), ("reason", why)], count))
         });
-        let help = "Callers' connections that were closed at once, by listener and reason";
+        let help = "Connections of callers closed right after accept, by listener and reason";
         counters(encoder, &counter("listener_refused", help), refused)?;
         let mut all = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
-        let full = "How often there were as many callers' connections as may be, and others waited to be accepted";
-        all(counter("connections_full", full), state.connections.shortages())?;
-        all(counter("origin_connections_opened", "Connections to origins that were opened"), state.tallies.dialled())?;
-        let reused = "Requests that found a connection to their origin which was there";
-        all(counter("origin_connections_reused", reused), state.tallies.reused())?;
+        let full = "Times that connections_max was reached, so that further connections waited to be accepted";
+        all(counter("connections_max_reached", full), state.connections.shortages())?;
+        all(counter("origin_connections_opened", "Connections opened to origins"), state.tallies.dialled())?;
+        all(counter("origin_connections_reused", "Requests sent on an open connection"), state.tallies.reused())?;
         let kept = state.tallies.kept();
         let mut one = |metric: Metric, value: u64| {
             let mut metric = begin(encoder, &metric)?;
             metric.encode_gauge(&value)
         };
-        one(gauge("connections", "Callers' connections now"), state.drain.connections() as u64)?;
-        one(gauge("connections_max", "How many there may be"), state.connections.max_total() as u64)?;
+        one(gauge("connections", "Open connections of callers"), state.drain.connections() as u64)?;
         one(
-            gauge("origin_connections_idle", "Connections to origins that are kept for the next request"),
-            kept.idle as u64,
+            gauge("connections_max", "Maximum number of connections of callers"),
+            state.connections.max_total() as u64,
         )?;
-        one(
-            gauge("origin_connections_shared", "Connections to origins that many requests share (HTTP/2)"),
-            kept.shared as u64,
-        )?;
-        one(gauge("requests_running", "Requests and tunnels now"), state.drain.running_requests() as u64)?;
-        one(gauge("draining", "1 once the gateway takes no new callers"), state.drain.is_draining().into())?;
-        let persistence = state.gate.journal_health();
-        one(
-            gauge("state_kept", "1 while what is counted is written to the state folder"),
-            (persistence == Health::Whole).into(),
-        )?;
-        one(
-            gauge("state_blind", "1 while the state folder cannot be written: a crash would close all windows"),
-            matches!(persistence, Health::Blind | Health::Held).into(),
-        )?;
-        self.encode_store(encoder)?;
-        let dropped = state.current.proxy().log().dropped();
-        let log = counter("access_log_dropped_lines", "Lines of the access log that were lost");
-        counters(encoder, &log, std::iter::once(([], dropped)))?;
-        let traces = counter("trace_dropped_spans", "Requests of which no collector of traces could be told");
-        counters(encoder, &traces, std::iter::once(([], state.current.proxy().traces_dropped())))?;
-        let build = Metric { name: "build", help: "The version", unit: None, kind: MetricType::Info };
-        begin(encoder, &build)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+        one(gauge("origin_connections_idle", "Open connections to origins without a request"), kept.idle as u64)?;
+        let shared = "Open connections to origins that several requests share (HTTP/2)";
+        one(gauge("origin_connections_shared", shared), kept.shared as u64)
     }
-}
 
-impl Scrape {
-    /// How it stands with the store of shared limits, where there is one.
+    /// State of the persistence of counters, as a state set: 1 for the present state, 0 for the others.
+    fn encode_persistence(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let is = self.0.gate.journal_health();
+        let states = [Health::Off, Health::Whole, Health::Blind, Health::Held];
+        let states = states.map(|one| ([("state", persistence_word(one))], u64::from(is == one)));
+        let help =
+            "1 for the state of the state folder; degraded: it cannot be written, and a crash would close all windows";
+        gauges(encoder, &gauge("persistence_state", help), states.into_iter())
+    }
+
+    /// State and counters of the store of shared limits; nothing without `[store]`.
     fn encode_store(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(status) = self.0.gate.store_status() else { return Ok(()) };
         let (is, figures) = (status.health().0, status.figures());
         let states = [store::Health::Asked, store::Health::Lost, store::Health::Shared, store::Health::Alone];
-        let states = states.iter().map(|state| ([("state", super::health::store_word(*state))], (is == *state).into()));
-        gauges(encoder, &gauge("store_state", "1 for how it stands with the store of shared limits"), states)?;
+        let states = states.map(|one| ([("state", store_word(one))], u64::from(is == one)));
+        let help = "1 for the state of the store of shared limits";
+        gauges(encoder, &gauge("store_state", help), states.into_iter())?;
         let mut count = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
-        count(counter("store_exchanges", "Answers of the store"), figures.exchanges)?;
-        count(counter("store_losses", "How often the store could be asked no longer"), figures.losses)?;
-        count(counter("store_clock_steps", "How often the store's clock was set"), figures.clock_steps)?;
-        count(counter("late_permits", "Permits that came too late to be used"), figures.late_permits)?;
-        let settings =
-            "Answers of the store in which another gateway's [store] said something else of gateways that are cut off";
-        count(counter("store_disagreements", settings), figures.settings_differ)?;
+        count(counter("store_responses", "Responses of the store"), figures.exchanges)?;
+        count(counter("store_outages", "Times that the store became unreachable"), figures.losses)?;
+        count(counter("store_clock_steps", "Times that the store's clock was set"), figures.clock_steps)?;
+        count(counter("late_permits", "Permits that arrived too late to be used"), figures.late_permits)?;
+        let mismatches = "Responses of the store in which another gateway had other settings of [store] for outages";
+        count(counter("store_config_mismatches", mismatches), figures.settings_differ)?;
         let differences = status.differences();
         let differences = differences.iter().map(|(name, count)| ([("limit", &**name)], *count));
-        let answers = "Answers of the store in which another gateway said something else of the limit";
-        counters(encoder, &counter("limit_disagreements", answers), differences)?;
-        let time = counter("store_exchange_microseconds", "How long the answers of the store took, together");
-        counters(encoder, &time, std::iter::once(([], figures.exchange_micros)))
+        let mismatches = "Responses of the store in which another gateway had another configuration of the limit";
+        counters(encoder, &counter("limit_config_mismatches", mismatches), differences)?;
+        let time = Metric {
+            name: "store_response",
+            help: "Sum of the response times of the store",
+            unit: Some(Unit::Seconds),
+            kind: MetricType::Counter,
+        };
+        let seconds = Duration::from_micros(figures.exchange_micros).as_secs_f64();
+        begin(encoder, &time)?.encode_counter::<NoLabelSet, f64, u64>(&seconds, None)
     }
 }
 
+/// Writes the descriptor; the values follow.
 fn begin<'e>(encoder: &'e mut DescriptorEncoder<'_>, metric: &'e Metric) -> Result<MetricEncoder<'e>, fmt::Error> {
     encoder.encode_descriptor(metric.name, metric.help, metric.unit.as_ref(), metric.kind)
 }
 
+/// Writes a family of counters. `L`: number of labels; 0 for a counter without any.
 fn counters<'v, const L: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     metric: &Metric,
@@ -232,6 +262,7 @@ fn counters<'v, const L: usize>(
     Ok(())
 }
 
+/// Writes a family of gauges, one for each set of labels.
 fn gauges<'v, const L: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     metric: &Metric,

@@ -133,7 +133,7 @@ impl Desk {
         current: &Arc<Current>,
     ) -> io::Result<Desk> {
         let (asked, thread) = admin::open(socket.1.try_clone()?, users, shared, current)?;
-        tracing::info!(address = %socket.1.local_addr()?, "receiving operators");
+        tracing::info!(address = %socket.1.local_addr()?, "admin listening");
         Ok(Desk { socket: Rc::new(socket), asked, thread })
     }
 }

@@ -36,7 +36,7 @@ impl Counter {
         let settings = locks::LockSettings { users, allow_from, dir };
         let counter = Counter { socket: Rc::new(socket), settings, clock, faults, service: RefCell::default() };
         counter.open_again()?;
-        tracing::info!(address = %counter.socket.1.local_addr()?, "giving locks");
+        tracing::info!(address = %counter.socket.1.local_addr()?, "lock service listening");
         Ok(counter)
     }
 

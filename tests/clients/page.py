@@ -71,7 +71,7 @@ with sync_playwright() as playwright:
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#detail-title")).to_be_focused()
-    expect(page.locator("#sentence")).to_have_text("20 per 1s; sliding, what is more waits up to 30s")
+    expect(page.locator("#sentence")).to_have_text("20 per 1s; sliding, more requests wait up to 30s")
 
     # The picture follows what happens.
     expect(page.locator("#window-note")).to_have_text(re.compile("^20 of 20 taken, opens in"))
@@ -89,13 +89,13 @@ with sync_playwright() as playwright:
 
     # Half of it: what it would have done, and what it does.
     page.locator("[name=requests]").fill("10")
-    expect(page.locator("#preview")).to_have_text(re.compile(r"^Of about [\d,]+ requests .* would have gone"))
+    expect(page.locator("#preview")).to_have_text(re.compile(r"^Of about [\d,]+ requests .* would have been sent"))
     page.screenshot(path=f"{folder}/dashboard.png", full_page=True)
     page.keyboard.press("Enter")
     expect(page.locator("#outcome")).to_have_text("partner: 10 per 1s")
     expect(page.locator("#limits tr", has_text="partner").locator("td").nth(1)).to_have_text("10 per 1s")
     rates_are_true(page)
-    page.get_by_role("button", name="Save to the file").click()
+    page.get_by_role("button", name="Save to file").click()
     expect(page.locator("#outcome")).to_have_text(re.compile("is saved$"))
 
     # What cannot be is told as for the file.

@@ -1,19 +1,19 @@
-// The page is a reader of the admin API: /v1/events for what changes each second, /v1/history for what was before.
+// Dashboard of the admin API: /v1/events for the state of each second, /v1/history for the seconds before the page was opened.
 "use strict";
 
-// How many seconds are kept, and how many a chart shows at least.
-const LONGEST = 900;
-const SHORTEST = 120;
+// Seconds kept for the charts (as many as /v1/history has), and the shortest span of a chart.
+const MAX_SECONDS = 900;
+const MIN_SECONDS = 120;
 const id = (name) => document.getElementById(name);
 const rows = new Map();
 const past = new Map();
 let limits = [];
 let chosen = null;
 let before = null;
-// The configuration whose warnings are shown.
+// Version of the configuration whose warnings are shown.
 let configuration = null;
 let span = 1;
-// What the form said when it was filled: what differs is what somebody wants.
+// Values of the form when it was filled; only changed ones are sent.
 let filled = {};
 
 function element(kind, text, className) {
@@ -52,9 +52,9 @@ function rule(limit) {
   return parts.join(", ") + (limit.dry_run ? " (dry run)" : "");
 }
 
-// What is used of the fullest window, of how much, whichever of both bounds is nearer.
+// [used, bound] of the fullest window: of its slots or of its requests in flight, whichever is nearer to its bound.
 function used(limit) {
-  const bounds = [[limit.taken, limit.requests], [limit.flying_most, limit.in_flight]].filter(([, most]) => most !== null);
+  const bounds = [[limit.taken, limit.requests], [limit.in_flight_taken, limit.in_flight]].filter(([, most]) => most !== null);
   return bounds.reduce((worst, one) => (one[0] / one[1] > worst[0] / worst[1] ? one : worst));
 }
 
@@ -80,9 +80,9 @@ function show(event) {
     const old = last.get(limit.name) || limit;
     limit.rate = (limit.permits - old.permits) / span;
     limit.refusals = (limit.refused - old.refused) / span;
-    const went = limit.permits - old.permits;
-    // The first event has nothing to be compared with.
-    if (before) remember(limit.name, [limit.rate, limit.refusals, limit.waiting, went ? (limit.waited_ms - old.waited_ms) / went : 0, limit.pushbacks - old.pushbacks]);
+    const sent = limit.permits - old.permits;
+    // Rates are differences to the event before.
+    if (before) remember(limit.name, [limit.rate, limit.refusals, limit.waiting, sent ? (limit.waited_ms - old.waited_ms) / sent : 0, limit.pushbacks - old.pushbacks]);
     if (!rows.has(limit.name)) {
       rows.set(limit.name, row(limit.name));
       id("limits").append(rows.get(limit.name).line);
@@ -107,18 +107,18 @@ function show(event) {
   }
   const unwritable = ", the state folder cannot be written";
   const state = {
-    whole: "",
-    off: ", keeps nothing",
-    blind: unwritable,
-    held: `${unwritable}: long limits wait`,
+    ok: "",
+    off: ", no state folder",
+    degraded: unwritable,
+    blocked: `${unwritable}: long limits wait`,
   }[event.state];
-  set(id("process"), `${number(event.connections)} connections, ${number(event.running)} requests under way${state}${event.draining ? ", draining" : ""}`);
+  set(id("process"), `${number(event.connections)} connections, ${number(event.running)} requests running${state}${event.draining ? ", draining" : ""}`);
   before = event;
   if (chosen) detail();
   if (event.configuration !== configuration) warned(event.configuration);
 }
 
-// Lists the lines of the file that do less than they seem to.
+// Lists the warnings about the configuration file.
 async function warned(now) {
   configuration = now;
   try {
@@ -133,7 +133,7 @@ async function warned(now) {
       return item;
     }));
   } catch {
-    // The next event tries again.
+    // Fetched again at the next event.
     configuration = null;
   }
 }
@@ -142,14 +142,14 @@ function remember(name, sample) {
   if (!past.has(name)) past.set(name, []);
   const samples = past.get(name);
   samples.push(sample);
-  if (samples.length > LONGEST) samples.shift();
+  if (samples.length > MAX_SECONDS) samples.shift();
 }
 
 function filter() {
-  const wish = id("find").value.toLowerCase();
+  const wanted = id("find").value.toLowerCase();
   let shown = 0;
   for (const [name, { line }] of rows) {
-    line.hidden = !name.toLowerCase().includes(wish);
+    line.hidden = !name.toLowerCase().includes(wanted);
     shown += !line.hidden;
   }
   id("none").hidden = shown > 0;
@@ -167,7 +167,7 @@ function choose(name) {
   id("detail-title").focus();
 }
 
-// Puts what holds into the form.
+// Fills the form with the values in force.
 function fill() {
   const limit = limits.find((one) => one.name === chosen);
   if (!limit) return;
@@ -178,12 +178,12 @@ function fill() {
   form.in_flight.value = limit.in_flight ?? "";
   form.max_wait.value = duration(limit.max_wait_ms);
   form.dry_run.checked = limit.dry_run;
-  filled = written();
+  filled = formValues();
   preview();
 }
 
-// What the form says now.
-function written() {
+// Present values of the form.
+function formValues() {
   const form = id("tune").elements;
   const texts = Object.fromEntries(["requests", "per", "guard", "in_flight", "max_wait"].map((key) => [key, form[key].value.trim()]));
   return { ...texts, dry_run: form.dry_run.checked };
@@ -206,7 +206,7 @@ async function detail() {
   const name = chosen;
   const limit = limits.find((one) => one.name === name);
   if (!limit) return;
-  set(id("sentence"), `${rule(limit)}; ${limit.window ?? "in flight"}, ${limit.when_full === "wait" ? `what is more waits up to ${duration(limit.max_wait_ms)}` : "what is more is refused"}`);
+  set(id("sentence"), `${rule(limit)}; ${limit.window ?? "in flight"}, ${limit.when_full === "wait" ? `more requests wait up to ${duration(limit.max_wait_ms)}` : "more requests are refused"}`);
   draw();
   try {
     const answer = await fetch(`v1/limits/${encodeURIComponent(name)}`);
@@ -214,12 +214,12 @@ async function detail() {
     const close = await answer.json();
     window_of(close);
     bars(id("callers"), close.callers.map((one) => [one.caller, one.waiting]));
-    id("nobody").hidden = close.callers.length > 0;
+    id("no-waiters").hidden = close.callers.length > 0;
     const reasons = Object.entries(close.refused).filter(([, count]) => count > 0);
     bars(id("reasons"), reasons);
-    id("nothing").hidden = reasons.length > 0;
+    id("no-refusals").hidden = reasons.length > 0;
   } catch {
-    // The stream says when the gateway is gone.
+    // The event stream reports a gateway that does not answer.
   }
 }
 
@@ -234,11 +234,11 @@ function window_of(close) {
   box.replaceChildren(...parts.map(([count, opens]) => {
     const slot = element("i", undefined, opens === null ? "open" : "");
     slot.style.width = `${(100 * count) / Math.max(total, taken)}%`;
-    slot.title = opens === null ? `${count} under way` : `${count} open in ${Math.round(opens)} ms`;
+    slot.title = opens === null ? `${count} in flight` : `${count} open in ${Math.round(opens)} ms`;
     return slot;
   }));
   const opens = fullest && fullest.opens_in_ms;
-  const when = !fullest ? "no key has one" : opens === null ? "opens when a request ends" : opens > 0 ? `opens in ${number(opens)} ms` : "open";
+  const when = !fullest ? "no key has a window" : opens === null ? "opens when a request ends" : opens > 0 ? `opens in ${number(opens)} ms` : "open";
   const which = close.keys > 1 ? `the fullest of ${number(close.keys)} keys: ` : "";
   set(id("window-note"), `${which}${number(taken)} of ${number(total)} taken, ${when}`);
   box.setAttribute("aria-label", id("window-note").textContent);
@@ -253,7 +253,7 @@ function chart(canvas, series, label) {
   const style = getComputedStyle(document.documentElement);
   pen.setTransform(scale, 0, 0, scale, 0, 0);
   pen.clearRect(0, 0, width, height);
-  const seconds = Math.max(SHORTEST, ...series.map(({ values }) => values.length));
+  const seconds = Math.max(MIN_SECONDS, ...series.map(({ values }) => values.length));
   const top = Math.max(1, ...series.flatMap(({ values }) => values.reduce((most, value) => Math.max(most, value), 0)));
   for (const { values, colour, dashed } of series) {
     pen.strokeStyle = style.getPropertyValue(`--${colour}`);
@@ -279,47 +279,47 @@ function draw() {
   const limit = limits.find((one) => one.name === chosen);
   if (!limit) return;
   const of = (at) => samples.map((sample) => sample[at]);
-  const series = [{ values: of(0), colour: "gone" }, { values: of(1), colour: "refused" }];
+  const series = [{ values: of(0), colour: "sent" }, { values: of(1), colour: "refused" }];
   if (limit.requests !== null && limit.keys <= 1) {
     series.push({ values: samples.map(() => (limit.requests * 1000) / limit.per_ms), colour: "most", dashed: true });
   }
-  chart(id("rate"), series, "Requests per second, gone and refused");
-  chart(id("line"), [{ values: of(2), colour: "waiting" }], "Waiting");
+  chart(id("rate"), series, "Requests per second, sent and refused");
+  chart(id("waiting"), [{ values: of(2), colour: "waiting" }], "Waiting");
   chart(id("waits"), [{ values: of(3), colour: "waited" }, { values: of(4), colour: "refused" }], "Mean wait and pushbacks");
 }
 
-// What another rule would have done with the requests of the last minutes, second by second.
+// Simulates the rule in the form with the requests of the history, second by second.
 function preview() {
   const form = id("tune").elements;
   const [requests, per, patience] = [Number(form.requests.value), millis(form.per.value), millis(form.max_wait.value)];
   const samples = past.get(chosen) || [];
   if (!(requests > 0) || !per || samples.length < 2) return set(id("preview"), "");
-  let [line, asked, gone, deepest, late] = [0, 0, 0, 0, 0];
+  let [queued, arrived, sent, deepest, late] = [0, 0, 0, 0, 0];
   const rate = (requests * 1000) / per;
-  // A window may be empty at first.
+  // The window is taken as empty at first.
   let free = requests;
-  samples.forEach(([went, refused, waiting], at) => {
-    const came = Math.max(0, went + refused + (at ? waiting - samples[at - 1][2] : waiting));
-    asked += came;
-    line += came;
+  samples.forEach(([granted, refused, waiting], at) => {
+    const came = Math.max(0, granted + refused + (at ? waiting - samples[at - 1][2] : waiting));
+    arrived += came;
+    queued += came;
     free = Math.min(requests, free + rate);
-    const now = Math.min(line, free, Math.max(rate, requests));
-    line -= now;
+    const now = Math.min(queued, free, Math.max(rate, requests));
+    queued -= now;
     free -= now;
-    gone += now;
+    sent += now;
     const most = patience === null ? Infinity : (patience / 1000) * rate;
-    if (line > most) {
-      late += line - most;
-      line = most;
+    if (queued > most) {
+      late += queued - most;
+      queued = most;
     }
-    deepest = Math.max(deepest, line);
+    deepest = Math.max(deepest, queued);
   });
   const minutes = Math.max(1, Math.round(samples.length / 60));
-  const waits = deepest < 1 ? "nobody would have waited long" : `the line would have grown to ${number(Math.round(deepest))}, ${number(deepest / rate)} s long`;
-  set(id("preview"), `Of about ${number(Math.round(asked))} requests of the last ${minutes} min, ${number(Math.round(gone))} would have gone and ${number(Math.round(late))} been refused; ${waits}.`);
+  const waits = deepest < 1 ? "waits would have been short" : `the queue would have grown to ${number(Math.round(deepest))} requests, a wait of ${number(deepest / rate)} s`;
+  set(id("preview"), `Of about ${number(Math.round(arrived))} requests of the last ${minutes} min, ${number(Math.round(sent))} would have been sent and ${number(Math.round(late))} refused; ${waits}.`);
 }
 
-async function order(method, path, body) {
+async function send(method, path, body) {
   const options = { method, headers: { "content-type": "application/json" } };
   if (body) options.body = JSON.stringify(body);
   const told = id("outcome");
@@ -342,14 +342,14 @@ id("tune").addEventListener("submit", (event) => {
     if (text === "") return null;
     return ["requests", "in_flight"].includes(key) && /^\d+$/.test(text) ? Number(text) : text;
   };
-  const wanted = Object.entries(written()).filter(([key, now]) => now !== filled[key]);
-  const wishes = Object.fromEntries(wanted.map(([key, now]) => [key, value(key, now)]));
-  order("PATCH", `v1/limits/${encodeURIComponent(chosen)}`, wishes).then((obeyed) => {
-    if (obeyed) filled = written();
+  const wanted = Object.entries(formValues()).filter(([key, now]) => now !== filled[key]);
+  const edits = Object.fromEntries(wanted.map(([key, now]) => [key, value(key, now)]));
+  send("PATCH", `v1/limits/${encodeURIComponent(chosen)}`, edits).then((done) => {
+    if (done) filled = formValues();
   });
 });
 id("tune").addEventListener("input", preview);
-id("save").addEventListener("click", () => order("POST", "v1/config/save"));
+id("save").addEventListener("click", () => send("POST", "v1/config/save"));
 id("close").addEventListener("click", () => {
   const { line } = rows.get(chosen) || {};
   choose(null);
