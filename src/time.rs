@@ -1,33 +1,33 @@
-//! A point on the gateway's own time line: 64-bit nanoseconds since a moment well before it started.
+//! Monotonic time: 64-bit nanoseconds since a point well before the gateway started.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Nanoseconds on a monotonic line that begins before the gateway starts, so that what an earlier process did has a place
-/// on it.
+/// A point in time: nanoseconds on a monotonic clock whose zero lies before the start of the gateway, so that events of an
+/// earlier process have a time, too.
 ///
-/// It has no `now`: whoever needs the present is handed it. All arithmetic saturates, so that a
-/// jump ahead by centuries is late but never wrong.
+/// There is no `now`: functions take the present as an argument, so that tests can run at any time. All arithmetic saturates:
+/// a clock that jumps ahead by centuries makes deadlines late, never wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Time(u64);
 
 impl Time {
-    /// Where the line begins.
+    /// Zero of the clock.
     pub const START: Time = Time(0);
-    /// A moment that never comes.
+    /// Later than every other time (584 years after [`Time::START`]): a deadline that never comes.
     pub const NEVER: Time = Time(u64::MAX);
 
-    /// The moment `nanos` after the line's beginning.
+    /// The point `nanos` nanoseconds after [`Time::START`].
     pub const fn from_nanos(nanos: u64) -> Time {
         Time(nanos)
     }
 
-    /// Nanoseconds since the line's beginning.
+    /// Nanoseconds since [`Time::START`].
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// Duration since `earlier`; zero if `earlier` is later.
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -1,11 +1,11 @@
-//! The dashboard, three files that are part of the program and need no others; and the description of the API.
+//! Dashboard: static files compiled into the program, and the OpenAPI document of the admin API.
 
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-/// Nothing from elsewhere, and nobody else's frame around it.
+/// Content-Security-Policy: no resources from other sites, and no frame around the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -22,7 +22,7 @@ fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // Of the same program as the API that it reads.
+        // The page must match the version of the API that it reads.
         (CACHE_CONTROL, "no-cache"),
     ];
     (fields, text)

@@ -1,5 +1,7 @@
-//! RECEIVES whoever comes to a listener that is no proxy's: lets them in, few enough at one time, and knows what browsers
-//! say of themselves.
+//! HTTP server for the admin and lock listeners: connection cap, timeouts, password check, cross-site checks.
+//!
+//! It serves an axum router by hyper, not by [`crate::wire`]: these listeners carry little traffic, and need routing rather than
+//! speed. It knows nothing of what the router does.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,20 +32,23 @@ use crate::wire::cross_site;
 #[cfg(test)]
 mod tests;
 
-/// How long the head of a request may take, its content, and the last answers.
+/// Timeout of a request's head, of its content, and of the last responses at shutdown: enough for a slow link, as requests are
+/// short.
 const READ_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
-/// How long a connection that was accepted before the end, and on which nothing was requested yet, has for its first request: some
-/// round trips. Another process may wait for the end of this listener.
+/// Time for the first request of a connection that was accepted before the shutdown began: some round trips. Another process may
+/// wait for this listener to end.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a peer may leave unread what is sent to it; the kernel then ends the connection. As long as a page that is
-/// suspended in a browser is still worth its permit.
+/// Time after which the kernel closes a connection whose peer acknowledges no data (TCP_USER_TIMEOUT). Long enough for a dashboard
+/// in a browser tab that is suspended for a moment.
 const UNREAD_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
-/// The most content that a request may have: a lock's wish or a limit's new rule is a line.
+/// Maximum length of a request's content, in bytes; a lock request or a limit's new rule takes one line.
 const MAX_CONTENT: usize = 64 << 10;
 
-/// Lets visitors in, so many at one time, until `stop`. Each of them is answered once at least: a connection that was accepted
-/// by then has [`FIRST_REQUEST_TIMEOUT`] for its first request. A connection from an address that is not `is_allowed` is stop before
-/// a byte of it is read.
+/// Serves `router` on a listener, with at most `max_connections` at one time, until `stop` ends.
+///
+/// A connection beyond the maximum waits in the kernel's queue. One from an address for which `is_allowed` is false is closed
+/// before a byte of it is read. After `stop` every accepted connection still gets one response: one without a request so far has
+/// two seconds for it. Returns when all connections have ended, at the latest after the read timeout.
 pub async fn serve(
     mut listener: Listener,
     router: Router,
@@ -52,13 +57,13 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(max_connections));
-    let (end, shutdown) = watch::channel(());
+    let (shutdown_sender, shutdown) = watch::channel(());
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
     let router = router.layer(from_fn(buffer_content));
     let mut stop = std::pin::pin!(stop);
     loop {
-        // One who finds no permit waits at the listener, and takes no descriptor.
+        // The permit comes before the accept: a connection that waits for it stays in the kernel's queue and takes no descriptor.
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
             () = &mut stop => break,
@@ -68,10 +73,10 @@ pub async fn serve(
             () = &mut stop => break,
         };
         if !is_allowed(peer.ip()) {
-            tracing::debug!(%peer, listener = %listener.local_addr(), "turned away, its address is not allowed");
+            tracing::debug!(%peer, listener = %listener.local_addr(), "connection closed, its address is not allowed");
             continue;
         }
-        // A peer that reads nothing must not keep a permit (tcp(7): it holds for windows of zero too).
+        // A peer that reads nothing must not keep its permit. (The timeout covers zero windows, too: tcp(7).)
         SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT)).ok();
         let Ok(stream) = TcpStream::from_std(stream) else { continue };
         let (server, router, shutdown) = (server.clone(), router.clone(), shutdown.clone());
@@ -80,14 +85,14 @@ pub async fn serve(
             drop(permit);
         });
     }
-    drop((listener, shutdown, end));
-    // Whoever would stay longer is another process's visitor by now.
+    drop((listener, shutdown, shutdown_sender));
+    // Connections that take longer are dropped; a process that has taken over accepts new ones.
     let all_closed = permits.acquire_many(u32::try_from(max_connections).unwrap_or(u32::MAX));
     let _elapsed = timeout(READ_TIMEOUT, all_closed).await;
 }
 
-/// Serves one connection. When `shutdown` has no sender any more it ends, but not before its first answer: hyper would close one
-/// whose request has not been read yet.
+/// Serves one connection. Once `shutdown` has lost its sender, the connection closes after its next response, but not before its
+/// first one: hyper's graceful shutdown alone closes a connection whose first request was not read yet.
 async fn serve_connection(
     server: &http1::Builder,
     stream: TcpStream,
@@ -110,11 +115,11 @@ async fn serve_connection(
     let mut connection =
         std::pin::pin!(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     let time_to_close = async {
-        // An error is what is waited for: no value is ever sent.
+        // Ends with an error when the sender is dropped; no value is ever sent.
         shutdown.changed().await.ok();
         let _elapsed = timeout(FIRST_REQUEST_TIMEOUT, requested.notified()).await;
     };
-    // Whatever breaks is the visitor's connection.
+    // An error concerns this connection alone, and the client has seen it.
     tokio::select! {
         _ended = connection.as_mut() => return,
         () = time_to_close => connection.as_mut().graceful_shutdown(),
@@ -122,20 +127,21 @@ async fn serve_connection(
     connection.await.ok();
 }
 
-/// Reads the content of a request before anything is done for it, within its time and bound.
+/// Middleware: reads the content of a request before its handler runs, within the time and length allowed. 408 or 413 otherwise.
 async fn buffer_content(request: Request, next: Next) -> Response {
     let (head, content) = request.into_parts();
     match timeout(READ_TIMEOUT, to_bytes(content, MAX_CONTENT)).await {
         Ok(Ok(content)) => next.run(Request::from_parts(head, content.into())).await,
         Ok(Err(_)) => problem(StatusCode::PAYLOAD_TOO_LARGE, "the content is broken, or longer than 64 KiB"),
-        Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "the content did not come in time"),
+        Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "the content did not arrive in time"),
     }
 }
 
-/// Whether these are the credentials of a user; if not, the answer.
+/// Checks the Basic credentials of a request (RFC 7617).
 ///
 /// # Errors
-/// 401, or 429 and 503 where nobody looks at them now.
+/// The response: 401 for missing or wrong credentials; 429 after too many wrong ones from the peer's address, and 503 if the
+/// gateway cannot check them now.
 pub async fn check_password(
     passwords: &Passwords,
     peer: IpAddr,
@@ -153,13 +159,13 @@ pub async fn check_password(
     }
 }
 
-/// A name and its password are needed.
+/// Response 401 that asks for Basic credentials (RFC 7617).
 pub fn unauthorized() -> Response {
     let ask = [(WWW_AUTHENTICATE, "Basic realm=\"lockgate\", charset=\"UTF-8\"")];
     (ask, problem(StatusCode::UNAUTHORIZED, "a name and its password are needed")).into_response()
 }
 
-/// The host that the visitor requested for, without its port.
+/// The Host of a request, without its port; without brackets if it is an IPv6 address.
 fn host(headers: &HeaderMap) -> Option<&str> {
     let host = headers.get(HOST)?.to_str().ok()?;
     match host.strip_prefix('[') {
@@ -168,18 +174,19 @@ fn host(headers: &HeaderMap) -> Option<&str> {
     }
 }
 
-/// Whether a visitor that was requested for by this host may be a web page with a name of its own (DNS rebinding).
+/// True if the Host is a name that its owner may have pointed to this listener (DNS rebinding): anything but an IP address or
+/// `localhost`.
 pub fn may_be_dns_rebinding(headers: &HeaderMap) -> bool {
     host(headers).is_none_or(cross_site::may_be_rebound)
 }
 
-/// Whether a page of another site has a browser ask.
+/// True if a page of another site made a browser send the request (CSRF).
 pub fn is_cross_site(headers: &HeaderMap) -> bool {
     let value = |name: &str| headers.get(name).map(|value| value.as_bytes());
     cross_site::is_cross_site(value("sec-fetch-site"), value("origin"), value("host"))
 }
 
-/// A refusal as a problem document (RFC 9457).
+/// Response with a problem document (RFC 9457): `title`, `status` and `detail`.
 pub fn problem(status: StatusCode, detail: &str) -> Response {
     let problem = Problem::of_status(status.as_u16(), status.canonical_reason().unwrap_or("Error"), detail);
     let json = [("content-type", "application/problem+json")];

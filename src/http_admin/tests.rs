@@ -1,4 +1,4 @@
-//! The few places of a listener are free again, whatever a peer leaves undone.
+//! Tests of the HTTP server: slow peers release their connection, shutdown, Host and cross-site checks.
 
 use std::io::{Read, Write};
 use std::net::TcpStream as Peer;
@@ -10,7 +10,7 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A listener with one place, and its address.
+/// Starts a server with a maximum of one connection, and returns its address.
 fn with_one_connection() -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -97,7 +97,7 @@ fn a_visitor_that_was_let_in_before_the_end_is_answered_though_it_asks_after() {
     close.send(()).unwrap();
     while Peer::connect(address).is_ok() {}
     for peer in &mut peers {
-        // Without "Connection: close": the answer says that the connection ends.
+        // Without "Connection: close" in the request: the response announces the end.
         peer.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     }
     for peer in peers {

@@ -1,11 +1,11 @@
-//! IP addresses: the IPv4 address inside an IPv6 one, special-purpose ranges, metadata services of clouds.
+//! IP address ranges: IPv4 addresses embedded in IPv6 ones, special-purpose ranges, metadata services of clouds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smallvec::SmallVec;
 
-/// An address and what it stands for: an IPv6 address may carry an IPv4 address to which the network delivers.
+/// An address in all its forms: an IPv6 address may embed an IPv4 address to which the network delivers.
 pub(super) struct AddressForms {
     plain: IpAddr,
     embedded: SmallVec<[Ipv4Addr; 4]>,
@@ -19,15 +19,15 @@ impl AddressForms {
         }
     }
 
-    /// The address as it is, each IPv4 address in it, and those as IPv4-mapped (a range may be written so).
+    /// The address itself, each embedded IPv4 address, and these as IPv4-mapped addresses (a range may be written so).
     pub(super) fn iter(&self) -> impl Iterator<Item = IpAddr> {
         let embedded = self.embedded.iter().flat_map(|four| [IpAddr::V4(*four), IpAddr::V6(four.to_ipv6_mapped())]);
         std::iter::once(self.plain).chain(embedded)
     }
 }
 
-/// Every IPv4 address that the network may take the address for: more than one only where the address does not say how
-/// long its prefix is.
+/// Every IPv4 address that the network may deliver to for an IPv6 address. More than one only if the address does not tell the
+/// length of its prefix.
 fn embedded_ipv4(six: Ipv6Addr) -> SmallVec<[Ipv4Addr; 4]> {
     let mut found = SmallVec::new();
     match six.segments() {
@@ -60,18 +60,18 @@ fn joined(high: u16, low: u16) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
 }
 
-/// Whether instances of a cloud, and containers on them, are given credentials there. Link-local addresses are, as a
-/// whole: AWS (also for ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent, DigitalOcean, Hetzner, Akamai, Scaleway and
+/// True for addresses at which a cloud hands out credentials to its instances and their containers. Link-local addresses are
+/// among them as a whole: AWS (also for ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent, DigitalOcean, Hetzner, Akamai, Scaleway and
 /// OpenStack have services in 169.254.0.0/16, some of them in fe80::/10 too.
 pub(super) fn is_metadata(ip: IpAddr) -> bool {
     METADATA.iter().any(|range| range.contains(&ip))
 }
 
-/// Whether an address is none of a public server's (IANA's special-purpose address registries, and multicast).
+/// True for addresses that no public server has: IANA's special-purpose address registries (RFC 6890), and multicast.
 pub(super) fn is_special(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(four) => SPECIAL_4.iter().any(|range| range.contains(&four)),
-        // What an IPv4-mapped address stands for is judged as IPv4.
+        // An IPv4-mapped address is judged by its IPv4 form.
         IpAddr::V6(six) => six.to_ipv4_mapped().is_none() && SPECIAL_6.iter().any(|range| range.contains(&six)),
     }
 }

@@ -1,6 +1,6 @@
-//! Connection limits: how many connections callers may have at one time, in all and from one address.
+//! Connection limits: a maximum of simultaneous connections of callers, in all and for each address.
 //!
-//! At the first limit connections wait in the kernel's queue; beyond the second they are closed at once.
+//! At the total limit, connections wait in the kernel's accept queue; beyond the limit of their address they are closed at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,18 +12,18 @@ use ipnet::IpNet;
 
 use super::prefix::Ipv6Prefix;
 
-/// How many there may be.
+/// The limits, as configured in `[access]`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Settings {
-    /// In all; `None`: as many as there are descriptors for.
+    /// Maximum in all; `None`: as many as there are file descriptors for.
     pub total: Option<usize>,
-    /// From one address; `None`: half of all, and from loopback all.
+    /// Maximum of one address; `None`: half of the total, and all of it for loopback.
     pub per_address: Option<usize>,
-    /// Length of the IPv6 blocks that count as one address.
+    /// Prefix length of the IPv6 blocks that count as one address.
     pub ipv6_prefix: Ipv6Prefix,
 }
 
-/// The limits, for all listeners together. One for the process; clone it for every holder.
+/// Limiter of connections, for all listeners together. One for the process; clones share it.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimit {
     shared: Arc<SharedLimit>,
@@ -31,7 +31,7 @@ pub struct ConnectionLimit {
 
 #[derive(Debug)]
 struct SharedLimit {
-    /// How many connections there are descriptors for.
+    /// Number of connections for which there are file descriptors.
     max_by_descriptors: usize,
     state: Mutex<ConnCounts>,
 }
@@ -41,22 +41,23 @@ struct ConnCounts {
     settings: Settings,
     open: usize,
     by_block: HashMap<IpNet, BlockConns>,
-    /// Tasks that wait for room.
+    /// Tasks pending in [`ConnectionLimit::poll_capacity`].
     waiting: Vec<Waker>,
-    /// How often all places were taken, and whether the last time is over.
+    /// Number of times that the total limit was reached.
     shortages: u64,
+    /// True from reaching the total limit until half of the connections have ended.
     is_short: bool,
 }
 
-/// The connections of one address, or of one block of IPv6 addresses.
+/// Connections of one address, or of one block of IPv6 addresses.
 #[derive(Default, Debug)]
 struct BlockConns {
     connections: usize,
-    /// Whether the log has said that it may have no more.
+    /// True once a rejected connection of this block was logged; later ones are only counted.
     is_logged: bool,
 }
 
-/// The place of one connection; free again when dropped.
+/// Token of one counted connection; dropping it releases its capacity.
 #[must_use = "the connection is not counted without it"]
 #[derive(Debug)]
 pub struct ConnToken {
@@ -65,7 +66,7 @@ pub struct ConnToken {
 }
 
 impl ConnectionLimit {
-    /// `max_by_descriptors`: how many connections there are descriptors for.
+    /// `max_by_descriptors`: number of connections for which there are file descriptors.
     pub fn new(settings: Settings, max_by_descriptors: usize) -> ConnectionLimit {
         let state = ConnCounts {
             settings,
@@ -78,7 +79,7 @@ impl ConnectionLimit {
         ConnectionLimit { shared: Arc::new(SharedLimit { max_by_descriptors, state: Mutex::new(state) }) }
     }
 
-    /// Other limits from here on. Connections that are there stay, whatever they are.
+    /// Changes the limits. Open connections stay, also beyond the new limits.
     pub fn update(&self, settings: Settings) {
         let waiting = {
             let mut state = self.shared.lock();
@@ -88,17 +89,17 @@ impl ConnectionLimit {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// How many there may be in all.
+    /// Maximum number of connections in all.
     pub fn max_total(&self) -> usize {
         self.shared.max_total(&self.shared.lock())
     }
 
-    /// How often there were as many as there may be.
+    /// Number of times that the total limit was reached.
     pub fn shortages(&self) -> u64 {
         self.shared.lock().shortages
     }
 
-    /// Ready when there is room for one more.
+    /// Ready if the total limit allows another connection; otherwise wakes the task when it may.
     pub fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.shared.lock();
         let total = self.shared.max_total(&state);
@@ -112,13 +113,16 @@ impl ConnectionLimit {
         state.shortages += u64::from(is_new);
         drop(state);
         if is_new {
-            tracing::warn!(max_connections = total, "no more callers are accepted until a connection ends");
+            tracing::warn!(
+                max_connections = total,
+                "connection limit reached, accepting pauses until a connection ends"
+            );
         }
         Poll::Pending
     }
 
-    /// A place for a connection from this address, unless it has as many as it may. Whether there is room is for
-    /// [`ConnectionLimit::poll_capacity`] to say.
+    /// A token for a connection from this address; `None` if the address is at its limit. The total limit is checked by
+    /// [`ConnectionLimit::poll_capacity`], before the connection is accepted.
     pub fn try_acquire(&self, address: IpAddr) -> Option<ConnToken> {
         let mut state = self.shared.lock();
         let block = state.settings.ipv6_prefix.block(address);
@@ -133,7 +137,7 @@ impl ConnectionLimit {
         drop(state);
         if is_new {
             let max_connections_per_address = most;
-            tracing::warn!(%address, max_connections_per_address, "closed: its address has as many as it may; further ones are counted");
+            tracing::warn!(%address, max_connections_per_address, "connection closed, its address is at its connection limit; further ones are only counted");
         }
         None
     }
@@ -143,7 +147,7 @@ impl Settings {
     fn max_per_address(&self, total: usize, address: IpAddr) -> usize {
         match self.per_address {
             Some(most) => most,
-            // All programs of this machine have that address.
+            // All programs of this machine share the loopback address.
             None if address.to_canonical().is_loopback() => total,
             None => total.div_ceil(2),
         }
@@ -156,7 +160,7 @@ impl SharedLimit {
     }
 
     fn lock(&self) -> MutexGuard<'_, ConnCounts> {
-        // Each change is whole before anything can panic.
+        // No change can panic half way: the counts are valid also in a poisoned lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -166,7 +170,7 @@ impl Drop for ConnToken {
         let waiting = {
             let mut state = self.shared.lock();
             state.open -= 1;
-            // At the edge each connection that ends lets one in: only half of them show that a shortage is over.
+            // At the limit every connection that ends admits another one. The shortage is over only when half of them have ended.
             state.is_short &= state.open > self.shared.max_total(&state) / 2;
             if let Entry::Occupied(mut held) = state.by_block.entry(self.block) {
                 held.get_mut().connections -= 1;
@@ -215,7 +219,7 @@ mod tests {
         assert!(take(&limit, "2001:db8:0:1:ffff::2").is_none());
         let other = take(&limit, "2001:db8:0:2::1");
         assert!(other.is_some());
-        // What is held under the settings of before is given back under them.
+        // A token is released in the block that it was counted in, whatever the settings are now.
         limit.update(Settings { total: Some(100), per_address: Some(1), ipv6_prefix: Ipv6Prefix(48) });
         drop(other);
         assert_eq!(limit.shared.lock().by_block.len(), 1);

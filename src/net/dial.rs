@@ -1,4 +1,4 @@
-//! Dialer: the only file that opens connections; addresses are judged after their name was looked up.
+//! Dialer: resolves a name, applies the dial policy to its addresses, and connects. The only file that opens connections.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,12 +21,12 @@ use super::policy::DialVerdict;
 pub use super::policy::{Reach, Settings};
 use super::resolve::{Lookup, Resolver, is_exhausted};
 
-/// How long an address has for itself before the next is tried beside it (RFC 8305 §8 recommends 250 ms).
+/// Delay before the next address is tried in parallel (Connection Attempt Delay; RFC 8305 §8 recommends 250 ms).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// The longest time for one address where no two are tried at once. An address that has not answered by then has lost the
-/// first packet (RFC 6298 §2.1 sends it again after 1 s), or is dead.
+/// Maximum time for one address when addresses are tried one at a time. An address that has not answered by then has lost the
+/// first packet (TCP sends it again after 1 s, RFC 6298 §2.1), or is dead.
 const MAX_SEQUENTIAL_ATTEMPT: Duration = Duration::from_secs(1);
-/// The most addresses of a name that are tried. Its owner chooses them, and each attempt reaches another machine.
+/// Maximum number of addresses tried for a name. The owner of the name chooses them, and each attempt reaches another machine.
 const MAX_TRIED: usize = 8;
 
 /// Opens connections to origins.
@@ -35,72 +35,71 @@ pub struct Dialer {
     resolver: Arc<Resolver>,
 }
 
-/// A server to connect to, and the way to do it.
+/// A server to connect to, with the policy and strategy to do so.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
     /// A lower-case DNS name without a final dot, or an IP literal, IPv6 without brackets.
     pub host: &'a str,
     /// Never 0.
     pub port: u16,
-    /// The addresses that may be dialled.
+    /// Addresses that may be dialled.
     pub reach: Reach,
-    /// A number for the caller, so that callers share the lookups.
+    /// Number of the caller, by which lookups are shared fairly.
     pub caller: u64,
-    /// The way several addresses are tried.
+    /// Strategy for a name with several addresses.
     pub strategy: DialStrategy,
 }
 
-/// The way the addresses of a name are tried.
+/// Strategy for trying the addresses of a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DialStrategy {
-    /// The next beside the one before, if that is slow (Happy Eyeballs, RFC 8305). Two connections may be made; one of them is
-    /// closed at once.
+    /// In parallel after a delay (Happy Eyeballs, RFC 8305). Two connections may be made; one of them is closed at once.
     HappyEyeballs,
-    /// The next instead of the one before, so that no two are made: for an origin that counts connections.
+    /// One at a time, so that no two connections are made: for an origin that counts connections.
     Sequential,
 }
 
-/// Why there is no connection.
+/// Reason of a failed connection.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The resolver knows no address, or failed.
+    /// The resolver found no address, or failed: 502.
     #[error("the name does not resolve")]
     Dns(#[source] io::Error),
-    /// The whole time went by in the resolver.
+    /// The resolver did not answer in time: 504.
     #[error("the name did not resolve in time")]
     DnsTimeout,
-    /// The settings forbid all of its addresses.
+    /// The dial policy denies all of its addresses: 403.
     #[error("every address it resolves to is denied")]
     Denied,
-    /// It is one of our own listeners.
-    #[error("it is this gateway itself")]
+    /// An address is one of the gateway's own listeners, and no other is allowed: 508.
+    #[error("the address is this gateway's own")]
     Loop,
-    /// The origin's machine answered that nobody listens.
+    /// The machine refused the connection: no process listens on the port: 502.
     #[error("connection refused")]
     Refused(#[source] io::Error),
-    /// Nobody answered.
+    /// No address answered in time: 504.
     #[error("no address answered in time")]
     Timeout,
-    /// There is no way there.
+    /// No route to any address, or another error of the network: 502.
     #[error("no address could be reached")]
     Unreachable(#[source] io::Error),
-    /// The gateway has no descriptor or local port left.
+    /// The gateway is out of file descriptors, memory or local ports: 503.
     #[error("out of file descriptors or ports")]
     Exhausted(#[source] io::Error),
 }
 
 impl Dialer {
-    /// A dialler that keeps to `settings`.
+    /// A dialer with this policy.
     pub fn new(settings: Settings, resolver: Arc<Resolver>) -> Dialer {
         Dialer { settings, resolver }
     }
 
-    /// Opens a connection, with `TCP_NODELAY` and keep-alive, to the first allowed address that answers, `within` a time
-    /// that covers DNS and TCP.
+    /// Opens a connection, with `TCP_NODELAY` and keep-alive, to the first allowed address that answers. `within`: the time for
+    /// DNS and TCP together.
     ///
     /// # Errors
-    /// Who is at fault: the name (`Dns`, `DnsTimeout`: 502 and 504), the caller (`Denied`: 403, `Loop`: 508), the
-    /// origin (`Refused`, `Unreachable`: 502, `Timeout`: 504), the gateway (`Exhausted`: 503).
+    /// By fault: of the name (`Dns`, `DnsTimeout`: 502 and 504), of the caller (`Denied`: 403, `Loop`: 508), of the origin
+    /// (`Refused`, `Unreachable`: 502, `Timeout`: 504), of the gateway (`Exhausted`: 503).
     ///
     /// # Cancel safety
     /// Cancel safe: connections that were being opened are closed.
@@ -111,7 +110,7 @@ impl Dialer {
             resolved = true;
             let mut addresses = self.allowed(interleave_families(&addresses), endpoint.reach)?;
             match (&*addresses.make_contiguous(), endpoint.strategy) {
-                // One address has nothing to race against: most tunnels are to a literal or to a name with one address.
+                // The common case needs no race and no box: most tunnels lead to a literal or to a name with one address.
                 (&[only], _) => connect_tcp(only).await.map_err(classify),
                 (_, DialStrategy::HappyEyeballs) => Box::pin(happy_eyeballs(addresses, CONNECTION_ATTEMPT_DELAY)).await,
                 (several, DialStrategy::Sequential) => {
@@ -132,7 +131,7 @@ impl Dialer {
         if let Some(address) = parse_literal(host, port)? {
             return Ok(vec![address]);
         }
-        // A host that the operator has named may be completed by the search list. Any other short name could be a second
+        // A host that the configuration names may be completed by the search list. Any other short name could be a second
         // spelling of such a host.
         let lookup = match reach {
             Reach::Public => Lookup::Absolute,
@@ -146,7 +145,7 @@ impl Dialer {
         Ok(found.iter().map(|found| with_port(*found, port)).collect())
     }
 
-    /// The addresses that may be dialled, in their order, as many as are tried.
+    /// The addresses that the policy allows, in their order, at most [`MAX_TRIED`].
     fn allowed(&self, addresses: VecDeque<SocketAddr>, reach: Reach) -> Result<VecDeque<SocketAddr>, Error> {
         let mut ours = false;
         let allowed = addresses.into_iter().filter(|address| {
@@ -163,7 +162,8 @@ impl Dialer {
     }
 }
 
-/// Opens a connection, with `TCP_NODELAY`, to a server of our own choice: no policy is asked. `within` covers DNS and TCP.
+/// Opens a connection, with `TCP_NODELAY`, to a server that the configuration names, without the dial policy. `within`: the time
+/// for DNS and TCP together.
 ///
 /// # Errors
 /// As [`Dialer::connect`], without `Denied` and `Loop`.
@@ -183,7 +183,7 @@ pub async fn connect_unchecked(host: &str, port: u16, within: Duration) -> Resul
 /// # Errors
 /// `Dns` or `Exhausted`.
 pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    // The operator has named the host, so the search list may complete it.
+    // The configuration names the host, so the search list may complete it.
     match parse_literal(host, port)? {
         Some(address) => Ok(vec![address]),
         None => Ok(tokio::net::lookup_host((host, port)).await.map_err(dns_error)?.collect()),
@@ -201,26 +201,25 @@ pub async fn connect_address(address: SocketAddr) -> io::Result<TcpStream> {
     connect_tcp(address).await
 }
 
-/// Whether anybody listens at an address. Blocks the thread for `within` at most.
+/// True if a process accepts connections at an address. Blocks the thread for at most `within`.
 pub fn is_listening(address: SocketAddr, within: Duration) -> bool {
     net::TcpStream::connect_timeout(&address, within).is_ok()
 }
 
-/// Calls a process of this machine by a name in the abstract name space (unix(7)), which the kernel forgets with its
-/// owner.
+/// Connects to a Unix socket in the abstract namespace (unix(7)); the kernel drops the name with its owner.
 ///
 /// # Errors
-/// `ConnectionRefused` if nobody has the name.
+/// `ConnectionRefused` if no process has bound the name.
 pub fn connect_abstract(name: &[u8]) -> io::Result<UnixStream> {
     UnixStream::connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
 }
 
-/// Reads a host that is an address; `None` if it is a name.
+/// Parses a host that is an IP address; `None` if it is a name.
 ///
-/// The system's resolver reads more as an address than this does (`0x7f.1`, `0`); that is harmless, because the judgement
-/// is on what comes out.
+/// The system's resolver takes more spellings for addresses (`0x7f.1`, `0`). That is harmless: the policy judges the resolved
+/// address.
 fn parse_literal(host: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
-    // A zone (RFC 4007 §11) chooses one of this machine's interfaces, which is not for callers to choose.
+    // A zone (RFC 4007 §11) selects an interface of this machine; callers must not.
     if host.contains('%') {
         return Err(Error::Denied);
     }
@@ -236,8 +235,8 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// Whether an address is one of this machine's. The kernel, asked which source address it would use, answers with the
-/// address itself. Nothing is sent. (A trial `bind` would not do: with `ip_nonlocal_bind` it succeeds everywhere.)
+/// True if an address is one of this machine: then the kernel's choice of a source address is the address itself. Nothing is
+/// sent. (A trial `bind` would not do: with `ip_nonlocal_bind` it succeeds everywhere.)
 fn is_local(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -247,7 +246,7 @@ fn is_local(ip: IpAddr) -> bool {
     source.is_ok_and(|source| source.ip() == ip)
 }
 
-/// RFC 8305 §4: the families take turns, beginning with that of the resolver's first choice.
+/// Orders addresses by alternating families, beginning with the family of the resolver's first choice (RFC 8305 §4).
 fn interleave_families(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -261,8 +260,8 @@ fn interleave_families(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
 
 type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
-/// Tries one address after the other: the next `delay` after the one before, or at once when one fails. The first
-/// connection wins, and the other attempts are dropped.
+/// Happy Eyeballs (RFC 8305 §5): starts an attempt every `delay`, or at once when one fails. The first connection wins; the other
+/// attempts are dropped.
 async fn happy_eyeballs(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<TcpStream, Error> {
     let mut attempts: Vec<Attempt> = Vec::new();
     let mut failure: Option<Error> = None;
@@ -287,7 +286,7 @@ async fn happy_eyeballs(mut addresses: VecDeque<SocketAddr>, delay: Duration) ->
     }
 }
 
-/// Tries one address after the other. Each but the last has `each` for itself, and is given up before the next begins.
+/// Tries one address at a time. Each but the last has the time `each`, and is dropped before the next begins.
 async fn sequential(mut addresses: VecDeque<SocketAddr>, each: Duration) -> Result<TcpStream, Error> {
     let mut failure: Option<Error> = None;
     while let Some(address) = addresses.pop_front() {
@@ -316,7 +315,7 @@ async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// Takes out the first attempt that has ended.
+/// Removes the first attempt that has ended, and returns its result.
 async fn first_done(attempts: &mut Vec<Attempt>) -> io::Result<TcpStream> {
     poll_fn(|context| {
         for index in 0..attempts.len() {
@@ -341,7 +340,7 @@ fn classify(error: io::Error) -> Error {
     }
 }
 
-/// Of several addresses' failures the one that tells most: that a machine answered tells more than that there is no way.
+/// The more specific of two addresses' errors: an answer of the machine says more than a missing route.
 fn more_specific(before: Option<Error>, now: Error) -> Error {
     let weight = |error: &Error| match error {
         Error::Refused(_) => 3,

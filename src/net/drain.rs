@@ -1,4 +1,8 @@
-//! Who is still running; when to stop waiting.
+//! Graceful shutdown: counts running requests and open connections, and tells both when to end.
+//!
+//! Two ways lead to the end. [`Drain::start`]: no new work; idle connections close at once, running requests end.
+//! [`Drain::start_lame_duck`]: another process accepts new connections; those that are open here close after their next
+//! request.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,8 +14,8 @@ use tokio::sync::Notify;
 
 use super::listener_stats::ListenerStats;
 
-/// The end of the process: whether it has begun, and what it still waits for. One for the process; clone it for every
-/// holder.
+/// Shutdown state of the process, with the number of requests and connections that it waits for. One for the process; clones
+/// share it.
 #[derive(Clone, Default)]
 pub struct Drain {
     shared: Arc<DrainState>,
@@ -19,54 +23,60 @@ pub struct Drain {
 
 #[derive(Default)]
 struct DrainState {
+    /// Number of [`RequestGuard`]s.
     requests: AtomicUsize,
+    /// Number of [`ConnGuard`]s.
     connections: AtomicUsize,
+    /// A [`Phase`]; it only grows.
     phase: AtomicU8,
+    /// True from [`Drain::start_lame_duck`] on, also after [`Drain::start`].
     lame_duck: AtomicBool,
     listeners: Mutex<Vec<Arc<ListenerStats>>>,
+    /// Notified when the phase changes, and when a count reaches zero while draining.
     changed: Notify,
 }
 
-/// How far the end has come.
+/// Progress of the shutdown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 enum Phase {
     Running,
-    /// What is there ends with what it does next.
+    /// Connections close after their next request.
     LameDuck,
-    /// What does nothing ends at once.
+    /// Idle connections close at once.
     Stopping,
 }
 
-/// Held by everything that must be waited for: a connection with a request, a tunnel.
-#[must_use = "nobody is waited for without it"]
+/// Guard of a request or tunnel; the shutdown waits until it is dropped.
+#[must_use = "the shutdown waits only while the guard is held"]
 pub struct RequestGuard {
     shared: Arc<DrainState>,
 }
 
-/// Held by everything that is there, whether it does anything or not: a connection.
-#[must_use = "nobody is there without it"]
+/// Guard of an open connection, idle or not.
+#[must_use = "the connection is counted only while the guard is held"]
 pub struct ConnGuard {
     shared: Arc<DrainState>,
+    /// The listener that accepted the connection; `None` for a connection to another process of the gateway.
     listener: Option<Arc<ListenerStats>>,
 }
 
-/// The beginning of the end, for somebody who asks for it again and again.
+/// Watch for the begin of the shutdown, for repeated polling by one task.
 pub struct ShutdownWatch {
     drain: Drain,
-    /// Made when it is first asked for; with what it waits for.
-    reached: Option<(Phase, Reached)>,
+    /// The phase that was polled last, and a future that ends when it is reached. Created by the first poll.
+    reached: Option<(Phase, PhaseReached)>,
 }
 
-type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
+type PhaseReached = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl ShutdownWatch {
-    /// Ready once [`Drain::start`] has been called, and from then on.
+    /// Ready after [`Drain::start`], at every poll.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_phase(Phase::Stopping, cx)
     }
 
-    /// Ready once [`Drain::start_lame_duck`] or [`Drain::start`] has been called, and from then on.
+    /// Ready after [`Drain::start_lame_duck`] or [`Drain::start`], at every poll.
     pub fn poll_lame_duck(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_phase(Phase::LameDuck, cx)
     }
@@ -87,6 +97,127 @@ impl ShutdownWatch {
     }
 }
 
+impl Drain {
+    /// Neither draining nor waiting for anything.
+    pub fn new() -> Drain {
+        Drain::default()
+    }
+
+    /// Counts a request or tunnel until the guard is dropped. Allowed while draining: a connection may finish what it began.
+    pub fn request_guard(&self) -> RequestGuard {
+        self.shared.requests.fetch_add(1, Ordering::SeqCst);
+        RequestGuard { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub fn conn_guard(&self) -> ConnGuard {
+        self.shared.connections.fetch_add(1, Ordering::SeqCst);
+        ConnGuard { shared: Arc::clone(&self.shared), listener: None }
+    }
+
+    /// Counts a connection that `listener` accepted, here and there, until the guard is dropped.
+    pub fn conn_guard_by(&self, listener: &Arc<ListenerStats>) -> ConnGuard {
+        listener.connection_opened();
+        let mut guard = self.conn_guard();
+        guard.listener = Some(Arc::clone(listener));
+        guard
+    }
+
+    /// Adds counters for a listener at this address.
+    pub fn add_listener(&self, address: SocketAddr) -> Arc<ListenerStats> {
+        let listener = Arc::new(ListenerStats::new(address));
+        self.shared.listeners().push(Arc::clone(&listener));
+        listener
+    }
+
+    /// Counters of the listeners that are open, or closed with connections left.
+    pub fn listeners(&self) -> Vec<Arc<ListenerStats>> {
+        let mut listeners = self.shared.listeners();
+        listeners.retain(|listener| !listener.is_finished());
+        listeners.clone()
+    }
+
+    /// Begins the lame-duck phase: another process accepts new connections, and those of this one close after their next
+    /// request. No effect after [`Drain::start`], but for [`Drain::entered_lame_duck`].
+    pub fn start_lame_duck(&self) {
+        self.shared.lame_duck.store(true, Ordering::SeqCst);
+        self.begin(Phase::LameDuck);
+    }
+
+    /// Begins to drain: no new work, idle connections close at once.
+    pub fn start(&self) {
+        self.begin(Phase::Stopping);
+    }
+
+    fn begin(&self, phase: Phase) {
+        self.shared.phase.fetch_max(phase as u8, Ordering::SeqCst);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// True after [`Drain::start`].
+    pub fn is_stopping(&self) -> bool {
+        self.shared.phase() == Phase::Stopping
+    }
+
+    /// True after [`Drain::start_lame_duck`].
+    pub fn entered_lame_duck(&self) -> bool {
+        self.shared.lame_duck.load(Ordering::SeqCst)
+    }
+
+    /// True after [`Drain::start_lame_duck`] or [`Drain::start`]. Cheap: one atomic load.
+    pub fn is_draining(&self) -> bool {
+        self.shared.phase() > Phase::Running
+    }
+
+    /// A watch for the begin of the shutdown.
+    pub fn watch(&self) -> ShutdownWatch {
+        ShutdownWatch { drain: self.clone(), reached: None }
+    }
+
+    /// Ends when draining and no request is running.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_idle(&self) {
+        // The phase is read first: a guard dropped before it was set has then been counted, and one dropped later
+        // notifies.
+        self.until(|shared| shared.phase() > Phase::Running && shared.requests.load(Ordering::SeqCst) == 0).await;
+    }
+
+    /// Ends when draining, no request is running and no connection is open.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_closed(&self) {
+        let none = |shared: &DrainState| {
+            shared.requests.load(Ordering::SeqCst) + shared.connections.load(Ordering::SeqCst) == 0
+        };
+        self.until(|shared| shared.phase() > Phase::Running && none(shared)).await;
+    }
+
+    /// Number of running requests and tunnels.
+    pub fn running_requests(&self) -> usize {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Number of open connections.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    async fn until(&self, reached: impl Fn(&DrainState) -> bool) {
+        while !reached(&self.shared) {
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            // Registered before the condition is read again, so that no change falls between the read and the wait.
+            changed.as_mut().enable();
+            if reached(&self.shared) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
 impl DrainState {
     fn listeners(&self) -> MutexGuard<'_, Vec<Arc<ListenerStats>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,130 +230,8 @@ impl DrainState {
             _ => Phase::Stopping,
         }
     }
-}
 
-impl Drain {
-    /// Nobody is busy, and the end is not in sight.
-    pub fn new() -> Drain {
-        Drain::default()
-    }
-
-    /// One more that must be waited for, until the guard is dropped. Also while draining: what was begun goes on.
-    pub fn request_guard(&self) -> RequestGuard {
-        self.shared.requests.fetch_add(1, Ordering::SeqCst);
-        RequestGuard { shared: Arc::clone(&self.shared) }
-    }
-
-    /// One more that is there, until the guard is dropped.
-    pub fn conn_guard(&self) -> ConnGuard {
-        self.shared.connections.fetch_add(1, Ordering::SeqCst);
-        ConnGuard { shared: Arc::clone(&self.shared), listener: None }
-    }
-
-    /// One more that is there, having come in by this listener.
-    pub fn conn_guard_by(&self, listener: &Arc<ListenerStats>) -> ConnGuard {
-        listener.connection_opened();
-        let mut guard = self.conn_guard();
-        guard.listener = Some(Arc::clone(listener));
-        guard
-    }
-
-    /// A listener, by which others come in.
-    pub fn add_listener(&self, address: SocketAddr) -> Arc<ListenerStats> {
-        let listener = Arc::new(ListenerStats::new(address));
-        self.shared.listeners().push(Arc::clone(&listener));
-        listener
-    }
-
-    /// The listeners that are open, or by which somebody came in who is still there.
-    pub fn listeners(&self) -> Vec<Arc<ListenerStats>> {
-        let mut listeners = self.shared.listeners();
-        listeners.retain(|listener| !listener.is_finished());
-        listeners.clone()
-    }
-
-    /// Another process is there for new work: connections end with the next thing that they do, and not before.
-    pub fn start_lame_duck(&self) {
-        self.shared.lame_duck.store(true, Ordering::SeqCst);
-        self.begin(Phase::LameDuck);
-    }
-
-    /// No new work from here on: what does nothing ends at once.
-    pub fn start(&self) {
-        self.begin(Phase::Stopping);
-    }
-
-    fn begin(&self, phase: Phase) {
-        self.shared.phase.fetch_max(phase as u8, Ordering::SeqCst);
-        self.shared.changed.notify_waiters();
-    }
-
-    /// Whether `start` has been called.
-    pub fn is_stopping(&self) -> bool {
-        self.shared.phase() == Phase::Stopping
-    }
-
-    /// Whether `leave` has been called.
-    pub fn entered_lame_duck(&self) -> bool {
-        self.shared.lame_duck.load(Ordering::SeqCst)
-    }
-
-    /// Whether `leave` or `start` has been called. Cheap: one atomic load.
-    pub fn is_draining(&self) -> bool {
-        self.shared.phase() > Phase::Running
-    }
-
-    /// Whoever may ask more than once whether the end has begun.
-    pub fn watch(&self) -> ShutdownWatch {
-        ShutdownWatch { drain: self.clone(), reached: None }
-    }
-
-    /// Ends when draining and nobody is busy.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn wait_idle(&self) {
-        // The phase is read first: a guard dropped before it was set has then been counted, and one dropped later
-        // notifies.
-        self.until(|shared| shared.phase() > Phase::Running && shared.requests.load(Ordering::SeqCst) == 0).await;
-    }
-
-    /// Ends when draining and nobody is there.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn wait_closed(&self) {
-        let none = |shared: &DrainState| {
-            shared.requests.load(Ordering::SeqCst) + shared.connections.load(Ordering::SeqCst) == 0
-        };
-        self.until(|shared| shared.phase() > Phase::Running && none(shared)).await;
-    }
-
-    /// How many are busy.
-    pub fn running_requests(&self) -> usize {
-        self.shared.requests.load(Ordering::SeqCst)
-    }
-
-    /// How many are there.
-    pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::SeqCst)
-    }
-
-    async fn until(&self, reached: impl Fn(&DrainState) -> bool) {
-        while !reached(&self.shared) {
-            let mut changed = std::pin::pin!(self.shared.changed.notified());
-            // In line before looking again, so that no change falls between the look and the wait.
-            changed.as_mut().enable();
-            if reached(&self.shared) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-impl DrainState {
-    /// One of so many is gone.
+    /// Decrements a count of guards, and notifies when the last one is dropped while draining.
     fn release(&self, count: &AtomicUsize) {
         let before = count.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "every guard was counted when it was made");

@@ -1,4 +1,6 @@
-//! Two processes of the gateway talk over a pair of sockets: messages, and descriptors that come with them.
+//! Unix socket between two processes of the gateway: length-prefixed messages that carry file descriptors (SCM_RIGHTS, unix(7)).
+//!
+//! A message is its length in 4 bytes, little-endian, and its bytes. Descriptors travel with the first byte of the length.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -14,50 +16,49 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// How many descriptors come with a message at most; the kernel takes 253 (SCM_MAX_FD).
+/// Maximum number of descriptors of a message; the kernel allows 253 (SCM_MAX_FD).
 pub const MAX_FDS: usize = 200;
-/// A longer message is none: what is longer must be cut by whoever sends it.
+/// Maximum length of a message, 1 GiB: a bound for the receiver's memory. A sender splits what is longer.
 const MAX_MESSAGE: usize = 1 << 30;
-/// The bytes of a message's length, before it.
+/// Length of the length prefix, in bytes: a `u32`.
 const LENGTH_PREFIX: usize = 4;
 
-/// One end of the pair. Both ends may be used by two threads each, one that sends and one that receives.
+/// One end of a socket pair. Two threads may use an end at one time, one to send and one to receive.
 #[derive(Debug)]
 pub struct FdSocket(UnixStream);
 
 impl FdSocket {
-    /// Both ends: one for this process, one that another may be started with.
+    /// Creates both ends: one for this process, and one to start another process with.
     ///
     /// # Errors
-    /// If there are no descriptors left.
+    /// If no file descriptors are left.
     pub fn pair() -> io::Result<(FdSocket, OwnedFd)> {
         let (here, there) = UnixStream::pair()?;
         Ok((FdSocket(here), there.into()))
     }
 
-    /// The end that this process was started with, as its standard input; that is empty from then on.
+    /// Takes the end that this process was started with as its standard input, and replaces that by `/dev/null`.
     ///
     /// # Errors
-    /// If its standard input is no such thing.
+    /// If the standard input is not a connected Unix socket.
     pub fn from_stdin() -> io::Result<FdSocket> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // Whatever else it may be has no peer.
+        // Fails if the standard input is anything else: only a connected socket has a peer.
         stream.peer_addr()?;
-        // As long as it is open there, the other process does not see the end.
+        // While a copy stays open as standard input, the other process sees no end of the stream.
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
         Ok(FdSocket(stream))
     }
 
-    /// The same end once more, for another thread.
+    /// A second handle of the same end, for another thread.
     ///
     /// # Errors
-    /// If there are no descriptors left.
+    /// If no file descriptors are left.
     pub fn try_clone(&self) -> io::Result<FdSocket> {
         Ok(FdSocket(self.0.try_clone()?))
     }
 
-    /// How long to wait at most from here on: for the next message, and for the other process to take one. `None`: for
-    /// ever. It holds for every handle of this end.
+    /// Sets the timeouts of [`FdSocket::receive`] and [`FdSocket::send`], for every handle of this end. `None`: no timeout.
     ///
     /// # Errors
     /// If the socket is broken.
@@ -66,22 +67,23 @@ impl FdSocket {
         self.0.set_write_timeout(send)
     }
 
-    /// All is said: the other process sees the end once it has received what was sent.
+    /// Closes the sending side: the other process sees the end of the stream after the messages sent so far.
     pub fn shutdown_write(&self) {
-        // It may have ended already.
+        // Fails only if the other process has closed it already.
         self.0.shutdown(Shutdown::Write).ok();
     }
 
-    /// Nothing is said any more, in either direction: whoever waits here or there sees the end.
+    /// Closes both directions: pending and later calls of both processes see the end of the stream.
     pub fn shutdown(&self) {
-        // It may have ended already.
+        // Fails only if the other process has closed it already.
         self.0.shutdown(Shutdown::Both).ok();
     }
 
-    /// Sends a message, and these descriptors with it.
+    /// Sends a message with these descriptors.
     ///
     /// # Errors
-    /// If the other process is gone, does not receive in time, or these are more than may be sent at once.
+    /// If the other process has closed the socket or does not receive in time; `InvalidData` for a message over 1 GiB or more
+    /// than [`MAX_FDS`] descriptors.
     pub fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let length = u32::try_from(message.len()).ok().filter(|length| *length as usize <= MAX_MESSAGE);
         let length = length.ok_or_else(|| invalid("the message is too long"))?.to_le_bytes();
@@ -95,15 +97,16 @@ impl FdSocket {
         }
         let parts = [IoSlice::new(&length), IoSlice::new(message)];
         let sent = retry_on_intr(|| sendmsg(&self.0, &parts, &mut with, SendFlags::NOSIGNAL))?;
-        // The descriptors went with the first byte.
+        // A partial write has sent at least one byte, and the descriptors with it.
         (&self.0).write_all(&length[sent.min(LENGTH_PREFIX)..])?;
         (&self.0).write_all(&message[sent.saturating_sub(LENGTH_PREFIX)..])
     }
 
-    /// The next message, and the descriptors that came with it; `None` at the end.
+    /// Receives the next message with its descriptors; `None` at the end of the stream.
     ///
     /// # Errors
-    /// If the other process has died in the middle of a message, or sends none in time.
+    /// `UnexpectedEof` if the stream ends within a message, `WouldBlock` at the timeout, `InvalidData` for a message over 1 GiB
+    /// or if descriptors were lost.
     pub fn receive(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut length = [0; LENGTH_PREFIX];
         let mut descriptors = Vec::new();
@@ -138,14 +141,14 @@ impl FdSocket {
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(invalid("descriptors were lost on their way: there are too many open files"));
+            return Err(invalid("descriptors were lost: too many open files"));
         }
         Ok(received.bytes)
     }
 }
 
 impl From<OwnedFd> for FdSocket {
-    /// The end that [`FdSocket::pair`] made for another process.
+    /// Takes the end that [`FdSocket::pair`] made for another process.
     fn from(end: OwnedFd) -> FdSocket {
         FdSocket(end.into())
     }

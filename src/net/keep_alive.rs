@@ -1,19 +1,21 @@
-//! TCP keep-alive: a peer that vanished without a word is noticed on an idle connection too.
+//! TCP keep-alive (SO_KEEPALIVE): detects a vanished peer on an idle connection.
 //!
-//! Linux would begin to ask after two hours (tcp(7)), and most NAT and load balancers have forgotten a connection by then.
+//! By default Linux sends the first probe after two hours (tcp(7)). Most NATs and load balancers forget a connection much
+//! earlier.
 
 use std::io;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// How long a connection is idle before the kernel asks, how long it waits for each answer, and how often it asks in vain:
-/// a peer that is gone is noticed after a minute, a tunnel through a NAT with the usual two minutes or more is kept open.
+/// Idle time before the first probe. Shorter than the usual NAT timeout of two minutes or more, so that probes keep a tunnel open.
 const IDLE: Duration = Duration::from_secs(30);
+/// Time between two probes; with [`RETRIES`] a vanished peer is detected one minute after its last byte.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Number of unanswered probes after which the kernel closes the connection.
 const RETRIES: u32 = 3;
 
-/// Switches it on. Sockets that a listening one accepts inherit it.
+/// Enables keep-alive. Accepted sockets inherit it from their listener.
 pub(super) fn enable(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(INTERVAL).with_retries(RETRIES))
 }

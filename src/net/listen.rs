@@ -1,4 +1,4 @@
-//! Bind, and accept with back-off.
+//! TCP listener: binds, and accepts with a back-off when descriptors run out.
 
 use std::future::pending;
 use std::io;
@@ -14,12 +14,13 @@ use tokio::io::unix::AsyncFd;
 
 use super::keep_alive;
 
-/// How many connections the kernel keeps for us between two accepts; it cuts this to `net.core.somaxconn`.
+/// Length of the kernel's accept queue (listen(2)); the kernel cuts it to `net.core.somaxconn`, which is 4096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
-/// The first pause after the process ran out of descriptors or memory, and the longest.
+/// First pause after the process ran out of descriptors or memory: long enough for a connection to end.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
+/// Longest pause: callers notice recovery within a second.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// So many connections in a row show that a backoff is over.
+/// Number of connections accepted in a row after which a shortage counts as over, and the next one is logged again.
 const ACCEPTS_TO_RECOVER: u32 = 1000;
 
 /// A listening socket.
@@ -27,9 +28,9 @@ pub struct Listener {
     socket: AsyncFd<TcpListener>,
     addr: SocketAddr,
     backoff: AcceptBackoff,
-    /// A pause that was begun. It is kept here so that a dropped `accept` does not end it.
+    /// The present pause. Kept here so that dropping `accept` does not end it.
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Called before each pause.
+    /// Called before each pause, to free descriptors.
     on_exhausted: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -37,13 +38,13 @@ impl Listener {
     /// Binds with `SO_REUSEADDR`, a backlog of 4096 and, for `[::]`, `IPV6_V6ONLY`. Must be called inside a runtime.
     ///
     /// # Errors
-    /// Names the address and what the system said: in use, not of this machine, not permitted.
+    /// Names the address and the system's reason: in use, not of this machine, not permitted.
     pub fn bind(addr: SocketAddr) -> io::Result<Listener> {
         Listener::bind_replacing(addr, &[])
     }
 
-    /// As [`Listener::bind`], also where these listen, which are soon to be closed: `0.0.0.0` beside an address of this
-    /// machine, for one. Until then the kernel gives each connection to the more exact of the two.
+    /// Binds as [`Listener::bind`] does, although `others` listen on an overlapping address (`0.0.0.0` and an address of this
+    /// machine) and will be closed soon. Until then the kernel gives each connection to the more specific of both.
     ///
     /// # Errors
     /// As [`Listener::bind`].
@@ -52,14 +53,14 @@ impl Listener {
         for other in others {
             SockRef::from(*other).set_reuse_port(true).map_err(named)?;
         }
-        let socket = listening_socket(addr, !others.is_empty()).map_err(named)?;
+        let socket = listening_socket(addr, others).map_err(named)?;
         Listener::from_socket(socket)
     }
 
-    /// Goes on with a socket that listens already. Must be called inside a runtime.
+    /// Wraps a socket that listens already. Must be called inside a runtime.
     ///
     /// # Errors
-    /// Names the address and what the system said.
+    /// Names the address and the system's reason.
     pub fn from_socket(socket: TcpListener) -> io::Result<Listener> {
         let local = socket.local_addr();
         let named = |error: io::Error| {
@@ -67,7 +68,7 @@ impl Listener {
             io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
         };
         socket.set_nonblocking(true).map_err(named)?;
-        // Accepted sockets inherit both, which saves some calls for each of them.
+        // Accepted sockets inherit both options, which saves system calls for each of them.
         SockRef::from(&socket).set_tcp_nodelay(true).map_err(named)?;
         keep_alive::enable(&SockRef::from(&socket)).map_err(named)?;
         let addr = socket.local_addr().map_err(named)?;
@@ -79,25 +80,25 @@ impl Listener {
         Ok(Listener { socket, addr, backoff: AcceptBackoff::default(), pause: None, on_exhausted: None })
     }
 
-    /// Has this called whenever the process is out of descriptors or memory: it gives back what others can do without.
+    /// Sets a callback for when the process is out of descriptors or memory. It should free some, such as idle connections.
     pub fn set_on_exhausted(&mut self, on_exhausted: impl Fn() + Send + 'static) {
         self.on_exhausted = Some(Box::new(on_exhausted));
     }
 
-    /// Where it listens, with the port that the system chose if 0 was asked for.
+    /// Address of the listener, with the port that the system chose if it was bound to port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The same socket once more: it listens as long as one of both is open.
+    /// Duplicates the socket (dup(2)): it listens until both are closed.
     ///
     /// # Errors
-    /// If there is no descriptor left.
+    /// If no descriptor is left.
     pub fn try_clone_socket(&self) -> io::Result<TcpListener> {
         self.socket.get_ref().try_clone()
     }
 
-    /// The next of the connections that are there already; `None` when there is none.
+    /// Accepts a connection from the kernel's queue without waiting; `None` if the queue is empty or accepting fails.
     pub fn try_accept(&mut self) -> Option<(TcpStream, SocketAddr)> {
         loop {
             match accept_one(self.socket.get_ref()) {
@@ -108,13 +109,14 @@ impl Listener {
         }
     }
 
-    /// The next connection: non-blocking, with `TCP_NODELAY` and keep-alive, and not yet of any runtime, so that another may from_socket it.
+    /// Accepts the next connection: non-blocking, with `TCP_NODELAY` and keep-alive, not yet registered with any runtime, so that
+    /// another thread's runtime may take it.
     ///
-    /// When the process is out of descriptors or memory it calls [`on_exhausted`](Listener::set_on_exhausted), pauses (10 ms, doubled up to
-    /// 1 s), logs once for each such backoff, and goes on.
+    /// When the process is out of descriptors or memory, it calls [`on_exhausted`](Listener::set_on_exhausted), pauses (10 ms,
+    /// doubled up to 1 s), logs once for each such shortage, and goes on.
     ///
     /// # Cancel safety
-    /// Cancel safe: no connection is lost, and a pause that was begun is kept to by the next call.
+    /// Cancel safe: no connection is lost, and the next call continues a pause.
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             if let Some(pause) = &mut self.pause {
@@ -144,27 +146,27 @@ impl Listener {
 }
 
 async fn sleep(time: Duration) {
-    // It always elapses: nothing else is waited for.
+    // Always elapses, because `pending` never ends. (`tokio::time::sleep` is disallowed by clippy.)
     let _elapsed = tokio::time::timeout(time, pending::<()>()).await;
 }
 
-fn listening_socket(addr: SocketAddr, beside_others: bool) -> io::Result<TcpListener> {
+fn listening_socket(addr: SocketAddr, others: &[&TcpListener]) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if beside_others {
+    if !others.is_empty() {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    // From here on the address is taken for everybody else.
+    // From here on no other socket can bind the address.
     socket.set_reuse_port(false)?;
     Ok(socket.into())
 }
 
-/// One call for what `TcpListener::accept` and `set_nonblocking` would take two.
+/// Accepts a non-blocking socket with one system call (accept4(2)); `TcpListener::accept` and `set_nonblocking` take two.
 fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (stream, peer) = rustix::net::acceptfrom_with(listener, flags)?;
@@ -173,8 +175,8 @@ fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((TcpStream::from(stream), peer))
 }
 
-/// Whether only the connection that was to be accepted is broken, so that the next may be fine (accept(2): "treat them
-/// like EAGAIN by retrying").
+/// True if the error concerns only the connection to be accepted, so that the next may succeed (accept(2): "treat them like
+/// EAGAIN by retrying").
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -195,17 +197,18 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// How long to pause while the process is out of descriptors or memory.
+/// Exponential back-off while the process is out of descriptors or memory.
 #[derive(Default)]
 struct AcceptBackoff {
-    /// The last pause; zero while all is well.
+    /// The last pause; zero after a successful accept.
     pause: Duration,
-    /// How many more must be accepted in a row before another failure is a new backoff.
+    /// Number of connections still to accept in a row before another failure counts as a new shortage.
     accepts_to_recover: u32,
 }
 
 impl AcceptBackoff {
-    /// At the edge every descriptor that is freed lets one connection in, and the next fails: that is one backoff.
+    /// True if the last shortage is over. At the limit every freed descriptor admits one connection and the next accept fails;
+    /// all these failures belong to one shortage.
     fn is_new(&self) -> bool {
         self.accepts_to_recover == 0
     }
@@ -216,7 +219,7 @@ impl AcceptBackoff {
         self.pause
     }
 
-    /// One was accepted.
+    /// A connection was accepted.
     fn recover(&mut self) {
         self.accepts_to_recover = self.accepts_to_recover.saturating_sub(1);
         self.pause = Duration::ZERO;

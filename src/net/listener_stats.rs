@@ -1,12 +1,12 @@
-//! Where connections come in: how many did, and how many are there.
+//! Counters of a listener: connections accepted, open and rejected.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// One listener, and those who accepted in by it.
+/// Counters of one listener. They live until it is closed and its last connection has ended.
 #[derive(Debug)]
 pub struct ListenerStats {
-    /// Where it is.
+    /// Address of the listener, with its port.
     pub address: SocketAddr,
     closed: AtomicBool,
     active: AtomicUsize,
@@ -15,12 +15,12 @@ pub struct ListenerStats {
     too_many: AtomicU64,
 }
 
-/// Why a connection was closed before anything was read from it.
+/// Reason for closing a connection before anything is read from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RejectReason {
-    /// Nothing is served to its address.
+    /// The peer's address is not allowed (`[access] allow_from`).
     NotAllowed,
-    /// Its address has as many connections as it may.
+    /// The peer's address is at its connection limit (`max_connections_per_address`).
     TooMany,
 }
 
@@ -36,37 +36,37 @@ impl ListenerStats {
         }
     }
 
-    /// How many are there now.
+    /// Number of open connections.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// How many have come in.
+    /// Number of connections accepted since the start, without rejected ones.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// One more was closed at once.
-    pub fn count_rejected(&self, why: RejectReason) {
-        let count = match why {
+    /// Counts a rejected connection.
+    pub fn count_rejected(&self, reason: RejectReason) {
+        let count = match reason {
             RejectReason::NotAllowed => &self.not_allowed,
             RejectReason::TooMany => &self.too_many,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many were closed at once, by the reason in a word.
+    /// Number of rejected connections, by the metric's label of the reason.
     pub fn rejected(&self) -> [(&'static str, u64); 2] {
         [("not_allowed", &self.not_allowed), ("too_many", &self.too_many)]
-            .map(|(why, count)| (why, count.load(Ordering::Relaxed)))
+            .map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
     }
 
-    /// Nobody comes in any more.
+    /// Marks the listener as closed: no connections are added.
     pub fn mark_closed(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there is nothing more to be told of it.
+    /// True if the listener is closed and its last connection has ended.
     pub(super) fn is_finished(&self) -> bool {
         self.closed.load(Ordering::Relaxed) && self.active() == 0
     }

@@ -1,8 +1,10 @@
-//! CONNECTS: sockets, nothing of HTTP.
+//! Sockets: listeners, DNS lookups, outgoing connections, and the shutdown of what uses them.
 //!
-//! It binds and accepts ([`listen`]), looks names up ([`resolve`]) and connects ([`dial`]), and knows who is
-//! still running when the gateway ends ([`drain`]) and by which listener they came ([`listener_stats`]). It knows which addresses are one caller's ([`prefix`]). It never reads or writes a byte of what it connects, and knows
-//! neither limits nor callers. What two processes of the gateway say to each other it carries as bytes ([`fd_socket`]).
+//! Binds and accepts ([`listen`]), looks names up ([`resolve`]), connects ([`dial`]), bounds the number of connections
+//! ([`connection_limit`]), counts them by listener ([`listener_stats`]) and in all, for a graceful shutdown ([`drain`]), maps
+//! an address to the block of addresses of one caller ([`prefix`]), and carries messages and file descriptors between two
+//! processes of the gateway ([`fd_socket`]). It never reads or writes a byte of a caller's or an origin's connection, and
+//! knows neither HTTP nor limits.
 
 mod address;
 pub mod connection_limit;
@@ -12,7 +14,6 @@ pub mod fd_socket;
 mod keep_alive;
 pub mod listen;
 pub mod listener_stats;
-
 mod policy;
 pub mod prefix;
 pub mod resolve;

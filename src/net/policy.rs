@@ -1,4 +1,4 @@
-//! Which addresses may be dialled: judged on what a name resolved to, never on the name.
+//! Dial policy: allows or denies an address. It judges the addresses that a name resolved to, never the name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,44 +6,44 @@ use ipnet::IpNet;
 
 use super::address::{AddressForms, is_metadata, is_special};
 
-/// What must not be dialled.
+/// The dial policy, from `[access]` and the listeners.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Ranges that are never dialled.
     pub deny: Vec<IpNet>,
-    /// Ranges that may be dialled whatever the reach is, unless `deny` has them. A metadata service must be in it by its
-    /// own address.
+    /// Ranges that may be dialled whatever the reach is, unless `deny` contains them. A metadata service is allowed only by a
+    /// range of a single address.
     pub allow: Vec<IpNet>,
-    /// Whether loopback, private, link-local, unspecified, multicast and other special addresses are denied to those
-    /// whose reach is public.
+    /// True if loopback, private, link-local, unspecified, multicast and other special-purpose addresses are denied to requests
+    /// with [`Reach::Public`].
     pub deny_private: bool,
-    /// Our own listening addresses: dialling one is a loop. An unspecified listener (`0.0.0.0`, `[::]`) means every
-    /// address of this machine on that port.
+    /// Addresses of the gateway's own listeners: dialling one is a loop. An unspecified address (`0.0.0.0`, `[::]`) means every
+    /// address of this machine with that port.
     pub own: Vec<SocketAddr>,
 }
 
-/// Which addresses a request may lead to.
+/// Addresses that a request may be sent to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reach {
-    /// Addresses of public servers; all others too where the gateway serves its own machine only.
+    /// Addresses of public servers; all addresses if the gateway serves its own machine only ([`Settings::deny_private`]).
     Public,
-    /// Addresses of private networks and of this machine too, metadata services left out: the operator has named the host.
+    /// Also addresses of private networks and of this machine, without metadata services: the configuration names the host.
     Private,
-    /// Any address: the operator has written the address itself.
+    /// Any address: the configuration contains the address itself.
     Address,
 }
 
-/// What may be done with an address.
+/// Verdict of the dial policy on an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DialVerdict {
     Allowed,
     Denied,
-    /// It is one of our own listeners.
+    /// The address is one of the gateway's own listeners.
     OwnListener,
 }
 
 impl Settings {
-    /// `is_local`: whether an address is one of this machine's.
+    /// Judges an address. `is_local`: true for the addresses of this machine.
     pub(super) fn verdict(&self, address: SocketAddr, reach: Reach, is_local: impl Fn(IpAddr) -> bool) -> DialVerdict {
         if self.is_own_listener(address, is_local) {
             return DialVerdict::OwnListener;
@@ -70,8 +70,8 @@ impl Settings {
         }
     }
 
-    /// Whether one of the ranges for which `counts` holds allows the address. The IPv4 address inside another does not
-    /// count: only IPv4-mapped is the same address.
+    /// True if one of the ranges for which `counts` holds allows the address. An embedded IPv4 address does not count, but for
+    /// IPv4-mapped addresses, which are the same address.
     fn allows(&self, ip: IpAddr, counts: impl Fn(&IpNet) -> bool) -> bool {
         let ip = ip.to_canonical();
         self.allow.iter().any(|range| range.contains(&ip) && counts(range))
@@ -86,7 +86,7 @@ impl Settings {
     }
 }
 
-/// Where dialling an address leads: on Linux the unspecified address reaches loopback.
+/// The address that dialling `ip` reaches: on Linux the unspecified address leads to loopback.
 fn effective_ip(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(if ip.is_unspecified() { Ipv4Addr::LOCALHOST } else { ip }),

@@ -1,13 +1,13 @@
-//! Address prefixes: the block of addresses that counts as one caller.
+//! IPv6 prefixes: the block of addresses that counts as one caller.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// How many leading bits of IPv6 addresses tell callers apart, 1 to 128.
+/// Number of leading bits of an IPv6 address that identify a caller, 1 to 128; 64 by default.
 ///
-/// One holder of IPv6 addresses has 2^64 of them at least, and may send from any (RFC 4291 §2.5.1, RFC 6177). IPv4
-/// addresses are told apart by all their bits, also those that are written as IPv6.
+/// A site has at least 2^64 IPv6 addresses, and may send from any of them (RFC 4291 §2.5.1, RFC 6177). IPv4 addresses identify
+/// a caller by all their bits, also in IPv4-mapped form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv6Prefix(pub u8);
 
@@ -18,7 +18,7 @@ impl Default for Ipv6Prefix {
 }
 
 impl Ipv6Prefix {
-    /// The block that an address belongs to; an IPv4 address is a block of its own, and so is `::1`.
+    /// Block of an address; an IPv4 address and `::1` are blocks of their own.
     pub fn block(self, address: IpAddr) -> IpNet {
         let address = address.to_canonical();
         if address.is_ipv4() || address.is_loopback() {
@@ -28,7 +28,7 @@ impl Ipv6Prefix {
     }
 }
 
-/// A block as people write it: a single address without its length.
+/// Text of a block in CIDR notation; a single address is written without its prefix length.
 pub fn display_block(block: IpNet) -> String {
     if block.prefix_len() == block.max_prefix_len() { block.addr().to_string() } else { block.to_string() }
 }

@@ -1,8 +1,8 @@
-//! Name lookups (DNS): the system's resolver, called on threads of its own, few at one time for each caller.
+//! DNS resolver: the system's getaddrinfo(3) on a thread pool of its own, shared fairly between callers.
 //!
-//! getaddrinfo(3) blocks its thread and cannot be cancelled: with a name server that does not answer it takes ten seconds
-//! or more, long after its caller has gone. So lookups share no thread with other work, each caller has a fair
-//! share of the threads at most, and lookups in a dead zone hold up only lookups of the same caller in that zone.
+//! getaddrinfo blocks its thread and cannot be cancelled: with a name server that does not answer, it takes ten seconds or
+//! more, long after its caller has gone. So lookups share no thread with other work, each caller has at most a fair share of
+//! the threads, and lookups in a dead zone delay only lookups of the same caller in that zone.
 
 mod fair_share;
 
@@ -22,38 +22,39 @@ use tokio::time::timeout;
 
 use self::fair_share::{FairShare, ThreadToken};
 
-/// The most lookups at one time: each occupies a thread.
+/// Maximum number of simultaneous lookups; each occupies a thread.
 const MAX_LOOKUPS: usize = 64;
-/// The most of them for one caller, when few others have any: a quarter.
+/// Maximum number of simultaneous lookups of one caller, while few others have any: a quarter of [`MAX_LOOKUPS`].
 const MAX_PER_CALLER: usize = 16;
-/// The most of those in one zone, so that a dead zone leaves its caller threads for other zones.
+/// Maximum number of simultaneous lookups of one caller in one zone, so that a dead zone leaves threads for other zones: half of
+/// [`MAX_PER_CALLER`].
 const MAX_PER_ZONE: usize = 8;
-/// The time that a failure is remembered, so that a name in heavy use does not ask a dead server without pause: the least
-/// that RFC 9520 §3.2 wants.
+/// Time for which a failed lookup is cached, so that a name in heavy use does not query a dead server without pause: the minimum
+/// of RFC 9520 §3.2.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
-/// The most failures that are remembered: callers choose the names.
+/// Maximum number of cached failures: callers choose the names, so the cache needs a bound.
 const MAX_FAILURES: usize = 1024;
-/// The most addresses of a name that are looked at. An answer holds as many as its owner likes.
+/// Maximum number of addresses of a name; the rest of a response is dropped. The owner of the name chooses their number.
 const MAX_ADDRESSES: usize = 64;
-/// The number of keys that [`KeyedSemaphores`] keeps before it looks which of them are still in use.
+/// Minimum number of keys at which [`KeyedSemaphores`] removes unused ones.
 const MIN_SWEEP: usize = 256;
 
-/// The way a name is read.
+/// Interpretation of a name that has no final dot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Lookup {
-    /// As an absolute name (RFC 1034 §3.1), which the search list of resolv.conf(5) does not complete. A name in hosts(5)
-    /// means the address there.
+    /// An absolute name (RFC 1034 §3.1): not completed by the search list of resolv.conf(5). Names in hosts(5) have the address
+    /// given there.
     Absolute,
-    /// As the system reads it, with its search list.
+    /// As the system interprets it, with its search list.
     Searched,
 }
 
-/// The reason that a name has no address; all that asked for it at one time get the same.
+/// Error of a lookup, shared by all requests that waited for it.
 #[derive(Clone, Debug)]
 pub struct LookupFailure(Arc<io::Error>);
 
 impl LookupFailure {
-    /// The error of the system.
+    /// The system's error.
     pub fn error(&self) -> &io::Error {
         &self.0
     }
@@ -73,23 +74,23 @@ impl From<io::Error> for LookupFailure {
     }
 }
 
-/// A name's addresses, of port 0; or why there are none.
+/// The addresses of a name, with port 0; at least one.
 type LookupResult = Result<Arc<[SocketAddr]>, LookupFailure>;
 
-/// Looks up the addresses of a name exactly as it is spelled.
+/// Blocking lookup of a name exactly as it is spelled.
 type SystemLookup = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
-/// Name lookup for the whole process.
+/// Resolver of the process, with its threads and its cache of failures.
 pub struct Resolver {
     system: SystemLookup,
     hosts: PathBuf,
     threads: LookupThreads,
-    places: Arc<FairShare>,
+    tokens: Arc<FairShare>,
     zones: KeyedSemaphores<(u64, Box<str>)>,
     table: Mutex<LookupTable>,
 }
 
-/// Lookups that run, and those that have failed a moment ago.
+/// Running lookups, and cached failures.
 #[derive(Default)]
 struct LookupTable {
     known: HashMap<LookupKey, watch::Receiver<Option<LookupResult>>>,
@@ -103,53 +104,53 @@ struct LookupKey {
 }
 
 impl Resolver {
-    /// The system's resolver.
+    /// A resolver that calls getaddrinfo.
     ///
     /// # Errors
-    /// If there can be no threads for it.
+    /// If the runtime of its threads cannot be created.
     pub fn new() -> io::Result<Arc<Resolver>> {
         let system = |name: &str| (name, 0).to_socket_addrs().map(Iterator::collect);
         Resolver::with_system(Arc::new(system), PathBuf::from("/etc/hosts"))
     }
 
-    /// `hosts`: the file whose names are known without a name server (hosts(5)).
+    /// A resolver that calls `system`. `hosts`: path of the hosts(5) file.
     pub(super) fn with_system(system: SystemLookup, hosts: PathBuf) -> io::Result<Arc<Resolver>> {
         Ok(Arc::new(Resolver {
             system,
             hosts,
             threads: LookupThreads::new()?,
-            places: FairShare::new(MAX_LOOKUPS, MAX_PER_CALLER),
+            tokens: FairShare::new(MAX_LOOKUPS, MAX_PER_CALLER),
             zones: KeyedSemaphores::new(MAX_PER_ZONE),
             table: Mutex::default(),
         }))
     }
 
-    /// The addresses of `name`, at least one; equal names that are asked for at one time are looked up once. `caller`: a
-    /// number for the one that asks.
+    /// Looks up the addresses of `name`; returns at least one. Simultaneous lookups of equal names are merged. `caller`: number of
+    /// the caller, for the fair share of threads.
     ///
     /// # Errors
-    /// The system's: it knows no address, or cannot ask.
+    /// The system's error: no address found, or no name server reached.
     ///
     /// # Cancel safety
-    /// Cancel safe. A lookup that has begun goes on, and occupies its caller's place until it ends.
+    /// Cancel safe. A lookup that has begun continues, and occupies a thread of its caller's share until it ends.
     pub(super) async fn resolve(self: &Arc<Self>, name: &str, lookup: Lookup, caller: u64) -> LookupResult {
         let question = LookupKey { name: name.into(), lookup };
         let known = self.lock().known.get(&question).cloned();
         let mut receiver = match known {
             Some(receiver) => receiver,
             None => {
-                // The zone first: a wait for a dead one occupies no place that other zones need.
+                // The zone comes first: while waiting for a dead zone the caller occupies no thread that other zones need.
                 let zone = self.zones.acquire((caller, zone_of(name).into())).await;
-                let place = self.places.acquire(caller).await;
-                self.start_lookup(question, (zone, place))
+                let token = self.tokens.acquire(caller).await;
+                self.start_lookup(question, (zone, token))
             }
         };
         let answer = receiver.wait_for(Option::is_some).await.map(|answer| answer.clone());
-        let gone = || Err(io::Error::other("the gateway ends").into());
+        let gone = || Err(io::Error::other("the gateway is shutting down").into());
         answer.ok().flatten().unwrap_or_else(gone)
     }
 
-    /// Begins a lookup, unless one runs by now. Its `room` is given back when its thread is free again.
+    /// Starts a lookup, unless an equal one runs by now. `room` is released when the lookup's thread is free again.
     fn start_lookup(
         self: &Arc<Self>,
         question: LookupKey,
@@ -180,7 +181,7 @@ impl Resolver {
         let is_kept = answer.as_ref().is_err_and(|failure| !is_exhausted(failure.error())) && self.keep_failure();
         if is_kept {
             sender.send_replace(Some(answer));
-            // Never ready, so this is a sleep.
+            // `pending` never ends, so this is a sleep.
             timeout(FAILURE_TTL, std::future::pending::<()>()).await.ok();
             let mut table = self.lock();
             table.known.remove(&question);
@@ -191,7 +192,7 @@ impl Resolver {
         }
     }
 
-    /// Takes the room for another failure, if there is some.
+    /// Reserves room in the cache for a failure; false if it is full.
     fn keep_failure(&self) -> bool {
         let mut table = self.lock();
         let has_room = table.failures < MAX_FAILURES;
@@ -199,7 +200,7 @@ impl Resolver {
         has_room
     }
 
-    /// Blocks its thread.
+    /// Calls the system's resolver. Blocks the thread.
     fn query_system(&self, question: &LookupKey) -> LookupResult {
         let mut addresses = (self.system)(&self.query_name(question))?;
         addresses.truncate(MAX_ADDRESSES);
@@ -209,8 +210,8 @@ impl Resolver {
         Ok(addresses.into())
     }
 
-    /// The name as the system is asked for it: one that ends with a dot is absolute. But hosts(5) knows no names with a dot
-    /// at their end, and is looked into first everywhere (nsswitch.conf(5)).
+    /// Spelling of a name for the system's resolver: an absolute name ends with a dot. But names in hosts(5) have no final dot, and
+    /// that file comes first everywhere (nsswitch.conf(5)).
     fn query_name<'q>(&self, question: &'q LookupKey) -> Cow<'q, str> {
         let name = &*question.name;
         let is_as_it_is = question.lookup == Lookup::Searched
@@ -220,39 +221,38 @@ impl Resolver {
     }
 
     fn lock(&self) -> MutexGuard<'_, LookupTable> {
-        // A panic elsewhere cannot leave the table half changed.
+        // No change of the table can panic half way.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// True if the gateway itself has run out of something; another try may go better at once.
+/// True if the gateway is out of descriptors, memory or threads; a retry may succeed at once.
 pub(super) fn is_exhausted(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    // EADDRNOTAVAIL, "no local port left", is not among them: a machine without IPv6 says the same of every IPv6
-    // address.
+    // Without EADDRNOTAVAIL ("no local port left"): a machine without IPv6 returns it for every IPv6 address.
     matches!(
         Errno::from_io_error(error),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
     )
 }
 
-/// True if a line of hosts(5) bears the name.
+/// True if a line of the hosts(5) file contains the name.
 fn hosts_file_names(hosts: &[u8], name: &str) -> bool {
     hosts.split(|byte| *byte == b'\n').any(|line| {
         let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        // The address.
+        // Skips the address.
         words.next();
         words.any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
     })
 }
 
-/// The last two labels of a name: the zone of one owner, in most cases.
+/// Zone of a name: its last two labels, which have one owner in most cases.
 fn zone_of(name: &str) -> &str {
     name.rmatch_indices('.').nth(1).map_or(name, |(dot, _)| &name[dot + 1..])
 }
 
-/// Semaphores by key: at most `each` at one time; the others wait, first come, first served.
+/// A semaphore for each key, with `each` permits; waiters are served in their order of arrival.
 struct KeyedSemaphores<K> {
     each: usize,
     all: Mutex<(HashMap<K, Weak<Semaphore>>, usize)>,
@@ -283,8 +283,8 @@ impl<K: Eq + Hash> KeyedSemaphores<K> {
     }
 }
 
-/// Threads for blocking calls: those of a runtime on which nothing else runs. It starts them on demand, and ends those that
-/// were idle for some seconds.
+/// Thread pool for lookups: the blocking threads of a runtime of its own. It starts threads on demand, and ends those that were
+/// idle for some seconds (10 s in tokio).
 struct LookupThreads(Option<Runtime>);
 
 impl LookupThreads {
@@ -304,7 +304,7 @@ impl LookupThreads {
 impl Drop for LookupThreads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // A lookup cannot be cancelled; its answer is dropped.
+            // A running lookup cannot be cancelled; its result is dropped.
             runtime.shutdown_background();
         }
     }

@@ -1,4 +1,4 @@
-//! Real sockets on loopback, and addresses that never answer.
+//! Tests of the dialer: real sockets on loopback, and addresses that never answer.
 
 use std::net::TcpListener;
 
@@ -25,7 +25,7 @@ fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// An address of this machine where nobody listens.
+/// An address of this machine without a listener.
 fn refusing() -> SocketAddr {
     listener().1
 }
@@ -75,7 +75,7 @@ async fn every_way_to_write_loopback_is_denied_unless_the_host_is_named() {
         "0177.0.0.1",
     ] {
         let result = dialer(true).connect(to(host, address.port(), Reach::Public), AGES).await;
-        // A resolver that does not read the old spellings refuses the name, which is as good.
+        // A resolver that does not know the old spellings finds no such name, which is as good.
         assert!(matches!(result, Err(Error::Denied | Error::Dns(_))), "{host}: {result:?}");
     }
     assert!(matches!(
@@ -96,7 +96,7 @@ async fn a_zone_id_is_refused_before_anything_is_resolved() {
 #[tokio::test]
 async fn only_a_host_that_the_operator_has_named_is_completed_by_the_search_list() {
     let (_listener, address) = listener();
-    // Knows the short name alone, as a resolver with a search list does.
+    // Knows only the short name, as a resolver with a search list does.
     let searching = |name: &str| match name {
         "payments" => Ok(vec!["127.0.0.1:0".parse().unwrap()]),
         _ => Err(io::Error::other("no such name")),
@@ -120,7 +120,7 @@ fn what_is_denied_is_left_out_and_the_rest_is_dialled() {
 
 #[tokio::test]
 async fn of_a_name_with_many_addresses_only_the_first_eight_are_tried() {
-    // A corner of loopback where no other test listens.
+    // A part of loopback that no other test uses.
     let at = |last: usize| SocketAddr::new(Ipv4Addr::new(127, 88, 0, u8::try_from(last).unwrap()).into(), 0);
     for (there, is_tried) in [(MAX_TRIED, true), (MAX_TRIED + 1, false), (20, false)] {
         let listener = TcpListener::bind(at(there)).unwrap();
@@ -142,7 +142,7 @@ async fn the_gateway_does_not_dial_itself() {
         let dialer = of(Settings { deny: Vec::new(), allow: Vec::new(), deny_private: false, own: vec![own] });
         for host in ["127.0.0.1", "::ffff:127.0.0.1", "localhost", "0.0.0.0"] {
             let result = dialer.connect(to(host, address.port(), Reach::Private), AGES).await;
-            // `localhost` may be `::1` as well, where nobody listens.
+            // `localhost` may also be `::1`, where no process listens.
             assert!(matches!(result, Err(Error::Loop | Error::Refused(_))), "{own} {host}: {result:?}");
         }
         let result = dialer.connect(to("127.0.0.1", address.port(), Reach::Private), AGES).await;
@@ -235,7 +235,7 @@ async fn where_no_two_connections_may_arrive_an_address_is_given_up_before_the_n
 
 #[tokio::test]
 async fn when_all_fail_the_most_telling_failure_is_reported() {
-    // Nobody can connect to a broadcast address by TCP.
+    // TCP cannot connect to a broadcast address.
     let unreachable: SocketAddr = "255.255.255.255:80".parse().unwrap();
     for order in [[refusing(), unreachable], [unreachable, refusing()]] {
         let result = happy_eyeballs(addresses(&order), AGES).await;

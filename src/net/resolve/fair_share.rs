@@ -1,9 +1,9 @@
-//! Fair share of a fixed number of places: a caller gets another one while it has fewer than are free.
+//! Fair-share semaphore: a fixed number of tokens; a caller gets another one while it has fewer than are free.
 //!
-//! This is the dynamic threshold of Choudhury and Hahne (IEEE/ACM Transactions on Networking 6(2), 1998) with α = 1. A
-//! caller that is alone gets as many as one caller may have; of `n` callers that keep all they can get, each has about
-//! 1/(n + 1) of the places, and as many stay free for the next caller. A caller without a place waits only while none is free,
-//! and that takes as many callers as there are places.
+//! This is the dynamic threshold of Choudhury and Hahne (IEEE/ACM Transactions on Networking 6(2), 1998) with α = 1. A single
+//! caller gets as many as one caller may have. Of `n` callers that hold all they can get, each has about 1/(n + 1) of the
+//! tokens, and as many stay free for the next caller. A caller without a token waits only while none is free, which takes as
+//! many callers as there are tokens.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -13,40 +13,40 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-/// Places for callers, which are numbers.
+/// The semaphore; callers are numbers.
 pub(super) struct FairShare {
-    /// The most places of one caller.
+    /// Maximum number of tokens of one caller.
     most: usize,
     state: Mutex<ShareState>,
 }
 
 struct ShareState {
     free: usize,
-    /// Callers that have a place or wait for one.
+    /// Callers that have a token or wait for one.
     callers: HashMap<u64, CallerShare>,
-    /// Callers that wait: those with the fewest places first, then by arrival. Equal to the `rank` of each.
+    /// The [`CallerShare::rank`] of each waiting caller: fewest tokens first, then by arrival.
     queue: BTreeSet<(usize, u64, u64)>,
-    /// The number of the next waiter.
+    /// Number of the next waiter.
     next: u64,
 }
 
 #[derive(Default)]
 struct CallerShare {
     taken: usize,
-    /// By arrival.
+    /// By number, that is by arrival.
     waiters: BTreeMap<u64, oneshot::Sender<ThreadToken>>,
 }
 
-/// One of the places; given back when dropped.
+/// One token; released when dropped.
 pub(super) struct ThreadToken {
     all: Arc<FairShare>,
     caller: u64,
 }
 
-/// A wait for a place.
+/// Future of a token.
 ///
 /// # Cancel safety
-/// Dropped, it leaves the queue.
+/// Cancel safe: dropping it leaves the queue.
 pub(super) struct AcquireToken {
     all: Arc<FairShare>,
     caller: u64,
@@ -55,13 +55,13 @@ pub(super) struct AcquireToken {
 }
 
 impl FairShare {
-    /// `places` in all, `most` of them for one caller.
-    pub(super) fn new(places: usize, most: usize) -> Arc<FairShare> {
-        let state = ShareState { free: places, callers: HashMap::new(), queue: BTreeSet::new(), next: 0 };
+    /// A semaphore with `tokens` in all, at most `most` for one caller.
+    pub(super) fn new(tokens: usize, most: usize) -> Arc<FairShare> {
+        let state = ShareState { free: tokens, callers: HashMap::new(), queue: BTreeSet::new(), next: 0 };
         Arc::new(FairShare { most, state: Mutex::new(state) })
     }
 
-    /// A place for `caller`, perhaps after a wait. Places of one caller are granted in the order of these calls.
+    /// A token for `caller`. Waiters of one caller are served in the order of these calls.
     pub(super) fn acquire(self: &Arc<Self>, caller: u64) -> AcquireToken {
         let (grant, granted) = oneshot::channel();
         let mut number = 0;
@@ -73,30 +73,30 @@ impl FairShare {
         AcquireToken { all: Arc::clone(self), caller, number, granted }
     }
 
-    /// Changes the state, and grants what can be granted then.
+    /// Changes the state, then grants the tokens that can be granted.
     fn change(self: &Arc<Self>, change: impl FnOnce(&mut ShareState)) {
         let granted = {
             let mut state = self.lock();
             change(&mut state);
             state.grants(self.most)
         };
-        // After the lock: a place that is not taken delivery of gives itself back.
+        // After the lock is released: a token whose receiver is gone releases itself, which takes the lock.
         for (caller, grant) in granted {
             drop(grant.send(ThreadToken { all: Arc::clone(self), caller }));
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, ShareState> {
-        // Nothing under the lock panics half way.
+        // No change can panic half way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ShareState {
-    /// Takes all waiters out of the queue for which there is a place now.
+    /// Removes the waiters that can be granted a token from the queue, and returns them.
     fn grants(&mut self, most: usize) -> Vec<(u64, oneshot::Sender<ThreadToken>)> {
         let mut granted = Vec::new();
-        // The first has the fewest places: where it gets none, no other does.
+        // The first has the fewest tokens: if it gets none, no other does.
         while let Some((taken, number, caller)) = self.queue.first().copied()
             && taken < most.min(self.free)
         {
@@ -125,7 +125,7 @@ impl ShareState {
 }
 
 impl CallerShare {
-    /// Its place in the queue; `None` if it does not wait.
+    /// Position in the queue: (tokens, number of the first waiter, caller); `None` without a waiter.
     fn rank(&self, caller: u64) -> Option<(usize, u64, u64)> {
         self.waiters.first_key_value().map(|(number, _)| (self.taken, *number, caller))
     }
@@ -151,7 +151,7 @@ impl Future for AcquireToken {
 
 impl Drop for AcquireToken {
     fn drop(&mut self) {
-        // A waiter that was granted its place is in the queue no more; its caller may be gone altogether.
+        // A waiter that was granted a token has left the queue; its caller may have been removed.
         self.all.change(|state| state.update(self.caller, |share| share.waiters.remove(&self.number)));
     }
 }
@@ -160,7 +160,7 @@ impl Drop for AcquireToken {
 mod tests {
     use super::*;
 
-    /// What a waiter got so far.
+    /// The token of a waiter, if it was granted.
     fn got(waiting: &mut AcquireToken) -> Option<ThreadToken> {
         match Pin::new(waiting).poll(&mut Context::from_waker(std::task::Waker::noop())) {
             Poll::Ready(place) => Some(place),
@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// As many places as these callers get if each asks again and again, in turn.
+    /// The tokens that these callers get if each requests 100, in turns.
     fn greedy(all: &Arc<FairShare>, callers: u64) -> (Vec<ThreadToken>, Vec<AcquireToken>) {
         let mut waiting: Vec<_> = (0..100).flat_map(|_| (0..callers).map(|caller| all.acquire(caller))).collect();
         let places = waiting.iter_mut().filter_map(got).collect();
@@ -233,7 +233,7 @@ mod tests {
         drop(second);
         assert!(got(&mut third).is_none());
         drop(place);
-        // Granted, and given back unseen.
+        // Was granted, and is released without having been polled.
         drop(third);
         let mut fourth = fourth;
         drop(got(&mut fourth).expect("the next one's"));

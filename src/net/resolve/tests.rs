@@ -1,4 +1,4 @@
-//! A resolver that answers when the test lets it: lookups that hold up others, and lookups that are shared.
+//! Tests of the resolver: lookups that hang until the test releases them, merged lookups, cached failures.
 
 use std::collections::HashSet;
 use std::sync::Condvar;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-/// Knows the names that begin with `live`, at once; those with `dead` when it is released; no others.
+/// Fake system resolver: answers names that begin with `live` at once, those with `dead` after a release, and no others.
 #[derive(Default)]
 struct FakeResolver {
     asked: Mutex<Vec<String>>,
@@ -48,7 +48,7 @@ impl FakeResolver {
     }
 }
 
-/// A thread that still waits when a test fails would keep its process from ending.
+/// Releases all lookups when dropped: a thread that still hangs when a test fails would keep its process from ending.
 struct ReleaseOnDrop(Arc<FakeResolver>);
 
 impl Drop for ReleaseOnDrop {
@@ -57,7 +57,7 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-/// Has a name looked up by a task of its own.
+/// Looks a name up in a task of its own.
 fn ask(resolver: &Arc<Resolver>, name: &str, caller: u64) -> tokio::task::JoinHandle<LookupResult> {
     let (resolver, name) = (Arc::clone(resolver), name.to_owned());
     tokio::spawn(async move { resolver.resolve(&name, Lookup::Absolute, caller).await })
@@ -228,7 +228,7 @@ async fn a_name_without_addresses_does_not_resolve_and_one_with_thousands_has_a_
     assert_eq!(many.resolve("live.example", Lookup::Absolute, 0).await.unwrap().len(), MAX_ADDRESSES);
 }
 
-/// A file of the test's own; removed when dropped.
+/// A hosts file of one test; removed when dropped.
 struct HostsFile(PathBuf);
 
 impl Drop for HostsFile {
@@ -237,7 +237,7 @@ impl Drop for HostsFile {
     }
 }
 
-/// A resolver whose hosts file says this, and what it has asked of the system.
+/// The names that a resolver with this hosts file passes to the system, and the resolver.
 fn spelling(hosts: &str) -> (Arc<Mutex<Vec<String>>>, Arc<Resolver>, HostsFile) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let file = format!("lockgate-hosts-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
