@@ -9,6 +9,7 @@ use axum::routing::get;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// Routes of the dashboard (`/`, `/page.css`, `/page.js`) and of `/v1/openapi.json`.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route("/", get(|| async { file("text/html; charset=utf-8", include_str!("dashboard/index.html")) }))
@@ -17,6 +18,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("dashboard/page.js")) }))
 }
 
+/// A static file of this media type, with the headers that protect the page.
 fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let fields = [
         (CONTENT_TYPE, kind),

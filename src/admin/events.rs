@@ -33,6 +33,7 @@ pub(super) fn sample_every_second(state: Arc<AdminState>, samples: Sender<Arc<st
     run_sampler(state, samples, before)
 }
 
+/// The loop of [`sample_every_second`]. `before`: the counters of each limit at the last sample.
 async fn run_sampler(state: Arc<AdminState>, samples: Sender<Arc<str>>, mut before: HashMap<Arc<str>, LimitTotals>) {
     let mut every_second = interval(SAMPLE_INTERVAL);
     every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);

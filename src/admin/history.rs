@@ -41,6 +41,7 @@ pub(super) struct LimitTotals {
 }
 
 impl LimitTotals {
+    /// The present counters of a limit.
     pub(super) fn of(tally: &Tally) -> LimitTotals {
         LimitTotals {
             permits: tally.permits.get(),

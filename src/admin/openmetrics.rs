@@ -51,6 +51,7 @@ impl fmt::Debug for Scrape {
 struct Metric {
     name: &'static str,
     help: &'static str,
+    /// Unit; the encoder appends it to the name.
     unit: Option<Unit>,
     kind: MetricType,
 }

@@ -15,15 +15,21 @@ use crate::proxy::tally::Tallies;
 
 /// Handles to the parts of the gateway that the admin API shows or changes.
 pub(super) struct AdminState {
+    /// Limits, windows and waiters.
     pub(super) gate: Arc<Gate>,
+    /// Open connections, running requests, and the shutdown.
     pub(super) drain: Drain,
+    /// Counters of requests, by limit and in all.
     pub(super) tallies: Arc<Tallies>,
+    /// The connection limit, for its metrics.
     pub(super) connections: ConnectionLimit,
+    /// The configuration in force.
     pub(super) current: Arc<Current>,
     /// Users of `[admin]`; `None`: no password is needed.
     pub(super) passwords: Option<Passwords>,
     /// Closed once the admin listener shuts down.
     pub(super) commands: mpsc::UnboundedSender<AdminCommand>,
+    /// The samples of the last 15 minutes.
     pub(super) history: History,
     /// The last sample, as JSON for `/v1/events`.
     pub(super) latest: watch::Receiver<Arc<str>>,

@@ -29,9 +29,6 @@ use crate::proxy::password::Passwords;
 use crate::proxy::refusal::Refusal;
 use crate::wire::cross_site;
 
-#[cfg(test)]
-mod tests;
-
 /// Timeout of a request's head, of its content, and of the last responses at shutdown: enough for a slow link, as requests are
 /// short.
 const READ_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
@@ -192,3 +189,6 @@ pub fn problem(status: StatusCode, detail: &str) -> Response {
     let json = [("content-type", "application/problem+json")];
     (status, json, problem.to_string()).into_response()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,14 @@ use smallvec::SmallVec;
 
 /// An address in all its forms: an IPv6 address may embed an IPv4 address to which the network delivers.
 pub(super) struct AddressForms {
+    /// The address as given.
     plain: IpAddr,
+    /// Every IPv4 address that the network may deliver to; an IPv4 address itself.
     embedded: SmallVec<[Ipv4Addr; 4]>,
 }
 
 impl AddressForms {
+    /// All forms of `ip`.
     pub(super) fn of(ip: IpAddr) -> AddressForms {
         match ip {
             IpAddr::V4(four) => AddressForms { plain: ip, embedded: [four].into_iter().collect() },
@@ -56,6 +59,7 @@ fn embedded_ipv4(six: Ipv6Addr) -> SmallVec<[Ipv4Addr; 4]> {
     found
 }
 
+/// The IPv4 address in two 16-bit groups of an IPv6 address.
 fn joined(high: u16, low: u16) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
 }
@@ -84,6 +88,7 @@ const fn six(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
+/// IPv4 special-purpose ranges (IANA IPv4 Special-Purpose Address Registry, RFC 6890), and multicast (RFC 5771).
 const SPECIAL_4: [Ipv4Net; 15] = [
     four(0, 0, 0, 8),       // "this network", unspecified
     four(10, 0, 0, 8),      // private
@@ -102,6 +107,7 @@ const SPECIAL_4: [Ipv4Net; 15] = [
     four(240, 0, 0, 4),     // reserved, broadcast
 ];
 
+/// IPv6 special-purpose ranges (IANA IPv6 Special-Purpose Address Registry, RFC 6890), and multicast (RFC 4291 §2.7).
 const SPECIAL_6: [Ipv6Net; 11] = [
     six(0, 0, 0, 96),          // unspecified, loopback, IPv4-compatible
     six(0x64, 0xff9b, 1, 48),  // NAT64 within one network
@@ -125,6 +131,7 @@ const fn only_six(segments: [u16; 8]) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), 128))
 }
 
+/// Metadata services of clouds, each with the vendor's documentation.
 const METADATA: [IpNet; 11] = [
     IpNet::V4(four(169, 254, 0, 16)),
     IpNet::V6(six(0xfe80, 0, 0, 10)),

@@ -29,6 +29,7 @@ pub struct ConnectionLimit {
     shared: Arc<SharedLimit>,
 }
 
+/// State shared by all clones of a [`ConnectionLimit`].
 #[derive(Debug)]
 struct SharedLimit {
     /// Number of connections for which there are file descriptors.
@@ -36,10 +37,13 @@ struct SharedLimit {
     state: Mutex<ConnCounts>,
 }
 
+/// Limits and present counts, under one lock.
 #[derive(Debug)]
 struct ConnCounts {
     settings: Settings,
+    /// Number of open connections.
     open: usize,
+    /// Connections by address block; a block without connections has no entry.
     by_block: HashMap<IpNet, BlockConns>,
     /// Tasks pending in [`ConnectionLimit::poll_capacity`].
     waiting: Vec<Waker>,
@@ -144,6 +148,7 @@ impl ConnectionLimit {
 }
 
 impl Settings {
+    /// Maximum for one address, given the total.
     fn max_per_address(&self, total: usize, address: IpAddr) -> usize {
         match self.per_address {
             Some(most) => most,

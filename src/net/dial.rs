@@ -126,6 +126,7 @@ impl Dialer {
         }
     }
 
+    /// Resolves the host of an endpoint, unless it is an address.
     async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
         let Endpoint { host, port, reach, caller, .. } = endpoint;
         if let Some(address) = parse_literal(host, port)? {
@@ -258,6 +259,7 @@ fn interleave_families(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     turns
 }
 
+/// A connection attempt to one address.
 type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 /// Happy Eyeballs (RFC 8305 §5): starts an attempt every `delay`, or at once when one fails. The first connection wins; the other
@@ -308,6 +310,7 @@ fn nothing_to_try() -> Error {
     Error::Unreachable(io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// Connects to one address.
 async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
@@ -329,6 +332,7 @@ async fn first_done(attempts: &mut Vec<Attempt>) -> io::Result<TcpStream> {
     .await
 }
 
+/// The error of this module for an error of connect(2).
 fn classify(error: io::Error) -> Error {
     if is_exhausted(&error) {
         return Error::Exhausted(error);

@@ -21,6 +21,7 @@ pub struct Drain {
     shared: Arc<DrainState>,
 }
 
+/// State shared by a [`Drain`], its clones and its guards.
 #[derive(Default)]
 struct DrainState {
     /// Number of [`RequestGuard`]s.
@@ -68,6 +69,7 @@ pub struct ShutdownWatch {
     reached: Option<(Phase, PhaseReached)>,
 }
 
+/// Future that ends when a phase is reached.
 type PhaseReached = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl ShutdownWatch {
@@ -149,6 +151,7 @@ impl Drain {
         self.begin(Phase::Stopping);
     }
 
+    /// Advances to `phase`, never back, and wakes every watch.
     fn begin(&self, phase: Phase) {
         self.shared.phase.fetch_max(phase as u8, Ordering::SeqCst);
         self.shared.changed.notify_waiters();
@@ -205,6 +208,7 @@ impl Drain {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// Ends when `reached` is true; it is checked after every change of phase or last guard.
     async fn until(&self, reached: impl Fn(&DrainState) -> bool) {
         while !reached(&self.shared) {
             let mut changed = std::pin::pin!(self.shared.changed.notified());

@@ -130,6 +130,7 @@ impl FdSocket {
         Ok(Some((message, descriptors)))
     }
 
+    /// Receives some bytes (recvmsg(2)), and appends the descriptors that came with them.
     fn receive_some(&self, into: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut with = RecvAncillaryBuffer::new(&mut space);

@@ -145,11 +145,13 @@ impl Listener {
     }
 }
 
+/// Sleeps for a duration.
 async fn sleep(time: Duration) {
     // Always elapses, because `pending` never ends. (`tokio::time::sleep` is disallowed by clippy.)
     let _elapsed = tokio::time::timeout(time, pending::<()>()).await;
 }
 
+/// Binds a listening socket, also beside `others` (SO_REUSEPORT).
 fn listening_socket(addr: SocketAddr, others: &[&TcpListener]) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -213,6 +215,7 @@ impl AcceptBackoff {
         self.accepts_to_recover == 0
     }
 
+    /// The next pause: twice the last one, within [`MIN_PAUSE`] and [`MAX_PAUSE`].
     fn next_pause(&mut self) -> Duration {
         self.accepts_to_recover = ACCEPTS_TO_RECOVER;
         self.pause = (self.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);

@@ -8,10 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub struct ListenerStats {
     /// Address of the listener, with its port.
     pub address: SocketAddr,
+    /// True once the listener accepts no more.
     closed: AtomicBool,
+    /// Open connections.
     active: AtomicUsize,
+    /// Connections accepted and not rejected.
     accepted: AtomicU64,
+    /// Connections rejected with [`RejectReason::NotAllowed`].
     not_allowed: AtomicU64,
+    /// Connections rejected with [`RejectReason::TooMany`].
     too_many: AtomicU64,
 }
 

@@ -77,6 +77,7 @@ impl Settings {
         self.allow.iter().any(|range| range.contains(&ip) && counts(range))
     }
 
+    /// True if dialling the address would reach a listener of the gateway.
     fn is_own_listener(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
         let there = effective_ip(address.ip());
         self.own.iter().filter(|own| own.port() == address.port()).any(|own| {

@@ -82,10 +82,14 @@ type SystemLookup = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Syn
 
 /// Resolver of the process, with its threads and its cache of failures.
 pub struct Resolver {
+    /// The system's resolver, or a fake one in tests.
     system: SystemLookup,
+    /// Path of the hosts(5) file, read at each lookup.
     hosts: PathBuf,
     threads: LookupThreads,
+    /// Tokens of the lookup threads, shared fairly between callers.
     tokens: Arc<FairShare>,
+    /// Bounds the lookups by (caller, zone).
     zones: KeyedSemaphores<(u64, Box<str>)>,
     table: Mutex<LookupTable>,
 }
@@ -93,10 +97,13 @@ pub struct Resolver {
 /// Running lookups, and cached failures.
 #[derive(Default)]
 struct LookupTable {
+    /// Running lookups, with the receiver of their result; cached failures, with their result.
     known: HashMap<LookupKey, watch::Receiver<Option<LookupResult>>>,
+    /// Number of cached failures, at most [`MAX_FAILURES`].
     failures: usize,
 }
 
+/// Key of a lookup; simultaneous lookups with equal keys are merged.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct LookupKey {
     name: Box<str>,
@@ -134,15 +141,15 @@ impl Resolver {
     /// # Cancel safety
     /// Cancel safe. A lookup that has begun continues, and occupies a thread of its caller's share until it ends.
     pub(super) async fn resolve(self: &Arc<Self>, name: &str, lookup: Lookup, caller: u64) -> LookupResult {
-        let question = LookupKey { name: name.into(), lookup };
-        let known = self.lock().known.get(&question).cloned();
+        let key = LookupKey { name: name.into(), lookup };
+        let known = self.lock().known.get(&key).cloned();
         let mut receiver = match known {
             Some(receiver) => receiver,
             None => {
                 // The zone comes first: while waiting for a dead zone the caller occupies no thread that other zones need.
                 let zone = self.zones.acquire((caller, zone_of(name).into())).await;
                 let token = self.tokens.acquire(caller).await;
-                self.start_lookup(question, (zone, token))
+                self.start_lookup(key, (zone, token))
             }
         };
         let answer = receiver.wait_for(Option::is_some).await.map(|answer| answer.clone());
@@ -153,26 +160,27 @@ impl Resolver {
     /// Starts a lookup, unless an equal one runs by now. `room` is released when the lookup's thread is free again.
     fn start_lookup(
         self: &Arc<Self>,
-        question: LookupKey,
+        key: LookupKey,
         room: (OwnedSemaphorePermit, ThreadToken),
     ) -> watch::Receiver<Option<LookupResult>> {
         let mut table = self.lock();
-        if let Some(receiver) = table.known.get(&question) {
+        if let Some(receiver) = table.known.get(&key) {
             return receiver.clone();
         }
         let (sender, receiver) = watch::channel(None);
-        table.known.insert(question.clone(), receiver.clone());
-        tokio::spawn(Arc::clone(self).run_lookup(question, room, sender));
+        table.known.insert(key.clone(), receiver.clone());
+        tokio::spawn(Arc::clone(self).run_lookup(key, room, sender));
         receiver
     }
 
+    /// Runs a lookup on a thread of the pool, and publishes its result to all waiting requests.
     async fn run_lookup(
         self: Arc<Self>,
-        question: LookupKey,
+        key: LookupKey,
         room: (OwnedSemaphorePermit, ThreadToken),
         sender: watch::Sender<Option<LookupResult>>,
     ) {
-        let (resolver, asked) = (Arc::clone(&self), question.clone());
+        let (resolver, asked) = (Arc::clone(&self), key.clone());
         let looking = self.threads.spawn(move || {
             let _until_it_ends = room;
             resolver.query_system(&asked)
@@ -184,10 +192,10 @@ impl Resolver {
             // `pending` never ends, so this is a sleep.
             timeout(FAILURE_TTL, std::future::pending::<()>()).await.ok();
             let mut table = self.lock();
-            table.known.remove(&question);
+            table.known.remove(&key);
             table.failures -= 1;
         } else {
-            self.lock().known.remove(&question);
+            self.lock().known.remove(&key);
             sender.send_replace(Some(answer));
         }
     }
@@ -201,8 +209,8 @@ impl Resolver {
     }
 
     /// Calls the system's resolver. Blocks the thread.
-    fn query_system(&self, question: &LookupKey) -> LookupResult {
-        let mut addresses = (self.system)(&self.query_name(question))?;
+    fn query_system(&self, key: &LookupKey) -> LookupResult {
+        let mut addresses = (self.system)(&self.query_name(key))?;
         addresses.truncate(MAX_ADDRESSES);
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into());
@@ -212,9 +220,9 @@ impl Resolver {
 
     /// Spelling of a name for the system's resolver: an absolute name ends with a dot. But names in hosts(5) have no final dot, and
     /// that file comes first everywhere (nsswitch.conf(5)).
-    fn query_name<'q>(&self, question: &'q LookupKey) -> Cow<'q, str> {
-        let name = &*question.name;
-        let is_as_it_is = question.lookup == Lookup::Searched
+    fn query_name<'q>(&self, key: &'q LookupKey) -> Cow<'q, str> {
+        let name = &*key.name;
+        let is_as_it_is = key.lookup == Lookup::Searched
             || name.is_empty()
             || std::fs::read(&self.hosts).is_ok_and(|hosts| hosts_file_names(&hosts, name));
         if is_as_it_is { name.into() } else { format!("{name}.").into() }

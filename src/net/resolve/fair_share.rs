@@ -20,7 +20,9 @@ pub(super) struct FairShare {
     state: Mutex<ShareState>,
 }
 
+/// Tokens and waiters, under one lock.
 struct ShareState {
+    /// Number of free tokens.
     free: usize,
     /// Callers that have a token or wait for one.
     callers: HashMap<u64, CallerShare>,
@@ -30,8 +32,10 @@ struct ShareState {
     next: u64,
 }
 
+/// Tokens and waiters of one caller.
 #[derive(Default)]
 struct CallerShare {
+    /// Number of tokens held.
     taken: usize,
     /// By number, that is by arrival.
     waiters: BTreeMap<u64, oneshot::Sender<ThreadToken>>,
