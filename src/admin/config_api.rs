@@ -53,7 +53,10 @@ pub(super) async fn tune(
     }
 }
 
-/// Converts a JSON value to a value of the file.
+/// Converts a member of the request's JSON object to a key and a value of the file.
+///
+/// # Errors
+/// A message for the client, if the value is an object, a list of anything but strings, or a number with a fraction.
 fn edit((key, value): (String, Value)) -> Result<(String, Wish), String> {
     let edit = match value {
         Value::Null => Wish::Default,
@@ -72,6 +75,9 @@ fn edit((key, value): (String, Value)) -> Result<(String, Wish), String> {
 }
 
 /// Sends a command to the application, and waits for its result.
+///
+/// # Errors
+/// The command's own, and [`CommandError::ShuttingDown`] if the application is gone.
 async fn run(
     state: &AdminState,
     command: impl FnOnce(CommandReply) -> AdminCommand,
@@ -81,7 +87,7 @@ async fn run(
     result.await.map_err(|_| CommandError::ShuttingDown)?
 }
 
-/// The changes as JSON, or a problem document.
+/// The changes as JSON, one line of text for each (`{"changes": [..]}`), or a problem document.
 fn response(result: Result<Vec<String>, CommandError>) -> Response {
     match result {
         Ok(changes) => Json(json!({ "changes": changes })).into_response(),

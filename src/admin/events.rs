@@ -76,7 +76,11 @@ fn wall_clock_ms(state: &AdminState) -> i64 {
     i64::try_from(state.gate.clock().wall_unix_nanos() / 1_000_000).unwrap_or(0)
 }
 
-/// Handles `GET /v1/events`: each sample as a server-sent event named `limits`.
+/// Handles `GET /v1/events`: each sample as a server-sent event named `limits`, once a second.
+///
+/// Its data is JSON: `at` (milliseconds since 1970), `connections` and `running` (numbers of open connections and of running
+/// requests), `draining`, `configuration` (a number that changes with each configuration), `state` and `store` (as in
+/// `/healthz`), and `limits`, a list of summaries.
 pub(super) async fn stream(State(state): State<Arc<AdminState>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let mut samples: Receiver<Arc<str>> = state.latest.clone();
     // The last sample was taken without the limits if no stream was open. The next one is complete.
@@ -86,6 +90,8 @@ pub(super) async fn stream(State(state): State<Arc<AdminState>>) -> Sse<impl Str
 }
 
 /// Handles `GET /v1/history`: for each limit one list for each number, oldest second first.
+///
+/// The numbers are those of [`LimitSample`]. All lists of a limit have the same length, at most 900.
 pub(super) async fn history(State(state): State<Arc<AdminState>>) -> Json<Value> {
     let all = state.history.samples();
     let limits = all.iter().map(|(name, samples)| {

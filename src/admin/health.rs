@@ -27,8 +27,8 @@ pub(super) fn persistence_word(health: Health) -> &'static str {
 /// State of the store of shared limits, as a word of the admin API and of metrics.
 ///
 /// `off`: no limit is shared; `up`: the store decides; `down`: it is unreachable, and shared limits let nothing pass;
-/// `fraction`: it is unreachable, and this gateway uses its fraction of each limit; `standalone`: it is unreachable, and this
-/// gateway uses each limit as if it were the only one.
+/// `fraction`: it is unreachable, and this gateway uses its fraction of each limit; `standalone`: it is unreachable, and
+/// this gateway uses each limit as if it were the only one.
 pub(super) fn store_word(health: store::Health) -> &'static str {
     match health {
         store::Health::Off => "off",
@@ -39,8 +39,12 @@ pub(super) fn store_word(health: store::Health) -> &'static str {
     }
 }
 
-/// Handles `GET /healthz`: 200 as long as the gateway makes decisions, with `degraded` if the state folder cannot be written or
-/// the store is unreachable. A restart would mend neither.
+/// Handles `GET /healthz`: 200 as long as the gateway makes decisions, with `degraded` if the state folder cannot be written
+/// or the store is unreachable. A restart would mend neither.
+///
+/// ```json
+/// {"status": "ok", "version": "0.1.0", "state": "ok", "store": "off"}
+/// ```
 pub(super) async fn healthz(State(state): State<Arc<AdminState>>) -> Json<Value> {
     // Takes the gate's lock: if that is never released, this check times out as it should.
     let persistence = state.gate.journal_health();
@@ -51,8 +55,8 @@ pub(super) async fn healthz(State(state): State<Arc<AdminState>>) -> Json<Value>
     Json(json!({ "status": status, "version": version, "state": persistence_word(persistence), "store": store }))
 }
 
-/// Handles `GET /readyz`: 200 while new callers are served, also if by a process that has taken over; 503 once the gateway
-/// drains.
+/// Handles `GET /readyz`: 200 with `{"status": "ready"}` while new callers are served, also if by a process that has taken
+/// over; 503 with `{"status": "draining"}` once the gateway drains.
 pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode, Json<Value>) {
     match state.drain.is_draining() && !state.drain.entered_lame_duck() {
         false => (StatusCode::OK, Json(json!({ "status": "ready" }))),

@@ -1,4 +1,7 @@
 //! JSON of a limit: its rule, its state, and its fullest window.
+//!
+//! Durations are numbers in milliseconds, with fractions; their names end with `_ms`. Counters run since the start of the
+//! process. A value that a limit does not have is null. `openapi.json` describes all of it for clients.
 
 use std::time::Duration;
 
@@ -20,7 +23,11 @@ pub(super) fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
 }
 
-/// Summary of a limit for `/v1/events`: rule, fullest window, and counters since the start.
+/// Summary of a limit for `/v1/events`: rule, fullest window, and counters.
+///
+/// `taken` and `in_flight_taken`: slots and requests in flight of the fullest window, bounded by `requests` and
+/// `in_flight`; `keys`: number of keys with a window; `waiting`: waiters of all keys; `permits`, `refused`, `pushbacks`:
+/// numbers of requests; `waited_ms`: sum of the waits of all permits.
 pub(super) fn summary(view: &View, totals: LimitTotals) -> Value {
     let mut summary = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| usage);
@@ -39,7 +46,9 @@ pub(super) fn summary(view: &View, totals: LimitTotals) -> Value {
     summary
 }
 
-/// A limit in full for `/v1/limits`: rule, state, refusals by reason.
+/// A limit in full for `/v1/limits`: rule, state and counters.
+///
+/// `refused`: object with a number for each reason; `fullest`: the fullest [`window`], null if no key has one.
 pub(super) fn limit(state: &AdminState, view: &View, now: Time) -> Value {
     let mut limit = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| window(&usage, now));
@@ -58,7 +67,9 @@ pub(super) fn limit(state: &AdminState, view: &View, now: Time) -> Value {
     limit
 }
 
-/// Slots of a window; `opens_in_ms` is null if only the end of a request opens it.
+/// A window: `taken` slots of `requests`, requests `in_flight`, and its number of waiters.
+///
+/// `opens_in_ms`: time until the next request may pass, 0 if now; null if only the end of a request opens the window.
 pub(super) fn window(usage: &Usage, now: Time) -> Value {
     json!({
         "taken": usage.taken,
@@ -68,7 +79,11 @@ pub(super) fn window(usage: &Usage, now: Time) -> Value {
     })
 }
 
-/// The configured values of a limit; those that it does not have are null.
+/// The configured values of a limit.
+///
+/// `requests` per `per_ms`, counted when they are `sent` or `answered` (`counts`); `guard_ms` lengthens the window for
+/// clock and network jitter; `in_flight`: maximum number of requests in flight; `when_full`: `wait` up to `max_wait_ms`, or
+/// `refuse`.
 fn rule(view: &View) -> Value {
     let limit = &view.limit;
     let rate = limit.rate.as_ref();

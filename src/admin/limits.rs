@@ -25,8 +25,8 @@ pub(super) async fn all(State(state): State<Arc<AdminState>>) -> Json<Value> {
     Json(json!({ "limits": limits }))
 }
 
-/// Handles `GET /v1/limits/{name}`: one limit, with its waiters by caller and the slots of its fullest window. 404 if no such
-/// limit is in force.
+/// Handles `GET /v1/limits/{name}`: one limit, with its waiters by caller and the slots of its fullest window. 404 if no
+/// such limit is in force.
 pub(super) async fn one(State(state): State<Arc<AdminState>>, Path(name): Path<String>) -> Response {
     let (views, now) = survey(&state);
     let Some(view) = views.iter().find(|view| *view.limit.name == *name) else {

@@ -1,6 +1,8 @@
 //! `/metrics`: counters and gauges in the OpenMetrics 1.0 text format, for Prometheus.
 //!
-//! Label values come from the configuration file and from fixed lists, never from requests: their number is bounded.
+//! Names follow the conventions of Prometheus: the prefix `lockgate_`, base units (seconds), `_total` for counters, and
+//! state sets (one series for each state, 1 for the present one) for states. Label values come from the configuration file
+//! and from fixed lists, never from requests: their number is bounded.
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,9 +85,10 @@ impl Scrape {
             counters(encoder, &metric, values)
         };
         each(counter("permits", "Permits granted by a limit"), |tally| tally.permits.get())?;
-        each(counter("cancelled_waiters", "Requests whose caller hung up while they waited for a permit"), |tally| {
-            tally.left.get()
-        })?;
+        each(
+            counter("cancelled_waiters", "Requests cancelled by their caller while they waited for a permit"),
+            |tally| tally.left.get(),
+        )?;
         each(counter("origin_pushbacks", "Responses 429, or 503 with Retry-After, of origins"), |tally| {
             tally.pushbacks.get()
         })?;

@@ -27,7 +27,7 @@ pub(super) struct AdminState {
     pub(super) current: Arc<Current>,
     /// Users of `[admin]`; `None`: no password is needed.
     pub(super) passwords: Option<Passwords>,
-    /// Closed once the admin listener shuts down.
+    /// Commands to the application, answered one by one. Closed once the admin listener shuts down.
     pub(super) commands: mpsc::UnboundedSender<AdminCommand>,
     /// The samples of the last 15 minutes.
     pub(super) history: History,

@@ -1,7 +1,7 @@
 //! HTTP server for the admin and lock listeners: connection cap, timeouts, password check, cross-site checks.
 //!
-//! It serves an axum router by hyper, not by [`crate::wire`]: these listeners carry little traffic, and need routing rather than
-//! speed. It knows nothing of what the router does.
+//! It serves an axum router by hyper, not by [`crate::wire`]: these listeners carry little traffic, and need routing rather
+//! than speed. It knows nothing of what the router does.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,23 +29,23 @@ use crate::proxy::password::Passwords;
 use crate::proxy::refusal::Refusal;
 use crate::wire::cross_site;
 
-/// Timeout of a request's head, of its content, and of the last responses at shutdown: enough for a slow link, as requests are
-/// short.
+/// Timeout of a request's head, of its content, and of the last responses at shutdown: enough for a slow link, as requests
+/// are short.
 const READ_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
-/// Time for the first request of a connection that was accepted before the shutdown began: some round trips. Another process may
-/// wait for this listener to end.
+/// Time for the first request of a connection that was accepted before the shutdown began: some round trips. Another process
+/// may wait for this listener to end.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time after which the kernel closes a connection whose peer acknowledges no data (TCP_USER_TIMEOUT). Long enough for a dashboard
-/// in a browser tab that is suspended for a moment.
+/// Time after which the kernel closes a connection on which the peer acknowledges no data (TCP_USER_TIMEOUT). Long enough
+/// for a dashboard in a browser tab that is suspended for a moment.
 const UNREAD_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
 /// Maximum length of a request's content, in bytes; a lock request or a limit's new rule takes one line.
 const MAX_CONTENT: usize = 64 << 10;
 
 /// Serves `router` on a listener, with at most `max_connections` at one time, until `stop` ends.
 ///
-/// A connection beyond the maximum waits in the kernel's queue. One from an address for which `is_allowed` is false is closed
-/// before a byte of it is read. After `stop` every accepted connection still gets one response: one without a request so far has
-/// two seconds for it. Returns when all connections have ended, at the latest after the read timeout.
+/// A connection beyond the maximum waits in the kernel's queue. One from an address for which `is_allowed` is false is
+/// closed before a byte of it is read. After `stop` every accepted connection still gets one response: one without a request
+/// so far has two seconds for it. Returns when all connections have ended, at the latest after the read timeout.
 pub async fn serve(
     mut listener: Listener,
     router: Router,
@@ -60,7 +60,8 @@ pub async fn serve(
     let router = router.layer(from_fn(buffer_content));
     let mut stop = std::pin::pin!(stop);
     loop {
-        // The permit comes before the accept: a connection that waits for it stays in the kernel's queue and takes no descriptor.
+        // The permit comes before the accept: a connection that waits for it stays in the kernel's queue and takes no
+        // descriptor.
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
             () = &mut stop => break,
@@ -88,8 +89,8 @@ pub async fn serve(
     let _elapsed = timeout(READ_TIMEOUT, all_closed).await;
 }
 
-/// Serves one connection. Once `shutdown` has lost its sender, the connection closes after its next response, but not before its
-/// first one: hyper's graceful shutdown alone closes a connection whose first request was not read yet.
+/// Serves one connection. Once `shutdown` has lost its sender, the connection closes after its next response, but not before
+/// its first one: hyper's graceful shutdown alone closes a connection before its first request is read.
 async fn serve_connection(
     server: &http1::Builder,
     stream: TcpStream,
@@ -124,7 +125,8 @@ async fn serve_connection(
     connection.await.ok();
 }
 
-/// Middleware: reads the content of a request before its handler runs, within the time and length allowed. 408 or 413 otherwise.
+/// Middleware: reads the content of a request before its handler runs, within the time and length allowed. 408 or 413
+/// otherwise.
 async fn buffer_content(request: Request, next: Next) -> Response {
     let (head, content) = request.into_parts();
     match timeout(READ_TIMEOUT, to_bytes(content, MAX_CONTENT)).await {
@@ -156,13 +158,14 @@ pub async fn check_password(
     }
 }
 
-/// Response 401 that asks for Basic credentials (RFC 7617).
+/// Response 401 that asks for Basic credentials (RFC 7617) in the realm `lockgate`, in UTF-8.
 pub fn unauthorized() -> Response {
     let ask = [(WWW_AUTHENTICATE, "Basic realm=\"lockgate\", charset=\"UTF-8\"")];
     (ask, problem(StatusCode::UNAUTHORIZED, "a name and its password are needed")).into_response()
 }
 
-/// The Host of a request, without its port; without brackets if it is an IPv6 address.
+/// The Host of a request without its port (RFC 9110 §7.2), and without brackets if it is an IPv6 address; `None` if there is
+/// none.
 fn host(headers: &HeaderMap) -> Option<&str> {
     let host = headers.get(HOST)?.to_str().ok()?;
     match host.strip_prefix('[') {
@@ -171,19 +174,22 @@ fn host(headers: &HeaderMap) -> Option<&str> {
     }
 }
 
-/// True if the Host is a name that its owner may have pointed to this listener (DNS rebinding): anything but an IP address or
-/// `localhost`.
+/// True if the Host is a name that its owner may have pointed to this listener (DNS rebinding): anything but an IP address
+/// or `localhost`.
 pub fn may_be_dns_rebinding(headers: &HeaderMap) -> bool {
     host(headers).is_none_or(cross_site::may_be_rebound)
 }
 
 /// True if a page of another site made a browser send the request (CSRF).
+///
+/// Browsers mark requests with Sec-Fetch-Site (Fetch Metadata) or, if they are older, with Origin. Other clients send
+/// neither, and pass.
 pub fn is_cross_site(headers: &HeaderMap) -> bool {
     let value = |name: &str| headers.get(name).map(|value| value.as_bytes());
     cross_site::is_cross_site(value("sec-fetch-site"), value("origin"), value("host"))
 }
 
-/// Response with a problem document (RFC 9457): `title`, `status` and `detail`.
+/// Response with a problem document (RFC 9457) of this status. `detail`: one sentence for people, which names the cause.
 pub fn problem(status: StatusCode, detail: &str) -> Response {
     let problem = Problem::of_status(status.as_u16(), status.canonical_reason().unwrap_or("Error"), detail);
     let json = [("content-type", "application/problem+json")];

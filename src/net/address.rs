@@ -29,8 +29,8 @@ impl AddressForms {
     }
 }
 
-/// Every IPv4 address that the network may deliver to for an IPv6 address. More than one only if the address does not tell the
-/// length of its prefix.
+/// Every IPv4 address that the network may deliver to for an IPv6 address. More than one only if the address does not tell
+/// the length of its prefix.
 fn embedded_ipv4(six: Ipv6Addr) -> SmallVec<[Ipv4Addr; 4]> {
     let mut found = SmallVec::new();
     match six.segments() {
@@ -65,8 +65,8 @@ fn joined(high: u16, low: u16) -> Ipv4Addr {
 }
 
 /// True for addresses at which a cloud hands out credentials to its instances and their containers. Link-local addresses are
-/// among them as a whole: AWS (also for ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent, DigitalOcean, Hetzner, Akamai, Scaleway and
-/// OpenStack have services in 169.254.0.0/16, some of them in fe80::/10 too.
+/// among them as a whole: AWS (also for ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent, DigitalOcean, Hetzner,
+/// Akamai, Scaleway and OpenStack have services in 169.254.0.0/16, some of them in fe80::/10 too.
 pub(super) fn is_metadata(ip: IpAddr) -> bool {
     METADATA.iter().any(|range| range.contains(&ip))
 }
@@ -140,10 +140,12 @@ const METADATA: [IpNet; 11] = [
     // Alibaba (alibabacloud.com/help/ecs/user-guide/view-instance-metadata), in either family.
     only_four(100, 100, 100, 200),
     only_six([0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200]),
-    // Oracle: Compute Classic, and Infrastructure over IPv6 (docs.oracle.com/iaas/Content/Compute/Tasks/gettingmetadata.htm).
+    // Oracle: Compute Classic, and Infrastructure over IPv6
+    // (docs.oracle.com/iaas/Content/Compute/Tasks/gettingmetadata.htm).
     only_four(192, 0, 0, 192),
     only_six([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]),
-    // AWS: instance metadata at ::254, EKS Pod Identity at ::23 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
+    // AWS: instance metadata at ::254, EKS Pod Identity at ::23
+    // (docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
     IpNet::V6(six(0xfd00, 0xec2, 0, 32)),
     // Google (cloud.google.com/compute/docs/metadata/querying-metadata).
     only_six([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]),

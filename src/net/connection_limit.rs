@@ -1,6 +1,7 @@
 //! Connection limits: a maximum of simultaneous connections of callers, in all and for each address.
 //!
-//! At the total limit, connections wait in the kernel's accept queue; beyond the limit of their address they are closed at once.
+//! At the total limit, connections wait in the kernel's accept queue; beyond the limit of their address they are closed at
+//! once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -175,7 +176,8 @@ impl Drop for ConnToken {
         let waiting = {
             let mut state = self.shared.lock();
             state.open -= 1;
-            // At the limit every connection that ends admits another one. The shortage is over only when half of them have ended.
+            // At the limit every connection that ends admits another one. The shortage is over only when half of them have
+            // ended.
             state.is_short &= state.open > self.shared.max_total(&state) / 2;
             if let Entry::Occupied(mut held) = state.by_block.entry(self.block) {
                 held.get_mut().connections -= 1;

@@ -23,10 +23,11 @@ use super::resolve::{Lookup, Resolver, is_exhausted};
 
 /// Delay before the next address is tried in parallel (Connection Attempt Delay; RFC 8305 §8 recommends 250 ms).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Maximum time for one address when addresses are tried one at a time. An address that has not answered by then has lost the
-/// first packet (TCP sends it again after 1 s, RFC 6298 §2.1), or is dead.
+/// Maximum time for one address when addresses are tried one at a time. An address that has not answered by then has lost
+/// the first packet (TCP sends it again after 1 s, RFC 6298 §2.1), or is dead.
 const MAX_SEQUENTIAL_ATTEMPT: Duration = Duration::from_secs(1);
-/// Maximum number of addresses tried for a name. The owner of the name chooses them, and each attempt reaches another machine.
+/// Maximum number of addresses tried for a name. The owner of the name chooses them, and each attempt reaches another
+/// machine.
 const MAX_TRIED: usize = 8;
 
 /// Opens connections to origins.
@@ -94,8 +95,8 @@ impl Dialer {
         Dialer { settings, resolver }
     }
 
-    /// Opens a connection, with `TCP_NODELAY` and keep-alive, to the first allowed address that answers. `within`: the time for
-    /// DNS and TCP together.
+    /// Opens a connection, with `TCP_NODELAY` and keep-alive, to the first allowed address that answers. `within`: the time
+    /// for DNS and TCP together.
     ///
     /// # Errors
     /// By fault: of the name (`Dns`, `DnsTimeout`: 502 and 504), of the caller (`Denied`: 403, `Loop`: 508), of the origin
@@ -163,8 +164,8 @@ impl Dialer {
     }
 }
 
-/// Opens a connection, with `TCP_NODELAY`, to a server that the configuration names, without the dial policy. `within`: the time
-/// for DNS and TCP together.
+/// Opens a connection, with `TCP_NODELAY`, to a server that the configuration names, without the dial policy. `within`: the
+/// time for DNS and TCP together.
 ///
 /// # Errors
 /// As [`Dialer::connect`], without `Denied` and `Loop`.
@@ -217,8 +218,8 @@ pub fn connect_abstract(name: &[u8]) -> io::Result<UnixStream> {
 
 /// Parses a host that is an IP address; `None` if it is a name.
 ///
-/// The system's resolver takes more spellings for addresses (`0x7f.1`, `0`). That is harmless: the policy judges the resolved
-/// address.
+/// The system's resolver takes more spellings for addresses (`0x7f.1`, `0`). That is harmless: the policy judges the
+/// resolved address.
 fn parse_literal(host: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
     // A zone (RFC 4007 §11) selects an interface of this machine; callers must not.
     if host.contains('%') {
@@ -262,8 +263,8 @@ fn interleave_families(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
 /// A connection attempt to one address.
 type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
-/// Happy Eyeballs (RFC 8305 §5): starts an attempt every `delay`, or at once when one fails. The first connection wins; the other
-/// attempts are dropped.
+/// Happy Eyeballs (RFC 8305 §5): starts an attempt every `delay`, or at once when one fails. The first connection wins; the
+/// other attempts are dropped.
 async fn happy_eyeballs(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<TcpStream, Error> {
     let mut attempts: Vec<Attempt> = Vec::new();
     let mut failure: Option<Error> = None;

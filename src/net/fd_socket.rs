@@ -1,4 +1,5 @@
-//! Unix socket between two processes of the gateway: length-prefixed messages that carry file descriptors (SCM_RIGHTS, unix(7)).
+//! Unix socket between two processes of the gateway: length-prefixed messages that carry file descriptors (SCM_RIGHTS,
+//! unix(7)).
 //!
 //! A message is its length in 4 bytes, little-endian, and its bytes. Descriptors travel with the first byte of the length.
 
@@ -82,8 +83,8 @@ impl FdSocket {
     /// Sends a message with these descriptors.
     ///
     /// # Errors
-    /// If the other process has closed the socket or does not receive in time; `InvalidData` for a message over 1 GiB or more
-    /// than [`MAX_FDS`] descriptors.
+    /// If the other process has closed the socket or does not receive in time; `InvalidData` for a message over 1 GiB or
+    /// more than [`MAX_FDS`] descriptors.
     pub fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let length = u32::try_from(message.len()).ok().filter(|length| *length as usize <= MAX_MESSAGE);
         let length = length.ok_or_else(|| invalid("the message is too long"))?.to_le_bytes();
@@ -105,8 +106,8 @@ impl FdSocket {
     /// Receives the next message with its descriptors; `None` at the end of the stream.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the stream ends within a message, `WouldBlock` at the timeout, `InvalidData` for a message over 1 GiB
-    /// or if descriptors were lost.
+    /// `UnexpectedEof` if the stream ends within a message, `WouldBlock` at the timeout, `InvalidData` for a message over 1
+    /// GiB or if descriptors were lost.
     pub fn receive(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut length = [0; LENGTH_PREFIX];
         let mut descriptors = Vec::new();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// Idle time before the first probe. Shorter than the usual NAT timeout of two minutes or more, so that probes keep a tunnel open.
+/// Idle time before the first probe. Shorter than the usual NAT timeout of two minutes or more, so that probes keep a tunnel
+/// open.
 const IDLE: Duration = Duration::from_secs(30);
 /// Time between two probes; with [`RETRIES`] a vanished peer is detected one minute after its last byte.
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -14,7 +14,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::keep_alive;
 
-/// Length of the kernel's accept queue (listen(2)); the kernel cuts it to `net.core.somaxconn`, which is 4096 since Linux 5.4.
+/// Length of the kernel's accept queue (listen(2)); the kernel cuts it to `net.core.somaxconn`, which is 4096 since Linux
+/// 5.4.
 const BACKLOG: i32 = 4096;
 /// First pause after the process ran out of descriptors or memory: long enough for a connection to end.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
@@ -43,8 +44,8 @@ impl Listener {
         Listener::bind_replacing(addr, &[])
     }
 
-    /// Binds as [`Listener::bind`] does, although `others` listen on an overlapping address (`0.0.0.0` and an address of this
-    /// machine) and will be closed soon. Until then the kernel gives each connection to the more specific of both.
+    /// Binds as [`Listener::bind`] does, although `others` listen on an overlapping address (`0.0.0.0` and an address of
+    /// this machine) and will be closed soon. Until then the kernel gives each connection to the more specific of both.
     ///
     /// # Errors
     /// As [`Listener::bind`].
@@ -109,11 +110,11 @@ impl Listener {
         }
     }
 
-    /// Accepts the next connection: non-blocking, with `TCP_NODELAY` and keep-alive, not yet registered with any runtime, so that
-    /// another thread's runtime may take it.
+    /// Accepts the next connection: non-blocking, with `TCP_NODELAY` and keep-alive, not yet registered with any runtime, so
+    /// that another thread's runtime may take it.
     ///
-    /// When the process is out of descriptors or memory, it calls [`on_exhausted`](Listener::set_on_exhausted), pauses (10 ms,
-    /// doubled up to 1 s), logs once for each such shortage, and goes on.
+    /// When the process is out of descriptors or memory, it calls [`on_exhausted`](Listener::set_on_exhausted), pauses (10
+    /// ms, doubled up to 1 s), logs once for each such shortage, and goes on.
     ///
     /// # Cancel safety
     /// Cancel safe: no connection is lost, and the next call continues a pause.
@@ -209,8 +210,8 @@ struct AcceptBackoff {
 }
 
 impl AcceptBackoff {
-    /// True if the last shortage is over. At the limit every freed descriptor admits one connection and the next accept fails;
-    /// all these failures belong to one shortage.
+    /// True if the last shortage is over. At the limit every freed descriptor admits one connection and the next accept
+    /// fails; all these failures belong to one shortage.
     fn is_new(&self) -> bool {
         self.accepts_to_recover == 0
     }

@@ -11,14 +11,14 @@ use super::address::{AddressForms, is_metadata, is_special};
 pub struct Settings {
     /// Ranges that are never dialled.
     pub deny: Vec<IpNet>,
-    /// Ranges that may be dialled whatever the reach is, unless `deny` contains them. A metadata service is allowed only by a
-    /// range of a single address.
+    /// Ranges that may be dialled whatever the reach is, unless `deny` contains them. A metadata service is allowed only by
+    /// a range of a single address.
     pub allow: Vec<IpNet>,
-    /// True if loopback, private, link-local, unspecified, multicast and other special-purpose addresses are denied to requests
-    /// with [`Reach::Public`].
+    /// True if loopback, private, link-local, unspecified, multicast and other special-purpose addresses are denied to
+    /// requests with [`Reach::Public`].
     pub deny_private: bool,
-    /// Addresses of the gateway's own listeners: dialling one is a loop. An unspecified address (`0.0.0.0`, `[::]`) means every
-    /// address of this machine with that port.
+    /// Addresses of the gateway's own listeners: dialling one is a loop. An unspecified address (`0.0.0.0`, `[::]`) means
+    /// every address of this machine with that port.
     pub own: Vec<SocketAddr>,
 }
 
@@ -70,8 +70,8 @@ impl Settings {
         }
     }
 
-    /// True if one of the ranges for which `counts` holds allows the address. An embedded IPv4 address does not count, but for
-    /// IPv4-mapped addresses, which are the same address.
+    /// True if one of the ranges for which `counts` holds allows the address. An embedded IPv4 address does not count, but
+    /// for IPv4-mapped addresses, which are the same address.
     fn allows(&self, ip: IpAddr, counts: impl Fn(&IpNet) -> bool) -> bool {
         let ip = ip.to_canonical();
         self.allow.iter().any(|range| range.contains(&ip) && counts(range))

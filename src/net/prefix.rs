@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 /// Number of leading bits of an IPv6 address that identify a caller, 1 to 128; 64 by default.
 ///
-/// A site has at least 2^64 IPv6 addresses, and may send from any of them (RFC 4291 §2.5.1, RFC 6177). IPv4 addresses identify
-/// a caller by all their bits, also in IPv4-mapped form.
+/// A site has at least 2^64 IPv6 addresses, and may send from any of them (RFC 4291 §2.5.1, RFC 6177). IPv4 addresses
+/// identify a caller by all their bits, also in IPv4-mapped form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv6Prefix(pub u8);
 

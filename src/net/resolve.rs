@@ -26,11 +26,11 @@ use self::fair_share::{FairShare, ThreadToken};
 const MAX_LOOKUPS: usize = 64;
 /// Maximum number of simultaneous lookups of one caller, while few others have any: a quarter of [`MAX_LOOKUPS`].
 const MAX_PER_CALLER: usize = 16;
-/// Maximum number of simultaneous lookups of one caller in one zone, so that a dead zone leaves threads for other zones: half of
-/// [`MAX_PER_CALLER`].
+/// Maximum number of simultaneous lookups of one caller in one zone, so that a dead zone leaves threads for other zones:
+/// half of [`MAX_PER_CALLER`].
 const MAX_PER_ZONE: usize = 8;
-/// Time for which a failed lookup is cached, so that a name in heavy use does not query a dead server without pause: the minimum
-/// of RFC 9520 §3.2.
+/// Time for which a failed lookup is cached, so that a name in heavy use does not query a dead server without pause: the
+/// minimum of RFC 9520 §3.2.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
 /// Maximum number of cached failures: callers choose the names, so the cache needs a bound.
 const MAX_FAILURES: usize = 1024;
@@ -42,8 +42,8 @@ const MIN_SWEEP: usize = 256;
 /// Interpretation of a name that has no final dot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Lookup {
-    /// An absolute name (RFC 1034 §3.1): not completed by the search list of resolv.conf(5). Names in hosts(5) have the address
-    /// given there.
+    /// An absolute name (RFC 1034 §3.1): not completed by the search list of resolv.conf(5). Names in hosts(5) have the
+    /// address given there.
     Absolute,
     /// As the system interprets it, with its search list.
     Searched,
@@ -132,8 +132,8 @@ impl Resolver {
         }))
     }
 
-    /// Looks up the addresses of `name`; returns at least one. Simultaneous lookups of equal names are merged. `caller`: number of
-    /// the caller, for the fair share of threads.
+    /// Looks up the addresses of `name`; returns at least one. Simultaneous lookups of equal names are merged. `caller`:
+    /// number of the caller, for the fair share of threads.
     ///
     /// # Errors
     /// The system's error: no address found, or no name server reached.
@@ -218,8 +218,8 @@ impl Resolver {
         Ok(addresses.into())
     }
 
-    /// Spelling of a name for the system's resolver: an absolute name ends with a dot. But names in hosts(5) have no final dot, and
-    /// that file comes first everywhere (nsswitch.conf(5)).
+    /// Spelling of a name for the system's resolver: an absolute name ends with a dot. But names in hosts(5) have no final
+    /// dot, and that file comes first everywhere (nsswitch.conf(5)).
     fn query_name<'q>(&self, key: &'q LookupKey) -> Cow<'q, str> {
         let name = &*key.name;
         let is_as_it_is = key.lookup == Lookup::Searched
@@ -291,8 +291,8 @@ impl<K: Eq + Hash> KeyedSemaphores<K> {
     }
 }
 
-/// Thread pool for lookups: the blocking threads of a runtime of its own. It starts threads on demand, and ends those that were
-/// idle for some seconds (10 s in tokio).
+/// Thread pool for lookups: the blocking threads of a runtime of its own. It starts threads on demand, and ends those that
+/// were idle for some seconds (10 s in tokio).
 struct LookupThreads(Option<Runtime>);
 
 impl LookupThreads {
