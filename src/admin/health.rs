@@ -13,8 +13,8 @@ use crate::gate::store;
 
 /// State of the persistence of counters, as a word of the admin API and of metrics.
 ///
-/// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the state folder cannot be written;
-/// `blocked`: it cannot be marked as incomplete, either, and limits with a long period wait.
+/// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the state folder cannot be
+/// written; `blocked`: it cannot be marked as incomplete, either, and limits with a long period wait.
 pub(super) fn persistence_word(health: Health) -> &'static str {
     match health {
         Health::Off => "off",
