@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::item::{At, Written};
 use super::value::{path, port, range, upgrade};
-use super::walk::{At, Table, Written};
+use super::walk::Table;
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::Timeouts;
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 
 use super::file::File;
-use super::walk::{At, Reader};
+use super::item::At;
+use super::report::Reader;
 use crate::net::dial;
 
 /// Link-local addresses, of which any may be a metadata service's.

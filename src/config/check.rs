@@ -9,10 +9,11 @@ use rustls::pki_types::CertificateDer;
 
 use super::access_schema::Access;
 use super::file::{File, Route};
+use super::item::{At, Written};
 use super::limit::Keying;
 use super::process::{self, State};
+use super::report::Reader;
 use super::value::Destination;
-use super::walk::{At, Reader, Written};
 use super::{Admin, Locks, Settings, address_rules, folders, limit, lint, listeners, store, tls, users};
 use crate::gate::{self, journal};
 use crate::net::connection_limit;

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::access_schema::{self, Access};
+use super::item::{At, Place, Written};
 use super::limit_schema::Limit;
 use super::process::{Admin, Config, Locks, Log, State, Trace};
 use super::store::Store;
 use super::value::{Destination, Pattern, address, destination, folder, host, path, plain_path};
-use super::walk::{At, Place, Table, Written};
+use super::walk::Table;
 use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;

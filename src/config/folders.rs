@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::report::Report;
-use super::walk::{Place, Reader};
+use super::item::Place;
+use super::report::{Reader, Report};
 use crate::gate::journal;
 
 /// Why a folder cannot be used.

@@ -1,13 +1,34 @@
 //! One value of the file: read as what it should be, or reported with what would be right.
 
 use std::fmt::Display;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::report::Reader;
 use super::span;
-use super::walk::{At, Place, Reader};
+
+/// Where something stands in the file, in bytes.
+pub(super) type Place = Range<usize>;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// What the file says about one key.
+#[derive(Clone, Debug)]
+pub(super) enum Written<T> {
+    /// Nothing: the default holds.
+    Absent,
+    /// Something that is wrong, and reported already: no more is said about it.
+    Wrong,
+    /// This.
+    Value(At<T>),
+}
 
 /// One value of a table, or one element of a list.
 pub(super) struct Item<'a> {
@@ -15,6 +36,36 @@ pub(super) struct Item<'a> {
     pub(super) key: &'static str,
     pub(super) value: &'a DeValue<'a>,
     pub(super) place: Place,
+}
+
+impl<T> Written<T> {
+    /// The value, if there is one to work with.
+    pub(super) fn get(&self) -> Option<&At<T>> {
+        match self {
+            Written::Value(at) => Some(at),
+            Written::Absent | Written::Wrong => None,
+        }
+    }
+
+    /// The value, or the default where there is none. What is wrong never reaches a setting: the
+    /// report about it keeps the file from being accepted.
+    pub(super) fn or(self, default: T) -> T {
+        match self {
+            Written::Value(at) => at.value,
+            Written::Absent | Written::Wrong => default,
+        }
+    }
+
+    /// Takes the key as written, but with a slip: that it is missing is not another mistake.
+    pub(super) fn misspelt(&mut self) {
+        if self.is_absent() {
+            *self = Written::Wrong;
+        }
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Written::Absent)
+    }
 }
 
 impl<'a> Item<'a> {

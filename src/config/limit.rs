@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use super::item::{At, Place, Written};
 use super::limit_schema::{self, Window};
 use super::meaning;
+use super::report::Reader;
 use super::span;
-use super::walk::{At, Place, Reader, Written};
 use crate::locker::{Counts, Kind, Limit, Rate, Unit};
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Rule};

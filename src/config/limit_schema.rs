@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::item::Item;
+use super::item::{At, Item, Place, Written};
 use super::value::{MOST_SLOTS, Pattern, cost, host, key_part, method, name, path_pattern, zone};
-use super::walk::{At, Place, Table, Written};
+use super::walk::Table;
 use crate::locker::{Counts, Priority, ShareBy, WhenFull};
 use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;

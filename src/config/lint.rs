@@ -6,10 +6,10 @@
 use std::net::IpAddr;
 
 use super::file::File;
-use super::item::nearest;
+use super::item::{At, Place, nearest};
 use super::limit_schema::Limit;
+use super::report::Reader;
 use super::value::Pattern;
-use super::walk::{At, Place, Reader};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::HostPattern;

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::file::File;
-use super::walk::{Place, Reader};
+use super::item::Place;
+use super::report::Reader;
 
 /// Where callers are listened to unless `[listen] proxy` says otherwise.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);

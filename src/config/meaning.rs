@@ -1,9 +1,9 @@
 //! Says what a limit means, in a sentence that its author can check against what was wanted.
 
+use super::item::At;
 use super::limit_schema::Limit;
 use super::span;
 use super::value::Pattern;
-use super::walk::At;
 use crate::locker::{Counts, Kind, Priority, Rate, Unit, WhenFull};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;

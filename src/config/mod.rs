@@ -40,8 +40,8 @@ use tracing::level_filters::LevelFilter;
 pub use self::report::{Report, Severity};
 
 use self::file::File;
-use self::report::Source;
-use self::walk::Reader;
+use self::report::{Reader, Source};
+use self::walk::Table;
 use crate::net::connection_limit;
 use crate::proxy::record::Format;
 use crate::tls::ca;
@@ -181,7 +181,7 @@ pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
     let source = load(path)?;
     let document = document(&source).map_err(Error::Invalid)?;
     let reader = Reader::new(&source);
-    let mut root = reader.root(document.get_ref());
+    let mut root = Table::root(&reader, document.get_ref());
     let file = File::read(&mut root);
     root.end();
     let authority = tls::authority(&file.tls, folder(path));
@@ -197,7 +197,7 @@ pub fn users_file(path: &Path) -> Result<Option<PathBuf>, Error> {
     let source = load(path)?;
     let document = document(&source).map_err(Error::Invalid)?;
     let reader = Reader::new(&source);
-    let file = File::read(&mut reader.root(document.get_ref()));
+    let file = File::read(&mut Table::root(&reader, document.get_ref()));
     Ok(file.access.users.get().map(|at| folder(path).join(&at.value)))
 }
 
@@ -227,7 +227,7 @@ fn parse(source: &Source, folder: &Path) -> Result<Settings, Vec<Report>> {
         return Err(vec![source.error(&(0..0), nothing, SMALLEST.to_owned())]);
     }
     let reader = Reader::new(source);
-    let mut root = reader.root(document.get_ref());
+    let mut root = Table::root(&reader, document.get_ref());
     let file = File::read(&mut root);
     root.end();
     if file.limits.is_empty() {

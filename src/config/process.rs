@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use tracing::level_filters::LevelFilter;
 
-use super::item::Item;
+use super::item::{Item, Place, Written};
 use super::value::{Destination, address, destination, folder, path};
-use super::walk::{Place, Table, Written};
+use super::walk::Table;
 use crate::gate::journal::AfterCrash;
 use crate::proxy::record::Format;
 

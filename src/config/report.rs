@@ -1,6 +1,7 @@
 //! One mistake in a file: where it is, what the line says, and what would be right.
 
-use std::fmt;
+use std::cell::RefCell;
+use std::fmt::{self, Display};
 use std::ops::Range;
 
 use crate::proxy::warning::Warning;
@@ -10,6 +11,12 @@ use crate::proxy::warning::Warning;
 pub(super) struct Source {
     name: String,
     text: String,
+}
+
+/// The file being read, and what has been found wrong with it.
+pub(super) struct Reader<'a> {
+    source: &'a Source,
+    reports: RefCell<Vec<Report>>,
 }
 
 /// One mistake, or one thing that is allowed but hardly meant.
@@ -98,6 +105,35 @@ impl Report {
     pub(super) fn to_warning(&self) -> Warning {
         let Report { file, line, column, message, advice, .. } = self.clone();
         Warning { file, line, column, message, advice }
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(source: &'a Source) -> Reader<'a> {
+        Reader { source, reports: RefCell::new(Vec::new()) }
+    }
+
+    pub(super) fn error(&self, place: &Range<usize>, message: impl Display, advice: impl Display) {
+        let report = self.source.error(place, message.to_string(), advice.to_string());
+        self.note(report);
+    }
+
+    pub(super) fn warn(&self, place: &Range<usize>, message: impl Display, advice: impl Display) {
+        self.note(self.warning(place, message, advice));
+    }
+
+    /// A warning that is not noted.
+    pub(super) fn warning(&self, place: &Range<usize>, message: impl Display, advice: impl Display) -> Report {
+        self.source.warning(place, message.to_string(), advice.to_string())
+    }
+
+    /// Notes a report about another file.
+    pub(super) fn note(&self, report: Report) {
+        self.reports.borrow_mut().push(report);
+    }
+
+    pub(super) fn into_reports(self) -> Vec<Report> {
+        self.reports.into_inner()
     }
 }
 

@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::item::Item;
+use super::item::{At, Item, Place, Written};
 use super::limit::Checked;
+use super::report::Reader;
 use super::value::{name, path};
-use super::walk::{At, Place, Reader, Table, Written};
+use super::walk::Table;
 use crate::gate::store::{Secret, Settings, WhenLost};
 use crate::locker::Counts;
 

@@ -6,9 +6,9 @@ use rustls::pki_types::CertificateDer;
 
 use super::file::{Pair, Shown, Tls};
 use super::folders;
-use super::report::Report;
+use super::item::{At, Place};
+use super::report::{Reader, Report};
 use super::value::Pattern;
-use super::walk::{At, Place, Reader};
 use crate::gate::clock::Clock;
 use crate::proxy::pattern::HostPattern;
 use crate::tls::ca::{self, CaFault};

@@ -2,42 +2,11 @@
 //!
 //! What is read is known; what nobody read when a table ends is an unknown key.
 
-use std::cell::RefCell;
-use std::fmt::Display;
-use std::ops::Range;
-
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::item::{Item, kind, nearest};
-use super::report::{Report, Source};
-
-/// Where something stands in the file, in bytes.
-pub(super) type Place = Range<usize>;
-
-/// A value and where it stands.
-#[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    pub(super) value: T,
-    pub(super) place: Place,
-}
-
-/// What the file says about one key.
-#[derive(Clone, Debug)]
-pub(super) enum Written<T> {
-    /// Nothing: the default holds.
-    Absent,
-    /// Something that is wrong, and reported already: no more is said about it.
-    Wrong,
-    /// This.
-    Value(At<T>),
-}
-
-/// The file being read, and what has been found wrong with it.
-pub(super) struct Reader<'a> {
-    source: &'a Source,
-    reports: RefCell<Vec<Report>>,
-}
+use super::item::{At, Item, Place, Written, kind, nearest};
+use super::report::Reader;
 
 /// One table of the document. A section that the file leaves out is an empty table.
 pub(super) struct Table<'a> {
@@ -48,71 +17,12 @@ pub(super) struct Table<'a> {
     known: Vec<&'static str>,
 }
 
-impl<T> Written<T> {
-    /// The value, if there is one to work with.
-    pub(super) fn get(&self) -> Option<&At<T>> {
-        match self {
-            Written::Value(at) => Some(at),
-            Written::Absent | Written::Wrong => None,
-        }
-    }
-
-    /// The value, or the default where there is none. What is wrong never reaches a setting: the
-    /// report about it keeps the file from being accepted.
-    pub(super) fn or(self, default: T) -> T {
-        match self {
-            Written::Value(at) => at.value,
-            Written::Absent | Written::Wrong => default,
-        }
-    }
-
-    /// Takes the key as written, but with a slip: that it is missing is not another mistake.
-    pub(super) fn misspelt(&mut self) {
-        if self.is_absent() {
-            *self = Written::Wrong;
-        }
-    }
-
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Written::Absent)
-    }
-}
-
-impl<'a> Reader<'a> {
-    pub(super) fn new(source: &'a Source) -> Reader<'a> {
-        Reader { source, reports: RefCell::new(Vec::new()) }
-    }
-
-    /// The whole document as a table.
-    pub(super) fn root(&'a self, entries: &'a DeTable<'a>) -> Table<'a> {
-        Table { reader: self, heading: "", place: 0..0, entries: Some(entries), known: Vec::new() }
-    }
-
-    pub(super) fn error(&self, place: &Place, message: impl Display, advice: impl Display) {
-        let report = self.source.error(place, message.to_string(), advice.to_string());
-        self.note(report);
-    }
-
-    pub(super) fn warn(&self, place: &Place, message: impl Display, advice: impl Display) {
-        self.note(self.warning(place, message, advice));
-    }
-
-    /// A warning that is not noted.
-    pub(super) fn warning(&self, place: &Place, message: impl Display, advice: impl Display) -> Report {
-        self.source.warning(place, message.to_string(), advice.to_string())
-    }
-
-    /// Notes a report about another file.
-    pub(super) fn note(&self, report: Report) {
-        self.reports.borrow_mut().push(report);
-    }
-
-    pub(super) fn into_reports(self) -> Vec<Report> {
-        self.reports.into_inner()
-    }
-}
-
 impl<'a> Table<'a> {
+    /// The whole document as a table.
+    pub(super) fn root(reader: &'a Reader<'a>, entries: &'a DeTable<'a>) -> Table<'a> {
+        Table { reader, heading: "", place: 0..0, entries: Some(entries), known: Vec::new() }
+    }
+
     /// Where the table begins: its header, or its brace.
     pub(super) fn place(&self) -> Place {
         self.place.clone()
@@ -170,7 +80,7 @@ impl<'a> Table<'a> {
                 (None, item.place)
             }
         };
-        self.reader.read_table(heading, place, entries, read)
+        read_table(self.reader, heading, place, entries, read)
     }
 
     /// A list of tables, `[[key]]`.
@@ -201,7 +111,7 @@ impl<'a> Table<'a> {
             }
         };
         let read_one = |(value, place): (&'a DeValue<'a>, Place)| match value.as_table() {
-            Some(entries) => Some(self.reader.read_table(heading, place, Some(entries), &read)),
+            Some(entries) => Some(read_table(self.reader, heading, place, Some(entries), &read)),
             None => {
                 self.reader.error(&place, format_args!("`{key}` holds {}", kind(value)), &right);
                 None
@@ -249,17 +159,16 @@ impl<'a> Table<'a> {
     }
 }
 
-impl<'a> Reader<'a> {
-    fn read_table<T>(
-        &'a self,
-        heading: &'static str,
-        place: Place,
-        entries: Option<&'a DeTable<'a>>,
-        read: impl FnOnce(&mut Table<'a>) -> T,
-    ) -> T {
-        let mut table = Table { reader: self, heading, place, entries, known: Vec::new() };
-        let value = read(&mut table);
-        table.end();
-        value
-    }
+/// Reads one table, and reports the keys that `read` did not ask for.
+fn read_table<'a, T>(
+    reader: &'a Reader<'a>,
+    heading: &'static str,
+    place: Place,
+    entries: Option<&'a DeTable<'a>>,
+    read: impl FnOnce(&mut Table<'a>) -> T,
+) -> T {
+    let mut table = Table { reader, heading, place, entries, known: Vec::new() };
+    let value = read(&mut table);
+    table.end();
+    value
 }
