@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use crate::config::tune::Wish;
+use crate::config::edit::Edit;
 
 /// Channel for the result of a command: the changes, one line of text for each, or the reason of a failure.
 pub type CommandReply = oneshot::Sender<Result<Vec<String>, CommandError>>;
@@ -16,7 +16,7 @@ pub enum AdminCommand {
         /// Name of the limit.
         limit: String,
         /// Keys of the limit as in the file, with their new values.
-        edits: Vec<(String, Wish)>,
+        edits: Vec<(String, Edit)>,
         /// Channel for the result.
         reply: CommandReply,
     },

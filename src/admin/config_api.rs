@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::command::{AdminCommand, CommandError, CommandReply};
 use super::limit_json::{limit, survey};
 use super::state::AdminState;
-use crate::config::tune::Wish;
+use crate::config::edit::Edit;
 use crate::http_admin::problem;
 
 /// Handles `POST /v1/config/reload`: reads the file again, and answers with the changes.
@@ -57,17 +57,17 @@ pub(super) async fn tune(
 ///
 /// # Errors
 /// A message for the client, if the value is an object, a list of anything but strings, or a number with a fraction.
-fn edit((key, value): (String, Value)) -> Result<(String, Wish), String> {
+fn edit((key, value): (String, Value)) -> Result<(String, Edit), String> {
     let edit = match value {
-        Value::Null => Wish::Default,
-        Value::Bool(flag) => Wish::Flag(flag),
+        Value::Null => Edit::Default,
+        Value::Bool(flag) => Edit::Flag(flag),
         Value::Number(number) => {
-            Wish::Number(number.as_i64().ok_or_else(|| format!("`{key}` must be a whole number"))?)
+            Edit::Number(number.as_i64().ok_or_else(|| format!("`{key}` must be a whole number"))?)
         }
-        Value::String(text) => Wish::Text(text),
+        Value::String(text) => Edit::Text(text),
         Value::Array(list) => {
             let texts = list.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-            Wish::List(texts.ok_or_else(|| format!("`{key}` must be a list of texts"))?)
+            Edit::List(texts.ok_or_else(|| format!("`{key}` must be a list of texts"))?)
         }
         Value::Object(_) => return Err(format!("`{key}` cannot be tuned")),
     };

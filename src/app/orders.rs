@@ -12,7 +12,7 @@ use super::causes;
 use super::reload::Reloader;
 use crate::admin::{AdminCommand, CommandError};
 use crate::config;
-use crate::config::tune::{Wish, tune};
+use crate::config::edit::{Edit, edit_limit};
 
 impl Reloader {
     /// Does what an operator asks for.
@@ -28,12 +28,13 @@ impl Reloader {
     }
 
     /// Puts these values of a limit in force, as if the file said so; the file does not change.
-    async fn tune(&self, limit: &str, wishes: &[(String, Wish)]) -> Result<Vec<String>, CommandError> {
+    async fn tune(&self, limit: &str, wishes: &[(String, Edit)]) -> Result<Vec<String>, CommandError> {
         let mut place = self.in_force.lock().await;
         let in_force = place.as_ref().ok_or(CommandError::ShuttingDown)?;
         let number =
             in_force.gate.limits.iter().position(|known| *known.name == *limit).ok_or(CommandError::UnknownLimit)?;
-        let text = tune(&in_force.text, number, wishes).map_err(|error| CommandError::Invalid(error.to_string()))?;
+        let text =
+            edit_limit(&in_force.text, number, wishes).map_err(|error| CommandError::Invalid(error.to_string()))?;
         let path = self.path().to_owned();
         let settings = spawn_blocking(move || config::read_text(&path, text)).await;
         let wrong = |error: &dyn std::error::Error| CommandError::Invalid(causes(error));

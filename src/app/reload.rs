@@ -140,7 +140,7 @@ impl Reloader {
         mut settings: Settings,
     ) -> Result<Vec<String>, Error> {
         let in_force = place.as_ref().ok_or(Error::HandedOver)?;
-        settings.overrule(in_force);
+        settings.keep_overrides(in_force);
         let doors = self.doors.plan(&settings.listen)?;
         let asked = settings.listen.clone();
         settings.bound_to(&doors.bound());

@@ -12,7 +12,7 @@ pub(super) fn check(config_arg: Option<&Path>) -> ExitCode {
     };
     // Only in this command: others may be run by another user than the gateway's, or for a gateway that runs already.
     settings.unusable.iter().for_each(|warning| eprintln!("{warning}"));
-    let mut text = settings.meanings.join("\n");
+    let mut text = settings.explanations.join("\n");
     if !text.is_empty() {
         text.push('\n');
     }

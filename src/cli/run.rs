@@ -58,7 +58,7 @@ fn banner(path: &Path, settings: &Settings) -> String {
     for address in &settings.listen {
         text.push_str(&format!("listening on {address}\n"));
     }
-    for meaning in &settings.meanings {
+    for meaning in &settings.explanations {
         text.push_str(&format!("  {meaning}\n"));
     }
     if let Ok(url) = variables::url(settings) {

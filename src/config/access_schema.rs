@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::item::{At, Written};
-use super::value::{path, port, range, upgrade};
-use super::walk::Table;
+use super::toml_table::TomlTable;
+use super::toml_value::{Setting, Spanned};
+use super::value_parsers::{path, port, range, upgrade};
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::Timeouts;
 
@@ -18,45 +18,45 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// `[access]`
 #[derive(Debug)]
-pub(super) struct Access {
-    pub(super) allow_from: Written<Vec<At<IpNet>>>,
-    pub(super) users: Written<PathBuf>,
+pub(super) struct AccessSection {
+    pub(super) allow_from: Setting<Vec<Spanned<IpNet>>>,
+    pub(super) users: Setting<PathBuf>,
     pub(super) connect_ports: Vec<u16>,
     pub(super) allow_ports: Vec<u16>,
-    pub(super) only_listed: Written<bool>,
-    pub(super) deny_opaque: Written<bool>,
-    pub(super) deny_addresses: Vec<At<IpNet>>,
-    pub(super) allow_addresses: Vec<At<IpNet>>,
+    pub(super) only_listed: Setting<bool>,
+    pub(super) deny_opaque: Setting<bool>,
+    pub(super) deny_addresses: Vec<Spanned<IpNet>>,
+    pub(super) allow_addresses: Vec<Spanned<IpNet>>,
     pub(super) ipv6_prefix: Ipv6Prefix,
     pub(super) upgrades: Vec<String>,
 }
 
-impl Access {
+impl AccessSection {
     /// The line that denies unlisted hosts.
-    pub(super) fn only_listed(&self) -> Option<&At<bool>> {
+    pub(super) fn only_listed(&self) -> Option<&Spanned<bool>> {
         self.only_listed.get().filter(|at| at.value)
     }
 
     /// The line that denies tunnels that are not opened.
-    pub(super) fn deny_opaque(&self) -> Option<&At<bool>> {
+    pub(super) fn deny_opaque(&self) -> Option<&Spanned<bool>> {
         self.deny_opaque.get().filter(|at| at.value)
     }
 
-    pub(super) fn read(table: &mut Table<'_>) -> Access {
-        Access {
-            allow_from: table.get("allow_from", |v| v.some(range)),
+    pub(super) fn read(table: &mut TomlTable<'_>) -> AccessSection {
+        AccessSection {
+            allow_from: table.get("allow_from", |v| v.non_empty_list(range)),
             users: table.get("users", path),
-            connect_ports: table.get("connect_ports", |v| v.each(port)).map_all().unwrap_or_else(|| vec![443]),
-            allow_ports: table.get("allow_ports", |v| v.each(port)).map_all().unwrap_or_default(),
-            only_listed: table.get("unlisted_hosts", |v| v.word(&[("allow", false), ("deny", true)])),
-            deny_opaque: table.get("opaque_tunnels", |v| v.word(&[("allow", false), ("deny", true)])),
-            deny_addresses: table.get("deny_addresses", |v| v.each(range)).or(Vec::new()),
-            allow_addresses: table.get("allow_addresses", |v| v.each(range)).or(Vec::new()),
+            connect_ports: table.get("connect_ports", |v| v.list(port)).map_all().unwrap_or_else(|| vec![443]),
+            allow_ports: table.get("allow_ports", |v| v.list(port)).map_all().unwrap_or_default(),
+            only_listed: table.get("unlisted_hosts", |v| v.keyword(&[("allow", false), ("deny", true)])),
+            deny_opaque: table.get("opaque_tunnels", |v| v.keyword(&[("allow", false), ("deny", true)])),
+            deny_addresses: table.get("deny_addresses", |v| v.list(range)).or(Vec::new()),
+            allow_addresses: table.get("allow_addresses", |v| v.list(range)).or(Vec::new()),
             ipv6_prefix: table
                 .get("ipv6_prefix", |v| v.number(1..=128).and_then(|bits| u8::try_from(bits).ok()).map(Ipv6Prefix))
                 .or(Ipv6Prefix::default()),
             upgrades: table
-                .get("upgrades", |v| v.each(upgrade))
+                .get("upgrades", |v| v.list(upgrade))
                 .map_all()
                 .unwrap_or_else(|| vec!["websocket".to_owned()]),
         }
@@ -64,7 +64,7 @@ impl Access {
 }
 
 /// `[timeouts]`
-pub(super) fn timeouts(table: &mut Table<'_>) -> Timeouts {
+pub(super) fn read_timeouts(table: &mut TomlTable<'_>) -> Timeouts {
     let request = table.get("request", |v| v.duration(MS..=DAY)).get().map(|at| at.value);
     let mut wait = |key, default| table.get(key, |v| v.duration(MS..=DAY)).or(default);
     Timeouts {
@@ -78,12 +78,12 @@ pub(super) fn timeouts(table: &mut Table<'_>) -> Timeouts {
     }
 }
 
-impl<T> Written<Vec<At<T>>> {
+impl<T> Setting<Vec<Spanned<T>>> {
     /// The values without their places.
     fn map_all(self) -> Option<Vec<T>> {
         match self {
-            Written::Value(list) => Some(list.value.into_iter().map(|at| at.value).collect()),
-            Written::Absent | Written::Wrong => None,
+            Setting::Value(list) => Some(list.value.into_iter().map(|at| at.value).collect()),
+            Setting::Absent | Setting::Invalid => None,
         }
     }
 }

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::file::File;
-use super::item::At;
-use super::report::Reader;
+use super::report::Reports;
+use super::schema::ConfigFile;
+use super::toml_value::Spanned;
 use crate::net::dial;
 
 /// Link-local addresses, of which any may be a metadata service's.
@@ -33,15 +33,20 @@ const PRIVATE_NAMES: [&str; 12] = [
 ];
 
 /// The rules that the file gives; what of it has no effect is told.
-pub(super) fn check(file: &File, own: &[SocketAddr], loopback_only: bool, reader: &Reader<'_>) -> dial::Settings {
+pub(super) fn check(
+    file: &ConfigFile,
+    own: &[SocketAddr],
+    loopback_only: bool,
+    reports: &Reports<'_>,
+) -> dial::Settings {
     let access = &file.access;
     for at in &access.allow_addresses {
-        warn_of_no_effect(at, &access.deny_addresses, reader);
+        warn_of_no_effect(at, &access.deny_addresses, reports);
     }
     if !loopback_only && access.allow_addresses.is_empty() {
-        warn_of_private_wildcards(file, reader);
+        warn_of_private_wildcards(file, reports);
     }
-    let plain = |list: &[At<IpNet>]| list.iter().map(|at| at.value).collect();
+    let plain = |list: &[Spanned<IpNet>]| list.iter().map(|at| at.value).collect();
     dial::Settings {
         deny: plain(&access.deny_addresses),
         allow: plain(&access.allow_addresses),
@@ -50,19 +55,19 @@ pub(super) fn check(file: &File, own: &[SocketAddr], loopback_only: bool, reader
     }
 }
 
-fn warn_of_no_effect(allowed: &At<IpNet>, denied: &[At<IpNet>], reader: &Reader<'_>) {
+fn warn_of_no_effect(allowed: &Spanned<IpNet>, denied: &[Spanned<IpNet>], reports: &Reports<'_>) {
     let range = allowed.value;
     if let Some(denied) = denied.iter().find(|denied| denied.value.contains(&range)) {
         let message = format!("{range} stays denied: `deny_addresses` has {}", denied.value);
-        reader.warn(&allowed.place, message, "leave one of them out");
+        reports.warn(&allowed.span, message, "leave one of them out");
     } else if range.prefix_len() < range.max_prefix_len() && LINK_LOCAL.iter().any(|local| local.contains(&range)) {
         let message = format!("{range} stays denied: metadata services of clouds are there");
-        reader.warn(&allowed.place, message, "name each address, such as \"169.254.1.2\"");
+        reports.warn(&allowed.span, message, "name each address, such as \"169.254.1.2\"");
     }
 }
 
 /// A wildcard opens no private address, which these names most likely have.
-fn warn_of_private_wildcards(file: &File, reader: &Reader<'_>) {
+fn warn_of_private_wildcards(file: &ConfigFile, reports: &Reports<'_>) {
     for at in file.limits.iter().flat_map(|limit| &limit.matching.hosts) {
         let text = &at.value.text;
         let name = text.rsplit_once(':').map_or(text.as_str(), |(name, _)| name).trim_end_matches('.');
@@ -70,7 +75,7 @@ fn warn_of_private_wildcards(file: &File, reader: &Reader<'_>) {
         if name.starts_with("*.") && PRIVATE_NAMES.into_iter().any(is_below) {
             let message = "a wildcard does not open private addresses, and these hosts will have some";
             let right = "add allow_addresses = [\"10.0.0.0/8\"] to [access] (their addresses), or name each host";
-            reader.warn(&at.place, message, right);
+            reports.warn(&at.span, message, right);
         }
     }
 }

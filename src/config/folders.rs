@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::item::Place;
-use super::report::{Reader, Report};
+use super::report::{Report, Reports};
+use super::toml_value::Span;
 use crate::gate::journal;
 
 /// Why a folder cannot be used.
@@ -24,35 +24,35 @@ enum Fault {
 
 /// Checks the state folder; `place`: of the key that names it, or of the file's beginning. Returns what only this user and
 /// this machine are to blame for.
-pub(super) fn check_state(settings: &journal::Settings, place: &Place, reader: &Reader<'_>) -> Option<Report> {
+pub(super) fn check_state(settings: &journal::Settings, span: &Span, reports: &Reports<'_>) -> Option<Report> {
     let fault = fault(&settings.dir, &journal::FILES)?;
     let dir = settings.dir.display();
     match fault {
         // The gateway does without it then, and says so.
         Fault::InTheWay(file) if settings.after_crash == journal::AfterCrash::Forget => {
             let message = format!("the state folder {dir} cannot be made: {} is a file", file.display());
-            Some(reader.warning(place, message, "the gateway runs without it, and a restart forgets what was counted"))
+            Some(reports.warning(span, message, "the gateway runs without it, and a restart forgets what was counted"))
         }
         Fault::InTheWay(file) => {
             let message = format!("the state folder {dir} cannot be made: {} is a file", file.display());
-            reader.error(place, message, "name another folder, or move the file away");
+            reports.error(span, message, "name another folder, or move the file away");
             None
         }
         Fault::Denied(path, kind) => {
             let message =
                 format!("this user cannot write {}, which the state folder {dir} needs: {kind}", path.display());
-            Some(reader.warning(place, message, "the gateway must run as a user that can"))
+            Some(reports.warning(span, message, "the gateway must run as a user that can"))
         }
     }
 }
 
 /// Checks the folder of an authority that has yet to be made.
-pub(super) fn check_authority(dir: &Path, place: &Place, reader: &Reader<'_>) -> Option<Report> {
+pub(super) fn check_authority(dir: &Path, span: &Span, reports: &Reports<'_>) -> Option<Report> {
     let told = |path: &Path, why: &dyn std::fmt::Display| {
         let (dir, path) = (dir.display(), path.display());
         let message = format!("no authority is in {dir}, and this user cannot make one: {path}: {why}");
-        reader.warning(
-            place,
+        reports.warning(
+            span,
             message,
             "the gateway must run as a user that can write there, or name another folder in ca_dir",
         )

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::item::{At, Item, Place, Written};
-use super::value::{MOST_SLOTS, Pattern, cost, host, key_part, method, name, path_pattern, zone};
-use super::walk::Table;
+use super::toml_table::TomlTable;
+use super::toml_value::{Setting, Span, Spanned, TomlValue};
+use super::value_parsers::{MOST_SLOTS, TextPattern, cost, host, key_part, method, name, path_pattern, zone};
 use crate::locker::{Counts, Priority, ShareBy, WhenFull};
 use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;
@@ -24,21 +24,21 @@ const MOST_RETRIES: u32 = 5;
 
 /// `[[limit]]`
 #[derive(Debug)]
-pub(super) struct Limit {
-    pub(super) place: Place,
-    pub(super) name: Written<String>,
-    pub(super) matching: Match,
-    pub(super) requests: Written<u32>,
-    pub(super) per: Written<Duration>,
-    pub(super) key: Vec<At<KeyPart>>,
-    pub(super) ignore_case: Written<bool>,
-    pub(super) window: Written<Window>,
-    pub(super) zone: Written<TimeZone>,
-    pub(super) burst: Written<u32>,
-    pub(super) counts: Written<Counts>,
-    pub(super) guard: Written<Duration>,
-    pub(super) cost: Written<Cost>,
-    pub(super) in_flight: Written<u32>,
+pub(super) struct LimitSection {
+    pub(super) span: Span,
+    pub(super) name: Setting<String>,
+    pub(super) matching: MatchTable,
+    pub(super) requests: Setting<u32>,
+    pub(super) per: Setting<Duration>,
+    pub(super) key: Vec<Spanned<KeyPart>>,
+    pub(super) ignore_case: Setting<bool>,
+    pub(super) window: Setting<WindowKind>,
+    pub(super) zone: Setting<TimeZone>,
+    pub(super) burst: Setting<u32>,
+    pub(super) counts: Setting<Counts>,
+    pub(super) guard: Setting<Duration>,
+    pub(super) cost: Setting<Cost>,
+    pub(super) in_flight: Setting<u32>,
     pub(super) when_full: WhenFull,
     pub(super) max_wait: Duration,
     pub(super) max_waiting: u32,
@@ -46,68 +46,68 @@ pub(super) struct Limit {
     pub(super) priority: Priority,
     pub(super) pushback: Pushback,
     pub(super) retry: u8,
-    pub(super) dry_run: Written<bool>,
-    pub(super) shared: Written<bool>,
+    pub(super) dry_run: Setting<bool>,
+    pub(super) shared: Setting<bool>,
     pub(super) max_keys: u32,
 }
 
 /// `match` of a limit: what a request must be to count. An empty list is met by everything.
 #[derive(Debug)]
-pub(super) struct Match {
-    pub(super) hosts: Vec<At<Pattern<HostPattern>>>,
-    pub(super) paths: Vec<At<Pattern<PathPattern>>>,
-    pub(super) methods: Vec<At<String>>,
+pub(super) struct MatchTable {
+    pub(super) hosts: Vec<Spanned<TextPattern<HostPattern>>>,
+    pub(super) paths: Vec<Spanned<TextPattern<PathPattern>>>,
+    pub(super) methods: Vec<Spanned<String>>,
 }
 
 /// `window` of a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Window {
+pub(super) enum WindowKind {
     Sliding,
     Fixed,
     Calendar,
     Smooth,
 }
 
-impl Limit {
-    pub(super) fn read(table: &mut Table<'_>) -> Limit {
-        let mut limit = Limit {
-            place: table.place(),
+impl LimitSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> LimitSection {
+        let mut limit = LimitSection {
+            span: table.span(),
             name: table.get("name", name),
-            matching: table.inline("match", "{ host = \"api.example.com\" }", Match::read),
+            matching: table.inline_table("match", "{ host = \"api.example.com\" }", MatchTable::read),
             requests: table.get("requests", |v| v.number(1..=MOST_SLOTS)),
             per: table.get("per", |v| v.duration(MS..=LONGEST)),
-            key: table.get("key", |v| v.each(key_part)).or(Vec::new()),
-            ignore_case: table.get("ignore_case", Item::flag),
-            window: table.get("window", |v| v.word(&WINDOWS)),
+            key: table.get("key", |v| v.list(key_part)).or(Vec::new()),
+            ignore_case: table.get("ignore_case", TomlValue::boolean),
+            window: table.get("window", |v| v.keyword(&WINDOWS)),
             zone: table.get("zone", zone),
             burst: table.get("burst", |v| v.number(1..=MOST_SLOTS)),
-            counts: table.get("counts", |v| v.word(&[("sent", Counts::Sent), ("answered", Counts::Answered)])),
+            counts: table.get("counts", |v| v.keyword(&[("sent", Counts::Sent), ("answered", Counts::Answered)])),
             guard: table.get("guard", |v| v.duration(NONE..=HOUR)),
             cost: table.get("cost", cost),
             in_flight: table.get("in_flight", |v| v.number(1..=MOST_SLOTS)),
             when_full: table
-                .get("when_full", |v| v.word(&[("wait", WhenFull::Wait), ("refuse", WhenFull::Refuse)]))
+                .get("when_full", |v| v.keyword(&[("wait", WhenFull::Wait), ("refuse", WhenFull::Refuse)]))
                 .or(WhenFull::Wait),
             max_wait: table.get("max_wait", |v| v.duration(NONE..=LONGEST)).or(MAX_WAIT),
             max_waiting: table.get("max_waiting", |v| v.number(1..=MOST_SLOTS)).or(1_000),
             share_by: table
-                .get("share_by", |v| v.word(&[("caller", ShareBy::Caller), ("none", ShareBy::Nobody)]))
+                .get("share_by", |v| v.keyword(&[("caller", ShareBy::Caller), ("none", ShareBy::Nobody)]))
                 .or(ShareBy::Caller),
-            priority: table.get("priority", |v| v.word(&PRIORITIES)).or(Priority::WithinCaller),
+            priority: table.get("priority", |v| v.keyword(&PRIORITIES)).or(Priority::WithinCaller),
             pushback: table
-                .get("pushback", |v| v.word(&[("pause", Pushback::Pause), ("ignore", Pushback::Ignore)]))
+                .get("pushback", |v| v.keyword(&[("pause", Pushback::Pause), ("ignore", Pushback::Ignore)]))
                 .or(Pushback::Pause),
             retry: table.get("retry", |v| v.number(0..=MOST_RETRIES).and_then(|n| u8::try_from(n).ok())).or(0),
-            dry_run: table.get("dry_run", Item::flag),
-            shared: table.get("shared", Item::flag),
+            dry_run: table.get("dry_run", TomlValue::boolean),
+            shared: table.get("shared", TomlValue::boolean),
             max_keys: table.get("max_keys", |v| v.number(1..=MOST_SLOTS)).or(1_000_000),
         };
-        for key in table.meant() {
+        for key in table.misspelt_keys() {
             match key {
-                "requests" => limit.requests.misspelt(),
-                "per" => limit.per.misspelt(),
-                "in_flight" => limit.in_flight.misspelt(),
-                "window" => limit.window.misspelt(),
+                "requests" => limit.requests.mark_misspelt(),
+                "per" => limit.per.mark_misspelt(),
+                "in_flight" => limit.in_flight.mark_misspelt(),
+                "window" => limit.window.mark_misspelt(),
                 _ => {}
             }
         }
@@ -118,26 +118,26 @@ impl Limit {
 const PRIORITIES: [(&str, Priority); 3] =
     [("within-caller", Priority::WithinCaller), ("strict", Priority::Strict), ("none", Priority::None)];
 
-const WINDOWS: [(&str, Window); 4] = [
-    ("sliding", Window::Sliding),
-    ("fixed", Window::Fixed),
-    ("calendar", Window::Calendar),
-    ("smooth", Window::Smooth),
+const WINDOWS: [(&str, WindowKind); 4] = [
+    ("sliding", WindowKind::Sliding),
+    ("fixed", WindowKind::Fixed),
+    ("calendar", WindowKind::Calendar),
+    ("smooth", WindowKind::Smooth),
 ];
 
-impl Limit {
+impl LimitSection {
     /// True if it only decides, counts and logs.
     pub(super) fn is_dry_run(&self) -> bool {
         self.dry_run.get().is_some_and(|at| at.value)
     }
 }
 
-impl Match {
-    fn read(table: &mut Table<'_>) -> Match {
-        Match {
-            hosts: table.get("host", |v| v.some(host)).or(Vec::new()),
-            paths: table.get("path", |v| v.some(path_pattern)).or(Vec::new()),
-            methods: table.get("method", |v| v.some(method)).or(Vec::new()),
+impl MatchTable {
+    fn read(table: &mut TomlTable<'_>) -> MatchTable {
+        MatchTable {
+            hosts: table.get("host", |v| v.non_empty_list(host)).or(Vec::new()),
+            paths: table.get("path", |v| v.non_empty_list(path_pattern)).or(Vec::new()),
+            methods: table.get("method", |v| v.non_empty_list(method)).or(Vec::new()),
         }
     }
 }

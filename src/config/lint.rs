@@ -5,11 +5,11 @@
 
 use std::net::IpAddr;
 
-use super::file::File;
-use super::item::{At, Place, nearest};
-use super::limit_schema::Limit;
-use super::report::Reader;
-use super::value::Pattern;
+use super::limit_schema::LimitSection;
+use super::report::Reports;
+use super::schema::ConfigFile;
+use super::toml_value::{Span, Spanned, nearest};
+use super::value_parsers::TextPattern;
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::HostPattern;
@@ -18,8 +18,8 @@ use crate::proxy::pattern::HostPattern;
 const HTTPS: u16 = 443;
 
 /// Warns of each line of the file that does less than it seems to.
-pub(super) fn lint(file: &File, reader: &Reader<'_>) {
-    let lint = Lint { file, reader };
+pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
+    let lint = Lint { file, reports };
     for limit in &file.limits {
         lint.limit(limit);
     }
@@ -29,15 +29,15 @@ pub(super) fn lint(file: &File, reader: &Reader<'_>) {
 }
 
 struct Lint<'a> {
-    file: &'a File,
-    reader: &'a Reader<'a>,
+    file: &'a ConfigFile,
+    reports: &'a Reports<'a>,
 }
 
 impl Lint<'_> {
-    fn limit(&self, limit: &Limit) {
+    fn limit(&self, limit: &LimitSection) {
         if let Some(at) = limit.dry_run.get().filter(|at| at.value) {
-            self.reader.warn(
-                &at.place,
+            self.reports.warn(
+                &at.span,
                 "this limit holds nothing back: it is a dry run",
                 "leave it out to have it hold",
             );
@@ -47,7 +47,7 @@ impl Lint<'_> {
         match matching.paths.first() {
             Some(path) if only_connect => {
                 let message = "this limit counts nothing: a CONNECT has no path";
-                self.reader.warn(&path.place, message, "leave out the path, or the method");
+                self.reports.warn(&path.span, message, "leave out the path, or the method");
             }
             _ if only_connect => self.only_tunnels(limit),
             Some(_) => self.unseen_in_tunnels(limit),
@@ -59,39 +59,39 @@ impl Lint<'_> {
         for at in matching.hosts.iter().filter(|at| at.value.pattern.port() == Some(HTTPS)) {
             if !self.file.access.connect_ports.contains(&HTTPS) && !self.is_routed(&at.value.pattern) {
                 let message = format!("no tunnel leads to {}: [access] connect_ports has no {HTTPS}", at.value.text);
-                self.reader.warn(&at.place, message, "add the port there, or leave it out here");
+                self.reports.warn(&at.span, message, "add the port there, or leave it out here");
             }
         }
     }
 
     /// Checks that there are tunnels to be counted.
-    fn only_tunnels(&self, limit: &Limit) {
+    fn only_tunnels(&self, limit: &LimitSection) {
         let hosts = &limit.matching.hosts;
         if !hosts.is_empty() && hosts.iter().all(|at| self.opaque_port(&at.value.pattern).is_none()) {
-            let place = &limit.matching.methods[0].place;
+            let span = &limit.matching.methods[0].span;
             let message = "this limit counts nothing: there are no tunnels to its hosts that stay closed";
-            self.reader.warn(place, message, "leave the method out: requests in opened tunnels have their own");
+            self.reports.warn(span, message, "leave the method out: requests in opened tunnels have their own");
         }
     }
 
     /// Reports the hosts of a limit that counts by what only a request has.
-    fn unseen_in_tunnels(&self, limit: &Limit) {
+    fn unseen_in_tunnels(&self, limit: &LimitSection) {
         let matching = &limit.matching;
         let sees = match (matching.paths.is_empty(), matching.methods.is_empty()) {
             (false, false) => "neither path nor method",
             (false, true) => "no path",
             (true, _) => "no method but CONNECT",
         };
-        let place = matching.paths.first().map(|at| &at.place).or(matching.methods.first().map(|at| &at.place));
-        for (host, place) in self.opaque_hosts(limit, place.unwrap_or(&limit.place)) {
+        let span = matching.paths.first().map(|at| &at.span).or(matching.methods.first().map(|at| &at.span));
+        for (host, span) in self.opaque_hosts(limit, span.unwrap_or(&limit.span)) {
             let message = format!("this limit counts no https requests to {host}: in a closed tunnel it sees {sees}");
-            self.reader.warn(place, message, remedy(host));
+            self.reports.warn(span, message, remedy(host));
         }
     }
 
     /// Reports keys and costs that tunnels do not have.
-    fn keys_of_tunnels(&self, limit: &Limit) {
-        let Some((host, _)) = self.opaque_hosts(limit, &limit.place).into_iter().next() else { return };
+    fn keys_of_tunnels(&self, limit: &LimitSection) {
+        let Some((host, _)) = self.opaque_hosts(limit, &limit.span).into_iter().next() else { return };
         for at in &limit.key {
             let what = match &at.value {
                 KeyPart::Path(_) => "have no path".to_owned(),
@@ -100,26 +100,26 @@ impl Lint<'_> {
                 KeyPart::Host | KeyPart::Caller | KeyPart::Method => continue,
             };
             let message = format!("closed tunnels to {host} {what}: they share one window");
-            self.reader.warn(&at.place, message, remedy(host));
+            self.reports.warn(&at.span, message, remedy(host));
         }
-        if let Some(At { value: Cost::Header(name), place }) = limit.cost.get() {
+        if let Some(Spanned { value: Cost::Header(name), span }) = limit.cost.get() {
             let message = format!("closed tunnels to {host} cost 1 each: the header {name} is read from their CONNECT");
-            self.reader.warn(place, message, remedy(host));
+            self.reports.warn(span, message, remedy(host));
         }
     }
 
     /// The hosts of a limit to which closed tunnels may lead, with their places; `place` is that of all hosts.
-    fn opaque_hosts<'l>(&self, limit: &'l Limit, place: &'l Place) -> Vec<(&'l str, &'l Place)> {
+    fn opaque_hosts<'l>(&self, limit: &'l LimitSection, span: &'l Span) -> Vec<(&'l str, &'l Span)> {
         if limit.matching.hosts.is_empty() {
             let any = HostPattern::any();
             let may_be = self.opaque_port(&any).is_some() && !self.is_routed(&any);
-            return if may_be { vec![("any host", place)] } else { Vec::new() };
+            return if may_be { vec![("any host", span)] } else { Vec::new() };
         }
         let hosts = limit.matching.hosts.iter();
-        let may_be = |at: &&At<Pattern<HostPattern>>| {
+        let may_be = |at: &&Spanned<TextPattern<HostPattern>>| {
             self.opaque_port(&at.value.pattern).is_some() && !self.is_routed(&at.value.pattern)
         };
-        hosts.filter(may_be).map(|at| (at.value.text.as_str(), &at.place)).collect()
+        hosts.filter(may_be).map(|at| (at.value.text.as_str(), &at.span)).collect()
     }
 
     /// A port at which a tunnel to these hosts would be allowed, and not be opened.
@@ -146,19 +146,19 @@ impl Lint<'_> {
 
     /// Reports opened hosts to which no tunnel leads, or that no limit names.
     fn intercept(&self) {
-        let File { limits, tls, access, .. } = self.file;
-        let every_host = |limit: &Limit| limit.matching.hosts.is_empty();
+        let ConfigFile { limits, tls, access, .. } = self.file;
+        let every_host = |limit: &LimitSection| limit.matching.hosts.is_empty();
         let named = || limits.iter().flat_map(|limit| &limit.matching.hosts);
         for at in &tls.intercept {
             let (hosts, text) = (&at.value.pattern, &at.value.text);
             match hosts.port() {
                 Some(port) if !access.connect_ports.contains(&port) => {
                     let message = format!("no tunnel leads to {text}: [access] connect_ports has no {port}");
-                    self.reader.warn(&at.place, message, "add the port there, or leave it out here");
+                    self.reports.warn(&at.span, message, "add the port there, or leave it out here");
                 }
                 None if access.connect_ports.is_empty() => {
                     let message = "no tunnel leads anywhere: [access] connect_ports is empty";
-                    self.reader.warn(&at.place, message, "name ports there, or leave this out");
+                    self.reports.warn(&at.span, message, "name ports there, or leave this out");
                 }
                 Some(_) | None => {}
             }
@@ -171,23 +171,23 @@ impl Lint<'_> {
                     || "name it in the `match` of a limit, or leave it out".to_owned(),
                     |near| format!("did you mean \"{near}\"?"),
                 );
-                self.reader.warn(&at.place, format_args!("no limit counts the requests to {text}"), right);
+                self.reports.warn(&at.span, format_args!("no limit counts the requests to {text}"), right);
             }
         }
     }
 
     /// Reports denials that hold for all hosts, or for none.
     fn access(&self) {
-        let File { limits, routes, access, .. } = self.file;
+        let ConfigFile { limits, routes, access, .. } = self.file;
         let mut hosts = limits.iter().flat_map(|limit| &limit.matching.hosts);
         let is_named = hosts.any(|at| at.value.pattern.is_specific());
         if let (Some(at), false) = (access.only_listed(), is_named || !routes.is_empty()) {
             let message = "every request is refused: no limit and no route names a host";
-            self.reader.warn(&at.place, message, "name hosts in the `match` of a limit; \"*\" names none");
+            self.reports.warn(&at.span, message, "name hosts in the `match` of a limit; \"*\" names none");
         }
         if let (Some(at), false) = (access.deny_opaque(), is_named) {
             let message = "no tunnel is refused: no limit names a host";
-            self.reader.warn(&at.place, message, "name hosts in the `match` of a limit; \"*\" names none");
+            self.reports.warn(&at.span, message, "name hosts in the `match` of a limit; \"*\" names none");
         }
     }
 
@@ -198,12 +198,12 @@ impl Lint<'_> {
             address.is_some_and(|ip| self.file.access.deny_addresses.iter().any(|range| range.value.contains(&ip)))
         };
         let limited = self.file.limits.iter().flat_map(|limit| &limit.matching.hosts);
-        let limited = limited.filter_map(|at| Some((at.value.pattern.exact()?, &at.place)));
+        let limited = limited.filter_map(|at| Some((at.value.pattern.exact()?, &at.span)));
         let routed = self.file.routes.iter().filter_map(|route| route.to.get());
-        let routed = routed.map(|at| (&*at.value.origin.host, &at.place));
-        for (host, place) in limited.chain(routed).filter(|(host, _)| denied(host)) {
+        let routed = routed.map(|at| (&*at.value.origin.host, &at.span));
+        for (host, span) in limited.chain(routed).filter(|(host, _)| denied(host)) {
             let message = format!("no request gets to {host}: [access] deny_addresses forbids it");
-            self.reader.warn(place, message, "leave it out here, or its range there");
+            self.reports.warn(span, message, "leave it out here, or its range there");
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::file::File;
-use super::item::Place;
-use super::report::Reader;
+use super::report::Reports;
+use super::schema::ConfigFile;
+use super::toml_value::Span;
 
 /// Where callers are listened to unless `[listen] proxy` says otherwise.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -13,39 +13,39 @@ pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCAL
 struct Listener<'f> {
     key: &'static str,
     address: SocketAddr,
-    place: Option<&'f Place>,
+    span: Option<&'f Span>,
 }
 
 /// Reports listeners that the kernel would not bind beside one another.
-pub(super) fn check(file: &File, reader: &Reader<'_>) {
+pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
     let mut listeners: Vec<Listener<'_>> = Vec::new();
     match file.listen.proxy.get() {
         Some(list) => listeners.extend(list.value.iter().map(|at| Listener {
             key: "[listen] proxy",
             address: at.value,
-            place: Some(&at.place),
+            span: Some(&at.span),
         })),
-        None => listeners.push(Listener { key: "[listen] proxy", address: LISTEN, place: None }),
+        None => listeners.push(Listener { key: "[listen] proxy", address: LISTEN, span: None }),
     }
     let others = [("[admin] listen", file.admin.listen.get()), ("[locks] listen", file.locks.listen.get())];
     listeners.extend(others.into_iter().filter_map(|(key, at)| {
         let at = at?;
-        Some(Listener { key, address: at.value, place: Some(&at.place) })
+        Some(Listener { key, address: at.value, span: Some(&at.span) })
     }));
     for (index, listener) in listeners.iter().enumerate() {
         let rival = listeners[..index].iter().find(|other| overlap(other.address, listener.address));
-        if let (Some(rival), Some(place)) = (rival, listener.place) {
-            report(listener, rival, place, reader);
+        if let (Some(rival), Some(span)) = (rival, listener.span) {
+            report(listener, rival, span, reports);
         }
     }
 }
 
-fn report(listener: &Listener<'_>, rival: &Listener<'_>, place: &Place, reader: &Reader<'_>) {
+fn report(listener: &Listener<'_>, rival: &Listener<'_>, span: &Span, reports: &Reports<'_>) {
     let (address, other) = (listener.address, rival.address);
     if rival.key == listener.key && address == other {
-        return reader.error(place, format_args!("{address} is listed already"), "leave it out");
+        return reports.error(span, format_args!("{address} is listed already"), "leave it out");
     }
-    let has = if rival.place.is_none() { "has by default" } else { "has" };
+    let has = if rival.span.is_none() { "has by default" } else { "has" };
     let message = if address == other {
         format!("{} {has} {address} already", rival.key)
     } else if address.ip().is_unspecified() {
@@ -54,10 +54,10 @@ fn report(listener: &Listener<'_>, rival: &Listener<'_>, place: &Place, reader: 
         format!("{} {has} {other} already, which includes {address}", rival.key)
     };
     if rival.key == listener.key {
-        return reader.error(place, message, "leave one of them out");
+        return reports.error(span, message, "leave one of them out");
     }
     let next = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(1024));
-    reader.error(place, message, format_args!("another port, such as \"{next}\""));
+    reports.error(span, message, format_args!("another port, such as \"{next}\""));
 }
 
 /// Whether one of two listeners keeps the other from being bound (bind(2), EADDRINUSE): the port is the same, and one has the

@@ -9,26 +9,26 @@
 
 mod access_schema;
 mod address_rules;
-mod check;
-mod file;
+mod duration;
+pub mod edit;
+mod explain;
 mod folders;
-mod item;
-mod limit;
+mod limit_check;
 mod limit_schema;
 mod lint;
 mod listeners;
-mod meaning;
-mod process;
+mod process_schema;
 mod report;
-mod span;
+mod schema;
 mod store;
 #[cfg(test)]
 mod tests;
-mod tls;
-pub mod tune;
+mod tls_check;
+mod toml_table;
+mod toml_value;
 pub(crate) mod users;
-mod value;
-mod walk;
+mod validate;
+mod value_parsers;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -39,9 +39,9 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::report::{Report, Severity};
 
-use self::file::File;
-use self::report::{Reader, Source};
-use self::walk::Table;
+use self::report::{Reports, SourceText};
+use self::schema::ConfigFile;
+use self::toml_table::TomlTable;
 use crate::net::connection_limit;
 use crate::proxy::record::Format;
 use crate::tls::ca;
@@ -76,7 +76,7 @@ pub struct Settings {
     /// What the command line has set aside of the file: no access log, and a lower level.
     pub quiet: bool,
     /// What each limit means, in a sentence.
-    pub meanings: Vec<String>,
+    pub explanations: Vec<String>,
     /// Whether a limit may count requests to this machine itself, so that none may go past us.
     pub counts_loopback: bool,
     /// Where the gateway is watched and tuned; `None`: nowhere.
@@ -127,22 +127,22 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file says what cannot be; every mistake, in the order of the file.
-    #[error("{}", all(.0))]
+    #[error("{}", join_reports(.0))]
     Invalid(Vec<Report>),
 }
 
 impl Settings {
     /// Logs warnings and nothing else, whatever the file says.
-    pub fn hush(&mut self) {
+    pub fn set_quiet(&mut self) {
         self.quiet = true;
         self.proxy.access_log = Format::Off;
         self.log = self.log.min(LevelFilter::WARN);
     }
 
     /// What was set aside of the reading before is set aside of this one too, and what cannot change is as it was.
-    pub fn overrule(&mut self, before: &Settings) {
+    pub fn keep_overrides(&mut self, before: &Settings) {
         if before.quiet {
-            self.hush();
+            self.set_quiet();
         }
         (self.admin_bound, self.locks_bound) = (before.admin_bound, before.locks_bound);
     }
@@ -162,7 +162,7 @@ impl Settings {
 /// `Read` if there is no such file, `Invalid` with all that is wrong in it.
 pub fn read(path: &Path) -> Result<Settings, Error> {
     let source = load(path)?;
-    parse(&source, folder(path)).map_err(Error::Invalid)
+    parse(&source, parent_folder(path)).map_err(Error::Invalid)
 }
 
 /// As [`read`], of a text that stands for the file's.
@@ -170,7 +170,7 @@ pub fn read(path: &Path) -> Result<Settings, Error> {
 /// # Errors
 /// `Invalid` with all that is wrong in it.
 pub fn read_text(path: &Path, text: String) -> Result<Settings, Error> {
-    parse(&Source::new(path.display().to_string(), text), folder(path)).map_err(Error::Invalid)
+    parse(&SourceText::new(path.display().to_string(), text), parent_folder(path)).map_err(Error::Invalid)
 }
 
 /// The authority that the file names, in whatever state its files are; it covers nothing if no host is intercepted.
@@ -179,13 +179,13 @@ pub fn read_text(path: &Path, text: String) -> Result<Settings, Error> {
 /// `Read` if there is no such file, `Invalid` with what is wrong in it, as far as that needs no other file.
 pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
     let source = load(path)?;
-    let document = document(&source).map_err(Error::Invalid)?;
-    let reader = Reader::new(&source);
-    let mut root = Table::root(&reader, document.get_ref());
-    let file = File::read(&mut root);
-    root.end();
-    let authority = tls::authority(&file.tls, folder(path));
-    let reports = reader.into_reports();
+    let document = parse_document(&source).map_err(Error::Invalid)?;
+    let reports = Reports::new(&source);
+    let mut root = TomlTable::root(&reports, document.get_ref());
+    let file = ConfigFile::read(&mut root);
+    root.report_unknown_keys();
+    let authority = tls_check::authority(&file.tls, parent_folder(path));
+    let reports = reports.into_vec();
     if reports.is_empty() { Ok(authority) } else { Err(Error::Invalid(reports)) }
 }
 
@@ -195,24 +195,24 @@ pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
 /// `Read` if there is no such file, `Invalid` if it is not TOML.
 pub fn users_file(path: &Path) -> Result<Option<PathBuf>, Error> {
     let source = load(path)?;
-    let document = document(&source).map_err(Error::Invalid)?;
-    let reader = Reader::new(&source);
-    let file = File::read(&mut Table::root(&reader, document.get_ref()));
-    Ok(file.access.users.get().map(|at| folder(path).join(&at.value)))
+    let document = parse_document(&source).map_err(Error::Invalid)?;
+    let reports = Reports::new(&source);
+    let file = ConfigFile::read(&mut TomlTable::root(&reports, document.get_ref()));
+    Ok(file.access.users.get().map(|at| parent_folder(path).join(&at.value)))
 }
 
-fn folder(path: &Path) -> &Path {
+fn parent_folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-fn load(path: &Path) -> Result<Source, Error> {
+fn load(path: &Path) -> Result<SourceText, Error> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Source::new(name, text)),
+        Ok(text) => Ok(SourceText::new(name, text)),
         Err(error) => {
             let good = error.utf8_error().valid_up_to();
-            let source = Source::new(name, String::from_utf8_lossy(error.as_bytes()).into_owned());
+            let source = SourceText::new(name, String::from_utf8_lossy(error.as_bytes()).into_owned());
             let report =
                 source.error(&(good..good + 1), "this is not UTF-8".to_owned(), "save the file as UTF-8".to_owned());
             Err(Error::Invalid(vec![report]))
@@ -220,21 +220,21 @@ fn load(path: &Path) -> Result<Source, Error> {
     }
 }
 
-fn parse(source: &Source, folder: &Path) -> Result<Settings, Vec<Report>> {
-    let document = document(source)?;
+fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
+    let document = parse_document(source)?;
     if document.get_ref().is_empty() {
         let nothing = "this file says nothing".to_owned();
         return Err(vec![source.error(&(0..0), nothing, SMALLEST.to_owned())]);
     }
-    let reader = Reader::new(source);
-    let mut root = Table::root(&reader, document.get_ref());
-    let file = File::read(&mut root);
-    root.end();
+    let reports = Reports::new(source);
+    let mut root = TomlTable::root(&reports, document.get_ref());
+    let file = ConfigFile::read(&mut root);
+    root.report_unknown_keys();
     if file.limits.is_empty() {
-        reader.warn(&(0..0), "there is no [[limit]], so everything goes at once", SMALLEST);
+        reports.warn(&(0..0), "there is no [[limit]], so everything goes at once", SMALLEST);
     }
-    let mut settings = check::check(file, folder, &reader);
-    let mut reports = reader.into_reports();
+    let mut settings = validate::validate(file, folder, &reports);
+    let mut reports = reports.into_vec();
     // In the order of the file, with what is wrong in other files after it.
     reports.sort_by_key(|report| (report.file != source.name(), report.line, report.column));
     let (errors, warnings) = reports.into_iter().partition::<Vec<_>, _>(|r| r.severity == Severity::Error);
@@ -246,9 +246,9 @@ fn parse(source: &Source, folder: &Path) -> Result<Settings, Vec<Report>> {
 }
 
 /// Splits the text into keys and values; syntax errors are reported, all that the parser recovers from.
-fn document(source: &Source) -> Result<toml::Spanned<DeTable<'_>>, Vec<Report>> {
+fn parse_document(source: &SourceText) -> Result<toml::Spanned<DeTable<'_>>, Vec<Report>> {
     let (document, errors) = DeTable::parse_recoverable(source.text());
-    let report = |error: &toml::de::Error| syntax(source, error);
+    let report = |error: &toml::de::Error| syntax_error(source, error);
     let mut reports: Vec<_> = errors.iter().map(report).collect();
     // One slip may trip the parser several times in its line; the first says what it is.
     reports.sort_by_key(|report| (report.line, report.column));
@@ -257,10 +257,10 @@ fn document(source: &Source) -> Result<toml::Spanned<DeTable<'_>>, Vec<Report>> 
 }
 
 /// What the parser found, with advice for those who do not know TOML by heart.
-fn syntax(source: &Source, error: &toml::de::Error) -> Report {
+fn syntax_error(source: &SourceText, error: &toml::de::Error) -> Report {
     let end = source.text().len();
-    let place = error.span().unwrap_or(end..end);
-    let written = source.text().get(place.clone()).unwrap_or_default().trim();
+    let span = error.span().unwrap_or(end..end);
+    let written = source.text().get(span.clone()).unwrap_or_default().trim();
     let (message, expected) = error.message().split_once(", expected ").unwrap_or((error.message(), ""));
     let (message, advice) = match (message, expected) {
         ("string values must be quoted", _) if written.is_empty() => {
@@ -272,10 +272,10 @@ fn syntax(source: &Source, error: &toml::de::Error) -> Report {
         (_, "") => (message, "see https://toml.io for how values are written".to_owned()),
         _ => (message, format!("expected {expected}")),
     };
-    source.error(&place, message.to_owned(), advice)
+    source.error(&span, message.to_owned(), advice)
 }
 
-fn all(reports: &[Report]) -> String {
+fn join_reports(reports: &[Report]) -> String {
     let count = match reports {
         [_] => "1 error".to_owned(),
         _ => format!("{} errors", reports.len()),

@@ -8,15 +8,15 @@ use crate::proxy::warning::Warning;
 
 /// A file as it was read, with the name under which messages speak of it.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
+pub(super) struct SourceText {
     name: String,
     text: String,
 }
 
 /// The file being read, and what has been found wrong with it.
-pub(super) struct Reader<'a> {
-    source: &'a Source,
-    reports: RefCell<Vec<Report>>,
+pub(super) struct Reports<'a> {
+    source: &'a SourceText,
+    list: RefCell<Vec<Report>>,
 }
 
 /// One mistake, or one thing that is allowed but hardly meant.
@@ -57,9 +57,9 @@ pub enum Severity {
     Warning,
 }
 
-impl Source {
-    pub(super) fn new(name: String, text: String) -> Source {
-        Source { name, text }
+impl SourceText {
+    pub(super) fn new(name: String, text: String) -> SourceText {
+        SourceText { name, text }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -71,22 +71,22 @@ impl Source {
     }
 
     /// An error at `place`, a range of bytes of the text.
-    pub(super) fn error(&self, place: &Range<usize>, message: String, advice: String) -> Report {
-        self.report(Severity::Error, place, message, advice)
+    pub(super) fn error(&self, span: &Range<usize>, message: String, advice: String) -> Report {
+        self.report(Severity::Error, span, message, advice)
     }
 
-    pub(super) fn warning(&self, place: &Range<usize>, message: String, advice: String) -> Report {
-        self.report(Severity::Warning, place, message, advice)
+    pub(super) fn warning(&self, span: &Range<usize>, message: String, advice: String) -> Report {
+        self.report(Severity::Warning, span, message, advice)
     }
 
-    fn report(&self, severity: Severity, place: &Range<usize>, message: String, advice: String) -> Report {
-        let start = floor_char(&self.text, place.start);
+    fn report(&self, severity: Severity, span: &Range<usize>, message: String, advice: String) -> Report {
+        let start = floor_char(&self.text, span.start);
         let before = &self.text[..start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let rest = &self.text[line_start..];
         let line_end = line_start + rest.find('\n').unwrap_or(rest.len());
         // A place that spans several lines is shown by its first.
-        let end = floor_char(&self.text, place.end).clamp(start, line_end.max(start));
+        let end = floor_char(&self.text, span.end).clamp(start, line_end.max(start));
         Report {
             severity,
             file: self.name.clone(),
@@ -94,7 +94,7 @@ impl Source {
             column: self.text[line_start..start].chars().count() + 1,
             message,
             advice,
-            text: veiled(self.text[line_start..line_end].trim_end()),
+            text: mask_credentials(self.text[line_start..line_end].trim_end()),
             width: self.text[start..end].trim_end().chars().count().max(1),
         }
     }
@@ -108,32 +108,32 @@ impl Report {
     }
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(source: &'a Source) -> Reader<'a> {
-        Reader { source, reports: RefCell::new(Vec::new()) }
+impl<'a> Reports<'a> {
+    pub(super) fn new(source: &'a SourceText) -> Reports<'a> {
+        Reports { source, list: RefCell::new(Vec::new()) }
     }
 
-    pub(super) fn error(&self, place: &Range<usize>, message: impl Display, advice: impl Display) {
-        let report = self.source.error(place, message.to_string(), advice.to_string());
-        self.note(report);
+    pub(super) fn error(&self, span: &Range<usize>, message: impl Display, advice: impl Display) {
+        let report = self.source.error(span, message.to_string(), advice.to_string());
+        self.push(report);
     }
 
-    pub(super) fn warn(&self, place: &Range<usize>, message: impl Display, advice: impl Display) {
-        self.note(self.warning(place, message, advice));
+    pub(super) fn warn(&self, span: &Range<usize>, message: impl Display, advice: impl Display) {
+        self.push(self.warning(span, message, advice));
     }
 
     /// A warning that is not noted.
-    pub(super) fn warning(&self, place: &Range<usize>, message: impl Display, advice: impl Display) -> Report {
-        self.source.warning(place, message.to_string(), advice.to_string())
+    pub(super) fn warning(&self, span: &Range<usize>, message: impl Display, advice: impl Display) -> Report {
+        self.source.warning(span, message.to_string(), advice.to_string())
     }
 
     /// Notes a report about another file.
-    pub(super) fn note(&self, report: Report) {
-        self.reports.borrow_mut().push(report);
+    pub(super) fn push(&self, report: Report) {
+        self.list.borrow_mut().push(report);
     }
 
-    pub(super) fn into_reports(self) -> Vec<Report> {
-        self.reports.into_inner()
+    pub(super) fn into_vec(self) -> Vec<Report> {
+        self.list.into_inner()
     }
 }
 
@@ -185,7 +185,7 @@ fn floor_char(text: &str, at: usize) -> usize {
 }
 
 /// The line without what may be a password in a URL: reports are shown, and logged.
-fn veiled(line: &str) -> String {
+fn mask_credentials(line: &str) -> String {
     let found = line.find("://").map(|at| at + 3).and_then(|from| Some((from, from + line[from..].find('@')?)));
     let Some((from, to)) = found else { return line.to_owned() };
     let veil: String = line[from..to].chars().map(|_| '*').collect();
@@ -204,8 +204,8 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn source(text: &str) -> Source {
-        Source::new("proxy.toml".to_owned(), text.to_owned())
+    fn source(text: &str) -> SourceText {
+        SourceText::new("proxy.toml".to_owned(), text.to_owned())
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::report::{Report, Source};
+use super::report::{Report, SourceText};
 
 /// Where a hash begins, by what made it: `htpasswd -B` writes `$2y$`, others `$2b$` or `$2a$`. `$2x$` marks hashes of
 /// an algorithm with a mistake in it (crypt_blowfish 1.1), which no password matches here.
@@ -21,11 +21,11 @@ pub(super) type User = (String, String);
 /// A line that is no name and bcrypt hash, a name that comes twice, or no user at all.
 pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    let source = Source::new(file, masked(text));
+    let source = SourceText::new(file, masked(text));
     let (mut users, mut reports, mut names) = (Vec::new(), Vec::new(), HashSet::new());
     let mut at = 0;
     for (line, shown) in text.lines().zip(source.text().split_inclusive('\n')) {
-        let place = at..at + shown.trim_end().len();
+        let span = at..at + shown.trim_end().len();
         at += shown.len();
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
             continue;
@@ -33,10 +33,10 @@ pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> 
         match user(line.trim()) {
             Ok((name, _)) if !names.insert(name) => {
                 let message = format!("a user named {name:?} is there already");
-                reports.push(source.error(&place, message, "one line for each user".to_owned()));
+                reports.push(source.error(&span, message, "one line for each user".to_owned()));
             }
             Ok((name, hash)) => users.push((name.to_owned(), hash.to_owned())),
-            Err((message, right)) => reports.push(source.error(&place, message.to_owned(), right.to_owned())),
+            Err((message, right)) => reports.push(source.error(&span, message.to_owned(), right.to_owned())),
         }
     }
     if users.is_empty() && reports.is_empty() {

@@ -71,7 +71,7 @@ fn serve(config_arg: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Er
     let digest = digest(&path);
     let mut settings = config::read(&path)?;
     if !has_log_file() {
-        settings.hush();
+        settings.set_quiet();
     }
     if variables::address(&settings).is_err() {
         // Each program has a gateway of its own then, but only one process can have the state folder.

@@ -45,7 +45,7 @@ fn the_commented_default_works_and_every_example_too() {
         let text = std::fs::read_to_string(&path).unwrap();
         match parse_in(&folder, &text) {
             Ok(settings) => assert!(settings.warnings.is_empty(), "{}: {:?}", path.display(), settings.warnings),
-            Err(reports) => panic!("{}\n{}", path.display(), all(&reports)),
+            Err(reports) => panic!("{}\n{}", path.display(), join_reports(&reports)),
         }
     }
     std::fs::remove_dir_all(folder).unwrap();
@@ -58,7 +58,7 @@ fn every_proxy_toml_in_the_documentation_is_right() {
     paths.push(repository().join("README.md"));
     for path in paths.iter().filter(|path| path.exists()) {
         for block in blocks(&std::fs::read_to_string(path).unwrap()) {
-            let shown = |reports: &[Report]| panic!("{}\n{block}\n{}", path.display(), all(reports));
+            let shown = |reports: &[Report]| panic!("{}\n{block}\n{}", path.display(), join_reports(reports));
             match parse_in(&folder, block) {
                 Err(reports) => shown(&reports),
                 // Many blocks are of one section alone.

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The warnings, each with the text that it is about.
-fn told(text: &str) -> Vec<(String, String)> {
+fn reported(text: &str) -> Vec<(String, String)> {
     let settings = good(text);
     let lines: Vec<&str> = text.lines().collect();
     let about = |report: &Report| {
@@ -21,9 +21,10 @@ fn limit(matching: &str, more: &str) -> String {
 
 #[track_caller]
 fn warns(text: &str, expected: &[(&str, &str)]) {
-    let told = told(text);
-    let told: Vec<(&str, &str)> = told.iter().map(|(about, message)| (about.as_str(), message.as_str())).collect();
-    assert_eq!(told, expected, "{text}");
+    let reported = reported(text);
+    let reported: Vec<(&str, &str)> =
+        reported.iter().map(|(about, message)| (about.as_str(), message.as_str())).collect();
+    assert_eq!(reported, expected, "{text}");
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_limit_whose_requests_it_sees_is_not_warned_about() {
 
 #[test]
 fn what_opens_or_routes_a_part_only_leaves_the_rest() {
-    let counts_no = |more: &str| told(&limit("host = \"*.a\", path = \"/v2/**\"", more)).len();
+    let counts_no = |more: &str| reported(&limit("host = \"*.a\", path = \"/v2/**\"", more)).len();
     assert_eq!(counts_no("[tls]\nintercept = [\"api.a\"]"), 1);
     assert_eq!(counts_no("[tls]\nintercept = [\"*.a:443\"]\n[access]\nconnect_ports = [443, 8443]"), 1);
     assert_eq!(counts_no("[[route]]\npath = \"/\"\nto = \"https://api.a/\""), 1);
@@ -109,7 +110,7 @@ fn a_key_or_a_cost_that_closed_tunnels_do_not_have_is_warned_about() {
         warns(&keyed(&format!("key = \"header:authorization\"\ncost = \"header:x-cost\"\n{more}")), &[]);
     }
     // A limit that counts no tunnels is warned about once, for that.
-    assert_eq!(told(&limit("host = \"api.a\", path = \"/x\"", "key = \"header:authorization\"")).len(), 1);
+    assert_eq!(reported(&limit("host = \"api.a\", path = \"/x\"", "key = \"header:authorization\"")).len(), 1);
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn a_host_that_is_opened_for_no_limit_is_probably_misspelt() {
     let text = limit("host = \"api.example.com\"", "[tls]\nintercept = [\"api.exmaple.com\"]");
     warns(&text, &[("\"api.exmaple.com\"", "no limit counts the requests to api.exmaple.com")]);
     assert_eq!(good(&text).warnings[0].advice, "did you mean \"api.example.com\"?");
-    let opened = |hosts: &str, host: &str| told(&limit(hosts, &format!("[tls]\nintercept = [{host:?}]"))).len();
+    let opened = |hosts: &str, host: &str| reported(&limit(hosts, &format!("[tls]\nintercept = [{host:?}]"))).len();
     assert_eq!(opened("host = \"*.a\"", "x.a"), 0);
     assert_eq!(opened("host = \"x.a\"", "*.a"), 0);
     assert_eq!(opened("host = \"x.a:443\"", "x.a"), 0);

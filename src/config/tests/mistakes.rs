@@ -6,11 +6,11 @@ use super::*;
 const LIMIT: &str = "[[limit]]\nrequests = 5\nper = \"1s\"\n";
 
 /// What a report must be: its place, its width, its message and the beginning of its advice.
-type Told<'a> = (usize, usize, usize, &'a str, &'a str);
+type Expected<'a> = (usize, usize, usize, &'a str, &'a str);
 
 /// Takes the lines with carets out of a file of `mistakes.txt`.
-fn split(marked: &str) -> (String, Vec<Told<'_>>) {
-    let (mut text, mut told, mut line_number) = (String::new(), Vec::new(), 0);
+fn split(marked: &str) -> (String, Vec<Expected<'_>>) {
+    let (mut text, mut reported, mut line_number) = (String::new(), Vec::new(), 0);
     for line in marked.lines() {
         let rest = line.trim_start_matches(' ');
         if !rest.starts_with('^') {
@@ -22,9 +22,9 @@ fn split(marked: &str) -> (String, Vec<Told<'_>>) {
         let column = line.len() - rest.len() + 1;
         let words = rest.trim_start_matches('^');
         let (message, advice) = words.trim().split_once(" | ").unwrap();
-        told.push((line_number, column, rest.len() - words.len(), message, advice));
+        reported.push((line_number, column, rest.len() - words.len(), message, advice));
     }
-    (text, told)
+    (text, reported)
 }
 
 #[test]
@@ -33,13 +33,13 @@ fn every_mistake_is_told_in_one_run_with_its_place_and_what_would_be_right() {
     assert!(files.len() > 15, "only {} files were found", files.len());
     for file in files {
         let (title, marked) = file.split_once('\n').unwrap();
-        let (text, told) = split(marked);
+        let (text, reported) = split(marked);
         let reports = bad(&text);
         let found = reports.iter().map(|r| (r.line, r.column, r.width(), r.message.as_str()));
-        let wanted = told.iter().map(|(line, column, width, message, _)| (*line, *column, *width, *message));
+        let wanted = reported.iter().map(|(line, column, width, message, _)| (*line, *column, *width, *message));
         let (found, wanted): (Vec<_>, Vec<_>) = (found.collect(), wanted.collect());
-        assert_eq!(found, wanted, "{title}\n{}", all(&reports));
-        for (report, (.., advice)) in reports.iter().zip(told) {
+        assert_eq!(found, wanted, "{title}\n{}", join_reports(&reports));
+        for (report, (.., advice)) in reports.iter().zip(reported) {
             assert!(report.advice.starts_with(advice), "{title}: {:?} should begin with {advice:?}", report.advice);
         }
     }
@@ -47,7 +47,7 @@ fn every_mistake_is_told_in_one_run_with_its_place_and_what_would_be_right() {
 
 #[test]
 fn a_mistake_is_shown_with_its_line_and_a_caret() {
-    let shown = all(&bad("[[limit]]\nrequests = 5\nper      = 1\n"));
+    let shown = join_reports(&bad("[[limit]]\nrequests = 5\nper      = 1\n"));
     let wanted = "error: `per` cannot be a whole number\n  --> proxy.toml:3:12\n   |\n 3 | per      = 1\n   |            ^ a duration in ms, s, m, h or d, such as \"250ms\" or \"1m\", from 1ms to 366d\n\n1 error";
     assert_eq!(shown, wanted);
 }
@@ -82,10 +82,10 @@ fn what_is_wrong_in_other_files_is_told_with_their_names() {
     let text = "[access]\nusers = \"bad-users\"\n[tls]\ntrust = [\"empty.pem\", \"internal-ca.pem\", \"broken.pem\"]\n";
     let reports = parse_in(&folder, text).unwrap_err();
     let shown = |name: &str| folder.join(name).display().to_string();
-    let told: Vec<_> = reports.iter().map(|r| (r.file.clone(), r.line, r.column)).collect();
+    let reported: Vec<_> = reports.iter().map(|r| (r.file.clone(), r.line, r.column)).collect();
     let users = shown("bad-users");
     assert_eq!(
-        told,
+        reported,
         [("proxy.toml".to_owned(), 4, 10), ("proxy.toml".to_owned(), 4, 42), (users.clone(), 1, 1), (users, 3, 1)]
     );
     assert_eq!(reports[0].message, format!("{} holds no certificate", shown("empty.pem")));
@@ -165,8 +165,8 @@ fn a_gateway_for_everybody_is_allowed_with_a_warning() {
     let text =
         "[[limit]]\nin_flight = 1\n[listen]\nproxy = \"[::]:80\"\n[access]\nallow_from = [\"10.0.0.0/8\", \"::/0\"]\n";
     let warnings = good(text).warnings;
-    let told: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column, w.message.as_str())).collect();
-    assert_eq!(told, [(Severity::Warning, 6, 29, "anyone who can reach this gateway may use it")]);
+    let reported: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column, w.message.as_str())).collect();
+    assert_eq!(reported, [(Severity::Warning, 6, 29, "anyone who can reach this gateway may use it")]);
 }
 
 #[test]
@@ -176,13 +176,13 @@ fn an_allowed_address_that_stays_denied_is_told() {
          allow_addresses = [\"10.0.0.0/8\", \"10.1.2.0/24\", \"169.254.0.0/24\", \"169.254.169.254\", \"fe80::/64\"]\n",
     )
     .warnings;
-    let told: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column, w.message.as_str())).collect();
+    let reported: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column, w.message.as_str())).collect();
     let wanted = [
         (Severity::Warning, 5, 34, "10.1.2.0/24 stays denied: `deny_addresses` has 10.1.0.0/16"),
         (Severity::Warning, 5, 49, "169.254.0.0/24 stays denied: metadata services of clouds are there"),
         (Severity::Warning, 5, 86, "fe80::/64 stays denied: metadata services of clouds are there"),
     ];
-    assert_eq!(told, wanted);
+    assert_eq!(reported, wanted);
 }
 
 #[test]
@@ -195,8 +195,8 @@ fn a_wildcard_for_hosts_of_a_private_network_is_told_that_it_opens_none() {
             .warnings
     };
     let warnings = read("0.0.0.0", "");
-    let told: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column)).collect();
-    assert_eq!(told, [(Severity::Warning, 3, 36), (Severity::Warning, 3, 55)]);
+    let reported: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column)).collect();
+    assert_eq!(reported, [(Severity::Warning, 3, 36), (Severity::Warning, 3, 55)]);
     assert!(warnings[0].message.starts_with("a wildcard does not open private addresses"), "{}", warnings[0].message);
     assert!(read("127.0.0.1", "").is_empty(), "on loopback only, all addresses are open");
     assert!(read("0.0.0.0", "allow_addresses = \"10.0.0.0/8\"\n").is_empty());
@@ -204,20 +204,20 @@ fn a_wildcard_for_hosts_of_a_private_network_is_told_that_it_opens_none() {
 
 #[test]
 fn a_shared_limit_that_has_no_part_when_the_store_is_lost_is_said_to_have_none() {
-    let told = |limit: &str, timeouts: &str| {
+    let reported = |limit: &str, timeouts: &str| {
         let store = "[store]\nurl = \"redis://10.0.0.5\"\nif_store_is_lost = \"share\"\ngateways = 2\nname = \"a\"\n";
         let text =
             format!("[[limit]]\nrequests = 9\nper = \"1s\"\nshared = true\n{limit}\n{store}[timeouts]\n{timeouts}\n");
         good(&text).warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>()
     };
-    assert!(told("", "").is_empty());
+    assert!(reported("", "").is_empty());
     let answered = "counts = \"answered\"";
-    let warnings = told(answered, "");
+    let warnings = reported(answered, "");
     assert!(
         matches!(&warnings[..], [one] if one.contains("any time to its answer, so it has no parts")),
         "{warnings:?}"
     );
-    assert!(told(answered, "request = \"1m\"").is_empty());
-    let warnings = told("in_flight = 3", "request = \"1m\"");
+    assert!(reported(answered, "request = \"1m\"").is_empty());
+    let warnings = reported("in_flight = 3", "request = \"1m\"");
     assert!(matches!(&warnings[..], [one] if one.contains("its responses may take any time")), "{warnings:?}");
 }

@@ -2,8 +2,8 @@
 
 mod documents;
 mod lint;
-mod meanings;
 mod mistakes;
+mod settings;
 mod tls;
 
 use std::fs::Permissions;
@@ -14,14 +14,14 @@ use super::*;
 
 /// Reads a text as if it were `proxy.toml` in this folder.
 fn parse_in(folder: &Path, text: &str) -> Result<Settings, Vec<Report>> {
-    parse(&Source::new("proxy.toml".to_owned(), text.to_owned()), folder)
+    parse(&SourceText::new("proxy.toml".to_owned(), text.to_owned()), folder)
 }
 
 /// Reads a text that must be right.
 fn good(text: &str) -> Settings {
     match parse_in(Path::new(""), text) {
         Ok(settings) => settings,
-        Err(reports) => panic!("{text}\n{}", all(&reports)),
+        Err(reports) => panic!("{text}\n{}", join_reports(&reports)),
     }
 }
 

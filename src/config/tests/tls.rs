@@ -4,7 +4,7 @@ use super::*;
 use crate::tls::ca::{self, Subtree};
 
 /// What is told, without the folder.
-fn told(folder: &Path, text: &str) -> Vec<(usize, usize, String)> {
+fn reported(folder: &Path, text: &str) -> Vec<(usize, usize, String)> {
     let reports = parse_in(folder, text).unwrap_err();
     let plain = |message: &str| message.replace(&folder.display().to_string(), "D");
     reports.iter().map(|r| (r.line, r.column, format!("{} | {}", plain(&r.message), plain(&r.advice)))).collect()
@@ -52,7 +52,7 @@ fn an_authority_that_cannot_be_used_is_told_where_it_is_named() {
     let made = ca::Settings { dir: dir.clone(), covers: vec![Subtree::Name("a.example".to_owned())] };
     ca::open_or_create(&made, crate::gate::clock::Clock::start().wall_unix_nanos()).unwrap();
     let text = "[tls]\nca_dir = \"ca\"\nintercept = [\"a.example\", \"b.example\"]\n";
-    let uncovered = told(&folder, text);
+    let uncovered = reported(&folder, text);
     let words = "the authority in D/ca/lockgate-ca.pem may not vouch for b.example, only for a.example, and what is below this name \
         | `lockgate ca rotate` makes a new authority for the hosts that [tls] intercept names now";
     assert_eq!(uncovered, [(3, 27, words.to_owned())]);
@@ -61,9 +61,11 @@ fn an_authority_that_cannot_be_used_is_told_where_it_is_named() {
     let key = ca::key_path(&dir);
     std::fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let words = "the private key D/ca/lockgate-ca.key may be read or written by others (its mode is 644) | run `chmod 600 D/ca/lockgate-ca.key`";
-    assert_eq!(told(&folder, text), [(2, 10, words.to_owned())]);
+    assert_eq!(reported(&folder, text), [(2, 10, words.to_owned())]);
     std::fs::remove_file(key).unwrap();
-    assert!(told(&folder, text)[0].2.starts_with("D/ca/lockgate-ca.pem is there, but D/ca/lockgate-ca.key is not | "));
+    assert!(
+        reported(&folder, text)[0].2.starts_with("D/ca/lockgate-ca.pem is there, but D/ca/lockgate-ca.key is not | ")
+    );
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -112,8 +114,8 @@ fn given_certificates_that_cannot_be_used_are_told_at_the_file_that_is_wrong() {
         ),
         (9, 8, "D/users holds no certificate | a PEM file with a certificate (-----BEGIN CERTIFICATE-----)"),
     ];
-    assert_eq!(told(&folder, text), expected.map(|(line, column, words)| (line, column, words.to_owned())));
-    let missing = told(&folder, "[listen]\ntls = { cert = \"none.pem\", key = \"gateway.key\" }\n");
+    assert_eq!(reported(&folder, text), expected.map(|(line, column, words)| (line, column, words.to_owned())));
+    let missing = reported(&folder, "[listen]\ntls = { cert = \"none.pem\", key = \"gateway.key\" }\n");
     assert!(missing[0].2.starts_with("cannot read D/none.pem: "), "{missing:?}");
     std::fs::remove_dir_all(folder).unwrap();
 }

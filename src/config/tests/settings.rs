@@ -12,7 +12,7 @@ use crate::proxy::target::Scheme;
 
 /// The sentence about one limit.
 fn meaning(limit: &str) -> String {
-    good(&format!("[[limit]]\n{limit}")).meanings.remove(0)
+    good(&format!("[[limit]]\n{limit}")).explanations.remove(0)
 }
 
 #[test]

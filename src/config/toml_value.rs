@@ -6,44 +6,44 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::report::Reader;
-use super::span;
+use super::duration;
+use super::report::Reports;
 
 /// Where something stands in the file, in bytes.
-pub(super) type Place = Range<usize>;
+pub(super) type Span = Range<usize>;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
+pub(super) struct Spanned<T> {
     pub(super) value: T,
-    pub(super) place: Place,
+    pub(super) span: Span,
 }
 
 /// What the file says about one key.
 #[derive(Clone, Debug)]
-pub(super) enum Written<T> {
+pub(super) enum Setting<T> {
     /// Nothing: the default holds.
     Absent,
     /// Something that is wrong, and reported already: no more is said about it.
-    Wrong,
+    Invalid,
     /// This.
-    Value(At<T>),
+    Value(Spanned<T>),
 }
 
 /// One value of a table, or one element of a list.
-pub(super) struct Item<'a> {
-    pub(super) reader: &'a Reader<'a>,
+pub(super) struct TomlValue<'a> {
+    pub(super) reports: &'a Reports<'a>,
     pub(super) key: &'static str,
     pub(super) value: &'a DeValue<'a>,
-    pub(super) place: Place,
+    pub(super) span: Span,
 }
 
-impl<T> Written<T> {
+impl<T> Setting<T> {
     /// The value, if there is one to work with.
-    pub(super) fn get(&self) -> Option<&At<T>> {
+    pub(super) fn get(&self) -> Option<&Spanned<T>> {
         match self {
-            Written::Value(at) => Some(at),
-            Written::Absent | Written::Wrong => None,
+            Setting::Value(at) => Some(at),
+            Setting::Absent | Setting::Invalid => None,
         }
     }
 
@@ -51,39 +51,39 @@ impl<T> Written<T> {
     /// report about it keeps the file from being accepted.
     pub(super) fn or(self, default: T) -> T {
         match self {
-            Written::Value(at) => at.value,
-            Written::Absent | Written::Wrong => default,
+            Setting::Value(at) => at.value,
+            Setting::Absent | Setting::Invalid => default,
         }
     }
 
     /// Takes the key as written, but with a slip: that it is missing is not another mistake.
-    pub(super) fn misspelt(&mut self) {
+    pub(super) fn mark_misspelt(&mut self) {
         if self.is_absent() {
-            *self = Written::Wrong;
+            *self = Setting::Invalid;
         }
     }
 
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Written::Absent)
+        matches!(self, Setting::Absent)
     }
 }
 
-impl<'a> Item<'a> {
+impl<'a> TomlValue<'a> {
     /// Reports this value. Returns `None`, so that a reader can end with it.
-    pub(super) fn wrong<T>(&self, message: impl Display, advice: impl Display) -> Option<T> {
-        self.reader.error(&self.place, message, advice);
+    pub(super) fn reject<T>(&self, message: impl Display, advice: impl Display) -> Option<T> {
+        self.reports.error(&self.span, message, advice);
         None
     }
 
     /// Reports that this value is of another type, or says nothing that we know.
-    fn not<T>(&self, right: impl Display) -> Option<T> {
+    fn unexpected<T>(&self, right: impl Display) -> Option<T> {
         match self.value {
-            DeValue::String(text) => self.wrong(format_args!("`{}` cannot be {text:?}", self.key), right),
+            DeValue::String(text) => self.reject(format_args!("`{}` cannot be {text:?}", self.key), right),
             DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
-                self.wrong(format_args!("`{}` cannot be {}", self.key, kind(self.value)), right)
+                self.reject(format_args!("`{}` cannot be {}", self.key, type_name(self.value)), right)
             }
             DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-                self.wrong(format_args!("`{}` cannot be {}", self.key, kind(self.value)), right)
+                self.reject(format_args!("`{}` cannot be {}", self.key, type_name(self.value)), right)
             }
         }
     }
@@ -92,12 +92,12 @@ impl<'a> Item<'a> {
     pub(super) fn parse<T>(&self, right: impl Display, parse: impl FnOnce(&'a str) -> Option<T>) -> Option<T> {
         match self.value.as_str().and_then(parse) {
             Some(value) => Some(value),
-            None => self.not(right),
+            None => self.unexpected(right),
         }
     }
 
     /// The string, if it is one; no report if not.
-    pub(super) fn as_text(&self) -> Option<&'a str> {
+    pub(super) fn as_str(&self) -> Option<&'a str> {
         self.value.as_str()
     }
 
@@ -110,37 +110,37 @@ impl<'a> Item<'a> {
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let right = format!(
             "a duration in ms, s, m, h or d, such as \"250ms\" or \"1m\", from {} to {}",
-            span::show(*range.start()),
-            span::show(*range.end())
+            duration::format(*range.start()),
+            duration::format(*range.end())
         );
-        self.parse(right, |text| span::parse(text).filter(|value| range.contains(value)))
+        self.parse(right, |text| duration::parse(text).filter(|value| range.contains(value)))
     }
 
     /// A whole number within the range.
     pub(super) fn number(&self, range: RangeInclusive<u32>) -> Option<u32> {
         let right = format!("a whole number from {} to {}", range.start(), range.end());
         let Some(digits) = self.value.as_integer() else {
-            return self.not(right);
+            return self.unexpected(right);
         };
         let parsed = u32::from_str_radix(digits.as_str(), digits.radix()).ok();
         match parsed.filter(|value| range.contains(value)) {
             Some(value) => Some(value),
-            None => self.wrong(format_args!("`{}` cannot be {digits}", self.key), right),
+            None => self.reject(format_args!("`{}` cannot be {digits}", self.key), right),
         }
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&self) -> Option<bool> {
+    pub(super) fn boolean(&self) -> Option<bool> {
         match self.value.as_bool() {
             Some(value) => Some(value),
-            None => self.not("true or false"),
+            None => self.unexpected("true or false"),
         }
     }
 
     /// One of a few words.
-    pub(super) fn word<T: Clone>(&self, words: &[(&'static str, T)]) -> Option<T> {
+    pub(super) fn keyword<T: Clone>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let names = words.iter().map(|(name, _)| *name);
-        let right = match self.as_text().and_then(|text| nearest(text, names.clone())) {
+        let right = match self.as_str().and_then(|text| nearest(text, names.clone())) {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => one_of(names),
         };
@@ -148,31 +148,32 @@ impl<'a> Item<'a> {
     }
 
     /// The elements of a list, or the one value that stands for a list of one. `None` only if an element is wrong.
-    pub(super) fn each<T>(&self, read: impl Fn(&Item<'a>) -> Option<T>) -> Option<Vec<At<T>>> {
+    pub(super) fn list<T>(&self, read: impl Fn(&TomlValue<'a>) -> Option<T>) -> Option<Vec<Spanned<T>>> {
         let DeValue::Array(elements) = self.value else {
-            return read(self).map(|value| vec![At { value, place: self.place.clone() }]);
+            return read(self).map(|value| vec![Spanned { value, span: self.span.clone() }]);
         };
         let mut values = Vec::new();
         for element in elements {
-            let item = Item { reader: self.reader, key: self.key, value: element.get_ref(), place: element.span() };
-            values.push(read(&item).map(|value| At { value, place: item.place }));
+            let item =
+                TomlValue { reports: self.reports, key: self.key, value: element.get_ref(), span: element.span() };
+            values.push(read(&item).map(|value| Spanned { value, span: item.span }));
         }
         values.into_iter().collect()
     }
 
-    /// As `each`, for lists that mean nothing when they are empty.
-    pub(super) fn some<T>(&self, read: impl Fn(&Item<'a>) -> Option<T>) -> Option<Vec<At<T>>> {
-        let values = self.each(read)?;
+    /// As `list`, for lists that mean nothing when they are empty.
+    pub(super) fn non_empty_list<T>(&self, read: impl Fn(&TomlValue<'a>) -> Option<T>) -> Option<Vec<Spanned<T>>> {
+        let values = self.list(read)?;
         if values.is_empty() {
             return self
-                .wrong(format_args!("`{}` is an empty list", self.key), "name at least one, or leave the key out");
+                .reject(format_args!("`{}` is an empty list", self.key), "name at least one, or leave the key out");
         }
         Some(values)
     }
 }
 
 /// What a value is, with its article.
-pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",

@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 /// What a key of a limit is to say.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Wish {
+pub enum Edit {
     /// Nothing: the default holds.
     Default,
     /// A number.
@@ -41,18 +41,18 @@ const FIXED: [&str; 4] = ["name", "match", "key", "ignore_case"];
 ///
 /// # Errors
 /// See [`Error`].
-pub fn tune(text: &str, number: usize, wishes: &[(String, Wish)]) -> Result<String, Error> {
+pub fn edit_limit(text: &str, number: usize, edits: &[(String, Edit)]) -> Result<String, Error> {
     let mut text = text.to_owned();
-    for (key, wish) in wishes {
+    for (key, edit) in edits {
         if FIXED.contains(&key.as_str()) {
             return Err(Error::NotTunable(key.clone()));
         }
-        let found = Found::look(&text, number, key)?;
-        match (found.place, value(wish)) {
-            (Some((_, place)), Some(value)) => text.replace_range(place, &value),
-            (Some((key, place)), None) => {
+        let found = KeyLocation::find(&text, number, key)?;
+        match (found.span, value(edit)) {
+            (Some((_, span)), Some(value)) => text.replace_range(span, &value),
+            (Some((key, span)), None) => {
                 let from = text[..key.start].rfind('\n').map_or(0, |end| end + 1);
-                let to = text[place.end..].find('\n').map_or(text.len(), |end| place.end + end + 1);
+                let to = text[span.end..].find('\n').map_or(text.len(), |end| span.end + end + 1);
                 text.replace_range(from..to, "");
             }
             (None, Some(value)) => {
@@ -71,15 +71,15 @@ pub fn tune(text: &str, number: usize, wishes: &[(String, Wish)]) -> Result<Stri
 }
 
 /// Where a key of a limit stands.
-struct Found {
+struct KeyLocation {
     /// The key and its value.
-    place: Option<(Range<usize>, Range<usize>)>,
+    span: Option<(Range<usize>, Range<usize>)>,
     /// The key and value that stand last in the limit, from the key's beginning to the value's end.
     last: Range<usize>,
 }
 
-impl Found {
-    fn look(text: &str, number: usize, key: &str) -> Result<Found, Error> {
+impl KeyLocation {
+    fn find(text: &str, number: usize, key: &str) -> Result<KeyLocation, Error> {
         let document = DeTable::parse(text).map_err(|_| Error::NoLimit(number))?;
         let limits = document.get_ref().get("limit").map(|limits| limits.get_ref());
         let limit = match limits {
@@ -91,23 +91,23 @@ impl Found {
         if !text[limit.span().start..].starts_with("[[") {
             return Err(Error::NotASection);
         }
-        let place =
+        let span =
             table.iter().find(|(name, _)| name.get_ref() == key).map(|(name, value)| (name.span(), value.span()));
         // What stands below a heading of its own, or is written with dots, is no line of the limit's.
         let lines = table.iter().filter(|(_, value)| value.get_ref().as_table().is_none());
-        let last = lines.map(|(name, value)| name.span().start..value.span().end).max_by_key(|place| place.end);
-        Ok(Found { place, last: last.ok_or(Error::NotASection)? })
+        let last = lines.map(|(name, value)| name.span().start..value.span().end).max_by_key(|span| span.end);
+        Ok(KeyLocation { span, last: last.ok_or(Error::NotASection)? })
     }
 }
 
 /// A value as TOML writes it; `None`: the key is to be left out.
-fn value(wish: &Wish) -> Option<String> {
-    Some(match wish {
-        Wish::Default => return None,
-        Wish::Number(number) => number.to_string(),
-        Wish::Flag(flag) => flag.to_string(),
-        Wish::Text(text) => quoted(text),
-        Wish::List(list) => format!("[{}]", list.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")),
+fn value(edit: &Edit) -> Option<String> {
+    Some(match edit {
+        Edit::Default => return None,
+        Edit::Number(number) => number.to_string(),
+        Edit::Flag(flag) => flag.to_string(),
+        Edit::Text(text) => quoted(text),
+        Edit::List(list) => format!("[{}]", list.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")),
     })
 }
 
@@ -132,51 +132,52 @@ mod tests {
     const FILE: &str = "# ours\n\n[[limit]]\nname     = \"a\"\nrequests = 5   # per contract\nper      = \"1s\"\n\n[[limit]]\n\
                         name = \"b\"\nrequests = 7\nper = \"1m\"\n# agreed with Bob\nguard = \"1ms\" # jitter\n\n[log]\naccess = \"off\"";
 
-    fn wish(key: &str, wish: Wish) -> (String, Wish) {
-        (key.to_owned(), wish)
+    fn edit(key: &str, edit: Edit) -> (String, Edit) {
+        (key.to_owned(), edit)
     }
 
     #[test]
     fn only_what_is_tuned_changes_whatever_the_ends_of_lines() {
         for file in [FILE.to_owned(), FILE.replace('\n', "\r\n"), format!("{FILE}\n")] {
             let line = if file.contains("\r\n") { "\r\n" } else { "\n" };
-            let tuned = tune(&file, 0, &[wish("requests", Wish::Number(50))]).unwrap();
-            assert_eq!(tuned, file.replace("requests = 5 ", "requests = 50 "));
-            let tuned = tune(&file, 1, &[wish("per", Wish::Text("2m".into())), wish("guard", Wish::Default)]).unwrap();
+            let edited = edit_limit(&file, 0, &[edit("requests", Edit::Number(50))]).unwrap();
+            assert_eq!(edited, file.replace("requests = 5 ", "requests = 50 "));
+            let edited =
+                edit_limit(&file, 1, &[edit("per", Edit::Text("2m".into())), edit("guard", Edit::Default)]).unwrap();
             let wanted =
                 file.replace("per = \"1m\"", "per = \"2m\"").replace(&format!("guard = \"1ms\" # jitter{line}"), "");
-            assert_eq!(tuned, wanted);
-            let tuned = tune(&file, 1, &[wish("dry_run", Wish::Flag(true))]).unwrap();
-            assert_eq!(tuned, file.replace("# jitter", &format!("# jitter{line}dry_run = true")));
-            assert_eq!(tune(&file, 1, &[wish("retry", Wish::Default)]).unwrap(), file);
+            assert_eq!(edited, wanted);
+            let edited = edit_limit(&file, 1, &[edit("dry_run", Edit::Flag(true))]).unwrap();
+            assert_eq!(edited, file.replace("# jitter", &format!("# jitter{line}dry_run = true")));
+            assert_eq!(edit_limit(&file, 1, &[edit("retry", Edit::Default)]).unwrap(), file);
         }
     }
 
     #[test]
     fn what_stands_under_a_heading_of_its_own_or_is_written_with_dots_stays_there() {
         let file = "[[limit]]\nmatch.host = \"a\" # n\n  requests = 5\n# path\nmatch.path = \"/x\"\nper = \"1s\"\n[[limit]]\nrequests = 1\nper = \"1s\"\n[limit.match]\nhost = \"b\"\n";
-        let tuned = tune(file, 0, &[wish("max_wait", Wish::Text("1s".into()))]).unwrap();
-        assert_eq!(tuned, file.replace("per = \"1s\"\n[[", "per = \"1s\"\nmax_wait = \"1s\"\n[["));
-        let tuned = tune(file, 1, &[wish("in_flight", Wish::Number(3))]).unwrap();
-        assert_eq!(tuned, file.replace("per = \"1s\"\n[limit.", "per = \"1s\"\nin_flight = 3\n[limit."));
+        let edited = edit_limit(file, 0, &[edit("max_wait", Edit::Text("1s".into()))]).unwrap();
+        assert_eq!(edited, file.replace("per = \"1s\"\n[[", "per = \"1s\"\nmax_wait = \"1s\"\n[["));
+        let edited = edit_limit(file, 1, &[edit("in_flight", Edit::Number(3))]).unwrap();
+        assert_eq!(edited, file.replace("per = \"1s\"\n[limit.", "per = \"1s\"\nin_flight = 3\n[limit."));
     }
 
     #[test]
     fn what_is_written_is_what_was_wished_whatever_it_holds() {
         let odd = "a\"b\\c\n\u{1}é";
-        let tuned = tune(FILE, 0, &[wish("zone", Wish::Text(odd.into()))]).unwrap();
-        let document = DeTable::parse(&tuned).unwrap();
+        let edited = edit_limit(FILE, 0, &[edit("zone", Edit::Text(odd.into()))]).unwrap();
+        let document = DeTable::parse(&edited).unwrap();
         let limits = document.get_ref().get("limit").unwrap().get_ref().as_array().unwrap();
         assert_eq!(limits[0].get_ref().as_table().unwrap().get("zone").unwrap().get_ref().as_str(), Some(odd));
     }
 
     #[test]
     fn a_limit_stays_the_one_that_it_is() {
-        assert!(matches!(tune(FILE, 2, &[wish("per", Wish::Default)]), Err(Error::NoLimit(2))));
+        assert!(matches!(edit_limit(FILE, 2, &[edit("per", Edit::Default)]), Err(Error::NoLimit(2))));
         for key in FIXED {
-            assert!(matches!(tune(FILE, 0, &[wish(key, Wish::Default)]), Err(Error::NotTunable(_))), "{key}");
+            assert!(matches!(edit_limit(FILE, 0, &[edit(key, Edit::Default)]), Err(Error::NotTunable(_))), "{key}");
         }
         let inline = "limit = [{ requests = 5, per = \"1s\" }]\n";
-        assert!(matches!(tune(inline, 0, &[wish("requests", Wish::Number(6))]), Err(Error::NotASection)));
+        assert!(matches!(edit_limit(inline, 0, &[edit("requests", Edit::Number(6))]), Err(Error::NotASection)));
     }
 }

@@ -2,45 +2,44 @@
 //!
 //! What is read is known; what nobody read when a table ends is an unknown key.
 
-use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::item::{At, Item, Place, Written, kind, nearest};
-use super::report::Reader;
+use super::report::Reports;
+use super::toml_value::{Setting, Span, Spanned, TomlValue, nearest, type_name};
 
 /// One table of the document. A section that the file leaves out is an empty table.
-pub(super) struct Table<'a> {
-    reader: &'a Reader<'a>,
+pub(super) struct TomlTable<'a> {
+    reports: &'a Reports<'a>,
     heading: &'static str,
-    place: Place,
+    span: Span,
     entries: Option<&'a DeTable<'a>>,
     known: Vec<&'static str>,
 }
 
-impl<'a> Table<'a> {
+impl<'a> TomlTable<'a> {
     /// The whole document as a table.
-    pub(super) fn root(reader: &'a Reader<'a>, entries: &'a DeTable<'a>) -> Table<'a> {
-        Table { reader, heading: "", place: 0..0, entries: Some(entries), known: Vec::new() }
+    pub(super) fn root(reports: &'a Reports<'a>, entries: &'a DeTable<'a>) -> TomlTable<'a> {
+        TomlTable { reports, heading: "", span: 0..0, entries: Some(entries), known: Vec::new() }
     }
 
     /// Where the table begins: its header, or its brace.
-    pub(super) fn place(&self) -> Place {
-        self.place.clone()
+    pub(super) fn span(&self) -> Span {
+        self.span.clone()
     }
 
     /// One key. `read` reports what is wrong and then returns `None`.
-    pub(super) fn get<T>(&mut self, key: &'static str, read: impl FnOnce(&Item<'a>) -> Option<T>) -> Written<T> {
-        match self.take(key) {
-            None => Written::Absent,
+    pub(super) fn get<T>(&mut self, key: &'static str, read: impl FnOnce(&TomlValue<'a>) -> Option<T>) -> Setting<T> {
+        match self.lookup(key) {
+            None => Setting::Absent,
             Some(item) => match read(&item) {
-                Some(value) => Written::Value(At { value, place: item.place }),
-                None => Written::Wrong,
+                Some(value) => Setting::Value(Spanned { value, span: item.span }),
+                None => Setting::Invalid,
             },
         }
     }
 
     /// Whether the file has it.
-    pub(super) fn is_there(&self) -> bool {
+    pub(super) fn is_present(&self) -> bool {
         self.entries.is_some()
     }
 
@@ -49,18 +48,18 @@ impl<'a> Table<'a> {
         &mut self,
         key: &'static str,
         heading: &'static str,
-        read: impl FnOnce(&mut Table<'a>) -> T,
+        read: impl FnOnce(&mut TomlTable<'a>) -> T,
     ) -> T {
         let right = format!("write {heading} on a line of its own, and its keys below");
         self.sub_table(key, heading, &right, read)
     }
 
     /// One table in a line, `key = { … }`, such as the example shows.
-    pub(super) fn inline<T>(
+    pub(super) fn inline_table<T>(
         &mut self,
         key: &'static str,
         example: &'static str,
-        read: impl FnOnce(&mut Table<'a>) -> T,
+        read: impl FnOnce(&mut TomlTable<'a>) -> T,
     ) -> T {
         self.sub_table(key, key, &format!("a table, such as {key} = {example}"), read)
     }
@@ -70,17 +69,17 @@ impl<'a> Table<'a> {
         key: &'static str,
         heading: &'static str,
         right: &str,
-        read: impl FnOnce(&mut Table<'a>) -> T,
+        read: impl FnOnce(&mut TomlTable<'a>) -> T,
     ) -> T {
-        let (entries, place) = match self.take(key) {
-            None => (None, self.place()),
-            Some(Item { value: DeValue::Table(entries), place, .. }) => (Some(entries), place),
+        let (entries, span) = match self.lookup(key) {
+            None => (None, self.span()),
+            Some(TomlValue { value: DeValue::Table(entries), span, .. }) => (Some(entries), span),
             Some(item) => {
-                item.wrong::<()>(format_args!("`{key}` is {}", kind(item.value)), right);
-                (None, item.place)
+                item.reject::<()>(format_args!("`{key}` is {}", type_name(item.value)), right);
+                (None, item.span)
             }
         };
-        read_table(self.reader, heading, place, entries, read)
+        read_table(self.reports, heading, span, entries, read)
     }
 
     /// A list of tables, `[[key]]`.
@@ -88,9 +87,9 @@ impl<'a> Table<'a> {
         &mut self,
         key: &'static str,
         heading: &'static str,
-        read: impl Fn(&mut Table<'a>) -> T,
+        read: impl Fn(&mut TomlTable<'a>) -> T,
     ) -> Vec<T> {
-        let Some(item) = self.take(key) else {
+        let Some(item) = self.lookup(key) else {
             return Vec::new();
         };
         let right = format!("write {heading} on a line of its own, and its keys below");
@@ -98,42 +97,42 @@ impl<'a> Table<'a> {
             DeValue::Array(elements) => elements.iter().map(|e| (e.get_ref(), e.span())).collect(),
             // Its keys are read all the same, so that their mistakes are told in the same run.
             DeValue::Table(_) => {
-                item.wrong::<()>(format_args!("[{key}] is a single table, and there may be several"), &right);
-                vec![(item.value, item.place.clone())]
+                item.reject::<()>(format_args!("[{key}] is a single table, and there may be several"), &right);
+                vec![(item.value, item.span.clone())]
             }
             DeValue::String(_)
             | DeValue::Integer(_)
             | DeValue::Float(_)
             | DeValue::Boolean(_)
             | DeValue::Datetime(_) => {
-                item.wrong::<()>(format_args!("`{key}` is {}", kind(item.value)), &right);
+                item.reject::<()>(format_args!("`{key}` is {}", type_name(item.value)), &right);
                 Vec::new()
             }
         };
-        let read_one = |(value, place): (&'a DeValue<'a>, Place)| match value.as_table() {
-            Some(entries) => Some(read_table(self.reader, heading, place, Some(entries), &read)),
+        let read_one = |(value, span): (&'a DeValue<'a>, Span)| match value.as_table() {
+            Some(entries) => Some(read_table(self.reports, heading, span, Some(entries), &read)),
             None => {
-                self.reader.error(&place, format_args!("`{key}` holds {}", kind(value)), &right);
+                self.reports.error(&span, format_args!("`{key}` holds {}", type_name(value)), &right);
                 None
             }
         };
         elements.into_iter().filter_map(read_one).collect()
     }
 
-    fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
+    fn lookup(&mut self, key: &'static str) -> Option<TomlValue<'a>> {
         self.known.push(key);
         let value = self.entries?.get(key)?;
-        Some(Item { reader: self.reader, key, value: value.get_ref(), place: value.span() })
+        Some(TomlValue { reports: self.reports, key, value: value.get_ref(), span: value.span() })
     }
 
     /// The keys that were probably meant by those that nobody has read so far.
-    pub(super) fn meant(&self) -> Vec<&'static str> {
-        self.strays().filter_map(|key| self.near(key.get_ref())).collect()
+    pub(super) fn misspelt_keys(&self) -> Vec<&'static str> {
+        self.unknown_keys().filter_map(|key| self.nearest_known(key.get_ref())).collect()
     }
 
     /// Reports the keys that nobody read.
-    pub(super) fn end(self) {
-        for key in self.strays() {
+    pub(super) fn report_unknown_keys(self) {
+        for key in self.unknown_keys() {
             let name = key.get_ref();
             let is_table = self.entries.and_then(|e| e.get(name.as_ref())).is_some_and(|v| v.get_ref().is_table());
             let what = match self.heading {
@@ -141,34 +140,34 @@ impl<'a> Table<'a> {
                 "" => format!("unknown key `{name}` outside of any section"),
                 heading => format!("unknown key `{name}` in {heading}"),
             };
-            let advice = match self.near(name) {
+            let advice = match self.nearest_known(name) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there is {}", self.known.join(", ")),
             };
-            self.reader.error(&key.span(), what, advice);
+            self.reports.error(&key.span(), what, advice);
         }
     }
 
-    fn strays(&self) -> impl Iterator<Item = &'a Spanned<DeString<'a>>> {
+    fn unknown_keys(&self) -> impl Iterator<Item = &'a toml::Spanned<DeString<'a>>> {
         let keys = self.entries.into_iter().flat_map(|entries| entries.keys());
         keys.filter(|key| !self.known.contains(&key.get_ref().as_ref()))
     }
 
-    fn near(&self, name: &str) -> Option<&'static str> {
+    fn nearest_known(&self, name: &str) -> Option<&'static str> {
         nearest(name, self.known.iter().copied())
     }
 }
 
 /// Reads one table, and reports the keys that `read` did not ask for.
 fn read_table<'a, T>(
-    reader: &'a Reader<'a>,
+    reports: &'a Reports<'a>,
     heading: &'static str,
-    place: Place,
+    span: Span,
     entries: Option<&'a DeTable<'a>>,
-    read: impl FnOnce(&mut Table<'a>) -> T,
+    read: impl FnOnce(&mut TomlTable<'a>) -> T,
 ) -> T {
-    let mut table = Table { reader, heading, place, entries, known: Vec::new() };
+    let mut table = TomlTable { reports, heading, span, entries, known: Vec::new() };
     let value = read(&mut table);
-    table.end();
+    table.report_unknown_keys();
     value
 }

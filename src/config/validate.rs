@@ -7,14 +7,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 
-use super::access_schema::Access;
-use super::file::{File, Route};
-use super::item::{At, Written};
-use super::limit::Keying;
-use super::process::{self, State};
-use super::report::Reader;
-use super::value::Destination;
-use super::{Admin, Locks, Settings, address_rules, folders, limit, lint, listeners, store, tls, users};
+use super::access_schema::AccessSection;
+use super::limit_check::KeyContext;
+use super::process_schema::{AdminSection, LocksSection, StateSection, TraceSection};
+use super::report::Reports;
+use super::schema::{ConfigFile, RouteSection};
+use super::toml_value::{Setting, Spanned};
+use super::value_parsers::Destination;
+use super::{Admin, Locks, Settings, address_rules, folders, limit_check, lint, listeners, store, tls_check, users};
 use crate::gate::{self, journal};
 use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
@@ -30,36 +30,36 @@ const IDLE_PER_ORIGIN: usize = 64;
 
 /// Builds the settings. Where something is wrong it is reported, and the settings are of no use.
 /// `folder` is where relative paths begin.
-pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings {
+pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -> Settings {
     let listen = listen(&file.listen.proxy);
-    listeners::check(&file, reader);
-    let connections = connections(&file, reader);
+    listeners::check(&file, reports);
+    let connections = connections(&file, reports);
     let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
-    check_open(&file, loopback_only, reader);
-    lint::lint(&file, reader);
-    let dial = address_rules::check(&file, &listen, loopback_only, reader);
-    let access = access(&file.access, loopback_only, folder, reader);
+    check_open(&file, loopback_only, reports);
+    lint::lint(&file, reports);
+    let dial = address_rules::check(&file, &listen, loopback_only, reports);
+    let access = access(&file.access, loopback_only, folder, reports);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
-    let routes = routes(file.routes, &file.access, reader);
-    let tls = tls::check(&file.tls, folder, reader);
-    let identity = tls::identity(&file.listen.tls, folder, reader);
-    let keying = Keying {
+    let routes = routes(file.routes, &file.access, reports);
+    let tls = tls_check::check(&file.tls, folder, reports);
+    let identity = tls_check::identity(&file.listen.tls, folder, reports);
+    let keying = KeyContext {
         shared_seed: store::seed(&file.store),
         callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
     };
-    let checked = limit::check_all(file.limits, &keying, reader);
-    let store = store::check(&file.store, &checked, file.timeouts.request, folder, reader);
+    let checked = limit_check::check_limits(file.limits, &keying, reports);
+    let store = store::check(&file.store, &checked, file.timeouts.request, folder, reports);
     let state = state(&file.state, folder);
-    let state_place = file.state.dir.get().map_or(0..0, |at| at.place.clone());
-    let unusable = folders::check_state(&state, &state_place, reader).into_iter().chain(tls.unusable).collect();
+    let state_place = file.state.dir.get().map_or(0..0, |at| at.span.clone());
+    let unusable = folders::check_state(&state, &state_place, reports).into_iter().chain(tls.unusable).collect();
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
-    let (mut limits, mut rules, mut meanings) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut limits, mut rules, mut explanations) = (Vec::new(), Vec::new(), Vec::new());
     for limit in checked {
         limits.push(limit.limit);
         rules.push(limit.rule);
-        meanings.push(limit.meaning);
+        explanations.push(limit.explanation);
     }
-    let trace = trace(&file.trace, &tls.verify.trust, reader);
+    let trace = trace(&file.trace, &tls.verify.trust, reports);
     Settings {
         text: "".into(),
         gate: gate::Settings { limits, state: Some(state), store },
@@ -85,10 +85,10 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
         log: file.log.level,
         watch: file.config.watch,
         quiet: false,
-        meanings,
+        explanations,
         counts_loopback,
-        admin: admin(&file.admin, folder, reader),
-        locks: locks(&file.locks, &allow_from, &file.state, folder, reader),
+        admin: admin(&file.admin, folder, reports),
+        locks: locks(&file.locks, &allow_from, &file.state, folder, reports),
         admin_bound: None,
         locks_bound: None,
         warnings: Vec::new(),
@@ -97,7 +97,7 @@ pub(super) fn check(file: File, folder: &Path, reader: &Reader<'_>) -> Settings 
 }
 
 /// Where what must outlive a restart is kept: systemd's folder for that, if there is one, else one beside the file.
-fn state(written: &State, folder: &Path) -> journal::Settings {
+fn state(written: &StateSection, folder: &Path) -> journal::Settings {
     let systemd = || std::env::split_paths(&std::env::var_os("STATE_DIRECTORY")?).next();
     let dir = match written.dir.get() {
         Some(at) => folder.join(&at.value),
@@ -107,28 +107,28 @@ fn state(written: &State, folder: &Path) -> journal::Settings {
 }
 
 /// Whoever reaches it may change limits, so beyond this machine a password is needed.
-fn admin(written: &process::Admin, folder: &Path, reader: &Reader<'_>) -> Option<Admin> {
+fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option<Admin> {
     let listen = written.listen.get();
-    if written.is_there && written.listen.is_absent() {
-        reader.error(&written.place, "nothing says where it listens", "add listen = \"127.0.0.1:8081\"");
+    if written.is_present && written.listen.is_absent() {
+        reports.error(&written.span, "nothing says where it listens", "add listen = \"127.0.0.1:8081\"");
     }
     let at = listen?;
     if !at.value.ip().is_loopback() && written.users.is_absent() {
         let message = format!("{} can be reached by others, and nothing says who may tune this gateway", at.value);
-        reader.error(
-            &at.place,
+        reports.error(
+            &at.span,
             message,
             "add users = \"operators\", a file that `htpasswd -B -c operators NAME` makes",
         );
     }
-    let users = written.users.get().map(|at| read_users(at, folder, reader).unwrap_or_default());
+    let users = written.users.get().map(|at| read_users(at, folder, reports).unwrap_or_default());
     Some(Admin { listen: at.value, users })
 }
 
 /// The collector of traces. One with TLS is verified by the certificates that origins are: the system's and `trust`.
-fn trace(written: &process::Trace, trust: &[CertificateDer<'static>], reader: &Reader<'_>) -> Option<trace::Settings> {
-    if written.is_there && written.otlp.is_absent() {
-        reader.error(&written.place, "nothing says where traces go", "add otlp = \"http://127.0.0.1:4318\"");
+fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Reports<'_>) -> Option<trace::Settings> {
+    if written.is_present && written.otlp.is_absent() {
+        reports.error(&written.span, "nothing says where traces go", "add otlp = \"http://127.0.0.1:4318\"");
     }
     let at = written.otlp.get()?;
     let Destination { origin, path } = &at.value;
@@ -141,44 +141,44 @@ fn trace(written: &process::Trace, trust: &[CertificateDer<'static>], reader: &R
 
 /// Whoever reaches it may lock, so beyond this machine it must be said who that may be.
 fn locks(
-    written: &process::Locks,
+    written: &LocksSection,
     allow_from: &Option<Vec<IpNet>>,
-    kept: &State,
+    kept: &StateSection,
     folder: &Path,
-    reader: &Reader<'_>,
+    reports: &Reports<'_>,
 ) -> Option<Locks> {
-    if written.is_there && written.listen.is_absent() {
-        reader.error(&written.place, "nothing says where it listens", "add listen = \"127.0.0.1:7777\"");
+    if written.is_present && written.listen.is_absent() {
+        reports.error(&written.span, "nothing says where it listens", "add listen = \"127.0.0.1:7777\"");
     }
     let at = written.listen.get()?;
     if !at.value.ip().is_loopback() && allow_from.is_none() {
         let message = format!("{} can be reached by others, and nothing says who may lock", at.value);
-        reader.error(&at.place, message, "add [access] with allow_from = [\"10.0.0.0/8\"] (your programs' addresses)");
+        reports.error(&at.span, message, "add [access] with allow_from = [\"10.0.0.0/8\"] (your programs' addresses)");
     }
-    let users = written.users.get().map(|at| read_users(at, folder, reader).unwrap_or_default());
+    let users = written.users.get().map(|at| read_users(at, folder, reports).unwrap_or_default());
     Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir })
 }
 
-fn listen(written: &Written<Vec<At<SocketAddr>>>) -> Vec<SocketAddr> {
+fn listen(written: &Setting<Vec<Spanned<SocketAddr>>>) -> Vec<SocketAddr> {
     written.get().map_or_else(|| vec![listeners::LISTEN], |list| list.value.iter().map(|at| at.value).collect())
 }
 
-fn connections(file: &File, reader: &Reader<'_>) -> connection_limit::Settings {
+fn connections(file: &ConfigFile, reports: &Reports<'_>) -> connection_limit::Settings {
     let written = &file.listen;
     let (total, per_address) = (written.max_connections.get(), written.max_connections_per_address.get());
     if let (Some(total), Some(per_address)) = (total, per_address)
         && per_address.value > total.value
     {
         let message = format!("no address can have {} of {} connections", per_address.value, total.value);
-        reader.error(&per_address.place, message, format_args!("at most {}, as max_connections says", total.value));
+        reports.error(&per_address.span, message, format_args!("at most {}, as max_connections says", total.value));
     }
-    let count = |at: Option<&At<u32>>| at.map(|at| at.value as usize);
+    let count = |at: Option<&Spanned<u32>>| at.map(|at| at.value as usize);
     let ipv6_prefix = file.access.ipv6_prefix;
     connection_limit::Settings { total: count(total), per_address: count(per_address), ipv6_prefix }
 }
 
 /// A gateway that others can reach must say who may use it, or it is an open proxy.
-fn check_open(file: &File, loopback_only: bool, reader: &Reader<'_>) {
+fn check_open(file: &ConfigFile, loopback_only: bool, reports: &Reports<'_>) {
     if loopback_only || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
         return;
     }
@@ -186,11 +186,11 @@ fn check_open(file: &File, loopback_only: bool, reader: &Reader<'_>) {
     if let Some(at) = open {
         let message = format!("{} can be reached by others, and nothing says who may use it", at.value);
         let right = "add [access] with allow_from = [\"10.0.0.0/8\"] (your callers' addresses), or users = \"users\"";
-        reader.error(&at.place, message, right);
+        reports.error(&at.span, message, right);
     }
 }
 
-fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<'_>) -> access::Settings {
+fn access(written: &AccessSection, loopback_only: bool, folder: &Path, reports: &Reports<'_>) -> access::Settings {
     let allow_from = match written.allow_from.get() {
         Some(list) => list.value.iter().map(|at| at.value).collect(),
         // Whoever knows a password may come from anywhere, if others are listened to at all.
@@ -203,15 +203,15 @@ fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<
     if let (Some(list), true) = (written.allow_from.get(), written.users.is_absent() && !loopback_only)
         && let Some(at) = list.value.iter().find(|at| anyone(&at.value))
     {
-        reader.warn(
-            &at.place,
+        reports.warn(
+            &at.span,
             "anyone who can reach this gateway may use it",
             "name your callers' addresses, or add users",
         );
     }
     access::Settings {
         allow_from,
-        users: written.users.get().and_then(|at| read_users(at, folder, reader)),
+        users: written.users.get().and_then(|at| read_users(at, folder, reports)),
         connect_ports: written.connect_ports.clone(),
         allow_ports: written.allow_ports.clone(),
         only_listed: written.only_listed().is_some(),
@@ -221,44 +221,44 @@ fn access(written: &Access, loopback_only: bool, folder: &Path, reader: &Reader<
     }
 }
 
-fn read_users(at: &At<std::path::PathBuf>, folder: &Path, reader: &Reader<'_>) -> Option<Vec<users::User>> {
+fn read_users(at: &Spanned<std::path::PathBuf>, folder: &Path, reports: &Reports<'_>) -> Option<Vec<users::User>> {
     let path = folder.join(&at.value);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
             let right = "create it with `lockgate user add NAME`, or name another file";
-            reader.error(&at.place, format_args!("cannot read {}: {error}", path.display()), right);
+            reports.error(&at.span, format_args!("cannot read {}: {error}", path.display()), right);
             return None;
         }
     };
     match users::parse(path.display().to_string(), &text) {
         Ok(users) => Some(users),
-        Err(reports) => {
-            reports.into_iter().for_each(|report| reader.note(report));
+        Err(found) => {
+            found.into_iter().for_each(|report| reports.push(report));
             None
         }
     }
 }
 
-fn routes(written: Vec<Route>, access: &Access, reader: &Reader<'_>) -> Vec<target::Route> {
+fn routes(written: Vec<RouteSection>, access: &AccessSection, reports: &Reports<'_>) -> Vec<target::Route> {
     let mut seen: Vec<(Option<String>, Option<String>)> = Vec::new();
     let mut routes = Vec::new();
     for route in written {
         if route.path.is_absent() && route.host.is_absent() {
-            reader.error(
-                &route.place,
+            reports.error(
+                &route.span,
                 "this route has neither `path` nor `host`",
                 "add path = \"/partner/\", or a host",
             );
         }
         if route.to.is_absent() {
-            reader.error(&route.place, "this route leads nowhere", "add to = \"https://api.example.com/\"");
+            reports.error(&route.span, "this route leads nowhere", "add to = \"https://api.example.com/\"");
         }
         let path = route.path.get().map(|at| at.value.clone());
         let host = route.host.get().map(|at| at.value.text.clone());
         let told = path.is_none() && host.is_none();
         if !told && seen.contains(&(path.clone(), host.clone())) {
-            reader.error(&route.place, "a route with this path and host is there already", "leave one of them out");
+            reports.error(&route.span, "a route with this path and host is there already", "leave one of them out");
         }
         seen.push((path.clone(), host));
         if let Some(to) = route.to.get() {

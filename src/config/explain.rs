@@ -1,25 +1,25 @@
 //! Says what a limit means, in a sentence that its author can check against what was wanted.
 
-use super::item::At;
-use super::limit_schema::Limit;
-use super::span;
-use super::value::Pattern;
+use super::duration;
+use super::limit_schema::LimitSection;
+use super::toml_value::Spanned;
+use super::value_parsers::TextPattern;
 use crate::locker::{Counts, Kind, Priority, Rate, Unit, WhenFull};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 
 /// `api: GET requests to api.example.com: at most 5 in any 800 ms for each caller; what is more waits up to 30 s`
-pub(super) fn sentence(name: &str, limit: &Limit, rate: Option<&Rate>) -> String {
+pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> String {
     let mut how_many = Vec::new();
     if let Some(rate) = rate {
-        how_many.push(format!("at most {}", speed(rate)));
+        how_many.push(format!("at most {}", rate_in_words(rate)));
     }
     if let Some(in_flight) = limit.in_flight.get() {
         how_many.push(format!("at most {} at one time", in_flight.value));
     }
     let mut sentence = format!("{name}: {}: {}", subject(limit), how_many.join(", "));
     if !limit.key.is_empty() {
-        let parts: Vec<_> = limit.key.iter().map(|at| part(&at.value)).collect();
+        let parts: Vec<_> = limit.key.iter().map(|at| key_part_in_words(&at.value)).collect();
         sentence.push_str(&format!(", for each {}", parts.join(" and each ")));
         if limit.matching.paths.is_empty() {
             sentence.push_str(any_case(limit));
@@ -39,39 +39,41 @@ pub(super) fn sentence(name: &str, limit: &Limit, rate: Option<&Rate>) -> String
         (false, WhenFull::Wait) if limit.max_wait.is_zero() => "; what is more is refused".to_owned(),
         (false, WhenFull::Wait) => {
             let first = if limit.priority == Priority::Strict { ", the most urgent first, whoever asks" } else { "" };
-            format!("; what is more waits up to {}{first}", long(limit.max_wait))
+            format!("; what is more waits up to {}{first}", with_number(limit.max_wait))
         }
     };
     sentence + &rest
 }
 
 /// Which requests it counts.
-fn subject(limit: &Limit) -> String {
+fn subject(limit: &LimitSection) -> String {
     let matching = &limit.matching;
     let mut words = match matching.methods.is_empty() {
         true if matching.hosts.is_empty() && matching.paths.is_empty() => "all requests".to_owned(),
         true => "requests".to_owned(),
-        false => format!("{} requests", any(matching.methods.iter().map(|at| at.value.as_str()))),
+        false => format!("{} requests", one_of(matching.methods.iter().map(|at| at.value.as_str()))),
     };
     if !matching.hosts.is_empty() {
-        words.push_str(&format!(" to {}", texts(&matching.hosts)));
+        words.push_str(&format!(" to {}", pattern_texts(&matching.hosts)));
     }
     if !matching.paths.is_empty() {
-        words.push_str(&format!(" for {}", texts(&matching.paths)));
+        words.push_str(&format!(" for {}", pattern_texts(&matching.paths)));
         words.push_str(any_case(limit));
     }
     words
 }
 
-fn any_case(limit: &Limit) -> &'static str {
+fn any_case(limit: &LimitSection) -> &'static str {
     if limit.ignore_case.get().is_some_and(|at| at.value) { " in any letter case" } else { "" }
 }
 
-fn speed(rate: &Rate) -> String {
+fn rate_in_words(rate: &Rate) -> String {
     let requests = rate.requests;
     let mut words = match &rate.kind {
-        Kind::Sliding => format!("{requests} in any {}", span::say(rate.per)),
-        Kind::Fixed => format!("{requests} in a window of {}, which opens with its first request", long(rate.per)),
+        Kind::Sliding => format!("{requests} in any {}", duration::in_words(rate.per)),
+        Kind::Fixed => {
+            format!("{requests} in a window of {}, which opens with its first request", with_number(rate.per))
+        }
         Kind::Calendar { unit, zone } => {
             let unit = match unit {
                 Unit::Minute => "minute",
@@ -81,16 +83,19 @@ fn speed(rate: &Rate) -> String {
             format!("{requests} in each {unit} of the calendar, by the clock of {}", zone.iana_name().unwrap_or("UTC"))
         }
         Kind::Smooth { burst: 1 } => {
-            format!("{requests} in any {}, evenly spaced", span::say(rate.per))
+            format!("{requests} in any {}, evenly spaced", duration::in_words(rate.per))
         }
         Kind::Smooth { burst } => {
-            format!("{requests} in any {}, evenly spaced after the first {burst}", span::say(rate.per))
+            format!("{requests} in any {}, evenly spaced after the first {burst}", duration::in_words(rate.per))
         }
     };
     if matches!(rate.kind, Kind::Calendar { .. }) && !rate.guard.is_zero() {
-        words.push_str(&format!(", where what is sent within {} of its ends counts on both sides", long(rate.guard)));
+        words.push_str(&format!(
+            ", where what is sent within {} of its ends counts on both sides",
+            with_number(rate.guard)
+        ));
     } else if !rate.guard.is_zero() {
-        words.push_str(&format!(" and a guard of {}", long(rate.guard)));
+        words.push_str(&format!(" and a guard of {}", with_number(rate.guard)));
     }
     match rate.counts {
         Counts::Sent => words,
@@ -98,7 +103,7 @@ fn speed(rate: &Rate) -> String {
     }
 }
 
-fn part(part: &KeyPart) -> String {
+fn key_part_in_words(part: &KeyPart) -> String {
     match part {
         KeyPart::Host => "host".to_owned(),
         KeyPart::Caller => "caller".to_owned(),
@@ -110,15 +115,15 @@ fn part(part: &KeyPart) -> String {
 }
 
 /// A duration with its number, "1 minute" too.
-fn long(duration: std::time::Duration) -> String {
-    let words = span::say(duration);
+fn with_number(duration: std::time::Duration) -> String {
+    let words = duration::in_words(duration);
     if words.starts_with(|c: char| c.is_ascii_digit()) { words } else { format!("1 {words}") }
 }
 
-fn texts<P>(patterns: &[At<Pattern<P>>]) -> String {
-    any(patterns.iter().map(|at| at.value.text.as_str()))
+fn pattern_texts<P>(patterns: &[Spanned<TextPattern<P>>]) -> String {
+    one_of(patterns.iter().map(|at| at.value.text.as_str()))
 }
 
-fn any<'w>(words: impl Iterator<Item = &'w str>) -> String {
+fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> String {
     words.collect::<Vec<_>>().join(" or ")
 }

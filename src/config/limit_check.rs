@@ -6,30 +6,30 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::item::{At, Place, Written};
-use super::limit_schema::{self, Window};
-use super::meaning;
-use super::report::Reader;
-use super::span;
+use super::duration;
+use super::explain;
+use super::limit_schema::{LimitSection, WindowKind};
+use super::report::Reports;
+use super::toml_value::{Setting, Span, Spanned};
 use crate::locker::{Counts, Kind, Limit, Rate, Unit};
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Rule};
 use crate::proxy::key::KeyPart;
 
 /// One limit, checked.
-pub(super) struct Checked {
+pub(super) struct CheckedLimit {
     pub(super) limit: Limit,
     pub(super) rule: Rule,
     /// What it means, in a sentence.
-    pub(super) meaning: String,
+    pub(super) explanation: String,
     /// Whether it may count requests to this machine itself.
     pub(super) counts_loopback: bool,
     /// Where it says that it is counted together with other gateways.
-    pub(super) shared: Option<Place>,
+    pub(super) shared: Option<Span>,
 }
 
 /// Settings beside the limit's own that its keys depend on.
-pub(super) struct Keying {
+pub(super) struct KeyContext {
     /// Seed of the hash of shared limits' keys.
     pub(super) shared_seed: [u8; 16],
     /// Length of the IPv6 blocks that count as one caller; `None`: callers are told apart by their user names.
@@ -37,18 +37,18 @@ pub(super) struct Keying {
 }
 
 /// The limits of a file, each under a name of its own.
-pub(super) fn check_all(limits: Vec<limit_schema::Limit>, keying: &Keying, reader: &Reader<'_>) -> Vec<Checked> {
-    let names = names(&limits, reader);
-    limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, keying, reader)).collect()
+pub(super) fn check_limits(limits: Vec<LimitSection>, keying: &KeyContext, reports: &Reports<'_>) -> Vec<CheckedLimit> {
+    let names = names(&limits, reports);
+    limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, keying, reports)).collect()
 }
 
 /// The names as written, or made from the host or the place in the file.
-fn names(limits: &[limit_schema::Limit], reader: &Reader<'_>) -> Vec<Arc<str>> {
+fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
     let mut taken = HashSet::new();
     for at in limits.iter().filter_map(|limit| limit.name.get()) {
         if !taken.insert(at.value.clone()) {
             let message = format!("a limit named {:?} is there already", at.value);
-            reader.error(&at.place, message, "each limit has a name of its own");
+            reports.error(&at.span, message, "each limit has a name of its own");
         }
     }
     let free = |wish: String, taken: &mut HashSet<String>| {
@@ -58,8 +58,7 @@ fn names(limits: &[limit_schema::Limit], reader: &Reader<'_>) -> Vec<Arc<str>> {
         taken.insert(name.clone());
         name
     };
-    let name = |(index, limit): (usize, &limit_schema::Limit)| match (limit.name.get(), limit.matching.hosts.as_slice())
-    {
+    let name = |(index, limit): (usize, &LimitSection)| match (limit.name.get(), limit.matching.hosts.as_slice()) {
         (Some(at), _) => at.value.as_str().into(),
         (None, [host]) if name_from(&host.value.text).is_some() => {
             free(name_from(&host.value.text).unwrap_or_default(), &mut taken).into()
@@ -76,13 +75,13 @@ fn name_from(host: &str) -> Option<String> {
     ((1..=60).contains(&plain.len()) && plain.chars().all(fits)).then_some(plain)
 }
 
-fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &Reader<'_>) -> Checked {
-    check_purpose(&limit, reader);
-    let shared = limit.shared.get().filter(|at| at.value).map(|at| at.place.clone());
-    if let (Some(place), true) = (&shared, limit.is_dry_run()) {
-        reader.warn(place, "as long as it is a dry run, this gateway counts it alone", "leave one of them out");
+fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Reports<'_>) -> CheckedLimit {
+    check_purpose(&limit, reports);
+    let shared = limit.shared.get().filter(|at| at.value).map(|at| at.span.clone());
+    if let (Some(span), true) = (&shared, limit.is_dry_run()) {
+        reports.warn(span, "as long as it is a dry run, this gateway counts it alone", "leave one of them out");
     }
-    let kind = kind(&limit, reader);
+    let kind = window_kind(&limit, reports);
     let rate = match (limit.requests.get(), limit.per.get()) {
         (Some(requests), Some(per)) => Some(Rate {
             requests: requests.value,
@@ -94,13 +93,13 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &R
         _ => None,
     };
     if let Some(Rate { kind: Kind::Calendar { .. }, per, .. }) = &rate {
-        check_calendar_guard(&limit, *per, shared.is_some(), reader);
+        check_calendar_guard(&limit, *per, shared.is_some(), reports);
     }
     let max_cost = limit.requests.get().map_or(1, |at| at.value);
-    check_cost(&limit, max_cost, reader);
-    check_key(&limit.key, reader);
-    let ignore_case = ignore_case(&limit, reader);
-    let meaning = meaning::sentence(&name, &limit, rate.as_ref());
+    check_cost(&limit, max_cost, reports);
+    check_key(&limit.key, reports);
+    let ignore_case = ignore_case(&limit, reports);
+    let explanation = explain::explain(&name, &limit, rate.as_ref());
     let counts_loopback = counts_loopback(&limit);
     let keyed_by = keyed_by(&limit, keying);
     let dry_run = limit.is_dry_run();
@@ -137,12 +136,12 @@ fn check(limit: limit_schema::Limit, name: Arc<str>, keying: &Keying, reader: &R
         dry_run,
         shared: limit.shared.get().is_some_and(|at| at.value),
     };
-    Checked { limit, rule, meaning, counts_loopback, shared }
+    CheckedLimit { limit, rule, explanation, counts_loopback, shared }
 }
 
 /// Text that names the parts of a limit's key. After a reload with another text, no window is that of a key any more.
-fn keyed_by(limit: &limit_schema::Limit, keying: &Keying) -> String {
-    let says = |flag: &Written<bool>| flag.get().is_some_and(|at| at.value);
+fn keyed_by(limit: &LimitSection, keying: &KeyContext) -> String {
+    let says = |flag: &Setting<bool>| flag.get().is_some_and(|at| at.value);
     let part = |part: &KeyPart| match part {
         KeyPart::Caller => keying.callers.map_or(part.to_string(), |Ipv6Prefix(bits)| format!("{part}/{bits}")),
         KeyPart::Path(_) | KeyPart::Query(_) if says(&limit.ignore_case) => format!("{part} in any case"),
@@ -154,31 +153,31 @@ fn keyed_by(limit: &limit_schema::Limit, keying: &Keying) -> String {
 }
 
 /// A limit must limit something, and say nothing that has no effect.
-fn check_purpose(limit: &limit_schema::Limit, reader: &Reader<'_>) {
+fn check_purpose(limit: &LimitSection, reports: &Reports<'_>) {
     match (&limit.requests, &limit.per) {
-        (Written::Value(requests), Written::Absent) => {
-            reader.error(&requests.place, "`requests` without `per`", "add in what time, such as per = \"1s\"");
+        (Setting::Value(requests), Setting::Absent) => {
+            reports.error(&requests.span, "`requests` without `per`", "add in what time, such as per = \"1s\"");
         }
-        (Written::Absent, Written::Value(per)) => {
-            reader.error(&per.place, "`per` without `requests`", "add how many, such as requests = 10");
+        (Setting::Absent, Setting::Value(per)) => {
+            reports.error(&per.span, "`per` without `requests`", "add how many, such as requests = 10");
         }
-        (Written::Absent, Written::Absent) => {
+        (Setting::Absent, Setting::Absent) => {
             if limit.in_flight.is_absent() {
                 let right = "add how many in what time, such as requests = 10 and per = \"1s\", or in_flight = 10";
-                reader.error(&limit.place, "this limit limits nothing", right);
+                reports.error(&limit.span, "this limit limits nothing", right);
             }
             let idle = [
-                ("window", limit.window.get().map(|at| &at.place)),
-                ("zone", limit.zone.get().map(|at| &at.place)),
-                ("burst", limit.burst.get().map(|at| &at.place)),
-                ("counts", limit.counts.get().map(|at| &at.place)),
-                ("guard", limit.guard.get().map(|at| &at.place)),
-                ("cost", limit.cost.get().map(|at| &at.place)),
+                ("window", limit.window.get().map(|at| &at.span)),
+                ("zone", limit.zone.get().map(|at| &at.span)),
+                ("burst", limit.burst.get().map(|at| &at.span)),
+                ("counts", limit.counts.get().map(|at| &at.span)),
+                ("guard", limit.guard.get().map(|at| &at.span)),
+                ("cost", limit.cost.get().map(|at| &at.span)),
             ];
-            for (key, place) in idle {
-                if let Some(place) = place {
+            for (key, span) in idle {
+                if let Some(span) = span {
                     let message = format!("`{key}` has no effect without `requests` and `per`");
-                    reader.error(place, message, "add them, or leave this out");
+                    reports.error(span, message, "add them, or leave this out");
                 }
             }
         }
@@ -187,96 +186,99 @@ fn check_purpose(limit: &limit_schema::Limit, reader: &Reader<'_>) {
 }
 
 /// The window, with what only one kind of it knows.
-fn kind(limit: &limit_schema::Limit, reader: &Reader<'_>) -> Kind {
-    let window = limit.window.get().map_or(Window::Sliding, |at| at.value);
+fn window_kind(limit: &LimitSection, reports: &Reports<'_>) -> Kind {
+    let window = limit.window.get().map_or(WindowKind::Sliding, |at| at.value);
     // A window that was misspelt may have been meant to be the kind that knows these keys.
-    let known = !matches!(limit.window, Written::Wrong);
-    if let (Some(zone), true) = (limit.zone.get(), known && window != Window::Calendar) {
-        reader.error(&zone.place, "`zone` is for calendar windows", "add window = \"calendar\", or leave this out");
+    let known = !matches!(limit.window, Setting::Invalid);
+    if let (Some(zone), true) = (limit.zone.get(), known && window != WindowKind::Calendar) {
+        reports.error(&zone.span, "`zone` is for calendar windows", "add window = \"calendar\", or leave this out");
     }
-    if let (Some(burst), true) = (limit.burst.get(), known && window != Window::Smooth) {
-        reader.error(&burst.place, "`burst` is for smooth windows", "add window = \"smooth\", or leave this out");
+    if let (Some(burst), true) = (limit.burst.get(), known && window != WindowKind::Smooth) {
+        reports.error(&burst.span, "`burst` is for smooth windows", "add window = \"smooth\", or leave this out");
     }
     match window {
-        Window::Sliding => Kind::Sliding,
-        Window::Fixed => Kind::Fixed,
-        Window::Calendar => Kind::Calendar {
-            unit: unit(limit.per.get(), reader),
+        WindowKind::Sliding => Kind::Sliding,
+        WindowKind::Fixed => Kind::Fixed,
+        WindowKind::Calendar => Kind::Calendar {
+            unit: unit(limit.per.get(), reports),
             zone: limit.zone.get().map_or(TimeZone::UTC, |at| at.value.clone()),
         },
-        Window::Smooth => Kind::Smooth { burst: burst(limit, reader) },
+        WindowKind::Smooth => Kind::Smooth { burst: burst(limit, reports) },
     }
 }
 
 /// The unit that `per` stands for in a calendar window.
-fn unit(per: Option<&At<Duration>>, reader: &Reader<'_>) -> Unit {
+fn unit(per: Option<&Spanned<Duration>>, reports: &Reports<'_>) -> Unit {
     let Some(per) = per else { return Unit::Day };
     match per.value.as_secs() {
         60 if per.value.subsec_nanos() == 0 => Unit::Minute,
         3_600 if per.value.subsec_nanos() == 0 => Unit::Hour,
         86_400 if per.value.subsec_nanos() == 0 => Unit::Day,
         _ => {
-            let message = format!("no calendar window is {} long", span::show(per.value));
-            reader.error(&per.place, message, "\"1m\", \"1h\" or \"1d\"");
+            let message = format!("no calendar window is {} long", duration::format(per.value));
+            reports.error(&per.span, message, "\"1m\", \"1h\" or \"1d\"");
             Unit::Day
         }
     }
 }
 
 /// A guard is kept on both sides of a boundary; the store has none.
-fn check_calendar_guard(limit: &limit_schema::Limit, per: Duration, is_shared: bool, reader: &Reader<'_>) {
+fn check_calendar_guard(limit: &LimitSection, per: Duration, is_shared: bool, reports: &Reports<'_>) {
     let Some(guard) = limit.guard.get().filter(|guard| !guard.value.is_zero()) else { return };
     if is_shared {
         let message = "`guard` has no effect on a calendar window that is shared";
-        reader.error(&guard.place, message, "leave it out; its periods begin and end by the store's clock");
+        reports.error(&guard.span, message, "leave it out; its periods begin and end by the store's clock");
     } else if guard.value * 2 >= per {
-        let message =
-            format!("a guard of {} at both ends leaves nothing of {}", span::show(guard.value), span::show(per));
-        reader.error(&guard.place, message, "less than half of `per`");
+        let message = format!(
+            "a guard of {} at both ends leaves nothing of {}",
+            duration::format(guard.value),
+            duration::format(per)
+        );
+        reports.error(&guard.span, message, "less than half of `per`");
     }
 }
 
-fn burst(limit: &limit_schema::Limit, reader: &Reader<'_>) -> u32 {
+fn burst(limit: &LimitSection, reports: &Reports<'_>) -> u32 {
     let Some(burst) = limit.burst.get() else {
         return 1;
     };
     if let Some(requests) = limit.requests.get().filter(|requests| burst.value > requests.value) {
         let message = format!("a burst of {} can never go", burst.value);
-        reader.error(&burst.place, message, format!("at most {}, as `requests` says", requests.value));
+        reports.error(&burst.span, message, format!("at most {}, as `requests` says", requests.value));
     }
     burst.value
 }
 
-fn check_cost(limit: &limit_schema::Limit, max_cost: u32, reader: &Reader<'_>) {
+fn check_cost(limit: &LimitSection, max_cost: u32, reports: &Reports<'_>) {
     let Some(at) = limit.cost.get() else { return };
     let Cost::Fixed(cost) = at.value else { return };
     if cost > max_cost && limit.requests.get().is_some() {
         let message = format!("a request that costs {cost} can never go");
-        reader.error(&at.place, message, format!("at most {max_cost}, as `requests` says"));
+        reports.error(&at.span, message, format!("at most {max_cost}, as `requests` says"));
     }
 }
 
-fn check_key(key: &[At<KeyPart>], reader: &Reader<'_>) {
+fn check_key(key: &[Spanned<KeyPart>], reports: &Reports<'_>) {
     for (index, part) in key.iter().enumerate() {
         if key[..index].iter().any(|other| other.value == part.value) {
-            reader.error(&part.place, "the key has this part already", "leave it out");
+            reports.error(&part.span, "the key has this part already", "leave it out");
         }
     }
 }
 
 /// Checks `ignore_case`, which concerns paths and the names of query parameters alone.
-fn ignore_case(limit: &limit_schema::Limit, reader: &Reader<'_>) -> bool {
+fn ignore_case(limit: &LimitSection, reports: &Reports<'_>) -> bool {
     let Some(at) = limit.ignore_case.get().filter(|at| at.value) else { return false };
     let has_letters = |part: &KeyPart| matches!(part, KeyPart::Path(_) | KeyPart::Query(_));
     if limit.matching.paths.is_empty() && !limit.key.iter().any(|part| has_letters(&part.value)) {
         let message =
             "`ignore_case` has no effect without a path in `match`, or \"path[N]\" or \"query:NAME\" in `key`";
-        reader.error(&at.place, message, "add one of them, or leave this out");
+        reports.error(&at.span, message, "add one of them, or leave this out");
     }
     true
 }
 
-fn counts_loopback(limit: &limit_schema::Limit) -> bool {
+fn counts_loopback(limit: &LimitSection) -> bool {
     let hosts = &limit.matching.hosts;
     let loopback = |text: &str| {
         let name = text.rsplit_once(':').map_or(text, |(name, _)| name);

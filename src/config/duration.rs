@@ -27,23 +27,23 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
 }
 
 /// Writes a duration so that `parse` reads the same again, in the largest unit that divides it.
-pub(super) fn show(duration: Duration) -> String {
-    write(duration, "")
+pub(super) fn format(duration: Duration) -> String {
+    in_largest_unit(duration, "")
 }
 
-/// As `show`, with a space before the unit, for sentences.
-pub(super) fn say(duration: Duration) -> String {
+/// As `format`, with a space before the unit, for sentences.
+pub(super) fn in_words(duration: Duration) -> String {
     match duration.as_secs() {
-        0 => write(duration, " "),
+        0 => in_largest_unit(duration, " "),
         1 if duration.subsec_nanos() == 0 => "second".to_owned(),
         60 if duration.subsec_nanos() == 0 => "minute".to_owned(),
         3_600 if duration.subsec_nanos() == 0 => "hour".to_owned(),
         86_400 if duration.subsec_nanos() == 0 => "day".to_owned(),
-        _ => write(duration, " "),
+        _ => in_largest_unit(duration, " "),
     }
 }
 
-fn write(duration: Duration, space: &str) -> String {
+fn in_largest_unit(duration: Duration, space: &str) -> String {
     let nanos = duration.as_nanos();
     if nanos == 0 {
         return format!("0{space}ms");
@@ -112,10 +112,10 @@ mod tests {
     fn what_is_shown_reads_as_the_same_again() {
         for text in ["0ms", "1ms", "1.5ms", "0.000001ms", "1s", "1001ms", "90s", "1m", "25h", "366d"] {
             let duration = parse(text).unwrap();
-            assert_eq!(show(duration), text);
+            assert_eq!(format(duration), text);
         }
-        assert_eq!(say(Duration::from_millis(800)), "800 ms");
-        assert_eq!(say(Duration::from_secs(60)), "minute");
-        assert_eq!(say(Duration::from_secs(90)), "90 s");
+        assert_eq!(in_words(Duration::from_millis(800)), "800 ms");
+        assert_eq!(in_words(Duration::from_secs(60)), "minute");
+        assert_eq!(in_words(Duration::from_secs(90)), "90 s");
     }
 }

@@ -1,0 +1,137 @@
+//! The shape of the sections that concern the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`, `[trace]`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tracing::level_filters::LevelFilter;
+
+use super::toml_table::TomlTable;
+use super::toml_value::{Setting, Span, TomlValue};
+use super::value_parsers::{Destination, address, destination, folder, path};
+use crate::gate::journal::AfterCrash;
+use crate::proxy::record::Format;
+
+/// `[state]`
+#[derive(Debug)]
+pub(super) struct StateSection {
+    pub(super) dir: Setting<PathBuf>,
+    pub(super) after_crash: AfterCrash,
+}
+
+/// `[config]`
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConfigSection {
+    pub(super) watch: bool,
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogSection {
+    pub(super) level: LevelFilter,
+    pub(super) access: Format,
+}
+
+/// `[admin]`
+#[derive(Debug)]
+pub(super) struct AdminSection {
+    pub(super) span: Span,
+    pub(super) is_present: bool,
+    pub(super) listen: Setting<SocketAddr>,
+    pub(super) users: Setting<PathBuf>,
+}
+
+/// `[locks]`
+#[derive(Debug)]
+pub(super) struct LocksSection {
+    pub(super) span: Span,
+    pub(super) is_present: bool,
+    pub(super) listen: Setting<SocketAddr>,
+    pub(super) users: Setting<PathBuf>,
+}
+
+/// `[trace]`
+#[derive(Debug)]
+pub(super) struct TraceSection {
+    pub(super) span: Span,
+    pub(super) is_present: bool,
+    pub(super) otlp: Setting<Destination>,
+    pub(super) one_in: u32,
+}
+
+impl TraceSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> TraceSection {
+        let (span, is_present) = (table.span(), table.is_present());
+        let mut trace = TraceSection {
+            span,
+            is_present,
+            otlp: table.get("otlp", destination),
+            one_in: table.get("one_in", |v| v.number(1..=1_000_000)).or(1),
+        };
+        if table.misspelt_keys().contains(&"otlp") {
+            trace.otlp.mark_misspelt();
+        }
+        trace
+    }
+}
+
+impl StateSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> StateSection {
+        let beliefs = [("remember", AfterCrash::Remember), ("forget", AfterCrash::Forget)];
+        StateSection {
+            dir: table.get("dir", folder),
+            after_crash: table.get("after_crash", |v| v.keyword(&beliefs)).or(AfterCrash::Remember),
+        }
+    }
+}
+
+impl ConfigSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> ConfigSection {
+        ConfigSection { watch: table.get("watch", TomlValue::boolean).or(false) }
+    }
+}
+
+impl LogSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> LogSection {
+        let levels = [
+            ("error", LevelFilter::ERROR),
+            ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO),
+            ("debug", LevelFilter::DEBUG),
+            ("trace", LevelFilter::TRACE),
+            ("off", LevelFilter::OFF),
+        ];
+        let formats = [("text", Format::Text), ("json", Format::Json), ("off", Format::Off)];
+        LogSection {
+            level: table.get("level", |v| v.keyword(&levels)).or(LevelFilter::INFO),
+            access: table.get("access", |v| v.keyword(&formats)).or(Format::Text),
+        }
+    }
+}
+
+impl AdminSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> AdminSection {
+        let (span, is_present) = (table.span(), table.is_present());
+        let mut admin =
+            AdminSection { span, is_present, listen: table.get("listen", address), users: table.get("users", path) };
+        for key in table.misspelt_keys() {
+            match key {
+                "listen" => admin.listen.mark_misspelt(),
+                "users" => admin.users.mark_misspelt(),
+                _ => {}
+            }
+        }
+        admin
+    }
+}
+
+impl LocksSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> LocksSection {
+        let (span, is_present) = (table.span(), table.is_present());
+        let mut locks =
+            LocksSection { span, is_present, listen: table.get("listen", address), users: table.get("users", path) };
+        if table.misspelt_keys().contains(&"listen") {
+            locks.listen.mark_misspelt();
+        }
+        locks
+    }
+}
