@@ -32,25 +32,36 @@ const PRIVATE_NAMES: [&str; 12] = [
     "svc",
 ];
 
+/// Hosts that can reach a listener of the proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reach {
+    /// This machine alone: every listener is on a loopback address.
+    Loopback,
+    /// Other machines too: at least one listener is not.
+    Network,
+}
+
+impl Reach {
+    /// The reach of these listening addresses together.
+    pub(super) fn of(listen: &[SocketAddr]) -> Reach {
+        if listen.iter().all(|addr| addr.ip().is_loopback()) { Reach::Loopback } else { Reach::Network }
+    }
+}
+
 /// The rules that the file gives; what of it has no effect is told.
-pub(super) fn check(
-    file: &ConfigFile,
-    own: &[SocketAddr],
-    loopback_only: bool,
-    reports: &Reports<'_>,
-) -> dial::Settings {
+pub(super) fn check(file: &ConfigFile, own: &[SocketAddr], reach: Reach, reports: &Reports<'_>) -> dial::Settings {
     let access = &file.access;
     for at in &access.allow_addresses {
         warn_of_no_effect(at, &access.deny_addresses, reports);
     }
-    if !loopback_only && access.allow_addresses.is_empty() {
+    if reach == Reach::Network && access.allow_addresses.is_empty() {
         warn_of_private_wildcards(file, reports);
     }
     let plain = |list: &[Spanned<IpNet>]| list.iter().map(|at| at.value).collect();
     dial::Settings {
         deny: plain(&access.deny_addresses),
         allow: plain(&access.allow_addresses),
-        deny_private: !loopback_only,
+        deny_private: reach == Reach::Network,
         own: own.to_vec(),
     }
 }

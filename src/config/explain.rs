@@ -30,7 +30,7 @@ pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> 
         Some(Cost::Fixed(cost)) => sentence.push_str(&format!(", each counting as {cost}")),
         Some(Cost::Header(name)) => sentence.push_str(&format!(", each counting as its header {name} says")),
     }
-    if limit.shared.get().is_some_and(|at| at.value) && !limit.is_dry_run() {
+    if limit.is_shared() && !limit.is_dry_run() {
         sentence.push_str(", counted together by all gateways of the store");
     }
     let rest = match (limit.is_dry_run(), limit.when_full) {
@@ -64,7 +64,7 @@ fn subject(limit: &LimitSection) -> String {
 }
 
 fn any_case(limit: &LimitSection) -> &'static str {
-    if limit.ignore_case.get().is_some_and(|at| at.value) { " in any letter case" } else { "" }
+    if limit.ignores_case() { " in any letter case" } else { "" }
 }
 
 fn rate_in_words(rate: &Rate) -> String {

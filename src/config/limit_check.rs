@@ -93,7 +93,7 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
         _ => None,
     };
     if let Some(Rate { kind: Kind::Calendar { .. }, per, .. }) = &rate {
-        check_calendar_guard(&limit, *per, shared.is_some(), reports);
+        check_calendar_guard(&limit, *per, reports);
     }
     let max_cost = limit.requests.get().map_or(1, |at| at.value);
     check_cost(&limit, max_cost, reports);
@@ -134,22 +134,21 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
         priority: limit.priority,
         max_keys: limit.max_keys as usize,
         dry_run,
-        shared: limit.shared.get().is_some_and(|at| at.value),
+        shared: shared.is_some(),
     };
     CheckedLimit { limit, rule, explanation, counts_loopback, shared }
 }
 
 /// Text that names the parts of a limit's key. After a reload with another text, no window is that of a key any more.
 fn keyed_by(limit: &LimitSection, keying: &KeyContext) -> String {
-    let says = |flag: &Setting<bool>| flag.get().is_some_and(|at| at.value);
     let part = |part: &KeyPart| match part {
         KeyPart::Caller => keying.callers.map_or(part.to_string(), |Ipv6Prefix(bits)| format!("{part}/{bits}")),
-        KeyPart::Path(_) | KeyPart::Query(_) if says(&limit.ignore_case) => format!("{part} in any case"),
+        KeyPart::Path(_) | KeyPart::Query(_) if limit.ignores_case() => format!("{part} in any case"),
         KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => part.to_string(),
     };
     let parts = limit.key.iter().map(|at| part(&at.value)).collect::<Vec<_>>().join(", ");
     // The same keys have other numbers where they are shared.
-    if says(&limit.shared) && !parts.is_empty() { parts + "; shared" } else { parts }
+    if limit.is_shared() && !parts.is_empty() { parts + "; shared" } else { parts }
 }
 
 /// A limit must limit something, and say nothing that has no effect.
@@ -223,9 +222,9 @@ fn unit(per: Option<&Spanned<Duration>>, reports: &Reports<'_>) -> Unit {
 }
 
 /// A guard is kept on both sides of a boundary; the store has none.
-fn check_calendar_guard(limit: &LimitSection, per: Duration, is_shared: bool, reports: &Reports<'_>) {
+fn check_calendar_guard(limit: &LimitSection, per: Duration, reports: &Reports<'_>) {
     let Some(guard) = limit.guard.get().filter(|guard| !guard.value.is_zero()) else { return };
-    if is_shared {
+    if limit.is_shared() {
         let message = "`guard` has no effect on a calendar window that is shared";
         reports.error(&guard.span, message, "leave it out; its periods begin and end by the store's clock");
     } else if guard.value * 2 >= per {

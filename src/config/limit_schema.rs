@@ -130,6 +130,16 @@ impl LimitSection {
     pub(super) fn is_dry_run(&self) -> bool {
         self.dry_run.get().is_some_and(|at| at.value)
     }
+
+    /// True if all gateways of the store count it together.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.get().is_some_and(|at| at.value)
+    }
+
+    /// True if letter case makes no difference in its paths and query names.
+    pub(super) fn ignores_case(&self) -> bool {
+        self.ignore_case.get().is_some_and(|at| at.value)
+    }
 }
 
 impl MatchTable {

@@ -20,7 +20,9 @@ mod listeners;
 mod process_schema;
 mod report;
 mod schema;
-mod store;
+mod settings;
+mod store_check;
+mod store_schema;
 #[cfg(test)]
 mod tests;
 mod tls_check;
@@ -30,22 +32,17 @@ pub(crate) mod users;
 mod validate;
 mod value_parsers;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use toml::de::DeTable;
-use tracing::level_filters::LevelFilter;
 
 pub use self::report::{Report, Severity};
+pub use self::settings::{Admin, Locks, Settings};
 
 use self::report::{Reports, SourceText};
 use self::schema::ConfigFile;
 use self::toml_table::TomlTable;
-use crate::net::connection_limit;
-use crate::proxy::record::Format;
 use crate::tls::ca;
-use crate::{gate, proxy};
 
 /// The smallest file that is of use, for those whose file is empty.
 const SMALLEST: &str = "\
@@ -55,65 +52,6 @@ the smallest useful file is
     match    = { host = \"api.example.com\" }
     requests = 5
     per      = \"1s\"";
-
-/// What `proxy.toml` means. Nothing in it needs to be checked again.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The text that they are from.
-    pub text: Arc<str>,
-    /// What decides and waits.
-    pub gate: gate::Settings,
-    /// What carries.
-    pub proxy: proxy::Settings,
-    /// Where callers connect to, at least one address. Port 0 means any free one.
-    pub listen: Vec<SocketAddr>,
-    /// How many connections callers may have.
-    pub connections: connection_limit::Settings,
-    /// What is logged, unless `RUST_LOG` says otherwise.
-    pub log: LevelFilter,
-    /// Whether the file is read again when it changes.
-    pub watch: bool,
-    /// What the command line has set aside of the file: no access log, and a lower level.
-    pub quiet: bool,
-    /// What each limit means, in a sentence.
-    pub explanations: Vec<String>,
-    /// Whether a limit may count requests to this machine itself, so that none may go past us.
-    pub counts_loopback: bool,
-    /// Where the gateway is watched and tuned; `None`: nowhere.
-    pub admin: Option<Admin>,
-    /// Where locks are given; `None`: nowhere.
-    pub locks: Option<Locks>,
-    /// Where the gateway can be watched; it stays there when the file is read again.
-    pub admin_bound: Option<SocketAddr>,
-    /// Where locks can be had; it stays there when the file is read again.
-    pub locks_bound: Option<SocketAddr>,
-    /// What is allowed, but hardly meant.
-    pub warnings: Vec<Report>,
-    /// Folders that the user of this process could not use; the gateway's may be another.
-    pub unusable: Vec<Report>,
-}
-
-/// Where the gateway is watched and tuned; the `[admin]` of the file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Admin {
-    /// An address of its own.
-    pub listen: SocketAddr,
-    /// Names and bcrypt hashes of those who may; `None`, which is for loopback alone: whoever comes.
-    pub users: Option<Vec<(String, String)>>,
-}
-
-/// Where locks are given; the `[locks]` of the file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Locks {
-    /// An address of its own.
-    pub listen: SocketAddr,
-    /// Names and bcrypt hashes of those who may see and end other people's locks; `None`: nobody.
-    pub users: Option<Vec<(String, String)>>,
-    /// Who may come; `None`: everybody.
-    pub allow_from: Option<Vec<ipnet::IpNet>>,
-    /// The folder that holds what must outlive a restart.
-    pub dir: PathBuf,
-}
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
@@ -129,31 +67,6 @@ pub enum Error {
     /// The file says what cannot be; every mistake, in the order of the file.
     #[error("{}", join_reports(.0))]
     Invalid(Vec<Report>),
-}
-
-impl Settings {
-    /// Logs warnings and nothing else, whatever the file says.
-    pub fn set_quiet(&mut self) {
-        self.quiet = true;
-        self.proxy.access_log = Format::Off;
-        self.log = self.log.min(LevelFilter::WARN);
-    }
-
-    /// What was set aside of the reading before is set aside of this one too, and what cannot change is as it was.
-    pub fn keep_overrides(&mut self, before: &Settings) {
-        if before.quiet {
-            self.set_quiet();
-        }
-        (self.admin_bound, self.locks_bound) = (before.admin_bound, before.locks_bound);
-    }
-
-    /// Puts the addresses that were really bound in the place of those asked for (port 0).
-    pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
-        self.listen = addresses.to_vec();
-        self.proxy.own = addresses.to_vec();
-        // No caller gets there by way of the gateway, where it would come from this machine.
-        self.proxy.dial.own = addresses.iter().copied().chain(self.admin_bound).chain(self.locks_bound).collect();
-    }
 }
 
 /// Reads and checks a file. Paths in it are relative to its folder.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::access_schema::{self, AccessSection};
 use super::limit_schema::LimitSection;
 use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSection, StateSection, TraceSection};
-use super::store::StoreSection;
+use super::store_schema::StoreSection;
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, Span, Spanned};
 use super::value_parsers::{Destination, TextPattern, address, destination, folder, host, path, plain_path};

@@ -8,13 +8,15 @@ use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 
 use super::access_schema::AccessSection;
+use super::address_rules::Reach;
 use super::limit_check::KeyContext;
 use super::process_schema::{AdminSection, LocksSection, StateSection, TraceSection};
 use super::report::Reports;
 use super::schema::{ConfigFile, RouteSection};
+use super::settings::{Admin, Locks, Settings};
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
-use super::{Admin, Locks, Settings, address_rules, folders, limit_check, lint, listeners, store, tls_check, users};
+use super::{address_rules, folders, limit_check, lint, listeners, store_check, tls_check, users};
 use crate::gate::{self, journal};
 use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
@@ -34,21 +36,21 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     let listen = listen(&file.listen.proxy);
     listeners::check(&file, reports);
     let connections = connections(&file, reports);
-    let loopback_only = listen.iter().all(|addr| addr.ip().is_loopback());
-    check_open(&file, loopback_only, reports);
+    let reach = Reach::of(&listen);
+    check_open(&file, reach, reports);
     lint::lint(&file, reports);
-    let dial = address_rules::check(&file, &listen, loopback_only, reports);
-    let access = access(&file.access, loopback_only, folder, reports);
+    let dial = address_rules::check(&file, &listen, reach, reports);
+    let access = access(&file.access, reach, folder, reports);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     let routes = routes(file.routes, &file.access, reports);
     let tls = tls_check::check(&file.tls, folder, reports);
     let identity = tls_check::identity(&file.listen.tls, folder, reports);
     let keying = KeyContext {
-        shared_seed: store::seed(&file.store),
+        shared_seed: store_check::seed(&file.store),
         callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
     };
     let checked = limit_check::check_limits(file.limits, &keying, reports);
-    let store = store::check(&file.store, &checked, file.timeouts.request, folder, reports);
+    let store = store_check::check(&file.store, &checked, file.timeouts.request, folder, reports);
     let state = state(&file.state, folder);
     let state_place = file.state.dir.get().map_or(0..0, |at| at.span.clone());
     let unusable = folders::check_state(&state, &state_place, reports).into_iter().chain(tls.unusable).collect();
@@ -178,8 +180,8 @@ fn connections(file: &ConfigFile, reports: &Reports<'_>) -> connection_limit::Se
 }
 
 /// A gateway that others can reach must say who may use it, or it is an open proxy.
-fn check_open(file: &ConfigFile, loopback_only: bool, reports: &Reports<'_>) {
-    if loopback_only || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
+fn check_open(file: &ConfigFile, reach: Reach, reports: &Reports<'_>) {
+    if reach == Reach::Loopback || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
         return;
     }
     let open = file.listen.proxy.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
@@ -190,17 +192,17 @@ fn check_open(file: &ConfigFile, loopback_only: bool, reports: &Reports<'_>) {
     }
 }
 
-fn access(written: &AccessSection, loopback_only: bool, folder: &Path, reports: &Reports<'_>) -> access::Settings {
+fn access(written: &AccessSection, reach: Reach, folder: &Path, reports: &Reports<'_>) -> access::Settings {
     let allow_from = match written.allow_from.get() {
         Some(list) => list.value.iter().map(|at| at.value).collect(),
         // Whoever knows a password may come from anywhere, if others are listened to at all.
-        None if !loopback_only && !written.users.is_absent() => Vec::new(),
+        None if reach == Reach::Network && !written.users.is_absent() => Vec::new(),
         None => {
             vec![IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8), Ipv6Addr::LOCALHOST.to_canonical().into()]
         }
     };
     let anyone = |net: &IpNet| net.prefix_len() == 0;
-    if let (Some(list), true) = (written.allow_from.get(), written.users.is_absent() && !loopback_only)
+    if let (Some(list), true) = (written.allow_from.get(), written.users.is_absent() && reach == Reach::Network)
         && let Some(at) = list.value.iter().find(|at| anyone(&at.value))
     {
         reports.warn(

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
+
 use super::*;
 use crate::locker::{Counts, Kind, Priority, ShareBy, Unit, WhenFull};
 use crate::net::prefix::Ipv6Prefix;

@@ -1,4 +1,4 @@
-//! `[store]`: where limits are counted that several gateways keep together, and what holds when it is lost.
+//! Checks of `[store]`: the settings of the store where several gateways count their shared limits together.
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -6,84 +6,13 @@ use std::time::Duration;
 
 use super::limit_check::CheckedLimit;
 use super::report::Reports;
-use super::toml_table::TomlTable;
-use super::toml_value::{Setting, Span, Spanned, TomlValue};
-use super::value_parsers::{name, path};
+use super::store_schema::{LostPolicy, StoreSection};
+use super::toml_value::{Setting, Spanned};
 use crate::gate::store::{Secret, Settings, WhenLost};
 use crate::locker::Counts;
 
-/// The part of keys that all gateways of a fleet have in common, unless the file says otherwise.
-const GROUP: &str = "lockgate";
 /// How long a gateway that is cut off goes on with its part, unless the file says otherwise.
 const SHARE_FOR: Duration = Duration::from_secs(3600);
-
-/// `[store]`
-#[derive(Debug)]
-pub(super) struct StoreSection {
-    span: Span,
-    is_present: bool,
-    url: Setting<Vec<Spanned<StoreUrl>>>,
-    user: Setting<String>,
-    password_file: Setting<PathBuf>,
-    group: Setting<String>,
-    lost: Setting<LostPolicy>,
-    trusts_empty: bool,
-    gateways: Setting<u32>,
-    name: Setting<String>,
-    share_for: Setting<Duration>,
-    confirm: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum LostPolicy {
-    Refuse,
-    Share,
-    Allow,
-}
-
-/// Where a server of the store is, or one that is_sentinel where.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct StoreUrl {
-    tls: bool,
-    /// Whether it is a Sentinel.
-    is_sentinel: bool,
-    host: String,
-    port: u16,
-    /// The number of the database, or what the Sentinels call the store.
-    path: String,
-}
-
-impl StoreSection {
-    pub(super) fn read(table: &mut TomlTable<'_>) -> StoreSection {
-        let words = [("refuse", LostPolicy::Refuse), ("share", LostPolicy::Share), ("allow", LostPolicy::Allow)];
-        let empty = [("close", false), ("trust", true)];
-        let (span, is_present) = (table.span(), table.is_present());
-        let mut store = StoreSection {
-            span,
-            is_present,
-            url: table.get("url", |v| v.non_empty_list(url)),
-            user: table.get("user", |v| v.parse("the name of a user", |text| Some(text.to_owned()))),
-            password_file: table.get("password_file", path),
-            group: table.get("group", name),
-            lost: table.get("if_store_is_lost", |v| v.keyword(&words)),
-            trusts_empty: table.get("if_store_is_empty", |v| v.keyword(&empty)).or(false),
-            gateways: table.get("gateways", |v| v.number(1..=1000)),
-            name: table.get("name", name),
-            share_for: table
-                .get("share_for", |v| v.duration(Duration::from_secs(1)..=Duration::from_secs(31 * 86_400))),
-            confirm: table.get("confirm", |v| v.number(0..=9)).or(0),
-        };
-        for key in table.misspelt_keys() {
-            match key {
-                "url" => store.url.mark_misspelt(),
-                "gateways" => store.gateways.mark_misspelt(),
-                "name" => store.name.mark_misspelt(),
-                _ => {}
-            }
-        }
-        store
-    }
-}
 
 /// Checks `[store]` together with the limits that are counted there. `None`: there is none, or none is needed.
 /// `request`: the longest that a request may take to its answer, if that is bounded.
@@ -126,7 +55,7 @@ pub(super) fn check(
         user: written.user.get().map(|at| at.value.clone()),
         password,
         database: if first.is_sentinel { 0 } else { first.path.parse().unwrap_or(0) },
-        group: written.group.get().map_or(GROUP, |at| &at.value).to_owned(),
+        group: written.group.clone(),
         when_lost,
         trusts_empty: written.trusts_empty,
         confirm: written.confirm,
@@ -135,7 +64,7 @@ pub(super) fn check(
 
 /// What the keys of shared limits are hashed with.
 pub(super) fn seed(written: &StoreSection) -> [u8; 16] {
-    crate::gate::store::seed(written.group.get().map_or(GROUP, |at| &at.value))
+    crate::gate::store::seed(&written.group)
 }
 
 fn when_lost(
@@ -217,70 +146,6 @@ fn password(at: &Spanned<PathBuf>, folder: &Path, reports: &Reports<'_>) -> Opti
             let message = format!("cannot read {}: {}", path.display(), error.kind());
             reports.error(&at.span, message, "a file that holds the password and nothing else");
             None
-        }
-    }
-}
-
-fn url(item: &TomlValue<'_>) -> Option<StoreUrl> {
-    let right = "a URL such as \"redis://127.0.0.1:6379\", \"rediss://store.example:6379/0\" (TLS) or \
-                 \"redis+sentinel://10.0.0.1:26379/mymaster\"";
-    let text = item.parse(right, |text| text.contains("://").then_some(text))?;
-    if text.contains('@') {
-        let right =
-            "a password does not belong into a file that is shown around: add user = \"…\" and password_file = \"…\"";
-        return item.reject("this URL holds credentials", right);
-    }
-    item.parse(right, parse_url)
-}
-
-fn parse_url(text: &str) -> Option<StoreUrl> {
-    let (scheme, rest) = text.split_once("://")?;
-    let (tls, is_sentinel) = match scheme {
-        "redis" | "valkey" => (false, false),
-        "rediss" | "valkeys" => (true, false),
-        "redis+sentinel" | "valkey+sentinel" => (false, true),
-        "rediss+sentinel" | "valkeys+sentinel" => (true, true),
-        _ => return None,
-    };
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let usual = if is_sentinel { 26_379 } else { 6379 };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok().filter(|port| *port > 0)?),
-        Some(_) | None => (authority, usual),
-    };
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let is_path = if is_sentinel { !path.is_empty() } else { path.is_empty() || path.parse::<u32>().is_ok() };
-    let is_host = !bare.is_empty() && bare.chars().all(|c| c.is_ascii_graphic() && !"/?#@\"".contains(c));
-    (is_path && is_host).then(|| StoreUrl {
-        tls,
-        is_sentinel,
-        host: bare.to_ascii_lowercase(),
-        port,
-        path: path.to_owned(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(text: &str) -> Option<(bool, bool, String, u16, String)> {
-        parse_url(text).map(|url| (url.tls, url.is_sentinel, url.host, url.port, url.path))
-    }
-
-    #[test]
-    fn urls_say_where_how_and_what() {
-        let is = |tls, is_sentinel, host: &str, port, path: &str| {
-            Some((tls, is_sentinel, host.to_owned(), port, path.to_owned()))
-        };
-        assert_eq!(parsed("redis://127.0.0.1:7000"), is(false, false, "127.0.0.1", 7000, ""));
-        assert_eq!(parsed("rediss://Store.example/3"), is(true, false, "store.example", 6379, "3"));
-        assert_eq!(parsed("redis://[::1]:7000"), is(false, false, "::1", 7000, ""));
-        assert_eq!(parsed("redis://[::1]"), is(false, false, "::1", 6379, ""));
-        assert_eq!(parsed("valkey+sentinel://10.0.0.1/main"), is(false, true, "10.0.0.1", 26_379, "main"));
-        for wrong in ["redis://", "http://a", "redis://a:0", "redis://a:b", "redis://a/b", "redis+sentinel://a", "a:1"]
-        {
-            assert_eq!(parsed(wrong), None, "{wrong}");
         }
     }
 }

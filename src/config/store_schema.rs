@@ -1,0 +1,143 @@
+//! The shape of `[store]`: every key, how its value is written, and its default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::toml_table::TomlTable;
+use super::toml_value::{Setting, Span, Spanned, TomlValue};
+use super::value_parsers::{name, path};
+
+/// The part of keys that all gateways of a fleet have in common, unless the file says otherwise.
+const GROUP: &str = "lockgate";
+
+/// `[store]`
+#[derive(Debug)]
+pub(super) struct StoreSection {
+    pub(super) span: Span,
+    pub(super) is_present: bool,
+    pub(super) url: Setting<Vec<Spanned<StoreUrl>>>,
+    pub(super) user: Setting<String>,
+    pub(super) password_file: Setting<PathBuf>,
+    pub(super) group: String,
+    pub(super) lost: Setting<LostPolicy>,
+    pub(super) trusts_empty: bool,
+    pub(super) gateways: Setting<u32>,
+    pub(super) name: Setting<String>,
+    pub(super) share_for: Setting<Duration>,
+    pub(super) confirm: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LostPolicy {
+    Refuse,
+    Share,
+    Allow,
+}
+
+/// Where a server of the store is, or a Sentinel that knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct StoreUrl {
+    pub(super) tls: bool,
+    /// Whether it is a Sentinel.
+    pub(super) is_sentinel: bool,
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// The number of the database, or what the Sentinels call the store.
+    pub(super) path: String,
+}
+
+impl StoreSection {
+    pub(super) fn read(table: &mut TomlTable<'_>) -> StoreSection {
+        let words = [("refuse", LostPolicy::Refuse), ("share", LostPolicy::Share), ("allow", LostPolicy::Allow)];
+        let empty = [("close", false), ("trust", true)];
+        let (span, is_present) = (table.span(), table.is_present());
+        let mut store = StoreSection {
+            span,
+            is_present,
+            url: table.get("url", |v| v.non_empty_list(url)),
+            user: table.get("user", |v| v.parse("the name of a user", |text| Some(text.to_owned()))),
+            password_file: table.get("password_file", path),
+            group: table.get("group", name).or(GROUP.to_owned()),
+            lost: table.get("if_store_is_lost", |v| v.keyword(&words)),
+            trusts_empty: table.get("if_store_is_empty", |v| v.keyword(&empty)).or(false),
+            gateways: table.get("gateways", |v| v.number(1..=1000)),
+            name: table.get("name", name),
+            share_for: table
+                .get("share_for", |v| v.duration(Duration::from_secs(1)..=Duration::from_secs(31 * 86_400))),
+            confirm: table.get("confirm", |v| v.number(0..=9)).or(0),
+        };
+        for key in table.misspelt_keys() {
+            match key {
+                "url" => store.url.mark_misspelt(),
+                "gateways" => store.gateways.mark_misspelt(),
+                "name" => store.name.mark_misspelt(),
+                _ => {}
+            }
+        }
+        store
+    }
+}
+
+fn url(item: &TomlValue<'_>) -> Option<StoreUrl> {
+    let right = "a URL such as \"redis://127.0.0.1:6379\", \"rediss://store.example:6379/0\" (TLS) or \
+                 \"redis+sentinel://10.0.0.1:26379/mymaster\"";
+    let text = item.parse(right, |text| text.contains("://").then_some(text))?;
+    if text.contains('@') {
+        let right =
+            "a password does not belong into a file that is shown around: add user = \"…\" and password_file = \"…\"";
+        return item.reject("this URL holds credentials", right);
+    }
+    item.parse(right, parse_url)
+}
+
+fn parse_url(text: &str) -> Option<StoreUrl> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (tls, is_sentinel) = match scheme {
+        "redis" | "valkey" => (false, false),
+        "rediss" | "valkeys" => (true, false),
+        "redis+sentinel" | "valkey+sentinel" => (false, true),
+        "rediss+sentinel" | "valkeys+sentinel" => (true, true),
+        _ => return None,
+    };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let usual = if is_sentinel { 26_379 } else { 6379 };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok().filter(|port| *port > 0)?),
+        Some(_) | None => (authority, usual),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let is_path = if is_sentinel { !path.is_empty() } else { path.is_empty() || path.parse::<u32>().is_ok() };
+    let is_host = !bare.is_empty() && bare.chars().all(|c| c.is_ascii_graphic() && !"/?#@\"".contains(c));
+    (is_path && is_host).then(|| StoreUrl {
+        tls,
+        is_sentinel,
+        host: bare.to_ascii_lowercase(),
+        port,
+        path: path.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Option<(bool, bool, String, u16, String)> {
+        parse_url(text).map(|url| (url.tls, url.is_sentinel, url.host, url.port, url.path))
+    }
+
+    #[test]
+    fn urls_say_where_how_and_what() {
+        let is = |tls, is_sentinel, host: &str, port, path: &str| {
+            Some((tls, is_sentinel, host.to_owned(), port, path.to_owned()))
+        };
+        assert_eq!(parsed("redis://127.0.0.1:7000"), is(false, false, "127.0.0.1", 7000, ""));
+        assert_eq!(parsed("rediss://Store.example/3"), is(true, false, "store.example", 6379, "3"));
+        assert_eq!(parsed("redis://[::1]:7000"), is(false, false, "::1", 7000, ""));
+        assert_eq!(parsed("redis://[::1]"), is(false, false, "::1", 6379, ""));
+        assert_eq!(parsed("valkey+sentinel://10.0.0.1/main"), is(false, true, "10.0.0.1", 26_379, "main"));
+        for wrong in ["redis://", "http://a", "redis://a:0", "redis://a:b", "redis://a/b", "redis+sentinel://a", "a:1"]
+        {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
+}
