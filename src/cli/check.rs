@@ -8,7 +8,7 @@ use super::load_settings;
 
 pub(super) fn check(config_arg: Option<&Path>) -> ExitCode {
     let Some((path, settings)) = load_settings(config_arg) else {
-        return ExitCode::FAILURE;
+        return ExitCode::from(2);
     };
     // Only in this command: others may be run by another user than the gateway's, or for a gateway that runs already.
     settings.unusable.iter().for_each(|warning| eprintln!("{warning}"));

@@ -86,7 +86,7 @@ mod tests {
                 &format!("lockgate {}, proxy.toml", env!("CARGO_PKG_VERSION")),
                 "listening on 127.0.0.1:41234",
                 "listening on [::1]:8080",
-                "  example: requests to api.example.com: at most 100 in any second; what is more waits up to 30 s",
+                "  example: requests to api.example.com: at most 100 in any second; requests beyond that wait up to 30 s",
                 "export HTTP_PROXY=http://127.0.0.1:41234 HTTPS_PROXY=http://127.0.0.1:41234",
                 "export http_proxy=http://127.0.0.1:41234 https_proxy=http://127.0.0.1:41234",
             ]

@@ -26,6 +26,19 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     u64::try_from(nanos).ok().map(Duration::from_nanos)
 }
 
+/// Reads several numbers with units as their sum, such as `1h30m`, which [`parse`] does not allow.
+pub(super) fn parse_sum(text: &str) -> Option<Duration> {
+    let is_digit = |c: char| c == '.' || c.is_ascii_digit();
+    let (mut sum, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c| !is_digit(c))?;
+        let end = rest[unit_at..].find(is_digit).map_or(rest.len(), |length| unit_at + length);
+        sum = sum.checked_add(parse(rest[..end].trim_end())?)?;
+        rest = &rest[end..];
+    }
+    Some(sum)
+}
+
 /// Writes a duration so that `parse` reads the same again, in the largest unit that divides it.
 pub(super) fn format(duration: Duration) -> String {
     in_largest_unit(duration, "")
@@ -105,6 +118,16 @@ mod tests {
         ];
         for text in cases {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sum_is_known_for_what_it_is() {
+        assert_eq!(parse_sum("1h30m"), parse("90m"));
+        assert_eq!(parse_sum("1m 30s"), parse("90s"));
+        assert_eq!(parse_sum("1.5s20ms"), parse("1520ms"));
+        for text in ["1h30", "h30m", "1h-30m", "1h 30 x", "99999999999h99999999999h"] {
+            assert_eq!(parse_sum(text), None, "{text}");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::locker::{Counts, Kind, Priority, Rate, Unit, WhenFull};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 
-/// `api: GET requests to api.example.com: at most 5 in any 800 ms for each caller; what is more waits up to 30 s`
+/// `api: GET requests to api.example.com: at most 5 in any 800 ms for each caller; requests beyond that wait up to 30 s`
 pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> String {
     let mut how_many = Vec::new();
     if let Some(rate) = rate {
@@ -34,12 +34,12 @@ pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> 
         sentence.push_str(", counted together by all gateways of the store");
     }
     let rest = match (limit.is_dry_run(), limit.when_full) {
-        (true, _) => "; dry run: what is more goes all the same, and is logged".to_owned(),
-        (false, WhenFull::Refuse) => "; what is more is refused".to_owned(),
-        (false, WhenFull::Wait) if limit.max_wait.is_zero() => "; what is more is refused".to_owned(),
+        (true, _) => "; dry run: requests beyond that go all the same, and are logged".to_owned(),
+        (false, WhenFull::Refuse) => "; requests beyond that are refused".to_owned(),
+        (false, WhenFull::Wait) if limit.max_wait.is_zero() => "; requests beyond that are refused".to_owned(),
         (false, WhenFull::Wait) => {
-            let first = if limit.priority == Priority::Strict { ", the most urgent first, whoever asks" } else { "" };
-            format!("; what is more waits up to {}{first}", with_number(limit.max_wait))
+            let first = if limit.priority == Priority::Strict { ", the most urgent first, from whichever caller" } else { "" };
+            format!("; requests beyond that wait up to {}{first}", with_number(limit.max_wait))
         }
     };
     sentence + &rest

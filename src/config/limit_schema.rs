@@ -102,6 +102,7 @@ impl LimitSection {
             shared: table.get("shared", TomlValue::boolean),
             max_keys: table.get("max_keys", |v| v.number(1..=MOST_SLOTS)).or(1_000_000),
         };
+        table.suggest(&SYNONYMS, &NESTED);
         for key in table.misspelt_keys() {
             match key {
                 "requests" => limit.requests.mark_misspelt(),
@@ -114,6 +115,21 @@ impl LimitSection {
         limit
     }
 }
+
+/// Names that nginx, Envoy and queues in other programs have for keys of a limit.
+const SYNONYMS: [(&str, &str); 8] = [
+    ("max_queue", "max_waiting"),
+    ("queue_size", "max_waiting"),
+    ("timeout", "max_wait"),
+    ("interval", "per"),
+    ("period", "per"),
+    ("rate", "requests"),
+    ("concurrency", "in_flight"),
+    ("max_concurrency", "in_flight"),
+];
+
+/// Keys of `match`, which belong into its braces.
+const NESTED: [(&str, &str); 3] = [("host", "match"), ("path", "match"), ("method", "match")];
 
 const PRIORITIES: [(&str, Priority); 3] =
     [("within-caller", Priority::WithinCaller), ("strict", Priority::Strict), ("none", Priority::None)];

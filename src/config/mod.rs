@@ -160,6 +160,13 @@ fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
 
 /// Splits the text into keys and values; syntax errors are reported, all that the parser recovers from.
 fn parse_document(source: &SourceText) -> Result<toml::Spanned<DeTable<'_>>, Vec<Report>> {
+    // No TOML document begins with a brace.
+    if let Some(at) =
+        source.text().find(|c: char| !c.is_whitespace()).filter(|at| source.text()[*at..].starts_with('{'))
+    {
+        let message = "this is JSON, and the configuration is TOML".to_owned();
+        return Err(vec![source.error(&(at..at + 1), message, SMALLEST.to_owned())]);
+    }
     let (document, errors) = DeTable::parse_recoverable(source.text());
     let report = |error: &toml::de::Error| syntax_error(source, error);
     let mut reports: Vec<_> = errors.iter().map(report).collect();

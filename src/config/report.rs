@@ -132,6 +132,11 @@ impl<'a> Reports<'a> {
         self.list.borrow_mut().push(report);
     }
 
+    /// The text at `span`, its first line if it has several, without credentials in a URL.
+    pub(super) fn line_at(&self, span: &Range<usize>) -> String {
+        mask_credentials(self.source.text().get(span.clone()).and_then(|text| text.lines().next()).unwrap_or_default())
+    }
+
     pub(super) fn into_vec(self) -> Vec<Report> {
         self.list.into_inner()
     }

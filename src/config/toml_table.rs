@@ -14,12 +14,25 @@ pub(super) struct TomlTable<'a> {
     span: Span,
     entries: Option<&'a DeTable<'a>>,
     known: Vec<&'static str>,
+    /// Keys of other programs, each with the known key of the same meaning.
+    synonyms: &'static [(&'static str, &'static str)],
+    /// Keys of an inline table of this one, each with the name of that table.
+    nested: &'static [(&'static str, &'static str)],
 }
 
 impl<'a> TomlTable<'a> {
+    fn new(
+        reports: &'a Reports<'a>,
+        heading: &'static str,
+        span: Span,
+        entries: Option<&'a DeTable<'a>>,
+    ) -> TomlTable<'a> {
+        TomlTable { reports, heading, span, entries, known: Vec::new(), synonyms: &[], nested: &[] }
+    }
+
     /// The whole document as a table.
     pub(super) fn root(reports: &'a Reports<'a>, entries: &'a DeTable<'a>) -> TomlTable<'a> {
-        TomlTable { reports, heading: "", span: 0..0, entries: Some(entries), known: Vec::new() }
+        TomlTable::new(reports, "", 0..0, Some(entries))
     }
 
     /// Where the table begins: its header, or its brace.
@@ -125,24 +138,36 @@ impl<'a> TomlTable<'a> {
         Some(TomlValue { reports: self.reports, key, value: value.get_ref(), span: value.span() })
     }
 
-    /// The keys that were probably meant by those that nobody has read so far.
+    /// Adds suggestions for unknown keys: `(other name, known key)`, and `(key, inline table that has it)`.
+    pub(super) fn suggest(
+        &mut self,
+        synonyms: &'static [(&'static str, &'static str)],
+        nested: &'static [(&'static str, &'static str)],
+    ) {
+        (self.synonyms, self.nested) = (synonyms, nested);
+    }
+
+    /// The known keys that the unknown ones of the file probably stand for.
     pub(super) fn misspelt_keys(&self) -> Vec<&'static str> {
         self.unknown_keys().filter_map(|key| self.nearest_known(key.get_ref())).collect()
     }
 
-    /// Reports the keys that nobody read.
+    /// Reports the keys that were not read.
     pub(super) fn report_unknown_keys(self) {
         for key in self.unknown_keys() {
             let name = key.get_ref();
-            let is_table = self.entries.and_then(|e| e.get(name.as_ref())).is_some_and(|v| v.get_ref().is_table());
+            let value = self.entries.and_then(|entries| entries.get(name.as_ref()));
             let what = match self.heading {
-                "" if is_table => format!("unknown section `{name}`"),
+                "" if value.is_some_and(|value| value.get_ref().is_table()) => format!("unknown section `{name}`"),
                 "" => format!("unknown key `{name}` outside of any section"),
                 heading => format!("unknown key `{name}` in {heading}"),
             };
-            let advice = match self.nearest_known(name) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there is {}", self.known.join(", ")),
+            let advice = match (self.outer_table(name), self.nearest_known(name), value) {
+                (Some((key, outer)), _, Some(value)) => {
+                    format!("write {outer} = {{ {key} = {} }}", self.reports.line_at(&value.span()))
+                }
+                (_, Some(near), _) => format!("did you mean `{near}`?"),
+                _ => format!("there is {}", self.known.join(", ")),
             };
             self.reports.error(&key.span(), what, advice);
         }
@@ -154,7 +179,16 @@ impl<'a> TomlTable<'a> {
     }
 
     fn nearest_known(&self, name: &str) -> Option<&'static str> {
-        nearest(name, self.known.iter().copied())
+        if self.outer_table(name).is_some() {
+            return None;
+        }
+        let synonym = self.synonyms.iter().find(|(other, _)| *other == name).map(|(_, known)| *known);
+        synonym.or_else(|| nearest(name, self.known.iter().copied()))
+    }
+
+    /// A key that belongs into an inline table, and the name of that table.
+    fn outer_table(&self, name: &str) -> Option<(&'static str, &'static str)> {
+        self.nested.iter().copied().find(|(key, _)| *key == name)
     }
 }
 
@@ -166,7 +200,7 @@ fn read_table<'a, T>(
     entries: Option<&'a DeTable<'a>>,
     read: impl FnOnce(&mut TomlTable<'a>) -> T,
 ) -> T {
-    let mut table = TomlTable { reports, heading, span, entries, known: Vec::new() };
+    let mut table = TomlTable::new(reports, heading, span, entries);
     let value = read(&mut table);
     table.report_unknown_keys();
     value

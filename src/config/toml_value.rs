@@ -108,11 +108,15 @@ impl<'a> TomlValue<'a> {
 
     /// A string such as "250ms" within the range.
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let right = format!(
-            "a duration in ms, s, m, h or d, such as \"250ms\" or \"1m\", from {} to {}",
-            duration::format(*range.start()),
-            duration::format(*range.end())
-        );
+        let sum = self.as_str().and_then(duration::parse_sum).filter(|sum| range.contains(sum));
+        let right = match sum {
+            Some(sum) => format!("one number with one unit: write \"{}\"", duration::format(sum)),
+            None => format!(
+                "a duration in ms, s, m, h or d, such as \"250ms\" or \"1m\", from {} to {}",
+                duration::format(*range.start()),
+                duration::format(*range.end())
+            ),
+        };
         self.parse(right, |text| duration::parse(text).filter(|value| range.contains(value)))
     }
 

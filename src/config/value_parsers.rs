@@ -67,8 +67,17 @@ pub(super) fn host(item: &TomlValue<'_>) -> Option<TextPattern<HostPattern>> {
     let text = item.parse(right, |text| Some(text.to_ascii_lowercase()))?;
     match HostPattern::parse(&text) {
         Ok(pattern) => Some(TextPattern { text, pattern }),
-        Err(why) => item.reject(format_args!("{text:?} is not a host: {why}"), right),
+        Err(why) => match host_in_url(&text) {
+            Some(host) => item.reject(why, format_args!("write \"{host}\"")),
+            None => item.reject(why, right),
+        },
     }
+}
+
+/// The host and port of a URL, or of one without scheme, if they are a pattern by themselves.
+fn host_in_url(text: &str) -> Option<&str> {
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next()?;
+    HostPattern::parse(authority).is_ok().then_some(authority)
 }
 
 pub(super) fn path_pattern(item: &TomlValue<'_>) -> Option<TextPattern<PathPattern>> {
@@ -76,7 +85,7 @@ pub(super) fn path_pattern(item: &TomlValue<'_>) -> Option<TextPattern<PathPatte
     let text = item.parse(right, |text| Some(text.to_owned()))?;
     match PathPattern::parse(&text) {
         Ok(pattern) => Some(TextPattern { text, pattern }),
-        Err(why) => item.reject(format_args!("{text:?} is not a path pattern: {why}"), right),
+        Err(why) => item.reject(why, right),
     }
 }
 

@@ -126,17 +126,17 @@ impl fmt::Display for HostPattern {
 
 fn read<'a>(authority: &'a str, whole: &str) -> Result<Authority<'a>, String> {
     if whole.contains('/') {
-        return Err(format!(
-            "{whole:?} is no host pattern: write the host alone, such as \"api.example\", without scheme and path"
-        ));
+        return Err(format!("{whole:?} is not a host: write the host alone, without scheme and path"));
     }
     Authority::read(authority).map_err(|fault| match fault {
-        Fault::Malformed(why) | Fault::Disguised(why) => format!("{whole:?} is no host pattern: {why}"),
+        Fault::Malformed(why) | Fault::Disguised(why) => format!("{whole:?} is not a host: {why}"),
     })
 }
 
 fn star_error(text: &str) -> String {
-    format!("{text:?} is no host pattern: a star stands alone (\"*\") or for all that is below a name (\"*.example\")")
+    format!(
+        "{text:?} is not a host pattern: a star stands alone (\"*\") or for all that is below a name (\"*.example\")"
+    )
 }
 
 /// Which paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*` stands for any characters
@@ -170,7 +170,7 @@ impl PathPattern {
     /// # Errors
     /// What is wrong with it, in words for the user.
     pub fn parse(text: &str) -> Result<PathPattern, String> {
-        let wrong = |why: &str| Err(format!("{text:?} is no path pattern: {why}"));
+        let wrong = |why: &str| Err(format!("{text:?} is not a path pattern: {why}"));
         if !text.starts_with('/') {
             return wrong("it must begin with \"/\", such as \"/v2/**\"");
         }

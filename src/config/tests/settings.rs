@@ -186,41 +186,41 @@ fn a_limit_is_said_in_a_sentence() {
     let cases = [
         (
             "requests = 5\nper = \"800ms\"",
-            "limit-1: all requests: at most 5 in any 800 ms; what is more waits up to 30 s",
+            "limit-1: all requests: at most 5 in any 800 ms; requests beyond that wait up to 30 s",
         ),
         (
             "name = \"api\"\nrequests = 1\nper = \"1s\"\nmatch = { host = [\"a.example\", \"*.a.example\"], method = \"GET\", path = \"/v2/**\" }\nkey = [\"host\", \"caller\"]\nmax_wait = \"1m\"",
-            "api: GET requests to a.example or *.a.example for /v2/**: at most 1 in any second, for each host and each caller; what is more waits up to 1 minute",
+            "api: GET requests to a.example or *.a.example for /v2/**: at most 1 in any second, for each host and each caller; requests beyond that wait up to 1 minute",
         ),
         (
             "requests = 9\nper = \"1d\"\nwindow = \"calendar\"\nzone = \"Europe/Berlin\"\nwhen_full = \"refuse\"\ncost = 3",
-            "limit-1: all requests: at most 9 in each day of the calendar, by the clock of Europe/Berlin, each counting as 3; what is more is refused",
+            "limit-1: all requests: at most 9 in each day of the calendar, by the clock of Europe/Berlin, each counting as 3; requests beyond that are refused",
         ),
         (
             "requests = 9\nper = \"1d\"\nwindow = \"calendar\"\nguard = \"20ms\"",
-            "limit-1: all requests: at most 9 in each day of the calendar, by the clock of UTC, where what is sent within 20 ms of its ends counts on both sides; what is more waits up to 30 s",
+            "limit-1: all requests: at most 9 in each day of the calendar, by the clock of UTC, where what is sent within 20 ms of its ends counts on both sides; requests beyond that wait up to 30 s",
         ),
         (
             "requests = 9\nper = \"1m\"\nwindow = \"smooth\"\nburst = 3\nguard = \"20ms\"\ncounts = \"answered\"\ndry_run = true\nin_flight = 4",
-            "limit-1: all requests: at most 9 in any minute, evenly spaced after the first 3 and a guard of 20 ms, counted from the answer, at most 4 at one time; dry run: what is more goes all the same, and is logged",
+            "limit-1: all requests: at most 9 in any minute, evenly spaced after the first 3 and a guard of 20 ms, counted from the answer, at most 4 at one time; dry run: requests beyond that go all the same, and are logged",
         ),
         (
             "requests = 9\nper = \"1m\"\nwindow = \"fixed\"\nmax_wait = \"0ms\"\nkey = \"header:X-Id\"",
-            "limit-1: all requests: at most 9 in a window of 1 minute, which opens with its first request, for each value of the header x-id; what is more is refused",
+            "limit-1: all requests: at most 9 in a window of 1 minute, which opens with its first request, for each value of the header x-id; requests beyond that are refused",
         ),
         (
             "in_flight = 3\nmatch = { path = \"/A/**\" }\nkey = \"path[1]\"\nignore_case = true",
-            "limit-1: requests for /A/** in any letter case: at most 3 at one time, for each path segment 1; what is more waits up to 30 s",
+            "limit-1: requests for /A/** in any letter case: at most 3 at one time, for each path segment 1; requests beyond that wait up to 30 s",
         ),
         (
             "in_flight = 3\nkey = \"query:Id\"\nignore_case = true",
-            "limit-1: all requests: at most 3 at one time, for each value of Id in the query in any letter case; what is more waits up to 30 s",
+            "limit-1: all requests: at most 3 at one time, for each value of Id in the query in any letter case; requests beyond that wait up to 30 s",
         ),
         (
             "requests = 9\nper = \"1s\"\npriority = \"strict\"",
-            "limit-1: all requests: at most 9 in any second; what is more waits up to 30 s, the most urgent first, whoever asks",
+            "limit-1: all requests: at most 9 in any second; requests beyond that wait up to 30 s, the most urgent first, from whichever caller",
         ),
-        ("in_flight = 3", "limit-1: all requests: at most 3 at one time; what is more waits up to 30 s"),
+        ("in_flight = 3", "limit-1: all requests: at most 3 at one time; requests beyond that wait up to 30 s"),
     ];
     for (limit, sentence) in cases {
         assert_eq!(meaning(limit), sentence);
