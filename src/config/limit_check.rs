@@ -47,7 +47,7 @@ fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
     let mut taken = HashSet::new();
     for at in limits.iter().filter_map(|limit| limit.name.get()) {
         if !taken.insert(at.value.clone()) {
-            let message = format!("a limit named {:?} is there already", at.value);
+            let message = format!("a limit named {:?} exists already", at.value);
             reports.error(&at.span, message, "each limit has a name of its own");
         }
     }
@@ -242,7 +242,7 @@ fn burst(limit: &LimitSection, reports: &Reports<'_>) -> u32 {
         return 1;
     };
     if let Some(requests) = limit.requests.get().filter(|requests| burst.value > requests.value) {
-        let message = format!("a burst of {} can never go", burst.value);
+        let message = format!("a burst of {} can never be granted", burst.value);
         reports.error(&burst.span, message, format!("at most {}, as `requests` says", requests.value));
     }
     burst.value
@@ -252,7 +252,7 @@ fn check_cost(limit: &LimitSection, max_cost: u32, reports: &Reports<'_>) {
     let Some(at) = limit.cost.get() else { return };
     let Cost::Fixed(cost) = at.value else { return };
     if cost > max_cost && limit.requests.get().is_some() {
-        let message = format!("a request that costs {cost} can never go");
+        let message = format!("a request that costs {cost} can never be granted");
         reports.error(&at.span, message, format!("at most {max_cost}, as `requests` says"));
     }
 }

@@ -69,8 +69,8 @@ impl Lint<'_> {
         let hosts = &limit.matching.hosts;
         if !hosts.is_empty() && hosts.iter().all(|at| self.opaque_port(&at.value.pattern).is_none()) {
             let span = &limit.matching.methods[0].span;
-            let message = "this limit counts nothing: there are no tunnels to its hosts that stay closed";
-            self.reports.warn(span, message, "leave the method out: requests in opened tunnels have their own");
+            let message = "this limit counts nothing: there are no opaque tunnels to its hosts";
+            self.reports.warn(span, message, "leave the method out: requests in intercepted tunnels have their own");
         }
     }
 
@@ -84,7 +84,7 @@ impl Lint<'_> {
         };
         let span = matching.paths.first().map(|at| &at.span).or(matching.methods.first().map(|at| &at.span));
         for (host, span) in self.opaque_hosts(limit, span.unwrap_or(&limit.span)) {
-            let message = format!("this limit counts no https requests to {host}: in a closed tunnel it sees {sees}");
+            let message = format!("this limit counts no https requests to {host}: in an opaque tunnel it sees {sees}");
             self.reports.warn(span, message, remedy(host));
         }
     }
@@ -99,11 +99,11 @@ impl Lint<'_> {
                 KeyPart::Header(name) => format!("are keyed by the {name} of their CONNECT, which hardly ever has one"),
                 KeyPart::Host | KeyPart::Caller | KeyPart::Method => continue,
             };
-            let message = format!("closed tunnels to {host} {what}: they share one window");
+            let message = format!("opaque tunnels to {host} {what}: they share one window");
             self.reports.warn(&at.span, message, remedy(host));
         }
         if let Some(Spanned { value: Cost::Header(name), span }) = limit.cost.get() {
-            let message = format!("closed tunnels to {host} cost 1 each: the header {name} is read from their CONNECT");
+            let message = format!("opaque tunnels to {host} cost 1 each: the header {name} is read from their CONNECT");
             self.reports.warn(span, message, remedy(host));
         }
     }
@@ -211,10 +211,10 @@ impl Lint<'_> {
 /// Lines for the file that make requests to a host countable, or refuse tunnels to it.
 fn remedy(host: &str) -> String {
     if host == "any host" || host.starts_with("*:") || host == "*" {
-        return "name its hosts, and have their tunnels opened: intercept in [tls]".to_owned();
+        return "name its hosts, and have their tunnels intercepted: intercept in [tls]".to_owned();
     }
     format!(
-        "add intercept = [\"{host}\"] to [tls], so that its tunnels are opened;\n\
-         or opaque_tunnels = \"deny\" to [access], if no https is to go there by a tunnel"
+        "add intercept = [\"{host}\"] to [tls], so that its tunnels are intercepted;\n\
+         or opaque_tunnels = \"deny\" to [access], to refuse https to it in opaque tunnels"
     )
 }

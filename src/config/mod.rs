@@ -136,7 +136,7 @@ fn load(path: &Path) -> Result<SourceText, Error> {
 fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
     let document = parse_document(source)?;
     if document.get_ref().is_empty() {
-        let nothing = "this file says nothing".to_owned();
+        let nothing = "this file sets nothing".to_owned();
         return Err(vec![source.error(&(0..0), nothing, SMALLEST.to_owned())]);
     }
     let reports = Reports::new(source);

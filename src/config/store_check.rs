@@ -122,7 +122,7 @@ fn when_lost(
         let least = limit.limit.rate.as_ref().map(|rate| rate.requests);
         if let Some(least) = least.filter(|least| *least < gateways.get()) {
             let message = format!("a part of {least} for each of {gateways} gateways is less than one");
-            reports.warn(span, message, "nobody passes this limit while the store is lost");
+            reports.warn(span, message, "no request passes this limit while the store is lost");
         }
     }
     WhenLost::Share {

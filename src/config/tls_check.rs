@@ -77,7 +77,7 @@ fn check_patterns(intercept: &[Spanned<TextPattern<HostPattern>>], reports: &Rep
         if !at.value.pattern.is_specific() {
             reports.warn(
                 &at.span,
-                "every tunnel is opened, and our authority may vouch for any host",
+                "every tunnel is intercepted, and lockgate's authority may sign for any host",
                 "name the hosts whose requests a limit counts",
             );
         }
@@ -129,7 +129,7 @@ fn check_host(client: &TlsClientSection, reports: &Reports<'_>) {
     }
     let patterns = client.hosts.get().into_iter().flat_map(|list| &list.value);
     for at in patterns.filter(|at| !at.value.pattern.is_specific()) {
-        reports.warn(&at.span, "every origin that asks is told who we are", "name the hosts that need to know");
+        reports.warn(&at.span, "every origin that asks is shown this certificate", "name the hosts that need it");
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> 
         }
         match user(line.trim()) {
             Ok((name, _)) if !names.insert(name) => {
-                let message = format!("a user named {name:?} is there already");
+                let message = format!("a user named {name:?} exists already");
                 reports.push(source.error(&span, message, "one line for each user".to_owned()));
             }
             Ok((name, hash)) => users.push((name.to_owned(), hash.to_owned())),
@@ -41,7 +41,7 @@ pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> 
     }
     if users.is_empty() && reports.is_empty() {
         let right = "add one with `lockgate user add NAME`".to_owned();
-        reports.push(source.error(&(0..0), "there are no users in it, so nobody may pass".to_owned(), right));
+        reports.push(source.error(&(0..0), "the file names no user, so no request would pass".to_owned(), right));
     }
     if reports.is_empty() { Ok(users) } else { Err(reports) }
 }
@@ -136,11 +136,11 @@ mod tests {
         assert_eq!(reports[0].message, "this line has no colon");
         assert_eq!(reports[2].message, "the password is not hashed with bcrypt");
         assert!(reports[2].to_string().contains("\n 3 | bo:***\n"), "a password is never shown");
-        assert_eq!(reports[4].message, "a user named \"di\" is there already");
+        assert_eq!(reports[4].message, "a user named \"di\" exists already");
     }
 
     #[test]
     fn a_file_without_users_is_an_error() {
-        assert_eq!(parse("# nobody\n").unwrap_err()[0].message, "there are no users in it, so nobody may pass");
+        assert_eq!(parse("# nobody\n").unwrap_err()[0].message, "the file names no user, so no request would pass");
     }
 }

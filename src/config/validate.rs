@@ -130,7 +130,7 @@ fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option
 /// The collector of traces. One with TLS is verified by the certificates that origins are: the system's and `trust`.
 fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Reports<'_>) -> Option<trace::Settings> {
     if written.is_present && written.otlp.is_absent() {
-        reports.error(&written.span, "nothing says where traces go", "add otlp = \"http://127.0.0.1:4318\"");
+        reports.error(&written.span, "nothing says where traces are sent", "add otlp = \"http://127.0.0.1:4318\"");
     }
     let at = written.otlp.get()?;
     let Destination { origin, path } = &at.value;
@@ -260,7 +260,7 @@ fn routes(written: Vec<RouteSection>, access: &AccessSection, reports: &Reports<
         let host = route.host.get().map(|at| at.value.text.clone());
         let told = path.is_none() && host.is_none();
         if !told && seen.contains(&(path.clone(), host.clone())) {
-            reports.error(&route.span, "a route with this path and host is there already", "leave one of them out");
+            reports.error(&route.span, "a route with this path and host exists already", "leave one of them out");
         }
         seen.push((path.clone(), host));
         if let Some(to) = route.to.get() {

@@ -30,7 +30,7 @@ fn warns(text: &str, expected: &[(&str, &str)]) {
 #[test]
 fn a_limit_with_path_or_method_counts_nothing_of_https_in_closed_tunnels() {
     let unseen = |host: &str, sees: &str| {
-        format!("this limit counts no https requests to {host}: in a closed tunnel it sees {sees}")
+        format!("this limit counts no https requests to {host}: in an opaque tunnel it sees {sees}")
     };
     warns(&limit("host = \"api.a\", path = \"/v2/**\"", ""), &[("\"api.a\"", &unseen("api.a", "no path"))]);
     warns(
@@ -92,19 +92,19 @@ fn what_opens_or_routes_a_part_only_leaves_the_rest() {
 #[test]
 fn a_key_or_a_cost_that_closed_tunnels_do_not_have_is_warned_about() {
     let keyed = |more: &str| limit("host = \"api.a\"", more);
-    let header = "closed tunnels to api.a are keyed by the authorization of their CONNECT, which hardly ever has one: they \
+    let header = "opaque tunnels to api.a are keyed by the authorization of their CONNECT, which hardly ever has one: they \
                   share one window";
     warns(&keyed("key = \"header:authorization\""), &[("\"header:authorization\"", header)]);
     warns(
         &keyed("key = [\"caller\", \"path[1]\", \"query:q\"]"),
         &[
-            ("\"path[1]\"", "closed tunnels to api.a have no path: they share one window"),
-            ("\"query:q\"", "closed tunnels to api.a have no query: they share one window"),
+            ("\"path[1]\"", "opaque tunnels to api.a have no path: they share one window"),
+            ("\"query:q\"", "opaque tunnels to api.a have no query: they share one window"),
         ],
     );
     warns(
         &keyed("cost = \"header:x-cost\""),
-        &[("\"header:x-cost\"", "closed tunnels to api.a cost 1 each: the header x-cost is read from their CONNECT")],
+        &[("\"header:x-cost\"", "opaque tunnels to api.a cost 1 each: the header x-cost is read from their CONNECT")],
     );
     for more in ["[tls]\nintercept = [\"api.a\"]", "[access]\nopaque_tunnels = \"deny\""] {
         warns(&keyed(&format!("key = \"header:authorization\"\ncost = \"header:x-cost\"\n{more}")), &[]);
@@ -121,7 +121,7 @@ fn a_limit_on_tunnels_that_are_none_counts_nothing() {
     );
     warns(
         &limit("host = \"api.a\", method = \"CONNECT\"", "[tls]\nintercept = [\"api.a\"]"),
-        &[("\"CONNECT\"", "this limit counts nothing: there are no tunnels to its hosts that stay closed")],
+        &[("\"CONNECT\"", "this limit counts nothing: there are no opaque tunnels to its hosts")],
     );
     warns(&limit("host = \"api.a\", method = \"CONNECT\"", ""), &[]);
     warns(&limit("method = \"CONNECT\"", "[tls]\nintercept = [\"api.a\"]\n[[limit]]\nin_flight = 9"), &[]);

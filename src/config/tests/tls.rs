@@ -42,7 +42,7 @@ fn whoever_opens_every_tunnel_is_warned() {
     let text = "[[limit]]\nin_flight = 1\n[tls]\nca_dir = \"no-such-folder\"\nintercept = [\"a.example\", \"*\"]\n";
     let warnings = good(text).warnings;
     let shown: Vec<_> = warnings.iter().map(|w| (w.line, w.column, w.message.as_str())).collect();
-    assert_eq!(shown, [(5, 27, "every tunnel is opened, and our authority may vouch for any host")]);
+    assert_eq!(shown, [(5, 27, "every tunnel is intercepted, and lockgate's authority may sign for any host")]);
 }
 
 #[test]
@@ -126,6 +126,6 @@ fn whoever_shows_a_certificate_to_everybody_is_warned() {
     let text = "[[limit]]\nin_flight = 1\n[[tls.client]]\nhost = \"*\"\ncert = \"client.pem\"\nkey = \"client.key\"\n";
     let warnings = parse_in(&folder, text).unwrap().warnings;
     let shown: Vec<_> = warnings.iter().map(|w| (w.line, w.column, w.message.as_str())).collect();
-    assert_eq!(shown, [(4, 8, "every origin that asks is told who we are")]);
+    assert_eq!(shown, [(4, 8, "every origin that asks is shown this certificate")]);
     std::fs::remove_dir_all(folder).unwrap();
 }
