@@ -1,4 +1,4 @@
-//! The shape of `[access]` and `[timeouts]`: every key, how its value is written, and its default.
+//! Schema of `[access]` and `[timeouts]`: every key, its form and its default.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,28 +16,38 @@ const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// `[access]`
+/// `[access]`: callers that may use the gateway, and hosts, ports and addresses that they may reach.
 #[derive(Debug)]
 pub(super) struct AccessSection {
+    /// Addresses of allowed callers. Default: depends on the listeners and on `users`.
     pub(super) allow_from: Setting<Vec<Spanned<IpNet>>>,
+    /// Path of the users file. Default: callers need no password.
     pub(super) users: Setting<PathBuf>,
+    /// Ports to which `CONNECT` may lead. Default: 443.
     pub(super) connect_ports: Vec<u16>,
+    /// Ports that are reached in spite of being those of other protocols. Default: none.
     pub(super) allow_ports: Vec<u16>,
+    /// `unlisted_hosts`; true: hosts of no limit and no route are denied. Default: they are allowed.
     pub(super) only_listed: Setting<bool>,
+    /// `opaque_tunnels`; true: tunnels to hosts of limits are denied unless intercepted. Default: they are allowed.
     pub(super) deny_opaque: Setting<bool>,
+    /// Ranges of origins' addresses that are never dialled.
     pub(super) deny_addresses: Vec<Spanned<IpNet>>,
+    /// Private ranges that are dialled for any host.
     pub(super) allow_addresses: Vec<Spanned<IpNet>>,
+    /// Leading bits of an IPv6 address that make one caller. Default: 64.
     pub(super) ipv6_prefix: Ipv6Prefix,
+    /// Protocols that a connection may change to. Default: websocket.
     pub(super) upgrades: Vec<String>,
 }
 
 impl AccessSection {
-    /// The line that denies unlisted hosts.
+    /// The setting that denies hosts of no limit and no route, if it is set.
     pub(super) fn only_listed(&self) -> Option<&Spanned<bool>> {
         self.only_listed.get().filter(|at| at.value)
     }
 
-    /// The line that denies tunnels that are not opened.
+    /// The setting that denies tunnels that are not intercepted, if it is set.
     pub(super) fn deny_opaque(&self) -> Option<&Spanned<bool>> {
         self.deny_opaque.get().filter(|at| at.value)
     }
@@ -63,7 +73,7 @@ impl AccessSection {
     }
 }
 
-/// `[timeouts]`
+/// Reads `[timeouts]`.
 pub(super) fn read_timeouts(table: &mut TomlTable<'_>) -> Timeouts {
     let request = table.get("request", |v| v.duration(MS..=DAY)).get().map(|at| at.value);
     let mut wait = |key, default| table.get(key, |v| v.duration(MS..=DAY)).or(default);
@@ -79,7 +89,7 @@ pub(super) fn read_timeouts(table: &mut TomlTable<'_>) -> Timeouts {
 }
 
 impl<T> Setting<Vec<Spanned<T>>> {
-    /// The values without their places.
+    /// The values without their spans; `None` unless the list is valid.
     fn map_all(self) -> Option<Vec<T>> {
         match self {
             Setting::Value(list) => Some(list.value.into_iter().map(|at| at.value).collect()),

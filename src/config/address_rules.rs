@@ -1,4 +1,4 @@
-//! Address rules: which addresses may be dialled by what `[access]` and the limits say, and what of it has no effect.
+//! Address rules: addresses that may be dialled, by `[access]` and the limits, with warnings of rules without effect.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,13 +9,13 @@ use super::schema::ConfigFile;
 use super::toml_value::Spanned;
 use crate::net::dial;
 
-/// Link-local addresses, of which any may be a metadata service's.
+/// Link-local ranges (RFC 3927, RFC 4291 §2.5.6): each address in them may be a cloud's metadata service.
 const LINK_LOCAL: [IpNet; 2] = [
     IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
     IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
 ];
 
-/// Names under which networks keep hosts of their own: RFC 6762 §3 and appendix G, RFC 6761 §6, RFC 8375, and the services
+/// Top-level names of private networks: RFC 6762 §3 and appendix G, RFC 6761 §6, RFC 8375, and the services
 /// of Kubernetes (`*.svc`; `svc.cluster.local` is below `local`).
 const PRIVATE_NAMES: [&str; 12] = [
     "local",
@@ -48,7 +48,7 @@ impl Reach {
     }
 }
 
-/// The rules that the file gives; what of it has no effect is told.
+/// Builds the rules for dialling, and warns of those without effect. `own`: the gateway's own listening addresses.
 pub(super) fn check(file: &ConfigFile, own: &[SocketAddr], reach: Reach, reports: &Reports<'_>) -> dial::Settings {
     let access = &file.access;
     for at in &access.allow_addresses {
@@ -77,7 +77,7 @@ fn warn_of_no_effect(allowed: &Spanned<IpNet>, denied: &[Spanned<IpNet>], report
     }
 }
 
-/// A wildcard opens no private address, which these names most likely have.
+/// Warns of wildcards for private names: a wildcard allows no private address, and these hosts most likely have one.
 fn warn_of_private_wildcards(file: &ConfigFile, reports: &Reports<'_>) {
     for at in file.limits.iter().flat_map(|limit| &limit.matching.hosts) {
         let text = &at.value.text;
@@ -85,8 +85,8 @@ fn warn_of_private_wildcards(file: &ConfigFile, reports: &Reports<'_>) {
         let is_below = |private: &str| name.strip_suffix(private).is_some_and(|rest| rest.ends_with('.'));
         if name.starts_with("*.") && PRIVATE_NAMES.into_iter().any(is_below) {
             let message = "a wildcard does not open private addresses, and these hosts will have some";
-            let right = "add allow_addresses = [\"10.0.0.0/8\"] to [access] (their addresses), or name each host";
-            reports.warn(&at.span, message, right);
+            let advice = "add allow_addresses = [\"10.0.0.0/8\"] to [access] (their addresses), or name each host";
+            reports.warn(&at.span, message, advice);
         }
     }
 }

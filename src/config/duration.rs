@@ -1,10 +1,10 @@
-//! Durations as people write them: `250ms`, `0.8s`, `1m`, `1d`.
+//! Durations as the file writes them, a number and a unit: `250ms`, `0.8s`, `1m`, `1d`.
 
 use std::time::Duration;
 
 const NANOS_PER_MS: u64 = 1_000_000;
 
-/// The units, largest first, in milliseconds.
+/// Units with their length in milliseconds, longest first.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Reads a decimal number and a unit; `None` if it is anything else, or finer than a nanosecond.
@@ -26,7 +26,8 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     u64::try_from(nanos).ok().map(Duration::from_nanos)
 }
 
-/// Reads several numbers with units as their sum, such as `1h30m`, which [`parse`] does not allow.
+/// Reads several numbers with units as their sum, such as `1h30m`. [`parse`] refuses these: the message about them shows
+/// the sum in one unit.
 pub(super) fn parse_sum(text: &str) -> Option<Duration> {
     let is_digit = |c: char| c == '.' || c.is_ascii_digit();
     let (mut sum, mut rest) = (Duration::ZERO, text);
@@ -39,12 +40,12 @@ pub(super) fn parse_sum(text: &str) -> Option<Duration> {
     Some(sum)
 }
 
-/// Writes a duration so that `parse` reads the same again, in the largest unit that divides it.
+/// Formats a duration in the longest unit that divides it. [`parse`] reads the same duration again.
 pub(super) fn format(duration: Duration) -> String {
     in_largest_unit(duration, "")
 }
 
-/// As `format`, with a space before the unit, for sentences.
+/// Formats a duration for sentences: with a space before the unit, and a single unit without its number ("second").
 pub(super) fn in_words(duration: Duration) -> String {
     match duration.as_secs() {
         0 => in_largest_unit(duration, " "),

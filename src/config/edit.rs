@@ -1,46 +1,47 @@
-//! `proxy.toml` changed in place: only the bytes of what is tuned change.
+//! Edits `proxy.toml` in place: replaces the values of a limit's keys and keeps all other bytes.
 
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-/// What a key of a limit is to say.
+/// New value of a key.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Edit {
-    /// Nothing: the default holds.
+    /// None: the key is removed, and its default holds.
     Default,
-    /// A number.
+    /// An integer.
     Number(i64),
-    /// Yes or no.
+    /// A boolean.
     Flag(bool),
-    /// A word, a duration, …
+    /// A string: a word, a duration, a time zone.
     Text(String),
-    /// Several of them.
+    /// A list of strings.
     List(Vec<String>),
 }
 
-/// Why the file cannot be changed so.
+/// Reason why a limit cannot be edited.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It has no such limit.
+    /// No limit has this number.
     #[error("the file has no limit number {0}")]
     NoLimit(usize),
-    /// The limit is not written as a section of its own.
+    /// The limit is not a `[[limit]]` section: it is an inline table, or has no lines.
     #[error("this limit is not a [[limit]] of its own: change it in the file")]
     NotASection,
-    /// What may not be changed while the limit goes by it.
+    /// The key names the limit, or decides which requests it counts.
     #[error("`{0}` cannot be tuned: change it in the file")]
     NotTunable(String),
 }
 
-/// What a limit is known by, and what would change which requests it counts.
+/// Keys that cannot be edited while the gateway runs: the limit's name, and what decides which requests it counts and
+/// by which key.
 const FIXED: [&str; 4] = ["name", "match", "key", "ignore_case"];
 
-/// The text with these keys of its `number`-th limit (from 0) as wished. Whether the values are right is for
-/// [`super::read_text`] to say.
+/// Returns the text with new values for keys of its `number`-th limit, counted from 0. The values are not checked here:
+/// [`super::read_text`] checks them.
 ///
 /// # Errors
-/// See [`Error`].
+/// `NoLimit` or `NotASection` if the text has no such `[[limit]]`, `NotTunable` if a key cannot be edited.
 pub fn edit_limit(text: &str, number: usize, edits: &[(String, Edit)]) -> Result<String, Error> {
     let mut text = text.to_owned();
     for (key, edit) in edits {
@@ -70,11 +71,11 @@ pub fn edit_limit(text: &str, number: usize, edits: &[(String, Edit)]) -> Result
     Ok(text)
 }
 
-/// Where a key of a limit stands.
+/// Location of a key in a limit, in bytes of the text.
 struct KeyLocation {
-    /// The key and its value.
+    /// The key and its value, if the limit has it.
     span: Option<(Range<usize>, Range<usize>)>,
-    /// The key and value that stand last in the limit, from the key's beginning to the value's end.
+    /// The last key of the limit, up to the end of its value. A new key goes below it.
     last: Range<usize>,
 }
 
@@ -93,14 +94,14 @@ impl KeyLocation {
         }
         let span =
             table.iter().find(|(name, _)| name.get_ref() == key).map(|(name, value)| (name.span(), value.span()));
-        // What stands below a heading of its own, or is written with dots, is no line of the limit's.
+        // A key below a heading of its own, or with dots, is no line of the limit.
         let lines = table.iter().filter(|(_, value)| value.get_ref().as_table().is_none());
         let last = lines.map(|(name, value)| name.span().start..value.span().end).max_by_key(|span| span.end);
         Ok(KeyLocation { span, last: last.ok_or(Error::NotASection)? })
     }
 }
 
-/// A value as TOML writes it; `None`: the key is to be left out.
+/// Formats a value as TOML; `None` if the key is removed.
 fn value(edit: &Edit) -> Option<String> {
     Some(match edit {
         Edit::Default => return None,
@@ -111,7 +112,7 @@ fn value(edit: &Edit) -> Option<String> {
     })
 }
 
-/// A basic string (TOML 1.0).
+/// Formats a basic string (TOML 1.0).
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for char in text.chars() {

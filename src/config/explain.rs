@@ -1,4 +1,4 @@
-//! Says what a limit means, in a sentence that its author can check against what was wanted.
+//! Explanation of a limit: one sentence that its author can compare with the intention.
 
 use super::duration;
 use super::limit_schema::LimitSection;
@@ -8,7 +8,8 @@ use crate::locker::{Counts, Kind, Priority, Rate, Unit, WhenFull};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 
-/// `api: GET requests to api.example.com: at most 5 in any 800 ms for each caller; requests beyond that wait up to 30 s`
+/// Explains a limit: `api: GET requests to api.example.com: at most 5 in any 800 ms, for each caller; requests beyond that
+/// wait up to 30 s`. `rate`: the checked rate, if it has one.
 pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> String {
     let mut how_many = Vec::new();
     if let Some(rate) = rate {
@@ -38,14 +39,15 @@ pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> 
         (false, WhenFull::Refuse) => "; requests beyond that are refused".to_owned(),
         (false, WhenFull::Wait) if limit.max_wait.is_zero() => "; requests beyond that are refused".to_owned(),
         (false, WhenFull::Wait) => {
-            let first = if limit.priority == Priority::Strict { ", the most urgent first, from whichever caller" } else { "" };
+            let first =
+                if limit.priority == Priority::Strict { ", the most urgent first, from whichever caller" } else { "" };
             format!("; requests beyond that wait up to {}{first}", with_number(limit.max_wait))
         }
     };
     sentence + &rest
 }
 
-/// Which requests it counts.
+/// The requests that a limit counts, by method, host and path.
 fn subject(limit: &LimitSection) -> String {
     let matching = &limit.matching;
     let mut words = match matching.methods.is_empty() {
@@ -63,10 +65,12 @@ fn subject(limit: &LimitSection) -> String {
     words
 }
 
+/// Addition for limits that ignore letter case.
 fn any_case(limit: &LimitSection) -> &'static str {
     if limit.ignores_case() { " in any letter case" } else { "" }
 }
 
+/// The number of requests and their window.
 fn rate_in_words(rate: &Rate) -> String {
     let requests = rate.requests;
     let mut words = match &rate.kind {
@@ -103,6 +107,7 @@ fn rate_in_words(rate: &Rate) -> String {
     }
 }
 
+/// A part of the key, as it follows "each".
 fn key_part_in_words(part: &KeyPart) -> String {
     match part {
         KeyPart::Host => "host".to_owned(),
@@ -114,12 +119,13 @@ fn key_part_in_words(part: &KeyPart) -> String {
     }
 }
 
-/// A duration with its number, "1 minute" too.
+/// Formats a duration with its number also where that is 1: "1 minute".
 fn with_number(duration: std::time::Duration) -> String {
     let words = duration::in_words(duration);
     if words.starts_with(|c: char| c.is_ascii_digit()) { words } else { format!("1 {words}") }
 }
 
+/// Patterns as written, with "or" between them.
 fn pattern_texts<P>(patterns: &[Spanned<TextPattern<P>>]) -> String {
     one_of(patterns.iter().map(|at| at.value.text.as_str()))
 }

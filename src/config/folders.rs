@@ -1,8 +1,8 @@
-//! State and authority folders: whether this machine's user could make and write them.
+//! Checks of the state and authority folders: can the user of this process create and write them?
 //!
-//! A file in the way of a folder is a mistake wherever it is. A folder that this user may not write is none by itself: the
-//! file may be checked by another user, or on another machine, than the gateway runs on. That is told by `lockgate check`
-//! alone, as a warning.
+//! A file in the place of a folder is a mistake on every machine. A folder that this user cannot write is none by itself:
+//! the configuration may be checked by another user, or on another machine, than the gateway's. `lockgate check` alone
+//! reports it, as a warning.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ use super::report::{Report, Reports};
 use super::toml_value::Span;
 use crate::gate::journal;
 
-/// Why a folder cannot be used.
+/// Reason why a folder cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
-    /// There is a file where the folder, or one above it, would be.
+    /// A file in the place of the folder, or of one above it.
     InTheWay(PathBuf),
-    /// This, which is there, cannot be written.
+    /// An existing folder or file that this user cannot write, with the error.
     Denied(PathBuf, io::ErrorKind),
 }
 
-/// Checks the state folder; `place`: of the key that names it, or of the file's beginning. Returns what only this user and
-/// this machine are to blame for.
+/// Checks the state folder. Returns a warning about faults of this user and this machine alone. `span`: that of the key,
+/// or of the file's beginning.
 pub(super) fn check_state(settings: &journal::Settings, span: &Span, reports: &Reports<'_>) -> Option<Report> {
     let fault = fault(&settings.dir, &journal::FILES)?;
     let dir = settings.dir.display();
@@ -46,9 +46,9 @@ pub(super) fn check_state(settings: &journal::Settings, span: &Span, reports: &R
     }
 }
 
-/// Checks the folder of an authority that has yet to be made.
+/// Checks the folder of an authority that does not exist yet.
 pub(super) fn check_authority(dir: &Path, span: &Span, reports: &Reports<'_>) -> Option<Report> {
-    let told = |path: &Path, why: &dyn std::fmt::Display| {
+    let warning = |path: &Path, why: &dyn std::fmt::Display| {
         let (dir, path) = (dir.display(), path.display());
         let message = format!("no authority is in {dir}, and this user cannot make one: {path}: {why}");
         reports.warning(
@@ -58,12 +58,12 @@ pub(super) fn check_authority(dir: &Path, span: &Span, reports: &Reports<'_>) ->
         )
     };
     match fault(dir, &[])? {
-        Fault::InTheWay(file) => Some(told(&file, &"it is a file")),
-        Fault::Denied(path, kind) => Some(told(&path, &kind)),
+        Fault::InTheWay(file) => Some(warning(&file, &"it is a file")),
+        Fault::Denied(path, kind) => Some(warning(&path, &kind)),
     }
 }
 
-/// What keeps this process's user from making a folder, or from writing it and these files in it.
+/// Reason why this user cannot create a folder, or write it and these files in it.
 fn fault(dir: &Path, files: &[&str]) -> Option<Fault> {
     for folder in dir.ancestors() {
         // The first ancestor of "a" is "", which stands for the working directory.
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_says_of_a_folder_is_told() {
+    fn what_the_system_says_of_a_folder_is_reported() {
         // No user may write there.
         let Some(Fault::Denied(path, _)) = fault(Path::new("/proc/self/attr/state"), &[]) else { return };
         assert_eq!(path, Path::new("/proc/self/attr"));

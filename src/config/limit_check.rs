@@ -1,4 +1,4 @@
-//! From a `[[limit]]` as it was written to the rule that the locker and the proxy keep.
+//! Checks of a `[[limit]]`: builds the limit for the locker and the matching rule for the proxy.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,33 +16,33 @@ use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Rule};
 use crate::proxy::key::KeyPart;
 
-/// One limit, checked.
+/// A checked limit, for each module that needs a part of it.
 pub(super) struct CheckedLimit {
     pub(super) limit: Limit,
     pub(super) rule: Rule,
-    /// What it means, in a sentence.
+    /// The limit in a sentence.
     pub(super) explanation: String,
-    /// Whether it may count requests to this machine itself.
+    /// True if it may count requests to this machine itself.
     pub(super) counts_loopback: bool,
-    /// Where it says that it is counted together with other gateways.
+    /// Span of its `shared = true`, if it has that.
     pub(super) shared: Option<Span>,
 }
 
-/// Settings beside the limit's own that its keys depend on.
+/// Settings outside of the limits that their keys depend on.
 pub(super) struct KeyContext {
-    /// Seed of the hash of shared limits' keys.
+    /// Seed for hashing the keys of shared limits: the same in all gateways of a group.
     pub(super) shared_seed: [u8; 16],
-    /// Length of the IPv6 blocks that count as one caller; `None`: callers are told apart by their user names.
+    /// Prefix length of the IPv6 blocks that count as one caller; `None`: callers are told apart by their user names.
     pub(super) callers: Option<Ipv6Prefix>,
 }
 
-/// The limits of a file, each under a name of its own.
+/// Checks all limits of the file. Each has a name of its own afterwards.
 pub(super) fn check_limits(limits: Vec<LimitSection>, keying: &KeyContext, reports: &Reports<'_>) -> Vec<CheckedLimit> {
     let names = names(&limits, reports);
     limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, keying, reports)).collect()
 }
 
-/// The names as written, or made from the host or the place in the file.
+/// Names of the limits: as written, else made from the host, else from the position in the file.
 fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
     let mut taken = HashSet::new();
     for at in limits.iter().filter_map(|limit| limit.name.get()) {
@@ -68,13 +68,14 @@ fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
     limits.iter().enumerate().map(name).collect()
 }
 
-/// A host pattern without what a name may not hold.
+/// Makes a name from a host pattern; `None` if it has characters that no name may have.
 fn name_from(host: &str) -> Option<String> {
     let plain = host.trim_start_matches("*.").replace(':', "-");
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     ((1..=60).contains(&plain.len()) && plain.chars().all(fits)).then_some(plain)
 }
 
+/// Checks one limit, and builds its settings for locker and proxy.
 fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Reports<'_>) -> CheckedLimit {
     check_purpose(&limit, reports);
     let shared = limit.shared.get().filter(|at| at.value).map(|at| at.span.clone());
@@ -139,7 +140,8 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
     CheckedLimit { limit, rule, explanation, counts_loopback, shared }
 }
 
-/// Text that names the parts of a limit's key. After a reload with another text, no window is that of a key any more.
+/// Text that identifies the parts of a limit's key. A reload that changes it drops the limit's windows, since their keys
+/// mean something else afterwards.
 fn keyed_by(limit: &LimitSection, keying: &KeyContext) -> String {
     let part = |part: &KeyPart| match part {
         KeyPart::Caller => keying.callers.map_or(part.to_string(), |Ipv6Prefix(bits)| format!("{part}/{bits}")),
@@ -147,11 +149,11 @@ fn keyed_by(limit: &LimitSection, keying: &KeyContext) -> String {
         KeyPart::Host | KeyPart::Path(_) | KeyPart::Header(_) | KeyPart::Query(_) | KeyPart::Method => part.to_string(),
     };
     let parts = limit.key.iter().map(|at| part(&at.value)).collect::<Vec<_>>().join(", ");
-    // The same keys have other numbers where they are shared.
+    // Keys of shared limits are hashed with another seed.
     if limit.is_shared() && !parts.is_empty() { parts + "; shared" } else { parts }
 }
 
-/// A limit must limit something, and say nothing that has no effect.
+/// Reports limits that limit nothing, and keys without effect.
 fn check_purpose(limit: &LimitSection, reports: &Reports<'_>) {
     match (&limit.requests, &limit.per) {
         (Setting::Value(requests), Setting::Absent) => {
@@ -162,8 +164,8 @@ fn check_purpose(limit: &LimitSection, reports: &Reports<'_>) {
         }
         (Setting::Absent, Setting::Absent) => {
             if limit.in_flight.is_absent() {
-                let right = "add how many in what time, such as requests = 10 and per = \"1s\", or in_flight = 10";
-                reports.error(&limit.span, "this limit limits nothing", right);
+                let advice = "add how many in what time, such as requests = 10 and per = \"1s\", or in_flight = 10";
+                reports.error(&limit.span, "this limit limits nothing", advice);
             }
             let idle = [
                 ("window", limit.window.get().map(|at| &at.span)),
@@ -184,10 +186,10 @@ fn check_purpose(limit: &LimitSection, reports: &Reports<'_>) {
     }
 }
 
-/// The window, with what only one kind of it knows.
+/// Builds the window kind, and reports keys that belong to another kind.
 fn window_kind(limit: &LimitSection, reports: &Reports<'_>) -> Kind {
     let window = limit.window.get().map_or(WindowKind::Sliding, |at| at.value);
-    // A window that was misspelt may have been meant to be the kind that knows these keys.
+    // A misspelt window may stand for the kind that these keys belong to.
     let known = !matches!(limit.window, Setting::Invalid);
     if let (Some(zone), true) = (limit.zone.get(), known && window != WindowKind::Calendar) {
         reports.error(&zone.span, "`zone` is for calendar windows", "add window = \"calendar\", or leave this out");
@@ -206,7 +208,7 @@ fn window_kind(limit: &LimitSection, reports: &Reports<'_>) -> Kind {
     }
 }
 
-/// The unit that `per` stands for in a calendar window.
+/// The calendar unit that `per` stands for. Reports any other duration.
 fn unit(per: Option<&Spanned<Duration>>, reports: &Reports<'_>) -> Unit {
     let Some(per) = per else { return Unit::Day };
     match per.value.as_secs() {
@@ -221,7 +223,7 @@ fn unit(per: Option<&Spanned<Duration>>, reports: &Reports<'_>) -> Unit {
     }
 }
 
-/// A guard is kept on both sides of a boundary; the store has none.
+/// Checks the guard of a calendar window: it applies at both ends of a period, and the store keeps none.
 fn check_calendar_guard(limit: &LimitSection, per: Duration, reports: &Reports<'_>) {
     let Some(guard) = limit.guard.get().filter(|guard| !guard.value.is_zero()) else { return };
     if limit.is_shared() {
@@ -237,6 +239,7 @@ fn check_calendar_guard(limit: &LimitSection, per: Duration, reports: &Reports<'
     }
 }
 
+/// The burst of a smooth window; reports one above `requests`.
 fn burst(limit: &LimitSection, reports: &Reports<'_>) -> u32 {
     let Some(burst) = limit.burst.get() else {
         return 1;
@@ -248,6 +251,7 @@ fn burst(limit: &LimitSection, reports: &Reports<'_>) -> u32 {
     burst.value
 }
 
+/// Reports a fixed cost above `requests`.
 fn check_cost(limit: &LimitSection, max_cost: u32, reports: &Reports<'_>) {
     let Some(at) = limit.cost.get() else { return };
     let Cost::Fixed(cost) = at.value else { return };
@@ -257,6 +261,7 @@ fn check_cost(limit: &LimitSection, max_cost: u32, reports: &Reports<'_>) {
     }
 }
 
+/// Reports parts that a key has twice.
 fn check_key(key: &[Spanned<KeyPart>], reports: &Reports<'_>) {
     for (index, part) in key.iter().enumerate() {
         if key[..index].iter().any(|other| other.value == part.value) {
@@ -265,7 +270,7 @@ fn check_key(key: &[Spanned<KeyPart>], reports: &Reports<'_>) {
     }
 }
 
-/// Checks `ignore_case`, which concerns paths and the names of query parameters alone.
+/// Reports `ignore_case` without effect: it concerns paths and the names of query parameters alone.
 fn ignore_case(limit: &LimitSection, reports: &Reports<'_>) -> bool {
     let Some(at) = limit.ignore_case.get().filter(|at| at.value) else { return false };
     let has_letters = |part: &KeyPart| matches!(part, KeyPart::Path(_) | KeyPart::Query(_));
@@ -277,6 +282,7 @@ fn ignore_case(limit: &LimitSection, reports: &Reports<'_>) -> bool {
     true
 }
 
+/// True if a host of the limit may be this machine.
 fn counts_loopback(limit: &LimitSection) -> bool {
     let hosts = &limit.matching.hosts;
     let loopback = |text: &str| {

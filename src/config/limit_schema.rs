@@ -1,4 +1,4 @@
-//! The shape of a `[[limit]]`: every key, how its value is written, and its default.
+//! Schema of `[[limit]]`: every key, its form and its default.
 
 use std::time::Duration;
 
@@ -15,43 +15,63 @@ use crate::proxy::pattern::{HostPattern, PathPattern};
 const NONE: Duration = Duration::ZERO;
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// The longest window, and so the longest that anything is worth waiting for.
+/// Longest window, and longest wait: a leap year.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
-/// How long a request waits unless the file says otherwise.
+/// Default of `max_wait`: half of the minute after which proxies and load balancers commonly give up (nginx
+/// `proxy_read_timeout`, AWS ELB: 60 s).
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// The most times that one request may be sent again.
+/// Highest `retry`: an origin that refuses a sixth time is not helped by a seventh request.
 const MOST_RETRIES: u32 = 5;
 
 /// `[[limit]]`
 #[derive(Debug)]
 pub(super) struct LimitSection {
+    /// Span of its header, for mistakes that concern no key of it.
     pub(super) span: Span,
+    /// Name in logs, metrics and the admin API. Default: made from the host.
     pub(super) name: Setting<String>,
     pub(super) matching: MatchTable,
+    /// N: requests in any span of `per`, 1 to 10 000 000. Absent if only `in_flight` limits.
     pub(super) requests: Setting<u32>,
+    /// T: length of the window, 1 ms to 366 days.
     pub(super) per: Setting<Duration>,
+    /// Parts of a request that have a window each. Empty: one window for all.
     pub(super) key: Vec<Spanned<KeyPart>>,
+    /// Default: letter case of paths and query names matters.
     pub(super) ignore_case: Setting<bool>,
+    /// Default: sliding.
     pub(super) window: Setting<WindowKind>,
+    /// Time zone of a calendar window. Default: UTC.
     pub(super) zone: Setting<TimeZone>,
+    /// Slots of a smooth window that open without spacing. Default: 1.
     pub(super) burst: Setting<u32>,
+    /// Moment at which a slot settles. Default: sent.
     pub(super) counts: Setting<Counts>,
+    /// Time for which a slot stays taken beyond `per`, up to 1 h. Default: none.
     pub(super) guard: Setting<Duration>,
+    /// Slots that a request takes. Default: 1.
     pub(super) cost: Setting<Cost>,
+    /// Requests between their start and the end of their response, at one time.
     pub(super) in_flight: Setting<u32>,
     pub(super) when_full: WhenFull,
+    /// Longest wait; a request with a longer predicted wait is refused at once.
     pub(super) max_wait: Duration,
+    /// Waiters in one window. Default: 1000.
     pub(super) max_waiting: u32,
     pub(super) share_by: ShareBy,
     pub(super) priority: Priority,
     pub(super) pushback: Pushback,
+    /// Times that a request is sent again after pushback, 0 to 5. Default: 0.
     pub(super) retry: u8,
+    /// Default: the limit is enforced.
     pub(super) dry_run: Setting<bool>,
+    /// Default: each gateway counts for itself.
     pub(super) shared: Setting<bool>,
+    /// Windows alive at one time. Default: 1 000 000.
     pub(super) max_keys: u32,
 }
 
-/// `match` of a limit: what a request must be to count. An empty list is met by everything.
+/// `match` of a limit: conditions for a request to count. An empty list holds for every request.
 #[derive(Debug)]
 pub(super) struct MatchTable {
     pub(super) hosts: Vec<Spanned<TextPattern<HostPattern>>>,
@@ -116,7 +136,7 @@ impl LimitSection {
     }
 }
 
-/// Names that nginx, Envoy and queues in other programs have for keys of a limit.
+/// Names that other rate limiters and queues use for keys of a limit.
 const SYNONYMS: [(&str, &str); 8] = [
     ("max_queue", "max_waiting"),
     ("queue_size", "max_waiting"),
@@ -128,7 +148,7 @@ const SYNONYMS: [(&str, &str); 8] = [
     ("max_concurrency", "in_flight"),
 ];
 
-/// Keys of `match`, which belong into its braces.
+/// Keys of `match` that are often written into `[[limit]]` itself.
 const NESTED: [(&str, &str); 3] = [("host", "match"), ("path", "match"), ("method", "match")];
 
 const PRIORITIES: [(&str, Priority); 3] =
@@ -142,12 +162,12 @@ const WINDOWS: [(&str, WindowKind); 4] = [
 ];
 
 impl LimitSection {
-    /// True if it only decides, counts and logs.
+    /// True if it only decides, counts and logs, and delays or refuses nothing.
     pub(super) fn is_dry_run(&self) -> bool {
         self.dry_run.get().is_some_and(|at| at.value)
     }
 
-    /// True if all gateways of the store count it together.
+    /// True if all gateways of the store count its requests together.
     pub(super) fn is_shared(&self) -> bool {
         self.shared.get().is_some_and(|at| at.value)
     }

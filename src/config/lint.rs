@@ -1,7 +1,7 @@
 //! Lint: warnings about settings that are valid but have less effect than they seem to.
 //!
-//! A limit that silently counts nothing is the worst of them. A warning names each part of a limit that cannot hold for one of
-//! its hosts, and the line that mends it. Hosts that requests reach in another way, as far as the file tells, get none.
+//! The worst of them is a limit that silently counts nothing. A warning names each part of a limit that cannot hold for one of
+//! its hosts, and the setting that mends it. Hosts that requests reach in another way, as far as the file shows, get none.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::HostPattern;
 
-/// The port of https.
+/// Port of https (RFC 9110 §4.2.2).
 const HTTPS: u16 = 443;
 
-/// Warns of each line of the file that does less than it seems to.
+/// Warns of each setting of the file that has less effect than it seems to.
 pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
     let lint = Lint { file, reports };
     for limit in &file.limits {
@@ -34,6 +34,7 @@ struct Lint<'a> {
 }
 
 impl Lint<'_> {
+    /// Warns of what a limit does not count.
     fn limit(&self, limit: &LimitSection) {
         if let Some(at) = limit.dry_run.get().filter(|at| at.value) {
             self.reports.warn(
@@ -64,7 +65,7 @@ impl Lint<'_> {
         }
     }
 
-    /// Checks that there are tunnels to be counted.
+    /// Warns of a limit that counts tunnels alone, if none of its hosts can have any.
     fn only_tunnels(&self, limit: &LimitSection) {
         let hosts = &limit.matching.hosts;
         if !hosts.is_empty() && hosts.iter().all(|at| self.opaque_port(&at.value.pattern).is_none()) {
@@ -74,7 +75,7 @@ impl Lint<'_> {
         }
     }
 
-    /// Reports the hosts of a limit that counts by what only a request has.
+    /// Warns of hosts with requests that a limit cannot see, because it matches by path or method.
     fn unseen_in_tunnels(&self, limit: &LimitSection) {
         let matching = &limit.matching;
         let sees = match (matching.paths.is_empty(), matching.methods.is_empty()) {
@@ -89,7 +90,7 @@ impl Lint<'_> {
         }
     }
 
-    /// Reports keys and costs that tunnels do not have.
+    /// Warns of keys and costs that a tunnel does not have.
     fn keys_of_tunnels(&self, limit: &LimitSection) {
         let Some((host, _)) = self.opaque_hosts(limit, &limit.span).into_iter().next() else { return };
         for at in &limit.key {
@@ -108,7 +109,7 @@ impl Lint<'_> {
         }
     }
 
-    /// The hosts of a limit to which closed tunnels may lead, with their places; `place` is that of all hosts.
+    /// Hosts of a limit to which opaque tunnels may lead, with their spans; `span` is for a limit without hosts.
     fn opaque_hosts<'l>(&self, limit: &'l LimitSection, span: &'l Span) -> Vec<(&'l str, &'l Span)> {
         if limit.matching.hosts.is_empty() {
             let any = HostPattern::any();
@@ -122,7 +123,7 @@ impl Lint<'_> {
         hosts.filter(may_be).map(|at| (at.value.text.as_str(), &at.span)).collect()
     }
 
-    /// A port at which a tunnel to these hosts would be allowed, and not be opened.
+    /// A port at which a tunnel to these hosts is allowed but not intercepted.
     fn opaque_port(&self, hosts: &HostPattern) -> Option<u16> {
         if hosts.is_specific() && self.file.access.deny_opaque().is_some() {
             return None;
@@ -134,7 +135,7 @@ impl Lint<'_> {
         })
     }
 
-    /// True if requests to these hosts probably come by a route: programs use it where there is one.
+    /// True if requests to these hosts probably come by a route: programs use a route where one exists.
     fn is_routed(&self, hosts: &HostPattern) -> bool {
         let mut routes = self.file.routes.iter().filter_map(|route| route.to.get());
         match (hosts.is_specific(), hosts.exact()) {
@@ -144,7 +145,7 @@ impl Lint<'_> {
         }
     }
 
-    /// Reports opened hosts to which no tunnel leads, or that no limit names.
+    /// Warns of intercepted hosts to which no tunnel leads, or that no limit names.
     fn intercept(&self) {
         let ConfigFile { limits, tls, access, .. } = self.file;
         let every_host = |limit: &LimitSection| limit.matching.hosts.is_empty();
@@ -162,21 +163,21 @@ impl Lint<'_> {
                 }
                 Some(_) | None => {}
             }
-            // A client certificate of the gateway is shown in opened tunnels, too.
+            // A client certificate of the gateway is shown in intercepted tunnels, too.
             let shown = tls.clients.iter().filter_map(|client| client.hosts.get()).flat_map(|list| &list.value);
             let is_used = named().chain(shown).any(|other| hosts.meets(&other.value.pattern));
             if !limits.is_empty() && hosts.is_specific() && !limits.iter().any(every_host) && !is_used {
                 let near = nearest(text, named().map(|other| other.value.text.as_str()));
-                let right = near.map_or_else(
+                let advice = near.map_or_else(
                     || "name it in the `match` of a limit, or leave it out".to_owned(),
                     |near| format!("did you mean \"{near}\"?"),
                 );
-                self.reports.warn(&at.span, format_args!("no limit counts the requests to {text}"), right);
+                self.reports.warn(&at.span, format_args!("no limit counts the requests to {text}"), advice);
             }
         }
     }
 
-    /// Reports denials that hold for all hosts, or for none.
+    /// Warns of denials that apply to all hosts, or to none.
     fn access(&self) {
         let ConfigFile { limits, routes, access, .. } = self.file;
         let mut hosts = limits.iter().flat_map(|limit| &limit.matching.hosts);
@@ -191,7 +192,7 @@ impl Lint<'_> {
         }
     }
 
-    /// Reports hosts that are addresses which are never dialled.
+    /// Warns of hosts that are denied addresses.
     fn addresses(&self) {
         let denied = |host: &str| {
             let address = host.parse::<IpAddr>().ok();
@@ -208,7 +209,7 @@ impl Lint<'_> {
     }
 }
 
-/// Lines for the file that make requests to a host countable, or refuse tunnels to it.
+/// Advice that makes requests to a host visible to limits, or refuses opaque tunnels to it.
 fn remedy(host: &str) -> String {
     if host == "any host" || host.starts_with("*:") || host == "*" {
         return "name its hosts, and have their tunnels intercepted: intercept in [tls]".to_owned();

@@ -1,4 +1,5 @@
-//! Listening addresses: no two listeners may want the same one, or one of them all addresses of the other's port.
+//! Checks of listening addresses: no two listeners may have the same address, nor one of them all addresses of the
+//! other's port.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,17 +7,17 @@ use super::report::Reports;
 use super::schema::ConfigFile;
 use super::toml_value::Span;
 
-/// Where callers are listened to unless `[listen] proxy` says otherwise.
+/// Default of `[listen] proxy`: loopback, at the port that forward proxies commonly have.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// An address that a key names, or stands for by default.
+/// Listening address of a key, as written or by default.
 struct Listener<'f> {
     key: &'static str,
     address: SocketAddr,
     span: Option<&'f Span>,
 }
 
-/// Reports listeners that the kernel would not bind beside one another.
+/// Reports listeners that the kernel would not bind at the same time.
 pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
     let mut listeners: Vec<Listener<'_>> = Vec::new();
     match file.listen.proxy.get() {
@@ -60,7 +61,7 @@ fn report(listener: &Listener<'_>, rival: &Listener<'_>, span: &Span, reports: &
     reports.error(span, message, format_args!("another port, such as \"{next}\""));
 }
 
-/// Whether one of two listeners keeps the other from being bound (bind(2), EADDRINUSE): the port is the same, and one has the
+/// True if one of two listeners keeps the other from being bound (bind(2), EADDRINUSE): the port is the same, and one has the
 /// other's address or all addresses of its family. IPv6 listeners take no IPv4 (`IPV6_V6ONLY` is set); port 0 is any free one.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let all = one.ip().is_unspecified() || other.ip().is_unspecified();

@@ -1,11 +1,19 @@
-//! READS `proxy.toml`: from what was written to settings that need no checking again.
+//! Reader of the configuration: parses `proxy.toml`, checks it, and builds the settings of all modules.
 //!
-//! It never knows how anything runs: it opens no socket and starts no task. Each room owns its
-//! `Settings`; this room stands above them and builds them.
+//! It never knows how anything runs: it opens no socket and starts no task. Each module below owns its `Settings` type;
+//! this one builds the values. Settings need no further checks.
 //!
-//! `file` and the `_schema` files are the shape of the file (one place per setting: key, form, default),
-//! `check` and `limit` hold what several settings must agree on, `lint` warns of settings with less effect than they seem
-//! to have, `report` shows a mistake. All mistakes of a file are reported at once.
+//! | files | hold |
+//! |---|---|
+//! | `toml_table`, `toml_value` | readers of TOML tables and values that report every mistake |
+//! | `schema`, `*_schema` | the shape of the file: one place per setting, with its key, form and default |
+//! | `value_parsers`, `duration` | parsers of strings: hosts, addresses, durations |
+//! | `validate`, `*_check`, `address_rules`, `folders`, `listeners` | constraints between several settings |
+//! | `lint` | warnings about settings with less effect than they seem to have |
+//! | `explain`, `report` | sentences and mistakes, for users |
+//! | `edit` | changes of a limit in the text of the file |
+//!
+//! All mistakes of a file are reported at once, each with its line and with what would be valid.
 
 mod access_schema;
 mod address_rules;
@@ -44,7 +52,7 @@ use self::schema::ConfigFile;
 use self::toml_table::TomlTable;
 use crate::tls::ca;
 
-/// The smallest file that is of use, for those whose file is empty.
+/// Smallest useful file, shown for a file that is empty or no TOML.
 const SMALLEST: &str = "\
 the smallest useful file is
 
@@ -53,43 +61,43 @@ the smallest useful file is
     requests = 5
     per      = \"1s\"";
 
-/// Why there are no settings.
+/// Reason why there are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file is not there, or may not be read.
+    /// The file does not exist, or cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// The file says what cannot be; every mistake, in the order of the file.
+    /// The file has mistakes: all of them, in the order of the file.
     #[error("{}", join_reports(.0))]
     Invalid(Vec<Report>),
 }
 
-/// Reads and checks a file. Paths in it are relative to its folder.
+/// Reads and checks a file. Relative paths in it start at its folder.
 ///
 /// # Errors
-/// `Read` if there is no such file, `Invalid` with all that is wrong in it.
+/// `Read` if the file cannot be read, `Invalid` with every mistake in it.
 pub fn read(path: &Path) -> Result<Settings, Error> {
     let source = load(path)?;
     parse(&source, parent_folder(path)).map_err(Error::Invalid)
 }
 
-/// As [`read`], of a text that stands for the file's.
+/// Checks a text as if it were the content of the file at `path`. The file itself is not read.
 ///
 /// # Errors
-/// `Invalid` with all that is wrong in it.
+/// `Invalid` with every mistake in the text.
 pub fn read_text(path: &Path, text: String) -> Result<Settings, Error> {
     parse(&SourceText::new(path.display().to_string(), text), parent_folder(path)).map_err(Error::Invalid)
 }
 
-/// The authority that the file names, in whatever state its files are; it covers nothing if no host is intercepted.
+/// Reads the settings of the authority alone, whatever state its files are in. It covers nothing if no host is intercepted.
 ///
 /// # Errors
-/// `Read` if there is no such file, `Invalid` with what is wrong in it, as far as that needs no other file.
+/// `Read` if the file cannot be read, `Invalid` with the mistakes that can be found without any other file.
 pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
     let source = load(path)?;
     let document = parse_document(&source).map_err(Error::Invalid)?;
@@ -102,10 +110,10 @@ pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
     if reports.is_empty() { Ok(authority) } else { Err(Error::Invalid(reports)) }
 }
 
-/// The users file that the file names, whether it is there or not.
+/// Reads the path of the users file, which need not exist; `None` if the file names none.
 ///
 /// # Errors
-/// `Read` if there is no such file, `Invalid` if it is not TOML.
+/// `Read` if the file cannot be read, `Invalid` if it is not TOML.
 pub fn users_file(path: &Path) -> Result<Option<PathBuf>, Error> {
     let source = load(path)?;
     let document = parse_document(&source).map_err(Error::Invalid)?;
@@ -118,6 +126,7 @@ fn parent_folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
+/// Reads the file as UTF-8.
 fn load(path: &Path) -> Result<SourceText, Error> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -133,6 +142,7 @@ fn load(path: &Path) -> Result<SourceText, Error> {
     }
 }
 
+/// Checks a text and builds its settings. `folder`: where relative paths start.
 fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
     let document = parse_document(source)?;
     if document.get_ref().is_empty() {
@@ -148,7 +158,7 @@ fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
     }
     let mut settings = validate::validate(file, folder, &reports);
     let mut reports = reports.into_vec();
-    // In the order of the file, with what is wrong in other files after it.
+    // In the order of the file; mistakes in other files come last.
     reports.sort_by_key(|report| (report.file != source.name(), report.line, report.column));
     let (errors, warnings) = reports.into_iter().partition::<Vec<_>, _>(|r| r.severity == Severity::Error);
     if !errors.is_empty() {
@@ -158,7 +168,7 @@ fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
     Ok(Settings { warnings, text: source.text().into(), ..settings })
 }
 
-/// Splits the text into keys and values; syntax errors are reported, all that the parser recovers from.
+/// Parses the text as TOML, and reports every syntax error that the parser recovers from.
 fn parse_document(source: &SourceText) -> Result<toml::Spanned<DeTable<'_>>, Vec<Report>> {
     // No TOML document begins with a brace.
     if let Some(at) =
@@ -170,13 +180,13 @@ fn parse_document(source: &SourceText) -> Result<toml::Spanned<DeTable<'_>>, Vec
     let (document, errors) = DeTable::parse_recoverable(source.text());
     let report = |error: &toml::de::Error| syntax_error(source, error);
     let mut reports: Vec<_> = errors.iter().map(report).collect();
-    // One slip may trip the parser several times in its line; the first says what it is.
+    // One slip may cause several errors in its line; the first names the cause.
     reports.sort_by_key(|report| (report.line, report.column));
     reports.dedup_by_key(|report| report.line);
     if reports.is_empty() { Ok(document) } else { Err(reports) }
 }
 
-/// What the parser found, with advice for those who do not know TOML by heart.
+/// Turns an error of the parser into a report, with advice for users new to TOML.
 fn syntax_error(source: &SourceText, error: &toml::de::Error) -> Report {
     let end = source.text().len();
     let span = error.span().unwrap_or(end..end);
@@ -195,6 +205,7 @@ fn syntax_error(source: &SourceText, error: &toml::de::Error) -> Report {
     source.error(&span, message.to_owned(), advice)
 }
 
+/// All reports with their number.
 fn join_reports(reports: &[Report]) -> String {
     let count = match reports {
         [_] => "1 error".to_owned(),

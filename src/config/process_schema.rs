@@ -1,4 +1,5 @@
-//! The shape of the sections that concern the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`, `[trace]`.
+//! Schema of the sections about the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`,
+//! `[trace]`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,50 +12,61 @@ use super::value_parsers::{Destination, address, destination, folder, path};
 use crate::gate::journal::AfterCrash;
 use crate::proxy::record::Format;
 
-/// `[state]`
+/// `[state]`: the folder with the counts that outlive a restart.
 #[derive(Debug)]
 pub(super) struct StateSection {
+    /// Default: systemd's state folder, else state.
     pub(super) dir: Setting<PathBuf>,
+    /// Treatment of counts after a crash. Default: remember.
     pub(super) after_crash: AfterCrash,
 }
 
-/// `[config]`
+/// `[config]`: the file itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConfigSection {
+    /// True: the file is read again when it changes. Default: false.
     pub(super) watch: bool,
 }
 
-/// `[log]`
+/// `[log]`: the log and the access log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogSection {
+    /// Default: info.
     pub(super) level: LevelFilter,
+    /// Format of the access log. Default: text.
     pub(super) access: Format,
 }
 
-/// `[admin]`
+/// `[admin]`: the admin API, metrics and dashboard.
 #[derive(Debug)]
 pub(super) struct AdminSection {
     pub(super) span: Span,
     pub(super) is_present: bool,
+    /// Listening address; needed.
     pub(super) listen: Setting<SocketAddr>,
+    /// Path of the users file; needed beyond loopback.
     pub(super) users: Setting<PathBuf>,
 }
 
-/// `[locks]`
+/// `[locks]`: the lock service.
 #[derive(Debug)]
 pub(super) struct LocksSection {
     pub(super) span: Span,
     pub(super) is_present: bool,
+    /// Listening address; needed.
     pub(super) listen: Setting<SocketAddr>,
+    /// Path of the file with users that may see and end the locks of others.
     pub(super) users: Setting<PathBuf>,
 }
 
-/// `[trace]`
+/// `[trace]`: spans for a collector of OpenTelemetry.
 #[derive(Debug)]
 pub(super) struct TraceSection {
     pub(super) span: Span,
     pub(super) is_present: bool,
+    /// URL of the collector (OTLP over HTTP); needed.
     pub(super) otlp: Setting<Destination>,
+    /// One in so many requests without a traceparent is traced, 1 to 1 000 000. Default: 1.
     pub(super) one_in: u32,
 }
 

@@ -1,4 +1,4 @@
-//! One mistake in a file: where it is, what the line says, and what would be right.
+//! Report of a mistake in a file: its place, the line itself, and advice.
 
 use std::cell::RefCell;
 use std::fmt::{self, Display};
@@ -6,20 +6,20 @@ use std::ops::Range;
 
 use crate::proxy::warning::Warning;
 
-/// A file as it was read, with the name under which messages speak of it.
+/// Text of a file, with the file's name for messages.
 #[derive(Clone, Debug)]
 pub(super) struct SourceText {
     name: String,
     text: String,
 }
 
-/// The file being read, and what has been found wrong with it.
+/// Collector of the reports about a file, while it is read.
 pub(super) struct Reports<'a> {
     source: &'a SourceText,
     list: RefCell<Vec<Report>>,
 }
 
-/// One mistake, or one thing that is allowed but hardly meant.
+/// A mistake, or a setting that is allowed but hardly intended.
 ///
 /// ```text
 /// error: unknown key `pers` in [[limit]]
@@ -30,30 +30,30 @@ pub(super) struct Reports<'a> {
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// Whether the gateway starts all the same.
+    /// Error or warning.
     pub severity: Severity,
-    /// The file, as it was named to us.
+    /// Name of the file, as the command line gives it.
     pub file: String,
-    /// Counted from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// Counted in characters, from 1.
+    /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The mistake.
     pub message: String,
-    /// What would be right.
+    /// Advice: what would be valid. May have several lines.
     pub advice: String,
-    /// The line itself.
+    /// The whole line, without credentials in a URL.
     text: String,
-    /// How many characters of it are meant, at least 1.
+    /// Number of characters under which carets stand, at least 1.
     width: usize,
 }
 
-/// What follows from a report.
+/// Consequence of a report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Severity {
-    /// Nothing starts.
+    /// The file is refused.
     Error,
-    /// It starts all the same.
+    /// The file is accepted.
     Warning,
 }
 
@@ -70,7 +70,7 @@ impl SourceText {
         &self.text
     }
 
-    /// An error at `place`, a range of bytes of the text.
+    /// Makes an error at `span`, a range of bytes of the text.
     pub(super) fn error(&self, span: &Range<usize>, message: String, advice: String) -> Report {
         self.report(Severity::Error, span, message, advice)
     }
@@ -85,7 +85,7 @@ impl SourceText {
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let rest = &self.text[line_start..];
         let line_end = line_start + rest.find('\n').unwrap_or(rest.len());
-        // A place that spans several lines is shown by its first.
+        // Of a place over several lines the first is shown.
         let end = floor_char(&self.text, span.end).clamp(start, line_end.max(start));
         Report {
             severity,
@@ -101,7 +101,7 @@ impl SourceText {
 }
 
 impl Report {
-    /// The form in which the dashboard shows it.
+    /// The report as a warning of the dashboard.
     pub(super) fn to_warning(&self) -> Warning {
         let Report { file, line, column, message, advice, .. } = self.clone();
         Warning { file, line, column, message, advice }
@@ -113,30 +113,33 @@ impl<'a> Reports<'a> {
         Reports { source, list: RefCell::new(Vec::new()) }
     }
 
+    /// Adds an error at `span`, a range of bytes of the text.
     pub(super) fn error(&self, span: &Range<usize>, message: impl Display, advice: impl Display) {
         let report = self.source.error(span, message.to_string(), advice.to_string());
         self.push(report);
     }
 
+    /// Adds a warning at `span`.
     pub(super) fn warn(&self, span: &Range<usize>, message: impl Display, advice: impl Display) {
         self.push(self.warning(span, message, advice));
     }
 
-    /// A warning that is not noted.
+    /// A warning that is not added.
     pub(super) fn warning(&self, span: &Range<usize>, message: impl Display, advice: impl Display) -> Report {
         self.source.warning(span, message.to_string(), advice.to_string())
     }
 
-    /// Notes a report about another file.
+    /// Adds a report, also one about another file.
     pub(super) fn push(&self, report: Report) {
         self.list.borrow_mut().push(report);
     }
 
-    /// The text at `span`, its first line if it has several, without credentials in a URL.
+    /// The first line of the text at `span`, without credentials in a URL.
     pub(super) fn line_at(&self, span: &Range<usize>) -> String {
         mask_credentials(self.source.text().get(span.clone()).and_then(|text| text.lines().next()).unwrap_or_default())
     }
 
+    /// All reports, in the order in which they were added.
     pub(super) fn into_vec(self) -> Vec<Report> {
         self.list.into_inner()
     }
@@ -144,7 +147,7 @@ impl<'a> Reports<'a> {
 
 #[cfg(test)]
 impl Report {
-    /// How many characters of the line are meant.
+    /// Number of characters under which carets stand.
     pub(super) fn width(&self) -> usize {
         self.width
     }
@@ -180,7 +183,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The nearest start of a character at or before `at`.
+/// The nearest start of a character at or before the byte `at`.
 fn floor_char(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
@@ -189,7 +192,7 @@ fn floor_char(text: &str, at: usize) -> usize {
     at
 }
 
-/// The line without what may be a password in a URL: reports are shown, and logged.
+/// The line with asterisks for a user name and password in a URL: reports are shown and logged.
 fn mask_credentials(line: &str) -> String {
     let found = line.find("://").map(|at| at + 3).and_then(|from| Some((from, from + line[from..].find('@')?)));
     let Some((from, to)) = found else { return line.to_owned() };
@@ -197,7 +200,7 @@ fn mask_credentials(line: &str) -> String {
     format!("{}{veil}{}", &line[..from], &line[to..])
 }
 
-/// The line without what would move the cursor of a terminal.
+/// The line with control characters replaced: they could move the cursor of a terminal, or change its colours.
 fn printable(text: &str) -> String {
     let hide = |c: char| {
         if c.is_control() && c != '\t' { '\u{fffd}' } else { c }

@@ -1,6 +1,6 @@
-//! The shape of `proxy.toml`: its sections, and the keys of `[listen]`, `[tls]` and `[[route]]`.
+//! Schema of `proxy.toml`: its sections, and the keys of `[listen]`, `[tls]` and `[[route]]`.
 //!
-//! Each value is read on its own here; what several keys must agree on is `check`'s business.
+//! Each value is parsed on its own here. Constraints between several keys are checked in `validate` and the `*_check` files.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 
-/// More than any machine has descriptors for.
+/// Highest number of connections: more than the file descriptors of any machine.
 const MOST_CONNECTIONS: u32 = 10_000_000;
 
-/// `proxy.toml`.
+/// The whole of `proxy.toml`, as written.
 #[derive(Debug)]
 pub(super) struct ConfigFile {
     pub(super) listen: ListenSection,
@@ -37,47 +37,62 @@ pub(super) struct ConfigFile {
     pub(super) trace: TraceSection,
 }
 
-/// `[listen]`
+/// `[listen]`: where callers connect.
 #[derive(Debug)]
 pub(super) struct ListenSection {
+    /// Listening addresses. Default: 127.0.0.1:8080.
     pub(super) proxy: Setting<Vec<Spanned<SocketAddr>>>,
+    /// Connections of all callers. Default: by the limit of open files.
     pub(super) max_connections: Setting<u32>,
+    /// Connections from one address. Default: half of all.
     pub(super) max_connections_per_address: Setting<u32>,
+    /// Certificate for callers that speak TLS. Default: TLS is off.
     pub(super) tls: CertPair,
 }
 
-/// A certificate and its key.
+/// A certificate and its private key.
 #[derive(Debug)]
 pub(super) struct CertPair {
+    /// Span of the table, for mistakes that concern no key of it.
     pub(super) span: Span,
     pub(super) is_present: bool,
+    /// Path of a PEM file with the chain, the leaf first.
     pub(super) cert: Setting<PathBuf>,
+    /// Path of a PEM file with the private key.
     pub(super) key: Setting<PathBuf>,
 }
 
-/// `[tls]`
+/// `[tls]`: interception, and certificates for origins.
 #[derive(Debug)]
 pub(super) struct TlsSection {
+    /// Hosts whose tunnels are intercepted. Default: none.
     pub(super) intercept: Vec<Spanned<TextPattern<HostPattern>>>,
+    /// Folder of the gateway's authority. Default: certs.
     pub(super) ca_dir: Setting<PathBuf>,
+    /// PEM files with roots beside those of the system.
     pub(super) trust: Vec<Spanned<PathBuf>>,
     pub(super) clients: Vec<TlsClientSection>,
 }
 
-/// `[[tls.client]]`: what an origin is shown that asks who we are.
+/// `[[tls.client]]`: a certificate that the gateway shows to origins that ask for one.
 #[derive(Debug)]
 pub(super) struct TlsClientSection {
+    /// Origins that the certificate is shown to.
     pub(super) hosts: Setting<Vec<Spanned<TextPattern<HostPattern>>>>,
     pub(super) pair: CertPair,
 }
 
-/// `[[route]]`
+/// `[[route]]`: requests in reverse mode, and the origin that they go to.
 #[derive(Debug)]
 pub(super) struct RouteSection {
+    /// Span of its header, for mistakes that concern no key of it.
     pub(super) span: Span,
+    /// Path of the gateway that the route begins with; it, or `host`, is needed.
     pub(super) path: Setting<String>,
     pub(super) host: Setting<TextPattern<HostPattern>>,
+    /// Origin, and the path that replaces `path`.
     pub(super) to: Setting<Destination>,
+    /// Requests from web pages of other sites. Default: depends on `users` and `host`.
     pub(super) cross_site: Setting<CrossSite>,
 }
 

@@ -1,4 +1,4 @@
-//! Settings: what `proxy.toml` means, in the values that the modules below are built from.
+//! Settings: the checked configuration, in the values from which the modules below are built.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,74 +11,75 @@ use crate::net::connection_limit;
 use crate::proxy::record::Format;
 use crate::{gate, proxy};
 
-/// What `proxy.toml` means. Nothing in it needs to be checked again.
+/// The checked configuration. Nothing in it needs a further check.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The text that they are from.
+    /// Text of the file that they were read from.
     pub text: Arc<str>,
-    /// What decides and waits.
+    /// Limits, state folder and store.
     pub gate: gate::Settings,
-    /// What carries.
+    /// Settings of the proxy: routes, access rules, timeouts, TLS.
     pub proxy: proxy::Settings,
-    /// Where callers connect to, at least one address. Port 0 means any free one.
+    /// Listening addresses for callers, at least one. Port 0 stands for any free port.
     pub listen: Vec<SocketAddr>,
-    /// How many connections callers may have.
+    /// Number of connections that callers may have.
     pub connections: connection_limit::Settings,
-    /// What is logged, unless `RUST_LOG` says otherwise.
+    /// Level of the log; `RUST_LOG` goes before it.
     pub log: LevelFilter,
-    /// Whether the file is read again when it changes.
+    /// True if the file is read again when it changes.
     pub watch: bool,
-    /// What the command line has set aside of the file: no access log, and a lower level.
+    /// True if the command line asked for quiet: no access log, and warnings alone.
     pub quiet: bool,
-    /// What each limit means, in a sentence.
+    /// Explanation of each limit in a sentence, in the order of the file.
     pub explanations: Vec<String>,
-    /// Whether a limit may count requests to this machine itself, so that none may go past us.
+    /// True if a limit may count requests to this machine itself: programs must send those through the gateway, too.
     pub counts_loopback: bool,
-    /// Where the gateway is watched and tuned; `None`: nowhere.
+    /// The admin API; `None`: it is off.
     pub admin: Option<Admin>,
-    /// Where locks are given; `None`: nowhere.
+    /// The lock service; `None`: it is off.
     pub locks: Option<Locks>,
-    /// Where the gateway can be watched; it stays there when the file is read again.
+    /// Bound address of the admin API. A reload does not change it.
     pub admin_bound: Option<SocketAddr>,
-    /// Where locks can be had; it stays there when the file is read again.
+    /// Bound address of the lock service. A reload does not change it.
     pub locks_bound: Option<SocketAddr>,
-    /// What is allowed, but hardly meant.
+    /// Settings that are allowed, but hardly intended.
     pub warnings: Vec<Report>,
-    /// Folders that the user of this process could not use; the gateway's may be another.
+    /// Warnings about folders that the user of this process cannot use. The gateway may run as another user.
     pub unusable: Vec<Report>,
 }
 
-/// Where the gateway is watched and tuned; the `[admin]` of the file.
+/// `[admin]`: the admin API, with metrics and dashboard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Admin {
-    /// An address of its own.
+    /// Listening address. Port 0 stands for any free port.
     pub listen: SocketAddr,
-    /// Names and bcrypt hashes of those who may; `None`, which is for loopback alone: whoever comes.
+    /// User names and bcrypt hashes; `None`, which is allowed on loopback alone: no password is needed.
     pub users: Option<Vec<(String, String)>>,
 }
 
-/// Where locks are given; the `[locks]` of the file.
+/// `[locks]`: the lock service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Locks {
-    /// An address of its own.
+    /// Listening address.
     pub listen: SocketAddr,
-    /// Names and bcrypt hashes of those who may see and end other people's locks; `None`: nobody.
+    /// User names and bcrypt hashes of those allowed to see and end the locks of others; `None`: there are none.
     pub users: Option<Vec<(String, String)>>,
-    /// Who may come; `None`: everybody.
+    /// Addresses of allowed callers; `None`: all.
     pub allow_from: Option<Vec<ipnet::IpNet>>,
-    /// The folder that holds what must outlive a restart.
+    /// State folder, in which the locks outlive a restart.
     pub dir: PathBuf,
 }
 
 impl Settings {
-    /// Logs warnings and nothing else, whatever the file says.
+    /// Sets warnings as the lowest level, and turns the access log off, whatever the file says.
     pub fn set_quiet(&mut self) {
         self.quiet = true;
         self.proxy.access_log = Format::Off;
         self.log = self.log.min(LevelFilter::WARN);
     }
 
-    /// What was set aside of the reading before is set aside of this one too, and what cannot change is as it was.
+    /// Keeps the overrides of the command line over a reload, and the addresses that cannot change. `before`: the settings
+    /// in force.
     pub fn keep_overrides(&mut self, before: &Settings) {
         if before.quiet {
             self.set_quiet();
@@ -86,11 +87,11 @@ impl Settings {
         (self.admin_bound, self.locks_bound) = (before.admin_bound, before.locks_bound);
     }
 
-    /// Puts the addresses that were really bound in the place of those asked for (port 0).
+    /// Replaces the configured listening addresses by the bound ones (port 0 is known only then).
     pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
         self.listen = addresses.to_vec();
         self.proxy.own = addresses.to_vec();
-        // No caller gets there by way of the gateway, where it would come from this machine.
+        // Callers do not reach these through the gateway: their requests would come from this machine.
         self.proxy.dial.own = addresses.iter().copied().chain(self.admin_bound).chain(self.locks_bound).collect();
     }
 }

@@ -1,4 +1,4 @@
-//! Checks of `[store]`: the settings of the store where several gateways count their shared limits together.
+//! Checks of `[store]`: builds the settings of the store in which several gateways count shared limits together.
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use super::toml_value::{Setting, Spanned};
 use crate::gate::store::{Secret, Settings, WhenLost};
 use crate::locker::Counts;
 
-/// How long a gateway that is cut off goes on with its part, unless the file says otherwise.
+/// Default of `share_for`: time for an operator to bring the store back.
 const SHARE_FOR: Duration = Duration::from_secs(3600);
 
-/// Checks `[store]` together with the limits that are counted there. `None`: there is none, or none is needed.
-/// `request`: the longest that a request may take to its answer, if that is bounded.
+/// Checks `[store]` together with the limits that are counted there; `None` if no store is configured or needed.
+/// `request`: the longest time that a request may take up to its response, if that is bounded.
 pub(super) fn check(
     written: &StoreSection,
     limits: &[CheckedLimit],
@@ -26,8 +26,8 @@ pub(super) fn check(
     let shared: Vec<&CheckedLimit> = limits.iter().filter(|limit| limit.limit.shared).collect();
     if !written.is_present {
         if let Some(span) = shared.first().and_then(|limit| limit.shared.as_ref()) {
-            let right = "add [store] with url = \"redis://127.0.0.1:6379\"";
-            reports.error(span, "nothing says where the gateways that share it count", right);
+            let advice = "add [store] with url = \"redis://127.0.0.1:6379\"";
+            reports.error(span, "nothing says where the gateways that share it count", advice);
         }
         return None;
     }
@@ -44,8 +44,8 @@ pub(super) fn check(
     for at in urls {
         let one = &at.value;
         if (one.tls, one.is_sentinel, &one.path) != (first.tls, first.is_sentinel, &first.path) {
-            let right = "several are the nodes of one Cluster, or the Sentinels of one store: all of one kind";
-            reports.error(&at.span, "this leads elsewhere than the first", right);
+            let advice = "several are the nodes of one Cluster, or the Sentinels of one store: all of one kind";
+            reports.error(&at.span, "this leads elsewhere than the first", advice);
         }
     }
     Some(Settings {
@@ -62,11 +62,12 @@ pub(super) fn check(
     })
 }
 
-/// What the keys of shared limits are hashed with.
+/// Seed for hashing the keys of shared limits, from the group's name.
 pub(super) fn seed(written: &StoreSection) -> [u8; 16] {
     crate::gate::store::seed(&written.group)
 }
 
+/// Builds the fallback for a lost store; reports missing keys and keys without effect, and warns of limits without shares.
 fn when_lost(
     written: &StoreSection,
     shared: &[&CheckedLimit],
@@ -97,8 +98,8 @@ fn when_lost(
         reports.error(span, "nothing says how many gateways share", "add gateways = 3, or as many as there are");
     }
     if written.name.is_absent() {
-        let right = "add name = \"gw-1\", another one for each gateway, which it keeps over restarts";
-        reports.error(span, "nothing says which of the gateways this is", right);
+        let advice = "add name = \"gw-1\", another one for each gateway, which it keeps over restarts";
+        reports.error(span, "nothing says which of the gateways this is", advice);
     }
     let gateways = written.gateways.get().and_then(|at| NonZeroU32::new(at.value)).unwrap_or(NonZeroU32::MIN);
     for limit in shared {
@@ -132,6 +133,7 @@ fn when_lost(
     }
 }
 
+/// Reads the password file, without the end of its line.
 fn password(at: &Spanned<PathBuf>, folder: &Path, reports: &Reports<'_>) -> Option<Secret> {
     let path = folder.join(&at.value);
     match std::fs::read_to_string(&path) {

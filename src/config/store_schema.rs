@@ -1,4 +1,4 @@
-//! The shape of `[store]`: every key, how its value is written, and its default.
+//! Schema of `[store]`: every key, its form and its default.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,26 +7,34 @@ use super::toml_table::TomlTable;
 use super::toml_value::{Setting, Span, Spanned, TomlValue};
 use super::value_parsers::{name, path};
 
-/// The part of keys that all gateways of a fleet have in common, unless the file says otherwise.
+/// Default of `group`, the part that the store's keys of one group of gateways have in common.
 const GROUP: &str = "lockgate";
 
-/// `[store]`
+/// `[store]`: the Valkey or Redis in which shared limits are counted.
 #[derive(Debug)]
 pub(super) struct StoreSection {
     pub(super) span: Span,
     pub(super) is_present: bool,
+    /// Servers of the store: one, the nodes of a Cluster, or Sentinels.
     pub(super) url: Setting<Vec<Spanned<StoreUrl>>>,
     pub(super) user: Setting<String>,
     pub(super) password_file: Setting<PathBuf>,
     pub(super) group: String,
+    /// `if_store_is_lost`. Default: refuse.
     pub(super) lost: Setting<LostPolicy>,
+    /// `if_store_is_empty`; true: an empty store is a new one. Default: its windows are closed for one `per`.
     pub(super) trusts_empty: bool,
+    /// Number of gateways that share the limits, 1 to 1000; needed for "share".
     pub(super) gateways: Setting<u32>,
+    /// Name of this gateway, kept over restarts; needed for "share".
     pub(super) name: Setting<String>,
+    /// Longest time without the store in which this gateway uses its share.
     pub(super) share_for: Setting<Duration>,
+    /// Replicas that must have a grant before it is used, 0 to 9. Default: 0.
     pub(super) confirm: u32,
 }
 
+/// Decision on requests of shared limits while the store is unreachable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LostPolicy {
     Refuse,
@@ -34,15 +42,15 @@ pub(super) enum LostPolicy {
     Allow,
 }
 
-/// Where a server of the store is, or a Sentinel that knows it.
+/// URL of a server of the store, or of a Sentinel that knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct StoreUrl {
     pub(super) tls: bool,
-    /// Whether it is a Sentinel.
+    /// True if it is the URL of a Sentinel.
     pub(super) is_sentinel: bool,
     pub(super) host: String,
     pub(super) port: u16,
-    /// The number of the database, or what the Sentinels call the store.
+    /// Number of the database; of a Sentinel the name of the store.
     pub(super) path: String,
 }
 
@@ -78,18 +86,20 @@ impl StoreSection {
     }
 }
 
+/// Parses a URL of the store; refuses credentials in it.
 fn url(item: &TomlValue<'_>) -> Option<StoreUrl> {
-    let right = "a URL such as \"redis://127.0.0.1:6379\", \"rediss://store.example:6379/0\" (TLS) or \
+    let advice = "a URL such as \"redis://127.0.0.1:6379\", \"rediss://store.example:6379/0\" (TLS) or \
                  \"redis+sentinel://10.0.0.1:26379/mymaster\"";
-    let text = item.parse(right, |text| text.contains("://").then_some(text))?;
+    let text = item.parse(advice, |text| text.contains("://").then_some(text))?;
     if text.contains('@') {
-        let right =
+        let advice =
             "a password does not belong into a file that is shown around: add user = \"…\" and password_file = \"…\"";
-        return item.reject("this URL holds credentials", right);
+        return item.reject("this URL holds credentials", advice);
     }
-    item.parse(right, parse_url)
+    item.parse(advice, parse_url)
 }
 
+/// Splits a URL into its parts. Default ports: 6379, of Sentinels 26379.
 fn parse_url(text: &str) -> Option<StoreUrl> {
     let (scheme, rest) = text.split_once("://")?;
     let (tls, is_sentinel) = match scheme {

@@ -1,4 +1,4 @@
-//! Whose certificates are believed, which are shown, and which tunnels are opened.
+//! Checks of `[tls]` and `[listen] tls`: trusted roots, certificates of the gateway, hosts to intercept.
 
 use std::path::{Path, PathBuf};
 
@@ -15,20 +15,22 @@ use crate::tls::ca::{self, CaFault};
 use crate::tls::identity::Identity;
 use crate::tls::{pem, verify};
 
-/// Where our authority is kept, unless the file says otherwise.
+/// Default folder of the authority, beside the file.
 const CA_DIR: &str = "certs";
 
-/// What `[tls]` means.
+/// The checked `[tls]`.
 pub(super) struct CheckedTls {
     pub(super) verify: verify::Settings,
+    /// Hosts with the index of the client certificate that they are shown.
     pub(super) identities: Vec<(HostPattern, usize)>,
     pub(super) intercept: Vec<HostPattern>,
+    /// The authority that signs for intercepted hosts; `None` if there are none.
     pub(super) authority: Option<ca::Settings>,
-    /// What keeps this user from making the authority.
+    /// Reason why this user cannot create the authority.
     pub(super) unusable: Option<Report>,
 }
 
-/// Checks `[tls]` with all files that it names. No authority is made.
+/// Checks `[tls]` and reads all files that it names. No authority is created.
 pub(super) fn check(written: &TlsSection, folder: &Path, reports: &Reports<'_>) -> CheckedTls {
     check_patterns(&written.intercept, reports);
     let authority = (!written.intercept.is_empty()).then(|| authority(written, folder));
@@ -51,18 +53,19 @@ pub(super) fn check(written: &TlsSection, folder: &Path, reports: &Reports<'_>) 
     }
 }
 
-/// The authority that `[tls]` names; it covers nothing if no host is intercepted.
+/// Settings of the authority; it covers nothing if no host is intercepted.
 pub(super) fn authority(written: &TlsSection, folder: &Path) -> ca::Settings {
     let dir = written.ca_dir.get().map_or(Path::new(CA_DIR), |at| &at.value);
     let covers = written.intercept.iter().map(|at| at.value.pattern.subtree()).collect();
     ca::Settings { dir: folder.join(dir), covers }
 }
 
-/// What `[listen] tls` names.
+/// Reads the certificate for callers, `[listen] tls`.
 pub(super) fn identity(written: &CertPair, folder: &Path, reports: &Reports<'_>) -> Option<Identity> {
     if written.is_present { read_pair(written, "certificate of the gateway", folder, reports) } else { None }
 }
 
+/// Reports double hosts and names below an address; warns of patterns for all hosts.
 fn check_patterns(intercept: &[Spanned<TextPattern<HostPattern>>], reports: &Reports<'_>) {
     for (index, at) in intercept.iter().enumerate() {
         let text = &at.value.text;
@@ -84,8 +87,8 @@ fn check_patterns(intercept: &[Spanned<TextPattern<HostPattern>>], reports: &Rep
     }
 }
 
-/// An authority that is there must be fit for use; one that is not is made when it is needed. Returns what keeps this user
-/// from making it.
+/// Checks an existing authority. One that does not exist is created at the first use: returns the reason why this user
+/// cannot create it.
 fn check_authority(settings: &ca::Settings, written: &TlsSection, reports: &Reports<'_>) -> Option<Report> {
     let first = written.intercept.first()?;
     let fault = match ca::inspect(settings, Clock::start().wall_unix_nanos()) {
@@ -96,7 +99,7 @@ fn check_authority(settings: &ca::Settings, written: &TlsSection, reports: &Repo
         }
         Err(error) => error.fault,
     };
-    // Whoever runs the gateway may be somebody else, who can read it.
+    // The gateway may run as another user, which can read the file.
     if fault.is_denied() {
         reports.warn(&first.span, &fault, "the gateway must run as the user whose file this is");
         return None;
@@ -122,10 +125,11 @@ fn check_authority(settings: &ca::Settings, written: &TlsSection, reports: &Repo
     None
 }
 
+/// Reports a client certificate for no origin; warns of one for all.
 fn check_host(client: &TlsClientSection, reports: &Reports<'_>) {
     if client.hosts.is_absent() {
-        let right = "add host = \"api.example.com\"";
-        reports.error(&client.pair.span, "this client certificate is shown to no origin", right);
+        let advice = "add host = \"api.example.com\"";
+        reports.error(&client.pair.span, "this client certificate is shown to no origin", advice);
     }
     let patterns = client.hosts.get().into_iter().flat_map(|list| &list.value);
     for at in patterns.filter(|at| !at.value.pattern.is_specific()) {
@@ -133,7 +137,7 @@ fn check_host(client: &TlsClientSection, reports: &Reports<'_>) {
     }
 }
 
-/// Reads a certificate and its key; `what` says whose they are.
+/// Reads a certificate and its key; `what` names them in messages.
 fn read_pair(pair: &CertPair, what: &str, folder: &Path, reports: &Reports<'_>) -> Option<Identity> {
     for (written, key, example) in [(&pair.cert, "cert", "gateway.pem"), (&pair.key, "key", "gateway.key")] {
         if written.is_absent() {
@@ -153,6 +157,7 @@ fn read_pair(pair: &CertPair, what: &str, folder: &Path, reports: &Reports<'_>) 
     }
 }
 
+/// Reads all files of further roots.
 fn trust(written: &[Spanned<PathBuf>], folder: &Path, reports: &Reports<'_>) -> Vec<CertificateDer<'static>> {
     let mut certificates = Vec::new();
     for at in written {
@@ -168,7 +173,7 @@ fn wrong_pem(span: &Span, message: &str, reports: &Reports<'_>) {
     reports.error(span, message, "a PEM file with one certificate or more");
 }
 
-/// The certificates of a PEM file, each one readable as a root.
+/// Reads the certificates of a PEM file, and checks that each can be a root.
 fn roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = pem::certificates(path).map_err(|error| error.to_string())?;
     let mut roots = rustls::RootCertStore::empty();

@@ -1,22 +1,25 @@
-//! Reads a TOML document key by key, and notes every mistake instead of stopping at the first.
+//! Reader of TOML tables: reads them key by key, and collects every mistake instead of stopping at the first.
 //!
-//! What is read is known; what nobody read when a table ends is an unknown key.
+//! Keys that were read are known; all others are reported as unknown at the end of their table.
 
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::report::Reports;
 use super::toml_value::{Setting, Span, Spanned, TomlValue, nearest, type_name};
 
-/// One table of the document. A section that the file leaves out is an empty table.
+/// A table of the document. A section that the file leaves out is an empty table.
 pub(super) struct TomlTable<'a> {
     reports: &'a Reports<'a>,
+    /// Name in messages, such as `[[limit]]`; empty for the whole document.
     heading: &'static str,
     span: Span,
+    /// `None` if the file has no such table.
     entries: Option<&'a DeTable<'a>>,
+    /// Keys that were read.
     known: Vec<&'static str>,
-    /// Keys of other programs, each with the known key of the same meaning.
+    /// Other names of known keys: `(other name, known key)`.
     synonyms: &'static [(&'static str, &'static str)],
-    /// Keys of an inline table of this one, each with the name of that table.
+    /// Keys of an inline table of this one: `(key, name of that table)`.
     nested: &'static [(&'static str, &'static str)],
 }
 
@@ -35,12 +38,12 @@ impl<'a> TomlTable<'a> {
         TomlTable::new(reports, "", 0..0, Some(entries))
     }
 
-    /// Where the table begins: its header, or its brace.
+    /// Span of the table's header, or of its braces; for the whole document, of its beginning.
     pub(super) fn span(&self) -> Span {
         self.span.clone()
     }
 
-    /// One key. `read` reports what is wrong and then returns `None`.
+    /// Reads one key. `read` returns `None` after it has reported a mistake.
     pub(super) fn get<T>(&mut self, key: &'static str, read: impl FnOnce(&TomlValue<'a>) -> Option<T>) -> Setting<T> {
         match self.lookup(key) {
             None => Setting::Absent,
@@ -51,23 +54,23 @@ impl<'a> TomlTable<'a> {
         }
     }
 
-    /// Whether the file has it.
+    /// True if the file has this table.
     pub(super) fn is_present(&self) -> bool {
         self.entries.is_some()
     }
 
-    /// One section, `[key]`.
+    /// Reads one section, `[key]`.
     pub(super) fn section<T>(
         &mut self,
         key: &'static str,
         heading: &'static str,
         read: impl FnOnce(&mut TomlTable<'a>) -> T,
     ) -> T {
-        let right = format!("write {heading} on a line of its own, and its keys below");
-        self.sub_table(key, heading, &right, read)
+        let advice = format!("write {heading} on a line of its own, and its keys below");
+        self.sub_table(key, heading, &advice, read)
     }
 
-    /// One table in a line, `key = { … }`, such as the example shows.
+    /// Reads an inline table, `key = { … }`; `example` is a valid one.
     pub(super) fn inline_table<T>(
         &mut self,
         key: &'static str,
@@ -81,21 +84,21 @@ impl<'a> TomlTable<'a> {
         &mut self,
         key: &'static str,
         heading: &'static str,
-        right: &str,
+        advice: &str,
         read: impl FnOnce(&mut TomlTable<'a>) -> T,
     ) -> T {
         let (entries, span) = match self.lookup(key) {
             None => (None, self.span()),
             Some(TomlValue { value: DeValue::Table(entries), span, .. }) => (Some(entries), span),
             Some(item) => {
-                item.reject::<()>(format_args!("`{key}` is {}", type_name(item.value)), right);
+                item.reject::<()>(format_args!("`{key}` is {}", type_name(item.value)), advice);
                 (None, item.span)
             }
         };
         read_table(self.reports, heading, span, entries, read)
     }
 
-    /// A list of tables, `[[key]]`.
+    /// Reads an array of tables, `[[key]]`.
     pub(super) fn sections<T>(
         &mut self,
         key: &'static str,
@@ -105,12 +108,12 @@ impl<'a> TomlTable<'a> {
         let Some(item) = self.lookup(key) else {
             return Vec::new();
         };
-        let right = format!("write {heading} on a line of its own, and its keys below");
+        let advice = format!("write {heading} on a line of its own, and its keys below");
         let elements = match item.value {
             DeValue::Array(elements) => elements.iter().map(|e| (e.get_ref(), e.span())).collect(),
-            // Its keys are read all the same, so that their mistakes are told in the same run.
+            // Its keys are read all the same: their mistakes are reported in the same run.
             DeValue::Table(_) => {
-                item.reject::<()>(format_args!("[{key}] is a single table, and there may be several"), &right);
+                item.reject::<()>(format_args!("[{key}] is a single table, and there may be several"), &advice);
                 vec![(item.value, item.span.clone())]
             }
             DeValue::String(_)
@@ -118,14 +121,14 @@ impl<'a> TomlTable<'a> {
             | DeValue::Float(_)
             | DeValue::Boolean(_)
             | DeValue::Datetime(_) => {
-                item.reject::<()>(format_args!("`{key}` is {}", type_name(item.value)), &right);
+                item.reject::<()>(format_args!("`{key}` is {}", type_name(item.value)), &advice);
                 Vec::new()
             }
         };
         let read_one = |(value, span): (&'a DeValue<'a>, Span)| match value.as_table() {
             Some(entries) => Some(read_table(self.reports, heading, span, Some(entries), &read)),
             None => {
-                self.reports.error(&span, format_args!("`{key}` holds {}", type_name(value)), &right);
+                self.reports.error(&span, format_args!("`{key}` holds {}", type_name(value)), &advice);
                 None
             }
         };
@@ -147,12 +150,12 @@ impl<'a> TomlTable<'a> {
         (self.synonyms, self.nested) = (synonyms, nested);
     }
 
-    /// The known keys that the unknown ones of the file probably stand for.
+    /// Known keys that unknown keys of the file probably stand for.
     pub(super) fn misspelt_keys(&self) -> Vec<&'static str> {
         self.unknown_keys().filter_map(|key| self.nearest_known(key.get_ref())).collect()
     }
 
-    /// Reports the keys that were not read.
+    /// Reports all keys that were not read.
     pub(super) fn report_unknown_keys(self) {
         for key in self.unknown_keys() {
             let name = key.get_ref();
@@ -186,7 +189,7 @@ impl<'a> TomlTable<'a> {
         synonym.or_else(|| nearest(name, self.known.iter().copied()))
     }
 
-    /// A key that belongs into an inline table, and the name of that table.
+    /// The inline table that a misplaced key belongs into, with that key.
     fn outer_table(&self, name: &str) -> Option<(&'static str, &'static str)> {
         self.nested.iter().copied().find(|(key, _)| *key == name)
     }

@@ -1,4 +1,4 @@
-//! One value of the file: read as what it should be, or reported with what would be right.
+//! Reader of TOML values: reads a value as a type, or reports what would be valid.
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
@@ -9,28 +9,28 @@ use toml::de::DeValue;
 use super::duration;
 use super::report::Reports;
 
-/// Where something stands in the file, in bytes.
+/// Range of bytes in the file.
 pub(super) type Span = Range<usize>;
 
-/// A value and where it stands.
+/// A value with its span.
 #[derive(Clone, Debug)]
 pub(super) struct Spanned<T> {
     pub(super) value: T,
     pub(super) span: Span,
 }
 
-/// What the file says about one key.
+/// A key's value as the file has it.
 #[derive(Clone, Debug)]
 pub(super) enum Setting<T> {
-    /// Nothing: the default holds.
+    /// The key is not in the file: the default holds.
     Absent,
-    /// Something that is wrong, and reported already: no more is said about it.
+    /// The value is invalid, and reported already: nothing else is reported about this key.
     Invalid,
-    /// This.
+    /// A valid value.
     Value(Spanned<T>),
 }
 
-/// One value of a table, or one element of a list.
+/// A value of a table, or an element of a list.
 pub(super) struct TomlValue<'a> {
     pub(super) reports: &'a Reports<'a>,
     pub(super) key: &'static str,
@@ -39,7 +39,7 @@ pub(super) struct TomlValue<'a> {
 }
 
 impl<T> Setting<T> {
-    /// The value, if there is one to work with.
+    /// The value, if it is valid.
     pub(super) fn get(&self) -> Option<&Spanned<T>> {
         match self {
             Setting::Value(at) => Some(at),
@@ -47,8 +47,8 @@ impl<T> Setting<T> {
         }
     }
 
-    /// The value, or the default where there is none. What is wrong never reaches a setting: the
-    /// report about it keeps the file from being accepted.
+    /// The value, or the default if it is absent or invalid. The default of an invalid one reaches no setting:
+    /// its report keeps the file from being accepted.
     pub(super) fn or(self, default: T) -> T {
         match self {
             Setting::Value(at) => at.value,
@@ -56,7 +56,7 @@ impl<T> Setting<T> {
         }
     }
 
-    /// Takes the key as written, but with a slip: that it is missing is not another mistake.
+    /// Marks an absent key as present but misspelt: its absence is no second mistake.
     pub(super) fn mark_misspelt(&mut self) {
         if self.is_absent() {
             *self = Setting::Invalid;
@@ -69,47 +69,47 @@ impl<T> Setting<T> {
 }
 
 impl<'a> TomlValue<'a> {
-    /// Reports this value. Returns `None`, so that a reader can end with it.
+    /// Reports this value, and returns `None` as the result of a parser.
     pub(super) fn reject<T>(&self, message: impl Display, advice: impl Display) -> Option<T> {
         self.reports.error(&self.span, message, advice);
         None
     }
 
-    /// Reports that this value is of another type, or says nothing that we know.
-    fn unexpected<T>(&self, right: impl Display) -> Option<T> {
+    /// Reports that this value is of another type, or not among the valid ones. `advice`: the valid ones.
+    fn unexpected<T>(&self, advice: impl Display) -> Option<T> {
         match self.value {
-            DeValue::String(text) => self.reject(format_args!("`{}` cannot be {text:?}", self.key), right),
+            DeValue::String(text) => self.reject(format_args!("`{}` cannot be {text:?}", self.key), advice),
             DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
-                self.reject(format_args!("`{}` cannot be {}", self.key, type_name(self.value)), right)
+                self.reject(format_args!("`{}` cannot be {}", self.key, type_name(self.value)), advice)
             }
             DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-                self.reject(format_args!("`{}` cannot be {}", self.key, type_name(self.value)), right)
+                self.reject(format_args!("`{}` cannot be {}", self.key, type_name(self.value)), advice)
             }
         }
     }
 
-    /// A string that `parse` understands; `right` says which strings it does.
-    pub(super) fn parse<T>(&self, right: impl Display, parse: impl FnOnce(&'a str) -> Option<T>) -> Option<T> {
+    /// Reads a string by `parse`. `advice` describes the strings that it accepts.
+    pub(super) fn parse<T>(&self, advice: impl Display, parse: impl FnOnce(&'a str) -> Option<T>) -> Option<T> {
         match self.value.as_str().and_then(parse) {
             Some(value) => Some(value),
-            None => self.unexpected(right),
+            None => self.unexpected(advice),
         }
     }
 
-    /// The string, if it is one; no report if not.
+    /// The string, if it is one. Reports nothing.
     pub(super) fn as_str(&self) -> Option<&'a str> {
         self.value.as_str()
     }
 
-    /// Whether it is a number; no report if not.
+    /// True if it is an integer. Reports nothing.
     pub(super) fn is_number(&self) -> bool {
         self.value.is_integer()
     }
 
-    /// A string such as "250ms" within the range.
+    /// Reads a duration such as "250ms", within the range.
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let sum = self.as_str().and_then(duration::parse_sum).filter(|sum| range.contains(sum));
-        let right = match sum {
+        let advice = match sum {
             Some(sum) => format!("one number with one unit: write \"{}\"", duration::format(sum)),
             None => format!(
                 "a duration in ms, s, m, h or d, such as \"250ms\" or \"1m\", from {} to {}",
@@ -117,23 +117,23 @@ impl<'a> TomlValue<'a> {
                 duration::format(*range.end())
             ),
         };
-        self.parse(right, |text| duration::parse(text).filter(|value| range.contains(value)))
+        self.parse(advice, |text| duration::parse(text).filter(|value| range.contains(value)))
     }
 
-    /// A whole number within the range.
+    /// Reads an integer within the range.
     pub(super) fn number(&self, range: RangeInclusive<u32>) -> Option<u32> {
-        let right = format!("a whole number from {} to {}", range.start(), range.end());
+        let advice = format!("a whole number from {} to {}", range.start(), range.end());
         let Some(digits) = self.value.as_integer() else {
-            return self.unexpected(right);
+            return self.unexpected(advice);
         };
         let parsed = u32::from_str_radix(digits.as_str(), digits.radix()).ok();
         match parsed.filter(|value| range.contains(value)) {
             Some(value) => Some(value),
-            None => self.reject(format_args!("`{}` cannot be {digits}", self.key), right),
+            None => self.reject(format_args!("`{}` cannot be {digits}", self.key), advice),
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub(super) fn boolean(&self) -> Option<bool> {
         match self.value.as_bool() {
             Some(value) => Some(value),
@@ -141,17 +141,17 @@ impl<'a> TomlValue<'a> {
         }
     }
 
-    /// One of a few words.
+    /// Reads one of a few keywords.
     pub(super) fn keyword<T: Clone>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let names = words.iter().map(|(name, _)| *name);
-        let right = match self.as_str().and_then(|text| nearest(text, names.clone())) {
+        let advice = match self.as_str().and_then(|text| nearest(text, names.clone())) {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => one_of(names),
         };
-        self.parse(right, |text| words.iter().find(|(name, _)| *name == text).map(|(_, value)| value.clone()))
+        self.parse(advice, |text| words.iter().find(|(name, _)| *name == text).map(|(_, value)| value.clone()))
     }
 
-    /// The elements of a list, or the one value that stands for a list of one. `None` only if an element is wrong.
+    /// Reads a list, or a single value as a list of one. `None` if an element is invalid.
     pub(super) fn list<T>(&self, read: impl Fn(&TomlValue<'a>) -> Option<T>) -> Option<Vec<Spanned<T>>> {
         let DeValue::Array(elements) = self.value else {
             return read(self).map(|value| vec![Spanned { value, span: self.span.clone() }]);
@@ -165,7 +165,7 @@ impl<'a> TomlValue<'a> {
         values.into_iter().collect()
     }
 
-    /// As `list`, for lists that mean nothing when they are empty.
+    /// Reads a list as [`TomlValue::list`] does, and reports an empty one, which would have no meaning.
     pub(super) fn non_empty_list<T>(&self, read: impl Fn(&TomlValue<'a>) -> Option<T>) -> Option<Vec<Spanned<T>>> {
         let values = self.list(read)?;
         if values.is_empty() {
@@ -176,7 +176,7 @@ impl<'a> TomlValue<'a> {
     }
 }
 
-/// What a value is, with its article.
+/// Name of a value's type, with its article.
 pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -194,11 +194,11 @@ fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> String {
     words.join(" or ")
 }
 
-/// The word that was probably meant: at most a third of its letters differ.
+/// The nearest of several words to a misspelt one: at most a third of its letters differ.
 pub(super) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let typed = typed.to_ascii_lowercase();
     words
-        // A swap of two neighbours is one slip, as a letter put in, left out or changed is.
+        // A swap of two neighbours is one slip, as is a letter inserted, deleted or replaced.
         .map(|word| (strsim::osa_distance(&typed, &word.to_ascii_lowercase()), word))
         .filter(|(distance, word)| *distance <= (word.len().max(typed.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)

@@ -1,24 +1,24 @@
-//! The users file: one `name:hash` a line, as htpasswd writes it with bcrypt.
+//! Users file: one `name:hash` per line, in the format of htpasswd with bcrypt.
 
 use std::collections::HashSet;
 
 use super::report::{Report, SourceText};
 
-/// Where a hash begins, by what made it: `htpasswd -B` writes `$2y$`, others `$2b$` or `$2a$`. `$2x$` marks hashes of
+/// Prefixes of bcrypt hashes: `htpasswd -B` writes `$2y$`, others `$2b$` or `$2a$`. `$2x$` marks hashes of
 /// an algorithm with a mistake in it (crypt_blowfish 1.1), which no password matches here.
 const PREFIXES: [&str; 3] = ["$2y$", "$2b$", "$2a$"];
-/// Editors of Windows begin a file of UTF-8 with it; it belongs to no name.
+/// Byte order mark: editors on Windows begin a UTF-8 file with it. It is no part of the first name.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// Salt and digest, after the cost.
+/// Length of salt and digest, after the cost: 22 and 31 characters.
 const DIGEST_LEN: usize = 53;
 
-/// A name and the hash of its password.
+/// A user's name and the bcrypt hash of the password.
 pub(super) type User = (String, String);
 
-/// Reads every line, or reports every bad one.
+/// Parses the file: all users, or a report of every bad line. `file`: its name, for reports.
 ///
 /// # Errors
-/// A line that is no name and bcrypt hash, a name that comes twice, or no user at all.
+/// Lines that are not a name and a bcrypt hash, names that come twice, or a file without users.
 pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = SourceText::new(file, masked(text));
@@ -36,17 +36,17 @@ pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> 
                 reports.push(source.error(&span, message, "one line for each user".to_owned()));
             }
             Ok((name, hash)) => users.push((name.to_owned(), hash.to_owned())),
-            Err((message, right)) => reports.push(source.error(&span, message.to_owned(), right.to_owned())),
+            Err((message, advice)) => reports.push(source.error(&span, message.to_owned(), advice.to_owned())),
         }
     }
     if users.is_empty() && reports.is_empty() {
-        let right = "add one with `lockgate user add NAME`".to_owned();
-        reports.push(source.error(&(0..0), "the file names no user, so no request would pass".to_owned(), right));
+        let advice = "add one with `lockgate user add NAME`".to_owned();
+        reports.push(source.error(&(0..0), "the file names no user, so no request would pass".to_owned(), advice));
     }
     if reports.is_empty() { Ok(users) } else { Err(reports) }
 }
 
-/// The text as reports may show it: a bad line may hold a password where the hash belongs.
+/// The text for reports, without passwords: a bad line may have one in the place of the hash.
 fn masked(text: &str) -> String {
     let mask = |line: &str| match line.split_once(':') {
         Some((name, _)) => format!("{name}:***\n"),
@@ -55,13 +55,13 @@ fn masked(text: &str) -> String {
     text.lines().map(mask).collect()
 }
 
-/// The name on a line of the file, if there is one.
+/// The user's name on a line of the file, if it has one.
 pub(crate) fn name_on(line: &str) -> Option<&str> {
     let line = line.trim();
     if line.starts_with('#') { None } else { line.split_once(':').map(|(name, _)| name) }
 }
 
-/// Whether this can be a user's name: Basic credentials end it with a colon (RFC 7617 §2), and the
+/// True if this can be a user's name: Basic credentials end it with a colon (RFC 7617 §2), and the
 /// file begins a comment with `#`.
 pub(crate) fn is_name(name: &str) -> bool {
     let first = name.chars().next();
@@ -69,12 +69,12 @@ pub(crate) fn is_name(name: &str) -> bool {
     plain && name.len() <= 255 && name.trim() == name && first.is_some_and(|c| c != '#')
 }
 
-/// Splits a line; or what is wrong with it, and what would be right.
+/// Splits a line into name and hash. The error is a message and advice.
 fn user(line: &str) -> Result<(&str, &str), (&'static str, &'static str)> {
-    let right = "NAME:HASH, as `lockgate user add NAME` writes it";
-    let (name, hash) = line.split_once(':').ok_or(("this line has no colon", right))?;
+    let advice = "NAME:HASH, as `lockgate user add NAME` writes it";
+    let (name, hash) = line.split_once(':').ok_or(("this line has no colon", advice))?;
     if !is_name(name) {
-        return Err(("the name before the colon is empty or not printable", right));
+        return Err(("the name before the colon is empty or not printable", advice));
     }
     if !is_bcrypt(hash) {
         return Err(("the password is not hashed with bcrypt", "set it anew with `lockgate user add --replace NAME`"));
@@ -82,6 +82,7 @@ fn user(line: &str) -> Result<(&str, &str), (&'static str, &'static str)> {
     Ok((name, hash))
 }
 
+/// True for a hash with a cost of 4 to 31 (bcrypt's own range).
 fn is_bcrypt(hash: &str) -> bool {
     let Some(rest) = PREFIXES.iter().find_map(|prefix| hash.strip_prefix(prefix)) else {
         return false;

@@ -1,4 +1,4 @@
-//! From what `proxy.toml` says to settings that need no checking again.
+//! Validation: checks the parsed file as a whole, and builds the settings.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -24,14 +24,14 @@ use crate::proxy::target::CrossSite;
 use crate::proxy::{self, PoolSettings, access, target, trace};
 use crate::tls::verify;
 
-/// Where what must outlive a restart is kept unless it is told otherwise.
+/// Default of `[state] dir`, beside the file.
 const STATE: &str = "state";
-/// Idle connections kept for one origin by each runtime: what a fleet's burst leaves behind, within
+/// Idle connections that each runtime keeps for one origin: enough for a fleet's burst, within
 /// what servers commonly allow one peer.
 const IDLE_PER_ORIGIN: usize = 64;
 
-/// Builds the settings. Where something is wrong it is reported, and the settings are of no use.
-/// `folder` is where relative paths begin.
+/// Builds the settings, and reports every mistake. With errors in `reports` the settings are of no use.
+/// `folder`: where relative paths start.
 pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -> Settings {
     let listen = listen(&file.listen.proxy);
     listeners::check(&file, reports);
@@ -52,8 +52,8 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     let checked = limit_check::check_limits(file.limits, &keying, reports);
     let store = store_check::check(&file.store, &checked, file.timeouts.request, folder, reports);
     let state = state(&file.state, folder);
-    let state_place = file.state.dir.get().map_or(0..0, |at| at.span.clone());
-    let unusable = folders::check_state(&state, &state_place, reports).into_iter().chain(tls.unusable).collect();
+    let state_span = file.state.dir.get().map_or(0..0, |at| at.span.clone());
+    let unusable = folders::check_state(&state, &state_span, reports).into_iter().chain(tls.unusable).collect();
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
     let (mut limits, mut rules, mut explanations) = (Vec::new(), Vec::new(), Vec::new());
     for limit in checked {
@@ -98,7 +98,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     }
 }
 
-/// Where what must outlive a restart is kept: systemd's folder for that, if there is one, else one beside the file.
+/// The state folder: as written, else systemd's `STATE_DIRECTORY`, else one beside the file.
 fn state(written: &StateSection, folder: &Path) -> journal::Settings {
     let systemd = || std::env::split_paths(&std::env::var_os("STATE_DIRECTORY")?).next();
     let dir = match written.dir.get() {
@@ -108,7 +108,7 @@ fn state(written: &StateSection, folder: &Path) -> journal::Settings {
     journal::Settings { dir, after_crash: written.after_crash }
 }
 
-/// Whoever reaches it may change limits, so beyond this machine a password is needed.
+/// Builds the admin API's settings. Its users may change limits, so it needs a password beyond loopback.
 fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option<Admin> {
     let listen = written.listen.get();
     if written.is_present && written.listen.is_absent() {
@@ -127,21 +127,21 @@ fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option
     Some(Admin { listen: at.value, users })
 }
 
-/// The collector of traces. One with TLS is verified by the certificates that origins are: the system's and `trust`.
+/// Builds the settings of traces. A collector with TLS is verified by the same roots as origins: the system's and `trust`.
 fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Reports<'_>) -> Option<trace::Settings> {
     if written.is_present && written.otlp.is_absent() {
         reports.error(&written.span, "nothing says where traces are sent", "add otlp = \"http://127.0.0.1:4318\"");
     }
     let at = written.otlp.get()?;
     let Destination { origin, path } = &at.value;
-    // As OTLP's exporters do with an endpoint (opentelemetry.io/docs/specs/otel/protocol/exporter).
+    // As OTLP exporters do with an endpoint (opentelemetry.io/docs/specs/otel/protocol/exporter).
     let path = format!("{}/v1/traces", path.trim_end_matches('/'));
     let trust = || verify::Settings { trust: trust.to_vec(), identities: Vec::new() };
     let tls = (origin.scheme == target::Scheme::Https).then(trust);
     Some(trace::Settings { host: origin.host.to_string(), port: origin.port, path, tls, one_in: written.one_in })
 }
 
-/// Whoever reaches it may lock, so beyond this machine it must be said who that may be.
+/// Builds the lock service's settings. Beyond loopback, the file must say which addresses may lock.
 fn locks(
     written: &LocksSection,
     allow_from: &Option<Vec<IpNet>>,
@@ -161,10 +161,12 @@ fn locks(
     Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir })
 }
 
+/// Listening addresses for callers.
 fn listen(written: &Setting<Vec<Spanned<SocketAddr>>>) -> Vec<SocketAddr> {
     written.get().map_or_else(|| vec![listeners::LISTEN], |list| list.value.iter().map(|at| at.value).collect())
 }
 
+/// Bounds for connections of callers; reports a bound per address above that of all.
 fn connections(file: &ConfigFile, reports: &Reports<'_>) -> connection_limit::Settings {
     let written = &file.listen;
     let (total, per_address) = (written.max_connections.get(), written.max_connections_per_address.get());
@@ -179,7 +181,7 @@ fn connections(file: &ConfigFile, reports: &Reports<'_>) -> connection_limit::Se
     connection_limit::Settings { total: count(total), per_address: count(per_address), ipv6_prefix }
 }
 
-/// A gateway that others can reach must say who may use it, or it is an open proxy.
+/// Reports an open proxy: a gateway that other machines reach must say which callers may use it.
 fn check_open(file: &ConfigFile, reach: Reach, reports: &Reports<'_>) {
     if reach == Reach::Loopback || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
         return;
@@ -187,15 +189,16 @@ fn check_open(file: &ConfigFile, reach: Reach, reports: &Reports<'_>) {
     let open = file.listen.proxy.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
     if let Some(at) = open {
         let message = format!("{} can be reached by others, and nothing says who may use it", at.value);
-        let right = "add [access] with allow_from = [\"10.0.0.0/8\"] (your callers' addresses), or users = \"users\"";
-        reports.error(&at.span, message, right);
+        let advice = "add [access] with allow_from = [\"10.0.0.0/8\"] (your callers' addresses), or users = \"users\"";
+        reports.error(&at.span, message, advice);
     }
 }
 
+/// Builds the access rules for callers; warns of a gateway that is open to all addresses.
 fn access(written: &AccessSection, reach: Reach, folder: &Path, reports: &Reports<'_>) -> access::Settings {
     let allow_from = match written.allow_from.get() {
         Some(list) => list.value.iter().map(|at| at.value).collect(),
-        // Whoever knows a password may come from anywhere, if others are listened to at all.
+        // With passwords, callers may come from anywhere, unless the gateway listens on loopback alone.
         None if reach == Reach::Network && !written.users.is_absent() => Vec::new(),
         None => {
             vec![IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8), Ipv6Addr::LOCALHOST.to_canonical().into()]
@@ -223,13 +226,14 @@ fn access(written: &AccessSection, reach: Reach, folder: &Path, reports: &Report
     }
 }
 
+/// Reads a users file; reports what is wrong in it under its own name.
 fn read_users(at: &Spanned<std::path::PathBuf>, folder: &Path, reports: &Reports<'_>) -> Option<Vec<users::User>> {
     let path = folder.join(&at.value);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            let right = "create it with `lockgate user add NAME`, or name another file";
-            reports.error(&at.span, format_args!("cannot read {}: {error}", path.display()), right);
+            let advice = "create it with `lockgate user add NAME`, or name another file";
+            reports.error(&at.span, format_args!("cannot read {}: {error}", path.display()), advice);
             return None;
         }
     };
@@ -242,6 +246,7 @@ fn read_users(at: &Spanned<std::path::PathBuf>, folder: &Path, reports: &Reports
     }
 }
 
+/// Builds the routes; reports incomplete and double ones.
 fn routes(written: Vec<RouteSection>, access: &AccessSection, reports: &Reports<'_>) -> Vec<target::Route> {
     let mut seen: Vec<(Option<String>, Option<String>)> = Vec::new();
     let mut routes = Vec::new();

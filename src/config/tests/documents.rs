@@ -1,4 +1,4 @@
-//! Every `proxy.toml` that we show is right, and says the defaults that the code has.
+//! Documents: every `proxy.toml` in them is valid, and shows the defaults of the code.
 
 use super::*;
 
@@ -22,8 +22,8 @@ fn blocks(markdown: &str) -> Vec<&str> {
     begins.map(|rest| rest.split("\n```").next().unwrap()).collect()
 }
 
-/// The commented default with every `#key = value` line made live: such a line shows a default.
-fn spelt_out(text: &str) -> String {
+/// The text with its `#key = value` lines uncommented: such a line shows a default.
+fn uncommented(text: &str) -> String {
     let live = |line: &str| match line.strip_prefix('#') {
         Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest.to_owned(),
         _ => line.to_owned(),
@@ -61,7 +61,7 @@ fn every_proxy_toml_in_the_documentation_is_right() {
             let shown = |reports: &[Report]| panic!("{}\n{block}\n{}", path.display(), join_reports(reports));
             match parse_in(&folder, block) {
                 Err(reports) => shown(&reports),
-                // Many blocks are of one section alone.
+                // Many blocks have one section alone, and so no limit.
                 Ok(settings) if block.contains("[[limit]]") && !settings.warnings.is_empty() => {
                     shown(&settings.warnings)
                 }
@@ -80,10 +80,10 @@ fn blocks_are_found_in_markdown() {
 #[test]
 fn the_defaults_that_the_commented_default_shows_are_those_of_the_code() {
     let text = commented_default();
-    let (mut plain, mut live) = (good(&text), good(&spelt_out(&text)));
+    let (mut plain, mut live) = (good(&text), good(&uncommented(&text)));
     (plain.text, live.text) = ("".into(), "".into());
     assert_eq!(format!("{plain:#?}"), format!("{live:#?}"));
-    assert_ne!(text, spelt_out(&text), "no line of the form `#key = value` was found");
+    assert_ne!(text, uncommented(&text), "no line of the form `#key = value` was found");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn the_commented_default_shows_every_key_there_is() {
     }
 }
 
-/// The rows `key`, `default` of the tables of a Markdown text that are headed so.
+/// Cells of the columns `key` and `default`, in the tables of a Markdown text that have them.
 fn defaults(markdown: &str) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     let mut is_ours = false;
@@ -140,7 +140,7 @@ fn defaults(markdown: &str) -> Vec<(String, String)> {
     rows
 }
 
-/// What stands in backticks at the beginning of a cell.
+/// The code in backticks at the beginning of a cell.
 fn code(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.split_once('`').map(|(code, _)| code)
 }

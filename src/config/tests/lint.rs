@@ -1,8 +1,8 @@
-//! Lint: settings that are warned about because they do less than they seem to, and settings that are not.
+//! Tests of the lint: settings with less effect than they seem to have, and settings without a warning.
 
 use super::*;
 
-/// The warnings, each with the text that it is about.
+/// The warnings, each with the text under its carets.
 fn reported(text: &str) -> Vec<(String, String)> {
     let settings = good(text);
     let lines: Vec<&str> = text.lines().collect();
@@ -62,7 +62,7 @@ fn a_limit_whose_requests_it_sees_is_not_warned_about() {
         path("\"api.a:80\"", ""),
         path("\"api.a:8080\"", ""),
         path("\"api.a\"", "[access]\nconnect_ports = []"),
-        // Opened.
+        // Intercepted.
         path("\"api.a\"", "[tls]\nintercept = [\"api.a\"]"),
         path("[\"x.a\", \"*.b.a\", \"a:443\"]", "[tls]\nintercept = [\"*.a\", \"a:443\"]"),
         path("\"api.a\"", "[tls]\nintercept = [\"api.a:443\"]"),
@@ -109,7 +109,7 @@ fn a_key_or_a_cost_that_closed_tunnels_do_not_have_is_warned_about() {
     for more in ["[tls]\nintercept = [\"api.a\"]", "[access]\nopaque_tunnels = \"deny\""] {
         warns(&keyed(&format!("key = \"header:authorization\"\ncost = \"header:x-cost\"\n{more}")), &[]);
     }
-    // A limit that counts no tunnels is warned about once, for that.
+    // A limit that counts no tunnels gets one warning: for that, and not for its key.
     assert_eq!(reported(&limit("host = \"api.a\", path = \"/x\"", "key = \"header:authorization\"")).len(), 1);
 }
 
@@ -157,7 +157,7 @@ fn a_host_that_is_opened_for_no_limit_is_probably_misspelt() {
     assert_eq!(opened("host = \"*\"", "x.a"), 0);
     assert_eq!(opened("method = \"CONNECT\"", "x.a"), 0, "a limit without host counts all");
     assert_eq!(opened("host = \"*.b\"", "x.a"), 1);
-    // A client certificate is shown in opened tunnels.
+    // A client certificate is shown in intercepted tunnels.
     let folder = folder("lint");
     let shown = "[[tls.client]]\nhost = \"x.a\"\ncert = \"client.pem\"\nkey = \"client.key\"";
     let text = limit("host = \"b\"", &format!("[tls]\nintercept = [\"x.a\"]\n{shown}"));

@@ -1,14 +1,14 @@
-//! Every mistake is told with its place and with what would be right.
+//! Tests of mistakes: each is reported with its place and advice.
 
 use super::*;
 
-/// A limit that is right, to which a mistake can be added on line 4.
+/// A valid limit, to which a mistake can be added on line 4.
 const LIMIT: &str = "[[limit]]\nrequests = 5\nper = \"1s\"\n";
 
-/// What a report must be: its place, its width, its message and the beginning of its advice.
+/// An expected report: line, column, width, message, and the beginning of the advice.
 type Expected<'a> = (usize, usize, usize, &'a str, &'a str);
 
-/// Takes the lines with carets out of a file of `mistakes.txt`.
+/// Splits a file of `mistakes.txt` into its text and the reports that its lines with carets expect.
 fn split(marked: &str) -> (String, Vec<Expected<'_>>) {
     let (mut text, mut reported, mut line_number) = (String::new(), Vec::new(), 0);
     for line in marked.lines() {

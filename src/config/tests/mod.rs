@@ -1,4 +1,4 @@
-//! What `proxy.toml` means, what it cannot say, and that every document that shows it is right.
+//! Tests of the configuration: settings, mistakes, warnings, and every document that shows a `proxy.toml`.
 
 mod documents;
 mod lint;
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Reads a text as if it were `proxy.toml` in this folder.
+/// Reads a text as `proxy.toml` of this folder.
 fn parse_in(folder: &Path, text: &str) -> Result<Settings, Vec<Report>> {
     parse(&SourceText::new("proxy.toml".to_owned(), text.to_owned()), folder)
 }
 
-/// Reads a text that must be right.
+/// Reads a text that must be valid.
 fn good(text: &str) -> Settings {
     match parse_in(Path::new(""), text) {
         Ok(settings) => settings,
@@ -25,7 +25,7 @@ fn good(text: &str) -> Settings {
     }
 }
 
-/// Reads a text that must be wrong.
+/// Reads a text that must have mistakes, and returns them.
 fn bad(text: &str) -> Vec<Report> {
     match parse_in(Path::new(""), text) {
         Ok(settings) => panic!("{text}\nis accepted as {settings:#?}"),
@@ -33,8 +33,8 @@ fn bad(text: &str) -> Vec<Report> {
     }
 }
 
-/// A folder with the files that examples speak of: `users` with one user, `internal-ca.pem`, and the certificates with
-/// their keys that `gateway`, `client` and `other` have.
+/// Creates a folder with the files that examples name: `users` with one user, `internal-ca.pem`, and the certificates with
+/// keys of `gateway`, `client` and `other`.
 fn folder(test: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("lockgate-config-{}-{test}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! What each setting becomes, and the sentence that says so.
+//! Tests of settings: the value that each key becomes, and the explanation of limits.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::proxy::key::KeyPart;
 use crate::proxy::path;
 use crate::proxy::target::Scheme;
 
-/// The sentence about one limit.
+/// The explanation of one limit.
 fn meaning(limit: &str) -> String {
     good(&format!("[[limit]]\n{limit}")).explanations.remove(0)
 }

@@ -1,9 +1,9 @@
-//! What `[tls]` and `[listen] tls` mean, and what is wrong with the files that they name.
+//! Tests of `[tls]` and `[listen] tls`: their settings, and mistakes in the files that they name.
 
 use super::*;
 use crate::tls::ca::{self, Subtree};
 
-/// What is told, without the folder.
+/// Places and texts of the reports, with D for the folder.
 fn reported(folder: &Path, text: &str) -> Vec<(usize, usize, String)> {
     let reports = parse_in(folder, text).unwrap_err();
     let plain = |message: &str| message.replace(&folder.display().to_string(), "D");
