@@ -103,7 +103,7 @@ fn rate_in_words(rate: &Rate) -> String {
     }
     match rate.counts {
         Counts::Sent => words,
-        Counts::Answered => words + ", counted from the answer",
+        Counts::Answered => words + ", counted from the response",
     }
 }
 

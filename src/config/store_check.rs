@@ -27,12 +27,12 @@ pub(super) fn check(
     if !written.is_present {
         if let Some(span) = shared.first().and_then(|limit| limit.shared.as_ref()) {
             let advice = "add [store] with url = \"redis://127.0.0.1:6379\"";
-            reports.error(span, "nothing says where the gateways that share it count", advice);
+            reports.error(span, "`shared` needs a [store]", advice);
         }
         return None;
     }
     if written.url.is_absent() {
-        reports.error(&written.span, "nothing says where the store is", "add url = \"redis://127.0.0.1:6379\"");
+        reports.error(&written.span, "`url` is missing", "add url = \"redis://127.0.0.1:6379\"");
     }
     if shared.is_empty() && !limits.is_empty() {
         reports.warn(&written.span, "no limit is counted in the store", "add shared = true to a limit");
@@ -45,7 +45,7 @@ pub(super) fn check(
         let one = &at.value;
         if (one.tls, one.is_sentinel, &one.path) != (first.tls, first.is_sentinel, &first.path) {
             let advice = "several are the nodes of one Cluster, or the Sentinels of one store: all of one kind";
-            reports.error(&at.span, "this leads elsewhere than the first", advice);
+            reports.error(&at.span, "this is a URL of another kind than the first", advice);
         }
     }
     Some(Settings {
@@ -95,24 +95,23 @@ fn when_lost(
     }
     let span = lost.map_or(&written.span, |lost| &lost.span);
     if written.gateways.is_absent() {
-        reports.error(span, "nothing says how many gateways share", "add gateways = 3, or as many as there are");
+        reports.error(span, "`gateways` is missing", "add gateways = 3, or as many as there are");
     }
     if written.name.is_absent() {
         let advice = "add name = \"gw-1\", another one for each gateway, which it keeps over restarts";
-        reports.error(span, "nothing says which of the gateways this is", advice);
+        reports.error(span, "`name` is missing", advice);
     }
     let gateways = written.gateways.get().and_then(|at| NonZeroU32::new(at.value)).unwrap_or(NonZeroU32::MIN);
     for limit in shared {
         let Some(span) = &limit.shared else { continue };
         let answered = limit.limit.rate.as_ref().is_some_and(|rate| rate.counts == Counts::Answered);
         if limit.limit.in_flight.is_some() {
-            let message =
-                "its responses may take any time, so it has no parts: it is as with \"refuse\" while the store is lost";
+            let message = "its responses may take any time, so it has no shares: it refuses while the store is lost";
             reports.warn(span, message, "leave out in_flight if it must go on then");
             continue;
         }
         if answered && request.is_none() {
-            let message = "a request may take any time to its answer, so it has no parts: it is as with \"refuse\" while the store is lost";
+            let message = "a request may take any time up to its response, so it has no shares: it refuses while the store is lost";
             reports.warn(
                 span,
                 message,
@@ -122,7 +121,7 @@ fn when_lost(
         }
         let least = limit.limit.rate.as_ref().map(|rate| rate.requests);
         if let Some(least) = least.filter(|least| *least < gateways.get()) {
-            let message = format!("a part of {least} for each of {gateways} gateways is less than one");
+            let message = format!("a share of {least} for each of {gateways} gateways is less than one");
             reports.warn(span, message, "no request passes this limit while the store is lost");
         }
     }

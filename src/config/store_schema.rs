@@ -93,7 +93,7 @@ fn url(item: &TomlValue<'_>) -> Option<StoreUrl> {
     let text = item.parse(advice, |text| text.contains("://").then_some(text))?;
     if text.contains('@') {
         let advice =
-            "a password does not belong into a file that is shown around: add user = \"…\" and password_file = \"…\"";
+            "a password does not belong in a file that is shown around: add user = \"…\" and password_file = \"…\"";
         return item.reject("this URL holds credentials", advice);
     }
     item.parse(advice, parse_url)

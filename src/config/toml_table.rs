@@ -170,7 +170,8 @@ impl<'a> TomlTable<'a> {
                     format!("write {outer} = {{ {key} = {} }}", self.reports.line_at(&value.span()))
                 }
                 (_, Some(near), _) => format!("did you mean `{near}`?"),
-                _ => format!("there is {}", self.known.join(", ")),
+                _ if self.heading.is_empty() => format!("known sections: {}", self.known.join(", ")),
+                _ => format!("known keys: {}", self.known.join(", ")),
             };
             self.reports.error(&key.span(), what, advice);
         }
@@ -189,7 +190,7 @@ impl<'a> TomlTable<'a> {
         synonym.or_else(|| nearest(name, self.known.iter().copied()))
     }
 
-    /// The inline table that a misplaced key belongs into, with that key.
+    /// The inline table that a misplaced key belongs in, with that key.
     fn outer_table(&self, name: &str) -> Option<(&'static str, &'static str)> {
         self.nested.iter().copied().find(|(key, _)| *key == name)
     }

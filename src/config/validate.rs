@@ -112,11 +112,11 @@ fn state(written: &StateSection, folder: &Path) -> journal::Settings {
 fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option<Admin> {
     let listen = written.listen.get();
     if written.is_present && written.listen.is_absent() {
-        reports.error(&written.span, "nothing says where it listens", "add listen = \"127.0.0.1:8081\"");
+        reports.error(&written.span, "`listen` is missing", "add listen = \"127.0.0.1:8081\"");
     }
     let at = listen?;
     if !at.value.ip().is_loopback() && written.users.is_absent() {
-        let message = format!("{} can be reached by others, and nothing says who may tune this gateway", at.value);
+        let message = format!("{} can be reached by other machines, without `users`", at.value);
         reports.error(
             &at.span,
             message,
@@ -130,7 +130,7 @@ fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option
 /// Builds the settings of traces. A collector with TLS is verified by the same roots as origins: the system's and `trust`.
 fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Reports<'_>) -> Option<trace::Settings> {
     if written.is_present && written.otlp.is_absent() {
-        reports.error(&written.span, "nothing says where traces are sent", "add otlp = \"http://127.0.0.1:4318\"");
+        reports.error(&written.span, "`otlp` is missing", "add otlp = \"http://127.0.0.1:4318\"");
     }
     let at = written.otlp.get()?;
     let Destination { origin, path } = &at.value;
@@ -150,11 +150,11 @@ fn locks(
     reports: &Reports<'_>,
 ) -> Option<Locks> {
     if written.is_present && written.listen.is_absent() {
-        reports.error(&written.span, "nothing says where it listens", "add listen = \"127.0.0.1:7777\"");
+        reports.error(&written.span, "`listen` is missing", "add listen = \"127.0.0.1:7777\"");
     }
     let at = written.listen.get()?;
     if !at.value.ip().is_loopback() && allow_from.is_none() {
-        let message = format!("{} can be reached by others, and nothing says who may lock", at.value);
+        let message = format!("{} can be reached by other machines, without `allow_from`", at.value);
         reports.error(&at.span, message, "add [access] with allow_from = [\"10.0.0.0/8\"] (your programs' addresses)");
     }
     let users = written.users.get().map(|at| read_users(at, folder, reports).unwrap_or_default());
@@ -188,7 +188,7 @@ fn check_open(file: &ConfigFile, reach: Reach, reports: &Reports<'_>) {
     }
     let open = file.listen.proxy.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
     if let Some(at) = open {
-        let message = format!("{} can be reached by others, and nothing says who may use it", at.value);
+        let message = format!("{} can be reached by other machines, without `allow_from` or `users`", at.value);
         let advice = "add [access] with allow_from = [\"10.0.0.0/8\"] (your callers' addresses), or users = \"users\"";
         reports.error(&at.span, message, advice);
     }
@@ -210,7 +210,7 @@ fn access(written: &AccessSection, reach: Reach, folder: &Path, reports: &Report
     {
         reports.warn(
             &at.span,
-            "anyone who can reach this gateway may use it",
+            "callers from all addresses may use this gateway",
             "name your callers' addresses, or add users",
         );
     }
@@ -259,7 +259,7 @@ fn routes(written: Vec<RouteSection>, access: &AccessSection, reports: &Reports<
             );
         }
         if route.to.is_absent() {
-            reports.error(&route.span, "this route leads nowhere", "add to = \"https://api.example.com/\"");
+            reports.error(&route.span, "this route has no `to`", "add to = \"https://api.example.com/\"");
         }
         let path = route.path.get().map(|at| at.value.clone());
         let host = route.host.get().map(|at| at.value.text.clone());

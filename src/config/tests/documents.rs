@@ -110,7 +110,7 @@ fn the_commented_default_shows_every_key_there_is() {
     for (heading, text) in sections {
         let reports = bad(&format!("{text}qqqqqqqqqqqq = 1\n"));
         let unknown = reports.iter().find(|r| r.message.starts_with("unknown key `qqqqqqqqqqqq`")).unwrap();
-        for key in unknown.advice.trim_start_matches("there is ").split(", ") {
+        for key in unknown.advice.trim_start_matches("known keys: ").split(", ") {
             let written = [
                 format!("\n{key} "),
                 format!("\n#{key} "),

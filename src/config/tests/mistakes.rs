@@ -166,7 +166,7 @@ fn a_gateway_for_everybody_is_allowed_with_a_warning() {
         "[[limit]]\nin_flight = 1\n[listen]\nproxy = \"[::]:80\"\n[access]\nallow_from = [\"10.0.0.0/8\", \"::/0\"]\n";
     let warnings = good(text).warnings;
     let reported: Vec<_> = warnings.iter().map(|w| (w.severity, w.line, w.column, w.message.as_str())).collect();
-    assert_eq!(reported, [(Severity::Warning, 6, 29, "anyone who can reach this gateway may use it")]);
+    assert_eq!(reported, [(Severity::Warning, 6, 29, "callers from all addresses may use this gateway")]);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_shared_limit_that_has_no_part_when_the_store_is_lost_is_said_to_have_none()
     let answered = "counts = \"answered\"";
     let warnings = reported(answered, "");
     assert!(
-        matches!(&warnings[..], [one] if one.contains("any time to its answer, so it has no parts")),
+        matches!(&warnings[..], [one] if one.contains("any time up to its response, so it has no shares")),
         "{warnings:?}"
     );
     assert!(reported(answered, "request = \"1m\"").is_empty());

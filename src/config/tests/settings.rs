@@ -202,7 +202,7 @@ fn a_limit_is_said_in_a_sentence() {
         ),
         (
             "requests = 9\nper = \"1m\"\nwindow = \"smooth\"\nburst = 3\nguard = \"20ms\"\ncounts = \"answered\"\ndry_run = true\nin_flight = 4",
-            "limit-1: all requests: at most 9 in any minute, evenly spaced after the first 3 and a guard of 20 ms, counted from the answer, at most 4 at one time; dry run: requests beyond that go all the same, and are logged",
+            "limit-1: all requests: at most 9 in any minute, evenly spaced after the first 3 and a guard of 20 ms, counted from the response, at most 4 at one time; dry run: requests beyond that go all the same, and are logged",
         ),
         (
             "requests = 9\nper = \"1m\"\nwindow = \"fixed\"\nmax_wait = \"0ms\"\nkey = \"header:X-Id\"",
