@@ -34,34 +34,39 @@ const PRIVATE_NAMES: [&str; 12] = [
 
 /// Hosts that can reach a listener of the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reach {
+pub(super) enum Exposure {
     /// This machine alone: every listener is on a loopback address.
     Loopback,
     /// Other machines too: at least one listener is not.
     Network,
 }
 
-impl Reach {
-    /// The reach of these listening addresses together.
-    pub(super) fn of(listen: &[SocketAddr]) -> Reach {
-        if listen.iter().all(|addr| addr.ip().is_loopback()) { Reach::Loopback } else { Reach::Network }
+impl Exposure {
+    /// Exposure of these listening addresses together.
+    pub(super) fn of(listen: &[SocketAddr]) -> Exposure {
+        if listen.iter().all(|addr| addr.ip().is_loopback()) { Exposure::Loopback } else { Exposure::Network }
     }
 }
 
 /// Builds the rules for dialling, and warns of those without effect. `own`: the gateway's own listening addresses.
-pub(super) fn check(file: &ConfigFile, own: &[SocketAddr], reach: Reach, reports: &Reports<'_>) -> dial::Settings {
+pub(super) fn check(
+    file: &ConfigFile,
+    own: &[SocketAddr],
+    exposure: Exposure,
+    reports: &Reports<'_>,
+) -> dial::Settings {
     let access = &file.access;
     for at in &access.allow_addresses {
         warn_of_no_effect(at, &access.deny_addresses, reports);
     }
-    if reach == Reach::Network && access.allow_addresses.is_empty() {
+    if exposure == Exposure::Network && access.allow_addresses.is_empty() {
         warn_of_private_wildcards(file, reports);
     }
     let plain = |list: &[Spanned<IpNet>]| list.iter().map(|at| at.value).collect();
     dial::Settings {
         deny: plain(&access.deny_addresses),
         allow: plain(&access.allow_addresses),
-        deny_private: reach == Reach::Network,
+        deny_private: exposure == Exposure::Network,
         own: own.to_vec(),
     }
 }

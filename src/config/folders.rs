@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::report::{Report, Reports};
-use super::toml_value::Span;
+use super::toml_value::SourceSpan;
 use crate::gate::journal;
 
 /// Reason why a folder cannot be used.
@@ -24,7 +24,7 @@ enum Fault {
 
 /// Checks the state folder. Returns a warning about faults of this user and this machine alone. `span`: that of the key,
 /// or of the file's beginning.
-pub(super) fn check_state(settings: &journal::Settings, span: &Span, reports: &Reports<'_>) -> Option<Report> {
+pub(super) fn check_state(settings: &journal::Settings, span: &SourceSpan, reports: &Reports<'_>) -> Option<Report> {
     let fault = fault(&settings.dir, &journal::FILES)?;
     let dir = settings.dir.display();
     match fault {
@@ -47,7 +47,7 @@ pub(super) fn check_state(settings: &journal::Settings, span: &Span, reports: &R
 }
 
 /// Checks the folder of an authority that does not exist yet.
-pub(super) fn check_authority(dir: &Path, span: &Span, reports: &Reports<'_>) -> Option<Report> {
+pub(super) fn check_authority(dir: &Path, span: &SourceSpan, reports: &Reports<'_>) -> Option<Report> {
     let warning = |path: &Path, why: &dyn std::fmt::Display| {
         let (dir, path) = (dir.display(), path.display());
         let message = format!("no authority is in {dir}, and this user cannot make one: {path}: {why}");

@@ -10,7 +10,7 @@ use super::duration;
 use super::explain;
 use super::limit_schema::{LimitSection, WindowKind};
 use super::report::Reports;
-use super::toml_value::{Setting, Span, Spanned};
+use super::toml_value::{Setting, SourceSpan, Spanned};
 use crate::locker::{Counts, Kind, Limit, Rate, Unit};
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Rule};
@@ -24,8 +24,8 @@ pub(super) struct CheckedLimit {
     pub(super) explanation: String,
     /// True if it may count requests to this machine itself.
     pub(super) counts_loopback: bool,
-    /// Span of its `shared = true`, if it has that.
-    pub(super) shared: Option<Span>,
+    /// SourceSpan of its `shared = true`, if it has that.
+    pub(super) shared: Option<SourceSpan>,
 }
 
 /// Settings outside of the limits that their keys depend on.

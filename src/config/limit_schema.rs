@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::toml_table::TomlTable;
-use super::toml_value::{Setting, Span, Spanned, TomlValue};
+use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
 use super::value_parsers::{MOST_SLOTS, TextPattern, cost, host, key_part, method, name, path_pattern, zone};
 use crate::locker::{Counts, Priority, ShareBy, WhenFull};
 use crate::proxy::claims::{Cost, Pushback};
@@ -26,8 +26,8 @@ const MOST_RETRIES: u32 = 5;
 /// `[[limit]]`
 #[derive(Debug)]
 pub(super) struct LimitSection {
-    /// Span of its header, for mistakes that concern no key of it.
-    pub(super) span: Span,
+    /// SourceSpan of its header, for mistakes that concern no key of it.
+    pub(super) span: SourceSpan,
     /// Name in logs, metrics and the admin API. Default: made from the host.
     pub(super) name: Setting<String>,
     pub(super) matching: MatchTable,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::limit_schema::LimitSection;
 use super::report::Reports;
 use super::schema::ConfigFile;
-use super::toml_value::{Span, Spanned, nearest};
+use super::toml_value::{SourceSpan, Spanned, nearest};
 use super::value_parsers::TextPattern;
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
@@ -110,7 +110,7 @@ impl Lint<'_> {
     }
 
     /// Hosts of a limit to which opaque tunnels may lead, with their spans; `span` is for a limit without hosts.
-    fn opaque_hosts<'l>(&self, limit: &'l LimitSection, span: &'l Span) -> Vec<(&'l str, &'l Span)> {
+    fn opaque_hosts<'l>(&self, limit: &'l LimitSection, span: &'l SourceSpan) -> Vec<(&'l str, &'l SourceSpan)> {
         if limit.matching.hosts.is_empty() {
             let any = HostPattern::any();
             let may_be = self.opaque_port(&any).is_some() && !self.is_routed(&any);

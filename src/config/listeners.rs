@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::report::Reports;
 use super::schema::ConfigFile;
-use super::toml_value::Span;
+use super::toml_value::SourceSpan;
 
 /// Default of `[listen] proxy`: loopback, at the port that forward proxies commonly have.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -14,7 +14,7 @@ pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCAL
 struct Listener<'f> {
     key: &'static str,
     address: SocketAddr,
-    span: Option<&'f Span>,
+    span: Option<&'f SourceSpan>,
 }
 
 /// Reports listeners that the kernel would not bind at the same time.
@@ -41,7 +41,7 @@ pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
     }
 }
 
-fn report(listener: &Listener<'_>, rival: &Listener<'_>, span: &Span, reports: &Reports<'_>) {
+fn report(listener: &Listener<'_>, rival: &Listener<'_>, span: &SourceSpan, reports: &Reports<'_>) {
     let (address, other) = (listener.address, rival.address);
     if rival.key == listener.key && address == other {
         return reports.error(span, format_args!("{address} is listed already"), "leave it out");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use tracing::level_filters::LevelFilter;
 
 use super::toml_table::TomlTable;
-use super::toml_value::{Setting, Span, TomlValue};
+use super::toml_value::{Setting, SourceSpan, TomlValue};
 use super::value_parsers::{Destination, address, destination, folder, path};
 use crate::gate::journal::AfterCrash;
 use crate::proxy::record::Format;
@@ -40,7 +40,7 @@ pub(super) struct LogSection {
 /// `[admin]`: the admin API, metrics and dashboard.
 #[derive(Debug)]
 pub(super) struct AdminSection {
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
     pub(super) is_present: bool,
     /// Listening address; needed.
     pub(super) listen: Setting<SocketAddr>,
@@ -51,7 +51,7 @@ pub(super) struct AdminSection {
 /// `[locks]`: the lock service.
 #[derive(Debug)]
 pub(super) struct LocksSection {
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
     pub(super) is_present: bool,
     /// Listening address; needed.
     pub(super) listen: Setting<SocketAddr>,
@@ -62,7 +62,7 @@ pub(super) struct LocksSection {
 /// `[trace]`: spans for a collector of OpenTelemetry.
 #[derive(Debug)]
 pub(super) struct TraceSection {
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
     pub(super) is_present: bool,
     /// URL of the collector (OTLP over HTTP); needed.
     pub(super) otlp: Setting<Destination>,

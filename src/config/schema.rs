@@ -10,7 +10,7 @@ use super::limit_schema::LimitSection;
 use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSection, StateSection, TraceSection};
 use super::store_schema::StoreSection;
 use super::toml_table::TomlTable;
-use super::toml_value::{Setting, Span, Spanned};
+use super::toml_value::{Setting, SourceSpan, Spanned};
 use super::value_parsers::{Destination, TextPattern, address, destination, folder, host, path, plain_path};
 use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
@@ -53,8 +53,8 @@ pub(super) struct ListenSection {
 /// A certificate and its private key.
 #[derive(Debug)]
 pub(super) struct CertPair {
-    /// Span of the table, for mistakes that concern no key of it.
-    pub(super) span: Span,
+    /// SourceSpan of the table, for mistakes that concern no key of it.
+    pub(super) span: SourceSpan,
     pub(super) is_present: bool,
     /// Path of a PEM file with the chain, the leaf first.
     pub(super) cert: Setting<PathBuf>,
@@ -85,8 +85,8 @@ pub(super) struct TlsClientSection {
 /// `[[route]]`: requests in reverse mode, and the origin that they go to.
 #[derive(Debug)]
 pub(super) struct RouteSection {
-    /// Span of its header, for mistakes that concern no key of it.
-    pub(super) span: Span,
+    /// SourceSpan of its header, for mistakes that concern no key of it.
+    pub(super) span: SourceSpan,
     /// Path of the gateway that the route begins with; it, or `host`, is needed.
     pub(super) path: Setting<String>,
     pub(super) host: Setting<TextPattern<HostPattern>>,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::toml_table::TomlTable;
-use super::toml_value::{Setting, Span, Spanned, TomlValue};
+use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
 use super::value_parsers::{name, path};
 
 /// Default of `group`, the part that the store's keys of one group of gateways have in common.
@@ -13,7 +13,7 @@ const GROUP: &str = "lockgate";
 /// `[store]`: the Valkey or Redis in which shared limits are counted.
 #[derive(Debug)]
 pub(super) struct StoreSection {
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
     pub(super) is_present: bool,
     /// Servers of the store: one, the nodes of a Cluster, or Sentinels.
     pub(super) url: Setting<Vec<Spanned<StoreUrl>>>,

@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use super::folders;
 use super::report::{Report, Reports};
 use super::schema::{CertPair, TlsClientSection, TlsSection};
-use super::toml_value::{Span, Spanned};
+use super::toml_value::{SourceSpan, Spanned};
 use super::value_parsers::TextPattern;
 use crate::gate::clock::Clock;
 use crate::proxy::pattern::HostPattern;
@@ -169,7 +169,7 @@ fn trust(written: &[Spanned<PathBuf>], folder: &Path, reports: &Reports<'_>) -> 
     certificates
 }
 
-fn wrong_pem(span: &Span, message: &str, reports: &Reports<'_>) {
+fn wrong_pem(span: &SourceSpan, message: &str, reports: &Reports<'_>) {
     reports.error(span, message, "a PEM file with one certificate or more");
 }
 

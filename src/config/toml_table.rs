@@ -5,14 +5,14 @@
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::report::Reports;
-use super::toml_value::{Setting, Span, Spanned, TomlValue, nearest, type_name};
+use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue, nearest, type_name};
 
 /// A table of the document. A section that the file leaves out is an empty table.
 pub(super) struct TomlTable<'a> {
     reports: &'a Reports<'a>,
     /// Name in messages, such as `[[limit]]`; empty for the whole document.
     heading: &'static str,
-    span: Span,
+    span: SourceSpan,
     /// `None` if the file has no such table.
     entries: Option<&'a DeTable<'a>>,
     /// Keys that were read.
@@ -27,7 +27,7 @@ impl<'a> TomlTable<'a> {
     fn new(
         reports: &'a Reports<'a>,
         heading: &'static str,
-        span: Span,
+        span: SourceSpan,
         entries: Option<&'a DeTable<'a>>,
     ) -> TomlTable<'a> {
         TomlTable { reports, heading, span, entries, known: Vec::new(), synonyms: &[], nested: &[] }
@@ -38,8 +38,8 @@ impl<'a> TomlTable<'a> {
         TomlTable::new(reports, "", 0..0, Some(entries))
     }
 
-    /// Span of the table's header, or of its braces; for the whole document, of its beginning.
-    pub(super) fn span(&self) -> Span {
+    /// SourceSpan of the table's header, or of its braces; for the whole document, of its beginning.
+    pub(super) fn span(&self) -> SourceSpan {
         self.span.clone()
     }
 
@@ -125,7 +125,7 @@ impl<'a> TomlTable<'a> {
                 Vec::new()
             }
         };
-        let read_one = |(value, span): (&'a DeValue<'a>, Span)| match value.as_table() {
+        let read_one = |(value, span): (&'a DeValue<'a>, SourceSpan)| match value.as_table() {
             Some(entries) => Some(read_table(self.reports, heading, span, Some(entries), &read)),
             None => {
                 self.reports.error(&span, format_args!("`{key}` holds {}", type_name(value)), &advice);
@@ -200,7 +200,7 @@ impl<'a> TomlTable<'a> {
 fn read_table<'a, T>(
     reports: &'a Reports<'a>,
     heading: &'static str,
-    span: Span,
+    span: SourceSpan,
     entries: Option<&'a DeTable<'a>>,
     read: impl FnOnce(&mut TomlTable<'a>) -> T,
 ) -> T {

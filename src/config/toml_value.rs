@@ -10,13 +10,13 @@ use super::duration;
 use super::report::Reports;
 
 /// Range of bytes in the file.
-pub(super) type Span = Range<usize>;
+pub(super) type SourceSpan = Range<usize>;
 
 /// A value with its span.
 #[derive(Clone, Debug)]
 pub(super) struct Spanned<T> {
     pub(super) value: T,
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
 }
 
 /// A key's value as the file has it.
@@ -35,7 +35,7 @@ pub(super) struct TomlValue<'a> {
     pub(super) reports: &'a Reports<'a>,
     pub(super) key: &'static str,
     pub(super) value: &'a DeValue<'a>,
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
 }
 
 impl<T> Setting<T> {

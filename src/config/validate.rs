@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 
 use super::access_schema::AccessSection;
-use super::address_rules::Reach;
+use super::address_rules::Exposure;
 use super::limit_check::KeyContext;
 use super::process_schema::{AdminSection, LocksSection, StateSection, TraceSection};
 use super::report::Reports;
@@ -36,11 +36,11 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     let listen = listen(&file.listen.proxy);
     listeners::check(&file, reports);
     let connections = connections(&file, reports);
-    let reach = Reach::of(&listen);
-    check_open(&file, reach, reports);
+    let exposure = Exposure::of(&listen);
+    check_open(&file, exposure, reports);
     lint::lint(&file, reports);
-    let dial = address_rules::check(&file, &listen, reach, reports);
-    let access = access(&file.access, reach, folder, reports);
+    let dial = address_rules::check(&file, &listen, exposure, reports);
+    let access = access(&file.access, exposure, folder, reports);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     let routes = routes(file.routes, &file.access, reports);
     let tls = tls_check::check(&file.tls, folder, reports);
@@ -182,8 +182,8 @@ fn connections(file: &ConfigFile, reports: &Reports<'_>) -> connection_limit::Se
 }
 
 /// Reports an open proxy: a gateway that other machines reach must say which callers may use it.
-fn check_open(file: &ConfigFile, reach: Reach, reports: &Reports<'_>) {
-    if reach == Reach::Loopback || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
+fn check_open(file: &ConfigFile, exposure: Exposure, reports: &Reports<'_>) {
+    if exposure == Exposure::Loopback || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
         return;
     }
     let open = file.listen.proxy.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
@@ -195,17 +195,17 @@ fn check_open(file: &ConfigFile, reach: Reach, reports: &Reports<'_>) {
 }
 
 /// Builds the access rules for callers; warns of a gateway that is open to all addresses.
-fn access(written: &AccessSection, reach: Reach, folder: &Path, reports: &Reports<'_>) -> access::Settings {
+fn access(written: &AccessSection, exposure: Exposure, folder: &Path, reports: &Reports<'_>) -> access::Settings {
     let allow_from = match written.allow_from.get() {
         Some(list) => list.value.iter().map(|at| at.value).collect(),
         // With passwords, callers may come from anywhere, unless the gateway listens on loopback alone.
-        None if reach == Reach::Network && !written.users.is_absent() => Vec::new(),
+        None if exposure == Exposure::Network && !written.users.is_absent() => Vec::new(),
         None => {
             vec![IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8), Ipv6Addr::LOCALHOST.to_canonical().into()]
         }
     };
     let anyone = |net: &IpNet| net.prefix_len() == 0;
-    if let (Some(list), true) = (written.allow_from.get(), written.users.is_absent() && reach == Reach::Network)
+    if let (Some(list), true) = (written.allow_from.get(), written.users.is_absent() && exposure == Exposure::Network)
         && let Some(at) = list.value.iter().find(|at| anyone(&at.value))
     {
         reports.warn(
