@@ -14,7 +14,7 @@
 //! | 5 | [`admin`], [`locks`], [`log`] | SHOWS what the gateway does · LOCKS what is no limit of requests · what is logged, and what never is | TOML |
 //! | 4 | [`config`], [`http_admin`] | READS `proxy.toml`, and reports every mistake with its place · HTTP server of admin and locks: connection cap, password and cross-site checks | how anything runs (`config`) |
 //! | 3 | [`proxy`] | CARRIES one request, one response | TOML |
-//! | 2 | [`gate`], [`tls`], [`wire`] | WAITS: the locker, awake · PROVES who they are · SPEAKS HTTP | limits (`tls`, `wire`), HTTP (`gate`, `tls`) |
+//! | 2 | [`gate`], [`tls`], [`wire`], [`auth`] | WAITS: the locker, awake · PROVES who they are · SPEAKS HTTP · passwords of callers | limits (`tls`, `wire`, `auth`), HTTP (`gate`, `tls`) |
 //! | 1 | [`locker`], [`net`] | DECIDES: may it go, and if not, when · CONNECTS: sockets | tokio, HTTP, clocks (`locker`); HTTP, limits (`net`) |
 //! | 0 | [`time`] | a point on the gateway's own line | everything |
 //!
@@ -48,6 +48,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod gate;

@@ -29,10 +29,10 @@ use tokio::sync::{mpsc, watch};
 pub use self::command::{AdminCommand, CommandError, CommandReply};
 use self::history::History;
 use self::state::AdminState;
+use crate::auth::Passwords;
 use crate::http_admin;
 use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
-use crate::proxy::password::Passwords;
 use crate::proxy::{Current, Shared};
 
 /// Maximum number of simultaneous connections: enough for scrapers and some open dashboards, few enough to leave the

@@ -6,11 +6,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::command::AdminCommand;
 use super::history::History;
+use crate::auth::Passwords;
 use crate::gate::Gate;
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::proxy::Current;
-use crate::proxy::password::Passwords;
 use crate::proxy::tally::Tallies;
 
 /// Handles to the parts of the gateway that the admin API shows or changes.

@@ -22,10 +22,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
+use crate::auth::{LoginError, Passwords};
 use crate::gate::clock::Clock;
 use crate::net::listen::Listener;
 use crate::proxy::Problem;
-use crate::proxy::password::Passwords;
 use crate::proxy::refusal::Refusal;
 use crate::wire::cross_site;
 
@@ -148,13 +148,14 @@ pub async fn check_password(
     clock: Clock,
 ) -> Result<(), impl IntoResponse + use<>> {
     let field = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-    match passwords.check(peer, field, clock).await {
+    match passwords.check(peer, field, move || clock.now()).await {
         Ok(_) => Ok(()),
-        Err(refusal @ (Refusal::TooManyTries { .. } | Refusal::Exhausted)) => {
+        Err(error @ (LoginError::TooManyFailures { .. } | LoginError::Overloaded)) => {
+            let refusal = Refusal::from(error);
             let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             Err(problem(status, &refusal.detail()))
         }
-        Err(_) => Err(unauthorized()),
+        Err(LoginError::InvalidCredentials) => Err(unauthorized()),
     }
 }
 

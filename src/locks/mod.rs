@@ -26,13 +26,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::table::LockTable;
+use crate::auth::Passwords;
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
 use crate::http_admin;
 use crate::locker::{Limit, Priority, ShareBy, WhenFull};
 use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
-use crate::proxy::password::Passwords;
 
 /// Most connections at one time. Each waiter has one, so it is also the most waiters.
 const MAX_CONNECTIONS: usize = 10_000;

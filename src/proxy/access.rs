@@ -9,10 +9,10 @@ use siphasher::sip::SipHasher13;
 
 use super::blocked_ports;
 use super::named_hosts::Named;
-use super::password::Passwords;
 use super::refusal::Refusal;
 use super::tally::Tallies;
 use super::target::{Form, Target};
+use crate::auth::Passwords;
 use crate::gate::clock::Clock;
 use crate::locker::Caller;
 use crate::net::dial::Reach;
@@ -175,7 +175,7 @@ impl Access {
             return Err(Refusal::Denied("your address is not in [access] allow_from"));
         }
         let user = match &self.passwords {
-            Some(passwords) => Some(passwords.check(peer, credentials(head)?, clock).await?),
+            Some(passwords) => Some(passwords.check(peer, credentials(head)?, move || clock.now()).await?),
             None => None,
         };
         Ok(self.admitted(peer, user))

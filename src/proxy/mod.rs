@@ -39,7 +39,6 @@ mod named_hosts;
 mod opaque;
 mod origin;
 mod pass;
-pub mod password;
 pub mod path;
 mod patience;
 pub mod pattern;

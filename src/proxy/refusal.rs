@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::path::TooManyReadings;
 use super::problem::millis_up;
+use crate::auth::LoginError;
 use crate::locker::Why;
 use crate::wire::HeadError;
 
@@ -291,6 +292,16 @@ impl Refusal {
             return Some(*retry_after);
         }
         matches!(self, Refusal::Exhausted | Refusal::LatePermit).then_some(Duration::from_secs(1))
+    }
+}
+
+impl From<LoginError> for Refusal {
+    fn from(error: LoginError) -> Refusal {
+        match error {
+            LoginError::InvalidCredentials => Refusal::Unauthorized,
+            LoginError::TooManyFailures { retry_after } => Refusal::TooManyTries { retry_after },
+            LoginError::Overloaded => Refusal::Exhausted,
+        }
     }
 }
 

@@ -1,6 +1,11 @@
-//! Whose credentials are believed, and how fast they may be guessed at.
+//! Tests of password verification: right and wrong credentials, the cache, and the rate limit on guesses.
 
 use super::*;
+
+/// A clock that stands still.
+fn start() -> impl Fn() -> Time + Send + 'static {
+    || Time::START
+}
 
 /// bcrypt's lowest cost: a millisecond.
 fn hash(password: &str) -> String {
@@ -22,8 +27,8 @@ fn peer(last: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, last])
 }
 
-async fn check(passwords: &Passwords, last: u8, field: &[u8]) -> Result<Arc<str>, Refusal> {
-    passwords.check(peer(last), field, Clock::start()).await
+async fn check(passwords: &Passwords, last: u8, field: &[u8]) -> Result<Arc<str>, LoginError> {
+    passwords.check(peer(last), field, start()).await
 }
 
 fn secs(seconds: u64) -> Time {
@@ -60,14 +65,19 @@ async fn anything_else_is_nobody() {
         b"Basic //79OmE=".to_vec(),
     ];
     for (index, field) in (0..).zip(wrong) {
-        assert_eq!(check(&passwords, index, &field).await, Err(Refusal::Unauthorized), "{}", field.escape_ascii());
+        assert_eq!(
+            check(&passwords, index, &field).await,
+            Err(LoginError::InvalidCredentials),
+            "{}",
+            field.escape_ascii()
+        );
     }
     assert_eq!(
         check(&Passwords::new(Vec::new(), Ipv6Prefix::default()), 1, &basic("anna:x")).await,
-        Err(Refusal::Unauthorized)
+        Err(LoginError::InvalidCredentials)
     );
     let broken = Passwords::new(vec![("anna".into(), "plain".into())], Ipv6Prefix::default());
-    assert_eq!(check(&broken, 1, &basic("anna:plain")).await, Err(Refusal::Unauthorized));
+    assert_eq!(check(&broken, 1, &basic("anna:plain")).await, Err(LoginError::InvalidCredentials));
 }
 
 #[tokio::test]
@@ -75,9 +85,9 @@ async fn what_was_right_once_is_known_again_without_a_look() {
     let passwords = users();
     let field = basic("anna:pä:ss");
     assert!(check(&passwords, 1, &field).await.is_ok());
-    passwords.looking.close();
+    passwords.in_progress.close();
     assert!(check(&passwords, 2, &field).await.is_ok());
-    assert_eq!(check(&passwords, 2, &basic("ö b:")).await, Err(Refusal::Exhausted));
+    assert_eq!(check(&passwords, 2, &basic("ö b:")).await, Err(LoginError::Overloaded));
 }
 
 #[tokio::test]
@@ -88,7 +98,7 @@ async fn right_credentials_in_another_spelling_are_known_again_without_a_look() 
     for right in [basic("anna:a"), basic(&format!("bo:{long}"))] {
         assert!(check(&passwords, 1, &right).await.is_ok());
     }
-    passwords.looking.close();
+    passwords.in_progress.close();
     let encoded = BASE64.encode("anna:a");
     for spelt in
         [format!("bAsIc {encoded}"), format!("Basic \t  {encoded} "), format!("Basic {}", encoded.replace('=', ""))]
@@ -104,7 +114,7 @@ async fn right_credentials_in_another_spelling_are_known_again_without_a_look() 
         assert_eq!(check(&passwords, 1, &basic(&format!("bo:{same}"))).await.as_deref(), Ok("bo"));
     }
     for other in ["anna:a\0b", "anna:", "anna:aa", "bo:a", "ann:a:a"] {
-        assert_eq!(check(&passwords, 1, &basic(other)).await, Err(Refusal::Exhausted), "{other}");
+        assert_eq!(check(&passwords, 1, &basic(other)).await, Err(LoginError::Overloaded), "{other}");
     }
 }
 
@@ -121,17 +131,17 @@ async fn a_fleet_that_starts_is_let_in_by_few_looks() {
         assert!(one.await.expect("no panic"));
     }
     assert_eq!(passwords.waiting.load(Ordering::Relaxed), 0);
-    assert!(passwords.learnt.wrong().by_place.is_empty());
+    assert!(passwords.cache.failures().by_addr.is_empty());
 }
 
 #[tokio::test]
 async fn guesses_from_one_address_are_soon_refused_unseen() {
     let passwords = users();
-    for guess in 0..MAX_WRONG {
-        assert_eq!(check(&passwords, 1, &basic(&format!("anna:{guess}"))).await, Err(Refusal::Unauthorized));
+    for guess in 0..MAX_FAILURES {
+        assert_eq!(check(&passwords, 1, &basic(&format!("anna:{guess}"))).await, Err(LoginError::InvalidCredentials));
     }
-    assert!(matches!(check(&passwords, 1, &basic("anna:next")).await, Err(Refusal::TooManyTries { .. })));
-    assert!(matches!(check(&passwords, 1, &basic("anna:pä:ss")).await, Err(Refusal::TooManyTries { .. })));
+    assert!(matches!(check(&passwords, 1, &basic("anna:next")).await, Err(LoginError::TooManyFailures { .. })));
+    assert!(matches!(check(&passwords, 1, &basic("anna:pä:ss")).await, Err(LoginError::TooManyFailures { .. })));
     assert!(check(&passwords, 2, &basic("anna:pä:ss")).await.is_ok(), "another address");
     assert!(check(&passwords, 1, &basic("anna:pä:ss")).await.is_ok(), "known to be right by now");
 }
@@ -140,7 +150,7 @@ async fn guesses_from_one_address_are_soon_refused_unseen() {
 async fn the_same_wrong_password_again_is_no_new_guess() {
     let passwords = users();
     for _ in 0..50 {
-        assert_eq!(check(&passwords, 1, &basic("anna:old")).await, Err(Refusal::Unauthorized));
+        assert_eq!(check(&passwords, 1, &basic("anna:old")).await, Err(LoginError::InvalidCredentials));
     }
     assert!(check(&passwords, 1, &basic("anna:pä:ss")).await.is_ok());
 }
@@ -151,19 +161,19 @@ fn a_caller_that_hangs_up_does_not_undo_its_guess() {
     runtime.block_on(async {
         let passwords = users();
         let field = basic("anna:guess");
-        // Nobody looks at passwords until this says so.
+        // No password is verified before this is sent.
         let (look, may_look) = std::sync::mpsc::channel::<()>();
         let busy = tokio::task::spawn_blocking(move || may_look.recv().unwrap());
         let mut check = Box::pin(check(&passwords, 1, &field));
         assert!(futures_poll(&mut check).await.is_none(), "it is being looked at");
         drop(check);
-        // All places are free again only after the look.
-        let all = u32::try_from(passwords.looking.available_permits() + 1).expect("a few");
+        // All slots are free again only after the verification.
+        let all = u32::try_from(passwords.in_progress.available_permits() + 1).expect("a few");
         look.send(()).unwrap();
         busy.await.unwrap();
-        let free = passwords.looking.acquire_many(all).await;
+        let free = passwords.in_progress.acquire_many(all).await;
         assert!(free.is_ok());
-        assert_eq!(passwords.learnt.wrong().by_place.len(), 1);
+        assert_eq!(passwords.cache.failures().by_addr.len(), 1);
     });
 }
 
@@ -179,24 +189,24 @@ async fn futures_poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Opti
 
 #[test]
 fn wrong_passwords_are_forgotten_after_a_minute() {
-    let (mut wrong, place) = (Wrong::default(), peer(1).into());
+    let (mut wrong, place) = (Failures::default(), peer(1).into());
     for second in 0..5 {
-        assert_eq!(wrong.may_try(place, Print(second, 0), secs(second)), Ok(()));
-        wrong.add(place, Print(second, 0), secs(second));
+        assert_eq!(wrong.check(place, CredHash(second, 0), secs(second)), Ok(()));
+        wrong.add(place, CredHash(second, 0), secs(second));
     }
-    let late = Refusal::TooManyTries { retry_after: Duration::from_secs(50) };
-    assert_eq!(wrong.may_try(place, Print(9, 9), secs(10)), Err(late));
-    assert_eq!(wrong.may_try(place, Print(9, 9), secs(60)), Ok(()));
-    assert_eq!(wrong.may_try(place, Print(0, 0), secs(60)), Ok(()), "nor is it known any more");
-    assert_eq!(wrong.may_try(place, Print(1, 0), secs(60)), Err(Refusal::Unauthorized));
+    let late = LoginError::TooManyFailures { retry_after: Duration::from_secs(50) };
+    assert_eq!(wrong.check(place, CredHash(9, 9), secs(10)), Err(late));
+    assert_eq!(wrong.check(place, CredHash(9, 9), secs(60)), Ok(()));
+    assert_eq!(wrong.check(place, CredHash(0, 0), secs(60)), Ok(()), "nor is it known any more");
+    assert_eq!(wrong.check(place, CredHash(1, 0), secs(60)), Err(LoginError::InvalidCredentials));
 }
 
 #[test]
 fn the_table_of_addresses_is_bounded() {
-    let mut wrong = Wrong::default();
-    for number in 0..3 * MAX_PLACES as u32 {
-        wrong.add(IpAddr::from(number.to_be_bytes()).into(), Print(0, 0), secs(0));
-        assert_eq!(wrong.by_place.len(), MAX_PLACES.min(number as usize + 1), "one is forgotten, not all");
+    let mut wrong = Failures::default();
+    for number in 0..3 * MAX_ADDRESSES as u32 {
+        wrong.add(IpAddr::from(number.to_be_bytes()).into(), CredHash(0, 0), secs(0));
+        assert_eq!(wrong.by_addr.len(), MAX_ADDRESSES.min(number as usize + 1), "one is forgotten, not all");
     }
 }
 
@@ -206,13 +216,13 @@ async fn guesses_from_all_addresses_of_an_ipv6_network_are_one_guessers() {
         let passwords = Passwords::new(vec![("anna".into(), hash("pw"))], Ipv6Prefix(prefix));
         let from = async |address: &str, guess: &str| {
             let field = basic(&format!("anna:{guess}"));
-            passwords.check(address.parse().expect("an address"), &field, Clock::start()).await
+            passwords.check(address.parse().expect("an address"), &field, start()).await
         };
-        for guess in 0..MAX_WRONG {
+        for guess in 0..MAX_FAILURES {
             let refused = from(&format!("2001:db8::{guess}"), &guess.to_string()).await;
-            assert_eq!(refused, Err(Refusal::Unauthorized));
+            assert_eq!(refused, Err(LoginError::InvalidCredentials));
         }
-        assert!(matches!(from("2001:db8::ffff", "pw").await, Err(Refusal::TooManyTries { .. })), "/{prefix}");
+        assert!(matches!(from("2001:db8::ffff", "pw").await, Err(LoginError::TooManyFailures { .. })), "/{prefix}");
         assert!(from(other, "pw").await.is_ok(), "/{prefix}");
     }
 }
@@ -220,8 +230,8 @@ async fn guesses_from_all_addresses_of_an_ipv6_network_are_one_guessers() {
 #[test]
 fn only_so_many_may_wait() {
     let count = AtomicUsize::new(MAX_WAITING - 1);
-    let last = Waiting::begin(&count);
-    assert!(last.is_some() && Waiting::begin(&count).is_none());
+    let last = WaitGuard::begin(&count);
+    assert!(last.is_some() && WaitGuard::begin(&count).is_none());
     drop(last);
     assert_eq!(count.load(Ordering::Relaxed), MAX_WAITING - 1);
 }

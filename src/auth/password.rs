@@ -1,0 +1,261 @@
+//! Password verification (RFC 7617, bcrypt): a cache of right credentials, and a rate limit on wrong ones.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use ipnet::IpNet;
+use smallvec::SmallVec;
+use tokio::sync::Semaphore;
+
+use crate::net::prefix::Ipv6Prefix;
+use crate::time::Time;
+
+/// Number of wrong passwords that an address may send within [`SPAN`]; those verified at the same moment come on top. More
+/// than a person mistypes, too few to guess one.
+const MAX_FAILURES: usize = 5;
+
+/// Time for which a wrong password counts against its address.
+const SPAN: Duration = Duration::from_secs(60);
+
+/// Number of addresses whose failures are remembered. When more send wrong passwords, one of them is forgotten.
+const MAX_ADDRESSES: usize = 4096;
+
+/// Most passwords verified at one time. bcrypt is slow on purpose: it takes a tenth of a second and more of a processor.
+const MAX_IN_PROGRESS: usize = 4;
+
+/// Most passwords that may wait for their verification. Each wait holds a caller's connection.
+const MAX_WAITING: usize = 1024;
+
+/// Longest credentials that are decoded, in bytes.
+const MAX_CREDENTIALS: usize = 1024;
+
+/// Number of bytes of a password that bcrypt reads.
+const BCRYPT_KEY: usize = 72;
+
+/// Base64 with or without padding: the meaning is clear either way.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Hash that recognises credentials without storing them: 128 bits, with random seeds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct CredHash(u64, u64);
+
+/// Why credentials are not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LoginError {
+    /// Credentials are missing, malformed or wrong.
+    #[error("wrong or missing credentials")]
+    InvalidCredentials,
+    /// Too many wrong passwords came from the caller's address.
+    #[error("too many wrong passwords from this address")]
+    TooManyFailures {
+        /// Time until the next password of this address is verified.
+        retry_after: Duration,
+    },
+    /// Too many passwords wait for their verification.
+    #[error("too many passwords wait for verification")]
+    Overloaded,
+}
+
+/// Users with their bcrypt hashes, and the cache of credentials seen so far.
+#[derive(Debug)]
+pub struct Passwords {
+    /// bcrypt hashes by user name.
+    users: HashMap<Arc<str>, Arc<str>>,
+    /// Hash that a password of an unknown user is compared with, so that it takes as long as a wrong one.
+    decoy: Option<Arc<str>>,
+    ipv6_prefix: Ipv6Prefix,
+    seeds: [RandomState; 2],
+    cache: Arc<AuthCache>,
+    in_progress: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+/// Results of earlier verifications.
+#[derive(Debug, Default)]
+struct AuthCache {
+    /// Right credentials by user name; at most one entry per user.
+    right: RwLock<HashMap<Arc<str>, CredHash>>,
+    failures: Mutex<Failures>,
+}
+
+impl Passwords {
+    /// `users`: names and bcrypt hashes; of equal names the first counts. `ipv6_prefix`: length of the IPv6 blocks whose
+    /// failures count together; never longer than [`Ipv6Prefix::default`], the block that one holder has at least.
+    pub fn new(users: Vec<(String, String)>, ipv6_prefix: Ipv6Prefix) -> Passwords {
+        let cost = |hash: &str| hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
+        let decoy = users.iter().map(|(_, hash)| hash.as_str()).max_by_key(|hash| cost(hash)).map(Arc::from);
+        let mut by_name = HashMap::new();
+        for (name, hash) in users {
+            by_name.entry(Arc::from(name)).or_insert_with(|| Arc::from(hash));
+        }
+        // Half of the processors stay free for callers that are logged in.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Passwords {
+            users: by_name,
+            decoy,
+            ipv6_prefix: Ipv6Prefix(ipv6_prefix.0.min(Ipv6Prefix::default().0)),
+            seeds: [RandomState::new(), RandomState::new()],
+            cache: Arc::default(),
+            in_progress: Arc::new(Semaphore::new(processors.div_ceil(2).min(MAX_IN_PROGRESS))),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the name of the user whose credentials these are. `field`: value of a Proxy-Authorization or Authorization
+    /// field. `now`: reads the clock; a verification takes long enough for the time to change.
+    ///
+    /// # Errors
+    /// See [`LoginError`].
+    ///
+    /// # Cancel safety
+    /// A verification that has begun goes on to its end, and its result is cached.
+    pub async fn check(
+        &self,
+        peer: IpAddr,
+        field: &[u8],
+        now: impl Fn() -> Time + Send + 'static,
+    ) -> Result<Arc<str>, LoginError> {
+        let (name, password) = decode(field).ok_or(LoginError::InvalidCredentials)?;
+        // Hash of the decoded credentials: another spelling of the same ones is not verified again.
+        let decoded = (&name, bcrypt_key(&password));
+        let cred = CredHash(self.seeds[0].hash_one(decoded), self.seeds[1].hash_one(decoded));
+        if let Some(user) = self.cache.user(&name, cred) {
+            return Ok(user);
+        }
+        let addr: AddrKey = self.ipv6_prefix.block(peer);
+        self.cache.failures().check(addr, cred, now())?;
+        let permit = {
+            let _waiting = WaitGuard::begin(&self.waiting).ok_or(LoginError::Overloaded)?;
+            Arc::clone(&self.in_progress).acquire_owned().await.map_err(|_| LoginError::Overloaded)?
+        };
+        // A fleet that starts sends the same credentials a thousand times; the first result is valid for all of them.
+        if let Some(user) = self.cache.user(&name, cred) {
+            return Ok(user);
+        }
+        self.cache.failures().check(addr, cred, now())?;
+        let known = std::str::from_utf8(&name).ok().and_then(|name| self.users.get_key_value(name));
+        let user = known.map(|(name, _)| Arc::clone(name));
+        let hash = known.map(|(_, hash)| hash).or(self.decoy.as_ref()).map(Arc::clone);
+        let hash = hash.ok_or(LoginError::InvalidCredentials)?;
+        let cache = Arc::clone(&self.cache);
+        let verification = tokio::task::spawn_blocking(move || {
+            let is_right = bcrypt::verify(&password, &hash).unwrap_or(false);
+            let user = user.filter(|_| is_right);
+            cache.record(addr, cred, user.as_ref(), now());
+            // Held until here, so that the bound holds even after the caller has gone.
+            drop(permit);
+            user
+        });
+        verification.await.ok().flatten().ok_or(LoginError::InvalidCredentials)
+    }
+}
+
+impl AuthCache {
+    fn user(&self, name: &[u8], cred: CredHash) -> Option<Arc<str>> {
+        let name = std::str::from_utf8(name).ok()?;
+        let right = self.right.read().unwrap_or_else(PoisonError::into_inner);
+        right.get_key_value(name).filter(|(_, right)| **right == cred).map(|(user, _)| Arc::clone(user))
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, addr: AddrKey, cred: CredHash, user: Option<&Arc<str>>, now: Time) {
+        let Some(user) = user else { return self.failures().add(addr, cred, now) };
+        self.right.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(user), cred);
+    }
+}
+
+/// Counts one password that waits for its verification.
+struct WaitGuard<'a>(&'a AtomicUsize);
+
+impl WaitGuard<'_> {
+    /// Returns `None` if [`MAX_WAITING`] wait already.
+    fn begin(count: &AtomicUsize) -> Option<WaitGuard<'_>> {
+        let guard = WaitGuard(count);
+        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(guard)
+    }
+}
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Name and password of `Basic` credentials; the name ends at the first colon.
+fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let space = field.iter().position(u8::is_ascii_whitespace).filter(|_| field.len() <= MAX_CREDENTIALS)?;
+    let (scheme, encoded) = field.split_at(space);
+    if !scheme.eq_ignore_ascii_case(b"Basic") {
+        return None;
+    }
+    let mut name = BASE64.decode(encoded.trim_ascii()).ok()?;
+    let colon = name.iter().position(|byte| *byte == b':')?;
+    let password = name.split_off(colon + 1);
+    name.truncate(colon);
+    Some((name, password))
+}
+
+/// Password as bcrypt reads it: with a NUL behind it, repeated up to 72 bytes. Passwords that agree in these are equal.
+fn bcrypt_key(password: &[u8]) -> [u8; BCRYPT_KEY] {
+    let mut bytes = password.iter().chain(&[0]).cycle();
+    std::array::from_fn(|_| bytes.next().copied().unwrap_or(0))
+}
+
+/// Address that failures count against: one of IPv4, or a block of IPv6.
+type AddrKey = IpNet;
+
+/// Wrong passwords of the last [`SPAN`].
+#[derive(Debug, Default)]
+struct Failures {
+    /// Failures by address, the oldest first.
+    by_addr: HashMap<AddrKey, SmallVec<[(CredHash, Time); MAX_FAILURES]>>,
+}
+
+impl Failures {
+    /// Checks that credentials may be verified. Wrong ones that are repeated are not another failure: a program with an old
+    /// password does not lock out the others at its address.
+    fn check(&mut self, addr: AddrKey, cred: CredHash, now: Time) -> Result<(), LoginError> {
+        let Some(failures) = self.by_addr.get_mut(&addr) else { return Ok(()) };
+        failures.retain(|(_, at)| now.since(*at) < SPAN);
+        if failures.iter().any(|(wrong, _)| *wrong == cred) {
+            return Err(LoginError::InvalidCredentials);
+        }
+        // The next attempt is due when fewer than MAX_FAILURES are left.
+        match failures.len().checked_sub(MAX_FAILURES).and_then(|index| failures.get(index)) {
+            Some((_, at)) => Err(LoginError::TooManyFailures { retry_after: (*at + SPAN).since(now) }),
+            None => Ok(()),
+        }
+    }
+
+    fn add(&mut self, addr: AddrKey, cred: CredHash, now: Time) {
+        if self.by_addr.len() >= MAX_ADDRESSES {
+            self.by_addr.retain(|_, failures| failures.last().is_some_and(|(_, at)| now.since(*at) < SPAN));
+        }
+        if self.by_addr.len() >= MAX_ADDRESSES
+            && let Some(any) = self.by_addr.keys().next().copied()
+        {
+            self.by_addr.remove(&any);
+        }
+        let failures = self.by_addr.entry(addr).or_default();
+        if failures.iter().all(|(wrong, _)| *wrong != cred) {
+            failures.push((cred, now));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
