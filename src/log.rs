@@ -3,7 +3,7 @@
 //! To stderr, by `tracing`: error, someone must act; warn, something is worse than promised, once per
 //! cause; info, life cycle; debug, one per request; trace, the steps of a decision. The message is
 //! constant, what varies is a field. Never logged: credentials, query values, key values. The access
-//! log is not ours: `proxy::record` writes it to stdout.
+//! log is not ours: `proxy::access_log` writes it to stdout.
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;

@@ -28,7 +28,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// Counts from this call on; requests before the first tick are part of the first sample.
 pub(super) fn sample_every_second(state: Arc<AdminState>, samples: Sender<Arc<str>>) -> impl Future<Output = ()> {
-    let tallies = state.tallies.limits().into_iter();
+    let tallies = state.metrics.limits().into_iter();
     let before: HashMap<Arc<str>, LimitTotals> = tallies.map(|(name, tally)| (name, LimitTotals::of(&tally))).collect();
     run_sampler(state, samples, before)
 }
@@ -44,7 +44,7 @@ async fn run_sampler(state: Arc<AdminState>, samples: Sender<Arc<str>>, mut befo
             () = state.commands.closed() => return,
         }
         let views = state.gate.survey();
-        let tallies: HashMap<_, _> = state.tallies.limits().into_iter().collect();
+        let tallies: HashMap<_, _> = state.metrics.limits().into_iter().collect();
         let mut summaries = Vec::with_capacity(views.len());
         for view in &views {
             let totals = tallies.get(&view.limit.name).map(|tally| LimitTotals::of(tally)).unwrap_or_default();

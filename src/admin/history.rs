@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::proxy::tally::Tally;
+use crate::proxy::metrics::LimitMetrics;
 
 /// Samples kept for each limit: 15 minutes, what the dashboard's charts span. A sample is 40 bytes, so 100 limits take 3.6
 /// MB.
@@ -43,7 +43,7 @@ pub(super) struct LimitTotals {
 
 impl LimitTotals {
     /// The present counters of a limit.
-    pub(super) fn of(tally: &Tally) -> LimitTotals {
+    pub(super) fn of(tally: &LimitMetrics) -> LimitTotals {
         LimitTotals {
             permits: tally.permits.get(),
             refused: tally.refused().map(|(_, count)| count).sum(),

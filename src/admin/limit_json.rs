@@ -52,7 +52,7 @@ pub(super) fn summary(view: &View, totals: LimitTotals) -> Value {
 pub(super) fn limit(state: &AdminState, view: &View, now: Time) -> Value {
     let mut limit = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| window(&usage, now));
-    let tally = state.tallies.limits().into_iter().find(|(name, _)| *name == view.limit.name).map(|(_, tally)| tally);
+    let tally = state.metrics.limits().into_iter().find(|(name, _)| *name == view.limit.name).map(|(_, tally)| tally);
     let refused = tally.as_ref().map(|tally| tally.refused().map(|(why, count)| (why.to_owned(), count.into())));
     for (key, value) in [
         ("keys", json!(view.held.keys)),

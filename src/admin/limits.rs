@@ -38,7 +38,7 @@ pub(super) async fn one(State(state): State<Arc<AdminState>>, Path(name): Path<S
         .callers
         .iter()
         .take(MAX_CALLERS)
-        .map(|(caller, waiting)| json!({ "caller": &*state.tallies.caller(*caller), "waiting": waiting }))
+        .map(|(caller, waiting)| json!({ "caller": &*state.metrics.caller(*caller), "waiting": waiting }))
         .collect();
     limit["callers"] = callers.into();
     // Usage and slots are those of one moment.

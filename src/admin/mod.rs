@@ -59,7 +59,7 @@ pub fn open(
     let state = Arc::new(AdminState {
         gate: Arc::clone(&shared.gate),
         drain: shared.drain.clone(),
-        tallies: Arc::clone(&shared.tallies),
+        metrics: Arc::clone(&shared.metrics),
         connections: shared.connections.clone(),
         current: Arc::clone(current),
         passwords: users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
@@ -72,8 +72,8 @@ pub fn open(
         let _inside = runtime.enter();
         Listener::from_socket(socket)?
     };
-    let tallies = Arc::clone(&shared.tallies);
-    listener.set_on_exhausted(move || _ = tallies.let_idle_go());
+    let metrics = Arc::clone(&shared.metrics);
+    listener.set_on_exhausted(move || _ = metrics.close_idle());
     let serve = move || {
         runtime.block_on(async {
             tokio::spawn(events::sample_every_second(Arc::clone(&state), samples));

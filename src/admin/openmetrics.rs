@@ -23,7 +23,7 @@ use crate::gate::View;
 use crate::gate::journal::Health;
 use crate::gate::store;
 use crate::http_admin::problem;
-use crate::proxy::tally::Tally;
+use crate::proxy::metrics::LimitMetrics;
 
 /// Media type of the exposition (OpenMetrics 1.0, "Overall Structure").
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -79,8 +79,8 @@ impl Collector for Scrape {
 impl Scrape {
     /// Counters of the requests of each limit.
     fn encode_tallies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let limits = self.0.tallies.limits();
-        let mut each = |metric: Metric, of: fn(&Tally) -> u64| {
+        let limits = self.0.metrics.limits();
+        let mut each = |metric: Metric, of: fn(&LimitMetrics) -> u64| {
             let values = limits.iter().map(|(name, tally)| ([("limit", &**name)], of(tally)));
             counters(encoder, &metric, values)
         };
@@ -140,9 +140,9 @@ impl Scrape {
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let state = &self.0;
         let classes = ["", "1xx", "2xx", "3xx", "4xx", "5xx"];
-        let requests = state.tallies.requests().map(|(digit, count)| ([("code", classes[digit])], count));
+        let requests = state.metrics.requests().map(|(digit, count)| ([("code", classes[digit])], count));
         counters(encoder, &counter("requests", "Requests that have ended, by class of status"), requests)?;
-        let refused = state.tallies.refused().into_iter();
+        let refused = state.metrics.refused().into_iter();
         let refused = refused.map(|((who, why), count)| ([("by", who), ("reason", why)], count));
         counters(
             encoder,
@@ -188,9 +188,9 @@ impl Scrape {
         let mut all = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
         let full = "Times that connections_max was reached, so that further connections waited to be accepted";
         all(counter("connections_max_reached", full), state.connections.shortages())?;
-        all(counter("origin_connections_opened", "Connections opened to origins"), state.tallies.dialled())?;
-        all(counter("origin_connections_reused", "Requests sent on an open connection"), state.tallies.reused())?;
-        let kept = state.tallies.kept();
+        all(counter("origin_connections_opened", "Connections opened to origins"), state.metrics.dialled())?;
+        all(counter("origin_connections_reused", "Requests sent on an open connection"), state.metrics.reused())?;
+        let kept = state.metrics.kept();
         let mut one = |metric: Metric, value: u64| {
             let mut metric = begin(encoder, &metric)?;
             metric.encode_gauge(&value)

@@ -11,7 +11,7 @@ use crate::gate::Gate;
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::proxy::Current;
-use crate::proxy::tally::Tallies;
+use crate::proxy::metrics::Metrics;
 
 /// Handles to the parts of the gateway that the admin API shows or changes.
 pub(super) struct AdminState {
@@ -20,7 +20,7 @@ pub(super) struct AdminState {
     /// Open connections, running requests, and the shutdown.
     pub(super) drain: Drain,
     /// Counters of requests, by limit and in all.
-    pub(super) tallies: Arc<Tallies>,
+    pub(super) metrics: Arc<Metrics>,
     /// The connection limit, for its metrics.
     pub(super) connections: ConnectionLimit,
     /// The configuration in force.

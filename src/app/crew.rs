@@ -19,8 +19,8 @@ use crate::net::connection_limit::{ConnToken, ConnectionLimit};
 use crate::net::drain::{ConnGuard, Drain};
 use crate::net::listen::Listener;
 use crate::net::listener_stats::{ListenerStats, RejectReason};
-use crate::proxy::hands::{Hands, Hired};
-use crate::proxy::tally::Tallies;
+use crate::proxy::metrics::Metrics;
+use crate::proxy::task_pool::{NewTask, TaskPool};
 use crate::proxy::{Current, Server, Shared, Worker};
 
 /// How many tasks that serve nobody each runtime keeps for the next connections, some 5 KiB each. To make one anew takes
@@ -33,7 +33,7 @@ pub(super) struct Crew {
     drain: Drain,
     limit: ConnectionLimit,
     current: Arc<Current>,
-    tallies: Arc<Tallies>,
+    metrics: Arc<Metrics>,
     /// Whether the log has said that addresses come to which nothing is served.
     told_not_allowed: Cell<bool>,
 }
@@ -92,8 +92,8 @@ impl Crew {
         }
         tracing::debug!(runtimes = cores, "runtimes started");
         let current = Arc::clone(proxy);
-        let (drain, limit, tallies) = (shared.drain.clone(), shared.connections.clone(), Arc::clone(&shared.tallies));
-        Ok(Crew { mates, drain, limit, current, tallies, told_not_allowed: Cell::default() })
+        let (drain, limit, metrics) = (shared.drain.clone(), shared.connections.clone(), Arc::clone(&shared.metrics));
+        Ok(Crew { mates, drain, limit, current, metrics, told_not_allowed: Cell::default() })
     }
 
     /// A listener whose connections it will be given.
@@ -103,8 +103,8 @@ impl Crew {
 
     /// Frees descriptors that callers need more: those of idle connections to origins, of all runtimes.
     pub(super) fn relief(&self) -> impl Fn() + Send + 'static {
-        let tallies = Arc::clone(&self.tallies);
-        move || _ = tallies.let_idle_go()
+        let metrics = Arc::clone(&self.metrics);
+        move || _ = metrics.close_idle()
     }
 
     /// The next connection of a listener, once there is room for one more.
@@ -195,12 +195,12 @@ async fn work(proxy: Arc<Current>, mut arrivals: mpsc::UnboundedReceiver<Arrival
 /// Where a runtime's connections arrive.
 struct Desk {
     worker: Worker,
-    hands: Hands<Arrival>,
+    hands: TaskPool<Arrival>,
 }
 
 impl Desk {
     fn new(worker: Worker) -> Rc<Desk> {
-        Rc::new(Desk { worker, hands: Hands::new(MOST_IDLE) })
+        Rc::new(Desk { worker, hands: TaskPool::new(MOST_IDLE) })
     }
 
     fn take_in(self: &Rc<Self>, arrival: Arrival) {
@@ -211,7 +211,7 @@ impl Desk {
 }
 
 /// Adopts connections and serves each to its end, one after the other.
-async fn attend(desk: Rc<Desk>, who: Hired) {
+async fn attend(desk: Rc<Desk>, who: NewTask) {
     let mut server = Server::new(desk.worker.clone());
     while let Some(arrival) = poll_fn(|cx| desk.hands.poll_take(who, cx)).await {
         let Arrival { stream, peer, listener, counted, present, place } = arrival;

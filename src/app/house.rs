@@ -26,7 +26,7 @@ use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::net::fd_socket::FdSocket;
 use crate::net::resolve::Resolver;
-use crate::proxy::record::AccessLog;
+use crate::proxy::access_log::AccessLog;
 use crate::proxy::{self, Current, Parts, Shared};
 use crate::tls::verify::Connector;
 
@@ -77,8 +77,8 @@ impl House {
         let connections = ConnectionLimit::new(settings.connections, descriptors::connections());
         descriptors::check(&connections);
         let resolver = Resolver::new().map_err(Error::Runtime)?;
-        let (drain, tallies) = (Drain::new(), Arc::default());
-        let shared = Shared { gate: Arc::clone(&gate), drain, tallies, connections, resolver };
+        let (drain, metrics) = (Drain::new(), Arc::default());
+        let shared = Shared { gate: Arc::clone(&gate), drain, metrics, connections, resolver };
         let inherited = match &mut before {
             None => activated().map_err(Error::Socket)?,
             Some(heir) => heir.take_sockets(),

@@ -21,7 +21,7 @@ use crate::gate::InLine;
 use crate::locker::{Limit, Reload};
 use crate::proxy::claims::Rule;
 use crate::proxy::{self, Current, Parts, Shared};
-use crate::{log, proxy::record};
+use crate::{log, proxy::access_log};
 
 /// Reads the file again when it is asked to.
 pub(super) struct Reloader {
@@ -75,7 +75,7 @@ impl Reloader {
     }
 
     /// Where requests are noted.
-    pub(super) fn log(&self) -> record::AccessLog {
+    pub(super) fn log(&self) -> access_log::AccessLog {
         self.current.proxy().log().clone()
     }
 
@@ -185,7 +185,7 @@ impl Reloader {
         let format = (settings.access_log != before.proxy.access_log).then_some(settings.access_log);
         let parts = spawn_blocking(move || {
             let log = match format {
-                Some(format) => record::AccessLog::new(format, Box::new(std::io::stdout()), shared.gate.clock()),
+                Some(format) => access_log::AccessLog::new(format, Box::new(std::io::stdout()), shared.gate.clock()),
                 None => current.log().clone(),
             };
             Parts::new(settings, shared, log, Some(&current))

@@ -10,7 +10,7 @@ use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, TomlValue};
 use super::value_parsers::{Destination, address, destination, folder, path};
 use crate::gate::journal::AfterCrash;
-use crate::proxy::record::Format;
+use crate::proxy::access_log::Format;
 
 /// `[state]`: the folder with the counts that outlive a restart.
 #[derive(Debug)]

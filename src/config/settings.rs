@@ -8,7 +8,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::report::Report;
 use crate::net::connection_limit;
-use crate::proxy::record::Format;
+use crate::proxy::access_log::Format;
 use crate::{gate, proxy};
 
 /// The checked configuration. Nothing in it needs a further check.

@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
 use super::blocked_ports;
+use super::metrics::Metrics;
 use super::named_hosts::Named;
 use super::refusal::Refusal;
-use super::tally::Tallies;
 use super::target::{Form, Target};
 use crate::auth::Passwords;
 use crate::gate::clock::Clock;
@@ -194,9 +194,9 @@ impl Access {
 
 impl Admitted {
     /// It is about to wait: whoever looks at the line is told its name.
-    pub(super) fn meet(&self, tallies: &Tallies) {
+    pub(super) fn meet(&self, metrics: &Metrics) {
         let name = || self.user.as_deref().map_or_else(|| prefix::display_block(self.block), str::to_owned);
-        tallies.meet(self.caller, name);
+        metrics.meet(self.caller, name);
     }
 }
 

@@ -8,16 +8,16 @@ use std::task::Poll;
 use serde_json::json;
 
 use super::access::Admitted;
-use super::attempts::Late;
+use super::attempt::Late;
 use super::connection::Caller;
 use super::exchange::{End, Outcome};
 use super::host::Authority;
-use super::patience;
 use super::query::{decode, parameter, parameters};
 use super::refusal::Refusal;
+use super::request_log::Story;
 use super::retry::seconds;
-use super::story::Story;
-use super::{answer, attempts};
+use super::wait_prefs;
+use super::{attempt, local_response};
 use crate::gate::{Answer, Permit, Refused, Waiting};
 use crate::locker::AskKind;
 use crate::time::Time;
@@ -58,14 +58,14 @@ pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) 
         late.note(caller)?;
         permit = wait(caller, story, &asked, &mut admitted, Some(story.started)).await?;
     }
-    attempts::still_good(&permit)?;
+    attempt::still_good(&permit)?;
     // Whatever it is for happens from here on; nobody tells when it ends.
     let mut flight = permit.depart();
     flight.sent();
     flight.answered();
     drop(flight);
     let body = json!({ "verdict": "go", "waited_ms": story.waited.as_micros() as f64 / 1e3 });
-    Ok(answer::json(caller, story, &body.to_string()).await)
+    Ok(local_response::json(caller, story, &body.to_string()).await)
 }
 
 /// Slots are for programs: no web page takes them.
@@ -99,7 +99,7 @@ async fn wait(
     let values: Vec<_> = parameters(&asked.query, "key").collect();
     let cost = parameter(&asked.query, "cost");
     let name = String::from_utf8_lossy(&decode(&asked.name)).into_owned();
-    let mut patience = patience::of(&caller.head);
+    let mut patience = wait_prefs::of(&caller.head);
     if let Some(arrived) = again {
         (patience.arrived, patience.kind) = (Some(arrived), AskKind::Retry);
     }
@@ -114,7 +114,7 @@ async fn wait(
         patience.revision = claims.revision;
         let waiting = match proxy.gate.ask(&claims.claims, admitted.caller, patience) {
             Answer::Go(permit) => {
-                proxy.rules.tallies(&claims).for_each(|tally| tally.permit(story.waited));
+                proxy.rules.metrics(&claims).for_each(|counters| counters.permit(story.waited));
                 return Ok(permit);
             }
             // The limits were read again since its claims were found.
@@ -125,7 +125,7 @@ async fn wait(
             Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
             Answer::Wait(waiting) => waiting,
         };
-        admitted.meet(&proxy.tallies);
+        admitted.meet(&proxy.metrics);
         let since = proxy.gate.clock().now();
         let verdict = in_line(caller, waiting).await;
         let proxy = &caller.worker.proxy;
@@ -133,11 +133,11 @@ async fn wait(
         story.waited += proxy.gate.clock().now().since(since);
         match verdict {
             None => {
-                proxy.rules.tallies(&claims).for_each(|tally| tally.left.add_one());
+                proxy.rules.metrics(&claims).for_each(|counters| counters.left.add_one());
                 return Err(End::Left);
             }
             Some(Ok(permit)) => {
-                proxy.rules.tallies(&claims).for_each(|tally| tally.permit(story.waited));
+                proxy.rules.metrics(&claims).for_each(|counters| counters.permit(story.waited));
                 return Ok(permit);
             }
             Some(Err(Refused::Anew)) => {

@@ -9,9 +9,9 @@ use smallvec::SmallVec;
 use super::access::Admitted;
 use super::key::{KeyHasher, KeyPart};
 use super::matching::Request;
+use super::metrics::LimitMetrics;
 use super::refusal::Refusal;
 pub use super::rule::{Cost, Pushback, Rule};
-use super::tally::Tally;
 use super::target::Target;
 use crate::gate::Revision;
 use crate::locker::{Claim, Key, LimitId};
@@ -41,7 +41,7 @@ pub struct Rules {
     /// The broadest first, then as in the file.
     rules: Vec<(LimitId, Rule)>,
     /// What became of the requests of each, in the same order.
-    tallies: Vec<Arc<Tally>>,
+    metrics: Vec<Arc<LimitMetrics>>,
     /// Where in `rules` each limit is, by `LimitId`; no limit need have a rule here.
     places: Vec<Option<usize>>,
     revision: Revision,
@@ -51,13 +51,13 @@ pub struct Rules {
 
 impl Rules {
     /// `rules`: in the order of the file, and the limits that they are of. `revision`: what the gate knows them by. `seed`:
-    /// what keys are hashed with. `tally`: where the requests of a limit with that name are counted.
+    /// what keys are hashed with. `counters`: where the requests of a limit with that name are counted.
     pub fn new(
         rules: Vec<Rule>,
         limits: &[LimitId],
         revision: Revision,
         seed: [u8; 16],
-        tally: impl Fn(&Arc<str>) -> Arc<Tally>,
+        counters: impl Fn(&Arc<str>) -> Arc<LimitMetrics>,
     ) -> Rules {
         let mut rules: Vec<_> = limits.iter().copied().zip(rules).collect();
         rules.sort_by_key(|(_, rule)| rule.key.len());
@@ -65,8 +65,8 @@ impl Rules {
         for (place, (id, _)) in rules.iter().enumerate() {
             places[id.0 as usize] = Some(place);
         }
-        let tallies = rules.iter().map(|(_, rule)| tally(&rule.name)).collect();
-        Rules { rules, tallies, places, revision, seed }
+        let metrics = rules.iter().map(|(_, rule)| counters(&rule.name)).collect();
+        Rules { rules, metrics, places, revision, seed }
     }
 
     /// Finds what a request must be granted.
@@ -154,8 +154,8 @@ impl Rules {
     }
 
     /// What became of the requests of each of these limits.
-    pub(super) fn tallies(&self, claims: &Claims) -> impl Iterator<Item = &Tally> {
-        claims.limits().map(|limit| &*self.tallies[self.place(limit)])
+    pub(super) fn metrics(&self, claims: &Claims) -> impl Iterator<Item = &LimitMetrics> {
+        claims.limits().map(|limit| &*self.metrics[self.place(limit)])
     }
 
     fn place(&self, limit: LimitId) -> usize {

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::alarm::Alarm;
+use super::deadline::Deadline;
 use super::exchange::{self, Outcome};
 use super::first_admission::FirstAdmission;
 use super::intercept::{self, Spoken, Within};
 use super::pinned::Pinned;
 use super::refusal::Refusal;
-use super::target::Came;
-use super::{Worker, answer, http2, tunnel};
+use super::target::Ingress;
+use super::{Worker, http2, local_response, tunnel};
 use crate::net::drain::ShutdownWatch;
 use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
@@ -32,7 +32,7 @@ pub(super) struct Caller {
     pub(super) worker: Worker,
     pub(super) peer: SocketAddr,
     pub(super) conn: Conn,
-    pub(super) alarm: Alarm,
+    pub(super) alarm: Deadline,
     pub(super) head: RequestHead,
     pub(super) response: ResponseHead,
     /// It came through TLS to a listener that has it.
@@ -136,7 +136,7 @@ pub(super) async fn speak(caller: &mut Caller, mut spoken: Spoken, stopping: &mu
 impl Caller {
     /// A caller that has said nothing yet.
     pub(super) fn new(worker: Worker, peer: SocketAddr, stream: Stream) -> Caller {
-        let alarm = Alarm::new(worker.proxy.gate.clock(), worker.proxy.timeouts.idle);
+        let alarm = Deadline::new(worker.proxy.gate.clock(), worker.proxy.timeouts.idle);
         Caller {
             worker,
             peer,
@@ -162,14 +162,14 @@ impl Caller {
     }
 
     /// How its requests come to us.
-    pub(super) fn came(&self) -> Came<'_> {
+    pub(super) fn came(&self) -> Ingress<'_> {
         let within = self.within.as_deref().map(|within| &within.origin);
-        Came { secure: self.secure, loopback: self.loopback, within }
+        Ingress { secure: self.secure, loopback: self.loopback, within }
     }
 
     /// Answers bytes that are no request, and closes.
     async fn refuse(&mut self, refusal: &Refusal) {
-        answer::refuse_bytes(self, refusal).await;
+        local_response::refuse_bytes(self, refusal).await;
         self.linger().await;
     }
 
@@ -197,7 +197,7 @@ impl Caller {
                 if let Poll::Ready(readable) = self.conn.stream.poll_readable(cx) {
                     return Poll::Ready(readable.is_ok());
                 }
-                if self.alarm.poll_ring(cx).is_ready() || stopping.poll(cx).is_ready() {
+                if self.alarm.poll_expired(cx).is_ready() || stopping.poll(cx).is_ready() {
                     return Poll::Ready(false);
                 }
                 Poll::Pending
@@ -237,7 +237,7 @@ impl Caller {
                 if let Poll::Ready(filled) = self.conn.poll_fill(cx) {
                     return Poll::Ready(Some(filled));
                 }
-                self.alarm.poll_ring(cx).map(|()| None)
+                self.alarm.poll_expired(cx).map(|()| None)
             });
             match filled.await {
                 Some(Ok(0) | Err(_)) => return Next::End,
@@ -255,7 +255,7 @@ impl Caller {
 }
 
 /// Closes a connection so that its peer can still read what we said last.
-pub(super) async fn linger(conn: &mut Conn, alarm: &mut Alarm) {
+pub(super) async fn linger(conn: &mut Conn, alarm: &mut Deadline) {
     alarm.set(LINGER);
     // What was read already is dropped too: a head that was too large has left no room.
     conn.input.consume(conn.input.bytes().len());
@@ -270,7 +270,7 @@ pub(super) async fn linger(conn: &mut Conn, alarm: &mut Alarm) {
                 }
             }
         }
-        alarm.poll_ring(cx).map(Ok)
+        alarm.poll_expired(cx).map(Ok)
     })
     .await
     // Whatever breaks here breaks a connection that ends anyway.

@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use super::access::Admitted;
-use super::attempts::Late;
+use super::attempt::Late;
 use super::claims::Claims;
 use super::connection::Caller;
-use super::headers::{self, Outgoing};
+use super::header_rules::{self, Outgoing};
 use super::intercept::Opening;
 use super::named_hosts::Named;
-use super::origin::{DialPlan, Fresh, Want};
+use super::pool::{DialPlan, Fresh, Want};
 use super::refusal::Refusal;
+use super::request_log::Story;
 use super::send::Ready;
 use super::server_name::Guard;
-use super::story::Story;
 use super::target::{Form, Scheme, Target};
 use super::tunnel::Tunnel;
 use super::upstream::Upstream;
-use super::{about, acquire, answer, attempts, line, patience, pinned};
+use super::{acquire, attempt, capabilities, local_response, pinned, wait, wait_prefs};
 use crate::gate::{Answer, Permit, Refused};
 use crate::locker::AskKind;
 use crate::net::dial::DialStrategy;
@@ -131,7 +131,7 @@ pub(super) async fn run(caller: &mut Caller) -> Outcome {
             outcome
         }
         Err(End::Refused(refusal)) => {
-            let outcome = answer::refuse(caller, &mut story, &refusal).await;
+            let outcome = local_response::refuse(caller, &mut story, &refusal).await;
             story.end(caller);
             outcome
         }
@@ -154,14 +154,14 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
         return Box::pin(acquire::grant(caller, story, asked)).await;
     }
     let (target, admitted, length) = admit(caller, story).await?;
-    if let Some(outcome) = answer::own(caller, story).await {
+    if let Some(outcome) = local_response::own(caller, story).await {
         return Ok(outcome);
     }
     let tunnel = target.form == Form::Authority;
     if tunnel {
         let proxy = &caller.worker.proxy;
         if proxy.intercepts(&target.origin) {
-            return Ok(answer::opened(caller, story, Opening::new(target.origin, admitted)));
+            return Ok(local_response::opened(caller, story, Opening::new(target.origin, admitted)));
         }
         proxy.access.admit_opaque(proxy.named_hosts.look_up(&target))?;
     }
@@ -171,19 +171,19 @@ async fn go(caller: &mut Caller, story: &mut Story) -> Result<Outcome, End> {
     if tunnel {
         let proxy = &caller.worker.proxy;
         proxy.opaque.tell(&plan.target.origin, &proxy.rules, &plan.claims);
-        let mut ready = attempts::connection(caller, &plan, held, want).await?;
+        let mut ready = attempt::connection(caller, &plan, held, want).await?;
         let mut late = Late::default();
         while permit.is_late() {
             late.note(caller)?;
-            (permit, held) = attempts::ask_anew(caller, story, &mut plan, permit, ready, want).await?;
-            ready = attempts::connection(caller, &plan, held, want).await?;
+            (permit, held) = attempt::ask_anew(caller, story, &mut plan, permit, ready, want).await?;
+            ready = attempt::connection(caller, &plan, held, want).await?;
         }
-        attempts::still_good(&permit)?;
+        attempt::still_good(&permit)?;
         let Plan { target, admitted, claims, .. } = plan;
         let guard = Guard::new(&caller.worker.proxy, target.origin, admitted, claims);
-        return Ok(answer::tunnel(caller, story, Tunnel::open(ready, permit, guard)));
+        return Ok(local_response::tunnel(caller, story, Tunnel::open(ready, permit, guard)));
     }
-    attempts::run(caller, story, &mut plan, permit, held).await
+    attempt::run(caller, story, &mut plan, permit, held).await
 }
 
 /// Where to, and whether that is allowed.
@@ -191,13 +191,13 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
     let proxy = &caller.worker.proxy;
     let head = &caller.head;
     let length = framing::of_request(head).map_err(|error| Refusal::Malformed(error.0))?;
-    if headers::has_too_many_options(head) {
+    if header_rules::has_too_many_options(head) {
         return Err(Refusal::Malformed("Connection has more members than make sense").into());
     }
-    if headers::stolen_field(head).is_some() {
+    if header_rules::stolen_field(head).is_some() {
         return Err(Refusal::Malformed("Connection names a field that is meant for the origin").into());
     }
-    if headers::expects_the_unknown(head) {
+    if header_rules::expects_the_unknown(head) {
         return Err(Refusal::Expectation.into());
     }
     if super::target::too_many_hops(head) {
@@ -214,7 +214,7 @@ async fn admit(caller: &mut Caller, story: &mut Story) -> Result<(Target, Admitt
         None => {
             let named = proxy.named_hosts.look_up(&target);
             // No host is called: the gateway answers this by itself.
-            let named = Named { listed: named.listed || about::is_asked(head), ..named };
+            let named = Named { listed: named.listed || capabilities::is_asked(head), ..named };
             proxy.access.admit(caller.peer.ip(), head, &target, named, proxy.gate.clock()).await?
         }
     };
@@ -238,7 +238,7 @@ fn plan(
     story.claimed(caller, &claims);
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let access = &caller.worker.proxy.access;
-    let upgrade = headers::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
+    let upgrade = header_rules::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, trace: story.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
     let offer = offer(&target, head, upgrade);
@@ -258,7 +258,7 @@ fn plan(
 fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
     // Only HTTP/1.1 has a connection that can change its protocol, or that can be logged in.
     let needs_http1 = upgrade
-        || headers::logs_in(head)
+        || header_rules::logs_in(head)
         || target.origin.scheme == Scheme::Https && !http2::can_carry_path(&target.path(head));
     if needs_http1 { Offer::Http1 } else { Offer::Http2 }
 }
@@ -271,7 +271,7 @@ pub(super) async fn permit(
     again: Option<Time>,
     want: Want,
 ) -> Result<(Permit, Option<Ready>), End> {
-    let mut patience = patience::of(&caller.head);
+    let mut patience = wait_prefs::of(&caller.head);
     if let Some(arrived) = again {
         (patience.arrived, patience.kind) = (Some(arrived), AskKind::Retry);
     }
@@ -280,7 +280,7 @@ pub(super) async fn permit(
         patience.revision = plan.claims.revision;
         match proxy.gate.ask(&plan.claims.claims, plan.admitted.caller, patience) {
             Answer::Go(permit) => {
-                proxy.rules.tallies(&plan.claims).for_each(|tally| tally.permit(Duration::ZERO));
+                proxy.rules.metrics(&plan.claims).for_each(|counters| counters.permit(Duration::ZERO));
                 break (permit, None);
             }
             // The limits were read again since its claims were found.
@@ -289,8 +289,8 @@ pub(super) async fn permit(
             Answer::Wait(waiting) => {
                 // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
                 let asked = proxy.gate.clock().now();
-                plan.admitted.meet(&proxy.tallies);
-                let turn = Box::pin(line::wait(caller, waiting, plan, want)).await;
+                plan.admitted.meet(&proxy.metrics);
+                let turn = Box::pin(wait::wait(caller, waiting, plan, want)).await;
                 story.waited_since.get_or_insert(asked);
                 story.waited += caller.worker.proxy.gate.clock().now().since(asked);
                 if let Some(gone) = turn? {

@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use tokio::task::spawn_local;
 
-use super::alarm::Alarm;
 use super::connection::{self, Caller};
+use super::deadline::Deadline;
 use super::exchange::{self, Outcome};
 use super::first_admission::FirstAdmission;
-use super::hands::{Hands, Hired};
 use super::intercept::{self, Spoken, Within};
 use super::pinned::Pinned;
 use super::refusal::Refusal;
-use super::story::Story;
-use super::{Worker, answer, tunnel};
+use super::request_log::Story;
+use super::task_pool::{NewTask, TaskPool};
+use super::{Worker, local_response, tunnel};
 use crate::net::drain::ShutdownWatch;
 use crate::time::Time;
 use crate::wire::http2::{H2CallerConn, IncomingRequest};
@@ -51,7 +51,7 @@ struct Common {
     /// How many requests are running.
     running: Cell<usize>,
     /// The tasks that serve them.
-    hands: Hands<IncomingRequest>,
+    hands: TaskPool<IncomingRequest>,
 }
 
 impl Common {
@@ -92,7 +92,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut ShutdownWatch) {
         first_admission: Rc::default(),
         pinned: caller.pinned.clone(),
         running: Cell::default(),
-        hands: Hands::new(MAX_IDLE),
+        hands: TaskPool::new(MAX_IDLE),
     });
     if caller.within.is_some() {
         // The CONNECT of the tunnel was admitted.
@@ -105,7 +105,7 @@ pub(super) async fn serve(caller: &mut Caller, stopping: &mut ShutdownWatch) {
 /// What keeps one connection going.
 struct Host<'a> {
     session: H2CallerConn,
-    alarm: &'a mut Alarm,
+    alarm: &'a mut Deadline,
     stopping: &'a mut ShutdownWatch,
     common: Rc<Common>,
     quiet: Quiet,
@@ -169,7 +169,7 @@ impl Host<'_> {
                 self.close();
                 continue;
             }
-            match self.alarm.poll_ring(cx) {
+            match self.alarm.poll_expired(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) if self.stage == Stage::Over => return Poll::Ready(None),
                 Poll::Ready(()) if self.common.running.get() > 0 => {
@@ -202,7 +202,7 @@ impl Host<'_> {
 }
 
 /// Serves requests of a connection, one after the other.
-async fn serve_calls(common: Rc<Common>, who: Hired) {
+async fn serve_calls(common: Rc<Common>, who: NewTask) {
     let mut caller = Caller::new(common.worker.clone(), common.peer, Stream::closed());
     (caller.secure, caller.loopback, caller.within) = (common.secure, common.loopback, common.within.clone());
     (caller.first_admission, caller.pinned) = (Some(Rc::clone(&common.first_admission)), common.pinned.clone());
@@ -234,7 +234,7 @@ async fn serve_call(caller: &mut Caller, call: IncomingRequest) -> Option<Spoken
         Ok(()) => exchange::run(caller).await,
         Err(error) => {
             let mut story = Story::begin(caller);
-            let outcome = answer::refuse(caller, &mut story, &Refusal::from(error)).await;
+            let outcome = local_response::refuse(caller, &mut story, &Refusal::from(error)).await;
             story.end(caller);
             outcome
         }

@@ -9,9 +9,9 @@ use rustls::ServerConfig;
 use super::access::Admitted;
 use super::connection::Caller;
 use super::refusal::Refusal;
-use super::story::Story;
+use super::request_log::Story;
 use super::target::{Origin, Scheme};
-use super::{Proxy, answer};
+use super::{Proxy, local_response};
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
 use crate::wire::{Conn, Stream};
@@ -123,7 +123,7 @@ async fn shake(proxy: &Proxy, stream: Stream, host: &str) -> Result<(Stream, Spo
 pub(super) async fn greet(caller: &mut Caller, identity: Arc<ServerConfig>) -> Option<Spoken> {
     let first = caller.alarm.during(first_byte(&mut caller.conn)).await??;
     if first != FIRST_BYTE {
-        answer::refuse_bytes(caller, &Refusal::NotTls).await;
+        local_response::refuse_bytes(caller, &Refusal::NotTls).await;
         caller.linger().await;
         return None;
     }

@@ -35,7 +35,7 @@ pub(super) struct Request<'a> {
     /// As the origin will get it; empty for a tunnel.
     path: &'a str,
     query: &'a str,
-    /// Made from `path` by the first rule that needs it.
+    /// Reused from `path` by the first rule that needs it.
     read: Option<Path<'a>>,
     /// As `read`, without letter case.
     folded: Option<Path<'a>>,

@@ -6,64 +6,64 @@
 //!
 //! The room never decides whether a request may go: without a permit from the gate no byte leaves it.
 
-pub mod about;
 pub mod access;
+pub mod access_log;
 mod acquire;
-mod alarm;
-mod answer;
-mod attempts;
+mod attempt;
 mod blocked_ports;
 mod body;
+pub mod capabilities;
 pub mod claims;
 mod connection;
 mod credentials;
-pub mod current;
+mod deadline;
 mod exchange;
 mod first_admission;
-pub mod hands;
-mod headers;
-mod heads;
-mod hear;
+mod forward_response;
+mod h2_pool;
+mod header_rules;
 mod host;
 mod http2;
 mod intercept;
 mod json;
 pub mod key;
 mod key_field;
-mod line;
-mod links;
+mod local_response;
 mod location;
-mod made;
 mod matching;
+pub mod metrics;
 mod named_hosts;
-mod opaque;
-mod origin;
-mod pass;
 pub mod path;
-mod patience;
 pub mod pattern;
 mod pinned;
+mod pool;
 mod problem;
 mod query;
-pub mod record;
+mod read_response;
 pub mod refusal;
+mod request_log;
 mod retry;
+mod reused;
 mod route;
 mod rule;
 mod send;
+mod serialize;
 mod server_name;
-mod story;
-pub mod tally;
+pub mod snapshot;
 pub mod target;
+pub mod task_pool;
 pub mod trace;
 mod tunnel;
+mod tunnel_warnings;
 mod upstream;
 mod uri_origin;
+mod wait;
+mod wait_prefs;
 pub mod warning;
 
 pub use self::connection::Server;
-pub use self::current::{Current, Worker};
 pub use self::problem::Problem;
+pub use self::snapshot::{Current, Worker};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,8 +71,8 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use self::made::Made;
 use self::refusal::Refusal;
+use self::reused::Reused;
 use crate::gate::{Gate, Refused, Revision};
 use crate::locker::LimitId;
 use crate::net::connection_limit::ConnectionLimit;
@@ -106,7 +106,7 @@ pub struct Settings {
     /// What callers are shown: they speak TLS to us.
     pub identity: Option<crate::tls::identity::Identity>,
     /// How the access log is written.
-    pub access_log: record::Format,
+    pub access_log: access_log::Format,
     /// To whom traces are told.
     pub trace: Option<trace::Settings>,
     /// How many connections to origins are kept.
@@ -176,7 +176,7 @@ pub struct Shared {
     /// Who is still running.
     pub drain: Drain,
     /// What became of requests.
-    pub tallies: Arc<tally::Tallies>,
+    pub metrics: Arc<metrics::Metrics>,
     /// How many connections callers may have.
     pub connections: ConnectionLimit,
     /// Looks names up.
@@ -187,21 +187,21 @@ pub struct Shared {
 /// before anything of a new reading is in force.
 pub struct Parts {
     targets: target::Targets,
-    access: Made<access::Settings, access::Access>,
+    access: Reused<access::Settings, access::Access>,
     timeouts: Timeouts,
     gate: Arc<Gate>,
     drain: Drain,
-    tallies: Arc<tally::Tallies>,
-    log: record::AccessLog,
+    metrics: Arc<metrics::Metrics>,
+    log: access_log::AccessLog,
     dialer: Arc<Dialer>,
-    tls: Made<verify::Settings, Connector>,
-    tracer: Option<Made<trace::Settings, trace::Tracer>>,
+    tls: Reused<verify::Settings, Connector>,
+    tracer: Option<Reused<trace::Settings, trace::Tracer>>,
     pool: PoolSettings,
-    opaque: Arc<opaque::Opaque>,
+    opaque: Arc<tunnel_warnings::WarnedHosts>,
     identities: Vec<(pattern::HostPattern, usize)>,
     intercept: Vec<pattern::HostPattern>,
     authority: Option<Arc<ca::CertAuthority>>,
-    identity: Option<Made<identity::Identity, ServerConfig>>,
+    identity: Option<Reused<identity::Identity, ServerConfig>>,
     rules: Vec<claims::Rule>,
     named_hosts: named_hosts::NamedHosts,
     warnings: warning::Warnings,
@@ -237,7 +237,7 @@ impl Parts {
     }
 
     /// Where requests are noted.
-    pub fn log(&self) -> &record::AccessLog {
+    pub fn log(&self) -> &access_log::AccessLog {
         &self.log
     }
 
@@ -248,10 +248,10 @@ impl Parts {
     pub fn new(
         settings: Settings,
         shared: Shared,
-        log: record::AccessLog,
+        log: access_log::AccessLog,
         before: Option<&Proxy>,
     ) -> Result<Parts, Error> {
-        let Shared { gate, drain, tallies, connections: _, resolver } = shared;
+        let Shared { gate, drain, metrics, connections: _, resolver } = shared;
         let wall = gate.clock().wall_unix_nanos();
         let authority = settings.authority.map(|authority| ca::CertAuthority::open(&authority, wall)).transpose()?;
         let authority = authority.map(|new| {
@@ -260,11 +260,11 @@ impl Parts {
         });
         let before_identity = before.and_then(|before| before.identity.as_ref());
         let identity =
-            settings.identity.map(|identity| Made::again(before_identity, identity, |it| it.server_config()));
+            settings.identity.map(|identity| Reused::again(before_identity, identity, |it| it.server_config()));
         let before_tracer = before.and_then(|before| before.tracer.as_ref());
         let clock = gate.clock();
         let start = |settings: &trace::Settings| trace::Tracer::start(settings, clock).map_err(Error::Traces);
-        let tracer = settings.trace.map(|trace| Made::again(before_tracer, trace, start));
+        let tracer = settings.trace.map(|trace| Reused::again(before_tracer, trace, start));
         let seed = gate.seed();
         let access =
             |settings: &access::Settings| Ok::<_, Error>(Arc::new(access::Access::new(settings.clone(), seed)));
@@ -272,14 +272,14 @@ impl Parts {
         Ok(Parts {
             named_hosts: named_hosts::NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
             targets: target::Targets::new(settings.routes),
-            access: Made::again(before.map(|before| &before.access), settings.access, access)?,
+            access: Reused::again(before.map(|before| &before.access), settings.access, access)?,
             timeouts: settings.timeouts,
             gate,
             drain,
-            tallies,
+            metrics,
             log,
             dialer: Arc::new(Dialer::new(settings.dial, resolver)),
-            tls: Made::again(before.map(|before| &before.tls), settings.tls, tls)?,
+            tls: Reused::again(before.map(|before| &before.tls), settings.tls, tls)?,
             tracer: tracer.transpose()?,
             pool: settings.pool,
             opaque: before.map(|before| Arc::clone(&before.opaque)).unwrap_or_default(),
@@ -296,8 +296,8 @@ impl Parts {
     pub fn with(mut self, limits: &[LimitId], revision: Revision) -> Proxy {
         let rules = std::mem::take(&mut self.rules);
         let seed = self.gate.seed();
-        let tallies = &self.tallies;
-        let rules = claims::Rules::new(rules, limits, revision, seed, |name| tallies.of(name));
+        let metrics = &self.metrics;
+        let rules = claims::Rules::new(rules, limits, revision, seed, |name| metrics.of(name));
         Proxy { rules, parts: self }
     }
 }
@@ -313,7 +313,7 @@ impl Proxy {
             Refused::Sorry(sorry) => {
                 let limits = self.gate.limits();
                 let limit = &limits[sorry.limit.0 as usize];
-                self.tallies.limit_refused(&limit.name, sorry.why);
+                self.metrics.limit_refused(&limit.name, sorry.why);
                 Refusal::Limited {
                     limit: Arc::clone(&limit.name),
                     why: sorry.why,

@@ -59,7 +59,7 @@ impl NamedHosts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::{Came, CrossSite, Origin, Route, Scheme, Targets};
+    use super::super::target::{CrossSite, Ingress, Origin, Route, Scheme, Targets};
     use super::*;
     use crate::wire::RequestHead;
 
@@ -70,7 +70,7 @@ mod tests {
         let path = Some("/app/".to_owned());
         let route = Route { host: None, path, to, to_path: String::new(), cross_site: CrossSite::Refuse };
         let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
-        let target = Targets::new(vec![route]).find(&head, &Came::default()).expect("a target");
+        let target = Targets::new(vec![route]).find(&head, &Ingress::default()).expect("a target");
         let hosts: Vec<_> = hosts.iter().map(|host| HostPattern::parse(host).expect(host)).collect();
         NamedHosts::new(hosts.iter()).look_up(&target)
     }

@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use tokio::runtime::Handle;
 
-use super::links::Guide;
+use super::h2_pool::Guide;
 use crate::gate::{Flight, Permit};
 use crate::time::Time;
 use crate::wire::http2::{HeadFlush, OriginStream};

@@ -28,7 +28,7 @@ const OTHER_THAN_CONNECT: &str =
 
 /// How a request came to us.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Came<'a> {
+pub struct Ingress<'a> {
     /// Through TLS, on a listener that has it.
     pub secure: bool,
     /// To a listener on loopback.
@@ -37,7 +37,7 @@ pub struct Came<'a> {
     pub within: Option<&'a Origin>,
 }
 
-impl Came<'_> {
+impl Ingress<'_> {
     /// The port that an authority means which names none.
     fn default_port(&self) -> u16 {
         let scheme = if self.secure { Scheme::Https } else { Scheme::Http };
@@ -115,7 +115,7 @@ impl Targets {
     /// # Errors
     /// 400 if its target or its `Host` makes no sense, 403 for an address in disguise, 404 if no route takes it, 421 if
     /// it is for another origin than the tunnel that it came through.
-    pub fn find(&self, head: &RequestHead, came: &Came<'_>) -> Result<Target, Refusal> {
+    pub fn find(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Target, Refusal> {
         let target = head.target();
         if target.contains('#') {
             return Err(Refusal::BadTarget(
@@ -143,7 +143,7 @@ impl Targets {
 
     /// HTTP/2 has no origin-form: a request for a route looks like one for an origin (RFC 9113 §8.3.1). It is for a
     /// route if one takes it, and if it names the scheme that it came by.
-    fn routed_by_http2(&self, head: &RequestHead, came: &Came<'_>) -> Result<Option<Target>, Refusal> {
+    fn routed_by_http2(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Option<Target>, Refusal> {
         if head.version() != Version::Http2 || self.routes.is_empty() {
             return Ok(None);
         }
@@ -167,7 +167,7 @@ impl Targets {
         head: &RequestHead,
         at: usize,
         host: Option<Authority<'_>>,
-        came: &Came<'_>,
+        came: &Ingress<'_>,
     ) -> Result<Option<Target>, Refusal> {
         let Some(found) = self.routes.find(&head.target()[at..], host, came.default_port())? else { return Ok(None) };
         if found.cross_site == CrossSite::Refuse {
@@ -191,7 +191,7 @@ impl Targets {
     }
 
     /// `OPTIONS *` speaks of a whole server (RFC 9110 §9.3.7), so only a route for all paths takes it.
-    fn whole_origin(&self, head: &RequestHead, came: &Came<'_>) -> Result<Target, Refusal> {
+    fn whole_origin(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Target, Refusal> {
         only_options(head)?;
         let host = check_host(head, None)?;
         let route = self.routes.whole(host, came.default_port()).ok_or(Refusal::NoRoute)?;

@@ -5,9 +5,9 @@ use std::task::{Context, Poll};
 
 use super::body::{Body, BodyError};
 use super::connection::Caller;
+use super::request_log::Story;
 use super::send::Ready;
 use super::server_name::{Asker, Guard, Unfit};
-use super::story::Story;
 use crate::gate::{Flight, Permit};
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
@@ -136,7 +136,7 @@ pub(super) async fn relay(caller: &mut Caller, mut tunnel: Box<Tunnel>) {
             before = now;
             alarm.set(if is_held_up { timeouts.head } else { timeouts.tunnel_idle });
         }
-        alarm.poll_ring(cx).map(|()| End::Broken)
+        alarm.poll_expired(cx).map(|()| End::Broken)
     })
     .await;
     let mut story = tunnel.story.take();

@@ -27,7 +27,7 @@ use super::super::{print_error, variables};
 use super::{LOG_FILE_VARIABLE, join_socket};
 use crate::config::Settings;
 use crate::net::dial;
-use crate::proxy::about::{self, About};
+use crate::proxy::capabilities::{self, Capabilities};
 use crate::wire::http_client;
 
 /// Time for an answer: so long that only a hang is slower, however busy the machine.
@@ -76,14 +76,14 @@ pub(super) type ConfigDigest = [u8; 32];
 enum ProbeResult {
     Nothing,
     /// Its capabilities, if it has sent them.
-    Gateway(Option<About>),
+    Gateway(Option<Capabilities>),
 }
 
 /// The gateway for a program.
 pub(super) struct FoundGateway {
     pub(super) address: SocketAddr,
     /// Its capabilities; `None` if exec started it with this very configuration, or it did not send them.
-    pub(super) about: Option<About>,
+    pub(super) about: Option<Capabilities>,
 }
 
 /// Finds the gateway of these settings, or starts it.
@@ -201,7 +201,7 @@ fn probe(settings: &Settings, address: SocketAddr) -> Result<ProbeResult, Error>
 
 /// Requests the capabilities of a gateway, with these `Proxy-Authorization` credentials.
 fn request_about(address: SocketAddr, credentials: Option<String>) -> Result<Response<Bytes>, http_client::Error> {
-    let mut request = about::request();
+    let mut request = capabilities::request();
     if let Some(credentials) = credentials {
         request = request.header(PROXY_AUTHORIZATION, credentials);
     }
@@ -211,11 +211,11 @@ fn request_about(address: SocketAddr, credentials: Option<String>) -> Result<Res
 
 /// Reads the capabilities in a response. After a 407 the request is repeated with the password that the program is about to
 /// send to the same address; a server that requires none gets none.
-fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<About> {
+fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<Capabilities> {
     if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-        return About::read(request_about(address, Some(credentials()?)).ok()?.headers());
+        return Capabilities::read(request_about(address, Some(credentials()?)).ok()?.headers());
     }
-    About::read(response.headers())
+    Capabilities::read(response.headers())
 }
 
 /// The program's credentials as a value of `Proxy-Authorization` (RFC 7617).

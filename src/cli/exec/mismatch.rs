@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::Settings;
-use crate::proxy::about::About;
+use crate::proxy::capabilities::Capabilities;
 use crate::tls::ca;
 
 /// One warning for each difference that matters to the program. The authority of the configuration must exist.
-pub(super) fn notes(settings: &Settings, config: &Path, address: SocketAddr, about: &About) -> Vec<String> {
+pub(super) fn notes(settings: &Settings, config: &Path, address: SocketAddr, about: &Capabilities) -> Vec<String> {
     let ours = &settings.proxy.intercept;
     let ports = &settings.proxy.access.connect_ports;
     let is_opened = |hosts: &_| ports.iter().all(|port| about.intercept.iter().any(|other| other.covers(hosts, *port)));

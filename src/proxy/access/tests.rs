@@ -1,7 +1,7 @@
 //! Who is let in, and where to.
 
 use super::*;
-use crate::proxy::target::{Came, Targets};
+use crate::proxy::target::{Ingress, Targets};
 
 const SEED: [u8; 16] = [7; 16];
 const NAMED: Named = Named { listed: true, reach: Reach::Private, with_port: false };
@@ -22,7 +22,7 @@ fn open() -> Settings {
 
 async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: Named) -> Result<Admitted, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
-    let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
+    let target = Targets::new(Vec::new()).find(&head, &Ingress::default()).expect("a target");
     Access::new(settings, SEED).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
 }
 

@@ -9,7 +9,7 @@ use crate::gate::Revision;
 use crate::locker::Caller;
 use crate::net::dial::Reach;
 use crate::proxy::rule::MAX_KEYS;
-use crate::proxy::target::{Came, Targets};
+use crate::proxy::target::{Ingress, Targets};
 
 fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<KeyPart>) -> Rule {
     Rule {
@@ -39,7 +39,7 @@ fn keyed(key: Vec<KeyPart>) -> Rules {
 
 fn find_as(rules: &Rules, line: &str, fields: &str, caller: u64) -> Result<Claims, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
-    let target = Targets::new(Vec::new()).find(&head, &Came::default()).expect("a target");
+    let target = Targets::new(Vec::new()).find(&head, &Ingress::default()).expect("a target");
     let admitted = Admitted {
         caller: Caller(caller),
         user: None,
@@ -160,7 +160,7 @@ fn a_request_counts_in_few_windows_and_in_each_once() {
     let trial = rules_of(vec![trial]);
     assert_eq!(find(&trial, &format!("GET http://a/?k=x{many}"), "").claims.len(), 0, "a dry run lets all go");
     let found = find(&rules, "GET http://a/x;1?k=1", "");
-    assert_eq!((found.claims.len(), found.limits().count(), rules.tallies(&found).count()), (2, 1, 1));
+    assert_eq!((found.claims.len(), found.limits().count(), rules.metrics(&found).count()), (2, 1, 1));
 }
 
 #[test]

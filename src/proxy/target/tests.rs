@@ -10,7 +10,7 @@ fn head(line: &str, fields: &str) -> RequestHead {
 /// The found target, written as one line.
 fn found(targets: &Targets, line: &str, fields: &str) -> Result<String, Refusal> {
     let head = head(line, fields);
-    let target = targets.find(&head, &Came::default())?;
+    let target = targets.find(&head, &Ingress::default())?;
     let mut host = Vec::new();
     target.write_host(&mut host);
     let host = String::from_utf8(host).expect("ASCII");
@@ -143,9 +143,9 @@ fn host_is_required_once_and_must_make_sense() {
         assert!(found(&targets, line, "Host:\r\n").is_ok(), "{line}");
     }
     let old = RequestHead::parse_for_test(b"GET http://a/ HTTP/1.0\r\n\r\n");
-    assert!(targets.find(&old, &Came::default()).is_ok());
+    assert!(targets.find(&old, &Ingress::default()).is_ok());
     let old = RequestHead::parse_for_test(b"GET http://a/ HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n");
-    assert!(targets.find(&old, &Came::default()).is_err());
+    assert!(targets.find(&old, &Ingress::default()).is_err());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::exporter::Exporter;
-use super::tally::Count;
+use super::metrics::Count;
 use crate::gate::clock::Clock;
 use crate::time::Time;
 use crate::tls::verify;

@@ -28,8 +28,8 @@ const MOST_CALLERS: usize = 10_000;
 
 /// What the whole process has counted.
 #[derive(Default)]
-pub struct Tallies {
-    limits: Mutex<BTreeMap<Arc<str>, Arc<Tally>>>,
+pub struct Metrics {
+    limits: Mutex<BTreeMap<Arc<str>, Arc<LimitMetrics>>>,
     /// By the first digit of the status.
     requests: [Count; 6],
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
@@ -47,7 +47,7 @@ pub(super) trait Pool: Send + Sync {
     fn kept(&self) -> Kept;
 
     /// Closes those that are idle; whether there was one.
-    fn let_idle_go(&self) -> bool;
+    fn close_idle(&self) -> bool;
 }
 
 /// How many connections to origins are kept, over all pools.
@@ -61,7 +61,7 @@ pub struct Kept {
 
 /// What became of the requests that a limit counts.
 #[derive(Default, Debug)]
-pub struct Tally {
+pub struct LimitMetrics {
     /// Permits that were granted.
     pub permits: Count,
     /// Requests that hung up in line.
@@ -104,13 +104,13 @@ pub struct Waits {
     pub buckets: Vec<(f64, u64)>,
 }
 
-impl fmt::Debug for Tallies {
+impl fmt::Debug for Metrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Tallies").field("limits", &self.limits).finish_non_exhaustive()
+        formatter.debug_struct("Metrics").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
-impl Tally {
+impl LimitMetrics {
     /// A permit was granted after that wait.
     pub(super) fn permit(&self, waited: Duration) {
         self.permits.add_one();
@@ -139,9 +139,9 @@ impl Tally {
     }
 }
 
-impl Tallies {
-    /// The tally of the limit with this name, which is the same for ever.
-    pub(super) fn of(&self, limit: &Arc<str>) -> Arc<Tally> {
+impl Metrics {
+    /// The counters of the limit with this name, which is the same for ever.
+    pub(super) fn of(&self, limit: &Arc<str>) -> Arc<LimitMetrics> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(limits.entry(Arc::clone(limit)).or_default())
     }
@@ -194,8 +194,8 @@ impl Tallies {
 
     /// Closes the idle connections to origins, of all pools: for want of descriptors. Whether there was one. Those of HTTP/2
     /// end a moment later, each in its runtime.
-    pub fn let_idle_go(&self) -> bool {
-        self.pools().iter().filter(|pool| pool.let_idle_go()).count() > 0
+    pub fn close_idle(&self) -> bool {
+        self.pools().iter().filter(|pool| pool.close_idle()).count() > 0
     }
 
     fn pools(&self) -> Vec<Arc<dyn Pool>> {
@@ -214,9 +214,9 @@ impl Tallies {
     }
 
     /// Every limit that there is or was, and what became of its requests.
-    pub fn limits(&self) -> Vec<(Arc<str>, Arc<Tally>)> {
+    pub fn limits(&self) -> Vec<(Arc<str>, Arc<LimitMetrics>)> {
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.iter().map(|(name, tally)| (Arc::clone(name), Arc::clone(tally))).collect()
+        limits.iter().map(|(name, counters)| (Arc::clone(name), Arc::clone(counters))).collect()
     }
 
     /// How many requests have ended, by the first digit of their status.
@@ -240,36 +240,36 @@ mod tests {
 
     #[test]
     fn a_wait_is_counted_in_the_first_bucket_that_holds_it() {
-        let tally = Tally::default();
+        let counters = LimitMetrics::default();
         for millis in [0, 1, 2, 999, 1000, 60_000, 60_001] {
-            tally.permit(Duration::from_millis(millis));
+            counters.permit(Duration::from_millis(millis));
         }
-        let waits = tally.waits();
+        let waits = counters.waits();
         let counted: Vec<_> = waits.buckets.iter().filter(|(_, count)| *count > 0).copied().collect();
         assert_eq!(counted, [(0.001, 2), (0.005, 1), (1.0, 2), (60.0, 1), (f64::INFINITY, 1)]);
         assert!((waits.sum - 122.003).abs() < 1e-9, "{}", waits.sum);
-        assert_eq!(tally.permits.get(), 7);
+        assert_eq!(counters.permits.get(), 7);
     }
 
     #[test]
     fn a_limit_keeps_its_tally_as_long_as_it_keeps_its_name() {
-        let tallies = Tallies::default();
-        tallies.limit_refused(&"a".into(), Why::TooLong);
-        tallies.of(&"b".into());
-        assert!(Arc::ptr_eq(&tallies.of(&"a".into()), &tallies.of(&"a".into())));
-        let refused: Vec<_> = tallies.of(&"a".into()).refused().filter(|(_, count)| *count > 0).collect();
+        let metrics = Metrics::default();
+        metrics.limit_refused(&"a".into(), Why::TooLong);
+        metrics.of(&"b".into());
+        assert!(Arc::ptr_eq(&metrics.of(&"a".into()), &metrics.of(&"a".into())));
+        let refused: Vec<_> = metrics.of(&"a".into()).refused().filter(|(_, count)| *count > 0).collect();
         assert_eq!(refused, [("too_long", 1)]);
-        assert_eq!(tallies.limits().len(), 2);
+        assert_eq!(metrics.limits().len(), 2);
     }
 
     #[test]
     fn every_status_and_reason_is_counted_where_it_belongs() {
-        let tallies = Tallies::default();
-        tallies.ended(200, None);
-        tallies.ended(204, None);
-        tallies.ended(429, Some(("limit", "full")));
-        tallies.ended(999, None);
-        assert_eq!(tallies.requests().collect::<Vec<_>>(), [(1, 0), (2, 2), (3, 0), (4, 1), (5, 0)]);
-        assert_eq!(tallies.refused(), [(("limit", "full"), 1)]);
+        let metrics = Metrics::default();
+        metrics.ended(200, None);
+        metrics.ended(204, None);
+        metrics.ended(429, Some(("limit", "full")));
+        metrics.ended(999, None);
+        assert_eq!(metrics.requests().collect::<Vec<_>>(), [(1, 0), (2, 2), (3, 0), (4, 1), (5, 0)]);
+        assert_eq!(metrics.refused(), [(("limit", "full"), 1)]);
     }
 }

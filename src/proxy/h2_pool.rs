@@ -235,7 +235,7 @@ impl Links {
     }
 
     /// Closes every connection that nobody uses; whether there was one.
-    pub(super) fn let_idle_go(&self) -> bool {
+    pub(super) fn close_idle(&self) -> bool {
         let mut all = self.lock();
         let idle = all.values_mut().flat_map(|known| known.links.extract_if(.., |pooled| pooled.link.is_idle()));
         idle.map(|pooled| pooled.link.close()).count() > 0

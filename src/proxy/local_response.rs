@@ -8,9 +8,9 @@ use super::connection::Caller;
 use super::exchange::Outcome;
 use super::intercept::Opening;
 use super::refusal::Refusal;
-use super::story::{BodyRead, Story};
+use super::request_log::{BodyRead, Story};
 use super::tunnel::Tunnel;
-use super::{about, headers, heads, problem};
+use super::{capabilities, header_rules, problem, serialize};
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing};
 
 /// The largest body of a refused request that is read and dropped, so that its connection can be kept.
@@ -40,7 +40,7 @@ pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Ref
     let mut message = Vec::new();
     refusal.write(&mut message, close, head_only, version == Version::Http10, wall);
     story.bytes_out += message.len() as u64;
-    heads::send_own(&message, version, &mut caller.conn);
+    serialize::send_own(&message, version, &mut caller.conn);
     if flush(caller).await && !close && drop_body(caller, rest.unwrap_or(0)).await {
         Outcome::Keep
     } else {
@@ -79,7 +79,7 @@ pub(super) async fn flush(caller: &mut Caller) -> bool {
     conn.finish();
     poll_fn(|cx| match conn.poll_flush(cx) {
         Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
-        Poll::Pending => alarm.poll_ring(cx).map(|()| false),
+        Poll::Pending => alarm.poll_expired(cx).map(|()| false),
     })
     .await
 }
@@ -99,7 +99,7 @@ async fn drop_body(caller: &mut Caller, mut left: u64) -> bool {
             match conn.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return alarm.poll_ring(cx).map(|()| false),
+                Poll::Pending => return alarm.poll_expired(cx).map(|()| false),
             }
         }
     })
@@ -111,15 +111,15 @@ pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcom
     let head = &caller.head;
     let traced = head.method() == "TRACE";
     if !(traced || head.method() == "OPTIONS")
-        || head.get(Name::MaxForwards).is_none_or(|value| headers::max_forwards(value) > 0)
+        || head.get(Name::MaxForwards).is_none_or(|value| header_rules::max_forwards(value) > 0)
     {
         return None;
     }
-    let echo = if traced { heads::echo(head) } else { Vec::new() };
+    let echo = if traced { serialize::echo(head) } else { Vec::new() };
     let fields: Cow<'_, str> = if traced {
         "Via: 1.1 lockgate\r\nContent-Type: message/http\r\n".into()
-    } else if about::is_asked(head) {
-        format!("{METHODS}{}", about::fields(&caller.worker.proxy)).into()
+    } else if capabilities::is_asked(head) {
+        format!("{METHODS}{}", capabilities::fields(&caller.worker.proxy)).into()
     } else {
         METHODS.into()
     };
@@ -146,7 +146,7 @@ async fn say(caller: &mut Caller, story: &mut Story, fields: &str, body: &[u8]) 
     let mut out =
         format!("HTTP/1.1 200 OK\r\nDate: {date}\r\n{fields}Content-Length: {}\r\n{end}", body.len()).into_bytes();
     out.extend_from_slice(body);
-    heads::send_own(&out, head.version(), &mut caller.conn);
+    serialize::send_own(&out, head.version(), &mut caller.conn);
     story.status = 200;
     story.bytes_out += out.len() as u64;
     match rest {
@@ -175,5 +175,5 @@ pub(super) fn opened(caller: &mut Caller, story: &mut Story, opening: Opening) -
 fn established(caller: &mut Caller, story: &mut Story) {
     story.status = 200;
     let message = b"HTTP/1.1 200 Connection established\r\n\r\n";
-    heads::send_own(message, caller.head.version(), &mut caller.conn);
+    serialize::send_own(message, caller.head.version(), &mut caller.conn);
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 /// The tasks of one kind on one thread. The owner spawns them; each asks for its next work here.
-pub struct Hands<W> {
+pub struct TaskPool<W> {
     inner: RefCell<Inner<W>>,
     most_idle: usize,
 }
@@ -24,17 +24,17 @@ struct Inner<W> {
 /// A task that is to be spawned, because all others are busy. Its number is its own.
 #[must_use = "the work waits for it"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Hired(u64);
+pub struct NewTask(u64);
 
-impl<W> Hands<W> {
+impl<W> TaskPool<W> {
     /// Nobody yet. Of those who have nothing to do at a time, `most_idle` are kept.
-    pub fn new(most_idle: usize) -> Hands<W> {
+    pub fn new(most_idle: usize) -> TaskPool<W> {
         let inner = Inner { work: VecDeque::new(), idle: Vec::new(), hired: 0, over: false };
-        Hands { inner: RefCell::new(inner), most_idle }
+        TaskPool { inner: RefCell::new(inner), most_idle }
     }
 
     /// Gives work to whoever has nothing to do, or asks for somebody new.
-    pub fn give(&self, work: W) -> Option<Hired> {
+    pub fn give(&self, work: W) -> Option<NewTask> {
         let mut inner = self.inner.borrow_mut();
         inner.work.push_back(work);
         if let Some((_, waker)) = inner.idle.pop() {
@@ -42,11 +42,11 @@ impl<W> Hands<W> {
             return None;
         }
         inner.hired += 1;
-        Some(Hired(inner.hired))
+        Some(NewTask(inner.hired))
     }
 
     /// The next work for somebody; `None` when there is none and nobody needs to wait for it.
-    pub fn poll_take(&self, who: Hired, cx: &Context<'_>) -> Poll<Option<W>> {
+    pub fn poll_take(&self, who: NewTask, cx: &Context<'_>) -> Poll<Option<W>> {
         let mut inner = self.inner.borrow_mut();
         // It may have been polled for another reason than work, and whoever is busy or gone must not be called.
         inner.idle.retain(|(idle, _)| *idle != who.0);
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn work_goes_to_the_idle_before_somebody_new_is_hired() {
-        let hands = Hands::new(2);
+        let hands = TaskPool::new(2);
         let cx = Context::from_waker(Waker::noop());
         let first = hands.give("one").unwrap();
         assert_eq!(hands.poll_take(first, &cx), Poll::Ready(Some("one")));
@@ -87,12 +87,12 @@ mod tests {
 
     #[test]
     fn no_more_are_kept_than_may_be_idle_and_none_after_the_end() {
-        let hands = Hands::<()>::new(1);
+        let hands = TaskPool::<()>::new(1);
         let cx = Context::from_waker(Waker::noop());
-        assert!(hands.poll_take(Hired(1), &cx).is_pending());
-        assert!(hands.poll_take(Hired(1), &cx).is_pending(), "who asks twice is there once");
-        assert_eq!(hands.poll_take(Hired(2), &cx), Poll::Ready(None));
+        assert!(hands.poll_take(NewTask(1), &cx).is_pending());
+        assert!(hands.poll_take(NewTask(1), &cx).is_pending(), "who asks twice is there once");
+        assert_eq!(hands.poll_take(NewTask(2), &cx), Poll::Ready(None));
         hands.end();
-        assert_eq!(hands.poll_take(Hired(1), &cx), Poll::Ready(None));
+        assert_eq!(hands.poll_take(NewTask(1), &cx), Poll::Ready(None));
     }
 }

@@ -15,7 +15,7 @@ const AUTHORITY: &str = "lockgate-authority";
 
 /// The capabilities.
 #[derive(PartialEq, Debug)]
-pub struct About {
+pub struct Capabilities {
     /// The hosts whose tunnels are opened.
     pub intercept: Vec<HostPattern>,
     /// SHA-256 of the certificate of the authority that signs for them.
@@ -48,13 +48,13 @@ pub fn request() -> http::request::Builder {
     request.header(header::MAX_FORWARDS, "0").header(header::CONNECTION, "close")
 }
 
-impl About {
+impl Capabilities {
     /// Reads them from the fields of a response; `None` if they are not there, as in a refusal or an older gateway's response.
-    pub fn read(fields: &HeaderMap) -> Option<About> {
+    pub fn read(fields: &HeaderMap) -> Option<Capabilities> {
         let field = |name: &str| fields.get(name)?.to_str().ok();
         let hosts = field(INTERCEPT)?.split(',').map(str::trim).filter(|host| !host.is_empty());
         let intercept = hosts.map(|host| HostPattern::parse(host).ok()).collect::<Option<Vec<_>>>()?;
-        Some(About { intercept, authority: field(AUTHORITY).and_then(digest) })
+        Some(Capabilities { intercept, authority: field(AUTHORITY).and_then(digest) })
     }
 }
 
@@ -75,9 +75,9 @@ mod tests {
 
     use super::*;
 
-    fn read(fields: &[(&'static str, &str)]) -> Option<About> {
+    fn read(fields: &[(&'static str, &str)]) -> Option<Capabilities> {
         let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        About::read(&fields.collect())
+        Capabilities::read(&fields.collect())
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(about.intercept, ["api.example", "*.b.example:443", "[::1]:8443"].map(pattern));
         assert_eq!(about.authority, Some([10; 32]));
         let none = read(&[("lockgate-intercept", "")]).unwrap();
-        assert_eq!(none, About { intercept: Vec::new(), authority: None });
+        assert_eq!(none, Capabilities { intercept: Vec::new(), authority: None });
         assert_eq!(read(&[("via", "1.1 lockgate")]), None);
     }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 /// What was made from settings, with them: as long as they are the same it is too.
-pub(super) struct Made<S, T> {
+pub(super) struct Reused<S, T> {
     from: S,
     made: Arc<T>,
 }
 
-impl<S: PartialEq, T> Made<S, T> {
+impl<S: PartialEq, T> Reused<S, T> {
     /// What was made before if it was made from the same, else made now.
     pub(super) fn again<E>(
         before: Option<&Self>,
@@ -19,11 +19,11 @@ impl<S: PartialEq, T> Made<S, T> {
             Some(before) => Arc::clone(&before.made),
             None => make(&from)?,
         };
-        Ok(Made { from, made })
+        Ok(Reused { from, made })
     }
 }
 
-impl<S, T> std::ops::Deref for Made<S, T> {
+impl<S, T> std::ops::Deref for Reused<S, T> {
     type Target = Arc<T>;
 
     fn deref(&self) -> &Arc<T> {

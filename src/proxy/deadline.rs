@@ -15,7 +15,7 @@ use crate::time::Time;
 /// Deadlines nearly always move later, so the timer under it is left where it is and only asked, when it
 /// rings, whether its time has really come: moving a deadline then costs one clock reading.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(super) struct Deadline {
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
     due: Instant,
@@ -23,11 +23,11 @@ pub(super) struct Alarm {
     cap: Option<Instant>,
 }
 
-impl Alarm {
+impl Deadline {
     /// Rings `after` from now.
-    pub(super) fn new(clock: Clock, after: Duration) -> Alarm {
+    pub(super) fn new(clock: Clock, after: Duration) -> Deadline {
         let due = Self::at(clock, after);
-        Alarm { clock, sleep: Box::pin(sleep_until(due)), due, cap: None }
+        Deadline { clock, sleep: Box::pin(sleep_until(due)), due, cap: None }
     }
 
     /// Rings `after` from now, and not when it would have.
@@ -45,7 +45,7 @@ impl Alarm {
     }
 
     /// Ready when it rings.
-    pub(super) fn poll_ring(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.sleep.as_mut().poll(cx).is_ready() {
             if self.due <= self.sleep.deadline() {
                 return Poll::Ready(());
@@ -60,7 +60,7 @@ impl Alarm {
         let mut work = pin!(work);
         poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending => self.poll_ring(cx).map(|()| None),
+            Poll::Pending => self.poll_expired(cx).map(|()| None),
         })
         .await
     }
@@ -79,17 +79,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_the_last_deadline_it_was_given_whether_later_or_earlier() {
         let start = Instant::now();
-        let mut alarm = Alarm {
+        let mut alarm = Deadline {
             clock: Clock::start(),
             sleep: Box::pin(sleep_until(start + Duration::from_secs(1))),
             due: start,
             cap: None,
         };
         alarm.due = start + Duration::from_secs(3);
-        poll_fn(|cx| alarm.poll_ring(cx)).await;
+        poll_fn(|cx| alarm.poll_expired(cx)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(3));
         alarm.set(Duration::from_secs(100));
-        assert!(alarm.poll_ring(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(alarm.poll_expired(&mut Context::from_waker(Waker::noop())).is_pending());
         alarm.set(Duration::from_secs(1));
         assert!(alarm.sleep.deadline() < start + Duration::from_secs(90));
     }
@@ -97,7 +97,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_its_cap_however_often_it_is_set_to_later() {
         let (clock, hand) = Clock::manual();
-        let mut alarm = Alarm::new(clock, Duration::from_secs(1));
+        let mut alarm = Deadline::new(clock, Duration::from_secs(1));
         alarm.cap(Some(clock.now() + Duration::from_secs(3)));
         for _ in 0..5 {
             alarm.set(Duration::from_secs(90));
@@ -106,6 +106,6 @@ mod tests {
         assert_eq!(alarm.due, Instant::from_std(clock.instant(Time::START + Duration::from_secs(3))));
         alarm.cap(None);
         alarm.set(Duration::from_secs(90));
-        assert_eq!(alarm.due, Alarm::at(clock, Duration::from_secs(90)));
+        assert_eq!(alarm.due, Deadline::at(clock, Duration::from_secs(90)));
     }
 }

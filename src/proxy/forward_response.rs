@@ -3,15 +3,15 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use super::attempts;
+use super::attempt;
 use super::body::{Body, BodyError};
 use super::connection::Caller;
 use super::exchange::{End, Outcome, Plan};
-use super::headers::{self, Returned};
-use super::heads;
+use super::header_rules::{self, Returned};
 use super::refusal::Refusal;
+use super::request_log::Story;
 use super::send::Ready;
-use super::story::Story;
+use super::serialize;
 use super::tunnel::Tunnel;
 use crate::gate::Flight;
 use crate::wire::{Length, Name, ResponseHead, Version, framing};
@@ -37,7 +37,7 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
         }
         let (length, pinned) = (Length::Empty, false);
         let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations, pinned };
-        heads::send_response(&caller.response, returned, &mut caller.conn);
+        serialize::send_response(&caller.response, returned, &mut caller.conn);
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
     let from = framing::of_response(&caller.response, caller.head.method())
@@ -50,16 +50,17 @@ pub(super) async fn run(caller: &mut Caller, story: &mut Story, plan: &Plan, don
     // RFC 9110 §6.6.1: a date that is missing is added when a response is passed on.
     let undated = caller.response.get(Name::Date).is_none();
     let received_unix_nanos = undated.then(|| caller.worker.proxy.gate.clock().wall_unix_nanos());
-    let (keep, pinned) = (keep_caller, attempts::is_pinned(caller, &ready));
+    let (keep, pinned) = (keep_caller, attempt::is_pinned(caller, &ready));
     let returned = Returned { length: told, keep, version, waited, received_unix_nanos, locations, pinned };
-    heads::send_response(&caller.response, returned, &mut caller.conn);
-    let mut back = Body::new(from.read_by(caller.response.version()), length, headers::takes_trailers(&caller.head));
+    serialize::send_response(&caller.response, returned, &mut caller.conn);
+    let mut back =
+        Body::new(from.read_by(caller.response.version()), length, header_rules::takes_trailers(&caller.head));
     let streamed = stream(caller, &mut ready, &mut body, &mut back).await;
     story.bytes_in += body.moved;
     story.bytes_out += back.moved;
     streamed?;
     if body.has_ended() && from != Length::UntilClose {
-        attempts::keep(caller, plan, ready);
+        attempt::keep(caller, plan, ready);
     }
     drop(flight);
     Ok(if keep_caller && body.has_ended() { Outcome::Keep } else { Outcome::Close })
@@ -107,7 +108,7 @@ async fn stream(caller: &mut Caller, ready: &mut Ready, body: &mut Body, back: &
             moved = now;
             alarm.set(idle);
         }
-        std::task::ready!(alarm.poll_ring(cx));
+        std::task::ready!(alarm.poll_expired(cx));
         ready.doubt(clock.now());
         Poll::Ready(Err(End::Broken))
     })

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Proxy;
-use super::origin::Origins;
+use super::pool::Origins;
 
 /// The proxy of the whole process.
 pub struct Current {

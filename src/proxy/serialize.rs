@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use http::{Request, Response};
 
-use super::headers::{Outgoing, Returned, asks_for_trailers, for_caller, for_origin, is_named, switches};
+use super::header_rules::{Outgoing, Returned, asks_for_trailers, for_caller, for_origin, is_named, switches};
 use super::problem::date;
 use super::refusal::Refusal;
 use super::target::Target;
@@ -228,14 +228,14 @@ fn via(received: Version) -> &'static [u8] {
 mod tests {
     use std::time::Duration;
 
-    use super::super::headers::{stolen_field, wants_upgrade};
-    use super::super::target::{Came, Targets};
+    use super::super::header_rules::{stolen_field, wants_upgrade};
+    use super::super::target::{Ingress, Targets};
     use super::*;
     use crate::wire::ConnectionOptions;
 
     fn out(head: &str) -> String {
         let head = RequestHead::parse_for_test(head.as_bytes());
-        let target = Targets::new(Vec::new()).find(&head, &Came::default()).unwrap();
+        let target = Targets::new(Vec::new()).find(&head, &Ingress::default()).unwrap();
         let length = crate::wire::framing::of_request(&head).unwrap();
         let options = ConnectionOptions::of(head.all(Name::Connection));
         let upgrade = wants_upgrade(&head, options, length, |protocol| protocol == b"websocket");

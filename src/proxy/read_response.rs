@@ -7,10 +7,10 @@ use std::task::{Context, Poll, ready};
 use super::body::{Body, BodyError};
 use super::connection::Caller;
 use super::exchange::End;
-use super::headers;
-use super::heads;
+use super::header_rules;
 use super::refusal::Refusal;
 use super::send::Ready;
+use super::serialize;
 use crate::tls::verify::late_rejection;
 use crate::wire::head::may_be_complete;
 use crate::wire::http2::{self, ResponseKind};
@@ -102,7 +102,7 @@ pub(super) async fn answer(caller: &mut Caller, ready: &mut Ready, body: &mut Bo
         // Content that is still to come and does not wait for the origin is the caller's to send.
         let stalled = sending && !ready.conn.has_pending();
         let late = || if stalled { Refusal::BodyTimeout } else { Refusal::AnswerTimeout };
-        alarm.poll_ring(cx).map(|()| Err(late().into()))
+        alarm.poll_expired(cx).map(|()| Err(late().into()))
     })
     .await
 }
@@ -138,7 +138,7 @@ impl Reader {
             if !input.is_empty() && may_be_complete(input, self.seen) {
                 match response.read(input) {
                     // HTTP/2 has no such field (RFC 9113 §8.2.2).
-                    Ok(Some(_)) if headers::has_too_many_options(response) => {
+                    Ok(Some(_)) if header_rules::has_too_many_options(response) => {
                         let why = "its Connection has more members than make sense";
                         return Poll::Ready(Err(Refusal::ProtocolError(why).into()));
                     }
@@ -185,7 +185,7 @@ impl Reader {
             return Err(Refusal::ProtocolError("it sends interim responses without end").into());
         }
         if self.version > Version::Http10 {
-            heads::send_interim(response, self.version, caller).map_err(|_| Silence::End(End::Left))?;
+            serialize::send_interim(response, self.version, caller).map_err(|_| Silence::End(End::Left))?;
         }
         Ok(true)
     }

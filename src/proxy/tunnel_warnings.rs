@@ -12,13 +12,13 @@ const MOST_TOLD: usize = 1024;
 
 /// Hosts that the log has named, for each kind of line.
 #[derive(Default)]
-pub(super) struct Opaque {
+pub(super) struct WarnedHosts {
     counted: Told,
     uncounted: Told,
     ended: Told,
 }
 
-impl Opaque {
+impl WarnedHosts {
     /// Warns once per host that a limit sees less of its tunnels than the operator may think: it names the host and counts
     /// nothing of this tunnel, or counts the tunnel and not the requests in it.
     pub(super) fn tell(&self, origin: &Origin, rules: &Rules, claims: &Claims) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::Admitted;
+use super::access_log::Record;
 use super::body::Body;
 use super::claims::Claims;
 use super::connection::Caller;
-use super::record::Record;
 use super::refusal::Refusal;
 use super::trace::{Span, TraceContext};
 use crate::gate::Permit;
@@ -120,7 +120,7 @@ impl Story {
     /// Counts it, and writes the record.
     pub(super) fn end(self, caller: &Caller) {
         let proxy = &caller.worker.proxy;
-        proxy.tallies.ended(self.status, self.refused);
+        proxy.metrics.ended(self.status, self.refused);
         if !self.logged {
             return;
         }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::body::{Body, Kept};
 use super::connection::Caller;
 use super::exchange::{self, End, Outcome, Plan};
-use super::origin::{Fresh, Want};
-use super::pass::{self, Exchanged};
+use super::forward_response::{self, Exchanged};
+use super::pool::{Fresh, Want};
 use super::refusal::Refusal;
+use super::request_log::{BodyRead, Story};
 use super::retry::{self, Pushback};
 use super::send::{Ready, Unsent};
-use super::story::{BodyRead, Story};
 use super::target::Scheme;
-use super::{headers, heads, hear, line};
+use super::{header_rules, read_response, serialize, wait};
 use crate::gate::{Flight, Permit};
 use crate::tls::verify::Offer;
 use crate::wire::{ConnectionOptions, Length, Name, Version, framing};
@@ -54,7 +54,7 @@ pub(super) async fn connection(
         return Ok(ready);
     }
     let (origins, upstream, plan) = (origins.clone(), plan.upstream.clone(), plan.dialling());
-    Ok(line::race(caller, Box::pin(async move { origins.dial(&upstream, plan, want).await })).await??)
+    Ok(wait::race(caller, Box::pin(async move { origins.dial(&upstream, plan, want).await })).await??)
 }
 
 /// What of the request's body is to be written once more.
@@ -109,11 +109,11 @@ pub(super) async fn run(
             Sent::Unanswered(once) => once,
             Sent::Answered(mut flight) => {
                 if !pushed_back(caller, plan, &mut flight, resent) || !can_repeat(&mut again, &mut body) {
-                    return pass::run(caller, story, plan, Exchanged { ready, flight, body }).await;
+                    return forward_response::run(caller, story, plan, Exchanged { ready, flight, body }).await;
                 }
                 resent += 1;
                 story.resent += 1;
-                caller.worker.proxy.rules.tallies(&plan.claims).for_each(|tally| tally.resent.add_one());
+                caller.worker.proxy.rules.metrics(&plan.claims).for_each(|counters| counters.resent.add_one());
                 Once::PushedBack
             }
         };
@@ -185,14 +185,14 @@ async fn send(
         Some(Err(Unsent::Untouched(_) | Unsent::Partly)) => return Ok(Sent::Unanswered(Once::Lost)),
         Some(Ok(flight)) => flight,
     };
-    let heard = hear::answer(caller, ready, body).await;
+    let heard = read_response::answer(caller, ready, body).await;
     story.body = BodyRead::of(body);
     match heard {
         Ok(()) => Ok(Sent::Answered(flight)),
-        Err(hear::Silence::Untaken) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http2))),
-        Err(hear::Silence::WantsHttp1) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http1))),
-        Err(hear::Silence::Lost) => Ok(Sent::Unanswered(Once::Lost)),
-        Err(hear::Silence::End(end)) => {
+        Err(read_response::Silence::Untaken) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http2))),
+        Err(read_response::Silence::WantsHttp1) => Ok(Sent::Unanswered(Once::Untaken(Offer::Http1))),
+        Err(read_response::Silence::Lost) => Ok(Sent::Unanswered(Once::Lost)),
+        Err(read_response::Silence::End(end)) => {
             if matches!(end, End::Refused(Refusal::AnswerTimeout)) {
                 ready.doubt(caller.worker.proxy.gate.clock().now());
             }
@@ -273,16 +273,16 @@ fn write(
             return Err(Refusal::ConnectionTerminated.into());
         }
         Some(Again::Unsent(bytes, before)) => {
-            heads::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
+            serialize::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
             if *before == version {
                 conn.out().extend_from_slice(bytes);
             }
         }
         Some(Again::Whole(kept)) => {
-            heads::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
+            serialize::send_request(&caller.head, &plan.target, plan.outgoing, conn)?;
             kept.write(framed, conn);
         }
-        None => heads::send_request(&caller.head, &plan.target, plan.outgoing, conn)?,
+        None => serialize::send_request(&caller.head, &plan.target, plan.outgoing, conn)?,
     }
     let gathered = body.gather(&mut caller.conn, conn);
     gathered.map_err(|_| Refusal::Malformed("the request's content is broken").into())
@@ -306,7 +306,7 @@ fn pushed_back(caller: &Caller, plan: &Plan, flight: &mut Flight, resent: u8) ->
     }
     let wall = proxy.gate.clock().wall_unix_nanos();
     if retry::asks_for_another(&caller.response) {
-        proxy.rules.tallies(&plan.claims).for_each(|tally| tally.pushbacks.add_one());
+        proxy.rules.metrics(&plan.claims).for_each(|counters| counters.pushbacks.add_one());
     }
     for claim in &plan.claims.claims {
         let rule = proxy.rules.rule(claim.limit);
@@ -347,6 +347,6 @@ pub(super) fn keep(caller: &Caller, plan: &Plan, ready: Ready) {
 
 /// Whether the connection belongs to the caller's from here on. One of HTTP/2 cannot be logged in.
 pub(super) fn is_pinned(caller: &Caller, ready: &Ready) -> bool {
-    let logs_in = || headers::logs_in(&caller.head) || headers::tells_of_login(&caller.response);
+    let logs_in = || header_rules::logs_in(&caller.head) || header_rules::tells_of_login(&caller.response);
     ready.pinned || !ready.conn.stream.is_http2() && logs_in()
 }

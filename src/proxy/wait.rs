@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Caller;
 use super::exchange::{End, Plan};
-use super::origin::{Place, Want};
+use super::pool::{Place, Want};
 use super::refusal::Refusal;
 use super::send::Ready;
 use crate::gate::{Permit, Refused, Waiting};
@@ -85,8 +85,8 @@ pub(super) async fn wait(
     let waited = clock.now().since(since);
     let proxy = &caller.worker.proxy;
     match &verdict {
-        Ok(Ok(_)) => proxy.rules.tallies(&plan.claims).for_each(|tally| tally.permit(waited)),
-        Err(End::Left) => proxy.rules.tallies(&plan.claims).for_each(|tally| tally.left.add_one()),
+        Ok(Ok(_)) => proxy.rules.metrics(&plan.claims).for_each(|counters| counters.permit(waited)),
+        Err(End::Left) => proxy.rules.metrics(&plan.claims).for_each(|counters| counters.left.add_one()),
         Ok(Err(_)) | Err(End::Refused(_) | End::Broken) => {}
     }
     let refused = match (verdict, preparation) {

@@ -67,7 +67,7 @@ pub struct Record {
     pub note: Option<Cow<'static, str>>,
 }
 
-/// Hands records over to the thread that writes them, and never waits for it: what finds no room is dropped and counted.
+/// TaskPool records over to the thread that writes them, and never waits for it: what finds no room is dropped and counted.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     /// `None`: off.
@@ -121,7 +121,7 @@ impl AccessLog {
         self.hand_over.is_some()
     }
 
-    /// Hands a record over. Takes well under a microsecond, whatever becomes of the line.
+    /// TaskPool a record over. Takes well under a microsecond, whatever becomes of the line.
     pub fn write(&self, record: Record) {
         let Some(HandOver { to_writer, dropped, clock }) = &self.hand_over else { return };
         if to_writer.try_send(Message::Line { unix_nanos: clock.wall_unix_nanos(), record }).is_err() {

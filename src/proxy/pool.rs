@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use super::links::Fresh;
-use super::links::{Http1, Links, Turn};
+pub(super) use super::h2_pool::Fresh;
+use super::h2_pool::{Http1, Links, Turn};
+use super::metrics::{Kept, Metrics, Pool};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::send::Ready;
-use super::tally::{Kept, Pool, Tallies};
 use super::target::Scheme;
 use super::upstream::Upstream;
 use super::{PoolSettings, Proxy};
@@ -34,7 +34,7 @@ pub(super) struct Origins {
     settings: PoolSettings,
     /// Which of our identities an origin is shown.
     identities: Vec<(HostPattern, usize)>,
-    tallies: Arc<Tallies>,
+    metrics: Arc<Metrics>,
     idle: Mutex<HashMap<Upstream, Vec<Idle>>>,
     links: Arc<Links>,
     places: Mutex<HashMap<Upstream, usize>>,
@@ -106,7 +106,7 @@ pub(super) struct DialPlan {
 impl Origins {
     pub(super) fn new(proxy: &Proxy) -> Arc<Origins> {
         let origins = Arc::new(Origins {
-            tallies: Arc::clone(&proxy.tallies),
+            metrics: Arc::clone(&proxy.metrics),
             dialer: Arc::clone(&proxy.dialer),
             tls: Arc::clone(&proxy.tls),
             clock: proxy.gate.clock(),
@@ -118,7 +118,7 @@ impl Origins {
             places: Mutex::default(),
         });
         let pool: Weak<Origins> = Arc::downgrade(&origins);
-        origins.tallies.watch(pool);
+        origins.metrics.watch(pool);
         origins
     }
 
@@ -131,7 +131,7 @@ impl Origins {
             && want.offer == Offer::Http2
             && let Some(stream) = self.links.open(origin, self.clock.now())
         {
-            self.tallies.reused.add_one();
+            self.metrics.reused.add_one();
             return Some(Ready::shared(stream));
         }
         let now = self.clock.now();
@@ -140,7 +140,7 @@ impl Origins {
             let is_good =
                 if now.since(since) < JUST_READ { conn.stream.seems_reusable() } else { conn.stream.is_reusable() };
             if is_good {
-                self.tallies.reused.add_one();
+                self.metrics.reused.add_one();
                 return Some(Ready { conn, reused: true, pinned: false });
             }
         }
@@ -198,7 +198,7 @@ impl Origins {
     async fn dial_alone(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
         match self.dial_once(origin, how, offer).await {
             // Descriptors that nobody uses at the moment serve this request better, those of other runtimes too.
-            Err(Refusal::Exhausted) if self.tallies.let_idle_go() => {
+            Err(Refusal::Exhausted) if self.metrics.close_idle() => {
                 // It always elapses: nothing else is waited for.
                 let _elapsed = tokio::time::timeout(LETTING_GO, pending::<()>()).await;
                 self.dial_once(origin, how, offer).await
@@ -213,7 +213,7 @@ impl Origins {
         let endpoint = Endpoint { host, port, reach, caller: caller.0, strategy: attempts };
         let within = until.since(self.clock.now());
         let tcp = self.dialer.connect(endpoint, within).await.map_err(refusal_of_dial)?;
-        self.tallies.dialled.add_one();
+        self.metrics.dialled.add_one();
         let mut stream = Stream::plain(tcp);
         stream.set_user_timeout(Some(self.unacknowledged));
         match origin.scheme {
@@ -294,8 +294,8 @@ impl Pool for Origins {
         Kept { idle: self.lock().values().map(Vec::len).sum(), shared: self.links.count() }
     }
 
-    fn let_idle_go(&self) -> bool {
-        let shared = self.links.let_idle_go();
+    fn close_idle(&self) -> bool {
+        let shared = self.links.close_idle();
         let alone = std::mem::take(&mut *self.lock());
         shared || !alone.is_empty()
     }
