@@ -204,7 +204,7 @@ impl Desk {
     }
 
     fn take_in(self: &Rc<Self>, arrival: Arrival) {
-        if let Some(hired) = self.hands.give(arrival) {
+        if let Some(hired) = self.hands.submit(arrival) {
             spawn_local(Box::pin(attend(Rc::clone(self), hired)));
         }
     }

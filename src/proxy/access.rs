@@ -193,10 +193,10 @@ impl Access {
 }
 
 impl Admitted {
-    /// It is about to wait: whoever looks at the line is told its name.
-    pub(super) fn meet(&self, metrics: &Metrics) {
+    /// Remembers the caller's name for the dashboard's view of the queue: it is about to wait.
+    pub(super) fn remember_name(&self, metrics: &Metrics) {
         let name = || self.user.as_deref().map_or_else(|| prefix::display_block(self.block), str::to_owned);
-        metrics.meet(self.caller, name);
+        metrics.remember_name(self.caller, name);
     }
 }
 

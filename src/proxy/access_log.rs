@@ -38,7 +38,7 @@ pub enum Format {
 
 /// What is known of a request at its end.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct AccessLogEntry {
     /// The caller's address.
     pub peer: IpAddr,
     /// The caller's user name, if it has proved it.
@@ -83,7 +83,7 @@ struct HandOver {
 
 #[allow(clippy::large_enum_variant, reason = "nearly every message is a line, and a box would cost each an allocation")]
 enum Message {
-    Line { unix_nanos: i128, record: Record },
+    Line { unix_nanos: i128, record: AccessLogEntry },
     Flush { done: SyncSender<()> },
 }
 
@@ -91,7 +91,7 @@ impl AccessLog {
     /// Starts the thread that writes to `out`, normally the standard output; none if the format is `Off`. The thread
     /// ends when the last copy of the log is gone.
     pub fn new(format: Format, out: Box<dyn Write + Send>, clock: Clock) -> AccessLog {
-        let write: fn(&mut String, i128, &Record) = match format {
+        let write: fn(&mut String, i128, &AccessLogEntry) = match format {
             Format::Text => write_text,
             Format::Json => write_json,
             Format::Off => return AccessLog { hand_over: None },
@@ -122,7 +122,7 @@ impl AccessLog {
     }
 
     /// TaskPool a record over. Takes well under a microsecond, whatever becomes of the line.
-    pub fn write(&self, record: Record) {
+    pub fn write(&self, record: AccessLogEntry) {
         let Some(HandOver { to_writer, dropped, clock }) = &self.hand_over else { return };
         if to_writer.try_send(Message::Line { unix_nanos: clock.wall_unix_nanos(), record }).is_err() {
             dropped.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +157,7 @@ impl AccessLog {
 struct Writer {
     out: Box<dyn Write + Send>,
     format: Format,
-    write: fn(&mut String, i128, &Record),
+    write: fn(&mut String, i128, &AccessLogEntry),
     batch: String,
     /// How many lines the batch holds.
     lines: u64,
@@ -186,7 +186,7 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, unix_nanos: i128, record: &Record) {
+    fn add(&mut self, unix_nanos: i128, record: &AccessLogEntry) {
         (self.write)(&mut self.batch, unix_nanos, record);
         self.lines += 1;
         if self.batch.len() >= BATCH {
@@ -225,9 +225,9 @@ fn write_lost(out: &mut String, format: Format, unix_nanos: i128, lost: u64) {
     written.expect("writing to a String cannot fail");
 }
 
-fn write_text(out: &mut String, unix_nanos: i128, record: &Record) {
+fn write_text(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
     let mut push = |text: std::fmt::Arguments<'_>| out.write_fmt(text).expect("writing to a String cannot fail");
-    let Record {
+    let AccessLogEntry {
         peer,
         user,
         method,
@@ -268,8 +268,8 @@ fn write_text(out: &mut String, unix_nanos: i128, record: &Record) {
     out.push('\n');
 }
 
-fn write_json(out: &mut String, unix_nanos: i128, record: &Record) {
-    let Record {
+fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
+    let AccessLogEntry {
         peer,
         user,
         method,

@@ -1,83 +1,140 @@
-//! A permit for something that is no HTTP request: `POST /v1/limits/NAME/acquire`, from the same windows and in the same
-//! line as requests.
-
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
+//! Permits for something else than HTTP requests: `POST /v1/limits/NAME/acquire` takes slots of the same windows, and waits in
+//! the same queue.
 
 use serde_json::json;
 
 use super::access::Admitted;
-use super::attempt::Late;
-use super::connection::Caller;
-use super::exchange::{End, Outcome};
+use super::claims::Claims;
 use super::host::Authority;
+use super::outcome::Failure;
+use super::permit::{self, Claimant, LatePermits};
+use super::plan::Plan;
 use super::query::{decode, parameter, parameters};
 use super::refusal::Refusal;
-use super::request_log::Story;
+use super::request_log::RequestLog;
 use super::retry::seconds;
+use super::session::Session;
 use super::wait_prefs;
-use super::{attempt, local_response};
-use crate::gate::{Answer, Permit, Refused, Waiting};
+use crate::gate::Patience;
 use crate::locker::AskKind;
-use crate::time::Time;
-use crate::wire::Name;
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
+use crate::wire::{Name, RequestHead};
 
-const BEFORE: &str = "/v1/limits/";
-const BEHIND: &str = "/acquire";
+/// The path, before and after the limit's name.
+const PREFIX: &str = "/v1/limits/";
+const SUFFIX: &str = "/acquire";
 
-/// What is asked for: the limit's name, as in the target, and the query.
-pub(super) struct Asked {
+/// A request for a permit alone, as it was stated: parts of the target and the query.
+pub(super) struct AcquireRequest {
     name: String,
     query: String,
 }
 
-/// Whether a request asks for a permit and for nothing else. Routes go first.
-pub(super) fn asked(caller: &Caller) -> Option<Asked> {
-    let head = &caller.head;
+/// The request for a permit alone, if it is one. Routes go first.
+pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
+    let head = &session.head;
     let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
-    let name = path.strip_prefix(BEFORE)?.strip_suffix(BEHIND)?;
-    if name.contains('/') || head.method() != "POST" || caller.within.is_some() {
+    let name = path.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    if name.contains('/') || head.method() != "POST" || session.within.is_some() {
         return None;
     }
-    let routed = caller.worker.proxy.targets.find(head, &caller.came());
-    matches!(routed, Err(Refusal::NoRoute)).then(|| Asked { name: name.to_owned(), query: query.to_owned() })
+    let routed = session.worker.proxy.targets.find(head, &session.ingress());
+    matches!(routed, Err(Refusal::NoRoute)).then(|| AcquireRequest { name: name.to_owned(), query: query.to_owned() })
 }
 
-/// Grants a permit to somebody who asks for nothing else.
-pub(super) async fn grant(caller: &mut Caller, story: &mut Story, asked: Asked) -> Result<Outcome, End> {
-    let proxy = &caller.worker.proxy;
-    check_site(caller)?;
-    let mut admitted = proxy.access.know(caller.peer.ip(), &caller.head, proxy.gate.clock()).await?;
-    story.admitted(&admitted);
-    let mut permit = wait(caller, story, &asked, &mut admitted, None).await?;
-    let mut late = Late::default();
+/// Obtains the permit, and settles it at once. Returns the JSON document of the response.
+///
+/// # Errors
+/// 404 without such a limit; 400 for a key or a cost that is not its; the limiter's refusal; that the caller has hung up.
+pub(super) async fn acquire(
+    session: &mut Session,
+    log: &mut RequestLog,
+    request: AcquireRequest,
+) -> Result<String, Failure> {
+    let proxy = &session.worker.proxy;
+    check_site(session)?;
+    let admitted = proxy.access.know(session.peer.ip(), &session.head, proxy.gate.clock()).await?;
+    log.admitted(&admitted);
+    let prefs = request.prefs(&session.head)?;
+    let claims = request.claims(session, log, &admitted)?;
+    let mut claimant = Acquire { request, admitted, claims };
+    let mut late = LatePermits::default();
+    let mut permit = permit::ask(session, log, &mut claimant, prefs).await?.permit;
     while permit.is_late() {
         drop(permit);
-        late.note(caller)?;
-        permit = wait(caller, story, &asked, &mut admitted, Some(story.started)).await?;
+        late.add_one(session)?;
+        let prefs = Patience { kind: AskKind::Retry, ..prefs };
+        permit = permit::ask(session, log, &mut claimant, prefs).await?.permit;
     }
-    attempt::still_good(&permit)?;
-    // Whatever it is for happens from here on; nobody tells when it ends.
+    permit::check(&permit)?;
+    // What it is for happens from here on; its end is not reported.
     let mut flight = permit.depart();
     flight.sent();
     flight.answered();
     drop(flight);
-    let body = json!({ "verdict": "go", "waited_ms": story.waited.as_micros() as f64 / 1e3 });
-    Ok(local_response::json(caller, story, &body.to_string()).await)
+    Ok(json!({ "verdict": "go", "waited_ms": log.waited.as_micros() as f64 / 1e3 }).to_string())
+}
+
+impl AcquireRequest {
+    /// The caller's wishes: `wait` of the query, in seconds, can only shorten Prefer's.
+    fn prefs(&self, head: &RequestHead) -> Result<Patience, Refusal> {
+        let mut prefs = wait_prefs::of(head);
+        if let Some(stated) = parameter(&self.query, "wait") {
+            let stated = seconds(&stated).ok_or(Refusal::BadTarget("wait is not a number of seconds"))?;
+            prefs.max_wait = Some(prefs.max_wait.map_or(stated, |before| before.min(stated)));
+        }
+        Ok(prefs)
+    }
+
+    /// The claims that it stands for, by the configuration in force.
+    fn claims(&self, session: &Session, log: &mut RequestLog, admitted: &Admitted) -> Result<Claims, Refusal> {
+        let values: Vec<_> = parameters(&self.query, "key").collect();
+        let cost = parameter(&self.query, "cost");
+        let name = String::from_utf8_lossy(&decode(&self.name)).into_owned();
+        let claims = session.worker.proxy.rules.claim(&name, &values, cost.as_deref(), admitted)?;
+        log.claimed(session, &claims);
+        Ok(claims)
+    }
+}
+
+/// A request for a permit alone, with its caller and its claims.
+struct Acquire {
+    request: AcquireRequest,
+    admitted: Admitted,
+    claims: Claims,
+}
+
+impl Claimant for Acquire {
+    fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+
+    fn plan(&self) -> Option<&Plan> {
+        None
+    }
+
+    fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
+        session.worker.refresh();
+        self.admitted = session.worker.proxy.access.anew(session.peer.ip(), &self.admitted);
+        self.claims = self.request.claims(session, log, &self.admitted)?;
+        Ok(())
+    }
 }
 
 /// Slots are for programs: no web page takes them.
-fn check_site(caller: &Caller) -> Result<(), Refusal> {
-    let head = &caller.head;
+fn check_site(session: &Session) -> Result<(), Refusal> {
+    let head = &session.head;
     let host = head.get(Name::Host);
     if is_cross_site(head.find("sec-fetch-site"), head.find("origin"), host) {
         return Err(Refusal::Denied("a web page of another site asks for it, and permits are for programs"));
     }
     let name = host.and_then(|host| std::str::from_utf8(host).ok()).and_then(|host| Authority::read(host).ok());
-    if caller.loopback
-        && !caller.worker.proxy.access.asks_for_passwords()
+    if session.loopback
+        && !session.worker.proxy.access.asks_for_passwords()
         && name.is_some_and(|name| may_be_rebound(&name.host()))
     {
         return Err(Refusal::Misdirected(
@@ -86,78 +143,4 @@ fn check_site(caller: &Caller) -> Result<(), Refusal> {
         ));
     }
     Ok(())
-}
-
-/// A permit, after a wait if need be. `again`: since when, if one came too late.
-async fn wait(
-    caller: &mut Caller,
-    story: &mut Story,
-    asked: &Asked,
-    admitted: &mut Admitted,
-    again: Option<Time>,
-) -> Result<Permit, End> {
-    let values: Vec<_> = parameters(&asked.query, "key").collect();
-    let cost = parameter(&asked.query, "cost");
-    let name = String::from_utf8_lossy(&decode(&asked.name)).into_owned();
-    let mut patience = wait_prefs::of(&caller.head);
-    if let Some(arrived) = again {
-        (patience.arrived, patience.kind) = (Some(arrived), AskKind::Retry);
-    }
-    if let Some(stated) = parameter(&asked.query, "wait") {
-        let stated = seconds(&stated).ok_or(Refusal::BadTarget("wait is not a number of seconds"))?;
-        patience.max_wait = Some(patience.max_wait.map_or(stated, |before| before.min(stated)));
-    }
-    loop {
-        let proxy = &caller.worker.proxy;
-        let claims = proxy.rules.claim(&name, &values, cost.as_deref(), admitted)?;
-        story.claimed(caller, &claims);
-        patience.revision = claims.revision;
-        let waiting = match proxy.gate.ask(&claims.claims, admitted.caller, patience) {
-            Answer::Go(permit) => {
-                proxy.rules.metrics(&claims).for_each(|counters| counters.permit(story.waited));
-                return Ok(permit);
-            }
-            // The limits were read again since its claims were found.
-            Answer::Sorry(Refused::Anew) => {
-                caller.worker.refresh();
-                continue;
-            }
-            Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
-            Answer::Wait(waiting) => waiting,
-        };
-        admitted.meet(&proxy.metrics);
-        let since = proxy.gate.clock().now();
-        let verdict = in_line(caller, waiting).await;
-        let proxy = &caller.worker.proxy;
-        story.waited_since.get_or_insert(since);
-        story.waited += proxy.gate.clock().now().since(since);
-        match verdict {
-            None => {
-                proxy.rules.metrics(&claims).for_each(|counters| counters.left.add_one());
-                return Err(End::Left);
-            }
-            Some(Ok(permit)) => {
-                proxy.rules.metrics(&claims).for_each(|counters| counters.permit(story.waited));
-                return Ok(permit);
-            }
-            Some(Err(Refused::Anew)) => {
-                caller.worker.refresh();
-                *admitted = caller.worker.proxy.access.anew(caller.peer.ip(), admitted);
-                patience.arrived = Some(story.started);
-                patience.kind = AskKind::SentBack { retry: again.is_some() };
-            }
-            Some(Err(refused)) => return Err(proxy.refusal(refused).into()),
-        }
-    }
-}
-
-/// `None`: the caller hung up.
-async fn in_line(caller: &mut Caller, mut waiting: Waiting) -> Option<Result<Permit, Refused>> {
-    poll_fn(|cx| {
-        if let Poll::Ready(verdict) = Pin::new(&mut waiting).poll(cx) {
-            return Poll::Ready(Some(verdict));
-        }
-        caller.conn.stream.poll_hangup(cx).map(|_| None)
-    })
-    .await
 }

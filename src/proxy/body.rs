@@ -1,17 +1,19 @@
-//! Bodies, streamed both ways: what one side has sent goes out before more of it is read.
+//! Body streaming, with back-pressure: bytes that one side has sent go out before more of them are read.
 
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
+use http::HeaderMap;
+
 use crate::wire::chunked::{BadChunk, ChunkedDecoder, Piece, write_chunk};
-use crate::wire::http2::{read_trailers, write_trailers};
+use crate::wire::http2::{filter_trailers, read_trailers, write_trailers};
 use crate::wire::{Conn, Length};
 
-/// Up to here bytes are gathered with the head that stands before them; larger pieces go straight from the read buffer.
+/// Bytes up to this number are gathered with the head before them; larger pieces go straight from the read buffer.
 const GATHER: usize = 8 * 1024;
 
-/// The largest body that is kept so that its request can be sent again (spec §5).
-pub(super) const KEPT: usize = 64 * 1024;
+/// Largest body that is kept so that its request can be sent again, in bytes (spec §5).
+pub(super) const MAX_REPLAY: usize = 64 * 1024;
 
 /// Why a body did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -39,18 +41,37 @@ pub(super) struct Body {
     trailers: bool,
     /// Bytes of the body moved so far, framing not counted.
     pub(super) moved: u64,
-    kept: Option<Kept>,
+    replay: Option<Replay>,
 }
 
 /// A body that has been written once and can be written again, to whatever version.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Replay {
     data: Vec<u8>,
-    /// As HTTP/1.1 writes them.
-    trailers: Vec<u8>,
+    trailers: Trailers<Vec<u8>>,
 }
 
-impl Kept {
+/// Trailers of a body, in the form in which they were read.
+#[derive(Debug, Default)]
+enum Trailers<T> {
+    #[default]
+    None,
+    /// As HTTP/1.1 writes them, the empty line behind them included.
+    Http1(T),
+    Http2(HeaderMap),
+}
+
+impl Trailers<&[u8]> {
+    fn to_owned(&self) -> Trailers<Vec<u8>> {
+        match self {
+            Trailers::None => Trailers::None,
+            Trailers::Http1(text) => Trailers::Http1(text.to_vec()),
+            Trailers::Http2(map) => Trailers::Http2(map.clone()),
+        }
+    }
+}
+
+impl Replay {
     /// Appends the body, framed for `length`.
     pub(super) fn write(&self, length: Length, to: &mut Conn) {
         if length == Length::Chunked {
@@ -58,7 +79,12 @@ impl Kept {
         } else {
             to.out().extend_from_slice(&self.data);
         }
-        end(length == Length::Chunked, &self.trailers, to);
+        let trailers = match &self.trailers {
+            Trailers::None => Trailers::None,
+            Trailers::Http1(text) => Trailers::Http1(&**text),
+            Trailers::Http2(map) => Trailers::Http2(map.clone()),
+        };
+        end(length == Length::Chunked, trailers, to);
         to.finish();
     }
 }
@@ -86,19 +112,19 @@ impl Body {
             closes: to == Length::UntilClose,
             trailers,
             moved: 0,
-            kept: None,
+            replay: None,
         }
     }
 
-    /// Keeps a copy of the body as it is written, as long as it stays within [`KEPT`].
+    /// Keeps a copy of the body as it is written, as long as it stays within [`MAX_REPLAY`].
     pub(super) fn keep(mut self) -> Body {
-        self.kept = Some(Kept::default());
+        self.replay = Some(Replay::default());
         self
     }
 
     /// The whole body, if it ended and was kept.
-    pub(super) fn take_written(&mut self) -> Option<Kept> {
-        self.has_ended().then(|| self.kept.take()).flatten()
+    pub(super) fn take_replay(&mut self) -> Option<Replay> {
+        self.has_ended().then(|| self.replay.take()).flatten()
     }
 
     /// From here on it is framed as `to` says.
@@ -190,7 +216,7 @@ impl Body {
                     return Poll::Ready(Ok(true));
                 }
                 Piece::End(length) => {
-                    let trailers: &[u8] = if self.trailers { &here[..length] } else { b"\r\n" };
+                    let trailers = if self.trailers { Trailers::Http1(&here[..length]) } else { Trailers::None };
                     self.source = Source::Ended;
                     self.finish(trailers, to);
                     from.input.consume(length);
@@ -226,7 +252,7 @@ impl Body {
 
     /// Writes `data` on: large pieces straight from where they were read, small ones behind what waits already.
     fn poll_put(&mut self, cx: &mut Context<'_>, data: &[u8], to: &mut Conn) -> Poll<Result<usize, BodyError>> {
-        if data.len() > GATHER && !self.chunked && self.kept.is_none() {
+        if data.len() > GATHER && !self.chunked && self.replay.is_none() {
             return to.poll_write_through(cx, data).map_err(BodyError::Sink);
         }
         self.append(data, to);
@@ -239,20 +265,20 @@ impl Body {
         } else {
             to.out().extend_from_slice(data);
         }
-        if let Some(kept) = &mut self.kept {
-            if kept.data.len() + data.len() > KEPT {
-                self.kept = None;
+        if let Some(replay) = &mut self.replay {
+            if replay.data.len() + data.len() > MAX_REPLAY {
+                self.replay = None;
             } else {
-                kept.data.extend_from_slice(data);
+                replay.data.extend_from_slice(data);
             }
         }
     }
 
-    fn finish(&mut self, trailers: &[u8], to: &mut Conn) {
-        end(self.chunked, trailers, to);
-        if let Some(kept) = &mut self.kept {
-            kept.trailers.extend_from_slice(trailers);
+    fn finish(&mut self, trailers: Trailers<&[u8]>, to: &mut Conn) {
+        if let Some(replay) = &mut self.replay {
+            replay.trailers = trailers.to_owned();
         }
+        end(self.chunked, trailers, to);
     }
 
     fn source_closed(&mut self, from: &mut Conn, to: &mut Conn) -> Result<(), BodyError> {
@@ -260,25 +286,31 @@ impl Body {
             return Err(BodyError::Source(None));
         }
         self.source = Source::Ended;
-        let mut trailers = Vec::new();
-        match from.stream.take_trailers().filter(|_| self.trailers) {
-            Some(map) => write_trailers(&map, &mut trailers),
-            None => trailers.extend_from_slice(b"\r\n"),
-        }
-        self.finish(&trailers, to);
+        let trailers = from.stream.take_trailers().filter(|_| self.trailers);
+        self.finish(trailers.map_or(Trailers::None, Trailers::Http2), to);
         Ok(())
     }
 }
 
 /// Ends a body with its trailers, where its framing has a place for them.
-fn end(chunked: bool, trailers: &[u8], to: &mut Conn) {
+fn end(chunked: bool, trailers: Trailers<&[u8]>, to: &mut Conn) {
     if chunked {
-        to.out().extend_from_slice(b"0\r\n");
-        to.out().extend_from_slice(trailers);
-    } else if to.stream.is_http2()
-        && let Some(trailers) = read_trailers(trailers)
-    {
-        to.stream.set_trailers(trailers);
+        let out = to.out();
+        out.extend_from_slice(b"0\r\n");
+        match trailers {
+            Trailers::None => out.extend_from_slice(b"\r\n"),
+            Trailers::Http1(text) => out.extend_from_slice(text),
+            Trailers::Http2(map) => write_trailers(&map, out),
+        }
+    } else if to.stream.is_http2() {
+        let trailers = match trailers {
+            Trailers::None => None,
+            Trailers::Http1(text) => read_trailers(text),
+            Trailers::Http2(map) => filter_trailers(map),
+        };
+        if let Some(trailers) = trailers {
+            to.stream.set_trailers(trailers);
+        }
     }
 }
 
@@ -370,13 +402,13 @@ mod tests {
             sent = &mut writing => sent.unwrap(),
         };
         assert!(sent < 64 << 20, "{sent} bytes were taken for a receiver that reads none");
-        assert!(source.input.bytes().len() <= KEPT && sink.pending() <= KEPT);
+        assert!(source.input.bytes().len() <= MAX_REPLAY && sink.pending() <= MAX_REPLAY);
         drop(receiver);
     }
 
     #[tokio::test]
     async fn a_small_body_is_kept_as_it_was_written_and_a_large_one_is_not() {
-        for (size, kept) in [(10, true), (KEPT, true), (KEPT + 1, false)] {
+        for (size, kept) in [(10, true), (MAX_REPLAY, true), (MAX_REPLAY + 1, false)] {
             let ((mut source, mut sender), (mut sink, mut receiver)) = (pair().await, pair().await);
             let sent = vec![b'x'; size];
             let copy = sent.clone();
@@ -385,7 +417,7 @@ mod tests {
             let length = Length::Exact(size as u64);
             let mut body = Body::new(length, length, true).keep();
             poll_fn(|cx| body.poll_move(cx, &mut source, &mut sink)).await.unwrap();
-            assert_eq!(body.take_written().map(|kept| kept.data), kept.then_some(sent), "{size}");
+            assert_eq!(body.take_replay().map(|replay| replay.data), kept.then_some(sent), "{size}");
         }
     }
 }

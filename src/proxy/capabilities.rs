@@ -27,19 +27,16 @@ pub(super) fn is_asked(head: &RequestHead) -> bool {
     head.method() == "OPTIONS" && head.target() == TARGET && head.get(Name::MaxForwards) == Some(b"0")
 }
 
-/// The header fields of the answer.
-pub(super) fn fields(proxy: &Proxy) -> String {
+/// The header fields of the response, each with its value.
+pub(super) fn fields(proxy: &Proxy) -> impl Iterator<Item = (&'static str, String)> {
     let hosts: Vec<String> = proxy.intercept.iter().map(HostPattern::to_string).collect();
-    let mut fields = format!("{INTERCEPT}: {}\r\n", hosts.join(", "));
-    if let Some(authority) = &proxy.authority {
-        fields.push_str(AUTHORITY);
-        fields.push_str(": ");
-        for byte in authority.fingerprint() {
-            write!(fields, "{byte:02x}").expect("a text takes all");
-        }
-        fields.push_str("\r\n");
-    }
-    fields
+    let fingerprint = proxy.authority.as_ref().map(|authority| {
+        authority.fingerprint().iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
+            hex
+        })
+    });
+    std::iter::once((INTERCEPT, hosts.join(", "))).chain(fingerprint.map(|hex| (AUTHORITY, hex)))
 }
 
 /// The request that asks for them, to be completed by a body. It may not be passed on (RFC 9110 §7.6.2), and takes no slot.

@@ -55,8 +55,8 @@ impl Deadline {
         Poll::Pending
     }
 
-    /// Runs `work` until it rings: `None` if it does.
-    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+    /// Runs `work` until the deadline expires: `None` if it does.
+    pub(super) async fn run<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),

@@ -60,7 +60,7 @@ pub(super) fn has_too_many_options(head: &Fields) -> bool {
 }
 
 /// The end-to-end field that the message's `Connection` names, if it does.
-pub(super) fn stolen_field(head: &RequestHead) -> Option<&[u8]> {
+pub(super) fn connection_names_end_to_end(head: &RequestHead) -> Option<&[u8]> {
     head.all(Name::Connection).flat_map(members).find(|member| is_end_to_end(member))
 }
 
@@ -72,7 +72,7 @@ fn is_end_to_end(name: &[u8]) -> bool {
 }
 
 /// Whether the request expects something else than 100-continue (RFC 9110 §10.1.1). HTTP/1.0 knows no expectations.
-pub(super) fn expects_the_unknown(head: &RequestHead) -> bool {
+pub(super) fn has_unsupported_expect(head: &RequestHead) -> bool {
     let mut expected = head.all(Name::Expect).flat_map(members);
     head.version() == Version::Http11 && expected.any(|one| !one.eq_ignore_ascii_case(b"100-continue"))
 }

@@ -1,4 +1,4 @@
-//! TLS with callers: on a listener that has it, and in a tunnel that we open because its host is named.
+//! TLS handshakes with callers: on a listener that has TLS, and inside an intercepted tunnel.
 
 use std::future::poll_fn;
 use std::io;
@@ -6,40 +6,19 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::access::Admitted;
-use super::connection::Caller;
+use super::Proxy;
+use super::local_response::refuse_bytes;
 use super::refusal::Refusal;
-use super::request_log::Story;
+use super::request_log::RequestLog;
+use super::session::{InterceptedTunnel, Session};
 use super::target::{Origin, Scheme};
-use super::{Proxy, local_response};
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
 use crate::wire::{Conn, Stream};
 
-/// A tunnel that is to be opened.
-pub(super) struct Opening {
-    within: Within,
-    /// What the access log will tell of it.
-    pub(super) story: Option<Story>,
-}
-
-/// What holds for everything that comes through an opened tunnel.
-pub(super) struct Within {
-    /// What it was asked for.
-    pub(super) origin: Origin,
-    /// Who asked for it.
-    pub(super) admitted: Admitted,
-}
-
-impl Opening {
-    pub(super) fn new(origin: Origin, admitted: Admitted) -> Opening {
-        Opening { within: Within { origin, admitted }, story: None }
-    }
-}
-
-/// What is spoken on a connection from here on.
+/// What is protocol on a connection from here on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Spoken {
+pub(super) enum Protocol {
     /// HTTP/1.1, or HTTP/2 if it begins like that.
     Http1,
     /// HTTP/2, as was agreed in the handshake.
@@ -47,32 +26,33 @@ pub(super) enum Spoken {
 }
 
 impl Proxy {
-    /// Whether tunnels to this host are opened.
+    /// True if tunnels to this host are intercepted.
     pub(super) fn intercepts(&self, origin: &Origin) -> bool {
         self.intercept.iter().any(|host| host.matches(&origin.host, origin.port))
     }
 }
 
-/// Opens a tunnel: the caller gets its 200, and then sees us in the origin's place. `None`: it ended before.
+/// Intercepts a tunnel: the caller gets its 200, and then sees us in the origin's place. `None`: it ended before.
 ///
-/// Bytes that are no TLS are looked at as they are: nothing passes unseen through a tunnel to a host that is named.
-pub(super) async fn open(caller: &mut Caller, opening: Opening) -> Option<Spoken> {
-    let Opening { mut within, story } = opening;
-    let spoken = begin(caller, &mut within).await;
-    if let Some(mut story) = story {
-        match &spoken {
-            Ok(_) => story.opened(),
-            Err(why) => story.unopened(why.to_string()),
-        }
-        story.end(caller);
+/// Bytes that are no TLS are read as requests too: nothing passes unseen through a tunnel to a host that is named.
+pub(super) async fn open(
+    session: &mut Session,
+    mut tunnel: Box<InterceptedTunnel>,
+    mut log: RequestLog,
+) -> Option<Protocol> {
+    let protocol = accept_inside(session, &mut tunnel).await;
+    match &protocol {
+        Ok(_) => log.intercepted(),
+        Err(why) => log.not_intercepted(why.to_string()),
     }
-    caller.within = Some(Arc::new(within));
-    spoken.ok()
+    log.finish(session);
+    session.within = Some(Arc::from(tunnel));
+    protocol.ok()
 }
 
-/// Why a tunnel was not opened.
+/// Why a tunnel was not intercepted.
 #[derive(Debug, thiserror::Error)]
-enum Unopened {
+enum InterceptError {
     #[error("the caller hung up")]
     Left,
     #[error("the caller did not begin TLS in time")]
@@ -85,73 +65,73 @@ enum Unopened {
     Leaf(ca::Error),
 }
 
-async fn begin(caller: &mut Caller, within: &mut Within) -> Result<Spoken, Unopened> {
-    caller.alarm.set(caller.worker.proxy.timeouts.head);
-    let Caller { conn, alarm, .. } = caller;
+async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<Protocol, InterceptError> {
+    session.deadline.set(session.worker.proxy.timeouts.head);
+    let Session { conn, deadline, .. } = session;
     let told = async {
-        conn.flush().await.map_err(|_| Unopened::Left)?;
-        first_byte(conn).await.ok_or(Unopened::Left)
+        conn.flush().await.map_err(|_| InterceptError::Left)?;
+        first_byte(conn).await.ok_or(InterceptError::Left)
     };
-    let first = alarm.during(told).await.unwrap_or(Err(Unopened::Late))?;
+    let first = deadline.run(told).await.unwrap_or(Err(InterceptError::Late))?;
     if first != FIRST_BYTE {
-        within.origin.scheme = Scheme::Http;
-        return Ok(Spoken::Http1);
+        tunnel.origin.scheme = Scheme::Http;
+        return Ok(Protocol::Http1);
     }
-    within.origin.scheme = Scheme::Https;
-    let proxy = Arc::clone(&caller.worker.proxy);
-    let shake = shake(&proxy, caller.conn.take_stream(), &within.origin.host);
-    let (stream, spoken) = caller.alarm.during(shake).await.unwrap_or(Err(Unopened::Late))?;
-    caller.conn = Conn::new(stream);
-    Ok(spoken)
+    tunnel.origin.scheme = Scheme::Https;
+    let proxy = Arc::clone(&session.worker.proxy);
+    let handshake = handshake(&proxy, session.conn.take_stream(), &tunnel.origin.host);
+    let (stream, protocol) = session.deadline.run(handshake).await.unwrap_or(Err(InterceptError::Late))?;
+    session.conn = Conn::new(stream);
+    Ok(protocol)
 }
 
-async fn shake(proxy: &Proxy, stream: Stream, host: &str) -> Result<(Stream, Spoken), Unopened> {
-    let hello = IncomingHandshake::read(stream).await.map_err(Unopened::Handshake)?;
+async fn handshake(proxy: &Proxy, stream: Stream, host: &str) -> Result<(Stream, Protocol), InterceptError> {
+    let hello = IncomingHandshake::read(stream).await.map_err(InterceptError::Handshake)?;
     // A name for another host than the one that was asked for, and admitted, is domain fronting. No name is none.
     if let Some(name) = hello.server_name()
         && !name.trim_end_matches('.').eq_ignore_ascii_case(host)
     {
-        return Err(Unopened::OtherName(name));
+        return Err(InterceptError::OtherName(name));
     }
-    let Some(authority) = &proxy.authority else { return Err(Unopened::Left) };
+    let Some(authority) = &proxy.authority else { return Err(InterceptError::Left) };
     let wall = proxy.gate.clock().wall_unix_nanos();
-    let leaf = authority.leaf(host, wall).await.map_err(Unopened::Leaf)?;
-    accept(hello, leaf).await.map_err(Unopened::Handshake)
+    let leaf = authority.leaf(host, wall).await.map_err(InterceptError::Leaf)?;
+    accept(hello, leaf).await.map_err(InterceptError::Handshake)
 }
 
-/// TLS on a listener that has it, within the time of the first head. `None`: there is nobody to serve.
-pub(super) async fn greet(caller: &mut Caller, identity: Arc<ServerConfig>) -> Option<Spoken> {
-    let first = caller.alarm.during(first_byte(&mut caller.conn)).await??;
+/// Accepts TLS on a listener that has it, within the time of the first head. `None`: the connection has ended.
+pub(super) async fn tls_accept(session: &mut Session, identity: Arc<ServerConfig>) -> Option<Protocol> {
+    let first = session.deadline.run(first_byte(&mut session.conn)).await??;
     if first != FIRST_BYTE {
-        local_response::refuse_bytes(caller, &Refusal::NotTls).await;
-        caller.linger().await;
+        refuse_bytes(session, &Refusal::NotTls).await;
+        session.linger().await;
         return None;
     }
-    let stream = caller.conn.take_stream();
-    let shake = async {
+    let stream = session.conn.take_stream();
+    let handshake = async {
         let hello = IncomingHandshake::read(stream).await?;
         accept(hello, identity).await
     };
-    match caller.alarm.during(shake).await? {
-        Ok((stream, spoken)) => {
-            caller.conn = Conn::new(stream);
-            caller.secure = true;
-            Some(spoken)
+    match session.deadline.run(handshake).await? {
+        Ok((stream, protocol)) => {
+            session.conn = Conn::new(stream);
+            session.secure = true;
+            Some(protocol)
         }
         Err(error) => {
-            tracing::debug!(peer = %caller.peer, %error, "a TLS handshake with a caller failed");
+            tracing::debug!(peer = %session.peer, %error, "a TLS handshake with a caller failed");
             None
         }
     }
 }
 
-async fn accept(hello: IncomingHandshake<Stream>, config: Arc<ServerConfig>) -> io::Result<(Stream, Spoken)> {
+async fn accept(hello: IncomingHandshake<Stream>, config: Arc<ServerConfig>) -> io::Result<(Stream, Protocol)> {
     let tls = hello.accept(config).await?;
-    let spoken = if tls.get_ref().1.alpn_protocol() == Some(b"h2") { Spoken::Http2 } else { Spoken::Http1 };
-    Ok((Stream::tls(tls), spoken))
+    let protocol = if tls.get_ref().1.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
+    Ok((Stream::tls(tls), protocol))
 }
 
-/// The first byte that is said, left where it is. `None`: nothing was said.
+/// The first byte that is received, left in the buffer. `None`: none was.
 async fn first_byte(conn: &mut Conn) -> Option<u8> {
     if conn.input.is_empty() {
         poll_fn(|cx| conn.stream.poll_readable(cx)).await.ok()?;

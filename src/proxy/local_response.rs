@@ -1,92 +1,164 @@
-//! Answers of our own: refusals, the end of a TRACE's way, the 200 of a tunnel.
+//! Local responses: what the gateway answers itself, from refusals to the 200 of a tunnel.
 
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use super::connection::Caller;
-use super::exchange::Outcome;
-use super::intercept::Opening;
+use super::outcome::Outcome;
+use super::problem::{self, PutField};
 use super::refusal::Refusal;
-use super::request_log::{BodyRead, Story};
-use super::tunnel::Tunnel;
-use super::{capabilities, header_rules, problem, serialize};
+use super::request_log::{BodyRead, RequestLog};
+use super::serialize::{LocalResponse, send_local};
+use super::session::Session;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing};
 
-/// The largest body of a refused request that is read and dropped, so that its connection can be kept.
-const DROPPED: u64 = 64 * 1024;
+/// Largest body of a refused request that is read and dropped, so that its connection can be kept: some buffers' worth, less
+/// than a new connection costs.
+const MAX_DROPPED: u64 = 64 * 1024;
 
-/// Answers a request that is not passed on.
-pub(super) async fn refuse(caller: &mut Caller, story: &mut Story, refusal: &Refusal) -> Outcome {
-    story.refused(refusal);
-    if caller.conn.is_partly_sent() {
+/// Responds to a request that is not forwarded with the reason for it.
+pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal: &Refusal) -> Outcome {
+    log.refused(refusal);
+    if session.conn.is_partly_sent() {
         return Outcome::Abort;
     }
-    caller.conn.discard_unsent();
-    let head = &caller.head;
-    let version = head.version();
-    let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    let rest = match story.body {
-        // What comes of it is for its own stream.
-        _ if version == Version::Http2 => Some(0),
+    session.conn.discard_unsent();
+    let head = &session.head;
+    let rest = match log.body {
+        // The rest of it is for its own stream.
+        _ if head.version() == Version::Http2 => Some(0),
         BodyRead::Nothing => droppable(head),
         BodyRead::Partly => None,
         BodyRead::All => Some(0),
     };
-    let close =
-        refusal.closes() || rest.is_none() || !options.keeps_open(version) || caller.worker.proxy.drain.is_draining();
-    let head_only = head.method() == "HEAD";
-    let wall = caller.worker.proxy.gate.clock().wall_unix_nanos();
-    let mut message = Vec::new();
-    refusal.write(&mut message, close, head_only, version == Version::Http10, wall);
-    story.bytes_out += message.len() as u64;
-    serialize::send_own(&message, version, &mut caller.conn);
-    if flush(caller).await && !close && drop_body(caller, rest.unwrap_or(0)).await {
+    let close = refusal.closes() || rest.is_none() || !may_keep(session);
+    let persistence = match (close, head.version()) {
+        (true, _) => Persistence::Close,
+        (false, Version::Http10) => Persistence::KeepAlive,
+        (false, Version::Http11 | Version::Http2) => Persistence::Unsaid,
+    };
+    let version = head.version();
+    log.bytes_out += send_refusal(session, refusal, persistence, version);
+    if flush(session).await && !close && drop_body(session, rest.unwrap_or(0)).await {
         Outcome::Keep
     } else {
         Outcome::Close
     }
 }
 
-/// Answers bytes that are no request; the connection ends after it.
-pub(super) async fn refuse_bytes(caller: &mut Caller, refusal: &Refusal) {
-    let mut story = Story::begin(caller);
-    story.refused(refusal);
-    // What was read last was another request.
-    caller.head.shrink();
-    let wall = caller.worker.proxy.gate.clock().wall_unix_nanos();
-    refusal.write(caller.conn.out(), true, false, false, wall);
-    story.bytes_out = caller.conn.pending() as u64;
-    flush(caller).await;
-    story.end(caller);
+/// Responds to bytes that are no request, and logs that; the connection ends after it.
+pub(super) async fn refuse_bytes(session: &mut Session, refusal: &Refusal) {
+    let mut log = RequestLog::begin(session);
+    log.refused(refusal);
+    // The head that was read last is of another request.
+    session.head.shrink();
+    send_refusal(session, refusal, Persistence::Close, Version::Http11);
+    log.bytes_out = session.conn.pending() as u64;
+    flush(session).await;
+    log.finish(session);
 }
 
-/// How much of the body is to be dropped before the next request can be read; `None` if that cannot be told.
+/// Responds with 200, a body of ours and these header fields, each with its value.
+pub(super) async fn respond(
+    session: &mut Session,
+    log: &mut RequestLog,
+    fields: &[(&str, &str)],
+    body: &[u8],
+) -> Outcome {
+    let head = &session.head;
+    let stays = head.version() == Version::Http11 && may_keep(session);
+    let rest = droppable(head).filter(|_| stays);
+    let (wall, version) = (session.worker.proxy.gate.clock().wall_unix_nanos(), head.version());
+    let put_all = |put: &mut PutField<'_>| {
+        put("Date", format_args!("{}", problem::date(wall)));
+        fields.iter().for_each(|(name, value)| put(name, format_args!("{value}")));
+        put("Content-Length", format_args!("{}", body.len()));
+    };
+    let connection = rest.is_none().then_some("close");
+    let response = LocalResponse { status: 200, reason: "OK", fields: &put_all, connection, body };
+    log.status = 200;
+    log.bytes_out += send_local(&response, version, &mut session.conn);
+    match rest {
+        Some(rest) if flush(session).await && drop_body(session, rest).await => Outcome::Keep,
+        Some(_) => Outcome::Close,
+        None => {
+            flush(session).await;
+            Outcome::Close
+        }
+    }
+}
+
+/// Responds to a CONNECT that its tunnel is there (RFC 9110 §9.3.6: no length, no coding). Of an intercepted tunnel nothing is
+/// known of the origin yet: the responses inside say whether it can be reached, and why not.
+pub(super) fn establish(session: &mut Session, log: &mut RequestLog) {
+    log.status = 200;
+    let reason = "Connection established";
+    let response = LocalResponse { status: 200, reason, fields: &|_| {}, connection: None, body: b"" };
+    send_local(&response, session.head.version(), &mut session.conn);
+}
+
+/// What a refusal says of the connection it is sent on.
+#[derive(Clone, Copy)]
+enum Persistence {
+    Close,
+    /// It stays open, which is not what HTTP/1.0 expects (RFC 9112 §9.3).
+    KeepAlive,
+    /// It stays open, as the version has it.
+    Unsaid,
+}
+
+/// Puts a refusal on the connection; returns its length in bytes.
+fn send_refusal(session: &mut Session, refusal: &Refusal, persistence: Persistence, version: Version) -> u64 {
+    let body = refusal.body();
+    let wall = session.worker.proxy.gate.clock().wall_unix_nanos();
+    let is_head = session.head.method() == "HEAD";
+    let response = LocalResponse {
+        status: refusal.status(),
+        reason: problem::reason(refusal.status()),
+        fields: &|put| refusal.fields(body.len(), wall, put),
+        connection: match persistence {
+            Persistence::Close => Some("close"),
+            Persistence::KeepAlive => Some("keep-alive"),
+            Persistence::Unsaid => None,
+        },
+        body: if is_head { b"" } else { body.as_bytes() },
+    };
+    send_local(&response, version, &mut session.conn)
+}
+
+/// True if the caller wants its connection kept, and the gateway does not drain.
+fn may_keep(session: &Session) -> bool {
+    let head = &session.head;
+    let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    options.keeps_open(head.version()) && !session.worker.proxy.drain.is_draining()
+}
+
+/// Number of bytes of body that come before the next request; `None` if that cannot be told, or is too much to drop.
 fn droppable(head: &RequestHead) -> Option<u64> {
     match framing::of_request(head) {
         Ok(Length::Empty) => Some(0),
-        // Whoever waits for a 100 may or may not send the body after another answer.
-        Ok(Length::Exact(length)) if length <= DROPPED && head.get(Name::Expect).is_none() => Some(length),
+        // A caller that waits for a 100 may or may not send the body after another response.
+        Ok(Length::Exact(length)) if length <= MAX_DROPPED && head.get(Name::Expect).is_none() => Some(length),
         Ok(Length::Exact(_) | Length::Chunked | Length::UntilClose) | Err(_) => None,
     }
 }
 
-/// Writes what waits, within the time that an idle connection has.
-pub(super) async fn flush(caller: &mut Caller) -> bool {
-    caller.alarm.set(caller.worker.proxy.timeouts.idle);
-    let Caller { conn, alarm, .. } = caller;
-    // Our own answers are whole.
+/// Writes what waits, within the time that an idle connection has. False if the connection broke.
+async fn flush(session: &mut Session) -> bool {
+    session.deadline.set(session.worker.proxy.timeouts.idle);
+    let Session { conn, deadline, .. } = session;
+    // Responses of ours are complete.
     conn.finish();
     poll_fn(|cx| match conn.poll_flush(cx) {
         Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
-        Poll::Pending => alarm.poll_expired(cx).map(|()| false),
+        Poll::Pending => deadline.poll_expired(cx).map(|()| false),
     })
     .await
 }
 
-async fn drop_body(caller: &mut Caller, mut left: u64) -> bool {
-    caller.alarm.set(caller.worker.proxy.timeouts.head);
-    let Caller { conn, alarm, .. } = caller;
+/// Reads the rest of a body, and drops it. False if it did not come.
+async fn drop_body(session: &mut Session, mut left: u64) -> bool {
+    session.deadline.set(session.worker.proxy.timeouts.head);
+    let Session { conn, deadline, .. } = session;
     poll_fn(|cx| {
         loop {
             let here = conn.input.bytes().len();
@@ -99,81 +171,9 @@ async fn drop_body(caller: &mut Caller, mut left: u64) -> bool {
             match conn.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return alarm.poll_expired(cx).map(|()| false),
+                Poll::Pending => return deadline.poll_expired(cx).map(|()| false),
             }
         }
     })
     .await
-}
-
-/// Answers TRACE and OPTIONS whose `Max-Forwards` is used up (RFC 9110 §7.6.2).
-pub(super) async fn own(caller: &mut Caller, story: &mut Story) -> Option<Outcome> {
-    let head = &caller.head;
-    let traced = head.method() == "TRACE";
-    if !(traced || head.method() == "OPTIONS")
-        || head.get(Name::MaxForwards).is_none_or(|value| header_rules::max_forwards(value) > 0)
-    {
-        return None;
-    }
-    let echo = if traced { serialize::echo(head) } else { Vec::new() };
-    let fields: Cow<'_, str> = if traced {
-        "Via: 1.1 lockgate\r\nContent-Type: message/http\r\n".into()
-    } else if capabilities::is_asked(head) {
-        format!("{METHODS}{}", capabilities::fields(&caller.worker.proxy)).into()
-    } else {
-        METHODS.into()
-    };
-    Some(say(caller, story, &fields, &echo).await)
-}
-
-/// The fields of an answer to OPTIONS: a gateway, and the methods that pass it.
-const METHODS: &str = "Via: 1.1 lockgate\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT\r\n";
-
-/// Answers with a document of ours.
-pub(super) async fn json(caller: &mut Caller, story: &mut Story, document: &str) -> Outcome {
-    say(caller, story, "Content-Type: application/json\r\nCache-Control: no-store\r\n", document.as_bytes()).await
-}
-
-/// A 200 of ours.
-async fn say(caller: &mut Caller, story: &mut Story, fields: &str, body: &[u8]) -> Outcome {
-    let head = &caller.head;
-    let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    let draining = caller.worker.proxy.drain.is_draining();
-    let stays = head.version() == Version::Http11 && options.keeps_open(Version::Http11) && !draining;
-    let rest = droppable(head).filter(|_| stays);
-    let end = if rest.is_some() { "\r\n" } else { "Connection: close\r\n\r\n" };
-    let date = problem::date(caller.worker.proxy.gate.clock().wall_unix_nanos());
-    let mut out =
-        format!("HTTP/1.1 200 OK\r\nDate: {date}\r\n{fields}Content-Length: {}\r\n{end}", body.len()).into_bytes();
-    out.extend_from_slice(body);
-    serialize::send_own(&out, head.version(), &mut caller.conn);
-    story.status = 200;
-    story.bytes_out += out.len() as u64;
-    match rest {
-        Some(rest) if flush(caller).await && drop_body(caller, rest).await => Outcome::Keep,
-        Some(_) => Outcome::Close,
-        None => {
-            flush(caller).await;
-            Outcome::Close
-        }
-    }
-}
-
-/// Tells the caller that its tunnel is open (RFC 9110 §9.3.6: no length, no coding).
-pub(super) fn tunnel(caller: &mut Caller, story: &mut Story, tunnel: Tunnel) -> Outcome {
-    established(caller, story);
-    Outcome::Tunnel(Box::new(tunnel))
-}
-
-/// Tells the caller that its tunnel is open, which we look into. Whether the origin can be reached is for the answers
-/// inside to say, where there is room for words.
-pub(super) fn opened(caller: &mut Caller, story: &mut Story, opening: Opening) -> Outcome {
-    established(caller, story);
-    Outcome::Opened(Box::new(opening))
-}
-
-fn established(caller: &mut Caller, story: &mut Story) {
-    story.status = 200;
-    let message = b"HTTP/1.1 200 Connection established\r\n\r\n";
-    serialize::send_own(message, caller.head.version(), &mut caller.conn);
 }

@@ -161,8 +161,8 @@ impl Metrics {
         }
     }
 
-    /// This is the name of a caller who is about to wait.
-    pub(super) fn meet(&self, caller: Caller, name: impl FnOnce() -> String) {
+    /// Remembers the name of a caller that is about to wait.
+    pub(super) fn remember_name(&self, caller: Caller, name: impl FnOnce() -> String) {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if callers.contains_key(&caller) {
             return;

@@ -9,10 +9,12 @@
 pub mod access;
 pub mod access_log;
 mod acquire;
+mod admit;
 mod attempt;
 mod blocked_ports;
 mod body;
 pub mod capabilities;
+mod checkout;
 pub mod claims;
 mod connection;
 mod credentials;
@@ -28,14 +30,18 @@ mod intercept;
 mod json;
 pub mod key;
 mod key_field;
+mod local_request;
 mod local_response;
 mod location;
 mod matching;
 pub mod metrics;
 mod named_hosts;
+mod outcome;
 pub mod path;
 pub mod pattern;
+mod permit;
 mod pinned;
+mod plan;
 mod pool;
 mod problem;
 mod query;
@@ -49,6 +55,7 @@ mod rule;
 mod send;
 mod serialize;
 mod server_name;
+mod session;
 pub mod snapshot;
 pub mod target;
 pub mod task_pool;
@@ -197,7 +204,7 @@ pub struct Parts {
     tls: Reused<verify::Settings, Connector>,
     tracer: Option<Reused<trace::Settings, trace::Tracer>>,
     pool: PoolSettings,
-    opaque: Arc<tunnel_warnings::WarnedHosts>,
+    warned_hosts: Arc<tunnel_warnings::WarnedHosts>,
     identities: Vec<(pattern::HostPattern, usize)>,
     intercept: Vec<pattern::HostPattern>,
     authority: Option<Arc<ca::CertAuthority>>,
@@ -282,7 +289,7 @@ impl Parts {
             tls: Reused::again(before.map(|before| &before.tls), settings.tls, tls)?,
             tracer: tracer.transpose()?,
             pool: settings.pool,
-            opaque: before.map(|before| Arc::clone(&before.opaque)).unwrap_or_default(),
+            warned_hosts: before.map(|before| Arc::clone(&before.warned_hosts)).unwrap_or_default(),
             identities: settings.identities,
             intercept: settings.intercept,
             authority,

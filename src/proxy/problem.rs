@@ -1,64 +1,44 @@
-//! A refusal as the bytes of a response: status line, fields, problem body (RFC 9457).
+//! Response of a refusal: reason phrase, header fields, problem document (RFC 9457).
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::refusal::Refusal;
+use super::refusal::{Refusal, millis_up};
+
+/// Takes one header field, its name and its value.
+pub(super) type PutField<'p> = dyn FnMut(&str, std::fmt::Arguments<'_>) + 'p;
 
 impl Refusal {
-    /// Appends the whole response: status line, fields, and the problem body (RFC 9457) unless `head_only`.
-    ///
-    /// `close`: the connection ends after it. `http10`: the caller speaks HTTP/1.0, where staying open must be said.
-    /// `now_unix_nanos`: the wall clock, for `Date`.
-    pub fn write(&self, out: &mut Vec<u8>, close: bool, head_only: bool, http10: bool, now_unix_nanos: i128) {
+    /// Calls `put` with the name and the value of each header field of the response, but Connection. `length`: of the body, in
+    /// bytes. `now_unix_nanos`: wall clock, for Date.
+    pub(super) fn fields(&self, length: usize, now_unix_nanos: i128, put: &mut PutField<'_>) {
         let status = self.status();
-        let body = self.body(status);
-        let mut head = String::with_capacity(512);
-        let mut line = |text: std::fmt::Arguments<'_>| {
-            head.write_fmt(text).and_then(|()| head.write_str("\r\n")).expect("writing to a String cannot fail");
-        };
-        line(format_args!("HTTP/1.1 {status} {}", reason(status)));
-        line(format_args!("Date: {}", date(now_unix_nanos)));
-        line(format_args!("Content-Type: application/problem+json"));
-        line(format_args!("Content-Length: {}", body.len()));
-        line(format_args!("Cache-Control: no-store"));
-        line(format_args!(
-            "Proxy-Status: lockgate; error={}; details={}",
-            self.error(),
-            QuotedString(&self.proxy_detail())
-        ));
+        put("Date", format_args!("{}", date(now_unix_nanos)));
+        put("Content-Type", format_args!("application/problem+json"));
+        put("Content-Length", format_args!("{length}"));
+        put("Cache-Control", format_args!("no-store"));
+        let details = self.proxy_detail();
+        put("Proxy-Status", format_args!("lockgate; error={}; details={}", self.error(), QuotedString(&details)));
         if let Some(wait) = self.retry_after() {
-            line(format_args!("Retry-After: {}", seconds_up(wait)));
+            put("Retry-After", format_args!("{}", seconds_up(wait)));
         }
         if let Refusal::Limited { limit, retry_after, requests, per, .. } = self
             && status == 429
         {
-            line(format_args!("RateLimit-Policy: {}", Policy { limit, requests: *requests, per: *per }));
-            line(format_args!(
-                "RateLimit: {};r=0;t={};lockgate-t-ms={}",
-                QuotedString(limit),
-                seconds_up(*retry_after),
-                millis_up(*retry_after)
-            ));
+            put("RateLimit-Policy", format_args!("{}", Policy { limit, requests: *requests, per: *per }));
+            let (seconds, ms) = (seconds_up(*retry_after), millis_up(*retry_after));
+            put("RateLimit", format_args!("{};r=0;t={seconds};lockgate-t-ms={ms}", QuotedString(limit)));
         }
         if status == 407 {
-            line(format_args!("Proxy-Authenticate: Basic realm=\"lockgate\", charset=\"UTF-8\""));
-        }
-        if close {
-            line(format_args!("Connection: close"));
-        } else if http10 {
-            line(format_args!("Connection: keep-alive"));
-        }
-        line(format_args!(""));
-        out.extend_from_slice(head.as_bytes());
-        if !head_only {
-            out.extend_from_slice(body.as_bytes());
+            put("Proxy-Authenticate", format_args!("Basic realm=\"lockgate\", charset=\"UTF-8\""));
         }
     }
 
-    fn body(&self, status: u16) -> String {
+    /// The problem document, one line of JSON.
+    pub(super) fn body(&self) -> String {
+        let status = self.status();
         let detail = self.detail();
         let mut problem = Problem::of_status(status, reason(status), &detail);
         problem.retry_after_ms = self.retry_after().map(millis_up);
@@ -151,10 +131,6 @@ fn seconds_up(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-pub(super) fn millis_up(wait: Duration) -> u128 {
-    wait.as_nanos().div_ceil(1_000_000).max(1)
-}
-
 /// RFC 9110 §5.6.7. A clock before 1970 or after 9999 has no such date: the nearest is given.
 pub(super) fn date(unix_nanos: i128) -> httpdate::HttpDate {
     const LAST_OF_9999: i128 = 253_402_300_799;
@@ -163,7 +139,7 @@ pub(super) fn date(unix_nanos: i128) -> httpdate::HttpDate {
 }
 
 /// The reason phrase; the statuses are those of [`Refusal::status`].
-fn reason(status: u16) -> &'static str {
+pub(super) fn reason(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
         403 => "Forbidden",

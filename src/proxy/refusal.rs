@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::path::TooManyReadings;
-use super::problem::millis_up;
 use crate::auth::LoginError;
 use crate::locker::Why;
 use crate::wire::HeadError;
@@ -322,6 +321,11 @@ impl From<TooManyReadings> for Refusal {
             "servers could read its path in too many ways: leave out needless slashes, dots and encodings",
         )
     }
+}
+
+/// Whole milliseconds, rounded up, never 0.
+pub(super) fn millis_up(wait: Duration) -> u128 {
+    wait.as_nanos().div_ceil(1_000_000).max(1)
 }
 
 fn limited(limit: &str, why: Why, retry_after: Duration, exact: bool) -> String {

@@ -1,23 +1,23 @@
-//! What is known of one exchange for the access log, from its start to its end.
+//! Log of one request: what its access log entry, its trace span and the metrics will say, gathered on its way.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::Admitted;
-use super::access_log::Record;
+use super::access_log::AccessLogEntry;
 use super::body::Body;
 use super::claims::Claims;
-use super::connection::Caller;
 use super::refusal::Refusal;
+use super::session::Session;
 use super::trace::{Span, TraceContext};
 use crate::gate::Permit;
 use crate::time::Time;
 
-/// The status that nginx made known for a caller that hung up before its answer.
-const CALLER_LEFT: u16 = 499;
+/// Status of a request whose caller hung up before its response; nginx introduced it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// How much of the request's body has been taken from the caller.
+/// How much of the request's body has been taken from the session.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum BodyRead {
     #[default]
@@ -32,20 +32,20 @@ impl BodyRead {
     }
 }
 
-/// Gathered on the way of a request; written once, at its end.
+/// Entry of one request; written once, at its end.
 #[derive(Default)]
-pub(super) struct Story {
+pub(super) struct RequestLog {
     pub(super) started: Time,
     pub(super) waited: Duration,
     pub(super) waited_since: Option<Time>,
-    /// Where it stands, if it is traced.
+    /// Its place in a trace, if it is traced.
     pub(super) trace: Option<TraceContext>,
     pub(super) status: u16,
-    /// A connection whose request was read to its end can carry another.
+    /// A connection whose request was read to the end can carry another.
     pub(super) body: BodyRead,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
-    /// How often it was sent again because the origin pushed back.
+    /// Number of times that it was sent again after a pushback.
     pub(super) resent: u8,
     user: Option<Arc<str>>,
     limits: Vec<Arc<str>>,
@@ -56,31 +56,37 @@ pub(super) struct Story {
     logged: bool,
 }
 
-impl Story {
-    pub(super) fn begin(caller: &Caller) -> Story {
-        let proxy = &caller.worker.proxy;
-        let trace = proxy.tracer.as_ref().and_then(|tracer| tracer.sample(&caller.head));
+impl RequestLog {
+    pub(super) fn begin(session: &Session) -> RequestLog {
+        let proxy = &session.worker.proxy;
+        let trace = proxy.tracer.as_ref().and_then(|tracer| tracer.sample(&session.head));
         let logged = proxy.log.is_on() || trace.is_some();
-        Story { started: proxy.gate.clock().now(), logged, trace, ..Story::default() }
+        RequestLog { started: proxy.gate.clock().now(), logged, trace, ..RequestLog::default() }
+    }
+
+    /// Adds a wait for a permit, from `asked` to `now`.
+    pub(super) fn add_wait(&mut self, asked: Time, now: Time) {
+        self.waited_since.get_or_insert(asked);
+        self.waited += now.since(asked);
     }
 
     pub(super) fn admitted(&mut self, admitted: &Admitted) {
         self.user.clone_from(&admitted.user);
     }
 
-    pub(super) fn claimed(&mut self, caller: &Caller, claims: &Claims) {
+    pub(super) fn claimed(&mut self, session: &Session, claims: &Claims) {
         if self.logged {
-            let rules = &caller.worker.proxy.rules;
+            let rules = &session.worker.proxy.rules;
             self.limits = claims.limits().map(|limit| Arc::clone(&rules.rule(limit).name)).collect();
         }
     }
 
     /// A limit in `dry_run` has something to say of the permit.
-    pub(super) fn permitted(&mut self, caller: &Caller, permit: &Permit) {
+    pub(super) fn granted(&mut self, session: &Session, permit: &Permit) {
         if self.logged
             && let Some((limit, wait)) = permit.overruled()
         {
-            self.overruled = Some((Arc::clone(&caller.worker.proxy.rules.rule(limit).name), wait));
+            self.overruled = Some((Arc::clone(&session.worker.proxy.rules.rule(limit).name), wait));
         }
     }
 
@@ -91,48 +97,48 @@ impl Story {
     }
 
     /// The caller hung up.
-    pub(super) fn left(&mut self) {
-        self.status = CALLER_LEFT;
+    pub(super) fn caller_gone(&mut self) {
+        self.status = CLIENT_CLOSED_REQUEST;
         self.note = Some("the caller hung up".into());
     }
 
     /// The response broke off on its way.
-    pub(super) fn broken(&mut self) {
+    pub(super) fn truncated(&mut self) {
         self.note = Some("the response broke off".into());
     }
 
-    /// The tunnel is looked into.
-    pub(super) fn opened(&mut self) {
+    /// The tunnel is intercepted.
+    pub(super) fn intercepted(&mut self) {
         self.note = Some("opened".into());
     }
 
-    /// The tunnel could not be looked into, and has ended.
-    pub(super) fn unopened(&mut self, why: String) {
+    /// The tunnel could not be intercepted, and has ended.
+    pub(super) fn not_intercepted(&mut self, why: String) {
         self.note = Some(why.into());
     }
 
     /// The tunnel was ended because of its first bytes.
-    pub(super) fn barred(&mut self, why: String) {
+    pub(super) fn tunnel_denied(&mut self, why: String) {
         self.refused = Some(("access", "server_name"));
         self.note = Some(why.into());
     }
 
-    /// Counts it, and writes the record.
-    pub(super) fn end(self, caller: &Caller) {
-        let proxy = &caller.worker.proxy;
+    /// Counts the request, and writes its entry and its trace span.
+    pub(super) fn finish(self, session: &Session) {
+        let proxy = &session.worker.proxy;
         proxy.metrics.ended(self.status, self.refused);
         if !self.logged {
             return;
         }
-        self.tell(caller);
+        self.export_trace(session);
         if !proxy.log.is_on() {
             return;
         }
-        proxy.log.write(Record {
-            peer: caller.peer.ip(),
+        proxy.log.write(AccessLogEntry {
+            peer: session.peer.ip(),
             user: self.user,
-            method: caller.head.method().to_owned(),
-            target: target(caller),
+            method: session.head.method().to_owned(),
+            target: target(session),
             limits: self.limits,
             waited: self.waited,
             status: self.status,
@@ -146,20 +152,20 @@ impl Story {
     }
 }
 
-impl Story {
-    /// Tells of it whoever collects traces.
-    fn tell(&self, caller: &Caller) {
-        let proxy = &caller.worker.proxy;
+impl RequestLog {
+    /// Exports its trace span.
+    fn export_trace(&self, session: &Session) {
+        let proxy = &session.worker.proxy;
         let (Some(context), Some(tracer)) = (self.trace, &proxy.tracer) else { return };
-        let target = target(caller);
+        let target = target(session);
         tracer.export(Span {
             context,
             started: self.started,
             ended: proxy.gate.clock().now(),
             waited: self.waited_since.map(|since| (since, self.waited)),
-            method: caller.head.method().to_owned(),
+            method: session.head.method().to_owned(),
             path: path_of(&target).to_owned(),
-            peer: caller.peer.ip(),
+            peer: session.peer.ip(),
             status: self.status,
             limits: self.limits.clone(),
             refused: self.refused,
@@ -174,9 +180,9 @@ fn path_of(target: &str) -> &str {
 }
 
 /// The target as received; inside an opened tunnel with the origin that it leaves unsaid.
-fn target(caller: &Caller) -> String {
-    let target = caller.head.target();
-    match caller.within.as_deref() {
+fn target(session: &Session) -> String {
+    let target = session.head.target();
+    match session.within.as_deref() {
         Some(within) if target.starts_with('/') => {
             let mut url = format!("{}://", within.origin.scheme.name()).into_bytes();
             within.origin.write_authority(&mut url);

@@ -1,11 +1,11 @@
-//! Heads as they are written: HTTP/1.1 bytes, or what HTTP/2 has in their place.
+//! Serializer of message heads: HTTP/1.1 bytes, or the fields of HTTP/2.
 
 use std::io::{self, Write as _};
 
 use http::{Request, Response};
 
 use super::header_rules::{Outgoing, Returned, asks_for_trailers, for_caller, for_origin, is_named, switches};
-use super::problem::date;
+use super::problem::{PutField, date};
 use super::refusal::Refusal;
 use super::target::Target;
 use crate::wire::http2::FieldMap;
@@ -155,23 +155,47 @@ pub(super) fn send_interim(head: &ResponseHead, version: Version, to: &mut Conn)
     Ok(())
 }
 
-/// Puts a whole message of our own, as HTTP/1.1 writes it, into the form that the caller reads.
-pub(super) fn send_own(message: &[u8], version: Version, to: &mut Conn) {
-    if version != Version::Http2 {
-        to.out().extend_from_slice(message);
-        return;
+/// A response of our own.
+pub(super) struct LocalResponse<'r> {
+    pub(super) status: u16,
+    pub(super) reason: &'static str,
+    /// Calls its argument with each header field but Connection.
+    pub(super) fields: &'r dyn Fn(&mut PutField<'_>),
+    /// Value of Connection, which HTTP/2 does not have (RFC 9113 §8.2.2).
+    pub(super) connection: Option<&'static str>,
+    pub(super) body: &'r [u8],
+}
+
+/// Sends a response of our own in the version that the caller speaks. Returns its length in bytes; of HTTP/2, as HTTP/1.1 would
+/// write it without Connection.
+pub(super) fn send_local(response: &LocalResponse<'_>, version: Version, to: &mut Conn) -> u64 {
+    if version == Version::Http2 {
+        let (mut fields, mut length) = (FieldMap::default(), 0);
+        (response.fields)(&mut |name, value| {
+            let value = value.to_string();
+            length += name.len() + value.len() + b": \r\n".len();
+            fields.put(name.as_bytes(), value.as_bytes());
+        });
+        to.stream.set_response(fields.response(response.status));
+        to.out().extend_from_slice(response.body);
+        return (b"HTTP/1.1 200 \r\n\r\n".len() + response.reason.len() + length + response.body.len()) as u64;
     }
-    let mut head = ResponseHead::default();
-    // Our own messages are well-formed; each is read back by a test.
-    let Ok(Some(length)) = head.read(message) else { return };
-    let mut fields = FieldMap::default();
-    for (name, field, value) in head.fields() {
-        if name != Name::Connection {
-            fields.put(field, value);
-        }
+    let out = to.out();
+    let before = out.len();
+    write_local(response, out);
+    (out.len() - before) as u64
+}
+
+/// Appends a response of our own as HTTP/1.1.
+pub(super) fn write_local(response: &LocalResponse<'_>, out: &mut Vec<u8>) {
+    // Writing to a vector cannot fail.
+    drop(write!(out, "HTTP/1.1 {} {}\r\n", response.status, response.reason));
+    (response.fields)(&mut |name, value| drop(write!(out, "{name}: {value}\r\n")));
+    if let Some(connection) = response.connection {
+        write_field(out, b"Connection", connection.as_bytes());
     }
-    to.stream.set_response(fields.response(head.status()));
-    to.out().extend_from_slice(&message[length..]);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(response.body);
 }
 
 /// A request as it came in, for the answer to TRACE, without what must not be shown (RFC 9110 §9.3.8).
@@ -228,7 +252,7 @@ fn via(received: Version) -> &'static [u8] {
 mod tests {
     use std::time::Duration;
 
-    use super::super::header_rules::{stolen_field, wants_upgrade};
+    use super::super::header_rules::{connection_names_end_to_end, wants_upgrade};
     use super::super::target::{Ingress, Targets};
     use super::*;
     use crate::wire::ConnectionOptions;
@@ -316,7 +340,7 @@ mod tests {
     fn a_connection_that_names_an_end_to_end_field_is_found_out() {
         let stolen = |named: &str| {
             let head = format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: close, {named}\r\n\r\n");
-            stolen_field(&RequestHead::parse_for_test(head.as_bytes())).is_some()
+            connection_names_end_to_end(&RequestHead::parse_for_test(head.as_bytes())).is_some()
         };
         for field in ["AUTHORIZATION", "X-Forwarded-For", "Sec-Fetch-Site", "traceparent", "Content-Length"] {
             assert!(stolen(field), "{field}");

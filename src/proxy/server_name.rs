@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use super::Proxy;
 use super::access::Admitted;
 use super::claims::Claims;
+use super::plan::Plan;
 use super::target::{Form, Origin, Target};
 use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
@@ -46,10 +47,14 @@ pub(super) enum Unfit {
 }
 
 impl Guard {
-    /// `None` if the configuration names no host, so that there is nothing to check.
-    pub(super) fn new(proxy: &Proxy, origin: Origin, admitted: Admitted, claims: Claims) -> Option<Box<Guard>> {
+    /// Returns `None` if the configuration names no host, so that there is nothing to check.
+    pub(super) fn new(proxy: &Proxy, plan: &Plan) -> Option<Box<Guard>> {
         let is_needed = !proxy.intercept.is_empty() || proxy.access.has_list() || proxy.named_hosts.has_hosts();
-        is_needed.then(|| Box::new(Guard { reader: HelloReader::default(), origin, admitted, claims }))
+        let (origin, admitted, claims) = (&plan.target.origin, &plan.admitted, &plan.claims);
+        is_needed.then(|| {
+            let reader = Default::default();
+            Box::new(Guard { reader, origin: origin.clone(), admitted: admitted.clone(), claims: claims.clone() })
+        })
     }
 
     /// The host of its CONNECT.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 /// The tasks of one kind on one thread. The owner spawns them; each asks for its next work here.
 pub struct TaskPool<W> {
     inner: RefCell<Inner<W>>,
-    most_idle: usize,
+    max_idle: usize,
 }
 
 struct Inner<W> {
@@ -16,7 +16,7 @@ struct Inner<W> {
     /// Who has nothing to do, each by its number, once.
     idle: Vec<(u64, Waker)>,
     /// How many there have been.
-    hired: u64,
+    spawned: u64,
     /// Nothing comes any more.
     over: bool,
 }
@@ -27,22 +27,22 @@ struct Inner<W> {
 pub struct NewTask(u64);
 
 impl<W> TaskPool<W> {
-    /// Nobody yet. Of those who have nothing to do at a time, `most_idle` are kept.
-    pub fn new(most_idle: usize) -> TaskPool<W> {
-        let inner = Inner { work: VecDeque::new(), idle: Vec::new(), hired: 0, over: false };
-        TaskPool { inner: RefCell::new(inner), most_idle }
+    /// Nobody yet. Of those who have nothing to do at a time, `max_idle` are kept.
+    pub fn new(max_idle: usize) -> TaskPool<W> {
+        let inner = Inner { work: VecDeque::new(), idle: Vec::new(), spawned: 0, over: false };
+        TaskPool { inner: RefCell::new(inner), max_idle }
     }
 
     /// Gives work to whoever has nothing to do, or asks for somebody new.
-    pub fn give(&self, work: W) -> Option<NewTask> {
+    pub fn submit(&self, work: W) -> Option<NewTask> {
         let mut inner = self.inner.borrow_mut();
         inner.work.push_back(work);
         if let Some((_, waker)) = inner.idle.pop() {
             waker.wake();
             return None;
         }
-        inner.hired += 1;
-        Some(NewTask(inner.hired))
+        inner.spawned += 1;
+        Some(NewTask(inner.spawned))
     }
 
     /// The next work for somebody; `None` when there is none and nobody needs to wait for it.
@@ -53,7 +53,7 @@ impl<W> TaskPool<W> {
         if let Some(work) = inner.work.pop_front() {
             return Poll::Ready(Some(work));
         }
-        if inner.over || inner.idle.len() >= self.most_idle {
+        if inner.over || inner.idle.len() >= self.max_idle {
             return Poll::Ready(None);
         }
         inner.idle.push((who.0, cx.waker().clone()));
@@ -74,25 +74,25 @@ mod tests {
 
     #[test]
     fn work_goes_to_the_idle_before_somebody_new_is_hired() {
-        let hands = TaskPool::new(2);
+        let pool = TaskPool::new(2);
         let cx = Context::from_waker(Waker::noop());
-        let first = hands.give("one").unwrap();
-        assert_eq!(hands.poll_take(first, &cx), Poll::Ready(Some("one")));
-        let second = hands.give("two").unwrap();
-        assert_eq!(hands.poll_take(first, &cx), Poll::Ready(Some("two")), "whoever comes first takes it");
-        assert!(hands.poll_take(second, &cx).is_pending());
-        assert_eq!(hands.give("three"), None);
-        assert_eq!(hands.poll_take(second, &cx), Poll::Ready(Some("three")));
+        let first = pool.submit("one").unwrap();
+        assert_eq!(pool.poll_take(first, &cx), Poll::Ready(Some("one")));
+        let second = pool.submit("two").unwrap();
+        assert_eq!(pool.poll_take(first, &cx), Poll::Ready(Some("two")), "whoever comes first takes it");
+        assert!(pool.poll_take(second, &cx).is_pending());
+        assert_eq!(pool.submit("three"), None);
+        assert_eq!(pool.poll_take(second, &cx), Poll::Ready(Some("three")));
     }
 
     #[test]
     fn no_more_are_kept_than_may_be_idle_and_none_after_the_end() {
-        let hands = TaskPool::<()>::new(1);
+        let pool = TaskPool::<()>::new(1);
         let cx = Context::from_waker(Waker::noop());
-        assert!(hands.poll_take(NewTask(1), &cx).is_pending());
-        assert!(hands.poll_take(NewTask(1), &cx).is_pending(), "who asks twice is there once");
-        assert_eq!(hands.poll_take(NewTask(2), &cx), Poll::Ready(None));
-        hands.end();
-        assert_eq!(hands.poll_take(NewTask(1), &cx), Poll::Ready(None));
+        assert!(pool.poll_take(NewTask(1), &cx).is_pending());
+        assert!(pool.poll_take(NewTask(1), &cx).is_pending(), "who asks twice is there once");
+        assert_eq!(pool.poll_take(NewTask(2), &cx), Poll::Ready(None));
+        pool.end();
+        assert_eq!(pool.poll_take(NewTask(1), &cx), Poll::Ready(None));
     }
 }

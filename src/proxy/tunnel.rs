@@ -1,62 +1,85 @@
-//! Bytes both ways: CONNECT left closed, and what a connection becomes after 101. Counted once, as a whole.
+//! Tunnel relay: bytes both ways, of a CONNECT that is not intercepted or after a response 101. Counted once, as a whole.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use super::body::{Body, BodyError};
-use super::connection::Caller;
-use super::request_log::Story;
-use super::send::Ready;
-use super::server_name::{Asker, Guard, Unfit};
-use crate::gate::{Flight, Permit};
+use super::outcome::Tunnel;
+use super::request_log::RequestLog;
+use super::server_name::{Asker, Unfit};
+use super::session::Session;
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
 
-/// Two connections to be joined.
-pub(super) struct Tunnel {
-    origin: Conn,
-    out: Way,
-    back: Way,
-    /// Checks the first bytes of the caller; `None` once they may pass.
-    guard: Option<Box<Guard>>,
-    /// Its slots stay in flight until the tunnel ends.
-    _flight: Flight,
-    /// What the access log will tell of it.
-    pub(super) story: Option<Story>,
+/// Relays bytes both ways until both sides have ended (half-close is passed on), one breaks, or nothing has moved for
+/// `[timeouts] tunnel_idle`.
+pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) {
+    let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
+    let Session { worker, head, conn, deadline, peer, .. } = &mut *session;
+    let timeouts = &worker.proxy.timeouts;
+    let asker = Asker { proxy: &worker.proxy, head, peer: peer.ip() };
+    let mut before = None;
+    let end = poll_fn(|cx| {
+        if let Poll::Ready(end) = relay.poll(cx, conn, asker) {
+            return Poll::Ready(end);
+        }
+        let is_held_up = relay.is_held_up(conn);
+        let now = Some((relay.moved(), is_held_up));
+        if now != before {
+            before = now;
+            deadline.set(if is_held_up { timeouts.head } else { timeouts.tunnel_idle });
+        }
+        deadline.poll_expired(cx).map(|()| End::Broken)
+    })
+    .await;
+    log.bytes_in += relay.out.bytes.moved;
+    log.bytes_out += relay.back.bytes.moved;
+    let Relay { mut tunnel, .. } = relay;
+    match end {
+        End::Clean => {}
+        // A tunnel that broke must not look like one that ended.
+        End::Broken => {
+            session.conn.stream.abort();
+            tunnel.origin.stream.abort();
+        }
+        End::Denied(unfit) => {
+            tunnel.origin.stream.abort();
+            log.tunnel_denied(unfit.to_string());
+            let host = tunnel.guard.as_ref().map_or("", |guard| guard.host());
+            session.worker.proxy.warned_hosts.warn_of_end(host, &unfit);
+            session.conn.out().extend_from_slice(&ACCESS_DENIED);
+            session.linger().await;
+        }
+    }
+    log.finish(session);
 }
 
-impl Tunnel {
-    /// Joins a caller to an origin that has just been dialled for it. With the permit goes the right to send.
-    pub(super) fn open(origin: Ready, permit: Permit, guard: Option<Box<Guard>>) -> Tunnel {
-        let mut flight = permit.depart();
-        flight.sent();
-        flight.answered();
-        Tunnel { guard, ..Tunnel::upgraded(origin.conn, flight) }
-    }
+/// A tunnel in use.
+struct Relay {
+    tunnel: Box<Tunnel>,
+    /// To the origin.
+    out: Direction,
+    /// To the caller.
+    back: Direction,
+}
 
-    /// Joins them after a 101: the permit was spent on the request that asked for it.
-    pub(super) fn upgraded(mut origin: Conn, flight: Flight) -> Tunnel {
-        // A reader at the other end may pause for as long as the tunnel may be idle.
-        origin.stream.set_user_timeout(None);
-        Tunnel { origin, out: Way::new(), back: Way::new(), guard: None, _flight: flight, story: None }
-    }
-
-    /// How many bytes have passed.
+impl Relay {
+    /// Number of bytes that have passed.
     fn moved(&self) -> u64 {
         self.out.bytes.moved.wrapping_add(self.back.bytes.moved)
     }
 
     /// True if bytes of the caller are held back.
     fn is_held_up(&self, caller: &Conn) -> bool {
-        self.guard.is_some() && !caller.input.is_empty()
+        self.tunnel.guard.is_some() && !caller.input.is_empty()
     }
 
     /// Ready when the tunnel has ended.
     fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn, asker: Asker<'_>) -> Poll<End> {
-        if let Some(guard) = &mut self.guard {
+        if let Some(guard) = &mut self.tunnel.guard {
             match guard.poll(cx, caller, asker) {
-                Poll::Ready(Ok(None)) => self.guard = None,
-                Poll::Ready(Ok(Some(unfit))) => return Poll::Ready(End::Barred(unfit)),
+                Poll::Ready(Ok(None)) => self.tunnel.guard = None,
+                Poll::Ready(Ok(Some(unfit))) => return Poll::Ready(End::Denied(unfit)),
                 Poll::Ready(Err(_)) => return Poll::Ready(End::Broken),
                 Poll::Pending => {}
             }
@@ -70,11 +93,12 @@ impl Tunnel {
 
     /// Ready when both sides have ended, or one broke.
     fn poll_both(&mut self, cx: &mut Context<'_>, caller: &mut Conn) -> Poll<Result<(), BodyError>> {
-        let there = match self.guard {
-            None => self.out.poll(cx, caller, &mut self.origin, &self.back)?,
+        let origin = &mut self.tunnel.origin;
+        let there = match self.tunnel.guard {
+            None => self.out.poll(cx, caller, origin, &self.back)?,
             Some(_) => Poll::Pending,
         };
-        let here = self.back.poll(cx, &mut self.origin, caller, &self.out)?;
+        let here = self.back.poll(cx, origin, caller, &self.out)?;
         if there.is_ready() && here.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
@@ -84,18 +108,18 @@ enum End {
     Clean,
     Broken,
     /// The first bytes of the caller must not pass.
-    Barred(Unfit),
+    Denied(Unfit),
 }
 
 /// One direction of a tunnel.
-struct Way {
+struct Direction {
     bytes: Body,
     closed: bool,
 }
 
-impl Way {
-    fn new() -> Way {
-        Way { bytes: Body::new(Length::UntilClose, Length::UntilClose, false), closed: false }
+impl Direction {
+    fn new() -> Direction {
+        Direction { bytes: Body::new(Length::UntilClose, Length::UntilClose, false), closed: false }
     }
 
     /// Ready when the last byte and the end behind it have been passed on, or will be when the connection is dropped.
@@ -104,7 +128,7 @@ impl Way {
         cx: &mut Context<'_>,
         from: &mut Conn,
         to: &mut Conn,
-        other: &Way,
+        other: &Direction,
     ) -> Poll<Result<(), BodyError>> {
         if self.closed {
             return Poll::Ready(Ok(()));
@@ -116,53 +140,5 @@ impl Way {
         }
         self.closed = true;
         Poll::Ready(Ok(()))
-    }
-}
-
-/// Passes bytes both ways until both sides have ended (half-close is passed on), one breaks, or nothing has
-/// moved for `[timeouts] tunnel_idle`.
-pub(super) async fn relay(caller: &mut Caller, mut tunnel: Box<Tunnel>) {
-    let Caller { worker, head, conn, alarm, peer, .. } = &mut *caller;
-    let timeouts = &worker.proxy.timeouts;
-    let asker = Asker { proxy: &worker.proxy, head, peer: peer.ip() };
-    let mut before = None;
-    let end = poll_fn(|cx| {
-        if let Poll::Ready(end) = tunnel.poll(cx, conn, asker) {
-            return Poll::Ready(end);
-        }
-        let is_held_up = tunnel.is_held_up(conn);
-        let now = Some((tunnel.moved(), is_held_up));
-        if now != before {
-            before = now;
-            alarm.set(if is_held_up { timeouts.head } else { timeouts.tunnel_idle });
-        }
-        alarm.poll_expired(cx).map(|()| End::Broken)
-    })
-    .await;
-    let mut story = tunnel.story.take();
-    if let Some(story) = &mut story {
-        story.bytes_in += tunnel.out.bytes.moved;
-        story.bytes_out += tunnel.back.bytes.moved;
-    }
-    match end {
-        End::Clean => {}
-        // A tunnel that broke must not look like one that ended.
-        End::Broken => {
-            caller.conn.stream.abort();
-            tunnel.origin.stream.abort();
-        }
-        End::Barred(unfit) => {
-            tunnel.origin.stream.abort();
-            if let Some(story) = &mut story {
-                story.barred(unfit.to_string());
-            }
-            let host = tunnel.guard.as_ref().map_or("", |guard| guard.host());
-            caller.worker.proxy.opaque.tell_end(host, &unfit);
-            caller.conn.out().extend_from_slice(&ACCESS_DENIED);
-            caller.linger().await;
-        }
-    }
-    if let Some(story) = story {
-        story.end(caller);
     }
 }

@@ -1,4 +1,4 @@
-//! Log lines about tunnels that are not opened (CONNECT), once per host.
+//! Warnings about tunnels that are not intercepted (CONNECT), one log line per host.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,20 +8,20 @@ use super::server_name::Unfit;
 use super::target::Origin;
 
 /// The most hosts that the log names: callers can ask for any number of names.
-const MOST_TOLD: usize = 1024;
+const MAX_HOSTS: usize = 1024;
 
-/// Hosts that the log has named, for each kind of line.
+/// Hosts that were warned of already, for each kind of line.
 #[derive(Default)]
 pub(super) struct WarnedHosts {
-    counted: Told,
-    uncounted: Told,
-    ended: Told,
+    counted: HostSet,
+    uncounted: HostSet,
+    ended: HostSet,
 }
 
 impl WarnedHosts {
     /// Warns once per host that a limit sees less of its tunnels than the operator may think: it names the host and counts
     /// nothing of this tunnel, or counts the tunnel and not the requests in it.
-    pub(super) fn tell(&self, origin: &Origin, rules: &Rules, claims: &Claims) {
+    pub(super) fn warn_of_tunnel(&self, origin: &Origin, rules: &Rules, claims: &Claims) {
         let host = &*origin.host;
         if let Some(limit) = rules.passed_by(host, origin.port, claims) {
             if self.uncounted.is_new(host) {
@@ -33,7 +33,7 @@ impl WarnedHosts {
     }
 
     /// Warns once per name that a tunnel was ended because of its first bytes.
-    pub(super) fn tell_end(&self, host: &str, why: &Unfit) {
+    pub(super) fn warn_of_end(&self, host: &str, why: &Unfit) {
         let asked_for = match why {
             Unfit::Name { name, .. } => name,
             Unfit::Unreadable => host,
@@ -46,12 +46,12 @@ impl WarnedHosts {
 
 /// A bounded set of hosts.
 #[derive(Default)]
-struct Told(Mutex<HashSet<Box<str>>>);
+struct HostSet(Mutex<HashSet<Box<str>>>);
 
-impl Told {
+impl HostSet {
     fn is_new(&self, host: &str) -> bool {
         // A panic elsewhere cannot leave the set half changed.
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < MOST_TOLD && !told.contains(host) && told.insert(host.into())
+        told.len() < MAX_HOSTS && !told.contains(host) && told.insert(host.into())
     }
 }

@@ -1,145 +1,167 @@
-//! Wait for a permit: the caller may hang up, and a connection is made ready before the turn comes (but not for a tunnel).
+//! Wait for a permit: ends when the limiter decides or the caller hangs up, and dials a connection shortly before the turn.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::Caller;
-use super::exchange::{End, Plan};
-use super::pool::{Place, Want};
+use super::claims::Claims;
+use super::outcome::Failure;
+use super::plan::Plan;
+use super::pool::{Origins, Place};
 use super::refusal::Refusal;
 use super::send::Ready;
+use super::session::Session;
+use crate::gate::clock::Clock;
 use crate::gate::{Permit, Refused, Waiting};
 
-/// How long before a waiter's turn its connection is made ready: a handshake over a continent and a TLS one on top.
+/// Time before a waiter's turn at which its connection is made ready: a TCP handshake over a continent and a TLS one on top.
 const LEAD: Duration = Duration::from_millis(300);
 
-/// The connection of a waiter.
-enum Preparation {
-    /// Its turn is far away: it holds nothing.
-    Later(Pin<Box<Sleep>>),
-    Dialling(Pin<Box<dyn Future<Output = Result<Ready, Refusal>> + Send>>),
-    Held(Ready),
-    /// It could not be dialled, or needs none before its turn.
-    Nothing,
+/// A permit, with the connection that was made ready during the wait for it.
+pub(super) struct Granted {
+    pub(super) permit: Permit,
+    pub(super) held: Option<Ready>,
 }
 
-/// Waits for the permit, and counts what becomes of that. A connection that was made ready meanwhile comes with it; only one that will do. `None`: the
-/// limits were read again, and which of them the request must pass is to be found out anew.
+/// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: of a request for which a connection is
+/// made ready before its turn; without one, none is.
 ///
 /// # Errors
-/// The refusal, or that the caller is gone.
+/// That the caller has hung up; or, with a permit, that its connection could not be dialled.
 ///
 /// # Cancel safety
-/// Dropped, it leaves the line.
+/// Dropped, it leaves the queue.
 pub(super) async fn wait(
-    caller: &mut Caller,
+    session: &mut Session,
     mut waiting: Waiting,
-    plan: &Plan,
-    want: Want,
-) -> Result<Option<(Permit, Option<Ready>)>, End> {
-    let upstream = &plan.upstream;
-    let clock = caller.worker.proxy.gate.clock();
+    claims: &Claims,
+    plan: Option<&Plan>,
+) -> Result<Result<Granted, Refused>, Failure> {
+    let clock = session.worker.proxy.gate.clock();
     let since = clock.now();
-    let connect = caller.worker.proxy.timeouts.connect;
-    let origins = caller.worker.origins.clone();
-    let is_pinned = !caller.pinned.is_empty() && caller.pinned.has(&plan.key(caller));
-    // If nobody knows when, it could be any moment.
-    let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
-    let mut preparation = match plan.is_tunnel() {
-        // The origin counts the connection, so it is made in the slot.
-        true => Preparation::Nothing,
-        false => Preparation::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin))))),
-    };
-    let mut place: Option<Place> = None;
-    let verdict = poll_fn(|cx| {
-        if let Poll::Ready(verdict) = Pin::new(&mut waiting).poll(cx) {
-            return Poll::Ready(Ok(verdict));
+    let mut preconnect = Preconnect::new(session, plan, &waiting);
+    let decision = poll_fn(|cx| {
+        if let Poll::Ready(decision) = Pin::new(&mut waiting).poll(cx) {
+            return Poll::Ready(Some(decision));
         }
-        if caller.conn.stream.poll_hangup(cx).is_ready() {
-            return Poll::Ready(Err(End::Left));
+        if session.conn.stream.poll_hangup(cx).is_ready() {
+            return Poll::Ready(None);
         }
-        prepare(&mut preparation, cx, || {
-            if is_pinned {
-                return Preparation::Nothing;
-            }
-            place = origins.place(upstream);
-            if place.is_none() {
-                return Preparation::Nothing;
-            }
-            match origins.idle(upstream, want) {
-                Some(ready) => Preparation::Held(ready),
-                None => {
-                    let how = plan.dialling_until(clock.now() + connect);
-                    let (origins, upstream) = (origins.clone(), upstream.clone());
-                    Preparation::Dialling(Box::pin(async move { origins.dial(&upstream, how, want).await }))
-                }
-            }
-        });
+        preconnect.poll(cx);
         Poll::Pending
     })
     .await;
     let waited = clock.now().since(since);
-    let proxy = &caller.worker.proxy;
-    match &verdict {
-        Ok(Ok(_)) => proxy.rules.metrics(&plan.claims).for_each(|counters| counters.permit(waited)),
-        Err(End::Left) => proxy.rules.metrics(&plan.claims).for_each(|counters| counters.left.add_one()),
-        Ok(Err(_)) | Err(End::Refused(_) | End::Broken) => {}
+    let rules = &session.worker.proxy.rules;
+    match &decision {
+        Some(Ok(_)) => rules.metrics(claims).for_each(|limit| limit.permit(waited)),
+        None => rules.metrics(claims).for_each(|limit| limit.left.add_one()),
+        Some(Err(_)) => {}
     }
-    let refused = match (verdict, preparation) {
-        (Ok(Ok(permit)), Preparation::Held(ready)) => return Ok(Some((permit, Some(ready)))),
+    match (decision, preconnect.stage) {
+        (Some(Ok(permit)), Stage::Connected(ready)) => Ok(Ok(Granted { permit, held: Some(ready) })),
         // Its slot has come before its connection: the handshake goes on, and the slot counts as busy until the head is out.
-        (Ok(Ok(permit)), Preparation::Dialling(dialling)) => {
-            return Ok(Some((permit, Some(race(caller, dialling).await??))));
+        (Some(Ok(permit)), Stage::Dialling(dialling)) => {
+            let ready = session.unless_gone(dialling).await.ok_or(Failure::CallerGone)??;
+            Ok(Ok(Granted { permit, held: Some(ready) }))
         }
-        (Ok(Ok(permit)), Preparation::Later(_) | Preparation::Nothing) => return Ok(Some((permit, None))),
-        (refused, Preparation::Held(ready)) => {
-            origins.keep(upstream, ready.conn);
-            refused
-        }
-        (refused, _) => refused,
-    };
-    match refused? {
-        Err(Refused::Anew) => Ok(None),
-        Err(refused) => Err(caller.worker.proxy.refusal(refused).into()),
-        Ok(permit) => Ok(Some((permit, None))),
-    }
-}
-
-/// Brings a preparation one step further.
-fn prepare(preparation: &mut Preparation, cx: &mut Context<'_>, begin: impl FnOnce() -> Preparation) {
-    if let Preparation::Later(sleep) = preparation {
-        if sleep.as_mut().poll(cx).is_pending() {
-            return;
-        }
-        *preparation = begin();
-    }
-    if let Preparation::Dialling(dialling) = preparation {
-        match dialling.as_mut().poll(cx) {
-            Poll::Ready(Ok(ready)) => *preparation = Preparation::Held(ready),
-            // Whether the origin can be reached is for the moment of its turn to say.
-            Poll::Ready(Err(_)) => *preparation = Preparation::Nothing,
-            Poll::Pending => {}
+        (Some(Ok(permit)), Stage::Later(_) | Stage::Nothing) => Ok(Ok(Granted { permit, held: None })),
+        (decision, unused) => {
+            if let (Stage::Connected(ready), Some(plan)) = (unused, plan) {
+                session.worker.origins.keep(&plan.upstream, ready.conn);
+            }
+            match decision {
+                Some(Err(refused)) => Ok(Err(refused)),
+                Some(Ok(_)) | None => Err(Failure::CallerGone),
+            }
         }
     }
 }
 
-/// Runs `work` unless the caller hangs up first.
-///
-/// # Errors
-/// That the caller is gone.
-pub(super) async fn race<T>(
-    caller: &mut Caller,
-    mut work: Pin<Box<dyn Future<Output = T> + Send + '_>>,
-) -> Result<T, End> {
-    poll_fn(|cx| {
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
-            return Poll::Ready(Ok(done));
+/// Makes a connection ready for a waiter, [`LEAD`] before its turn.
+struct Preconnect<'p> {
+    stage: Stage,
+    plan: Option<&'p Plan>,
+    /// True if a connection is pinned to the session for it: another would not do.
+    is_pinned: bool,
+    origins: Arc<Origins>,
+    clock: Clock,
+    /// Time that DNS, TCP and TLS may take.
+    timeout: Duration,
+    /// Bounds the number of connections that are made ready at one time.
+    place: Option<Place>,
+}
+
+/// The connection of a waiter.
+enum Stage {
+    /// Its turn is far away: it holds nothing.
+    Later(Pin<Box<Sleep>>),
+    Dialling(Pin<Box<dyn Future<Output = Result<Ready, Refusal>> + Send>>),
+    Connected(Ready),
+    /// It could not be dialled, or needs none before its turn.
+    Nothing,
+}
+
+impl<'p> Preconnect<'p> {
+    fn new(session: &Session, plan: Option<&'p Plan>, waiting: &Waiting) -> Preconnect<'p> {
+        let clock = session.worker.proxy.gate.clock();
+        // Of a tunnel the origin counts the connection, so it is made in the slot.
+        let plan = plan.filter(|plan| !plan.is_tunnel());
+        let stage = match plan {
+            None => Stage::Nothing,
+            Some(_) => {
+                // Without a forecast it could be any moment.
+                let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
+                Stage::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin)))))
+            }
+        };
+        let has_pin = |plan: &Plan| session.pinned.has(&plan.pin_key(session));
+        Preconnect {
+            stage,
+            plan,
+            is_pinned: !session.pinned.is_empty() && plan.is_some_and(has_pin),
+            origins: Arc::clone(&session.worker.origins),
+            clock,
+            timeout: session.worker.proxy.timeouts.connect,
+            place: None,
         }
-        caller.conn.stream.poll_hangup(cx).map(|()| Err(End::Left))
-    })
-    .await
+    }
+
+    /// Brings the connection one step further.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Stage::Later(sleep) = &mut self.stage {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.stage = self.begin();
+        }
+        if let Stage::Dialling(dialling) = &mut self.stage {
+            match dialling.as_mut().poll(cx) {
+                Poll::Ready(Ok(ready)) => self.stage = Stage::Connected(ready),
+                // The request is refused for it only if the origin cannot be reached at its turn either.
+                Poll::Ready(Err(_)) => self.stage = Stage::Nothing,
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Stage {
+        let Some(plan) = self.plan.filter(|_| !self.is_pinned) else { return Stage::Nothing };
+        self.place = self.origins.place(&plan.upstream);
+        if self.place.is_none() {
+            return Stage::Nothing;
+        }
+        match self.origins.idle(&plan.upstream, plan.want) {
+            Some(ready) => Stage::Connected(ready),
+            None => {
+                let (how, want) = (plan.dialling_until(self.clock.now() + self.timeout), plan.want);
+                let (origins, upstream) = (Arc::clone(&self.origins), plan.upstream.clone());
+                Stage::Dialling(Box::pin(async move { origins.dial(&upstream, how, want).await }))
+            }
+        }
+    }
 }

@@ -10,8 +10,8 @@ use super::*;
 /// 2026-01-31T23:59:59.123Z and some nanoseconds.
 const AT: i128 = 1_769_903_999_123_999_999;
 
-fn record() -> Record {
-    Record {
+fn record() -> AccessLogEntry {
+    AccessLogEntry {
         peer: IpAddr::from([192, 0, 2, 1]),
         user: None,
         method: "GET".to_owned(),
@@ -28,13 +28,13 @@ fn record() -> Record {
     }
 }
 
-fn text(record: &Record) -> String {
+fn text(record: &AccessLogEntry) -> String {
     let mut out = String::new();
     write_text(&mut out, AT, record);
     out
 }
 
-fn json(record: &Record) -> String {
+fn json(record: &AccessLogEntry) -> String {
     let mut out = String::new();
     write_json(&mut out, AT, record);
     out
@@ -47,7 +47,7 @@ fn a_line_of_text_says_all_there_is_to_say() {
         "2026-01-31T23:59:59.123Z 192.0.2.1 GET http://api.example/v2/x?key=…&b=… 200 limits=partner-api,daily \
          waited=12.345ms took=1050.000ms bytes_in=3 bytes_out=4567\n"
     );
-    let refused = Record {
+    let refused = AccessLogEntry {
         user: Some("anna".into()),
         limits: Vec::new(),
         refused_by: Some("limit"),
@@ -64,7 +64,7 @@ fn a_line_of_text_says_all_there_is_to_say() {
 
 #[test]
 fn a_line_tells_what_a_limit_in_dry_run_would_have_done() {
-    let overruled = Record { overruled: Some(("trial".into(), Duration::from_micros(2_500))), ..record() };
+    let overruled = AccessLogEntry { overruled: Some(("trial".into(), Duration::from_micros(2_500))), ..record() };
     assert!(text(&overruled).ends_with(" bytes_out=4567 dry_run=trial:2.500ms\n"), "{}", text(&overruled));
     assert!(json(&overruled).contains(",\"dry_run\":\"trial\",\"dry_run_ms\":2.500,"), "{}", json(&overruled));
 }
@@ -77,7 +77,8 @@ fn a_line_of_json_says_the_same() {
          \"target\":\"http://api.example/v2/x?key=…&b=…\",\"limits\":[\"partner-api\",\"daily\"],\"status\":200,\
          \"waited_ms\":12.345,\"took_ms\":1050.000,\"bytes_in\":3,\"bytes_out\":4567}\n"
     );
-    let refused = Record { user: Some("a\"b".into()), limits: Vec::new(), refused_by: Some("limit"), ..record() };
+    let refused =
+        AccessLogEntry { user: Some("a\"b".into()), limits: Vec::new(), refused_by: Some("limit"), ..record() };
     let line = json(&refused);
     assert!(line.contains("\"caller\":\"a\\\"b\",\"address\":\"192.0.2.1\""), "{line}");
     assert!(line.contains("\"refused_by\":\"limit\",\"limits\":[],"), "{line}");
@@ -85,7 +86,7 @@ fn a_line_of_json_says_the_same() {
 
 #[test]
 fn no_caller_can_write_a_line_of_its_own() {
-    let hostile = Record {
+    let hostile = AccessLogEntry {
         user: Some("x y\n2026 \u{1b}[31m\u{202e}\u{2028}\u{85}\"\\é".into()),
         method: "G\r\nET".to_owned(),
         target: "/a\n\0b c?\r\n=1".to_owned(),
@@ -102,7 +103,7 @@ fn no_caller_can_write_a_line_of_its_own() {
 
 #[test]
 fn an_empty_name_still_takes_its_place() {
-    let nameless = Record { user: Some("".into()), ..record() };
+    let nameless = AccessLogEntry { user: Some("".into()), ..record() };
     assert_eq!(text(&nameless).split(' ').nth(1), Some("-"));
 }
 
@@ -182,7 +183,7 @@ fn all_that_was_handed_over_is_written_in_order() {
     let (log, written, say) = gated(Format::Text);
     drop(say);
     for status in 200..300 {
-        log.write(Record { status, ..record() });
+        log.write(AccessLogEntry { status, ..record() });
     }
     log.flush();
     let lines = lines(&written);

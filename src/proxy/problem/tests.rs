@@ -1,5 +1,6 @@
 //! Each refusal, as the caller gets it.
 
+use super::super::serialize::{LocalResponse, write_local};
 use super::*;
 use crate::locker::Why;
 use crate::wire::{HeadError, Name, ResponseHead};
@@ -66,8 +67,15 @@ fn limited_by(why: Why, ms: u64) -> Refusal {
 }
 
 fn written(refusal: &Refusal) -> (ResponseHead, String) {
-    let mut out = Vec::new();
-    refusal.write(&mut out, false, false, false, NOW);
+    let (mut out, body) = (Vec::new(), refusal.body());
+    let response = LocalResponse {
+        status: refusal.status(),
+        reason: reason(refusal.status()),
+        fields: &|put| refusal.fields(body.len(), NOW, put),
+        connection: None,
+        body: body.as_bytes(),
+    };
+    write_local(&response, &mut out);
     let mut head = ResponseHead::default();
     let length = head.read(&out).expect("well-formed").expect("whole");
     (head, String::from_utf8(out[length..].to_vec()).expect("UTF-8"))
@@ -182,23 +190,6 @@ fn what_asking_again_cannot_help_has_no_retry_after() {
 fn credentials_are_asked_for_in_utf_8() {
     let (head, _) = written(&Refusal::Unauthorized);
     assert_eq!(field(&head, "proxy-authenticate").as_deref(), Some("Basic realm=\"lockgate\", charset=\"UTF-8\""));
-}
-
-#[test]
-fn the_connection_says_whether_it_stays() {
-    for (close, http10, said) in [
-        (true, false, Some("close")),
-        (true, true, Some("close")),
-        (false, true, Some("keep-alive")),
-        (false, false, None),
-    ] {
-        let mut out = Vec::new();
-        Refusal::Loop.write(&mut out, close, true, http10, NOW);
-        let mut head = ResponseHead::default();
-        assert_eq!(head.read(&out), Ok(Some(out.len())), "a head alone");
-        assert_eq!(field(&head, "connection").as_deref(), said);
-        assert_ne!(field(&head, "content-length").as_deref(), Some("0"));
-    }
 }
 
 #[test]

@@ -169,6 +169,17 @@ pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Trailers as they are passed on from one HTTP/2 connection to another, without fields that mean something to the framing or
+/// the routing (RFC 9110 §6.5.1); `None` if none are left, or too many.
+pub fn filter_trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
+    let forbidden: Vec<HeaderName> = trailers.keys().filter(|name| is_forbidden(name.as_str())).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+    trailers.remove(CONTENT_LENGTH);
+    (1..=MAX_TRAILERS).contains(&trailers.len()).then_some(trailers)
+}
+
 /// Trailers from their HTTP/1.1 form, which was checked before; `None` if there are none.
 pub fn read_trailers(written: &[u8]) -> Option<HeaderMap> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];

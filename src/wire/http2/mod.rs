@@ -16,7 +16,7 @@ mod stream_content;
 mod wire_state;
 
 pub use caller_conn::{CallerStream, H2CallerConn, IncomingRequest};
-pub use convert::{FieldMap, can_carry_path, read_trailers, write_trailers};
+pub use convert::{FieldMap, can_carry_path, filter_trailers, read_trailers, write_trailers};
 pub use h2_conn::H2Conn;
 pub use h2_conn_state::{HeadFlush, PongWait, SettingsWait};
 pub use limits::PREFACE;

@@ -1,0 +1,119 @@
+//! Admission step: checks the framing, finds the target, and asks whether this caller may go there.
+
+use super::access::Admitted;
+use super::acquire;
+use super::capabilities;
+use super::header_rules::{self, Outgoing};
+use super::local_request::LocalRequest;
+use super::named_hosts::Named;
+use super::outcome::Failure;
+use super::plan::Plan;
+use super::pool::{Fresh, Want};
+use super::refusal::Refusal;
+use super::request_log::RequestLog;
+use super::session::{InterceptedTunnel, Session};
+use super::target::{Form, Scheme, Target, too_many_hops};
+use super::upstream::Upstream;
+use crate::tls::verify::Offer;
+use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
+
+/// What is done with an admitted request.
+pub(super) enum Admission {
+    /// It is forwarded, once it has a permit.
+    Forward(Plan),
+    /// The gateway answers it itself.
+    Local(LocalRequest),
+    /// It is a CONNECT whose tunnel is intercepted.
+    Intercept(Box<InterceptedTunnel>),
+}
+
+/// Admits the request whose head has been read.
+///
+/// # Errors
+/// 400 for broken framing; 403, 407 or 429 from the access rules; 404 or 421 without a route; 417 and 508.
+pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result<Admission, Failure> {
+    if let Some(request) = acquire::find(session) {
+        return Ok(Admission::Local(LocalRequest::Acquire(request)));
+    }
+    let (target, admitted, length) = check(session, log).await?;
+    if let Some(request) = LocalRequest::of_last_hop(&session.head) {
+        return Ok(Admission::Local(request));
+    }
+    if target.form == Form::Authority {
+        let proxy = &session.worker.proxy;
+        if proxy.intercepts(&target.origin) {
+            return Ok(Admission::Intercept(Box::new(InterceptedTunnel { origin: target.origin, admitted })));
+        }
+        proxy.access.admit_opaque(proxy.named_hosts.look_up(&target))?;
+    }
+    Ok(Admission::Forward(plan(session, log, target, admitted, length)?))
+}
+
+/// Finds the target, and asks the access rules.
+async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, Admitted, Length), Refusal> {
+    let proxy = &session.worker.proxy;
+    let head = &session.head;
+    let length = framing::of_request(head).map_err(|error| Refusal::Malformed(error.0))?;
+    if header_rules::has_too_many_options(head) {
+        return Err(Refusal::Malformed("Connection has more members than make sense"));
+    }
+    if header_rules::connection_names_end_to_end(head).is_some() {
+        return Err(Refusal::Malformed("Connection names a field that is meant for the origin"));
+    }
+    if header_rules::has_unsupported_expect(head) {
+        return Err(Refusal::Expectation);
+    }
+    if too_many_hops(head) {
+        return Err(Refusal::Loop);
+    }
+    let target = proxy.targets.find(head, &session.ingress())?;
+    if target.form == Form::Authority && length != Length::Empty {
+        return Err(Refusal::Malformed("CONNECT has no body"));
+    }
+    let admitted = match session.within.as_deref() {
+        // The caller was admitted to the tunnel, and so to all in it.
+        Some(within) => proxy.access.anew(session.peer.ip(), &within.admitted),
+        None => {
+            let named = proxy.named_hosts.look_up(&target);
+            // No host is called: the gateway answers this by itself.
+            let named = Named { listed: named.listed || capabilities::is_asked(head), ..named };
+            proxy.access.admit(session.peer.ip(), head, &target, named, proxy.gate.clock()).await?
+        }
+    };
+    log.admitted(&admitted);
+    if let Some(first) = &session.first_admission {
+        first.set();
+    }
+    Ok((target, admitted, length))
+}
+
+/// Finds the claims of the request, and how it is forwarded.
+fn plan(
+    session: &Session,
+    log: &mut RequestLog,
+    target: Target,
+    admitted: Admitted,
+    length: Length,
+) -> Result<Plan, Refusal> {
+    let head = &session.head;
+    let claims = session.worker.proxy.rules.find(&target, head, &admitted, session.peer.ip())?;
+    log.claimed(session, &claims);
+    let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
+    let access = &session.worker.proxy.access;
+    let upgrade = header_rules::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
+    let outgoing = Outgoing { length, options, upgrade, trace: log.trace };
+    let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
+    // A tunnel begins where its connection begins, not behind other requests on it.
+    let fresh = if target.form == Form::Authority { Fresh::Since(log.started) } else { Fresh::No };
+    let want = Want { fresh, offer: offer(&target, head, upgrade) };
+    Ok(Plan { target, upstream, admitted, claims, outgoing, want, connected_by: log.started })
+}
+
+/// The versions of HTTP that may be spoken to the origin for this request.
+fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
+    // Only HTTP/1.1 has a connection that can change its protocol, or that can be logged in.
+    let needs_http1 = upgrade
+        || header_rules::logs_in(head)
+        || target.origin.scheme == Scheme::Https && !http2::can_carry_path(&target.path(head));
+    if needs_http1 { Offer::Http1 } else { Offer::Http2 }
+}

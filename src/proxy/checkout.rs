@@ -1,0 +1,69 @@
+//! Checkout of a connection for one request, and its return: pinned to the caller, pooled, or newly dialled.
+
+use super::header_rules;
+use super::outcome::Failure;
+use super::plan::Plan;
+use super::pool::Fresh;
+use super::send::Ready;
+use super::session::Session;
+use crate::wire::{ConnectionOptions, Length, Name, framing};
+
+/// Checks a connection out: the one that is pinned to the caller, the one that was made ready while the request waited, a
+/// pooled one, or a new one.
+///
+/// # Errors
+/// The refusal of a dial that failed; that the caller has hung up.
+pub(super) async fn check_out(session: &mut Session, plan: &Plan, held: Option<Ready>) -> Result<Ready, Failure> {
+    let (proxy, want) = (&session.worker.proxy, plan.want);
+    if want.fresh == Fresh::No
+        && !session.pinned.is_empty()
+        && let Some(pinned) = session.pinned.take(&plan.pin_key(session), proxy.timeouts.idle, proxy.gate.clock().now())
+    {
+        return Ok(pinned);
+    }
+    if let Some(mut held) = held
+        && held.is_good()
+    {
+        return Ok(held);
+    }
+    let origins = &session.worker.origins;
+    if let Some(ready) = origins.idle(&plan.upstream, want) {
+        return Ok(ready);
+    }
+    let (origins, upstream, how) = (origins.clone(), plan.upstream.clone(), plan.dialling());
+    let dialled = Box::pin(async move { origins.dial(&upstream, how, want).await });
+    Ok(session.unless_gone(dialled).await.ok_or(Failure::CallerGone)??)
+}
+
+/// Returns a connection for the next request, if it can carry another: of the same caller if it is pinned, else of any.
+/// Its response has been read to the end.
+pub(super) fn keep(session: &Session, plan: &Plan, ready: Ready) {
+    let options = ConnectionOptions::of(session.response.all(Name::Connection));
+    if !options.keeps_open(session.response.version()) {
+        return;
+    }
+    if is_pinned(session, &ready) {
+        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.proxy.gate.clock().now());
+    } else {
+        session.worker.origins.keep(&plan.upstream, ready.conn);
+    }
+}
+
+/// Drops a response that is not forwarded; its connection is kept if all of the response is here already.
+pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: Ready) {
+    let here = ready.conn.input.bytes().len();
+    match framing::of_response(&session.response, session.head.method()) {
+        Ok(Length::Empty) => keep(session, plan, ready),
+        Ok(Length::Exact(length)) if length == here as u64 => {
+            ready.conn.input.consume(here);
+            keep(session, plan, ready);
+        }
+        Ok(Length::Exact(_) | Length::Chunked | Length::UntilClose) | Err(_) => {}
+    }
+}
+
+/// True if the connection belongs to the caller's from here on. One of HTTP/2 cannot be logged in.
+pub(super) fn is_pinned(session: &Session, ready: &Ready) -> bool {
+    let logs_in = || header_rules::logs_in(&session.head) || header_rules::tells_of_login(&session.response);
+    ready.pinned || !ready.conn.stream.is_http2() && logs_in()
+}

@@ -1,0 +1,171 @@
+//! Permit step: asks the limiter for all claims of a request, waits if it must, and asks again after a reload.
+
+use std::time::Duration;
+
+use super::access::Admitted;
+use super::claims::Claims;
+use super::outcome::Failure;
+use super::plan::Plan;
+use super::refusal::Refusal;
+use super::request_log::RequestLog;
+use super::send::Ready;
+use super::session::Session;
+use super::wait::{self, Granted};
+use super::wait_prefs;
+use crate::gate::{Answer, Patience, Permit, Refused};
+use crate::locker::AskKind;
+
+/// Most permits of one request that may come too late. It has its connection by then, so it takes 250 ms of delay elsewhere,
+/// every time: in the store, in the gateway, or in an origin that breaks each connection before it is used.
+const MAX_LATE: u32 = 8;
+
+/// A request for slots: an HTTP request, or one for a permit alone (`/acquire`).
+pub(super) trait Claimant {
+    /// What it must be granted, all at one moment.
+    fn claims(&self) -> &Claims;
+
+    /// The caller that takes its turn.
+    fn admitted(&self) -> &Admitted;
+
+    /// The plan of its connection, if it needs one.
+    fn plan(&self) -> Option<&Plan>;
+
+    /// Finds its claims again, by the configuration in force: that has changed since they were found.
+    ///
+    /// # Errors
+    /// That it cannot be counted, see [`Rules::find`](super::claims::Rules::find).
+    fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal>;
+}
+
+impl Claimant for Plan {
+    fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+
+    fn plan(&self) -> Option<&Plan> {
+        Some(self)
+    }
+
+    fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
+        Plan::claim_again(self, session, log)
+    }
+}
+
+/// Obtains a permit for a request that is forwarded. `kind`: New, or Retry for one that had a permit before.
+///
+/// # Errors
+/// The limiter's refusal; that the caller has hung up.
+pub(super) async fn obtain(
+    session: &mut Session,
+    log: &mut RequestLog,
+    plan: &mut Plan,
+    kind: AskKind,
+) -> Result<Granted, Failure> {
+    let prefs = Patience { kind, ..wait_prefs::of(&session.head) };
+    let granted = ask(session, log, plan, prefs).await?;
+    let granted_at = granted.permit.granted_at();
+    log.granted(session, &granted.permit);
+    let timeouts = &session.worker.proxy.timeouts;
+    plan.connected_by = granted_at + timeouts.connect;
+    session.deadline.cap(timeouts.request.map(|request| granted_at + request));
+    Ok(granted)
+}
+
+/// Asks the limiter until it decides; waits in between.
+///
+/// # Errors
+/// The limiter's refusal; that the caller has hung up.
+pub(super) async fn ask(
+    session: &mut Session,
+    log: &mut RequestLog,
+    claimant: &mut impl Claimant,
+    mut prefs: Patience,
+) -> Result<Granted, Failure> {
+    let retry = prefs.kind == AskKind::Retry;
+    if retry {
+        prefs.arrived = Some(log.started);
+    }
+    loop {
+        let proxy = &session.worker.proxy;
+        prefs.revision = claimant.claims().revision;
+        match proxy.gate.ask(&claimant.claims().claims, claimant.admitted().caller, prefs) {
+            Answer::Go(permit) => {
+                proxy.rules.metrics(claimant.claims()).for_each(|limit| limit.permit(Duration::ZERO));
+                return Ok(Granted { permit, held: None });
+            }
+            // The limits have changed since its claims were found.
+            Answer::Sorry(Refused::Anew) => claimant.claim_again(session, log)?,
+            Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
+            Answer::Wait(waiting) => {
+                let asked = proxy.gate.clock().now();
+                claimant.admitted().remember_name(&proxy.metrics);
+                // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
+                let decided = Box::pin(wait::wait(session, waiting, claimant.claims(), claimant.plan())).await;
+                log.add_wait(asked, session.worker.proxy.gate.clock().now());
+                match decided? {
+                    Ok(granted) => return Ok(granted),
+                    Err(Refused::Anew) => {
+                        claimant.claim_again(session, log)?;
+                        prefs.arrived = Some(log.started);
+                        prefs.kind = AskKind::SentBack { retry };
+                    }
+                    Err(refused) => return Err(session.worker.proxy.refusal(refused).into()),
+                }
+            }
+        }
+    }
+}
+
+/// Obtains another permit for one that came too late to be used; the request keeps its place in the queue. `ready`: its
+/// connection, for the next permit.
+///
+/// # Errors
+/// As [`obtain`].
+pub(super) async fn obtain_again(
+    session: &mut Session,
+    log: &mut RequestLog,
+    plan: &mut Plan,
+    late: Permit,
+    ready: Ready,
+) -> Result<Granted, Failure> {
+    drop(late);
+    let ready = if ready.pinned {
+        // It is found again there, and none is made ready in its place: the login is on this one.
+        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.proxy.gate.clock().now());
+        None
+    } else {
+        Some(ready)
+    };
+    let Granted { permit, held } = obtain(session, log, plan, AskKind::Retry).await?;
+    Ok(Granted { permit, held: held.or(ready) })
+}
+
+/// Counts a request's permits that came too late to be used.
+#[derive(Default)]
+pub(super) struct LatePermits(u32);
+
+impl LatePermits {
+    /// Counts one more.
+    ///
+    /// # Errors
+    /// 503 after [`MAX_LATE`] of them.
+    pub(super) fn add_one(&mut self, session: &Session) -> Result<(), Refusal> {
+        if let Some(status) = session.worker.proxy.gate.store_status() {
+            status.note_late();
+        }
+        self.0 += 1;
+        if self.0 > MAX_LATE { Err(Refusal::LatePermit) } else { Ok(()) }
+    }
+}
+
+/// Refuses a request whose permit does not hold any more.
+///
+/// # Errors
+/// 503 if not: the process that granted it has ended.
+pub(super) fn check(permit: &Permit) -> Result<(), Failure> {
+    if permit.is_good() { Ok(()) } else { Err(Refusal::Closing { retry_after: Duration::ZERO }.into()) }
+}
