@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use http::{HeaderMap, Request, header};
 
-use super::Proxy;
 use super::pattern::HostPattern;
+use super::snapshot::Proxy;
 use crate::wire::{Name, RequestHead};
 
 /// The request's target: a host that does not exist (RFC 6761 §6.4).

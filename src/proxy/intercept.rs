@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::Proxy;
 use super::local_response::refuse_bytes;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{InterceptedTunnel, Session};
-use super::target::{Origin, Scheme};
+use super::snapshot::Proxy;
+use super::target::Scheme;
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
 use crate::wire::{Conn, Stream};
@@ -23,13 +23,6 @@ pub(super) enum Protocol {
     Http1,
     /// HTTP/2, as was agreed in the handshake.
     Http2,
-}
-
-impl Proxy {
-    /// True if tunnels to this host are intercepted.
-    pub(super) fn intercepts(&self, origin: &Origin) -> bool {
-        self.intercept.iter().any(|host| host.matches(&origin.host, origin.port))
-    }
 }
 
 /// Intercepts a tunnel: the caller gets its 200, and then sees us in the origin's place. `None`: it ended before.

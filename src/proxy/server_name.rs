@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::Proxy;
 use super::access::Admitted;
 use super::claims::Claims;
 use super::plan::Plan;
+use super::snapshot::Proxy;
 use super::target::{Form, Origin, Target};
+use super::tunnel_warnings::Unfit;
 use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
 use crate::wire::{Conn, RequestHead};
@@ -35,15 +36,6 @@ pub(super) struct Asker<'a> {
     /// The head of its `CONNECT`.
     pub(super) head: &'a RequestHead,
     pub(super) peer: IpAddr,
-}
-
-/// The reason that the first bytes of a tunnel do not pass.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Unfit {
-    #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
-    Name { name: String, why: &'static str },
-    #[error("the caller began TLS in a way that cannot be read")]
-    Unreadable,
 }
 
 impl Guard {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::Worker;
 use super::access::Admitted;
 use super::deadline::Deadline;
 use super::first_admission::FirstAdmission;
 use super::pinned::Pinned;
 use super::target::{Ingress, Origin};
+use super::worker::Worker;
 use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
 
 /// Time, and number of bytes, for which a connection that we close is still read, so that our last response is not destroyed

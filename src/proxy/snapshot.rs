@@ -1,117 +1,217 @@
-//! The proxy as it is now. When the file is read again another takes its place; a request is carried to its end by the
-//! one that was there when it began.
+//! Configuration snapshot: everything that one reading of the file has made, immutable. A request keeps the snapshot that was in
+//! force when it began.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Proxy;
-use super::pool::Origins;
+use rustls::ServerConfig;
 
-/// The proxy of the whole process.
-pub struct Current {
-    proxy: Mutex<Arc<Proxy>>,
-    /// How many there have been: what a runtime looks at before each request.
-    version: AtomicU64,
+use super::access::{self, Access};
+use super::access_log::AccessLog;
+use super::claims;
+use super::metrics::Metrics;
+use super::named_hosts::NamedHosts;
+use super::pattern::HostPattern;
+use super::refusal::Refusal;
+use super::reused::Reused;
+use super::settings::{PoolSettings, Settings, Timeouts};
+use super::target::{Origin, Targets};
+use super::trace;
+use super::tunnel_warnings::WarnedHosts;
+use super::warning;
+use crate::gate::{Gate, Refused, Revision};
+use crate::locker::LimitId;
+use crate::net::connection_limit::ConnectionLimit;
+use crate::net::dial::Dialer;
+use crate::net::drain::Drain;
+use crate::net::resolve::Resolver;
+use crate::tls::verify::Connector;
+use crate::tls::{ca, identity, verify};
+
+/// Why there is no proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No certificate of an origin could be checked.
+    #[error("no root certificates can be read")]
+    Roots(#[source] std::io::Error),
+    /// Traces could not be told.
+    #[error("traces cannot be told")]
+    Traces(#[source] std::io::Error),
+    /// No tunnel could be opened.
+    #[error("the authority for opened tunnels cannot be used")]
+    Authority(#[from] ca::Error),
+    /// No caller could be spoken to.
+    #[error("the certificate for callers cannot be used")]
+    Identity(#[from] identity::Error),
 }
 
-impl Current {
-    /// This one is the first.
-    pub fn new(proxy: Proxy) -> Arc<Current> {
-        Arc::new(Current { proxy: Mutex::new(Arc::new(proxy)), version: AtomicU64::new(0) })
-    }
-
-    /// The one that is there now.
-    pub fn proxy(&self) -> Arc<Proxy> {
-        self.read().0
-    }
-
-    /// Number of the configuration in force; each reload increases it.
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
-    }
-
-    /// Requests that begin from here on are carried by this one.
-    pub fn replace(&self, proxy: Proxy) {
-        let mut place = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
-        *place = Arc::new(proxy);
-        self.version.fetch_add(1, Ordering::Release);
-    }
-
-    fn read(&self) -> (Arc<Proxy>, u64) {
-        let place = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
-        (Arc::clone(&place), self.version.load(Ordering::Acquire))
-    }
+/// The proxy, as one reading of the file made it. Requests keep the one that was there when they began.
+pub struct Proxy {
+    parts: Parts,
+    pub(super) rules: claims::Rules,
 }
 
-/// The proxy as one runtime sees it: with connections of its own to the origins.
+/// What every proxy of the process has in common.
 #[derive(Clone)]
-pub struct Worker {
-    pub(super) proxy: Arc<Proxy>,
-    pub(super) origins: Arc<Origins>,
-    version: u64,
-    station: Rc<Station>,
+pub struct Shared {
+    /// Who decides.
+    pub gate: Arc<Gate>,
+    /// Who is still running.
+    pub drain: Drain,
+    /// What became of requests.
+    pub metrics: Arc<Metrics>,
+    /// How many connections callers may have.
+    pub connections: ConnectionLimit,
+    /// Looks names up.
+    pub resolver: Arc<Resolver>,
 }
 
-/// What all workers of a runtime are made from.
-struct Station {
-    current: Arc<Current>,
-    latest: RefCell<Latest>,
+/// Everything of a proxy but the limits' rules, which bear the numbers that the gate gives them: what can fail is made
+/// before anything of a new reading is in force.
+pub struct Parts {
+    pub(super) targets: Targets,
+    pub(super) access: Reused<access::Settings, Access>,
+    pub(super) timeouts: Timeouts,
+    pub(super) gate: Arc<Gate>,
+    pub(super) drain: Drain,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) log: AccessLog,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) tls: Reused<verify::Settings, Connector>,
+    pub(super) tracer: Option<Reused<trace::Settings, trace::Tracer>>,
+    pub(super) pool: PoolSettings,
+    pub(super) warned_hosts: Arc<WarnedHosts>,
+    pub(super) identities: Vec<(HostPattern, usize)>,
+    pub(super) intercept: Vec<HostPattern>,
+    pub(super) authority: Option<Arc<ca::CertAuthority>>,
+    pub(super) identity: Option<Reused<identity::Identity, ServerConfig>>,
+    rules: Vec<claims::Rule>,
+    pub(super) named_hosts: NamedHosts,
+    warnings: warning::Warnings,
 }
 
-#[derive(Clone)]
-struct Latest {
-    proxy: Arc<Proxy>,
-    origins: Arc<Origins>,
-    version: u64,
+impl std::ops::Deref for Proxy {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
-impl Worker {
-    /// What one runtime serves its connections with; to be called inside it.
-    pub fn new(current: &Arc<Current>) -> Worker {
-        let latest = Latest::of(current);
-        let station = Station { current: Arc::clone(current), latest: RefCell::new(latest.clone()) };
-        let Latest { proxy, origins, version } = latest;
-        Worker { proxy, origins, version, station: Rc::new(station) }
+impl Parts {
+    /// How many spans nobody was told of.
+    pub fn traces_dropped(&self) -> u64 {
+        self.tracer.as_ref().map_or(0, |tracer| tracer.dropped.get())
     }
 
-    /// Which reading of the file it goes by.
-    pub(super) fn version(&self) -> u64 {
-        self.version
+    /// Whether a connection from this address is served at all.
+    pub fn may_connect_from(&self, peer: IpAddr) -> bool {
+        self.access.may_connect_from(peer)
     }
 
-    /// Goes on with the proxy as it is now.
-    pub(super) fn refresh(&mut self) {
-        if self.station.current.version.load(Ordering::Relaxed) == self.version {
-            return;
+    /// How long is waited for what.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// The lines of the file that do less than they seem to.
+    pub fn warnings(&self) -> &warning::Warnings {
+        &self.warnings
+    }
+
+    /// Where requests are noted.
+    pub fn log(&self) -> &AccessLog {
+        &self.log
+    }
+
+    /// What of `before` is made from the same settings is taken over, with what it remembers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn new(settings: Settings, shared: Shared, log: AccessLog, before: Option<&Proxy>) -> Result<Parts, Error> {
+        let Shared { gate, drain, metrics, connections: _, resolver } = shared;
+        let wall = gate.clock().wall_unix_nanos();
+        let authority = settings.authority.map(|authority| ca::CertAuthority::open(&authority, wall)).transpose()?;
+        let authority = authority.map(|new| {
+            let old = before.and_then(|before| before.authority.as_ref());
+            old.filter(|old| old.is_same(&new)).map_or_else(|| Arc::new(new), Arc::clone)
+        });
+        let before_identity = before.and_then(|before| before.identity.as_ref());
+        let identity =
+            settings.identity.map(|identity| Reused::again(before_identity, identity, |it| it.server_config()));
+        let before_tracer = before.and_then(|before| before.tracer.as_ref());
+        let clock = gate.clock();
+        let start = |settings: &trace::Settings| trace::Tracer::start(settings, clock).map_err(Error::Traces);
+        let tracer = settings.trace.map(|trace| Reused::again(before_tracer, trace, start));
+        let seed = gate.seed();
+        let access = |settings: &access::Settings| Ok::<_, Error>(Arc::new(Access::new(settings.clone(), seed)));
+        let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
+        Ok(Parts {
+            named_hosts: NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
+            targets: Targets::new(settings.routes),
+            access: Reused::again(before.map(|before| &before.access), settings.access, access)?,
+            timeouts: settings.timeouts,
+            gate,
+            drain,
+            metrics,
+            log,
+            dialer: Arc::new(Dialer::new(settings.dial, resolver)),
+            tls: Reused::again(before.map(|before| &before.tls), settings.tls, tls)?,
+            tracer: tracer.transpose()?,
+            pool: settings.pool,
+            warned_hosts: before.map(|before| Arc::clone(&before.warned_hosts)).unwrap_or_default(),
+            identities: settings.identities,
+            intercept: settings.intercept,
+            authority,
+            identity: identity.transpose()?,
+            rules: settings.rules,
+            warnings: settings.warnings,
+        })
+    }
+
+    /// The proxy whose rules are those of these limits, in the order of the file; requests ask with `revision`.
+    pub fn with(mut self, limits: &[LimitId], revision: Revision) -> Proxy {
+        let rules = std::mem::take(&mut self.rules);
+        let seed = self.gate.seed();
+        let metrics = &self.metrics;
+        let rules = claims::Rules::new(rules, limits, revision, seed, |name| metrics.of(name));
+        Proxy { rules, parts: self }
+    }
+}
+
+impl Proxy {
+    /// True if tunnels to this host are intercepted.
+    pub(super) fn intercepts(&self, origin: &Origin) -> bool {
+        self.intercept.iter().any(|host| host.matches(&origin.host, origin.port))
+    }
+
+    /// The answer to a request that the gate did not let through; it is counted.
+    pub(super) fn refusal(&self, refused: Refused) -> Refusal {
+        let now = self.gate.clock().now();
+        match refused {
+            // Whoever is told so asks again, and does not come here.
+            Refused::Anew => Refusal::Closing { retry_after: Duration::ZERO },
+            Refused::Closing { until } => Refusal::Closing { retry_after: until.since(now) },
+            Refused::Sorry(sorry) => {
+                let limits = self.gate.limits();
+                let limit = &limits[sorry.limit.0 as usize];
+                self.metrics.limit_refused(&limit.name, sorry.why);
+                Refusal::Limited {
+                    limit: Arc::clone(&limit.name),
+                    why: sorry.why,
+                    retry_after: sorry.until.since(now),
+                    exact: sorry.exact,
+                    requests: limit.rate.as_ref().map_or(limit.in_flight.unwrap_or(0), |rate| rate.requests),
+                    per: limit.rate.as_ref().map_or(Duration::ZERO, |rate| rate.per),
+                }
+            }
         }
-        let mut latest = self.station.latest.borrow_mut();
-        if latest.version == self.version {
-            *latest = Latest::of(&self.station.current);
-        }
-        let Latest { proxy, origins, version } = latest.clone();
-        (self.proxy, self.origins, self.version) = (proxy, origins, version);
     }
-}
 
-impl Latest {
-    fn of(current: &Current) -> Latest {
-        let (proxy, version) = current.read();
-        let origins = Origins::new(&proxy);
-        tokio::spawn(reap(Arc::downgrade(&origins)));
-        Latest { proxy, origins, version }
-    }
-}
-
-/// Closes idle connections to origins once a second, as long as their runtime has a use for them.
-async fn reap(origins: Weak<Origins>) {
-    let mut every_second = tokio::time::interval(Duration::from_secs(1));
-    every_second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        every_second.tick().await;
-        let Some(origins) = origins.upgrade() else { return };
-        origins.reap();
+    /// How long a limit's slots stay taken; what an origin that pushes back without saying how long means.
+    pub(super) fn span(&self, limit: LimitId) -> Duration {
+        let limits = self.gate.limits();
+        limits[limit.0 as usize].rate.as_ref().map_or(Duration::from_secs(1), |rate| rate.per + rate.guard)
     }
 }

@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 use super::body::{Body, BodyError};
 use super::outcome::Tunnel;
 use super::request_log::RequestLog;
-use super::server_name::{Asker, Unfit};
+use super::server_name::Asker;
 use super::session::Session;
+use super::tunnel_warnings::Unfit;
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
 

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use super::claims::{Claims, Rules};
-use super::server_name::Unfit;
 use super::target::Origin;
 
 /// The most hosts that the log names: callers can ask for any number of names.
@@ -42,6 +41,15 @@ impl WarnedHosts {
             tracing::warn!(host, %why, "tunnel ended because of its first bytes");
         }
     }
+}
+
+/// The reason that the first bytes of a tunnel do not pass.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
+    Name { name: String, why: &'static str },
+    #[error("the caller began TLS in a way that cannot be read")]
+    Unreadable,
 }
 
 /// A bounded set of hosts.
