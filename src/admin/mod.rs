@@ -33,7 +33,7 @@ use crate::auth::Passwords;
 use crate::http_admin;
 use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
-use crate::proxy::{Current, Shared};
+use crate::proxy::{CurrentSnapshot, Shared};
 
 /// Maximum number of simultaneous connections: enough for scrapers and some open dashboards, few enough to leave the
 /// process's file descriptors to callers.
@@ -52,7 +52,7 @@ pub fn open(
     socket: TcpListener,
     users: Option<Vec<(String, String)>>,
     shared: &Shared,
-    current: &Arc<Current>,
+    current: &Arc<CurrentSnapshot>,
 ) -> io::Result<(mpsc::UnboundedReceiver<AdminCommand>, JoinHandle<()>)> {
     let (commands, received) = mpsc::unbounded_channel();
     let (samples, latest) = watch::channel("{}".into());

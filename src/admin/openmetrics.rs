@@ -161,12 +161,12 @@ impl Scrape {
         self.encode_connections(encoder)?;
         self.encode_persistence(encoder)?;
         self.encode_store(encoder)?;
-        let dropped = state.current.proxy().log().dropped();
+        let dropped = state.current.snapshot().log().dropped();
         let log =
             counter("access_log_dropped_lines", "Lines of the access log dropped because they were not read in time");
         counters(encoder, &log, std::iter::once(([], dropped)))?;
         let traces = counter("trace_dropped_spans", "Spans that the trace collector did not take");
-        counters(encoder, &traces, std::iter::once(([], state.current.proxy().traces_dropped())))?;
+        counters(encoder, &traces, std::iter::once(([], state.current.snapshot().traces_dropped())))?;
         let build = Metric { name: "build", help: "Version of the program", unit: None, kind: MetricType::Info };
         begin(encoder, &build)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }

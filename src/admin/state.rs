@@ -10,7 +10,7 @@ use crate::auth::Passwords;
 use crate::gate::Gate;
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
-use crate::proxy::Current;
+use crate::proxy::CurrentSnapshot;
 use crate::proxy::metrics::Metrics;
 
 /// Handles to the parts of the gateway that the admin API shows or changes.
@@ -24,7 +24,7 @@ pub(super) struct AdminState {
     /// The connection limit, for its metrics.
     pub(super) connections: ConnectionLimit,
     /// The configuration in force.
-    pub(super) current: Arc<Current>,
+    pub(super) current: Arc<CurrentSnapshot>,
     /// Users of `[admin]`; `None`: no password is needed.
     pub(super) passwords: Option<Passwords>,
     /// Commands to the application, answered one by one. Closed once the admin listener shuts down.

@@ -10,7 +10,7 @@ use super::state::AdminState;
 
 /// Handles `GET /v1/warnings`: every line of the file that has less effect than it seems to, with its place and advice.
 pub(super) async fn all(State(state): State<Arc<AdminState>>) -> Json<Value> {
-    let proxy = state.current.proxy();
+    let proxy = state.current.snapshot();
     let warnings = proxy.warnings().iter().map(|warning| {
         json!({
             "file": warning.file,

@@ -21,7 +21,7 @@ use crate::net::listen::Listener;
 use crate::net::listener_stats::{ListenerStats, RejectReason};
 use crate::proxy::metrics::Metrics;
 use crate::proxy::task_pool::{NewTask, TaskPool};
-use crate::proxy::{Current, Server, Shared, Worker};
+use crate::proxy::{CurrentSnapshot, Server, Shared, Worker};
 
 /// How many tasks that serve nobody each runtime keeps for the next connections, some 5 KiB each. To make one anew takes
 /// 2 of the 100 µs that a short connection does.
@@ -32,7 +32,7 @@ pub(super) struct Crew {
     mates: Vec<Mate>,
     drain: Drain,
     limit: ConnectionLimit,
-    current: Arc<Current>,
+    current: Arc<CurrentSnapshot>,
     metrics: Arc<Metrics>,
     /// Whether the log has said that addresses come to which nothing is served.
     told_not_allowed: Cell<bool>,
@@ -84,7 +84,7 @@ impl Mate {
 
 impl Crew {
     /// As many runtimes as there are cores for us, each ready to serve.
-    pub(super) fn start(proxy: &Arc<Current>, shared: &Shared) -> io::Result<Crew> {
+    pub(super) fn start(proxy: &Arc<CurrentSnapshot>, shared: &Shared) -> io::Result<Crew> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let mut mates = vec![Mate::new(Way::Here(Desk::new(Worker::new(proxy))))];
         for index in 1..cores {
@@ -129,7 +129,7 @@ impl Crew {
     /// Serves a connection, or closes it at once if nothing is served to its address, or no more: not a byte of it is read
     /// then.
     pub(super) fn let_in(&self, stream: TcpStream, peer: SocketAddr, by: &Arc<ListenerStats>) {
-        if !self.current.proxy().may_connect_from(peer.ip()) {
+        if !self.current.snapshot().may_connect_from(peer.ip()) {
             by.count_rejected(RejectReason::NotAllowed);
             // The first may be a mistake in the file; all further ones would let strangers write the log.
             if self.told_not_allowed.replace(true) {
@@ -166,7 +166,7 @@ impl Crew {
 }
 
 /// Starts a thread with a runtime of its own, and returns when it is ready.
-fn spawn_worker(index: usize, proxy: Arc<Current>) -> io::Result<mpsc::UnboundedSender<Arrival>> {
+fn spawn_worker(index: usize, proxy: Arc<CurrentSnapshot>) -> io::Result<mpsc::UnboundedSender<Arrival>> {
     let (way, arrivals) = mpsc::unbounded_channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let work = move || match runtime() {
@@ -184,7 +184,7 @@ fn spawn_worker(index: usize, proxy: Arc<Current>) -> io::Result<mpsc::Unbounded
 }
 
 /// Serves what arrives until the crew is gone.
-async fn work(proxy: Arc<Current>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+async fn work(proxy: Arc<CurrentSnapshot>, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
     let desk = Desk::new(Worker::new(&proxy));
     while let Some(arrival) = arrivals.recv().await {
         desk.take_in(arrival);

@@ -27,13 +27,13 @@ use crate::net::drain::Drain;
 use crate::net::fd_socket::FdSocket;
 use crate::net::resolve::Resolver;
 use crate::proxy::access_log::AccessLog;
-use crate::proxy::{self, Current, Parts, Shared};
+use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
 use crate::tls::verify::Connector;
 
 /// All that a run needs; nobody is let in yet.
 pub(super) struct House {
     pub(super) shared: Shared,
-    pub(super) current: Arc<Current>,
+    pub(super) current: Arc<CurrentSnapshot>,
     pub(super) crew: Rc<Crew>,
     pub(super) doors: Doors,
     pub(super) planned: Planned,
@@ -96,7 +96,7 @@ impl House {
         let asked = settings.clone();
         settings.bound_to(&planned.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
-        let parts = Parts::new(settings.proxy.clone(), shared.clone(), log, None)?;
+        let parts = PreparedSnapshot::new(settings.proxy.clone(), shared.clone(), log, None)?;
         let store_tls = store_tls(&settings)?;
         // Whoever gave locks before has closed before it started this process.
         let locks = counter.map(|(socket, locks)| Counter::open(socket, &locks, clock, tell_faults)).transpose();
@@ -105,7 +105,7 @@ impl House {
             // From here on the other one stands still.
             limits = heir.inherit(&gate, settings.gate.limits.clone(), under_way(&settings))?;
         }
-        let current = Current::new(parts.with(&limits, Revision::default()));
+        let current = CurrentSnapshot::new(parts.with(&limits, Revision::default()));
         let crew = Rc::new(Crew::start(&current, &shared).map_err(Error::Runtime)?);
         let users = settings.admin.as_ref().and_then(|desk| desk.users.clone());
         let admin = desk.map(|socket| Desk::open(socket, users, &shared, &current)).transpose();
@@ -130,7 +130,7 @@ impl Desk {
         socket: (SocketAddr, TcpListener),
         users: Option<Vec<(String, String)>>,
         shared: &Shared,
-        current: &Arc<Current>,
+        current: &Arc<CurrentSnapshot>,
     ) -> io::Result<Desk> {
         let (asked, thread) = admin::open(socket.1.try_clone()?, users, shared, current)?;
         tracing::info!(address = %socket.1.local_addr()?, "admin listening");

@@ -20,13 +20,13 @@ use crate::config::{self, Settings};
 use crate::gate::InLine;
 use crate::locker::{Limit, Reload};
 use crate::proxy::claims::Rule;
-use crate::proxy::{self, Current, Parts, Shared};
+use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
 use crate::{log, proxy::access_log};
 
 /// Reads the file again when it is asked to.
 pub(super) struct Reloader {
     path: PathBuf,
-    current: Arc<Current>,
+    current: Arc<CurrentSnapshot>,
     shared: Shared,
     doors: Doors,
     crew: Rc<Crew>,
@@ -59,7 +59,7 @@ pub enum Error {
 impl Reloader {
     pub(super) fn new(
         path: PathBuf,
-        current: Arc<Current>,
+        current: Arc<CurrentSnapshot>,
         shared: Shared,
         doors: Doors,
         crew: Rc<Crew>,
@@ -76,7 +76,7 @@ impl Reloader {
 
     /// Where requests are noted.
     pub(super) fn log(&self) -> access_log::AccessLog {
-        self.current.proxy().log().clone()
+        self.current.snapshot().log().clone()
     }
 
     /// Whether the file is to be read when it changes.
@@ -115,7 +115,7 @@ impl Reloader {
 
     /// How long a stop waits for what is running.
     pub(super) fn drain(&self) -> Duration {
-        self.current.proxy().timeouts().drain
+        self.current.snapshot().timeouts().drain
     }
 
     /// Reads the file again, and says what is other than before, in one line for each limit.
@@ -180,15 +180,15 @@ impl Reloader {
         Ok(handed_over)
     }
 
-    async fn parts(&self, settings: &Settings, before: &Settings) -> Result<Parts, Error> {
-        let (settings, shared, current) = (settings.proxy.clone(), self.shared.clone(), self.current.proxy());
+    async fn parts(&self, settings: &Settings, before: &Settings) -> Result<PreparedSnapshot, Error> {
+        let (settings, shared, current) = (settings.proxy.clone(), self.shared.clone(), self.current.snapshot());
         let format = (settings.access_log != before.proxy.access_log).then_some(settings.access_log);
         let parts = spawn_blocking(move || {
             let log = match format {
                 Some(format) => access_log::AccessLog::new(format, Box::new(std::io::stdout()), shared.gate.clock()),
                 None => current.log().clone(),
             };
-            Parts::new(settings, shared, log, Some(&current))
+            PreparedSnapshot::new(settings, shared, log, Some(&current))
         });
         Ok(parts.await??)
     }

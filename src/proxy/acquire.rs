@@ -38,7 +38,7 @@ pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
     if name.contains('/') || head.method() != "POST" || session.within.is_some() {
         return None;
     }
-    let routed = session.worker.proxy.targets.find(head, &session.ingress());
+    let routed = session.worker.snapshot.targets.find(head, &session.ingress());
     matches!(routed, Err(Refusal::NoRoute)).then(|| AcquireRequest { name: name.to_owned(), query: query.to_owned() })
 }
 
@@ -51,9 +51,9 @@ pub(super) async fn acquire(
     log: &mut RequestLog,
     request: AcquireRequest,
 ) -> Result<String, Failure> {
-    let proxy = &session.worker.proxy;
+    let snapshot = &session.worker.snapshot;
     check_site(session)?;
-    let admitted = proxy.access.know(session.peer.ip(), &session.head, proxy.gate.clock()).await?;
+    let admitted = snapshot.access.know(session.peer.ip(), &session.head, snapshot.gate.clock()).await?;
     log.admitted(&admitted);
     let prefs = request.prefs(&session.head)?;
     let claims = request.claims(session, log, &admitted)?;
@@ -91,7 +91,7 @@ impl AcquireRequest {
         let values: Vec<_> = parameters(&self.query, "key").collect();
         let cost = parameter(&self.query, "cost");
         let name = String::from_utf8_lossy(&decode(&self.name)).into_owned();
-        let claims = session.worker.proxy.rules.claim(&name, &values, cost.as_deref(), admitted)?;
+        let claims = session.worker.snapshot.rules.claim(&name, &values, cost.as_deref(), admitted)?;
         log.claimed(session, &claims);
         Ok(claims)
     }
@@ -119,7 +119,7 @@ impl Claimant for Acquire {
 
     fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
         session.worker.refresh();
-        self.admitted = session.worker.proxy.access.anew(session.peer.ip(), &self.admitted);
+        self.admitted = session.worker.snapshot.access.anew(session.peer.ip(), &self.admitted);
         self.claims = self.request.claims(session, log, &self.admitted)?;
         Ok(())
     }
@@ -134,7 +134,7 @@ fn check_site(session: &Session) -> Result<(), Refusal> {
     }
     let name = host.and_then(|host| std::str::from_utf8(host).ok()).and_then(|host| Authority::read(host).ok());
     if session.loopback
-        && !session.worker.proxy.access.asks_for_passwords()
+        && !session.worker.snapshot.access.asks_for_passwords()
         && name.is_some_and(|name| may_be_rebound(&name.host()))
     {
         return Err(Refusal::Misdirected(

@@ -8,7 +8,7 @@ use super::local_request::LocalRequest;
 use super::named_hosts::Named;
 use super::outcome::Failure;
 use super::plan::Plan;
-use super::pool::{Fresh, Want};
+use super::pool::{ConnRequirement, Fresh};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{InterceptedTunnel, Session};
@@ -40,18 +40,18 @@ pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result
         return Ok(Admission::Local(request));
     }
     if target.form == Form::Authority {
-        let proxy = &session.worker.proxy;
-        if proxy.intercepts(&target.origin) {
+        let snapshot = &session.worker.snapshot;
+        if snapshot.intercepts(&target.origin) {
             return Ok(Admission::Intercept(Box::new(InterceptedTunnel { origin: target.origin, admitted })));
         }
-        proxy.access.admit_opaque(proxy.named_hosts.look_up(&target))?;
+        snapshot.access.admit_opaque(snapshot.named_hosts.look_up(&target))?;
     }
     Ok(Admission::Forward(plan(session, log, target, admitted, length)?))
 }
 
 /// Finds the target, and asks the access rules.
 async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, Admitted, Length), Refusal> {
-    let proxy = &session.worker.proxy;
+    let snapshot = &session.worker.snapshot;
     let head = &session.head;
     let length = framing::of_request(head).map_err(|error| Refusal::Malformed(error.0))?;
     if header_rules::has_too_many_options(head) {
@@ -66,18 +66,18 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
     if too_many_hops(head) {
         return Err(Refusal::Loop);
     }
-    let target = proxy.targets.find(head, &session.ingress())?;
+    let target = snapshot.targets.find(head, &session.ingress())?;
     if target.form == Form::Authority && length != Length::Empty {
         return Err(Refusal::Malformed("CONNECT has no body"));
     }
     let admitted = match session.within.as_deref() {
         // The caller was admitted to the tunnel, and so to all in it.
-        Some(within) => proxy.access.anew(session.peer.ip(), &within.admitted),
+        Some(within) => snapshot.access.anew(session.peer.ip(), &within.admitted),
         None => {
-            let named = proxy.named_hosts.look_up(&target);
+            let named = snapshot.named_hosts.look_up(&target);
             // No host is called: the gateway answers this by itself.
             let named = Named { listed: named.listed || capabilities::is_asked(head), ..named };
-            proxy.access.admit(session.peer.ip(), head, &target, named, proxy.gate.clock()).await?
+            snapshot.access.admit(session.peer.ip(), head, &target, named, snapshot.gate.clock()).await?
         }
     };
     log.admitted(&admitted);
@@ -96,16 +96,16 @@ fn plan(
     length: Length,
 ) -> Result<Plan, Refusal> {
     let head = &session.head;
-    let claims = session.worker.proxy.rules.find(&target, head, &admitted, session.peer.ip())?;
+    let claims = session.worker.snapshot.rules.find(&target, head, &admitted, session.peer.ip())?;
     log.claimed(session, &claims);
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    let access = &session.worker.proxy.access;
+    let access = &session.worker.snapshot.access;
     let upgrade = header_rules::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, trace: log.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
     // A tunnel begins where its connection begins, not behind other requests on it.
     let fresh = if target.form == Form::Authority { Fresh::Since(log.started) } else { Fresh::No };
-    let want = Want { fresh, offer: offer(&target, head, upgrade) };
+    let want = ConnRequirement { fresh, offer: offer(&target, head, upgrade) };
     Ok(Plan { target, upstream, admitted, claims, outgoing, want, connected_by: log.started })
 }
 

@@ -10,7 +10,7 @@ use super::read_response::{self, NoResponse};
 use super::refusal::Refusal;
 use super::request_log::{BodyRead, RequestLog};
 use super::retry::{self, Pushback};
-use super::send::{Ready, Unsent};
+use super::send::{OriginConn, SendError};
 use super::serialize;
 use super::server_name::Guard;
 use super::session::Session;
@@ -39,7 +39,7 @@ pub(super) enum Reached {
 
 /// A request whose response head is in the session; the response's body has not been read.
 pub(super) struct Answered {
-    pub(super) ready: Ready,
+    pub(super) ready: OriginConn,
     pub(super) flight: Flight,
     /// The request's body, of which some may still have to be sent.
     pub(super) body: Body,
@@ -88,14 +88,14 @@ async fn connect(
     plan: &mut Plan,
     mut granted: Granted,
 ) -> Result<Tunnel, Failure> {
-    let proxy = &session.worker.proxy;
-    proxy.warned_hosts.warn_of_tunnel(&plan.target.origin, &proxy.rules, &plan.claims);
+    let snapshot = &session.worker.snapshot;
+    snapshot.warned_hosts.warn_of_tunnel(&plan.target.origin, &snapshot.rules, &plan.claims);
     let mut late = LatePermits::default();
     loop {
         let ready = check_out(session, plan, granted.held).await?;
         if !granted.permit.is_late() {
             permit::check(&granted.permit)?;
-            let guard = Guard::new(&session.worker.proxy, plan);
+            let guard = Guard::new(&session.worker.snapshot, plan);
             return Ok(Tunnel::open(ready, granted.permit, guard));
         }
         late.add_one(session)?;
@@ -138,7 +138,7 @@ async fn exchange(
                 }
                 resent += 1;
                 log.resent += 1;
-                session.worker.proxy.rules.metrics(&plan.claims).for_each(|limit| limit.resent.add_one());
+                session.worker.snapshot.rules.metrics(&plan.claims).for_each(|limit| limit.resent.add_one());
                 RetryReason::PushedBack
             }
         };
@@ -162,7 +162,7 @@ async fn exchange(
             }
             RetryReason::RefusedStream(wants) => {
                 if wants == Offer::Http1 {
-                    session.worker.origins.speak_http1(&plan.upstream);
+                    session.worker.pool.force_http1(&plan.upstream);
                     plan.want.offer = Offer::Http1;
                 }
                 refused += 1;
@@ -194,20 +194,22 @@ enum Sent {
 async fn send(
     session: &mut Session,
     log: &mut RequestLog,
-    ready: &mut Ready,
+    ready: &mut OriginConn,
     body: &mut Body,
     permit: Permit,
 ) -> Result<Sent, Failure> {
-    session.deadline.set(session.worker.proxy.timeouts.answer);
+    session.deadline.set(session.worker.snapshot.timeouts.answer);
     let flight = match session.deadline.run(ready.send(permit)).await {
         None => {
-            ready.doubt(session.worker.proxy.gate.clock().now());
+            ready.doubt(session.worker.snapshot.gate.clock().now());
             return Err(Refusal::AnswerTimeout.into());
         }
-        Some(Err(Unsent::Untouched(unused))) if ready.reused || unused.is_late() => {
+        Some(Err(SendError::Untouched(unused))) if ready.reused || unused.is_late() => {
             return Ok(Sent::Unanswered(RetryReason::Untouched(unused)));
         }
-        Some(Err(Unsent::Untouched(_) | Unsent::Partly)) => return Ok(Sent::Unanswered(RetryReason::ConnectionLost)),
+        Some(Err(SendError::Untouched(_) | SendError::Partly)) => {
+            return Ok(Sent::Unanswered(RetryReason::ConnectionLost));
+        }
         Some(Ok(flight)) => flight,
     };
     let read = read_response::read_response(session, ready, body).await;
@@ -219,7 +221,7 @@ async fn send(
         Err(NoResponse::ConnectionLost) => Ok(Sent::Unanswered(RetryReason::ConnectionLost)),
         Err(NoResponse::Ended(end)) => {
             if matches!(end, Failure::Refused(Refusal::AnswerTimeout)) {
-                ready.doubt(session.worker.proxy.gate.clock().now());
+                ready.doubt(session.worker.snapshot.gate.clock().now());
             }
             Err(end)
         }
@@ -228,7 +230,7 @@ async fn send(
 
 /// Asks for a new connection: those opened before may all be as dead as the last.
 fn fresh_from_now(session: &Session) -> Fresh {
-    Fresh::Since(session.worker.proxy.gate.clock().now())
+    Fresh::Since(session.worker.snapshot.gate.clock().now())
 }
 
 /// Puts the request on the connection, with as much of its body as has been read.
@@ -237,7 +239,7 @@ fn write(
     plan: &Plan,
     body: &mut Body,
     resend: Option<&Resend>,
-    ready: &mut Ready,
+    ready: &mut OriginConn,
 ) -> Result<(), Failure> {
     let conn = &mut ready.conn;
     let version = conn.version();
@@ -280,20 +282,20 @@ fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
 /// passing the answer on.
 fn pushed_back(session: &Session, plan: &Plan, flight: &mut Flight, resent: u8) -> bool {
     flight.answered();
-    let proxy = &session.worker.proxy;
+    let snapshot = &session.worker.snapshot;
     if !retry::may_push_back(session.response.status()) {
         return false;
     }
-    let wall = proxy.gate.clock().wall_unix_nanos();
+    let wall = snapshot.gate.clock().wall_unix_nanos();
     if retry::asks_for_another(&session.response) {
-        proxy.rules.metrics(&plan.claims).for_each(|limit| limit.pushbacks.add_one());
+        snapshot.rules.metrics(&plan.claims).for_each(|limit| limit.pushbacks.add_one());
     }
     for claim in &plan.claims.claims {
-        let rule = proxy.rules.rule(claim.limit);
+        let rule = snapshot.rules.rule(claim.limit);
         if rule.pushback == super::claims::Pushback::Pause
-            && let Pushback::For(pause) = retry::pushback(&session.response, proxy.span(claim.limit), wall)
+            && let Pushback::For(pause) = retry::pushback(&session.response, snapshot.span(claim.limit), wall)
         {
-            proxy.gate.pause(claim.limit, claim.key, pause);
+            snapshot.gate.pause(claim.limit, claim.key, pause);
         }
     }
     resent < plan.claims.retry && retry::asks_for_another(&session.response)

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use http::{HeaderMap, Request, header};
 
 use super::pattern::HostPattern;
-use super::snapshot::Proxy;
+use super::snapshot::ConfigSnapshot;
 use crate::wire::{Name, RequestHead};
 
 /// The request's target: a host that does not exist (RFC 6761 §6.4).
@@ -28,9 +28,9 @@ pub(super) fn is_asked(head: &RequestHead) -> bool {
 }
 
 /// The header fields of the response, each with its value.
-pub(super) fn fields(proxy: &Proxy) -> impl Iterator<Item = (&'static str, String)> {
-    let hosts: Vec<String> = proxy.intercept.iter().map(HostPattern::to_string).collect();
-    let fingerprint = proxy.authority.as_ref().map(|authority| {
+pub(super) fn fields(snapshot: &ConfigSnapshot) -> impl Iterator<Item = (&'static str, String)> {
+    let hosts: Vec<String> = snapshot.intercept.iter().map(HostPattern::to_string).collect();
+    let fingerprint = snapshot.authority.as_ref().map(|authority| {
         authority.fingerprint().iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
             hex

@@ -4,7 +4,7 @@ use super::header_rules;
 use super::outcome::Failure;
 use super::plan::Plan;
 use super::pool::Fresh;
-use super::send::Ready;
+use super::send::OriginConn;
 use super::session::Session;
 use crate::wire::{ConnectionOptions, Length, Name, framing};
 
@@ -13,11 +13,16 @@ use crate::wire::{ConnectionOptions, Length, Name, framing};
 ///
 /// # Errors
 /// The refusal of a dial that failed; that the caller has hung up.
-pub(super) async fn check_out(session: &mut Session, plan: &Plan, held: Option<Ready>) -> Result<Ready, Failure> {
-    let (proxy, want) = (&session.worker.proxy, plan.want);
+pub(super) async fn check_out(
+    session: &mut Session,
+    plan: &Plan,
+    held: Option<OriginConn>,
+) -> Result<OriginConn, Failure> {
+    let (snapshot, want) = (&session.worker.snapshot, plan.want);
     if want.fresh == Fresh::No
         && !session.pinned.is_empty()
-        && let Some(pinned) = session.pinned.take(&plan.pin_key(session), proxy.timeouts.idle, proxy.gate.clock().now())
+        && let Some(pinned) =
+            session.pinned.take(&plan.pin_key(session), snapshot.timeouts.idle, snapshot.gate.clock().now())
     {
         return Ok(pinned);
     }
@@ -26,7 +31,7 @@ pub(super) async fn check_out(session: &mut Session, plan: &Plan, held: Option<R
     {
         return Ok(held);
     }
-    let origins = &session.worker.origins;
+    let origins = &session.worker.pool;
     if let Some(ready) = origins.idle(&plan.upstream, want) {
         return Ok(ready);
     }
@@ -37,20 +42,20 @@ pub(super) async fn check_out(session: &mut Session, plan: &Plan, held: Option<R
 
 /// Returns a connection for the next request, if it can carry another: of the same caller if it is pinned, else of any.
 /// Its response has been read to the end.
-pub(super) fn keep(session: &Session, plan: &Plan, ready: Ready) {
+pub(super) fn keep(session: &Session, plan: &Plan, ready: OriginConn) {
     let options = ConnectionOptions::of(session.response.all(Name::Connection));
     if !options.keeps_open(session.response.version()) {
         return;
     }
     if is_pinned(session, &ready) {
-        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.proxy.gate.clock().now());
+        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.snapshot.gate.clock().now());
     } else {
-        session.worker.origins.keep(&plan.upstream, ready.conn);
+        session.worker.pool.keep(&plan.upstream, ready.conn);
     }
 }
 
 /// Drops a response that is not forwarded; its connection is kept if all of the response is here already.
-pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: Ready) {
+pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: OriginConn) {
     let here = ready.conn.input.bytes().len();
     match framing::of_response(&session.response, session.head.method()) {
         Ok(Length::Empty) => keep(session, plan, ready),
@@ -63,7 +68,7 @@ pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: Ready)
 }
 
 /// True if the connection belongs to the caller's from here on. One of HTTP/2 cannot be logged in.
-pub(super) fn is_pinned(session: &Session, ready: &Ready) -> bool {
+pub(super) fn is_pinned(session: &Session, ready: &OriginConn) -> bool {
     let logs_in = || header_rules::logs_in(&session.head) || header_rules::tells_of_login(&session.response);
     ready.pinned || !ready.conn.stream.is_http2() && logs_in()
 }

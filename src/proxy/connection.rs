@@ -38,7 +38,7 @@ pub struct Server {
 impl Server {
     /// A server without a connection. Must be called inside the worker's runtime.
     pub fn new(worker: Worker) -> Server {
-        let shutdown = worker.proxy.drain.watch();
+        let shutdown = worker.snapshot.drain.watch();
         let no_peer = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         Server { session: Session::new(worker, no_peer, Stream::closed()), shutdown }
     }
@@ -52,8 +52,8 @@ impl Server {
         session.worker.refresh();
         session.attach(stream, peer);
         session.loopback = listener.ip().is_loopback();
-        session.deadline.set(session.worker.proxy.timeouts.head);
-        let protocol = match session.worker.proxy.identity.as_deref().cloned() {
+        session.deadline.set(session.worker.snapshot.timeouts.head);
+        let protocol = match session.worker.snapshot.identity.as_deref().cloned() {
             Some(identity) => Box::pin(intercept::tls_accept(session, identity)).await,
             None => Some(Protocol::Http1),
         };
@@ -77,7 +77,7 @@ fn serve_boxed<'s>(
 
 /// Serves a connection, or an intercepted tunnel.
 async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut ShutdownWatch) {
-    let drain = session.worker.proxy.drain.clone();
+    let drain = session.worker.snapshot.drain.clone();
     let mut is_first = true;
     loop {
         if protocol == Protocol::Http2 {
@@ -129,7 +129,7 @@ fn close_idle(session: &mut Session) {
 
 /// Waits for the next request's head.
 async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
-    let timeouts = &session.worker.proxy.timeouts;
+    let timeouts = &session.worker.snapshot.timeouts;
     if session.conn.input.is_empty() {
         session.conn.release_buffers();
         session.head.shrink();

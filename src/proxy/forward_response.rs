@@ -12,7 +12,7 @@ use super::outcome::{Failure, Outcome, Tunnel};
 use super::plan::Plan;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::send::Ready;
+use super::send::OriginConn;
 use super::serialize;
 use super::session::Session;
 use crate::wire::{Length, Name, ResponseHead, Version, framing};
@@ -51,13 +51,13 @@ pub(super) async fn run(
     let from = framing::of_response(&session.response, session.head.method())
         .map_err(|error| Refusal::ProtocolError(error.0))?;
     let length = from.written_to(version);
-    let draining = session.worker.proxy.drain.is_draining();
+    let draining = session.worker.snapshot.drain.is_draining();
     let ends_itself = version == Version::Http2 || length != Length::UntilClose;
     let keep_caller = plan.outgoing.options.keeps_open(version) && ends_itself && body.has_ended() && !draining;
     let stated = stated_length(&session.response, session.head.method(), length, version);
     // RFC 9110 §6.6.1: a date that is missing is added when a response is forwarded.
     let undated = session.response.get(Name::Date).is_none();
-    let received_unix_nanos = undated.then(|| session.worker.proxy.gate.clock().wall_unix_nanos());
+    let received_unix_nanos = undated.then(|| session.worker.snapshot.gate.clock().wall_unix_nanos());
     let (keep, pinned) = (keep_caller, checkout::is_pinned(session, &ready));
     let returned = Returned { length: stated, keep, version, waited, received_unix_nanos, locations, pinned };
     serialize::send_response(&session.response, returned, &mut session.conn);
@@ -83,10 +83,15 @@ fn stated_length(head: &ResponseHead, method: &str, length: Length, version: Ver
 }
 
 /// Moves the response's body back and what is left of the request's body out, until the response is written.
-async fn stream(session: &mut Session, ready: &mut Ready, body: &mut Body, back: &mut Body) -> Result<(), Failure> {
-    let idle = session.worker.proxy.timeouts.idle;
+async fn stream(
+    session: &mut Session,
+    ready: &mut OriginConn,
+    body: &mut Body,
+    back: &mut Body,
+) -> Result<(), Failure> {
+    let idle = session.worker.snapshot.timeouts.idle;
     let (mut moved, mut sending) = (u64::MAX, !body.has_ended() || ready.conn.has_pending());
-    let clock = session.worker.proxy.gate.clock();
+    let clock = session.worker.snapshot.gate.clock();
     let Session { conn, deadline, .. } = session;
     let before = conn.total_written();
     poll_fn(|cx| {

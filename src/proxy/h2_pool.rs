@@ -13,7 +13,7 @@ use crate::wire::http2::{H2Conn, OriginStream, PongWait};
 
 /// What is known of the origins that speak TLS, and the connections to those that speak HTTP/2.
 #[derive(Default)]
-pub(super) struct Links {
+pub(super) struct H2Pool {
     known: Mutex<HashMap<Upstream, Known>>,
 }
 
@@ -34,14 +34,14 @@ const SPARE: usize = 4;
 const SURPLUS: Duration = Duration::from_secs(1);
 
 /// A connection, and what decides about its use.
-struct PooledLink {
+struct PooledH2Conn {
     link: H2Conn,
     opened_at: Time,
     /// Since when it has been seen without a stream.
     idle_since: Option<Time>,
 }
 
-impl PooledLink {
+impl PooledH2Conn {
     /// A stream on it, if it has room and will do.
     fn open(&mut self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
         let stream = if self.is_fresh(fresh) { self.link.open_stream(now) } else { None };
@@ -77,8 +77,8 @@ impl PooledLink {
 
 #[derive(Default)]
 struct Known {
-    links: Vec<PooledLink>,
-    dialling: Option<Arc<Dialling>>,
+    links: Vec<PooledH2Conn>,
+    dialling: Option<Arc<SharedDial>>,
     /// What it spoke last, if it is not HTTP/2.
     http1: Option<Http1>,
     used: Time,
@@ -107,13 +107,13 @@ pub(super) enum Http1 {
 
 /// A dialling that others wait for: nobody knows yet whether the connection can be shared.
 #[derive(Default)]
-pub(super) struct Dialling {
+pub(super) struct SharedDial {
     ended: Notify,
     over: AtomicBool,
     failed: AtomicBool,
 }
 
-impl Dialling {
+impl SharedDial {
     /// Waits for its end; whether there is a connection.
     pub(super) async fn ended(&self) -> bool {
         let mut ended = std::pin::pin!(self.ended.notified());
@@ -127,35 +127,35 @@ impl Dialling {
 }
 
 /// What a request for an origin is to do next.
-pub(super) enum Turn {
+pub(super) enum Checkout {
     /// A connection has room for it.
     Shared(Box<OriginStream>),
     /// A connection may be good again in a moment.
     Asked(PongWait),
     /// Dial, for everybody: the others wait for it.
-    First(Guide),
+    First(DialLeader),
     /// Somebody else dials for all.
-    After(Arc<Dialling>),
+    After(Arc<SharedDial>),
     /// Dial for itself: nothing is shared with this origin.
     Alone(Http1),
 }
 
 /// Held by whom the others wait for. Dropped without an outcome, the dialling has failed.
-pub(super) struct Guide {
-    links: Arc<Links>,
+pub(super) struct DialLeader {
+    links: Arc<H2Pool>,
     origin: Upstream,
-    dialling: Arc<Dialling>,
+    dialling: Arc<SharedDial>,
     failed: bool,
 }
 
-impl Guide {
+impl DialLeader {
     /// It has a connection.
     pub(super) fn arrive(mut self) {
         self.failed = false;
     }
 }
 
-impl Drop for Guide {
+impl Drop for DialLeader {
     fn drop(&mut self) {
         if let Some(known) = self.links.lock().get_mut(&self.origin) {
             known.dialling = None;
@@ -166,7 +166,7 @@ impl Drop for Guide {
     }
 }
 
-impl Links {
+impl H2Pool {
     /// A stream to the origin on a connection that is there, if one has room.
     pub(super) fn open(&self, origin: &Upstream, now: Time) -> Option<Box<OriginStream>> {
         let mut all = self.lock();
@@ -176,26 +176,26 @@ impl Links {
     }
 
     /// What is to be done for a request to the origin.
-    pub(super) fn turn(self: &Arc<Self>, origin: &Upstream, fresh: Fresh, now: Time) -> Turn {
+    pub(super) fn turn(self: &Arc<Self>, origin: &Upstream, fresh: Fresh, now: Time) -> Checkout {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.used = now;
-        known.links.retain(PooledLink::is_alive);
+        known.links.retain(PooledH2Conn::is_alive);
         if let Some(stream) = known.links.iter_mut().find_map(|pooled| pooled.open(fresh, now)) {
-            return Turn::Shared(stream);
+            return Checkout::Shared(stream);
         }
         if let Some(pong) = known.links.iter().find_map(|pooled| pooled.pong(fresh, now)) {
-            return Turn::Asked(pong);
+            return Checkout::Asked(pong);
         }
         if let Some(http1) = known.http1 {
-            return Turn::Alone(http1);
+            return Checkout::Alone(http1);
         }
         if let Some(dialling) = &known.dialling {
-            return Turn::After(Arc::clone(dialling));
+            return Checkout::After(Arc::clone(dialling));
         }
-        let dialling = Arc::<Dialling>::default();
+        let dialling = Arc::<SharedDial>::default();
         known.dialling = Some(Arc::clone(&dialling));
-        Turn::First(Guide { links: Arc::clone(self), origin: origin.clone(), dialling, failed: true })
+        Checkout::First(DialLeader { links: Arc::clone(self), origin: origin.clone(), dialling, failed: true })
     }
 
     /// The origin has chosen HTTP/2 on a new connection.
@@ -203,7 +203,7 @@ impl Links {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
         known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
-        known.links.push(PooledLink { link, opened_at: now, idle_since: None });
+        known.links.push(PooledH2Conn { link, opened_at: now, idle_since: None });
     }
 
     /// The origin speaks HTTP/1.1.

@@ -62,7 +62,7 @@ struct SharedSession {
 
 impl SharedSession {
     fn now(&self) -> Time {
-        self.worker.proxy.gate.clock().now()
+        self.worker.snapshot.gate.clock().now()
     }
 
     /// Gives a request to an idle task, or to a new one.
@@ -77,7 +77,7 @@ impl SharedSession {
 /// Serves the connection until either side ends it.
 pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, serve: Serve) {
     if session.has_read_request {
-        session.deadline.set(session.worker.proxy.timeouts.head);
+        session.deadline.set(session.worker.snapshot.timeouts.head);
     }
     let handshake = H2CallerConn::handshake(session.conn.take_stream());
     let conn = match session.deadline.run(handshake).await {
@@ -87,7 +87,7 @@ pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, s
     };
     let Session { deadline, .. } = session;
     if session.has_read_request {
-        deadline.set(session.worker.proxy.timeouts.idle);
+        deadline.set(session.worker.snapshot.timeouts.idle);
     }
     let common = Rc::new(SharedSession {
         worker: session.worker.clone(),
@@ -139,7 +139,7 @@ struct AbuseMark {
 impl H2Server<'_> {
     async fn run(mut self) {
         while let Some(request) = poll_fn(|cx| self.poll_request(cx)).await {
-            self.deadline.set(self.common.worker.proxy.timeouts.idle);
+            self.deadline.set(self.common.worker.snapshot.timeouts.idle);
             self.common.submit(request);
         }
         self.common.tasks.end();
@@ -180,7 +180,7 @@ impl H2Server<'_> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) if self.stage == Stage::Over => return Poll::Ready(None),
                 Poll::Ready(()) if self.common.running.get() > 0 => {
-                    self.deadline.set(self.common.worker.proxy.timeouts.idle);
+                    self.deadline.set(self.common.worker.snapshot.timeouts.idle);
                 }
                 Poll::Ready(()) if self.stage == Stage::Closing => return Poll::Ready(None),
                 Poll::Ready(()) => {
@@ -214,11 +214,11 @@ async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
     (session.secure, session.loopback, session.within) = (common.secure, common.loopback, common.within.clone());
     (session.first_admission, session.pinned) = (Some(Rc::clone(&common.first_admission)), common.pinned.clone());
     while let Some(request) = poll_fn(|cx| common.tasks.poll_take(task, cx)).await {
-        let guard = common.worker.proxy.drain.request_guard();
+        let guard = common.worker.snapshot.drain.request_guard();
         let inside = serve_request(&mut session, request).await;
         drop(guard);
         if let Some(protocol) = inside {
-            let mut shutdown = common.worker.proxy.drain.watch();
+            let mut shutdown = common.worker.snapshot.drain.watch();
             (common.serve)(&mut session, protocol, &mut shutdown).await;
             // The tunnel has an idle time of its own; until it ends the connection that carries it is not idle.
             return common.running.update(|running| running - 1);

@@ -10,7 +10,7 @@ use super::local_response::refuse_bytes;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{InterceptedTunnel, Session};
-use super::snapshot::Proxy;
+use super::snapshot::ConfigSnapshot;
 use super::target::Scheme;
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
@@ -59,7 +59,7 @@ enum InterceptError {
 }
 
 async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<Protocol, InterceptError> {
-    session.deadline.set(session.worker.proxy.timeouts.head);
+    session.deadline.set(session.worker.snapshot.timeouts.head);
     let Session { conn, deadline, .. } = session;
     let told = async {
         conn.flush().await.map_err(|_| InterceptError::Left)?;
@@ -71,14 +71,18 @@ async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) ->
         return Ok(Protocol::Http1);
     }
     tunnel.origin.scheme = Scheme::Https;
-    let proxy = Arc::clone(&session.worker.proxy);
-    let handshake = handshake(&proxy, session.conn.take_stream(), &tunnel.origin.host);
+    let snapshot = Arc::clone(&session.worker.snapshot);
+    let handshake = handshake(&snapshot, session.conn.take_stream(), &tunnel.origin.host);
     let (stream, protocol) = session.deadline.run(handshake).await.unwrap_or(Err(InterceptError::Late))?;
     session.conn = Conn::new(stream);
     Ok(protocol)
 }
 
-async fn handshake(proxy: &Proxy, stream: Stream, host: &str) -> Result<(Stream, Protocol), InterceptError> {
+async fn handshake(
+    snapshot: &ConfigSnapshot,
+    stream: Stream,
+    host: &str,
+) -> Result<(Stream, Protocol), InterceptError> {
     let hello = IncomingHandshake::read(stream).await.map_err(InterceptError::Handshake)?;
     // A name for another host than the one that was asked for, and admitted, is domain fronting. No name is none.
     if let Some(name) = hello.server_name()
@@ -86,8 +90,8 @@ async fn handshake(proxy: &Proxy, stream: Stream, host: &str) -> Result<(Stream,
     {
         return Err(InterceptError::OtherName(name));
     }
-    let Some(authority) = &proxy.authority else { return Err(InterceptError::Left) };
-    let wall = proxy.gate.clock().wall_unix_nanos();
+    let Some(authority) = &snapshot.authority else { return Err(InterceptError::Left) };
+    let wall = snapshot.gate.clock().wall_unix_nanos();
     let leaf = authority.leaf(host, wall).await.map_err(InterceptError::Leaf)?;
     accept(hello, leaf).await.map_err(InterceptError::Handshake)
 }

@@ -61,7 +61,7 @@ pub(super) async fn answer(
         LocalRequest::Options => {
             let mut fields = vec![("Via", "1.1 lockgate".into()), ("Allow", METHODS.into())];
             if capabilities::is_asked(&session.head) {
-                fields.extend(capabilities::fields(&session.worker.proxy).map(|(name, value)| (name, value.into())));
+                fields.extend(capabilities::fields(&session.worker.snapshot).map(|(name, value)| (name, value.into())));
             }
             (fields, Vec::new())
         }

@@ -67,7 +67,7 @@ pub(super) async fn respond(
     let head = &session.head;
     let stays = head.version() == Version::Http11 && may_keep(session);
     let rest = droppable(head).filter(|_| stays);
-    let (wall, version) = (session.worker.proxy.gate.clock().wall_unix_nanos(), head.version());
+    let (wall, version) = (session.worker.snapshot.gate.clock().wall_unix_nanos(), head.version());
     let put_all = |put: &mut PutField<'_>| {
         put("Date", format_args!("{}", problem::date(wall)));
         fields.iter().for_each(|(name, value)| put(name, format_args!("{value}")));
@@ -109,7 +109,7 @@ enum Persistence {
 /// Puts a refusal on the connection; returns its length in bytes.
 fn send_refusal(session: &mut Session, refusal: &Refusal, persistence: Persistence, version: Version) -> u64 {
     let body = refusal.body();
-    let wall = session.worker.proxy.gate.clock().wall_unix_nanos();
+    let wall = session.worker.snapshot.gate.clock().wall_unix_nanos();
     let is_head = session.head.method() == "HEAD";
     let response = LocalResponse {
         status: refusal.status(),
@@ -129,7 +129,7 @@ fn send_refusal(session: &mut Session, refusal: &Refusal, persistence: Persisten
 fn may_keep(session: &Session) -> bool {
     let head = &session.head;
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    options.keeps_open(head.version()) && !session.worker.proxy.drain.is_draining()
+    options.keeps_open(head.version()) && !session.worker.snapshot.drain.is_draining()
 }
 
 /// Number of bytes of body that come before the next request; `None` if that cannot be told, or is too much to drop.
@@ -144,7 +144,7 @@ fn droppable(head: &RequestHead) -> Option<u64> {
 
 /// Writes what waits, within the time that an idle connection has. False if the connection broke.
 async fn flush(session: &mut Session) -> bool {
-    session.deadline.set(session.worker.proxy.timeouts.idle);
+    session.deadline.set(session.worker.snapshot.timeouts.idle);
     let Session { conn, deadline, .. } = session;
     // Responses of ours are complete.
     conn.finish();
@@ -157,7 +157,7 @@ async fn flush(session: &mut Session) -> bool {
 
 /// Reads the rest of a body, and drops it. False if it did not come.
 async fn drop_body(session: &mut Session, mut left: u64) -> bool {
-    session.deadline.set(session.worker.proxy.timeouts.head);
+    session.deadline.set(session.worker.snapshot.timeouts.head);
     let Session { conn, deadline, .. } = session;
     poll_fn(|cx| {
         loop {

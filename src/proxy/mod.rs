@@ -73,5 +73,5 @@ mod worker;
 pub use self::connection::Server;
 pub use self::problem::Problem;
 pub use self::settings::{PoolSettings, Settings, Timeouts};
-pub use self::snapshot::{Error, Parts, Proxy, Shared};
-pub use self::worker::{Current, Worker};
+pub use self::snapshot::{ConfigSnapshot, Error, PreparedSnapshot, Shared};
+pub use self::worker::{CurrentSnapshot, Worker};

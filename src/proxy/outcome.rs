@@ -1,7 +1,7 @@
 //! Outcome of one exchange: what becomes of the caller's connection, or why there is no response of the origin.
 
 use super::refusal::Refusal;
-use super::send::Ready;
+use super::send::OriginConn;
 use super::server_name::Guard;
 use super::session::InterceptedTunnel;
 use crate::gate::{Flight, Permit};
@@ -48,7 +48,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// A tunnel on a connection that has just been dialled for it. The permit is spent: the origin counts the connection.
-    pub(super) fn open(origin: Ready, permit: Permit, guard: Option<Box<Guard>>) -> Tunnel {
+    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Option<Box<Guard>>) -> Tunnel {
         let mut flight = permit.depart();
         flight.sent();
         flight.answered();

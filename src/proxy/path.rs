@@ -1,6 +1,6 @@
 //! Path normalisation: every reading that a usual origin makes of a request's path.
 //!
-//! Origins disagree on which paths are the same. A path that they read in several ways has several readings, and counts
+//! OriginPool disagree on which paths are the same. A path that they read in several ways has several readings, and counts
 //! under each: a limit may count a request too many, but none passes by it. What goes to the origin is never changed.
 
 use std::borrow::Cow;

@@ -8,7 +8,7 @@ use super::outcome::Failure;
 use super::plan::Plan;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::send::Ready;
+use super::send::OriginConn;
 use super::session::Session;
 use super::wait::{self, Granted};
 use super::wait_prefs;
@@ -69,7 +69,7 @@ pub(super) async fn obtain(
     let granted = ask(session, log, plan, prefs).await?;
     let granted_at = granted.permit.granted_at();
     log.granted(session, &granted.permit);
-    let timeouts = &session.worker.proxy.timeouts;
+    let timeouts = &session.worker.snapshot.timeouts;
     plan.connected_by = granted_at + timeouts.connect;
     session.deadline.cap(timeouts.request.map(|request| granted_at + request));
     Ok(granted)
@@ -90,22 +90,22 @@ pub(super) async fn ask(
         prefs.arrived = Some(log.started);
     }
     loop {
-        let proxy = &session.worker.proxy;
+        let snapshot = &session.worker.snapshot;
         prefs.revision = claimant.claims().revision;
-        match proxy.gate.ask(&claimant.claims().claims, claimant.admitted().caller, prefs) {
+        match snapshot.gate.ask(&claimant.claims().claims, claimant.admitted().caller, prefs) {
             Answer::Go(permit) => {
-                proxy.rules.metrics(claimant.claims()).for_each(|limit| limit.permit(Duration::ZERO));
+                snapshot.rules.metrics(claimant.claims()).for_each(|limit| limit.permit(Duration::ZERO));
                 return Ok(Granted { permit, held: None });
             }
             // The limits have changed since its claims were found.
             Answer::Sorry(Refused::Anew) => claimant.claim_again(session, log)?,
-            Answer::Sorry(refused) => return Err(proxy.refusal(refused).into()),
+            Answer::Sorry(refused) => return Err(snapshot.refusal(refused).into()),
             Answer::Wait(waiting) => {
-                let asked = proxy.gate.clock().now();
-                claimant.admitted().remember_name(&proxy.metrics);
+                let asked = snapshot.gate.clock().now();
+                claimant.admitted().remember_name(&snapshot.metrics);
                 // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
                 let decided = Box::pin(wait::wait(session, waiting, claimant.claims(), claimant.plan())).await;
-                log.add_wait(asked, session.worker.proxy.gate.clock().now());
+                log.add_wait(asked, session.worker.snapshot.gate.clock().now());
                 match decided? {
                     Ok(granted) => return Ok(granted),
                     Err(Refused::Anew) => {
@@ -113,7 +113,7 @@ pub(super) async fn ask(
                         prefs.arrived = Some(log.started);
                         prefs.kind = AskKind::SentBack { retry };
                     }
-                    Err(refused) => return Err(session.worker.proxy.refusal(refused).into()),
+                    Err(refused) => return Err(session.worker.snapshot.refusal(refused).into()),
                 }
             }
         }
@@ -130,12 +130,12 @@ pub(super) async fn obtain_again(
     log: &mut RequestLog,
     plan: &mut Plan,
     late: Permit,
-    ready: Ready,
+    ready: OriginConn,
 ) -> Result<Granted, Failure> {
     drop(late);
     let ready = if ready.pinned {
         // It is found again there, and none is made ready in its place: the login is on this one.
-        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.proxy.gate.clock().now());
+        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.snapshot.gate.clock().now());
         None
     } else {
         Some(ready)
@@ -154,7 +154,7 @@ impl LatePermits {
     /// # Errors
     /// 503 after [`MAX_LATE`] of them.
     pub(super) fn add_one(&mut self, session: &Session) -> Result<(), Refusal> {
-        if let Some(status) = session.worker.proxy.gate.store_status() {
+        if let Some(status) = session.worker.snapshot.gate.store_status() {
             status.note_late();
         }
         self.0 += 1;

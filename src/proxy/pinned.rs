@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::send::Ready;
+use super::send::OriginConn;
 use super::upstream::Upstream;
 use crate::locker::Caller;
 use crate::time::Time;
@@ -49,11 +49,11 @@ impl Pinned {
 
     /// The one for a request, if it is still good. Those of earlier readings of the file are closed, and those that have
     /// been idle for so long.
-    pub(super) fn take(&self, key: &PinKey, idle: Duration, now: Time) -> Option<Ready> {
+    pub(super) fn take(&self, key: &PinKey, idle: Duration, now: Time) -> Option<OriginConn> {
         let mut pins = self.0.borrow_mut();
         pins.retain(|pin| pin.key.version == key.version && now.since(pin.since) < idle);
         while let Some(at) = pins.iter().rposition(|pin| pin.key == *key) {
-            let mut ready = Ready { conn: pins.remove(at).conn, reused: true, pinned: true };
+            let mut ready = OriginConn { conn: pins.remove(at).conn, reused: true, pinned: true };
             if ready.is_good() {
                 return Some(ready);
             }

@@ -4,7 +4,7 @@ use super::access::Admitted;
 use super::claims::Claims;
 use super::header_rules::Outgoing;
 use super::pinned::PinKey;
-use super::pool::{DialPlan, Want};
+use super::pool::{ConnRequirement, DialParams};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::Session;
@@ -21,23 +21,23 @@ pub(super) struct Plan {
     pub(super) claims: Claims,
     pub(super) outgoing: Outgoing,
     /// The connection that will do for the next sending.
-    pub(super) want: Want,
+    pub(super) want: ConnRequirement,
     /// Time by which it must have a connection: of its last permit, whose slot is not used later than that.
     pub(super) connected_by: Time,
 }
 
 impl Plan {
     /// The way a new connection to its origin is made.
-    pub(super) fn dialling(&self) -> DialPlan {
+    pub(super) fn dialling(&self) -> DialParams {
         self.dialling_until(self.connected_by)
     }
 
     /// The same for a connection that is made ready before there is a permit.
-    pub(super) fn dialling_until(&self, until: Time) -> DialPlan {
+    pub(super) fn dialling_until(&self, until: Time) -> DialParams {
         // Of a tunnel the origin counts the connection.
         let is_counted = self.is_tunnel() && !self.claims.claims.is_empty();
         let attempts = if is_counted { DialStrategy::Sequential } else { DialStrategy::HappyEyeballs };
-        DialPlan { caller: self.admitted.caller, attempts, until }
+        DialParams { caller: self.admitted.caller, attempts, until }
     }
 
     /// True if it asks for a connection rather than for a response.
@@ -57,9 +57,9 @@ impl Plan {
     /// See [`Rules::find`](super::claims::Rules::find).
     pub(super) fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
         session.worker.refresh();
-        let proxy = &session.worker.proxy;
-        self.admitted = proxy.access.anew(session.peer.ip(), &self.admitted);
-        self.claims = proxy.rules.find(&self.target, &session.head, &self.admitted, session.peer.ip())?;
+        let snapshot = &session.worker.snapshot;
+        self.admitted = snapshot.access.anew(session.peer.ip(), &self.admitted);
+        self.claims = snapshot.rules.find(&self.target, &session.head, &self.admitted, session.peer.ip())?;
         log.claimed(session, &self.claims);
         Ok(())
     }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use super::h2_pool::Fresh;
-use super::h2_pool::{Http1, Links, Turn};
+use super::h2_pool::{Checkout, H2Pool, Http1};
 use super::metrics::{Kept, Metrics, Pool};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
-use super::send::Ready;
+use super::send::OriginConn;
 use super::settings::PoolSettings;
-use super::snapshot::Proxy;
+use super::snapshot::ConfigSnapshot;
 use super::target::Scheme;
 use super::upstream::Upstream;
 use crate::gate::clock::Clock;
@@ -26,33 +26,33 @@ use crate::wire::http2::H2Conn;
 use crate::wire::{Conn, Stream};
 
 /// How one runtime reaches origins, and the connections that it keeps to them.
-pub(super) struct Origins {
+pub(super) struct OriginPool {
     dialer: Arc<Dialer>,
     tls: Arc<Connector>,
     clock: Clock,
-    /// How long an origin may leave what was sent to it unacknowledged.
-    unacknowledged: Duration,
+    /// How long an origin may leave what was sent to it user_timeout.
+    user_timeout: Duration,
     settings: PoolSettings,
     /// Which of our identities an origin is shown.
     identities: Vec<(HostPattern, usize)>,
     metrics: Arc<Metrics>,
-    idle: Mutex<HashMap<Upstream, Vec<Idle>>>,
-    links: Arc<Links>,
-    places: Mutex<HashMap<Upstream, usize>>,
+    idle: Mutex<HashMap<Upstream, Vec<IdleConn>>>,
+    h2: Arc<H2Pool>,
+    preconnects: Mutex<HashMap<Upstream, usize>>,
 }
 
-/// How long an origin may leave bytes unacknowledged, or `[timeouts] idle` if that is longer: an origin that has stopped
+/// How long an origin may leave bytes user_timeout, or `[timeouts] idle` if that is longer: an origin that has stopped
 /// reading has not gone. Linux would go on for a quarter of an hour.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// For how many in line a connection is made ready at one time, for each origin and runtime. A turn may be much later
 /// than was foreseen; a crowd that all dialled would open more connections than will ever be used together. The others
 /// find those that their predecessors have left.
-const PLACES: usize = 32;
+const MAX_PRECONNECTS: usize = 32;
 
 /// How often a request waits for a connection that another one opens. If it still has no place on one, each of the origin's
 /// connections has room for very few.
-const MAX_TURNS: u32 = 8;
+const MAX_CHECKOUTS: u32 = 8;
 
 /// For how long after its last read a kept connection is used without asking the kernel whether anything has come since.
 /// A busy gateway uses each again within some 100 µs: to ask each time would be one system call in six, 7 % of its requests per
@@ -61,32 +61,32 @@ const JUST_READ: Duration = Duration::from_millis(1);
 
 /// How long a request waits for idle connections to end when descriptors have run out. Those that are shared end in tasks of
 /// their own, some on other threads.
-const LETTING_GO: Duration = Duration::from_millis(10);
+const RECLAIM_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The place of one of them; free again when dropped.
-pub(super) struct Place {
-    origins: Arc<Origins>,
+pub(super) struct PreconnectSlot {
+    origins: Arc<OriginPool>,
     origin: Upstream,
 }
 
-impl Drop for Place {
+impl Drop for PreconnectSlot {
     fn drop(&mut self) {
-        let mut places = self.origins.places.lock().unwrap_or_else(PoisonError::into_inner);
-        match places.get_mut(&self.origin) {
+        let mut preconnects = self.origins.preconnects.lock().unwrap_or_else(PoisonError::into_inner);
+        match preconnects.get_mut(&self.origin) {
             Some(taken) if *taken > 1 => *taken -= 1,
-            Some(_) | None => drop(places.remove(&self.origin)),
+            Some(_) | None => drop(preconnects.remove(&self.origin)),
         }
     }
 }
 
-struct Idle {
+struct IdleConn {
     conn: Conn,
     since: Time,
 }
 
 /// Which connection will do.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Want {
+pub(super) struct ConnRequirement {
     /// Whether it must be a new one.
     pub(super) fresh: Fresh,
     /// What may be spoken on it, if the origin has a choice.
@@ -95,7 +95,7 @@ pub(super) struct Want {
 
 /// Details of a dial that are not the origin's.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DialPlan {
+pub(super) struct DialParams {
     /// The caller that asks for it.
     pub(super) caller: Caller,
     /// The way its addresses are tried.
@@ -104,58 +104,58 @@ pub(super) struct DialPlan {
     pub(super) until: Time,
 }
 
-impl Origins {
-    pub(super) fn new(proxy: &Proxy) -> Arc<Origins> {
-        let origins = Arc::new(Origins {
-            metrics: Arc::clone(&proxy.metrics),
-            dialer: Arc::clone(&proxy.dialer),
-            tls: Arc::clone(&proxy.tls),
-            clock: proxy.gate.clock(),
-            unacknowledged: proxy.timeouts.idle.max(UNACKNOWLEDGED),
-            settings: proxy.pool.clone(),
-            identities: proxy.identities.clone(),
+impl OriginPool {
+    pub(super) fn new(snapshot: &ConfigSnapshot) -> Arc<OriginPool> {
+        let origins = Arc::new(OriginPool {
+            metrics: Arc::clone(&snapshot.metrics),
+            dialer: Arc::clone(&snapshot.dialer),
+            tls: Arc::clone(&snapshot.tls),
+            clock: snapshot.gate.clock(),
+            user_timeout: snapshot.timeouts.idle.max(USER_TIMEOUT),
+            settings: snapshot.pool.clone(),
+            identities: snapshot.identities.clone(),
             idle: Mutex::default(),
-            links: Arc::default(),
-            places: Mutex::default(),
+            h2: Arc::default(),
+            preconnects: Mutex::default(),
         });
-        let pool: Weak<Origins> = Arc::downgrade(&origins);
+        let pool: Weak<OriginPool> = Arc::downgrade(&origins);
         origins.metrics.watch(pool);
         origins
     }
 
     /// A connection that is there and will do: a stream on a shared one, or a kept one that is still good.
-    pub(super) fn idle(&self, origin: &Upstream, want: Want) -> Option<Ready> {
+    pub(super) fn idle(&self, origin: &Upstream, want: ConnRequirement) -> Option<OriginConn> {
         if want.fresh != Fresh::No {
             return None;
         }
         if origin.scheme == Scheme::Https
             && want.offer == Offer::Http2
-            && let Some(stream) = self.links.open(origin, self.clock.now())
+            && let Some(stream) = self.h2.open(origin, self.clock.now())
         {
             self.metrics.reused.add_one();
-            return Some(Ready::shared(stream));
+            return Some(OriginConn::shared(stream));
         }
         let now = self.clock.now();
         loop {
-            let Idle { mut conn, since } = self.lock().get_mut(origin)?.pop()?;
+            let IdleConn { mut conn, since } = self.lock().get_mut(origin)?.pop()?;
             let is_good =
                 if now.since(since) < JUST_READ { conn.stream.seems_reusable() } else { conn.stream.is_reusable() };
             if is_good {
                 self.metrics.reused.add_one();
-                return Some(Ready { conn, reused: true, pinned: false });
+                return Some(OriginConn { conn, reused: true, pinned: false });
             }
         }
     }
 
     /// A place among those for whom a connection is made ready, if there is one left.
-    pub(super) fn place(self: &Arc<Self>, origin: &Upstream) -> Option<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = places.entry(origin.clone()).or_default();
-        if *taken >= PLACES {
+    pub(super) fn preconnect_slot(self: &Arc<Self>, origin: &Upstream) -> Option<PreconnectSlot> {
+        let mut preconnects = self.preconnects.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = preconnects.entry(origin.clone()).or_default();
+        if *taken >= MAX_PRECONNECTS {
             return None;
         }
         *taken += 1;
-        Some(Place { origins: Arc::clone(self), origin: origin.clone() })
+        Some(PreconnectSlot { origins: Arc::clone(self), origin: origin.clone() })
     }
 
     /// A new connection, after its TLS handshake if the origin has one; or a stream on one that another request has opened
@@ -163,18 +163,23 @@ impl Origins {
     ///
     /// # Errors
     /// 502, 503 or 504 by what went wrong; 403 if the address may not be dialled; 508 if it is our own.
-    pub(super) async fn dial(&self, origin: &Upstream, how: DialPlan, want: Want) -> Result<Ready, Refusal> {
+    pub(super) async fn dial(
+        &self,
+        origin: &Upstream,
+        how: DialParams,
+        want: ConnRequirement,
+    ) -> Result<OriginConn, Refusal> {
         if origin.scheme == Scheme::Http || want.offer == Offer::Http1 {
             return self.dial_alone(origin, how, Offer::Http1).await;
         }
         let until = self.instant(how.until);
-        for _ in 0..MAX_TURNS {
-            match self.links.turn(origin, want.fresh, self.clock.now()) {
-                Turn::Shared(stream) => return Ok(Ready::shared(stream)),
-                Turn::Asked(pong) => timeout_at(until, pong.wait()).await.map_err(|_| Refusal::ConnectTimeout)?,
-                Turn::Alone(Http1::Chosen) => break,
-                Turn::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
-                Turn::First(guide) => {
+        for _ in 0..MAX_CHECKOUTS {
+            match self.h2.turn(origin, want.fresh, self.clock.now()) {
+                Checkout::Shared(stream) => return Ok(OriginConn::shared(stream)),
+                Checkout::Asked(pong) => timeout_at(until, pong.wait()).await.map_err(|_| Refusal::ConnectTimeout)?,
+                Checkout::Alone(Http1::Chosen) => break,
+                Checkout::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
+                Checkout::First(guide) => {
                     let mut dialled = self.dial_alone(origin, how, want.offer).await;
                     if let Ok(ready) = &mut dialled {
                         ready.lead(guide);
@@ -182,7 +187,7 @@ impl Origins {
                     return dialled;
                 }
                 // After a wait in vain each tries for itself: one after the other would take as many times the timeout.
-                Turn::After(dialling) => match timeout_at(until, dialling.ended()).await {
+                Checkout::After(dialling) => match timeout_at(until, dialling.ended()).await {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(_elapsed) => return Err(Refusal::ConnectTimeout),
@@ -196,38 +201,38 @@ impl Origins {
         Instant::from_std(self.clock.instant(at))
     }
 
-    async fn dial_alone(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
+    async fn dial_alone(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
         match self.dial_once(origin, how, offer).await {
             // Descriptors that nobody uses at the moment serve this request better, those of other runtimes too.
             Err(Refusal::Exhausted) if self.metrics.close_idle() => {
                 // It always elapses: nothing else is waited for.
-                let _elapsed = tokio::time::timeout(LETTING_GO, pending::<()>()).await;
+                let _elapsed = tokio::time::timeout(RECLAIM_TIMEOUT, pending::<()>()).await;
                 self.dial_once(origin, how, offer).await
             }
             dialled => dialled,
         }
     }
 
-    async fn dial_once(&self, origin: &Upstream, how: DialPlan, offer: Offer) -> Result<Ready, Refusal> {
-        let DialPlan { caller, attempts, until } = how;
+    async fn dial_once(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
+        let DialParams { caller, attempts, until } = how;
         let (host, port, reach) = (&*origin.host, origin.port, origin.reach);
         let endpoint = Endpoint { host, port, reach, caller: caller.0, strategy: attempts };
         let within = until.since(self.clock.now());
         let tcp = self.dialer.connect(endpoint, within).await.map_err(refusal_of_dial)?;
         self.metrics.dialled.add_one();
         let mut stream = Stream::plain(tcp);
-        stream.set_user_timeout(Some(self.unacknowledged));
+        stream.set_user_timeout(Some(self.user_timeout));
         match origin.scheme {
-            Scheme::Http => Ok(Ready::new(stream)),
+            Scheme::Http => Ok(OriginConn::new(stream)),
             Scheme::Https => {
-                let greeting = timeout_at(self.instant(until), Box::pin(self.greet(origin, stream, offer))).await;
-                greeting.map_err(|_| Refusal::ConnectTimeout)?
+                let handshake = timeout_at(self.instant(until), Box::pin(self.handshake(origin, stream, offer))).await;
+                handshake.map_err(|_| Refusal::ConnectTimeout)?
             }
         }
     }
 
     /// The TLS handshake, and the first words of HTTP/2 if the origin chose it.
-    async fn greet(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<Ready, Refusal> {
+    async fn handshake(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<OriginConn, Refusal> {
         let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
         let wish = HandshakeOptions { offer, identity: identity.map(|(_, identity)| *identity) };
         let tls = self.tls.connect(&origin.host, stream, wish).await.map_err(refusal_of_tls)?;
@@ -235,22 +240,22 @@ impl Origins {
         let stream = Stream::tls(tls);
         if !chosen {
             if offer == Offer::Http2 {
-                self.links.set_http1(origin, Http1::Chosen);
+                self.h2.set_http1(origin, Http1::Chosen);
             }
-            return Ok(Ready::new(stream));
+            return Ok(OriginConn::new(stream));
         }
         let (link, driving) =
             H2Conn::handshake(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);
         let now = self.clock.now();
-        let ready = link.open_stream(now).map(Ready::shared);
-        self.links.keep(origin, link, now);
+        let ready = link.open_stream(now).map(OriginConn::shared);
+        self.h2.keep(origin, link, now);
         ready.ok_or(Refusal::ConnectionTerminated)
     }
 
     /// The origin wants HTTP/1.1 for what it was asked by HTTP/2.
-    pub(super) fn speak_http1(&self, origin: &Upstream) {
-        self.links.set_http1(origin, Http1::Wanted);
+    pub(super) fn force_http1(&self, origin: &Upstream) {
+        self.h2.set_http1(origin, Http1::Wanted);
     }
 
     /// Keeps a connection for the next request. Its last message has ended, and nothing of another was read.
@@ -259,7 +264,7 @@ impl Origins {
             return;
         }
         conn.release_buffers();
-        let idle = Idle { conn, since: self.clock.now() };
+        let idle = IdleConn { conn, since: self.clock.now() };
         if self.settings.idle_per_origin == 0 {
             return;
         }
@@ -275,7 +280,7 @@ impl Origins {
     /// Closes what has been idle too long, was closed by its origin or does not answer; to be called once a second.
     pub(super) fn reap(&self) {
         let now = self.clock.now();
-        self.links.reap(self.settings.idle_timeout, now);
+        self.h2.reap(self.settings.idle_timeout, now);
         self.lock().retain(|_, kept| {
             kept.retain_mut(|idle| {
                 now.since(idle.since) < self.settings.idle_timeout && idle.conn.stream.is_reusable()
@@ -284,19 +289,19 @@ impl Origins {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Upstream, Vec<Idle>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Upstream, Vec<IdleConn>>> {
         // A panic elsewhere cannot leave the map half changed: each change is one call.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pool for Origins {
+impl Pool for OriginPool {
     fn kept(&self) -> Kept {
-        Kept { idle: self.lock().values().map(Vec::len).sum(), shared: self.links.count() }
+        Kept { idle: self.lock().values().map(Vec::len).sum(), shared: self.h2.count() }
     }
 
     fn close_idle(&self) -> bool {
-        let shared = self.links.close_idle();
+        let shared = self.h2.close_idle();
         let alone = std::mem::take(&mut *self.lock());
         shared || !alone.is_empty()
     }

@@ -8,7 +8,7 @@ use super::body::{Body, BodyError};
 use super::header_rules;
 use super::outcome::Failure;
 use super::refusal::Refusal;
-use super::send::Ready;
+use super::send::OriginConn;
 use super::serialize;
 use super::session::Session;
 use crate::tls::verify::late_rejection;
@@ -62,8 +62,12 @@ fn of_tls_alert(error: &io::Error) -> Option<NoResponse> {
 ///
 /// # Errors
 /// See [`NoResponse`].
-pub(super) async fn read_response(session: &mut Session, ready: &mut Ready, body: &mut Body) -> Result<(), NoResponse> {
-    let timeouts = &session.worker.proxy.timeouts;
+pub(super) async fn read_response(
+    session: &mut Session,
+    ready: &mut OriginConn,
+    body: &mut Body,
+) -> Result<(), NoResponse> {
+    let timeouts = &session.worker.snapshot.timeouts;
     let (answer, idle) = (timeouts.answer, timeouts.idle);
     let version = session.head.version();
     let Session { conn, deadline, response, .. } = session;

@@ -58,10 +58,10 @@ pub(super) struct RequestLog {
 
 impl RequestLog {
     pub(super) fn begin(session: &Session) -> RequestLog {
-        let proxy = &session.worker.proxy;
-        let trace = proxy.tracer.as_ref().and_then(|tracer| tracer.sample(&session.head));
-        let logged = proxy.log.is_on() || trace.is_some();
-        RequestLog { started: proxy.gate.clock().now(), logged, trace, ..RequestLog::default() }
+        let snapshot = &session.worker.snapshot;
+        let trace = snapshot.tracer.as_ref().and_then(|tracer| tracer.sample(&session.head));
+        let logged = snapshot.log.is_on() || trace.is_some();
+        RequestLog { started: snapshot.gate.clock().now(), logged, trace, ..RequestLog::default() }
     }
 
     /// Adds a wait for a permit, from `asked` to `now`.
@@ -76,7 +76,7 @@ impl RequestLog {
 
     pub(super) fn claimed(&mut self, session: &Session, claims: &Claims) {
         if self.logged {
-            let rules = &session.worker.proxy.rules;
+            let rules = &session.worker.snapshot.rules;
             self.limits = claims.limits().map(|limit| Arc::clone(&rules.rule(limit).name)).collect();
         }
     }
@@ -86,7 +86,7 @@ impl RequestLog {
         if self.logged
             && let Some((limit, wait)) = permit.overruled()
         {
-            self.overruled = Some((Arc::clone(&session.worker.proxy.rules.rule(limit).name), wait));
+            self.overruled = Some((Arc::clone(&session.worker.snapshot.rules.rule(limit).name), wait));
         }
     }
 
@@ -125,16 +125,16 @@ impl RequestLog {
 
     /// Counts the request, and writes its entry and its trace span.
     pub(super) fn finish(self, session: &Session) {
-        let proxy = &session.worker.proxy;
-        proxy.metrics.ended(self.status, self.refused);
+        let snapshot = &session.worker.snapshot;
+        snapshot.metrics.ended(self.status, self.refused);
         if !self.logged {
             return;
         }
         self.export_trace(session);
-        if !proxy.log.is_on() {
+        if !snapshot.log.is_on() {
             return;
         }
-        proxy.log.write(AccessLogEntry {
+        snapshot.log.write(AccessLogEntry {
             peer: session.peer.ip(),
             user: self.user,
             method: session.head.method().to_owned(),
@@ -145,7 +145,7 @@ impl RequestLog {
             refused_by: self.refused.map(|(who, _)| who),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            took: proxy.gate.clock().now().since(self.started),
+            took: snapshot.gate.clock().now().since(self.started),
             overruled: self.overruled,
             note: self.note,
         });
@@ -155,13 +155,13 @@ impl RequestLog {
 impl RequestLog {
     /// Exports its trace span.
     fn export_trace(&self, session: &Session) {
-        let proxy = &session.worker.proxy;
-        let (Some(context), Some(tracer)) = (self.trace, &proxy.tracer) else { return };
+        let snapshot = &session.worker.snapshot;
+        let (Some(context), Some(tracer)) = (self.trace, &snapshot.tracer) else { return };
         let target = target(session);
         tracer.export(Span {
             context,
             started: self.started,
-            ended: proxy.gate.clock().now(),
+            ended: snapshot.gate.clock().now(),
             waited: self.waited_since.map(|since| (since, self.waited)),
             method: session.head.method().to_owned(),
             path: path_of(&target).to_owned(),

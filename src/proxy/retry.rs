@@ -7,7 +7,7 @@ use crate::wire::{Name, ResponseHead};
 /// The longest pause: a broken Retry-After must not close a window for a year.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
-/// Added to a pause in whole seconds. Origins often round down, so that whoever obeys to the letter comes too early.
+/// Added to a pause in whole seconds. OriginPool often round down, so that whoever obeys to the letter comes too early.
 const ROUNDING: Duration = Duration::from_millis(500);
 
 /// What an answer says about the limit that the request went through.

@@ -5,14 +5,14 @@ use std::task::Poll;
 
 use tokio::runtime::Handle;
 
-use super::h2_pool::Guide;
+use super::h2_pool::DialLeader;
 use crate::gate::{Flight, Permit};
 use crate::time::Time;
 use crate::wire::http2::{HeadFlush, OriginStream};
 use crate::wire::{Conn, Stream};
 
 /// A connection on which a request can be sent now.
-pub(super) struct Ready {
+pub(super) struct OriginConn {
     pub(super) conn: Conn,
     /// It has carried a request before, so the origin may be closing it at this very moment.
     pub(super) reused: bool,
@@ -21,27 +21,27 @@ pub(super) struct Ready {
 }
 
 /// Why a request's head did not leave.
-pub(super) enum Unsent {
+pub(super) enum SendError {
     /// Not one byte left; the permit can be used on another connection.
     Untouched(Permit),
     /// Some bytes left before the connection broke: the origin may count it.
     Partly,
 }
 
-impl Ready {
+impl OriginConn {
     /// A connection that was opened now.
-    pub(super) fn new(stream: Stream) -> Ready {
-        Ready { conn: Conn::new(stream), reused: false, pinned: false }
+    pub(super) fn new(stream: Stream) -> OriginConn {
+        OriginConn { conn: Conn::new(stream), reused: false, pinned: false }
     }
 
     /// A stream on a connection that others use too.
-    pub(super) fn shared(stream: Box<OriginStream>) -> Ready {
+    pub(super) fn shared(stream: Box<OriginStream>) -> OriginConn {
         let reused = stream.is_reused();
-        Ready { conn: Conn::new(Stream::origin(stream)), reused, pinned: false }
+        OriginConn { conn: Conn::new(Stream::origin(stream)), reused, pinned: false }
     }
 
     /// It was dialled for others too. They come when the origin has said how many it takes.
-    pub(super) fn lead(&mut self, guide: Guide) {
+    pub(super) fn lead(&mut self, guide: DialLeader) {
         match self.conn.stream.as_origin() {
             None => guide.arrive(),
             Some(stream) => {
@@ -71,13 +71,13 @@ impl Ready {
     /// leaves but with a permit. The slot's time runs from the moment that the head is out.
     ///
     /// # Errors
-    /// See [`Unsent`].
+    /// See [`SendError`].
     ///
     /// # Cancel safety
     /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, when it leaves.
-    pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, Unsent> {
+    pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, SendError> {
         let before = self.conn.write_mark();
-        let mut leaving = Departing { flight: Some(permit.depart()), departure: None };
+        let mut leaving = SendGuard { flight: Some(permit.depart()), departure: None };
         let departing = poll_fn(|cx| {
             // A head that cannot be taken back is late at worst, and counted when it leaves.
             if leaving.departure.is_none() && !leaving.is_good() {
@@ -97,10 +97,10 @@ impl Ready {
                 tracing::trace!(target: "lockgate::sent", sent_ns = flight.clock().monotonic_nanos(sent));
                 Ok(flight)
             }
-            (Err(_), Some(flight)) if is_untouched => Err(Unsent::Untouched(flight.nothing_left())),
+            (Err(_), Some(flight)) if is_untouched => Err(SendError::Untouched(flight.nothing_left())),
             (_, flight) => {
                 leaving.flight = flight;
-                Err(Unsent::Partly)
+                Err(SendError::Partly)
             }
         }
     }
@@ -108,18 +108,18 @@ impl Ready {
 
 /// A request on its way out. HTTP/2 writes what it has been given even if nothing asks for it any more: then the slots stay
 /// taken until that has left, or can leave no more.
-struct Departing {
+struct SendGuard {
     flight: Option<Flight>,
     departure: Option<HeadFlush>,
 }
 
-impl Departing {
+impl SendGuard {
     fn is_good(&self) -> bool {
         self.flight.as_ref().is_some_and(Flight::is_good)
     }
 }
 
-impl Drop for Departing {
+impl Drop for SendGuard {
     fn drop(&mut self) {
         let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
         // Without a runtime nothing can leave any more.

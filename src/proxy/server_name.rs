@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use super::access::Admitted;
 use super::claims::Claims;
 use super::plan::Plan;
-use super::snapshot::Proxy;
+use super::snapshot::ConfigSnapshot;
 use super::target::{Form, Origin, Target};
 use super::tunnel_warnings::Unfit;
 use crate::locker::Claim;
@@ -32,7 +32,7 @@ pub(super) struct Guard {
 /// The caller, as the rules see it.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
-    pub(super) proxy: &'a Proxy,
+    pub(super) snapshot: &'a ConfigSnapshot,
     /// The head of its `CONNECT`.
     pub(super) head: &'a RequestHead,
     pub(super) peer: IpAddr,
@@ -40,8 +40,9 @@ pub(super) struct Asker<'a> {
 
 impl Guard {
     /// Returns `None` if the configuration names no host, so that there is nothing to check.
-    pub(super) fn new(proxy: &Proxy, plan: &Plan) -> Option<Box<Guard>> {
-        let is_needed = !proxy.intercept.is_empty() || proxy.access.has_list() || proxy.named_hosts.has_hosts();
+    pub(super) fn new(snapshot: &ConfigSnapshot, plan: &Plan) -> Option<Box<Guard>> {
+        let is_needed =
+            !snapshot.intercept.is_empty() || snapshot.access.has_list() || snapshot.named_hosts.has_hosts();
         let (origin, admitted, claims) = (&plan.target.origin, &plan.admitted, &plan.claims);
         is_needed.then(|| {
             let reader = Default::default();
@@ -91,22 +92,22 @@ impl Guard {
         if *name == *self.origin.host {
             return None;
         }
-        let Asker { proxy, head, peer } = asker;
+        let Asker { snapshot, head, peer } = asker;
         let origin = Origin { host: name.as_str().into(), ..self.origin.clone() };
         let target = Target { origin, form: Form::Authority, prefix: Arc::default(), rest: 0..0, locations: None };
-        let named = proxy.named_hosts.look_up(&target);
-        let why = if proxy.intercepts(&target.origin) {
+        let named = snapshot.named_hosts.look_up(&target);
+        let why = if snapshot.intercepts(&target.origin) {
             "[tls] intercept has its tunnels opened"
-        } else if !proxy.access.lists(named) {
+        } else if !snapshot.access.lists(named) {
             "no limit names it, and [access] unlisted_hosts is \"deny\""
-        } else if proxy.access.admit_opaque(named).is_err() {
+        } else if snapshot.access.admit_opaque(named).is_err() {
             "a limit names it, and [access] opaque_tunnels is \"deny\""
         } else {
-            let found = proxy.rules.find(&target, head, &self.admitted, peer);
+            let found = snapshot.rules.find(&target, head, &self.admitted, peer);
             let is_held = |claim: &Claim| {
                 self.claims.claims.iter().any(|held| held.limit == claim.limit && held.key == claim.key)
             };
-            let is_its = |claim: &Claim| proxy.rules.rule(claim.limit).names(&name, target.origin.port);
+            let is_its = |claim: &Claim| snapshot.rules.rule(claim.limit).names(&name, target.origin.port);
             let may = found.is_ok_and(|found| found.claims.iter().all(|claim| is_held(claim) || !is_its(claim)));
             if may {
                 return None;

@@ -60,7 +60,7 @@ pub(super) struct InterceptedTunnel {
 impl Session {
     /// A session on which nothing has been read yet.
     pub(super) fn new(worker: Worker, peer: SocketAddr, stream: Stream) -> Session {
-        let deadline = Deadline::new(worker.proxy.gate.clock(), worker.proxy.timeouts.idle);
+        let deadline = Deadline::new(worker.snapshot.gate.clock(), worker.snapshot.timeouts.idle);
         Session {
             worker,
             peer,

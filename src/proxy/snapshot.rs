@@ -47,8 +47,8 @@ pub enum Error {
 }
 
 /// The proxy, as one reading of the file made it. Requests keep the one that was there when they began.
-pub struct Proxy {
-    parts: Parts,
+pub struct ConfigSnapshot {
+    parts: PreparedSnapshot,
     pub(super) rules: claims::Rules,
 }
 
@@ -69,7 +69,7 @@ pub struct Shared {
 
 /// Everything of a proxy but the limits' rules, which bear the numbers that the gate gives them: what can fail is made
 /// before anything of a new reading is in force.
-pub struct Parts {
+pub struct PreparedSnapshot {
     pub(super) targets: Targets,
     pub(super) access: Reused<access::Settings, Access>,
     pub(super) timeouts: Timeouts,
@@ -91,15 +91,15 @@ pub struct Parts {
     warnings: warning::Warnings,
 }
 
-impl std::ops::Deref for Proxy {
-    type Target = Parts;
+impl std::ops::Deref for ConfigSnapshot {
+    type Target = PreparedSnapshot;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &PreparedSnapshot {
         &self.parts
     }
 }
 
-impl Parts {
+impl PreparedSnapshot {
     /// How many spans nobody was told of.
     pub fn traces_dropped(&self) -> u64 {
         self.tracer.as_ref().map_or(0, |tracer| tracer.dropped.get())
@@ -129,7 +129,12 @@ impl Parts {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn new(settings: Settings, shared: Shared, log: AccessLog, before: Option<&Proxy>) -> Result<Parts, Error> {
+    pub fn new(
+        settings: Settings,
+        shared: Shared,
+        log: AccessLog,
+        before: Option<&ConfigSnapshot>,
+    ) -> Result<PreparedSnapshot, Error> {
         let Shared { gate, drain, metrics, connections: _, resolver } = shared;
         let wall = gate.clock().wall_unix_nanos();
         let authority = settings.authority.map(|authority| ca::CertAuthority::open(&authority, wall)).transpose()?;
@@ -147,7 +152,7 @@ impl Parts {
         let seed = gate.seed();
         let access = |settings: &access::Settings| Ok::<_, Error>(Arc::new(Access::new(settings.clone(), seed)));
         let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
-        Ok(Parts {
+        Ok(PreparedSnapshot {
             named_hosts: NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
             targets: Targets::new(settings.routes),
             access: Reused::again(before.map(|before| &before.access), settings.access, access)?,
@@ -171,16 +176,16 @@ impl Parts {
     }
 
     /// The proxy whose rules are those of these limits, in the order of the file; requests ask with `revision`.
-    pub fn with(mut self, limits: &[LimitId], revision: Revision) -> Proxy {
+    pub fn with(mut self, limits: &[LimitId], revision: Revision) -> ConfigSnapshot {
         let rules = std::mem::take(&mut self.rules);
         let seed = self.gate.seed();
         let metrics = &self.metrics;
         let rules = claims::Rules::new(rules, limits, revision, seed, |name| metrics.of(name));
-        Proxy { rules, parts: self }
+        ConfigSnapshot { rules, parts: self }
     }
 }
 
-impl Proxy {
+impl ConfigSnapshot {
     /// True if tunnels to this host are intercepted.
     pub(super) fn intercepts(&self, origin: &Origin) -> bool {
         self.intercept.iter().any(|host| host.matches(&origin.host, origin.port))

@@ -17,8 +17,8 @@ use crate::wire::{Conn, Length};
 pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) {
     let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
     let Session { worker, head, conn, deadline, peer, .. } = &mut *session;
-    let timeouts = &worker.proxy.timeouts;
-    let asker = Asker { proxy: &worker.proxy, head, peer: peer.ip() };
+    let timeouts = &worker.snapshot.timeouts;
+    let asker = Asker { snapshot: &worker.snapshot, head, peer: peer.ip() };
     let mut before = None;
     let end = poll_fn(|cx| {
         if let Poll::Ready(end) = relay.poll(cx, conn, asker) {
@@ -47,7 +47,7 @@ pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: R
             tunnel.origin.stream.abort();
             log.tunnel_denied(unfit.to_string());
             let host = tunnel.guard.as_ref().map_or("", |guard| guard.host());
-            session.worker.proxy.warned_hosts.warn_of_end(host, &unfit);
+            session.worker.snapshot.warned_hosts.warn_of_end(host, &unfit);
             session.conn.out().extend_from_slice(&ACCESS_DENIED);
             session.linger().await;
         }

@@ -11,9 +11,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::claims::Claims;
 use super::outcome::Failure;
 use super::plan::Plan;
-use super::pool::{Origins, Place};
+use super::pool::{OriginPool, PreconnectSlot};
 use super::refusal::Refusal;
-use super::send::Ready;
+use super::send::OriginConn;
 use super::session::Session;
 use crate::gate::clock::Clock;
 use crate::gate::{Permit, Refused, Waiting};
@@ -24,7 +24,7 @@ const LEAD: Duration = Duration::from_millis(300);
 /// A permit, with the connection that was made ready during the wait for it.
 pub(super) struct Granted {
     pub(super) permit: Permit,
-    pub(super) held: Option<Ready>,
+    pub(super) held: Option<OriginConn>,
 }
 
 /// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: of a request for which a connection is
@@ -41,7 +41,7 @@ pub(super) async fn wait(
     claims: &Claims,
     plan: Option<&Plan>,
 ) -> Result<Result<Granted, Refused>, Failure> {
-    let clock = session.worker.proxy.gate.clock();
+    let clock = session.worker.snapshot.gate.clock();
     let since = clock.now();
     let mut preconnect = Preconnect::new(session, plan, &waiting);
     let decision = poll_fn(|cx| {
@@ -56,7 +56,7 @@ pub(super) async fn wait(
     })
     .await;
     let waited = clock.now().since(since);
-    let rules = &session.worker.proxy.rules;
+    let rules = &session.worker.snapshot.rules;
     match &decision {
         Some(Ok(_)) => rules.metrics(claims).for_each(|limit| limit.permit(waited)),
         None => rules.metrics(claims).for_each(|limit| limit.left.add_one()),
@@ -72,7 +72,7 @@ pub(super) async fn wait(
         (Some(Ok(permit)), Stage::Later(_) | Stage::Nothing) => Ok(Ok(Granted { permit, held: None })),
         (decision, unused) => {
             if let (Stage::Connected(ready), Some(plan)) = (unused, plan) {
-                session.worker.origins.keep(&plan.upstream, ready.conn);
+                session.worker.pool.keep(&plan.upstream, ready.conn);
             }
             match decision {
                 Some(Err(refused)) => Ok(Err(refused)),
@@ -88,27 +88,27 @@ struct Preconnect<'p> {
     plan: Option<&'p Plan>,
     /// True if a connection is pinned to the session for it: another would not do.
     is_pinned: bool,
-    origins: Arc<Origins>,
+    origins: Arc<OriginPool>,
     clock: Clock,
     /// Time that DNS, TCP and TLS may take.
     timeout: Duration,
     /// Bounds the number of connections that are made ready at one time.
-    place: Option<Place>,
+    place: Option<PreconnectSlot>,
 }
 
 /// The connection of a waiter.
 enum Stage {
     /// Its turn is far away: it holds nothing.
     Later(Pin<Box<Sleep>>),
-    Dialling(Pin<Box<dyn Future<Output = Result<Ready, Refusal>> + Send>>),
-    Connected(Ready),
+    Dialling(Pin<Box<dyn Future<Output = Result<OriginConn, Refusal>> + Send>>),
+    Connected(OriginConn),
     /// It could not be dialled, or needs none before its turn.
     Nothing,
 }
 
 impl<'p> Preconnect<'p> {
     fn new(session: &Session, plan: Option<&'p Plan>, waiting: &Waiting) -> Preconnect<'p> {
-        let clock = session.worker.proxy.gate.clock();
+        let clock = session.worker.snapshot.gate.clock();
         // Of a tunnel the origin counts the connection, so it is made in the slot.
         let plan = plan.filter(|plan| !plan.is_tunnel());
         let stage = match plan {
@@ -124,9 +124,9 @@ impl<'p> Preconnect<'p> {
             stage,
             plan,
             is_pinned: !session.pinned.is_empty() && plan.is_some_and(has_pin),
-            origins: Arc::clone(&session.worker.origins),
+            origins: Arc::clone(&session.worker.pool),
             clock,
-            timeout: session.worker.proxy.timeouts.connect,
+            timeout: session.worker.snapshot.timeouts.connect,
             place: None,
         }
     }
@@ -151,7 +151,7 @@ impl<'p> Preconnect<'p> {
 
     fn begin(&mut self) -> Stage {
         let Some(plan) = self.plan.filter(|_| !self.is_pinned) else { return Stage::Nothing };
-        self.place = self.origins.place(&plan.upstream);
+        self.place = self.origins.preconnect_slot(&plan.upstream);
         if self.place.is_none() {
             return Stage::Nothing;
         }

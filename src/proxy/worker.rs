@@ -1,4 +1,4 @@
-//! Worker: what one runtime serves its connections with, the configuration in force and a pool of connections to origins. After a
+//! Worker: what one runtime serves its connections with, the configuration in force and a pool of connections to pool. After a
 //! reload, requests that begin take the next configuration; those that run keep theirs to the end.
 
 use std::cell::RefCell;
@@ -7,24 +7,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::pool::Origins;
-use super::snapshot::Proxy;
+use super::pool::OriginPool;
+use super::snapshot::ConfigSnapshot;
 
 /// The proxy of the whole process.
-pub struct Current {
-    proxy: Mutex<Arc<Proxy>>,
+pub struct CurrentSnapshot {
+    snapshot: Mutex<Arc<ConfigSnapshot>>,
     /// How many there have been: what a runtime looks at before each request.
     version: AtomicU64,
 }
 
-impl Current {
+impl CurrentSnapshot {
     /// This one is the first.
-    pub fn new(proxy: Proxy) -> Arc<Current> {
-        Arc::new(Current { proxy: Mutex::new(Arc::new(proxy)), version: AtomicU64::new(0) })
+    pub fn new(snapshot: ConfigSnapshot) -> Arc<CurrentSnapshot> {
+        Arc::new(CurrentSnapshot { snapshot: Mutex::new(Arc::new(snapshot)), version: AtomicU64::new(0) })
     }
 
     /// The one that is there now.
-    pub fn proxy(&self) -> Arc<Proxy> {
+    pub fn snapshot(&self) -> Arc<ConfigSnapshot> {
         self.read().0
     }
 
@@ -34,47 +34,47 @@ impl Current {
     }
 
     /// Requests that begin from here on are carried by this one.
-    pub fn replace(&self, proxy: Proxy) {
-        let mut place = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
-        *place = Arc::new(proxy);
+    pub fn replace(&self, snapshot: ConfigSnapshot) {
+        let mut place = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(snapshot);
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    fn read(&self) -> (Arc<Proxy>, u64) {
-        let place = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
+    fn read(&self) -> (Arc<ConfigSnapshot>, u64) {
+        let place = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         (Arc::clone(&place), self.version.load(Ordering::Acquire))
     }
 }
 
-/// The proxy as one runtime sees it: with connections of its own to the origins.
+/// The proxy as one runtime sees it: with connections of its own to the pool.
 #[derive(Clone)]
 pub struct Worker {
-    pub(super) proxy: Arc<Proxy>,
-    pub(super) origins: Arc<Origins>,
+    pub(super) snapshot: Arc<ConfigSnapshot>,
+    pub(super) pool: Arc<OriginPool>,
     version: u64,
-    station: Rc<Station>,
+    runtime: Rc<RuntimeState>,
 }
 
 /// What all workers of a runtime are made from.
-struct Station {
-    current: Arc<Current>,
-    latest: RefCell<Latest>,
+struct RuntimeState {
+    current: Arc<CurrentSnapshot>,
+    latest: RefCell<RuntimeSnapshot>,
 }
 
 #[derive(Clone)]
-struct Latest {
-    proxy: Arc<Proxy>,
-    origins: Arc<Origins>,
+struct RuntimeSnapshot {
+    snapshot: Arc<ConfigSnapshot>,
+    pool: Arc<OriginPool>,
     version: u64,
 }
 
 impl Worker {
     /// What one runtime serves its connections with; to be called inside it.
-    pub fn new(current: &Arc<Current>) -> Worker {
-        let latest = Latest::of(current);
-        let station = Station { current: Arc::clone(current), latest: RefCell::new(latest.clone()) };
-        let Latest { proxy, origins, version } = latest;
-        Worker { proxy, origins, version, station: Rc::new(station) }
+    pub fn new(current: &Arc<CurrentSnapshot>) -> Worker {
+        let latest = RuntimeSnapshot::of(current);
+        let runtime = RuntimeState { current: Arc::clone(current), latest: RefCell::new(latest.clone()) };
+        let RuntimeSnapshot { snapshot, pool, version } = latest;
+        Worker { snapshot, pool, version, runtime: Rc::new(runtime) }
     }
 
     /// Which reading of the file it goes by.
@@ -84,34 +84,34 @@ impl Worker {
 
     /// Goes on with the proxy as it is now.
     pub(super) fn refresh(&mut self) {
-        if self.station.current.version.load(Ordering::Relaxed) == self.version {
+        if self.runtime.current.version.load(Ordering::Relaxed) == self.version {
             return;
         }
-        let mut latest = self.station.latest.borrow_mut();
+        let mut latest = self.runtime.latest.borrow_mut();
         if latest.version == self.version {
-            *latest = Latest::of(&self.station.current);
+            *latest = RuntimeSnapshot::of(&self.runtime.current);
         }
-        let Latest { proxy, origins, version } = latest.clone();
-        (self.proxy, self.origins, self.version) = (proxy, origins, version);
+        let RuntimeSnapshot { snapshot, pool, version } = latest.clone();
+        (self.snapshot, self.pool, self.version) = (snapshot, pool, version);
     }
 }
 
-impl Latest {
-    fn of(current: &Current) -> Latest {
-        let (proxy, version) = current.read();
-        let origins = Origins::new(&proxy);
-        tokio::spawn(reap(Arc::downgrade(&origins)));
-        Latest { proxy, origins, version }
+impl RuntimeSnapshot {
+    fn of(current: &CurrentSnapshot) -> RuntimeSnapshot {
+        let (snapshot, version) = current.read();
+        let pool = OriginPool::new(&snapshot);
+        tokio::spawn(reap(Arc::downgrade(&pool)));
+        RuntimeSnapshot { snapshot, pool, version }
     }
 }
 
-/// Closes idle connections to origins once a second, as long as their runtime has a use for them.
-async fn reap(origins: Weak<Origins>) {
+/// Closes idle connections to pool once a second, as long as their runtime has a use for them.
+async fn reap(pool: Weak<OriginPool>) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     every_second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every_second.tick().await;
-        let Some(origins) = origins.upgrade() else { return };
-        origins.reap();
+        let Some(pool) = pool.upgrade() else { return };
+        pool.reap();
     }
 }
