@@ -19,14 +19,17 @@
 //! | 0 | [`time`] | a point on the gateway's own line | everything |
 //!
 //! # The way of a request
-//! [`net::listen`] accepts it, the connection reads its head ([`wire::head`]), and the exchange carries it in a straight
-//! line: [`proxy::target`] (where to), [`proxy::access`] (may this caller), [`proxy::claims`] (which windows), [`gate::Gate::ask`]
-//! (a permit, at once or in line), the origin's connection (the only door out; it takes the permit by value), and back. Any
-//! failure leaves as a [`proxy::refusal`].
+//! `listener → workers → connection → exchange { admit → permit → attempt → response } → request log`: each arrow downwards once.
 //!
-//! A `CONNECT` to a host whose tunnels are opened turns off after [`proxy::access`]: the caller sees a certificate of our
-//! authority ([`tls::ca`]), and what it says then is served like any other connection. An HTTP/2 connection
-//! ([`wire::http2`]) is many such connections: each of its streams carries one exchange, and who carries it need not know.
+//! [`net::listen`] accepts the connection, which reads the request's head ([`wire::head`]). The exchange carries it in five steps.
+//! Admission: [`proxy::target`] (where to), [`proxy::access`] (may this caller), [`proxy::claims`] (the windows that count it).
+//! Permit: [`gate::Gate::ask`], at once or after a wait. Attempt: a connection to the origin, and `send`, the only door out, which
+//! takes the permit by value. Then the response is forwarded. Any failure leaves as a [`proxy::refusal`], and what the gateway
+//! answers itself (permits for other programs, TRACE, OPTIONS) needs no origin.
+//!
+//! A `CONNECT` to a host that is intercepted leaves this way after admission: the caller sees a certificate of our authority
+//! ([`tls::ca`]), and its requests inside the tunnel are served like those of any other connection. An HTTP/2 connection
+//! ([`wire::http2`]) is many such connections: each of its streams carries one exchange, which need not know the version.
 //!
 //! # When it stops
 //! What must outlive a crash the locker names before it is used, and [`gate::journal`] writes it down. A file that is read

@@ -1,10 +1,20 @@
-//! CARRIES one request and one response: whose it is, where it goes, when it may, and what comes back.
+//! The proxy: carries one request and one response, from a caller's connection to an origin's and back.
 //!
-//! The way of a request, numbered as in the contract: in (`connection`), may this caller go there ([`access`]), which
-//! windows ([`claims`]), permit (the gate), out (`origin`, `body`), back (`headers`, [`record`]). `exchange` is the
-//! straight line through them, and any failure leaves it as a [`refusal`].
+//! Files come in blocks; a file uses only files of its own block and of those above, and nowhere in a circle:
 //!
-//! The room never decides whether a request may go: without a permit from the gate no byte leaves it.
+//! | block | files |
+//! |---|---|
+//! | rules | `host` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key` `rule` `matching` [`claims`] · [`refusal`] `problem` · `header_rules` `retry` `wait_prefs` |
+//! | log | [`access_log`] [`metrics`] [`trace`] `tunnel_warnings` |
+//! | configuration | `settings` `reused` `snapshot` (what one reading of the file has made) |
+//! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
+//! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `outcome` |
+//! | writing | `body` `serialize` `local_response` `checkout` (a connection for one request) |
+//! | steps | `admit` (target, access, framing) · `permit` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `local_request` and `acquire` (answered here) |
+//! | way | `exchange`: these steps, and nothing else |
+//! | top | `tunnel` `intercept` `http2` `connection` |
+//!
+//! The limiter decides, not this module: without a permit from the gate no byte leaves for an origin.
 
 pub mod access;
 pub mod access_log;
