@@ -58,8 +58,11 @@ async fn openings(gate: &Arc<Gate>) -> (Vec<Duration>, Vec<Duration>) {
     let mut flight = go(gate).depart();
     for _ in 0..OPENINGS {
         let opens = flight.sent() + SPAN;
-        let asked = gate.permit(&claims, CALLER, Patience::default());
-        let permit = asked.await.unwrap_or_else(|refused| panic!("{refused:?}"));
+        let permit = match gate.ask(&claims, CALLER, Patience::default()) {
+            Answer::Go(permit) => permit,
+            Answer::Wait(waiting) => waiting.await.unwrap_or_else(|refused| panic!("{refused:?}")),
+            Answer::Sorry(refused) => panic!("{refused:?}"),
+        };
         ours.push(clock.now().since(opens));
         let due = clock.now() + SPAN;
         tokio::time::sleep_until(clock.instant(due).into()).await;

@@ -133,26 +133,6 @@ impl Gate {
         }
     }
 
-    /// Asks, and waits if need be.
-    ///
-    /// # Errors
-    /// [`Refused`]: a limit's own refusal (429, 503 for too many keys, 400 for too high a cost), or the end (503).
-    ///
-    /// # Cancel safety
-    /// Cancel safe: dropping the future leaves the line, or gives back a permit that was not yet picked up.
-    pub async fn permit(
-        self: &Arc<Self>,
-        claims: &[Claim],
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<Permit, Refused> {
-        match self.ask(claims, caller, patience) {
-            Answer::Go(permit) => Ok(permit),
-            Answer::Wait(waiting) => waiting.await,
-            Answer::Sorry(refused) => Err(refused),
-        }
-    }
-
     /// Nothing opens in this window for so long, but no longer than an hour: the locker sees to that.
     pub fn pause(&self, limit: LimitId, key: Key, pause: Duration) {
         let now = self.clock.now();

@@ -48,6 +48,15 @@ fn limit(requests: u32, per: Duration) -> Limit {
     }
 }
 
+/// The limiter's decision, after a wait if it takes one.
+pub(super) async fn decision(answer: Answer) -> Result<Permit, Refused> {
+    match answer {
+        Answer::Go(permit) => Ok(permit),
+        Answer::Wait(waiting) => waiting.await,
+        Answer::Sorry(refused) => Err(refused),
+    }
+}
+
 fn claim(limit: u32) -> Claim {
     Claim { limit: LimitId(limit), key: Key::WHOLE, cost: 1 }
 }

@@ -7,8 +7,7 @@ fn real(limits: Vec<Limit>) -> Arc<Gate> {
 }
 
 async fn permit(gate: &Arc<Gate>, limit: u32) -> Permit {
-    let claims = [claim(limit)];
-    let asked = gate.permit(&claims, CALLER, Patience::default());
+    let asked = decision(gate.ask(&[claim(limit)], CALLER, Patience::default()));
     tokio::time::timeout(AGES, asked).await.expect("nobody woke it").expect("it is not refused")
 }
 
@@ -45,7 +44,7 @@ async fn an_opening_earlier_than_the_next_one_known_is_not_missed() {
     tokio::spawn(Arc::clone(&gate).drive());
     permit(&gate, 0).await.depart().sent();
     let claims = [claim(0)];
-    let mut far = std::pin::pin!(gate.permit(&claims, CALLER, Patience::default()));
+    let mut far = std::pin::pin!(decision(gate.ask(&claims, CALLER, Patience::default())));
     assert!(far.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
     tokio::task::yield_now().await;
     permit(&gate, 1).await.depart().sent();
@@ -89,8 +88,7 @@ async fn one_task(gate: Arc<Gate>, task: usize) -> Vec<Time> {
         match (task + round) % 4 {
             0 => drop(gate.ask(&[claim(0)], CALLER, Patience::default())),
             1 => {
-                let claims = [claim(0)];
-                let asked = gate.permit(&claims, CALLER, Patience::default());
+                let asked = decision(gate.ask(&[claim(0)], CALLER, Patience::default()));
                 drop(tokio::time::timeout(ms(1), asked).await);
             }
             2 => drop(permit(&gate, 0).await.depart().nothing_left()),

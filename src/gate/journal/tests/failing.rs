@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::gate::Refused;
+use crate::gate::tests::decision;
 use crate::locker::Why;
 
 /// The file cannot be opened any more: what is no file cannot. Returns where it is.
@@ -41,7 +42,7 @@ fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
         let driving = tokio::spawn(Arc::clone(gate).drive());
         let mut gone = 0;
         while gone < most {
-            let Ok(permit) = gate.permit(&claim(key), Caller(1), Patience::default()).await else { break };
+            let Ok(permit) = decision(gate.ask(&claim(key), Caller(1), Patience::default())).await else { break };
             permit.depart().sent();
             gone += 1;
         }
@@ -56,7 +57,7 @@ fn refused(gate: &Arc<Gate>, key: u128) -> Why {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let driving = tokio::spawn(Arc::clone(gate).drive());
-        let answer = gate.permit(&claim(key), Caller(1), Patience::default()).await;
+        let answer = decision(gate.ask(&claim(key), Caller(1), Patience::default())).await;
         driving.abort();
         match answer {
             Err(Refused::Sorry(sorry)) => sorry.why,
