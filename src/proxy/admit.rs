@@ -18,6 +18,10 @@ use crate::tls::verify::Offer;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
 
 /// What is done with an admitted request.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every request takes the first, and a box would cost each an allocation"
+)]
 pub(super) enum Admission {
     /// It is forwarded, once it has a permit.
     Forward(Plan),

@@ -30,6 +30,10 @@ const MAX_REFUSED: u32 = 2;
 const MAX_UNTOUCHED: u32 = 3;
 
 /// A request that has reached its origin.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every request takes the first, and a box would cost each an allocation"
+)]
 pub(super) enum Reached {
     /// The head of its response has been read.
     Answered(Answered),

@@ -102,14 +102,20 @@ async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut Shu
                 Some(inside) => (protocol, is_first) = (inside, true),
                 None => return,
             },
-            ended @ (Outcome::Keep | Outcome::Close | Outcome::Abort) => {
+            Outcome::Keep => {
                 log.finish(session);
-                match ended {
-                    // While the gateway stops, one more response is sent: the caller may have been told that it can ask.
-                    Outcome::Keep if !drain.is_stopping() => {}
-                    Outcome::Abort => return session.conn.stream.abort(),
-                    _ => return session.linger().await,
+                // While the gateway stops, one more response is sent: the caller may have been told that it can ask.
+                if drain.is_stopping() {
+                    return session.linger().await;
                 }
+            }
+            Outcome::Close => {
+                log.finish(session);
+                return session.linger().await;
+            }
+            Outcome::Abort => {
+                log.finish(session);
+                return session.conn.stream.abort();
             }
         }
         drop(guard);

@@ -244,14 +244,16 @@ async fn serve_request(session: &mut Session, request: IncomingRequest) -> Optio
     match outcome {
         Outcome::Tunnel(tunnel) => tunnel::relay(session, tunnel, log).await,
         Outcome::Intercept(tunnel) => return Box::pin(intercept::open(session, tunnel, log)).await,
-        ended @ (Outcome::Keep | Outcome::Close | Outcome::Abort) => {
+        Outcome::Keep | Outcome::Close => {
             log.finish(session);
-            match ended {
-                Outcome::Abort => session.conn.stream.abort(),
-                // A caller that still sends must read our response before it is told to stop: some forget it otherwise.
-                _ if framing::of_request(&session.head) != Ok(Length::Empty) => session.linger().await,
-                _ => {}
+            // A caller that still sends must read our response before it is told to stop: some forget it otherwise.
+            if framing::of_request(&session.head) != Ok(Length::Empty) {
+                session.linger().await;
             }
+        }
+        Outcome::Abort => {
+            log.finish(session);
+            session.conn.stream.abort();
         }
     }
     None
