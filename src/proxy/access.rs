@@ -12,7 +12,7 @@ use super::metrics::Metrics;
 use super::named_hosts::Named;
 use super::refusal::Refusal;
 use super::target::{Form, Target};
-use crate::auth::Passwords;
+use crate::auth::{LoginError, Passwords};
 use crate::gate::clock::Clock;
 use crate::locker::Caller;
 use crate::net::dial::Reach;
@@ -222,6 +222,16 @@ fn caller(seed: &[u8; 16], user: Option<&str>, block: IpNet) -> Caller {
         (None, IpAddr::V6(address)) => hasher.write(&address.octets()),
     }
     Caller(hasher.finish())
+}
+
+impl From<LoginError> for Refusal {
+    fn from(error: LoginError) -> Refusal {
+        match error {
+            LoginError::InvalidCredentials => Refusal::Unauthorized,
+            LoginError::TooManyFailures { retry_after } => Refusal::TooManyTries { retry_after },
+            LoginError::Overloaded => Refusal::Exhausted,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,8 @@
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
-use http::HeaderMap;
-
+use super::trailers::Trailers;
 use crate::wire::chunked::{BadChunk, ChunkedDecoder, Piece, write_chunk};
-use crate::wire::http2::{filter_trailers, read_trailers, write_trailers};
 use crate::wire::{Conn, Length};
 
 /// Bytes up to this number are gathered with the head before them; larger pieces go straight from the read buffer.
@@ -51,26 +49,6 @@ pub(super) struct Replay {
     trailers: Trailers<Vec<u8>>,
 }
 
-/// Trailers of a body, in the form in which they were read.
-#[derive(Debug, Default)]
-enum Trailers<T> {
-    #[default]
-    None,
-    /// As HTTP/1.1 writes them, the empty line behind them included.
-    Http1(T),
-    Http2(HeaderMap),
-}
-
-impl Trailers<&[u8]> {
-    fn to_owned(&self) -> Trailers<Vec<u8>> {
-        match self {
-            Trailers::None => Trailers::None,
-            Trailers::Http1(text) => Trailers::Http1(text.to_vec()),
-            Trailers::Http2(map) => Trailers::Http2(map.clone()),
-        }
-    }
-}
-
 impl Replay {
     /// Appends the body, framed for `length`.
     pub(super) fn write(&self, length: Length, to: &mut Conn) {
@@ -79,12 +57,7 @@ impl Replay {
         } else {
             to.out().extend_from_slice(&self.data);
         }
-        let trailers = match &self.trailers {
-            Trailers::None => Trailers::None,
-            Trailers::Http1(text) => Trailers::Http1(&**text),
-            Trailers::Http2(map) => Trailers::Http2(map.clone()),
-        };
-        end(length == Length::Chunked, trailers, to);
+        self.trailers.borrowed().write(length == Length::Chunked, to);
         to.finish();
     }
 }
@@ -278,7 +251,7 @@ impl Body {
         if let Some(replay) = &mut self.replay {
             replay.trailers = trailers.to_owned();
         }
-        end(self.chunked, trailers, to);
+        trailers.write(self.chunked, to);
     }
 
     fn source_closed(&mut self, from: &mut Conn, to: &mut Conn) -> Result<(), BodyError> {
@@ -289,28 +262,6 @@ impl Body {
         let trailers = from.stream.take_trailers().filter(|_| self.trailers);
         self.finish(trailers.map_or(Trailers::None, Trailers::Http2), to);
         Ok(())
-    }
-}
-
-/// Ends a body with its trailers, where its framing has a place for them.
-fn end(chunked: bool, trailers: Trailers<&[u8]>, to: &mut Conn) {
-    if chunked {
-        let out = to.out();
-        out.extend_from_slice(b"0\r\n");
-        match trailers {
-            Trailers::None => out.extend_from_slice(b"\r\n"),
-            Trailers::Http1(text) => out.extend_from_slice(text),
-            Trailers::Http2(map) => write_trailers(&map, out),
-        }
-    } else if to.stream.is_http2() {
-        let trailers = match trailers {
-            Trailers::None => None,
-            Trailers::Http1(text) => read_trailers(text),
-            Trailers::Http2(map) => filter_trailers(map),
-        };
-        if let Some(trailers) = trailers {
-            to.stream.set_trailers(trailers);
-        }
     }
 }
 

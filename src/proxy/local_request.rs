@@ -8,7 +8,7 @@ use super::header_rules;
 use super::local_response::respond;
 use super::outcome::{Failure, Outcome};
 use super::request_log::RequestLog;
-use super::serialize;
+use super::serialize::write_field;
 use super::session::Session;
 use crate::wire::{Name, RequestHead};
 
@@ -56,7 +56,7 @@ pub(super) async fn answer(
         }
         LocalRequest::Trace => {
             let fields = vec![("Via", "1.1 lockgate".into()), ("Content-Type", "message/http".into())];
-            (fields, serialize::echo(&session.head))
+            (fields, echo(&session.head))
         }
         LocalRequest::Options => {
             let mut fields = vec![("Via", "1.1 lockgate".into()), ("Allow", METHODS.into())];
@@ -68,4 +68,18 @@ pub(super) async fn answer(
     };
     let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, &**value)).collect();
     Ok(respond(session, log, &fields, &body).await)
+}
+
+/// A request as it came in, for the response to TRACE, without what must not be shown (RFC 9110 §9.3.8).
+fn echo(head: &RequestHead) -> Vec<u8> {
+    let mut out = format!("{} {} HTTP/1.1\r\n", head.method(), head.target()).into_bytes();
+    for (name, field, value) in head.fields() {
+        let secret =
+            matches!(name, Name::Authorization | Name::ProxyAuthorization) || field.eq_ignore_ascii_case(b"cookie");
+        if !secret {
+            write_field(&mut out, field, value);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    out
 }

@@ -9,7 +9,7 @@
 //! | configuration | `settings` `reused` `snapshot` (what one reading of the file has made) |
 //! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `outcome` |
-//! | writing | `body` `serialize` `local_response` `checkout` (a connection for one request) |
+//! | writing | `trailers` `body` `serialize` `local_response` `checkout` (a connection for one request) |
 //! | steps | `admit` (target, access, framing) · `permit` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `local_request` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
 //! | top | `tunnel` `intercept` `http2` `connection` |
@@ -71,6 +71,7 @@ mod snapshot;
 pub mod target;
 pub mod task_pool;
 pub mod trace;
+mod trailers;
 mod tunnel;
 mod tunnel_warnings;
 mod upstream;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::path::TooManyReadings;
-use crate::auth::LoginError;
 use crate::locker::Why;
 use crate::wire::HeadError;
 
@@ -291,16 +290,6 @@ impl Refusal {
             return Some(*retry_after);
         }
         matches!(self, Refusal::Exhausted | Refusal::LatePermit).then_some(Duration::from_secs(1))
-    }
-}
-
-impl From<LoginError> for Refusal {
-    fn from(error: LoginError) -> Refusal {
-        match error {
-            LoginError::InvalidCredentials => Refusal::Unauthorized,
-            LoginError::TooManyFailures { retry_after } => Refusal::TooManyTries { retry_after },
-            LoginError::Overloaded => Refusal::Exhausted,
-        }
     }
 }
 

@@ -198,20 +198,6 @@ pub(super) fn write_local(response: &LocalResponse<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(response.body);
 }
 
-/// A request as it came in, for the answer to TRACE, without what must not be shown (RFC 9110 §9.3.8).
-pub(super) fn echo(head: &RequestHead) -> Vec<u8> {
-    let mut out = format!("{} {} HTTP/1.1\r\n", head.method(), head.target()).into_bytes();
-    for (name, field, value) in head.fields() {
-        let secret =
-            matches!(name, Name::Authorization | Name::ProxyAuthorization) || field.eq_ignore_ascii_case(b"cookie");
-        if !secret {
-            write_field(&mut out, field, value);
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    out
-}
-
 fn write_status_line(head: &ResponseHead, out: &mut Vec<u8>) {
     let status = head.status();
     // 100 to 599, as it was read: three digits.
@@ -223,7 +209,8 @@ fn write_status_line(head: &ResponseHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+/// Appends a header field as HTTP/1.1.
+pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

@@ -1,0 +1,62 @@
+//! Trailers of a body (RFC 9110 §6.5), kept in the form of the version that they came by until they are written.
+
+use http::HeaderMap;
+
+use crate::wire::Conn;
+use crate::wire::http2::{filter_trailers, read_trailers, write_trailers};
+
+/// Trailers of a body, in the form in which they were read.
+#[derive(Debug, Default)]
+pub(super) enum Trailers<T> {
+    #[default]
+    /// None, or none that are passed on.
+    None,
+    /// As HTTP/1.1 writes them, the empty line behind them included.
+    Http1(T),
+    /// As the h2 crate has read them.
+    Http2(HeaderMap),
+}
+
+impl Trailers<Vec<u8>> {
+    /// The same trailers, to be written once more.
+    pub(super) fn borrowed(&self) -> Trailers<&[u8]> {
+        match self {
+            Trailers::None => Trailers::None,
+            Trailers::Http1(text) => Trailers::Http1(text),
+            Trailers::Http2(map) => Trailers::Http2(map.clone()),
+        }
+    }
+}
+
+impl Trailers<&[u8]> {
+    /// A copy, for a body that is kept.
+    pub(super) fn to_owned(&self) -> Trailers<Vec<u8>> {
+        match self {
+            Trailers::None => Trailers::None,
+            Trailers::Http1(text) => Trailers::Http1(text.to_vec()),
+            Trailers::Http2(map) => Trailers::Http2(map.clone()),
+        }
+    }
+
+    /// Ends a body with its trailers, where its framing has a place for them.
+    pub(super) fn write(self, chunked: bool, to: &mut Conn) {
+        if chunked {
+            let out = to.out();
+            out.extend_from_slice(b"0\r\n");
+            match self {
+                Trailers::None => out.extend_from_slice(b"\r\n"),
+                Trailers::Http1(text) => out.extend_from_slice(text),
+                Trailers::Http2(map) => write_trailers(&map, out),
+            }
+        } else if to.stream.is_http2() {
+            let trailers = match self {
+                Trailers::None => None,
+                Trailers::Http1(text) => read_trailers(text),
+                Trailers::Http2(map) => filter_trailers(map),
+            };
+            if let Some(trailers) = trailers {
+                to.stream.set_trailers(trailers);
+            }
+        }
+    }
+}
