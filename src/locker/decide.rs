@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Locker;
-use super::ask::{Claim, Grant, Held, Key, LimitId, Sorry, Why};
+use super::api::{Claim, Grant, Held, Key, LimitId, Sorry, Why};
 use super::queue::{Need, Needs};
 use super::window::Window;
 use crate::time::Time;

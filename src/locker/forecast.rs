@@ -5,11 +5,11 @@
 //! those not settled yet; after one turn through all N, the same again a span later.
 
 use super::Locker;
-use super::ask::{Claim, LimitId, Sorry, Why};
+use super::api::{Claim, LimitId, Sorry, Why};
 use super::limit::Priority;
-use super::line::{Place, Seat};
 use super::queue::{Lane, Waiter, Want};
 use super::window::{Form, Rule, Window, later};
+use super::window_queue::{Place, Seat};
 use crate::time::Time;
 
 /// How many others are looked at to find a rank, at most; beyond, the rank is a lower bound.
@@ -83,7 +83,7 @@ impl Locker {
     fn one_flow(&self, lane: Option<&Lane>, waiter: &Waiter) -> bool {
         let Some(lane) = lane else { return true };
         let waits = self.table.window(waiter.wants[0].window).waits();
-        let turns = |turns: &super::turns::Turns| !waiter.turns || turns.only(waiter.caller);
+        let turns = |turns: &super::fair_queue::Turns| !waiter.turns || turns.only(waiter.caller);
         let one_class = lane.seats.first_key_value().map(|(place, _)| place.class) == Some(waiter.place.class)
             && lane.seats.last_key_value().map(|(place, _)| place.class) == Some(waiter.place.class);
         let own = waits.is_none_or(|waits| !waits.callers.is_mixed(waiter.caller, waiter.own.urgency));

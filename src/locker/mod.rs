@@ -1,6 +1,6 @@
 //! Decides: may a request go now, and if not, when?
 //!
-//! [`Locker`] is a state machine without I/O. Inputs (`ask`, `settle`, …) say what happened and at
+//! [`Locker`] is a state machine without I/O. Inputs (`api`, `settle`, …) say what happened and at
 //! what time; outputs (`poll_verdict`, `poll_timeout`) say what follows. It never reads a clock,
 //! starts a task or knows what a request is, and nothing that it decides is random.
 //!
@@ -8,63 +8,63 @@
 //! joins a *lane*, the waiters with the same windows; a lane waits in the *line* of one window that
 //! keeps it back, and is looked at only when that window has news.
 
-mod ask;
-mod calendars;
-mod callers;
+mod api;
+mod caller_backlogs;
+mod counter_snapshot;
 mod decide;
-mod estate;
+mod dispatch;
+mod fair_queue;
 mod forecast;
-mod given;
-mod guests;
-mod index;
-mod lane;
+mod forward;
+mod hash_index;
 pub mod limit;
-mod line;
-mod lists;
 mod overflow;
+mod persistence;
 mod priority;
 mod queue;
-mod record;
-mod reload;
+mod reload_limits;
+mod remote;
 mod retired;
 mod review;
-mod serve;
 mod settle;
 mod sharing;
-mod slots;
-mod survey;
+mod slab;
+mod stats;
 mod sweep;
-mod table;
 #[cfg(test)]
 mod tests;
-mod turns;
+mod waiter_group;
 mod wall_clock;
+mod wall_updates;
 mod window;
+mod window_lists;
+mod window_queue;
+mod window_table;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
-pub use self::ask::{Ask, AskKind, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
-pub use self::estate::{End, Estate, Known};
-pub use self::given::{Event, Slot};
+pub use self::api::{Ask, AskKind, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
+pub use self::counter_snapshot::{End, Estate, Known};
+pub use self::forward::{Event, Slot};
 pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFull};
-pub use self::record::{Begin, Page, Record, Written};
-pub use self::reload::Reload;
+pub use self::persistence::{Begin, Page, Record, Written};
+pub use self::reload_limits::Reload;
 pub use self::sharing::{Authority, Counted, Exchange, HORIZON_MOST, LEASE, Take, Taken, Terms, Told};
-pub use self::survey::{Closeup, Survey, Surveyor};
+pub use self::stats::{Closeup, Survey, Surveyor};
 pub use self::wall_clock::{Wall, WallReading};
 
 use self::decide::Look;
-use self::given::Given;
+use self::forward::Given;
+use self::persistence::Recorder;
 use self::queue::{Needs, Queue};
-use self::record::Recorder;
 use self::review::Review;
 use self::settle::Late;
 use self::sharing::Sharing;
-use self::table::Table;
 use self::wall_clock::WallClock;
 use self::window::Rule;
+use self::window_table::Table;
 use crate::time::Time;
 
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
@@ -113,7 +113,7 @@ pub struct Locker {
 impl Locker {
     /// A locker for these limits, none of whose slots are taken.
     pub fn new(limits: Vec<Limit>) -> Locker {
-        Locker::in_chunks(table::CHUNK_BITS, limits)
+        Locker::in_chunks(window_table::CHUNK_BITS, limits)
     }
 
     /// As [`Locker::new`], with room for windows in chunks of this size, as a power of two.

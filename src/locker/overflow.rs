@@ -2,11 +2,11 @@
 //! no caller can fill a line for the others.
 
 use super::Locker;
-use super::ask::{Ask, LimitId, Sorry, Verdict, Why};
+use super::api::{Ask, LimitId, Sorry, Verdict, Why};
 use super::limit::Priority;
-use super::line::Waits;
 use super::queue::Want;
 use super::window::Rule;
+use super::window_queue::Waits;
 use crate::time::Time;
 
 impl Locker {

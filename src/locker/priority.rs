@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::Locker;
 use super::limit::Priority;
-use super::line::{Place, Seat};
 use super::queue::{Spot, Waiter, Work};
+use super::window_queue::{Place, Seat};
 use crate::time::Time;
 
 /// How many of a caller's more urgent waiters are looked at when one of its turns has come: those that other windows keep

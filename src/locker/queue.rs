@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::ask::{Ask, AskKind, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
-use super::callers::Own;
-use super::lane::Fate;
-use super::line::{Place, Seats};
+use super::api::{Ask, AskKind, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
+use super::caller_backlogs::Own;
 use super::sharing::Asks;
-use super::slots::Slots;
+use super::slab::Slots;
+use super::waiter_group::Fate;
+use super::window_queue::{Place, Seats};
 use super::{Grant, Locker};
 use crate::time::Time;
 

@@ -5,7 +5,7 @@
 //! that ever were.
 
 use super::Locker;
-use super::ask::LimitId;
+use super::api::LimitId;
 use super::limit::{Limit, Priority, ShareBy, WhenFull};
 use super::window::Rule;
 use crate::time::Time;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::Locker;
-use super::ask::LimitId;
+use super::api::LimitId;
 use crate::time::Time;
 
 /// How many lanes are looked at in one go: some 100 µs, if every one of them has news.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::Locker;
-use super::ask::{Grant, Moment};
+use super::api::{Grant, Moment};
 use crate::time::Time;
 
 /// Slots that settle by themselves: of a failed attempt, which the origin may still count for a while.

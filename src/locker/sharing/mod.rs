@@ -4,20 +4,20 @@
 //! (`take_exchange`), and is told the answer (`exchanged`) or that none came (`exchange_lost`). Between two exchanges the
 //! windows give out what they were granted. What is asked for is asked for all windows of a request at once, lane by lane.
 
-mod authority;
-mod exchange;
-mod message;
+mod mode;
+mod sync;
+mod sync_request;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-pub use self::authority::Authority;
-pub use self::message::{Counted, Exchange, Take, Taken, Terms, Told};
+pub use self::mode::Authority;
+pub use self::sync_request::{Counted, Exchange, Take, Taken, Terms, Told};
 
 use super::Locker;
-use super::ask::LimitId;
-use super::line::first;
+use super::api::LimitId;
 use super::window::Rule;
+use super::window_queue::first;
 use crate::time::Time;
 
 /// How long before its opening the store may grant a slot, so that who waits for it leaves when it opens and not a round

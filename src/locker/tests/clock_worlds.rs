@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::crashes::go;
-use super::dice::{Dice, config};
+use super::generators::{Dice, config};
 use super::*;
 
 const MINUTE: u64 = 60_000_000_000;

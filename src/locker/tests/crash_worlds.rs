@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::dice::{Nature, config, rule};
-use super::world::World;
+use super::generators::{Nature, config, rule};
+use super::locker_world::World;
 use super::*;
 
 /// What is written down.

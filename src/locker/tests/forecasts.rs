@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::dice::Dice;
+use super::generators::Dice;
 use super::*;
 
 /// Fills a window at random moments, lines up waiters, lets time pass: when each was told to go, and went.
@@ -43,7 +43,7 @@ fn listen(locker: &mut Locker, told: &HashMap<Ticket, Option<Time>>, went: &mut 
 }
 
 proptest! {
-    #![proptest_config(super::dice::config())]
+    #![proptest_config(super::generators::config())]
 
     #[test]
     fn a_waiter_goes_exactly_when_it_was_told(seed: u64) {

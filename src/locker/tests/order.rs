@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::dice::Dice;
+use super::generators::Dice;
 use super::*;
 
 /// Drives a locker whose requests settle the moment they go, until `end`. Tells who went when.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::dice::Dice;
+use super::generators::Dice;
 use super::order::{drive, wait};
 use super::*;
 

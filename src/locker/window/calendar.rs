@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::period::{length, period};
-use super::rule::{Form, Rule};
+use super::window_rule::{Form, Rule};
 use super::{Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;

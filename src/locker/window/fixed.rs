@@ -4,7 +4,7 @@
 //! not yet settled count against it too, whichever window they will settle in.
 
 use super::Window;
-use super::rule::{Rule, later};
+use super::window_rule::{Rule, later};
 use crate::time::Time;
 
 #[inline]

@@ -5,37 +5,37 @@
 //! - Slots taken and settled never exceed N, unless N was lowered after they were taken.
 //! - `fits` says yes exactly when `opening` says now.
 //! - A window that is `idle` cannot be told from a new one.
-//! - Of a limit that is written down, no slot is taken that was not written down before (`credit`).
+//! - Of a limit that is written down, no slot is taken that was not written down before (`prewritten`).
 //!
 //! What it never does: look at other windows, or at who waits.
 
 pub(crate) mod calendar;
-mod change;
-mod credit;
 mod fixed;
-mod log;
 mod period;
-pub(crate) mod pool;
-pub(crate) mod rule;
+mod prewritten;
+mod rule_change;
+mod settle_log;
 mod sliding;
 mod smooth;
+pub(crate) mod store_state;
 #[cfg(test)]
 mod tests;
-mod unknown;
+mod unknown_slots;
+pub(crate) mod window_rule;
 
 use std::collections::VecDeque;
 
-use self::credit::Credit;
-use self::log::Entry;
-use self::pool::Pool;
-pub(crate) use self::rule::{Form, Rule, Unknown, later};
-use super::ask::{Key, LimitId};
-use super::line::Waits;
-use super::record::Page;
+use self::prewritten::Credit;
+use self::settle_log::Entry;
+use self::store_state::Pool;
+pub(crate) use self::window_rule::{Form, Rule, Unknown, later};
+use super::api::{Key, LimitId};
+use super::persistence::Page;
+use super::window_queue::Waits;
 use crate::time::Time;
 
 /// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
-/// [`log::INLINE`] slots needs nothing besides, so that a million of its keys are a million times these 128 bytes.
+/// [`settle_log::INLINE`] slots needs nothing besides, so that a million of its keys are a million times these 128 bytes.
 #[derive(Debug)]
 ///
 /// In this order, so that a look at a window in which nothing has expired stays in the first line.
@@ -61,7 +61,7 @@ pub(crate) struct Window {
     /// Who waits here.
     waits: Option<Box<Waits>>,
     extra: Option<Box<Extra>>,
-    head: log::Head,
+    head: settle_log::Head,
 }
 
 /// What most windows do not need.
@@ -100,7 +100,7 @@ impl Window {
             oldest: Time::START,
             waits: None,
             extra: None,
-            head: log::Head::default(),
+            head: settle_log::Head::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Exact: never more than N in any span of T, wherever it starts.
 
-use super::rule::{Rule, later};
-use super::{Window, log::Entry};
+use super::window_rule::{Rule, later};
+use super::{Window, settle_log::Entry};
 use crate::time::Time;
 
 /// Forgets what settled a span ago: a request settled at t counts up to t + T, exclusive.

@@ -4,7 +4,7 @@
 //! sliding rule is kept beside it. `mark` is the moment up to which the spacing is used up.
 
 use super::Window;
-use super::rule::{Rule, later};
+use super::window_rule::{Rule, later};
 use crate::time::Time;
 
 /// Whether the spacing lets `cost` slots go now, were everything unsettled to settle now.

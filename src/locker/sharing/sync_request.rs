@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::locker::ask::{Key, LimitId};
+use crate::locker::api::{Key, LimitId};
 use crate::locker::window::{Form, Rule};
 use crate::time::Time;
 

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ask::Caller;
+use super::api::Caller;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
@@ -61,7 +61,7 @@ impl Turns {
         flow.waiting += 1;
     }
 
-    /// The request with this turn goes; the turn was given to one that costs `slots`.
+    /// The request with this turn goes; the turn was given to one that costs `slab`.
     pub(super) fn go(&mut self, caller: Caller, turn: u64, cost: u32, slots: u32) {
         self.shifted |= cost != slots;
         self.present = self.present.max(turn);

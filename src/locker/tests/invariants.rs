@@ -1,6 +1,6 @@
 //! What must hold of a world after every step, and at its end.
 
-use super::world::{Waiting, World, meet, note_settle};
+use super::locker_world::{Waiting, World, meet, note_settle};
 use super::*;
 
 /// Where the verdicts of a world's locker are heard.

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::Asks;
 use crate::locker::Locker;
-use crate::locker::ask::LimitId;
+use crate::locker::api::LimitId;
 use crate::locker::queue::{Lane, Work};
 use crate::locker::window::Rule;
 use crate::time::Time;

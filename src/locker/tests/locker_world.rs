@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::crash_worlds::Disk;
-use super::dice::{Dice, Nature, config, rule};
-use super::judge::Judged;
+use super::generators::{Dice, Nature, config, rule};
+use super::invariants::Judged;
 use super::oracle::{Item, Oracle};
 use super::*;
 

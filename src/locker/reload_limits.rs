@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Locker;
-use super::ask::{Ask, LimitId, Sorry, Verdict, Why};
-use super::lane::Fate;
+use super::api::{Ask, LimitId, Sorry, Verdict, Why};
 use super::limit::Limit;
+use super::waiter_group::Fate;
 use super::window::{Rule, Unknown, later};
 use crate::time::Time;
 

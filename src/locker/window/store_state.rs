@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::Window;
-use super::rule::Rule;
+use super::window_rule::Rule;
 use crate::time::Time;
 
 /// How many entries a window tells at most: the store stands still for everybody while it hears them. Of more, neighbours
@@ -265,7 +265,7 @@ impl Window {
         self.told_mut().settled = log.into();
     }
 
-    /// `slots` were granted, taken, and not used; `flights` requests have ended.
+    /// `slab` were granted, taken, and not used; `flights` requests have ended.
     pub(super) fn report_unused(&mut self, rule: &Rule, slots: u32, flights: u32) {
         let pool = self.pool_mut(rule);
         pool.returned = pool.returned.saturating_add(slots);

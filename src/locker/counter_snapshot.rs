@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Locker;
-use super::ask::LimitId;
+use super::api::LimitId;
 use super::limit::Limit;
-use super::record::Page;
+use super::persistence::Page;
 use super::wall_clock::{Wall, WallClock, WallReading};
 use super::window::{Unknown, Window};
 use crate::time::Time;
@@ -55,7 +55,7 @@ pub enum End {
 }
 
 impl Locker {
-    /// What a crash must find of its limits: as [`Locker::estate`] says of them, and that those count as full whose windows
+    /// What a crash must find of its limits: as [`Locker::counter_snapshot`] says of them, and that those count as full whose windows
     /// have yet to be written.
     pub fn known(&self) -> Vec<Known> {
         let mut all = self.limits_known();

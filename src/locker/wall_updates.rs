@@ -1,7 +1,7 @@
 //! Calendar limits follow the wall clock.
 
 use super::Locker;
-use super::ask::LimitId;
+use super::api::LimitId;
 use super::wall_clock::{UNREST, Wall, WallClock, WallReading};
 use super::window::Form;
 use crate::time::Time;

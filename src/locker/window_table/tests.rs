@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::locker::Kind;
-use crate::locker::lists::Walker;
 use crate::locker::tests::limit;
-use crate::locker::window::rule::SHORT;
+use crate::locker::window::window_rule::SHORT;
+use crate::locker::window_lists::Walker;
 
 #[test]
 fn a_place_that_is_vacated_holds_no_memory_besides_its_own() {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Locker;
-use super::ask::Caller;
-use super::callers::Own;
+use super::api::Caller;
+use super::caller_backlogs::Own;
 use super::limit::Priority;
-use super::line::{Place, Seat, Seats, first};
 use super::queue::{Lane, Spot, Waiter, Want, Work};
 use super::sharing::Asks;
-use super::window::rule::nanos;
+use super::window::window_rule::nanos;
+use super::window_queue::{Place, Seat, Seats, first};
 use crate::time::Time;
 
 /// Why a waiter is taken out of its lane.

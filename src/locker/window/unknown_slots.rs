@@ -1,6 +1,6 @@
 //! Slots that may have been taken and that no window shows: after a crash, and under a rule that remembers longer.
 
-use super::rule::{Form, Rule, Unknown};
+use super::window_rule::{Form, Rule, Unknown};
 use super::{Window, later};
 use crate::time::Time;
 

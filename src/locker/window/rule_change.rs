@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::rule::{Form, Rule, Unknown};
+use super::window_rule::{Form, Rule, Unknown};
 use super::{Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;

@@ -6,11 +6,11 @@ use smallvec::SmallVec;
 
 use super::{Asks, Authority, Exchange, LEASE, PACES, Take, Taken, Told};
 use crate::locker::Locker;
-use crate::locker::ask::LimitId;
-use crate::locker::line::first;
-use crate::locker::lists::Walker;
-use crate::locker::window::pool::Share;
-use crate::locker::window::rule::nanos;
+use crate::locker::api::LimitId;
+use crate::locker::window::store_state::Share;
+use crate::locker::window::window_rule::nanos;
+use crate::locker::window_lists::Walker;
+use crate::locker::window_queue::first;
 use crate::time::Time;
 
 /// How soon the store is asked again for one lane at the earliest.

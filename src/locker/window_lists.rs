@@ -3,7 +3,7 @@
 //! The links lie beside the windows, in chunks of the same size, and name windows by their places. A list begins with the
 //! window that was made last, so that a walk from its beginning meets those alone that were there when it began.
 
-use super::ask::LimitId;
+use super::api::LimitId;
 
 /// The end of a list.
 const END: u32 = u32::MAX;

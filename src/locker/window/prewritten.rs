@@ -5,7 +5,7 @@
 //! hundredth of N, or what waiters were about to take.
 
 use super::Window;
-use super::rule::Rule;
+use super::window_rule::Rule;
 use crate::time::Time;
 
 /// What is written down of a window, and not taken yet.

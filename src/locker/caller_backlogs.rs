@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ask::Caller;
-use super::line::Place;
+use super::api::Caller;
+use super::window_queue::Place;
 use crate::time::Time;
 
 /// A waiter among its caller's own: by urgency, then by arrival.

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::Locker;
-use super::ask::{Ask, AskKind, Caller, Claim, Grant, Held, Key, LimitId, Moment, Sorry, Ticket, Verdict};
-use super::slots::Slots;
+use super::api::{Ask, AskKind, Caller, Claim, Grant, Held, Key, LimitId, Moment, Sorry, Ticket, Verdict};
+use super::slab::Slots;
 use crate::time::Time;
 
 /// What is passed on.

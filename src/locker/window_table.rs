@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-use super::ask::{Key, LimitId};
-use super::index::Index;
-use super::line::Waits;
-use super::lists::Lists;
+use super::api::{Key, LimitId};
+use super::hash_index::Index;
 use super::window::{Rule, Window};
+use super::window_lists::Lists;
+use super::window_queue::Waits;
 use crate::time::Time;
 
 /// Windows per chunk, as a power of two: 32 MiB, of which only what was used takes memory. Smaller blocks than that stay

@@ -1,10 +1,10 @@
 //! Lets waiters go: looks at the lines of windows that have news, and at lanes that have a new head.
 
 use super::Locker;
-use super::ask::{LimitId, Verdict, Why};
-use super::line::{Line, Place, Seat, Waits, first};
+use super::api::{LimitId, Verdict, Why};
 use super::queue::{Spot, Waiter, Want, Work};
 use super::window::Window;
+use super::window_queue::{Line, Place, Seat, Waits, first};
 use crate::time::Time;
 
 /// What a look at a lane's head found.

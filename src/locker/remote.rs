@@ -2,8 +2,8 @@
 //! anything any more.
 
 use super::Locker;
-use super::ask::{Grant, Key, LimitId};
-use super::given::{Event, Slot};
+use super::api::{Grant, Key, LimitId};
+use super::forward::{Event, Slot};
 use crate::time::Time;
 
 impl Locker {

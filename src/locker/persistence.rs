@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Locker;
-use super::ask::{Key, LimitId};
-use super::lists::Walker;
+use super::api::{Key, LimitId};
 use super::window::{Rule, Window};
+use super::window_lists::Walker;
 use crate::time::Time;
 
 /// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
@@ -18,7 +18,7 @@ const LONGEST_LOG: usize = 128;
 /// Something to be written down.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Record {
-    /// The limits are others than before: what `Locker::estate` says of them, without windows.
+    /// The limits are others than before: what `Locker::counter_snapshot` says of them, without windows.
     Limits,
     /// What is to be found of a window after a crash.
     Window(Page, Written),

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::callers::Callers;
-use super::turns::Turns;
+use super::caller_backlogs::Callers;
+use super::fair_queue::Turns;
 use crate::time::Time;
 
 /// A place in the order: class, then turn, then arrival. It is that of a waiter's arrival, unless the waiter has changed places

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 
-use super::dice::{Nature, config};
-use super::judge::Judged;
+use super::generators::{Nature, config};
+use super::invariants::Judged;
+use super::locker_world::{Sent, Waiting, World, note_settle};
 use super::oracle::Item;
-use super::world::{Sent, Waiting, World, note_settle};
 use super::*;
 
 /// The locker that has given its windows away, and whom it still looks after.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Locker;
-use super::ask::{Caller, Key, LimitId, Usage};
+use super::api::{Caller, Key, LimitId, Usage};
 use super::window::{Form, Window};
 use crate::time::Time;
 
