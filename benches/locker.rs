@@ -13,8 +13,8 @@ use criterion::{Criterion, criterion_group};
 use governor::clock::FakeRelativeClock;
 use governor::{Quota, RateLimiter};
 use lockgate::locker::{
-    Ask, AskKind, Caller, Claim, Counts, Key, Kind, Limit, LimitId, Locker, Moment, Priority, Rate, ShareBy, Verdict,
-    WhenFull,
+    Ask, AskKind, Caller, Claim, Counts, Key, Kind, Limit, LimitId, Locker, Priority, Rate, SettlePoint, ShareBy,
+    Verdict, WhenFull,
 };
 use lockgate::time::Time;
 
@@ -55,7 +55,7 @@ fn decide(locker: &mut Locker, key: Key, now: Time) -> bool {
     let ask = Ask { claims: &claims, caller: Caller(1), urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
     match locker.ask(&ask, now) {
         Verdict::Go(mut grant) => {
-            locker.settle(&mut grant, Moment::Sent, now);
+            locker.settle(&mut grant, SettlePoint::Sent, now);
             true
         }
         Verdict::Wait(..) | Verdict::Sorry(_) => false,
@@ -123,7 +123,7 @@ fn visit_twice(locker: &Mutex<Locker>, key: Key, now: Time) -> bool {
     let verdict = locker.lock().expect("no panic").ask(&ask, now);
     match verdict {
         Verdict::Go(mut grant) => {
-            locker.lock().expect("no panic").settle(&mut grant, Moment::Sent, now);
+            locker.lock().expect("no panic").settle(&mut grant, SettlePoint::Sent, now);
             true
         }
         Verdict::Wait(..) | Verdict::Sorry(_) => false,

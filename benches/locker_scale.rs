@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lockgate::gate::clock::Clock;
 use lockgate::locker::{
-    Ask, AskKind, Authority, Begin, Caller, Claim, Counts, Key, Kind, Limit, LimitId, Locker, Moment, Priority, Rate,
-    Record, ShareBy, Taken, Verdict, WhenFull, Written,
+    Ask, AskKind, Caller, Claim, Counts, JournalRecord, JournalStart, Key, Kind, Limit, LimitId, Locker, Priority,
+    Rate, SettlePoint, ShareBy, SharingMode, SlotGrant, Verdict, WhenFull, WriteToken,
 };
 use lockgate::time::Time;
 
@@ -35,14 +35,14 @@ fn limit(number: u32, shared: bool) -> Limit {
 /// A locker with a million windows, of so many limits, each of which has counted something.
 fn crowded(limits: u32, shared: bool, now: Time) -> Locker {
     let mut locker = Locker::new((0..limits).map(|number| limit(number, shared)).collect());
-    locker.set_authority(None, Authority::Alone, now);
+    locker.set_authority(None, SharingMode::Standalone, now);
     for number in 0..WINDOWS {
         let key = Key(u128::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15_D6E8_FEB8_6659_FD93));
         let claims = [Claim { limit: LimitId(number % limits), key, cost: 1 }];
         let ask =
             Ask { claims: &claims, caller: Caller(1), urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
         let Verdict::Go(mut grant) = locker.ask(&ask, now) else { panic!("every window is new") };
-        locker.settle(&mut grant, Moment::Sent, now);
+        locker.settle(&mut grant, SettlePoint::Sent, now);
     }
     locker
 }
@@ -83,7 +83,7 @@ fn store(limits: u32, now: Time) {
     // What each of its windows has counted; the first hundred calls are as good as all.
     while locker.has_exchange() && told.calls < 100 {
         let exchange = told.call(|| locker.take_exchange(false, now));
-        let answers = vec![Taken::default(); exchange.takes.len()];
+        let answers = vec![SlotGrant::default(); exchange.takes.len()];
         locker.exchanged(&exchange, &answers, now, now, now);
     }
     told.report("the store is told");
@@ -92,11 +92,11 @@ fn store(limits: u32, now: Time) {
 fn disk(limits: u32, now: Time) {
     let mut locker = crowded(limits, false, now);
     let (mut fails, mut begins, mut named, mut written) = (Busy::new(), Busy::new(), Busy::new(), Busy::new());
-    begins.call(|| locker.begin_recording(Begin::CatchUp, now));
+    begins.call(|| locker.begin_recording(JournalStart::CatchUp, now));
     begins.report("the disk takes something again");
     while locker.has_records() {
         let records = named.call(|| locker.poll_records(512, now));
-        let pages: Vec<Written> = records.iter().filter_map(page).collect();
+        let pages: Vec<WriteToken> = records.iter().filter_map(page).collect();
         written.call(|| locker.recorded(pages, now));
     }
     named.report("what is to be written is named");
@@ -105,10 +105,10 @@ fn disk(limits: u32, now: Time) {
     fails.report("the disk fails");
 }
 
-fn page(record: &Record) -> Option<Written> {
+fn page(record: &JournalRecord) -> Option<WriteToken> {
     match record {
-        Record::Window(_, written) => Some(*written),
-        Record::Limits | Record::Gone(..) => None,
+        JournalRecord::Window(_, written) => Some(*written),
+        JournalRecord::Limits | JournalRecord::Dropped(..) => None,
     }
 }
 

@@ -18,7 +18,7 @@ use super::listen_error::ListenError;
 use super::{causes, descriptors, systemd};
 use crate::config::{self, Settings};
 use crate::gate::InLine;
-use crate::locker::{Limit, Reload};
+use crate::locker::{Limit, ReloadSummary};
 use crate::proxy::claims::Rule;
 use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
 use crate::{log, proxy::access_log};
@@ -162,7 +162,7 @@ impl Reloader {
         let others = Others::between(in_force, &settings);
         let in_line = in_line(in_force, &settings);
         let under_way = under_way(in_force).max(under_way(&settings));
-        let publish = |reload: &Reload, revision| self.current.replace(parts.with(&reload.ids, revision));
+        let publish = |reload: &ReloadSummary, revision| self.current.replace(parts.with(&reload.ids, revision));
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), under_way, in_line, publish);
         self.doors.change(doors, &self.crew);
         self.shared.connections.update(settings.connections);

@@ -11,7 +11,7 @@ use super::journal::{self, Journal, Legacy};
 use super::reload::depends_on_wall;
 use super::store::sleep::Sleep;
 use super::{Apart, Gate, Settings, State};
-use crate::locker::{End, Estate, Limit, LimitId, Locker};
+use crate::locker::{Limit, LimitId, Locker, Shutdown, Snapshot};
 
 impl Gate {
     /// A gate for these limits, which goes on where the one before ended if there is a state to be kept; and the numbers of
@@ -68,7 +68,13 @@ impl Gate {
     }
 
     /// Goes on where another gate ended, with these limits; nobody has asked this one anything.
-    pub(super) fn inherit(&self, estate: Estate, end: End, limits: Vec<Limit>, under_way: Duration) -> Vec<LimitId> {
+    pub(super) fn inherit(
+        &self,
+        estate: Snapshot,
+        end: Shutdown,
+        limits: Vec<Limit>,
+        under_way: Duration,
+    ) -> Vec<LimitId> {
         let now = self.clock.now();
         let wall = self.clock.wall();
         self.step(now, |state| {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::locker::Wall;
+use crate::locker::WallSample;
 use crate::time::Time;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -124,22 +124,22 @@ impl Clock {
 
     /// A look at the wall clock. If the thread was held up between the clocks each time that they were read, it may be off
     /// by as much.
-    pub(super) fn wall(&self) -> Wall {
+    pub(super) fn wall(&self) -> WallSample {
         self.exact_wall().unwrap_or_else(|| self.look_at_wall().0)
     }
 
     /// An exact look at the wall clock. `None` if the thread was held up between the clocks each time that they were read.
-    pub(super) fn exact_wall(&self) -> Option<Wall> {
+    pub(super) fn exact_wall(&self) -> Option<WallSample> {
         let looks = (0..3).map(|_| self.look_at_wall());
         looks.into_iter().find_map(|(wall, within)| (within <= ONE_MOMENT).then_some(wall))
     }
 
     /// A look at the wall clock, and the time that it took to read it and the others.
-    fn look_at_wall(&self) -> (Wall, Duration) {
+    fn look_at_wall(&self) -> (WallSample, Duration) {
         let before = self.now();
         let unix = self.wall_unix_nanos();
         let asleep = self.asleep_nanos();
-        let wall = Wall { at_start: unix - i128::from(before.as_nanos()), asleep, is_set: was_set(unix) };
+        let wall = WallSample { at_start: unix - i128::from(before.as_nanos()), asleep, is_set: was_set(unix) };
         (wall, self.now().since(before))
     }
 
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(clock.now(), Time::START);
         hand.pass(Duration::from_millis(5));
         assert_eq!(clock.now(), Time::START + Duration::from_millis(5));
-        let wall = |at_start, asleep| Wall { at_start, asleep, is_set: true };
+        let wall = |at_start, asleep| WallSample { at_start, asleep, is_set: true };
         let june = EARLIEST + 151 * 86_400_000_000_000;
         assert_eq!(clock.exact_wall(), Some(wall(june, 0)));
         hand.set_wall_ahead(Duration::from_secs(1));

@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{Gate, State};
-use crate::locker::Wall;
+use crate::locker::WallSample;
 use crate::time::Time;
 
 /// Interval of the looks at the wall clock if nothing else happens: not every kernel says when it was set.
@@ -43,7 +43,7 @@ impl Gate {
 
 impl State {
     /// The wall clock reads this, and is followed from here on.
-    pub(super) fn begin_to_follow_wall(&mut self, wall: Wall, now: Time) {
+    pub(super) fn begin_to_follow_wall(&mut self, wall: WallSample, now: Time) {
         self.locker.set_wall(wall, now);
         self.wall_due = now + TICK;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::permit::Held;
 use super::{Gate, Permit, State};
-use crate::locker::{Grant, Moment};
+use crate::locker::{Grant, SettlePoint};
 use crate::time::Time;
 
 /// What runs, by when it ends.
@@ -41,7 +41,7 @@ impl Permit {
         let Held { gate, mut grant } = self.take_held().expect("a lease is of a limit that holds it");
         let now = gate.clock.now();
         let id = gate.step(now, |state| {
-            state.locker.settle(&mut grant, Moment::Answered, now);
+            state.locker.settle(&mut grant, SettlePoint::Answered, now);
             state.leases.last += 1;
             let id = state.leases.last;
             let end = granted_at + lifetime;

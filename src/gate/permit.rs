@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Gate;
 use super::clock::Clock;
-use crate::locker::{Grant, LimitId, Moment};
+use crate::locker::{Grant, LimitId, SettlePoint};
 use crate::time::Time;
 
 /// The right to send one request now. Dropping it gives every slot back.
@@ -125,7 +125,7 @@ impl Flight {
         self.sent_at = Some(now);
         if self.stage == Stage::Departed {
             self.stage = Stage::Sent;
-            self.settle(Moment::Sent, now);
+            self.settle(SettlePoint::Sent, now);
         }
         now
     }
@@ -133,7 +133,7 @@ impl Flight {
     /// The final response head is back: all that has not settled settles. A second call has no effect.
     pub fn answered(&mut self) {
         if self.is_settling() {
-            self.settle(Moment::Answered, self.clock.now());
+            self.settle(SettlePoint::Answered, self.clock.now());
         }
         self.stage = Stage::Answered;
     }
@@ -167,7 +167,7 @@ impl Flight {
         }
     }
 
-    fn settle(&mut self, moment: Moment, now: Time) {
+    fn settle(&mut self, moment: SettlePoint, now: Time) {
         if let Some(Held { gate, grant }) = &mut self.held {
             gate.step(now, |state| state.locker.settle(grant, moment, now));
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{Gate, Refused, Revision, State};
-use crate::locker::{Closeup, Key, Kind, Limit, LimitId, Reload, Survey, Surveyor};
+use crate::locker::{Key, Kind, Limit, LimitDetail, LimitId, LimitStats, ReloadSummary, StatsScan};
 use crate::time::Time;
 
 /// What becomes of those in line when the limits are read again.
@@ -25,7 +25,7 @@ pub struct View {
     /// The limit.
     pub limit: Limit,
     /// What its windows hold.
-    pub held: Survey,
+    pub held: LimitStats,
 }
 
 impl Gate {
@@ -37,8 +37,8 @@ impl Gate {
         limits: Vec<Limit>,
         under_way: Duration,
         in_line: InLine,
-        publish: impl FnOnce(&Reload, Revision),
-    ) -> Reload {
+        publish: impl FnOnce(&ReloadSummary, Revision),
+    ) -> ReloadSummary {
         let now = self.clock.now();
         let follows_wall = limits.iter().any(depends_on_wall);
         let wall = follows_wall.then(|| self.clock.wall());
@@ -68,7 +68,7 @@ impl Gate {
     /// Every limit in force, and what its windows hold now. Looks at every window, a few at a time, so that nobody waits
     /// long for a decision.
     pub fn survey(&self) -> Vec<View> {
-        let mut surveyor = Surveyor::default();
+        let mut surveyor = StatsScan::default();
         loop {
             let now = self.clock.now();
             if !self.step(now, |state| state.locker.survey(&mut surveyor, now)) {
@@ -86,7 +86,7 @@ impl Gate {
     }
 
     /// Who waits at a limit, and when the slots of one of its windows open.
-    pub fn closeup(&self, limit: LimitId, key: Option<Key>) -> Closeup {
+    pub fn closeup(&self, limit: LimitId, key: Option<Key>) -> LimitDetail {
         let now = self.clock.now();
         self.step(now, |state| state.locker.closeup(limit, key, now))
     }

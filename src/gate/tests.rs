@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake};
 
 use super::clock::Hand;
 use super::*;
-use crate::locker::{Counts, Kind, Priority, Rate, ShareBy, Unit, Usage, WhenFull, Why};
+use crate::locker::{Counts, Kind, Priority, Rate, RefusalReason, ShareBy, Unit, Usage, WhenFull};
 
 mod close;
 mod driven;

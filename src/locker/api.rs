@@ -69,7 +69,7 @@ pub enum AskKind {
     Retry,
     /// It was in line, and was sent back because the limits were read again or another process took over: it takes its turn
     /// among its caller's requests, and is not refused for what only newcomers are refused for.
-    SentBack {
+    Reask {
         /// Whether it was in line for a retry.
         retry: bool,
     },
@@ -77,17 +77,17 @@ pub enum AskKind {
 
 impl AskKind {
     pub(super) fn is_retry(self) -> bool {
-        matches!(self, AskKind::Retry | AskKind::SentBack { retry: true })
+        matches!(self, AskKind::Retry | AskKind::Reask { retry: true })
     }
 
     /// Whether it has been in line before.
     pub(crate) fn was_in_line(self) -> bool {
-        matches!(self, AskKind::SentBack { .. })
+        matches!(self, AskKind::Reask { .. })
     }
 
     /// As one that was in line.
     pub(super) fn sent_back(self) -> AskKind {
-        AskKind::SentBack { retry: self.is_retry() }
+        AskKind::Reask { retry: self.is_retry() }
     }
 }
 
@@ -106,7 +106,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sorry {
     /// What stands in the way.
-    pub why: Why,
+    pub why: RefusalReason,
     /// The limit that refused.
     pub limit: LimitId,
     /// When asking again makes sense; `Time::NEVER` is never used here: an unknown opening gives a best
@@ -118,7 +118,7 @@ pub struct Sorry {
 
 /// The reasons for a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
+pub enum RefusalReason {
     /// No slot is free and the limit refuses instead of queueing.
     Full,
     /// The predicted wait is longer than the request may wait.
@@ -146,7 +146,7 @@ pub struct Ticket {
 
 /// The slots that a grant has in one window.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(super) struct HeldSlots {
     pub(super) window: u32,
     pub(super) generation: u32,
     pub(super) limit: LimitId,
@@ -160,7 +160,7 @@ pub(super) struct Held {
 /// The taken slots of one request. Whoever holds it owes the locker its settles, or `give_back`, and `finish`.
 #[derive(Debug)]
 pub struct Grant {
-    pub(super) held: SmallVec<[Held; 2]>,
+    pub(super) held: SmallVec<[HeldSlots; 2]>,
     pub(super) overruled: Option<Box<(LimitId, Time)>>,
     pub(super) until: Time,
 }
@@ -211,7 +211,7 @@ impl Grant {
 
 /// Which moment of a request's way a settle reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Moment {
+pub enum SettlePoint {
     /// The head was handed to an established connection: claims that count `sent` settle now.
     Sent,
     /// The final response head is back: all claims settle now.

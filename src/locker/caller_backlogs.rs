@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::api::Caller;
-use super::window_queue::Place;
+use super::window_queue::QueuePosition;
 use crate::time::Time;
 
 /// A waiter among its caller's own: by urgency, then by arrival.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Own {
+pub(super) struct CallerOrder {
     /// RFC 9218 urgency, 0 first; the same for all where the limit does not look at it.
     pub(super) urgency: u8,
     pub(super) arrived: Time,
@@ -19,7 +19,7 @@ pub(super) struct Own {
     pub(super) id: u32,
 }
 
-impl Own {
+impl CallerOrder {
     /// The order of arrival.
     pub(super) fn in_time(self) -> (Time, u64) {
         (self.arrived, self.seq)
@@ -31,32 +31,32 @@ struct Backlog {
     /// How many slots its waiters need.
     slots: u64,
     /// And each of them.
-    waiters: BTreeMap<Own, u32>,
+    waiters: BTreeMap<CallerOrder, u32>,
     /// The places of those whose home this is.
-    places: BTreeSet<(Place, u32)>,
+    places: BTreeSet<(QueuePosition, u32)>,
 }
 
 impl Backlog {
     /// How many slots the caller's others need that come before its last waiter; and that one.
-    fn last(&self) -> Option<(u64, Own)> {
+    fn last(&self) -> Option<(u64, CallerOrder)> {
         let (own, cost) = self.waiters.last_key_value()?;
         Some((self.slots - u64::from(*cost), *own))
     }
 }
 
 /// The last waiter of a caller: by how many slots the caller needs before it, then by its arrival.
-type Last = (u64, Time, u64, Caller);
+type BacklogEnd = (u64, Time, u64, Caller);
 
 /// What each caller has in line at one window.
 #[derive(Debug, Default)]
-pub(super) struct Callers {
+pub(super) struct CallerBacklogs {
     backlogs: BTreeMap<Caller, Backlog>,
-    lasts: BTreeSet<Last>,
+    lasts: BTreeSet<BacklogEnd>,
 }
 
-impl Callers {
+impl CallerBacklogs {
     /// A waiter that needs so many slots joins the line.
-    pub(super) fn join(&mut self, caller: Caller, own: Own, cost: u32) {
+    pub(super) fn join(&mut self, caller: Caller, own: CallerOrder, cost: u32) {
         self.change(caller, |backlog| {
             backlog.waiters.insert(own, cost);
             backlog.slots += u64::from(cost);
@@ -64,7 +64,7 @@ impl Callers {
     }
 
     /// A waiter leaves the line; one that never joined changes nothing.
-    pub(super) fn leave(&mut self, caller: Caller, own: Own) {
+    pub(super) fn leave(&mut self, caller: Caller, own: CallerOrder) {
         if !self.backlogs.contains_key(&caller) {
             return;
         }
@@ -91,17 +91,17 @@ impl Callers {
     }
 
     /// A waiter whose home this is has this place from here on.
-    pub(super) fn sit(&mut self, caller: Caller, place: Place, id: u32) {
+    pub(super) fn sit(&mut self, caller: Caller, place: QueuePosition, id: u32) {
         self.backlogs.get_mut(&caller).map(|backlog| backlog.places.insert((place, id)));
     }
 
     /// A waiter whose home this is has this place no more.
-    pub(super) fn rise(&mut self, caller: Caller, place: Place, id: u32) {
+    pub(super) fn rise(&mut self, caller: Caller, place: QueuePosition, id: u32) {
         self.backlogs.get_mut(&caller).map(|backlog| backlog.places.remove(&(place, id)));
     }
 
     /// The first of the places that a caller's waiters have here, and whose it is.
-    pub(super) fn first_place(&self, caller: Caller) -> Option<(Place, u32)> {
+    pub(super) fn first_place(&self, caller: Caller) -> Option<(QueuePosition, u32)> {
         self.backlogs.get(&caller)?.places.first().copied()
     }
 
@@ -112,15 +112,20 @@ impl Callers {
 
     /// The last waiter of the caller with the longest backlog: how many slots that caller needs before it, whose it is, and
     /// which. Of several with as many, the one that came last.
-    pub(super) fn last(&self) -> Option<(u64, Caller, Own)> {
+    pub(super) fn last(&self) -> Option<(u64, Caller, CallerOrder)> {
         let (start, .., caller) = *self.lasts.last()?;
         let (own, _) = self.backlogs.get(&caller)?.waiters.last_key_value()?;
         Some((start, caller, *own))
     }
 
     /// A caller's waiters of this urgency and less that come before this one of it, in their order.
-    pub(super) fn before(&self, caller: Caller, urgency: u8, own: Own) -> impl Iterator<Item = Own> + '_ {
-        let from = Own { urgency: urgency.min(own.urgency), arrived: Time::START, seq: 0, id: 0 };
+    pub(super) fn before(
+        &self,
+        caller: Caller,
+        urgency: u8,
+        own: CallerOrder,
+    ) -> impl Iterator<Item = CallerOrder> + '_ {
+        let from = CallerOrder { urgency: urgency.min(own.urgency), arrived: Time::START, seq: 0, id: 0 };
         let waiters = self.backlogs.get(&caller).map(|backlog| backlog.waiters.range(from..own));
         waiters.into_iter().flatten().map(|(own, _)| *own)
     }
@@ -146,13 +151,13 @@ mod tests {
     const A: Caller = Caller(1);
     const B: Caller = Caller(2);
 
-    fn own(urgency: u8, seq: u64) -> Own {
-        Own { urgency, arrived: Time::from_nanos(seq), seq, id: u32::try_from(seq).unwrap() }
+    fn own(urgency: u8, seq: u64) -> CallerOrder {
+        CallerOrder { urgency, arrived: Time::from_nanos(seq), seq, id: u32::try_from(seq).unwrap() }
     }
 
     #[test]
     fn the_last_is_the_longest_backlogs_least_urgent() {
-        let mut callers = Callers::default();
+        let mut callers = CallerBacklogs::default();
         callers.join(A, own(3, 1), 1);
         callers.join(A, own(7, 2), 1);
         callers.join(A, own(0, 3), 1);
@@ -166,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_waiter_that_costs_much_begins_where_its_callers_others_end() {
-        let mut callers = Callers::default();
+        let mut callers = CallerBacklogs::default();
         callers.join(A, own(3, 1), 1);
         callers.join(A, own(3, 2), 1);
         callers.join(B, own(3, 3), 100);
@@ -177,7 +182,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_those_who_left() {
-        let mut callers = Callers::default();
+        let mut callers = CallerBacklogs::default();
         callers.leave(A, own(3, 9));
         for seq in 0..10 {
             callers.join(A, own(3, seq), 2);
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn those_before_one_come_in_order() {
-        let mut callers = Callers::default();
+        let mut callers = CallerBacklogs::default();
         for own in [own(3, 1), own(0, 2), own(3, 3), own(5, 4)] {
             callers.join(A, own, 1);
         }

@@ -7,25 +7,25 @@ use std::time::Duration;
 use super::Locker;
 use super::api::LimitId;
 use super::limit::Limit;
-use super::persistence::Page;
-use super::wall_clock::{Wall, WallClock, WallReading};
-use super::window::{Unknown, Window};
+use super::persistence::WindowRecord;
+use super::wall_clock::{WallClock, WallReading, WallSample};
+use super::window::{UnknownSlots, Window};
 use crate::time::Time;
 
 /// What a locker knows.
 #[derive(Clone, PartialEq, Default, Debug)]
-pub struct Estate {
+pub struct Snapshot {
     /// Every limit, by `LimitId`.
-    pub limits: Vec<Known>,
+    pub limits: Vec<LimitSnapshot>,
     /// What each window has counted.
-    pub windows: Vec<Page>,
+    pub windows: Vec<WindowRecord>,
     /// The readings of the wall clock of late.
     pub readings: Vec<WallReading>,
 }
 
 /// What is known of a limit as a whole.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Known {
+pub struct LimitSnapshot {
     /// The limit itself.
     pub limit: Limit,
     /// Whether it was one of those that were given last.
@@ -43,7 +43,7 @@ pub struct Known {
 
 /// How much the one before knew at its end, and what of it goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum Shutdown {
     /// Everything; and its requests go on, and will be told of (see [`Locker::hear`]).
     HandOver,
     /// Everything: it stopped and wrote all of it down.
@@ -51,23 +51,23 @@ pub enum End {
     /// What it had to write down before it was used.
     Crash,
     /// Less than that: it could not write.
-    Blind,
+    NotPersisted,
 }
 
 impl Locker {
     /// What a crash must find of its limits: as [`Locker::counter_snapshot`] says of them, and that those count as full whose windows
     /// have yet to be written.
-    pub fn known(&self) -> Vec<Known> {
+    pub fn known(&self) -> Vec<LimitSnapshot> {
         let mut all = self.limits_known();
         for (id, known) in (0..).map(LimitId).zip(&mut all) {
-            known.unknown.extend(self.doubtful_until(id).map(|until| (until, Unknown::all(until).slots)));
+            known.unknown.extend(self.doubtful_until(id).map(|until| (until, UnknownSlots::all(until).slots)));
         }
         all
     }
 
-    fn limits_known(&self) -> Vec<Known> {
-        let plain = |unknown: &[Unknown]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
-        let known = |(limit, rule): (&Limit, &super::Rule)| Known {
+    fn limits_known(&self) -> Vec<LimitSnapshot> {
+        let plain = |unknown: &[UnknownSlots]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
+        let known = |(limit, rule): (&Limit, &super::WindowRule)| LimitSnapshot {
             limit: limit.clone(),
             in_force: true,
             since: rule.since,
@@ -75,7 +75,7 @@ impl Locker {
             aside: plain(&rule.aside),
             lingers: rule.lingers,
         };
-        let mut all: Vec<Known> = self.limits.iter().zip(&self.rules).map(known).collect();
+        let mut all: Vec<LimitSnapshot> = self.limits.iter().zip(&self.rules).map(known).collect();
         for (id, known) in (0..).map(LimitId).zip(&mut all) {
             known.in_force = self.is_in_force(id);
         }
@@ -84,7 +84,7 @@ impl Locker {
 
     /// All that it knows. What is not settled counts as open, but for failed attempts, of which it is known when they
     /// settle.
-    pub fn estate(&mut self, now: Time) -> Estate {
+    pub fn estate(&mut self, now: Time) -> Snapshot {
         let now = self.advance(now);
         let limits = self.limits_known();
         let mut windows = Vec::new();
@@ -107,11 +107,11 @@ impl Locker {
                 }
             }
         }
-        Estate { limits, windows, readings: self.readings() }
+        Snapshot { limits, windows, readings: self.readings() }
     }
 
     /// A locker that goes on where another one ended. What was open when that one ended counts as if it had settled now.
-    pub fn inherit(estate: Estate, end: End, wall: Wall, now: Time) -> Locker {
+    pub fn inherit(estate: Snapshot, end: Shutdown, wall: WallSample, now: Time) -> Locker {
         let mut locker = Locker::new(Vec::new());
         locker.wall = WallClock::inherit(estate.readings, wall, now);
         locker.last = now;
@@ -125,8 +125,8 @@ impl Locker {
         locker
     }
 
-    fn inherit_limit(&mut self, id: LimitId, known: Known, end: End, now: Time) {
-        let Known { limit, in_force, since, unknown, aside, lingers } = known;
+    fn inherit_limit(&mut self, id: LimitId, known: LimitSnapshot, end: Shutdown, now: Time) {
+        let LimitSnapshot { limit, in_force, since, unknown, aside, lingers } = known;
         // A limit that is no longer in force has sent nothing since it was, and has become a dry run.
         let is_written_here = !(limit.shared || limit.dry_run && in_force);
         self.add(limit);
@@ -138,17 +138,19 @@ impl Locker {
         rule.lingers = lingers;
         let settled = rule.settled_at_end(now);
         // With the process its requests have ended.
-        let latest = if end == End::HandOver { Time::NEVER } else { settled };
+        let latest = if end == Shutdown::HandOver { Time::NEVER } else { settled };
         let known = |unknown: Vec<(Time, u32)>| {
-            unknown.into_iter().map(|(at, slots)| Unknown { at: at.min(latest), slots }).collect()
+            unknown.into_iter().map(|(at, slots)| UnknownSlots { at: at.min(latest), slots }).collect()
         };
         (rule.unknown, rule.aside) = (known(unknown), known(aside));
         rule.forget_unknown(now);
         let lost = match end {
-            End::HandOver | End::Orderly => None,
+            Shutdown::HandOver | Shutdown::Orderly => None,
             // All that is known of a long window is written down, but for the slots that a key begins with.
-            End::Crash if rule.is_long() && is_written_here => Some(Unknown { at: settled, slots: rule.block }),
-            End::Crash | End::Blind => Some(Unknown::all(settled)),
+            Shutdown::Crash if rule.is_long() && is_written_here => {
+                Some(UnknownSlots { at: settled, slots: rule.block })
+            }
+            Shutdown::Crash | Shutdown::NotPersisted => Some(UnknownSlots::all(settled)),
         };
         match lost.filter(|lost| lost.slots > 0 && rule.counts_slots()) {
             Some(lost) if is_written_here => rule.add_unknown(lost, now),
@@ -158,15 +160,15 @@ impl Locker {
         }
     }
 
-    fn inherit_window(&mut self, page: Page, end: End, now: Time) {
+    fn inherit_window(&mut self, page: WindowRecord, end: Shutdown, now: Time) {
         let Some(rule) = self.rules.get_mut(page.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
         let window = match end {
             // Their logs hold by now all that was unknown then.
-            End::HandOver => Window::handed_over(&page, rule, now),
-            End::Orderly => Window::inherited(&page, rule, [].iter(), settled, now),
+            Shutdown::HandOver => Window::handed_over(&page, rule, now),
+            Shutdown::Orderly => Window::inherited(&page, rule, [].iter(), settled, now),
             // Of a window that is written down a crash loses nothing; but the page may be older than what was unknown.
-            End::Crash | End::Blind => {
+            Shutdown::Crash | Shutdown::NotPersisted => {
                 let unknown = rule.unknown.iter().filter(|unknown| unknown.is_all());
                 Window::inherited(&page, rule, unknown, settled, now)
             }
@@ -174,7 +176,7 @@ impl Locker {
         if window.is_blank(rule, now) && page.late.is_empty() {
             return;
         }
-        if end == End::HandOver && (page.open, page.flying) != (0, 0) {
+        if end == Shutdown::HandOver && (page.open, page.flying) != (0, 0) {
             self.guests.insert((page.limit, page.key), (page.open, page.flying));
         }
         rule.live += 1;

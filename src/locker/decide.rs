@@ -3,28 +3,28 @@
 use std::time::Duration;
 
 use super::Locker;
-use super::api::{Claim, Grant, Held, Key, LimitId, Sorry, Why};
-use super::queue::{Need, Needs};
+use super::api::{Claim, Grant, HeldSlots, Key, LimitId, RefusalReason, Sorry};
+use super::queue::{ClaimCheck, ClaimChecks};
 use super::window::Window;
 use crate::time::Time;
 
 /// What a look at all windows of an ask found.
-pub(super) enum Look {
+pub(super) enum AskCheck {
     /// Every window has room, and nobody waits.
     Open,
     /// Some window has no room, or others wait.
-    Shut,
+    Blocked,
 }
 
 impl Locker {
     /// Looks at every window of an ask, and changes none.
-    pub(super) fn look(&mut self, claims: &[Claim], needs: &mut Needs, now: Time) -> Result<Look, Sorry> {
+    pub(super) fn look(&mut self, claims: &[Claim], needs: &mut ClaimChecks, now: Time) -> Result<AskCheck, Sorry> {
         needs.clear();
-        let mut look = Look::Open;
+        let mut look = AskCheck::Open;
         for claim in claims {
             let rule = &self.rules[claim.limit.at()];
             let found = self.table.find(claim.limit, claim.key);
-            let mut need = Need { window: found, limit: claim.limit, room: false, dry: false };
+            let mut need = ClaimCheck { window: found, limit: claim.limit, room: false, dry: false };
             let sorry = |why, after| Sorry { why, limit: claim.limit, until: now + after, exact: false };
             let mut alone = true;
             if let Some(found) = found {
@@ -34,26 +34,26 @@ impl Locker {
                 need.dry = !need.room && window.is_dry(rule, claim.cost, now);
                 alone = window.waits().is_none();
             } else {
-                let fresh = |need: &Need| need.limit == claim.limit && need.window.is_none();
+                let fresh = |need: &ClaimCheck| need.limit == claim.limit && need.window.is_none();
                 let keys = rule.live + needs.iter().filter(|need| fresh(need)).count();
                 if keys < rule.max_keys {
                     let window = Window::new(claim.limit, claim.key, rule, now);
                     need.room = window.fits(rule, claim.cost, now);
                     need.dry = !need.room && window.is_dry(rule, claim.cost, now);
                 } else if !rule.dry_run {
-                    return Err(sorry(Why::TooManyKeys, Duration::from_nanos(rule.span.max(1_000_000))));
+                    return Err(sorry(RefusalReason::TooManyKeys, Duration::from_nanos(rule.span.max(1_000_000))));
                 }
             }
             if !rule.dry_run {
                 if rule.slots(claim.cost) > rule.requests {
-                    let why = if rule.parted { Why::StoreLost } else { Why::CostTooHigh };
+                    let why = if rule.parted { RefusalReason::StoreLost } else { RefusalReason::CostTooHigh };
                     return Err(sorry(why, Duration::from_millis(1)));
                 }
                 if rule.refuses && !need.room && !need.dry {
-                    return Err(self.sorry_at(claim, found, Why::Full, now));
+                    return Err(self.sorry_at(claim, found, RefusalReason::Full, now));
                 }
                 if !(need.room && alone) {
-                    look = Look::Shut;
+                    look = AskCheck::Blocked;
                 }
             }
             needs.push(need);
@@ -63,7 +63,7 @@ impl Locker {
 
     /// Takes the slots of a request that may go.
     #[inline]
-    pub(super) fn take(&mut self, claims: &[Claim], needs: &Needs, now: Time) -> Grant {
+    pub(super) fn take(&mut self, claims: &[Claim], needs: &ClaimChecks, now: Time) -> Grant {
         let mut grant = Grant::default();
         for (claim, need) in claims.iter().zip(needs) {
             self.take_one(&mut grant, claim, *need, now);
@@ -72,7 +72,7 @@ impl Locker {
     }
 
     #[inline]
-    pub(super) fn take_one(&mut self, grant: &mut Grant, claim: &Claim, need: Need, now: Time) {
+    pub(super) fn take_one(&mut self, grant: &mut Grant, claim: &Claim, need: ClaimCheck, now: Time) {
         if !need.room {
             self.overrule(grant, claim, need, now);
             return;
@@ -87,7 +87,7 @@ impl Locker {
         let (low, pooled) = (window.runs_low(rule), rule.pooled);
         let cost = rule.slots(claim.cost);
         grant.until = grant.until.min(until);
-        grant.held.push(Held {
+        grant.held.push(HeldSlots {
             window: found,
             generation: window.generation,
             limit: claim.limit,
@@ -105,7 +105,7 @@ impl Locker {
     }
 
     /// A dry-run limit would have held the request back: it is noted, and nothing is taken.
-    fn overrule(&self, grant: &mut Grant, claim: &Claim, need: Need, now: Time) {
+    fn overrule(&self, grant: &mut Grant, claim: &Claim, need: ClaimCheck, now: Time) {
         let rule = &self.rules[claim.limit.at()];
         debug_assert!(rule.dry_run, "only a dry-run limit is overruled");
         if grant.overruled.is_none() {

@@ -1,22 +1,22 @@
 //! Lets waiters go: looks at the lines of windows that have news, and at lanes that have a new head.
 
 use super::Locker;
-use super::api::{LimitId, Verdict, Why};
-use super::queue::{Spot, Waiter, Want, Work};
+use super::api::{LimitId, RefusalReason, Verdict};
+use super::queue::{Dirty, Location, Waiter, WindowDemand};
 use super::window::Window;
-use super::window_queue::{Line, Place, Seat, Waits, first};
+use super::window_queue::{GroupQueue, QueueEntry, QueuePosition, WindowQueue, first};
 use crate::time::Time;
 
 /// What a look at a lane's head found.
-enum Finding {
+enum GroupCheck {
     /// It may go.
     Go(u32),
     /// This window keeps it back.
-    Shut(u32),
+    Blocked(u32),
     /// Other lanes come first at this window, in whose line it is now.
     Behind,
     /// At this window it would make the claimant later, who starts then (if that is known).
-    Claimed(u32, Option<Time>),
+    Reserved(u32, Option<Time>),
 }
 
 impl Locker {
@@ -24,13 +24,13 @@ impl Locker {
     pub(super) fn news(&mut self, window: u32) {
         let Some(waits) = self.table.waits(window) else { return };
         let claimant = waits.claimants.first().copied();
-        self.queue.work.push_back(Work::Window(window));
+        self.queue.work.push_back(Dirty::Window(window));
         let Some((_, _, claimant)) = claimant else { return };
         // The claimant's start may have moved, which may let others go elsewhere.
         for want in &self.queue.waiters[claimant].wants {
             let waits = self.table.waits(want.window);
             if want.window != window && waits.is_some_and(|waits| !waits.held.is_empty()) {
-                self.queue.work.push_back(Work::Window(want.window));
+                self.queue.work.push_back(Dirty::Window(want.window));
             }
         }
     }
@@ -62,10 +62,10 @@ impl Locker {
         }
         while let Some(work) = self.queue.work.pop_front() {
             match work {
-                Work::Window(window) => self.serve(window, now),
-                Work::Lane(lane) => {
-                    if let Spot::Line(window, _) | Spot::Held(window, _) = self.detach(lane) {
-                        self.queue.work.push_back(Work::Window(window));
+                Dirty::Window(window) => self.serve(window, now),
+                Dirty::Group(lane) => {
+                    if let Location::Queued(window, _) | Location::Deferred(window, _) = self.detach(lane) {
+                        self.queue.work.push_back(Dirty::Window(window));
                     }
                     self.attempt(lane, now);
                 }
@@ -103,7 +103,7 @@ impl Locker {
     /// Whether a lane is in one of a window's lines.
     fn waits_at(&self, lane: u32, window: u32) -> bool {
         let spot = self.queue.lanes.get(lane).map(|lane| lane.spot);
-        matches!(spot, Some(Spot::Line(at, _) | Spot::Held(at, _)) if at == window)
+        matches!(spot, Some(Location::Queued(at, _) | Location::Deferred(at, _)) if at == window)
     }
 
     /// Lets a lane's waiters go as long as they may; then the lane waits where it is kept back. Returns how many went.
@@ -111,27 +111,27 @@ impl Locker {
         let mut went = 0;
         while self.queue.lanes.get(lane).is_some() {
             match self.look_at(lane, now) {
-                Finding::Go(waiter) if self.puts_off(waiter) => {}
-                Finding::Go(waiter) => match self.goes_instead(waiter, now) {
+                GroupCheck::Go(waiter) if self.puts_off(waiter) => {}
+                GroupCheck::Go(waiter) => match self.goes_instead(waiter, now) {
                     Some(other) => self.change_places(waiter, other),
                     None => {
                         self.let_go(waiter, now);
                         went += 1;
                     }
                 },
-                Finding::Shut(window) if self.turns_away(lane, window, now) => {}
-                Finding::Shut(window) => {
+                GroupCheck::Blocked(window) if self.turns_away(lane, window, now) => {}
+                GroupCheck::Blocked(window) => {
                     if self.rules[self.table.window(window).limit.at()].pooled {
                         self.ask_store(lane, window, now);
                     }
-                    self.attach(lane, window, Spot::Line);
+                    self.attach(lane, window, Location::Queued);
                     self.arm(window, None, now);
                     break;
                 }
-                Finding::Behind => break,
-                Finding::Claimed(window, _) if self.turns_away(lane, window, now) => {}
-                Finding::Claimed(window, start) => {
-                    self.attach(lane, window, Spot::Held);
+                GroupCheck::Behind => break,
+                GroupCheck::Reserved(window, _) if self.turns_away(lane, window, now) => {}
+                GroupCheck::Reserved(window, start) => {
+                    self.attach(lane, window, Location::Deferred);
                     self.arm(window, start, now);
                     break;
                 }
@@ -158,8 +158,8 @@ impl Locker {
         }
         // Its own patience is over, but not the time that the writing may take.
         let why = match self.deadline(waiter) <= now && waiter.deadline > now {
-            _ if rule.refuses => Why::Full,
-            true => Why::TooLong,
+            _ if rule.refuses => RefusalReason::Full,
+            true => RefusalReason::TooLong,
             false => return false,
         };
         let sorry = self.forecast(waiter, now).sorry(self.why(seat.who, why), now);
@@ -170,7 +170,7 @@ impl Locker {
     }
 
     /// May the head of a lane go now?
-    fn look_at(&mut self, lane: u32, now: Time) -> Finding {
+    fn look_at(&mut self, lane: u32, now: Time) -> GroupCheck {
         let (place, seat) = first(&self.queue.lanes[lane].seats).expect("a lane without waiters is dropped");
         let waiter = &self.queue.waiters[seat.who];
         let (mut crowded, mut dry) = (None, None);
@@ -185,38 +185,38 @@ impl Locker {
                     dry = dry.filter(|(_, other)| *other >= later).or(Some((want.window, later)));
                     continue;
                 }
-                return Finding::Shut(want.window);
+                return GroupCheck::Blocked(want.window);
             }
             if crowded.is_none() && window.waits().is_some_and(|waits| !waits.line.is_empty()) {
                 crowded = Some(want.window);
             }
         }
         if let Some((window, _)) = dry {
-            return Finding::Shut(window);
+            return GroupCheck::Blocked(window);
         }
         let claimed = self.claimed(waiter, seat.who, lane, now);
         if crowded.is_some() {
             for window in self.queue.lanes[lane].windows.clone() {
                 if self.comes_behind(lane, window, place, seat) {
-                    return Finding::Behind;
+                    return GroupCheck::Behind;
                 }
             }
         }
         match claimed {
-            Some((window, start)) => Finding::Claimed(window, start),
-            None => Finding::Go(seat.who),
+            Some((window, start)) => GroupCheck::Reserved(window, start),
+            None => GroupCheck::Go(seat.who),
         }
     }
 
     /// Whether others come first at a window; if so, the lane stays in its line.
-    fn comes_behind(&mut self, lane: u32, window: u32, place: Place, seat: Seat) -> bool {
+    fn comes_behind(&mut self, lane: u32, window: u32, place: QueuePosition, seat: QueueEntry) -> bool {
         let waits = self.table.window_mut(window).waits_begun();
         if waits.line.is_empty() {
             return false;
         }
-        self.attach(lane, window, Spot::Line);
+        self.attach(lane, window, Location::Queued);
         let waits = self.table.window_mut(window).waits_begun();
-        let comes_first = waits.line.first() == Some((place, Seat { who: lane, ..seat }));
+        let comes_first = waits.line.first() == Some((place, QueueEntry { who: lane, ..seat }));
         if comes_first {
             self.detach(lane);
         }
@@ -249,7 +249,7 @@ impl Locker {
     }
 
     /// When a waiter could start, if `before` were granted and settled now; `None` if unknown.
-    fn start(&self, waiter: &Waiter, before: &[Want], now: Time) -> Option<Time> {
+    fn start(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> Option<Time> {
         let mut start = now;
         for want in &waiter.wants {
             start = start.max(self.opening_after(want, before, now)?);
@@ -257,7 +257,7 @@ impl Locker {
         Some(start)
     }
 
-    fn opening_after(&self, want: &Want, before: &[Want], now: Time) -> Option<Time> {
+    fn opening_after(&self, want: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
         let ahead = before.iter().find(|other| other.window == want.window);
         let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1));
         let rule = &self.rules[want.limit.at()];
@@ -271,26 +271,26 @@ impl Locker {
     }
 
     /// Whether `before` would take slots that are open and that the waiter needs.
-    fn takes_from(&self, waiter: &Waiter, before: &[Want], now: Time) -> bool {
+    fn takes_from(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> bool {
         waiter.wants.iter().any(|want| {
             self.opening_after(want, &[], now) == Some(now) && self.opening_after(want, before, now) != Some(now)
         })
     }
 
-    pub(super) fn attach(&mut self, lane: u32, window: u32, spot: fn(u32, Place) -> Spot) {
+    pub(super) fn attach(&mut self, lane: u32, window: u32, spot: fn(u32, QueuePosition) -> Location) {
         let found = &mut self.queue.lanes[lane];
         let Some((place, seat)) = first(&found.seats) else { return };
         found.spot = spot(window, place);
         let home = found.windows.first().copied().unwrap_or(window);
-        let seat = Seat { who: lane, ..seat };
+        let seat = QueueEntry { who: lane, ..seat };
         line_at(self.table.window_mut(window), found.spot).insert(home, place, seat);
     }
 
     /// Takes a lane from where it waits, and says where that was.
-    pub(super) fn detach(&mut self, lane: u32) -> Spot {
-        let Some(found) = self.queue.lanes.get_mut(lane) else { return Spot::Loose };
-        let spot = std::mem::replace(&mut found.spot, Spot::Loose);
-        if let Spot::Line(window, place) | Spot::Held(window, place) = spot {
+    pub(super) fn detach(&mut self, lane: u32) -> Location {
+        let Some(found) = self.queue.lanes.get_mut(lane) else { return Location::Detached };
+        let spot = std::mem::replace(&mut found.spot, Location::Detached);
+        if let Location::Queued(window, place) | Location::Deferred(window, place) = spot {
             let home = found.windows.first().copied().unwrap_or(window);
             line_at(self.table.window_mut(window), spot).remove(home, place);
         }
@@ -327,11 +327,11 @@ impl Locker {
     }
 }
 
-fn line_at(window: &mut Window, spot: Spot) -> &mut Line {
-    let waits: &mut Waits = window.waits_begun();
+fn line_at(window: &mut Window, spot: Location) -> &mut GroupQueue {
+    let waits: &mut WindowQueue = window.waits_begun();
     match spot {
-        Spot::Held(..) => &mut waits.held,
-        Spot::Line(..) | Spot::Loose => &mut waits.line,
+        Location::Deferred(..) => &mut waits.held,
+        Location::Queued(..) | Location::Detached => &mut waits.line,
     }
 }
 
@@ -345,6 +345,6 @@ fn comes_first(one: &Waiter, other: &Waiter) -> bool {
     first && home(one) == home(other)
 }
 
-fn before(one: &(Place, Seat), other: &(Place, Seat)) -> bool {
+fn before(one: &(QueuePosition, QueueEntry), other: &(QueuePosition, QueueEntry)) -> bool {
     (one.1.aged, one.0.seq) < (other.1.aged, other.0.seq)
 }

@@ -20,7 +20,7 @@ struct Flow {
 
 /// The turns at one window. Turns are counted in slots.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct FairQueue {
     /// The turn of the latest request that went.
     present: u64,
     flows: BTreeMap<Caller, Flow>,
@@ -30,7 +30,7 @@ pub(super) struct Turns {
     idle: BTreeSet<(u64, Caller)>,
 }
 
-impl Turns {
+impl FairQueue {
     /// The turn that `arrive` would give.
     pub(super) fn next(&self, caller: Caller) -> u64 {
         self.flows.get(&caller).map_or(self.present, |flow| flow.end.max(self.present))
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_asks_twice_comes_after_one_that_asks_once() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         let a = (turns.arrive(A, 1), turns.arrive(A, 1));
         let b = turns.arrive(B, 1);
         assert!(a.0 <= b && b < a.1, "{a:?} {b}");
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn nobody_saves_up_credit_while_idle() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         for _ in 0..10 {
             let turn = turns.arrive(A, 1);
             turns.arrive(A, 1);
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_caller_whose_waiters_all_left_owes_nothing() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         let kept = turns.arrive(B, 1);
         for turn in (0..100).map(|_| turns.arrive(A, 1)).collect::<Vec<_>>() {
             turns.leave(A, turn, 1);
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn callers_are_forgotten_once_they_are_not_ahead() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         for caller in 0..1000 {
             let turn = turns.arrive(Caller(caller), 3);
             turns.go(Caller(caller), turn, 3, 3);

@@ -5,11 +5,11 @@
 //! those not settled yet; after one turn through all N, the same again a span later.
 
 use super::Locker;
-use super::api::{Claim, LimitId, Sorry, Why};
+use super::api::{Claim, LimitId, RefusalReason, Sorry};
 use super::limit::Priority;
-use super::queue::{Lane, Waiter, Want};
-use super::window::{Form, Rule, Window, later};
-use super::window_queue::{Place, Seat};
+use super::queue::{Waiter, WaiterGroup, WindowDemand};
+use super::window::{Algorithm, Window, WindowRule, later};
+use super::window_queue::{QueueEntry, QueuePosition};
 use crate::time::Time;
 
 /// How many others are looked at to find a rank, at most; beyond, the rank is a lower bound.
@@ -28,7 +28,7 @@ pub(super) struct Forecast {
 }
 
 impl Forecast {
-    pub(super) fn sorry(self, why: Why, now: Time) -> Sorry {
+    pub(super) fn sorry(self, why: RefusalReason, now: Time) -> Sorry {
         let exact = self.exact && self.at > now;
         let until = if exact { self.at } else { self.at.max(later(now, MILLISECOND)) };
         Sorry { why, limit: self.limit, until, exact }
@@ -36,7 +36,7 @@ impl Forecast {
 }
 
 /// How many slots those before a waiter need.
-struct Rank {
+struct SlotsAhead {
     ahead: Vec<u64>,
     /// Whether that is all of them, and in which order they go is settled.
     sure: bool,
@@ -62,10 +62,10 @@ impl Locker {
     }
 
     /// When asking a window again makes sense, for one that never joined its line.
-    pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, why: Why, now: Time) -> Sorry {
+    pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, why: RefusalReason, now: Time) -> Sorry {
         let Claim { limit, key, cost } = *claim;
         let rule = &self.rules[limit.at()];
-        let why = if rule.lost { Why::StoreLost } else { why };
+        let why = if rule.lost { RefusalReason::StoreLost } else { why };
         let (at, known) = match window.map(|found| self.table.window(found)) {
             Some(window) => {
                 let (at, known) = slot_opens(rule, window, 0, true, cost, now);
@@ -80,10 +80,10 @@ impl Locker {
     }
 
     /// Whether the lane's waiters are all that wait there, of one caller and one class, or take no turns.
-    fn one_flow(&self, lane: Option<&Lane>, waiter: &Waiter) -> bool {
+    fn one_flow(&self, lane: Option<&WaiterGroup>, waiter: &Waiter) -> bool {
         let Some(lane) = lane else { return true };
         let waits = self.table.window(waiter.wants[0].window).waits();
-        let turns = |turns: &super::fair_queue::Turns| !waiter.turns || turns.only(waiter.caller);
+        let turns = |turns: &super::fair_queue::FairQueue| !waiter.turns || turns.only(waiter.caller);
         let one_class = lane.seats.first_key_value().map(|(place, _)| place.class) == Some(waiter.place.class)
             && lane.seats.last_key_value().map(|(place, _)| place.class) == Some(waiter.place.class);
         let own = waits.is_none_or(|waits| !waits.callers.is_mixed(waiter.caller, waiter.own.urgency));
@@ -91,7 +91,7 @@ impl Locker {
     }
 
     /// The place in which a waiter may go: its own, or the first of its caller's if less urgent ones of that wait.
-    fn best_place(&self, waiter: &Waiter) -> Place {
+    fn best_place(&self, waiter: &Waiter) -> QueuePosition {
         let waits = waiter.wants.first().and_then(|home| self.table.waits(home.window));
         let Some(waits) = waits.filter(|waits| waits.callers.has_less_urgent(waiter.caller, waiter.own.urgency)) else {
             return waiter.place;
@@ -106,22 +106,22 @@ impl Locker {
         }
     }
 
-    fn rank(&self, lane: Option<&Lane>, waiter: &Waiter) -> Rank {
-        let nobody = Rank { ahead: vec![0; waiter.wants.len()], sure: true, even: true };
+    fn rank(&self, lane: Option<&WaiterGroup>, waiter: &Waiter) -> SlotsAhead {
+        let nobody = SlotsAhead { ahead: vec![0; waiter.wants.len()], sure: true, even: true };
         let Some(lane) = lane else { return nobody };
         let place = self.best_place(waiter);
-        let of_class = Place { turn: 0, arrived: Time::START, seq: 0, ..place };
+        let of_class = QueuePosition { turn: 0, arrived: Time::START, seq: 0, ..place };
         if let Some(ahead) = self.at_least_ahead(lane, waiter, place) {
-            return Rank { ahead, sure: false, even: false };
+            return SlotsAhead { ahead, sure: false, even: false };
         }
         let one_class = lane.seats.range(..of_class).next().is_none();
-        let behind: Vec<&Seat> = lane.seats.range(place..).map(|(_, seat)| seat).take(LOOKED_AT + 1).collect();
+        let behind: Vec<&QueueEntry> = lane.seats.range(place..).map(|(_, seat)| seat).take(LOOKED_AT + 1).collect();
         if one_class && behind.len() <= LOOKED_AT {
             let mut ahead = lane.totals.to_vec();
             self.add_costs(&mut ahead, behind.iter().copied(), |total, cost| total - cost);
             let before = lane.seats.len() - behind.len();
             let even = ahead.iter().all(|total| *total == before as u64);
-            return Rank { ahead, sure: true, even };
+            return SlotsAhead { ahead, sure: true, even };
         }
         let mut rank = nobody;
         let before = lane.seats.range(of_class..place).map(|(_, seat)| seat).take(LOOKED_AT);
@@ -132,7 +132,7 @@ impl Locker {
 
     /// How many slots are used before a place in any case, where callers may put forward requests of other costs than those
     /// whose places are before it; `None` if none may.
-    fn at_least_ahead(&self, lane: &Lane, waiter: &Waiter, place: Place) -> Option<Vec<u64>> {
+    fn at_least_ahead(&self, lane: &WaiterGroup, waiter: &Waiter, place: QueuePosition) -> Option<Vec<u64>> {
         let home = waiter.wants.first()?;
         let waits = self.table.waits(home.window)?;
         let seats = lane.seats.len();
@@ -142,7 +142,7 @@ impl Locker {
             return None;
         }
         if !waiter.turns {
-            let of_class = Place { turn: 0, arrived: Time::START, seq: 0, ..place };
+            let of_class = QueuePosition { turn: 0, arrived: Time::START, seq: 0, ..place };
             let before = lane.seats.range(of_class..place).take(LOOKED_AT).count();
             return Some(vec![before as u64; waiter.wants.len()]);
         }
@@ -159,9 +159,9 @@ impl Locker {
         Some(ahead)
     }
 
-    fn add_costs<'a>(&self, totals: &mut [u64], seats: impl Iterator<Item = &'a Seat>, sum: fn(u64, u64) -> u64) {
+    fn add_costs<'a>(&self, totals: &mut [u64], seats: impl Iterator<Item = &'a QueueEntry>, sum: fn(u64, u64) -> u64) {
         for seat in seats {
-            let wants: &[Want] = &self.queue.waiters[seat.who].wants;
+            let wants: &[WindowDemand] = &self.queue.waiters[seat.who].wants;
             for (total, want) in totals.iter_mut().zip(wants) {
                 *total = sum(*total, u64::from(want.cost));
             }
@@ -170,7 +170,7 @@ impl Locker {
 }
 
 /// The earliest moment at which a window lets `cost` slots go after `ahead` others, and whether it is that moment.
-fn slot_opens(rule: &Rule, window: &Window, ahead: u64, even: bool, cost: u32, now: Time) -> (Time, bool) {
+fn slot_opens(rule: &WindowRule, window: &Window, ahead: u64, even: bool, cost: u32, now: Time) -> (Time, bool) {
     if rule.pooled {
         let opens = window.share_opens(rule, cost, now).filter(|_| ahead == 0);
         let least = window.later(rule, cost).max(window.paused()).max(now);
@@ -179,7 +179,7 @@ fn slot_opens(rule: &Rule, window: &Window, ahead: u64, even: bool, cost: u32, n
     }
     let certain = window.unsettled == 0 && !rule.answered && !rule.counts_flights() && !rule.period.is_unsure;
     if let Some(at) = window.opening(rule, ahead, 0, cost, now) {
-        return (at, certain && (ahead == 0 || !matches!(rule.form, Form::Smooth)));
+        return (at, certain && (ahead == 0 || !matches!(rule.form, Algorithm::Smooth)));
     }
     let from = window.paused().max(now);
     let rank = ahead.saturating_add(u64::from(cost));
@@ -187,26 +187,26 @@ fn slot_opens(rule: &Rule, window: &Window, ahead: u64, even: bool, cost: u32, n
     let (cycles, place) = ((rank - 1) / requests, (rank - 1) % requests + 1);
     let even = even && cost == 1;
     match rule.form {
-        Form::Uncounted => (from, false),
-        Form::Sliding | Form::Smooth => {
+        Algorithm::Uncounted => (from, false),
+        Algorithm::Sliding | Algorithm::Smooth => {
             let first = window.opening_at_best(rule, place, from);
             let at = later(first, cycles.saturating_mul(rule.span));
             let spaced = window.spacing_at_best(rule, ahead, cost, from);
-            (at.max(spaced), certain && even && rule.quantum == 1 && matches!(rule.form, Form::Sliding))
+            (at.max(spaced), certain && even && rule.quantum == 1 && matches!(rule.form, Algorithm::Sliding))
         }
-        Form::Fixed | Form::Calendar { .. } => next_windows(rule, window, rank, certain && even, from),
+        Algorithm::Fixed | Algorithm::Calendar { .. } => next_windows(rule, window, rank, certain && even, from),
     }
 }
 
 /// Where all slots of a window open at once: how many windows on the rank comes.
-fn next_windows(rule: &Rule, window: &Window, rank: u64, certain: bool, from: Time) -> (Time, bool) {
+fn next_windows(rule: &WindowRule, window: &Window, rank: u64, certain: bool, from: Time) -> (Time, bool) {
     let requests = u64::from(rule.requests);
     let free = requests.saturating_sub(u64::from(window.in_log));
     if rank <= free {
         return (from, false);
     }
     let windows = (rank - free - 1) / requests;
-    let calendar = matches!(rule.form, Form::Calendar { .. });
+    let calendar = matches!(rule.form, Algorithm::Calendar { .. });
     if calendar {
         return (rule.period_end(windows).max(from), certain && windows == 0);
     }

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::Locker;
-use super::api::{Ask, AskKind, Caller, Claim, Grant, Held, Key, LimitId, Moment, Sorry, Ticket, Verdict};
-use super::slab::Slots;
+use super::api::{Ask, AskKind, Caller, Claim, Grant, HeldSlots, Key, LimitId, SettlePoint, Sorry, Ticket, Verdict};
+use super::slab::Slab;
 use crate::time::Time;
 
 /// What is passed on.
@@ -73,7 +73,7 @@ pub enum Event {
 
 /// Slots of one window that were granted by the other process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Slot {
+pub struct GrantedSlots {
     /// Of which limit.
     pub limit: LimitId,
     /// Under which key.
@@ -90,10 +90,10 @@ pub struct Slot {
 
 /// What is kept of a locker whose windows were given away.
 #[derive(Debug)]
-pub(super) struct Given {
+pub(super) struct Forwarding {
     events: VecDeque<Event>,
     /// Those who wait for the other's word.
-    waiting: Slots<()>,
+    waiting: Slab<()>,
 }
 
 /// Tells the tickets that are given from here on from those of before.
@@ -132,7 +132,7 @@ impl Locker {
         self.queue.alarms.clear();
         self.queue.deadlines.clear();
         self.due = Time::NEVER;
-        self.given = Some(Given { events: VecDeque::new(), waiting: Slots::new() });
+        self.given = Some(Forwarding { events: VecDeque::new(), waiting: Slab::new() });
     }
 
     /// Whether another process decides.
@@ -151,7 +151,7 @@ impl Locker {
     }
 
     /// The other process's verdict on somebody who waits.
-    pub fn tell(&mut self, ticket: Ticket, verdict: Result<Vec<Slot>, Sorry>, now: Time) {
+    pub fn tell(&mut self, ticket: Ticket, verdict: Result<Vec<GrantedSlots>, Sorry>, now: Time) {
         let waits = self.waits(ticket);
         let verdict = match verdict {
             Ok(slots) => Verdict::Go(self.granted(&slots, now)),
@@ -180,7 +180,7 @@ impl Locker {
 
     fn waits(&self, ticket: Ticket) -> bool {
         let afterwards =
-            |given: &Given| given.waiting.generation(ticket.index & !AFTERWARDS) == Some(ticket.generation);
+            |given: &Forwarding| given.waiting.generation(ticket.index & !AFTERWARDS) == Some(ticket.generation);
         match ticket.index & AFTERWARDS {
             0 => self.queue.holds(ticket),
             _ => self.given.as_ref().is_some_and(afterwards),
@@ -216,15 +216,15 @@ impl Locker {
         }
     }
 
-    pub(super) fn pass_on_settle(&mut self, grant: &mut Grant, moment: Moment, now: Time) {
+    pub(super) fn pass_on_settle(&mut self, grant: &mut Grant, moment: SettlePoint, now: Time) {
         for held in &mut grant.held {
-            if held.settled || (moment == Moment::Sent && held.answered) {
+            if held.settled || (moment == SettlePoint::Sent && held.answered) {
                 continue;
             }
             held.settled = true;
             let Some(key) = self.table.still(held.window, held.generation).map(|window| window.key) else { continue };
             let linger = self.rules[held.limit.at()].linger;
-            let at = if moment == Moment::Failed { now + linger } else { now };
+            let at = if moment == SettlePoint::Failed { now + linger } else { now };
             let (limit, cost) = (held.limit, held.cost);
             if let Some(given) = &mut self.given {
                 given.events.push_back(Event::Settle { limit, key, cost, at });
@@ -256,14 +256,14 @@ impl Locker {
         }
     }
 
-    fn granted(&mut self, slots: &[Slot], now: Time) -> Grant {
+    fn granted(&mut self, slots: &[GrantedSlots], now: Time) -> Grant {
         let mut grant = Grant::default();
         let known = self.rules.len();
         for slot in slots.iter().filter(|slot| slot.limit.at() < known) {
             grant.until = grant.until.min(slot.until);
             let found = self.table.find(slot.limit, slot.key);
             let window = found.unwrap_or_else(|| self.begin(slot.limit, slot.key, now));
-            grant.held.push(Held {
+            grant.held.push(HeldSlots {
                 window,
                 generation: self.table.window(window).generation,
                 limit: slot.limit,
@@ -277,7 +277,7 @@ impl Locker {
     }
 }
 
-impl Given {
+impl Forwarding {
     fn ticket(&self, number: u32) -> Ticket {
         Ticket { index: number | AFTERWARDS, generation: self.waiting.generation(number).unwrap_or(0) }
     }

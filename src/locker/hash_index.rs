@@ -5,25 +5,25 @@
 
 /// A hash, and the place of what has it.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct IndexEntry {
     hash: u32,
     place: u32,
 }
 
 /// An entry that is not in use.
-const EMPTY: Entry = Entry { hash: 0, place: u32::MAX };
+const EMPTY: IndexEntry = IndexEntry { hash: 0, place: u32::MAX };
 
 /// The fewest entries that are kept once there is one.
 const FEWEST: usize = 8;
 
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct HashIndex {
     /// A power of two of them, at most three quarters in use; or none.
-    entries: Box<[Entry]>,
+    entries: Box<[IndexEntry]>,
     len: usize,
 }
 
-impl Index {
+impl HashIndex {
     /// The place with this hash that `is_it`.
     #[inline]
     pub(super) fn find(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
@@ -47,7 +47,7 @@ impl Index {
         if (self.len + 1) * 4 > self.entries.len() * 3 {
             self.resize((self.entries.len() * 2).max(FEWEST));
         }
-        self.put(Entry { hash, place });
+        self.put(IndexEntry { hash, place });
         self.len += 1;
     }
 
@@ -83,7 +83,7 @@ impl Index {
         }
     }
 
-    fn put(&mut self, entry: Entry) {
+    fn put(&mut self, entry: IndexEntry) {
         let mask = self.entries.len() - 1;
         let mut at = entry.hash as usize & mask;
         while self.entries[at].place != EMPTY.place {
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn it_finds_what_a_map_finds_and_gives_its_memory_back() {
-        let mut index = Index::default();
+        let mut index = HashIndex::default();
         let mut map = BTreeMap::new();
         let mut random = 7u64;
         for round in 0..40_000u32 {

@@ -45,26 +45,30 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
-pub use self::api::{Ask, AskKind, Caller, Claim, Grant, Key, LimitId, Moment, Sorry, Ticket, Usage, Verdict, Why};
-pub use self::counter_snapshot::{End, Estate, Known};
-pub use self::forward::{Event, Slot};
+pub use self::api::{
+    Ask, AskKind, Caller, Claim, Grant, Key, LimitId, RefusalReason, SettlePoint, Sorry, Ticket, Usage, Verdict,
+};
+pub use self::counter_snapshot::{LimitSnapshot, Shutdown, Snapshot};
+pub use self::forward::{Event, GrantedSlots};
 pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFull};
-pub use self::persistence::{Begin, Page, Record, Written};
-pub use self::reload_limits::Reload;
-pub use self::sharing::{Authority, Counted, Exchange, HORIZON_MOST, LEASE, Take, Taken, Terms, Told};
-pub use self::stats::{Closeup, Survey, Surveyor};
-pub use self::wall_clock::{Wall, WallReading};
+pub use self::persistence::{JournalRecord, JournalStart, WindowRecord, WriteToken};
+pub use self::reload_limits::ReloadSummary;
+pub use self::sharing::{
+    HORIZON_MOST, LEASE, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport,
+};
+pub use self::stats::{LimitDetail, LimitStats, StatsScan};
+pub use self::wall_clock::{WallReading, WallSample};
 
-use self::decide::Look;
-use self::forward::Given;
-use self::persistence::Recorder;
-use self::queue::{Needs, Queue};
+use self::decide::AskCheck;
+use self::forward::Forwarding;
+use self::persistence::WriteQueue;
+use self::queue::{ClaimChecks, Queue};
 use self::review::Review;
-use self::settle::Late;
+use self::settle::LateSettle;
 use self::sharing::Sharing;
 use self::wall_clock::WallClock;
-use self::window::Rule;
-use self::window_table::Table;
+use self::window::WindowRule;
+use self::window_table::WindowTable;
 use crate::time::Time;
 
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
@@ -77,30 +81,30 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Locker {
     limits: Vec<Limit>,
-    rules: Vec<Rule>,
+    rules: Vec<WindowRule>,
     /// Those that were not forgotten, in their order.
     known: Vec<LimitId>,
     /// Those of them that are gone from the file.
     retired: BTreeSet<LimitId>,
-    table: Table,
+    table: WindowTable,
     queue: Queue,
     outbox: VecDeque<(Ticket, Verdict)>,
     /// Nobody goes who could wait, see [`Locker::hold`].
     held: bool,
     /// What is to be written down.
-    recorder: Recorder,
+    recorder: WriteQueue,
     /// Whose waiters are to be looked at again.
     review: Review,
     /// What the store is to be told and asked.
     sharing: Sharing,
     /// Whose word it is whether a request may pass a shared limit.
-    authorities: HashMap<LimitId, Authority>,
+    authorities: HashMap<LimitId, SharingMode>,
     /// The windows are another process's now.
-    given: Option<Given>,
+    given: Option<Forwarding>,
     /// What another process holds in our windows: slots not settled, and requests under way.
     guests: HashMap<(LimitId, Key), (u32, u32)>,
     /// Failed attempts, which the origin may still count for a while.
-    late: BinaryHeap<Reverse<Late>>,
+    late: BinaryHeap<Reverse<LateSettle>>,
     wall: WallClock,
     last: Time,
     /// Before this moment nothing happens by itself.
@@ -123,11 +127,11 @@ impl Locker {
             rules: Vec::new(),
             known: Vec::new(),
             retired: BTreeSet::new(),
-            table: Table::new(bits),
+            table: WindowTable::new(bits),
             queue: Queue::new(),
             outbox: VecDeque::new(),
             held: false,
-            recorder: Recorder::default(),
+            recorder: WriteQueue::default(),
             review: Review::default(),
             sharing: Sharing::new(),
             authorities: HashMap::new(),
@@ -148,7 +152,7 @@ impl Locker {
 
     /// Adds a limit behind the others.
     pub fn add(&mut self, limit: Limit) -> LimitId {
-        let mut rule = Rule::new(&limit);
+        let mut rule = WindowRule::new(&limit);
         rule.since = self.last;
         rule.roll(&self.wall, self.last);
         self.rules.push(rule);
@@ -176,16 +180,18 @@ impl Locker {
             return self.pass_on_ask(ask, now);
         }
         let now = self.advance(now);
-        let mut needs = Needs::new();
+        let mut needs = ClaimChecks::new();
         let mut look = self.look(ask.claims, &mut needs, now);
-        if matches!(look, Err(Sorry { why: Why::TooManyKeys, .. })) {
+        if matches!(look, Err(Sorry { why: RefusalReason::TooManyKeys, .. })) {
             self.table.sweep(sweep::FOR_ROOM, &mut self.rules, now);
             look = self.look(ask.claims, &mut needs, now);
         }
         let live = self.table.live();
         let verdict = match look {
-            Ok(Look::Open) if !self.held || self.never_waits(ask) => Verdict::Go(self.take(ask.claims, &needs, now)),
-            Ok(Look::Open | Look::Shut) => self.line_up(ask, needs, now),
+            Ok(AskCheck::Open) if !self.held || self.never_waits(ask) => {
+                Verdict::Go(self.take(ask.claims, &needs, now))
+            }
+            Ok(AskCheck::Open | AskCheck::Blocked) => self.line_up(ask, needs, now),
             Err(sorry) => Verdict::Sorry(sorry),
         };
         if self.table.live() > live {

@@ -2,17 +2,17 @@
 //! no caller can fill a line for the others.
 
 use super::Locker;
-use super::api::{Ask, LimitId, Sorry, Verdict, Why};
+use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
 use super::limit::Priority;
-use super::queue::Want;
-use super::window::Rule;
-use super::window_queue::Waits;
+use super::queue::WindowDemand;
+use super::window::WindowRule;
+use super::window_queue::WindowQueue;
 use crate::time::Time;
 
 impl Locker {
     /// Whether a newcomer takes the place of another where as many wait as may: of a caller with more in line, or of a less
     /// urgent one of its own.
-    pub(super) fn displaces(&self, ask: &Ask<'_>, waits: &Waits, rule: &Rule) -> bool {
+    pub(super) fn displaces(&self, ask: &Ask<'_>, waits: &WindowQueue, rule: &WindowRule) -> bool {
         let Some((start, caller, last)) = waits.callers.last().filter(|_| rule.turns) else { return false };
         if caller == ask.caller {
             return rule.priority != Priority::None && ask.urgency < last.urgency;
@@ -43,7 +43,7 @@ impl Locker {
     }
 
     /// The waiter that is to be dropped of a line that is too long: `Some(None)` if everybody has the same right to stay.
-    fn last_of(&self, want: &Want) -> Option<Option<u32>> {
+    fn last_of(&self, want: &WindowDemand) -> Option<Option<u32>> {
         let rule = &self.rules[want.limit.at()];
         let waits = self.table.waits(want.window).filter(|waits| waits.waiting > rule.max_waiting)?;
         Some(waits.callers.last().filter(|_| rule.turns).map(|(.., own)| own.id))
@@ -51,7 +51,7 @@ impl Locker {
 
     fn drop_waiter(&mut self, id: u32, limit: LimitId, now: Time) {
         let waiter = &self.queue.waiters[id];
-        let sorry = self.forecast(waiter, now).sorry(self.why(id, Why::QueueFull), now);
+        let sorry = self.forecast(waiter, now).sorry(self.why(id, RefusalReason::QueueFull), now);
         let ticket = self.queue.ticket(id);
         self.part(id);
         self.outbox.push_back((ticket, Verdict::Sorry(Sorry { limit, ..sorry })));

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Locker;
 use super::api::{Key, LimitId};
-use super::window::{Rule, Window};
-use super::window_lists::Walker;
+use super::window::{Window, WindowRule};
+use super::window_lists::ListCursor;
 use crate::time::Time;
 
 /// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
@@ -17,18 +17,18 @@ const LONGEST_LOG: usize = 128;
 
 /// Something to be written down.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Record {
+pub enum JournalRecord {
     /// The limits are others than before: what `Locker::counter_snapshot` says of them, without windows.
     Limits,
     /// What is to be found of a window after a crash.
-    Window(Page, Written),
+    Window(WindowRecord, WriteToken),
     /// Nothing is left of a window.
-    Gone(LimitId, Key),
+    Dropped(LimitId, Key),
 }
 
 /// What a window has counted.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Page {
+pub struct WindowRecord {
     /// Of which limit.
     pub limit: LimitId,
     /// Under which key.
@@ -49,7 +49,7 @@ pub struct Page {
 
 /// What is said to the locker when the page is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Written {
+pub struct WriteToken {
     window: u32,
     generation: u32,
     term: u32,
@@ -57,9 +57,9 @@ pub struct Written {
 
 /// What is on the disk when it begins to be written, and what follows for slots until it says all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Begin {
+pub enum JournalStart {
     /// Nothing that counts, and no slot is taken that is not written: for a start, at which nobody asks yet.
-    Anew,
+    Fresh,
     /// Nothing that counts, and what is written is not believed before all of it is ([`Locker::is_catching_up`]). Until a
     /// window's first page it gives out slots as it did, and from then on what is written.
     CatchUp,
@@ -70,7 +70,7 @@ pub enum Begin {
 
 /// What is to be written down.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
+pub(super) struct WriteQueue {
     /// Whether slots are written down before they are taken.
     is_on: bool,
     /// The limits are others than those that are written down.
@@ -87,24 +87,24 @@ pub(super) struct Recorder {
     walks: bool,
 }
 
-impl Recorder {
+impl WriteQueue {
     /// Another process writes from here on. What is not all written by then never is by this one.
     pub(super) fn give(&mut self) {
-        *self = Recorder { is_catching_up: self.is_catching_up, ..Recorder::default() };
+        *self = WriteQueue { is_catching_up: self.is_catching_up, ..WriteQueue::default() };
     }
 }
 
 impl Locker {
     /// From here on slots of long windows are written down before they are taken; the limits first. It is so at once, by
-    /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`Begin::CatchUp`]
+    /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`JournalStart::CatchUp`]
     /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if somebody asks in between.
-    pub fn begin_recording(&mut self, begin: Begin, now: Time) {
+    pub fn begin_recording(&mut self, begin: JournalStart, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        self.recorder = Recorder { is_on: true, limits: true, ..Recorder::default() };
-        if begin != Begin::Resume {
+        self.recorder = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
+        if begin != JournalStart::Resume {
             // Nothing of what is gone is left in what is written anew.
             self.table.gone.clear();
         }
@@ -112,15 +112,15 @@ impl Locker {
             let rule = &mut self.rules[id.at()];
             rule.recorded = is_written(rule);
             rule.begin_term();
-            rule.catches_up = rule.recorded && begin == Begin::CatchUp;
+            rule.catches_up = rule.recorded && begin == JournalStart::CatchUp;
             match (rule.recorded, begin) {
                 (false, _) => {}
-                (true, Begin::Anew | Begin::CatchUp) => self.recorder.walk.push_back(id),
+                (true, JournalStart::Fresh | JournalStart::CatchUp) => self.recorder.walk.push_back(id),
                 // Whoever waits for what was asked to be written before asks again.
-                (true, Begin::Resume) => self.review(id),
+                (true, JournalStart::Resume) => self.review(id),
             }
         }
-        self.recorder.is_catching_up = begin == Begin::CatchUp && !self.recorder.walk.is_empty();
+        self.recorder.is_catching_up = begin == JournalStart::CatchUp && !self.recorder.walk.is_empty();
         self.begin_journal_walk();
         self.review_some(now);
     }
@@ -131,7 +131,7 @@ impl Locker {
             return;
         }
         let now = self.advance(now);
-        self.recorder = Recorder::default();
+        self.recorder = WriteQueue::default();
         for id in self.known.clone() {
             let rule = &mut self.rules[id.at()];
             if std::mem::take(&mut rule.recorded) {
@@ -194,12 +194,12 @@ impl Locker {
 
     /// Whether there is anything to be written down.
     pub fn has_records(&self) -> bool {
-        let Recorder { is_on, limits, windows, walk, .. } = &self.recorder;
+        let WriteQueue { is_on, limits, windows, walk, .. } = &self.recorder;
         *is_on && (*limits || !windows.is_empty() || !walk.is_empty() || !self.table.gone.is_empty())
     }
 
     /// The next thing to be written down. What is named first must be written no later than what is named after it.
-    pub fn poll_record(&mut self, now: Time) -> Option<Record> {
+    pub fn poll_record(&mut self, now: Time) -> Option<JournalRecord> {
         while self.has_records() {
             let record = self.poll_records(1, now).pop();
             if record.is_some() {
@@ -211,7 +211,7 @@ impl Locker {
 
     /// The next things to be written down, after a look at no more than `most`: there may be none among them, and more
     /// behind ([`Locker::has_records`]).
-    pub fn poll_records(&mut self, most: usize, now: Time) -> Vec<Record> {
+    pub fn poll_records(&mut self, most: usize, now: Time) -> Vec<JournalRecord> {
         let now = self.advance(now);
         let mut records = Vec::new();
         for _ in 0..most {
@@ -224,13 +224,13 @@ impl Locker {
     }
 
     /// What is next to be looked at, if that is to be written down.
-    fn next_record(&mut self, now: Time) -> Option<Record> {
+    fn next_record(&mut self, now: Time) -> Option<JournalRecord> {
         if std::mem::take(&mut self.recorder.limits) {
-            return Some(Record::Limits);
+            return Some(JournalRecord::Limits);
         }
         if let Some((limit, key)) = self.table.gone.pop() {
             // Its key may have a window again, which has asked or will ask to be written down itself.
-            return Some(Record::Gone(limit, key));
+            return Some(JournalRecord::Dropped(limit, key));
         }
         // Both go on, however much there is of either.
         self.recorder.walks = !self.recorder.walks && !self.recorder.walk.is_empty();
@@ -245,7 +245,7 @@ impl Locker {
         if self.recorder.walk.is_empty() {
             return None;
         }
-        let Some(window) = self.table.lists.step(Walker::Journal) else {
+        let Some(window) = self.table.lists.step(ListCursor::Journal) else {
             self.end_journal_walk();
             return None;
         };
@@ -257,7 +257,7 @@ impl Locker {
 
     fn begin_journal_walk(&mut self) {
         if let Some(limit) = self.recorder.walk.front() {
-            self.table.lists.begin(Walker::Journal, *limit);
+            self.table.lists.begin(ListCursor::Journal, *limit);
         }
     }
 
@@ -276,7 +276,7 @@ impl Locker {
         }
     }
 
-    fn begin_record(&mut self, index: u32, now: Time) -> Record {
+    fn begin_record(&mut self, index: u32, now: Time) -> JournalRecord {
         let limit = self.table.window(index).limit;
         let rule = &self.rules[limit.at()];
         let window = self.table.window_mut(index);
@@ -285,15 +285,15 @@ impl Locker {
         let waiting = window.waits().map_or(0, |waits| u32::try_from(waits.slots).unwrap_or(u32::MAX));
         let wanted = waiting.min(window.room(rule));
         let open = window.begin_record(rule, wanted);
-        let written = Written { window: index, generation: window.generation, term: rule.term };
-        Record::Window(Page { flying: 0, ..self.page(index, open, LONGEST_LOG) }, written)
+        let written = WriteToken { window: index, generation: window.generation, term: rule.term };
+        JournalRecord::Window(WindowRecord { flying: 0, ..self.page(index, open, LONGEST_LOG) }, written)
     }
 
     /// What a window has counted, with so many slots whose time is not known. A longer log is made that short.
-    pub(super) fn page(&self, index: u32, open: u32, longest_log: usize) -> Page {
+    pub(super) fn page(&self, index: u32, open: u32, longest_log: usize) -> WindowRecord {
         let window = self.table.window(index);
         let rule = &self.rules[window.limit.at()];
-        Page {
+        WindowRecord {
             limit: window.limit,
             key: window.key,
             log: window.short_log(rule, longest_log),
@@ -306,13 +306,13 @@ impl Locker {
     }
 
     /// Pages are written down: what they say may be taken.
-    pub fn recorded(&mut self, written: impl IntoIterator<Item = Written>, now: Time) {
+    pub fn recorded(&mut self, written: impl IntoIterator<Item = WriteToken>, now: Time) {
         // The windows are another process's by now, and so is what is written of them.
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        for Written { window: index, generation, term } in written {
+        for WriteToken { window: index, generation, term } in written {
             let Some(window) = self.table.still(index, generation) else { continue };
             let rule = &self.rules[window.limit.at()];
             if term != rule.term {
@@ -369,11 +369,11 @@ impl Locker {
 }
 
 /// Whether a window is written in its turn, and until then bound by nothing: all are written when the walk is over.
-fn is_met_by_a_walk(window: &Window, rule: &Rule) -> bool {
+fn is_met_by_a_walk(window: &Window, rule: &WindowRule) -> bool {
     rule.catches_up && window.is_unbound(rule)
 }
 
 /// Whether a limit's slots are written down here. What is shared is written down in the store.
-fn is_written(rule: &Rule) -> bool {
+fn is_written(rule: &WindowRule) -> bool {
     rule.is_long() && !rule.dry_run && !rule.shared
 }

@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::Locker;
 use super::limit::Priority;
-use super::queue::{Spot, Waiter, Work};
-use super::window_queue::{Place, Seat};
+use super::queue::{Dirty, Location, Waiter};
+use super::window_queue::{QueueEntry, QueuePosition};
 use crate::time::Time;
 
 /// How many of a caller's more urgent waiters are looked at when one of its turns has come: those that other windows keep
@@ -39,9 +39,9 @@ impl Locker {
         }
         // What waits elsewhere is kept back there.
         let waits_here = match self.queue.lanes[first.lane].spot {
-            Spot::Loose => first.lane == second.lane,
-            Spot::Line(at, _) => at == home.window,
-            Spot::Held(..) => false,
+            Location::Detached => first.lane == second.lane,
+            Location::Queued(at, _) => at == home.window,
+            Location::Deferred(..) => false,
         };
         waits_here
             && first.wants.iter().skip(1).all(|want| {
@@ -86,12 +86,12 @@ impl Locker {
     fn move_to(&mut self, id: u32, turn: Option<u64>) -> bool {
         let Some(turn) = turn else { return false };
         let standing = self.queue.waiters[id].standing();
-        self.stand(id, Standing { place: Place { turn, ..standing.place }, ..standing });
+        self.stand(id, WaiterPosition { place: QueuePosition { turn, ..standing.place }, ..standing });
         true
     }
 
     /// Gives a waiter another place. Its lane stays in the line that it is in.
-    fn stand(&mut self, id: u32, standing: Standing) {
+    fn stand(&mut self, id: u32, standing: WaiterPosition) {
         let mut waiter = self.queue.waiters.lift(id);
         let before = std::mem::replace(&mut waiter.place, standing.place);
         (waiter.aged, waiter.slots) = (standing.aged, standing.slots);
@@ -100,7 +100,7 @@ impl Locker {
         if seats.get(&before).is_some_and(|seat| seat.who == id) {
             seats.remove(&before);
         }
-        seats.insert(waiter.place, Seat { who: id, aged: waiter.aged });
+        seats.insert(waiter.place, QueueEntry { who: id, aged: waiter.aged });
         if let Some(home) = waiter.wants.first()
             && let Some(waits) = self.table.window_mut(home.window).waits_mut()
         {
@@ -110,25 +110,25 @@ impl Locker {
         let lane = waiter.lane;
         self.queue.waiters.put_back(id, waiter);
         let (window, line) = match spot {
-            Spot::Loose => return,
-            Spot::Line(window, _) => (window, Spot::Line as fn(u32, Place) -> Spot),
-            Spot::Held(window, _) => (window, Spot::Held as fn(u32, Place) -> Spot),
+            Location::Detached => return,
+            Location::Queued(window, _) => (window, Location::Queued as fn(u32, QueuePosition) -> Location),
+            Location::Deferred(window, _) => (window, Location::Deferred as fn(u32, QueuePosition) -> Location),
         };
         self.attach(lane, window, line);
-        self.queue.work.push_back(Work::Window(window));
+        self.queue.work.push_back(Dirty::Window(window));
     }
 }
 
 /// A waiter's place, and what goes with it.
 #[derive(Clone, Copy)]
-struct Standing {
-    place: Place,
+struct WaiterPosition {
+    place: QueuePosition,
     aged: Time,
     slots: u32,
 }
 
 impl Waiter {
-    fn standing(&self) -> Standing {
-        Standing { place: self.place, aged: self.aged, slots: self.slots }
+    fn standing(&self) -> WaiterPosition {
+        WaiterPosition { place: self.place, aged: self.aged, slots: self.slots }
     }
 }

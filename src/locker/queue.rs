@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::api::{Ask, AskKind, Caller, Claim, LimitId, Sorry, Ticket, Verdict, Why};
-use super::caller_backlogs::Own;
-use super::sharing::Asks;
-use super::slab::Slots;
-use super::waiter_group::Fate;
-use super::window_queue::{Place, Seats};
+use super::api::{Ask, AskKind, Caller, Claim, LimitId, RefusalReason, Sorry, Ticket, Verdict};
+use super::caller_backlogs::CallerOrder;
+use super::sharing::StoreAsk;
+use super::slab::Slab;
+use super::waiter_group::DequeueReason;
+use super::window_queue::{QueueEntries, QueuePosition};
 use super::{Grant, Locker};
 use crate::time::Time;
 
 /// A claim, and where its window is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Need {
+pub(super) struct ClaimCheck {
     /// `None` as long as the key has none.
     pub(super) window: Option<u32>,
     pub(super) limit: LimitId,
@@ -30,11 +30,11 @@ pub(super) struct Need {
 /// held is released.
 const WRITING: Duration = Duration::from_secs(1);
 
-pub(super) type Needs = SmallVec<[Need; 2]>;
+pub(super) type ClaimChecks = SmallVec<[ClaimCheck; 2]>;
 
 /// What a waiter must be granted in one window.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Want {
+pub(super) struct WindowDemand {
     pub(super) window: u32,
     pub(super) limit: LimitId,
     pub(super) cost: u32,
@@ -45,13 +45,13 @@ pub(super) struct Want {
 pub(super) struct Waiter {
     pub(super) claims: SmallVec<[Claim; 2]>,
     /// The windows of all claims but those of dry-run limits; the first is its home, see `choose_home`.
-    pub(super) wants: SmallVec<[Want; 2]>,
+    pub(super) wants: SmallVec<[WindowDemand; 2]>,
     pub(super) caller: Caller,
     pub(super) urgency: u8,
     /// How it stands among its caller's other requests; never changes while it is in line.
-    pub(super) own: Own,
+    pub(super) own: CallerOrder,
     /// Its place in line: what goes to another waiter of its caller's that is to go before it.
-    pub(super) place: Place,
+    pub(super) place: QueuePosition,
     pub(super) aged: Time,
     /// How many slots the place is for.
     pub(super) slots: u32,
@@ -66,44 +66,44 @@ pub(super) struct Waiter {
 
 /// The waiters that need the same windows.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct WaiterGroup {
     pub(super) windows: SmallVec<[u32; 2]>,
-    pub(super) seats: Seats,
+    pub(super) seats: QueueEntries,
     /// The slots that all of them need, by window.
     pub(super) totals: SmallVec<[u64; 2]>,
-    pub(super) spot: Spot,
+    pub(super) spot: Location,
     /// Whether the store is asked for slots for it.
-    pub(super) asks: Asks,
+    pub(super) asks: StoreAsk,
 }
 
 /// Where a lane waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Spot {
+pub(super) enum Location {
     /// Nowhere: it is being looked at, or about to be.
-    Loose,
+    Detached,
     /// In a window's line.
-    Line(u32, Place),
+    Queued(u32, QueuePosition),
     /// Held back at a window, for the sake of its claimant.
-    Held(u32, Place),
+    Deferred(u32, QueuePosition),
 }
 
 /// What is to be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Work {
+pub(super) enum Dirty {
     Window(u32),
-    Lane(u32),
+    Group(u32),
 }
 
 /// All waiters.
 #[derive(Debug)]
 pub(super) struct Queue {
-    pub(super) waiters: Slots<Waiter>,
-    pub(super) lanes: Slots<Lane>,
+    pub(super) waiters: Slab<Waiter>,
+    pub(super) lanes: Slab<WaiterGroup>,
     pub(super) by_windows: BTreeMap<SmallVec<[u32; 2]>, u32>,
     pub(super) deadlines: BTreeSet<(Time, u32)>,
     /// When which window's line is to be looked at.
     pub(super) alarms: BTreeSet<(Time, u32)>,
-    pub(super) work: VecDeque<Work>,
+    pub(super) work: VecDeque<Dirty>,
     /// Those who found room while the locker was held: their patience may be longer than their own until it is released.
     pub(super) held_over: Vec<Ticket>,
     seq: u64,
@@ -112,8 +112,8 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn new() -> Queue {
         Queue {
-            waiters: Slots::new(),
-            lanes: Slots::new(),
+            waiters: Slab::new(),
+            lanes: Slab::new(),
             by_windows: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             alarms: BTreeSet::new(),
@@ -145,7 +145,7 @@ impl Queue {
         alarm.min(deadline)
     }
 
-    pub(super) fn lane_of(&self, wants: &[Want]) -> Option<u32> {
+    pub(super) fn lane_of(&self, wants: &[WindowDemand]) -> Option<u32> {
         let windows: SmallVec<[u32; 2]> = wants.iter().map(|want| want.window).collect();
         self.by_windows.get(&windows).copied()
     }
@@ -153,7 +153,7 @@ impl Queue {
 
 impl Locker {
     /// Puts a request that cannot go at once in line, if it may and will wait.
-    pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::Needs, now: Time) -> Verdict {
+    pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::ClaimChecks, now: Time) -> Verdict {
         if !ask.kind.was_in_line()
             && let Some(sorry) = self.refuse_at_sight(ask, &needs, now)
         {
@@ -173,7 +173,7 @@ impl Locker {
             let forecast = self.forecast(&waiter, now);
             let was_in_line = ask.kind.was_in_line();
             if waiter.deadline <= now || forecast.at > waiter.deadline && !was_in_line {
-                let why = if was_in_line { Why::TimedOut } else { Why::TooLong };
+                let why = if was_in_line { RefusalReason::TimedOut } else { RefusalReason::TooLong };
                 return Verdict::Sorry(forecast.sorry(why, now));
             }
         }
@@ -205,7 +205,7 @@ impl Locker {
     }
 
     /// The refusals that a look at the windows is enough for.
-    fn refuse_at_sight(&self, ask: &Ask<'_>, needs: &[Need], now: Time) -> Option<Sorry> {
+    fn refuse_at_sight(&self, ask: &Ask<'_>, needs: &[ClaimCheck], now: Time) -> Option<Sorry> {
         for (claim, need) in ask.claims.iter().zip(needs) {
             let rule = &self.rules[need.limit.at()];
             if need.room || need.dry || rule.dry_run {
@@ -213,7 +213,7 @@ impl Locker {
             }
             let Some(waits) = need.window.and_then(|found| self.table.waits(found)) else { continue };
             if waits.waiting >= rule.max_waiting && !self.displaces(ask, waits, rule) {
-                return Some(self.sorry_at(claim, need.window, Why::QueueFull, now));
+                return Some(self.sorry_at(claim, need.window, RefusalReason::QueueFull, now));
             }
         }
         None
@@ -221,28 +221,28 @@ impl Locker {
 
     /// The refusals of one who has joined the line and was not let through, and by which limit if that is not the one that keeps
     /// it longest. If it stays where as many wait as may, another is refused.
-    fn refuse_in_line(&mut self, id: u32, now: Time) -> Option<(Why, Option<LimitId>)> {
+    fn refuse_in_line(&mut self, id: u32, now: Time) -> Option<(RefusalReason, Option<LimitId>)> {
         let waiter = &self.queue.waiters[id];
         let kept_back_at = match self.queue.lanes[waiter.lane].spot {
-            Spot::Line(window, _) | Spot::Held(window, _) => Some(window),
-            Spot::Loose => None,
+            Location::Queued(window, _) | Location::Deferred(window, _) => Some(window),
+            Location::Detached => None,
         };
         for want in &waiter.wants {
             let rule = &self.rules[want.limit.at()];
             if rule.refuses && kept_back_at == Some(want.window) && !self.is_dry(want, now) {
-                return Some((Why::Full, None));
+                return Some((RefusalReason::Full, None));
             }
         }
         if waiter.deadline <= now {
-            return Some((Why::TooLong, None));
+            return Some((RefusalReason::TooLong, None));
         }
-        self.make_room(id, now).err().map(|limit| (Why::QueueFull, Some(limit)))
+        self.make_room(id, now).err().map(|limit| (RefusalReason::QueueFull, Some(limit)))
     }
 
     /// Why a waiter is refused; where the store cannot be asked, that is why.
-    pub(super) fn why(&self, id: u32, why: Why) -> Why {
+    pub(super) fn why(&self, id: u32, why: RefusalReason) -> RefusalReason {
         let lost = self.queue.waiters[id].wants.iter().any(|want| self.rules[want.limit.at()].lost);
-        if lost { Why::StoreLost } else { why }
+        if lost { RefusalReason::StoreLost } else { why }
     }
 
     /// Whether a waiter would go if what it takes were written down.
@@ -253,7 +253,7 @@ impl Locker {
     }
 
     /// Whether a window keeps somebody back only until something of it is written down.
-    pub(super) fn is_dry(&self, want: &Want, now: Time) -> bool {
+    pub(super) fn is_dry(&self, want: &WindowDemand, now: Time) -> bool {
         self.table.window(want.window).is_dry(&self.rules[want.limit.at()], want.cost, now)
     }
 
@@ -265,8 +265,8 @@ impl Locker {
             wants: SmallVec::new(),
             caller: ask.caller,
             urgency: ask.urgency.min(7),
-            own: Own { urgency: 0, arrived, seq: self.queue.seq, id: u32::MAX },
-            place: Place { class: 0, turn: 0, arrived, seq: self.queue.seq },
+            own: CallerOrder { urgency: 0, arrived, seq: self.queue.seq, id: u32::MAX },
+            place: QueuePosition { class: 0, turn: 0, arrived, seq: self.queue.seq },
             aged: arrived,
             slots: 0,
             turns: false,
@@ -286,7 +286,7 @@ impl Locker {
             }
             let found = self.table.find(claim.limit, claim.key);
             let window = found.unwrap_or_else(|| self.begin(claim.limit, claim.key, now));
-            waiter.wants.push(Want { window, limit: claim.limit, cost: claim.cost });
+            waiter.wants.push(WindowDemand { window, limit: claim.limit, cost: claim.cost });
         }
         self.choose_home(&mut waiter.wants);
     }
@@ -294,7 +294,7 @@ impl Locker {
     /// Puts a window first of those of the first limit. A request may count under several keys of one limit, and its caller may
     /// have made one of them up: with that for its home it would take no turns. So the home is the window with the longest
     /// line, unless others wait for the same windows already: those that need the same wait in one lane, in one order.
-    fn choose_home(&self, wants: &mut [Want]) {
+    fn choose_home(&self, wants: &mut [WindowDemand]) {
         let Some(first) = wants.first().map(|want| want.limit) else { return };
         let of_first = wants.iter().take_while(|want| want.limit == first).count();
         if of_first <= 1 {
@@ -309,27 +309,27 @@ impl Locker {
             }
             wants[..=home].rotate_left(1);
         }
-        let waiting = |want: &Want| self.table.window(want.window).waits().map_or(0, |waits| waits.waiting);
+        let waiting = |want: &WindowDemand| self.table.window(want.window).waits().map_or(0, |waits| waits.waiting);
         // Of equal ones the first.
         let home = (0..of_first).rev().max_by_key(|at| waiting(&wants[*at])).unwrap_or(0);
         wants[..=home].rotate_right(1);
     }
 
     pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
-        let of_limit = |want: &Want| waiter.own.arrived + self.rules[want.limit.at()].max_wait;
+        let of_limit = |want: &WindowDemand| waiter.own.arrived + self.rules[want.limit.at()].max_wait;
         waiter.wants.iter().map(of_limit).fold(waiter.bound, Time::min)
     }
 
     /// A waiter leaves without having gone.
     pub(super) fn part(&mut self, id: u32) {
-        self.unlink(id, Fate::Leaves);
+        self.unlink(id, DequeueReason::Left);
         self.queue.waiters.remove(id);
     }
 
     /// A waiter goes: all its slots are taken.
     pub(super) fn let_go(&mut self, id: u32, now: Time) {
         let ticket = self.queue.ticket(id);
-        self.unlink(id, Fate::Goes);
+        self.unlink(id, DequeueReason::Granted);
         let Some(waiter) = self.queue.waiters.remove(id) else { return };
         self.move_up(&waiter);
         let mut grant = Grant::default();
@@ -345,7 +345,7 @@ impl Locker {
                 Some(_) => true,
                 None => rule.live < rule.max_keys,
             };
-            let need = Need { window, limit: claim.limit, room, dry: false };
+            let need = ClaimCheck { window, limit: claim.limit, room, dry: false };
             self.take_one(&mut grant, claim, need, now);
             if let Some(window) = window {
                 self.return_unwanted(window);
@@ -359,7 +359,7 @@ impl Locker {
         while let Some(&(deadline, id)) = self.queue.deadlines.first()
             && deadline <= now
         {
-            let why = if self.waits_for_the_disk(id, now) { Why::Unwritten } else { Why::TimedOut };
+            let why = if self.waits_for_the_disk(id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
             let why = self.why(id, why);
             let sorry = self.forecast(&self.queue.waiters[id], now).sorry(why, now);
             let ticket = self.queue.ticket(id);

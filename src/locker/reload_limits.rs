@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Locker;
-use super::api::{Ask, LimitId, Sorry, Verdict, Why};
+use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
 use super::limit::Limit;
-use super::waiter_group::Fate;
-use super::window::{Rule, Unknown, later};
+use super::waiter_group::DequeueReason;
+use super::window::{UnknownSlots, WindowRule, later};
 use crate::time::Time;
 
 /// What became of the limits when they were read again.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Reload {
+pub struct ReloadSummary {
     /// Those that are in force, in the order in which they were given.
     pub ids: Vec<LimitId>,
     /// Those that are new.
@@ -32,7 +32,7 @@ pub struct Reload {
     pub removed: Vec<LimitId>,
 }
 
-impl Reload {
+impl ReloadSummary {
     /// Whether anything is other than before.
     pub fn is_change(&self) -> bool {
         !(self.added.is_empty() && self.returned.is_empty() && self.changed.is_empty() && self.removed.is_empty())
@@ -42,11 +42,11 @@ impl Reload {
 impl Locker {
     /// Puts these limits in the place of all others. `under_way`: how long a request may take from its permit to its
     /// settle at most.
-    pub fn reload(&mut self, limits: Vec<Limit>, under_way: Duration, now: Time) -> Reload {
+    pub fn reload(&mut self, limits: Vec<Limit>, under_way: Duration, now: Time) -> ReloadSummary {
         let now = self.advance(now);
         // Those that go now keep their names until the next time: they are yet to be told of.
         self.forget_retired(now);
-        let mut reload = Reload::default();
+        let mut reload = ReloadSummary::default();
         let by_name: HashMap<Arc<str>, LimitId> =
             self.known.iter().map(|id| (Arc::clone(&self.limits[id.at()].name), *id)).collect();
         for limit in limits {
@@ -96,7 +96,14 @@ impl Locker {
         self.known.binary_search(&id).is_ok() && !self.retired.contains(&id)
     }
 
-    fn put(&mut self, known: Option<LimitId>, limit: Limit, until: Time, reload: &mut Reload, now: Time) -> LimitId {
+    fn put(
+        &mut self,
+        known: Option<LimitId>,
+        limit: Limit,
+        until: Time,
+        reload: &mut ReloadSummary,
+        now: Time,
+    ) -> LimitId {
         let Some(id) = known else {
             let id = self.add(limit);
             reload.added.push(id);
@@ -113,7 +120,7 @@ impl Locker {
             reload.changed.push(id)
         }
         // Slots that each of many keys may have used before a crash may all be one key's now.
-        let (rule, is_some) = (&self.rules[at], |unknown: &Unknown| !unknown.is_all());
+        let (rule, is_some) = (&self.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
         let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.aside).any(is_some);
         let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && has_counted;
         self.change(id, limit, until, now);
@@ -127,7 +134,7 @@ impl Locker {
     /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the old one. Its waiters are
     /// looked at by `settle_in`.
     fn change(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
-        let mut rule = Rule::new(&limit);
+        let mut rule = WindowRule::new(&limit);
         let old = &self.rules[id.at()];
         let unseen = rule.succeed(old, until, &self.wall, now);
         for window in self.table.of_limit(id) {
@@ -145,7 +152,7 @@ impl Locker {
     /// No window of a limit can be told from another: each counts as full of what settles until then.
     fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
         let rule = &mut self.rules[id.at()];
-        rule.unknown = if rule.counts_slots() { vec![Unknown::all(until)] } else { Vec::new() };
+        rule.unknown = if rule.counts_slots() { vec![UnknownSlots::all(until)] } else { Vec::new() };
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).forget_key(rule, now);
         }
@@ -172,7 +179,7 @@ impl Locker {
         // and their order is to be that of their arrival.
         waiters.retain(|id| limits.iter().all(|limit| self.stays(*id, *limit, now)));
         for id in &waiters {
-            self.unlink(*id, Fate::Leaves);
+            self.unlink(*id, DequeueReason::Left);
         }
         for id in waiters {
             let mut waiter = self.queue.waiters.lift(id);
@@ -194,7 +201,7 @@ impl Locker {
     }
 
     /// Why the new rule does not let a waiter stay.
-    fn refused_by(&self, id: u32, limit: LimitId) -> Option<Why> {
+    fn refused_by(&self, id: u32, limit: LimitId) -> Option<RefusalReason> {
         let rule = &self.rules[limit.at()];
         if rule.dry_run {
             return None;
@@ -203,9 +210,9 @@ impl Locker {
         claims.find_map(|claim| {
             let new_key = self.table.find(limit, claim.key).is_none() && rule.live >= rule.max_keys;
             if rule.slots(claim.cost) > rule.requests && !rule.parted {
-                Some(Why::CostTooHigh)
+                Some(RefusalReason::CostTooHigh)
             } else {
-                new_key.then_some(Why::TooManyKeys)
+                new_key.then_some(RefusalReason::TooManyKeys)
             }
         })
     }

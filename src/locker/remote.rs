@@ -3,7 +3,7 @@
 
 use super::Locker;
 use super::api::{Grant, Key, LimitId};
-use super::forward::{Event, Slot};
+use super::forward::{Event, GrantedSlots};
 use crate::time::Time;
 
 impl Locker {
@@ -47,7 +47,7 @@ impl Locker {
     }
 
     /// The other process has the grant from here on, and says what becomes of it.
-    pub fn entrust(&mut self, grant: Grant) -> Vec<Slot> {
+    pub fn entrust(&mut self, grant: Grant) -> Vec<GrantedSlots> {
         let mut slots = Vec::new();
         for held in &grant.held {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
@@ -56,7 +56,7 @@ impl Locker {
             let guest = self.guests.entry((limit, key)).or_default();
             guest.0 += open;
             guest.1 += u32::from(held.flying);
-            slots.push(Slot {
+            slots.push(GrantedSlots {
                 limit,
                 key,
                 cost: held.cost,

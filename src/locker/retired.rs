@@ -7,7 +7,7 @@
 use super::Locker;
 use super::api::LimitId;
 use super::limit::{Limit, Priority, ShareBy, WhenFull};
-use super::window::Rule;
+use super::window::WindowRule;
 use crate::time::Time;
 
 impl Limit {
@@ -58,7 +58,7 @@ impl Locker {
 
     fn forget_limit(&mut self, id: LimitId) {
         let limit = Limit::forgotten();
-        self.rules[id.at()] = Rule::new(&limit);
+        self.rules[id.at()] = WindowRule::new(&limit);
         self.limits[id.at()] = limit;
         self.retired.remove(&id);
         self.authorities.remove(&id);

@@ -3,12 +3,12 @@
 use std::cmp::Reverse;
 
 use super::Locker;
-use super::api::{Grant, Moment};
+use super::api::{Grant, SettlePoint};
 use crate::time::Time;
 
 /// Slots that settle by themselves: of a failed attempt, which the origin may still count for a while.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Late {
+pub(super) struct LateSettle {
     /// When they settle.
     pub(super) at: Time,
     /// Where, as long as the window there has this generation.
@@ -20,19 +20,19 @@ pub(super) struct Late {
 
 impl Locker {
     /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
-    pub fn settle(&mut self, grant: &mut Grant, moment: Moment, now: Time) {
+    pub fn settle(&mut self, grant: &mut Grant, moment: SettlePoint, now: Time) {
         if self.given.is_some() {
             return self.pass_on_settle(grant, moment, now);
         }
         let now = self.advance(now);
         let mut news = false;
         for held in &mut grant.held {
-            if held.settled || (moment == Moment::Sent && held.answered) {
+            if held.settled || (moment == SettlePoint::Sent && held.answered) {
                 continue;
             }
             held.settled = true;
             let rule = &self.rules[held.limit.at()];
-            if moment == Moment::Failed {
+            if moment == SettlePoint::Failed {
                 let at = now + rule.linger;
                 self.settle_at(at, held.window, held.generation, held.cost);
                 continue;
@@ -71,7 +71,7 @@ impl Locker {
 
     /// The response's last byte is gone: in_flight ends. What is not settled settles as failed.
     pub fn finish(&mut self, mut grant: Grant, now: Time) {
-        self.settle(&mut grant, Moment::Failed, now);
+        self.settle(&mut grant, SettlePoint::Failed, now);
         self.land(&grant, self.last);
     }
 
@@ -98,13 +98,13 @@ impl Locker {
 
     /// Taken slots of a window settle at a moment that lies ahead.
     pub(super) fn settle_at(&mut self, at: Time, window: u32, generation: u32, cost: u32) {
-        self.late.push(Reverse(Late { at, window, generation, cost }));
+        self.late.push(Reverse(LateSettle { at, window, generation, cost }));
         self.due = self.due.min(at);
     }
 
     /// Settles the slots whose moment has come.
     pub(super) fn settle_late(&mut self, now: Time) {
-        while let Some(&Reverse(Late { at, window, generation, cost })) = self.late.peek()
+        while let Some(&Reverse(LateSettle { at, window, generation, cost })) = self.late.peek()
             && at <= now
         {
             self.late.pop();

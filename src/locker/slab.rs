@@ -4,16 +4,16 @@ use std::ops::{Index, IndexMut};
 
 /// Values under small numbers.
 #[derive(Debug)]
-pub(super) struct Slots<T> {
+pub(super) struct Slab<T> {
     places: Vec<(u32, Option<T>)>,
     vacant: Vec<u32>,
     generation: u32,
     len: usize,
 }
 
-impl<T> Slots<T> {
-    pub(super) fn new() -> Slots<T> {
-        Slots { places: Vec::new(), vacant: Vec::new(), generation: 0, len: 0 }
+impl<T> Slab<T> {
+    pub(super) fn new() -> Slab<T> {
+        Slab { places: Vec::new(), vacant: Vec::new(), generation: 0, len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,7 +79,7 @@ impl<T> Slots<T> {
     }
 }
 
-impl<T> Index<u32> for Slots<T> {
+impl<T> Index<u32> for Slab<T> {
     type Output = T;
 
     fn index(&self, number: u32) -> &T {
@@ -87,7 +87,7 @@ impl<T> Index<u32> for Slots<T> {
     }
 }
 
-impl<T> IndexMut<u32> for Slots<T> {
+impl<T> IndexMut<u32> for Slab<T> {
     fn index_mut(&mut self, number: u32) -> &mut T {
         self.places[number as usize].1.as_mut().expect("a number that is kept is in use")
     }

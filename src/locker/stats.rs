@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Locker;
 use super::api::{Caller, Key, LimitId, Usage};
-use super::window::{Form, Window};
+use super::window::{Algorithm, Window};
 use crate::time::Time;
 
 /// What the windows of a limit hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Survey {
+pub struct LimitStats {
     /// How many keys have a window.
     pub keys: usize,
     /// Requests in line, over all of its windows; one that needs several limits is in line at each.
@@ -27,13 +27,13 @@ const SLICE: u32 = 2048;
 
 /// Looks at all windows, some at a time.
 #[derive(Default, Debug)]
-pub struct Surveyor {
+pub struct StatsScan {
     next: u32,
-    found: Vec<Found>,
+    found: Vec<LimitTally>,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
-struct Found {
+struct LimitTally {
     keys: usize,
     waiting: usize,
     flying: u64,
@@ -42,7 +42,7 @@ struct Found {
 
 /// One limit, from near.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Closeup {
+pub struct LimitDetail {
     /// Who waits, and how often; whoever waits most often first.
     pub callers: Vec<(Caller, usize)>,
     /// What the window holds.
@@ -88,9 +88,9 @@ impl Locker {
 
     /// Looks at some more windows; whether there are more. Between two looks anything may happen: what is seen is roughly
     /// so.
-    pub fn survey(&mut self, surveyor: &mut Surveyor, now: Time) -> bool {
+    pub fn survey(&mut self, surveyor: &mut StatsScan, now: Time) -> bool {
         let now = self.advance(now);
-        surveyor.found.resize(self.limits.len(), Found::default());
+        surveyor.found.resize(self.limits.len(), LimitTally::default());
         let (places, more) = self.table.places(surveyor.next, SLICE);
         surveyor.next += SLICE;
         for (index, limit) in places {
@@ -109,9 +109,9 @@ impl Locker {
     }
 
     /// What was found, by `LimitId`.
-    pub fn surveyed(&mut self, surveyor: Surveyor, now: Time) -> Vec<Survey> {
+    pub fn surveyed(&mut self, surveyor: StatsScan, now: Time) -> Vec<LimitStats> {
         let all = (0u32..).map(LimitId).zip(surveyor.found);
-        let survey = |(limit, found): (LimitId, Found)| Survey {
+        let survey = |(limit, found): (LimitId, LimitTally)| LimitStats {
             keys: found.keys,
             waiting: found.waiting,
             flying: found.flying,
@@ -121,7 +121,7 @@ impl Locker {
     }
 
     /// A look at one limit: at its waiters, and at the window of one key.
-    pub fn closeup(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> Closeup {
+    pub fn closeup(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
         let mut waiting: HashMap<Caller, usize> = HashMap::new();
         for number in self.queue.waiters.numbers() {
@@ -133,7 +133,7 @@ impl Locker {
         let mut callers: Vec<_> = waiting.into_iter().collect();
         callers.sort_unstable_by_key(|(caller, count)| (Reverse(*count), *caller));
         let found = key.and_then(|key| self.table.find(limit, key));
-        Closeup {
+        LimitDetail {
             callers,
             usage: key.map(|key| self.usage(limit, key, now)),
             openings: found.map_or_else(Vec::new, |index| self.openings(index, now)),
@@ -146,10 +146,10 @@ impl Locker {
         let window = self.table.window(index);
         let opens = |(settled, count): &(Time, u32)| {
             let at = match rule.form {
-                Form::Sliding | Form::Smooth => *settled + Duration::from_nanos(rule.span),
-                Form::Fixed => window.next_window(rule),
-                Form::Calendar { .. } => rule.period_opens(*settled),
-                Form::Uncounted => now,
+                Algorithm::Sliding | Algorithm::Smooth => *settled + Duration::from_nanos(rule.span),
+                Algorithm::Fixed => window.next_window(rule),
+                Algorithm::Calendar { .. } => rule.period_opens(*settled),
+                Algorithm::Uncounted => now,
             };
             (at, *count)
         };

@@ -6,19 +6,19 @@ use smallvec::SmallVec;
 
 use super::Locker;
 use super::api::Caller;
-use super::caller_backlogs::Own;
+use super::caller_backlogs::CallerOrder;
 use super::limit::Priority;
-use super::queue::{Lane, Spot, Waiter, Want, Work};
-use super::sharing::Asks;
+use super::queue::{Dirty, Location, Waiter, WaiterGroup, WindowDemand};
+use super::sharing::StoreAsk;
 use super::window::window_rule::nanos;
-use super::window_queue::{Place, Seat, Seats, first};
+use super::window_queue::{QueueEntries, QueueEntry, QueuePosition, first};
 use crate::time::Time;
 
 /// Why a waiter is taken out of its lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    Goes,
-    Leaves,
+pub(super) enum DequeueReason {
+    Granted,
+    Left,
 }
 
 impl Locker {
@@ -35,7 +35,7 @@ impl Locker {
             Some(waits) if rule.turns => waits.turns.next(waiter.caller),
             Some(_) | None => 0,
         };
-        waiter.place = Place { class, turn, arrived: waiter.own.arrived, seq: waiter.own.seq };
+        waiter.place = QueuePosition { class, turn, arrived: waiter.own.arrived, seq: waiter.own.seq };
         waiter.aged = aged(waiter.place, rule.max_wait);
     }
 
@@ -72,39 +72,45 @@ impl Locker {
         }
         waiter.lane = self.lane(&waiter.wants);
         let lane = &mut self.queue.lanes[waiter.lane];
-        lane.seats.insert(waiter.place, Seat { who: id, aged: waiter.aged });
+        lane.seats.insert(waiter.place, QueueEntry { who: id, aged: waiter.aged });
         for (total, want) in lane.totals.iter_mut().zip(&waiter.wants) {
             *total += u64::from(want.cost);
         }
         if first(&lane.seats).is_some_and(|(_, seat)| seat.who == id) {
-            self.queue.work.push_back(Work::Lane(waiter.lane));
+            self.queue.work.push_back(Dirty::Group(waiter.lane));
         }
         self.queue.deadlines.insert((waiter.deadline, id));
         self.queue.waiters.put_back(id, waiter);
     }
 
-    fn lane(&mut self, wants: &[Want]) -> u32 {
+    fn lane(&mut self, wants: &[WindowDemand]) -> u32 {
         if let Some(lane) = self.queue.lane_of(wants) {
             return lane;
         }
         let windows: SmallVec<[u32; 2]> = wants.iter().map(|want| want.window).collect();
         let totals = SmallVec::from_elem(0, windows.len());
-        let lane = Lane { windows: windows.clone(), seats: Seats::new(), totals, spot: Spot::Loose, asks: Asks::No };
+        let lane = WaiterGroup {
+            windows: windows.clone(),
+            seats: QueueEntries::new(),
+            totals,
+            spot: Location::Detached,
+            asks: StoreAsk::Idle,
+        };
         let lane = self.queue.lanes.insert(lane);
         self.queue.by_windows.insert(windows, lane);
         lane
     }
 
     /// Takes a waiter out of its lane, and lets those be looked at whom it kept back.
-    pub(super) fn unlink(&mut self, id: u32, fate: Fate) {
+    pub(super) fn unlink(&mut self, id: u32, fate: DequeueReason) {
         let waiter = self.queue.waiters.lift(id);
         let was_first = first(&self.queue.lanes[waiter.lane].seats).is_some_and(|(_, seat)| seat.who == id);
         // One that goes is being looked at with its lane.
-        if was_first && fate == Fate::Leaves {
-            if let Spot::Line(window, _) | Spot::Held(window, _) = self.detach(waiter.lane) {
-                self.queue.work.push_back(Work::Window(window));
+        if was_first && fate == DequeueReason::Left {
+            if let Location::Queued(window, _) | Location::Deferred(window, _) = self.detach(waiter.lane) {
+                self.queue.work.push_back(Dirty::Window(window));
             }
-            self.queue.work.push_back(Work::Lane(waiter.lane));
+            self.queue.work.push_back(Dirty::Group(waiter.lane));
         }
         let lane = &mut self.queue.lanes[waiter.lane];
         lane.seats.remove(&waiter.place);
@@ -123,24 +129,26 @@ impl Locker {
         {
             waits.callers.rise(waiter.caller, waiter.place, id);
             match fate {
-                Fate::Goes if waiter.turns => {
+                DequeueReason::Granted if waiter.turns => {
                     waits.turns.go(waiter.caller, waiter.place.turn, home.cost, waiter.slots);
                 }
-                Fate::Leaves if waiter.turns => waits.turns.leave(waiter.caller, waiter.place.turn, waiter.slots),
-                Fate::Goes | Fate::Leaves => {}
+                DequeueReason::Left if waiter.turns => {
+                    waits.turns.leave(waiter.caller, waiter.place.turn, waiter.slots)
+                }
+                DequeueReason::Granted | DequeueReason::Left => {}
             }
         }
         for want in &waiter.wants {
             self.unwait(want, waiter.caller, waiter.own);
             // One that goes has not taken its slots yet.
-            if fate == Fate::Leaves {
+            if fate == DequeueReason::Left {
                 self.return_unwanted(want.window);
             }
         }
         self.queue.waiters.put_back(id, waiter);
     }
 
-    fn unwait(&mut self, want: &Want, caller: Caller, own: Own) {
+    fn unwait(&mut self, want: &WindowDemand, caller: Caller, own: CallerOrder) {
         let window = want.window;
         let found = self.table.window_mut(window);
         let Some(waits) = found.waits_mut() else { return };
@@ -160,14 +168,14 @@ impl Locker {
                 self.note_settle(window);
             }
         } else if was_claimant && !waits.held.is_empty() {
-            self.queue.work.push_back(Work::Window(window));
+            self.queue.work.push_back(Dirty::Window(window));
         }
     }
 }
 
 /// When a waiter counts as having arrived when classes are compared: a class more or less urgent than
 /// the usual one puts it forward or off by an eighth of the patience, so that no class starves another.
-fn aged(place: Place, patience: Duration) -> Time {
+fn aged(place: QueuePosition, patience: Duration) -> Time {
     let step = nanos(patience.min(LONGEST_PATIENCE)) / 8;
     let class = u64::from(place.class) * step;
     Time::from_nanos(

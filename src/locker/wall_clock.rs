@@ -13,7 +13,7 @@ use crate::time::Time;
 
 /// One look at the wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wall {
+pub struct WallSample {
     /// Its reading at [`Time::START`] if it always went as it goes now, in nanoseconds of Unix time.
     pub at_start: i128,
     /// For how long the machine has been suspended since it was started, in nanoseconds.
@@ -48,7 +48,7 @@ const MOST_SLEEPS: usize = 4;
 #[derive(Clone, Default, Debug)]
 pub(in crate::locker) struct WallClock {
     /// `None` before the first look.
-    wall: Option<Wall>,
+    wall: Option<WallSample>,
     before: Vec<WallReading>,
     /// When the machine was suspended, and for how many nanoseconds; oldest first.
     sleeps: Vec<(Time, u64)>,
@@ -56,27 +56,30 @@ pub(in crate::locker) struct WallClock {
 
 impl WallClock {
     /// One that goes on where another ended, which had these readings.
-    pub(super) fn inherit(readings: Vec<WallReading>, wall: Wall, now: Time) -> WallClock {
+    pub(super) fn inherit(readings: Vec<WallReading>, wall: WallSample, now: Time) -> WallClock {
         let mut clock = WallClock { before: readings, ..WallClock::default() };
         clock.set(wall, now);
         clock
     }
 
     /// One that was not looked at until now: what it read before is of no account.
-    pub(super) fn begin(wall: Wall) -> WallClock {
+    pub(super) fn begin(wall: WallSample) -> WallClock {
         WallClock { wall: Some(wall), ..WallClock::default() }
     }
 
     /// All readings that a locker that goes on from here must know of.
     pub(super) fn readings(&self) -> Vec<WallReading> {
         let present = self.wall.filter(|wall| wall.is_set);
-        let present =
-            present.map(|Wall { at_start, .. }| WallReading { least: at_start, most: at_start, until: Time::NEVER });
+        let present = present.map(|WallSample { at_start, .. }| WallReading {
+            least: at_start,
+            most: at_start,
+            until: Time::NEVER,
+        });
         self.before.iter().copied().chain(present).collect()
     }
 
     /// Takes a look into account. Returns true if anything is other than before.
-    pub(super) fn set(&mut self, wall: Wall, now: Time) -> bool {
+    pub(super) fn set(&mut self, wall: WallSample, now: Time) -> bool {
         let Some(was) = self.wall.replace(wall) else {
             self.compare(wall, now);
             return true;
@@ -122,7 +125,7 @@ impl WallClock {
 
     /// Compares a first reading, or the first after the clock was set, with what an earlier locker has left: it is the
     /// same clock, or has been set since.
-    fn compare(&mut self, wall: Wall, now: Time) {
+    fn compare(&mut self, wall: WallSample, now: Time) {
         if !wall.is_set {
             return;
         }

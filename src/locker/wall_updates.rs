@@ -2,18 +2,18 @@
 
 use super::Locker;
 use super::api::LimitId;
-use super::wall_clock::{UNREST, Wall, WallClock, WallReading};
-use super::window::Form;
+use super::wall_clock::{UNREST, WallClock, WallReading, WallSample};
+use super::window::Algorithm;
 use crate::time::Time;
 
 impl Locker {
     /// Tells what the wall clock reads.
-    pub fn set_wall(&mut self, wall: Wall, now: Time) {
+    pub fn set_wall(&mut self, wall: WallSample, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        let calendar = |id: &LimitId| matches!(self.rules[id.at()].form, Form::Calendar { .. });
+        let calendar = |id: &LimitId| matches!(self.rules[id.at()].form, Algorithm::Calendar { .. });
         let calendars: Vec<LimitId> = self.known.iter().copied().filter(calendar).collect();
         if calendars.is_empty() {
             self.wall = WallClock::begin(wall);

@@ -10,14 +10,14 @@ const END: u32 = u32::MAX;
 
 /// The neighbours of a window in its list.
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct ListLink {
     before: u32,
     after: u32,
 }
 
 /// Who walks through a list while windows come and go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Walker {
+pub(super) enum ListCursor {
     /// What is to be written down.
     Journal,
     /// What the store is to be told.
@@ -25,19 +25,19 @@ pub(super) enum Walker {
 }
 
 #[derive(Debug)]
-pub(super) struct Lists {
+pub(super) struct WindowLists {
     /// Windows per chunk, as a power of two.
     bits: u32,
-    chunks: Vec<Vec<Link>>,
+    chunks: Vec<Vec<ListLink>>,
     /// The first window of each limit.
     first: Vec<u32>,
     /// Where each walker goes on.
     next: [u32; 2],
 }
 
-impl Lists {
-    pub(super) fn new(bits: u32) -> Lists {
-        Lists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 2] }
+impl WindowLists {
+    pub(super) fn new(bits: u32) -> WindowLists {
+        WindowLists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 2] }
     }
 
     /// Puts a window that was just made at the beginning of its limit's list.
@@ -54,7 +54,7 @@ impl Lists {
         if chunk.is_empty() {
             chunk.reserve_exact(1 << self.bits);
         }
-        let link = Link { before: END, after };
+        let link = ListLink { before: END, after };
         match chunk.get_mut(place) {
             Some(found) => *found = link,
             // Places are filled in their order.
@@ -67,7 +67,7 @@ impl Lists {
 
     /// Takes a window out of its limit's list; who was to go on there goes on behind it.
     pub(super) fn unlink(&mut self, limit: LimitId, index: u32) {
-        let Link { before, after } = *self.link_mut(index);
+        let ListLink { before, after } = *self.link_mut(index);
         match before {
             END => self.first[limit.at()] = after,
             before => self.link_mut(before).after = after,
@@ -100,12 +100,12 @@ impl Lists {
     }
 
     /// A walker begins with the windows that a limit has now.
-    pub(super) fn begin(&mut self, walker: Walker, limit: LimitId) {
+    pub(super) fn begin(&mut self, walker: ListCursor, limit: LimitId) {
         self.next[walker as usize] = self.first.get(limit.at()).copied().unwrap_or(END);
     }
 
     /// The next window on a walker's way; `None` at the end of the list.
-    pub(super) fn step(&mut self, walker: Walker) -> Option<u32> {
+    pub(super) fn step(&mut self, walker: ListCursor) -> Option<u32> {
         let index = self.next[walker as usize];
         if index == END {
             return None;
@@ -119,7 +119,7 @@ impl Lists {
         self.chunks[chunk][place].after
     }
 
-    fn link_mut(&mut self, index: u32) -> &mut Link {
+    fn link_mut(&mut self, index: u32) -> &mut ListLink {
         let (chunk, place) = self.at(index);
         &mut self.chunks[chunk][place]
     }

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::caller_backlogs::Callers;
-use super::fair_queue::Turns;
+use super::caller_backlogs::CallerBacklogs;
+use super::fair_queue::FairQueue;
 use crate::time::Time;
 
 /// A place in the order: class, then turn, then arrival. It is that of a waiter's arrival, unless the waiter has changed places
 /// with another of its caller's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Place {
+pub(super) struct QueuePosition {
     /// RFC 9218 urgency, 0 first, where everybody's is compared; else the same for all.
     pub(super) class: u8,
     /// Its turn among callers.
@@ -21,7 +21,7 @@ pub(super) struct Place {
 
 /// Who is at a place, and how the place ages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Seat {
+pub(super) struct QueueEntry {
     /// A lane in a window's line, a waiter in a lane.
     pub(super) who: u32,
     /// When it arrived, put off by its urgency's share of the patience. Classes compare by this: a
@@ -30,25 +30,25 @@ pub(super) struct Seat {
 }
 
 /// Seats in order of their places.
-pub(super) type Seats = BTreeMap<Place, Seat>;
+pub(super) type QueueEntries = BTreeMap<QueuePosition, QueueEntry>;
 
 /// The next in order: the first of each class, and of these the one that aged most.
-pub(super) fn first(seats: &Seats) -> Option<(Place, Seat)> {
-    let mut best: Option<(Place, Seat)> = None;
+pub(super) fn first(seats: &QueueEntries) -> Option<(QueuePosition, QueueEntry)> {
+    let mut best: Option<(QueuePosition, QueueEntry)> = None;
     let mut rest = seats.range(..);
     while let Some((&place, &seat)) = rest.next() {
         if best.is_none_or(|(_, known)| seat.aged < known.aged) {
             best = Some((place, seat));
         }
         let Some(class) = place.class.checked_add(1) else { break };
-        rest = seats.range(Place { class, turn: 0, arrived: Time::START, seq: 0 }..);
+        rest = seats.range(QueuePosition { class, turn: 0, arrived: Time::START, seq: 0 }..);
     }
     best
 }
 
 #[derive(Debug, Default)]
-struct Group {
-    seats: Seats,
+struct PrimaryOrder {
+    seats: QueueEntries,
     /// How the group stands in the order of groups.
     rank: Option<(Time, u64)>,
 }
@@ -56,18 +56,18 @@ struct Group {
 /// The lanes that wait for one window. Lanes of one home take turns by their places; between homes,
 /// whose turns do not compare, the one that waits longer goes first.
 #[derive(Debug, Default)]
-pub(super) struct Line {
-    groups: BTreeMap<u32, Group>,
+pub(super) struct GroupQueue {
+    groups: BTreeMap<u32, PrimaryOrder>,
     order: BTreeSet<(Time, u64, u32)>,
 }
 
-impl Line {
-    pub(super) fn insert(&mut self, home: u32, place: Place, seat: Seat) {
+impl GroupQueue {
+    pub(super) fn insert(&mut self, home: u32, place: QueuePosition, seat: QueueEntry) {
         self.groups.entry(home).or_default().seats.insert(place, seat);
         self.rank(home);
     }
 
-    pub(super) fn remove(&mut self, home: u32, place: Place) {
+    pub(super) fn remove(&mut self, home: u32, place: QueuePosition) {
         if let Some(group) = self.groups.get_mut(&home) {
             group.seats.remove(&place);
             self.rank(home);
@@ -75,7 +75,7 @@ impl Line {
     }
 
     /// The lane whose turn it is, and how it aged.
-    pub(super) fn first(&self) -> Option<(Place, Seat)> {
+    pub(super) fn first(&self) -> Option<(QueuePosition, QueueEntry)> {
         let (_, _, home) = self.order.first()?;
         first(&self.groups.get(home)?.seats)
     }
@@ -106,21 +106,21 @@ impl Line {
 
 /// Everything about the waiters that need one window.
 #[derive(Debug, Default)]
-pub(super) struct Waits {
+pub(super) struct WindowQueue {
     /// How many waiters need this window.
     pub(super) waiting: usize,
     /// How many slots they need.
     pub(super) slots: u64,
     /// Lanes that this window keeps back, or that come after one that it keeps back.
-    pub(super) line: Line,
+    pub(super) line: GroupQueue,
     /// Lanes that would make this window's claimant later. They keep nobody else back.
-    pub(super) held: Line,
+    pub(super) held: GroupQueue,
     /// The waiters that need windows of other limits too, oldest first: the first is the claimant.
     pub(super) claimants: BTreeSet<(Time, u64, u32)>,
     /// What each caller has in line, if the limit looks at callers.
-    pub(super) callers: Callers,
+    pub(super) callers: CallerBacklogs,
     /// The turns of the callers whose home this is.
-    pub(super) turns: Turns,
+    pub(super) turns: FairQueue,
     /// When the line is looked at next; `None`: when something happens.
     pub(super) armed: Option<Time>,
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 use super::api::{Key, LimitId};
-use super::hash_index::Index;
-use super::window::{Rule, Window};
-use super::window_lists::Lists;
-use super::window_queue::Waits;
+use super::hash_index::HashIndex;
+use super::window::{Window, WindowRule};
+use super::window_lists::WindowLists;
+use super::window_queue::WindowQueue;
 use crate::time::Time;
 
 /// Windows per chunk, as a power of two: 32 MiB, of which only what was used takes memory. Smaller blocks than that stay
@@ -37,14 +37,14 @@ struct Chunk {
 
 /// The live windows of all limits.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct WindowTable {
     /// Windows per chunk, as a power of two.
     bits: u32,
-    secret: Secret,
-    shards: Vec<Index>,
+    secret: HashSeed,
+    shards: Vec<HashIndex>,
     chunks: Vec<Chunk>,
     /// The windows of each limit.
-    pub(super) lists: Lists,
+    pub(super) lists: WindowLists,
     /// The chunks that have room: the lowest is filled first, so that the highest empty.
     roomy: BTreeSet<usize>,
     live: usize,
@@ -55,16 +55,16 @@ pub(super) struct Table {
     pub(super) gone: Vec<(LimitId, Key)>,
     /// At how many places was looked, one after the other.
     #[cfg(test)]
-    pub(super) looks: Looks,
+    pub(super) looks: LookCount,
 }
 
 /// Counts places that are looked at: another one than the last.
 #[cfg(test)]
 #[derive(Debug, Default)]
-pub(super) struct Looks(std::cell::Cell<(u32, usize)>);
+pub(super) struct LookCount(std::cell::Cell<(u32, usize)>);
 
 #[cfg(test)]
-impl Looks {
+impl LookCount {
     fn at(&self, index: u32) {
         let (last, count) = self.0.get();
         self.0.set((index, count + usize::from(index != last)));
@@ -76,21 +76,21 @@ impl Looks {
     }
 }
 
-impl Table {
-    pub(super) fn new(bits: u32) -> Table {
-        Table {
+impl WindowTable {
+    pub(super) fn new(bits: u32) -> WindowTable {
+        WindowTable {
             bits,
-            secret: Secret::random(),
-            shards: (0..SHARDS).map(|_| Index::default()).collect(),
+            secret: HashSeed::random(),
+            shards: (0..SHARDS).map(|_| HashIndex::default()).collect(),
             chunks: Vec::new(),
-            lists: Lists::new(bits),
+            lists: WindowLists::new(bits),
             roomy: BTreeSet::new(),
             live: 0,
             generation: 0,
             hand: 0,
             gone: Vec::new(),
             #[cfg(test)]
-            looks: Looks::default(),
+            looks: LookCount::default(),
         }
     }
 
@@ -155,7 +155,7 @@ impl Table {
         self.chunks.get(chunk)?.windows.get(place).filter(|window| window.limit != VACANT)
     }
 
-    /// As [`Table::get`], to be changed.
+    /// As [`WindowTable::get`], to be changed.
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Window> {
         #[cfg(test)]
         self.looks.at(index);
@@ -164,7 +164,7 @@ impl Table {
     }
 
     /// The waiters of a window, if it is still there and has any.
-    pub(super) fn waits(&self, index: u32) -> Option<&Waits> {
+    pub(super) fn waits(&self, index: u32) -> Option<&WindowQueue> {
         self.get(index)?.waits()
     }
 
@@ -214,7 +214,7 @@ impl Table {
         u32::try_from(number * size + place).expect("4 billion windows do not fit in memory")
     }
 
-    fn remove(&mut self, index: u32, rules: &mut [Rule]) {
+    fn remove(&mut self, index: u32, rules: &mut [WindowRule]) {
         let window = self.window(index);
         let limit = window.limit;
         // Also if its limit is not written down any more: it was when this was noted.
@@ -249,7 +249,7 @@ impl Table {
     }
 
     /// Drops what is idle among the next `places`, going round; never waits, never looks at more.
-    pub(super) fn sweep(&mut self, places: usize, rules: &mut [Rule], now: Time) {
+    pub(super) fn sweep(&mut self, places: usize, rules: &mut [WindowRule], now: Time) {
         let size = self.chunk_size();
         let mut left = places.min(self.all_places());
         while left > 0 && self.live > 0 {
@@ -296,12 +296,12 @@ impl Table {
 /// What decides where keys lie in the index: random for each table. Keys of shared limits are hashed with a seed that
 /// follows from their group, so that whoever knows that could choose keys that all lie in one run of the index.
 #[derive(Clone, Copy)]
-struct Secret([u64; 2]);
+struct HashSeed([u64; 2]);
 
-impl Secret {
-    fn random() -> Secret {
+impl HashSeed {
+    fn random() -> HashSeed {
         let random = RandomState::new();
-        Secret([random.hash_one(0), random.hash_one(1)])
+        HashSeed([random.hash_one(0), random.hash_one(1)])
     }
 
     /// The shard and the hash of a key: a folded multiplication (as of wyhash), of which nothing can be foretold without
@@ -316,7 +316,7 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for HashSeed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Secret(..)")
     }

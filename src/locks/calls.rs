@@ -17,7 +17,7 @@ use super::table::{LockRequest, LockTable, Uid};
 use super::{LONGEST, LockApi, hal};
 use crate::gate::{Answer, Permit, Refused};
 use crate::http_admin::{check_password, may_be_dns_rebinding, problem, unauthorized};
-use crate::locker::Why;
+use crate::locker::RefusalReason;
 
 /// Most bytes of a resource's name, and of a title. Both appear in logs and listings.
 const LONGEST_NAME: usize = 255;
@@ -127,7 +127,9 @@ fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, p
 
 fn refuse(why: Refused) -> Response {
     match why {
-        Refused::Sorry(sorry) if matches!(sorry.why, Why::TimedOut | Why::TooLong | Why::Full) => {
+        Refused::Sorry(sorry)
+            if matches!(sorry.why, RefusalReason::TimedOut | RefusalReason::TooLong | RefusalReason::Full) =>
+        {
             problem(StatusCode::REQUEST_TIMEOUT, "it was held by another all the time")
         }
         Refused::Sorry(_) => busy("too many locks are held or waited for"),

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::locker::{Caller, Why};
+use crate::locker::{Caller, RefusalReason};
 
 /// Every reason for which a limit refuses, with its word for logs and metrics.
-pub const REASONS: [(Why, &str); 8] = [
-    (Why::Full, "full"),
-    (Why::TooLong, "too_long"),
-    (Why::QueueFull, "queue_full"),
-    (Why::TimedOut, "timed_out"),
-    (Why::TooManyKeys, "too_many_keys"),
-    (Why::CostTooHigh, "cost_too_high"),
-    (Why::StoreLost, "store_lost"),
-    (Why::Unwritten, "unwritten"),
+pub const REASONS: [(RefusalReason, &str); 8] = [
+    (RefusalReason::Full, "full"),
+    (RefusalReason::TooLong, "too_long"),
+    (RefusalReason::QueueFull, "queue_full"),
+    (RefusalReason::TimedOut, "timed_out"),
+    (RefusalReason::TooManyKeys, "too_many_keys"),
+    (RefusalReason::CostTooHigh, "cost_too_high"),
+    (RefusalReason::StoreLost, "store_lost"),
+    (RefusalReason::Unwritten, "unwritten"),
 ];
 
 /// The upper bounds of the buckets in which waits are counted, in seconds; what is longer has a bucket of its own.
@@ -120,7 +120,7 @@ impl LimitMetrics {
         self.waited_micros.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
     }
 
-    fn refuse(&self, why: Why) {
+    fn refuse(&self, why: RefusalReason) {
         for (count, _) in self.refused.iter().zip(REASONS).filter(|(_, (reason, _))| *reason == why) {
             count.add_one();
         }
@@ -147,7 +147,7 @@ impl Metrics {
     }
 
     /// A limit refused a request.
-    pub(super) fn limit_refused(&self, limit: &Arc<str>, why: Why) {
+    pub(super) fn limit_refused(&self, limit: &Arc<str>, why: RefusalReason) {
         self.of(limit).refuse(why);
     }
 
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_limit_keeps_its_tally_as_long_as_it_keeps_its_name() {
         let metrics = Metrics::default();
-        metrics.limit_refused(&"a".into(), Why::TooLong);
+        metrics.limit_refused(&"a".into(), RefusalReason::TooLong);
         metrics.of(&"b".into());
         assert!(Arc::ptr_eq(&metrics.of(&"a".into()), &metrics.of(&"a".into())));
         let refused: Vec<_> = metrics.of(&"a".into()).refused().filter(|(_, count)| *count > 0).collect();

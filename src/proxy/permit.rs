@@ -111,7 +111,7 @@ pub(super) async fn ask(
                     Err(Refused::Anew) => {
                         claimant.claim_again(session, log)?;
                         prefs.arrived = Some(log.started);
-                        prefs.kind = AskKind::SentBack { retry };
+                        prefs.kind = AskKind::Reask { retry };
                     }
                     Err(refused) => return Err(session.worker.snapshot.refusal(refused).into()),
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::path::TooManyReadings;
-use crate::locker::Why;
+use crate::locker::RefusalReason;
 use crate::wire::HeadError;
 
 /// Why the gateway answers a request itself, with an error.
@@ -16,7 +16,7 @@ pub enum Refusal {
         /// The limit's name.
         limit: Arc<str>,
         /// What it was that refused.
-        why: Why,
+        why: RefusalReason,
         /// When asking again makes sense.
         retry_after: Duration,
         /// Whether `retry_after` is exact if nobody else comes first; else it is a lower bound.
@@ -129,16 +129,26 @@ impl Refusal {
     /// The table: status, `error=`, who refused, and a word for logs and metrics.
     fn row(&self) -> Row {
         match self {
-            Refusal::Limited { why: Why::Full, .. } => row(429, "http_request_error", "limit", "full"),
-            Refusal::Limited { why: Why::TooLong, .. } => row(429, "http_request_error", "limit", "too_long"),
-            Refusal::Limited { why: Why::QueueFull, .. } => row(429, "http_request_error", "limit", "queue_full"),
-            Refusal::Limited { why: Why::TimedOut, .. } => row(429, "http_request_error", "limit", "timed_out"),
-            Refusal::Limited { why: Why::TooManyKeys, .. } => {
+            Refusal::Limited { why: RefusalReason::Full, .. } => row(429, "http_request_error", "limit", "full"),
+            Refusal::Limited { why: RefusalReason::TooLong, .. } => row(429, "http_request_error", "limit", "too_long"),
+            Refusal::Limited { why: RefusalReason::QueueFull, .. } => {
+                row(429, "http_request_error", "limit", "queue_full")
+            }
+            Refusal::Limited { why: RefusalReason::TimedOut, .. } => {
+                row(429, "http_request_error", "limit", "timed_out")
+            }
+            Refusal::Limited { why: RefusalReason::TooManyKeys, .. } => {
                 row(503, "connection_limit_reached", "limit", "too_many_keys")
             }
-            Refusal::Limited { why: Why::StoreLost, .. } => row(503, "proxy_internal_error", "limit", "store_lost"),
-            Refusal::Limited { why: Why::Unwritten, .. } => row(503, "proxy_internal_error", "limit", "unwritten"),
-            Refusal::Limited { why: Why::CostTooHigh, .. } => row(400, "http_request_error", "limit", "cost_too_high"),
+            Refusal::Limited { why: RefusalReason::StoreLost, .. } => {
+                row(503, "proxy_internal_error", "limit", "store_lost")
+            }
+            Refusal::Limited { why: RefusalReason::Unwritten, .. } => {
+                row(503, "proxy_internal_error", "limit", "unwritten")
+            }
+            Refusal::Limited { why: RefusalReason::CostTooHigh, .. } => {
+                row(400, "http_request_error", "limit", "cost_too_high")
+            }
             Refusal::Malformed(_) => row(400, "http_request_error", "caller", "malformed"),
             Refusal::BadTarget(_) => row(400, "http_request_error", "caller", "bad_target"),
             Refusal::BadCost { .. } => row(400, "http_request_error", "caller", "bad_cost"),
@@ -280,7 +290,7 @@ impl Refusal {
 
     /// Time until asking again makes sense, if that is known and asking again can help.
     pub fn retry_after(&self) -> Option<Duration> {
-        if matches!(self, Refusal::Limited { why: Why::CostTooHigh, .. }) {
+        if matches!(self, Refusal::Limited { why: RefusalReason::CostTooHigh, .. }) {
             return None;
         }
         if let Refusal::Limited { retry_after, .. }
@@ -317,29 +327,35 @@ pub(super) fn millis_up(wait: Duration) -> u128 {
     wait.as_nanos().div_ceil(1_000_000).max(1)
 }
 
-fn limited(limit: &str, why: Why, retry_after: Duration, exact: bool) -> String {
+fn limited(limit: &str, why: RefusalReason, retry_after: Duration, exact: bool) -> String {
     let ms = millis_up(retry_after);
     let again = if exact { format!("Ask again in {ms} ms.") } else { format!("Ask again in {ms} ms at the earliest.") };
     match why {
-        Why::Full => format!("The limit {limit:?} has no free slot, and requests do not wait for it. {again}"),
-        Why::TooLong => format!(
+        RefusalReason::Full => {
+            format!("The limit {limit:?} has no free slot, and requests do not wait for it. {again}")
+        }
+        RefusalReason::TooLong => format!(
             "The limit {limit:?} has no slot within the time that the request may wait (max_wait, or Prefer: wait). {again}"
         ),
-        Why::QueueFull => format!("As many requests wait for the limit {limit:?} as may wait (max_waiting). {again}"),
-        Why::TimedOut => {
+        RefusalReason::QueueFull => {
+            format!("As many requests wait for the limit {limit:?} as may wait (max_waiting). {again}")
+        }
+        RefusalReason::TimedOut => {
             format!("The request waited for the limit {limit:?} as long as it may (max_wait, or Prefer: wait). {again}")
         }
-        Why::TooManyKeys => format!("The limit {limit:?} counts as many keys as it may at one time. {again}"),
-        Why::StoreLost => {
+        RefusalReason::TooManyKeys => format!("The limit {limit:?} counts as many keys as it may at one time. {again}"),
+        RefusalReason::StoreLost => {
             format!(
                 "The limit {limit:?} is counted in a store that cannot be reached, so nobody knows what is free. {again}"
             )
         }
-        Why::Unwritten => {
+        RefusalReason::Unwritten => {
             format!(
                 "The gateway cannot write down what the limit {limit:?} counts, and lets nothing go unwritten. {again}"
             )
         }
-        Why::CostTooHigh => format!("The request costs more than the limit {limit:?} ever has free. Lower its cost."),
+        RefusalReason::CostTooHigh => {
+            format!("The request costs more than the limit {limit:?} ever has free. Lower its cost.")
+        }
     }
 }

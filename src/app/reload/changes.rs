@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::config::Settings;
 use crate::gate::Gate;
-use crate::locker::{LimitId, Reload};
+use crate::locker::{LimitId, ReloadSummary};
 use crate::proxy::claims::Rule;
 
 /// One line for each limit that has changed, then one for each section.
-pub(super) fn lines(gate: &Gate, reload: &Reload, others: Others) -> Vec<String> {
+pub(super) fn lines(gate: &Gate, reload: &ReloadSummary, others: Others) -> Vec<String> {
     let limits = gate.limits();
     let limits = &*limits;
     let changed: Vec<_> = reload.changed.iter().filter(|id| !reload.keyed_anew.contains(id)).copied().collect();

@@ -14,7 +14,7 @@ use super::form_1::{Head1, Page1};
 use super::when::{Line, Moment};
 use super::{Error, damaged};
 use crate::gate::clock::Clock;
-use crate::locker::{Estate, Key, LimitId};
+use crate::locker::{Key, LimitId, Snapshot};
 
 /// What is said of the whole, each under a name of its own.
 const WHOLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("whole");
@@ -37,7 +37,7 @@ pub(super) struct File {
 pub(super) struct Found {
     pub(super) seed: [u8; 16],
     pub(super) stopped: bool,
-    pub(super) estate: Estate,
+    pub(super) estate: Snapshot,
 }
 
 impl File {
@@ -105,7 +105,7 @@ impl File {
         }
         let readings =
             head.readings.into_iter().map(|reading| reading.reading(line)).chain(written.reading(line)).collect();
-        Ok(Some(Found { seed: head.seed, stopped: head.stopped, estate: Estate { limits, windows, readings } }))
+        Ok(Some(Found { seed: head.seed, stopped: head.stopped, estate: Snapshot { limits, windows, readings } }))
     }
 
     fn part<T: DeserializeOwned>(

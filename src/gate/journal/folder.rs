@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::file::Found;
 use super::{Error, Legacy};
-use crate::locker::{End, Estate};
+use crate::locker::{Shutdown, Snapshot};
 
 /// The file in the folder.
 pub(super) const FILE: &str = "journal.redb";
@@ -89,24 +89,24 @@ impl Folder {
     pub(super) fn legacy(&self, found: Found, forgets: bool) -> Legacy {
         let Found { seed, stopped, estate } = found;
         let end = match stopped {
-            true => End::Orderly,
-            false if self.is_whole() => End::Crash,
-            false => End::Blind,
+            true => Shutdown::Orderly,
+            false if self.is_whole() => Shutdown::Crash,
+            false => Shutdown::NotPersisted,
         };
         match end {
-            End::HandOver | End::Orderly => {}
-            End::Crash | End::Blind if forgets => {
+            Shutdown::HandOver | Shutdown::Orderly => {}
+            Shutdown::Crash | Shutdown::NotPersisted if forgets => {
                 tracing::warn!(
                     "the gateway before did not stop in order: what it counted is forgotten, as after_crash says"
                 );
-                return Legacy { estate: Estate::default(), end: End::Orderly, seed };
+                return Legacy { estate: Snapshot::default(), end: Shutdown::Orderly, seed };
             }
-            End::Crash => {
+            Shutdown::Crash => {
                 tracing::warn!(
                     "the gateway before did not stop in order: windows of up to 10 s count as full for their span"
                 );
             }
-            End::Blind => tracing::warn!(
+            Shutdown::NotPersisted => tracing::warn!(
                 "the gateway before could not write what it counted, and did not stop in order: all windows count as full for their span"
             ),
         }

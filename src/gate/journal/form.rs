@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::when::Line;
 use crate::locker::{
-    Counts, Key, Kind, Known, Limit, LimitId, Page, Priority, Rate, ShareBy, Unit, WallReading, WhenFull,
+    Counts, Key, Kind, Limit, LimitId, LimitSnapshot, Priority, Rate, ShareBy, Unit, WallReading, WhenFull,
+    WindowRecord,
 };
 use crate::time::Time;
 
@@ -127,7 +128,7 @@ impl ReadingForm {
 }
 
 impl KnownForm {
-    pub(in crate::gate) fn of(known: &Known, line: Line) -> KnownForm {
+    pub(in crate::gate) fn of(known: &LimitSnapshot, line: Line) -> KnownForm {
         KnownForm {
             limit: LimitForm::of(&known.limit),
             in_force: known.in_force,
@@ -138,8 +139,8 @@ impl KnownForm {
         }
     }
 
-    pub(in crate::gate) fn known(self, line: Line) -> Known {
-        Known {
+    pub(in crate::gate) fn known(self, line: Line) -> LimitSnapshot {
+        LimitSnapshot {
             limit: self.limit.limit(),
             in_force: self.in_force,
             since: line.at_boot(self.since),
@@ -151,7 +152,7 @@ impl KnownForm {
 }
 
 impl PageForm {
-    pub(in crate::gate) fn of(page: &Page, line: Line) -> PageForm {
+    pub(in crate::gate) fn of(page: &WindowRecord, line: Line) -> PageForm {
         PageForm {
             log: to_boot(&page.log, line),
             late: to_boot(&page.late, line),
@@ -162,8 +163,8 @@ impl PageForm {
         }
     }
 
-    pub(in crate::gate) fn page(self, limit: LimitId, key: Key, line: Line) -> Page {
-        Page {
+    pub(in crate::gate) fn page(self, limit: LimitId, key: Key, line: Line) -> WindowRecord {
+        WindowRecord {
             limit,
             key,
             log: at_boot(&self.log, line),

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::gate::clock::Clock;
     use crate::gate::journal::when::Line;
-    use crate::locker::{Counts, Kind, Known, Limit, Locker, Priority, Rate, ShareBy, WhenFull};
+    use crate::locker::{Counts, Kind, Limit, LimitSnapshot, Locker, Priority, Rate, ShareBy, WhenFull};
     use crate::time::Time;
 
     #[test]
@@ -88,12 +88,12 @@ mod tests {
         let head: Head = postcard::from_bytes::<Head1>(&postcard::to_stdvec(&written).unwrap()).unwrap().into();
         assert_eq!((head.seed, head.stopped), ([7; 16], true));
         let (clock, _hand) = Clock::manual();
-        let known: Vec<Known> = head.limits.into_iter().map(|known| known.known(Line::here(&clock))).collect();
+        let known: Vec<LimitSnapshot> = head.limits.into_iter().map(|known| known.known(Line::here(&clock))).collect();
         let here = Locker::new(vec![limit.clone()]).known().remove(0);
         let at = Time::from_nanos;
         let expected = [
-            Known { since: at(1), unknown: vec![(at(2), 3)], ..here.clone() },
-            Known { since: at(4), in_force: false, ..here },
+            LimitSnapshot { since: at(1), unknown: vec![(at(2), 3)], ..here.clone() },
+            LimitSnapshot { since: at(4), in_force: false, ..here },
         ];
         assert_eq!(known, expected);
     }

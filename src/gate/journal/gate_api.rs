@@ -2,7 +2,7 @@
 //! gate's lock for a slice of work.
 
 use crate::gate::Gate;
-use crate::locker::{Begin, Estate, Known, Record, WallReading, Written};
+use crate::locker::{JournalRecord, JournalStart, LimitSnapshot, Snapshot, WallReading, WriteToken};
 
 /// How many things are named, or said to be written, in one go: the gate is locked meanwhile.
 pub(super) const MOST: usize = 512;
@@ -11,22 +11,22 @@ pub(super) const MOST: usize = 512;
 #[derive(Default)]
 pub(super) struct Done {
     limits: bool,
-    pages: Vec<Written>,
+    pages: Vec<WriteToken>,
 }
 
 impl Done {
-    pub(super) fn of(records: &[Record]) -> Done {
+    pub(super) fn of(records: &[JournalRecord]) -> Done {
         let mut done = Done::default();
         done.extend(records);
         done
     }
 
-    pub(super) fn extend(&mut self, records: &[Record]) {
+    pub(super) fn extend(&mut self, records: &[JournalRecord]) {
         for record in records {
             match record {
-                Record::Limits => self.limits = true,
-                Record::Window(_, written) => self.pages.push(*written),
-                Record::Gone(..) => {}
+                JournalRecord::Limits => self.limits = true,
+                JournalRecord::Window(_, written) => self.pages.push(*written),
+                JournalRecord::Dropped(..) => {}
             }
         }
     }
@@ -34,7 +34,7 @@ impl Done {
 
 /// What the thread that writes says to the locker.
 impl Gate {
-    pub(super) fn begin_recording(&self, begin: Begin) {
+    pub(super) fn begin_recording(&self, begin: JournalStart) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.begin_recording(begin, now));
     }
@@ -44,7 +44,7 @@ impl Gate {
         let now = self.clock.now();
         self.step(now, |state| {
             if !state.locker.is_recording() {
-                state.locker.begin_recording(Begin::Resume, now);
+                state.locker.begin_recording(JournalStart::Resume, now);
             }
         });
     }
@@ -63,7 +63,7 @@ impl Gate {
 
     /// What is to be written next, after a look at some; and whether there is more. When there is not, and
     /// nothing was found, the bell is rung for the next.
-    pub(super) fn take_records(&self) -> (Vec<Record>, bool) {
+    pub(super) fn take_records(&self) -> (Vec<JournalRecord>, bool) {
         let now = self.clock.now();
         self.step(now, |state| {
             let records = state.locker.poll_records(MOST, now);
@@ -85,12 +85,12 @@ impl Gate {
     }
 
     /// What is known of limits, and of the wall clock.
-    pub(super) fn known(&self) -> (Vec<Known>, Vec<WallReading>) {
+    pub(super) fn known(&self) -> (Vec<LimitSnapshot>, Vec<WallReading>) {
         let state = self.lock();
         (state.locker.known(), state.locker.readings())
     }
 
-    pub(super) fn estate(&self) -> Estate {
+    pub(super) fn estate(&self) -> Snapshot {
         let now = self.clock.now();
         self.step(now, |state| state.locker.estate(now))
     }

@@ -28,7 +28,7 @@ use self::file::File;
 use self::folder::{FILE, Folder, LOCK, WHOLE};
 use super::bell::Bell;
 use super::clock::Clock;
-use crate::locker::{End, Estate};
+use crate::locker::{Shutdown, Snapshot};
 
 /// What is written in the folder.
 pub const FILES: [&str; 3] = [FILE, LOCK, WHOLE];
@@ -184,8 +184,8 @@ pub(super) struct Journal {
 
 /// What an earlier gateway has left.
 pub(super) struct Legacy {
-    pub(super) estate: Estate,
-    pub(super) end: End,
+    pub(super) estate: Snapshot,
+    pub(super) end: Shutdown,
     pub(super) seed: [u8; 16],
 }
 
@@ -195,7 +195,7 @@ impl Legacy {
         let mut seed = [0; 16];
         let random = SystemRandom::new().fill(&mut seed);
         random.map_err(|_| Error::System(io::Error::other("the system has no random numbers")))?;
-        Ok(Legacy { estate: Estate::default(), end: End::Orderly, seed })
+        Ok(Legacy { estate: Snapshot::default(), end: Shutdown::Orderly, seed })
     }
 }
 

@@ -12,7 +12,7 @@ use super::when::{Line, Moment};
 use super::{Error, Journal, Standing};
 use crate::gate::Gate;
 use crate::gate::bell::{Leaving, Parked};
-use crate::locker::{Begin, Estate, Known, Limit, Page, Record};
+use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, Snapshot, WindowRecord};
 
 /// How many slices are written together where all windows are.
 const SLICES: usize = 8;
@@ -115,7 +115,7 @@ impl Journal {
     }
 
     /// What is written together: some slices, of which each has the gate locked, but not all the time.
-    fn take_batch(&self, gate: &Gate) -> (Vec<Record>, bool) {
+    fn take_batch(&self, gate: &Gate) -> (Vec<JournalRecord>, bool) {
         let (mut records, mut more) = gate.take_records();
         // Where nobody waits for any of it, the disk is the slowest: then fewer commits of more.
         for _ in 1..SLICES {
@@ -131,7 +131,7 @@ impl Journal {
 
     /// Writes all there is in the place of all that was written, together.
     fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
-        gate.begin_recording(Begin::Anew);
+        gate.begin_recording(JournalStart::Fresh);
         let mut done = Done::default();
         self.write(|batch| {
             batch.begin_anew()?;
@@ -157,7 +157,7 @@ impl Journal {
         self.reopen()?;
         // The disk takes something, before the locker is told so.
         self.write(|_| Ok(()))?;
-        gate.begin_recording(Begin::Resume);
+        gate.begin_recording(JournalStart::Resume);
         self.set_standing(Standing::Whole);
         self.write_all(gate)
     }
@@ -166,7 +166,7 @@ impl Journal {
     fn begin_to_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
         self.reopen()?;
         self.write(|_| Ok(()))?;
-        gate.begin_recording(Begin::CatchUp);
+        gate.begin_recording(JournalStart::CatchUp);
         let (records, _more) = gate.take_records();
         self.write(|batch| {
             batch.begin_anew()?;
@@ -184,7 +184,7 @@ impl Journal {
     }
 
     /// The last thing that is written: what a gateway that stops has counted.
-    pub(in crate::gate) fn stop(&self, estate: &Estate) {
+    pub(in crate::gate) fn stop(&self, estate: &Snapshot) {
         self.bell.end();
         match self.reopen().and_then(|()| self.write_stopped(estate)) {
             Ok(()) => tracing::debug!(windows = estate.windows.len(), "what was counted is written"),
@@ -195,7 +195,7 @@ impl Journal {
     }
 
     /// Puts an estate in the place of all that was written, with the mark of an orderly stop.
-    fn write_stopped(&self, estate: &Estate) -> Result<(), redb::Error> {
+    fn write_stopped(&self, estate: &Snapshot) -> Result<(), redb::Error> {
         let line = Line::here(&self.clock);
         let limits: Vec<&Limit> = estate.limits.iter().map(|known| &known.limit).collect();
         let head = Head {
@@ -211,9 +211,9 @@ impl Journal {
         })
     }
 
-    fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[Record]) -> Result<(), redb::Error> {
+    fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[JournalRecord]) -> Result<(), redb::Error> {
         let line = Line::here(&self.clock);
-        if records.contains(&Record::Limits) {
+        if records.contains(&JournalRecord::Limits) {
             let (known, readings) = gate.known();
             let limits = known_forms(&known, line);
             let readings = readings.into_iter().map(|reading| ReadingForm::of(reading, line)).collect();
@@ -222,9 +222,9 @@ impl Journal {
         let limits = gate.limits();
         let limits: Vec<&Limit> = limits.iter().collect();
         batch.pages(records.iter().filter_map(|record| match record {
-            Record::Limits => None,
-            Record::Window(page, _) => Some(form_of(page, &limits, line)),
-            Record::Gone(limit, key) => Some((&*limits[limit.0 as usize].name, key.0, None)),
+            JournalRecord::Limits => None,
+            JournalRecord::Window(page, _) => Some(form_of(page, &limits, line)),
+            JournalRecord::Dropped(limit, key) => Some((&*limits[limit.0 as usize].name, key.0, None)),
         }))
     }
 
@@ -316,11 +316,11 @@ impl Journal {
 }
 
 /// What is written of limits: nothing of those that were forgotten, since pages name theirs by its name.
-fn known_forms(known: &[Known], line: Line) -> Vec<KnownForm> {
+fn known_forms(known: &[LimitSnapshot], line: Line) -> Vec<KnownForm> {
     let known = known.iter().filter(|known| !known.limit.is_forgotten());
     known.map(|known| KnownForm::of(known, line)).collect()
 }
 
-fn form_of<'l>(page: &Page, limits: &[&'l Limit], line: Line) -> (&'l str, u128, Option<PageForm>) {
+fn form_of<'l>(page: &WindowRecord, limits: &[&'l Limit], line: Line) -> (&'l str, u128, Option<PageForm>) {
     (&*limits[page.limit.0 as usize].name, page.key.0, Some(PageForm::of(page, line)))
 }

@@ -22,7 +22,7 @@ use super::step::{Sample, step};
 use super::{Error, Health, Settings, Status, WhenLost};
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
-use crate::locker::{Authority, Exchange, LimitId};
+use crate::locker::{LimitId, SharingMode, SyncRequest};
 use crate::time::Time;
 
 /// How often the store is told that this gateway is there, if nothing else is told.
@@ -105,7 +105,7 @@ struct Client {
     under_way: Option<Duration>,
     contact: Contact,
     /// What was said to the locker while the store cannot be asked.
-    authorities: HashMap<LimitId, Authority>,
+    authorities: HashMap<LimitId, SharingMode>,
     doubted: Option<i64>,
     sample: Option<Sample>,
     /// What was logged last of why it cannot be asked.
@@ -221,7 +221,7 @@ impl Client {
     /// Has the store know this gateway by another name.
     async fn introduce(&mut self, link: &mut Link) -> Result<(), Ended> {
         self.epochs += 1;
-        self.exchange(link, Verb::Hello, Exchange::default()).await?;
+        self.exchange(link, Verb::Hello, SyncRequest::default()).await?;
         self.doubted = None;
         self.gate()?.open_sharing();
         Ok(())
@@ -242,7 +242,7 @@ impl Client {
         }
     }
 
-    async fn exchange(&mut self, link: &mut Link, verb: Verb, exchange: Exchange) -> Result<(), Ended> {
+    async fn exchange(&mut self, link: &mut Link, verb: Verb, exchange: SyncRequest) -> Result<(), Ended> {
         let gate = self.gate()?;
         let limits = gate.limits();
         let (keys, speaker) = (message::keys(&self.settings.group, &exchange, &limits), self.speaker(link));
@@ -363,16 +363,16 @@ impl Client {
         for id in gate.shared_limits() {
             let Some(limit) = limits.get(id.0 as usize) else { continue };
             let authority = authority(&self.settings.when_lost, limit, self.contact.last(), self.under_way, now);
-            let before = self.authorities.insert(id, authority).unwrap_or(Authority::Nobody);
+            let before = self.authorities.insert(id, authority).unwrap_or(SharingMode::Blocked);
             if before != authority {
                 tracing::warn!(limit = &*limit.name, "{}", in_words(authority));
                 gate.set_authority(id, authority);
             }
         }
-        let any = |of: fn(&Authority) -> bool| self.authorities.values().any(of);
-        let health = if any(|authority| matches!(authority, Authority::Part { .. })) {
+        let any = |of: fn(&SharingMode) -> bool| self.authorities.values().any(of);
+        let health = if any(|authority| matches!(authority, SharingMode::Fraction { .. })) {
             Health::Shared
-        } else if any(|authority| *authority == Authority::Alone) {
+        } else if any(|authority| *authority == SharingMode::Standalone) {
             Health::Alone
         } else {
             Health::Lost

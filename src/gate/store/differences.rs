@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Status;
 use super::message::Answer;
-use crate::locker::{Exchange, Limit, LimitId};
+use crate::locker::{Limit, LimitId, SyncRequest};
 use crate::time::Time;
 
 /// The keys of the file behind the bits of an answer, in the script's order.
@@ -40,7 +40,7 @@ impl Differences {
     pub(super) fn report(
         &mut self,
         answer: &Answer,
-        exchange: &Exchange,
+        exchange: &SyncRequest,
         limits: &[Limit],
         status: &Status,
         now: Time,

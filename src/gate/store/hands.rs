@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::{Status, Store};
 use crate::gate::Gate;
-use crate::locker::{Authority, Exchange, LimitId, Taken};
+use crate::locker::{LimitId, SharingMode, SlotGrant, SyncRequest};
 use crate::time::Time;
 
 impl Gate {
@@ -38,12 +38,12 @@ impl Gate {
         });
     }
 
-    pub(super) fn set_authority(&self, limit: LimitId, authority: Authority) {
+    pub(super) fn set_authority(&self, limit: LimitId, authority: SharingMode) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.set_authority(Some(limit), authority, now));
     }
 
-    pub(super) fn take_exchange(&self, beat: bool) -> Exchange {
+    pub(super) fn take_exchange(&self, beat: bool) -> SyncRequest {
         let now = self.clock.now();
         self.step(now, |state| {
             state.rung.store = false;
@@ -55,17 +55,17 @@ impl Gate {
         self.lock().locker.spans_said(spans);
     }
 
-    pub(super) fn exchanged(&self, exchange: &Exchange, answers: &[Taken], began: Time, ended: Time) {
+    pub(super) fn exchanged(&self, exchange: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.exchanged(exchange, answers, began, ended, now));
     }
 
-    pub(super) fn exchange_lost(&self, exchange: Exchange) {
+    pub(super) fn exchange_lost(&self, exchange: SyncRequest) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.exchange_lost(exchange, now));
     }
 
-    pub(super) fn farewell(&self) -> Exchange {
+    pub(super) fn farewell(&self) -> SyncRequest {
         let now = self.clock.now();
         self.step(now, |state| state.locker.farewell(now))
     }

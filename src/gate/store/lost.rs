@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{DRIFT, PRESENCE, WhenLost};
-use crate::locker::{Authority, Counts, HORIZON_MOST, Kind, LEASE, Limit, Unit};
+use crate::locker::{Counts, HORIZON_MOST, Kind, LEASE, Limit, SharingMode, Unit};
 use crate::time::Time;
 
 /// Whose word it is whether a request may pass a shared limit, while the store cannot be asked that answered at `last`.
@@ -14,15 +14,19 @@ pub(super) fn authority(
     last: Option<Time>,
     under_way: Option<Duration>,
     now: Time,
-) -> Authority {
+) -> SharingMode {
     match (when_lost, last) {
-        (WhenLost::Refuse, _) | (WhenLost::Share { .. }, None) => Authority::Nobody,
-        (WhenLost::Allow, _) => Authority::Alone,
+        (WhenLost::Refuse, _) | (WhenLost::Share { .. }, None) => SharingMode::Blocked,
+        (WhenLost::Allow, _) => SharingMode::Standalone,
         (WhenLost::Share { gateways, share_for, .. }, Some(last)) => {
             // The store gives it to others later by its presence, a lease and more.
             let until = last + *share_for;
             let is_safe = until_share(limit, under_way).is_some_and(|wait| last + wait <= now);
-            if is_safe && now < until { Authority::Part { parts: *gateways, until } } else { Authority::Nobody }
+            if is_safe && now < until {
+                SharingMode::Fraction { parts: *gateways, until }
+            } else {
+                SharingMode::Blocked
+            }
         }
     }
 }
@@ -45,12 +49,14 @@ fn until_share(limit: &Limit, under_way: Option<Duration>) -> Option<Duration> {
 }
 
 /// What is logged of it.
-pub(super) fn in_words(authority: Authority) -> String {
+pub(super) fn in_words(authority: SharingMode) -> String {
     match authority {
-        Authority::Store => "it is the store's to say who passes".to_owned(),
-        Authority::Nobody => "nobody passes until the store answers".to_owned(),
-        Authority::Part { parts, .. } => format!("the store is lost: this gateway goes on with one of {parts} parts"),
-        Authority::Alone => "the store is lost: this gateway goes on as if it were alone".to_owned(),
+        SharingMode::Store => "it is the store's to say who passes".to_owned(),
+        SharingMode::Blocked => "nobody passes until the store answers".to_owned(),
+        SharingMode::Fraction { parts, .. } => {
+            format!("the store is lost: this gateway goes on with one of {parts} parts")
+        }
+        SharingMode::Standalone => "the store is lost: this gateway goes on as if it were alone".to_owned(),
     }
 }
 
@@ -68,7 +74,7 @@ mod tests {
         let gateways = NonZeroU32::new(2).unwrap();
         let when_lost = WhenLost::Share { gateways, name: "a".to_owned(), share_for: 3600 * SECOND };
         let last = Time::START;
-        matches!(authority(&when_lost, limit, Some(last), under_way, last + after), Authority::Part { .. })
+        matches!(authority(&when_lost, limit, Some(last), under_way, last + after), SharingMode::Fraction { .. })
     }
 
     fn limit(counts: Counts) -> Limit {

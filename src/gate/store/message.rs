@@ -5,7 +5,9 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use super::{DRIFT, Error, PRESENCE};
-use crate::locker::{Counted, Exchange, HORIZON_MOST, LEASE, Limit, LimitId, Taken, Terms, Told};
+use crate::locker::{
+    HORIZON_MOST, LEASE, Limit, LimitId, SharedKind, SlotGrant, SyncRequest, WindowParams, WindowReport,
+};
 use crate::time::Time;
 
 /// Stands for no cap on the requests under way.
@@ -52,12 +54,12 @@ pub(super) struct Answer {
     pub(super) settings_differ: bool,
     /// The windows of whose limits gateways say different things.
     pub(super) differing: Vec<Differing>,
-    pub(super) taken: Vec<Taken>,
+    pub(super) taken: Vec<SlotGrant>,
 }
 
 impl Answer {
     /// For how long what settled counts for any gateway, of limits of which they say different things.
-    pub(super) fn spans(&self, exchange: &Exchange) -> Vec<(LimitId, Duration)> {
+    pub(super) fn spans(&self, exchange: &SyncRequest) -> Vec<(LimitId, Duration)> {
         let spans = self.differing.iter();
         spans.filter_map(|one| Some((exchange.windows.get(one.place)?.limit, one.span))).collect()
     }
@@ -75,7 +77,7 @@ pub(super) struct Differing {
 }
 
 /// The names of the keys.
-pub(super) fn keys(group: &str, exchange: &Exchange, limits: &[Limit]) -> Vec<String> {
+pub(super) fn keys(group: &str, exchange: &SyncRequest, limits: &[Limit]) -> Vec<String> {
     let mut keys = vec![format!("{{{group}}}:house"), format!("{{{group}}}:present"), format!("{{{group}}}:keys")];
     for told in &exchange.windows {
         let name = limits.get(told.limit.0 as usize).map_or("", |limit| &*limit.name);
@@ -87,7 +89,14 @@ pub(super) fn keys(group: &str, exchange: &Exchange, limits: &[Limit]) -> Vec<St
 }
 
 /// Appends all that the script is told. `began`: a moment before it is told.
-pub(super) fn write(cmd: &mut Cmd, speaker: &Speaker, verb: Verb, exchange: &Exchange, limits: &[Limit], began: Time) {
+pub(super) fn write(
+    cmd: &mut Cmd,
+    speaker: &Speaker,
+    verb: Verb,
+    exchange: &SyncRequest,
+    limits: &[Limit],
+    began: Time,
+) {
     cmd.arg(speaker.clock.map_or_else(String::new, |clock| clock.to_string()));
     cmd.arg(&speaker.id).arg(&speaker.process).arg(&speaker.epoch);
     cmd.arg(match verb {
@@ -119,18 +128,18 @@ pub(super) fn write(cmd: &mut Cmd, speaker: &Speaker, verb: Verb, exchange: &Exc
     }
 }
 
-fn write_terms(cmd: &mut Cmd, is_new: bool, terms: &Terms) {
+fn write_terms(cmd: &mut Cmd, is_new: bool, terms: &WindowParams) {
     let (kind, bounds) = match terms.kind {
-        Counted::Flights => ("none", [0; 3]),
-        Counted::Sliding => ("sliding", [0; 3]),
-        Counted::Fixed => ("fixed", [0; 3]),
-        Counted::Smooth => ("smooth", [0; 3]),
-        Counted::Calendar(bounds) => ("calendar", bounds.map(|at| i64::try_from(at / 1000).unwrap_or(i64::MAX))),
+        SharedKind::Flights => ("none", [0; 3]),
+        SharedKind::Sliding => ("sliding", [0; 3]),
+        SharedKind::Fixed => ("fixed", [0; 3]),
+        SharedKind::Smooth => ("smooth", [0; 3]),
+        SharedKind::Calendar(bounds) => ("calendar", bounds.map(|at| i64::try_from(at / 1000).unwrap_or(i64::MAX))),
     };
-    let span = if terms.kind == Counted::Flights { SPAN_OF_FLIGHTS } else { terms.span.div_ceil(1000) };
+    let span = if terms.kind == SharedKind::Flights { SPAN_OF_FLIGHTS } else { terms.span.div_ceil(1000) };
     let quantum = if terms.requests > EXACT_UP_TO { span.div_ceil(u64::from(EXACT_UP_TO)) } else { 1 };
     cmd.arg(u8::from(is_new)).arg(kind).arg(terms.requests).arg(span).arg(quantum);
-    let (interval, burst) = if terms.kind == Counted::Smooth { (terms.interval, terms.burst) } else { (0, 0) };
+    let (interval, burst) = if terms.kind == SharedKind::Smooth { (terms.interval, terms.burst) } else { (0, 0) };
     cmd.arg(interval.div_ceil(1000)).arg(burst);
     cmd.arg(terms.in_flight.map_or(UNCAPPED, u64::from)).arg(micros(terms.linger));
     for bound in bounds {
@@ -140,7 +149,7 @@ fn write_terms(cmd: &mut Cmd, is_new: bool, terms: &Terms) {
     cmd.arg(terms.calendar.as_deref().unwrap_or_default().replace(':', " "));
 }
 
-fn write_told(cmd: &mut Cmd, told: &Told, began: Time) {
+fn write_told(cmd: &mut Cmd, told: &WindowReport, began: Time) {
     cmd.arg(told.held).arg(told.flying).arg(told.waiting);
     // Rounded so that it holds back longer: pauses up, ages down.
     cmd.arg(u64::try_from(told.paused.since(began).as_nanos().div_ceil(1000)).unwrap_or(u64::MAX));
@@ -158,7 +167,7 @@ fn micros(duration: Duration) -> u64 {
 ///
 /// # Errors
 /// What it has not done, and why; or that it is none of its answers.
-pub(super) fn read(value: &Value, exchange: &Exchange) -> Result<Answer, Error> {
+pub(super) fn read(value: &Value, exchange: &SyncRequest) -> Result<Answer, Error> {
     let foreign = || Error::Refused("what none of our script's answers is".to_owned());
     let numbers: Vec<i64> = redis::from_redis_value_ref(value).map_err(|_| foreign())?;
     let mut numbers = numbers.into_iter();
@@ -185,7 +194,13 @@ pub(super) fn read(value: &Value, exchange: &Exchange) -> Result<Answer, Error> 
         let groups = (0..next()?).map(|_| Ok((wait(next()?), count(next()?)?))).collect::<Result<_, Error>>()?;
         let (ahead, later) = (count(next()?)?, next()?);
         let shut = take.windows.iter().map(|_| Ok(wait(next()?))).collect::<Result<_, Error>>()?;
-        taken.push(Taken { groups, ahead, later: (later != 0).then(|| wait(later.abs())), is_known: later > 0, shut });
+        taken.push(SlotGrant {
+            groups,
+            ahead,
+            later: (later != 0).then(|| wait(later.abs())),
+            is_known: later > 0,
+            shut,
+        });
     }
     Ok(Answer { now, born, settings_differ, differing, taken })
 }

@@ -8,7 +8,9 @@ use super::{Error, Word, foreign};
 use crate::gate::clock::Clock;
 use crate::gate::journal::form::{KnownForm, PageForm, ReadingForm};
 use crate::gate::journal::when::Line;
-use crate::locker::{AskKind, Caller, Claim, Estate, Event, Key, LimitId, Slot, Sorry, Ticket, Why};
+use crate::locker::{
+    AskKind, Caller, Claim, Event, GrantedSlots, Key, LimitId, RefusalReason, Snapshot, Sorry, Ticket,
+};
 use crate::time::Time;
 
 /// The number of the form, which is said first of all. It grows with any change of what is below or in the journal.
@@ -80,7 +82,7 @@ pub(super) struct EstateForm {
 }
 
 impl EstateForm {
-    pub(super) fn of(estate: &Estate, lines: Lines) -> EstateForm {
+    pub(super) fn of(estate: &Snapshot, lines: Lines) -> EstateForm {
         EstateForm {
             limits: estate.limits.iter().map(|known| KnownForm::of(known, lines.ours)).collect(),
             windows: estate
@@ -92,9 +94,9 @@ impl EstateForm {
         }
     }
 
-    pub(super) fn estate(self, lines: Lines) -> Estate {
+    pub(super) fn estate(self, lines: Lines) -> Snapshot {
         let page = |(limit, key, page): (u32, u128, PageForm)| page.page(LimitId(limit), Key(key), lines.theirs);
-        Estate {
+        Snapshot {
             limits: self.limits.into_iter().map(|known| known.known(lines.theirs)).collect(),
             windows: self.windows.into_iter().map(page).collect(),
             readings: self.readings.into_iter().map(|reading| reading.reading(lines.theirs)).collect(),
@@ -138,7 +140,7 @@ impl KindForm {
         match kind {
             AskKind::New => KindForm::New,
             AskKind::Retry => KindForm::Retry,
-            AskKind::SentBack { retry } => KindForm::SentBack(retry),
+            AskKind::Reask { retry } => KindForm::SentBack(retry),
         }
     }
 
@@ -146,7 +148,7 @@ impl KindForm {
         match self {
             KindForm::New => AskKind::New,
             KindForm::Retry => AskKind::Retry,
-            KindForm::SentBack(retry) => AskKind::SentBack { retry },
+            KindForm::SentBack(retry) => AskKind::Reask { retry },
         }
     }
 }
@@ -249,7 +251,7 @@ enum WhyForm {
 
 impl WordForm {
     pub(super) fn of((ticket, word): &Word, lines: Lines) -> WordForm {
-        let slot = |slot: &Slot| SlotForm {
+        let slot = |slot: &GrantedSlots| SlotForm {
             place: (slot.limit.0, slot.key.0),
             cost: slot.cost,
             answered: slot.answered,
@@ -264,7 +266,7 @@ impl WordForm {
     }
 
     pub(super) fn word(self, lines: Lines) -> Word {
-        let slot = |SlotForm { place: (limit, key), cost, answered, flying, until }: SlotForm| Slot {
+        let slot = |SlotForm { place: (limit, key), cost, answered, flying, until }: SlotForm| GrantedSlots {
             limit: LimitId(limit),
             key: Key(key),
             cost,
@@ -284,28 +286,28 @@ impl WordForm {
 impl SorryForm {
     fn of(sorry: Sorry, lines: Lines) -> SorryForm {
         let why = match sorry.why {
-            Why::Full => WhyForm::Full,
-            Why::TooLong => WhyForm::TooLong,
-            Why::QueueFull => WhyForm::QueueFull,
-            Why::TimedOut => WhyForm::TimedOut,
-            Why::TooManyKeys => WhyForm::TooManyKeys,
-            Why::CostTooHigh => WhyForm::CostTooHigh,
-            Why::StoreLost => WhyForm::StoreLost,
-            Why::Unwritten => WhyForm::Unwritten,
+            RefusalReason::Full => WhyForm::Full,
+            RefusalReason::TooLong => WhyForm::TooLong,
+            RefusalReason::QueueFull => WhyForm::QueueFull,
+            RefusalReason::TimedOut => WhyForm::TimedOut,
+            RefusalReason::TooManyKeys => WhyForm::TooManyKeys,
+            RefusalReason::CostTooHigh => WhyForm::CostTooHigh,
+            RefusalReason::StoreLost => WhyForm::StoreLost,
+            RefusalReason::Unwritten => WhyForm::Unwritten,
         };
         SorryForm { why, limit: sorry.limit.0, until: lines.write(sorry.until), exact: sorry.exact }
     }
 
     fn sorry(self, lines: Lines) -> Sorry {
         let why = match self.why {
-            WhyForm::Full => Why::Full,
-            WhyForm::TooLong => Why::TooLong,
-            WhyForm::QueueFull => Why::QueueFull,
-            WhyForm::TimedOut => Why::TimedOut,
-            WhyForm::TooManyKeys => Why::TooManyKeys,
-            WhyForm::CostTooHigh => Why::CostTooHigh,
-            WhyForm::StoreLost => Why::StoreLost,
-            WhyForm::Unwritten => Why::Unwritten,
+            WhyForm::Full => RefusalReason::Full,
+            WhyForm::TooLong => RefusalReason::TooLong,
+            WhyForm::QueueFull => RefusalReason::QueueFull,
+            WhyForm::TimedOut => RefusalReason::TimedOut,
+            WhyForm::TooManyKeys => RefusalReason::TooManyKeys,
+            WhyForm::CostTooHigh => RefusalReason::CostTooHigh,
+            WhyForm::StoreLost => RefusalReason::StoreLost,
+            WhyForm::Unwritten => RefusalReason::Unwritten,
         };
         Sorry { why, limit: LimitId(self.limit), until: lines.read(self.until), exact: self.exact }
     }

@@ -14,7 +14,7 @@ use crate::gate::bell::{Bell, Leaving, Parked};
 use crate::gate::clock::Clock;
 use crate::gate::journal::{self, AfterCrash, Journal};
 use crate::gate::{Gate, Settings, State};
-use crate::locker::{Ask, End, Event, Limit, LimitId};
+use crate::locker::{Ask, Event, Limit, LimitId, Shutdown};
 use crate::net::drain::ConnGuard;
 use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
@@ -82,7 +82,7 @@ impl Heir {
         let estate: EstateForm = hear(&self.pass)?;
         let waiters: Vec<EventForm> = hear(&self.pass)?;
         let lines = Lines::new(&gate.clock);
-        let ids = gate.inherit(estate.estate(lines), End::HandOver, limits, under_way);
+        let ids = gate.inherit(estate.estate(lines), Shutdown::HandOver, limits, under_way);
         let now = gate.clock.now();
         let understood = gate.step(now, |state| {
             // They are to go in the order of their arrival, and not before the old one knows.

@@ -31,7 +31,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::heir::Heir;
 use super::journal;
-use crate::locker::{Locker, Slot, Sorry, Ticket, Verdict};
+use crate::locker::{GrantedSlots, Locker, Sorry, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;
 
 /// How long the new process may take to read its configuration and certificates.
@@ -66,7 +66,7 @@ fn foreign(why: impl std::fmt::Display) -> Error {
 }
 
 /// What a process is told of its asks.
-type Word = (Ticket, Result<Vec<Slot>, Sorry>);
+type Word = (Ticket, Result<Vec<GrantedSlots>, Sorry>);
 
 /// Requests of the process before this one, which has given us its windows.
 #[derive(Default)]

@@ -11,7 +11,9 @@ use super::*;
 use crate::gate::clock::Clock;
 use crate::gate::journal::{AfterCrash, Health};
 use crate::gate::{Answer, Flight, Gate, Patience, Refused, Settings, Waiting};
-use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, WhenFull, Why};
+use crate::locker::{
+    Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, RefusalReason, ShareBy, WhenFull,
+};
 use crate::net::drain::Drain;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -149,7 +151,7 @@ fn a_refusal_and_a_leaving_reach_the_other_process() {
     let waits = wait(&new);
     let mut refused = wait(&old);
     let Err(Refused::Sorry(sorry)) = eventually("the refusal", || look(&mut refused)) else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.limit), (Why::QueueFull, LimitId(0)));
+    assert_eq!((sorry.why, sorry.limit), (RefusalReason::QueueFull, LimitId(0)));
     assert!(sorry.until > old.clock().now() + HOUR / 2, "{sorry:?}");
     drop(waits);
     let mut waits = wait(&old);

@@ -1,7 +1,7 @@
 //! From the permit to the end of its flight: each settles once, and each drop gives back what is due.
 
 use super::*;
-use crate::locker::Taken;
+use crate::locker::SlotGrant;
 
 #[test]
 fn a_request_without_claims_touches_no_lock() {
@@ -55,7 +55,7 @@ fn shared_permit(world: &World) -> Permit {
     world.gate.step(world.hand.now(), |state| state.locker.open_sharing(at(0)));
     let waiter = world.wait(0);
     let exchange = world.gate.step(at(0), |state| state.locker.take_exchange(true, at(0)));
-    let taken = Taken { groups: vec![(Duration::ZERO, 1)], ..Taken::default() };
+    let taken = SlotGrant { groups: vec![(Duration::ZERO, 1)], ..SlotGrant::default() };
     world.gate.step(at(0), |state| state.locker.exchanged(&exchange, &[taken], at(0), at(0), at(0)));
     waiter.go()
 }

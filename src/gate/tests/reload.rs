@@ -1,13 +1,13 @@
 //! The limits are read again: who is in line stays, or asks again without losing its place.
 
 use super::*;
-use crate::locker::{AskKind, Reload};
+use crate::locker::{AskKind, ReloadSummary};
 
 fn one_per(millis: u64) -> Limit {
     limit(1, ms(millis))
 }
 
-fn reload(world: &World, limits: Vec<Limit>, in_line: InLine) -> Reload {
+fn reload(world: &World, limits: Vec<Limit>, in_line: InLine) -> ReloadSummary {
     world.gate.reload(limits, ms(1000), in_line, |_, _| {})
 }
 
@@ -40,7 +40,7 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
         arrivals.push(arrived);
     }
     let again = |arrived: Time| {
-        let kind = AskKind::SentBack { retry: false };
+        let kind = AskKind::Reask { retry: false };
         let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
         match world.gate.ask(&[claim(0)], CALLER, patience) {
             Answer::Wait(waiting) => Waiter { waiting, bell: Arc::default() },
@@ -89,7 +89,7 @@ fn a_calendar_limit_that_comes_later_follows_the_wall_clock() {
 
 /// Who was in line and was sent back comes again.
 fn sent_back(world: &World, caller: u64, arrived: Time) -> Result<Waiter, Refused> {
-    let kind = AskKind::SentBack { retry: false };
+    let kind = AskKind::Reask { retry: false };
     let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
     match world.gate.ask(&[claim(0)], Caller(caller), patience) {
         Answer::Wait(waiting) => Ok(Waiter { waiting, bell: Arc::default() }),
@@ -205,7 +205,7 @@ fn two_reloads_in_a_row_wait_for_all_whom_either_sent_back() {
     assert_eq!((first.refused(), second.refused()), (Refused::Anew, Refused::Anew));
     let first = sent_back(&world, 1, arrived).expect("it was in line");
     // The second has found its claims, and asks a moment too late.
-    let stale = Patience { arrived: Some(arrived), kind: AskKind::SentBack { retry: false }, ..world.patience() };
+    let stale = Patience { arrived: Some(arrived), kind: AskKind::Reask { retry: false }, ..world.patience() };
     reload(&world, vec![limit(3, ms(100))], InLine::AskAnew);
     assert_eq!(first.refused(), Refused::Anew);
     assert!(matches!(world.gate.ask(&[claim(0)], Caller(2), stale), Answer::Sorry(Refused::Anew)));

@@ -11,12 +11,12 @@ mod sync_request;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-pub use self::mode::Authority;
-pub use self::sync_request::{Counted, Exchange, Take, Taken, Terms, Told};
+pub use self::mode::SharingMode;
+pub use self::sync_request::{SharedKind, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport};
 
 use super::Locker;
 use super::api::LimitId;
-use super::window::Rule;
+use super::window::WindowRule;
 use super::window_queue::first;
 use crate::time::Time;
 
@@ -53,7 +53,7 @@ pub(in crate::locker) struct Sharing {
     /// Windows to which slots were granted, or may have been.
     holders: BTreeSet<(u32, u32)>,
     /// What there was of both before this turn, until it is dropped.
-    dropped: Vec<Dropped>,
+    dropped: Vec<Discarded>,
     beats: u32,
     /// A limit is shared no more, and what the store knows of it is out of date.
     pub(super) renews: bool,
@@ -87,7 +87,7 @@ impl Sharing {
     }
 
     /// How long before its opening a slot of a limit is asked for, so that the question is there in time.
-    fn ahead(&self, rule: &Rule) -> Duration {
+    fn ahead(&self, rule: &WindowRule) -> Duration {
         self.horizon().min(Duration::from_nanos(rule.span / 4)) * 3 / 4 + self.round_trip / 2
     }
 
@@ -104,17 +104,17 @@ impl Sharing {
     }
 
     /// A lane is no more.
-    pub(in crate::locker) fn forget(&mut self, lane: u32, asks: Asks) {
-        if let Asks::At(at, _) = self.asked_now(asks) {
+    pub(in crate::locker) fn forget(&mut self, lane: u32, asks: StoreAsk) {
+        if let StoreAsk::Scheduled(at, _) = self.asked_now(asks) {
             self.asks.remove(&(at, lane));
         }
     }
 
     /// Whether the store is asked for a lane that bears this.
-    fn asked_now(&self, asks: Asks) -> Asks {
+    fn asked_now(&self, asks: StoreAsk) -> StoreAsk {
         match asks {
-            Asks::At(_, turn) | Asks::UnderWay(turn) if turn != self.turn => Asks::No,
-            Asks::No | Asks::At(..) | Asks::UnderWay(_) => asks,
+            StoreAsk::Scheduled(_, turn) | StoreAsk::InFlight(turn) if turn != self.turn => StoreAsk::Idle,
+            StoreAsk::Idle | StoreAsk::Scheduled(..) | StoreAsk::InFlight(_) => asks,
         }
     }
 
@@ -122,7 +122,7 @@ impl Sharing {
     fn stop_asking(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         self.walk.clear();
-        let dropped = Dropped { asks: std::mem::take(&mut self.asks), holders: std::mem::take(&mut self.holders) };
+        let dropped = Discarded { asks: std::mem::take(&mut self.asks), holders: std::mem::take(&mut self.holders) };
         if !(dropped.asks.is_empty() && dropped.holders.is_empty()) {
             self.dropped.push(dropped);
         }
@@ -147,22 +147,22 @@ impl Sharing {
 
 /// What is of no account any more. It may be large, and is dropped some at a time.
 #[derive(Debug)]
-struct Dropped {
+struct Discarded {
     asks: BTreeSet<(Time, u32)>,
     holders: BTreeSet<(u32, u32)>,
 }
 
 /// Whether the store is asked for a lane, and in which turn.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(in crate::locker) enum Asks {
+pub(in crate::locker) enum StoreAsk {
     #[default]
-    No,
-    At(Time, u32),
+    Idle,
+    Scheduled(Time, u32),
     /// An answer is awaited.
-    UnderWay(u32),
+    InFlight(u32),
 }
 
-impl Rule {
+impl WindowRule {
     fn pace(&self) -> Duration {
         let pace = Duration::from_nanos(self.span / 200).clamp(PACES.0, PACES.1);
         // The next one's distance runs from it.
@@ -227,7 +227,7 @@ impl Locker {
         let wants = &self.queue.waiters[seat.who].wants;
         let cost = wants.iter().find(|want| want.window == index).map_or(1, |want| want.cost);
         let is_known = window.share_opens(rule, cost, now).is_some();
-        if is_known || rule.lost || self.sharing.asked_now(self.queue.lanes[lane].asks) != Asks::No {
+        if is_known || rule.lost || self.sharing.asked_now(self.queue.lanes[lane].asks) != StoreAsk::Idle {
             return;
         }
         let at = (window.later(rule, cost).max(window.paused()) - self.sharing.ahead(rule)).max(now);
@@ -235,7 +235,7 @@ impl Locker {
     }
 
     fn ask_store_at(&mut self, lane: u32, at: Time) {
-        let asks = Asks::At(at, self.sharing.turn);
+        let asks = StoreAsk::Scheduled(at, self.sharing.turn);
         let before = std::mem::replace(&mut self.queue.lanes[lane].asks, asks);
         self.sharing.forget(lane, before);
         self.sharing.asks.insert((at, lane));

@@ -2,45 +2,45 @@
 
 use std::num::NonZeroU32;
 
-use super::Asks;
+use super::StoreAsk;
 use crate::locker::Locker;
 use crate::locker::api::LimitId;
-use crate::locker::queue::{Lane, Work};
-use crate::locker::window::Rule;
+use crate::locker::queue::{Dirty, WaiterGroup};
+use crate::locker::window::WindowRule;
 use crate::time::Time;
 
 /// Whose word it is whether a request may pass a shared limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Authority {
+pub enum SharingMode {
     /// The store's.
     Store,
     /// Nobody's: the store cannot be asked, and who comes waits.
-    Nobody,
+    Blocked,
     /// This gateway's, which has one equal part of the limit for a time.
-    Part {
+    Fraction {
         /// How many parts there are.
         parts: NonZeroU32,
         /// When its part is given to others: what goes in it must have left by then.
         until: Time,
     },
     /// This gateway's alone, as if there were no other.
-    Alone,
+    Standalone,
 }
 
-impl Rule {
+impl WindowRule {
     /// Whose word it is from here on.
-    fn obey(&mut self, authority: Authority) {
+    fn obey(&mut self, authority: SharingMode) {
         let (requests, interval, in_flight) = self.whole;
         (self.requests, self.interval, self.in_flight) = self.whole;
         (self.parted, self.until) = match authority {
-            Authority::Part { until, .. } => (true, until),
-            Authority::Store | Authority::Nobody | Authority::Alone => (false, Time::NEVER),
+            SharingMode::Fraction { until, .. } => (true, until),
+            SharingMode::Store | SharingMode::Blocked | SharingMode::Standalone => (false, Time::NEVER),
         };
         let (pooled, lost) = match authority {
-            Authority::Store => (true, false),
-            Authority::Nobody => (true, true),
-            Authority::Alone => (false, false),
-            Authority::Part { parts, .. } => {
+            SharingMode::Store => (true, false),
+            SharingMode::Blocked => (true, true),
+            SharingMode::Standalone => (false, false),
+            SharingMode::Fraction { parts, .. } => {
                 let part = |all: u32| if all == u32::MAX { all } else { all / parts };
                 (self.requests, self.in_flight) = (part(requests), part(in_flight));
                 self.interval = interval.saturating_mul(u64::from(parts.get()));
@@ -69,7 +69,7 @@ impl Locker {
         self.sharing.epochs += 1;
         self.sharing.epoch = Some(self.sharing.epochs);
         self.sharing.stop_asking();
-        self.set_authority(None, Authority::Store, now);
+        self.set_authority(None, SharingMode::Store, now);
         self.sharing.walk = self.shared().into();
         self.sharing.due = now;
         self.begin_walk();
@@ -83,13 +83,13 @@ impl Locker {
         let now = self.advance(now);
         self.sharing.epoch = None;
         self.sharing.stop_asking();
-        self.set_authority(None, Authority::Nobody, now);
+        self.set_authority(None, SharingMode::Blocked, now);
     }
 
     /// Whose word it is whether a request may pass this shared limit, or all of them. It is so at once, and what the store
     /// has granted holds no longer: both are said by the rule, and no window is looked at. Who waits is looked at again
     /// some at a time (`Locker::review`).
-    pub fn set_authority(&mut self, limit: Option<LimitId>, authority: Authority, now: Time) {
+    pub fn set_authority(&mut self, limit: Option<LimitId>, authority: SharingMode, now: Time) {
         if self.given.is_some() {
             return;
         }
@@ -121,7 +121,7 @@ impl Locker {
             self.sharing.renews |= was_shared && self.sharing.epoch.is_some();
             return;
         }
-        let present = if self.sharing.epoch.is_some() { Authority::Store } else { Authority::Nobody };
+        let present = if self.sharing.epoch.is_some() { SharingMode::Store } else { SharingMode::Blocked };
         let authority = *self.authorities.entry(id).or_insert(present);
         rule.obey(authority);
         self.ask_anew(id);
@@ -139,12 +139,14 @@ impl Locker {
             self.table.window_mut(index).forget_later();
         }
         for lane in self.queue.lanes.numbers() {
-            let Lane { asks, windows, .. } = &self.queue.lanes[lane];
+            let WaiterGroup { asks, windows, .. } = &self.queue.lanes[lane];
             let asks = self.sharing.asked_now(*asks);
-            if matches!(asks, Asks::At(..)) && windows.iter().any(|index| self.table.window(*index).limit == id) {
-                self.queue.lanes[lane].asks = Asks::No;
+            if matches!(asks, StoreAsk::Scheduled(..))
+                && windows.iter().any(|index| self.table.window(*index).limit == id)
+            {
+                self.queue.lanes[lane].asks = StoreAsk::Idle;
                 self.sharing.forget(lane, asks);
-                self.queue.work.push_back(Work::Lane(lane));
+                self.queue.work.push_back(Dirty::Group(lane));
             }
         }
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Asks, Authority, Exchange, LEASE, PACES, Take, Taken, Told};
+use super::{LEASE, PACES, SharingMode, SlotGrant, SlotRequest, StoreAsk, SyncRequest, WindowReport};
 use crate::locker::Locker;
 use crate::locker::api::LimitId;
-use crate::locker::window::store_state::Share;
+use crate::locker::window::store_state::SlotLease;
 use crate::locker::window::window_rule::nanos;
-use crate::locker::window_lists::Walker;
+use crate::locker::window_lists::ListCursor;
 use crate::locker::window_queue::first;
 use crate::time::Time;
 
@@ -31,9 +31,9 @@ const LOOKED_AT: usize = 64;
 
 impl Locker {
     /// What the store is to be told and asked now, which is about to happen. At a `beat`, also what nobody has use for.
-    pub fn take_exchange(&mut self, beat: bool, now: Time) -> Exchange {
+    pub fn take_exchange(&mut self, beat: bool, now: Time) -> SyncRequest {
         let now = self.advance(now);
-        let mut exchange = Exchange { horizon: self.sharing.horizon(), ..Exchange::default() };
+        let mut exchange = SyncRequest { horizon: self.sharing.horizon(), ..SyncRequest::default() };
         if self.sharing.epoch.is_none() || self.given.is_some() {
             return exchange;
         }
@@ -74,7 +74,7 @@ impl Locker {
             if self.sharing.walk.is_empty() {
                 return;
             }
-            match self.table.lists.step(Walker::Sharing) {
+            match self.table.lists.step(ListCursor::Sharing) {
                 Some(index) if self.table.window(index).is_known_to_store() => self.note(index, now),
                 Some(_) => {}
                 None => {
@@ -88,7 +88,7 @@ impl Locker {
     /// Goes on with the windows of the next limit.
     pub(super) fn begin_walk(&mut self) {
         if let Some(limit) = self.sharing.walk.front() {
-            self.table.lists.begin(Walker::Sharing, *limit);
+            self.table.lists.begin(ListCursor::Sharing, *limit);
         }
     }
 
@@ -106,9 +106,9 @@ impl Locker {
     }
 
     /// Asks for the first of a lane who need the same.
-    fn put_take(&mut self, exchange: &mut Exchange, lane: u32, now: Time) {
+    fn put_take(&mut self, exchange: &mut SyncRequest, lane: u32, now: Time) {
         let Some(found) = self.queue.lanes.get_mut(lane) else { return };
-        found.asks = Asks::UnderWay(self.sharing.turn);
+        found.asks = StoreAsk::InFlight(self.sharing.turn);
         let found = &self.queue.lanes[lane];
         let Some((_, head)) = first(&found.seats) else { return };
         let wants = self.queue.waiters[head.who].wants.clone();
@@ -131,7 +131,7 @@ impl Locker {
         let covered = pooled.iter().map(covers).min().unwrap_or(0) as usize;
         let requests = run.saturating_sub(covered).clamp(1, MOST_REQUESTS);
         let generation = self.queue.lanes.generation(lane).unwrap_or(0);
-        let mut take = Take {
+        let mut take = SlotRequest {
             lane: Some((lane, generation)),
             requests: u32::try_from(requests).unwrap_or(1),
             ahead: 0,
@@ -145,7 +145,7 @@ impl Locker {
     }
 
     /// Puts a window into the exchange, and says at which place.
-    fn mention(&mut self, exchange: &mut Exchange, index: u32, now: Time) -> usize {
+    fn mention(&mut self, exchange: &mut SyncRequest, index: u32, now: Time) -> usize {
         if let Some(place) = exchange.windows.iter().position(|told| told.window == index) {
             return place;
         }
@@ -155,7 +155,7 @@ impl Locker {
         window.expire(rule, now);
         let (news, is_new) = window.take_news(rule, epoch, now);
         let granted = u64::from(window.share_left(rule));
-        exchange.windows.push(Told {
+        exchange.windows.push(WindowReport {
             window: index,
             generation: window.generation,
             limit: window.limit,
@@ -174,7 +174,7 @@ impl Locker {
         self.sharing.holders.insert((index, window.generation));
         if news.ahead > 0 && rule.pooled {
             let windows = SmallVec::from_slice(&[(place, 0)]);
-            exchange.takes.push(Take { lane: None, requests: 0, ahead: news.ahead, windows });
+            exchange.takes.push(SlotRequest { lane: None, requests: 0, ahead: news.ahead, windows });
         }
         place
     }
@@ -188,7 +188,7 @@ impl Locker {
     }
 
     /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
-    pub fn exchanged(&mut self, exchange: &Exchange, answers: &[Taken], began: Time, ended: Time, now: Time) {
+    pub fn exchanged(&mut self, exchange: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time, now: Time) {
         if self.given.is_some() {
             return;
         }
@@ -215,7 +215,7 @@ impl Locker {
         self.return_surplus(exchange, now);
     }
 
-    fn share_out(&mut self, exchange: &Exchange, take: &Take, taken: &Taken, began: Time, ended: Time) {
+    fn share_out(&mut self, exchange: &SyncRequest, take: &SlotRequest, taken: &SlotGrant, began: Time, ended: Time) {
         let mut again = SOONEST;
         for (number, (place, cost)) in take.windows.iter().enumerate() {
             let Some(told) = exchange.windows.get(*place) else { continue };
@@ -228,10 +228,10 @@ impl Locker {
             for (wait, requests) in &taken.groups {
                 let flights = if rule.counts_flights() { *requests } else { 0 };
                 let (from, until) = (ended + *wait, began + *wait + LEASE);
-                window.add_share(rule, Share { from, until, slots: requests.saturating_mul(*cost), flights });
+                window.add_share(rule, SlotLease { from, until, slots: requests.saturating_mul(*cost), flights });
             }
             if taken.ahead > 0 {
-                window.add_share(rule, Share { from: ended, until: began + LEASE, slots: taken.ahead, flights: 0 });
+                window.add_share(rule, SlotLease { from: ended, until: began + LEASE, slots: taken.ahead, flights: 0 });
             }
             if take.lane.is_some() {
                 let shut = taken.shut.get(number).filter(|shut| !shut.is_zero());
@@ -244,7 +244,7 @@ impl Locker {
         }
         let Some((lane, generation)) = take.lane else { return };
         if self.queue.lanes.generation(lane) == Some(generation) {
-            self.queue.lanes[lane].asks = Asks::No;
+            self.queue.lanes[lane].asks = StoreAsk::Idle;
             if taken.later.is_some() {
                 self.ask_store_at(lane, ended + again);
             }
@@ -252,7 +252,7 @@ impl Locker {
     }
 
     /// Those for whom slots were asked may be gone.
-    fn return_surplus(&mut self, exchange: &Exchange, now: Time) {
+    fn return_surplus(&mut self, exchange: &SyncRequest, now: Time) {
         for told in &exchange.windows {
             let Some(window) = self.table.still(told.window, told.generation) else { continue };
             let asked_ahead = exchange.takes.iter().any(|take| take.lane.is_none());
@@ -265,7 +265,7 @@ impl Locker {
     }
 
     /// No answer came: whether the store was told anything is not known. `close_sharing` is to follow.
-    pub fn exchange_lost(&mut self, exchange: Exchange, now: Time) {
+    pub fn exchange_lost(&mut self, exchange: SyncRequest, now: Time) {
         if self.given.is_some() {
             return;
         }
@@ -277,9 +277,9 @@ impl Locker {
     }
 
     /// The last exchange: nothing is asked for, and what was granted is given back.
-    pub fn farewell(&mut self, now: Time) -> Exchange {
+    pub fn farewell(&mut self, now: Time) -> SyncRequest {
         let now = self.advance(now);
-        let mut exchange = Exchange::default();
+        let mut exchange = SyncRequest::default();
         if self.sharing.epoch.is_none() || self.given.is_some() {
             return exchange;
         }
@@ -293,7 +293,7 @@ impl Locker {
         exchange.takes.clear();
         self.sharing.epoch = None;
         self.sharing.stop_asking();
-        self.set_authority(None, Authority::Nobody, now);
+        self.set_authority(None, SharingMode::Blocked, now);
         exchange
     }
 }

@@ -6,26 +6,26 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::locker::api::{Key, LimitId};
-use crate::locker::window::{Form, Rule};
+use crate::locker::window::{Algorithm, WindowRule};
 use crate::time::Time;
 
 /// What the store is told and asked at one time.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Exchange {
+pub struct SyncRequest {
     /// The store must know this gateway by another name first, so that it forgets what it knows of limits that are shared
     /// no more.
     pub renews: bool,
     /// How long before its opening a slot may be granted.
     pub horizon: Duration,
     /// The windows it is about.
-    pub windows: Vec<Told>,
+    pub windows: Vec<WindowReport>,
     /// What is asked for.
-    pub takes: Vec<Take>,
+    pub takes: Vec<SlotRequest>,
 }
 
 /// What the store is told of one window.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
+pub struct WindowReport {
     pub(crate) window: u32,
     pub(crate) generation: u32,
     /// Of which limit.
@@ -33,7 +33,7 @@ pub struct Told {
     /// Under which key.
     pub key: Key,
     /// How the store is to count it.
-    pub terms: Terms,
+    pub terms: WindowParams,
     /// The store does not know of it under this gateway's present name: `held` and `flying` are all that it has.
     pub is_new: bool,
     /// Slots taken and not settled, and requests under way; after all that is told here.
@@ -54,9 +54,9 @@ pub struct Told {
 
 /// How a window is to be counted; durations in nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Terms {
+pub struct WindowParams {
     /// What opens when.
-    pub kind: Counted,
+    pub kind: SharedKind,
     /// `calendar`: the unit and the zone, such as "day Europe/Berlin".
     pub calendar: Option<Arc<str>>,
     /// N.
@@ -75,7 +75,7 @@ pub struct Terms {
 
 /// The kinds of windows, as the store knows them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Counted {
+pub enum SharedKind {
     /// Only requests under way are counted.
     Flights,
     /// Exact.
@@ -91,7 +91,7 @@ pub enum Counted {
 
 /// What is asked for: the same for each of a number of requests, in all windows or in none.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Take {
+pub struct SlotRequest {
     pub(crate) lane: Option<(u32, u32)>,
     /// For how many requests.
     pub requests: u32,
@@ -103,7 +103,7 @@ pub struct Take {
 
 /// The store's answer to one take.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Taken {
+pub struct SlotGrant {
     /// In how long how many requests may go, soonest first.
     pub groups: Vec<(Duration, u32)>,
     /// How many slots were granted beyond.
@@ -116,20 +116,20 @@ pub struct Taken {
     pub shut: SmallVec<[Duration; 2]>,
 }
 
-impl Rule {
+impl WindowRule {
     /// How the store is to count its windows.
-    pub(super) fn terms(&self) -> Terms {
+    pub(super) fn terms(&self) -> WindowParams {
         let kind = match &self.form {
-            Form::Uncounted => Counted::Flights,
-            Form::Sliding => Counted::Sliding,
-            Form::Fixed => Counted::Fixed,
-            Form::Smooth => Counted::Smooth,
-            Form::Calendar { .. } => Counted::Calendar(self.period_bounds()),
+            Algorithm::Uncounted => SharedKind::Flights,
+            Algorithm::Sliding => SharedKind::Sliding,
+            Algorithm::Fixed => SharedKind::Fixed,
+            Algorithm::Smooth => SharedKind::Smooth,
+            Algorithm::Calendar { .. } => SharedKind::Calendar(self.period_bounds()),
         };
         let linger = if self.answered { self.linger } else { Duration::ZERO };
         let in_flight = self.counts_flights().then_some(self.in_flight);
         let (interval, burst) = (self.interval, self.burst);
         let calendar = self.calendar.clone();
-        Terms { kind, calendar, requests: self.requests, span: self.span, interval, burst, in_flight, linger }
+        WindowParams { kind, calendar, requests: self.requests, span: self.span, interval, burst, in_flight, linger }
     }
 }

@@ -54,7 +54,7 @@ fn waiters_go_the_moment_their_slot_opens() {
         assert_eq!(told.len(), 1);
         let Some((told, Verdict::Go(mut grant))) = told.pop() else { panic!() };
         assert_eq!(told, who);
-        locker.settle(&mut grant, Moment::Sent, ms(at));
+        locker.settle(&mut grant, SettlePoint::Sent, ms(at));
     }
     assert_eq!(locker.waiting(), 0);
 }
@@ -94,12 +94,15 @@ fn patience_ends_on_arrival_if_the_forecast_says_so_and_at_the_deadline_otherwis
     let hasty = Ask { max_wait: Some(Duration::from_millis(1500)), ..ask(&claims, 1) };
     let waits = ticket(locker.ask(&hasty, ms(0)));
     let refused = sorry(locker.ask(&hasty, ms(0)));
-    assert_eq!(refused, Sorry { why: Why::TooLong, limit: LimitId(0), until: ms(2000), exact: false });
-    locker.settle(&mut unsettled, Moment::Sent, ms(900));
+    assert_eq!(refused, Sorry { why: RefusalReason::TooLong, limit: LimitId(0), until: ms(2000), exact: false });
+    locker.settle(&mut unsettled, SettlePoint::Sent, ms(900));
     assert_eq!(locker.poll_timeout(), Some(ms(500)), "the sweep");
     locker.handle_timeout(ms(1500));
     let told = drain(&mut locker);
-    assert!(matches!(told[..], [(who, Verdict::Sorry(Sorry { why: Why::TimedOut, .. }))] if who == waits), "{told:?}");
+    assert!(
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::TimedOut, .. }))] if who == waits),
+        "{told:?}"
+    );
     assert_eq!(locker.waiting(), 0);
 }
 
@@ -112,20 +115,20 @@ fn a_full_queue_refuses() {
     assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
     ticket(locker.ask(&ask(&claims, 1), ms(1)));
     ticket(locker.ask(&ask(&claims, 2), ms(1)));
-    assert_eq!(sorry(locker.ask(&ask(&claims, 3), ms(1))).why, Why::QueueFull);
+    assert_eq!(sorry(locker.ask(&ask(&claims, 3), ms(1))).why, RefusalReason::QueueFull);
     assert_eq!(locker.waiting(), 2);
 }
 
 #[test]
 fn what_costs_more_than_there_is_never_waits() {
     let mut locker = Locker::new(vec![limit(3, 1000, Kind::Sliding)]);
-    assert_eq!(sorry(locker.ask(&ask(&[claim(0, 0, 4)], 1), ms(0))).why, Why::CostTooHigh);
+    assert_eq!(sorry(locker.ask(&ask(&[claim(0, 0, 4)], 1), ms(0))).why, RefusalReason::CostTooHigh);
     assert!(send(&mut locker, &ask(&[claim(0, 0, 3)], 1), ms(0)).is_ok());
     let waits = ticket(locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(0)));
     change(&mut locker, LimitId(0), limit(2, 1000, Kind::Sliding), ms(1));
     let told = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: Why::CostTooHigh, .. }))] if who == waits),
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::CostTooHigh, .. }))] if who == waits),
         "{told:?}"
     );
 }
@@ -137,7 +140,10 @@ fn unknown_keys_beyond_the_cap_are_refused_and_a_busy_window_is_kept() {
     let mut locker = Locker::new(vec![rule]);
     assert!(send(&mut locker, &ask(&[claim(0, 1, 1)], 1), ms(0)).is_ok());
     assert!(send(&mut locker, &ask(&[claim(0, 2, 1)], 1), ms(500)).is_ok());
-    assert_eq!(sorry(send(&mut locker, &ask(&[claim(0, 3, 1)], 1), ms(900)).unwrap_err()).why, Why::TooManyKeys);
+    assert_eq!(
+        sorry(send(&mut locker, &ask(&[claim(0, 3, 1)], 1), ms(900)).unwrap_err()).why,
+        RefusalReason::TooManyKeys
+    );
     assert!(send(&mut locker, &ask(&[claim(0, 3, 1)], 1), ms(1000)).is_ok());
     ticket(locker.ask(&ask(&[claim(0, 2, 1)], 1), ms(1000)));
     assert_eq!(locker.live_keys(), 2);
@@ -151,7 +157,7 @@ fn a_dry_run_counts_and_lets_everything_go() {
     let claims = [claim(0, 0, 1), claim(1, 0, 1)];
     let Verdict::Go(mut first) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!() };
     assert_eq!(first.overruled(), None);
-    locker.settle(&mut first, Moment::Sent, ms(0));
+    locker.settle(&mut first, SettlePoint::Sent, ms(0));
     let Verdict::Go(second) = locker.ask(&ask(&claims, 1), ms(100)) else { panic!() };
     assert_eq!(second.overruled(), Some((LimitId(0), ms(1000))));
     assert_eq!(locker.usage(LimitId(0), Key(0), ms(100)).taken, 1);

@@ -1,6 +1,6 @@
 //! Calendar limits, whatever the wall clock does: in one process, over restarts, and while the machine sleeps.
 
-use super::crash_worlds::Disk;
+use super::crash_worlds::SimDisk;
 use super::crashes::{go, long, recording, write};
 use super::*;
 
@@ -14,12 +14,12 @@ fn hours(hours: u64) -> Time {
 }
 
 /// A clock that reads this at the start.
-fn set_to(at_start: i128) -> Wall {
-    Wall { at_start, ..WALL }
+fn set_to(at_start: i128) -> WallSample {
+    WallSample { at_start, ..WALL }
 }
 
 /// One that has not been told the time.
-const UNSET: Wall = Wall { at_start: 20, asleep: 0, is_set: false };
+const UNSET: WallSample = WallSample { at_start: 20, asleep: 0, is_set: false };
 
 fn by(unit: Unit, requests: u32) -> Limit {
     let per = match unit {
@@ -36,13 +36,13 @@ fn day(requests: u32) -> Limit {
 }
 
 /// A locker with one limit a day, by a clock that reads this at the start.
-fn at(requests: u32, wall: Wall) -> Locker {
-    Locker::inherit(Locker::new(vec![day(requests)]).estate(ms(0)), End::Orderly, wall, ms(0))
+fn at(requests: u32, wall: WallSample) -> Locker {
+    Locker::inherit(Locker::new(vec![day(requests)]).estate(ms(0)), Shutdown::Orderly, wall, ms(0))
 }
 
 /// The estate of a locker that died without writing anything of its windows.
-fn without_windows(locker: &Locker) -> Estate {
-    Estate { limits: locker.known(), windows: Vec::new(), readings: locker.readings() }
+fn without_windows(locker: &Locker) -> Snapshot {
+    Snapshot { limits: locker.known(), windows: Vec::new(), readings: locker.readings() }
 }
 
 fn free(locker: &mut Locker, now: Time) -> u32 {
@@ -55,10 +55,10 @@ fn what_a_crash_may_have_cost_belongs_to_its_day() {
     let wall = set_to(JUNE + HOUR);
     let mut locker = at(300, wall);
     for round in 1..5 {
-        locker = Locker::inherit(without_windows(&locker), End::Crash, wall, hours(24 * round));
+        locker = Locker::inherit(without_windows(&locker), Shutdown::Crash, wall, hours(24 * round));
         assert_eq!(free(&mut locker, hours(24 * round)), 200, "a block, on day {round}");
     }
-    let again = &mut Locker::inherit(without_windows(&locker), End::Crash, wall, hours(97));
+    let again = &mut Locker::inherit(without_windows(&locker), Shutdown::Crash, wall, hours(97));
     assert_eq!(free(again, hours(97)), 100, "twice on one day");
 }
 
@@ -70,14 +70,14 @@ fn what_a_change_of_the_rule_has_forgotten_belongs_to_its_day() {
     assert_eq!(go(&mut locker, 0, ms(1)), 0, "what went before is not known");
     locker.reload(vec![Limit { name: locker.limits()[0].name.clone(), ..day(3) }], Duration::ZERO, hours(1));
     assert_eq!(go(&mut locker, 0, hours(13)), 0, "23 o'clock");
-    let mut next = Locker::inherit(without_windows(&locker), End::Orderly, wall, hours(14));
+    let mut next = Locker::inherit(without_windows(&locker), Shutdown::Orderly, wall, hours(14));
     assert_eq!(go(&mut next, 0, hours(14)), 3);
 }
 
 #[test]
 fn what_went_unwritten_counts_until_the_day_is_over() {
     let wall = set_to(JUNE + 10 * HOUR);
-    let mut next = Locker::inherit(without_windows(&at(3, wall)), End::Blind, wall, hours(1));
+    let mut next = Locker::inherit(without_windows(&at(3, wall)), Shutdown::NotPersisted, wall, hours(1));
     assert_eq!(go(&mut next, 0, hours(13)), 0);
     assert_eq!(go(&mut next, 0, hours(14)), 3);
 }
@@ -136,9 +136,9 @@ fn a_loss_of_power_between_does_not_open_a_day_again() {
     let mut left = locker.estate(ms(1));
     // The machine was off for two hours, and does not know: its line goes on where it stopped.
     left.readings[0].most += 366 * DAY;
-    let mut off = Locker::inherit(left, End::Orderly, UNSET, ms(2));
+    let mut off = Locker::inherit(left, Shutdown::Orderly, UNSET, ms(2));
     assert_eq!(go(&mut off, 0, ms(2)), 0);
-    let mut again = Locker::inherit(off.estate(ms(3)), End::Orderly, UNSET, ms(3));
+    let mut again = Locker::inherit(off.estate(ms(3)), Shutdown::Orderly, UNSET, ms(3));
     for locker in [&mut off, &mut again] {
         // Twelve o'clock.
         locker.set_wall(set_to(JUNE + 12 * HOUR), ms(60_000));
@@ -153,7 +153,7 @@ fn a_clock_that_was_set_while_no_gateway_ran_opens_nothing() {
         let mut locker = at(3, set_to(JUNE + 10 * HOUR));
         assert_eq!(go(&mut locker, 0, ms(0)), 3);
         let estate = locker.estate(hours(1));
-        let mut next = Locker::inherit(estate, End::Orderly, set_to(JUNE + (10 + shift) * HOUR), hours(1));
+        let mut next = Locker::inherit(estate, Shutdown::Orderly, set_to(JUNE + (10 + shift) * HOUR), hours(1));
         let gone = [opens - 1, opens].map(|hour| go(&mut next, 0, hours(hour)));
         assert_eq!(gone, [0, 3], "set by {shift} h");
     }
@@ -168,9 +168,9 @@ fn a_day_goes_on_after_a_restart_and_one_that_is_over_is_over() {
     write(&mut locker, &mut disk, ms(0));
     for (now, left) in [(22, 10), (23, 20), (24, 20)] {
         let readings = locker.readings();
-        let Disk { limits, pages, .. } = &disk;
-        let estate = Estate { limits: limits.clone(), windows: pages.values().cloned().collect(), readings };
-        let mut next = Locker::inherit(estate, End::Crash, wall, hours(now));
+        let SimDisk { limits, pages, .. } = &disk;
+        let estate = Snapshot { limits: limits.clone(), windows: pages.values().cloned().collect(), readings };
+        let mut next = Locker::inherit(estate, Shutdown::Crash, wall, hours(now));
         // A block that was written ahead counts as used when the crash is known: by then it is tomorrow, perhaps.
         assert_eq!(free(&mut next, hours(now)), left, "after {now} h");
     }
@@ -181,7 +181,7 @@ fn a_night_that_the_machine_sleeps_through_ends_the_day() {
     let mut locker = at(3, set_to(JUNE + 20 * HOUR));
     assert_eq!(go(&mut locker, 0, ms(0)), 3);
     // From nine in the evening to eight in the morning.
-    let slept = |at_start: i128, asleep: u64| Wall { at_start, asleep: asleep * 3_600_000_000_000, is_set: true };
+    let slept = |at_start: i128, asleep: u64| WallSample { at_start, asleep: asleep * 3_600_000_000_000, is_set: true };
     locker.set_wall(slept(JUNE + 31 * HOUR, 11), hours(1));
     assert_eq!(go(&mut locker, 0, hours(1)), 3);
     assert_eq!((go(&mut locker, 0, hours(16)), go(&mut locker, 0, hours(17))), (0, 3));

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::crashes::go;
-use super::generators::{Dice, config};
+use super::generators::{SeededRng, config};
 use super::*;
 
 const MINUTE: u64 = 60_000_000_000;
@@ -14,8 +14,8 @@ const MINUTE: u64 = 60_000_000_000;
 const START: i128 = 29_672_640 * MINUTE as i128;
 const DAY: u64 = 1440 * MINUTE;
 
-struct World {
-    dice: Dice,
+struct ClockWorld {
+    dice: SeededRng,
     seed: u64,
     locker: Locker,
     now: Time,
@@ -41,14 +41,14 @@ fn minutely(requests: u32, guard: u64) -> Limit {
     limit
 }
 
-impl World {
-    fn new(seed: u64) -> World {
-        let mut dice = Dice::new(seed);
+impl ClockWorld {
+    fn new(seed: u64) -> ClockWorld {
+        let mut dice = SeededRng::new(seed);
         let requests = dice.roll(1, 8) as u32;
         let guard = if dice.one_in(2) { dice.roll(0, 5_000_000_000) } else { 0 };
         let mut locker = Locker::new(vec![minutely(requests, guard)]);
         locker.set_wall(WALL, Time::START);
-        let mut world = World {
+        let mut world = ClockWorld {
             dice,
             seed,
             locker,
@@ -62,7 +62,7 @@ impl World {
             sent: Vec::new(),
             last: Time::START,
         };
-        world.locker = Locker::inherit(world.locker.estate(Time::START), End::Orderly, world.wall(), Time::START);
+        world.locker = Locker::inherit(world.locker.estate(Time::START), Shutdown::Orderly, world.wall(), Time::START);
         world
     }
 
@@ -71,12 +71,12 @@ impl World {
         START + i128::from(self.now.as_nanos()) + i128::from(self.missing)
     }
 
-    fn wall(&self) -> Wall {
+    fn wall(&self) -> WallSample {
         let at_start = match self.off {
             Some(off) => START + i128::from(self.missing) + off,
             None => 7 - i128::from(self.now.as_nanos()),
         };
-        Wall { at_start, asleep: self.asleep, is_set: self.off.is_some() }
+        WallSample { at_start, asleep: self.asleep, is_set: self.off.is_some() }
     }
 
     /// The clock is wrong from here on, or otherwise than before.
@@ -128,7 +128,7 @@ impl World {
     /// The gateway ends, and another goes on within the same boot; the clock may have been set meanwhile.
     fn restart(&mut self) {
         let estate = self.locker.estate(self.now);
-        let end = if self.dice.one_in(4) { End::Blind } else { End::Orderly };
+        let end = if self.dice.one_in(4) { Shutdown::NotPersisted } else { Shutdown::Orderly };
         if self.dice.one_in(3) && self.off == Some(0) {
             let off = self.wrong();
             self.go_wrong(off);
@@ -154,15 +154,15 @@ impl World {
                 }
             }
         }
-        self.go_on(estate, End::Orderly);
+        self.go_on(estate, Shutdown::Orderly);
     }
 
-    fn go_on(&mut self, estate: Estate, end: End) {
-        let windows = if end == End::Blind { Vec::new() } else { estate.windows };
-        if end == End::Blind {
+    fn go_on(&mut self, estate: Snapshot, end: Shutdown) {
+        let windows = if end == Shutdown::NotPersisted { Vec::new() } else { estate.windows };
+        if end == Shutdown::NotPersisted {
             self.last = self.now;
         }
-        self.locker = Locker::inherit(Estate { windows, ..estate }, end, self.wall(), self.now);
+        self.locker = Locker::inherit(Snapshot { windows, ..estate }, end, self.wall(), self.now);
     }
 
     fn send(&mut self) {
@@ -230,12 +230,12 @@ proptest! {
 
     #[test]
     fn whatever_the_wall_clock_does_no_minute_gets_more_than_it_may(seed: u64) {
-        World::new(seed).live();
+        ClockWorld::new(seed).live();
     }
 }
 
 #[test]
 fn worlds_with_odd_clocks_let_many_go() {
-    let sent: u32 = (0..50).map(|seed| World::new(seed).live()).sum();
+    let sent: u32 = (0..50).map(|seed| ClockWorld::new(seed).live()).sum();
     assert!(sent > 2000, "{sent}: worlds in which nothing happens prove nothing");
 }

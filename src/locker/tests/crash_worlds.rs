@@ -4,17 +4,17 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::generators::{Nature, config, rule};
-use super::locker_world::World;
+use super::generators::{WorldConfig, config, rule};
+use super::locker_world::LockerWorld;
 use super::*;
 
 /// What is written down.
 #[derive(Default)]
-pub(super) struct Disk {
-    pub(super) limits: Vec<Known>,
-    pub(super) pages: HashMap<(u32, u128), Page>,
+pub(super) struct SimDisk {
+    pub(super) limits: Vec<LimitSnapshot>,
+    pub(super) pages: HashMap<(u32, u128), WindowRecord>,
     /// What is being written: all of it will be there, or none.
-    batch: Vec<Record>,
+    batch: Vec<JournalRecord>,
     /// It cannot be written.
     fails: bool,
     /// What is written is not all that was used, and it says so.
@@ -23,17 +23,17 @@ pub(super) struct Disk {
     begins_anew: bool,
 }
 
-impl Disk {
-    pub(super) fn put(&mut self, record: &Record, locker: &Locker) {
+impl SimDisk {
+    pub(super) fn put(&mut self, record: &JournalRecord, locker: &Locker) {
         match record {
-            Record::Limits => self.limits = locker.known(),
-            Record::Window(page, _) => drop(self.pages.insert((page.limit.0, page.key.0), page.clone())),
-            Record::Gone(limit, key) => drop(self.pages.remove(&(limit.0, key.0))),
+            JournalRecord::Limits => self.limits = locker.known(),
+            JournalRecord::Window(page, _) => drop(self.pages.insert((page.limit.0, page.key.0), page.clone())),
+            JournalRecord::Dropped(limit, key) => drop(self.pages.remove(&(limit.0, key.0))),
         }
     }
 }
 
-impl World {
+impl LockerWorld {
     /// Takes up to so many of the things that are to be written.
     fn begin_writing(&mut self, most: u64) {
         if !self.disk.fails {
@@ -49,9 +49,9 @@ impl World {
         for record in std::mem::take(&mut self.disk.batch) {
             self.disk.put(&record, &self.locker);
             match record {
-                Record::Limits => self.locker.limits_recorded(),
-                Record::Window(_, written) => self.locker.recorded([written], self.now),
-                Record::Gone(..) => {}
+                JournalRecord::Limits => self.locker.limits_recorded(),
+                JournalRecord::Window(_, written) => self.locker.recorded([written], self.now),
+                JournalRecord::Dropped(..) => {}
             }
         }
         // All that was named is there.
@@ -70,7 +70,7 @@ impl World {
 
     fn begin_recording(&mut self) {
         (self.disk.fails, self.disk.is_lacking, self.disk.begins_anew) = (false, false, true);
-        self.locker.begin_recording(Begin::Anew, self.now);
+        self.locker.begin_recording(JournalStart::Fresh, self.now);
         self.listen();
         // The limits are there before the first grant.
         self.write_all();
@@ -100,7 +100,7 @@ impl World {
             return;
         }
         self.disk.begins_anew = self.disk.is_lacking;
-        let begin = if self.disk.is_lacking { Begin::CatchUp } else { Begin::Resume };
+        let begin = if self.disk.is_lacking { JournalStart::CatchUp } else { JournalStart::Resume };
         self.locker.begin_recording(begin, self.now);
         self.listen();
     }
@@ -140,8 +140,8 @@ impl World {
         }
         // Pauses are not part of the promise.
         self.oracle.pauses.clear();
-        let end = if self.disk.is_lacking { End::Blind } else { End::Crash };
-        let estate = Estate {
+        let end = if self.disk.is_lacking { Shutdown::NotPersisted } else { Shutdown::Crash };
+        let estate = Snapshot {
             limits: self.disk.limits.clone(),
             windows: self.disk.pages.values().cloned().collect(),
             readings: self.locker.readings(),
@@ -168,7 +168,7 @@ impl World {
         }
         let estate = self.locker.estate(self.now);
         self.end_of_all_requests();
-        self.go_on(estate, End::Orderly);
+        self.go_on(estate, Shutdown::Orderly);
     }
 
     /// Requests under way end with the process; they may have gone out before.
@@ -184,7 +184,7 @@ impl World {
     }
 
     /// Another process goes on, at once, later, or when all that was counted is over; with other limits, perhaps.
-    fn go_on(&mut self, estate: Estate, end: End) {
+    fn go_on(&mut self, estate: Snapshot, end: Shutdown) {
         let limits = self.locker.limits().to_vec();
         let is_over = self.dice.one_in(4);
         if is_over {
@@ -204,15 +204,15 @@ impl World {
     }
 
     /// Of what went before the end nothing counts any more; only what the end itself leaves unknown.
-    fn nothing_is_held_for_long(&mut self, end: End) {
+    fn nothing_is_held_for_long(&mut self, end: Shutdown) {
         for (id, limit) in (0..).zip(self.locker.limits().to_vec()) {
             let Some(rate) = limit.rate else { continue };
             let is_long = (rate.per + rate.guard).as_nanos() > 40_000_000;
             let unknown = match end {
-                End::Orderly | End::HandOver => 0,
+                Shutdown::Orderly | Shutdown::HandOver => 0,
                 // A third of N is written ahead, in tests.
-                End::Crash if is_long => rate.requests / 3,
-                End::Crash | End::Blind => rate.requests,
+                Shutdown::Crash if is_long => rate.requests / 3,
+                Shutdown::Crash | Shutdown::NotPersisted => rate.requests,
             };
             let taken = self.locker.usage(LimitId(id), Key(99), self.now).taken;
             assert_eq!(taken, unknown, "seed {}: {:?} after {end:?}", self.seed, rate.kind);
@@ -221,7 +221,7 @@ impl World {
 
     fn change_a_rule(&mut self) {
         let limit = LimitId(self.dice.roll(0, self.locker.limits().len() as u64) as u32);
-        let mut new = rule(&mut self.dice, Nature { changes: true, ..self.nature });
+        let mut new = rule(&mut self.dice, WorldConfig { changes: true, ..self.nature });
         new.in_flight = self.locker.limits()[limit.at()].in_flight;
         change(&mut self.locker, limit, new, self.now);
         self.rules_changed = true;
@@ -265,25 +265,25 @@ impl World {
     }
 }
 
-const NATURE: Nature =
-    Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 600 };
+const NATURE: WorldConfig =
+    WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 600 };
 
 proptest! {
     #![proptest_config(config())]
 
     #[test]
     fn a_locker_that_dies_at_any_moment_never_lets_more_go_than_it_may(seed: u64) {
-        World::new(seed, NATURE).live_dangerously(false);
+        LockerWorld::new(seed, NATURE).live_dangerously(false);
     }
 
     #[test]
     fn a_locker_whose_rules_change_and_that_dies_at_any_moment_lets_no_more_go_than_the_last_rule_says(seed: u64) {
-        World::new(seed, NATURE).live_dangerously(true);
+        LockerWorld::new(seed, NATURE).live_dangerously(true);
     }
 }
 
 #[test]
 fn lockers_that_die_let_many_go_between() {
-    let granted: u64 = (0..30).map(|seed| World::new(seed, NATURE).live_dangerously(false)).sum();
+    let granted: u64 = (0..30).map(|seed| LockerWorld::new(seed, NATURE).live_dangerously(false)).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }

@@ -1,6 +1,6 @@
 //! Crashes, one at a time: what is written down is there afterwards, and no more than that was used.
 
-use super::crash_worlds::Disk;
+use super::crash_worlds::SimDisk;
 use super::*;
 
 pub(super) fn long(requests: u32) -> Limit {
@@ -24,29 +24,32 @@ pub(super) fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
     unreachable!("every window is full at last")
 }
 
-pub(super) fn recording(limits: Vec<Limit>) -> (Locker, Disk) {
+pub(super) fn recording(limits: Vec<Limit>) -> (Locker, SimDisk) {
     let mut locker = Locker::new(limits);
-    let mut disk = Disk::default();
-    locker.begin_recording(Begin::Anew, ms(0));
+    let mut disk = SimDisk::default();
+    locker.begin_recording(JournalStart::Fresh, ms(0));
     write(&mut locker, &mut disk, ms(0));
     (locker, disk)
 }
 
-pub(super) fn write(locker: &mut Locker, disk: &mut Disk, now: Time) {
+pub(super) fn write(locker: &mut Locker, disk: &mut SimDisk, now: Time) {
     while let Some(record) = locker.poll_record(now) {
         disk.put(&record, locker);
         match record {
-            Record::Limits => locker.limits_recorded(),
-            Record::Window(_, written) => locker.recorded([written], now),
-            Record::Gone(..) => {}
+            JournalRecord::Limits => locker.limits_recorded(),
+            JournalRecord::Window(_, written) => locker.recorded([written], now),
+            JournalRecord::Dropped(..) => {}
         }
     }
 }
 
-fn after_a_crash(disk: &Disk, now: Time) -> Locker {
-    let estate =
-        Estate { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect(), ..Estate::default() };
-    Locker::inherit(estate, End::Crash, WALL, now)
+fn after_a_crash(disk: &SimDisk, now: Time) -> Locker {
+    let estate = Snapshot {
+        limits: disk.limits.clone(),
+        windows: disk.pages.values().cloned().collect(),
+        ..Snapshot::default()
+    };
+    Locker::inherit(estate, Shutdown::Crash, WALL, now)
 }
 
 #[test]
@@ -76,7 +79,7 @@ fn a_limit_of_few_slots_writes_each_down_and_loses_none() {
     assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == ticket), "{told:?}");
     drop(told);
     let mut locker = after_a_crash(&disk, ms(10));
-    locker.begin_recording(Begin::Anew, ms(10));
+    locker.begin_recording(JournalStart::Fresh, ms(10));
     write(&mut locker, &mut disk, ms(10));
     for (key, left) in [(0, 1), (1, 2)] {
         let mut gone = 0;
@@ -115,24 +118,24 @@ fn a_short_window_is_full_for_its_span_after_a_crash_and_not_after_a_stop() {
     let mut crashed = after_a_crash(&disk, ms(5));
     assert_eq!(go(&mut crashed, 0, ms(24)), 0);
     assert_eq!(go(&mut crashed, 0, ms(25)), 3);
-    let mut stopped = Locker::inherit(locker.estate(ms(5)), End::Orderly, WALL, ms(5));
+    let mut stopped = Locker::inherit(locker.estate(ms(5)), Shutdown::Orderly, WALL, ms(5));
     assert_eq!(go(&mut stopped, 0, ms(19)), 0);
     assert_eq!(go(&mut stopped, 0, ms(20)), 3);
-    let mut again = Locker::inherit(Locker::new(vec![short()]).estate(ms(5)), End::Orderly, WALL, ms(5));
+    let mut again = Locker::inherit(Locker::new(vec![short()]).estate(ms(5)), Shutdown::Orderly, WALL, ms(5));
     assert_eq!(go(&mut again, 0, ms(5)), 3, "what was never used is free at once");
 }
 
 #[test]
 fn what_could_not_be_written_is_not_believed() {
     let mut locker = Locker::new(vec![long(3)]);
-    locker.begin_recording(Begin::Anew, ms(0));
-    let mut disk = Disk::default();
+    locker.begin_recording(JournalStart::Fresh, ms(0));
+    let mut disk = SimDisk::default();
     write(&mut locker, &mut disk, ms(0));
     locker.end_recording(ms(0));
     assert_eq!(go(&mut locker, 0, ms(0)), 3, "it goes on without");
     assert!(!locker.has_records() && locker.poll_record(ms(0)).is_none());
-    let estate = Estate { limits: disk.limits.clone(), windows: Vec::new(), ..Estate::default() };
-    let mut next = Locker::inherit(estate, End::Blind, WALL, ms(10));
+    let estate = Snapshot { limits: disk.limits.clone(), windows: Vec::new(), ..Snapshot::default() };
+    let mut next = Locker::inherit(estate, Shutdown::NotPersisted, WALL, ms(10));
     assert_eq!(go(&mut next, 0, ms(1009)), 0);
     assert_eq!(go(&mut next, 0, ms(1010)), 3);
 }

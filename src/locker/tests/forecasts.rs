@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::generators::Dice;
+use super::generators::SeededRng;
 use super::*;
 
 /// Fills a window at random moments, lines up waiters, lets time pass: when each was told to go, and went.
 fn told_and_went(seed: u64, kind: Kind, most: u64, urgencies: u64) -> Vec<(Option<Time>, Time)> {
-    let mut dice = Dice::new(seed);
+    let mut dice = SeededRng::new(seed);
     let requests = dice.roll(most, 12) as u32;
     let mut locker = Locker::new(vec![limit(requests, dice.roll(5, 500), kind)]);
     let mut now = ms(dice.roll(0, 1000));
@@ -22,9 +22,9 @@ fn told_and_went(seed: u64, kind: Kind, most: u64, urgencies: u64) -> Vec<(Optio
         let caller = if urgencies > 1 { dice.roll(1, 4) } else { 1 };
         let ask = Ask { urgency: dice.roll(0, urgencies) as u8, ..ask(&claims, caller) };
         match locker.ask(&ask, now) {
-            Verdict::Go(mut grant) => locker.settle(&mut grant, Moment::Sent, now),
+            Verdict::Go(mut grant) => locker.settle(&mut grant, SettlePoint::Sent, now),
             Verdict::Wait(ticket, until) => _ = told.insert(ticket, until),
-            Verdict::Sorry(sorry) => assert_eq!(sorry.why, Why::TooLong, "seed {seed}"),
+            Verdict::Sorry(sorry) => assert_eq!(sorry.why, RefusalReason::TooLong, "seed {seed}"),
         }
     }
     listen(&mut locker, &told, &mut went, now + Duration::from_secs(100));
@@ -36,7 +36,7 @@ fn listen(locker: &mut Locker, told: &HashMap<Ticket, Option<Time>>, went: &mut 
     while let Some(at) = locker.poll_timeout().filter(|at| *at <= end) {
         locker.handle_timeout(at);
         while let Some((ticket, Verdict::Go(mut grant))) = locker.poll_verdict() {
-            locker.settle(&mut grant, Moment::Sent, at);
+            locker.settle(&mut grant, SettlePoint::Sent, at);
             went.push((told[&ticket], at));
         }
     }
@@ -67,7 +67,7 @@ proptest! {
 
     #[test]
     fn whoever_is_refused_may_go_when_it_was_told_and_not_before(seed: u64) {
-        let mut dice = Dice::new(seed);
+        let mut dice = SeededRng::new(seed);
         for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 3 }] {
             let mut rule = limit(dice.roll(1, 8) as u32, dice.roll(2, 200), kind.clone());
             rule.when_full = WhenFull::Refuse;
@@ -104,5 +104,5 @@ fn the_last_in_a_long_line_is_told_by_its_rank() {
         assert_eq!(until, Some(ms(1000 * (waiter / 10 + 1))));
     }
     let Verdict::Sorry(sorry) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!() };
-    assert_eq!(sorry, Sorry { why: Why::TooLong, limit: LimitId(0), until: ms(61_000), exact: true });
+    assert_eq!(sorry, Sorry { why: RefusalReason::TooLong, limit: LimitId(0), until: ms(61_000), exact: true });
 }

@@ -7,7 +7,7 @@ fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
     let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
-    let mut second = Locker::inherit(first.estate(ms(1)), End::HandOver, WALL, ms(1));
+    let mut second = Locker::inherit(first.estate(ms(1)), Shutdown::HandOver, WALL, ms(1));
     first.give(ms(1));
     assert_eq!(second.usage(LimitId(0), Key(0), ms(1)).taken, 1);
     second.lose_guests(ms(10));
@@ -21,9 +21,9 @@ struct Chain([Locker; 3]);
 impl Chain {
     /// `first` has these windows now.
     fn from(mut first: Locker, now: Time) -> Chain {
-        let mut second = Locker::inherit(first.estate(now), End::HandOver, WALL, now);
+        let mut second = Locker::inherit(first.estate(now), Shutdown::HandOver, WALL, now);
         first.give(now);
-        let third = Locker::inherit(second.estate(now), End::HandOver, WALL, now);
+        let third = Locker::inherit(second.estate(now), Shutdown::HandOver, WALL, now);
         second.give(now);
         Chain([first, second, third])
     }
@@ -50,7 +50,7 @@ fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
     let Verdict::Go(mut grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
     let mut chain = Chain::from(first, ms(1));
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(900)).taken, 1, "it has not settled");
-    chain.0[0].settle(&mut grant, Moment::Answered, ms(900));
+    chain.0[0].settle(&mut grant, SettlePoint::Answered, ms(900));
     assert!(chain.pass(ms(900)).is_empty());
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1899)).taken, 1);
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1900)).taken, 0);
@@ -117,7 +117,7 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
             locker
         };
         let mut alone = fail();
-        for end in [End::HandOver, End::Orderly] {
+        for end in [Shutdown::HandOver, Shutdown::Orderly] {
             let mut next = Locker::inherit(fail().estate(ms(moved)), end, WALL, ms(moved));
             assert_eq!(free(&mut next, ms(looked)), free(&mut alone, ms(looked)), "{kind:?} {end:?}");
         }
@@ -128,13 +128,13 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
 fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
     let patient = |requests| Limit { max_wait: Duration::from_secs(1000), ..limit(requests, 100_000, Kind::Sliding) };
     let mut first = Locker::new(vec![patient(100), patient(1)]);
-    first.begin_recording(Begin::Anew, ms(0));
+    first.begin_recording(JournalStart::Fresh, ms(0));
     let write = |locker: &mut Locker, now: Time| {
         while let Some(record) = locker.poll_record(now) {
             match record {
-                Record::Limits => locker.limits_recorded(),
-                Record::Window(_, written) => locker.recorded([written], now),
-                Record::Gone(..) => {}
+                JournalRecord::Limits => locker.limits_recorded(),
+                JournalRecord::Window(_, written) => locker.recorded([written], now),
+                JournalRecord::Dropped(..) => {}
             }
         }
     };
@@ -161,8 +161,8 @@ fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
         writing.extend(std::iter::from_fn(|| first.poll_record(ms(3 + n))));
     }
     let written = writing.iter().find_map(|record| match record {
-        Record::Window(_, written) => Some(*written),
-        Record::Limits | Record::Gone(..) => None,
+        JournalRecord::Window(_, written) => Some(*written),
+        JournalRecord::Limits | JournalRecord::Dropped(..) => None,
     });
     let written = written.expect("more of the first window is to be written");
     first.give(ms(100));

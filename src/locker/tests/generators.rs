@@ -5,11 +5,11 @@ use proptest::prelude::ProptestConfig;
 use super::*;
 
 /// Numbers from a seed.
-pub(super) struct Dice(u64);
+pub(super) struct SeededRng(u64);
 
-impl Dice {
-    pub(super) fn new(seed: u64) -> Dice {
-        Dice(seed ^ 0x9E37_79B9_7F4A_7C15)
+impl SeededRng {
+    pub(super) fn new(seed: u64) -> SeededRng {
+        SeededRng(seed ^ 0x9E37_79B9_7F4A_7C15)
     }
 
     fn next(&mut self) -> u64 {
@@ -33,7 +33,7 @@ impl Dice {
 
 /// What may differ from world to world.
 #[derive(Clone, Copy)]
-pub(super) struct Nature {
+pub(super) struct WorldConfig {
     pub(super) limits: u64,
     pub(super) fixed: u64,
     pub(super) calendar: u64,
@@ -47,7 +47,7 @@ pub(super) struct Nature {
 }
 
 /// A rule drawn at random.
-pub(super) fn rule(dice: &mut Dice, nature: Nature) -> Limit {
+pub(super) fn rule(dice: &mut SeededRng, nature: WorldConfig) -> Limit {
     let kind = match dice.roll(0, 3 + nature.fixed + nature.calendar) {
         0 | 1 => Kind::Sliding,
         2 => Kind::Smooth { burst: dice.roll(1, 4) as u32 },

@@ -57,7 +57,7 @@ fn one_that_would_not_wait_is_refused_at_the_release_if_an_elder_has_taken_the_r
     let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, ms(1));
     let Verdict::Wait(hasty, _) = verdict else { panic!("{verdict:?}") };
     let verdict =
-        locker.ask(&Ask { arrived: Some(ms(0)), kind: AskKind::SentBack { retry: false }, ..ask(&claims, 2) }, ms(2));
+        locker.ask(&Ask { arrived: Some(ms(0)), kind: AskKind::Reask { retry: false }, ..ask(&claims, 2) }, ms(2));
     let Verdict::Wait(elder, _) = verdict else { panic!("{verdict:?}") };
     locker.release(ms(20));
     let told = drain(&mut locker);
@@ -75,5 +75,5 @@ fn one_that_finds_no_room_in_a_held_locker_and_would_not_wait_is_refused_at_once
     assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
     locker.hold();
     let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, ms(1));
-    assert!(matches!(verdict, Verdict::Sorry(Sorry { why: Why::TooLong, .. })), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::Sorry(Sorry { why: RefusalReason::TooLong, .. })), "{verdict:?}");
 }

@@ -1,16 +1,16 @@
 //! What must hold of a world after every step, and at its end.
 
-use super::locker_world::{Waiting, World, meet, note_settle};
+use super::locker_world::{LockerWorld, WorldWaiter, meet, note_settle};
 use super::*;
 
 /// Where the verdicts of a world's locker are heard.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Judged {
+pub(super) enum VerdictSource {
     Here,
     Elsewhere,
 }
 
-impl World {
+impl LockerWorld {
     /// After every step: nothing lost or doubled, and nobody waits who may go.
     pub(super) fn judge(&mut self) {
         for limit in 0..self.locker.limits().len() as u32 {
@@ -23,7 +23,7 @@ impl World {
         }
         // I4: whoever meets no older waiter at any of its windows lacks room somewhere.
         for waiting in &self.waiting {
-            let older = |other: &&Waiting| other.number < waiting.number && meet(&other.claims, &waiting.claims);
+            let older = |other: &&WorldWaiter| other.number < waiting.number && meet(&other.claims, &waiting.claims);
             if !self.waiting.iter().any(|other| older(&other)) {
                 assert!(!self.has_room(&waiting.claims), "seed {}: {:?} may go", self.seed, waiting.claims);
             }
@@ -64,7 +64,7 @@ impl World {
                 for item in sent.items {
                     let item = &mut self.oracle.items[item];
                     item.flying = false;
-                    note_settle(item, self.locker.limits(), Moment::Failed, self.now);
+                    note_settle(item, self.locker.limits(), SettlePoint::Failed, self.now);
                 }
                 self.locker.finish(sent.grant, self.now);
             }

@@ -2,36 +2,36 @@
 
 use proptest::prelude::*;
 
-use super::crash_worlds::Disk;
-use super::generators::{Dice, Nature, config, rule};
-use super::invariants::Judged;
-use super::oracle::{Item, Oracle};
+use super::crash_worlds::SimDisk;
+use super::generators::{SeededRng, WorldConfig, config, rule};
+use super::invariants::VerdictSource;
+use super::oracle::{Oracle, OracleItem};
 use super::*;
 
 /// Beyond what else may happen.
 const HOLDS: u64 = 20;
 
-pub(super) struct Waiting {
+pub(super) struct WorldWaiter {
     pub(super) ticket: Ticket,
     pub(super) claims: Vec<Claim>,
     pub(super) number: u64,
 }
 
 /// A granted request: what the locker gave, and its items with the oracle.
-pub(super) struct Sent {
+pub(super) struct SentRequest {
     pub(super) grant: Grant,
     pub(super) items: Vec<usize>,
 }
 
-pub(super) struct World {
-    pub(super) dice: Dice,
+pub(super) struct LockerWorld {
+    pub(super) dice: SeededRng,
     pub(super) seed: u64,
-    pub(super) nature: Nature,
+    pub(super) nature: WorldConfig,
     pub(super) locker: Locker,
     pub(super) oracle: Oracle,
     pub(super) now: Time,
-    pub(super) waiting: Vec<Waiting>,
-    pub(super) sent: Vec<Sent>,
+    pub(super) waiting: Vec<WorldWaiter>,
+    pub(super) sent: Vec<SentRequest>,
     pub(super) number: u64,
     /// The oracle counts more than the locker: rules have changed, or locker has followed locker.
     pub(super) changed: bool,
@@ -39,16 +39,16 @@ pub(super) struct World {
     pub(super) rules_changed: bool,
     pub(super) held: bool,
     pub(super) granted: u64,
-    pub(super) disk: Disk,
+    pub(super) disk: SimDisk,
 }
 
-impl World {
-    pub(super) fn new(seed: u64, nature: Nature) -> World {
-        let mut dice = Dice::new(seed);
+impl LockerWorld {
+    pub(super) fn new(seed: u64, nature: WorldConfig) -> LockerWorld {
+        let mut dice = SeededRng::new(seed);
         let limits = (0..dice.roll(1, nature.limits + 1)).map(|_| rule(&mut dice, nature)).collect();
         let mut locker = Locker::new(limits);
         locker.set_wall(WALL, Time::START);
-        World {
+        LockerWorld {
             dice,
             seed,
             nature,
@@ -62,7 +62,7 @@ impl World {
             rules_changed: false,
             held: false,
             granted: 0,
-            disk: Disk::default(),
+            disk: SimDisk::default(),
         }
     }
 
@@ -97,13 +97,13 @@ impl World {
     }
 
     pub(super) fn something_happens(&mut self, now: Time) {
-        self.something_happens_but(now, Judged::Here);
+        self.something_happens_but(now, VerdictSource::Here);
     }
 
     /// As `something_happens`, where somebody else may have to hear the verdicts.
-    pub(super) fn something_happens_but(&mut self, now: Time, judged: Judged) {
+    pub(super) fn something_happens_but(&mut self, now: Time, judged: VerdictSource) {
         let what = if self.nature.holds && self.dice.one_in(12) { HOLDS } else { self.dice.roll(0, 20) };
-        if what >= 8 && judged == Judged::Here {
+        if what >= 8 && judged == VerdictSource::Here {
             // What is due comes before what happens now, and the oracle is to see it so.
             self.locker.handle_timeout(now);
             self.listen();
@@ -153,11 +153,11 @@ impl World {
             Verdict::Wait(ticket, until) => {
                 self.number += 1;
                 assert!(until.is_none_or(|until| until > self.now), "seed {}", self.seed);
-                self.waiting.push(Waiting { ticket, claims, number: self.number });
+                self.waiting.push(WorldWaiter { ticket, claims, number: self.number });
             }
             Verdict::Sorry(sorry) => {
                 let crowded = self.waiting.iter().any(|other| meet(&other.claims, &claims));
-                let excused = sorry.why == Why::CostTooHigh || crowded || self.changed;
+                let excused = sorry.why == RefusalReason::CostTooHigh || crowded || self.changed;
                 assert!(!room || excused, "seed {}: {sorry:?} though there is room", self.seed);
                 assert!(sorry.until > self.now && sorry.until < Time::NEVER, "seed {}: {sorry:?}", self.seed);
             }
@@ -180,7 +180,7 @@ impl World {
     fn go(&mut self, grant: Grant, claims: &[Claim]) {
         self.judge_grant(claims);
         let items = self.note_items(claims);
-        self.sent.push(Sent { grant, items });
+        self.sent.push(SentRequest { grant, items });
     }
 
     /// I1, I2: whatever is let go, there was room for it by the oracle's count.
@@ -204,7 +204,7 @@ impl World {
         for claim in claims {
             let rule = &self.locker.limits()[claim.limit.at()];
             items.push(self.oracle.items.len());
-            self.oracle.items.push(Item {
+            self.oracle.items.push(OracleItem {
                 limit: claim.limit.0,
                 key: claim.key.0,
                 cost: if rule.rate.is_some() { u64::from(claim.cost) } else { 0 },
@@ -223,7 +223,8 @@ impl World {
 
     fn settle(&mut self, now: Time) {
         let Some(picked) = self.pick() else { return };
-        let moment = [Moment::Sent, Moment::Sent, Moment::Answered, Moment::Failed][self.dice.roll(0, 4) as usize];
+        let moment = [SettlePoint::Sent, SettlePoint::Sent, SettlePoint::Answered, SettlePoint::Failed]
+            [self.dice.roll(0, 4) as usize];
         let sent = &mut self.sent[picked];
         self.locker.settle(&mut sent.grant, moment, now);
         for item in &sent.items {
@@ -251,7 +252,7 @@ impl World {
         for item in sent.items {
             let item = &mut self.oracle.items[item];
             item.flying = false;
-            note_settle(item, self.locker.limits(), Moment::Failed, self.now);
+            note_settle(item, self.locker.limits(), SettlePoint::Failed, self.now);
         }
         self.locker.finish(sent.grant, now);
     }
@@ -310,9 +311,9 @@ impl World {
     }
 
     /// I6: among those with the same windows, the one that came first goes first.
-    fn first_come(&self, goes: &Waiting) {
+    fn first_come(&self, goes: &WorldWaiter) {
         let windows = |claims: &[Claim]| claims.iter().map(|claim| (claim.limit, claim.key)).collect::<Vec<_>>();
-        let same = |other: &&Waiting| windows(&other.claims) == windows(&goes.claims);
+        let same = |other: &&WorldWaiter| windows(&other.claims) == windows(&goes.claims);
         let passed = self.waiting.iter().filter(same).find(|other| other.number < goes.number);
         assert!(self.nature.turns || passed.is_none(), "seed {}: it passed an older one", self.seed);
     }
@@ -324,12 +325,12 @@ pub(super) fn meet(one: &[Claim], other: &[Claim]) -> bool {
 }
 
 /// Tells the oracle's item of a settle, as the spec words it.
-pub(super) fn note_settle(item: &mut Item, limits: &[Limit], moment: Moment, now: Time) {
-    if item.settled.is_some() || (moment == Moment::Sent && item.answered) {
+pub(super) fn note_settle(item: &mut OracleItem, limits: &[Limit], moment: SettlePoint, now: Time) {
+    if item.settled.is_some() || (moment == SettlePoint::Sent && item.answered) {
         return;
     }
     let guard = limits[item.limit as usize].rate.as_ref().map_or(Duration::ZERO, |rate| rate.guard);
-    item.settled = Some(if moment == Moment::Failed { now + guard.max(Duration::from_secs(1)) } else { now });
+    item.settled = Some(if moment == SettlePoint::Failed { now + guard.max(Duration::from_secs(1)) } else { now });
 }
 
 proptest! {
@@ -337,34 +338,35 @@ proptest! {
 
     #[test]
     fn in_a_random_world_of_sliding_and_smooth_windows_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 1, fixed: 0, calendar: 0, changes: false, turns: false, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 1, fixed: 0, calendar: 0, changes: false, turns: false, holds: false, steps: 400 }).live();
     }
 
     #[test]
     fn in_a_random_world_of_several_limits_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 3, fixed: 2, calendar: 1, changes: false, turns: false, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 3, fixed: 2, calendar: 1, changes: false, turns: false, holds: false, steps: 400 }).live();
     }
 
     #[test]
     fn in_a_random_world_of_turns_and_urgencies_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 }).live();
     }
 
     #[test]
     fn in_a_random_world_where_nobody_goes_now_and_then_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: false, holds: true, steps: 400 }).live();
-        World::new(seed, Nature { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: true, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: false, holds: true, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: true, steps: 400 }).live();
     }
 
     #[test]
     fn in_a_random_world_of_changing_rules_every_invariant_holds(seed: u64) {
-        World::new(seed, Nature { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: false, steps: 400 }).live();
     }
 }
 
 #[test]
 fn random_worlds_let_many_go() {
-    let nature = Nature { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 };
-    let granted: u64 = (0..20).map(|seed| World::new(seed, nature).live()).sum();
+    let nature =
+        WorldConfig { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 };
+    let granted: u64 = (0..20).map(|seed| LockerWorld::new(seed, nature).live()).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }

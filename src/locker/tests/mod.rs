@@ -32,13 +32,13 @@ pub(super) fn ms(millis: u64) -> Time {
 }
 
 /// A wall clock that began with Unix time, and has not been touched since.
-pub(super) const WALL: Wall = Wall { at_start: 0, asleep: 0, is_set: true };
+pub(super) const WALL: WallSample = WallSample { at_start: 0, asleep: 0, is_set: true };
 
 /// The number of limits made so far: each has a name of its own.
 static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// Puts another rule in the place of one limit's. Requests are under way for as long as they like.
-pub(super) fn change(locker: &mut Locker, id: LimitId, rule: Limit, now: Time) -> Reload {
+pub(super) fn change(locker: &mut Locker, id: LimitId, rule: Limit, now: Time) -> ReloadSummary {
     let mut limits = locker.limits().to_vec();
     let known = &mut limits[id.at()];
     *known = Limit { name: known.name.clone(), ..rule };
@@ -88,7 +88,7 @@ pub(super) fn drain(locker: &mut Locker) -> Vec<(Ticket, Verdict)> {
 pub(super) fn send(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Result<(), Verdict> {
     let verdict = locker.ask(ask, now);
     let Verdict::Go(mut grant) = verdict else { return Err(verdict) };
-    locker.settle(&mut grant, Moment::Answered, now);
+    locker.settle(&mut grant, SettlePoint::Answered, now);
     locker.finish(grant, now);
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// The slots of one grant in one window.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
+pub(super) struct OracleItem {
     pub(super) limit: u32,
     pub(super) key: u128,
     pub(super) cost: u64,
@@ -18,18 +18,18 @@ pub(super) struct Item {
 /// Everything granted, and every pause.
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<OracleItem>,
     pub(super) pauses: Vec<(u32, u128, Time)>,
 }
 
 impl Oracle {
-    pub(super) fn of(&self, limit: u32, key: u128) -> impl Iterator<Item = &Item> + '_ {
+    pub(super) fn of(&self, limit: u32, key: u128) -> impl Iterator<Item = &OracleItem> + '_ {
         self.items.iter().filter(move |item| item.limit == limit && item.key == key)
     }
 
     /// How many slots are busy: not settled, or settled less than a span ago.
     pub(super) fn busy(&self, limit: u32, key: u128, span: Duration, now: Time) -> u64 {
-        let counts = |item: &&Item| item.settled.is_none_or(|settled| settled + span > now);
+        let counts = |item: &&OracleItem| item.settled.is_none_or(|settled| settled + span > now);
         self.of(limit, key).filter(counts).map(|item| item.cost).sum()
     }
 
@@ -69,14 +69,15 @@ impl Oracle {
     }
 
     fn unsettled(&self, limit: u32, key: u128, now: Time) -> u64 {
-        let open = |item: &&Item| item.settled.is_none_or(|at| at > now);
+        let open = |item: &&OracleItem| item.settled.is_none_or(|at| at > now);
         self.of(limit, key).filter(open).map(|item| item.cost).sum()
     }
 
     /// `calendar`: the slots of those in the present minute, or that may be in it by a clock that is ahead or behind by the
     /// guard; and what is unsettled.
     pub(super) fn in_period(&self, limit: u32, key: u128, rate: &Rate, now: Time) -> u64 {
-        let settled = |item: &&Item| item.settled.is_some_and(|at| at <= now && in_one_minute(at, now, rate.guard));
+        let settled =
+            |item: &&OracleItem| item.settled.is_some_and(|at| at <= now && in_one_minute(at, now, rate.guard));
         let settled: u64 = self.of(limit, key).filter(settled).map(|item| item.cost).sum();
         settled + self.unsettled(limit, key, now)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::generators::Dice;
+use super::generators::SeededRng;
 use super::*;
 
 /// Drives a locker whose requests settle the moment they go, until `end`. Tells who went when.
@@ -11,7 +11,7 @@ pub(super) fn drive(locker: &mut Locker, end: Time, mut went: impl FnMut(&mut Lo
         locker.handle_timeout(at);
         while let Some((ticket, verdict)) = locker.poll_verdict() {
             let Verdict::Go(mut grant) = verdict else { panic!("{verdict:?} at {at:?}") };
-            locker.settle(&mut grant, Moment::Answered, at);
+            locker.settle(&mut grant, SettlePoint::Answered, at);
             locker.finish(grant, at);
             went(locker, ticket, at);
         }
@@ -27,7 +27,7 @@ pub(super) fn wait(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Ticket {
 #[test]
 fn two_backlogged_callers_never_differ_by_more_than_one_largest_cost() {
     for seed in 0..200 {
-        let mut dice = Dice::new(seed);
+        let mut dice = SeededRng::new(seed);
         let mut locker = Locker::new(vec![limit(5, 100, Kind::Sliding)]);
         assert!(send(&mut locker, &ask(&[claim(0, 0, 5)], 9), ms(0)).is_ok());
         let mut costs = HashMap::new();
@@ -244,7 +244,7 @@ fn a_claimant_keeps_slots_once_it_has_waited_long_for_what_nobody_can_foretell()
     locker.give_back(stalled, ms(600));
     let Some((first, Verdict::Go(mut grant))) = locker.poll_verdict() else { panic!() };
     assert_eq!(first, claimant);
-    locker.settle(&mut grant, Moment::Sent, ms(600));
+    locker.settle(&mut grant, SettlePoint::Sent, ms(600));
     let mut order = Vec::new();
     drive(&mut locker, ms(1000), |_, ticket, at| order.push((ticket, at)));
     assert_eq!(order, [(held, ms(700))]);
@@ -281,7 +281,7 @@ fn one_that_waited_for_one_limit_is_refused_by_another_that_lets_nobody_wait() {
     locker.handle_timeout(ms(1000));
     let told = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: Why::Full, limit: LimitId(1), .. }))] if who == both),
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::Full, limit: LimitId(1), .. }))] if who == both),
         "{told:?}"
     );
     assert_eq!(locker.waiting(), 0);
@@ -299,7 +299,7 @@ fn one_that_waited_for_one_limit_is_refused_by_another_whose_slot_is_kept_for_an
     locker.handle_timeout(ms(900));
     let told = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: Why::Full, .. }))] if who == younger),
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::Full, .. }))] if who == younger),
         "{told:?}: nobody waits there"
     );
     locker.handle_timeout(ms(1000));

@@ -18,7 +18,7 @@ fn full(rules: Vec<Limit>) -> Locker {
 
 const CLAIMS: &[Claim] = &[Claim { limit: LimitId(0), key: Key(0), cost: 1 }];
 
-fn refused(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Why {
+fn refused(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> RefusalReason {
     let verdict = locker.ask(ask, now);
     let Verdict::Sorry(sorry) = verdict else { panic!("{verdict:?}") };
     sorry.why
@@ -36,10 +36,10 @@ fn told(locker: &mut Locker) -> (Ticket, Sorry) {
 fn a_caller_that_fills_the_line_gives_its_last_place_to_another_caller() {
     let mut locker = full(vec![narrow(5)]);
     let flood: Vec<Ticket> = (1..6).map(|at| wait(&mut locker, &ask(CLAIMS, 1), ms(at))).collect();
-    assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(6)), Why::QueueFull);
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(6)), RefusalReason::QueueFull);
     let other = wait(&mut locker, &ask(CLAIMS, 2), ms(7));
     let (dropped, sorry) = told(&mut locker);
-    assert_eq!((dropped, sorry.why, sorry.limit), (flood[4], Why::QueueFull, LimitId(0)));
+    assert_eq!((dropped, sorry.why, sorry.limit), (flood[4], RefusalReason::QueueFull, LimitId(0)));
     assert_eq!(locker.waiting(), 5);
     let mut order = Vec::new();
     drive(&mut locker, ms(60_000), |_, ticket, _| order.push(ticket));
@@ -57,8 +57,8 @@ fn callers_share_the_places_in_line_evenly_and_no_further() {
         told(&mut locker);
     }
     // Three and two: a third of the second caller would come after the third of the first.
-    assert_eq!(refused(&mut locker, &ask(CLAIMS, 2), ms(8)), Why::QueueFull);
-    assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(8)), Why::QueueFull);
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 2), ms(8)), RefusalReason::QueueFull);
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(8)), RefusalReason::QueueFull);
     wait(&mut locker, &ask(CLAIMS, 3), ms(9));
     told(&mut locker);
     assert_eq!(locker.waiting(), 5);
@@ -70,7 +70,7 @@ fn who_does_not_take_turns_keeps_its_place_in_a_full_line() {
     for at in 1..3 {
         wait(&mut locker, &ask(CLAIMS, 1), ms(at));
     }
-    assert_eq!(refused(&mut locker, &ask(CLAIMS, 2), ms(3)), Why::QueueFull);
+    assert_eq!(refused(&mut locker, &ask(CLAIMS, 2), ms(3)), RefusalReason::QueueFull);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_more_urgent_request_takes_the_place_of_its_own_callers_least_urgent() {
     wait(&mut locker, &urgency(7), ms(1));
     let last = wait(&mut locker, &urgency(7), ms(2));
     wait(&mut locker, &urgency(1), ms(3));
-    assert_eq!(refused(&mut locker, &urgency(7), ms(4)), Why::QueueFull);
+    assert_eq!(refused(&mut locker, &urgency(7), ms(4)), RefusalReason::QueueFull);
     let urgent = wait(&mut locker, &urgency(0), ms(5));
     assert_eq!(told(&mut locker).0, last);
     let mut first = None;
@@ -97,7 +97,7 @@ fn nobody_is_dropped_for_one_that_finds_another_line_full() {
         wait(&mut locker, &ask(&second, 1), ms(at));
     }
     let both = [claim(0, 0, 1), claim(1, 0, 1)];
-    assert_eq!(refused(&mut locker, &ask(&both, 2), ms(3)), Why::QueueFull);
+    assert_eq!(refused(&mut locker, &ask(&both, 2), ms(3)), RefusalReason::QueueFull);
     assert!(drain(&mut locker).is_empty());
     assert_eq!(locker.waiting(), 4);
 }
@@ -117,7 +117,7 @@ fn a_caller_at_another_home_is_let_into_the_line_too() {
 fn one_that_was_in_line_before_is_dropped_for_no_newcomer_while_it_asks_again() {
     let mut locker = full(vec![narrow(1)]);
     wait(&mut locker, &ask(CLAIMS, 2), ms(2));
-    let back = Ask { arrived: Some(ms(1)), kind: AskKind::SentBack { retry: false }, ..ask(CLAIMS, 1) };
+    let back = Ask { arrived: Some(ms(1)), kind: AskKind::Reask { retry: false }, ..ask(CLAIMS, 1) };
     wait(&mut locker, &back, ms(3));
     assert!(drain(&mut locker).is_empty());
     assert_eq!(locker.waiting(), 2);

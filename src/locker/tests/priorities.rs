@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::generators::Dice;
+use super::generators::SeededRng;
 use super::order::{drive, wait};
 use super::*;
 
@@ -94,7 +94,7 @@ fn a_more_urgent_request_goes_in_the_turn_of_a_cheaper_one_and_pays_for_it() {
 #[test]
 fn callers_have_their_share_whatever_urgencies_and_costs_they_state() {
     for seed in 0..300 {
-        let mut dice = Dice::new(seed);
+        let mut dice = SeededRng::new(seed);
         let mut locker = Locker::new(vec![limit(5, 100, Kind::Sliding)]);
         assert!(send(&mut locker, &ask(&[claim(0, 0, 5)], 9), ms(0)).is_ok());
         let mut known = HashMap::new();
@@ -120,7 +120,7 @@ fn callers_have_their_share_whatever_urgencies_and_costs_they_state() {
 #[test]
 fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
     for seed in 0..300 {
-        let mut dice = Dice::new(seed);
+        let mut dice = SeededRng::new(seed);
         let rule = Limit {
             share_by: if seed % 3 == 0 { ShareBy::Nobody } else { ShareBy::Caller },
             ..by(Priority::WithinCaller)
@@ -140,7 +140,7 @@ fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
             let (caller, urgency) = (dice.roll(0, 3), dice.roll(2, 5) as u8);
             match locker.ask(&urgent(urgency, caller), ms(now)) {
                 Verdict::Wait(ticket, _) => waiting.push((ticket, caller, urgency)),
-                Verdict::Go(mut grant) => locker.settle(&mut grant, Moment::Sent, ms(now)),
+                Verdict::Go(mut grant) => locker.settle(&mut grant, SettlePoint::Sent, ms(now)),
                 Verdict::Sorry(sorry) => panic!("seed {seed}: {sorry:?}"),
             }
         }

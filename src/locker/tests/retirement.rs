@@ -6,7 +6,7 @@ fn named(name: &str, per: u64) -> Limit {
     Limit { name: name.into(), when_full: WhenFull::Refuse, ..limit(2, per, Kind::Sliding) }
 }
 
-fn reload(locker: &mut Locker, limits: Vec<Limit>, now: Time) -> Reload {
+fn reload(locker: &mut Locker, limits: Vec<Limit>, now: Time) -> ReloadSummary {
     locker.reload(limits, Duration::ZERO, now)
 }
 
@@ -50,7 +50,7 @@ fn what_still_counts_is_there_when_it_comes_back() {
 
 #[test]
 fn what_a_crash_may_have_cost_is_kept_until_it_no_longer_counts() {
-    let known = |unknown: Vec<(Time, u32)>| Known {
+    let known = |unknown: Vec<(Time, u32)>| LimitSnapshot {
         limit: named("a", 1000),
         in_force: false,
         since: ms(0),
@@ -61,8 +61,8 @@ fn what_a_crash_may_have_cost_is_kept_until_it_no_longer_counts() {
     for (unknown, now, is_forgotten) in
         [(vec![], 5, true), (vec![(ms(0), 2)], 5, false), (vec![(ms(0), 2)], 1000, true)]
     {
-        let estate = Estate { limits: vec![known(unknown)], ..Estate::default() };
-        let mut locker = Locker::inherit(estate, End::Orderly, WALL, ms(now));
+        let estate = Snapshot { limits: vec![known(unknown)], ..Snapshot::default() };
+        let mut locker = Locker::inherit(estate, Shutdown::Orderly, WALL, ms(now));
         reload(&mut locker, vec![named("b", 1000)], ms(now));
         assert_eq!(locker.limits()[0].is_forgotten(), is_forgotten, "at {now} ms");
     }
@@ -71,21 +71,21 @@ fn what_a_crash_may_have_cost_is_kept_until_it_no_longer_counts() {
 #[test]
 fn what_is_written_of_windows_that_are_gone_goes_before_their_limit_does() {
     let mut locker = Locker::new(vec![named("a", 1000), named("b", 1000)]);
-    locker.begin_recording(Begin::Anew, ms(0));
+    locker.begin_recording(JournalStart::Fresh, ms(0));
     // Says what was written: limits, a page, the end of one.
     let write = |locker: &mut Locker, now: Time| {
         let mut said = String::new();
         while let Some(record) = locker.poll_record(now) {
             match record {
-                Record::Limits => {
+                JournalRecord::Limits => {
                     said.push('L');
                     locker.limits_recorded();
                 }
-                Record::Window(_, written) => {
+                JournalRecord::Window(_, written) => {
                     said.push('W');
                     locker.recorded([written], now);
                 }
-                Record::Gone(limit, _) => {
+                JournalRecord::Dropped(limit, _) => {
                     said.push('G');
                     assert_eq!(&*locker.limits()[limit.at()].name, "a", "or nobody finds its page");
                 }
@@ -102,7 +102,7 @@ fn what_is_written_of_windows_that_are_gone_goes_before_their_limit_does() {
     assert_eq!(*who, ticket);
     for (_, verdict) in told {
         let Verdict::Go(mut grant) = verdict else { continue };
-        locker.settle(&mut grant, Moment::Answered, ms(0));
+        locker.settle(&mut grant, SettlePoint::Answered, ms(0));
     }
     reload(&mut locker, vec![named("b", 1000)], ms(1));
     assert_eq!(write(&mut locker, ms(1)), "L");
@@ -138,7 +138,7 @@ fn another_process_knows_limits_by_the_same_numbers() {
     reload(&mut locker, vec![named("b", 60_000)], ms(2));
     assert!(locker.limits()[0].is_forgotten());
     use_one(&mut locker, LimitId(1), ms(3));
-    let mut next = Locker::inherit(locker.estate(ms(4)), End::HandOver, WALL, ms(4));
+    let mut next = Locker::inherit(locker.estate(ms(4)), Shutdown::HandOver, WALL, ms(4));
     let same = reload(&mut next, vec![named("b", 60_000)], ms(4));
     assert_eq!((same.ids, same.added), (vec![LimitId(1)], vec![]));
     use_one(&mut next, LimitId(1), ms(5));

@@ -14,15 +14,15 @@ fn one(requests: u32, per: u64) -> Locker {
 }
 
 /// The answer: in how many milliseconds how many may go, and when more may.
-fn taken(groups: &[(u64, u32)], later: Option<u64>) -> Taken {
+fn taken(groups: &[(u64, u32)], later: Option<u64>) -> SlotGrant {
     let wait = Duration::from_millis;
     let shut = later.map(wait).unwrap_or_default();
     let groups = groups.iter().map(|(after, count)| (wait(*after), *count)).collect();
-    Taken { groups, ahead: 0, later: later.map(wait), is_known: true, shut: std::iter::repeat_n(shut, 2).collect() }
+    SlotGrant { groups, ahead: 0, later: later.map(wait), is_known: true, shut: std::iter::repeat_n(shut, 2).collect() }
 }
 
 /// One exchange from `began` to `ended`.
-fn exchange(locker: &mut Locker, began: Time, ended: Time, answers: &[Taken]) -> Exchange {
+fn exchange(locker: &mut Locker, began: Time, ended: Time, answers: &[SlotGrant]) -> SyncRequest {
     let exchange = locker.take_exchange(false, began);
     assert_eq!(exchange.takes.len(), answers.len(), "{exchange:?}");
     locker.exchanged(&exchange, answers, began, ended, ended);
@@ -86,7 +86,7 @@ fn settles_are_told_soon_with_their_time_and_again_if_nobody_knows_whether_they_
     wait(&mut locker, &[claim(0, 0, 2)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
-    locker.settle(&mut grants[0], Moment::Sent, ms(20));
+    locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     assert_eq!(locker.exchange_due(), Some(ms(12)), "what was used of late is asked for ahead");
     let told = locker.take_exchange(false, ms(25));
     assert_eq!(told.windows[0].settled, [(ms(20), 2)]);
@@ -121,10 +121,10 @@ fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(70))]);
     let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.until, sorry.exact), (Why::Full, ms(82), false));
+    assert_eq!((sorry.why, sorry.until, sorry.exact), (RefusalReason::Full, ms(82), false));
     // As long as that holds, nobody asks the store again.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.until), (Why::Full, ms(82)));
+    assert_eq!((sorry.why, sorry.until), (RefusalReason::Full, ms(82)));
     assert!(locker.take_exchange(false, ms(20)).takes.is_empty());
 }
 
@@ -134,7 +134,7 @@ fn a_wait_that_is_longer_than_the_patience_is_refused_on_arrival() {
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(90))]);
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.until), (Why::TooLong, ms(102)));
+    assert_eq!((sorry.why, sorry.until), (RefusalReason::TooLong, ms(102)));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn without_a_store_who_waits_is_told_why_at_last_and_local_limits_go_on() {
     send(&mut locker, &ask(&[claim(1, 0, 1)], 1), ms(10)).unwrap();
     locker.handle_timeout(ms(60));
     let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
-    assert_eq!(sorry.why, Why::StoreLost);
+    assert_eq!(sorry.why, RefusalReason::StoreLost);
 }
 
 #[test]
@@ -190,16 +190,16 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     wait(&mut locker, &[claim(0, 0, 2)], ms(10));
     exchange(&mut locker, ms(10), ms(10), &[taken(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
-    locker.settle(&mut grants[0], Moment::Sent, ms(20));
+    locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     locker.close_sharing(ms(30));
-    let part = Authority::Part { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(1000) };
+    let part = SharingMode::Fraction { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(1000) };
     locker.set_authority(Some(LimitId(0)), part, ms(40));
     send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(40)).unwrap();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(40));
     locker.leave(ticket, ms(41));
     // Half of six is never enough for five.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 5)], 1), ms(41)) else { panic!("it goes") };
-    assert_eq!(sorry.why, Why::StoreLost);
+    assert_eq!(sorry.why, RefusalReason::StoreLost);
     // The store hears of what went meanwhile.
     locker.open_sharing(ms(50));
     let told = locker.take_exchange(false, ms(50));
@@ -210,17 +210,17 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
 fn what_goes_in_a_part_must_have_left_when_the_part_ends() {
     let mut locker = one(6, 100);
     locker.close_sharing(ms(0));
-    let part = Authority::Part { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(150) };
+    let part = SharingMode::Fraction { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(150) };
     locker.set_authority(Some(LimitId(0)), part, ms(10));
     let Verdict::Go(mut grant) = locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(40)) else { panic!("it waits") };
     assert_eq!(grant.until(), ms(150));
-    locker.settle(&mut grant, Moment::Sent, ms(60));
+    locker.settle(&mut grant, SettlePoint::Sent, ms(60));
     // The next slots open at 160 ms, when they are others'.
     wait(&mut locker, &[claim(0, 0, 1)], ms(70));
     locker.handle_timeout(ms(160));
     wait(&mut locker, &[claim(0, 0, 1)], ms(160));
     assert!(drain(&mut locker).is_empty());
-    locker.set_authority(Some(LimitId(0)), Authority::Alone, ms(170));
+    locker.set_authority(Some(LimitId(0)), SharingMode::Standalone, ms(170));
     let grants = gone(&mut locker);
     assert_eq!((grants.len(), grants[0].until()), (2, Time::NEVER));
 }
@@ -288,7 +288,7 @@ fn under_another_rule_the_store_is_asked_anew() {
 fn while_the_store_is_lost_windows_that_hold_nothing_any_more_are_dropped() {
     let mut locker = locker(vec![Limit { max_keys: 10, ..limit(5, 100, Kind::Sliding) }]);
     locker.close_sharing(ms(0));
-    locker.set_authority(None, Authority::Alone, ms(0));
+    locker.set_authority(None, SharingMode::Standalone, ms(0));
     for key in 0..100 {
         let now = ms(10 + 200 * u64::try_from(key).unwrap());
         locker.handle_timeout(now);
@@ -300,7 +300,7 @@ fn while_the_store_is_lost_windows_that_hold_nothing_any_more_are_dropped() {
 fn what_is_told_at_one_time_has_a_bound() {
     let mut locker = one(1000, 60_000);
     locker.close_sharing(ms(0));
-    locker.set_authority(None, Authority::Alone, ms(0));
+    locker.set_authority(None, SharingMode::Standalone, ms(0));
     for at in 0..900 {
         send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
     }
@@ -332,7 +332,7 @@ fn what_is_kept_for_other_gateways_has_a_bound_and_forgets_nothing() {
     let mut locker = one(1000, 1000);
     locker.spans_said(&[(LimitId(0), Duration::from_secs(86_400))]);
     locker.close_sharing(ms(0));
-    locker.set_authority(None, Authority::Alone, ms(0));
+    locker.set_authority(None, SharingMode::Standalone, ms(0));
     for at in 0..20_000 {
         send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
     }
@@ -351,7 +351,7 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
-    locker.settle(&mut grants[0], Moment::Sent, ms(20));
+    locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     locker.close_sharing(ms(30));
     for later in 1..50 {
         locker.handle_timeout(ms(1000 * later));

@@ -5,17 +5,17 @@ use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 
-use super::generators::{Nature, config};
-use super::invariants::Judged;
-use super::locker_world::{Sent, Waiting, World, note_settle};
-use super::oracle::Item;
+use super::generators::{WorldConfig, config};
+use super::invariants::VerdictSource;
+use super::locker_world::{LockerWorld, SentRequest, WorldWaiter, note_settle};
+use super::oracle::OracleItem;
 use super::*;
 
 /// The locker that has given its windows away, and whom it still looks after.
 struct Before {
     locker: Locker,
-    waiting: Vec<Waiting>,
-    sent: Vec<Sent>,
+    waiting: Vec<WorldWaiter>,
+    sent: Vec<SentRequest>,
     /// What it has said and the other has not heard.
     said: VecDeque<Event>,
     /// Whom the other's tickets are for.
@@ -24,16 +24,16 @@ struct Before {
 }
 
 struct HandedOver {
-    world: World,
+    world: LockerWorld,
     before: Before,
 }
 
-impl World {
+impl LockerWorld {
     fn hand_over(mut self) -> HandedOver {
         let (estate, waiters) = (self.locker.estate(self.now), self.locker.waiters());
         assert_eq!(waiters.len(), self.waiting.len(), "seed {}", self.seed);
         let limits = self.locker.limits().to_vec();
-        let mut next = Locker::inherit(estate, End::HandOver, WALL, self.now);
+        let mut next = Locker::inherit(estate, Shutdown::HandOver, WALL, self.now);
         assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
         next.hold();
         let mut old = std::mem::replace(&mut self.locker, next);
@@ -121,7 +121,7 @@ impl HandedOver {
             let waiting = self.before.waiting.swap_remove(at.unwrap_or_else(|| panic!("seed {}", self.world.seed)));
             if let Verdict::Go(grant) = verdict {
                 let items = self.world.note_items(&waiting.claims);
-                self.before.sent.push(Sent { grant, items });
+                self.before.sent.push(SentRequest { grant, items });
             }
         }
     }
@@ -134,7 +134,8 @@ impl HandedOver {
             (!self.before.sent.is_empty()).then(|| self.world.dice.roll(0, self.before.sent.len() as u64) as usize);
         match (what, picked) {
             (0..3, Some(picked)) => {
-                let moment = [Moment::Sent, Moment::Answered, Moment::Failed][self.world.dice.roll(0, 3) as usize];
+                let moment = [SettlePoint::Sent, SettlePoint::Answered, SettlePoint::Failed]
+                    [self.world.dice.roll(0, 3) as usize];
                 let sent = &mut self.before.sent[picked];
                 self.before.locker.settle(&mut sent.grant, moment, now);
                 for item in &sent.items {
@@ -151,7 +152,7 @@ impl HandedOver {
             }
             (4, Some(picked)) => {
                 let sent = self.before.sent.swap_remove(picked);
-                self.end(&sent.items, |item| note_settle(item, &limits, Moment::Failed, now));
+                self.end(&sent.items, |item| note_settle(item, &limits, SettlePoint::Failed, now));
                 self.before.locker.finish(sent.grant, now);
             }
             (5, _) if !self.before.waiting.is_empty() => {
@@ -164,13 +165,13 @@ impl HandedOver {
                 let verdict = self.before.locker.ask(&ask(&claims, self.world.dice.roll(0, 3)), now);
                 let Verdict::Wait(ticket, None) = verdict else { panic!("seed {}: {verdict:?}", self.world.seed) };
                 self.before.number += 1;
-                self.before.waiting.push(Waiting { ticket, claims, number: self.before.number });
+                self.before.waiting.push(WorldWaiter { ticket, claims, number: self.before.number });
             }
         }
         self.listen();
     }
 
-    fn end(&mut self, items: &[usize], mut end: impl FnMut(&mut Item)) {
+    fn end(&mut self, items: &[usize], mut end: impl FnMut(&mut OracleItem)) {
         for item in items {
             let item = &mut self.world.oracle.items[*item];
             item.flying = false;
@@ -189,7 +190,7 @@ impl HandedOver {
                 0..3 => self.deliver(),
                 3..6 => self.something_happens_before(),
                 _ => {
-                    self.world.something_happens_but(now, Judged::Elsewhere);
+                    self.world.something_happens_but(now, VerdictSource::Elsewhere);
                     self.listen();
                 }
             }
@@ -204,7 +205,7 @@ impl HandedOver {
             self.before.locker.leave(waiting.ticket, now);
         }
         while let Some(sent) = self.before.sent.pop() {
-            self.end(&sent.items, |item| note_settle(item, &limits, Moment::Failed, now));
+            self.end(&sent.items, |item| note_settle(item, &limits, SettlePoint::Failed, now));
             self.before.locker.finish(sent.grant, now);
         }
         loop {
@@ -224,11 +225,11 @@ impl HandedOver {
     }
 }
 
-const NATURE: Nature =
-    Nature { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 300 };
+const NATURE: WorldConfig =
+    WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 300 };
 
 fn handed_over(seed: u64) -> u64 {
-    let mut world = World::new(seed, NATURE);
+    let mut world = LockerWorld::new(seed, NATURE);
     for _ in 0..60 {
         let now = world.time_goes_on();
         world.something_happens(now);

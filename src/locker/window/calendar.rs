@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::period::{length, period};
-use super::window_rule::{Form, Rule};
+use super::window_rule::{Algorithm, WindowRule};
 use super::{Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
@@ -17,10 +17,10 @@ use crate::time::Time;
 /// were sent since may count in the next period when the wall clock is set, and a log does not outgrow its window.
 const PARTS: u64 = 3;
 
-impl Rule {
+impl WindowRule {
     /// Brings the period up to `now`.
     pub(crate) fn roll(&mut self, clock: &WallClock, now: Time) {
-        let Form::Calendar { unit, zone } = &self.form else { return };
+        let Algorithm::Calendar { unit, zone } = &self.form else { return };
         let around = |unix: i128| period(*unit, zone, unix);
         let bounds = around(clock.unix(now));
         // An origin's clock may be ahead or behind by as much, the time that a request is on its way included.
@@ -61,7 +61,7 @@ impl Rule {
 
     /// The end of the period `cycles` after the present one.
     pub(crate) fn period_end(&self, cycles: u64) -> Time {
-        let Form::Calendar { unit, zone } = &self.form else { return Time::NEVER };
+        let Algorithm::Calendar { unit, zone } = &self.form else { return Time::NEVER };
         let mut end = self.period.end;
         // A queue that fills more periods than this is refused for its patience long before.
         for _ in 0..cycles.min(64) {
@@ -72,21 +72,21 @@ impl Rule {
 
     /// By the present reading: when the period began, when it ends, and when the next one ends, in nanoseconds of Unix time.
     pub(crate) fn period_bounds(&self) -> [i128; 3] {
-        let Form::Calendar { unit, zone } = &self.form else { return [0; 3] };
+        let Algorithm::Calendar { unit, zone } = &self.form else { return [0; 3] };
         let (start, end) = self.period.bounds;
         [start, end, period(*unit, zone, end).1]
     }
 }
 
 #[inline]
-pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
+pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     while window.in_log > 0 && !rule.period_counts(window.first_at(), now) {
         window.log_pop();
     }
 }
 
 #[inline]
-pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, at: Time) {
+pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Time) {
     let period = &rule.period;
     let since = if at < period.next { period.began } else { period.next };
     let part = (period.longest / PARTS).max(1);

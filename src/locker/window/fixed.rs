@@ -4,18 +4,18 @@
 //! not yet settled count against it too, whichever window they will settle in.
 
 use super::Window;
-use super::window_rule::{Rule, later};
+use super::window_rule::{WindowRule, later};
 use crate::time::Time;
 
 #[inline]
-pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
+pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     if window.in_log > 0 && later(window.first_at(), rule.span) <= now {
         window.log_clear();
     }
 }
 
 #[inline]
-pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, at: Time) {
+pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Time) {
     if window.in_log == 0 {
         window.log_push(at, count);
     } else if at < later(window.first_at(), rule.span) {

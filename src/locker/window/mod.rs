@@ -25,13 +25,13 @@ pub(crate) mod window_rule;
 
 use std::collections::VecDeque;
 
-use self::prewritten::Credit;
-use self::settle_log::Entry;
-use self::store_state::Pool;
-pub(crate) use self::window_rule::{Form, Rule, Unknown, later};
+use self::prewritten::Prewritten;
+use self::settle_log::LogEntry;
+use self::store_state::StoreState;
+pub(crate) use self::window_rule::{Algorithm, UnknownSlots, WindowRule, later};
 use super::api::{Key, LimitId};
-use super::persistence::Page;
-use super::window_queue::Waits;
+use super::persistence::WindowRecord;
+use super::window_queue::WindowQueue;
 use crate::time::Time;
 
 /// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
@@ -59,26 +59,26 @@ pub(crate) struct Window {
     /// When the log's oldest entry settled, if there is one.
     oldest: Time,
     /// Who waits here.
-    waits: Option<Box<Waits>>,
+    waits: Option<Box<WindowQueue>>,
     extra: Option<Box<Extra>>,
-    head: settle_log::Head,
+    head: settle_log::LogRing,
 }
 
 /// What most windows do not need.
 #[derive(Debug, Default)]
 struct Extra {
     /// The log after what is in the window itself.
-    log: VecDeque<Entry>,
+    log: VecDeque<LogEntry>,
     /// `smooth`: the moment up to which the spacing is used up.
     mark: Time,
     /// Nothing opens before.
     paused: Time,
-    credit: Credit,
-    pool: Option<Box<Pool>>,
+    credit: Prewritten,
+    pool: Option<Box<StoreState>>,
 }
 
 impl Window {
-    pub(crate) fn new(limit: LimitId, key: Key, rule: &Rule, now: Time) -> Window {
+    pub(crate) fn new(limit: LimitId, key: Key, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::bare(limit, key);
         window.begin_credit(rule);
         window.count_unknown(rule.unknown.iter(), rule, now);
@@ -100,7 +100,7 @@ impl Window {
             oldest: Time::START,
             waits: None,
             extra: None,
-            head: settle_log::Head::default(),
+            head: settle_log::LogRing::default(),
         }
     }
 
@@ -112,9 +112,9 @@ impl Window {
 
     /// One that goes on where another ended. What was open there settled then; all of these besides.
     pub(crate) fn inherited<'u>(
-        page: &Page,
-        rule: &Rule,
-        unknown: impl DoubleEndedIterator<Item = &'u Unknown>,
+        page: &WindowRecord,
+        rule: &WindowRule,
+        unknown: impl DoubleEndedIterator<Item = &'u UnknownSlots>,
         settled: Time,
         now: Time,
     ) -> Window {
@@ -128,14 +128,14 @@ impl Window {
     }
 
     /// One that goes on in another process, whose requests are still under way.
-    pub(crate) fn handed_over(page: &Page, rule: &Rule, now: Time) -> Window {
+    pub(crate) fn handed_over(page: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::from_page(page, rule, now);
         (window.unsettled, window.flying) = (page.open, page.flying);
         window
     }
 
     /// What has settled, and what holds a window back besides.
-    fn from_page(page: &Page, rule: &Rule, now: Time) -> Window {
+    fn from_page(page: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::bare(page.limit, page.key);
         page.log.iter().for_each(|(at, count)| window.log_push(*at, *count));
         window.expire(rule, now);
@@ -148,21 +148,21 @@ impl Window {
 
     /// Forgets what no longer counts. Every question below is asked after it, with the same `now`.
     #[inline]
-    pub(crate) fn expire(&mut self, rule: &Rule, now: Time) {
+    pub(crate) fn expire(&mut self, rule: &WindowRule, now: Time) {
         if rule.pooled {
             self.expire_shares(rule, now);
         }
         match rule.form {
-            Form::Sliding | Form::Smooth => sliding::expire(self, rule, now),
-            Form::Fixed => fixed::expire(self, rule, now),
-            Form::Calendar { .. } => calendar::expire(self, rule, now),
-            Form::Uncounted => {}
+            Algorithm::Sliding | Algorithm::Smooth => sliding::expire(self, rule, now),
+            Algorithm::Fixed => fixed::expire(self, rule, now),
+            Algorithm::Calendar { .. } => calendar::expire(self, rule, now),
+            Algorithm::Uncounted => {}
         }
     }
 
     /// Whether a request of `cost` slots may go now, as far as this window is concerned.
     #[inline]
-    pub(crate) fn fits(&self, rule: &Rule, cost: u32, now: Time) -> bool {
+    pub(crate) fn fits(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         if rule.pooled {
             return self.has_share(rule, cost, now);
         }
@@ -171,18 +171,18 @@ impl Window {
 
     /// Whether it has room for `cost` slots now, written down or not.
     #[inline]
-    pub(crate) fn has_room(&self, rule: &Rule, cost: u32, now: Time) -> bool {
+    pub(crate) fn has_room(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         let taken = u64::from(self.unsettled) + u64::from(self.in_log);
         now < rule.until
             && self.flying < rule.in_flight
             && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
             && self.paused() <= now
-            && (!matches!(rule.form, Form::Smooth) || smooth::spaced(self, rule, cost, now))
+            && (!matches!(rule.form, Algorithm::Smooth) || smooth::spaced(self, rule, cost, now))
     }
 
     /// Takes the slots of a request that fits; it must have left when they end.
     #[inline]
-    pub(crate) fn take(&mut self, rule: &Rule, cost: u32) -> Time {
+    pub(crate) fn take(&mut self, rule: &WindowRule, cost: u32) -> Time {
         self.unsettled += rule.slots(cost);
         self.use_credit(rule, cost);
         self.flying += u32::from(rule.counts_flights());
@@ -191,7 +191,7 @@ impl Window {
 
     /// `cost` taken slots settle now.
     #[inline]
-    pub(crate) fn settle(&mut self, rule: &Rule, cost: u32, now: Time) {
+    pub(crate) fn settle(&mut self, rule: &WindowRule, cost: u32, now: Time) {
         self.unsettled = self.unsettled.saturating_sub(cost);
         self.expire(rule, now);
         self.settled(rule, cost, now);
@@ -202,21 +202,21 @@ impl Window {
 
     /// `cost` slots settle at a moment that need not be the present.
     #[inline]
-    fn settled(&mut self, rule: &Rule, cost: u32, now: Time) {
+    fn settled(&mut self, rule: &WindowRule, cost: u32, now: Time) {
         match rule.form {
-            Form::Sliding => sliding::settle(self, rule, cost, now),
-            Form::Fixed => fixed::settle(self, rule, cost, now),
-            Form::Calendar { .. } => calendar::settle(self, rule, cost, now),
-            Form::Smooth => {
+            Algorithm::Sliding => sliding::settle(self, rule, cost, now),
+            Algorithm::Fixed => fixed::settle(self, rule, cost, now),
+            Algorithm::Calendar { .. } => calendar::settle(self, rule, cost, now),
+            Algorithm::Smooth => {
                 sliding::settle(self, rule, cost, now);
                 smooth::settle(self, rule, cost, now);
             }
-            Form::Uncounted => {}
+            Algorithm::Uncounted => {}
         }
     }
 
     /// `cost` taken slots were not used.
-    pub(crate) fn give_back(&mut self, rule: &Rule, cost: u32) {
+    pub(crate) fn give_back(&mut self, rule: &WindowRule, cost: u32) {
         self.unsettled = self.unsettled.saturating_sub(cost);
         self.return_credit(rule, cost);
         if rule.shared {
@@ -225,7 +225,7 @@ impl Window {
     }
 
     /// A flight has ended.
-    pub(crate) fn land(&mut self, rule: &Rule) {
+    pub(crate) fn land(&mut self, rule: &WindowRule) {
         self.flying = self.flying.saturating_sub(1);
         if rule.shared {
             self.report_unused(rule, 0, 1);
@@ -234,7 +234,7 @@ impl Window {
 
     /// When a request of `cost` slots has room, once `ahead` slots and `flights` requests have gone before
     /// it at once; `None` if that hangs on a settle, a give-back, a flight's end or a record yet to come.
-    pub(crate) fn opening(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
+    pub(crate) fn opening(&self, rule: &WindowRule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if rule.pooled {
             let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
             return self.share_opens(rule, cost.saturating_add(ahead), now);
@@ -244,27 +244,27 @@ impl Window {
     }
 
     /// As [`Window::opening`], whether the slot has been written down or not.
-    pub(crate) fn room_opens(&self, rule: &Rule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
+    pub(crate) fn room_opens(&self, rule: &WindowRule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if u64::from(self.flying) + u64::from(flights) >= u64::from(rule.in_flight) {
             return None;
         }
         let from = self.paused().max(now);
         let place = ahead.saturating_add(u64::from(cost));
         let opening = match rule.form {
-            Form::Uncounted => from,
-            Form::Sliding => sliding::opening(self, rule, place, from)?,
-            Form::Smooth => {
+            Algorithm::Uncounted => from,
+            Algorithm::Sliding => sliding::opening(self, rule, place, from)?,
+            Algorithm::Smooth => {
                 let slots = sliding::opening(self, rule, place, from)?;
                 smooth::opening(self, rule, ahead, cost, from)?.max(slots)
             }
-            Form::Calendar { .. } => sliding::opening_by(self, rule, place, from, |at| rule.period_opens(at))?,
-            Form::Fixed => self.opening_of_next(rule, place, from)?,
+            Algorithm::Calendar { .. } => sliding::opening_by(self, rule, place, from, |at| rule.period_opens(at))?,
+            Algorithm::Fixed => self.opening_of_next(rule, place, from)?,
         };
         (opening < rule.until).then_some(opening)
     }
 
     /// `opening` where all that has settled opens at one moment.
-    fn opening_of_next(&self, rule: &Rule, place: u64, from: Time) -> Option<Time> {
+    fn opening_of_next(&self, rule: &WindowRule, place: u64, from: Time) -> Option<Time> {
         let requests = u64::from(rule.requests);
         if place + u64::from(self.unsettled) > requests {
             return None;
@@ -276,37 +276,37 @@ impl Window {
     }
 
     /// `fixed`: when what has settled no longer counts.
-    pub(crate) fn next_window(&self, rule: &Rule) -> Time {
+    pub(crate) fn next_window(&self, rule: &WindowRule) -> Time {
         later(self.first_at(), rule.span)
     }
 
     /// When the `place`-th slot of one turn of the window opens, if what is unsettled settled now.
-    pub(crate) fn opening_at_best(&self, rule: &Rule, place: u64, from: Time) -> Time {
+    pub(crate) fn opening_at_best(&self, rule: &WindowRule, place: u64, from: Time) -> Time {
         sliding::opening(self, rule, place, from).unwrap_or_else(|| later(from, rule.span))
     }
 
     /// The earliest moment at which the spacing of `smooth` lets a request go.
-    pub(crate) fn spacing_at_best(&self, rule: &Rule, ahead: u64, cost: u32, from: Time) -> Time {
+    pub(crate) fn spacing_at_best(&self, rule: &WindowRule, ahead: u64, cost: u32, from: Time) -> Time {
         match rule.form {
-            Form::Smooth => smooth::bound(self, rule, ahead, cost, from),
-            Form::Uncounted | Form::Sliding | Form::Fixed | Form::Calendar { .. } => from,
+            Algorithm::Smooth => smooth::bound(self, rule, ahead, cost, from),
+            Algorithm::Uncounted | Algorithm::Sliding | Algorithm::Fixed | Algorithm::Calendar { .. } => from,
         }
     }
 
     /// How many slots are free now.
-    pub(crate) fn room(&self, rule: &Rule) -> u32 {
+    pub(crate) fn room(&self, rule: &WindowRule) -> u32 {
         rule.requests.saturating_sub(self.unsettled).saturating_sub(self.in_log)
     }
 
     /// Whether the window holds nothing that a new one would not.
-    pub(crate) fn is_idle(&self, rule: &Rule, now: Time) -> bool {
+    pub(crate) fn is_idle(&self, rule: &WindowRule, now: Time) -> bool {
         self.is_blank(rule, now) && !self.is_being_recorded(rule) && !self.has_pool(rule, now)
     }
 
     /// Whether nothing of it needs to be remembered.
-    pub(crate) fn is_blank(&self, rule: &Rule, now: Time) -> bool {
+    pub(crate) fn is_blank(&self, rule: &WindowRule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
-        let spaced = !matches!(rule.form, Form::Smooth) || self.mark() <= now;
+        let spaced = !matches!(rule.form, Algorithm::Smooth) || self.mark() <= now;
         at_rest && spaced && self.paused() <= now && self.waits().is_none()
     }
 
@@ -337,16 +337,16 @@ impl Window {
     }
 
     #[inline]
-    pub(crate) fn waits(&self) -> Option<&Waits> {
+    pub(crate) fn waits(&self) -> Option<&WindowQueue> {
         self.waits.as_deref()
     }
 
-    pub(crate) fn waits_mut(&mut self) -> Option<&mut Waits> {
+    pub(crate) fn waits_mut(&mut self) -> Option<&mut WindowQueue> {
         self.waits.as_deref_mut()
     }
 
     /// The line at this window, begun if there is none.
-    pub(crate) fn waits_begun(&mut self) -> &mut Waits {
+    pub(crate) fn waits_begun(&mut self) -> &mut WindowQueue {
         self.waits.get_or_insert_default()
     }
 

@@ -12,7 +12,7 @@ use crate::time::Time;
 /// If the wall clock was set of late, or a guard is kept, it is not known exactly when one ends. By the fastest clock the
 /// next begins at `next`, by the slowest this one is over at `until`: slots that settle between the two count in both.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Period {
+pub(crate) struct CalendarPeriod {
     /// From when to when it lasts by the present reading, in nanoseconds of Unix time.
     pub(super) bounds: (i128, i128),
     /// Slots that settled before do not count any more.
@@ -32,9 +32,9 @@ pub(crate) struct Period {
     pub(crate) is_unsure: bool,
 }
 
-impl Default for Period {
-    fn default() -> Period {
-        Period {
+impl Default for CalendarPeriod {
+    fn default() -> CalendarPeriod {
+        CalendarPeriod {
             bounds: (0, 0),
             began: Time::START,
             next: Time::NEVER,

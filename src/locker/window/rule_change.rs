@@ -5,29 +5,29 @@
 
 use std::time::Duration;
 
-use super::window_rule::{Form, Rule, Unknown};
+use super::window_rule::{Algorithm, UnknownSlots, WindowRule};
 use super::{Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
-impl Rule {
+impl WindowRule {
     /// Takes over what the limit's `old` rule knew, at `now`; by `until` all has settled that was granted by it. Called
     /// before any window is changed. Returns what this
     /// rule counts and no window shows: what the old one let be forgotten, or did not need to know.
-    pub(crate) fn succeed(&mut self, old: &Rule, until: Time, wall: &WallClock, now: Time) -> Vec<Unknown> {
+    pub(crate) fn succeed(&mut self, old: &WindowRule, until: Time, wall: &WallClock, now: Time) -> Vec<UnknownSlots> {
         self.live = old.live;
         self.roll(wall, now);
         // There was nothing before the limit itself.
         let counted = |forgotten: &Time| *forgotten > old.since;
         let forgotten = match (&old.form, &self.form) {
             // Nothing was counted: there is nothing to go by.
-            (Form::Uncounted, _) => None,
-            (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth) => {
+            (Algorithm::Uncounted, _) => None,
+            (Algorithm::Sliding | Algorithm::Smooth, Algorithm::Sliding | Algorithm::Smooth) => {
                 // Slots that settled at t were forgotten at t + span.
                 now.as_nanos().checked_sub(old.span).map(Time::from_nanos).filter(counted)
             }
-            (Form::Fixed, Form::Fixed) => None,
-            (Form::Calendar { .. }, Form::Calendar { .. }) => self.period_forgotten(old).filter(counted),
+            (Algorithm::Fixed, Algorithm::Fixed) => None,
+            (Algorithm::Calendar { .. }, Algorithm::Calendar { .. }) => self.period_forgotten(old).filter(counted),
             _ => Some(now),
         };
         self.since = old.since;
@@ -40,7 +40,7 @@ impl Rule {
         self.aside.clone_from(&old.aside);
         let is_counted = !self.shared && !self.dry_run;
         let mut unseen = if is_counted { self.count_aside() } else { Vec::new() };
-        if let Some(forgotten) = forgotten.map(Unknown::all) {
+        if let Some(forgotten) = forgotten.map(UnknownSlots::all) {
             self.add_unknown(forgotten, now);
             unseen.push(forgotten);
             unseen.sort_unstable_by_key(|unknown| unknown.at);
@@ -50,8 +50,9 @@ impl Rule {
 
     /// The latest moment at which slots settled that would count now, and were forgotten when the old rule's period began. A guard
     /// that has grown covers the boundaries that are to come, not the one at which the period began.
-    fn period_forgotten(&mut self, old: &Rule) -> Option<Time> {
-        if let (Form::Calendar { unit, zone }, Form::Calendar { unit: was, zone: there }) = (&self.form, &old.form)
+    fn period_forgotten(&mut self, old: &WindowRule) -> Option<Time> {
+        if let (Algorithm::Calendar { unit, zone }, Algorithm::Calendar { unit: was, zone: there }) =
+            (&self.form, &old.form)
             && unit == was
             && zone == there
             && self.period.end >= old.period.end
@@ -65,22 +66,22 @@ impl Rule {
 
 impl Window {
     /// Goes on under `new` instead of `old`; what else that counts is `unseen`, oldest first.
-    pub(crate) fn succeed(&mut self, old: &Rule, new: &Rule, unseen: &[Unknown], now: Time) {
+    pub(crate) fn succeed(&mut self, old: &WindowRule, new: &WindowRule, unseen: &[UnknownSlots], now: Time) {
         self.expire(old, now);
         let (settled, at) = (self.in_log, self.settled_by(old, now));
         match (&old.form, &new.form) {
-            (_, Form::Uncounted) => self.log_clear(),
-            (Form::Uncounted, _) => self.log_clear(),
-            (Form::Sliding | Form::Smooth, Form::Sliding | Form::Smooth)
-            | (Form::Fixed, Form::Fixed)
-            | (Form::Calendar { .. }, Form::Calendar { .. }) => {}
+            (_, Algorithm::Uncounted) => self.log_clear(),
+            (Algorithm::Uncounted, _) => self.log_clear(),
+            (Algorithm::Sliding | Algorithm::Smooth, Algorithm::Sliding | Algorithm::Smooth)
+            | (Algorithm::Fixed, Algorithm::Fixed)
+            | (Algorithm::Calendar { .. }, Algorithm::Calendar { .. }) => {}
             _ => {
                 self.log_clear();
                 self.unsettled += settled;
                 self.settle(new, settled, at);
             }
         }
-        if matches!(new.form, Form::Smooth) && !matches!(old.form, Form::Smooth) {
+        if matches!(new.form, Algorithm::Smooth) && !matches!(old.form, Algorithm::Smooth) {
             self.extra_mut().mark = later(at, if settled > 0 { new.interval } else { 0 });
         }
         // A lower limit had no room for all that may have been taken.
@@ -90,18 +91,20 @@ impl Window {
     }
 
     /// The moment by which all that it has logged has settled: after an end, an answer may be yet to come.
-    fn settled_by(&self, rule: &Rule, now: Time) -> Time {
+    fn settled_by(&self, rule: &WindowRule, now: Time) -> Time {
         match rule.form {
             // Its only entry says when the window began.
-            Form::Fixed if rule.answered && self.in_log > 0 => now + rule.linger,
-            Form::Uncounted | Form::Sliding | Form::Smooth | Form::Fixed | Form::Calendar { .. } => {
-                self.log_entries().last().map_or(now, |last| last.at.max(now))
-            }
+            Algorithm::Fixed if rule.answered && self.in_log > 0 => now + rule.linger,
+            Algorithm::Uncounted
+            | Algorithm::Sliding
+            | Algorithm::Smooth
+            | Algorithm::Fixed
+            | Algorithm::Calendar { .. } => self.log_entries().last().map_or(now, |last| last.at.max(now)),
         }
     }
 
     /// What it has counted belongs to a key that cannot be told from others any more.
-    pub(crate) fn forget_key(&mut self, rule: &Rule, now: Time) {
+    pub(crate) fn forget_key(&mut self, rule: &WindowRule, now: Time) {
         self.log_clear();
         self.count_unknown(rule.unknown.iter(), rule, now);
     }

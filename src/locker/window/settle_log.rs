@@ -16,14 +16,14 @@ const FIRST_ROOM: usize = 16;
 
 /// How many slots settled at a moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct LogEntry {
     pub(crate) at: Time,
     pub(crate) count: u32,
 }
 
 /// The ring in the window: times and counts apart, because together each would be padded.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Head {
+pub(super) struct LogRing {
     at: [Time; INLINE],
     count: [u32; INLINE],
 }
@@ -46,7 +46,7 @@ impl Window {
         if let Some(rest) = self.rest_mut() {
             match rest.back_mut() {
                 Some(last) if last.at >= at => last.count += count,
-                Some(_) | None => rest.push_back(Entry { at, count }),
+                Some(_) | None => rest.push_back(LogEntry { at, count }),
             }
             return;
         }
@@ -61,12 +61,12 @@ impl Window {
             self.oldest = at;
         }
         if usize::from(self.len) < INLINE {
-            self.set(self.place(self.len), Entry { at, count });
+            self.set(self.place(self.len), LogEntry { at, count });
             self.len += 1;
         } else {
             let rest = &mut self.extra_mut().log;
             rest.reserve(FIRST_ROOM);
-            rest.push_back(Entry { at, count });
+            rest.push_back(LogEntry { at, count });
         }
     }
 
@@ -103,10 +103,10 @@ impl Window {
             return self.log_push_oldest(at, count);
         }
         debug_assert!(at < last.at, "they are neither the newest nor the oldest");
-        let entries: Vec<Entry> = self.log_entries().collect();
+        let entries: Vec<LogEntry> = self.log_entries().collect();
         self.log_clear();
         let (before, after) = entries.split_at(entries.partition_point(|entry| entry.at <= at));
-        for Entry { at, count } in before.iter().chain(&[Entry { at, count }]).chain(after) {
+        for LogEntry { at, count } in before.iter().chain(&[LogEntry { at, count }]).chain(after) {
             self.log_push(*at, *count);
         }
     }
@@ -130,7 +130,7 @@ impl Window {
         }
         self.start = if self.start == 0 { INLINE as u8 - 1 } else { self.start - 1 };
         self.len += 1;
-        self.set(usize::from(self.start), Entry { at, count });
+        self.set(usize::from(self.start), LogEntry { at, count });
         self.oldest = at;
         self.in_log += count;
     }
@@ -168,17 +168,17 @@ impl Window {
     }
 
     /// The entries, oldest first.
-    pub(super) fn log_entries(&self) -> impl Iterator<Item = Entry> + '_ {
+    pub(super) fn log_entries(&self) -> impl Iterator<Item = LogEntry> + '_ {
         let rest = self.extra.iter().flat_map(|extra| extra.log.iter().copied());
         (0..self.len).map(|number| self.entry(number)).chain(rest)
     }
 
     /// The entries as times and counts, oldest first; of more than `most`, neighbours are one with the later's time.
-    pub(crate) fn short_log(&self, rule: &super::Rule, most: usize) -> Vec<(Time, u32)> {
+    pub(crate) fn short_log(&self, rule: &super::WindowRule, most: usize) -> Vec<(Time, u32)> {
         let step = (rule.span / most as u64).max(1);
         let mut log: Vec<(Time, u32)> = Vec::new();
         let is_long = self.log_entries().nth(most).is_some();
-        for Entry { at, count } in self.log_entries() {
+        for LogEntry { at, count } in self.log_entries() {
             match log.last_mut() {
                 Some(last) if is_long && last.0.as_nanos() / step == at.as_nanos() / step => {
                     *last = (at, last.1 + count);
@@ -191,16 +191,16 @@ impl Window {
 
     /// What does not lie in the window itself, unless that is nothing.
     #[inline]
-    fn rest_mut(&mut self) -> Option<&mut VecDeque<Entry>> {
+    fn rest_mut(&mut self) -> Option<&mut VecDeque<LogEntry>> {
         self.extra.as_mut().map(|extra| &mut extra.log).filter(|log| !log.is_empty())
     }
 
-    fn entry(&self, number: u8) -> Entry {
+    fn entry(&self, number: u8) -> LogEntry {
         let place = self.place(number);
-        Entry { at: self.head.at[place], count: self.head.count[place] }
+        LogEntry { at: self.head.at[place], count: self.head.count[place] }
     }
 
-    fn set(&mut self, place: usize, entry: Entry) {
+    fn set(&mut self, place: usize, entry: LogEntry) {
         self.head.at[place] = entry.at;
         self.head.count[place] = entry.count;
     }

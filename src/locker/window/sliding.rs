@@ -1,12 +1,12 @@
 //! Exact: never more than N in any span of T, wherever it starts.
 
-use super::window_rule::{Rule, later};
-use super::{Window, settle_log::Entry};
+use super::window_rule::{WindowRule, later};
+use super::{Window, settle_log::LogEntry};
 use crate::time::Time;
 
 /// Forgets what settled a span ago: a request settled at t counts up to t + T, exclusive.
 #[inline]
-pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
+pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     while window.in_log > 0 && later(window.first_at(), rule.span) <= now {
         window.log_pop();
     }
@@ -14,7 +14,7 @@ pub(super) fn expire(window: &mut Window, rule: &Rule, now: Time) {
 
 /// Logs `count` slots, their time rounded up: rounding may hold back, never let through.
 #[inline]
-pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, now: Time) {
+pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Time) {
     let at = match rule.quantum {
         1 => now.as_nanos(),
         step => now.as_nanos().checked_next_multiple_of(step).unwrap_or(u64::MAX),
@@ -23,14 +23,14 @@ pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, now: Time) {
 }
 
 /// When the `place`-th slot opens whose settle is known; `None` if it waits for one that is not.
-pub(super) fn opening(window: &Window, rule: &Rule, place: u64, now: Time) -> Option<Time> {
+pub(super) fn opening(window: &Window, rule: &WindowRule, place: u64, now: Time) -> Option<Time> {
     opening_by(window, rule, place, now, |settled| later(settled, rule.span))
 }
 
 /// The same where `opens` says when what settled at a time no longer counts.
 pub(super) fn opening_by(
     window: &Window,
-    rule: &Rule,
+    rule: &WindowRule,
     place: u64,
     now: Time,
     opens: impl Fn(Time) -> Time,
@@ -40,7 +40,7 @@ pub(super) fn opening_by(
     if missing <= 0 {
         return Some(now);
     }
-    for Entry { at, count } in window.log_entries() {
+    for LogEntry { at, count } in window.log_entries() {
         missing -= i64::from(count);
         if missing <= 0 {
             return Some(opens(at).max(now));

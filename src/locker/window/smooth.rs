@@ -4,12 +4,12 @@
 //! sliding rule is kept beside it. `mark` is the moment up to which the spacing is used up.
 
 use super::Window;
-use super::window_rule::{Rule, later};
+use super::window_rule::{WindowRule, later};
 use crate::time::Time;
 
 /// Whether the spacing lets `cost` slots go now, were everything unsettled to settle now.
 #[inline]
-pub(super) fn spaced(window: &Window, rule: &Rule, cost: u32, now: Time) -> bool {
+pub(super) fn spaced(window: &Window, rule: &WindowRule, cost: u32, now: Time) -> bool {
     let used = window.mark().max(now).as_nanos() - now.as_nanos();
     let ahead = u64::from(window.unsettled) + u64::from(cost);
     used.saturating_add(ahead.saturating_mul(rule.interval)) <= saved(rule, cost)
@@ -17,13 +17,13 @@ pub(super) fn spaced(window: &Window, rule: &Rule, cost: u32, now: Time) -> bool
 
 /// Moves the mark on for `count` slots that settle now.
 #[inline]
-pub(super) fn settle(window: &mut Window, rule: &Rule, count: u32, now: Time) {
+pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Time) {
     let mark = later(window.mark().max(now), u64::from(count).saturating_mul(rule.interval));
     window.extra_mut().mark = mark;
 }
 
 /// When the spacing lets `cost` slots go after `ahead` others; `None` if that hangs on unsettled ones.
-pub(super) fn opening(window: &Window, rule: &Rule, ahead: u64, cost: u32, now: Time) -> Option<Time> {
+pub(super) fn opening(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, now: Time) -> Option<Time> {
     let due = bound(window, rule, ahead, cost, now);
     let settled_ahead = u64::from(window.unsettled) + u64::from(cost);
     let unknown = settled_ahead.saturating_mul(rule.interval) > saved(rule, cost);
@@ -31,7 +31,7 @@ pub(super) fn opening(window: &Window, rule: &Rule, ahead: u64, cost: u32, now: 
 }
 
 /// The earliest moment at which the spacing can let `cost` slots go after `ahead` others.
-pub(super) fn bound(window: &Window, rule: &Rule, ahead: u64, cost: u32, now: Time) -> Time {
+pub(super) fn bound(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, now: Time) -> Time {
     let slots = u64::from(window.unsettled).saturating_add(ahead).saturating_add(u64::from(cost));
     let needed = slots.saturating_mul(rule.interval);
     let from = window.mark().max(now);
@@ -39,6 +39,6 @@ pub(super) fn bound(window: &Window, rule: &Rule, ahead: u64, cost: u32, now: Ti
     Time::from_nanos(due).max(now)
 }
 
-fn saved(rule: &Rule, cost: u32) -> u64 {
+fn saved(rule: &WindowRule, cost: u32) -> u64 {
     u64::from(rule.burst.max(cost)).saturating_mul(rule.interval)
 }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::Window;
-use super::window_rule::Rule;
+use super::window_rule::WindowRule;
 use crate::time::Time;
 
 /// How many entries a window tells at most: the store stands still for everybody while it hears them. Of more, neighbours
@@ -20,7 +20,7 @@ const MOST_KEPT: usize = 4096;
 
 /// Slots that the store has granted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Share {
+pub(crate) struct SlotLease {
     /// When they open.
     pub(crate) from: Time,
     /// What has not left by then may not leave: for all that the store knows the gateway is gone.
@@ -32,7 +32,7 @@ pub(crate) struct Share {
 
 /// What the store is told of a window.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(crate) struct News {
+pub(crate) struct Delta {
     /// How many slots settled when, oldest first.
     pub(crate) settled: Vec<(Time, u32)>,
     /// Slots that were not used.
@@ -44,12 +44,12 @@ pub(crate) struct News {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(super) struct StoreState {
     /// In which term of its rule the store has granted and said all that follows up to `later`; in another nothing of it
     /// holds.
     term: u32,
     /// Those that open first are first.
-    shares: VecDeque<Share>,
+    shares: VecDeque<SlotLease>,
     returned: u32,
     landed: u32,
     /// Nothing opens before for a request of so many slots, as far as the store has said.
@@ -70,7 +70,7 @@ pub(super) struct Pool {
     under_way: u32,
 }
 
-impl Pool {
+impl StoreState {
     fn left(&self) -> u32 {
         self.shares.iter().map(|share| share.slots).sum()
     }
@@ -84,7 +84,7 @@ impl Pool {
     }
 
     /// Whether nothing of it needs to be told. As long as nobody listens, only what still counts for some gateway.
-    fn is_empty(&self, rule: &Rule, now: Time) -> bool {
+    fn is_empty(&self, rule: &WindowRule, now: Time) -> bool {
         let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.told_for());
         let (is_heard, holds) = (rule.pooled && !rule.lost, self.term == rule.term);
         let news = is_heard && (self.is_noted || holds && (self.returned > 0 || self.landed > 0));
@@ -104,22 +104,22 @@ fn shortened(entries: Vec<(Time, u32)>) -> Vec<(Time, u32)> {
 }
 
 impl Window {
-    fn pool(&self) -> Option<&Pool> {
+    fn pool(&self) -> Option<&StoreState> {
         self.extra.as_ref()?.pool.as_deref()
     }
 
     /// What the store has granted and said in this term.
-    fn granted(&self, rule: &Rule) -> Option<&Pool> {
+    fn granted(&self, rule: &WindowRule) -> Option<&StoreState> {
         self.pool().filter(|pool| pool.term == rule.term)
     }
 
     /// What there is to be told of it, to be changed.
-    fn told_mut(&mut self) -> &mut Pool {
+    fn told_mut(&mut self) -> &mut StoreState {
         self.extra_mut().pool.get_or_insert_default()
     }
 
     /// What the store has granted and said in this term, to be changed.
-    fn pool_mut(&mut self, rule: &Rule) -> &mut Pool {
+    fn pool_mut(&mut self, rule: &WindowRule) -> &mut StoreState {
         let pool = self.told_mut();
         if pool.term != rule.term {
             pool.shares.clear();
@@ -129,12 +129,12 @@ impl Window {
     }
 
     /// Whether the store has granted what a request of `cost` slots needs now.
-    pub(super) fn has_share(&self, rule: &Rule, cost: u32, now: Time) -> bool {
+    pub(super) fn has_share(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         self.share_opens(rule, cost, now) == Some(now)
     }
 
     /// When what the store has granted covers a request of `cost` slots; `None`: it does not.
-    pub(crate) fn share_opens(&self, rule: &Rule, cost: u32, now: Time) -> Option<Time> {
+    pub(crate) fn share_opens(&self, rule: &WindowRule, cost: u32, now: Time) -> Option<Time> {
         let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
         let mut at = self.paused().max(now);
         for share in self.granted(rule)?.shares.iter().filter(|share| share.until > now) {
@@ -149,7 +149,7 @@ impl Window {
     }
 
     /// Uses what `share_opens` says is there. By when the request must have left.
-    pub(super) fn use_share(&mut self, rule: &Rule, cost: u32) -> Time {
+    pub(super) fn use_share(&mut self, rule: &WindowRule, cost: u32) -> Time {
         let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
         let pool = self.pool_mut(rule);
         pool.used = pool.used.saturating_add(slots.max(flights));
@@ -169,14 +169,14 @@ impl Window {
     }
 
     /// The store has granted these.
-    pub(crate) fn add_share(&mut self, rule: &Rule, share: Share) {
+    pub(crate) fn add_share(&mut self, rule: &WindowRule, share: SlotLease) {
         let pool = self.pool_mut(rule);
         let place = pool.shares.partition_point(|other| other.from <= share.from);
         pool.shares.insert(place, share);
     }
 
     /// Nothing opens before for a request of so many slots, as far as the store has said.
-    pub(crate) fn set_later(&mut self, rule: &Rule, later: Time, cost: u32) {
+    pub(crate) fn set_later(&mut self, rule: &WindowRule, later: Time, cost: u32) {
         self.pool_mut(rule).later = (later, cost);
     }
 
@@ -188,38 +188,38 @@ impl Window {
     }
 
     /// Before when no request of so many slots can go, as far as the store has said; `Time::START`: nothing is known.
-    pub(crate) fn later(&self, rule: &Rule, cost: u32) -> Time {
+    pub(crate) fn later(&self, rule: &WindowRule, cost: u32) -> Time {
         match self.granted(rule) {
-            Some(Pool { later: (later, for_cost), .. }) if cost >= *for_cost => *later,
+            Some(StoreState { later: (later, for_cost), .. }) if cost >= *for_cost => *later,
             Some(_) | None => Time::START,
         }
     }
 
     /// How many slots the store has granted that are not used.
-    pub(crate) fn share_left(&self, rule: &Rule) -> u32 {
-        self.granted(rule).map_or(0, Pool::left)
+    pub(crate) fn share_left(&self, rule: &WindowRule) -> u32 {
+        self.granted(rule).map_or(0, StoreState::left)
     }
 
     /// Whether anything of what the store has granted is not used.
-    pub(crate) fn has_shares(&self, rule: &Rule) -> bool {
+    pub(crate) fn has_shares(&self, rule: &WindowRule) -> bool {
         self.granted(rule).is_some_and(|pool| !pool.shares.is_empty())
     }
 
     /// For how many requests of `cost` slots what is granted and not used is enough.
-    pub(crate) fn share_covers(&self, rule: &Rule, cost: u32) -> u32 {
+    pub(crate) fn share_covers(&self, rule: &WindowRule, cost: u32) -> u32 {
         let by_slots = self.share_left(rule).checked_div(rule.slots(cost)).unwrap_or(u32::MAX);
         let flights = self.granted(rule).map_or(0, |pool| pool.shares.iter().map(|share| share.flights).sum());
         by_slots.min(if rule.counts_flights() { flights } else { u32::MAX })
     }
 
     /// What is granted has run out of time: the store is told that it was not used.
-    pub(super) fn expire_shares(&mut self, rule: &Rule, now: Time) {
+    pub(super) fn expire_shares(&mut self, rule: &WindowRule, now: Time) {
         let pool = self.extra.as_mut().and_then(|extra| extra.pool.as_mut());
         let Some(pool) = pool.filter(|pool| pool.term == rule.term) else { return };
         if pool.shares.iter().all(|share| share.until > now) {
             return;
         }
-        let Pool { shares, returned, landed, .. } = &mut **pool;
+        let StoreState { shares, returned, landed, .. } = &mut **pool;
         shares.retain(|share| {
             if share.until <= now {
                 *returned = returned.saturating_add(share.slots);
@@ -230,12 +230,12 @@ impl Window {
     }
 
     /// What is granted and of no use to anybody here is given back.
-    pub(crate) fn return_shares(&mut self, rule: &Rule) {
+    pub(crate) fn return_shares(&mut self, rule: &WindowRule) {
         self.pool_mut(rule).give_up();
     }
 
     /// `count` slots have settled, of which the store is to be told.
-    pub(super) fn report(&mut self, rule: &Rule, count: u32, now: Time) {
+    pub(super) fn report(&mut self, rule: &WindowRule, count: u32, now: Time) {
         if count == 0 {
             return;
         }
@@ -260,13 +260,13 @@ impl Window {
     }
 
     /// All that it has counted is news to the store.
-    pub(crate) fn report_all(&mut self, rule: &Rule) {
+    pub(crate) fn report_all(&mut self, rule: &WindowRule) {
         let log = self.short_log(rule, MOST_TOLD);
         self.told_mut().settled = log.into();
     }
 
     /// `slab` were granted, taken, and not used; `flights` requests have ended.
-    pub(super) fn report_unused(&mut self, rule: &Rule, slots: u32, flights: u32) {
+    pub(super) fn report_unused(&mut self, rule: &WindowRule, slots: u32, flights: u32) {
         let pool = self.pool_mut(rule);
         pool.returned = pool.returned.saturating_add(slots);
         pool.landed = pool.landed.saturating_add(flights);
@@ -278,20 +278,20 @@ impl Window {
     }
 
     /// Whether so little is left of what is used that more should be asked for, before somebody has to wait for it.
-    pub(crate) fn is_short(&self, rule: &Rule) -> bool {
+    pub(crate) fn is_short(&self, rule: &WindowRule) -> bool {
         let left = u64::from(self.share_left(rule));
         self.pool().is_some_and(|pool| pool.under_way == 0 && left < 2 * u64::from(pool.pace.max(1)))
     }
 
     /// What the store is to be told, which is about to happen; and whether it knows the window under this name.
-    pub(crate) fn take_news(&mut self, rule: &Rule, epoch: u64, now: Time) -> (News, bool) {
+    pub(crate) fn take_news(&mut self, rule: &WindowRule, epoch: u64, now: Time) -> (Delta, bool) {
         let waits = self.waits().is_some();
         let pool = self.pool_mut(rule);
         pool.pace = pool.used.max(pool.pace);
         let ahead = pool.pace.saturating_mul(4).saturating_sub(pool.left()).min(rule.requests / 16);
         let forgotten = now.as_nanos().saturating_sub(rule.told_for());
         let settled = pool.settled.drain(..).filter(|(at, _)| at.as_nanos() > forgotten).collect();
-        let news = News {
+        let news = Delta {
             settled: shortened(settled),
             returned: std::mem::take(&mut pool.returned),
             landed: std::mem::take(&mut pool.landed),
@@ -305,7 +305,7 @@ impl Window {
     }
 
     /// A moment has passed; what nobody has used in the one before is given back. Whether the store is to be told of it.
-    pub(crate) fn beat(&mut self, rule: &Rule) -> bool {
+    pub(crate) fn beat(&mut self, rule: &WindowRule) -> bool {
         let waits = self.waits().is_some();
         let pool = self.pool_mut(rule);
         pool.pace /= 2;
@@ -340,7 +340,7 @@ impl Window {
         self.unsettled > 0 || self.flying > 0 || self.pool().is_some_and(|pool| !pool.settled.is_empty())
     }
 
-    pub(super) fn has_pool(&self, rule: &Rule, now: Time) -> bool {
+    pub(super) fn has_pool(&self, rule: &WindowRule, now: Time) -> bool {
         self.pool().is_some_and(|pool| !pool.is_empty(rule, now))
     }
 }

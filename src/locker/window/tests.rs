@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::locker::limit::{Kind, Unit};
 use crate::locker::tests::{WALL, limit, ms};
-use crate::locker::wall_clock::{Wall, WallClock};
+use crate::locker::wall_clock::{WallClock, WallSample};
 
 fn kinds() -> Vec<Kind> {
     let calendar = Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC };
@@ -17,7 +17,7 @@ fn kinds() -> Vec<Kind> {
 
 /// One window of four slots a minute, of each kind, with its rule.
 struct One {
-    rule: Rule,
+    rule: WindowRule,
     window: Window,
     clock: WallClock,
     name: String,
@@ -25,19 +25,19 @@ struct One {
 
 /// A wall clock that reads this when we start.
 fn clock(at_start: i128) -> WallClock {
-    WallClock::inherit(Vec::new(), Wall { at_start, ..WALL }, Time::START)
+    WallClock::inherit(Vec::new(), WallSample { at_start, ..WALL }, Time::START)
 }
 
 impl One {
     fn of(kind: Kind) -> One {
         let name = format!("{kind:?}");
-        let mut rule = Rule::new(&limit(4, 60_000, kind));
+        let mut rule = WindowRule::new(&limit(4, 60_000, kind));
         rule.roll(&clock(0), Time::START);
         let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
         One { rule, window, clock: clock(0), name }
     }
 
-    fn at(&mut self, now: Time) -> (&mut Window, &Rule) {
+    fn at(&mut self, now: Time) -> (&mut Window, &WindowRule) {
         if now >= self.rule.period.until {
             self.rule.roll(&self.clock, now);
         }
@@ -77,7 +77,7 @@ fn each(test: impl Fn(One)) {
 fn guarded() -> One {
     let mut limit = limit(4, 60_000, Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC });
     limit.rate.as_mut().expect("it has one").guard = Duration::from_secs(2);
-    let mut rule = Rule::new(&limit);
+    let mut rule = WindowRule::new(&limit);
     rule.roll(&clock(0), Time::START);
     let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
     One { rule, window, clock: clock(0), name: "guarded".to_owned() }
@@ -166,19 +166,19 @@ fn fewer_slots_are_waited_out() {
     for kind in kinds() {
         let mut one = One::of(kind.clone());
         one.send(3, ms(0));
-        let mut fewer = Rule::new(&limit(2, 60_000, kind));
+        let mut fewer = WindowRule::new(&limit(2, 60_000, kind));
         let unseen = fewer.succeed(&one.rule, ms(1), &one.clock, ms(1));
         one.window.succeed(&one.rule, &fewer, &unseen, ms(1));
         one.rule = fewer;
         assert!(!one.fits(1, ms(59_999)), "{}", one.name);
-        assert!(one.fits(1, ms(60_000)) || matches!(one.rule.form, Form::Smooth), "{}", one.name);
+        assert!(one.fits(1, ms(60_000)) || matches!(one.rule.form, Algorithm::Smooth), "{}", one.name);
     }
 }
 
 #[test]
 fn a_longer_span_closes_what_is_no_longer_known() {
-    let short = Rule::new(&limit(4, 1000, Kind::Sliding));
-    let mut long = Rule::new(&limit(4, 10_000, Kind::Sliding));
+    let short = WindowRule::new(&limit(4, 1000, Kind::Sliding));
+    let mut long = WindowRule::new(&limit(4, 10_000, Kind::Sliding));
     let unseen = long.succeed(&short, ms(5000), &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.succeed(&short, &long, &unseen, ms(5000));
@@ -195,8 +195,8 @@ fn a_longer_span_closes_what_is_no_longer_known() {
 
 #[test]
 fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
-    let short = Rule::new(&limit(1, 1000, Kind::Sliding));
-    let mut long = Rule::new(&limit(1, 10_000, Kind::Sliding));
+    let short = WindowRule::new(&limit(1, 1000, Kind::Sliding));
+    let mut long = WindowRule::new(&limit(1, 10_000, Kind::Sliding));
     let unseen = long.succeed(&short, ms(5000), &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.take(&short, 1);
@@ -207,7 +207,7 @@ fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
 
 #[test]
 fn a_hundred_thousand_slots_need_a_thousand_entries_and_never_open_early() {
-    let rule = Rule::new(&limit(100_000, 1000, Kind::Sliding));
+    let rule = WindowRule::new(&limit(100_000, 1000, Kind::Sliding));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &rule, ms(0));
     let mut exact: VecDeque<(Time, u32)> = VecDeque::new();
     let (mut now, mut went, mut random) = (ms(0), 0u64, 1u64);
@@ -241,7 +241,7 @@ fn a_window_is_two_cache_lines() {
 fn berlin(unit: Unit, start: &str) -> One {
     let zone = TimeZone::get("Europe/Berlin").expect("the zone is known");
     let wall = start.parse::<jiff::Timestamp>().expect("a timestamp").as_nanosecond();
-    let mut rule = Rule::new(&limit(2, 1, Kind::Calendar { unit, zone }));
+    let mut rule = WindowRule::new(&limit(2, 1, Kind::Calendar { unit, zone }));
     rule.roll(&clock(wall), Time::START);
     let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
     One { rule, window, clock: clock(wall), name: start.to_owned() }
@@ -290,7 +290,7 @@ impl One {
     /// The wall clock is set ahead by so many minutes, or back.
     fn set(&mut self, minutes: i128, now: Time) {
         let at_start = self.clock.unix(Time::START) + minutes * 60_000_000_000;
-        self.clock.set(Wall { at_start, ..WALL }, now);
+        self.clock.set(WallSample { at_start, ..WALL }, now);
         self.rule.roll(&self.clock, now);
     }
 }
@@ -328,7 +328,7 @@ fn an_hour_that_ends_while_the_machine_is_suspended_is_over() {
     // From 10:30 to 15:30.
     let asleep = 5 * 3_600_000_000_000;
     let at_start = one.clock.unix(Time::START) + i128::from(asleep);
-    one.clock.set(Wall { at_start, asleep, is_set: true }, minutes(20));
+    one.clock.set(WallSample { at_start, asleep, is_set: true }, minutes(20));
     one.rule.roll(&one.clock, minutes(20));
     assert!(one.fits(2, minutes(20)));
     one.send(2, minutes(20));

@@ -1,6 +1,6 @@
 //! Slots that may have been taken and that no window shows: after a crash, and under a rule that remembers longer.
 
-use super::window_rule::{Form, Rule, Unknown};
+use super::window_rule::{Algorithm, UnknownSlots, WindowRule};
 use super::{Window, later};
 use crate::time::Time;
 
@@ -8,7 +8,7 @@ use crate::time::Time;
 /// of the two.
 const APART: usize = 64;
 
-fn add(all: &mut Vec<Unknown>, unknown: Unknown) {
+fn add(all: &mut Vec<UnknownSlots>, unknown: UnknownSlots) {
     let place = all.partition_point(|other| other.at <= unknown.at);
     all.insert(place, unknown);
     if all.len() > APART {
@@ -17,21 +17,21 @@ fn add(all: &mut Vec<Unknown>, unknown: Unknown) {
     }
 }
 
-impl Rule {
+impl WindowRule {
     /// Each window may have taken these, and shows none of them.
-    pub(crate) fn add_unknown(&mut self, unknown: Unknown, now: Time) {
+    pub(crate) fn add_unknown(&mut self, unknown: UnknownSlots, now: Time) {
         self.forget_unknown(now);
         add(&mut self.unknown, unknown);
     }
 
     /// The same of a limit that is shared or a dry run: as long as it is, they do not count here.
-    pub(crate) fn put_aside(&mut self, unknown: Unknown, now: Time) {
+    pub(crate) fn put_aside(&mut self, unknown: UnknownSlots, now: Time) {
         self.forget_unknown(now);
         add(&mut self.aside, unknown);
     }
 
     /// Slots that were put aside count from here on.
-    pub(super) fn count_aside(&mut self) -> Vec<Unknown> {
+    pub(super) fn count_aside(&mut self) -> Vec<UnknownSlots> {
         let aside = std::mem::take(&mut self.aside);
         aside.iter().for_each(|unknown| add(&mut self.unknown, *unknown));
         aside
@@ -40,7 +40,7 @@ impl Rule {
     /// Drops what would not count any more.
     pub(crate) fn forget_unknown(&mut self, now: Time) {
         let (mut unknown, mut aside) = (std::mem::take(&mut self.unknown), std::mem::take(&mut self.aside));
-        let counts = |unknown: &Unknown| self.counts_unknown(*unknown, now);
+        let counts = |unknown: &UnknownSlots| self.counts_unknown(*unknown, now);
         unknown.retain(counts);
         aside.retain(counts);
         (self.unknown, self.aside) = (unknown, aside);
@@ -50,17 +50,17 @@ impl Rule {
     pub(crate) fn unknown_until(&self) -> Option<Time> {
         let unknown = self.unknown.last()?;
         match self.form {
-            Form::Uncounted => None,
-            Form::Sliding | Form::Smooth | Form::Fixed => Some(later(unknown.at, self.span)),
-            Form::Calendar { .. } => Some(self.period_opens(unknown.at)),
+            Algorithm::Uncounted => None,
+            Algorithm::Sliding | Algorithm::Smooth | Algorithm::Fixed => Some(later(unknown.at, self.span)),
+            Algorithm::Calendar { .. } => Some(self.period_opens(unknown.at)),
         }
     }
 
-    fn counts_unknown(&self, unknown: Unknown, now: Time) -> bool {
+    fn counts_unknown(&self, unknown: UnknownSlots, now: Time) -> bool {
         match self.form {
-            Form::Uncounted => false,
-            Form::Sliding | Form::Smooth | Form::Fixed => later(unknown.at, self.span) > now,
-            Form::Calendar { .. } => self.period_counts(unknown.at, now),
+            Algorithm::Uncounted => false,
+            Algorithm::Sliding | Algorithm::Smooth | Algorithm::Fixed => later(unknown.at, self.span) > now,
+            Algorithm::Calendar { .. } => self.period_counts(unknown.at, now),
         }
     }
 }
@@ -70,8 +70,8 @@ impl Window {
     /// been, and if they were, then as late as that.
     pub(super) fn count_unknown<'u>(
         &mut self,
-        unknown: impl DoubleEndedIterator<Item = &'u Unknown>,
-        rule: &Rule,
+        unknown: impl DoubleEndedIterator<Item = &'u UnknownSlots>,
+        rule: &WindowRule,
         now: Time,
     ) {
         for unknown in unknown.rev() {
@@ -83,10 +83,10 @@ impl Window {
         }
     }
 
-    fn count_one_unknown(&mut self, rule: &Rule, at: Time, slots: u32) {
+    fn count_one_unknown(&mut self, rule: &WindowRule, at: Time, slots: u32) {
         match rule.form {
-            Form::Sliding => self.log_insert(at, slots),
-            Form::Smooth => {
+            Algorithm::Sliding => self.log_insert(at, slots),
+            Algorithm::Smooth => {
                 // Of what is older than all that is known, the mark has heard.
                 if slots > 0 && self.log_entries().last().is_none_or(|last| last.at <= at) {
                     let mark = later(self.mark().max(at), u64::from(slots).saturating_mul(rule.interval));
@@ -94,8 +94,8 @@ impl Window {
                 }
                 self.log_insert(at, slots);
             }
-            Form::Fixed | Form::Calendar { .. } => self.settled(rule, slots, at),
-            Form::Uncounted => {}
+            Algorithm::Fixed | Algorithm::Calendar { .. } => self.settled(rule, slots, at),
+            Algorithm::Uncounted => {}
         }
     }
 }

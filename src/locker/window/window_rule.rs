@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::period::Period;
+use super::period::CalendarPeriod;
 use crate::locker::limit::{Counts, Kind, Limit, Priority, Unit, WhenFull};
 use crate::time::Time;
 
@@ -21,16 +21,16 @@ pub(crate) const SHORT: u64 = if cfg!(test) { 40_000_000 } else { 10_000_000_000
 
 /// Slots that may have been taken in each window, and settled at or before a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Unknown {
+pub(crate) struct UnknownSlots {
     pub(crate) at: Time,
     /// More than there are stands for all.
     pub(crate) slots: u32,
 }
 
-impl Unknown {
+impl UnknownSlots {
     /// All slots of each window.
-    pub(crate) fn all(at: Time) -> Unknown {
-        Unknown { at, slots: u32::MAX }
+    pub(crate) fn all(at: Time) -> UnknownSlots {
+        UnknownSlots { at, slots: u32::MAX }
     }
 
     /// Returns true if all slots of each window may have been taken.
@@ -41,7 +41,7 @@ impl Unknown {
 
 /// Which arithmetic a window keeps.
 #[derive(Clone, Debug)]
-pub(crate) enum Form {
+pub(crate) enum Algorithm {
     /// No slots are counted, only flights.
     Uncounted,
     Sliding,
@@ -55,7 +55,7 @@ pub(crate) enum Form {
 
 /// One limit's rule. Windows are handed it with every call and keep no copy.
 #[derive(Clone, Debug)]
-pub(crate) struct Rule {
+pub(crate) struct WindowRule {
     /// N; `u32::MAX` where no slots are counted.
     pub(crate) requests: u32,
     /// T and guard, in nanoseconds.
@@ -67,7 +67,7 @@ pub(crate) struct Rule {
     /// T/N rounded up: the distance that `smooth` keeps, in nanoseconds.
     pub(crate) interval: u64,
     pub(crate) burst: u32,
-    pub(crate) form: Form,
+    pub(crate) form: Algorithm,
     /// `calendar`: the unit and the zone in words, by which gateways see whether they mean the same periods.
     pub(crate) calendar: Option<Arc<str>>,
     pub(crate) answered: bool,
@@ -82,12 +82,12 @@ pub(crate) struct Rule {
     pub(crate) turns: bool,
     pub(crate) priority: Priority,
     /// The wall-clock period that `calendar` windows are in.
-    pub(crate) period: Period,
+    pub(crate) period: CalendarPeriod,
     /// Slots that may have been taken and that no window shows, oldest first.
-    pub(crate) unknown: Vec<Unknown>,
+    pub(crate) unknown: Vec<UnknownSlots>,
     /// The same of a limit of which nothing is written down here, because it is shared or a dry run. It counts once it is
     /// neither.
-    pub(crate) aside: Vec<Unknown>,
+    pub(crate) aside: Vec<UnknownSlots>,
     /// Until when requests may be under way that count from their answer by an earlier rule, and for how long after an end
     /// they may still reach the origin.
     pub(crate) lingers: Option<(Time, Duration)>,
@@ -123,16 +123,16 @@ pub(crate) struct Rule {
     pub(crate) live: usize,
 }
 
-impl Rule {
-    pub(crate) fn new(limit: &Limit) -> Rule {
-        let mut rule = Rule {
+impl WindowRule {
+    pub(crate) fn new(limit: &Limit) -> WindowRule {
+        let mut rule = WindowRule {
             requests: u32::MAX,
             span: 0,
             guard: 0,
             quantum: 1,
             interval: 0,
             burst: 1,
-            form: Form::Uncounted,
+            form: Algorithm::Uncounted,
             calendar: None,
             answered: false,
             in_flight: limit.in_flight.map_or(u32::MAX, |most| most.max(1)),
@@ -144,7 +144,7 @@ impl Rule {
             max_keys: limit.max_keys,
             turns: limit.share_by == crate::locker::ShareBy::Caller,
             priority: limit.priority,
-            period: Period::default(),
+            period: CalendarPeriod::default(),
             unknown: Vec::new(),
             aside: Vec::new(),
             lingers: None,
@@ -176,15 +176,15 @@ impl Rule {
         rule.whole = (rule.requests, rule.interval, rule.in_flight);
         rule.answered = rate.counts == Counts::Answered;
         rule.form = match &rate.kind {
-            Kind::Sliding => Form::Sliding,
-            Kind::Fixed => Form::Fixed,
+            Kind::Sliding => Algorithm::Sliding,
+            Kind::Fixed => Algorithm::Fixed,
             Kind::Calendar { unit, zone } => {
                 rule.calendar = Some(in_words(*unit, zone));
-                Form::Calendar { unit: *unit, zone: zone.clone() }
+                Algorithm::Calendar { unit: *unit, zone: zone.clone() }
             }
             Kind::Smooth { burst } => {
                 rule.burst = (*burst).max(1);
-                Form::Smooth
+                Algorithm::Smooth
             }
         };
         rule
@@ -198,7 +198,7 @@ impl Rule {
 
     /// Whether slots are counted at all.
     pub(crate) fn counts_slots(&self) -> bool {
-        !matches!(self.form, Form::Uncounted)
+        !matches!(self.form, Algorithm::Uncounted)
     }
 
     /// Whether a crash would forget too much if its slots were not written down.
@@ -208,7 +208,7 @@ impl Rule {
 
     /// Whether a slot that is taken and not sent keeps others back, although there are more.
     pub(crate) fn keeps_distance(&self) -> bool {
-        matches!(self.form, Form::Smooth)
+        matches!(self.form, Algorithm::Smooth)
     }
 
     /// For how long what settled is told to the store, in nanoseconds.

@@ -6,16 +6,16 @@ use super::*;
 use crate::locker::Kind;
 use crate::locker::tests::limit;
 use crate::locker::window::window_rule::SHORT;
-use crate::locker::window_lists::Walker;
+use crate::locker::window_lists::ListCursor;
 
 #[test]
 fn a_place_that_is_vacated_holds_no_memory_besides_its_own() {
-    let mut rule = Rule::new(&limit(300, 2 * SHORT / 1_000_000, Kind::Sliding));
+    let mut rule = WindowRule::new(&limit(300, 2 * SHORT / 1_000_000, Kind::Sliding));
     (rule.recorded, rule.free, rule.live) = (true, rule.block, 2);
     assert!(rule.free > 0, "a key begins with slots that are written down for it");
     let mut rules = vec![rule];
     let (now, limit) = (Time::START + Duration::from_secs(1), LimitId(0));
-    let mut table = Table::new(4);
+    let mut table = WindowTable::new(4);
     let busy = table.insert(Window::new(limit, Key(1), &rules[0], now));
     table.window_mut(busy).unsettled = 1;
     let idle = table.insert(Window::new(limit, Key(2), &rules[0], now));
@@ -26,8 +26,8 @@ fn a_place_that_is_vacated_holds_no_memory_besides_its_own() {
 
 #[test]
 fn keys_that_were_chosen_to_meet_in_one_index_are_apart_in_another() {
-    let (one, other) = (Table::new(4), Table::new(4));
-    let meets = |table: &Table, key: &Key| {
+    let (one, other) = (WindowTable::new(4), WindowTable::new(4));
+    let meets = |table: &WindowTable, key: &Key| {
         let (shard, hash) = table.secret.place(LimitId(0), *key);
         shard == 0 && hash & 15 == 0
     };
@@ -46,8 +46,8 @@ fn dice(mut state: u64) -> impl FnMut(u64) -> u64 {
 
 #[test]
 fn the_windows_of_a_limit_are_found_while_windows_come_and_go() {
-    let (mut roll, mut table) = (dice(7), Table::new(3));
-    let mut rules: Vec<Rule> = (0..5).map(|_| Rule::new(&limit(3, 100, Kind::Sliding))).collect();
+    let (mut roll, mut table) = (dice(7), WindowTable::new(3));
+    let mut rules: Vec<WindowRule> = (0..5).map(|_| WindowRule::new(&limit(3, 100, Kind::Sliding))).collect();
     let mut known: Vec<(LimitId, u32)> = Vec::new();
     for round in 0..4000 {
         // Many at one time, few at another, and at times none.
@@ -73,16 +73,16 @@ fn the_windows_of_a_limit_are_found_while_windows_come_and_go() {
 #[test]
 fn a_walk_meets_every_window_that_was_there_when_it_began_and_is_there_still() {
     for seed in 0..300 {
-        let (mut roll, mut table, limit) = (dice(seed), Table::new(3), LimitId(0));
-        let mut rules = vec![Rule::new(&super::super::tests::limit(3, 100, Kind::Sliding))];
-        let insert = |table: &mut Table, rules: &mut [Rule], key: u128| {
+        let (mut roll, mut table, limit) = (dice(seed), WindowTable::new(3), LimitId(0));
+        let mut rules = vec![WindowRule::new(&super::super::tests::limit(3, 100, Kind::Sliding))];
+        let insert = |table: &mut WindowTable, rules: &mut [WindowRule], key: u128| {
             rules[0].live += 1;
             table.insert(Window::new(limit, Key(key), &rules[0], Time::START))
         };
         let mut there: Vec<u32> = (0..roll(40)).map(|key| insert(&mut table, &mut rules, key.into())).collect();
         let (mut met, mut steps) = (Vec::new(), 0);
-        table.lists.begin(Walker::Journal, limit);
-        while let Some(index) = table.lists.step(Walker::Journal) {
+        table.lists.begin(ListCursor::Journal, limit);
+        while let Some(index) = table.lists.step(ListCursor::Journal) {
             met.push(table.window(index).key);
             if roll(2) == 0 && !there.is_empty() {
                 let gone = there.swap_remove(roll(there.len() as u64) as usize);

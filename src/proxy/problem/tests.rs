@@ -2,21 +2,21 @@
 
 use super::super::serialize::{LocalResponse, write_local};
 use super::*;
-use crate::locker::Why;
+use crate::locker::RefusalReason;
 use crate::wire::{HeadError, Name, ResponseHead};
 
 const NOW: i128 = 1_000_000_000_000_000_000;
 
 fn every_kind() -> Vec<Refusal> {
     let limited = [
-        Why::Full,
-        Why::TooLong,
-        Why::QueueFull,
-        Why::TimedOut,
-        Why::TooManyKeys,
-        Why::CostTooHigh,
-        Why::StoreLost,
-        Why::Unwritten,
+        RefusalReason::Full,
+        RefusalReason::TooLong,
+        RefusalReason::QueueFull,
+        RefusalReason::TimedOut,
+        RefusalReason::TooManyKeys,
+        RefusalReason::CostTooHigh,
+        RefusalReason::StoreLost,
+        RefusalReason::Unwritten,
     ]
     .map(|why| limited_by(why, 812));
     let others = [
@@ -55,7 +55,7 @@ fn every_kind() -> Vec<Refusal> {
     limited.into_iter().chain(others).collect()
 }
 
-fn limited_by(why: Why, ms: u64) -> Refusal {
+fn limited_by(why: RefusalReason, ms: u64) -> Refusal {
     Refusal::Limited {
         limit: "partner-api".into(),
         why,
@@ -136,7 +136,7 @@ fn no_two_refusals_look_alike_in_the_log() {
 
 #[test]
 fn a_429_tells_the_limit_and_the_wait_to_the_millisecond() {
-    let (head, body) = written(&limited_by(Why::TooLong, 812));
+    let (head, body) = written(&limited_by(RefusalReason::TooLong, 812));
     assert_eq!(head.status(), 429);
     assert_eq!(field(&head, "retry-after").as_deref(), Some("1"));
     assert_eq!(field(&head, "ratelimit-policy").as_deref(), Some("\"partner-api\";q=5;w=1;lockgate-w-ms=800"));
@@ -167,7 +167,7 @@ fn waits_are_rounded_up_and_never_0() {
 fn a_limit_on_requests_in_flight_has_no_window() {
     let refusal = Refusal::Limited {
         limit: "a\"b\\ü".into(),
-        why: Why::Full,
+        why: RefusalReason::Full,
         retry_after: Duration::from_secs(3),
         exact: false,
         requests: 20,
@@ -180,10 +180,10 @@ fn a_limit_on_requests_in_flight_has_no_window() {
 
 #[test]
 fn what_asking_again_cannot_help_has_no_retry_after() {
-    let (head, body) = written(&limited_by(Why::CostTooHigh, 812));
+    let (head, body) = written(&limited_by(RefusalReason::CostTooHigh, 812));
     assert_eq!((head.status(), head.get(Name::RetryAfter)), (400, None));
     assert!(!body.contains("violated-policies"));
-    assert_eq!(written(&limited_by(Why::TooManyKeys, 812)).0.status(), 503);
+    assert_eq!(written(&limited_by(RefusalReason::TooManyKeys, 812)).0.status(), 503);
 }
 
 #[test]

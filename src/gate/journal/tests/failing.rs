@@ -3,7 +3,7 @@
 use super::*;
 use crate::gate::Refused;
 use crate::gate::tests::decision;
-use crate::locker::Why;
+use crate::locker::RefusalReason;
 
 /// The file cannot be opened any more: what is no file cannot. Returns where it is.
 fn break_file(place: &Place) -> PathBuf {
@@ -53,7 +53,7 @@ fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
 
 /// Why a request is refused.
 #[track_caller]
-fn refused(gate: &Arc<Gate>, key: u128) -> Why {
+fn refused(gate: &Arc<Gate>, key: u128) -> RefusalReason {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let driving = tokio::spawn(Arc::clone(gate).drive());
@@ -111,7 +111,7 @@ fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
     assert_eq!(gate.journal_health(), Health::Held);
     let gone = 3 + goes(&gate, 1, 30);
     assert!(gone < 30, "{gone}: what was written by then may be used, and no more");
-    assert_eq!(refused(&gate, 1), Why::Unwritten);
+    assert_eq!(refused(&gate, 1), RefusalReason::Unwritten);
     // A crash, and the disk is well again: nothing tells that it ever failed.
     let copy = Place::new("held-copy");
     fs::create_dir_all(&copy.0).unwrap();

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::gate::clock::Hand;
 use crate::gate::{Answer as Verdict, Patience, Permit};
-use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, Priority, Rate, ShareBy, Taken, WhenFull};
+use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, Priority, Rate, ShareBy, SlotGrant, WhenFull};
 
 struct Stage {
     gate: Arc<Gate>,
@@ -91,7 +91,7 @@ impl Stage {
         let now = self.hand.now();
         let _waiting = self.ask_gate();
         let exchange = self.gate.take_exchange(true);
-        let taken = Taken { groups: vec![(Duration::ZERO, 4)], ..Taken::default() };
+        let taken = SlotGrant { groups: vec![(Duration::ZERO, 4)], ..SlotGrant::default() };
         self.gate.exchanged(&exchange, &[taken], now, now);
     }
 }
@@ -120,8 +120,8 @@ fn a_part_begins_for_as_much_later_as_clocks_may_differ() {
     let at = |millis| authority(settings, &limit, Some(Time::START), Some(Duration::ZERO), Time::START + millis);
     // The presence, a horizon, a lease and a linger; and a thousandth of the span.
     let begins = Duration::from_millis(1000 + 50 + 250 + 1000 + 1_000_000 + 1000);
-    assert_eq!(at(begins - Duration::from_millis(1)), Authority::Nobody);
-    assert!(matches!(at(begins), Authority::Part { .. }));
+    assert_eq!(at(begins - Duration::from_millis(1)), SharingMode::Blocked);
+    assert!(matches!(at(begins), SharingMode::Fraction { .. }));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use super::{Dice, arguments};
 use crate::gate::store::link::SCRIPT;
 use crate::gate::store::message::{Speaker, Verb};
 use crate::locker::{
-    Counted, Counts, Exchange, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, Take, Terms, Told, WhenFull,
+    Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, SharedKind, SlotRequest, SyncRequest, WhenFull,
+    WindowParams, WindowReport,
 };
 use crate::time::Time;
 
@@ -43,7 +44,7 @@ pub(super) fn limits() -> Vec<Limit> {
 }
 
 /// The kinds of windows in the order of the limits, and now and then another.
-fn terms(dice: &mut Dice, limit: usize, clock: u64) -> Terms {
+fn terms(dice: &mut Dice, limit: usize, clock: u64) -> WindowParams {
     let bounds = {
         let minute = i128::from(clock / 60 / SECOND * 60 * SECOND) * 1000;
         // Now and then a clock that is off, or periods that begin at other moments.
@@ -51,16 +52,17 @@ fn terms(dice: &mut Dice, limit: usize, clock: u64) -> Terms {
         let shift = dice.pick(4, &[0, 0, 0, 30, -17]) * 1_000_000_000;
         [minute + shift, minute + shift + 60_000_000_000, minute + shift + 120_000_000_000]
     };
-    let kinds = [Counted::Sliding, Counted::Smooth, Counted::Fixed, Counted::Calendar(bounds), Counted::Flights];
+    let kinds =
+        [SharedKind::Sliding, SharedKind::Smooth, SharedKind::Fixed, SharedKind::Calendar(bounds), SharedKind::Flights];
     let kind = kinds[if dice.one_in(60) { dice.below(5) as usize } else { limit }];
     let requests = dice.pick(2, &[3, 5, 40, 5000]);
     let span = dice.pick(1, &[400_000_000, 20_000_000, 2_000_000_000]);
     let zones = ["minute UTC", "minute Europe/Berlin"];
-    let is_calendar = matches!(kind, Counted::Calendar(_));
-    Terms {
+    let is_calendar = matches!(kind, SharedKind::Calendar(_));
+    WindowParams {
         kind,
         calendar: is_calendar.then(|| dice.pick(1, &zones).into()),
-        requests: if kind == Counted::Flights { u32::MAX } else { requests },
+        requests: if kind == SharedKind::Flights { u32::MAX } else { requests },
         span,
         interval: span / u64::from(requests),
         burst: 1 + dice.below(2) as u32,
@@ -69,7 +71,7 @@ fn terms(dice: &mut Dice, limit: usize, clock: u64) -> Terms {
     }
 }
 
-fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> Told {
+fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowReport {
     let terms = terms(dice, limit, clock);
     let mut settled: Vec<(Time, u32)> = Vec::new();
     for _ in 0..dice.below(4) {
@@ -77,7 +79,7 @@ fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> Told {
         settled.push((began - age, 1 + dice.below(2) as u32));
     }
     settled.sort_unstable();
-    Told {
+    WindowReport {
         window: 0,
         generation: 0,
         limit: LimitId(limit as u32),
@@ -94,9 +96,9 @@ fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> Told {
     }
 }
 
-fn exchange(dice: &mut Dice, began: Time, clock: u64) -> Exchange {
+fn exchange(dice: &mut Dice, began: Time, clock: u64) -> SyncRequest {
     let horizon = Duration::from_millis(5 + dice.below(3) * 20);
-    let mut exchange = Exchange { horizon, ..Exchange::default() };
+    let mut exchange = SyncRequest { horizon, ..SyncRequest::default() };
     for limit in 0..4 {
         if dice.one_in(2) {
             exchange.windows.push(told(dice, limit, began, clock));
@@ -104,10 +106,11 @@ fn exchange(dice: &mut Dice, began: Time, clock: u64) -> Exchange {
     }
     let count = exchange.windows.len() as u64;
     for _ in 0..if count > 0 { dice.below(3) } else { 0 } {
-        let mut take = Take { lane: None, requests: dice.below(8) as u32, ahead: 0, windows: Default::default() };
+        let mut take =
+            SlotRequest { lane: None, requests: dice.below(8) as u32, ahead: 0, windows: Default::default() };
         let from = dice.below(count) as usize;
         for place in from..if dice.one_in(3) { count as usize } else { from + 1 } {
-            let is_flights = exchange.windows[place].terms.kind == Counted::Flights;
+            let is_flights = exchange.windows[place].terms.kind == SharedKind::Flights;
             take.windows.push((place, if is_flights { 0 } else { 1 + (dice.below(8) / 6) as u32 }));
         }
         if take.windows.len() == 1 && dice.one_in(3) {
@@ -170,7 +173,7 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
             clock: Some(clock),
         };
         let began = Time::from_nanos(clock * 1000);
-        let exchange = if verb == Verb::Hello { Exchange::default() } else { exchange(&mut dice, began, clock) };
+        let exchange = if verb == Verb::Hello { SyncRequest::default() } else { exchange(&mut dice, began, clock) };
         let (keys, args) = arguments(&group, &speaker, verb, &exchange, began, &limits[gateway]);
         let expected = model.call(&keys, &args);
         let answered = call(connection, sha, &keys, &args);

@@ -14,7 +14,7 @@ mod world_gateway;
 use redis::{Arg, Cmd};
 
 use super::message::{self, Speaker, Verb};
-use crate::locker::{Exchange, Limit};
+use crate::locker::{Limit, SyncRequest};
 use crate::time::Time;
 
 /// What the script is called with.
@@ -22,7 +22,7 @@ fn arguments(
     group: &str,
     speaker: &Speaker,
     verb: Verb,
-    exchange: &Exchange,
+    exchange: &SyncRequest,
     began: Time,
     limits: &[Limit],
 ) -> (Vec<String>, Vec<String>) {

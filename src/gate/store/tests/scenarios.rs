@@ -10,7 +10,9 @@ use super::server::Server;
 use crate::gate::store::link::SCRIPT;
 use crate::gate::store::message::{self, Answer, Speaker, Verb};
 use crate::gate::store::{Error, PRESENCE};
-use crate::locker::{Counted, Exchange, HORIZON_MOST, Key, LEASE, LimitId, Take, Terms, Told};
+use crate::locker::{
+    HORIZON_MOST, Key, LEASE, LimitId, SharedKind, SlotRequest, SyncRequest, WindowParams, WindowReport,
+};
 use crate::time::Time;
 
 /// Milliseconds of the store's clock, in microseconds.
@@ -32,7 +34,7 @@ pub(super) struct Stage {
 /// What one gateway says of the one window.
 #[derive(Clone, Copy)]
 pub(super) struct Says {
-    pub(super) kind: Counted,
+    pub(super) kind: SharedKind,
     pub(super) key: u128,
     pub(super) keyed: &'static str,
     pub(super) calendar: Option<&'static str>,
@@ -50,7 +52,7 @@ pub(super) struct Says {
 
 /// Asks for nothing, of a limit of 4 per 100 ms.
 pub(super) const SAYS: Says = Says {
-    kind: Counted::Sliding,
+    kind: SharedKind::Sliding,
     key: 0,
     keyed: "host",
     calendar: Some("minute UTC"),
@@ -92,10 +94,11 @@ impl Stage {
             clock: Some(self.now),
         };
         let began = Time::from_nanos(self.now * 1000);
-        let mut exchange = Exchange { horizon: Duration::from_millis(5), ..Exchange::default() };
+        let mut exchange = SyncRequest { horizon: Duration::from_millis(5), ..SyncRequest::default() };
         if let Some(says) = says {
             exchange.windows.push(says.told(began));
-            let take = Take { lane: None, requests: says.takes, ahead: 0, windows: [(0, 1)].into_iter().collect() };
+            let take =
+                SlotRequest { lane: None, requests: says.takes, ahead: 0, windows: [(0, 1)].into_iter().collect() };
             exchange.takes.extend((says.takes > 0).then_some(take));
         }
         let mut limits = limits();
@@ -134,16 +137,16 @@ impl Stage {
 }
 
 impl Says {
-    fn told(&self, began: Time) -> Told {
+    fn told(&self, began: Time) -> WindowReport {
         let millis = Duration::from_millis;
-        Told {
+        WindowReport {
             window: 0,
             generation: 0,
             limit: LimitId(0),
             key: Key(self.key),
-            terms: Terms {
+            terms: WindowParams {
                 kind: self.kind,
-                calendar: self.calendar.filter(|_| matches!(self.kind, Counted::Calendar(_))).map(Into::into),
+                calendar: self.calendar.filter(|_| matches!(self.kind, SharedKind::Calendar(_))).map(Into::into),
                 requests: self.requests,
                 span: self.span * 1_000_000,
                 interval: self.span * 1_000_000 / u64::from(self.requests),
@@ -319,7 +322,7 @@ fn the_strictest_holds_of_what_gateways_say_that_are_there() {
 fn a_calendar_window_opens_with_the_stores_own_clock() {
     let mut stage = Stage::new();
     let minute = |number: i128| (i128::from(BEGIN / 1000 / 60_000) + number) * 60_000_000_000;
-    let daily = Says { kind: Counted::Calendar([minute(0), minute(1), minute(2)]), span: 60_000, ..SAYS };
+    let daily = Says { kind: SharedKind::Calendar([minute(0), minute(1), minute(2)]), span: 60_000, ..SAYS };
     let left = 60_000 - BEGIN / 1000 % 60_000;
     stage.hello("a.1");
     assert_eq!(stage.take_of("a.1", 9, daily), (4, 20));

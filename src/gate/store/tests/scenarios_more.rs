@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
 use crate::gate::store::message::Verb;
 use crate::gate::store::{Error, PRESENCE};
-use crate::locker::{Counted, LEASE};
+use crate::locker::{LEASE, SharedKind};
 
 /// The bit of an answer that says that a gateway is granted nothing.
 const SHUT: u32 = 1024;
@@ -129,7 +129,7 @@ fn a_call_that_comes_late_from_before_a_gateway_took_another_name_changes_nothin
 fn a_gateway_whose_clock_is_ahead_or_behind_opens_no_calendar_window() {
     let mut stage = Stage::new();
     let minute = |number: i128| (i128::from(BEGIN / 1000 / 60_000) + number) * 60_000_000_000;
-    let of = |first: i128| Counted::Calendar([minute(first), minute(first + 1), minute(first + 2)]);
+    let of = |first: i128| SharedKind::Calendar([minute(first), minute(first + 1), minute(first + 2)]);
     let says = |first: i128| Says { kind: of(first), span: 60_000, ..SAYS };
     for gateway in ["right.1", "ahead.1", "behind.1"] {
         stage.hello(gateway);
@@ -146,7 +146,7 @@ fn a_gateway_whose_clock_is_ahead_or_behind_opens_no_calendar_window() {
 #[test]
 fn a_dead_gateways_slots_of_a_fixed_window_settle_when_that_is_certain() {
     let mut stage = Stage::new();
-    let fixed = Says { kind: Counted::Fixed, span: 1500, linger: 1000, ..SAYS };
+    let fixed = Says { kind: SharedKind::Fixed, span: 1500, linger: 1000, ..SAYS };
     stage.hello("a.1");
     stage.hello("dead.1");
     stage.take_of("a.1", 3, fixed);
@@ -165,13 +165,13 @@ fn who_knows_another_kind_of_window_waits_until_nobody_counts_in_the_old_way() {
     stage.hello("old.1");
     stage.hello("new.1");
     assert_eq!(stage.take("old.1", 2).0, 2);
-    let fixed = Says { kind: Counted::Fixed, ..SAYS };
+    let fixed = Says { kind: SharedKind::Fixed, ..SAYS };
     for _ in 0..3 {
         let answer = stage.tell("new.1", Says { takes: 1, waiting: 1, ..fixed });
         assert!(answer.taken[0].groups.is_empty() && answer.differing[0].causes == 8 | SHUT);
     }
     assert_eq!(stage.take("old.1", 9).0, 2, "it goes on");
-    stage.tell("old.1", Says { kind: Counted::Fixed, returned: 4, ..SAYS });
+    stage.tell("old.1", Says { kind: SharedKind::Fixed, returned: 4, ..SAYS });
     assert_eq!(stage.take_of("new.1", 1, fixed), (0, 100));
 }
 
@@ -239,7 +239,7 @@ fn a_slot_that_opens_in_less_than_a_moment_is_not_open_now() {
 #[test]
 fn smooth_slots_keep_their_distance_from_when_those_before_were_sent() {
     let mut stage = Stage::new();
-    let smooth = Says { kind: Counted::Smooth, ..SAYS };
+    let smooth = Says { kind: SharedKind::Smooth, ..SAYS };
     for gateway in ["a.1", "b.1"] {
         stage.hello(gateway);
     }
@@ -257,7 +257,7 @@ fn smooth_slots_keep_their_distance_from_when_those_before_were_sent() {
 #[test]
 fn a_smooth_slot_that_is_given_back_gives_its_distance_back() {
     let mut stage = Stage::new();
-    let smooth = Says { kind: Counted::Smooth, ..SAYS };
+    let smooth = Says { kind: SharedKind::Smooth, ..SAYS };
     for gateway in ["a.1", "b.1"] {
         stage.hello(gateway);
     }
@@ -269,7 +269,7 @@ fn a_smooth_slot_that_is_given_back_gives_its_distance_back() {
 #[test]
 fn of_smooth_slots_as_many_may_be_under_way_as_were_saved_up() {
     let mut stage = Stage::new();
-    let smooth = Says { kind: Counted::Smooth, requests: 10, burst: 3, ..SAYS };
+    let smooth = Says { kind: SharedKind::Smooth, requests: 10, burst: 3, ..SAYS };
     stage.hello("a.1");
     assert_eq!(stage.take_of("a.1", 9, smooth).0, 3);
     stage.tell("a.1", Says { settled: Some((0, 1)), ..smooth });

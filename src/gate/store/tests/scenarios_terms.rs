@@ -7,7 +7,7 @@ use redis::cmd;
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
 use crate::gate::store::message::Verb;
 use crate::gate::store::{Error, PRESENCE};
-use crate::locker::{Counted, HORIZON_MOST, LEASE};
+use crate::locker::{HORIZON_MOST, LEASE, SharedKind};
 
 /// The bits of an answer: in what gateways differ, and that the caller is granted nothing.
 const SPACING: u32 = 16;
@@ -27,7 +27,7 @@ fn causes(stage: &mut Stage, gateway: &str, says: Says) -> u32 {
 fn minutes(shift_millis: i128) -> Says {
     let first = i128::from(BEGIN / 1000 / 60_000) * 60_000 + shift_millis;
     let bounds = [0, 60_000, 120_000].map(|later| (first + later) * 1_000_000);
-    Says { kind: Counted::Calendar(bounds), span: 60_000, ..SAYS }
+    Says { kind: SharedKind::Calendar(bounds), span: 60_000, ..SAYS }
 }
 
 #[test]
@@ -170,13 +170,13 @@ fn what_a_gateway_said_under_an_earlier_name_is_no_other_gateways_word() {
     stage.tell("a.1", SAYS);
     // Its file was read again, and it has another name since.
     stage.hello("a.2");
-    let changed = Says { requests: 8, kind: Counted::Fixed, keyed: "caller", ..SAYS };
+    let changed = Says { requests: 8, kind: SharedKind::Fixed, keyed: "caller", ..SAYS };
     assert_eq!(causes(&mut stage, "a.2", Says { held: Some(0), ..changed }), 0);
 }
 
 #[test]
 fn the_strictest_spacing_holds() {
-    let smooth = Says { kind: Counted::Smooth, requests: 10, ..SAYS };
+    let smooth = Says { kind: SharedKind::Smooth, requests: 10, ..SAYS };
     for (gateway, other) in [("a.1", Says { burst: 1, ..smooth }), ("b.1", Says { requests: 5, burst: 3, ..smooth })] {
         let mut stage = Stage::new();
         stage.hello("c.1");

@@ -11,7 +11,7 @@ use super::model::Model;
 use crate::gate::store::WhenLost;
 use crate::gate::store::contact::Contact;
 use crate::gate::store::message::Verb;
-use crate::locker::{Counts, Exchange, Grant, Kind, Limit, Locker, Priority, Rate, ShareBy, Ticket, WhenFull};
+use crate::locker::{Counts, Grant, Kind, Limit, Locker, Priority, Rate, ShareBy, SyncRequest, Ticket, WhenFull};
 use crate::time::Time;
 
 pub(super) const MS: u64 = 1_000_000;
@@ -80,7 +80,7 @@ pub(super) struct Gateway {
 pub(super) struct Call {
     pub(super) number: u64,
     pub(super) verb: Verb,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: SyncRequest,
     pub(super) began: Time,
     pub(super) till: u64,
 }

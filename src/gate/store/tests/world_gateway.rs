@@ -7,7 +7,9 @@ use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, END, FAULTS, MS, Message, 
 use crate::gate::store::lost::authority;
 use crate::gate::store::message::{self, Speaker, Verb};
 use crate::gate::store::{PRESENCE, WhenLost};
-use crate::locker::{Ask, AskKind, Authority, Caller, Claim, Exchange, Grant, Key, LEASE, LimitId, Moment, Verdict};
+use crate::locker::{
+    Ask, AskKind, Caller, Claim, Grant, Key, LEASE, LimitId, SettlePoint, SharingMode, SyncRequest, Verdict,
+};
 use crate::time::Time;
 
 impl World {
@@ -80,7 +82,7 @@ impl World {
             } else if now >= grant.until() || (self.now < COUNTED - 1000 * MS && self.dice.one_in(30)) {
                 gateway.locker.give_back(grant, now);
             } else {
-                gateway.locker.settle(&mut grant, Moment::Sent, now);
+                gateway.locker.settle(&mut grant, SettlePoint::Sent, now);
                 let answer = self.now + self.dice.below(25 * MS);
                 // An origin that counts when it answers sees it somewhere in between.
                 let seen = self.now + self.dice.below(answer - self.now + 1);
@@ -98,7 +100,7 @@ impl World {
                 gateway.answering.push((at, grant));
             } else {
                 self.flights.extend(grant.holds_flight().then_some((self.now, -1)));
-                gateway.locker.settle(&mut grant, Moment::Answered, now);
+                gateway.locker.settle(&mut grant, SettlePoint::Answered, now);
                 gateway.locker.finish(grant, now);
             }
         }
@@ -116,7 +118,7 @@ impl World {
             self.govern(number, now);
             if self.gateways[number].retry <= real && self.gateways[number].cut < real && self.stopped < real {
                 self.gateways[number].epochs += 1;
-                self.call(number, Verb::Hello, Exchange::default());
+                self.call(number, Verb::Hello, SyncRequest::default());
             }
         } else {
             let beat = gateway.beat <= real;
@@ -135,13 +137,13 @@ impl World {
         for (index, limit) in self.limits.iter().enumerate() {
             let last = gateway.contact.last();
             let authority = authority(&when_lost, limit, last, Some(UNDER_WAY), now);
-            if authority != Authority::Nobody || last.is_some() {
+            if authority != SharingMode::Blocked || last.is_some() {
                 gateway.locker.set_authority(Some(LimitId(index as u32)), authority, now);
             }
         }
     }
 
-    pub(super) fn call(&mut self, number: usize, verb: Verb, exchange: Exchange) {
+    pub(super) fn call(&mut self, number: usize, verb: Verb, exchange: SyncRequest) {
         let gateway = &mut self.gateways[number];
         let began = Time::from_nanos(self.now + gateway.ahead);
         let speaker = Speaker {
