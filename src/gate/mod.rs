@@ -252,7 +252,7 @@ impl State {
         }
         let verdict = self.locker.ask(ask, now);
         let decision = self.decision(verdict, now);
-        if ask.kind.was_in_line() {
+        if ask.kind.was_queued() {
             self.come_again(now);
         }
         decision

@@ -81,12 +81,12 @@ impl AskKind {
     }
 
     /// Whether it has been in line before.
-    pub(crate) fn was_in_line(self) -> bool {
+    pub(crate) fn was_queued(self) -> bool {
         matches!(self, AskKind::Reask { .. })
     }
 
     /// As one that was in line.
-    pub(super) fn sent_back(self) -> AskKind {
+    pub(super) fn as_reask(self) -> AskKind {
         AskKind::Reask { retry: self.is_retry() }
     }
 }
@@ -106,7 +106,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sorry {
     /// What stands in the way.
-    pub why: RefusalReason,
+    pub reason: RefusalReason,
     /// The limit that refused.
     pub limit: LimitId,
     /// When asking again makes sense; `Time::NEVER` is never used here: an unknown opening gives a best

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::api::Caller;
-use super::window_queue::QueuePosition;
+use super::queue_position::QueuePosition;
 use crate::time::Time;
 
 /// A waiter among its caller's own: by urgency, then by arrival.
@@ -21,7 +21,7 @@ pub(super) struct CallerOrder {
 
 impl CallerOrder {
     /// The order of arrival.
-    pub(super) fn in_time(self) -> (Time, u64) {
+    pub(super) fn arrival(self) -> (Time, u64) {
         (self.arrived, self.seq)
     }
 }
@@ -33,14 +33,14 @@ struct Backlog {
     /// And each of them.
     waiters: BTreeMap<CallerOrder, u32>,
     /// The places of those whose home this is.
-    places: BTreeSet<(QueuePosition, u32)>,
+    positions: BTreeSet<(QueuePosition, u32)>,
 }
 
 impl Backlog {
     /// How many slots the caller's others need that come before its last waiter; and that one.
     fn last(&self) -> Option<(u64, CallerOrder)> {
-        let (own, cost) = self.waiters.last_key_value()?;
-        Some((self.slots - u64::from(*cost), *own))
+        let (caller_order, cost) = self.waiters.last_key_value()?;
+        Some((self.slots - u64::from(*cost), *caller_order))
     }
 }
 
@@ -51,39 +51,41 @@ type BacklogEnd = (u64, Time, u64, Caller);
 #[derive(Debug, Default)]
 pub(super) struct CallerBacklogs {
     backlogs: BTreeMap<Caller, Backlog>,
-    lasts: BTreeSet<BacklogEnd>,
+    ends: BTreeSet<BacklogEnd>,
 }
 
 impl CallerBacklogs {
     /// A waiter that needs so many slots joins the line.
-    pub(super) fn join(&mut self, caller: Caller, own: CallerOrder, cost: u32) {
+    pub(super) fn join(&mut self, caller: Caller, caller_order: CallerOrder, cost: u32) {
         self.change(caller, |backlog| {
-            backlog.waiters.insert(own, cost);
+            backlog.waiters.insert(caller_order, cost);
             backlog.slots += u64::from(cost);
         });
     }
 
     /// A waiter leaves the line; one that never joined changes nothing.
-    pub(super) fn leave(&mut self, caller: Caller, own: CallerOrder) {
+    pub(super) fn leave(&mut self, caller: Caller, caller_order: CallerOrder) {
         if !self.backlogs.contains_key(&caller) {
             return;
         }
         self.change(caller, |backlog| {
-            if let Some(cost) = backlog.waiters.remove(&own) {
+            if let Some(cost) = backlog.waiters.remove(&caller_order) {
                 backlog.slots -= u64::from(cost);
             }
         });
     }
 
     fn change(&mut self, caller: Caller, change: impl FnOnce(&mut Backlog)) {
-        let last = |backlog: &Backlog| backlog.last().map(|(start, own)| (start, own.arrived, own.seq, caller));
+        let last = |backlog: &Backlog| {
+            backlog.last().map(|(start, caller_order)| (start, caller_order.arrived, caller_order.seq, caller))
+        };
         let backlog = self.backlogs.entry(caller).or_default();
         let before = last(backlog);
         change(backlog);
         let after = last(backlog);
         if before != after {
-            before.map(|before| self.lasts.remove(&before));
-            after.map(|after| self.lasts.insert(after));
+            before.map(|before| self.ends.remove(&before));
+            after.map(|after| self.ends.insert(after));
         }
         if after.is_none() {
             self.backlogs.remove(&caller);
@@ -91,18 +93,18 @@ impl CallerBacklogs {
     }
 
     /// A waiter whose home this is has this place from here on.
-    pub(super) fn sit(&mut self, caller: Caller, place: QueuePosition, id: u32) {
-        self.backlogs.get_mut(&caller).map(|backlog| backlog.places.insert((place, id)));
+    pub(super) fn add_position(&mut self, caller: Caller, position: QueuePosition, id: u32) {
+        self.backlogs.get_mut(&caller).map(|backlog| backlog.positions.insert((position, id)));
     }
 
     /// A waiter whose home this is has this place no more.
-    pub(super) fn rise(&mut self, caller: Caller, place: QueuePosition, id: u32) {
-        self.backlogs.get_mut(&caller).map(|backlog| backlog.places.remove(&(place, id)));
+    pub(super) fn remove_position(&mut self, caller: Caller, position: QueuePosition, id: u32) {
+        self.backlogs.get_mut(&caller).map(|backlog| backlog.positions.remove(&(position, id)));
     }
 
     /// The first of the places that a caller's waiters have here, and whose it is.
-    pub(super) fn first_place(&self, caller: Caller) -> Option<(QueuePosition, u32)> {
-        self.backlogs.get(&caller)?.places.first().copied()
+    pub(super) fn first_position(&self, caller: Caller) -> Option<(QueuePosition, u32)> {
+        self.backlogs.get(&caller)?.positions.first().copied()
     }
 
     /// How many slots a caller's waiters need.
@@ -113,9 +115,9 @@ impl CallerBacklogs {
     /// The last waiter of the caller with the longest backlog: how many slots that caller needs before it, whose it is, and
     /// which. Of several with as many, the one that came last.
     pub(super) fn last(&self) -> Option<(u64, Caller, CallerOrder)> {
-        let (start, .., caller) = *self.lasts.last()?;
-        let (own, _) = self.backlogs.get(&caller)?.waiters.last_key_value()?;
-        Some((start, caller, *own))
+        let (start, .., caller) = *self.ends.last()?;
+        let (caller_order, _) = self.backlogs.get(&caller)?.waiters.last_key_value()?;
+        Some((start, caller, *caller_order))
     }
 
     /// A caller's waiters of this urgency and less that come before this one of it, in their order.
@@ -123,11 +125,11 @@ impl CallerBacklogs {
         &self,
         caller: Caller,
         urgency: u8,
-        own: CallerOrder,
+        caller_order: CallerOrder,
     ) -> impl Iterator<Item = CallerOrder> + '_ {
-        let from = CallerOrder { urgency: urgency.min(own.urgency), arrived: Time::START, seq: 0, id: 0 };
-        let waiters = self.backlogs.get(&caller).map(|backlog| backlog.waiters.range(from..own));
-        waiters.into_iter().flatten().map(|(own, _)| *own)
+        let from = CallerOrder { urgency: urgency.min(caller_order.urgency), arrived: Time::START, seq: 0, id: 0 };
+        let waiters = self.backlogs.get(&caller).map(|backlog| backlog.waiters.range(from..caller_order));
+        waiters.into_iter().flatten().map(|(caller_order, _)| *caller_order)
     }
 
     /// Whether a caller has a less urgent waiter than one of that urgency.
@@ -137,7 +139,7 @@ impl CallerBacklogs {
     }
 
     /// Whether a caller has a waiter that is more or less urgent than one of that urgency.
-    pub(super) fn is_mixed(&self, caller: Caller, urgency: u8) -> bool {
+    pub(super) fn has_mixed_urgency(&self, caller: Caller, urgency: u8) -> bool {
         let waiters = self.backlogs.get(&caller).map(|backlog| &backlog.waiters);
         let first = waiters.and_then(|waiters| waiters.first_key_value());
         first.is_some_and(|(first, _)| first.urgency < urgency) || self.has_less_urgent(caller, urgency)
@@ -151,58 +153,61 @@ mod tests {
     const A: Caller = Caller(1);
     const B: Caller = Caller(2);
 
-    fn own(urgency: u8, seq: u64) -> CallerOrder {
+    fn caller_order(urgency: u8, seq: u64) -> CallerOrder {
         CallerOrder { urgency, arrived: Time::from_nanos(seq), seq, id: u32::try_from(seq).unwrap() }
     }
 
     #[test]
     fn the_last_is_the_longest_backlogs_least_urgent() {
         let mut callers = CallerBacklogs::default();
-        callers.join(A, own(3, 1), 1);
-        callers.join(A, own(7, 2), 1);
-        callers.join(A, own(0, 3), 1);
-        callers.join(B, own(3, 4), 1);
-        callers.join(B, own(3, 5), 1);
-        assert_eq!(callers.last(), Some((2, A, own(7, 2))));
-        callers.leave(A, own(7, 2));
-        assert_eq!(callers.last(), Some((1, B, own(3, 5))), "of two with as many it came later");
+        callers.join(A, caller_order(3, 1), 1);
+        callers.join(A, caller_order(7, 2), 1);
+        callers.join(A, caller_order(0, 3), 1);
+        callers.join(B, caller_order(3, 4), 1);
+        callers.join(B, caller_order(3, 5), 1);
+        assert_eq!(callers.last(), Some((2, A, caller_order(7, 2))));
+        callers.leave(A, caller_order(7, 2));
+        assert_eq!(callers.last(), Some((1, B, caller_order(3, 5))), "of two with as many it came later");
         assert_eq!((callers.slots(A), callers.slots(B), callers.slots(Caller(3))), (2, 2, 0));
     }
 
     #[test]
     fn a_waiter_that_costs_much_begins_where_its_callers_others_end() {
         let mut callers = CallerBacklogs::default();
-        callers.join(A, own(3, 1), 1);
-        callers.join(A, own(3, 2), 1);
-        callers.join(B, own(3, 3), 100);
-        assert_eq!(callers.last(), Some((1, A, own(3, 2))));
-        callers.join(B, own(3, 4), 1);
-        assert_eq!(callers.last(), Some((100, B, own(3, 4))));
+        callers.join(A, caller_order(3, 1), 1);
+        callers.join(A, caller_order(3, 2), 1);
+        callers.join(B, caller_order(3, 3), 100);
+        assert_eq!(callers.last(), Some((1, A, caller_order(3, 2))));
+        callers.join(B, caller_order(3, 4), 1);
+        assert_eq!(callers.last(), Some((100, B, caller_order(3, 4))));
     }
 
     #[test]
     fn nothing_is_left_of_those_who_left() {
         let mut callers = CallerBacklogs::default();
-        callers.leave(A, own(3, 9));
+        callers.leave(A, caller_order(3, 9));
         for seq in 0..10 {
-            callers.join(A, own(3, seq), 2);
+            callers.join(A, caller_order(3, seq), 2);
         }
-        callers.leave(A, own(3, 77));
-        (0..10).for_each(|seq| callers.leave(A, own(3, seq)));
-        assert!(callers.backlogs.is_empty() && callers.lasts.is_empty());
+        callers.leave(A, caller_order(3, 77));
+        (0..10).for_each(|seq| callers.leave(A, caller_order(3, seq)));
+        assert!(callers.backlogs.is_empty() && callers.ends.is_empty());
     }
 
     #[test]
     fn those_before_one_come_in_order() {
         let mut callers = CallerBacklogs::default();
-        for own in [own(3, 1), own(0, 2), own(3, 3), own(5, 4)] {
-            callers.join(A, own, 1);
+        for caller_order in [caller_order(3, 1), caller_order(0, 2), caller_order(3, 3), caller_order(5, 4)] {
+            callers.join(A, caller_order, 1);
         }
-        assert_eq!(callers.before(A, 0, own(5, 4)).collect::<Vec<_>>(), [own(0, 2), own(3, 1), own(3, 3)]);
-        assert_eq!(callers.before(A, 3, own(3, 3)).collect::<Vec<_>>(), [own(3, 1)]);
-        assert_eq!(callers.before(A, 0, own(0, 2)).count(), 0);
-        let known = |urgency| (callers.has_less_urgent(A, urgency), callers.is_mixed(A, urgency));
+        assert_eq!(
+            callers.before(A, 0, caller_order(5, 4)).collect::<Vec<_>>(),
+            [caller_order(0, 2), caller_order(3, 1), caller_order(3, 3)]
+        );
+        assert_eq!(callers.before(A, 3, caller_order(3, 3)).collect::<Vec<_>>(), [caller_order(3, 1)]);
+        assert_eq!(callers.before(A, 0, caller_order(0, 2)).count(), 0);
+        let known = |urgency| (callers.has_less_urgent(A, urgency), callers.has_mixed_urgency(A, urgency));
         assert_eq!((known(0), known(5), known(7)), ((true, true), (false, true), (false, true)));
-        assert!(!callers.is_mixed(B, 3));
+        assert!(!callers.has_mixed_urgency(B, 3));
     }
 }

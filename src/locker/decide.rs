@@ -18,66 +18,71 @@ pub(super) enum AskCheck {
 
 impl Locker {
     /// Looks at every window of an ask, and changes none.
-    pub(super) fn look(&mut self, claims: &[Claim], needs: &mut ClaimChecks, now: Time) -> Result<AskCheck, Sorry> {
-        needs.clear();
-        let mut look = AskCheck::Open;
+    pub(super) fn check_claims(
+        &mut self,
+        claims: &[Claim],
+        checks: &mut ClaimChecks,
+        now: Time,
+    ) -> Result<AskCheck, Sorry> {
+        checks.clear();
+        let mut outcome = AskCheck::Open;
         for claim in claims {
             let rule = &self.rules[claim.limit.at()];
             let found = self.table.find(claim.limit, claim.key);
-            let mut need = ClaimCheck { window: found, limit: claim.limit, room: false, dry: false };
-            let sorry = |why, after| Sorry { why, limit: claim.limit, until: now + after, exact: false };
+            let mut check = ClaimCheck { window: found, limit: claim.limit, room: false, awaits_io: false };
+            let sorry = |reason, after| Sorry { reason, limit: claim.limit, until: now + after, exact: false };
             let mut alone = true;
             if let Some(found) = found {
                 let window = self.table.window_mut(found);
                 window.expire(rule, now);
-                need.room = window.fits(rule, claim.cost, now);
-                need.dry = !need.room && window.is_dry(rule, claim.cost, now);
-                alone = window.waits().is_none();
+                check.room = window.fits(rule, claim.cost, now);
+                check.awaits_io = !check.room && window.awaits_io(rule, claim.cost, now);
+                alone = window.queue().is_none();
             } else {
-                let fresh = |need: &ClaimCheck| need.limit == claim.limit && need.window.is_none();
-                let keys = rule.live + needs.iter().filter(|need| fresh(need)).count();
+                let fresh = |check: &ClaimCheck| check.limit == claim.limit && check.window.is_none();
+                let keys = rule.live + checks.iter().filter(|check| fresh(check)).count();
                 if keys < rule.max_keys {
                     let window = Window::new(claim.limit, claim.key, rule, now);
-                    need.room = window.fits(rule, claim.cost, now);
-                    need.dry = !need.room && window.is_dry(rule, claim.cost, now);
+                    check.room = window.fits(rule, claim.cost, now);
+                    check.awaits_io = !check.room && window.awaits_io(rule, claim.cost, now);
                 } else if !rule.dry_run {
                     return Err(sorry(RefusalReason::TooManyKeys, Duration::from_nanos(rule.span.max(1_000_000))));
                 }
             }
             if !rule.dry_run {
                 if rule.slots(claim.cost) > rule.requests {
-                    let why = if rule.parted { RefusalReason::StoreLost } else { RefusalReason::CostTooHigh };
-                    return Err(sorry(why, Duration::from_millis(1)));
+                    let reason = if rule.parted { RefusalReason::StoreLost } else { RefusalReason::CostTooHigh };
+                    return Err(sorry(reason, Duration::from_millis(1)));
                 }
-                if rule.refuses && !need.room && !need.dry {
+                if rule.refuses && !check.room && !check.awaits_io {
                     return Err(self.sorry_at(claim, found, RefusalReason::Full, now));
                 }
-                if !(need.room && alone) {
-                    look = AskCheck::Blocked;
+                if !(check.room && alone) {
+                    outcome = AskCheck::Blocked;
                 }
             }
-            needs.push(need);
+            checks.push(check);
         }
-        Ok(look)
+        Ok(outcome)
     }
 
     /// Takes the slots of a request that may go.
     #[inline]
-    pub(super) fn take(&mut self, claims: &[Claim], needs: &ClaimChecks, now: Time) -> Grant {
+    pub(super) fn take(&mut self, claims: &[Claim], checks: &ClaimChecks, now: Time) -> Grant {
         let mut grant = Grant::default();
-        for (claim, need) in claims.iter().zip(needs) {
-            self.take_one(&mut grant, claim, *need, now);
+        for (claim, check) in claims.iter().zip(checks) {
+            self.take_one(&mut grant, claim, *check, now);
         }
         grant
     }
 
     #[inline]
-    pub(super) fn take_one(&mut self, grant: &mut Grant, claim: &Claim, need: ClaimCheck, now: Time) {
-        if !need.room {
-            self.overrule(grant, claim, need, now);
+    pub(super) fn take_one(&mut self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
+        if !check.room {
+            self.overrule(grant, claim, check, now);
             return;
         }
-        let found = match need.window {
+        let found = match check.window {
             Some(found) => found,
             None => self.begin(claim.limit, claim.key, now),
         };
@@ -105,11 +110,11 @@ impl Locker {
     }
 
     /// A dry-run limit would have held the request back: it is noted, and nothing is taken.
-    fn overrule(&self, grant: &mut Grant, claim: &Claim, need: ClaimCheck, now: Time) {
+    fn overrule(&self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
         let rule = &self.rules[claim.limit.at()];
         debug_assert!(rule.dry_run, "only a dry-run limit is overruled");
         if grant.overruled.is_none() {
-            let opening = need.window.and_then(|found| self.table.window(found).opening(rule, 0, 0, claim.cost, now));
+            let opening = check.window.and_then(|found| self.table.window(found).opening(rule, 0, 0, claim.cost, now));
             let until = opening.unwrap_or(now + Duration::from_nanos(rule.span)).max(now + Duration::from_millis(1));
             grant.overruled = Some(Box::new((claim.limit, until)));
         }

@@ -3,8 +3,9 @@
 use super::Locker;
 use super::api::{LimitId, RefusalReason, Verdict};
 use super::queue::{Dirty, Location, Waiter, WindowDemand};
+use super::queue_position::{QueueEntry, QueuePosition, first};
 use super::window::Window;
-use super::window_queue::{GroupQueue, QueueEntry, QueuePosition, WindowQueue, first};
+use super::window_queue::{GroupQueue, WindowQueue};
 use crate::time::Time;
 
 /// What a look at a lane's head found.
@@ -21,53 +22,53 @@ enum GroupCheck {
 
 impl Locker {
     /// Something may have opened here, or become known.
-    pub(super) fn news(&mut self, window: u32) {
-        let Some(waits) = self.table.waits(window) else { return };
-        let claimant = waits.claimants.first().copied();
-        self.queue.work.push_back(Dirty::Window(window));
-        let Some((_, _, claimant)) = claimant else { return };
+    pub(super) fn mark_dirty(&mut self, window: u32) {
+        let Some(queue) = self.table.queue(window) else { return };
+        let holder = queue.multi_limit.first().copied();
+        self.queue.dirty.push_back(Dirty::Window(window));
+        let Some((_, _, holder)) = holder else { return };
         // The claimant's start may have moved, which may let others go elsewhere.
-        for want in &self.queue.waiters[claimant].wants {
-            let waits = self.table.waits(want.window);
-            if want.window != window && waits.is_some_and(|waits| !waits.held.is_empty()) {
-                self.queue.work.push_back(Dirty::Window(want.window));
+        for demand in &self.queue.waiters[holder].demands {
+            let queue = self.table.queue(demand.window);
+            if demand.window != window && queue.is_some_and(|queue| !queue.deferred.is_empty()) {
+                self.queue.dirty.push_back(Dirty::Window(demand.window));
             }
         }
     }
 
     /// All windows of a limit may have news.
-    pub(super) fn limit_news(&mut self, limit: LimitId) {
+    pub(super) fn mark_limit_dirty(&mut self, limit: LimitId) {
         for window in self.table.of_limit(limit) {
-            self.news(window);
+            self.mark_dirty(window);
         }
     }
 
     /// Looks at the windows whose alarm has come.
-    pub(super) fn ring(&mut self, now: Time) {
-        while let Some(&(at, window)) = self.queue.alarms.first()
+    pub(super) fn fire_wakeups(&mut self, now: Time) {
+        while let Some(&(at, window)) = self.queue.wakeups.first()
             && at <= now
         {
-            self.queue.alarms.pop_first();
-            if let Some(waits) = self.table.get_mut(window).and_then(|window| window.waits_mut()) {
-                waits.armed = None;
+            self.queue.wakeups.pop_first();
+            if let Some(queue) = self.table.get_mut(window).and_then(|window| window.queue_mut()) {
+                queue.wakeup = None;
             }
-            self.news(window);
+            self.mark_dirty(window);
         }
     }
 
     /// Does all work that has come up. Afterwards nobody waits who may go, unless they are held.
-    pub(super) fn run(&mut self, now: Time) {
+    pub(super) fn dispatch(&mut self, now: Time) {
         if self.held {
             return self.rearm();
         }
-        while let Some(work) = self.queue.work.pop_front() {
-            match work {
-                Dirty::Window(window) => self.serve(window, now),
-                Dirty::Group(lane) => {
-                    if let Location::Queued(window, _) | Location::Deferred(window, _) = self.detach(lane) {
-                        self.queue.work.push_back(Dirty::Window(window));
+        while let Some(dirty) = self.queue.dirty.pop_front() {
+            match dirty {
+                Dirty::Window(window) => self.serve_window(window, now),
+                Dirty::Group(group) => {
+                    if let Location::Queued(window, _) | Location::Deferred(window, _) = self.detach(group) {
+                        self.queue.dirty.push_back(Dirty::Window(window));
                     }
-                    self.attempt(lane, now);
+                    self.serve_group(group, now);
                 }
             }
         }
@@ -75,276 +76,276 @@ impl Locker {
     }
 
     /// Looks at who waits at a window, in order, until the first in line is kept back by it.
-    fn serve(&mut self, window: u32, now: Time) {
-        let mut stuck = None;
-        let mut held_too = true;
-        while let Some(waits) = self.table.waits(window) {
-            let line = waits.line.first().filter(|(_, seat)| stuck != Some(seat.who));
-            let held = waits.held.first().filter(|_| held_too);
-            let (lane, was_held) = match (line, held) {
-                (Some(line), Some(held)) if before(&held, &line) => (held.1.who, true),
-                (Some(line), _) => (line.1.who, false),
-                (None, Some(held)) => (held.1.who, true),
+    fn serve_window(&mut self, window: u32, now: Time) {
+        let mut blocked = None;
+        let mut check_deferred = true;
+        while let Some(queue) = self.table.queue(window) {
+            let queued = queue.queued.first().filter(|(_, entry)| blocked != Some(entry.id));
+            let deferred = queue.deferred.first().filter(|_| check_deferred);
+            let (group, was_deferred) = match (queued, deferred) {
+                (Some(queued), Some(deferred)) if is_earlier(&deferred, &queued) => (deferred.1.id, true),
+                (Some(queued), _) => (queued.1.id, false),
+                (None, Some(deferred)) => (deferred.1.id, true),
                 (None, None) => break,
             };
-            self.detach(lane);
-            let went = self.attempt(lane, now);
+            self.detach(group);
+            let granted = self.serve_group(group, now);
             // Another window may keep back what was held here; the next may go all the same.
-            if went == 0 && was_held && self.waits_at(lane, window) {
-                held_too = false;
+            if granted == 0 && was_deferred && self.is_queued_at(group, window) {
+                check_deferred = false;
             }
-            if !was_held {
-                stuck = Some(lane);
+            if !was_deferred {
+                blocked = Some(group);
             }
         }
-        self.arm(window, None, now);
+        self.set_wakeup(window, None, now);
     }
 
     /// Whether a lane is in one of a window's lines.
-    fn waits_at(&self, lane: u32, window: u32) -> bool {
-        let spot = self.queue.lanes.get(lane).map(|lane| lane.spot);
-        matches!(spot, Some(Location::Queued(at, _) | Location::Deferred(at, _)) if at == window)
+    fn is_queued_at(&self, group: u32, window: u32) -> bool {
+        let location = self.queue.groups.get(group).map(|group| group.location);
+        matches!(location, Some(Location::Queued(at, _) | Location::Deferred(at, _)) if at == window)
     }
 
     /// Lets a lane's waiters go as long as they may; then the lane waits where it is kept back. Returns how many went.
-    fn attempt(&mut self, lane: u32, now: Time) -> usize {
-        let mut went = 0;
-        while self.queue.lanes.get(lane).is_some() {
-            match self.look_at(lane, now) {
-                GroupCheck::Go(waiter) if self.puts_off(waiter) => {}
-                GroupCheck::Go(waiter) => match self.goes_instead(waiter, now) {
-                    Some(other) => self.change_places(waiter, other),
+    fn serve_group(&mut self, group: u32, now: Time) -> usize {
+        let mut granted = 0;
+        while self.queue.groups.get(group).is_some() {
+            match self.check_group(group, now) {
+                GroupCheck::Go(waiter) if self.postpone(waiter) => {}
+                GroupCheck::Go(waiter) => match self.find_substitute(waiter, now) {
+                    Some(other) => self.swap_positions(waiter, other),
                     None => {
-                        self.let_go(waiter, now);
-                        went += 1;
+                        self.grant_waiter(waiter, now);
+                        granted += 1;
                     }
                 },
-                GroupCheck::Blocked(window) if self.turns_away(lane, window, now) => {}
+                GroupCheck::Blocked(window) if self.refuse_head(group, window, now) => {}
                 GroupCheck::Blocked(window) => {
                     if self.rules[self.table.window(window).limit.at()].pooled {
-                        self.ask_store(lane, window, now);
+                        self.ask_store(group, window, now);
                     }
-                    self.attach(lane, window, Location::Queued);
-                    self.arm(window, None, now);
+                    self.attach(group, window, Location::Queued);
+                    self.set_wakeup(window, None, now);
                     break;
                 }
                 GroupCheck::Behind => break,
-                GroupCheck::Reserved(window, _) if self.turns_away(lane, window, now) => {}
+                GroupCheck::Reserved(window, _) if self.refuse_head(group, window, now) => {}
                 GroupCheck::Reserved(window, start) => {
-                    self.attach(lane, window, Location::Deferred);
-                    self.arm(window, start, now);
+                    self.attach(group, window, Location::Deferred);
+                    self.set_wakeup(window, start, now);
                     break;
                 }
             }
         }
-        went
+        granted
     }
 
     /// What comes of it that a window keeps a lane's head back: what is to be written down is asked for; whoever does not
     /// wait for slots, and has only waited for that, is refused. Whether it is.
-    fn turns_away(&mut self, lane: u32, window: u32, now: Time) -> bool {
-        let Some((_, seat)) = first(&self.queue.lanes[lane].seats) else { return false };
-        let waiter = &self.queue.waiters[seat.who];
-        let Some(want) = waiter.wants.iter().find(|want| want.window == window) else { return false };
-        let rule = &self.rules[want.limit.at()];
-        if self.is_dry(want, now) {
+    fn refuse_head(&mut self, group: u32, window: u32, now: Time) -> bool {
+        let Some((_, entry)) = first(&self.queue.groups[group].entries) else { return false };
+        let waiter = &self.queue.waiters[entry.id];
+        let Some(demand) = waiter.demands.iter().find(|demand| demand.window == window) else { return false };
+        let rule = &self.rules[demand.limit.at()];
+        if self.awaits_io(demand, now) {
             if !rule.pooled {
                 self.ask_for_record(window);
             }
             return false;
         }
-        if rule.pooled && self.table.window(window).share_opens(rule, want.cost, now).is_some_and(|at| at > now) {
+        if rule.pooled && self.table.window(window).share_opens(rule, demand.cost, now).is_some_and(|at| at > now) {
             return false;
         }
         // Its own patience is over, but not the time that the writing may take.
-        let why = match self.deadline(waiter) <= now && waiter.deadline > now {
+        let reason = match self.deadline(waiter) <= now && waiter.deadline > now {
             _ if rule.refuses => RefusalReason::Full,
             true => RefusalReason::TooLong,
             false => return false,
         };
-        let sorry = self.forecast(waiter, now).sorry(self.why(seat.who, why), now);
-        let ticket = self.queue.ticket(seat.who);
-        self.part(seat.who);
+        let sorry = self.forecast(waiter, now).to_sorry(self.refusal_reason(entry.id, reason), now);
+        let ticket = self.queue.ticket(entry.id);
+        self.remove_waiter(entry.id);
         self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
         true
     }
 
     /// May the head of a lane go now?
-    fn look_at(&mut self, lane: u32, now: Time) -> GroupCheck {
-        let (place, seat) = first(&self.queue.lanes[lane].seats).expect("a lane without waiters is dropped");
-        let waiter = &self.queue.waiters[seat.who];
-        let (mut crowded, mut dry) = (None, None);
-        for want in &waiter.wants {
-            let rule = &self.rules[want.limit.at()];
-            let window = self.table.window_mut(want.window);
+    fn check_group(&mut self, group: u32, now: Time) -> GroupCheck {
+        let (position, entry) = first(&self.queue.groups[group].entries).expect("a lane without waiters is dropped");
+        let waiter = &self.queue.waiters[entry.id];
+        let (mut contended, mut store_blocked) = (None, None);
+        for demand in &waiter.demands {
+            let rule = &self.rules[demand.limit.at()];
+            let window = self.table.window_mut(demand.window);
             window.expire(rule, now);
-            if !window.fits(rule, want.cost, now) {
+            if !window.fits(rule, demand.cost, now) {
                 // The store is asked when nothing else keeps it back, so that what it grants can be used.
                 if rule.pooled {
-                    let later = window.later(rule, want.cost);
-                    dry = dry.filter(|(_, other)| *other >= later).or(Some((want.window, later)));
+                    let later = window.later(rule, demand.cost);
+                    store_blocked = store_blocked.filter(|(_, other)| *other >= later).or(Some((demand.window, later)));
                     continue;
                 }
-                return GroupCheck::Blocked(want.window);
+                return GroupCheck::Blocked(demand.window);
             }
-            if crowded.is_none() && window.waits().is_some_and(|waits| !waits.line.is_empty()) {
-                crowded = Some(want.window);
+            if contended.is_none() && window.queue().is_some_and(|queue| !queue.queued.is_empty()) {
+                contended = Some(demand.window);
             }
         }
-        if let Some((window, _)) = dry {
+        if let Some((window, _)) = store_blocked {
             return GroupCheck::Blocked(window);
         }
-        let claimed = self.claimed(waiter, seat.who, lane, now);
-        if crowded.is_some() {
-            for window in self.queue.lanes[lane].windows.clone() {
-                if self.comes_behind(lane, window, place, seat) {
+        let reserved = self.delays_reservation(waiter, entry.id, group, now);
+        if contended.is_some() {
+            for window in self.queue.groups[group].windows.clone() {
+                if self.queues_behind(group, window, position, entry) {
                     return GroupCheck::Behind;
                 }
             }
         }
-        match claimed {
+        match reserved {
             Some((window, start)) => GroupCheck::Reserved(window, start),
-            None => GroupCheck::Go(seat.who),
+            None => GroupCheck::Go(entry.id),
         }
     }
 
     /// Whether others come first at a window; if so, the lane stays in its line.
-    fn comes_behind(&mut self, lane: u32, window: u32, place: QueuePosition, seat: QueueEntry) -> bool {
-        let waits = self.table.window_mut(window).waits_begun();
-        if waits.line.is_empty() {
+    fn queues_behind(&mut self, group: u32, window: u32, position: QueuePosition, entry: QueueEntry) -> bool {
+        let queue = self.table.window_mut(window).queue_or_new();
+        if queue.queued.is_empty() {
             return false;
         }
-        self.attach(lane, window, Location::Queued);
-        let waits = self.table.window_mut(window).waits_begun();
-        let comes_first = waits.line.first() == Some((place, QueueEntry { who: lane, ..seat }));
-        if comes_first {
-            self.detach(lane);
+        self.attach(group, window, Location::Queued);
+        let queue = self.table.window_mut(window).queue_or_new();
+        let precedes = queue.queued.first() == Some((position, QueueEntry { id: group, ..entry }));
+        if precedes {
+            self.detach(group);
         }
-        !comes_first
+        !precedes
     }
 
     /// Whether a waiter would make an older one that needs several windows later, before which it has no turn; where, and when
     /// that one starts.
-    fn claimed(&self, waiter: &Waiter, id: u32, lane: u32, now: Time) -> Option<(u32, Option<Time>)> {
-        let age = (waiter.own.arrived, waiter.own.seq, id);
-        for want in &waiter.wants {
-            let waits = self.table.window(want.window).waits()?;
-            let Some(&first) = waits.claimants.first() else { continue };
-            let claimant = &self.queue.waiters[first.2];
-            if first >= age || claimant.lane == lane || comes_first(waiter, claimant) {
+    fn delays_reservation(&self, waiter: &Waiter, id: u32, group: u32, now: Time) -> Option<(u32, Option<Time>)> {
+        let age = (waiter.caller_order.arrived, waiter.caller_order.seq, id);
+        for demand in &waiter.demands {
+            let queue = self.table.window(demand.window).queue()?;
+            let Some(&first) = queue.multi_limit.first() else { continue };
+            let holder = &self.queue.waiters[first.2];
+            if first >= age || holder.group == group || precedes(waiter, holder) {
                 continue;
             }
-            let start = self.start(claimant, &[], now);
-            let start_after = self.start(claimant, &waiter.wants, now);
+            let start = self.earliest_start(holder, &[], now);
+            let start_after = self.earliest_start(holder, &waiter.demands, now);
             let moves = match (start, start_after) {
                 (Some(start), Some(after)) => after > start,
                 (Some(_), None) => true,
-                (None, _) => self.holds_slots(claimant, now) && self.takes_from(claimant, &waiter.wants, now),
+                (None, _) => self.reserves_slots(holder, now) && self.takes_slots_of(holder, &waiter.demands, now),
             };
             if moves {
-                return Some((want.window, start));
+                return Some((demand.window, start));
             }
         }
         None
     }
 
-    /// When a waiter could start, if `before` were granted and settled now; `None` if unknown.
-    fn start(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> Option<Time> {
+    /// When a waiter could start, if `is_earlier` were granted and settled now; `None` if unknown.
+    fn earliest_start(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> Option<Time> {
         let mut start = now;
-        for want in &waiter.wants {
-            start = start.max(self.opening_after(want, before, now)?);
+        for demand in &waiter.demands {
+            start = start.max(self.opening_after(demand, before, now)?);
         }
         Some(start)
     }
 
-    fn opening_after(&self, want: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
-        let ahead = before.iter().find(|other| other.window == want.window);
+    fn opening_after(&self, demand: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
+        let ahead = before.iter().find(|other| other.window == demand.window);
         let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1));
-        let rule = &self.rules[want.limit.at()];
-        self.table.window(want.window).opening(rule, slots, flights, want.cost, now)
+        let rule = &self.rules[demand.limit.at()];
+        self.table.window(demand.window).opening(rule, slots, flights, demand.cost, now)
     }
 
     /// A claimant whose start is unknown keeps slots for itself once it has waited for longer than they take to open.
-    fn holds_slots(&self, claimant: &Waiter, now: Time) -> bool {
-        let spans = claimant.wants.iter().map(|want| self.rules[want.limit.at()].span);
-        u64::try_from(now.since(claimant.own.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
+    fn reserves_slots(&self, holder: &Waiter, now: Time) -> bool {
+        let spans = holder.demands.iter().map(|demand| self.rules[demand.limit.at()].span);
+        u64::try_from(now.since(holder.caller_order.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
     }
 
-    /// Whether `before` would take slots that are open and that the waiter needs.
-    fn takes_from(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> bool {
-        waiter.wants.iter().any(|want| {
-            self.opening_after(want, &[], now) == Some(now) && self.opening_after(want, before, now) != Some(now)
+    /// Whether `is_earlier` would take slots that are open and that the waiter needs.
+    fn takes_slots_of(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> bool {
+        waiter.demands.iter().any(|demand| {
+            self.opening_after(demand, &[], now) == Some(now) && self.opening_after(demand, before, now) != Some(now)
         })
     }
 
-    pub(super) fn attach(&mut self, lane: u32, window: u32, spot: fn(u32, QueuePosition) -> Location) {
-        let found = &mut self.queue.lanes[lane];
-        let Some((place, seat)) = first(&found.seats) else { return };
-        found.spot = spot(window, place);
-        let home = found.windows.first().copied().unwrap_or(window);
-        let seat = QueueEntry { who: lane, ..seat };
-        line_at(self.table.window_mut(window), found.spot).insert(home, place, seat);
+    pub(super) fn attach(&mut self, group: u32, window: u32, location: fn(u32, QueuePosition) -> Location) {
+        let found = &mut self.queue.groups[group];
+        let Some((position, entry)) = first(&found.entries) else { return };
+        found.location = location(window, position);
+        let primary = found.windows.first().copied().unwrap_or(window);
+        let entry = QueueEntry { id: group, ..entry };
+        queue_at(self.table.window_mut(window), found.location).insert(primary, position, entry);
     }
 
     /// Takes a lane from where it waits, and says where that was.
-    pub(super) fn detach(&mut self, lane: u32) -> Location {
-        let Some(found) = self.queue.lanes.get_mut(lane) else { return Location::Detached };
-        let spot = std::mem::replace(&mut found.spot, Location::Detached);
-        if let Location::Queued(window, place) | Location::Deferred(window, place) = spot {
-            let home = found.windows.first().copied().unwrap_or(window);
-            line_at(self.table.window_mut(window), spot).remove(home, place);
+    pub(super) fn detach(&mut self, group: u32) -> Location {
+        let Some(found) = self.queue.groups.get_mut(group) else { return Location::Detached };
+        let location = std::mem::replace(&mut found.location, Location::Detached);
+        if let Location::Queued(window, position) | Location::Deferred(window, position) = location {
+            let primary = found.windows.first().copied().unwrap_or(window);
+            queue_at(self.table.window_mut(window), location).remove(primary, position);
         }
-        spot
+        location
     }
 
     /// Sets the moment at which a window's line is looked at again: when its first can go, or when the
     /// claimant for whose sake others are held is to start.
-    fn arm(&mut self, window: u32, claimed_until: Option<Time>, now: Time) {
+    fn set_wakeup(&mut self, window: u32, reserved_until: Option<Time>, now: Time) {
         // Work that came up while the locker was held may be for a window that has been swept since.
         let Some(found) = self.table.get(window) else { return };
-        let Some(waits) = found.waits() else { return };
-        let opening = waits.line.first().and_then(|(_, seat)| {
-            let lane = &self.queue.lanes[seat.who];
-            let (_, head) = first(&lane.seats)?;
-            let want = self.queue.waiters[head.who].wants.iter().find(|want| want.window == window)?;
-            found.opening(&self.rules[want.limit.at()], 0, 0, want.cost, now)
+        let Some(queue) = found.queue() else { return };
+        let opening = queue.queued.first().and_then(|(_, entry)| {
+            let group = &self.queue.groups[entry.id];
+            let (_, head) = first(&group.entries)?;
+            let demand = self.queue.waiters[head.id].demands.iter().find(|demand| demand.window == window)?;
+            found.opening(&self.rules[demand.limit.at()], 0, 0, demand.cost, now)
         });
-        let still = waits.armed.filter(|_| !waits.held.is_empty());
-        let times = [opening, claimed_until, still];
+        let still = queue.wakeup.filter(|_| !queue.deferred.is_empty());
+        let times = [opening, reserved_until, still];
         // What can go now is kept back by something that will have news of its own.
         let next = times.into_iter().flatten().filter(|at| *at > now).min();
-        let armed = waits.armed;
-        if next == armed {
+        let wakeup = queue.wakeup;
+        if next == wakeup {
             return;
         }
-        if let Some(at) = armed {
-            self.queue.alarms.remove(&(at, window));
+        if let Some(at) = wakeup {
+            self.queue.wakeups.remove(&(at, window));
         }
         if let Some(at) = next {
-            self.queue.alarms.insert((at, window));
+            self.queue.wakeups.insert((at, window));
         }
-        self.table.window_mut(window).waits_begun().armed = next;
+        self.table.window_mut(window).queue_or_new().wakeup = next;
     }
 }
 
-fn line_at(window: &mut Window, spot: Location) -> &mut GroupQueue {
-    let waits: &mut WindowQueue = window.waits_begun();
-    match spot {
-        Location::Deferred(..) => &mut waits.held,
-        Location::Queued(..) | Location::Detached => &mut waits.line,
+fn queue_at(window: &mut Window, location: Location) -> &mut GroupQueue {
+    let queue: &mut WindowQueue = window.queue_or_new();
+    match location {
+        Location::Deferred(..) => &mut queue.deferred,
+        Location::Queued(..) | Location::Detached => &mut queue.queued,
     }
 }
 
 /// Whether a waiter comes before another by the turns of the home that they share.
-fn comes_first(one: &Waiter, other: &Waiter) -> bool {
-    let home = |waiter: &Waiter| waiter.wants.first().map(|want| want.window);
-    let first = match one.place.class == other.place.class {
-        true => one.place < other.place,
-        false => (one.aged, one.place.seq) < (other.aged, other.place.seq),
+fn precedes(one: &Waiter, other: &Waiter) -> bool {
+    let primary = |waiter: &Waiter| waiter.demands.first().map(|demand| demand.window);
+    let first = match one.position.priority == other.position.priority {
+        true => one.position < other.position,
+        false => (one.effective_arrival, one.position.seq) < (other.effective_arrival, other.position.seq),
     };
-    first && home(one) == home(other)
+    first && primary(one) == primary(other)
 }
 
-fn before(one: &(QueuePosition, QueueEntry), other: &(QueuePosition, QueueEntry)) -> bool {
-    (one.1.aged, one.0.seq) < (other.1.aged, other.0.seq)
+fn is_earlier(one: &(QueuePosition, QueueEntry), other: &(QueuePosition, QueueEntry)) -> bool {
+    (one.1.effective_arrival, one.0.seq) < (other.1.effective_arrival, other.0.seq)
 }

@@ -22,7 +22,7 @@ struct Flow {
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
     /// The turn of the latest request that went.
-    present: u64,
+    virtual_time: u64,
     flows: BTreeMap<Caller, Flow>,
     /// A request went in a turn of another cost: the turns of its caller's others are not yet what they will be.
     shifted: bool,
@@ -33,7 +33,7 @@ pub(super) struct FairQueue {
 impl FairQueue {
     /// The turn that `arrive` would give.
     pub(super) fn next(&self, caller: Caller) -> u64 {
-        self.flows.get(&caller).map_or(self.present, |flow| flow.end.max(self.present))
+        self.flows.get(&caller).map_or(self.virtual_time, |flow| flow.end.max(self.virtual_time))
     }
 
     /// A request of `cost` joins the line, and has this turn.
@@ -45,15 +45,15 @@ impl FairQueue {
 
     /// A request that had its turn before and comes again: it is next, and its caller's later
     /// requests come after it all the same.
-    pub(super) fn arrive_again(&mut self, caller: Caller, cost: u32) -> u64 {
+    pub(super) fn arrive_retry(&mut self, caller: Caller, cost: u32) -> u64 {
         let end = self.next(caller) + u64::from(cost);
         self.join(caller, end);
-        self.present
+        self.virtual_time
     }
 
     fn join(&mut self, caller: Caller, end: u64) {
-        let present = self.present;
-        let flow = self.flows.entry(caller).or_insert(Flow { end: present, served: present, waiting: 0 });
+        let virtual_time = self.virtual_time;
+        let flow = self.flows.entry(caller).or_insert(Flow { end: virtual_time, served: virtual_time, waiting: 0 });
         if flow.waiting == 0 {
             self.idle.remove(&(flow.end, caller));
         }
@@ -62,15 +62,15 @@ impl FairQueue {
     }
 
     /// The request with this turn goes; the turn was given to one that costs `slab`.
-    pub(super) fn go(&mut self, caller: Caller, turn: u64, cost: u32, slots: u32) {
+    pub(super) fn grant(&mut self, caller: Caller, turn: u64, cost: u32, slots: u32) {
         self.shifted |= cost != slots;
-        self.present = self.present.max(turn);
+        self.virtual_time = self.virtual_time.max(turn);
         if let Some(flow) = self.flows.get_mut(&caller) {
             flow.served = flow.served.max(turn) + u64::from(cost);
         }
-        self.part(caller);
+        self.end_waiting(caller);
         while let Some(&(end, idle)) = self.idle.first()
-            && end <= self.present
+            && end <= self.virtual_time
         {
             self.idle.pop_first();
             self.flows.remove(&idle);
@@ -78,7 +78,7 @@ impl FairQueue {
     }
 
     /// Where the first of a caller's waiters is to start, by what went before it.
-    pub(super) fn due(&self, caller: Caller) -> Option<u64> {
+    pub(super) fn next_start(&self, caller: Caller) -> Option<u64> {
         self.flows.get(&caller).filter(|flow| flow.waiting > 0).map(|flow| flow.served)
     }
 
@@ -89,17 +89,17 @@ impl FairQueue {
         {
             flow.end = turn.max(flow.served);
         }
-        self.part(caller);
+        self.end_waiting(caller);
     }
 
-    fn part(&mut self, caller: Caller) {
+    fn end_waiting(&mut self, caller: Caller) {
         let Some(flow) = self.flows.get_mut(&caller) else { return };
         flow.waiting = flow.waiting.saturating_sub(1);
         if flow.waiting > 0 {
             return;
         }
         flow.end = flow.served;
-        if flow.end > self.present {
+        if flow.end > self.virtual_time {
             self.idle.insert((flow.end, caller));
         } else {
             self.flows.remove(&caller);
@@ -117,7 +117,7 @@ impl FairQueue {
     }
 
     /// Whether nobody but this caller waits or is ahead.
-    pub(super) fn only(&self, caller: Caller) -> bool {
+    pub(super) fn is_only(&self, caller: Caller) -> bool {
         self.flows.len() <= 1 && self.flows.keys().all(|other| *other == caller)
     }
 
@@ -149,10 +149,10 @@ mod tests {
         for _ in 0..10 {
             let turn = turns.arrive(A, 1);
             turns.arrive(A, 1);
-            turns.go(A, turn, 1, 1);
+            turns.grant(A, turn, 1, 1);
         }
         let late = turns.arrive(B, 1);
-        assert_eq!(late, turns.present, "it starts now, not at the beginning");
+        assert_eq!(late, turns.virtual_time, "it starts now, not at the beginning");
     }
 
     #[test]
@@ -171,14 +171,14 @@ mod tests {
         let mut turns = FairQueue::default();
         for caller in 0..1000 {
             let turn = turns.arrive(Caller(caller), 3);
-            turns.go(Caller(caller), turn, 3, 3);
+            turns.grant(Caller(caller), turn, 3, 3);
         }
         let turn = turns.arrive(A, 1);
         let next = turns.arrive(A, 5);
-        turns.go(A, turn, 1, 1);
-        turns.go(A, next, 5, 5);
+        turns.grant(A, turn, 1, 1);
+        turns.grant(A, next, 5, 5);
         let last = turns.arrive(A, 1);
-        turns.go(A, last, 1, 1);
+        turns.grant(A, last, 1, 1);
         assert!(turns.callers() <= 1, "{}", turns.callers());
     }
 }

@@ -103,7 +103,7 @@ impl Locker {
     /// Everybody who waits, as they would ask anew; in the order of their arrival.
     pub fn waiters(&self) -> Vec<Event> {
         let mut waiters = self.queue.waiters.numbers();
-        waiters.sort_by_key(|id| self.queue.waiters[*id].own.in_time());
+        waiters.sort_by_key(|id| self.queue.waiters[*id].caller_order.arrival());
         let ask = |id: u32| {
             let waiter = &self.queue.waiters[id];
             Event::Ask {
@@ -111,9 +111,9 @@ impl Locker {
                 claims: waiter.claims.clone(),
                 caller: waiter.caller,
                 urgency: waiter.urgency,
-                arrived: waiter.own.arrived,
-                bound: waiter.bound,
-                kind: waiter.kind.sent_back(),
+                arrived: waiter.caller_order.arrived,
+                bound: waiter.caller_deadline,
+                kind: waiter.kind.as_reask(),
             }
         };
         waiters.into_iter().map(ask).collect()
@@ -127,9 +127,9 @@ impl Locker {
         self.late.clear();
         // Those in line stay known, and nothing here lets them go.
         self.held = true;
-        self.queue.work.clear();
-        self.queue.held_over.clear();
-        self.queue.alarms.clear();
+        self.queue.dirty.clear();
+        self.queue.held_waiters.clear();
+        self.queue.wakeups.clear();
         self.queue.deadlines.clear();
         self.due = Time::NEVER;
         self.given = Some(Forwarding { events: VecDeque::new(), waiting: Slab::new() });
@@ -182,7 +182,7 @@ impl Locker {
         let afterwards =
             |given: &Forwarding| given.waiting.generation(ticket.index & !AFTERWARDS) == Some(ticket.generation);
         match ticket.index & AFTERWARDS {
-            0 => self.queue.holds(ticket),
+            0 => self.queue.contains(ticket),
             _ => self.given.as_ref().is_some_and(afterwards),
         }
     }
@@ -211,7 +211,7 @@ impl Locker {
         if self.waits(ticket) {
             self.forget(ticket);
             self.pass_on(Event::Leave(ticket));
-        } else if let Some(Verdict::Go(grant)) = self.verdict_of(ticket) {
+        } else if let Some(Verdict::Go(grant)) = self.take_verdict(ticket) {
             self.pass_on_return(grant);
         }
     }

@@ -22,6 +22,7 @@ mod overflow;
 mod persistence;
 mod priority;
 mod queue;
+mod queue_position;
 mod reload_limits;
 mod remote;
 mod retired;
@@ -180,18 +181,18 @@ impl Locker {
             return self.pass_on_ask(ask, now);
         }
         let now = self.advance(now);
-        let mut needs = ClaimChecks::new();
-        let mut look = self.look(ask.claims, &mut needs, now);
-        if matches!(look, Err(Sorry { why: RefusalReason::TooManyKeys, .. })) {
+        let mut checks = ClaimChecks::new();
+        let mut check = self.check_claims(ask.claims, &mut checks, now);
+        if matches!(check, Err(Sorry { reason: RefusalReason::TooManyKeys, .. })) {
             self.table.sweep(sweep::FOR_ROOM, &mut self.rules, now);
-            look = self.look(ask.claims, &mut needs, now);
+            check = self.check_claims(ask.claims, &mut checks, now);
         }
         let live = self.table.live();
-        let verdict = match look {
-            Ok(AskCheck::Open) if !self.held || self.never_waits(ask) => {
-                Verdict::Go(self.take(ask.claims, &needs, now))
+        let verdict = match check {
+            Ok(AskCheck::Open) if !self.held || self.never_queues(ask) => {
+                Verdict::Go(self.take(ask.claims, &checks, now))
             }
-            Ok(AskCheck::Open | AskCheck::Blocked) => self.line_up(ask, needs, now),
+            Ok(AskCheck::Open | AskCheck::Blocked) => self.try_enqueue(ask, checks, now),
             Err(sorry) => Verdict::Sorry(sorry),
         };
         if self.table.live() > live {
@@ -206,10 +207,10 @@ impl Locker {
             return self.pass_on_leave(ticket);
         }
         let now = self.advance(now);
-        if self.queue.holds(ticket) {
-            self.part(ticket.index);
-            self.run(now);
-        } else if let Some(Verdict::Go(grant)) = self.verdict_of(ticket) {
+        if self.queue.contains(ticket) {
+            self.remove_waiter(ticket.index);
+            self.dispatch(now);
+        } else if let Some(Verdict::Go(grant)) = self.take_verdict(ticket) {
             self.give_back(grant, now);
         }
     }
@@ -236,8 +237,8 @@ impl Locker {
         if self.rules[limit.at()].shared {
             self.note(window, now);
         }
-        self.news(window);
-        self.run(now);
+        self.mark_dirty(window);
+        self.dispatch(now);
     }
 
     /// The next waiter whose fate is decided (Go or Sorry, never Wait).
@@ -293,10 +294,10 @@ impl Locker {
             self.note_rolls();
         }
         self.settle_late(now);
-        self.ring(now);
-        self.run(now);
-        self.time_out(now);
-        self.run(now);
+        self.fire_wakeups(now);
+        self.dispatch(now);
+        self.expire_deadlines(now);
+        self.dispatch(now);
     }
 
     /// Notes when something is due next.

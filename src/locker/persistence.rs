@@ -282,7 +282,7 @@ impl Locker {
         let window = self.table.window_mut(index);
         window.expire(rule, now);
         // What waits can go as soon as there is room; more than N at one time never can.
-        let waiting = window.waits().map_or(0, |waits| u32::try_from(waits.slots).unwrap_or(u32::MAX));
+        let waiting = window.queue().map_or(0, |queue| u32::try_from(queue.slots).unwrap_or(u32::MAX));
         let wanted = waiting.min(window.room(rule));
         let open = window.begin_record(rule, wanted);
         let written = WriteToken { window: index, generation: window.generation, term: rule.term };
@@ -321,9 +321,9 @@ impl Locker {
             if window.end_record(rule) || window.runs_low(rule) {
                 self.ask_for_record(index);
             }
-            self.news(index);
+            self.mark_dirty(index);
         }
-        self.run(now);
+        self.dispatch(now);
     }
 
     /// The limits are written down as they are now: keys of which nothing is written may begin with a block.

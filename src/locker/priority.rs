@@ -8,127 +8,130 @@ use smallvec::SmallVec;
 use super::Locker;
 use super::limit::Priority;
 use super::queue::{Dirty, Location, Waiter};
-use super::window_queue::{QueueEntry, QueuePosition};
+use super::queue_position::{QueueEntry, QueuePosition};
 use crate::time::Time;
 
 /// How many of a caller's more urgent waiters are looked at when one of its turns has come: those that other windows keep
 /// back cannot take it.
-const LOOKED_AT: usize = 16;
+const MAX_CHECKED: usize = 16;
 
 impl Locker {
     /// The waiter of the same caller that goes instead of this one, whose turn it is.
-    pub(super) fn goes_instead(&mut self, id: u32, now: Time) -> Option<u32> {
+    pub(super) fn find_substitute(&mut self, id: u32, now: Time) -> Option<u32> {
         let waiter = &self.queue.waiters[id];
-        let home = waiter.wants.first()?;
-        let rule = &self.rules[home.limit.at()];
-        let callers = &self.table.window(home.window).waits()?.callers;
+        let primary = waiter.demands.first()?;
+        let rule = &self.rules[primary.limit.at()];
+        let callers = &self.table.window(primary.window).queue()?.callers;
         // Where everybody's urgencies are compared, only arrival is left to be put right.
-        let from = if rule.priority == Priority::Strict { waiter.own.urgency } else { 0 };
-        let others = callers.before(waiter.caller, from, waiter.own).take(LOOKED_AT);
-        let others: SmallVec<[u32; LOOKED_AT]> = others.map(|own| own.id).collect();
-        others.into_iter().find(|other| self.may_go_instead(*other, id, now))
+        let from = if rule.priority == Priority::Strict { waiter.caller_order.urgency } else { 0 };
+        let others = callers.before(waiter.caller, from, waiter.caller_order).take(MAX_CHECKED);
+        let others: SmallVec<[u32; MAX_CHECKED]> = others.map(|caller_order| caller_order.id).collect();
+        others.into_iter().find(|other| self.can_substitute(*other, id, now))
     }
 
     /// Whether a waiter may go in the turn of another one of its caller's: it has a later one, and nothing but
     /// their home's slots may keep it back.
-    fn may_go_instead(&mut self, other: u32, id: u32, now: Time) -> bool {
+    fn can_substitute(&mut self, other: u32, id: u32, now: Time) -> bool {
         let (first, second) = (&self.queue.waiters[other], &self.queue.waiters[id]);
-        let (Some(one), Some(home)) = (first.wants.first(), second.wants.first()) else { return false };
-        if first.place <= second.place || one.window != home.window {
+        let (Some(one), Some(primary)) = (first.demands.first(), second.demands.first()) else { return false };
+        if first.position <= second.position || one.window != primary.window {
             return false;
         }
         // What waits elsewhere is kept back there.
-        let waits_here = match self.queue.lanes[first.lane].spot {
-            Location::Detached => first.lane == second.lane,
-            Location::Queued(at, _) => at == home.window,
+        let waits_here = match self.queue.groups[first.group].location {
+            Location::Detached => first.group == second.group,
+            Location::Queued(at, _) => at == primary.window,
             Location::Deferred(..) => false,
         };
         waits_here
-            && first.wants.iter().skip(1).all(|want| {
-                let rule = &self.rules[want.limit.at()];
-                let window = self.table.window_mut(want.window);
+            && first.demands.iter().skip(1).all(|demand| {
+                let rule = &self.rules[demand.limit.at()];
+                let window = self.table.window_mut(demand.window);
                 window.expire(rule, now);
-                window.fits(rule, want.cost, now)
+                window.fits(rule, demand.cost, now)
             })
     }
 
     /// Two waiters of one caller change places. The lane of `id` is being looked at; that of `other` waits in the line of their
     /// home, if it is another.
-    pub(super) fn change_places(&mut self, id: u32, other: u32) {
-        let (one, two) = (self.queue.waiters[id].standing(), self.queue.waiters[other].standing());
-        self.stand(other, one);
-        self.stand(id, two);
+    pub(super) fn swap_positions(&mut self, id: u32, other: u32) {
+        let (one, two) = (self.queue.waiters[id].waiter_position(), self.queue.waiters[other].waiter_position());
+        self.set_position(other, one);
+        self.set_position(id, two);
     }
 
     /// Whether a waiter whose place has come is to go later, because others of its caller's went before it with more than the
     /// turns that they had; it is moved then.
-    pub(super) fn puts_off(&mut self, id: u32) -> bool {
+    pub(super) fn postpone(&mut self, id: u32) -> bool {
         let waiter = &self.queue.waiters[id];
-        let due = self.due(waiter).filter(|due| *due > waiter.place.turn);
+        let due = self.next_start(waiter).filter(|due| *due > waiter.position.turn);
         self.move_to(id, due)
     }
 
     /// One of a caller's has gone: the first of the others goes where that one ended, and not later.
-    pub(super) fn move_up(&mut self, gone: &Waiter) {
-        let Some(home) = gone.wants.first() else { return };
-        let first = self.table.waits(home.window).and_then(|waits| waits.callers.first_place(gone.caller));
-        let Some((place, id)) = first else { return };
-        let due = self.due(&self.queue.waiters[id]).filter(|due| *due < place.turn);
+    pub(super) fn advance_caller(&mut self, granted: &Waiter) {
+        let Some(primary) = granted.demands.first() else { return };
+        let first = self.table.queue(primary.window).and_then(|queue| queue.callers.first_position(granted.caller));
+        let Some((position, id)) = first else { return };
+        let due = self.next_start(&self.queue.waiters[id]).filter(|due| *due < position.turn);
         self.move_to(id, due);
     }
 
     /// Where the first of a caller's waiters is to start. A retry is next in any case.
-    fn due(&self, waiter: &Waiter) -> Option<u64> {
-        let home = waiter.wants.first().filter(|_| waiter.turns && !waiter.kind.is_retry())?;
-        self.table.waits(home.window)?.turns.due(waiter.caller)
+    fn next_start(&self, waiter: &Waiter) -> Option<u64> {
+        let primary = waiter.demands.first().filter(|_| waiter.takes_turns && !waiter.kind.is_retry())?;
+        self.table.queue(primary.window)?.fair_queue.next_start(waiter.caller)
     }
 
     fn move_to(&mut self, id: u32, turn: Option<u64>) -> bool {
         let Some(turn) = turn else { return false };
-        let standing = self.queue.waiters[id].standing();
-        self.stand(id, WaiterPosition { place: QueuePosition { turn, ..standing.place }, ..standing });
+        let waiter_position = self.queue.waiters[id].waiter_position();
+        self.set_position(
+            id,
+            WaiterPosition { position: QueuePosition { turn, ..waiter_position.position }, ..waiter_position },
+        );
         true
     }
 
     /// Gives a waiter another place. Its lane stays in the line that it is in.
-    fn stand(&mut self, id: u32, standing: WaiterPosition) {
+    fn set_position(&mut self, id: u32, waiter_position: WaiterPosition) {
         let mut waiter = self.queue.waiters.lift(id);
-        let before = std::mem::replace(&mut waiter.place, standing.place);
-        (waiter.aged, waiter.slots) = (standing.aged, standing.slots);
-        let spot = self.detach(waiter.lane);
-        let seats = &mut self.queue.lanes[waiter.lane].seats;
-        if seats.get(&before).is_some_and(|seat| seat.who == id) {
-            seats.remove(&before);
+        let before = std::mem::replace(&mut waiter.position, waiter_position.position);
+        (waiter.effective_arrival, waiter.slots) = (waiter_position.effective_arrival, waiter_position.slots);
+        let location = self.detach(waiter.group);
+        let entries = &mut self.queue.groups[waiter.group].entries;
+        if entries.get(&before).is_some_and(|entry| entry.id == id) {
+            entries.remove(&before);
         }
-        seats.insert(waiter.place, QueueEntry { who: id, aged: waiter.aged });
-        if let Some(home) = waiter.wants.first()
-            && let Some(waits) = self.table.window_mut(home.window).waits_mut()
+        entries.insert(waiter.position, QueueEntry { id, effective_arrival: waiter.effective_arrival });
+        if let Some(primary) = waiter.demands.first()
+            && let Some(queue) = self.table.window_mut(primary.window).queue_mut()
         {
-            waits.callers.rise(waiter.caller, before, id);
-            waits.callers.sit(waiter.caller, waiter.place, id);
+            queue.callers.remove_position(waiter.caller, before, id);
+            queue.callers.add_position(waiter.caller, waiter.position, id);
         }
-        let lane = waiter.lane;
+        let group = waiter.group;
         self.queue.waiters.put_back(id, waiter);
-        let (window, line) = match spot {
+        let (window, kind) = match location {
             Location::Detached => return,
             Location::Queued(window, _) => (window, Location::Queued as fn(u32, QueuePosition) -> Location),
             Location::Deferred(window, _) => (window, Location::Deferred as fn(u32, QueuePosition) -> Location),
         };
-        self.attach(lane, window, line);
-        self.queue.work.push_back(Dirty::Window(window));
+        self.attach(group, window, kind);
+        self.queue.dirty.push_back(Dirty::Window(window));
     }
 }
 
 /// A waiter's place, and what goes with it.
 #[derive(Clone, Copy)]
 struct WaiterPosition {
-    place: QueuePosition,
-    aged: Time,
+    position: QueuePosition,
+    effective_arrival: Time,
     slots: u32,
 }
 
 impl Waiter {
-    fn standing(&self) -> WaiterPosition {
-        WaiterPosition { place: self.place, aged: self.aged, slots: self.slots }
+    fn waiter_position(&self) -> WaiterPosition {
+        WaiterPosition { position: self.position, effective_arrival: self.effective_arrival, slots: self.slots }
     }
 }

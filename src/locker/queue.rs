@@ -7,10 +7,9 @@ use smallvec::SmallVec;
 
 use super::api::{Ask, AskKind, Caller, Claim, LimitId, RefusalReason, Sorry, Ticket, Verdict};
 use super::caller_backlogs::CallerOrder;
+use super::queue_position::{QueueEntries, QueuePosition};
 use super::sharing::StoreAsk;
 use super::slab::Slab;
-use super::waiter_group::DequeueReason;
-use super::window_queue::{QueueEntries, QueuePosition};
 use super::{Grant, Locker};
 use crate::time::Time;
 
@@ -23,12 +22,12 @@ pub(super) struct ClaimCheck {
     /// Whether the window had room when it was looked at, written down.
     pub(super) room: bool,
     /// Whether it had room that must be written down first.
-    pub(super) dry: bool,
+    pub(super) awaits_io: bool,
 }
 
 /// How long a request that would not wait for a slot waits at most until its slot is written down, or until a locker that is
 /// held is released.
-const WRITING: Duration = Duration::from_secs(1);
+const MAX_WRITE_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) type ClaimChecks = SmallVec<[ClaimCheck; 2]>;
 
@@ -44,34 +43,34 @@ pub(super) struct WindowDemand {
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) claims: SmallVec<[Claim; 2]>,
-    /// The windows of all claims but those of dry-run limits; the first is its home, see `choose_home`.
-    pub(super) wants: SmallVec<[WindowDemand; 2]>,
+    /// The windows of all claims but those of dry-run limits; the first is its home, see `choose_primary`.
+    pub(super) demands: SmallVec<[WindowDemand; 2]>,
     pub(super) caller: Caller,
     pub(super) urgency: u8,
     /// How it stands among its caller's other requests; never changes while it is in line.
-    pub(super) own: CallerOrder,
+    pub(super) caller_order: CallerOrder,
     /// Its place in line: what goes to another waiter of its caller's that is to go before it.
-    pub(super) place: QueuePosition,
-    pub(super) aged: Time,
+    pub(super) position: QueuePosition,
+    pub(super) effective_arrival: Time,
     /// How many slots the place is for.
     pub(super) slots: u32,
     /// Whether it takes turns with other callers' waiters.
-    pub(super) turns: bool,
+    pub(super) takes_turns: bool,
     pub(super) kind: AskKind,
     /// The caller's own bound.
-    pub(super) bound: Time,
+    pub(super) caller_deadline: Time,
     pub(super) deadline: Time,
-    pub(super) lane: u32,
+    pub(super) group: u32,
 }
 
 /// The waiters that need the same windows.
 #[derive(Debug)]
 pub(super) struct WaiterGroup {
     pub(super) windows: SmallVec<[u32; 2]>,
-    pub(super) seats: QueueEntries,
+    pub(super) entries: QueueEntries,
     /// The slots that all of them need, by window.
     pub(super) totals: SmallVec<[u64; 2]>,
-    pub(super) spot: Location,
+    pub(super) location: Location,
     /// Whether the store is asked for slots for it.
     pub(super) asks: StoreAsk,
 }
@@ -87,6 +86,13 @@ pub(super) enum Location {
     Deferred(u32, QueuePosition),
 }
 
+/// Why a waiter is taken out of its lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum DequeueReason {
+    Granted,
+    Left,
+}
+
 /// What is to be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Dirty {
@@ -98,14 +104,14 @@ pub(super) enum Dirty {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) waiters: Slab<Waiter>,
-    pub(super) lanes: Slab<WaiterGroup>,
+    pub(super) groups: Slab<WaiterGroup>,
     pub(super) by_windows: BTreeMap<SmallVec<[u32; 2]>, u32>,
     pub(super) deadlines: BTreeSet<(Time, u32)>,
     /// When which window's line is to be looked at.
-    pub(super) alarms: BTreeSet<(Time, u32)>,
-    pub(super) work: VecDeque<Dirty>,
+    pub(super) wakeups: BTreeSet<(Time, u32)>,
+    pub(super) dirty: VecDeque<Dirty>,
     /// Those who found room while the locker was held: their patience may be longer than their own until it is released.
-    pub(super) held_over: Vec<Ticket>,
+    pub(super) held_waiters: Vec<Ticket>,
     seq: u64,
 }
 
@@ -113,17 +119,17 @@ impl Queue {
     pub(super) fn new() -> Queue {
         Queue {
             waiters: Slab::new(),
-            lanes: Slab::new(),
+            groups: Slab::new(),
             by_windows: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            alarms: BTreeSet::new(),
-            work: VecDeque::new(),
-            held_over: Vec::new(),
+            wakeups: BTreeSet::new(),
+            dirty: VecDeque::new(),
+            held_waiters: Vec::new(),
             seq: 0,
         }
     }
 
-    pub(super) fn holds(&self, ticket: Ticket) -> bool {
+    pub(super) fn contains(&self, ticket: Ticket) -> bool {
         self.waiters.generation(ticket.index) == Some(ticket.generation)
     }
 
@@ -134,86 +140,87 @@ impl Queue {
     /// Whether nothing is left of anyone who waited.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let people = self.waiters.len() + self.lanes.len() + self.by_windows.len();
-        people + self.deadlines.len() + self.alarms.len() + self.work.len() == 0
+        let entries = self.waiters.len() + self.groups.len() + self.by_windows.len();
+        entries + self.deadlines.len() + self.wakeups.len() + self.dirty.len() == 0
     }
 
     /// When something in the queue is due.
     pub(super) fn due(&self) -> Time {
-        let alarm = self.alarms.first().map_or(Time::NEVER, |(at, _)| *at);
+        let wakeup = self.wakeups.first().map_or(Time::NEVER, |(at, _)| *at);
         let deadline = self.deadlines.first().map_or(Time::NEVER, |(at, _)| *at);
-        alarm.min(deadline)
+        wakeup.min(deadline)
     }
 
-    pub(super) fn lane_of(&self, wants: &[WindowDemand]) -> Option<u32> {
-        let windows: SmallVec<[u32; 2]> = wants.iter().map(|want| want.window).collect();
+    pub(super) fn group_of(&self, demands: &[WindowDemand]) -> Option<u32> {
+        let windows: SmallVec<[u32; 2]> = demands.iter().map(|demand| demand.window).collect();
         self.by_windows.get(&windows).copied()
     }
 }
 
 impl Locker {
     /// Puts a request that cannot go at once in line, if it may and will wait.
-    pub(super) fn line_up(&mut self, ask: &Ask<'_>, needs: super::ClaimChecks, now: Time) -> Verdict {
-        if !ask.kind.was_in_line()
-            && let Some(sorry) = self.refuse_at_sight(ask, &needs, now)
+    pub(super) fn try_enqueue(&mut self, ask: &Ask<'_>, checks: super::ClaimChecks, now: Time) -> Verdict {
+        if !ask.kind.was_queued()
+            && let Some(sorry) = self.refuse_before_queueing(ask, &checks, now)
         {
             return Verdict::Sorry(sorry);
         }
         let mut waiter = self.waiter(ask, now);
-        self.want(&mut waiter, now);
+        self.resolve_demands(&mut waiter, now);
         waiter.deadline = self.deadline(&waiter);
-        let is_kept_back = needs.iter().any(|need| !need.room && !need.dry && !self.rules[need.limit.at()].dry_run);
-        let is_held_over = self.held && !is_kept_back;
-        if is_held_over || needs.iter().any(|need| need.dry) {
+        let is_blocked =
+            checks.iter().any(|check| !check.room && !check.awaits_io && !self.rules[check.limit.at()].dry_run);
+        let is_held = self.held && !is_blocked;
+        if is_held || checks.iter().any(|check| check.awaits_io) {
             // It waits for nobody's slot, only for its own to be written down, or for the locker to be released.
-            waiter.deadline = waiter.deadline.max(now + WRITING);
+            waiter.deadline = waiter.deadline.max(now + MAX_WRITE_WAIT);
         }
-        if is_kept_back {
-            self.seat(&mut waiter);
+        if is_blocked {
+            self.assign_position(&mut waiter);
             let forecast = self.forecast(&waiter, now);
-            let was_in_line = ask.kind.was_in_line();
-            if waiter.deadline <= now || forecast.at > waiter.deadline && !was_in_line {
-                let why = if was_in_line { RefusalReason::TimedOut } else { RefusalReason::TooLong };
-                return Verdict::Sorry(forecast.sorry(why, now));
+            let was_queued = ask.kind.was_queued();
+            if waiter.deadline <= now || forecast.at > waiter.deadline && !was_queued {
+                let reason = if was_queued { RefusalReason::TimedOut } else { RefusalReason::TooLong };
+                return Verdict::Sorry(forecast.to_sorry(reason, now));
             }
         }
         let id = self.queue.waiters.insert(waiter);
         let ticket = self.queue.ticket(id);
-        if is_held_over {
-            self.queue.held_over.push(ticket);
+        if is_held {
+            self.queue.held_waiters.push(ticket);
         }
-        self.link(id);
-        self.run(now);
-        if let Some(verdict) = self.verdict_of(ticket) {
+        self.enqueue(id);
+        self.dispatch(now);
+        if let Some(verdict) = self.take_verdict(ticket) {
             return verdict;
         }
         let forecast = self.forecast(&self.queue.waiters[id], now);
-        if !ask.kind.was_in_line()
-            && let Some((why, limit)) = self.refuse_in_line(id, now)
+        if !ask.kind.was_queued()
+            && let Some((reason, limit)) = self.refuse_after_queueing(id, now)
         {
-            let sorry = forecast.sorry(self.why(id, why), now);
-            self.part(id);
-            self.run(now);
+            let sorry = forecast.to_sorry(self.refusal_reason(id, reason), now);
+            self.remove_waiter(id);
+            self.dispatch(now);
             return Verdict::Sorry(Sorry { limit: limit.unwrap_or(sorry.limit), ..sorry });
         }
         // Another may have been dropped for it.
-        self.run(now);
-        if let Some(verdict) = self.verdict_of(ticket) {
+        self.dispatch(now);
+        if let Some(verdict) = self.take_verdict(ticket) {
             return verdict;
         }
         Verdict::Wait(ticket, (forecast.at > now).then_some(forecast.at))
     }
 
     /// The refusals that a look at the windows is enough for.
-    fn refuse_at_sight(&self, ask: &Ask<'_>, needs: &[ClaimCheck], now: Time) -> Option<Sorry> {
-        for (claim, need) in ask.claims.iter().zip(needs) {
-            let rule = &self.rules[need.limit.at()];
-            if need.room || need.dry || rule.dry_run {
+    fn refuse_before_queueing(&self, ask: &Ask<'_>, checks: &[ClaimCheck], now: Time) -> Option<Sorry> {
+        for (claim, check) in ask.claims.iter().zip(checks) {
+            let rule = &self.rules[check.limit.at()];
+            if check.room || check.awaits_io || rule.dry_run {
                 continue;
             }
-            let Some(waits) = need.window.and_then(|found| self.table.waits(found)) else { continue };
-            if waits.waiting >= rule.max_waiting && !self.displaces(ask, waits, rule) {
-                return Some(self.sorry_at(claim, need.window, RefusalReason::QueueFull, now));
+            let Some(queue) = check.window.and_then(|found| self.table.queue(found)) else { continue };
+            if queue.waiting >= rule.max_waiting && !self.displaces(ask, queue, rule) {
+                return Some(self.sorry_at(claim, check.window, RefusalReason::QueueFull, now));
             }
         }
         None
@@ -221,15 +228,15 @@ impl Locker {
 
     /// The refusals of one who has joined the line and was not let through, and by which limit if that is not the one that keeps
     /// it longest. If it stays where as many wait as may, another is refused.
-    fn refuse_in_line(&mut self, id: u32, now: Time) -> Option<(RefusalReason, Option<LimitId>)> {
+    fn refuse_after_queueing(&mut self, id: u32, now: Time) -> Option<(RefusalReason, Option<LimitId>)> {
         let waiter = &self.queue.waiters[id];
-        let kept_back_at = match self.queue.lanes[waiter.lane].spot {
+        let blocked_at = match self.queue.groups[waiter.group].location {
             Location::Queued(window, _) | Location::Deferred(window, _) => Some(window),
             Location::Detached => None,
         };
-        for want in &waiter.wants {
-            let rule = &self.rules[want.limit.at()];
-            if rule.refuses && kept_back_at == Some(want.window) && !self.is_dry(want, now) {
+        for demand in &waiter.demands {
+            let rule = &self.rules[demand.limit.at()];
+            if rule.refuses && blocked_at == Some(demand.window) && !self.awaits_io(demand, now) {
                 return Some((RefusalReason::Full, None));
             }
         }
@@ -240,21 +247,21 @@ impl Locker {
     }
 
     /// Why a waiter is refused; where the store cannot be asked, that is why.
-    pub(super) fn why(&self, id: u32, why: RefusalReason) -> RefusalReason {
-        let lost = self.queue.waiters[id].wants.iter().any(|want| self.rules[want.limit.at()].lost);
-        if lost { RefusalReason::StoreLost } else { why }
+    pub(super) fn refusal_reason(&self, id: u32, reason: RefusalReason) -> RefusalReason {
+        let lost = self.queue.waiters[id].demands.iter().any(|demand| self.rules[demand.limit.at()].lost);
+        if lost { RefusalReason::StoreLost } else { reason }
     }
 
     /// Whether a waiter would go if what it takes were written down.
-    fn waits_for_the_disk(&self, id: u32, now: Time) -> bool {
-        let wants = &self.queue.waiters[id].wants;
-        let mut written = wants.iter().filter(|want| !self.rules[want.limit.at()].pooled);
-        written.any(|want| self.is_dry(want, now))
+    fn awaits_disk(&self, id: u32, now: Time) -> bool {
+        let demands = &self.queue.waiters[id].demands;
+        let mut written = demands.iter().filter(|demand| !self.rules[demand.limit.at()].pooled);
+        written.any(|demand| self.awaits_io(demand, now))
     }
 
     /// Whether a window keeps somebody back only until something of it is written down.
-    pub(super) fn is_dry(&self, want: &WindowDemand, now: Time) -> bool {
-        self.table.window(want.window).is_dry(&self.rules[want.limit.at()], want.cost, now)
+    pub(super) fn awaits_io(&self, demand: &WindowDemand, now: Time) -> bool {
+        self.table.window(demand.window).awaits_io(&self.rules[demand.limit.at()], demand.cost, now)
     }
 
     fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
@@ -262,76 +269,76 @@ impl Locker {
         let arrived = ask.arrived.map_or(now, |at| at.min(now));
         Waiter {
             claims: ask.claims.iter().copied().collect(),
-            wants: SmallVec::new(),
+            demands: SmallVec::new(),
             caller: ask.caller,
             urgency: ask.urgency.min(7),
-            own: CallerOrder { urgency: 0, arrived, seq: self.queue.seq, id: u32::MAX },
-            place: QueuePosition { class: 0, turn: 0, arrived, seq: self.queue.seq },
-            aged: arrived,
+            caller_order: CallerOrder { urgency: 0, arrived, seq: self.queue.seq, id: u32::MAX },
+            position: QueuePosition { priority: 0, turn: 0, arrived, seq: self.queue.seq },
+            effective_arrival: arrived,
             slots: 0,
-            turns: false,
+            takes_turns: false,
             kind: ask.kind,
-            bound: ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait),
+            caller_deadline: ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait),
             deadline: Time::NEVER,
-            lane: 0,
+            group: 0,
         }
     }
 
     /// Finds or makes the windows that a waiter needs. Whether there may be so many keys was asked before.
-    pub(super) fn want(&mut self, waiter: &mut Waiter, now: Time) {
-        waiter.wants.clear();
+    pub(super) fn resolve_demands(&mut self, waiter: &mut Waiter, now: Time) {
+        waiter.demands.clear();
         for claim in &waiter.claims {
             if self.rules[claim.limit.at()].dry_run {
                 continue;
             }
             let found = self.table.find(claim.limit, claim.key);
             let window = found.unwrap_or_else(|| self.begin(claim.limit, claim.key, now));
-            waiter.wants.push(WindowDemand { window, limit: claim.limit, cost: claim.cost });
+            waiter.demands.push(WindowDemand { window, limit: claim.limit, cost: claim.cost });
         }
-        self.choose_home(&mut waiter.wants);
+        self.choose_primary(&mut waiter.demands);
     }
 
     /// Puts a window first of those of the first limit. A request may count under several keys of one limit, and its caller may
     /// have made one of them up: with that for its home it would take no turns. So the home is the window with the longest
     /// line, unless others wait for the same windows already: those that need the same wait in one lane, in one order.
-    fn choose_home(&self, wants: &mut [WindowDemand]) {
-        let Some(first) = wants.first().map(|want| want.limit) else { return };
-        let of_first = wants.iter().take_while(|want| want.limit == first).count();
+    fn choose_primary(&self, demands: &mut [WindowDemand]) {
+        let Some(first) = demands.first().map(|demand| demand.limit) else { return };
+        let of_first = demands.iter().take_while(|demand| demand.limit == first).count();
         if of_first <= 1 {
             return;
         }
         // The order in which a request names its keys makes no other lane.
-        wants[..of_first].sort_unstable_by_key(|want| want.window);
-        for home in 0..of_first {
-            wants[..=home].rotate_right(1);
-            if self.queue.lane_of(wants).is_some() {
+        demands[..of_first].sort_unstable_by_key(|demand| demand.window);
+        for primary in 0..of_first {
+            demands[..=primary].rotate_right(1);
+            if self.queue.group_of(demands).is_some() {
                 return;
             }
-            wants[..=home].rotate_left(1);
+            demands[..=primary].rotate_left(1);
         }
-        let waiting = |want: &WindowDemand| self.table.window(want.window).waits().map_or(0, |waits| waits.waiting);
+        let waiting = |demand: &WindowDemand| self.table.window(demand.window).queue().map_or(0, |queue| queue.waiting);
         // Of equal ones the first.
-        let home = (0..of_first).rev().max_by_key(|at| waiting(&wants[*at])).unwrap_or(0);
-        wants[..=home].rotate_right(1);
+        let primary = (0..of_first).rev().max_by_key(|at| waiting(&demands[*at])).unwrap_or(0);
+        demands[..=primary].rotate_right(1);
     }
 
     pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
-        let of_limit = |want: &WindowDemand| waiter.own.arrived + self.rules[want.limit.at()].max_wait;
-        waiter.wants.iter().map(of_limit).fold(waiter.bound, Time::min)
+        let of_limit = |demand: &WindowDemand| waiter.caller_order.arrived + self.rules[demand.limit.at()].max_wait;
+        waiter.demands.iter().map(of_limit).fold(waiter.caller_deadline, Time::min)
     }
 
     /// A waiter leaves without having gone.
-    pub(super) fn part(&mut self, id: u32) {
-        self.unlink(id, DequeueReason::Left);
+    pub(super) fn remove_waiter(&mut self, id: u32) {
+        self.dequeue(id, DequeueReason::Left);
         self.queue.waiters.remove(id);
     }
 
     /// A waiter goes: all its slots are taken.
-    pub(super) fn let_go(&mut self, id: u32, now: Time) {
+    pub(super) fn grant_waiter(&mut self, id: u32, now: Time) {
         let ticket = self.queue.ticket(id);
-        self.unlink(id, DequeueReason::Granted);
+        self.dequeue(id, DequeueReason::Granted);
         let Some(waiter) = self.queue.waiters.remove(id) else { return };
-        self.move_up(&waiter);
+        self.advance_caller(&waiter);
         let mut grant = Grant::default();
         for claim in &waiter.claims {
             let rule = &self.rules[claim.limit.at()];
@@ -345,8 +352,8 @@ impl Locker {
                 Some(_) => true,
                 None => rule.live < rule.max_keys,
             };
-            let need = ClaimCheck { window, limit: claim.limit, room, dry: false };
-            self.take_one(&mut grant, claim, need, now);
+            let check = ClaimCheck { window, limit: claim.limit, room, awaits_io: false };
+            self.take_one(&mut grant, claim, check, now);
             if let Some(window) = window {
                 self.return_unwanted(window);
             }
@@ -355,39 +362,39 @@ impl Locker {
     }
 
     /// Refuses the waiters whose patience ends.
-    pub(super) fn time_out(&mut self, now: Time) {
+    pub(super) fn expire_deadlines(&mut self, now: Time) {
         while let Some(&(deadline, id)) = self.queue.deadlines.first()
             && deadline <= now
         {
-            let why = if self.waits_for_the_disk(id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
-            let why = self.why(id, why);
-            let sorry = self.forecast(&self.queue.waiters[id], now).sorry(why, now);
+            let reason = if self.awaits_disk(id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
+            let reason = self.refusal_reason(id, reason);
+            let sorry = self.forecast(&self.queue.waiters[id], now).to_sorry(reason, now);
             let ticket = self.queue.ticket(id);
-            self.part(id);
+            self.remove_waiter(id);
             self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
         }
     }
 
     /// The locker is not held any more: whoever waited for that and has not gone is as patient as its limits say.
-    pub(super) fn end_holding_over(&mut self, now: Time) {
-        for ticket in std::mem::take(&mut self.queue.held_over) {
-            if !self.queue.holds(ticket) {
+    pub(super) fn end_hold(&mut self, now: Time) {
+        for ticket in std::mem::take(&mut self.queue.held_waiters) {
+            if !self.queue.contains(ticket) {
                 continue;
             }
             let waiter = &self.queue.waiters[ticket.index];
-            let (before, own) = (waiter.deadline, self.deadline(waiter));
-            if own < before && !waiter.wants.iter().any(|want| self.is_dry(want, now)) {
+            let (before, own_deadline) = (waiter.deadline, self.deadline(waiter));
+            if own_deadline < before && !waiter.demands.iter().any(|demand| self.awaits_io(demand, now)) {
                 self.queue.deadlines.remove(&(before, ticket.index));
-                self.queue.deadlines.insert((own, ticket.index));
-                self.queue.waiters[ticket.index].deadline = own;
+                self.queue.deadlines.insert((own_deadline, ticket.index));
+                self.queue.waiters[ticket.index].deadline = own_deadline;
             }
         }
-        self.time_out(now);
-        self.run(now);
+        self.expire_deadlines(now);
+        self.dispatch(now);
     }
 
     /// Takes a waiter's verdict out of what is to be told.
-    pub(super) fn verdict_of(&mut self, ticket: Ticket) -> Option<Verdict> {
+    pub(super) fn take_verdict(&mut self, ticket: Ticket) -> Option<Verdict> {
         let at = self.outbox.iter().rposition(|(told, _)| *told == ticket)?;
         self.outbox.remove(at).map(|(_, verdict)| verdict)
     }

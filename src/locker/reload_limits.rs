@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Locker;
 use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
 use super::limit::Limit;
-use super::waiter_group::DequeueReason;
+use super::queue::DequeueReason;
 use super::window::{UnknownSlots, WindowRule, later};
 use crate::time::Time;
 
@@ -83,11 +83,11 @@ impl Locker {
         }
         let now = self.advance(now);
         self.held = false;
-        self.run(now);
-        self.end_holding_over(now);
+        self.dispatch(now);
+        self.end_hold(now);
     }
 
-    pub(super) fn never_waits(&self, ask: &Ask<'_>) -> bool {
+    pub(super) fn never_queues(&self, ask: &Ask<'_>) -> bool {
         ask.claims.iter().any(|claim| self.rules[claim.limit.at()].refuses)
     }
 
@@ -163,39 +163,39 @@ impl Locker {
     fn settle_in(&mut self, changed: &[LimitId], now: Time) {
         self.waiters_changed(changed, now);
         for id in changed {
-            self.limit_news(*id);
+            self.mark_limit_dirty(*id);
         }
-        self.run(now);
-        self.time_out(now);
-        self.run(now);
+        self.dispatch(now);
+        self.expire_deadlines(now);
+        self.dispatch(now);
     }
 
     /// Brings every waiter of these limits in line with their new rules.
     fn waiters_changed(&mut self, limits: &[LimitId], now: Time) {
         let mut waiters = self.queue.waiters.numbers();
         waiters.retain(|id| self.queue.waiters[*id].claims.iter().any(|claim| limits.contains(&claim.limit)));
-        waiters.sort_by_key(|id| self.queue.waiters[*id].own.in_time());
+        waiters.sort_by_key(|id| self.queue.waiters[*id].caller_order.arrival());
         // All leave before the first comes back: turns, windows and patience may all be others now,
         // and their order is to be that of their arrival.
         waiters.retain(|id| limits.iter().all(|limit| self.stays(*id, *limit, now)));
         for id in &waiters {
-            self.unlink(*id, DequeueReason::Left);
+            self.dequeue(*id, DequeueReason::Left);
         }
         for id in waiters {
             let mut waiter = self.queue.waiters.lift(id);
-            self.want(&mut waiter, now);
+            self.resolve_demands(&mut waiter, now);
             waiter.deadline = self.deadline(&waiter);
             self.queue.waiters.put_back(id, waiter);
-            self.link(id);
+            self.enqueue(id);
         }
     }
 
     /// Whether a waiter may stay in line; if not, it is told so.
     fn stays(&mut self, id: u32, limit: LimitId, now: Time) -> bool {
-        let Some(why) = self.refused_by(id, limit) else { return true };
+        let Some(reason) = self.refused_by(id, limit) else { return true };
         let ticket = self.queue.ticket(id);
-        self.part(id);
-        let sorry = Sorry { why, limit, until: later(now, 1_000_000), exact: false };
+        self.remove_waiter(id);
+        let sorry = Sorry { reason, limit, until: later(now, 1_000_000), exact: false };
         self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
         false
     }

@@ -32,18 +32,18 @@ impl Locker {
                 let Some(index) = self.guest_frees(limit, key, cost, 0) else { return };
                 self.table.window_mut(index).give_back(&self.rules[limit.at()], cost);
                 self.note_settle(index);
-                self.news(index);
+                self.mark_dirty(index);
             }
             Event::Land { limit, key } => {
                 let Some(index) = self.guest_frees(limit, key, 0, 1) else { return };
                 self.table.window_mut(index).land(&self.rules[limit.at()]);
                 self.note_settle(index);
-                self.news(index);
+                self.mark_dirty(index);
             }
             Event::Pause { limit, key, until } => return self.pause(limit, key, until, now),
             Event::Ask { .. } | Event::Leave(_) => {}
         }
-        self.run(now);
+        self.dispatch(now);
     }
 
     /// The other process has the grant from here on, and says what becomes of it.
@@ -84,9 +84,9 @@ impl Locker {
                 let at = now + self.rules[limit.at()].linger;
                 self.settle_at(at, index, self.table.window(index).generation, open);
             }
-            self.news(index);
+            self.mark_dirty(index);
         }
-        self.run(now);
+        self.dispatch(now);
     }
 
     /// The windows have moved on to a third process, which counts what this one was told of as this one's.
@@ -122,7 +122,7 @@ impl Locker {
         }
         self.table.window_mut(index).settle(&self.rules[limit.at()], cost, at);
         self.note_settle(index);
-        self.news(index);
+        self.mark_dirty(index);
     }
 
     /// Takes so much from what the other process holds in a window; `None` if it does not hold that.

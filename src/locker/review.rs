@@ -45,21 +45,21 @@ impl Locker {
     pub(super) fn review_some(&mut self, now: Time) {
         self.sharing.drop_some(SLICE as usize);
         if self.review.limits.is_empty() {
-            return self.run(now);
+            return self.dispatch(now);
         }
-        let (lanes, more) = self.queue.lanes.some(self.review.next, SLICE);
+        let (groups, more) = self.queue.groups.some(self.review.next, SLICE);
         self.review.next += SLICE;
-        for lane in lanes {
-            for window in self.queue.lanes[lane].windows.clone() {
+        for group in groups {
+            for window in self.queue.groups[group].windows.clone() {
                 let limit = self.table.window(window).limit;
                 if self.review.limits.contains(&limit) {
-                    self.news(window);
+                    self.mark_dirty(window);
                 }
             }
         }
         if !more {
             self.review.clear();
         }
-        self.run(now);
+        self.dispatch(now);
     }
 }

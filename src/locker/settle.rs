@@ -25,7 +25,7 @@ impl Locker {
             return self.pass_on_settle(grant, moment, now);
         }
         let now = self.advance(now);
-        let mut news = false;
+        let mut dirty = false;
         for held in &mut grant.held {
             if held.settled || (moment == SettlePoint::Sent && held.answered) {
                 continue;
@@ -40,16 +40,16 @@ impl Locker {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
             window.settle(rule, held.cost, now);
             let shared = rule.shared;
-            if window.waits().is_some() {
-                self.news(held.window);
-                news = true;
+            if window.queue().is_some() {
+                self.mark_dirty(held.window);
+                dirty = true;
             }
             if shared {
                 self.note_settle(held.window);
             }
         }
-        if news {
-            self.run(now);
+        if dirty {
+            self.dispatch(now);
         }
     }
 
@@ -79,20 +79,20 @@ impl Locker {
         if self.given.is_some() {
             return self.pass_on_end(grant);
         }
-        let mut news = false;
+        let mut dirty = false;
         for held in &grant.held {
             let Some(window) = self.table.still(held.window, held.generation) else { continue };
             if held.flying {
                 window.land(&self.rules[held.limit.at()]);
             }
-            if window.waits().is_some() {
-                self.news(held.window);
-                news = true;
+            if window.queue().is_some() {
+                self.mark_dirty(held.window);
+                dirty = true;
             }
             self.note_settle(held.window);
         }
-        if news {
-            self.run(now);
+        if dirty {
+            self.dispatch(now);
         }
     }
 
@@ -112,7 +112,7 @@ impl Locker {
             let Some(settles) = self.table.still(window, generation) else { continue };
             settles.settle(&self.rules[settles.limit.at()], cost, at);
             self.note_settle(window);
-            self.news(window);
+            self.mark_dirty(window);
         }
     }
 }

@@ -67,7 +67,7 @@ impl Locker {
         Usage {
             taken: window.unsettled.saturating_add(window.in_log),
             flying: window.flying,
-            waiting: window.waits().map_or(0, |waits| waits.waiting),
+            waiting: window.queue().map_or(0, |queue| queue.waiting),
             opens: if rule.pooled {
                 Some(window.later(rule, 1).max(window.paused()).max(now))
             } else {
@@ -99,7 +99,7 @@ impl Locker {
             let found = &mut surveyor.found[limit.at()];
             found.keys += 1;
             found.flying += u64::from(window.flying);
-            found.waiting += window.waits().map_or(0, |waits| waits.waiting);
+            found.waiting += window.queue().map_or(0, |queue| queue.waiting);
             let taken = window.unsettled.saturating_add(window.in_log).max(window.flying);
             if found.fullest.is_none_or(|(most, _)| taken > most) {
                 found.fullest = Some((taken, window.key));

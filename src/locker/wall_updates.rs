@@ -24,11 +24,11 @@ impl Locker {
         }
         for id in calendars {
             self.rules[id.at()].roll(&self.wall, now);
-            self.limit_news(id);
+            self.mark_limit_dirty(id);
         }
         self.note_rolls();
         self.rewrite_limits();
-        self.run(now);
+        self.dispatch(now);
     }
 
     /// Returns true if a wall clock that reads so many nanoseconds of Unix time goes on as it is known to.

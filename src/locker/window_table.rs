@@ -164,8 +164,8 @@ impl WindowTable {
     }
 
     /// The waiters of a window, if it is still there and has any.
-    pub(super) fn waits(&self, index: u32) -> Option<&WindowQueue> {
-        self.get(index)?.waits()
+    pub(super) fn queue(&self, index: u32) -> Option<&WindowQueue> {
+        self.get(index)?.queue()
     }
 
     /// The window, unless it has been dropped since.

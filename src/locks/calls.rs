@@ -128,7 +128,7 @@ fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, p
 fn refuse(why: Refused) -> Response {
     match why {
         Refused::Sorry(sorry)
-            if matches!(sorry.why, RefusalReason::TimedOut | RefusalReason::TooLong | RefusalReason::Full) =>
+            if matches!(sorry.reason, RefusalReason::TimedOut | RefusalReason::TooLong | RefusalReason::Full) =>
         {
             problem(StatusCode::REQUEST_TIMEOUT, "it was held by another all the time")
         }

@@ -201,10 +201,10 @@ impl ConfigSnapshot {
             Refused::Sorry(sorry) => {
                 let limits = self.gate.limits();
                 let limit = &limits[sorry.limit.0 as usize];
-                self.metrics.limit_refused(&limit.name, sorry.why);
+                self.metrics.limit_refused(&limit.name, sorry.reason);
                 Refusal::Limited {
                     limit: Arc::clone(&limit.name),
-                    why: sorry.why,
+                    why: sorry.reason,
                     retry_after: sorry.until.since(now),
                     exact: sorry.exact,
                     requests: limit.rate.as_ref().map_or(limit.in_flight.unwrap_or(0), |rate| rate.requests),

@@ -285,7 +285,7 @@ impl WordForm {
 
 impl SorryForm {
     fn of(sorry: Sorry, lines: Lines) -> SorryForm {
-        let why = match sorry.why {
+        let why = match sorry.reason {
             RefusalReason::Full => WhyForm::Full,
             RefusalReason::TooLong => WhyForm::TooLong,
             RefusalReason::QueueFull => WhyForm::QueueFull,
@@ -309,6 +309,6 @@ impl SorryForm {
             WhyForm::StoreLost => RefusalReason::StoreLost,
             WhyForm::Unwritten => RefusalReason::Unwritten,
         };
-        Sorry { why, limit: LimitId(self.limit), until: lines.read(self.until), exact: self.exact }
+        Sorry { reason: why, limit: LimitId(self.limit), until: lines.read(self.until), exact: self.exact }
     }
 }

@@ -151,7 +151,7 @@ fn a_refusal_and_a_leaving_reach_the_other_process() {
     let waits = wait(&new);
     let mut refused = wait(&old);
     let Err(Refused::Sorry(sorry)) = eventually("the refusal", || look(&mut refused)) else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.limit), (RefusalReason::QueueFull, LimitId(0)));
+    assert_eq!((sorry.reason, sorry.limit), (RefusalReason::QueueFull, LimitId(0)));
     assert!(sorry.until > old.clock().now() + HOUR / 2, "{sorry:?}");
     drop(waits);
     let mut waits = wait(&old);

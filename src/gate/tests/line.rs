@@ -87,14 +87,14 @@ fn a_limits_refusal_reaches_the_caller_at_once_or_in_line() {
     let world = World::new(vec![refusing]);
     world.go().depart().sent();
     let Refused::Sorry(sorry) = world.refused() else { panic!("it is not closing") };
-    assert_eq!((sorry.why, sorry.until), (RefusalReason::Full, at(100)));
+    assert_eq!((sorry.reason, sorry.until), (RefusalReason::Full, at(100)));
 
     let world = World::new(vec![Limit { max_wait: ms(150), ..limit(1, ms(100)) }]);
     let permit = world.go();
     let waiter = world.wait(0);
     world.pass(ms(150));
     let Refused::Sorry(sorry) = waiter.refused() else { panic!("it is not closing") };
-    assert_eq!(sorry.why, RefusalReason::TimedOut);
+    assert_eq!(sorry.reason, RefusalReason::TimedOut);
     drop(permit);
 }
 

@@ -16,8 +16,8 @@ pub use self::sync_request::{SharedKind, SlotGrant, SlotRequest, SyncRequest, Wi
 
 use super::Locker;
 use super::api::LimitId;
+use super::queue_position::first;
 use super::window::WindowRule;
-use super::window_queue::first;
 use crate::time::Time;
 
 /// How long before its opening the store may grant a slot, so that who waits for it leaves when it opens and not a round
@@ -104,9 +104,9 @@ impl Sharing {
     }
 
     /// A lane is no more.
-    pub(in crate::locker) fn forget(&mut self, lane: u32, asks: StoreAsk) {
+    pub(in crate::locker) fn forget(&mut self, group: u32, asks: StoreAsk) {
         if let StoreAsk::Scheduled(at, _) = self.asked_now(asks) {
-            self.asks.remove(&(at, lane));
+            self.asks.remove(&(at, group));
         }
     }
 
@@ -203,7 +203,7 @@ impl Locker {
     /// Slots of a shared window were taken: if it goes on so, more are needed.
     pub(in crate::locker) fn note_use(&mut self, index: u32) {
         let window = self.table.window(index);
-        if window.waits().is_none() && window.is_short(&self.rules[window.limit.at()]) {
+        if window.queue().is_none() && window.is_short(&self.rules[window.limit.at()]) {
             let by = self.last.max(self.sharing.last + AHEAD);
             self.note(index, by);
         }
@@ -213,31 +213,31 @@ impl Locker {
     pub(in crate::locker) fn return_unwanted(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         let rule = &self.rules[window.limit.at()];
-        if rule.pooled && rule.keeps_distance() && window.waits().is_none() && window.has_shares(rule) {
+        if rule.pooled && rule.keeps_distance() && window.queue().is_none() && window.has_shares(rule) {
             window.return_shares(rule);
             self.note(index, self.last);
         }
     }
 
     /// A lane is kept back by a window whose slots are the store's to give.
-    pub(in crate::locker) fn ask_store(&mut self, lane: u32, index: u32, now: Time) {
-        let Some((_, seat)) = first(&self.queue.lanes[lane].seats) else { return };
+    pub(in crate::locker) fn ask_store(&mut self, group: u32, index: u32, now: Time) {
+        let Some((_, entry)) = first(&self.queue.groups[group].entries) else { return };
         let window = self.table.window(index);
         let rule = &self.rules[window.limit.at()];
-        let wants = &self.queue.waiters[seat.who].wants;
-        let cost = wants.iter().find(|want| want.window == index).map_or(1, |want| want.cost);
+        let demands = &self.queue.waiters[entry.id].demands;
+        let cost = demands.iter().find(|demand| demand.window == index).map_or(1, |demand| demand.cost);
         let is_known = window.share_opens(rule, cost, now).is_some();
-        if is_known || rule.lost || self.sharing.asked_now(self.queue.lanes[lane].asks) != StoreAsk::Idle {
+        if is_known || rule.lost || self.sharing.asked_now(self.queue.groups[group].asks) != StoreAsk::Idle {
             return;
         }
         let at = (window.later(rule, cost).max(window.paused()) - self.sharing.ahead(rule)).max(now);
-        self.ask_store_at(lane, at);
+        self.ask_store_at(group, at);
     }
 
-    fn ask_store_at(&mut self, lane: u32, at: Time) {
+    fn ask_store_at(&mut self, group: u32, at: Time) {
         let asks = StoreAsk::Scheduled(at, self.sharing.turn);
-        let before = std::mem::replace(&mut self.queue.lanes[lane].asks, asks);
-        self.sharing.forget(lane, before);
-        self.sharing.asks.insert((at, lane));
+        let before = std::mem::replace(&mut self.queue.groups[group].asks, asks);
+        self.sharing.forget(group, before);
+        self.sharing.asks.insert((at, group));
     }
 }

@@ -138,15 +138,15 @@ impl Locker {
         for index in self.table.of_limit(id) {
             self.table.window_mut(index).forget_later();
         }
-        for lane in self.queue.lanes.numbers() {
-            let WaiterGroup { asks, windows, .. } = &self.queue.lanes[lane];
+        for group in self.queue.groups.numbers() {
+            let WaiterGroup { asks, windows, .. } = &self.queue.groups[group];
             let asks = self.sharing.asked_now(*asks);
             if matches!(asks, StoreAsk::Scheduled(..))
                 && windows.iter().any(|index| self.table.window(*index).limit == id)
             {
-                self.queue.lanes[lane].asks = StoreAsk::Idle;
-                self.sharing.forget(lane, asks);
-                self.queue.work.push_back(Dirty::Group(lane));
+                self.queue.groups[group].asks = StoreAsk::Idle;
+                self.sharing.forget(group, asks);
+                self.queue.dirty.push_back(Dirty::Group(group));
             }
         }
     }

@@ -7,10 +7,10 @@ use smallvec::SmallVec;
 use super::{LEASE, PACES, SharingMode, SlotGrant, SlotRequest, StoreAsk, SyncRequest, WindowReport};
 use crate::locker::Locker;
 use crate::locker::api::LimitId;
+use crate::locker::queue_position::first;
 use crate::locker::window::store_state::SlotLease;
 use crate::locker::window::window_rule::nanos;
 use crate::locker::window_lists::ListCursor;
-use crate::locker::window_queue::first;
 use crate::time::Time;
 
 /// How soon the store is asked again for one lane at the earliest.
@@ -25,9 +25,9 @@ const MOST_TAKES: usize = 64;
 const MOST_SETTLED: usize = 2000;
 const MOST_REQUESTS: usize = 1000;
 /// At how many windows is looked to find those that the store must hear of.
-const MOST_LOOKED_AT: usize = 512;
+const MAX_SCANNED: usize = 512;
 /// How many in a lane are looked at to see whether they need the same.
-const LOOKED_AT: usize = 64;
+const MAX_CHECKED: usize = 64;
 
 impl Locker {
     /// What the store is to be told and asked now, which is about to happen. At a `beat`, also what nobody has use for.
@@ -45,12 +45,12 @@ impl Locker {
         if beat {
             self.beat(now);
         }
-        while let Some(&(at, lane)) = self.sharing.asks.first()
+        while let Some(&(at, group)) = self.sharing.asks.first()
             && at <= now
             && exchange.takes.len() < MOST_TAKES
         {
             self.sharing.asks.pop_first();
-            self.put_take(&mut exchange, lane, now);
+            self.put_take(&mut exchange, group, now);
         }
         self.note_known(now);
         while exchange.windows.len() < MOST_WINDOWS
@@ -70,7 +70,7 @@ impl Locker {
 
     /// Looks for windows that the store is to be told of under this gateway's present name, some at a time.
     fn note_known(&mut self, now: Time) {
-        for _ in 0..MOST_LOOKED_AT {
+        for _ in 0..MAX_SCANNED {
             if self.sharing.walk.is_empty() {
                 return;
             }
@@ -106,33 +106,34 @@ impl Locker {
     }
 
     /// Asks for the first of a lane who need the same.
-    fn put_take(&mut self, exchange: &mut SyncRequest, lane: u32, now: Time) {
-        let Some(found) = self.queue.lanes.get_mut(lane) else { return };
+    fn put_take(&mut self, exchange: &mut SyncRequest, group: u32, now: Time) {
+        let Some(found) = self.queue.groups.get_mut(group) else { return };
         found.asks = StoreAsk::InFlight(self.sharing.turn);
-        let found = &self.queue.lanes[lane];
-        let Some((_, head)) = first(&found.seats) else { return };
-        let wants = self.queue.waiters[head.who].wants.clone();
-        let costs = |who: u32| self.queue.waiters[who].wants.iter().map(|want| want.cost);
-        let all = found.seats.len();
-        let even = found.totals.iter().zip(&wants).all(|(total, want)| *total == all as u64 * u64::from(want.cost));
-        let run = match even {
+        let found = &self.queue.groups[group];
+        let Some((_, head)) = first(&found.entries) else { return };
+        let demands = self.queue.waiters[head.id].demands.clone();
+        let costs = |id: u32| self.queue.waiters[id].demands.iter().map(|demand| demand.cost);
+        let all = found.entries.len();
+        let uniform =
+            found.totals.iter().zip(&demands).all(|(total, demand)| *total == all as u64 * u64::from(demand.cost));
+        let count = match uniform {
             true => all,
             false => {
-                let seats = found.seats.values().take(LOOKED_AT);
-                seats.take_while(|seat| costs(seat.who).eq(costs(head.who))).count().max(1)
+                let entries = found.entries.values().take(MAX_CHECKED);
+                entries.take_while(|entry| costs(entry.id).eq(costs(head.id))).count().max(1)
             }
         };
-        let pooled = wants.iter().filter(|want| self.rules[want.limit.at()].pooled);
-        let pooled: SmallVec<[(u32, u32); 2]> = pooled.map(|want| (want.window, want.cost)).collect();
+        let pooled = demands.iter().filter(|demand| self.rules[demand.limit.at()].pooled);
+        let pooled: SmallVec<[(u32, u32); 2]> = pooled.map(|demand| (demand.window, demand.cost)).collect();
         let covers = |(index, cost): &(u32, u32)| {
             let window = self.table.window(*index);
             window.share_covers(&self.rules[window.limit.at()], *cost)
         };
         let covered = pooled.iter().map(covers).min().unwrap_or(0) as usize;
-        let requests = run.saturating_sub(covered).clamp(1, MOST_REQUESTS);
-        let generation = self.queue.lanes.generation(lane).unwrap_or(0);
+        let requests = count.saturating_sub(covered).clamp(1, MOST_REQUESTS);
+        let generation = self.queue.groups.generation(group).unwrap_or(0);
         let mut take = SlotRequest {
-            lane: Some((lane, generation)),
+            group: Some((group, generation)),
             requests: u32::try_from(requests).unwrap_or(1),
             ahead: 0,
             windows: SmallVec::new(),
@@ -164,7 +165,7 @@ impl Locker {
             is_new,
             held: window.unsettled,
             flying: window.flying,
-            waiting: window.waits().map_or(0, |waits| waits.slots).saturating_sub(granted),
+            waiting: window.queue().map_or(0, |queue| queue.slots).saturating_sub(granted),
             paused: window.paused().max(rule.unknown_until().unwrap_or(Time::START)),
             settled: news.settled,
             returned: news.returned,
@@ -174,7 +175,7 @@ impl Locker {
         self.sharing.holders.insert((index, window.generation));
         if news.ahead > 0 && rule.pooled {
             let windows = SmallVec::from_slice(&[(place, 0)]);
-            exchange.takes.push(SlotRequest { lane: None, requests: 0, ahead: news.ahead, windows });
+            exchange.takes.push(SlotRequest { group: None, requests: 0, ahead: news.ahead, windows });
         }
         place
     }
@@ -208,10 +209,10 @@ impl Locker {
         }
         for told in &exchange.windows {
             if self.table.still(told.window, told.generation).is_some() {
-                self.news(told.window);
+                self.mark_dirty(told.window);
             }
         }
-        self.run(now);
+        self.dispatch(now);
         self.return_surplus(exchange, now);
     }
 
@@ -233,7 +234,7 @@ impl Locker {
             if taken.ahead > 0 {
                 window.add_share(rule, SlotLease { from: ended, until: began + LEASE, slots: taken.ahead, flights: 0 });
             }
-            if take.lane.is_some() {
+            if take.group.is_some() {
                 let shut = taken.shut.get(number).filter(|shut| !shut.is_zero());
                 window.set_later(rule, shut.map_or(Time::START, |shut| ended + *shut), *cost);
             }
@@ -242,11 +243,11 @@ impl Locker {
             again = again.max(taken.later.unwrap_or_default().saturating_sub(ahead));
             self.sharing.holders.insert((told.window, told.generation));
         }
-        let Some((lane, generation)) = take.lane else { return };
-        if self.queue.lanes.generation(lane) == Some(generation) {
-            self.queue.lanes[lane].asks = StoreAsk::Idle;
+        let Some((group, generation)) = take.group else { return };
+        if self.queue.groups.generation(group) == Some(generation) {
+            self.queue.groups[group].asks = StoreAsk::Idle;
             if taken.later.is_some() {
-                self.ask_store_at(lane, ended + again);
+                self.ask_store_at(group, ended + again);
             }
         }
     }
@@ -255,8 +256,8 @@ impl Locker {
     fn return_surplus(&mut self, exchange: &SyncRequest, now: Time) {
         for told in &exchange.windows {
             let Some(window) = self.table.still(told.window, told.generation) else { continue };
-            let asked_ahead = exchange.takes.iter().any(|take| take.lane.is_none());
-            if window.waits().is_none() && window.share_left(&self.rules[told.limit.at()]) > 0 && !asked_ahead {
+            let asked_ahead = exchange.takes.iter().any(|take| take.group.is_none());
+            if window.queue().is_none() && window.share_left(&self.rules[told.limit.at()]) > 0 && !asked_ahead {
                 let by = now + PACES.1;
                 self.note(told.window, by);
                 self.return_unwanted(told.window);

@@ -92,7 +92,7 @@ pub enum SharedKind {
 /// What is asked for: the same for each of a number of requests, in all windows or in none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotRequest {
-    pub(crate) lane: Option<(u32, u32)>,
+    pub(crate) group: Option<(u32, u32)>,
     /// For how many requests.
     pub requests: u32,
     /// Slots beyond those, if there are plenty; of one window only.

@@ -94,13 +94,13 @@ fn patience_ends_on_arrival_if_the_forecast_says_so_and_at_the_deadline_otherwis
     let hasty = Ask { max_wait: Some(Duration::from_millis(1500)), ..ask(&claims, 1) };
     let waits = ticket(locker.ask(&hasty, ms(0)));
     let refused = sorry(locker.ask(&hasty, ms(0)));
-    assert_eq!(refused, Sorry { why: RefusalReason::TooLong, limit: LimitId(0), until: ms(2000), exact: false });
+    assert_eq!(refused, Sorry { reason: RefusalReason::TooLong, limit: LimitId(0), until: ms(2000), exact: false });
     locker.settle(&mut unsettled, SettlePoint::Sent, ms(900));
     assert_eq!(locker.poll_timeout(), Some(ms(500)), "the sweep");
     locker.handle_timeout(ms(1500));
     let told = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::TimedOut, .. }))] if who == waits),
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::TimedOut, .. }))] if who == waits),
         "{told:?}"
     );
     assert_eq!(locker.waiting(), 0);
@@ -115,20 +115,20 @@ fn a_full_queue_refuses() {
     assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
     ticket(locker.ask(&ask(&claims, 1), ms(1)));
     ticket(locker.ask(&ask(&claims, 2), ms(1)));
-    assert_eq!(sorry(locker.ask(&ask(&claims, 3), ms(1))).why, RefusalReason::QueueFull);
+    assert_eq!(sorry(locker.ask(&ask(&claims, 3), ms(1))).reason, RefusalReason::QueueFull);
     assert_eq!(locker.waiting(), 2);
 }
 
 #[test]
 fn what_costs_more_than_there_is_never_waits() {
     let mut locker = Locker::new(vec![limit(3, 1000, Kind::Sliding)]);
-    assert_eq!(sorry(locker.ask(&ask(&[claim(0, 0, 4)], 1), ms(0))).why, RefusalReason::CostTooHigh);
+    assert_eq!(sorry(locker.ask(&ask(&[claim(0, 0, 4)], 1), ms(0))).reason, RefusalReason::CostTooHigh);
     assert!(send(&mut locker, &ask(&[claim(0, 0, 3)], 1), ms(0)).is_ok());
     let waits = ticket(locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(0)));
     change(&mut locker, LimitId(0), limit(2, 1000, Kind::Sliding), ms(1));
     let told = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::CostTooHigh, .. }))] if who == waits),
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::CostTooHigh, .. }))] if who == waits),
         "{told:?}"
     );
 }
@@ -141,7 +141,7 @@ fn unknown_keys_beyond_the_cap_are_refused_and_a_busy_window_is_kept() {
     assert!(send(&mut locker, &ask(&[claim(0, 1, 1)], 1), ms(0)).is_ok());
     assert!(send(&mut locker, &ask(&[claim(0, 2, 1)], 1), ms(500)).is_ok());
     assert_eq!(
-        sorry(send(&mut locker, &ask(&[claim(0, 3, 1)], 1), ms(900)).unwrap_err()).why,
+        sorry(send(&mut locker, &ask(&[claim(0, 3, 1)], 1), ms(900)).unwrap_err()).reason,
         RefusalReason::TooManyKeys
     );
     assert!(send(&mut locker, &ask(&[claim(0, 3, 1)], 1), ms(1000)).is_ok());

@@ -137,7 +137,7 @@ fn a_key_without_a_window_is_told_when_what_is_unknown_no_longer_counts() {
         change(&mut next, LimitId(0), Limit { max_waiting, when_full, ..short() }, ms(110));
         let claims = [claim(0, 7, 1)];
         let Err(Verdict::Sorry(sorry)) = send(&mut next, &ask(&claims, 1), ms(115)) else { panic!("it is full") };
-        assert_eq!((sorry.until, sorry.exact), (ms(120), true), "{:?}", sorry.why);
+        assert_eq!((sorry.until, sorry.exact), (ms(120), true), "{:?}", sorry.reason);
     }
 }
 

@@ -24,7 +24,7 @@ fn told_and_went(seed: u64, kind: Kind, most: u64, urgencies: u64) -> Vec<(Optio
         match locker.ask(&ask, now) {
             Verdict::Go(mut grant) => locker.settle(&mut grant, SettlePoint::Sent, now),
             Verdict::Wait(ticket, until) => _ = told.insert(ticket, until),
-            Verdict::Sorry(sorry) => assert_eq!(sorry.why, RefusalReason::TooLong, "seed {seed}"),
+            Verdict::Sorry(sorry) => assert_eq!(sorry.reason, RefusalReason::TooLong, "seed {seed}"),
         }
     }
     listen(&mut locker, &told, &mut went, now + Duration::from_secs(100));
@@ -104,5 +104,5 @@ fn the_last_in_a_long_line_is_told_by_its_rank() {
         assert_eq!(until, Some(ms(1000 * (waiter / 10 + 1))));
     }
     let Verdict::Sorry(sorry) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!() };
-    assert_eq!(sorry, Sorry { why: RefusalReason::TooLong, limit: LimitId(0), until: ms(61_000), exact: true });
+    assert_eq!(sorry, Sorry { reason: RefusalReason::TooLong, limit: LimitId(0), until: ms(61_000), exact: true });
 }

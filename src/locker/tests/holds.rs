@@ -12,7 +12,7 @@ fn granted(locker: &mut Locker, claims: &[Claim], now: Time) -> Grant {
     grant
 }
 
-fn waits(locker: &mut Locker, claims: &[Claim], now: Time) -> Ticket {
+fn queue(locker: &mut Locker, claims: &[Claim], now: Time) -> Ticket {
     let verdict = locker.ask(&ask(claims, 1), now);
     let Verdict::Wait(ticket, _) = verdict else { panic!("{verdict:?}") };
     ticket
@@ -23,7 +23,7 @@ fn a_window_that_is_swept_while_the_locker_is_held_is_not_looked_at_afterwards()
     let mut locker = Locker::new(vec![one_at_a_time()]);
     let claims = [claim(0, 0, 1)];
     let first = granted(&mut locker, &claims, ms(0));
-    let second = waits(&mut locker, &claims, ms(1));
+    let second = queue(&mut locker, &claims, ms(1));
     locker.hold();
     locker.leave(second, ms(2));
     locker.finish(first, ms(3));
@@ -75,5 +75,5 @@ fn one_that_finds_no_room_in_a_held_locker_and_would_not_wait_is_refused_at_once
     assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
     locker.hold();
     let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, ms(1));
-    assert!(matches!(verdict, Verdict::Sorry(Sorry { why: RefusalReason::TooLong, .. })), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::Sorry(Sorry { reason: RefusalReason::TooLong, .. })), "{verdict:?}");
 }

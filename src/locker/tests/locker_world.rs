@@ -157,7 +157,7 @@ impl LockerWorld {
             }
             Verdict::Sorry(sorry) => {
                 let crowded = self.waiting.iter().any(|other| meet(&other.claims, &claims));
-                let excused = sorry.why == RefusalReason::CostTooHigh || crowded || self.changed;
+                let excused = sorry.reason == RefusalReason::CostTooHigh || crowded || self.changed;
                 assert!(!room || excused, "seed {}: {sorry:?} though there is room", self.seed);
                 assert!(sorry.until > self.now && sorry.until < Time::NEVER, "seed {}: {sorry:?}", self.seed);
             }

@@ -281,7 +281,7 @@ fn one_that_waited_for_one_limit_is_refused_by_another_that_lets_nobody_wait() {
     locker.handle_timeout(ms(1000));
     let told = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::Full, limit: LimitId(1), .. }))] if who == both),
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::Full, limit: LimitId(1), .. }))] if who == both),
         "{told:?}"
     );
     assert_eq!(locker.waiting(), 0);
@@ -299,7 +299,7 @@ fn one_that_waited_for_one_limit_is_refused_by_another_whose_slot_is_kept_for_an
     locker.handle_timeout(ms(900));
     let told = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { why: RefusalReason::Full, .. }))] if who == younger),
+        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::Full, .. }))] if who == younger),
         "{told:?}: nobody waits there"
     );
     locker.handle_timeout(ms(1000));

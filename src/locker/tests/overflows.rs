@@ -21,7 +21,7 @@ const CLAIMS: &[Claim] = &[Claim { limit: LimitId(0), key: Key(0), cost: 1 }];
 fn refused(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> RefusalReason {
     let verdict = locker.ask(ask, now);
     let Verdict::Sorry(sorry) = verdict else { panic!("{verdict:?}") };
-    sorry.why
+    sorry.reason
 }
 
 /// The only one that is told something, and what.
@@ -39,7 +39,7 @@ fn a_caller_that_fills_the_line_gives_its_last_place_to_another_caller() {
     assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(6)), RefusalReason::QueueFull);
     let other = wait(&mut locker, &ask(CLAIMS, 2), ms(7));
     let (dropped, sorry) = told(&mut locker);
-    assert_eq!((dropped, sorry.why, sorry.limit), (flood[4], RefusalReason::QueueFull, LimitId(0)));
+    assert_eq!((dropped, sorry.reason, sorry.limit), (flood[4], RefusalReason::QueueFull, LimitId(0)));
     assert_eq!(locker.waiting(), 5);
     let mut order = Vec::new();
     drive(&mut locker, ms(60_000), |_, ticket, _| order.push(ticket));

@@ -121,10 +121,10 @@ fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(70))]);
     let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.until, sorry.exact), (RefusalReason::Full, ms(82), false));
+    assert_eq!((sorry.reason, sorry.until, sorry.exact), (RefusalReason::Full, ms(82), false));
     // As long as that holds, nobody asks the store again.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.until), (RefusalReason::Full, ms(82)));
+    assert_eq!((sorry.reason, sorry.until), (RefusalReason::Full, ms(82)));
     assert!(locker.take_exchange(false, ms(20)).takes.is_empty());
 }
 
@@ -134,7 +134,7 @@ fn a_wait_that_is_longer_than_the_patience_is_refused_on_arrival() {
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(90))]);
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
-    assert_eq!((sorry.why, sorry.until), (RefusalReason::TooLong, ms(102)));
+    assert_eq!((sorry.reason, sorry.until), (RefusalReason::TooLong, ms(102)));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn without_a_store_who_waits_is_told_why_at_last_and_local_limits_go_on() {
     send(&mut locker, &ask(&[claim(1, 0, 1)], 1), ms(10)).unwrap();
     locker.handle_timeout(ms(60));
     let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
-    assert_eq!(sorry.why, RefusalReason::StoreLost);
+    assert_eq!(sorry.reason, RefusalReason::StoreLost);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     locker.leave(ticket, ms(41));
     // Half of six is never enough for five.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 5)], 1), ms(41)) else { panic!("it goes") };
-    assert_eq!(sorry.why, RefusalReason::StoreLost);
+    assert_eq!(sorry.reason, RefusalReason::StoreLost);
     // The store hears of what went meanwhile.
     locker.open_sharing(ms(50));
     let told = locker.take_exchange(false, ms(50));

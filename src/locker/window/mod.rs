@@ -59,7 +59,7 @@ pub(crate) struct Window {
     /// When the log's oldest entry settled, if there is one.
     oldest: Time,
     /// Who waits here.
-    waits: Option<Box<WindowQueue>>,
+    queue: Option<Box<WindowQueue>>,
     extra: Option<Box<Extra>>,
     head: settle_log::LogRing,
 }
@@ -98,7 +98,7 @@ impl Window {
             len: 0,
             is_paused: false,
             oldest: Time::START,
-            waits: None,
+            queue: None,
             extra: None,
             head: settle_log::LogRing::default(),
         }
@@ -107,7 +107,7 @@ impl Window {
     /// Whether it needs no memory besides its own.
     #[cfg(test)]
     pub(crate) fn is_bare(&self) -> bool {
-        self.waits.is_none() && self.extra.is_none()
+        self.queue.is_none() && self.extra.is_none()
     }
 
     /// One that goes on where another ended. What was open there settled then; all of these besides.
@@ -307,7 +307,7 @@ impl Window {
     pub(crate) fn is_blank(&self, rule: &WindowRule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
         let spaced = !matches!(rule.form, Algorithm::Smooth) || self.mark() <= now;
-        at_rest && spaced && self.paused() <= now && self.waits().is_none()
+        at_rest && spaced && self.paused() <= now && self.queue().is_none()
     }
 
     #[inline]
@@ -337,22 +337,22 @@ impl Window {
     }
 
     #[inline]
-    pub(crate) fn waits(&self) -> Option<&WindowQueue> {
-        self.waits.as_deref()
+    pub(crate) fn queue(&self) -> Option<&WindowQueue> {
+        self.queue.as_deref()
     }
 
-    pub(crate) fn waits_mut(&mut self) -> Option<&mut WindowQueue> {
-        self.waits.as_deref_mut()
+    pub(crate) fn queue_mut(&mut self) -> Option<&mut WindowQueue> {
+        self.queue.as_deref_mut()
     }
 
     /// The line at this window, begun if there is none.
-    pub(crate) fn waits_begun(&mut self) -> &mut WindowQueue {
-        self.waits.get_or_insert_default()
+    pub(crate) fn queue_or_new(&mut self) -> &mut WindowQueue {
+        self.queue.get_or_insert_default()
     }
 
     /// Nobody waits here any more.
-    pub(crate) fn waits_end(&mut self) {
-        self.waits = None;
+    pub(crate) fn drop_queue(&mut self) {
+        self.queue = None;
     }
 
     fn extra_mut(&mut self) -> &mut Extra {

@@ -50,7 +50,7 @@ impl Window {
 
     /// Whether only that keeps a request of `cost` slots back; of a shared window, whether nobody knows yet until when it
     /// is kept back.
-    pub(crate) fn is_dry(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
+    pub(crate) fn awaits_io(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         if rule.pooled {
             let unknown = self.share_opens(rule, cost, now).is_none() && self.later(rule, cost) <= now;
             return unknown && self.paused() <= now && !rule.lost;

@@ -285,7 +285,7 @@ impl Window {
 
     /// What the store is to be told, which is about to happen; and whether it knows the window under this name.
     pub(crate) fn take_news(&mut self, rule: &WindowRule, epoch: u64, now: Time) -> (Delta, bool) {
-        let waits = self.waits().is_some();
+        let waits = self.queue().is_some();
         let pool = self.pool_mut(rule);
         pool.pace = pool.used.max(pool.pace);
         let ahead = pool.pace.saturating_mul(4).saturating_sub(pool.left()).min(rule.requests / 16);
@@ -306,7 +306,7 @@ impl Window {
 
     /// A moment has passed; what nobody has used in the one before is given back. Whether the store is to be told of it.
     pub(crate) fn beat(&mut self, rule: &WindowRule) -> bool {
-        let waits = self.waits().is_some();
+        let waits = self.queue().is_some();
         let pool = self.pool_mut(rule);
         pool.pace /= 2;
         if std::mem::replace(&mut pool.is_idle, true) && !waits && !pool.shares.is_empty() {

@@ -79,7 +79,7 @@ pub(crate) struct WindowRule {
     pub(crate) max_wait: Duration,
     pub(crate) max_waiting: usize,
     pub(crate) max_keys: usize,
-    pub(crate) turns: bool,
+    pub(crate) takes_turns: bool,
     pub(crate) priority: Priority,
     /// The wall-clock period that `calendar` windows are in.
     pub(crate) period: CalendarPeriod,
@@ -142,7 +142,7 @@ impl WindowRule {
             max_wait: limit.max_wait,
             max_waiting: limit.max_waiting,
             max_keys: limit.max_keys,
-            turns: limit.share_by == crate::locker::ShareBy::Caller,
+            takes_turns: limit.share_by == crate::locker::ShareBy::Caller,
             priority: limit.priority,
             period: CalendarPeriod::default(),
             unknown: Vec::new(),
@@ -231,7 +231,7 @@ impl WindowRule {
 
     /// Whether its windows know which waiters are whose.
     pub(crate) fn knows_callers(&self) -> bool {
-        self.turns || self.priority == Priority::WithinCaller
+        self.takes_turns || self.priority == Priority::WithinCaller
     }
 
     /// How many slots a claim of `cost` takes.

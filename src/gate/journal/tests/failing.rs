@@ -60,7 +60,7 @@ fn refused(gate: &Arc<Gate>, key: u128) -> RefusalReason {
         let answer = decision(gate.ask(&claim(key), Caller(1), Patience::default())).await;
         driving.abort();
         match answer {
-            Err(Refused::Sorry(sorry)) => sorry.why,
+            Err(Refused::Sorry(sorry)) => sorry.reason,
             other => panic!("{:?}", other.map(drop)),
         }
     })

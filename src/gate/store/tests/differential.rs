@@ -107,7 +107,7 @@ fn exchange(dice: &mut Dice, began: Time, clock: u64) -> SyncRequest {
     let count = exchange.windows.len() as u64;
     for _ in 0..if count > 0 { dice.below(3) } else { 0 } {
         let mut take =
-            SlotRequest { lane: None, requests: dice.below(8) as u32, ahead: 0, windows: Default::default() };
+            SlotRequest { group: None, requests: dice.below(8) as u32, ahead: 0, windows: Default::default() };
         let from = dice.below(count) as usize;
         for place in from..if dice.one_in(3) { count as usize } else { from + 1 } {
             let is_flights = exchange.windows[place].terms.kind == SharedKind::Flights;

@@ -98,7 +98,7 @@ impl Stage {
         if let Some(says) = says {
             exchange.windows.push(says.told(began));
             let take =
-                SlotRequest { lane: None, requests: says.takes, ahead: 0, windows: [(0, 1)].into_iter().collect() };
+                SlotRequest { group: None, requests: says.takes, ahead: 0, windows: [(0, 1)].into_iter().collect() };
             exchange.takes.extend((says.takes > 0).then_some(take));
         }
         let mut limits = limits();
