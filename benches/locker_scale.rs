@@ -92,16 +92,16 @@ fn store(limits: u32, now: Time) {
 fn disk(limits: u32, now: Time) {
     let mut locker = crowded(limits, false, now);
     let (mut fails, mut begins, mut named, mut written) = (Busy::new(), Busy::new(), Busy::new(), Busy::new());
-    begins.call(|| locker.begin_recording(JournalStart::CatchUp, now));
+    begins.call(|| locker.begin_persisting(JournalStart::CatchUp, now));
     begins.report("the disk takes something again");
     while locker.has_records() {
         let records = named.call(|| locker.poll_records(512, now));
         let pages: Vec<WriteToken> = records.iter().filter_map(page).collect();
-        written.call(|| locker.recorded(pages, now));
+        written.call(|| locker.records_written(pages, now));
     }
     named.report("what is to be written is named");
     written.report("it is written");
-    fails.call(|| locker.end_recording(now));
+    fails.call(|| locker.end_persisting(now));
     fails.report("the disk fails");
 }
 

@@ -78,7 +78,7 @@ impl Gate {
         let now = self.clock.now();
         let wall = self.clock.wall();
         self.step(now, |state| {
-            let mut locker = Locker::inherit(estate, end, wall, now);
+            let mut locker = Locker::restore(estate, end, wall, now);
             let ids = locker.reload(limits, under_way, now).ids;
             let follows_wall = locker.limits().iter().any(depends_on_wall);
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = locker.limits().into();
@@ -131,7 +131,7 @@ impl Gate {
             state.closing = Some(now);
             state.guests.are_sent_away = true;
             state.locker.hold();
-            state.locker.estate(now)
+            state.locker.snapshot(now)
         });
         if let Some(before) = self.before.get() {
             before.shutdown();

@@ -35,7 +35,7 @@ pub struct LimitSnapshot {
     /// Slots that each window may have taken besides those that it knows of, and when they settled at the latest; oldest first.
     pub unknown: Vec<(Time, u32)>,
     /// The same, but only for when it is neither shared nor a dry run any more.
-    pub aside: Vec<(Time, u32)>,
+    pub suspended: Vec<(Time, u32)>,
     /// Until when requests may be under way that count from their answer by an earlier rule, and how long after an end they
     /// may still be counted.
     pub lingers: Option<(Time, Duration)>,
@@ -55,44 +55,44 @@ pub enum Shutdown {
 }
 
 impl Locker {
-    /// What a crash must find of its limits: as [`Locker::counter_snapshot`] says of them, and that those count as full whose windows
+    /// What a crash must find of its limits: as [`Locker::snapshot`] says of them, and that those count as full whose windows
     /// have yet to be written.
-    pub fn known(&self) -> Vec<LimitSnapshot> {
-        let mut all = self.limits_known();
-        for (id, known) in (0..).map(LimitId).zip(&mut all) {
-            known.unknown.extend(self.doubtful_until(id).map(|until| (until, UnknownSlots::all(until).slots)));
+    pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
+        let mut all = self.limit_snapshots();
+        for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
+            limit_snapshot.unknown.extend(self.full_until(id).map(|until| (until, UnknownSlots::all(until).slots)));
         }
         all
     }
 
-    fn limits_known(&self) -> Vec<LimitSnapshot> {
+    fn limit_snapshots(&self) -> Vec<LimitSnapshot> {
         let plain = |unknown: &[UnknownSlots]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
-        let known = |(limit, rule): (&Limit, &super::WindowRule)| LimitSnapshot {
+        let limit_snapshot = |(limit, rule): (&Limit, &super::WindowRule)| LimitSnapshot {
             limit: limit.clone(),
             in_force: true,
             since: rule.since,
             unknown: plain(&rule.unknown),
-            aside: plain(&rule.aside),
+            suspended: plain(&rule.suspended),
             lingers: rule.lingers,
         };
-        let mut all: Vec<LimitSnapshot> = self.limits.iter().zip(&self.rules).map(known).collect();
-        for (id, known) in (0..).map(LimitId).zip(&mut all) {
-            known.in_force = self.is_in_force(id);
+        let mut all: Vec<LimitSnapshot> = self.limits.iter().zip(&self.rules).map(limit_snapshot).collect();
+        for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
+            limit_snapshot.in_force = self.is_in_force(id);
         }
         all
     }
 
     /// All that it knows. What is not settled counts as open, but for failed attempts, of which it is known when they
     /// settle.
-    pub fn estate(&mut self, now: Time) -> Snapshot {
+    pub fn snapshot(&mut self, now: Time) -> Snapshot {
         let now = self.advance(now);
-        let limits = self.limits_known();
+        let limits = self.limit_snapshots();
         let mut windows = Vec::new();
         let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
         for Reverse(later) in &self.late {
             late.entry(later.window).or_default().push((later.at, later.cost));
         }
-        for id in &self.known {
+        for id in &self.limit_ids {
             let rule = &self.rules[id.at()];
             for window in self.table.of_limit(*id) {
                 self.table.window_mut(window).expire(rule, now);
@@ -101,9 +101,9 @@ impl Locker {
                     late.sort_unstable();
                     let settling: u32 = late.iter().map(|(_, cost)| cost).sum();
                     let open = self.table.window(window).unsettled.saturating_sub(settling);
-                    let mut page = self.page(window, open, usize::MAX);
-                    page.late = late;
-                    windows.push(page);
+                    let mut record = self.window_record(window, open, usize::MAX);
+                    record.late = late;
+                    windows.push(record);
                 }
             }
         }
@@ -111,22 +111,22 @@ impl Locker {
     }
 
     /// A locker that goes on where another one ended. What was open when that one ended counts as if it had settled now.
-    pub fn inherit(estate: Snapshot, end: Shutdown, wall: WallSample, now: Time) -> Locker {
+    pub fn restore(snapshot: Snapshot, shutdown: Shutdown, wall: WallSample, now: Time) -> Locker {
         let mut locker = Locker::new(Vec::new());
-        locker.wall = WallClock::inherit(estate.readings, wall, now);
+        locker.wall = WallClock::restore(snapshot.readings, wall, now);
         locker.last = now;
-        for (index, known) in estate.limits.into_iter().enumerate() {
-            locker.inherit_limit(LimitId(index as u32), known, end, now);
+        for (index, limit_snapshot) in snapshot.limits.into_iter().enumerate() {
+            locker.restore_limit(LimitId(index as u32), limit_snapshot, shutdown, now);
         }
-        for page in estate.windows {
-            locker.inherit_window(page, end, now);
+        for record in snapshot.windows {
+            locker.restore_window(record, shutdown, now);
         }
         locker.rearm();
         locker
     }
 
-    fn inherit_limit(&mut self, id: LimitId, known: LimitSnapshot, end: Shutdown, now: Time) {
-        let LimitSnapshot { limit, in_force, since, unknown, aside, lingers } = known;
+    fn restore_limit(&mut self, id: LimitId, limit_snapshot: LimitSnapshot, shutdown: Shutdown, now: Time) {
+        let LimitSnapshot { limit, in_force, since, unknown, suspended, lingers } = limit_snapshot;
         // A limit that is no longer in force has sent nothing since it was, and has become a dry run.
         let is_written_here = !(limit.shared || limit.dry_run && in_force);
         self.add(limit);
@@ -138,13 +138,13 @@ impl Locker {
         rule.lingers = lingers;
         let settled = rule.settled_at_end(now);
         // With the process its requests have ended.
-        let latest = if end == Shutdown::HandOver { Time::NEVER } else { settled };
-        let known = |unknown: Vec<(Time, u32)>| {
+        let latest = if shutdown == Shutdown::HandOver { Time::NEVER } else { settled };
+        let restored = |unknown: Vec<(Time, u32)>| {
             unknown.into_iter().map(|(at, slots)| UnknownSlots { at: at.min(latest), slots }).collect()
         };
-        (rule.unknown, rule.aside) = (known(unknown), known(aside));
+        (rule.unknown, rule.suspended) = (restored(unknown), restored(suspended));
         rule.forget_unknown(now);
-        let lost = match end {
+        let lost = match shutdown {
             Shutdown::HandOver | Shutdown::Orderly => None,
             // All that is known of a long window is written down, but for the slots that a key begins with.
             Shutdown::Crash if rule.is_long() && is_written_here => {
@@ -155,34 +155,34 @@ impl Locker {
         match lost.filter(|lost| lost.slots > 0 && rule.counts_slots()) {
             Some(lost) if is_written_here => rule.add_unknown(lost, now),
             // The store has not lost anything with the gateway, and a dry run keeps nothing back.
-            Some(lost) => rule.put_aside(lost, now),
+            Some(lost) => rule.suspend_unknown(lost, now),
             None => {}
         }
     }
 
-    fn inherit_window(&mut self, page: WindowRecord, end: Shutdown, now: Time) {
-        let Some(rule) = self.rules.get_mut(page.limit.at()) else { return };
+    fn restore_window(&mut self, record: WindowRecord, shutdown: Shutdown, now: Time) {
+        let Some(rule) = self.rules.get_mut(record.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
-        let window = match end {
+        let window = match shutdown {
             // Their logs hold by now all that was unknown then.
-            Shutdown::HandOver => Window::handed_over(&page, rule, now),
-            Shutdown::Orderly => Window::inherited(&page, rule, [].iter(), settled, now),
+            Shutdown::HandOver => Window::handed_over(&record, rule, now),
+            Shutdown::Orderly => Window::restored(&record, rule, [].iter(), settled, now),
             // Of a window that is written down a crash loses nothing; but the page may be older than what was unknown.
             Shutdown::Crash | Shutdown::NotPersisted => {
                 let unknown = rule.unknown.iter().filter(|unknown| unknown.is_all());
-                Window::inherited(&page, rule, unknown, settled, now)
+                Window::restored(&record, rule, unknown, settled, now)
             }
         };
-        if window.is_blank(rule, now) && page.late.is_empty() {
+        if window.is_blank(rule, now) && record.late.is_empty() {
             return;
         }
-        if end == Shutdown::HandOver && (page.open, page.flying) != (0, 0) {
-            self.guests.insert((page.limit, page.key), (page.open, page.flying));
+        if shutdown == Shutdown::HandOver && (record.open, record.flying) != (0, 0) {
+            self.guests.insert((record.limit, record.key), (record.open, record.flying));
         }
         rule.live += 1;
         let index = self.table.insert(window);
-        self.table.window_mut(index).set_noted();
-        for (at, cost) in page.late {
+        self.table.window_mut(index).set_persisted();
+        for (at, cost) in record.late {
             let at = at.max(now);
             let window = self.table.window_mut(index);
             window.unsettled += cost;

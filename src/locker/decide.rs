@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::Locker;
 use super::api::{Claim, Grant, HeldSlots, Key, LimitId, RefusalReason, Sorry};
-use super::queue::{ClaimCheck, ClaimChecks};
 use super::window::Window;
 use crate::time::Time;
 
@@ -15,6 +16,20 @@ pub(super) enum AskCheck {
     /// Some window has no room, or others wait.
     Blocked,
 }
+
+/// A claim, and where its window is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClaimCheck {
+    /// `None` as long as the key has none.
+    pub(super) window: Option<u32>,
+    pub(super) limit: LimitId,
+    /// Whether the window had room when it was looked at, written down.
+    pub(super) room: bool,
+    /// Whether it had room that must be written down first.
+    pub(super) awaits_io: bool,
+}
+
+pub(super) type ClaimChecks = SmallVec<[ClaimCheck; 2]>;
 
 impl Locker {
     /// Looks at every window of an ask, and changes none.
@@ -51,7 +66,7 @@ impl Locker {
             }
             if !rule.dry_run {
                 if rule.slots(claim.cost) > rule.requests {
-                    let reason = if rule.parted { RefusalReason::StoreLost } else { RefusalReason::CostTooHigh };
+                    let reason = if rule.is_fraction { RefusalReason::StoreLost } else { RefusalReason::CostTooHigh };
                     return Err(sorry(reason, Duration::from_millis(1)));
                 }
                 if rule.refuses && !check.room && !check.awaits_io {
@@ -89,7 +104,7 @@ impl Locker {
         let rule = &self.rules[claim.limit.at()];
         let window = self.table.window_mut(found);
         let until = window.take(rule, claim.cost);
-        let (low, pooled) = (window.runs_low(rule), rule.pooled);
+        let (low, pooled) = (window.needs_more_prewritten(rule), rule.store_managed);
         let cost = rule.slots(claim.cost);
         grant.until = grant.until.min(until);
         grant.held.push(HeldSlots {
@@ -102,7 +117,7 @@ impl Locker {
             flying: rule.counts_flights(),
         });
         if low {
-            self.ask_for_record(found);
+            self.request_write(found);
         }
         if pooled {
             self.note_use(found);

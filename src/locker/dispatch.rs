@@ -122,7 +122,7 @@ impl Locker {
                 },
                 GroupCheck::Blocked(window) if self.refuse_head(group, window, now) => {}
                 GroupCheck::Blocked(window) => {
-                    if self.rules[self.table.window(window).limit.at()].pooled {
+                    if self.rules[self.table.window(window).limit.at()].store_managed {
                         self.ask_store(group, window, now);
                     }
                     self.attach(group, window, Location::Queued);
@@ -149,12 +149,14 @@ impl Locker {
         let Some(demand) = waiter.demands.iter().find(|demand| demand.window == window) else { return false };
         let rule = &self.rules[demand.limit.at()];
         if self.awaits_io(demand, now) {
-            if !rule.pooled {
-                self.ask_for_record(window);
+            if !rule.store_managed {
+                self.request_write(window);
             }
             return false;
         }
-        if rule.pooled && self.table.window(window).share_opens(rule, demand.cost, now).is_some_and(|at| at > now) {
+        if rule.store_managed
+            && self.table.window(window).share_opens(rule, demand.cost, now).is_some_and(|at| at > now)
+        {
             return false;
         }
         // Its own patience is over, but not the time that the writing may take.
@@ -181,7 +183,7 @@ impl Locker {
             window.expire(rule, now);
             if !window.fits(rule, demand.cost, now) {
                 // The store is asked when nothing else keeps it back, so that what it grants can be used.
-                if rule.pooled {
+                if rule.store_managed {
                     let later = window.later(rule, demand.cost);
                     store_blocked = store_blocked.filter(|(_, other)| *other >= later).or(Some((demand.window, later)));
                     continue;

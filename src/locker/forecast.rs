@@ -66,14 +66,14 @@ impl Locker {
     pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, reason: RefusalReason, now: Time) -> Sorry {
         let Claim { limit, key, cost } = *claim;
         let rule = &self.rules[limit.at()];
-        let reason = if rule.lost { RefusalReason::StoreLost } else { reason };
+        let reason = if rule.store_lost { RefusalReason::StoreLost } else { reason };
         let (at, known) = match window.map(|found| self.table.window(found)) {
             Some(window) => {
                 let (at, known) = slot_opens(rule, window, 0, true, cost, now);
                 (at, known && window.queue().is_none())
             }
             // The store has not been asked about this key.
-            None if rule.pooled => (later(now, rule.span), false),
+            None if rule.store_managed => (later(now, rule.span), false),
             // One that begins shows what may have been taken under any key.
             None => slot_opens(rule, &Window::new(limit, key, rule, now), 0, true, cost, now),
         };
@@ -184,7 +184,7 @@ impl Locker {
 
 /// The earliest moment at which a window lets `cost` slots go after `ahead` others, and whether it is that moment.
 fn slot_opens(rule: &WindowRule, window: &Window, ahead: u64, uniform: bool, cost: u32, now: Time) -> (Time, bool) {
-    if rule.pooled {
+    if rule.store_managed {
         let opens = window.share_opens(rule, cost, now).filter(|_| ahead == 0);
         let least = window.later(rule, cost).max(window.paused()).max(now);
         let turns = (ahead + u64::from(cost)).saturating_sub(1) / u64::from(rule.requests.max(1));
@@ -192,20 +192,20 @@ fn slot_opens(rule: &WindowRule, window: &Window, ahead: u64, uniform: bool, cos
     }
     let certain = window.unsettled == 0 && !rule.answered && !rule.counts_flights() && !rule.period.is_unsure;
     if let Some(at) = window.opening(rule, ahead, 0, cost, now) {
-        return (at, certain && (ahead == 0 || !matches!(rule.form, Algorithm::Smooth)));
+        return (at, certain && (ahead == 0 || !matches!(rule.algorithm, Algorithm::Smooth)));
     }
     let from = window.paused().max(now);
     let rank = ahead.saturating_add(u64::from(cost));
     let requests = u64::from(rule.requests);
     let (cycles, position) = ((rank - 1) / requests, (rank - 1) % requests + 1);
     let uniform = uniform && cost == 1;
-    match rule.form {
+    match rule.algorithm {
         Algorithm::Uncounted => (from, false),
         Algorithm::Sliding | Algorithm::Smooth => {
             let first = window.opening_at_best(rule, position, from);
             let at = later(first, cycles.saturating_mul(rule.span));
             let spaced = window.spacing_at_best(rule, ahead, cost, from);
-            (at.max(spaced), certain && uniform && rule.quantum == 1 && matches!(rule.form, Algorithm::Sliding))
+            (at.max(spaced), certain && uniform && rule.quantum == 1 && matches!(rule.algorithm, Algorithm::Sliding))
         }
         Algorithm::Fixed | Algorithm::Calendar { .. } => next_windows(rule, window, rank, certain && uniform, from),
     }
@@ -219,7 +219,7 @@ fn next_windows(rule: &WindowRule, window: &Window, rank: u64, certain: bool, fr
         return (from, false);
     }
     let windows = (rank - free - 1) / requests;
-    let calendar = matches!(rule.form, Algorithm::Calendar { .. });
+    let calendar = matches!(rule.algorithm, Algorithm::Calendar { .. });
     if calendar {
         return (rule.period_end(windows).max(from), certain && windows == 0);
     }

@@ -122,7 +122,7 @@ impl Locker {
     /// From here on another process decides. It has been told of the estate, and of those who wait.
     pub fn give(&mut self, now: Time) {
         self.advance(now);
-        self.recorder.give();
+        self.write_queue.discard_pending();
         self.review.clear();
         self.late.clear();
         // Those in line stay known, and nothing here lets them go.

@@ -60,10 +60,10 @@ pub use self::sharing::{
 pub use self::stats::{LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
 
-use self::decide::AskCheck;
+use self::decide::{AskCheck, ClaimChecks};
 use self::forward::Forwarding;
 use self::persistence::WriteQueue;
-use self::queue::{ClaimChecks, Queue};
+use self::queue::Queue;
 use self::review::Review;
 use self::settle::LateSettle;
 use self::sharing::Sharing;
@@ -84,7 +84,7 @@ pub struct Locker {
     limits: Vec<Limit>,
     rules: Vec<WindowRule>,
     /// Those that were not forgotten, in their order.
-    known: Vec<LimitId>,
+    limit_ids: Vec<LimitId>,
     /// Those of them that are gone from the file.
     retired: BTreeSet<LimitId>,
     table: WindowTable,
@@ -93,7 +93,7 @@ pub struct Locker {
     /// Nobody goes who could wait, see [`Locker::hold`].
     held: bool,
     /// What is to be written down.
-    recorder: WriteQueue,
+    write_queue: WriteQueue,
     /// Whose waiters are to be looked at again.
     review: Review,
     /// What the store is to be told and asked.
@@ -126,13 +126,13 @@ impl Locker {
         let mut locker = Locker {
             limits: Vec::new(),
             rules: Vec::new(),
-            known: Vec::new(),
+            limit_ids: Vec::new(),
             retired: BTreeSet::new(),
             table: WindowTable::new(bits),
             queue: Queue::new(),
             outbox: VecDeque::new(),
             held: false,
-            recorder: WriteQueue::default(),
+            write_queue: WriteQueue::default(),
             review: Review::default(),
             sharing: Sharing::new(),
             authorities: HashMap::new(),
@@ -159,11 +159,11 @@ impl Locker {
         self.rules.push(rule);
         self.limits.push(limit);
         let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
-        self.known.push(id);
-        self.follow_recording(id, self.last, 0);
+        self.limit_ids.push(id);
+        self.update_persistence(id, self.last, 0);
         let shared = self.rules[id.at()].shared;
         self.follow_authority(id, shared);
-        self.rewrite_limits();
+        self.request_limits_write();
         self.note_rolls();
         self.rearm();
         id
@@ -233,7 +233,7 @@ impl Locker {
             None => self.begin(limit, key, now),
         };
         self.table.window_mut(window).pause(until);
-        self.rewrite_window(window);
+        self.request_rewrite(window);
         if self.rules[limit.at()].shared {
             self.note(window, now);
         }
@@ -288,7 +288,7 @@ impl Locker {
 
     fn catch_up(&mut self, now: Time) {
         if now >= self.rolls {
-            for id in &self.known {
+            for id in &self.limit_ids {
                 self.rules[id.at()].roll(&self.wall, now);
             }
             self.note_rolls();

@@ -1,6 +1,6 @@
 //! What is to be written down so that a crash forgets nothing: which windows, and what of them.
 //!
-//! The locker does not write. It names what is to be written (`poll_record`), and is told when that is done (`recorded`);
+//! The locker does not write. It names what is to be written (`poll_record`), and is told when that is done (`records_written`);
 //! until then a window gives out no slot that is not written down.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,7 +13,7 @@ use crate::time::Time;
 
 /// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
 /// after a crash (at most a 128th of the span), and a record stays below 2 KiB.
-const LONGEST_LOG: usize = 128;
+const MAX_LOG: usize = 128;
 
 /// Something to be written down.
 #[derive(Clone, PartialEq, Debug)]
@@ -42,7 +42,7 @@ pub struct WindowRecord {
     /// How many requests are under way.
     pub flying: u32,
     /// `smooth`: until when the spacing is used up.
-    pub mark: Time,
+    pub tat: Time,
     /// Nothing opens before.
     pub paused: Time,
 }
@@ -78,18 +78,18 @@ pub(super) struct WriteQueue {
     /// Windows of which more is to be written down.
     windows: VecDeque<(u32, u32)>,
     /// Limits of all whose windows a page is to be written; the first of them is being walked through.
-    walk: VecDeque<LimitId>,
+    scan: VecDeque<LimitId>,
     /// Those of them that became such while others' pages are believed, and until when what they counted before may settle:
     /// as long as their windows are not written, a crash must count as full.
-    doubtful: BTreeMap<LimitId, Time>,
+    counts_as_full: BTreeMap<LimitId, Time>,
     is_catching_up: bool,
     /// Whether it is a walk's turn, and not that of windows of which more was asked for.
-    walks: bool,
+    scan_turn: bool,
 }
 
 impl WriteQueue {
     /// Another process writes from here on. What is not all written by then never is by this one.
-    pub(super) fn give(&mut self) {
+    pub(super) fn discard_pending(&mut self) {
         *self = WriteQueue { is_catching_up: self.is_catching_up, ..WriteQueue::default() };
     }
 }
@@ -98,43 +98,43 @@ impl Locker {
     /// From here on slots of long windows are written down before they are taken; the limits first. It is so at once, by
     /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`JournalStart::CatchUp`]
     /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if somebody asks in between.
-    pub fn begin_recording(&mut self, begin: JournalStart, now: Time) {
+    pub fn begin_persisting(&mut self, begin: JournalStart, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        self.recorder = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
+        self.write_queue = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
         if begin != JournalStart::Resume {
             // Nothing of what is gone is left in what is written anew.
-            self.table.gone.clear();
+            self.table.dropped.clear();
         }
-        for id in self.known.clone() {
+        for id in self.limit_ids.clone() {
             let rule = &mut self.rules[id.at()];
-            rule.recorded = is_written(rule);
+            rule.persisted = should_persist(rule);
             rule.begin_term();
-            rule.catches_up = rule.recorded && begin == JournalStart::CatchUp;
-            match (rule.recorded, begin) {
+            rule.catches_up = rule.persisted && begin == JournalStart::CatchUp;
+            match (rule.persisted, begin) {
                 (false, _) => {}
-                (true, JournalStart::Fresh | JournalStart::CatchUp) => self.recorder.walk.push_back(id),
+                (true, JournalStart::Fresh | JournalStart::CatchUp) => self.write_queue.scan.push_back(id),
                 // Whoever waits for what was asked to be written before asks again.
                 (true, JournalStart::Resume) => self.review(id),
             }
         }
-        self.recorder.is_catching_up = begin == JournalStart::CatchUp && !self.recorder.walk.is_empty();
-        self.begin_journal_walk();
+        self.write_queue.is_catching_up = begin == JournalStart::CatchUp && !self.write_queue.scan.is_empty();
+        self.begin_journal_scan();
         self.review_some(now);
     }
 
     /// Nothing can be written down any more: slots are taken all the same. Who waited for that is found by and by.
-    pub fn end_recording(&mut self, now: Time) {
+    pub fn end_persisting(&mut self, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
-        self.recorder = WriteQueue::default();
-        for id in self.known.clone() {
+        self.write_queue = WriteQueue::default();
+        for id in self.limit_ids.clone() {
             let rule = &mut self.rules[id.at()];
-            if std::mem::take(&mut rule.recorded) {
+            if std::mem::take(&mut rule.persisted) {
                 rule.begin_term();
                 self.review(id);
             }
@@ -143,59 +143,59 @@ impl Locker {
     }
 
     /// Whether slots of long windows are written down before they are taken.
-    pub fn is_recording(&self) -> bool {
-        self.recorder.is_on
+    pub fn is_persisting(&self) -> bool {
+        self.write_queue.is_on
     }
 
     /// Whether what is written is not all yet that it must be to be believed.
     pub fn is_catching_up(&self) -> bool {
-        self.recorder.is_catching_up
+        self.write_queue.is_catching_up
     }
 
     /// Brings the rule of a limit that is new or changed in line with whether anything is written down. `until`: when all
     /// has settled that its windows may have let go before. `block`: how many slots of it were written ahead before.
-    pub(super) fn follow_recording(&mut self, id: LimitId, until: Time, block: u32) {
+    pub(super) fn update_persistence(&mut self, id: LimitId, until: Time, block: u32) {
         let rule = &mut self.rules[id.at()];
-        let was = std::mem::replace(&mut rule.recorded, false);
+        let was = std::mem::replace(&mut rule.persisted, false);
         // What is on the disk says that it is written until the limits are there as they are now, and a crash before that
         // believes it.
         let is_believed = was && !rule.shared && !rule.dry_run && rule.counts_slots();
-        rule.recorded = self.recorder.is_on && (is_written(rule) || is_believed);
+        rule.persisted = self.write_queue.is_on && (should_persist(rule) || is_believed);
         // Keys without a page may have taken a block by the rule of before, which a crash by this one would not count.
-        if was == rule.recorded && (!was || block <= rule.block) {
+        if was == rule.persisted && (!was || block <= rule.block) {
             return;
         }
-        let (is_recorded, live) = (rule.recorded, rule.live);
+        let (is_recorded, live) = (rule.persisted, rule.live);
         rule.begin_term();
-        self.recorder.doubtful.remove(&id);
+        self.write_queue.counts_as_full.remove(&id);
         if is_recorded && live > 0 {
-            self.recorder.doubtful.insert(id, until);
-            self.recorder.walk.push_back(id);
-            if self.recorder.walk.len() == 1 {
-                self.begin_journal_walk();
+            self.write_queue.counts_as_full.insert(id, until);
+            self.write_queue.scan.push_back(id);
+            if self.write_queue.scan.len() == 1 {
+                self.begin_journal_scan();
             }
         }
     }
 
     /// Until when what a limit has let go may settle, if none of it may be on the disk.
-    pub(super) fn doubtful_until(&self, id: LimitId) -> Option<Time> {
-        self.recorder.doubtful.get(&id).copied()
+    pub(super) fn full_until(&self, id: LimitId) -> Option<Time> {
+        self.write_queue.counts_as_full.get(&id).copied()
     }
 
     /// Whether the pages of any limit may be less than is to be known.
     pub fn is_doubtful(&self) -> bool {
-        !self.recorder.doubtful.is_empty()
+        !self.write_queue.counts_as_full.is_empty()
     }
 
     /// Whether anything is written of windows that are gone, or of limits as they were.
-    pub(super) fn has_gone_unwritten(&self) -> bool {
-        self.recorder.is_on && !(self.table.gone.is_empty() && self.recorder.walk.is_empty())
+    pub(super) fn has_unwritten_drops(&self) -> bool {
+        self.write_queue.is_on && !(self.table.dropped.is_empty() && self.write_queue.scan.is_empty())
     }
 
     /// Whether there is anything to be written down.
     pub fn has_records(&self) -> bool {
-        let WriteQueue { is_on, limits, windows, walk, .. } = &self.recorder;
-        *is_on && (*limits || !windows.is_empty() || !walk.is_empty() || !self.table.gone.is_empty())
+        let WriteQueue { is_on, limits, windows, scan, .. } = &self.write_queue;
+        *is_on && (*limits || !windows.is_empty() || !scan.is_empty() || !self.table.dropped.is_empty())
     }
 
     /// The next thing to be written down. What is named first must be written no later than what is named after it.
@@ -225,58 +225,58 @@ impl Locker {
 
     /// What is next to be looked at, if that is to be written down.
     fn next_record(&mut self, now: Time) -> Option<JournalRecord> {
-        if std::mem::take(&mut self.recorder.limits) {
+        if std::mem::take(&mut self.write_queue.limits) {
             return Some(JournalRecord::Limits);
         }
-        if let Some((limit, key)) = self.table.gone.pop() {
+        if let Some((limit, key)) = self.table.dropped.pop() {
             // Its key may have a window again, which has asked or will ask to be written down itself.
             return Some(JournalRecord::Dropped(limit, key));
         }
         // Both go on, however much there is of either.
-        self.recorder.walks = !self.recorder.walks && !self.recorder.walk.is_empty();
-        if !self.recorder.walks
-            && let Some((window, generation)) = self.recorder.windows.pop_front()
+        self.write_queue.scan_turn = !self.write_queue.scan_turn && !self.write_queue.scan.is_empty();
+        if !self.write_queue.scan_turn
+            && let Some((window, generation)) = self.write_queue.windows.pop_front()
         {
             let rules = &self.rules;
             // One whose limit is not written down any more is of no account.
-            let still = self.table.still(window, generation).filter(|window| rules[window.limit.at()].recorded);
-            return still.is_some().then(|| self.begin_record(window, now));
+            let still = self.table.still(window, generation).filter(|window| rules[window.limit.at()].persisted);
+            return still.is_some().then(|| self.begin_write(window, now));
         }
-        if self.recorder.walk.is_empty() {
+        if self.write_queue.scan.is_empty() {
             return None;
         }
         let Some(window) = self.table.lists.step(ListCursor::Journal) else {
-            self.end_journal_walk();
+            self.end_journal_scan();
             return None;
         };
         let found = self.table.window(window);
         let rule = &self.rules[found.limit.at()];
         // One that is bound has a page, or has asked for one.
-        (rule.recorded && found.is_unbound(rule)).then(|| self.begin_record(window, now))
+        (rule.persisted && found.is_unwritten(rule)).then(|| self.begin_write(window, now))
     }
 
-    fn begin_journal_walk(&mut self) {
-        if let Some(limit) = self.recorder.walk.front() {
+    fn begin_journal_scan(&mut self) {
+        if let Some(limit) = self.write_queue.scan.front() {
             self.table.lists.begin(ListCursor::Journal, *limit);
         }
     }
 
     /// All windows of the first limit have been named.
-    fn end_journal_walk(&mut self) {
-        let Some(limit) = self.recorder.walk.pop_front() else { return };
-        self.begin_journal_walk();
+    fn end_journal_scan(&mut self) {
+        let Some(limit) = self.write_queue.scan.pop_front() else { return };
+        self.begin_journal_scan();
         // It may be there once more, because it was another's to write for a while.
-        if !self.recorder.walk.contains(&limit) && self.recorder.doubtful.remove(&limit).is_some() {
+        if !self.write_queue.scan.contains(&limit) && self.write_queue.counts_as_full.remove(&limit).is_some() {
             // After the pages: it says that they are all that is to be known.
-            self.recorder.limits = true;
+            self.write_queue.limits = true;
         }
-        if self.recorder.walk.is_empty() {
-            self.recorder.is_catching_up = false;
-            self.known.iter().for_each(|id| self.rules[id.at()].catches_up = false);
+        if self.write_queue.scan.is_empty() {
+            self.write_queue.is_catching_up = false;
+            self.limit_ids.iter().for_each(|id| self.rules[id.at()].catches_up = false);
         }
     }
 
-    fn begin_record(&mut self, index: u32, now: Time) -> JournalRecord {
+    fn begin_write(&mut self, index: u32, now: Time) -> JournalRecord {
         let limit = self.table.window(index).limit;
         let rule = &self.rules[limit.at()];
         let window = self.table.window_mut(index);
@@ -284,29 +284,29 @@ impl Locker {
         // What waits can go as soon as there is room; more than N at one time never can.
         let waiting = window.queue().map_or(0, |queue| u32::try_from(queue.slots).unwrap_or(u32::MAX));
         let wanted = waiting.min(window.room(rule));
-        let open = window.begin_record(rule, wanted);
+        let open = window.begin_write(rule, wanted);
         let written = WriteToken { window: index, generation: window.generation, term: rule.term };
-        JournalRecord::Window(WindowRecord { flying: 0, ..self.page(index, open, LONGEST_LOG) }, written)
+        JournalRecord::Window(WindowRecord { flying: 0, ..self.window_record(index, open, MAX_LOG) }, written)
     }
 
     /// What a window has counted, with so many slots whose time is not known. A longer log is made that short.
-    pub(super) fn page(&self, index: u32, open: u32, longest_log: usize) -> WindowRecord {
+    pub(super) fn window_record(&self, index: u32, open: u32, max_log: usize) -> WindowRecord {
         let window = self.table.window(index);
         let rule = &self.rules[window.limit.at()];
         WindowRecord {
             limit: window.limit,
             key: window.key,
-            log: window.short_log(rule, longest_log),
+            log: window.short_log(rule, max_log),
             late: Vec::new(),
             open,
             flying: window.flying,
-            mark: window.mark(),
+            tat: window.tat(),
             paused: window.paused(),
         }
     }
 
     /// Pages are written down: what they say may be taken.
-    pub fn recorded(&mut self, written: impl IntoIterator<Item = WriteToken>, now: Time) {
+    pub fn records_written(&mut self, written: impl IntoIterator<Item = WriteToken>, now: Time) {
         // The windows are another process's by now, and so is what is written of them.
         if self.given.is_some() {
             return;
@@ -318,8 +318,8 @@ impl Locker {
             if term != rule.term {
                 continue;
             }
-            if window.end_record(rule) || window.runs_low(rule) {
-                self.ask_for_record(index);
+            if window.end_write(rule) || window.needs_more_prewritten(rule) {
+                self.request_write(index);
             }
             self.mark_dirty(index);
         }
@@ -327,53 +327,53 @@ impl Locker {
     }
 
     /// The limits are written down as they are now: keys of which nothing is written may begin with a block.
-    pub fn limits_recorded(&mut self) {
-        if self.recorder.limits || self.given.is_some() {
+    pub fn limits_written(&mut self) {
+        if self.write_queue.limits || self.given.is_some() {
             return;
         }
-        for id in self.known.clone() {
+        for id in self.limit_ids.clone() {
             let rule = &mut self.rules[id.at()];
-            if rule.recorded && !is_written(rule) {
-                rule.recorded = false;
+            if rule.persisted && !should_persist(rule) {
+                rule.persisted = false;
                 rule.begin_term();
-                self.recorder.doubtful.remove(&id);
+                self.write_queue.counts_as_full.remove(&id);
                 self.review(id);
                 continue;
             }
-            rule.free = if rule.recorded { rule.block } else { 0 };
+            rule.initial_prewritten = if rule.persisted { rule.block } else { 0 };
         }
     }
 
     /// More of a window is to be written down.
-    pub(super) fn ask_for_record(&mut self, index: u32) {
+    pub(super) fn request_write(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         let rule = &self.rules[window.limit.at()];
-        if rule.recorded && !is_met_by_a_walk(window, rule) && window.ask_for_record(rule) {
-            self.recorder.windows.push_back((index, window.generation));
+        if rule.persisted && !is_covered_by_scan(window, rule) && window.request_write(rule) {
+            self.write_queue.windows.push_back((index, window.generation));
         }
     }
 
     /// A window is held back by something else than its slots, or no longer.
-    pub(super) fn rewrite_window(&mut self, index: u32) {
+    pub(super) fn request_rewrite(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         let rule = &self.rules[window.limit.at()];
-        if rule.recorded && !is_met_by_a_walk(window, rule) && window.ask_for_new_record(rule) {
-            self.recorder.windows.push_back((index, window.generation));
+        if rule.persisted && !is_covered_by_scan(window, rule) && window.request_rewrite(rule) {
+            self.write_queue.windows.push_back((index, window.generation));
         }
     }
 
     /// The limits are to be written down anew.
-    pub(super) fn rewrite_limits(&mut self) {
-        self.recorder.limits = self.recorder.is_on;
+    pub(super) fn request_limits_write(&mut self) {
+        self.write_queue.limits = self.write_queue.is_on;
     }
 }
 
 /// Whether a window is written in its turn, and until then bound by nothing: all are written when the walk is over.
-fn is_met_by_a_walk(window: &Window, rule: &WindowRule) -> bool {
-    rule.catches_up && window.is_unbound(rule)
+fn is_covered_by_scan(window: &Window, rule: &WindowRule) -> bool {
+    rule.catches_up && window.is_unwritten(rule)
 }
 
 /// Whether a limit's slots are written down here. What is shared is written down in the store.
-fn is_written(rule: &WindowRule) -> bool {
+fn should_persist(rule: &WindowRule) -> bool {
     rule.is_long() && !rule.dry_run && !rule.shared
 }

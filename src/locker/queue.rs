@@ -7,29 +7,16 @@ use smallvec::SmallVec;
 
 use super::api::{Ask, AskKind, Caller, Claim, LimitId, RefusalReason, Sorry, Ticket, Verdict};
 use super::caller_backlogs::CallerOrder;
+use super::decide::{ClaimCheck, ClaimChecks};
 use super::queue_position::{QueueEntries, QueuePosition};
 use super::sharing::StoreAsk;
 use super::slab::Slab;
 use super::{Grant, Locker};
 use crate::time::Time;
 
-/// A claim, and where its window is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ClaimCheck {
-    /// `None` as long as the key has none.
-    pub(super) window: Option<u32>,
-    pub(super) limit: LimitId,
-    /// Whether the window had room when it was looked at, written down.
-    pub(super) room: bool,
-    /// Whether it had room that must be written down first.
-    pub(super) awaits_io: bool,
-}
-
 /// How long a request that would not wait for a slot waits at most until its slot is written down, or until a locker that is
 /// held is released.
 const MAX_WRITE_WAIT: Duration = Duration::from_secs(1);
-
-pub(super) type ClaimChecks = SmallVec<[ClaimCheck; 2]>;
 
 /// What a waiter must be granted in one window.
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +146,7 @@ impl Queue {
 
 impl Locker {
     /// Puts a request that cannot go at once in line, if it may and will wait.
-    pub(super) fn try_enqueue(&mut self, ask: &Ask<'_>, checks: super::ClaimChecks, now: Time) -> Verdict {
+    pub(super) fn try_enqueue(&mut self, ask: &Ask<'_>, checks: ClaimChecks, now: Time) -> Verdict {
         if !ask.kind.was_queued()
             && let Some(sorry) = self.refuse_before_queueing(ask, &checks, now)
         {
@@ -248,14 +235,14 @@ impl Locker {
 
     /// Why a waiter is refused; where the store cannot be asked, that is why.
     pub(super) fn refusal_reason(&self, id: u32, reason: RefusalReason) -> RefusalReason {
-        let lost = self.queue.waiters[id].demands.iter().any(|demand| self.rules[demand.limit.at()].lost);
+        let lost = self.queue.waiters[id].demands.iter().any(|demand| self.rules[demand.limit.at()].store_lost);
         if lost { RefusalReason::StoreLost } else { reason }
     }
 
     /// Whether a waiter would go if what it takes were written down.
     fn awaits_disk(&self, id: u32, now: Time) -> bool {
         let demands = &self.queue.waiters[id].demands;
-        let mut written = demands.iter().filter(|demand| !self.rules[demand.limit.at()].pooled);
+        let mut written = demands.iter().filter(|demand| !self.rules[demand.limit.at()].store_managed);
         written.any(|demand| self.awaits_io(demand, now))
     }
 

@@ -48,14 +48,14 @@ impl Locker {
         self.forget_retired(now);
         let mut reload = ReloadSummary::default();
         let by_name: HashMap<Arc<str>, LimitId> =
-            self.known.iter().map(|id| (Arc::clone(&self.limits[id.at()].name), *id)).collect();
+            self.limit_ids.iter().map(|id| (Arc::clone(&self.limits[id.at()].name), *id)).collect();
         for limit in limits {
             let known = by_name.get(&limit.name).copied();
             let id = self.put(known, limit, now + under_way, &mut reload, now);
             reload.ids.push(id);
         }
         let stays: HashSet<LimitId> = reload.ids.iter().copied().collect();
-        for id in self.known.clone() {
+        for id in self.limit_ids.clone() {
             if !stays.contains(&id) && self.is_in_force(id) {
                 // What it counts is seen, and keeps nobody back.
                 let limit = Limit { dry_run: true, ..self.limits[id.at()].clone() };
@@ -93,7 +93,7 @@ impl Locker {
 
     /// Whether a limit is one of those that were given last.
     pub fn is_in_force(&self, id: LimitId) -> bool {
-        self.known.binary_search(&id).is_ok() && !self.retired.contains(&id)
+        self.limit_ids.binary_search(&id).is_ok() && !self.retired.contains(&id)
     }
 
     fn put(
@@ -121,7 +121,7 @@ impl Locker {
         }
         // Slots that each of many keys may have used before a crash may all be one key's now.
         let (rule, is_some) = (&self.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
-        let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.aside).any(is_some);
+        let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.suspended).any(is_some);
         let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && has_counted;
         self.change(id, limit, until, now);
         if keyed_anew {
@@ -136,17 +136,17 @@ impl Locker {
     fn change(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
         let mut rule = WindowRule::new(&limit);
         let old = &self.rules[id.at()];
-        let unseen = rule.succeed(old, until, &self.wall, now);
+        let unseen = rule.change_rule(old, until, &self.wall, now);
         for window in self.table.of_limit(id) {
-            self.table.window_mut(window).succeed(old, &rule, &unseen, now);
+            self.table.window_mut(window).change_rule(old, &rule, &unseen, now);
         }
-        (rule.recorded, rule.term, rule.catches_up) = (old.recorded, old.term, old.catches_up);
+        (rule.persisted, rule.term, rule.catches_up) = (old.persisted, old.term, old.catches_up);
         let (was_shared, block) = (old.shared, old.block);
         self.rules[id.at()] = rule;
         self.limits[id.at()] = limit;
-        self.follow_recording(id, until, block);
+        self.update_persistence(id, until, block);
         self.follow_authority(id, was_shared);
-        self.rewrite_limits();
+        self.request_limits_write();
     }
 
     /// No window of a limit can be told from another: each counts as full of what settles until then.
@@ -209,7 +209,7 @@ impl Locker {
         let mut claims = self.queue.waiters[id].claims.iter().filter(|claim| claim.limit == limit);
         claims.find_map(|claim| {
             let new_key = self.table.find(limit, claim.key).is_none() && rule.live >= rule.max_keys;
-            if rule.slots(claim.cost) > rule.requests && !rule.parted {
+            if rule.slots(claim.cost) > rule.requests && !rule.is_fraction {
                 Some(RefusalReason::CostTooHigh)
             } else {
                 new_key.then_some(RefusalReason::TooManyKeys)

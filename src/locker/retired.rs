@@ -1,7 +1,7 @@
 //! Retired limits: gone from the file, kept as long as what they counted would count, and then forgotten.
 //!
 //! A limit that is forgotten leaves its number behind, which is never used again: a request that was classified before may
-//! still name it. So every look at all limits goes by `known`, and costs what the limits cost that there are, not those
+//! still name it. So every look at all limits goes by `limit_ids`, and costs what the limits cost that there are, not those
 //! that ever were.
 
 use super::Locker;
@@ -39,20 +39,20 @@ impl Locker {
     /// Forgets the limits that are gone from the file and of which nothing counts any more: no window is alive, and nothing
     /// that no window shows may have been let go. One that comes back later is a new one.
     pub(super) fn forget_retired(&mut self, now: Time) {
-        if self.retired.is_empty() || self.has_gone_unwritten() {
+        if self.retired.is_empty() || self.has_unwritten_drops() {
             return;
         }
         let gone: Vec<LimitId> = self.retired.iter().copied().filter(|id| self.rules[id.at()].live == 0).collect();
-        let known = self.known.len();
+        let known = self.limit_ids.len();
         for id in gone {
             let rule = &mut self.rules[id.at()];
             rule.forget_unknown(now);
-            if rule.unknown.is_empty() && rule.aside.is_empty() {
+            if rule.unknown.is_empty() && rule.suspended.is_empty() {
                 self.forget_limit(id);
             }
         }
-        if self.known.len() < known {
-            self.rewrite_limits();
+        if self.limit_ids.len() < known {
+            self.request_limits_write();
         }
     }
 
@@ -62,14 +62,14 @@ impl Locker {
         self.limits[id.at()] = limit;
         self.retired.remove(&id);
         self.authorities.remove(&id);
-        if let Ok(at) = self.known.binary_search(&id) {
-            self.known.remove(at);
+        if let Ok(at) = self.limit_ids.binary_search(&id) {
+            self.limit_ids.remove(at);
         }
     }
 
     /// When the next `calendar` period ends.
     pub(super) fn note_rolls(&mut self) {
-        let ends = self.known.iter().map(|id| self.rules[id.at()].period.until);
+        let ends = self.limit_ids.iter().map(|id| self.rules[id.at()].period.until);
         self.rolls = ends.min().unwrap_or(Time::NEVER);
     }
 }

@@ -68,7 +68,7 @@ impl Locker {
             taken: window.unsettled.saturating_add(window.in_log),
             flying: window.flying,
             waiting: window.queue().map_or(0, |queue| queue.waiting),
-            opens: if rule.pooled {
+            opens: if rule.store_managed {
                 Some(window.later(rule, 1).max(window.paused()).max(now))
             } else {
                 window.room_opens(rule, 0, 0, 1, now)
@@ -141,11 +141,11 @@ impl Locker {
     }
 
     fn openings(&mut self, index: u32, now: Time) -> Vec<(Time, u32)> {
-        let page = self.page(index, 0, usize::MAX);
-        let rule = &self.rules[page.limit.at()];
+        let record = self.window_record(index, 0, usize::MAX);
+        let rule = &self.rules[record.limit.at()];
         let window = self.table.window(index);
         let opens = |(settled, count): &(Time, u32)| {
-            let at = match rule.form {
+            let at = match rule.algorithm {
                 Algorithm::Sliding | Algorithm::Smooth => *settled + Duration::from_nanos(rule.span),
                 Algorithm::Fixed => window.next_window(rule),
                 Algorithm::Calendar { .. } => rule.period_opens(*settled),
@@ -153,6 +153,6 @@ impl Locker {
             };
             (at, *count)
         };
-        page.log.iter().map(opens).filter(|(at, _)| *at > now).collect()
+        record.log.iter().map(opens).filter(|(at, _)| *at > now).collect()
     }
 }

@@ -57,7 +57,7 @@ impl Locker {
             if spans_limits {
                 queue.multi_limit.insert((waiter.caller_order.arrived, waiter.caller_order.seq, id));
             }
-            if self.rules[demand.limit.at()].knows_callers() {
+            if self.rules[demand.limit.at()].tracks_callers() {
                 queue.callers.join(waiter.caller, waiter.caller_order, demand.cost);
             }
         }
@@ -162,7 +162,7 @@ impl Locker {
             }
             found.drop_queue();
             // The store shares slots out by who waits where.
-            if self.rules[demand.limit.at()].pooled {
+            if self.rules[demand.limit.at()].store_managed {
                 self.note_settle(window);
             }
         } else if held_reservation && !queue.deferred.is_empty() {

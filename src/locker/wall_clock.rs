@@ -56,7 +56,7 @@ pub(in crate::locker) struct WallClock {
 
 impl WallClock {
     /// One that goes on where another ended, which had these readings.
-    pub(super) fn inherit(readings: Vec<WallReading>, wall: WallSample, now: Time) -> WallClock {
+    pub(super) fn restore(readings: Vec<WallReading>, wall: WallSample, now: Time) -> WallClock {
         let mut clock = WallClock { before: readings, ..WallClock::default() };
         clock.set(wall, now);
         clock

@@ -13,8 +13,8 @@ impl Locker {
             return;
         }
         let now = self.advance(now);
-        let calendar = |id: &LimitId| matches!(self.rules[id.at()].form, Algorithm::Calendar { .. });
-        let calendars: Vec<LimitId> = self.known.iter().copied().filter(calendar).collect();
+        let calendar = |id: &LimitId| matches!(self.rules[id.at()].algorithm, Algorithm::Calendar { .. });
+        let calendars: Vec<LimitId> = self.limit_ids.iter().copied().filter(calendar).collect();
         if calendars.is_empty() {
             self.wall = WallClock::begin(wall);
             return;
@@ -27,7 +27,7 @@ impl Locker {
             self.mark_limit_dirty(id);
         }
         self.note_rolls();
-        self.rewrite_limits();
+        self.request_limits_write();
         self.dispatch(now);
     }
 

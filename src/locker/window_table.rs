@@ -52,10 +52,10 @@ pub(super) struct WindowTable {
     /// Where the sweep goes on.
     hand: usize,
     /// Windows that were dropped, and of which something is written down.
-    pub(super) gone: Vec<(LimitId, Key)>,
+    pub(super) dropped: Vec<(LimitId, Key)>,
     /// At how many places was looked, one after the other.
     #[cfg(test)]
-    pub(super) looks: LookCount,
+    pub(super) look_count: LookCount,
 }
 
 /// Counts places that are looked at: another one than the last.
@@ -88,9 +88,9 @@ impl WindowTable {
             live: 0,
             generation: 0,
             hand: 0,
-            gone: Vec::new(),
+            dropped: Vec::new(),
             #[cfg(test)]
-            looks: LookCount::default(),
+            look_count: LookCount::default(),
         }
     }
 
@@ -134,7 +134,7 @@ impl WindowTable {
     #[inline]
     pub(super) fn window(&self, index: u32) -> &Window {
         #[cfg(test)]
-        self.looks.at(index);
+        self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
         &self.chunks[chunk].windows[place]
     }
@@ -142,7 +142,7 @@ impl WindowTable {
     #[inline]
     pub(super) fn window_mut(&mut self, index: u32) -> &mut Window {
         #[cfg(test)]
-        self.looks.at(index);
+        self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
         &mut self.chunks[chunk].windows[place]
     }
@@ -150,7 +150,7 @@ impl WindowTable {
     /// The window at a place that may have been vacated since, or have another window by now.
     pub(super) fn get(&self, index: u32) -> Option<&Window> {
         #[cfg(test)]
-        self.looks.at(index);
+        self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
         self.chunks.get(chunk)?.windows.get(place).filter(|window| window.limit != VACANT)
     }
@@ -158,7 +158,7 @@ impl WindowTable {
     /// As [`WindowTable::get`], to be changed.
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Window> {
         #[cfg(test)]
-        self.looks.at(index);
+        self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
         self.chunks.get_mut(chunk)?.windows.get_mut(place).filter(|window| window.limit != VACANT)
     }
@@ -218,8 +218,8 @@ impl WindowTable {
         let window = self.window(index);
         let limit = window.limit;
         // Also if its limit is not written down any more: it was when this was noted.
-        if window.is_noted() {
-            self.gone.push((limit, window.key));
+        if window.is_persisted() {
+            self.dropped.push((limit, window.key));
         }
         let window = self.window(index);
         let (shard, hash) = self.secret.place(limit, window.key);
@@ -227,9 +227,9 @@ impl WindowTable {
         self.lists.unlink(limit, index);
         let (size, (number, place)) = (self.chunk_size(), self.at(index as usize));
         let chunk = &mut self.chunks[number];
-        let mut gone = Window::bare(VACANT, Key::WHOLE);
-        gone.generation = chunk.vacant;
-        chunk.windows[place] = gone;
+        let mut vacated = Window::bare(VACANT, Key::WHOLE);
+        vacated.generation = chunk.vacant;
+        chunk.windows[place] = vacated;
         chunk.vacant = place as u32;
         if chunk.used == size {
             self.roomy.insert(number);

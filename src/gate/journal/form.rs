@@ -134,7 +134,7 @@ impl KnownForm {
             in_force: known.in_force,
             since: line.to_boot(known.since),
             unknown: to_boot(&known.unknown, line),
-            aside: to_boot(&known.aside, line),
+            aside: to_boot(&known.suspended, line),
             lingers: known.lingers.map(|(until, linger)| (line.to_boot(until), linger)),
         }
     }
@@ -145,7 +145,7 @@ impl KnownForm {
             in_force: self.in_force,
             since: line.at_boot(self.since),
             unknown: at_boot(&self.unknown, line),
-            aside: at_boot(&self.aside, line),
+            suspended: at_boot(&self.aside, line),
             lingers: self.lingers.map(|(until, linger)| (line.at_boot(until), linger)),
         }
     }
@@ -158,7 +158,7 @@ impl PageForm {
             late: to_boot(&page.late, line),
             open: page.open,
             flying: page.flying,
-            mark: line.to_boot(page.mark),
+            mark: line.to_boot(page.tat),
             paused: line.to_boot(page.paused),
         }
     }
@@ -171,7 +171,7 @@ impl PageForm {
             late: at_boot(&self.late, line),
             open: self.open,
             flying: self.flying,
-            mark: line.at_boot(self.mark),
+            tat: line.at_boot(self.mark),
             paused: line.at_boot(self.paused),
         }
     }

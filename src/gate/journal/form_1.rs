@@ -89,7 +89,7 @@ mod tests {
         assert_eq!((head.seed, head.stopped), ([7; 16], true));
         let (clock, _hand) = Clock::manual();
         let known: Vec<LimitSnapshot> = head.limits.into_iter().map(|known| known.known(Line::here(&clock))).collect();
-        let here = Locker::new(vec![limit.clone()]).known().remove(0);
+        let here = Locker::new(vec![limit.clone()]).crash_limit_snapshots().remove(0);
         let at = Time::from_nanos;
         let expected = [
             LimitSnapshot { since: at(1), unknown: vec![(at(2), 3)], ..here.clone() },

@@ -34,25 +34,25 @@ impl Done {
 
 /// What the thread that writes says to the locker.
 impl Gate {
-    pub(super) fn begin_recording(&self, begin: JournalStart) {
+    pub(super) fn begin_persisting(&self, begin: JournalStart) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.begin_recording(begin, now));
+        self.step(now, |state| state.locker.begin_persisting(begin, now));
     }
 
     /// Nothing is taken that is not written, though nothing can be written for the time being.
     pub(super) fn keep_recording(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
-            if !state.locker.is_recording() {
-                state.locker.begin_recording(JournalStart::Resume, now);
+            if !state.locker.is_persisting() {
+                state.locker.begin_persisting(JournalStart::Resume, now);
             }
         });
     }
 
-    pub(super) fn end_recording(&self) {
+    pub(super) fn end_persisting(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
-            state.locker.end_recording(now);
+            state.locker.end_persisting(now);
             state.rung.journal = false;
         });
     }
@@ -76,22 +76,22 @@ impl Gate {
     /// These are on the disk.
     pub(super) fn wrote(&self, done: &Done) {
         if done.limits {
-            self.step(self.clock.now(), |state| state.locker.limits_recorded());
+            self.step(self.clock.now(), |state| state.locker.limits_written());
         }
         for pages in done.pages.chunks(MOST) {
             let now = self.clock.now();
-            self.step(now, |state| state.locker.recorded(pages.iter().copied(), now));
+            self.step(now, |state| state.locker.records_written(pages.iter().copied(), now));
         }
     }
 
     /// What is known of limits, and of the wall clock.
     pub(super) fn known(&self) -> (Vec<LimitSnapshot>, Vec<WallReading>) {
         let state = self.lock();
-        (state.locker.known(), state.locker.readings())
+        (state.locker.crash_limit_snapshots(), state.locker.readings())
     }
 
     pub(super) fn estate(&self) -> Snapshot {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.estate(now))
+        self.step(now, |state| state.locker.snapshot(now))
     }
 }

@@ -67,7 +67,7 @@ impl Gate {
         let now = self.clock.now();
         self.step(now, |state| {
             let lines = Lines::new(&self.clock);
-            say(pass, &EstateForm::of(&state.locker.estate(now), lines))?;
+            say(pass, &EstateForm::of(&state.locker.snapshot(now), lines))?;
             let waiters: Vec<EventForm> =
                 state.locker.waiters().iter().map(|event| EventForm::of(event, lines)).collect();
             say(pass, &waiters)?;

@@ -45,7 +45,7 @@ pub(in crate::locker) struct Sharing {
     due: Time,
     /// The limits whose windows have yet to be looked at for what the store does not know under the present name; the
     /// first of them is being walked through.
-    walk: VecDeque<LimitId>,
+    scan: VecDeque<LimitId>,
     /// For which lanes to ask when.
     asks: BTreeSet<(Time, u32)>,
     /// Which asking and answering lanes are in; what one bears of another turn is of no account.
@@ -69,7 +69,7 @@ impl Sharing {
             epochs: 0,
             noted: VecDeque::new(),
             due: Time::NEVER,
-            walk: VecDeque::new(),
+            scan: VecDeque::new(),
             asks: BTreeSet::new(),
             turn: 0,
             holders: BTreeSet::new(),
@@ -99,7 +99,7 @@ impl Sharing {
         if self.renews {
             return Time::START;
         }
-        let told = if self.noted.is_empty() && self.walk.is_empty() { Time::NEVER } else { self.due };
+        let told = if self.noted.is_empty() && self.scan.is_empty() { Time::NEVER } else { self.due };
         self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(told)
     }
 
@@ -121,7 +121,7 @@ impl Sharing {
     /// Nothing is asked for any more, and no answer to what was is of any account.
     fn stop_asking(&mut self) {
         self.turn = self.turn.wrapping_add(1);
-        self.walk.clear();
+        self.scan.clear();
         let dropped = Discarded { asks: std::mem::take(&mut self.asks), holders: std::mem::take(&mut self.holders) };
         if !(dropped.asks.is_empty() && dropped.holders.is_empty()) {
             self.dropped.push(dropped);
@@ -166,7 +166,7 @@ impl WindowRule {
     fn pace(&self) -> Duration {
         let pace = Duration::from_nanos(self.span / 200).clamp(PACES.0, PACES.1);
         // The next one's distance runs from it.
-        if self.keeps_distance() { pace.min(Duration::from_nanos(self.interval / 4)) } else { pace }
+        if self.is_spaced() { pace.min(Duration::from_nanos(self.interval / 4)) } else { pace }
     }
 }
 
@@ -213,7 +213,7 @@ impl Locker {
     pub(in crate::locker) fn return_unwanted(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         let rule = &self.rules[window.limit.at()];
-        if rule.pooled && rule.keeps_distance() && window.queue().is_none() && window.has_shares(rule) {
+        if rule.store_managed && rule.is_spaced() && window.queue().is_none() && window.has_shares(rule) {
             window.return_shares(rule);
             self.note(index, self.last);
         }
@@ -227,7 +227,7 @@ impl Locker {
         let demands = &self.queue.waiters[entry.id].demands;
         let cost = demands.iter().find(|demand| demand.window == index).map_or(1, |demand| demand.cost);
         let is_known = window.share_opens(rule, cost, now).is_some();
-        if is_known || rule.lost || self.sharing.asked_now(self.queue.groups[group].asks) != StoreAsk::Idle {
+        if is_known || rule.store_lost || self.sharing.asked_now(self.queue.groups[group].asks) != StoreAsk::Idle {
             return;
         }
         let at = (window.later(rule, cost).max(window.paused()) - self.sharing.ahead(rule)).max(now);

@@ -32,7 +32,7 @@ impl WindowRule {
     fn obey(&mut self, authority: SharingMode) {
         let (requests, interval, in_flight) = self.whole;
         (self.requests, self.interval, self.in_flight) = self.whole;
-        (self.parted, self.until) = match authority {
+        (self.is_fraction, self.until) = match authority {
             SharingMode::Fraction { until, .. } => (true, until),
             SharingMode::Store | SharingMode::Blocked | SharingMode::Standalone => (false, Time::NEVER),
         };
@@ -49,14 +49,14 @@ impl WindowRule {
                 (nothing, nothing)
             }
         };
-        (self.pooled, self.lost) = (self.shared && pooled, self.shared && lost);
+        (self.store_managed, self.store_lost) = (self.shared && pooled, self.shared && lost);
     }
 }
 
 impl Locker {
     /// Whether any limit in force is shared.
     pub fn shares(&self) -> bool {
-        self.known.iter().any(|id| self.rules[id.at()].shared && self.is_in_force(*id))
+        self.limit_ids.iter().any(|id| self.rules[id.at()].shared && self.is_in_force(*id))
     }
 
     /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
@@ -70,9 +70,9 @@ impl Locker {
         self.sharing.epoch = Some(self.sharing.epochs);
         self.sharing.stop_asking();
         self.set_authority(None, SharingMode::Store, now);
-        self.sharing.walk = self.shared().into();
+        self.sharing.scan = self.shared().into();
         self.sharing.due = now;
-        self.begin_walk();
+        self.begin_scan();
     }
 
     /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_authority`.
@@ -107,7 +107,7 @@ impl Locker {
 
     /// The limits that are shared.
     pub fn shared(&self) -> Vec<LimitId> {
-        self.known.iter().copied().filter(|id| self.rules[id.at()].shared).collect()
+        self.limit_ids.iter().copied().filter(|id| self.rules[id.at()].shared).collect()
     }
 
     /// Brings a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its windows.

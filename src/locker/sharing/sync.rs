@@ -62,7 +62,7 @@ impl Locker {
                 self.mention(&mut exchange, index, now);
             }
         }
-        let has_more = !self.sharing.noted.is_empty() || !self.sharing.walk.is_empty();
+        let has_more = !self.sharing.noted.is_empty() || !self.sharing.scan.is_empty();
         self.sharing.due = if has_more { now } else { Time::NEVER };
         self.rearm();
         exchange
@@ -71,23 +71,23 @@ impl Locker {
     /// Looks for windows that the store is to be told of under this gateway's present name, some at a time.
     fn note_known(&mut self, now: Time) {
         for _ in 0..MAX_SCANNED {
-            if self.sharing.walk.is_empty() {
+            if self.sharing.scan.is_empty() {
                 return;
             }
             match self.table.lists.step(ListCursor::Sharing) {
                 Some(index) if self.table.window(index).is_known_to_store() => self.note(index, now),
                 Some(_) => {}
                 None => {
-                    self.sharing.walk.pop_front();
-                    self.begin_walk();
+                    self.sharing.scan.pop_front();
+                    self.begin_scan();
                 }
             }
         }
     }
 
     /// Goes on with the windows of the next limit.
-    pub(super) fn begin_walk(&mut self) {
-        if let Some(limit) = self.sharing.walk.front() {
+    pub(super) fn begin_scan(&mut self) {
+        if let Some(limit) = self.sharing.scan.front() {
             self.table.lists.begin(ListCursor::Sharing, *limit);
         }
     }
@@ -123,13 +123,13 @@ impl Locker {
                 entries.take_while(|entry| costs(entry.id).eq(costs(head.id))).count().max(1)
             }
         };
-        let pooled = demands.iter().filter(|demand| self.rules[demand.limit.at()].pooled);
-        let pooled: SmallVec<[(u32, u32); 2]> = pooled.map(|demand| (demand.window, demand.cost)).collect();
+        let pooled = demands.iter().filter(|demand| self.rules[demand.limit.at()].store_managed);
+        let store_managed: SmallVec<[(u32, u32); 2]> = pooled.map(|demand| (demand.window, demand.cost)).collect();
         let covers = |(index, cost): &(u32, u32)| {
             let window = self.table.window(*index);
             window.share_covers(&self.rules[window.limit.at()], *cost)
         };
-        let covered = pooled.iter().map(covers).min().unwrap_or(0) as usize;
+        let covered = store_managed.iter().map(covers).min().unwrap_or(0) as usize;
         let requests = count.saturating_sub(covered).clamp(1, MOST_REQUESTS);
         let generation = self.queue.groups.generation(group).unwrap_or(0);
         let mut take = SlotRequest {
@@ -138,7 +138,7 @@ impl Locker {
             ahead: 0,
             windows: SmallVec::new(),
         };
-        for (index, cost) in pooled {
+        for (index, cost) in store_managed {
             let slots = self.rules[self.table.window(index).limit.at()].slots(cost);
             take.windows.push((self.mention(exchange, index, now), slots));
         }
@@ -173,7 +173,7 @@ impl Locker {
         });
         let place = exchange.windows.len() - 1;
         self.sharing.holders.insert((index, window.generation));
-        if news.ahead > 0 && rule.pooled {
+        if news.ahead > 0 && rule.store_managed {
             let windows = SmallVec::from_slice(&[(place, 0)]);
             exchange.takes.push(SlotRequest { group: None, requests: 0, ahead: news.ahead, windows });
         }
@@ -184,7 +184,7 @@ impl Locker {
     pub fn spans_said(&mut self, spans: &[(LimitId, Duration)]) {
         for (limit, span) in spans {
             let rule = &mut self.rules[limit.at()];
-            rule.longest = rule.longest.max(nanos(*span));
+            rule.longest_span = rule.longest_span.max(nanos(*span));
         }
     }
 
@@ -223,7 +223,7 @@ impl Locker {
             let Some(window) = self.table.still(told.window, told.generation) else { continue };
             let rule = &self.rules[told.limit.at()];
             // The file was read again meanwhile, and the store is about to forget all of it.
-            if !rule.pooled {
+            if !rule.store_managed {
                 continue;
             }
             for (wait, requests) in &taken.groups {

@@ -119,7 +119,7 @@ pub struct SlotGrant {
 impl WindowRule {
     /// How the store is to count its windows.
     pub(super) fn terms(&self) -> WindowParams {
-        let kind = match &self.form {
+        let kind = match &self.algorithm {
             Algorithm::Uncounted => SharedKind::Flights,
             Algorithm::Sliding => SharedKind::Sliding,
             Algorithm::Fixed => SharedKind::Fixed,

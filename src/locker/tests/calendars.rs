@@ -37,12 +37,12 @@ fn day(requests: u32) -> Limit {
 
 /// A locker with one limit a day, by a clock that reads this at the start.
 fn at(requests: u32, wall: WallSample) -> Locker {
-    Locker::inherit(Locker::new(vec![day(requests)]).estate(ms(0)), Shutdown::Orderly, wall, ms(0))
+    Locker::restore(Locker::new(vec![day(requests)]).snapshot(ms(0)), Shutdown::Orderly, wall, ms(0))
 }
 
 /// The estate of a locker that died without writing anything of its windows.
 fn without_windows(locker: &Locker) -> Snapshot {
-    Snapshot { limits: locker.known(), windows: Vec::new(), readings: locker.readings() }
+    Snapshot { limits: locker.crash_limit_snapshots(), windows: Vec::new(), readings: locker.readings() }
 }
 
 fn free(locker: &mut Locker, now: Time) -> u32 {
@@ -55,10 +55,10 @@ fn what_a_crash_may_have_cost_belongs_to_its_day() {
     let wall = set_to(JUNE + HOUR);
     let mut locker = at(300, wall);
     for round in 1..5 {
-        locker = Locker::inherit(without_windows(&locker), Shutdown::Crash, wall, hours(24 * round));
+        locker = Locker::restore(without_windows(&locker), Shutdown::Crash, wall, hours(24 * round));
         assert_eq!(free(&mut locker, hours(24 * round)), 200, "a block, on day {round}");
     }
-    let again = &mut Locker::inherit(without_windows(&locker), Shutdown::Crash, wall, hours(97));
+    let again = &mut Locker::restore(without_windows(&locker), Shutdown::Crash, wall, hours(97));
     assert_eq!(free(again, hours(97)), 100, "twice on one day");
 }
 
@@ -70,14 +70,14 @@ fn what_a_change_of_the_rule_has_forgotten_belongs_to_its_day() {
     assert_eq!(go(&mut locker, 0, ms(1)), 0, "what went before is not known");
     locker.reload(vec![Limit { name: locker.limits()[0].name.clone(), ..day(3) }], Duration::ZERO, hours(1));
     assert_eq!(go(&mut locker, 0, hours(13)), 0, "23 o'clock");
-    let mut next = Locker::inherit(without_windows(&locker), Shutdown::Orderly, wall, hours(14));
+    let mut next = Locker::restore(without_windows(&locker), Shutdown::Orderly, wall, hours(14));
     assert_eq!(go(&mut next, 0, hours(14)), 3);
 }
 
 #[test]
 fn what_went_unwritten_counts_until_the_day_is_over() {
     let wall = set_to(JUNE + 10 * HOUR);
-    let mut next = Locker::inherit(without_windows(&at(3, wall)), Shutdown::NotPersisted, wall, hours(1));
+    let mut next = Locker::restore(without_windows(&at(3, wall)), Shutdown::NotPersisted, wall, hours(1));
     assert_eq!(go(&mut next, 0, hours(13)), 0);
     assert_eq!(go(&mut next, 0, hours(14)), 3);
 }
@@ -133,12 +133,12 @@ fn a_loss_of_power_between_does_not_open_a_day_again() {
     let right = |since: u64| set_to(JUNE + 10 * HOUR - i128::from(hours(since).as_nanos()));
     let mut locker = at(3, right(0));
     assert_eq!(go(&mut locker, 0, ms(0)), 3);
-    let mut left = locker.estate(ms(1));
+    let mut left = locker.snapshot(ms(1));
     // The machine was off for two hours, and does not know: its line goes on where it stopped.
     left.readings[0].most += 366 * DAY;
-    let mut off = Locker::inherit(left, Shutdown::Orderly, UNSET, ms(2));
+    let mut off = Locker::restore(left, Shutdown::Orderly, UNSET, ms(2));
     assert_eq!(go(&mut off, 0, ms(2)), 0);
-    let mut again = Locker::inherit(off.estate(ms(3)), Shutdown::Orderly, UNSET, ms(3));
+    let mut again = Locker::restore(off.snapshot(ms(3)), Shutdown::Orderly, UNSET, ms(3));
     for locker in [&mut off, &mut again] {
         // Twelve o'clock.
         locker.set_wall(set_to(JUNE + 12 * HOUR), ms(60_000));
@@ -152,8 +152,8 @@ fn a_clock_that_was_set_while_no_gateway_ran_opens_nothing() {
     for (shift, opens) in [(-2, 16), (2, 14), (3653 * 24, 24), (-3 * 24, 24)] {
         let mut locker = at(3, set_to(JUNE + 10 * HOUR));
         assert_eq!(go(&mut locker, 0, ms(0)), 3);
-        let estate = locker.estate(hours(1));
-        let mut next = Locker::inherit(estate, Shutdown::Orderly, set_to(JUNE + (10 + shift) * HOUR), hours(1));
+        let snapshot = locker.snapshot(hours(1));
+        let mut next = Locker::restore(snapshot, Shutdown::Orderly, set_to(JUNE + (10 + shift) * HOUR), hours(1));
         let gone = [opens - 1, opens].map(|hour| go(&mut next, 0, hours(hour)));
         assert_eq!(gone, [0, 3], "set by {shift} h");
     }
@@ -168,9 +168,9 @@ fn a_day_goes_on_after_a_restart_and_one_that_is_over_is_over() {
     write(&mut locker, &mut disk, ms(0));
     for (now, left) in [(22, 10), (23, 20), (24, 20)] {
         let readings = locker.readings();
-        let SimDisk { limits, pages, .. } = &disk;
-        let estate = Snapshot { limits: limits.clone(), windows: pages.values().cloned().collect(), readings };
-        let mut next = Locker::inherit(estate, Shutdown::Crash, wall, hours(now));
+        let SimDisk { limits, records, .. } = &disk;
+        let snapshot = Snapshot { limits: limits.clone(), windows: records.values().cloned().collect(), readings };
+        let mut next = Locker::restore(snapshot, Shutdown::Crash, wall, hours(now));
         // A block that was written ahead counts as used when the crash is known: by then it is tomorrow, perhaps.
         assert_eq!(free(&mut next, hours(now)), left, "after {now} h");
     }

@@ -62,7 +62,8 @@ impl ClockWorld {
             sent: Vec::new(),
             last: Time::START,
         };
-        world.locker = Locker::inherit(world.locker.estate(Time::START), Shutdown::Orderly, world.wall(), Time::START);
+        world.locker =
+            Locker::restore(world.locker.snapshot(Time::START), Shutdown::Orderly, world.wall(), Time::START);
         world
     }
 
@@ -127,18 +128,18 @@ impl ClockWorld {
 
     /// The gateway ends, and another goes on within the same boot; the clock may have been set meanwhile.
     fn restart(&mut self) {
-        let estate = self.locker.estate(self.now);
+        let snapshot = self.locker.snapshot(self.now);
         let end = if self.dice.one_in(4) { Shutdown::NotPersisted } else { Shutdown::Orderly };
         if self.dice.one_in(3) && self.off == Some(0) {
             let off = self.wrong();
             self.go_wrong(off);
         }
-        self.go_on(estate, end);
+        self.go_on(snapshot, end);
     }
 
     /// The machine loses its power. It begins with a clock that is right, unset, or behind what it was.
     fn lose_power(&mut self) {
-        let mut estate = self.locker.estate(self.now);
+        let mut snapshot = self.locker.snapshot(self.now);
         let off_for = self.dice.roll(0, 100_000_000_000);
         self.asleep = 0;
         let was_set = self.off.is_some();
@@ -149,20 +150,20 @@ impl ClockWorld {
                 let behind = -i128::from(off_for) - i128::from(self.dice.roll(1_000_000_000, DAY));
                 self.go_wrong((kind == 1 && was_set).then_some(behind));
                 // For how long it was off is not known.
-                for reading in &mut estate.readings {
+                for reading in &mut snapshot.readings {
                     reading.most += 366 * i128::from(DAY);
                 }
             }
         }
-        self.go_on(estate, Shutdown::Orderly);
+        self.go_on(snapshot, Shutdown::Orderly);
     }
 
-    fn go_on(&mut self, estate: Snapshot, end: Shutdown) {
-        let windows = if end == Shutdown::NotPersisted { Vec::new() } else { estate.windows };
+    fn go_on(&mut self, snapshot: Snapshot, end: Shutdown) {
+        let windows = if end == Shutdown::NotPersisted { Vec::new() } else { snapshot.windows };
         if end == Shutdown::NotPersisted {
             self.last = self.now;
         }
-        self.locker = Locker::inherit(Snapshot { windows, ..estate }, end, self.wall(), self.now);
+        self.locker = Locker::restore(Snapshot { windows, ..snapshot }, end, self.wall(), self.now);
     }
 
     fn send(&mut self) {

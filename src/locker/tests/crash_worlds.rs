@@ -12,7 +12,7 @@ use super::*;
 #[derive(Default)]
 pub(super) struct SimDisk {
     pub(super) limits: Vec<LimitSnapshot>,
-    pub(super) pages: HashMap<(u32, u128), WindowRecord>,
+    pub(super) records: HashMap<(u32, u128), WindowRecord>,
     /// What is being written: all of it will be there, or none.
     batch: Vec<JournalRecord>,
     /// It cannot be written.
@@ -26,9 +26,11 @@ pub(super) struct SimDisk {
 impl SimDisk {
     pub(super) fn put(&mut self, record: &JournalRecord, locker: &Locker) {
         match record {
-            JournalRecord::Limits => self.limits = locker.known(),
-            JournalRecord::Window(page, _) => drop(self.pages.insert((page.limit.0, page.key.0), page.clone())),
-            JournalRecord::Dropped(limit, key) => drop(self.pages.remove(&(limit.0, key.0))),
+            JournalRecord::Limits => self.limits = locker.crash_limit_snapshots(),
+            JournalRecord::Window(record, _) => {
+                drop(self.records.insert((record.limit.0, record.key.0), record.clone()))
+            }
+            JournalRecord::Dropped(limit, key) => drop(self.records.remove(&(limit.0, key.0))),
         }
     }
 }
@@ -44,13 +46,13 @@ impl LockerWorld {
     /// What is being written is there.
     fn commit(&mut self) {
         if std::mem::take(&mut self.disk.begins_anew) {
-            self.disk.pages.clear();
+            self.disk.records.clear();
         }
         for record in std::mem::take(&mut self.disk.batch) {
             self.disk.put(&record, &self.locker);
             match record {
-                JournalRecord::Limits => self.locker.limits_recorded(),
-                JournalRecord::Window(_, written) => self.locker.recorded([written], self.now),
+                JournalRecord::Limits => self.locker.limits_written(),
+                JournalRecord::Window(_, written) => self.locker.records_written([written], self.now),
                 JournalRecord::Dropped(..) => {}
             }
         }
@@ -68,9 +70,9 @@ impl LockerWorld {
         }
     }
 
-    fn begin_recording(&mut self) {
+    fn begin_persisting(&mut self) {
         (self.disk.fails, self.disk.is_lacking, self.disk.begins_anew) = (false, false, true);
-        self.locker.begin_recording(JournalStart::Fresh, self.now);
+        self.locker.begin_persisting(JournalStart::Fresh, self.now);
         self.listen();
         // The limits are there before the first grant.
         self.write_all();
@@ -90,7 +92,7 @@ impl LockerWorld {
     fn lose_disk(&mut self) {
         self.disk.batch.clear();
         (self.disk.fails, self.disk.is_lacking) = (true, true);
-        self.locker.end_recording(self.now);
+        self.locker.end_persisting(self.now);
         self.listen();
     }
 
@@ -101,7 +103,7 @@ impl LockerWorld {
         }
         self.disk.begins_anew = self.disk.is_lacking;
         let begin = if self.disk.is_lacking { JournalStart::CatchUp } else { JournalStart::Resume };
-        self.locker.begin_recording(begin, self.now);
+        self.locker.begin_persisting(begin, self.now);
         self.listen();
     }
 
@@ -126,7 +128,7 @@ impl LockerWorld {
         if self.dice.one_in(2) {
             // It was written, but nobody heard of it.
             if std::mem::take(&mut self.disk.begins_anew) {
-                self.disk.pages.clear();
+                self.disk.records.clear();
             }
             for record in std::mem::take(&mut self.disk.batch) {
                 self.disk.put(&record, &self.locker);
@@ -141,12 +143,12 @@ impl LockerWorld {
         // Pauses are not part of the promise.
         self.oracle.pauses.clear();
         let end = if self.disk.is_lacking { Shutdown::NotPersisted } else { Shutdown::Crash };
-        let estate = Snapshot {
+        let snapshot = Snapshot {
             limits: self.disk.limits.clone(),
-            windows: self.disk.pages.values().cloned().collect(),
+            windows: self.disk.records.values().cloned().collect(),
             readings: self.locker.readings(),
         };
-        self.go_on(estate, end);
+        self.go_on(snapshot, end);
     }
 
     /// It ends in order, and another one goes on: nothing is lost.
@@ -166,9 +168,9 @@ impl LockerWorld {
             }
             self.locker.give_back(sent.grant, self.now);
         }
-        let estate = self.locker.estate(self.now);
+        let snapshot = self.locker.snapshot(self.now);
         self.end_of_all_requests();
-        self.go_on(estate, Shutdown::Orderly);
+        self.go_on(snapshot, Shutdown::Orderly);
     }
 
     /// Requests under way end with the process; they may have gone out before.
@@ -184,7 +186,7 @@ impl LockerWorld {
     }
 
     /// Another process goes on, at once, later, or when all that was counted is over; with other limits, perhaps.
-    fn go_on(&mut self, estate: Snapshot, end: Shutdown) {
+    fn go_on(&mut self, snapshot: Snapshot, end: Shutdown) {
         let limits = self.locker.limits().to_vec();
         let is_over = self.dice.one_in(4);
         if is_over {
@@ -192,7 +194,7 @@ impl LockerWorld {
         } else if self.dice.one_in(2) {
             self.now = self.now + Duration::from_millis(self.dice.roll(0, 200));
         }
-        self.locker = Locker::inherit(estate, end, WALL, self.now);
+        self.locker = Locker::restore(snapshot, end, WALL, self.now);
         assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
         if is_over {
             self.nothing_is_held_for_long(end);
@@ -200,7 +202,7 @@ impl LockerWorld {
         if self.dice.one_in(4) {
             self.change_a_rule();
         }
-        self.begin_recording();
+        self.begin_persisting();
     }
 
     /// Of what went before the end nothing counts any more; only what the end itself leaves unknown.
@@ -232,7 +234,7 @@ impl LockerWorld {
     fn live_dangerously(mut self, changes: bool) -> u64 {
         // What is known after a crash is less than what the oracle knows, but never more is let go.
         self.changed = true;
-        self.begin_recording();
+        self.begin_persisting();
         for _ in 0..self.nature.steps {
             let now = self.time_goes_on();
             self.locker.handle_timeout(now);

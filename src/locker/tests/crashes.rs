@@ -27,7 +27,7 @@ pub(super) fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
 pub(super) fn recording(limits: Vec<Limit>) -> (Locker, SimDisk) {
     let mut locker = Locker::new(limits);
     let mut disk = SimDisk::default();
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     write(&mut locker, &mut disk, ms(0));
     (locker, disk)
 }
@@ -36,20 +36,20 @@ pub(super) fn write(locker: &mut Locker, disk: &mut SimDisk, now: Time) {
     while let Some(record) = locker.poll_record(now) {
         disk.put(&record, locker);
         match record {
-            JournalRecord::Limits => locker.limits_recorded(),
-            JournalRecord::Window(_, written) => locker.recorded([written], now),
+            JournalRecord::Limits => locker.limits_written(),
+            JournalRecord::Window(_, written) => locker.records_written([written], now),
             JournalRecord::Dropped(..) => {}
         }
     }
 }
 
 fn after_a_crash(disk: &SimDisk, now: Time) -> Locker {
-    let estate = Snapshot {
+    let snapshot = Snapshot {
         limits: disk.limits.clone(),
-        windows: disk.pages.values().cloned().collect(),
+        windows: disk.records.values().cloned().collect(),
         ..Snapshot::default()
     };
-    Locker::inherit(estate, Shutdown::Crash, WALL, now)
+    Locker::restore(snapshot, Shutdown::Crash, WALL, now)
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_limit_of_few_slots_writes_each_down_and_loses_none() {
     assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == ticket), "{told:?}");
     drop(told);
     let mut locker = after_a_crash(&disk, ms(10));
-    locker.begin_recording(JournalStart::Fresh, ms(10));
+    locker.begin_persisting(JournalStart::Fresh, ms(10));
     write(&mut locker, &mut disk, ms(10));
     for (key, left) in [(0, 1), (1, 2)] {
         let mut gone = 0;
@@ -118,24 +118,24 @@ fn a_short_window_is_full_for_its_span_after_a_crash_and_not_after_a_stop() {
     let mut crashed = after_a_crash(&disk, ms(5));
     assert_eq!(go(&mut crashed, 0, ms(24)), 0);
     assert_eq!(go(&mut crashed, 0, ms(25)), 3);
-    let mut stopped = Locker::inherit(locker.estate(ms(5)), Shutdown::Orderly, WALL, ms(5));
+    let mut stopped = Locker::restore(locker.snapshot(ms(5)), Shutdown::Orderly, WALL, ms(5));
     assert_eq!(go(&mut stopped, 0, ms(19)), 0);
     assert_eq!(go(&mut stopped, 0, ms(20)), 3);
-    let mut again = Locker::inherit(Locker::new(vec![short()]).estate(ms(5)), Shutdown::Orderly, WALL, ms(5));
+    let mut again = Locker::restore(Locker::new(vec![short()]).snapshot(ms(5)), Shutdown::Orderly, WALL, ms(5));
     assert_eq!(go(&mut again, 0, ms(5)), 3, "what was never used is free at once");
 }
 
 #[test]
 fn what_could_not_be_written_is_not_believed() {
     let mut locker = Locker::new(vec![long(3)]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     let mut disk = SimDisk::default();
     write(&mut locker, &mut disk, ms(0));
-    locker.end_recording(ms(0));
+    locker.end_persisting(ms(0));
     assert_eq!(go(&mut locker, 0, ms(0)), 3, "it goes on without");
     assert!(!locker.has_records() && locker.poll_record(ms(0)).is_none());
-    let estate = Snapshot { limits: disk.limits.clone(), windows: Vec::new(), ..Snapshot::default() };
-    let mut next = Locker::inherit(estate, Shutdown::NotPersisted, WALL, ms(10));
+    let snapshot = Snapshot { limits: disk.limits.clone(), windows: Vec::new(), ..Snapshot::default() };
+    let mut next = Locker::restore(snapshot, Shutdown::NotPersisted, WALL, ms(10));
     assert_eq!(go(&mut next, 0, ms(1009)), 0);
     assert_eq!(go(&mut next, 0, ms(1010)), 3);
 }
@@ -145,10 +145,10 @@ fn what_is_idle_is_taken_out_of_what_is_written() {
     let (mut locker, mut disk) = recording(vec![long(30)]);
     assert_eq!(go(&mut locker, 7, ms(0)), 10);
     write(&mut locker, &mut disk, ms(0));
-    assert_eq!(disk.pages.len(), 1);
+    assert_eq!(disk.records.len(), 1);
     for now in [1000, 1001, 20_000, 40_000] {
         locker.handle_timeout(ms(now));
         write(&mut locker, &mut disk, ms(now));
     }
-    assert_eq!((locker.live_keys(), disk.pages.len()), (0, 0));
+    assert_eq!((locker.live_keys(), disk.records.len()), (0, 0));
 }

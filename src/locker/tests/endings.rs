@@ -6,7 +6,7 @@ use super::*;
 
 /// The estate that is found on the disk.
 fn found(disk: &SimDisk) -> Snapshot {
-    Snapshot { limits: disk.limits.clone(), windows: disk.pages.values().cloned().collect(), ..Snapshot::default() }
+    Snapshot { limits: disk.limits.clone(), windows: disk.records.values().cloned().collect(), ..Snapshot::default() }
 }
 
 /// A rule of 30 in a second, of which 10 went at 0 ms and are on the disk, and 20 at 900 ms and are not; and what went on
@@ -15,9 +15,9 @@ fn after_a_blind_end(rule: Limit) -> Locker {
     let (mut locker, mut disk) = recording(vec![rule]);
     assert_eq!(go(&mut locker, 0, ms(0)), 10);
     write(&mut locker, &mut disk, ms(0));
-    locker.end_recording(ms(1));
+    locker.end_persisting(ms(1));
     assert_eq!(go(&mut locker, 0, ms(900)), 20, "the disk is gone, and it goes on");
-    Locker::inherit(found(&disk), Shutdown::NotPersisted, WALL, ms(950))
+    Locker::restore(found(&disk), Shutdown::NotPersisted, WALL, ms(950))
 }
 
 fn of_kind(kind: Kind) -> Limit {
@@ -71,13 +71,13 @@ fn a_spacing_goes_on_where_it_may_have_come_to_before_an_end() {
 fn what_earlier_crashes_may_have_cost_is_free_again_when_its_span_is_over() {
     let mut disk = recording(vec![long(30)]).1;
     for (crash, free) in [(0, 20), (900, 10), (1800, 10), (2700, 10)] {
-        let mut locker = Locker::inherit(found(&disk), Shutdown::Crash, WALL, ms(crash));
+        let mut locker = Locker::restore(found(&disk), Shutdown::Crash, WALL, ms(crash));
         assert_eq!(go(&mut locker, 1, ms(crash)), free, "a block of ten for each crash in a second: {crash} ms");
-        locker.begin_recording(JournalStart::Fresh, ms(crash));
+        locker.begin_persisting(JournalStart::Fresh, ms(crash));
         disk = SimDisk::default();
         while let Some(record) = locker.poll_record(ms(crash)) {
             if record == JournalRecord::Limits {
-                disk.limits = locker.known();
+                disk.limits = locker.crash_limit_snapshots();
             }
         }
     }
@@ -86,9 +86,9 @@ fn what_earlier_crashes_may_have_cost_is_free_again_when_its_span_is_over() {
 #[test]
 fn a_crash_does_not_prolong_what_was_unknown_before() {
     let disk = recording(vec![long(30)]).1;
-    let locker = Locker::inherit(found(&disk), Shutdown::NotPersisted, WALL, ms(0));
-    let estate = Snapshot { limits: locker.known(), windows: Vec::new(), ..Snapshot::default() };
-    let mut next = Locker::inherit(estate, Shutdown::Crash, WALL, ms(600));
+    let locker = Locker::restore(found(&disk), Shutdown::NotPersisted, WALL, ms(0));
+    let snapshot = Snapshot { limits: locker.crash_limit_snapshots(), windows: Vec::new(), ..Snapshot::default() };
+    let mut next = Locker::restore(snapshot, Shutdown::Crash, WALL, ms(600));
     assert_eq!(go(&mut next, 0, ms(999)), 0, "all of it may have gone at 0 ms");
     assert_eq!(go(&mut next, 0, ms(1000)), 20, "and ten at 600 ms");
     assert_eq!(go(&mut next, 0, ms(1600)), 10);
@@ -99,8 +99,8 @@ fn what_was_counted_as_unknown_is_not_counted_again() {
     // Ten that went at 0 ms are known, and twenty are not.
     let next = || after_a_blind_end(long(30));
     let mut stopped = next();
-    let estate = stopped.estate(ms(1100));
-    let mut stopped = Locker::inherit(estate, Shutdown::Orderly, WALL, ms(1100));
+    let snapshot = stopped.snapshot(ms(1100));
+    let mut stopped = Locker::restore(snapshot, Shutdown::Orderly, WALL, ms(1100));
     let mut changed = next();
     let patient = Limit { max_wait: Duration::from_secs(1), ..long(30) };
     change(&mut changed, LimitId(0), patient, ms(1100));
@@ -113,12 +113,15 @@ fn what_was_counted_as_unknown_is_not_counted_again() {
 
 #[test]
 fn what_is_unknown_lies_between_what_went_before_it_and_what_went_after_it() {
-    let known = LimitSnapshot { unknown: vec![(ms(500), u32::MAX)], ..Locker::new(vec![long(30)]).known().remove(0) };
+    let known = LimitSnapshot {
+        unknown: vec![(ms(500), u32::MAX)],
+        ..Locker::new(vec![long(30)]).crash_limit_snapshots().remove(0)
+    };
     let (limit, key) = (LimitId(0), Key(0));
     let log = vec![(ms(0), 5), (ms(100), 5), (ms(800), 5)];
-    let page = WindowRecord { limit, key, log, late: vec![], open: 0, flying: 0, mark: ms(0), paused: ms(0) };
-    let mut next = Locker::inherit(
-        Snapshot { limits: vec![known], windows: vec![page], ..Snapshot::default() },
+    let record = WindowRecord { limit, key, log, late: vec![], open: 0, flying: 0, tat: ms(0), paused: ms(0) };
+    let mut next = Locker::restore(
+        Snapshot { limits: vec![known], windows: vec![record], ..Snapshot::default() },
         Shutdown::Crash,
         WALL,
         ms(900),
@@ -131,7 +134,7 @@ fn what_is_unknown_lies_between_what_went_before_it_and_what_went_after_it() {
 #[test]
 fn a_key_without_a_window_is_told_when_what_is_unknown_no_longer_counts() {
     let short = || Limit { when_full: WhenFull::Refuse, ..limit(3, 20, Kind::Sliding) };
-    let mut next = Locker::inherit(Locker::new(vec![short()]).estate(ms(99)), Shutdown::Crash, WALL, ms(100));
+    let mut next = Locker::restore(Locker::new(vec![short()]).snapshot(ms(99)), Shutdown::Crash, WALL, ms(100));
     for max_waiting in [1000, 0] {
         let when_full = if max_waiting == 0 { WhenFull::Wait } else { WhenFull::Refuse };
         change(&mut next, LimitId(0), Limit { max_waiting, when_full, ..short() }, ms(110));
@@ -146,15 +149,15 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
     for is_being_written in [false, true] {
         let (mut locker, mut disk) = recording(vec![long(30)]);
         assert_eq!(go(&mut locker, 0, ms(0)), 10);
-        let page = if is_being_written { locker.poll_record(ms(0)) } else { None };
+        let record = if is_being_written { locker.poll_record(ms(0)) } else { None };
         for key in [0, 1] {
             locker.pause(LimitId(0), Key(key), ms(5000), ms(10));
         }
-        if let Some(JournalRecord::Window(_, written)) = page {
-            locker.recorded([written], ms(10));
+        if let Some(JournalRecord::Window(_, written)) = record {
+            locker.records_written([written], ms(10));
         }
         write(&mut locker, &mut disk, ms(10));
-        let mut next = Locker::inherit(found(&disk), Shutdown::Crash, WALL, ms(20));
+        let mut next = Locker::restore(found(&disk), Shutdown::Crash, WALL, ms(20));
         for (now, goes) in [(4999, false), (5000, true)] {
             let gone = [0, 1].map(|key| go(&mut next, key, ms(now)) > 0);
             assert_eq!(gone, [goes; 2], "at {now} ms; while it was written: {is_being_written}");
@@ -164,7 +167,7 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
 
 /// The estate of a locker of which only the limits are written.
 fn only_limits(locker: &Locker) -> Snapshot {
-    Snapshot { limits: locker.known(), windows: Vec::new(), ..Snapshot::default() }
+    Snapshot { limits: locker.crash_limit_snapshots(), windows: Vec::new(), ..Snapshot::default() }
 }
 
 #[test]
@@ -175,9 +178,9 @@ fn a_limit_that_is_shared_no_more_counts_what_this_gateway_may_have_sent_before_
         [(&shared, Shutdown::Crash), (&Limit { dry_run: true, ..local.clone() }, Shutdown::NotPersisted)]
     {
         let disk = only_limits(&Locker::new(vec![before.clone()]));
-        let mut crashed = Locker::inherit(disk, end, WALL, ms(100));
+        let mut crashed = Locker::restore(disk, end, WALL, ms(100));
         assert_eq!(crashed.usage(LimitId(0), Key(0), ms(100)).taken, 0, "as long as it is as it was");
-        let mut stopped = Locker::inherit(only_limits(&crashed), Shutdown::Orderly, WALL, ms(200));
+        let mut stopped = Locker::restore(only_limits(&crashed), Shutdown::Orderly, WALL, ms(200));
         for locker in [&mut crashed, &mut stopped] {
             assert!(locker.reload(vec![local.clone()], Duration::ZERO, ms(300)).is_change());
             assert_eq!(go(locker, 0, ms(1099)), 0);
@@ -191,7 +194,7 @@ fn a_window_of_a_limit_that_is_shared_no_more_counts_what_may_have_been_sent_bef
     let shared = Limit { shared: true, ..long(30) };
     let local = Limit { shared: false, ..shared.clone() };
     let disk = only_limits(&Locker::new(vec![shared]));
-    let mut locker = Locker::inherit(disk, Shutdown::Crash, WALL, ms(100));
+    let mut locker = Locker::restore(disk, Shutdown::Crash, WALL, ms(100));
     locker.set_authority(None, SharingMode::Standalone, ms(100));
     assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(200)).is_ok());
     locker.reload(vec![local], Duration::ZERO, ms(300));
@@ -210,7 +213,7 @@ fn a_limit_that_is_keyed_anew_after_a_crash_counts_what_many_keys_may_have_sent_
             "half a block, and nothing is written"
         );
     }
-    let mut next = Locker::inherit(found(&disk), Shutdown::Crash, WALL, ms(100));
+    let mut next = Locker::restore(found(&disk), Shutdown::Crash, WALL, ms(100));
     next.reload(vec![by("caller")], Duration::ZERO, ms(200));
     assert_eq!(go(&mut next, 77, ms(999)), 0, "all thirty may have been one caller's");
     assert_eq!(go(&mut next, 77, ms(1200)), 30);
@@ -248,7 +251,7 @@ fn what_is_under_way_counts_from_its_answer_as_long_as_it_was_granted_so() {
     locker.reload(vec![sent], Duration::from_millis(500), ms(100));
     write(&mut locker, &mut disk, ms(100));
     for (crash, opens) in [(200, 2200), (700, 1700)] {
-        let mut next = Locker::inherit(found(&disk), Shutdown::Crash, WALL, ms(crash));
+        let mut next = Locker::restore(found(&disk), Shutdown::Crash, WALL, ms(crash));
         let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
         assert!(taken(&mut next, opens - 1) > 0, "{crash} ms");
         assert_eq!(taken(&mut next, opens), 0, "{crash} ms: by 600 ms all was answered");

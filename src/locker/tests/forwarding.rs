@@ -7,7 +7,7 @@ fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
     let mut first = Locker::new(vec![limit(2, 1000, Kind::Sliding)]);
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
-    let mut second = Locker::inherit(first.estate(ms(1)), Shutdown::HandOver, WALL, ms(1));
+    let mut second = Locker::restore(first.snapshot(ms(1)), Shutdown::HandOver, WALL, ms(1));
     first.give(ms(1));
     assert_eq!(second.usage(LimitId(0), Key(0), ms(1)).taken, 1);
     second.lose_guests(ms(10));
@@ -21,9 +21,9 @@ struct Chain([Locker; 3]);
 impl Chain {
     /// `first` has these windows now.
     fn from(mut first: Locker, now: Time) -> Chain {
-        let mut second = Locker::inherit(first.estate(now), Shutdown::HandOver, WALL, now);
+        let mut second = Locker::restore(first.snapshot(now), Shutdown::HandOver, WALL, now);
         first.give(now);
-        let third = Locker::inherit(second.estate(now), Shutdown::HandOver, WALL, now);
+        let third = Locker::restore(second.snapshot(now), Shutdown::HandOver, WALL, now);
         second.give(now);
         Chain([first, second, third])
     }
@@ -118,7 +118,7 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
         };
         let mut alone = fail();
         for end in [Shutdown::HandOver, Shutdown::Orderly] {
-            let mut next = Locker::inherit(fail().estate(ms(moved)), end, WALL, ms(moved));
+            let mut next = Locker::restore(fail().snapshot(ms(moved)), end, WALL, ms(moved));
             assert_eq!(free(&mut next, ms(looked)), free(&mut alone, ms(looked)), "{kind:?} {end:?}");
         }
     }
@@ -128,12 +128,12 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
 fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
     let patient = |requests| Limit { max_wait: Duration::from_secs(1000), ..limit(requests, 100_000, Kind::Sliding) };
     let mut first = Locker::new(vec![patient(100), patient(1)]);
-    first.begin_recording(JournalStart::Fresh, ms(0));
+    first.begin_persisting(JournalStart::Fresh, ms(0));
     let write = |locker: &mut Locker, now: Time| {
         while let Some(record) = locker.poll_record(now) {
             match record {
-                JournalRecord::Limits => locker.limits_recorded(),
-                JournalRecord::Window(_, written) => locker.recorded([written], now),
+                JournalRecord::Limits => locker.limits_written(),
+                JournalRecord::Window(_, written) => locker.records_written([written], now),
                 JournalRecord::Dropped(..) => {}
             }
         }
@@ -167,8 +167,8 @@ fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
     let written = written.expect("more of the first window is to be written");
     first.give(ms(100));
     first.leave(ticket, ms(101));
-    first.recorded([written], ms(102));
-    first.end_recording(ms(103));
+    first.records_written([written], ms(102));
+    first.end_persisting(ms(103));
 }
 
 #[test]

@@ -30,15 +30,15 @@ fn write(locker: &mut Locker, most: usize, now: Time) -> Vec<u128> {
     let (mut keys, mut written) = (Vec::new(), Vec::new());
     for record in &records {
         match record {
-            JournalRecord::Limits => locker.limits_recorded(),
-            JournalRecord::Window(page, done) => {
-                keys.push(page.key.0);
+            JournalRecord::Limits => locker.limits_written(),
+            JournalRecord::Window(record, done) => {
+                keys.push(record.key.0);
                 written.push(*done);
             }
             JournalRecord::Dropped(..) => {}
         }
     }
-    locker.recorded(written, now);
+    locker.records_written(written, now);
     keys
 }
 
@@ -52,7 +52,7 @@ fn write_all(locker: &mut Locker, now: Time) {
 fn while_all_is_written_anew_each_window_is_bound_from_its_own_first_page_on() {
     let mut locker = Locker::new(vec![long(60)]);
     (0..5).for_each(|key| assert!(try_one(&mut locker, key, ms(0)).is_some()));
-    locker.begin_recording(JournalStart::CatchUp, ms(1));
+    locker.begin_persisting(JournalStart::CatchUp, ms(1));
     let mut bound: Vec<u128> = Vec::new();
     while locker.is_catching_up() {
         for key in (0..5).filter(|key| !bound.contains(key)) {
@@ -63,14 +63,14 @@ fn while_all_is_written_anew_each_window_is_bound_from_its_own_first_page_on() {
         let records = locker.poll_records(1, ms(4));
         for record in records {
             match record {
-                JournalRecord::Limits => locker.limits_recorded(),
+                JournalRecord::Limits => locker.limits_written(),
                 JournalRecord::Dropped(..) => {}
-                JournalRecord::Window(page, written) => {
-                    assert!(!bound.contains(&page.key.0), "{page:?} twice");
-                    assert!(try_one(&mut locker, page.key.0, ms(5)).is_none(), "it is not on the disk yet");
-                    locker.recorded([written], ms(5));
-                    assert!(try_one(&mut locker, page.key.0, ms(5)).is_some());
-                    bound.push(page.key.0);
+                JournalRecord::Window(record, written) => {
+                    assert!(!bound.contains(&record.key.0), "{record:?} twice");
+                    assert!(try_one(&mut locker, record.key.0, ms(5)).is_none(), "it is not on the disk yet");
+                    locker.records_written([written], ms(5));
+                    assert!(try_one(&mut locker, record.key.0, ms(5)).is_some());
+                    bound.push(record.key.0);
                 }
             }
         }
@@ -84,7 +84,7 @@ fn while_all_is_written_anew_each_window_is_bound_from_its_own_first_page_on() {
 fn a_locker_that_is_given_away_before_all_is_written_never_says_that_all_is() {
     let mut locker = Locker::new(vec![long(60)]);
     (0..5).for_each(|key| assert!(try_one(&mut locker, key, ms(0)).is_some()));
-    locker.begin_recording(JournalStart::CatchUp, ms(1));
+    locker.begin_persisting(JournalStart::CatchUp, ms(1));
     write(&mut locker, 3, ms(2));
     assert!(locker.is_catching_up() && locker.has_records());
     locker.give(ms(3));
@@ -98,17 +98,17 @@ fn a_locker_that_is_given_away_before_all_is_written_never_says_that_all_is() {
 #[test]
 fn a_page_that_was_named_before_an_end_is_of_no_account_afterwards() {
     let mut locker = Locker::new(vec![long(30)]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
     assert_eq!(go(&mut locker, 0, ms(0)), 10);
     let Some(JournalRecord::Window(_, written)) = locker.poll_record(ms(0)) else { panic!("it was asked for") };
-    locker.end_recording(ms(1));
-    locker.begin_recording(JournalStart::Fresh, ms(1));
+    locker.end_persisting(ms(1));
+    locker.begin_persisting(JournalStart::Fresh, ms(1));
     let records = locker.poll_records(10, ms(1));
     let [JournalRecord::Limits, JournalRecord::Window(_, anew)] = &records[..] else { panic!("{records:?}") };
-    locker.recorded([written], ms(1));
+    locker.records_written([written], ms(1));
     assert_eq!(go(&mut locker, 0, ms(1)), 0, "its page went with all that was written before");
-    locker.recorded([*anew], ms(2));
+    locker.records_written([*anew], ms(2));
     assert_eq!(go(&mut locker, 0, ms(2)), 10);
 }
 
@@ -116,7 +116,7 @@ fn a_page_that_was_named_before_an_end_is_of_no_account_afterwards() {
 fn a_slot_of_before_that_is_given_back_is_free_when_it_is_written() {
     let mut locker = Locker::new(vec![long(30)]);
     let before = try_one(&mut locker, 0, ms(0)).unwrap();
-    locker.begin_recording(JournalStart::Fresh, ms(1));
+    locker.begin_persisting(JournalStart::Fresh, ms(1));
     assert_eq!(go(&mut locker, 0, ms(1)), 0, "it asks to be written down");
     locker.give_back(before, ms(1));
     assert_eq!(go(&mut locker, 0, ms(1)), 0, "nothing is written yet that a crash would find");
@@ -129,16 +129,16 @@ fn a_slot_of_before_that_is_given_back_is_free_when_it_is_written() {
 #[test]
 fn where_all_is_written_already_each_window_is_written_when_more_of_it_is_wanted() {
     let mut locker = Locker::new(vec![long(2)]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
     let claims = [claim(0, 0, 1)];
     let Verdict::Wait(waits, _) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!("it must be written first") };
     // It is named, and the disk fails.
     assert!(locker.poll_record(ms(0)).is_some() && !locker.has_records());
-    locker.begin_recording(JournalStart::Resume, ms(1));
+    locker.begin_persisting(JournalStart::Resume, ms(1));
     let records = locker.poll_records(10, ms(1));
-    let [JournalRecord::Limits, JournalRecord::Window(page, _)] = &records[..] else { panic!("{records:?}") };
-    assert_eq!(page.key, Key(0), "who waits has it named again, and nobody else has anything");
+    let [JournalRecord::Limits, JournalRecord::Window(record, _)] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(record.key, Key(0), "who waits has it named again, and nobody else has anything");
     locker.leave(waits, ms(1));
 }
 
@@ -146,7 +146,7 @@ fn where_all_is_written_already_each_window_is_written_when_more_of_it_is_wanted
 fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its_windows_are_written() {
     let shared = || Limit { shared: true, ..long(30) };
     let mut locker = Locker::new(vec![shared()]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
     locker.set_authority(None, SharingMode::Standalone, ms(0));
     for key in 0..3 {
@@ -154,64 +154,65 @@ fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its
     }
     let local = Limit { shared: false, name: locker.limits()[0].name.clone(), ..shared() };
     locker.reload(vec![local], Duration::from_millis(50), ms(2));
-    let doubts = |locker: &Locker| locker.known()[0].unknown.iter().any(|(_, slots)| *slots == u32::MAX);
+    let doubts =
+        |locker: &Locker| locker.crash_limit_snapshots()[0].unknown.iter().any(|(_, slots)| *slots == u32::MAX);
     assert!(doubts(&locker) && locker.is_doubtful(), "none of its windows is written");
-    let told: Vec<Time> = locker.known()[0].unknown.iter().map(|(at, _)| *at).collect();
+    let told: Vec<Time> = locker.crash_limit_snapshots()[0].unknown.iter().map(|(at, _)| *at).collect();
     assert_eq!(told.last(), Some(&ms(52)), "what is under way may settle until then");
     let mut limits = 0;
-    let mut pages = 0;
+    let mut records = 0;
     while let Some(record) = locker.poll_record(ms(3)) {
         match record {
             JournalRecord::Limits => {
                 limits += 1;
                 assert_eq!(doubts(&locker), limits == 1, "after the pages nothing is in doubt any more");
-                assert_eq!(pages, if limits == 1 { 0 } else { 3 });
+                assert_eq!(records, if limits == 1 { 0 } else { 3 });
             }
-            JournalRecord::Window(..) => pages += 1,
+            JournalRecord::Window(..) => records += 1,
             JournalRecord::Dropped(..) => {}
         }
     }
-    assert_eq!((limits, pages, locker.is_doubtful()), (2, 3, false));
-    assert!(locker.estate(ms(4)).limits[0].unknown.is_empty(), "another process is told all there is");
+    assert_eq!((limits, records, locker.is_doubtful()), (2, 3, false));
+    assert!(locker.snapshot(ms(4)).limits[0].unknown.is_empty(), "another process is told all there is");
 }
 
 #[test]
 fn what_was_taken_of_a_block_is_known_after_a_crash_of_a_lower_limit() {
     let mut locker = Locker::new(vec![long(30)]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
     // Of its block of ten, without a page.
     (0..2).for_each(|_| assert!(try_one(&mut locker, 0, ms(1)).is_some()));
     let lower = Limit { name: locker.limits()[0].name.clone(), ..long(2) };
     locker.reload(vec![lower], Duration::from_millis(5), ms(2));
-    let mut pages = Vec::new();
+    let mut records = Vec::new();
     while let Some(record) = locker.poll_record(ms(3)) {
         match record {
-            JournalRecord::Limits => locker.limits_recorded(),
-            JournalRecord::Window(page, written) => {
-                pages.push(page);
-                locker.recorded([written], ms(3));
+            JournalRecord::Limits => locker.limits_written(),
+            JournalRecord::Window(record, written) => {
+                records.push(record);
+                locker.records_written([written], ms(3));
             }
             JournalRecord::Dropped(..) => {}
         }
     }
-    let estate = Snapshot { limits: locker.known(), windows: pages, ..Snapshot::default() };
-    let mut next = Locker::inherit(estate, Shutdown::Crash, WALL, ms(10));
+    let snapshot = Snapshot { limits: locker.crash_limit_snapshots(), windows: records, ..Snapshot::default() };
+    let mut next = Locker::restore(snapshot, Shutdown::Crash, WALL, ms(10));
     assert_eq!((go(&mut next, 0, ms(10)), go(&mut next, 1, ms(10))), (0, 2));
 }
 
 #[test]
 fn a_limit_that_becomes_short_is_written_until_the_disk_says_that_it_is_short() {
     let mut locker = Locker::new(vec![long(30)]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
     assert_eq!(go(&mut locker, 0, ms(1)), 10);
-    let before = locker.known();
+    let before = locker.crash_limit_snapshots();
     let short = Limit { name: locker.limits()[0].name.clone(), ..limit(30, 20, Kind::Sliding) };
     locker.reload(vec![short], Duration::ZERO, ms(1));
     assert_eq!(go(&mut locker, 1, ms(2)), 10, "a block, which a crash finds by what is on the disk");
-    let estate = Snapshot { limits: before, ..Snapshot::default() };
-    assert_eq!(go(&mut Locker::inherit(estate, Shutdown::Crash, WALL, ms(3)), 1, ms(3)), 20);
+    let snapshot = Snapshot { limits: before, ..Snapshot::default() };
+    assert_eq!(go(&mut Locker::restore(snapshot, Shutdown::Crash, WALL, ms(3)), 1, ms(3)), 20);
     write_all(&mut locker, ms(4));
     assert_eq!(go(&mut locker, 1, ms(4)), 20, "from here on a crash closes it");
 }
@@ -220,15 +221,15 @@ fn a_limit_that_becomes_short_is_written_until_the_disk_says_that_it_is_short() 
 fn what_may_have_been_under_way_at_a_crash_counts_from_then_on_and_no_longer() {
     let shared = || Limit { shared: true, ..long(30) };
     let mut locker = Locker::new(vec![shared()]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
     locker.set_authority(None, SharingMode::Standalone, ms(0));
     assert_eq!(go(&mut locker, 0, ms(1)), 30);
     let local = Limit { shared: false, name: locker.limits()[0].name.clone(), ..shared() };
     locker.reload(vec![local], Duration::from_secs(3600), ms(2));
     let crashed = |at: u64| {
-        let estate = Snapshot { limits: locker.known(), ..Snapshot::default() };
-        Locker::inherit(estate, Shutdown::Crash, WALL, ms(at))
+        let snapshot = Snapshot { limits: locker.crash_limit_snapshots(), ..Snapshot::default() };
+        Locker::restore(snapshot, Shutdown::Crash, WALL, ms(at))
     };
     assert_eq!(go(&mut crashed(10), 0, ms(1009)), 0, "it may have been sent just before the crash");
     assert_eq!(go(&mut crashed(10), 0, ms(1010)), 30, "and no later");
@@ -251,10 +252,10 @@ fn crowded(limits: u32, keys: u128) -> Locker {
 }
 
 /// How many places are looked at in one step.
-fn looks<R>(locker: &mut Locker, step: impl FnOnce(&mut Locker) -> R) -> (usize, R) {
-    locker.table.looks.take();
+fn look_count<R>(locker: &mut Locker, step: impl FnOnce(&mut Locker) -> R) -> (usize, R) {
+    locker.table.look_count.take();
     let result = step(locker);
-    (locker.table.looks.take(), result)
+    (locker.table.look_count.take(), result)
 }
 
 #[test]
@@ -263,14 +264,14 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
     let mut locker = crowded(limits, keys);
     let slice = 512 + 64;
     let step = |locker: &mut Locker, what: &str, change: &dyn Fn(&mut Locker)| {
-        let (places, ()) = looks(locker, change);
+        let (places, ()) = look_count(locker, change);
         assert!(places <= slice, "{what}: {places} places");
         for _ in 0.. {
             if !locker.has_review() {
                 break;
             }
             assert_eq!(locker.poll_timeout(), Some(ms(2)), "{what}: it goes on at once");
-            let (places, ()) = looks(locker, |locker| locker.handle_timeout(ms(2)));
+            let (places, ()) = look_count(locker, |locker| locker.handle_timeout(ms(2)));
             assert!(places <= slice + 2048, "{what}: {places} places, with a slice of the sweep");
         }
         assert!(drain(locker).is_empty());
@@ -279,7 +280,7 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
     step(&mut locker, "the store is found", &|locker| locker.open_sharing(ms(2)));
     let (mut told, mut exchanges) = (0, 0);
     while locker.has_exchange() {
-        let (places, exchange) = looks(&mut locker, |locker| locker.take_exchange(false, ms(2)));
+        let (places, exchange) = look_count(&mut locker, |locker| locker.take_exchange(false, ms(2)));
         assert!(places <= 2 * slice, "an exchange: {places} places");
         told += exchange.windows.len();
         exchanges += 1;
@@ -292,10 +293,10 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
     }
     assert!(told >= (limits / 2 * keys as u32) as usize, "{told}: all that is counted is told");
     for begin in [JournalStart::Fresh, JournalStart::CatchUp, JournalStart::Resume] {
-        step(&mut locker, "it is written", &|locker| locker.begin_recording(begin, ms(2)));
-        let mut pages = 0;
+        step(&mut locker, "it is written", &|locker| locker.begin_persisting(begin, ms(2)));
+        let mut written_records = 0;
         while locker.has_records() {
-            let (places, records) = looks(&mut locker, |locker| locker.poll_records(512, ms(2)));
+            let (places, records) = look_count(&mut locker, |locker| locker.poll_records(512, ms(2)));
             assert!(places <= slice, "{begin:?}: {places} places");
             let written: Vec<WriteToken> = records
                 .iter()
@@ -304,12 +305,12 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
                     JournalRecord::Limits | JournalRecord::Dropped(..) => None,
                 })
                 .collect();
-            pages += written.len();
-            let (places, ()) = looks(&mut locker, |locker| locker.recorded(written, ms(2)));
+            written_records += written.len();
+            let (places, ()) = look_count(&mut locker, |locker| locker.records_written(written, ms(2)));
             assert!(places <= 2 * slice, "{begin:?}: {places} places, of which some have waiters");
         }
         let wanted = if begin == JournalStart::Resume { 0..=(limits / 2 * 20) } else { 2000..=4000 };
-        assert!(wanted.contains(&(pages as u32)), "{begin:?}: {pages} pages");
-        step(&mut locker, "it cannot be written", &|locker| locker.end_recording(ms(2)));
+        assert!(wanted.contains(&(written_records as u32)), "{begin:?}: {written_records} pages");
+        step(&mut locker, "it cannot be written", &|locker| locker.end_persisting(ms(2)));
     }
 }

@@ -55,14 +55,14 @@ fn what_a_crash_may_have_cost_is_kept_until_it_no_longer_counts() {
         in_force: false,
         since: ms(0),
         unknown,
-        aside: Vec::new(),
+        suspended: Vec::new(),
         lingers: None,
     };
     for (unknown, now, is_forgotten) in
         [(vec![], 5, true), (vec![(ms(0), 2)], 5, false), (vec![(ms(0), 2)], 1000, true)]
     {
-        let estate = Snapshot { limits: vec![known(unknown)], ..Snapshot::default() };
-        let mut locker = Locker::inherit(estate, Shutdown::Orderly, WALL, ms(now));
+        let snapshot = Snapshot { limits: vec![known(unknown)], ..Snapshot::default() };
+        let mut locker = Locker::restore(snapshot, Shutdown::Orderly, WALL, ms(now));
         reload(&mut locker, vec![named("b", 1000)], ms(now));
         assert_eq!(locker.limits()[0].is_forgotten(), is_forgotten, "at {now} ms");
     }
@@ -71,7 +71,7 @@ fn what_a_crash_may_have_cost_is_kept_until_it_no_longer_counts() {
 #[test]
 fn what_is_written_of_windows_that_are_gone_goes_before_their_limit_does() {
     let mut locker = Locker::new(vec![named("a", 1000), named("b", 1000)]);
-    locker.begin_recording(JournalStart::Fresh, ms(0));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
     // Says what was written: limits, a page, the end of one.
     let write = |locker: &mut Locker, now: Time| {
         let mut said = String::new();
@@ -79,11 +79,11 @@ fn what_is_written_of_windows_that_are_gone_goes_before_their_limit_does() {
             match record {
                 JournalRecord::Limits => {
                     said.push('L');
-                    locker.limits_recorded();
+                    locker.limits_written();
                 }
                 JournalRecord::Window(_, written) => {
                     said.push('W');
-                    locker.recorded([written], now);
+                    locker.records_written([written], now);
                 }
                 JournalRecord::Dropped(limit, _) => {
                     said.push('G');
@@ -123,10 +123,10 @@ fn names_that_come_and_go_leave_nothing_that_any_step_must_look_at() {
         let made = reload(&mut locker, vec![named("stays", 1000), named(&one, 100), named(&other, 100)], now);
         use_one(&mut locker, made.ids[1], now);
         sweep(&mut locker, now + Duration::from_millis(1));
-        assert!(locker.known.len() <= 5, "{}", locker.known.len());
+        assert!(locker.limit_ids.len() <= 5, "{}", locker.limit_ids.len());
         assert!(locker.retired.len() <= 2);
     }
-    let known = locker.known();
+    let known = locker.crash_limit_snapshots();
     assert_eq!(known.len(), 601, "their numbers are kept for another process");
     assert!(known.iter().filter(|known| !known.limit.is_forgotten()).count() <= 5);
 }
@@ -138,7 +138,7 @@ fn another_process_knows_limits_by_the_same_numbers() {
     reload(&mut locker, vec![named("b", 60_000)], ms(2));
     assert!(locker.limits()[0].is_forgotten());
     use_one(&mut locker, LimitId(1), ms(3));
-    let mut next = Locker::inherit(locker.estate(ms(4)), Shutdown::HandOver, WALL, ms(4));
+    let mut next = Locker::restore(locker.snapshot(ms(4)), Shutdown::HandOver, WALL, ms(4));
     let same = reload(&mut next, vec![named("b", 60_000)], ms(4));
     assert_eq!((same.ids, same.added), (vec![LimitId(1)], vec![]));
     use_one(&mut next, LimitId(1), ms(5));

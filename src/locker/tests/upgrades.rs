@@ -30,10 +30,10 @@ struct HandedOver {
 
 impl LockerWorld {
     fn hand_over(mut self) -> HandedOver {
-        let (estate, waiters) = (self.locker.estate(self.now), self.locker.waiters());
+        let (snapshot, waiters) = (self.locker.snapshot(self.now), self.locker.waiters());
         assert_eq!(waiters.len(), self.waiting.len(), "seed {}", self.seed);
         let limits = self.locker.limits().to_vec();
-        let mut next = Locker::inherit(estate, Shutdown::HandOver, WALL, self.now);
+        let mut next = Locker::restore(snapshot, Shutdown::HandOver, WALL, self.now);
         assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
         next.hold();
         let mut old = std::mem::replace(&mut self.locker, next);

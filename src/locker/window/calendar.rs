@@ -15,12 +15,12 @@ use crate::time::Time;
 
 /// Parts of a period. Slots that settle within one are one entry of the log, as late as the last of them: so many more than
 /// were sent since may count in the next period when the wall clock is set, and a log does not outgrow its window.
-const PARTS: u64 = 3;
+const ENTRIES_PER_PERIOD: u64 = 3;
 
 impl WindowRule {
     /// Brings the period up to `now`.
     pub(crate) fn roll(&mut self, clock: &WallClock, now: Time) {
-        let Algorithm::Calendar { unit, zone } = &self.form else { return };
+        let Algorithm::Calendar { unit, zone } = &self.algorithm else { return };
         let around = |unix: i128| period(*unit, zone, unix);
         let bounds = around(clock.unix(now));
         // An origin's clock may be ahead or behind by as much, the time that a request is on its way included.
@@ -61,7 +61,7 @@ impl WindowRule {
 
     /// The end of the period `cycles` after the present one.
     pub(crate) fn period_end(&self, cycles: u64) -> Time {
-        let Algorithm::Calendar { unit, zone } = &self.form else { return Time::NEVER };
+        let Algorithm::Calendar { unit, zone } = &self.algorithm else { return Time::NEVER };
         let mut end = self.period.end;
         // A queue that fills more periods than this is refused for its patience long before.
         for _ in 0..cycles.min(64) {
@@ -72,7 +72,7 @@ impl WindowRule {
 
     /// By the present reading: when the period began, when it ends, and when the next one ends, in nanoseconds of Unix time.
     pub(crate) fn period_bounds(&self) -> [i128; 3] {
-        let Algorithm::Calendar { unit, zone } = &self.form else { return [0; 3] };
+        let Algorithm::Calendar { unit, zone } = &self.algorithm else { return [0; 3] };
         let (start, end) = self.period.bounds;
         [start, end, period(*unit, zone, end).1]
     }
@@ -89,7 +89,7 @@ pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Time) {
     let period = &rule.period;
     let since = if at < period.next { period.began } else { period.next };
-    let part = (period.longest / PARTS).max(1);
+    let part = (period.longest / ENTRIES_PER_PERIOD).max(1);
     let since = since.max(Time::from_nanos(at.as_nanos() / part * part));
     window.log_join(since, at, count);
 }

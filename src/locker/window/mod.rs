@@ -51,7 +51,7 @@ pub(crate) struct Window {
     pub(crate) in_log: u32,
     /// Requests between their permit and the end of their response.
     pub(crate) flying: u32,
-    /// Where the log's oldest entry is in `head`, and how many are there.
+    /// Where the log's oldest entry is in `ring`, and how many are there.
     start: u8,
     len: u8,
     /// Whether `extra` tells of a pause.
@@ -61,7 +61,7 @@ pub(crate) struct Window {
     /// Who waits here.
     queue: Option<Box<WindowQueue>>,
     extra: Option<Box<Extra>>,
-    head: settle_log::LogRing,
+    ring: settle_log::LogRing,
 }
 
 /// What most windows do not need.
@@ -70,17 +70,17 @@ struct Extra {
     /// The log after what is in the window itself.
     log: VecDeque<LogEntry>,
     /// `smooth`: the moment up to which the spacing is used up.
-    mark: Time,
+    tat: Time,
     /// Nothing opens before.
     paused: Time,
-    credit: Prewritten,
+    prewritten: Prewritten,
     pool: Option<Box<StoreState>>,
 }
 
 impl Window {
     pub(crate) fn new(limit: LimitId, key: Key, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::bare(limit, key);
-        window.begin_credit(rule);
+        window.begin_prewritten(rule);
         window.count_unknown(rule.unknown.iter(), rule, now);
         window
     }
@@ -100,7 +100,7 @@ impl Window {
             oldest: Time::START,
             queue: None,
             extra: None,
-            head: settle_log::LogRing::default(),
+            ring: settle_log::LogRing::default(),
         }
     }
 
@@ -111,16 +111,16 @@ impl Window {
     }
 
     /// One that goes on where another ended. What was open there settled then; all of these besides.
-    pub(crate) fn inherited<'u>(
-        page: &WindowRecord,
+    pub(crate) fn restored<'u>(
+        record: &WindowRecord,
         rule: &WindowRule,
         unknown: impl DoubleEndedIterator<Item = &'u UnknownSlots>,
         settled: Time,
         now: Time,
     ) -> Window {
-        let mut window = Window::from_page(page, rule, now);
-        if page.open > 0 && rule.counts_slots() {
-            window.settled(rule, page.open, settled);
+        let mut window = Window::from_record(record, rule, now);
+        if record.open > 0 && rule.counts_slots() {
+            window.settled(rule, record.open, settled);
         }
         window.count_unknown(unknown, rule, now);
         window.expire(rule, now);
@@ -128,31 +128,31 @@ impl Window {
     }
 
     /// One that goes on in another process, whose requests are still under way.
-    pub(crate) fn handed_over(page: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
-        let mut window = Window::from_page(page, rule, now);
-        (window.unsettled, window.flying) = (page.open, page.flying);
+    pub(crate) fn handed_over(record: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
+        let mut window = Window::from_record(record, rule, now);
+        (window.unsettled, window.flying) = (record.open, record.flying);
         window
     }
 
     /// What has settled, and what holds a window back besides.
-    fn from_page(page: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
-        let mut window = Window::bare(page.limit, page.key);
-        page.log.iter().for_each(|(at, count)| window.log_push(*at, *count));
+    fn from_record(record: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
+        let mut window = Window::bare(record.limit, record.key);
+        record.log.iter().for_each(|(at, count)| window.log_push(*at, *count));
         window.expire(rule, now);
-        if page.mark > Time::START {
-            window.extra_mut().mark = page.mark.max(window.mark());
+        if record.tat > Time::START {
+            window.extra_mut().tat = record.tat.max(window.tat());
         }
-        window.pause_again(page.paused, now);
+        window.pause_again(record.paused, now);
         window
     }
 
     /// Forgets what no longer counts. Every question below is asked after it, with the same `now`.
     #[inline]
     pub(crate) fn expire(&mut self, rule: &WindowRule, now: Time) {
-        if rule.pooled {
+        if rule.store_managed {
             self.expire_shares(rule, now);
         }
-        match rule.form {
+        match rule.algorithm {
             Algorithm::Sliding | Algorithm::Smooth => sliding::expire(self, rule, now),
             Algorithm::Fixed => fixed::expire(self, rule, now),
             Algorithm::Calendar { .. } => calendar::expire(self, rule, now),
@@ -163,10 +163,10 @@ impl Window {
     /// Whether a request of `cost` slots may go now, as far as this window is concerned.
     #[inline]
     pub(crate) fn fits(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
-        if rule.pooled {
+        if rule.store_managed {
             return self.has_share(rule, cost, now);
         }
-        self.has_room(rule, cost, now) && self.has_credit(rule, cost)
+        self.has_room(rule, cost, now) && self.has_prewritten(rule, cost)
     }
 
     /// Whether it has room for `cost` slots now, written down or not.
@@ -177,16 +177,16 @@ impl Window {
             && self.flying < rule.in_flight
             && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
             && self.paused() <= now
-            && (!matches!(rule.form, Algorithm::Smooth) || smooth::spaced(self, rule, cost, now))
+            && (!matches!(rule.algorithm, Algorithm::Smooth) || smooth::is_spaced(self, rule, cost, now))
     }
 
     /// Takes the slots of a request that fits; it must have left when they end.
     #[inline]
     pub(crate) fn take(&mut self, rule: &WindowRule, cost: u32) -> Time {
         self.unsettled += rule.slots(cost);
-        self.use_credit(rule, cost);
+        self.use_prewritten(rule, cost);
         self.flying += u32::from(rule.counts_flights());
-        if rule.pooled { self.use_share(rule, cost) } else { rule.until }
+        if rule.store_managed { self.use_share(rule, cost) } else { rule.until }
     }
 
     /// `cost` taken slots settle now.
@@ -203,7 +203,7 @@ impl Window {
     /// `cost` slots settle at a moment that need not be the present.
     #[inline]
     fn settled(&mut self, rule: &WindowRule, cost: u32, now: Time) {
-        match rule.form {
+        match rule.algorithm {
             Algorithm::Sliding => sliding::settle(self, rule, cost, now),
             Algorithm::Fixed => fixed::settle(self, rule, cost, now),
             Algorithm::Calendar { .. } => calendar::settle(self, rule, cost, now),
@@ -218,7 +218,7 @@ impl Window {
     /// `cost` taken slots were not used.
     pub(crate) fn give_back(&mut self, rule: &WindowRule, cost: u32) {
         self.unsettled = self.unsettled.saturating_sub(cost);
-        self.return_credit(rule, cost);
+        self.return_prewritten(rule, cost);
         if rule.shared {
             self.report_unused(rule, cost, 0);
         }
@@ -235,12 +235,12 @@ impl Window {
     /// When a request of `cost` slots has room, once `ahead` slots and `flights` requests have gone before
     /// it at once; `None` if that hangs on a settle, a give-back, a flight's end or a record yet to come.
     pub(crate) fn opening(&self, rule: &WindowRule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
-        if rule.pooled {
+        if rule.store_managed {
             let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
             return self.share_opens(rule, cost.saturating_add(ahead), now);
         }
         let opening = self.room_opens(rule, ahead, flights, cost, now)?;
-        (opening > now || self.has_credit(rule, cost)).then_some(opening)
+        (opening > now || self.has_prewritten(rule, cost)).then_some(opening)
     }
 
     /// As [`Window::opening`], whether the slot has been written down or not.
@@ -250,7 +250,7 @@ impl Window {
         }
         let from = self.paused().max(now);
         let place = ahead.saturating_add(u64::from(cost));
-        let opening = match rule.form {
+        let opening = match rule.algorithm {
             Algorithm::Uncounted => from,
             Algorithm::Sliding => sliding::opening(self, rule, place, from)?,
             Algorithm::Smooth => {
@@ -287,7 +287,7 @@ impl Window {
 
     /// The earliest moment at which the spacing of `smooth` lets a request go.
     pub(crate) fn spacing_at_best(&self, rule: &WindowRule, ahead: u64, cost: u32, from: Time) -> Time {
-        match rule.form {
+        match rule.algorithm {
             Algorithm::Smooth => smooth::bound(self, rule, ahead, cost, from),
             Algorithm::Uncounted | Algorithm::Sliding | Algorithm::Fixed | Algorithm::Calendar { .. } => from,
         }
@@ -300,13 +300,13 @@ impl Window {
 
     /// Whether the window holds nothing that a new one would not.
     pub(crate) fn is_idle(&self, rule: &WindowRule, now: Time) -> bool {
-        self.is_blank(rule, now) && !self.is_being_recorded(rule) && !self.has_pool(rule, now)
+        self.is_blank(rule, now) && !self.has_pending_write(rule) && !self.has_pool(rule, now)
     }
 
     /// Whether nothing of it needs to be remembered.
     pub(crate) fn is_blank(&self, rule: &WindowRule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
-        let spaced = !matches!(rule.form, Algorithm::Smooth) || self.mark() <= now;
+        let spaced = !matches!(rule.algorithm, Algorithm::Smooth) || self.tat() <= now;
         at_rest && spaced && self.paused() <= now && self.queue().is_none()
     }
 
@@ -318,8 +318,8 @@ impl Window {
         }
     }
 
-    pub(crate) fn mark(&self) -> Time {
-        self.extra.as_ref().map_or(Time::START, |extra| extra.mark)
+    pub(crate) fn tat(&self) -> Time {
+        self.extra.as_ref().map_or(Time::START, |extra| extra.tat)
     }
 
     /// Nothing opens before `until`; an earlier end than one already set changes nothing.

@@ -14,12 +14,18 @@ impl WindowRule {
     /// Takes over what the limit's `old` rule knew, at `now`; by `until` all has settled that was granted by it. Called
     /// before any window is changed. Returns what this
     /// rule counts and no window shows: what the old one let be forgotten, or did not need to know.
-    pub(crate) fn succeed(&mut self, old: &WindowRule, until: Time, wall: &WallClock, now: Time) -> Vec<UnknownSlots> {
+    pub(crate) fn change_rule(
+        &mut self,
+        old: &WindowRule,
+        until: Time,
+        wall: &WallClock,
+        now: Time,
+    ) -> Vec<UnknownSlots> {
         self.live = old.live;
         self.roll(wall, now);
         // There was nothing before the limit itself.
         let counted = |forgotten: &Time| *forgotten > old.since;
-        let forgotten = match (&old.form, &self.form) {
+        let forgotten = match (&old.algorithm, &self.algorithm) {
             // Nothing was counted: there is nothing to go by.
             (Algorithm::Uncounted, _) => None,
             (Algorithm::Sliding | Algorithm::Smooth, Algorithm::Sliding | Algorithm::Smooth) => {
@@ -35,11 +41,11 @@ impl WindowRule {
             Some((earlier, linger)) if old.answered => Some((earlier.max(until), linger.max(old.linger))),
             earlier => earlier.or(old.answered.then_some((until, old.linger))),
         };
-        self.free = old.free.min(self.block);
+        self.initial_prewritten = old.initial_prewritten.min(self.block);
         self.unknown.clone_from(&old.unknown);
-        self.aside.clone_from(&old.aside);
+        self.suspended.clone_from(&old.suspended);
         let is_counted = !self.shared && !self.dry_run;
-        let mut unseen = if is_counted { self.count_aside() } else { Vec::new() };
+        let mut unseen = if is_counted { self.resume_suspended() } else { Vec::new() };
         if let Some(forgotten) = forgotten.map(UnknownSlots::all) {
             self.add_unknown(forgotten, now);
             unseen.push(forgotten);
@@ -52,7 +58,7 @@ impl WindowRule {
     /// that has grown covers the boundaries that are to come, not the one at which the period began.
     fn period_forgotten(&mut self, old: &WindowRule) -> Option<Time> {
         if let (Algorithm::Calendar { unit, zone }, Algorithm::Calendar { unit: was, zone: there }) =
-            (&self.form, &old.form)
+            (&self.algorithm, &old.algorithm)
             && unit == was
             && zone == there
             && self.period.end >= old.period.end
@@ -66,10 +72,10 @@ impl WindowRule {
 
 impl Window {
     /// Goes on under `new` instead of `old`; what else that counts is `unseen`, oldest first.
-    pub(crate) fn succeed(&mut self, old: &WindowRule, new: &WindowRule, unseen: &[UnknownSlots], now: Time) {
+    pub(crate) fn change_rule(&mut self, old: &WindowRule, new: &WindowRule, unseen: &[UnknownSlots], now: Time) {
         self.expire(old, now);
         let (settled, at) = (self.in_log, self.settled_by(old, now));
-        match (&old.form, &new.form) {
+        match (&old.algorithm, &new.algorithm) {
             (_, Algorithm::Uncounted) => self.log_clear(),
             (Algorithm::Uncounted, _) => self.log_clear(),
             (Algorithm::Sliding | Algorithm::Smooth, Algorithm::Sliding | Algorithm::Smooth)
@@ -81,8 +87,8 @@ impl Window {
                 self.settle(new, settled, at);
             }
         }
-        if matches!(new.form, Algorithm::Smooth) && !matches!(old.form, Algorithm::Smooth) {
-            self.extra_mut().mark = later(at, if settled > 0 { new.interval } else { 0 });
+        if matches!(new.algorithm, Algorithm::Smooth) && !matches!(old.algorithm, Algorithm::Smooth) {
+            self.extra_mut().tat = later(at, if settled > 0 { new.interval } else { 0 });
         }
         // A lower limit had no room for all that may have been taken.
         let unseen = if new.requests > old.requests { &new.unknown } else { unseen };
@@ -92,7 +98,7 @@ impl Window {
 
     /// The moment by which all that it has logged has settled: after an end, an answer may be yet to come.
     fn settled_by(&self, rule: &WindowRule, now: Time) -> Time {
-        match rule.form {
+        match rule.algorithm {
             // Its only entry says when the window began.
             Algorithm::Fixed if rule.answered && self.in_log > 0 => now + rule.linger,
             Algorithm::Uncounted

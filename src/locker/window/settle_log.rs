@@ -12,7 +12,7 @@ pub(crate) const INLINE: usize = 5;
 
 /// How many entries the rest of a log has room for at first. Blocks below this size are kept by the C library's
 /// allocator for the next of their size, and a million idle keys would not give their memory back.
-const FIRST_ROOM: usize = 16;
+const FIRST_CAPACITY: usize = 16;
 
 /// How many slots settled at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -43,17 +43,17 @@ impl Window {
             return;
         }
         self.in_log += count;
-        if let Some(rest) = self.rest_mut() {
-            match rest.back_mut() {
+        if let Some(overflow) = self.overflow_mut() {
+            match overflow.back_mut() {
                 Some(last) if last.at >= at => last.count += count,
-                Some(_) | None => rest.push_back(LogEntry { at, count }),
+                Some(_) | None => overflow.push_back(LogEntry { at, count }),
             }
             return;
         }
         if self.len > 0 {
-            let last = self.place(self.len - 1);
-            if self.head.at[last] >= at {
-                self.head.count[last] += count;
+            let last = self.ring_index(self.len - 1);
+            if self.ring.at[last] >= at {
+                self.ring.count[last] += count;
                 return;
             }
         }
@@ -61,12 +61,12 @@ impl Window {
             self.oldest = at;
         }
         if usize::from(self.len) < INLINE {
-            self.set(self.place(self.len), LogEntry { at, count });
+            self.set(self.ring_index(self.len), LogEntry { at, count });
             self.len += 1;
         } else {
-            let rest = &mut self.extra_mut().log;
-            rest.reserve(FIRST_ROOM);
-            rest.push_back(LogEntry { at, count });
+            let overflow = &mut self.extra_mut().log;
+            overflow.reserve(FIRST_CAPACITY);
+            overflow.push_back(LogEntry { at, count });
         }
     }
 
@@ -77,19 +77,19 @@ impl Window {
             return;
         }
         let joined = |last: Time| last.max(at);
-        if let Some(last) = self.rest_mut().and_then(VecDeque::back_mut) {
+        if let Some(last) = self.overflow_mut().and_then(VecDeque::back_mut) {
             if last.at < since {
                 return self.log_push(at, count);
             }
             (last.at, last.count) = (joined(last.at), last.count + count);
         } else {
-            let last = self.place(self.len.saturating_sub(1));
-            if self.len == 0 || self.head.at[last] < since {
+            let last = self.ring_index(self.len.saturating_sub(1));
+            if self.len == 0 || self.ring.at[last] < since {
                 return self.log_push(at, count);
             }
-            self.head.at[last] = joined(self.head.at[last]);
-            self.head.count[last] += count;
-            self.oldest = self.head.at[usize::from(self.start)];
+            self.ring.at[last] = joined(self.ring.at[last]);
+            self.ring.count[last] += count;
+            self.oldest = self.ring.at[usize::from(self.start)];
         }
         self.in_log += count;
     }
@@ -118,8 +118,8 @@ impl Window {
         }
         debug_assert!(self.len == 0 || at <= self.oldest, "an entry is never earlier than the settle it stands for");
         let first = usize::from(self.start);
-        if self.len > 0 && self.head.at[first] == at {
-            self.head.count[first] += count;
+        if self.len > 0 && self.ring.at[first] == at {
+            self.ring.count[first] += count;
             self.in_log += count;
             return;
         }
@@ -138,21 +138,21 @@ impl Window {
     /// Drops the oldest entry.
     #[inline]
     pub(super) fn log_pop(&mut self) {
-        self.in_log -= self.head.count[usize::from(self.start)];
+        self.in_log -= self.ring.count[usize::from(self.start)];
         self.start = if usize::from(self.start) == INLINE - 1 { 0 } else { self.start + 1 };
         self.len -= 1;
         if self.len == 0 && self.in_log > 0 {
-            self.move_up();
+            self.refill_ring();
         }
-        self.oldest = self.head.at[usize::from(self.start)];
+        self.oldest = self.ring.at[usize::from(self.start)];
     }
 
     /// Fills the ring again from the rest of the log.
-    fn move_up(&mut self) {
+    fn refill_ring(&mut self) {
         while usize::from(self.len) < INLINE
-            && let Some(next) = self.rest_mut().and_then(VecDeque::pop_front)
+            && let Some(next) = self.overflow_mut().and_then(VecDeque::pop_front)
         {
-            self.set(self.place(self.len), next);
+            self.set(self.ring_index(self.len), next);
             self.len += 1;
         }
         debug_assert!(self.len > 0, "slots in the log are in the ring or in the rest");
@@ -169,8 +169,8 @@ impl Window {
 
     /// The entries, oldest first.
     pub(super) fn log_entries(&self) -> impl Iterator<Item = LogEntry> + '_ {
-        let rest = self.extra.iter().flat_map(|extra| extra.log.iter().copied());
-        (0..self.len).map(|number| self.entry(number)).chain(rest)
+        let overflow = self.extra.iter().flat_map(|extra| extra.log.iter().copied());
+        (0..self.len).map(|number| self.entry(number)).chain(overflow)
     }
 
     /// The entries as times and counts, oldest first; of more than `most`, neighbours are one with the later's time.
@@ -191,24 +191,24 @@ impl Window {
 
     /// What does not lie in the window itself, unless that is nothing.
     #[inline]
-    fn rest_mut(&mut self) -> Option<&mut VecDeque<LogEntry>> {
+    fn overflow_mut(&mut self) -> Option<&mut VecDeque<LogEntry>> {
         self.extra.as_mut().map(|extra| &mut extra.log).filter(|log| !log.is_empty())
     }
 
     fn entry(&self, number: u8) -> LogEntry {
-        let place = self.place(number);
-        LogEntry { at: self.head.at[place], count: self.head.count[place] }
+        let ring_index = self.ring_index(number);
+        LogEntry { at: self.ring.at[ring_index], count: self.ring.count[ring_index] }
     }
 
-    fn set(&mut self, place: usize, entry: LogEntry) {
-        self.head.at[place] = entry.at;
-        self.head.count[place] = entry.count;
+    fn set(&mut self, ring_index: usize, entry: LogEntry) {
+        self.ring.at[ring_index] = entry.at;
+        self.ring.count[ring_index] = entry.count;
     }
 
     /// Where in the ring the entry of that number is, the oldest being number 0.
     #[inline]
-    fn place(&self, number: u8) -> usize {
-        let place = usize::from(self.start) + usize::from(number);
-        if place < INLINE { place } else { place - INLINE }
+    fn ring_index(&self, number: u8) -> usize {
+        let ring_index = usize::from(self.start) + usize::from(number);
+        if ring_index < INLINE { ring_index } else { ring_index - INLINE }
     }
 }

@@ -1,7 +1,7 @@
 //! T/N between requests with `burst` of them saved up, and never more than N in any span of T.
 //!
 //! Spacing alone would let nearly 2N through in one T (a burst, and then the refill), so the
-//! sliding rule is kept beside it. `mark` is the moment up to which the spacing is used up.
+//! sliding rule is kept beside it. `tat` is the moment up to which the spacing is used up.
 
 use super::Window;
 use super::window_rule::{WindowRule, later};
@@ -9,8 +9,8 @@ use crate::time::Time;
 
 /// Whether the spacing lets `cost` slots go now, were everything unsettled to settle now.
 #[inline]
-pub(super) fn spaced(window: &Window, rule: &WindowRule, cost: u32, now: Time) -> bool {
-    let used = window.mark().max(now).as_nanos() - now.as_nanos();
+pub(super) fn is_spaced(window: &Window, rule: &WindowRule, cost: u32, now: Time) -> bool {
+    let used = window.tat().max(now).as_nanos() - now.as_nanos();
     let ahead = u64::from(window.unsettled) + u64::from(cost);
     used.saturating_add(ahead.saturating_mul(rule.interval)) <= saved(rule, cost)
 }
@@ -18,8 +18,8 @@ pub(super) fn spaced(window: &Window, rule: &WindowRule, cost: u32, now: Time) -
 /// Moves the mark on for `count` slots that settle now.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Time) {
-    let mark = later(window.mark().max(now), u64::from(count).saturating_mul(rule.interval));
-    window.extra_mut().mark = mark;
+    let tat = later(window.tat().max(now), u64::from(count).saturating_mul(rule.interval));
+    window.extra_mut().tat = tat;
 }
 
 /// When the spacing lets `cost` slots go after `ahead` others; `None` if that hangs on unsettled ones.
@@ -34,7 +34,7 @@ pub(super) fn opening(window: &Window, rule: &WindowRule, ahead: u64, cost: u32,
 pub(super) fn bound(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, now: Time) -> Time {
     let slots = u64::from(window.unsettled).saturating_add(ahead).saturating_add(u64::from(cost));
     let needed = slots.saturating_mul(rule.interval);
-    let from = window.mark().max(now);
+    let from = window.tat().max(now);
     let due = from.as_nanos().saturating_add(needed).saturating_sub(saved(rule, cost));
     Time::from_nanos(due).max(now)
 }

@@ -85,8 +85,8 @@ impl StoreState {
 
     /// Whether nothing of it needs to be told. As long as nobody listens, only what still counts for some gateway.
     fn is_empty(&self, rule: &WindowRule, now: Time) -> bool {
-        let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.told_for());
-        let (is_heard, holds) = (rule.pooled && !rule.lost, self.term == rule.term);
+        let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.report_span());
+        let (is_heard, holds) = (rule.store_managed && !rule.store_lost, self.term == rule.term);
         let news = is_heard && (self.is_noted || holds && (self.returned > 0 || self.landed > 0));
         let granted = holds && !self.shares.is_empty();
         self.under_way == 0 && !granted && !self.settled.iter().any(counts) && !news
@@ -239,7 +239,7 @@ impl Window {
         if count == 0 {
             return;
         }
-        let forgotten = now.as_nanos().saturating_sub(rule.told_for());
+        let forgotten = now.as_nanos().saturating_sub(rule.report_span());
         let pool = self.told_mut();
         match pool.settled.back_mut() {
             Some(last) if now.since(pool.part).as_nanos() < u128::from(rule.quantum) => {
@@ -289,7 +289,7 @@ impl Window {
         let pool = self.pool_mut(rule);
         pool.pace = pool.used.max(pool.pace);
         let ahead = pool.pace.saturating_mul(4).saturating_sub(pool.left()).min(rule.requests / 16);
-        let forgotten = now.as_nanos().saturating_sub(rule.told_for());
+        let forgotten = now.as_nanos().saturating_sub(rule.report_span());
         let settled = pool.settled.drain(..).filter(|(at, _)| at.as_nanos() > forgotten).collect();
         let news = Delta {
             settled: shortened(settled),

@@ -25,7 +25,7 @@ struct One {
 
 /// A wall clock that reads this when we start.
 fn clock(at_start: i128) -> WallClock {
-    WallClock::inherit(Vec::new(), WallSample { at_start, ..WALL }, Time::START)
+    WallClock::restore(Vec::new(), WallSample { at_start, ..WALL }, Time::START)
 }
 
 impl One {
@@ -167,11 +167,11 @@ fn fewer_slots_are_waited_out() {
         let mut one = One::of(kind.clone());
         one.send(3, ms(0));
         let mut fewer = WindowRule::new(&limit(2, 60_000, kind));
-        let unseen = fewer.succeed(&one.rule, ms(1), &one.clock, ms(1));
-        one.window.succeed(&one.rule, &fewer, &unseen, ms(1));
+        let unseen = fewer.change_rule(&one.rule, ms(1), &one.clock, ms(1));
+        one.window.change_rule(&one.rule, &fewer, &unseen, ms(1));
         one.rule = fewer;
         assert!(!one.fits(1, ms(59_999)), "{}", one.name);
-        assert!(one.fits(1, ms(60_000)) || matches!(one.rule.form, Algorithm::Smooth), "{}", one.name);
+        assert!(one.fits(1, ms(60_000)) || matches!(one.rule.algorithm, Algorithm::Smooth), "{}", one.name);
     }
 }
 
@@ -179,9 +179,9 @@ fn fewer_slots_are_waited_out() {
 fn a_longer_span_closes_what_is_no_longer_known() {
     let short = WindowRule::new(&limit(4, 1000, Kind::Sliding));
     let mut long = WindowRule::new(&limit(4, 10_000, Kind::Sliding));
-    let unseen = long.succeed(&short, ms(5000), &clock(0), ms(5000));
+    let unseen = long.change_rule(&short, ms(5000), &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
-    window.succeed(&short, &long, &unseen, ms(5000));
+    window.change_rule(&short, &long, &unseen, ms(5000));
     assert!(!window.fits(&long, 1, ms(5000)), "four may have settled just before 4 s");
     let fresh = Window::new(LimitId(0), Key::WHOLE, &long, ms(6000));
     assert!(!fresh.fits(&long, 1, ms(6000)), "under an unknown key too");
@@ -197,10 +197,10 @@ fn a_longer_span_closes_what_is_no_longer_known() {
 fn what_is_given_back_after_a_change_does_not_stand_for_what_was_forgotten() {
     let short = WindowRule::new(&limit(1, 1000, Kind::Sliding));
     let mut long = WindowRule::new(&limit(1, 10_000, Kind::Sliding));
-    let unseen = long.succeed(&short, ms(5000), &clock(0), ms(5000));
+    let unseen = long.change_rule(&short, ms(5000), &clock(0), ms(5000));
     let mut window = Window::new(LimitId(0), Key::WHOLE, &short, ms(0));
     window.take(&short, 1);
-    window.succeed(&short, &long, &unseen, ms(5000));
+    window.change_rule(&short, &long, &unseen, ms(5000));
     window.give_back(&long, 1);
     assert!(!window.fits(&long, 1, ms(5000)), "another may have settled just before 4 s");
 }

@@ -6,12 +6,12 @@ use crate::time::Time;
 
 /// So many are kept apart for each limit. Of more, the two oldest are one from there on, which counts as long as the later
 /// of the two.
-const APART: usize = 64;
+const MAX_UNKNOWN: usize = 64;
 
 fn add(all: &mut Vec<UnknownSlots>, unknown: UnknownSlots) {
     let place = all.partition_point(|other| other.at <= unknown.at);
     all.insert(place, unknown);
-    if all.len() > APART {
+    if all.len() > MAX_UNKNOWN {
         let oldest = all.remove(0);
         all[0].slots = all[0].slots.saturating_add(oldest.slots);
     }
@@ -25,31 +25,31 @@ impl WindowRule {
     }
 
     /// The same of a limit that is shared or a dry run: as long as it is, they do not count here.
-    pub(crate) fn put_aside(&mut self, unknown: UnknownSlots, now: Time) {
+    pub(crate) fn suspend_unknown(&mut self, unknown: UnknownSlots, now: Time) {
         self.forget_unknown(now);
-        add(&mut self.aside, unknown);
+        add(&mut self.suspended, unknown);
     }
 
     /// Slots that were put aside count from here on.
-    pub(super) fn count_aside(&mut self) -> Vec<UnknownSlots> {
-        let aside = std::mem::take(&mut self.aside);
-        aside.iter().for_each(|unknown| add(&mut self.unknown, *unknown));
-        aside
+    pub(super) fn resume_suspended(&mut self) -> Vec<UnknownSlots> {
+        let suspended = std::mem::take(&mut self.suspended);
+        suspended.iter().for_each(|unknown| add(&mut self.unknown, *unknown));
+        suspended
     }
 
     /// Drops what would not count any more.
     pub(crate) fn forget_unknown(&mut self, now: Time) {
-        let (mut unknown, mut aside) = (std::mem::take(&mut self.unknown), std::mem::take(&mut self.aside));
+        let (mut unknown, mut suspended) = (std::mem::take(&mut self.unknown), std::mem::take(&mut self.suspended));
         let counts = |unknown: &UnknownSlots| self.counts_unknown(*unknown, now);
         unknown.retain(counts);
-        aside.retain(counts);
-        (self.unknown, self.aside) = (unknown, aside);
+        suspended.retain(counts);
+        (self.unknown, self.suspended) = (unknown, suspended);
     }
 
     /// Until when what may have been taken would still count.
     pub(crate) fn unknown_until(&self) -> Option<Time> {
         let unknown = self.unknown.last()?;
-        match self.form {
+        match self.algorithm {
             Algorithm::Uncounted => None,
             Algorithm::Sliding | Algorithm::Smooth | Algorithm::Fixed => Some(later(unknown.at, self.span)),
             Algorithm::Calendar { .. } => Some(self.period_opens(unknown.at)),
@@ -57,7 +57,7 @@ impl WindowRule {
     }
 
     fn counts_unknown(&self, unknown: UnknownSlots, now: Time) -> bool {
-        match self.form {
+        match self.algorithm {
             Algorithm::Uncounted => false,
             Algorithm::Sliding | Algorithm::Smooth | Algorithm::Fixed => later(unknown.at, self.span) > now,
             Algorithm::Calendar { .. } => self.period_counts(unknown.at, now),
@@ -84,13 +84,13 @@ impl Window {
     }
 
     fn count_one_unknown(&mut self, rule: &WindowRule, at: Time, slots: u32) {
-        match rule.form {
+        match rule.algorithm {
             Algorithm::Sliding => self.log_insert(at, slots),
             Algorithm::Smooth => {
                 // Of what is older than all that is known, the mark has heard.
                 if slots > 0 && self.log_entries().last().is_none_or(|last| last.at <= at) {
-                    let mark = later(self.mark().max(at), u64::from(slots).saturating_mul(rule.interval));
-                    self.extra_mut().mark = mark;
+                    let tat = later(self.tat().max(at), u64::from(slots).saturating_mul(rule.interval));
+                    self.extra_mut().tat = tat;
                 }
                 self.log_insert(at, slots);
             }

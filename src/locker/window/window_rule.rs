@@ -14,10 +14,10 @@ use crate::time::Time;
 const EXACT_UP_TO: u32 = 1024;
 
 /// What a crash may cost is a hundredth of N at most.
-const BLOCKS: u32 = if cfg!(test) { 3 } else { 100 };
+const BLOCK_FRACTION: u32 = if cfg!(test) { 3 } else { 100 };
 
 /// Up to this span, in nanoseconds, nothing is written down: after a crash a window counts as full for that long.
-pub(crate) const SHORT: u64 = if cfg!(test) { 40_000_000 } else { 10_000_000_000 };
+pub(crate) const MAX_UNPERSISTED_SPAN: u64 = if cfg!(test) { 40_000_000 } else { 10_000_000_000 };
 
 /// Slots that may have been taken in each window, and settled at or before a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +67,7 @@ pub(crate) struct WindowRule {
     /// T/N rounded up: the distance that `smooth` keeps, in nanoseconds.
     pub(crate) interval: u64,
     pub(crate) burst: u32,
-    pub(crate) form: Algorithm,
+    pub(crate) algorithm: Algorithm,
     /// `calendar`: the unit and the zone in words, by which gateways see whether they mean the same periods.
     pub(crate) calendar: Option<Arc<str>>,
     pub(crate) answered: bool,
@@ -87,7 +87,7 @@ pub(crate) struct WindowRule {
     pub(crate) unknown: Vec<UnknownSlots>,
     /// The same of a limit of which nothing is written down here, because it is shared or a dry run. It counts once it is
     /// neither.
-    pub(crate) aside: Vec<UnknownSlots>,
+    pub(crate) suspended: Vec<UnknownSlots>,
     /// Until when requests may be under way that count from their answer by an earlier rule, and for how long after an end
     /// they may still reach the origin.
     pub(crate) lingers: Option<(Time, Duration)>,
@@ -97,26 +97,26 @@ pub(crate) struct WindowRule {
     /// holds no longer. Windows bear the number that held when they got it, so that none has to be looked for.
     pub(crate) term: u32,
     /// Whether slots are written down before they are taken, so that a crash forgets none.
-    pub(crate) recorded: bool,
+    pub(crate) persisted: bool,
     /// Whether that is not yet so in windows of which nothing has been written in this term: a crash is known to have
     /// forgotten what they let go.
     pub(crate) catches_up: bool,
     /// How many slots are written down ahead: what a crash may cost.
     pub(crate) block: u32,
     /// How many of them a key has of which nothing is written down.
-    pub(crate) free: u32,
+    pub(crate) initial_prewritten: u32,
     /// Whether it is counted together with other gateways.
     pub(crate) shared: bool,
     /// For how long what settled counts for any gateway, as far as the store has said, in nanoseconds.
-    pub(crate) longest: u64,
+    pub(crate) longest_span: u64,
     /// Whether what may go is the store's to say now.
-    pub(crate) pooled: bool,
+    pub(crate) store_managed: bool,
     /// Whether the store cannot be asked.
-    pub(crate) lost: bool,
+    pub(crate) store_lost: bool,
     /// `requests`, `interval` and `in_flight` of the whole.
     pub(crate) whole: (u32, u64, u32),
     /// Whether `requests` and `in_flight` are this gateway's part of the whole.
-    pub(crate) parted: bool,
+    pub(crate) is_fraction: bool,
     /// When that part ends: nothing goes from then on, and what was granted must have left. `NEVER` for a whole.
     pub(crate) until: Time,
     /// How many windows are alive.
@@ -132,7 +132,7 @@ impl WindowRule {
             quantum: 1,
             interval: 0,
             burst: 1,
-            form: Algorithm::Uncounted,
+            algorithm: Algorithm::Uncounted,
             calendar: None,
             answered: false,
             in_flight: limit.in_flight.map_or(u32::MAX, |most| most.max(1)),
@@ -146,20 +146,20 @@ impl WindowRule {
             priority: limit.priority,
             period: CalendarPeriod::default(),
             unknown: Vec::new(),
-            aside: Vec::new(),
+            suspended: Vec::new(),
             lingers: None,
             since: Time::START,
             term: 0,
-            recorded: false,
+            persisted: false,
             catches_up: false,
             block: 0,
-            free: 0,
+            initial_prewritten: 0,
             shared: limit.shared && !limit.dry_run,
-            longest: 0,
-            pooled: false,
-            lost: false,
+            longest_span: 0,
+            store_managed: false,
+            store_lost: false,
             whole: (u32::MAX, 0, u32::MAX),
-            parted: false,
+            is_fraction: false,
             until: Time::NEVER,
             live: 0,
         };
@@ -171,15 +171,15 @@ impl WindowRule {
         if rule.requests > EXACT_UP_TO {
             rule.quantum = rule.span.div_ceil(u64::from(EXACT_UP_TO));
         }
-        rule.block = rule.requests / BLOCKS;
+        rule.block = rule.requests / BLOCK_FRACTION;
         rule.interval = rule.span.div_ceil(u64::from(rule.requests));
         rule.whole = (rule.requests, rule.interval, rule.in_flight);
         rule.answered = rate.counts == Counts::Answered;
-        rule.form = match &rate.kind {
+        rule.algorithm = match &rate.kind {
             Kind::Sliding => Algorithm::Sliding,
             Kind::Fixed => Algorithm::Fixed,
             Kind::Calendar { unit, zone } => {
-                rule.calendar = Some(in_words(*unit, zone));
+                rule.calendar = Some(calendar_name(*unit, zone));
                 Algorithm::Calendar { unit: *unit, zone: zone.clone() }
             }
             Kind::Smooth { burst } => {
@@ -193,27 +193,27 @@ impl WindowRule {
     /// What was written down, or granted, for its windows holds no longer. A number comes again after 4 billion others.
     pub(crate) fn begin_term(&mut self) {
         self.term = self.term.wrapping_add(1);
-        (self.free, self.catches_up) = (0, false);
+        (self.initial_prewritten, self.catches_up) = (0, false);
     }
 
     /// Whether slots are counted at all.
     pub(crate) fn counts_slots(&self) -> bool {
-        !matches!(self.form, Algorithm::Uncounted)
+        !matches!(self.algorithm, Algorithm::Uncounted)
     }
 
     /// Whether a crash would forget too much if its slots were not written down.
     pub(crate) fn is_long(&self) -> bool {
-        self.counts_slots() && self.span > SHORT
+        self.counts_slots() && self.span > MAX_UNPERSISTED_SPAN
     }
 
     /// Whether a slot that is taken and not sent keeps others back, although there are more.
-    pub(crate) fn keeps_distance(&self) -> bool {
-        matches!(self.form, Algorithm::Smooth)
+    pub(crate) fn is_spaced(&self) -> bool {
+        matches!(self.algorithm, Algorithm::Smooth)
     }
 
     /// For how long what settled is told to the store, in nanoseconds.
-    pub(crate) fn told_for(&self) -> u64 {
-        self.span.max(self.longest)
+    pub(crate) fn report_span(&self) -> u64 {
+        self.span.max(self.longest_span)
     }
 
     /// The moment by which requests under way have settled if the process ends now: they may reach the origin a little
@@ -230,7 +230,7 @@ impl WindowRule {
     }
 
     /// Whether its windows know which waiters are whose.
-    pub(crate) fn knows_callers(&self) -> bool {
+    pub(crate) fn tracks_callers(&self) -> bool {
         self.takes_turns || self.priority == Priority::WithinCaller
     }
 
@@ -241,7 +241,7 @@ impl WindowRule {
 }
 
 /// A unit and a zone as all gateways write them.
-fn in_words(unit: Unit, zone: &TimeZone) -> Arc<str> {
+fn calendar_name(unit: Unit, zone: &TimeZone) -> Arc<str> {
     let unit = match unit {
         Unit::Minute => "minute",
         Unit::Hour => "hour",

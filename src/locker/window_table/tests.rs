@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::*;
 use crate::locker::Kind;
 use crate::locker::tests::limit;
-use crate::locker::window::window_rule::SHORT;
+use crate::locker::window::window_rule::MAX_UNPERSISTED_SPAN;
 use crate::locker::window_lists::ListCursor;
 
 #[test]
 fn a_place_that_is_vacated_holds_no_memory_besides_its_own() {
-    let mut rule = WindowRule::new(&limit(300, 2 * SHORT / 1_000_000, Kind::Sliding));
-    (rule.recorded, rule.free, rule.live) = (true, rule.block, 2);
-    assert!(rule.free > 0, "a key begins with slots that are written down for it");
+    let mut rule = WindowRule::new(&limit(300, 2 * MAX_UNPERSISTED_SPAN / 1_000_000, Kind::Sliding));
+    (rule.persisted, rule.initial_prewritten, rule.live) = (true, rule.block, 2);
+    assert!(rule.initial_prewritten > 0, "a key begins with slots that are written down for it");
     let mut rules = vec![rule];
     let (now, limit) = (Time::START + Duration::from_secs(1), LimitId(0));
     let mut table = WindowTable::new(4);
