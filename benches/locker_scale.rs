@@ -35,7 +35,7 @@ fn limit(number: u32, shared: bool) -> Limit {
 /// A locker with a million windows, of so many limits, each of which has counted something.
 fn crowded(limits: u32, shared: bool, now: Time) -> Locker {
     let mut locker = Locker::new((0..limits).map(|number| limit(number, shared)).collect());
-    locker.set_authority(None, SharingMode::Standalone, now);
+    locker.set_sharing_mode(None, SharingMode::Standalone, now);
     for number in 0..WINDOWS {
         let key = Key(u128::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15_D6E8_FEB8_6659_FD93));
         let claims = [Claim { limit: LimitId(number % limits), key, cost: 1 }];
@@ -81,10 +81,10 @@ fn store(limits: u32, now: Time) {
     found.call(|| locker.open_sharing(now));
     found.report("the store is found");
     // What each of its windows has counted; the first hundred calls are as good as all.
-    while locker.has_exchange() && told.calls < 100 {
-        let exchange = told.call(|| locker.take_exchange(false, now));
-        let answers = vec![SlotGrant::default(); exchange.takes.len()];
-        locker.exchanged(&exchange, &answers, now, now, now);
+    while locker.has_sync() && told.calls < 100 {
+        let exchange = told.call(|| locker.take_sync(false, now));
+        let answers = vec![SlotGrant::default(); exchange.slot_requests.len()];
+        locker.sync_answered(&exchange, &answers, now, now, now);
     }
     told.report("the store is told");
 }

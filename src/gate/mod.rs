@@ -322,7 +322,7 @@ impl State {
             journal: !self.rung.journal && self.locker.has_records(),
             next: !self.rung.next && self.locker.has_events(),
             before: !self.rung.before && self.guests.has_words(),
-            store: !self.rung.store && self.locker.has_exchange(),
+            store: !self.rung.store && self.locker.has_sync(),
         };
         self.rung.journal |= rings.journal;
         self.rung.next |= rings.next;

@@ -120,7 +120,7 @@ impl Locker {
             self.request_write(found);
         }
         if pooled {
-            self.note_use(found);
+            self.queue_refill(found);
         }
     }
 

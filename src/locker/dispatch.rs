@@ -155,7 +155,7 @@ impl Locker {
             return false;
         }
         if rule.store_managed
-            && self.table.window(window).share_opens(rule, demand.cost, now).is_some_and(|at| at > now)
+            && self.table.window(window).lease_opens(rule, demand.cost, now).is_some_and(|at| at > now)
         {
             return false;
         }
@@ -184,7 +184,7 @@ impl Locker {
             if !window.fits(rule, demand.cost, now) {
                 // The store is asked when nothing else keeps it back, so that what it grants can be used.
                 if rule.store_managed {
-                    let later = window.later(rule, demand.cost);
+                    let later = window.store_opens_after(rule, demand.cost);
                     store_blocked = store_blocked.filter(|(_, other)| *other >= later).or(Some((demand.window, later)));
                     continue;
                 }

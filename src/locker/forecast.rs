@@ -185,8 +185,8 @@ impl Locker {
 /// The earliest moment at which a window lets `cost` slots go after `ahead` others, and whether it is that moment.
 fn slot_opens(rule: &WindowRule, window: &Window, ahead: u64, uniform: bool, cost: u32, now: Time) -> (Time, bool) {
     if rule.store_managed {
-        let opens = window.share_opens(rule, cost, now).filter(|_| ahead == 0);
-        let least = window.later(rule, cost).max(window.paused()).max(now);
+        let opens = window.lease_opens(rule, cost, now).filter(|_| ahead == 0);
+        let least = window.store_opens_after(rule, cost).max(window.paused()).max(now);
         let turns = (ahead + u64::from(cost)).saturating_sub(1) / u64::from(rule.requests.max(1));
         return (opens.unwrap_or(least).max(later(now, turns.saturating_sub(1).saturating_mul(rule.span))), false);
     }

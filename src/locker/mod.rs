@@ -55,7 +55,7 @@ pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFu
 pub use self::persistence::{JournalRecord, JournalStart, WindowRecord, WriteToken};
 pub use self::reload_limits::ReloadSummary;
 pub use self::sharing::{
-    HORIZON_MOST, LEASE, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport,
+    LEASE, MAX_HORIZON, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport,
 };
 pub use self::stats::{LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
@@ -99,7 +99,7 @@ pub struct Locker {
     /// What the store is to be told and asked.
     sharing: Sharing,
     /// Whose word it is whether a request may pass a shared limit.
-    authorities: HashMap<LimitId, SharingMode>,
+    sharing_modes: HashMap<LimitId, SharingMode>,
     /// The windows are another process's now.
     given: Option<Forwarding>,
     /// What another process holds in our windows: slots not settled, and requests under way.
@@ -135,7 +135,7 @@ impl Locker {
             write_queue: WriteQueue::default(),
             review: Review::default(),
             sharing: Sharing::new(),
-            authorities: HashMap::new(),
+            sharing_modes: HashMap::new(),
             given: None,
             guests: HashMap::new(),
             late: BinaryHeap::new(),
@@ -162,9 +162,9 @@ impl Locker {
         self.limit_ids.push(id);
         self.update_persistence(id, self.last, 0);
         let shared = self.rules[id.at()].shared;
-        self.follow_authority(id, shared);
+        self.update_sharing(id, shared);
         self.request_limits_write();
-        self.note_rolls();
+        self.update_next_roll();
         self.rearm();
         id
     }
@@ -235,7 +235,7 @@ impl Locker {
         self.table.window_mut(window).pause(until);
         self.request_rewrite(window);
         if self.rules[limit.at()].shared {
-            self.note(window, now);
+            self.queue_report(window, now);
         }
         self.mark_dirty(window);
         self.dispatch(now);
@@ -291,7 +291,7 @@ impl Locker {
             for id in &self.limit_ids {
                 self.rules[id.at()].roll(&self.wall, now);
             }
-            self.note_rolls();
+            self.update_next_roll();
         }
         self.settle_late(now);
         self.fire_wakeups(now);

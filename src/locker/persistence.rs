@@ -183,7 +183,7 @@ impl Locker {
     }
 
     /// Whether the pages of any limit may be less than is to be known.
-    pub fn is_doubtful(&self) -> bool {
+    pub fn has_unwritten_windows(&self) -> bool {
         !self.write_queue.counts_as_full.is_empty()
     }
 

@@ -64,7 +64,7 @@ impl Locker {
                 reload.removed.push(id);
             }
         }
-        self.note_rolls();
+        self.update_next_roll();
         let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
         self.settle_in(&changed, now);
         reload
@@ -145,7 +145,7 @@ impl Locker {
         self.rules[id.at()] = rule;
         self.limits[id.at()] = limit;
         self.update_persistence(id, until, block);
-        self.follow_authority(id, was_shared);
+        self.update_sharing(id, was_shared);
         self.request_limits_write();
     }
 

@@ -31,13 +31,13 @@ impl Locker {
             Event::GiveBack { limit, key, cost } => {
                 let Some(index) = self.guest_frees(limit, key, cost, 0) else { return };
                 self.table.window_mut(index).give_back(&self.rules[limit.at()], cost);
-                self.note_settle(index);
+                self.queue_settle_report(index);
                 self.mark_dirty(index);
             }
             Event::Land { limit, key } => {
                 let Some(index) = self.guest_frees(limit, key, 0, 1) else { return };
                 self.table.window_mut(index).land(&self.rules[limit.at()]);
-                self.note_settle(index);
+                self.queue_settle_report(index);
                 self.mark_dirty(index);
             }
             Event::Pause { limit, key, until } => return self.pause(limit, key, until, now),
@@ -79,7 +79,7 @@ impl Locker {
             for _ in 0..flying {
                 self.table.window_mut(index).land(&self.rules[limit.at()]);
             }
-            self.note_settle(index);
+            self.queue_settle_report(index);
             if open > 0 {
                 let at = now + self.rules[limit.at()].linger;
                 self.settle_at(at, index, self.table.window(index).generation, open);
@@ -121,7 +121,7 @@ impl Locker {
             return self.settle_at(at, index, self.table.window(index).generation, cost);
         }
         self.table.window_mut(index).settle(&self.rules[limit.at()], cost, at);
-        self.note_settle(index);
+        self.queue_settle_report(index);
         self.mark_dirty(index);
     }
 

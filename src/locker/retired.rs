@@ -61,14 +61,14 @@ impl Locker {
         self.rules[id.at()] = WindowRule::new(&limit);
         self.limits[id.at()] = limit;
         self.retired.remove(&id);
-        self.authorities.remove(&id);
+        self.sharing_modes.remove(&id);
         if let Ok(at) = self.limit_ids.binary_search(&id) {
             self.limit_ids.remove(at);
         }
     }
 
     /// When the next `calendar` period ends.
-    pub(super) fn note_rolls(&mut self) {
+    pub(super) fn update_next_roll(&mut self) {
         let ends = self.limit_ids.iter().map(|id| self.rules[id.at()].period.until);
         self.rolls = ends.min().unwrap_or(Time::NEVER);
     }

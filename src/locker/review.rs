@@ -38,12 +38,12 @@ impl Locker {
 
     /// Whether there is anything left to be looked at.
     pub(super) fn has_review(&self) -> bool {
-        !self.review.limits.is_empty() || self.sharing.has_dropped()
+        !self.review.limits.is_empty() || self.sharing.has_discarded()
     }
 
     /// Looks at the next slice.
     pub(super) fn review_some(&mut self, now: Time) {
-        self.sharing.drop_some(SLICE as usize);
+        self.sharing.discard_some(SLICE as usize);
         if self.review.limits.is_empty() {
             return self.dispatch(now);
         }

@@ -45,7 +45,7 @@ impl Locker {
                 dirty = true;
             }
             if shared {
-                self.note_settle(held.window);
+                self.queue_settle_report(held.window);
             }
         }
         if dirty {
@@ -89,7 +89,7 @@ impl Locker {
                 self.mark_dirty(held.window);
                 dirty = true;
             }
-            self.note_settle(held.window);
+            self.queue_settle_report(held.window);
         }
         if dirty {
             self.dispatch(now);
@@ -111,7 +111,7 @@ impl Locker {
             // A window keeps its place until all its slots have settled; a mistake there must not free another's.
             let Some(settles) = self.table.still(window, generation) else { continue };
             settles.settle(&self.rules[settles.limit.at()], cost, at);
-            self.note_settle(window);
+            self.queue_settle_report(window);
             self.mark_dirty(window);
         }
     }

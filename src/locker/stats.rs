@@ -69,7 +69,7 @@ impl Locker {
             flying: window.flying,
             waiting: window.queue().map_or(0, |queue| queue.waiting),
             opens: if rule.store_managed {
-                Some(window.later(rule, 1).max(window.paused()).max(now))
+                Some(window.store_opens_after(rule, 1).max(window.paused()).max(now))
             } else {
                 window.room_opens(rule, 0, 0, 1, now)
             },

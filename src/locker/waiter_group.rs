@@ -163,7 +163,7 @@ impl Locker {
             found.drop_queue();
             // The store shares slots out by who waits where.
             if self.rules[demand.limit.at()].store_managed {
-                self.note_settle(window);
+                self.queue_settle_report(window);
             }
         } else if held_reservation && !queue.deferred.is_empty() {
             self.queue.dirty.push_back(Dirty::Window(window));

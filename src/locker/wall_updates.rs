@@ -26,7 +26,7 @@ impl Locker {
             self.rules[id.at()].roll(&self.wall, now);
             self.mark_limit_dirty(id);
         }
-        self.note_rolls();
+        self.update_next_roll();
         self.request_limits_write();
         self.dispatch(now);
     }

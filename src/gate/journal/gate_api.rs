@@ -34,7 +34,7 @@ impl Done {
 
 /// What the thread that writes says to the locker.
 impl Gate {
-    pub(super) fn begin_persisting(&self, begin: JournalStart) {
+    pub(super) fn begin_recording(&self, begin: JournalStart) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.begin_persisting(begin, now));
     }
@@ -49,7 +49,7 @@ impl Gate {
         });
     }
 
-    pub(super) fn end_persisting(&self) {
+    pub(super) fn end_recording(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
             state.locker.end_persisting(now);

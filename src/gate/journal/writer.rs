@@ -131,7 +131,7 @@ impl Journal {
 
     /// Writes all there is in the place of all that was written, together.
     fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
-        gate.begin_persisting(JournalStart::Fresh);
+        gate.begin_recording(JournalStart::Fresh);
         let mut done = Done::default();
         self.write(|batch| {
             batch.begin_anew()?;
@@ -157,7 +157,7 @@ impl Journal {
         self.reopen()?;
         // The disk takes something, before the locker is told so.
         self.write(|_| Ok(()))?;
-        gate.begin_persisting(JournalStart::Resume);
+        gate.begin_recording(JournalStart::Resume);
         self.set_standing(Standing::Whole);
         self.write_all(gate)
     }
@@ -166,7 +166,7 @@ impl Journal {
     fn begin_to_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
         self.reopen()?;
         self.write(|_| Ok(()))?;
-        gate.begin_persisting(JournalStart::CatchUp);
+        gate.begin_recording(JournalStart::CatchUp);
         let (records, _more) = gate.take_records();
         self.write(|batch| {
             batch.begin_anew()?;
@@ -267,7 +267,7 @@ impl Journal {
             self.folder.set_blind()?;
         }
         self.set_standing(Standing::Blind);
-        gate.end_persisting();
+        gate.end_recording();
         Ok(())
     }
 

@@ -208,7 +208,7 @@ impl Client {
                 () = self.bell.notified() => false,
             };
             let exchange = self.gate()?.take_exchange(beat);
-            if exchange.renews {
+            if exchange.renew_id {
                 self.introduce(&mut link).await?;
                 continue;
             }

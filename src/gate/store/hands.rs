@@ -40,34 +40,34 @@ impl Gate {
 
     pub(super) fn set_authority(&self, limit: LimitId, authority: SharingMode) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.set_authority(Some(limit), authority, now));
+        self.step(now, |state| state.locker.set_sharing_mode(Some(limit), authority, now));
     }
 
     pub(super) fn take_exchange(&self, beat: bool) -> SyncRequest {
         let now = self.clock.now();
         self.step(now, |state| {
             state.rung.store = false;
-            state.locker.take_exchange(beat, now)
+            state.locker.take_sync(beat, now)
         })
     }
 
     pub(super) fn spans_said(&self, spans: &[(LimitId, Duration)]) {
-        self.lock().locker.spans_said(spans);
+        self.lock().locker.set_reported_spans(spans);
     }
 
     pub(super) fn exchanged(&self, exchange: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.exchanged(exchange, answers, began, ended, now));
+        self.step(now, |state| state.locker.sync_answered(exchange, answers, began, ended, now));
     }
 
     pub(super) fn exchange_lost(&self, exchange: SyncRequest) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.exchange_lost(exchange, now));
+        self.step(now, |state| state.locker.sync_lost(exchange, now));
     }
 
     pub(super) fn farewell(&self) -> SyncRequest {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.farewell(now))
+        self.step(now, |state| state.locker.sign_off(now))
     }
 
     /// How it stands with the store of shared limits; `None`: there is none.

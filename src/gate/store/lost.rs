@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{DRIFT, PRESENCE, WhenLost};
-use crate::locker::{Counts, HORIZON_MOST, Kind, LEASE, Limit, SharingMode, Unit};
+use crate::locker::{Counts, Kind, LEASE, Limit, MAX_HORIZON, SharingMode, Unit};
 use crate::time::Time;
 
 /// Whose word it is whether a request may pass a shared limit, while the store cannot be asked that answered at `last`.
@@ -45,7 +45,7 @@ fn until_share(limit: &Limit, under_way: Option<Duration>) -> Option<Duration> {
     let is_day = rate.is_some_and(|rate| matches!(rate.kind, Kind::Calendar { unit: Unit::Day, .. }));
     let more = if is_day { Duration::from_secs(2 * 3600) } else { Duration::ZERO };
     let settles = if answered { under_way? } else { limit.linger() };
-    Some(PRESENCE + HORIZON_MOST + LEASE + span + span / DRIFT + more + settles)
+    Some(PRESENCE + MAX_HORIZON + LEASE + span + span / DRIFT + more + settles)
 }
 
 /// What is logged of it.

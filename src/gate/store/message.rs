@@ -6,7 +6,7 @@ use redis::{Cmd, Value};
 
 use super::{DRIFT, Error, PRESENCE};
 use crate::locker::{
-    HORIZON_MOST, LEASE, Limit, LimitId, SharedKind, SlotGrant, SyncRequest, WindowParams, WindowReport,
+    LEASE, Limit, LimitId, MAX_HORIZON, SharedKind, SlotGrant, SyncRequest, WindowParams, WindowReport,
 };
 use crate::time::Time;
 
@@ -105,7 +105,7 @@ pub(super) fn write(
         Verb::Bye => "bye",
     });
     cmd.arg(speaker.doubted.unwrap_or(-1)).arg(u8::from(speaker.trusts_empty));
-    cmd.arg(micros(PRESENCE)).arg(micros(HORIZON_MOST)).arg(micros(LEASE)).arg(micros(exchange.horizon));
+    cmd.arg(micros(PRESENCE)).arg(micros(MAX_HORIZON)).arg(micros(LEASE)).arg(micros(exchange.horizon));
     let (name, gateways, share_for) = match &speaker.shares {
         // The part is the gateway's for so long by its own clock.
         Some((name, gateways, share_for)) => (name.as_str(), *gateways, micros(*share_for + *share_for / DRIFT)),
@@ -114,14 +114,14 @@ pub(super) fn write(
     cmd.arg(name).arg(gateways).arg(share_for);
     cmd.arg(exchange.windows.len());
     for told in &exchange.windows {
-        write_terms(cmd, told.is_new, &told.terms);
+        write_terms(cmd, told.is_new, &told.params);
         let limit = limits.get(told.limit.0 as usize);
         cmd.arg(limit.map_or("", |limit| &*limit.name)).arg(limit.map_or("", |limit| &*limit.keyed_by));
         write_told(cmd, told, began);
     }
-    cmd.arg(exchange.takes.len());
-    for take in &exchange.takes {
-        cmd.arg(take.requests).arg(take.ahead).arg(take.windows.len());
+    cmd.arg(exchange.slot_requests.len());
+    for take in &exchange.slot_requests {
+        cmd.arg(take.requests).arg(take.prefetch).arg(take.windows.len());
         for (place, cost) in &take.windows {
             cmd.arg(place + 1).arg(*cost);
         }
@@ -188,18 +188,18 @@ pub(super) fn read(value: &Value, exchange: &SyncRequest) -> Result<Answer, Erro
         let causes = u32::try_from(next()?).map_err(|_| foreign())?;
         differing.push(Differing { place, causes, span: wait(next()?) });
     }
-    let mut taken = Vec::with_capacity(exchange.takes.len());
+    let mut taken = Vec::with_capacity(exchange.slot_requests.len());
     let count = |number: i64| u32::try_from(number).map_err(|_| foreign());
-    for take in &exchange.takes {
+    for take in &exchange.slot_requests {
         let groups = (0..next()?).map(|_| Ok((wait(next()?), count(next()?)?))).collect::<Result<_, Error>>()?;
         let (ahead, later) = (count(next()?)?, next()?);
         let shut = take.windows.iter().map(|_| Ok(wait(next()?))).collect::<Result<_, Error>>()?;
         taken.push(SlotGrant {
             groups,
-            ahead,
-            later: (later != 0).then(|| wait(later.abs())),
-            is_known: later > 0,
-            shut,
+            prefetch: ahead,
+            next_in: (later != 0).then(|| wait(later.abs())),
+            opens_then: later > 0,
+            blocked_for: shut,
         });
     }
     Ok(Answer { now, born, settings_differ, differing, taken })

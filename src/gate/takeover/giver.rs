@@ -75,7 +75,7 @@ impl Gate {
             say(pass, &Step::Go)?;
             // It is empty until here: nobody hands over twice.
             self.bells.next.set(Arc::clone(bell)).ok();
-            let doubtful = state.locker.is_doubtful();
+            let doubtful = state.locker.has_unwritten_windows();
             state.locker.give(now);
             state.muster = None;
             Ok(doubtful)

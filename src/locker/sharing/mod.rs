@@ -1,7 +1,7 @@
 //! Limits that several gateways count together: what the store is told and asked, and what its answer changes.
 //!
-//! The locker does not speak with the store. It says when an exchange is due (`exchange_due`) and what is in it
-//! (`take_exchange`), and is told the answer (`exchanged`) or that none came (`exchange_lost`). Between two exchanges the
+//! The locker does not speak with the store. It says when an exchange is due (`sync_due`) and what is in it
+//! (`take_sync`), and is told the answer (`sync_answered`) or that none came (`sync_lost`). Between two exchanges the
 //! windows give out what they were granted. What is asked for is asked for all windows of a request at once, lane by lane.
 
 mod mode;
@@ -25,14 +25,14 @@ use crate::time::Time;
 /// span, if that is less.
 const HORIZON: Duration = Duration::from_millis(5);
 /// The longest horizon that any gateway takes.
-pub const HORIZON_MOST: Duration = Duration::from_millis(50);
+pub const MAX_HORIZON: Duration = Duration::from_millis(50);
 /// How long after its opening a granted slot may be used: a request that has not left by then never does.
 pub const LEASE: Duration = Duration::from_millis(250);
 
 /// What settles is told after a 200th of the span: others need to know it only shortly before a span has passed.
-const PACES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+const REPORT_DELAYS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// How soon after one another the store is asked for slots that nobody waits for yet.
-const AHEAD: Duration = Duration::from_millis(1);
+const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What is due to be told and asked.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(in crate::locker) struct Sharing {
     /// Whether the store can be asked, and under which name of this gateway's.
     epoch: Option<u64>,
     epochs: u64,
-    noted: VecDeque<(u32, u32)>,
+    reports: VecDeque<(u32, u32)>,
     /// When those are to be told of.
     due: Time,
     /// The limits whose windows have yet to be looked at for what the store does not know under the present name; the
@@ -49,14 +49,14 @@ pub(in crate::locker) struct Sharing {
     /// For which lanes to ask when.
     asks: BTreeSet<(Time, u32)>,
     /// Which asking and answering lanes are in; what one bears of another turn is of no account.
-    turn: u32,
+    round: u32,
     /// Windows to which slots were granted, or may have been.
-    holders: BTreeSet<(u32, u32)>,
+    lease_holders: BTreeSet<(u32, u32)>,
     /// What there was of both before this turn, until it is dropped.
-    dropped: Vec<Discarded>,
-    beats: u32,
+    discarded: Vec<Discarded>,
+    heartbeats: u32,
     /// A limit is shared no more, and what the store knows of it is out of date.
-    pub(super) renews: bool,
+    pub(super) renew_id: bool,
     /// How long an answer of the store takes, at most or of late.
     round_trip: Duration,
     last: Time,
@@ -67,15 +67,15 @@ impl Sharing {
         Sharing {
             epoch: None,
             epochs: 0,
-            noted: VecDeque::new(),
+            reports: VecDeque::new(),
             due: Time::NEVER,
             scan: VecDeque::new(),
             asks: BTreeSet::new(),
-            turn: 0,
-            holders: BTreeSet::new(),
-            dropped: Vec::new(),
-            beats: 0,
-            renews: false,
+            round: 0,
+            lease_holders: BTreeSet::new(),
+            discarded: Vec::new(),
+            heartbeats: 0,
+            renew_id: false,
             round_trip: Duration::ZERO,
             last: Time::START,
         }
@@ -83,11 +83,11 @@ impl Sharing {
 
     /// How long before its opening a slot may be granted to this gateway.
     fn horizon(&self) -> Duration {
-        (self.round_trip * 3 / 2).clamp(HORIZON, HORIZON_MOST)
+        (self.round_trip * 3 / 2).clamp(HORIZON, MAX_HORIZON)
     }
 
     /// How long before its opening a slot of a limit is asked for, so that the question is there in time.
-    fn ahead(&self, rule: &WindowRule) -> Duration {
+    fn lead_time(&self, rule: &WindowRule) -> Duration {
         self.horizon().min(Duration::from_nanos(rule.span / 4)) * 3 / 4 + self.round_trip / 2
     }
 
@@ -96,11 +96,11 @@ impl Sharing {
         if self.epoch.is_none() {
             return Time::NEVER;
         }
-        if self.renews {
+        if self.renew_id {
             return Time::START;
         }
-        let told = if self.noted.is_empty() && self.scan.is_empty() { Time::NEVER } else { self.due };
-        self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(told)
+        let reports_due = if self.reports.is_empty() && self.scan.is_empty() { Time::NEVER } else { self.due };
+        self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(reports_due)
     }
 
     /// A lane is no more.
@@ -113,35 +113,36 @@ impl Sharing {
     /// Whether the store is asked for a lane that bears this.
     fn asked_now(&self, asks: StoreAsk) -> StoreAsk {
         match asks {
-            StoreAsk::Scheduled(_, turn) | StoreAsk::InFlight(turn) if turn != self.turn => StoreAsk::Idle,
+            StoreAsk::Scheduled(_, round) | StoreAsk::InFlight(round) if round != self.round => StoreAsk::Idle,
             StoreAsk::Idle | StoreAsk::Scheduled(..) | StoreAsk::InFlight(_) => asks,
         }
     }
 
     /// Nothing is asked for any more, and no answer to what was is of any account.
-    fn stop_asking(&mut self) {
-        self.turn = self.turn.wrapping_add(1);
+    fn cancel_asks(&mut self) {
+        self.round = self.round.wrapping_add(1);
         self.scan.clear();
-        let dropped = Discarded { asks: std::mem::take(&mut self.asks), holders: std::mem::take(&mut self.holders) };
-        if !(dropped.asks.is_empty() && dropped.holders.is_empty()) {
-            self.dropped.push(dropped);
+        let discarded =
+            Discarded { asks: std::mem::take(&mut self.asks), lease_holders: std::mem::take(&mut self.lease_holders) };
+        if !(discarded.asks.is_empty() && discarded.lease_holders.is_empty()) {
+            self.discarded.push(discarded);
         }
     }
 
     /// Drops so many of the things that are of no account any more; whether any are left.
-    pub(in crate::locker) fn drop_some(&mut self, most: usize) -> bool {
+    pub(in crate::locker) fn discard_some(&mut self, most: usize) -> bool {
         for _ in 0..most {
-            let Some(last) = self.dropped.last_mut() else { return false };
-            if last.asks.pop_first().is_none() && last.holders.pop_first().is_none() {
-                self.dropped.pop();
+            let Some(last) = self.discarded.last_mut() else { return false };
+            if last.asks.pop_first().is_none() && last.lease_holders.pop_first().is_none() {
+                self.discarded.pop();
             }
         }
-        self.has_dropped()
+        self.has_discarded()
     }
 
     /// Whether anything is of no account any more, and still there.
-    pub(in crate::locker) fn has_dropped(&self) -> bool {
-        !self.dropped.is_empty()
+    pub(in crate::locker) fn has_discarded(&self) -> bool {
+        !self.discarded.is_empty()
     }
 }
 
@@ -149,7 +150,7 @@ impl Sharing {
 #[derive(Debug)]
 struct Discarded {
     asks: BTreeSet<(Time, u32)>,
-    holders: BTreeSet<(u32, u32)>,
+    lease_holders: BTreeSet<(u32, u32)>,
 }
 
 /// Whether the store is asked for a lane, and in which turn.
@@ -163,49 +164,49 @@ pub(in crate::locker) enum StoreAsk {
 }
 
 impl WindowRule {
-    fn pace(&self) -> Duration {
-        let pace = Duration::from_nanos(self.span / 200).clamp(PACES.0, PACES.1);
+    fn report_delay(&self) -> Duration {
+        let delay = Duration::from_nanos(self.span / 200).clamp(REPORT_DELAYS.0, REPORT_DELAYS.1);
         // The next one's distance runs from it.
-        if self.is_spaced() { pace.min(Duration::from_nanos(self.interval / 4)) } else { pace }
+        if self.is_spaced() { delay.min(Duration::from_nanos(self.interval / 4)) } else { delay }
     }
 }
 
 impl Locker {
     /// When the store is to be told or asked something; what is due is due until it is taken.
-    pub fn exchange_due(&self) -> Option<Time> {
+    pub fn sync_due(&self) -> Option<Time> {
         let due = self.sharing.due();
         (due < Time::NEVER).then_some(due)
     }
 
     /// Whether the store is to be told or asked something now.
-    pub fn has_exchange(&self) -> bool {
+    pub fn has_sync(&self) -> bool {
         self.given.is_none() && self.sharing.due() <= self.last
     }
 
     /// A window is to be told of, by then.
-    pub(in crate::locker) fn note(&mut self, index: u32, by: Time) {
+    pub(in crate::locker) fn queue_report(&mut self, index: u32, by: Time) {
         let window = self.table.window_mut(index);
-        if window.note_for_store() {
+        if window.mark_report_queued() {
             let generation = window.generation;
-            self.sharing.noted.push_back((index, generation));
+            self.sharing.reports.push_back((index, generation));
         }
         self.sharing.due = self.sharing.due.min(by);
     }
 
     /// What has happened in a window of a shared limit is to be told soon.
-    pub(in crate::locker) fn note_settle(&mut self, index: u32) {
+    pub(in crate::locker) fn queue_settle_report(&mut self, index: u32) {
         let rule = &self.rules[self.table.window(index).limit.at()];
         if rule.shared {
-            self.note(index, self.last + rule.pace());
+            self.queue_report(index, self.last + rule.report_delay());
         }
     }
 
     /// Slots of a shared window were taken: if it goes on so, more are needed.
-    pub(in crate::locker) fn note_use(&mut self, index: u32) {
+    pub(in crate::locker) fn queue_refill(&mut self, index: u32) {
         let window = self.table.window(index);
-        if window.queue().is_none() && window.is_short(&self.rules[window.limit.at()]) {
-            let by = self.last.max(self.sharing.last + AHEAD);
-            self.note(index, by);
+        if window.queue().is_none() && window.needs_refill(&self.rules[window.limit.at()]) {
+            let by = self.last.max(self.sharing.last + REFILL_INTERVAL);
+            self.queue_report(index, by);
         }
     }
 
@@ -213,9 +214,9 @@ impl Locker {
     pub(in crate::locker) fn return_unwanted(&mut self, index: u32) {
         let window = self.table.window_mut(index);
         let rule = &self.rules[window.limit.at()];
-        if rule.store_managed && rule.is_spaced() && window.queue().is_none() && window.has_shares(rule) {
-            window.return_shares(rule);
-            self.note(index, self.last);
+        if rule.store_managed && rule.is_spaced() && window.queue().is_none() && window.has_leases(rule) {
+            window.return_leases(rule);
+            self.queue_report(index, self.last);
         }
     }
 
@@ -226,16 +227,16 @@ impl Locker {
         let rule = &self.rules[window.limit.at()];
         let demands = &self.queue.waiters[entry.id].demands;
         let cost = demands.iter().find(|demand| demand.window == index).map_or(1, |demand| demand.cost);
-        let is_known = window.share_opens(rule, cost, now).is_some();
+        let is_known = window.lease_opens(rule, cost, now).is_some();
         if is_known || rule.store_lost || self.sharing.asked_now(self.queue.groups[group].asks) != StoreAsk::Idle {
             return;
         }
-        let at = (window.later(rule, cost).max(window.paused()) - self.sharing.ahead(rule)).max(now);
+        let at = (window.store_opens_after(rule, cost).max(window.paused()) - self.sharing.lead_time(rule)).max(now);
         self.ask_store_at(group, at);
     }
 
     fn ask_store_at(&mut self, group: u32, at: Time) {
-        let asks = StoreAsk::Scheduled(at, self.sharing.turn);
+        let asks = StoreAsk::Scheduled(at, self.sharing.round);
         let before = std::mem::replace(&mut self.queue.groups[group].asks, asks);
         self.sharing.forget(group, before);
         self.sharing.asks.insert((at, group));

@@ -29,14 +29,14 @@ pub enum SharingMode {
 
 impl WindowRule {
     /// Whose word it is from here on.
-    fn obey(&mut self, authority: SharingMode) {
+    fn apply_sharing_mode(&mut self, mode: SharingMode) {
         let (requests, interval, in_flight) = self.whole;
         (self.requests, self.interval, self.in_flight) = self.whole;
-        (self.is_fraction, self.until) = match authority {
+        (self.is_fraction, self.until) = match mode {
             SharingMode::Fraction { until, .. } => (true, until),
             SharingMode::Store | SharingMode::Blocked | SharingMode::Standalone => (false, Time::NEVER),
         };
-        let (pooled, lost) = match authority {
+        let (pooled, lost) = match mode {
             SharingMode::Store => (true, false),
             SharingMode::Blocked => (true, true),
             SharingMode::Standalone => (false, false),
@@ -68,28 +68,28 @@ impl Locker {
         let now = self.advance(now);
         self.sharing.epochs += 1;
         self.sharing.epoch = Some(self.sharing.epochs);
-        self.sharing.stop_asking();
-        self.set_authority(None, SharingMode::Store, now);
+        self.sharing.cancel_asks();
+        self.set_sharing_mode(None, SharingMode::Store, now);
         self.sharing.scan = self.shared().into();
         self.sharing.due = now;
         self.begin_scan();
     }
 
-    /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_authority`.
+    /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_sharing_mode`.
     pub fn close_sharing(&mut self, now: Time) {
         if self.given.is_some() {
             return;
         }
         let now = self.advance(now);
         self.sharing.epoch = None;
-        self.sharing.stop_asking();
-        self.set_authority(None, SharingMode::Blocked, now);
+        self.sharing.cancel_asks();
+        self.set_sharing_mode(None, SharingMode::Blocked, now);
     }
 
     /// Whose word it is whether a request may pass this shared limit, or all of them. It is so at once, and what the store
     /// has granted holds no longer: both are said by the rule, and no window is looked at. Who waits is looked at again
     /// some at a time (`Locker::review`).
-    pub fn set_authority(&mut self, limit: Option<LimitId>, authority: SharingMode, now: Time) {
+    pub fn set_sharing_mode(&mut self, limit: Option<LimitId>, mode: SharingMode, now: Time) {
         if self.given.is_some() {
             return;
         }
@@ -97,9 +97,9 @@ impl Locker {
         let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);
         for id in ids {
             let rule = &mut self.rules[id.at()];
-            rule.obey(authority);
+            rule.apply_sharing_mode(mode);
             rule.begin_term();
-            self.authorities.insert(id, authority);
+            self.sharing_modes.insert(id, mode);
             self.review(id);
         }
         self.review_some(now);
@@ -111,32 +111,32 @@ impl Locker {
     }
 
     /// Brings a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its windows.
-    pub(in crate::locker) fn follow_authority(&mut self, id: LimitId, was_shared: bool) {
+    pub(in crate::locker) fn update_sharing(&mut self, id: LimitId, was_shared: bool) {
         let rule = &mut self.rules[id.at()];
         if rule.shared != was_shared {
             rule.begin_term();
         }
         if !rule.shared {
-            self.authorities.remove(&id);
-            self.sharing.renews |= was_shared && self.sharing.epoch.is_some();
+            self.sharing_modes.remove(&id);
+            self.sharing.renew_id |= was_shared && self.sharing.epoch.is_some();
             return;
         }
         let present = if self.sharing.epoch.is_some() { SharingMode::Store } else { SharingMode::Blocked };
-        let authority = *self.authorities.entry(id).or_insert(present);
-        rule.obey(authority);
-        self.ask_anew(id);
+        let mode = *self.sharing_modes.entry(id).or_insert(present);
+        rule.apply_sharing_mode(mode);
+        self.reask_store(id);
         if !was_shared {
             for index in self.table.of_limit(id) {
                 self.table.window_mut(index).report_all(&self.rules[id.at()]);
-                self.note(index, self.last);
+                self.queue_report(index, self.last);
             }
         }
     }
 
     /// What the store has said of a limit was of another rule: whoever waits for it is looked at again.
-    fn ask_anew(&mut self, id: LimitId) {
+    fn reask_store(&mut self, id: LimitId) {
         for index in self.table.of_limit(id) {
-            self.table.window_mut(index).forget_later();
+            self.table.window_mut(index).clear_opens_after();
         }
         for group in self.queue.groups.numbers() {
             let WaiterGroup { asks, windows, .. } = &self.queue.groups[group];

@@ -14,13 +14,13 @@ use crate::time::Time;
 pub struct SyncRequest {
     /// The store must know this gateway by another name first, so that it forgets what it knows of limits that are shared
     /// no more.
-    pub renews: bool,
+    pub renew_id: bool,
     /// How long before its opening a slot may be granted.
     pub horizon: Duration,
     /// The windows it is about.
     pub windows: Vec<WindowReport>,
     /// What is asked for.
-    pub takes: Vec<SlotRequest>,
+    pub slot_requests: Vec<SlotRequest>,
 }
 
 /// What the store is told of one window.
@@ -33,7 +33,7 @@ pub struct WindowReport {
     /// Under which key.
     pub key: Key,
     /// How the store is to count it.
-    pub terms: WindowParams,
+    pub params: WindowParams,
     /// The store does not know of it under this gateway's present name: `held` and `flying` are all that it has.
     pub is_new: bool,
     /// Slots taken and not settled, and requests under way; after all that is told here.
@@ -96,7 +96,7 @@ pub struct SlotRequest {
     /// For how many requests.
     pub requests: u32,
     /// Slots beyond those, if there are plenty; of one window only.
-    pub ahead: u32,
+    pub prefetch: u32,
     /// For each window, by its place in the exchange, how many slots a request needs.
     pub windows: SmallVec<[(usize, u32); 2]>,
 }
@@ -107,18 +107,18 @@ pub struct SlotGrant {
     /// In how long how many requests may go, soonest first.
     pub groups: Vec<(Duration, u32)>,
     /// How many slots were granted beyond.
-    pub ahead: u32,
+    pub prefetch: u32,
     /// In how long more may open; `None`: all that was asked for was granted.
-    pub later: Option<Duration>,
+    pub next_in: Option<Duration>,
     /// Whether something opens then; if not, it is when to ask again.
-    pub is_known: bool,
+    pub opens_then: bool,
     /// For how long each of the windows keeps the next request back.
-    pub shut: SmallVec<[Duration; 2]>,
+    pub blocked_for: SmallVec<[Duration; 2]>,
 }
 
 impl WindowRule {
     /// How the store is to count its windows.
-    pub(super) fn terms(&self) -> WindowParams {
+    pub(super) fn params(&self) -> WindowParams {
         let kind = match &self.algorithm {
             Algorithm::Uncounted => SharedKind::Flights,
             Algorithm::Sliding => SharedKind::Sliding,

@@ -195,7 +195,7 @@ fn a_window_of_a_limit_that_is_shared_no_more_counts_what_may_have_been_sent_bef
     let local = Limit { shared: false, ..shared.clone() };
     let disk = only_limits(&Locker::new(vec![shared]));
     let mut locker = Locker::restore(disk, Shutdown::Crash, WALL, ms(100));
-    locker.set_authority(None, SharingMode::Standalone, ms(100));
+    locker.set_sharing_mode(None, SharingMode::Standalone, ms(100));
     assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(200)).is_ok());
     locker.reload(vec![local], Duration::ZERO, ms(300));
     for (now, taken) in [(1099, 30), (1100, 1), (1200, 0)] {

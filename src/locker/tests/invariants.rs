@@ -1,6 +1,6 @@
 //! What must hold of a world after every step, and at its end.
 
-use super::locker_world::{LockerWorld, WorldWaiter, meet, note_settle};
+use super::locker_world::{LockerWorld, WorldWaiter, meet, queue_settle_report};
 use super::*;
 
 /// Where the verdicts of a world's locker are heard.
@@ -64,7 +64,7 @@ impl LockerWorld {
                 for item in sent.items {
                     let item = &mut self.oracle.items[item];
                     item.flying = false;
-                    note_settle(item, self.locker.limits(), SettlePoint::Failed, self.now);
+                    queue_settle_report(item, self.locker.limits(), SettlePoint::Failed, self.now);
                 }
                 self.locker.finish(sent.grant, self.now);
             }

@@ -228,7 +228,7 @@ impl LockerWorld {
         let sent = &mut self.sent[picked];
         self.locker.settle(&mut sent.grant, moment, now);
         for item in &sent.items {
-            note_settle(&mut self.oracle.items[*item], self.locker.limits(), moment, self.now);
+            queue_settle_report(&mut self.oracle.items[*item], self.locker.limits(), moment, self.now);
         }
     }
 
@@ -252,7 +252,7 @@ impl LockerWorld {
         for item in sent.items {
             let item = &mut self.oracle.items[item];
             item.flying = false;
-            note_settle(item, self.locker.limits(), SettlePoint::Failed, self.now);
+            queue_settle_report(item, self.locker.limits(), SettlePoint::Failed, self.now);
         }
         self.locker.finish(sent.grant, now);
     }
@@ -325,7 +325,7 @@ pub(super) fn meet(one: &[Claim], other: &[Claim]) -> bool {
 }
 
 /// Tells the oracle's item of a settle, as the spec words it.
-pub(super) fn note_settle(item: &mut OracleItem, limits: &[Limit], moment: SettlePoint, now: Time) {
+pub(super) fn queue_settle_report(item: &mut OracleItem, limits: &[Limit], moment: SettlePoint, now: Time) {
     if item.settled.is_some() || (moment == SettlePoint::Sent && item.answered) {
         return;
     }

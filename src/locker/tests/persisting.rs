@@ -148,7 +148,7 @@ fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its
     let mut locker = Locker::new(vec![shared()]);
     locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
-    locker.set_authority(None, SharingMode::Standalone, ms(0));
+    locker.set_sharing_mode(None, SharingMode::Standalone, ms(0));
     for key in 0..3 {
         assert_eq!(go(&mut locker, key, ms(1)), 30);
     }
@@ -156,7 +156,7 @@ fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its
     locker.reload(vec![local], Duration::from_millis(50), ms(2));
     let doubts =
         |locker: &Locker| locker.crash_limit_snapshots()[0].unknown.iter().any(|(_, slots)| *slots == u32::MAX);
-    assert!(doubts(&locker) && locker.is_doubtful(), "none of its windows is written");
+    assert!(doubts(&locker) && locker.has_unwritten_windows(), "none of its windows is written");
     let told: Vec<Time> = locker.crash_limit_snapshots()[0].unknown.iter().map(|(at, _)| *at).collect();
     assert_eq!(told.last(), Some(&ms(52)), "what is under way may settle until then");
     let mut limits = 0;
@@ -172,7 +172,7 @@ fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its
             JournalRecord::Dropped(..) => {}
         }
     }
-    assert_eq!((limits, records, locker.is_doubtful()), (2, 3, false));
+    assert_eq!((limits, records, locker.has_unwritten_windows()), (2, 3, false));
     assert!(locker.snapshot(ms(4)).limits[0].unknown.is_empty(), "another process is told all there is");
 }
 
@@ -223,7 +223,7 @@ fn what_may_have_been_under_way_at_a_crash_counts_from_then_on_and_no_longer() {
     let mut locker = Locker::new(vec![shared()]);
     locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
-    locker.set_authority(None, SharingMode::Standalone, ms(0));
+    locker.set_sharing_mode(None, SharingMode::Standalone, ms(0));
     assert_eq!(go(&mut locker, 0, ms(1)), 30);
     let local = Limit { shared: false, name: locker.limits()[0].name.clone(), ..shared() };
     locker.reload(vec![local], Duration::from_secs(3600), ms(2));
@@ -239,7 +239,7 @@ fn what_may_have_been_under_way_at_a_crash_counts_from_then_on_and_no_longer() {
 fn crowded(limits: u32, keys: u128) -> Locker {
     let rules = (0..limits).map(|number| Limit { shared: number % 2 == 0, ..limit(2, 60_000, Kind::Sliding) });
     let mut locker = Locker::new(rules.collect());
-    locker.set_authority(None, SharingMode::Standalone, ms(0));
+    locker.set_sharing_mode(None, SharingMode::Standalone, ms(0));
     for (number, key) in (0..limits).flat_map(|number| (0..keys).map(move |key| (number, key))) {
         let claims = [claim(number, key, 1)];
         assert!(send(&mut locker, &ask(&claims, 1), ms(1)).is_ok());
@@ -279,16 +279,16 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
     step(&mut locker, "the store is lost", &|locker| locker.close_sharing(ms(2)));
     step(&mut locker, "the store is found", &|locker| locker.open_sharing(ms(2)));
     let (mut told, mut exchanges) = (0, 0);
-    while locker.has_exchange() {
-        let (places, exchange) = look_count(&mut locker, |locker| locker.take_exchange(false, ms(2)));
+    while locker.has_sync() {
+        let (places, exchange) = look_count(&mut locker, |locker| locker.take_sync(false, ms(2)));
         assert!(places <= 2 * slice, "an exchange: {places} places");
         told += exchange.windows.len();
         exchanges += 1;
         // Nothing opens for a minute.
         let (later, shut) = (Some(Duration::from_secs(60)), [Duration::from_secs(60)].into_iter().collect());
-        let nothing = SlotGrant { later, is_known: true, shut, ..SlotGrant::default() };
-        let answers = vec![nothing; exchange.takes.len()];
-        locker.exchanged(&exchange, &answers, ms(2), ms(2), ms(2));
+        let nothing = SlotGrant { next_in: later, opens_then: true, blocked_for: shut, ..SlotGrant::default() };
+        let answers = vec![nothing; exchange.slot_requests.len()];
+        locker.sync_answered(&exchange, &answers, ms(2), ms(2), ms(2));
         assert!(exchanges < 1000, "it ends");
     }
     assert!(told >= (limits / 2 * keys as u32) as usize, "{told}: all that is counted is told");

@@ -18,14 +18,20 @@ fn taken(groups: &[(u64, u32)], later: Option<u64>) -> SlotGrant {
     let wait = Duration::from_millis;
     let shut = later.map(wait).unwrap_or_default();
     let groups = groups.iter().map(|(after, count)| (wait(*after), *count)).collect();
-    SlotGrant { groups, ahead: 0, later: later.map(wait), is_known: true, shut: std::iter::repeat_n(shut, 2).collect() }
+    SlotGrant {
+        groups,
+        prefetch: 0,
+        next_in: later.map(wait),
+        opens_then: true,
+        blocked_for: std::iter::repeat_n(shut, 2).collect(),
+    }
 }
 
 /// One exchange from `began` to `ended`.
 fn exchange(locker: &mut Locker, began: Time, ended: Time, answers: &[SlotGrant]) -> SyncRequest {
-    let exchange = locker.take_exchange(false, began);
-    assert_eq!(exchange.takes.len(), answers.len(), "{exchange:?}");
-    locker.exchanged(&exchange, answers, began, ended, ended);
+    let exchange = locker.take_sync(false, began);
+    assert_eq!(exchange.slot_requests.len(), answers.len(), "{exchange:?}");
+    locker.sync_answered(&exchange, answers, began, ended, ended);
     exchange
 }
 
@@ -47,7 +53,7 @@ fn gone(locker: &mut Locker) -> Vec<Grant> {
 fn a_granted_slot_is_used_when_it_opens_and_until_its_lease_is_over() {
     let mut locker = one(5, 100);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    assert!(locker.has_exchange());
+    assert!(locker.has_sync());
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
     assert!(gone(&mut locker).is_empty());
     // It was granted at the earliest when the answer was there, and at the latest when it was asked for.
@@ -66,8 +72,8 @@ fn what_nobody_used_in_its_time_is_given_back_and_never_used() {
     let late = ms(14) + LEASE;
     wait(&mut locker, &[claim(0, 0, 1)], late);
     assert!(gone(&mut locker).is_empty(), "the slot is another gateway's by now");
-    let told = locker.take_exchange(false, late);
-    assert_eq!((told.windows[0].returned, told.takes[0].requests), (1, 1));
+    let told = locker.take_sync(false, late);
+    assert_eq!((told.windows[0].returned, told.slot_requests[0].requests), (1, 1));
 }
 
 #[test]
@@ -76,8 +82,8 @@ fn what_is_not_used_any_more_is_given_back_at_a_beat() {
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
-    assert_eq!(locker.take_exchange(true, ms(20)).windows[0].returned, 0, "it may come in handy yet");
-    assert_eq!(locker.take_exchange(true, ms(40)).windows[0].returned, 1);
+    assert_eq!(locker.take_sync(true, ms(20)).windows[0].returned, 0, "it may come in handy yet");
+    assert_eq!(locker.take_sync(true, ms(40)).windows[0].returned, 1);
 }
 
 #[test]
@@ -87,13 +93,13 @@ fn settles_are_told_soon_with_their_time_and_again_if_nobody_knows_whether_they_
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
-    assert_eq!(locker.exchange_due(), Some(ms(12)), "what was used of late is asked for ahead");
-    let told = locker.take_exchange(false, ms(25));
+    assert_eq!(locker.sync_due(), Some(ms(12)), "what was used of late is asked for ahead");
+    let told = locker.take_sync(false, ms(25));
     assert_eq!(told.windows[0].settled, [(ms(20), 2)]);
-    locker.exchange_lost(told, ms(30));
+    locker.sync_lost(told, ms(30));
     locker.close_sharing(ms(30));
     locker.open_sharing(ms(40));
-    let told = locker.take_exchange(false, ms(40));
+    let told = locker.take_sync(false, ms(40));
     assert_eq!((told.windows[0].is_new, told.windows[0].held), (true, 0));
     assert_eq!(told.windows[0].settled, [(ms(20), 2)]);
 }
@@ -110,7 +116,7 @@ fn who_is_under_way_when_the_store_is_found_again_is_told_and_what_was_granted_b
     locker.open_sharing(ms(13));
     locker.handle_timeout(ms(17));
     assert!(gone(&mut locker).is_empty(), "it was granted by a store that may have forgotten it");
-    let told = locker.take_exchange(false, ms(17));
+    let told = locker.take_sync(false, ms(17));
     assert_eq!((told.windows[0].is_new, told.windows[0].held, told.windows[0].waiting), (true, 3, 3));
     locker.leave(ticket, ms(17));
 }
@@ -125,7 +131,7 @@ fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
     // As long as that holds, nobody asks the store again.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
     assert_eq!((sorry.reason, sorry.until), (RefusalReason::Full, ms(82)));
-    assert!(locker.take_exchange(false, ms(20)).takes.is_empty());
+    assert!(locker.take_sync(false, ms(20)).slot_requests.is_empty());
 }
 
 #[test]
@@ -142,7 +148,7 @@ fn the_store_is_asked_again_shortly_before_the_opening() {
     let mut locker = one(1, 100);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(70))]);
-    let due = locker.exchange_due().unwrap();
+    let due = locker.sync_due().unwrap();
     assert!((ms(75)..ms(80)).contains(&due), "{due:?}: three quarters of 5 ms and half a round trip before 82 ms");
     assert_eq!(locker.poll_timeout(), Some(due));
     locker.handle_timeout(due);
@@ -163,10 +169,10 @@ fn all_windows_of_a_request_are_asked_for_together_and_only_when_nothing_else_ke
     send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10)).unwrap();
     let claims = [claim(0, 0, 1), claim(1, 0, 2), claim(2, 0, 1)];
     wait(&mut locker, &claims, ms(20));
-    assert!(locker.take_exchange(false, ms(20)).takes.is_empty());
+    assert!(locker.take_sync(false, ms(20)).slot_requests.is_empty());
     locker.handle_timeout(ms(60));
     let told = exchange(&mut locker, ms(60), ms(61), &[taken(&[(0, 1)], None)]);
-    assert_eq!(told.takes[0].windows.iter().map(|(_, cost)| *cost).collect::<Vec<u32>>(), [2, 1]);
+    assert_eq!(told.slot_requests[0].windows.iter().map(|(_, cost)| *cost).collect::<Vec<u32>>(), [2, 1]);
     assert_eq!(gone(&mut locker).len(), 1);
 }
 
@@ -177,7 +183,7 @@ fn without_a_store_who_waits_is_told_why_at_last_and_local_limits_go_on() {
         limit(5, 100, Kind::Sliding),
     ]);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    assert_eq!((locker.exchange_due(), locker.shares()), (None, true));
+    assert_eq!((locker.sync_due(), locker.shares()), (None, true));
     send(&mut locker, &ask(&[claim(1, 0, 1)], 1), ms(10)).unwrap();
     locker.handle_timeout(ms(60));
     let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
@@ -193,7 +199,7 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     locker.close_sharing(ms(30));
     let part = SharingMode::Fraction { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(1000) };
-    locker.set_authority(Some(LimitId(0)), part, ms(40));
+    locker.set_sharing_mode(Some(LimitId(0)), part, ms(40));
     send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(40)).unwrap();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(40));
     locker.leave(ticket, ms(41));
@@ -202,7 +208,7 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     assert_eq!(sorry.reason, RefusalReason::StoreLost);
     // The store hears of what went meanwhile.
     locker.open_sharing(ms(50));
-    let told = locker.take_exchange(false, ms(50));
+    let told = locker.take_sync(false, ms(50));
     assert_eq!(told.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
 }
 
@@ -211,7 +217,7 @@ fn what_goes_in_a_part_must_have_left_when_the_part_ends() {
     let mut locker = one(6, 100);
     locker.close_sharing(ms(0));
     let part = SharingMode::Fraction { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(150) };
-    locker.set_authority(Some(LimitId(0)), part, ms(10));
+    locker.set_sharing_mode(Some(LimitId(0)), part, ms(10));
     let Verdict::Go(mut grant) = locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(40)) else { panic!("it waits") };
     assert_eq!(grant.until(), ms(150));
     locker.settle(&mut grant, SettlePoint::Sent, ms(60));
@@ -220,7 +226,7 @@ fn what_goes_in_a_part_must_have_left_when_the_part_ends() {
     locker.handle_timeout(ms(160));
     wait(&mut locker, &[claim(0, 0, 1)], ms(160));
     assert!(drain(&mut locker).is_empty());
-    locker.set_authority(Some(LimitId(0)), SharingMode::Standalone, ms(170));
+    locker.set_sharing_mode(Some(LimitId(0)), SharingMode::Standalone, ms(170));
     let grants = gone(&mut locker);
     assert_eq!((grants.len(), grants[0].until()), (2, Time::NEVER));
 }
@@ -232,10 +238,10 @@ fn a_limit_that_is_shared_no_more_has_the_store_forget_what_it_knew() {
     exchange(&mut locker, ms(10), ms(10), &[taken(&[(0, 1)], None)]);
     let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
     locker.reload(limits, Duration::ZERO, ms(20));
-    assert!(locker.has_exchange() && locker.take_exchange(false, ms(20)).renews);
+    assert!(locker.has_sync() && locker.take_sync(false, ms(20)).renew_id);
     locker.open_sharing(ms(21));
-    assert!(locker.take_exchange(true, ms(22)).windows.is_empty() && !locker.shares());
-    assert!(!locker.has_exchange());
+    assert!(locker.take_sync(true, ms(22)).windows.is_empty() && !locker.shares());
+    assert!(!locker.has_sync());
 }
 
 #[test]
@@ -246,19 +252,19 @@ fn when_nobody_waits_any_more_the_store_is_told() {
     assert_eq!(told.windows[0].waiting, 1);
     locker.leave(ticket, ms(20));
     locker.handle_timeout(ms(30));
-    assert_eq!(locker.take_exchange(false, ms(30)).windows[0].waiting, 0);
+    assert_eq!(locker.take_sync(false, ms(30)).windows[0].waiting, 0);
 }
 
 #[test]
 fn who_comes_during_a_pause_is_asked_for_when_it_ends() {
     let mut locker = one(5, 100);
     locker.pause(LimitId(0), Key(0), ms(2000), ms(10));
-    locker.take_exchange(false, ms(10));
+    locker.take_sync(false, ms(10));
     wait(&mut locker, &[claim(0, 0, 1)], ms(20));
-    let due = locker.exchange_due().unwrap();
+    let due = locker.sync_due().unwrap();
     assert!((ms(1990)..ms(2000)).contains(&due), "{due:?}");
     locker.handle_timeout(due);
-    assert_eq!(locker.take_exchange(false, due).takes.len(), 1);
+    assert_eq!(locker.take_sync(false, due).slot_requests.len(), 1);
 }
 
 #[test]
@@ -277,7 +283,7 @@ fn under_another_rule_the_store_is_asked_anew() {
     let mut locker = one(1, 60_000);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(10), &[taken(&[], Some(50_000))]);
-    assert!(locker.exchange_due().unwrap() > ms(40_000));
+    assert!(locker.sync_due().unwrap() > ms(40_000));
     let wider = Limit { shared: true, ..limit(1000, 60_000, Kind::Sliding) };
     change(&mut locker, LimitId(0), wider, ms(20));
     exchange(&mut locker, ms(20), ms(20), &[taken(&[(0, 1)], None)]);
@@ -288,7 +294,7 @@ fn under_another_rule_the_store_is_asked_anew() {
 fn while_the_store_is_lost_windows_that_hold_nothing_any_more_are_dropped() {
     let mut locker = locker(vec![Limit { max_keys: 10, ..limit(5, 100, Kind::Sliding) }]);
     locker.close_sharing(ms(0));
-    locker.set_authority(None, SharingMode::Standalone, ms(0));
+    locker.set_sharing_mode(None, SharingMode::Standalone, ms(0));
     for key in 0..100 {
         let now = ms(10 + 200 * u64::try_from(key).unwrap());
         locker.handle_timeout(now);
@@ -300,12 +306,12 @@ fn while_the_store_is_lost_windows_that_hold_nothing_any_more_are_dropped() {
 fn what_is_told_at_one_time_has_a_bound() {
     let mut locker = one(1000, 60_000);
     locker.close_sharing(ms(0));
-    locker.set_authority(None, SharingMode::Standalone, ms(0));
+    locker.set_sharing_mode(None, SharingMode::Standalone, ms(0));
     for at in 0..900 {
         send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
     }
     locker.open_sharing(ms(2000));
-    let told = locker.take_exchange(false, ms(2000));
+    let told = locker.take_sync(false, ms(2000));
     let settled = &told.windows[0].settled;
     assert!(settled.len() <= 200 && told.windows[0].is_new, "{}", settled.len());
     assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 900);
@@ -316,11 +322,11 @@ fn what_is_told_at_one_time_has_a_bound() {
 fn what_is_granted_to_a_limit_that_is_shared_no_more_keeps_no_window_alive() {
     let mut locker = locker(vec![Limit { max_keys: 1, ..limit(5, 100, Kind::Sliding) }]);
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    let asked = locker.take_exchange(false, ms(10));
+    let asked = locker.take_sync(false, ms(10));
     locker.leave(ticket, ms(11));
     let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
     locker.reload(limits, Duration::ZERO, ms(12));
-    locker.exchanged(&asked, &[taken(&[(0, 1)], None)], ms(10), ms(13), ms(13));
+    locker.sync_answered(&asked, &[taken(&[(0, 1)], None)], ms(10), ms(13), ms(13));
     for later in 1..100 {
         locker.handle_timeout(ms(1000 * later));
     }
@@ -330,14 +336,14 @@ fn what_is_granted_to_a_limit_that_is_shared_no_more_keeps_no_window_alive() {
 #[test]
 fn what_is_kept_for_other_gateways_has_a_bound_and_forgets_nothing() {
     let mut locker = one(1000, 1000);
-    locker.spans_said(&[(LimitId(0), Duration::from_secs(86_400))]);
+    locker.set_reported_spans(&[(LimitId(0), Duration::from_secs(86_400))]);
     locker.close_sharing(ms(0));
-    locker.set_authority(None, SharingMode::Standalone, ms(0));
+    locker.set_sharing_mode(None, SharingMode::Standalone, ms(0));
     for at in 0..20_000 {
         send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
     }
     locker.open_sharing(ms(30_000));
-    let settled = &locker.take_exchange(true, ms(30_000)).windows[0].settled;
+    let settled = &locker.take_sync(true, ms(30_000)).windows[0].settled;
     assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 20_000);
     assert!(settled.len() <= 200);
     let mut told = settled.iter().flat_map(|(at, count)| std::iter::repeat_n(*at, *count as usize));
@@ -347,7 +353,7 @@ fn what_is_kept_for_other_gateways_has_a_bound_and_forgets_nothing() {
 #[test]
 fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
     let mut locker = one(5, 100);
-    locker.spans_said(&[(LimitId(0), Duration::from_secs(60))]);
+    locker.set_reported_spans(&[(LimitId(0), Duration::from_secs(60))]);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
@@ -357,7 +363,7 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
         locker.handle_timeout(ms(1000 * later));
     }
     locker.open_sharing(ms(50_000));
-    let told = locker.take_exchange(true, ms(50_000));
+    let told = locker.take_sync(true, ms(50_000));
     assert_eq!(told.windows.first().map(|told| told.settled.clone()), Some(vec![(ms(20), 1)]));
 }
 
@@ -370,15 +376,15 @@ fn a_smooth_slot_that_nobody_waits_for_is_given_back_at_once() {
     exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
     locker.handle_timeout(ms(20));
-    assert_eq!(locker.take_exchange(false, ms(20)).windows[0].returned, 1);
+    assert_eq!(locker.take_sync(false, ms(20)).windows[0].returned, 1);
     // Whose waiter leaves while it is asked for.
     let mut locker = smooth();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    let asked = locker.take_exchange(false, ms(10));
+    let asked = locker.take_sync(false, ms(10));
     locker.leave(ticket, ms(11));
-    locker.exchanged(&asked, &[taken(&[(4, 1)], None)], ms(10), ms(12), ms(12));
+    locker.sync_answered(&asked, &[taken(&[(4, 1)], None)], ms(10), ms(12), ms(12));
     locker.handle_timeout(ms(20));
-    assert_eq!(locker.take_exchange(false, ms(20)).windows[0].returned, 1);
+    assert_eq!(locker.take_sync(false, ms(20)).windows[0].returned, 1);
 }
 
 #[test]
@@ -387,14 +393,14 @@ fn who_waited_for_an_answer_of_a_store_that_was_lost_is_asked_for_when_it_is_fou
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     wait(&mut locker, &[claim(0, 1, 1)], ms(10));
     // Nothing opens before half a second has passed.
-    let asked = locker.take_exchange(false, ms(10));
-    let answers = vec![taken(&[], Some(500)); asked.takes.len()];
-    locker.exchanged(&asked, &answers, ms(10), ms(10), ms(10));
-    let asked = locker.take_exchange(true, ms(600));
-    assert_eq!(asked.takes.len(), 2);
-    locker.exchange_lost(asked, ms(610));
+    let asked = locker.take_sync(false, ms(10));
+    let answers = vec![taken(&[], Some(500)); asked.slot_requests.len()];
+    locker.sync_answered(&asked, &answers, ms(10), ms(10), ms(10));
+    let asked = locker.take_sync(true, ms(600));
+    assert_eq!(asked.slot_requests.len(), 2);
+    locker.sync_lost(asked, ms(610));
     locker.close_sharing(ms(610));
-    assert!(!locker.has_exchange());
+    assert!(!locker.has_sync());
     locker.open_sharing(ms(620));
-    assert_eq!(locker.take_exchange(false, ms(620)).takes.len(), 2);
+    assert_eq!(locker.take_sync(false, ms(620)).slot_requests.len(), 2);
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::generators::{WorldConfig, config};
 use super::invariants::VerdictSource;
-use super::locker_world::{LockerWorld, SentRequest, WorldWaiter, note_settle};
+use super::locker_world::{LockerWorld, SentRequest, WorldWaiter, queue_settle_report};
 use super::oracle::OracleItem;
 use super::*;
 
@@ -139,7 +139,7 @@ impl HandedOver {
                 let sent = &mut self.before.sent[picked];
                 self.before.locker.settle(&mut sent.grant, moment, now);
                 for item in &sent.items {
-                    note_settle(&mut self.world.oracle.items[*item], &limits, moment, now);
+                    queue_settle_report(&mut self.world.oracle.items[*item], &limits, moment, now);
                 }
             }
             (3, Some(picked)) => {
@@ -152,7 +152,7 @@ impl HandedOver {
             }
             (4, Some(picked)) => {
                 let sent = self.before.sent.swap_remove(picked);
-                self.end(&sent.items, |item| note_settle(item, &limits, SettlePoint::Failed, now));
+                self.end(&sent.items, |item| queue_settle_report(item, &limits, SettlePoint::Failed, now));
                 self.before.locker.finish(sent.grant, now);
             }
             (5, _) if !self.before.waiting.is_empty() => {
@@ -205,7 +205,7 @@ impl HandedOver {
             self.before.locker.leave(waiting.ticket, now);
         }
         while let Some(sent) = self.before.sent.pop() {
-            self.end(&sent.items, |item| note_settle(item, &limits, SettlePoint::Failed, now));
+            self.end(&sent.items, |item| queue_settle_report(item, &limits, SettlePoint::Failed, now));
             self.before.locker.finish(sent.grant, now);
         }
         loop {

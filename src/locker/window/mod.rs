@@ -74,7 +74,7 @@ struct Extra {
     /// Nothing opens before.
     paused: Time,
     prewritten: Prewritten,
-    pool: Option<Box<StoreState>>,
+    store: Option<Box<StoreState>>,
 }
 
 impl Window {
@@ -150,7 +150,7 @@ impl Window {
     #[inline]
     pub(crate) fn expire(&mut self, rule: &WindowRule, now: Time) {
         if rule.store_managed {
-            self.expire_shares(rule, now);
+            self.expire_leases(rule, now);
         }
         match rule.algorithm {
             Algorithm::Sliding | Algorithm::Smooth => sliding::expire(self, rule, now),
@@ -164,7 +164,7 @@ impl Window {
     #[inline]
     pub(crate) fn fits(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         if rule.store_managed {
-            return self.has_share(rule, cost, now);
+            return self.has_lease(rule, cost, now);
         }
         self.has_room(rule, cost, now) && self.has_prewritten(rule, cost)
     }
@@ -186,7 +186,7 @@ impl Window {
         self.unsettled += rule.slots(cost);
         self.use_prewritten(rule, cost);
         self.flying += u32::from(rule.counts_flights());
-        if rule.store_managed { self.use_share(rule, cost) } else { rule.until }
+        if rule.store_managed { self.use_lease(rule, cost) } else { rule.until }
     }
 
     /// `cost` taken slots settle now.
@@ -237,7 +237,7 @@ impl Window {
     pub(crate) fn opening(&self, rule: &WindowRule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if rule.store_managed {
             let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
-            return self.share_opens(rule, cost.saturating_add(ahead), now);
+            return self.lease_opens(rule, cost.saturating_add(ahead), now);
         }
         let opening = self.room_opens(rule, ahead, flights, cost, now)?;
         (opening > now || self.has_prewritten(rule, cost)).then_some(opening)
@@ -300,7 +300,7 @@ impl Window {
 
     /// Whether the window holds nothing that a new one would not.
     pub(crate) fn is_idle(&self, rule: &WindowRule, now: Time) -> bool {
-        self.is_blank(rule, now) && !self.has_pending_write(rule) && !self.has_pool(rule, now)
+        self.is_blank(rule, now) && !self.has_pending_write(rule) && !self.has_store_state(rule, now)
     }
 
     /// Whether nothing of it needs to be remembered.

@@ -54,7 +54,7 @@ impl Window {
     /// is kept back.
     pub(crate) fn awaits_io(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         if rule.store_managed {
-            let unknown = self.share_opens(rule, cost, now).is_none() && self.later(rule, cost) <= now;
+            let unknown = self.lease_opens(rule, cost, now).is_none() && self.store_opens_after(rule, cost) <= now;
             return unknown && self.paused() <= now && !rule.store_lost;
         }
         !self.has_prewritten(rule, cost) && self.has_room(rule, cost, now)

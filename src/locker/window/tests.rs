@@ -342,7 +342,7 @@ fn however_much_was_not_used_it_is_summed_up() {
     for _ in 0..2 {
         window.report_unused(rule, u32::MAX, u32::MAX);
     }
-    let (news, _) = window.take_news(rule, 1, ms(0));
+    let (news, _) = window.take_delta(rule, 1, ms(0));
     assert_eq!((news.returned, news.landed), (u32::MAX, u32::MAX));
 }
 

@@ -84,7 +84,7 @@ fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowReport 
         generation: 0,
         limit: LimitId(limit as u32),
         key: Key(u128::from(dice.below(2))),
-        terms,
+        params: terms,
         is_new: dice.one_in(12),
         held: dice.below(4) as u32,
         flying: dice.below(3) as u32,
@@ -107,16 +107,16 @@ fn exchange(dice: &mut Dice, began: Time, clock: u64) -> SyncRequest {
     let count = exchange.windows.len() as u64;
     for _ in 0..if count > 0 { dice.below(3) } else { 0 } {
         let mut take =
-            SlotRequest { group: None, requests: dice.below(8) as u32, ahead: 0, windows: Default::default() };
+            SlotRequest { group: None, requests: dice.below(8) as u32, prefetch: 0, windows: Default::default() };
         let from = dice.below(count) as usize;
         for place in from..if dice.one_in(3) { count as usize } else { from + 1 } {
-            let is_flights = exchange.windows[place].terms.kind == SharedKind::Flights;
+            let is_flights = exchange.windows[place].params.kind == SharedKind::Flights;
             take.windows.push((place, if is_flights { 0 } else { 1 + (dice.below(8) / 6) as u32 }));
         }
         if take.windows.len() == 1 && dice.one_in(3) {
-            take.ahead = dice.below(30) as u32;
+            take.prefetch = dice.below(30) as u32;
         }
-        exchange.takes.push(take);
+        exchange.slot_requests.push(take);
     }
     exchange
 }

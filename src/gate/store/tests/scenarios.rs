@@ -11,7 +11,7 @@ use crate::gate::store::link::SCRIPT;
 use crate::gate::store::message::{self, Answer, Speaker, Verb};
 use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{
-    HORIZON_MOST, Key, LEASE, LimitId, SharedKind, SlotRequest, SyncRequest, WindowParams, WindowReport,
+    Key, LEASE, LimitId, MAX_HORIZON, SharedKind, SlotRequest, SyncRequest, WindowParams, WindowReport,
 };
 use crate::time::Time;
 
@@ -98,8 +98,8 @@ impl Stage {
         if let Some(says) = says {
             exchange.windows.push(says.told(began));
             let take =
-                SlotRequest { group: None, requests: says.takes, ahead: 0, windows: [(0, 1)].into_iter().collect() };
-            exchange.takes.extend((says.takes > 0).then_some(take));
+                SlotRequest { group: None, requests: says.takes, prefetch: 0, windows: [(0, 1)].into_iter().collect() };
+            exchange.slot_requests.extend((says.takes > 0).then_some(take));
         }
         let mut limits = limits();
         limits[0].keyed_by = says.map_or("", |says| says.keyed).into();
@@ -126,7 +126,7 @@ impl Stage {
     pub(super) fn take_of(&mut self, gateway: &str, count: u32, says: Says) -> (u32, u64) {
         let answer = self.tell(gateway, Says { takes: count, waiting: u64::from(count), ..says });
         let taken = &answer.taken[0];
-        let later = taken.later.map_or(0, |later| u64::try_from(later.as_millis()).unwrap());
+        let later = taken.next_in.map_or(0, |later| u64::try_from(later.as_millis()).unwrap());
         (taken.groups.iter().map(|(_, count)| count).sum(), later)
     }
 
@@ -144,7 +144,7 @@ impl Says {
             generation: 0,
             limit: LimitId(0),
             key: Key(self.key),
-            terms: WindowParams {
+            params: WindowParams {
                 kind: self.kind,
                 calendar: self.calendar.filter(|_| matches!(self.kind, SharedKind::Calendar(_))).map(Into::into),
                 requests: self.requests,
@@ -253,7 +253,7 @@ fn whoever_was_not_heard_of_for_too_long_or_speaks_of_another_store_is_granted_n
 
 #[test]
 fn a_store_that_may_have_forgotten_something_is_closed_until_that_no_longer_counts() {
-    let closed = millis(HORIZON_MOST + LEASE) + 100;
+    let closed = millis(MAX_HORIZON + LEASE) + 100;
     let mut stage = Stage::new();
     stage.trusts_empty = false;
     stage.hello("a.1");

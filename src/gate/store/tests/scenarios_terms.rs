@@ -7,7 +7,7 @@ use redis::cmd;
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
 use crate::gate::store::message::Verb;
 use crate::gate::store::{Error, PRESENCE};
-use crate::locker::{HORIZON_MOST, LEASE, SharedKind};
+use crate::locker::{LEASE, MAX_HORIZON, SharedKind};
 
 /// The bits of an answer: in what gateways differ, and that the caller is granted nothing.
 const SPACING: u32 = 16;
@@ -147,7 +147,7 @@ fn who_tells_windows_apart_otherwise_waits_until_nobody_does_as_before_and_what_
         }
     }
     // The first has read its file again.
-    let closed = millis(HORIZON_MOST + LEASE) + 100;
+    let closed = millis(MAX_HORIZON + LEASE) + 100;
     assert_eq!(stage.take_of("a.1", 9, other), (0, closed));
     stage.pass(closed);
     assert_eq!(stage.take_of("b.1", 9, other).0, 4);

@@ -122,9 +122,9 @@ impl World {
             }
         } else {
             let beat = gateway.beat <= real;
-            if beat || gateway.locker.has_exchange() {
+            if beat || gateway.locker.has_sync() {
                 gateway.beat = if beat { real + BEAT } else { gateway.beat };
-                let exchange = gateway.locker.take_exchange(beat, now);
+                let exchange = gateway.locker.take_sync(beat, now);
                 self.call(number, Verb::Tell, exchange);
             }
         }
@@ -138,7 +138,7 @@ impl World {
             let last = gateway.contact.last();
             let authority = authority(&when_lost, limit, last, Some(UNDER_WAY), now);
             if authority != SharingMode::Blocked || last.is_some() {
-                gateway.locker.set_authority(Some(LimitId(index as u32)), authority, now);
+                gateway.locker.set_sharing_mode(Some(LimitId(index as u32)), authority, now);
             }
         }
     }
@@ -210,7 +210,7 @@ impl World {
                         self.gateways[number].cut = END;
                     }
                 } else {
-                    gateway.locker.exchanged(&known.exchange, &answer.taken, known.began, now, now);
+                    gateway.locker.sync_answered(&known.exchange, &answer.taken, known.began, now, now);
                 }
             }
             Err(_) => {
@@ -225,7 +225,7 @@ impl World {
         let gateway = &mut self.gateways[number];
         let now = Time::from_nanos(self.now + gateway.ahead);
         if let Some(call) = gateway.call.take() {
-            gateway.locker.exchange_lost(call.exchange, now);
+            gateway.locker.sync_lost(call.exchange, now);
         }
         if gateway.is_connected {
             gateway.is_connected = false;
