@@ -142,7 +142,7 @@ impl Gate {
     }
 
     pub(super) fn is_given(&self) -> bool {
-        self.lock().locker.is_given()
+        self.lock().locker.is_handed_over()
     }
 
     /// What keys are hashed with, so that a caller cannot make two meet; the same for all processes that share a state.

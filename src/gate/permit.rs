@@ -48,7 +48,7 @@ impl Permit {
 
     pub(super) fn granted(gate: Arc<Gate>, grant: Grant, granted_at: Time) -> Permit {
         let clock = gate.clock;
-        let overruled = grant.overruled().map(|(limit, until)| (limit, until.since(granted_at)));
+        let overruled = grant.dry_run_hit().map(|(limit, until)| (limit, until.since(granted_at)));
         let held = (!grant.is_empty()).then_some(Held { gate, grant });
         Permit { clock, held, granted_at, overruled }
     }

@@ -71,13 +71,13 @@ impl Gate {
         let mut surveyor = StatsScan::default();
         loop {
             let now = self.clock.now();
-            if !self.step(now, |state| state.locker.survey(&mut surveyor, now)) {
+            if !self.step(now, |state| state.locker.scan_stats(&mut surveyor, now)) {
                 break;
             }
         }
         let now = self.clock.now();
         let (limits, surveys) = self.step(now, |state| {
-            let surveys = state.locker.surveyed(surveyor, now).into_iter().zip(0..);
+            let surveys = state.locker.finish_stats(surveyor, now).into_iter().zip(0..);
             let surveys = surveys.map(|(held, id)| (LimitId(id), held));
             let in_force: Vec<_> = surveys.filter(|(id, _)| state.locker.is_in_force(*id)).collect();
             (self.limits(), in_force)
@@ -88,7 +88,7 @@ impl Gate {
     /// Who waits at a limit, and when the slots of one of its windows open.
     pub fn closeup(&self, limit: LimitId, key: Option<Key>) -> LimitDetail {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.closeup(limit, key, now))
+        self.step(now, |state| state.locker.limit_detail(limit, key, now))
     }
 
     /// The limits by `LimitId`; also those that are no longer in force.

@@ -161,13 +161,13 @@ pub(super) struct HeldSlots {
 #[derive(Debug)]
 pub struct Grant {
     pub(super) held: SmallVec<[HeldSlots; 2]>,
-    pub(super) overruled: Option<Box<(LimitId, Time)>>,
+    pub(super) dry_run_hit: Option<Box<(LimitId, Time)>>,
     pub(super) until: Time,
 }
 
 impl Default for Grant {
     fn default() -> Grant {
-        Grant { held: SmallVec::new(), overruled: None, until: Time::NEVER }
+        Grant { held: SmallVec::new(), dry_run_hit: None, until: Time::NEVER }
     }
 }
 
@@ -204,8 +204,8 @@ impl Grant {
     }
 
     /// The first dry-run limit that would have held the request back, and until when.
-    pub fn overruled(&self) -> Option<(LimitId, Time)> {
-        self.overruled.as_deref().copied()
+    pub fn dry_run_hit(&self) -> Option<(LimitId, Time)> {
+        self.dry_run_hit.as_deref().copied()
     }
 }
 

@@ -89,7 +89,7 @@ impl Locker {
         let limits = self.limit_snapshots();
         let mut windows = Vec::new();
         let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
-        for Reverse(later) in &self.late {
+        for Reverse(later) in &self.late_settles {
             late.entry(later.window).or_default().push((later.at, later.cost));
         }
         for id in &self.limit_ids {
@@ -177,7 +177,7 @@ impl Locker {
             return;
         }
         if shutdown == Shutdown::HandOver && (record.open, record.flying) != (0, 0) {
-            self.guests.insert((record.limit, record.key), (record.open, record.flying));
+            self.remote_holdings.insert((record.limit, record.key), (record.open, record.flying));
         }
         rule.live += 1;
         let index = self.table.insert(window);

@@ -86,20 +86,20 @@ impl Locker {
     pub(super) fn take(&mut self, claims: &[Claim], checks: &ClaimChecks, now: Time) -> Grant {
         let mut grant = Grant::default();
         for (claim, check) in claims.iter().zip(checks) {
-            self.take_one(&mut grant, claim, *check, now);
+            self.take_claim(&mut grant, claim, *check, now);
         }
         grant
     }
 
     #[inline]
-    pub(super) fn take_one(&mut self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
+    pub(super) fn take_claim(&mut self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
         if !check.room {
-            self.overrule(grant, claim, check, now);
+            self.note_dry_run(grant, claim, check, now);
             return;
         }
         let found = match check.window {
             Some(found) => found,
-            None => self.begin(claim.limit, claim.key, now),
+            None => self.create_window(claim.limit, claim.key, now),
         };
         let rule = &self.rules[claim.limit.at()];
         let window = self.table.window_mut(found);
@@ -125,20 +125,20 @@ impl Locker {
     }
 
     /// A dry-run limit would have held the request back: it is noted, and nothing is taken.
-    fn overrule(&self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
+    fn note_dry_run(&self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
         let rule = &self.rules[claim.limit.at()];
         debug_assert!(rule.dry_run, "only a dry-run limit is overruled");
-        if grant.overruled.is_none() {
+        if grant.dry_run_hit.is_none() {
             let opening = check.window.and_then(|found| self.table.window(found).opening(rule, 0, 0, claim.cost, now));
             let until = opening.unwrap_or(now + Duration::from_nanos(rule.span)).max(now + Duration::from_millis(1));
-            grant.overruled = Some(Box::new((claim.limit, until)));
+            grant.dry_run_hit = Some(Box::new((claim.limit, until)));
         }
     }
 
     /// Gives a key its window.
-    pub(super) fn begin(&mut self, limit: LimitId, key: Key, now: Time) -> u32 {
+    pub(super) fn create_window(&mut self, limit: LimitId, key: Key, now: Time) -> u32 {
         if self.table.live() == 0 {
-            self.sweeps = now + self.pace();
+            self.next_sweep = now + self.slice_interval();
         }
         let rule = &mut self.rules[limit.at()];
         rule.live += 1;

@@ -312,8 +312,8 @@ impl Locker {
             let demand = self.queue.waiters[head.id].demands.iter().find(|demand| demand.window == window)?;
             found.opening(&self.rules[demand.limit.at()], 0, 0, demand.cost, now)
         });
-        let still = queue.wakeup.filter(|_| !queue.deferred.is_empty());
-        let times = [opening, reserved_until, still];
+        let current = queue.wakeup.filter(|_| !queue.deferred.is_empty());
+        let times = [opening, reserved_until, current];
         // What can go now is kept back by something that will have news of its own.
         let next = times.into_iter().flatten().filter(|at| *at > now).min();
         let wakeup = queue.wakeup;

@@ -97,12 +97,12 @@ pub(super) struct Forwarding {
 }
 
 /// Tells the tickets that are given from here on from those of before.
-const AFTERWARDS: u32 = 1 << 31;
+const FORWARDED: u32 = 1 << 31;
 
 impl Locker {
     /// Everybody who waits, as they would ask anew; in the order of their arrival.
-    pub fn waiters(&self) -> Vec<Event> {
-        let mut waiters = self.queue.waiters.numbers();
+    pub fn queued_asks(&self) -> Vec<Event> {
+        let mut waiters = self.queue.waiters.indices();
         waiters.sort_by_key(|id| self.queue.waiters[*id].caller_order.arrival());
         let ask = |id: u32| {
             let waiter = &self.queue.waiters[id];
@@ -120,11 +120,11 @@ impl Locker {
     }
 
     /// From here on another process decides. It has been told of the estate, and of those who wait.
-    pub fn give(&mut self, now: Time) {
+    pub fn hand_over(&mut self, now: Time) {
         self.advance(now);
         self.write_queue.discard_pending();
         self.review.clear();
-        self.late.clear();
+        self.late_settles.clear();
         // Those in line stay known, and nothing here lets them go.
         self.held = true;
         self.queue.dirty.clear();
@@ -132,137 +132,138 @@ impl Locker {
         self.queue.wakeups.clear();
         self.queue.deadlines.clear();
         self.due = Time::NEVER;
-        self.given = Some(Forwarding { events: VecDeque::new(), waiting: Slab::new() });
+        self.forwarding = Some(Forwarding { events: VecDeque::new(), waiting: Slab::new() });
     }
 
     /// Whether another process decides.
-    pub fn is_given(&self) -> bool {
-        self.given.is_some()
+    pub fn is_handed_over(&self) -> bool {
+        self.forwarding.is_some()
     }
 
     /// The next thing to be passed on.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.given.as_mut()?.events.pop_front()
+        self.forwarding.as_mut()?.events.pop_front()
     }
 
     /// Whether there is anything to be passed on.
     pub fn has_events(&self) -> bool {
-        self.given.as_ref().is_some_and(|given| !given.events.is_empty())
+        self.forwarding.as_ref().is_some_and(|forwarding| !forwarding.events.is_empty())
     }
 
     /// The other process's verdict on somebody who waits.
-    pub fn tell(&mut self, ticket: Ticket, verdict: Result<Vec<GrantedSlots>, Sorry>, now: Time) {
-        let waits = self.waits(ticket);
+    pub fn handle_verdict(&mut self, ticket: Ticket, verdict: Result<Vec<GrantedSlots>, Sorry>, now: Time) {
+        let is_waiting = self.is_waiting(ticket);
         let verdict = match verdict {
-            Ok(slots) => Verdict::Go(self.granted(&slots, now)),
+            Ok(slots) => Verdict::Go(self.rebuild_grant(&slots, now)),
             Err(sorry) => Verdict::Sorry(sorry),
         };
-        match (waits, verdict) {
+        match (is_waiting, verdict) {
             (true, verdict) => {
-                self.forget(ticket);
+                self.remove_ticket(ticket);
                 self.outbox.push_back((ticket, verdict));
             }
             // It left while the verdict was on its way.
-            (false, Verdict::Go(grant)) => self.pass_on_return(grant),
+            (false, Verdict::Go(grant)) => self.forward_give_back(grant),
             (false, Verdict::Sorry(_) | Verdict::Wait(..)) => {}
         }
     }
 
     /// Everybody who waits for the other process, which is gone.
-    pub fn forsaken(&mut self) -> Vec<Ticket> {
+    pub fn orphaned_tickets(&mut self) -> Vec<Ticket> {
         let mut tickets: Vec<Ticket> =
-            self.queue.waiters.numbers().into_iter().map(|id| self.queue.ticket(id)).collect();
-        if let Some(given) = &self.given {
-            tickets.extend(given.waiting.numbers().into_iter().map(|id| given.ticket(id)));
+            self.queue.waiters.indices().into_iter().map(|id| self.queue.ticket(id)).collect();
+        if let Some(forwarding) = &self.forwarding {
+            tickets.extend(forwarding.waiting.indices().into_iter().map(|id| forwarding.ticket(id)));
         }
         tickets
     }
 
-    fn waits(&self, ticket: Ticket) -> bool {
-        let afterwards =
-            |given: &Forwarding| given.waiting.generation(ticket.index & !AFTERWARDS) == Some(ticket.generation);
-        match ticket.index & AFTERWARDS {
+    fn is_waiting(&self, ticket: Ticket) -> bool {
+        let is_forwarded = |forwarding: &Forwarding| {
+            forwarding.waiting.generation(ticket.index & !FORWARDED) == Some(ticket.generation)
+        };
+        match ticket.index & FORWARDED {
             0 => self.queue.contains(ticket),
-            _ => self.given.as_ref().is_some_and(afterwards),
+            _ => self.forwarding.as_ref().is_some_and(is_forwarded),
         }
     }
 
-    fn forget(&mut self, ticket: Ticket) {
-        if ticket.index & AFTERWARDS == 0 {
+    fn remove_ticket(&mut self, ticket: Ticket) {
+        if ticket.index & FORWARDED == 0 {
             self.queue.waiters.remove(ticket.index);
-        } else if let Some(given) = &mut self.given {
-            given.waiting.remove(ticket.index & !AFTERWARDS);
+        } else if let Some(forwarding) = &mut self.forwarding {
+            forwarding.waiting.remove(ticket.index & !FORWARDED);
         }
     }
 
-    pub(super) fn pass_on_ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
+    pub(super) fn forward_ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
         let arrived = ask.arrived.map_or(now, |at| at.min(now));
         let bound = ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait);
-        let Some(given) = &mut self.given else { unreachable!("it is called where there is one") };
-        let number = given.waiting.insert(());
-        let ticket = given.ticket(number);
+        let Some(forwarding) = &mut self.forwarding else { unreachable!("it is called where there is one") };
+        let number = forwarding.waiting.insert(());
+        let ticket = forwarding.ticket(number);
         let claims = ask.claims.iter().copied().collect();
         let Ask { caller, urgency, kind, .. } = *ask;
-        given.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind });
+        forwarding.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind });
         Verdict::Wait(ticket, None)
     }
 
-    pub(super) fn pass_on_leave(&mut self, ticket: Ticket) {
-        if self.waits(ticket) {
-            self.forget(ticket);
-            self.pass_on(Event::Leave(ticket));
+    pub(super) fn forward_leave(&mut self, ticket: Ticket) {
+        if self.is_waiting(ticket) {
+            self.remove_ticket(ticket);
+            self.forward_event(Event::Leave(ticket));
         } else if let Some(Verdict::Go(grant)) = self.take_verdict(ticket) {
-            self.pass_on_return(grant);
+            self.forward_give_back(grant);
         }
     }
 
-    pub(super) fn pass_on_settle(&mut self, grant: &mut Grant, moment: SettlePoint, now: Time) {
+    pub(super) fn forward_settle(&mut self, grant: &mut Grant, point: SettlePoint, now: Time) {
         for held in &mut grant.held {
-            if held.settled || (moment == SettlePoint::Sent && held.answered) {
+            if held.settled || (point == SettlePoint::Sent && held.answered) {
                 continue;
             }
             held.settled = true;
-            let Some(key) = self.table.still(held.window, held.generation).map(|window| window.key) else { continue };
+            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
             let linger = self.rules[held.limit.at()].linger;
-            let at = if moment == SettlePoint::Failed { now + linger } else { now };
+            let at = if point == SettlePoint::Failed { now + linger } else { now };
             let (limit, cost) = (held.limit, held.cost);
-            if let Some(given) = &mut self.given {
-                given.events.push_back(Event::Settle { limit, key, cost, at });
+            if let Some(forwarding) = &mut self.forwarding {
+                forwarding.events.push_back(Event::Settle { limit, key, cost, at });
             }
         }
     }
 
     /// What is not settled is given back, and what is under way has ended.
-    pub(super) fn pass_on_return(&mut self, grant: Grant) {
+    pub(super) fn forward_give_back(&mut self, grant: Grant) {
         for held in &grant.held {
-            let Some(key) = self.table.still(held.window, held.generation).map(|window| window.key) else { continue };
+            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
             if !held.settled {
-                self.pass_on(Event::GiveBack { limit: held.limit, key, cost: held.cost });
+                self.forward_event(Event::GiveBack { limit: held.limit, key, cost: held.cost });
             }
         }
-        self.pass_on_end(&grant);
+        self.forward_land(&grant);
     }
 
-    pub(super) fn pass_on_end(&mut self, grant: &Grant) {
+    pub(super) fn forward_land(&mut self, grant: &Grant) {
         for held in grant.held.iter().filter(|held| held.flying) {
-            let Some(key) = self.table.still(held.window, held.generation).map(|window| window.key) else { continue };
-            self.pass_on(Event::Land { limit: held.limit, key });
+            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
+            self.forward_event(Event::Land { limit: held.limit, key });
         }
     }
 
-    pub(super) fn pass_on(&mut self, event: Event) {
-        if let Some(given) = &mut self.given {
-            given.events.push_back(event);
+    pub(super) fn forward_event(&mut self, event: Event) {
+        if let Some(forwarding) = &mut self.forwarding {
+            forwarding.events.push_back(event);
         }
     }
 
-    fn granted(&mut self, slots: &[GrantedSlots], now: Time) -> Grant {
+    fn rebuild_grant(&mut self, slots: &[GrantedSlots], now: Time) -> Grant {
         let mut grant = Grant::default();
         let known = self.rules.len();
         for slot in slots.iter().filter(|slot| slot.limit.at() < known) {
             grant.until = grant.until.min(slot.until);
             let found = self.table.find(slot.limit, slot.key);
-            let window = found.unwrap_or_else(|| self.begin(slot.limit, slot.key, now));
+            let window = found.unwrap_or_else(|| self.create_window(slot.limit, slot.key, now));
             grant.held.push(HeldSlots {
                 window,
                 generation: self.table.window(window).generation,
@@ -279,6 +280,6 @@ impl Locker {
 
 impl Forwarding {
     fn ticket(&self, number: u32) -> Ticket {
-        Ticket { index: number | AFTERWARDS, generation: self.waiting.generation(number).unwrap_or(0) }
+        Ticket { index: number | FORWARDED, generation: self.waiting.generation(number).unwrap_or(0) }
     }
 }

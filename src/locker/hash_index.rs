@@ -14,7 +14,7 @@ struct IndexEntry {
 const EMPTY: IndexEntry = IndexEntry { hash: 0, place: u32::MAX };
 
 /// The fewest entries that are kept once there is one.
-const FEWEST: usize = 8;
+const MIN_ENTRIES: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct HashIndex {
@@ -45,7 +45,7 @@ impl HashIndex {
     /// Adds a place that is not there yet.
     pub(super) fn insert(&mut self, hash: u32, place: u32) {
         if (self.len + 1) * 4 > self.entries.len() * 3 {
-            self.resize((self.entries.len() * 2).max(FEWEST));
+            self.resize((self.entries.len() * 2).max(MIN_ENTRIES));
         }
         self.put(IndexEntry { hash, place });
         self.len += 1;
@@ -78,7 +78,7 @@ impl HashIndex {
         }
         if self.len == 0 {
             self.entries = Box::default();
-        } else if self.len * 8 < self.entries.len() && self.entries.len() > FEWEST {
+        } else if self.len * 8 < self.entries.len() && self.entries.len() > MIN_ENTRIES {
             self.resize(self.entries.len() / 2);
         }
     }

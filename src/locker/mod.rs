@@ -73,7 +73,7 @@ use self::window_table::WindowTable;
 use crate::time::Time;
 
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
 /// All windows and all waiters of a gateway.
 ///
@@ -101,18 +101,18 @@ pub struct Locker {
     /// Whose word it is whether a request may pass a shared limit.
     sharing_modes: HashMap<LimitId, SharingMode>,
     /// The windows are another process's now.
-    given: Option<Forwarding>,
+    forwarding: Option<Forwarding>,
     /// What another process holds in our windows: slots not settled, and requests under way.
-    guests: HashMap<(LimitId, Key), (u32, u32)>,
+    remote_holdings: HashMap<(LimitId, Key), (u32, u32)>,
     /// Failed attempts, which the origin may still count for a while.
-    late: BinaryHeap<Reverse<LateSettle>>,
+    late_settles: BinaryHeap<Reverse<LateSettle>>,
     wall: WallClock,
     last: Time,
     /// Before this moment nothing happens by itself.
     due: Time,
     /// When a `calendar` period ends.
-    rolls: Time,
-    sweeps: Time,
+    next_roll: Time,
+    next_sweep: Time,
 }
 
 impl Locker {
@@ -136,14 +136,14 @@ impl Locker {
             review: Review::default(),
             sharing: Sharing::new(),
             sharing_modes: HashMap::new(),
-            given: None,
-            guests: HashMap::new(),
-            late: BinaryHeap::new(),
+            forwarding: None,
+            remote_holdings: HashMap::new(),
+            late_settles: BinaryHeap::new(),
             wall: WallClock::default(),
             last: Time::START,
             due: Time::NEVER,
-            rolls: Time::NEVER,
-            sweeps: Time::START,
+            next_roll: Time::NEVER,
+            next_sweep: Time::START,
         };
         for limit in limits {
             locker.add(limit);
@@ -177,8 +177,8 @@ impl Locker {
 
     /// May this request go? Takes all its slots, or changes no window.
     pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
-        if self.given.is_some() {
-            return self.pass_on_ask(ask, now);
+        if self.forwarding.is_some() {
+            return self.forward_ask(ask, now);
         }
         let now = self.advance(now);
         let mut checks = ClaimChecks::new();
@@ -203,8 +203,8 @@ impl Locker {
 
     /// A waiter gives up its place. If it was granted already, its slots are given back.
     pub fn leave(&mut self, ticket: Ticket, now: Time) {
-        if self.given.is_some() {
-            return self.pass_on_leave(ticket);
+        if self.forwarding.is_some() {
+            return self.forward_leave(ticket);
         }
         let now = self.advance(now);
         if self.queue.contains(ticket) {
@@ -217,11 +217,11 @@ impl Locker {
 
     /// Nothing opens in this window before `until`, at most an hour from now. Pauses only lengthen.
     pub fn pause(&mut self, limit: LimitId, key: Key, until: Time, now: Time) {
-        if self.given.is_some() {
-            return self.pass_on(Event::Pause { limit, key, until });
+        if self.forwarding.is_some() {
+            return self.forward_event(Event::Pause { limit, key, until });
         }
         let now = self.advance(now);
-        let until = until.min(now + LONGEST_PAUSE);
+        let until = until.min(now + MAX_PAUSE);
         if until <= now {
             return;
         }
@@ -230,7 +230,7 @@ impl Locker {
             Some(window) => window,
             // An unknown key beyond the last is refused anyway.
             None if rule.live >= rule.max_keys => return,
-            None => self.begin(limit, key, now),
+            None => self.create_window(limit, key, now),
         };
         self.table.window_mut(window).pause(until);
         self.request_rewrite(window);
@@ -248,11 +248,11 @@ impl Locker {
 
     /// When `handle_timeout` must be called next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return None;
         }
-        let sweeps = if self.table.live() > 0 { self.sweeps } else { Time::NEVER };
-        let late = self.late.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
+        let sweeps = if self.table.live() > 0 { self.next_sweep } else { Time::NEVER };
+        let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         // What is due already is the gate's to see to.
         let exchange = Some(self.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
         // A slice at a time, as fast as there is nothing else to do.
@@ -263,11 +263,11 @@ impl Locker {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
-        if now >= self.sweeps {
+        if now >= self.next_sweep {
             self.sweep(now);
         }
         if self.has_review() {
@@ -287,13 +287,13 @@ impl Locker {
     }
 
     fn catch_up(&mut self, now: Time) {
-        if now >= self.rolls {
+        if now >= self.next_roll {
             for id in &self.limit_ids {
                 self.rules[id.at()].roll(&self.wall, now);
             }
             self.update_next_roll();
         }
-        self.settle_late(now);
+        self.settle_due(now);
         self.fire_wakeups(now);
         self.dispatch(now);
         self.expire_deadlines(now);
@@ -302,7 +302,7 @@ impl Locker {
 
     /// Notes when something is due next.
     fn rearm(&mut self) {
-        let late = self.late.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
-        self.due = self.rolls.min(late).min(self.queue.due());
+        let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
+        self.due = self.next_roll.min(late).min(self.queue.due());
     }
 }

@@ -99,7 +99,7 @@ impl Locker {
     /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`JournalStart::CatchUp`]
     /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if somebody asks in between.
     pub fn begin_persisting(&mut self, begin: JournalStart, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
@@ -127,7 +127,7 @@ impl Locker {
 
     /// Nothing can be written down any more: slots are taken all the same. Who waited for that is found by and by.
     pub fn end_persisting(&mut self, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
@@ -239,8 +239,8 @@ impl Locker {
         {
             let rules = &self.rules;
             // One whose limit is not written down any more is of no account.
-            let still = self.table.still(window, generation).filter(|window| rules[window.limit.at()].persisted);
-            return still.is_some().then(|| self.begin_write(window, now));
+            let current = self.table.current(window, generation).filter(|window| rules[window.limit.at()].persisted);
+            return current.is_some().then(|| self.begin_write(window, now));
         }
         if self.write_queue.scan.is_empty() {
             return None;
@@ -308,12 +308,12 @@ impl Locker {
     /// Pages are written down: what they say may be taken.
     pub fn records_written(&mut self, written: impl IntoIterator<Item = WriteToken>, now: Time) {
         // The windows are another process's by now, and so is what is written of them.
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
         for WriteToken { window: index, generation, term } in written {
-            let Some(window) = self.table.still(index, generation) else { continue };
+            let Some(window) = self.table.current(index, generation) else { continue };
             let rule = &self.rules[window.limit.at()];
             if term != rule.term {
                 continue;
@@ -328,7 +328,7 @@ impl Locker {
 
     /// The limits are written down as they are now: keys of which nothing is written may begin with a block.
     pub fn limits_written(&mut self) {
-        if self.write_queue.limits || self.given.is_some() {
+        if self.write_queue.limits || self.forwarding.is_some() {
             return;
         }
         for id in self.limit_ids.clone() {

@@ -95,7 +95,7 @@ impl Locker {
 
     /// Gives a waiter another place. Its lane stays in the line that it is in.
     fn set_position(&mut self, id: u32, waiter_position: WaiterPosition) {
-        let mut waiter = self.queue.waiters.lift(id);
+        let mut waiter = self.queue.waiters.take(id);
         let before = std::mem::replace(&mut waiter.position, waiter_position.position);
         (waiter.effective_arrival, waiter.slots) = (waiter_position.effective_arrival, waiter_position.slots);
         let location = self.detach(waiter.group);

@@ -279,7 +279,7 @@ impl Locker {
                 continue;
             }
             let found = self.table.find(claim.limit, claim.key);
-            let window = found.unwrap_or_else(|| self.begin(claim.limit, claim.key, now));
+            let window = found.unwrap_or_else(|| self.create_window(claim.limit, claim.key, now));
             waiter.demands.push(WindowDemand { window, limit: claim.limit, cost: claim.cost });
         }
         self.choose_primary(&mut waiter.demands);
@@ -340,7 +340,7 @@ impl Locker {
                 None => rule.live < rule.max_keys,
             };
             let check = ClaimCheck { window, limit: claim.limit, room, awaits_io: false };
-            self.take_one(&mut grant, claim, check, now);
+            self.take_claim(&mut grant, claim, check, now);
             if let Some(window) = window {
                 self.return_unwanted(window);
             }

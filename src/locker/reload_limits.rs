@@ -27,7 +27,7 @@ pub struct ReloadSummary {
     pub changed: Vec<LimitId>,
     /// Of these, those whose windows are told apart by something else: until what was let go before no longer counts,
     /// all their windows are full, because it may belong to any of them.
-    pub keyed_anew: Vec<LimitId>,
+    pub rekeyed: Vec<LimitId>,
     /// Those that are gone.
     pub removed: Vec<LimitId>,
 }
@@ -51,7 +51,7 @@ impl Locker {
             self.limit_ids.iter().map(|id| (Arc::clone(&self.limits[id.at()].name), *id)).collect();
         for limit in limits {
             let known = by_name.get(&limit.name).copied();
-            let id = self.put(known, limit, now + under_way, &mut reload, now);
+            let id = self.reload_limit(known, limit, now + under_way, &mut reload, now);
             reload.ids.push(id);
         }
         let stays: HashSet<LimitId> = reload.ids.iter().copied().collect();
@@ -59,14 +59,14 @@ impl Locker {
             if !stays.contains(&id) && self.is_in_force(id) {
                 // What it counts is seen, and keeps nobody back.
                 let limit = Limit { dry_run: true, ..self.limits[id.at()].clone() };
-                self.change(id, limit, now + under_way, now);
+                self.change_limit(id, limit, now + under_way, now);
                 self.retired.insert(id);
                 reload.removed.push(id);
             }
         }
         self.update_next_roll();
         let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
-        self.settle_in(&changed, now);
+        self.recheck_waiters(&changed, now);
         reload
     }
 
@@ -78,7 +78,7 @@ impl Locker {
     /// Lets go who may go of those who were held.
     pub fn release(&mut self, now: Time) {
         // A locker whose windows are another process's stays held for good.
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
@@ -96,7 +96,7 @@ impl Locker {
         self.limit_ids.binary_search(&id).is_ok() && !self.retired.contains(&id)
     }
 
-    fn put(
+    fn reload_limit(
         &mut self,
         known: Option<LimitId>,
         limit: Limit,
@@ -122,18 +122,18 @@ impl Locker {
         // Slots that each of many keys may have used before a crash may all be one key's now.
         let (rule, is_some) = (&self.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
         let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.suspended).any(is_some);
-        let keyed_anew = self.limits[at].keyed_by != limit.keyed_by && has_counted;
-        self.change(id, limit, until, now);
-        if keyed_anew {
+        let rekeyed = self.limits[at].keyed_by != limit.keyed_by && has_counted;
+        self.change_limit(id, limit, until, now);
+        if rekeyed {
             self.forget_keys(id, until, now);
-            reload.keyed_anew.push(id);
+            reload.rekeyed.push(id);
         }
         id
     }
 
     /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the old one. Its waiters are
-    /// looked at by `settle_in`.
-    fn change(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
+    /// looked at by `recheck_waiters`.
+    fn change_limit(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
         let mut rule = WindowRule::new(&limit);
         let old = &self.rules[id.at()];
         let unseen = rule.change_rule(old, until, &self.wall, now);
@@ -160,8 +160,8 @@ impl Locker {
 
     /// Looks at everybody whose limits have changed, once all of them have: a state in which only some have would let
     /// go whom neither the old nor the new limits let go.
-    fn settle_in(&mut self, changed: &[LimitId], now: Time) {
-        self.waiters_changed(changed, now);
+    fn recheck_waiters(&mut self, changed: &[LimitId], now: Time) {
+        self.requeue_waiters(changed, now);
         for id in changed {
             self.mark_limit_dirty(*id);
         }
@@ -171,18 +171,18 @@ impl Locker {
     }
 
     /// Brings every waiter of these limits in line with their new rules.
-    fn waiters_changed(&mut self, limits: &[LimitId], now: Time) {
-        let mut waiters = self.queue.waiters.numbers();
+    fn requeue_waiters(&mut self, limits: &[LimitId], now: Time) {
+        let mut waiters = self.queue.waiters.indices();
         waiters.retain(|id| self.queue.waiters[*id].claims.iter().any(|claim| limits.contains(&claim.limit)));
         waiters.sort_by_key(|id| self.queue.waiters[*id].caller_order.arrival());
         // All leave before the first comes back: turns, windows and patience may all be others now,
         // and their order is to be that of their arrival.
-        waiters.retain(|id| limits.iter().all(|limit| self.stays(*id, *limit, now)));
+        waiters.retain(|id| limits.iter().all(|limit| self.keep_waiter(*id, *limit, now)));
         for id in &waiters {
             self.dequeue(*id, DequeueReason::Left);
         }
         for id in waiters {
-            let mut waiter = self.queue.waiters.lift(id);
+            let mut waiter = self.queue.waiters.take(id);
             self.resolve_demands(&mut waiter, now);
             waiter.deadline = self.deadline(&waiter);
             self.queue.waiters.put_back(id, waiter);
@@ -191,7 +191,7 @@ impl Locker {
     }
 
     /// Whether a waiter may stay in line; if not, it is told so.
-    fn stays(&mut self, id: u32, limit: LimitId, now: Time) -> bool {
+    fn keep_waiter(&mut self, id: u32, limit: LimitId, now: Time) -> bool {
         let Some(reason) = self.refused_by(id, limit) else { return true };
         let ticket = self.queue.ticket(id);
         self.remove_waiter(id);

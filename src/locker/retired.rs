@@ -70,6 +70,6 @@ impl Locker {
     /// When the next `calendar` period ends.
     pub(super) fn update_next_roll(&mut self) {
         let ends = self.limit_ids.iter().map(|id| self.rules[id.at()].period.until);
-        self.rolls = ends.min().unwrap_or(Time::NEVER);
+        self.next_roll = ends.min().unwrap_or(Time::NEVER);
     }
 }

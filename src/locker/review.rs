@@ -47,7 +47,7 @@ impl Locker {
         if self.review.limits.is_empty() {
             return self.dispatch(now);
         }
-        let (groups, more) = self.queue.groups.some(self.review.next, SLICE);
+        let (groups, more) = self.queue.groups.in_range(self.review.next, SLICE);
         self.review.next += SLICE;
         for group in groups {
             for window in self.queue.groups[group].windows.clone() {

@@ -20,24 +20,24 @@ pub(super) struct LateSettle {
 
 impl Locker {
     /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
-    pub fn settle(&mut self, grant: &mut Grant, moment: SettlePoint, now: Time) {
-        if self.given.is_some() {
-            return self.pass_on_settle(grant, moment, now);
+    pub fn settle(&mut self, grant: &mut Grant, point: SettlePoint, now: Time) {
+        if self.forwarding.is_some() {
+            return self.forward_settle(grant, point, now);
         }
         let now = self.advance(now);
         let mut dirty = false;
         for held in &mut grant.held {
-            if held.settled || (moment == SettlePoint::Sent && held.answered) {
+            if held.settled || (point == SettlePoint::Sent && held.answered) {
                 continue;
             }
             held.settled = true;
             let rule = &self.rules[held.limit.at()];
-            if moment == SettlePoint::Failed {
+            if point == SettlePoint::Failed {
                 let at = now + rule.linger;
                 self.settle_at(at, held.window, held.generation, held.cost);
                 continue;
             }
-            let Some(window) = self.table.still(held.window, held.generation) else { continue };
+            let Some(window) = self.table.current(held.window, held.generation) else { continue };
             window.settle(rule, held.cost, now);
             let shared = rule.shared;
             if window.queue().is_some() {
@@ -55,12 +55,12 @@ impl Locker {
 
     /// Nothing of the request left: every slot not yet settled opens at once, in_flight ends.
     pub fn give_back(&mut self, mut grant: Grant, now: Time) {
-        if self.given.is_some() {
-            return self.pass_on_return(grant);
+        if self.forwarding.is_some() {
+            return self.forward_give_back(grant);
         }
         let now = self.advance(now);
         for held in &mut grant.held {
-            let Some(window) = self.table.still(held.window, held.generation) else { continue };
+            let Some(window) = self.table.current(held.window, held.generation) else { continue };
             if !held.settled {
                 window.give_back(&self.rules[held.limit.at()], held.cost);
             }
@@ -76,12 +76,12 @@ impl Locker {
     }
 
     fn land(&mut self, grant: &Grant, now: Time) {
-        if self.given.is_some() {
-            return self.pass_on_end(grant);
+        if self.forwarding.is_some() {
+            return self.forward_land(grant);
         }
         let mut dirty = false;
         for held in &grant.held {
-            let Some(window) = self.table.still(held.window, held.generation) else { continue };
+            let Some(window) = self.table.current(held.window, held.generation) else { continue };
             if held.flying {
                 window.land(&self.rules[held.limit.at()]);
             }
@@ -98,18 +98,18 @@ impl Locker {
 
     /// Taken slots of a window settle at a moment that lies ahead.
     pub(super) fn settle_at(&mut self, at: Time, window: u32, generation: u32, cost: u32) {
-        self.late.push(Reverse(LateSettle { at, window, generation, cost }));
+        self.late_settles.push(Reverse(LateSettle { at, window, generation, cost }));
         self.due = self.due.min(at);
     }
 
     /// Settles the slots whose moment has come.
-    pub(super) fn settle_late(&mut self, now: Time) {
-        while let Some(&Reverse(LateSettle { at, window, generation, cost })) = self.late.peek()
+    pub(super) fn settle_due(&mut self, now: Time) {
+        while let Some(&Reverse(LateSettle { at, window, generation, cost })) = self.late_settles.peek()
             && at <= now
         {
-            self.late.pop();
+            self.late_settles.pop();
             // A window keeps its place until all its slots have settled; a mistake there must not free another's.
-            let Some(settles) = self.table.still(window, generation) else { continue };
+            let Some(settles) = self.table.current(window, generation) else { continue };
             settles.settle(&self.rules[settles.limit.at()], cost, at);
             self.queue_settle_report(window);
             self.mark_dirty(window);

@@ -29,7 +29,7 @@ const SLICE: u32 = 2048;
 #[derive(Default, Debug)]
 pub struct StatsScan {
     next: u32,
-    found: Vec<LimitTally>,
+    tallies: Vec<LimitTally>,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -88,43 +88,43 @@ impl Locker {
 
     /// Looks at some more windows; whether there are more. Between two looks anything may happen: what is seen is roughly
     /// so.
-    pub fn survey(&mut self, surveyor: &mut StatsScan, now: Time) -> bool {
+    pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
         let now = self.advance(now);
-        surveyor.found.resize(self.limits.len(), LimitTally::default());
-        let (places, more) = self.table.places(surveyor.next, SLICE);
-        surveyor.next += SLICE;
+        scan.tallies.resize(self.limits.len(), LimitTally::default());
+        let (places, more) = self.table.windows_in(scan.next, SLICE);
+        scan.next += SLICE;
         for (index, limit) in places {
             let window = self.table.window_mut(index);
             window.expire(&self.rules[limit.at()], now);
-            let found = &mut surveyor.found[limit.at()];
-            found.keys += 1;
-            found.flying += u64::from(window.flying);
-            found.waiting += window.queue().map_or(0, |queue| queue.waiting);
+            let tally = &mut scan.tallies[limit.at()];
+            tally.keys += 1;
+            tally.flying += u64::from(window.flying);
+            tally.waiting += window.queue().map_or(0, |queue| queue.waiting);
             let taken = window.unsettled.saturating_add(window.in_log).max(window.flying);
-            if found.fullest.is_none_or(|(most, _)| taken > most) {
-                found.fullest = Some((taken, window.key));
+            if tally.fullest.is_none_or(|(most, _)| taken > most) {
+                tally.fullest = Some((taken, window.key));
             }
         }
         more
     }
 
     /// What was found, by `LimitId`.
-    pub fn surveyed(&mut self, surveyor: StatsScan, now: Time) -> Vec<LimitStats> {
-        let all = (0u32..).map(LimitId).zip(surveyor.found);
-        let survey = |(limit, found): (LimitId, LimitTally)| LimitStats {
-            keys: found.keys,
-            waiting: found.waiting,
-            flying: found.flying,
-            fullest: found.fullest.map(|(_, key)| (key, self.usage(limit, key, now))),
+    pub fn finish_stats(&mut self, scan: StatsScan, now: Time) -> Vec<LimitStats> {
+        let all = (0u32..).map(LimitId).zip(scan.tallies);
+        let stats_of = |(limit, tally): (LimitId, LimitTally)| LimitStats {
+            keys: tally.keys,
+            waiting: tally.waiting,
+            flying: tally.flying,
+            fullest: tally.fullest.map(|(_, key)| (key, self.usage(limit, key, now))),
         };
-        all.map(survey).collect()
+        all.map(stats_of).collect()
     }
 
     /// A look at one limit: at its waiters, and at the window of one key.
-    pub fn closeup(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
+    pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
         let mut waiting: HashMap<Caller, usize> = HashMap::new();
-        for number in self.queue.waiters.numbers() {
+        for number in self.queue.waiters.indices() {
             let waiter = &self.queue.waiters[number];
             if waiter.claims.iter().any(|claim| claim.limit == limit) {
                 *waiting.entry(waiter.caller).or_default() += 1;

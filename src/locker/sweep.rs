@@ -18,33 +18,33 @@ const ROUND: Duration = Duration::from_secs(10);
 /// Shortest and longest interval of the slices: not so often that the sweep is seen in the load, and often enough that a few idle
 /// keys do not stay for long. Where there are more places than the shortest allows for, slices grow: a hundred million
 /// make them 0.2 ms.
-const PACES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
+const SLICE_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 
 impl Locker {
     /// Sweeps a slice, and says when the next is due.
     pub(super) fn sweep(&mut self, now: Time) {
-        let (slice, pace) = slices(self.table.all_places());
+        let (slice, slice_interval) = slices(self.table.capacity());
         self.table.sweep(slice, &mut self.rules, now);
-        self.sweeps = now + pace;
+        self.next_sweep = now + slice_interval;
         self.forget_retired(now);
     }
 
     /// Interval of the slices.
-    pub(super) fn pace(&self) -> Duration {
-        slices(self.table.all_places()).1
+    pub(super) fn slice_interval(&self) -> Duration {
+        slices(self.table.capacity()).1
     }
 }
 
 /// The number of places of a slice, and the interval to the next.
 fn slices(places: usize) -> (usize, Duration) {
     // A key may fall idle just behind the sweep, and that may have been paced for fewer.
-    let round = ROUND - 2 * PACES.1;
-    let pace = |slice: usize| round.mul_f64(slice as f64 / places.max(1) as f64).min(PACES.1);
-    if pace(SLICE) >= PACES.0 {
-        return (SLICE, pace(SLICE));
+    let round = ROUND - 2 * SLICE_INTERVALS.1;
+    let slice_interval = |slice: usize| round.mul_f64(slice as f64 / places.max(1) as f64).min(SLICE_INTERVALS.1);
+    if slice_interval(SLICE) >= SLICE_INTERVALS.0 {
+        return (SLICE, slice_interval(SLICE));
     }
-    let rounds = usize::try_from(round.as_nanos() / PACES.0.as_nanos()).unwrap_or(usize::MAX);
-    (places.div_ceil(rounds), PACES.0)
+    let rounds = usize::try_from(round.as_nanos() / SLICE_INTERVALS.0.as_nanos()).unwrap_or(usize::MAX);
+    (places.div_ceil(rounds), SLICE_INTERVALS.0)
 }
 
 #[cfg(test)]
@@ -75,9 +75,9 @@ mod tests {
     #[test]
     fn a_round_takes_ten_seconds_at_most_and_no_slice_takes_long() {
         for places in (0..10).map(|zeros| 3 * 10_usize.pow(zeros)) {
-            let (slice, pace) = slices(places);
-            let round = pace * u32::try_from(places.div_ceil(slice)).unwrap();
-            assert!(round + PACES.1 <= ROUND, "{places}: {round:?}");
+            let (slice, slice_interval) = slices(places);
+            let round = slice_interval * u32::try_from(places.div_ceil(slice)).unwrap();
+            assert!(round + SLICE_INTERVALS.1 <= ROUND, "{places}: {round:?}");
             assert!(slice <= SLICE.max(places / 8_000), "{places}: {slice}");
         }
     }

@@ -35,7 +35,7 @@ impl Locker {
 
     /// Puts a waiter in its lane.
     pub(super) fn enqueue(&mut self, id: u32) {
-        let mut waiter = self.queue.waiters.lift(id);
+        let mut waiter = self.queue.waiters.take(id);
         waiter.caller_order.id = id;
         self.assign_position(&mut waiter);
         if let Some(primary) = waiter.demands.first()
@@ -101,7 +101,7 @@ impl Locker {
 
     /// Takes a waiter out of its lane, and lets those be looked at whom it kept back.
     pub(super) fn dequeue(&mut self, id: u32, reason: DequeueReason) {
-        let waiter = self.queue.waiters.lift(id);
+        let waiter = self.queue.waiters.take(id);
         let was_first = first(&self.queue.groups[waiter.group].entries).is_some_and(|(_, entry)| entry.id == id);
         // One that goes is being looked at with its lane.
         if was_first && reason == DequeueReason::Left {

@@ -34,30 +34,30 @@ pub struct WallReading {
 }
 
 /// A smaller difference between two looks, in nanoseconds, is the clocks' own unrest.
-pub(super) const UNREST: u64 = 1_000_000;
+pub(super) const JITTER: u64 = 1_000_000;
 
 /// Time for which a reading is kept that was given up: longer than any period (a day of 25 hours, and a guard of less than half
 /// a day at both of its ends).
-const KEPT: Duration = Duration::from_secs(50 * 3600);
+const READING_KEPT_FOR: Duration = Duration::from_secs(50 * 3600);
 /// So many readings are kept apart. Of more, the two oldest are one.
-const MOST_READINGS: usize = 8;
+const MAX_READINGS: usize = 8;
 /// So many suspends are kept. What lies before them seems later than it was.
-const MOST_SLEEPS: usize = 4;
+const MAX_SUSPENDS: usize = 4;
 
 /// All that is known of the wall clock.
 #[derive(Clone, Default, Debug)]
 pub(in crate::locker) struct WallClock {
     /// `None` before the first look.
     wall: Option<WallSample>,
-    before: Vec<WallReading>,
+    earlier: Vec<WallReading>,
     /// When the machine was suspended, and for how many nanoseconds; oldest first.
-    sleeps: Vec<(Time, u64)>,
+    suspends: Vec<(Time, u64)>,
 }
 
 impl WallClock {
     /// One that goes on where another ended, which had these readings.
     pub(super) fn restore(readings: Vec<WallReading>, wall: WallSample, now: Time) -> WallClock {
-        let mut clock = WallClock { before: readings, ..WallClock::default() };
+        let mut clock = WallClock { earlier: readings, ..WallClock::default() };
         clock.set(wall, now);
         clock
     }
@@ -75,7 +75,7 @@ impl WallClock {
             most: at_start,
             until: Time::NEVER,
         });
-        self.before.iter().copied().chain(present).collect()
+        self.earlier.iter().copied().chain(present).collect()
     }
 
     /// Takes a look into account. Returns true if anything is other than before.
@@ -85,39 +85,39 @@ impl WallClock {
             return true;
         };
         let slept = wall.asleep.saturating_sub(was.asleep);
-        let has_slept = slept > UNREST;
+        let has_slept = slept > JITTER;
         let expected = was.at_start + if has_slept { i128::from(slept) } else { 0 };
-        let steps = wall.at_start.abs_diff(expected) > u128::from(UNREST);
+        let steps = wall.at_start.abs_diff(expected) > u128::from(JITTER);
         if !has_slept && !steps && wall.is_set == was.is_set {
             self.wall = Some(was);
             return false;
         }
         if has_slept {
-            self.sleep(slept, now);
+            self.note_suspend(slept, now);
         }
         if was.is_set && (steps || !wall.is_set) {
-            self.give_up(WallReading { least: expected, most: expected, until: now }, now);
+            self.supersede(WallReading { least: expected, most: expected, until: now }, now);
         }
         self.compare(wall, now);
         true
     }
 
-    fn sleep(&mut self, slept: u64, now: Time) {
-        for reading in &mut self.before {
+    fn note_suspend(&mut self, slept: u64, now: Time) {
+        for reading in &mut self.earlier {
             (reading.least, reading.most) = (reading.least + i128::from(slept), reading.most + i128::from(slept));
         }
-        self.sleeps.push((now, slept));
-        if self.sleeps.len() > MOST_SLEEPS {
-            self.sleeps.remove(0);
+        self.suspends.push((now, slept));
+        if self.suspends.len() > MAX_SUSPENDS {
+            self.suspends.remove(0);
         }
     }
 
-    fn give_up(&mut self, reading: WallReading, now: Time) {
-        self.before.retain(|other| other.until + KEPT > now);
-        self.before.push(reading);
-        if self.before.len() > MOST_READINGS {
-            let WallReading { least, most, until } = self.before.remove(0);
-            let next = &mut self.before[0];
+    fn supersede(&mut self, reading: WallReading, now: Time) {
+        self.earlier.retain(|other| other.until + READING_KEPT_FOR > now);
+        self.earlier.push(reading);
+        if self.earlier.len() > MAX_READINGS {
+            let WallReading { least, most, until } = self.earlier.remove(0);
+            let next = &mut self.earlier[0];
             *next =
                 WallReading { least: next.least.min(least), most: next.most.max(most), until: next.until.max(until) };
         }
@@ -129,10 +129,10 @@ impl WallClock {
         if !wall.is_set {
             return;
         }
-        let unrest = i128::from(UNREST);
-        let is_same = |it: &WallReading| (it.least - unrest..=it.most + unrest).contains(&wall.at_start);
-        self.before.retain(|reading| reading.until < Time::NEVER || !is_same(reading));
-        for reading in self.before.iter_mut().filter(|reading| reading.until == Time::NEVER) {
+        let jitter = i128::from(JITTER);
+        let is_same = |it: &WallReading| (it.least - jitter..=it.most + jitter).contains(&wall.at_start);
+        self.earlier.retain(|reading| reading.until < Time::NEVER || !is_same(reading));
+        for reading in self.earlier.iter_mut().filter(|reading| reading.until == Time::NEVER) {
             reading.until = now;
         }
     }
@@ -146,15 +146,15 @@ impl WallClock {
     /// there is no knowing.
     pub(super) fn range(&self, honoured: Duration, now: Time) -> Option<(i128, i128)> {
         let present = self.wall.filter(|wall| wall.is_set).map(|wall| (wall.at_start, wall.at_start));
-        let before = self.before.iter().filter(|reading| reading.until + honoured > now);
-        let before = before.map(|reading| (reading.least, reading.most));
-        present.into_iter().chain(before).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
+        let earlier = self.earlier.iter().filter(|reading| reading.until + honoured > now);
+        let earlier = earlier.map(|reading| (reading.least, reading.most));
+        present.into_iter().chain(earlier).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
     }
 
     /// The moment at which a clock of such a reading shows, or showed, this.
     pub(super) fn time_of(&self, unix: i128, reading: i128) -> Time {
         let mut at = unix.saturating_sub(reading);
-        for (slept_at, slept) in self.sleeps.iter().rev() {
+        for (slept_at, slept) in self.suspends.iter().rev() {
             let slept_at = i128::from(slept_at.as_nanos());
             if at < slept_at {
                 at = (at + i128::from(*slept)).min(slept_at);

@@ -88,7 +88,7 @@ impl WindowLists {
     }
 
     /// No window is left.
-    pub(super) fn free_all(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.chunks = Vec::new();
     }
 

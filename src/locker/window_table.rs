@@ -40,7 +40,7 @@ struct Chunk {
 pub(super) struct WindowTable {
     /// Windows per chunk, as a power of two.
     bits: u32,
-    secret: HashSeed,
+    seed: HashSeed,
     shards: Vec<HashIndex>,
     chunks: Vec<Chunk>,
     /// The windows of each limit.
@@ -50,7 +50,7 @@ pub(super) struct WindowTable {
     live: usize,
     generation: u32,
     /// Where the sweep goes on.
-    hand: usize,
+    sweep_at: usize,
     /// Windows that were dropped, and of which something is written down.
     pub(super) dropped: Vec<(LimitId, Key)>,
     /// At how many places was looked, one after the other.
@@ -80,14 +80,14 @@ impl WindowTable {
     pub(super) fn new(bits: u32) -> WindowTable {
         WindowTable {
             bits,
-            secret: HashSeed::random(),
+            seed: HashSeed::random(),
             shards: (0..SHARDS).map(|_| HashIndex::default()).collect(),
             chunks: Vec::new(),
             lists: WindowLists::new(bits),
             roomy: BTreeSet::new(),
             live: 0,
             generation: 0,
-            hand: 0,
+            sweep_at: 0,
             dropped: Vec::new(),
             #[cfg(test)]
             look_count: LookCount::default(),
@@ -106,7 +106,7 @@ impl WindowTable {
     }
 
     /// The number of places for windows, vacant ones too.
-    pub(super) fn all_places(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.windows.len()).sum()
     }
 
@@ -123,7 +123,7 @@ impl WindowTable {
     /// The window of a key, if it has one.
     #[inline]
     pub(super) fn find(&self, limit: LimitId, key: Key) -> Option<u32> {
-        let (shard, hash) = self.secret.place(limit, key);
+        let (shard, hash) = self.seed.shard_and_hash(limit, key);
         let is_it = |index| {
             let window = self.window(index);
             window.key == key && window.limit == limit
@@ -170,7 +170,7 @@ impl WindowTable {
 
     /// The window, unless it has been dropped since.
     #[inline]
-    pub(super) fn still(&mut self, index: u32, generation: u32) -> Option<&mut Window> {
+    pub(super) fn current(&mut self, index: u32, generation: u32) -> Option<&mut Window> {
         self.get_mut(index).filter(|window| window.generation == generation)
     }
 
@@ -178,7 +178,7 @@ impl WindowTable {
     pub(super) fn insert(&mut self, mut window: Window) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         window.generation = self.generation;
-        let (shard, hash) = self.secret.place(window.limit, window.key);
+        let (shard, hash) = self.seed.shard_and_hash(window.limit, window.key);
         let limit = window.limit;
         let index = self.store(window);
         self.lists.link(limit, index);
@@ -222,7 +222,7 @@ impl WindowTable {
             self.dropped.push((limit, window.key));
         }
         let window = self.window(index);
-        let (shard, hash) = self.secret.place(limit, window.key);
+        let (shard, hash) = self.seed.shard_and_hash(limit, window.key);
         self.shards[shard].remove(hash, index);
         self.lists.unlink(limit, index);
         let (size, (number, place)) = (self.chunk_size(), self.at(index as usize));
@@ -243,7 +243,7 @@ impl WindowTable {
         rules[limit.at()].live -= 1;
         if self.live == 0 {
             self.chunks = Vec::new();
-            self.lists.free_all();
+            self.lists.clear();
             self.roomy.clear();
         }
     }
@@ -251,18 +251,18 @@ impl WindowTable {
     /// Drops what is idle among the next `places`, going round; never waits, never looks at more.
     pub(super) fn sweep(&mut self, places: usize, rules: &mut [WindowRule], now: Time) {
         let size = self.chunk_size();
-        let mut left = places.min(self.all_places());
+        let mut left = places.min(self.capacity());
         while left > 0 && self.live > 0 {
-            let (mut number, mut place) = self.at(self.hand);
+            let (mut number, mut place) = self.at(self.sweep_at);
             if number >= self.chunks.len() {
-                (number, place, self.hand) = (0, 0, 0);
+                (number, place, self.sweep_at) = (0, 0, 0);
             }
             let Some(window) = self.chunks[number].windows.get_mut(place) else {
-                self.hand += size - place;
+                self.sweep_at += size - place;
                 continue;
             };
-            let index = self.hand;
-            self.hand += 1;
+            let index = self.sweep_at;
+            self.sweep_at += 1;
             left -= 1;
             if window.limit == VACANT {
                 continue;
@@ -281,7 +281,7 @@ impl WindowTable {
     }
 
     /// Where windows are among so many places, and of which limits; and whether there are places behind them.
-    pub(super) fn places(&self, from: u32, count: u32) -> (Vec<(u32, LimitId)>, bool) {
+    pub(super) fn windows_in(&self, from: u32, count: u32) -> (Vec<(u32, LimitId)>, bool) {
         let end = from.saturating_add(count);
         let last = (self.chunks.len() * self.chunk_size()) as u32;
         let at = |index: u32| {
@@ -305,9 +305,9 @@ impl HashSeed {
     }
 
     /// The shard and the hash of a key: a folded multiplication (as of wyhash), of which nothing can be foretold without
-    /// the secret.
+    /// the seed.
     #[inline]
-    fn place(self, limit: LimitId, key: Key) -> (usize, u32) {
+    fn shard_and_hash(self, limit: LimitId, key: Key) -> (usize, u32) {
         let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
         let low = low ^ self.0[0] ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let product = u128::from(low) * u128::from(high ^ self.0[1]);

@@ -12,13 +12,13 @@ use crate::proxy::claims::Rule;
 pub(super) fn lines(gate: &Gate, reload: &ReloadSummary, others: Others) -> Vec<String> {
     let limits = gate.limits();
     let limits = &*limits;
-    let changed: Vec<_> = reload.changed.iter().filter(|id| !reload.keyed_anew.contains(id)).copied().collect();
+    let changed: Vec<_> = reload.changed.iter().filter(|id| !reload.rekeyed.contains(id)).copied().collect();
     let told: [(&[LimitId], &str); 5] = [
         (&reload.removed, "is gone; what it has counted is kept until it no longer counts"),
         (&reload.added, "is new; it has counted nothing yet"),
         (&reload.returned, "is back, with what it had counted"),
         (&changed, CHANGED),
-        (&reload.keyed_anew, "has another key; its windows are full until what went before no longer counts"),
+        (&reload.rekeyed, "has another key; its windows are full until what went before no longer counts"),
     ];
     let named = told.iter().flat_map(|(ids, what)| ids.iter().map(move |id| (&*limits[id.0 as usize].name, *what)));
     let named: Vec<(&str, &str)> = named.collect();

@@ -69,14 +69,14 @@ impl Gate {
             let lines = Lines::new(&self.clock);
             say(pass, &EstateForm::of(&state.locker.snapshot(now), lines))?;
             let waiters: Vec<EventForm> =
-                state.locker.waiters().iter().map(|event| EventForm::of(event, lines)).collect();
+                state.locker.queued_asks().iter().map(|event| EventForm::of(event, lines)).collect();
             say(pass, &waiters)?;
             expect(pass, Step::Inherited)?;
             say(pass, &Step::Go)?;
             // It is empty until here: nobody hands over twice.
             self.bells.next.set(Arc::clone(bell)).ok();
             let doubtful = state.locker.has_unwritten_windows();
-            state.locker.give(now);
+            state.locker.hand_over(now);
             state.muster = None;
             Ok(doubtful)
         })
@@ -95,7 +95,7 @@ impl Gate {
     /// What the other process has said.
     fn be_told(&self, words: impl Iterator<Item = Word>) {
         let now = self.clock.now();
-        self.step(now, |state| words.for_each(|(ticket, word)| state.locker.tell(ticket, word, now)));
+        self.step(now, |state| words.for_each(|(ticket, word)| state.locker.handle_verdict(ticket, word, now)));
     }
 
     /// The other process is gone: nobody here can go any more.
@@ -112,7 +112,7 @@ impl Gate {
 impl State {
     fn be_forsaken(&mut self, now: Time) {
         self.closing = Some(now);
-        let forsaken = self.locker.forsaken();
+        let forsaken = self.locker.orphaned_tickets();
         for ticket in &forsaken {
             let decided = self.line.decide(*ticket, Err(Refused::Closing { until: now }), now);
             self.woken.extend(decided.ok().flatten());

@@ -141,7 +141,7 @@ impl State {
     /// What the old process asks and settles, until something of it cannot be: then `false`.
     fn hear_all(&mut self, events: Vec<EventForm>, lines: Lines, now: Time) -> bool {
         events.into_iter().map(|event| event.event(lines)).all(|event| {
-            let understood = self.locker.understands(&event);
+            let understood = self.locker.knows_limits_of(&event);
             if understood {
                 self.hear(event, now);
             }
@@ -167,7 +167,7 @@ impl State {
                 }
             }
             Event::Settle { .. } | Event::GiveBack { .. } | Event::Land { .. } | Event::Pause { .. } => {
-                self.locker.hear(&event, now);
+                self.locker.handle_remote(&event, now);
             }
         }
     }
@@ -178,7 +178,7 @@ impl State {
         self.guests.ours.clear();
         self.guests.words.clear();
         waiting.into_iter().for_each(|ticket| self.locker.leave(ticket, now));
-        self.locker.lose_guests(now);
+        self.locker.remote_lost(now);
     }
 }
 

@@ -92,7 +92,7 @@ impl Guests {
     /// A verdict on somebody of theirs.
     fn tell(&mut self, theirs: Ticket, verdict: Verdict, locker: &mut Locker) {
         match verdict {
-            Verdict::Go(grant) => self.words.push_back((theirs, Ok(locker.entrust(grant)))),
+            Verdict::Go(grant) => self.words.push_back((theirs, Ok(locker.delegate(grant)))),
             Verdict::Sorry(sorry) => self.words.push_back((theirs, Err(sorry))),
             Verdict::Wait(ours, _) => {
                 self.theirs.insert(ours, theirs);

@@ -180,7 +180,7 @@ impl Locker {
 
     /// Whether the store is to be told or asked something now.
     pub fn has_sync(&self) -> bool {
-        self.given.is_none() && self.sharing.due() <= self.last
+        self.forwarding.is_none() && self.sharing.due() <= self.last
     }
 
     /// A window is to be told of, by then.

@@ -62,7 +62,7 @@ impl Locker {
     /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
     /// hear of is found with the next exchanges, some at a time: until then it counts them by the name it knew before.
     pub fn open_sharing(&mut self, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
@@ -77,7 +77,7 @@ impl Locker {
 
     /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_sharing_mode`.
     pub fn close_sharing(&mut self, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
@@ -90,7 +90,7 @@ impl Locker {
     /// has granted holds no longer: both are said by the rule, and no window is looked at. Who waits is looked at again
     /// some at a time (`Locker::review`).
     pub fn set_sharing_mode(&mut self, limit: Option<LimitId>, mode: SharingMode, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
@@ -138,7 +138,7 @@ impl Locker {
         for index in self.table.of_limit(id) {
             self.table.window_mut(index).clear_opens_after();
         }
-        for group in self.queue.groups.numbers() {
+        for group in self.queue.groups.indices() {
             let WaiterGroup { asks, windows, .. } = &self.queue.groups[group];
             let asks = self.sharing.asked_now(*asks);
             if matches!(asks, StoreAsk::Scheduled(..))

@@ -34,7 +34,7 @@ impl Locker {
     pub fn take_sync(&mut self, heartbeat: bool, now: Time) -> SyncRequest {
         let now = self.advance(now);
         let mut sync = SyncRequest { horizon: self.sharing.horizon(), ..SyncRequest::default() };
-        if self.sharing.epoch.is_none() || self.given.is_some() {
+        if self.sharing.epoch.is_none() || self.forwarding.is_some() {
             return sync;
         }
         self.sharing.last = now;
@@ -57,7 +57,7 @@ impl Locker {
             && sync.windows.iter().map(|report| report.settled.len()).sum::<usize>() < MAX_SETTLED
             && let Some((index, generation)) = self.sharing.reports.pop_front()
         {
-            let queued = self.table.still(index, generation).filter(|window| window.has_report_queued());
+            let queued = self.table.current(index, generation).filter(|window| window.has_report_queued());
             if queued.is_some_and(|window| self.rules[window.limit.at()].shared) {
                 self.add_report(&mut sync, index, now);
             }
@@ -97,7 +97,7 @@ impl Locker {
         for (index, generation) in self.sharing.lease_holders.clone() {
             let rules = &self.rules;
             let heartbeat =
-                self.table.still(index, generation).map(|window| window.heartbeat(&rules[window.limit.at()]));
+                self.table.current(index, generation).map(|window| window.heartbeat(&rules[window.limit.at()]));
             match heartbeat {
                 None => drop(self.sharing.lease_holders.remove(&(index, generation))),
                 Some(changed) if changed || self.sharing.heartbeats == 0 => self.queue_report(index, now),
@@ -191,12 +191,12 @@ impl Locker {
 
     /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
     pub fn sync_answered(&mut self, sync: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         let now = self.advance(now);
         for report in &sync.windows {
-            let Some(window) = self.table.still(report.window, report.generation) else { continue };
+            let Some(window) = self.table.current(report.window, report.generation) else { continue };
             window.report_delivered();
             if !window.has_leases(&self.rules[report.limit.at()]) && report.held == 0 && report.flying == 0 {
                 self.sharing.lease_holders.remove(&(report.window, report.generation));
@@ -209,7 +209,7 @@ impl Locker {
             self.distribute(sync, request, grant, began, ended);
         }
         for report in &sync.windows {
-            if self.table.still(report.window, report.generation).is_some() {
+            if self.table.current(report.window, report.generation).is_some() {
                 self.mark_dirty(report.window);
             }
         }
@@ -221,7 +221,7 @@ impl Locker {
         let mut again = MIN_ASK_INTERVAL;
         for (number, (place, cost)) in request.windows.iter().enumerate() {
             let Some(report) = sync.windows.get(*place) else { continue };
-            let Some(window) = self.table.still(report.window, report.generation) else { continue };
+            let Some(window) = self.table.current(report.window, report.generation) else { continue };
             let rule = &self.rules[report.limit.at()];
             // The file was read again meanwhile, and the store is about to forget all of it.
             if !rule.store_managed {
@@ -259,7 +259,7 @@ impl Locker {
     /// Those for whom slots were asked may be gone.
     fn return_surplus(&mut self, sync: &SyncRequest, now: Time) {
         for report in &sync.windows {
-            let Some(window) = self.table.still(report.window, report.generation) else { continue };
+            let Some(window) = self.table.current(report.window, report.generation) else { continue };
             let asked_ahead = sync.slot_requests.iter().any(|request| request.group.is_none());
             if window.queue().is_none() && window.leased_slots(&self.rules[report.limit.at()]) > 0 && !asked_ahead {
                 let by = now + REPORT_DELAYS.1;
@@ -271,12 +271,12 @@ impl Locker {
 
     /// No answer came: whether the store was told anything is not known. `close_sharing` is to follow.
     pub fn sync_lost(&mut self, sync: SyncRequest, now: Time) {
-        if self.given.is_some() {
+        if self.forwarding.is_some() {
             return;
         }
         self.advance(now);
         for report in sync.windows {
-            let Some(window) = self.table.still(report.window, report.generation) else { continue };
+            let Some(window) = self.table.current(report.window, report.generation) else { continue };
             window.report_lost(report.settled);
         }
     }
@@ -285,13 +285,13 @@ impl Locker {
     pub fn sign_off(&mut self, now: Time) -> SyncRequest {
         let now = self.advance(now);
         let mut sync = SyncRequest::default();
-        if self.sharing.epoch.is_none() || self.given.is_some() {
+        if self.sharing.epoch.is_none() || self.forwarding.is_some() {
             return sync;
         }
         let reports: Vec<_> =
             self.sharing.reports.drain(..).chain(std::mem::take(&mut self.sharing.lease_holders)).collect();
         for (index, generation) in reports {
-            if let Some(window) = self.table.still(index, generation) {
+            if let Some(window) = self.table.current(index, generation) {
                 window.return_leases(&self.rules[window.limit.at()]);
                 self.add_report(&mut sync, index, now);
             }

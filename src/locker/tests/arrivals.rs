@@ -156,10 +156,10 @@ fn a_dry_run_counts_and_lets_everything_go() {
     let mut locker = Locker::new(vec![rule, limit(2, 1000, Kind::Sliding)]);
     let claims = [claim(0, 0, 1), claim(1, 0, 1)];
     let Verdict::Go(mut first) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!() };
-    assert_eq!(first.overruled(), None);
+    assert_eq!(first.dry_run_hit(), None);
     locker.settle(&mut first, SettlePoint::Sent, ms(0));
     let Verdict::Go(second) = locker.ask(&ask(&claims, 1), ms(100)) else { panic!() };
-    assert_eq!(second.overruled(), Some((LimitId(0), ms(1000))));
+    assert_eq!(second.dry_run_hit(), Some((LimitId(0), ms(1000))));
     assert_eq!(locker.usage(LimitId(0), Key(0), ms(100)).taken, 1);
     assert_eq!(locker.usage(LimitId(1), Key(0), ms(100)).taken, 2);
     ticket(locker.ask(&ask(&claims, 1), ms(100)));

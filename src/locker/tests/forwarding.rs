@@ -8,9 +8,9 @@ fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
     let mut second = Locker::restore(first.snapshot(ms(1)), Shutdown::HandOver, WALL, ms(1));
-    first.give(ms(1));
+    first.hand_over(ms(1));
     assert_eq!(second.usage(LimitId(0), Key(0), ms(1)).taken, 1);
-    second.lose_guests(ms(10));
+    second.remote_lost(ms(10));
     assert_eq!(second.usage(LimitId(0), Key(0), ms(2009)).taken, 1, "it settles a second later");
     assert_eq!(second.usage(LimitId(0), Key(0), ms(2010)).taken, 0);
 }
@@ -22,9 +22,9 @@ impl Chain {
     /// `first` has these windows now.
     fn from(mut first: Locker, now: Time) -> Chain {
         let mut second = Locker::restore(first.snapshot(now), Shutdown::HandOver, WALL, now);
-        first.give(now);
+        first.hand_over(now);
         let third = Locker::restore(second.snapshot(now), Shutdown::HandOver, WALL, now);
-        second.give(now);
+        second.hand_over(now);
         Chain([first, second, third])
     }
 
@@ -33,11 +33,11 @@ impl Chain {
         let [first, second, third] = &mut self.0;
         let mut asked = Vec::new();
         while let Some(event) = first.poll_event() {
-            second.hear(&event, now);
+            second.handle_remote(&event, now);
             asked.extend(matches!(event, Event::Ask { .. }).then_some(event));
         }
         while let Some(event) = second.poll_event() {
-            third.hear(&event, now);
+            third.handle_remote(&event, now);
         }
         asked
     }
@@ -60,11 +60,11 @@ fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
     let [Event::Ask { .. }] = chain.pass(ms(2000))[..] else { panic!("one asks") };
     let Verdict::Wait(of_second, None) = chain.0[1].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
     let Verdict::Go(grant) = chain.0[2].ask(&ask(&claims, 1), ms(2000)) else { panic!("it is free") };
-    let slots = chain.0[2].entrust(grant);
-    chain.0[1].tell(of_second, Ok(slots), ms(2000));
+    let slots = chain.0[2].delegate(grant);
+    chain.0[1].handle_verdict(of_second, Ok(slots), ms(2000));
     let Some((_, Verdict::Go(grant))) = chain.0[1].poll_verdict() else { panic!("it was told") };
-    let slots = chain.0[1].entrust(grant);
-    chain.0[0].tell(of_first, Ok(slots), ms(2000));
+    let slots = chain.0[1].delegate(grant);
+    chain.0[0].handle_verdict(of_first, Ok(slots), ms(2000));
     let Some((_, Verdict::Go(grant))) = chain.0[0].poll_verdict() else { panic!("it was told") };
     assert_eq!(grant.held.len(), 1);
     // Its asking was heard of by the third too, as the second's.
@@ -80,7 +80,7 @@ fn the_end_of_the_first_is_heard_of_by_the_third() {
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
     let mut chain = Chain::from(first, ms(1));
-    chain.0[1].lose_guests(ms(10));
+    chain.0[1].remote_lost(ms(10));
     chain.pass(ms(10));
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2009)).taken, 1);
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2010)).taken, 0);
@@ -165,7 +165,7 @@ fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
         JournalRecord::Limits | JournalRecord::Dropped(..) => None,
     });
     let written = written.expect("more of the first window is to be written");
-    first.give(ms(100));
+    first.hand_over(ms(100));
     first.leave(ticket, ms(101));
     first.records_written([written], ms(102));
     first.end_persisting(ms(103));
@@ -184,8 +184,8 @@ fn an_event_of_a_limit_that_is_unknown_is_not_understood() {
         kind: AskKind::New,
     };
     let pauses = |limit| Event::Pause { limit: LimitId(limit), key: Key(0), until: ms(1) };
-    assert!(locker.understands(&asks(claim(0, 0, 1))) && locker.understands(&pauses(0)));
-    assert!(!locker.understands(&asks(claim(1, 0, 1))), "there is one limit");
-    assert!(!locker.understands(&asks(claim(0, 0, 0))), "no request takes no slots");
-    assert!(!locker.understands(&pauses(1)));
+    assert!(locker.knows_limits_of(&asks(claim(0, 0, 1))) && locker.knows_limits_of(&pauses(0)));
+    assert!(!locker.knows_limits_of(&asks(claim(1, 0, 1))), "there is one limit");
+    assert!(!locker.knows_limits_of(&asks(claim(0, 0, 0))), "no request takes no slots");
+    assert!(!locker.knows_limits_of(&pauses(1)));
 }

@@ -87,7 +87,7 @@ fn a_locker_that_is_given_away_before_all_is_written_never_says_that_all_is() {
     locker.begin_persisting(JournalStart::CatchUp, ms(1));
     write(&mut locker, 3, ms(2));
     assert!(locker.is_catching_up() && locker.has_records());
-    locker.give(ms(3));
+    locker.hand_over(ms(3));
     assert!(!locker.has_records(), "another process writes");
     assert!(
         locker.is_catching_up(),

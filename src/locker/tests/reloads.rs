@@ -78,7 +78,7 @@ fn a_limit_that_is_keyed_anew_is_full_until_what_it_let_go_no_longer_counts() {
     let mut locker = Locker::new(vec![by("host")]);
     assert!(goes(&mut locker, &[claim(0, 7, 1)], ms(0)));
     let reload = locker.reload(vec![by("caller")], Duration::from_millis(50), ms(10));
-    assert_eq!((reload.keyed_anew, reload.changed), (vec![LimitId(0)], vec![LimitId(0)]));
+    assert_eq!((reload.rekeyed, reload.changed), (vec![LimitId(0)], vec![LimitId(0)]));
     let go = |locker: &mut Locker, now| [7, 8].map(|key| goes(locker, &[claim(0, key, 1)], ms(now)));
     assert_eq!(go(&mut locker, 1059), [false; 2], "what was under way at 10 ms settled by 60 ms");
     assert_eq!(go(&mut locker, 1060), [true; 2]);
@@ -88,7 +88,7 @@ fn a_limit_that_is_keyed_anew_is_full_until_what_it_let_go_no_longer_counts() {
 fn a_limit_that_has_counted_nothing_can_be_keyed_anew_at_once() {
     let by = |key: &str| Limit { keyed_by: key.into(), ..named("a", 1, 1000) };
     let mut locker = Locker::new(vec![by("host")]);
-    assert_eq!(locker.reload(vec![by("caller")], Duration::from_secs(60), ms(0)).keyed_anew, []);
+    assert_eq!(locker.reload(vec![by("caller")], Duration::from_secs(60), ms(0)).rekeyed, []);
     assert!(goes(&mut locker, &[claim(0, 7, 1)], ms(0)));
 }
 

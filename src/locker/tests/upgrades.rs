@@ -19,7 +19,7 @@ struct Before {
     /// What it has said and the other has not heard.
     said: VecDeque<Event>,
     /// Whom the other's tickets are for.
-    guests: HashMap<Ticket, Ticket>,
+    remote_holdings: HashMap<Ticket, Ticket>,
     number: u64,
 }
 
@@ -30,21 +30,21 @@ struct HandedOver {
 
 impl LockerWorld {
     fn hand_over(mut self) -> HandedOver {
-        let (snapshot, waiters) = (self.locker.snapshot(self.now), self.locker.waiters());
+        let (snapshot, waiters) = (self.locker.snapshot(self.now), self.locker.queued_asks());
         assert_eq!(waiters.len(), self.waiting.len(), "seed {}", self.seed);
         let limits = self.locker.limits().to_vec();
         let mut next = Locker::restore(snapshot, Shutdown::HandOver, WALL, self.now);
         assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
         next.hold();
         let mut old = std::mem::replace(&mut self.locker, next);
-        old.give(self.now);
+        old.hand_over(self.now);
         self.changed = true;
         let before = Before {
             locker: old,
             waiting: std::mem::take(&mut self.waiting),
             sent: std::mem::take(&mut self.sent),
             said: waiters.into(),
-            guests: HashMap::new(),
+            remote_holdings: HashMap::new(),
             number: 1_000_000,
         };
         let mut both = HandedOver { world: self, before };
@@ -71,20 +71,21 @@ impl HandedOver {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
                 let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
                 match locker.ask(&ask, now) {
-                    Verdict::Wait(here, _) => drop(self.before.guests.insert(here, ticket)),
+                    Verdict::Wait(here, _) => drop(self.before.remote_holdings.insert(here, ticket)),
                     Verdict::Go(grant) => self.grant(ticket, grant),
-                    Verdict::Sorry(sorry) => self.before.locker.tell(ticket, Err(sorry), now),
+                    Verdict::Sorry(sorry) => self.before.locker.handle_verdict(ticket, Err(sorry), now),
                 }
             }
             Event::Leave(ticket) => {
-                let here = self.before.guests.iter().find(|(_, there)| **there == ticket).map(|(here, _)| *here);
+                let here =
+                    self.before.remote_holdings.iter().find(|(_, there)| **there == ticket).map(|(here, _)| *here);
                 if let Some(here) = here {
-                    self.before.guests.remove(&here);
+                    self.before.remote_holdings.remove(&here);
                     locker.leave(here, now);
                 }
             }
             event @ (Event::Settle { .. } | Event::GiveBack { .. } | Event::Land { .. } | Event::Pause { .. }) => {
-                locker.hear(&event, now);
+                locker.handle_remote(&event, now);
             }
         }
         self.listen();
@@ -94,8 +95,8 @@ impl HandedOver {
     fn grant(&mut self, ticket: Ticket, grant: Grant) {
         let claims: Vec<Claim> = self.claims_of(ticket);
         self.world.judge_grant(&claims);
-        let slots = self.world.locker.entrust(grant);
-        self.before.locker.tell(ticket, Ok(slots), self.world.now);
+        let slots = self.world.locker.delegate(grant);
+        self.before.locker.handle_verdict(ticket, Ok(slots), self.world.now);
     }
 
     fn claims_of(&self, ticket: Ticket) -> Vec<Claim> {
@@ -106,13 +107,13 @@ impl HandedOver {
     /// Both hear what was decided.
     fn listen(&mut self) {
         while let Some((ticket, verdict)) = self.world.locker.poll_verdict() {
-            let Some(there) = self.before.guests.remove(&ticket) else {
+            let Some(there) = self.before.remote_holdings.remove(&ticket) else {
                 self.world.hear_verdict(ticket, verdict);
                 continue;
             };
             match verdict {
                 Verdict::Go(grant) => self.grant(there, grant),
-                Verdict::Sorry(sorry) => self.before.locker.tell(there, Err(sorry), self.world.now),
+                Verdict::Sorry(sorry) => self.before.locker.handle_verdict(there, Err(sorry), self.world.now),
                 Verdict::Wait(..) => panic!("seed {}", self.world.seed),
             }
         }

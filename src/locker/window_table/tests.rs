@@ -28,12 +28,12 @@ fn a_place_that_is_vacated_holds_no_memory_besides_its_own() {
 fn keys_that_were_chosen_to_meet_in_one_index_are_apart_in_another() {
     let (one, other) = (WindowTable::new(4), WindowTable::new(4));
     let meets = |table: &WindowTable, key: &Key| {
-        let (shard, hash) = table.secret.place(LimitId(0), *key);
+        let (shard, hash) = table.seed.shard_and_hash(LimitId(0), *key);
         shard == 0 && hash & 15 == 0
     };
     let chosen: Vec<Key> = (0u128..).map(|n| Key(n << 64 | n)).filter(|key| meets(&one, key)).take(500).collect();
-    let still = chosen.iter().filter(|key| meets(&other, key)).count();
-    assert!(still < 20, "{still} of 500, of which each meets by one chance in 4096");
+    let current = chosen.iter().filter(|key| meets(&other, key)).count();
+    assert!(current < 20, "{current} of 500, of which each meets by one chance in 4096");
 }
 
 /// Some numbers that look random.
