@@ -44,7 +44,7 @@ pub struct LimitSnapshot {
 /// How much the one before knew at its end, and what of it goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shutdown {
-    /// Everything; and its requests go on, and will be told of (see [`Locker::hear`]).
+    /// Everything; and its requests go on, and will be told of (see [`Locker::handle_remote`]).
     HandOver,
     /// Everything: it stopped and wrote all of it down.
     Orderly,
@@ -121,7 +121,7 @@ impl Locker {
         for record in snapshot.windows {
             locker.restore_window(record, shutdown, now);
         }
-        locker.rearm();
+        locker.update_due();
         locker
     }
 

@@ -104,7 +104,7 @@ impl Locker {
         let rule = &self.rules[claim.limit.at()];
         let window = self.table.window_mut(found);
         let until = window.take(rule, claim.cost);
-        let (low, pooled) = (window.needs_more_prewritten(rule), rule.store_managed);
+        let (low, store_managed) = (window.needs_more_prewritten(rule), rule.store_managed);
         let cost = rule.slots(claim.cost);
         grant.until = grant.until.min(until);
         grant.held.push(HeldSlots {
@@ -119,7 +119,7 @@ impl Locker {
         if low {
             self.request_write(found);
         }
-        if pooled {
+        if store_managed {
             self.queue_refill(found);
         }
     }

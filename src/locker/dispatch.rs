@@ -59,7 +59,7 @@ impl Locker {
     /// Does all work that has come up. Afterwards nobody waits who may go, unless they are held.
     pub(super) fn dispatch(&mut self, now: Time) {
         if self.held {
-            return self.rearm();
+            return self.update_due();
         }
         while let Some(dirty) = self.queue.dirty.pop_front() {
             match dirty {
@@ -72,7 +72,7 @@ impl Locker {
                 }
             }
         }
-        self.rearm();
+        self.update_due();
     }
 
     /// Looks at who waits at a window, in order, until the first in line is kept back by it.

@@ -165,7 +165,7 @@ impl Locker {
         self.update_sharing(id, shared);
         self.request_limits_write();
         self.update_next_roll();
-        self.rearm();
+        self.update_due();
         id
     }
 
@@ -254,10 +254,10 @@ impl Locker {
         let sweeps = if self.table.live() > 0 { self.next_sweep } else { Time::NEVER };
         let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         // What is due already is the gate's to see to.
-        let exchange = Some(self.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
+        let sync = Some(self.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
         // A slice at a time, as fast as there is nothing else to do.
         let review = if self.has_review() { self.last } else { Time::NEVER };
-        let next = sweeps.min(late).min(self.queue.due()).min(exchange).min(review);
+        let next = sweeps.min(late).min(self.queue.due()).min(sync).min(review);
         (next < Time::NEVER).then_some(next)
     }
 
@@ -281,12 +281,12 @@ impl Locker {
         let now = now.max(self.last);
         self.last = now;
         if now >= self.due {
-            self.catch_up(now);
+            self.process_due(now);
         }
         now
     }
 
-    fn catch_up(&mut self, now: Time) {
+    fn process_due(&mut self, now: Time) {
         if now >= self.next_roll {
             for id in &self.limit_ids {
                 self.rules[id.at()].roll(&self.wall, now);
@@ -301,7 +301,7 @@ impl Locker {
     }
 
     /// Notes when something is due next.
-    fn rearm(&mut self) {
+    fn update_due(&mut self) {
         let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         self.due = self.next_roll.min(late).min(self.queue.due());
     }

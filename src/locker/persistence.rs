@@ -18,7 +18,7 @@ const MAX_LOG: usize = 128;
 /// Something to be written down.
 #[derive(Clone, PartialEq, Debug)]
 pub enum JournalRecord {
-    /// The limits are others than before: what `Locker::counter_snapshot` says of them, without windows.
+    /// The limits are others than before: what `Locker::snapshot` says of them, without windows.
     Limits,
     /// What is to be found of a window after a crash.
     Window(WindowRecord, WriteToken),

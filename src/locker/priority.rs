@@ -65,7 +65,7 @@ impl Locker {
     pub(super) fn postpone(&mut self, id: u32) -> bool {
         let waiter = &self.queue.waiters[id];
         let due = self.next_start(waiter).filter(|due| *due > waiter.position.turn);
-        self.move_to(id, due)
+        self.set_turn(id, due)
     }
 
     /// One of a caller's has gone: the first of the others goes where that one ended, and not later.
@@ -74,7 +74,7 @@ impl Locker {
         let first = self.table.queue(primary.window).and_then(|queue| queue.callers.first_position(granted.caller));
         let Some((position, id)) = first else { return };
         let due = self.next_start(&self.queue.waiters[id]).filter(|due| *due < position.turn);
-        self.move_to(id, due);
+        self.set_turn(id, due);
     }
 
     /// Where the first of a caller's waiters is to start. A retry is next in any case.
@@ -83,7 +83,7 @@ impl Locker {
         self.table.queue(primary.window)?.fair_queue.next_start(waiter.caller)
     }
 
-    fn move_to(&mut self, id: u32, turn: Option<u64>) -> bool {
+    fn set_turn(&mut self, id: u32, turn: Option<u64>) -> bool {
         let Some(turn) = turn else { return false };
         let waiter_position = self.queue.waiters[id].waiter_position();
         self.set_position(

@@ -117,7 +117,7 @@ impl Locker {
         }
         if group.entries.is_empty() {
             let windows = std::mem::take(&mut group.windows);
-            self.sharing.forget(waiter.group, group.asks);
+            self.sharing.cancel_ask(waiter.group, group.asks);
             self.queue.by_windows.remove(&windows);
             self.queue.groups.remove(waiter.group);
         }

@@ -104,14 +104,14 @@ impl Sharing {
     }
 
     /// A lane is no more.
-    pub(in crate::locker) fn forget(&mut self, group: u32, asks: StoreAsk) {
-        if let StoreAsk::Scheduled(at, _) = self.asked_now(asks) {
+    pub(in crate::locker) fn cancel_ask(&mut self, group: u32, asks: StoreAsk) {
+        if let StoreAsk::Scheduled(at, _) = self.current_ask(asks) {
             self.asks.remove(&(at, group));
         }
     }
 
     /// Whether the store is asked for a lane that bears this.
-    fn asked_now(&self, asks: StoreAsk) -> StoreAsk {
+    fn current_ask(&self, asks: StoreAsk) -> StoreAsk {
         match asks {
             StoreAsk::Scheduled(_, round) | StoreAsk::InFlight(round) if round != self.round => StoreAsk::Idle,
             StoreAsk::Idle | StoreAsk::Scheduled(..) | StoreAsk::InFlight(_) => asks,
@@ -228,7 +228,7 @@ impl Locker {
         let demands = &self.queue.waiters[entry.id].demands;
         let cost = demands.iter().find(|demand| demand.window == index).map_or(1, |demand| demand.cost);
         let is_known = window.lease_opens(rule, cost, now).is_some();
-        if is_known || rule.store_lost || self.sharing.asked_now(self.queue.groups[group].asks) != StoreAsk::Idle {
+        if is_known || rule.store_lost || self.sharing.current_ask(self.queue.groups[group].asks) != StoreAsk::Idle {
             return;
         }
         let at = (window.store_opens_after(rule, cost).max(window.paused()) - self.sharing.lead_time(rule)).max(now);
@@ -238,7 +238,7 @@ impl Locker {
     fn ask_store_at(&mut self, group: u32, at: Time) {
         let asks = StoreAsk::Scheduled(at, self.sharing.round);
         let before = std::mem::replace(&mut self.queue.groups[group].asks, asks);
-        self.sharing.forget(group, before);
+        self.sharing.cancel_ask(group, before);
         self.sharing.asks.insert((at, group));
     }
 }

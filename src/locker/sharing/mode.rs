@@ -36,7 +36,7 @@ impl WindowRule {
             SharingMode::Fraction { until, .. } => (true, until),
             SharingMode::Store | SharingMode::Blocked | SharingMode::Standalone => (false, Time::NEVER),
         };
-        let (pooled, lost) = match mode {
+        let (store_managed, store_lost) = match mode {
             SharingMode::Store => (true, false),
             SharingMode::Blocked => (true, true),
             SharingMode::Standalone => (false, false),
@@ -49,7 +49,7 @@ impl WindowRule {
                 (nothing, nothing)
             }
         };
-        (self.store_managed, self.store_lost) = (self.shared && pooled, self.shared && lost);
+        (self.store_managed, self.store_lost) = (self.shared && store_managed, self.shared && store_lost);
     }
 }
 
@@ -140,12 +140,12 @@ impl Locker {
         }
         for group in self.queue.groups.indices() {
             let WaiterGroup { asks, windows, .. } = &self.queue.groups[group];
-            let asks = self.sharing.asked_now(*asks);
+            let asks = self.sharing.current_ask(*asks);
             if matches!(asks, StoreAsk::Scheduled(..))
                 && windows.iter().any(|index| self.table.window(*index).limit == id)
             {
                 self.queue.groups[group].asks = StoreAsk::Idle;
-                self.sharing.forget(group, asks);
+                self.sharing.cancel_ask(group, asks);
                 self.queue.dirty.push_back(Dirty::Group(group));
             }
         }

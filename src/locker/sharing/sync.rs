@@ -64,7 +64,7 @@ impl Locker {
         }
         let has_more = !self.sharing.reports.is_empty() || !self.sharing.scan.is_empty();
         self.sharing.due = if has_more { now } else { Time::NEVER };
-        self.rearm();
+        self.update_due();
         sync
     }
 
@@ -124,8 +124,8 @@ impl Locker {
                 entries.take_while(|entry| costs(entry.id).eq(costs(head.id))).count().max(1)
             }
         };
-        let pooled = demands.iter().filter(|demand| self.rules[demand.limit.at()].store_managed);
-        let store_managed: SmallVec<[(u32, u32); 2]> = pooled.map(|demand| (demand.window, demand.cost)).collect();
+        let managed = demands.iter().filter(|demand| self.rules[demand.limit.at()].store_managed);
+        let store_managed: SmallVec<[(u32, u32); 2]> = managed.map(|demand| (demand.window, demand.cost)).collect();
         let covers = |(index, cost): &(u32, u32)| {
             let window = self.table.window(*index);
             window.requests_covered(&self.rules[window.limit.at()], *cost)

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::crashes::go;
-use super::generators::{SeededRng, config};
+use super::generators::{SeededRng, cases};
 use super::*;
 
 const MINUTE: u64 = 60_000_000_000;
@@ -15,7 +15,7 @@ const START: i128 = 29_672_640 * MINUTE as i128;
 const DAY: u64 = 1440 * MINUTE;
 
 struct ClockWorld {
-    dice: SeededRng,
+    rng: SeededRng,
     seed: u64,
     locker: Locker,
     now: Time,
@@ -43,13 +43,13 @@ fn minutely(requests: u32, guard: u64) -> Limit {
 
 impl ClockWorld {
     fn new(seed: u64) -> ClockWorld {
-        let mut dice = SeededRng::new(seed);
-        let requests = dice.roll(1, 8) as u32;
-        let guard = if dice.one_in(2) { dice.roll(0, 5_000_000_000) } else { 0 };
+        let mut rng = SeededRng::new(seed);
+        let requests = rng.range(1, 8) as u32;
+        let guard = if rng.one_in(2) { rng.range(0, 5_000_000_000) } else { 0 };
         let mut locker = Locker::new(vec![minutely(requests, guard)]);
         locker.set_wall(WALL, Time::START);
         let mut world = ClockWorld {
-            dice,
+            rng,
             seed,
             locker,
             now: Time::START,
@@ -68,7 +68,7 @@ impl ClockWorld {
     }
 
     /// The true time.
-    fn truth(&self) -> i128 {
+    fn true_time(&self) -> i128 {
         START + i128::from(self.now.as_nanos()) + i128::from(self.missing)
     }
 
@@ -81,7 +81,7 @@ impl ClockWorld {
     }
 
     /// The clock is wrong from here on, or otherwise than before.
-    fn go_wrong(&mut self, off: Option<i128>) {
+    fn skew(&mut self, off: Option<i128>) {
         if self.off == Some(0) {
             self.off_since = self.now;
         }
@@ -89,25 +89,25 @@ impl ClockWorld {
     }
 
     fn set(&mut self, off: Option<i128>) {
-        self.go_wrong(off);
+        self.skew(off);
         self.locker.set_wall(self.wall(), self.now);
     }
 
-    fn wrong(&mut self) -> Option<i128> {
-        let most = [5_000_000, 1_000_000_000, 40_000_000_000, 2 * DAY, 3653 * DAY][self.dice.roll(0, 5) as usize];
-        let off = i128::from(self.dice.roll(0, most));
-        match self.dice.roll(0, 5) {
+    fn random_skew(&mut self) -> Option<i128> {
+        let most = [5_000_000, 1_000_000_000, 40_000_000_000, 2 * DAY, 3653 * DAY][self.rng.range(0, 5) as usize];
+        let off = i128::from(self.rng.range(0, most));
+        match self.rng.range(0, 5) {
             0 => None,
             1 | 2 => Some(off),
             _ => Some(-off),
         }
     }
 
-    fn time_passes(&mut self) {
-        let span = match self.dice.roll(0, 4) {
-            0 => self.dice.roll(0, 1_000_000),
-            1 => self.dice.roll(0, 1_000_000_000),
-            _ => self.dice.roll(0, 25_000_000_000),
+    fn advance_time(&mut self) {
+        let span = match self.rng.range(0, 4) {
+            0 => self.rng.range(0, 1_000_000),
+            1 => self.rng.range(0, 1_000_000_000),
+            _ => self.rng.range(0, 25_000_000_000),
         };
         self.now = self.now + Duration::from_nanos(span);
         // A clock that is wrong for as long as a period is believed.
@@ -115,13 +115,13 @@ impl ClockWorld {
             self.now = self.now.min(self.off_since + Duration::from_secs(50));
             self.set(Some(0));
         }
-        if self.dice.one_in(2) {
+        if self.rng.one_in(2) {
             self.locker.handle_timeout(self.now);
         }
     }
 
-    fn sleep(&mut self) {
-        let slept = self.dice.roll(0, 100_000_000_000);
+    fn suspend(&mut self) {
+        let slept = self.rng.range(0, 100_000_000_000);
         (self.missing, self.asleep) = (self.missing + slept, self.asleep + slept);
         self.locker.set_wall(self.wall(), self.now);
     }
@@ -129,36 +129,36 @@ impl ClockWorld {
     /// The gateway ends, and another goes on within the same boot; the clock may have been set meanwhile.
     fn restart(&mut self) {
         let snapshot = self.locker.snapshot(self.now);
-        let end = if self.dice.one_in(4) { Shutdown::NotPersisted } else { Shutdown::Orderly };
-        if self.dice.one_in(3) && self.off == Some(0) {
-            let off = self.wrong();
-            self.go_wrong(off);
+        let end = if self.rng.one_in(4) { Shutdown::NotPersisted } else { Shutdown::Orderly };
+        if self.rng.one_in(3) && self.off == Some(0) {
+            let off = self.random_skew();
+            self.skew(off);
         }
-        self.go_on(snapshot, end);
+        self.restart_from(snapshot, end);
     }
 
     /// The machine loses its power. It begins with a clock that is right, unset, or behind what it was.
     fn lose_power(&mut self) {
         let mut snapshot = self.locker.snapshot(self.now);
-        let off_for = self.dice.roll(0, 100_000_000_000);
+        let off_for = self.rng.range(0, 100_000_000_000);
         self.asleep = 0;
         let was_set = self.off.is_some();
-        match self.dice.roll(0, 3) {
+        match self.rng.range(0, 3) {
             0 if self.off == Some(0) => self.now = self.now + Duration::from_nanos(off_for),
             kind => {
                 self.missing += off_for;
-                let behind = -i128::from(off_for) - i128::from(self.dice.roll(1_000_000_000, DAY));
-                self.go_wrong((kind == 1 && was_set).then_some(behind));
+                let behind = -i128::from(off_for) - i128::from(self.rng.range(1_000_000_000, DAY));
+                self.skew((kind == 1 && was_set).then_some(behind));
                 // For how long it was off is not known.
                 for reading in &mut snapshot.readings {
                     reading.most += 366 * i128::from(DAY);
                 }
             }
         }
-        self.go_on(snapshot, Shutdown::Orderly);
+        self.restart_from(snapshot, Shutdown::Orderly);
     }
 
-    fn go_on(&mut self, snapshot: Snapshot, end: Shutdown) {
+    fn restart_from(&mut self, snapshot: Snapshot, end: Shutdown) {
         let windows = if end == Shutdown::NotPersisted { Vec::new() } else { snapshot.windows };
         if end == Shutdown::NotPersisted {
             self.last = self.now;
@@ -167,9 +167,9 @@ impl ClockWorld {
     }
 
     fn send(&mut self) {
-        let most = self.dice.roll(1, u64::from(self.requests) + 1) as u32;
+        let most = self.rng.range(1, u64::from(self.requests) + 1) as u32;
         let claims = [claim(0, 0, most)];
-        let all = self.dice.one_in(2);
+        let all = self.rng.one_in(2);
         let gone = if all {
             go(&mut self.locker, 0, self.now)
         } else {
@@ -177,13 +177,13 @@ impl ClockWorld {
             u32::from(send(&mut self.locker, &ask, self.now).is_ok()) * most
         };
         if gone > 0 {
-            self.sent.push((self.truth(), gone));
+            self.sent.push((self.true_time(), gone));
             self.last = self.now;
         }
     }
 
     /// It is never closed for longer than a period, by whatever clock.
-    fn judge_openings(&mut self) {
+    fn check_openings(&mut self) {
         let usage = self.locker.usage(LimitId(0), Key(0), self.now);
         let period = Duration::from_nanos(MINUTE + 2 * self.guard);
         if self.now.since(self.last) > period {
@@ -193,8 +193,8 @@ impl ClockWorld {
     }
 
     /// No minute of a clock that is right, or off by the guard at most, has more than N.
-    fn judge_minutes(&mut self) {
-        for off in [0, 1, -1, self.dice.roll(0, 1000) as i128 - 500] {
+    fn check_minutes(&mut self) {
+        for off in [0, 1, -1, self.rng.range(0, 1000) as i128 - 500] {
             let off = if off.abs() == 1 { off * self.guard as i128 } else { off * self.guard as i128 / 500 };
             let mut minutes: HashMap<i128, u32> = HashMap::new();
             for (at, count) in &self.sent {
@@ -205,38 +205,38 @@ impl ClockWorld {
         }
     }
 
-    fn live(mut self) -> u32 {
+    fn run(mut self) -> u32 {
         for _ in 0..200 {
-            self.time_passes();
-            match self.dice.roll(0, 12) {
+            self.advance_time();
+            match self.rng.range(0, 12) {
                 0 if self.off == Some(0) => {
-                    let off = self.wrong();
+                    let off = self.random_skew();
                     self.set(off);
                 }
                 0 => self.set(Some(0)),
-                1 => self.sleep(),
-                2 if self.dice.one_in(2) => self.restart(),
-                3 if self.dice.one_in(2) => self.lose_power(),
+                1 => self.suspend(),
+                2 if self.rng.one_in(2) => self.restart(),
+                3 if self.rng.one_in(2) => self.lose_power(),
                 _ => self.send(),
             }
-            self.judge_openings();
+            self.check_openings();
         }
-        self.judge_minutes();
+        self.check_minutes();
         self.sent.iter().map(|(_, count)| count).sum()
     }
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(cases())]
 
     #[test]
     fn whatever_the_wall_clock_does_no_minute_gets_more_than_it_may(seed: u64) {
-        ClockWorld::new(seed).live();
+        ClockWorld::new(seed).run();
     }
 }
 
 #[test]
 fn worlds_with_odd_clocks_let_many_go() {
-    let sent: u32 = (0..50).map(|seed| ClockWorld::new(seed).live()).sum();
+    let sent: u32 = (0..50).map(|seed| ClockWorld::new(seed).run()).sum();
     assert!(sent > 2000, "{sent}: worlds in which nothing happens prove nothing");
 }

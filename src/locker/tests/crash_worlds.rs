@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::generators::{WorldConfig, config, rule};
+use super::generators::{WorldConfig, cases, rule};
 use super::locker_world::LockerWorld;
 use super::*;
 
@@ -58,7 +58,7 @@ impl LockerWorld {
         }
         // All that was named is there.
         self.disk.is_lacking &= self.disk.fails || self.locker.is_catching_up();
-        self.listen();
+        self.drain_verdicts();
     }
 
     pub(super) fn write_all(&mut self) {
@@ -73,7 +73,7 @@ impl LockerWorld {
     fn begin_persisting(&mut self) {
         (self.disk.fails, self.disk.is_lacking, self.disk.begins_anew) = (false, false, true);
         self.locker.begin_persisting(JournalStart::Fresh, self.now);
-        self.listen();
+        self.drain_verdicts();
         // The limits are there before the first grant.
         self.write_all();
     }
@@ -81,7 +81,7 @@ impl LockerWorld {
     /// The disk takes nothing any more. Either that can be marked, and the locker goes on without; or not, and it is told
     /// nothing.
     fn disk_fails(&mut self) {
-        if self.disk.is_lacking || !self.dice.one_in(3) {
+        if self.disk.is_lacking || !self.rng.one_in(3) {
             return self.lose_disk();
         }
         self.disk.batch.clear();
@@ -93,7 +93,7 @@ impl LockerWorld {
         self.disk.batch.clear();
         (self.disk.fails, self.disk.is_lacking) = (true, true);
         self.locker.end_persisting(self.now);
-        self.listen();
+        self.drain_verdicts();
     }
 
     /// It takes something again.
@@ -104,28 +104,28 @@ impl LockerWorld {
         self.disk.begins_anew = self.disk.is_lacking;
         let begin = if self.disk.is_lacking { JournalStart::CatchUp } else { JournalStart::Resume };
         self.locker.begin_persisting(begin, self.now);
-        self.listen();
+        self.drain_verdicts();
     }
 
     /// It dies before it can again, and soon: what went before that is written, and what went after it is not.
-    fn end_blindly(&mut self) {
+    fn crash_unpersisted(&mut self) {
         self.write_all();
         self.lose_disk();
-        for _ in 0..self.dice.roll(1, 12) {
-            let now = self.now + Duration::from_millis(self.dice.roll(0, 20));
+        for _ in 0..self.rng.range(1, 12) {
+            let now = self.now + Duration::from_millis(self.rng.range(0, 20));
             self.now = now;
             self.locker.handle_timeout(now);
-            self.listen();
-            self.something_happens(now);
-            self.listen();
-            self.judge();
+            self.drain_verdicts();
+            self.random_step(now);
+            self.drain_verdicts();
+            self.check_invariants();
         }
-        self.die();
+        self.crash();
     }
 
     /// The process dies, and another one goes on, at once or later.
-    fn die(&mut self) {
-        if self.dice.one_in(2) {
+    fn crash(&mut self) {
+        if self.rng.one_in(2) {
             // It was written, but nobody heard of it.
             if std::mem::take(&mut self.disk.begins_anew) {
                 self.disk.records.clear();
@@ -148,14 +148,14 @@ impl LockerWorld {
             windows: self.disk.records.values().cloned().collect(),
             readings: self.locker.readings(),
         };
-        self.go_on(snapshot, end);
+        self.restart_from(snapshot, end);
     }
 
     /// It ends in order, and another one goes on: nothing is lost.
     fn stop(&mut self) {
         self.commit();
         self.waiting.clear();
-        while self.dice.one_in(2)
+        while self.rng.one_in(2)
             && let Some(sent) = self.sent.pop()
         {
             for item in &sent.items {
@@ -170,7 +170,7 @@ impl LockerWorld {
         }
         let snapshot = self.locker.snapshot(self.now);
         self.end_of_all_requests();
-        self.go_on(snapshot, Shutdown::Orderly);
+        self.restart_from(snapshot, Shutdown::Orderly);
     }
 
     /// Requests under way end with the process; they may have gone out before.
@@ -186,20 +186,20 @@ impl LockerWorld {
     }
 
     /// Another process goes on, at once, later, or when all that was counted is over; with other limits, perhaps.
-    fn go_on(&mut self, snapshot: Snapshot, end: Shutdown) {
+    fn restart_from(&mut self, snapshot: Snapshot, end: Shutdown) {
         let limits = self.locker.limits().to_vec();
-        let is_over = self.dice.one_in(4);
+        let is_over = self.rng.one_in(4);
         if is_over {
             self.now = self.now + Duration::from_secs(200);
-        } else if self.dice.one_in(2) {
-            self.now = self.now + Duration::from_millis(self.dice.roll(0, 200));
+        } else if self.rng.one_in(2) {
+            self.now = self.now + Duration::from_millis(self.rng.range(0, 200));
         }
         self.locker = Locker::restore(snapshot, end, WALL, self.now);
         assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
         if is_over {
             self.nothing_is_held_for_long(end);
         }
-        if self.dice.one_in(4) {
+        if self.rng.one_in(4) {
             self.change_a_rule();
         }
         self.begin_persisting();
@@ -222,70 +222,70 @@ impl LockerWorld {
     }
 
     fn change_a_rule(&mut self) {
-        let limit = LimitId(self.dice.roll(0, self.locker.limits().len() as u64) as u32);
-        let mut new = rule(&mut self.dice, WorldConfig { changes: true, ..self.nature });
+        let limit = LimitId(self.rng.range(0, self.locker.limits().len() as u64) as u32);
+        let mut new = rule(&mut self.rng, WorldConfig { changes: true, ..self.world_config });
         new.in_flight = self.locker.limits()[limit.at()].in_flight;
         change(&mut self.locker, limit, new, self.now);
         self.rules_changed = true;
-        self.listen();
+        self.drain_verdicts();
     }
 
     /// `changes`: rules change, too.
-    fn live_dangerously(mut self, changes: bool) -> u64 {
+    fn run_with_crashes(mut self, changes: bool) -> u64 {
         // What is known after a crash is less than what the oracle knows, but never more is let go.
         self.changed = true;
         self.begin_persisting();
-        for _ in 0..self.nature.steps {
-            let now = self.time_goes_on();
+        for _ in 0..self.world_config.steps {
+            let now = self.advance_time();
             self.locker.handle_timeout(now);
-            self.listen();
-            match self.dice.roll(0, 13) {
+            self.drain_verdicts();
+            match self.rng.range(0, 13) {
                 0..2 => {
-                    let most = self.dice.roll(1, 4);
+                    let most = self.rng.range(1, 4);
                     self.begin_writing(most);
                 }
                 2..4 => self.commit(),
-                4 if self.dice.one_in(12) => self.die(),
-                5 if self.dice.one_in(12) => self.stop(),
-                6 if self.disk.fails && self.dice.one_in(4) => self.disk_recovers(),
-                6 if !self.disk.fails && self.dice.one_in(12) => self.disk_fails(),
-                7 if !self.disk.fails && self.dice.one_in(3) => self.end_blindly(),
-                8 if changes && !self.disk.fails && self.dice.one_in(12) => {
+                4 if self.rng.one_in(12) => self.crash(),
+                5 if self.rng.one_in(12) => self.stop(),
+                6 if self.disk.fails && self.rng.one_in(4) => self.disk_recovers(),
+                6 if !self.disk.fails && self.rng.one_in(12) => self.disk_fails(),
+                7 if !self.disk.fails && self.rng.one_in(3) => self.crash_unpersisted(),
+                8 if changes && !self.disk.fails && self.rng.one_in(12) => {
                     self.change_a_rule();
                     self.write_all();
                 }
-                _ => self.something_happens(now),
+                _ => self.random_step(now),
             }
-            self.listen();
-            self.judge();
+            self.drain_verdicts();
+            self.check_invariants();
         }
-        self.come_to_rest();
+        self.run_until_idle();
         if !self.rules_changed {
-            self.promise_holds();
+            self.assert_promise();
         }
         self.granted
     }
 }
 
-const NATURE: WorldConfig =
+const CONFIG: WorldConfig =
     WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 600 };
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(cases())]
 
     #[test]
     fn a_locker_that_dies_at_any_moment_never_lets_more_go_than_it_may(seed: u64) {
-        LockerWorld::new(seed, NATURE).live_dangerously(false);
+        LockerWorld::new(seed, CONFIG).run_with_crashes(false);
     }
 
     #[test]
     fn a_locker_whose_rules_change_and_that_dies_at_any_moment_lets_no_more_go_than_the_last_rule_says(seed: u64) {
-        LockerWorld::new(seed, NATURE).live_dangerously(true);
+        LockerWorld::new(seed, CONFIG).run_with_crashes(true);
     }
 }
 
 #[test]
 fn lockers_that_die_let_many_go_between() {
-    let granted: u64 = (0..30).map(|seed| LockerWorld::new(seed, NATURE).live_dangerously(false)).sum();
+    let granted: u64 = (0..30).map(|seed| LockerWorld::new(seed, CONFIG).run_with_crashes(false)).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }

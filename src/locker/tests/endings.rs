@@ -11,7 +11,7 @@ fn found(disk: &SimDisk) -> Snapshot {
 
 /// A rule of 30 in a second, of which 10 went at 0 ms and are on the disk, and 20 at 900 ms and are not; and what went on
 /// from there at 950 ms.
-fn after_a_blind_end(rule: Limit) -> Locker {
+fn after_unpersisted_end(rule: Limit) -> Locker {
     let (mut locker, mut disk) = recording(vec![rule]);
     assert_eq!(go(&mut locker, 0, ms(0)), 10);
     write(&mut locker, &mut disk, ms(0));
@@ -32,7 +32,7 @@ fn answered(mut limit: Limit) -> Limit {
 #[test]
 fn what_went_unwritten_counts_from_the_restart_and_not_from_the_oldest_that_is_known() {
     for rule in [long(30), of_kind(Kind::Smooth { burst: 30 })] {
-        let mut next = after_a_blind_end(rule);
+        let mut next = after_unpersisted_end(rule);
         assert!(go(&mut next, 0, ms(1000)) <= 10, "of 30 in a second 20 went at 900 ms");
         assert_eq!(go(&mut next, 0, ms(1949)), 0);
         assert_eq!(go(&mut next, 0, ms(2950)), 30);
@@ -42,7 +42,7 @@ fn what_went_unwritten_counts_from_the_restart_and_not_from_the_oldest_that_is_k
 #[test]
 fn what_went_unwritten_counts_from_the_restart_under_a_shorter_and_a_longer_span_too() {
     for (per, opens) in [(500, 1450), (2000, 2950)] {
-        let mut next = after_a_blind_end(long(30));
+        let mut next = after_unpersisted_end(long(30));
         change(&mut next, LimitId(0), limit(30, per, Kind::Sliding), ms(960));
         let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
         assert!(taken(&mut next, opens - 1) >= 20, "{per} ms");
@@ -54,7 +54,7 @@ fn what_went_unwritten_counts_from_the_restart_under_a_shorter_and_a_longer_span
 fn what_is_answered_after_an_end_counts_from_its_answer_in_every_kind_of_window() {
     // The answer may come a second after the restart.
     for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 30 }] {
-        let mut next = after_a_blind_end(answered(of_kind(kind.clone())));
+        let mut next = after_unpersisted_end(answered(of_kind(kind.clone())));
         let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
         assert!(taken(&mut next, 2949) >= 20, "{kind:?}");
         assert_eq!(taken(&mut next, 2950), 0, "{kind:?}");
@@ -63,7 +63,7 @@ fn what_is_answered_after_an_end_counts_from_its_answer_in_every_kind_of_window(
 
 #[test]
 fn a_spacing_goes_on_where_it_may_have_come_to_before_an_end() {
-    let mut next = after_a_blind_end(of_kind(Kind::Smooth { burst: 20 }));
+    let mut next = after_unpersisted_end(of_kind(Kind::Smooth { burst: 20 }));
     assert!(go(&mut next, 0, ms(1000)) <= 3, "twenty were saved up, and used at 900 ms; one more each 33 ms");
 }
 
@@ -97,7 +97,7 @@ fn a_crash_does_not_prolong_what_was_unknown_before() {
 #[test]
 fn what_was_counted_as_unknown_is_not_counted_again() {
     // Ten that went at 0 ms are known, and twenty are not.
-    let next = || after_a_blind_end(long(30));
+    let next = || after_unpersisted_end(long(30));
     let mut stopped = next();
     let snapshot = stopped.snapshot(ms(1100));
     let mut stopped = Locker::restore(snapshot, Shutdown::Orderly, WALL, ms(1100));
@@ -223,7 +223,7 @@ fn a_limit_that_is_keyed_anew_after_a_crash_counts_what_many_keys_may_have_sent_
 fn what_may_be_answered_after_an_end_counts_from_then_under_another_kind_of_window_too() {
     let kinds = [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 30 }];
     for (was, is) in kinds.iter().flat_map(|was| kinds.iter().map(move |is| (was, is))) {
-        let mut next = after_a_blind_end(answered(of_kind(was.clone())));
+        let mut next = after_unpersisted_end(answered(of_kind(was.clone())));
         change(&mut next, LimitId(0), answered(of_kind(is.clone())), ms(960));
         let taken = |next: &mut Locker, now| next.usage(LimitId(0), Key(0), ms(now)).taken;
         assert!(taken(&mut next, 2949) >= 20, "{was:?} to {is:?}");

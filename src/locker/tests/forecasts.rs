@@ -8,31 +8,36 @@ use super::generators::SeededRng;
 use super::*;
 
 /// Fills a window at random moments, lines up waiters, lets time pass: when each was told to go, and went.
-fn told_and_went(seed: u64, kind: Kind, most: u64, urgencies: u64) -> Vec<(Option<Time>, Time)> {
-    let mut dice = SeededRng::new(seed);
-    let requests = dice.roll(most, 12) as u32;
-    let mut locker = Locker::new(vec![limit(requests, dice.roll(5, 500), kind)]);
-    let mut now = ms(dice.roll(0, 1000));
+fn forecasts_and_grants(seed: u64, kind: Kind, most: u64, urgencies: u64) -> Vec<(Option<Time>, Time)> {
+    let mut rng = SeededRng::new(seed);
+    let requests = rng.range(most, 12) as u32;
+    let mut locker = Locker::new(vec![limit(requests, rng.range(5, 500), kind)]);
+    let mut now = ms(rng.range(0, 1000));
     let mut told = HashMap::new();
     let mut went = Vec::new();
-    for _ in 0..dice.roll(1, 60) {
-        now = now + Duration::from_micros(dice.roll(0, 40_000));
-        let claims = [claim(0, 0, dice.roll(1, most + 1) as u32)];
-        listen(&mut locker, &told, &mut went, now);
-        let caller = if urgencies > 1 { dice.roll(1, 4) } else { 1 };
-        let ask = Ask { urgency: dice.roll(0, urgencies) as u8, ..ask(&claims, caller) };
+    for _ in 0..rng.range(1, 60) {
+        now = now + Duration::from_micros(rng.range(0, 40_000));
+        let claims = [claim(0, 0, rng.range(1, most + 1) as u32)];
+        drain_verdicts(&mut locker, &told, &mut went, now);
+        let caller = if urgencies > 1 { rng.range(1, 4) } else { 1 };
+        let ask = Ask { urgency: rng.range(0, urgencies) as u8, ..ask(&claims, caller) };
         match locker.ask(&ask, now) {
             Verdict::Go(mut grant) => locker.settle(&mut grant, SettlePoint::Sent, now),
             Verdict::Wait(ticket, until) => _ = told.insert(ticket, until),
             Verdict::Sorry(sorry) => assert_eq!(sorry.reason, RefusalReason::TooLong, "seed {seed}"),
         }
     }
-    listen(&mut locker, &told, &mut went, now + Duration::from_secs(100));
+    drain_verdicts(&mut locker, &told, &mut went, now + Duration::from_secs(100));
     assert_eq!(went.len(), told.len(), "seed {seed}");
     went
 }
 
-fn listen(locker: &mut Locker, told: &HashMap<Ticket, Option<Time>>, went: &mut Vec<(Option<Time>, Time)>, end: Time) {
+fn drain_verdicts(
+    locker: &mut Locker,
+    told: &HashMap<Ticket, Option<Time>>,
+    went: &mut Vec<(Option<Time>, Time)>,
+    end: Time,
+) {
     while let Some(at) = locker.poll_timeout().filter(|at| *at <= end) {
         locker.handle_timeout(at);
         while let Some((ticket, Verdict::Go(mut grant))) = locker.poll_verdict() {
@@ -43,12 +48,12 @@ fn listen(locker: &mut Locker, told: &HashMap<Ticket, Option<Time>>, went: &mut 
 }
 
 proptest! {
-    #![proptest_config(super::generators::config())]
+    #![proptest_config(super::generators::cases())]
 
     #[test]
     fn a_waiter_goes_exactly_when_it_was_told(seed: u64) {
         for kind in [Kind::Sliding, Kind::Fixed] {
-            for (told, went) in told_and_went(seed, kind.clone(), 1, 1) {
+            for (told, went) in forecasts_and_grants(seed, kind.clone(), 1, 1) {
                 assert_eq!(told, Some(went), "seed {seed} {kind:?}");
             }
         }
@@ -58,7 +63,7 @@ proptest! {
     fn a_waiter_never_goes_before_it_was_told_whatever_the_costs_and_urgencies(seed: u64) {
         for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 2 }] {
             for urgencies in [1, 8] {
-                for (told, went) in told_and_went(seed, kind.clone(), 3, urgencies) {
+                for (told, went) in forecasts_and_grants(seed, kind.clone(), 3, urgencies) {
                     assert!(told.is_none_or(|told| told <= went), "seed {seed} {kind:?}: {told:?} {went:?}");
                 }
             }
@@ -67,15 +72,15 @@ proptest! {
 
     #[test]
     fn whoever_is_refused_may_go_when_it_was_told_and_not_before(seed: u64) {
-        let mut dice = SeededRng::new(seed);
+        let mut rng = SeededRng::new(seed);
         for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 3 }] {
-            let mut rule = limit(dice.roll(1, 8) as u32, dice.roll(2, 200), kind.clone());
+            let mut rule = limit(rng.range(1, 8) as u32, rng.range(2, 200), kind.clone());
             rule.when_full = WhenFull::Refuse;
             let mut locker = Locker::new(vec![rule]);
             let claims = [claim(0, 0, 1)];
             let mut now = Time::START;
             for _ in 0..30 {
-                now = now + Duration::from_micros(dice.roll(0, 50_000));
+                now = now + Duration::from_micros(rng.range(0, 50_000));
                 if let Err(verdict) = send(&mut locker, &ask(&claims, 1), now) {
                     let Verdict::Sorry(sorry) = verdict else { panic!("{verdict:?}") };
                     assert!(sorry.exact && sorry.until > now, "seed {seed} {kind:?}: {sorry:?}");

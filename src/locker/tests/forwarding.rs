@@ -29,7 +29,7 @@ impl Chain {
     }
 
     /// The second hears the first, and the third the second; of what is asked the last word is returned.
-    fn pass(&mut self, now: Time) -> Vec<Event> {
+    fn forward(&mut self, now: Time) -> Vec<Event> {
         let [first, second, third] = &mut self.0;
         let mut asked = Vec::new();
         while let Some(event) = first.poll_event() {
@@ -51,13 +51,13 @@ fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
     let mut chain = Chain::from(first, ms(1));
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(900)).taken, 1, "it has not settled");
     chain.0[0].settle(&mut grant, SettlePoint::Answered, ms(900));
-    assert!(chain.pass(ms(900)).is_empty());
+    assert!(chain.forward(ms(900)).is_empty());
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1899)).taken, 1);
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1900)).taken, 0);
 
     // What the first asks the third grants, over the second.
     let Verdict::Wait(of_first, None) = chain.0[0].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
-    let [Event::Ask { .. }] = chain.pass(ms(2000))[..] else { panic!("one asks") };
+    let [Event::Ask { .. }] = chain.forward(ms(2000))[..] else { panic!("one asks") };
     let Verdict::Wait(of_second, None) = chain.0[1].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
     let Verdict::Go(grant) = chain.0[2].ask(&ask(&claims, 1), ms(2000)) else { panic!("it is free") };
     let slots = chain.0[2].delegate(grant);
@@ -70,7 +70,7 @@ fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
     // Its asking was heard of by the third too, as the second's.
     while chain.0[1].poll_event().is_some() {}
     chain.0[0].give_back(grant, ms(2001));
-    chain.pass(ms(2001));
+    chain.forward(ms(2001));
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2001)).taken, 0);
 }
 
@@ -81,7 +81,7 @@ fn the_end_of_the_first_is_heard_of_by_the_third() {
     let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
     let mut chain = Chain::from(first, ms(1));
     chain.0[1].remote_lost(ms(10));
-    chain.pass(ms(10));
+    chain.forward(ms(10));
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2009)).taken, 1);
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2010)).taken, 0);
 }

@@ -21,13 +21,13 @@ impl SeededRng {
     }
 
     /// A number from `from` up to but not including `to`.
-    pub(super) fn roll(&mut self, from: u64, to: u64) -> u64 {
+    pub(super) fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from)
     }
 
     /// Whether one chance in `of` came up.
     pub(super) fn one_in(&mut self, of: u64) -> bool {
-        self.roll(0, of) == 0
+        self.range(0, of) == 0
     }
 }
 
@@ -47,46 +47,46 @@ pub(super) struct WorldConfig {
 }
 
 /// A rule drawn at random.
-pub(super) fn rule(dice: &mut SeededRng, nature: WorldConfig) -> Limit {
-    let kind = match dice.roll(0, 3 + nature.fixed + nature.calendar) {
+pub(super) fn rule(rng: &mut SeededRng, world_config: WorldConfig) -> Limit {
+    let kind = match rng.range(0, 3 + world_config.fixed + world_config.calendar) {
         0 | 1 => Kind::Sliding,
-        2 => Kind::Smooth { burst: dice.roll(1, 4) as u32 },
-        drawn if drawn < 3 + nature.fixed => Kind::Fixed,
+        2 => Kind::Smooth { burst: rng.range(1, 4) as u32 },
+        drawn if drawn < 3 + world_config.fixed => Kind::Fixed,
         _ => Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC },
     };
-    let mut rule = limit(dice.roll(1, 7) as u32, dice.roll(5, 120), kind);
+    let mut rule = limit(rng.range(1, 7) as u32, rng.range(5, 120), kind);
     if let Some(Rate { kind: Kind::Calendar { .. }, per, .. }) = &mut rule.rate {
         *per = Duration::from_secs(60);
     }
     if let Some(rate) = &mut rule.rate {
-        rate.guard = Duration::from_millis(if dice.one_in(3) { dice.roll(0, 20) } else { 0 });
-        if matches!(rate.kind, Kind::Calendar { .. }) && nature.changes {
+        rate.guard = Duration::from_millis(if rng.one_in(3) { rng.range(0, 20) } else { 0 });
+        if matches!(rate.kind, Kind::Calendar { .. }) && world_config.changes {
             // One that grows covers the boundaries that are to come.
             rate.guard = Duration::ZERO;
         }
-        rate.counts = if dice.one_in(3) { Counts::Answered } else { Counts::Sent };
+        rate.counts = if rng.one_in(3) { Counts::Answered } else { Counts::Sent };
     }
-    if dice.one_in(4) {
-        rule.in_flight = Some(dice.roll(1, 4) as u32);
-        if dice.one_in(3) && !nature.changes {
+    if rng.one_in(4) {
+        rule.in_flight = Some(rng.range(1, 4) as u32);
+        if rng.one_in(3) && !world_config.changes {
             rule.rate = None;
         }
     }
-    if dice.one_in(5) {
+    if rng.one_in(5) {
         rule.when_full = WhenFull::Refuse;
     }
-    if !nature.turns {
+    if !world_config.turns {
         rule.share_by = ShareBy::Nobody;
-    } else if dice.one_in(2) {
-        rule.priority = if dice.one_in(2) { Priority::Strict } else { Priority::None };
+    } else if rng.one_in(2) {
+        rule.priority = if rng.one_in(2) { Priority::Strict } else { Priority::None };
     }
-    rule.max_wait = Duration::from_millis(dice.roll(0, 3000));
-    rule.max_waiting = dice.roll(1, 30) as usize;
+    rule.max_wait = Duration::from_millis(rng.range(0, 3000));
+    rule.max_waiting = rng.range(1, 30) as usize;
     rule
 }
 
 /// A quarter of the usual cases; `PROPTEST_CASES` sets how many those are.
-pub(super) fn config() -> ProptestConfig {
+pub(super) fn cases() -> ProptestConfig {
     let default = ProptestConfig::default();
     ProptestConfig { cases: default.cases / 4, failure_persistence: None, max_shrink_iters: 0, ..default }
 }

@@ -1,6 +1,6 @@
 //! What must hold of a world after every step, and at its end.
 
-use super::locker_world::{LockerWorld, WorldWaiter, meet, queue_settle_report};
+use super::locker_world::{LockerWorld, WorldWaiter, settle_item, share_window};
 use super::*;
 
 /// Where the verdicts of a world's locker are heard.
@@ -12,18 +12,19 @@ pub(super) enum VerdictSource {
 
 impl LockerWorld {
     /// After every step: nothing lost or doubled, and nobody waits who may go.
-    pub(super) fn judge(&mut self) {
+    pub(super) fn check_invariants(&mut self) {
         for limit in 0..self.locker.limits().len() as u32 {
             for key in 0..2 {
-                self.judge_window(limit, key);
+                self.check_window(limit, key);
             }
         }
-        if self.nature.turns || self.changed || self.held {
+        if self.world_config.turns || self.changed || self.held {
             return;
         }
         // I4: whoever meets no older waiter at any of its windows lacks room somewhere.
         for waiting in &self.waiting {
-            let older = |other: &&WorldWaiter| other.number < waiting.number && meet(&other.claims, &waiting.claims);
+            let older =
+                |other: &&WorldWaiter| other.number < waiting.number && share_window(&other.claims, &waiting.claims);
             if !self.waiting.iter().any(|other| older(&other)) {
                 assert!(!self.has_room(&waiting.claims), "seed {}: {:?} may go", self.seed, waiting.claims);
             }
@@ -31,7 +32,7 @@ impl LockerWorld {
     }
 
     /// I3, I5: what the locker counts is what the oracle counts, after every step.
-    fn judge_window(&mut self, limit: u32, key: u128) {
+    fn check_window(&mut self, limit: u32, key: u128) {
         let usage = self.locker.usage(LimitId(limit), Key(key), self.now);
         let rule = &self.locker.limits()[limit as usize];
         assert_eq!(u64::from(usage.flying), self.oracle.flying(limit, key), "seed {}", self.seed);
@@ -55,7 +56,7 @@ impl LockerWorld {
     }
 
     /// Everything ends: no waiter and no window may be left.
-    pub(super) fn come_to_rest(&mut self) {
+    pub(super) fn run_until_idle(&mut self) {
         if self.held {
             self.hold_or_release(self.now);
         }
@@ -64,18 +65,18 @@ impl LockerWorld {
                 for item in sent.items {
                     let item = &mut self.oracle.items[item];
                     item.flying = false;
-                    queue_settle_report(item, self.locker.limits(), SettlePoint::Failed, self.now);
+                    settle_item(item, self.locker.limits(), SettlePoint::Failed, self.now);
                 }
                 self.locker.finish(sent.grant, self.now);
             }
-            self.listen();
+            self.drain_verdicts();
             self.write_all();
             if self.sent.is_empty() {
                 let Some(next) = self.locker.poll_timeout() else { break };
                 assert!(next >= self.now || self.locker.live_keys() > 0, "seed {}", self.seed);
                 self.now = self.now.max(next);
                 self.locker.handle_timeout(self.now);
-                self.listen();
+                self.drain_verdicts();
             }
         }
         assert_eq!(self.waiting.len(), 0, "seed {}: somebody waits for ever", self.seed);
@@ -85,14 +86,14 @@ impl LockerWorld {
     }
 
     /// I1 and I2 once more, from the origin's side.
-    pub(super) fn judge_promise(&mut self) {
+    pub(super) fn check_promise(&mut self) {
         if !self.changed {
-            self.promise_holds();
+            self.assert_promise();
         }
     }
 
     /// I1 and I2 under rules that have always been the same.
-    pub(super) fn promise_holds(&mut self) {
+    pub(super) fn assert_promise(&mut self) {
         let rules: Vec<Limit> = self.locker.limits().to_vec();
         for (limit, rule) in (0u32..).zip(&rules) {
             let Some(rate) = &rule.rate else { continue };
@@ -103,17 +104,17 @@ impl LockerWorld {
             let span = rate.per + rate.guard;
             for key in 0..2 {
                 let most = if matches!(rate.kind, Kind::Calendar { .. }) {
-                    let dice = &mut self.dice;
+                    let rng = &mut self.rng;
                     let guard = rate.guard.as_nanos() as u64;
-                    let off = i128::from(dice.roll(0, 2 * guard + 1)) - i128::from(guard);
-                    let place = |from: Time, to: Time| Time::from_nanos(dice.roll(from.as_nanos(), to.as_nanos() + 1));
+                    let off = i128::from(rng.range(0, 2 * guard + 1)) - i128::from(guard);
+                    let place = |from: Time, to: Time| Time::from_nanos(rng.range(from.as_nanos(), to.as_nanos() + 1));
                     self.oracle.most_in_a_minute(limit, key, off, place)
                 } else if matches!(rate.kind, Kind::Fixed) {
                     let windows = self.oracle.fixed_windows(limit, key, span, self.now);
                     windows.iter().map(|(_, count)| *count).max().unwrap_or(0)
                 } else {
-                    let dice = &mut self.dice;
-                    let place = |from: Time, to: Time| Time::from_nanos(dice.roll(from.as_nanos(), to.as_nanos() + 1));
+                    let rng = &mut self.rng;
+                    let place = |from: Time, to: Time| Time::from_nanos(rng.range(from.as_nanos(), to.as_nanos() + 1));
                     self.oracle.most_in_any_span(limit, key, span, place)
                 };
                 assert!(most <= u64::from(rate.requests), "seed {}: {most} of {}", self.seed, rate.requests);

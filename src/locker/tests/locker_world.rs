@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::crash_worlds::SimDisk;
-use super::generators::{SeededRng, WorldConfig, config, rule};
+use super::generators::{SeededRng, WorldConfig, cases, rule};
 use super::invariants::VerdictSource;
 use super::oracle::{Oracle, OracleItem};
 use super::*;
@@ -24,9 +24,9 @@ pub(super) struct SentRequest {
 }
 
 pub(super) struct LockerWorld {
-    pub(super) dice: SeededRng,
+    pub(super) rng: SeededRng,
     pub(super) seed: u64,
-    pub(super) nature: WorldConfig,
+    pub(super) world_config: WorldConfig,
     pub(super) locker: Locker,
     pub(super) oracle: Oracle,
     pub(super) now: Time,
@@ -43,15 +43,15 @@ pub(super) struct LockerWorld {
 }
 
 impl LockerWorld {
-    pub(super) fn new(seed: u64, nature: WorldConfig) -> LockerWorld {
-        let mut dice = SeededRng::new(seed);
-        let limits = (0..dice.roll(1, nature.limits + 1)).map(|_| rule(&mut dice, nature)).collect();
+    pub(super) fn new(seed: u64, world_config: WorldConfig) -> LockerWorld {
+        let mut rng = SeededRng::new(seed);
+        let limits = (0..rng.range(1, world_config.limits + 1)).map(|_| rule(&mut rng, world_config)).collect();
         let mut locker = Locker::new(limits);
         locker.set_wall(WALL, Time::START);
         LockerWorld {
-            dice,
+            rng,
             seed,
-            nature,
+            world_config,
             locker,
             oracle: Oracle::default(),
             now: Time::START,
@@ -66,47 +66,47 @@ impl LockerWorld {
         }
     }
 
-    pub(super) fn live(mut self) -> u64 {
-        for _ in 0..self.nature.steps {
-            let now = self.time_goes_on();
-            self.something_happens(now);
-            self.listen();
-            self.judge();
+    pub(super) fn run(mut self) -> u64 {
+        for _ in 0..self.world_config.steps {
+            let now = self.advance_time();
+            self.random_step(now);
+            self.drain_verdicts();
+            self.check_invariants();
         }
-        self.come_to_rest();
-        self.judge_promise();
+        self.run_until_idle();
+        self.check_promise();
         self.granted
     }
 
     /// The next moment: the same, a little later, when something is due, or far ahead; told rightly or, at times, too early.
-    pub(super) fn time_goes_on(&mut self) -> Time {
+    pub(super) fn advance_time(&mut self) -> Time {
         let mut told = self.now;
-        match self.dice.roll(0, 10) {
+        match self.rng.range(0, 10) {
             0..3 => {}
-            3..7 => told = told + Duration::from_micros(self.dice.roll(1, 20_000)),
+            3..7 => told = told + Duration::from_micros(self.rng.range(1, 20_000)),
             7..9 => told = self.locker.poll_timeout().unwrap_or(told).max(told),
-            _ if self.dice.one_in(20) => told = told + Duration::from_secs(self.dice.roll(1, 100_000_000)),
-            _ => told = told + Duration::from_millis(self.dice.roll(1, 200)),
+            _ if self.rng.one_in(20) => told = told + Duration::from_secs(self.rng.range(1, 100_000_000)),
+            _ => told = told + Duration::from_millis(self.rng.range(1, 200)),
         }
-        if self.dice.one_in(10) {
-            told = told - Duration::from_millis(self.dice.roll(0, 100));
+        if self.rng.one_in(10) {
+            told = told - Duration::from_millis(self.rng.range(0, 100));
         }
         // I9: a moment before the latest counts as the latest.
         self.now = self.now.max(told);
         told
     }
 
-    pub(super) fn something_happens(&mut self, now: Time) {
-        self.something_happens_but(now, VerdictSource::Here);
+    pub(super) fn random_step(&mut self, now: Time) {
+        self.random_step_of(now, VerdictSource::Here);
     }
 
-    /// As `something_happens`, where somebody else may have to hear the verdicts.
-    pub(super) fn something_happens_but(&mut self, now: Time, judged: VerdictSource) {
-        let what = if self.nature.holds && self.dice.one_in(12) { HOLDS } else { self.dice.roll(0, 20) };
-        if what >= 8 && judged == VerdictSource::Here {
+    /// As `random_step`, where somebody else may have to hear the verdicts.
+    pub(super) fn random_step_of(&mut self, now: Time, source: VerdictSource) {
+        let what = if self.world_config.holds && self.rng.one_in(12) { HOLDS } else { self.rng.range(0, 20) };
+        if what >= 8 && source == VerdictSource::Here {
             // What is due comes before what happens now, and the oracle is to see it so.
             self.locker.handle_timeout(now);
-            self.listen();
+            self.drain_verdicts();
         }
         match what {
             0..8 => self.ask(now),
@@ -114,8 +114,8 @@ impl LockerWorld {
             14 => self.give_back(now),
             15 => self.finish(now),
             16 => self.leave(now),
-            17 if self.dice.one_in(4) => self.pause(now),
-            18 if self.nature.changes && self.dice.one_in(4) => self.change(now),
+            17 if self.rng.one_in(4) => self.pause(now),
+            18 if self.world_config.changes && self.rng.one_in(4) => self.change(now),
             HOLDS => self.hold_or_release(now),
             _ => self.locker.handle_timeout(now),
         }
@@ -125,12 +125,12 @@ impl LockerWorld {
         let limits = self.locker.limits().len() as u64;
         let mut claims = Vec::new();
         for limit in 0..limits {
-            if claims.is_empty() && limit + 1 == limits || self.dice.one_in(2) {
-                let cost = if self.dice.one_in(3) { self.dice.roll(1, 4) } else { 1 };
-                let key = self.dice.roll(0, 2);
+            if claims.is_empty() && limit + 1 == limits || self.rng.one_in(2) {
+                let cost = if self.rng.one_in(3) { self.rng.range(1, 4) } else { 1 };
+                let key = self.rng.range(0, 2);
                 claims.push(claim(limit as u32, u128::from(key), cost as u32));
                 // A request may count under several keys of one limit.
-                if self.dice.one_in(6) {
+                if self.rng.one_in(6) {
                     claims.push(claim(limit as u32, u128::from((key + 1) % 3), cost as u32));
                 }
             }
@@ -140,12 +140,12 @@ impl LockerWorld {
 
     fn ask(&mut self, now: Time) {
         let claims = self.claims();
-        let mut ask = ask(&claims, self.dice.roll(0, 3));
-        if self.nature.turns && self.dice.one_in(4) {
-            ask.urgency = self.dice.roll(0, 9) as u8;
+        let mut ask = ask(&claims, self.rng.range(0, 3));
+        if self.world_config.turns && self.rng.one_in(4) {
+            ask.urgency = self.rng.range(0, 9) as u8;
         }
-        if self.dice.one_in(4) {
-            ask.max_wait = Some(Duration::from_millis(self.dice.roll(0, 100)));
+        if self.rng.one_in(4) {
+            ask.max_wait = Some(Duration::from_millis(self.rng.range(0, 100)));
         }
         let room = self.has_room(&claims);
         match self.locker.ask(&ask, now) {
@@ -156,7 +156,7 @@ impl LockerWorld {
                 self.waiting.push(WorldWaiter { ticket, claims, number: self.number });
             }
             Verdict::Sorry(sorry) => {
-                let crowded = self.waiting.iter().any(|other| meet(&other.claims, &claims));
+                let crowded = self.waiting.iter().any(|other| share_window(&other.claims, &claims));
                 let excused = sorry.reason == RefusalReason::CostTooHigh || crowded || self.changed;
                 assert!(!room || excused, "seed {}: {sorry:?} though there is room", self.seed);
                 assert!(sorry.until > self.now && sorry.until < Time::NEVER, "seed {}: {sorry:?}", self.seed);
@@ -178,13 +178,13 @@ impl LockerWorld {
     }
 
     fn go(&mut self, grant: Grant, claims: &[Claim]) {
-        self.judge_grant(claims);
-        let items = self.note_items(claims);
+        self.check_grant(claims);
+        let items = self.add_items(claims);
         self.sent.push(SentRequest { grant, items });
     }
 
     /// I1, I2: whatever is let go, there was room for it by the oracle's count.
-    pub(super) fn judge_grant(&mut self, claims: &[Claim]) {
+    pub(super) fn check_grant(&mut self, claims: &[Claim]) {
         self.granted += 1;
         for claim in claims {
             let mut rule = self.locker.limits()[claim.limit.at()].clone();
@@ -199,7 +199,7 @@ impl LockerWorld {
     }
 
     /// Tells the oracle of a grant.
-    pub(super) fn note_items(&mut self, claims: &[Claim]) -> Vec<usize> {
+    pub(super) fn add_items(&mut self, claims: &[Claim]) -> Vec<usize> {
         let mut items = Vec::new();
         for claim in claims {
             let rule = &self.locker.limits()[claim.limit.at()];
@@ -218,17 +218,17 @@ impl LockerWorld {
     }
 
     fn pick(&mut self) -> Option<usize> {
-        if self.sent.is_empty() { None } else { Some(self.dice.roll(0, self.sent.len() as u64) as usize) }
+        if self.sent.is_empty() { None } else { Some(self.rng.range(0, self.sent.len() as u64) as usize) }
     }
 
     fn settle(&mut self, now: Time) {
         let Some(picked) = self.pick() else { return };
-        let moment = [SettlePoint::Sent, SettlePoint::Sent, SettlePoint::Answered, SettlePoint::Failed]
-            [self.dice.roll(0, 4) as usize];
+        let point = [SettlePoint::Sent, SettlePoint::Sent, SettlePoint::Answered, SettlePoint::Failed]
+            [self.rng.range(0, 4) as usize];
         let sent = &mut self.sent[picked];
-        self.locker.settle(&mut sent.grant, moment, now);
+        self.locker.settle(&mut sent.grant, point, now);
         for item in &sent.items {
-            queue_settle_report(&mut self.oracle.items[*item], self.locker.limits(), moment, self.now);
+            settle_item(&mut self.oracle.items[*item], self.locker.limits(), point, self.now);
         }
     }
 
@@ -252,7 +252,7 @@ impl LockerWorld {
         for item in sent.items {
             let item = &mut self.oracle.items[item];
             item.flying = false;
-            queue_settle_report(item, self.locker.limits(), SettlePoint::Failed, self.now);
+            settle_item(item, self.locker.limits(), SettlePoint::Failed, self.now);
         }
         self.locker.finish(sent.grant, now);
     }
@@ -261,22 +261,22 @@ impl LockerWorld {
         if self.waiting.is_empty() {
             return;
         }
-        let picked = self.dice.roll(0, self.waiting.len() as u64) as usize;
+        let picked = self.rng.range(0, self.waiting.len() as u64) as usize;
         let left = self.waiting.swap_remove(picked);
         self.locker.leave(left.ticket, now);
     }
 
     fn pause(&mut self, now: Time) {
         let (limit, key) =
-            (self.dice.roll(0, self.locker.limits().len() as u64) as u32, u128::from(self.dice.roll(0, 2)));
-        let until = self.now + Duration::from_millis(self.dice.roll(0, 300));
+            (self.rng.range(0, self.locker.limits().len() as u64) as u32, u128::from(self.rng.range(0, 2)));
+        let until = self.now + Duration::from_millis(self.rng.range(0, 300));
         self.oracle.pauses.push((limit, key, until));
         self.locker.pause(LimitId(limit), Key(key), until, now);
     }
 
     fn change(&mut self, now: Time) {
-        let limit = LimitId(self.dice.roll(0, self.locker.limits().len() as u64) as u32);
-        let mut new = rule(&mut self.dice, self.nature);
+        let limit = LimitId(self.rng.range(0, self.locker.limits().len() as u64) as u32);
+        let mut new = rule(&mut self.rng, self.world_config);
         new.in_flight = self.locker.limits()[limit.at()].in_flight;
         change(&mut self.locker, limit, new, now);
         self.changed = true;
@@ -288,14 +288,14 @@ impl LockerWorld {
     }
 
     /// Hears what was decided meanwhile.
-    pub(super) fn listen(&mut self) {
+    pub(super) fn drain_verdicts(&mut self) {
         while let Some((ticket, verdict)) = self.locker.poll_verdict() {
-            self.hear_verdict(ticket, verdict);
+            self.handle_verdict(ticket, verdict);
         }
         assert_eq!(self.locker.waiting(), self.waiting.len(), "seed {}", self.seed);
     }
 
-    pub(super) fn hear_verdict(&mut self, ticket: Ticket, verdict: Verdict) {
+    pub(super) fn handle_verdict(&mut self, ticket: Ticket, verdict: Verdict) {
         let found = self.waiting.iter().position(|waiting| waiting.ticket == ticket);
         let waiting = self.waiting.swap_remove(found.unwrap_or_else(|| panic!("seed {}: {ticket:?}", self.seed)));
         match verdict {
@@ -315,58 +315,58 @@ impl LockerWorld {
         let windows = |claims: &[Claim]| claims.iter().map(|claim| (claim.limit, claim.key)).collect::<Vec<_>>();
         let same = |other: &&WorldWaiter| windows(&other.claims) == windows(&goes.claims);
         let passed = self.waiting.iter().filter(same).find(|other| other.number < goes.number);
-        assert!(self.nature.turns || passed.is_none(), "seed {}: it passed an older one", self.seed);
+        assert!(self.world_config.turns || passed.is_none(), "seed {}: it passed an older one", self.seed);
     }
 }
 
 /// Whether two requests need a window in common.
-pub(super) fn meet(one: &[Claim], other: &[Claim]) -> bool {
+pub(super) fn share_window(one: &[Claim], other: &[Claim]) -> bool {
     one.iter().any(|claim| other.iter().any(|it| it.limit == claim.limit && it.key == claim.key))
 }
 
 /// Tells the oracle's item of a settle, as the spec words it.
-pub(super) fn queue_settle_report(item: &mut OracleItem, limits: &[Limit], moment: SettlePoint, now: Time) {
-    if item.settled.is_some() || (moment == SettlePoint::Sent && item.answered) {
+pub(super) fn settle_item(item: &mut OracleItem, limits: &[Limit], point: SettlePoint, now: Time) {
+    if item.settled.is_some() || (point == SettlePoint::Sent && item.answered) {
         return;
     }
     let guard = limits[item.limit as usize].rate.as_ref().map_or(Duration::ZERO, |rate| rate.guard);
-    item.settled = Some(if moment == SettlePoint::Failed { now + guard.max(Duration::from_secs(1)) } else { now });
+    item.settled = Some(if point == SettlePoint::Failed { now + guard.max(Duration::from_secs(1)) } else { now });
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(cases())]
 
     #[test]
     fn in_a_random_world_of_sliding_and_smooth_windows_every_invariant_holds(seed: u64) {
-        LockerWorld::new(seed, WorldConfig { limits: 1, fixed: 0, calendar: 0, changes: false, turns: false, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 1, fixed: 0, calendar: 0, changes: false, turns: false, holds: false, steps: 400 }).run();
     }
 
     #[test]
     fn in_a_random_world_of_several_limits_every_invariant_holds(seed: u64) {
-        LockerWorld::new(seed, WorldConfig { limits: 3, fixed: 2, calendar: 1, changes: false, turns: false, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 3, fixed: 2, calendar: 1, changes: false, turns: false, holds: false, steps: 400 }).run();
     }
 
     #[test]
     fn in_a_random_world_of_turns_and_urgencies_every_invariant_holds(seed: u64) {
-        LockerWorld::new(seed, WorldConfig { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 }).run();
     }
 
     #[test]
     fn in_a_random_world_where_nobody_goes_now_and_then_every_invariant_holds(seed: u64) {
-        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: false, holds: true, steps: 400 }).live();
-        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: true, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: false, holds: true, steps: 400 }).run();
+        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: true, steps: 400 }).run();
     }
 
     #[test]
     fn in_a_random_world_of_changing_rules_every_invariant_holds(seed: u64) {
-        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: false, steps: 400 }).live();
+        LockerWorld::new(seed, WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: true, turns: true, holds: false, steps: 400 }).run();
     }
 }
 
 #[test]
 fn random_worlds_let_many_go() {
-    let nature =
+    let world_config =
         WorldConfig { limits: 3, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 400 };
-    let granted: u64 = (0..20).map(|seed| LockerWorld::new(seed, nature).live()).sum();
+    let granted: u64 = (0..20).map(|seed| LockerWorld::new(seed, world_config).run()).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }

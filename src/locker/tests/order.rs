@@ -27,13 +27,13 @@ pub(super) fn wait(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Ticket {
 #[test]
 fn two_backlogged_callers_never_differ_by_more_than_one_largest_cost() {
     for seed in 0..200 {
-        let mut dice = SeededRng::new(seed);
+        let mut rng = SeededRng::new(seed);
         let mut locker = Locker::new(vec![limit(5, 100, Kind::Sliding)]);
         assert!(send(&mut locker, &ask(&[claim(0, 0, 5)], 9), ms(0)).is_ok());
         let mut costs = HashMap::new();
         let mut left = [0u64; 2];
         for _ in 0..60 {
-            let (caller, cost) = (dice.roll(0, 2), dice.roll(1, 5));
+            let (caller, cost) = (rng.range(0, 2), rng.range(1, 5));
             let ticket = wait(&mut locker, &ask(&[claim(0, 0, cost as u32)], caller), ms(0));
             costs.insert(ticket, (caller as usize, cost));
             left[caller as usize] += 1;

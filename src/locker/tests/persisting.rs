@@ -280,15 +280,15 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
     step(&mut locker, "the store is found", &|locker| locker.open_sharing(ms(2)));
     let (mut told, mut exchanges) = (0, 0);
     while locker.has_sync() {
-        let (places, exchange) = look_count(&mut locker, |locker| locker.take_sync(false, ms(2)));
+        let (places, sync) = look_count(&mut locker, |locker| locker.take_sync(false, ms(2)));
         assert!(places <= 2 * slice, "an exchange: {places} places");
-        told += exchange.windows.len();
+        told += sync.windows.len();
         exchanges += 1;
         // Nothing opens for a minute.
         let (later, shut) = (Some(Duration::from_secs(60)), [Duration::from_secs(60)].into_iter().collect());
         let nothing = SlotGrant { next_in: later, opens_then: true, blocked_for: shut, ..SlotGrant::default() };
-        let answers = vec![nothing; exchange.slot_requests.len()];
-        locker.sync_answered(&exchange, &answers, ms(2), ms(2), ms(2));
+        let answers = vec![nothing; sync.slot_requests.len()];
+        locker.sync_answered(&sync, &answers, ms(2), ms(2), ms(2));
         assert!(exchanges < 1000, "it ends");
     }
     assert!(told >= (limits / 2 * keys as u32) as usize, "{told}: all that is counted is told");

@@ -94,13 +94,13 @@ fn a_more_urgent_request_goes_in_the_turn_of_a_cheaper_one_and_pays_for_it() {
 #[test]
 fn callers_have_their_share_whatever_urgencies_and_costs_they_state() {
     for seed in 0..300 {
-        let mut dice = SeededRng::new(seed);
+        let mut rng = SeededRng::new(seed);
         let mut locker = Locker::new(vec![limit(5, 100, Kind::Sliding)]);
         assert!(send(&mut locker, &ask(&[claim(0, 0, 5)], 9), ms(0)).is_ok());
         let mut known = HashMap::new();
         let mut left = [0u64; 2];
         for _ in 0..60 {
-            let (caller, cost, urgency) = (dice.roll(0, 2), dice.roll(1, 5), dice.roll(0, 8) as u8);
+            let (caller, cost, urgency) = (rng.range(0, 2), rng.range(1, 5), rng.range(0, 8) as u8);
             let ticket = wait(&mut locker, &Ask { urgency, ..ask(&[claim(0, 0, cost as u32)], caller) }, ms(0));
             known.insert(ticket, (caller as usize, cost));
             left[caller as usize] += 1;
@@ -120,7 +120,7 @@ fn callers_have_their_share_whatever_urgencies_and_costs_they_state() {
 #[test]
 fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
     for seed in 0..300 {
-        let mut dice = SeededRng::new(seed);
+        let mut rng = SeededRng::new(seed);
         let rule = Limit {
             share_by: if seed % 3 == 0 { ShareBy::Nobody } else { ShareBy::Caller },
             ..by(Priority::WithinCaller)
@@ -130,14 +130,14 @@ fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
         let mut waiting: Vec<(Ticket, u64, u8)> = Vec::new();
         let mut now = 1;
         for _ in 0..80 {
-            now += dice.roll(0, 60);
+            now += rng.range(0, 60);
             drive(&mut locker, ms(now), |_, ticket, _| first_of_its_kind(&mut waiting, ticket, seed));
-            if dice.one_in(6) && !waiting.is_empty() {
-                let (left, ..) = waiting.remove(dice.roll(0, waiting.len() as u64) as usize);
+            if rng.one_in(6) && !waiting.is_empty() {
+                let (left, ..) = waiting.remove(rng.range(0, waiting.len() as u64) as usize);
                 locker.leave(left, ms(now));
                 continue;
             }
-            let (caller, urgency) = (dice.roll(0, 3), dice.roll(2, 5) as u8);
+            let (caller, urgency) = (rng.range(0, 3), rng.range(2, 5) as u8);
             match locker.ask(&urgent(urgency, caller), ms(now)) {
                 Verdict::Wait(ticket, _) => waiting.push((ticket, caller, urgency)),
                 Verdict::Go(mut grant) => locker.settle(&mut grant, SettlePoint::Sent, ms(now)),

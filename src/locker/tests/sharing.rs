@@ -14,25 +14,19 @@ fn one(requests: u32, per: u64) -> Locker {
 }
 
 /// The answer: in how many milliseconds how many may go, and when more may.
-fn taken(groups: &[(u64, u32)], later: Option<u64>) -> SlotGrant {
-    let wait = Duration::from_millis;
-    let shut = later.map(wait).unwrap_or_default();
-    let groups = groups.iter().map(|(after, count)| (wait(*after), *count)).collect();
-    SlotGrant {
-        groups,
-        prefetch: 0,
-        next_in: later.map(wait),
-        opens_then: true,
-        blocked_for: std::iter::repeat_n(shut, 2).collect(),
-    }
+fn slot_grant(groups: &[(u64, u32)], later: Option<u64>) -> SlotGrant {
+    let groups = groups.iter().map(|(after, count)| (Duration::from_millis(*after), *count)).collect();
+    let next_in = later.map(Duration::from_millis);
+    let blocked_for = std::iter::repeat_n(next_in.unwrap_or_default(), 2).collect();
+    SlotGrant { groups, next_in, opens_then: true, blocked_for, ..SlotGrant::default() }
 }
 
 /// One exchange from `began` to `ended`.
-fn exchange(locker: &mut Locker, began: Time, ended: Time, answers: &[SlotGrant]) -> SyncRequest {
-    let exchange = locker.take_sync(false, began);
-    assert_eq!(exchange.slot_requests.len(), answers.len(), "{exchange:?}");
-    locker.sync_answered(&exchange, answers, began, ended, ended);
-    exchange
+fn sync(locker: &mut Locker, began: Time, ended: Time, answers: &[SlotGrant]) -> SyncRequest {
+    let sync = locker.take_sync(false, began);
+    assert_eq!(sync.slot_requests.len(), answers.len(), "{sync:?}");
+    locker.sync_answered(&sync, answers, began, ended, ended);
+    sync
 }
 
 fn wait(locker: &mut Locker, claims: &[Claim], now: Time) -> Ticket {
@@ -54,7 +48,7 @@ fn a_granted_slot_is_used_when_it_opens_and_until_its_lease_is_over() {
     let mut locker = one(5, 100);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     assert!(locker.has_sync());
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(4, 1)], None)]);
     assert!(gone(&mut locker).is_empty());
     // It was granted at the earliest when the answer was there, and at the latest when it was asked for.
     assert_eq!(locker.poll_timeout(), Some(ms(16)));
@@ -67,20 +61,20 @@ fn a_granted_slot_is_used_when_it_opens_and_until_its_lease_is_over() {
 fn what_nobody_used_in_its_time_is_given_back_and_never_used() {
     let mut locker = one(5, 100);
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
     let late = ms(14) + LEASE;
     wait(&mut locker, &[claim(0, 0, 1)], late);
     assert!(gone(&mut locker).is_empty(), "the slot is another gateway's by now");
-    let told = locker.take_sync(false, late);
-    assert_eq!((told.windows[0].returned, told.slot_requests[0].requests), (1, 1));
+    let sync = locker.take_sync(false, late);
+    assert_eq!((sync.windows[0].returned, sync.slot_requests[0].requests), (1, 1));
 }
 
 #[test]
 fn what_is_not_used_any_more_is_given_back_at_a_beat() {
     let mut locker = one(5, 100);
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
     assert_eq!(locker.take_sync(true, ms(20)).windows[0].returned, 0, "it may come in handy yet");
     assert_eq!(locker.take_sync(true, ms(40)).windows[0].returned, 1);
@@ -90,18 +84,18 @@ fn what_is_not_used_any_more_is_given_back_at_a_beat() {
 fn settles_are_told_soon_with_their_time_and_again_if_nobody_knows_whether_they_were_heard() {
     let mut locker = one(5, 1000);
     wait(&mut locker, &[claim(0, 0, 2)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     assert_eq!(locker.sync_due(), Some(ms(12)), "what was used of late is asked for ahead");
-    let told = locker.take_sync(false, ms(25));
-    assert_eq!(told.windows[0].settled, [(ms(20), 2)]);
-    locker.sync_lost(told, ms(30));
+    let sync = locker.take_sync(false, ms(25));
+    assert_eq!(sync.windows[0].settled, [(ms(20), 2)]);
+    locker.sync_lost(sync, ms(30));
     locker.close_sharing(ms(30));
     locker.open_sharing(ms(40));
-    let told = locker.take_sync(false, ms(40));
-    assert_eq!((told.windows[0].is_new, told.windows[0].held), (true, 0));
-    assert_eq!(told.windows[0].settled, [(ms(20), 2)]);
+    let sync = locker.take_sync(false, ms(40));
+    assert_eq!((sync.windows[0].is_new, sync.windows[0].held), (true, 0));
+    assert_eq!(sync.windows[0].settled, [(ms(20), 2)]);
 }
 
 #[test]
@@ -109,15 +103,15 @@ fn who_is_under_way_when_the_store_is_found_again_is_told_and_what_was_granted_b
     let mut locker = one(9, 1000);
     wait(&mut locker, &[claim(0, 0, 3)], ms(10));
     let ticket = wait(&mut locker, &[claim(0, 0, 3)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1), (5, 1)], None)]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(0, 1), (5, 1)], None)]);
     let grants = gone(&mut locker);
     assert_eq!(grants.len(), 1);
     locker.close_sharing(ms(13));
     locker.open_sharing(ms(13));
     locker.handle_timeout(ms(17));
     assert!(gone(&mut locker).is_empty(), "it was granted by a store that may have forgotten it");
-    let told = locker.take_sync(false, ms(17));
-    assert_eq!((told.windows[0].is_new, told.windows[0].held, told.windows[0].waiting), (true, 3, 3));
+    let sync = locker.take_sync(false, ms(17));
+    assert_eq!((sync.windows[0].is_new, sync.windows[0].held, sync.windows[0].waiting), (true, 3, 3));
     locker.leave(ticket, ms(17));
 }
 
@@ -125,7 +119,7 @@ fn who_is_under_way_when_the_store_is_found_again_is_told_and_what_was_granted_b
 fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
     let mut locker = locker(vec![Limit { when_full: WhenFull::Refuse, ..limit(1, 100, Kind::Sliding) }]);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(70))]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[], Some(70))]);
     let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
     assert_eq!((sorry.reason, sorry.until, sorry.exact), (RefusalReason::Full, ms(82), false));
     // As long as that holds, nobody asks the store again.
@@ -138,7 +132,7 @@ fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
 fn a_wait_that_is_longer_than_the_patience_is_refused_on_arrival() {
     let mut locker = locker(vec![Limit { max_wait: Duration::from_millis(50), ..limit(1, 100, Kind::Sliding) }]);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(90))]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[], Some(90))]);
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
     assert_eq!((sorry.reason, sorry.until), (RefusalReason::TooLong, ms(102)));
 }
@@ -147,12 +141,12 @@ fn a_wait_that_is_longer_than_the_patience_is_refused_on_arrival() {
 fn the_store_is_asked_again_shortly_before_the_opening() {
     let mut locker = one(1, 100);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[], Some(70))]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[], Some(70))]);
     let due = locker.sync_due().unwrap();
     assert!((ms(75)..ms(80)).contains(&due), "{due:?}: three quarters of 5 ms and half a round trip before 82 ms");
     assert_eq!(locker.poll_timeout(), Some(due));
     locker.handle_timeout(due);
-    exchange(&mut locker, due, due, &[taken(&[(4, 1)], None)]);
+    sync(&mut locker, due, due, &[slot_grant(&[(4, 1)], None)]);
     locker.handle_timeout(due + Duration::from_millis(4));
     assert_eq!(gone(&mut locker).len(), 1);
 }
@@ -171,8 +165,8 @@ fn all_windows_of_a_request_are_asked_for_together_and_only_when_nothing_else_ke
     wait(&mut locker, &claims, ms(20));
     assert!(locker.take_sync(false, ms(20)).slot_requests.is_empty());
     locker.handle_timeout(ms(60));
-    let told = exchange(&mut locker, ms(60), ms(61), &[taken(&[(0, 1)], None)]);
-    assert_eq!(told.slot_requests[0].windows.iter().map(|(_, cost)| *cost).collect::<Vec<u32>>(), [2, 1]);
+    let sync = sync(&mut locker, ms(60), ms(61), &[slot_grant(&[(0, 1)], None)]);
+    assert_eq!(sync.slot_requests[0].windows.iter().map(|(_, cost)| *cost).collect::<Vec<u32>>(), [2, 1]);
     assert_eq!(gone(&mut locker).len(), 1);
 }
 
@@ -194,7 +188,7 @@ fn without_a_store_who_waits_is_told_why_at_last_and_local_limits_go_on() {
 fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     let mut locker = one(6, 100);
     wait(&mut locker, &[claim(0, 0, 2)], ms(10));
-    exchange(&mut locker, ms(10), ms(10), &[taken(&[(0, 1)], None)]);
+    sync(&mut locker, ms(10), ms(10), &[slot_grant(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     locker.close_sharing(ms(30));
@@ -208,8 +202,8 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     assert_eq!(sorry.reason, RefusalReason::StoreLost);
     // The store hears of what went meanwhile.
     locker.open_sharing(ms(50));
-    let told = locker.take_sync(false, ms(50));
-    assert_eq!(told.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
+    let sync = locker.take_sync(false, ms(50));
+    assert_eq!(sync.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
 }
 
 #[test]
@@ -235,7 +229,7 @@ fn what_goes_in_a_part_must_have_left_when_the_part_ends() {
 fn a_limit_that_is_shared_no_more_has_the_store_forget_what_it_knew() {
     let mut locker = one(5, 100);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(10), &[taken(&[(0, 1)], None)]);
+    sync(&mut locker, ms(10), ms(10), &[slot_grant(&[(0, 1)], None)]);
     let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
     locker.reload(limits, Duration::ZERO, ms(20));
     assert!(locker.has_sync() && locker.take_sync(false, ms(20)).renew_id);
@@ -248,8 +242,8 @@ fn a_limit_that_is_shared_no_more_has_the_store_forget_what_it_knew() {
 fn when_nobody_waits_any_more_the_store_is_told() {
     let mut locker = one(1, 1000);
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    let told = exchange(&mut locker, ms(10), ms(10), &[taken(&[], Some(500))]);
-    assert_eq!(told.windows[0].waiting, 1);
+    let sync = sync(&mut locker, ms(10), ms(10), &[slot_grant(&[], Some(500))]);
+    assert_eq!(sync.windows[0].waiting, 1);
     locker.leave(ticket, ms(20));
     locker.handle_timeout(ms(30));
     assert_eq!(locker.take_sync(false, ms(30)).windows[0].waiting, 0);
@@ -271,10 +265,10 @@ fn who_comes_during_a_pause_is_asked_for_when_it_ends() {
 fn what_keeps_a_large_request_back_keeps_no_small_one_back() {
     let mut locker = one(10, 60_000);
     let ticket = wait(&mut locker, &[claim(0, 0, 9)], ms(10));
-    exchange(&mut locker, ms(10), ms(10), &[taken(&[], Some(50_000))]);
+    sync(&mut locker, ms(10), ms(10), &[slot_grant(&[], Some(50_000))]);
     locker.leave(ticket, ms(20));
     wait(&mut locker, &[claim(0, 0, 1)], ms(30));
-    exchange(&mut locker, ms(30), ms(30), &[taken(&[(0, 1)], None)]);
+    sync(&mut locker, ms(30), ms(30), &[slot_grant(&[(0, 1)], None)]);
     assert_eq!(gone(&mut locker).len(), 1);
 }
 
@@ -282,11 +276,11 @@ fn what_keeps_a_large_request_back_keeps_no_small_one_back() {
 fn under_another_rule_the_store_is_asked_anew() {
     let mut locker = one(1, 60_000);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(10), &[taken(&[], Some(50_000))]);
+    sync(&mut locker, ms(10), ms(10), &[slot_grant(&[], Some(50_000))]);
     assert!(locker.sync_due().unwrap() > ms(40_000));
     let wider = Limit { shared: true, ..limit(1000, 60_000, Kind::Sliding) };
     change(&mut locker, LimitId(0), wider, ms(20));
-    exchange(&mut locker, ms(20), ms(20), &[taken(&[(0, 1)], None)]);
+    sync(&mut locker, ms(20), ms(20), &[slot_grant(&[(0, 1)], None)]);
     assert_eq!(gone(&mut locker).len(), 1);
 }
 
@@ -311,9 +305,9 @@ fn what_is_told_at_one_time_has_a_bound() {
         send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
     }
     locker.open_sharing(ms(2000));
-    let told = locker.take_sync(false, ms(2000));
-    let settled = &told.windows[0].settled;
-    assert!(settled.len() <= 200 && told.windows[0].is_new, "{}", settled.len());
+    let sync = locker.take_sync(false, ms(2000));
+    let settled = &sync.windows[0].settled;
+    assert!(settled.len() <= 200 && sync.windows[0].is_new, "{}", settled.len());
     assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 900);
     assert!(settled[0].0 >= ms(13), "never earlier than they were");
 }
@@ -326,7 +320,7 @@ fn what_is_granted_to_a_limit_that_is_shared_no_more_keeps_no_window_alive() {
     locker.leave(ticket, ms(11));
     let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
     locker.reload(limits, Duration::ZERO, ms(12));
-    locker.sync_answered(&asked, &[taken(&[(0, 1)], None)], ms(10), ms(13), ms(13));
+    locker.sync_answered(&asked, &[slot_grant(&[(0, 1)], None)], ms(10), ms(13), ms(13));
     for later in 1..100 {
         locker.handle_timeout(ms(1000 * later));
     }
@@ -346,8 +340,8 @@ fn what_is_kept_for_other_gateways_has_a_bound_and_forgets_nothing() {
     let settled = &locker.take_sync(true, ms(30_000)).windows[0].settled;
     assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 20_000);
     assert!(settled.len() <= 200);
-    let mut told = settled.iter().flat_map(|(at, count)| std::iter::repeat_n(*at, *count as usize));
-    assert!((0..20_000).all(|sent| told.next().unwrap() >= ms(10 + sent)), "none earlier than it was");
+    let mut sync = settled.iter().flat_map(|(at, count)| std::iter::repeat_n(*at, *count as usize));
+    assert!((0..20_000).all(|sent| sync.next().unwrap() >= ms(10 + sent)), "none earlier than it was");
 }
 
 #[test]
@@ -355,7 +349,7 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
     let mut locker = one(5, 100);
     locker.set_reported_spans(&[(LimitId(0), Duration::from_secs(60))]);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[(0, 1)], None)]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(0, 1)], None)]);
     let mut grants = gone(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     locker.close_sharing(ms(30));
@@ -363,8 +357,8 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
         locker.handle_timeout(ms(1000 * later));
     }
     locker.open_sharing(ms(50_000));
-    let told = locker.take_sync(true, ms(50_000));
-    assert_eq!(told.windows.first().map(|told| told.settled.clone()), Some(vec![(ms(20), 1)]));
+    let sync = locker.take_sync(true, ms(50_000));
+    assert_eq!(sync.windows.first().map(|sync| sync.settled.clone()), Some(vec![(ms(20), 1)]));
 }
 
 #[test]
@@ -373,7 +367,7 @@ fn a_smooth_slot_that_nobody_waits_for_is_given_back_at_once() {
     let smooth = || locker(vec![limit(5, 100, Kind::Smooth { burst: 1 })]);
     let mut locker = smooth();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    exchange(&mut locker, ms(10), ms(12), &[taken(&[(4, 1)], None)]);
+    sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
     locker.handle_timeout(ms(20));
     assert_eq!(locker.take_sync(false, ms(20)).windows[0].returned, 1);
@@ -382,7 +376,7 @@ fn a_smooth_slot_that_nobody_waits_for_is_given_back_at_once() {
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     let asked = locker.take_sync(false, ms(10));
     locker.leave(ticket, ms(11));
-    locker.sync_answered(&asked, &[taken(&[(4, 1)], None)], ms(10), ms(12), ms(12));
+    locker.sync_answered(&asked, &[slot_grant(&[(4, 1)], None)], ms(10), ms(12), ms(12));
     locker.handle_timeout(ms(20));
     assert_eq!(locker.take_sync(false, ms(20)).windows[0].returned, 1);
 }
@@ -394,7 +388,7 @@ fn who_waited_for_an_answer_of_a_store_that_was_lost_is_asked_for_when_it_is_fou
     wait(&mut locker, &[claim(0, 1, 1)], ms(10));
     // Nothing opens before half a second has passed.
     let asked = locker.take_sync(false, ms(10));
-    let answers = vec![taken(&[], Some(500)); asked.slot_requests.len()];
+    let answers = vec![slot_grant(&[], Some(500)); asked.slot_requests.len()];
     locker.sync_answered(&asked, &answers, ms(10), ms(10), ms(10));
     let asked = locker.take_sync(true, ms(600));
     assert_eq!(asked.slot_requests.len(), 2);

@@ -5,31 +5,31 @@ use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 
-use super::generators::{WorldConfig, config};
+use super::generators::{WorldConfig, cases};
 use super::invariants::VerdictSource;
-use super::locker_world::{LockerWorld, SentRequest, WorldWaiter, queue_settle_report};
+use super::locker_world::{LockerWorld, SentRequest, WorldWaiter, settle_item};
 use super::oracle::OracleItem;
 use super::*;
 
 /// The locker that has given its windows away, and whom it still looks after.
-struct Before {
+struct OldProcess {
     locker: Locker,
     waiting: Vec<WorldWaiter>,
     sent: Vec<SentRequest>,
     /// What it has said and the other has not heard.
-    said: VecDeque<Event>,
+    sent_events: VecDeque<Event>,
     /// Whom the other's tickets are for.
-    remote_holdings: HashMap<Ticket, Ticket>,
+    remote_waiters: HashMap<Ticket, Ticket>,
     number: u64,
 }
 
-struct HandedOver {
+struct Upgrade {
     world: LockerWorld,
-    before: Before,
+    old: OldProcess,
 }
 
 impl LockerWorld {
-    fn hand_over(mut self) -> HandedOver {
+    fn hand_over(mut self) -> Upgrade {
         let (snapshot, waiters) = (self.locker.snapshot(self.now), self.locker.queued_asks());
         assert_eq!(waiters.len(), self.waiting.len(), "seed {}", self.seed);
         let limits = self.locker.limits().to_vec();
@@ -39,48 +39,47 @@ impl LockerWorld {
         let mut old = std::mem::replace(&mut self.locker, next);
         old.hand_over(self.now);
         self.changed = true;
-        let before = Before {
+        let old = OldProcess {
             locker: old,
             waiting: std::mem::take(&mut self.waiting),
             sent: std::mem::take(&mut self.sent),
-            said: waiters.into(),
-            remote_holdings: HashMap::new(),
+            sent_events: waiters.into(),
+            remote_waiters: HashMap::new(),
             number: 1_000_000,
         };
-        let mut both = HandedOver { world: self, before };
-        while !both.before.said.is_empty() {
+        let mut both = Upgrade { world: self, old };
+        while !both.old.sent_events.is_empty() {
             both.deliver();
         }
         both.world.locker.release(both.world.now);
-        both.listen();
+        both.drain_verdicts();
         both
     }
 }
 
-impl HandedOver {
+impl Upgrade {
     /// The second hears the next of what the first has said.
     fn deliver(&mut self) {
         let now = self.world.now;
-        while let Some(event) = self.before.locker.poll_event() {
-            self.before.said.push_back(event);
+        while let Some(event) = self.old.locker.poll_event() {
+            self.old.sent_events.push_back(event);
         }
-        let Some(event) = self.before.said.pop_front() else { return };
+        let Some(event) = self.old.sent_events.pop_front() else { return };
         let locker = &mut self.world.locker;
         match event {
             Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
                 let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
                 match locker.ask(&ask, now) {
-                    Verdict::Wait(here, _) => drop(self.before.remote_holdings.insert(here, ticket)),
+                    Verdict::Wait(here, _) => drop(self.old.remote_waiters.insert(here, ticket)),
                     Verdict::Go(grant) => self.grant(ticket, grant),
-                    Verdict::Sorry(sorry) => self.before.locker.handle_verdict(ticket, Err(sorry), now),
+                    Verdict::Sorry(sorry) => self.old.locker.handle_verdict(ticket, Err(sorry), now),
                 }
             }
             Event::Leave(ticket) => {
-                let here =
-                    self.before.remote_holdings.iter().find(|(_, there)| **there == ticket).map(|(here, _)| *here);
+                let here = self.old.remote_waiters.iter().find(|(_, there)| **there == ticket).map(|(here, _)| *here);
                 if let Some(here) = here {
-                    self.before.remote_holdings.remove(&here);
+                    self.old.remote_waiters.remove(&here);
                     locker.leave(here, now);
                 }
             }
@@ -88,88 +87,87 @@ impl HandedOver {
                 locker.handle_remote(&event, now);
             }
         }
-        self.listen();
+        self.drain_verdicts();
     }
 
     /// The second lets somebody of the first's go.
     fn grant(&mut self, ticket: Ticket, grant: Grant) {
         let claims: Vec<Claim> = self.claims_of(ticket);
-        self.world.judge_grant(&claims);
+        self.world.check_grant(&claims);
         let slots = self.world.locker.delegate(grant);
-        self.before.locker.handle_verdict(ticket, Ok(slots), self.world.now);
+        self.old.locker.handle_verdict(ticket, Ok(slots), self.world.now);
     }
 
     fn claims_of(&self, ticket: Ticket) -> Vec<Claim> {
-        let found = self.before.waiting.iter().find(|waiting| waiting.ticket == ticket);
+        let found = self.old.waiting.iter().find(|waiting| waiting.ticket == ticket);
         found.map(|waiting| waiting.claims.clone()).unwrap_or_default()
     }
 
     /// Both hear what was decided.
-    fn listen(&mut self) {
+    fn drain_verdicts(&mut self) {
         while let Some((ticket, verdict)) = self.world.locker.poll_verdict() {
-            let Some(there) = self.before.remote_holdings.remove(&ticket) else {
-                self.world.hear_verdict(ticket, verdict);
+            let Some(there) = self.old.remote_waiters.remove(&ticket) else {
+                self.world.handle_verdict(ticket, verdict);
                 continue;
             };
             match verdict {
                 Verdict::Go(grant) => self.grant(there, grant),
-                Verdict::Sorry(sorry) => self.before.locker.handle_verdict(there, Err(sorry), self.world.now),
+                Verdict::Sorry(sorry) => self.old.locker.handle_verdict(there, Err(sorry), self.world.now),
                 Verdict::Wait(..) => panic!("seed {}", self.world.seed),
             }
         }
-        while let Some((ticket, verdict)) = self.before.locker.poll_verdict() {
-            let at = self.before.waiting.iter().position(|waiting| waiting.ticket == ticket);
-            let waiting = self.before.waiting.swap_remove(at.unwrap_or_else(|| panic!("seed {}", self.world.seed)));
+        while let Some((ticket, verdict)) = self.old.locker.poll_verdict() {
+            let at = self.old.waiting.iter().position(|waiting| waiting.ticket == ticket);
+            let waiting = self.old.waiting.swap_remove(at.unwrap_or_else(|| panic!("seed {}", self.world.seed)));
             if let Verdict::Go(grant) = verdict {
-                let items = self.world.note_items(&waiting.claims);
-                self.before.sent.push(SentRequest { grant, items });
+                let items = self.world.add_items(&waiting.claims);
+                self.old.sent.push(SentRequest { grant, items });
             }
         }
     }
 
     /// Something happens to what the first looks after.
-    fn something_happens_before(&mut self) {
+    fn old_process_step(&mut self) {
         let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
-        let what = self.world.dice.roll(0, 8);
-        let picked =
-            (!self.before.sent.is_empty()).then(|| self.world.dice.roll(0, self.before.sent.len() as u64) as usize);
+        let what = self.world.rng.range(0, 8);
+        let picked = (!self.old.sent.is_empty()).then(|| self.world.rng.range(0, self.old.sent.len() as u64) as usize);
         match (what, picked) {
             (0..3, Some(picked)) => {
-                let moment = [SettlePoint::Sent, SettlePoint::Answered, SettlePoint::Failed]
-                    [self.world.dice.roll(0, 3) as usize];
-                let sent = &mut self.before.sent[picked];
-                self.before.locker.settle(&mut sent.grant, moment, now);
+                let point = [SettlePoint::Sent, SettlePoint::Answered, SettlePoint::Failed]
+                    [self.world.rng.range(0, 3) as usize];
+                let sent = &mut self.old.sent[picked];
+                self.old.locker.settle(&mut sent.grant, point, now);
                 for item in &sent.items {
-                    queue_settle_report(&mut self.world.oracle.items[*item], &limits, moment, now);
+                    settle_item(&mut self.world.oracle.items[*item], &limits, point, now);
                 }
             }
             (3, Some(picked)) => {
-                let sent = self.before.sent.swap_remove(picked);
+                let sent = self.old.sent.swap_remove(picked);
                 self.end(&sent.items, |item| {
                     item.cost = 0;
                     item.settled = Some(now);
                 });
-                self.before.locker.give_back(sent.grant, now);
+                self.old.locker.give_back(sent.grant, now);
             }
             (4, Some(picked)) => {
-                let sent = self.before.sent.swap_remove(picked);
-                self.end(&sent.items, |item| queue_settle_report(item, &limits, SettlePoint::Failed, now));
-                self.before.locker.finish(sent.grant, now);
+                let sent = self.old.sent.swap_remove(picked);
+                self.end(&sent.items, |item| settle_item(item, &limits, SettlePoint::Failed, now));
+                self.old.locker.finish(sent.grant, now);
             }
-            (5, _) if !self.before.waiting.is_empty() => {
-                let picked = self.world.dice.roll(0, self.before.waiting.len() as u64) as usize;
-                let left = self.before.waiting.swap_remove(picked);
-                self.before.locker.leave(left.ticket, now);
+            (5, _) if !self.old.waiting.is_empty() => {
+                let picked = self.world.rng.range(0, self.old.waiting.len() as u64) as usize;
+                let left = self.old.waiting.swap_remove(picked);
+                self.old.locker.leave(left.ticket, now);
             }
             _ => {
                 let claims = self.world.claims();
-                let verdict = self.before.locker.ask(&ask(&claims, self.world.dice.roll(0, 3)), now);
+                let verdict = self.old.locker.ask(&ask(&claims, self.world.rng.range(0, 3)), now);
                 let Verdict::Wait(ticket, None) = verdict else { panic!("seed {}: {verdict:?}", self.world.seed) };
-                self.before.number += 1;
-                self.before.waiting.push(WorldWaiter { ticket, claims, number: self.before.number });
+                self.old.number += 1;
+                self.old.waiting.push(WorldWaiter { ticket, claims, number: self.old.number });
             }
         }
-        self.listen();
+        self.drain_verdicts();
     }
 
     fn end(&mut self, items: &[usize], mut end: impl FnMut(&mut OracleItem)) {
@@ -182,17 +180,17 @@ impl HandedOver {
         }
     }
 
-    fn live(mut self) -> u64 {
-        for _ in 0..self.world.nature.steps {
-            let now = self.world.time_goes_on();
+    fn run(mut self) -> u64 {
+        for _ in 0..self.world.world_config.steps {
+            let now = self.world.advance_time();
             self.world.locker.handle_timeout(now);
-            self.listen();
-            match self.world.dice.roll(0, 10) {
+            self.drain_verdicts();
+            match self.world.rng.range(0, 10) {
                 0..3 => self.deliver(),
-                3..6 => self.something_happens_before(),
+                3..6 => self.old_process_step(),
                 _ => {
-                    self.world.something_happens_but(now, VerdictSource::Elsewhere);
-                    self.listen();
+                    self.world.random_step_of(now, VerdictSource::Elsewhere);
+                    self.drain_verdicts();
                 }
             }
         }
@@ -202,45 +200,45 @@ impl HandedOver {
     /// All that is left of the first ends, and is heard of.
     fn rest(mut self) -> u64 {
         let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
-        while let Some(waiting) = self.before.waiting.pop() {
-            self.before.locker.leave(waiting.ticket, now);
+        while let Some(waiting) = self.old.waiting.pop() {
+            self.old.locker.leave(waiting.ticket, now);
         }
-        while let Some(sent) = self.before.sent.pop() {
-            self.end(&sent.items, |item| queue_settle_report(item, &limits, SettlePoint::Failed, now));
-            self.before.locker.finish(sent.grant, now);
+        while let Some(sent) = self.old.sent.pop() {
+            self.end(&sent.items, |item| settle_item(item, &limits, SettlePoint::Failed, now));
+            self.old.locker.finish(sent.grant, now);
         }
         loop {
             self.deliver();
-            if self.before.said.is_empty() && !self.before.locker.has_events() {
+            if self.old.sent_events.is_empty() && !self.old.locker.has_events() {
                 break;
             }
         }
         // Verdicts on those who left meanwhile come back once more.
-        self.listen();
-        while self.before.locker.has_events() || !self.before.said.is_empty() {
+        self.drain_verdicts();
+        while self.old.locker.has_events() || !self.old.sent_events.is_empty() {
             self.deliver();
         }
-        self.world.come_to_rest();
-        self.world.promise_holds();
+        self.world.run_until_idle();
+        self.world.assert_promise();
         self.world.granted
     }
 }
 
-const NATURE: WorldConfig =
+const CONFIG: WorldConfig =
     WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 300 };
 
 fn handed_over(seed: u64) -> u64 {
-    let mut world = LockerWorld::new(seed, NATURE);
+    let mut world = LockerWorld::new(seed, CONFIG);
     for _ in 0..60 {
-        let now = world.time_goes_on();
-        world.something_happens(now);
-        world.listen();
+        let now = world.advance_time();
+        world.random_step(now);
+        world.drain_verdicts();
     }
-    world.hand_over().live()
+    world.hand_over().run()
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(cases())]
 
     #[test]
     fn a_locker_whose_windows_are_elsewhere_never_lets_more_go_than_it_may(seed: u64) {

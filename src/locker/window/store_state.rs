@@ -87,9 +87,9 @@ impl StoreState {
     fn is_empty(&self, rule: &WindowRule, now: Time) -> bool {
         let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.report_span());
         let (is_heard, holds) = (rule.store_managed && !rule.store_lost, self.term == rule.term);
-        let news = is_heard && (self.report_queued || holds && (self.returned > 0 || self.landed > 0));
+        let to_report = is_heard && (self.report_queued || holds && (self.returned > 0 || self.landed > 0));
         let granted = holds && !self.leases.is_empty();
-        self.under_way == 0 && !granted && !self.settled.iter().any(counts) && !news
+        self.under_way == 0 && !granted && !self.settled.iter().any(counts) && !to_report
     }
 }
 
@@ -291,7 +291,7 @@ impl Window {
         let ahead = store.recent_use.saturating_mul(4).saturating_sub(store.left()).min(rule.requests / 16);
         let forgotten = now.as_nanos().saturating_sub(rule.report_span());
         let settled = store.settled.drain(..).filter(|(at, _)| at.as_nanos() > forgotten).collect();
-        let news = Delta {
+        let to_report = Delta {
             settled: merge_entries(settled),
             returned: std::mem::take(&mut store.returned),
             landed: std::mem::take(&mut store.landed),
@@ -301,7 +301,7 @@ impl Window {
         store.report_queued = false;
         store.under_way += 1;
         let is_new = std::mem::replace(&mut store.epoch, epoch) != epoch;
-        (news, is_new)
+        (to_report, is_new)
     }
 
     /// A moment has passed; what nobody has used in the one before is given back. Whether the store is to be told of it.
