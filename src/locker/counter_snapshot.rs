@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::Locker;
 use super::api::LimitId;
 use super::limit::Limit;
-use super::persistence::WindowRecord;
 use super::wall_clock::{WallClock, WallReading, WallSample};
 use super::window::{UnknownSlots, Window};
+use super::window_record::WindowRecord;
 use crate::time::Time;
 
 /// What a locker knows.

@@ -8,6 +8,7 @@
 //! joins a *lane*, the waiters with the same windows; a lane waits in the *line* of one window that
 //! keeps it back, and is looked at only when that window has news.
 
+mod admission;
 mod api;
 mod caller_backlogs;
 mod counter_snapshot;
@@ -40,6 +41,7 @@ mod wall_updates;
 mod window;
 mod window_lists;
 mod window_queue;
+mod window_record;
 mod window_table;
 
 use std::cmp::Reverse;
@@ -52,13 +54,14 @@ pub use self::api::{
 pub use self::counter_snapshot::{LimitSnapshot, Shutdown, Snapshot};
 pub use self::forward::{Event, GrantedSlots};
 pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFull};
-pub use self::persistence::{JournalRecord, JournalStart, WindowRecord, WriteToken};
+pub use self::persistence::{JournalRecord, JournalStart, WriteToken};
 pub use self::reload_limits::ReloadSummary;
 pub use self::sharing::{
     LEASE, MAX_HORIZON, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport,
 };
 pub use self::stats::{LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
+pub use self::window_record::WindowRecord;
 
 use self::decide::{AskCheck, ClaimChecks};
 use self::forward::Forwarding;

@@ -9,6 +9,7 @@ use super::Locker;
 use super::api::{Key, LimitId};
 use super::window::{Window, WindowRule};
 use super::window_lists::ListCursor;
+use super::window_record::WindowRecord;
 use crate::time::Time;
 
 /// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
@@ -24,27 +25,6 @@ pub enum JournalRecord {
     Window(WindowRecord, WriteToken),
     /// Nothing is left of a window.
     Dropped(LimitId, Key),
-}
-
-/// What a window has counted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WindowRecord {
-    /// Of which limit.
-    pub limit: LimitId,
-    /// Under which key.
-    pub key: Key,
-    /// When slots settled, and how many; oldest first.
-    pub log: Vec<(Time, u32)>,
-    /// Failed attempts: how many slots settle when, which the origin may still count until then.
-    pub late: Vec<(Time, u32)>,
-    /// How many slots may be taken that are neither in the log nor late.
-    pub open: u32,
-    /// How many requests are under way.
-    pub flying: u32,
-    /// `smooth`: until when the spacing is used up.
-    pub tat: Time,
-    /// Nothing opens before.
-    pub paused: Time,
 }
 
 /// What is said to the locker when the page is written.

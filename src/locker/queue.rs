@@ -1,22 +1,14 @@
 //! Waiters and their lanes: who waits, for what, until when, and in which order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::api::{Ask, AskKind, Caller, Claim, LimitId, RefusalReason, Sorry, Ticket, Verdict};
+use super::api::{AskKind, Caller, Claim, LimitId, Ticket};
 use super::caller_backlogs::CallerOrder;
-use super::decide::{ClaimCheck, ClaimChecks};
 use super::queue_position::{QueueEntries, QueuePosition};
-use super::sharing::StoreAsk;
 use super::slab::Slab;
-use super::{Grant, Locker};
 use crate::time::Time;
-
-/// How long a request that would not wait for a slot waits at most until its slot is written down, or until a locker that is
-/// held is released.
-const MAX_WRITE_WAIT: Duration = Duration::from_secs(1);
 
 /// What a waiter must be granted in one window.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +72,16 @@ pub(super) enum DequeueReason {
     Left,
 }
 
+/// Whether the store is asked for a lane, and in which turn.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(in crate::locker) enum StoreAsk {
+    #[default]
+    Idle,
+    Scheduled(Time, u32),
+    /// An answer is awaited.
+    InFlight(u32),
+}
+
 /// What is to be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Dirty {
@@ -99,7 +101,7 @@ pub(super) struct Queue {
     pub(super) dirty: VecDeque<Dirty>,
     /// Those who found room while the locker was held: their patience may be longer than their own until it is released.
     pub(super) held_waiters: Vec<Ticket>,
-    seq: u64,
+    pub(super) seq: u64,
 }
 
 impl Queue {
@@ -141,248 +143,5 @@ impl Queue {
     pub(super) fn group_of(&self, demands: &[WindowDemand]) -> Option<u32> {
         let windows: SmallVec<[u32; 2]> = demands.iter().map(|demand| demand.window).collect();
         self.by_windows.get(&windows).copied()
-    }
-}
-
-impl Locker {
-    /// Puts a request that cannot go at once in line, if it may and will wait.
-    pub(super) fn try_enqueue(&mut self, ask: &Ask<'_>, checks: ClaimChecks, now: Time) -> Verdict {
-        if !ask.kind.was_queued()
-            && let Some(sorry) = self.refuse_before_queueing(ask, &checks, now)
-        {
-            return Verdict::Sorry(sorry);
-        }
-        let mut waiter = self.waiter(ask, now);
-        self.resolve_demands(&mut waiter, now);
-        waiter.deadline = self.deadline(&waiter);
-        let is_blocked =
-            checks.iter().any(|check| !check.room && !check.awaits_io && !self.rules[check.limit.at()].dry_run);
-        let is_held = self.held && !is_blocked;
-        if is_held || checks.iter().any(|check| check.awaits_io) {
-            // It waits for nobody's slot, only for its own to be written down, or for the locker to be released.
-            waiter.deadline = waiter.deadline.max(now + MAX_WRITE_WAIT);
-        }
-        if is_blocked {
-            self.assign_position(&mut waiter);
-            let forecast = self.forecast(&waiter, now);
-            let was_queued = ask.kind.was_queued();
-            if waiter.deadline <= now || forecast.at > waiter.deadline && !was_queued {
-                let reason = if was_queued { RefusalReason::TimedOut } else { RefusalReason::TooLong };
-                return Verdict::Sorry(forecast.to_sorry(reason, now));
-            }
-        }
-        let id = self.queue.waiters.insert(waiter);
-        let ticket = self.queue.ticket(id);
-        if is_held {
-            self.queue.held_waiters.push(ticket);
-        }
-        self.enqueue(id);
-        self.dispatch(now);
-        if let Some(verdict) = self.take_verdict(ticket) {
-            return verdict;
-        }
-        let forecast = self.forecast(&self.queue.waiters[id], now);
-        if !ask.kind.was_queued()
-            && let Some((reason, limit)) = self.refuse_after_queueing(id, now)
-        {
-            let sorry = forecast.to_sorry(self.refusal_reason(id, reason), now);
-            self.remove_waiter(id);
-            self.dispatch(now);
-            return Verdict::Sorry(Sorry { limit: limit.unwrap_or(sorry.limit), ..sorry });
-        }
-        // Another may have been dropped for it.
-        self.dispatch(now);
-        if let Some(verdict) = self.take_verdict(ticket) {
-            return verdict;
-        }
-        Verdict::Wait(ticket, (forecast.at > now).then_some(forecast.at))
-    }
-
-    /// The refusals that a look at the windows is enough for.
-    fn refuse_before_queueing(&self, ask: &Ask<'_>, checks: &[ClaimCheck], now: Time) -> Option<Sorry> {
-        for (claim, check) in ask.claims.iter().zip(checks) {
-            let rule = &self.rules[check.limit.at()];
-            if check.room || check.awaits_io || rule.dry_run {
-                continue;
-            }
-            let Some(queue) = check.window.and_then(|found| self.table.queue(found)) else { continue };
-            if queue.waiting >= rule.max_waiting && !self.displaces(ask, queue, rule) {
-                return Some(self.sorry_at(claim, check.window, RefusalReason::QueueFull, now));
-            }
-        }
-        None
-    }
-
-    /// The refusals of one who has joined the line and was not let through, and by which limit if that is not the one that keeps
-    /// it longest. If it stays where as many wait as may, another is refused.
-    fn refuse_after_queueing(&mut self, id: u32, now: Time) -> Option<(RefusalReason, Option<LimitId>)> {
-        let waiter = &self.queue.waiters[id];
-        let blocked_at = match self.queue.groups[waiter.group].location {
-            Location::Queued(window, _) | Location::Deferred(window, _) => Some(window),
-            Location::Detached => None,
-        };
-        for demand in &waiter.demands {
-            let rule = &self.rules[demand.limit.at()];
-            if rule.refuses && blocked_at == Some(demand.window) && !self.awaits_io(demand, now) {
-                return Some((RefusalReason::Full, None));
-            }
-        }
-        if waiter.deadline <= now {
-            return Some((RefusalReason::TooLong, None));
-        }
-        self.make_room(id, now).err().map(|limit| (RefusalReason::QueueFull, Some(limit)))
-    }
-
-    /// Why a waiter is refused; where the store cannot be asked, that is why.
-    pub(super) fn refusal_reason(&self, id: u32, reason: RefusalReason) -> RefusalReason {
-        let lost = self.queue.waiters[id].demands.iter().any(|demand| self.rules[demand.limit.at()].store_lost);
-        if lost { RefusalReason::StoreLost } else { reason }
-    }
-
-    /// Whether a waiter would go if what it takes were written down.
-    fn awaits_disk(&self, id: u32, now: Time) -> bool {
-        let demands = &self.queue.waiters[id].demands;
-        let mut written = demands.iter().filter(|demand| !self.rules[demand.limit.at()].store_managed);
-        written.any(|demand| self.awaits_io(demand, now))
-    }
-
-    /// Whether a window keeps somebody back only until something of it is written down.
-    pub(super) fn awaits_io(&self, demand: &WindowDemand, now: Time) -> bool {
-        self.table.window(demand.window).awaits_io(&self.rules[demand.limit.at()], demand.cost, now)
-    }
-
-    fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
-        self.queue.seq += 1;
-        let arrived = ask.arrived.map_or(now, |at| at.min(now));
-        Waiter {
-            claims: ask.claims.iter().copied().collect(),
-            demands: SmallVec::new(),
-            caller: ask.caller,
-            urgency: ask.urgency.min(7),
-            caller_order: CallerOrder { urgency: 0, arrived, seq: self.queue.seq, id: u32::MAX },
-            position: QueuePosition { priority: 0, turn: 0, arrived, seq: self.queue.seq },
-            effective_arrival: arrived,
-            slots: 0,
-            takes_turns: false,
-            kind: ask.kind,
-            caller_deadline: ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait),
-            deadline: Time::NEVER,
-            group: 0,
-        }
-    }
-
-    /// Finds or makes the windows that a waiter needs. Whether there may be so many keys was asked before.
-    pub(super) fn resolve_demands(&mut self, waiter: &mut Waiter, now: Time) {
-        waiter.demands.clear();
-        for claim in &waiter.claims {
-            if self.rules[claim.limit.at()].dry_run {
-                continue;
-            }
-            let found = self.table.find(claim.limit, claim.key);
-            let window = found.unwrap_or_else(|| self.create_window(claim.limit, claim.key, now));
-            waiter.demands.push(WindowDemand { window, limit: claim.limit, cost: claim.cost });
-        }
-        self.choose_primary(&mut waiter.demands);
-    }
-
-    /// Puts a window first of those of the first limit. A request may count under several keys of one limit, and its caller may
-    /// have made one of them up: with that for its home it would take no turns. So the home is the window with the longest
-    /// line, unless others wait for the same windows already: those that need the same wait in one lane, in one order.
-    fn choose_primary(&self, demands: &mut [WindowDemand]) {
-        let Some(first) = demands.first().map(|demand| demand.limit) else { return };
-        let of_first = demands.iter().take_while(|demand| demand.limit == first).count();
-        if of_first <= 1 {
-            return;
-        }
-        // The order in which a request names its keys makes no other lane.
-        demands[..of_first].sort_unstable_by_key(|demand| demand.window);
-        for primary in 0..of_first {
-            demands[..=primary].rotate_right(1);
-            if self.queue.group_of(demands).is_some() {
-                return;
-            }
-            demands[..=primary].rotate_left(1);
-        }
-        let waiting = |demand: &WindowDemand| self.table.window(demand.window).queue().map_or(0, |queue| queue.waiting);
-        // Of equal ones the first.
-        let primary = (0..of_first).rev().max_by_key(|at| waiting(&demands[*at])).unwrap_or(0);
-        demands[..=primary].rotate_right(1);
-    }
-
-    pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
-        let of_limit = |demand: &WindowDemand| waiter.caller_order.arrived + self.rules[demand.limit.at()].max_wait;
-        waiter.demands.iter().map(of_limit).fold(waiter.caller_deadline, Time::min)
-    }
-
-    /// A waiter leaves without having gone.
-    pub(super) fn remove_waiter(&mut self, id: u32) {
-        self.dequeue(id, DequeueReason::Left);
-        self.queue.waiters.remove(id);
-    }
-
-    /// A waiter goes: all its slots are taken.
-    pub(super) fn grant_waiter(&mut self, id: u32, now: Time) {
-        let ticket = self.queue.ticket(id);
-        self.dequeue(id, DequeueReason::Granted);
-        let Some(waiter) = self.queue.waiters.remove(id) else { return };
-        self.advance_caller(&waiter);
-        let mut grant = Grant::default();
-        for claim in &waiter.claims {
-            let rule = &self.rules[claim.limit.at()];
-            let window = self.table.find(claim.limit, claim.key);
-            let room = match window {
-                Some(found) if rule.dry_run => {
-                    let window = self.table.window_mut(found);
-                    window.expire(rule, now);
-                    window.fits(rule, claim.cost, now)
-                }
-                Some(_) => true,
-                None => rule.live < rule.max_keys,
-            };
-            let check = ClaimCheck { window, limit: claim.limit, room, awaits_io: false };
-            self.take_claim(&mut grant, claim, check, now);
-            if let Some(window) = window {
-                self.return_unwanted(window);
-            }
-        }
-        self.outbox.push_back((ticket, Verdict::Go(grant)));
-    }
-
-    /// Refuses the waiters whose patience ends.
-    pub(super) fn expire_deadlines(&mut self, now: Time) {
-        while let Some(&(deadline, id)) = self.queue.deadlines.first()
-            && deadline <= now
-        {
-            let reason = if self.awaits_disk(id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
-            let reason = self.refusal_reason(id, reason);
-            let sorry = self.forecast(&self.queue.waiters[id], now).to_sorry(reason, now);
-            let ticket = self.queue.ticket(id);
-            self.remove_waiter(id);
-            self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
-        }
-    }
-
-    /// The locker is not held any more: whoever waited for that and has not gone is as patient as its limits say.
-    pub(super) fn end_hold(&mut self, now: Time) {
-        for ticket in std::mem::take(&mut self.queue.held_waiters) {
-            if !self.queue.contains(ticket) {
-                continue;
-            }
-            let waiter = &self.queue.waiters[ticket.index];
-            let (before, own_deadline) = (waiter.deadline, self.deadline(waiter));
-            if own_deadline < before && !waiter.demands.iter().any(|demand| self.awaits_io(demand, now)) {
-                self.queue.deadlines.remove(&(before, ticket.index));
-                self.queue.deadlines.insert((own_deadline, ticket.index));
-                self.queue.waiters[ticket.index].deadline = own_deadline;
-            }
-        }
-        self.expire_deadlines(now);
-        self.dispatch(now);
-    }
-
-    /// Takes a waiter's verdict out of what is to be told.
-    pub(super) fn take_verdict(&mut self, ticket: Ticket) -> Option<Verdict> {
-        let at = self.outbox.iter().rposition(|(told, _)| *told == ticket)?;
-        self.outbox.remove(at).map(|(_, verdict)| verdict)
     }
 }

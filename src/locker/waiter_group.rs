@@ -8,9 +8,8 @@ use super::Locker;
 use super::api::Caller;
 use super::caller_backlogs::CallerOrder;
 use super::limit::Priority;
-use super::queue::{DequeueReason, Dirty, Location, Waiter, WaiterGroup, WindowDemand};
+use super::queue::{DequeueReason, Dirty, Location, StoreAsk, Waiter, WaiterGroup, WindowDemand};
 use super::queue_position::{QueueEntries, QueueEntry, QueuePosition, first};
-use super::sharing::StoreAsk;
 use super::window::window_rule::nanos;
 use crate::time::Time;
 

@@ -16,6 +16,7 @@ pub use self::sync_request::{SharedKind, SlotGrant, SlotRequest, SyncRequest, Wi
 
 use super::Locker;
 use super::api::LimitId;
+use super::queue::StoreAsk;
 use super::queue_position::first;
 use super::window::WindowRule;
 use crate::time::Time;
@@ -151,16 +152,6 @@ impl Sharing {
 struct Discarded {
     asks: BTreeSet<(Time, u32)>,
     lease_holders: BTreeSet<(u32, u32)>,
-}
-
-/// Whether the store is asked for a lane, and in which turn.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(in crate::locker) enum StoreAsk {
-    #[default]
-    Idle,
-    Scheduled(Time, u32),
-    /// An answer is awaited.
-    InFlight(u32),
 }
 
 impl WindowRule {

@@ -2,10 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use super::StoreAsk;
 use crate::locker::Locker;
 use crate::locker::api::LimitId;
-use crate::locker::queue::{Dirty, WaiterGroup};
+use crate::locker::queue::{Dirty, StoreAsk, WaiterGroup};
 use crate::locker::window::WindowRule;
 use crate::time::Time;
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{LEASE, REPORT_DELAYS, SharingMode, SlotGrant, SlotRequest, StoreAsk, SyncRequest, WindowReport};
+use super::{LEASE, REPORT_DELAYS, SharingMode, SlotGrant, SlotRequest, SyncRequest, WindowReport};
 use crate::locker::Locker;
 use crate::locker::api::LimitId;
+use crate::locker::queue::StoreAsk;
 use crate::locker::queue_position::first;
 use crate::locker::window::store_state::SlotLease;
 use crate::locker::window::window_rule::nanos;

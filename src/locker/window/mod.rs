@@ -30,8 +30,8 @@ use self::settle_log::LogEntry;
 use self::store_state::StoreState;
 pub(crate) use self::window_rule::{Algorithm, UnknownSlots, WindowRule, later};
 use super::api::{Key, LimitId};
-use super::persistence::WindowRecord;
 use super::window_queue::WindowQueue;
+use super::window_record::WindowRecord;
 use crate::time::Time;
 
 /// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
