@@ -1,9 +1,8 @@
-//! What is logged, and what never is.
+//! Logging set-up: `tracing` to stderr, filtered by `RUST_LOG` or by the level of the file.
 //!
-//! To stderr, by `tracing`: error, someone must act; warn, something is worse than promised, once per
-//! cause; info, life cycle; debug, one per request; trace, the steps of a decision. The message is
-//! constant, what varies is a field. Never logged: credentials, query values, key values. The access
-//! log is not ours: `proxy::access_log` writes it to stdout.
+//! Levels: error, an operator must act; warn, something is worse than promised, once per cause; info, life cycle; debug, one
+//! line per request; trace, the steps of a decision. Messages are constant, variable parts are fields. Credentials, query
+//! values and key values are never logged. The access log goes to stdout by another way (`proxy::access_log`).
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -12,49 +11,51 @@ use std::sync::OnceLock;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-/// Libraries whose talk is of their own frames and records; who wants it can ask for it by `RUST_LOG`.
+/// Libraries that log single frames and TLS records; limited to warnings unless `RUST_LOG` is set.
 const QUIET: [&str; 2] = ["h2", "rustls"];
 
-/// Changes the level while the gateway runs; set when logging starts.
+/// Changes the level while the gateway runs. Set by [`start`].
 static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
 
-/// Starts logging to stderr: what `RUST_LOG` says, or else `level`. Panics are logged from here on.
+/// Starts logging to stderr, filtered by `RUST_LOG`, or by `level` if that is unset or invalid. Panics are logged from here
+/// on. A second call has no effect but on panics.
 pub fn start(level: LevelFilter) {
-    let wish = std::env::var("RUST_LOG").unwrap_or_default();
-    let (begin, refused) = filter(&wish, level);
+    let directives = std::env::var("RUST_LOG").unwrap_or_default();
+    let (initial, invalid) = filter(&directives, level);
     let stderr = std::io::stderr;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(begin)
+        .with_env_filter(initial)
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .with_target(false)
-        // It would tell so on stderr, and panic because that is what cannot be written to.
+        // A failed write to stderr would be reported on stderr, and panic there.
         .log_internal_errors(false)
         .with_filter_reloading();
     let handle = subscriber.reload_handle();
     match subscriber.try_init() {
         Ok(()) => {
-            // It fails only when logging has ended.
-            let change = move |level| drop(handle.reload(filter(&wish, level).0));
+            // It fails only after logging has ended.
+            let change = move |level| drop(handle.reload(filter(&directives, level).0));
             drop(LEVEL.set(Box::new(change)));
         }
-        Err(error) => tracing::debug!(%error, "logging had begun already"),
+        Err(error) => tracing::debug!(%error, "logging is set up already"),
     }
-    if let Some(error) = refused {
-        tracing::warn!(%error, "RUST_LOG is not understood, so the level of proxy.toml holds");
+    if let Some(error) = invalid {
+        tracing::warn!(%error, "RUST_LOG is invalid; the level of proxy.toml applies");
     }
-    std::panic::set_hook(Box::new(report));
+    std::panic::set_hook(Box::new(log_panic));
 }
 
-/// Logs at another level from here on, unless `RUST_LOG` says what to log.
+/// Changes the level, unless `RUST_LOG` is set.
 pub fn set_level(level: LevelFilter) {
     if let Some(change) = LEVEL.get() {
         change(level);
     }
 }
 
-/// What to log, and why the wish was not granted.
-fn filter(wish: &str, level: LevelFilter) -> (EnvFilter, Option<String>) {
+/// Returns the filter of these directives (`RUST_LOG`), or of `level` if they are empty or invalid; with the error if they
+/// are invalid.
+fn filter(directives: &str, level: LevelFilter) -> (EnvFilter, Option<String>) {
     let by_level = || {
         QUIET.iter().fold(EnvFilter::default().add_directive(level.into()), |filter, library| {
             let most = level.min(LevelFilter::WARN);
@@ -62,17 +63,17 @@ fn filter(wish: &str, level: LevelFilter) -> (EnvFilter, Option<String>) {
             filter.add_directive(directive.expect("a name and a level are a directive"))
         })
     };
-    if wish.trim().is_empty() {
+    if directives.trim().is_empty() {
         return (by_level(), None);
     }
-    match EnvFilter::try_new(wish) {
+    match EnvFilter::try_new(directives) {
         Ok(filter) => (filter, None),
         Err(error) => (by_level(), Some(error.to_string())),
     }
 }
 
-/// A panic ends one task, and must not do so unseen.
-fn report(panic: &PanicHookInfo<'_>) {
+/// Logs a panic: it ends only its task, and would be unseen otherwise.
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let payload = panic.payload();
@@ -88,15 +89,15 @@ mod tests {
 
     #[test]
     fn rust_log_goes_before_the_level_of_the_file() {
-        let shown = |wish| filter(wish, LevelFilter::WARN).0.to_string();
+        let shown = |directives| filter(directives, LevelFilter::WARN).0.to_string();
         assert_eq!(shown(""), "rustls=warn,h2=warn,warn");
         assert_eq!(shown("lockgate=trace"), "lockgate=trace");
     }
 
     #[test]
     fn a_wish_that_is_not_understood_leaves_the_level_of_the_file() {
-        let (filter, refused) = filter("lockgate=loud", LevelFilter::INFO);
+        let (filter, invalid) = filter("lockgate=loud", LevelFilter::INFO);
         assert_eq!(filter.to_string(), "rustls=warn,h2=warn,info");
-        assert!(refused.is_some());
+        assert!(invalid.is_some());
     }
 }
