@@ -1,21 +1,21 @@
-//! Builds every room from settings, runs a runtime per core, and drains.
+//! The running gateway: builds all components from settings, runs a worker per core, handles signals, and shuts down.
 //!
-//! The first runtime runs on the thread that calls [`run`]: it accepts connections, drives the gate and
-//! hears signals. It hands each connection to the runtime with the fewest, where it stays; what the
-//! runtimes share is the gate alone.
+//! The thread that calls [`run`] accepts connections, drives the gate's timer, handles signals and is the first worker. Each
+//! connection stays with the worker that has the fewest when it is accepted. Workers share the gate, counters and settings.
+//! Requests, limits and the file's format are none of this module's business.
 
-mod crew;
+mod admin_commands;
+mod bound_listeners;
+mod components;
 mod descriptors;
-mod doors;
-mod house;
+mod file_watch;
 mod listen_error;
-mod locks;
-mod orders;
+mod lock_service;
 pub mod reload;
-mod signals;
-mod succession;
 mod systemd;
-mod watch;
+mod unix_signals;
+mod upgrade;
+mod worker_pool;
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,230 +31,253 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
-use self::house::{Desk, House};
+use self::components::{AdminListener, Components};
 pub use self::listen_error::ListenError;
-use self::locks::Counter;
+use self::lock_service::LockServiceHandle;
 use self::reload::Reloader;
-use self::signals::{Asked, Signals};
-use self::succession::Successor;
+use self::unix_signals::{SignalAction, UnixSignals};
+use self::upgrade::UpgradeCommand;
 use crate::admin::AdminCommand;
 use crate::config::Settings;
 use crate::gate::{journal, takeover};
 use crate::proxy::{self, Shared};
 
-/// How long the last lines of the access log may take: its reader may have stopped reading.
-const LAST_LINES: Duration = Duration::from_secs(1);
-/// How long callers may stay at most when another process has taken over: a tunnel has no end of its own.
-const LONGEST_LEAVING: Duration = Duration::from_secs(3600);
+/// Time for the last lines of the access log at exit. A choice: a reader that works takes them at once, one that has stopped
+/// reading must not block the exit.
+const ACCESS_LOG_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time that connections stay in this process after another one has taken over. A choice: tunnels have no end of
+/// their own, and an hour is long for one.
+const LAME_DUCK_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How a run came to its end.
+/// End of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// By a signal, and all that was running could finish or had its time.
+pub enum RunOutcome {
+    /// A signal stopped it; running requests were finished, or `[timeouts] drain` has passed.
     Drained,
-    /// By a second signal, at once. The exit code that shells give to such an end.
-    Cut(u8),
+    /// A second signal ended it at once. The exit code that shells give to a process killed by that signal.
+    Killed(u8),
 }
 
-/// Why the gateway cannot run.
+/// Reason why the gateway cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// A socket that was passed to this process is of no use.
+    /// A socket that was passed to this process cannot be used.
     #[error(transparent)]
     Socket(io::Error),
-    /// The system gives no thread, poll or signal handler.
+    /// The system gives no thread, poll descriptor or signal handler.
     #[error("cannot start a runtime")]
     Runtime(#[source] io::Error),
-    /// Certificates or keys are missing or wrong.
+    /// Certificates or keys are missing or invalid.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
-    /// Locks cannot be given.
-    #[error("locks cannot be given: {0}")]
+    /// The lock service cannot be opened.
+    #[error("cannot start the lock service: {0}")]
     Locks(io::Error),
-    /// What was counted before cannot be known.
+    /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] journal::Error),
-    /// The standard input is not what a process that takes over needs.
-    #[error("there is no process to take over from: one that runs starts its successor when it gets the signal USR2")]
-    NobodyBefore(#[source] io::Error),
-    /// The process that runs goes on.
+    /// The standard input is no socket to a previous process.
+    #[error(
+        "there is no process to take over from: a running gateway starts its successor when it gets the signal USR2"
+    )]
+    NoPreviousProcess(#[source] io::Error),
+    /// The take-over failed, and the previous process goes on.
     #[error(transparent)]
     TakeOver(#[from] takeover::Error),
-    /// Nobody would be woken any more. A fault of the gateway's.
+    /// The timer has stopped, so that no waiter would be woken. A fault of the gateway's.
     #[error("the gate's timer stopped: {0}")]
     Timer(String),
-    /// Nobody would be accepted there any more. A fault of the gateway's.
+    /// An accept loop has panicked, so that the address would accept nothing. A fault of the gateway's.
     #[error("the listener at {0} stopped")]
     Accept(SocketAddr),
-    /// Locks would not end by themselves any more. A fault of the gateway's.
+    /// The lock service has stopped, so that locks would not expire. A fault of the gateway's.
     #[error("the lock service stopped: {0}")]
     LockService(String),
 }
 
-/// What a run begins with.
+/// Way of starting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Start {
-    /// What is in the state folder.
-    Anew,
-    /// As `Anew`, for the programs that it was started for alone: there is nobody to hand over to.
-    Aside,
-    /// All that another process has, which is at the other end of the standard input.
+pub enum StartMode {
+    /// With the counts of the state folder, or none.
+    Fresh,
+    /// As `Fresh`, for the programs of `lockgate exec` only: without admin API, lock service and upgrades.
+    Exec,
+    /// In place of the process at the other end of the standard input, with all its counts, waiters and sockets.
     TakeOver,
 }
 
-/// Runs the gateway until a signal ends it. `path`: the file that the settings are from, and that is read again on
-/// SIGHUP. `announce` is called once all addresses are bound, with the settings as they are then in force, unless another
-/// process did so before.
+/// Runs the gateway until a signal stops it. `path`: the configuration file of these settings, which a reload reads again.
+/// `announce` is called once all addresses are bound, with the settings in force; not after a take-over, which the previous
+/// process has announced.
 ///
 /// # Errors
-/// If it cannot start, or cannot go on.
-pub fn run(path: PathBuf, settings: Settings, start: Start, announce: impl FnOnce(&Settings)) -> Result<Ended, Error> {
-    let successor = (start != Start::Aside).then(|| Rc::new(Successor::new(&path)));
+/// See [`Error`].
+pub fn run(
+    path: PathBuf,
+    settings: Settings,
+    mode: StartMode,
+    announce: impl FnOnce(&Settings),
+) -> Result<RunOutcome, Error> {
+    let upgrade = (mode != StartMode::Exec).then(|| Rc::new(UpgradeCommand::new(&path)));
     descriptors::raise();
-    let runtime = runtime().map_err(Error::Runtime)?;
-    let ended = runtime.block_on(async {
-        let signals = Signals::new().map_err(Error::Runtime)?;
-        let mut house = House::build(settings, start)?;
-        match start {
-            Start::Anew | Start::Aside => announce(&house.settings),
-            Start::TakeOver => tracing::info!("taken over"),
+    let runtime = new_runtime().map_err(Error::Runtime)?;
+    let outcome = runtime.block_on(async {
+        let signals = UnixSignals::new().map_err(Error::Runtime)?;
+        let mut components = Components::build(settings, mode)?;
+        match mode {
+            StartMode::Fresh | StartMode::Exec => announce(&components.settings),
+            StartMode::TakeOver => tracing::info!("taken over"),
         }
-        let gate = Arc::clone(&house.shared.gate);
-        let mut driving = spawn_local(Arc::clone(&gate).drive());
-        house.doors.change(house.planned, &house.crew);
-        let House { shared, current, crew, doors, admin, locks, asked, .. } = house;
-        let reloader = Rc::new(Reloader::new(path, current, shared.clone(), doors, crew, asked));
-        if start == Start::TakeOver {
+        let gate = Arc::clone(&components.shared.gate);
+        let mut timer = spawn_local(Arc::clone(&gate).drive());
+        components.listeners.apply(components.bind_plan, &components.workers);
+        let Components { shared, current, workers, listeners, admin, locks, configured, .. } = components;
+        let reloader = Rc::new(Reloader::new(path, current, shared.clone(), listeners, workers, configured));
+        if mode == StartMode::TakeOver {
             systemd::taken_over()
         } else {
             systemd::ready()
         }
-        let watching = systemd::watch(shared.drain.clone());
-        let mut run = Run { reloader, shared, successor, signals, desk: admin, locks };
+        let watchdog = systemd::watch(shared.drain.clone());
+        let mut gateway = RunningGateway { reloader, shared, upgrade, signals, admin, locks };
         tokio::select! {
-            ended = &mut driving => Err(Error::Timer(why(ended))),
-            () = watching => unreachable!("it goes on for ever"),
-            ended = run.live(&mut house.faults) => ended,
+            ended = &mut timer => Err(Error::Timer(end_reason(ended))),
+            () = watchdog => unreachable!("it never returns"),
+            outcome = gateway.run(&mut components.failures) => outcome,
         }
     });
-    // A name lookup or a password check may still hold a thread; nobody waits for its answer.
+    // A name lookup or a password check may still occupy a thread; its result is not needed.
     runtime.shutdown_background();
-    ended
+    outcome
 }
 
-/// A gateway that runs.
-struct Run {
+/// The gateway after its start: everything that signals, failures and admin commands act on.
+struct RunningGateway {
+    /// Settings in force, listeners and workers.
     reloader: Rc<Reloader>,
+    /// Gate, shutdown state and counters.
     shared: Shared,
-    successor: Option<Rc<Successor>>,
-    signals: Signals,
-    desk: Option<Desk>,
-    locks: Option<Rc<Counter>>,
+    /// `None`: there are no upgrades ([`StartMode::Exec`]).
+    upgrade: Option<Rc<UpgradeCommand>>,
+    signals: UnixSignals,
+    /// `None`: not configured, or taken by the shutdown.
+    admin: Option<AdminListener>,
+    /// `None`: not configured, or taken by the shutdown.
+    locks: Option<Rc<LockServiceHandle>>,
 }
 
-/// Why it does not go on as it is.
-enum Turn {
-    /// It was asked to end.
-    End,
-    /// Another process has taken over.
-    Leave(Child),
+/// Reason why this process no longer accepts connections.
+enum StopCause {
+    /// A signal requested it.
+    Signal,
+    /// This new process has taken over.
+    HandedOver(Child),
 }
 
-impl Run {
-    /// Serves, until there is nothing more to be done.
-    async fn live(&mut self, faults: &mut mpsc::UnboundedReceiver<Error>) -> Result<Ended, Error> {
-        let watching = Aborted(spawn_local(watch::watch(Rc::clone(&self.reloader))));
-        let turn = self.serve(faults).await?;
-        drop(watching);
-        let ended = match turn {
-            Turn::End => {
-                self.reloader.doors().close();
+impl RunningGateway {
+    /// Serves until a signal or an upgrade, then drains and writes what must outlive the process. `failures`: see
+    /// [`Components::failures`].
+    ///
+    /// # Errors
+    /// The first failure.
+    async fn run(&mut self, failures: &mut mpsc::UnboundedReceiver<Error>) -> Result<RunOutcome, Error> {
+        let watch = AbortOnDrop(spawn_local(file_watch::watch(Rc::clone(&self.reloader))));
+        let cause = self.serve(failures).await?;
+        drop(watch);
+        let outcome = match cause {
+            StopCause::Signal => {
+                self.reloader.listeners().close_all();
                 self.drain().await
             }
-            Turn::Leave(successor) => {
-                self.reloader.doors().leave();
-                // Operators are the other process's; those that are here already are answered.
-                let visitors = self.desk.take().map(|Desk { thread, .. }| spawn_blocking(|| thread.join()));
-                let ended = self.leave(successor).await;
-                if let Some(visitors) = visitors
-                    && let Ended::Drained = ended
+            StopCause::HandedOver(new_process) => {
+                self.reloader.listeners().release_all();
+                // The new process has the admin listener; requests that are here already are answered.
+                let admin = self.admin.take().map(|AdminListener { thread, .. }| spawn_blocking(|| thread.join()));
+                let outcome = self.lame_duck(new_process).await;
+                if let Some(admin) = admin
+                    && let RunOutcome::Drained = outcome
                 {
                     tokio::select! {
-                        code = self.signals.end() => return Ok(Ended::Cut(code)),
-                        _ = visitors => {}
+                        code = self.signals.next_stop() => return Ok(RunOutcome::Killed(code)),
+                        _ = admin => {}
                     }
                 }
-                ended
+                outcome
             }
         };
-        match ended {
-            Ended::Drained => Ok(self.put_away().await),
-            Ended::Cut(code) => Ok(Ended::Cut(code)),
+        match outcome {
+            RunOutcome::Drained => Ok(self.flush_on_exit().await),
+            RunOutcome::Killed(code) => Ok(RunOutcome::Killed(code)),
         }
     }
 
-    /// Does what signals ask for, until it is to do something else.
-    async fn serve(&mut self, faults: &mut mpsc::UnboundedReceiver<Error>) -> Result<Turn, Error> {
-        let mut handing_over: Option<JoinHandle<Result<Child, succession::Error>>> = None;
-        let mut was_to_end = false;
+    /// Handles signals, admin commands and upgrades until this process must stop accepting connections.
+    ///
+    /// # Errors
+    /// The first failure.
+    async fn serve(&mut self, failures: &mut mpsc::UnboundedReceiver<Error>) -> Result<StopCause, Error> {
+        let mut upgrade: Option<JoinHandle<Result<Child, upgrade::Error>>> = None;
+        let mut stop_requested = false;
         loop {
             tokio::select! {
-                Some(fault) = faults.recv() => return Err(fault),
-                given = ended(&mut handing_over) => {
-                    handing_over = None;
-                    match given {
-                        Ok(Ok(successor)) => {
-                            tracing::info!(process = successor.id(), "handed over");
-                            if was_to_end {
-                                end(&successor);
+                Some(failure) = failures.recv() => return Err(failure),
+                handed_over = task_end(&mut upgrade) => {
+                    upgrade = None;
+                    match handed_over {
+                        Ok(Ok(new_process)) => {
+                            tracing::info!(process = new_process.id(), "handed over");
+                            if stop_requested {
+                                terminate(&new_process);
                             }
-                            return Ok(Turn::Leave(successor));
+                            return Ok(StopCause::HandedOver(new_process));
                         }
-                        Ok(Err(error)) => tracing::error!("not handed over, nothing has changed: {}", causes(&error)),
+                        Ok(Err(error)) => tracing::error!("not handed over, nothing has changed: {}", error_chain(&error)),
                         Err(error) => tracing::error!(%error, "not handed over"),
                     }
-                    if was_to_end {
-                        return Ok(Turn::End);
+                    if stop_requested {
+                        return Ok(StopCause::Signal);
                     }
                 }
-                order = order(&mut self.desk) => drop(spawn_local(Rc::clone(&self.reloader).obey(order))),
-                signal = self.signals.next() => match signal {
-                    // Whoever is the gateway by then is to end.
-                    Asked::End(_) if handing_over.is_some() && !was_to_end => was_to_end = true,
-                    Asked::End(_) => return Ok(Turn::End),
-                    Asked::Reload => drop(spawn_local(Rc::clone(&self.reloader).reload_aloud())),
-                    Asked::HandOver if handing_over.is_some() => tracing::warn!("it is being handed over already"),
-                    Asked::HandOver => handing_over = self.hand_over(),
+                command = next_command(&mut self.admin) => drop(spawn_local(Rc::clone(&self.reloader).handle(command))),
+                action = self.signals.next() => match action {
+                    // Stops the process that is in charge at the end of the upgrade.
+                    SignalAction::Stop(_) if upgrade.is_some() && !stop_requested => stop_requested = true,
+                    SignalAction::Stop(_) => return Ok(StopCause::Signal),
+                    SignalAction::Reload => drop(spawn_local(Rc::clone(&self.reloader).reload_and_log())),
+                    SignalAction::Upgrade if upgrade.is_some() => tracing::warn!("an upgrade is running already"),
+                    SignalAction::Upgrade => upgrade = self.start_upgrade(),
                 },
             }
         }
     }
 
-    fn hand_over(&self) -> Option<JoinHandle<Result<Child, succession::Error>>> {
-        let Some(successor) = &self.successor else {
-            tracing::warn!("a gateway that runs for one program is not handed over");
+    /// Starts the hand-over to a new process; `None` if this gateway has no upgrades.
+    fn start_upgrade(&self) -> Option<JoinHandle<Result<Child, upgrade::Error>>> {
+        let Some(command) = &self.upgrade else {
+            tracing::warn!("SIGUSR2 ignored: a gateway of `lockgate exec` is not upgraded");
             return None;
         };
         let (reloader, gate) = (Rc::clone(&self.reloader), Arc::clone(&self.shared.gate));
-        let desk = self.desk.as_ref().map(|desk| Rc::clone(&desk.socket));
+        let admin = self.admin.as_ref().map(|admin| Rc::clone(&admin.socket));
         let locks = self.locks.clone();
-        Some(spawn_local(succession::hand_over(Rc::clone(successor), reloader, gate, desk, locks)))
+        Some(spawn_local(upgrade::hand_over(Rc::clone(command), reloader, gate, admin, locks)))
     }
 
-    /// Waits for what runs, for some time.
-    async fn drain(&mut self) -> Ended {
-        let (drain, gate, patience) = (&self.shared.drain, &self.shared.gate, self.reloader.drain());
+    /// Graceful shutdown: starts no new work and waits for running requests, at most for `[timeouts] drain`. A second signal
+    /// ends it at once.
+    async fn drain(&mut self) -> RunOutcome {
+        let (drain, gate, patience) = (&self.shared.drain, &self.shared.gate, self.reloader.drain_timeout());
         if !drain.entered_lame_duck() {
             systemd::stopping();
         }
-        // Operators still see how it ends, and can change nothing.
-        if let Some(Desk { mut asked, .. }) = self.desk.take() {
+        // The admin API still shows the shutdown, and changes nothing any more.
+        if let Some(AdminListener { mut commands, .. }) = self.admin.take() {
             spawn_local(async move {
-                while let Some(order) = asked.recv().await {
-                    order.reject();
+                while let Some(command) = commands.recv().await {
+                    command.reject();
                 }
             });
         }
@@ -265,100 +288,105 @@ impl Run {
         }
         gate.close(gate.clock().now() + patience);
         tokio::select! {
-            code = self.signals.end() => return Ended::Cut(code),
+            code = self.signals.next_stop() => return RunOutcome::Killed(code),
             idle = timeout(patience, drain.wait_idle()) => {
                 tracing::info!(running = drain.running_requests(), in_time = idle.is_ok(), "drained");
             }
         }
-        Ended::Drained
+        RunOutcome::Drained
     }
 
-    /// Another process lets callers in: those who are here are served until they part.
-    async fn leave(&mut self, mut successor: Child) -> Ended {
+    /// Lame duck after an upgrade: serves the connections that are open here until they close. Drains them after a signal,
+    /// the end of the new process, or [`LAME_DUCK_TIMEOUT`].
+    async fn lame_duck(&mut self, mut new_process: Child) -> RunOutcome {
         let drain = &self.shared.drain;
-        tracing::info!(connections = drain.connections(), running = drain.running_requests(), "leaving");
+        tracing::info!(
+            connections = drain.connections(),
+            running = drain.running_requests(),
+            "serving the remaining connections"
+        );
         drain.start_lame_duck();
-        // It is waited for, also so that nothing is left of it.
-        let successor = spawn_blocking(move || successor.wait());
+        // Waiting for its end also avoids a zombie.
+        let new_process = spawn_blocking(move || new_process.wait());
         tokio::select! {
-            _ = self.signals.end() => {}
-            status = successor => tracing::error!(?status, "the process that took over has ended"),
-            empty = timeout(LONGEST_LEAVING, drain.wait_closed()) => {
+            _ = self.signals.next_stop() => {}
+            status = new_process => tracing::error!(?status, "the process that took over has ended"),
+            empty = timeout(LAME_DUCK_TIMEOUT, drain.wait_closed()) => {
                 if empty.is_ok() {
-                    tracing::info!("all callers have parted");
-                    return Ended::Drained;
+                    tracing::info!("all connections are closed");
+                    return RunOutcome::Drained;
                 }
             }
         }
         self.drain().await
     }
 
-    /// Writes what is to outlive this process.
-    async fn put_away(&mut self) -> Ended {
+    /// Writes the state and the access log to the end.
+    async fn flush_on_exit(&mut self) -> RunOutcome {
         let (log, gate) = (self.reloader.log(), Arc::clone(&self.shared.gate));
         tokio::select! {
-            code = self.signals.end() => return Ended::Cut(code),
+            code = self.signals.next_stop() => return RunOutcome::Killed(code),
             _ = spawn_blocking(move || gate.stop()) => {}
         }
         tokio::select! {
-            code = self.signals.end() => Ended::Cut(code),
-            _ = timeout(LAST_LINES, spawn_blocking(move || log.flush())) => Ended::Drained,
+            code = self.signals.next_stop() => RunOutcome::Killed(code),
+            _ = timeout(ACCESS_LOG_TIMEOUT, spawn_blocking(move || log.flush())) => RunOutcome::Drained,
         }
     }
 }
 
-/// Asks the process that took over to end.
-fn end(successor: &Child) {
-    let asked = kill_process(Pid::from_child(successor), rustix::process::Signal::TERM);
-    if let Err(error) = asked {
-        tracing::error!(%error, "the process that took over cannot be asked to end");
+/// Stops the process that took over, by SIGTERM.
+fn terminate(new_process: &Child) {
+    let sent = kill_process(Pid::from_child(new_process), rustix::process::Signal::TERM);
+    if let Err(error) = sent {
+        tracing::error!(%error, "the process that took over cannot be stopped");
     }
 }
 
-/// The end of a task; if there is none, never.
-async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+/// Waits for the end of a task; for ever if there is none.
+async fn task_end<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
     match task {
         Some(task) => task.await,
         None => std::future::pending().await,
     }
 }
 
-/// What an operator asks for; if there is no desk, never anything.
-async fn order(desk: &mut Option<Desk>) -> AdminCommand {
-    match desk {
-        Some(Desk { asked, .. }) => match asked.recv().await {
-            Some(order) => order,
+/// Waits for the next admin command; for ever if there is no admin listener.
+async fn next_command(admin: &mut Option<AdminListener>) -> AdminCommand {
+    match admin {
+        Some(AdminListener { commands, .. }) => match commands.recv().await {
+            Some(command) => command,
             None => std::future::pending().await,
         },
         None => std::future::pending().await,
     }
 }
 
-/// What went wrong, and why.
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |why, cause| format!("{why}: {cause}"))
+/// Formats an error with its sources: `outer: inner: innermost`.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |source| source.source());
+    sources.fold(error.to_string(), |chain, source| format!("{chain}: {source}"))
 }
 
-/// A task that ends with its owner.
-struct Aborted(JoinHandle<()>);
+/// A task that is aborted when its owner is dropped.
+struct AbortOnDrop(JoinHandle<()>);
 
-impl Drop for Aborted {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// What is known about the end of a task that should not have ended.
-fn why(ended: Result<io::Result<()>, tokio::task::JoinError>) -> String {
+/// Describes the end of a task that should run for ever.
+fn end_reason(ended: Result<io::Result<()>, tokio::task::JoinError>) -> String {
     match ended {
-        Ok(Ok(())) => "it came to its end".to_owned(),
+        Ok(Ok(())) => "it returned".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     }
 }
 
-/// A runtime for the thread that calls.
-fn runtime() -> io::Result<LocalRuntime> {
+/// A single-threaded runtime for the calling thread.
+fn new_runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }

@@ -24,7 +24,7 @@ fn what_a_limit_has_counted_counts_on_under_its_new_rule() {
     assert!(gateway.reload(&limit(1, "1h", "when_full = \"refuse\"")));
     assert_eq!(gateway.get(&origin.url("/7")).status, 429);
     let told = gateway.stderr();
-    assert!(told.contains("is changed; what it has counted counts on"), "{told}");
+    assert!(told.contains("is changed; its counts are kept"), "{told}");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_limit_that_is_new_holds_those_back_who_are_in_line_already() {
     assert!(gateway.reload(UNLIMITED));
     assert_eq!(next.answer().status, 200);
     let told = gateway.stderr();
-    for line in ["limit \"old\" is gone", "limit \"new\" is new", "limit \"old\" is back"] {
+    for line in ["limit \"old\" is removed", "limit \"new\" is new", "limit \"old\" is back"] {
         assert!(told.contains(line), "{line}: {told}");
     }
 }
@@ -229,7 +229,7 @@ fn whatever_is_in_force_by_a_reload_is_named_in_the_log() {
             assert!(told.contains(line), "{line}: {told}");
         }
     };
-    let is_changed = "limit \"the-limit\" is changed; what it has counted counts on";
+    let is_changed = "limit \"the-limit\" is changed; its counts are kept";
     reload(&plain(&base, ""), &[]);
     for other in ["], path = \"/v1/**\" }", "], method = \"GET\" }", "] }\npushback = \"ignore\"", "] }\nretry = 1"] {
         reload(&plain(&base.replace("] }", other), ""), &[is_changed]);

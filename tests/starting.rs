@@ -175,7 +175,7 @@ fn a_process_that_cannot_read_the_locks_does_not_take_over() {
     let toml = std::fs::read_to_string(gateway.dir.path().join("proxy.toml")).unwrap();
     fails_to_take_over(&gateway, &toml);
     let told = gateway.stderr();
-    let line = told.lines().find(|line| line.starts_with("lockgate: locks cannot be given")).unwrap();
+    let line = told.lines().find(|line| line.starts_with("lockgate: cannot start the lock service")).unwrap();
     assert_eq!(line.matches("not a line of a lock register").count(), 1, "the cause is said once: {told}");
     let statuses: Vec<u16> = (0..3).map(|n| gateway.get(&origin.url(&format!("/{n}"))).status).collect();
     assert_eq!(statuses, [200, 200, 429], "the old one goes on");

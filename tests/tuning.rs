@@ -17,7 +17,7 @@ fn a_limit_keeps_its_numbers_when_the_file_is_read_again_by_order() {
     std::fs::write(&file, text.replace("requests = 2", "requests = 7")).unwrap();
     let told = ask(admin, "POST", "/v1/config/reload", "Content-Length: 0\r\n");
     assert_eq!(told.status, 200, "{}", told.raw);
-    assert!(told.text().contains("is changed; what it has counted counts on"), "{}", told.raw);
+    assert!(told.text().contains("is changed; its counts are kept"), "{}", told.raw);
     let shown = json(admin, "/v1/limits/the-limit");
     assert_eq!((&shown["requests"], &shown["permits"], &shown["fullest"]["taken"]), (&7.into(), &1.into(), &1.into()));
     std::fs::write(&file, text.replace("requests = 2", "requests = \"many\"")).unwrap();

@@ -1,4 +1,4 @@
-//! Listener errors: the address, the key of the file that names it, and how to mend it.
+//! Listener errors: the address, the key of the file that names it, and a remedy.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,19 +6,19 @@ use std::net::SocketAddr;
 /// The first port that every user may listen on (`net.ipv4.ip_unprivileged_port_start`, ip(7)).
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
-/// Why an address cannot be listened on.
+/// Failure to bind an address.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}; {key} names this address: {}", remedy(*address, why.kind()))]
 pub struct ListenError {
     /// The key of the configuration, with its section.
     pub key: &'static str,
-    /// As the file has it.
+    /// The address as configured.
     pub address: SocketAddr,
-    /// Names the address, and what the system says.
+    /// The error of the system, with the address.
     pub why: io::Error,
 }
 
-/// What an operator can do about it.
+/// Returns advice for operators.
 fn remedy(address: SocketAddr, kind: io::ErrorKind) -> String {
     if kind == io::ErrorKind::AddrInUse {
         let port = address.port();

@@ -1,4 +1,4 @@
-//! The file is read again: all of it is in force afterwards, or nothing has changed.
+//! Configuration reload: reads the file again and puts all of it in force, or changes nothing.
 
 mod changes;
 
@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use self::changes::Others;
-use super::crew::Crew;
-use super::doors::Doors;
+use self::changes::OtherChanges;
+use super::bound_listeners::Listeners;
 use super::listen_error::ListenError;
-use super::{causes, descriptors, systemd};
+use super::worker_pool::WorkerPool;
+use super::{descriptors, error_chain, systemd};
 use crate::config::{self, Settings};
 use crate::gate::InLine;
 use crate::locker::{Limit, ReloadSummary};
@@ -23,74 +23,79 @@ use crate::proxy::claims::Rule;
 use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
 use crate::{log, proxy::access_log};
 
-/// Reads the file again when it is asked to.
+/// Puts configurations in force, one at a time: of the file, or changed by a command of the admin API.
 pub(super) struct Reloader {
+    /// The configuration file.
     path: PathBuf,
+    /// The proxy configuration in force.
     current: Arc<CurrentSnapshot>,
+    /// Gate and connection limit, which a reload changes in place.
     shared: Shared,
-    doors: Doors,
-    crew: Rc<Crew>,
-    /// What is in force. Two readings never overlap, nor does a hand-over with either. `None`: another process is in force.
+    listeners: Listeners,
+    workers: Rc<WorkerPool>,
+    /// The settings in force, with the listen addresses as written. Locked during each reload and hand-over, so that no two
+    /// overlap. `None`: another process has taken over.
     pub(super) in_force: Mutex<Option<Settings>>,
-    /// What the file said when it was read or written last.
+    /// Text of the file when it was last read or written.
     pub(super) on_disk: RefCell<Arc<str>>,
 }
 
-/// Why the file that was read is not in force; what was before it is.
+/// Reason of a failed reload; the configuration in force is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read, or says what cannot be.
+    /// The file cannot be read, or is invalid.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// One of its addresses cannot be listened on.
+    /// One of its addresses cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// Its certificates or keys cannot be used.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
     /// Another process has taken over.
-    #[error("another process has taken over, and is to be asked")]
+    #[error("another process has taken over; reload that one")]
     HandedOver,
-    /// A fault of the gateway's.
-    #[error("the file could not be looked at: {0}")]
+    /// A panic. A fault of the gateway's.
+    #[error("reading the file was interrupted: {0}")]
     Broken(#[from] tokio::task::JoinError),
 }
 
 impl Reloader {
+    /// `path`: the configuration file. `in_force`: its settings, with the listen addresses as written.
     pub(super) fn new(
         path: PathBuf,
         current: Arc<CurrentSnapshot>,
         shared: Shared,
-        doors: Doors,
-        crew: Rc<Crew>,
+        listeners: Listeners,
+        workers: Rc<WorkerPool>,
         in_force: Settings,
     ) -> Reloader {
         let on_disk = RefCell::new(Arc::clone(&in_force.text));
-        Reloader { path, current, shared, doors, crew, in_force: Mutex::new(Some(in_force)), on_disk }
+        Reloader { path, current, shared, listeners, workers, in_force: Mutex::new(Some(in_force)), on_disk }
     }
 
-    /// The file.
+    /// Path of the configuration file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where requests are noted.
+    /// The access log in use.
     pub(super) fn log(&self) -> access_log::AccessLog {
         self.current.snapshot().log().clone()
     }
 
-    /// Whether the file is to be read when it changes.
-    pub(super) async fn watches(&self) -> bool {
+    /// True if changes of the file put it in force (`[config] watch`).
+    pub(super) async fn is_watching(&self) -> bool {
         self.in_force.lock().await.as_ref().is_some_and(|settings| settings.watch)
     }
 
-    /// Whether the file says what it said when it was read or written last.
-    pub(super) fn is_as_read(&self) -> bool {
+    /// True if the file has the same text as when it was last read or written.
+    pub(super) fn is_file_unchanged(&self) -> bool {
         std::fs::read(&self.path).is_ok_and(|text| text == self.on_disk.borrow().as_bytes())
     }
 
-    /// Reads the file again, and logs what came of it.
-    pub(super) async fn reload_aloud(self: Rc<Self>) -> Result<Vec<String>, String> {
+    /// Reloads the file and logs the result. Returns a line for each change, or the reason of the failure.
+    pub(super) async fn reload_and_log(self: Rc<Self>) -> Result<Vec<String>, String> {
         systemd::reloading();
         let reloaded = self.reload().await;
         systemd::ready();
@@ -101,85 +106,93 @@ impl Reloader {
                 Ok(lines)
             }
             Err(error) => {
-                let why = causes(&error);
+                let why = error_chain(&error);
                 tracing::error!(file = %self.path.display(), "not reloaded, nothing has changed: {why}");
                 Err(why)
             }
         }
     }
 
-    /// The doors, to be closed at the end.
-    pub(super) fn doors(&self) -> &Doors {
-        &self.doors
+    /// The proxy listeners.
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.listeners
     }
 
-    /// How long a stop waits for what is running.
-    pub(super) fn drain(&self) -> Duration {
+    /// Maximum time that a stop waits for running requests (`[timeouts] drain`).
+    pub(super) fn drain_timeout(&self) -> Duration {
         self.current.snapshot().timeouts().drain
     }
 
-    /// Reads the file again, and says what is other than before, in one line for each limit.
+    /// Reads the file again and puts it in force. Returns a line for each limit and each section that has changed.
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
     pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
-        let mut place = self.in_force.lock().await;
+        let mut in_force = self.in_force.lock().await;
         let path = self.path.clone();
-        // Off the event loop: certificates are read, and the roots of the system.
+        // Off the event loop: reading includes certificates and the system's trust store.
         let settings = spawn_blocking(move || config::read(&path)).await??;
         let text = Arc::clone(&settings.text);
-        let lines = self.put_in_force(&mut place, settings).await?;
+        let lines = self.apply(&mut in_force, settings).await?;
         *self.on_disk.borrow_mut() = text;
         Ok(lines)
     }
 
-    /// Puts these settings in the place of those in force, and says what is other than before.
-    pub(super) async fn put_in_force(
+    /// Replaces the settings in force by `settings`. Returns a line for each change.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing has changed then.
+    pub(super) async fn apply(
         &self,
-        place: &mut Option<Settings>,
+        in_force: &mut Option<Settings>,
         mut settings: Settings,
     ) -> Result<Vec<String>, Error> {
-        let in_force = place.as_ref().ok_or(Error::HandedOver)?;
-        settings.keep_overrides(in_force);
-        let doors = self.doors.plan(&settings.listen)?;
-        let asked = settings.listen.clone();
-        settings.bound_to(&doors.bound());
-        let parts = self.parts(&settings, in_force).await?;
+        let before = in_force.as_ref().ok_or(Error::HandedOver)?;
+        settings.keep_overrides(before);
+        let bind_plan = self.listeners.plan(&settings.listen)?;
+        let configured = settings.listen.clone();
+        settings.bound_to(&bind_plan.bound());
+        let parts = self.parts(&settings, before).await?;
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         for (section, changed) in [
-            ("[state]", settings.gate.state != in_force.gate.state),
-            ("[store]", settings.gate.store != in_force.gate.store),
-            ("[admin]", settings.admin != in_force.admin),
-            ("[locks]", settings.locks != in_force.locks),
+            ("[state]", settings.gate.state != before.gate.state),
+            ("[store]", settings.gate.store != before.gate.store),
+            ("[admin]", settings.admin != before.admin),
+            ("[locks]", settings.locks != before.locks),
         ] {
             if changed {
-                tracing::warn!("{section} is as it was: it changes with a restart, or with a new process (SIGUSR2)");
+                tracing::warn!("{section} stays as it was: a change needs a restart or an upgrade (SIGUSR2)");
             }
         }
-        settings.listen = asked;
-        let others = Others::between(in_force, &settings);
-        let in_line = in_line(in_force, &settings);
-        let under_way = under_way(in_force).max(under_way(&settings));
+        settings.listen = configured;
+        let others = OtherChanges::between(before, &settings);
+        let waiters = waiters_policy(before, &settings);
+        let settle_time = settle_time(before).max(settle_time(&settings));
         let publish = |reload: &ReloadSummary, revision| self.current.replace(parts.with(&reload.ids, revision));
-        let reload = self.shared.gate.reload(settings.gate.limits.clone(), under_way, in_line, publish);
-        self.doors.change(doors, &self.crew);
+        let reload = self.shared.gate.reload(settings.gate.limits.clone(), settle_time, waiters, publish);
+        self.listeners.apply(bind_plan, &self.workers);
         self.shared.connections.update(settings.connections);
         descriptors::check(&self.shared.connections);
         log::set_level(settings.log);
-        *place = Some(settings);
-        Ok(changes::lines(&self.shared.gate, &reload, others))
+        *in_force = Some(settings);
+        Ok(changes::log_lines(&self.shared.gate, &reload, others))
     }
 
-    /// Does what puts another process in the place of this one; no file is read meanwhile, nor afterwards if that is so.
-    pub(super) async fn retire<T, E>(&self, hand_over: impl AsyncFnOnce(&Doors) -> Result<T, E>) -> Result<T, E> {
-        let mut place = self.in_force.lock().await;
-        let handed_over = hand_over(&self.doors).await?;
-        *place = None;
+    /// Runs `hand_over`, which lets another process take over. No reload runs meanwhile, nor afterwards if it succeeds.
+    ///
+    /// # Errors
+    /// Those of `hand_over`; reloads go on then.
+    pub(super) async fn retire<T, E>(&self, hand_over: impl AsyncFnOnce(&Listeners) -> Result<T, E>) -> Result<T, E> {
+        let mut in_force = self.in_force.lock().await;
+        let handed_over = hand_over(&self.listeners).await?;
+        *in_force = None;
         Ok(handed_over)
     }
 
+    /// Builds the proxy's parts from new settings, off the event loop: certificates and keys are read. Keeps the access log
+    /// unless its format has changed.
     async fn parts(&self, settings: &Settings, before: &Settings) -> Result<PreparedSnapshot, Error> {
         let (settings, shared, current) = (settings.proxy.clone(), self.shared.clone(), self.current.snapshot());
         let format = (settings.access_log != before.proxy.access_log).then_some(settings.access_log);
@@ -194,10 +207,10 @@ impl Reloader {
     }
 }
 
-/// Whether those in line must be asked anew which limits they have to pass.
-fn in_line(before: &Settings, after: &Settings) -> InLine {
+/// Decides if waiters keep their places, or must ask again because they may need to pass other limits than before.
+fn waiters_policy(before: &Settings, after: &Settings) -> InLine {
     let claimed = |rule: &Rule| {
-        // A cost that is too high now is the locker's to find.
+        // The locker itself finds costs that are too high now.
         let Rule {
             name,
             hosts,
@@ -214,24 +227,25 @@ fn in_line(before: &Settings, after: &Settings) -> InLine {
         } = rule.clone();
         (name, hosts, paths, methods, key, ignore_case, cost, shared_seed)
     };
-    // Keys and turns of callers without a name depend on it.
+    // The keys of callers without a name depend on it, and their turns in a queue.
     let callers = |settings: &Settings| (settings.proxy.access.users.is_none(), settings.proxy.access.ipv6_prefix);
     let same = callers(before) == callers(after)
         && before.proxy.rules.iter().map(claimed).eq(after.proxy.rules.iter().map(claimed));
     if same { InLine::Stay } else { InLine::AskAnew }
 }
 
-/// How long a request may take from its permit to its settle at most; `None`: any time, because its content may.
-pub(super) fn longest_under_way(settings: &Settings) -> Option<Duration> {
-    settings.proxy.timeouts.request.map(|request| request + linger(settings))
+/// Maximum time from a request's permit to its settle, for all requests; `None` if their content may take any time.
+pub(super) fn max_settle_time(settings: &Settings) -> Option<Duration> {
+    settings.proxy.timeouts.request.map(|request| request + longest_linger(settings))
 }
 
-/// The same, but of a request without content where nothing bounds the others.
-pub(super) fn under_way(settings: &Settings) -> Duration {
+/// The same as [`max_settle_time`]; without a bound for all requests that of a request without content.
+pub(super) fn settle_time(settings: &Settings) -> Duration {
     let timeouts = &settings.proxy.timeouts;
-    longest_under_way(settings).unwrap_or(timeouts.connect + timeouts.answer + linger(settings))
+    max_settle_time(settings).unwrap_or(timeouts.connect + timeouts.answer + longest_linger(settings))
 }
 
-fn linger(settings: &Settings) -> Duration {
+/// The longest [`Limit::linger`] of all limits.
+fn longest_linger(settings: &Settings) -> Duration {
     settings.gate.limits.iter().map(Limit::linger).max().unwrap_or_default()
 }

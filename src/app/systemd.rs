@@ -1,4 +1,4 @@
-//! Notifications to systemd, if it started us: sd_notify(3).
+//! Service notifications to systemd, if it started this process: sd_notify(3).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, mpsc};
@@ -8,51 +8,51 @@ use sd_notify::NotifyState;
 
 use crate::net::drain::Drain;
 
-/// All addresses are open, and whoever waits for us need wait no longer.
+/// Notifies that all listeners are open (`READY=1`), so that units ordered after this one start.
 pub(super) fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// As [`ready`], of a process that has taken the place of the one that was told of before.
+/// As [`ready`], and names this process as the main one instead of the one that it took over from (`MAINPID=`).
 pub(super) fn taken_over() {
-    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
 }
 
-/// The file is read again; [`ready`] says when that is over.
+/// Notifies that a reload begins (`RELOADING=1`); [`ready`] ends it.
 pub(super) fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+        notify(&[NotifyState::Reloading, now]);
     }
 }
 
-/// The end has begun.
+/// Notifies that the shutdown has begun (`STOPPING=1`).
 pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Says again and again that this thread is not held up, if systemd wants to know.
-/// A process that has handed over says nothing any more.
+/// Notifies periodically that this thread makes progress (`WATCHDOG=1`), if the unit has `WatchdogSec=`. Stops when another
+/// process has taken over. Never returns.
 pub(super) async fn watch(drain: Drain) {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-    // As sd_watchdog_enabled(3) recommends.
-    let mut due = tokio::time::interval((patience / 2).max(Duration::from_millis(1)));
+    let Some(timeout) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    // Half of the timeout, as sd_watchdog_enabled(3) recommends.
+    let mut due = tokio::time::interval((timeout / 2).max(Duration::from_millis(1)));
     loop {
         due.tick().await;
         if drain.entered_lame_duck() {
             return std::future::pending().await;
         }
-        tell(&[NotifyState::Watchdog]);
+        notify(&[NotifyState::Watchdog]);
     }
 }
 
-/// What one datagram says.
-type Message = Vec<NotifyState<'static>>;
+/// States that are sent in one datagram.
+type Notification = Vec<NotifyState<'static>>;
 
-/// Sends messages one after the other, in the order in which they were queued. The socket blocks for as long as systemd
-/// does not read, which must not hold up a thread that serves. `None`: there is no thread, or nobody to notify.
-static SENDER: LazyLock<Option<mpsc::Sender<Message>>> = LazyLock::new(|| {
+/// Queue of a thread that sends notifications in order. The socket blocks as long as systemd does not read, which must not
+/// block a thread that serves. `None`: systemd expects no notifications (no `NOTIFY_SOCKET`), or there is no thread.
+static SENDER: LazyLock<Option<mpsc::Sender<Notification>>> = LazyLock::new(|| {
     std::env::var_os("NOTIFY_SOCKET")?;
-    let (sender, messages) = mpsc::channel::<Message>();
+    let (sender, messages) = mpsc::channel::<Notification>();
     let send = move || {
         for message in messages {
             if let Err(error) = sd_notify::notify(&message) {
@@ -65,11 +65,12 @@ static SENDER: LazyLock<Option<mpsc::Sender<Message>>> = LazyLock::new(|| {
     Some(sender)
 });
 
-/// How many messages are queued.
+/// Number of notifications in the queue.
 static QUEUED: AtomicUsize = AtomicUsize::new(0);
 
-/// Queues a message; a sign of life only behind nothing else, so that the queue does not grow while systemd does not read.
-fn tell(state: &[NotifyState<'static>]) {
+/// Queues a notification. Drops `WATCHDOG=1` unless the queue is empty: the queue does not grow while systemd does not read.
+/// Without systemd nothing happens.
+fn notify(state: &[NotifyState<'static>]) {
     let Some(sender) = &*SENDER else { return };
     if matches!(state, [NotifyState::Watchdog]) && QUEUED.load(Ordering::Relaxed) > 0 {
         return;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{exec, load_settings, print_error, variables};
-use crate::app::{self, Ended, Start};
+use crate::app::{self, RunOutcome, StartMode};
 use crate::config::Settings;
 use crate::gate::journal;
 use crate::log;
@@ -21,7 +21,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(arguments: RunArgs, config_arg: Option<&Path>) -> ExitCode {
-    let start = if arguments.take_over { Start::TakeOver } else { Start::Anew };
+    let mode = if arguments.take_over { StartMode::TakeOver } else { StartMode::Fresh };
     let Some((path, settings)) = load_settings(config_arg) else {
         return ExitCode::from(2);
     };
@@ -30,9 +30,9 @@ pub(super) fn run(arguments: RunArgs, config_arg: Option<&Path>) -> ExitCode {
         // A closed stdout is no reason not to run.
         std::io::stdout().lock().write_all(banner(&path, settings).as_bytes()).ok();
     };
-    match app::run(path.clone(), settings, start, announce) {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::Cut(code)) => ExitCode::from(code),
+    match app::run(path.clone(), settings, mode, announce) {
+        Ok(RunOutcome::Drained) => ExitCode::SUCCESS,
+        Ok(RunOutcome::Killed(code)) => ExitCode::from(code),
         Err(error) => {
             print_error(&error);
             if let Some(process) = state_holder(&error).filter(|process| exec::is_daemon(*process)) {

@@ -1,4 +1,4 @@
-//! Log lines of a reload: each limit and each section that it has changed.
+//! Log lines of a reload: one for each limit and each section of the file that has changed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,19 +8,20 @@ use crate::gate::Gate;
 use crate::locker::{LimitId, ReloadSummary};
 use crate::proxy::claims::Rule;
 
-/// One line for each limit that has changed, then one for each section.
-pub(super) fn lines(gate: &Gate, reload: &ReloadSummary, others: Others) -> Vec<String> {
+/// Returns a line for each limit that has changed, then one for each section. `reload`: changes that the locker found.
+/// `others`: the rest.
+pub(super) fn log_lines(gate: &Gate, reload: &ReloadSummary, others: OtherChanges) -> Vec<String> {
     let limits = gate.limits();
     let limits = &*limits;
     let changed: Vec<_> = reload.changed.iter().filter(|id| !reload.rekeyed.contains(id)).copied().collect();
-    let told: [(&[LimitId], &str); 5] = [
-        (&reload.removed, "is gone; what it has counted is kept until it no longer counts"),
-        (&reload.added, "is new; it has counted nothing yet"),
-        (&reload.returned, "is back, with what it had counted"),
+    let messages: [(&[LimitId], &str); 5] = [
+        (&reload.removed, "is removed; its counts are kept until they expire"),
+        (&reload.added, "is new; its windows are empty"),
+        (&reload.returned, "is back, with its earlier counts"),
         (&changed, CHANGED),
-        (&reload.rekeyed, "has another key; its windows are full until what went before no longer counts"),
+        (&reload.rekeyed, "has another key; its windows are full until earlier requests no longer count"),
     ];
-    let named = told.iter().flat_map(|(ids, what)| ids.iter().map(move |id| (&*limits[id.0 as usize].name, *what)));
+    let named = messages.iter().flat_map(|(ids, what)| ids.iter().map(move |id| (&*limits[id.0 as usize].name, *what)));
     let named: Vec<(&str, &str)> = named.collect();
     let known: HashSet<&str> = named.iter().map(|(name, _)| *name).collect();
     let rest = others.rules.iter().map(|rule| &**rule).filter(|rule| !known.contains(rule));
@@ -29,18 +30,20 @@ pub(super) fn lines(gate: &Gate, reload: &ReloadSummary, others: Others) -> Vec<
     all.chain(others.sections.iter().map(|section| format!("{section} is changed"))).collect()
 }
 
-const CHANGED: &str = "is changed; what it has counted counts on";
+/// Text of a line about a limit that keeps its windows.
+const CHANGED: &str = "is changed; its counts are kept";
 
-/// Changes that the locker does not know of.
-pub(super) struct Others {
-    /// The names of limits that count other requests, or do something else with them.
+/// Changes that the locker does not see.
+pub(super) struct OtherChanges {
+    /// Names of limits that apply to other requests than before, or treat them differently.
     rules: Vec<Arc<str>>,
+    /// Sections of the file that have changed.
     sections: Vec<&'static str>,
 }
 
-impl Others {
-    /// Compares two readings of the file, both with the listen addresses as they are written.
-    pub(super) fn between(before: &Settings, after: &Settings) -> Others {
+impl OtherChanges {
+    /// Compares two configurations, both with the listen addresses as written.
+    pub(super) fn between(before: &Settings, after: &Settings) -> OtherChanges {
         let known: HashMap<&str, &Rule> = before.proxy.rules.iter().map(|rule| (&*rule.name, rule)).collect();
         let is_other = |rule: &&Rule| known.get(&*rule.name).is_some_and(|before| before != rule);
         let rules = after.proxy.rules.iter().filter(is_other).map(|rule| Arc::clone(&rule.name));
@@ -70,6 +73,6 @@ impl Others {
             ("[config]", before.watch != after.watch),
         ];
         let sections = sections.into_iter().filter(|(_, is_other)| *is_other).map(|(section, _)| section);
-        Others { rules: rules.collect(), sections: sections.collect() }
+        OtherChanges { rules: rules.collect(), sections: sections.collect() }
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn run(config_arg: Option<&Path>) -> ExitCode {
     // Away from the terminal and its signals. It fails only for the leader of a process group, which is apart already.
     setsid().ok();
     match serve(config_arg) {
-        Ok(_ended) => ExitCode::SUCCESS,
+        Ok(_outcome) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(error.as_ref());
             ExitCode::FAILURE
@@ -61,7 +61,7 @@ pub(super) fn run(config_arg: Option<&Path>) -> ExitCode {
     }
 }
 
-fn serve(config_arg: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Error>> {
+fn serve(config_arg: Option<&Path>) -> Result<app::RunOutcome, Box<dyn std::error::Error>> {
     let programs = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     let nothing = File::open("/dev/null")?;
     // The name stays bound as long as one descriptor of the socket is open.
@@ -100,10 +100,10 @@ fn serve(config_arg: Option<&Path>) -> Result<app::Ended, Box<dyn std::error::Er
             terminate();
         }
     };
-    let ended = app::run(path, settings, app::Start::Aside, announce)?;
+    let outcome = app::run(path, settings, app::StartMode::Exec, announce)?;
     match failed {
         Some(error) => Err(error.into()),
-        None => Ok(ended),
+        None => Ok(outcome),
     }
 }
 

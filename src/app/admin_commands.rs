@@ -1,4 +1,4 @@
-//! What operators order: the file read again, a limit tuned, the file written.
+//! Admin commands: reload the file, tune a limit, save the configuration in force to the file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -8,49 +8,49 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use super::causes;
+use super::error_chain;
 use super::reload::Reloader;
 use crate::admin::{AdminCommand, CommandError};
 use crate::config;
 use crate::config::edit::{Edit, edit_limit};
 
 impl Reloader {
-    /// Does what an operator asks for.
-    pub(super) async fn obey(self: Rc<Self>, order: AdminCommand) {
-        // Whoever asked may have hung up.
-        match order {
+    /// Runs a command of the admin API, and sends its result back.
+    pub(super) async fn handle(self: Rc<Self>, command: AdminCommand) {
+        // The client may have closed its connection; the result is dropped then.
+        match command {
             AdminCommand::Reload(reply) => {
-                drop(reply.send(Rc::clone(&self).reload_aloud().await.map_err(CommandError::Invalid)));
+                drop(reply.send(Rc::clone(&self).reload_and_log().await.map_err(CommandError::Invalid)));
             }
             AdminCommand::Tune { limit, edits, reply } => drop(reply.send(self.tune(&limit, &edits).await)),
             AdminCommand::Save(reply) => drop(reply.send(self.save().await)),
         }
     }
 
-    /// Puts these values of a limit in force, as if the file said so; the file does not change.
-    async fn tune(&self, limit: &str, wishes: &[(String, Edit)]) -> Result<Vec<String>, CommandError> {
-        let mut place = self.in_force.lock().await;
-        let in_force = place.as_ref().ok_or(CommandError::ShuttingDown)?;
+    /// Changes keys of a limit, as if the file had these values; the file stays as it is. Returns a line for each change.
+    async fn tune(&self, limit: &str, edits: &[(String, Edit)]) -> Result<Vec<String>, CommandError> {
+        let mut in_force = self.in_force.lock().await;
+        let settings = in_force.as_ref().ok_or(CommandError::ShuttingDown)?;
         let number =
-            in_force.gate.limits.iter().position(|known| *known.name == *limit).ok_or(CommandError::UnknownLimit)?;
+            settings.gate.limits.iter().position(|known| *known.name == *limit).ok_or(CommandError::UnknownLimit)?;
         let text =
-            edit_limit(&in_force.text, number, wishes).map_err(|error| CommandError::Invalid(error.to_string()))?;
+            edit_limit(&settings.text, number, edits).map_err(|error| CommandError::Invalid(error.to_string()))?;
         let path = self.path().to_owned();
         let settings = spawn_blocking(move || config::read_text(&path, text)).await;
-        let wrong = |error: &dyn std::error::Error| CommandError::Invalid(causes(error));
-        let settings = settings.map_err(|error| wrong(&error))?.map_err(|error| wrong(&error))?;
-        let lines = self.put_in_force(&mut place, settings).await.map_err(|error| wrong(&error))?;
+        let invalid = |error: &dyn std::error::Error| CommandError::Invalid(error_chain(error));
+        let settings = settings.map_err(|error| invalid(&error))?.map_err(|error| invalid(&error))?;
+        let lines = self.apply(&mut in_force, settings).await.map_err(|error| invalid(&error))?;
         lines.iter().for_each(|line| tracing::info!("{line}"));
-        tracing::info!(limit, ?wishes, "tuned");
+        tracing::info!(limit, ?edits, "tuned");
         Ok(lines)
     }
 
-    /// Writes what is in force to the file, which must say what it said when it was read.
+    /// Writes the configuration in force to the file, unless the file has changed since it was read.
     async fn save(&self) -> Result<Vec<String>, CommandError> {
-        let place = self.in_force.lock().await;
-        let text = Arc::clone(&place.as_ref().ok_or(CommandError::ShuttingDown)?.text);
+        let in_force = self.in_force.lock().await;
+        let text = Arc::clone(&in_force.as_ref().ok_or(CommandError::ShuttingDown)?.text);
         let (path, before, after) = (self.path().to_owned(), Arc::clone(&self.on_disk.borrow()), Arc::clone(&text));
-        let saved = spawn_blocking(move || write(&path, &before, &after)).await;
+        let saved = spawn_blocking(move || replace_text(&path, &before, &after)).await;
         match saved {
             Ok(Ok(())) => {}
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(CommandError::Conflict),
@@ -63,12 +63,12 @@ impl Reloader {
     }
 }
 
-/// Puts one text in the place of another: whoever reads the file sees one or the other.
+/// Replaces the text of a file atomically: readers see `before` or `after`, nothing in between.
 ///
 /// # Errors
-/// `InvalidData` if the file says something else than `before`.
-fn write(path: &Path, before: &str, after: &str) -> io::Result<()> {
-    // A link stays a link.
+/// `InvalidData` if the file has another text than `before`.
+fn replace_text(path: &Path, before: &str, after: &str) -> io::Result<()> {
+    // Replaces the target of a symbolic link, not the link.
     let path = fs::canonicalize(path)?;
     if fs::read(&path)? != before.as_bytes() {
         return Err(io::ErrorKind::InvalidData.into());
@@ -87,7 +87,7 @@ fn write(path: &Path, before: &str, after: &str) -> io::Result<()> {
         fs::rename(&new, &path)
     })();
     if written.is_err() {
-        // It is of no use to anybody.
+        // A half-written file is of no use.
         fs::remove_file(&new).ok();
     }
     written

@@ -1,0 +1,54 @@
+//! File watch: reloads the configuration when its file has changed.
+//!
+//! Polls the file's metadata. That needs no kernel interface, and works on every file system, for files that are replaced
+//! and for symbolic links that are turned elsewhere, as Kubernetes does with its config maps.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::reload::Reloader;
+
+/// Time between two looks at the file, and for how long it must stay the same before it is read: a file that is still being
+/// written is not. A choice: the effect comes within a second, for two calls of stat(2) per second.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Metadata that tells two versions of a file apart: device, inode, size, and modification time in seconds and nanoseconds.
+/// `None`: there is no file.
+type FileStamp = Option<(u64, u64, u64, i64, i64)>;
+
+/// Reads the metadata of a file, or of the target of a symbolic link.
+fn stamp(path: &Path) -> FileStamp {
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+}
+
+/// Reloads the file each time that it has changed, if `[config] watch` is on in the configuration in force. Never returns.
+pub(super) async fn watch(reloader: Rc<Reloader>) {
+    let mut known = stamp(reloader.path());
+    let mut last = known;
+    let mut poll = interval(POLL_INTERVAL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        poll.tick().await;
+        let now = stamp(reloader.path());
+        let is_still = now == last;
+        last = now;
+        if !is_still || now == known || now.is_none() {
+            continue;
+        }
+        known = now;
+        if reloader.is_watching().await {
+            // Saved by the admin API, or rewritten with the same text: limits that were tuned since stay tuned.
+            if reloader.is_file_unchanged() {
+                continue;
+            }
+            // A failure is logged.
+            Rc::clone(&reloader).reload_and_log().await.ok();
+        }
+    }
+}
