@@ -219,7 +219,9 @@ fn git_clones_and_pushes_over_https() {
     std::fs::write(first.join("noise"), &noise).unwrap();
     git(&first, &["add", "noise"]);
     git(&first, &["commit", "--quiet", "-m", "noise"]);
-    git(&first, &["push", "--quiet", "origin", "HEAD:main"]);
+    // By HTTP/1.1: libcurl before 8.2 (Debian 12 has 7.88) reads the end of a chunked upload from git and now and then does not
+    // send it by HTTP/2, where the window ran out shortly before (curl/curl#11342). The clones are by HTTP/2.
+    git(&first, &["-c", "http.version=HTTP/1.1", "push", "--quiet", "origin", "HEAD:main"]);
     git(desk.dir(), &["clone", "--quiet", "--branch", "main", &url, "second"]);
     assert!(std::fs::read_to_string(second.join("noise")).unwrap() == noise);
     assert!(desk.carried("/a.git/git-receive-pack") >= 1 && desk.carried("/a.git/git-upload-pack") >= 1);
