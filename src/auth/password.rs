@@ -25,10 +25,12 @@ const MAX_FAILURES: usize = 5;
 /// Time for which a wrong password counts against its address.
 const SPAN: Duration = Duration::from_secs(60);
 
-/// Number of addresses whose failures are remembered. When more send wrong passwords, one of them is forgotten.
+/// Number of addresses with remembered failures, below a MiB together. When more send wrong passwords, an arbitrary
+/// one of them is forgotten.
 const MAX_ADDRESSES: usize = 4096;
 
-/// Most passwords verified at one time. bcrypt is slow on purpose: it takes a tenth of a second and more of a processor.
+/// Most passwords verified at one time. bcrypt is slow on purpose: one verification takes a tenth of a second and more
+/// of a processor.
 const MAX_IN_PROGRESS: usize = 4;
 
 /// Most passwords that may wait for their verification. Each wait holds a caller's connection.
@@ -40,7 +42,7 @@ const MAX_CREDENTIALS: usize = 1024;
 /// Number of bytes of a password that bcrypt reads.
 const BCRYPT_KEY: usize = 72;
 
-/// Base64 with or without padding: the meaning is clear either way.
+/// Base64 with or without padding, which means the same.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -50,7 +52,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct CredHash(u64, u64);
 
-/// Why credentials are not accepted.
+/// Reason for which credentials are not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LoginError {
     /// Credentials are missing, malformed or wrong.
@@ -72,12 +74,17 @@ pub enum LoginError {
 pub struct Passwords {
     /// bcrypt hashes by user name.
     users: HashMap<Arc<str>, Arc<str>>,
-    /// Hash that a password of an unknown user is compared with, so that it takes as long as a wrong one.
+    /// Hash that the password of an unknown user is compared with, so that the response takes as long as for a wrong
+    /// password.
     decoy: Option<Arc<str>>,
+    /// Length in bits of the IPv6 blocks in which failures count together.
     ipv6_prefix: Ipv6Prefix,
+    /// Random seeds of the two halves of a [`CredHash`].
     seeds: [RandomState; 2],
     cache: Arc<AuthCache>,
+    /// Slots for verifications that run.
     in_progress: Arc<Semaphore>,
+    /// Number of verifications that wait for a slot, at most [`MAX_WAITING`].
     waiting: AtomicUsize,
 }
 
@@ -90,8 +97,9 @@ struct AuthCache {
 }
 
 impl Passwords {
-    /// `users`: names and bcrypt hashes; of equal names the first counts. `ipv6_prefix`: length of the IPv6 blocks whose
-    /// failures count together; never longer than [`Ipv6Prefix::default`], the block that one holder has at least.
+    /// Prepares the verification. `users`: names and bcrypt hashes; of equal names the first counts. `ipv6_prefix`:
+    /// length in bits of the IPv6 blocks in which failures count together; never longer than [`Ipv6Prefix::default`], the
+    /// smallest block that one holder has.
     pub fn new(users: Vec<(String, String)>, ipv6_prefix: Ipv6Prefix) -> Passwords {
         let cost = |hash: &str| hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
         let decoy = users.iter().map(|(_, hash)| hash.as_str()).max_by_key(|hash| cost(hash)).map(Arc::from);
@@ -99,7 +107,7 @@ impl Passwords {
         for (name, hash) in users {
             by_name.entry(Arc::from(name)).or_insert_with(|| Arc::from(hash));
         }
-        // Half of the processors stay free for callers that are logged in.
+        // Half of the processors stay free for the traffic of callers that have logged in.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Passwords {
             users: by_name,
@@ -112,14 +120,14 @@ impl Passwords {
         }
     }
 
-    /// Returns the name of the user whose credentials these are. `field`: value of a Proxy-Authorization or Authorization
-    /// field. `now`: reads the clock; a verification takes long enough for the time to change.
+    /// Returns the name of the user that the credentials belong to. `field`: value of a Proxy-Authorization or
+    /// Authorization field. `now`: reads the clock; a verification takes long enough for the time to change.
     ///
     /// # Errors
     /// See [`LoginError`].
     ///
     /// # Cancel safety
-    /// A verification that has begun goes on to its end, and its result is cached.
+    /// A verification that has begun runs to its end, and its result is cached.
     pub async fn check(
         &self,
         peer: IpAddr,
@@ -139,7 +147,8 @@ impl Passwords {
             let _waiting = WaitGuard::begin(&self.waiting).ok_or(LoginError::Overloaded)?;
             Arc::clone(&self.in_progress).acquire_owned().await.map_err(|_| LoginError::Overloaded)?
         };
-        // A fleet that starts sends the same credentials a thousand times; the first result is valid for all of them.
+        // A fleet of callers that starts sends the same credentials a thousand times; the first result is valid for all
+        // of them.
         if let Some(user) = self.cache.user(&name, cred) {
             return Ok(user);
         }
@@ -153,7 +162,7 @@ impl Passwords {
             let is_right = bcrypt::verify(&password, &hash).unwrap_or(false);
             let user = user.filter(|_| is_right);
             cache.record(addr, cred, user.as_ref(), now());
-            // Held until here, so that the bound holds even after the caller has gone.
+            // Held until here, so that the bound holds even after the caller has hung up.
             drop(permit);
             user
         });
@@ -195,7 +204,7 @@ impl Drop for WaitGuard<'_> {
     }
 }
 
-/// Name and password of `Basic` credentials; the name ends at the first colon.
+/// Decodes `Basic` credentials into name and password; the name ends at the first colon (RFC 7617 §2).
 fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let space = field.iter().position(u8::is_ascii_whitespace).filter(|_| field.len() <= MAX_CREDENTIALS)?;
     let (scheme, encoded) = field.split_at(space);

@@ -1,4 +1,4 @@
-//! May this caller go there.
+//! Access rules: decides whether a caller may use the gateway, and which hosts and ports it may call.
 
 use std::hash::Hasher;
 use std::net::IpAddr;
@@ -19,42 +19,42 @@ use crate::net::dial::Reach;
 use crate::net::prefix::{self, Ipv6Prefix};
 use crate::wire::{Name, RequestHead};
 
-/// The `[access]` of the file.
+/// The `[access]` section of the configuration file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
-    /// Whose addresses may come; empty: everybody's. The configuration sees to it that a gateway that others than
-    /// this machine reach has these or `users`.
+    /// Addresses that may connect; empty: all. The configuration requires this list or `users` if the gateway can be
+    /// reached from other machines.
     pub allow_from: Vec<IpNet>,
-    /// Names and bcrypt hashes; `None`: nobody is asked for a password.
+    /// User names and bcrypt hashes; `None`: no password is required.
     pub users: Option<Vec<(String, String)>>,
-    /// The ports that CONNECT may lead to.
+    /// Ports that CONNECT may lead to.
     pub connect_ports: Vec<u16>,
-    /// The ports of other protocols that requests may go to which are no tunnels.
+    /// Ports of blocked protocols that requests other than CONNECT may go to all the same.
     pub allow_ports: Vec<u16>,
-    /// Whether only hosts that a limit names may be called, and what routes lead to.
+    /// True if only hosts that a limit names may be called, besides the origins of routes.
     pub only_listed: bool,
-    /// Whether tunnels that are not opened are refused, if a limit names their host.
+    /// True if tunnels that are not intercepted are refused when a limit names their host.
     pub deny_opaque: bool,
-    /// Length of the IPv6 blocks that count as one caller.
+    /// Length, in bits, of the IPv6 blocks that count as one caller.
     pub ipv6_prefix: Ipv6Prefix,
     /// Protocols that an HTTP/1.1 connection may change to, as `name/version`, or as `name` for every version.
     pub upgrades: Vec<String>,
 }
 
-/// Who it is that may go there.
+/// A caller that was admitted, with the reach of its request.
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    /// Whose turn it takes in line.
+    /// Identity of the caller in queues and in windows counted per caller.
     pub caller: Caller,
-    /// The user name, if passwords are asked for.
+    /// User name; `None` if no passwords are required.
     pub user: Option<Arc<str>>,
-    /// The address, or the block of IPv6 addresses, that it comes from.
+    /// Address of the caller, or the block of IPv6 addresses that it belongs to.
     pub block: IpNet,
-    /// Which addresses its request may lead to.
+    /// Addresses that its request may be forwarded to.
     pub reach: Reach,
 }
 
-/// Decides who may come, and where they may go.
+/// Access rules of one configuration.
 #[derive(Debug)]
 pub struct Access {
     allow_from: Vec<IpNet>,
@@ -69,7 +69,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Takes the settings as they are: they have been checked. `seed`: what callers are hashed with.
+    /// Takes settings that the configuration has checked. `seed`: seed of the hash of [`Admitted::caller`].
     pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
         let passwords = settings.users.map(|users| Passwords::new(users, settings.ipv6_prefix));
         Access {
@@ -85,13 +85,12 @@ impl Access {
         }
     }
 
-    /// Whether callers need a password.
+    /// True if callers need a password.
     pub fn asks_for_passwords(&self) -> bool {
         self.passwords.is_some()
     }
 
-    /// Tells whether a connection may change to this protocol (`name/version`, or `name`), in any letter case (RFC 9110
-    /// §7.8).
+    /// True if a connection may change to this protocol (`name/version`, or `name`), in any letter case (RFC 9110 §7.8).
     pub(super) fn may_upgrade_to(&self, protocol: &[u8]) -> bool {
         let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
         let is_it = |listed: &String| {
@@ -101,23 +100,23 @@ impl Access {
         self.upgrades.iter().any(is_it)
     }
 
-    /// Whether a connection from this address is served at all.
+    /// True if connections from this address are served.
     pub fn may_connect_from(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.allow_from.is_empty() || self.allow_from.iter().any(|range| range.contains(&peer))
     }
 
-    /// Decides about one request. `named`: what limits and routes say of its host.
+    /// Decides on one request. `named`: entries of limits and routes for its host.
     ///
-    /// A caller is asked for its password before it is told anything about where it may go. Routes are no exception:
-    /// who is let through by one uses up the same limits.
+    /// The password is checked before any response reveals which hosts may be called. Routes need it too: requests
+    /// through a route use up the same limits.
     ///
     /// # Errors
     /// 403 for an address, a port or a host that is not allowed; 407 without valid credentials; 429 after too many
-    /// wrong ones; 503 if too many passwords wait to be looked at.
+    /// wrong ones; 503 if too many passwords wait for verification.
     ///
     /// # Cancel safety
-    /// A password that is being looked at is looked at to the end, and remembered.
+    /// A verification that has begun runs to its end, and its result is cached.
     pub async fn admit(
         &self,
         peer: IpAddr,
@@ -153,10 +152,10 @@ impl Access {
         self.only_listed
     }
 
-    /// Decides about a tunnel that is not opened; `named` is about its host.
+    /// Decides on a tunnel that is not intercepted. `named`: entries of limits and routes for its host.
     ///
     /// # Errors
-    /// 403 if not.
+    /// 403 if a limit names the host and such tunnels are denied.
     pub fn admit_opaque(&self, named: Named) -> Result<(), Refusal> {
         if named.listed && self.deny_opaque {
             return Err(Refusal::Denied(
@@ -166,10 +165,10 @@ impl Access {
         Ok(())
     }
 
-    /// Who asks, wherever it wants to go.
+    /// Identifies the caller, whatever host its request is for.
     ///
     /// # Errors
-    /// As [`Access::admit`], but for hosts and ports.
+    /// As [`Access::admit`], without the checks of host and port.
     pub async fn know(&self, peer: IpAddr, head: &RequestHead, clock: Clock) -> Result<Admitted, Refusal> {
         if !self.may_connect_from(peer) {
             return Err(Refusal::Denied("your address is not in [access] allow_from"));
@@ -181,7 +180,7 @@ impl Access {
         Ok(self.admitted(peer, user))
     }
 
-    /// Judges a caller by these settings that was admitted before them.
+    /// Applies these settings to a caller that was admitted under earlier ones.
     pub(super) fn anew(&self, peer: IpAddr, before: &Admitted) -> Admitted {
         Admitted { reach: before.reach, ..self.admitted(peer, before.user.clone()) }
     }
@@ -193,14 +192,14 @@ impl Access {
 }
 
 impl Admitted {
-    /// Remembers the caller's name for the dashboard's view of the queue: it is about to wait.
+    /// Remembers the caller's name for the dashboard's view of the queue, before it waits.
     pub(super) fn remember_name(&self, metrics: &Metrics) {
         let name = || self.user.as_deref().map_or_else(|| prefix::display_block(self.block), str::to_owned);
         metrics.remember_name(self.caller, name);
     }
 }
 
-/// The one Proxy-Authorization field; of several, nobody could say which one counts.
+/// Returns the only Proxy-Authorization field; several are an error, because none has precedence.
 fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
     let mut all = head.all(Name::ProxyAuthorization);
     match (all.next(), all.next()) {
@@ -209,8 +208,9 @@ fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
     }
 }
 
-/// Who takes turns, and has a window of its own where a limit is counted per caller. The seed is random, so that no caller
-/// can choose an address or a name that shares another's; and the gate's, so that both outlive a reload and a restart.
+/// Computes the identity that takes turns in queues and has a window of its own where a limit counts per caller. The
+/// seed is random, so that no caller can choose an address or a name that collides with another's. It is the gate's
+/// seed, so that identities outlive a reload and a restart.
 fn caller(seed: &[u8; 16], user: Option<&str>, block: IpNet) -> Caller {
     let mut hasher = SipHasher13::new_with_key(seed);
     match (user, block.addr()) {

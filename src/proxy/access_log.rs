@@ -1,4 +1,4 @@
-//! One line per request.
+//! Access log: one line per request, written by a thread of its own.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -16,61 +16,62 @@ use crate::gate::clock::Clock;
 
 mod secret;
 
-/// How many records may wait to be written: a tenth of a second's worth at full speed, a few MiB.
+/// Number of records that may wait for the writer: a tenth of a second's worth at full speed, a few MiB.
 const WAITING: usize = 8192;
 
-/// How much is gathered before it is written.
+/// Bytes gathered before a write: one system call for some 300 lines.
 const BATCH: usize = 64 * 1024;
 
-/// How long [`AccessLog::flush`] waits for a reader that does not read.
+/// Time that [`AccessLog::flush`] waits for a reader that has stopped reading.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
-/// How lines are written.
+/// Format of the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
-    /// Words with spaces between, the last of them `name=value`.
+    /// Words separated by spaces; the last of them are `name=value`.
     Text,
-    /// An object per line.
+    /// One JSON object per line.
     Json,
-    /// Not at all.
+    /// No access log.
     Off,
 }
 
-/// What is known of a request at its end.
+/// Record of one request, complete at its end.
 #[derive(Clone, Debug)]
 pub struct AccessLogEntry {
-    /// The caller's address.
+    /// Address of the caller.
     pub peer: IpAddr,
-    /// The caller's user name, if it has proved it.
+    /// User name of the caller, if it was authenticated.
     pub user: Option<Arc<str>>,
-    /// The method, as received.
+    /// Method, as received.
     pub method: String,
-    /// The target, as received; the values of its query and its userinfo are left out when it is written.
+    /// Target, as received; the values of its query and its userinfo are left out of the line.
     pub target: String,
-    /// The names of the limits that counted it.
+    /// Names of the limits that counted it.
     pub limits: Vec<Arc<str>>,
-    /// How long it waited for its permit.
+    /// Time that it waited for its permit.
     pub waited: Duration,
-    /// The status that the caller got.
+    /// Status that the caller received.
     pub status: u16,
-    /// Who refused it; `None`: nobody, the answer is the origin's.
+    /// Party that refused it, see [`Refusal::who`](super::refusal::Refusal::who); `None`: the response is the origin's.
     pub refused_by: Option<&'static str>,
     /// Bytes of the request's body.
     pub bytes_in: u64,
     /// Bytes of the response.
     pub bytes_out: u64,
-    /// From the request's first byte to the response's last.
+    /// Time from the first byte of the request to the last of the response.
     pub took: Duration,
-    /// The limit in `dry_run` that would have held it back, and for how long.
+    /// Limit in `dry_run` that would have delayed or refused it, and the delay.
     pub overruled: Option<(Arc<str>, Duration)>,
-    /// What else there is to say.
+    /// Reason of a refusal or an unusual end.
     pub note: Option<Cow<'static, str>>,
 }
 
-/// TaskPool records over to the thread that writes them, and never waits for it: what finds no room is dropped and counted.
+/// Handle of the access log. Hands records to the thread that writes them without ever waiting for it; a record that
+/// finds the queue full is dropped and counted.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    /// `None`: off.
+    /// `None` if the access log is off.
     hand_over: Option<HandOver>,
 }
 
@@ -88,8 +89,8 @@ enum Message {
 }
 
 impl AccessLog {
-    /// Starts the thread that writes to `out`, normally the standard output; none if the format is `Off`. The thread
-    /// ends when the last copy of the log is gone.
+    /// Starts the thread that writes to `out`, normally the standard output; `Off` starts none. The thread ends after
+    /// the last clone of the handle was dropped.
     pub fn new(format: Format, out: Box<dyn Write + Send>, clock: Clock) -> AccessLog {
         let write: fn(&mut String, i128, &AccessLogEntry) = match format {
             Format::Text => write_text,
@@ -116,12 +117,12 @@ impl AccessLog {
         AccessLog { hand_over: Some(HandOver { to_writer, dropped, clock }) }
     }
 
-    /// Whether anything is written: if not, no record need be made.
+    /// True if the log is on; if not, the caller need not make records.
     pub fn is_on(&self) -> bool {
         self.hand_over.is_some()
     }
 
-    /// TaskPool a record over. Takes well under a microsecond, whatever becomes of the line.
+    /// Hands a record to the writer. Takes well under a microsecond, even if the writer is stuck.
     pub fn write(&self, record: AccessLogEntry) {
         let Some(HandOver { to_writer, dropped, clock }) = &self.hand_over else { return };
         if to_writer.try_send(Message::Line { unix_nanos: clock.wall_unix_nanos(), record }).is_err() {
@@ -129,12 +130,12 @@ impl AccessLog {
         }
     }
 
-    /// How many lines were lost, because there was no room or because they could not be written.
+    /// Number of lines lost because the queue was full or a write failed.
     pub fn dropped(&self) -> u64 {
         self.hand_over.as_ref().map_or(0, |hand_over| hand_over.dropped.load(Ordering::Relaxed))
     }
 
-    /// Waits until all that was handed over is written, but not for ever on a reader that does not read. Blocks the thread.
+    /// Waits until all records handed over so far are written, for at most four seconds. Blocks the thread.
     pub fn flush(&self) {
         let Some(HandOver { to_writer, .. }) = &self.hand_over else { return };
         let (done, written) = sync_channel(1);
@@ -148,21 +149,21 @@ impl AccessLog {
             }
             thread::sleep(pause);
         }
-        // A writer that is gone or stuck has nothing more to say.
+        // An error means that the writer has ended or is stuck: nothing more can be written.
         let _ = written.recv_timeout(FLUSH_WITHIN);
     }
 }
 
-/// The thread's own: gathers lines and writes them in batches, at the latest when there is nothing more to gather.
+/// State of the writer thread: gathers lines, and writes a batch when it is large enough or the queue is empty.
 struct Writer {
     out: Box<dyn Write + Send>,
     format: Format,
     write: fn(&mut String, i128, &AccessLogEntry),
     batch: String,
-    /// How many lines the batch holds.
+    /// Number of lines in the batch.
     lines: u64,
     dropped: Arc<AtomicU64>,
-    /// How many of the dropped lines the log has told of.
+    /// Number of dropped lines that the log has reported.
     told: u64,
     clock: Clock,
 }
@@ -176,7 +177,7 @@ impl Writer {
                     Message::Line { unix_nanos, record } => self.add(unix_nanos, &record),
                     Message::Flush { done } => {
                         self.write_batch();
-                        // Whoever asked may have given up.
+                        // The flushing thread may have timed out.
                         let _ = done.try_send(());
                     }
                 }
@@ -203,7 +204,7 @@ impl Writer {
         if self.batch.is_empty() {
             return;
         }
-        // A closed pipe or a full disk loses lines; the gateway goes on.
+        // A closed pipe or a full disk loses lines; the gateway keeps running.
         match self.out.write_all(self.batch.as_bytes()).and_then(|()| self.out.flush()) {
             Ok(()) => self.told = dropped,
             Err(_) => drop(self.dropped.fetch_add(self.lines, Ordering::Relaxed)),
@@ -214,7 +215,7 @@ impl Writer {
     }
 }
 
-/// Says how many lines are missing here.
+/// Writes a line with the number of lines lost at this place.
 fn write_lost(out: &mut String, format: Format, unix_nanos: i128, lost: u64) {
     let time = Rfc3339(unix_nanos);
     let written = if format == Format::Json {
@@ -318,7 +319,7 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
     .expect("writing to a String cannot fail");
 }
 
-/// A text as one word of a line: no space, no quote, no control or invisible character as such.
+/// Escapes text so that it is one word of a line: without spaces, quotes, and control or invisible characters.
 struct Word<'a>(&'a str);
 
 impl std::fmt::Display for Word<'_> {
@@ -341,7 +342,7 @@ impl std::fmt::Display for Word<'_> {
     }
 }
 
-/// Milliseconds with three decimals.
+/// Duration in milliseconds with three decimals.
 struct Millis(Duration);
 
 impl std::fmt::Display for Millis {
@@ -350,12 +351,12 @@ impl std::fmt::Display for Millis {
     }
 }
 
-/// Unix time as `2026-01-31T23:59:59.123Z`.
+/// Unix time in nanoseconds, shown as `2026-01-31T23:59:59.123Z` (RFC 3339).
 struct Rfc3339(i128);
 
 impl std::fmt::Display for Rfc3339 {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Rounding down to the millisecond first: no time is shown that has not come yet.
+        // Rounds down to the millisecond, so that no time in the future is shown.
         let time =
             jiff::Timestamp::from_nanosecond(self.0 - self.0.rem_euclid(1_000_000)).unwrap_or(jiff::Timestamp::MAX);
         write!(out, "{time:.3}")

@@ -1,5 +1,5 @@
-//! Permits for something else than HTTP requests: `POST /v1/limits/NAME/acquire` takes slots of the same windows, and waits in
-//! the same queue.
+//! Permits without a request to forward: `POST /v1/limits/NAME/acquire` takes slots of the same windows and waits in the
+//! same queue. Other programs use it to rate-limit work that is not HTTP.
 
 use serde_json::json;
 
@@ -20,17 +20,17 @@ use crate::locker::AskKind;
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead};
 
-/// The path, before and after the limit's name.
+/// Path, before and after the name of the limit.
 const PREFIX: &str = "/v1/limits/";
 const SUFFIX: &str = "/acquire";
 
-/// A request for a permit alone, as it was stated: parts of the target and the query.
+/// Parsed `acquire` request: the name in the path, and the query.
 pub(super) struct AcquireRequest {
     name: String,
     query: String,
 }
 
-/// The request for a permit alone, if it is one. Routes go first.
+/// Returns the `acquire` request if the session's request is one. Routes take precedence over the path.
 pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
     let head = &session.head;
     let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
@@ -45,7 +45,7 @@ pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
 /// Obtains the permit, and settles it at once. Returns the JSON document of the response.
 ///
 /// # Errors
-/// 404 without such a limit; 400 for a key or a cost that is not its; the limiter's refusal; that the caller has hung up.
+/// 404 if there is no such limit; 400 if key or cost do not fit it; the limiter's refusal; [`Failure::CallerGone`].
 pub(super) async fn acquire(
     session: &mut Session,
     log: &mut RequestLog,
@@ -67,7 +67,7 @@ pub(super) async fn acquire(
         permit = permit::ask(session, log, &mut claimant, prefs).await?.permit;
     }
     permit::check(&permit)?;
-    // What it is for happens from here on; its end is not reported.
+    // The caller's own work begins here; its end is not reported.
     let mut flight = permit.depart();
     flight.sent();
     flight.answered();
@@ -76,7 +76,7 @@ pub(super) async fn acquire(
 }
 
 impl AcquireRequest {
-    /// The caller's wishes: `wait` of the query, in seconds, can only shorten Prefer's.
+    /// Wait preferences of the request: `wait` of the query, in seconds, can only shorten that of Prefer.
     fn prefs(&self, head: &RequestHead) -> Result<Patience, Refusal> {
         let mut prefs = wait_prefs::of(head);
         if let Some(stated) = parameter(&self.query, "wait") {
@@ -86,7 +86,7 @@ impl AcquireRequest {
         Ok(prefs)
     }
 
-    /// The claims that it stands for, by the configuration in force.
+    /// Finds the claims of the request under the configuration in force.
     fn claims(&self, session: &Session, log: &mut RequestLog, admitted: &Admitted) -> Result<Claims, Refusal> {
         let values: Vec<_> = parameters(&self.query, "key").collect();
         let cost = parameter(&self.query, "cost");
@@ -97,7 +97,7 @@ impl AcquireRequest {
     }
 }
 
-/// A request for a permit alone, with its caller and its claims.
+/// An `acquire` request with its caller and its claims.
 struct Acquire {
     request: AcquireRequest,
     admitted: Admitted,
@@ -125,7 +125,7 @@ impl Claimant for Acquire {
     }
 }
 
-/// Slots are for programs: no web page takes them.
+/// Refuses requests of web pages: permits are for programs.
 fn check_site(session: &Session) -> Result<(), Refusal> {
     let head = &session.head;
     let host = head.get(Name::Host);

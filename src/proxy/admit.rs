@@ -1,4 +1,4 @@
-//! Admission step: checks the framing, finds the target, and asks whether this caller may go there.
+//! Admission step: checks the framing, finds the target, and applies the access rules to the caller.
 
 use super::access::Admitted;
 use super::acquire;
@@ -17,21 +17,21 @@ use super::upstream::Upstream;
 use crate::tls::verify::Offer;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
 
-/// What is done with an admitted request.
+/// Treatment of an admitted request.
 #[allow(
     clippy::large_enum_variant,
     reason = "nearly every request takes the first, and a box would cost each an allocation"
 )]
 pub(super) enum Admission {
-    /// It is forwarded, once it has a permit.
+    /// Forward it, once it has a permit.
     Forward(Plan),
-    /// The gateway answers it itself.
+    /// Answer it here.
     Local(LocalRequest),
-    /// It is a CONNECT whose tunnel is intercepted.
+    /// Intercept the tunnel of a CONNECT.
     Intercept(Box<InterceptedTunnel>),
 }
 
-/// Admits the request whose head has been read.
+/// Admits the request in the session, of which only the head has been read.
 ///
 /// # Errors
 /// 400 for broken framing; 403, 407 or 429 from the access rules; 404 or 421 without a route; 417 and 508.
@@ -53,7 +53,7 @@ pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result
     Ok(Admission::Forward(plan(session, log, target, admitted, length)?))
 }
 
-/// Finds the target, and asks the access rules.
+/// Finds the target, and applies the access rules.
 async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, Admitted, Length), Refusal> {
     let snapshot = &session.worker.snapshot;
     let head = &session.head;
@@ -75,11 +75,11 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
         return Err(Refusal::Malformed("CONNECT has no body"));
     }
     let admitted = match session.within.as_deref() {
-        // The caller was admitted to the tunnel, and so to all in it.
+        // The tunnel's CONNECT was admitted, and with it every request inside.
         Some(within) => snapshot.access.anew(session.peer.ip(), &within.admitted),
         None => {
             let named = snapshot.named_hosts.look_up(&target);
-            // No host is called: the gateway answers this by itself.
+            // No host is called: the gateway answers this request itself.
             let named = Named { listed: named.listed || capabilities::is_asked(head), ..named };
             snapshot.access.admit(session.peer.ip(), head, &target, named, snapshot.gate.clock()).await?
         }
@@ -91,7 +91,7 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
     Ok((target, admitted, length))
 }
 
-/// Finds the claims of the request, and how it is forwarded.
+/// Finds the claims of the request, and plans how it is forwarded.
 fn plan(
     session: &Session,
     log: &mut RequestLog,
@@ -107,7 +107,7 @@ fn plan(
     let upgrade = header_rules::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, trace: log.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
-    // A tunnel begins where its connection begins, not behind other requests on it.
+    // A tunnel needs a new connection, one that carried no requests before.
     let fresh = if target.form == Form::Authority { Fresh::Since(log.started) } else { Fresh::No };
     let want = ConnRequirement { fresh, offer: offer(&target, head, upgrade) };
     Ok(Plan { target, upstream, admitted, claims, outgoing, want, connected_by: log.started })
@@ -115,7 +115,7 @@ fn plan(
 
 /// The versions of HTTP that may be spoken to the origin for this request.
 fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
-    // Only HTTP/1.1 has a connection that can change its protocol, or that can be logged in.
+    // Only a connection of HTTP/1.1 can change its protocol or be logged in.
     let needs_http1 = upgrade
         || header_rules::logs_in(head)
         || target.origin.scheme == Scheme::Https && !http2::can_carry_path(&target.path(head));

@@ -1,4 +1,4 @@
-//! Attempt step: sends the request on a connection until there is a response to forward; every sending has its own permit.
+//! Attempt step: sends the request until there is a response to forward; each sending needs a permit of its own.
 
 use super::body::{Body, Replay};
 use super::checkout::{check_out, discard_response};
@@ -21,15 +21,15 @@ use crate::locker::AskKind;
 use crate::tls::verify::Offer;
 use crate::wire::Version;
 
-/// Most times that a request is sent again of which the origin says that it has not looked at it. Two are bad luck; more are
-/// an origin that takes nothing.
+/// Most times that a request is sent again after its origin has said that it did not process it (REFUSED_STREAM,
+/// GOAWAY). Two such responses can be bad luck; more mean that the origin accepts nothing.
 const MAX_REFUSED: u32 = 2;
 
-/// Most times that a request of which nothing has left is put on another connection. A new one takes it nearly always; an
-/// origin could go on breaking them for ever.
+/// Most times that a request of which no byte has left moves to another connection. A new connection nearly always
+/// works, but an origin could keep breaking them.
 const MAX_UNTOUCHED: u32 = 3;
 
-/// A request that has reached its origin.
+/// Result of the step: the request has reached its origin.
 #[allow(
     clippy::large_enum_variant,
     reason = "nearly every request takes the first, and a box would cost each an allocation"
@@ -41,29 +41,30 @@ pub(super) enum Reached {
     Connected(Box<Tunnel>),
 }
 
-/// A request whose response head is in the session; the response's body has not been read.
+/// An exchange with its response head in the session; the body of the response has not been read.
 pub(super) struct Answered {
     pub(super) ready: OriginConn,
     pub(super) flight: Flight,
-    /// The request's body, of which some may still have to be sent.
+    /// Body of the request, part of which may still have to be sent.
     pub(super) body: Body,
 }
 
-/// What of the request's body is written once more.
+/// Part of the request's body that is written again.
 enum Resend {
-    /// All of it, because it left before.
+    /// The whole body, because it was sent before.
     Whole(Replay),
-    /// The bytes that waited behind a head that did not leave, framed for that version.
+    /// Bytes queued behind a head that was not sent, framed for that version.
     Unsent(Vec<u8>, Version),
 }
 
-/// Why a request is sent once more.
+/// Reason for sending a request again.
 enum RetryReason {
-    /// It never left; its permit is as good as before.
+    /// No byte was sent; its permit is still valid.
     Untouched(Permit),
-    /// The origin has not looked at it, and says so; and the protocol that it will take, if that is less than it chose.
+    /// The origin said that it did not process the request. Holds the versions of HTTP to offer next, if it asked for
+    /// fewer.
     RefusedStream(Offer),
-    /// Its connection ended without a response: the origin may have been closing it already.
+    /// The connection ended without a response: the origin may have been closing it already.
     ConnectionLost,
     /// The origin's response is a pushback.
     PushedBack,
@@ -72,7 +73,7 @@ enum RetryReason {
 /// Sends the request until there is a response to forward, or connects its tunnel.
 ///
 /// # Errors
-/// The refusal of what failed: no connection, no response, no other permit; that the caller has hung up.
+/// The refusal for the step that failed: no connection, no response, no further permit; [`Failure::CallerGone`].
 pub(super) async fn run(
     session: &mut Session,
     log: &mut RequestLog,
@@ -85,7 +86,7 @@ pub(super) async fn run(
     exchange(session, log, plan, granted).await.map(Reached::Answered)
 }
 
-/// Connects a tunnel, in the slot of its permit.
+/// Connects a tunnel within the slot of its permit.
 async fn connect(
     session: &mut Session,
     log: &mut RequestLog,
@@ -117,7 +118,7 @@ async fn exchange(
     let idempotent = retry::is_idempotent(session.head.method());
     let length = plan.outgoing.length;
     let mut body = Body::new(length.read_by(session.head.version()), length, true);
-    // An origin that may speak HTTP/2 may say of any request that it has not looked at it.
+    // An origin that may speak HTTP/2 can reject any request unprocessed, so its body is kept.
     if idempotent || plan.claims.retry > 0 || plan.target.origin.scheme == Scheme::Https {
         body = body.keep();
     }
@@ -152,7 +153,7 @@ async fn exchange(
                 if untouched > MAX_UNTOUCHED {
                     return Err(Refusal::ConnectionTerminated.into());
                 }
-                // Trailers are kept with a body that is there whole. Where more is to come, there are none yet.
+                // Trailers are kept with a body that was read to its end. A body that was not has none yet.
                 if !can_repeat(&mut resend, &mut body) {
                     resend = Some(Resend::Unsent(ready.conn.take_unsent(), ready.conn.version()));
                 }
@@ -172,7 +173,7 @@ async fn exchange(
                 refused += 1;
                 refused <= MAX_REFUSED && can_repeat(&mut resend, &mut body)
             }
-            // A kept connection may have been closed by the origin before it saw the request (RFC 9112 §9.3.1).
+            // The origin may have closed an idle connection before it saw the request (RFC 9112 §9.3.1).
             RetryReason::ConnectionLost => {
                 let may = ready.reused && idempotent && plan.want.fresh == Fresh::No;
                 plan.want.fresh = fresh_from_now(session);
@@ -182,7 +183,7 @@ async fn exchange(
         if !may_repeat {
             return Err(Refusal::ConnectionTerminated.into());
         }
-        // It may have been counted, so the next sending takes a slot of its own.
+        // The origin may have counted the request, so the next sending takes a slot of its own.
         Granted { permit, held } = permit::obtain(session, log, plan, AskKind::Retry).await?;
     }
 }
@@ -194,7 +195,7 @@ enum Sent {
     Unanswered(RetryReason),
 }
 
-/// Sends what was written, and waits for the head of the response.
+/// Sends the bytes written to the connection, and waits for the head of the response.
 async fn send(
     session: &mut Session,
     log: &mut RequestLog,
@@ -232,12 +233,12 @@ async fn send(
     }
 }
 
-/// Asks for a new connection: those opened before may all be as dead as the last.
+/// Requires a connection opened from now on: older ones may all be as dead as the last.
 fn fresh_from_now(session: &Session) -> Fresh {
     Fresh::Since(session.worker.snapshot.gate.clock().now())
 }
 
-/// Puts the request on the connection, with as much of its body as has been read.
+/// Writes the request to the connection's buffer, with as much of its body as has been read.
 fn write(
     session: &mut Session,
     plan: &Plan,
@@ -250,12 +251,12 @@ fn write(
     let framed = plan.outgoing.length.written_to(version);
     body.reframe(framed);
     match resend {
-        // Its head is in it.
+        // These bytes begin with the head.
         Some(Resend::Unsent(bytes, Version::Http11)) if version == Version::Http11 => {
             conn.out().extend_from_slice(bytes);
         }
         Some(Resend::Unsent(_, before)) if *before != version && body.moved > 0 => {
-            // What was read of the body is framed for a version that the origin does not speak any more.
+            // The part of the body that was read is framed for a version that the origin has stopped speaking.
             return Err(Refusal::ConnectionTerminated.into());
         }
         Some(Resend::Unsent(bytes, before)) => {
@@ -274,7 +275,7 @@ fn write(
     gathered.map_err(|_| Refusal::Malformed("the request's content is broken").into())
 }
 
-/// True if the whole body is at hand; it is kept for the next sending then.
+/// True if the whole body is buffered; it is then kept for the next sending.
 fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
     if !matches!(resend, Some(Resend::Whole(_))) {
         *resend = body.take_replay().map(Resend::Whole);
@@ -282,8 +283,8 @@ fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
     resend.is_some()
 }
 
-/// What the origin's answer says of the limit: its windows pause. Whether the request may be sent resend instead of
-/// passing the answer on.
+/// Pauses the windows of the claims if the response is a pushback. Returns true if the request may be sent again instead
+/// of forwarding that response.
 fn pushed_back(session: &Session, plan: &Plan, flight: &mut Flight, resent: u8) -> bool {
     flight.answered();
     let snapshot = &session.worker.snapshot;

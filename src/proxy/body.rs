@@ -1,4 +1,4 @@
-//! Body streaming, with back-pressure: bytes that one side has sent go out before more of them are read.
+//! Body streaming with back-pressure: bytes received from one side are written to the other before more are read.
 
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
@@ -7,42 +7,43 @@ use super::trailers::Trailers;
 use crate::wire::chunked::{BadChunk, ChunkedDecoder, Piece, write_chunk};
 use crate::wire::{Conn, Length};
 
-/// Bytes up to this number are gathered with the head before them; larger pieces go straight from the read buffer.
+/// Pieces up to this number of bytes are buffered with the head before them; larger ones are written straight from the
+/// read buffer.
 const GATHER: usize = 8 * 1024;
 
 /// Largest body that is kept so that its request can be sent again, in bytes (spec §5).
 pub(super) const MAX_REPLAY: usize = 64 * 1024;
 
-/// Why a body did not come to its end.
+/// Reason for which a body did not reach its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
-    /// The side that sends it broke off.
+    /// The sending side broke off.
     #[error("the sender of the body broke off")]
     Source(#[source] Option<io::Error>),
-    /// The side that sends it breaks the grammar.
+    /// The sending side violates the grammar of chunks.
     #[error("the body is malformed: {0}")]
     Malformed(#[from] BadChunk),
-    /// The side that takes it is gone.
+    /// The receiving side is gone.
     #[error("the receiver of the body is gone")]
     Sink(#[source] io::Error),
 }
 
-/// One body on its way from one connection to another.
+/// A body in transit from one connection to another.
 #[derive(Debug)]
 pub(super) struct Body {
     source: Source,
-    /// Chunks have to be written around it.
+    /// True if it is written in chunks.
     chunked: bool,
-    /// It ends with the connection that it is written to.
+    /// True if its end is the close of the connection that it is written to.
     closes: bool,
-    /// Its trailers are passed on.
+    /// True if its trailers are forwarded.
     trailers: bool,
-    /// Bytes of the body moved so far, framing not counted.
+    /// Number of bytes of the body moved so far, without framing.
     pub(super) moved: u64,
     replay: Option<Replay>,
 }
 
-/// A body that has been written once and can be written again, to whatever version.
+/// A body that was written once and is kept to be written again, in any version of HTTP.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     data: Vec<u8>,
@@ -71,7 +72,7 @@ enum Source {
 }
 
 impl Body {
-    /// A body framed as `from` says, to be framed as `to` says.
+    /// A body framed as `from` on the source, to be framed as `to` on the sink.
     pub(super) fn new(from: Length, to: Length, trailers: bool) -> Body {
         let source = match from {
             Length::Empty => Source::Ended,
@@ -95,21 +96,21 @@ impl Body {
         self
     }
 
-    /// The whole body, if it ended and was kept.
+    /// Takes the copy of the whole body, if it has ended and was kept.
     pub(super) fn take_replay(&mut self) -> Option<Replay> {
         self.has_ended().then(|| self.replay.take()).flatten()
     }
 
-    /// From here on it is framed as `to` says.
+    /// Frames the rest of the body as `to`.
     pub(super) fn reframe(&mut self, to: Length) {
         self.chunked = to == Length::Chunked;
         self.closes = to == Length::UntilClose;
     }
 
-    /// Puts what has been read of the body already behind the head that waits to be written.
+    /// Appends the bytes of the body that were already read to the head that is about to be written.
     ///
     /// # Errors
-    /// If its chunks are broken.
+    /// If its chunks are malformed.
     pub(super) fn gather(&mut self, from: &mut Conn, to: &mut Conn) -> Result<(), BodyError> {
         let mut cx = Context::from_waker(Waker::noop());
         while !self.has_ended() && to.pending() < GATHER && from.input.bytes().len() <= GATHER {
@@ -128,12 +129,12 @@ impl Body {
         if self.closes { to.finish_and_close() } else { to.finish() }
     }
 
-    /// Whether all of it has been read.
+    /// True if the whole body has been read.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.source, Source::Ended)
     }
 
-    /// Moves what can be moved. Ready when the whole body is written out.
+    /// Moves as many bytes as possible. Ready when the whole body is written out.
     ///
     /// Back-pressure: nothing more is read from `from` while bytes wait for `to`.
     ///
@@ -163,7 +164,7 @@ impl Body {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(BodyError::Source(Some(error)))),
                 Poll::Pending => {
-                    // Nothing more to gather: what waits goes out now, and the source is asked again when it has more.
+                    // Nothing more to gather: flushes the buffer, and polls the source again when it has more.
                     ready!(to.poll_flush(cx)).map_err(BodyError::Sink)?;
                     return Poll::Pending;
                 }
@@ -171,12 +172,12 @@ impl Body {
         }
     }
 
-    /// Moves one piece from what was read to what is written; `false` if there is no whole piece.
+    /// Moves one piece from the read buffer to the write buffer; `false` if no whole piece is buffered.
     fn poll_pass(&mut self, cx: &mut Context<'_>, from: &mut Conn, to: &mut Conn) -> Poll<Result<bool, BodyError>> {
         if self.has_ended() || from.input.is_empty() {
             return Poll::Ready(Ok(false));
         }
-        // Before the reader is asked: what it has named must be consumed at once.
+        // Flushes before the chunk reader runs: a piece that it has announced must be consumed at once.
         if to.pending() >= GATHER {
             ready!(to.poll_flush(cx)).map_err(BodyError::Sink)?;
         }
@@ -223,7 +224,7 @@ impl Body {
         }
     }
 
-    /// Writes `data` on: large pieces straight from where they were read, small ones behind what waits already.
+    /// Writes `data`: large pieces straight from the read buffer, small ones behind the bytes already buffered.
     fn poll_put(&mut self, cx: &mut Context<'_>, data: &[u8], to: &mut Conn) -> Poll<Result<usize, BodyError>> {
         if data.len() > GATHER && !self.chunked && self.replay.is_none() {
             return to.poll_write_through(cx, data).map_err(BodyError::Sink);
@@ -281,7 +282,8 @@ mod tests {
         (Conn::new(Stream::plain(listener.accept().await.unwrap().0)), peer)
     }
 
-    /// What arrives of `sent`, framed `from`, when it is to be framed `to`; and what is left for the next message.
+    /// Sends `sent`, framed as `from`, through a body framed as `to`; returns the received bytes, and those left for the
+    /// next message.
     async fn moved(from: Length, to: Length, sent: &[u8]) -> (Result<(), BodyError>, Vec<u8>, Vec<u8>) {
         let ((mut source, mut sender), (mut sink, mut receiver)) = (pair().await, pair().await);
         let sent = sent.to_vec();

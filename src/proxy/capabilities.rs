@@ -1,4 +1,5 @@
-//! Capabilities of a gateway (OPTIONS), as `lockgate exec` asks for them: the tunnels that it opens, and its authority.
+//! Capabilities of a gateway (OPTIONS), as `lockgate exec` requests them: the tunnels that it intercepts, and its
+//! authority.
 
 use std::fmt::Write;
 
@@ -8,26 +9,26 @@ use super::pattern::HostPattern;
 use super::snapshot::ConfigSnapshot;
 use crate::wire::{Name, RequestHead};
 
-/// The request's target: a host that does not exist (RFC 6761 §6.4).
+/// Target of the request: a host that does not exist (RFC 6761 §6.4).
 const TARGET: &str = "http://lockgate.invalid/";
 const INTERCEPT: &str = "lockgate-intercept";
 const AUTHORITY: &str = "lockgate-authority";
 
-/// The capabilities.
+/// Capabilities of a gateway.
 #[derive(PartialEq, Debug)]
 pub struct Capabilities {
-    /// The hosts whose tunnels are opened.
+    /// Hosts to which tunnels are intercepted.
     pub intercept: Vec<HostPattern>,
-    /// SHA-256 of the certificate of the authority that signs for them.
+    /// SHA-256 of the certificate of the authority that signs for these hosts.
     pub authority: Option<[u8; 32]>,
 }
 
-/// True if a request asks for them.
+/// True if the request asks for the capabilities.
 pub(super) fn is_asked(head: &RequestHead) -> bool {
     head.method() == "OPTIONS" && head.target() == TARGET && head.get(Name::MaxForwards) == Some(b"0")
 }
 
-/// The header fields of the response, each with its value.
+/// Header fields of the response, each with its value.
 pub(super) fn fields(snapshot: &ConfigSnapshot) -> impl Iterator<Item = (&'static str, String)> {
     let hosts: Vec<String> = snapshot.intercept.iter().map(HostPattern::to_string).collect();
     let fingerprint = snapshot.authority.as_ref().map(|authority| {
@@ -39,14 +40,16 @@ pub(super) fn fields(snapshot: &ConfigSnapshot) -> impl Iterator<Item = (&'stati
     std::iter::once((INTERCEPT, hosts.join(", "))).chain(fingerprint.map(|hex| (AUTHORITY, hex)))
 }
 
-/// The request that asks for them, to be completed by a body. It may not be passed on (RFC 9110 §7.6.2), and takes no slot.
+/// Builds the request for the capabilities, without a body. Max-Forwards keeps it from being forwarded (RFC 9110
+/// §7.6.2), and it takes no slot.
 pub fn request() -> http::request::Builder {
     let request = Request::options(TARGET).header(header::HOST, "lockgate.invalid");
     request.header(header::MAX_FORWARDS, "0").header(header::CONNECTION, "close")
 }
 
 impl Capabilities {
-    /// Reads them from the fields of a response; `None` if they are not there, as in a refusal or an older gateway's response.
+    /// Reads the capabilities from the fields of a response; `None` if it has none, as a refusal or the response of an
+    /// older gateway.
     pub fn read(fields: &HeaderMap) -> Option<Capabilities> {
         let field = |name: &str| fields.get(name)?.to_str().ok();
         let hosts = field(INTERCEPT)?.split(',').map(str::trim).filter(|host| !host.is_empty());

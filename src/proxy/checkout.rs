@@ -8,11 +8,11 @@ use super::send::OriginConn;
 use super::session::Session;
 use crate::wire::{ConnectionOptions, Length, Name, framing};
 
-/// Checks a connection out: the one that is pinned to the caller, the one that was made ready while the request waited, a
+/// Checks a connection out: the one that is pinned to the caller, the one that was dialled while the request waited, a
 /// pooled one, or a new one.
 ///
 /// # Errors
-/// The refusal of a dial that failed; that the caller has hung up.
+/// The refusal of a dial that failed; [`Failure::CallerGone`].
 pub(super) async fn check_out(
     session: &mut Session,
     plan: &Plan,
@@ -40,8 +40,8 @@ pub(super) async fn check_out(
     Ok(session.unless_gone(dialled).await.ok_or(Failure::CallerGone)??)
 }
 
-/// Returns a connection for the next request, if it can carry another: of the same caller if it is pinned, else of any.
-/// Its response has been read to the end.
+/// Returns a connection for the next request, if it can carry another: to the caller's own connections if it is pinned,
+/// else to the pool. Its response has been read to the end.
 pub(super) fn keep(session: &Session, plan: &Plan, ready: OriginConn) {
     let options = ConnectionOptions::of(session.response.all(Name::Connection));
     if !options.keeps_open(session.response.version()) {
@@ -54,7 +54,7 @@ pub(super) fn keep(session: &Session, plan: &Plan, ready: OriginConn) {
     }
 }
 
-/// Drops a response that is not forwarded; its connection is kept if all of the response is here already.
+/// Drops a response that is not forwarded; its connection is kept if the whole response has been read already.
 pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: OriginConn) {
     let here = ready.conn.input.bytes().len();
     match framing::of_response(&session.response, session.head.method()) {
@@ -67,7 +67,7 @@ pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: Origin
     }
 }
 
-/// True if the connection belongs to the caller's from here on. One of HTTP/2 cannot be logged in.
+/// True if the connection belongs to the caller's connection from now on. A connection of HTTP/2 cannot be logged in.
 pub(super) fn is_pinned(session: &Session, ready: &OriginConn) -> bool {
     let logs_in = || header_rules::logs_in(&session.head) || header_rules::tells_of_login(&session.response);
     ready.pinned || !ready.conn.stream.is_http2() && logs_in()

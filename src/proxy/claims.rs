@@ -1,4 +1,4 @@
-//! Which windows a request must pass, under which keys, at what cost.
+//! Rule lookup: finds the claims of a request, which are the windows that must grant it, with their keys and costs.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -17,41 +17,43 @@ use crate::gate::Revision;
 use crate::locker::{Claim, Key, LimitId};
 use crate::wire::RequestHead;
 
-/// What one request claims.
+/// Claims of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// The broadest limit (the one with the fewest key parts) first; all keys of a limit in a row.
+    /// Claims in the order of the rules: the broadest limit (the one with the fewest key parts) first; all keys of a
+    /// limit in a row.
     pub claims: SmallVec<[Claim; 2]>,
-    /// The largest `retry` of the limits that match.
+    /// Largest `retry` of the limits that match.
     pub retry: u8,
-    /// By which rules they were found.
+    /// Revision of the rules that they were found by.
     pub revision: Revision,
 }
 
 impl Claims {
-    /// The limits that it counts in, each once.
+    /// Limits that the request counts in, each once.
     pub(super) fn limits(&self) -> impl Iterator<Item = LimitId> {
         self.claims.chunk_by(|one, next| one.limit == next.limit).map(|of_one| of_one[0].limit)
     }
 }
 
-/// All rules, ready to be searched.
+/// All rules of a configuration, in the order of lookup.
 #[derive(Debug)]
 pub struct Rules {
     /// The broadest first, then as in the file.
     rules: Vec<(LimitId, Rule)>,
-    /// What became of the requests of each, in the same order.
+    /// Metrics of each rule's limit, in the same order.
     metrics: Vec<Arc<LimitMetrics>>,
-    /// Where in `rules` each limit is, by `LimitId`; no limit need have a rule here.
+    /// Index in `rules` of each limit, by `LimitId`; `None` for a limit without a rule here.
     places: Vec<Option<usize>>,
     revision: Revision,
-    /// What keys are hashed with.
+    /// Seed of the key hash.
     seed: [u8; 16],
 }
 
 impl Rules {
-    /// `rules`: in the order of the file, and the limits that they are of. `revision`: what the gate knows them by. `seed`:
-    /// what keys are hashed with. `counters`: where the requests of a limit with that name are counted.
+    /// `rules`: in the order of the file; `limits`: the limit of each. `revision`: number by which the gate knows this
+    /// set of limits. `seed`: seed of the key hash. `counters`: metrics of the process, in which limits are found by
+    /// name.
     pub fn new(
         rules: Vec<Rule>,
         limits: &[LimitId],
@@ -69,7 +71,7 @@ impl Rules {
         Rules { rules, metrics, places, revision, seed }
     }
 
-    /// Finds what a request must be granted.
+    /// Finds the claims of a request.
     ///
     /// # Errors
     /// 400 if it states a cost that is not a whole number from 1 to the limit's N, if a field that a limit counts by has
@@ -100,26 +102,27 @@ impl Rules {
         Ok(found)
     }
 
-    /// A limit that names the host, and of which no window is among the claims.
+    /// Name of a limit that names the host but has no window among the claims.
     pub(super) fn passed_by(&self, host: &str, port: u16, claims: &Claims) -> Option<&str> {
         let is_claimed = |id| claims.claims.iter().any(|claim| claim.limit == id);
         let mut passed = self.rules.iter().filter(|(id, rule)| rule.names(host, port) && !is_claimed(*id));
         passed.next().map(|(_, rule)| &*rule.name)
     }
 
-    /// The rule of a limit.
+    /// Rule of a limit.
     ///
     /// # Panics
-    /// If there is none: whoever knows the limit has it from [`Rules::find`].
+    /// If the limit has no rule; limits found by [`Rules::find`] have one.
     pub fn rule(&self, limit: LimitId) -> &Rule {
         &self.rules[self.place(limit)].1
     }
 
-    /// What somebody claims who names the limit: `values`, one for each part of its key but the caller; `cost`, or what
-    /// the limit says.
+    /// Claims of a caller that names the limit. `values`: one for each part of its key but the caller; `cost`: number of
+    /// slots, `None` for the limit's own.
     ///
     /// # Errors
-    /// 404 if there is no such limit; 400 if these are not its key's parts, or the cost is not a whole number from 1 to N.
+    /// 404 if there is no such limit; 400 if the values do not fit the parts of its key, or the cost is not a whole
+    /// number from 1 to N.
     pub(super) fn claim(
         &self,
         name: &str,
@@ -153,7 +156,7 @@ impl Rules {
         Ok(Claims { claims, retry: 0, revision: self.revision })
     }
 
-    /// What became of the requests of each of these limits.
+    /// Metrics of the limits in these claims.
     pub(super) fn metrics(&self, claims: &Claims) -> impl Iterator<Item = &LimitMetrics> {
         claims.limits().map(|limit| &*self.metrics[self.place(limit)])
     }

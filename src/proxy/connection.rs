@@ -19,17 +19,17 @@ use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
 use crate::wire::{Conn, Stream};
 
-/// What comes next on an idle connection.
+/// Next event on an idle connection.
 enum Next {
     Request,
-    /// The preface of HTTP/2, which the caller speaks without having asked (RFC 9113 §3.3).
+    /// The preface of HTTP/2, sent by a caller with prior knowledge (RFC 9113 §3.3).
     Http2,
     Malformed(Refusal),
-    /// It is closed, idle too long, or the gateway shuts down.
+    /// It was closed, was idle too long, or the gateway shuts down.
     End,
 }
 
-/// Serves one connection after the other, each to its end, with the buffers of the one before.
+/// Serves connections one after the other, each to its end, and reuses the buffers.
 pub struct Server {
     session: Session,
     shutdown: ShutdownWatch,
@@ -46,7 +46,8 @@ impl Server {
     /// Serves one caller's connection until either side ends it. `listener`: address at which it was accepted.
     ///
     /// # Cancel safety
-    /// Dropping the future breaks the connection off at the latest when the server serves the next, or is dropped itself.
+    /// Dropping the future does not close the connection; that happens when the server serves the next one, or is
+    /// dropped itself.
     pub async fn serve(&mut self, stream: TcpStream, peer: SocketAddr, listener: SocketAddr) {
         let Server { session, shutdown } = self;
         session.worker.refresh();
@@ -60,13 +61,13 @@ impl Server {
         if let Some(protocol) = protocol {
             serve(session, protocol, shutdown).await;
         }
-        // Here the connection is closed, and those that were its own.
+        // Closes the connection, and the connections to origins that were pinned to it.
         session.conn = Conn::new(Stream::closed());
         session.pinned.begin_anew();
     }
 }
 
-/// Serves a connection, or an intercepted tunnel. Boxed, because HTTP/2 serves with it the tunnels in its streams.
+/// Serves a connection, or an intercepted tunnel. Boxed, because the HTTP/2 server calls it for tunnels in its streams.
 fn serve_boxed<'s>(
     session: &'s mut Session,
     protocol: Protocol,
@@ -104,7 +105,7 @@ async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut Shu
             },
             Outcome::Keep => {
                 log.finish(session);
-                // While the gateway stops, one more response is sent: the caller may have been told that it can ask.
+                // During shutdown one more response is sent: the caller may have been told that it may send a request.
                 if drain.is_stopping() {
                     return session.linger().await;
                 }
@@ -122,18 +123,18 @@ async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut Shu
     }
 }
 
-/// Responds to bytes that are no request, and closes.
+/// Responds to bytes that are no request, and closes the connection.
 async fn refuse(session: &mut Session, refusal: &Refusal) {
     refuse_bytes(session, refusal).await;
     session.linger().await;
 }
 
-/// Closes an idle connection: TLS sends close_notify, if the caller still listens.
+/// Closes an idle connection; TLS sends close_notify if the caller still reads.
 fn close_idle(session: &mut Session) {
     let _ = session.conn.stream.poll_shutdown(&mut Context::from_waker(Waker::noop()));
 }
 
-/// Waits for the next request's head.
+/// Waits for the head of the next request.
 async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
     let timeouts = &session.worker.snapshot.timeouts;
     if session.conn.input.is_empty() {
@@ -163,7 +164,7 @@ async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
     }
     let (mut timed, mut seen) = (!session.has_read_request, 0);
     loop {
-        // Empty lines before a request are nothing (RFC 9112 §2.2), however many.
+        // Empty lines before a request are ignored (RFC 9112 §2.2), in any number.
         while session.conn.input.bytes().starts_with(b"\r\n") {
             session.conn.input.consume(2);
         }

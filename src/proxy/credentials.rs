@@ -1,4 +1,4 @@
-//! Authorization credentials in one spelling, so that a caller that spells them otherwise is the same caller.
+//! Canonical form of Authorization credentials, so that another spelling does not make another key.
 
 use std::borrow::Cow;
 
@@ -7,22 +7,23 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
-/// `Basic` credentials whose base64 some servers would read and others not.
+/// `Basic` credentials with base64 that some servers accept and others do not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct NotBase64;
 
-/// Reads what lenient servers read: without padding, and with bits in the last letter that belong to no byte.
+/// Reads base64 as lenient servers do: without padding, and with trailing bits in the last letter that belong to no
+/// byte.
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
 const BASIC: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const TOKEN: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT.with_encode_padding(false));
 
-/// The value of an Authorization field, spelt in one way: the scheme has no letter case (RFC 9110 §11.1), white space
-/// behind it counts once, and what is base64 by its scheme is encoded anew. A value without a scheme stays as it is.
+/// Canonical value of an Authorization field: the scheme in lower case (RFC 9110 §11.1), one space behind it, and
+/// base64, where the scheme uses it, encoded again. A value without a scheme stays as it is.
 ///
 /// # Errors
-/// If the scheme is `Basic` and its credentials are no base64: lenient servers skip what does not belong there.
+/// If the scheme is `Basic` and its credentials are no base64: lenient servers skip invalid characters.
 pub(super) fn spell(value: &[u8]) -> Result<Cow<'_, [u8]>, NotBase64> {
     let Some(space) = value.iter().position(u8::is_ascii_whitespace) else { return Ok(value.into()) };
     let (scheme, credentials) = (&value[..space], value[space..].trim_ascii());
@@ -43,14 +44,15 @@ pub(super) fn spell(value: &[u8]) -> Result<Cow<'_, [u8]>, NotBase64> {
     Ok(spelt.into())
 }
 
-/// Recognises the form of a signed or encrypted token (RFC 7515 §7.1, RFC 7516 §7.1).
+/// True if credentials have the form of a signed or encrypted token (RFC 7515 §7.1, RFC 7516 §7.1).
 fn is_json_web_token(credentials: &[u8]) -> bool {
     let dots = credentials.iter().filter(|byte| **byte == b'.').count();
     let is_list = credentials.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'"' | b','));
     matches!(dots, 2 | 4) && !is_list
 }
 
-/// A part of a token as it is encoded. Verifiers skip what is no base64, so a signature could be written in many ways.
+/// Part of a token, encoded canonically. Verifiers skip invalid characters, so one signature could be written in many
+/// ways.
 fn spell_part(part: &[u8]) -> Vec<u8> {
     let known = part.iter().filter_map(|byte| match byte {
         b'+' => Some(b'-'),

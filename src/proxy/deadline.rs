@@ -1,4 +1,4 @@
-//! One timer per connection, for every deadline of its life.
+//! Deadline timer: one per connection, for every timeout of its life.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -10,27 +10,27 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::gate::clock::Clock;
 use crate::time::Time;
 
-/// A deadline that is moved with every request.
+/// A deadline that moves with every request.
 ///
-/// Deadlines nearly always move later, so the timer under it is left where it is and only asked, when it
-/// rings, whether its time has really come: moving a deadline then costs one clock reading.
+/// Deadlines nearly always move later. The timer below is therefore left alone, and compared with the deadline only when
+/// it fires: moving a deadline costs one clock reading.
 #[derive(Debug)]
 pub(super) struct Deadline {
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
     due: Instant,
-    /// It rings no later than that, whatever is set.
+    /// Latest time of expiry, whatever is set.
     cap: Option<Instant>,
 }
 
 impl Deadline {
-    /// Rings `after` from now.
+    /// Expires `after` from now.
     pub(super) fn new(clock: Clock, after: Duration) -> Deadline {
         let due = Self::at(clock, after);
         Deadline { clock, sleep: Box::pin(sleep_until(due)), due, cap: None }
     }
 
-    /// Rings `after` from now, and not when it would have.
+    /// Moves the deadline to `after` from now.
     pub(super) fn set(&mut self, after: Duration) {
         let due = Self::at(self.clock, after);
         self.due = self.cap.map_or(due, |cap| cap.min(due));
@@ -39,12 +39,12 @@ impl Deadline {
         }
     }
 
-    /// From the next `set` on it rings at `until` at the latest; `None`: when it is set to.
+    /// Bounds every later `set` by `until`; `None` removes the bound.
     pub(super) fn cap(&mut self, until: Option<Time>) {
         self.cap = until.map(|until| Instant::from_std(self.clock.instant(until)));
     }
 
-    /// Ready when it rings.
+    /// Ready once the deadline has passed.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.sleep.as_mut().poll(cx).is_ready() {
             if self.due <= self.sleep.deadline() {
@@ -55,7 +55,7 @@ impl Deadline {
         Poll::Pending
     }
 
-    /// Runs `work` until the deadline expires: `None` if it does.
+    /// Runs `work` until the deadline expires; returns `None` if it does.
     pub(super) async fn run<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|cx| match work.as_mut().poll(cx) {

@@ -1,4 +1,4 @@
-//! Exchange: the way of one request, from its head to the end of its response, in five steps.
+//! Exchange: carries one request from its head to the end of its response, in five steps.
 
 use super::admit::{self, Admission};
 use super::attempt;
@@ -11,11 +11,11 @@ use super::request_log::RequestLog;
 use super::session::Session;
 use crate::locker::AskKind;
 
-/// Carries one request: its head is in the session, its body has not been read. Returns what becomes of the connection, and the
-/// log entry, which is complete but for a tunnel.
+/// Carries one request: its head is in the session, its body has not been read. Returns the outcome for the connection,
+/// and the log entry, which is complete but for a tunnel.
 ///
 /// # Cancel safety
-/// Dropped, the request ends as if the caller had hung up; what it holds of the limits is settled or given back.
+/// If the future is dropped, the request ends as if the caller had hung up; its slots are settled or given back.
 pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
     let mut log = RequestLog::begin(session);
     let result = carry(session, &mut log).await;

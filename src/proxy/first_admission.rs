@@ -1,9 +1,9 @@
-//! First admission: tells the task that keeps an HTTP/2 connection that one of its requests may use the gateway.
+//! First-admission signal: tells the task of an HTTP/2 connection that one of its requests may use the gateway.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
-/// Set once, by the first request of a connection that is admitted.
+/// Flag with a waker, set by the first request of a connection that is admitted.
 #[derive(Default)]
 pub(super) struct FirstAdmission {
     happened: Cell<bool>,
@@ -11,7 +11,7 @@ pub(super) struct FirstAdmission {
 }
 
 impl FirstAdmission {
-    /// A request was admitted.
+    /// Records that a request was admitted.
     pub(super) fn set(&self) {
         if !self.happened.replace(true)
             && let Some(waker) = self.waiting.take()
@@ -20,7 +20,7 @@ impl FirstAdmission {
         }
     }
 
-    /// Ready once a request was admitted. One task may wait.
+    /// Ready once a request was admitted. At most one task may wait.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.happened.get() {
             return Poll::Ready(());

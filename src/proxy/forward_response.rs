@@ -17,10 +17,12 @@ use super::serialize;
 use super::session::Session;
 use crate::wire::{Length, Name, ResponseHead, Version, framing};
 
-/// Forwards the response: its head is in the session, its body has not been read. Of a tunnel, tells the caller that it is there.
+/// Forwards the response: its head is in the session, its body has not been read. For a tunnel, sends the 200 that
+/// establishes it.
 ///
 /// # Errors
-/// 502 for a response that breaks HTTP before its start has been forwarded; else that it broke off, or the caller hung up.
+/// 502 for a response that breaks HTTP before any of it has been forwarded; [`Failure::Truncated`] after that;
+/// [`Failure::CallerGone`].
 pub(super) async fn run(
     session: &mut Session,
     log: &mut RequestLog,
@@ -34,7 +36,7 @@ pub(super) async fn run(
             return Ok(Outcome::Tunnel(tunnel));
         }
     };
-    // Its slots have settled.
+    // The slots have settled, so the request timeout no longer applies.
     session.deadline.cap(None);
     let version = session.head.version();
     let (waited, locations) = (log.waited, plan.target.locations.as_deref());
@@ -55,7 +57,7 @@ pub(super) async fn run(
     let ends_itself = version == Version::Http2 || length != Length::UntilClose;
     let keep_caller = plan.outgoing.options.keeps_open(version) && ends_itself && body.has_ended() && !draining;
     let stated = stated_length(&session.response, session.head.method(), length, version);
-    // RFC 9110 §6.6.1: a date that is missing is added when a response is forwarded.
+    // A recipient adds a missing Date when it forwards a response (RFC 9110 §6.6.1).
     let undated = session.response.get(Name::Date).is_none();
     let received_unix_nanos = undated.then(|| session.worker.snapshot.gate.clock().wall_unix_nanos());
     let (keep, pinned) = (keep_caller, checkout::is_pinned(session, &ready));
@@ -74,7 +76,7 @@ pub(super) async fn run(
     Ok(if keep_caller && body.has_ended() { Outcome::Keep } else { Outcome::Close })
 }
 
-/// The length that the head states. A response of HTTP/2 may end with its head and name no length; in HTTP/1 that would mean
+/// Length that the head states. A response of HTTP/2 may end with its head and name no length; in HTTP/1 that would mean
 /// content until the connection closes (RFC 9112 §6.3).
 fn stated_length(head: &ResponseHead, method: &str, length: Length, version: Version) -> Length {
     let ends_by_rule = method == "HEAD" || matches!(head.status(), 100..=199 | 204 | 304);
@@ -82,7 +84,7 @@ fn stated_length(head: &ResponseHead, method: &str, length: Length, version: Ver
     if silent && version != Version::Http2 { Length::Exact(0) } else { length }
 }
 
-/// Moves the response's body back and what is left of the request's body out, until the response is written.
+/// Moves the response's body back and the rest of the request's body out, until the response is written.
 async fn stream(
     session: &mut Session,
     ready: &mut OriginConn,
@@ -98,7 +100,7 @@ async fn stream(
         match back.poll_move(cx, &mut ready.conn, conn) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(BodyError::Sink(_))) => return Poll::Ready(Err(Failure::CallerGone)),
-            // Nothing of the response has left yet: there is still room for an honest answer.
+            // Nothing of the response has left, so an error response is still possible.
             Poll::Ready(Err(BodyError::Source(_))) if conn.total_written() == before => {
                 return Poll::Ready(Err(Refusal::ConnectionTerminated.into()));
             }
@@ -111,10 +113,11 @@ async fn stream(
             Poll::Pending => {}
         }
         if sending {
-            // An origin that answers early may stop reading; its answer is passed on all the same.
+            // An origin that answers early may stop reading; its response is forwarded all the same.
             sending = body.poll_move(cx, conn, &mut ready.conn).is_pending();
         }
-        // After the content was looked at: whatever became of it, the caller's end must wake us from here on.
+        // Polled after the content, whatever came of it: the end of the caller's connection must wake this task from now
+        // on.
         if conn.stream.poll_hangup(cx).is_ready() {
             return Poll::Ready(Err(Failure::CallerGone));
         }

@@ -1,4 +1,5 @@
-//! Connections that many requests share (HTTP/2), and who opens the next one.
+//! HTTP/2 connection pool: connections to origins that many requests share, and the choice of the request that dials the
+//! next one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,38 +12,38 @@ use super::upstream::Upstream;
 use crate::time::Time;
 use crate::wire::http2::{H2Conn, OriginStream, PongWait};
 
-/// What is known of the origins that speak TLS, and the connections to those that speak HTTP/2.
+/// Connections to origins that speak HTTP/2, and the HTTP version of each origin that speaks TLS.
 #[derive(Default)]
 pub(super) struct H2Pool {
     known: Mutex<HashMap<Upstream, Known>>,
 }
 
-/// Whether a connection will do that was opened before the request looked for one.
+/// Age that a connection may have to carry a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fresh {
-    /// Only one that was opened since then. It may carry other requests: what made the earlier ones fail is not its fault.
+    /// Opened at this time or later. The connection may carry other requests: it is not the cause of earlier failures.
     Since(Time),
-    /// Any that is good.
+    /// Any age.
     No,
 }
 
-/// How many idle connections are kept to one origin: each has room for many requests, as a rule. Where it has not, these
-/// save most handshakes.
+/// Number of idle connections that are kept to one origin. One has room for many requests, as a rule; where it has not,
+/// these save most handshakes.
 const SPARE: usize = 4;
 
-/// How long others are kept: a burst that is going on uses them again within that time.
+/// Time for which idle connections beyond [`SPARE`] are kept: a burst that goes on reuses them within that time.
 const SURPLUS: Duration = Duration::from_secs(1);
 
-/// A connection, and what decides about its use.
+/// A connection, and its age and idle time.
 struct PooledH2Conn {
     link: H2Conn,
     opened_at: Time,
-    /// Since when it has been seen without a stream.
+    /// Time from which it was seen without a stream.
     idle_since: Option<Time>,
 }
 
 impl PooledH2Conn {
-    /// A stream on it, if it has room and will do.
+    /// Opens a stream on it, if it has room and is fresh enough.
     fn open(&mut self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
         let stream = if self.is_fresh(fresh) { self.link.open_stream(now) } else { None };
         if stream.is_some() {
@@ -51,7 +52,7 @@ impl PooledH2Conn {
         stream
     }
 
-    /// The answer to a PING after which it may do.
+    /// Pending answer to a PING, after which it may be usable.
     fn pong(&self, fresh: Fresh, now: Time) -> Option<PongWait> {
         if self.is_fresh(fresh) { self.link.awaited_pong(now) } else { None }
     }
@@ -63,12 +64,12 @@ impl PooledH2Conn {
         }
     }
 
-    /// Whether it is of any use, now or later.
+    /// True if it is usable now or carries streams.
     fn is_alive(&self) -> bool {
         self.link.is_open() && self.link.accepts_streams() || !self.link.is_idle()
     }
 
-    /// How long it has been idle.
+    /// Time for which it has been idle; `None` while it has streams.
     fn idle(&mut self, now: Time) -> Option<Duration> {
         self.idle_since = self.link.is_idle().then(|| self.idle_since.unwrap_or(now));
         self.idle_since.map(|since| now.since(since))
@@ -76,16 +77,17 @@ impl PooledH2Conn {
 }
 
 #[derive(Default)]
+/// State of one origin.
 struct Known {
     links: Vec<PooledH2Conn>,
     dialling: Option<Arc<SharedDial>>,
-    /// What it spoke last, if it is not HTTP/2.
+    /// Reason for HTTP/1.1, if its last connection spoke that.
     http1: Option<Http1>,
     used: Time,
 }
 
 impl Known {
-    /// Closes connections that are of no use, that have been idle for so long, or that are more than will be needed soon.
+    /// Closes connections that are dead, idle for longer than `idle`, or more than will be needed soon.
     fn trim(&mut self, idle: Duration, now: Time) {
         let mut spare = 0;
         self.links.retain_mut(|pooled| {
@@ -96,16 +98,16 @@ impl Known {
     }
 }
 
-/// Why HTTP/1.1 is spoken to an origin.
+/// Reason for which an origin is spoken to in HTTP/1.1.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Http1 {
-    /// It chose so.
+    /// It chose HTTP/1.1 in ALPN.
     Chosen,
-    /// It speaks HTTP/2, but wanted HTTP/1.1 when it was asked (RFC 9113 §7, HTTP_1_1_REQUIRED).
+    /// It speaks HTTP/2, but required HTTP/1.1 for a request (RFC 9113 §7, HTTP_1_1_REQUIRED).
     Wanted,
 }
 
-/// A dialling that others wait for: nobody knows yet whether the connection can be shared.
+/// A dial that other requests wait for, until it is known whether its connection can be shared.
 #[derive(Default)]
 pub(super) struct SharedDial {
     ended: Notify,
@@ -114,10 +116,10 @@ pub(super) struct SharedDial {
 }
 
 impl SharedDial {
-    /// Waits for its end; whether there is a connection.
+    /// Waits for the end of the dial; returns true if there is a connection.
     pub(super) async fn ended(&self) -> bool {
         let mut ended = std::pin::pin!(self.ended.notified());
-        // In line before looking, so that no end falls between the look and the wait.
+        // Registered before the check, so that no end falls between the check and the wait.
         ended.as_mut().enable();
         if !self.over.load(Ordering::Acquire) {
             ended.await;
@@ -126,21 +128,21 @@ impl SharedDial {
     }
 }
 
-/// What a request for an origin is to do next.
+/// Next step of a request that needs a connection.
 pub(super) enum Checkout {
-    /// A connection has room for it.
+    /// Use this stream: a connection has room.
     Shared(Box<OriginStream>),
-    /// A connection may be good again in a moment.
+    /// Wait for the answer to a PING: a connection may be good again in a moment.
     Asked(PongWait),
-    /// Dial, for everybody: the others wait for it.
+    /// Dial; other requests wait for the result.
     First(DialLeader),
-    /// Somebody else dials for all.
+    /// Wait for the dial of another request.
     After(Arc<SharedDial>),
-    /// Dial for itself: nothing is shared with this origin.
+    /// Dial for this request alone: nothing is shared with this origin.
     Alone(Http1),
 }
 
-/// Held by whom the others wait for. Dropped without an outcome, the dialling has failed.
+/// Guard of the request that dials for others. Dropped without [`DialLeader::arrive`], it marks the dial as failed.
 pub(super) struct DialLeader {
     links: Arc<H2Pool>,
     origin: Upstream,
@@ -149,7 +151,7 @@ pub(super) struct DialLeader {
 }
 
 impl DialLeader {
-    /// It has a connection.
+    /// Reports that the dial has made a connection.
     pub(super) fn arrive(mut self) {
         self.failed = false;
     }
@@ -167,7 +169,7 @@ impl Drop for DialLeader {
 }
 
 impl H2Pool {
-    /// A stream to the origin on a connection that is there, if one has room.
+    /// Opens a stream on an existing connection to the origin, if one has room.
     pub(super) fn open(&self, origin: &Upstream, now: Time) -> Option<Box<OriginStream>> {
         let mut all = self.lock();
         let known = all.get_mut(origin)?;
@@ -175,7 +177,7 @@ impl H2Pool {
         known.links.iter_mut().find_map(|pooled| pooled.open(Fresh::No, now))
     }
 
-    /// What is to be done for a request to the origin.
+    /// Decides the next step of a request for the origin.
     pub(super) fn turn(self: &Arc<Self>, origin: &Upstream, fresh: Fresh, now: Time) -> Checkout {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
@@ -198,7 +200,7 @@ impl H2Pool {
         Checkout::First(DialLeader { links: Arc::clone(self), origin: origin.clone(), dialling, failed: true })
     }
 
-    /// The origin has chosen HTTP/2 on a new connection.
+    /// Adds a connection on which the origin has chosen HTTP/2.
     pub(super) fn keep(&self, origin: &Upstream, link: H2Conn, now: Time) {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
@@ -206,7 +208,7 @@ impl H2Pool {
         known.links.push(PooledH2Conn { link, opened_at: now, idle_since: None });
     }
 
-    /// The origin speaks HTTP/1.1.
+    /// Records that the origin speaks HTTP/1.1.
     pub(super) fn set_http1(&self, origin: &Upstream, http1: Http1) {
         let mut all = self.lock();
         let known = all.entry(origin.clone()).or_default();
@@ -215,8 +217,8 @@ impl H2Pool {
         }
     }
 
-    /// Looks whether connections are alive, closes those that have been idle for so long, and forgets origins that have not been
-    /// called.
+    /// Checks the liveness of connections, closes those idle for longer than `idle`, and forgets origins unused for as
+    /// long.
     pub(super) fn reap(&self, idle: Duration, now: Time) {
         self.lock().retain(|_, known| {
             known.links.iter().for_each(|pooled| pooled.link.check_liveness(now));
@@ -229,12 +231,12 @@ impl H2Pool {
         });
     }
 
-    /// How many connections there are.
+    /// Number of connections.
     pub(super) fn count(&self) -> usize {
         self.lock().values().map(|known| known.links.len()).sum()
     }
 
-    /// Closes every connection that nobody uses; whether there was one.
+    /// Closes every connection without a stream; returns true if there was one.
     pub(super) fn close_idle(&self) -> bool {
         let mut all = self.lock();
         let idle = all.values_mut().flat_map(|known| known.links.extract_if(.., |pooled| pooled.link.is_idle()));

@@ -1,4 +1,4 @@
-//! What may not be passed on, and what is added (RFC 9110 §7.6).
+//! Header rules: fields that are removed, kept or added when a message is forwarded (RFC 9110 §7.6).
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use super::location::LocationMap;
 use super::trace::{self, TraceContext};
 use crate::wire::{ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead, Version, members};
 
-/// Fields that mean something to the far end, or that proxies before us have added for it. A `Connection` that names one
-/// would have it dropped on the way (RFC 9110 §7.6.1 forbids that), which is a trick to make two readers see two requests,
-/// or to hide where a request comes from.
+/// End-to-end fields: they have a meaning for the origin, or proxies before this one have added them for it. A
+/// `Connection` that names one asks us to drop it (forbidden by RFC 9110 §7.6.1), which is a trick to make two servers
+/// see different requests, or to hide the source of one.
 const END_TO_END: [&str; 35] = [
     "host",
     "authorization",
@@ -47,19 +47,19 @@ const END_TO_END: [&str; 35] = [
     "baggage",
 ];
 
-/// Beginnings of the names of further such fields.
+/// Prefixes of the names of further such fields.
 const END_TO_END_FAMILIES: [&str; 6] = ["content-", "if-", "sec-", "x-forwarded-", "x-b3-", "x-amzn-"];
 
-/// The most members that the `Connection` of a message may have. Each is compared with each field; real ones have two or
+/// Most members that the `Connection` of a message may have. Each is compared with each field; real messages have two or
 /// three.
 const MAX_OPTIONS: usize = 32;
 
-/// Tells whether the message's `Connection` has more than [`MAX_OPTIONS`] members.
+/// True if the message's `Connection` has more than [`MAX_OPTIONS`] members.
 pub(super) fn has_too_many_options(head: &Fields) -> bool {
     head.all(Name::Connection).flat_map(members).nth(MAX_OPTIONS).is_some()
 }
 
-/// The end-to-end field that the message's `Connection` names, if it does.
+/// End-to-end field that the message's `Connection` names, if it does.
 pub(super) fn connection_names_end_to_end(head: &RequestHead) -> Option<&[u8]> {
     head.all(Name::Connection).flat_map(members).find(|member| is_end_to_end(member))
 }
@@ -71,29 +71,30 @@ fn is_end_to_end(name: &[u8]) -> bool {
         || END_TO_END_FAMILIES.into_iter().any(begins)
 }
 
-/// Whether the request expects something else than 100-continue (RFC 9110 §10.1.1). HTTP/1.0 knows no expectations.
+/// True if the request has an expectation other than 100-continue (RFC 9110 §10.1.1). HTTP/1.0 has no expectations.
 pub(super) fn has_unsupported_expect(head: &RequestHead) -> bool {
     let mut expected = head.all(Name::Expect).flat_map(members);
     head.version() == Version::Http11 && expected.any(|one| !one.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// How a request is passed on.
+/// Settings for the head of a forwarded request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outgoing {
-    /// How long its body is.
+    /// Framing of its body.
     pub(super) length: Length,
-    /// What its `Connection` said.
+    /// Options of its `Connection`.
     pub(super) options: ConnectionOptions,
-    /// The connection may change its protocol, see [`wants_upgrade`].
+    /// True if the connection may change its protocol, see [`wants_upgrade`].
     pub(super) upgrade: bool,
-    /// Where it stands, if it is traced.
+    /// Position in its trace, if it is traced.
     pub(super) trace: Option<TraceContext>,
 }
 
-/// Tells whether the request asks for other protocols, all of which it `may` change to; if not, it goes on without asking.
+/// True if the request asks for protocols all of which it `may` change to; if not, it is forwarded without the Upgrade
+/// field.
 ///
-/// No limit sees what is said after the change, so few protocols are allowed. An upgrade with a body is not passed on: its
-/// bytes could be taken for the new protocol's.
+/// Limits do not see traffic after the change, so few protocols are allowed. The upgrade of a request with a body is not
+/// forwarded: the body's bytes could be taken for the new protocol's.
 pub(super) fn wants_upgrade(
     head: &RequestHead,
     options: ConnectionOptions,
@@ -108,7 +109,7 @@ pub(super) fn wants_upgrade(
         && protocols.all(may)
 }
 
-/// Every field of the request that is meant for the origin; framing, `Host`, `TE` and `Via` left out.
+/// Calls `put` with every field of the request that is meant for the origin; leaves framing, `Host`, `TE` and `Via` out.
 pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
     let traced = matches!(head.method(), "TRACE" | "OPTIONS");
     let mut has_length = false;
@@ -123,10 +124,10 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
             | Name::Te
             | Name::Http2Settings => continue,
             Name::ContentLength if way.length != Length::Empty => continue,
-            // The same length twice is one length (RFC 9112 §6.3).
+            // Two equal lengths are one length (RFC 9112 §6.3).
             Name::ContentLength if std::mem::replace(&mut has_length, true) => continue,
             Name::Upgrade if !way.upgrade => continue,
-            // HTTP/1.0 knows no expectations (RFC 9110 §10.1.1).
+            // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
             Name::Expect if head.version() == Version::Http10 => continue,
             Name::MaxForwards if traced => {
                 put(field, max_forwards(value).saturating_sub(1).to_string().as_bytes());
@@ -152,7 +153,7 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
         if way.trace.is_some_and(|context| context.replaces(field)) {
             continue;
         }
-        // An Upgrade that comes here is passed on, and Connection always names it (RFC 9110 §7.8).
+        // An Upgrade field that gets here is forwarded, although Connection always names it (RFC 9110 §7.8).
         if name == Name::Upgrade || !(way.options.names_fields && is_named(head.all(Name::Connection), field)) {
             put(field, value);
         }
@@ -162,31 +163,32 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
     }
 }
 
-/// How a response is passed back.
+/// Settings for the head of a forwarded response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Returned<'p> {
-    /// How its body is framed on the way to the caller.
+    /// Framing of its body towards the caller.
     pub(super) length: Length,
-    /// The caller's connection stays open after it.
+    /// True if the caller's connection stays open after it.
     pub(super) keep: bool,
-    /// What the caller speaks.
+    /// Version that the caller speaks.
     pub(super) version: Version,
-    /// How long the request waited for its permit; zero: not at all.
+    /// Time that the request waited for its permit; zero if it did not.
     pub(super) waited: Duration,
-    /// When it was received, in nanoseconds since 1970, if the origin does not say when it was made.
+    /// Time of receipt, in nanoseconds since 1970, if the response has no Date.
     pub(super) received_unix_nanos: Option<i128>,
-    /// Rewrites the origin's references to itself, if it was reached by a route.
+    /// Rewrites the origin's references to itself, if it was reached through a route.
     pub(super) locations: Option<&'p LocationMap>,
-    /// The caller may log in on its connection: the one to the origin is pinned to it.
+    /// True if the connection to the origin is pinned to the caller's, which may log in on it.
     pub(super) pinned: bool,
 }
 
-/// Whether the response names other protocols for its connection.
+/// True if the response names other protocols for its connection.
 pub(super) fn switches(head: &ResponseHead) -> bool {
     matches!(head.status(), 101 | 426)
 }
 
-/// Every field of the response that is meant for the caller; framing, `Via` and `Server-Timing` left out.
+/// Calls `put` with every field of the response that is meant for the caller; leaves framing, `Via` and `Server-Timing`
+/// out.
 pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: impl FnMut(&[u8], &[u8])) {
     let (status, switches) = (head.status(), switches(head) && returned.version != Version::Http2);
     let connection = || head.all(Name::Connection);
@@ -195,7 +197,8 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
     for (name, field, value) in head.fields() {
         let dropped = match name {
             Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::Te | Name::TransferEncoding => true,
-            // The length of a body that is not sent (HEAD, 304) is information; of one that is, it is ours to say.
+            // The length of a body that is not sent (HEAD, 304) is information; that of a body that is sent is part of
+            // our framing.
             Name::ContentLength => {
                 let is_ours = returned.length != Length::Empty || status < 200 || status == 204;
                 is_ours || std::mem::replace(&mut has_length, true)
@@ -233,25 +236,25 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
     }
 }
 
-/// Whether the request logs its connection in, and not itself (NTLM; Negotiate, RFC 4559).
+/// True if the request's credentials log its connection in, and not the request (NTLM; Negotiate, RFC 4559).
 pub(super) fn logs_in(head: &RequestHead) -> bool {
     head.all(Name::Authorization).any(is_of_connection)
 }
 
-/// Whether the origin asks for such a login, or tells that there was one.
+/// True if the origin asks for such a login, or confirms one.
 pub(super) fn tells_of_login(head: &ResponseHead) -> bool {
     head.get(Name::PersistentAuth).is_some() || head.all(Name::WwwAuthenticate).flat_map(members).any(is_of_connection)
 }
 
-/// Whether credentials or a challenge (RFC 9110 §11.3) are of a scheme that holds for a connection.
+/// True if the scheme of credentials or of a challenge (RFC 9110 §11.3) applies to a connection.
 fn is_of_connection(value: &[u8]) -> bool {
     let scheme = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
     scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
 }
 
-/// Whether whoever sent the request can take trailers.
+/// True if the sender of the request accepts trailers.
 pub(super) fn takes_trailers(head: &RequestHead) -> bool {
-    // Whoever speaks HTTP/2 can always take them.
+    // HTTP/2 always has room for trailers.
     head.version() == Version::Http2 || asks_for_trailers(head)
 }
 
@@ -259,7 +262,7 @@ pub(super) fn asks_for_trailers(head: &RequestHead) -> bool {
     head.all(Name::Te).flat_map(members).any(|member| member.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// What `Max-Forwards` says; a request without a sensible one may go as far as it likes.
+/// Value of `Max-Forwards`; an invalid one means no bound.
 pub(super) fn max_forwards(value: &[u8]) -> u64 {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
 }

@@ -1,29 +1,29 @@
-//! What a host is, in one spelling, so that no limit is passed by under another name for the same place.
+//! Host canonicalisation: one spelling for each host, so that another spelling does not bypass a limit.
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-/// The longest name that DNS can hold (RFC 1035 §2.3.4), without its final dot.
+/// Longest name that DNS can hold (RFC 1035 §2.3.4), without its final dot.
 const MAX_NAME: usize = 253;
 
-/// The longest part between two dots (RFC 1035 §2.3.4).
+/// Longest label, between two dots (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 
-/// Why a text is not a host.
+/// Reason for which a text is not a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
-    /// It breaks the grammar.
+    /// It violates the grammar.
     Malformed(&'static str),
-    /// It is a way to write an address that resolvers understand and people do not (`0x7f.1`, `[fe80::1%eth0]`).
+    /// It spells an address in a form that resolvers accept and people do not recognise (`0x7f.1`, `[fe80::1%eth0]`).
     Disguised(&'static str),
 }
 
-/// The two halves of an authority (RFC 3986 §3.2), checked. It holds no userinfo.
+/// A checked authority (RFC 3986 §3.2): host and port, without userinfo.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Authority<'a> {
     host: Host<'a>,
-    /// `None`: not written, or nothing after the colon.
+    /// `None` if there is no port, or nothing after the colon.
     pub(super) port: Option<u16>,
 }
 
@@ -59,8 +59,7 @@ impl<'a> Authority<'a> {
         Ok(Authority { host: Host::Name(check_name(name)?), port })
     }
 
-    /// The host in its one spelling: lower case, no final dot, IPv6 short and without brackets, an IPv4 address
-    /// inside IPv6 as IPv4.
+    /// Canonical host: lower case, no final dot, IPv6 short and without brackets, an IPv4-mapped IPv6 address as IPv4.
     pub(super) fn host(&self) -> Cow<'a, str> {
         match self.host {
             Host::Name(name) if name.bytes().any(|byte| byte.is_ascii_uppercase()) => name.to_ascii_lowercase().into(),
@@ -69,7 +68,7 @@ impl<'a> Authority<'a> {
         }
     }
 
-    /// As [`Authority::host`], to keep.
+    /// As [`Authority::host`], for sharing.
     pub(super) fn shared_host(&self) -> Arc<str> {
         Arc::from(&*self.host())
     }
@@ -93,8 +92,8 @@ fn read_v6(text: &str) -> Result<Host<'_>, Fault> {
     text.parse().map(Host::V6).map_err(|_| Fault::Malformed("what stands in brackets is not an IPv6 address"))
 }
 
-/// A name as DNS and /etc/hosts know it, underscores included. RFC 3986 would allow more (`%41`, `!`), which no
-/// resolver takes and which two readers read in two ways.
+/// Checks a name as DNS and /etc/hosts know it, underscores included. RFC 3986 would allow more (`%41`, `!`), which no
+/// resolver accepts and which two servers read in two ways.
 fn check_name(text: &str) -> Result<&str, Fault> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.is_empty() {
@@ -126,9 +125,9 @@ fn check_name(text: &str) -> Result<&str, Fault> {
     check_number(name)
 }
 
-/// A host whose last part is a number is an IPv4 address to every resolver, in a dozen spellings (`127.1`,
-/// `0x7f000001`, `2130706433`, `0177.0.0.1`). Only the plain one passes, or each other would be a way around a
-/// limit on it.
+/// Checks a host with a number as its last label. Every resolver takes it for an IPv4 address, in a dozen spellings
+/// (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`). Only the plain one is accepted; each other would bypass a limit
+/// on it.
 fn check_number(name: &str) -> Result<&str, Fault> {
     let last = name.rsplit('.').next().unwrap_or(name);
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));

@@ -1,4 +1,4 @@
-//! HTTP/2 server: a caller's connection that carries many requests at one time, each in a session of its own.
+//! HTTP/2 server: a caller's connection with many concurrent requests, each in a session of its own.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -28,33 +28,34 @@ use crate::time::Time;
 use crate::wire::http2::{H2CallerConn, IncomingRequest};
 use crate::wire::{Conn, Length, Stream, framing};
 
-/// Abuse score that ends a connection if it grows by that much within [`ABUSE_SPAN`]: 1000 resets or settings, or 10 000 pings. A
-/// caller that gives up all of its requests at once makes 128 resets.
+/// Abuse score that ends a connection if it grows by that much within [`ABUSE_SPAN`]: 1000 resets or settings, or 10 000
+/// pings. A caller that cancels all of its requests at once sends 128 resets.
 const MAX_ABUSE: u64 = 10_000;
 const ABUSE_SPAN: Duration = Duration::from_secs(1);
 
-/// Time that a caller has for its last frames after GOAWAY: a round trip over any link.
+/// Time for the caller's last frames after GOAWAY: a round trip over any link.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Number of idle tasks that are kept for the next requests. A new one costs a session's memory and timer, a kept one some KiB.
+/// Number of idle tasks that are kept for the next requests. A new task costs a session's memory and timer, a kept one
+/// some KiB.
 const MAX_IDLE: usize = 16;
 
-/// Serves a connection, or an intercepted tunnel: a stream of HTTP/2 can become one. An argument, because what serves a
-/// connection uses this module.
+/// Function that serves a connection, or an intercepted tunnel, which a stream of HTTP/2 can become. Passed as an
+/// argument, because the connection loop uses this module.
 pub(super) type Serve =
     for<'s> fn(&'s mut Session, Protocol, &'s mut ShutdownWatch) -> Pin<Box<dyn Future<Output = ()> + 's>>;
 
-/// What all requests of a connection have in common, and the tasks that serve them.
+/// State shared by all requests of a connection, and the tasks that serve them.
 struct SharedSession {
     worker: Worker,
     peer: SocketAddr,
     secure: bool,
     loopback: bool,
     within: Option<Arc<InterceptedTunnel>>,
-    /// Signals that one of them was admitted.
+    /// Signals that one of the requests was admitted.
     first_admission: Rc<FirstAdmission>,
     pinned: Pinned,
-    /// Number of requests that are running.
+    /// Number of running requests.
     running: Cell<usize>,
     tasks: TaskPool<IncomingRequest>,
     serve: Serve,
@@ -65,7 +66,7 @@ impl SharedSession {
         self.worker.snapshot.gate.clock().now()
     }
 
-    /// Gives a request to an idle task, or to a new one.
+    /// Gives a request to an idle task, or spawns a new one.
     fn submit(self: &Rc<Self>, request: IncomingRequest) {
         self.running.update(|running| running + 1);
         if let Some(task) = self.tasks.submit(request) {
@@ -102,7 +103,7 @@ pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, s
         serve,
     });
     if session.within.is_some() {
-        // The CONNECT of the tunnel was admitted.
+        // The tunnel's CONNECT was admitted.
         common.first_admission.set();
     }
     let abuse = AbuseMark { since: common.now(), before: 0 };
@@ -117,20 +118,20 @@ struct H2Server<'a> {
     common: Rc<SharedSession>,
     abuse: AbuseMark,
     stage: Stage,
-    /// True if the caller may send as much content at one time as its streams hold together.
+    /// True if the receive window of the connection holds as much content as those of its streams together.
     has_room: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Open,
-    /// New requests are refused; those that run may end.
+    /// New requests are refused; running ones may end.
     Closing,
-    /// It ends as soon as the caller has read why.
+    /// The connection ends as soon as the caller has received the reason.
     Over,
 }
 
-/// The abuse score at the begin of the present span.
+/// Abuse score at the start of the current span.
 struct AbuseMark {
     since: Time,
     before: u64,
@@ -148,7 +149,7 @@ impl H2Server<'_> {
         }
     }
 
-    /// The next request; `None` when the connection has ended.
+    /// Next request; `None` when the connection has ended.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<IncomingRequest>> {
         loop {
             if !self.has_room && self.common.first_admission.poll(cx).is_ready() {
@@ -220,16 +221,16 @@ async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
         if let Some(protocol) = inside {
             let mut shutdown = common.worker.snapshot.drain.watch();
             (common.serve)(&mut session, protocol, &mut shutdown).await;
-            // The tunnel has an idle time of its own; until it ends the connection that carries it is not idle.
+            // The tunnel has an idle timeout of its own; until it ends, the connection that carries it is not idle.
             return common.running.update(|running| running - 1);
         }
         common.running.update(|running| running - 1);
-        // Dropped, a stream tells the caller that nothing more of it is read.
+        // Dropping the stream tells the caller that no more of it is read.
         session.conn = Conn::new(Stream::closed());
     }
 }
 
-/// Serves one request to its end. Returns the protocol that is spoken inside if its stream has become an intercepted tunnel.
+/// Serves one request to its end. Returns the protocol spoken inside if its stream has become an intercepted tunnel.
 async fn serve_request(session: &mut Session, request: IncomingRequest) -> Option<Protocol> {
     session.worker.refresh();
     let read = request.read_head(if session.secure { "https" } else { "http" }, &mut session.head);
@@ -246,7 +247,8 @@ async fn serve_request(session: &mut Session, request: IncomingRequest) -> Optio
         Outcome::Intercept(tunnel) => return Box::pin(intercept::open(session, tunnel, log)).await,
         Outcome::Keep | Outcome::Close => {
             log.finish(session);
-            // A caller that still sends must read our response before it is told to stop: some forget it otherwise.
+            // A caller that still sends must read our response before it is told to stop: some forget the response
+            // otherwise.
             if framing::of_request(&session.head) != Ok(Length::Empty) {
                 session.linger().await;
             }

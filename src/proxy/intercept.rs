@@ -16,18 +16,19 @@ use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
 use crate::wire::{Conn, Stream};
 
-/// What is protocol on a connection from here on.
+/// Protocol spoken on a connection from now on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// HTTP/1.1, or HTTP/2 if it begins like that.
+    /// HTTP/1.1, or HTTP/2 if the connection begins with its preface.
     Http1,
-    /// HTTP/2, as was agreed in the handshake.
+    /// HTTP/2, as agreed in the TLS handshake.
     Http2,
 }
 
-/// Intercepts a tunnel: the caller gets its 200, and then sees us in the origin's place. `None`: it ended before.
+/// Intercepts a tunnel: sends the caller its 200, and completes a TLS handshake in the origin's place. Returns `None` if
+/// the tunnel ended before.
 ///
-/// Bytes that are no TLS are read as requests too: nothing passes unseen through a tunnel to a host that is named.
+/// Bytes that are no TLS are read as requests too: nothing bypasses the limits through a tunnel to an intercepted host.
 pub(super) async fn open(
     session: &mut Session,
     mut tunnel: Box<InterceptedTunnel>,
@@ -43,7 +44,7 @@ pub(super) async fn open(
     protocol.ok()
 }
 
-/// Why a tunnel was not intercepted.
+/// Reason for which a tunnel was not intercepted.
 #[derive(Debug, thiserror::Error)]
 enum InterceptError {
     #[error("the caller hung up")]
@@ -84,7 +85,7 @@ async fn handshake(
     host: &str,
 ) -> Result<(Stream, Protocol), InterceptError> {
     let hello = IncomingHandshake::read(stream).await.map_err(InterceptError::Handshake)?;
-    // A name for another host than the one that was asked for, and admitted, is domain fronting. No name is none.
+    // A server name other than the host that was admitted is domain fronting. A missing name is accepted.
     if let Some(name) = hello.server_name()
         && !name.trim_end_matches('.').eq_ignore_ascii_case(host)
     {
@@ -96,7 +97,7 @@ async fn handshake(
     accept(hello, leaf).await.map_err(InterceptError::Handshake)
 }
 
-/// Accepts TLS on a listener that has it, within the time of the first head. `None`: the connection has ended.
+/// Accepts TLS on a listener that has it, within the timeout of the first head. `None`: the connection has ended.
 pub(super) async fn tls_accept(session: &mut Session, identity: Arc<ServerConfig>) -> Option<Protocol> {
     let first = session.deadline.run(first_byte(&mut session.conn)).await??;
     if first != FIRST_BYTE {
@@ -128,7 +129,7 @@ async fn accept(hello: IncomingHandshake<Stream>, config: Arc<ServerConfig>) -> 
     Ok((Stream::tls(tls), protocol))
 }
 
-/// The first byte that is received, left in the buffer. `None`: none was.
+/// Waits for the first byte, which stays in the buffer. `None`: the connection ended without one.
 async fn first_byte(conn: &mut Conn) -> Option<u8> {
     if conn.input.is_empty() {
         poll_fn(|cx| conn.stream.poll_readable(cx)).await.ok()?;

@@ -1,9 +1,10 @@
-//! JSON strings of access-log lines, written into the batch: no allocation for each, and more is escaped than by serde_json.
+//! JSON strings of access-log lines, written into the batch: no allocation for each, and more characters escaped than by
+//! serde_json.
 
 use std::fmt::Write;
 
-/// Appends `text` in quotes. Control characters and what ends a line for some reader (U+2028, U+2029) are escaped,
-/// so that a line stays a line.
+/// Appends `text` in quotes. Control characters and line separators (U+2028, U+2029) are escaped, so that no reader sees
+/// a line break.
 pub(super) fn push_string(out: &mut String, text: &str) {
     out.push('"');
     let mut plain = 0;
@@ -17,7 +18,7 @@ pub(super) fn push_string(out: &mut String, text: &str) {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
-            // All that is escaped lies below U+FFFF: no surrogate pairs.
+            // All escaped characters lie below U+10000: no surrogate pairs.
             other => write!(out, "\\u{:04x}", u32::from(other)).expect("writing to a String cannot fail"),
         }
     }

@@ -1,4 +1,4 @@
-//! Keys: what a limit is counted per, and the hash that names its window.
+//! Keys of limits: the parts that a limit counts by, and the hash that identifies a window.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -9,26 +9,26 @@ use super::access::Admitted;
 use crate::locker::Key;
 use crate::net::prefix;
 
-/// A part of a key. What a request does not have counts as a value of its own, so that leaving it out gives one
-/// window, not none. Shown as it is written in `proxy.toml`.
+/// A part of a key. A missing value counts as a value of its own: leaving it out gives one window, not none. Displayed
+/// as written in `proxy.toml`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KeyPart {
-    /// The origin's host, without the port.
+    /// Host of the origin, without the port.
     Host,
-    /// The caller's user name, else its address, or the block of IPv6 addresses that it is of.
+    /// User name of the caller, else its address or its block of IPv6 addresses.
     Caller,
-    /// A segment of the path, in each of its readings; 1 is the first.
+    /// Segment of the path, in each of its readings; 1 is the first.
     Path(usize),
-    /// The one value of the field of that name.
+    /// Only value of the header field of that name.
     Header(String),
-    /// Each value of the query parameter of that name, decoded.
+    /// Each decoded value of the query parameter of that name.
     Query(String),
-    /// The method.
+    /// Method of the request.
     Method,
 }
 
 impl KeyPart {
-    /// True if servers may read it in several ways.
+    /// True if servers may read this part in several ways.
     pub(super) fn has_readings(&self) -> bool {
         matches!(self, KeyPart::Path(_) | KeyPart::Query(_))
     }
@@ -47,23 +47,23 @@ impl fmt::Display for KeyPart {
     }
 }
 
-/// 128 bits of keyed hash over a key's parts. The seed is random, so that no caller can make two keys meet; and the gate's,
-/// so that windows keep their keys when the rules are read again, and when the gateway is started again. Only what several
-/// gateways count together has a seed that can be known, because they must all have it.
+/// Keyed hash, 128 bits, over the parts of a key. The seed is random, so that no caller can provoke a collision. It is
+/// the gate's seed, so that windows keep their keys over reloads and restarts. A limit shared between gateways has a
+/// seed that can be known, because all of them need it.
 #[derive(Clone)]
 pub(super) struct KeyHasher {
     hasher: SipHasher13,
-    /// Other gateways must come to the same key.
+    /// True if other gateways compute the same key.
     is_shared: bool,
 }
 
 impl KeyHasher {
-    /// `shared`: the seed that other gateways hash with too, if they must come to the same; else `own` is taken.
+    /// `shared`: seed that other gateways use too, if keys must be the same there; without it `own` is used.
     pub(super) fn new(shared: Option<&[u8; 16]>, own: &[u8; 16]) -> KeyHasher {
         KeyHasher { hasher: SipHasher13::new_with_key(shared.unwrap_or(own)), is_shared: shared.is_some() }
     }
 
-    /// The number of a caller is this gateway's own; others know it by its name or address.
+    /// Adds the caller. Its number is this gateway's own; other gateways know it by name or address.
     pub(super) fn add_caller(&mut self, admitted: &Admitted) {
         match (self.is_shared, &admitted.user) {
             (false, _) => self.add(Some(&admitted.caller.0.to_le_bytes())),
@@ -72,13 +72,14 @@ impl KeyHasher {
         }
     }
 
-    /// Each part goes in with its length, so that ("ab", "c") and ("a", "bc") differ; so do no part and an empty one.
+    /// Adds a part with its length, so that ("ab", "c") and ("a", "bc") differ, and so do a missing part and an empty
+    /// one.
     pub(super) fn add(&mut self, part: Option<&[u8]>) {
         self.hasher.write(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
         self.hasher.write(part.unwrap_or_default());
     }
 
-    /// The key with one more part.
+    /// Returns the key with one more part.
     pub(super) fn with(&self, part: Option<&[u8]>) -> KeyHasher {
         let mut key = self.clone();
         key.add(part);

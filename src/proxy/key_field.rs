@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use super::credentials;
 use crate::wire::{Name, RequestHead, members};
 
-/// The value of the field of that name, in the one spelling that keys compare; `None` without the field.
+/// Canonical value of the field of that name; `None` without the field.
 ///
 /// # Errors
-/// Names the doubt in words for the caller: the field has several values, or only some servers would see it.
+/// A description for the caller: the field has several values, or only some servers would see it.
 pub(super) fn value<'h>(head: &'h RequestHead, name: &str) -> Result<Option<Cow<'h, [u8]>>, String> {
-    // Such a field is for the gateway, and goes no further.
+    // Connection names the field, so it is hop-by-hop and not forwarded.
     let mut hop_by_hop = head.all(Name::Connection).flat_map(members);
     if hop_by_hop.any(|member| is_same(member, name)) {
         return Err(format!("Connection names the field {name}, which would then not reach the server"));
@@ -21,7 +21,7 @@ pub(super) fn value<'h>(head: &'h RequestHead, name: &str) -> Result<Option<Cow<
             let given = String::from_utf8_lossy(given);
             return Err(format!("the field {given} is {name} to some servers and another field to others"));
         }
-        // RFC 9110 §5.3: a field that is no list comes once.
+        // A field that is no list occurs once (RFC 9110 §5.3).
         if found.replace(value).is_some_and(|before| before != value) {
             return Err(format!("the field {name} has several values"));
         }
@@ -29,7 +29,7 @@ pub(super) fn value<'h>(head: &'h RequestHead, name: &str) -> Result<Option<Cow<
     found.map(|value| spell(name, value)).transpose()
 }
 
-/// The value in the one spelling that keys compare.
+/// Canonical form of the value, by which keys are compared.
 ///
 /// # Errors
 /// As [`value`].
@@ -40,8 +40,8 @@ pub(super) fn spell<'v>(name: &str, value: &'v [u8]) -> Result<Cow<'v, [u8]>, St
     credentials::spell(value).map_err(|_| "its Basic credentials are no base64".to_owned())
 }
 
-/// Compares names as CGI does: without letter case, and with `_` for all that is neither letter nor digit (RFC 3875
-/// §4.1.18, lighttpd).
+/// Compares names as CGI does: without letter case, and with `_` for every character that is neither letter nor digit
+/// (RFC 3875 §4.1.18, lighttpd).
 fn is_same(given: &[u8], name: &str) -> bool {
     let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'_' };
     given.len() == name.len() && given.iter().zip(name.bytes()).all(|(a, b)| folded(*a) == folded(b))

@@ -1,4 +1,5 @@
-//! Local requests: those that the gateway answers itself, a permit for something else than HTTP (`/acquire`), TRACE and OPTIONS.
+//! Local requests, which the gateway answers itself: `acquire` (a permit without a request to forward), TRACE and
+//! OPTIONS.
 
 use std::borrow::Cow;
 
@@ -12,21 +13,21 @@ use super::serialize::write_field;
 use super::session::Session;
 use crate::wire::{Name, RequestHead};
 
-/// Value of Allow in the response to OPTIONS: a gateway takes the methods that it forwards.
+/// Value of Allow in the response to OPTIONS: the methods that the gateway forwards.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT";
 
 /// A request that is not forwarded.
 pub(super) enum LocalRequest {
     /// `POST /v1/limits/NAME/acquire`.
     Acquire(AcquireRequest),
-    /// TRACE whose Max-Forwards is used up.
+    /// TRACE with a Max-Forwards of 0.
     Trace,
-    /// OPTIONS whose Max-Forwards is used up.
+    /// OPTIONS with a Max-Forwards of 0.
     Options,
 }
 
 impl LocalRequest {
-    /// TRACE or OPTIONS that may not be forwarded (RFC 9110 §7.6.2).
+    /// Recognises a TRACE or OPTIONS that must not be forwarded (RFC 9110 §7.6.2).
     pub(super) fn of_last_hop(head: &RequestHead) -> Option<LocalRequest> {
         let request = match head.method() {
             "TRACE" => LocalRequest::Trace,
@@ -41,7 +42,7 @@ impl LocalRequest {
 /// Answers a local request.
 ///
 /// # Errors
-/// The refusal of a permit; that the caller has hung up.
+/// The refusal of a permit; [`Failure::CallerGone`].
 pub(super) async fn answer(
     session: &mut Session,
     log: &mut RequestLog,
@@ -49,7 +50,7 @@ pub(super) async fn answer(
 ) -> Result<Outcome, Failure> {
     let (fields, body): (Vec<(&str, Cow<'_, str>)>, Vec<u8>) = match request {
         LocalRequest::Acquire(request) => {
-            // Boxed, so that a connection whose requests ask for something else does not carry its memory.
+            // Boxed, so that a connection with other requests does not hold its memory.
             let document = Box::pin(acquire::acquire(session, log, request)).await?;
             let fields = vec![("Content-Type", "application/json".into()), ("Cache-Control", "no-store".into())];
             (fields, document.into_bytes())
@@ -70,7 +71,7 @@ pub(super) async fn answer(
     Ok(respond(session, log, &fields, &body).await)
 }
 
-/// A request as it came in, for the response to TRACE, without what must not be shown (RFC 9110 §9.3.8).
+/// Echoes a request as received, for the response to TRACE, without secrets (RFC 9110 §9.3.8).
 fn echo(head: &RequestHead) -> Vec<u8> {
     let mut out = format!("{} {} HTTP/1.1\r\n", head.method(), head.target()).into_bytes();
     for (name, field, value) in head.fields() {

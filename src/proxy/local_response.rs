@@ -1,4 +1,4 @@
-//! Local responses: what the gateway answers itself, from refusals to the 200 of a tunnel.
+//! Local responses: those that the gateway makes itself, from refusals to the 200 of a tunnel.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -11,11 +11,11 @@ use super::serialize::{LocalResponse, send_local};
 use super::session::Session;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing};
 
-/// Largest body of a refused request that is read and dropped, so that its connection can be kept: some buffers' worth, less
-/// than a new connection costs.
+/// Largest body of a refused request that is read and dropped so that its connection can be kept, in bytes: a few
+/// buffers' worth, which costs less than a new connection.
 const MAX_DROPPED: u64 = 64 * 1024;
 
-/// Responds to a request that is not forwarded with the reason for it.
+/// Responds to a request with a refusal.
 pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal: &Refusal) -> Outcome {
     log.refused(refusal);
     if session.conn.is_partly_sent() {
@@ -24,7 +24,7 @@ pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal:
     session.conn.discard_unsent();
     let head = &session.head;
     let rest = match log.body {
-        // The rest of it is for its own stream.
+        // The rest of the body belongs to its own stream.
         _ if head.version() == Version::Http2 => Some(0),
         BodyRead::Nothing => droppable(head),
         BodyRead::Partly => None,
@@ -49,7 +49,7 @@ pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal:
 pub(super) async fn refuse_bytes(session: &mut Session, refusal: &Refusal) {
     let mut log = RequestLog::begin(session);
     log.refused(refusal);
-    // The head that was read last is of another request.
+    // The head in the session belongs to an earlier request.
     session.head.shrink();
     send_refusal(session, refusal, Persistence::Close, Version::Http11);
     log.bytes_out = session.conn.pending() as u64;
@@ -87,8 +87,8 @@ pub(super) async fn respond(
     }
 }
 
-/// Responds to a CONNECT that its tunnel is there (RFC 9110 §9.3.6: no length, no coding). Of an intercepted tunnel nothing is
-/// known of the origin yet: the responses inside say whether it can be reached, and why not.
+/// Responds to a CONNECT that its tunnel is established (RFC 9110 §9.3.6: no length, no coding). For an intercepted
+/// tunnel the state of the origin is not known yet: the responses inside report it.
 pub(super) fn establish(session: &mut Session, log: &mut RequestLog) {
     log.status = 200;
     let reason = "Connection established";
@@ -96,17 +96,17 @@ pub(super) fn establish(session: &mut Session, log: &mut RequestLog) {
     send_local(&response, session.head.version(), &mut session.conn);
 }
 
-/// What a refusal says of the connection it is sent on.
+/// Treatment of the connection that a refusal announces.
 #[derive(Clone, Copy)]
 enum Persistence {
     Close,
-    /// It stays open, which is not what HTTP/1.0 expects (RFC 9112 §9.3).
+    /// It stays open, which HTTP/1.0 does not imply (RFC 9112 §9.3).
     KeepAlive,
-    /// It stays open, as the version has it.
+    /// It stays open, as the version implies.
     Unsaid,
 }
 
-/// Puts a refusal on the connection; returns its length in bytes.
+/// Writes a refusal to the connection's buffer; returns its length in bytes.
 fn send_refusal(session: &mut Session, refusal: &Refusal, persistence: Persistence, version: Version) -> u64 {
     let body = refusal.body();
     let wall = session.worker.snapshot.gate.clock().wall_unix_nanos();
@@ -132,21 +132,21 @@ fn may_keep(session: &Session) -> bool {
     options.keeps_open(head.version()) && !session.worker.snapshot.drain.is_draining()
 }
 
-/// Number of bytes of body that come before the next request; `None` if that cannot be told, or is too much to drop.
+/// Number of body bytes before the next request; `None` if unknown or too many to drop.
 fn droppable(head: &RequestHead) -> Option<u64> {
     match framing::of_request(head) {
         Ok(Length::Empty) => Some(0),
-        // A caller that waits for a 100 may or may not send the body after another response.
+        // A caller that waits for a 100 may or may not send the body after a final response.
         Ok(Length::Exact(length)) if length <= MAX_DROPPED && head.get(Name::Expect).is_none() => Some(length),
         Ok(Length::Exact(_) | Length::Chunked | Length::UntilClose) | Err(_) => None,
     }
 }
 
-/// Writes what waits, within the time that an idle connection has. False if the connection broke.
+/// Flushes the buffer within the idle timeout. False if the connection broke.
 async fn flush(session: &mut Session) -> bool {
     session.deadline.set(session.worker.snapshot.timeouts.idle);
     let Session { conn, deadline, .. } = session;
-    // Responses of ours are complete.
+    // Local responses are complete when written.
     conn.finish();
     poll_fn(|cx| match conn.poll_flush(cx) {
         Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
@@ -155,7 +155,7 @@ async fn flush(session: &mut Session) -> bool {
     .await
 }
 
-/// Reads the rest of a body, and drops it. False if it did not come.
+/// Reads the rest of a body, and drops it. False if it did not arrive.
 async fn drop_body(session: &mut Session, mut left: u64) -> bool {
     session.deadline.set(session.worker.snapshot.timeouts.head);
     let Session { conn, deadline, .. } = session;

@@ -1,30 +1,30 @@
-//! Location rewriting for routes, as nginx's `proxy_redirect default` does it: where an origin points a caller at itself,
-//! the caller is pointed at the route.
+//! Location rewriting for routes, as nginx's `proxy_redirect default`: references of an origin to itself become
+//! references to the route.
 //!
-//! A caller with a base URL has no proxy set. It follows a redirect to the origin's own address directly: past the limits,
-//! and without the gateway's client certificate.
+//! A caller with a base URL has no proxy set. It would follow a redirect to the origin's own address directly: past the
+//! limits, and without the gateway's client certificate.
 
 use std::borrow::Cow;
 
 use super::host::Authority;
 use super::uri_origin::Origin;
 
-/// How references to a route's origin become references to the route.
+/// Mapping of references to a route's origin into references to the route.
 #[derive(Debug)]
 pub(super) struct LocationMap {
-    /// The route's origin.
+    /// Origin of the route.
     pub(super) origin: Origin,
-    /// The path there, without a slash at its end; empty: all of it.
+    /// Path at the origin, without a slash at its end; empty: all paths.
     pub(super) there: Box<str>,
-    /// The route's path, without a slash at its end; empty: every path.
+    /// Path of the route, without a slash at its end; empty: every path.
     pub(super) here: Box<str>,
 }
 
 impl LocationMap {
-    /// The caller's value for a field of the origin's response; `None`: the field is dropped.
+    /// Maps the value of a field of the origin's response for the caller; `None`: the field is dropped.
     pub(super) fn field<'v>(&self, name: &[u8], value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        // An invitation to reach the origin by another address or protocol (RFC 7838).
+        // Alt-Svc invites the caller to reach the origin by another address or protocol (RFC 7838).
         if is("alt-svc") {
             return None;
         }
@@ -39,10 +39,10 @@ impl LocationMap {
         Some(mapped.map_or(value.into(), |mapped| mapped.into_bytes().into()))
     }
 
-    /// A reference (RFC 3986 §4.1) to what is below the route's origin, as one to what is below the route: a path, which
-    /// the caller resolves against the URL that it asked for (RFC 9110 §10.2.2). Unlike a whole URL it is right behind a
-    /// front end that ends TLS or has another name, and repeats nothing that the caller wrote. `None`: it leads elsewhere,
-    /// or is relative to the path, and is right as it is.
+    /// Maps a reference (RFC 3986 §4.1) to a resource below the route's origin into a path below the route, which the
+    /// caller resolves against the URL of its request (RFC 9110 §10.2.2). Unlike a whole URL it stays correct behind a
+    /// front end that terminates TLS or has another name, and repeats nothing that the caller wrote. `None`: the
+    /// reference leads elsewhere, or is relative to the path and correct unchanged.
     fn map(&self, reference: &str) -> Option<String> {
         let path = self.path_at_origin(reference)?;
         let rest = path.strip_prefix(&*self.there)?;
@@ -51,7 +51,7 @@ impl LocationMap {
         }
         let mapped = format!("{}{rest}", self.here);
         Some(match mapped.as_bytes() {
-            // Two slashes begin an authority, and so do their lookalikes in a browser (RFC 3986 §4.2; WHATWG URL, "special
+            // Two slashes begin an authority, and so do backslashes in a browser (RFC 3986 §4.2; WHATWG URL, "special
             // authority slashes state").
             [b'/' | b'\\', b'/' | b'\\', ..] => format!("/.{mapped}"),
             [b'/', ..] => mapped,
@@ -59,7 +59,7 @@ impl LocationMap {
         })
     }
 
-    /// The path, query and fragment of a reference that has an absolute path, if it leads to the origin.
+    /// Path, query and fragment of a reference with an absolute path, if it leads to the origin.
     fn path_at_origin<'r>(&self, reference: &'r str) -> Option<&'r str> {
         let origin = &self.origin;
         let after_scheme = match reference.split_once(':') {
@@ -77,7 +77,8 @@ impl LocationMap {
         (*authority.host() == *origin.host && port == origin.port).then_some(path)
     }
 
-    /// `5; url=REFERENCE`, as browsers read it (WHATWG HTML, "shared declarative refresh steps").
+    /// Maps the value of Refresh, `5; url=REFERENCE`, as browsers read it (WHATWG HTML, "shared declarative refresh
+    /// steps").
     fn map_refresh(&self, value: &str) -> Option<String> {
         let at = value.to_ascii_lowercase().find("url=")? + "url=".len();
         let (before, after) = value.split_at(at);
@@ -90,7 +91,7 @@ impl LocationMap {
     }
 }
 
-/// Whether the path of a reference has `..`, which may lead out of where it begins.
+/// True if the path of a reference has `..`, which may lead out of the route.
 fn has_dot_segments(reference: &str) -> bool {
     let path = &reference[..reference.find(['?', '#']).unwrap_or(reference.len())];
     path.to_ascii_lowercase().replace("%2e", ".").split(['/', '\\']).any(|segment| segment == "..")

@@ -1,4 +1,4 @@
-//! Request matching: whether a rule counts a request, under which key, at what cost.
+//! Request matching: decides whether a rule counts a request, and computes its keys and cost.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -16,13 +16,13 @@ use super::target::Target;
 use crate::locker::Key;
 use crate::wire::RequestHead;
 
-/// The segments that a key is made of, in one reading of a path.
+/// Segments that are part of a key, in one reading of a path.
 type Segments<'r> = SmallVec<[Option<&'r str>; 2]>;
 
-/// How a rule counts a request.
+/// Keys and cost of a request under one rule.
 pub(super) struct Counted {
     pub(super) cost: u32,
-    /// All of them differ; at least one.
+    /// At least one; all differ.
     pub(super) keys: SmallVec<[Key; 1]>,
 }
 
@@ -32,12 +32,12 @@ pub(super) struct Request<'a> {
     head: &'a RequestHead,
     admitted: &'a Admitted,
     peer: IpAddr,
-    /// As the origin will get it; empty for a tunnel.
+    /// Path as the origin receives it; empty for a tunnel.
     path: &'a str,
     query: &'a str,
-    /// Reused from `path` by the first rule that needs it.
+    /// Readings of `path`, made by the first rule that needs them.
     read: Option<Path<'a>>,
-    /// As `read`, without letter case.
+    /// As `read`, in lower case.
     folded: Option<Path<'a>>,
 }
 
@@ -53,11 +53,11 @@ impl<'a> Request<'a> {
         Request { target, head, admitted, peer, path, query, read: None, folded: None }
     }
 
-    /// Cost and keys of the request; `None`: the rule does not count it.
+    /// Matches the request against the rule; `None`: the rule does not count it.
     ///
     /// # Errors
-    /// 400 if the cost that it states is not a whole number from 1 to N, if a field that the rule counts by has several
-    /// values, or if its path or its parameters have too many.
+    /// 400 if the request states a cost that is not a whole number from 1 to N, if a field that the rule counts by has
+    /// several values, or if its path or its parameters have too many.
     pub(super) fn counted(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Option<Counted>, Refusal> {
         if !self.matches(rule)? {
             return Ok(None);
@@ -78,7 +78,7 @@ impl<'a> Request<'a> {
         Ok(path.is_some_and(|path| rule.paths.iter().any(|pattern| pattern.matches(path))))
     }
 
-    /// Reads the path as the rule does, unless that was done before.
+    /// Makes the readings of the path that the rule needs, unless that was done before.
     fn read_path(&mut self, rule: &Rule) -> Result<(), TooManyReadings> {
         let read = match self.read.take() {
             Some(read) => read,
@@ -91,12 +91,12 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
-    /// The path as the rule reads it, once it was read.
+    /// Readings of the path for the rule, once they were made.
     fn path(&self, rule: &Rule) -> Option<&Path<'a>> {
         if rule.ignore_case { self.folded.as_ref() } else { self.read.as_ref() }
     }
 
-    /// The keys under which the request counts: one for each way to read its path and its parameters.
+    /// Keys under which the request counts: one for each way to read its path and its parameters.
     fn keys(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<SmallVec<[Key; 1]>, Refusal> {
         if rule.key.is_empty() {
             return Ok(smallvec![Key::WHOLE]);
@@ -123,7 +123,7 @@ impl<'a> Request<'a> {
         Ok(keys)
     }
 
-    /// The key of a rule that neither path nor parameters are part of: there is one way to read the others.
+    /// Key of a rule without path and parameters: the other parts have one reading.
     fn single_key(&self, rule: &Rule, seed: &[u8; 16]) -> Result<Key, Refusal> {
         let mut key = KeyHasher::new(rule.shared_seed.as_ref(), seed);
         for part in &rule.key {
@@ -139,13 +139,13 @@ impl<'a> Request<'a> {
             KeyPart::Caller => keys.iter_mut().for_each(|key| key.add_caller(self.admitted)),
             KeyPart::Header(name) => add_to_each(keys, self.field(rule, name)?.as_deref()),
             KeyPart::Method => add_to_each(keys, Some(self.head.method().as_bytes())),
-            // Their readings are told apart by those that ask for a key.
+            // The callers of this function add these parts, which have several readings.
             KeyPart::Path(_) | KeyPart::Query(_) => {}
         }
         Ok(())
     }
 
-    /// The segments that a key is made of, once for each way to read them.
+    /// Segments that are part of the key, once for each way to read them.
     fn segments(&self, rule: &Rule) -> SmallVec<[Segments<'_>; 1]> {
         let mut ways = SmallVec::new();
         let readings = self.path(rule).into_iter().flat_map(|path| path.readings()).map(Some);
@@ -161,7 +161,7 @@ impl<'a> Request<'a> {
         ways
     }
 
-    /// The keys of one reading of the path.
+    /// Keys under one reading of the path.
     fn keys_with(
         &self,
         rule: &Rule,
@@ -191,7 +191,7 @@ impl<'a> Request<'a> {
         Ok(keys.into_iter().map(|key| key.finish()))
     }
 
-    /// The one value of a field that the rule counts by.
+    /// Only value of a field that the rule counts by.
     fn field(&self, rule: &Rule, name: &str) -> Result<Option<Cow<'_, [u8]>>, Refusal> {
         key_field::value(self.head, name).map_err(|why| rule.ambiguous(why))
     }
@@ -212,7 +212,7 @@ fn add_to_each(keys: &mut [KeyHasher], value: Option<&[u8]>) {
     keys.iter_mut().for_each(|key| key.add(value));
 }
 
-/// The segments that a key is made of; a tunnel has none.
+/// Segments of a reading that are part of the key; a tunnel has none.
 fn segments_of<'r>(rule: &Rule, reading: Option<&'r str>) -> Segments<'r> {
     let index = |part: &KeyPart| if let KeyPart::Path(index) = part { Some(*index) } else { None };
     rule.key.iter().filter_map(index).map(|index| segment(reading?, index)).collect()

@@ -1,4 +1,4 @@
-//! What became of requests, counted for whoever watches; it goes on over every reading of the file.
+//! Metrics of requests, limits and connections to origins; they outlive reloads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::locker::{Caller, RefusalReason};
 
-/// Every reason for which a limit refuses, with its word for logs and metrics.
+/// Every reason for which a limit refuses, with its label in logs and metrics.
 pub const REASONS: [(RefusalReason, &str); 8] = [
     (RefusalReason::Full, "full"),
     (RefusalReason::TooLong, "too_long"),
@@ -20,67 +20,69 @@ pub const REASONS: [(RefusalReason, &str); 8] = [
     (RefusalReason::Unwritten, "unwritten"),
 ];
 
-/// The upper bounds of the buckets in which waits are counted, in seconds; what is longer has a bucket of its own.
+/// Upper bounds of the histogram buckets of waits, in seconds; longer waits have a bucket of their own. The bounds are
+/// the usual ones of Prometheus clients, and longer ones up to a minute.
 pub const WAITS: [f64; 14] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// How many callers' names are kept. When there are more, all are forgotten, and learnt again when they wait.
+/// Number of callers' names that are kept, below a MiB together. When there are more, all are forgotten, and learnt again
+/// when their callers wait.
 const MOST_CALLERS: usize = 10_000;
 
-/// What the whole process has counted.
+/// Metrics of the whole process.
 #[derive(Default)]
 pub struct Metrics {
     limits: Mutex<BTreeMap<Arc<str>, Arc<LimitMetrics>>>,
-    /// By the first digit of the status.
+    /// Finished requests, by the first digit of the status.
     requests: [Count; 6],
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-    /// The names of those who have waited.
+    /// Names of callers that have waited.
     callers: Mutex<HashMap<Caller, Arc<str>>>,
     pools: Mutex<Vec<Weak<dyn Pool>>>,
-    /// Connections to origins that were opened, and requests that found one which had been opened before.
+    /// Number of connections to origins that were opened, and number of requests that reused one.
     pub(super) dialled: Count,
     pub(super) reused: Count,
 }
 
-/// Connections to origins that are kept.
+/// A pool of connections to origins.
 pub(super) trait Pool: Send + Sync {
-    /// How many there are, and on how many of them requests are under way or may be at any time.
+    /// Number of connections that it keeps.
     fn kept(&self) -> Kept;
 
-    /// Closes those that are idle; whether there was one.
+    /// Closes the idle ones; returns true if there was one.
     fn close_idle(&self) -> bool;
 }
 
-/// How many connections to origins are kept, over all pools.
+/// Number of connections to origins that are kept, over all pools.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Kept {
-    /// Those on which nothing is under way.
+    /// Connections without a request.
     pub idle: usize,
-    /// Those of HTTP/2, which many requests share.
+    /// Connections of HTTP/2, which many requests share.
     pub shared: usize,
 }
 
-/// What became of the requests that a limit counts.
+/// Metrics of the requests that one limit counts.
 #[derive(Default, Debug)]
 pub struct LimitMetrics {
-    /// Permits that were granted.
+    /// Permits granted.
     pub permits: Count,
-    /// Requests that hung up in line.
+    /// Requests that left the queue because their callers hung up.
     pub left: Count,
-    /// Answers of origins that ask for less.
+    /// Pushbacks of origins.
     pub pushbacks: Count,
-    /// Requests that were sent again after one.
+    /// Requests that were sent again after a pushback.
     pub resent: Count,
     refused: [Count; REASONS.len()],
     waits: [Count; WAITS.len() + 1],
     waited_micros: Count,
 }
 
-/// A number that only grows.
+/// Counter that only grows.
 #[derive(Default, Debug)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// One more.
+    /// Adds one.
     pub fn add_one(&self) {
         self.add(1);
     }
@@ -89,18 +91,18 @@ impl Count {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// Current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How long requests waited for their permits.
+/// Histogram of the times that requests waited for their permits.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Waits {
-    /// The sum, in seconds.
+    /// Sum of all waits, in seconds.
     pub sum: f64,
-    /// How many waited so long and no longer: the upper bound in seconds (`f64::INFINITY`: any), and the number in that bucket alone.
+    /// Upper bound of each bucket in seconds (`f64::INFINITY` for the last), and number of waits in that bucket alone.
     pub buckets: Vec<(f64, u64)>,
 }
 
@@ -111,7 +113,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl LimitMetrics {
-    /// A permit was granted after that wait.
+    /// Counts a permit that was granted after that wait.
     pub(super) fn permit(&self, waited: Duration) {
         self.permits.add_one();
         let seconds = waited.as_secs_f64();
@@ -126,12 +128,12 @@ impl LimitMetrics {
         }
     }
 
-    /// How often it refused, for each reason.
+    /// Number of refusals for each reason.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         REASONS.iter().zip(&self.refused).map(|((_, word), count)| (*word, count.get()))
     }
 
-    /// How long requests waited for their permits; at once is a wait of nothing.
+    /// Histogram of waits for permits; a permit granted at once is a wait of zero.
     pub fn waits(&self) -> Waits {
         let bounds = WAITS.into_iter().chain([f64::INFINITY]);
         let buckets = bounds.zip(&self.waits).map(|(most, count)| (most, count.get())).collect();
@@ -140,18 +142,18 @@ impl LimitMetrics {
 }
 
 impl Metrics {
-    /// The counters of the limit with this name, which is the same for ever.
+    /// Metrics of the limit with this name; they are the same object for the life of the process.
     pub(super) fn of(&self, limit: &Arc<str>) -> Arc<LimitMetrics> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(limits.entry(Arc::clone(limit)).or_default())
     }
 
-    /// A limit refused a request.
+    /// Counts a refusal by a limit.
     pub(super) fn limit_refused(&self, limit: &Arc<str>, why: RefusalReason) {
         self.of(limit).refuse(why);
     }
 
-    /// A request has ended with this status; `refused`: who refused it, and the reason in a word.
+    /// Counts a request that has ended with this status. `refused`: party that refused it, and the reason in a word.
     pub(super) fn ended(&self, status: u16, refused: Option<(&'static str, &'static str)>) {
         if let Some(count) = self.requests.get(usize::from(status / 100)) {
             count.add_one();
@@ -173,27 +175,27 @@ impl Metrics {
         callers.insert(caller, name().into());
     }
 
-    /// The name of a caller who has waited: a user's or an address.
+    /// Name of a caller that has waited: a user name or an address.
     pub fn caller(&self, caller: Caller) -> Arc<str> {
         let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.get(&caller).map_or_else(|| "unknown".into(), Arc::clone)
     }
 
-    /// One more pool, as long as there is one.
+    /// Adds a pool, for as long as it lives.
     pub(super) fn watch(&self, pool: Weak<dyn Pool>) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|pool| pool.strong_count() > 0);
         pools.push(pool);
     }
 
-    /// How many connections to origins are kept.
+    /// Number of connections to origins that are kept.
     pub fn kept(&self) -> Kept {
         let kept = self.pools().into_iter().map(|pool| pool.kept());
         kept.fold(Kept::default(), |all, one| Kept { idle: all.idle + one.idle, shared: all.shared + one.shared })
     }
 
-    /// Closes the idle connections to origins, of all pools: for want of descriptors. Whether there was one. Those of HTTP/2
-    /// end a moment later, each in its runtime.
+    /// Closes the idle connections to origins in all pools, to free descriptors; returns true if there was one. Those of
+    /// HTTP/2 end a moment later, each in its own runtime.
     pub fn close_idle(&self) -> bool {
         self.pools().iter().filter(|pool| pool.close_idle()).count() > 0
     }
@@ -203,28 +205,28 @@ impl Metrics {
         pools.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// How many connections to origins were opened.
+    /// Number of connections to origins that were opened.
     pub fn dialled(&self) -> u64 {
         self.dialled.get()
     }
 
-    /// How many requests found a connection that was there.
+    /// Number of requests that reused a connection.
     pub fn reused(&self) -> u64 {
         self.reused.get()
     }
 
-    /// Every limit that there is or was, and what became of its requests.
+    /// Metrics of every limit that exists or has existed.
     pub fn limits(&self) -> Vec<(Arc<str>, Arc<LimitMetrics>)> {
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.iter().map(|(name, counters)| (Arc::clone(name), Arc::clone(counters))).collect()
     }
 
-    /// How many requests have ended, by the first digit of their status.
+    /// Number of requests that have ended, by the first digit of their status.
     pub fn requests(&self) -> impl Iterator<Item = (usize, u64)> {
         self.requests.iter().enumerate().map(|(digit, count)| (digit, count.get())).skip(1)
     }
 
-    /// How many requests the gateway answered itself, with an error: who refused, and the reason in a word.
+    /// Number of refusals, by the party that refused and the reason in a word.
     pub fn refused(&self) -> Vec<((&'static str, &'static str), u64)> {
         self.refusals().iter().map(|(why, count)| (*why, *count)).collect()
     }

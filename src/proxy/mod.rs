@@ -6,7 +6,7 @@
 //! |---|---|
 //! | rules | `host` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key` `rule` `matching` [`claims`] · [`refusal`] `problem` · `header_rules` `retry` `wait_prefs` |
 //! | log | [`access_log`] [`metrics`] [`trace`] `tunnel_warnings` |
-//! | configuration | `settings` `reused` `snapshot` (what one reading of the file has made) |
+//! | configuration | `settings` `reused` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `outcome` |
 //! | writing | `trailers` `body` `serialize` `local_response` `checkout` (a connection for one request) |

@@ -1,4 +1,4 @@
-//! Hosts that limits and routes name, and what that opens: an allow-list, and the way into private networks.
+//! Hosts named by limits and routes: the allow-list, and the hosts that may lead into private networks.
 
 use std::net::IpAddr;
 
@@ -6,25 +6,25 @@ use super::pattern::HostPattern;
 use super::target::{Form, Target};
 use crate::net::dial::Reach;
 
-/// Every host that a limit names by a pattern that singles hosts or a port out.
+/// Hosts that limits name by a pattern that singles hosts or a port out.
 #[derive(Debug)]
 pub(super) struct NamedHosts {
     patterns: Vec<HostPattern>,
 }
 
-/// The operator's word on a request's host.
+/// Result of a lookup: entries of limits and routes for a request's host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Named {
-    /// Whether it may be called where only listed hosts may.
+    /// True if it may be called although only listed hosts may.
     pub listed: bool,
-    /// Which addresses it may lead to.
+    /// Addresses that it may lead to.
     pub reach: Reach,
-    /// Whether its port is named too.
+    /// True if an entry names its port too.
     pub with_port: bool,
 }
 
 impl NamedHosts {
-    /// Takes the hosts of all limits.
+    /// Collects the hosts of all limits.
     pub(super) fn new<'p>(hosts: impl Iterator<Item = &'p HostPattern>) -> NamedHosts {
         NamedHosts { patterns: hosts.filter(|pattern| pattern.is_specific() || pattern.has_port()).cloned().collect() }
     }
@@ -36,9 +36,9 @@ impl NamedHosts {
 
     /// Looks the host of a request up.
     ///
-    /// A route speaks for the requests that it takes, and its origin is what the operator wrote; a request of another
-    /// form gains nothing from it, or a route to one port of a machine would open all the others. A wildcard lists hosts,
-    /// but opens no private network to them: the owner of any name below it decides where that leads.
+    /// A route applies to the requests that it takes, and its origin is the operator's choice. Requests of another form
+    /// gain nothing from it; else a route to one port of a machine would open all its other ports. A wildcard lists
+    /// hosts, but does not let them lead to private networks: the owner of any name below it decides where that leads.
     pub(super) fn look_up(&self, target: &Target) -> Named {
         let origin = &target.origin;
         let routed = target.form == Form::Route;
@@ -63,8 +63,7 @@ mod tests {
     use super::*;
     use crate::wire::RequestHead;
 
-    /// Looks the target of a request line up, where a limit names `hosts` and `/app/` is a route to
-    /// `http://127.0.0.1:8000`.
+    /// Looks the target of a request line up; a limit names `hosts`, and `/app/` is a route to `http://127.0.0.1:8000`.
     fn look_up(hosts: &[&str], line: &str) -> Named {
         let to = Origin::at(Scheme::Http, "127.0.0.1:8000").expect("an origin");
         let path = Some("/app/".to_owned());

@@ -1,4 +1,4 @@
-//! Outcome of one exchange: what becomes of the caller's connection, or why there is no response of the origin.
+//! Outcome of one exchange: the future of the caller's connection, or the reason for a missing response.
 
 use super::refusal::Refusal;
 use super::send::OriginConn;
@@ -7,27 +7,27 @@ use super::session::InterceptedTunnel;
 use crate::gate::{Flight, Permit};
 use crate::wire::Conn;
 
-/// What becomes of the caller's connection after a response.
+/// Future of the caller's connection after a response.
 pub(super) enum Outcome {
     /// It can carry another request.
     Keep,
     /// It ends, once all is written.
     Close,
-    /// It ends by a reset: the caller does not have the whole response.
+    /// It is reset, because the caller does not have the whole response.
     Abort,
     /// It becomes one end of a tunnel.
     Tunnel(Box<Tunnel>),
-    /// It becomes a tunnel whose content is read as requests.
+    /// It becomes an intercepted tunnel: its content is read as requests.
     Intercept(Box<InterceptedTunnel>),
 }
 
-/// Why an exchange ended without a response of the origin.
+/// Reason for which an exchange ended without a response of the origin.
 pub(super) enum Failure {
-    /// The caller gets a response of ours.
+    /// A refusal: the caller receives a response of ours.
     Refused(Refusal),
     /// The caller has hung up.
     CallerGone,
-    /// The response broke off after its start had been forwarded.
+    /// The response broke off after part of it had been forwarded.
     Truncated,
 }
 
@@ -37,17 +37,17 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// A connection to an origin that a caller's connection will be joined to.
+/// Connection to an origin that will be joined with a caller's connection.
 pub(super) struct Tunnel {
     pub(super) origin: Conn,
     /// Checks the first bytes of the caller; `None` once they may pass.
     pub(super) guard: Option<Box<Guard>>,
-    /// Its slots stay in flight until the tunnel ends.
+    /// Keeps the slots in flight until the tunnel ends.
     _flight: Flight,
 }
 
 impl Tunnel {
-    /// A tunnel on a connection that has just been dialled for it. The permit is spent: the origin counts the connection.
+    /// A tunnel on a connection that was just dialled for it. The permit is used up: the origin counts the connection.
     pub(super) fn open(origin: OriginConn, permit: Permit, guard: Option<Box<Guard>>) -> Tunnel {
         let mut flight = permit.depart();
         flight.sent();
@@ -55,9 +55,9 @@ impl Tunnel {
         Tunnel { guard, ..Tunnel::upgraded(origin.conn, flight) }
     }
 
-    /// A tunnel after a response 101: the permit was spent on the request that asked for the upgrade.
+    /// A tunnel after a response 101. The permit was used up by the request that asked for the upgrade.
     pub(super) fn upgraded(mut origin: Conn, flight: Flight) -> Tunnel {
-        // A reader at the other end may pause for as long as the tunnel may be idle.
+        // The receiver at the other end may pause for as long as the tunnel may be idle.
         origin.stream.set_user_timeout(None);
         Tunnel { origin, guard: None, _flight: flight }
     }

@@ -1,7 +1,8 @@
 //! Path normalisation: every reading that a usual origin makes of a request's path.
 //!
-//! OriginPool disagree on which paths are the same. A path that they read in several ways has several readings, and counts
-//! under each: a limit may count a request too many, but none passes by it. What goes to the origin is never changed.
+//! Origins disagree on which paths are the same. A path that they read in several ways has several readings, and counts
+//! under each: a limit may count a request too many, but none bypasses it. The path that the origin receives is never
+//! changed.
 
 use std::borrow::Cow;
 
@@ -10,30 +11,31 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::wire::head::MAX_HEAD;
 
-/// The most bytes that the readings of one path may have together: half a millisecond's work. A path with a single reading
-/// always stays within it; one with an encoded slash and a dot has 12, and may be 5 KiB long; one with every oddity
+/// Most bytes that the readings of one path may have together: half a millisecond's work. A path with a single reading
+/// always stays within it; one with an encoded slash and a dot has 12, and may be 5 KiB long; one with every ambiguity
 /// there is has 216, and may be 300 bytes long.
 const MAX_READ: usize = MAX_HEAD;
 
-/// A request's path, read in every way.
+/// All readings of a request's path.
 ///
-/// A reading begins with a slash and ends with none (but the root, `/`), because a final slash makes no difference.
-/// Each character has one spelling, whether it arrived escaped or not.
+/// A reading begins with a slash and ends without one (except the root, `/`), because a final slash makes no difference.
+/// Each character has one spelling, whether it was percent-encoded or not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Path<'a> {
-    /// All of them differ. The first is that of RFC 3986 §6.2.2; a tunnel has none.
+    /// Readings, all different. The first is that of RFC 3986 §6.2.2; a tunnel has none.
     readings: SmallVec<[Cow<'a, str>; 1]>,
 }
 
-/// The path mixes so many things which origins read differently that its readings are not worth their time.
+/// The readings of a path exceed [`MAX_HEAD`] bytes: it combines too many features that origins read differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyReadings;
 
 impl<'a> Path<'a> {
-    /// Reads a path without its query; empty for a tunnel. `*` (of OPTIONS) stands for the whole origin and is read as `/`.
+    /// Reads a path without its query; empty for a tunnel. `*` (of OPTIONS) stands for the whole origin and is read as
+    /// `/`.
     ///
     /// # Errors
-    /// If its readings would have more bytes than the longest head (64 KiB).
+    /// If its readings exceed the longest head (64 KiB) together.
     pub fn read(path: &'a str) -> Result<Path<'a>, TooManyReadings> {
         if path == "*" {
             return Ok(Path { readings: smallvec!["/".into()] });
@@ -56,7 +58,7 @@ impl<'a> Path<'a> {
         Ok(Path { readings })
     }
 
-    /// The path as an origin reads it to which `A` is `a`.
+    /// Readings in lower case, for origins that ignore letter case.
     pub fn ignoring_case(&self) -> Path<'a> {
         let mut readings = SmallVec::new();
         for reading in &self.readings {
@@ -74,12 +76,12 @@ impl<'a> Path<'a> {
     }
 }
 
-/// The segment of a reading after its `index`-th slash, from 1 on, as in `key = ["path[1]"]`.
+/// Segment of a reading after its `index`-th slash, counted from 1, as in `key = ["path[1]"]`.
 pub(super) fn segment(reading: &str, index: usize) -> Option<&str> {
     index.checked_sub(1).and_then(|index| reading.strip_prefix('/')?.split('/').nth(index))
 }
 
-/// A segment that a caller states outside of a path, spelt as in a reading.
+/// Spells a segment that a caller states outside of a path as it would be spelt in a reading.
 pub(super) fn spell_segment(segment: &[u8]) -> String {
     let mut encoded = String::with_capacity(segment.len());
     for &byte in segment {
@@ -92,12 +94,12 @@ pub(super) fn spell_segment(segment: &[u8]) -> String {
     spell(&encoded)
 }
 
-/// The strict reading of a path pattern, whose stars are kept.
+/// Strict reading of a path pattern, with its stars.
 pub(super) fn of_pattern(pattern: &str) -> String {
     without_final_slash(&read_as(&spell(pattern), Reading::STRICT).path).to_owned()
 }
 
-/// Tells whether a path has more `..` than names before them, as some origin reads it.
+/// True if some reading of the path has more `..` than names before them.
 ///
 /// # Errors
 /// As [`Path::read`].
@@ -110,7 +112,7 @@ pub(super) fn climbs(path: &str) -> Result<bool, TooManyReadings> {
     Ok(path.contains("..") && ways(&path)?.into_iter().any(|way| read_as(&path, way).climbs))
 }
 
-/// Recognises a path whose bytes are its only reading, but for a final slash.
+/// True if the bytes of a path are its only reading, except for a final slash.
 fn is_plain(path: &str) -> bool {
     let mut before = 0;
     path.bytes().all(|byte| {
@@ -120,13 +122,14 @@ fn is_plain(path: &str) -> bool {
     })
 }
 
-/// Express, Flask, Django and Rails serve `/items/` as `/items`, or send the caller there.
+/// Removes a final slash: Express, Flask, Django and Rails serve `/items/` as `/items`, or redirect the caller there.
 fn without_final_slash(path: &str) -> &str {
     path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path)
 }
 
-/// Undoes every percent-encoding that makes no difference (RFC 3986 §6.2.2.2, and what callers send raw although §3.3
-/// would have it encoded, such as `{` or `|`), and writes all others in upper case. A `%` that encodes nothing is `%25`.
+/// Undoes every percent-encoding that makes no difference (RFC 3986 §6.2.2.2, and characters such as `{` and `|` that
+/// callers send raw although §3.3 forbids that), and writes all others in upper case. A `%` that encodes nothing becomes
+/// `%25`.
 fn spell(path: &str) -> String {
     let mut spelt = String::with_capacity(path.len());
     let mut rest = path;
@@ -137,7 +140,7 @@ fn spell(path: &str) -> String {
             let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
             u32::from_str_radix(digits, 16).ok()
         };
-        // IIS takes "%u0041" for "A" unless it is told otherwise (http.sys, `PercentUAllowed`).
+        // IIS reads "%u0041" as "A" unless that is switched off (http.sys, `PercentUAllowed`).
         let unicode = || hex(rest.strip_prefix(['u', 'U'])?.get(..4)).and_then(char::from_u32);
         if let Some(byte) = hex(rest.get(..2)).and_then(|code| u8::try_from(code).ok()) {
             spell_byte(byte, &mut spelt);
@@ -153,8 +156,8 @@ fn spell(path: &str) -> String {
     spelt
 }
 
-/// A byte that was percent-encoded. All that is visible may stand for itself, but what ends a path (`?`, `#`), an
-/// encoding (`%`), what some origins split at (`/`, `\`, `;`), and the star, which is a pattern's own.
+/// Writes a byte that was percent-encoded. Visible characters stand for themselves, except those that end a path (`?`,
+/// `#`), begin an encoding (`%`), split segments at some origins (`/`, `\`, `;`), and the star, which only patterns use.
 fn spell_byte(byte: u8, spelt: &mut String) {
     if byte.is_ascii_graphic() && !b"%/\\?#;*".contains(&byte) {
         spelt.push(char::from(byte));
@@ -163,60 +166,60 @@ fn spell_byte(byte: u8, spelt: &mut String) {
     }
 }
 
-/// One way to read a path: each origin goes by one of them.
+/// One way to read a path; each origin uses one of them.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     empty: Empty,
     parameters: Parameters,
-    /// Which of [`SEPARATORS`] separate segments beside `/`, one bit for each.
+    /// Bit set of the [`SEPARATORS`] that separate segments beside `/`.
     separators: usize,
     dots: Dots,
 }
 
-/// Separators of segments for some origins, each of them without the others: `%2F` for nginx and Go, `\` for what reads
-/// URLs as browsers do (WHATWG URL §4.4), all of them for IIS.
+/// Separators of segments at some origins, each of them without the others: `%2F` for nginx and Go, `\` for origins that
+/// read URLs as browsers do (WHATWG URL §4.4), all of them for IIS.
 const SEPARATORS: [&str; 3] = ["%2F", "\\", "%5C"];
 
 /// Treatment of empty segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Empty {
-    /// They are names as any other: nginx with `merge_slashes off`, Express, Django.
+    /// They are names like any other: nginx with `merge_slashes off`, Express, Django.
     Kept,
-    /// Those before the first name vanish, as far as they were received as slashes: Apache with `MergeSlashes Off`.
+    /// Those before the first name are removed if they were received as slashes: Apache with `MergeSlashes Off`.
     KeptBehindFirst,
-    /// They vanish: nginx, Apache, Tomcat, Go's `path.Clean`.
+    /// They are removed: nginx, Apache, Tomcat, Go's `path.Clean`.
     Merged,
 }
 
-/// Treatment of a segment's parameters, `;` and all behind it (RFC 3986 §3.3).
+/// Treatment of a segment's parameters: `;` and everything behind it (RFC 3986 §3.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Parameters {
     /// They are part of its name: nginx, Apache, Go, Express.
     Kept,
-    /// They are cut off what was received, up to the next `/`: Tomcat, Jetty, Spring.
+    /// They are removed before decoding, up to the next `/`: Tomcat, Jetty, Spring.
     CutBeforeDecoding,
-    /// They are cut off what was decoded, where `%3B` is a `;` and an encoded slash ends them.
+    /// They are removed after decoding, where `%3B` is a `;` and an encoded slash ends them.
     CutAfterDecoding,
 }
 
 /// Treatment of `.` and `..` (RFC 3986 §5.2.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Dots {
-    /// They are followed.
+    /// They are resolved.
     Removed,
-    /// They are followed before separators are decoded, and again afterwards: Apache with `AllowEncodedSlashes On`.
+    /// They are resolved before separators are decoded, and again afterwards: Apache with `AllowEncodedSlashes On`.
     RemovedTwice,
-    /// They are names as any other: Express, Rails, Django.
+    /// They are names like any other: Express, Rails, Django.
     Kept,
 }
 
 impl Reading {
-    /// That of RFC 3986 §6.2.2.
+    /// The reading of RFC 3986 §6.2.2.
     const STRICT: Reading =
         Reading { empty: Empty::Kept, parameters: Parameters::Kept, separators: 0, dots: Dots::Removed };
 }
 
-/// Every reading that can make a difference to a path that is spelt, the strict one first.
+/// Every reading that can make a difference to a path after [`spell`], the strict one first.
 fn ways(path: &str) -> Result<Vec<Reading>, TooManyReadings> {
     let present =
         (0..SEPARATORS.len()).filter(|bit| path.contains(SEPARATORS[*bit])).fold(0, |set, bit| set | 1 << bit);
@@ -247,7 +250,7 @@ fn ways(path: &str) -> Result<Vec<Reading>, TooManyReadings> {
     if ways.len() > 1 && ways.len() * path.len() > MAX_READ { Err(TooManyReadings) } else { Ok(ways) }
 }
 
-/// One reading of a path that is spelt.
+/// Computes one reading of a path after [`spell`].
 fn read_as(path: &str, how: Reading) -> Resolved {
     let slashes = path.bytes().take_while(|byte| *byte == b'/').count();
     let path = if how.empty == Empty::KeptBehindFirst { &path[slashes - 1..] } else { path };
@@ -264,7 +267,7 @@ fn read_as(path: &str, how: Reading) -> Resolved {
             read.path = read.path.replace(token, "/");
         }
     }
-    // A separator that this reading does not know is a character as any other, with one spelling.
+    // In this reading these are no separators but ordinary characters, each with one spelling.
     read.path = read.path.replace('\\', "%5C").replace(';', "%3B");
     if how.parameters == Parameters::CutAfterDecoding {
         read.path = cut(&read.path, |segment| segment.split("%3B").next());
@@ -283,14 +286,14 @@ fn cut<'a>(path: &'a str, part: impl Fn(&'a str) -> Option<&'a str>) -> String {
     left
 }
 
-/// A path whose dot segments were followed.
+/// A path after its dot segments were resolved.
 struct Resolved {
     path: String,
-    /// A `..` was met at the root.
+    /// A `..` occurred at the root.
     climbs: bool,
 }
 
-/// Follows dot segments and merges slashes, as far as this reading does.
+/// Resolves dot segments and merges slashes, as this reading requires.
 fn resolve(path: &str, how: Reading) -> Resolved {
     let mut resolved = Resolved { path: String::with_capacity(path.len() + 1), climbs: false };
     let mut ends_open = false;

@@ -11,7 +11,7 @@ use super::path::{self, Path};
 use crate::tls::ca::Subtree;
 use crate::wire::cross_site::may_be_rebound;
 
-/// Which hosts: `api.example`, `*.example` (any depth below it, not itself), `*`; each may end in `:port`.
+/// Pattern for hosts: `api.example`, `*.example` (any depth below it, not itself), `*`; each may end in `:port`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostPattern {
     shape: HostShape,
@@ -21,22 +21,22 @@ pub struct HostPattern {
 #[derive(Clone, PartialEq, Debug)]
 enum HostShape {
     Any,
-    /// In the one spelling of [`Authority::host`].
+    /// In the canonical spelling of [`Authority::host`].
     Exact(Box<str>),
-    /// `.example`: what the host must end with, and be longer than.
+    /// `.example`: suffix of the host, which must be longer.
     Below(Box<str>),
 }
 
 impl HostPattern {
-    /// All hosts.
+    /// The pattern for all hosts.
     pub fn any() -> HostPattern {
         HostPattern { shape: HostShape::Any, port: None }
     }
 
-    /// Reads a pattern; letter case and a final dot do not matter.
+    /// Parses a pattern; letter case and a final dot do not matter.
     ///
     /// # Errors
-    /// What is wrong with it, in words for the user.
+    /// A description of the mistake, for the user.
     pub fn parse(text: &str) -> Result<HostPattern, String> {
         // An IPv6 address may be written without brackets, as in `allow_from`.
         if let Ok(address) = text.parse::<std::net::Ipv6Addr>() {
@@ -47,7 +47,7 @@ impl HostPattern {
             None => (text, false),
         };
         if rest == "*" || rest.starts_with("*:") {
-            // The port is read with a name in the star's place.
+            // Reads the port with a name in place of the star.
             let port = read(&rest.replacen('*', "any", 1), text)?.port;
             return if is_below { Err(star_error(text)) } else { Ok(HostPattern { shape: HostShape::Any, port }) };
         }
@@ -60,7 +60,7 @@ impl HostPattern {
         Ok(HostPattern { shape, port: authority.port })
     }
 
-    /// Whether it matches a host in its one spelling (lower case, no final dot, IPv6 without brackets).
+    /// True if the pattern matches a canonical host (lower case, no final dot, IPv6 without brackets) at this port.
     pub fn matches(&self, host: &str, port: u16) -> bool {
         let host_fits = match &self.shape {
             HostShape::Any => true,
@@ -70,7 +70,7 @@ impl HostPattern {
         host_fits && self.port.is_none_or(|only| only == port)
     }
 
-    /// The names that an authority must be able to vouch for, so that tunnels to these hosts can be opened.
+    /// Names that an authority must be able to certify, so that tunnels to these hosts can be intercepted.
     pub fn subtree(&self) -> Subtree {
         match &self.shape {
             HostShape::Any => Subtree::Any,
@@ -79,12 +79,12 @@ impl HostPattern {
         }
     }
 
-    /// Whether it names a port.
+    /// True if the pattern names a port.
     pub fn has_port(&self) -> bool {
         self.port.is_some()
     }
 
-    /// The host, if it matches one alone.
+    /// The host, if the pattern matches only one.
     pub fn exact(&self) -> Option<&str> {
         match &self.shape {
             HostShape::Exact(host) => Some(host),
@@ -92,12 +92,12 @@ impl HostPattern {
         }
     }
 
-    /// Whether it names one host, and not all below a name.
+    /// True if the pattern names one host, not all below a name.
     pub fn is_exact(&self) -> bool {
         matches!(self.shape, HostShape::Exact(_))
     }
 
-    /// Whether it names hosts that lead here by the operator's DNS alone: not all hosts, no address, not `localhost`.
+    /// True if only the operator's DNS leads these hosts here: not all hosts, no address, not `localhost`.
     pub fn is_own_name(&self) -> bool {
         match &self.shape {
             HostShape::Any => false,
@@ -105,14 +105,14 @@ impl HostPattern {
         }
     }
 
-    /// Whether it singles hosts out; `*` does not.
+    /// True if the pattern singles hosts out; `*` does not.
     pub fn is_specific(&self) -> bool {
         !matches!(self.shape, HostShape::Any)
     }
 }
 
 impl fmt::Display for HostPattern {
-    /// Writes it as [`HostPattern::parse`] reads it.
+    /// Writes the pattern as [`HostPattern::parse`] reads it.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.shape {
             HostShape::Any => out.write_str("*")?,
@@ -139,9 +139,9 @@ fn star_error(text: &str) -> String {
     )
 }
 
-/// Which paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*` stands for any characters
-/// of one segment, also none; `**` for any number of segments, also none. Letter case matters, unless the limit ignores
-/// it; a final slash and the query do not.
+/// Pattern for paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*` stands for any number of
+/// characters within one segment, `**` for any number of segments; both may be none. Letter case matters, unless the
+/// limit ignores it; a final slash and the query do not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PathPattern {
     shape: PathShape,
@@ -150,7 +150,7 @@ pub struct PathPattern {
 #[derive(Clone, PartialEq, Debug)]
 enum PathShape {
     Exact(Box<str>),
-    /// The path itself, or what begins with it and a slash.
+    /// This path, and every path below it.
     Below(Box<str>),
     Segments(Vec<Segment>),
 }
@@ -165,10 +165,10 @@ enum Segment {
 }
 
 impl PathPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// What is wrong with it, in words for the user.
+    /// A description of the mistake, for the user.
     pub fn parse(text: &str) -> Result<PathPattern, String> {
         let wrong = |why: &str| Err(format!("{text:?} is not a path pattern: {why}"));
         if !text.starts_with('/') {
@@ -193,7 +193,7 @@ impl PathPattern {
         Ok(PathPattern { shape })
     }
 
-    /// The pattern for paths that are read without letter case, see [`Path::ignoring_case`].
+    /// Pattern for paths in lower case, see [`Path::ignoring_case`].
     pub fn ignoring_case(self) -> PathPattern {
         let lower = |text: Box<str>| text.to_ascii_lowercase().into_boxed_str();
         let shape = match self.shape {
@@ -204,7 +204,7 @@ impl PathPattern {
         PathPattern { shape }
     }
 
-    /// Tells whether it fits any reading of a path.
+    /// True if the pattern matches any reading of the path.
     pub fn matches(&self, path: &Path<'_>) -> bool {
         path.readings().any(|reading| self.matches_reading(reading))
     }
@@ -222,7 +222,7 @@ impl PathPattern {
                 if fits(&path) {
                     return true;
                 }
-                // With the final slash that readings lack, "/v1" is the "/v1/" that "/v1/*" fits.
+                // With the final slash that readings lack, "/v1" is the "/v1/" that "/v1/*" matches.
                 path.push("");
                 reading != "/" && fits(&path)
             }
@@ -258,8 +258,8 @@ impl Segment {
     }
 }
 
-/// Whether a pattern in which some items are stars (any number of items) fits the whole of `text`. Only the last
-/// star is ever tried again, so the cost is at most the product of both lengths, whatever a caller sends.
+/// True if a pattern of which some items are stars (any number of items) matches the whole of `text`. Only the last star
+/// is ever tried again, so the cost is at most the product of both lengths, whatever a caller sends.
 fn fits<P, T>(pattern: &[P], text: &[T], is_star: impl Fn(&P) -> bool, fits_one: impl Fn(&P, &T) -> bool) -> bool {
     let (mut at, mut reached) = (0, 0);
     let mut last_star = None;

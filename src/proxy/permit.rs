@@ -1,4 +1,4 @@
-//! Permit step: asks the limiter for all claims of a request, waits if it must, and asks again after a reload.
+//! Permit step: asks the limiter for all claims of a request, waits if necessary, and asks again after a reload.
 
 use std::time::Duration;
 
@@ -15,25 +15,26 @@ use super::wait_prefs;
 use crate::gate::{Answer, Patience, Permit, Refused};
 use crate::locker::AskKind;
 
-/// Most permits of one request that may come too late. It has its connection by then, so it takes 250 ms of delay elsewhere,
-/// every time: in the store, in the gateway, or in an origin that breaks each connection before it is used.
+/// Most permits of one request that may come too late. The request has its connection by then, so each takes 250 ms of
+/// delay elsewhere: in the store, in the gateway, or in an origin that breaks every connection before it is used.
 const MAX_LATE: u32 = 8;
 
 /// A request for slots: an HTTP request, or one for a permit alone (`/acquire`).
 pub(super) trait Claimant {
-    /// What it must be granted, all at one moment.
+    /// Claims that must be granted, all at one moment.
     fn claims(&self) -> &Claims;
 
-    /// The caller that takes its turn.
+    /// Caller that takes the turn.
     fn admitted(&self) -> &Admitted;
 
-    /// The plan of its connection, if it needs one.
+    /// Plan of the connection; `None` if no connection is needed.
     fn plan(&self) -> Option<&Plan>;
 
-    /// Finds its claims again, by the configuration in force: that has changed since they were found.
+    /// Finds the claims again under the configuration in force, after a reload has replaced the one that they were found
+    /// under.
     ///
     /// # Errors
-    /// That it cannot be counted, see [`Rules::find`](super::claims::Rules::find).
+    /// If the request cannot be counted, see [`Rules::find`](super::claims::Rules::find).
     fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal>;
 }
 
@@ -55,10 +56,10 @@ impl Claimant for Plan {
     }
 }
 
-/// Obtains a permit for a request that is forwarded. `kind`: New, or Retry for one that had a permit before.
+/// Obtains a permit for a request that is forwarded. `kind`: `New`, or `Retry` if the request had a permit before.
 ///
 /// # Errors
-/// The limiter's refusal; that the caller has hung up.
+/// The limiter's refusal; [`Failure::CallerGone`].
 pub(super) async fn obtain(
     session: &mut Session,
     log: &mut RequestLog,
@@ -78,7 +79,7 @@ pub(super) async fn obtain(
 /// Asks the limiter until it decides; waits in between.
 ///
 /// # Errors
-/// The limiter's refusal; that the caller has hung up.
+/// The limiter's refusal; [`Failure::CallerGone`].
 pub(super) async fn ask(
     session: &mut Session,
     log: &mut RequestLog,
@@ -97,13 +98,13 @@ pub(super) async fn ask(
                 snapshot.rules.metrics(claimant.claims()).for_each(|limit| limit.permit(Duration::ZERO));
                 return Ok(Granted { permit, held: None });
             }
-            // The limits have changed since its claims were found.
+            // The limits have changed since the claims were found.
             Answer::Sorry(Refused::Anew) => claimant.claim_again(session, log)?,
             Answer::Sorry(refused) => return Err(snapshot.refusal(refused).into()),
             Answer::Wait(waiting) => {
                 let asked = snapshot.gate.clock().now();
                 claimant.admitted().remember_name(&snapshot.metrics);
-                // Boxed, so that a connection whose requests never wait does not carry the memory of a wait.
+                // Boxed, so that a connection on which no request waits does not hold the memory of a wait.
                 let decided = Box::pin(wait::wait(session, waiting, claimant.claims(), claimant.plan())).await;
                 log.add_wait(asked, session.worker.snapshot.gate.clock().now());
                 match decided? {
@@ -120,8 +121,8 @@ pub(super) async fn ask(
     }
 }
 
-/// Obtains another permit for one that came too late to be used; the request keeps its place in the queue. `ready`: its
-/// connection, for the next permit.
+/// Obtains another permit after one that came too late to be used; the request keeps its place in the queue. `ready`:
+/// its connection, kept for the next permit.
 ///
 /// # Errors
 /// As [`obtain`].
@@ -134,7 +135,7 @@ pub(super) async fn obtain_again(
 ) -> Result<Granted, Failure> {
     drop(late);
     let ready = if ready.pinned {
-        // It is found again there, and none is made ready in its place: the login is on this one.
+        // Pinned: the next attempt finds it there. No other connection replaces it, because the login is on this one.
         session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.snapshot.gate.clock().now());
         None
     } else {
@@ -144,7 +145,7 @@ pub(super) async fn obtain_again(
     Ok(Granted { permit, held: held.or(ready) })
 }
 
-/// Counts a request's permits that came too late to be used.
+/// Number of a request's permits that came too late to be used.
 #[derive(Default)]
 pub(super) struct LatePermits(u32);
 
@@ -162,7 +163,7 @@ impl LatePermits {
     }
 }
 
-/// Refuses a request whose permit does not hold any more.
+/// Checks that a permit is still valid.
 ///
 /// # Errors
 /// 503 if not: the process that granted it has ended.

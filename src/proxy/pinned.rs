@@ -1,7 +1,9 @@
-//! Connections to origins that are pinned to a caller's connection, because a login holds for all that is said on them.
+//! Pinned connections to origins: each belongs to one caller's connection, because a login applies to everything sent on
+//! it.
 //!
-//! NTLM and Negotiate (RFC 4559) let the connection log in, not the request: what comes next on it is served as the same
-//! user, whoever sent it (RFC 9110 §3.3). And a login takes several requests, all of them on one connection.
+//! With NTLM and Negotiate (RFC 4559) the connection is logged in, not the request: later requests on it are served as
+//! the same user, whichever caller sent them (RFC 9110 §3.3). Besides, a login takes several requests, all of them on
+//! one connection.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,20 +15,20 @@ use crate::locker::Caller;
 use crate::time::Time;
 use crate::wire::Conn;
 
-/// How many are kept for one caller's connection: it can log in at any number of origins.
+/// Most connections kept for one caller's connection, which can log in at any number of origins.
 const MOST: usize = 8;
 
-/// The connections of one caller's connection; its streams, if it speaks HTTP/2, share them.
+/// Pinned connections of one caller's connection; if it speaks HTTP/2, its streams share them.
 #[derive(Clone, Default)]
 pub(super) struct Pinned(Rc<RefCell<Vec<Pin>>>);
 
-/// Which connection is for a request.
+/// Key by which a request finds its pinned connection.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct PinKey {
     pub(super) upstream: Upstream,
-    /// Different users may speak on a caller's connection.
+    /// Caller, because several users may use one connection to the gateway.
     pub(super) caller: Caller,
-    /// The reading of the file: whom to trust may be other in the next.
+    /// Version of the configuration: a later one may trust other certificates.
     pub(super) version: u64,
 }
 
@@ -37,18 +39,18 @@ struct Pin {
 }
 
 impl Pinned {
-    /// Whether there are none, as there are for nearly all callers.
+    /// True if there are none, as for nearly all callers.
     pub(super) fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
 
-    /// Whether there is one for these requests.
+    /// True if there is a connection for this key.
     pub(super) fn has(&self, key: &PinKey) -> bool {
         self.0.borrow().iter().any(|pin| pin.key == *key)
     }
 
-    /// The one for a request, if it is still good. Those of earlier readings of the file are closed, and those that have
-    /// been idle for so long.
+    /// Takes the connection for a request, if it is still usable. Closes connections of earlier configurations, and
+    /// those idle for longer than `idle`.
     pub(super) fn take(&self, key: &PinKey, idle: Duration, now: Time) -> Option<OriginConn> {
         let mut pins = self.0.borrow_mut();
         pins.retain(|pin| pin.key.version == key.version && now.since(pin.since) < idle);
@@ -61,7 +63,7 @@ impl Pinned {
         None
     }
 
-    /// Keeps one for the next request. Its last message has ended.
+    /// Keeps a connection for the next request. Its last message has ended.
     pub(super) fn keep(&self, key: PinKey, mut conn: Conn, now: Time) {
         if !conn.is_between_messages() {
             return;
@@ -74,8 +76,8 @@ impl Pinned {
         pins.push(Pin { key, conn, since: now });
     }
 
-    /// Closes all of them, for the caller's next connection. Streams of the last one may still run: what they keep is not for
-    /// the next.
+    /// Closes all connections before the caller's connection is replaced. Streams of the old one may still run;
+    /// connections that they return are not for the new one.
     pub(super) fn begin_anew(&mut self) {
         self.0.borrow_mut().clear();
         if Rc::strong_count(&self.0) > 1 {

@@ -13,45 +13,46 @@ use super::upstream::Upstream;
 use crate::net::dial::DialStrategy;
 use crate::time::Time;
 
-/// What is known of a request before it is sent.
+/// Properties of a forwarded request that are known before it is sent.
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) upstream: Upstream,
     pub(super) admitted: Admitted,
     pub(super) claims: Claims,
     pub(super) outgoing: Outgoing,
-    /// The connection that will do for the next sending.
+    /// Requirement on the connection for the next sending.
     pub(super) want: ConnRequirement,
-    /// Time by which it must have a connection: of its last permit, whose slot is not used later than that.
+    /// Deadline of its connection: the slot of its last permit cannot be used later.
     pub(super) connected_by: Time,
 }
 
 impl Plan {
-    /// The way a new connection to its origin is made.
+    /// Parameters of a dial for this request.
     pub(super) fn dialling(&self) -> DialParams {
         self.dialling_until(self.connected_by)
     }
 
-    /// The same for a connection that is made ready before there is a permit.
+    /// The same, for a connection that is dialled before there is a permit.
     pub(super) fn dialling_until(&self, until: Time) -> DialParams {
-        // Of a tunnel the origin counts the connection.
+        // The origin counts the connection of a tunnel.
         let is_counted = self.is_tunnel() && !self.claims.claims.is_empty();
         let attempts = if is_counted { DialStrategy::Sequential } else { DialStrategy::HappyEyeballs };
         DialParams { caller: self.admitted.caller, attempts, until }
     }
 
-    /// True if it asks for a connection rather than for a response.
+    /// True for a CONNECT, which asks for a connection rather than for a response.
     pub(super) fn is_tunnel(&self) -> bool {
         self.target.form == Form::Authority
     }
 
-    /// Key of its connection among those that are pinned to the session.
+    /// Key of its connection among those pinned to the session.
     pub(super) fn pin_key(&self, session: &Session) -> PinKey {
         let upstream = self.upstream.clone();
         PinKey { upstream, caller: self.admitted.caller, version: session.worker.version() }
     }
 
-    /// Finds its claims again, by the configuration in force: that has changed since they were found.
+    /// Finds the claims again under the configuration in force, after a reload has replaced the one that they were found
+    /// under.
     ///
     /// # Errors
     /// See [`Rules::find`](super::claims::Rules::find).

@@ -1,4 +1,4 @@
-//! Connections to origins: kept, and made ready.
+//! Connection pool: dials origins, and keeps idle connections for the next requests.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -25,15 +25,15 @@ use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
 use crate::wire::http2::H2Conn;
 use crate::wire::{Conn, Stream};
 
-/// How one runtime reaches origins, and the connections that it keeps to them.
+/// Connections of one runtime to origins, and the means to dial new ones.
 pub(super) struct OriginPool {
     dialer: Arc<Dialer>,
     tls: Arc<Connector>,
     clock: Clock,
-    /// How long an origin may leave what was sent to it user_timeout.
+    /// TCP user timeout (RFC 5482): time that sent data may stay unacknowledged before the connection is closed.
     user_timeout: Duration,
     settings: PoolSettings,
-    /// Which of our identities an origin is shown.
+    /// Client certificates by host: index into the identities of the TLS settings.
     identities: Vec<(HostPattern, usize)>,
     metrics: Arc<Metrics>,
     idle: Mutex<HashMap<Upstream, Vec<IdleConn>>>,
@@ -41,29 +41,29 @@ pub(super) struct OriginPool {
     preconnects: Mutex<HashMap<Upstream, usize>>,
 }
 
-/// How long an origin may leave bytes user_timeout, or `[timeouts] idle` if that is longer: an origin that has stopped
-/// reading has not gone. Linux would go on for a quarter of an hour.
+/// Least TCP user timeout (RFC 5482); `[timeouts] idle` applies if it is longer, because an origin that has stopped
+/// reading is not gone. Linux alone would try for a quarter of an hour.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// For how many in line a connection is made ready at one time, for each origin and runtime. A turn may be much later
-/// than was foreseen; a crowd that all dialled would open more connections than will ever be used together. The others
-/// find those that their predecessors have left.
+/// Most waiters for which connections are dialled ahead at one time, for each origin and runtime. A turn may come much
+/// later than forecast; if all of a long queue dialled, more connections would be opened than are ever used together.
+/// The other waiters use the connections that earlier requests have returned.
 const MAX_PRECONNECTS: usize = 32;
 
-/// How often a request waits for a connection that another one opens. If it still has no place on one, each of the origin's
-/// connections has room for very few.
+/// Most times that a request waits for a connection dialled by another. If it still has no stream then, each of the
+/// origin's connections has room for very few.
 const MAX_CHECKOUTS: u32 = 8;
 
-/// For how long after its last read a kept connection is used without asking the kernel whether anything has come since.
-/// A busy gateway uses each again within some 100 µs: to ask each time would be one system call in six, 7 % of its requests per
-/// second. What an origin says or closes later than this after its answer is always seen.
+/// Time after its last read for which a kept connection is reused without asking the kernel for events. A busy gateway
+/// reuses each within some 100 µs: one system call in six would be such a question, 7 % of its requests per second.
+/// Bytes or a close that arrive later than this after a response are always seen.
 const JUST_READ: Duration = Duration::from_millis(1);
 
-/// How long a request waits for idle connections to end when descriptors have run out. Those that are shared end in tasks of
-/// their own, some on other threads.
+/// Time that a request waits for idle connections to close when descriptors have run out. HTTP/2 connections end in
+/// tasks of their own, some on other threads.
 const RECLAIM_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// The place of one of them; free again when dropped.
+/// Right to dial one connection ahead; free again when dropped.
 pub(super) struct PreconnectSlot {
     origins: Arc<OriginPool>,
     origin: Upstream,
@@ -84,23 +84,23 @@ struct IdleConn {
     since: Time,
 }
 
-/// Which connection will do.
+/// Requirement on a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct ConnRequirement {
-    /// Whether it must be a new one.
+    /// Age that it may have.
     pub(super) fresh: Fresh,
-    /// What may be spoken on it, if the origin has a choice.
+    /// Versions of HTTP to offer, if the origin has a choice.
     pub(super) offer: Offer,
 }
 
-/// Details of a dial that are not the origin's.
+/// Parameters of a dial that depend on the request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DialParams {
-    /// The caller that asks for it.
+    /// Caller of the request.
     pub(super) caller: Caller,
-    /// The way its addresses are tried.
+    /// Order in which the addresses are tried.
     pub(super) attempts: DialStrategy,
-    /// The time by which there must be a connection, whatever it takes: waits for others' connections, several tries.
+    /// Time by which there must be a connection, including waits for other dials and repeated tries.
     pub(super) until: Time,
 }
 
@@ -123,7 +123,8 @@ impl OriginPool {
         origins
     }
 
-    /// A connection that is there and will do: a stream on a shared one, or a kept one that is still good.
+    /// Takes an idle connection that meets the requirement: a stream on a shared one, or a kept one that is still
+    /// usable.
     pub(super) fn idle(&self, origin: &Upstream, want: ConnRequirement) -> Option<OriginConn> {
         if want.fresh != Fresh::No {
             return None;
@@ -147,7 +148,7 @@ impl OriginPool {
         }
     }
 
-    /// A place among those for whom a connection is made ready, if there is one left.
+    /// Right to dial ahead for a waiter; `None` if [`MAX_PRECONNECTS`] are taken.
     pub(super) fn preconnect_slot(self: &Arc<Self>, origin: &Upstream) -> Option<PreconnectSlot> {
         let mut preconnects = self.preconnects.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = preconnects.entry(origin.clone()).or_default();
@@ -158,11 +159,10 @@ impl OriginPool {
         Some(PreconnectSlot { origins: Arc::clone(self), origin: origin.clone() })
     }
 
-    /// A new connection, after its TLS handshake if the origin has one; or a stream on one that another request has opened
-    /// meanwhile.
+    /// Dials a connection, TLS handshake included; or opens a stream on one that another request has opened meanwhile.
     ///
     /// # Errors
-    /// 502, 503 or 504 by what went wrong; 403 if the address may not be dialled; 508 if it is our own.
+    /// 502, 503 or 504 by the cause; 403 if the address may not be dialled; 508 if it is the gateway's own.
     pub(super) async fn dial(
         &self,
         origin: &Upstream,
@@ -186,7 +186,7 @@ impl OriginPool {
                     }
                     return dialled;
                 }
-                // After a wait in vain each tries for itself: one after the other would take as many times the timeout.
+                // After a failed dial each request dials for itself: in turn they would take a multiple of the timeout.
                 Checkout::After(dialling) => match timeout_at(until, dialling.ended()).await {
                     Ok(true) => {}
                     Ok(false) => break,
@@ -203,9 +203,9 @@ impl OriginPool {
 
     async fn dial_alone(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
         match self.dial_once(origin, how, offer).await {
-            // Descriptors that nobody uses at the moment serve this request better, those of other runtimes too.
+            // Frees the descriptors of idle connections, those of other runtimes too.
             Err(Refusal::Exhausted) if self.metrics.close_idle() => {
-                // It always elapses: nothing else is waited for.
+                // Always elapses, because it waits for nothing else.
                 let _elapsed = tokio::time::timeout(RECLAIM_TIMEOUT, pending::<()>()).await;
                 self.dial_once(origin, how, offer).await
             }
@@ -231,7 +231,7 @@ impl OriginPool {
         }
     }
 
-    /// The TLS handshake, and the first words of HTTP/2 if the origin chose it.
+    /// Makes the TLS handshake, and the preface of HTTP/2 if the origin chose it.
     async fn handshake(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<OriginConn, Refusal> {
         let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
         let wish = HandshakeOptions { offer, identity: identity.map(|(_, identity)| *identity) };
@@ -253,12 +253,12 @@ impl OriginPool {
         ready.ok_or(Refusal::ConnectionTerminated)
     }
 
-    /// The origin wants HTTP/1.1 for what it was asked by HTTP/2.
+    /// Records that the origin requires HTTP/1.1 for a request sent in HTTP/2.
     pub(super) fn force_http1(&self, origin: &Upstream) {
         self.h2.set_http1(origin, Http1::Wanted);
     }
 
-    /// Keeps a connection for the next request. Its last message has ended, and nothing of another was read.
+    /// Keeps a connection for the next request. Its last message has ended, and no byte of another was read.
     pub(super) fn keep(&self, origin: &Upstream, mut conn: Conn) {
         if !conn.is_between_messages() {
             return;
@@ -272,12 +272,12 @@ impl OriginPool {
         match all.get_mut(origin) {
             Some(kept) if kept.len() < self.settings.idle_per_origin => kept.push(idle),
             Some(_full) => {}
-            // A name is only copied for the first of an origin's connections.
+            // Clones the key only for the first connection of an origin.
             None => drop(all.insert(origin.clone(), vec![idle])),
         }
     }
 
-    /// Closes what has been idle too long, was closed by its origin or does not answer; to be called once a second.
+    /// Closes connections that were idle too long, were closed by their origin or do not answer. Called once a second.
     pub(super) fn reap(&self) {
         let now = self.clock.now();
         self.h2.reap(self.settings.idle_timeout, now);

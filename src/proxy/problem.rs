@@ -1,4 +1,4 @@
-//! Response of a refusal: reason phrase, header fields, problem document (RFC 9457).
+//! Response of a refusal: reason phrase, header fields, and problem document (RFC 9457).
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::refusal::{Refusal, millis_up};
 
-/// Takes one header field, its name and its value.
+/// Callback for one header field: name and value.
 pub(super) type PutField<'p> = dyn FnMut(&str, std::fmt::Arguments<'_>) + 'p;
 
 impl Refusal {
-    /// Calls `put` with the name and the value of each header field of the response, but Connection. `length`: of the body, in
-    /// bytes. `now_unix_nanos`: wall clock, for Date.
+    /// Calls `put` with the name and the value of each header field of the response, except Connection. `length`: bytes
+    /// of the body. `now_unix_nanos`: wall clock, for Date.
     pub(super) fn fields(&self, length: usize, now_unix_nanos: i128, put: &mut PutField<'_>) {
         let status = self.status();
         put("Date", format_args!("{}", date(now_unix_nanos)));
@@ -36,7 +36,7 @@ impl Refusal {
         }
     }
 
-    /// The problem document, one line of JSON.
+    /// Problem document, one line of JSON.
     pub(super) fn body(&self) -> String {
         let status = self.status();
         let detail = self.detail();
@@ -47,14 +47,14 @@ impl Refusal {
         {
             (problem.kind, problem.title) = QUOTA_EXCEEDED;
             problem.violated_policies = Some([limit]);
-            // Clients of /acquire read the verdict where a 200 has it, too.
+            // Clients of /acquire read the verdict in a refusal as they do in a 200.
             problem.verdict = Some("sorry");
         }
         problem.to_string() + "\n"
     }
 }
 
-/// Type and title of a problem with a limit (draft-ietf-httpapi-ratelimit-headers).
+/// Type and title of a refusal by a limit (draft-ietf-httpapi-ratelimit-headers).
 const QUOTA_EXCEEDED: (&str, &str) = (
     "https://iana.org/assignments/http-problem-types#quota-exceeded",
     "Request cannot be satisfied as assigned quota has been exceeded",
@@ -77,8 +77,8 @@ pub struct Problem<'a> {
 }
 
 impl<'a> Problem<'a> {
-    /// A problem that means no more than its status ("about:blank", RFC 9457 §4.2.1). `title`: the status' reason phrase;
-    /// `detail`: what happened and how to mend it, for people.
+    /// A problem without a meaning beyond its status ("about:blank", RFC 9457 §4.2.1). `title`: the status' reason
+    /// phrase; `detail`: what happened and how to mend it, for people.
     pub fn of_status(status: u16, title: &'a str, detail: &'a str) -> Problem<'a> {
         let kind = "about:blank";
         Problem { kind, title, detail, status, violated_policies: None, verdict: None, retry_after_ms: None }
@@ -91,8 +91,8 @@ impl std::fmt::Display for Problem<'_> {
     }
 }
 
-/// An item of RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10 §3). `w` is in whole seconds, so the exact
-/// length is in a parameter with our prefix.
+/// An item of RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10 §3). `w` is in whole seconds; the exact length
+/// is in a parameter with our prefix.
 struct Policy<'a> {
     limit: &'a str,
     requests: u32,
@@ -109,7 +109,7 @@ impl std::fmt::Display for Policy<'_> {
     }
 }
 
-/// A String of structured fields (RFC 9651 §3.3.3): visible ASCII and spaces; what it cannot hold becomes `?`.
+/// A String of structured fields (RFC 9651 §3.3.3): visible ASCII and spaces; other characters become `?`.
 struct QuotedString<'a>(&'a str);
 
 impl std::fmt::Display for QuotedString<'_> {
@@ -126,19 +126,19 @@ impl std::fmt::Display for QuotedString<'_> {
     }
 }
 
-/// Whole seconds, rounded up, never 0: a caller that obeys never comes too early.
+/// Rounds up to whole seconds, at least 1, so that an obedient caller never comes too early.
 fn seconds_up(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-/// RFC 9110 §5.6.7. A clock before 1970 or after 9999 has no such date: the nearest is given.
+/// Formats a date (RFC 9110 §5.6.7). Clocks before 1970 or after 9999 give the nearest possible date.
 pub(super) fn date(unix_nanos: i128) -> httpdate::HttpDate {
     const LAST_OF_9999: i128 = 253_402_300_799;
     let seconds = (unix_nanos / 1_000_000_000).clamp(0, LAST_OF_9999);
     httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs() as u64))
 }
 
-/// The reason phrase; the statuses are those of [`Refusal::status`].
+/// Reason phrase of the statuses of [`Refusal::status`].
 pub(super) fn reason(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",

@@ -1,4 +1,4 @@
-//! Query parameters, as HTML forms encode them.
+//! Query parameters, decoded from the encoding of HTML forms.
 
 use std::borrow::Cow;
 use std::iter;
@@ -6,8 +6,8 @@ use std::iter;
 use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
-/// The first parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is `api_key=A`:
-/// another spelling gets no window of its own.
+/// First parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is `api_key=A`: another
+/// spelling has no window of its own.
 pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     parameters(query, name).next()
 }
@@ -23,14 +23,15 @@ pub(super) fn parameters<'a>(query: &'a str, name: &str) -> impl Iterator<Item =
 /// Values of a parameter; `None`: there is no such parameter.
 pub(super) type Values<'q> = SmallVec<[Option<Cow<'q, [u8]>>; 1]>;
 
-/// A parameter has more values than may be counted.
+/// The parameter has more values than may be counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TooManyValues;
 
-/// Every value that some server takes for the parameter of that name, `None` among them if one sees no such parameter.
+/// Every value that some server reads for the parameter of that name, `None` among them if some server sees no such
+/// parameter.
 ///
-/// Servers take the first of several parameters or the last (PHP, Rails, Django). Some end a parameter at `;` (HTML 4.01
-/// §B.2.2), and PHP reads several names as one. `letter` is what a letter of the name counts as.
+/// Servers read the first of several parameters or the last (PHP, Rails, Django). Some end a parameter at `;` (HTML 4.01
+/// §B.2.2), and PHP maps several names to one. `letter` folds each letter of a name before it is compared.
 ///
 /// # Errors
 /// If there are more than `most`.
@@ -63,15 +64,15 @@ pub(super) fn values<'q>(
     Ok(found)
 }
 
-/// A name as PHP reads it (`php_register_variable_ex`): it begins behind spaces and ends at a NUL, and what no variable's
-/// name may hold is `_`.
+/// Name as PHP reads it (`php_register_variable_ex`): without spaces in front, up to a NUL, and with `_` for every
+/// character that a variable's name may not hold.
 fn php_name(name: &[u8]) -> impl Iterator<Item = u8> {
     let name = name.iter().copied().take_while(|byte| *byte != 0).skip_while(|byte| *byte == b' ');
     name.map(|byte| if matches!(byte, b' ' | b'.' | b'[') { b'_' } else { byte })
 }
 
-/// A value that was decoded, in the one spelling that keys compare. A plus is a space, because some servers take it for
-/// one and others do not; `%u0041` is `A` (ASP.NET, `HttpUtility.UrlDecode`).
+/// Canonical form of a decoded value, by which keys are compared. A plus is a space, because only some servers read it
+/// as one; `%u0041` is `A` (ASP.NET, `HttpUtility.UrlDecode`).
 pub(super) fn plain(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'+', b'%', &value).is_none() {
         return value;
@@ -92,7 +93,7 @@ pub(super) fn plain(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     spelt.into()
 }
 
-/// The character of the `%uXXXX` that a text begins with.
+/// Character of the `%uXXXX` at the start of a text.
 fn unicode_escape(text: &[u8]) -> Option<char> {
     let [b'%', b'u' | b'U', digits @ ..] = text else { return None };
     let digits = std::str::from_utf8(digits.get(..4)?).ok()?;

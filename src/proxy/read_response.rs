@@ -1,4 +1,4 @@
-//! Reader of the response head of an origin; forwards the interim responses before it.
+//! Reader of an origin's response head; forwards the interim responses before it.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,18 +16,18 @@ use crate::wire::head::may_be_complete;
 use crate::wire::http2::{self, ResponseKind};
 use crate::wire::{Conn, HeadError, ResponseHead, Version};
 
-/// Most interim (1xx) responses that are forwarded for one request; real servers send a few, and each costs the caller work.
+/// Most interim (1xx) responses forwarded for one request; real servers send a few, and each costs the caller work.
 const MAX_INTERIM: u32 = 64;
 
-/// Why there is no response.
+/// Reason for a missing response.
 pub(super) enum NoResponse {
-    /// The connection ended before a byte of a response: the request may be sent again if it is safe to.
+    /// The connection ended before a byte of a response: the request may be sent again if it is idempotent.
     ConnectionLost,
-    /// The origin has not looked at the request, and says so: it may be sent again, whatever it is.
+    /// The origin said that it did not process the request: any request may be sent again.
     RefusedStream,
-    /// The same, and it wants HTTP/1.1 for it.
+    /// The same, and the origin requires HTTP/1.1 for it.
     WantsHttp1,
-    /// The exchange has ended.
+    /// The exchange has failed.
     Ended(Failure),
 }
 
@@ -51,14 +51,14 @@ impl From<http2::StreamFailure> for NoResponse {
     }
 }
 
-/// The refusal that a failed read stands for if the origin has refused our certificate after its handshake.
+/// Failure behind a read error: the origin has rejected our certificate after the handshake.
 fn of_tls_alert(error: &io::Error) -> Option<NoResponse> {
     let error = late_rejection(error)?;
     Some(Refusal::TlsError(error.to_string()).into())
 }
 
-/// Reads the origin's final response head into the session, sending the rest of the request's body meanwhile
-/// and forwarding interim responses (RFC 9110 §15.2). The deadline is set to the time that the origin has.
+/// Reads the origin's final response head into the session; sends the rest of the request's body meanwhile and forwards
+/// interim responses (RFC 9110 §15.2). Sets the deadline to the origin's timeout.
 ///
 /// # Errors
 /// See [`NoResponse`].
@@ -98,14 +98,15 @@ pub(super) async fn read_response(
                 Poll::Pending => {}
             }
         }
-        // After the content was looked at: whatever became of it, the caller's end must wake us from here on.
+        // Polled after the content, whatever came of it: the end of the caller's connection must wake this task from now
+        // on.
         if conn.stream.poll_hangup(cx).is_ready() {
             return Poll::Ready(Err(NoResponse::Ended(Failure::CallerGone)));
         }
         if let Poll::Ready(read) = reader.poll(cx, &mut ready.conn, response, conn) {
             return Poll::Ready(read);
         }
-        // Content that is still to come and does not wait for the origin is the caller's to send.
+        // The caller is late, not the origin, if content is missing and none waits for the origin.
         let stalled = sending && !ready.conn.has_pending();
         let late = || if stalled { Refusal::BodyTimeout } else { Refusal::AnswerTimeout };
         deadline.poll_expired(cx).map(|()| Err(late().into()))
@@ -114,7 +115,7 @@ pub(super) async fn read_response(
 }
 
 struct HeadReader {
-    /// Number of bytes of the input that were looked at already.
+    /// Number of bytes of the input that were parsed already.
     seen: usize,
     interim: u32,
     version: Version,
@@ -145,7 +146,7 @@ impl HeadReader {
             let input = origin.input.bytes();
             if !input.is_empty() && may_be_complete(input, self.seen) {
                 match response.read(input) {
-                    // HTTP/2 has no such field (RFC 9113 §8.2.2).
+                    // HTTP/2 has no Connection field (RFC 9113 §8.2.2).
                     Ok(Some(_)) if header_rules::has_too_many_options(response) => {
                         let why = "its Connection has more members than make sense";
                         return Poll::Ready(Err(Refusal::ProtocolError(why).into()));
@@ -180,7 +181,7 @@ impl HeadReader {
         }
     }
 
-    /// Meaning of the end of the connection, by what has come before it.
+    /// Meaning of the end of the connection: it depends on the bytes received before.
     fn lost(&self) -> NoResponse {
         if self.seen == 0 && self.interim == 0 {
             NoResponse::ConnectionLost
@@ -189,7 +190,8 @@ impl HeadReader {
         }
     }
 
-    /// Forwards an interim response, but not to a caller that would take it for the final one (HTTP/1.0). True if it was one.
+    /// Forwards an interim response, except to a caller of HTTP/1.0, which would take it for the final one. True if it
+    /// was one.
     fn is_interim(&mut self, response: &ResponseHead, caller: &mut Conn) -> Result<bool, NoResponse> {
         if response.status() >= 200 || response.status() == 101 {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Every answer that is ours: one enum, one match, one table (spec §6).
+//! Refusals: every error response of the gateway's own, with its status and reason, in one enum and one table (spec §6).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use super::path::TooManyReadings;
 use crate::locker::RefusalReason;
 use crate::wire::HeadError;
 
-/// Why the gateway answers a request itself, with an error.
+/// Reason for which the gateway answers a request with an error of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A limit does not let the request through now.
     Limited {
-        /// The limit's name.
+        /// Name of the limit.
         limit: Arc<str>,
-        /// What it was that refused.
+        /// Reason for which the limit refused.
         why: RefusalReason,
-        /// When asking again makes sense.
+        /// Time until the same request can be granted.
         retry_after: Duration,
-        /// Whether `retry_after` is exact if nobody else comes first; else it is a lower bound.
+        /// True if `retry_after` is exact as long as no other request comes first; else it is a lower bound.
         exact: bool,
         /// N of the limit, or M if it only caps `in_flight`.
         requests: u32,
@@ -28,64 +28,64 @@ pub enum Refusal {
     },
     /// The message breaks the grammar of HTTP, so its boundary is in doubt.
     Malformed(&'static str),
-    /// The target makes no sense.
+    /// The target is invalid; the text says why.
     BadTarget(&'static str),
     /// The cost that the request states is not a whole number from 1 to `most`.
     BadCost {
-        /// The limit's name.
+        /// Name of the limit.
         limit: Arc<str>,
-        /// The highest cost that it lets through.
+        /// Highest cost that it grants.
         most: u32,
     },
-    /// Servers may read what the limit counts by in several ways.
+    /// Servers may read a part of the limit's key in several ways.
     Ambiguous {
-        /// The limit's name.
+        /// Name of the limit.
         limit: Arc<str>,
-        /// The doubt, in words without values.
+        /// Description of the ambiguity, without values of the request.
         why: String,
     },
     /// The fields are too large or too many.
     HeadTooLarge,
     /// The request line is too long.
     UriTooLong,
-    /// The head did not come in time.
+    /// The head did not arrive in time.
     HeadTimeout,
-    /// The content stood still for too long.
+    /// The content made no progress for too long.
     BodyTimeout,
-    /// The request expects something else than 100-continue (RFC 9110 §10.1.1).
+    /// The request has an expectation other than 100-continue (RFC 9110 §10.1.1).
     Expectation,
     /// `[access]` does not allow it.
     Denied(&'static str),
-    /// The address that would be dialled is denied.
+    /// The address that would be dialled is not allowed.
     AddressDenied,
     /// Credentials are missing or wrong.
     Unauthorized,
     /// Too many wrong passwords came from the caller's address.
     TooManyTries {
-        /// When the next try is looked at.
+        /// Time until the next password is verified.
         retry_after: Duration,
     },
     /// An origin-form request that no route takes.
     NoRoute,
-    /// There is no limit of the name that a caller asks for.
+    /// There is no limit of the requested name.
     NoLimit,
-    /// What a caller asks for is not what the limit is counted per.
+    /// The values for the parts of the limit's key do not fit it.
     BadKey,
-    /// The request is for a host that is not served here; the text says what to do.
+    /// The request is for a host that is not served here; the text says how to mend it.
     Misdirected(&'static str),
-    /// Bytes that are no TLS where the gateway speaks TLS.
+    /// The caller sent bytes that are no TLS to a listener with TLS.
     NotTls,
     /// The origin refused the connection.
     ConnectionRefused,
     /// No address of the origin can be reached.
     Unreachable,
-    /// The origin closed or reset the connection before its answer was complete.
+    /// The origin closed or reset the connection before its response was complete.
     ConnectionTerminated,
-    /// The origin's answer is not HTTP.
+    /// The origin's response is not HTTP.
     ProtocolError(&'static str),
     /// The origin's certificate is not valid for it.
     Certificate(String),
-    /// TLS with the origin failed otherwise.
+    /// TLS with the origin failed for another reason.
     TlsError(String),
     /// The origin's name does not resolve.
     DnsError,
@@ -93,26 +93,26 @@ pub enum Refusal {
     DnsTimeout,
     /// The gateway shuts down.
     Closing {
-        /// When another gateway, or this one again, may answer.
+        /// Time until another gateway, or this one after a restart, may answer.
         retry_after: Duration,
     },
     /// The gateway is out of connections, descriptors or ports.
     Exhausted,
     /// Each permit for the request came too late to be used.
     LatePermit,
-    /// The origin did not take the connection in time.
+    /// The origin did not accept the connection in time.
     ConnectTimeout,
-    /// The origin's response head did not come in time.
+    /// The origin's response head did not arrive in time.
     AnswerTimeout,
-    /// The gateway was asked to call itself.
+    /// The request would be forwarded to the gateway itself.
     Loop,
-    /// The request wants what the gateway does not do.
+    /// The request needs a feature that the gateway does not have.
     Unsupported(&'static str),
-    /// The request speaks another version of HTTP.
+    /// The request is in another version of HTTP.
     Version,
 }
 
-/// What is said of a refusal in fixed words.
+/// Fixed properties of a refusal.
 struct Row {
     status: u16,
     /// `error=` of Proxy-Status (RFC 9209 §2.3).
@@ -126,7 +126,7 @@ const fn row(status: u16, error: &'static str, who: &'static str, note: &'static
 }
 
 impl Refusal {
-    /// The table: status, `error=`, who refused, and a word for logs and metrics.
+    /// The table: status, `error=`, party that refused, and a label for logs and metrics.
     fn row(&self) -> Row {
         match self {
             Refusal::Limited { why: RefusalReason::Full, .. } => row(429, "http_request_error", "limit", "full"),
@@ -186,7 +186,7 @@ impl Refusal {
         }
     }
 
-    /// The status, 400 to 599.
+    /// Status code, 400 to 599.
     pub fn status(&self) -> u16 {
         self.row().status
     }
@@ -196,17 +196,18 @@ impl Refusal {
         self.row().error
     }
 
-    /// Who refused, for the access log: `limit`, `access`, `gateway`, `origin` or, for what was wrong from the start, `caller`.
+    /// Party that refused, for the access log: `limit`, `access`, `gateway`, `origin`, or `caller` for requests that
+    /// were invalid from the start.
     pub fn who(&self) -> &'static str {
         self.row().who
     }
 
-    /// The reason in a word, for logs and metrics.
+    /// Reason in a word, for logs and metrics.
     pub fn note(&self) -> &'static str {
         self.row().note
     }
 
-    /// Whether the message boundary is in doubt, so that the connection must close.
+    /// True if the message boundary is in doubt, so that the connection must close.
     pub fn closes(&self) -> bool {
         matches!(
             self,
@@ -221,7 +222,7 @@ impl Refusal {
         )
     }
 
-    /// What happened and how to mend it, for people.
+    /// Description of the event and of its remedy, for people: a sentence or two of plain text.
     pub fn detail(&self) -> Cow<'static, str> {
         let plain = match self {
             Refusal::Limited { limit, why, retry_after, exact, .. } => return limited(limit, *why, *retry_after, *exact).into(),
@@ -269,7 +270,7 @@ impl Refusal {
         plain.into()
     }
 
-    /// `details` of Proxy-Status: what only this refusal knows, else its word.
+    /// Value of `details` in Proxy-Status: the text specific to this refusal, else its note.
     pub(super) fn proxy_detail(&self) -> Cow<'_, str> {
         if let Refusal::Limited { limit, .. } = self {
             return format!("{}: {limit}", self.note()).into();
@@ -288,7 +289,7 @@ impl Refusal {
         self.note().into()
     }
 
-    /// Time until asking again makes sense, if that is known and asking again can help.
+    /// Time until a repeated request can succeed; `None` if unknown, or if repeating cannot help.
     pub fn retry_after(&self) -> Option<Duration> {
         if matches!(self, Refusal::Limited { why: RefusalReason::CostTooHigh, .. }) {
             return None;
@@ -322,7 +323,7 @@ impl From<TooManyReadings> for Refusal {
     }
 }
 
-/// Whole milliseconds, rounded up, never 0.
+/// Rounds up to whole milliseconds, at least 1.
 pub(super) fn millis_up(wait: Duration) -> u128 {
     wait.as_nanos().div_ceil(1_000_000).max(1)
 }

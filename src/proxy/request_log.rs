@@ -1,4 +1,5 @@
-//! Log of one request: what its access log entry, its trace span and the metrics will say, gathered on its way.
+//! Request log: data of one request for its access-log entry, its trace span and the metrics, collected during the
+//! exchange.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use super::trace::{Span, TraceContext};
 use crate::gate::Permit;
 use crate::time::Time;
 
-/// Status of a request whose caller hung up before its response; nginx introduced it.
+/// Status in logs after the caller hung up before its response; nginx introduced it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// How much of the request's body has been taken from the session.
+/// Part of the request's body that has been read from the session.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum BodyRead {
     #[default]
@@ -32,24 +33,24 @@ impl BodyRead {
     }
 }
 
-/// Entry of one request; written once, at its end.
+/// Log of one request; written once, at its end.
 #[derive(Default)]
 pub(super) struct RequestLog {
     pub(super) started: Time,
     pub(super) waited: Duration,
     pub(super) waited_since: Option<Time>,
-    /// Its place in a trace, if it is traced.
+    /// Position in a trace, if the request is traced.
     pub(super) trace: Option<TraceContext>,
     pub(super) status: u16,
-    /// A connection whose request was read to the end can carry another.
+    /// Part of the body that was read: a connection can carry another request after one that was read to the end.
     pub(super) body: BodyRead,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
-    /// Number of times that it was sent again after a pushback.
+    /// Number of times that the request was sent again after a pushback.
     pub(super) resent: u8,
     user: Option<Arc<str>>,
     limits: Vec<Arc<str>>,
-    /// Who refused it, and the reason in a word.
+    /// Party that refused it, and the reason in a word.
     refused: Option<(&'static str, &'static str)>,
     overruled: Option<(Arc<str>, Duration)>,
     note: Option<Cow<'static, str>>,
@@ -81,7 +82,7 @@ impl RequestLog {
         }
     }
 
-    /// A limit in `dry_run` has something to say of the permit.
+    /// Records that a limit in `dry_run` would have delayed or refused the request.
     pub(super) fn granted(&mut self, session: &Session, permit: &Permit) {
         if self.logged
             && let Some((limit, wait)) = permit.overruled()
@@ -96,28 +97,28 @@ impl RequestLog {
         self.note = Some(refusal.note().into());
     }
 
-    /// The caller hung up.
+    /// Records that the caller hung up.
     pub(super) fn caller_gone(&mut self) {
         self.status = CLIENT_CLOSED_REQUEST;
         self.note = Some("the caller hung up".into());
     }
 
-    /// The response broke off on its way.
+    /// Records that the response broke off.
     pub(super) fn truncated(&mut self) {
         self.note = Some("the response broke off".into());
     }
 
-    /// The tunnel is intercepted.
+    /// Records that the tunnel is intercepted.
     pub(super) fn intercepted(&mut self) {
         self.note = Some("opened".into());
     }
 
-    /// The tunnel could not be intercepted, and has ended.
+    /// Records that the tunnel could not be intercepted, and has ended.
     pub(super) fn not_intercepted(&mut self, why: String) {
         self.note = Some(why.into());
     }
 
-    /// The tunnel was ended because of its first bytes.
+    /// Records that the tunnel was ended because of its first bytes.
     pub(super) fn tunnel_denied(&mut self, why: String) {
         self.refused = Some(("access", "server_name"));
         self.note = Some(why.into());
@@ -153,7 +154,7 @@ impl RequestLog {
 }
 
 impl RequestLog {
-    /// Exports its trace span.
+    /// Exports the trace span.
     fn export_trace(&self, session: &Session) {
         let snapshot = &session.worker.snapshot;
         let (Some(context), Some(tracer)) = (self.trace, &snapshot.tracer) else { return };
@@ -173,13 +174,13 @@ impl RequestLog {
     }
 }
 
-/// The path of a target, without authority and query.
+/// Path of a target, without authority and query.
 fn path_of(target: &str) -> &str {
     let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
     path.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// The target as received; inside an opened tunnel with the origin that it leaves unsaid.
+/// Target as received; inside an intercepted tunnel completed with the tunnel's origin.
 fn target(session: &Session) -> String {
     let target = session.head.target();
     match session.within.as_deref() {

@@ -1,36 +1,36 @@
-//! The origin said 429, or 503 with Retry-After: for how long its windows pause, and what may be sent once more.
+//! Retry rules: pushbacks of origins (429, or 503 with Retry-After), and requests that may be sent again.
 
 use std::time::{Duration, SystemTime};
 
 use crate::wire::{Name, ResponseHead};
 
-/// The longest pause: a broken Retry-After must not close a window for a year.
+/// Longest pause: an absurd Retry-After must not close a window for a year.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
-/// Added to a pause in whole seconds. OriginPool often round down, so that whoever obeys to the letter comes too early.
+/// Time added to a pause in whole seconds. Origins often round down, so an obedient caller would come too early.
 const ROUNDING: Duration = Duration::from_millis(500);
 
-/// What an answer says about the limit that the request went through.
+/// Meaning of a response for the limits that the request was counted by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pushback {
-    /// Nothing more is wanted for so long.
+    /// The origin asks for a pause of this length.
     For(Duration),
-    /// Nothing.
+    /// No pushback.
     None,
 }
 
-/// Whether a request that is sent twice does what it does once (RFC 9110 §9.2.2).
+/// True if sending a request twice has the effect of sending it once (RFC 9110 §9.2.2).
 pub(super) fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// Whether a status can be a pushback: cheap, and false for nearly every answer.
+/// True if a response with this status can be a pushback: cheap, and false for nearly all.
 pub(super) fn may_push_back(status: u16) -> bool {
     matches!(status, 429 | 503)
 }
 
-/// What an answer says about the limit. `span`: the limit's own T, which a 429 without Retry-After stands for.
-/// A 503 without it says nothing: the origin is in trouble that a pause may not cure.
+/// Meaning of a response for a limit. `span`: T of the limit, the pause for a 429 without Retry-After. A 503 without it
+/// is no pushback: the origin has a problem that a pause may not cure.
 pub(super) fn pushback(response: &ResponseHead, span: Duration, now_unix_nanos: i128) -> Pushback {
     let asked = response
         .all(Name::RetryAfter)
@@ -43,20 +43,20 @@ pub(super) fn pushback(response: &ResponseHead, span: Duration, now_unix_nanos: 
     }
 }
 
-/// Whether an answer invites the same request once more, whatever its method: it was not acted on.
+/// True if the response shows that the request was not acted on, so that it may be sent again with any method.
 pub(super) fn asks_for_another(response: &ResponseHead) -> bool {
-    // Neither the span nor the clock decides whether there is a pushback, only how long it is.
+    // Span and clock decide only on the length of a pushback.
     pushback(response, Duration::ZERO, 0) != Pushback::None
 }
 
-/// Retry-After (RFC 9110 §10.2.3) as seconds, which some origins write with a fraction, or as a date.
+/// Parses Retry-After (RFC 9110 §10.2.3): seconds, to which some origins add a fraction, or a date.
 fn retry_after(value: &[u8], date: Option<&[u8]>, now_unix_nanos: i128) -> Option<Duration> {
     if let Some(wait) = seconds(value) {
         let is_whole = !value.contains(&b'.');
         return Some(if is_whole { wait.saturating_add(ROUNDING) } else { wait });
     }
     let until = date_of(value)?;
-    // Both dates by the origin's clock, if it tells: then it does not matter how wrong that or ours is.
+    // Both dates are by the origin's clock, if the response has a Date: errors of that clock or ours then do not matter.
     let now = match date.and_then(date_of) {
         Some(now) => now,
         None => {
@@ -71,7 +71,8 @@ fn date_of(value: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()
 }
 
-/// A number of seconds, perhaps with a fraction: `30`, `0.25`, `1.`, `.5`. What is too large to count is as long as can be.
+/// Parses a number of seconds, perhaps with a fraction: `30`, `0.25`, `1.`, `.5`. Numbers too large become the longest
+/// duration.
 pub(super) fn seconds(value: &[u8]) -> Option<Duration> {
     let point = value.iter().position(|byte| *byte == b'.').unwrap_or(value.len());
     let (whole, fraction) = (&value[..point], value.get(point + 1..).unwrap_or_default());
@@ -80,7 +81,7 @@ pub(super) fn seconds(value: &[u8]) -> Option<Duration> {
         return None;
     }
     let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-    // Nine digits of a fraction are nanoseconds; what comes after them is cut off.
+    // Nine digits of a fraction are nanoseconds; further digits are cut off.
     let nanos = fraction.iter().chain(std::iter::repeat(&b'0')).take(9).fold(0, add);
     Some(Duration::from_secs(whole.iter().fold(0, add)).saturating_add(Duration::from_nanos(nanos)))
 }

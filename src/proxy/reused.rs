@@ -1,15 +1,15 @@
-//! What is made from settings, and kept as long as they are the same.
+//! Reused objects: made from settings, and carried over by a reload as long as the settings are equal.
 
 use std::sync::Arc;
 
-/// What was made from settings, with them: as long as they are the same it is too.
+/// An object together with the settings that it was made from.
 pub(super) struct Reused<S, T> {
     from: S,
     made: Arc<T>,
 }
 
 impl<S: PartialEq, T> Reused<S, T> {
-    /// What was made before if it was made from the same, else made now.
+    /// Takes over the object of `before` if it was made from equal settings; else makes a new one.
     pub(super) fn again<E>(
         before: Option<&Self>,
         from: S,

@@ -1,4 +1,4 @@
-//! Reverse routes: which path of which host leads where.
+//! Reverse routes: map a host and a path of the gateway to an origin.
 
 use std::sync::Arc;
 
@@ -9,84 +9,84 @@ use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::uri_origin::Origin;
 
-/// A reverse route: which requests it takes, and where to.
+/// A reverse route: conditions on requests, and the origin that they are forwarded to.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Route {
-    /// Compared with the `Host` field; without a port there, 80 counts.
+    /// Pattern for the `Host` field; a field without a port means 80.
     pub host: Option<HostPattern>,
-    /// The path itself and all below it; a slash at its end makes no difference.
+    /// This path and all paths below it; a slash at its end makes no difference.
     pub path: Option<String>,
-    /// The origin.
+    /// Origin.
     pub to: Origin,
-    /// What takes the place of `path`.
+    /// Path that replaces `path`.
     pub to_path: String,
-    /// Whether it takes requests of other sites' pages.
+    /// Treatment of requests that pages of other sites send.
     pub cross_site: CrossSite,
 }
 
-/// Whether pages of other sites may have browsers send requests to a route.
+/// Treatment of requests that browsers send for pages of other sites.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CrossSite {
-    /// They may: something else keeps strangers out, or they are meant to.
+    /// Forward them: access is restricted by other means, or meant to be public.
     Allow,
-    /// They may not. On loopback the route has no other hosts than those of loopback either, unless it names some.
+    /// Refuse them. On loopback the route then takes requests for loopback hosts only, unless it names a host.
     Refuse,
 }
 
 /// All routes.
 #[derive(Debug)]
 pub(super) struct Routes {
-    /// The longest path first; of equal ones, those with a host first.
+    /// The longest path first; among equal ones, those with a host first.
     all: Vec<PreparedRoute>,
 }
 
 #[derive(Debug)]
 struct PreparedRoute {
     host: Option<HostPattern>,
-    /// Without a slash at its end; empty: every path.
+    /// Path without a slash at its end; empty: every path.
     base: Box<str>,
     to: Origin,
-    /// What the origin gets for `base` itself.
+    /// Path that the origin receives for `base` itself.
     instead: Arc<str>,
-    /// What the origin gets for `base` when more follows: without a slash at its end.
+    /// Path that the origin receives in place of `base` when more follows: without a slash at its end.
     below: Arc<str>,
     /// Rewrites the origin's references to itself.
     locations: Arc<LocationMap>,
     cross_site: CrossSite,
 }
 
-/// Where a route leads.
+/// Result of a lookup: the route for a request.
 pub(super) struct Found<'r> {
     pub(super) to: &'r Origin,
-    /// What the origin gets in place of what the route took.
+    /// Path that the origin receives in place of the matched part.
     pub(super) prefix: &'r Arc<str>,
-    /// How much of the path the route took.
+    /// Length of the matched part of the path, in bytes.
     pub(super) taken: usize,
     /// Rewrites the origin's references to itself.
     pub(super) locations: &'r Arc<LocationMap>,
-    /// Whether the route takes requests of other sites' pages.
+    /// Treatment of requests that pages of other sites send.
     pub(super) cross_site: CrossSite,
-    /// Whether it takes requests for any host.
+    /// True if the route takes requests for any host.
     pub(super) any_host: bool,
 }
 
 impl Routes {
-    /// Prepares the routes; their order does not matter but between equals.
+    /// Prepares the routes for lookups; their order matters only between equals.
     pub(super) fn new(routes: Vec<Route>) -> Routes {
         let mut routes: Vec<_> = routes.into_iter().map(PreparedRoute::of).collect();
         routes.sort_by_key(|route| (std::cmp::Reverse(route.base.len()), route.host.is_none()));
         Routes { all: routes }
     }
 
-    /// Whether there is none.
+    /// True if there are no routes.
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// The route for a path with its query.
+    /// Finds the route for a path with its query.
     ///
     /// # Errors
-    /// 400 if the path leaves its route, as some origin reads it, or has too many readings.
+    /// 400 if some reading of the path leaves its route, or there are too many readings.
     pub(super) fn find(
         &self,
         target: &str,
@@ -111,7 +111,7 @@ impl Routes {
         }))
     }
 
-    /// Where the route for all paths of a host leads.
+    /// Origin of the route for all paths of a host.
     pub(super) fn whole(&self, host: Option<Authority<'_>>, default_port: u16) -> Option<&Origin> {
         let takes = |route: &&PreparedRoute| route.base.is_empty() && route.takes_host(host, default_port);
         self.all.iter().find(takes).map(|route| &route.to)

@@ -1,4 +1,4 @@
-//! The rule of a limit: which requests it counts, under which key, at what cost.
+//! Rule of a limit: conditions on the requests that it counts, their key and their cost.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,63 +10,66 @@ use super::pattern::{HostPattern, PathPattern};
 use super::query;
 use super::refusal::Refusal;
 
-/// The most windows of one limit that one request counts in.
+/// Most windows of one limit that one request counts in: each costs a look-up, and real requests have one or two.
 pub(super) const MAX_KEYS: usize = 16;
 
-/// What of a limit concerns requests: which it counts, under which key, at what cost, and what an origin's pushback does.
+/// The part of a limit that concerns requests: conditions, key, cost, and the effect of pushbacks.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rule {
-    /// The limit's name.
+    /// Name of the limit.
     pub name: Arc<str>,
-    /// Any of these; empty: all hosts.
+    /// Hosts, any of which matches; empty: all hosts.
     pub hosts: Vec<HostPattern>,
-    /// Any of these; empty: all paths, and tunnels. A rule with paths never counts a tunnel, which has none.
+    /// Paths, any of which matches; empty: all paths, and tunnels. A rule with paths never counts a tunnel, which has
+    /// none.
     pub paths: Vec<PathPattern>,
-    /// Any of these, letter case included; empty: all methods. A tunnel's is CONNECT.
+    /// Methods, any of which matches in this letter case; empty: all methods. That of a tunnel is CONNECT.
     pub methods: Vec<String>,
-    /// One window per value of these together; empty: one window for all that matches.
+    /// Parts of the key. Each combination of values has a window of its own; empty: one window for all requests that
+    /// match.
     pub key: Vec<KeyPart>,
-    /// Letter case makes no difference in paths and in the names of query parameters; `paths` are of that kind.
+    /// True if letter case makes no difference in paths and in names of query parameters; `paths` are in lower case
+    /// then.
     pub ignore_case: bool,
-    /// How many slots a request takes.
+    /// Number of slots that a request takes.
     pub cost: Cost,
-    /// A cost above this is a 400: N of the limit.
+    /// Highest cost, N of the limit; more is answered with 400.
     pub max_cost: u32,
-    /// What an origin's 429, or its 503 with Retry-After, does to the window.
+    /// Effect of a pushback (429, or 503 with Retry-After) on the window.
     pub pushback: Pushback,
-    /// How often a request that was pushed back is sent again.
+    /// Most times that a request is sent again after a pushback.
     pub retry: u8,
-    /// It lets everything go, also what it cannot count.
+    /// True if the limit lets every request pass, even those that it cannot count.
     pub dry_run: bool,
-    /// What keys are hashed with if other gateways must come to the same; `None`: with the gate's seed.
+    /// Seed of the key hash if other gateways must compute the same keys; `None`: the gate's own seed.
     pub shared_seed: Option<[u8; 16]>,
 }
 
-/// How many slots a request takes.
+/// Number of slots that a request takes.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Cost {
-    /// Always so many.
+    /// Always this number.
     Fixed(u32),
-    /// As many as the field of that name says; 1 without it.
+    /// Value of the header field of that name; 1 without it.
     Header(String),
 }
 
-/// What an origin's pushback does to a window.
+/// Effect of an origin's pushback on a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pushback {
-    /// Nothing goes out until the time that the origin names is over.
+    /// The window pauses until the time that the origin names.
     Pause,
-    /// Nothing.
+    /// No effect.
     Ignore,
 }
 
 impl Rule {
-    /// True if it names the host, by a pattern that is not just `*`.
+    /// True if the rule names the host by a pattern other than `*`.
     pub(super) fn names(&self, host: &str, port: u16) -> bool {
         self.hosts.iter().any(|pattern| pattern.is_specific() && pattern.matches(host, port))
     }
 
-    /// Folds a letter of a parameter's name as the rule does.
+    /// Function that folds a letter of a parameter's name as the rule requires.
     pub(super) fn letter(&self) -> fn(u8) -> u8 {
         if self.ignore_case { |letter| letter.to_ascii_lowercase() } else { |letter| letter }
     }
@@ -79,7 +82,7 @@ impl Rule {
         self.ambiguous(format!("its path and parameters name more than {MAX_KEYS} keys"))
     }
 
-    /// A part of a key that a caller states, in the one spelling that requests are read in.
+    /// Canonical form of a part of a key that a caller states.
     pub(super) fn spell<'v>(&self, part: &KeyPart, value: &'v [u8]) -> Result<Cow<'v, [u8]>, Refusal> {
         match part {
             KeyPart::Path(_) => {
@@ -93,12 +96,12 @@ impl Rule {
         }
     }
 
-    /// A cost that a request states.
+    /// Parses a cost that a request states.
     ///
     /// # Errors
     /// 400 if it is not a whole number from 1 to N.
     pub(super) fn stated_cost(&self, value: &[u8]) -> Result<u32, Refusal> {
-        // `parse` alone would take a plus sign.
+        // `parse` alone would accept a plus sign.
         let digits = value.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(value).ok()).flatten();
         let cost = digits.and_then(|digits| digits.parse().ok()).filter(|cost| (1..=self.max_cost).contains(cost));
         cost.ok_or_else(|| Refusal::BadCost { limit: Arc::clone(&self.name), most: self.max_cost })

@@ -1,4 +1,4 @@
-//! Sends a request on a connection to its origin: the only way out, and it takes a permit.
+//! Sending of requests: the only way out to an origin, and it consumes a permit.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -11,36 +11,37 @@ use crate::time::Time;
 use crate::wire::http2::{HeadFlush, OriginStream};
 use crate::wire::{Conn, Stream};
 
-/// A connection on which a request can be sent now.
+/// A connection to an origin on which a request can be sent now.
 pub(super) struct OriginConn {
     pub(super) conn: Conn,
-    /// It has carried a request before, so the origin may be closing it at this very moment.
+    /// True if it has carried a request before: the origin may be closing it at this moment.
     pub(super) reused: bool,
-    /// It belongs to the caller's connection, see [`pinned`](super::pinned).
+    /// True if it belongs to the caller's connection, see [`pinned`](super::pinned).
     pub(super) pinned: bool,
 }
 
-/// Why a request's head did not leave.
+/// Reason for which a request's head was not sent.
 pub(super) enum SendError {
-    /// Not one byte left; the permit can be used on another connection.
+    /// No byte was sent; the permit can be used on another connection.
     Untouched(Permit),
-    /// Some bytes left before the connection broke: the origin may count it.
+    /// Some bytes were sent before the connection broke: the origin may count the request.
     Partly,
 }
 
 impl OriginConn {
-    /// A connection that was opened now.
+    /// A connection that was just opened.
     pub(super) fn new(stream: Stream) -> OriginConn {
         OriginConn { conn: Conn::new(stream), reused: false, pinned: false }
     }
 
-    /// A stream on a connection that others use too.
+    /// A stream on a connection that other requests share.
     pub(super) fn shared(stream: Box<OriginStream>) -> OriginConn {
         let reused = stream.is_reused();
         OriginConn { conn: Conn::new(Stream::origin(stream)), reused, pinned: false }
     }
 
-    /// It was dialled for others too. They come when the origin has said how many it takes.
+    /// Marks the connection as dialled for other requests too; they continue once the origin has announced how many
+    /// streams it accepts.
     pub(super) fn lead(&mut self, guide: DialLeader) {
         match self.conn.stream.as_origin() {
             None => guide.arrive(),
@@ -54,32 +55,33 @@ impl OriginConn {
         }
     }
 
-    /// The origin did not answer in time. A connection of HTTP/1.1 is closed with its request; one that is shared must prove
-    /// that it is alive.
+    /// Reports that the origin did not answer in time. A connection of HTTP/1.1 is closed with its request; a shared one
+    /// must answer a PING.
     pub(super) fn doubt(&mut self, now: Time) {
         if let Some(stream) = self.conn.stream.as_origin() {
             stream.mark_suspect(now);
         }
     }
 
-    /// Whether nothing was said on it since it was made ready.
+    /// True if the connection is still usable, and nothing was received on it since it was made ready.
     pub(super) fn is_good(&mut self) -> bool {
         self.conn.input.is_empty() && self.conn.stream.is_reusable()
     }
 
-    /// Writes what was appended to the connection (a head, and the start of its body): nothing
-    /// leaves but with a permit. The slot's time runs from the moment that the head is out.
+    /// Writes the bytes that were appended to the connection (a head, and the start of its body), which requires a
+    /// permit. The slot settles by the time at which the head has left.
     ///
     /// # Errors
     /// See [`SendError`].
     ///
     /// # Cancel safety
-    /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, when it leaves.
+    /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, at the
+    /// time that it leaves.
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, SendError> {
         let before = self.conn.write_mark();
         let mut leaving = SendGuard { flight: Some(permit.depart()), departure: None };
         let departing = poll_fn(|cx| {
-            // A head that cannot be taken back is late at worst, and counted when it leaves.
+            // A head that cannot be taken back may leave late, and is counted when it does.
             if leaving.departure.is_none() && !leaving.is_good() {
                 return Poll::Ready(Err(std::io::ErrorKind::NotConnected.into()));
             }
@@ -106,8 +108,8 @@ impl OriginConn {
     }
 }
 
-/// A request on its way out. HTTP/2 writes what it has been given even if nothing asks for it any more: then the slots stay
-/// taken until that has left, or can leave no more.
+/// Guard of a request that is being written. HTTP/2 writes queued bytes even after the request was dropped: the slots
+/// then stay taken until the bytes have left, or can leave no more.
 struct SendGuard {
     flight: Option<Flight>,
     departure: Option<HeadFlush>,
@@ -122,7 +124,7 @@ impl SendGuard {
 impl Drop for SendGuard {
     fn drop(&mut self) {
         let (Some(mut flight), Some(departure)) = (self.flight.take(), self.departure.take()) else { return };
-        // Without a runtime nothing can leave any more.
+        // Without a runtime no byte can leave any more.
         let Ok(runtime) = Handle::try_current() else { return };
         let is_out = departure.wait();
         runtime.spawn(async move {

@@ -11,7 +11,7 @@ use super::target::Target;
 use crate::wire::http2::FieldMap;
 use crate::wire::{Conn, Length, Name, RequestHead, ResponseHead, Version};
 
-/// Puts the head of the request as the origin gets it before what else is written there.
+/// Writes the head of the request, as the origin receives it, to the connection's buffer.
 ///
 /// # Errors
 /// 400 if HTTP/2 cannot carry the target.
@@ -25,7 +25,7 @@ pub(super) fn send_request(head: &RequestHead, target: &Target, way: Outgoing, t
     Ok(())
 }
 
-/// Appends the head as HTTP/1.1: origin-form, the origin's own `Host`, nothing hop-by-hop.
+/// Appends the head in HTTP/1.1: origin-form, the origin's own `Host`, no hop-by-hop fields.
 fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
@@ -47,8 +47,8 @@ fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut V
     out.extend_from_slice(b"\r\n");
 }
 
-/// HTTP/2 may end a request with its head and name no length. For a method that usually brings content, origins ask in
-/// HTTP/1.1 for a length, or answer 411 (RFC 9110 §8.6).
+/// True for a request of HTTP/2 that ends with its head and states no length, although its method usually has content.
+/// In HTTP/1.1 origins require a length for these, or answer 411 (RFC 9110 §8.6).
 fn is_silently_empty(head: &RequestHead, way: Outgoing) -> bool {
     head.version() == Version::Http2
         && way.length == Length::Empty
@@ -56,7 +56,7 @@ fn is_silently_empty(head: &RequestHead, way: Outgoing) -> bool {
         && head.get(Name::ContentLength).is_none()
 }
 
-/// The head for HTTP/2 (RFC 9113 §8.3.1).
+/// Head in HTTP/2 (RFC 9113 §8.3.1).
 fn request(head: &RequestHead, target: &Target, way: Outgoing) -> Result<Request<()>, Refusal> {
     let mut fields = FieldMap::default();
     for_origin(head, way, |field, value| fields.put(field, value));
@@ -73,7 +73,7 @@ fn request(head: &RequestHead, target: &Target, way: Outgoing) -> Result<Request
     Ok(fields.request(head.method(), target.origin.scheme.name(), &authority, &path)?)
 }
 
-/// Puts the head of the response as the caller gets it before what else is written there.
+/// Writes the head of the response, as the caller receives it, to the connection's buffer.
 pub(super) fn send_response(head: &ResponseHead, returned: Returned<'_>, to: &mut Conn) {
     if returned.version == Version::Http2 {
         to.stream.set_response(response(head, returned));
@@ -82,7 +82,7 @@ pub(super) fn send_response(head: &ResponseHead, returned: Returned<'_>, to: &mu
     }
 }
 
-/// Appends the head as HTTP/1.1.
+/// Appends the head in HTTP/1.1.
 fn write_response(head: &ResponseHead, returned: Returned<'_>, out: &mut Vec<u8>) {
     write_status_line(head, out);
     for_caller(head, returned, |field, value| write_field(out, field, value));
@@ -97,7 +97,7 @@ fn write_response(head: &ResponseHead, returned: Returned<'_>, out: &mut Vec<u8>
     out.extend_from_slice(match (switches(head), returned.keep, returned.version) {
         (true, false, _) => &b"Connection: upgrade, close\r\n"[..],
         (true, true, _) => b"Connection: upgrade\r\n",
-        // Without it a caller must not log in through a proxy (RFC 4559 §6). It is for the next hop alone.
+        // Without this field a caller must not log in through a proxy (RFC 4559 §6). It applies to the next hop only.
         (false, true, Version::Http11) if returned.pinned && head.status() == 401 => {
             b"Proxy-Support: Session-Based-Authentication\r\nConnection: Proxy-Support\r\n"
         }
@@ -108,7 +108,7 @@ fn write_response(head: &ResponseHead, returned: Returned<'_>, out: &mut Vec<u8>
     out.extend_from_slice(b"\r\n");
 }
 
-/// The head for HTTP/2.
+/// Head in HTTP/2.
 fn response(head: &ResponseHead, returned: Returned<'_>) -> Response<()> {
     let mut fields = FieldMap::default();
     for_caller(head, returned, |field, value| fields.put(field, value));
@@ -130,7 +130,7 @@ fn timing(returned: Returned<'_>) -> Option<String> {
     (!waited.is_zero()).then(|| format!("lockgate;dur={:.1}", waited.as_secs_f64() * 1000.0))
 }
 
-/// Passes a 1xx response other than 101 on.
+/// Forwards a 1xx response other than 101.
 ///
 /// # Errors
 /// Those of the caller's stream.
@@ -155,7 +155,7 @@ pub(super) fn send_interim(head: &ResponseHead, version: Version, to: &mut Conn)
     Ok(())
 }
 
-/// A response of our own.
+/// A response of the gateway's own.
 pub(super) struct LocalResponse<'r> {
     pub(super) status: u16,
     pub(super) reason: &'static str,
@@ -166,8 +166,8 @@ pub(super) struct LocalResponse<'r> {
     pub(super) body: &'r [u8],
 }
 
-/// Sends a response of our own in the version that the caller speaks. Returns its length in bytes; of HTTP/2, as HTTP/1.1 would
-/// write it without Connection.
+/// Sends a response of the gateway's own in the caller's version. Returns its length in bytes; for HTTP/2, the length in
+/// HTTP/1.1 without Connection.
 pub(super) fn send_local(response: &LocalResponse<'_>, version: Version, to: &mut Conn) -> u64 {
     if version == Version::Http2 {
         let (mut fields, mut length) = (FieldMap::default(), 0);
@@ -186,7 +186,7 @@ pub(super) fn send_local(response: &LocalResponse<'_>, version: Version, to: &mu
     (out.len() - before) as u64
 }
 
-/// Appends a response of our own as HTTP/1.1.
+/// Appends a response of the gateway's own in HTTP/1.1.
 pub(super) fn write_local(response: &LocalResponse<'_>, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail.
     drop(write!(out, "HTTP/1.1 {} {}\r\n", response.status, response.reason));
@@ -200,7 +200,7 @@ pub(super) fn write_local(response: &LocalResponse<'_>, out: &mut Vec<u8>) {
 
 fn write_status_line(head: &ResponseHead, out: &mut Vec<u8>) {
     let status = head.status();
-    // 100 to 599, as it was read: three digits.
+    // Three digits: the status was read as 100 to 599.
     let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + u8::try_from(digit).unwrap_or(0));
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(&digits);
@@ -209,7 +209,7 @@ fn write_status_line(head: &ResponseHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a header field as HTTP/1.1.
+/// Appends a header field in HTTP/1.1.
 pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
@@ -226,7 +226,7 @@ fn write_length(out: &mut Vec<u8>, length: Length) {
     }
 }
 
-/// What `Via` says of the version that a message came by (RFC 9110 §7.6.3).
+/// Prefix of the entry in `Via`: the version in which a message was received (RFC 9110 §7.6.3).
 fn via(received: Version) -> &'static [u8] {
     match received {
         Version::Http10 => b"1.0 lockgate",

@@ -1,8 +1,10 @@
-//! Server name (SNI) check of tunnels that are not opened: TLS for another host than that of the `CONNECT` is ended.
+//! Server name (SNI) check of tunnels that are not intercepted: ends tunnels with TLS for another host than that of the
+//! `CONNECT`.
 //!
-//! A tunnel is admitted, counted and opened by the host of its `CONNECT`, and TLS in it can ask for another host behind the
-//! same address. That passes only if a tunnel to that host would have been admitted, and for no slot beyond those that this
-//! one took. A tunnel that fails is ended rather than counted late: its connection, which the origin counts, has been made.
+//! A tunnel is admitted and counted by the host of its `CONNECT`, but TLS in it can ask for another host at the same
+//! address. That passes only if a tunnel to that host would have been admitted, and needs no slots beyond those that
+//! this one took. A tunnel that fails the check is ended rather than counted late: its connection, which the origin
+//! counts, has been made.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,21 +21,21 @@ use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
 use crate::wire::{Conn, RequestHead};
 
-/// Reads the first bytes of a caller in its tunnel, and holds them back until they are checked.
+/// Guard of a tunnel: reads the caller's first bytes, and holds them back until they are checked.
 pub(super) struct Guard {
     reader: HelloReader,
-    /// The host and port of its CONNECT.
+    /// Host and port of the CONNECT.
     origin: Origin,
     admitted: Admitted,
-    /// The slots that the tunnel took.
+    /// Slots that the tunnel took.
     claims: Claims,
 }
 
-/// The caller, as the rules see it.
+/// The caller and its request, as input of the rules.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) snapshot: &'a ConfigSnapshot,
-    /// The head of its `CONNECT`.
+    /// Head of the `CONNECT`.
     pub(super) head: &'a RequestHead,
     pub(super) peer: IpAddr,
 }
@@ -50,15 +52,15 @@ impl Guard {
         })
     }
 
-    /// The host of its CONNECT.
+    /// Host of the CONNECT.
     pub(super) fn host(&self) -> &str {
         &self.origin.host
     }
 
-    /// Ready when the first bytes are known; until then they stay in `conn`. `Some`: they must not pass.
+    /// Ready when the first bytes have been checked; until then they stay in `conn`. `Some`: they must not pass.
     ///
     /// # Errors
-    /// Those of the caller's connection.
+    /// Errors of the caller's connection.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -75,10 +77,10 @@ impl Guard {
                 HelloState::Unreadable => return Poll::Ready(Ok(Some(Unfit::Unreadable))),
             }
             match ready!(conn.poll_fill(cx)) {
-                // Nothing can follow that would make a hello of it.
+                // The connection has ended within the hello, so it never becomes complete.
                 Ok(0) => return Poll::Ready(Ok(None)),
                 Ok(_) => {}
-                // The buffer is full, so the hello is longer than any server takes.
+                // The buffer is full, so the hello is longer than any server accepts.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                     return Poll::Ready(Ok(Some(Unfit::Unreadable)));
                 }
@@ -87,7 +89,7 @@ impl Guard {
         }
     }
 
-    /// Checks a server name; `None` if it may be asked for.
+    /// Checks a server name; `None` if the tunnel may ask for it.
     fn check(&self, name: String, asker: Asker<'_>) -> Option<Unfit> {
         if *name == *self.origin.host {
             return None;

@@ -1,4 +1,4 @@
-//! Session: a caller's connection with the request that it carries at the moment; of HTTP/2, one stream.
+//! Session: a caller's connection, or HTTP/2 stream, with the request that it carries at the moment.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -18,15 +18,16 @@ use super::target::{Ingress, Origin};
 use super::worker::Worker;
 use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
 
-/// Time, and number of bytes, for which a connection that we close is still read, so that our last response is not destroyed
-/// by a reset (RFC 9112 §9.6). A second spans a round trip over any link; 256 KiB is more than is on its way by then.
+/// Time, and number of bytes, for which a connection is still read after we have closed it, so that no reset destroys
+/// our last response (RFC 9112 §9.6). A second spans a round trip over any link; 256 KiB is more than is in transit by
+/// then.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// A caller's connection, or stream of HTTP/2, with the buffers of one request and its response.
+/// A caller's connection, or HTTP/2 stream, with the buffers of one request and its response.
 pub(super) struct Session {
     pub(super) worker: Worker,
-    /// The caller's address.
+    /// Address of the caller.
     pub(super) peer: SocketAddr,
     pub(super) conn: Conn,
     pub(super) deadline: Deadline,
@@ -34,31 +35,31 @@ pub(super) struct Session {
     pub(super) head: RequestHead,
     /// Head of the origin's response to it.
     pub(super) response: ResponseHead,
-    /// True if it came through TLS to a listener that has it.
+    /// True if it was accepted with TLS.
     pub(super) secure: bool,
-    /// True if it came to a listener on loopback.
+    /// True if it was accepted on a loopback address.
     pub(super) loopback: bool,
-    /// The intercepted tunnel through which its requests come.
+    /// Intercepted tunnel in which its requests arrive.
     pub(super) within: Option<Arc<InterceptedTunnel>>,
-    /// True after the first request since the connection was accepted. Until then the deadline is that of the first head, TLS
-    /// handshake included, and is left alone: a connection that sends nothing is not idle but unwanted.
+    /// True after the first request since the connection was accepted. Until then the deadline is that of the first
+    /// head, TLS handshake included, and stays: a connection that sends nothing is not idle but unwanted.
     pub(super) has_read_request: bool,
-    /// Signals that a request was admitted; of HTTP/2 alone.
+    /// Signals that a request was admitted; set for HTTP/2 only.
     pub(super) first_admission: Option<Rc<FirstAdmission>>,
-    /// Connections to origins that are this caller connection's own.
+    /// Connections to origins that belong to this caller's connection.
     pub(super) pinned: Pinned,
 }
 
-/// A CONNECT tunnel whose content is read as requests: what holds for all of them.
+/// State of an intercepted CONNECT tunnel, shared by all requests in it.
 pub(super) struct InterceptedTunnel {
     /// Target of the CONNECT.
     pub(super) origin: Origin,
-    /// The caller, as it was admitted for the CONNECT.
+    /// Caller, as admitted for the CONNECT.
     pub(super) admitted: Admitted,
 }
 
 impl Session {
-    /// A session on which nothing has been read yet.
+    /// A session of which nothing has been read yet.
     pub(super) fn new(worker: Worker, peer: SocketAddr, stream: Stream) -> Session {
         let deadline = Deadline::new(worker.snapshot.gate.clock(), worker.snapshot.timeouts.idle);
         Session {
@@ -77,7 +78,7 @@ impl Session {
         }
     }
 
-    /// Begins anew with a connection that was just accepted, and keeps the buffers of the one before.
+    /// Starts over with a connection that was just accepted; reuses the buffers.
     pub(super) fn attach(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.peer = peer;
         self.conn = Conn::new(Stream::accepted(stream));
@@ -85,13 +86,13 @@ impl Session {
         (self.secure, self.within, self.has_read_request) = (false, None, false);
     }
 
-    /// The way its requests come to us.
+    /// Way by which its requests arrive.
     pub(super) fn ingress(&self) -> Ingress<'_> {
         let within = self.within.as_deref().map(|within| &within.origin);
         Ingress { secure: self.secure, loopback: self.loopback, within }
     }
 
-    /// Runs `work` unless the caller hangs up first: `None`.
+    /// Runs `work` unless the caller hangs up first; returns `None` then.
     pub(super) async fn unless_gone<T>(&mut self, mut work: Pin<Box<dyn Future<Output = T> + Send + '_>>) -> Option<T> {
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -102,16 +103,17 @@ impl Session {
         .await
     }
 
-    /// Closes the connection so that the caller can still read our last response.
+    /// Closes the connection in such a way that the caller can still read our last response.
     pub(super) async fn linger(&mut self) {
         linger(&mut self.conn, &mut self.deadline).await;
     }
 }
 
-/// Closes a connection so that its peer can still read what was sent last: sends the end, then reads for a while.
+/// Closes a connection in such a way that its peer can still read the last bytes sent: shuts it down, then reads for a
+/// while.
 pub(super) async fn linger(conn: &mut Conn, deadline: &mut Deadline) {
     deadline.set(LINGER);
-    // Bytes that were read already are dropped too: a head that was too large has left no room.
+    // Drops buffered bytes too: a head that was too large has left no room.
     conn.input.consume(conn.input.bytes().len());
     let mut left = LINGER_BYTES;
     poll_fn(|cx| {
@@ -127,6 +129,6 @@ pub(super) async fn linger(conn: &mut Conn, deadline: &mut Deadline) {
         deadline.poll_expired(cx).map(Ok)
     })
     .await
-    // An error here is of a connection that ends anyway.
+    // Errors do not matter here: the connection ends anyway.
     .unwrap_or_default();
 }

@@ -1,4 +1,4 @@
-//! Settings of the proxy, as the configuration file gives them after its checks.
+//! Settings of the proxy, as checked by the configuration.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,57 +11,59 @@ use super::target;
 use super::trace;
 use super::warning;
 
-/// Everything that the proxy is built from.
+/// Settings that a [`ConfigSnapshot`](super::snapshot::ConfigSnapshot) is made from.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What each limit counts, in the order of the gate's limits.
+    /// Rule of each limit, in the order of the gate's limits.
     pub rules: Vec<claims::Rule>,
-    /// The reverse routes.
+    /// Reverse routes.
     pub routes: Vec<target::Route>,
     /// Access rules: callers, and the hosts and ports that they may call.
     pub access: access::Settings,
     /// Timeouts.
     pub timeouts: Timeouts,
-    /// Addresses that may be dialled.
+    /// Policy for addresses that may be dialled.
     pub dial: crate::net::dial::Settings,
     /// Trust in certificates of origins.
     pub tls: crate::tls::verify::Settings,
-    /// The identity in `tls` that an origin is shown which asks for one, by its index; the first pattern that matches counts.
+    /// Client certificate for each pattern of origins that ask for one: an index into the identities of `tls`. The first
+    /// pattern that matches applies.
     pub identities: Vec<(HostPattern, usize)>,
-    /// The hosts whose tunnels are intercepted.
+    /// Hosts to which tunnels are intercepted.
     pub intercept: Vec<HostPattern>,
-    /// The authority that signs our certificates in intercepted tunnels; set if a tunnel may be intercepted.
+    /// Authority that signs our certificates in intercepted tunnels; set if `intercept` is not empty.
     pub authority: Option<crate::tls::ca::Settings>,
-    /// Our certificate for callers; set if they speak TLS to us.
+    /// Our certificate for callers; set if a listener has TLS.
     pub identity: Option<crate::tls::identity::Identity>,
     /// Format of the access log.
     pub access_log: access_log::Format,
-    /// Collector of traces.
+    /// Collector of trace spans; `None`: no tracing.
     pub trace: Option<trace::Settings>,
     /// Bounds of the pool of connections to origins.
     pub pool: PoolSettings,
-    /// The addresses that we listen on.
+    /// Addresses that the gateway listens on.
     pub own: Vec<SocketAddr>,
-    /// Warnings about lines of the file that do less than they seem to.
+    /// Warnings about settings that have less effect than they seem to.
     pub warnings: warning::Warnings,
 }
 
-/// Timeouts: `[timeouts]` of the file.
+/// Timeouts: `[timeouts]` of the configuration file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// A caller's request head, from its first byte on; the first of a connection from its accept on.
+    /// A caller's request head, from its first byte; the first head of a connection, from the accept.
     pub head: Duration,
     /// DNS, TCP and TLS to an origin.
     pub connect: Duration,
-    /// An origin's response head, from the moment that the whole request has been sent.
+    /// An origin's response head, from the end of the request.
     pub answer: Duration,
-    /// A request from its permit to the head of its response, its content included; `None`: as long as its content moves.
+    /// A request from its permit to the head of its response, content included; `None`: unlimited while its content
+    /// makes progress.
     pub request: Option<Duration>,
-    /// A connection on which nothing moves.
+    /// A connection without progress.
     pub idle: Duration,
-    /// A tunnel on which nothing moves.
+    /// A tunnel without progress.
     pub tunnel_idle: Duration,
-    /// Requests that still run after a signal to stop.
+    /// Requests that still run after a stop signal.
     pub drain: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Configuration snapshot: everything that one reading of the file has made, immutable. A request keeps the snapshot that was in
+//! Configuration snapshot: everything made from one configuration, immutable. A request keeps the snapshot that was in
 //! force when it began.
 
 use std::net::IpAddr;
@@ -29,46 +29,46 @@ use crate::net::resolve::Resolver;
 use crate::tls::verify::Connector;
 use crate::tls::{ca, identity, verify};
 
-/// Why there is no proxy.
+/// Reason for which no snapshot can be made from the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No certificate of an origin could be checked.
+    /// Certificates of origins could not be verified.
     #[error("no root certificates can be read")]
     Roots(#[source] std::io::Error),
-    /// Traces could not be told.
+    /// The exporter of traces could not be started.
     #[error("traces cannot be told")]
     Traces(#[source] std::io::Error),
-    /// No tunnel could be opened.
+    /// Tunnels could not be intercepted.
     #[error("the authority for opened tunnels cannot be used")]
     Authority(#[from] ca::Error),
-    /// No caller could be spoken to.
+    /// TLS with callers would be impossible.
     #[error("the certificate for callers cannot be used")]
     Identity(#[from] identity::Error),
 }
 
-/// The proxy, as one reading of the file made it. Requests keep the one that was there when they began.
+/// Configuration snapshot in force, or one of a running request.
 pub struct ConfigSnapshot {
     parts: PreparedSnapshot,
     pub(super) rules: claims::Rules,
 }
 
-/// What every proxy of the process has in common.
+/// Process-wide objects that every snapshot refers to.
 #[derive(Clone)]
 pub struct Shared {
-    /// Who decides.
+    /// The limiter.
     pub gate: Arc<Gate>,
-    /// Who is still running.
+    /// Drain state: counts connections and requests for shutdown.
     pub drain: Drain,
-    /// What became of requests.
+    /// Metrics of requests.
     pub metrics: Arc<Metrics>,
-    /// How many connections callers may have.
+    /// Bound on the number of callers' connections.
     pub connections: ConnectionLimit,
-    /// Looks names up.
+    /// DNS resolver.
     pub resolver: Arc<Resolver>,
 }
 
-/// Everything of a proxy but the limits' rules, which bear the numbers that the gate gives them: what can fail is made
-/// before anything of a new reading is in force.
+/// A snapshot without the limits' rules, which need the numbers that the gate assigns. Every step that can fail happens
+/// here, before any part of a new configuration is in force.
 pub struct PreparedSnapshot {
     pub(super) targets: Targets,
     pub(super) access: Reused<access::Settings, Access>,
@@ -100,32 +100,32 @@ impl std::ops::Deref for ConfigSnapshot {
 }
 
 impl PreparedSnapshot {
-    /// How many spans nobody was told of.
+    /// Number of spans that were not exported.
     pub fn traces_dropped(&self) -> u64 {
         self.tracer.as_ref().map_or(0, |tracer| tracer.dropped.get())
     }
 
-    /// Whether a connection from this address is served at all.
+    /// True if connections from this address are served.
     pub fn may_connect_from(&self, peer: IpAddr) -> bool {
         self.access.may_connect_from(peer)
     }
 
-    /// How long is waited for what.
+    /// Timeouts of the configuration.
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
     }
 
-    /// The lines of the file that do less than they seem to.
+    /// Warnings about settings that have less effect than they seem to.
     pub fn warnings(&self) -> &warning::Warnings {
         &self.warnings
     }
 
-    /// Where requests are noted.
+    /// Access log.
     pub fn log(&self) -> &AccessLog {
         &self.log
     }
 
-    /// What of `before` is made from the same settings is taken over, with what it remembers.
+    /// Makes a snapshot. Objects of `before` that were made from equal settings are taken over, with their state.
     ///
     /// # Errors
     /// See [`Error`].
@@ -175,7 +175,8 @@ impl PreparedSnapshot {
         })
     }
 
-    /// The proxy whose rules are those of these limits, in the order of the file; requests ask with `revision`.
+    /// Completes the snapshot with the rules of these limits, in the order of the file. `revision`: number by which the
+    /// gate knows this set of limits.
     pub fn with(mut self, limits: &[LimitId], revision: Revision) -> ConfigSnapshot {
         let rules = std::mem::take(&mut self.rules);
         let seed = self.gate.seed();
@@ -191,11 +192,11 @@ impl ConfigSnapshot {
         self.intercept.iter().any(|host| host.matches(&origin.host, origin.port))
     }
 
-    /// The answer to a request that the gate did not let through; it is counted.
+    /// Refusal for a request that the gate did not grant; counts it in the metrics.
     pub(super) fn refusal(&self, refused: Refused) -> Refusal {
         let now = self.gate.clock().now();
         match refused {
-            // Whoever is told so asks again, and does not come here.
+            // A request that gets this asks the gate again, and does not come here.
             Refused::Anew => Refusal::Closing { retry_after: Duration::ZERO },
             Refused::Closing { until } => Refusal::Closing { retry_after: until.since(now) },
             Refused::Sorry(sorry) => {
@@ -214,7 +215,7 @@ impl ConfigSnapshot {
         }
     }
 
-    /// How long a limit's slots stay taken; what an origin that pushes back without saying how long means.
+    /// T of a limit: pause for a pushback that states no time.
     pub(super) fn span(&self, limit: LimitId) -> Duration {
         let limits = self.gate.limits();
         limits[limit.0 as usize].rate.as_ref().map_or(Duration::from_secs(1), |rate| rate.per + rate.guard)

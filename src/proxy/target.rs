@@ -1,4 +1,4 @@
-//! Where a request is for: absolute form, authority form, routes; loops.
+//! Target of a request: its origin and path, from absolute form, authority form or a route; detects loops.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,11 +14,11 @@ pub use super::uri_origin::{Origin, Scheme};
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead, Version, members};
 
-/// How often a request may have passed a gateway of our name before it is taken to run in circles. A few gateways in
-/// a row are a set-up that makes sense.
+/// Most gateways of our name that a request may have passed before it counts as a loop. A few gateways in a row are a
+/// sensible set-up.
 const MAX_HOPS: usize = 3;
 
-/// How to mend a request whose Host may be a web page's way here.
+/// Remedy for a request with a Host that a web page may have chosen.
 const REBOUND: &str = "on loopback, a route without a host of its own takes requests for an address or localhost alone, so that no \
     web page gets here by a name that leads here (DNS rebinding). Give the [[route]] this host, or cross_site = \"allow\"";
 const CROSS_SITE: &str =
@@ -26,29 +26,29 @@ const CROSS_SITE: &str =
 const OTHER_THAN_CONNECT: &str =
     "it is another one than the CONNECT that opened the tunnel was for. Open a tunnel to that host";
 
-/// How a request came to us.
+/// Way by which a request came in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ingress<'a> {
-    /// Through TLS, on a listener that has it.
+    /// True if it came over TLS, on a listener with TLS.
     pub secure: bool,
-    /// To a listener on loopback.
+    /// True if it came to a listener on loopback.
     pub loopback: bool,
-    /// Through an opened tunnel to this origin.
+    /// Origin of the intercepted tunnel in which it came.
     pub within: Option<&'a Origin>,
 }
 
 impl Ingress<'_> {
-    /// The port that an authority means which names none.
+    /// Port of an authority that names none.
     fn default_port(&self) -> u16 {
         let scheme = if self.secure { Scheme::Https } else { Scheme::Http };
         scheme.default_port()
     }
 }
 
-/// How a request named its target (RFC 9112 §3.2).
+/// Form in which a request named its target (RFC 9112 §3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// `GET http://host/path`: a request to a forward proxy; also any request inside an opened tunnel.
+    /// `GET http://host/path`: a request to a forward proxy; also any request inside an intercepted tunnel.
     Absolute,
     /// `CONNECT host:port`.
     Authority,
@@ -56,24 +56,24 @@ pub enum Form {
     Route,
 }
 
-/// Where one request is for.
+/// Target of one request.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The server.
+    /// Server that the request is for.
     pub origin: Origin,
-    /// How the request named it. A tunnel is of `Form::Authority`.
+    /// Form in which the request named it; `Form::Authority` for a tunnel.
     pub form: Form,
-    /// The path and query for the origin are `prefix` and then the bytes `rest` of the request target; both are
-    /// empty for a tunnel.
+    /// Start of the path for the origin, followed by the bytes `rest` of the request target; both are empty for a
+    /// tunnel.
     pub prefix: Arc<str>,
-    /// See `prefix`.
+    /// Byte range of the request target, see `prefix`.
     pub rest: Range<usize>,
-    /// Rewrites the origin's references to itself; of a route alone.
+    /// Rewrites the origin's references to itself; set for routes only.
     pub(super) locations: Option<Arc<LocationMap>>,
 }
 
 impl Target {
-    /// Path and query as the origin will see them; empty for a tunnel.
+    /// Path and query as the origin receives them; empty for a tunnel.
     pub fn path<'a>(&'a self, head: &'a RequestHead) -> Cow<'a, str> {
         let rest = head.target().get(self.rest.clone()).unwrap_or_default();
         match (&*self.prefix, rest) {
@@ -83,13 +83,13 @@ impl Target {
         }
     }
 
-    /// Appends what [`Target::path`] gives.
+    /// Appends the result of [`Target::path`].
     pub fn write_path(&self, head: &RequestHead, out: &mut Vec<u8>) {
         out.extend_from_slice(self.prefix.as_bytes());
         out.extend_from_slice(head.target().as_bytes().get(self.rest.clone()).unwrap_or_default());
     }
 
-    /// The value of `Host` for the origin; a tunnel's always has its port.
+    /// Appends the value of `Host` for the origin; for a tunnel always with the port.
     pub fn write_host(&self, out: &mut Vec<u8>) {
         self.origin.write_authority(out);
         if self.form == Form::Authority && self.origin.port == self.origin.scheme.default_port() {
@@ -98,23 +98,23 @@ impl Target {
     }
 }
 
-/// Finds the target of each request.
+/// Finds the targets of requests.
 #[derive(Debug)]
 pub struct Targets {
     routes: Routes,
 }
 
 impl Targets {
-    /// Prepares the routes; their order does not matter but between equals.
+    /// Prepares the routes for lookups; their order matters only between equals.
     pub fn new(routes: Vec<Route>) -> Targets {
         Targets { routes: Routes::new(routes) }
     }
 
-    /// Finds where a request is for.
+    /// Finds the target of a request. `came`: the way by which it came in.
     ///
     /// # Errors
-    /// 400 if its target or its `Host` makes no sense, 403 for an address in disguise, 404 if no route takes it, 421 if
-    /// it is for another origin than the tunnel that it came through.
+    /// 400 if its target or its `Host` is invalid, 403 for a disguised address, 404 if no route takes it, 421 if it is
+    /// for another origin than the tunnel in which it came.
     pub fn find(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Target, Refusal> {
         let target = head.target();
         if target.contains('#') {
@@ -141,8 +141,8 @@ impl Targets {
         }
     }
 
-    /// HTTP/2 has no origin-form: a request for a route looks like one for an origin (RFC 9113 §8.3.1). It is for a
-    /// route if one takes it, and if it names the scheme that it came by.
+    /// Finds a route for a request of HTTP/2, which has no origin-form: a request for a route looks like one for an
+    /// origin (RFC 9113 §8.3.1). It is for a route if one takes it, and if it names the scheme that it came by.
     fn routed_by_http2(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Option<Target>, Refusal> {
         if head.version() != Version::Http2 || self.routes.is_empty() {
             return Ok(None);
@@ -156,12 +156,12 @@ impl Targets {
         if !target[at..].starts_with('/') {
             return Ok(None);
         }
-        // What is wrong with the authority is for those to say who need it.
+        // An invalid authority is reported by the code that needs it.
         let Ok(authority) = Authority::read(&target[start..at]) else { return Ok(None) };
         self.routed(head, at, Some(authority), came)
     }
 
-    /// The route for the path that begins at `at` in the request's target.
+    /// Finds the route for the path that begins at `at` in the request's target.
     fn routed(
         &self,
         head: &RequestHead,
@@ -172,7 +172,7 @@ impl Targets {
         let Some(found) = self.routes.find(&head.target()[at..], host, came.default_port())? else { return Ok(None) };
         if found.cross_site == CrossSite::Refuse {
             if came.loopback && found.any_host && host.is_some_and(|host| may_be_rebound(&host.host())) {
-                // HTTP/2 asks a proxy in the same form.
+                // In HTTP/2 this may be a request to a forward proxy, which has the same form.
                 let is_proxys = head.version() == Version::Http2;
                 return if is_proxys { Ok(None) } else { Err(Refusal::Misdirected(REBOUND)) };
             }
@@ -199,8 +199,8 @@ impl Targets {
     }
 }
 
-/// The authority that a request names, as it stands there: before the path that begins at `at` in its target (HTTP/2), or
-/// in its Host.
+/// Authority that a request names, as received: before the path that begins at `at` in its target (HTTP/2), or in its
+/// Host.
 fn authority_field(head: &RequestHead, at: usize) -> Option<&[u8]> {
     match head.target()[..at].split_once("://") {
         Some((_, authority)) => Some(authority.as_bytes()),
@@ -215,8 +215,8 @@ fn only_options(head: &RequestHead) -> Result<(), Refusal> {
     Err(Refusal::BadTarget("the target \"*\" goes with OPTIONS only"))
 }
 
-/// A request that came through an opened tunnel: whatever it names must be what the tunnel was asked for, or one host
-/// could be reached in the name of another (RFC 9110 §7.4).
+/// Target of a request in an intercepted tunnel: every host that it names must be the tunnel's, or one host could be
+/// reached in the name of another (RFC 9110 §7.4).
 fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     let target = head.target();
     if head.method() == "CONNECT" {
@@ -251,7 +251,7 @@ fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
     check_host(head, Some(target))?;
     let authority = Authority::read(target).map_err(refused)?;
     let port = authority.port.ok_or(Refusal::BadTarget("CONNECT needs a port: CONNECT api.example:443"))?;
-    // What runs inside a tunnel is not known; what is opened is a plain TCP connection.
+    // The protocol inside a tunnel is unknown; the gateway dials a plain TCP connection.
     let origin = Origin { scheme: Scheme::Http, host: authority.shared_host(), port };
     Ok(Target {
         origin,
@@ -267,7 +267,7 @@ fn absolute(head: &RequestHead) -> Result<Target, Refusal> {
     let (scheme, start) = read_scheme(target)?;
     let end = target[start..].find(['/', '?']).map_or(target.len(), |at| start + at);
     let authority = &target[start..end];
-    // Host is overridden by the target, but must make sense all the same (RFC 9112 §3.2).
+    // The target overrides Host, which must be valid all the same (RFC 9112 §3.2).
     check_host(head, Some(authority))?;
     let authority = Authority::read(authority).map_err(refused)?;
     let origin =
@@ -275,14 +275,14 @@ fn absolute(head: &RequestHead) -> Result<Target, Refusal> {
     let prefix = match target.as_bytes().get(end) {
         Some(b'/') => Arc::default(),
         Some(_) => Arc::from("/"),
-        // RFC 9112 §3.2.4: without path and query, OPTIONS speaks of the whole server.
+        // Without path and query, OPTIONS is about the whole server (RFC 9112 §3.2.4).
         None if head.method() == "OPTIONS" => Arc::from("*"),
         None => Arc::from("/"),
     };
     Ok(Target { origin, form: Form::Absolute, prefix, rest: end..target.len(), locations: None })
 }
 
-/// The scheme, and where the authority begins.
+/// Parses the scheme; returns it with the start of the authority.
 fn read_scheme(target: &str) -> Result<(Scheme, usize), Refusal> {
     let Some((scheme, _)) = target.split_once("://") else {
         return Err(Refusal::BadTarget("the target is neither a whole URL (http://host/path) nor a path (/path)"));
@@ -303,7 +303,7 @@ fn read_scheme(target: &str) -> Result<(Scheme, usize), Refusal> {
     }
 }
 
-/// The rules for `Host` of RFC 9112 §3.2. `authority`: that of the target, if it has one.
+/// Checks `Host` by the rules of RFC 9112 §3.2. `authority`: that of the target, if it has one.
 fn check_host<'a>(head: &'a RequestHead, authority: Option<&str>) -> Result<Option<Authority<'a>>, Refusal> {
     let mut hosts = head.all(Name::Host);
     let Some(host) = hosts.next() else {
@@ -314,17 +314,17 @@ fn check_host<'a>(head: &'a RequestHead, authority: Option<&str>) -> Result<Opti
         };
     };
     if hosts.next().is_some() {
-        // Two readers may pick different ones, so nothing after this head is trusted either.
+        // Two servers may pick different ones, so nothing after this head is trusted either.
         return Err(Refusal::Malformed("there are several Host fields"));
     }
-    // An empty one says that the target has no authority (RFC 9110 §7.2).
+    // An empty Host means that the target has no authority (RFC 9110 §7.2).
     if host.is_empty() || authority.is_some_and(|authority| authority.as_bytes() == host) {
         return Ok(None);
     }
     let host = std::str::from_utf8(host).map_err(|_| Refusal::BadTarget("the Host field is not ASCII"))?;
     match Authority::read(host) {
         Ok(host) => Ok(Some(host)),
-        // What the target overrides is never resolved, whatever it is.
+        // The target overrides this host, so it is never resolved.
         Err(Fault::Disguised(_)) if authority.is_some() => Ok(None),
         Err(Fault::Malformed(_) | Fault::Disguised(_)) => {
             Err(Refusal::BadTarget("the Host field is not a host and a port"))
@@ -339,7 +339,7 @@ fn refused(fault: Fault) -> Refusal {
     }
 }
 
-/// Whether the `Via` of a request names a gateway of our name so often that it must run in circles (508).
+/// True if the `Via` of a request names so many gateways of our name that it must be in a loop (508).
 pub fn too_many_hops(head: &RequestHead) -> bool {
     let hops = head.all(Name::Via).flat_map(members).filter(|hop| {
         let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());

@@ -1,39 +1,39 @@
-//! Tasks that stay: each does one piece of work after the other, with the memory of the one before.
+//! Pool of reusable tasks: each does one piece of work after the other, and reuses its memory.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-/// The tasks of one kind on one thread. The owner spawns them; each asks for its next work here.
+/// Tasks of one kind on one thread. The owner spawns them; each polls for its next work here.
 pub struct TaskPool<W> {
     inner: RefCell<Inner<W>>,
     max_idle: usize,
 }
 
 struct Inner<W> {
-    /// What nobody has taken yet.
+    /// Work that no task has taken yet.
     work: VecDeque<W>,
-    /// Who has nothing to do, each by its number, once.
+    /// Idle tasks, each once, with their numbers.
     idle: Vec<(u64, Waker)>,
-    /// How many there have been.
+    /// Number of tasks spawned so far.
     spawned: u64,
-    /// Nothing comes any more.
+    /// No more work will be submitted.
     over: bool,
 }
 
-/// A task that is to be spawned, because all others are busy. Its number is its own.
+/// Number of a task that the owner must spawn, because all others are busy.
 #[must_use = "the work waits for it"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewTask(u64);
 
 impl<W> TaskPool<W> {
-    /// Nobody yet. Of those who have nothing to do at a time, `max_idle` are kept.
+    /// An empty pool, which keeps at most `max_idle` idle tasks.
     pub fn new(max_idle: usize) -> TaskPool<W> {
         let inner = Inner { work: VecDeque::new(), idle: Vec::new(), spawned: 0, over: false };
         TaskPool { inner: RefCell::new(inner), max_idle }
     }
 
-    /// Gives work to whoever has nothing to do, or asks for somebody new.
+    /// Queues work and wakes an idle task; returns the number of a task to spawn if there is none.
     pub fn submit(&self, work: W) -> Option<NewTask> {
         let mut inner = self.inner.borrow_mut();
         inner.work.push_back(work);
@@ -45,10 +45,12 @@ impl<W> TaskPool<W> {
         Some(NewTask(inner.spawned))
     }
 
-    /// The next work for somebody; `None` when there is none and nobody needs to wait for it.
+    /// Next work for a task; `None` if the task must end: there is no work, and the pool has enough idle tasks or is
+    /// closed.
     pub fn poll_take(&self, who: NewTask, cx: &Context<'_>) -> Poll<Option<W>> {
         let mut inner = self.inner.borrow_mut();
-        // It may have been polled for another reason than work, and whoever is busy or gone must not be called.
+        // Unregisters the task: it may have been polled for another reason, and a busy or ended task must not be woken
+        // for work.
         inner.idle.retain(|(idle, _)| *idle != who.0);
         if let Some(work) = inner.work.pop_front() {
             return Poll::Ready(Some(work));
@@ -60,7 +62,7 @@ impl<W> TaskPool<W> {
         Poll::Pending
     }
 
-    /// Lets those go who have nothing to do.
+    /// Closes the pool: idle tasks end, and so do busy ones after their work.
     pub fn end(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.over = true;

@@ -1,4 +1,4 @@
-//! Trailers of a body (RFC 9110 §6.5), kept in the form of the version that they came by until they are written.
+//! Trailers of a body (RFC 9110 §6.5), kept in the form of their version of HTTP until they are written.
 
 use http::HeaderMap;
 
@@ -9,16 +9,16 @@ use crate::wire::http2::{filter_trailers, read_trailers, write_trailers};
 #[derive(Debug, Default)]
 pub(super) enum Trailers<T> {
     #[default]
-    /// None, or none that are passed on.
+    /// None, or none to forward.
     None,
-    /// As HTTP/1.1 writes them, the empty line behind them included.
+    /// Bytes of HTTP/1.1, the empty line behind them included.
     Http1(T),
-    /// As the h2 crate has read them.
+    /// Fields as read by the h2 crate.
     Http2(HeaderMap),
 }
 
 impl Trailers<Vec<u8>> {
-    /// The same trailers, to be written once more.
+    /// Borrows the trailers, to write them once more.
     pub(super) fn borrowed(&self) -> Trailers<&[u8]> {
         match self {
             Trailers::None => Trailers::None,
@@ -29,7 +29,7 @@ impl Trailers<Vec<u8>> {
 }
 
 impl Trailers<&[u8]> {
-    /// A copy, for a body that is kept.
+    /// Copies the trailers, for a body that is kept.
     pub(super) fn to_owned(&self) -> Trailers<Vec<u8>> {
         match self {
             Trailers::None => Trailers::None,
@@ -38,7 +38,7 @@ impl Trailers<&[u8]> {
         }
     }
 
-    /// Ends a body with its trailers, where its framing has a place for them.
+    /// Ends a body with its trailers, if its framing has a place for them.
     pub(super) fn write(self, chunked: bool, to: &mut Conn) {
         if chunked {
             let out = to.out();

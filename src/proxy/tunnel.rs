@@ -1,4 +1,5 @@
-//! Tunnel relay: bytes both ways, of a CONNECT that is not intercepted or after a response 101. Counted once, as a whole.
+//! Tunnel relay: forwards bytes both ways, for a CONNECT that is not intercepted or after a response 101. Counted once,
+//! as a whole.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use super::tunnel_warnings::Unfit;
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
 
-/// Relays bytes both ways until both sides have ended (half-close is passed on), one breaks, or nothing has moved for
+/// Relays bytes both ways until both sides have ended (half-close is forwarded), one breaks, or nothing has moved for
 /// `[timeouts] tunnel_idle`.
 pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) {
     let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
@@ -38,7 +39,7 @@ pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: R
     let Relay { mut tunnel, .. } = relay;
     match end {
         End::Clean => {}
-        // A tunnel that broke must not look like one that ended.
+        // The caller must be able to tell a tunnel that broke from one that ended.
         End::Broken => {
             session.conn.stream.abort();
             tunnel.origin.stream.abort();
@@ -55,7 +56,7 @@ pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: R
     log.finish(session);
 }
 
-/// A tunnel in use.
+/// An open tunnel.
 struct Relay {
     tunnel: Box<Tunnel>,
     /// To the origin.
@@ -65,7 +66,7 @@ struct Relay {
 }
 
 impl Relay {
-    /// Number of bytes that have passed.
+    /// Number of bytes moved in both directions.
     fn moved(&self) -> u64 {
         self.out.bytes.moved.wrapping_add(self.back.bytes.moved)
     }
@@ -123,7 +124,7 @@ impl Direction {
         Direction { bytes: Body::new(Length::UntilClose, Length::UntilClose, false), closed: false }
     }
 
-    /// Ready when the last byte and the end behind it have been passed on, or will be when the connection is dropped.
+    /// Ready when the last byte and the end behind it have been forwarded, or will be when the connection is dropped.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -135,7 +136,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         std::task::ready!(self.bytes.poll_move(cx, from, to))?;
-        // The second end of a tunnel is the end of both connections: it needs no call of its own.
+        // The second end closes both connections: it needs no shutdown of its own.
         if !(other.closed && to.stream.closes_on_drop()) {
             std::task::ready!(to.stream.poll_shutdown(cx)).map_err(BodyError::Sink)?;
         }

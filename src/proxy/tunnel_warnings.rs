@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use super::claims::{Claims, Rules};
 use super::target::Origin;
 
-/// The most hosts that the log names: callers can ask for any number of names.
+/// Most hosts that the log names: callers can ask for any number of names.
 const MAX_HOSTS: usize = 1024;
 
-/// Hosts that were warned of already, for each kind of line.
+/// Hosts with a warning logged already, for each kind of warning.
 #[derive(Default)]
 pub(super) struct WarnedHosts {
     counted: HostSet,
@@ -18,8 +18,8 @@ pub(super) struct WarnedHosts {
 }
 
 impl WarnedHosts {
-    /// Warns once per host that a limit sees less of its tunnels than the operator may think: it names the host and counts
-    /// nothing of this tunnel, or counts the tunnel and not the requests in it.
+    /// Warns once per host that a limit sees less of its tunnels than the operator may think: either the limit names the
+    /// host but does not count this tunnel, or it counts the tunnel and not the requests inside.
     pub(super) fn warn_of_tunnel(&self, origin: &Origin, rules: &Rules, claims: &Claims) {
         let host = &*origin.host;
         if let Some(limit) = rules.passed_by(host, origin.port, claims) {
@@ -43,7 +43,7 @@ impl WarnedHosts {
     }
 }
 
-/// The reason that the first bytes of a tunnel do not pass.
+/// Reason for which the first bytes of a tunnel must not pass.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Unfit {
     #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]

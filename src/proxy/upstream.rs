@@ -1,17 +1,17 @@
-//! An upstream: the origin of a request and how far the request may reach. Connections are shared by what both are.
+//! Upstream: key of pooled connections, made of the origin and the reach of a request.
 
 use std::ops::Deref;
 
 use super::uri_origin::Origin;
 use crate::net::dial::Reach;
 
-/// Where connections lead and on whose word they were opened. Requests that may reach different addresses never share
-/// one: the addresses of a name are judged when it is dialled, and not when a kept connection is taken.
+/// Destination of connections, and the addresses that they may lead to. Requests with a different reach never share a
+/// connection: addresses are checked when a name is dialled, not when a kept connection is reused.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Upstream {
-    /// The server.
+    /// Server.
     pub(super) origin: Origin,
-    /// Which of its addresses may be dialled.
+    /// Addresses that may be dialled for it.
     pub(super) reach: Reach,
 }
 

@@ -1,10 +1,10 @@
-//! A URI origin (RFC 9110 §4.3.1): scheme, host and port, by which servers are told apart.
+//! URI origin (RFC 9110 §4.3.1): scheme, host and port, which identify a server.
 
 use std::sync::Arc;
 
 use super::host::{Authority, Fault};
 
-/// What is spoken to an origin.
+/// Protocol spoken to an origin.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scheme {
     /// HTTP over plain TCP.
@@ -14,7 +14,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// As it is written in a URL.
+    /// Scheme as written in a URL.
     pub fn name(self) -> &'static str {
         match self {
             Scheme::Http => "http",
@@ -22,7 +22,7 @@ impl Scheme {
         }
     }
 
-    /// The port that need not be written.
+    /// Port of a URL that names none.
     pub fn default_port(self) -> u16 {
         match self {
             Scheme::Http => 80,
@@ -34,19 +34,19 @@ impl Scheme {
 /// A server, as callers name it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
-    /// How it is spoken to.
+    /// Protocol.
     pub scheme: Scheme,
-    /// Lower case, without a final dot; IPv6 short and without brackets.
+    /// Host in lower case, without a final dot; IPv6 short and without brackets.
     pub host: Arc<str>,
-    /// Never 0.
+    /// Port, never 0.
     pub port: u16,
 }
 
 impl Origin {
-    /// The origin at an authority as people write it in a URL: `api.example`, `[::1]:8080`.
+    /// Parses an authority as people write it in a URL: `api.example`, `[::1]:8080`.
     ///
     /// # Errors
-    /// What is wrong with the authority, in words for the user.
+    /// A description of the mistake, for the user.
     pub fn at(scheme: Scheme, authority: &str) -> Result<Origin, &'static str> {
         let authority = Authority::read(authority).map_err(|fault| match fault {
             Fault::Malformed(why) | Fault::Disguised(why) => why,
@@ -54,7 +54,7 @@ impl Origin {
         Ok(Origin { scheme, host: authority.shared_host(), port: authority.port.unwrap_or(scheme.default_port()) })
     }
 
-    /// As in a URL: brackets around IPv6, a port only if it is not the scheme's own.
+    /// Appends the authority as in a URL: brackets around IPv6, a port only if it is not the scheme's default.
     pub fn write_authority(&self, out: &mut Vec<u8>) {
         let is_v6 = self.host.contains(':');
         if is_v6 {
@@ -70,7 +70,7 @@ impl Origin {
     }
 }
 
-/// Appends a port as it stands behind a host.
+/// Appends a port with the colon before it.
 pub(super) fn write_port(port: u16, out: &mut Vec<u8>) {
     out.push(b':');
     out.extend_from_slice(port.to_string().as_bytes());

@@ -1,4 +1,4 @@
-//! Wait for a permit: ends when the limiter decides or the caller hangs up, and dials a connection shortly before the turn.
+//! Wait for a permit: ends when the limiter decides or the caller hangs up; dials a connection shortly before the turn.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -18,23 +18,24 @@ use super::session::Session;
 use crate::gate::clock::Clock;
 use crate::gate::{Permit, Refused, Waiting};
 
-/// Time before a waiter's turn at which its connection is made ready: a TCP handshake over a continent and a TLS one on top.
+/// Time before a waiter's turn at which its connection is dialled: a TCP handshake across a continent, and a TLS
+/// handshake on top.
 const LEAD: Duration = Duration::from_millis(300);
 
-/// A permit, with the connection that was made ready during the wait for it.
+/// A permit, with the connection that was dialled during the wait.
 pub(super) struct Granted {
     pub(super) permit: Permit,
     pub(super) held: Option<OriginConn>,
 }
 
-/// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: of a request for which a connection is
-/// made ready before its turn; without one, none is.
+/// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: plan of the connection to dial
+/// before the turn; `None`: dial none.
 ///
 /// # Errors
-/// That the caller has hung up; or, with a permit, that its connection could not be dialled.
+/// [`Failure::CallerGone`]; or, with a permit granted, the refusal of a dial that failed.
 ///
 /// # Cancel safety
-/// Dropped, it leaves the queue.
+/// If the future is dropped, the request leaves the queue.
 pub(super) async fn wait(
     session: &mut Session,
     mut waiting: Waiting,
@@ -64,7 +65,8 @@ pub(super) async fn wait(
     }
     match (decision, preconnect.stage) {
         (Some(Ok(permit)), Stage::Connected(ready)) => Ok(Ok(Granted { permit, held: Some(ready) })),
-        // Its slot has come before its connection: the handshake goes on, and the slot counts as busy until the head is out.
+        // The permit was granted before the connection was ready: the dial continues, and the slot is taken until the
+        // head is out.
         (Some(Ok(permit)), Stage::Dialling(dialling)) => {
             let ready = session.unless_gone(dialling).await.ok_or(Failure::CallerGone)??;
             Ok(Ok(Granted { permit, held: Some(ready) }))
@@ -82,39 +84,39 @@ pub(super) async fn wait(
     }
 }
 
-/// Makes a connection ready for a waiter, [`LEAD`] before its turn.
+/// Dials a connection for a waiter, [`LEAD`] before its turn.
 struct Preconnect<'p> {
     stage: Stage,
     plan: Option<&'p Plan>,
-    /// True if a connection is pinned to the session for it: another would not do.
+    /// True if the session has a pinned connection for the request, which needs that one.
     is_pinned: bool,
     origins: Arc<OriginPool>,
     clock: Clock,
     /// Time that DNS, TCP and TLS may take.
     timeout: Duration,
-    /// Bounds the number of connections that are made ready at one time.
+    /// Right to dial ahead, which bounds the number of such dials.
     place: Option<PreconnectSlot>,
 }
 
-/// The connection of a waiter.
+/// State of a waiter's connection.
 enum Stage {
-    /// Its turn is far away: it holds nothing.
+    /// The turn is far away: nothing is dialled.
     Later(Pin<Box<Sleep>>),
     Dialling(Pin<Box<dyn Future<Output = Result<OriginConn, Refusal>> + Send>>),
     Connected(OriginConn),
-    /// It could not be dialled, or needs none before its turn.
+    /// The dial failed, or no connection is needed before the turn.
     Nothing,
 }
 
 impl<'p> Preconnect<'p> {
     fn new(session: &Session, plan: Option<&'p Plan>, waiting: &Waiting) -> Preconnect<'p> {
         let clock = session.worker.snapshot.gate.clock();
-        // Of a tunnel the origin counts the connection, so it is made in the slot.
+        // The origin counts the connection of a tunnel, so it is dialled within the slot.
         let plan = plan.filter(|plan| !plan.is_tunnel());
         let stage = match plan {
             None => Stage::Nothing,
             Some(_) => {
-                // Without a forecast it could be any moment.
+                // Without a forecast the turn could come at any moment.
                 let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
                 Stage::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin)))))
             }
@@ -131,7 +133,7 @@ impl<'p> Preconnect<'p> {
         }
     }
 
-    /// Brings the connection one step further.
+    /// Polls the connection.
     fn poll(&mut self, cx: &mut Context<'_>) {
         if let Stage::Later(sleep) = &mut self.stage {
             if sleep.as_mut().poll(cx).is_pending() {
@@ -142,7 +144,7 @@ impl<'p> Preconnect<'p> {
         if let Stage::Dialling(dialling) = &mut self.stage {
             match dialling.as_mut().poll(cx) {
                 Poll::Ready(Ok(ready)) => self.stage = Stage::Connected(ready),
-                // The request is refused for it only if the origin cannot be reached at its turn either.
+                // A failed dial refuses the request only if the origin cannot be reached at its turn either.
                 Poll::Ready(Err(_)) => self.stage = Stage::Nothing,
                 Poll::Pending => {}
             }

@@ -1,4 +1,4 @@
-//! What a request says of its own patience: `Prefer: wait` and `Priority`.
+//! Wait preferences of a request: `Prefer: wait` and `Priority`.
 
 use std::time::Duration;
 
@@ -6,13 +6,14 @@ use super::retry::seconds;
 use crate::gate::Patience;
 use crate::wire::{Name, RequestHead};
 
-/// How a request wants to be treated in line. What makes no sense is as if it were not there: both fields are wishes.
+/// Reads a request's preferences for its wait in the queue. Invalid values are ignored: both fields are only
+/// preferences.
 pub(super) fn of(head: &RequestHead) -> Patience {
     let plain = Patience::default();
     Patience { urgency: urgency(head).unwrap_or(plain.urgency), max_wait: max_wait(head), ..plain }
 }
 
-/// `Prefer: wait=N` (RFC 7240 §4.3), in seconds; a fraction is understood too. Of several the first counts (§2).
+/// `Prefer: wait=N` (RFC 7240 §4.3), in seconds; a fraction is accepted too. The first of several applies (§2).
 fn max_wait(head: &RequestHead) -> Option<Duration> {
     let (_, value) =
         head.all(Name::Prefer).flat_map(members).map(pair).find(|(name, _)| name.eq_ignore_ascii_case(b"wait"))?;
@@ -20,7 +21,7 @@ fn max_wait(head: &RequestHead) -> Option<Duration> {
     seconds(unquoted.unwrap_or(value))
 }
 
-/// `u` of Priority (RFC 9218 §4.1), 0 to 7. Of several the last counts (RFC 9651 §3.2).
+/// `u` of Priority (RFC 9218 §4.1), 0 to 7. The last of several applies (RFC 9651 §3.2).
 fn urgency(head: &RequestHead) -> Option<u8> {
     let (_, value) = head.all(Name::Priority).flat_map(members).map(pair).filter(|(name, _)| *name == b"u").last()?;
     match value {
@@ -29,7 +30,7 @@ fn urgency(head: &RequestHead) -> Option<u8> {
     }
 }
 
-/// The members of a list, separated by commas that do not stand in quotes.
+/// Members of a list, separated by commas outside of quotes.
 fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     split(value, b',')
 }

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-/// A line of the file that is allowed, and does less than it seems to.
+/// A setting that is allowed, but has less effect than it seems to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Warning {
-    /// The file, as it was named on the command line.
+    /// File, as named on the command line.
     pub file: String,
-    /// Counted from 1.
+    /// Line, counted from 1.
     pub line: usize,
-    /// Counted in characters, from 1.
+    /// Column in characters, counted from 1.
     pub column: usize,
-    /// The fault, in a sentence.
+    /// The mistake, as a sentence.
     pub message: String,
     /// The change that would be right.
     pub advice: String,

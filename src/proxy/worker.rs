@@ -1,5 +1,5 @@
-//! Worker: what one runtime serves its connections with, the configuration in force and a pool of connections to pool. After a
-//! reload, requests that begin take the next configuration; those that run keep theirs to the end.
+//! Worker: the configuration in force and the connection pool, as one runtime uses them. After a reload, requests that
+//! begin take the next configuration; running ones keep theirs to the end.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,30 +10,30 @@ use std::time::Duration;
 use super::pool::OriginPool;
 use super::snapshot::ConfigSnapshot;
 
-/// The proxy of the whole process.
+/// Configuration snapshot in force, for the whole process.
 pub struct CurrentSnapshot {
     snapshot: Mutex<Arc<ConfigSnapshot>>,
-    /// How many there have been: what a runtime looks at before each request.
+    /// Number of the snapshot; each runtime compares it before each request.
     version: AtomicU64,
 }
 
 impl CurrentSnapshot {
-    /// This one is the first.
+    /// Starts with the first snapshot.
     pub fn new(snapshot: ConfigSnapshot) -> Arc<CurrentSnapshot> {
         Arc::new(CurrentSnapshot { snapshot: Mutex::new(Arc::new(snapshot)), version: AtomicU64::new(0) })
     }
 
-    /// The one that is there now.
+    /// Snapshot in force.
     pub fn snapshot(&self) -> Arc<ConfigSnapshot> {
         self.read().0
     }
 
-    /// Number of the configuration in force; each reload increases it.
+    /// Number of the snapshot in force; each reload increases it.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Requests that begin from here on are carried by this one.
+    /// Puts a snapshot into force for requests that begin from now on.
     pub fn replace(&self, snapshot: ConfigSnapshot) {
         let mut place = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         *place = Arc::new(snapshot);
@@ -46,7 +46,7 @@ impl CurrentSnapshot {
     }
 }
 
-/// The proxy as one runtime sees it: with connections of its own to the pool.
+/// Handle of one runtime: a snapshot, and connections to origins of the runtime's own.
 #[derive(Clone)]
 pub struct Worker {
     pub(super) snapshot: Arc<ConfigSnapshot>,
@@ -55,7 +55,7 @@ pub struct Worker {
     runtime: Rc<RuntimeState>,
 }
 
-/// What all workers of a runtime are made from.
+/// State shared by all workers of a runtime.
 struct RuntimeState {
     current: Arc<CurrentSnapshot>,
     latest: RefCell<RuntimeSnapshot>,
@@ -69,7 +69,7 @@ struct RuntimeSnapshot {
 }
 
 impl Worker {
-    /// What one runtime serves its connections with; to be called inside it.
+    /// Makes the first worker of a runtime; must be called inside it.
     pub fn new(current: &Arc<CurrentSnapshot>) -> Worker {
         let latest = RuntimeSnapshot::of(current);
         let runtime = RuntimeState { current: Arc::clone(current), latest: RefCell::new(latest.clone()) };
@@ -77,12 +77,12 @@ impl Worker {
         Worker { snapshot, pool, version, runtime: Rc::new(runtime) }
     }
 
-    /// Which reading of the file it goes by.
+    /// Number of the snapshot that this worker uses.
     pub(super) fn version(&self) -> u64 {
         self.version
     }
 
-    /// Goes on with the proxy as it is now.
+    /// Changes to the snapshot in force.
     pub(super) fn refresh(&mut self) {
         if self.runtime.current.version.load(Ordering::Relaxed) == self.version {
             return;
@@ -105,7 +105,7 @@ impl RuntimeSnapshot {
     }
 }
 
-/// Closes idle connections to pool once a second, as long as their runtime has a use for them.
+/// Closes idle connections of the pool once a second, as long as a worker uses the pool.
 async fn reap(pool: Weak<OriginPool>) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     every_second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

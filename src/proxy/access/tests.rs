@@ -1,4 +1,4 @@
-//! Who is let in, and where to.
+//! Tests of the access rules: admitted callers, hosts and ports.
 
 use super::*;
 use crate::proxy::target::{Ingress, Targets};

@@ -1,4 +1,4 @@
-//! What lines say, what they never say, and what becomes of them when nobody reads.
+//! Tests of the access log: lines in each format, redaction, and a reader that has stopped.
 
 use std::io;
 use std::sync::Mutex;
@@ -145,7 +145,7 @@ fn an_odd_clock_still_gives_a_time() {
     assert!(Rfc3339(i128::MAX).to_string().starts_with("9999-12-3"));
 }
 
-/// An output whose every write waits for a word of the test, and then does what it says.
+/// Output of which each write waits for a result from the test, and returns it.
 struct Gated {
     written: Arc<Mutex<Vec<u8>>>,
     words: mpsc::Receiver<io::Result<()>>,
@@ -153,7 +153,7 @@ struct Gated {
 
 impl Write for Gated {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Once the test has gone, everything passes.
+        // After the test has dropped its end, every write succeeds.
         self.words.recv().unwrap_or(Ok(()))?;
         self.written.lock().expect("no panic").extend_from_slice(bytes);
         Ok(bytes.len())
@@ -195,7 +195,7 @@ fn all_that_was_handed_over_is_written_in_order() {
 #[test]
 fn what_finds_no_room_is_dropped_and_told() {
     let (log, written, say) = gated(Format::Json);
-    // The writer is stuck with the first batch, so that no more than what may wait finds room.
+    // The writer is stuck with the first batch, so that the queue fills up.
     let all = 3 * WAITING as u64;
     for _ in 0..all {
         log.write(record());

@@ -1,4 +1,4 @@
-//! Which requests claim which windows.
+//! Tests of rule lookup: the windows that requests claim.
 
 use std::collections::HashMap;
 

@@ -1,10 +1,10 @@
-//! Models of servers: the segments of the resource that each serves for a path, written from their documentation and
-//! checked against the servers named.
+//! Models of servers: the resource that each serves for a path, as decoded segments, written from the servers'
+//! documentation and checked against the servers themselves.
 
-/// The segments of a resource, decoded; `None`: the server answers 400, 404 or a redirect.
+/// Segments of a resource, decoded; `None`: the server answers 400, 404 or a redirect.
 pub(in super::super) type Resource = Option<Vec<Vec<u8>>>;
 
-/// A server, and what it makes of a path.
+/// Name of a server, and its mapping from path to resource.
 pub(in super::super) type Model = (&'static str, fn(&str) -> Resource);
 
 pub(in super::super) const ALL: [Model; 14] = [
@@ -43,7 +43,7 @@ enum Solidus {
     Decoded,
 }
 
-/// Every path of up to so many tokens.
+/// Every path of up to `most` tokens.
 pub(in super::super) fn paths(tokens: &[&str], most: u32) -> Vec<String> {
     let mut paths = vec![String::from("/")];
     let mut from = 0;
@@ -112,12 +112,12 @@ fn tomcat(path: &str, solidus: Solidus) -> Resource {
 }
 
 /// `http.ServeMux`, `http.FileServer`: `path.Clean` of `URL.Path`, which is decoded (pkg.go.dev/path#Clean,
-/// pkg.go.dev/net/url#URL). Here it is served where ServeMux would send the caller to the clean path.
+/// pkg.go.dev/net/url#URL). The model serves the clean path where ServeMux would redirect to it.
 fn go(path: &str) -> Resource {
     resolve(segments(&decode(path, &[])?), Merge::Yes, Above::Root)
 }
 
-/// `req.url` is matched as it is, segment by segment; what a parameter takes is decoded (expressjs.com/en/4x/api.html#router,
+/// `req.url` is matched as received, segment by segment; parameters are decoded (expressjs.com/en/4x/api.html#router,
 /// `strict`: a final slash makes no difference).
 fn express(path: &str) -> Resource {
     path.split('/').skip(1).map(|segment| decode(segment, &[])).collect()
@@ -134,8 +134,8 @@ fn django(path: &str) -> Resource {
     Some(segments(&decode(path, &[])?).map(<[u8]>::to_vec).collect())
 }
 
-/// The path state of the URL standard (url.spec.whatwg.org/#path-state): "\" is a slash, dots are followed also when they
-/// are encoded. Deno, Bun, Hono and workers match what `new URL(…).pathname` says, and decode parameters.
+/// The path state of the URL standard (url.spec.whatwg.org/#path-state): "\" is a slash, and encoded dots are resolved
+/// too. Deno, Bun, Hono and workers match the pathname of `new URL(…)`, and decode parameters.
 fn whatwg(path: &str) -> Resource {
     let path = path.replace('\\', "/");
     let path = decode_only(&path, |byte| byte == b'.')?;
@@ -154,7 +154,7 @@ fn iis(path: &str) -> Resource {
     resolve(segments(&decoded), Merge::Yes, Above::Root)
 }
 
-/// Undoes percent-encoding; `None` where it is broken, which all of these answer 400. With `b"u"` also "%uXXXX".
+/// Undoes percent-encoding; `None` where it is malformed, to which all of these answer 400. With `b"u"` also "%uXXXX".
 fn decode(text: &str, more: &[u8]) -> Option<Vec<u8>> {
     let bytes = text.as_bytes();
     let hex = |from: usize, to: usize| hex(text.get(from..to)?);
@@ -180,12 +180,12 @@ fn decode(text: &str, more: &[u8]) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// Of which `from_str_radix` alone would take a plus sign.
+/// Parses hexadecimal digits; `from_str_radix` alone would accept a plus sign.
 fn hex(digits: &str) -> Option<u32> {
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
 }
 
-/// Undoes the encoding of some characters only.
+/// Undoes the encoding of the bytes that `which` selects.
 fn decode_only(text: &str, which: impl Fn(u8) -> bool) -> Option<String> {
     let mut plain = String::new();
     let mut rest = text;
@@ -207,14 +207,14 @@ fn segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').skip(1)
 }
 
-/// What a `..` does that would leave the root.
+/// Treatment of a `..` that would leave the root.
 #[derive(Clone, Copy, PartialEq)]
 enum Above {
     Refused,
     Root,
 }
 
-/// Follows dots; a path that ends in a dot segment ends with a slash.
+/// Resolves dot segments; a path that ends in one ends with a slash.
 fn resolve<'a>(path: impl IntoIterator<Item = &'a [u8]>, merge: Merge, above: Above) -> Resource {
     let mut kept: Vec<Vec<u8>> = Vec::new();
     let mut is_open = false;

@@ -1,4 +1,4 @@
-//! How paths are read: by rule, and in comparison with models of servers.
+//! Tests of path readings: by rule, and in comparison with models of servers.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -9,11 +9,11 @@ fn all(path: &str) -> Vec<String> {
     Path::read(path).expect("few readings").readings().map(str::to_owned).collect()
 }
 
-/// What every path of the comparison is made of: all that some server reads otherwise than another.
+/// Tokens of which the compared paths are made: everything that servers read in different ways.
 const TOKENS: [&str; 16] =
     ["/", ".", "..", ";", "%", "2F", "%2F", "%5C", "\\", "%2e", "%3B", "%u002F", "*", "a", "v2", "|"];
 
-/// How a reading shows the resource that a server serves.
+/// Writes a resource in the form of a reading.
 fn reading_of(resource: &[Vec<u8>]) -> String {
     let mut shown = String::new();
     for segment in resource {
@@ -23,7 +23,7 @@ fn reading_of(resource: &[Vec<u8>]) -> String {
     if shown.is_empty() { "/".to_owned() } else { without_final_slash(&shown).to_owned() }
 }
 
-/// Fails if a server serves for this path what none of its readings names.
+/// Fails if a server serves a resource for this path that none of its readings names.
 fn check(path: &str) -> Result<(), String> {
     let Ok(read) = Path::read(path) else { return Err(format!("{path} has too many readings")) };
     for (server, model) in models::ALL {
@@ -58,7 +58,7 @@ proptest! {
     }
 }
 
-/// The reading of RFC 3986.
+/// Reading of RFC 3986.
 fn strict(path: &str) -> String {
     all(path).remove(0)
 }

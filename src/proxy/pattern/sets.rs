@@ -1,9 +1,9 @@
-//! Host patterns as sets: which covers which, and which have a host in common.
+//! Set relations of host patterns: one covers another, or both have a host in common.
 
 use super::{HostPattern, HostShape};
 
 impl HostPattern {
-    /// The port, if it matches one alone.
+    /// The port, if the pattern names one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }

@@ -1,4 +1,4 @@
-//! Which hosts and paths a pattern lets through, and which disguises it sees through.
+//! Tests of host and path patterns: matches, and disguised spellings.
 
 use super::*;
 
@@ -155,7 +155,7 @@ fn what_leaves_a_path_in_every_reading_is_not_counted_there() {
     for outside in ["/x/v2/../v1", "/V2", "/v1/v2", "/v%252", "/v2%", "/v2%zz", "/v2.", "/v2|x"] {
         assert!(!path("/v2/**", outside), "{outside}");
     }
-    // Express, Rails and Django follow no dots: a handler below /v2 gets the first, one below /v1 the second.
+    // Express, Rails and Django do not resolve dots: a handler below /v2 gets the first, one below /v1 the second.
     assert!(path("/v2/**", "/v2/../v1") && path("/v1/**", "/v2/../v1"));
 }
 

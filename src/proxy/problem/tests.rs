@@ -1,4 +1,4 @@
-//! Each refusal, as the caller gets it.
+//! Tests of refusals as responses: fields and problem documents.
 
 use super::super::serialize::{LocalResponse, write_local};
 use super::*;

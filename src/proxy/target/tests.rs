@@ -1,4 +1,4 @@
-//! Which requests have a target, and which; raw heads in, values out.
+//! Tests of targets: raw heads in, origins and paths out.
 
 use super::*;
 use crate::proxy::pattern::HostPattern;
@@ -7,7 +7,7 @@ fn head(line: &str, fields: &str) -> RequestHead {
     RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\n{fields}\r\n").as_bytes())
 }
 
-/// The found target, written as one line.
+/// Formats the found target as one line.
 fn found(targets: &Targets, line: &str, fields: &str) -> Result<String, Refusal> {
     let head = head(line, fields);
     let target = targets.find(&head, &Ingress::default())?;

@@ -19,17 +19,17 @@ use crate::proxy::metrics::Count;
 use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
 use crate::wire::http_client;
 
-/// The most spans in one request; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` has this default too.
+/// Most spans in one request; the default of `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
 const MAX_BATCH: usize = 512;
-/// The longest wait of a span for others of its batch: short enough for a person at a tracing UI.
+/// Longest wait of a span for others of its batch: short enough for a person at a tracing UI.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 /// Time for one address of the collector: connection, TLS handshake and answer.
 const ADDRESS_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(2) };
-/// Time for one batch, over all addresses of the collector and the lookup of its name; `OTEL_EXPORTER_OTLP_TIMEOUT` has this
-/// default too.
+/// Time for one batch, over all addresses of the collector and the lookup of its name; the default of
+/// `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reason why a batch was lost.
+/// Reason for the loss of a batch.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("its URL cannot be requested: {0}")]
@@ -50,7 +50,7 @@ enum Error {
     Status(StatusCode),
 }
 
-/// The text of what went wrong in the exchange.
+/// Text of an HTTP client error, for the log.
 fn reason(error: &http_client::Error) -> String {
     match error {
         http_client::Error::Broken(source) => source.to_string(),
@@ -65,11 +65,13 @@ pub(super) struct Exporter {
     runtime: Runtime,
     /// `None` for an `http://` endpoint.
     tls: Option<Connector>,
-    /// The address that took a batch last: it is tried first.
+    /// Address that took the last batch, tried first.
     preferred: Option<SocketAddr>,
 }
 
 impl Exporter {
+    /// Prepares the exporter, without a connection.
+    ///
     /// # Errors
     /// If the system gives no event loop, or there are no root certificates for an `https://` endpoint.
     pub(super) fn new(settings: Settings, clock: Clock) -> io::Result<Exporter> {
@@ -78,7 +80,7 @@ impl Exporter {
         Ok(Exporter { settings, clock, runtime, tls, preferred: None })
     }
 
-    /// Exports spans until the last sender is gone; adds those that are lost to `dropped`. Blocks the thread.
+    /// Exports spans until the last sender is gone; adds the lost ones to `dropped`. Blocks the thread.
     pub(super) fn run(mut self, spans: &Receiver<Span>, dropped: &Count) {
         let mut works = true;
         while let Ok(first) = spans.recv() {
@@ -88,7 +90,7 @@ impl Exporter {
                 Ok(()) => works = true,
                 Err(error) => {
                     (0..batch.len()).for_each(|_| dropped.add_one());
-                    // Once, until it works again.
+                    // Logged once, until a batch succeeds again.
                     if std::mem::replace(&mut works, false) {
                         let collector = format!("{}:{}", self.settings.host, self.settings.port);
                         tracing::warn!(collector, %error, "traces are lost");

@@ -1,7 +1,7 @@
-//! Distributed tracing: W3C trace context in, spans out to an OpenTelemetry collector (OTLP/HTTP, JSON).
+//! Distributed tracing: takes W3C trace context, and sends spans to an OpenTelemetry collector (OTLP/HTTP, JSON).
 //!
-//! A request that brings a context is traced if its sampled flag says so; of the others one in [`Settings::one_in`] is. The
-//! origin receives our span as the parent. Spans that find no room in the queue are dropped and counted: no request waits for
+//! A request with a context is traced if its sampled flag is set; of the others one in [`Settings::one_in`] is. The
+//! origin receives our span as the parent. Spans that find the queue full are dropped and counted: no request waits for
 //! the collector.
 
 mod exporter;
@@ -24,13 +24,13 @@ use crate::time::Time;
 use crate::tls::verify;
 use crate::wire::RequestHead;
 
-/// The most spans that wait for the exporter: a second's worth at 4000 traced requests/s, in some MiB.
+/// Most spans that wait for the exporter: a second's worth at 4000 traced requests/s, a few MiB.
 const MAX_QUEUED: usize = 4096;
 
-/// Field that carries the context (W3C Trace Context §3.2).
+/// Name of the field that carries the context (W3C Trace Context §3.2).
 pub(super) const TRACEPARENT: &str = "traceparent";
 
-/// Field that carries what vendors add to it (§3.3).
+/// Name of the field that carries vendors' additions to it (§3.3).
 const TRACESTATE: &str = "tracestate";
 
 /// The `[trace]` section: where spans go, and how many requests have one.
@@ -42,9 +42,9 @@ pub struct Settings {
     pub port: u16,
     /// Path that takes traces, ending in `/v1/traces`.
     pub path: String,
-    /// Certificates that the collector's own is verified by; `None`: it is spoken to without TLS.
+    /// Trust in the collector's certificate; `None`: plain HTTP.
     pub tls: Option<verify::Settings>,
-    /// Sampling: one in so many of the requests without a context is traced. At least 1.
+    /// Sampling: one in this number of requests without a context is traced. At least 1.
     pub one_in: u32,
 }
 
@@ -65,8 +65,8 @@ impl TraceContext {
         format!("00-{:032x}-{:016x}-01", self.trace, self.span)
     }
 
-    /// True if a caller's field must not be passed on: `traceparent` is replaced by ours, and `tracestate` belongs to a trace
-    /// that is not this one if the trace begins here.
+    /// True if a caller's field must not be forwarded: ours replaces `traceparent`; and if the trace begins here,
+    /// `tracestate` belongs to another trace.
     pub(super) fn replaces(&self, field: &[u8]) -> bool {
         field.eq_ignore_ascii_case(TRACEPARENT.as_bytes())
             || self.parent.is_none() && field.eq_ignore_ascii_case(TRACESTATE.as_bytes())
@@ -90,17 +90,17 @@ pub(super) struct Span {
     pub(super) status: u16,
     /// Names of the limits that counted it.
     pub(super) limits: Vec<Arc<str>>,
-    /// The party that refused it and the reason, as in the access log; `None`: the answer is the origin's.
+    /// Party that refused it and the reason, as in the access log; `None`: the response is the origin's.
     pub(super) refused: Option<(&'static str, &'static str)>,
 }
 
 /// Samples requests, and queues their spans for the exporter.
 pub(super) struct Tracer {
     one_in: u64,
-    /// Number of requests without a context.
+    /// Number of requests without a context so far.
     unsampled: AtomicU64,
     queue: SyncSender<Span>,
-    /// Number of spans that no collector took.
+    /// Number of spans lost: the queue was full, or the collector did not take them.
     pub(super) dropped: Arc<Count>,
 }
 
@@ -117,7 +117,7 @@ impl Tracer {
         Ok(Arc::new(Tracer { one_in: u64::from(settings.one_in.max(1)), unsampled: AtomicU64::new(0), queue, dropped }))
     }
 
-    /// Decides on a request; returns its context if it is traced.
+    /// Decides whether a request is traced; returns its context if so.
     pub(super) fn sample(&self, head: &RequestHead) -> Option<TraceContext> {
         let (trace, parent) = match head.find(TRACEPARENT).map(parse) {
             Some(Some((trace, parent, true))) => (Some(trace), Some(parent)),
@@ -132,7 +132,7 @@ impl Tracer {
         SystemRandom::new().fill(&mut random).ok()?;
         let (new_trace, span) = random.split_at(16);
         let number = |bytes: &[u8]| bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
-        // All zeros are no identifier (§3.2.2.3, §3.2.2.4).
+        // Zero is no valid identifier (§3.2.2.3, §3.2.2.4).
         let span = (number(span) as u64).max(1);
         Some(TraceContext { trace: trace.unwrap_or_else(|| number(new_trace).max(1)), parent, span })
     }

@@ -51,7 +51,7 @@ fn encode_one(span: &Span, unix_nanos: &impl Fn(Time) -> String) -> Vec<Value> {
         "startTimeUnixNano": unix_nanos(span.started),
         "endTimeUnixNano": unix_nanos(span.ended),
         "attributes": attributes,
-        // A server's span is an error if the status is 5xx (OpenTelemetry semantic conventions for HTTP spans, "Status").
+        // A server span has an error status for 5xx (OpenTelemetry semantic conventions for HTTP spans, "Status").
         "status": if span.status >= 500 { json!({ "code": ERROR }) } else { json!({}) },
     });
     if let Some(parent) = span.context.parent {
