@@ -126,8 +126,8 @@ fn a_tunnel_takes_a_slot() {
 
 #[test]
 fn what_a_limit_does_not_see_of_tunnels_is_said_once_per_host() {
-    const AS_A_WHOLE: &str = "a limit counts its tunnels, not the requests in them";
-    const NOTHING: &str = "a limit counts nothing of its tunnels";
+    const AS_A_WHOLE: &str = "a limit counts tunnels to this host, not the requests in them";
+    const NOTHING: &str = "a limit names this host but does not count its tunnels";
     let origin = echo();
     let told = |toml: &str, expected: Option<&str>| {
         let gateway = Gateway::start(&(toml.to_owned() + &ports(&[&origin])));

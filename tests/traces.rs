@@ -102,7 +102,7 @@ fn refusals_are_told_too_and_a_collector_that_is_gone_disturbs_nobody() {
 
     let gone = Gateway::start(&format!("{UNLIMITED}[trace]\notlp = \"http://127.0.0.1:{}\"\n", DeadPort::new().port()));
     assert_eq!(gone.get(&origin.url("/")).status, 200);
-    eventually("it is said", || gone.stderr().contains("traces are lost"));
+    eventually("it is said", || gone.stderr().contains("cannot export traces; they are dropped"));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_collector_with_tls_receives_spans_if_it_can_prove_its_name() {
     assert_eq!(eventually_told(&spans, 1)[0]["traceId"], TRACE);
     let doubting = Gateway::start(&rules);
     assert_eq!(traced(&doubting, &origin, "01").status, 200);
-    eventually("the loss is logged", || doubting.stderr().contains("traces are lost"));
+    eventually("the loss is logged", || doubting.stderr().contains("cannot export traces; they are dropped"));
     assert!(doubting.stderr().contains("certificate"), "{}", doubting.stderr());
     assert_eq!(spans.lock().unwrap().len(), 1);
 }

@@ -133,7 +133,7 @@ impl Access {
         let is_open = named.with_port || self.allow_ports.contains(&port);
         if target.form != Form::Authority && !is_open && blocked_ports::is_bad(port) {
             return Err(Refusal::Denied(
-                "the port is one of another protocol, to which browsers send nothing either; a limit on \"host:port\" opens it, or [access] allow_ports",
+                "the port belongs to another protocol, and browsers block it too; allow it by a limit on \"host:port\" or in [access] allow_ports",
             ));
         }
         if !self.lists(named) {

@@ -111,7 +111,7 @@ impl AccessLog {
         };
         let started = thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&from_callers));
         if let Err(error) = started {
-            tracing::error!(%error, "the access log is off: its thread cannot be started");
+            tracing::error!(%error, "cannot start the thread of the access log; the log is off");
             return AccessLog { hand_over: None };
         }
         AccessLog { hand_over: Some(HandOver { to_writer, dropped, clock }) }

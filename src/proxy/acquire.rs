@@ -138,7 +138,7 @@ fn check_site(session: &Session) -> Result<(), Refusal> {
         && name.is_some_and(|name| may_be_rebound(&name.host()))
     {
         return Err(Refusal::Misdirected(
-            "on loopback, permits are asked for at an address or localhost alone, so that no web page gets here by a \
+            "on loopback, permits are requested at an address or localhost only, so that no web page gets here by a \
              name that leads here (DNS rebinding)",
         ));
     }

@@ -59,7 +59,7 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
     let head = &session.head;
     let length = framing::of_request(head).map_err(|error| Refusal::Malformed(error.0))?;
     if header_rules::has_too_many_options(head) {
-        return Err(Refusal::Malformed("Connection has more members than make sense"));
+        return Err(Refusal::Malformed("Connection has too many members"));
     }
     if header_rules::connection_names_end_to_end(head).is_some() {
         return Err(Refusal::Malformed("Connection names a field that is meant for the origin"));

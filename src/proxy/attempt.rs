@@ -272,7 +272,7 @@ fn write(
         None => serialize::send_request(&session.head, &plan.target, plan.outgoing, conn)?,
     }
     let gathered = body.gather(&mut session.conn, conn);
-    gathered.map_err(|_| Refusal::Malformed("the request's content is broken").into())
+    gathered.map_err(|_| Refusal::Malformed("the request's chunks are malformed").into())
 }
 
 /// True if the whole body is buffered; it is then kept for the next sending.

@@ -91,7 +91,7 @@ impl Rules {
                 Ok(Some(counted)) => counted,
                 Ok(None) => continue,
                 Err(refusal) if rule.dry_run => {
-                    tracing::debug!(limit = &*rule.name, %peer, reason = refusal.note(), "a dry run cannot count a request");
+                    tracing::debug!(limit = &*rule.name, %peer, reason = refusal.note(), "a limit in dry_run cannot count a request");
                     continue;
                 }
                 Err(refusal) => return Err(refusal),

@@ -43,7 +43,7 @@ pub(super) async fn run(
     log.status = session.response.status();
     if session.response.status() == 101 {
         if !plan.outgoing.upgrade {
-            return Err(Refusal::ProtocolError("the origin switched to a protocol that nobody asked for").into());
+            return Err(Refusal::ProtocolError("the origin switched to a protocol that was not requested").into());
         }
         let (length, pinned) = (Length::Empty, false);
         let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations, pinned };

@@ -83,7 +83,7 @@ pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, s
     let handshake = H2CallerConn::handshake(session.conn.take_stream());
     let conn = match session.deadline.run(handshake).await {
         Some(Ok(conn)) => conn,
-        Some(Err(error)) => return tracing::debug!(peer = %session.peer, %error, "HTTP/2 did not begin"),
+        Some(Err(error)) => return tracing::debug!(peer = %session.peer, %error, "HTTP/2 handshake failed"),
         None => return,
     };
     let Session { deadline, .. } = session;
@@ -158,7 +158,7 @@ impl H2Server<'_> {
             }
             let polled = self.conn.poll_request(cx);
             if self.stage != Stage::Over && self.is_abusive() {
-                tracing::debug!(peer = %self.common.peer, "an HTTP/2 connection makes nothing but noise, and is ended");
+                tracing::debug!(peer = %self.common.peer, "HTTP/2 connection closed: too many resets, settings or pings");
                 self.conn.kick();
                 self.deadline.set(GOAWAY_TIMEOUT);
                 self.stage = Stage::Over;
@@ -167,7 +167,7 @@ impl H2Server<'_> {
             match polled {
                 Poll::Ready(Some(Ok(request))) => return Poll::Ready(Some(request)),
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(peer = %self.common.peer, %error, "an HTTP/2 connection broke");
+                    tracing::debug!(peer = %self.common.peer, %error, "HTTP/2 connection failed");
                     return Poll::Ready(None);
                 }
                 Poll::Ready(None) => return Poll::Ready(None),

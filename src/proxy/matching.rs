@@ -203,7 +203,7 @@ impl<'a> Request<'a> {
         };
         let Some(value) = self.field(rule, name)? else { return Ok(1) };
         rule.stated_cost(&value).inspect_err(|_| {
-            tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states no valid cost");
+            tracing::debug!(limit = &*rule.name, peer = %self.peer, "a request states an invalid cost");
         })
     }
 }

@@ -178,7 +178,7 @@ impl PathPattern {
             return wrong("it is matched without the query, so it may hold no \"?\" and no \"#\"");
         }
         if let Some(odd) = text.chars().find(|char| !char.is_ascii_graphic()) {
-            return wrong(&format!("{odd:?} never stands in a request's path as such; write it percent-encoded (%20)"));
+            return wrong(&format!("{odd:?} is never raw in a request's path; write it percent-encoded (%20)"));
         }
         let text = path::of_pattern(text);
         let is_mixed = |segment: &str| segment.contains("**") && segment != "**";

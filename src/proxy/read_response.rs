@@ -46,7 +46,7 @@ impl From<http2::StreamFailure> for NoResponse {
                 failure.and_then(|error| of_tls_alert(&error)).unwrap_or(NoResponse::ConnectionLost)
             }
             http2::StreamFailure::Reset => Refusal::ConnectionTerminated.into(),
-            http2::StreamFailure::ProtocolViolation => Refusal::ProtocolError("it does not keep to HTTP/2").into(),
+            http2::StreamFailure::ProtocolViolation => Refusal::ProtocolError("it violates HTTP/2").into(),
         }
     }
 }
@@ -148,7 +148,7 @@ impl HeadReader {
                 match response.read(input) {
                     // HTTP/2 has no Connection field (RFC 9113 §8.2.2).
                     Ok(Some(_)) if header_rules::has_too_many_options(response) => {
-                        let why = "its Connection has more members than make sense";
+                        let why = "its Connection has too many members";
                         return Poll::Ready(Err(Refusal::ProtocolError(why).into()));
                     }
                     Ok(Some(length)) => {
@@ -198,7 +198,7 @@ impl HeadReader {
         }
         self.interim += 1;
         if self.interim > MAX_INTERIM {
-            return Err(Refusal::ProtocolError("it sends interim responses without end").into());
+            return Err(Refusal::ProtocolError("it sends too many interim responses").into());
         }
         if self.version > Version::Http10 {
             serialize::send_interim(response, self.version, caller)

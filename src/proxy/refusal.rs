@@ -233,11 +233,11 @@ impl Refusal {
                 return format!("The limit {limit:?} cannot tell how to count the request: {why}.").into();
             }
             Refusal::Malformed(why) => return format!("The request is not well-formed HTTP: {why}.").into(),
-            Refusal::BadTarget(why) => return format!("The request's target makes no sense: {why}.").into(),
+            Refusal::BadTarget(why) => return format!("The request's target is not valid: {why}.").into(),
             Refusal::Denied(why) => return format!("The gateway does not allow this: {why}.").into(),
             Refusal::Misdirected(why) => return format!("The request is for a host that is not served here: {why}.").into(),
             Refusal::Unsupported(why) => return format!("The gateway does not do this: {why}.").into(),
-            Refusal::ProtocolError(why) => return format!("The origin answered with what is not well-formed HTTP: {why}.").into(),
+            Refusal::ProtocolError(why) => return format!("The origin's response is not well-formed HTTP: {why}.").into(),
             Refusal::Certificate(why) => return format!("The origin's certificate is not valid: {why}. If it is of an authority of your own, name that in [tls] trust.").into(),
             Refusal::TlsError(why) => return format!("TLS with the origin failed: {why}.").into(),
             Refusal::HeadTooLarge => "The request's header fields are too large or too many. Cookies are the usual cause.",
@@ -247,7 +247,7 @@ impl Refusal {
             Refusal::Expectation => {
                 "The only expectation that HTTP knows is 100-continue. Leave the Expect field out, or mend it."
             }
-            Refusal::AddressDenied => "The host leads to an address that the gateway must not call: a private one, one of [access] deny_addresses, or that of a cloud's metadata service. A limit that names the host (not by a wildcard) opens a private one, and so does [access] allow_addresses.",
+            Refusal::AddressDenied => "The host leads to an address that the gateway must not call: a private one, one of [access] deny_addresses, or that of a cloud's metadata service. A private one is allowed by a limit that names the host (not by a wildcard), or by [access] allow_addresses.",
             Refusal::Unauthorized => "The gateway wants a user name and password that it knows. Put them into the proxy URL, such as http://name:password@gateway:8080; `lockgate user add NAME` makes new ones.",
             Refusal::TooManyTries { .. } => "Too many wrong passwords came from your address. Mend the proxy URL, then wait as long as Retry-After says.",
             Refusal::NoRoute => "No route takes this host and path. To use the gateway as a forward proxy, set HTTP_PROXY and HTTPS_PROXY to its address; to use it as a base URL, add a [[route]] to proxy.toml.",
@@ -338,21 +338,21 @@ fn limited(limit: &str, why: RefusalReason, retry_after: Duration, exact: bool) 
         RefusalReason::TooLong => format!(
             "The limit {limit:?} has no slot within the time that the request may wait (max_wait, or Prefer: wait). {again}"
         ),
-        RefusalReason::QueueFull => {
-            format!("As many requests wait for the limit {limit:?} as may wait (max_waiting). {again}")
-        }
+        RefusalReason::QueueFull => format!("The queue of the limit {limit:?} is full (max_waiting). {again}"),
         RefusalReason::TimedOut => {
             format!("The request waited for the limit {limit:?} as long as it may (max_wait, or Prefer: wait). {again}")
         }
-        RefusalReason::TooManyKeys => format!("The limit {limit:?} counts as many keys as it may at one time. {again}"),
+        RefusalReason::TooManyKeys => {
+            format!("The limit {limit:?} counts the most keys that it may at one time. {again}")
+        }
         RefusalReason::StoreLost => {
             format!(
-                "The limit {limit:?} is counted in a store that cannot be reached, so nobody knows what is free. {again}"
+                "The limit {limit:?} is counted in a store that cannot be reached, so its free slots are unknown. {again}"
             )
         }
         RefusalReason::Unwritten => {
             format!(
-                "The gateway cannot write down what the limit {limit:?} counts, and lets nothing go unwritten. {again}"
+                "The gateway cannot save the counts of the limit {limit:?}, and grants no slots without that. {again}"
             )
         }
         RefusalReason::CostTooHigh => {

@@ -110,7 +110,7 @@ impl RequestLog {
 
     /// Records that the tunnel is intercepted.
     pub(super) fn intercepted(&mut self) {
-        self.note = Some("opened".into());
+        self.note = Some("intercepted".into());
     }
 
     /// Records that the tunnel could not be intercepted, and has ended.

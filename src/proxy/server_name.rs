@@ -99,7 +99,7 @@ impl Guard {
         let target = Target { origin, form: Form::Authority, prefix: Arc::default(), rest: 0..0, locations: None };
         let named = snapshot.named_hosts.look_up(&target);
         let why = if snapshot.intercepts(&target.origin) {
-            "[tls] intercept has its tunnels opened"
+            "[tls] intercept intercepts its tunnels"
         } else if !snapshot.access.lists(named) {
             "no limit names it, and [access] unlisted_hosts is \"deny\""
         } else if snapshot.access.admit_opaque(named).is_err() {
@@ -114,7 +114,7 @@ impl Guard {
             if may {
                 return None;
             }
-            "a limit names it that this tunnel was not counted for"
+            "a limit that names it did not count this tunnel"
         };
         Some(Unfit::Name { name, why })
     }

@@ -36,10 +36,10 @@ pub enum Error {
     #[error("no root certificates can be read")]
     Roots(#[source] std::io::Error),
     /// The exporter of traces could not be started.
-    #[error("traces cannot be told")]
+    #[error("the exporter of traces cannot be started")]
     Traces(#[source] std::io::Error),
     /// Tunnels could not be intercepted.
-    #[error("the authority for opened tunnels cannot be used")]
+    #[error("the authority for intercepted tunnels cannot be used")]
     Authority(#[from] ca::Error),
     /// TLS with callers would be impossible.
     #[error("the certificate for callers cannot be used")]

@@ -19,12 +19,12 @@ use crate::wire::{Name, RequestHead, Version, members};
 const MAX_HOPS: usize = 3;
 
 /// Remedy for a request with a Host that a web page may have chosen.
-const REBOUND: &str = "on loopback, a route without a host of its own takes requests for an address or localhost alone, so that no \
+const REBOUND: &str = "on loopback, a route without a host of its own takes requests for an address or localhost only, so that no \
     web page gets here by a name that leads here (DNS rebinding). Give the [[route]] this host, or cross_site = \"allow\"";
 const CROSS_SITE: &str =
     "a web page of another site asks for it. If that is meant, give the [[route]] cross_site = \"allow\"";
 const OTHER_THAN_CONNECT: &str =
-    "it is another one than the CONNECT that opened the tunnel was for. Open a tunnel to that host";
+    "it differs from the host of the CONNECT that opened the tunnel. Open a tunnel to that host";
 
 /// Way by which a request came in.
 #[derive(Clone, Copy, Debug, Default)]
@@ -220,7 +220,7 @@ fn only_options(head: &RequestHead) -> Result<(), Refusal> {
 fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     let target = head.target();
     if head.method() == "CONNECT" {
-        return Err(Refusal::BadTarget("a tunnel that the gateway looks into cannot lead to another tunnel"));
+        return Err(Refusal::BadTarget("an intercepted tunnel cannot contain another tunnel"));
     }
     if !target.starts_with('/') && target != "*" {
         let found = absolute(head)?;
@@ -246,7 +246,7 @@ fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
 fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
     let target = head.target();
     if target.contains(['/', '?']) || target == "*" {
-        return Err(Refusal::BadTarget("CONNECT takes a host and a port alone: CONNECT api.example:443"));
+        return Err(Refusal::BadTarget("CONNECT takes only a host and a port: CONNECT api.example:443"));
     }
     check_host(head, Some(target))?;
     let authority = Authority::read(target).map_err(refused)?;

@@ -81,7 +81,7 @@ mod tests {
         let first = pool.submit("one").unwrap();
         assert_eq!(pool.poll_take(first, &cx), Poll::Ready(Some("one")));
         let second = pool.submit("two").unwrap();
-        assert_eq!(pool.poll_take(first, &cx), Poll::Ready(Some("two")), "whoever comes first takes it");
+        assert_eq!(pool.poll_take(first, &cx), Poll::Ready(Some("two")), "the first task to poll takes it");
         assert!(pool.poll_take(second, &cx).is_pending());
         assert_eq!(pool.submit("three"), None);
         assert_eq!(pool.poll_take(second, &cx), Poll::Ready(Some("three")));
@@ -92,7 +92,7 @@ mod tests {
         let pool = TaskPool::<()>::new(1);
         let cx = Context::from_waker(Waker::noop());
         assert!(pool.poll_take(NewTask(1), &cx).is_pending());
-        assert!(pool.poll_take(NewTask(1), &cx).is_pending(), "who asks twice is there once");
+        assert!(pool.poll_take(NewTask(1), &cx).is_pending(), "a task that polls twice is registered once");
         assert_eq!(pool.poll_take(NewTask(2), &cx), Poll::Ready(None));
         pool.end();
         assert_eq!(pool.poll_take(NewTask(1), &cx), Poll::Ready(None));

@@ -24,10 +24,17 @@ impl WarnedHosts {
         let host = &*origin.host;
         if let Some(limit) = rules.passed_by(host, origin.port, claims) {
             if self.uncounted.is_new(host) {
-                tracing::warn!(host, %limit, "a limit counts nothing of its tunnels; [tls] intercept opens them");
+                tracing::warn!(
+                    host,
+                    %limit,
+                    "a limit names this host but does not count its tunnels; intercept them with [tls] intercept"
+                );
             }
         } else if !claims.claims.is_empty() && self.counted.is_new(host) {
-            tracing::warn!(host, "a limit counts its tunnels, not the requests in them; [tls] intercept opens them");
+            tracing::warn!(
+                host,
+                "a limit counts tunnels to this host, not the requests in them; intercept them with [tls] intercept"
+            );
         }
     }
 
@@ -48,7 +55,7 @@ impl WarnedHosts {
 pub(super) enum Unfit {
     #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
     Name { name: String, why: &'static str },
-    #[error("the caller began TLS in a way that cannot be read")]
+    #[error("the caller sent a malformed TLS ClientHello")]
     Unreadable,
 }
 

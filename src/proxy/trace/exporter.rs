@@ -93,7 +93,7 @@ impl Exporter {
                     // Logged once, until a batch succeeds again.
                     if std::mem::replace(&mut works, false) {
                         let collector = format!("{}:{}", self.settings.host, self.settings.port);
-                        tracing::warn!(collector, %error, "traces are lost");
+                        tracing::warn!(collector, %error, "cannot export traces; they are dropped");
                     }
                 }
             }
