@@ -21,7 +21,7 @@ use crate::net::listen::Listener;
 use crate::net::listener_stats::{ListenerStats, RejectReason};
 use crate::proxy::metrics::Metrics;
 use crate::proxy::task_pool::{NewTask, TaskPool};
-use crate::proxy::{CurrentSnapshot, Server, Shared, Worker};
+use crate::proxy::{ConnectionServer, CurrentSnapshot, Shared, Worker};
 
 /// Maximum number of idle tasks that each worker keeps for the next connections, some 5 KiB each. Measured: a new task takes
 /// 2 of the 100 µs that a short connection takes.
@@ -227,7 +227,7 @@ impl LocalQueue {
 
 /// Loop of a task: registers a connection with the runtime, serves it until it is closed, and takes the next one.
 async fn serve_loop(queue: Rc<LocalQueue>, task: NewTask) {
-    let mut server = Server::new(queue.worker.clone());
+    let mut server = ConnectionServer::new(queue.worker.clone());
     while let Some(conn) = poll_fn(|cx| queue.tasks.poll_take(task, cx)).await {
         let AcceptedConn { stream, peer, listener, load, guard, token } = conn;
         match tokio::net::TcpStream::from_std(stream) {

@@ -18,12 +18,12 @@ use tokio::sync::Semaphore;
 use crate::net::prefix::Ipv6Prefix;
 use crate::time::Time;
 
-/// Number of wrong passwords that an address may send within [`SPAN`]; those verified at the same moment come on top. More
-/// than a person mistypes, too few to guess one.
+/// Number of wrong passwords that an address may send within [`FAILURE_SPAN`]; those verified at the same moment come on
+/// top. More than a person mistypes, too few to guess one.
 const MAX_FAILURES: usize = 5;
 
 /// Time for which a wrong password counts against its address.
-const SPAN: Duration = Duration::from_secs(60);
+const FAILURE_SPAN: Duration = Duration::from_secs(60);
 
 /// Number of addresses with remembered failures, below a MiB together. When more send wrong passwords, an arbitrary
 /// one of them is forgotten.
@@ -40,7 +40,7 @@ const MAX_WAITING: usize = 1024;
 const MAX_CREDENTIALS: usize = 1024;
 
 /// Number of bytes of a password that bcrypt reads.
-const BCRYPT_KEY: usize = 72;
+const BCRYPT_KEY_BYTES: usize = 72;
 
 /// Base64 with or without padding, which means the same.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -144,7 +144,7 @@ impl Passwords {
         let addr: AddrKey = self.ipv6_prefix.block(peer);
         self.cache.failures().check(addr, cred, now())?;
         let permit = {
-            let _waiting = WaitGuard::begin(&self.waiting).ok_or(LoginError::Overloaded)?;
+            let _waiting = QueuedVerification::begin(&self.waiting).ok_or(LoginError::Overloaded)?;
             Arc::clone(&self.in_progress).acquire_owned().await.map_err(|_| LoginError::Overloaded)?
         };
         // A fleet of callers that starts sends the same credentials a thousand times; the first result is valid for all
@@ -188,17 +188,17 @@ impl AuthCache {
 }
 
 /// Counts one password that waits for its verification.
-struct WaitGuard<'a>(&'a AtomicUsize);
+struct QueuedVerification<'a>(&'a AtomicUsize);
 
-impl WaitGuard<'_> {
+impl QueuedVerification<'_> {
     /// Returns `None` if [`MAX_WAITING`] wait already.
-    fn begin(count: &AtomicUsize) -> Option<WaitGuard<'_>> {
-        let guard = WaitGuard(count);
+    fn begin(count: &AtomicUsize) -> Option<QueuedVerification<'_>> {
+        let guard = QueuedVerification(count);
         (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(guard)
     }
 }
 
-impl Drop for WaitGuard<'_> {
+impl Drop for QueuedVerification<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -219,7 +219,7 @@ fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Password as bcrypt reads it: with a NUL behind it, repeated up to 72 bytes. Passwords that agree in these are equal.
-fn bcrypt_key(password: &[u8]) -> [u8; BCRYPT_KEY] {
+fn bcrypt_key(password: &[u8]) -> [u8; BCRYPT_KEY_BYTES] {
     let mut bytes = password.iter().chain(&[0]).cycle();
     std::array::from_fn(|_| bytes.next().copied().unwrap_or(0))
 }
@@ -227,7 +227,7 @@ fn bcrypt_key(password: &[u8]) -> [u8; BCRYPT_KEY] {
 /// Address that failures count against: one of IPv4, or a block of IPv6.
 type AddrKey = IpNet;
 
-/// Wrong passwords of the last [`SPAN`].
+/// Wrong passwords of the last [`FAILURE_SPAN`].
 #[derive(Debug, Default)]
 struct Failures {
     /// Failures by address, the oldest first.
@@ -239,20 +239,20 @@ impl Failures {
     /// password does not lock out the others at its address.
     fn check(&mut self, addr: AddrKey, cred: CredHash, now: Time) -> Result<(), LoginError> {
         let Some(failures) = self.by_addr.get_mut(&addr) else { return Ok(()) };
-        failures.retain(|(_, at)| now.since(*at) < SPAN);
+        failures.retain(|(_, at)| now.since(*at) < FAILURE_SPAN);
         if failures.iter().any(|(wrong, _)| *wrong == cred) {
             return Err(LoginError::InvalidCredentials);
         }
         // The next attempt is due when fewer than MAX_FAILURES are left.
         match failures.len().checked_sub(MAX_FAILURES).and_then(|index| failures.get(index)) {
-            Some((_, at)) => Err(LoginError::TooManyFailures { retry_after: (*at + SPAN).since(now) }),
+            Some((_, at)) => Err(LoginError::TooManyFailures { retry_after: (*at + FAILURE_SPAN).since(now) }),
             None => Ok(()),
         }
     }
 
     fn add(&mut self, addr: AddrKey, cred: CredHash, now: Time) {
         if self.by_addr.len() >= MAX_ADDRESSES {
-            self.by_addr.retain(|_, failures| failures.last().is_some_and(|(_, at)| now.since(*at) < SPAN));
+            self.by_addr.retain(|_, failures| failures.last().is_some_and(|(_, at)| now.since(*at) < FAILURE_SPAN));
         }
         if self.by_addr.len() >= MAX_ADDRESSES
             && let Some(any) = self.by_addr.keys().next().copied()

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::blocked_ports;
 use super::metrics::Metrics;
-use super::named_hosts::Named;
+use super::named_hosts::HostListing;
 use super::refusal::Refusal;
 use super::target::{Form, Target};
 use crate::auth::{LoginError, Passwords};
@@ -122,10 +122,10 @@ impl Access {
         peer: IpAddr,
         head: &RequestHead,
         target: &Target,
-        named: Named,
+        named: HostListing,
         clock: Clock,
     ) -> Result<Admitted, Refusal> {
-        let admitted = self.know(peer, head, clock).await?;
+        let admitted = self.identify(peer, head, clock).await?;
         let port = target.origin.port;
         if target.form == Form::Authority && !self.connect_ports.contains(&port) {
             return Err(Refusal::Denied("the port is not in [access] connect_ports"));
@@ -143,7 +143,7 @@ impl Access {
     }
 
     /// True if unlisted hosts may be called, or this one is listed.
-    pub fn lists(&self, named: Named) -> bool {
+    pub fn lists(&self, named: HostListing) -> bool {
         named.listed || !self.only_listed
     }
 
@@ -156,7 +156,7 @@ impl Access {
     ///
     /// # Errors
     /// 403 if a limit names the host and such tunnels are denied.
-    pub fn admit_opaque(&self, named: Named) -> Result<(), Refusal> {
+    pub fn admit_opaque(&self, named: HostListing) -> Result<(), Refusal> {
         if named.listed && self.deny_opaque {
             return Err(Refusal::Denied(
                 "a limit names the host, [tls] intercept does not, and [access] opaque_tunnels is \"deny\"",
@@ -169,7 +169,7 @@ impl Access {
     ///
     /// # Errors
     /// As [`Access::admit`], without the checks of host and port.
-    pub async fn know(&self, peer: IpAddr, head: &RequestHead, clock: Clock) -> Result<Admitted, Refusal> {
+    pub async fn identify(&self, peer: IpAddr, head: &RequestHead, clock: Clock) -> Result<Admitted, Refusal> {
         if !self.may_connect_from(peer) {
             return Err(Refusal::Denied("your address is not in [access] allow_from"));
         }
@@ -181,7 +181,7 @@ impl Access {
     }
 
     /// Applies these settings to a caller that was admitted under earlier ones.
-    pub(super) fn anew(&self, peer: IpAddr, before: &Admitted) -> Admitted {
+    pub(super) fn readmit(&self, peer: IpAddr, before: &Admitted) -> Admitted {
         Admitted { reach: before.reach, ..self.admitted(peer, before.user.clone()) }
     }
 

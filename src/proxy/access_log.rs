@@ -17,13 +17,13 @@ use crate::gate::clock::Clock;
 mod secret;
 
 /// Number of records that may wait for the writer: a tenth of a second's worth at full speed, a few MiB.
-const WAITING: usize = 8192;
+const MAX_QUEUED_RECORDS: usize = 8192;
 
 /// Bytes gathered before a write: one system call for some 300 lines.
-const BATCH: usize = 64 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// Time that [`AccessLog::flush`] waits for a reader that has stopped reading.
-const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Format of the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +53,8 @@ pub struct AccessLogEntry {
     pub waited: Duration,
     /// Status that the caller received.
     pub status: u16,
-    /// Party that refused it, see [`Refusal::who`](super::refusal::Refusal::who); `None`: the response is the origin's.
+    /// Party that refused it, see [`Refusal::refused_by`](super::refusal::Refusal::refused_by); `None`: the response is
+    /// the origin's.
     pub refused_by: Option<&'static str>,
     /// Bytes of the request's body.
     pub bytes_in: u64,
@@ -62,7 +63,7 @@ pub struct AccessLogEntry {
     /// Time from the first byte of the request to the last of the response.
     pub took: Duration,
     /// Limit in `dry_run` that would have delayed or refused it, and the delay.
-    pub overruled: Option<(Arc<str>, Duration)>,
+    pub dry_run_delay: Option<(Arc<str>, Duration)>,
     /// Reason of a refusal or an unusual end.
     pub note: Option<Cow<'static, str>>,
 }
@@ -77,13 +78,13 @@ pub struct AccessLog {
 
 #[derive(Clone, Debug)]
 struct HandOver {
-    to_writer: SyncSender<Message>,
+    to_writer: SyncSender<LogMessage>,
     dropped: Arc<AtomicU64>,
     clock: Clock,
 }
 
 #[allow(clippy::large_enum_variant, reason = "nearly every message is a line, and a box would cost each an allocation")]
-enum Message {
+enum LogMessage {
     Line { unix_nanos: i128, record: AccessLogEntry },
     Flush { done: SyncSender<()> },
 }
@@ -97,7 +98,7 @@ impl AccessLog {
             Format::Json => write_json,
             Format::Off => return AccessLog { hand_over: None },
         };
-        let (to_writer, from_callers) = sync_channel(WAITING);
+        let (to_writer, queue) = sync_channel(MAX_QUEUED_RECORDS);
         let dropped = Arc::new(AtomicU64::new(0));
         let writer = Writer {
             out,
@@ -106,10 +107,10 @@ impl AccessLog {
             lines: 0,
             batch: String::new(),
             dropped: Arc::clone(&dropped),
-            told: 0,
+            reported: 0,
             clock,
         };
-        let started = thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&from_callers));
+        let started = thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&queue));
         if let Err(error) = started {
             tracing::error!(%error, "cannot start the thread of the access log; the log is off");
             return AccessLog { hand_over: None };
@@ -125,7 +126,7 @@ impl AccessLog {
     /// Hands a record to the writer. Takes well under a microsecond, even if the writer is stuck.
     pub fn write(&self, record: AccessLogEntry) {
         let Some(HandOver { to_writer, dropped, clock }) = &self.hand_over else { return };
-        if to_writer.try_send(Message::Line { unix_nanos: clock.wall_unix_nanos(), record }).is_err() {
+        if to_writer.try_send(LogMessage::Line { unix_nanos: clock.wall_unix_nanos(), record }).is_err() {
             dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -139,9 +140,9 @@ impl AccessLog {
     pub fn flush(&self) {
         let Some(HandOver { to_writer, .. }) = &self.hand_over else { return };
         let (done, written) = sync_channel(1);
-        let mut message = Message::Flush { done };
+        let mut message = LogMessage::Flush { done };
         let pause = Duration::from_millis(1);
-        for _ in 0..FLUSH_WITHIN.as_millis() {
+        for _ in 0..FLUSH_TIMEOUT.as_millis() {
             match to_writer.try_send(message) {
                 Ok(()) => break,
                 Err(TrySendError::Disconnected(_)) => return,
@@ -150,7 +151,7 @@ impl AccessLog {
             thread::sleep(pause);
         }
         // An error means that the writer has ended or is stuck: nothing more can be written.
-        let _ = written.recv_timeout(FLUSH_WITHIN);
+        let _ = written.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
@@ -164,24 +165,24 @@ struct Writer {
     lines: u64,
     dropped: Arc<AtomicU64>,
     /// Number of dropped lines that the log has reported.
-    told: u64,
+    reported: u64,
     clock: Clock,
 }
 
 impl Writer {
-    fn run(mut self, from_callers: &Receiver<Message>) {
-        while let Ok(first) = from_callers.recv() {
+    fn run(mut self, queue: &Receiver<LogMessage>) {
+        while let Ok(first) = queue.recv() {
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
-                    Message::Line { unix_nanos, record } => self.add(unix_nanos, &record),
-                    Message::Flush { done } => {
+                    LogMessage::Line { unix_nanos, record } => self.add(unix_nanos, &record),
+                    LogMessage::Flush { done } => {
                         self.write_batch();
                         // The flushing thread may have timed out.
                         let _ = done.try_send(());
                     }
                 }
-                next = from_callers.try_recv().ok();
+                next = queue.try_recv().ok();
             }
             self.write_batch();
         }
@@ -190,14 +191,14 @@ impl Writer {
     fn add(&mut self, unix_nanos: i128, record: &AccessLogEntry) {
         (self.write)(&mut self.batch, unix_nanos, record);
         self.lines += 1;
-        if self.batch.len() >= BATCH {
+        if self.batch.len() >= BATCH_BYTES {
             self.write_batch();
         }
     }
 
     fn write_batch(&mut self) {
         let dropped = self.dropped.load(Ordering::Relaxed);
-        let lost = dropped - self.told;
+        let lost = dropped - self.reported;
         if lost > 0 {
             write_lost(&mut self.batch, self.format, self.clock.wall_unix_nanos(), lost);
         }
@@ -206,12 +207,12 @@ impl Writer {
         }
         // A closed pipe or a full disk loses lines; the gateway keeps running.
         match self.out.write_all(self.batch.as_bytes()).and_then(|()| self.out.flush()) {
-            Ok(()) => self.told = dropped,
+            Ok(()) => self.reported = dropped,
             Err(_) => drop(self.dropped.fetch_add(self.lines, Ordering::Relaxed)),
         }
         self.lines = 0;
         self.batch.clear();
-        self.batch.shrink_to(2 * BATCH);
+        self.batch.shrink_to(2 * BATCH_BYTES);
     }
 }
 
@@ -240,31 +241,31 @@ fn write_text(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         bytes_in,
         bytes_out,
         took,
-        overruled,
+        dry_run_delay,
         note,
     } = record;
     push(format_args!("{} ", Rfc3339(unix_nanos)));
     match user {
-        Some(user) => push(format_args!("{} ", Word(user))),
+        Some(user) => push(format_args!("{} ", EscapedWord(user))),
         None => push(format_args!("{} ", peer.to_canonical())),
     }
-    push(format_args!("{} {} {status}", Word(method), Word(&without_secrets(target))));
+    push(format_args!("{} {} {status}", EscapedWord(method), EscapedWord(&without_secrets(target))));
     if user.is_some() {
         push(format_args!(" address={}", peer.to_canonical()));
     }
     for (index, limit) in limits.iter().enumerate() {
-        push(format_args!("{}{}", if index == 0 { " limits=" } else { "," }, Word(limit)));
+        push(format_args!("{}{}", if index == 0 { " limits=" } else { "," }, EscapedWord(limit)));
     }
     push(format_args!(" waited={}ms took={}ms", Millis(*waited), Millis(*took)));
     push(format_args!(" bytes_in={bytes_in} bytes_out={bytes_out}"));
-    if let Some(who) = refused_by {
-        push(format_args!(" refused_by={}", Word(who)));
+    if let Some(party) = refused_by {
+        push(format_args!(" refused_by={}", EscapedWord(party)));
     }
-    if let Some((limit, wait)) = overruled {
-        push(format_args!(" dry_run={}:{}ms", Word(limit), Millis(*wait)));
+    if let Some((limit, wait)) = dry_run_delay {
+        push(format_args!(" dry_run={}:{}ms", EscapedWord(limit), Millis(*wait)));
     }
     if let Some(note) = note {
-        push(format_args!(" note={}", Word(note)));
+        push(format_args!(" note={}", EscapedWord(note)));
     }
     out.push('\n');
 }
@@ -282,7 +283,7 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         bytes_in,
         bytes_out,
         took,
-        overruled,
+        dry_run_delay,
         note,
     } = record;
     let address = peer.to_canonical().to_string();
@@ -306,7 +307,7 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         json::push_string(out, limit);
     }
     out.push_str(if limits.is_empty() { ",\"limits\":[]" } else { "]" });
-    if let Some((limit, wait)) = overruled {
+    if let Some((limit, wait)) = dry_run_delay {
         out.push_str(",\"dry_run\":");
         json::push_string(out, limit);
         write!(out, ",\"dry_run_ms\":{}", Millis(*wait)).expect("writing to a String cannot fail");
@@ -320,9 +321,9 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
 }
 
 /// Escapes text so that it is one word of a line: without spaces, quotes, and control or invisible characters.
-struct Word<'a>(&'a str);
+struct EscapedWord<'a>(&'a str);
 
-impl std::fmt::Display for Word<'_> {
+impl std::fmt::Display for EscapedWord<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.0.is_empty() {
             return out.write_char('-');

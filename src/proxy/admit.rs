@@ -5,10 +5,10 @@ use super::acquire;
 use super::capabilities;
 use super::header_rules::{self, Outgoing};
 use super::local_request::LocalRequest;
-use super::named_hosts::Named;
+use super::named_hosts::HostListing;
 use super::outcome::Failure;
 use super::plan::Plan;
-use super::pool::{ConnRequirement, Fresh};
+use super::pool::{ConnRequirement, Freshness};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{InterceptedTunnel, Session};
@@ -76,11 +76,11 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
     }
     let admitted = match session.within.as_deref() {
         // The tunnel's CONNECT was admitted, and with it every request inside.
-        Some(within) => snapshot.access.anew(session.peer.ip(), &within.admitted),
+        Some(within) => snapshot.access.readmit(session.peer.ip(), &within.admitted),
         None => {
             let named = snapshot.named_hosts.look_up(&target);
             // No host is called: the gateway answers this request itself.
-            let named = Named { listed: named.listed || capabilities::is_asked(head), ..named };
+            let named = HostListing { listed: named.listed || capabilities::is_asked(head), ..named };
             snapshot.access.admit(session.peer.ip(), head, &target, named, snapshot.gate.clock()).await?
         }
     };
@@ -108,15 +108,15 @@ fn plan(
     let outgoing = Outgoing { length, options, upgrade, trace: log.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
     // A tunnel needs a new connection, one that carried no requests before.
-    let fresh = if target.form == Form::Authority { Fresh::Since(log.started) } else { Fresh::No };
-    let want = ConnRequirement { fresh, offer: offer(&target, head, upgrade) };
+    let fresh = if target.form == Form::Authority { Freshness::Since(log.started) } else { Freshness::Any };
+    let want = ConnRequirement { fresh, offer: offer(&target, head, &outgoing) };
     Ok(Plan { target, upstream, admitted, claims, outgoing, want, connected_by: log.started })
 }
 
-/// The versions of HTTP that may be spoken to the origin for this request.
-fn offer(target: &Target, head: &RequestHead, upgrade: bool) -> Offer {
+/// Versions of HTTP to offer the origin for this request.
+fn offer(target: &Target, head: &RequestHead, outgoing: &Outgoing) -> Offer {
     // Only a connection of HTTP/1.1 can change its protocol or be logged in.
-    let needs_http1 = upgrade
+    let needs_http1 = outgoing.upgrade
         || header_rules::logs_in(head)
         || target.origin.scheme == Scheme::Https && !http2::can_carry_path(&target.path(head));
     if needs_http1 { Offer::Http1 } else { Offer::Http2 }

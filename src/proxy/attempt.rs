@@ -5,14 +5,14 @@ use super::checkout::{check_out, discard_response};
 use super::outcome::{Failure, Tunnel};
 use super::permit::{self, LatePermits};
 use super::plan::Plan;
-use super::pool::Fresh;
+use super::pool::Freshness;
 use super::read_response::{self, NoResponse};
 use super::refusal::Refusal;
 use super::request_log::{BodyRead, RequestLog};
-use super::retry::{self, Pushback};
+use super::retry;
 use super::send::{OriginConn, SendError};
 use super::serialize;
-use super::server_name::Guard;
+use super::server_name::HelloGuard;
 use super::session::Session;
 use super::target::Scheme;
 use super::wait::Granted;
@@ -100,7 +100,7 @@ async fn connect(
         let ready = check_out(session, plan, granted.held).await?;
         if !granted.permit.is_late() {
             permit::check(&granted.permit)?;
-            let guard = Guard::new(&session.worker.snapshot, plan);
+            let guard = HelloGuard::new(&session.worker.snapshot, plan);
             return Ok(Tunnel::open(ready, granted.permit, guard));
         }
         late.add_one(session)?;
@@ -117,7 +117,7 @@ async fn exchange(
 ) -> Result<Answered, Failure> {
     let idempotent = retry::is_idempotent(session.head.method());
     let length = plan.outgoing.length;
-    let mut body = Body::new(length.read_by(session.head.version()), length, true);
+    let mut body = Body::new(length.read_by(session.head.version()), length);
     // An origin that may speak HTTP/2 can reject any request unprocessed, so its body is kept.
     if idempotent || plan.claims.retry > 0 || plan.target.origin.scheme == Scheme::Https {
         body = body.keep();
@@ -136,8 +136,8 @@ async fn exchange(
         log.body = BodyRead::of(&body);
         permit::check(&permit)?;
         let reason = match send(session, log, &mut ready, &mut body, permit).await? {
-            Sent::Unanswered(reason) => reason,
-            Sent::Answered(mut flight) => {
+            SendResult::Unanswered(reason) => reason,
+            SendResult::Answered(mut flight) => {
                 if !pushed_back(session, plan, &mut flight, resent) || !can_repeat(&mut resend, &mut body) {
                     return Ok(Answered { ready, flight, body });
                 }
@@ -175,7 +175,7 @@ async fn exchange(
             }
             // The origin may have closed an idle connection before it saw the request (RFC 9112 §9.3.1).
             RetryReason::ConnectionLost => {
-                let may = ready.reused && idempotent && plan.want.fresh == Fresh::No;
+                let may = ready.reused && idempotent && plan.want.fresh == Freshness::Any;
                 plan.want.fresh = fresh_from_now(session);
                 may && can_repeat(&mut resend, &mut body)
             }
@@ -189,7 +189,7 @@ async fn exchange(
 }
 
 /// Result of one sending.
-enum Sent {
+enum SendResult {
     /// The head of the response has been read.
     Answered(Flight),
     Unanswered(RetryReason),
@@ -202,31 +202,31 @@ async fn send(
     ready: &mut OriginConn,
     body: &mut Body,
     permit: Permit,
-) -> Result<Sent, Failure> {
+) -> Result<SendResult, Failure> {
     session.deadline.set(session.worker.snapshot.timeouts.answer);
     let flight = match session.deadline.run(ready.send(permit)).await {
         None => {
-            ready.doubt(session.worker.snapshot.gate.clock().now());
+            ready.mark_suspect(session.worker.snapshot.gate.clock().now());
             return Err(Refusal::AnswerTimeout.into());
         }
         Some(Err(SendError::Untouched(unused))) if ready.reused || unused.is_late() => {
-            return Ok(Sent::Unanswered(RetryReason::Untouched(unused)));
+            return Ok(SendResult::Unanswered(RetryReason::Untouched(unused)));
         }
         Some(Err(SendError::Untouched(_) | SendError::Partly)) => {
-            return Ok(Sent::Unanswered(RetryReason::ConnectionLost));
+            return Ok(SendResult::Unanswered(RetryReason::ConnectionLost));
         }
         Some(Ok(flight)) => flight,
     };
     let read = read_response::read_response(session, ready, body).await;
     log.body = BodyRead::of(body);
     match read {
-        Ok(()) => Ok(Sent::Answered(flight)),
-        Err(NoResponse::RefusedStream) => Ok(Sent::Unanswered(RetryReason::RefusedStream(Offer::Http2))),
-        Err(NoResponse::WantsHttp1) => Ok(Sent::Unanswered(RetryReason::RefusedStream(Offer::Http1))),
-        Err(NoResponse::ConnectionLost) => Ok(Sent::Unanswered(RetryReason::ConnectionLost)),
+        Ok(()) => Ok(SendResult::Answered(flight)),
+        Err(NoResponse::RefusedStream) => Ok(SendResult::Unanswered(RetryReason::RefusedStream(Offer::Http2))),
+        Err(NoResponse::WantsHttp1) => Ok(SendResult::Unanswered(RetryReason::RefusedStream(Offer::Http1))),
+        Err(NoResponse::ConnectionLost) => Ok(SendResult::Unanswered(RetryReason::ConnectionLost)),
         Err(NoResponse::Ended(end)) => {
             if matches!(end, Failure::Refused(Refusal::AnswerTimeout)) {
-                ready.doubt(session.worker.snapshot.gate.clock().now());
+                ready.mark_suspect(session.worker.snapshot.gate.clock().now());
             }
             Err(end)
         }
@@ -234,8 +234,8 @@ async fn send(
 }
 
 /// Requires a connection opened from now on: older ones may all be as dead as the last.
-fn fresh_from_now(session: &Session) -> Fresh {
-    Fresh::Since(session.worker.snapshot.gate.clock().now())
+fn fresh_from_now(session: &Session) -> Freshness {
+    Freshness::Since(session.worker.snapshot.gate.clock().now())
 }
 
 /// Writes the request to the connection's buffer, with as much of its body as has been read.
@@ -292,16 +292,16 @@ fn pushed_back(session: &Session, plan: &Plan, flight: &mut Flight, resent: u8) 
         return false;
     }
     let wall = snapshot.gate.clock().wall_unix_nanos();
-    if retry::asks_for_another(&session.response) {
+    if retry::allows_resend(&session.response) {
         snapshot.rules.metrics(&plan.claims).for_each(|limit| limit.pushbacks.add_one());
     }
     for claim in &plan.claims.claims {
         let rule = snapshot.rules.rule(claim.limit);
         if rule.pushback == super::claims::Pushback::Pause
-            && let Pushback::For(pause) = retry::pushback(&session.response, snapshot.span(claim.limit), wall)
+            && let Some(pause) = retry::pushback(&session.response, snapshot.span(claim.limit), wall)
         {
             snapshot.gate.pause(claim.limit, claim.key, pause);
         }
     }
-    resent < plan.claims.retry && retry::asks_for_another(&session.response)
+    resent < plan.claims.retry && retry::allows_resend(&session.response)
 }

@@ -32,10 +32,8 @@ pub(super) enum BodyError {
 #[derive(Debug)]
 pub(super) struct Body {
     source: Source,
-    /// True if it is written in chunks.
-    chunked: bool,
-    /// True if its end is the close of the connection that it is written to.
-    closes: bool,
+    /// Framing on the connection that it is written to.
+    framing: Length,
     /// True if its trailers are forwarded.
     trailers: bool,
     /// Number of bytes of the body moved so far, without framing.
@@ -58,7 +56,7 @@ impl Replay {
         } else {
             to.out().extend_from_slice(&self.data);
         }
-        self.trailers.borrowed().write(length == Length::Chunked, to);
+        self.trailers.borrowed().write(length, to);
         to.finish();
     }
 }
@@ -72,22 +70,20 @@ enum Source {
 }
 
 impl Body {
-    /// A body framed as `from` on the source, to be framed as `to` on the sink.
-    pub(super) fn new(from: Length, to: Length, trailers: bool) -> Body {
+    /// A body framed as `from` on the source, to be framed as `to` on the sink, with its trailers.
+    pub(super) fn new(from: Length, to: Length) -> Body {
         let source = match from {
             Length::Empty => Source::Ended,
             Length::Exact(length) => Source::Exact(length),
             Length::Chunked => Source::Chunked(ChunkedDecoder::default()),
             Length::UntilClose => Source::UntilClose,
         };
-        Body {
-            source,
-            chunked: to == Length::Chunked,
-            closes: to == Length::UntilClose,
-            trailers,
-            moved: 0,
-            replay: None,
-        }
+        Body { source, framing: to, trailers: true, moved: 0, replay: None }
+    }
+
+    /// Drops the trailers.
+    pub(super) fn without_trailers(self) -> Body {
+        Body { trailers: false, ..self }
     }
 
     /// Keeps a copy of the body as it is written, as long as it stays within [`MAX_REPLAY`].
@@ -103,8 +99,7 @@ impl Body {
 
     /// Frames the rest of the body as `to`.
     pub(super) fn reframe(&mut self, to: Length) {
-        self.chunked = to == Length::Chunked;
-        self.closes = to == Length::UntilClose;
+        self.framing = to;
     }
 
     /// Appends the bytes of the body that were already read to the head that is about to be written.
@@ -126,7 +121,7 @@ impl Body {
     }
 
     fn finish_message(&self, to: &mut Conn) {
-        if self.closes { to.finish_and_close() } else { to.finish() }
+        if self.framing == Length::UntilClose { to.finish_and_close() } else { to.finish() }
     }
 
     /// True if the whole body has been read.
@@ -226,7 +221,7 @@ impl Body {
 
     /// Writes `data`: large pieces straight from the read buffer, small ones behind the bytes already buffered.
     fn poll_put(&mut self, cx: &mut Context<'_>, data: &[u8], to: &mut Conn) -> Poll<Result<usize, BodyError>> {
-        if data.len() > GATHER && !self.chunked && self.replay.is_none() {
+        if data.len() > GATHER && self.framing != Length::Chunked && self.replay.is_none() {
             return to.poll_write_through(cx, data).map_err(BodyError::Sink);
         }
         self.append(data, to);
@@ -234,7 +229,7 @@ impl Body {
     }
 
     fn append(&mut self, data: &[u8], to: &mut Conn) {
-        if self.chunked {
+        if self.framing == Length::Chunked {
             write_chunk(data, to.out());
         } else {
             to.out().extend_from_slice(data);
@@ -252,7 +247,7 @@ impl Body {
         if let Some(replay) = &mut self.replay {
             replay.trailers = trailers.to_owned();
         }
-        trailers.write(self.chunked, to);
+        trailers.write(self.framing, to);
     }
 
     fn source_closed(&mut self, from: &mut Conn, to: &mut Conn) -> Result<(), BodyError> {
@@ -297,7 +292,7 @@ mod tests {
             receiver.read_to_end(&mut all).await.unwrap();
             all
         });
-        let mut body = Body::new(from, to, true);
+        let mut body = Body::new(from, to);
         let end = poll_fn(|cx| body.poll_move(cx, &mut source, &mut sink)).await;
         drop(sink);
         sending.await.unwrap();
@@ -348,7 +343,7 @@ mod tests {
             }
             sent
         });
-        let mut body = Body::new(Length::UntilClose, Length::UntilClose, false);
+        let mut body = Body::new(Length::UntilClose, Length::UntilClose).without_trailers();
         let mut writing = std::pin::pin!(writing);
         let sent = tokio::select! {
             _ = poll_fn(|cx| body.poll_move(cx, &mut source, &mut sink)) => panic!("the receiver never read"),
@@ -368,7 +363,7 @@ mod tests {
             tokio::spawn(async move { sender.write_all(&copy).await.unwrap() });
             tokio::spawn(async move { tokio::io::copy(&mut receiver, &mut tokio::io::sink()).await });
             let length = Length::Exact(size as u64);
-            let mut body = Body::new(length, length, true).keep();
+            let mut body = Body::new(length, length).keep();
             poll_fn(|cx| body.poll_move(cx, &mut source, &mut sink)).await.unwrap();
             assert_eq!(body.take_replay().map(|replay| replay.data), kept.then_some(sent), "{size}");
         }

@@ -3,7 +3,7 @@
 use super::header_rules;
 use super::outcome::Failure;
 use super::plan::Plan;
-use super::pool::Fresh;
+use super::pool::Freshness;
 use super::send::OriginConn;
 use super::session::Session;
 use crate::wire::{ConnectionOptions, Length, Name, framing};
@@ -19,7 +19,7 @@ pub(super) async fn check_out(
     held: Option<OriginConn>,
 ) -> Result<OriginConn, Failure> {
     let (snapshot, want) = (&session.worker.snapshot, plan.want);
-    if want.fresh == Fresh::No
+    if want.fresh == Freshness::Any
         && !session.pinned.is_empty()
         && let Some(pinned) =
             session.pinned.take(&plan.pin_key(session), snapshot.timeouts.idle, snapshot.gate.clock().now())
@@ -69,6 +69,6 @@ pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: Origin
 
 /// True if the connection belongs to the caller's connection from now on. A connection of HTTP/2 cannot be logged in.
 pub(super) fn is_pinned(session: &Session, ready: &OriginConn) -> bool {
-    let logs_in = || header_rules::logs_in(&session.head) || header_rules::tells_of_login(&session.response);
+    let logs_in = || header_rules::logs_in(&session.head) || header_rules::mentions_login(&session.response);
     ready.pinned || !ready.conn.stream.is_http2() && logs_in()
 }

@@ -87,7 +87,7 @@ impl Rules {
         let mut request = Request::new(target, head, admitted, peer, &whole_path);
         let mut found = Claims { revision: self.revision, ..Claims::default() };
         for (id, rule) in &self.rules {
-            let counted = match request.counted(rule, &self.seed) {
+            let counted = match request.match_rule(rule, &self.seed) {
                 Ok(Some(counted)) => counted,
                 Ok(None) => continue,
                 Err(refusal) if rule.dry_run => {
@@ -103,7 +103,7 @@ impl Rules {
     }
 
     /// Name of a limit that names the host but has no window among the claims.
-    pub(super) fn passed_by(&self, host: &str, port: u16, claims: &Claims) -> Option<&str> {
+    pub(super) fn uncounted_limit(&self, host: &str, port: u16, claims: &Claims) -> Option<&str> {
         let is_claimed = |id| claims.claims.iter().any(|claim| claim.limit == id);
         let mut passed = self.rules.iter().filter(|(id, rule)| rule.names(host, port) && !is_claimed(*id));
         passed.next().map(|(_, rule)| &*rule.name)

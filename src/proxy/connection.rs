@@ -30,17 +30,17 @@ enum Next {
 }
 
 /// Serves connections one after the other, each to its end, and reuses the buffers.
-pub struct Server {
+pub struct ConnectionServer {
     session: Session,
     shutdown: ShutdownWatch,
 }
 
-impl Server {
+impl ConnectionServer {
     /// A server without a connection. Must be called inside the worker's runtime.
-    pub fn new(worker: Worker) -> Server {
+    pub fn new(worker: Worker) -> ConnectionServer {
         let shutdown = worker.snapshot.drain.watch();
         let no_peer = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        Server { session: Session::new(worker, no_peer, Stream::closed()), shutdown }
+        ConnectionServer { session: Session::new(worker, no_peer, Stream::closed()), shutdown }
     }
 
     /// Serves one caller's connection until either side ends it. `listener`: address at which it was accepted.
@@ -49,7 +49,7 @@ impl Server {
     /// Dropping the future does not close the connection; that happens when the server serves the next one, or is
     /// dropped itself.
     pub async fn serve(&mut self, stream: TcpStream, peer: SocketAddr, listener: SocketAddr) {
-        let Server { session, shutdown } = self;
+        let ConnectionServer { session, shutdown } = self;
         session.worker.refresh();
         session.attach(stream, peer);
         session.loopback = listener.ip().is_loopback();
@@ -63,7 +63,7 @@ impl Server {
         }
         // Closes the connection, and the connections to origins that were pinned to it.
         session.conn = Conn::new(Stream::closed());
-        session.pinned.begin_anew();
+        session.pinned.reset();
     }
 }
 

@@ -63,8 +63,10 @@ pub(super) async fn run(
     let (keep, pinned) = (keep_caller, checkout::is_pinned(session, &ready));
     let returned = Returned { length: stated, keep, version, waited, received_unix_nanos, locations, pinned };
     serialize::send_response(&session.response, returned, &mut session.conn);
-    let mut back =
-        Body::new(from.read_by(session.response.version()), length, header_rules::takes_trailers(&session.head));
+    let mut back = Body::new(from.read_by(session.response.version()), length);
+    if !header_rules::takes_trailers(&session.head) {
+        back = back.without_trailers();
+    }
     let streamed = stream(session, &mut ready, &mut body, &mut back).await;
     log.bytes_in += body.moved;
     log.bytes_out += back.moved;
@@ -127,7 +129,7 @@ async fn stream(
             deadline.set(idle);
         }
         std::task::ready!(deadline.poll_expired(cx));
-        ready.doubt(clock.now());
+        ready.mark_suspect(clock.now());
         Poll::Ready(Err(Failure::Truncated))
     })
     .await

@@ -15,28 +15,28 @@ use crate::wire::http2::{H2Conn, OriginStream, PongWait};
 /// Connections to origins that speak HTTP/2, and the HTTP version of each origin that speaks TLS.
 #[derive(Default)]
 pub(super) struct H2Pool {
-    known: Mutex<HashMap<Upstream, Known>>,
+    origins: Mutex<HashMap<Upstream, OriginState>>,
 }
 
 /// Age that a connection may have to carry a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fresh {
+pub(super) enum Freshness {
     /// Opened at this time or later. The connection may carry other requests: it is not the cause of earlier failures.
     Since(Time),
     /// Any age.
-    No,
+    Any,
 }
 
 /// Number of idle connections that are kept to one origin. One has room for many requests, as a rule; where it has not,
 /// these save most handshakes.
-const SPARE: usize = 4;
+const MAX_SPARE: usize = 4;
 
-/// Time for which idle connections beyond [`SPARE`] are kept: a burst that goes on reuses them within that time.
-const SURPLUS: Duration = Duration::from_secs(1);
+/// Time for which idle connections beyond [`MAX_SPARE`] are kept: a burst that goes on reuses them within that time.
+const SURPLUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection, and its age and idle time.
 struct PooledH2Conn {
-    link: H2Conn,
+    conn: H2Conn,
     opened_at: Time,
     /// Time from which it was seen without a stream.
     idle_since: Option<Time>,
@@ -44,8 +44,8 @@ struct PooledH2Conn {
 
 impl PooledH2Conn {
     /// Opens a stream on it, if it has room and is fresh enough.
-    fn open(&mut self, fresh: Fresh, now: Time) -> Option<Box<OriginStream>> {
-        let stream = if self.is_fresh(fresh) { self.link.open_stream(now) } else { None };
+    fn open(&mut self, fresh: Freshness, now: Time) -> Option<Box<OriginStream>> {
+        let stream = if self.is_fresh(fresh) { self.conn.open_stream(now) } else { None };
         if stream.is_some() {
             self.idle_since = None;
         }
@@ -53,47 +53,47 @@ impl PooledH2Conn {
     }
 
     /// Pending answer to a PING, after which it may be usable.
-    fn pong(&self, fresh: Fresh, now: Time) -> Option<PongWait> {
-        if self.is_fresh(fresh) { self.link.awaited_pong(now) } else { None }
+    fn pong(&self, fresh: Freshness, now: Time) -> Option<PongWait> {
+        if self.is_fresh(fresh) { self.conn.awaited_pong(now) } else { None }
     }
 
-    fn is_fresh(&self, fresh: Fresh) -> bool {
+    fn is_fresh(&self, fresh: Freshness) -> bool {
         match fresh {
-            Fresh::Since(since) => self.opened_at >= since,
-            Fresh::No => true,
+            Freshness::Since(since) => self.opened_at >= since,
+            Freshness::Any => true,
         }
     }
 
     /// True if it is usable now or carries streams.
     fn is_alive(&self) -> bool {
-        self.link.is_open() && self.link.accepts_streams() || !self.link.is_idle()
+        self.conn.is_open() && self.conn.accepts_streams() || !self.conn.is_idle()
     }
 
     /// Time for which it has been idle; `None` while it has streams.
     fn idle(&mut self, now: Time) -> Option<Duration> {
-        self.idle_since = self.link.is_idle().then(|| self.idle_since.unwrap_or(now));
+        self.idle_since = self.conn.is_idle().then(|| self.idle_since.unwrap_or(now));
         self.idle_since.map(|since| now.since(since))
     }
 }
 
 #[derive(Default)]
 /// State of one origin.
-struct Known {
-    links: Vec<PooledH2Conn>,
-    dialling: Option<Arc<SharedDial>>,
+struct OriginState {
+    conns: Vec<PooledH2Conn>,
+    dial: Option<Arc<SharedDial>>,
     /// Reason for HTTP/1.1, if its last connection spoke that.
     http1: Option<Http1>,
     used: Time,
 }
 
-impl Known {
+impl OriginState {
     /// Closes connections that are dead, idle for longer than `idle`, or more than will be needed soon.
     fn trim(&mut self, idle: Duration, now: Time) {
         let mut spare = 0;
-        self.links.retain_mut(|pooled| {
+        self.conns.retain_mut(|pooled| {
             let Some(lasts) = pooled.idle(now) else { return true };
             spare += 1;
-            pooled.is_alive() && lasts < idle && (spare <= SPARE || lasts < SURPLUS)
+            pooled.is_alive() && lasts < idle && (spare <= MAX_SPARE || lasts < SURPLUS_TIMEOUT)
         });
     }
 }
@@ -104,14 +104,14 @@ pub(super) enum Http1 {
     /// It chose HTTP/1.1 in ALPN.
     Chosen,
     /// It speaks HTTP/2, but required HTTP/1.1 for a request (RFC 9113 §7, HTTP_1_1_REQUIRED).
-    Wanted,
+    Required,
 }
 
 /// A dial that other requests wait for, until it is known whether its connection can be shared.
 #[derive(Default)]
 pub(super) struct SharedDial {
     ended: Notify,
-    over: AtomicBool,
+    finished: AtomicBool,
     failed: AtomicBool,
 }
 
@@ -121,7 +121,7 @@ impl SharedDial {
         let mut ended = std::pin::pin!(self.ended.notified());
         // Registered before the check, so that no end falls between the check and the wait.
         ended.as_mut().enable();
-        if !self.over.load(Ordering::Acquire) {
+        if !self.finished.load(Ordering::Acquire) {
             ended.await;
         }
         !self.failed.load(Ordering::Relaxed)
@@ -131,40 +131,40 @@ impl SharedDial {
 /// Next step of a request that needs a connection.
 pub(super) enum Checkout {
     /// Use this stream: a connection has room.
-    Shared(Box<OriginStream>),
+    Stream(Box<OriginStream>),
     /// Wait for the answer to a PING: a connection may be good again in a moment.
-    Asked(PongWait),
+    AwaitPong(PongWait),
     /// Dial; other requests wait for the result.
-    First(DialLeader),
+    Lead(DialLeader),
     /// Wait for the dial of another request.
-    After(Arc<SharedDial>),
+    Follow(Arc<SharedDial>),
     /// Dial for this request alone: nothing is shared with this origin.
     Alone(Http1),
 }
 
-/// Guard of the request that dials for others. Dropped without [`DialLeader::arrive`], it marks the dial as failed.
+/// Guard of the request that dials for others. Dropped without [`DialLeader::succeed`], it marks the dial as failed.
 pub(super) struct DialLeader {
-    links: Arc<H2Pool>,
+    pool: Arc<H2Pool>,
     origin: Upstream,
-    dialling: Arc<SharedDial>,
+    dial: Arc<SharedDial>,
     failed: bool,
 }
 
 impl DialLeader {
     /// Reports that the dial has made a connection.
-    pub(super) fn arrive(mut self) {
+    pub(super) fn succeed(mut self) {
         self.failed = false;
     }
 }
 
 impl Drop for DialLeader {
     fn drop(&mut self) {
-        if let Some(known) = self.links.lock().get_mut(&self.origin) {
-            known.dialling = None;
+        if let Some(state) = self.pool.lock().get_mut(&self.origin) {
+            state.dial = None;
         }
-        self.dialling.failed.store(self.failed, Ordering::Relaxed);
-        self.dialling.over.store(true, Ordering::Release);
-        self.dialling.ended.notify_waiters();
+        self.dial.failed.store(self.failed, Ordering::Relaxed);
+        self.dial.finished.store(true, Ordering::Release);
+        self.dial.ended.notify_waiters();
     }
 }
 
@@ -172,79 +172,79 @@ impl H2Pool {
     /// Opens a stream on an existing connection to the origin, if one has room.
     pub(super) fn open(&self, origin: &Upstream, now: Time) -> Option<Box<OriginStream>> {
         let mut all = self.lock();
-        let known = all.get_mut(origin)?;
-        known.used = now;
-        known.links.iter_mut().find_map(|pooled| pooled.open(Fresh::No, now))
+        let state = all.get_mut(origin)?;
+        state.used = now;
+        state.conns.iter_mut().find_map(|pooled| pooled.open(Freshness::Any, now))
     }
 
     /// Decides the next step of a request for the origin.
-    pub(super) fn turn(self: &Arc<Self>, origin: &Upstream, fresh: Fresh, now: Time) -> Checkout {
+    pub(super) fn checkout(self: &Arc<Self>, origin: &Upstream, fresh: Freshness, now: Time) -> Checkout {
         let mut all = self.lock();
-        let known = all.entry(origin.clone()).or_default();
-        known.used = now;
-        known.links.retain(PooledH2Conn::is_alive);
-        if let Some(stream) = known.links.iter_mut().find_map(|pooled| pooled.open(fresh, now)) {
-            return Checkout::Shared(stream);
+        let state = all.entry(origin.clone()).or_default();
+        state.used = now;
+        state.conns.retain(PooledH2Conn::is_alive);
+        if let Some(stream) = state.conns.iter_mut().find_map(|pooled| pooled.open(fresh, now)) {
+            return Checkout::Stream(stream);
         }
-        if let Some(pong) = known.links.iter().find_map(|pooled| pooled.pong(fresh, now)) {
-            return Checkout::Asked(pong);
+        if let Some(pong) = state.conns.iter().find_map(|pooled| pooled.pong(fresh, now)) {
+            return Checkout::AwaitPong(pong);
         }
-        if let Some(http1) = known.http1 {
+        if let Some(http1) = state.http1 {
             return Checkout::Alone(http1);
         }
-        if let Some(dialling) = &known.dialling {
-            return Checkout::After(Arc::clone(dialling));
+        if let Some(dial) = &state.dial {
+            return Checkout::Follow(Arc::clone(dial));
         }
-        let dialling = Arc::<SharedDial>::default();
-        known.dialling = Some(Arc::clone(&dialling));
-        Checkout::First(DialLeader { links: Arc::clone(self), origin: origin.clone(), dialling, failed: true })
+        let dial = Arc::<SharedDial>::default();
+        state.dial = Some(Arc::clone(&dial));
+        Checkout::Lead(DialLeader { pool: Arc::clone(self), origin: origin.clone(), dial, failed: true })
     }
 
     /// Adds a connection on which the origin has chosen HTTP/2.
-    pub(super) fn keep(&self, origin: &Upstream, link: H2Conn, now: Time) {
+    pub(super) fn keep(&self, origin: &Upstream, conn: H2Conn, now: Time) {
         let mut all = self.lock();
-        let known = all.entry(origin.clone()).or_default();
-        known.http1 = known.http1.filter(|http1| *http1 == Http1::Wanted);
-        known.links.push(PooledH2Conn { link, opened_at: now, idle_since: None });
+        let state = all.entry(origin.clone()).or_default();
+        state.http1 = state.http1.filter(|http1| *http1 == Http1::Required);
+        state.conns.push(PooledH2Conn { conn, opened_at: now, idle_since: None });
     }
 
     /// Records that the origin speaks HTTP/1.1.
     pub(super) fn set_http1(&self, origin: &Upstream, http1: Http1) {
         let mut all = self.lock();
-        let known = all.entry(origin.clone()).or_default();
-        if known.http1 != Some(Http1::Wanted) {
-            known.http1 = Some(http1);
+        let state = all.entry(origin.clone()).or_default();
+        if state.http1 != Some(Http1::Required) {
+            state.http1 = Some(http1);
         }
     }
 
     /// Checks the liveness of connections, closes those idle for longer than `idle`, and forgets origins unused for as
     /// long.
     pub(super) fn reap(&self, idle: Duration, now: Time) {
-        self.lock().retain(|_, known| {
-            known.links.iter().for_each(|pooled| pooled.link.check_liveness(now));
-            known.trim(idle, now);
-            let busy = known.dialling.is_some() || known.links.iter().any(|pooled| !pooled.link.is_idle());
+        self.lock().retain(|_, state| {
+            state.conns.iter().for_each(|pooled| pooled.conn.check_liveness(now));
+            state.trim(idle, now);
+            let busy = state.dial.is_some() || state.conns.iter().any(|pooled| !pooled.conn.is_idle());
             if busy {
-                known.used = now;
+                state.used = now;
             }
-            now.since(known.used) < idle
+            now.since(state.used) < idle
         });
     }
 
     /// Number of connections.
     pub(super) fn count(&self) -> usize {
-        self.lock().values().map(|known| known.links.len()).sum()
+        self.lock().values().map(|state| state.conns.len()).sum()
     }
 
     /// Closes every connection without a stream; returns true if there was one.
     pub(super) fn close_idle(&self) -> bool {
         let mut all = self.lock();
-        let idle = all.values_mut().flat_map(|known| known.links.extract_if(.., |pooled| pooled.link.is_idle()));
-        idle.map(|pooled| pooled.link.close()).count() > 0
+        let idle = all.values_mut().flat_map(|state| state.conns.extract_if(.., |pooled| pooled.conn.is_idle()));
+        idle.map(|pooled| pooled.conn.close()).count() > 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Upstream, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Upstream, OriginState>> {
         // A panic elsewhere cannot leave the map half changed: each change is one call.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -110,7 +110,7 @@ pub(super) fn wants_upgrade(
 }
 
 /// Calls `put` with every field of the request that is meant for the origin; leaves framing, `Host`, `TE` and `Via` out.
-pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
+pub(super) fn for_origin(head: &RequestHead, outgoing: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
     let traced = matches!(head.method(), "TRACE" | "OPTIONS");
     let mut has_length = false;
     for (name, field, value) in head.fields() {
@@ -123,10 +123,10 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
             | Name::TransferEncoding
             | Name::Te
             | Name::Http2Settings => continue,
-            Name::ContentLength if way.length != Length::Empty => continue,
+            Name::ContentLength if outgoing.length != Length::Empty => continue,
             // Two equal lengths are one length (RFC 9112 §6.3).
             Name::ContentLength if std::mem::replace(&mut has_length, true) => continue,
-            Name::Upgrade if !way.upgrade => continue,
+            Name::Upgrade if !outgoing.upgrade => continue,
             // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
             Name::Expect if head.version() == Version::Http10 => continue,
             Name::MaxForwards if traced => {
@@ -150,15 +150,15 @@ pub(super) fn for_origin(head: &RequestHead, way: Outgoing, mut put: impl FnMut(
             | Name::Forwarded
             | Name::Other => {}
         }
-        if way.trace.is_some_and(|context| context.replaces(field)) {
+        if outgoing.trace.is_some_and(|context| context.replaces(field)) {
             continue;
         }
         // An Upgrade field that gets here is forwarded, although Connection always names it (RFC 9110 §7.8).
-        if name == Name::Upgrade || !(way.options.names_fields && is_named(head.all(Name::Connection), field)) {
+        if name == Name::Upgrade || !(outgoing.options.names_fields && is_named(head.all(Name::Connection), field)) {
             put(field, value);
         }
     }
-    if let Some(context) = way.trace {
+    if let Some(context) = outgoing.trace {
         put(trace::TRACEPARENT.as_bytes(), context.traceparent().as_bytes());
     }
 }
@@ -242,7 +242,7 @@ pub(super) fn logs_in(head: &RequestHead) -> bool {
 }
 
 /// True if the origin asks for such a login, or confirms one.
-pub(super) fn tells_of_login(head: &ResponseHead) -> bool {
+pub(super) fn mentions_login(head: &ResponseHead) -> bool {
     head.get(Name::PersistentAuth).is_some() || head.all(Name::WwwAuthenticate).flat_map(members).any(is_of_connection)
 }
 

@@ -12,7 +12,7 @@ const MAX_LABEL: usize = 63;
 
 /// Reason for which a text is not a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub(super) enum HostError {
     /// It violates the grammar.
     Malformed(&'static str),
     /// It spells an address in a form that resolvers accept and people do not recognise (`0x7f.1`, `[fe80::1%eth0]`).
@@ -36,19 +36,19 @@ enum Host<'a> {
 
 impl<'a> Authority<'a> {
     /// Reads `name`, `name:port`, `1.2.3.4:port` or `[v6]:port`.
-    pub(super) fn read(text: &'a str) -> Result<Authority<'a>, Fault> {
+    pub(super) fn read(text: &'a str) -> Result<Authority<'a>, HostError> {
         if text.contains('@') {
-            return Err(Fault::Malformed(
+            return Err(HostError::Malformed(
                 "a user name or password in the target: send it as Authorization or Proxy-Authorization instead",
             ));
         }
         if let Some(bracketed) = text.strip_prefix('[') {
             let (address, after) =
-                bracketed.split_once(']').ok_or(Fault::Malformed("an IPv6 address without its closing bracket"))?;
+                bracketed.split_once(']').ok_or(HostError::Malformed("an IPv6 address without its closing bracket"))?;
             let port = match after.strip_prefix(':') {
                 Some(digits) => read_port(digits)?,
                 None if after.is_empty() => None,
-                None => return Err(Fault::Malformed("only a port may follow the bracket of an IPv6 address")),
+                None => return Err(HostError::Malformed("only a port may follow the bracket of an IPv6 address")),
             };
             return Ok(Authority { host: read_v6(address)?, port });
         }
@@ -74,53 +74,61 @@ impl<'a> Authority<'a> {
     }
 }
 
-fn read_port(digits: &str) -> Result<Option<u16>, Fault> {
+fn read_port(digits: &str) -> Result<Option<u16>, HostError> {
     if digits.is_empty() {
         return Ok(None);
     }
     let port = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
     match port {
-        None | Some(0) => Err(Fault::Malformed("a port is a number from 1 to 65535; an IPv6 address needs brackets")),
+        None | Some(0) => {
+            Err(HostError::Malformed("a port is a number from 1 to 65535; an IPv6 address needs brackets"))
+        }
         port => Ok(port),
     }
 }
 
-fn read_v6(text: &str) -> Result<Host<'_>, Fault> {
+fn read_v6(text: &str) -> Result<Host<'_>, HostError> {
     if text.contains('%') {
-        return Err(Fault::Disguised("an IPv6 address with a zone is not reachable through the gateway"));
+        return Err(HostError::Disguised("an IPv6 address with a zone is not reachable through the gateway"));
     }
-    text.parse().map(Host::V6).map_err(|_| Fault::Malformed("what stands in brackets is not an IPv6 address"))
+    text.parse().map(Host::V6).map_err(|_| HostError::Malformed("the text in brackets is not an IPv6 address"))
 }
 
 /// Checks a name as DNS and /etc/hosts know it, underscores included. RFC 3986 would allow more (`%41`, `!`), which no
 /// resolver accepts and which two servers read in two ways.
-fn check_name(text: &str) -> Result<&str, Fault> {
+fn check_name(text: &str) -> Result<&str, HostError> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.is_empty() {
-        return Err(Fault::Malformed("the host is empty"));
+        return Err(HostError::Malformed("the host is empty"));
     }
     if name.len() > MAX_NAME {
-        return Err(Fault::Malformed("the host is longer than a name can be"));
+        return Err(HostError::Malformed("the host is longer than a name can be"));
     }
     let mut label = 0;
     for byte in name.bytes() {
         label += 1;
         match byte {
-            b'.' if label == 1 => return Err(Fault::Malformed("the host has two dots in a row, or begins with one")),
+            b'.' if label == 1 => {
+                return Err(HostError::Malformed("the host has two dots in a row, or begins with one"));
+            }
             b'.' => label = 0,
             b'%' => {
-                return Err(Fault::Malformed("the host is percent-encoded: write it in plain letters, or as xn--…"));
+                return Err(HostError::Malformed(
+                    "the host is percent-encoded: write it in plain letters, or as xn--…",
+                ));
             }
-            byte if !byte.is_ascii() => return Err(Fault::Malformed("the host is not ASCII: write it as xn--…")),
+            byte if !byte.is_ascii() => return Err(HostError::Malformed("the host is not ASCII: write it as xn--…")),
             byte if !byte.is_ascii_alphanumeric() && byte != b'-' && byte != b'_' => {
-                return Err(Fault::Malformed("the host holds a character that no host name has"));
+                return Err(HostError::Malformed("the host contains a character that host names cannot have"));
             }
-            _ if label > MAX_LABEL => return Err(Fault::Malformed("a part of the host is longer than 63 characters")),
+            _ if label > MAX_LABEL => {
+                return Err(HostError::Malformed("a part of the host is longer than 63 characters"));
+            }
             _ => {}
         }
     }
     if label == 0 {
-        return Err(Fault::Malformed("the host ends with two dots"));
+        return Err(HostError::Malformed("the host ends with two dots"));
     }
     check_number(name)
 }
@@ -128,7 +136,7 @@ fn check_name(text: &str) -> Result<&str, Fault> {
 /// Checks a host with a number as its last label. Every resolver takes it for an IPv4 address, in a dozen spellings
 /// (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`). Only the plain one is accepted; each other would bypass a limit
 /// on it.
-fn check_number(name: &str) -> Result<&str, Fault> {
+fn check_number(name: &str) -> Result<&str, HostError> {
     let last = name.rsplit('.').next().unwrap_or(name);
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     let is_number = match hex {
@@ -136,7 +144,7 @@ fn check_number(name: &str) -> Result<&str, Fault> {
         None => last.bytes().all(|byte| byte.is_ascii_digit()),
     };
     if is_number && name.parse::<Ipv4Addr>().is_err() {
-        return Err(Fault::Disguised("an IPv4 address is written as four decimal numbers: 192.0.2.1"));
+        return Err(HostError::Disguised("an IPv4 address is written as four decimal numbers: 192.0.2.1"));
     }
     Ok(name)
 }
@@ -164,7 +172,7 @@ mod tests {
         assert_eq!(Authority::read("a:65535").expect("valid").port, Some(65535));
         assert_eq!(Authority::read("a:").expect("valid").port, None);
         for text in ["a:0", "a:65536", "a:+80", "a:-1", "a:80a", "a: 80", "a:80:80", "::1", "[::1]:0", "[::1]80"] {
-            assert!(matches!(Authority::read(text), Err(Fault::Malformed(_))), "{text}");
+            assert!(matches!(Authority::read(text), Err(HostError::Malformed(_))), "{text}");
         }
     }
 
@@ -197,7 +205,7 @@ mod tests {
             &long_label,
             &long_name,
         ] {
-            assert!(matches!(Authority::read(text), Err(Fault::Malformed(_))), "{text}");
+            assert!(matches!(Authority::read(text), Err(HostError::Malformed(_))), "{text}");
         }
     }
 
@@ -217,7 +225,7 @@ mod tests {
             "[fe80::1%eth0]",
             "[fe80::1%25eth0]",
         ] {
-            assert!(matches!(Authority::read(text), Err(Fault::Disguised(_))), "{text}");
+            assert!(matches!(Authority::read(text), Err(HostError::Disguised(_))), "{text}");
         }
         assert_eq!(host("127.0.0.1."), "127.0.0.1");
         assert_eq!(host("1a.2b"), "1a.2b");

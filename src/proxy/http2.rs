@@ -107,7 +107,7 @@ pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, s
         common.first_admission.set();
     }
     let abuse = AbuseMark { since: common.now(), before: 0 };
-    H2Server { conn, deadline, shutdown, common, abuse, stage: Stage::Open, has_room: false }.run().await;
+    H2Server { conn, deadline, shutdown, common, abuse, stage: H2ServerState::Open, has_room: false }.run().await;
 }
 
 /// One connection: accepts its requests, and ends it.
@@ -117,13 +117,13 @@ struct H2Server<'a> {
     shutdown: &'a mut ShutdownWatch,
     common: Rc<SharedSession>,
     abuse: AbuseMark,
-    stage: Stage,
+    stage: H2ServerState,
     /// True if the receive window of the connection holds as much content as those of its streams together.
     has_room: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum H2ServerState {
     Open,
     /// New requests are refused; running ones may end.
     Closing,
@@ -157,11 +157,11 @@ impl H2Server<'_> {
                 self.has_room = true;
             }
             let polled = self.conn.poll_request(cx);
-            if self.stage != Stage::Over && self.is_abusive() {
+            if self.stage != H2ServerState::Over && self.is_abusive() {
                 tracing::debug!(peer = %self.common.peer, "HTTP/2 connection closed: too many resets, settings or pings");
                 self.conn.kick();
                 self.deadline.set(GOAWAY_TIMEOUT);
-                self.stage = Stage::Over;
+                self.stage = H2ServerState::Over;
                 continue;
             }
             match polled {
@@ -173,17 +173,17 @@ impl H2Server<'_> {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
-            if self.stage == Stage::Open && self.shutdown.poll_lame_duck(cx).is_ready() {
+            if self.stage == H2ServerState::Open && self.shutdown.poll_lame_duck(cx).is_ready() {
                 self.close();
                 continue;
             }
             match self.deadline.poll_expired(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if self.stage == Stage::Over => return Poll::Ready(None),
+                Poll::Ready(()) if self.stage == H2ServerState::Over => return Poll::Ready(None),
                 Poll::Ready(()) if self.common.running.get() > 0 => {
                     self.deadline.set(self.common.worker.snapshot.timeouts.idle);
                 }
-                Poll::Ready(()) if self.stage == Stage::Closing => return Poll::Ready(None),
+                Poll::Ready(()) if self.stage == H2ServerState::Closing => return Poll::Ready(None),
                 Poll::Ready(()) => {
                     self.close();
                     self.deadline.set(GOAWAY_TIMEOUT);
@@ -194,7 +194,7 @@ impl H2Server<'_> {
 
     fn close(&mut self) {
         self.conn.send_goaway();
-        self.stage = Stage::Closing;
+        self.stage = H2ServerState::Closing;
     }
 
     fn is_abusive(&mut self) -> bool {

@@ -15,9 +15,9 @@ pub(super) struct LocationMap {
     /// Origin of the route.
     pub(super) origin: Origin,
     /// Path at the origin, without a slash at its end; empty: all paths.
-    pub(super) there: Box<str>,
+    pub(super) origin_path: Box<str>,
     /// Path of the route, without a slash at its end; empty: every path.
-    pub(super) here: Box<str>,
+    pub(super) route_path: Box<str>,
 }
 
 impl LocationMap {
@@ -45,11 +45,11 @@ impl LocationMap {
     /// reference leads elsewhere, or is relative to the path and correct unchanged.
     fn map(&self, reference: &str) -> Option<String> {
         let path = self.path_at_origin(reference)?;
-        let rest = path.strip_prefix(&*self.there)?;
+        let rest = path.strip_prefix(&*self.origin_path)?;
         if !(rest.is_empty() || rest.starts_with(['/', '?', '#'])) || has_dot_segments(rest) {
             return None;
         }
-        let mapped = format!("{}{rest}", self.here);
+        let mapped = format!("{}{rest}", self.route_path);
         Some(match mapped.as_bytes() {
             // Two slashes begin an authority, and so do backslashes in a browser (RFC 3986 §4.2; WHATWG URL, "special
             // authority slashes state").
@@ -102,9 +102,9 @@ mod tests {
     use super::super::uri_origin::Scheme;
     use super::*;
 
-    fn map(here: &str, there: &str) -> LocationMap {
+    fn map(route_path: &str, origin_path: &str) -> LocationMap {
         let origin = Origin::at(Scheme::Https, "api.example").expect("an origin");
-        LocationMap { origin, there: there.into(), here: here.into() }
+        LocationMap { origin, origin_path: origin_path.into(), route_path: route_path.into() }
     }
 
     fn field(map: &LocationMap, name: &str, value: &str) -> Option<String> {

@@ -20,7 +20,7 @@ use crate::wire::RequestHead;
 type Segments<'r> = SmallVec<[Option<&'r str>; 2]>;
 
 /// Keys and cost of a request under one rule.
-pub(super) struct Counted {
+pub(super) struct RuleMatch {
     pub(super) cost: u32,
     /// At least one; all differ.
     pub(super) keys: SmallVec<[Key; 1]>,
@@ -58,11 +58,11 @@ impl<'a> Request<'a> {
     /// # Errors
     /// 400 if the request states a cost that is not a whole number from 1 to N, if a field that the rule counts by has
     /// several values, or if its path or its parameters have too many.
-    pub(super) fn counted(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Option<Counted>, Refusal> {
+    pub(super) fn match_rule(&mut self, rule: &Rule, seed: &[u8; 16]) -> Result<Option<RuleMatch>, Refusal> {
         if !self.matches(rule)? {
             return Ok(None);
         }
-        Ok(Some(Counted { cost: self.cost(rule)?, keys: self.keys(rule, seed)? }))
+        Ok(Some(RuleMatch { cost: self.cost(rule)?, keys: self.keys(rule, seed)? }))
     }
 
     fn matches(&mut self, rule: &Rule) -> Result<bool, Refusal> {

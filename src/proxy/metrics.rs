@@ -26,7 +26,7 @@ pub const WAITS: [f64; 14] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 
 /// Number of callers' names that are kept, below a MiB together. When there are more, all are forgotten, and learnt again
 /// when their callers wait.
-const MOST_CALLERS: usize = 10_000;
+const MAX_CALLER_NAMES: usize = 10_000;
 
 /// Metrics of the whole process.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub struct Metrics {
 /// A pool of connections to origins.
 pub(super) trait Pool: Send + Sync {
     /// Number of connections that it keeps.
-    fn kept(&self) -> Kept;
+    fn kept(&self) -> PoolSize;
 
     /// Closes the idle ones; returns true if there was one.
     fn close_idle(&self) -> bool;
@@ -54,7 +54,7 @@ pub(super) trait Pool: Send + Sync {
 
 /// Number of connections to origins that are kept, over all pools.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Kept {
+pub struct PoolSize {
     /// Connections without a request.
     pub idle: usize,
     /// Connections of HTTP/2, which many requests share.
@@ -169,7 +169,7 @@ impl Metrics {
         if callers.contains_key(&caller) {
             return;
         }
-        if callers.len() >= MOST_CALLERS {
+        if callers.len() >= MAX_CALLER_NAMES {
             callers.clear();
         }
         callers.insert(caller, name().into());
@@ -189,9 +189,12 @@ impl Metrics {
     }
 
     /// Number of connections to origins that are kept.
-    pub fn kept(&self) -> Kept {
+    pub fn kept(&self) -> PoolSize {
         let kept = self.pools().into_iter().map(|pool| pool.kept());
-        kept.fold(Kept::default(), |all, one| Kept { idle: all.idle + one.idle, shared: all.shared + one.shared })
+        kept.fold(PoolSize::default(), |all, one| PoolSize {
+            idle: all.idle + one.idle,
+            shared: all.shared + one.shared,
+        })
     }
 
     /// Closes the idle connections to origins in all pools, to free descriptors; returns true if there was one. Those of

@@ -81,7 +81,7 @@ mod wait_prefs;
 pub mod warning;
 mod worker;
 
-pub use self::connection::Server;
+pub use self::connection::ConnectionServer;
 pub use self::problem::Problem;
 pub use self::settings::{PoolSettings, Settings, Timeouts};
 pub use self::snapshot::{ConfigSnapshot, Error, PreparedSnapshot, Shared};

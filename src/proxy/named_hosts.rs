@@ -14,7 +14,7 @@ pub(super) struct NamedHosts {
 
 /// Result of a lookup: entries of limits and routes for a request's host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Named {
+pub struct HostListing {
     /// True if it may be called although only listed hosts may.
     pub listed: bool,
     /// Addresses that it may lead to.
@@ -39,7 +39,7 @@ impl NamedHosts {
     /// A route applies to the requests that it takes, and its origin is the operator's choice. Requests of another form
     /// gain nothing from it; else a route to one port of a machine would open all its other ports. A wildcard lists
     /// hosts, but does not let them lead to private networks: the owner of any name below it decides where that leads.
-    pub(super) fn look_up(&self, target: &Target) -> Named {
+    pub(super) fn look_up(&self, target: &Target) -> HostListing {
         let origin = &target.origin;
         let routed = target.form == Form::Route;
         let (mut listed, mut exact, mut with_port) = (routed, routed, routed);
@@ -53,7 +53,7 @@ impl NamedHosts {
             true if origin.host.parse::<IpAddr>().is_ok() => Reach::Address,
             true => Reach::Private,
         };
-        Named { listed, reach, with_port }
+        HostListing { listed, reach, with_port }
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
     use crate::wire::RequestHead;
 
     /// Looks the target of a request line up; a limit names `hosts`, and `/app/` is a route to `http://127.0.0.1:8000`.
-    fn look_up(hosts: &[&str], line: &str) -> Named {
+    fn look_up(hosts: &[&str], line: &str) -> HostListing {
         let to = Origin::at(Scheme::Http, "127.0.0.1:8000").expect("an origin");
         let path = Some("/app/".to_owned());
         let route = Route { host: None, path, to, to_path: String::new(), cross_site: CrossSite::Refuse };
@@ -74,10 +74,10 @@ mod tests {
         NamedHosts::new(hosts.iter()).look_up(&target)
     }
 
-    const NAMED: Named = Named { listed: true, reach: Reach::Private, with_port: true };
-    const ADDRESS: Named = Named { reach: Reach::Address, ..NAMED };
-    const LISTED: Named = Named { listed: true, ..UNNAMED };
-    const UNNAMED: Named = Named { listed: false, reach: Reach::Public, with_port: false };
+    const NAMED: HostListing = HostListing { listed: true, reach: Reach::Private, with_port: true };
+    const ADDRESS: HostListing = HostListing { reach: Reach::Address, ..NAMED };
+    const LISTED: HostListing = HostListing { listed: true, ..UNNAMED };
+    const UNNAMED: HostListing = HostListing { listed: false, reach: Reach::Public, with_port: false };
 
     #[test]
     fn hosts_are_named_by_limits_but_not_by_a_star() {
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(look_up(&hosts, "GET https://api.example/"), NAMED);
         assert_eq!(look_up(&hosts, "CONNECT api.example:443"), NAMED);
         assert_eq!(look_up(&hosts, "GET http://x.below.example:1/"), LISTED, "its names may be anybody's");
-        let with_port = Named { with_port: true, ..UNNAMED };
+        let with_port = HostListing { with_port: true, ..UNNAMED };
         assert_eq!(look_up(&hosts, "GET http://other.example:25/"), with_port, "a port alone is no host");
         assert_eq!(look_up(&hosts, "GET http://api.example/"), UNNAMED);
         assert_eq!(look_up(&hosts, "GET https://other.example/"), UNNAMED);

@@ -2,7 +2,7 @@
 
 use super::refusal::Refusal;
 use super::send::OriginConn;
-use super::server_name::Guard;
+use super::server_name::HelloGuard;
 use super::session::InterceptedTunnel;
 use crate::gate::{Flight, Permit};
 use crate::wire::Conn;
@@ -41,14 +41,14 @@ impl From<Refusal> for Failure {
 pub(super) struct Tunnel {
     pub(super) origin: Conn,
     /// Checks the first bytes of the caller; `None` once they may pass.
-    pub(super) guard: Option<Box<Guard>>,
+    pub(super) guard: Option<Box<HelloGuard>>,
     /// Keeps the slots in flight until the tunnel ends.
     _flight: Flight,
 }
 
 impl Tunnel {
     /// A tunnel on a connection that was just dialled for it. The permit is used up: the origin counts the connection.
-    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Option<Box<Guard>>) -> Tunnel {
+    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Option<Box<HelloGuard>>) -> Tunnel {
         let mut flight = permit.depart();
         flight.sent();
         flight.answered();

@@ -103,13 +103,13 @@ pub(super) fn of_pattern(pattern: &str) -> String {
 ///
 /// # Errors
 /// As [`Path::read`].
-pub(super) fn climbs(path: &str) -> Result<bool, TooManyReadings> {
+pub(super) fn escapes_root(path: &str) -> Result<bool, TooManyReadings> {
     if is_plain(path) {
         return Ok(false);
     }
     let path = spell(path);
     // No reading makes a `..` where none was.
-    Ok(path.contains("..") && ways(&path)?.into_iter().any(|way| read_as(&path, way).climbs))
+    Ok(path.contains("..") && ways(&path)?.into_iter().any(|way| read_as(&path, way).escapes_root))
 }
 
 /// True if the bytes of a path are its only reading, except for a final slash.
@@ -258,7 +258,7 @@ fn read_as(path: &str, how: Reading) -> Resolved {
         Parameters::CutBeforeDecoding => cut(path, |segment| segment.split(';').next()),
         Parameters::Kept | Parameters::CutAfterDecoding => path.to_owned(),
     };
-    let mut read = Resolved { path, climbs: false };
+    let mut read = Resolved { path, escapes_root: false };
     if how.dots == Dots::RemovedTwice {
         read = resolve(&read.path, how);
     }
@@ -273,7 +273,7 @@ fn read_as(path: &str, how: Reading) -> Resolved {
         read.path = cut(&read.path, |segment| segment.split("%3B").next());
     }
     let resolved = resolve(&read.path, how);
-    Resolved { climbs: read.climbs || resolved.climbs, ..resolved }
+    Resolved { escapes_root: read.escapes_root || resolved.escapes_root, ..resolved }
 }
 
 /// Replaces each segment by a part of it.
@@ -290,12 +290,12 @@ fn cut<'a>(path: &'a str, part: impl Fn(&'a str) -> Option<&'a str>) -> String {
 struct Resolved {
     path: String,
     /// A `..` occurred at the root.
-    climbs: bool,
+    escapes_root: bool,
 }
 
 /// Resolves dot segments and merges slashes, as this reading requires.
 fn resolve(path: &str, how: Reading) -> Resolved {
-    let mut resolved = Resolved { path: String::with_capacity(path.len() + 1), climbs: false };
+    let mut resolved = Resolved { path: String::with_capacity(path.len() + 1), escapes_root: false };
     let mut ends_open = false;
     for segment in path.split('/').skip(1) {
         ends_open = true;
@@ -304,7 +304,7 @@ fn resolve(path: &str, how: Reading) -> Resolved {
             "." if how.dots != Dots::Kept => {}
             ".." if how.dots != Dots::Kept => match resolved.path.rfind('/') {
                 Some(above) => resolved.path.truncate(above),
-                None => resolved.climbs = true,
+                None => resolved.escapes_root = true,
             },
             name => {
                 resolved.path.push('/');

@@ -6,7 +6,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::host::{Authority, Fault};
+use super::host::{Authority, HostError};
 use super::path::{self, Path};
 use crate::tls::ca::Subtree;
 use crate::wire::cross_site::may_be_rebound;
@@ -129,7 +129,7 @@ fn read<'a>(authority: &'a str, whole: &str) -> Result<Authority<'a>, String> {
         return Err(format!("{whole:?} is not a host: write the host alone, without scheme and path"));
     }
     Authority::read(authority).map_err(|fault| match fault {
-        Fault::Malformed(why) | Fault::Disguised(why) => format!("{whole:?} is not a host: {why}"),
+        HostError::Malformed(why) | HostError::Disguised(why) => format!("{whole:?} is not a host: {why}"),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::time::Time;
 use crate::wire::Conn;
 
 /// Most connections kept for one caller's connection, which can log in at any number of origins.
-const MOST: usize = 8;
+const MAX_PINNED: usize = 8;
 
 /// Pinned connections of one caller's connection; if it speaks HTTP/2, its streams share them.
 #[derive(Clone, Default)]
@@ -70,7 +70,7 @@ impl Pinned {
         }
         conn.release_buffers();
         let mut pins = self.0.borrow_mut();
-        if pins.len() >= MOST {
+        if pins.len() >= MAX_PINNED {
             pins.remove(0);
         }
         pins.push(Pin { key, conn, since: now });
@@ -78,7 +78,7 @@ impl Pinned {
 
     /// Closes all connections before the caller's connection is replaced. Streams of the old one may still run;
     /// connections that they return are not for the new one.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.0.borrow_mut().clear();
         if Rc::strong_count(&self.0) > 1 {
             self.0 = Rc::default();
@@ -115,7 +115,7 @@ mod tests {
         let stream = connection.clone();
         stream.keep(key(0), dialled(&listener).await, NOW);
         assert!(connection.has(&key(0)), "streams share what is their connection's");
-        connection.begin_anew();
+        connection.reset();
         assert!(connection.is_empty() && stream.is_empty());
         stream.keep(key(0), dialled(&listener).await, NOW);
         assert!(connection.is_empty());

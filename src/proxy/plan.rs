@@ -59,7 +59,7 @@ impl Plan {
     pub(super) fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
         session.worker.refresh();
         let snapshot = &session.worker.snapshot;
-        self.admitted = snapshot.access.anew(session.peer.ip(), &self.admitted);
+        self.admitted = snapshot.access.readmit(session.peer.ip(), &self.admitted);
         self.claims = snapshot.rules.find(&self.target, &session.head, &self.admitted, session.peer.ip())?;
         log.claimed(session, &self.claims);
         Ok(())

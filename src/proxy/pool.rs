@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use super::h2_pool::Fresh;
+pub(super) use super::h2_pool::Freshness;
 use super::h2_pool::{Checkout, H2Pool, Http1};
-use super::metrics::{Kept, Metrics, Pool};
+use super::metrics::{Metrics, Pool, PoolSize};
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::send::OriginConn;
@@ -88,7 +88,7 @@ struct IdleConn {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct ConnRequirement {
     /// Age that it may have.
-    pub(super) fresh: Fresh,
+    pub(super) fresh: Freshness,
     /// Versions of HTTP to offer, if the origin has a choice.
     pub(super) offer: Offer,
 }
@@ -126,7 +126,7 @@ impl OriginPool {
     /// Takes an idle connection that meets the requirement: a stream on a shared one, or a kept one that is still
     /// usable.
     pub(super) fn idle(&self, origin: &Upstream, want: ConnRequirement) -> Option<OriginConn> {
-        if want.fresh != Fresh::No {
+        if want.fresh != Freshness::Any {
             return None;
         }
         if origin.scheme == Scheme::Https
@@ -174,20 +174,22 @@ impl OriginPool {
         }
         let until = self.instant(how.until);
         for _ in 0..MAX_CHECKOUTS {
-            match self.h2.turn(origin, want.fresh, self.clock.now()) {
-                Checkout::Shared(stream) => return Ok(OriginConn::shared(stream)),
-                Checkout::Asked(pong) => timeout_at(until, pong.wait()).await.map_err(|_| Refusal::ConnectTimeout)?,
+            match self.h2.checkout(origin, want.fresh, self.clock.now()) {
+                Checkout::Stream(stream) => return Ok(OriginConn::shared(stream)),
+                Checkout::AwaitPong(pong) => {
+                    timeout_at(until, pong.wait()).await.map_err(|_| Refusal::ConnectTimeout)?
+                }
                 Checkout::Alone(Http1::Chosen) => break,
-                Checkout::Alone(Http1::Wanted) => return self.dial_alone(origin, how, Offer::Http1).await,
-                Checkout::First(guide) => {
+                Checkout::Alone(Http1::Required) => return self.dial_alone(origin, how, Offer::Http1).await,
+                Checkout::Lead(leader) => {
                     let mut dialled = self.dial_alone(origin, how, want.offer).await;
                     if let Ok(ready) = &mut dialled {
-                        ready.lead(guide);
+                        ready.release_followers(leader);
                     }
                     return dialled;
                 }
                 // After a failed dial each request dials for itself: in turn they would take a multiple of the timeout.
-                Checkout::After(dialling) => match timeout_at(until, dialling.ended()).await {
+                Checkout::Follow(dialling) => match timeout_at(until, dialling.ended()).await {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(_elapsed) => return Err(Refusal::ConnectTimeout),
@@ -244,18 +246,18 @@ impl OriginPool {
             }
             return Ok(OriginConn::new(stream));
         }
-        let (link, driving) =
+        let (conn, driving) =
             H2Conn::handshake(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);
         let now = self.clock.now();
-        let ready = link.open_stream(now).map(OriginConn::shared);
-        self.h2.keep(origin, link, now);
+        let ready = conn.open_stream(now).map(OriginConn::shared);
+        self.h2.keep(origin, conn, now);
         ready.ok_or(Refusal::ConnectionTerminated)
     }
 
     /// Records that the origin requires HTTP/1.1 for a request sent in HTTP/2.
     pub(super) fn force_http1(&self, origin: &Upstream) {
-        self.h2.set_http1(origin, Http1::Wanted);
+        self.h2.set_http1(origin, Http1::Required);
     }
 
     /// Keeps a connection for the next request. Its last message has ended, and no byte of another was read.
@@ -296,8 +298,8 @@ impl OriginPool {
 }
 
 impl Pool for OriginPool {
-    fn kept(&self) -> Kept {
-        Kept { idle: self.lock().values().map(Vec::len).sum(), shared: self.h2.count() }
+    fn kept(&self) -> PoolSize {
+        PoolSize { idle: self.lock().values().map(Vec::len).sum(), shared: self.h2.count() }
     }
 
     fn close_idle(&self) -> bool {

@@ -117,12 +117,12 @@ struct Row {
     status: u16,
     /// `error=` of Proxy-Status (RFC 9209 §2.3).
     error: &'static str,
-    who: &'static str,
+    refused_by: &'static str,
     note: &'static str,
 }
 
-const fn row(status: u16, error: &'static str, who: &'static str, note: &'static str) -> Row {
-    Row { status, error, who, note }
+const fn row(status: u16, error: &'static str, refused_by: &'static str, note: &'static str) -> Row {
+    Row { status, error, refused_by, note }
 }
 
 impl Refusal {
@@ -198,8 +198,8 @@ impl Refusal {
 
     /// Party that refused, for the access log: `limit`, `access`, `gateway`, `origin`, or `caller` for requests that
     /// were invalid from the start.
-    pub fn who(&self) -> &'static str {
-        self.row().who
+    pub fn refused_by(&self) -> &'static str {
+        self.row().refused_by
     }
 
     /// Reason in a word, for logs and metrics.
@@ -225,7 +225,10 @@ impl Refusal {
     /// Description of the event and of its remedy, for people: a sentence or two of plain text.
     pub fn detail(&self) -> Cow<'static, str> {
         let plain = match self {
-            Refusal::Limited { limit, why, retry_after, exact, .. } => return limited(limit, *why, *retry_after, *exact).into(),
+            Refusal::Limited { limit, why, retry_after, exact, .. } => {
+                let at_least = if *exact { "" } else { " at the earliest" };
+                return limited(limit, *why, &format!("Ask again in {} ms{at_least}.", millis_up(*retry_after))).into();
+            }
             Refusal::BadCost { limit, most } => {
                 return format!("The cost that the request states for the limit {limit:?} must be a whole number from 1 to {most}.").into();
             }
@@ -328,9 +331,8 @@ pub(super) fn millis_up(wait: Duration) -> u128 {
     wait.as_nanos().div_ceil(1_000_000).max(1)
 }
 
-fn limited(limit: &str, why: RefusalReason, retry_after: Duration, exact: bool) -> String {
-    let ms = millis_up(retry_after);
-    let again = if exact { format!("Ask again in {ms} ms.") } else { format!("Ask again in {ms} ms at the earliest.") };
+/// Detail of a refusal by a limit. `again`: sentence with the time of the next try.
+fn limited(limit: &str, why: RefusalReason, again: &str) -> String {
     match why {
         RefusalReason::Full => {
             format!("The limit {limit:?} has no free slot, and requests do not wait for it. {again}")

@@ -52,7 +52,7 @@ pub(super) struct RequestLog {
     limits: Vec<Arc<str>>,
     /// Party that refused it, and the reason in a word.
     refused: Option<(&'static str, &'static str)>,
-    overruled: Option<(Arc<str>, Duration)>,
+    dry_run_delay: Option<(Arc<str>, Duration)>,
     note: Option<Cow<'static, str>>,
     logged: bool,
 }
@@ -87,13 +87,13 @@ impl RequestLog {
         if self.logged
             && let Some((limit, wait)) = permit.overruled()
         {
-            self.overruled = Some((Arc::clone(&session.worker.snapshot.rules.rule(limit).name), wait));
+            self.dry_run_delay = Some((Arc::clone(&session.worker.snapshot.rules.rule(limit).name), wait));
         }
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.status = refusal.status();
-        self.refused = Some((refusal.who(), refusal.note()));
+        self.refused = Some((refusal.refused_by(), refusal.note()));
         self.note = Some(refusal.note().into());
     }
 
@@ -143,11 +143,11 @@ impl RequestLog {
             limits: self.limits,
             waited: self.waited,
             status: self.status,
-            refused_by: self.refused.map(|(who, _)| who),
+            refused_by: self.refused.map(|(refused_by, _)| refused_by),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             took: snapshot.gate.clock().now().since(self.started),
-            overruled: self.overruled,
+            dry_run_delay: self.dry_run_delay,
             note: self.note,
         });
     }

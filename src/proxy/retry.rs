@@ -5,19 +5,10 @@ use std::time::{Duration, SystemTime};
 use crate::wire::{Name, ResponseHead};
 
 /// Longest pause: an absurd Retry-After must not close a window for a year.
-const LONGEST: Duration = Duration::from_secs(60 * 60);
+const MAX_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 /// Time added to a pause in whole seconds. Origins often round down, so an obedient caller would come too early.
 const ROUNDING: Duration = Duration::from_millis(500);
-
-/// Meaning of a response for the limits that the request was counted by.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Pushback {
-    /// The origin asks for a pause of this length.
-    For(Duration),
-    /// No pushback.
-    None,
-}
 
 /// True if sending a request twice has the effect of sending it once (RFC 9110 §9.2.2).
 pub(super) fn is_idempotent(method: &str) -> bool {
@@ -29,24 +20,24 @@ pub(super) fn may_push_back(status: u16) -> bool {
     matches!(status, 429 | 503)
 }
 
-/// Meaning of a response for a limit. `span`: T of the limit, the pause for a 429 without Retry-After. A 503 without it
-/// is no pushback: the origin has a problem that a pause may not cure.
-pub(super) fn pushback(response: &ResponseHead, span: Duration, now_unix_nanos: i128) -> Pushback {
+/// Pause that a response asks for; `None`: it is no pushback. `span`: T of the limit, the pause for a 429 without
+/// Retry-After. A 503 without it is no pushback: the origin has a problem that a pause may not cure.
+pub(super) fn pushback(response: &ResponseHead, span: Duration, now_unix_nanos: i128) -> Option<Duration> {
     let asked = response
         .all(Name::RetryAfter)
         .filter_map(|value| retry_after(value, response.get(Name::Date), now_unix_nanos))
         .max();
     match (response.status(), asked) {
-        (429, asked) => Pushback::For(asked.unwrap_or(span).min(LONGEST)),
-        (503, Some(asked)) => Pushback::For(asked.min(LONGEST)),
-        _ => Pushback::None,
+        (429, asked) => Some(asked.unwrap_or(span).min(MAX_PAUSE)),
+        (503, Some(asked)) => Some(asked.min(MAX_PAUSE)),
+        _ => None,
     }
 }
 
 /// True if the response shows that the request was not acted on, so that it may be sent again with any method.
-pub(super) fn asks_for_another(response: &ResponseHead) -> bool {
+pub(super) fn allows_resend(response: &ResponseHead) -> bool {
     // Span and clock decide only on the length of a pushback.
-    pushback(response, Duration::ZERO, 0) != Pushback::None
+    pushback(response, Duration::ZERO, 0).is_some()
 }
 
 /// Parses Retry-After (RFC 9110 §10.2.3): seconds, to which some origins add a fraction, or a date.
@@ -101,10 +92,7 @@ mod tests {
     }
 
     fn pause_ms(status: u16, fields: &str) -> Option<u128> {
-        match pushback(&response(status, fields), SPAN, NOW) {
-            Pushback::For(pause) => Some(pause.as_millis()),
-            Pushback::None => None,
-        }
+        pushback(&response(status, fields), SPAN, NOW).map(|pause| pause.as_millis())
     }
 
     #[test]
@@ -131,7 +119,7 @@ mod tests {
             assert_eq!(pause_ms(429, &format!("Retry-After: {value}\r\n")), hour, "{value}");
         }
         let day = Duration::from_secs(86_400);
-        assert_eq!(pushback(&response(429, ""), day, NOW), Pushback::For(LONGEST));
+        assert_eq!(pushback(&response(429, ""), day, NOW), Some(MAX_PAUSE));
     }
 
     #[test]
@@ -152,15 +140,15 @@ mod tests {
     fn other_answers_say_nothing_about_the_limit() {
         for status in [200, 301, 403, 420, 500, 502, 504] {
             assert_eq!(pause_ms(status, "Retry-After: 5\r\n"), None, "{status}");
-            assert!(!may_push_back(status) && !asks_for_another(&response(status, "Retry-After: 5\r\n")));
+            assert!(!may_push_back(status) && !allows_resend(&response(status, "Retry-After: 5\r\n")));
         }
     }
 
     #[test]
     fn only_what_the_origin_did_not_act_on_is_sent_again() {
-        assert!(asks_for_another(&response(429, "")));
-        assert!(asks_for_another(&response(503, "Retry-After: 1\r\n")));
-        assert!(!asks_for_another(&response(503, "")));
+        assert!(allows_resend(&response(429, "")));
+        assert!(allows_resend(&response(503, "Retry-After: 1\r\n")));
+        assert!(!allows_resend(&response(503, "")));
         assert!(is_idempotent("PUT") && !is_idempotent("POST") && !is_idempotent("get"));
     }
 

@@ -10,7 +10,7 @@ pub(super) struct Reused<S, T> {
 
 impl<S: PartialEq, T> Reused<S, T> {
     /// Takes over the object of `before` if it was made from equal settings; else makes a new one.
-    pub(super) fn again<E>(
+    pub(super) fn reuse_or_make<E>(
         before: Option<&Self>,
         from: S,
         make: impl FnOnce(&S) -> Result<Arc<T>, E>,

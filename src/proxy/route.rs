@@ -47,7 +47,7 @@ struct PreparedRoute {
     base: Box<str>,
     to: Origin,
     /// Path that the origin receives for `base` itself.
-    instead: Arc<str>,
+    whole_path: Arc<str>,
     /// Path that the origin receives in place of `base` when more follows: without a slash at its end.
     below: Arc<str>,
     /// Rewrites the origin's references to itself.
@@ -56,7 +56,7 @@ struct PreparedRoute {
 }
 
 /// Result of a lookup: the route for a request.
-pub(super) struct Found<'r> {
+pub(super) struct RouteMatch<'r> {
     pub(super) to: &'r Origin,
     /// Path that the origin receives in place of the matched part.
     pub(super) prefix: &'r Arc<str>,
@@ -92,16 +92,18 @@ impl Routes {
         target: &str,
         host: Option<Authority<'_>>,
         default_port: u16,
-    ) -> Result<Option<Found<'_>>, Refusal> {
+    ) -> Result<Option<RouteMatch<'_>>, Refusal> {
         let whole = &target[..path_end(target)];
         let takes = |route: &&PreparedRoute| route.takes_host(host, default_port) && route.takes_path(whole);
         let Some(route) = self.all.iter().find(takes) else { return Ok(None) };
         let after_base = &target[route.base.len()..];
-        if !(route.base.is_empty() && route.below.is_empty()) && path::climbs(&after_base[..path_end(after_base)])? {
+        if !(route.base.is_empty() && route.below.is_empty())
+            && path::escapes_root(&after_base[..path_end(after_base)])?
+        {
             return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
         }
-        let prefix = if after_base.starts_with('/') { &route.below } else { &route.instead };
-        Ok(Some(Found {
+        let prefix = if after_base.starts_with('/') { &route.below } else { &route.whole_path };
+        Ok(Some(RouteMatch {
             to: &route.to,
             prefix,
             taken: route.base.len(),
@@ -123,13 +125,13 @@ impl PreparedRoute {
         let path = route.path.unwrap_or_default();
         let base = path.strip_suffix('/').unwrap_or(&path);
         let above = route.to_path.strip_suffix('/').unwrap_or(&route.to_path);
-        let instead = if route.to_path.is_empty() { "/" } else { &*route.to_path };
-        let locations = LocationMap { origin: route.to.clone(), there: above.into(), here: base.into() };
+        let whole_path = if route.to_path.is_empty() { "/" } else { &*route.to_path };
+        let locations = LocationMap { origin: route.to.clone(), origin_path: above.into(), route_path: base.into() };
         PreparedRoute {
             host: route.host,
             base: base.into(),
             to: route.to,
-            instead: instead.into(),
+            whole_path: whole_path.into(),
             below: above.into(),
             locations: Arc::new(locations),
             cross_site: route.cross_site,

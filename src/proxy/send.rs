@@ -42,14 +42,14 @@ impl OriginConn {
 
     /// Marks the connection as dialled for other requests too; they continue once the origin has announced how many
     /// streams it accepts.
-    pub(super) fn lead(&mut self, guide: DialLeader) {
+    pub(super) fn release_followers(&mut self, leader: DialLeader) {
         match self.conn.stream.as_origin() {
-            None => guide.arrive(),
+            None => leader.succeed(),
             Some(stream) => {
                 let settings = stream.settings();
                 tokio::spawn(async move {
                     settings.wait().await;
-                    guide.arrive();
+                    leader.succeed();
                 });
             }
         }
@@ -57,7 +57,7 @@ impl OriginConn {
 
     /// Reports that the origin did not answer in time. A connection of HTTP/1.1 is closed with its request; a shared one
     /// must answer a PING.
-    pub(super) fn doubt(&mut self, now: Time) {
+    pub(super) fn mark_suspect(&mut self, now: Time) {
         if let Some(stream) = self.conn.stream.as_origin() {
             stream.mark_suspect(now);
         }

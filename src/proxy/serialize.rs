@@ -15,30 +15,35 @@ use crate::wire::{Conn, Length, Name, RequestHead, ResponseHead, Version};
 ///
 /// # Errors
 /// 400 if HTTP/2 cannot carry the target.
-pub(super) fn send_request(head: &RequestHead, target: &Target, way: Outgoing, to: &mut Conn) -> Result<(), Refusal> {
+pub(super) fn send_request(
+    head: &RequestHead,
+    target: &Target,
+    outgoing: Outgoing,
+    to: &mut Conn,
+) -> Result<(), Refusal> {
     if to.stream.is_http2() {
-        let request = request(head, target, way)?;
+        let request = request(head, target, outgoing)?;
         to.stream.set_request(request);
     } else {
-        write_request(head, target, way, to.out());
+        write_request(head, target, outgoing, to.out());
     }
     Ok(())
 }
 
 /// Appends the head in HTTP/1.1: origin-form, the origin's own `Host`, no hop-by-hop fields.
-fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut Vec<u8>) {
+fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
     target.write_path(head, out);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     target.write_host(out);
     out.extend_from_slice(b"\r\n");
-    for_origin(head, way, |field, value| write_field(out, field, value));
-    write_length(out, way.length.written_to(Version::Http11));
-    if is_silently_empty(head, way) {
+    for_origin(head, outgoing, |field, value| write_field(out, field, value));
+    write_length(out, outgoing.length.written_to(Version::Http11));
+    if is_silently_empty(head, outgoing) {
         write_length(out, Length::Exact(0));
     }
-    out.extend_from_slice(match (way.upgrade, asks_for_trailers(head)) {
+    out.extend_from_slice(match (outgoing.upgrade, asks_for_trailers(head)) {
         (true, _) => &b"Connection: upgrade\r\n"[..],
         (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
         (false, false) => b"",
@@ -49,18 +54,18 @@ fn write_request(head: &RequestHead, target: &Target, way: Outgoing, out: &mut V
 
 /// True for a request of HTTP/2 that ends with its head and states no length, although its method usually has content.
 /// In HTTP/1.1 origins require a length for these, or answer 411 (RFC 9110 §8.6).
-fn is_silently_empty(head: &RequestHead, way: Outgoing) -> bool {
+fn is_silently_empty(head: &RequestHead, outgoing: Outgoing) -> bool {
     head.version() == Version::Http2
-        && way.length == Length::Empty
+        && outgoing.length == Length::Empty
         && matches!(head.method(), "POST" | "PUT" | "PATCH")
         && head.get(Name::ContentLength).is_none()
 }
 
 /// Head in HTTP/2 (RFC 9113 §8.3.1).
-fn request(head: &RequestHead, target: &Target, way: Outgoing) -> Result<Request<()>, Refusal> {
+fn request(head: &RequestHead, target: &Target, outgoing: Outgoing) -> Result<Request<()>, Refusal> {
     let mut fields = FieldMap::default();
-    for_origin(head, way, |field, value| fields.put(field, value));
-    if let Length::Exact(length) = way.length {
+    for_origin(head, outgoing, |field, value| fields.put(field, value));
+    if let Length::Exact(length) = outgoing.length {
         fields.put(b"content-length", length.to_string().as_bytes());
     }
     if asks_for_trailers(head) {

@@ -16,13 +16,13 @@ use super::claims::Claims;
 use super::plan::Plan;
 use super::snapshot::ConfigSnapshot;
 use super::target::{Form, Origin, Target};
-use super::tunnel_warnings::Unfit;
+use super::tunnel_warnings::TunnelDenial;
 use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
 use crate::wire::{Conn, RequestHead};
 
 /// Guard of a tunnel: reads the caller's first bytes, and holds them back until they are checked.
-pub(super) struct Guard {
+pub(super) struct HelloGuard {
     reader: HelloReader,
     /// Host and port of the CONNECT.
     origin: Origin,
@@ -33,22 +33,22 @@ pub(super) struct Guard {
 
 /// The caller and its request, as input of the rules.
 #[derive(Clone, Copy)]
-pub(super) struct Asker<'a> {
+pub(super) struct GuardContext<'a> {
     pub(super) snapshot: &'a ConfigSnapshot,
     /// Head of the `CONNECT`.
     pub(super) head: &'a RequestHead,
     pub(super) peer: IpAddr,
 }
 
-impl Guard {
+impl HelloGuard {
     /// Returns `None` if the configuration names no host, so that there is nothing to check.
-    pub(super) fn new(snapshot: &ConfigSnapshot, plan: &Plan) -> Option<Box<Guard>> {
+    pub(super) fn new(snapshot: &ConfigSnapshot, plan: &Plan) -> Option<Box<HelloGuard>> {
         let is_needed =
             !snapshot.intercept.is_empty() || snapshot.access.has_list() || snapshot.named_hosts.has_hosts();
         let (origin, admitted, claims) = (&plan.target.origin, &plan.admitted, &plan.claims);
         is_needed.then(|| {
             let reader = Default::default();
-            Box::new(Guard { reader, origin: origin.clone(), admitted: admitted.clone(), claims: claims.clone() })
+            Box::new(HelloGuard { reader, origin: origin.clone(), admitted: admitted.clone(), claims: claims.clone() })
         })
     }
 
@@ -65,16 +65,16 @@ impl Guard {
         &mut self,
         cx: &mut Context<'_>,
         conn: &mut Conn,
-        asker: Asker<'_>,
-    ) -> Poll<io::Result<Option<Unfit>>> {
+        context: GuardContext<'_>,
+    ) -> Poll<io::Result<Option<TunnelDenial>>> {
         loop {
             match self.reader.read(conn.input.bytes()) {
                 HelloState::Incomplete => {}
                 HelloState::NotTls => return Poll::Ready(Ok(None)),
                 HelloState::Hello(names) => {
-                    return Poll::Ready(Ok(names.into_iter().find_map(|name| self.check(name, asker))));
+                    return Poll::Ready(Ok(names.into_iter().find_map(|name| self.check(name, context))));
                 }
-                HelloState::Unreadable => return Poll::Ready(Ok(Some(Unfit::Unreadable))),
+                HelloState::Unreadable => return Poll::Ready(Ok(Some(TunnelDenial::Unreadable))),
             }
             match ready!(conn.poll_fill(cx)) {
                 // The connection has ended within the hello, so it never becomes complete.
@@ -82,7 +82,7 @@ impl Guard {
                 Ok(_) => {}
                 // The buffer is full, so the hello is longer than any server accepts.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-                    return Poll::Ready(Ok(Some(Unfit::Unreadable)));
+                    return Poll::Ready(Ok(Some(TunnelDenial::Unreadable)));
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -90,11 +90,11 @@ impl Guard {
     }
 
     /// Checks a server name; `None` if the tunnel may ask for it.
-    fn check(&self, name: String, asker: Asker<'_>) -> Option<Unfit> {
+    fn check(&self, name: String, context: GuardContext<'_>) -> Option<TunnelDenial> {
         if *name == *self.origin.host {
             return None;
         }
-        let Asker { snapshot, head, peer } = asker;
+        let GuardContext { snapshot, head, peer } = context;
         let origin = Origin { host: name.as_str().into(), ..self.origin.clone() };
         let target = Target { origin, form: Form::Authority, prefix: Arc::default(), rest: 0..0, locations: None };
         let named = snapshot.named_hosts.look_up(&target);
@@ -116,6 +116,6 @@ impl Guard {
             }
             "a limit that names it did not count this tunnel"
         };
-        Some(Unfit::Name { name, why })
+        Some(TunnelDenial::Name { name, why })
     }
 }

@@ -82,7 +82,7 @@ impl Session {
     pub(super) fn attach(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.peer = peer;
         self.conn = Conn::new(Stream::accepted(stream));
-        self.pinned.begin_anew();
+        self.pinned.reset();
         (self.secure, self.within, self.has_read_request) = (false, None, false);
     }
 

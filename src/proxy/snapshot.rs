@@ -144,25 +144,25 @@ impl PreparedSnapshot {
         });
         let before_identity = before.and_then(|before| before.identity.as_ref());
         let identity =
-            settings.identity.map(|identity| Reused::again(before_identity, identity, |it| it.server_config()));
+            settings.identity.map(|identity| Reused::reuse_or_make(before_identity, identity, |it| it.server_config()));
         let before_tracer = before.and_then(|before| before.tracer.as_ref());
         let clock = gate.clock();
         let start = |settings: &trace::Settings| trace::Tracer::start(settings, clock).map_err(Error::Traces);
-        let tracer = settings.trace.map(|trace| Reused::again(before_tracer, trace, start));
+        let tracer = settings.trace.map(|trace| Reused::reuse_or_make(before_tracer, trace, start));
         let seed = gate.seed();
         let access = |settings: &access::Settings| Ok::<_, Error>(Arc::new(Access::new(settings.clone(), seed)));
         let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
         Ok(PreparedSnapshot {
             named_hosts: NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
             targets: Targets::new(settings.routes),
-            access: Reused::again(before.map(|before| &before.access), settings.access, access)?,
+            access: Reused::reuse_or_make(before.map(|before| &before.access), settings.access, access)?,
             timeouts: settings.timeouts,
             gate,
             drain,
             metrics,
             log,
             dialer: Arc::new(Dialer::new(settings.dial, resolver)),
-            tls: Reused::again(before.map(|before| &before.tls), settings.tls, tls)?,
+            tls: Reused::reuse_or_make(before.map(|before| &before.tls), settings.tls, tls)?,
             tracer: tracer.transpose()?,
             pool: settings.pool,
             warned_hosts: before.map(|before| Arc::clone(&before.warned_hosts)).unwrap_or_default(),

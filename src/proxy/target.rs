@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::host::{Authority, Fault};
+use super::host::{Authority, HostError};
 use super::location::LocationMap;
 use super::refusal::Refusal;
 use super::route::Routes;
@@ -110,19 +110,19 @@ impl Targets {
         Targets { routes: Routes::new(routes) }
     }
 
-    /// Finds the target of a request. `came`: the way by which it came in.
+    /// Finds the target of a request. `ingress`: the way by which it came in.
     ///
     /// # Errors
     /// 400 if its target or its `Host` is invalid, 403 for a disguised address, 404 if no route takes it, 421 if it is
     /// for another origin than the tunnel in which it came.
-    pub fn find(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Target, Refusal> {
+    pub fn find(&self, head: &RequestHead, ingress: &Ingress<'_>) -> Result<Target, Refusal> {
         let target = head.target();
         if target.contains('#') {
             return Err(Refusal::BadTarget(
                 "a fragment (\"#…\") is for the program that asks, never for a server: leave it out",
             ));
         }
-        if let Some(origin) = came.within {
+        if let Some(origin) = ingress.within {
             return inside(head, origin);
         }
         if head.method() == "CONNECT" {
@@ -130,12 +130,12 @@ impl Targets {
         }
         if target.starts_with('/') {
             let host = check_host(head, None)?;
-            return self.routed(head, 0, host, came)?.ok_or(Refusal::NoRoute);
+            return self.routed(head, 0, host, ingress)?.ok_or(Refusal::NoRoute);
         }
         if target == "*" {
-            return self.whole_origin(head, came);
+            return self.whole_origin(head, ingress);
         }
-        match self.routed_by_http2(head, came)? {
+        match self.routed_by_http2(head, ingress)? {
             Some(target) => Ok(target),
             None => absolute(head),
         }
@@ -143,12 +143,12 @@ impl Targets {
 
     /// Finds a route for a request of HTTP/2, which has no origin-form: a request for a route looks like one for an
     /// origin (RFC 9113 §8.3.1). It is for a route if one takes it, and if it names the scheme that it came by.
-    fn routed_by_http2(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Option<Target>, Refusal> {
+    fn routed_by_http2(&self, head: &RequestHead, ingress: &Ingress<'_>) -> Result<Option<Target>, Refusal> {
         if head.version() != Version::Http2 || self.routes.is_empty() {
             return Ok(None);
         }
         let (scheme, start) = read_scheme(head.target())?;
-        if (scheme == Scheme::Https) != came.secure {
+        if (scheme == Scheme::Https) != ingress.secure {
             return Ok(None);
         }
         let target = head.target();
@@ -158,7 +158,7 @@ impl Targets {
         }
         // An invalid authority is reported by the code that needs it.
         let Ok(authority) = Authority::read(&target[start..at]) else { return Ok(None) };
-        self.routed(head, at, Some(authority), came)
+        self.routed(head, at, Some(authority), ingress)
     }
 
     /// Finds the route for the path that begins at `at` in the request's target.
@@ -167,11 +167,13 @@ impl Targets {
         head: &RequestHead,
         at: usize,
         host: Option<Authority<'_>>,
-        came: &Ingress<'_>,
+        ingress: &Ingress<'_>,
     ) -> Result<Option<Target>, Refusal> {
-        let Some(found) = self.routes.find(&head.target()[at..], host, came.default_port())? else { return Ok(None) };
+        let Some(found) = self.routes.find(&head.target()[at..], host, ingress.default_port())? else {
+            return Ok(None);
+        };
         if found.cross_site == CrossSite::Refuse {
-            if came.loopback && found.any_host && host.is_some_and(|host| may_be_rebound(&host.host())) {
+            if ingress.loopback && found.any_host && host.is_some_and(|host| may_be_rebound(&host.host())) {
                 // In HTTP/2 this may be a request to a forward proxy, which has the same form.
                 let is_proxys = head.version() == Version::Http2;
                 return if is_proxys { Ok(None) } else { Err(Refusal::Misdirected(REBOUND)) };
@@ -191,10 +193,10 @@ impl Targets {
     }
 
     /// `OPTIONS *` speaks of a whole server (RFC 9110 §9.3.7), so only a route for all paths takes it.
-    fn whole_origin(&self, head: &RequestHead, came: &Ingress<'_>) -> Result<Target, Refusal> {
+    fn whole_origin(&self, head: &RequestHead, ingress: &Ingress<'_>) -> Result<Target, Refusal> {
         only_options(head)?;
         let host = check_host(head, None)?;
-        let route = self.routes.whole(host, came.default_port()).ok_or(Refusal::NoRoute)?;
+        let route = self.routes.whole(host, ingress.default_port()).ok_or(Refusal::NoRoute)?;
         Ok(Target { origin: route.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1, locations: None })
     }
 }
@@ -325,17 +327,17 @@ fn check_host<'a>(head: &'a RequestHead, authority: Option<&str>) -> Result<Opti
     match Authority::read(host) {
         Ok(host) => Ok(Some(host)),
         // The target overrides this host, so it is never resolved.
-        Err(Fault::Disguised(_)) if authority.is_some() => Ok(None),
-        Err(Fault::Malformed(_) | Fault::Disguised(_)) => {
+        Err(HostError::Disguised(_)) if authority.is_some() => Ok(None),
+        Err(HostError::Malformed(_) | HostError::Disguised(_)) => {
             Err(Refusal::BadTarget("the Host field is not a host and a port"))
         }
     }
 }
 
-fn refused(fault: Fault) -> Refusal {
+fn refused(fault: HostError) -> Refusal {
     match fault {
-        Fault::Malformed(why) => Refusal::BadTarget(why),
-        Fault::Disguised(why) => Refusal::Denied(why),
+        HostError::Malformed(why) => Refusal::BadTarget(why),
+        HostError::Disguised(why) => Refusal::Denied(why),
     }
 }
 

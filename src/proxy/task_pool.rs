@@ -6,11 +6,11 @@ use std::task::{Context, Poll, Waker};
 
 /// Tasks of one kind on one thread. The owner spawns them; each polls for its next work here.
 pub struct TaskPool<W> {
-    inner: RefCell<Inner<W>>,
+    inner: RefCell<TaskPoolState<W>>,
     max_idle: usize,
 }
 
-struct Inner<W> {
+struct TaskPoolState<W> {
     /// Work that no task has taken yet.
     work: VecDeque<W>,
     /// Idle tasks, each once, with their numbers.
@@ -18,7 +18,7 @@ struct Inner<W> {
     /// Number of tasks spawned so far.
     spawned: u64,
     /// No more work will be submitted.
-    over: bool,
+    closed: bool,
 }
 
 /// Number of a task that the owner must spawn, because all others are busy.
@@ -29,7 +29,7 @@ pub struct NewTask(u64);
 impl<W> TaskPool<W> {
     /// An empty pool, which keeps at most `max_idle` idle tasks.
     pub fn new(max_idle: usize) -> TaskPool<W> {
-        let inner = Inner { work: VecDeque::new(), idle: Vec::new(), spawned: 0, over: false };
+        let inner = TaskPoolState { work: VecDeque::new(), idle: Vec::new(), spawned: 0, closed: false };
         TaskPool { inner: RefCell::new(inner), max_idle }
     }
 
@@ -47,25 +47,25 @@ impl<W> TaskPool<W> {
 
     /// Next work for a task; `None` if the task must end: there is no work, and the pool has enough idle tasks or is
     /// closed.
-    pub fn poll_take(&self, who: NewTask, cx: &Context<'_>) -> Poll<Option<W>> {
+    pub fn poll_take(&self, task: NewTask, cx: &Context<'_>) -> Poll<Option<W>> {
         let mut inner = self.inner.borrow_mut();
         // Unregisters the task: it may have been polled for another reason, and a busy or ended task must not be woken
         // for work.
-        inner.idle.retain(|(idle, _)| *idle != who.0);
+        inner.idle.retain(|(idle, _)| *idle != task.0);
         if let Some(work) = inner.work.pop_front() {
             return Poll::Ready(Some(work));
         }
-        if inner.over || inner.idle.len() >= self.max_idle {
+        if inner.closed || inner.idle.len() >= self.max_idle {
             return Poll::Ready(None);
         }
-        inner.idle.push((who.0, cx.waker().clone()));
+        inner.idle.push((task.0, cx.waker().clone()));
         Poll::Pending
     }
 
-    /// Closes the pool: idle tasks end, and so do busy ones after their work.
+    /// Closes the pool: idle tasks end, and busy ones do once no work is left.
     pub fn end(&self) {
         let mut inner = self.inner.borrow_mut();
-        inner.over = true;
+        inner.closed = true;
         inner.idle.drain(..).for_each(|(_, waker)| waker.wake());
     }
 }

@@ -2,8 +2,8 @@
 
 use http::HeaderMap;
 
-use crate::wire::Conn;
 use crate::wire::http2::{filter_trailers, read_trailers, write_trailers};
+use crate::wire::{Conn, Length};
 
 /// Trailers of a body, in the form in which they were read.
 #[derive(Debug, Default)]
@@ -38,9 +38,9 @@ impl Trailers<&[u8]> {
         }
     }
 
-    /// Ends a body with its trailers, if its framing has a place for them.
-    pub(super) fn write(self, chunked: bool, to: &mut Conn) {
-        if chunked {
+    /// Ends a body framed as `framing` with its trailers, if that has a place for them.
+    pub(super) fn write(self, framing: Length, to: &mut Conn) {
+        if framing == Length::Chunked {
             let out = to.out();
             out.extend_from_slice(b"0\r\n");
             match self {

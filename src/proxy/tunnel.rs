@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use super::body::{Body, BodyError};
 use super::outcome::Tunnel;
 use super::request_log::RequestLog;
-use super::server_name::Asker;
+use super::server_name::GuardContext;
 use super::session::Session;
-use super::tunnel_warnings::Unfit;
+use super::tunnel_warnings::TunnelDenial;
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
 
@@ -19,10 +19,10 @@ pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: R
     let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
     let Session { worker, head, conn, deadline, peer, .. } = &mut *session;
     let timeouts = &worker.snapshot.timeouts;
-    let asker = Asker { snapshot: &worker.snapshot, head, peer: peer.ip() };
+    let context = GuardContext { snapshot: &worker.snapshot, head, peer: peer.ip() };
     let mut before = None;
     let end = poll_fn(|cx| {
-        if let Poll::Ready(end) = relay.poll(cx, conn, asker) {
+        if let Poll::Ready(end) = relay.poll(cx, conn, context) {
             return Poll::Ready(end);
         }
         let is_held_up = relay.is_held_up(conn);
@@ -31,20 +31,20 @@ pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: R
             before = now;
             deadline.set(if is_held_up { timeouts.head } else { timeouts.tunnel_idle });
         }
-        deadline.poll_expired(cx).map(|()| End::Broken)
+        deadline.poll_expired(cx).map(|()| TunnelEnd::Broken)
     })
     .await;
     log.bytes_in += relay.out.bytes.moved;
     log.bytes_out += relay.back.bytes.moved;
     let Relay { mut tunnel, .. } = relay;
     match end {
-        End::Clean => {}
+        TunnelEnd::Clean => {}
         // The caller must be able to tell a tunnel that broke from one that ended.
-        End::Broken => {
+        TunnelEnd::Broken => {
             session.conn.stream.abort();
             tunnel.origin.stream.abort();
         }
-        End::Denied(unfit) => {
+        TunnelEnd::Denied(unfit) => {
             tunnel.origin.stream.abort();
             log.tunnel_denied(unfit.to_string());
             let host = tunnel.guard.as_ref().map_or("", |guard| guard.host());
@@ -77,18 +77,18 @@ impl Relay {
     }
 
     /// Ready when the tunnel has ended.
-    fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn, asker: Asker<'_>) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn, context: GuardContext<'_>) -> Poll<TunnelEnd> {
         if let Some(guard) = &mut self.tunnel.guard {
-            match guard.poll(cx, caller, asker) {
+            match guard.poll(cx, caller, context) {
                 Poll::Ready(Ok(None)) => self.tunnel.guard = None,
-                Poll::Ready(Ok(Some(unfit))) => return Poll::Ready(End::Denied(unfit)),
-                Poll::Ready(Err(_)) => return Poll::Ready(End::Broken),
+                Poll::Ready(Ok(Some(unfit))) => return Poll::Ready(TunnelEnd::Denied(unfit)),
+                Poll::Ready(Err(_)) => return Poll::Ready(TunnelEnd::Broken),
                 Poll::Pending => {}
             }
         }
         match self.poll_both(cx, caller) {
-            Poll::Ready(Ok(())) => Poll::Ready(End::Clean),
-            Poll::Ready(Err(_)) => Poll::Ready(End::Broken),
+            Poll::Ready(Ok(())) => Poll::Ready(TunnelEnd::Clean),
+            Poll::Ready(Err(_)) => Poll::Ready(TunnelEnd::Broken),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -106,11 +106,11 @@ impl Relay {
 }
 
 /// The end of a tunnel.
-enum End {
+enum TunnelEnd {
     Clean,
     Broken,
     /// The first bytes of the caller must not pass.
-    Denied(Unfit),
+    Denied(TunnelDenial),
 }
 
 /// One direction of a tunnel.
@@ -121,7 +121,7 @@ struct Direction {
 
 impl Direction {
     fn new() -> Direction {
-        Direction { bytes: Body::new(Length::UntilClose, Length::UntilClose, false), closed: false }
+        Direction { bytes: Body::new(Length::UntilClose, Length::UntilClose).without_trailers(), closed: false }
     }
 
     /// Ready when the last byte and the end behind it have been forwarded, or will be when the connection is dropped.

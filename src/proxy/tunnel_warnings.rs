@@ -22,7 +22,7 @@ impl WarnedHosts {
     /// host but does not count this tunnel, or it counts the tunnel and not the requests inside.
     pub(super) fn warn_of_tunnel(&self, origin: &Origin, rules: &Rules, claims: &Claims) {
         let host = &*origin.host;
-        if let Some(limit) = rules.passed_by(host, origin.port, claims) {
+        if let Some(limit) = rules.uncounted_limit(host, origin.port, claims) {
             if self.uncounted.is_new(host) {
                 tracing::warn!(
                     host,
@@ -39,10 +39,10 @@ impl WarnedHosts {
     }
 
     /// Warns once per name that a tunnel was ended because of its first bytes.
-    pub(super) fn warn_of_end(&self, host: &str, why: &Unfit) {
+    pub(super) fn warn_of_end(&self, host: &str, why: &TunnelDenial) {
         let asked_for = match why {
-            Unfit::Name { name, .. } => name,
-            Unfit::Unreadable => host,
+            TunnelDenial::Name { name, .. } => name,
+            TunnelDenial::Unreadable => host,
         };
         if self.ended.is_new(asked_for) {
             tracing::warn!(host, %why, "tunnel ended because of its first bytes");
@@ -52,7 +52,7 @@ impl WarnedHosts {
 
 /// Reason for which the first bytes of a tunnel must not pass.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Unfit {
+pub(super) enum TunnelDenial {
     #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
     Name { name: String, why: &'static str },
     #[error("the caller sent a malformed TLS ClientHello")]
@@ -66,7 +66,7 @@ struct HostSet(Mutex<HashSet<Box<str>>>);
 impl HostSet {
     fn is_new(&self, host: &str) -> bool {
         // A panic elsewhere cannot leave the set half changed.
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < MAX_HOSTS && !told.contains(host) && told.insert(host.into())
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.len() < MAX_HOSTS && !logged.contains(host) && logged.insert(host.into())
     }
 }

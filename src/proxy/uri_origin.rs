@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::host::{Authority, Fault};
+use super::host::{Authority, HostError};
 
 /// Protocol spoken to an origin.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -49,7 +49,7 @@ impl Origin {
     /// A description of the mistake, for the user.
     pub fn at(scheme: Scheme, authority: &str) -> Result<Origin, &'static str> {
         let authority = Authority::read(authority).map_err(|fault| match fault {
-            Fault::Malformed(why) | Fault::Disguised(why) => why,
+            HostError::Malformed(why) | HostError::Disguised(why) => why,
         })?;
         Ok(Origin { scheme, host: authority.shared_host(), port: authority.port.unwrap_or(scheme.default_port()) })
     }

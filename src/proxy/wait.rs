@@ -64,16 +64,18 @@ pub(super) async fn wait(
         Some(Err(_)) => {}
     }
     match (decision, preconnect.stage) {
-        (Some(Ok(permit)), Stage::Connected(ready)) => Ok(Ok(Granted { permit, held: Some(ready) })),
+        (Some(Ok(permit)), PreconnectState::Connected(ready)) => Ok(Ok(Granted { permit, held: Some(ready) })),
         // The permit was granted before the connection was ready: the dial continues, and the slot is taken until the
         // head is out.
-        (Some(Ok(permit)), Stage::Dialling(dialling)) => {
+        (Some(Ok(permit)), PreconnectState::Dialling(dialling)) => {
             let ready = session.unless_gone(dialling).await.ok_or(Failure::CallerGone)??;
             Ok(Ok(Granted { permit, held: Some(ready) }))
         }
-        (Some(Ok(permit)), Stage::Later(_) | Stage::Nothing) => Ok(Ok(Granted { permit, held: None })),
+        (Some(Ok(permit)), PreconnectState::Later(_) | PreconnectState::Nothing) => {
+            Ok(Ok(Granted { permit, held: None }))
+        }
         (decision, unused) => {
-            if let (Stage::Connected(ready), Some(plan)) = (unused, plan) {
+            if let (PreconnectState::Connected(ready), Some(plan)) = (unused, plan) {
                 session.worker.pool.keep(&plan.upstream, ready.conn);
             }
             match decision {
@@ -86,7 +88,7 @@ pub(super) async fn wait(
 
 /// Dials a connection for a waiter, [`LEAD`] before its turn.
 struct Preconnect<'p> {
-    stage: Stage,
+    stage: PreconnectState,
     plan: Option<&'p Plan>,
     /// True if the session has a pinned connection for the request, which needs that one.
     is_pinned: bool,
@@ -99,7 +101,7 @@ struct Preconnect<'p> {
 }
 
 /// State of a waiter's connection.
-enum Stage {
+enum PreconnectState {
     /// The turn is far away: nothing is dialled.
     Later(Pin<Box<Sleep>>),
     Dialling(Pin<Box<dyn Future<Output = Result<OriginConn, Refusal>> + Send>>),
@@ -114,11 +116,11 @@ impl<'p> Preconnect<'p> {
         // The origin counts the connection of a tunnel, so it is dialled within the slot.
         let plan = plan.filter(|plan| !plan.is_tunnel());
         let stage = match plan {
-            None => Stage::Nothing,
+            None => PreconnectState::Nothing,
             Some(_) => {
                 // Without a forecast the turn could come at any moment.
                 let begin = waiting.forecast().map_or_else(|| clock.now(), |turn| turn - LEAD);
-                Stage::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin)))))
+                PreconnectState::Later(Box::pin(sleep_until(Instant::from_std(clock.instant(begin)))))
             }
         };
         let has_pin = |plan: &Plan| session.pinned.has(&plan.pin_key(session));
@@ -135,34 +137,34 @@ impl<'p> Preconnect<'p> {
 
     /// Polls the connection.
     fn poll(&mut self, cx: &mut Context<'_>) {
-        if let Stage::Later(sleep) = &mut self.stage {
+        if let PreconnectState::Later(sleep) = &mut self.stage {
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
             self.stage = self.begin();
         }
-        if let Stage::Dialling(dialling) = &mut self.stage {
+        if let PreconnectState::Dialling(dialling) = &mut self.stage {
             match dialling.as_mut().poll(cx) {
-                Poll::Ready(Ok(ready)) => self.stage = Stage::Connected(ready),
+                Poll::Ready(Ok(ready)) => self.stage = PreconnectState::Connected(ready),
                 // A failed dial refuses the request only if the origin cannot be reached at its turn either.
-                Poll::Ready(Err(_)) => self.stage = Stage::Nothing,
+                Poll::Ready(Err(_)) => self.stage = PreconnectState::Nothing,
                 Poll::Pending => {}
             }
         }
     }
 
-    fn begin(&mut self) -> Stage {
-        let Some(plan) = self.plan.filter(|_| !self.is_pinned) else { return Stage::Nothing };
+    fn begin(&mut self) -> PreconnectState {
+        let Some(plan) = self.plan.filter(|_| !self.is_pinned) else { return PreconnectState::Nothing };
         self.place = self.origins.preconnect_slot(&plan.upstream);
         if self.place.is_none() {
-            return Stage::Nothing;
+            return PreconnectState::Nothing;
         }
         match self.origins.idle(&plan.upstream, plan.want) {
-            Some(ready) => Stage::Connected(ready),
+            Some(ready) => PreconnectState::Connected(ready),
             None => {
                 let (how, want) = (plan.dialling_until(self.clock.now() + self.timeout), plan.want);
                 let (origins, upstream) = (Arc::clone(&self.origins), plan.upstream.clone());
-                Stage::Dialling(Box::pin(async move { origins.dial(&upstream, how, want).await }))
+                PreconnectState::Dialling(Box::pin(async move { origins.dial(&upstream, how, want).await }))
             }
         }
     }

@@ -230,8 +230,8 @@ async fn guesses_from_all_addresses_of_an_ipv6_network_are_one_guessers() {
 #[test]
 fn only_so_many_may_wait() {
     let count = AtomicUsize::new(MAX_WAITING - 1);
-    let last = WaitGuard::begin(&count);
-    assert!(last.is_some() && WaitGuard::begin(&count).is_none());
+    let last = QueuedVerification::begin(&count);
+    assert!(last.is_some() && QueuedVerification::begin(&count).is_none());
     drop(last);
     assert_eq!(count.load(Ordering::Relaxed), MAX_WAITING - 1);
 }

@@ -4,8 +4,8 @@ use super::*;
 use crate::proxy::target::{Ingress, Targets};
 
 const SEED: [u8; 16] = [7; 16];
-const NAMED: Named = Named { listed: true, reach: Reach::Private, with_port: false };
-const UNNAMED: Named = Named { listed: false, reach: Reach::Public, with_port: false };
+const NAMED: HostListing = HostListing { listed: true, reach: Reach::Private, with_port: false };
+const UNNAMED: HostListing = HostListing { listed: false, reach: Reach::Public, with_port: false };
 
 fn open() -> Settings {
     Settings {
@@ -20,7 +20,13 @@ fn open() -> Settings {
     }
 }
 
-async fn admit(settings: Settings, peer: &str, line: &str, fields: &str, named: Named) -> Result<Admitted, Refusal> {
+async fn admit(
+    settings: Settings,
+    peer: &str,
+    line: &str,
+    fields: &str,
+    named: HostListing,
+) -> Result<Admitted, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
     let target = Targets::new(Vec::new()).find(&head, &Ingress::default()).expect("a target");
     Access::new(settings, SEED).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
@@ -45,7 +51,7 @@ async fn a_tunnel_leads_to_the_ports_that_are_named() {
 #[tokio::test]
 async fn other_requests_keep_away_from_ports_of_other_protocols() {
     assert!(matches!(admit(open(), "::1", "GET http://a:25/", "", NAMED).await, Err(Refusal::Denied(_))));
-    assert!(admit(open(), "::1", "GET http://a:25/", "", Named { with_port: true, ..NAMED }).await.is_ok());
+    assert!(admit(open(), "::1", "GET http://a:25/", "", HostListing { with_port: true, ..NAMED }).await.is_ok());
     assert!(admit(open(), "::1", "GET http://a:6566/", "", UNNAMED).await.is_ok());
     assert!(admit(open(), "::1", "GET http://a:8025/", "", UNNAMED).await.is_ok());
     let smtp = Settings { connect_ports: vec![25], ..open() };
@@ -123,7 +129,7 @@ async fn a_caller_that_was_let_in_before_counts_by_the_new_settings() {
     let before = admit(open(), "2001:db8::1", "GET http://a/", "", NAMED).await.expect("open");
     let narrow = Access::new(Settings { ipv6_prefix: Ipv6Prefix(128), ..open() }, SEED);
     let peer = "2001:db8::1".parse().expect("an address");
-    let now = narrow.anew(peer, &before);
+    let now = narrow.readmit(peer, &before);
     assert!(now.reach == Reach::Private && now.caller != before.caller);
     assert_eq!(now.block, peer.into());
 }

@@ -23,7 +23,7 @@ fn record() -> AccessLogEntry {
         bytes_in: 3,
         bytes_out: 4567,
         took: Duration::from_millis(1_050),
-        overruled: None,
+        dry_run_delay: None,
         note: None,
     }
 }
@@ -64,9 +64,10 @@ fn a_line_of_text_says_all_there_is_to_say() {
 
 #[test]
 fn a_line_tells_what_a_limit_in_dry_run_would_have_done() {
-    let overruled = AccessLogEntry { overruled: Some(("trial".into(), Duration::from_micros(2_500))), ..record() };
-    assert!(text(&overruled).ends_with(" bytes_out=4567 dry_run=trial:2.500ms\n"), "{}", text(&overruled));
-    assert!(json(&overruled).contains(",\"dry_run\":\"trial\",\"dry_run_ms\":2.500,"), "{}", json(&overruled));
+    let dry_run_delay =
+        AccessLogEntry { dry_run_delay: Some(("trial".into(), Duration::from_micros(2_500))), ..record() };
+    assert!(text(&dry_run_delay).ends_with(" bytes_out=4567 dry_run=trial:2.500ms\n"), "{}", text(&dry_run_delay));
+    assert!(json(&dry_run_delay).contains(",\"dry_run\":\"trial\",\"dry_run_ms\":2.500,"), "{}", json(&dry_run_delay));
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn all_that_was_handed_over_is_written_in_order() {
 fn what_finds_no_room_is_dropped_and_told() {
     let (log, written, say) = gated(Format::Json);
     // The writer is stuck with the first batch, so that the queue fills up.
-    let all = 3 * WAITING as u64;
+    let all = 3 * MAX_QUEUED_RECORDS as u64;
     for _ in 0..all {
         log.write(record());
     }

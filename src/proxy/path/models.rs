@@ -5,9 +5,9 @@
 pub(in super::super) type Resource = Option<Vec<Vec<u8>>>;
 
 /// Name of a server, and its mapping from path to resource.
-pub(in super::super) type Model = (&'static str, fn(&str) -> Resource);
+pub(in super::super) type ServerModel = (&'static str, fn(&str) -> Resource);
 
-pub(in super::super) const ALL: [Model; 14] = [
+pub(in super::super) const ALL: [ServerModel; 14] = [
     ("nginx", |path| nginx(path, Merge::Yes)),
     ("nginx, merge_slashes off", |path| nginx(path, Merge::No)),
     ("Apache", |path| apache(path, Merge::Yes, EncodedSlashes::Off)),

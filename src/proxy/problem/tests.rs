@@ -120,7 +120,7 @@ fn every_refusal_tells_what_happened_and_how_to_mend_it() {
             detail.len() > 30 && detail.ends_with(['.', '?']) && detail.starts_with(char::is_uppercase),
             "{detail}"
         );
-        assert!(["limit", "access", "gateway", "origin", "caller"].contains(&refusal.who()));
+        assert!(["limit", "access", "gateway", "origin", "caller"].contains(&refusal.refused_by()));
         assert!(refusal.note().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
     }
 }
