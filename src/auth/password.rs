@@ -81,6 +81,7 @@ pub struct Passwords {
     ipv6_prefix: Ipv6Prefix,
     /// Random seeds of the two halves of a [`CredHash`].
     seeds: [RandomState; 2],
+    /// Shared with running verifications, which outlive the caller's request.
     cache: Arc<AuthCache>,
     /// Slots for verifications that run.
     in_progress: Arc<Semaphore>,
@@ -93,6 +94,7 @@ pub struct Passwords {
 struct AuthCache {
     /// Right credentials by user name; at most one entry per user.
     right: RwLock<HashMap<Arc<str>, CredHash>>,
+    /// Wrong credentials by address.
     failures: Mutex<Failures>,
 }
 
@@ -171,6 +173,7 @@ impl Passwords {
 }
 
 impl AuthCache {
+    /// User with these credentials, if they were verified before.
     fn user(&self, name: &[u8], cred: CredHash) -> Option<Arc<str>> {
         let name = std::str::from_utf8(name).ok()?;
         let right = self.right.read().unwrap_or_else(PoisonError::into_inner);
@@ -181,6 +184,7 @@ impl AuthCache {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Stores the result of a verification; `user`: `None` if the credentials were wrong.
     fn record(&self, addr: AddrKey, cred: CredHash, user: Option<&Arc<str>>, now: Time) {
         let Some(user) = user else { return self.failures().add(addr, cred, now) };
         self.right.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(user), cred);
@@ -250,6 +254,7 @@ impl Failures {
         }
     }
 
+    /// Adds a failure, and makes room for its address if necessary. Equal credentials count once.
     fn add(&mut self, addr: AddrKey, cred: CredHash, now: Time) {
         if self.by_addr.len() >= MAX_ADDRESSES {
             self.by_addr.retain(|_, failures| failures.last().is_some_and(|(_, at)| now.since(*at) < FAILURE_SPAN));

@@ -57,7 +57,9 @@ pub struct Admitted {
 /// Access rules of one configuration.
 #[derive(Debug)]
 pub struct Access {
+    /// This field and those without a doc are as in [`Settings`].
     allow_from: Vec<IpNet>,
+    /// `None` if no passwords are required.
     passwords: Option<Passwords>,
     connect_ports: Vec<u16>,
     allow_ports: Vec<u16>,
@@ -65,6 +67,7 @@ pub struct Access {
     deny_opaque: bool,
     ipv6_prefix: Ipv6Prefix,
     upgrades: Vec<String>,
+    /// Seed of [`caller`].
     seed: [u8; 16],
 }
 

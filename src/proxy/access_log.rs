@@ -60,7 +60,7 @@ pub struct AccessLogEntry {
     pub bytes_in: u64,
     /// Bytes of the response.
     pub bytes_out: u64,
-    /// Time from the first byte of the request to the last of the response.
+    /// Time from the request's head to the last byte of the response.
     pub took: Duration,
     /// Limit in `dry_run` that would have delayed or refused it, and the delay.
     pub dry_run_delay: Option<(Arc<str>, Duration)>,
@@ -76,13 +76,16 @@ pub struct AccessLog {
     hand_over: Option<HandOver>,
 }
 
+/// Sending side of the log.
 #[derive(Clone, Debug)]
 struct HandOver {
     to_writer: SyncSender<LogMessage>,
+    /// Number of records lost, shared with the writer.
     dropped: Arc<AtomicU64>,
     clock: Clock,
 }
 
+/// Message to the writer thread.
 #[allow(clippy::large_enum_variant, reason = "nearly every message is a line, and a box would cost each an allocation")]
 enum LogMessage {
     Line { unix_nanos: i128, record: AccessLogEntry },
@@ -159,7 +162,9 @@ impl AccessLog {
 struct Writer {
     out: Box<dyn Write + Send>,
     format: Format,
+    /// Formats one record as a line.
     write: fn(&mut String, i128, &AccessLogEntry),
+    /// Formatted lines that are not written yet.
     batch: String,
     /// Number of lines in the batch.
     lines: u64,
@@ -170,6 +175,7 @@ struct Writer {
 }
 
 impl Writer {
+    /// Runs until the last sender is gone.
     fn run(mut self, queue: &Receiver<LogMessage>) {
         while let Ok(first) = queue.recv() {
             let mut next = Some(first);
@@ -227,6 +233,7 @@ fn write_lost(out: &mut String, format: Format, unix_nanos: i128, lost: u64) {
     written.expect("writing to a String cannot fail");
 }
 
+/// Appends a record in the format [`Format::Text`].
 fn write_text(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
     let mut push = |text: std::fmt::Arguments<'_>| out.write_fmt(text).expect("writing to a String cannot fail");
     let AccessLogEntry {
@@ -270,6 +277,7 @@ fn write_text(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
     out.push('\n');
 }
 
+/// Appends a record in the format [`Format::Json`].
 fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
     let AccessLogEntry {
         peer,

@@ -26,6 +26,7 @@ const SUFFIX: &str = "/acquire";
 
 /// Parsed `acquire` request: the name in the path, and the query.
 pub(super) struct AcquireRequest {
+    /// Name of the limit, still percent-encoded.
     name: String,
     query: String,
 }

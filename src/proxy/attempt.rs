@@ -43,7 +43,9 @@ pub(super) enum Reached {
 
 /// An exchange with its response head in the session; the body of the response has not been read.
 pub(super) struct Answered {
+    /// Connection that the response arrives on.
     pub(super) ready: OriginConn,
+    /// Slots of the request.
     pub(super) flight: Flight,
     /// Body of the request, part of which may still have to be sent.
     pub(super) body: Body,

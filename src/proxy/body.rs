@@ -31,6 +31,7 @@ pub(super) enum BodyError {
 /// A body in transit from one connection to another.
 #[derive(Debug)]
 pub(super) struct Body {
+    /// Framing and rest of the body on the connection that it is read from.
     source: Source,
     /// Framing on the connection that it is written to.
     framing: Length,
@@ -38,6 +39,7 @@ pub(super) struct Body {
     trailers: bool,
     /// Number of bytes of the body moved so far, without framing.
     pub(super) moved: u64,
+    /// Copy of the body so far; `None` if it is not kept, or has grown beyond [`MAX_REPLAY`].
     replay: Option<Replay>,
 }
 
@@ -61,8 +63,10 @@ impl Replay {
     }
 }
 
+/// Framing of a body on the connection that it is read from.
 #[derive(Debug)]
 enum Source {
+    /// Number of bytes to come.
     Exact(u64),
     Chunked(ChunkedDecoder),
     UntilClose,
@@ -210,6 +214,7 @@ impl Body {
         Poll::Ready(Ok(true))
     }
 
+    /// Counts bytes of a body with a known length.
     fn exact_taken(&mut self, taken: usize) {
         if let Source::Exact(left) = &mut self.source {
             *left -= taken as u64;
@@ -243,6 +248,7 @@ impl Body {
         }
     }
 
+    /// Writes the end of the body.
     fn finish(&mut self, trailers: Trailers<&[u8]>, to: &mut Conn) {
         if let Some(replay) = &mut self.replay {
             replay.trailers = trailers.to_owned();
@@ -250,6 +256,7 @@ impl Body {
         trailers.write(self.framing, to);
     }
 
+    /// Handles the close of the source: the end of some bodies, an error in others.
     fn source_closed(&mut self, from: &mut Conn, to: &mut Conn) -> Result<(), BodyError> {
         if !matches!(self.source, Source::UntilClose) {
             return Err(BodyError::Source(None));

@@ -11,7 +11,9 @@ use crate::wire::{Name, RequestHead};
 
 /// Target of the request: a host that does not exist (RFC 6761 §6.4).
 const TARGET: &str = "http://lockgate.invalid/";
+/// Field with the patterns of hosts, separated by commas.
 const INTERCEPT: &str = "lockgate-intercept";
+/// Field with the fingerprint of the authority, in hexadecimal digits.
 const AUTHORITY: &str = "lockgate-authority";
 
 /// Capabilities of a gateway.
@@ -58,6 +60,7 @@ impl Capabilities {
     }
 }
 
+/// Parses 64 hexadecimal digits.
 fn digest(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     if text.len() != 2 * digest.len() || !text.is_ascii() {

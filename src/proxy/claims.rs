@@ -45,6 +45,7 @@ pub struct Rules {
     metrics: Vec<Arc<LimitMetrics>>,
     /// Index in `rules` of each limit, by `LimitId`; `None` for a limit without a rule here.
     places: Vec<Option<usize>>,
+    /// Revision of the gate's limits that these rules belong to.
     revision: Revision,
     /// Seed of the key hash.
     seed: [u8; 16],
@@ -161,6 +162,7 @@ impl Rules {
         claims.limits().map(|limit| &*self.metrics[self.place(limit)])
     }
 
+    /// Index of a limit's rule.
     fn place(&self, limit: LimitId) -> usize {
         let place = self.places.get(limit.0 as usize).copied().flatten();
         place.expect("a claim is of a limit that has a rule here")

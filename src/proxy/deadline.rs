@@ -17,7 +17,9 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Deadline {
     clock: Clock,
+    /// Timer of the runtime; fires at or before `due`.
     sleep: Pin<Box<Sleep>>,
+    /// Time of expiry.
     due: Instant,
     /// Latest time of expiry, whatever is set.
     cap: Option<Instant>,

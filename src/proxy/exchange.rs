@@ -35,6 +35,7 @@ pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
     (outcome, log)
 }
 
+/// The five steps.
 async fn carry(session: &mut Session, log: &mut RequestLog) -> Result<Outcome, Failure> {
     let mut plan = match admit::admit(session, log).await? {
         Admission::Forward(plan) => plan,

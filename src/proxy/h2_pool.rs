@@ -37,6 +37,7 @@ const SURPLUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection, and its age and idle time.
 struct PooledH2Conn {
     conn: H2Conn,
+    /// Time of the handshake.
     opened_at: Time,
     /// Time from which it was seen without a stream.
     idle_since: Option<Time>,
@@ -80,9 +81,11 @@ impl PooledH2Conn {
 /// State of one origin.
 struct OriginState {
     conns: Vec<PooledH2Conn>,
+    /// Dial under way, if one is.
     dial: Option<Arc<SharedDial>>,
     /// Reason for HTTP/1.1, if its last connection spoke that.
     http1: Option<Http1>,
+    /// Time of the last request.
     used: Time,
 }
 
@@ -110,8 +113,11 @@ pub(super) enum Http1 {
 /// A dial that other requests wait for, until it is known whether its connection can be shared.
 #[derive(Default)]
 pub(super) struct SharedDial {
+    /// Wakes the waiting requests.
     ended: Notify,
+    /// Set before `ended` is signalled.
     finished: AtomicBool,
+    /// True if there is no connection; valid once `finished` is set.
     failed: AtomicBool,
 }
 

@@ -64,6 +64,7 @@ pub(super) fn connection_names_end_to_end(head: &RequestHead) -> Option<&[u8]> {
     head.all(Name::Connection).flat_map(members).find(|member| is_end_to_end(member))
 }
 
+/// True for [`END_TO_END`] and [`END_TO_END_FAMILIES`], in any letter case.
 fn is_end_to_end(name: &[u8]) -> bool {
     let begins =
         |family: &str| name.get(..family.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(family.as_bytes()));
@@ -258,6 +259,7 @@ pub(super) fn takes_trailers(head: &RequestHead) -> bool {
     head.version() == Version::Http2 || asks_for_trailers(head)
 }
 
+/// True if TE names trailers (RFC 9110 §10.1.4).
 pub(super) fn asks_for_trailers(head: &RequestHead) -> bool {
     head.all(Name::Te).flat_map(members).any(|member| member.eq_ignore_ascii_case(b"trailers"))
 }
@@ -267,6 +269,7 @@ pub(super) fn max_forwards(value: &[u8]) -> u64 {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
 }
 
+/// True if the members of Connection name the field.
 pub(super) fn is_named<'a>(connection: impl Iterator<Item = &'a [u8]>, field: &[u8]) -> bool {
     connection.flat_map(members).any(|member| member.eq_ignore_ascii_case(field))
 }

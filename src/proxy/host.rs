@@ -74,6 +74,7 @@ impl<'a> Authority<'a> {
     }
 }
 
+/// Parses the port after the colon; an empty one is none.
 fn read_port(digits: &str) -> Result<Option<u16>, HostError> {
     if digits.is_empty() {
         return Ok(None);
@@ -87,6 +88,7 @@ fn read_port(digits: &str) -> Result<Option<u16>, HostError> {
     }
 }
 
+/// Parses the address between brackets.
 fn read_v6(text: &str) -> Result<Host<'_>, HostError> {
     if text.contains('%') {
         return Err(HostError::Disguised("an IPv6 address with a zone is not reachable through the gateway"));

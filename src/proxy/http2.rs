@@ -31,6 +31,7 @@ use crate::wire::{Conn, Length, Stream, framing};
 /// Abuse score that ends a connection if it grows by that much within [`ABUSE_SPAN`]: 1000 resets or settings, or 10 000
 /// pings. A caller that cancels all of its requests at once sends 128 resets.
 const MAX_ABUSE: u64 = 10_000;
+/// Span in which the abuse score is bounded by [`MAX_ABUSE`].
 const ABUSE_SPAN: Duration = Duration::from_secs(1);
 
 /// Time for the caller's last frames after GOAWAY: a round trip over any link.
@@ -51,13 +52,16 @@ struct SharedSession {
     peer: SocketAddr,
     secure: bool,
     loopback: bool,
+    /// Tunnel that the connection runs in, if it is intercepted.
     within: Option<Arc<InterceptedTunnel>>,
     /// Signals that one of the requests was admitted.
     first_admission: Rc<FirstAdmission>,
+    /// Connections to origins that belong to this connection.
     pinned: Pinned,
     /// Number of running requests.
     running: Cell<usize>,
     tasks: TaskPool<IncomingRequest>,
+    /// See [`Serve`].
     serve: Serve,
 }
 
@@ -122,6 +126,7 @@ struct H2Server<'a> {
     has_room: bool,
 }
 
+/// Life cycle of the connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum H2ServerState {
     Open,
@@ -134,10 +139,12 @@ enum H2ServerState {
 /// Abuse score at the start of the current span.
 struct AbuseMark {
     since: Time,
+    /// Score at `since`.
     before: u64,
 }
 
 impl H2Server<'_> {
+    /// Serves until the connection ends.
     async fn run(mut self) {
         while let Some(request) = poll_fn(|cx| self.poll_request(cx)).await {
             self.deadline.set(self.common.worker.snapshot.timeouts.idle);
@@ -192,11 +199,13 @@ impl H2Server<'_> {
         }
     }
 
+    /// Sends GOAWAY, and accepts no more requests.
     fn close(&mut self) {
         self.conn.send_goaway();
         self.stage = H2ServerState::Closing;
     }
 
+    /// True if the abuse score has grown by [`MAX_ABUSE`] within the current span.
     fn is_abusive(&mut self) -> bool {
         let score = self.conn.abuse_score();
         if score - self.abuse.before < MAX_ABUSE {

@@ -59,6 +59,7 @@ enum InterceptError {
     Leaf(ca::Error),
 }
 
+/// Completes the TLS handshake with the caller, under a certificate for the tunnel's host.
 async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<Protocol, InterceptError> {
     session.deadline.set(session.worker.snapshot.timeouts.head);
     let Session { conn, deadline, .. } = session;

@@ -86,6 +86,7 @@ impl KeyHasher {
         key
     }
 
+    /// Hash of all parts added so far.
     pub(super) fn finish(&self) -> Key {
         Key(self.hasher.finish128().as_u128())
     }

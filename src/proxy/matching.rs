@@ -21,6 +21,7 @@ type Segments<'r> = SmallVec<[Option<&'r str>; 2]>;
 
 /// Keys and cost of a request under one rule.
 pub(super) struct RuleMatch {
+    /// Slots that the request takes in each window.
     pub(super) cost: u32,
     /// At least one; all differ.
     pub(super) keys: SmallVec<[Key; 1]>,
@@ -65,6 +66,7 @@ impl<'a> Request<'a> {
         Ok(Some(RuleMatch { cost: self.cost(rule)?, keys: self.keys(rule, seed)? }))
     }
 
+    /// True if host, method and path match.
     fn matches(&mut self, rule: &Rule) -> Result<bool, Refusal> {
         let origin = &self.target.origin;
         let fits = (rule.hosts.is_empty()
@@ -196,6 +198,7 @@ impl<'a> Request<'a> {
         key_field::value(self.head, name).map_err(|why| rule.ambiguous(why))
     }
 
+    /// Number of slots that the request takes.
     fn cost(&self, rule: &Rule) -> Result<u32, Refusal> {
         let name = match &rule.cost {
             Cost::Fixed(cost) => return Ok(*cost),

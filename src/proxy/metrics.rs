@@ -34,6 +34,7 @@ pub struct Metrics {
     limits: Mutex<BTreeMap<Arc<str>, Arc<LimitMetrics>>>,
     /// Finished requests, by the first digit of the status.
     requests: [Count; 6],
+    /// Number of refusals by party and reason.
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     /// Names of callers that have waited.
     callers: Mutex<HashMap<Caller, Arc<str>>>,
@@ -73,7 +74,9 @@ pub struct LimitMetrics {
     /// Requests that were sent again after a pushback.
     pub resent: Count,
     refused: [Count; REASONS.len()],
+    /// Waits by bucket: one for each of [`WAITS`], and one for longer ones.
     waits: [Count; WAITS.len() + 1],
+    /// Sum of all waits, in microseconds.
     waited_micros: Count,
 }
 

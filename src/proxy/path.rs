@@ -169,10 +169,13 @@ fn spell_byte(byte: u8, spelt: &mut String) {
 /// One way to read a path; each origin uses one of them.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
+    /// Treatment of empty segments.
     empty: Empty,
+    /// Treatment of parameters.
     parameters: Parameters,
     /// Bit set of the [`SEPARATORS`] that separate segments beside `/`.
     separators: usize,
+    /// Treatment of dot segments.
     dots: Dots,
 }
 

@@ -15,9 +15,11 @@ use crate::wire::cross_site::may_be_rebound;
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostPattern {
     shape: HostShape,
+    /// `None`: every port.
     port: Option<u16>,
 }
 
+/// The part of a host pattern before the port.
 #[derive(Clone, PartialEq, Debug)]
 enum HostShape {
     Any,
@@ -147,6 +149,7 @@ pub struct PathPattern {
     shape: PathShape,
 }
 
+/// Form of a path pattern; the usual ones are compared without splitting into segments.
 #[derive(Clone, PartialEq, Debug)]
 enum PathShape {
     Exact(Box<str>),
@@ -155,6 +158,7 @@ enum PathShape {
     Segments(Vec<Segment>),
 }
 
+/// One segment of a path pattern.
 #[derive(Clone, PartialEq, Debug)]
 enum Segment {
     Literal(Box<str>),
@@ -209,6 +213,7 @@ impl PathPattern {
         path.readings().any(|reading| self.matches_reading(reading))
     }
 
+    /// True if the pattern matches this reading.
     fn matches_reading(&self, reading: &str) -> bool {
         match &self.shape {
             PathShape::Exact(exact) => **exact == *reading,

@@ -32,9 +32,11 @@ pub(super) struct PinKey {
     pub(super) version: u64,
 }
 
+/// An idle pinned connection.
 struct Pin {
     key: PinKey,
     conn: Conn,
+    /// Time from which it is idle.
     since: Time,
 }
 

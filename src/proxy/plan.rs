@@ -16,9 +16,12 @@ use crate::time::Time;
 /// Properties of a forwarded request that are known before it is sent.
 pub(super) struct Plan {
     pub(super) target: Target,
+    /// Origin and reach: key of its connections.
     pub(super) upstream: Upstream,
     pub(super) admitted: Admitted,
+    /// Claims that each of its permits must grant.
     pub(super) claims: Claims,
+    /// Settings for its head.
     pub(super) outgoing: Outgoing,
     /// Requirement on the connection for the next sending.
     pub(super) want: ConnRequirement,

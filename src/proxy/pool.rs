@@ -36,8 +36,11 @@ pub(super) struct OriginPool {
     /// Client certificates by host: index into the identities of the TLS settings.
     identities: Vec<(HostPattern, usize)>,
     metrics: Arc<Metrics>,
+    /// Idle connections of HTTP/1.1 by origin, the last one used at the end.
     idle: Mutex<HashMap<Upstream, Vec<IdleConn>>>,
+    /// Connections of HTTP/2.
     h2: Arc<H2Pool>,
+    /// Number of dials ahead by origin, at most [`MAX_PRECONNECTS`] each.
     preconnects: Mutex<HashMap<Upstream, usize>>,
 }
 
@@ -79,8 +82,10 @@ impl Drop for PreconnectSlot {
     }
 }
 
+/// An idle connection of HTTP/1.1.
 struct IdleConn {
     conn: Conn,
+    /// Time from which it is idle.
     since: Time,
 }
 
@@ -203,6 +208,7 @@ impl OriginPool {
         Instant::from_std(self.clock.instant(at))
     }
 
+    /// Dials a connection; if descriptors have run out, frees some and tries again.
     async fn dial_alone(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
         match self.dial_once(origin, how, offer).await {
             // Frees the descriptors of idle connections, those of other runtimes too.
@@ -215,6 +221,7 @@ impl OriginPool {
         }
     }
 
+    /// Dials once: DNS, TCP, TLS.
     async fn dial_once(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
         let DialParams { caller, attempts, until } = how;
         let (host, port, reach) = (&*origin.host, origin.port, origin.reach);

@@ -114,10 +114,13 @@ pub(super) async fn read_response(
     .await
 }
 
+/// Progress in reading one final head.
 struct HeadReader {
     /// Number of bytes of the input that were parsed already.
     seen: usize,
+    /// Number of interim responses so far.
     interim: u32,
+    /// Version that the caller speaks.
     version: Version,
 }
 

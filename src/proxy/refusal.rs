@@ -117,7 +117,9 @@ struct Row {
     status: u16,
     /// `error=` of Proxy-Status (RFC 9209 §2.3).
     error: &'static str,
+    /// See [`Refusal::refused_by`].
     refused_by: &'static str,
+    /// See [`Refusal::note`].
     note: &'static str,
 }
 

@@ -36,24 +36,32 @@ impl BodyRead {
 /// Log of one request; written once, at its end.
 #[derive(Default)]
 pub(super) struct RequestLog {
+    /// Start of the exchange, at which the head had been read.
     pub(super) started: Time,
+    /// Sum of all waits for permits.
     pub(super) waited: Duration,
+    /// Start of the first wait.
     pub(super) waited_since: Option<Time>,
     /// Position in a trace, if the request is traced.
     pub(super) trace: Option<TraceContext>,
+    /// Status that the caller received; 0 until there is one.
     pub(super) status: u16,
     /// Part of the body that was read: a connection can carry another request after one that was read to the end.
     pub(super) body: BodyRead,
+    /// Bytes of the request's body.
     pub(super) bytes_in: u64,
+    /// Bytes of the response.
     pub(super) bytes_out: u64,
     /// Number of times that the request was sent again after a pushback.
     pub(super) resent: u8,
     user: Option<Arc<str>>,
+    /// Names of the limits that counted it.
     limits: Vec<Arc<str>>,
     /// Party that refused it, and the reason in a word.
     refused: Option<(&'static str, &'static str)>,
     dry_run_delay: Option<(Arc<str>, Duration)>,
     note: Option<Cow<'static, str>>,
+    /// True if the access log or the trace needs the entry.
     logged: bool,
 }
 

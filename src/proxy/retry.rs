@@ -58,6 +58,7 @@ fn retry_after(value: &[u8], date: Option<&[u8]>, now_unix_nanos: i128) -> Optio
     Some(until.duration_since(now).unwrap_or_default().saturating_add(ROUNDING))
 }
 
+/// Parses a date of HTTP (RFC 9110 §5.6.7).
 fn date_of(value: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()
 }

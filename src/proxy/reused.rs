@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 /// An object together with the settings that it was made from.
 pub(super) struct Reused<S, T> {
+    /// Settings that the object was made from.
     from: S,
     made: Arc<T>,
 }

@@ -40,6 +40,7 @@ pub(super) struct Routes {
     all: Vec<PreparedRoute>,
 }
 
+/// A route in the form that lookups need.
 #[derive(Debug)]
 struct PreparedRoute {
     host: Option<HostPattern>,
@@ -138,16 +139,19 @@ impl PreparedRoute {
         }
     }
 
+    /// True if the route takes requests for this host.
     fn takes_host(&self, given: Option<Authority<'_>>, default_port: u16) -> bool {
         let Some(pattern) = &self.host else { return true };
         given.is_some_and(|given| pattern.matches(&given.host(), given.port.unwrap_or(default_port)))
     }
 
+    /// True if the route's path is this path, or above it.
     fn takes_path(&self, path: &str) -> bool {
         path.strip_prefix(&*self.base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
+/// Length of a target without its query.
 fn path_end(target: &str) -> usize {
     target.find('?').unwrap_or(target.len())
 }

@@ -74,10 +74,12 @@ impl Rule {
         if self.ignore_case { |letter| letter.to_ascii_lowercase() } else { |letter| letter }
     }
 
+    /// Refusal of a request that servers may read in several ways.
     pub(super) fn ambiguous(&self, why: String) -> Refusal {
         Refusal::Ambiguous { limit: Arc::clone(&self.name), why }
     }
 
+    /// Refusal of a request with more than [`MAX_KEYS`] keys.
     pub(super) fn too_many_keys(&self) -> Refusal {
         self.ambiguous(format!("its path and parameters name more than {MAX_KEYS} keys"))
     }

@@ -112,6 +112,7 @@ impl OriginConn {
 /// then stay taken until the bytes have left, or can leave no more.
 struct SendGuard {
     flight: Option<Flight>,
+    /// Event of the head leaving a connection of HTTP/2; `None` for HTTP/1.1, where a write is enough.
     departure: Option<HeadFlush>,
 }
 

@@ -130,6 +130,7 @@ fn response(head: &ResponseHead, returned: Returned<'_>) -> Response<()> {
     fields.response(head.status())
 }
 
+/// Value of Server-Timing: the wait for the permit in milliseconds, if there was one.
 fn timing(returned: Returned<'_>) -> Option<String> {
     let waited = returned.waited;
     (!waited.is_zero()).then(|| format!("lockgate;dur={:.1}", waited.as_secs_f64() * 1000.0))
@@ -222,6 +223,7 @@ pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends the field that frames the body.
 fn write_length(out: &mut Vec<u8>, length: Length) {
     match length {
         Length::Empty | Length::UntilClose => {}

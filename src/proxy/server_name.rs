@@ -23,9 +23,11 @@ use crate::wire::{Conn, RequestHead};
 
 /// Guard of a tunnel: reads the caller's first bytes, and holds them back until they are checked.
 pub(super) struct HelloGuard {
+    /// Parser of the ClientHello.
     reader: HelloReader,
     /// Host and port of the CONNECT.
     origin: Origin,
+    /// Caller of the tunnel.
     admitted: Admitted,
     /// Slots that the tunnel took.
     claims: Claims,

@@ -30,6 +30,7 @@ pub(super) struct Session {
     /// Address of the caller.
     pub(super) peer: SocketAddr,
     pub(super) conn: Conn,
+    /// The only timer of the connection: each step sets it to its own timeout.
     pub(super) deadline: Deadline,
     /// Head of the request that was read last.
     pub(super) head: RequestHead,

@@ -48,6 +48,7 @@ pub enum Error {
 
 /// Configuration snapshot in force, or one of a running request.
 pub struct ConfigSnapshot {
+    /// The part that does not depend on the gate's numbers of limits.
     parts: PreparedSnapshot,
     pub(super) rules: claims::Rules,
 }
@@ -81,11 +82,15 @@ pub struct PreparedSnapshot {
     pub(super) tls: Reused<verify::Settings, Connector>,
     pub(super) tracer: Option<Reused<trace::Settings, trace::Tracer>>,
     pub(super) pool: PoolSettings,
+    /// Hosts with a warning logged already; carried over by a reload.
     pub(super) warned_hosts: Arc<WarnedHosts>,
+    /// Client certificates, see [`Settings::identities`].
     pub(super) identities: Vec<(HostPattern, usize)>,
     pub(super) intercept: Vec<HostPattern>,
     pub(super) authority: Option<Arc<ca::CertAuthority>>,
+    /// Our certificate for callers; `None` if no listener has TLS.
     pub(super) identity: Option<Reused<identity::Identity, ServerConfig>>,
+    /// Rules in the order of the file, until [`PreparedSnapshot::with`] takes them.
     rules: Vec<claims::Rule>,
     pub(super) named_hosts: NamedHosts,
     warnings: warning::Warnings,

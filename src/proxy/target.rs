@@ -21,8 +21,10 @@ const MAX_HOPS: usize = 3;
 /// Remedy for a request with a Host that a web page may have chosen.
 const REBOUND: &str = "on loopback, a route without a host of its own takes requests for an address or localhost only, so that no \
     web page gets here by a name that leads here (DNS rebinding). Give the [[route]] this host, or cross_site = \"allow\"";
+/// Reason and remedy for a request that a browser sent for another site's page.
 const CROSS_SITE: &str =
     "a web page of another site asks for it. If that is meant, give the [[route]] cross_site = \"allow\"";
+/// Reason and remedy for a request in a tunnel that names another host.
 const OTHER_THAN_CONNECT: &str =
     "it differs from the host of the CONNECT that opened the tunnel. Open a tunnel to that host";
 
@@ -210,6 +212,7 @@ fn authority_field(head: &RequestHead, at: usize) -> Option<&[u8]> {
     }
 }
 
+/// Refuses methods other than OPTIONS.
 fn only_options(head: &RequestHead) -> Result<(), Refusal> {
     if head.method() == "OPTIONS" {
         return Ok(());
@@ -245,6 +248,7 @@ fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     })
 }
 
+/// Target of a CONNECT.
 fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
     let target = head.target();
     if target.contains(['/', '?']) || target == "*" {
@@ -264,6 +268,7 @@ fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
     })
 }
 
+/// Target in absolute form.
 fn absolute(head: &RequestHead) -> Result<Target, Refusal> {
     let target = head.target();
     let (scheme, start) = read_scheme(target)?;

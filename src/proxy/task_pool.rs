@@ -7,9 +7,11 @@ use std::task::{Context, Poll, Waker};
 /// Tasks of one kind on one thread. The owner spawns them; each polls for its next work here.
 pub struct TaskPool<W> {
     inner: RefCell<TaskPoolState<W>>,
+    /// Most idle tasks that are kept.
     max_idle: usize,
 }
 
+/// Queue and idle tasks.
 struct TaskPoolState<W> {
     /// Work that no task has taken yet.
     work: VecDeque<W>,

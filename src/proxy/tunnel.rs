@@ -116,6 +116,7 @@ enum TunnelEnd {
 /// One direction of a tunnel.
 struct Direction {
     bytes: Body,
+    /// True once the end has been forwarded.
     closed: bool,
 }
 

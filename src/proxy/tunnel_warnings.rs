@@ -12,8 +12,11 @@ const MAX_HOSTS: usize = 1024;
 /// Hosts with a warning logged already, for each kind of warning.
 #[derive(Default)]
 pub(super) struct WarnedHosts {
+    /// Hosts with counted tunnels.
     counted: HostSet,
+    /// Hosts that a limit names without counting the tunnel.
     uncounted: HostSet,
+    /// Names for which tunnels were ended.
     ended: HostSet,
 }
 
@@ -64,6 +67,7 @@ pub(super) enum TunnelDenial {
 struct HostSet(Mutex<HashSet<Box<str>>>);
 
 impl HostSet {
+    /// True if the host is not in the set yet and fits in; adds it.
     fn is_new(&self, host: &str) -> bool {
         // A panic elsewhere cannot leave the set half changed.
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -25,6 +25,7 @@ const LEAD: Duration = Duration::from_millis(300);
 /// A permit, with the connection that was dialled during the wait.
 pub(super) struct Granted {
     pub(super) permit: Permit,
+    /// Connection that was dialled during the wait.
     pub(super) held: Option<OriginConn>,
 }
 
@@ -89,6 +90,7 @@ pub(super) async fn wait(
 /// Dials a connection for a waiter, [`LEAD`] before its turn.
 struct Preconnect<'p> {
     stage: PreconnectState,
+    /// `None` if no connection is needed.
     plan: Option<&'p Plan>,
     /// True if the session has a pinned connection for the request, which needs that one.
     is_pinned: bool,
@@ -153,6 +155,7 @@ impl<'p> Preconnect<'p> {
         }
     }
 
+    /// Takes an idle connection or starts to dial, if the number of dials ahead allows it and no connection is pinned.
     fn begin(&mut self) -> PreconnectState {
         let Some(plan) = self.plan.filter(|_| !self.is_pinned) else { return PreconnectState::Nothing };
         self.place = self.origins.preconnect_slot(&plan.upstream);

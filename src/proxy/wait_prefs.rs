@@ -44,6 +44,7 @@ fn pair(member: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// Splits at a separator outside of quotes.
 fn split(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     value.split(move |byte| {

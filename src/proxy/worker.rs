@@ -40,6 +40,7 @@ impl CurrentSnapshot {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// Snapshot in force, with its number.
     fn read(&self) -> (Arc<ConfigSnapshot>, u64) {
         let place = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         (Arc::clone(&place), self.version.load(Ordering::Acquire))
@@ -51,6 +52,7 @@ impl CurrentSnapshot {
 pub struct Worker {
     pub(super) snapshot: Arc<ConfigSnapshot>,
     pub(super) pool: Arc<OriginPool>,
+    /// Number of `snapshot`, see [`CurrentSnapshot::version`].
     version: u64,
     runtime: Rc<RuntimeState>,
 }
@@ -58,9 +60,11 @@ pub struct Worker {
 /// State shared by all workers of a runtime.
 struct RuntimeState {
     current: Arc<CurrentSnapshot>,
+    /// Snapshot that the runtime has last taken over, with its pool: shared by workers that refresh after each other.
     latest: RefCell<RuntimeSnapshot>,
 }
 
+/// A snapshot with a runtime's pool for it.
 #[derive(Clone)]
 struct RuntimeSnapshot {
     snapshot: Arc<ConfigSnapshot>,

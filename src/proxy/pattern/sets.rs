@@ -23,6 +23,7 @@ impl HostPattern {
 }
 
 impl HostShape {
+    /// True if this shape matches every host that `other` matches.
     fn covers(&self, other: &HostShape) -> bool {
         match (self, other) {
             (HostShape::Any, _) => true,

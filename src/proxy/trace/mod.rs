@@ -77,6 +77,7 @@ impl TraceContext {
 #[derive(Clone, Debug)]
 pub(super) struct Span {
     pub(super) context: TraceContext,
+    /// Start of the exchange.
     pub(super) started: Time,
     pub(super) ended: Time,
     /// Start and length of the wait for its permits; `None`: it did not wait.
@@ -99,6 +100,7 @@ pub(super) struct Tracer {
     one_in: u64,
     /// Number of requests without a context so far.
     unsampled: AtomicU64,
+    /// Queue of the exporter, at most [`MAX_QUEUED`] spans.
     queue: SyncSender<Span>,
     /// Number of spans lost: the queue was full, or the collector did not take them.
     pub(super) dropped: Arc<Count>,
