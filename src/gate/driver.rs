@@ -14,9 +14,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::Gate;
-use super::bell::Rung;
 use super::clock::Clock;
 use super::clock_watch::ClockWatch;
+use super::thread_signal::Rung;
 use crate::time::Time;
 
 /// When the timer is to fire next. Of several the one with the highest number holds, in whatever order they arrive: the

@@ -5,18 +5,18 @@
 //! of HTTP or of keys' meaning.
 
 mod ask;
-mod begin;
-mod bell;
 pub mod clock;
 mod clock_watch;
 mod driver;
 pub mod journal;
 mod lease;
-mod line;
+mod open;
 mod permit;
-mod reload;
+mod reload_gate;
 pub mod store;
 pub mod takeover;
+mod thread_signal;
+mod wait_slots;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
@@ -29,20 +29,20 @@ use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Tick
 use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 pub use ask::{Answer, Patience, Refused, Revision};
-use bell::{Bells, Rung};
 use clock::Clock;
 use driver::{Arming, Timer};
 use journal::Journal;
 pub use lease::Lease;
 use lease::Leases;
-use line::Line;
-pub use line::Waiting;
 pub use permit::{Flight, Permit};
-use reload::Muster;
-pub use reload::{InLine, View};
+use reload_gate::Muster;
+pub use reload_gate::{InLine, View};
 use store::Store;
-use store::sleep::Sleep;
+use store::suspend::Sleep;
 use takeover::Guests;
+use thread_signal::{Bells, Rung};
+use wait_slots::Line;
+pub use wait_slots::Waiting;
 
 /// What the room needs to run; made by config.
 #[derive(Clone, Debug)]

@@ -12,10 +12,10 @@ use crate::locker::{Counts, Kind, Priority, Rate, RefusalReason, ShareBy, Unit, 
 mod close;
 mod driven;
 mod lease;
-mod line;
 mod permit;
-mod reload;
+mod reload_gate;
 mod time;
+mod wait_slots;
 
 const CALLER: Caller = Caller(1);
 /// Long enough for a slow machine; a test that needs it fails.

@@ -6,14 +6,14 @@
 //! read-only) a crash could not be told from one that has lost nothing, and no note elsewhere outlives a container or a
 //! boot as the disk does: then slots of long windows wait until they can be written. One gateway at a time has the folder.
 
-mod file;
-mod folder;
-pub(super) mod form;
-mod form_1;
-mod gate_api;
+pub(super) mod boot_time;
+pub(super) mod codec;
+mod codec_v1;
+mod database;
+mod records;
+mod state_folder;
 #[cfg(test)]
 mod tests;
-pub(super) mod when;
 mod writer;
 
 use std::ffi::OsStr;
@@ -24,10 +24,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use self::file::File;
-use self::folder::{FILE, Folder, LOCK, WHOLE};
-use super::bell::Bell;
+use self::database::File;
+use self::state_folder::{FILE, Folder, LOCK, WHOLE};
 use super::clock::Clock;
+use super::thread_signal::Bell;
 use crate::locker::{Shutdown, Snapshot};
 
 /// What is written in the folder.

@@ -253,7 +253,7 @@ fn a_file_of_somebody_elses_or_of_a_newer_version_is_told_with_the_choice() {
     let database = redb::Database::create(place.file()).unwrap();
     let transaction = database.begin_write().unwrap();
     let whole: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("whole");
-    let newer = postcard::to_stdvec(&(form::FORM + 1)).unwrap();
+    let newer = postcard::to_stdvec(&(codec::FORM + 1)).unwrap();
     transaction.open_table(whole).unwrap().insert("form", newer.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(database);

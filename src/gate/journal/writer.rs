@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::file::{Batch, File};
-use super::form::{Head, KnownForm, PageForm, ReadingForm};
-use super::gate_api::Done;
-use super::when::{Line, Moment};
+use super::boot_time::{Line, Moment};
+use super::codec::{Head, KnownForm, PageForm, ReadingForm};
+use super::database::{Batch, File};
+use super::records::Done;
 use super::{Error, Journal, Standing};
 use crate::gate::Gate;
-use crate::gate::bell::{Leaving, Parked};
+use crate::gate::thread_signal::{Leaving, Parked};
 use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, Snapshot, WindowRecord};
 
 /// How many slices are written together where all windows are.

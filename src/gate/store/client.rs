@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::contact::Contact;
-use super::differences::Differences;
-use super::link::Link;
-use super::lost::{authority, in_words};
-use super::message::{self, Answer, Speaker, Verb};
-use super::step::{Sample, step};
+use super::clock_jump::{Sample, step};
+use super::fallback::{authority, in_words};
+use super::last_contact::Contact;
+use super::mismatch_log::Differences;
+use super::script_call::{self, Answer, Speaker, Verb};
+use super::store_conn::Link;
 use super::{Error, Health, Settings, Status, WhenLost};
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
@@ -245,12 +245,12 @@ impl Client {
     async fn exchange(&mut self, link: &mut Link, verb: Verb, exchange: SyncRequest) -> Result<(), Ended> {
         let gate = self.gate()?;
         let limits = gate.limits();
-        let (keys, speaker) = (message::keys(&self.settings.group, &exchange, &limits), self.speaker(link));
+        let (keys, speaker) = (script_call::keys(&self.settings.group, &exchange, &limits), self.speaker(link));
         let began = self.clock.now();
-        let write = |cmd: &mut redis::Cmd| message::write(cmd, &speaker, verb, &exchange, &limits, began);
+        let write = |cmd: &mut redis::Cmd| script_call::write(cmd, &speaker, verb, &exchange, &limits, began);
         let answer = link.call(&keys, self.settings.confirm, CALL, write).await;
         let ended = self.clock.now();
-        let answer = answer.and_then(|value| message::read(&value, &exchange));
+        let answer = answer.and_then(|value| script_call::read(&value, &exchange));
         match answer.and_then(|answer| self.believe(&link.id, answer, began, ended)) {
             Ok(answer) => {
                 self.contact.answered(verb, ended);

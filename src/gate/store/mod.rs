@@ -5,16 +5,16 @@
 //! be asked is decided here, by time and by what the file says.
 
 mod client;
-mod contact;
-mod differences;
+mod clock_jump;
 mod error;
-mod hands;
-mod link;
-mod lost;
-mod message;
-pub(super) mod sleep;
+mod fallback;
+mod gate_api;
+mod last_contact;
+mod mismatch_log;
+mod script_call;
 mod status;
-mod step;
+mod store_conn;
+pub(super) mod suspend;
 #[cfg(test)]
 mod tests;
 

@@ -16,11 +16,11 @@
 //! old one dies, what it had under way settles as failed; if the new one dies, the old one refuses. A process may hand
 //! over before the one before it has ended: what that one asks and settles is passed on.
 
-mod form;
-mod giver;
-mod heir;
+mod new_process;
+mod old_process;
 #[cfg(test)]
 mod tests;
+mod wire_format;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -29,7 +29,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::heir::Heir;
+pub use self::new_process::Heir;
 use super::journal;
 use crate::locker::{GrantedSlots, Locker, Sorry, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;

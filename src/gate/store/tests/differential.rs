@@ -7,8 +7,8 @@ use redis::{Connection, cmd};
 use super::model::Model;
 use super::server::Server;
 use super::{Dice, arguments};
-use crate::gate::store::link::SCRIPT;
-use crate::gate::store::message::{Speaker, Verb};
+use crate::gate::store::script_call::{Speaker, Verb};
+use crate::gate::store::store_conn::SCRIPT;
 use crate::locker::{
     Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, SharedKind, SlotRequest, SyncRequest, WhenFull,
     WindowParams, WindowReport,

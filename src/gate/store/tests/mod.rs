@@ -13,7 +13,7 @@ mod world_gateway;
 
 use redis::{Arg, Cmd};
 
-use super::message::{self, Speaker, Verb};
+use super::script_call::{self, Speaker, Verb};
 use crate::locker::{Limit, SyncRequest};
 use crate::time::Time;
 
@@ -27,12 +27,12 @@ fn arguments(
     limits: &[Limit],
 ) -> (Vec<String>, Vec<String>) {
     let mut cmd = Cmd::new();
-    message::write(&mut cmd, speaker, verb, exchange, limits, began);
+    script_call::write(&mut cmd, speaker, verb, exchange, limits, began);
     let words = cmd.args_iter().map(|arg| {
         let Arg::Simple(bytes) = arg else { unreachable!("all of it is words") };
         String::from_utf8(bytes.to_vec()).unwrap()
     });
-    (message::keys(group, exchange, limits), words.collect())
+    (script_call::keys(group, exchange, limits), words.collect())
 }
 
 /// Numbers that look random, and are the same each time.

@@ -7,8 +7,8 @@ use redis::{Connection, Value, cmd};
 use super::arguments;
 use super::differential::limits;
 use super::server::Server;
-use crate::gate::store::link::SCRIPT;
-use crate::gate::store::message::{self, Answer, Speaker, Verb};
+use crate::gate::store::script_call::{self, Answer, Speaker, Verb};
+use crate::gate::store::store_conn::SCRIPT;
 use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{
     Key, LEASE, LimitId, MAX_HORIZON, SharedKind, SlotRequest, SyncRequest, WindowParams, WindowReport,
@@ -106,7 +106,7 @@ impl Stage {
         let (keys, args) = arguments("g", &speaker, verb, &exchange, began, &limits);
         let called: Value =
             cmd("EVALSHA").arg(&self.sha).arg(keys.len()).arg(keys).arg(args).query(&mut self.connection).unwrap();
-        message::read(&called, &exchange)
+        script_call::read(&called, &exchange)
     }
 
     /// A gateway that is new here.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
-use crate::gate::store::message::Verb;
+use crate::gate::store::script_call::Verb;
 use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{LEASE, SharedKind};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::cmd;
 
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
-use crate::gate::store::message::Verb;
+use crate::gate::store::script_call::Verb;
 use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{LEASE, MAX_HORIZON, SharedKind};
 

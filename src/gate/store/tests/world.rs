@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::Dice;
 use super::model::Model;
 use crate::gate::store::WhenLost;
-use crate::gate::store::contact::Contact;
-use crate::gate::store::message::Verb;
+use crate::gate::store::last_contact::Contact;
+use crate::gate::store::script_call::Verb;
 use crate::locker::{Counts, Grant, Kind, Limit, Locker, Priority, Rate, ShareBy, SyncRequest, Ticket, WhenFull};
 use crate::time::Time;
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::arguments;
 use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, END, FAULTS, MS, Message, RETRY, UNDER_WAY, World};
-use crate::gate::store::lost::authority;
-use crate::gate::store::message::{self, Speaker, Verb};
+use crate::gate::store::fallback::authority;
+use crate::gate::store::script_call::{self, Speaker, Verb};
 use crate::gate::store::{PRESENCE, WhenLost};
 use crate::locker::{
     Ask, AskKind, Caller, Claim, Grant, Key, LEASE, LimitId, SettlePoint, SharingMode, SyncRequest, Verdict,
@@ -200,7 +200,7 @@ impl World {
         }
         let Some(known) = gateway.call.take() else { return };
         let value = redis::Value::Array(answer.iter().copied().map(redis::Value::Int).collect());
-        match message::read(&value, &known.exchange) {
+        match script_call::read(&value, &known.exchange) {
             Ok(answer) => {
                 gateway.contact.answered(known.verb, now);
                 if known.verb == Verb::Hello {

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
-use super::form::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
+use super::wire_format::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
 use super::{Error, MOST, STEP, Word, foreign, hear, heard, say};
-use crate::gate::bell::{Bell, Leaving, Parked};
 use crate::gate::clock::Clock;
 use crate::gate::journal::{self, AfterCrash, Journal};
+use crate::gate::thread_signal::{Bell, Leaving, Parked};
 use crate::gate::{Gate, Settings, State};
 use crate::locker::{Ask, Event, Limit, LimitId, Shutdown};
 use crate::net::drain::ConnGuard;

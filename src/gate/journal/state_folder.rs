@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::file::Found;
+use super::database::Found;
 use super::{Error, Legacy};
 use crate::locker::{Shutdown, Snapshot};
 

@@ -1,6 +1,6 @@
 //! Last contact with the store: from it the time runs in which a gateway that is cut off may use its part of a limit.
 
-use super::message::Verb;
+use super::script_call::Verb;
 use crate::time::Time;
 
 /// When the store last took this gateway for present.

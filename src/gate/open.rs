@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::bell::Bells;
 use super::clock::Clock;
 use super::driver::Timer;
 use super::journal::{self, Journal, Legacy};
-use super::reload::depends_on_wall;
-use super::store::sleep::Sleep;
+use super::reload_gate::depends_on_wall;
+use super::store::suspend::Sleep;
+use super::thread_signal::Bells;
 use super::{Apart, Gate, Settings, State};
 use crate::locker::{Limit, LimitId, Locker, Shutdown, Snapshot};
 

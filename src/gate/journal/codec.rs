@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::when::Line;
+use super::boot_time::Line;
 use crate::locker::{
     Counts, Key, Kind, Limit, LimitId, LimitSnapshot, Priority, Rate, ShareBy, Unit, WallReading, WhenFull,
     WindowRecord,

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::form::{Head, KnownForm, LimitForm, PageForm};
-use super::when::Moment;
+use super::boot_time::Moment;
+use super::codec::{Head, KnownForm, LimitForm, PageForm};
 
 /// The head.
 #[derive(Deserialize)]
@@ -59,7 +59,7 @@ mod tests {
 
     use super::*;
     use crate::gate::clock::Clock;
-    use crate::gate::journal::when::Line;
+    use crate::gate::journal::boot_time::Line;
     use crate::locker::{Counts, Kind, Limit, LimitSnapshot, Locker, Priority, Rate, ShareBy, WhenFull};
     use crate::time::Time;
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Word, foreign};
 use crate::gate::clock::Clock;
-use crate::gate::journal::form::{KnownForm, PageForm, ReadingForm};
-use crate::gate::journal::when::Line;
+use crate::gate::journal::boot_time::Line;
+use crate::gate::journal::codec::{KnownForm, PageForm, ReadingForm};
 use crate::locker::{
     AskKind, Caller, Claim, Event, GrantedSlots, Key, LimitId, RefusalReason, Snapshot, Sorry, Ticket,
 };

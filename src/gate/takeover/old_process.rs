@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::form::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
+use super::wire_format::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
 use super::{Error, MOST, START, STEP, Word, foreign, hear, heard, say};
-use crate::gate::bell::{Bell, Leaving, Parked};
+use crate::gate::thread_signal::{Bell, Leaving, Parked};
 use crate::gate::{Gate, Refused, State};
 use crate::locker::Event;
 use crate::net::fd_socket::FdSocket;

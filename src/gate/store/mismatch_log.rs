@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Status;
-use super::message::Answer;
+use super::script_call::Answer;
 use crate::locker::{Limit, LimitId, SyncRequest};
 use crate::time::Time;
 

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 
-use super::form::{FORM, Head, PageForm};
-use super::form_1::{Head1, Page1};
-use super::when::{Line, Moment};
+use super::boot_time::{Line, Moment};
+use super::codec::{FORM, Head, PageForm};
+use super::codec_v1::{Head1, Page1};
 use super::{Error, damaged};
 use crate::gate::clock::Clock;
 use crate::locker::{Key, LimitId, Snapshot};
