@@ -43,7 +43,7 @@ async fn run_sampler(state: Arc<AdminState>, samples: Sender<Arc<str>>, mut befo
             // Dropping the sender ends the event streams.
             () = state.commands.closed() => return,
         }
-        let views = state.gate.survey();
+        let views = state.gate.limit_stats();
         let tallies: HashMap<_, _> = state.metrics.limits().into_iter().collect();
         let mut summaries = Vec::with_capacity(views.len());
         for view in &views {

@@ -8,19 +8,19 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::state::AdminState;
-use crate::gate::journal::Health;
+use crate::gate::journal::JournalHealth;
 use crate::gate::store;
 
 /// State of the persistence of counters, as a word of the admin API and of metrics.
 ///
 /// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the state folder cannot be
 /// written; `blocked`: it cannot be marked as incomplete, either, and limits with a long period wait.
-pub(super) fn persistence_word(health: Health) -> &'static str {
+pub(super) fn persistence_word(health: JournalHealth) -> &'static str {
     match health {
-        Health::Off => "off",
-        Health::Whole => "ok",
-        Health::Blind => "degraded",
-        Health::Held => "blocked",
+        JournalHealth::Off => "off",
+        JournalHealth::Ok => "ok",
+        JournalHealth::Degraded => "degraded",
+        JournalHealth::Blocked => "blocked",
     }
 }
 
@@ -49,7 +49,8 @@ pub(super) async fn healthz(State(state): State<Arc<AdminState>>) -> Json<Value>
     // Takes the gate's lock: if that is never released, this check times out as it should.
     let persistence = state.gate.journal_health();
     let store = store_word(state.gate.store_status().map_or(store::Health::Off, |status| status.health().0));
-    let is_degraded = matches!(persistence, Health::Blind | Health::Held) || !matches!(store, "off" | "up");
+    let is_degraded =
+        matches!(persistence, JournalHealth::Degraded | JournalHealth::Blocked) || !matches!(store, "off" | "up");
     let status = if is_degraded { "degraded" } else { "ok" };
     let version = env!("CARGO_PKG_VERSION");
     Json(json!({ "status": status, "version": version, "state": persistence_word(persistence), "store": store }))
@@ -72,7 +73,9 @@ mod tests {
     fn every_state_has_its_word_in_the_description_and_on_the_page() {
         let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
         let described = described["paths"]["/healthz"].to_string();
-        for word in [Health::Off, Health::Whole, Health::Blind, Health::Held].map(persistence_word) {
+        for word in [JournalHealth::Off, JournalHealth::Ok, JournalHealth::Degraded, JournalHealth::Blocked]
+            .map(persistence_word)
+        {
             assert!(described.contains(&format!("\"{word}\"")), "{word}: {described}");
             assert!(include_str!("dashboard/page.js").contains(&format!("    {word}: ")), "{word}");
         }

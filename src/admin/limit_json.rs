@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::history::LimitTotals;
 use super::state::AdminState;
-use crate::gate::View;
+use crate::gate::LimitView;
 use crate::locker::{Counts, Kind, Usage, WhenFull};
 use crate::time::Time;
 
 /// All limits in force, and the time at which they were read.
-pub(super) fn survey(state: &AdminState) -> (Vec<View>, Time) {
-    (state.gate.survey(), state.gate.clock().now())
+pub(super) fn survey(state: &AdminState) -> (Vec<LimitView>, Time) {
+    (state.gate.limit_stats(), state.gate.clock().now())
 }
 
 /// Milliseconds, with fractions.
@@ -28,7 +28,7 @@ pub(super) fn millis(span: Duration) -> f64 {
 /// `taken` and `in_flight_taken`: slots and requests in flight of the fullest window, bounded by `requests` and
 /// `in_flight`; `keys`: number of keys with a window; `waiting`: waiters of all keys; `permits`, `refused`, `pushbacks`:
 /// numbers of requests; `waited_ms`: sum of the waits of all permits.
-pub(super) fn summary(view: &View, totals: LimitTotals) -> Value {
+pub(super) fn summary(view: &LimitView, totals: LimitTotals) -> Value {
     let mut summary = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| usage);
     for (key, value) in [
@@ -49,7 +49,7 @@ pub(super) fn summary(view: &View, totals: LimitTotals) -> Value {
 /// A limit in full for `/v1/limits`: rule, state and counters.
 ///
 /// `refused`: object with a number for each reason; `fullest`: the fullest [`window`], null if no key has one.
-pub(super) fn limit(state: &AdminState, view: &View, now: Time) -> Value {
+pub(super) fn limit(state: &AdminState, view: &LimitView, now: Time) -> Value {
     let mut limit = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| window(&usage, now));
     let tally = state.metrics.limits().into_iter().find(|(name, _)| *name == view.limit.name).map(|(_, tally)| tally);
@@ -84,7 +84,7 @@ pub(super) fn window(usage: &Usage, now: Time) -> Value {
 /// `requests` per `per_ms`, counted when they are `sent` or `answered` (`counts`); `guard_ms` lengthens the window for
 /// clock and network jitter; `in_flight`: maximum number of requests in flight; `when_full`: `wait` up to `max_wait_ms`, or
 /// `refuse`.
-fn rule(view: &View) -> Value {
+fn rule(view: &LimitView) -> Value {
     let limit = &view.limit;
     let rate = limit.rate.as_ref();
     let kind = rate.map(|rate| match rate.kind {

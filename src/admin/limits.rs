@@ -33,7 +33,7 @@ pub(super) async fn one(State(state): State<Arc<AdminState>>, Path(name): Path<S
         return problem(StatusCode::NOT_FOUND, &format!("there is no limit named {name:?} in force"));
     };
     let mut limit = limit(&state, view, now);
-    let closeup = state.gate.closeup(view.id, view.held.fullest.map(|(key, _)| key));
+    let closeup = state.gate.limit_detail(view.id, view.held.fullest.map(|(key, _)| key));
     let callers: Vec<Value> = closeup
         .callers
         .iter()

@@ -19,8 +19,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::health::{persistence_word, store_word};
 use super::state::AdminState;
-use crate::gate::View;
-use crate::gate::journal::Health;
+use crate::gate::LimitView;
+use crate::gate::journal::JournalHealth;
 use crate::gate::store;
 use crate::http_admin::problem;
 use crate::proxy::metrics::LimitMetrics;
@@ -115,8 +115,8 @@ impl Scrape {
 
     /// Gauges of the windows of each limit.
     fn encode_windows(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let views = self.0.gate.survey();
-        let mut each = |metric: Metric, of: fn(&View) -> Option<u64>| {
+        let views = self.0.gate.limit_stats();
+        let mut each = |metric: Metric, of: fn(&LimitView) -> Option<u64>| {
             let values = views.iter().filter_map(|view| Some(([("limit", &*view.limit.name)], of(view)?)));
             gauges(encoder, &metric, values)
         };
@@ -208,7 +208,7 @@ impl Scrape {
     /// State of the persistence of counters, as a state set: 1 for the present state, 0 for the others.
     fn encode_persistence(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let is = self.0.gate.journal_health();
-        let states = [Health::Off, Health::Whole, Health::Blind, Health::Held];
+        let states = [JournalHealth::Off, JournalHealth::Ok, JournalHealth::Degraded, JournalHealth::Blocked];
         let states = states.map(|one| ([("state", persistence_word(one))], u64::from(is == one)));
         let help =
             "1 for the state of the state folder; degraded: it cannot be written, and a crash would close all windows";

@@ -20,7 +20,7 @@ use super::{Error, StartMode};
 use crate::admin;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
-use crate::gate::takeover::Heir;
+use crate::gate::takeover::NewProcess;
 use crate::gate::{Gate, Revision, store};
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
@@ -67,7 +67,7 @@ impl Components {
     /// Builds all components. With [`StartMode::TakeOver`] the previous process has stopped granting when this returns.
     ///
     /// Steps that can fail come first. The last one cannot be undone: the mark in the state folder that a process runs
-    /// ([`Gate::start_journal`]), or the previous process's confirmation that it has stopped ([`Heir::take`]).
+    /// ([`Gate::start_journal`]), or the previous process's confirmation that it has stopped ([`NewProcess::take`]).
     ///
     /// # Errors
     /// See [`Error`]; a previous process goes on.
@@ -79,7 +79,7 @@ impl Components {
         };
         let (gate, mut limits) = match &mut previous {
             None => Gate::open(settings.gate.clone(), clock)?,
-            Some(heir) => (heir.gate(&settings.gate, clock)?, Vec::new()),
+            Some(new_process) => (new_process.gate(&settings.gate, clock)?, Vec::new()),
         };
         let connections = ConnectionLimit::new(settings.connections, descriptors::connections());
         descriptors::check(&connections);
@@ -88,7 +88,7 @@ impl Components {
         let shared = Shared { gate: Arc::clone(&gate), drain, metrics, connections, resolver };
         let inherited = match &mut previous {
             None => systemd_sockets().map_err(Error::Socket)?,
-            Some(heir) => heir.take_sockets(),
+            Some(new_process) => new_process.take_sockets(),
         };
         let (failed, failures) = mpsc::unbounded_channel();
         let listeners = Listeners::new(inherited, failed.clone());
@@ -108,9 +108,9 @@ impl Components {
         // The previous process closed its lock service before it started this one.
         let locks = locks.map(|(socket, locks)| LockServiceHandle::open(socket, &locks, clock, failed)).transpose();
         let locks = locks.map_err(Error::Locks)?.map(Rc::new);
-        if let Some(heir) = &previous {
+        if let Some(new_process) = &previous {
             // From here on the previous process grants nothing.
-            limits = heir.inherit(&gate, settings.gate.limits.clone(), settle_time(&settings))?;
+            limits = new_process.inherit(&gate, settings.gate.limits.clone(), settle_time(&settings))?;
         }
         let current = CurrentSnapshot::new(parts.with(&limits, Revision::default()));
         let workers = Rc::new(WorkerPool::start(&current, &shared).map_err(Error::Runtime)?);
@@ -119,8 +119,8 @@ impl Components {
         let admin = admin.map_err(Error::Runtime)?;
         match previous {
             // This process must not use the store while the previous one grants.
-            Some(heir) => {
-                heir.take(&gate, shared.drain.conn_guard())?;
+            Some(new_process) => {
+                new_process.take(&gate, shared.drain.conn_guard())?;
                 start_sharing(&gate, &settings, store_tls)?;
             }
             None => {
@@ -176,9 +176,9 @@ fn start_sharing(gate: &Arc<Gate>, settings: &Settings, tls: Option<TlsConnector
 ///
 /// # Errors
 /// [`Error::NoPreviousProcess`] if the standard input is no socket; [`Error::TakeOver`] if the other end does not answer.
-fn connect_previous() -> Result<Heir, Error> {
+fn connect_previous() -> Result<NewProcess, Error> {
     let pass = FdSocket::from_stdin().map_err(Error::NoPreviousProcess)?;
-    Ok(Heir::meet(pass)?)
+    Ok(NewProcess::meet(pass)?)
 }
 
 /// Listening sockets that systemd passed to this process (sd_listen_fds(3)), with their addresses.

@@ -17,7 +17,7 @@ use super::listen_error::ListenError;
 use super::worker_pool::WorkerPool;
 use super::{descriptors, error_chain, systemd};
 use crate::config::{self, Settings};
-use crate::gate::InLine;
+use crate::gate::WaiterPolicy;
 use crate::locker::{Limit, ReloadSummary};
 use crate::proxy::claims::Rule;
 use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
@@ -208,7 +208,7 @@ impl Reloader {
 }
 
 /// Decides if waiters keep their places, or must ask again because they may need to pass other limits than before.
-fn waiters_policy(before: &Settings, after: &Settings) -> InLine {
+fn waiters_policy(before: &Settings, after: &Settings) -> WaiterPolicy {
     let claimed = |rule: &Rule| {
         // The locker itself finds costs that are too high now.
         let Rule {
@@ -231,7 +231,7 @@ fn waiters_policy(before: &Settings, after: &Settings) -> InLine {
     let callers = |settings: &Settings| (settings.proxy.access.users.is_none(), settings.proxy.access.ipv6_prefix);
     let same = callers(before) == callers(after)
         && before.proxy.rules.iter().map(claimed).eq(after.proxy.rules.iter().map(claimed));
-    if same { InLine::Stay } else { InLine::AskAnew }
+    if same { WaiterPolicy::Stay } else { WaiterPolicy::Reask }
 }
 
 /// Maximum time from a request's permit to its settle, for all requests; `None` if their content may take any time.

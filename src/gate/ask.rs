@@ -28,7 +28,7 @@ pub struct Patience {
     pub arrived: Option<Time>,
     /// Whether it has asked before: what has keeps its place in line.
     pub kind: AskKind,
-    /// By which rules its claims were found; with others than those in force it is refused with [`Refused::Anew`].
+    /// By which rules its claims were found; with others than those in force it is refused with [`Refused::Reask`].
     pub revision: Revision,
 }
 
@@ -60,5 +60,5 @@ pub enum Refused {
     },
     /// The limits were read again, and it may have to pass others now: its claims must be found anew, and it must ask again
     /// at once, as one that arrived when it did.
-    Anew,
+    Reask,
 }

@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use super::Gate;
 use super::clock::Clock;
 use super::clock_watch::ClockWatch;
-use super::thread_signal::Rung;
+use super::thread_signal::PendingSignals;
 use crate::time::Time;
 
 /// When the timer is to fire next. Of several the one with the highest number holds, in whatever order they arrive: the
@@ -46,7 +46,7 @@ impl Timer {
     }
 
     /// Fires at once, for the last time.
-    pub(super) fn ring(&self) {
+    pub(super) fn fire_now(&self) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = u64::MAX;
         // All zeros would stop it.
@@ -132,7 +132,7 @@ impl Gate {
             }
             state.end_leases(now);
             state.locker.handle_timeout(now);
-            state.end_muster(now);
+            state.end_reask_barrier(now);
             state.end_if_closed(now);
         });
     }
@@ -141,8 +141,8 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         // Whoever drives it sees that it is gone, and so does who writes.
-        self.timer.ring();
-        self.bells.ring(Rung { journal: true, next: true, before: true, store: true });
+        self.timer.fire_now();
+        self.signals.notify(PendingSignals { journal: true, next: true, before: true, store: true });
     }
 }
 

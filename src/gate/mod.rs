@@ -35,13 +35,13 @@ use journal::Journal;
 pub use lease::Lease;
 use lease::Leases;
 pub use permit::{Flight, Permit};
-use reload_gate::Muster;
-pub use reload_gate::{InLine, View};
+use reload_gate::ReaskBarrier;
+pub use reload_gate::{LimitView, WaiterPolicy};
 use store::Store;
-use store::suspend::Sleep;
-use takeover::Guests;
-use thread_signal::{Bells, Rung};
-use wait_slots::Line;
+use store::suspend::SuspendDetector;
+use takeover::RemoteWaiters;
+use thread_signal::{PendingSignals, ThreadSignals};
+use wait_slots::WaitSlots;
 pub use wait_slots::Waiting;
 
 /// What the room needs to run; made by config.
@@ -67,23 +67,23 @@ pub struct Gate {
     /// What keys are hashed with.
     seed: [u8; 16],
     journal: OnceLock<Arc<Journal>>,
-    bells: Bells,
+    signals: ThreadSignals,
     store: OnceLock<Arc<Store>>,
-    sleep: Sleep,
+    sleep: SuspendDetector,
     /// The process that had the windows before this one, as long as it lives.
     before: OnceLock<FdSocket>,
     /// The process that has the windows now is gone: what it granted last may be granted again.
-    forsaken: AtomicBool,
-    state: Apart<Mutex<State>>,
+    peer_lost: AtomicBool,
+    state: CachePadded<Mutex<State>>,
 }
 
 /// On cache lines of its own, so that taking the lock does not slow those who only read the clock.
 #[repr(align(128))]
-struct Apart<T>(T);
+struct CachePadded<T>(T);
 
 struct State {
     locker: Locker,
-    line: Line,
+    line: WaitSlots,
     /// When the timer fires next.
     armed: Time,
     armings: u64,
@@ -92,21 +92,21 @@ struct State {
     /// By which rules claims are to be found.
     revision: Revision,
     /// Those in line are asking again.
-    muster: Option<Muster>,
+    reask_barrier: Option<ReaskBarrier>,
     /// When the wall clock is to be looked at again.
     wall_due: Time,
     /// Who is to be woken when the lock is released.
-    woken: Woken,
+    wakers: Wakers,
     /// What ends by itself.
     leases: Leases,
     /// What the process is told that had the windows before.
-    guests: Guests,
+    remote_waiters: RemoteWaiters,
     /// These are about to look what there is.
-    rung: Rung,
+    pending_signals: PendingSignals,
 }
 
 /// Most steps wake nobody or one.
-type Woken = SmallVec<[Waker; 4]>;
+type Wakers = SmallVec<[Waker; 4]>;
 
 impl Gate {
     /// The clock that all times of the gate are of.
@@ -120,7 +120,7 @@ impl Gate {
         let now = self.clock.now();
         if claims.is_empty() {
             if patience.revision.0 != self.revision.load(Ordering::Acquire) {
-                return Answer::Sorry(Refused::Anew);
+                return Answer::Sorry(Refused::Reask);
             }
             return Answer::Go(Permit::free(self.clock, now));
         }
@@ -147,7 +147,7 @@ impl Gate {
             let until = state.closing.map_or(until, |before| before.min(until));
             state.closing = Some(until);
             let late = state.line.expected_after(Some(until));
-            state.turn_away(late, until, now);
+            state.refuse_all(late, until, now);
             state.end_if_closed(now);
         });
     }
@@ -176,21 +176,21 @@ impl Gate {
         now: Time,
         input: impl FnOnce(&mut State) -> R,
     ) -> R {
-        let unwinding = Unwinding(&self.timer);
+        let panic_guard = PanicGuard(&self.timer);
         if let Some(unix_nanos) = wall {
             self.follow_wall(&mut state, unix_nanos, now);
         }
         let result = input(&mut state);
         let after = state.conclude(now);
-        std::mem::forget(unwinding);
+        std::mem::forget(panic_guard);
         drop(state);
-        for waker in after.woken {
+        for waker in after.wakers {
             waker.wake();
         }
         if let Some(arming) = after.arming {
             self.timer.arm(arming, &self.clock);
         }
-        self.bells.ring(after.rings);
+        self.signals.notify(after.signals_due);
         result
     }
 
@@ -202,11 +202,11 @@ impl Gate {
 
 /// Dropped by a panic under the lock: the timer fires, so that [`Gate::drive`] meets the poisoned lock at once and ends,
 /// which ends the process. Otherwise that would wait for the next opening, and requests would fail one by one until then.
-struct Unwinding<'t>(&'t Timer);
+struct PanicGuard<'t>(&'t Timer);
 
-impl Drop for Unwinding<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.fire_now();
     }
 }
 
@@ -219,33 +219,33 @@ enum Decision {
 }
 
 /// What is to be done when the lock is released.
-struct Aftermath {
-    woken: Woken,
+struct Effects {
+    wakers: Wakers,
     arming: Option<Arming>,
-    rings: Rung,
+    signals_due: PendingSignals,
 }
 
 impl State {
     fn new(locker: Locker) -> State {
         State {
             locker,
-            line: Line::default(),
+            line: WaitSlots::default(),
             armed: Time::NEVER,
             armings: 0,
             closing: None,
             revision: Revision::default(),
-            muster: None,
+            reask_barrier: None,
             wall_due: Time::NEVER,
-            woken: Woken::new(),
+            wakers: Wakers::new(),
             leases: Leases::default(),
-            guests: Guests::default(),
-            rung: Rung::default(),
+            remote_waiters: RemoteWaiters::default(),
+            pending_signals: PendingSignals::default(),
         }
     }
 
     fn ask(&mut self, ask: &Ask<'_>, revision: Revision, now: Time) -> Decision {
         if revision != self.revision {
-            return Decision::Sorry(Refused::Anew);
+            return Decision::Sorry(Refused::Reask);
         }
         if let Some(until) = self.closing.filter(|until| now >= *until) {
             return Decision::Sorry(Refused::Closing { until });
@@ -253,7 +253,7 @@ impl State {
         let verdict = self.locker.ask(ask, now);
         let decision = self.decision(verdict, now);
         if ask.kind.was_queued() {
-            self.come_again(now);
+            self.on_reask(now);
         }
         decision
     }
@@ -274,7 +274,7 @@ impl State {
     }
 
     /// Refuses these waiters because of the end.
-    fn turn_away(&mut self, tickets: Vec<Ticket>, until: Time, now: Time) {
+    fn refuse_all(&mut self, tickets: Vec<Ticket>, until: Time, now: Time) {
         self.decide_all(tickets, Refused::Closing { until }, now);
     }
 
@@ -283,7 +283,7 @@ impl State {
         // Each is decided before any leaves: a slot that one leaves must not go to another that is refused as well.
         for ticket in &tickets {
             let decided = self.line.decide(*ticket, Err(answer), now);
-            self.woken.extend(decided.ok().flatten());
+            self.wakers.extend(decided.ok().flatten());
         }
         for ticket in tickets {
             self.locker.leave(ticket, now);
@@ -293,49 +293,49 @@ impl State {
     fn end_if_closed(&mut self, now: Time) {
         if let Some(until) = self.closing.filter(|until| now >= *until) {
             let rest = self.line.expected_after(None);
-            self.turn_away(rest, until, now);
+            self.refuse_all(rest, until, now);
         }
     }
 
     /// Lays down what the locker has decided, and says what is left to do without the lock.
-    fn conclude(&mut self, now: Time) -> Aftermath {
+    fn conclude(&mut self, now: Time) -> Effects {
         while let Some((ticket, verdict)) = self.locker.poll_verdict() {
-            let Some(verdict) = self.guests.keep(ticket, verdict, &mut self.locker) else { continue };
+            let Some(verdict) = self.remote_waiters.keep(ticket, verdict, &mut self.locker) else { continue };
             let fate = match verdict {
                 Verdict::Go(grant) => Ok(grant),
                 Verdict::Sorry(sorry) => Err(Refused::Sorry(sorry)),
                 Verdict::Wait(..) => unreachable!("the locker names those whose fate is decided"),
             };
             match self.line.decide(ticket, fate, now) {
-                Ok(waker) => self.woken.extend(waker),
+                Ok(waker) => self.wakers.extend(waker),
                 // The locker names nobody who has left. If it did, a slot would be lost for good without this.
                 Err(Ok(grant)) => self.locker.give_back(grant, now),
                 Err(Err(_refused)) => {}
             }
         }
-        Aftermath { woken: std::mem::take(&mut self.woken), arming: self.arm(), rings: self.rings() }
+        Effects { wakers: std::mem::take(&mut self.wakers), arming: self.arm(), signals_due: self.signals_due() }
     }
 
     /// Whom to wake for what there is to do.
-    fn rings(&mut self) -> Rung {
-        let rings = Rung {
-            journal: !self.rung.journal && self.locker.has_records(),
-            next: !self.rung.next && self.locker.has_events(),
-            before: !self.rung.before && self.guests.has_words(),
-            store: !self.rung.store && self.locker.has_sync(),
+    fn signals_due(&mut self) -> PendingSignals {
+        let signals_due = PendingSignals {
+            journal: !self.pending_signals.journal && self.locker.has_records(),
+            next: !self.pending_signals.next && self.locker.has_events(),
+            before: !self.pending_signals.before && self.remote_waiters.has_verdicts(),
+            store: !self.pending_signals.store && self.locker.has_sync(),
         };
-        self.rung.journal |= rings.journal;
-        self.rung.next |= rings.next;
-        self.rung.before |= rings.before;
-        self.rung.store |= rings.store;
-        rings
+        self.pending_signals.journal |= signals_due.journal;
+        self.pending_signals.next |= signals_due.next;
+        self.pending_signals.before |= signals_due.before;
+        self.pending_signals.store |= signals_due.store;
+        signals_due
     }
 
     /// The timer is set only when it must fire earlier; a firing for nothing is cheaper than a call for each request.
     fn arm(&mut self) -> Option<Arming> {
         let end = self.closing.filter(|_| !self.line.is_empty());
-        let muster = self.muster.map(|muster| muster.until);
-        let openings = [self.locker.poll_timeout(), end, muster, self.leases.due()].into_iter().flatten();
+        let reask_barrier = self.reask_barrier.map(|reask_barrier| reask_barrier.until);
+        let openings = [self.locker.poll_timeout(), end, reask_barrier, self.leases.due()].into_iter().flatten();
         let due = openings.fold(self.wall_due, Time::min);
         if due >= self.armed {
             return None;

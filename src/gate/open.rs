@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::driver::Timer;
-use super::journal::{self, Journal, Legacy};
+use super::journal::{self, Journal, Loaded};
 use super::reload_gate::depends_on_wall;
-use super::store::suspend::Sleep;
-use super::thread_signal::Bells;
-use super::{Apart, Gate, Settings, State};
+use super::store::suspend::SuspendDetector;
+use super::thread_signal::ThreadSignals;
+use super::{CachePadded, Gate, Settings, State};
 use crate::locker::{Limit, LimitId, Locker, Shutdown, Snapshot};
 
 impl Gate {
@@ -22,13 +22,13 @@ impl Gate {
     /// If the state cannot be used, see [`journal::Error`]; nothing is let go then.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Arc<Gate>, Vec<LimitId>), journal::Error> {
         let Settings { limits, state, store: _ } = settings;
-        let (journal, legacy) = match &state {
+        let (journal, loaded) = match &state {
             Some(state) => Journal::open(state, clock)?,
-            None => (None, Legacy::none()?),
+            None => (None, Loaded::none()?),
         };
-        let gate = Gate::empty(legacy.seed, clock);
+        let gate = Gate::empty(loaded.seed, clock);
         gate.timer.prepare().map_err(journal::Error::System)?;
-        let ids = gate.inherit(legacy.estate, legacy.end, limits, Duration::ZERO);
+        let ids = gate.inherit(loaded.snapshot, loaded.end, limits, Duration::ZERO);
         if let Some(journal) = journal {
             gate.meet(&Arc::new(journal));
         }
@@ -58,19 +58,19 @@ impl Gate {
             follows_wall: AtomicBool::new(false),
             seed,
             journal: OnceLock::new(),
-            bells: Bells::default(),
+            signals: ThreadSignals::default(),
             store: OnceLock::new(),
-            sleep: Sleep::new(clock.asleep_nanos()),
+            sleep: SuspendDetector::new(clock.asleep_nanos()),
             before: OnceLock::new(),
-            forsaken: AtomicBool::new(false),
-            state: Apart(Mutex::new(State::new(Locker::new(Vec::new())))),
+            peer_lost: AtomicBool::new(false),
+            state: CachePadded(Mutex::new(State::new(Locker::new(Vec::new())))),
         })
     }
 
     /// Goes on where another gate ended, with these limits; nobody has asked this one anything.
     pub(super) fn inherit(
         &self,
-        estate: Snapshot,
+        snapshot: Snapshot,
         end: Shutdown,
         limits: Vec<Limit>,
         under_way: Duration,
@@ -78,7 +78,7 @@ impl Gate {
         let now = self.clock.now();
         let wall = self.clock.wall();
         self.step(now, |state| {
-            let mut locker = Locker::restore(estate, end, wall, now);
+            let mut locker = Locker::restore(snapshot, end, wall, now);
             let ids = locker.reload(limits, under_way, now).ids;
             let follows_wall = locker.limits().iter().any(depends_on_wall);
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = locker.limits().into();
@@ -94,7 +94,7 @@ impl Gate {
     /// From here on there is a journal; it has not begun to write.
     pub(super) fn meet(&self, journal: &Arc<Journal>) {
         // Both are empty until here.
-        self.bells.journal.set(journal.bell()).ok();
+        self.signals.journal.set(journal.signal()).ok();
         self.journal.set(Arc::clone(journal)).ok();
     }
 
@@ -108,17 +108,17 @@ impl Gate {
     }
 
     /// How what is counted is kept.
-    pub fn journal_health(&self) -> journal::Health {
-        let journal = self.journal.get().filter(|_| !self.is_given());
-        journal.map_or(journal::Health::Off, |journal| journal.health())
+    pub fn journal_health(&self) -> journal::JournalHealth {
+        let journal = self.journal.get().filter(|_| !self.is_handed_over());
+        journal.map_or(journal::JournalHealth::Off, |journal| journal.health())
     }
 
     /// Writes all that was counted, so that the next gateway knows it; or if another process counts now, tells that one
     /// all that is left to be told. Nothing is asked of this one any more. Blocks the thread.
     pub fn stop(&self) {
-        if self.is_given() {
-            if let Some(bell) = self.bells.next.get() {
-                bell.end();
+        if self.is_handed_over() {
+            if let Some(signal) = self.signals.next.get() {
+                signal.stop();
             }
             return;
         }
@@ -126,10 +126,10 @@ impl Gate {
             store.stop();
         }
         let now = self.clock.now();
-        let estate = self.step(now, |state| {
+        let snapshot = self.step(now, |state| {
             // What is written is all: from here on nobody goes, here or in the process before.
             state.closing = Some(now);
-            state.guests.are_sent_away = true;
+            state.remote_waiters.are_dropped = true;
             state.locker.hold();
             state.locker.snapshot(now)
         });
@@ -137,11 +137,11 @@ impl Gate {
             before.shutdown();
         }
         if let Some(journal) = self.journal.get() {
-            journal.stop(&estate);
+            journal.stop(&snapshot);
         }
     }
 
-    pub(super) fn is_given(&self) -> bool {
+    pub(super) fn is_handed_over(&self) -> bool {
         self.lock().locker.is_handed_over()
     }
 

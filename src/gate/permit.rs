@@ -26,7 +26,7 @@ pub(super) struct Held {
 
 impl Held {
     fn is_good(&self, granted_at: Time) -> bool {
-        !self.gate.forsaken.load(Ordering::Relaxed) && !self.is_late(granted_at)
+        !self.gate.peer_lost.load(Ordering::Relaxed) && !self.is_late(granted_at)
     }
 
     /// Whether its slots are counted together with other gateways.

@@ -10,16 +10,16 @@ use crate::time::Time;
 
 /// What becomes of those in line when the limits are read again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum InLine {
+pub enum WaiterPolicy {
     /// Which limits a request must pass is as before: they stay.
     Stay,
-    /// Which limits a request must pass may be other now: each must ask again, with [`Refused::Anew`] for an answer.
-    AskAnew,
+    /// Which limits a request must pass may be other now: each must ask again, with [`Refused::Reask`] for an answer.
+    Reask,
 }
 
 /// A limit, and what its windows hold.
 #[derive(Clone, PartialEq, Debug)]
-pub struct View {
+pub struct LimitView {
     /// Its number.
     pub id: LimitId,
     /// The limit.
@@ -36,7 +36,7 @@ impl Gate {
         &self,
         limits: Vec<Limit>,
         under_way: Duration,
-        in_line: InLine,
+        waiters: WaiterPolicy,
         publish: impl FnOnce(&ReloadSummary, Revision),
     ) -> ReloadSummary {
         let now = self.clock.now();
@@ -46,8 +46,8 @@ impl Gate {
             if let Some(wall) = wall {
                 state.begin_to_follow_wall(wall, now);
             }
-            if in_line == InLine::AskAnew {
-                state.send_back(now);
+            if waiters == WaiterPolicy::Reask {
+                state.reask_all(now);
             }
             let reload = state.locker.reload(limits, under_way, now);
             // Under the lock, so that of two reloads the later one's stay.
@@ -67,26 +67,26 @@ impl Gate {
 
     /// Every limit in force, and what its windows hold now. Looks at every window, a few at a time, so that nobody waits
     /// long for a decision.
-    pub fn survey(&self) -> Vec<View> {
-        let mut surveyor = StatsScan::default();
+    pub fn limit_stats(&self) -> Vec<LimitView> {
+        let mut scan = StatsScan::default();
         loop {
             let now = self.clock.now();
-            if !self.step(now, |state| state.locker.scan_stats(&mut surveyor, now)) {
+            if !self.step(now, |state| state.locker.scan_stats(&mut scan, now)) {
                 break;
             }
         }
         let now = self.clock.now();
-        let (limits, surveys) = self.step(now, |state| {
-            let surveys = state.locker.finish_stats(surveyor, now).into_iter().zip(0..);
-            let surveys = surveys.map(|(held, id)| (LimitId(id), held));
-            let in_force: Vec<_> = surveys.filter(|(id, _)| state.locker.is_in_force(*id)).collect();
+        let (limits, stats) = self.step(now, |state| {
+            let stats = state.locker.finish_stats(scan, now).into_iter().zip(0..);
+            let stats = stats.map(|(held, id)| (LimitId(id), held));
+            let in_force: Vec<_> = stats.filter(|(id, _)| state.locker.is_in_force(*id)).collect();
             (self.limits(), in_force)
         });
-        surveys.into_iter().map(|(id, held)| View { id, limit: limits[id.0 as usize].clone(), held }).collect()
+        stats.into_iter().map(|(id, held)| LimitView { id, limit: limits[id.0 as usize].clone(), held }).collect()
     }
 
     /// Who waits at a limit, and when the slots of one of its windows open.
-    pub fn closeup(&self, limit: LimitId, key: Option<Key>) -> LimitDetail {
+    pub fn limit_detail(&self, limit: LimitId, key: Option<Key>) -> LimitDetail {
         let now = self.clock.now();
         self.step(now, |state| state.locker.limit_detail(limit, key, now))
     }
@@ -100,43 +100,43 @@ impl Gate {
 /// Those in line were sent back, and come again one by one. Until all are there nobody goes, so that they go in the order
 /// of their arrival and not in that of their coming back.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Muster {
+pub(super) struct ReaskBarrier {
     missing: usize,
     /// Some may have hung up meanwhile.
     pub(super) until: Time,
 }
 
 /// How long nobody goes at most: each that is missing is a task that has been woken.
-const MUSTER: Duration = Duration::from_millis(20);
+const REASK_TIMEOUT: Duration = Duration::from_millis(20);
 
 impl State {
     /// Everybody in line is to ask again.
-    fn send_back(&mut self, now: Time) {
+    fn reask_all(&mut self, now: Time) {
         self.revision = self.revision.next();
         let all = self.line.expected_after(None);
         if !all.is_empty() {
             // Some who were sent back a moment ago may still be on their way.
-            let missing = self.muster.map_or(0, |before| before.missing) + all.len();
-            self.muster = Some(Muster { missing, until: now + MUSTER });
+            let missing = self.reask_barrier.map_or(0, |before| before.missing) + all.len();
+            self.reask_barrier = Some(ReaskBarrier { missing, until: now + REASK_TIMEOUT });
             self.locker.hold();
         }
-        self.decide_all(all, Refused::Anew, now);
+        self.decide_all(all, Refused::Reask, now);
     }
 
     /// One who was sent back is there again.
-    pub(super) fn come_again(&mut self, now: Time) {
-        let Some(muster) = &mut self.muster else { return };
-        muster.missing = muster.missing.saturating_sub(1);
-        if muster.missing == 0 {
-            self.muster = None;
+    pub(super) fn on_reask(&mut self, now: Time) {
+        let Some(reask_barrier) = &mut self.reask_barrier else { return };
+        reask_barrier.missing = reask_barrier.missing.saturating_sub(1);
+        if reask_barrier.missing == 0 {
+            self.reask_barrier = None;
             self.locker.release(now);
         }
     }
 
     /// Nobody is waited for any longer than that.
-    pub(super) fn end_muster(&mut self, now: Time) {
-        if self.muster.is_some_and(|muster| now >= muster.until) {
-            self.muster = None;
+    pub(super) fn end_reask_barrier(&mut self, now: Time) {
+        if self.reask_barrier.is_some_and(|reask_barrier| now >= reask_barrier.until) {
+            self.reask_barrier = None;
             self.locker.release(now);
         }
     }

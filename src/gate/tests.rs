@@ -99,7 +99,7 @@ impl World {
 
     fn wait(&self, limit: u32) -> Waiter {
         match self.ask(limit) {
-            Answer::Wait(waiting) => Waiter { waiting, bell: Arc::default() },
+            Answer::Wait(waiting) => Waiter { waiting, signal: Arc::default() },
             Answer::Go(_) => panic!("it may go at once"),
             Answer::Sorry(refused) => panic!("{refused:?}"),
         }
@@ -125,9 +125,9 @@ impl World {
 
 /// Counts how often it was rung.
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct ThreadSignal(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for ThreadSignal {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -135,12 +135,12 @@ impl Wake for Bell {
 
 struct Waiter {
     waiting: Waiting,
-    bell: Arc<Bell>,
+    signal: Arc<ThreadSignal>,
 }
 
 impl Waiter {
     fn poll(&mut self) -> Poll<Result<Permit, Refused>> {
-        let waker = Arc::clone(&self.bell).into();
+        let waker = Arc::clone(&self.signal).into();
         pin!(&mut self.waiting).poll(&mut Context::from_waker(&waker))
     }
 
@@ -148,8 +148,8 @@ impl Waiter {
         self.poll().is_pending()
     }
 
-    fn rung(&self) -> usize {
-        self.bell.0.load(Ordering::SeqCst)
+    fn pending_signals(&self) -> usize {
+        self.signal.0.load(Ordering::SeqCst)
     }
 
     fn go(mut self) -> Permit {

@@ -9,132 +9,132 @@ use tokio::sync::Notify;
 
 /// Wakes a thread that works for the gate.
 #[derive(Default)]
-pub(super) struct Bell {
-    called: Mutex<Called>,
+pub(super) struct ThreadSignal {
+    state: Mutex<SignalState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Called {
-    rung: bool,
-    over: bool,
+struct SignalState {
+    notified: bool,
+    stopping: bool,
     /// The thread has ended.
-    left: bool,
+    exited: bool,
 }
 
-impl Bell {
+impl ThreadSignal {
     /// There is something to be done.
-    pub(super) fn ring(&self) {
-        self.lock().rung = true;
+    pub(super) fn notify(&self) {
+        self.lock().notified = true;
         self.changed.notify_all();
     }
 
     /// Waits until it is rung, or for so long; `false` at the end.
-    pub(super) fn hear(&self, within: Option<Duration>) -> bool {
-        let mut called = self.lock();
-        while !called.rung && !called.over {
-            called = match within {
-                None => self.changed.wait(called).unwrap_or_else(PoisonError::into_inner),
+    pub(super) fn wait(&self, within: Option<Duration>) -> bool {
+        let mut state = self.lock();
+        while !state.notified && !state.stopping {
+            state = match within {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(within) => {
-                    let (called, _timeout) =
-                        self.changed.wait_timeout(called, within).unwrap_or_else(PoisonError::into_inner);
-                    return !called.over;
+                    let (state, _timeout) =
+                        self.changed.wait_timeout(state, within).unwrap_or_else(PoisonError::into_inner);
+                    return !state.stopping;
                 }
             };
         }
-        called.rung = false;
-        !called.over
+        state.notified = false;
+        !state.stopping
     }
 
     /// Has the thread end, and waits for that.
-    pub(super) fn end(&self) {
-        let mut called = self.lock();
-        called.over = true;
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
         self.changed.notify_all();
-        while !called.left {
-            called = self.changed.wait(called).unwrap_or_else(PoisonError::into_inner);
+        while !state.exited {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Whether the thread has been told to end.
-    pub(super) fn is_over(&self) -> bool {
-        self.lock().over
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
-    fn lock(&self) -> MutexGuard<'_, Called> {
-        self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SignalState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A thread that waits for its work to begin, so that what may fail is over by then; without a beginning it just ends.
-pub(super) struct Parked(mpsc::Sender<()>);
+pub(super) struct DeferredThread(mpsc::Sender<()>);
 
-impl Parked {
+impl DeferredThread {
     /// # Errors
     /// If the system gives no thread.
-    pub(super) fn new(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Parked> {
-        let (begin, begins) = mpsc::channel();
+    pub(super) fn new(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<DeferredThread> {
+        let (start, started) = mpsc::channel();
         let work = move || {
-            if begins.recv().is_ok() {
+            if started.recv().is_ok() {
                 work();
             }
         };
         thread::Builder::new().name(name.to_owned()).spawn(work)?;
-        Ok(Parked(begin))
+        Ok(DeferredThread(start))
     }
 
-    pub(super) fn begin(self) {
+    pub(super) fn start(self) {
         // A thread that waits for it cannot have ended.
         self.0.send(()).ok();
     }
 }
 
 /// Says that the thread has ended, also by a panic.
-pub(super) struct Leaving(Arc<Bell>);
+pub(super) struct ExitGuard(Arc<ThreadSignal>);
 
-impl Leaving {
-    pub(super) fn at_the_end_of(bell: &Arc<Bell>) -> Leaving {
-        Leaving(Arc::clone(bell))
+impl ExitGuard {
+    pub(super) fn new(signal: &Arc<ThreadSignal>) -> ExitGuard {
+        ExitGuard(Arc::clone(signal))
     }
 }
 
-impl Drop for Leaving {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
-        self.0.lock().left = true;
+        self.0.lock().exited = true;
         self.0.changed.notify_all();
     }
 }
 
 /// What wakes the threads that work for the gate, where there are such.
 #[derive(Default)]
-pub(super) struct Bells {
-    pub(super) journal: OnceLock<Arc<Bell>>,
+pub(super) struct ThreadSignals {
+    pub(super) journal: OnceLock<Arc<ThreadSignal>>,
     /// The thread that tells the process that has the windows now.
-    pub(super) next: OnceLock<Arc<Bell>>,
+    pub(super) next: OnceLock<Arc<ThreadSignal>>,
     /// The thread that tells the process that had the windows before.
-    pub(super) before: OnceLock<Arc<Bell>>,
+    pub(super) before: OnceLock<Arc<ThreadSignal>>,
     /// The thread that speaks with the store.
     pub(super) store: OnceLock<Arc<Notify>>,
 }
 
 /// Which threads there is something to do for; a bell that was rung is not rung again until it was heard.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Rung {
+pub(super) struct PendingSignals {
     pub(super) journal: bool,
     pub(super) next: bool,
     pub(super) before: bool,
     pub(super) store: bool,
 }
 
-impl Bells {
+impl ThreadSignals {
     /// Rings those.
-    pub(super) fn ring(&self, which: Rung) {
+    pub(super) fn notify(&self, which: PendingSignals) {
         let all = [(which.journal, &self.journal), (which.next, &self.next), (which.before, &self.before)];
-        for bell in all.into_iter().filter(|(rings, _)| *rings).filter_map(|(_, bell)| bell.get()) {
-            bell.ring();
+        for signal in all.into_iter().filter(|(pending, _)| *pending).filter_map(|(_, signal)| signal.get()) {
+            signal.notify();
         }
-        if let (true, Some(bell)) = (which.store, self.store.get()) {
-            bell.notify_one();
+        if let (true, Some(signal)) = (which.store, self.store.get()) {
+            signal.notify_one();
         }
     }
 }

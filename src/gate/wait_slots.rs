@@ -12,12 +12,12 @@ use crate::locker::{Grant, Ticket};
 use crate::time::Time;
 
 /// What became of a waiter, before it is told.
-pub(super) type Fate = Result<Grant, Refused>;
+pub(super) type WaitResult = Result<Grant, Refused>;
 
 /// The places of all waiters. A place is its future's own until the future has ended, so it outlives the ticket, which
 /// the locker uses again as soon as it has named it.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct WaitSlots {
     places: Slab<Place>,
     /// The places of those who are not decided. Not by `Ticket::index` alone: within one step the locker may decide one
     /// ticket and give its number to the next.
@@ -28,33 +28,33 @@ struct Place {
     ticket: Ticket,
     /// When its turn was expected when it came.
     forecast: Option<Time>,
-    state: PlaceState,
+    state: WaitSlotState,
 }
 
-enum PlaceState {
+enum WaitSlotState {
     /// With the waker, once it was polled.
     Waiting(Option<Waker>),
     /// Since when it is decided.
-    Decided(Fate, Time),
+    Decided(WaitResult, Time),
 }
 
 /// What a place held when it was cleared.
-pub(super) enum Left {
+pub(super) enum Cleared {
     /// With its waker, to be dropped without the lock: dropping it may run anything.
     Undecided(Ticket, Option<Waker>),
-    Decided(Fate),
+    Decided(WaitResult),
 }
 
 /// What a future sees at its place.
-enum Look {
-    Decided(Fate, Time),
+enum SlotPoll {
+    Decided(WaitResult, Time),
     /// With the waker that was there before, to be dropped without the lock: dropping it may run anything.
     Waiting(Option<Waker>),
 }
 
-impl Line {
+impl WaitSlots {
     pub(super) fn enter(&mut self, ticket: Ticket, forecast: Option<Time>) -> usize {
-        let index = self.places.insert(Place { ticket, forecast, state: PlaceState::Waiting(None) });
+        let index = self.places.insert(Place { ticket, forecast, state: WaitSlotState::Waiting(None) });
         self.undecided.insert(ticket, index);
         index
     }
@@ -63,12 +63,12 @@ impl Line {
     ///
     /// # Errors
     /// Nobody waits with that ticket any more: the verdict comes back.
-    pub(super) fn decide(&mut self, ticket: Ticket, fate: Fate, now: Time) -> Result<Option<Waker>, Fate> {
+    pub(super) fn decide(&mut self, ticket: Ticket, fate: WaitResult, now: Time) -> Result<Option<Waker>, WaitResult> {
         let Some(index) = self.undecided.remove(&ticket) else {
             return Err(fate);
         };
-        let decided = PlaceState::Decided(fate, now);
-        let PlaceState::Waiting(waker) = std::mem::replace(&mut self.places[index].state, decided) else {
+        let decided = WaitSlotState::Decided(fate, now);
+        let WaitSlotState::Waiting(waker) = std::mem::replace(&mut self.places[index].state, decided) else {
             unreachable!("a place is decided once")
         };
         Ok(waker)
@@ -88,25 +88,25 @@ impl Line {
     }
 
     /// Makes a place vacant, and says what is still to be done about it.
-    pub(super) fn clear(&mut self, index: usize) -> Left {
+    pub(super) fn clear(&mut self, index: usize) -> Cleared {
         let Place { ticket, state, .. } = self.places.remove(index);
         match state {
-            PlaceState::Waiting(waker) => {
+            WaitSlotState::Waiting(waker) => {
                 self.undecided.remove(&ticket);
-                Left::Undecided(ticket, waker)
+                Cleared::Undecided(ticket, waker)
             }
-            PlaceState::Decided(fate, _) => Left::Decided(fate),
+            WaitSlotState::Decided(fate, _) => Cleared::Decided(fate),
         }
     }
 
-    fn look(&mut self, index: usize, waker: &Waker) -> Look {
-        if let PlaceState::Waiting(known) = &mut self.places[index].state {
+    fn look(&mut self, index: usize, waker: &Waker) -> SlotPoll {
+        if let WaitSlotState::Waiting(known) = &mut self.places[index].state {
             let is_known = known.as_ref().is_some_and(|known| known.will_wake(waker));
-            return Look::Waiting(if is_known { None } else { known.replace(waker.clone()) });
+            return SlotPoll::Waiting(if is_known { None } else { known.replace(waker.clone()) });
         }
         match self.places.remove(index).state {
-            PlaceState::Decided(fate, at) => Look::Decided(fate, at),
-            PlaceState::Waiting(_) => unreachable!("it was decided a line above"),
+            WaitSlotState::Decided(fate, at) => SlotPoll::Decided(fate, at),
+            WaitSlotState::Waiting(_) => unreachable!("it was decided a line above"),
         }
     }
 }
@@ -141,8 +141,8 @@ impl Future for Waiting {
         let (gate, index) = self.place.as_ref().expect("a future is not polled after it has ended");
         let look = gate.lock().line.look(*index, context.waker());
         match look {
-            Look::Waiting(_before) => Poll::Pending,
-            Look::Decided(fate, at) => {
+            SlotPoll::Waiting(_before) => Poll::Pending,
+            SlotPoll::Decided(fate, at) => {
                 let (gate, _) = self.place.take().expect("it was there a line above");
                 Poll::Ready(fate.map(|grant| Permit::granted(gate, grant, at)))
             }
@@ -157,15 +157,15 @@ impl Drop for Waiting {
         };
         let now = gate.clock.now();
         let waker = gate.step_in_drop(now, |state| match state.line.clear(index) {
-            Left::Undecided(ticket, waker) => {
+            Cleared::Undecided(ticket, waker) => {
                 state.locker.leave(ticket, now);
                 waker
             }
-            Left::Decided(Ok(grant)) => {
+            Cleared::Decided(Ok(grant)) => {
                 state.locker.give_back(grant, now);
                 None
             }
-            Left::Decided(Err(_refused)) => None,
+            Cleared::Decided(Err(_refused)) => None,
         });
         drop(waker);
     }

@@ -133,7 +133,7 @@ fn refuse(why: Refused) -> Response {
             problem(StatusCode::REQUEST_TIMEOUT, "it was held by another all the time")
         }
         Refused::Sorry(_) => busy("too many locks are held or waited for"),
-        Refused::Closing { .. } | Refused::Anew => closing(),
+        Refused::Closing { .. } | Refused::Reask => closing(),
     }
 }
 

@@ -99,7 +99,7 @@ pub(super) async fn ask(
                 return Ok(Granted { permit, held: None });
             }
             // The limits have changed since the claims were found.
-            Answer::Sorry(Refused::Anew) => claimant.claim_again(session, log)?,
+            Answer::Sorry(Refused::Reask) => claimant.claim_again(session, log)?,
             Answer::Sorry(refused) => return Err(snapshot.refusal(refused).into()),
             Answer::Wait(waiting) => {
                 let asked = snapshot.gate.clock().now();
@@ -109,7 +109,7 @@ pub(super) async fn ask(
                 log.add_wait(asked, session.worker.snapshot.gate.clock().now());
                 match decided? {
                     Ok(granted) => return Ok(granted),
-                    Err(Refused::Anew) => {
+                    Err(Refused::Reask) => {
                         claimant.claim_again(session, log)?;
                         prefs.arrived = Some(log.started);
                         prefs.kind = AskKind::Reask { retry };

@@ -202,7 +202,7 @@ impl ConfigSnapshot {
         let now = self.gate.clock().now();
         match refused {
             // A request that gets this asks the gate again, and does not come here.
-            Refused::Anew => Refusal::Closing { retry_after: Duration::ZERO },
+            Refused::Reask => Refusal::Closing { retry_after: Duration::ZERO },
             Refused::Closing { until } => Refusal::Closing { retry_after: until.since(now) },
             Refused::Sorry(sorry) => {
                 let limits = self.gate.limits();

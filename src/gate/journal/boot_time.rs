@@ -14,17 +14,17 @@ use crate::time::Time;
 
 /// A moment as a later process finds it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub(super) struct Moment {
+pub(super) struct BootStamp {
     /// Which boot of the machine it was in; empty if the kernel does not say.
     boot: String,
     since_boot: u64,
     wall: i128,
 }
 
-impl Moment {
-    pub(super) fn now(clock: &Clock) -> Moment {
+impl BootStamp {
+    pub(super) fn now(clock: &Clock) -> BootStamp {
         let BootMoment { since_boot, wall, .. } = clock.boot_moment();
-        Moment { boot: boot_id(), since_boot, wall }
+        BootStamp { boot: boot_id(), since_boot, wall }
     }
 
     /// Nanoseconds since the machine's boot.
@@ -38,9 +38,9 @@ impl Moment {
     }
 
     /// The reading of the wall clock, if that had been set.
-    pub(super) fn reading(&self, line: Line) -> Option<WallReading> {
+    pub(super) fn reading(&self, mapping: TimeMapping) -> Option<WallReading> {
         let at_boot = self.wall - self.since_boot();
-        was_set(self.wall).then(|| line.read(at_boot, at_boot, Time::NEVER))
+        was_set(self.wall).then(|| mapping.read(at_boot, at_boot, Time::NEVER))
     }
 }
 
@@ -51,7 +51,7 @@ fn boot_id() -> String {
 
 /// Brings times of the gateway's line to that of the machine's boot, and back in a later process.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::gate) struct Line {
+pub(in crate::gate) struct TimeMapping {
     /// What is added to a time of the gateway's line.
     offset: i128,
     /// Nanoseconds that may have passed besides: the time for which the machine was off is not known.
@@ -59,32 +59,32 @@ pub(in crate::gate) struct Line {
 }
 
 /// Longest time for which a wall clock is believed that the machine was off, in nanoseconds: that of the longest window.
-const LONGEST_OFF: i128 = 366 * 86_400 * 1_000_000_000;
+const MAX_DOWNTIME: i128 = 366 * 86_400 * 1_000_000_000;
 
-impl Line {
+impl TimeMapping {
     /// For what this process writes: nothing is written as earlier than it is.
-    pub(in crate::gate) fn here(clock: &Clock) -> Line {
+    pub(in crate::gate) fn here(clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, before, .. } = clock.boot_moment();
-        Line { offset: i128::from(since_boot) - i128::from(before.as_nanos()), off: 0 }
+        TimeMapping { offset: i128::from(since_boot) - i128::from(before.as_nanos()), off: 0 }
     }
 
     /// For what another process of the same boot writes: nothing is read as earlier than it was written.
-    pub(in crate::gate) fn of_another(clock: &Clock) -> Line {
+    pub(in crate::gate) fn of_another(clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, after, .. } = clock.boot_moment();
-        Line { offset: i128::from(since_boot) - i128::from(after.as_nanos()), off: 0 }
+        TimeMapping { offset: i128::from(since_boot) - i128::from(after.as_nanos()), off: 0 }
     }
 
     /// For what was written by a process that wrote last at `then`: nothing is read as earlier than it was written.
-    pub(super) fn since(then: &Moment, clock: &Clock) -> Line {
+    pub(super) fn since(then: &BootStamp, clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
         let same_boot = !then.boot.is_empty() && then.boot == boot_id();
         // What the other line would count now.
         let (now, off) = match wall - then.wall {
             _ if same_boot => (i128::from(since_boot), 0),
-            passed if was_set(then.wall) && (0..=LONGEST_OFF).contains(&passed) => (then.since_boot() + passed, 0),
-            _ => (then.since_boot(), LONGEST_OFF),
+            passed if was_set(then.wall) && (0..=MAX_DOWNTIME).contains(&passed) => (then.since_boot() + passed, 0),
+            _ => (then.since_boot(), MAX_DOWNTIME),
         };
-        Line { offset: now - i128::from(after.as_nanos()), off }
+        TimeMapping { offset: now - i128::from(after.as_nanos()), off }
     }
 
     /// Brings a reading of the wall clock from where the gateway's line begins to where that of the machine's boot does.
@@ -124,24 +124,24 @@ mod tests {
     #[test]
     fn within_a_boot_a_time_is_found_again_where_it_was() {
         let (clock, hand) = clock();
-        let (line, then) = (Line::here(&clock), Moment::now(&clock));
+        let (mapping, then) = (TimeMapping::here(&clock), BootStamp::now(&clock));
         let at = clock.now() - Duration::from_secs(10);
-        let written = line.to_boot(at);
+        let written = mapping.to_boot(at);
         hand.pass(Duration::from_secs(7));
         hand.set_wall_ahead(Duration::from_secs(1_000_000));
-        let found = Line::since(&then, &clock).at_boot(written);
+        let found = TimeMapping::since(&then, &clock).at_boot(written);
         assert!(found >= at && found.since(at) <= Duration::from_micros(1), "{found:?} {at:?}");
     }
 
     #[test]
     fn over_a_boot_the_wall_clock_tells_how_much_time_has_passed() {
         let (clock, hand) = clock();
-        let mut then = Moment::now(&clock);
+        let mut then = BootStamp::now(&clock);
         then.boot = "another".to_owned();
         // The machine had been up for long, and wrote this a second before its end.
         let written = i128::from(then.since_boot) - i128::from(SECOND);
         hand.pass(Duration::from_secs(60));
-        let found = Line::since(&then, &clock).at_boot(written);
+        let found = TimeMapping::since(&then, &clock).at_boot(written);
         let age = clock.now().since(found);
         assert!(age <= Duration::from_secs(61) && age >= Duration::from_millis(60_999), "{age:?}");
     }
@@ -149,11 +149,11 @@ mod tests {
     #[test]
     fn a_wall_clock_that_was_set_back_opens_nothing_early() {
         let (clock, _hand) = clock();
-        let mut then = Moment::now(&clock);
+        let mut then = BootStamp::now(&clock);
         then.boot = "another".to_owned();
         then.wall += 86_400 * i128::from(SECOND);
         let written = i128::from(then.since_boot) - 5 * i128::from(SECOND);
-        let age = clock.now().since(Line::since(&then, &clock).at_boot(written));
+        let age = clock.now().since(TimeMapping::since(&then, &clock).at_boot(written));
         assert!(age <= Duration::from_secs(5), "{age:?}: no time has passed");
     }
 
@@ -163,18 +163,18 @@ mod tests {
         hand.pass(Duration::from_secs(1000 * 86_400));
         let day = 86_400 * i128::from(SECOND);
         let age = |wall: i128| {
-            let then = Moment { boot: "another".to_owned(), wall, ..Moment::now(&clock) };
+            let then = BootStamp { boot: "another".to_owned(), wall, ..BootStamp::now(&clock) };
             let written = then.since_boot() - 5 * i128::from(SECOND);
-            let line = Line::since(&then, &clock);
+            let mapping = TimeMapping::since(&then, &clock);
             let WallReading { least, most, .. } =
-                then.reading(line).unwrap_or(WallReading { least: 0, most: 0, until: Time::NEVER });
-            (clock.now().since(line.at_boot(written)), most - least)
+                then.reading(mapping).unwrap_or(WallReading { least: 0, most: 0, until: Time::NEVER });
+            (clock.now().since(mapping.at_boot(written)), most - least)
         };
         let now = clock.wall_unix_nanos();
         // A machine without a battery was on for twenty seconds when it wrote that, in 1970.
         assert_eq!(age(20 * i128::from(SECOND)), (Duration::from_secs(5), 0), "nobody had told it the time");
         for (wall, why) in [(now - 400 * day, "the clock is ahead"), (now + day, "it was, or is behind")] {
-            assert_eq!(age(wall), (Duration::from_secs(5), LONGEST_OFF), "{why}");
+            assert_eq!(age(wall), (Duration::from_secs(5), MAX_DOWNTIME), "{why}");
         }
         let passed = Duration::from_secs(100 * 86_400 + 5);
         assert_eq!(age(now - 100 * day), (passed, 0), "it was off for a hundred days");
@@ -183,6 +183,6 @@ mod tests {
     #[test]
     fn what_lies_before_the_line_begins_lies_at_its_beginning() {
         let (clock, _hand) = clock();
-        assert_eq!(Line::here(&clock).at_boot(i128::MIN / 2), Time::START);
+        assert_eq!(TimeMapping::here(&clock).at_boot(i128::MIN / 2), Time::START);
     }
 }

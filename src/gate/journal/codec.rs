@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::boot_time::Line;
+use super::boot_time::TimeMapping;
 use crate::locker::{
     Counts, Key, Kind, Limit, LimitId, LimitSnapshot, Priority, Rate, ShareBy, Unit, WallReading, WhenFull,
     WindowRecord,
@@ -13,30 +13,30 @@ use crate::locker::{
 use crate::time::Time;
 
 /// The number of the form; a higher one is not read.
-pub(super) const FORM: u32 = 2;
+pub(super) const DISK_VERSION: u32 = 2;
 
 /// What is said of the whole.
 #[derive(Clone, Serialize, Deserialize, Debug)]
-pub(super) struct Head {
+pub(super) struct JournalHead {
     /// What keys and callers are hashed with.
     pub(super) seed: [u8; 16],
     /// Whether the process that wrote it stopped in order.
     pub(super) stopped: bool,
-    pub(super) limits: Vec<KnownForm>,
-    pub(super) readings: Vec<ReadingForm>,
+    pub(super) limits: Vec<DiskLimitSnapshot>,
+    pub(super) readings: Vec<DiskReading>,
 }
 
 /// A reading of the wall clock where the line of the machine's boot begins, and until when it held.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
-pub(in crate::gate) struct ReadingForm {
+pub(in crate::gate) struct DiskReading {
     least: i128,
     most: i128,
     until: Option<i128>,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
-pub(in crate::gate) struct KnownForm {
-    pub(super) limit: LimitForm,
+pub(in crate::gate) struct DiskLimitSnapshot {
+    pub(super) limit: DiskLimit,
     pub(super) in_force: bool,
     pub(super) since: i128,
     pub(super) unknown: Vec<(i128, u32)>,
@@ -45,15 +45,15 @@ pub(in crate::gate) struct KnownForm {
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
-pub(super) struct LimitForm {
+pub(super) struct DiskLimit {
     name: String,
     keyed_by: String,
-    rate: Option<RateForm>,
+    rate: Option<DiskRate>,
     in_flight: Option<u32>,
     refuses: bool,
     max_wait: Duration,
     max_waiting: u64,
-    order: OrderForm,
+    order: DiskOrder,
     max_keys: u64,
     dry_run: bool,
     shared: bool,
@@ -62,7 +62,7 @@ pub(super) struct LimitForm {
 /// In which order waiters go. The first two are written as the `bool` that was here before there were priorities: `false` and
 /// `true` if callers take turns.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
-enum OrderForm {
+enum DiskOrder {
     Arrival,
     Turns,
     StrictArrival,
@@ -72,24 +72,24 @@ enum OrderForm {
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
-struct RateForm {
+struct DiskRate {
     requests: u32,
     per: Duration,
     guard: Duration,
     answered: bool,
-    kind: KindForm,
+    kind: DiskKind,
 }
 
 #[derive(Clone, Serialize, Deserialize, Debug)]
-enum KindForm {
+enum DiskKind {
     Sliding,
     Fixed,
     Smooth(u32),
-    Calendar(UnitForm, String),
+    Calendar(DiskUnit, String),
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
-enum UnitForm {
+enum DiskUnit {
     Minute,
     Hour,
     Day,
@@ -97,7 +97,7 @@ enum UnitForm {
 
 /// What is written of a window, under its limit's name and its key.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
-pub(in crate::gate) struct PageForm {
+pub(in crate::gate) struct DiskWindow {
     pub(super) log: Vec<(i128, u32)>,
     pub(super) late: Vec<(i128, u32)>,
     pub(super) open: u32,
@@ -106,88 +106,88 @@ pub(in crate::gate) struct PageForm {
     pub(super) paused: i128,
 }
 
-fn to_boot(slots: &[(Time, u32)], line: Line) -> Vec<(i128, u32)> {
-    slots.iter().map(|(at, count)| (line.to_boot(*at), *count)).collect()
+fn to_boot(slots: &[(Time, u32)], mapping: TimeMapping) -> Vec<(i128, u32)> {
+    slots.iter().map(|(at, count)| (mapping.to_boot(*at), *count)).collect()
 }
 
-fn at_boot(slots: &[(i128, u32)], line: Line) -> Vec<(Time, u32)> {
-    slots.iter().map(|(at, count)| (line.at_boot(*at), *count)).collect()
+fn at_boot(slots: &[(i128, u32)], mapping: TimeMapping) -> Vec<(Time, u32)> {
+    slots.iter().map(|(at, count)| (mapping.at_boot(*at), *count)).collect()
 }
 
-impl ReadingForm {
-    pub(in crate::gate) fn of(WallReading { least, most, until }: WallReading, line: Line) -> ReadingForm {
-        let until = (until < Time::NEVER).then(|| line.to_boot(until));
-        ReadingForm { least: line.wall_to_boot(least), most: line.wall_to_boot(most), until }
+impl DiskReading {
+    pub(in crate::gate) fn of(WallReading { least, most, until }: WallReading, mapping: TimeMapping) -> DiskReading {
+        let until = (until < Time::NEVER).then(|| mapping.to_boot(until));
+        DiskReading { least: mapping.wall_to_boot(least), most: mapping.wall_to_boot(most), until }
     }
 
-    pub(in crate::gate) fn reading(self, line: Line) -> WallReading {
-        let ReadingForm { least, most, until } = self;
-        let until = until.map_or(Time::NEVER, |until| line.at_boot(until));
-        line.read(least, most, until)
+    pub(in crate::gate) fn reading(self, mapping: TimeMapping) -> WallReading {
+        let DiskReading { least, most, until } = self;
+        let until = until.map_or(Time::NEVER, |until| mapping.at_boot(until));
+        mapping.read(least, most, until)
     }
 }
 
-impl KnownForm {
-    pub(in crate::gate) fn of(known: &LimitSnapshot, line: Line) -> KnownForm {
-        KnownForm {
-            limit: LimitForm::of(&known.limit),
+impl DiskLimitSnapshot {
+    pub(in crate::gate) fn of(known: &LimitSnapshot, mapping: TimeMapping) -> DiskLimitSnapshot {
+        DiskLimitSnapshot {
+            limit: DiskLimit::of(&known.limit),
             in_force: known.in_force,
-            since: line.to_boot(known.since),
-            unknown: to_boot(&known.unknown, line),
-            aside: to_boot(&known.suspended, line),
-            lingers: known.lingers.map(|(until, linger)| (line.to_boot(until), linger)),
+            since: mapping.to_boot(known.since),
+            unknown: to_boot(&known.unknown, mapping),
+            aside: to_boot(&known.suspended, mapping),
+            lingers: known.lingers.map(|(until, linger)| (mapping.to_boot(until), linger)),
         }
     }
 
-    pub(in crate::gate) fn known(self, line: Line) -> LimitSnapshot {
+    pub(in crate::gate) fn known(self, mapping: TimeMapping) -> LimitSnapshot {
         LimitSnapshot {
             limit: self.limit.limit(),
             in_force: self.in_force,
-            since: line.at_boot(self.since),
-            unknown: at_boot(&self.unknown, line),
-            suspended: at_boot(&self.aside, line),
-            lingers: self.lingers.map(|(until, linger)| (line.at_boot(until), linger)),
+            since: mapping.at_boot(self.since),
+            unknown: at_boot(&self.unknown, mapping),
+            suspended: at_boot(&self.aside, mapping),
+            lingers: self.lingers.map(|(until, linger)| (mapping.at_boot(until), linger)),
         }
     }
 }
 
-impl PageForm {
-    pub(in crate::gate) fn of(page: &WindowRecord, line: Line) -> PageForm {
-        PageForm {
-            log: to_boot(&page.log, line),
-            late: to_boot(&page.late, line),
-            open: page.open,
-            flying: page.flying,
-            mark: line.to_boot(page.tat),
-            paused: line.to_boot(page.paused),
+impl DiskWindow {
+    pub(in crate::gate) fn of(window: &WindowRecord, mapping: TimeMapping) -> DiskWindow {
+        DiskWindow {
+            log: to_boot(&window.log, mapping),
+            late: to_boot(&window.late, mapping),
+            open: window.open,
+            flying: window.flying,
+            mark: mapping.to_boot(window.tat),
+            paused: mapping.to_boot(window.paused),
         }
     }
 
-    pub(in crate::gate) fn page(self, limit: LimitId, key: Key, line: Line) -> WindowRecord {
+    pub(in crate::gate) fn window(self, limit: LimitId, key: Key, mapping: TimeMapping) -> WindowRecord {
         WindowRecord {
             limit,
             key,
-            log: at_boot(&self.log, line),
-            late: at_boot(&self.late, line),
+            log: at_boot(&self.log, mapping),
+            late: at_boot(&self.late, mapping),
             open: self.open,
             flying: self.flying,
-            tat: line.at_boot(self.mark),
-            paused: line.at_boot(self.paused),
+            tat: mapping.at_boot(self.mark),
+            paused: mapping.at_boot(self.paused),
         }
     }
 }
 
-impl LimitForm {
-    pub(super) fn of(limit: &Limit) -> LimitForm {
-        LimitForm {
+impl DiskLimit {
+    pub(super) fn of(limit: &Limit) -> DiskLimit {
+        DiskLimit {
             name: limit.name.to_string(),
             keyed_by: limit.keyed_by.to_string(),
-            rate: limit.rate.as_ref().map(RateForm::of),
+            rate: limit.rate.as_ref().map(DiskRate::of),
             in_flight: limit.in_flight,
             refuses: limit.when_full == WhenFull::Refuse,
             max_wait: limit.max_wait,
             max_waiting: limit.max_waiting as u64,
-            order: OrderForm::of(limit),
+            order: DiskOrder::of(limit),
             max_keys: limit.max_keys as u64,
             dry_run: limit.dry_run,
             shared: limit.shared,
@@ -198,7 +198,7 @@ impl LimitForm {
         Limit {
             name: self.name.into(),
             keyed_by: self.keyed_by.into(),
-            rate: self.rate.map(RateForm::rate),
+            rate: self.rate.map(DiskRate::rate),
             in_flight: self.in_flight,
             when_full: if self.refuses { WhenFull::Refuse } else { WhenFull::Wait },
             max_wait: self.max_wait,
@@ -212,63 +212,63 @@ impl LimitForm {
     }
 }
 
-impl OrderForm {
-    fn of(limit: &Limit) -> OrderForm {
+impl DiskOrder {
+    fn of(limit: &Limit) -> DiskOrder {
         match (limit.priority, limit.share_by) {
-            (Priority::WithinCaller, ShareBy::Nobody) => OrderForm::Arrival,
-            (Priority::WithinCaller, ShareBy::Caller) => OrderForm::Turns,
-            (Priority::Strict, ShareBy::Nobody) => OrderForm::StrictArrival,
-            (Priority::Strict, ShareBy::Caller) => OrderForm::StrictTurns,
-            (Priority::None, ShareBy::Nobody) => OrderForm::PlainArrival,
-            (Priority::None, ShareBy::Caller) => OrderForm::PlainTurns,
+            (Priority::WithinCaller, ShareBy::Nobody) => DiskOrder::Arrival,
+            (Priority::WithinCaller, ShareBy::Caller) => DiskOrder::Turns,
+            (Priority::Strict, ShareBy::Nobody) => DiskOrder::StrictArrival,
+            (Priority::Strict, ShareBy::Caller) => DiskOrder::StrictTurns,
+            (Priority::None, ShareBy::Nobody) => DiskOrder::PlainArrival,
+            (Priority::None, ShareBy::Caller) => DiskOrder::PlainTurns,
         }
     }
 
     fn share_by(self) -> ShareBy {
         match self {
-            OrderForm::Arrival | OrderForm::StrictArrival | OrderForm::PlainArrival => ShareBy::Nobody,
-            OrderForm::Turns | OrderForm::StrictTurns | OrderForm::PlainTurns => ShareBy::Caller,
+            DiskOrder::Arrival | DiskOrder::StrictArrival | DiskOrder::PlainArrival => ShareBy::Nobody,
+            DiskOrder::Turns | DiskOrder::StrictTurns | DiskOrder::PlainTurns => ShareBy::Caller,
         }
     }
 
     fn priority(self) -> Priority {
         match self {
-            OrderForm::Arrival | OrderForm::Turns => Priority::WithinCaller,
-            OrderForm::StrictArrival | OrderForm::StrictTurns => Priority::Strict,
-            OrderForm::PlainArrival | OrderForm::PlainTurns => Priority::None,
+            DiskOrder::Arrival | DiskOrder::Turns => Priority::WithinCaller,
+            DiskOrder::StrictArrival | DiskOrder::StrictTurns => Priority::Strict,
+            DiskOrder::PlainArrival | DiskOrder::PlainTurns => Priority::None,
         }
     }
 }
 
-impl RateForm {
-    fn of(rate: &Rate) -> RateForm {
+impl DiskRate {
+    fn of(rate: &Rate) -> DiskRate {
         let kind = match &rate.kind {
-            Kind::Sliding => KindForm::Sliding,
-            Kind::Fixed => KindForm::Fixed,
-            Kind::Smooth { burst } => KindForm::Smooth(*burst),
+            Kind::Sliding => DiskKind::Sliding,
+            Kind::Fixed => DiskKind::Fixed,
+            Kind::Smooth { burst } => DiskKind::Smooth(*burst),
             Kind::Calendar { unit, zone } => {
                 let unit = match unit {
-                    Unit::Minute => UnitForm::Minute,
-                    Unit::Hour => UnitForm::Hour,
-                    Unit::Day => UnitForm::Day,
+                    Unit::Minute => DiskUnit::Minute,
+                    Unit::Hour => DiskUnit::Hour,
+                    Unit::Day => DiskUnit::Day,
                 };
-                KindForm::Calendar(unit, zone.iana_name().unwrap_or("UTC").to_owned())
+                DiskKind::Calendar(unit, zone.iana_name().unwrap_or("UTC").to_owned())
             }
         };
         let Rate { requests, per, guard, counts, .. } = *rate;
-        RateForm { requests, per, guard, answered: counts == Counts::Answered, kind }
+        DiskRate { requests, per, guard, answered: counts == Counts::Answered, kind }
     }
 
     fn rate(self) -> Rate {
         let kind = match self.kind {
-            KindForm::Sliding => Kind::Sliding,
-            KindForm::Fixed => Kind::Fixed,
-            KindForm::Smooth(burst) => Kind::Smooth { burst },
-            KindForm::Calendar(unit, zone) => {
+            DiskKind::Sliding => Kind::Sliding,
+            DiskKind::Fixed => Kind::Fixed,
+            DiskKind::Smooth(burst) => Kind::Smooth { burst },
+            DiskKind::Calendar(unit, zone) => {
                 let unit = match unit {
-                    UnitForm::Minute => Unit::Minute,
-                    UnitForm::Hour => Unit::Hour,
-                    UnitForm::Day => Unit::Day,
+                    DiskUnit::Minute => Unit::Minute,
+                    DiskUnit::Hour => Unit::Hour,
+                    DiskUnit::Day => Unit::Day,
                 };
                 // A zone that this machine does not know any more is another than the file's, and treated as such.
                 Kind::Calendar { unit, zone: TimeZone::get(&zone).unwrap_or(TimeZone::UTC) }
@@ -287,7 +287,7 @@ mod tests {
     fn an_order_is_read_as_what_was_written_before_there_were_priorities() {
         for turns in [false, true] {
             let before = postcard::to_stdvec(&turns).unwrap();
-            let order: OrderForm = postcard::from_bytes(&before).unwrap();
+            let order: DiskOrder = postcard::from_bytes(&before).unwrap();
             assert_eq!(order.share_by() == ShareBy::Caller, turns);
             assert_eq!(order.priority(), Priority::WithinCaller);
             assert_eq!(postcard::to_stdvec(&order).unwrap(), before);

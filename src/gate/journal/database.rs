@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 
-use super::boot_time::{Line, Moment};
-use super::codec::{FORM, Head, PageForm};
-use super::codec_v1::{Head1, Page1};
+use super::boot_time::{BootStamp, TimeMapping};
+use super::codec::{DISK_VERSION, DiskWindow, JournalHead};
+use super::codec_v1::{HeadV1, WindowV1};
 use super::{Error, damaged};
 use crate::gate::clock::Clock;
 use crate::locker::{Key, LimitId, Snapshot};
 
 /// What is said of the whole, each under a name of its own.
 const WHOLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("whole");
-const FORM_OF: &str = "form";
+const VERSION_KEY: &str = "form";
 const HEAD: &str = "head";
 const WRITTEN: &str = "written";
 /// By the name of the limit and the key.
@@ -34,15 +34,15 @@ pub(super) struct File {
 }
 
 /// What a file held.
-pub(super) struct Found {
+pub(super) struct LoadedFile {
     pub(super) seed: [u8; 16],
     pub(super) stopped: bool,
-    pub(super) estate: Snapshot,
+    pub(super) snapshot: Snapshot,
 }
 
 impl File {
     /// Opens it, or makes it; and reads what it holds, if it was not made just now.
-    pub(super) fn open(path: &Path, clock: &Clock) -> Result<(File, Option<Found>), Error> {
+    pub(super) fn open(path: &Path, clock: &Clock) -> Result<(File, Option<LoadedFile>), Error> {
         let is_new = fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
         // A file that somebody else has written to may make the library panic, as its documentation says.
         let open = || {
@@ -69,7 +69,7 @@ impl File {
         }
     }
 
-    fn read(&self, clock: &Clock) -> Result<Option<Found>, Error> {
+    fn read(&self, clock: &Clock) -> Result<Option<LoadedFile>, Error> {
         let damage = |error: redb::Error| damaged(&self.path, &error.to_string());
         let transaction = self.database.begin_read().map_err(|error| damage(error.into()))?;
         let whole = match transaction.open_table(WHOLE) {
@@ -78,14 +78,15 @@ impl File {
             Err(redb::TableError::TableDoesNotExist(_)) => return self.is_empty(&transaction),
             Err(error) => return Err(damage(error.into())),
         };
-        let form: u32 = self.part(&whole, FORM_OF)?;
-        if form > FORM {
+        let form: u32 = self.part(&whole, VERSION_KEY)?;
+        if form > DISK_VERSION {
             return Err(Error::Newer { path: self.path.clone() });
         }
-        let head: Head = if form == 1 { self.part::<Head1>(&whole, HEAD)?.into() } else { self.part(&whole, HEAD)? };
-        let written: Moment = self.part(&whole, WRITTEN)?;
-        let line = Line::since(&written, clock);
-        let limits: Vec<_> = head.limits.into_iter().map(|known| known.known(line)).collect();
+        let head: JournalHead =
+            if form == 1 { self.part::<HeadV1>(&whole, HEAD)?.into() } else { self.part(&whole, HEAD)? };
+        let written: BootStamp = self.part(&whole, WRITTEN)?;
+        let mapping = TimeMapping::since(&written, clock);
+        let limits: Vec<_> = head.limits.into_iter().map(|known| known.known(mapping)).collect();
         let mut ids = HashMap::new();
         for (id, known) in (0..).map(LimitId).zip(&limits) {
             ids.insert(known.limit.name.to_string(), id);
@@ -93,19 +94,23 @@ impl File {
         let mut windows = Vec::new();
         let pages = transaction.open_table(PAGES).map_err(|error| damage(error.into()))?;
         for entry in pages.range::<(&str, u128)>(..).map_err(|error| damage(error.into()))? {
-            let (place, page) = entry.map_err(|error| damage(error.into()))?;
+            let (place, window) = entry.map_err(|error| damage(error.into()))?;
             let (name, key) = place.value();
-            let page = match form {
-                1 => postcard::from_bytes(page.value()).map(|page: Page1| page.page(&written)),
-                _ => postcard::from_bytes(page.value()),
+            let window = match form {
+                1 => postcard::from_bytes(window.value()).map(|window: WindowV1| window.window(&written)),
+                _ => postcard::from_bytes(window.value()),
             };
-            let page: PageForm = page.map_err(|_| damaged(&self.path, "a page of it cannot be read"))?;
+            let window: DiskWindow = window.map_err(|_| damaged(&self.path, "a page of it cannot be read"))?;
             // Pages of limits that are gone for good were left behind.
-            windows.extend(ids.get(name).map(|id| page.page(*id, Key(key), line)));
+            windows.extend(ids.get(name).map(|id| window.window(*id, Key(key), mapping)));
         }
         let readings =
-            head.readings.into_iter().map(|reading| reading.reading(line)).chain(written.reading(line)).collect();
-        Ok(Some(Found { seed: head.seed, stopped: head.stopped, estate: Snapshot { limits, windows, readings } }))
+            head.readings.into_iter().map(|reading| reading.reading(mapping)).chain(written.reading(mapping)).collect();
+        Ok(Some(LoadedFile {
+            seed: head.seed,
+            stopped: head.stopped,
+            snapshot: Snapshot { limits, windows, readings },
+        }))
     }
 
     fn part<T: DeserializeOwned>(
@@ -118,7 +123,7 @@ impl File {
         read.ok_or_else(|| damaged(&self.path, &format!("its {name} cannot be read")))
     }
 
-    fn is_empty(&self, transaction: &redb::ReadTransaction) -> Result<Option<Found>, Error> {
+    fn is_empty(&self, transaction: &redb::ReadTransaction) -> Result<Option<LoadedFile>, Error> {
         let tables = transaction.list_tables().map_err(|error| damaged(&self.path, &error.to_string()))?;
         if tables.count() == 0 { Ok(None) } else { Err(damaged(&self.path, "it is not lockgate's")) }
     }
@@ -141,26 +146,26 @@ pub(super) struct Batch<'t> {
 }
 
 impl Batch<'_> {
-    pub(super) fn head(&mut self, head: &Head) -> Result<(), redb::Error> {
+    pub(super) fn head(&mut self, head: &JournalHead) -> Result<(), redb::Error> {
         let mut whole = self.transaction.open_table(WHOLE)?;
-        whole.insert(FORM_OF, encode(&FORM)?.as_slice())?;
+        whole.insert(VERSION_KEY, encode(&DISK_VERSION)?.as_slice())?;
         whole.insert(HEAD, encode(head)?.as_slice())?;
         Ok(())
     }
 
-    pub(super) fn written(&mut self, at: &Moment) -> Result<(), redb::Error> {
+    pub(super) fn written(&mut self, at: &BootStamp) -> Result<(), redb::Error> {
         self.transaction.open_table(WHOLE)?.insert(WRITTEN, encode(at)?.as_slice())?;
         Ok(())
     }
 
-    pub(super) fn pages<'p>(
+    pub(super) fn windows<'p>(
         &mut self,
-        pages: impl Iterator<Item = (&'p str, u128, Option<PageForm>)>,
+        windows: impl Iterator<Item = (&'p str, u128, Option<DiskWindow>)>,
     ) -> Result<(), redb::Error> {
         let mut table = self.transaction.open_table(PAGES)?;
-        for (limit, key, page) in pages {
-            match page {
-                Some(page) => drop(table.insert((limit, key), encode(&page)?.as_slice())?),
+        for (limit, key, window) in windows {
+            match window {
+                Some(window) => drop(table.insert((limit, key), encode(&window)?.as_slice())?),
                 None => drop(table.remove((limit, key))?),
             }
         }
@@ -168,7 +173,7 @@ impl Batch<'_> {
     }
 
     /// Forgets all pages.
-    pub(super) fn begin_anew(&mut self) -> Result<(), redb::Error> {
+    pub(super) fn clear(&mut self) -> Result<(), redb::Error> {
         self.transaction.delete_table(PAGES)?;
         Ok(())
     }

@@ -25,9 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::database::File;
-use self::state_folder::{FILE, Folder, LOCK, WHOLE};
+use self::state_folder::{FILE, LOCK, StateFolder, WHOLE};
 use super::clock::Clock;
-use super::thread_signal::Bell;
+use super::thread_signal::ThreadSignal;
 use crate::locker::{Shutdown, Snapshot};
 
 /// What is written in the folder.
@@ -142,36 +142,36 @@ fn damaged(path: &Path, why: &str) -> Error {
 
 /// How what is counted is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Health {
+pub enum JournalHealth {
     /// It is not: nothing was asked for, or the folder cannot be used and need not be.
     Off,
     /// It is on the disk before it is used.
-    Whole,
+    Ok,
     /// The disk cannot be written, or it is written anew: after a crash now all windows would count as full.
-    Blind,
+    Degraded,
     /// The disk can neither be written nor marked as incomplete: long windows give out only what is written.
-    Held,
+    Blocked,
 }
 
 /// What the file is worth, and what is done about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Standing {
+enum DiskState {
     /// It holds all that is used, and is written.
-    Whole,
+    Complete,
     /// It is written, and will hold all that is used; the folder says that it does not yet.
     CatchingUp,
     /// It cannot be written, or is not yet; the folder says that it does not hold all.
-    Blind,
+    Degraded,
     /// It can neither be written nor marked so: nothing is used that it does not hold.
-    Held,
+    Blocked,
 }
 
 /// The folder, and what is written in it.
 pub(super) struct Journal {
     /// `None` while it cannot be written. It is closed before the folder is let go.
     file: Mutex<Option<File>>,
-    standing: Mutex<Standing>,
-    folder: Folder,
+    disk_state: Mutex<DiskState>,
+    folder: StateFolder,
     /// Whether nothing is believed after a crash.
     forgets: bool,
     /// Whether the process before this one wrote in the same folder until now.
@@ -179,34 +179,34 @@ pub(super) struct Journal {
     clock: Clock,
     /// What keys are hashed with.
     seed: [u8; 16],
-    bell: Arc<Bell>,
+    signal: Arc<ThreadSignal>,
 }
 
 /// What an earlier gateway has left.
-pub(super) struct Legacy {
-    pub(super) estate: Snapshot,
+pub(super) struct Loaded {
+    pub(super) snapshot: Snapshot,
     pub(super) end: Shutdown,
     pub(super) seed: [u8; 16],
 }
 
-impl Legacy {
+impl Loaded {
     /// Nobody was there before.
-    pub(super) fn none() -> Result<Legacy, Error> {
+    pub(super) fn none() -> Result<Loaded, Error> {
         let mut seed = [0; 16];
         let random = SystemRandom::new().fill(&mut seed);
         random.map_err(|_| Error::System(io::Error::other("the system has no random numbers")))?;
-        Ok(Legacy { estate: Snapshot::default(), end: Shutdown::Orderly, seed })
+        Ok(Loaded { snapshot: Snapshot::default(), end: Shutdown::Orderly, seed })
     }
 }
 
 impl Journal {
     /// Takes the folder, and reads what is in it. `None`: it cannot be used, and need not be.
-    pub(super) fn open(settings: &Settings, clock: Clock) -> Result<(Option<Journal>, Legacy), Error> {
+    pub(super) fn open(settings: &Settings, clock: Clock) -> Result<(Option<Journal>, Loaded), Error> {
         let forgets = settings.after_crash == AfterCrash::Forget;
-        let folder = match Folder::take(&settings.dir) {
+        let folder = match StateFolder::lock(&settings.dir) {
             Err(error @ Error::Unusable { .. }) if forgets => {
                 tracing::warn!("{error}");
-                return Ok((None, Legacy::none()?));
+                return Ok((None, Loaded::none()?));
             }
             taken => taken?,
         };
@@ -218,26 +218,26 @@ impl Journal {
             }
             opened => opened?,
         };
-        let legacy = match found {
-            None => Legacy::none()?,
-            Some(found) => folder.legacy(found, forgets),
+        let loaded = match found {
+            None => Loaded::none()?,
+            Some(found) => folder.loaded(found, forgets),
         };
-        let (seed, bell) = (legacy.seed, Arc::default());
+        let (seed, signal) = (loaded.seed, Arc::default());
         let journal = Journal {
             file: Mutex::new(Some(file)),
-            standing: Mutex::new(Standing::Blind),
+            disk_state: Mutex::new(DiskState::Degraded),
             folder,
             forgets,
             continues: false,
             clock,
             seed,
-            bell,
+            signal,
         };
-        Ok((Some(journal), legacy))
+        Ok((Some(journal), loaded))
     }
 
     /// Another process's journal, whose folder's lock was passed to this one if `lock` is something. The file is still that
-    /// one's; see [`Journal::take_up`].
+    /// one's; see [`Journal::continue_from`].
     pub(super) fn adopt(
         settings: &Settings,
         lock: Option<Handle>,
@@ -246,38 +246,38 @@ impl Journal {
     ) -> Result<Journal, Error> {
         let (continues, forgets) = (lock.is_some(), settings.after_crash == AfterCrash::Forget);
         let folder = match lock {
-            Some(lock) => Folder::held(&settings.dir, lock),
-            None => Folder::take(&settings.dir)?,
+            Some(lock) => StateFolder::from_lock(&settings.dir, lock),
+            None => StateFolder::lock(&settings.dir)?,
         };
-        let (file, standing) = (Mutex::new(None), Mutex::new(Standing::Blind));
-        Ok(Journal { file, standing, folder, forgets, continues, clock, seed, bell: Arc::default() })
+        let (file, disk_state) = (Mutex::new(None), Mutex::new(DiskState::Degraded));
+        Ok(Journal { file, disk_state, folder, forgets, continues, clock, seed, signal: Arc::default() })
     }
 
     /// The folder, and its lock for another process.
-    pub(super) fn to_pass(&self) -> io::Result<(&Path, Option<Handle>)> {
+    pub(super) fn for_handover(&self) -> io::Result<(&Path, Option<Handle>)> {
         let lock = self.folder.lock.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((&self.folder.dir, lock.as_ref().map(Handle::try_clone).transpose()?))
     }
 
     /// What is rung when there is something to be written.
-    pub(super) fn bell(&self) -> Arc<Bell> {
-        Arc::clone(&self.bell)
+    pub(super) fn signal(&self) -> Arc<ThreadSignal> {
+        Arc::clone(&self.signal)
     }
 
     /// Whether what is counted is on the disk before it is used.
-    pub(super) fn health(&self) -> Health {
-        match self.standing() {
-            Standing::Whole => Health::Whole,
-            Standing::CatchingUp | Standing::Blind => Health::Blind,
-            Standing::Held => Health::Held,
+    pub(super) fn health(&self) -> JournalHealth {
+        match self.disk_state() {
+            DiskState::Complete => JournalHealth::Ok,
+            DiskState::CatchingUp | DiskState::Degraded => JournalHealth::Degraded,
+            DiskState::Blocked => JournalHealth::Blocked,
         }
     }
 
-    fn standing(&self) -> Standing {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn disk_state(&self) -> DiskState {
+        *self.disk_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_standing(&self, standing: Standing) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    fn set_disk_state(&self, disk_state: DiskState) {
+        *self.disk_state.lock().unwrap_or_else(PoisonError::into_inner) = disk_state;
     }
 }

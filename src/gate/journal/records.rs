@@ -5,27 +5,27 @@ use crate::gate::Gate;
 use crate::locker::{JournalRecord, JournalStart, LimitSnapshot, Snapshot, WallReading, WriteToken};
 
 /// How many things are named, or said to be written, in one go: the gate is locked meanwhile.
-pub(super) const MOST: usize = 512;
+pub(super) const MAX_SLICE: usize = 512;
 
 /// What was written, as far as the locker wants to know.
 #[derive(Default)]
-pub(super) struct Done {
+pub(super) struct WrittenRecords {
     limits: bool,
-    pages: Vec<WriteToken>,
+    windows: Vec<WriteToken>,
 }
 
-impl Done {
-    pub(super) fn of(records: &[JournalRecord]) -> Done {
-        let mut done = Done::default();
-        done.extend(records);
-        done
+impl WrittenRecords {
+    pub(super) fn of(records: &[JournalRecord]) -> WrittenRecords {
+        let mut written = WrittenRecords::default();
+        written.extend(records);
+        written
     }
 
     pub(super) fn extend(&mut self, records: &[JournalRecord]) {
         for record in records {
             match record {
                 JournalRecord::Limits => self.limits = true,
-                JournalRecord::Window(_, written) => self.pages.push(*written),
+                JournalRecord::Window(_, written) => self.windows.push(*written),
                 JournalRecord::Dropped(..) => {}
             }
         }
@@ -34,13 +34,13 @@ impl Done {
 
 /// What the thread that writes says to the locker.
 impl Gate {
-    pub(super) fn begin_recording(&self, begin: JournalStart) {
+    pub(super) fn begin_persisting(&self, begin: JournalStart) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.begin_persisting(begin, now));
     }
 
     /// Nothing is taken that is not written, though nothing can be written for the time being.
-    pub(super) fn keep_recording(&self) {
+    pub(super) fn keep_persisting(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
             if !state.locker.is_persisting() {
@@ -49,11 +49,11 @@ impl Gate {
         });
     }
 
-    pub(super) fn end_recording(&self) {
+    pub(super) fn end_persisting(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
             state.locker.end_persisting(now);
-            state.rung.journal = false;
+            state.pending_signals.journal = false;
         });
     }
 
@@ -66,21 +66,21 @@ impl Gate {
     pub(super) fn take_records(&self) -> (Vec<JournalRecord>, bool) {
         let now = self.clock.now();
         self.step(now, |state| {
-            let records = state.locker.poll_records(MOST, now);
+            let records = state.locker.poll_records(MAX_SLICE, now);
             let more = state.locker.has_records();
-            state.rung.journal = more || !records.is_empty();
+            state.pending_signals.journal = more || !records.is_empty();
             (records, more)
         })
     }
 
     /// These are on the disk.
-    pub(super) fn wrote(&self, done: &Done) {
-        if done.limits {
+    pub(super) fn records_written(&self, written: &WrittenRecords) {
+        if written.limits {
             self.step(self.clock.now(), |state| state.locker.limits_written());
         }
-        for pages in done.pages.chunks(MOST) {
+        for windows in written.windows.chunks(MAX_SLICE) {
             let now = self.clock.now();
-            self.step(now, |state| state.locker.records_written(pages.iter().copied(), now));
+            self.step(now, |state| state.locker.records_written(windows.iter().copied(), now));
         }
     }
 
@@ -90,7 +90,7 @@ impl Gate {
         (state.locker.crash_limit_snapshots(), state.locker.readings())
     }
 
-    pub(super) fn estate(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let now = self.clock.now();
         self.step(now, |state| state.locker.snapshot(now))
     }

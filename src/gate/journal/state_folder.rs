@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::database::Found;
-use super::{Error, Legacy};
+use super::database::LoadedFile;
+use super::{Error, Loaded};
 use crate::locker::{Shutdown, Snapshot};
 
 /// The file in the folder.
@@ -22,7 +22,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 pub(super) const WHOLE: &str = "whole";
 
 /// The paths in the folder, and the lock on it.
-pub(super) struct Folder {
+pub(super) struct StateFolder {
     pub(super) dir: PathBuf,
     /// Held as long as this is open, here or in a process that it was passed to.
     pub(super) lock: Mutex<Option<Handle>>,
@@ -39,8 +39,8 @@ fn lock_soon(lock: &Handle) -> Result<(), TryLockError> {
     lock.try_lock()
 }
 
-impl Folder {
-    pub(super) fn take(dir: &Path) -> Result<Folder, Error> {
+impl StateFolder {
+    pub(super) fn lock(dir: &Path) -> Result<StateFolder, Error> {
         let unusable = |path: PathBuf| move |why| Error::Unusable { path, why };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable(dir.to_owned()))?;
         let path = dir.join(LOCK);
@@ -57,14 +57,14 @@ impl Folder {
             }
             Err(TryLockError::Error(error)) => return Err(unusable(path)(error)),
         }
-        let folder = Folder::held(dir, lock);
+        let folder = StateFolder::from_lock(dir, lock);
         folder.name_holder();
         Ok(folder)
     }
 
     /// The folder whose lock this is.
-    pub(super) fn held(dir: &Path, lock: Handle) -> Folder {
-        Folder { dir: dir.to_owned(), lock: Mutex::new(Some(lock)) }
+    pub(super) fn from_lock(dir: &Path, lock: Handle) -> StateFolder {
+        StateFolder { dir: dir.to_owned(), lock: Mutex::new(Some(lock)) }
     }
 
     /// Writes this process's number into the lock's file: for operators, and for `kill -USR2`. The lock is what counts.
@@ -77,7 +77,7 @@ impl Folder {
         }
     }
 
-    pub(super) fn let_go(&self) {
+    pub(super) fn unlock(&self) {
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -86,11 +86,11 @@ impl Folder {
     }
 
     /// What is believed of what was found.
-    pub(super) fn legacy(&self, found: Found, forgets: bool) -> Legacy {
-        let Found { seed, stopped, estate } = found;
+    pub(super) fn loaded(&self, found: LoadedFile, forgets: bool) -> Loaded {
+        let LoadedFile { seed, stopped, snapshot } = found;
         let end = match stopped {
             true => Shutdown::Orderly,
-            false if self.is_whole() => Shutdown::Crash,
+            false if self.is_complete() => Shutdown::Crash,
             false => Shutdown::NotPersisted,
         };
         match end {
@@ -99,7 +99,7 @@ impl Folder {
                 tracing::warn!(
                     "the gateway before did not stop in order: what it counted is forgotten, as after_crash says"
                 );
-                return Legacy { estate: Snapshot::default(), end: Shutdown::Orderly, seed };
+                return Loaded { snapshot: Snapshot::default(), end: Shutdown::Orderly, seed };
             }
             Shutdown::Crash => {
                 tracing::warn!(
@@ -110,7 +110,7 @@ impl Folder {
                 "the gateway before could not write what it counted, and did not stop in order: all windows count as full for their span"
             ),
         }
-        Legacy { estate, end, seed }
+        Loaded { snapshot, end, seed }
     }
 
     /// The file that cannot be used is kept for whoever wants to look at it.
@@ -119,18 +119,18 @@ impl Folder {
         fs::rename(&from, to).map_err(|why| Error::Unusable { path: from, why })
     }
 
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.dir.join(WHOLE).exists()
     }
 
     /// What is written is all that had to be.
-    pub(super) fn set_whole(&self) -> io::Result<()> {
+    pub(super) fn mark_complete(&self) -> io::Result<()> {
         Handle::create(self.dir.join(WHOLE))?;
         Handle::open(&self.dir)?.sync_all()
     }
 
     /// What is written is not all, or soon will not be. To remove a file takes no room on a disk that is full.
-    pub(super) fn set_blind(&self) -> io::Result<()> {
+    pub(super) fn mark_incomplete(&self) -> io::Result<()> {
         match fs::remove_file(self.dir.join(WHOLE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Handle::open(&self.dir)?.sync_all(),

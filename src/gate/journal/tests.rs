@@ -120,7 +120,7 @@ fn after_a_crash_a_long_window_knows_what_it_let_go() {
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     let seed = gate.seed();
     assert_eq!(go(&gate, 1, 1), 1);
-    assert_eq!(gate.journal_health(), Health::Whole);
+    assert_eq!(gate.journal_health(), JournalHealth::Ok);
     kill(gate);
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(gate.seed(), seed, "or no key would be found again");
@@ -232,7 +232,7 @@ fn a_folder_that_cannot_be_used_is_named_or_done_without() {
     assert!(told.contains(place.0.to_str().unwrap()) && told.contains("after_crash = \"forget\""), "{told}");
     assert!(told.contains("a file is in its place"), "{told}");
     let gate = open(&place.forgetting(), vec![limit(5, HOUR)]).unwrap();
-    assert_eq!((gate.journal_health(), go(&gate, 1, 6)), (Health::Off, 5));
+    assert_eq!((gate.journal_health(), go(&gate, 1, 6)), (JournalHealth::Off, 5));
     fs::remove_file(&place.0).unwrap();
 }
 
@@ -253,7 +253,7 @@ fn a_file_of_somebody_elses_or_of_a_newer_version_is_told_with_the_choice() {
     let database = redb::Database::create(place.file()).unwrap();
     let transaction = database.begin_write().unwrap();
     let whole: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("whole");
-    let newer = postcard::to_stdvec(&(codec::FORM + 1)).unwrap();
+    let newer = postcard::to_stdvec(&(codec::DISK_VERSION + 1)).unwrap();
     transaction.open_table(whole).unwrap().insert("form", newer.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(database);

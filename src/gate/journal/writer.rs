@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::boot_time::{Line, Moment};
-use super::codec::{Head, KnownForm, PageForm, ReadingForm};
+use super::boot_time::{BootStamp, TimeMapping};
+use super::codec::{DiskLimitSnapshot, DiskReading, DiskWindow, JournalHead};
 use super::database::{Batch, File};
-use super::records::Done;
-use super::{Error, Journal, Standing};
+use super::records::WrittenRecords;
+use super::{DiskState, Error, Journal};
 use crate::gate::Gate;
-use crate::gate::thread_signal::{Leaving, Parked};
+use crate::gate::thread_signal::{DeferredThread, ExitGuard};
 use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, Snapshot, WindowRecord};
 
 /// How many slices are written together where all windows are.
@@ -26,58 +26,58 @@ impl Journal {
         let writer = self.writer(gate)?;
         if let Err(error) = self.rewrite(gate) {
             // The file may say so by now. Nothing was let go: it goes back to what an orderly stop leaves.
-            if let Err(error) = self.write_stopped(&gate.estate()) {
+            if let Err(error) = self.write_stopped(&gate.snapshot()) {
                 tracing::debug!(%error, "the state folder is as it was, or says that this process runs");
             }
             return Err(Error::of_file(&self.folder.file(), error));
         }
-        writer.begin();
+        writer.start();
         Ok(())
     }
 
     /// As [`Journal::begin`], in the place of another process that has closed the file. There is no way back: if it cannot
     /// be written, see [`Journal::fail`]. When this returns, limits that are new are written down, and slots may be granted.
-    pub(in crate::gate) fn take_up(&self, gate: &Gate, writer: Parked) {
+    pub(in crate::gate) fn continue_from(&self, gate: &Gate, writer: DeferredThread) {
         // Not before: a process that fails to take over leaves the number of the one that goes on.
         self.folder.name_holder();
-        let begun = match self.continues && self.folder.is_whole() {
+        let begun = match self.continues && self.folder.is_complete() {
             // What that one has written is as much as this one knows of it, or more.
             true => self.resume(gate),
-            false => self.folder.set_blind().map_err(redb::Error::Io).and_then(|()| self.begin_to_catch_up(gate)),
+            false => self.folder.mark_incomplete().map_err(redb::Error::Io).and_then(|()| self.begin_catch_up(gate)),
         };
         if let Err(error) = begun {
             self.fail(gate, &error);
         }
-        writer.begin();
-        self.bell.ring();
+        writer.start();
+        self.signal.notify();
     }
 
     /// The thread that writes, for later.
-    pub(in crate::gate) fn writer(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<Parked, Error> {
+    pub(in crate::gate) fn writer(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<DeferredThread, Error> {
         let (journal, gate) = (Arc::clone(self), Arc::downgrade(gate));
-        Parked::new("journal", move || journal.run(&gate)).map_err(Error::System)
+        DeferredThread::new("journal", move || journal.run(&gate)).map_err(Error::System)
     }
 
-    /// Another process writes from here on: nothing more is written here, and the folder is let go. `doubtful`: what is
+    /// Another process writes from here on: nothing more is written here, and the folder is let go. `is_incomplete`: what is
     /// written is not all that a crash must find.
-    pub(in crate::gate) fn leave(&self, doubtful: bool) {
-        self.bell.end();
-        if doubtful && let Err(error) = self.folder.set_blind() {
+    pub(in crate::gate) fn leave(&self, is_incomplete: bool) {
+        self.signal.stop();
+        if is_incomplete && let Err(error) = self.folder.mark_incomplete() {
             tracing::error!(%error, "the state folder cannot be marked as incomplete, and the next process believes it");
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.folder.let_go();
+        self.folder.unlock();
     }
 
     fn run(&self, gate: &Weak<Gate>) {
-        let _leaving = Leaving::at_the_end_of(&self.bell);
+        let _exit_guard = ExitGuard::new(&self.signal);
         loop {
-            let is_closed = |standing| matches!(standing, Standing::Blind | Standing::Held);
-            if !self.bell.hear(is_closed(self.standing()).then_some(RETRY)) {
+            let is_closed = |disk_state| matches!(disk_state, DiskState::Degraded | DiskState::Blocked);
+            if !self.signal.wait(is_closed(self.disk_state()).then_some(RETRY)) {
                 return;
             }
             let Some(gate) = gate.upgrade() else { return };
-            if is_closed(self.standing()) {
+            if is_closed(self.disk_state()) {
                 self.recover(&gate);
                 continue;
             }
@@ -97,18 +97,18 @@ impl Journal {
                 break;
             }
             // A stop writes all there is by itself, and a process that takes over what it needs.
-            if self.bell.is_over() {
+            if self.signal.is_stopping() {
                 return Ok(());
             }
             if !records.is_empty() {
                 self.write(|batch| self.put(batch, gate, &records))?;
-                gate.wrote(&Done::of(&records));
+                gate.records_written(&WrittenRecords::of(&records));
             }
         }
         // One that was told to end may have been waited for too long: the folder is another process's then.
-        if self.standing() == Standing::CatchingUp && !gate.is_catching_up() && !self.bell.is_over() {
-            self.set_whole().map_err(redb::Error::Io)?;
-            self.set_standing(Standing::Whole);
+        if self.disk_state() == DiskState::CatchingUp && !gate.is_catching_up() && !self.signal.is_stopping() {
+            self.mark_complete().map_err(redb::Error::Io)?;
+            self.set_disk_state(DiskState::Complete);
             tracing::info!("all that is counted is written");
         }
         Ok(())
@@ -131,24 +131,24 @@ impl Journal {
 
     /// Writes all there is in the place of all that was written, together.
     fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
-        gate.begin_recording(JournalStart::Fresh);
-        let mut done = Done::default();
+        gate.begin_persisting(JournalStart::Fresh);
+        let mut written = WrittenRecords::default();
         self.write(|batch| {
-            batch.begin_anew()?;
+            batch.clear()?;
             loop {
                 let (records, more) = gate.take_records();
                 self.put(batch, gate, &records)?;
-                done.extend(&records);
+                written.extend(&records);
                 if !more {
                     return Ok(());
                 }
             }
         })?;
-        self.set_whole().map_err(redb::Error::Io)?;
-        self.set_standing(Standing::Whole);
-        gate.wrote(&done);
+        self.mark_complete().map_err(redb::Error::Io)?;
+        self.set_disk_state(DiskState::Complete);
+        gate.records_written(&written);
         // To look whether there is more by now.
-        self.bell.ring();
+        self.signal.notify();
         Ok(())
     }
 
@@ -157,37 +157,37 @@ impl Journal {
         self.reopen()?;
         // The disk takes something, before the locker is told so.
         self.write(|_| Ok(()))?;
-        gate.begin_recording(JournalStart::Resume);
-        self.set_standing(Standing::Whole);
+        gate.begin_persisting(JournalStart::Resume);
+        self.set_disk_state(DiskState::Complete);
         self.write_all(gate)
     }
 
     /// Begins to write all there is, while slots are taken that are not written. The folder says that it is not all.
-    fn begin_to_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
+    fn begin_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
         self.reopen()?;
         self.write(|_| Ok(()))?;
-        gate.begin_recording(JournalStart::CatchUp);
+        gate.begin_persisting(JournalStart::CatchUp);
         let (records, _more) = gate.take_records();
         self.write(|batch| {
-            batch.begin_anew()?;
+            batch.clear()?;
             self.put(batch, gate, &records)
         })?;
-        self.set_standing(Standing::CatchingUp);
-        gate.wrote(&Done::of(&records));
+        self.set_disk_state(DiskState::CatchingUp);
+        gate.records_written(&WrittenRecords::of(&records));
         Ok(())
     }
 
-    fn set_whole(&self) -> io::Result<()> {
+    fn mark_complete(&self) -> io::Result<()> {
         // Where nothing is believed after a crash there must be no mark either, nor one of before: the file may say something
         // else by then.
-        if self.forgets { self.folder.set_blind() } else { self.folder.set_whole() }
+        if self.forgets { self.folder.mark_incomplete() } else { self.folder.mark_complete() }
     }
 
     /// The last thing that is written: what a gateway that stops has counted.
-    pub(in crate::gate) fn stop(&self, estate: &Snapshot) {
-        self.bell.end();
-        match self.reopen().and_then(|()| self.write_stopped(estate)) {
-            Ok(()) => tracing::debug!(windows = estate.windows.len(), "what was counted is written"),
+    pub(in crate::gate) fn stop(&self, snapshot: &Snapshot) {
+        self.signal.stop();
+        match self.reopen().and_then(|()| self.write_stopped(snapshot)) {
+            Ok(()) => tracing::debug!(windows = snapshot.windows.len(), "what was counted is written"),
             Err(error) => {
                 tracing::error!(%error, "what was counted cannot be written: the next start treats it as after a crash")
             }
@@ -195,35 +195,35 @@ impl Journal {
     }
 
     /// Puts an estate in the place of all that was written, with the mark of an orderly stop.
-    fn write_stopped(&self, estate: &Snapshot) -> Result<(), redb::Error> {
-        let line = Line::here(&self.clock);
-        let limits: Vec<&Limit> = estate.limits.iter().map(|known| &known.limit).collect();
-        let head = Head {
+    fn write_stopped(&self, snapshot: &Snapshot) -> Result<(), redb::Error> {
+        let mapping = TimeMapping::here(&self.clock);
+        let limits: Vec<&Limit> = snapshot.limits.iter().map(|known| &known.limit).collect();
+        let head = JournalHead {
             seed: self.seed,
             stopped: true,
-            limits: known_forms(&estate.limits, line),
-            readings: estate.readings.iter().map(|reading| ReadingForm::of(*reading, line)).collect(),
+            limits: disk_limits(&snapshot.limits, mapping),
+            readings: snapshot.readings.iter().map(|reading| DiskReading::of(*reading, mapping)).collect(),
         };
         self.write(|batch| {
-            batch.begin_anew()?;
+            batch.clear()?;
             batch.head(&head)?;
-            batch.pages(estate.windows.iter().map(|page| form_of(page, &limits, line)))
+            batch.windows(snapshot.windows.iter().map(|window| disk_window(window, &limits, mapping)))
         })
     }
 
     fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[JournalRecord]) -> Result<(), redb::Error> {
-        let line = Line::here(&self.clock);
+        let mapping = TimeMapping::here(&self.clock);
         if records.contains(&JournalRecord::Limits) {
             let (known, readings) = gate.known();
-            let limits = known_forms(&known, line);
-            let readings = readings.into_iter().map(|reading| ReadingForm::of(reading, line)).collect();
-            batch.head(&Head { seed: self.seed, stopped: false, limits, readings })?;
+            let limits = disk_limits(&known, mapping);
+            let readings = readings.into_iter().map(|reading| DiskReading::of(reading, mapping)).collect();
+            batch.head(&JournalHead { seed: self.seed, stopped: false, limits, readings })?;
         }
         let limits = gate.limits();
         let limits: Vec<&Limit> = limits.iter().collect();
-        batch.pages(records.iter().filter_map(|record| match record {
+        batch.windows(records.iter().filter_map(|record| match record {
             JournalRecord::Limits => None,
-            JournalRecord::Window(page, _) => Some(form_of(page, &limits, line)),
+            JournalRecord::Window(window, _) => Some(disk_window(window, &limits, mapping)),
             JournalRecord::Dropped(limit, key) => Some((&*limits[limit.0 as usize].name, key.0, None)),
         }))
     }
@@ -231,7 +231,7 @@ impl Journal {
     fn write(&self, write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &*file else { return Err(redb::Error::PreviousIo) };
-        let now = Moment::now(&self.clock);
+        let now = BootStamp::now(&self.clock);
         file.write(|batch| {
             batch.written(&now)?;
             write(batch)
@@ -244,14 +244,14 @@ impl Journal {
     fn fail(&self, gate: &Gate, error: &redb::Error) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let folder = self.folder.dir.display();
-        match self.mark_blind(gate) {
+        match self.degrade(gate) {
             Ok(()) => tracing::error!(
                 %folder, %error,
                 "what is counted cannot be written; if the gateway died now, all windows would count as full at its next start"
             ),
             Err(unmarked) => {
-                gate.keep_recording();
-                self.set_standing(Standing::Held);
+                gate.keep_persisting();
+                self.set_disk_state(DiskState::Blocked);
                 tracing::error!(
                     %folder, %error, %unmarked,
                     "what is counted cannot be written, nor marked as incomplete: requests of limits with `per` above 10 s \
@@ -262,43 +262,43 @@ impl Journal {
     }
 
     /// From here on more is used than is written. It is marked before anything is.
-    fn mark_blind(&self, gate: &Gate) -> io::Result<()> {
+    fn degrade(&self, gate: &Gate) -> io::Result<()> {
         if !self.forgets {
-            self.folder.set_blind()?;
+            self.folder.mark_incomplete()?;
         }
-        self.set_standing(Standing::Blind);
-        gate.end_recording();
+        self.set_disk_state(DiskState::Degraded);
+        gate.end_persisting();
         Ok(())
     }
 
     #[cfg(test)]
     pub(super) fn fail_for_test(&self, gate: &Gate) {
         self.fail(gate, &redb::Error::PreviousIo);
-        self.bell.ring();
+        self.signal.notify();
     }
 
     /// The file is closed because it could not be written: it is tried again.
     fn recover(&self, gate: &Gate) {
-        let recovered = match self.standing() {
-            Standing::Held if self.folder.is_whole() => {
+        let recovered = match self.disk_state() {
+            DiskState::Blocked if self.folder.is_complete() => {
                 self.resume(gate).inspect(|()| tracing::info!("what is counted is written again"))
             }
             // The mark is gone, which perhaps is not yet on the disk.
-            Standing::Held => {
-                self.folder.set_blind().map_err(redb::Error::Io).and_then(|()| self.begin_to_catch_up(gate))
+            DiskState::Blocked => {
+                self.folder.mark_incomplete().map_err(redb::Error::Io).and_then(|()| self.begin_catch_up(gate))
             }
-            Standing::Whole | Standing::CatchingUp | Standing::Blind => self.begin_to_catch_up(gate),
+            DiskState::Complete | DiskState::CatchingUp | DiskState::Degraded => self.begin_catch_up(gate),
         };
         match recovered {
             // What is left is written as anything else.
-            Ok(()) => self.bell.ring(),
+            Ok(()) => self.signal.notify(),
             Err(error) => {
                 tracing::debug!(%error, "what is counted still cannot be written");
                 *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 // A disk that is full now may have been read-only.
-                if let Err(error) = self.mark_blind(gate) {
+                if let Err(error) = self.degrade(gate) {
                     tracing::debug!(%error, "nor can it be marked as incomplete");
-                    gate.keep_recording();
+                    gate.keep_persisting();
                 }
             }
         }
@@ -316,11 +316,15 @@ impl Journal {
 }
 
 /// What is written of limits: nothing of those that were forgotten, since pages name theirs by its name.
-fn known_forms(known: &[LimitSnapshot], line: Line) -> Vec<KnownForm> {
+fn disk_limits(known: &[LimitSnapshot], mapping: TimeMapping) -> Vec<DiskLimitSnapshot> {
     let known = known.iter().filter(|known| !known.limit.is_forgotten());
-    known.map(|known| KnownForm::of(known, line)).collect()
+    known.map(|known| DiskLimitSnapshot::of(known, mapping)).collect()
 }
 
-fn form_of<'l>(page: &WindowRecord, limits: &[&'l Limit], line: Line) -> (&'l str, u128, Option<PageForm>) {
-    (&*limits[page.limit.0 as usize].name, page.key.0, Some(PageForm::of(page, line)))
+fn disk_window<'l>(
+    window: &WindowRecord,
+    limits: &[&'l Limit],
+    mapping: TimeMapping,
+) -> (&'l str, u128, Option<DiskWindow>) {
+    (&*limits[window.limit.0 as usize].name, window.key.0, Some(DiskWindow::of(window, mapping)))
 }

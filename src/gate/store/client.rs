@@ -60,11 +60,11 @@ pub fn start(
     let mut client = Client::new(gate, settings, under_way, is_over, tried);
     client.process = process.iter().map(|byte| format!("{byte:02x}")).collect();
     client.tls = tls;
-    let (status, bell) = (Arc::clone(&client.status), Arc::clone(&client.bell));
+    let (status, signal) = (Arc::clone(&client.status), Arc::clone(&client.signal));
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new().name("store".to_owned()).spawn(move || runtime.block_on(client.run()))?;
     let store = Arc::new(Store { status, over, thread: Mutex::new(Some(thread)), first: Mutex::new(first) });
-    gate.meet_store(&store, bell);
+    gate.meet_store(&store, signal);
     Ok(store)
 }
 
@@ -97,7 +97,7 @@ struct Client {
     settings: Settings,
     tls: Option<TlsConnector>,
     status: Arc<Status>,
-    bell: Arc<Notify>,
+    signal: Arc<Notify>,
     over: watch::Receiver<bool>,
     tried: SyncSender<()>,
     process: String,
@@ -140,7 +140,7 @@ impl Client {
             settings,
             tls: None,
             status: Arc::new(Status::new()),
-            bell: Arc::new(Notify::new()),
+            signal: Arc::new(Notify::new()),
             over,
             tried,
             process: String::new(),
@@ -157,7 +157,7 @@ impl Client {
 
     async fn run(mut self) {
         loop {
-            let Some(gate) = self.gate.upgrade().filter(|gate| !gate.is_given()) else { return };
+            let Some(gate) = self.gate.upgrade().filter(|gate| !gate.is_handed_over()) else { return };
             if *self.over.borrow() {
                 return;
             }
@@ -186,7 +186,7 @@ impl Client {
     }
 
     fn gate(&self) -> Result<Arc<Gate>, Ended> {
-        self.gate.upgrade().filter(|gate| !gate.is_given()).ok_or(Ended::Over)
+        self.gate.upgrade().filter(|gate| !gate.is_handed_over()).ok_or(Ended::Over)
     }
 
     /// Speaks with the store as long as that can be done.
@@ -205,7 +205,7 @@ impl Client {
                     return Err(Ended::Over);
                 }
                 _ = beats.tick() => true,
-                () = self.bell.notified() => false,
+                () = self.signal.notified() => false,
             };
             let exchange = self.gate()?.take_exchange(beat);
             if exchange.renew_id {

@@ -11,9 +11,9 @@ use crate::locker::{LimitId, SharingMode, SlotGrant, SyncRequest};
 use crate::time::Time;
 
 impl Gate {
-    pub(super) fn meet_store(&self, store: &Arc<Store>, bell: Arc<Notify>) {
+    pub(super) fn meet_store(&self, store: &Arc<Store>, signal: Arc<Notify>) {
         // Both are empty until here.
-        self.bells.store.set(bell).ok();
+        self.signals.store.set(signal).ok();
         self.store.set(Arc::clone(store)).ok();
     }
 
@@ -33,7 +33,7 @@ impl Gate {
     pub(super) fn close_sharing(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
-            state.rung.store = false;
+            state.pending_signals.store = false;
             state.locker.close_sharing(now);
         });
     }
@@ -46,7 +46,7 @@ impl Gate {
     pub(super) fn take_exchange(&self, beat: bool) -> SyncRequest {
         let now = self.clock.now();
         self.step(now, |state| {
-            state.rung.store = false;
+            state.pending_signals.store = false;
             state.locker.take_sync(beat, now)
         })
     }

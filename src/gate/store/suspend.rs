@@ -9,16 +9,16 @@ use crate::time::Time;
 const UNREST_NANOS: u64 = 10_000_000;
 
 /// What is known of it.
-pub(in crate::gate) struct Sleep {
+pub(in crate::gate) struct SuspendDetector {
     /// For how long it had been suspended when that was looked at last.
     before: AtomicU64,
     /// Just after it was noticed that it had been.
     noticed: AtomicU64,
 }
 
-impl Sleep {
-    pub(in crate::gate) fn new(asleep_nanos: u64) -> Sleep {
-        Sleep { before: AtomicU64::new(asleep_nanos), noticed: AtomicU64::new(0) }
+impl SuspendDetector {
+    pub(in crate::gate) fn new(asleep_nanos: u64) -> SuspendDetector {
+        SuspendDetector { before: AtomicU64::new(asleep_nanos), noticed: AtomicU64::new(0) }
     }
 }
 

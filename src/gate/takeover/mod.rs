@@ -29,30 +29,30 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::new_process::Heir;
+pub use self::new_process::NewProcess;
 use super::journal;
 use crate::locker::{GrantedSlots, Locker, Sorry, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;
 
 /// How long the new process may take to read its configuration and certificates.
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long each may take for a step while nobody is granted anything.
-const STEP: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
+const STEP_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
 /// How many things are told at once at most.
-const MOST: usize = 512;
+const MAX_BATCH: usize = 512;
 
 /// Why a hand-over did not happen. The old process goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It was handed over before.
     #[error("another process has taken over already")]
-    AlreadyGiven,
+    AlreadyHandedOver,
     /// The other process is gone, or does not answer.
     #[error("the other process ended or did not answer; it may have said why before")]
-    Silent(#[source] io::Error),
+    NoAnswer(#[source] io::Error),
     /// It said something else than was to be said.
-    #[error("the other process speaks another language: {0}; stop it and start anew instead")]
-    Foreign(String),
+    #[error("the other process speaks another version of the protocol: {0}; stop it and start the new one instead")]
+    Protocol(String),
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] journal::Error),
@@ -61,26 +61,26 @@ pub enum Error {
     System(#[source] io::Error),
 }
 
-fn foreign(why: impl std::fmt::Display) -> Error {
-    Error::Foreign(why.to_string())
+fn protocol_error(why: impl std::fmt::Display) -> Error {
+    Error::Protocol(why.to_string())
 }
 
 /// What a process is told of its asks.
-type Word = (Ticket, Result<Vec<GrantedSlots>, Sorry>);
+type VerdictMsg = (Ticket, Result<Vec<GrantedSlots>, Sorry>);
 
 /// Requests of the process before this one, which has given us its windows.
 #[derive(Default)]
-pub(super) struct Guests {
+pub(super) struct RemoteWaiters {
     /// Whom of theirs our tickets are for, and the other way round.
     theirs: HashMap<Ticket, Ticket>,
     ours: HashMap<Ticket, Ticket>,
     /// What they are to be told.
-    words: VecDeque<Word>,
+    verdicts: VecDeque<VerdictMsg>,
     /// This process has stopped: they are told nothing any more.
-    pub(super) are_sent_away: bool,
+    pub(super) are_dropped: bool,
 }
 
-impl Guests {
+impl RemoteWaiters {
     /// Keeps a verdict that is theirs, and returns one that is not.
     pub(super) fn keep(&mut self, ticket: Ticket, verdict: Verdict, locker: &mut Locker) -> Option<Verdict> {
         let Some(theirs) = self.theirs.remove(&ticket) else { return Some(verdict) };
@@ -92,8 +92,8 @@ impl Guests {
     /// A verdict on somebody of theirs.
     fn tell(&mut self, theirs: Ticket, verdict: Verdict, locker: &mut Locker) {
         match verdict {
-            Verdict::Go(grant) => self.words.push_back((theirs, Ok(locker.delegate(grant)))),
-            Verdict::Sorry(sorry) => self.words.push_back((theirs, Err(sorry))),
+            Verdict::Go(grant) => self.verdicts.push_back((theirs, Ok(locker.delegate(grant)))),
+            Verdict::Sorry(sorry) => self.verdicts.push_back((theirs, Err(sorry))),
             Verdict::Wait(ours, _) => {
                 self.theirs.insert(ours, theirs);
                 self.ours.insert(theirs, ours);
@@ -101,24 +101,24 @@ impl Guests {
         }
     }
 
-    pub(super) fn has_words(&self) -> bool {
-        !self.words.is_empty()
+    pub(super) fn has_verdicts(&self) -> bool {
+        !self.verdicts.is_empty()
     }
 }
 
 /// Says one thing to the other process.
-fn say(pass: &FdSocket, what: &impl Serialize) -> Result<(), Error> {
-    let message = postcard::to_stdvec(what).map_err(foreign)?;
-    pass.send(&message, &[]).map_err(Error::Silent)
+fn send(socket: &FdSocket, what: &impl Serialize) -> Result<(), Error> {
+    let message = postcard::to_stdvec(what).map_err(protocol_error)?;
+    socket.send(&message, &[]).map_err(Error::NoAnswer)
 }
 
 /// The next thing that the other process says; `None` at the end.
-fn heard<T: DeserializeOwned>(pass: &FdSocket) -> Result<Option<T>, Error> {
-    let Some((message, _)) = pass.receive().map_err(Error::Silent)? else { return Ok(None) };
-    postcard::from_bytes(&message).map(Some).map_err(foreign)
+fn try_recv<T: DeserializeOwned>(socket: &FdSocket) -> Result<Option<T>, Error> {
+    let Some((message, _)) = socket.receive().map_err(Error::NoAnswer)? else { return Ok(None) };
+    postcard::from_bytes(&message).map(Some).map_err(protocol_error)
 }
 
 /// What the other process says next.
-fn hear<T: DeserializeOwned>(pass: &FdSocket) -> Result<T, Error> {
-    heard(pass)?.ok_or_else(|| Error::Silent(io::ErrorKind::UnexpectedEof.into()))
+fn recv<T: DeserializeOwned>(socket: &FdSocket) -> Result<T, Error> {
+    try_recv(socket)?.ok_or_else(|| Error::NoAnswer(io::ErrorKind::UnexpectedEof.into()))
 }

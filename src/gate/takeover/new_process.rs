@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
-use super::wire_format::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
-use super::{Error, MOST, STEP, Word, foreign, hear, heard, say};
+use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireSnapshot, WireVerdict};
+use super::{Error, MAX_BATCH, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, send, try_recv};
 use crate::gate::clock::Clock;
 use crate::gate::journal::{self, AfterCrash, Journal};
-use crate::gate::thread_signal::{Bell, Leaving, Parked};
+use crate::gate::thread_signal::{DeferredThread, ExitGuard, ThreadSignal};
 use crate::gate::{Gate, Settings, State};
 use crate::locker::{Ask, Event, Limit, LimitId, Shutdown};
 use crate::net::drain::ConnGuard;
@@ -20,8 +20,8 @@ use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 
 /// A process that is about to take the place of another.
-pub struct Heir {
-    pass: FdSocket,
+pub struct NewProcess {
+    socket: FdSocket,
     seed: [u8; 16],
     /// The old one's state folder.
     dir: Option<PathBuf>,
@@ -29,21 +29,21 @@ pub struct Heir {
     sockets: Vec<(SocketAddr, TcpListener)>,
 }
 
-impl Heir {
+impl NewProcess {
     /// Meets the old process at the other end.
     ///
     /// # Errors
-    /// [`Error::Silent`] if it says nothing, [`Error::Foreign`] if it is of a version that cannot be understood.
-    pub fn meet(pass: FdSocket) -> Result<Heir, Error> {
-        pass.set_timeouts(Some(STEP), Some(STEP)).map_err(Error::System)?;
-        let received = pass.receive().map_err(Error::Silent)?;
-        let (hello, descriptors) = received.ok_or_else(|| foreign("it says nothing"))?;
+    /// [`Error::NoAnswer`] if it says nothing, [`Error::Protocol`] if it is of a version that cannot be understood.
+    pub fn meet(socket: FdSocket) -> Result<NewProcess, Error> {
+        socket.set_timeouts(Some(STEP_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
+        let received = socket.receive().map_err(Error::NoAnswer)?;
+        let (hello, descriptors) = received.ok_or_else(|| protocol_error("it says nothing"))?;
         let Hello { seed, state, listens } = Hello::read(&hello)?;
         let mut descriptors = descriptors.into_iter();
         let lock = state.as_ref().filter(|(_, has_lock)| *has_lock).and_then(|_| descriptors.next()).map(File::from);
         let sockets: Vec<_> = listens.into_iter().zip(descriptors.map(TcpListener::from)).collect();
         let dir = state.map(|(dir, _)| Path::new(OsStr::from_bytes(&dir)).to_owned());
-        Ok(Heir { pass, seed, dir, lock, sockets })
+        Ok(NewProcess { socket, seed, dir, lock, sockets })
     }
 
     /// The old process's listening sockets, and what address was asked for each.
@@ -78,52 +78,55 @@ impl Heir {
     /// # Errors
     /// If the old one is gone, or says what cannot be.
     pub fn inherit(&self, gate: &Gate, limits: Vec<Limit>, under_way: Duration) -> Result<Vec<LimitId>, Error> {
-        say(&self.pass, &Step::Ready)?;
-        let estate: EstateForm = hear(&self.pass)?;
-        let waiters: Vec<EventForm> = hear(&self.pass)?;
-        let lines = Lines::new(&gate.clock);
-        let ids = gate.inherit(estate.estate(lines), Shutdown::HandOver, limits, under_way);
+        send(&self.socket, &HandoverStep::Ready)?;
+        let snapshot: WireSnapshot = recv(&self.socket)?;
+        let waiters: Vec<WireEvent> = recv(&self.socket)?;
+        let mappings = TimeMappings::new(&gate.clock);
+        let ids = gate.inherit(snapshot.snapshot(mappings), Shutdown::HandOver, limits, under_way);
         let now = gate.clock.now();
         let understood = gate.step(now, |state| {
             // They are to go in the order of their arrival, and not before the old one knows.
             state.locker.hold();
-            state.hear_all(waiters, lines, now)
+            state.handle_events(waiters, mappings, now)
         });
-        if understood { Ok(ids) } else { Err(foreign("it speaks of limits that it has not told of")) }
+        if understood { Ok(ids) } else { Err(protocol_error("it speaks of limits that it has not told of")) }
     }
 
-    /// Takes the old one's place: from here on this gate grants. `present` is held until the old one has ended.
+    /// Takes the old one's place: from here on this gate grants. `conn_guard` is held until the old one has ended.
     ///
     /// # Errors
     /// If the old one has not let go, in which case it goes on; or if there are no threads to be had.
-    pub fn take(self, gate: &Arc<Gate>, present: ConnGuard) -> Result<(), Error> {
+    pub fn take(self, gate: &Arc<Gate>, conn_guard: ConnGuard) -> Result<(), Error> {
         // All that can fail is made before.
-        let bell = Arc::new(Bell::default());
+        let signal = Arc::new(ThreadSignal::default());
         let (release, released) = mpsc::channel();
         let journal = gate.journal.get();
         let writes = journal.map(|journal| journal.writer(gate)).transpose()?;
-        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.try_clone().map_err(Error::System)?, Arc::clone(&bell));
-        let tells = Parked::new("before-tell", move || tell_before(&of, &pass, &rung)).map_err(Error::System)?;
-        let (of, pass, rung) = (Arc::downgrade(gate), self.pass.try_clone().map_err(Error::System)?, Arc::clone(&bell));
-        let listen = move || hear_before(&of, &pass, &rung, &release, present);
-        let hears = Parked::new("before-hear", listen).map_err(Error::System)?;
+        let (of, socket, pending_signals) =
+            (Arc::downgrade(gate), self.socket.try_clone().map_err(Error::System)?, Arc::clone(&signal));
+        let sender = DeferredThread::new("send-old", move || send_to_old(&of, &socket, &pending_signals))
+            .map_err(Error::System)?;
+        let (of, socket, pending_signals) =
+            (Arc::downgrade(gate), self.socket.try_clone().map_err(Error::System)?, Arc::clone(&signal));
+        let listen = move || recv_from_old(&of, &socket, &pending_signals, &release, conn_guard);
+        let receiver = DeferredThread::new("recv-old", listen).map_err(Error::System)?;
         // Both are empty until here.
-        gate.bells.before.set(Arc::clone(&bell)).ok();
-        gate.before.set(self.pass.try_clone().map_err(Error::System)?).ok();
-        say(&self.pass, &Step::Inherited)?;
-        if hear::<Step>(&self.pass)? != Step::Go {
-            return Err(foreign("it did not say Go"));
+        gate.signals.before.set(Arc::clone(&signal)).ok();
+        gate.before.set(self.socket.try_clone().map_err(Error::System)?).ok();
+        send(&self.socket, &HandoverStep::Inherited)?;
+        if recv::<HandoverStep>(&self.socket)? != HandoverStep::Go {
+            return Err(protocol_error("it did not send Go"));
         }
         // From here on nobody else grants anything: whatever happens to the old one, this one goes on.
-        hears.begin();
-        tells.begin();
+        receiver.start();
+        sender.start();
         // Some may have been answered before there was a bell.
-        bell.ring();
-        if released.recv_timeout(STEP).is_err() {
+        signal.notify();
+        if released.recv_timeout(STEP_TIMEOUT).is_err() {
             tracing::error!("the process before has not closed its journal in time");
         }
         if let (Some(journal), Some(writes)) = (journal, writes) {
-            journal.take_up(gate, writes);
+            journal.continue_from(gate, writes);
         }
         let now = gate.clock.now();
         gate.step(now, |state| state.locker.release(now));
@@ -139,30 +142,30 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 impl State {
     /// What the old process asks and settles, until something of it cannot be: then `false`.
-    fn hear_all(&mut self, events: Vec<EventForm>, lines: Lines, now: Time) -> bool {
-        events.into_iter().map(|event| event.event(lines)).all(|event| {
+    fn handle_events(&mut self, events: Vec<WireEvent>, mappings: TimeMappings, now: Time) -> bool {
+        events.into_iter().map(|event| event.event(mappings)).all(|event| {
             let understood = self.locker.knows_limits_of(&event);
             if understood {
-                self.hear(event, now);
+                self.recv(event, now);
             }
             understood
         })
     }
 
     /// What the old process asks or settles.
-    fn hear(&mut self, event: Event, now: Time) {
+    fn recv(&mut self, event: Event, now: Time) {
         match event {
             // Of one that has stopped nobody is told anything any more.
-            Event::Ask { .. } if self.guests.are_sent_away => {}
+            Event::Ask { .. } if self.remote_waiters.are_dropped => {}
             Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
                 let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
                 let verdict = self.locker.ask(&ask, now);
-                self.guests.tell(ticket, verdict, &mut self.locker);
+                self.remote_waiters.tell(ticket, verdict, &mut self.locker);
             }
             Event::Leave(theirs) => {
-                if let Some(ours) = self.guests.ours.remove(&theirs) {
-                    self.guests.theirs.remove(&ours);
+                if let Some(ours) = self.remote_waiters.ours.remove(&theirs) {
+                    self.remote_waiters.theirs.remove(&ours);
                     self.locker.leave(ours, now);
                 }
             }
@@ -173,10 +176,10 @@ impl State {
     }
 
     /// The old process is gone.
-    fn lose_guests(&mut self, now: Time) {
-        let waiting: Vec<_> = self.guests.theirs.drain().map(|(ours, _)| ours).collect();
-        self.guests.ours.clear();
-        self.guests.words.clear();
+    fn drop_remote_waiters(&mut self, now: Time) {
+        let waiting: Vec<_> = self.remote_waiters.theirs.drain().map(|(ours, _)| ours).collect();
+        self.remote_waiters.ours.clear();
+        self.remote_waiters.verdicts.clear();
         waiting.into_iter().for_each(|ticket| self.locker.leave(ticket, now));
         self.locker.remote_lost(now);
     }
@@ -184,60 +187,68 @@ impl State {
 
 impl Gate {
     /// What the old process is to be told next. When there is nothing, the bell is rung for the next.
-    fn take_words(&self) -> Vec<Word> {
+    fn take_verdicts(&self) -> Vec<VerdictMsg> {
         let now = self.clock.now();
         self.step(now, |state| {
-            let words: Vec<Word> = std::iter::from_fn(|| state.guests.words.pop_front()).take(MOST).collect();
-            state.rung.before = !words.is_empty();
-            words
+            let verdicts: Vec<VerdictMsg> =
+                std::iter::from_fn(|| state.remote_waiters.verdicts.pop_front()).take(MAX_BATCH).collect();
+            state.pending_signals.before = !verdicts.is_empty();
+            verdicts
         })
     }
 }
 
 /// Tells the old process what it is granted.
-fn tell_before(gate: &Weak<Gate>, pass: &FdSocket, bell: &Arc<Bell>) {
-    let _leaving = Leaving::at_the_end_of(bell);
-    while bell.hear(None) {
+fn send_to_old(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
+    let _exit_guard = ExitGuard::new(signal);
+    while signal.wait(None) {
         let Some(gate) = gate.upgrade() else { return };
         loop {
-            let words = gate.take_words();
-            if words.is_empty() {
+            let verdicts = gate.take_verdicts();
+            if verdicts.is_empty() {
                 break;
             }
-            let lines = Lines::new(&gate.clock);
-            let words: Vec<WordForm> = words.iter().map(|word| WordForm::of(word, lines)).collect();
-            if let Err(error) = say(pass, &words) {
+            let mappings = TimeMappings::new(&gate.clock);
+            let verdicts: Vec<WireVerdict> =
+                verdicts.iter().map(|verdict| WireVerdict::of(verdict, mappings)).collect();
+            if let Err(error) = send(socket, &verdicts) {
                 tracing::debug!(%error, "the process before cannot be told");
-                return pass.shutdown();
+                return socket.shutdown();
             }
         }
     }
 }
 
 /// Hears what the old process asks and settles, until it has ended.
-fn hear_before(gate: &Weak<Gate>, pass: &FdSocket, bell: &Bell, release: &mpsc::Sender<()>, present: ConnGuard) {
-    let patient = pass.set_timeouts(None, Some(STEP));
+fn recv_from_old(
+    gate: &Weak<Gate>,
+    socket: &FdSocket,
+    signal: &ThreadSignal,
+    release: &mpsc::Sender<()>,
+    conn_guard: ConnGuard,
+) {
+    let patient = socket.set_timeouts(None, Some(STEP_TIMEOUT));
     // The first that it says; whether it comes in time or not, nobody may wait for it any more.
-    if matches!(heard(pass), Ok(Some(Step::Released))) {
+    if matches!(try_recv(socket), Ok(Some(HandoverStep::Released))) {
         release.send(()).ok();
     }
     loop {
-        let events: Result<Option<Vec<EventForm>>, Error> = heard(pass);
+        let events: Result<Option<Vec<WireEvent>>, Error> = try_recv(socket);
         let Some(gate) = gate.upgrade() else { return };
         let now = gate.clock.now();
         let understood = match events {
             Ok(Some(events)) if patient.is_ok() => {
-                let lines = Lines::new(&gate.clock);
-                gate.step(now, |state| state.hear_all(events, lines, now))
+                let mappings = TimeMappings::new(&gate.clock);
+                gate.step(now, |state| state.handle_events(events, mappings, now))
             }
             Ok(_) | Err(_) => false,
         };
         if !understood {
-            gate.step(now, |state| state.lose_guests(now));
-            pass.shutdown();
-            bell.end();
+            gate.step(now, |state| state.drop_remote_waiters(now));
+            socket.shutdown();
+            signal.stop();
             tracing::info!("the process before has ended");
-            drop(present);
+            drop(conn_guard);
             return;
         }
     }

@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::wire_format::{EstateForm, EventForm, Hello, Lines, Step, WordForm};
-use super::{Error, MOST, START, STEP, Word, foreign, hear, heard, say};
-use crate::gate::thread_signal::{Bell, Leaving, Parked};
+use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireSnapshot, WireVerdict};
+use super::{Error, MAX_BATCH, START_TIMEOUT, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, send, try_recv};
+use crate::gate::thread_signal::{DeferredThread, ExitGuard, ThreadSignal};
 use crate::gate::{Gate, Refused, State};
 use crate::locker::Event;
 use crate::net::fd_socket::FdSocket;
@@ -21,33 +21,33 @@ impl Gate {
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then. [`Refused::Closing`] is what all are told if the other process dies later.
-    pub fn hand_over(self: &Arc<Self>, pass: FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
-        if self.is_given() {
-            return Err(Error::AlreadyGiven);
+    pub fn hand_over(self: &Arc<Self>, socket: FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
+        if self.is_handed_over() {
+            return Err(Error::AlreadyHandedOver);
         }
-        pass.set_timeouts(Some(START), Some(STEP)).map_err(Error::System)?;
-        self.introduce(&pass, sockets)?;
-        expect(&pass, Step::Ready)?;
-        pass.set_timeouts(Some(STEP), Some(STEP)).map_err(Error::System)?;
+        socket.set_timeouts(Some(START_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
+        self.introduce(&socket, sockets)?;
+        expect(&socket, HandoverStep::Ready)?;
+        socket.set_timeouts(Some(STEP_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
         // All that can fail is made before.
-        let bell = Arc::new(Bell::default());
-        let spawn = |name, talk: fn(&Weak<Gate>, &FdSocket, &Arc<Bell>)| {
-            let (gate, pass, bell) = (Arc::downgrade(self), pass.try_clone()?, Arc::clone(&bell));
-            Parked::new(name, move || talk(&gate, &pass, &bell))
+        let signal = Arc::new(ThreadSignal::default());
+        let spawn = |name, talk: fn(&Weak<Gate>, &FdSocket, &Arc<ThreadSignal>)| {
+            let (gate, socket, signal) = (Arc::downgrade(self), socket.try_clone()?, Arc::clone(&signal));
+            DeferredThread::new(name, move || talk(&gate, &socket, &signal))
         };
-        let hears = spawn("next-hear", hear_next).map_err(Error::System)?;
-        let tells = spawn("next-tell", tell_next).map_err(Error::System)?;
-        let doubtful = self.give(&pass, &bell)?;
-        hears.begin();
+        let receiver = spawn("recv-new", recv_from_new).map_err(Error::System)?;
+        let sender = spawn("send-new", send_to_new).map_err(Error::System)?;
+        let is_incomplete = self.transfer(&socket, &signal)?;
+        receiver.start();
         if let Some(journal) = self.journal.get() {
-            journal.leave(doubtful);
+            journal.leave(is_incomplete);
         }
-        tells.begin();
+        sender.start();
         Ok(())
     }
 
-    fn introduce(&self, pass: &FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
-        let state = self.journal.get().map(|journal| journal.to_pass()).transpose().map_err(Error::System)?;
+    fn introduce(&self, socket: &FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
+        let state = self.journal.get().map(|journal| journal.for_handover()).transpose().map_err(Error::System)?;
         let lock = state.as_ref().and_then(|(_, lock)| lock.as_ref());
         let hello = Hello {
             seed: self.seed,
@@ -56,29 +56,29 @@ impl Gate {
         };
         let sockets = sockets.iter().map(|(_, socket)| socket.as_fd());
         let descriptors: Vec<BorrowedFd<'_>> = lock.map(AsFd::as_fd).into_iter().chain(sockets).collect();
-        pass.send(&hello.write()?, &descriptors).map_err(Error::Silent)
+        socket.send(&hello.write()?, &descriptors).map_err(Error::NoAnswer)
     }
 
     /// The moment itself. Here alone the gate waits with its lock held: what was told must stay as it was until the other
     /// has it.
     ///
     /// Returns whether what is written in the state folder is less than a crash must find.
-    fn give(&self, pass: &FdSocket, bell: &Arc<Bell>) -> Result<bool, Error> {
+    fn transfer(&self, socket: &FdSocket, signal: &Arc<ThreadSignal>) -> Result<bool, Error> {
         let now = self.clock.now();
         self.step(now, |state| {
-            let lines = Lines::new(&self.clock);
-            say(pass, &EstateForm::of(&state.locker.snapshot(now), lines))?;
-            let waiters: Vec<EventForm> =
-                state.locker.queued_asks().iter().map(|event| EventForm::of(event, lines)).collect();
-            say(pass, &waiters)?;
-            expect(pass, Step::Inherited)?;
-            say(pass, &Step::Go)?;
+            let mappings = TimeMappings::new(&self.clock);
+            send(socket, &WireSnapshot::of(&state.locker.snapshot(now), mappings))?;
+            let waiters: Vec<WireEvent> =
+                state.locker.queued_asks().iter().map(|event| WireEvent::of(event, mappings)).collect();
+            send(socket, &waiters)?;
+            expect(socket, HandoverStep::Inherited)?;
+            send(socket, &HandoverStep::Go)?;
             // It is empty until here: nobody hands over twice.
-            self.bells.next.set(Arc::clone(bell)).ok();
-            let doubtful = state.locker.has_unwritten_windows();
+            self.signals.next.set(Arc::clone(signal)).ok();
+            let is_incomplete = state.locker.has_unwritten_windows();
             state.locker.hand_over(now);
-            state.muster = None;
-            Ok(doubtful)
+            state.reask_barrier = None;
+            Ok(is_incomplete)
         })
     }
 
@@ -86,23 +86,25 @@ impl Gate {
     fn take_events(&self) -> Vec<Event> {
         let now = self.clock.now();
         self.step(now, |state| {
-            let events: Vec<Event> = std::iter::from_fn(|| state.locker.poll_event()).take(MOST).collect();
-            state.rung.next = !events.is_empty();
+            let events: Vec<Event> = std::iter::from_fn(|| state.locker.poll_event()).take(MAX_BATCH).collect();
+            state.pending_signals.next = !events.is_empty();
             events
         })
     }
 
     /// What the other process has said.
-    fn be_told(&self, words: impl Iterator<Item = Word>) {
+    fn on_verdicts(&self, verdicts: impl Iterator<Item = VerdictMsg>) {
         let now = self.clock.now();
-        self.step(now, |state| words.for_each(|(ticket, word)| state.locker.handle_verdict(ticket, word, now)));
+        self.step(now, |state| {
+            verdicts.for_each(|(ticket, verdict)| state.locker.handle_verdict(ticket, verdict, now))
+        });
     }
 
     /// The other process is gone: nobody here can go any more.
-    fn be_forsaken(&self) {
+    fn on_peer_lost(&self) {
         let now = self.clock.now();
-        self.forsaken.store(true, Ordering::SeqCst);
-        self.step(now, |state| state.be_forsaken(now));
+        self.peer_lost.store(true, Ordering::SeqCst);
+        self.step(now, |state| state.on_peer_lost(now));
         if let Some(before) = self.before.get() {
             before.shutdown();
         }
@@ -110,72 +112,72 @@ impl Gate {
 }
 
 impl State {
-    fn be_forsaken(&mut self, now: Time) {
+    fn on_peer_lost(&mut self, now: Time) {
         self.closing = Some(now);
-        let forsaken = self.locker.orphaned_tickets();
-        for ticket in &forsaken {
+        let peer_lost = self.locker.orphaned_tickets();
+        for ticket in &peer_lost {
             let decided = self.line.decide(*ticket, Err(Refused::Closing { until: now }), now);
-            self.woken.extend(decided.ok().flatten());
+            self.wakers.extend(decided.ok().flatten());
         }
-        for ticket in forsaken {
+        for ticket in peer_lost {
             self.locker.leave(ticket, now);
         }
     }
 }
 
 /// The other process has taken this step.
-fn expect(pass: &FdSocket, step: Step) -> Result<(), Error> {
-    let taken: Step = hear(pass)?;
-    if taken == step { Ok(()) } else { Err(foreign(format_args!("it says {taken:?} where {step:?} was due"))) }
+fn expect(socket: &FdSocket, step: HandoverStep) -> Result<(), Error> {
+    let taken: HandoverStep = recv(socket)?;
+    if taken == step { Ok(()) } else { Err(protocol_error(format_args!("it says {taken:?} where {step:?} was due"))) }
 }
 
 /// Tells the new process what is asked and settled here.
-fn tell_next(gate: &Weak<Gate>, pass: &FdSocket, bell: &Arc<Bell>) {
-    let _leaving = Leaving::at_the_end_of(bell);
+fn send_to_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
+    let _exit_guard = ExitGuard::new(signal);
     // It opens the journal only now that it is closed here.
-    if say(pass, &Step::Released).is_err() {
-        return pass.shutdown();
+    if send(socket, &HandoverStep::Released).is_err() {
+        return socket.shutdown();
     }
     loop {
-        let goes_on = bell.hear(None);
+        let goes_on = signal.wait(None);
         let Some(gate) = gate.upgrade() else { return };
         loop {
             let events = gate.take_events();
             if events.is_empty() {
                 break;
             }
-            let lines = Lines::new(&gate.clock);
-            let events: Vec<EventForm> = events.iter().map(|event| EventForm::of(event, lines)).collect();
-            if let Err(error) = say(pass, &events) {
+            let mappings = TimeMappings::new(&gate.clock);
+            let events: Vec<WireEvent> = events.iter().map(|event| WireEvent::of(event, mappings)).collect();
+            if let Err(error) = send(socket, &events) {
                 tracing::debug!(%error, "the process that took over cannot be told");
-                return pass.shutdown();
+                return socket.shutdown();
             }
         }
         if !goes_on {
-            return pass.shutdown_write();
+            return socket.shutdown_write();
         }
     }
 }
 
 /// Hears what the new process grants.
-fn hear_next(gate: &Weak<Gate>, pass: &FdSocket, bell: &Arc<Bell>) {
+fn recv_from_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
     // Before the first look: what is waited for is as long as was said before it.
-    if let Err(error) = pass.set_timeouts(None, Some(STEP)) {
+    if let Err(error) = socket.set_timeouts(None, Some(STEP_TIMEOUT)) {
         tracing::error!(%error, "the process that took over may be taken for gone");
     }
     loop {
-        let words: Result<Option<Vec<WordForm>>, Error> = heard(pass);
+        let verdicts: Result<Option<Vec<WireVerdict>>, Error> = try_recv(socket);
         let Some(gate) = gate.upgrade() else { return };
-        match words {
-            Ok(Some(words)) => {
-                let lines = Lines::new(&gate.clock);
-                gate.be_told(words.into_iter().map(|word| word.word(lines)));
+        match verdicts {
+            Ok(Some(verdicts)) => {
+                let mappings = TimeMappings::new(&gate.clock);
+                gate.on_verdicts(verdicts.into_iter().map(|verdict| verdict.verdict(mappings)));
             }
-            Ok(None) | Err(_) if bell.is_over() => return,
+            Ok(None) | Err(_) if signal.is_stopping() => return,
             Ok(None) | Err(_) => {
                 tracing::error!("the process that took over is gone: what is left here is refused");
-                pass.shutdown();
-                return gate.be_forsaken();
+                socket.shutdown();
+                return gate.on_peer_lost();
             }
         }
     }

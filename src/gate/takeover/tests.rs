@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::gate::clock::Clock;
-use crate::gate::journal::{AfterCrash, Health};
+use crate::gate::journal::{AfterCrash, JournalHealth};
 use crate::gate::{Answer, Flight, Gate, Patience, Refused, Settings, Waiting};
 use crate::locker::{
     Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, RefusalReason, ShareBy, WhenFull,
@@ -96,10 +96,10 @@ fn stays(waiting: &mut Waiting) {
 }
 
 /// The new process, in a thread.
-fn heir(pass: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
+fn heir(socket: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
     let drain = drain.clone();
     thread::spawn(move || {
-        let mut heir = Heir::meet(pass)?;
+        let mut heir = NewProcess::meet(socket)?;
         let gate = heir.gate(&settings, Clock::start())?;
         heir.inherit(&gate, settings.limits, Duration::ZERO)?;
         heir.take(&gate, drain.conn_guard())?;
@@ -158,7 +158,7 @@ fn a_refusal_and_a_leaving_reach_the_other_process() {
     stays(&mut waits);
     drop(waits);
     // Only now there is a place for this one.
-    eventually("a place in line", || match ask(&new) {
+    eventually("a place in the queue", || match ask(&new) {
         Answer::Wait(_) => Some(()),
         Answer::Go(_) => panic!("the hour is full"),
         Answer::Sorry(_) => None,
@@ -175,18 +175,18 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
         let (here, there) = FdSocket::pair().unwrap();
         let limits = limits.to_vec();
         let fails = thread::spawn(move || {
-            let pass = FdSocket::from(there);
+            let socket = FdSocket::from(there);
             if stage == 0 {
                 return;
             }
-            let mut heir = Heir::meet(pass).unwrap();
+            let mut heir = NewProcess::meet(socket).unwrap();
             let gate = heir.gate(&settings(&limits), Clock::start()).unwrap();
             if stage == 2 {
                 heir.inherit(&gate, limits, Duration::ZERO).unwrap();
             }
         });
         let error = old.hand_over(here, &[]).unwrap_err();
-        assert!(matches!(error, Error::Silent(_)), "{error}");
+        assert!(matches!(error, Error::NoAnswer(_)), "{error}");
         fails.join().unwrap();
     }
     stays(&mut waits);
@@ -196,7 +196,7 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
     let new = hand_over(&old, settings(&limits), &Drain::new());
     drop(go(&new));
     stays(&mut wait(&old));
-    assert!(matches!(old.hand_over(FdSocket::pair().unwrap().0, &[]), Err(Error::AlreadyGiven)));
+    assert!(matches!(old.hand_over(FdSocket::pair().unwrap().0, &[]), Err(Error::AlreadyHandedOver)));
 }
 
 #[test]
@@ -222,13 +222,13 @@ fn if_the_old_process_dies_what_it_had_under_way_ends() {
     let limits = [limit(10, 1)];
     let old = Gate::new(limits.to_vec(), Clock::start());
     let flight = go(&old);
-    let in_line = wait(&old);
+    let waiters = wait(&old);
     let new = hand_over(&old, settings(&limits), &Drain::new());
     let mut waits = wait(&new);
     stays(&mut waits);
     new.before.get().unwrap().shutdown();
     drop(eventually("its turn", || look(&mut waits)).unwrap());
-    drop((flight, in_line));
+    drop((flight, waiters));
 }
 
 #[test]
@@ -251,9 +251,9 @@ fn a_third_process_takes_over_while_the_first_still_has_requests() {
     drop(flight);
     let _held = eventually("its turn", || look(&mut waits)).unwrap();
     // The third is gone: so are those who ask it, over however many.
-    let mut forsaken = wait(&first);
+    let mut peer_lost = wait(&first);
     third.before.get().unwrap().shutdown();
-    assert!(matches!(eventually("a refusal", || look(&mut forsaken)), Err(Refused::Closing { .. })));
+    assert!(matches!(eventually("a refusal", || look(&mut peer_lost)), Err(Refused::Closing { .. })));
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn the_journal_and_its_folder_move_too() {
     };
     goes(&old);
     let new = hand_over(&old, settings.clone(), &Drain::new());
-    assert_eq!((old.journal_health(), new.journal_health()), (Health::Off, Health::Whole));
+    assert_eq!((old.journal_health(), new.journal_health()), (JournalHealth::Off, JournalHealth::Ok));
     goes(&new);
     goes(&old);
     let held = Gate::open(settings.clone(), Clock::start()).map(drop).unwrap_err();
@@ -301,8 +301,8 @@ fn the_journal_and_its_folder_move_too() {
 fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
     let (here, there) = FdSocket::pair().unwrap();
     here.send(&[9, 0, 0, 0, 1, 2, 3], &[]).unwrap();
-    let error = Heir::meet(FdSocket::from(there)).map(drop).unwrap_err();
-    assert!(error.to_string().contains("it is form 9 of the hand-over"), "{error}");
+    let error = NewProcess::meet(FdSocket::from(there)).map(drop).unwrap_err();
+    assert!(error.to_string().contains("it is version 9 of the hand-over"), "{error}");
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn silence_is_no_end() {
     let flight = go(&old);
     let mut waits = wait(&old);
     let _new = hand_over(&old, settings(&limits), &Drain::new());
-    thread::sleep(STEP * 2);
+    thread::sleep(STEP_TIMEOUT * 2);
     assert!(look(&mut waits).is_none(), "the other process is only quiet");
     drop(flight);
     drop(eventually("its turn", || look(&mut waits)).unwrap());
@@ -325,7 +325,7 @@ fn who_was_let_in_line_stays_in_line_however_it_would_be_received_now() {
     let (mut first, mut second) = (wait(&old), wait(&old));
     let _new = hand_over(&old, settings(&[Limit { max_waiting: 1, ..limit(10, 1) }]), &Drain::new());
     let mut third = wait(&old);
-    assert!(matches!(eventually("a refusal", || look(&mut third)), Err(Refused::Sorry(_))), "the line is full");
+    assert!(matches!(eventually("a refusal", || look(&mut third)), Err(Refused::Sorry(_))), "the queue is full");
     drop(flight);
     drop(eventually("its turn", || look(&mut first)).unwrap());
     drop(eventually("its turn", || look(&mut second)).unwrap());
@@ -337,21 +337,21 @@ fn callers_take_turns_as_if_nothing_had_been() {
     let old = Gate::new(limits.to_vec(), Clock::start());
     let claims = [Claim { limit: LimitId(0), key: Key::WHOLE, cost: 1 }];
     let flight = go(&old);
-    let mut line: Vec<(u64, Waiting)> = Vec::new();
+    let mut mapping: Vec<(u64, Waiting)> = Vec::new();
     for caller in [7, 7, 7, 7, 8] {
         let Answer::Wait(waiting) = old.ask(&claims, Caller(caller), Patience::default()) else {
             panic!("one is under way")
         };
-        line.push((caller, waiting));
+        mapping.push((caller, waiting));
     }
     let _new = hand_over(&old, settings(&limits), &Drain::new());
     drop(flight);
     let mut went = Vec::new();
-    while !line.is_empty() {
+    while !mapping.is_empty() {
         let at = eventually("a turn", || {
-            line.iter_mut().position(|(_, waiting)| look(waiting).map(|flight| drop(flight.unwrap())).is_some())
+            mapping.iter_mut().position(|(_, waiting)| look(waiting).map(|flight| drop(flight.unwrap())).is_some())
         });
-        went.push(line.remove(at).0);
+        went.push(mapping.remove(at).0);
     }
     assert_eq!(went, [7, 8, 7, 7, 7]);
 }

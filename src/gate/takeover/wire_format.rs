@@ -4,28 +4,28 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Word, foreign};
+use super::{Error, VerdictMsg, protocol_error};
 use crate::gate::clock::Clock;
-use crate::gate::journal::boot_time::Line;
-use crate::gate::journal::codec::{KnownForm, PageForm, ReadingForm};
+use crate::gate::journal::boot_time::TimeMapping;
+use crate::gate::journal::codec::{DiskLimitSnapshot, DiskReading, DiskWindow};
 use crate::locker::{
     AskKind, Caller, Claim, Event, GrantedSlots, Key, LimitId, RefusalReason, Snapshot, Sorry, Ticket,
 };
 use crate::time::Time;
 
 /// The number of the form, which is said first of all. It grows with any change of what is below or in the journal.
-const FORM: u32 = 2;
+const WIRE_VERSION: u32 = 2;
 
 /// Times of this process and of the other. Neither is ever taken for earlier than it is.
 #[derive(Clone, Copy)]
-pub(super) struct Lines {
-    ours: Line,
-    theirs: Line,
+pub(super) struct TimeMappings {
+    ours: TimeMapping,
+    theirs: TimeMapping,
 }
 
-impl Lines {
-    pub(super) fn new(clock: &Clock) -> Lines {
-        Lines { ours: Line::here(clock), theirs: Line::of_another(clock) }
+impl TimeMappings {
+    pub(super) fn new(clock: &Clock) -> TimeMappings {
+        TimeMappings { ours: TimeMapping::here(clock), theirs: TimeMapping::of_another(clock) }
     }
 
     fn write(self, at: Time) -> Option<i128> {
@@ -50,24 +50,26 @@ pub(super) struct Hello {
 
 impl Hello {
     pub(super) fn write(&self) -> Result<Vec<u8>, Error> {
-        let mut message = FORM.to_le_bytes().to_vec();
-        message.extend(postcard::to_stdvec(self).map_err(foreign)?);
+        let mut message = WIRE_VERSION.to_le_bytes().to_vec();
+        message.extend(postcard::to_stdvec(self).map_err(protocol_error)?);
         Ok(message)
     }
 
     pub(super) fn read(message: &[u8]) -> Result<Hello, Error> {
         let form = message.first_chunk().map(|form| u32::from_le_bytes(*form));
         match form {
-            Some(FORM) => postcard::from_bytes(&message[4..]).map_err(foreign),
-            Some(form) => Err(foreign(format_args!("it is form {form} of the hand-over, and this one's is {FORM}"))),
-            None => Err(foreign("it says nothing")),
+            Some(WIRE_VERSION) => postcard::from_bytes(&message[4..]).map_err(protocol_error),
+            Some(form) => Err(protocol_error(format_args!(
+                "it is version {form} of the hand-over, and this one's is {WIRE_VERSION}"
+            ))),
+            None => Err(protocol_error("it says nothing")),
         }
     }
 }
 
 /// The steps that both must have taken before the next.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub(super) enum Step {
+pub(super) enum HandoverStep {
     Ready,
     Inherited,
     Go,
@@ -75,116 +77,116 @@ pub(super) enum Step {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct EstateForm {
-    limits: Vec<KnownForm>,
-    windows: Vec<(u32, u128, PageForm)>,
-    readings: Vec<ReadingForm>,
+pub(super) struct WireSnapshot {
+    limits: Vec<DiskLimitSnapshot>,
+    windows: Vec<(u32, u128, DiskWindow)>,
+    readings: Vec<DiskReading>,
 }
 
-impl EstateForm {
-    pub(super) fn of(estate: &Snapshot, lines: Lines) -> EstateForm {
-        EstateForm {
-            limits: estate.limits.iter().map(|known| KnownForm::of(known, lines.ours)).collect(),
-            windows: estate
+impl WireSnapshot {
+    pub(super) fn of(snapshot: &Snapshot, mappings: TimeMappings) -> WireSnapshot {
+        WireSnapshot {
+            limits: snapshot.limits.iter().map(|known| DiskLimitSnapshot::of(known, mappings.ours)).collect(),
+            windows: snapshot
                 .windows
                 .iter()
-                .map(|page| (page.limit.0, page.key.0, PageForm::of(page, lines.ours)))
+                .map(|page| (page.limit.0, page.key.0, DiskWindow::of(page, mappings.ours)))
                 .collect(),
-            readings: estate.readings.iter().map(|reading| ReadingForm::of(*reading, lines.ours)).collect(),
+            readings: snapshot.readings.iter().map(|reading| DiskReading::of(*reading, mappings.ours)).collect(),
         }
     }
 
-    pub(super) fn estate(self, lines: Lines) -> Snapshot {
-        let page = |(limit, key, page): (u32, u128, PageForm)| page.page(LimitId(limit), Key(key), lines.theirs);
+    pub(super) fn snapshot(self, mappings: TimeMappings) -> Snapshot {
+        let page = |(limit, key, page): (u32, u128, DiskWindow)| page.window(LimitId(limit), Key(key), mappings.theirs);
         Snapshot {
-            limits: self.limits.into_iter().map(|known| known.known(lines.theirs)).collect(),
+            limits: self.limits.into_iter().map(|known| known.known(mappings.theirs)).collect(),
             windows: self.windows.into_iter().map(page).collect(),
-            readings: self.readings.into_iter().map(|reading| reading.reading(lines.theirs)).collect(),
+            readings: self.readings.into_iter().map(|reading| reading.reading(mappings.theirs)).collect(),
         }
     }
 }
 
 /// Index and generation.
-type TicketForm = (u32, u32);
+type WireTicket = (u32, u32);
 /// Limit and key.
-type Place = (u32, u128);
+type WireWindow = (u32, u128);
 
 #[derive(Serialize, Deserialize)]
-pub(super) enum EventForm {
+pub(super) enum WireEvent {
     Ask {
-        ticket: TicketForm,
-        claims: Vec<(Place, u32)>,
+        ticket: WireTicket,
+        claims: Vec<(WireWindow, u32)>,
         caller: u64,
         urgency: u8,
         arrived: Option<i128>,
         bound: Option<i128>,
-        kind: KindForm,
+        kind: WireAskKind,
     },
-    Leave(TicketForm),
-    Settle(Place, u32, Option<i128>),
-    GiveBack(Place, u32),
-    Land(Place),
-    Pause(Place, Option<i128>),
+    Leave(WireTicket),
+    Settle(WireWindow, u32, Option<i128>),
+    GiveBack(WireWindow, u32),
+    Land(WireWindow),
+    Pause(WireWindow, Option<i128>),
 }
 
 /// See [`AskKind`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
-pub(super) enum KindForm {
+pub(super) enum WireAskKind {
     New,
     Retry,
     SentBack(bool),
 }
 
-impl KindForm {
-    fn of(kind: AskKind) -> KindForm {
+impl WireAskKind {
+    fn of(kind: AskKind) -> WireAskKind {
         match kind {
-            AskKind::New => KindForm::New,
-            AskKind::Retry => KindForm::Retry,
-            AskKind::Reask { retry } => KindForm::SentBack(retry),
+            AskKind::New => WireAskKind::New,
+            AskKind::Retry => WireAskKind::Retry,
+            AskKind::Reask { retry } => WireAskKind::SentBack(retry),
         }
     }
 
     fn kind(self) -> AskKind {
         match self {
-            KindForm::New => AskKind::New,
-            KindForm::Retry => AskKind::Retry,
-            KindForm::SentBack(retry) => AskKind::Reask { retry },
+            WireAskKind::New => AskKind::New,
+            WireAskKind::Retry => AskKind::Retry,
+            WireAskKind::SentBack(retry) => AskKind::Reask { retry },
         }
     }
 }
 
-fn ticket_form(ticket: Ticket) -> TicketForm {
+fn wire_ticket(ticket: Ticket) -> WireTicket {
     (ticket.index, ticket.generation)
 }
 
-fn ticket_of((index, generation): TicketForm) -> Ticket {
+fn ticket_of((index, generation): WireTicket) -> Ticket {
     Ticket { index, generation }
 }
 
-impl EventForm {
-    pub(super) fn of(event: &Event, lines: Lines) -> EventForm {
+impl WireEvent {
+    pub(super) fn of(event: &Event, mappings: TimeMappings) -> WireEvent {
         match event {
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => EventForm::Ask {
-                ticket: ticket_form(*ticket),
+            Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => WireEvent::Ask {
+                ticket: wire_ticket(*ticket),
                 claims: claims.iter().map(|claim| ((claim.limit.0, claim.key.0), claim.cost)).collect(),
                 caller: caller.0,
                 urgency: *urgency,
-                arrived: lines.write(*arrived),
-                bound: lines.write(*bound),
-                kind: KindForm::of(*kind),
+                arrived: mappings.write(*arrived),
+                bound: mappings.write(*bound),
+                kind: WireAskKind::of(*kind),
             },
-            Event::Leave(ticket) => EventForm::Leave(ticket_form(*ticket)),
-            Event::Settle { limit, key, cost, at } => EventForm::Settle((limit.0, key.0), *cost, lines.write(*at)),
-            Event::GiveBack { limit, key, cost } => EventForm::GiveBack((limit.0, key.0), *cost),
-            Event::Land { limit, key } => EventForm::Land((limit.0, key.0)),
-            Event::Pause { limit, key, until } => EventForm::Pause((limit.0, key.0), lines.write(*until)),
+            Event::Leave(ticket) => WireEvent::Leave(wire_ticket(*ticket)),
+            Event::Settle { limit, key, cost, at } => WireEvent::Settle((limit.0, key.0), *cost, mappings.write(*at)),
+            Event::GiveBack { limit, key, cost } => WireEvent::GiveBack((limit.0, key.0), *cost),
+            Event::Land { limit, key } => WireEvent::Land((limit.0, key.0)),
+            Event::Pause { limit, key, until } => WireEvent::Pause((limit.0, key.0), mappings.write(*until)),
         }
     }
 
-    pub(super) fn event(self, lines: Lines) -> Event {
-        let place = |(limit, key): Place| (LimitId(limit), Key(key));
+    pub(super) fn event(self, mappings: TimeMappings) -> Event {
+        let place = |(limit, key): WireWindow| (LimitId(limit), Key(key));
         match self {
-            EventForm::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => Event::Ask {
+            WireEvent::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => Event::Ask {
                 ticket: ticket_of(ticket),
                 claims: claims
                     .into_iter()
@@ -192,37 +194,37 @@ impl EventForm {
                     .collect(),
                 caller: Caller(caller),
                 urgency,
-                arrived: lines.read(arrived),
-                bound: lines.read(bound),
+                arrived: mappings.read(arrived),
+                bound: mappings.read(bound),
                 kind: kind.kind(),
             },
-            EventForm::Leave(ticket) => Event::Leave(ticket_of(ticket)),
-            EventForm::Settle(at_place, cost, at) => {
+            WireEvent::Leave(ticket) => Event::Leave(ticket_of(ticket)),
+            WireEvent::Settle(at_place, cost, at) => {
                 let (limit, key) = place(at_place);
-                Event::Settle { limit, key, cost, at: lines.read(at) }
+                Event::Settle { limit, key, cost, at: mappings.read(at) }
             }
-            EventForm::GiveBack(at_place, cost) => {
+            WireEvent::GiveBack(at_place, cost) => {
                 let (limit, key) = place(at_place);
                 Event::GiveBack { limit, key, cost }
             }
-            EventForm::Land(at_place) => {
+            WireEvent::Land(at_place) => {
                 let (limit, key) = place(at_place);
                 Event::Land { limit, key }
             }
-            EventForm::Pause(at_place, until) => {
+            WireEvent::Pause(at_place, until) => {
                 let (limit, key) = place(at_place);
-                Event::Pause { limit, key, until: lines.read(until) }
+                Event::Pause { limit, key, until: mappings.read(until) }
             }
         }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct WordForm(TicketForm, Result<Vec<SlotForm>, SorryForm>);
+pub(super) struct WireVerdict(WireTicket, Result<Vec<WireSlots>, WireSorry>);
 
 #[derive(Serialize, Deserialize)]
-struct SlotForm {
-    place: Place,
+struct WireSlots {
+    place: WireWindow,
     cost: u32,
     answered: bool,
     flying: bool,
@@ -230,15 +232,15 @@ struct SlotForm {
 }
 
 #[derive(Serialize, Deserialize)]
-struct SorryForm {
-    why: WhyForm,
+struct WireSorry {
+    why: WireReason,
     limit: u32,
     until: Option<i128>,
     exact: bool,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-enum WhyForm {
+enum WireReason {
     Full,
     TooLong,
     QueueFull,
@@ -249,66 +251,66 @@ enum WhyForm {
     Unwritten,
 }
 
-impl WordForm {
-    pub(super) fn of((ticket, word): &Word, lines: Lines) -> WordForm {
-        let slot = |slot: &GrantedSlots| SlotForm {
+impl WireVerdict {
+    pub(super) fn of((ticket, verdict): &VerdictMsg, mappings: TimeMappings) -> WireVerdict {
+        let slot = |slot: &GrantedSlots| WireSlots {
             place: (slot.limit.0, slot.key.0),
             cost: slot.cost,
             answered: slot.answered,
             flying: slot.flying,
-            until: lines.write(slot.until),
+            until: mappings.write(slot.until),
         };
-        let said = match word {
+        let said = match verdict {
             Ok(slots) => Ok(slots.iter().map(slot).collect()),
-            Err(sorry) => Err(SorryForm::of(*sorry, lines)),
+            Err(sorry) => Err(WireSorry::of(*sorry, mappings)),
         };
-        WordForm(ticket_form(*ticket), said)
+        WireVerdict(wire_ticket(*ticket), said)
     }
 
-    pub(super) fn word(self, lines: Lines) -> Word {
-        let slot = |SlotForm { place: (limit, key), cost, answered, flying, until }: SlotForm| GrantedSlots {
+    pub(super) fn verdict(self, mappings: TimeMappings) -> VerdictMsg {
+        let slot = |WireSlots { place: (limit, key), cost, answered, flying, until }: WireSlots| GrantedSlots {
             limit: LimitId(limit),
             key: Key(key),
             cost,
             answered,
             flying,
-            until: lines.read(until),
+            until: mappings.read(until),
         };
-        let WordForm(ticket, said) = self;
+        let WireVerdict(ticket, said) = self;
         let said = match said {
             Ok(slots) => Ok(slots.into_iter().map(slot).collect()),
-            Err(sorry) => Err(sorry.sorry(lines)),
+            Err(sorry) => Err(sorry.sorry(mappings)),
         };
         (ticket_of(ticket), said)
     }
 }
 
-impl SorryForm {
-    fn of(sorry: Sorry, lines: Lines) -> SorryForm {
+impl WireSorry {
+    fn of(sorry: Sorry, mappings: TimeMappings) -> WireSorry {
         let why = match sorry.reason {
-            RefusalReason::Full => WhyForm::Full,
-            RefusalReason::TooLong => WhyForm::TooLong,
-            RefusalReason::QueueFull => WhyForm::QueueFull,
-            RefusalReason::TimedOut => WhyForm::TimedOut,
-            RefusalReason::TooManyKeys => WhyForm::TooManyKeys,
-            RefusalReason::CostTooHigh => WhyForm::CostTooHigh,
-            RefusalReason::StoreLost => WhyForm::StoreLost,
-            RefusalReason::Unwritten => WhyForm::Unwritten,
+            RefusalReason::Full => WireReason::Full,
+            RefusalReason::TooLong => WireReason::TooLong,
+            RefusalReason::QueueFull => WireReason::QueueFull,
+            RefusalReason::TimedOut => WireReason::TimedOut,
+            RefusalReason::TooManyKeys => WireReason::TooManyKeys,
+            RefusalReason::CostTooHigh => WireReason::CostTooHigh,
+            RefusalReason::StoreLost => WireReason::StoreLost,
+            RefusalReason::Unwritten => WireReason::Unwritten,
         };
-        SorryForm { why, limit: sorry.limit.0, until: lines.write(sorry.until), exact: sorry.exact }
+        WireSorry { why, limit: sorry.limit.0, until: mappings.write(sorry.until), exact: sorry.exact }
     }
 
-    fn sorry(self, lines: Lines) -> Sorry {
+    fn sorry(self, mappings: TimeMappings) -> Sorry {
         let why = match self.why {
-            WhyForm::Full => RefusalReason::Full,
-            WhyForm::TooLong => RefusalReason::TooLong,
-            WhyForm::QueueFull => RefusalReason::QueueFull,
-            WhyForm::TimedOut => RefusalReason::TimedOut,
-            WhyForm::TooManyKeys => RefusalReason::TooManyKeys,
-            WhyForm::CostTooHigh => RefusalReason::CostTooHigh,
-            WhyForm::StoreLost => RefusalReason::StoreLost,
-            WhyForm::Unwritten => RefusalReason::Unwritten,
+            WireReason::Full => RefusalReason::Full,
+            WireReason::TooLong => RefusalReason::TooLong,
+            WireReason::QueueFull => RefusalReason::QueueFull,
+            WireReason::TimedOut => RefusalReason::TimedOut,
+            WireReason::TooManyKeys => RefusalReason::TooManyKeys,
+            WireReason::CostTooHigh => RefusalReason::CostTooHigh,
+            WireReason::StoreLost => RefusalReason::StoreLost,
+            WireReason::Unwritten => RefusalReason::Unwritten,
         };
-        Sorry { reason: why, limit: LimitId(self.limit), until: lines.read(self.until), exact: self.exact }
+        Sorry { reason: why, limit: LimitId(self.limit), until: mappings.read(self.until), exact: self.exact }
     }
 }

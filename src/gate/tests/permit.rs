@@ -118,9 +118,9 @@ fn in_flight_ends_with_the_flight_and_with_a_permit_that_is_dropped() {
     assert!(first.waits() && second.waits());
     assert_eq!(world.usage().flying, 1);
     drop(flight);
-    assert_eq!((first.rung(), second.rung()), (1, 0));
+    assert_eq!((first.pending_signals(), second.pending_signals()), (1, 0));
     drop(first.go());
-    assert_eq!(second.rung(), 1);
+    assert_eq!(second.pending_signals(), 1);
     drop(second);
     assert_eq!(world.usage().flying, 0);
 }

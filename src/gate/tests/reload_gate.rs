@@ -7,8 +7,8 @@ fn one_per(millis: u64) -> Limit {
     limit(1, ms(millis))
 }
 
-fn reload(world: &World, limits: Vec<Limit>, in_line: InLine) -> ReloadSummary {
-    world.gate.reload(limits, ms(1000), in_line, |_, _| {})
+fn reload(world: &World, limits: Vec<Limit>, waiters: WaiterPolicy) -> ReloadSummary {
+    world.gate.reload(limits, ms(1000), waiters, |_, _| {})
 }
 
 #[test]
@@ -16,8 +16,8 @@ fn waiters_stay_and_the_first_goes_when_there_is_room() {
     let world = World::closed_for_100_ms();
     let (mut first, mut second) = (world.wait(0), world.wait(0));
     assert!(first.waits() && second.waits());
-    assert_eq!(reload(&world, vec![limit(2, ms(100))], InLine::Stay).ids, [LimitId(0)]);
-    assert_eq!((first.rung(), second.rung()), (1, 0));
+    assert_eq!(reload(&world, vec![limit(2, ms(100))], WaiterPolicy::Stay).ids, [LimitId(0)]);
+    assert_eq!((first.pending_signals(), second.pending_signals()), (1, 0));
     drop(first.go());
     assert_eq!(world.gate.limits()[0].rate.as_ref().unwrap().requests, 2);
 }
@@ -32,18 +32,18 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
         })
         .collect();
     let mut published = false;
-    world.gate.reload(vec![limit(3, ms(100))], ms(1000), InLine::AskAnew, |_, _| published = true);
+    world.gate.reload(vec![limit(3, ms(100))], ms(1000), WaiterPolicy::Reask, |_, _| published = true);
     assert!(published);
     let mut arrivals: Vec<Time> = Vec::new();
     for (waiter, arrived) in waiters {
-        assert_eq!(waiter.refused(), Refused::Anew);
+        assert_eq!(waiter.refused(), Refused::Reask);
         arrivals.push(arrived);
     }
     let again = |arrived: Time| {
         let kind = AskKind::Reask { retry: false };
         let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
         match world.gate.ask(&[claim(0)], CALLER, patience) {
-            Answer::Wait(waiting) => Waiter { waiting, bell: Arc::default() },
+            Answer::Wait(waiting) => Waiter { waiting, signal: Arc::default() },
             Answer::Go(_) => panic!("it went before its elders were there"),
             Answer::Sorry(refused) => panic!("{refused:?}"),
         }
@@ -62,7 +62,7 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
 fn who_does_not_come_back_is_not_waited_for() {
     let world = World::closed_for_100_ms();
     let waiter = world.wait(0);
-    reload(&world, vec![limit(2, ms(100))], InLine::AskAnew);
+    reload(&world, vec![limit(2, ms(100))], WaiterPolicy::Reask);
     drop(waiter);
     let mut newcomer = world.wait(0);
     assert!(newcomer.waits());
@@ -77,7 +77,7 @@ fn a_calendar_limit_that_comes_later_follows_the_wall_clock() {
     let mut minutely = limit(1, Duration::from_secs(60));
     minutely.name = "minutely".into();
     minutely.rate.as_mut().unwrap().kind = Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC };
-    let ids = reload(&world, vec![one_per(100), minutely], InLine::Stay).ids;
+    let ids = reload(&world, vec![one_per(100), minutely], WaiterPolicy::Stay).ids;
     assert_eq!(ids, [LimitId(0), LimitId(1)]);
     let Answer::Go(permit) = world.ask(1) else { panic!("nothing was counted") };
     permit.depart().sent();
@@ -92,17 +92,17 @@ fn sent_back(world: &World, caller: u64, arrived: Time) -> Result<Waiter, Refuse
     let kind = AskKind::Reask { retry: false };
     let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
     match world.gate.ask(&[claim(0)], Caller(caller), patience) {
-        Answer::Wait(waiting) => Ok(Waiter { waiting, bell: Arc::default() }),
+        Answer::Wait(waiting) => Ok(Waiter { waiting, signal: Arc::default() }),
         Answer::Go(_) => panic!("it went before its elders were there"),
         Answer::Sorry(refused) => Err(refused),
     }
 }
 
-fn in_line(world: &World, caller: u64) -> Waiter {
+fn waiters(world: &World, caller: u64) -> Waiter {
     let Answer::Wait(waiting) = world.gate.ask(&[claim(0)], Caller(caller), world.patience()) else {
         panic!("it should wait")
     };
-    Waiter { waiting, bell: Arc::default() }
+    Waiter { waiting, signal: Arc::default() }
 }
 
 #[test]
@@ -115,14 +115,14 @@ fn callers_that_are_sent_back_take_turns_as_before() {
         .iter()
         .map(|caller| {
             world.pass(ms(1));
-            (*caller, in_line(&world, *caller), world.hand.now())
+            (*caller, waiters(&world, *caller), world.hand.now())
         })
         .collect();
-    reload(&world, vec![Limit { max_waiting: 500, ..shared(1) }], InLine::AskAnew);
+    reload(&world, vec![Limit { max_waiting: 500, ..shared(1) }], WaiterPolicy::Reask);
     let arrivals: Vec<(u64, Time)> = before
         .into_iter()
         .map(|(caller, waiter, arrived)| {
-            assert_eq!(waiter.refused(), Refused::Anew);
+            assert_eq!(waiter.refused(), Refused::Reask);
             (caller, arrived)
         })
         .collect();
@@ -149,12 +149,12 @@ fn those_in_line_are_not_refused_for_newcomers_that_took_their_places_meanwhile(
     let narrow = |requests| Limit { max_waiting: 1, ..limit(requests, ms(100)) };
     let world = World::new(vec![narrow(1)]);
     world.go().depart().sent();
-    let elder = in_line(&world, 1);
+    let elder = waiters(&world, 1);
     let arrived = world.hand.now();
-    reload(&world, vec![Limit { max_wait: ms(60_000), ..narrow(1) }], InLine::AskAnew);
-    assert_eq!(elder.refused(), Refused::Anew);
+    reload(&world, vec![Limit { max_wait: ms(60_000), ..narrow(1) }], WaiterPolicy::Reask);
+    assert_eq!(elder.refused(), Refused::Reask);
     world.hand.pass(ms(1));
-    let mut newcomer = in_line(&world, 2);
+    let mut newcomer = waiters(&world, 2);
     let mut elder = sent_back(&world, 1, arrived).expect("it was in line before");
     world.pass(ms(100));
     assert!(newcomer.waits());
@@ -166,8 +166,8 @@ fn a_retry_is_none_of_those_that_are_waited_for_after_a_reload() {
     let world = World::closed_for_100_ms();
     let waiter = world.wait(0);
     let arrived = world.hand.now();
-    reload(&world, vec![limit(2, ms(100))], InLine::AskAnew);
-    assert_eq!(waiter.refused(), Refused::Anew);
+    reload(&world, vec![limit(2, ms(100))], WaiterPolicy::Reask);
+    assert_eq!(waiter.refused(), Refused::Reask);
     let retry = Patience { arrived: Some(arrived), kind: AskKind::Retry, ..world.patience() };
     let Answer::Wait(mut retry) = world.gate.ask(&[claim(0)], CALLER, retry) else { panic!("one is missing") };
     let noop = std::task::Waker::noop();
@@ -182,14 +182,14 @@ fn a_request_whose_claims_were_found_before_a_reload_must_find_them_anew() {
     let before = world.patience();
     let other = Limit { name: "other".into(), ..limit(1, Duration::from_secs(60)) };
     let mut published = None;
-    reload(&world, vec![limit(2, ms(100))], InLine::Stay);
+    reload(&world, vec![limit(2, ms(100))], WaiterPolicy::Stay);
     assert_eq!(world.patience().revision, before.revision, "it has to pass the same limits");
-    world
-        .gate
-        .reload(vec![limit(2, ms(100)), other], ms(1000), InLine::AskAnew, |_, revision| published = Some(revision));
+    world.gate.reload(vec![limit(2, ms(100)), other], ms(1000), WaiterPolicy::Reask, |_, revision| {
+        published = Some(revision)
+    });
     for claims in [&[claim(0)][..], &[]] {
         let Answer::Sorry(refused) = world.gate.ask(claims, CALLER, before) else { panic!("it escapes the other") };
-        assert_eq!(refused, Refused::Anew);
+        assert_eq!(refused, Refused::Reask);
     }
     let after = Patience { revision: published.expect("it was called"), ..before };
     assert!(matches!(world.gate.ask(&[claim(0), claim(1)], CALLER, after), Answer::Go(_)));
@@ -199,16 +199,16 @@ fn a_request_whose_claims_were_found_before_a_reload_must_find_them_anew() {
 fn two_reloads_in_a_row_wait_for_all_whom_either_sent_back() {
     let world = World::new(vec![one_per(100)]);
     world.go().depart().sent();
-    let (first, second) = (in_line(&world, 1), in_line(&world, 2));
+    let (first, second) = (waiters(&world, 1), waiters(&world, 2));
     let arrived = world.hand.now();
-    reload(&world, vec![limit(2, ms(100))], InLine::AskAnew);
-    assert_eq!((first.refused(), second.refused()), (Refused::Anew, Refused::Anew));
+    reload(&world, vec![limit(2, ms(100))], WaiterPolicy::Reask);
+    assert_eq!((first.refused(), second.refused()), (Refused::Reask, Refused::Reask));
     let first = sent_back(&world, 1, arrived).expect("it was in line");
     // The second has found its claims, and asks a moment too late.
     let stale = Patience { arrived: Some(arrived), kind: AskKind::Reask { retry: false }, ..world.patience() };
-    reload(&world, vec![limit(3, ms(100))], InLine::AskAnew);
-    assert_eq!(first.refused(), Refused::Anew);
-    assert!(matches!(world.gate.ask(&[claim(0)], Caller(2), stale), Answer::Sorry(Refused::Anew)));
+    reload(&world, vec![limit(3, ms(100))], WaiterPolicy::Reask);
+    assert_eq!(first.refused(), Refused::Reask);
+    assert!(matches!(world.gate.ask(&[claim(0)], Caller(2), stale), Answer::Sorry(Refused::Reask)));
     let mut first = sent_back(&world, 1, arrived).expect("it was in line");
     assert!(first.waits(), "the second is still missing");
     let mut second = sent_back(&world, 2, arrived).expect("it was in line");
@@ -223,12 +223,12 @@ fn a_callers_requests_keep_their_order_whatever_the_order_in_which_they_come_bac
     let before: Vec<(Waiter, Time)> = (0..4)
         .map(|_| {
             world.pass(ms(1));
-            (in_line(&world, 1), world.hand.now())
+            (waiters(&world, 1), world.hand.now())
         })
         .collect();
-    reload(&world, vec![Limit { max_waiting: 500, ..shared(1) }], InLine::AskAnew);
+    reload(&world, vec![Limit { max_waiting: 500, ..shared(1) }], WaiterPolicy::Reask);
     let arrivals = before.into_iter().map(|(waiter, arrived)| {
-        assert_eq!(waiter.refused(), Refused::Anew);
+        assert_eq!(waiter.refused(), Refused::Reask);
         arrived
     });
     let arrivals: Vec<Time> = arrivals.collect();

@@ -14,7 +14,7 @@ fn a_free_slot_is_granted_at_once_and_a_taken_one_when_it_opens() {
     world.pass(ms(99));
     assert!(waiter.waits());
     world.pass(ms(1));
-    assert_eq!(waiter.rung(), 1);
+    assert_eq!(waiter.pending_signals(), 1);
     assert_eq!(waiter.go().granted_at(), at(103));
 }
 
@@ -24,8 +24,8 @@ fn an_opening_wakes_only_the_one_who_may_go() {
     let mut waiters: Vec<Waiter> = (0..10).map(|_| world.wait(0)).collect();
     assert!(waiters.iter_mut().all(Waiter::waits));
     world.pass(ms(100));
-    let rung: Vec<usize> = waiters.iter().map(Waiter::rung).collect();
-    assert_eq!(rung, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let pending_signals: Vec<usize> = waiters.iter().map(Waiter::pending_signals).collect();
+    assert_eq!(pending_signals, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -33,10 +33,10 @@ fn the_waker_of_the_last_poll_is_the_one_that_is_rung() {
     let world = World::closed_for_100_ms();
     let mut waiter = world.wait(0);
     assert!(waiter.waits());
-    let before = std::mem::take(&mut waiter.bell);
+    let before = std::mem::take(&mut waiter.signal);
     assert!(waiter.waits());
     world.pass(ms(100));
-    assert_eq!((before.0.load(Ordering::SeqCst), waiter.rung()), (0, 1));
+    assert_eq!((before.0.load(Ordering::SeqCst), waiter.pending_signals()), (0, 1));
 }
 
 #[test]
@@ -61,9 +61,9 @@ fn a_permit_that_was_granted_but_not_picked_up_goes_to_the_next_at_once() {
         assert!(second.waits());
         world.pass(ms(100));
         world.hand.pass(ms(7));
-        assert_eq!((first.rung(), second.rung()), (usize::from(polled), 0));
+        assert_eq!((first.pending_signals(), second.pending_signals()), (usize::from(polled), 0));
         drop(first);
-        assert_eq!(second.rung(), 1, "polled: {polled}");
+        assert_eq!(second.pending_signals(), 1, "polled: {polled}");
         assert_eq!(second.go().granted_at(), at(107));
         assert_eq!(world.usage().taken, 0, "the second permit was dropped too");
     }
@@ -76,9 +76,9 @@ fn a_permit_that_is_dropped_gives_its_slot_to_the_next_at_once() {
     assert!(second.waits());
     world.pass(ms(100));
     let permit = first.go();
-    assert_eq!(second.rung(), 0);
+    assert_eq!(second.pending_signals(), 0);
     drop(permit);
-    assert_eq!(second.rung(), 1);
+    assert_eq!(second.pending_signals(), 1);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn an_ask_that_finds_an_opening_before_the_timer_does_leaves_the_first_in_line_i
     // The locker lets the first go, and may give the number of its ticket to the second, in one step.
     let mut second = world.wait(0);
     assert!(second.waits());
-    assert_eq!((first.rung(), second.rung()), (1, 0));
+    assert_eq!((first.pending_signals(), second.pending_signals()), (1, 0));
     first.go().depart().sent();
     world.pass(ms(100));
     second.go().depart().sent();

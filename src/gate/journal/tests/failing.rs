@@ -67,7 +67,7 @@ fn refused(gate: &Arc<Gate>, key: u128) -> RefusalReason {
 }
 
 #[track_caller]
-fn becomes(gate: &Arc<Gate>, health: Health) {
+fn becomes(gate: &Arc<Gate>, health: JournalHealth) {
     // The disk is tried again each second.
     for _ in 0..1000 {
         if gate.journal_health() == health {
@@ -85,16 +85,16 @@ fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
     assert_eq!(go(&gate, 1, 1), 1);
     let aside = break_file(&place);
     fail(&gate);
-    assert_eq!(gate.journal_health(), Health::Blind);
+    assert_eq!(gate.journal_health(), JournalHealth::Degraded);
     assert_eq!(go(&gate, 1, 3), 1, "it goes on");
     let copy = Place::new("blind-copy");
     fs::create_dir_all(&copy.0).unwrap();
     fs::copy(&aside, copy.file()).unwrap();
     let next = open(&copy.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!((go(&next, 1, 1), go(&next, 2, 1)), (0, 0), "all windows are full");
-    assert_eq!(gate.journal_health(), Health::Blind);
+    assert_eq!(gate.journal_health(), JournalHealth::Degraded);
     mend_file(&place);
-    becomes(&gate, Health::Whole);
+    becomes(&gate, JournalHealth::Ok);
     kill(gate);
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!((usage(&gate, 1).taken, go(&gate, 2, 1)), (2, 1), "what it did meanwhile is written");
@@ -108,7 +108,7 @@ fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
     break_file(&place);
     nail_mark(&place);
     fail(&gate);
-    assert_eq!(gate.journal_health(), Health::Held);
+    assert_eq!(gate.journal_health(), JournalHealth::Blocked);
     let gone = 3 + goes(&gate, 1, 30);
     assert!(gone < 30, "{gone}: what was written by then may be used, and no more");
     assert_eq!(refused(&gate, 1), RefusalReason::Unwritten);
@@ -124,7 +124,7 @@ fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
     // Here it goes on as soon as the disk takes something.
     mend_file(&place);
     free_mark(&place);
-    becomes(&gate, Health::Whole);
+    becomes(&gate, JournalHealth::Ok);
     assert_eq!(gone + goes(&gate, 1, 31), 30);
     kill(gate);
     let gate = open(&place.settings(), vec![limit(30, HOUR)]).unwrap();
@@ -138,9 +138,9 @@ fn a_disk_that_could_not_be_marked_and_is_full_then_stops_nobody_any_more() {
     break_file(&place);
     nail_mark(&place);
     fail(&gate);
-    assert_eq!((gate.journal_health(), goes(&gate, 1, 1)), (Health::Held, 0));
+    assert_eq!((gate.journal_health(), goes(&gate, 1, 1)), (JournalHealth::Blocked, 0));
     free_mark(&place);
-    becomes(&gate, Health::Blind);
+    becomes(&gate, JournalHealth::Degraded);
     assert_eq!(goes(&gate, 1, 3), 2);
     assert!(!place.0.join(WHOLE).exists());
 }
@@ -152,10 +152,10 @@ fn a_disk_on_which_the_mark_could_not_be_seen_to_go_is_marked_again_when_all_is_
     break_file(&place);
     nail_mark(&place);
     fail(&gate);
-    assert_eq!(gate.journal_health(), Health::Held);
+    assert_eq!(gate.journal_health(), JournalHealth::Blocked);
     fs::remove_dir(place.0.join(WHOLE)).unwrap();
     mend_file(&place);
-    becomes(&gate, Health::Whole);
+    becomes(&gate, JournalHealth::Ok);
     assert!(place.0.join(WHOLE).exists(), "or the next crash closes all windows");
 }
 
@@ -184,10 +184,10 @@ fn where_nothing_is_believed_after_a_crash_a_disk_stops_nobody_and_is_never_mark
     fs::create_dir(place.0.join(WHOLE)).unwrap();
     break_file(&place);
     fail(&gate);
-    assert_eq!((gate.journal_health(), go(&gate, 1, 2)), (Health::Blind, 1));
+    assert_eq!((gate.journal_health(), go(&gate, 1, 2)), (JournalHealth::Degraded, 1));
     mend_file(&place);
     fs::remove_dir(place.0.join(WHOLE)).unwrap();
-    becomes(&gate, Health::Whole);
+    becomes(&gate, JournalHealth::Ok);
     kill(gate);
     // The file says something else by then: what was not to be believed is not.
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
@@ -206,10 +206,10 @@ fn many_windows_are_written_anew_while_requests_go() {
     mend_file(&place);
     let mut gone: Vec<u32> = vec![2; keys as usize];
     let mut rounds = 0;
-    while gate.journal_health() != Health::Whole {
+    while gate.journal_health() != JournalHealth::Ok {
         let key = rounds * 7 % keys;
         if gone[key as usize] < 9 {
-            assert_eq!(go(&gate, key, 1), 1, "nobody waits for more than its own page");
+            assert_eq!(go(&gate, key, 1), 1, "nobody waits for more than its own window");
             gone[key as usize] += 1;
         } else {
             std::thread::sleep(Duration::from_millis(1));
