@@ -144,9 +144,9 @@ fn a_store_that_a_middleman_puts_in_anothers_place_is_not_taken_for_it() {
     let rules = shared(middleman.port, 5, "1h", "when_full = \"refuse\"") + "if_store_is_empty = \"trust\"\n";
     let (gateway, origin) = (Gateway::start(&rules), Origin::start());
     assert_eq!(gateway.get(&origin.url("/")).status, 200);
-    let house = "{lockgate}:house";
+    let meta = "{lockgate}:meta";
     eventually("the replica knows the store that it follows", || {
-        primary.order::<usize>(&["EXISTS", house]) == 1 && replica.order::<usize>(&["EXISTS", house]) == 1
+        primary.order::<usize>(&["EXISTS", meta]) == 1 && replica.order::<usize>(&["EXISTS", meta]) == 1
     });
     // From here on it is behind.
     replica.order::<String>(&["REPLICAOF", "NO", "ONE"]);

@@ -229,8 +229,8 @@ impl Scrape {
         count(counter("store_clock_steps", "Times that the store's clock was set"), figures.clock_steps)?;
         count(counter("late_permits", "Permits that arrived too late to be used"), figures.late_permits)?;
         let mismatches = "Responses of the store in which another gateway had other settings of [store] for outages";
-        count(counter("store_config_mismatches", mismatches), figures.settings_differ)?;
-        let differences = status.differences();
+        count(counter("store_config_mismatches", mismatches), figures.settings_mismatch)?;
+        let differences = status.mismatches();
         let differences = differences.iter().map(|(name, count)| ([("limit", &**name)], *count));
         let mismatches = "Responses of the store in which another gateway had another configuration of the limit";
         counters(encoder, &counter("limit_config_mismatches", mismatches), differences)?;

@@ -178,7 +178,7 @@ fn start_sharing(gate: &Arc<Gate>, settings: &Settings, tls: Option<TlsConnector
 /// [`Error::NoPreviousProcess`] if the standard input is no socket; [`Error::TakeOver`] if the other end does not answer.
 fn connect_previous() -> Result<NewProcess, Error> {
     let pass = FdSocket::from_stdin().map_err(Error::NoPreviousProcess)?;
-    Ok(NewProcess::meet(pass)?)
+    Ok(NewProcess::connect(pass)?)
 }
 
 /// Listening sockets that systemd passed to this process (sd_listen_fds(3)), with their addresses.

@@ -8,7 +8,7 @@ use super::limit_check::CheckedLimit;
 use super::report::Reports;
 use super::store_schema::{LostPolicy, StoreSection};
 use super::toml_value::{Setting, Spanned};
-use crate::gate::store::{Secret, Settings, WhenLost};
+use crate::gate::store::{Settings, StorePassword, WhenLost};
 use crate::locker::Counts;
 
 /// Default of `share_for`: time for an operator to bring the store back.
@@ -133,11 +133,11 @@ fn when_lost(
 }
 
 /// Reads the password file, without the end of its line.
-fn password(at: &Spanned<PathBuf>, folder: &Path, reports: &Reports<'_>) -> Option<Secret> {
+fn password(at: &Spanned<PathBuf>, folder: &Path, reports: &Reports<'_>) -> Option<StorePassword> {
     let path = folder.join(&at.value);
     match std::fs::read_to_string(&path) {
         Ok(text) if !text.trim_end_matches(['\r', '\n']).is_empty() => {
-            Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+            Some(StorePassword::new(text.trim_end_matches(['\r', '\n']).to_owned()))
         }
         Ok(_) => {
             reports.error(&at.span, format_args!("{} is empty", path.display()), "write the password into it");

@@ -30,7 +30,7 @@ impl Gate {
         gate.timer.prepare().map_err(journal::Error::System)?;
         let ids = gate.inherit(loaded.snapshot, loaded.end, limits, Duration::ZERO);
         if let Some(journal) = journal {
-            gate.meet(&Arc::new(journal));
+            gate.attach_journal(&Arc::new(journal));
         }
         Ok((gate, ids))
     }
@@ -92,7 +92,7 @@ impl Gate {
     }
 
     /// From here on there is a journal; it has not begun to write.
-    pub(super) fn meet(&self, journal: &Arc<Journal>) {
+    pub(super) fn attach_journal(&self, journal: &Arc<Journal>) {
         // Both are empty until here.
         self.signals.journal.set(journal.signal()).ok();
         self.journal.set(Arc::clone(journal)).ok();

@@ -156,7 +156,7 @@ impl LatePermits {
     /// 503 after [`MAX_LATE`] of them.
     pub(super) fn add_one(&mut self, session: &Session) -> Result<(), Refusal> {
         if let Some(status) = session.worker.snapshot.gate.store_status() {
-            status.note_late();
+            status.count_late_permit();
         }
         self.0 += 1;
         if self.0 > MAX_LATE { Err(Refusal::LatePermit) } else { Ok(()) }

@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::clock_jump::{Sample, step};
-use super::fallback::{authority, in_words};
-use super::last_contact::Contact;
-use super::mismatch_log::Differences;
-use super::script_call::{self, Answer, Speaker, Verb};
-use super::store_conn::Link;
+use super::clock_jump::{Sample, clock_jump};
+use super::fallback::{describe, fallback_mode};
+use super::last_contact::LastContact;
+use super::mismatch_log::MismatchLog;
+use super::script_call::{self, ClientId, Command, ScriptReply};
+use super::store_conn::StoreConn;
 use super::{Error, Health, Settings, Status, WhenLost};
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
@@ -26,9 +26,9 @@ use crate::locker::{LimitId, SharingMode, SyncRequest};
 use crate::time::Time;
 
 /// How often the store is told that this gateway is there, if nothing else is told.
-const BEAT: Duration = Duration::from_millis(150);
+const HEARTBEAT: Duration = Duration::from_millis(150);
 /// How long an answer may take. With a beat it is how soon a loss is noticed: in less than half a second.
-const CALL: Duration = Duration::from_millis(250);
+const CALL_TIMEOUT: Duration = Duration::from_millis(250);
 /// How soon it is tried again to reach it.
 const RETRY: Duration = Duration::from_millis(100);
 /// How soon it is looked whether a limit is shared by now.
@@ -64,7 +64,7 @@ pub fn start(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new().name("store".to_owned()).spawn(move || runtime.block_on(client.run()))?;
     let store = Arc::new(Store { status, over, thread: Mutex::new(Some(thread)), first: Mutex::new(first) });
-    gate.meet_store(&store, signal);
+    gate.attach_store(&store, signal);
     Ok(store)
 }
 
@@ -103,26 +103,26 @@ struct Client {
     process: String,
     epochs: u64,
     under_way: Option<Duration>,
-    contact: Contact,
+    contact: LastContact,
     /// What was said to the locker while the store cannot be asked.
-    authorities: HashMap<LimitId, SharingMode>,
-    doubted: Option<i64>,
+    modes: HashMap<LimitId, SharingMode>,
+    suspect_epoch: Option<i64>,
     sample: Option<Sample>,
     /// What was logged last of why it cannot be asked.
-    complaint: Option<String>,
-    differences: Differences,
+    last_error: Option<String>,
+    mismatch_log: MismatchLog,
 }
 
 /// Why it is not spoken with the store any more.
-enum Ended {
+enum SessionEnd {
     /// The gateway ends, or another process counts.
     Over,
     Lost(Error),
 }
 
-impl From<Error> for Ended {
-    fn from(error: Error) -> Ended {
-        Ended::Lost(error)
+impl From<Error> for SessionEnd {
+    fn from(error: Error) -> SessionEnd {
+        SessionEnd::Lost(error)
     }
 }
 
@@ -146,12 +146,12 @@ impl Client {
             process: String::new(),
             epochs: 0,
             under_way,
-            contact: Contact::default(),
-            authorities: HashMap::new(),
-            doubted: None,
+            contact: LastContact::default(),
+            modes: HashMap::new(),
+            suspect_epoch: None,
             sample: None,
-            complaint: None,
-            differences: Differences::default(),
+            last_error: None,
+            mismatch_log: MismatchLog::default(),
         }
     }
 
@@ -165,120 +165,120 @@ impl Client {
             drop(gate);
             if !shares {
                 self.status.set(Health::Off, None);
-                self.rest(IDLE).await;
+                self.pause(IDLE).await;
                 continue;
             }
             match self.session().await {
-                Err(Ended::Over) => return,
-                Err(Ended::Lost(error)) => self.lose(&error),
+                Err(SessionEnd::Over) => return,
+                Err(SessionEnd::Lost(error)) => self.on_session_lost(&error),
                 Ok(never) => match never {},
             }
             self.tried.try_send(()).ok();
-            self.govern();
-            self.rest(RETRY).await;
+            self.update_fallbacks();
+            self.pause(RETRY).await;
         }
     }
 
     /// Waits for so long, or until the gateway ends.
-    async fn rest(&mut self, time: Duration) {
+    async fn pause(&mut self, time: Duration) {
         // Either is a reason to look again.
         timeout(time, self.over.changed()).await.ok();
     }
 
-    fn gate(&self) -> Result<Arc<Gate>, Ended> {
-        self.gate.upgrade().filter(|gate| !gate.is_handed_over()).ok_or(Ended::Over)
+    fn gate(&self) -> Result<Arc<Gate>, SessionEnd> {
+        self.gate.upgrade().filter(|gate| !gate.is_handed_over()).ok_or(SessionEnd::Over)
     }
 
     /// Speaks with the store as long as that can be done.
-    async fn session(&mut self) -> Result<std::convert::Infallible, Ended> {
-        let mut link = self.connect().await?;
-        self.introduce(&mut link).await?;
-        self.find(&link);
-        let mut beats = interval(BEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn session(&mut self) -> Result<std::convert::Infallible, SessionEnd> {
+        let mut conn = self.connect().await?;
+        self.hello(&mut conn).await?;
+        self.find(&conn);
+        let mut heartbeats = interval(HEARTBEAT);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let beat = tokio::select! {
+            let is_heartbeat = tokio::select! {
                 biased;
                 _ = self.over.changed() => {
-                    let farewell = self.gate()?.farewell();
-                    self.exchange(&mut link, Verb::Bye, farewell).await?;
-                    return Err(Ended::Over);
+                    let sign_off = self.gate()?.sign_off();
+                    self.sync(&mut conn, Command::Bye, sign_off).await?;
+                    return Err(SessionEnd::Over);
                 }
-                _ = beats.tick() => true,
+                _ = heartbeats.tick() => true,
                 () = self.signal.notified() => false,
             };
-            let exchange = self.gate()?.take_exchange(beat);
-            if exchange.renew_id {
-                self.introduce(&mut link).await?;
+            let sync = self.gate()?.take_sync(is_heartbeat);
+            if sync.renew_id {
+                self.hello(&mut conn).await?;
                 continue;
             }
-            if beat || !exchange.windows.is_empty() {
-                self.exchange(&mut link, Verb::Tell, exchange).await?;
+            if is_heartbeat || !sync.windows.is_empty() {
+                self.sync(&mut conn, Command::Tell, sync).await?;
             }
         }
     }
 
     /// Has the store know this gateway by another name.
-    async fn introduce(&mut self, link: &mut Link) -> Result<(), Ended> {
+    async fn hello(&mut self, conn: &mut StoreConn) -> Result<(), SessionEnd> {
         self.epochs += 1;
-        self.exchange(link, Verb::Hello, SyncRequest::default()).await?;
-        self.doubted = None;
+        self.sync(conn, Command::Hello, SyncRequest::default()).await?;
+        self.suspect_epoch = None;
         self.gate()?.open_sharing();
         Ok(())
     }
 
     /// Connects, and sees to what holds meanwhile.
-    async fn connect(&mut self) -> Result<Link, Ended> {
+    async fn connect(&mut self) -> Result<StoreConn, SessionEnd> {
         let (settings, tls) = (self.settings.clone(), self.tls.clone());
-        let mut opening = std::pin::pin!(Link::open(&settings, tls.as_ref()));
+        let mut opening = std::pin::pin!(StoreConn::open(&settings, tls.as_ref()));
         loop {
             match timeout(RETRY, &mut opening).await {
                 Ok(opened) => return Ok(opened?),
-                Err(_elapsed) => self.govern(),
+                Err(_elapsed) => self.update_fallbacks(),
             }
             if *self.over.borrow() {
-                return Err(Ended::Over);
+                return Err(SessionEnd::Over);
             }
         }
     }
 
-    async fn exchange(&mut self, link: &mut Link, verb: Verb, exchange: SyncRequest) -> Result<(), Ended> {
+    async fn sync(&mut self, conn: &mut StoreConn, command: Command, sync: SyncRequest) -> Result<(), SessionEnd> {
         let gate = self.gate()?;
         let limits = gate.limits();
-        let (keys, speaker) = (script_call::keys(&self.settings.group, &exchange, &limits), self.speaker(link));
+        let (keys, client_id) = (script_call::keys(&self.settings.group, &sync, &limits), self.client_id(conn));
         let began = self.clock.now();
-        let write = |cmd: &mut redis::Cmd| script_call::write(cmd, &speaker, verb, &exchange, &limits, began);
-        let answer = link.call(&keys, self.settings.confirm, CALL, write).await;
+        let write = |cmd: &mut redis::Cmd| script_call::write(cmd, &client_id, command, &sync, &limits, began);
+        let answer = conn.call(&keys, self.settings.confirm, CALL_TIMEOUT, write).await;
         let ended = self.clock.now();
-        let answer = answer.and_then(|value| script_call::read(&value, &exchange));
-        match answer.and_then(|answer| self.believe(&link.id, answer, began, ended)) {
+        let answer = answer.and_then(|value| script_call::read(&value, &sync));
+        match answer.and_then(|answer| self.verify(&conn.id, answer, began, ended)) {
             Ok(answer) => {
-                self.contact.answered(verb, ended);
-                self.status.note_exchange(u64::try_from(ended.since(began).as_micros()).unwrap_or(u64::MAX));
-                self.differences.report(&answer, &exchange, &limits, &self.status, ended);
-                if !answer.differing.is_empty() {
-                    gate.spans_said(&answer.spans(&exchange));
+                self.contact.answered(command, ended);
+                self.status.count_response(u64::try_from(ended.since(began).as_micros()).unwrap_or(u64::MAX));
+                self.mismatch_log.report(&answer, &sync, &limits, &self.status, ended);
+                if !answer.mismatches.is_empty() {
+                    gate.set_reported_spans(&answer.spans(&sync));
                 }
-                gate.exchanged(&exchange, &answer.taken, began, ended);
+                gate.sync_answered(&sync, &answer.taken, began, ended);
                 Ok(())
             }
             Err(error) => {
-                gate.exchange_lost(exchange);
+                gate.sync_lost(sync);
                 Err(error.into())
             }
         }
     }
 
-    fn speaker(&self, link: &Link) -> Speaker {
+    fn client_id(&self, conn: &StoreConn) -> ClientId {
         let shares = match &self.settings.when_lost {
             WhenLost::Share { gateways, name, share_for } => Some((name.clone(), gateways.get(), *share_for)),
             WhenLost::Refuse | WhenLost::Allow => None,
         };
-        Speaker {
-            id: link.id.clone(),
+        ClientId {
+            id: conn.id.clone(),
             process: self.process.clone(),
             epoch: format!("{}.{}", self.process, self.epochs),
-            doubted: self.doubted,
+            suspect_epoch: self.suspect_epoch,
             trusts_empty: self.settings.trusts_empty,
             shares,
             clock: None,
@@ -286,50 +286,50 @@ impl Client {
     }
 
     /// Whether the store's clock has gone as ours has since the last answer.
-    fn believe(&mut self, id: &str, answer: Answer, began: Time, ended: Time) -> Result<Answer, Error> {
+    fn verify(&mut self, id: &str, answer: ScriptReply, began: Time, ended: Time) -> Result<ScriptReply, Error> {
         if self.gate.upgrade().is_some_and(|gate| gate.has_woken()) {
             return Err(Error::Slept);
         }
         let sample = Sample { id: id.to_owned(), now: answer.now, began, ended };
         let before = self.sample.replace(sample.clone()).filter(|before| before.id == id);
-        let off = before.map_or(0, |before| step(&before, &sample));
+        let off = before.map_or(0, |before| clock_jump(&before, &sample));
         if off == 0 {
             return Ok(answer);
         }
-        self.doubted = Some(answer.born);
-        self.status.note_clock_step();
+        self.suspect_epoch = Some(answer.born);
+        self.status.count_clock_step();
         Err(Error::Clock(off / 1000))
     }
 
     /// The store can be asked.
-    fn find(&mut self, link: &Link) {
-        self.authorities.clear();
+    fn find(&mut self, conn: &StoreConn) {
+        self.modes.clear();
         if self.status.set(Health::Asked, None) {
-            tracing::info!(store = link.address, "the store of shared limits is asked");
+            tracing::info!(store = conn.address, "the store of shared limits is asked");
         }
-        self.complaint = None;
+        self.last_error = None;
         self.tried.try_send(()).ok();
     }
 
     /// The store cannot be asked.
-    fn lose(&mut self, error: &Error) {
+    fn on_session_lost(&mut self, error: &Error) {
         let (health, _) = self.status.health();
         if health == Health::Asked || health == Health::Off {
-            self.status.note_loss();
+            self.status.count_outage();
             self.close();
             self.status.set(Health::Lost, Some(error.to_string()));
         }
         self.look_for_suspend();
-        let complaint = error.to_string();
-        if self.complaint.as_ref() != Some(&complaint) {
+        let last_error = error.to_string();
+        if self.last_error.as_ref() != Some(&last_error) {
             let then = match &self.settings.when_lost {
                 WhenLost::Refuse => "nobody passes a shared limit until it answers",
                 WhenLost::Share { .. } => "as soon as that is safe this gateway goes on with its part of each limit",
                 WhenLost::Allow => "shared limits are kept by each gateway for itself, and so exceeded by all together",
             };
-            tracing::error!("{complaint}; {then}");
-            self.status.set(self.status.health().0, Some(complaint.clone()));
-            self.complaint = Some(complaint);
+            tracing::error!("{last_error}; {then}");
+            self.status.set(self.status.health().0, Some(last_error.clone()));
+            self.last_error = Some(last_error);
         }
     }
 
@@ -338,7 +338,7 @@ impl Client {
         if let Ok(gate) = self.gate() {
             gate.close_sharing();
         }
-        self.authorities.clear();
+        self.modes.clear();
     }
 
     /// After a suspend what the store had granted is others', and nobody knows whether this gateway still has a part.
@@ -354,7 +354,7 @@ impl Client {
     }
 
     /// Sees to what holds while the store cannot be asked: that changes with time.
-    fn govern(&mut self) {
+    fn update_fallbacks(&mut self) {
         let (health, why) = self.status.health();
         let (Ok(gate), false) = (self.gate(), health == Health::Asked) else { return };
         self.look_for_suspend();
@@ -362,17 +362,18 @@ impl Client {
         let limits = gate.limits();
         for id in gate.shared_limits() {
             let Some(limit) = limits.get(id.0 as usize) else { continue };
-            let authority = authority(&self.settings.when_lost, limit, self.contact.last(), self.under_way, now);
-            let before = self.authorities.insert(id, authority).unwrap_or(SharingMode::Blocked);
-            if before != authority {
-                tracing::warn!(limit = &*limit.name, "{}", in_words(authority));
-                gate.set_authority(id, authority);
+            let fallback_mode =
+                fallback_mode(&self.settings.when_lost, limit, self.contact.last(), self.under_way, now);
+            let before = self.modes.insert(id, fallback_mode).unwrap_or(SharingMode::Blocked);
+            if before != fallback_mode {
+                tracing::warn!(limit = &*limit.name, "{}", describe(fallback_mode));
+                gate.set_sharing_mode(id, fallback_mode);
             }
         }
-        let any = |of: fn(&SharingMode) -> bool| self.authorities.values().any(of);
-        let health = if any(|authority| matches!(authority, SharingMode::Fraction { .. })) {
+        let any = |of: fn(&SharingMode) -> bool| self.modes.values().any(of);
+        let health = if any(|fallback_mode| matches!(fallback_mode, SharingMode::Fraction { .. })) {
             Health::Shared
-        } else if any(|authority| *authority == SharingMode::Standalone) {
+        } else if any(|fallback_mode| *fallback_mode == SharingMode::Standalone) {
             Health::Alone
         } else {
             Health::Lost

@@ -18,7 +18,7 @@ pub(super) struct Sample {
 }
 
 /// By how many microseconds the store's clock has gone further than it can have, or less far.
-pub(super) fn step(before: &Sample, after: &Sample) -> i64 {
+pub(super) fn clock_jump(before: &Sample, after: &Sample) -> i64 {
     let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4);
     let passed = after.now - before.now;
     let (least, most) = (micros(after.began.since(before.ended)), micros(after.ended.since(before.began)));
@@ -44,13 +44,13 @@ mod tests {
         };
         let before = sample(10_000, 1000, 1010);
         // Between 90 and 110 ms have passed here.
-        assert_eq!(step(&before, &sample(10_100, 1100, 1110)), 0);
-        assert_eq!(step(&before, &sample(10_111, 1100, 1110)), 0);
-        assert_eq!(step(&before, &sample(10_089, 1100, 1110)), 0);
-        assert_eq!(step(&before, &sample(10_130, 1100, 1110)), 20_000);
-        assert_eq!(step(&before, &sample(10_060, 1100, 1110)), -30_000);
-        assert_eq!(step(&before, &sample(10_000, 1100, 1110)), -90_000);
+        assert_eq!(clock_jump(&before, &sample(10_100, 1100, 1110)), 0);
+        assert_eq!(clock_jump(&before, &sample(10_111, 1100, 1110)), 0);
+        assert_eq!(clock_jump(&before, &sample(10_089, 1100, 1110)), 0);
+        assert_eq!(clock_jump(&before, &sample(10_130, 1100, 1110)), 20_000);
+        assert_eq!(clock_jump(&before, &sample(10_060, 1100, 1110)), -30_000);
+        assert_eq!(clock_jump(&before, &sample(10_000, 1100, 1110)), -90_000);
         // An hour, in which clocks that are kept in step may part by a second or two.
-        assert_eq!(step(&before, &sample(3_611_000, 3_601_000, 3_601_010)), 0);
+        assert_eq!(clock_jump(&before, &sample(3_611_000, 3_601_000, 3_601_010)), 0);
     }
 }

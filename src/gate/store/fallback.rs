@@ -8,7 +8,7 @@ use crate::time::Time;
 
 /// Whose word it is whether a request may pass a shared limit, while the store cannot be asked that answered at `last`.
 /// `under_way`: how long a request may take from its permit to its settle at most, with `counts = "answered"`; `None`: any time.
-pub(super) fn authority(
+pub(super) fn fallback_mode(
     when_lost: &WhenLost,
     limit: &Limit,
     last: Option<Time>,
@@ -49,8 +49,8 @@ fn until_share(limit: &Limit, under_way: Option<Duration>) -> Option<Duration> {
 }
 
 /// What is logged of it.
-pub(super) fn in_words(authority: SharingMode) -> String {
-    match authority {
+pub(super) fn describe(fallback_mode: SharingMode) -> String {
+    match fallback_mode {
         SharingMode::Store => "it is the store's to say who passes".to_owned(),
         SharingMode::Blocked => "nobody passes until the store answers".to_owned(),
         SharingMode::Fraction { parts, .. } => {
@@ -74,7 +74,7 @@ mod tests {
         let gateways = NonZeroU32::new(2).unwrap();
         let when_lost = WhenLost::Share { gateways, name: "a".to_owned(), share_for: 3600 * SECOND };
         let last = Time::START;
-        matches!(authority(&when_lost, limit, Some(last), under_way, last + after), SharingMode::Fraction { .. })
+        matches!(fallback_mode(&when_lost, limit, Some(last), under_way, last + after), SharingMode::Fraction { .. })
     }
 
     fn limit(counts: Counts) -> Limit {

@@ -11,7 +11,7 @@ use crate::locker::{LimitId, SharingMode, SlotGrant, SyncRequest};
 use crate::time::Time;
 
 impl Gate {
-    pub(super) fn meet_store(&self, store: &Arc<Store>, signal: Arc<Notify>) {
+    pub(super) fn attach_store(&self, store: &Arc<Store>, signal: Arc<Notify>) {
         // Both are empty until here.
         self.signals.store.set(signal).ok();
         self.store.set(Arc::clone(store)).ok();
@@ -38,34 +38,34 @@ impl Gate {
         });
     }
 
-    pub(super) fn set_authority(&self, limit: LimitId, authority: SharingMode) {
+    pub(super) fn set_sharing_mode(&self, limit: LimitId, fallback_mode: SharingMode) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.set_sharing_mode(Some(limit), authority, now));
+        self.step(now, |state| state.locker.set_sharing_mode(Some(limit), fallback_mode, now));
     }
 
-    pub(super) fn take_exchange(&self, beat: bool) -> SyncRequest {
+    pub(super) fn take_sync(&self, is_heartbeat: bool) -> SyncRequest {
         let now = self.clock.now();
         self.step(now, |state| {
             state.pending_signals.store = false;
-            state.locker.take_sync(beat, now)
+            state.locker.take_sync(is_heartbeat, now)
         })
     }
 
-    pub(super) fn spans_said(&self, spans: &[(LimitId, Duration)]) {
+    pub(super) fn set_reported_spans(&self, spans: &[(LimitId, Duration)]) {
         self.lock().locker.set_reported_spans(spans);
     }
 
-    pub(super) fn exchanged(&self, exchange: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time) {
+    pub(super) fn sync_answered(&self, sync: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.sync_answered(exchange, answers, began, ended, now));
+        self.step(now, |state| state.locker.sync_answered(sync, answers, began, ended, now));
     }
 
-    pub(super) fn exchange_lost(&self, exchange: SyncRequest) {
+    pub(super) fn sync_lost(&self, sync: SyncRequest) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.sync_lost(exchange, now));
+        self.step(now, |state| state.locker.sync_lost(sync, now));
     }
 
-    pub(super) fn farewell(&self) -> SyncRequest {
+    pub(super) fn sign_off(&self) -> SyncRequest {
         let now = self.clock.now();
         self.step(now, |state| state.locker.sign_off(now))
     }

@@ -1,21 +1,21 @@
 //! Last contact with the store: from it the time runs in which a gateway that is cut off may use its part of a limit.
 
-use super::script_call::Verb;
+use super::script_call::Command;
 use crate::time::Time;
 
 /// When the store last took this gateway for present.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Contact {
+pub(super) struct LastContact {
     last: Option<Time>,
 }
 
-impl Contact {
+impl LastContact {
     /// The store has answered. An answered hello is no contact: the store cannot know whether its answer came through, so it
     /// counts this gateway as absent until it tells something.
-    pub(super) fn answered(&mut self, verb: Verb, at: Time) {
-        match verb {
-            Verb::Hello => {}
-            Verb::Tell | Verb::Bye => self.last = Some(at),
+    pub(super) fn answered(&mut self, command: Command, at: Time) {
+        match command {
+            Command::Hello => {}
+            Command::Tell | Command::Bye => self.last = Some(at),
         }
     }
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Status;
-use super::script_call::Answer;
+use super::script_call::ScriptReply;
 use crate::locker::{Limit, LimitId, SyncRequest};
 use crate::time::Time;
 
 /// The keys of the file behind the bits of an answer, in the script's order.
-const CAUSES: [&str; 10] = [
+const MISMATCH_CAUSES: [&str; 10] = [
     "requests",
     "per or guard",
     "in_flight",
@@ -22,39 +22,39 @@ const CAUSES: [&str; 10] = [
     "key",
 ];
 /// The bit that says that this gateway is granted nothing for it.
-const SHUT: u32 = 1 << CAUSES.len();
+const SHUT: u32 = 1 << MISMATCH_CAUSES.len();
 /// How long a difference must have been gone to be logged again.
 const GONE: Duration = Duration::from_secs(60);
 
 /// The differences that were logged.
 #[derive(Default)]
-pub(super) struct Differences {
+pub(super) struct MismatchLog {
     /// Of each limit the causes, and when they were seen last.
     limits: HashMap<LimitId, (u32, Time)>,
     /// When `[store]` was seen to differ last.
     settings: Option<Time>,
 }
 
-impl Differences {
+impl MismatchLog {
     /// Logs and counts in what an answer says that gateways differ.
     pub(super) fn report(
         &mut self,
-        answer: &Answer,
-        exchange: &SyncRequest,
+        answer: &ScriptReply,
+        sync: &SyncRequest,
         limits: &[Limit],
         status: &Status,
         now: Time,
     ) {
-        for differing in &answer.differing {
-            let Some(told) = exchange.windows.get(differing.place) else { continue };
-            let Some(limit) = limits.get(told.limit.0 as usize) else { continue };
-            status.note_difference(&limit.name);
-            if self.is_news(told.limit, differing.causes, now) {
-                log(limit, differing.causes);
+        for mismatches in &answer.mismatches {
+            let Some(report) = sync.windows.get(mismatches.place) else { continue };
+            let Some(limit) = limits.get(report.limit.0 as usize) else { continue };
+            status.count_mismatch(&limit.name);
+            if self.is_news(report.limit, mismatches.causes, now) {
+                log(limit, mismatches.causes);
             }
         }
-        if answer.settings_differ {
-            status.note_settings_differ();
+        if answer.settings_mismatch {
+            status.count_settings_mismatch();
             if self.settings.replace(now).is_none_or(|seen| now.since(seen) >= GONE) {
                 tracing::warn!(
                     "gateways' [store] differ in if_store_is_lost, gateways or share_for: each that is cut off is left the \
@@ -76,7 +76,7 @@ impl Differences {
 }
 
 fn log(limit: &Limit, causes: u32) {
-    let names = CAUSES.iter().enumerate().filter(|(bit, _)| causes & (1 << bit) != 0);
+    let names = MISMATCH_CAUSES.iter().enumerate().filter(|(bit, _)| causes & (1 << bit) != 0);
     let of = names.map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
     if causes & SHUT == 0 {
         tracing::warn!(
@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn each_cause_is_logged_once_and_again_when_it_was_gone() {
-        let (mut differences, at) = (Differences::default(), |seconds| Time::START + Duration::from_secs(seconds));
-        let mut is_news = |limit, causes, seconds| differences.is_news(LimitId(limit), causes, at(seconds));
+        let (mut mismatch_log, at) = (MismatchLog::default(), |seconds| Time::START + Duration::from_secs(seconds));
+        let mut is_news = |limit, causes, seconds| mismatch_log.is_news(LimitId(limit), causes, at(seconds));
         assert!(is_news(0, 1, 0) && !is_news(0, 1, 1));
         assert!(is_news(0, 1 | SHUT, 2) && !is_news(0, 1, 3));
         assert!(is_news(1, 1, 3), "another limit");

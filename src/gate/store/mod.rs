@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use self::client::{Store, start};
 pub use self::error::Error;
-pub use self::status::{Figures, Health, Status};
+pub use self::status::{Health, Status, StoreFigures};
 
 /// Where shared limits are counted, and what holds when that cannot be asked; the `[store]` of the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,7 +38,7 @@ pub struct Settings {
     /// Who we are, if not its default user.
     pub user: Option<String>,
     /// What we prove it with.
-    pub password: Option<Secret>,
+    pub password: Option<StorePassword>,
     /// The number of the database.
     pub database: u32,
     /// What all gateways that count together have in common; the hash tag of all keys.
@@ -71,16 +71,16 @@ pub enum WhenLost {
 
 /// A password, which nothing shows.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct StorePassword(String);
 
-impl Secret {
+impl StorePassword {
     /// Hides it.
-    pub fn new(text: String) -> Secret {
-        Secret(text)
+    pub fn new(text: String) -> StorePassword {
+        StorePassword(text)
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for StorePassword {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("***")
     }

@@ -21,7 +21,7 @@ pub enum Health {
 
 /// What has happened so far.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Figures {
+pub struct StoreFigures {
     /// Answers of the store.
     pub exchanges: u64,
     /// How long they took together, in microseconds.
@@ -33,7 +33,7 @@ pub struct Figures {
     /// Permits that came too late to be used.
     pub late_permits: u64,
     /// Answers in which another gateway's `[store]` said something else of gateways that are cut off.
-    pub settings_differ: u64,
+    pub settings_mismatch: u64,
 }
 
 /// How it stands with the store.
@@ -45,8 +45,8 @@ pub struct Status {
     losses: AtomicU64,
     clock_steps: AtomicU64,
     late_permits: AtomicU64,
-    settings_differ: AtomicU64,
-    differences: Mutex<BTreeMap<Arc<str>, u64>>,
+    settings_mismatch: AtomicU64,
+    mismatch_log: Mutex<BTreeMap<Arc<str>, u64>>,
 }
 
 impl Status {
@@ -58,8 +58,8 @@ impl Status {
             losses: AtomicU64::new(0),
             clock_steps: AtomicU64::new(0),
             late_permits: AtomicU64::new(0),
-            settings_differ: AtomicU64::new(0),
-            differences: Mutex::default(),
+            settings_mismatch: AtomicU64::new(0),
+            mismatch_log: Mutex::default(),
         }
     }
 
@@ -69,34 +69,34 @@ impl Status {
     }
 
     /// What has happened so far.
-    pub fn figures(&self) -> Figures {
-        Figures {
+    pub fn figures(&self) -> StoreFigures {
+        StoreFigures {
             exchanges: self.exchanges.load(Ordering::Relaxed),
             exchange_micros: self.exchange_micros.load(Ordering::Relaxed),
             losses: self.losses.load(Ordering::Relaxed),
             clock_steps: self.clock_steps.load(Ordering::Relaxed),
             late_permits: self.late_permits.load(Ordering::Relaxed),
-            settings_differ: self.settings_differ.load(Ordering::Relaxed),
+            settings_mismatch: self.settings_mismatch.load(Ordering::Relaxed),
         }
     }
 
     /// Of each limit of which gateways say different things, in how many answers they did.
-    pub fn differences(&self) -> Vec<(Arc<str>, u64)> {
-        let known = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn mismatches(&self) -> Vec<(Arc<str>, u64)> {
+        let known = self.mismatch_log.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|(name, count)| (Arc::clone(name), *count)).collect()
     }
 
-    pub(super) fn note_difference(&self, limit: &Arc<str>) {
-        let mut known = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn count_mismatch(&self, limit: &Arc<str>) {
+        let mut known = self.mismatch_log.lock().unwrap_or_else(PoisonError::into_inner);
         *known.entry(Arc::clone(limit)).or_insert(0) += 1;
     }
 
-    pub(super) fn note_settings_differ(&self) {
-        self.settings_differ.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_settings_mismatch(&self) {
+        self.settings_mismatch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A permit came too late to be used.
-    pub fn note_late(&self) {
+    pub fn count_late_permit(&self) {
         self.late_permits.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -108,16 +108,16 @@ impl Status {
         changed
     }
 
-    pub(super) fn note_exchange(&self, micros: u64) {
+    pub(super) fn count_response(&self, micros: u64) {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
         self.exchange_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    pub(super) fn note_loss(&self) {
+    pub(super) fn count_outage(&self) {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn note_clock_step(&self) {
+    pub(super) fn count_clock_step(&self) {
         self.clock_steps.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -24,7 +24,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 const MOVES: usize = 5;
 
 /// A connection.
-pub(super) struct Link {
+pub(super) struct StoreConn {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
     /// Which store this is: it changes when it was started anew, or another has taken its place.
@@ -35,7 +35,7 @@ pub(super) struct Link {
     pub(super) address: String,
 }
 
-impl Drop for Link {
+impl Drop for StoreConn {
     fn drop(&mut self) {
         self.driver.abort();
     }
@@ -44,12 +44,12 @@ impl Drop for Link {
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
-impl Link {
+impl StoreConn {
     /// Connects to the server that counts, whichever of the nodes knows it.
     ///
     /// # Errors
     /// Of the last node that was tried.
-    pub(super) async fn open(settings: &Settings, tls: Option<&TlsConnector>) -> Result<Link, Error> {
+    pub(super) async fn open(settings: &Settings, tls: Option<&TlsConnector>) -> Result<StoreConn, Error> {
         let mut last = Error::Silent;
         for (host, port) in &settings.nodes {
             let opened = async {
@@ -58,7 +58,7 @@ impl Link {
                     Some(name) => ask_sentinel(host, *port, name, tls).await?,
                 };
                 for _ in 0..MOVES {
-                    match Link::at(&host, port, settings, tls).await {
+                    match StoreConn::at(&host, port, settings, tls).await {
                         // A node that does not know its own name says where it was reached.
                         Err(Error::Moved(there, number)) => {
                             (host, port) = (if there.is_empty() { host } else { there }, number);
@@ -69,14 +69,14 @@ impl Link {
                 Err(Error::Refused("its nodes send us round and round".to_owned()))
             };
             match opened.await {
-                Ok(link) => return Ok(link),
+                Ok(conn) => return Ok(conn),
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    async fn at(host: &str, port: u16, settings: &Settings, tls: Option<&TlsConnector>) -> Result<Link, Error> {
+    async fn at(host: &str, port: u16, settings: &Settings, tls: Option<&TlsConnector>) -> Result<StoreConn, Error> {
         let mut info = RedisConnectionInfo::default().set_db(i64::from(settings.database));
         info = info.set_lib_name("lockgate", env!("CARGO_PKG_VERSION"));
         if let Some(user) = &settings.user {
@@ -86,7 +86,7 @@ impl Link {
             info = info.set_password(&password.0);
         }
         let (mut connection, driver) = connect(host, port, &info, tls).await?;
-        let mut link = Link {
+        let mut conn = StoreConn {
             connection: connection.clone(),
             driver,
             id: String::new(),
@@ -107,15 +107,15 @@ impl Link {
             let id = identity(&said).ok_or_else(|| Error::Nameless(format!("{host}:{port}")))?;
             if in_cluster {
                 // Says where the keys are, if they are elsewhere.
-                let key = format!("{{{}}}:house", settings.group);
+                let key = format!("{{{}}}:meta", settings.group);
                 let asked = cmd("EXISTS").arg(key).query_async::<i64>(&mut connection).await;
                 asked.map_err(|error| Error::of(&error))?;
             }
             let script = load(&mut connection, &id).await?;
             Ok((id, script))
         };
-        (link.id, link.script) = timeout(CONNECT, greeting).await.map_err(|_elapsed| Error::Silent)??;
-        Ok(link)
+        (conn.id, conn.script) = timeout(CONNECT, greeting).await.map_err(|_elapsed| Error::Silent)??;
+        Ok(conn)
     }
 
     /// One call of the script: `write` appends what it is told. With `confirm`, what it did is on that many replicas when

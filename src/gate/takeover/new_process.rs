@@ -34,7 +34,7 @@ impl NewProcess {
     ///
     /// # Errors
     /// [`Error::NoAnswer`] if it says nothing, [`Error::Protocol`] if it is of a version that cannot be understood.
-    pub fn meet(socket: FdSocket) -> Result<NewProcess, Error> {
+    pub fn connect(socket: FdSocket) -> Result<NewProcess, Error> {
         socket.set_timeouts(Some(STEP_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
         let received = socket.receive().map_err(Error::NoAnswer)?;
         let (hello, descriptors) = received.ok_or_else(|| protocol_error("it says nothing"))?;
@@ -62,7 +62,7 @@ impl NewProcess {
             let is_same = self.dir.as_deref().is_some_and(|dir| is_same(dir, &state.dir));
             let lock = self.lock.take().filter(|_| is_same);
             match Journal::adopt(state, lock, self.seed, clock) {
-                Ok(journal) => gate.meet(&Arc::new(journal)),
+                Ok(journal) => gate.attach_journal(&Arc::new(journal)),
                 Err(error @ journal::Error::Unusable { .. }) if state.after_crash == AfterCrash::Forget => {
                     tracing::warn!("{error}");
                 }

@@ -99,7 +99,7 @@ fn stays(waiting: &mut Waiting) {
 fn heir(socket: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
     let drain = drain.clone();
     thread::spawn(move || {
-        let mut heir = NewProcess::meet(socket)?;
+        let mut heir = NewProcess::connect(socket)?;
         let gate = heir.gate(&settings, Clock::start())?;
         heir.inherit(&gate, settings.limits, Duration::ZERO)?;
         heir.take(&gate, drain.conn_guard())?;
@@ -179,7 +179,7 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
             if stage == 0 {
                 return;
             }
-            let mut heir = NewProcess::meet(socket).unwrap();
+            let mut heir = NewProcess::connect(socket).unwrap();
             let gate = heir.gate(&settings(&limits), Clock::start()).unwrap();
             if stage == 2 {
                 heir.inherit(&gate, limits, Duration::ZERO).unwrap();
@@ -301,7 +301,7 @@ fn the_journal_and_its_folder_move_too() {
 fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
     let (here, there) = FdSocket::pair().unwrap();
     here.send(&[9, 0, 0, 0, 1, 2, 3], &[]).unwrap();
-    let error = NewProcess::meet(FdSocket::from(there)).map(drop).unwrap_err();
+    let error = NewProcess::connect(FdSocket::from(there)).map(drop).unwrap_err();
     assert!(error.to_string().contains("it is version 9 of the hand-over"), "{error}");
 }
 

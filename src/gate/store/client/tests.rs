@@ -61,15 +61,15 @@ fn stage() -> Stage {
 
 impl Stage {
     /// The store answers until now, and no longer.
-    fn lose(&mut self) {
-        self.client.contact.answered(Verb::Tell, self.hand.now());
+    fn on_session_lost(&mut self) {
+        self.client.contact.answered(Command::Tell, self.hand.now());
         self.client.status.set(Health::Asked, None);
-        self.client.lose(&Error::Silent);
+        self.client.on_session_lost(&Error::Silent);
     }
 
     fn pass(&mut self, seconds: u64) {
         self.hand.pass(Duration::from_secs(seconds));
-        self.client.govern();
+        self.client.update_fallbacks();
     }
 
     fn ask_gate(&self) -> Verdict {
@@ -90,16 +90,16 @@ impl Stage {
         self.client.status.set(Health::Asked, None);
         let now = self.hand.now();
         let _waiting = self.ask_gate();
-        let exchange = self.gate.take_exchange(true);
+        let sync = self.gate.take_sync(true);
         let taken = SlotGrant { groups: vec![(Duration::ZERO, 4)], ..SlotGrant::default() };
-        self.gate.exchanged(&exchange, &[taken], now, now);
+        self.gate.sync_answered(&sync, &[taken], now, now);
     }
 }
 
 #[test]
 fn a_gateway_that_is_cut_off_goes_on_with_its_part_as_long_as_it_has_one() {
     let mut stage = stage();
-    stage.lose();
+    stage.on_session_lost();
     stage.pass(2);
     assert!(stage.ask().is_none(), "others may be granted all of it");
     stage.pass(1);
@@ -117,7 +117,7 @@ fn a_part_begins_for_as_much_later_as_clocks_may_differ() {
     let mut limit = stage.gate.limits()[0].clone();
     limit.rate.as_mut().unwrap().per = Duration::from_secs(1000);
     let settings = &stage.client.settings.when_lost;
-    let at = |millis| authority(settings, &limit, Some(Time::START), Some(Duration::ZERO), Time::START + millis);
+    let at = |millis| fallback_mode(settings, &limit, Some(Time::START), Some(Duration::ZERO), Time::START + millis);
     // The presence, a horizon, a lease and a linger; and a thousandth of the span.
     let begins = Duration::from_millis(1000 + 50 + 250 + 1000 + 1_000_000 + 1000);
     assert_eq!(at(begins - Duration::from_millis(1)), SharingMode::Blocked);
@@ -127,11 +127,11 @@ fn a_part_begins_for_as_much_later_as_clocks_may_differ() {
 #[test]
 fn a_gateway_that_was_suspended_while_it_was_cut_off_has_no_part() {
     let mut stage = stage();
-    stage.lose();
+    stage.on_session_lost();
     stage.pass(10);
     let permit = stage.ask().unwrap();
     stage.hand.suspend(Duration::from_secs(7200));
-    stage.client.govern();
+    stage.client.update_fallbacks();
     assert!(permit.is_late());
     assert!(stage.ask().is_none(), "its part was given to others an hour ago");
     stage.pass(60);
@@ -145,12 +145,12 @@ fn what_was_granted_before_a_suspend_is_not_used_by_a_request_that_comes_after_i
     stage.be_granted();
     stage.hand.suspend(Duration::from_secs(60));
     let (answer, now) = (
-        Answer { now: 0, born: 0, settings_differ: false, differing: Vec::new(), taken: Vec::new() },
+        ScriptReply { now: 0, born: 0, settings_mismatch: false, mismatches: Vec::new(), taken: Vec::new() },
         stage.hand.now(),
     );
-    let Err(error) = stage.client.believe("store", answer, now, now) else { panic!("it is believed") };
+    let Err(error) = stage.client.verify("store", answer, now, now) else { panic!("it is believed") };
     assert!(stage.ask().unwrap().is_late(), "its slot was granted before the suspend");
-    stage.client.lose(&error);
+    stage.client.on_session_lost(&error);
     assert!(stage.ask().is_none());
     // What the store grants from here on is good.
     stage.hand.pass(Duration::from_millis(1));

@@ -42,7 +42,7 @@ local given = word()              -- the time, in tests; empty in earnest
 local id = word()                 -- which store this is, as the gateway knows it
 local process, epoch = word(), word()
 local verb = word()               -- hello, tell, bye
-local doubted = number()          -- the birth that a gateway has reason to doubt, or -1
+local suspect_epoch = number()          -- the birth that a gateway has reason to doubt, or -1
 local trusts_empty = number() == 1
 local presence, horizon_most, lease = number(), number(), number()
 local horizon_own = number()      -- how far ahead this gateway takes slots: further, if it is far away
@@ -65,31 +65,31 @@ local function hash(key)
   return fields
 end
 
-local house = hash(group)
+local meta = hash(group)
 local born
-if house.id and house.v ~= VERSION then
+if meta.id and meta.v ~= VERSION then
   -- Gateways of another version count here in another way, until the last of them is gone.
   if call('ZCOUNT', present, now, '+inf') > 0 then return { OTHER_VERSION } end
   if verb ~= 'hello' then return { LAPSED } end
   born = now
-elseif not house.id then
+elseif not meta.id then
   if verb ~= 'hello' then return { LAPSED } end
   born = trusts_empty and 0 or now
-elseif house.id ~= id then
+elseif meta.id ~= id then
   if verb ~= 'hello' then return { OTHER_STORE } end
   born = now
-elseif doubted >= 0 and tonumber(house.born) == doubted then
+elseif suspect_epoch >= 0 and tonumber(meta.born) == suspect_epoch then
   born = now
 end
 if born then
   -- What this store knows is not all: it is empty, behind, or its clock was set.
   call('DEL', group, present, keyings)
   call('HSET', group, 'id', id, 'v', VERSION, 'born', born, 'last', now)
-  house = {}
+  meta = {}
   if verb ~= 'hello' then return { LAPSED } end
 else
-  born = tonumber(house.born)
-  now = math.max(now, tonumber(house.last))
+  born = tonumber(meta.born)
+  now = math.max(now, tonumber(meta.last))
   call('HSET', group, 'last', now)
 end
 
@@ -117,7 +117,7 @@ local SIGNED_OFF, SILENT = 0, 1
 -- name -> { till, since, lasts, parts }. `till` may be SIGNED_OFF, or SILENT: it has not spoken yet. The last two are what
 -- it says itself: for how long it goes on, with which part of a limit.
 local named = {}
-for field, value in pairs(house) do
+for field, value in pairs(meta) do
   if field:sub(1, 2) == 'g:' then
     local till, since, lasts, parts = value:match('^(%d+):(%d+):(%d+):(%d+)$')
     named[field:sub(3)] =

@@ -7,7 +7,7 @@ use redis::{Connection, cmd};
 use super::model::Model;
 use super::server::Server;
 use super::{Dice, arguments};
-use crate::gate::store::script_call::{Speaker, Verb};
+use crate::gate::store::script_call::{ClientId, Command};
 use crate::gate::store::store_conn::SCRIPT;
 use crate::locker::{
     Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, SharedKind, SlotRequest, SyncRequest, WhenFull,
@@ -44,7 +44,7 @@ pub(super) fn limits() -> Vec<Limit> {
 }
 
 /// The kinds of windows in the order of the limits, and now and then another.
-fn terms(dice: &mut Dice, limit: usize, clock: u64) -> WindowParams {
+fn params(dice: &mut Dice, limit: usize, clock: u64) -> WindowParams {
     let bounds = {
         let minute = i128::from(clock / 60 / SECOND * 60 * SECOND) * 1000;
         // Now and then a clock that is off, or periods that begin at other moments.
@@ -71,8 +71,8 @@ fn terms(dice: &mut Dice, limit: usize, clock: u64) -> WindowParams {
     }
 }
 
-fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowReport {
-    let terms = terms(dice, limit, clock);
+fn report(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowReport {
+    let params = params(dice, limit, clock);
     let mut settled: Vec<(Time, u32)> = Vec::new();
     for _ in 0..dice.below(4) {
         let age = Duration::from_micros(dice.below(30) * 10_000);
@@ -84,7 +84,7 @@ fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowReport 
         generation: 0,
         limit: LimitId(limit as u32),
         key: Key(u128::from(dice.below(2))),
-        params: terms,
+        params: params,
         is_new: dice.one_in(12),
         held: dice.below(4) as u32,
         flying: dice.below(3) as u32,
@@ -96,29 +96,29 @@ fn told(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowReport 
     }
 }
 
-fn exchange(dice: &mut Dice, began: Time, clock: u64) -> SyncRequest {
+fn sync(dice: &mut Dice, began: Time, clock: u64) -> SyncRequest {
     let horizon = Duration::from_millis(5 + dice.below(3) * 20);
-    let mut exchange = SyncRequest { horizon, ..SyncRequest::default() };
+    let mut sync = SyncRequest { horizon, ..SyncRequest::default() };
     for limit in 0..4 {
         if dice.one_in(2) {
-            exchange.windows.push(told(dice, limit, began, clock));
+            sync.windows.push(report(dice, limit, began, clock));
         }
     }
-    let count = exchange.windows.len() as u64;
+    let count = sync.windows.len() as u64;
     for _ in 0..if count > 0 { dice.below(3) } else { 0 } {
         let mut take =
             SlotRequest { group: None, requests: dice.below(8) as u32, prefetch: 0, windows: Default::default() };
         let from = dice.below(count) as usize;
         for place in from..if dice.one_in(3) { count as usize } else { from + 1 } {
-            let is_flights = exchange.windows[place].params.kind == SharedKind::Flights;
+            let is_flights = sync.windows[place].params.kind == SharedKind::Flights;
             take.windows.push((place, if is_flights { 0 } else { 1 + (dice.below(8) / 6) as u32 }));
         }
         if take.windows.len() == 1 && dice.one_in(3) {
             take.prefetch = dice.below(30) as u32;
         }
-        exchange.slot_requests.push(take);
+        sync.slot_requests.push(take);
     }
-    exchange
+    sync
 }
 
 fn call(connection: &mut Connection, sha: &str, keys: &[String], args: &[String]) -> Vec<i64> {
@@ -148,14 +148,14 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
         }
         store += u64::from(dice.one_in(50));
         let gateway = dice.below(3) as usize;
-        let verb = match dice.below(30) {
-            0 | 1 => Verb::Hello,
-            2 => Verb::Bye,
-            _ if epochs[gateway] == 0 => Verb::Hello,
-            _ => Verb::Tell,
+        let command = match dice.below(30) {
+            0 | 1 => Command::Hello,
+            2 => Command::Bye,
+            _ if epochs[gateway] == 0 => Command::Hello,
+            _ => Command::Tell,
         };
-        epochs[gateway] += u64::from(verb == Verb::Hello);
-        if verb == Verb::Hello && dice.one_in(8) {
+        epochs[gateway] += u64::from(command == Command::Hello);
+        if command == Command::Hello && dice.one_in(8) {
             shares[gateway] = settings(&mut dice);
         }
         if dice.one_in(40) {
@@ -163,21 +163,21 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
                 ["", "host", "caller: other"][dice.below(3) as usize].into();
         }
         let process = format!("process{gateway}");
-        let speaker = Speaker {
+        let client_id = ClientId {
             id: format!("store {store}"),
             epoch: format!("{process}.{}", epochs[gateway]),
             process,
-            doubted: dice.one_in(40).then_some(model.born()),
+            suspect_epoch: dice.one_in(40).then_some(model.born()),
             trusts_empty: seed.is_multiple_of(3),
             shares: shares[gateway].map(|(parts, lasts)| (format!("gateway {gateway}"), parts, lasts)),
             clock: Some(clock),
         };
         let began = Time::from_nanos(clock * 1000);
-        let exchange = if verb == Verb::Hello { SyncRequest::default() } else { exchange(&mut dice, began, clock) };
-        let (keys, args) = arguments(&group, &speaker, verb, &exchange, began, &limits[gateway]);
+        let sync = if command == Command::Hello { SyncRequest::default() } else { sync(&mut dice, began, clock) };
+        let (keys, args) = arguments(&group, &client_id, command, &sync, began, &limits[gateway]);
         let expected = model.call(&keys, &args);
         let answered = call(connection, sha, &keys, &args);
-        assert_eq!(answered, expected, "seed {seed}, step {step}: {verb:?} {speaker:?} {exchange:?}");
+        assert_eq!(answered, expected, "seed {seed}, step {step}: {command:?} {client_id:?} {sync:?}");
     }
 }
 

@@ -13,26 +13,26 @@ mod world_gateway;
 
 use redis::{Arg, Cmd};
 
-use super::script_call::{self, Speaker, Verb};
+use super::script_call::{self, ClientId, Command};
 use crate::locker::{Limit, SyncRequest};
 use crate::time::Time;
 
 /// What the script is called with.
 fn arguments(
     group: &str,
-    speaker: &Speaker,
-    verb: Verb,
-    exchange: &SyncRequest,
+    client_id: &ClientId,
+    command: Command,
+    sync: &SyncRequest,
     began: Time,
     limits: &[Limit],
 ) -> (Vec<String>, Vec<String>) {
     let mut cmd = Cmd::new();
-    script_call::write(&mut cmd, speaker, verb, exchange, limits, began);
+    script_call::write(&mut cmd, client_id, command, sync, limits, began);
     let words = cmd.args_iter().map(|arg| {
         let Arg::Simple(bytes) = arg else { unreachable!("all of it is words") };
         String::from_utf8(bytes.to_vec()).unwrap()
     });
-    (script_call::keys(group, exchange, limits), words.collect())
+    (script_call::keys(group, sync, limits), words.collect())
 }
 
 /// Numbers that look random, and are the same each time.

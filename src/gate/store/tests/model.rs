@@ -68,18 +68,18 @@ impl Model {
     pub(super) fn call(&mut self, keys: &[String], args: &[String]) -> Vec<i64> {
         let mut words = Words(args.iter());
         let given = words.number();
-        let (id, process, epoch, verb) = (words.word(), words.word(), words.word(), words.word());
-        let (doubted, trusts_empty) = (words.number(), words.number() == 1);
+        let (id, process, epoch, command) = (words.word(), words.word(), words.word(), words.word());
+        let (suspect_epoch, trusts_empty) = (words.number(), words.number() == 1);
         let (presence, horizon_most, lease) = (words.number(), words.number(), words.number());
         let horizon = words.number();
         let (name, gateways, share_for) = (words.word(), words.number(), words.number());
-        let is_hello = verb == "hello";
+        let is_hello = command == "hello";
         let born = match &self.id {
             None if !is_hello => return vec![1],
             None => Some(if trusts_empty { 0 } else { given }),
             Some(known) if *known != id && !is_hello => return vec![2],
             Some(known) if *known != id => Some(given),
-            Some(_) if doubted >= 0 && doubted == self.born => Some(given),
+            Some(_) if suspect_epoch >= 0 && suspect_epoch == self.born => Some(given),
             Some(_) => None,
         };
         if let Some(born) = born {
@@ -97,13 +97,13 @@ impl Model {
         if !is_hello && (has_another || self.present.get(&epoch).is_none_or(|till| *till < now)) {
             return vec![1];
         }
-        let is_bye = verb == "bye";
+        let is_bye = command == "bye";
         let caller = Caller { now, process, epoch, is_bye, horizon, horizon_most, lease, name, gateways, share_for };
         if gateways > 0 && !self.name(&caller, if is_bye { 0 } else { now + presence }, is_hello) {
             return vec![3];
         }
         self.present.insert(caller.epoch.clone(), if is_bye { now - 1 } else { now + presence });
-        self.exchange(&caller, keys, &mut words)
+        self.sync(&caller, keys, &mut words)
     }
 
     /// Notes that a name is there; `false`: there are too many.
@@ -146,24 +146,24 @@ impl Model {
     }
 
     /// Whether another gateway says something else of gateways that are cut off.
-    fn settings_differ(&self, caller: &Caller) -> bool {
+    fn settings_mismatch(&self, caller: &Caller) -> bool {
         self.named.iter().filter(|(name, _)| **name != caller.name).any(|(_, one)| {
             let counts = one.till == 1 || one.till > 1 && caller.now < one.till + one.lasts + caller.lease;
             counts && (one.lasts, one.parts) != (caller.share_for, caller.gateways)
         })
     }
 
-    fn exchange(&mut self, caller: &Caller, keys: &[String], words: &mut Words<'_>) -> Vec<i64> {
+    fn sync(&mut self, caller: &Caller, keys: &[String], words: &mut Words<'_>) -> Vec<i64> {
         let count = words.number();
         let mut open: Vec<Open> = Vec::new();
         for index in 0..count as usize {
             let mut window = self.open(&keys[3 + 2 * index], caller, words);
-            let span = window.window.span + window.terms.linger;
+            let span = window.window.span + window.params.linger;
             let left = |all: i64| all - self.withheld(caller, all, span);
-            (window.room, window.most_flying) = (left(window.terms.requests), left(window.terms.in_flight));
+            (window.room, window.most_flying) = (left(window.params.requests), left(window.params.in_flight));
             open.push(window);
         }
-        let mut answer = vec![0, caller.now, self.born, i64::from(self.settings_differ(caller)), 0];
+        let mut answer = vec![0, caller.now, self.born, i64::from(self.settings_mismatch(caller)), 0];
         for (window, place) in open.iter().zip(1..).filter(|(window, _)| !window.causes.is_empty()) {
             answer[4] += 1;
             answer.extend([place, window.causes.iter().sum(), window.window.span]);
@@ -214,7 +214,7 @@ impl Model {
         let mut open = Open {
             key: key.to_owned(),
             window: before.unwrap_or_default(),
-            terms: Terms { requests, span, in_flight, kind, interval, burst, linger, calendar },
+            params: Terms { requests, span, in_flight, kind, interval, burst, linger, calendar },
             quantum,
             bounds,
             horizon: 0,
@@ -224,15 +224,15 @@ impl Model {
             room: 0,
             most_flying: 0,
         };
-        let told = open.agree(&self.present, caller);
-        let (span, linger) = (open.terms.span, open.terms.linger);
+        let report = open.agree(&self.present, caller);
+        let (span, linger) = (open.params.span, open.params.linger);
         let closed = caller.horizon_most + caller.lease + linger + span;
         match self.keyed_since(&limit, &keyed, caller) {
             None => open.causes.extend([512, SHUT]),
             Some(0) => {}
             Some(since) => open.window.floor = open.window.floor.max(since + closed),
         }
-        if is_known && open.window.kind != open.terms.kind {
+        if is_known && open.window.kind != open.params.kind {
             open.window.log.clear();
             open.window.settled = 0;
             open.window.period = Period::default();
@@ -240,13 +240,13 @@ impl Model {
         } else if is_known && span > open.window.span {
             open.window.floor = open.window.floor.max(caller.now + span - open.window.span);
         }
-        (open.window.kind, open.window.span) = (open.terms.kind.clone(), span);
+        (open.window.kind, open.window.span) = (open.params.kind.clone(), span);
         if self.born > 0 {
             open.window.floor = open.window.floor.max(self.born + closed);
         }
         open.horizon = caller.horizon.min(span / 4);
-        if told.kind == "calendar" && open.window.kind == "calendar" {
-            open.find_period(&self.present, caller, &told);
+        if report.kind == "calendar" && open.window.kind == "calendar" {
+            open.find_period(&self.present, caller, &report);
         }
         open.bury(&self.present, caller, fresh);
         let mut own = open.window.parts.get(&caller.epoch).cloned().unwrap_or_default();

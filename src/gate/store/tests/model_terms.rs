@@ -27,42 +27,42 @@ impl Open {
     /// What the others say that are there.
     fn others(&self, present: &BTreeMap<String, i64>, caller: &Caller) -> Vec<Terms> {
         let parts = self.window.parts.iter().filter(|(epoch, _)| is_other(present, caller, epoch));
-        parts.filter_map(|(_, part)| part.terms.clone()).collect()
+        parts.filter_map(|(_, part)| part.params.clone()).collect()
     }
 
     /// The strictest of what gateways say; returns what the caller says.
     pub(super) fn agree(&mut self, present: &BTreeMap<String, i64>, caller: &Caller) -> Terms {
-        let own = self.terms.clone();
+        let own = self.params.clone();
         for theirs in self.others(present, caller) {
-            let terms = &mut self.terms;
+            let params = &mut self.params;
             let mut causes = vec![
                 (theirs.requests != own.requests, 1),
                 (theirs.span != own.span, 2),
                 (theirs.in_flight != own.in_flight, 4),
                 (theirs.linger != own.linger, 32),
             ];
-            terms.requests = terms.requests.min(theirs.requests);
-            terms.span = terms.span.max(theirs.span);
-            terms.in_flight = terms.in_flight.min(theirs.in_flight);
-            terms.linger = terms.linger.max(theirs.linger);
+            params.requests = params.requests.min(theirs.requests);
+            params.span = params.span.max(theirs.span);
+            params.in_flight = params.in_flight.min(theirs.in_flight);
+            params.linger = params.linger.max(theirs.linger);
             if theirs.kind == own.kind {
                 causes.push((theirs.interval != own.interval || theirs.burst != own.burst, 16));
                 causes.push((theirs.calendar != own.calendar, 64));
-                terms.interval = terms.interval.max(theirs.interval);
-                terms.burst = terms.burst.min(theirs.burst);
+                params.interval = params.interval.max(theirs.interval);
+                params.burst = params.burst.min(theirs.burst);
             } else {
                 causes.push((true, 8));
                 if theirs.kind == self.window.kind {
                     causes.push((true, SHUT));
-                    terms.kind = theirs.kind;
+                    params.kind = theirs.kind;
                 }
             }
             self.causes.extend(causes.into_iter().filter(|(differs, _)| *differs).map(|(_, cause)| cause));
         }
-        if self.terms.kind == "sliding" || self.terms.kind == "smooth" {
-            self.late = self.terms.linger - own.linger;
+        if self.params.kind == "sliding" || self.params.kind == "smooth" {
+            self.late = self.params.linger - own.linger;
         }
-        self.window.parts.entry(caller.epoch.clone()).or_default().terms = Some(own.clone());
+        self.window.parts.entry(caller.epoch.clone()).or_default().params = Some(own.clone());
         own
     }
 
@@ -105,12 +105,12 @@ impl Open {
         let settles_late = self.window.kind == "fixed" || self.window.kind == "calendar";
         let mut dead: Vec<(i64, i64)> = Vec::new();
         for (epoch, part) in self.window.parts.iter_mut().filter(|(epoch, _)| is_dead(epoch)) {
-            let Part { held, terms, .. } = std::mem::take(part);
-            let linger = terms.as_ref().map_or(0, |terms| terms.linger).max(self.terms.linger);
+            let Part { held, params, .. } = std::mem::take(part);
+            let linger = params.as_ref().map_or(0, |params| params.linger).max(self.params.linger);
             let at = present.get(epoch).copied().unwrap_or(caller.now - linger) + linger;
             if is_earlier(epoch) {
             } else if settles_late && caller.now < at {
-                (part.held, part.terms) = (held, terms);
+                (part.held, part.params) = (held, params);
             } else {
                 dead.push((at, held));
             }

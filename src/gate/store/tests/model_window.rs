@@ -20,7 +20,7 @@ pub(super) struct Part {
     pub(super) flying: i64,
     pub(super) waiting: i64,
     pub(super) due: f64,
-    pub(super) terms: Option<Terms>,
+    pub(super) params: Option<Terms>,
 }
 
 /// A calendar's period, and of which calendar.
@@ -52,7 +52,7 @@ pub(super) struct Open {
     pub(super) key: String,
     pub(super) window: Window,
     /// The strictest.
-    pub(super) terms: Terms,
+    pub(super) params: Terms,
     pub(super) quantum: i64,
     pub(super) bounds: [i64; 3],
     pub(super) horizon: i64,
@@ -90,7 +90,7 @@ impl Open {
             }
             kind => {
                 if kind == "smooth" {
-                    window.mark = window.mark.max(bound) + count * self.terms.interval;
+                    window.mark = window.mark.max(bound) + count * self.params.interval;
                 }
                 let bound = bound.div_euclid(self.quantum) * self.quantum
                     + if bound.rem_euclid(self.quantum) > 0 { self.quantum } else { 0 };
@@ -183,8 +183,8 @@ impl Open {
             at = at.max(self.bounds[0]);
         }
         if self.window.kind == "smooth" {
-            let saved = self.terms.burst.max(cost) * self.terms.interval;
-            let needed = (self.unsettled() + nth * cost) * self.terms.interval;
+            let saved = self.params.burst.max(cost) * self.params.interval;
+            let needed = (self.unsettled() + nth * cost) * self.params.interval;
             let due = self.window.mark.max(caller.now) + needed - saved;
             if needed > saved {
                 return Err((due - caller.now - self.horizon * 3 / 4).clamp(SOONEST_RETRY, RETRY));
@@ -222,7 +222,7 @@ impl Open {
 
     pub(super) fn owe(&mut self, caller: &Caller, taken: i64) {
         let others = self.others_waiting(caller);
-        let most = self.terms.requests as f64;
+        let most = self.params.requests as f64;
         let own = self.window.parts[&caller.epoch].clone();
         let all = own.waiting + others;
         let parts = &mut self.window.parts;
@@ -238,7 +238,7 @@ impl Open {
     }
 
     pub(super) fn spare(&self, caller: &Caller, wanted: i64, alive: i64) -> i64 {
-        let is_apart = self.window.kind == "none" || self.window.kind == "smooth" || self.terms.in_flight < UNCAPPED;
+        let is_apart = self.window.kind == "none" || self.window.kind == "smooth" || self.params.in_flight < UNCAPPED;
         let is_shut = self.window.floor.max(self.window.paused) > caller.now
             || (self.window.kind == "calendar" && caller.now < self.bounds[0]);
         if wanted == 0 || self.others_waiting(caller) > 0 || is_apart || is_shut {
@@ -290,7 +290,7 @@ pub(super) fn take(
     for (place, cost) in parts {
         let window = &mut open[*place];
         let slots = taken * cost;
-        let is_capped = window.terms.in_flight < UNCAPPED;
+        let is_capped = window.params.in_flight < UNCAPPED;
         let own = window.window.parts.entry(caller.epoch.clone()).or_default();
         own.held += slots;
         own.flying += if is_capped { taken } else { 0 };

@@ -7,7 +7,7 @@ use redis::{Connection, Value, cmd};
 use super::arguments;
 use super::differential::limits;
 use super::server::Server;
-use crate::gate::store::script_call::{self, Answer, Speaker, Verb};
+use crate::gate::store::script_call::{self, ClientId, Command, ScriptReply};
 use crate::gate::store::store_conn::SCRIPT;
 use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{
@@ -28,7 +28,7 @@ pub(super) struct Stage {
     pub(super) id: &'static str,
     pub(super) shares: Option<u32>,
     pub(super) trusts_empty: bool,
-    pub(super) doubted: Option<i64>,
+    pub(super) suspect_epoch: Option<i64>,
 }
 
 /// What one gateway says of the one window.
@@ -73,20 +73,20 @@ impl Stage {
         let server = Server::start();
         let mut connection = server.connect();
         let sha = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query(&mut connection).unwrap();
-        let (now, id, shares, trusts_empty, doubted) = (BEGIN, "one", None, true, None);
-        Stage { _server: server, connection, sha, now, id, shares, trusts_empty, doubted }
+        let (now, id, shares, trusts_empty, suspect_epoch) = (BEGIN, "one", None, true, None);
+        Stage { _server: server, connection, sha, now, id, shares, trusts_empty, suspect_epoch }
     }
 
     pub(super) fn pass(&mut self, millis: u64) {
         self.now += millis * MS;
     }
 
-    pub(super) fn say(&mut self, gateway: &str, verb: Verb, says: Option<Says>) -> Result<Answer, Error> {
-        let speaker = Speaker {
+    pub(super) fn say(&mut self, gateway: &str, command: Command, says: Option<Says>) -> Result<ScriptReply, Error> {
+        let client_id = ClientId {
             id: self.id.to_owned(),
             process: gateway.split('.').next().unwrap().to_owned(),
             epoch: gateway.to_owned(),
-            doubted: self.doubted,
+            suspect_epoch: self.suspect_epoch,
             trusts_empty: self.trusts_empty,
             shares: self
                 .shares
@@ -94,28 +94,28 @@ impl Stage {
             clock: Some(self.now),
         };
         let began = Time::from_nanos(self.now * 1000);
-        let mut exchange = SyncRequest { horizon: Duration::from_millis(5), ..SyncRequest::default() };
+        let mut sync = SyncRequest { horizon: Duration::from_millis(5), ..SyncRequest::default() };
         if let Some(says) = says {
-            exchange.windows.push(says.told(began));
+            sync.windows.push(says.report(began));
             let take =
                 SlotRequest { group: None, requests: says.takes, prefetch: 0, windows: [(0, 1)].into_iter().collect() };
-            exchange.slot_requests.extend((says.takes > 0).then_some(take));
+            sync.slot_requests.extend((says.takes > 0).then_some(take));
         }
         let mut limits = limits();
         limits[0].keyed_by = says.map_or("", |says| says.keyed).into();
-        let (keys, args) = arguments("g", &speaker, verb, &exchange, began, &limits);
+        let (keys, args) = arguments("g", &client_id, command, &sync, began, &limits);
         let called: Value =
             cmd("EVALSHA").arg(&self.sha).arg(keys.len()).arg(keys).arg(args).query(&mut self.connection).unwrap();
-        script_call::read(&called, &exchange)
+        script_call::read(&called, &sync)
     }
 
     /// A gateway that is new here.
     pub(super) fn hello(&mut self, gateway: &str) {
-        self.say(gateway, Verb::Hello, None).unwrap();
+        self.say(gateway, Command::Hello, None).unwrap();
     }
 
-    pub(super) fn tell(&mut self, gateway: &str, says: Says) -> Answer {
-        self.say(gateway, Verb::Tell, Some(says)).unwrap()
+    pub(super) fn tell(&mut self, gateway: &str, says: Says) -> ScriptReply {
+        self.say(gateway, Command::Tell, Some(says)).unwrap()
     }
 
     /// How many of so many requests may go, now or within the horizon; and in how many milliseconds the next.
@@ -137,7 +137,7 @@ impl Stage {
 }
 
 impl Says {
-    fn told(&self, began: Time) -> WindowReport {
+    fn report(&self, began: Time) -> WindowReport {
         let millis = Duration::from_millis;
         WindowReport {
             window: 0,
@@ -207,7 +207,7 @@ fn what_a_dead_gateway_held_counts_from_when_it_was_seen_last() {
     for _ in 0..20 {
         // Another one is there, so that the store goes on.
         stage.pass(100);
-        stage.say("b.1", Verb::Hello, None).unwrap();
+        stage.say("b.1", Command::Hello, None).unwrap();
     }
     let (taken, later) = stage.take_of("b.1", 1, long);
     // It counts as there for its presence after it was heard of: a second of the two that have passed.
@@ -242,13 +242,13 @@ fn whoever_was_not_heard_of_for_too_long_or_speaks_of_another_store_is_granted_n
     let mut stage = Stage::new();
     stage.hello("a.1");
     stage.pass(millis(PRESENCE) + 1);
-    assert!(matches!(stage.say("a.1", Verb::Tell, Some(SAYS)), Err(Error::Lapsed)));
+    assert!(matches!(stage.say("a.1", Command::Tell, Some(SAYS)), Err(Error::Lapsed)));
     stage.hello("a.2");
     stage.id = "two";
-    assert!(matches!(stage.say("a.2", Verb::Tell, Some(SAYS)), Err(Error::Other)));
+    assert!(matches!(stage.say("a.2", Command::Tell, Some(SAYS)), Err(Error::Other)));
     stage.hello("a.3");
     stage.id = "one";
-    assert!(matches!(stage.say("a.2", Verb::Tell, Some(SAYS)), Err(Error::Other)));
+    assert!(matches!(stage.say("a.2", Command::Tell, Some(SAYS)), Err(Error::Other)));
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn a_store_that_may_have_forgotten_something_is_closed_until_that_no_longer_coun
     stage.hello("a.1");
     assert_eq!(stage.take("a.1", 9), (0, closed));
     stage.pass(closed - 6);
-    stage.say("a.1", Verb::Tell, None).unwrap();
+    stage.say("a.1", Command::Tell, None).unwrap();
     assert_eq!(stage.take("a.1", 9), (0, 6));
     stage.pass(1);
     assert_eq!(stage.take("a.1", 9).0, 4);
@@ -271,13 +271,13 @@ fn a_store_that_may_have_forgotten_something_is_closed_until_that_no_longer_coun
     assert_eq!(stage.take("a.2", 9).0, 4);
     // Somebody saw its clock jump.
     let born = stage.tell("a.2", SAYS).born;
-    stage.doubted = Some(born);
+    stage.suspect_epoch = Some(born);
     stage.hello("a.3");
-    stage.doubted = None;
+    stage.suspect_epoch = None;
     assert_eq!(stage.take("a.3", 9), (0, closed));
     // What was doubted is known by now: the doubt of another one changes nothing.
     stage.pass(closed);
-    stage.doubted = Some(born);
+    stage.suspect_epoch = Some(born);
     stage.hello("b.1");
     assert_eq!(stage.take("b.1", 9).0, 4);
 }
@@ -311,9 +311,9 @@ fn the_strictest_holds_of_what_gateways_say_that_are_there() {
     stage.hello("b.1");
     stage.tell("a.1", Says { requests: 2, ..SAYS });
     let answer = stage.tell("b.1", Says { requests: 8, takes: 8, waiting: 8, ..SAYS });
-    assert_eq!((answer.taken[0].groups[0].1, answer.differing[0].causes), (2, 1));
+    assert_eq!((answer.taken[0].groups[0].1, answer.mismatches[0].causes), (2, 1));
     stage.pass(millis(PRESENCE) / 2 + 1);
-    stage.say("b.1", Verb::Tell, None).unwrap();
+    stage.say("b.1", Command::Tell, None).unwrap();
     stage.pass(millis(PRESENCE) / 2 + 1);
     assert_eq!(stage.take_of("b.1", 8, Says { requests: 8, ..SAYS }).0, 6, "the other one is gone");
 }

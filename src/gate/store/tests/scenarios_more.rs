@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
-use crate::gate::store::script_call::Verb;
+use crate::gate::store::script_call::Command;
 use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{LEASE, SharedKind};
 
@@ -60,7 +60,7 @@ fn of_a_gateway_that_is_cut_off_its_part_is_left_alone_until_it_has_been_back_fo
     assert_eq!(stage.take("a.1", 9).0, 4);
     stage.tell("a.1", Says { returned: 4, ..SAYS });
     stage.pass(millis(PRESENCE) / 2 + 1);
-    stage.say("a.1", Verb::Tell, None).unwrap();
+    stage.say("a.1", Command::Tell, None).unwrap();
     stage.pass(millis(PRESENCE) / 2 + 1);
     assert_eq!(stage.take("a.1", 9).0, 2, "the other half is the other's");
     stage.tell("a.1", Says { returned: 2, ..SAYS });
@@ -75,7 +75,7 @@ fn of_a_gateway_that_is_cut_off_its_part_is_left_alone_until_it_has_been_back_fo
     assert_eq!(stage.take("a.1", 9).0, 4);
     stage.tell("a.1", Says { returned: 4, ..SAYS });
     // One that says good-bye leaves nothing behind.
-    stage.say("b.2", Verb::Bye, None).unwrap();
+    stage.say("b.2", Command::Bye, None).unwrap();
     stage.pass(millis(PRESENCE));
     assert_eq!(stage.take("a.1", 9).0, 4);
 }
@@ -109,8 +109,8 @@ fn in_a_store_that_is_new_the_parts_of_gateways_that_it_has_not_seen_are_left_al
     stage.tell("a.1", SAYS);
     stage.pass(900);
     assert_eq!(stage.take("a.1", 9).0, 2);
-    assert!(stage.say("b.1", Verb::Hello, None).is_ok());
-    assert!(matches!(stage.say("c.1", Verb::Hello, None), Err(Error::TooMany)));
+    assert!(stage.say("b.1", Command::Hello, None).is_ok());
+    assert!(matches!(stage.say("c.1", Command::Hello, None), Err(Error::TooMany)));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_call_that_comes_late_from_before_a_gateway_took_another_name_changes_nothin
     stage.hello("a.2");
     assert_eq!(stage.take("a.2", 9).0, 4);
     let late = Says { held: Some(0), ..SAYS };
-    assert!(matches!(stage.say("a.1", Verb::Tell, Some(late)), Err(Error::Lapsed)));
+    assert!(matches!(stage.say("a.1", Command::Tell, Some(late)), Err(Error::Lapsed)));
     stage.hello("b.1");
     assert_eq!(stage.take("b.1", 9).0, 0);
 }
@@ -154,7 +154,7 @@ fn a_dead_gateways_slots_of_a_fixed_window_settle_when_that_is_certain() {
     assert_eq!(stage.take_of("dead.1", 9, fixed).0, 1);
     for _ in 0..3 {
         stage.pass(350);
-        stage.say("a.1", Verb::Tell, None).unwrap();
+        stage.say("a.1", Command::Tell, None).unwrap();
     }
     assert_eq!(stage.take_of("a.1", 9, fixed).0, 0, "the window is open, and full");
 }
@@ -168,7 +168,7 @@ fn who_knows_another_kind_of_window_waits_until_nobody_counts_in_the_old_way() {
     let fixed = Says { kind: SharedKind::Fixed, ..SAYS };
     for _ in 0..3 {
         let answer = stage.tell("new.1", Says { takes: 1, waiting: 1, ..fixed });
-        assert!(answer.taken[0].groups.is_empty() && answer.differing[0].causes == 8 | SHUT);
+        assert!(answer.taken[0].groups.is_empty() && answer.mismatches[0].causes == 8 | SHUT);
     }
     assert_eq!(stage.take("old.1", 9).0, 2, "it goes on");
     stage.tell("old.1", Says { kind: SharedKind::Fixed, returned: 4, ..SAYS });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::cmd;
 
 use super::scenarios::{BEGIN, SAYS, Says, Stage, millis};
-use crate::gate::store::script_call::Verb;
+use crate::gate::store::script_call::Command;
 use crate::gate::store::{Error, PRESENCE};
 use crate::locker::{LEASE, MAX_HORIZON, SharedKind};
 
@@ -20,7 +20,7 @@ const SHUT: u32 = 1024;
 
 /// A gateway speaks, and in what others are said to differ from it.
 fn causes(stage: &mut Stage, gateway: &str, says: Says) -> u32 {
-    stage.tell(gateway, says).differing.first().map_or(0, |differing| differing.causes)
+    stage.tell(gateway, says).mismatches.first().map_or(0, |mismatches| mismatches.causes)
 }
 
 /// Calendar periods of a minute that begin so much later than those of the clock.
@@ -107,7 +107,7 @@ fn a_gateway_of_which_nothing_is_understood_shuts_out_those_that_understand_noth
         cmd("HSET").arg(&key).arg("r:b.1").arg(foreign).exec(&mut stage.connection).unwrap();
         let answer = stage.tell("a.1", Says { takes: 1, waiting: 1, ..SAYS });
         assert!(answer.taken[0].groups.is_empty());
-        assert_eq!(answer.differing[0].causes, UNKNOWN | SHUT, "{foreign}");
+        assert_eq!(answer.mismatches[0].causes, UNKNOWN | SHUT, "{foreign}");
     }
     // What a later version says besides is left alone.
     let later = "4:100000:1000000000000:sliding:0:0:0::and more";
@@ -120,11 +120,11 @@ fn gateways_of_another_version_have_the_store_to_themselves_until_they_are_gone(
     let mut stage = Stage::new();
     stage.hello("a.1");
     stage.take("a.1", 4);
-    cmd("HSET").arg("{g}:house").arg("v").arg("another").exec(&mut stage.connection).unwrap();
-    assert!(matches!(stage.say("a.1", Verb::Tell, Some(SAYS)), Err(Error::OtherVersion)));
-    assert!(matches!(stage.say("b.1", Verb::Hello, None), Err(Error::OtherVersion)));
+    cmd("HSET").arg("{g}:meta").arg("v").arg("another").exec(&mut stage.connection).unwrap();
+    assert!(matches!(stage.say("a.1", Command::Tell, Some(SAYS)), Err(Error::OtherVersion)));
+    assert!(matches!(stage.say("b.1", Command::Hello, None), Err(Error::OtherVersion)));
     stage.pass(millis(PRESENCE) + 1);
-    assert!(matches!(stage.say("b.1", Verb::Tell, Some(SAYS)), Err(Error::Lapsed)));
+    assert!(matches!(stage.say("b.1", Command::Tell, Some(SAYS)), Err(Error::Lapsed)));
     stage.hello("b.1");
     assert_eq!(stage.take("b.1", 1).0, 0, "what the others counted is not known");
 }
@@ -143,7 +143,7 @@ fn who_tells_windows_apart_otherwise_waits_until_nobody_does_as_before_and_what_
         assert_eq!(causes(&mut stage, "a.1", SAYS), 0);
         stage.pass(400);
         for gateway in ["a.1", "b.1"] {
-            stage.say(gateway, Verb::Tell, None).unwrap();
+            stage.say(gateway, Command::Tell, None).unwrap();
         }
     }
     // The first has read its file again.
@@ -227,7 +227,7 @@ fn the_largest_part_and_the_longest_time_hold_that_gateways_say() {
         stage.tell("b.1", SAYS);
         stage.shares = own;
         stage.hello("a.1");
-        let differs = stage.tell("a.1", SAYS).settings_differ;
+        let differs = stage.tell("a.1", SAYS).settings_mismatch;
         assert_eq!(differs, own != Some(2), "{own:?}");
         assert_eq!(stage.take("a.1", 9).0, 4, "both are there");
         stage.tell("a.1", Says { returned: 4, ..SAYS });
@@ -252,5 +252,5 @@ fn the_longest_span_is_told_where_gateways_differ() {
         stage.hello(gateway);
     }
     stage.tell("b.1", Says { span: 5000, ..SAYS });
-    assert_eq!(stage.tell("a.1", SAYS).differing[0].span, Duration::from_secs(5));
+    assert_eq!(stage.tell("a.1", SAYS).mismatches[0].span, Duration::from_secs(5));
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::Dice;
 use super::model::Model;
 use crate::gate::store::WhenLost;
-use crate::gate::store::last_contact::Contact;
-use crate::gate::store::script_call::Verb;
+use crate::gate::store::last_contact::LastContact;
+use crate::gate::store::script_call::Command;
 use crate::locker::{Counts, Grant, Kind, Limit, Locker, Priority, Rate, ShareBy, SyncRequest, Ticket, WhenFull};
 use crate::time::Time;
 
@@ -18,8 +18,8 @@ pub(super) const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 /// What the store's clock shows where the world begins, in microseconds.
 const WALL: u64 = 1_795_000_000_000_000;
-pub(super) const CALL: u64 = 250 * MS;
-pub(super) const BEAT: u64 = 150 * MS;
+pub(super) const CALL_TIMEOUT: u64 = 250 * MS;
+pub(super) const HEARTBEAT: u64 = 150 * MS;
 pub(super) const RETRY: u64 = 100 * MS;
 /// How long a request is under way at most, from its permit.
 pub(super) const UNDER_WAY: Duration = Duration::from_millis(1400);
@@ -66,9 +66,9 @@ pub(super) struct Gateway {
     pub(super) is_connected: bool,
     pub(super) call: Option<Call>,
     pub(super) calls: u64,
-    pub(super) beat: u64,
+    pub(super) is_heartbeat: u64,
     pub(super) retry: u64,
-    pub(super) contact: Contact,
+    pub(super) contact: LastContact,
     /// Until when nothing gets through to the store or back.
     pub(super) cut: u64,
     pub(super) waiting: HashMap<Ticket, u32>,
@@ -79,8 +79,8 @@ pub(super) struct Gateway {
 
 pub(super) struct Call {
     pub(super) number: u64,
-    pub(super) verb: Verb,
-    pub(super) exchange: SyncRequest,
+    pub(super) command: Command,
+    pub(super) sync: SyncRequest,
     pub(super) began: Time,
     pub(super) till: u64,
 }
@@ -91,7 +91,7 @@ pub(super) struct Message {
     pub(super) process: String,
     pub(super) number: u64,
     /// What the script is called with, or its answer.
-    pub(super) told: Result<(Vec<String>, Vec<String>), Vec<i64>>,
+    pub(super) report: Result<(Vec<String>, Vec<String>), Vec<i64>>,
 }
 
 pub(super) struct World {
@@ -154,9 +154,9 @@ impl World {
             is_connected: false,
             call: None,
             calls: 0,
-            beat: 0,
+            is_heartbeat: 0,
             retry: self.now,
-            contact: Contact::default(),
+            contact: LastContact::default(),
             cut: 0,
             waiting: HashMap::new(),
             leaving: Vec::new(),

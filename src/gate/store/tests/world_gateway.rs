@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::arguments;
-use super::world::{BEAT, CALL, CLAIMS, COUNTED, Call, END, FAULTS, MS, Message, RETRY, UNDER_WAY, World};
-use crate::gate::store::fallback::authority;
-use crate::gate::store::script_call::{self, Speaker, Verb};
+use super::world::{CALL_TIMEOUT, CLAIMS, COUNTED, Call, END, FAULTS, HEARTBEAT, MS, Message, RETRY, UNDER_WAY, World};
+use crate::gate::store::fallback::fallback_mode;
+use crate::gate::store::script_call::{self, ClientId, Command};
 use crate::gate::store::{PRESENCE, WhenLost};
 use crate::locker::{
     Ask, AskKind, Caller, Claim, Grant, Key, LEASE, LimitId, SettlePoint, SharingMode, SyncRequest, Verdict,
@@ -112,45 +112,45 @@ impl World {
         let (now, real) = (Time::from_nanos(self.now + self.gateways[number].ahead), self.now);
         let gateway = &mut self.gateways[number];
         if gateway.call.as_ref().is_some_and(|call| call.till < real) {
-            self.lose(number);
+            self.on_session_lost(number);
         } else if gateway.call.is_some() {
         } else if !gateway.is_connected {
-            self.govern(number, now);
+            self.update_fallbacks(number, now);
             if self.gateways[number].retry <= real && self.gateways[number].cut < real && self.stopped < real {
                 self.gateways[number].epochs += 1;
-                self.call(number, Verb::Hello, SyncRequest::default());
+                self.call(number, Command::Hello, SyncRequest::default());
             }
         } else {
-            let beat = gateway.beat <= real;
-            if beat || gateway.locker.has_sync() {
-                gateway.beat = if beat { real + BEAT } else { gateway.beat };
-                let exchange = gateway.locker.take_sync(beat, now);
-                self.call(number, Verb::Tell, exchange);
+            let is_heartbeat = gateway.is_heartbeat <= real;
+            if is_heartbeat || gateway.locker.has_sync() {
+                gateway.is_heartbeat = if is_heartbeat { real + HEARTBEAT } else { gateway.is_heartbeat };
+                let sync = gateway.locker.take_sync(is_heartbeat, now);
+                self.call(number, Command::Tell, sync);
             }
         }
         self.poll(number);
     }
 
-    pub(super) fn govern(&mut self, number: usize, now: Time) {
+    pub(super) fn update_fallbacks(&mut self, number: usize, now: Time) {
         let when_lost = (self.when_lost)(number);
         let gateway = &mut self.gateways[number];
         for (index, limit) in self.limits.iter().enumerate() {
             let last = gateway.contact.last();
-            let authority = authority(&when_lost, limit, last, Some(UNDER_WAY), now);
-            if authority != SharingMode::Blocked || last.is_some() {
-                gateway.locker.set_sharing_mode(Some(LimitId(index as u32)), authority, now);
+            let fallback_mode = fallback_mode(&when_lost, limit, last, Some(UNDER_WAY), now);
+            if fallback_mode != SharingMode::Blocked || last.is_some() {
+                gateway.locker.set_sharing_mode(Some(LimitId(index as u32)), fallback_mode, now);
             }
         }
     }
 
-    pub(super) fn call(&mut self, number: usize, verb: Verb, exchange: SyncRequest) {
+    pub(super) fn call(&mut self, number: usize, command: Command, sync: SyncRequest) {
         let gateway = &mut self.gateways[number];
         let began = Time::from_nanos(self.now + gateway.ahead);
-        let speaker = Speaker {
+        let client_id = ClientId {
             id: self.stores.to_string(),
             process: gateway.process.clone(),
             epoch: format!("{}.{}", gateway.process, gateway.epochs),
-            doubted: None,
+            suspect_epoch: None,
             trusts_empty: false,
             shares: match (self.when_lost)(number) {
                 WhenLost::Share { gateways, name, share_for } => Some((name, gateways.get(), share_for)),
@@ -158,28 +158,28 @@ impl World {
             },
             clock: Some(0),
         };
-        let told = arguments("g", &speaker, verb, &exchange, began, &self.limits);
+        let report = arguments("g", &client_id, command, &sync, began, &self.limits);
         gateway.calls += 1;
         let number_of_call = gateway.calls;
-        gateway.call = Some(Call { number: number_of_call, verb, exchange, began, till: self.now + CALL });
+        gateway.call = Some(Call { number: number_of_call, command, sync, began, till: self.now + CALL_TIMEOUT });
         let process = gateway.process.clone();
         let is_lost = gateway.cut > self.now || (self.now < FAULTS && self.dice.one_in(700));
         if !is_lost {
             let at = self.now + 1_000 + self.dice.below(200_000);
-            self.messages.push(Message { at, gateway: number, process, number: number_of_call, told: Ok(told) });
+            self.messages.push(Message { at, gateway: number, process, number: number_of_call, report: Ok(report) });
         }
     }
 
     pub(super) fn deliver(&mut self) {
         for mut message in std::mem::take(&mut self.messages) {
-            if message.at > self.now || (message.told.is_ok() && self.stopped > self.now) {
+            if message.at > self.now || (message.report.is_ok() && self.stopped > self.now) {
                 self.messages.push(message);
                 continue;
             }
-            match message.told {
+            match message.report {
                 Ok((keys, mut args)) => {
                     args[0] = (self.clock + self.now / 1000).to_string();
-                    message.told = Err(self.store.call(&keys, &args));
+                    message.report = Err(self.store.call(&keys, &args));
                     message.at = self.now + 1_000 + self.dice.below(200_000);
                     let is_lost =
                         self.gateways[message.gateway].cut > self.now || (self.now < FAULTS && self.dice.one_in(700));
@@ -200,32 +200,32 @@ impl World {
         }
         let Some(known) = gateway.call.take() else { return };
         let value = redis::Value::Array(answer.iter().copied().map(redis::Value::Int).collect());
-        match script_call::read(&value, &known.exchange) {
+        match script_call::read(&value, &known.sync) {
             Ok(answer) => {
-                gateway.contact.answered(known.verb, now);
-                if known.verb == Verb::Hello {
+                gateway.contact.answered(known.command, now);
+                if known.command == Command::Hello {
                     gateway.is_connected = true;
                     gateway.locker.open_sharing(now);
                     if self.is_severed(number) {
                         self.gateways[number].cut = END;
                     }
                 } else {
-                    gateway.locker.sync_answered(&known.exchange, &answer.taken, known.began, now, now);
+                    gateway.locker.sync_answered(&known.sync, &answer.taken, known.began, now, now);
                 }
             }
             Err(_) => {
                 gateway.call = Some(known);
-                self.lose(number);
+                self.on_session_lost(number);
             }
         }
         self.poll(number);
     }
 
-    pub(super) fn lose(&mut self, number: usize) {
+    pub(super) fn on_session_lost(&mut self, number: usize) {
         let gateway = &mut self.gateways[number];
         let now = Time::from_nanos(self.now + gateway.ahead);
         if let Some(call) = gateway.call.take() {
-            gateway.locker.sync_lost(call.exchange, now);
+            gateway.locker.sync_lost(call.sync, now);
         }
         if gateway.is_connected {
             gateway.is_connected = false;
