@@ -84,7 +84,7 @@ fn report(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowRepor
         generation: 0,
         limit: LimitId(limit as u32),
         key: Key(u128::from(dice.below(2))),
-        params: params,
+        params,
         is_new: dice.one_in(12),
         held: dice.below(4) as u32,
         flying: dice.below(3) as u32,
