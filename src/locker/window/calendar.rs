@@ -1,9 +1,9 @@
-//! N per minute, hour or day of a wall clock in a time zone; a window starts on its boundary.
+//! Calendar window: N per minute, hour or day of a wall clock in a time zone; each window starts on its boundary.
 //!
-//! Slots are logged with the time of their settle, as in a sliding window, and a period is a stretch of the gateway's own
-//! line: what settled before it began is forgotten, and so is what is older than a period can be. A wall clock that is set
-//! moves the ends of periods, and never what has settled. A repeated hour is one window. What is sent within the guard of
-//! a boundary counts on both of its sides.
+//! Slots are logged with their settle times, as in a sliding window, and a period is an interval of the gateway's own time.
+//! Slots that settled before the period began are dropped, and so are slots older than any period can be. Setting the wall
+//! clock moves the ends of periods, but no settle time. An hour that the clock repeats is one window. A request sent within
+//! the guard of a boundary counts on both of its sides.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use super::{Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
-/// Parts of a period. Slots that settle within one are one entry of the log, as late as the last of them: so many more than
-/// were sent since may count in the next period when the wall clock is set, and a log does not outgrow its window.
+/// Number of log entries per period. Slots that settle within one part share an entry with the time of the last of them, so
+/// that a log stays small. If the wall clock is set, that many slots more than necessary may count in the next period.
 const ENTRIES_PER_PERIOD: u64 = 3;
 
 impl WindowRule {
-    /// Brings the period up to `now`.
+    /// Updates the period to the wall clock's readings at `now`.
     pub(crate) fn roll(&mut self, clock: &WallClock, now: Time) {
         let Algorithm::Calendar { unit, zone } = &self.algorithm else { return };
         let around = |unix: i128| period(*unit, zone, unix);
         let bounds = around(clock.unix(now));
-        // An origin's clock may be ahead or behind by as much, the time that a request is on its way included.
+        // The origin's clock may be ahead or behind by as much, including the time that a request is on its way.
         let guard = i128::from(self.guard);
         let usual = length(*unit).max(bounds.1 - bounds.0) + 2 * guard;
         let period = &mut self.period;
@@ -38,7 +38,7 @@ impl WindowRule {
         let next_end = around(end).1;
         period.end = end;
         period.longest = nanos(usual.max(end - began + 2 * guard));
-        // By every reading an earlier period was over then. What was forgotten once stays so.
+        // By every reading an earlier period had ended by then. Slots that were dropped once stay dropped.
         period.began = period.began.max(clock.time_of(began, fast));
         period.next = clock.time_of(end, fast);
         period.until = clock.time_of(end, slow);
@@ -47,30 +47,30 @@ impl WindowRule {
         self.forget_unknown(now);
     }
 
-    /// The moment at which slots that settled at `at` no longer count, at the earliest; exactly, unless the period is unsure.
+    /// Earliest time at which slots that settled at `at` no longer count. Exact, unless the period is unsure.
     pub(crate) fn period_opens(&self, at: Time) -> Time {
         let period = &self.period;
         let over = if at < period.next || period.is_unsure { period.until } else { period.next_until };
         over.min(later(at, period.longest))
     }
 
-    /// Returns true if slots that settled at `at` count.
+    /// True if slots that settled at `at` count.
     pub(super) fn period_counts(&self, at: Time, now: Time) -> bool {
         at >= self.period.began && later(at, self.period.longest) > now
     }
 
-    /// The end of the period `cycles` after the present one.
+    /// End of the period that comes `cycles` periods after the present one.
     pub(crate) fn period_end(&self, cycles: u64) -> Time {
         let Algorithm::Calendar { unit, zone } = &self.algorithm else { return Time::NEVER };
         let mut end = self.period.end;
-        // A queue that fills more periods than this is refused for its patience long before.
+        // A request behind so many periods is refused long before, because of its maximum wait.
         for _ in 0..cycles.min(64) {
             end = period(*unit, zone, end).1;
         }
         later(self.period.until, nanos(end - self.period.end))
     }
 
-    /// By the present reading: when the period began, when it ends, and when the next one ends, in nanoseconds of Unix time.
+    /// Start and end of the present period and end of the next one, by the present reading, in nanoseconds of Unix time.
     pub(crate) fn period_bounds(&self) -> [i128; 3] {
         let Algorithm::Calendar { unit, zone } = &self.algorithm else { return [0; 3] };
         let (start, end) = self.period.bounds;
@@ -78,6 +78,7 @@ impl WindowRule {
     }
 }
 
+/// Drops slots that do not count in the present period.
 #[inline]
 pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     while window.in_log > 0 && !rule.period_counts(window.first_at(), now) {
@@ -85,6 +86,7 @@ pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     }
 }
 
+/// Logs `count` slots that settle at `at`, merged with others of the same part of the period.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Time) {
     let period = &rule.period;
@@ -94,6 +96,7 @@ pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Tim
     window.log_join(since, at, count);
 }
 
+/// Clamps a length in nanoseconds to `u64`.
 fn nanos(length: i128) -> u64 {
     u64::try_from(length.max(0)).unwrap_or(u64::MAX)
 }

@@ -1,12 +1,13 @@
-//! A window opens with the first settle at or after the last one's end; N slots within it.
+//! Fixed-window counter: a window starts with the first settle at or after the last one's end; N slots within it.
 //!
-//! The log's only entry is the open window: when it began and how many slots settled in it. Slots
-//! not yet settled count against it too, whichever window they will settle in.
+//! The log's only entry is the open window: its start and the number of slots that settled in it. Unsettled slots count
+//! against it too, whichever window they will settle in.
 
 use super::Window;
 use super::window_rule::{WindowRule, later};
 use crate::time::Time;
 
+/// Drops the open window if it is over.
 #[inline]
 pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     if window.in_log > 0 && later(window.first_at(), rule.span) <= now {
@@ -14,6 +15,7 @@ pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     }
 }
 
+/// Counts `count` slots that settle at `at`; starts a window if none is open.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Time) {
     if window.in_log == 0 {
@@ -21,7 +23,7 @@ pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Tim
     } else if at < later(window.first_at(), rule.span) {
         window.log_push(window.first_at(), count);
     } else if count > 0 {
-        // A slot that settles when the open window is over opens the next. There is only one, so all count in that.
+        // A slot that settles after the open window's end starts the next one. The log holds only one, so all count in it.
         let all = window.in_log + count;
         window.log_clear();
         window.log_push(at, all);

@@ -1,13 +1,13 @@
-//! The state of one limit for one key, and the contract that every kind of window keeps.
+//! Rate-limit window: the counters of one limit for one key, and the contract of every window kind.
 //!
-//! - A slot is *taken* by a grant, *settles* later, and opens again as its kind says; until it
-//!   settles it is busy, whatever that takes.
+//! - A slot is *taken* by a grant, *settles* later, and opens again as the kind of the window says. Until it settles it
+//!   stays busy, for however long.
 //! - Slots taken and settled never exceed N, unless N was lowered after they were taken.
-//! - `fits` says yes exactly when `opening` says now.
-//! - A window that is `idle` cannot be told from a new one.
-//! - Of a limit that is written down, no slot is taken that was not written down before (`prewritten`).
+//! - `fits` returns true exactly if `opening` returns `now`.
+//! - A window that is `idle` behaves like a new one, so it can be dropped.
+//! - A persisted limit grants only slots that were written to the journal beforehand (`prewritten`).
 //!
-//! What it never does: look at other windows, or at who waits.
+//! A window never looks at other windows or at waiters, and reads no clock: `now` is an argument.
 
 pub(crate) mod calendar;
 mod fixed;
@@ -36,48 +36,54 @@ use crate::time::Time;
 
 /// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
 /// [`settle_log::INLINE`] slots needs nothing besides, so that a million of its keys are a million times these 128 bytes.
-#[derive(Debug)]
 ///
-/// In this order, so that a look at a window in which nothing has expired stays in the first line.
+/// The order of the fields keeps a check of a window in which nothing has expired within the first cache line.
+#[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Window {
     pub(crate) key: Key,
     pub(crate) limit: LimitId,
-    /// Tells this window from an earlier one at the same place.
+    /// Tells this window from an earlier one at the same place of the table.
     pub(crate) generation: u32,
     /// Slots taken and not settled.
     pub(crate) unsettled: u32,
     /// Slots settled that still count: the sum over the log.
     pub(crate) in_log: u32,
-    /// Requests between their permit and the end of their response.
+    /// Flights: requests between their permit and the end of their response. Always 0 if the limit does not count flights.
     pub(crate) flying: u32,
-    /// Where the log's oldest entry is in `ring`, and how many are there.
+    /// Index of the log's oldest entry in `ring`.
     start: u8,
+    /// Number of log entries in `ring`, at most [`settle_log::INLINE`].
     len: u8,
-    /// Whether `extra` tells of a pause.
+    /// True if `extra.paused` is set: a cheap check without the second allocation.
     is_paused: bool,
-    /// When the log's oldest entry settled, if there is one.
+    /// Settle time of the log's oldest entry; meaningless if the log is empty.
     oldest: Time,
-    /// Who waits here.
+    /// Waiters at this window; `None` if there are none.
     queue: Option<Box<WindowQueue>>,
+    /// Rarely needed state; `None` until it is first used.
     extra: Option<Box<Extra>>,
+    /// The oldest part of the log.
     ring: settle_log::LogRing,
 }
 
-/// What most windows do not need.
+/// State that most windows do not need.
 #[derive(Debug, Default)]
 struct Extra {
-    /// The log after what is in the window itself.
+    /// The log behind the entries in `Window::ring`.
     log: VecDeque<LogEntry>,
-    /// `smooth`: the moment up to which the spacing is used up.
+    /// `smooth`: theoretical arrival time (TAT) of the GCRA, up to which the spacing is used up.
     tat: Time,
-    /// Nothing opens before.
+    /// End of the pause: no slot opens before it.
     paused: Time,
+    /// Slots written to the journal ahead of their use.
     prewritten: Prewritten,
+    /// Leases and reports of a shared limit; `None` if the window never had any.
     store: Option<Box<StoreState>>,
 }
 
 impl Window {
+    /// A window of which nothing has been counted, but for the limit's unknown slots.
     pub(crate) fn new(limit: LimitId, key: Key, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::bare(limit, key);
         window.begin_prewritten(rule);
@@ -85,7 +91,7 @@ impl Window {
         window
     }
 
-    /// One that holds nothing whatever its rule: the marker of a vacant place too, which needs no memory besides.
+    /// An empty window, regardless of any rule; needs no allocation. Also marks a vacant place of the table.
     pub(crate) fn bare(limit: LimitId, key: Key) -> Window {
         Window {
             key,
@@ -104,13 +110,13 @@ impl Window {
         }
     }
 
-    /// Whether it needs no memory besides its own.
+    /// True if the window has no allocation of its own.
     #[cfg(test)]
     pub(crate) fn is_bare(&self) -> bool {
         self.queue.is_none() && self.extra.is_none()
     }
 
-    /// One that goes on where another ended. What was open there settled then; all of these besides.
+    /// A window loaded from disk. Slots that were open in `record` count as settled at `settled`; `unknown` slots are added.
     pub(crate) fn restored<'u>(
         record: &WindowRecord,
         rule: &WindowRule,
@@ -127,14 +133,14 @@ impl Window {
         window
     }
 
-    /// One that goes on in another process, whose requests are still under way.
+    /// A window taken over from another process, with its unsettled slots and its flights still under way.
     pub(crate) fn handed_over(record: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::from_record(record, rule, now);
         (window.unsettled, window.flying) = (record.open, record.flying);
         window
     }
 
-    /// What has settled, and what holds a window back besides.
+    /// A window with the log, the TAT and the pause of `record`, but without its open slots.
     fn from_record(record: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::bare(record.limit, record.key);
         record.log.iter().for_each(|(at, count)| window.log_push(*at, *count));
@@ -146,7 +152,7 @@ impl Window {
         window
     }
 
-    /// Forgets what no longer counts. Every question below is asked after it, with the same `now`.
+    /// Drops whatever no longer counts. Must be called with the same `now` before any of the queries below.
     #[inline]
     pub(crate) fn expire(&mut self, rule: &WindowRule, now: Time) {
         if rule.store_managed {
@@ -160,7 +166,7 @@ impl Window {
         }
     }
 
-    /// Whether a request of `cost` slots may go now, as far as this window is concerned.
+    /// True if this window lets a request of `cost` slots go now.
     #[inline]
     pub(crate) fn fits(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         if rule.store_managed {
@@ -169,7 +175,7 @@ impl Window {
         self.has_room(rule, cost, now) && self.has_prewritten(rule, cost)
     }
 
-    /// Whether it has room for `cost` slots now, written down or not.
+    /// True if there is room for `cost` slots now, whether they were written to the journal or not.
     #[inline]
     pub(crate) fn has_room(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         let taken = u64::from(self.unsettled) + u64::from(self.in_log);
@@ -180,7 +186,7 @@ impl Window {
             && (!matches!(rule.algorithm, Algorithm::Smooth) || smooth::is_spaced(self, rule, cost, now))
     }
 
-    /// Takes the slots of a request that fits; it must have left when they end.
+    /// Takes the slots of a request that fits. Returns the time by which it must have left for the origin.
     #[inline]
     pub(crate) fn take(&mut self, rule: &WindowRule, cost: u32) -> Time {
         self.unsettled += rule.slots(cost);
@@ -189,7 +195,7 @@ impl Window {
         if rule.store_managed { self.use_lease(rule, cost) } else { rule.until }
     }
 
-    /// `cost` taken slots settle now.
+    /// Settles `cost` taken slots at `now`.
     #[inline]
     pub(crate) fn settle(&mut self, rule: &WindowRule, cost: u32, now: Time) {
         self.unsettled = self.unsettled.saturating_sub(cost);
@@ -200,7 +206,7 @@ impl Window {
         }
     }
 
-    /// `cost` slots settle at a moment that need not be the present.
+    /// Logs `cost` slots as settled at `now`, which need not be the present.
     #[inline]
     fn settled(&mut self, rule: &WindowRule, cost: u32, now: Time) {
         match rule.algorithm {
@@ -215,7 +221,7 @@ impl Window {
         }
     }
 
-    /// `cost` taken slots were not used.
+    /// Frees `cost` taken slots that were not used.
     pub(crate) fn give_back(&mut self, rule: &WindowRule, cost: u32) {
         self.unsettled = self.unsettled.saturating_sub(cost);
         self.return_prewritten(rule, cost);
@@ -224,7 +230,7 @@ impl Window {
         }
     }
 
-    /// A flight has ended.
+    /// Ends one flight.
     pub(crate) fn land(&mut self, rule: &WindowRule) {
         self.flying = self.flying.saturating_sub(1);
         if rule.shared {
@@ -232,8 +238,8 @@ impl Window {
         }
     }
 
-    /// When a request of `cost` slots has room, once `ahead` slots and `flights` requests have gone before
-    /// it at once; `None` if that hangs on a settle, a give-back, a flight's end or a record yet to come.
+    /// Time at which a request of `cost` slots has room, after `ahead` slots and `flights` requests that go before it at
+    /// once. `None` if that depends on a settle, a returned slot, the end of a flight or a pending write.
     pub(crate) fn opening(&self, rule: &WindowRule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if rule.store_managed {
             let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
@@ -243,7 +249,7 @@ impl Window {
         (opening > now || self.has_prewritten(rule, cost)).then_some(opening)
     }
 
-    /// As [`Window::opening`], whether the slot has been written down or not.
+    /// As [`Window::opening`], but ignores whether the slots were written to the journal.
     pub(crate) fn room_opens(&self, rule: &WindowRule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if u64::from(self.flying) + u64::from(flights) >= u64::from(rule.in_flight) {
             return None;
@@ -263,7 +269,7 @@ impl Window {
         (opening < rule.until).then_some(opening)
     }
 
-    /// `opening` where all that has settled opens at one moment.
+    /// `opening` of a `fixed` window, where all settled slots open at one moment.
     fn opening_of_next(&self, rule: &WindowRule, place: u64, from: Time) -> Option<Time> {
         let requests = u64::from(rule.requests);
         if place + u64::from(self.unsettled) > requests {
@@ -275,17 +281,17 @@ impl Window {
         Some(self.next_window(rule).max(from))
     }
 
-    /// `fixed`: when what has settled no longer counts.
+    /// `fixed`: end of the open window, when its settled slots stop counting.
     pub(crate) fn next_window(&self, rule: &WindowRule) -> Time {
         later(self.first_at(), rule.span)
     }
 
-    /// When the `place`-th slot of one turn of the window opens, if what is unsettled settled now.
+    /// Time at which the `place`-th slot opens, if all unsettled slots settled now. `place` must be at most N.
     pub(crate) fn opening_at_best(&self, rule: &WindowRule, place: u64, from: Time) -> Time {
         sliding::opening(self, rule, place, from).unwrap_or_else(|| later(from, rule.span))
     }
 
-    /// The earliest moment at which the spacing of `smooth` lets a request go.
+    /// Earliest time at which the spacing of `smooth` lets a request of `cost` slots go after `ahead` others.
     pub(crate) fn spacing_at_best(&self, rule: &WindowRule, ahead: u64, cost: u32, from: Time) -> Time {
         match rule.algorithm {
             Algorithm::Smooth => smooth::bound(self, rule, ahead, cost, from),
@@ -293,23 +299,24 @@ impl Window {
         }
     }
 
-    /// How many slots are free now.
+    /// Number of free slots.
     pub(crate) fn room(&self, rule: &WindowRule) -> u32 {
         rule.requests.saturating_sub(self.unsettled).saturating_sub(self.in_log)
     }
 
-    /// Whether the window holds nothing that a new one would not.
+    /// True if the window holds nothing that a new one would not, so that it can be dropped.
     pub(crate) fn is_idle(&self, rule: &WindowRule, now: Time) -> bool {
         self.is_blank(rule, now) && !self.has_pending_write(rule) && !self.has_store_state(rule, now)
     }
 
-    /// Whether nothing of it needs to be remembered.
+    /// True if no count, spacing, pause or waiter needs to be remembered. Ignores journal and store.
     pub(crate) fn is_blank(&self, rule: &WindowRule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
         let spaced = !matches!(rule.algorithm, Algorithm::Smooth) || self.tat() <= now;
         at_rest && spaced && self.paused() <= now && self.queue().is_none()
     }
 
+    /// End of the pause; `Time::START` if there is none.
     #[inline]
     pub(crate) fn paused(&self) -> Time {
         match &self.extra {
@@ -318,43 +325,47 @@ impl Window {
         }
     }
 
+    /// `smooth`: theoretical arrival time, see `Extra::tat`.
     pub(crate) fn tat(&self) -> Time {
         self.extra.as_ref().map_or(Time::START, |extra| extra.tat)
     }
 
-    /// Nothing opens before `until`; an earlier end than one already set changes nothing.
+    /// Opens no slot before `until`. Never shortens a pause.
     pub(crate) fn pause(&mut self, until: Time) {
         let until = self.paused().max(until);
         self.extra_mut().paused = until;
         self.is_paused = true;
     }
 
-    /// A pause that was begun before goes on.
+    /// Restores a pause unless it is over.
     fn pause_again(&mut self, until: Time, now: Time) {
         if until > now {
             self.pause(until);
         }
     }
 
+    /// Waiters at this window.
     #[inline]
     pub(crate) fn queue(&self) -> Option<&WindowQueue> {
         self.queue.as_deref()
     }
 
+    /// Waiters at this window, for changes.
     pub(crate) fn queue_mut(&mut self) -> Option<&mut WindowQueue> {
         self.queue.as_deref_mut()
     }
 
-    /// The line at this window, begun if there is none.
+    /// Waiters at this window; creates the queue if there is none.
     pub(crate) fn queue_or_new(&mut self) -> &mut WindowQueue {
         self.queue.get_or_insert_default()
     }
 
-    /// Nobody waits here any more.
+    /// Removes the queue after the last waiter has left it.
     pub(crate) fn drop_queue(&mut self) {
         self.queue = None;
     }
 
+    /// The rarely needed state, created on first use.
     fn extra_mut(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }

@@ -1,4 +1,4 @@
-//! Calendar arithmetic: from when to when the minute, hour or day of a time zone lasts.
+//! Calendar arithmetic: start and end of the minute, hour or day around a moment in a time zone.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -7,28 +7,28 @@ use jiff::{Timestamp, ToSpan};
 use crate::locker::limit::Unit;
 use crate::time::Time;
 
-/// The period that a `calendar` limit is in.
+/// Period of a `calendar` limit.
 ///
-/// If the wall clock was set of late, or a guard is kept, it is not known exactly when one ends. By the fastest clock the
-/// next begins at `next`, by the slowest this one is over at `until`: slots that settle between the two count in both.
+/// Its end is not known exactly if the wall clock was set recently or a guard is kept. By the fastest clock the next period
+/// begins at `next`; by the slowest this one ends at `until`. Slots that settle between the two count in both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CalendarPeriod {
-    /// From when to when it lasts by the present reading, in nanoseconds of Unix time.
+    /// Start and end by the present reading, in nanoseconds of Unix time.
     pub(super) bounds: (i128, i128),
-    /// Slots that settled before do not count any more.
+    /// Start: slots that settled before do not count any more.
     pub(super) began: Time,
-    /// Slots that settle from here on count in the next period, too.
+    /// Earliest start of the next period: slots that settle from here on count in the next one, too.
     pub(super) next: Time,
-    /// From here on only that counts; `NEVER` for limits without a calendar, and while there is no knowing.
+    /// Latest end: from here on only these count. `NEVER` for limits without a calendar, and while the end is unknown.
     pub(crate) until: Time,
-    /// The end of the next period.
+    /// Latest end of the next period.
     pub(super) next_until: Time,
-    /// The end by the slowest reading, in nanoseconds of Unix time.
+    /// End by the slowest reading, in nanoseconds of Unix time.
     pub(super) end: i128,
-    /// Its length at most, in nanoseconds: slots that settled longer ago settled in another.
+    /// Maximum length in nanoseconds: slots that settled longer ago settled in an earlier period.
     pub(super) longest: u64,
-    /// The readings that are honoured are so far apart that there may always be one by which nothing is over: slots open
-    /// when they have grown as old as a period can be.
+    /// True if the accepted clock readings are so far apart that by one of them no period may ever be over. Slots then open
+    /// when they are as old as a period can be.
     pub(crate) is_unsure: bool,
 }
 
@@ -56,19 +56,19 @@ pub(super) fn length(unit: Unit) -> i128 {
     }
 }
 
-/// The period around `unix`: start inclusive, end exclusive.
+/// Period around `unix` (nanoseconds of Unix time): start inclusive, end exclusive.
 pub(super) fn period(unit: Unit, zone: &TimeZone, unix: i128) -> (i128, i128) {
     let length = length(unit);
     let (start, end) = match unit {
         Unit::Minute => minute(zone, unix, length),
         Unit::Hour | Unit::Day => local(unit, zone, unix),
     }
-    // A date beyond what calendars know (year 9999): the units of Unix time itself.
+    // A date beyond the calendar's range (year 9999): falls back to units of Unix time itself.
     .unwrap_or_else(|| (unix - unix.rem_euclid(length), unix - unix.rem_euclid(length) + length));
     (start.min(unix), if end > unix { end } else { unix + length })
 }
 
-/// A minute by the zone's offset at the time: the minutes of a repeated hour are windows of their own.
+/// The minute by the zone's offset at the time: minutes of a repeated hour are separate windows.
 fn minute(zone: &TimeZone, unix: i128, length: i128) -> Option<(i128, i128)> {
     let offset = zone.to_offset(Timestamp::from_nanosecond(unix).ok()?);
     let local = unix + i128::from(offset.seconds()) * 1_000_000_000;
@@ -76,8 +76,8 @@ fn minute(zone: &TimeZone, unix: i128, length: i128) -> Option<(i128, i128)> {
     Some((start, start + length))
 }
 
-/// An hour or day of the local clock. A boundary that the clock skips is the moment of the skip; one
-/// that it repeats is the first of the two, so that the repeated time belongs to one window.
+/// The hour or day of the local clock. A boundary that the clock skips lies at the moment of the skip. A boundary that it
+/// repeats is the first of the two, so that the repeated time belongs to one window.
 fn local(unit: Unit, zone: &TimeZone, unix: i128) -> Option<(i128, i128)> {
     let civil = zone.to_datetime(Timestamp::from_nanosecond(unix).ok()?);
     let midnight = civil.date().to_datetime(jiff::civil::Time::midnight());

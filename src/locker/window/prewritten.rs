@@ -1,43 +1,43 @@
-//! Slots that are written down before they are taken.
+//! Write-ahead allowance of a window: slots written to the journal before they are taken.
 //!
-//! Of a window with a long span a crash must forget nothing: its slots are written down ahead, some at a time, and only
-//! what is written down is taken. What is left of that when the gateway dies counts as taken; so it is never more than a
-//! hundredth of N, or what waiters were about to take.
+//! A window with a long span must not forget any slot in a crash. So its slots are written to disk in blocks beforehand,
+//! and only written slots are granted. The unused rest of a block counts as taken after a crash: at most a hundredth of
+//! N, or the number that waiters were about to take.
 
 use super::Window;
 use super::window_rule::WindowRule;
 use crate::time::Time;
 
-/// What is written down of a window, and not taken yet.
+/// Write-ahead state of one window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Prewritten {
-    /// In which term of its rule; in another nothing of this holds but `persisted`.
+    /// Term of the rule to which all fields but `persisted` belong. In any other term they are void.
     term: u32,
-    /// Slots that may be taken before more must be written down.
+    /// Number of written slots not taken yet: these may be granted without another write.
     left: u32,
-    /// Slots that are being written down.
+    /// Number of slots in the write under way.
     in_write: u32,
-    /// More was asked for.
+    /// True if a write is requested or under way.
     requested: bool,
-    /// All that it holds is known to be written down: what it gives back it may let go again.
+    /// True if all slots that the window holds are known to be written, so that returned ones may be granted again.
     covered: bool,
-    /// The page that is being written down is out of date.
+    /// True if the record being written is out of date already.
     outdated: bool,
-    /// Something is written down of it, which must be taken out when the window is dropped.
+    /// True if the journal holds a record of the window, which must be removed when the window is dropped.
     persisted: bool,
 }
 
 impl Window {
-    /// A window that is made now may take so many slots as any key of which nothing is written.
+    /// Gives a new window the allowance that every key without a journal record has.
     pub(super) fn begin_prewritten(&mut self, rule: &WindowRule) {
-        // Where windows that were there before are not bound by what is written yet, one that is made now is.
+        // A catching-up rule does not bind windows that existed before it; a new window it does.
         if rule.initial_prewritten > 0 || rule.catches_up {
             let prewritten = self.prewritten_mut(rule);
             (prewritten.left, prewritten.covered) = (rule.initial_prewritten, true);
         }
     }
 
-    /// Whether `cost` slots are written down, or need not be.
+    /// True if `cost` slots are written to disk, or need not be.
     #[inline]
     pub(super) fn has_prewritten(&self, rule: &WindowRule, cost: u32) -> bool {
         !rule.persisted
@@ -45,13 +45,13 @@ impl Window {
             || (rule.catches_up && self.is_unwritten(rule))
     }
 
-    /// Whether nothing has been asked to be written of it in this term, nor was written.
+    /// True if in this term nothing of the window was written or requested to be written.
     pub(crate) fn is_unwritten(&self, rule: &WindowRule) -> bool {
         self.extra.as_ref().map_or(0, |extra| extra.prewritten.term) != rule.term
     }
 
-    /// Whether only that keeps a request of `cost` slots back; of a shared window, whether nobody knows yet until when it
-    /// is kept back.
+    /// True if only pending I/O keeps a request of `cost` slots back: a journal write, or, for a shared window, the store's
+    /// answer about when slots open.
     pub(crate) fn awaits_io(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         if rule.store_managed {
             let unknown = self.lease_opens(rule, cost, now).is_none() && self.store_opens_after(rule, cost) <= now;
@@ -60,13 +60,14 @@ impl Window {
         !self.has_prewritten(rule, cost) && self.has_room(rule, cost, now)
     }
 
-    /// Whether more should be written down before it is needed.
+    /// True if more slots should be written now, before they are needed.
     #[inline]
     pub(crate) fn needs_more_prewritten(&self, rule: &WindowRule) -> bool {
         let prewritten = self.prewritten(rule);
         rule.persisted && rule.block > 0 && prewritten.left < rule.block.div_ceil(2) && !prewritten.requested
     }
 
+    /// Takes `cost` slots from the allowance.
     #[inline]
     pub(super) fn use_prewritten(&mut self, rule: &WindowRule, cost: u32) {
         if rule.persisted && !self.is_unwritten(rule) {
@@ -75,29 +76,30 @@ impl Window {
         }
     }
 
+    /// Returns `slots` unused slots to the allowance.
     pub(super) fn return_prewritten(&mut self, rule: &WindowRule, slots: u32) {
-        // What was taken before this term was written down with the first page of it, and not before.
+        // Slots taken before this term are written only with the term's first record.
         if rule.persisted && self.prewritten(rule).covered {
             let prewritten = self.prewritten_mut(rule);
             prewritten.left = prewritten.left.saturating_add(slots);
         }
     }
 
-    /// Notes that more is to be written down; `false` if it was noted already.
+    /// Notes that a write is needed. Returns false if that was noted before.
     pub(crate) fn request_write(&mut self, rule: &WindowRule) -> bool {
         !std::mem::replace(&mut self.prewritten_mut(rule).requested, true)
     }
 
-    /// Notes that it is to be written down as it is now; `false` if it will be already, or as soon as what is being written
-    /// is on the disk.
+    /// Notes that the window's present state must be written. Returns false if a write is requested already; if one is
+    /// under way, another follows it.
     pub(crate) fn request_rewrite(&mut self, rule: &WindowRule) -> bool {
         let prewritten = self.prewritten_mut(rule);
         prewritten.outdated = prewritten.requested;
         !std::mem::replace(&mut prewritten.requested, true)
     }
 
-    /// How many slots are to be written down as taken for all anyone knows, if `wanted` are wanted: those not settled,
-    /// those left, and those that are added.
+    /// Begins a write that has room for `wanted` slots. Returns the number of slots that the record must count as taken,
+    /// as far as a reader after a crash can know: unsettled slots, the allowance left, and the slots added to it.
     pub(crate) fn begin_write(&mut self, rule: &WindowRule, wanted: u32) -> u32 {
         let unsettled = self.unsettled;
         let prewritten = self.prewritten_mut(rule);
@@ -106,7 +108,7 @@ impl Window {
         unsettled.saturating_add(prewritten.left).saturating_add(prewritten.in_write)
     }
 
-    /// The slots that `begin_write` named are written down. Returns true if the page is out of date by now.
+    /// Ends the write that `begin_write` began. Returns true if the record is out of date by now and must be written again.
     pub(crate) fn end_write(&mut self, rule: &WindowRule) -> bool {
         let prewritten = self.prewritten_mut(rule);
         prewritten.left = prewritten.left.saturating_add(std::mem::take(&mut prewritten.in_write));
@@ -114,26 +116,29 @@ impl Window {
         std::mem::take(&mut prewritten.outdated)
     }
 
-    /// Something is written down of it.
+    /// True if the journal holds a record of this window.
     pub(crate) fn is_persisted(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.prewritten.persisted)
     }
 
+    /// Notes that the journal holds a record of this window.
     pub(crate) fn set_persisted(&mut self) {
         self.extra_mut().prewritten.persisted = true;
     }
 
+    /// True if a write is requested or under way.
     pub(super) fn has_pending_write(&self, rule: &WindowRule) -> bool {
         self.prewritten(rule).requested
     }
 
+    /// The allowance in the present term; an empty one if the stored one belongs to another term.
     #[inline]
     fn prewritten(&self, rule: &WindowRule) -> Prewritten {
         let prewritten = self.extra.as_ref().map(|extra| extra.prewritten);
         prewritten.filter(|prewritten| prewritten.term == rule.term).unwrap_or_default()
     }
 
-    /// What there is in this term, to be changed.
+    /// The allowance in the present term, for changes; resets one of another term.
     fn prewritten_mut(&mut self, rule: &WindowRule) -> &mut Prewritten {
         let prewritten = &mut self.extra_mut().prewritten;
         if prewritten.term != rule.term {

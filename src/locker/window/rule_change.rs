@@ -1,7 +1,7 @@
-//! What becomes of a window when its limit's rule changes.
+//! Rule change: carries a window over to a new rule when its limit is reloaded.
 //!
-//! The promise holds under the new rule from then on, counting what the old one counted. What the
-//! old rule let be forgotten but the new one would still count is taken to be a full window.
+//! From then on the guarantee holds under the new rule, including everything the old rule counted. Slots that the old rule
+//! had dropped but the new one would still count are assumed to be a full window.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
 impl WindowRule {
-    /// Takes over what the limit's `old` rule knew, at `now`; by `until` all has settled that was granted by it. Called
-    /// before any window is changed. Returns what this
-    /// rule counts and no window shows: what the old one let be forgotten, or did not need to know.
+    /// Takes over the limit-wide state of the `old` rule at `now`, before any window is changed. By `until` all slots
+    /// granted under the old rule have settled. Returns the slots that this rule counts but no window shows: the old rule
+    /// had dropped them, or had no need to know them.
     pub(crate) fn change_rule(
         &mut self,
         old: &WindowRule,
@@ -23,13 +23,13 @@ impl WindowRule {
     ) -> Vec<UnknownSlots> {
         self.live = old.live;
         self.roll(wall, now);
-        // There was nothing before the limit itself.
+        // Before the limit existed there were no slots.
         let counted = |forgotten: &Time| *forgotten > old.since;
         let forgotten = match (&old.algorithm, &self.algorithm) {
-            // Nothing was counted: there is nothing to go by.
+            // The old rule counted nothing that could be carried over.
             (Algorithm::Uncounted, _) => None,
             (Algorithm::Sliding | Algorithm::Smooth, Algorithm::Sliding | Algorithm::Smooth) => {
-                // Slots that settled at t were forgotten at t + span.
+                // Slots that settled at t were dropped at t + span.
                 now.as_nanos().checked_sub(old.span).map(Time::from_nanos).filter(counted)
             }
             (Algorithm::Fixed, Algorithm::Fixed) => None,
@@ -54,13 +54,13 @@ impl WindowRule {
         unseen
     }
 
-    /// The latest moment at which slots settled that would count now, and were forgotten when the old rule's period began. A guard
-    /// that has grown covers the boundaries that are to come, not the one at which the period began.
+    /// Latest settle time of slots that would count now but were dropped when the old rule's period began; `None` if there
+    /// are none. A longer guard covers the boundaries to come, not the one at which the period began.
     fn period_forgotten(&mut self, old: &WindowRule) -> Option<Time> {
-        if let (Algorithm::Calendar { unit, zone }, Algorithm::Calendar { unit: was, zone: there }) =
+        if let (Algorithm::Calendar { unit, zone }, Algorithm::Calendar { unit: old_unit, zone: old_zone }) =
             (&self.algorithm, &old.algorithm)
-            && unit == was
-            && zone == there
+            && unit == old_unit
+            && zone == old_zone
             && self.period.end >= old.period.end
         {
             self.period.began = old.period.began.max(self.period.began);
@@ -71,7 +71,7 @@ impl WindowRule {
 }
 
 impl Window {
-    /// Goes on under `new` instead of `old`; what else that counts is `unseen`, oldest first.
+    /// Moves the window from the `old` rule to the `new` one, and adds the `unseen` slots, oldest first.
     pub(crate) fn change_rule(&mut self, old: &WindowRule, new: &WindowRule, unseen: &[UnknownSlots], now: Time) {
         self.expire(old, now);
         let (settled, at) = (self.in_log, self.settled_by(old, now));
@@ -90,16 +90,16 @@ impl Window {
         if matches!(new.algorithm, Algorithm::Smooth) && !matches!(old.algorithm, Algorithm::Smooth) {
             self.extra_mut().tat = later(at, if settled > 0 { new.interval } else { 0 });
         }
-        // A lower limit had no room for all that may have been taken.
+        // The lower limit had no room for all slots that may have been taken.
         let unseen = if new.requests > old.requests { &new.unknown } else { unseen };
         self.count_unknown(unseen.iter(), new, now);
         self.expire(new, now);
     }
 
-    /// The moment by which all that it has logged has settled: after an end, an answer may be yet to come.
+    /// Time by which all logged slots have settled, given that an answer may still be under way.
     fn settled_by(&self, rule: &WindowRule, now: Time) -> Time {
         match rule.algorithm {
-            // Its only entry says when the window began.
+            // The only entry of the log says when the window began, not when its last slot settled.
             Algorithm::Fixed if rule.answered && self.in_log > 0 => now + rule.linger,
             Algorithm::Uncounted
             | Algorithm::Sliding
@@ -109,7 +109,7 @@ impl Window {
         }
     }
 
-    /// What it has counted belongs to a key that cannot be told from others any more.
+    /// Drops the counts of a key that can no longer be told from others, and counts the limit's unknown slots instead.
     pub(crate) fn forget_key(&mut self, rule: &WindowRule, now: Time) {
         self.log_clear();
         self.count_unknown(rule.unknown.iter(), rule, now);

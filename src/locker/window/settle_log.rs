@@ -1,27 +1,29 @@
-//! A window's log: how many slots settled when, oldest first.
+//! Settle log of a window: the number of slots that settled at each time, oldest first.
 //!
-//! The oldest entries lie in the window itself, in a ring; only what finds no room there is allocated.
+//! The oldest entries lie in a ring buffer inside the window; only entries beyond its size are allocated.
 
 use std::collections::VecDeque;
 
 use super::Window;
 use crate::time::Time;
 
-/// How many entries lie in the window itself: as many as fill its second cache line.
+/// Number of entries inside the window: as many as fill its second cache line.
 pub(crate) const INLINE: usize = 5;
 
-/// How many entries the rest of a log has room for at first. Blocks below this size are kept by the C library's
-/// allocator for the next of their size, and a million idle keys would not give their memory back.
+/// Initial capacity for the entries beyond the ring. The C library's allocator caches blocks below this size for later
+/// requests of the same size, so that a million idle keys would not give their memory back.
 const FIRST_CAPACITY: usize = 16;
 
-/// How many slots settled at a moment.
+/// Slots that settled at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogEntry {
+    /// Settle time, possibly rounded up.
     pub(crate) at: Time,
+    /// Number of slots, at least 1.
     pub(crate) count: u32,
 }
 
-/// The ring in the window: times and counts apart, because together each would be padded.
+/// Ring buffer inside the window. Times and counts are separate arrays, because pairs of them would be padded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogRing {
     at: [Time; INLINE],
@@ -29,14 +31,14 @@ pub(super) struct LogRing {
 }
 
 impl Window {
-    /// When the oldest entry settled; any time if there is none.
+    /// Settle time of the oldest entry; meaningless if there is none.
     #[inline]
     pub(super) fn first_at(&self) -> Time {
         self.oldest
     }
 
-    /// Appends `count` slots that settled at `at`, or with the last entry if that is later: the log
-    /// never goes back in time, and an entry is never earlier than the settle it stands for.
+    /// Appends `count` slots that settled at `at`, or adds them to the last entry if that is later: the log never goes
+    /// back in time, and no entry is earlier than the settle it stands for.
     #[inline]
     pub(super) fn log_push(&mut self, at: Time, count: u32) {
         if count == 0 {
@@ -70,8 +72,8 @@ impl Window {
         }
     }
 
-    /// Adds `count` slots that settled at `at` to the last entry, which is as late as they are from there on; or appends
-    /// them, if that is older than `since`.
+    /// Adds `count` slots that settled at `at` to the last entry and moves that entry to the later of the two times. Appends
+    /// a new entry instead if the last one is older than `since`.
     pub(super) fn log_join(&mut self, since: Time, at: Time, count: u32) {
         if count == 0 {
             return;
@@ -94,7 +96,7 @@ impl Window {
         self.in_log += count;
     }
 
-    /// Puts `count` slots that settled at `at` where they belong in time.
+    /// Inserts `count` slots that settled at `at` in order of time.
     pub(super) fn log_insert(&mut self, at: Time, count: u32) {
         let Some(last) = self.log_entries().last().filter(|last| last.at > at) else {
             return self.log_push(at, count);
@@ -111,7 +113,7 @@ impl Window {
         }
     }
 
-    /// Puts `count` slots before all others: they settled no later than those.
+    /// Inserts `count` slots before all others; `at` must not be later than the oldest entry.
     fn log_push_oldest(&mut self, at: Time, count: u32) {
         if count == 0 {
             return;
@@ -135,7 +137,7 @@ impl Window {
         self.in_log += count;
     }
 
-    /// Drops the oldest entry.
+    /// Removes the oldest entry. The log must not be empty.
     #[inline]
     pub(super) fn log_pop(&mut self) {
         self.in_log -= self.ring.count[usize::from(self.start)];
@@ -147,7 +149,7 @@ impl Window {
         self.oldest = self.ring.at[usize::from(self.start)];
     }
 
-    /// Fills the ring again from the rest of the log.
+    /// Refills the ring from the allocated entries.
     fn refill_ring(&mut self) {
         while usize::from(self.len) < INLINE
             && let Some(next) = self.overflow_mut().and_then(VecDeque::pop_front)
@@ -158,7 +160,7 @@ impl Window {
         debug_assert!(self.len > 0, "slots in the log are in the ring or in the rest");
     }
 
-    /// Forgets every entry.
+    /// Removes all entries.
     pub(super) fn log_clear(&mut self) {
         self.in_log = 0;
         self.len = 0;
@@ -173,7 +175,7 @@ impl Window {
         (0..self.len).map(|number| self.entry(number)).chain(overflow)
     }
 
-    /// The entries as times and counts, oldest first; of more than `most`, neighbours are one with the later's time.
+    /// Entries as times and counts, oldest first. If there are more than `most`, neighbours are merged at the later time.
     pub(crate) fn short_log(&self, rule: &super::WindowRule, most: usize) -> Vec<(Time, u32)> {
         let step = (rule.span / most as u64).max(1);
         let mut log: Vec<(Time, u32)> = Vec::new();
@@ -189,23 +191,25 @@ impl Window {
         log
     }
 
-    /// What does not lie in the window itself, unless that is nothing.
+    /// The allocated entries; `None` if there are none.
     #[inline]
     fn overflow_mut(&mut self) -> Option<&mut VecDeque<LogEntry>> {
         self.extra.as_mut().map(|extra| &mut extra.log).filter(|log| !log.is_empty())
     }
 
+    /// The `number`-th entry of the ring; the oldest is number 0.
     fn entry(&self, number: u8) -> LogEntry {
         let ring_index = self.ring_index(number);
         LogEntry { at: self.ring.at[ring_index], count: self.ring.count[ring_index] }
     }
 
+    /// Overwrites the entry at an index of the ring.
     fn set(&mut self, ring_index: usize, entry: LogEntry) {
         self.ring.at[ring_index] = entry.at;
         self.ring.count[ring_index] = entry.count;
     }
 
-    /// Where in the ring the entry of that number is, the oldest being number 0.
+    /// Index in the ring of the `number`-th entry; the oldest is number 0.
     #[inline]
     fn ring_index(&self, number: u8) -> usize {
         let ring_index = usize::from(self.start) + usize::from(number);

@@ -1,10 +1,12 @@
-//! Exact: never more than N in any span of T, wherever it starts.
+//! Sliding-window counter: never more than N in any span of T, wherever the span starts.
+//!
+//! Computes with the settle times in the window's log, so it is exact up to the log's rounding.
 
 use super::window_rule::{WindowRule, later};
 use super::{Window, settle_log::LogEntry};
 use crate::time::Time;
 
-/// Forgets what settled a span ago: a request settled at t counts up to t + T, exclusive.
+/// Drops slots that settled a span ago: a request settled at t counts up to t + T, exclusive.
 #[inline]
 pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     while window.in_log > 0 && later(window.first_at(), rule.span) <= now {
@@ -12,7 +14,7 @@ pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
     }
 }
 
-/// Logs `count` slots, their time rounded up: rounding may hold back, never let through.
+/// Logs `count` slots at `now`, rounded up: rounding may delay a request, but never lets one through too early.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Time) {
     let at = match rule.quantum {
@@ -22,12 +24,12 @@ pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Ti
     window.log_push(Time::from_nanos(at), count);
 }
 
-/// When the `place`-th slot opens whose settle is known; `None` if it waits for one that is not.
+/// Time at which the `place`-th slot opens; `None` if that depends on a slot that has not settled.
 pub(super) fn opening(window: &Window, rule: &WindowRule, place: u64, now: Time) -> Option<Time> {
     opening_by(window, rule, place, now, |settled| later(settled, rule.span))
 }
 
-/// The same where `opens` says when what settled at a time no longer counts.
+/// As [`opening`], where `opens` maps a settle time to the time at which that slot no longer counts.
 pub(super) fn opening_by(
     window: &Window,
     rule: &WindowRule,

@@ -1,13 +1,13 @@
-//! T/N between requests with `burst` of them saved up, and never more than N in any span of T.
+//! Smooth window: GCRA (generic cell rate algorithm) spacing of T/N with a burst, and never more than N in any span of T.
 //!
-//! Spacing alone would let nearly 2N through in one T (a burst, and then the refill), so the
-//! sliding rule is kept beside it. `tat` is the moment up to which the spacing is used up.
+//! Spacing alone would let nearly 2N through in one T (a burst, and then the refill), so the sliding rule applies besides.
+//! `tat` is the theoretical arrival time of ITU-T I.371: the moment up to which the spacing is used up.
 
 use super::Window;
 use super::window_rule::{WindowRule, later};
 use crate::time::Time;
 
-/// Whether the spacing lets `cost` slots go now, were everything unsettled to settle now.
+/// True if the spacing lets `cost` slots go now, assuming that all unsettled slots settle now.
 #[inline]
 pub(super) fn is_spaced(window: &Window, rule: &WindowRule, cost: u32, now: Time) -> bool {
     let used = window.tat().max(now).as_nanos() - now.as_nanos();
@@ -15,14 +15,14 @@ pub(super) fn is_spaced(window: &Window, rule: &WindowRule, cost: u32, now: Time
     used.saturating_add(ahead.saturating_mul(rule.interval)) <= saved(rule, cost)
 }
 
-/// Moves the mark on for `count` slots that settle now.
+/// Moves the TAT on for `count` slots that settle now.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Time) {
     let tat = later(window.tat().max(now), u64::from(count).saturating_mul(rule.interval));
     window.extra_mut().tat = tat;
 }
 
-/// When the spacing lets `cost` slots go after `ahead` others; `None` if that hangs on unsettled ones.
+/// Time at which the spacing lets `cost` slots go after `ahead` others; `None` if that depends on unsettled slots.
 pub(super) fn opening(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, now: Time) -> Option<Time> {
     let due = bound(window, rule, ahead, cost, now);
     let settled_ahead = u64::from(window.unsettled) + u64::from(cost);
@@ -30,7 +30,7 @@ pub(super) fn opening(window: &Window, rule: &WindowRule, ahead: u64, cost: u32,
     if unknown && due > now { None } else { Some(due) }
 }
 
-/// The earliest moment at which the spacing can let `cost` slots go after `ahead` others.
+/// Earliest time at which the spacing can let `cost` slots go after `ahead` others.
 pub(super) fn bound(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, now: Time) -> Time {
     let slots = u64::from(window.unsettled).saturating_add(ahead).saturating_add(u64::from(cost));
     let needed = slots.saturating_mul(rule.interval);
@@ -39,6 +39,7 @@ pub(super) fn bound(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, n
     Time::from_nanos(due).max(now)
 }
 
+/// Spacing that a request may use in advance, in nanoseconds: the burst, or the request's own cost if that is more.
 fn saved(rule: &WindowRule, cost: u32) -> u64 {
     u64::from(rule.burst.max(cost)).saturating_mul(rule.interval)
 }

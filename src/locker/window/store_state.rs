@@ -1,9 +1,8 @@
-//! A window's part of what several gateways count together: the slots that the store has granted it, and what the store
-//! is still to be told.
+//! Store state of a shared window: leases granted by the store, and the changes still to be reported to it.
 //!
-//! A window of a shared limit does not reckon by itself what is free. It gives out the slots that the store has granted,
-//! within the time for which they were granted, and reports when they settled. What it has counted itself it keeps all the
-//! same: that is what it goes by when there is no store.
+//! A window of a shared limit does not compute free slots itself. It grants the slots that the store has leased to this
+//! gateway, within the time of the lease, and reports when they settled. It keeps its own counts all the same: they
+//! decide when the store is unreachable.
 
 use std::collections::VecDeque;
 
@@ -11,71 +10,78 @@ use super::Window;
 use super::window_rule::WindowRule;
 use crate::time::Time;
 
-/// How many entries a window tells at most: the store stands still for everybody while it hears them. Of more, neighbours
-/// are one, with the later's time.
+/// Maximum number of settled entries in one report: the store blocks all gateways while it processes a report. Beyond it,
+/// neighbouring entries are merged into one with the later one's time.
 const MAX_REPORTED: usize = 200;
-/// How many entries a window keeps at most while nobody listens. Within its own span there are never so many: it keeps up
-/// to 1024 slots exactly, and of more the 1024th parts of the span; but others may count for longer.
+/// Maximum number of settled entries kept while the store is unreachable. Within its own span a window never has as many
+/// (up to 1024 exact ones, or 1024 steps of the span), but another gateway may count slots for longer.
 const MAX_KEPT: usize = 4096;
 
-/// Slots that the store has granted.
+/// Slots granted by the store, for a limited time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SlotLease {
-    /// When they open.
+    /// Time at which the slots open.
     pub(crate) from: Time,
-    /// What has not left by then may not leave: for all that the store knows the gateway is gone.
+    /// End of the lease. A request that has not left by then must not leave: the store counts this gateway as gone.
     pub(crate) until: Time,
+    /// Number of slots not used yet.
     pub(crate) slots: u32,
-    /// How many requests may be under way in them; where `in_flight` is not capped nobody asks.
+    /// Number of flights not used yet; ignored if the limit does not cap flights.
     pub(crate) flights: u32,
 }
 
-/// What the store is told of a window.
+/// Report of a window to the store: everything that changed since the last one.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Delta {
-    /// How many slots settled when, oldest first.
+    /// Settle times and the number of slots that settled at each, oldest first.
     pub(crate) settled: Vec<(Time, u32)>,
-    /// Slots that were not used.
+    /// Number of leased slots returned unused.
     pub(crate) returned: u32,
-    /// Requests that have ended.
+    /// Number of flights that have ended.
     pub(crate) landed: u32,
-    /// Slots beyond those for who waits that would be of use, going by what was used of late.
+    /// Number of slots to lease beyond those for present waiters, estimated from recent use.
     pub(crate) prefetch: u32,
 }
 
+/// What a window knows from the store, and what it has to report.
 #[derive(Debug, Default)]
 pub(super) struct StoreState {
-    /// In which term of its rule the store has granted and said all that follows up to `opens_after`; in another nothing of it
-    /// holds.
+    /// Term of the rule under which the store granted and said everything down to `opens_after`. In any other term these
+    /// fields are void.
     term: u32,
-    /// Those that open first are first.
+    /// Leases, ordered by the time at which they open.
     leases: VecDeque<SlotLease>,
+    /// Slots to return with the next report.
     returned: u32,
+    /// Ended flights to report.
     landed: u32,
-    /// Nothing opens before for a request of so many slots, as far as the store has said.
+    /// Lower bound from the store: before this time nothing opens for a request of at least this many slots.
     opens_after: (Time, u32),
+    /// Settled slots to report: times and counts, oldest first.
     settled: VecDeque<(Time, u32)>,
-    /// When the first of the last part settled.
+    /// Settle time of the first slot in the last entry of `settled`.
     last_entry_began: Time,
-    /// How many slots were used since the store was told last, and at most between two such times of late.
+    /// Number of slots (or flights) used since the last report.
     used: u32,
+    /// Largest `used` of recent report intervals; halved at each heartbeat.
     recent_use: u32,
-    /// None was used since the last beat.
+    /// True if no lease was used since the last heartbeat.
     is_idle: bool,
-    /// Under which name of this gateway's the store knows the window.
+    /// Epoch (this gateway's identity) under which the store knows the window.
     epoch: u64,
-    /// It is among those that are to be told of.
+    /// True if the window is queued for a report.
     report_queued: bool,
-    /// How many exchanges about it are under way.
+    /// Number of store calls under way that contain this window.
     under_way: u32,
 }
 
 impl StoreState {
+    /// Number of unused slots over all leases.
     fn left(&self) -> u32 {
         self.leases.iter().map(|lease| lease.slots).sum()
     }
 
-    /// What is granted and of no use to anybody here is given back.
+    /// Marks all unused leases as returned, to be reported.
     fn return_all(&mut self) {
         for lease in self.leases.drain(..) {
             self.returned = self.returned.saturating_add(lease.slots);
@@ -83,17 +89,17 @@ impl StoreState {
         }
     }
 
-    /// Whether nothing of it needs to be told. As long as nobody listens, only what still counts for some gateway.
+    /// True if nothing needs to be reported. While the store is unreachable, this includes only slots that still count.
     fn is_empty(&self, rule: &WindowRule, now: Time) -> bool {
         let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.report_span());
-        let (is_heard, holds) = (rule.store_managed && !rule.store_lost, self.term == rule.term);
-        let to_report = is_heard && (self.report_queued || holds && (self.returned > 0 || self.landed > 0));
+        let (is_connected, holds) = (rule.store_managed && !rule.store_lost, self.term == rule.term);
+        let to_report = is_connected && (self.report_queued || holds && (self.returned > 0 || self.landed > 0));
         let granted = holds && !self.leases.is_empty();
         self.under_way == 0 && !granted && !self.settled.iter().any(counts) && !to_report
     }
 }
 
-/// No more entries than are told.
+/// Merges neighbouring entries until at most [`MAX_REPORTED`] are left.
 fn merge_entries(entries: Vec<(Time, u32)>) -> Vec<(Time, u32)> {
     if entries.len() <= MAX_REPORTED {
         return entries;
@@ -104,21 +110,22 @@ fn merge_entries(entries: Vec<(Time, u32)>) -> Vec<(Time, u32)> {
 }
 
 impl Window {
+    /// The store state, if the window has one.
     fn store_state(&self) -> Option<&StoreState> {
         self.extra.as_ref()?.store.as_deref()
     }
 
-    /// What the store has granted and said in this term.
+    /// The store state, if it belongs to the present term.
     fn store_in_term(&self, rule: &WindowRule) -> Option<&StoreState> {
         self.store_state().filter(|store| store.term == rule.term)
     }
 
-    /// What there is to be told of it, to be changed.
+    /// The store state for changes, whatever its term; created on first use.
     fn store_mut(&mut self) -> &mut StoreState {
         self.extra_mut().store.get_or_insert_default()
     }
 
-    /// What the store has granted and said in this term, to be changed.
+    /// The store state for changes; grants of an earlier term are dropped first.
     fn store_in_term_mut(&mut self, rule: &WindowRule) -> &mut StoreState {
         let store = self.store_mut();
         if store.term != rule.term {
@@ -128,12 +135,12 @@ impl Window {
         store
     }
 
-    /// Whether the store has granted what a request of `cost` slots needs now.
+    /// True if the leases cover a request of `cost` slots now.
     pub(super) fn has_lease(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         self.lease_opens(rule, cost, now) == Some(now)
     }
 
-    /// When what the store has granted covers a request of `cost` slots; `None`: it does not.
+    /// Time at which the leases cover a request of `cost` slots; `None` if they do not.
     pub(crate) fn lease_opens(&self, rule: &WindowRule, cost: u32, now: Time) -> Option<Time> {
         let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
         let mut at = self.paused().max(now);
@@ -148,7 +155,7 @@ impl Window {
         (slots == 0 && flights == 0).then_some(at)
     }
 
-    /// Uses what `lease_opens` says is there. By when the request must have left.
+    /// Uses leases that [`Window::lease_opens`] found to be enough. Returns the time by which the request must have left.
     pub(super) fn use_lease(&mut self, rule: &WindowRule, cost: u32) -> Time {
         let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
         let store = self.store_in_term_mut(rule);
@@ -168,26 +175,26 @@ impl Window {
         until
     }
 
-    /// The store has granted these.
+    /// Adds a lease granted by the store.
     pub(crate) fn add_lease(&mut self, rule: &WindowRule, lease: SlotLease) {
         let store = self.store_in_term_mut(rule);
         let place = store.leases.partition_point(|other| other.from <= lease.from);
         store.leases.insert(place, lease);
     }
 
-    /// Nothing opens before for a request of so many slots, as far as the store has said.
+    /// Records the store's answer that nothing opens before `opens_after` for a request of at least `cost` slots.
     pub(crate) fn set_opens_after(&mut self, rule: &WindowRule, opens_after: Time, cost: u32) {
         self.store_in_term_mut(rule).opens_after = (opens_after, cost);
     }
 
-    /// What the store has said was of another rule.
+    /// Forgets the store's lower bound, because it was about another rule.
     pub(crate) fn clear_opens_after(&mut self) {
         if let Some(store) = self.extra.as_mut().and_then(|extra| extra.store.as_mut()) {
             store.opens_after = (Time::START, 0);
         }
     }
 
-    /// Before when no request of so many slots can go, as far as the store has said; `Time::START`: nothing is known.
+    /// Time before which no request of `cost` slots can go, according to the store; `Time::START` if nothing is known.
     pub(crate) fn store_opens_after(&self, rule: &WindowRule, cost: u32) -> Time {
         match self.store_in_term(rule) {
             Some(StoreState { opens_after: (later, for_cost), .. }) if cost >= *for_cost => *later,
@@ -195,24 +202,24 @@ impl Window {
         }
     }
 
-    /// How many slots the store has granted that are not used.
+    /// Number of leased slots not used yet.
     pub(crate) fn leased_slots(&self, rule: &WindowRule) -> u32 {
         self.store_in_term(rule).map_or(0, StoreState::left)
     }
 
-    /// Whether anything of what the store has granted is not used.
+    /// True if any lease is not used up.
     pub(crate) fn has_leases(&self, rule: &WindowRule) -> bool {
         self.store_in_term(rule).is_some_and(|store| !store.leases.is_empty())
     }
 
-    /// For how many requests of `cost` slots what is granted and not used is enough.
+    /// Number of requests of `cost` slots that the unused leases cover.
     pub(crate) fn requests_covered(&self, rule: &WindowRule, cost: u32) -> u32 {
         let by_slots = self.leased_slots(rule).checked_div(rule.slots(cost)).unwrap_or(u32::MAX);
         let flights = self.store_in_term(rule).map_or(0, |store| store.leases.iter().map(|lease| lease.flights).sum());
         by_slots.min(if rule.counts_flights() { flights } else { u32::MAX })
     }
 
-    /// What is granted has run out of time: the store is told that it was not used.
+    /// Drops leases that have ended; the store is told that their rest was not used.
     pub(super) fn expire_leases(&mut self, rule: &WindowRule, now: Time) {
         let store = self.extra.as_mut().and_then(|extra| extra.store.as_mut());
         let Some(store) = store.filter(|store| store.term == rule.term) else { return };
@@ -229,17 +236,17 @@ impl Window {
         });
     }
 
-    /// What is granted and of no use to anybody here is given back.
+    /// Returns all unused leases to the store.
     pub(crate) fn return_leases(&mut self, rule: &WindowRule) {
         self.store_in_term_mut(rule).return_all();
     }
 
-    /// `count` slots have settled, of which the store is to be told.
+    /// Queues `count` slots that settled at `now` for the next report.
     pub(super) fn report(&mut self, rule: &WindowRule, count: u32, now: Time) {
         if count == 0 {
             return;
         }
-        let forgotten = now.as_nanos().saturating_sub(rule.report_span());
+        let cutoff = now.as_nanos().saturating_sub(rule.report_span());
         let store = self.store_mut();
         match store.settled.back_mut() {
             Some(last) if now.since(store.last_entry_began).as_nanos() < u128::from(rule.quantum) => {
@@ -250,8 +257,8 @@ impl Window {
                 store.last_entry_began = now;
             }
         }
-        // Only as long as nobody listens: the store forgets it by itself.
-        while store.settled.front().is_some_and(|(at, _)| at.as_nanos() < forgotten) {
+        // Matters only while the store is unreachable: the store drops expired entries itself.
+        while store.settled.front().is_some_and(|(at, _)| at.as_nanos() < cutoff) {
             store.settled.pop_front();
         }
         if store.settled.len() > MAX_KEPT {
@@ -259,43 +266,43 @@ impl Window {
         }
     }
 
-    /// All that it has counted is news to the store.
+    /// Queues the whole log for the next report, as the store knows none of it.
     pub(crate) fn report_all(&mut self, rule: &WindowRule) {
         let log = self.short_log(rule, MAX_REPORTED);
         self.store_mut().settled = log.into();
     }
 
-    /// `slab` were granted, taken, and not used; `flights` requests have ended.
+    /// Queues `slots` that were leased, taken and not used, and `flights` that have ended, for the next report.
     pub(super) fn report_unused(&mut self, rule: &WindowRule, slots: u32, flights: u32) {
         let store = self.store_in_term_mut(rule);
         store.returned = store.returned.saturating_add(slots);
         store.landed = store.landed.saturating_add(flights);
     }
 
-    /// It is to be told of; `false` if that was known.
+    /// Marks the window as queued for a report. Returns false if it was queued already.
     pub(crate) fn mark_report_queued(&mut self) -> bool {
         !std::mem::replace(&mut self.store_mut().report_queued, true)
     }
 
-    /// Whether so little is left of what is used that more should be asked for, before somebody has to wait for it.
+    /// True if so few leased slots are left, compared with recent use, that more should be requested before a request waits.
     pub(crate) fn needs_refill(&self, rule: &WindowRule) -> bool {
         let left = u64::from(self.leased_slots(rule));
         self.store_state().is_some_and(|store| store.under_way == 0 && left < 2 * u64::from(store.recent_use.max(1)))
     }
 
-    /// What the store is to be told, which is about to happen; and whether it knows the window under this name.
+    /// Takes the report that is about to be sent. The flag is true if the store does not know the window under `epoch` yet.
     pub(crate) fn take_delta(&mut self, rule: &WindowRule, epoch: u64, now: Time) -> (Delta, bool) {
-        let waits = self.queue().is_some();
+        let has_waiters = self.queue().is_some();
         let store = self.store_in_term_mut(rule);
         store.recent_use = store.used.max(store.recent_use);
         let ahead = store.recent_use.saturating_mul(4).saturating_sub(store.left()).min(rule.requests / 16);
-        let forgotten = now.as_nanos().saturating_sub(rule.report_span());
-        let settled = store.settled.drain(..).filter(|(at, _)| at.as_nanos() > forgotten).collect();
+        let cutoff = now.as_nanos().saturating_sub(rule.report_span());
+        let settled = store.settled.drain(..).filter(|(at, _)| at.as_nanos() > cutoff).collect();
         let to_report = Delta {
             settled: merge_entries(settled),
             returned: std::mem::take(&mut store.returned),
             landed: std::mem::take(&mut store.landed),
-            prefetch: if waits || store.used == 0 { 0 } else { ahead },
+            prefetch: if has_waiters || store.used == 0 { 0 } else { ahead },
         };
         store.used = 0;
         store.report_queued = false;
@@ -304,29 +311,29 @@ impl Window {
         (to_report, is_new)
     }
 
-    /// A moment has passed; what nobody has used in the one before is given back. Whether the store is to be told of it.
+    /// Returns leases that were not used since the last heartbeat. Returns true if there is something to report.
     pub(crate) fn heartbeat(&mut self, rule: &WindowRule) -> bool {
-        let waits = self.queue().is_some();
+        let has_waiters = self.queue().is_some();
         let store = self.store_in_term_mut(rule);
         store.recent_use /= 2;
-        if std::mem::replace(&mut store.is_idle, true) && !waits && !store.leases.is_empty() {
+        if std::mem::replace(&mut store.is_idle, true) && !has_waiters && !store.leases.is_empty() {
             store.return_all();
         }
         store.returned + store.landed > 0
     }
 
-    /// Whether it is among those that are to be told of.
+    /// True if the window is queued for a report.
     pub(crate) fn has_report_queued(&self) -> bool {
         self.store_state().is_some_and(|store| store.report_queued)
     }
 
-    /// The store has been told.
+    /// Notes that the store has received a report.
     pub(crate) fn report_delivered(&mut self) {
         let store = self.store_mut();
         store.under_way = store.under_way.saturating_sub(1);
     }
 
-    /// Whether the store has heard it is not known: it is told again, and counts twice what it has heard.
+    /// Notes that a report may not have arrived. It is sent again, so that the store may count it twice, never too little.
     pub(crate) fn report_lost(&mut self, settled: Vec<(Time, u32)>) {
         let store = self.store_mut();
         store.under_way = store.under_way.saturating_sub(1);
@@ -335,11 +342,12 @@ impl Window {
         }
     }
 
-    /// Whether the store is to be told of it when it knows this gateway under another name.
+    /// True if the window must be reported again after this gateway's epoch has changed.
     pub(crate) fn is_known_to_store(&self) -> bool {
         self.unsettled > 0 || self.flying > 0 || self.store_state().is_some_and(|store| !store.settled.is_empty())
     }
 
+    /// True if leases or reports are left that must not be dropped.
     pub(super) fn has_store_state(&self, rule: &WindowRule, now: Time) -> bool {
         self.store_state().is_some_and(|store| !store.is_empty(rule, now))
     }

@@ -1,13 +1,14 @@
-//! Slots that may have been taken and that no window shows: after a crash, and under a rule that remembers longer.
+//! Unknown slots: slots that may have been taken but that no window shows, after a crash or under a rule with a longer span.
 
 use super::window_rule::{Algorithm, UnknownSlots, WindowRule};
 use super::{Window, later};
 use crate::time::Time;
 
-/// So many are kept apart for each limit. Of more, the two oldest are one from there on, which counts as long as the later
-/// of the two.
+/// Maximum number of entries per limit. Beyond it, the two oldest are merged into one with the later one's time. A crash or
+/// reload within the span adds one entry at most, so that 64 are rarely reached.
 const MAX_UNKNOWN: usize = 64;
 
+/// Inserts in order of time; merges the two oldest entries if there are too many.
 fn add(all: &mut Vec<UnknownSlots>, unknown: UnknownSlots) {
     let place = all.partition_point(|other| other.at <= unknown.at);
     all.insert(place, unknown);
@@ -18,26 +19,26 @@ fn add(all: &mut Vec<UnknownSlots>, unknown: UnknownSlots) {
 }
 
 impl WindowRule {
-    /// Each window may have taken these, and shows none of them.
+    /// Adds slots that each window may have taken and none shows.
     pub(crate) fn add_unknown(&mut self, unknown: UnknownSlots, now: Time) {
         self.forget_unknown(now);
         add(&mut self.unknown, unknown);
     }
 
-    /// The same of a limit that is shared or a dry run: as long as it is, they do not count here.
+    /// Adds unknown slots of a shared or dry-run limit, which do not count here as long as it is one.
     pub(crate) fn suspend_unknown(&mut self, unknown: UnknownSlots, now: Time) {
         self.forget_unknown(now);
         add(&mut self.suspended, unknown);
     }
 
-    /// Slots that were put aside count from here on.
+    /// Moves the suspended slots to the counted ones and returns them.
     pub(super) fn resume_suspended(&mut self) -> Vec<UnknownSlots> {
         let suspended = std::mem::take(&mut self.suspended);
         suspended.iter().for_each(|unknown| add(&mut self.unknown, *unknown));
         suspended
     }
 
-    /// Drops what would not count any more.
+    /// Drops entries that no longer count.
     pub(crate) fn forget_unknown(&mut self, now: Time) {
         let (mut unknown, mut suspended) = (std::mem::take(&mut self.unknown), std::mem::take(&mut self.suspended));
         let counts = |unknown: &UnknownSlots| self.counts_unknown(*unknown, now);
@@ -46,7 +47,7 @@ impl WindowRule {
         (self.unknown, self.suspended) = (unknown, suspended);
     }
 
-    /// Until when what may have been taken would still count.
+    /// Time until which unknown slots count; `None` if there are none.
     pub(crate) fn unknown_until(&self) -> Option<Time> {
         let unknown = self.unknown.last()?;
         match self.algorithm {
@@ -56,6 +57,7 @@ impl WindowRule {
         }
     }
 
+    /// True if slots that settled at `unknown.at` still count.
     fn counts_unknown(&self, unknown: UnknownSlots, now: Time) -> bool {
         match self.algorithm {
             Algorithm::Uncounted => false,
@@ -66,8 +68,7 @@ impl WindowRule {
 }
 
 impl Window {
-    /// Fills the window with what may have been taken besides what it shows. The latest first: no more than N can have
-    /// been, and if they were, then as late as that.
+    /// Fills the window with unknown slots, the latest first: at most N can have been taken, and possibly as late as that.
     pub(super) fn count_unknown<'u>(
         &mut self,
         unknown: impl DoubleEndedIterator<Item = &'u UnknownSlots>,
@@ -76,18 +77,19 @@ impl Window {
     ) {
         for unknown in unknown.rev() {
             if rule.counts_unknown(*unknown, now) {
-                // As if nothing were unsettled: that may yet be given back, what was forgotten may not.
+                // Ignores unsettled slots: these may still be returned, unknown ones may not.
                 let room = rule.requests.saturating_sub(self.in_log).min(unknown.slots);
                 self.count_one_unknown(rule, unknown.at, room);
             }
         }
     }
 
+    /// Counts `slots` unknown slots as settled at `at`.
     fn count_one_unknown(&mut self, rule: &WindowRule, at: Time, slots: u32) {
         match rule.algorithm {
             Algorithm::Sliding => self.log_insert(at, slots),
             Algorithm::Smooth => {
-                // Of what is older than all that is known, the mark has heard.
+                // Slots older than the known ones are part of the TAT already.
                 if slots > 0 && self.log_entries().last().is_none_or(|last| last.at <= at) {
                     let tat = later(self.tat().max(at), u64::from(slots).saturating_mul(rule.interval));
                     self.extra_mut().tat = tat;

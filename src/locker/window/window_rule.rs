@@ -1,4 +1,4 @@
-//! A limit's rule in the numbers that windows reckon with.
+//! Limit rule: a limit's settings as the integers that its windows compute with, and the limit-wide state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,121 +9,134 @@ use super::period::CalendarPeriod;
 use crate::locker::limit::{Counts, Kind, Limit, Priority, Unit, WhenFull};
 use crate::time::Time;
 
-/// A window of more slots than this keeps settle times in steps of its span's 1024th part, so that
-/// its log never has more than 1025 entries (16 KiB).
+/// Up to this N a window logs exact settle times. A larger one logs them in steps of 1/1024 of its span, so that its log
+/// never has more than 1025 entries (16 KiB).
 const EXACT_UP_TO: u32 = 1024;
 
-/// What a crash may cost is a hundredth of N at most.
+/// Divisor of N for the slots written ahead: a crash costs at most a hundredth of N. Small in tests, to reach the edges.
 const BLOCK_FRACTION: u32 = if cfg!(test) { 3 } else { 100 };
 
-/// Up to this span, in nanoseconds, nothing is written down: after a crash a window counts as full for that long.
+/// Longest span in nanoseconds (10 s) that is not persisted: after a crash such a window counts as full for its span.
 pub(crate) const MAX_UNPERSISTED_SPAN: u64 = if cfg!(test) { 40_000_000 } else { 10_000_000_000 };
 
-/// Slots that may have been taken in each window, and settled at or before a moment.
+/// Slots that may have been taken in each window of a limit, and settled at or before a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct UnknownSlots {
+    /// Latest time at which they can have settled.
     pub(crate) at: Time,
-    /// More than there are stands for all.
+    /// Number of slots per window. A value above N stands for all.
     pub(crate) slots: u32,
 }
 
 impl UnknownSlots {
-    /// All slots of each window.
+    /// All slots of each window, settled at or before `at`.
     pub(crate) fn all(at: Time) -> UnknownSlots {
         UnknownSlots { at, slots: u32::MAX }
     }
 
-    /// Returns true if all slots of each window may have been taken.
+    /// True if all slots of each window may have been taken.
     pub(crate) fn is_all(self) -> bool {
         self.slots == u32::MAX
     }
 }
 
-/// Which arithmetic a window keeps.
+/// Counting algorithm of a window.
 #[derive(Clone, Debug)]
 pub(crate) enum Algorithm {
-    /// No slots are counted, only flights.
+    /// Counts no slots, only flights.
     Uncounted,
+    /// At most N in any span of T, exactly.
     Sliding,
+    /// N per window; a window starts with the first settle after the last window's end.
     Fixed,
-    Calendar {
-        unit: Unit,
-        zone: TimeZone,
-    },
+    /// N per period of a wall clock in a time zone.
+    Calendar { unit: Unit, zone: TimeZone },
+    /// GCRA spacing with a burst, beside the sliding window.
     Smooth,
 }
 
-/// One limit's rule. Windows are handed it with every call and keep no copy.
+/// One limit's rule. Windows receive it with every call and keep no copy.
 #[derive(Clone, Debug)]
 pub(crate) struct WindowRule {
     /// N; `u32::MAX` where no slots are counted.
     pub(crate) requests: u32,
-    /// T and guard, in nanoseconds.
+    /// T plus guard, in nanoseconds.
     pub(crate) span: u64,
-    /// The guard alone, which `calendar` windows keep on both sides of a boundary; in nanoseconds.
+    /// Guard, in nanoseconds. `calendar` windows keep it on both sides of a boundary.
     pub(crate) guard: u64,
-    /// Settle times are rounded up to a multiple of this many nanoseconds.
+    /// Step to which settle times are rounded up, in nanoseconds; 1 means exact.
     pub(crate) quantum: u64,
-    /// T/N rounded up: the distance that `smooth` keeps, in nanoseconds.
+    /// `smooth`: spacing between requests, T/N rounded up, in nanoseconds.
     pub(crate) interval: u64,
+    /// `smooth`: number of slots that may go without spacing, at least 1.
     pub(crate) burst: u32,
     pub(crate) algorithm: Algorithm,
-    /// `calendar`: the unit and the zone in words, by which gateways see whether they mean the same periods.
+    /// `calendar`: unit and zone in words, by which gateways compare whether they count the same periods.
     pub(crate) calendar: Option<Arc<str>>,
+    /// True if a slot settles with the origin's answer and not with the request's departure (`counts = "answered"`).
     pub(crate) answered: bool,
-    /// M; `u32::MAX` where flights are not capped.
+    /// M, the maximum of flights; `u32::MAX` if flights are not capped.
     pub(crate) in_flight: u32,
+    /// Time for which a failed attempt may still reach the origin, see [`Limit::linger`].
     pub(crate) linger: Duration,
+    /// True if the limit only observes: it refuses and delays nothing.
     pub(crate) dry_run: bool,
+    /// True if a full window refuses requests and has no queue (`when_full = "refuse"`).
     pub(crate) refuses: bool,
+    /// Maximum wait of a request.
     pub(crate) max_wait: Duration,
+    /// Maximum number of waiters at the limit.
     pub(crate) max_waiting: usize,
+    /// Maximum number of windows (keys); a request with one more is refused.
     pub(crate) max_keys: usize,
+    /// True if callers take turns in the queue (`share_by = "caller"`).
     pub(crate) takes_turns: bool,
+    /// Scope in which a request's priority counts.
     pub(crate) priority: Priority,
-    /// The wall-clock period that `calendar` windows are in.
+    /// Wall-clock period of the `calendar` windows.
     pub(crate) period: CalendarPeriod,
-    /// Slots that may have been taken and that no window shows, oldest first.
+    /// Slots that may have been taken but that no window shows, oldest first.
     pub(crate) unknown: Vec<UnknownSlots>,
-    /// The same of a limit of which nothing is written down here, because it is shared or a dry run. It counts once it is
+    /// Unknown slots of a limit that is not persisted here, because it is shared or a dry run. They count as soon as it is
     /// neither.
     pub(crate) suspended: Vec<UnknownSlots>,
-    /// Until when requests may be under way that count from their answer by an earlier rule, and for how long after an end
-    /// they may still reach the origin.
+    /// Flights of an earlier rule that counted from the answer: the time until which they may be under way, and for how long
+    /// after an end of the process they may still reach the origin.
     pub(crate) lingers: Option<(Time, Duration)>,
-    /// Since when all that was counted is known, unless it has expired.
+    /// Time from which on every count is known (unless it has expired).
     pub(crate) since: Time,
-    /// A number that is another one whenever what was written down, or granted by the store, for the windows of this limit
-    /// holds no longer. Windows bear the number that held when they got it, so that none has to be looked for.
+    /// Term number: changes whenever earlier journal records or store grants of this limit's windows become invalid. Each
+    /// window keeps the number under which it got them, so that a new term needs no pass over the windows. Wraps around.
     pub(crate) term: u32,
-    /// Whether slots are written down before they are taken, so that a crash forgets none.
+    /// True if slots are written to the journal before they are taken, so that a crash forgets none.
     pub(crate) persisted: bool,
-    /// Whether that is not yet so in windows of which nothing has been written in this term: a crash is known to have
-    /// forgotten what they let go.
+    /// True if windows without a write in this term still grant slots that were not written: a crash is known to forget
+    /// these.
     pub(crate) catches_up: bool,
-    /// How many slots are written down ahead: what a crash may cost.
+    /// Number of slots written ahead per window: the cost of a crash.
     pub(crate) block: u32,
-    /// How many of them a key has of which nothing is written down.
+    /// Number of slots written ahead for each key without a journal record of its own.
     pub(crate) initial_prewritten: u32,
-    /// Whether it is counted together with other gateways.
+    /// True if several gateways count this limit together.
     pub(crate) shared: bool,
-    /// For how long what settled counts for any gateway, as far as the store has said, in nanoseconds.
+    /// Longest span, in nanoseconds, for which any gateway counts a settled slot, as far as the store has reported.
     pub(crate) longest_span: u64,
-    /// Whether what may go is the store's to say now.
+    /// True if the store grants the slots at present.
     pub(crate) store_managed: bool,
-    /// Whether the store cannot be asked.
+    /// True if the store is unreachable.
     pub(crate) store_lost: bool,
-    /// `requests`, `interval` and `in_flight` of the whole.
+    /// `requests`, `interval` and `in_flight` of the whole limit, before any division among gateways.
     pub(crate) whole: (u32, u64, u32),
-    /// Whether `requests` and `in_flight` are this gateway's part of the whole.
+    /// True if `requests` and `in_flight` are this gateway's fraction of the whole.
     pub(crate) is_fraction: bool,
-    /// When that part ends: nothing goes from then on, and what was granted must have left. `NEVER` for a whole.
+    /// End of that fraction: no grants from then on, and granted requests must have left. `NEVER` for a whole limit.
     pub(crate) until: Time,
-    /// How many windows are alive.
+    /// Number of live windows.
     pub(crate) live: usize,
 }
 
 impl WindowRule {
+    /// The rule of a limit at its start. Clamps N to 1 ..= `u32::MAX` - 1, as `u32::MAX` means uncounted.
     pub(crate) fn new(limit: &Limit) -> WindowRule {
         let mut rule = WindowRule {
             requests: u32::MAX,
@@ -190,57 +203,57 @@ impl WindowRule {
         rule
     }
 
-    /// What was written down, or granted, for its windows holds no longer. A number comes again after 4 billion others.
+    /// Invalidates the journal records and store grants of all windows. A term number repeats after 2^32 terms.
     pub(crate) fn begin_term(&mut self) {
         self.term = self.term.wrapping_add(1);
         (self.initial_prewritten, self.catches_up) = (0, false);
     }
 
-    /// Whether slots are counted at all.
+    /// True if slots are counted at all.
     pub(crate) fn counts_slots(&self) -> bool {
         !matches!(self.algorithm, Algorithm::Uncounted)
     }
 
-    /// Whether a crash would forget too much if its slots were not written down.
+    /// True if the span is so long that a crash would lose too much without a journal.
     pub(crate) fn is_long(&self) -> bool {
         self.counts_slots() && self.span > MAX_UNPERSISTED_SPAN
     }
 
-    /// Whether a slot that is taken and not sent keeps others back, although there are more.
+    /// True if a taken slot that is not sent yet delays other requests although slots are free.
     pub(crate) fn is_spaced(&self) -> bool {
         matches!(self.algorithm, Algorithm::Smooth)
     }
 
-    /// For how long what settled is told to the store, in nanoseconds.
+    /// Age in nanoseconds up to which settled slots are reported to the store.
     pub(crate) fn report_span(&self) -> u64 {
         self.span.max(self.longest_span)
     }
 
-    /// The moment by which requests under way have settled if the process ends now: they may reach the origin a little
-    /// later, but for a head that had not left as a whole, which never will.
+    /// Time by which all requests under way have settled if the process ends at `now`. They may reach the origin a little
+    /// later; a request whose head was not sent completely never does.
     pub(crate) fn settled_at_end(&self, now: Time) -> Time {
         let own = if self.answered { self.linger } else { Duration::ZERO };
         let earlier = self.lingers.filter(|(until, _)| *until > now).map_or(Duration::ZERO, |(_, linger)| linger);
         now + own.max(earlier)
     }
 
-    /// Whether flights are counted.
+    /// True if flights are counted.
     pub(crate) fn counts_flights(&self) -> bool {
         self.in_flight != u32::MAX
     }
 
-    /// Whether its windows know which waiters are whose.
+    /// True if the windows' queues need to know the caller of each waiter.
     pub(crate) fn tracks_callers(&self) -> bool {
         self.takes_turns || self.priority == Priority::WithinCaller
     }
 
-    /// How many slots a claim of `cost` takes.
+    /// Number of slots that a claim of `cost` takes; 0 if slots are not counted.
     pub(crate) fn slots(&self, cost: u32) -> u32 {
         if self.counts_slots() { cost } else { 0 }
     }
 }
 
-/// A unit and a zone as all gateways write them.
+/// Unit and IANA zone name, written alike by all gateways.
 fn calendar_name(unit: Unit, zone: &TimeZone) -> Arc<str> {
     let unit = match unit {
         Unit::Minute => "minute",
@@ -250,12 +263,12 @@ fn calendar_name(unit: Unit, zone: &TimeZone) -> Arc<str> {
     format!("{unit} {}", zone.iana_name().unwrap_or("of an unnamed zone")).into()
 }
 
-/// A duration in nanoseconds, at most 2^64 - 1 of them (584 years).
+/// The duration in nanoseconds; saturates at 2^64 - 1 (584 years).
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The moment `by` nanoseconds after `time`.
+/// The time `by` nanoseconds after `time`; saturates.
 pub(crate) fn later(time: Time, by: u64) -> Time {
     Time::from_nanos(time.as_nanos().saturating_add(by))
 }
