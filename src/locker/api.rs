@@ -1,4 +1,4 @@
-//! What the locker is asked, and what it answers: plain values.
+//! Request and response types of the limiter: asks, claims, verdicts, grants. Plain values without behaviour.
 
 use std::time::Duration;
 
@@ -6,162 +6,173 @@ use smallvec::SmallVec;
 
 use crate::time::Time;
 
-/// A limit's place in the list the locker was made with.
+/// Limit identifier: the limit's index in [`crate::locker::Locker::limits`]. Never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LimitId(pub u32);
 
 impl LimitId {
+    /// The index as `usize`.
     pub(super) const fn at(self) -> usize {
         self.0 as usize
     }
 }
 
-/// What a limit is counted per: a 128-bit keyed hash of the key's parts (made by the room that knows them).
-/// Two keys with the same hash share one window, which holds back more, never less.
+/// Key of a window: a 128-bit keyed hash of the values that a limit is counted per, computed by the layers above. Two keys
+/// with the same hash share one window, which delays more requests, never fewer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key(pub u128);
 
 impl Key {
-    /// The key of a limit that is counted as a whole.
+    /// Key of a limit that is counted as a whole.
     pub const WHOLE: Key = Key(0);
 }
 
-/// One limit, one key, and how many slots of that window a request must be granted.
+/// Claim: the slots that a request must be granted under one limit and key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// Which limit.
+    /// The limit.
     pub limit: LimitId,
-    /// Which of its windows.
+    /// The window's key.
     pub key: Key,
-    /// How many slots, at least 1.
+    /// Number of slots, at least 1.
     pub cost: u32,
 }
 
-/// Who takes turns: a hash of the caller's name or address.
+/// Caller identifier for fair queueing: a hash of the caller's name or address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Caller(pub u64);
 
-/// Everything one request must be granted, and how patient it is.
+/// Request for a permit: all claims of one HTTP request, and its bounds on the wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// All claims of the request, in the order of the limits in the file. At most one claim per window.
-    /// Turns are taken at the window of the first limit that most wait for, so the broadest limit is best put first.
+    /// All claims of the request, in the order of the limits in the file. At most one claim per window. Callers take turns
+    /// at the window of the first limit that most requests wait for, so the broadest limit is best put first.
     pub claims: &'a [Claim],
-    /// Who asks.
+    /// The caller.
     pub caller: Caller,
-    /// RFC 9218 urgency: 0 (first) to 7; 3 unless the caller says.
+    /// RFC 9218 urgency: 0 (first) to 7; 3 if the request states none.
     pub urgency: u8,
-    /// A caller's own bound on the wait; can only shorten that of the limits.
+    /// The request's own bound on the wait; can only shorten that of the limits.
     pub max_wait: Option<Duration>,
-    /// When the request first arrived; `None`: now.
+    /// Time at which the request first arrived; `None` means now.
     pub arrived: Option<Time>,
-    /// Whether it has asked before.
+    /// First request, retry, or asked again.
     pub kind: AskKind,
 }
 
-/// Whether a request has asked before, and what came of that.
+/// History of a request: whether it has asked before, and with which result.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum AskKind {
-    /// It asks for the first time.
+    /// First ask.
     #[default]
     New,
-    /// It had a permit, and needs another one: its turn is the present one, before its caller's other requests.
+    /// Had a permit and needs another one. Its turn is the present one, before its caller's other requests.
     Retry,
-    /// It was in line, and was sent back because the limits were read again or another process took over: it takes its turn
-    /// among its caller's requests, and is not refused for what only newcomers are refused for.
+    /// Was queued, and must ask again because the limits were reloaded or another process took over. Keeps its turn among
+    /// its caller's requests, and is not refused for reasons that concern only new requests.
     Reask {
-        /// Whether it was in line for a retry.
+        /// True if it was queued for a retry.
         retry: bool,
     },
 }
 
 impl AskKind {
+    /// True for a retry, including one that asks again.
     pub(super) fn is_retry(self) -> bool {
         matches!(self, AskKind::Retry | AskKind::Reask { retry: true })
     }
 
-    /// Whether it has been in line before.
+    /// True if the request was queued before.
     pub(crate) fn was_queued(self) -> bool {
         matches!(self, AskKind::Reask { .. })
     }
 
-    /// As one that was in line.
+    /// The same kind, for a request that was queued.
     pub(super) fn as_reask(self) -> AskKind {
         AskKind::Reask { retry: self.is_retry() }
     }
 }
 
-/// The answer to an ask.
+/// Verdict: the answer to an ask.
 #[derive(Debug)]
 pub enum Verdict {
-    /// All slots are taken for it.
+    /// Granted: all slots are taken.
     Go(Grant),
-    /// It is in line; `poll_verdict` will name the ticket. `until`: forecast of its turn (a lower bound), if known.
+    /// Queued: `poll_verdict` will return this ticket. The time is a forecast of its turn (a lower bound), if known.
     Wait(Ticket, Option<Time>),
-    /// It may not go, and does not wait.
+    /// Refused: the request may not go, and is not queued.
     Sorry(Sorry),
 }
 
-/// Why a request may not go, and when asking again makes sense.
+/// Refusal: its reason, and the time at which another ask makes sense.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sorry {
-    /// What stands in the way.
+    /// Reason of the refusal.
     pub reason: RefusalReason,
-    /// The limit that refused.
+    /// Limit that refused.
     pub limit: LimitId,
-    /// When asking again makes sense; `Time::NEVER` is never used here: an unknown opening gives a best
-    /// estimate (at least now + 1 ms).
+    /// Time at which another ask makes sense. Never `Time::NEVER`: if the opening is unknown, a best estimate of at least
+    /// now + 1 ms.
     pub until: Time,
-    /// Whether `until` is exact if nobody else comes first (else a lower bound or an estimate).
+    /// True if `until` is exact unless other requests come first; false for a lower bound or an estimate.
     pub exact: bool,
 }
 
-/// The reasons for a refusal.
+/// Reason of a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RefusalReason {
-    /// No slot is free and the limit refuses instead of queueing.
+    /// No slot is free, and the limit refuses instead of queueing.
     Full,
     /// The predicted wait is longer than the request may wait.
     TooLong,
-    /// As many wait as may wait.
+    /// The queue holds its maximum of waiters.
     QueueFull,
-    /// It waited as long as it may.
+    /// The request has waited for its maximum wait.
     TimedOut,
-    /// As many keys have a window as may have one.
+    /// The limit has its maximum of windows, and the request's key has none.
     TooManyKeys,
-    /// It costs more than the limit has slots.
+    /// The claim costs more slots than the limit has.
     CostTooHigh,
-    /// Its slots are counted together with other gateways, and the store where they are counted cannot be asked.
+    /// The limit is shared with other gateways, and the store that counts it is unreachable.
     StoreLost,
-    /// There is room, but what it would take must be written down first, and cannot be.
+    /// A slot is free, but must be written to the journal first, and the write fails.
     Unwritten,
 }
 
-/// A place in a queue. Stale tickets are recognised by their generation.
+/// Ticket of a waiter: its index and a generation by which stale tickets are recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
 
-/// The slots that a grant has in one window.
+/// Slots that a grant holds in one window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldSlots {
+    /// Index of the window in the window table.
     pub(super) window: u32,
+    /// Generation of the window, to recognise that it was dropped.
     pub(super) generation: u32,
+    /// Limit of the window.
     pub(super) limit: LimitId,
+    /// Number of slots.
     pub(super) cost: u32,
-    /// Settles when the response head is back, not when the request's head has left.
+    /// True if the slots settle with the response head, false if with the departure of the request's head.
     pub(super) answered: bool,
+    /// True after the slots have settled.
     pub(super) settled: bool,
+    /// True while the flight counts against `in_flight`.
     pub(super) flying: bool,
 }
 
-/// The taken slots of one request. Whoever holds it owes the locker its settles, or `give_back`, and `finish`.
+/// Permit: the taken slots of one request. Its holder must call `settle` or `give_back`, and then `finish`.
 #[derive(Debug)]
 pub struct Grant {
+    /// Slots by window.
     pub(super) held: SmallVec<[HeldSlots; 2]>,
+    /// See [`Grant::dry_run_hit`].
     pub(super) dry_run_hit: Option<Box<(LimitId, Time)>>,
+    /// See [`Grant::until`].
     pub(super) until: Time,
 }
 
@@ -172,63 +183,64 @@ impl Default for Grant {
 }
 
 impl Grant {
-    /// Whether any claim settles only when the response head is back.
+    /// True if any claim settles only with the response head.
     pub fn awaits_answer(&self) -> bool {
         self.held.iter().any(|held| held.answered && !held.settled)
     }
 
-    /// Whether the locker must be told of the response's end (`in_flight`).
+    /// True if the locker must be told of the response's end (`in_flight`).
     pub fn holds_flight(&self) -> bool {
         self.held.iter().any(|held| held.flying)
     }
 
-    /// The limits whose slots are held, and how many of each; for tests that judge what is sent.
+    /// Limits under which slots are held; for tests of the requests sent.
     #[cfg(test)]
     pub(crate) fn limits(&self) -> Vec<LimitId> {
         self.held.iter().map(|held| held.limit).collect()
     }
 
+    /// Number of slots held under a limit.
     #[cfg(test)]
     pub(crate) fn cost_of(&self, limit: LimitId) -> u32 {
         self.held.iter().filter(|held| held.limit == limit).map(|held| held.cost).sum()
     }
 
-    /// Whether nothing is held (no claims): no call to the locker is owed.
+    /// True if nothing is held (no claims), so that no further call to the locker is needed.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// What has not left by then may not leave: its slots are other gateways' by then.
+    /// Time by which the request must have left: afterwards its slots belong to other gateways.
     pub fn until(&self) -> Time {
         self.until
     }
 
-    /// The first dry-run limit that would have held the request back, and until when.
+    /// First dry-run limit that would have delayed or refused the request, and the time until which.
     pub fn dry_run_hit(&self) -> Option<(LimitId, Time)> {
         self.dry_run_hit.as_deref().copied()
     }
 }
 
-/// Which moment of a request's way a settle reports.
+/// Point in a request's life that a settle reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SettlePoint {
     /// The head was handed to an established connection: claims that count `sent` settle now.
     Sent,
     /// The final response head is back: all claims settle now.
     Answered,
-    /// The attempt failed after bytes may have left: all claims not yet settled settle at now + linger (max(guard, 1 s)).
+    /// The attempt failed after bytes may have left: claims not yet settled settle at now + linger (max(guard, 1 s)).
     Failed,
 }
 
-/// What a window holds at a moment.
+/// Usage of a window at a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Usage {
-    /// Slots taken (settled and not), 0 if the key has no window.
+    /// Slots taken, settled or not; 0 if the key has no window.
     pub taken: u32,
-    /// Requests between permit and end; counted only where `in_flight` is capped.
+    /// Flights, counted only if `in_flight` is capped.
     pub flying: u32,
-    /// Requests in line that need this window.
+    /// Waiters that need this window.
     pub waiting: usize,
-    /// When a request of cost 1 would go if nobody else came; `None`: depends on a settle or finish.
+    /// Time at which a request of cost 1 would go if no other came; `None` if that depends on a settle or finish.
     pub opens: Option<Time>,
 }

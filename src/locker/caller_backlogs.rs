@@ -1,6 +1,6 @@
-//! Backlogs of callers at one window: which of a caller's waiters is its next, and which caller has the longest.
+//! Caller backlogs at one window: finds a caller's next waiter, and the caller with the longest backlog.
 //!
-//! A line that is full drops from the longest backlog (longest queue drop), so that no caller can fill it for the others.
+//! A full queue drops from the longest backlog (longest queue drop), so that no caller can fill it for the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,54 +8,59 @@ use super::api::Caller;
 use super::queue_position::QueuePosition;
 use crate::time::Time;
 
-/// A waiter among its caller's own: by urgency, then by arrival.
+/// Sort key of a waiter among its caller's own: by urgency, then by arrival.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct CallerOrder {
-    /// RFC 9218 urgency, 0 first; the same for all where the limit does not look at it.
+    /// RFC 9218 urgency, 0 first; the same for all waiters if the limit ignores it.
     pub(super) urgency: u8,
+    /// Time of arrival.
     pub(super) arrived: Time,
-    /// Unique.
+    /// Sequence number; unique.
     pub(super) seq: u64,
+    /// Index of the waiter in the queue's slab.
     pub(super) id: u32,
 }
 
 impl CallerOrder {
-    /// The order of arrival.
+    /// Sort key of the order of arrival.
     pub(super) fn arrival(self) -> (Time, u64) {
         (self.arrived, self.seq)
     }
 }
 
+/// Backlog of one caller.
 #[derive(Debug, Default)]
 struct Backlog {
-    /// How many slots its waiters need.
+    /// Number of slots that all its waiters need.
     slots: u64,
-    /// And each of them.
+    /// Waiters in order, and the slots that each needs.
     waiters: BTreeMap<CallerOrder, u32>,
-    /// The places of those whose home this is.
+    /// Queue positions of the waiters that have this as their primary window.
     positions: BTreeSet<(QueuePosition, u32)>,
 }
 
 impl Backlog {
-    /// How many slots the caller's others need that come before its last waiter; and that one.
+    /// The last waiter, and the number of slots that the caller's other waiters need before it.
     fn last(&self) -> Option<(u64, CallerOrder)> {
         let (caller_order, cost) = self.waiters.last_key_value()?;
         Some((self.slots - u64::from(*cost), *caller_order))
     }
 }
 
-/// The last waiter of a caller: by how many slots the caller needs before it, then by its arrival.
+/// Sort key of a caller's last waiter: slots needed before it, arrival, sequence number, and the caller.
 type BacklogEnd = (u64, Time, u64, Caller);
 
-/// What each caller has in line at one window.
+/// Backlogs of all callers at one window.
 #[derive(Debug, Default)]
 pub(super) struct CallerBacklogs {
+    /// Backlog of each caller with a waiter.
     backlogs: BTreeMap<Caller, Backlog>,
+    /// Last waiter of each caller; the longest backlog is last.
     ends: BTreeSet<BacklogEnd>,
 }
 
 impl CallerBacklogs {
-    /// A waiter that needs so many slots joins the line.
+    /// Adds a waiter that needs `cost` slots.
     pub(super) fn join(&mut self, caller: Caller, caller_order: CallerOrder, cost: u32) {
         self.change(caller, |backlog| {
             backlog.waiters.insert(caller_order, cost);
@@ -63,7 +68,7 @@ impl CallerBacklogs {
         });
     }
 
-    /// A waiter leaves the line; one that never joined changes nothing.
+    /// Removes a waiter. Changes nothing if it was never added.
     pub(super) fn leave(&mut self, caller: Caller, caller_order: CallerOrder) {
         if !self.backlogs.contains_key(&caller) {
             return;
@@ -75,6 +80,7 @@ impl CallerBacklogs {
         });
     }
 
+    /// Applies `change` to a caller's backlog and keeps `ends` up to date.
     fn change(&mut self, caller: Caller, change: impl FnOnce(&mut Backlog)) {
         let last = |backlog: &Backlog| {
             backlog.last().map(|(start, caller_order)| (start, caller_order.arrived, caller_order.seq, caller))
@@ -92,35 +98,35 @@ impl CallerBacklogs {
         }
     }
 
-    /// A waiter whose home this is has this place from here on.
+    /// Assigns a queue position to a waiter that has this as its primary window.
     pub(super) fn add_position(&mut self, caller: Caller, position: QueuePosition, id: u32) {
         self.backlogs.get_mut(&caller).map(|backlog| backlog.positions.insert((position, id)));
     }
 
-    /// A waiter whose home this is has this place no more.
+    /// Withdraws a queue position from a waiter that has this as its primary window.
     pub(super) fn remove_position(&mut self, caller: Caller, position: QueuePosition, id: u32) {
         self.backlogs.get_mut(&caller).map(|backlog| backlog.positions.remove(&(position, id)));
     }
 
-    /// The first of the places that a caller's waiters have here, and whose it is.
+    /// First queue position among a caller's waiters, and the waiter that has it.
     pub(super) fn first_position(&self, caller: Caller) -> Option<(QueuePosition, u32)> {
         self.backlogs.get(&caller)?.positions.first().copied()
     }
 
-    /// How many slots a caller's waiters need.
+    /// Number of slots that a caller's waiters need.
     pub(super) fn slots(&self, caller: Caller) -> u64 {
         self.backlogs.get(&caller).map_or(0, |backlog| backlog.slots)
     }
 
-    /// The last waiter of the caller with the longest backlog: how many slots that caller needs before it, whose it is, and
-    /// which. Of several with as many, the one that came last.
+    /// Last waiter of the caller with the longest backlog: slots that the caller needs before it, the caller, the waiter.
+    /// Among equal backlogs, the one with the latest arrival of its last waiter.
     pub(super) fn last(&self) -> Option<(u64, Caller, CallerOrder)> {
         let (start, .., caller) = *self.ends.last()?;
         let (caller_order, _) = self.backlogs.get(&caller)?.waiters.last_key_value()?;
         Some((start, caller, *caller_order))
     }
 
-    /// A caller's waiters of this urgency and less that come before this one of it, in their order.
+    /// A caller's waiters before `caller_order`, of at most this urgency, in their order.
     pub(super) fn before(
         &self,
         caller: Caller,
@@ -132,13 +138,13 @@ impl CallerBacklogs {
         waiters.into_iter().flatten().map(|(caller_order, _)| *caller_order)
     }
 
-    /// Whether a caller has a less urgent waiter than one of that urgency.
+    /// True if a caller has a less urgent waiter than `urgency`.
     pub(super) fn has_less_urgent(&self, caller: Caller, urgency: u8) -> bool {
         let waiters = self.backlogs.get(&caller).map(|backlog| &backlog.waiters);
         waiters.and_then(|waiters| waiters.last_key_value()).is_some_and(|(last, _)| last.urgency > urgency)
     }
 
-    /// Whether a caller has a waiter that is more or less urgent than one of that urgency.
+    /// True if a caller has a waiter of another urgency than `urgency`.
     pub(super) fn has_mixed_urgency(&self, caller: Caller, urgency: u8) -> bool {
         let waiters = self.backlogs.get(&caller).map(|backlog| &backlog.waiters);
         let first = waiters.and_then(|waiters| waiters.first_key_value());

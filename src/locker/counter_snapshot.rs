@@ -1,4 +1,4 @@
-//! All that a locker has counted, to be taken over by another one: after a stop, a crash, or in a new process.
+//! Counter snapshot: all state of a locker, for restart, crash recovery and upgrade.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,51 +12,51 @@ use super::window::{UnknownSlots, Window};
 use super::window_record::WindowRecord;
 use crate::time::Time;
 
-/// What a locker knows.
+/// All counters and limits of a locker.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Snapshot {
-    /// Every limit, by `LimitId`.
+    /// All limits, by `LimitId`.
     pub limits: Vec<LimitSnapshot>,
-    /// What each window has counted.
+    /// Records of all windows that are not blank.
     pub windows: Vec<WindowRecord>,
-    /// The readings of the wall clock of late.
+    /// Recent readings of the wall clock.
     pub readings: Vec<WallReading>,
 }
 
-/// What is known of a limit as a whole.
+/// State of one limit, apart from its windows.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LimitSnapshot {
-    /// The limit itself.
+    /// Definition of the limit.
     pub limit: Limit,
-    /// Whether it was one of those that were given last.
+    /// True if the limit is part of the latest configuration.
     pub in_force: bool,
-    /// Since when all that was counted is known.
+    /// Time from which on every count is known.
     pub since: Time,
-    /// Slots that each window may have taken besides those that it knows of, and when they settled at the latest; oldest first.
+    /// Slots that each window may have taken beyond its record: latest settle time and number; oldest first.
     pub unknown: Vec<(Time, u32)>,
-    /// The same, but only for when it is neither shared nor a dry run any more.
+    /// As `unknown`, but they count only once the limit is neither shared nor a dry run.
     pub suspended: Vec<(Time, u32)>,
-    /// Until when requests may be under way that count from their answer by an earlier rule, and how long after an end they
-    /// may still be counted.
+    /// Flights of an earlier rule that counted from the answer: the time until which they may be under way, and for how
+    /// long after an end of the process the origin may still count them.
     pub lingers: Option<(Time, Duration)>,
 }
 
-/// How much the one before knew at its end, and what of it goes on.
+/// Way in which the earlier locker ended: decides how complete its snapshot is, and whether its requests go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shutdown {
-    /// Everything; and its requests go on, and will be told of (see [`Locker::handle_remote`]).
+    /// Upgrade: complete, and requests under way go on and are reported later (see [`Locker::handle_remote`]).
     HandOver,
-    /// Everything: it stopped and wrote all of it down.
+    /// Orderly stop: complete, written to disk at the end.
     Orderly,
-    /// What it had to write down before it was used.
+    /// Crash: contains everything that must be written to the journal before its use.
     Crash,
-    /// Less than that: it could not write.
+    /// Crash after failed writes: less than that.
     NotPersisted,
 }
 
 impl Locker {
-    /// What a crash must find of its limits: as [`Locker::snapshot`] says of them, and that those count as full whose windows
-    /// have yet to be written.
+    /// Limits in the form that a crash must find on disk: as in [`Locker::snapshot`], but a limit counts as full until its
+    /// windows are written.
     pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
         let mut all = self.limit_snapshots();
         for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
@@ -65,6 +65,7 @@ impl Locker {
         all
     }
 
+    /// Snapshots of all limits, by `LimitId`.
     fn limit_snapshots(&self) -> Vec<LimitSnapshot> {
         let plain = |unknown: &[UnknownSlots]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
         let limit_snapshot = |(limit, rule): (&Limit, &super::WindowRule)| LimitSnapshot {
@@ -82,8 +83,8 @@ impl Locker {
         all
     }
 
-    /// All that it knows. What is not settled counts as open, but for failed attempts, of which it is known when they
-    /// settle.
+    /// Complete snapshot at `now`. Unsettled slots count as open, except those of failed attempts, which have a known
+    /// settle time.
     pub fn snapshot(&mut self, now: Time) -> Snapshot {
         let now = self.advance(now);
         let limits = self.limit_snapshots();
@@ -110,7 +111,7 @@ impl Locker {
         Snapshot { limits, windows, readings: self.readings() }
     }
 
-    /// A locker that goes on where another one ended. What was open when that one ended counts as if it had settled now.
+    /// A locker that continues from the snapshot of an earlier one. Slots that were open count as settled at `now`.
     pub fn restore(snapshot: Snapshot, shutdown: Shutdown, wall: WallSample, now: Time) -> Locker {
         let mut locker = Locker::new(Vec::new());
         locker.wall = WallClock::restore(snapshot.readings, wall, now);
@@ -125,9 +126,10 @@ impl Locker {
         locker
     }
 
+    /// Adds a limit from a snapshot, with the slots that the shutdown has made unknown.
     fn restore_limit(&mut self, id: LimitId, limit_snapshot: LimitSnapshot, shutdown: Shutdown, now: Time) {
         let LimitSnapshot { limit, in_force, since, unknown, suspended, lingers } = limit_snapshot;
-        // A limit that is no longer in force has sent nothing since it was, and has become a dry run.
+        // A limit that is no longer in force was turned into a dry run; nothing has been sent under it since.
         let is_written_here = !(limit.shared || limit.dry_run && in_force);
         self.add(limit);
         if !in_force {
@@ -137,7 +139,7 @@ impl Locker {
         rule.since = since;
         rule.lingers = lingers;
         let settled = rule.settled_at_end(now);
-        // With the process its requests have ended.
+        // The requests of a process end with it, unless it hands over.
         let latest = if shutdown == Shutdown::HandOver { Time::NEVER } else { settled };
         let restored = |unknown: Vec<(Time, u32)>| {
             unknown.into_iter().map(|(at, slots)| UnknownSlots { at: at.min(latest), slots }).collect()
@@ -146,7 +148,7 @@ impl Locker {
         rule.forget_unknown(now);
         let lost = match shutdown {
             Shutdown::HandOver | Shutdown::Orderly => None,
-            // All that is known of a long window is written down, but for the slots that a key begins with.
+            // The journal knows all of a long window, except the allowance that every new key starts with.
             Shutdown::Crash if rule.is_long() && is_written_here => {
                 Some(UnknownSlots { at: settled, slots: rule.block })
             }
@@ -154,20 +156,21 @@ impl Locker {
         };
         match lost.filter(|lost| lost.slots > 0 && rule.counts_slots()) {
             Some(lost) if is_written_here => rule.add_unknown(lost, now),
-            // The store has not lost anything with the gateway, and a dry run keeps nothing back.
+            // The store lost nothing in the gateway's crash, and a dry run delays nothing.
             Some(lost) => rule.suspend_unknown(lost, now),
             None => {}
         }
     }
 
+    /// Inserts a window from its record, unless nothing of it counts any more.
     fn restore_window(&mut self, record: WindowRecord, shutdown: Shutdown, now: Time) {
         let Some(rule) = self.rules.get_mut(record.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
         let window = match shutdown {
-            // Their logs hold by now all that was unknown then.
+            // The logs of these windows contain the unknown slots already.
             Shutdown::HandOver => Window::handed_over(&record, rule, now),
             Shutdown::Orderly => Window::restored(&record, rule, [].iter(), settled, now),
-            // Of a window that is written down a crash loses nothing; but the page may be older than what was unknown.
+            // A crash loses nothing of a persisted window; but its record may be older than the unknown slots.
             Shutdown::Crash | Shutdown::NotPersisted => {
                 let unknown = rule.unknown.iter().filter(|unknown| unknown.is_all());
                 Window::restored(&record, rule, unknown, settled, now)

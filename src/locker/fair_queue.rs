@@ -1,56 +1,60 @@
-//! Whose turn it is: start-time fair queueing between the callers that wait at one window.
+//! Fair queue: start-time fair queueing (Goyal, Vin, Cheng 1996) between the callers that wait at one window.
 //!
-//! A request's turn is given when it arrives: the present one, or the end of its caller's last if
-//! that is later. Nobody saves up credit while idle. Of a caller's waiters only the first needs the right
-//! turn, the end of what went before it: it is moved there when it is the first, because others may have
-//! left, or gone before it with another cost.
+//! A request gets its turn (start tag) when it arrives: the present virtual time, or the end of its caller's last turn if
+//! that is later. An idle caller saves up no credit. Of a caller's waiters only the first needs a correct turn, which is
+//! the end of the caller's last granted turn. It is moved there when it becomes the first, because others may have left,
+//! or may have been granted before it with another cost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::api::Caller;
 
+/// One caller's position on the virtual time line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
-    /// Where the caller's next request may start.
+    /// Turn at which the caller's next request may start.
     end: u64,
-    /// The end of the last one that went: where the first of those that wait is to start.
+    /// End of the last granted turn: the turn of the caller's first waiter.
     served: u64,
+    /// Number of the caller's waiters at this window.
     waiting: usize,
 }
 
-/// The turns at one window. Turns are counted in slots.
+/// Turns of all callers at one window. A turn is a virtual time, counted in slots.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
-    /// The turn of the latest request that went.
+    /// Turn of the latest granted request: the virtual time.
     virtual_time: u64,
+    /// Callers that wait, and idle ones that are ahead of the virtual time.
     flows: BTreeMap<Caller, Flow>,
-    /// A request went in a turn of another cost: the turns of its caller's others are not yet what they will be.
+    /// True if a request was granted in a turn of another cost, so that later turns of its caller may be out of date.
     shifted: bool,
-    /// The callers that wait for nothing but are ahead of the present turn.
+    /// Callers without waiters that are ahead of the virtual time, by the end of their last turn.
     idle: BTreeSet<(u64, Caller)>,
 }
 
 impl FairQueue {
-    /// The turn that `arrive` would give.
+    /// The turn that [`FairQueue::arrive`] would return.
     pub(super) fn next(&self, caller: Caller) -> u64 {
         self.flows.get(&caller).map_or(self.virtual_time, |flow| flow.end.max(self.virtual_time))
     }
 
-    /// A request of `cost` joins the line, and has this turn.
+    /// Adds a request of `cost` slots to the queue and returns its turn.
     pub(super) fn arrive(&mut self, caller: Caller, cost: u32) -> u64 {
         let turn = self.next(caller);
         self.join(caller, turn + u64::from(cost));
         turn
     }
 
-    /// A request that had its turn before and comes again: it is next, and its caller's later
-    /// requests come after it all the same.
+    /// Adds a retry, a request that already had its turn: it is next, and the caller's later requests follow it as they
+    /// would have done otherwise.
     pub(super) fn arrive_retry(&mut self, caller: Caller, cost: u32) -> u64 {
         let end = self.next(caller) + u64::from(cost);
         self.join(caller, end);
         self.virtual_time
     }
 
+    /// Counts one more waiter of a caller; the caller's next request starts at `end`.
     fn join(&mut self, caller: Caller, end: u64) {
         let virtual_time = self.virtual_time;
         let flow = self.flows.entry(caller).or_insert(Flow { end: virtual_time, served: virtual_time, waiting: 0 });
@@ -61,7 +65,7 @@ impl FairQueue {
         flow.waiting += 1;
     }
 
-    /// The request with this turn goes; the turn was given to one that costs `slab`.
+    /// Grants the request with this turn; the turn was assigned to one that costs `slots`.
     pub(super) fn grant(&mut self, caller: Caller, turn: u64, cost: u32, slots: u32) {
         self.shifted |= cost != slots;
         self.virtual_time = self.virtual_time.max(turn);
@@ -77,12 +81,12 @@ impl FairQueue {
         }
     }
 
-    /// Where the first of a caller's waiters is to start, by what went before it.
+    /// The turn of a caller's first waiter, computed from the caller's granted turns.
     pub(super) fn next_start(&self, caller: Caller) -> Option<u64> {
         self.flows.get(&caller).filter(|flow| flow.waiting > 0).map(|flow| flow.served)
     }
 
-    /// A request leaves without having gone; if it was its caller's last, the caller owes nothing for it.
+    /// Removes a request that was not granted. If it was its caller's last one, its turn is free again.
     pub(super) fn leave(&mut self, caller: Caller, turn: u64, cost: u32) {
         if let Some(flow) = self.flows.get_mut(&caller)
             && flow.end == turn + u64::from(cost)
@@ -92,6 +96,7 @@ impl FairQueue {
         self.end_waiting(caller);
     }
 
+    /// Counts one waiter less, and forgets the caller if it is not ahead of the virtual time.
     fn end_waiting(&mut self, caller: Caller) {
         let Some(flow) = self.flows.get_mut(&caller) else { return };
         flow.waiting = flow.waiting.saturating_sub(1);
@@ -106,22 +111,22 @@ impl FairQueue {
         }
     }
 
-    /// Whether turns may be moved to later ones.
+    /// True if assigned turns may still be moved to later ones.
     pub(super) fn may_shift(&self) -> bool {
         self.shifted
     }
 
-    /// The callers that wait, and where the first of each is to start.
+    /// Callers with waiters, and the turn of the first waiter of each.
     pub(super) fn flows(&self) -> impl Iterator<Item = (Caller, u64)> + '_ {
         self.flows.iter().filter(|(_, flow)| flow.waiting > 0).map(|(caller, flow)| (*caller, flow.served))
     }
 
-    /// Whether nobody but this caller waits or is ahead.
+    /// True if no other caller waits or is ahead of the virtual time.
     pub(super) fn is_only(&self, caller: Caller) -> bool {
         self.flows.len() <= 1 && self.flows.keys().all(|other| *other == caller)
     }
 
-    /// How many callers are remembered.
+    /// Number of callers remembered.
     #[cfg(test)]
     pub(super) fn callers(&self) -> usize {
         self.flows.len()

@@ -1,35 +1,37 @@
-//! An index from hashes to places: one cache line per look-up, eight bytes per entry.
+//! Hash index: an open-addressing hash table from hashes to places, one cache line per look-up, eight bytes per entry.
 //!
-//! Open addressing with linear probing. An entry holds its whole hash, so that growing and removing
-//! never look at what the entry stands for, and so that a wrong window is hardly ever fetched.
+//! Uses linear probing. An entry stores its whole hash, so that growing and removing never access the indexed values, and so
+//! that a look-up hardly ever fetches a wrong window.
 
-/// A hash, and the place of what has it.
+/// Hash of a key, and the place of its window.
 #[derive(Clone, Copy, Debug)]
 struct IndexEntry {
     hash: u32,
     place: u32,
 }
 
-/// An entry that is not in use.
+/// Entry that is not in use.
 const EMPTY: IndexEntry = IndexEntry { hash: 0, place: u32::MAX };
 
-/// The fewest entries that are kept once there is one.
+/// Minimum number of entries of a table in use.
 const MIN_ENTRIES: usize = 8;
 
+/// Open-addressing hash table; holds places, not keys.
 #[derive(Debug, Default)]
 pub(super) struct HashIndex {
-    /// A power of two of them, at most three quarters in use; or none.
+    /// Entries: a power of two of them, at most three quarters in use; none while the table is empty.
     entries: Box<[IndexEntry]>,
+    /// Number of entries in use.
     len: usize,
 }
 
 impl HashIndex {
-    /// The place with this hash that `is_it`.
+    /// The place with this hash for which `is_it` returns true.
     #[inline]
     pub(super) fn find(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mask = self.entries.len().wrapping_sub(1);
         let mut at = hash as usize & mask;
-        // An index without entries has no place to look at; any other has an empty one.
+        // An index without entries has nothing to probe; any other one has an empty entry that ends the loop.
         while let Some(entry) = self.entries.get(at) {
             if entry.place == EMPTY.place {
                 return None;
@@ -42,7 +44,7 @@ impl HashIndex {
         None
     }
 
-    /// Adds a place that is not there yet.
+    /// Adds a place that is not in the index yet.
     pub(super) fn insert(&mut self, hash: u32, place: u32) {
         if (self.len + 1) * 4 > self.entries.len() * 3 {
             self.resize((self.entries.len() * 2).max(MIN_ENTRIES));
@@ -51,7 +53,7 @@ impl HashIndex {
         self.len += 1;
     }
 
-    /// Removes a place, and moves up what had to go round it.
+    /// Removes a place, and moves back the entries that were displaced by it (backward-shift deletion).
     pub(super) fn remove(&mut self, hash: u32, place: u32) {
         let mask = self.entries.len().wrapping_sub(1);
         let mut hole = hash as usize & mask;
@@ -66,7 +68,7 @@ impl HashIndex {
             next = (next + 1) & mask;
             let Some(&entry) = self.entries.get(next).filter(|entry| entry.place != EMPTY.place) else { break };
             let wanted = entry.hash as usize & mask;
-            // It may move up unless it would come before the place it wants.
+            // The entry may move back unless that puts it before its home slot.
             if (next.wrapping_sub(wanted) & mask) >= (next.wrapping_sub(hole) & mask) {
                 self.entries[hole] = entry;
                 hole = next;
@@ -83,6 +85,7 @@ impl HashIndex {
         }
     }
 
+    /// Writes an entry at the first free position of its probe sequence.
     fn put(&mut self, entry: IndexEntry) {
         let mask = self.entries.len() - 1;
         let mut at = entry.hash as usize & mask;
@@ -92,6 +95,7 @@ impl HashIndex {
         self.entries[at] = entry;
     }
 
+    /// Rehashes all entries into a table of `entries` entries.
     fn resize(&mut self, entries: usize) {
         let old = std::mem::replace(&mut self.entries, vec![EMPTY; entries].into_boxed_slice());
         for entry in old {
@@ -115,7 +119,7 @@ mod tests {
         let mut random = 7u64;
         for round in 0..40_000u32 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            // Few different hashes, so that most collide; more come than go at first, then the other way.
+            // Few different hashes, so that most collide; more insertions than removals at first, then the other way round.
             let (hash, place) = ((random >> 40) as u32 % 60, (random >> 20) as u32 % 500);
             let grows = (random >> 60) < if round < 20_000 { 9 } else { 5 };
             if grows && !map.contains_key(&place) {

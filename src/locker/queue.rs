@@ -1,4 +1,4 @@
-//! Waiters and their lanes: who waits, for what, until when, and in which order.
+//! Queue state: waiters, their groups, deadlines and wake-ups.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,101 +10,127 @@ use super::queue_position::{QueueEntries, QueuePosition};
 use super::slab::Slab;
 use crate::time::Time;
 
-/// What a waiter must be granted in one window.
+/// Slots that a waiter needs in one window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WindowDemand {
+    /// Index of the window in the window table.
     pub(super) window: u32,
+    /// Limit of the window.
     pub(super) limit: LimitId,
+    /// Number of slots.
     pub(super) cost: u32,
 }
 
-/// A request that waits.
+/// A request that waits for its slots.
 #[derive(Debug)]
 pub(super) struct Waiter {
+    /// All claims of the request, including those of dry-run limits.
     pub(super) claims: SmallVec<[Claim; 2]>,
-    /// The windows of all claims but those of dry-run limits; the first is its home, see `choose_primary`.
+    /// Demands in the windows of all limits that are not dry runs. The first is the primary one, see `choose_primary`.
     pub(super) demands: SmallVec<[WindowDemand; 2]>,
+    /// The caller, for fair queueing.
     pub(super) caller: Caller,
+    /// RFC 9218 urgency, 0 (first) to 7.
     pub(super) urgency: u8,
-    /// How it stands among its caller's other requests; never changes while it is in line.
+    /// Order among its caller's waiters; never changes while it waits.
     pub(super) caller_order: CallerOrder,
-    /// Its place in line: what goes to another waiter of its caller's that is to go before it.
+    /// Position in the queue. Passes to another waiter of the same caller if that one comes first.
     pub(super) position: QueuePosition,
+    /// Arrival time by which priority classes are compared.
     pub(super) effective_arrival: Time,
-    /// How many slots the place is for.
+    /// Number of slots for which the position was assigned.
     pub(super) slots: u32,
-    /// Whether it takes turns with other callers' waiters.
+    /// True if it takes turns with other callers' waiters.
     pub(super) takes_turns: bool,
+    /// First request, retry, or asked again after a reload.
     pub(super) kind: AskKind,
-    /// The caller's own bound.
+    /// Deadline set by the request itself.
     pub(super) caller_deadline: Time,
+    /// Effective deadline: the caller's, or that of the limits if it is earlier.
     pub(super) deadline: Time,
+    /// Index of its group.
     pub(super) group: u32,
 }
 
-/// The waiters that need the same windows.
+/// Waiters that need the same windows.
 #[derive(Debug)]
 pub(super) struct WaiterGroup {
+    /// Indexes of the windows, the primary one first.
     pub(super) windows: SmallVec<[u32; 2]>,
+    /// Waiters by position.
     pub(super) entries: QueueEntries,
-    /// The slots that all of them need, by window.
+    /// Slots that all waiters need together, by window.
     pub(super) totals: SmallVec<[u64; 2]>,
+    /// Queue in which the group waits.
     pub(super) location: Location,
-    /// Whether the store is asked for slots for it.
+    /// State of the request to the store for this group's slots.
     pub(super) asks: StoreAsk,
 }
 
-/// Where a lane waits.
+/// Queue in which a group waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Location {
-    /// Nowhere: it is being looked at, or about to be.
+    /// None: the group is being checked, or is about to be.
     Detached,
-    /// In a window's line.
+    /// The queue of this window, at this position.
     Queued(u32, QueuePosition),
-    /// Held back at a window, for the sake of its claimant.
+    /// Deferred at this window, to not delay the holder of its reservation.
     Deferred(u32, QueuePosition),
 }
 
-/// Why a waiter is taken out of its lane.
+/// Reason for removing a waiter from its group.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum DequeueReason {
+    /// Its slots are granted.
     Granted,
+    /// It timed out, hung up or is sent back.
     Left,
 }
 
-/// Whether the store is asked for a lane, and in which turn.
+/// State of a group's request to the store.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(in crate::locker) enum StoreAsk {
+    /// No request.
     #[default]
     Idle,
+    /// Scheduled for this time. Void if the round (connection to the store) has changed since.
     Scheduled(Time, u32),
-    /// An answer is awaited.
+    /// Sent in this round; the answer is pending.
     InFlight(u32),
 }
 
-/// What is to be looked at.
+/// Something that must be checked by the next dispatch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Dirty {
+    /// The queue of a window.
     Window(u32),
+    /// The first waiter of a group.
     Group(u32),
 }
 
-/// All waiters.
+/// All waiters of a locker.
 #[derive(Debug)]
 pub(super) struct Queue {
+    /// Waiters by index.
     pub(super) waiters: Slab<Waiter>,
+    /// Groups by index.
     pub(super) groups: Slab<WaiterGroup>,
+    /// Index of the group for each combination of windows.
     pub(super) by_windows: BTreeMap<SmallVec<[u32; 2]>, u32>,
+    /// Deadlines and the waiters they belong to, soonest first.
     pub(super) deadlines: BTreeSet<(Time, u32)>,
-    /// When which window's line is to be looked at.
+    /// Times at which the queue of a window must be checked, soonest first.
     pub(super) wakeups: BTreeSet<(Time, u32)>,
+    /// Checks that the next dispatch must make.
     pub(super) dirty: VecDeque<Dirty>,
-    /// Those who found room while the locker was held: their patience may be longer than their own until it is released.
+    /// Waiters that found room while the locker was held. Their deadline may be extended until it is released.
     pub(super) held_waiters: Vec<Ticket>,
+    /// Sequence number of the latest waiter.
     pub(super) seq: u64,
 }
 
 impl Queue {
+    /// An empty queue.
     pub(super) fn new() -> Queue {
         Queue {
             waiters: Slab::new(),
@@ -118,28 +144,31 @@ impl Queue {
         }
     }
 
+    /// True if the ticket's waiter still waits.
     pub(super) fn contains(&self, ticket: Ticket) -> bool {
         self.waiters.generation(ticket.index) == Some(ticket.generation)
     }
 
+    /// Ticket of a waiter.
     pub(super) fn ticket(&self, waiter: u32) -> Ticket {
         Ticket { index: waiter, generation: self.waiters.generation(waiter).unwrap_or(0) }
     }
 
-    /// Whether nothing is left of anyone who waited.
+    /// True if no trace of any waiter is left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let entries = self.waiters.len() + self.groups.len() + self.by_windows.len();
         entries + self.deadlines.len() + self.wakeups.len() + self.dirty.len() == 0
     }
 
-    /// When something in the queue is due.
+    /// Time at which the next wake-up or deadline is due; `NEVER` if there is none.
     pub(super) fn due(&self) -> Time {
         let wakeup = self.wakeups.first().map_or(Time::NEVER, |(at, _)| *at);
         let deadline = self.deadlines.first().map_or(Time::NEVER, |(at, _)| *at);
         wakeup.min(deadline)
     }
 
+    /// Index of the group of waiters with these demands.
     pub(super) fn group_of(&self, demands: &[WindowDemand]) -> Option<u32> {
         let windows: SmallVec<[u32; 2]> = demands.iter().map(|demand| demand.window).collect();
         self.by_windows.get(&windows).copied()

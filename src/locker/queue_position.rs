@@ -1,36 +1,37 @@
-//! Positions in a queue, and the entries at them.
+//! Queue positions: the order of waiters in a group, and of groups in a window's queue.
 
 use std::collections::BTreeMap;
 
 use crate::time::Time;
 
-/// A place in the order: class, then turn, then arrival. It is that of a waiter's arrival, unless the waiter has changed places
-/// with another of its caller's.
+/// Position in a queue: by priority class, then turn, then arrival. It is assigned to a waiter on its arrival, but may be
+/// exchanged with another waiter of the same caller.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct QueuePosition {
-    /// RFC 9218 urgency, 0 first, where everybody's is compared; else the same for all.
+    /// Priority class: RFC 9218 urgency, 0 first, if the limit compares all callers' requests; else the same for all.
     pub(super) priority: u8,
-    /// Its turn among callers.
+    /// Turn of the caller, see [`super::fair_queue`].
     pub(super) turn: u64,
+    /// Time of arrival.
     pub(super) arrived: Time,
-    /// Unique.
+    /// Sequence number; unique.
     pub(super) seq: u64,
 }
 
-/// Who is at a place, and how the place ages.
+/// Entry at a position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct QueueEntry {
-    /// A lane in a window's line, a waiter in a lane.
+    /// Index of the group in a window's queue, or of the waiter in a group.
     pub(super) id: u32,
-    /// When it arrived, put off by its urgency's share of the patience. Classes compare by this: a
-    /// more urgent one goes first, but nothing that has waited long enough stays behind.
+    /// Arrival, moved by the priority class's share of the maximum wait. The first of each class compare by this: a more
+    /// urgent one goes first, but nothing that has waited long enough stays behind.
     pub(super) effective_arrival: Time,
 }
 
-/// Seats in order of their places.
+/// Entries ordered by position.
 pub(super) type QueueEntries = BTreeMap<QueuePosition, QueueEntry>;
 
-/// The next in order: the first of each class, and of these the one that aged most.
+/// The next entry: among the first of each priority class, the one with the earliest effective arrival.
 pub(super) fn first(entries: &QueueEntries) -> Option<(QueuePosition, QueueEntry)> {
     let mut best: Option<(QueuePosition, QueueEntry)> = None;
     let mut rest = entries.range(..);

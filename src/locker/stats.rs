@@ -1,4 +1,4 @@
-//! What all windows hold at a moment, for whoever watches.
+//! Statistics of windows and limits, for metrics and the dashboard.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,51 +9,54 @@ use super::api::{Caller, Key, LimitId, Usage};
 use super::window::{Algorithm, Window};
 use crate::time::Time;
 
-/// What the windows of a limit hold.
+/// Statistics of one limit over all its windows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LimitStats {
-    /// How many keys have a window.
+    /// Number of keys that have a window.
     pub keys: usize,
-    /// Requests in line, over all of its windows; one that needs several limits is in line at each.
+    /// Number of waiters at its windows. A request that needs several limits counts at each.
     pub waiting: usize,
-    /// Requests between permit and end, over all of its windows; counted only where `in_flight` is capped.
+    /// Number of flights over its windows; counted only if `in_flight` is capped.
     pub flying: u64,
-    /// The key whose window is fullest, and what that holds; `None`: no key has one.
+    /// Key and usage of the fullest window; `None` if the limit has no window.
     pub fullest: Option<(Key, Usage)>,
 }
 
-/// How many places for windows are looked at in one go: some 40 µs.
+/// Number of table places scanned per call: some 40 µs.
 const SLICE: u32 = 2048;
 
-/// Looks at all windows, some at a time.
+/// Incremental scan over all windows.
 #[derive(Default, Debug)]
 pub struct StatsScan {
+    /// Index of the next place.
     next: u32,
+    /// Totals by `LimitId`.
     tallies: Vec<LimitTally>,
 }
 
+/// Running totals of one limit.
 #[derive(Clone, Copy, Default, Debug)]
 struct LimitTally {
     keys: usize,
     waiting: usize,
     flying: u64,
+    /// Largest number of slots taken (or flights) in one window, and its key.
     fullest: Option<(u32, Key)>,
 }
 
-/// One limit, from near.
+/// Details of one limit.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct LimitDetail {
-    /// Who waits, and how often; whoever waits most often first.
+    /// Callers with waiters, and the number of waiters of each; the largest number first.
     pub callers: Vec<(Caller, usize)>,
-    /// What the window holds.
+    /// Usage of the window of the requested key, if one was given.
     pub usage: Option<Usage>,
-    /// When its slots open, and how many, soonest first. Those of requests under way are not among
-    /// them.
+    /// Times at which slots of that window open, and how many; soonest first. Slots of requests under way are not included.
     pub openings: Vec<(Time, u32)>,
 }
 
 impl Locker {
-    /// What a key's window holds.
+    /// Usage of a key's window.
     pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
         let now = self.advance(now);
         let rule = &self.rules[limit.at()];
@@ -76,18 +79,17 @@ impl Locker {
         }
     }
 
-    /// How many windows are alive, over all limits.
+    /// Number of live windows over all limits.
     pub fn live_keys(&self) -> usize {
         self.table.live()
     }
 
-    /// How many requests wait, over all limits.
+    /// Number of waiters over all limits.
     pub fn waiting(&self) -> usize {
         self.queue.waiters.len()
     }
 
-    /// Looks at some more windows; whether there are more. Between two looks anything may happen: what is seen is roughly
-    /// so.
+    /// Scans the next windows. Returns true if more are left. Windows change between calls, so the result is approximate.
     pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
         let now = self.advance(now);
         scan.tallies.resize(self.limits.len(), LimitTally::default());
@@ -108,7 +110,7 @@ impl Locker {
         more
     }
 
-    /// What was found, by `LimitId`.
+    /// Result of a finished scan, by `LimitId`.
     pub fn finish_stats(&mut self, scan: StatsScan, now: Time) -> Vec<LimitStats> {
         let all = (0u32..).map(LimitId).zip(scan.tallies);
         let stats_of = |(limit, tally): (LimitId, LimitTally)| LimitStats {
@@ -120,7 +122,7 @@ impl Locker {
         all.map(stats_of).collect()
     }
 
-    /// A look at one limit: at its waiters, and at the window of one key.
+    /// Details of one limit: its waiters, and the window of one key.
     pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
         let mut waiting: HashMap<Caller, usize> = HashMap::new();
@@ -140,6 +142,7 @@ impl Locker {
         }
     }
 
+    /// Opening times of a window's settled slots.
     fn openings(&mut self, index: u32, now: Time) -> Vec<(Time, u32)> {
         let record = self.window_record(index, 0, usize::MAX);
         let rule = &self.rules[record.limit.at()];

@@ -1,4 +1,4 @@
-//! Puts a waiter in its lane, and takes it out again.
+//! Waiter groups: adds a waiter to the queue group of its windows, and removes it again.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::window::window_rule::nanos;
 use crate::time::Time;
 
 impl Locker {
-    /// The place that a waiter has, or would have, in its lane.
+    /// Sets the position that a waiter has, or would have, in its group's queue.
     pub(super) fn assign_position(&self, waiter: &mut Waiter) {
         let Some(primary) = waiter.demands.first() else { return };
         let rule = &self.rules[primary.limit.at()];
@@ -32,7 +32,7 @@ impl Locker {
         waiter.effective_arrival = effective_arrival(waiter.position, rule.max_wait);
     }
 
-    /// Puts a waiter in its lane.
+    /// Adds a waiter to its group and to the queues of its windows.
     pub(super) fn enqueue(&mut self, id: u32) {
         let mut waiter = self.queue.waiters.take(id);
         waiter.caller_order.id = id;
@@ -47,7 +47,7 @@ impl Locker {
                 turns.arrive(waiter.caller, primary.cost)
             };
         }
-        // Several windows of one limit are those of keys that a caller may have made up: they win it no slot before others.
+        // A caller may have made up several keys of one limit: waiting at their windows gains it no reservation.
         let spans_limits = waiter.demands.iter().any(|demand| demand.limit != waiter.demands[0].limit);
         for demand in &waiter.demands {
             let queue = self.table.window_mut(demand.window).queue_or_new();
@@ -80,6 +80,7 @@ impl Locker {
         self.queue.waiters.put_back(id, waiter);
     }
 
+    /// The group of waiters that need these windows; created if there is none.
     fn group_for(&mut self, demands: &[WindowDemand]) -> u32 {
         if let Some(group) = self.queue.group_of(demands) {
             return group;
@@ -98,11 +99,11 @@ impl Locker {
         group
     }
 
-    /// Takes a waiter out of its lane, and lets those be looked at whom it kept back.
+    /// Removes a waiter from its group and from its windows' queues, and marks what it blocked for another check.
     pub(super) fn dequeue(&mut self, id: u32, reason: DequeueReason) {
         let waiter = self.queue.waiters.take(id);
         let was_first = first(&self.queue.groups[waiter.group].entries).is_some_and(|(_, entry)| entry.id == id);
-        // One that goes is being looked at with its lane.
+        // A granted waiter is removed by the dispatch of its own group, which checks the next one itself.
         if was_first && reason == DequeueReason::Left {
             if let Location::Queued(window, _) | Location::Deferred(window, _) = self.detach(waiter.group) {
                 self.queue.dirty.push_back(Dirty::Window(window));
@@ -137,7 +138,7 @@ impl Locker {
         }
         for demand in &waiter.demands {
             self.leave_window(demand, waiter.caller, waiter.caller_order);
-            // One that goes has not taken its slots yet.
+            // A granted waiter has not taken its slots yet.
             if reason == DequeueReason::Left {
                 self.return_unwanted(demand.window);
             }
@@ -145,6 +146,7 @@ impl Locker {
         self.queue.waiters.put_back(id, waiter);
     }
 
+    /// Removes a waiter from the queue of one window.
     fn leave_window(&mut self, demand: &WindowDemand, caller: Caller, caller_order: CallerOrder) {
         let window = demand.window;
         let found = self.table.window_mut(window);
@@ -160,7 +162,7 @@ impl Locker {
                 self.queue.wakeups.remove(&(at, window));
             }
             found.drop_queue();
-            // The store shares slots out by who waits where.
+            // The store divides slots by the number of waiters at each gateway.
             if self.rules[demand.limit.at()].store_managed {
                 self.queue_settle_report(window);
             }
@@ -170,10 +172,10 @@ impl Locker {
     }
 }
 
-/// When a waiter counts as having arrived when classes are compared: a class more or less urgent than
-/// the usual one puts it forward or off by an eighth of the patience, so that no class starves another.
-fn effective_arrival(position: QueuePosition, patience: Duration) -> Time {
-    let step = nanos(patience.min(MAX_PATIENCE)) / 8;
+/// Arrival time by which priority classes are compared. Each step of urgency away from the default moves it by an eighth of
+/// the maximum wait, so that no class starves another.
+fn effective_arrival(position: QueuePosition, max_wait: Duration) -> Time {
+    let step = nanos(max_wait.min(MAX_WAIT)) / 8;
     let priority = u64::from(position.priority) * step;
     Time::from_nanos(
         (position.arrived.as_nanos().saturating_add(BEFORE_START + priority))
@@ -181,11 +183,12 @@ fn effective_arrival(position: QueuePosition, patience: Duration) -> Time {
     )
 }
 
-/// The urgency of those who say nothing (RFC 9218 section 4.1).
+/// Urgency of requests without a Priority field (RFC 9218 section 4.1).
 const DEFAULT_URGENCY: u8 = 3;
 
-/// Keeps an urgent arrival soon after the start above zero: more than `DEFAULT_URGENCY` eighths of the longest patience.
+/// Offset that keeps the effective arrival of an urgent request soon after the start positive: more than
+/// [`DEFAULT_URGENCY`] eighths of the longest wait.
 const BEFORE_START: u64 = 1 << 60;
 
-/// Far longer than anybody waits; bounds the arithmetic.
-const MAX_PATIENCE: Duration = Duration::from_secs(366 * 86_400);
+/// Bound of the arithmetic; far longer than any configured wait.
+const MAX_WAIT: Duration = Duration::from_secs(366 * 86_400);

@@ -1,73 +1,74 @@
-//! The wall clock as calendars go by it: what it reads, what it has read of late, and when the machine slept.
+//! Wall clock for calendar windows: its present reading, its recent readings, and the machine's suspends.
 //!
-//! A wall clock is set: the network tells it the time, a machine without a battery begins in 1970, a date is mistyped.
-//! It cannot be known which of two readings is right. So one that is given up for another is honoured beside it for as
-//! long as a period lasts, and a period is over when it is over by each of them. A step then opens nothing, in whichever
-//! direction, and closes nothing for longer than about a period.
+//! A wall clock is set: by the network, after a start in 1970 on a machine without a battery, or to a mistyped date. The
+//! locker cannot know which of two readings is right. So a superseded reading stays valid beside the new one for as long
+//! as a period lasts, and a period is over only if it is over by each of them. A clock step then opens nothing early, in
+//! whichever direction, and closes nothing for longer than about a period.
 //!
-//! A suspend is no step: the wall clock goes on meanwhile, and the gateway's line does not.
+//! A suspend is not a step: the wall clock runs on meanwhile, and the gateway's own time stands still.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// One look at the wall clock.
+/// One sample of the wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WallSample {
-    /// Its reading at [`Time::START`] if it always went as it goes now, in nanoseconds of Unix time.
+    /// Reading at [`Time::START`], assuming the present rate and offset, in nanoseconds of Unix time.
     pub at_start: i128,
-    /// For how long the machine has been suspended since it was started, in nanoseconds.
+    /// Total suspend time since the machine booted, in nanoseconds.
     pub asleep: u64,
-    /// True if it has been told the time. If not, it says how much time passes, and nothing more.
+    /// True if the clock was set since boot. If not, it measures how much time passes, but not which time it is.
     pub is_set: bool,
 }
 
-/// A reading of the wall clock, and for how long it was believed.
+/// A reading of the wall clock, with its uncertainty and the time until which it was trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WallReading {
-    /// Its reading at [`Time::START`] at least, in nanoseconds of Unix time,
+    /// Lower bound of the reading at [`Time::START`], in nanoseconds of Unix time.
     pub least: i128,
-    /// and at most: more than `least` if it is not known for how long the machine was off.
+    /// Upper bound: above `least` if it is unknown how long the machine was off.
     pub most: i128,
-    /// When it was given up for another; `Time::NEVER`: it has not been.
+    /// Time at which another reading superseded it; `Time::NEVER` if none has.
     pub until: Time,
 }
 
-/// A smaller difference between two looks, in nanoseconds, is the clocks' own unrest.
+/// Clock jitter in nanoseconds: a smaller difference between two samples is no clock step.
 pub(super) const JITTER: u64 = 1_000_000;
 
-/// Time for which a reading is kept that was given up: longer than any period (a day of 25 hours, and a guard of less than half
-/// a day at both of its ends).
+/// Time for which a superseded reading is kept: longer than any period (a day of 25 hours, and a guard of less than half a
+/// day at both of its ends).
 const READING_KEPT_FOR: Duration = Duration::from_secs(50 * 3600);
-/// So many readings are kept apart. Of more, the two oldest are one.
+/// Maximum number of superseded readings. Beyond it, the two oldest are merged into one that covers both.
 const MAX_READINGS: usize = 8;
-/// So many suspends are kept. What lies before them seems later than it was.
+/// Maximum number of suspends kept. Times before the oldest of them seem later than they were, which opens slots later.
 const MAX_SUSPENDS: usize = 4;
 
-/// All that is known of the wall clock.
+/// State of the wall clock.
 #[derive(Clone, Default, Debug)]
 pub(in crate::locker) struct WallClock {
-    /// `None` before the first look.
+    /// Latest sample; `None` before the first one.
     wall: Option<WallSample>,
+    /// Superseded readings, oldest first.
     earlier: Vec<WallReading>,
-    /// When the machine was suspended, and for how many nanoseconds; oldest first.
+    /// Suspends: when the machine woke up, and for how many nanoseconds it slept; oldest first.
     suspends: Vec<(Time, u64)>,
 }
 
 impl WallClock {
-    /// One that goes on where another ended, which had these readings.
+    /// The clock after a restart, with the `readings` that an earlier locker left.
     pub(super) fn restore(readings: Vec<WallReading>, wall: WallSample, now: Time) -> WallClock {
         let mut clock = WallClock { earlier: readings, ..WallClock::default() };
         clock.set(wall, now);
         clock
     }
 
-    /// One that was not looked at until now: what it read before is of no account.
+    /// The clock at its first sample; any earlier reading is irrelevant.
     pub(super) fn begin(wall: WallSample) -> WallClock {
         WallClock { wall: Some(wall), ..WallClock::default() }
     }
 
-    /// All readings that a locker that goes on from here must know of.
+    /// All readings that a later locker must know, the present one last.
     pub(super) fn readings(&self) -> Vec<WallReading> {
         let present = self.wall.filter(|wall| wall.is_set);
         let present = present.map(|WallSample { at_start, .. }| WallReading {
@@ -78,30 +79,31 @@ impl WallClock {
         self.earlier.iter().copied().chain(present).collect()
     }
 
-    /// Takes a look into account. Returns true if anything is other than before.
+    /// Adds a sample. Returns true if a step, a suspend or a change of `is_set` was found.
     pub(super) fn set(&mut self, wall: WallSample, now: Time) -> bool {
-        let Some(was) = self.wall.replace(wall) else {
+        let Some(previous) = self.wall.replace(wall) else {
             self.compare(wall, now);
             return true;
         };
-        let slept = wall.asleep.saturating_sub(was.asleep);
+        let slept = wall.asleep.saturating_sub(previous.asleep);
         let has_slept = slept > JITTER;
-        let expected = was.at_start + if has_slept { i128::from(slept) } else { 0 };
+        let expected = previous.at_start + if has_slept { i128::from(slept) } else { 0 };
         let steps = wall.at_start.abs_diff(expected) > u128::from(JITTER);
-        if !has_slept && !steps && wall.is_set == was.is_set {
-            self.wall = Some(was);
+        if !has_slept && !steps && wall.is_set == previous.is_set {
+            self.wall = Some(previous);
             return false;
         }
         if has_slept {
             self.note_suspend(slept, now);
         }
-        if was.is_set && (steps || !wall.is_set) {
+        if previous.is_set && (steps || !wall.is_set) {
             self.supersede(WallReading { least: expected, most: expected, until: now }, now);
         }
         self.compare(wall, now);
         true
     }
 
+    /// Records a suspend, by which all earlier readings moved on.
     fn note_suspend(&mut self, slept: u64, now: Time) {
         for reading in &mut self.earlier {
             (reading.least, reading.most) = (reading.least + i128::from(slept), reading.most + i128::from(slept));
@@ -112,6 +114,7 @@ impl WallClock {
         }
     }
 
+    /// Adds a superseded reading, and drops those that are too old.
     fn supersede(&mut self, reading: WallReading, now: Time) {
         self.earlier.retain(|other| other.until + READING_KEPT_FOR > now);
         self.earlier.push(reading);
@@ -123,8 +126,8 @@ impl WallClock {
         }
     }
 
-    /// Compares a first reading, or the first after the clock was set, with what an earlier locker has left: it is the
-    /// same clock, or has been set since.
+    /// Compares the first set reading with those that an earlier locker left: either the clock is the same, or it was set
+    /// since and they are superseded now.
     fn compare(&mut self, wall: WallSample, now: Time) {
         if !wall.is_set {
             return;
@@ -137,13 +140,12 @@ impl WallClock {
         }
     }
 
-    /// The time that it shows, in nanoseconds of Unix time.
+    /// The wall-clock time at `now`, in nanoseconds of Unix time.
     pub(super) fn unix(&self, now: Time) -> i128 {
         self.wall.map_or(0, |wall| wall.at_start) + i128::from(now.as_nanos())
     }
 
-    /// The slowest and the fastest reading that may be right, where one that was given up is honoured for so long. `None`:
-    /// there is no knowing.
+    /// Slowest and fastest reading that may be right, if superseded ones count for `honoured`. `None` if none is known.
     pub(super) fn range(&self, honoured: Duration, now: Time) -> Option<(i128, i128)> {
         let present = self.wall.filter(|wall| wall.is_set).map(|wall| (wall.at_start, wall.at_start));
         let earlier = self.earlier.iter().filter(|reading| reading.until + honoured > now);
@@ -151,7 +153,7 @@ impl WallClock {
         present.into_iter().chain(earlier).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
     }
 
-    /// The moment at which a clock of such a reading shows, or showed, this.
+    /// The time at which a clock with this `reading` at [`Time::START`] shows, or showed, `unix`.
     pub(super) fn time_of(&self, unix: i128, reading: i128) -> Time {
         let mut at = unix.saturating_sub(reading);
         for (slept_at, slept) in self.suspends.iter().rev() {

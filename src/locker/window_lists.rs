@@ -1,46 +1,49 @@
-//! Doubly linked lists of windows, one for each limit: finds the windows of a limit without a look at those of others.
+//! Intrusive doubly linked lists of windows, one per limit: finds the windows of a limit without visiting others.
 //!
-//! The links lie beside the windows, in chunks of the same size, and name windows by their places. A list begins with the
-//! window that was made last, so that a walk from its beginning meets those alone that were there when it began.
+//! The links lie beside the windows, in chunks of the same size, and name windows by their index. A list begins with the
+//! window created last, so that a walk from its beginning visits exactly the windows that existed when it began.
 
 use super::api::LimitId;
 
-/// The end of a list.
+/// End of a list.
 const END: u32 = u32::MAX;
 
-/// The neighbours of a window in its list.
+/// Neighbours of a window in its limit's list.
 #[derive(Clone, Copy, Debug)]
 struct ListLink {
     before: u32,
     after: u32,
 }
 
-/// Who walks through a list while windows come and go.
+/// A walk through one list that stays valid while windows come and go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ListCursor {
-    /// What is to be written down.
+    /// Walk that writes windows to the journal.
     Journal,
-    /// What the store is to be told.
+    /// Walk that reports windows to the store.
     Sharing,
 }
 
+/// Lists of the windows of all limits.
 #[derive(Debug)]
 pub(super) struct WindowLists {
     /// Windows per chunk, as a power of two.
     bits: u32,
+    /// Links, in the same chunks and places as the windows.
     chunks: Vec<Vec<ListLink>>,
-    /// The first window of each limit.
+    /// Index of each limit's first window.
     first: Vec<u32>,
-    /// Where each walker goes on.
+    /// Index of the next window of each cursor.
     next: [u32; 2],
 }
 
 impl WindowLists {
+    /// Empty lists for chunks of 2^`bits` windows.
     pub(super) fn new(bits: u32) -> WindowLists {
         WindowLists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 2] }
     }
 
-    /// Puts a window that was just made at the beginning of its limit's list.
+    /// Inserts a new window at the beginning of its limit's list.
     pub(super) fn link(&mut self, limit: LimitId, index: u32) {
         if self.first.len() <= limit.at() {
             self.first.resize(limit.at() + 1, END);
@@ -57,7 +60,7 @@ impl WindowLists {
         let link = ListLink { before: END, after };
         match chunk.get_mut(place) {
             Some(found) => *found = link,
-            // Places are filled in their order.
+            // The table fills the places of a chunk in order.
             None => chunk.push(link),
         }
         if after != END {
@@ -65,7 +68,7 @@ impl WindowLists {
         }
     }
 
-    /// Takes a window out of its limit's list; who was to go on there goes on behind it.
+    /// Removes a window from its limit's list. A cursor that stands on it moves to the next one.
     pub(super) fn unlink(&mut self, limit: LimitId, index: u32) {
         let ListLink { before, after } = *self.link_mut(index);
         match before {
@@ -82,48 +85,51 @@ impl WindowLists {
         }
     }
 
-    /// No window of a chunk is left.
+    /// Frees a chunk that has no window left.
     pub(super) fn free(&mut self, chunk: usize) {
         self.chunks[chunk] = Vec::new();
     }
 
-    /// No window is left.
+    /// Frees all chunks; called when no window is left.
     pub(super) fn clear(&mut self) {
         self.chunks = Vec::new();
     }
 
-    /// The windows of a limit, the one that was made last first.
+    /// Windows of a limit, the newest first.
     pub(super) fn of(&self, limit: LimitId) -> impl Iterator<Item = u32> {
         let is_some = |index: &u32| *index != END;
         let first = self.first.get(limit.at()).copied().filter(is_some);
         std::iter::successors(first, move |index| Some(self.after(*index)).filter(is_some))
     }
 
-    /// A walker begins with the windows that a limit has now.
-    pub(super) fn begin(&mut self, walker: ListCursor, limit: LimitId) {
-        self.next[walker as usize] = self.first.get(limit.at()).copied().unwrap_or(END);
+    /// Starts a walk over the windows that a limit has now.
+    pub(super) fn begin(&mut self, cursor: ListCursor, limit: LimitId) {
+        self.next[cursor as usize] = self.first.get(limit.at()).copied().unwrap_or(END);
     }
 
-    /// The next window on a walker's way; `None` at the end of the list.
-    pub(super) fn step(&mut self, walker: ListCursor) -> Option<u32> {
-        let index = self.next[walker as usize];
+    /// The next window of a walk; `None` at the end of the list.
+    pub(super) fn step(&mut self, cursor: ListCursor) -> Option<u32> {
+        let index = self.next[cursor as usize];
         if index == END {
             return None;
         }
-        self.next[walker as usize] = self.after(index);
+        self.next[cursor as usize] = self.after(index);
         Some(index)
     }
 
+    /// Index of the window behind this one, or [`END`].
     fn after(&self, index: u32) -> u32 {
         let (chunk, place) = self.at(index);
         self.chunks[chunk][place].after
     }
 
+    /// Links of a window, for changes.
     fn link_mut(&mut self, index: u32) -> &mut ListLink {
         let (chunk, place) = self.at(index);
         &mut self.chunks[chunk][place]
     }
 
+    /// Chunk number of an index, and the place within the chunk.
     fn at(&self, index: u32) -> (usize, usize) {
         (index as usize >> self.bits, index as usize & ((1 << self.bits) - 1))
     }

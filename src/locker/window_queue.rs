@@ -1,4 +1,4 @@
-//! Who waits at one window: lanes in the order in which they may take its slots.
+//! Wait queue of one window: waiter groups in the order in which they may take its slots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,27 +7,32 @@ use super::fair_queue::FairQueue;
 use super::queue_position::{QueueEntries, QueueEntry, QueuePosition, first};
 use crate::time::Time;
 
+/// Groups with the same primary window: their positions compare.
 #[derive(Debug, Default)]
 struct SamePrimary {
     entries: QueueEntries,
-    /// How the group stands in the order of groups.
+    /// Key of this entry in `GroupQueue::order`: effective arrival and sequence number of its first group.
     order_key: Option<(Time, u64)>,
 }
 
-/// The lanes that wait for one window. Lanes of one home take turns by their places; between homes,
-/// whose turns do not compare, the one that waits longer goes first.
+/// Waiter groups that wait for one window. Groups with the same primary window are ordered by their positions. Positions of
+/// different primary windows do not compare; between these, the group that has waited longer goes first.
 #[derive(Debug, Default)]
 pub(super) struct GroupQueue {
+    /// Groups by the index of their primary window.
     by_primary: BTreeMap<u32, SamePrimary>,
+    /// Primary windows, ordered by the effective arrival of their first group.
     order: BTreeSet<(Time, u64, u32)>,
 }
 
 impl GroupQueue {
+    /// Adds a group with its first waiter's position.
     pub(super) fn insert(&mut self, primary: u32, position: QueuePosition, entry: QueueEntry) {
         self.by_primary.entry(primary).or_default().entries.insert(position, entry);
         self.update_order(primary);
     }
 
+    /// Removes the group at a position.
     pub(super) fn remove(&mut self, primary: u32, position: QueuePosition) {
         if let Some(same) = self.by_primary.get_mut(&primary) {
             same.entries.remove(&position);
@@ -35,16 +40,18 @@ impl GroupQueue {
         }
     }
 
-    /// The lane whose turn it is, and how it aged.
+    /// Position and entry of the group that is next.
     pub(super) fn first(&self) -> Option<(QueuePosition, QueueEntry)> {
         let (_, _, primary) = self.order.first()?;
         first(&self.by_primary.get(primary)?.entries)
     }
 
+    /// True if no group waits here.
     pub(super) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
+    /// Updates the order after the groups of one primary window have changed.
     fn update_order(&mut self, primary: u32) {
         let Some(same) = self.by_primary.get_mut(&primary) else { return };
         let order_key = first(&same.entries).map(|(position, entry)| (entry.effective_arrival, position.seq));
@@ -65,23 +72,24 @@ impl GroupQueue {
     }
 }
 
-/// Everything about the waiters that need one window.
+/// All waiters that need one window.
 #[derive(Debug, Default)]
 pub(super) struct WindowQueue {
-    /// How many waiters need this window.
+    /// Number of waiters that need this window.
     pub(super) waiting: usize,
-    /// How many slots they need.
+    /// Number of slots that they need.
     pub(super) slots: u64,
-    /// Lanes that this window keeps back, or that come after one that it keeps back.
+    /// Groups that this window blocks, or that come after a blocked one.
     pub(super) queued: GroupQueue,
-    /// Lanes that would make this window's claimant later. They keep nobody else back.
+    /// Groups that would delay the holder of this window's reservation. They block no other group.
     pub(super) deferred: GroupQueue,
-    /// The waiters that need windows of other limits too, oldest first: the first is the claimant.
+    /// Waiters that also need windows of other limits, oldest first: arrival, sequence number, index. The first one holds
+    /// the reservation: younger waiters must not delay it.
     pub(super) multi_limit: BTreeSet<(Time, u64, u32)>,
-    /// What each caller has in line, if the limit looks at callers.
+    /// Backlog of each caller, if the limit distinguishes callers.
     pub(super) callers: CallerBacklogs,
-    /// The turns of the callers whose home this is.
+    /// Turns of the callers of waiters that have this as their primary window.
     pub(super) fair_queue: FairQueue,
-    /// When the line is looked at next; `None`: when something happens.
+    /// Time of the next check of the queue; `None` if only an event can change anything.
     pub(super) wakeup: Option<Time>,
 }

@@ -1,25 +1,26 @@
-//! Record of one window, as it is written down, handed over and restored.
+//! Window record: the state of one window as the journal, an upgrade and a restart encode it.
 
 use super::api::{Key, LimitId};
 use crate::time::Time;
 
-/// What a window has counted.
+/// Everything that a window has counted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WindowRecord {
-    /// Of which limit.
+    /// Limit of the window.
     pub limit: LimitId,
-    /// Under which key.
+    /// Key of the window.
     pub key: Key,
-    /// When slots settled, and how many; oldest first.
+    /// Settle times and the number of slots that settled at each; oldest first.
     pub log: Vec<(Time, u32)>,
-    /// Failed attempts: how many slots settle when, which the origin may still count until then.
+    /// Slots of failed attempts: the time at which they settle, because the origin may still count them until then, and
+    /// their number.
     pub late: Vec<(Time, u32)>,
-    /// How many slots may be taken that are neither in the log nor late.
+    /// Number of slots that may be taken beyond those in `log` and `late`.
     pub open: u32,
-    /// How many requests are under way.
+    /// Number of flights.
     pub flying: u32,
-    /// `smooth`: until when the spacing is used up.
+    /// `smooth`: theoretical arrival time, up to which the spacing is used up.
     pub tat: Time,
-    /// Nothing opens before.
+    /// End of a pause: nothing opens before it.
     pub paused: Time,
 }

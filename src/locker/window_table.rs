@@ -1,4 +1,4 @@
-//! All live windows: found by limit and key, kept in chunks that are given back when empty.
+//! Window table: all live windows, indexed by limit and key, stored in chunks that are freed when empty.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,27 +11,29 @@ use super::window_lists::WindowLists;
 use super::window_queue::WindowQueue;
 use crate::time::Time;
 
-/// Windows per chunk, as a power of two: 32 MiB, of which only what was used takes memory. Smaller blocks than that stay
-/// with the C library's allocator once it has seen some of their size come and go (its threshold for memory of a block's
-/// own grows up to there), and a second burst of keys would not give its memory back.
+/// Windows per chunk, as a power of two: 32 MiB, of which only the used part takes memory. Smaller blocks stay with the C
+/// library's allocator once it has seen some of their size come and go (its mmap threshold grows up to there), so that a
+/// second burst of keys would not give its memory back.
 pub(super) const CHUNK_BITS: u32 = 18;
 
-/// Parts of the index, each a table of its own: one that grows moves a 256th of the entries, so a
-/// million keys never stall a decision by more than some 50 µs.
+/// Number of index shards, each a hash table of its own. Growing one moves 1/256 of the entries, so that a million keys
+/// never delay a decision by more than some 50 µs.
 const SHARDS: usize = 256;
 
-/// The limit of a place that holds no window.
+/// Limit of a place without a window.
 const VACANT: LimitId = LimitId(u32::MAX);
 
-/// The end of a chunk's list of vacant places.
+/// End of a chunk's list of vacant places.
 const NONE: u32 = u32::MAX;
 
+/// Block of windows that is allocated and freed as a whole.
 #[derive(Debug, Default)]
 struct Chunk {
-    /// Empty if the chunk has been given back.
+    /// Places of the chunk; empty if the chunk is freed.
     windows: Vec<Window>,
+    /// Number of live windows in it.
     used: usize,
-    /// The first vacant place; its `generation` names the next.
+    /// First vacant place; the `generation` of a vacant place is the next vacant one.
     vacant: u32,
 }
 
@@ -40,25 +42,30 @@ struct Chunk {
 pub(super) struct WindowTable {
     /// Windows per chunk, as a power of two.
     bits: u32,
+    /// Random seed of the index's hash function.
     seed: HashSeed,
+    /// The index, divided by the hash's highest bits.
     shards: Vec<HashIndex>,
+    /// Storage; a window's index is its chunk's number times the chunk size, plus its place there.
     chunks: Vec<Chunk>,
-    /// The windows of each limit.
+    /// Lists of the windows of each limit.
     pub(super) lists: WindowLists,
-    /// The chunks that have room: the lowest is filled first, so that the highest empty.
+    /// Numbers of the chunks with a vacant place. The lowest is filled first, so that the highest become empty.
     roomy: BTreeSet<usize>,
+    /// Number of live windows.
     live: usize,
+    /// Generation of the window inserted last; wraps around.
     generation: u32,
-    /// Where the sweep goes on.
+    /// Index at which the next sweep continues.
     sweep_at: usize,
-    /// Windows that were dropped, and of which something is written down.
+    /// Keys of dropped windows that still have a journal record, which must be removed.
     pub(super) dropped: Vec<(LimitId, Key)>,
-    /// At how many places was looked, one after the other.
+    /// Number of places accessed, to test that no operation scans the table.
     #[cfg(test)]
     pub(super) look_count: LookCount,
 }
 
-/// Counts places that are looked at: another one than the last.
+/// Counts accesses to places; repeated accesses to one place count once.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(super) struct LookCount(std::cell::Cell<(u32, usize)>);
@@ -70,13 +77,14 @@ impl LookCount {
         self.0.set((index, count + usize::from(index != last)));
     }
 
-    /// How many there were since this was asked last.
+    /// Returns the count since the last call and resets it.
     pub(super) fn take(&self) -> usize {
         self.0.replace((NONE, 0)).1
     }
 }
 
 impl WindowTable {
+    /// An empty table with chunks of 2^`bits` windows.
     pub(super) fn new(bits: u32) -> WindowTable {
         WindowTable {
             bits,
@@ -94,33 +102,34 @@ impl WindowTable {
         }
     }
 
-    /// How many windows are alive.
+    /// Number of live windows.
     pub(super) fn live(&self) -> usize {
         self.live
     }
 
-    /// How many chunks of memory they fill.
+    /// Number of chunks in use.
     #[cfg(test)]
     pub(super) fn chunks(&self) -> usize {
         self.chunks.iter().filter(|chunk| chunk.used > 0).count()
     }
 
-    /// The number of places for windows, vacant ones too.
+    /// Number of places for windows, including vacant ones.
     pub(super) fn capacity(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.windows.len()).sum()
     }
 
+    /// Number of windows per chunk.
     fn chunk_size(&self) -> usize {
         1 << self.bits
     }
 
-    /// In which chunk an index is, and at which place there.
+    /// Chunk number of an index, and the place within the chunk.
     #[inline]
     fn at(&self, index: usize) -> (usize, usize) {
         (index >> self.bits, index & (self.chunk_size() - 1))
     }
 
-    /// The window of a key, if it has one.
+    /// Index of a key's window, if it has one.
     #[inline]
     pub(super) fn find(&self, limit: LimitId, key: Key) -> Option<u32> {
         let (shard, hash) = self.seed.shard_and_hash(limit, key);
@@ -131,6 +140,7 @@ impl WindowTable {
         self.shards[shard].find(hash, is_it)
     }
 
+    /// The window at an index in use.
     #[inline]
     pub(super) fn window(&self, index: u32) -> &Window {
         #[cfg(test)]
@@ -139,6 +149,7 @@ impl WindowTable {
         &self.chunks[chunk].windows[place]
     }
 
+    /// The window at an index in use, for changes.
     #[inline]
     pub(super) fn window_mut(&mut self, index: u32) -> &mut Window {
         #[cfg(test)]
@@ -147,7 +158,7 @@ impl WindowTable {
         &mut self.chunks[chunk].windows[place]
     }
 
-    /// The window at a place that may have been vacated since, or have another window by now.
+    /// The window at an index that may have been vacated or reused since.
     pub(super) fn get(&self, index: u32) -> Option<&Window> {
         #[cfg(test)]
         self.look_count.at(index);
@@ -155,7 +166,7 @@ impl WindowTable {
         self.chunks.get(chunk)?.windows.get(place).filter(|window| window.limit != VACANT)
     }
 
-    /// As [`WindowTable::get`], to be changed.
+    /// As [`WindowTable::get`], for changes.
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Window> {
         #[cfg(test)]
         self.look_count.at(index);
@@ -163,18 +174,18 @@ impl WindowTable {
         self.chunks.get_mut(chunk)?.windows.get_mut(place).filter(|window| window.limit != VACANT)
     }
 
-    /// The waiters of a window, if it is still there and has any.
+    /// The waiters at a window, if it still exists and has any.
     pub(super) fn queue(&self, index: u32) -> Option<&WindowQueue> {
         self.get(index)?.queue()
     }
 
-    /// The window, unless it has been dropped since.
+    /// The window, unless it was dropped since; `generation` tells it from a later one at the same place.
     #[inline]
     pub(super) fn current(&mut self, index: u32, generation: u32) -> Option<&mut Window> {
         self.get_mut(index).filter(|window| window.generation == generation)
     }
 
-    /// Keeps a window whose key has none yet.
+    /// Inserts the first window of a key. Returns its index.
     pub(super) fn insert(&mut self, mut window: Window) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         window.generation = self.generation;
@@ -187,6 +198,7 @@ impl WindowTable {
         index
     }
 
+    /// Puts a window into the first vacant place. Returns its index.
     fn store(&mut self, window: Window) -> u32 {
         let number = self.roomy.first().copied().unwrap_or_else(|| {
             self.chunks.push(Chunk { vacant: NONE, ..Chunk::default() });
@@ -214,10 +226,11 @@ impl WindowTable {
         u32::try_from(number * size + place).expect("4 billion windows do not fit in memory")
     }
 
+    /// Drops a window; frees its chunk if that was the last one there.
     fn remove(&mut self, index: u32, rules: &mut [WindowRule]) {
         let window = self.window(index);
         let limit = window.limit;
-        // Also if its limit is not written down any more: it was when this was noted.
+        // Also if the limit is not persisted any more: the journal has a record from before.
         if window.is_persisted() {
             self.dropped.push((limit, window.key));
         }
@@ -248,7 +261,7 @@ impl WindowTable {
         }
     }
 
-    /// Drops what is idle among the next `places`, going round; never waits, never looks at more.
+    /// Drops idle windows among the next `places` places, going round. Bounded work: looks at no more places.
     pub(super) fn sweep(&mut self, places: usize, rules: &mut [WindowRule], now: Time) {
         let size = self.chunk_size();
         let mut left = places.min(self.capacity());
@@ -275,12 +288,12 @@ impl WindowTable {
         }
     }
 
-    /// The places of all windows of a limit, for what happens seldom.
+    /// Indexes of all windows of a limit, for rare operations.
     pub(super) fn of_limit(&self, limit: LimitId) -> Vec<u32> {
         self.lists.of(limit).collect()
     }
 
-    /// Where windows are among so many places, and of which limits; and whether there are places behind them.
+    /// Indexes and limits of the windows among `count` places from `from` on. The flag is true if more places follow.
     pub(super) fn windows_in(&self, from: u32, count: u32) -> (Vec<(u32, LimitId)>, bool) {
         let end = from.saturating_add(count);
         let last = (self.chunks.len() * self.chunk_size()) as u32;
@@ -293,8 +306,8 @@ impl WindowTable {
     }
 }
 
-/// What decides where keys lie in the index: random for each table. Keys of shared limits are hashed with a seed that
-/// follows from their group, so that whoever knows that could choose keys that all lie in one run of the index.
+/// Random hash seed of one table. Keys of shared limits are hashed with a seed derived from their group's name; without
+/// this second seed an attacker with that knowledge could choose keys that collide in the index.
 #[derive(Clone, Copy)]
 struct HashSeed([u64; 2]);
 
@@ -304,8 +317,7 @@ impl HashSeed {
         HashSeed([random.hash_one(0), random.hash_one(1)])
     }
 
-    /// The shard and the hash of a key: a folded multiplication (as of wyhash), of which nothing can be foretold without
-    /// the seed.
+    /// Shard and hash of a key: a folded multiplication (as in wyhash), unpredictable without the seed.
     #[inline]
     fn shard_and_hash(self, limit: LimitId, key: Key) -> (usize, u32) {
         let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
@@ -318,7 +330,7 @@ impl HashSeed {
 
 impl fmt::Debug for HashSeed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret(..)")
+        formatter.write_str("HashSeed(..)")
     }
 }
 

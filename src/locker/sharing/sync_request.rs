@@ -1,4 +1,4 @@
-//! What the store is told and asked, and what it answers: plain values.
+//! Store synchronisation messages: reports and slot requests to the store, and its grants. Plain values.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,115 +9,117 @@ use crate::locker::api::{Key, LimitId};
 use crate::locker::window::{Algorithm, WindowRule};
 use crate::time::Time;
 
-/// What the store is told and asked at one time.
+/// One call to the store: reports of windows, and requests for slots.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct SyncRequest {
-    /// The store must know this gateway by another name first, so that it forgets what it knows of limits that are shared
-    /// no more.
+    /// True if this gateway must take a new client id first, so that the store forgets the limits that are no longer
+    /// shared.
     pub renew_id: bool,
-    /// How long before its opening a slot may be granted.
+    /// Time before its opening at which a slot may be granted.
     pub horizon: Duration,
-    /// The windows it is about.
+    /// Reports of the windows, which the slot requests refer to by index.
     pub windows: Vec<WindowReport>,
-    /// What is asked for.
+    /// Requests for slots.
     pub slot_requests: Vec<SlotRequest>,
 }
 
-/// What the store is told of one window.
+/// Report of one window: everything that changed since the last report.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WindowReport {
+    /// Index of the window in the window table.
     pub(crate) window: u32,
+    /// Generation of the window, to recognise that it was dropped before the answer came.
     pub(crate) generation: u32,
-    /// Of which limit.
+    /// Limit of the window.
     pub limit: LimitId,
-    /// Under which key.
+    /// Key of the window.
     pub key: Key,
-    /// How the store is to count it.
+    /// Parameters by which the store counts it.
     pub params: WindowParams,
-    /// The store does not know of it under this gateway's present name: `held` and `flying` are all that it has.
+    /// True if the store does not know the window under this gateway's present id: `held` and `flying` are complete.
     pub is_new: bool,
-    /// Slots taken and not settled, and requests under way; after all that is told here.
+    /// Slots taken and not settled, after all changes in this report.
     pub held: u32,
-    /// See `held`.
+    /// Flights, after all changes in this report.
     pub flying: u32,
-    /// How many slots those need who wait and have none granted.
+    /// Number of slots that waiters need and that are not leased yet.
     pub waiting: u64,
-    /// Nothing is to open before.
+    /// End of a pause: nothing may open before.
     pub paused: Time,
-    /// How many slots settled when, oldest first.
+    /// Settle times and the number of slots that settled at each, oldest first.
     pub settled: Vec<(Time, u32)>,
-    /// Granted slots that were not used.
+    /// Number of leased slots returned unused.
     pub returned: u32,
-    /// Requests that have ended.
+    /// Number of flights that have ended.
     pub landed: u32,
 }
 
-/// How a window is to be counted; durations in nanoseconds.
+/// Parameters of a window, compared between gateways; durations in nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WindowParams {
-    /// What opens when.
+    /// Window kind.
     pub kind: SharedKind,
-    /// `calendar`: the unit and the zone, such as "day Europe/Berlin".
+    /// `calendar`: unit and IANA zone, such as "day Europe/Berlin".
     pub calendar: Option<Arc<str>>,
-    /// N.
+    /// N, the number of slots; `u32::MAX` if slots are not counted.
     pub requests: u32,
-    /// T and guard.
+    /// T plus guard.
     pub span: u64,
-    /// `smooth`: the distance that is kept,
+    /// `smooth`: spacing between requests.
     pub interval: u64,
-    /// and how many may go without it.
+    /// `smooth`: number of slots that may go without spacing.
     pub burst: u32,
-    /// How many requests may be under way; `None`: any number.
+    /// M, the maximum of flights; `None` for no maximum.
     pub in_flight: Option<u32>,
-    /// How long after a gateway's death what it had sent may still be counted.
+    /// Time after a gateway's crash for which the origin may still count its requests.
     pub linger: Duration,
 }
 
-/// The kinds of windows, as the store knows them.
+/// Window kinds of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SharedKind {
-    /// Only requests under way are counted.
+    /// Counts flights only.
     Flights,
-    /// Exact.
+    /// Sliding window, exact.
     Sliding,
-    /// From the first request on.
+    /// Fixed window, starting with its first request.
     Fixed,
-    /// Exact, and spaced.
+    /// Sliding window with GCRA spacing.
     Smooth,
-    /// By the wall clock: when the present window began, when it ends, and when the next one ends, in nanoseconds of Unix
-    /// time.
+    /// Calendar window: start and end of the present period and end of the next one, in nanoseconds of Unix time.
     Calendar([i128; 3]),
 }
 
-/// What is asked for: the same for each of a number of requests, in all windows or in none.
+/// Request for the slots of a number of equal requests, each in all windows or in none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotRequest {
+    /// Waiter group and its generation; `None` if no waiter needs the slots yet.
     pub(crate) group: Option<(u32, u32)>,
-    /// For how many requests.
+    /// Number of requests.
     pub requests: u32,
-    /// Slots beyond those, if there are plenty; of one window only.
+    /// Number of slots to lease beyond those if plenty are free; only with a single window.
     pub prefetch: u32,
-    /// For each window, by its place in the exchange, how many slots a request needs.
+    /// Index in [`SyncRequest::windows`] and number of slots per request, for each window.
     pub windows: SmallVec<[(usize, u32); 2]>,
 }
 
-/// The store's answer to one take.
+/// Answer of the store to one slot request.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct SlotGrant {
-    /// In how long how many requests may go, soonest first.
+    /// Granted requests: time from now until they may go, and their number; soonest first.
     pub groups: Vec<(Duration, u32)>,
-    /// How many slots were granted beyond.
+    /// Number of slots granted as `prefetch`.
     pub prefetch: u32,
-    /// In how long more may open; `None`: all that was asked for was granted.
+    /// Time until more may open; `None` if everything was granted.
     pub next_in: Option<Duration>,
-    /// Whether something opens then; if not, it is when to ask again.
+    /// True if slots open after `next_in`; false if that is only the time to ask again.
     pub opens_then: bool,
-    /// For how long each of the windows keeps the next request back.
+    /// Time for which each of the windows blocks the next request.
     pub blocked_for: SmallVec<[Duration; 2]>,
 }
 
 impl WindowRule {
-    /// How the store is to count its windows.
+    /// Parameters by which the store counts the limit's windows.
     pub(super) fn params(&self) -> WindowParams {
         let kind = match &self.algorithm {
             Algorithm::Uncounted => SharedKind::Flights,

@@ -43,7 +43,7 @@ pub(crate) struct Delta {
     pub(crate) prefetch: u32,
 }
 
-/// What a window knows from the store, and what it has to report.
+/// Grants from the store, and changes to report to it.
 #[derive(Debug, Default)]
 pub(super) struct StoreState {
     /// Term of the rule under which the store granted and said everything down to `opens_after`. In any other term these

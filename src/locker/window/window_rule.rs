@@ -230,7 +230,7 @@ impl WindowRule {
     }
 
     /// Time by which all requests under way have settled if the process ends at `now`. They may reach the origin a little
-    /// later; a request whose head was not sent completely never does.
+    /// later; a request with an incomplete head never does.
     pub(crate) fn settled_at_end(&self, now: Time) -> Time {
         let own = if self.answered { self.linger } else { Duration::ZERO };
         let earlier = self.lingers.filter(|(until, _)| *until > now).map_or(Duration::ZERO, |(_, linger)| linger);
