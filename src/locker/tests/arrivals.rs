@@ -1,4 +1,4 @@
-//! What one ask is answered: room, refusals, patience, dry runs, the cap on keys.
+//! Tests of single asks: room, refusals, maximum wait, dry runs, the cap on keys.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn ticket(verdict: Verdict) -> Ticket {
     ticket
 }
 
-/// When a caller that asks every 100 ms is let through, in the first two seconds.
+/// Times in ms, within the first two seconds, at which a caller that asks every 100 ms is granted a slot.
 fn goes(limit: Limit) -> Vec<u64> {
     let mut locker = Locker::new(vec![limit]);
     let claims = [claim(0, 0, 1)];
@@ -46,14 +46,14 @@ fn waiters_go_the_moment_their_slot_opens() {
     let Verdict::Wait(fifth, until) = locker.ask(&ask(&claims, 1), ms(400)) else { panic!() };
     assert_eq!(until, Some(ms(2000)));
     assert_eq!(locker.waiting(), 3);
-    for (at, who) in [(1000, third), (1300, fourth), (2000, fifth)] {
+    for (at, expected) in [(1000, third), (1300, fourth), (2000, fifth)] {
         locker.handle_timeout(ms(at) - Duration::from_nanos(1));
         assert!(drain(&mut locker).is_empty());
         locker.handle_timeout(ms(at));
-        let mut told = drain(&mut locker);
-        assert_eq!(told.len(), 1);
-        let Some((told, Verdict::Go(mut grant))) = told.pop() else { panic!() };
-        assert_eq!(told, who);
+        let mut verdicts = drain(&mut locker);
+        assert_eq!(verdicts.len(), 1);
+        let Some((got, Verdict::Go(mut grant))) = verdicts.pop() else { panic!() };
+        assert_eq!(got, expected);
         locker.settle(&mut grant, SettlePoint::Sent, ms(at));
     }
     assert_eq!(locker.waiting(), 0);
@@ -69,8 +69,8 @@ fn one_that_leaves_makes_room_for_the_next() {
     locker.leave(first, ms(3));
     locker.leave(first, ms(4));
     locker.handle_timeout(ms(1000));
-    let told = drain(&mut locker);
-    assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == second), "{told:?}");
+    let verdicts = drain(&mut locker);
+    assert!(matches!(verdicts[..], [(got, Verdict::Go(_))] if got == second), "{verdicts:?}");
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn one_that_leaves_after_it_was_let_go_gives_its_slot_to_the_next() {
     let second = ticket(locker.ask(&ask(&claims, 1), ms(2)));
     locker.handle_timeout(ms(1000));
     locker.leave(first, ms(1000));
-    let told = drain(&mut locker);
-    assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == second), "{told:?}");
+    let verdicts = drain(&mut locker);
+    assert!(matches!(verdicts[..], [(got, Verdict::Go(_))] if got == second), "{verdicts:?}");
 }
 
 #[test]
@@ -98,10 +98,10 @@ fn patience_ends_on_arrival_if_the_forecast_says_so_and_at_the_deadline_otherwis
     locker.settle(&mut unsettled, SettlePoint::Sent, ms(900));
     assert_eq!(locker.poll_timeout(), Some(ms(500)), "the sweep");
     locker.handle_timeout(ms(1500));
-    let told = drain(&mut locker);
+    let verdicts = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::TimedOut, .. }))] if who == waits),
-        "{told:?}"
+        matches!(verdicts[..], [(got, Verdict::Sorry(Sorry { reason: RefusalReason::TimedOut, .. }))] if got == waits),
+        "{verdicts:?}"
     );
     assert_eq!(locker.waiting(), 0);
 }
@@ -126,10 +126,10 @@ fn what_costs_more_than_there_is_never_waits() {
     assert!(send(&mut locker, &ask(&[claim(0, 0, 3)], 1), ms(0)).is_ok());
     let waits = ticket(locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(0)));
     change(&mut locker, LimitId(0), limit(2, 1000, Kind::Sliding), ms(1));
-    let told = drain(&mut locker);
+    let verdicts = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::CostTooHigh, .. }))] if who == waits),
-        "{told:?}"
+        matches!(verdicts[..], [(got, Verdict::Sorry(Sorry { reason: RefusalReason::CostTooHigh, .. }))] if got == waits),
+        "{verdicts:?}"
     );
 }
 
@@ -187,8 +187,8 @@ fn flights_are_counted_until_they_end() {
     locker.handle_timeout(ms(50_000));
     assert!(drain(&mut locker).is_empty());
     locker.finish(first, ms(50_001));
-    let told = drain(&mut locker);
-    assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == third), "{told:?}");
+    let verdicts = drain(&mut locker);
+    assert!(matches!(verdicts[..], [(got, Verdict::Go(_))] if got == third), "{verdicts:?}");
 }
 
 #[test]

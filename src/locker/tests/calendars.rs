@@ -1,4 +1,4 @@
-//! Calendar limits, whatever the wall clock does: in one process, over restarts, and while the machine sleeps.
+//! Tests of calendar limits under clock steps, restarts and suspends.
 
 use super::crash_worlds::SimDisk;
 use super::crashes::{go, long, recording, write};
@@ -6,19 +6,19 @@ use super::*;
 
 const HOUR: i128 = 3_600_000_000_000;
 const DAY: i128 = 24 * HOUR;
-/// Midnight before the first of June 2026.
+/// Midnight at the start of 1 June 2026, in nanoseconds of Unix time.
 const JUNE: i128 = 20_605 * DAY;
 
 fn hours(hours: u64) -> Time {
     ms(hours * 3_600_000)
 }
 
-/// A clock that reads this at the start.
+/// A set wall clock with this reading at the start.
 fn set_to(at_start: i128) -> WallSample {
     WallSample { at_start, ..WALL }
 }
 
-/// One that has not been told the time.
+/// A wall clock that was not set since boot.
 const UNSET: WallSample = WallSample { at_start: 20, asleep: 0, is_set: false };
 
 fn by(unit: Unit, requests: u32) -> Limit {
@@ -35,12 +35,12 @@ fn day(requests: u32) -> Limit {
     by(Unit::Day, requests)
 }
 
-/// A locker with one limit a day, by a clock that reads this at the start.
+/// A locker with one limit per day, and a wall clock with this reading at the start.
 fn at(requests: u32, wall: WallSample) -> Locker {
     Locker::restore(Locker::new(vec![day(requests)]).snapshot(ms(0)), Shutdown::Orderly, wall, ms(0))
 }
 
-/// The estate of a locker that died without writing anything of its windows.
+/// Snapshot on disk of a locker that crashed before it wrote any window.
 fn without_windows(locker: &Locker) -> Snapshot {
     Snapshot { limits: locker.crash_limit_snapshots(), windows: Vec::new(), readings: locker.readings() }
 }
@@ -84,7 +84,7 @@ fn what_went_unwritten_counts_until_the_day_is_over() {
 
 #[test]
 fn a_clock_that_is_far_ahead_for_a_minute_opens_nothing_and_closes_nothing_for_long() {
-    // Three of three, or two; then the clock shows a day ten years later for a minute.
+    // Three of three slots, or two; then the clock shows a day ten years later for a minute.
     for (before, most) in [(3, 0), (2, 1)] {
         let mut locker = at(3, set_to(JUNE + 10 * HOUR));
         let claims = [claim(0, 0, before)];
@@ -96,7 +96,7 @@ fn a_clock_that_is_far_ahead_for_a_minute_opens_nothing_and_closes_nothing_for_l
             assert_eq!(go(&mut locker, 0, now), 0, "it is the same day: {now:?}");
         }
         assert_eq!(go(&mut locker, 0, hours(25)), 3);
-        // Two days later its ends are midnights again.
+        // Two days later periods end at midnight again.
         assert_eq!(free(&mut locker, hours(61)), 3);
         assert_eq!(go(&mut locker, 0, hours(61)), 3);
         assert_eq!((free(&mut locker, hours(61)), free(&mut locker, hours(62))), (0, 3));
@@ -122,7 +122,7 @@ fn a_machine_that_begins_in_1970_counts_the_day_once() {
     locker.set_wall(set_to(JUNE + 10 * HOUR), ms(60_000));
     assert_eq!(go(&mut locker, 0, hours(13)), 0, "it was today");
     assert_eq!(go(&mut locker, 0, hours(14)), 3, "midnight");
-    // A clock that is never set tells no days: a slot opens a day after it was used.
+    // A clock that is never set knows no days: a slot opens a day after its use.
     let mut never = at(3, UNSET);
     assert_eq!(go(&mut never, 0, hours(1)), 3);
     assert_eq!((go(&mut never, 0, hours(24)), go(&mut never, 0, hours(33))), (0, 3));
@@ -134,13 +134,13 @@ fn a_loss_of_power_between_does_not_open_a_day_again() {
     let mut locker = at(3, right(0));
     assert_eq!(go(&mut locker, 0, ms(0)), 3);
     let mut left = locker.snapshot(ms(1));
-    // The machine was off for two hours, and does not know: its line goes on where it stopped.
+    // The machine was off for two hours without measuring it: its own time continues where it stopped.
     left.readings[0].most += 366 * DAY;
     let mut off = Locker::restore(left, Shutdown::Orderly, UNSET, ms(2));
     assert_eq!(go(&mut off, 0, ms(2)), 0);
     let mut again = Locker::restore(off.snapshot(ms(3)), Shutdown::Orderly, UNSET, ms(3));
     for locker in [&mut off, &mut again] {
-        // Twelve o'clock.
+        // Noon.
         locker.set_wall(set_to(JUNE + 12 * HOUR), ms(60_000));
         assert_eq!(go(locker, 0, hours(11)), 0);
         assert_eq!(go(locker, 0, hours(12)), 3, "midnight is not later for it");
@@ -171,7 +171,7 @@ fn a_day_goes_on_after_a_restart_and_one_that_is_over_is_over() {
         let SimDisk { limits, records, .. } = &disk;
         let snapshot = Snapshot { limits: limits.clone(), windows: records.values().cloned().collect(), readings };
         let mut next = Locker::restore(snapshot, Shutdown::Crash, wall, hours(now));
-        // A block that was written ahead counts as used when the crash is known: by then it is tomorrow, perhaps.
+        // A block that was written ahead counts as used when the restart finds the crash, which may be on the next day.
         assert_eq!(free(&mut next, hours(now)), left, "after {now} h");
     }
 }
@@ -180,12 +180,12 @@ fn a_day_goes_on_after_a_restart_and_one_that_is_over_is_over() {
 fn a_night_that_the_machine_sleeps_through_ends_the_day() {
     let mut locker = at(3, set_to(JUNE + 20 * HOUR));
     assert_eq!(go(&mut locker, 0, ms(0)), 3);
-    // From nine in the evening to eight in the morning.
+    // The machine sleeps from nine in the evening to eight in the morning.
     let slept = |at_start: i128, asleep: u64| WallSample { at_start, asleep: asleep * 3_600_000_000_000, is_set: true };
     locker.set_wall(slept(JUNE + 31 * HOUR, 11), hours(1));
     assert_eq!(go(&mut locker, 0, hours(1)), 3);
     assert_eq!((go(&mut locker, 0, hours(16)), go(&mut locker, 0, hours(17))), (0, 3));
-    // From one at night to one at night; and then the clock is set to one at noon.
+    // The machine sleeps from one at night to one at night; then the clock is set to one at noon.
     locker.set_wall(slept(JUNE + 55 * HOUR, 35), hours(18));
     assert_eq!(go(&mut locker, 0, hours(18)), 3);
     locker.set_wall(slept(JUNE + 67 * HOUR, 35), hours(18));

@@ -1,5 +1,5 @@
-//! Random worlds in which the wall clock does what it likes: it is set, it is not set at all, the machine sleeps or loses its
-//! power, and gateways come and go. No minute of the true calendar may get more than N.
+//! Random worlds with a faulty wall clock: it is set, unset or wrong, the machine is suspended or loses its power, and
+//! gateways restart. No minute of the true calendar may get more than N.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::generators::{SeededRng, cases};
 use super::*;
 
 const MINUTE: u64 = 60_000_000_000;
-/// The true time at the start: a full minute in the year 2026.
+/// True time at the start: a full minute in the year 2026, in nanoseconds of Unix time.
 const START: i128 = 29_672_640 * MINUTE as i128;
 const DAY: u64 = 1440 * MINUTE;
 
@@ -21,16 +21,17 @@ struct ClockWorld {
     now: Time,
     requests: u32,
     guard: u64,
-    /// Time that has passed and that the line does not show: the machine was suspended or off.
+    /// Nanoseconds that the gateway's own time does not show: the machine was suspended or off.
     missing: u64,
-    /// For how long it was suspended since it was started.
+    /// Nanoseconds of suspend since boot.
     asleep: u64,
-    /// By how much the wall clock is wrong, and since when; `None`: it is not set.
+    /// Error of the wall clock in nanoseconds; `None` if it is not set.
     off: Option<i128>,
+    /// Time since which the clock is wrong.
     off_since: Time,
-    /// When something was sent, by the true clock.
+    /// True times at which requests were sent, and their number.
     sent: Vec<(i128, u32)>,
-    /// When something was sent last or a gateway died, on the line.
+    /// Time of the last request or crash, by the gateway's own time.
     last: Time,
 }
 
@@ -67,7 +68,7 @@ impl ClockWorld {
         world
     }
 
-    /// The true time.
+    /// The true time, in nanoseconds of Unix time.
     fn true_time(&self) -> i128 {
         START + i128::from(self.now.as_nanos()) + i128::from(self.missing)
     }
@@ -80,7 +81,7 @@ impl ClockWorld {
         WallSample { at_start, asleep: self.asleep, is_set: self.off.is_some() }
     }
 
-    /// The clock is wrong from here on, or otherwise than before.
+    /// Changes the error of the wall clock, unseen by the locker.
     fn skew(&mut self, off: Option<i128>) {
         if self.off == Some(0) {
             self.off_since = self.now;
@@ -110,7 +111,7 @@ impl ClockWorld {
             _ => self.rng.range(0, 25_000_000_000),
         };
         self.now = self.now + Duration::from_nanos(span);
-        // A clock that is wrong for as long as a period is believed.
+        // A clock that is wrong for as long as a period is trusted, so this world corrects it before.
         if self.off != Some(0) && self.now.since(self.off_since) > Duration::from_secs(50) {
             self.now = self.now.min(self.off_since + Duration::from_secs(50));
             self.set(Some(0));
@@ -126,7 +127,7 @@ impl ClockWorld {
         self.locker.set_wall(self.wall(), self.now);
     }
 
-    /// The gateway ends, and another goes on within the same boot; the clock may have been set meanwhile.
+    /// The gateway restarts within the same boot; the clock may have been set meanwhile.
     fn restart(&mut self) {
         let snapshot = self.locker.snapshot(self.now);
         let end = if self.rng.one_in(4) { Shutdown::NotPersisted } else { Shutdown::Orderly };
@@ -137,7 +138,7 @@ impl ClockWorld {
         self.restart_from(snapshot, end);
     }
 
-    /// The machine loses its power. It begins with a clock that is right, unset, or behind what it was.
+    /// The machine loses its power, and boots with a clock that is right, unset, or behind its earlier reading.
     fn lose_power(&mut self) {
         let mut snapshot = self.locker.snapshot(self.now);
         let off_for = self.rng.range(0, 100_000_000_000);
@@ -149,7 +150,7 @@ impl ClockWorld {
                 self.missing += off_for;
                 let behind = -i128::from(off_for) - i128::from(self.rng.range(1_000_000_000, DAY));
                 self.skew((kind == 1 && was_set).then_some(behind));
-                // For how long it was off is not known.
+                // The length of the outage is unknown.
                 for reading in &mut snapshot.readings {
                     reading.most += 366 * i128::from(DAY);
                 }
@@ -182,7 +183,7 @@ impl ClockWorld {
         }
     }
 
-    /// It is never closed for longer than a period, by whatever clock.
+    /// Asserts that a window is never closed for longer than a period, by any clock.
     fn check_openings(&mut self) {
         let usage = self.locker.usage(LimitId(0), Key(0), self.now);
         let period = Duration::from_nanos(MINUTE + 2 * self.guard);
@@ -192,7 +193,7 @@ impl ClockWorld {
         assert!(usage.opens.is_some_and(|at| at.since(self.now) <= period), "seed {}: {usage:?}", self.seed);
     }
 
-    /// No minute of a clock that is right, or off by the guard at most, has more than N.
+    /// Asserts that no minute of a clock that is right, or off by the guard at most, has more than N requests.
     fn check_minutes(&mut self) {
         for off in [0, 1, -1, self.rng.range(0, 1000) as i128 - 500] {
             let off = if off.abs() == 1 { off * self.guard as i128 } else { off * self.guard as i128 / 500 };

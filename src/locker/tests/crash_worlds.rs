@@ -1,4 +1,4 @@
-//! Random worlds with a disk: what is written down is lost or kept by chance, and the locker dies at any moment.
+//! Random worlds with a disk: writes succeed, fail or stall, and the locker crashes at any moment.
 
 use std::collections::HashMap;
 
@@ -8,19 +8,19 @@ use super::generators::{WorldConfig, cases, rule};
 use super::locker_world::LockerWorld;
 use super::*;
 
-/// What is written down.
+/// Simulated disk of the journal.
 #[derive(Default)]
 pub(super) struct SimDisk {
     pub(super) limits: Vec<LimitSnapshot>,
     pub(super) records: HashMap<(u32, u128), WindowRecord>,
-    /// What is being written: all of it will be there, or none.
+    /// Write under way: a crash keeps all of it or nothing.
     batch: Vec<JournalRecord>,
-    /// It cannot be written.
+    /// True while writes fail.
     fails: bool,
-    /// What is written is not all that was used, and it says so.
-    is_lacking: bool,
-    /// All that was written before goes with the next batch.
-    begins_anew: bool,
+    /// True if the disk holds less than was used, and is marked so.
+    is_incomplete: bool,
+    /// True if the next batch replaces everything written before.
+    starts_over: bool,
 }
 
 impl SimDisk {
@@ -36,16 +36,16 @@ impl SimDisk {
 }
 
 impl LockerWorld {
-    /// Takes up to so many of the things that are to be written.
+    /// Begins to write up to `most` records.
     fn begin_writing(&mut self, most: u64) {
         if !self.disk.fails {
             self.disk.batch.extend(self.locker.poll_records(most as usize, self.now));
         }
     }
 
-    /// What is being written is there.
+    /// Completes the write under way.
     fn commit(&mut self) {
-        if std::mem::take(&mut self.disk.begins_anew) {
+        if std::mem::take(&mut self.disk.starts_over) {
             self.disk.records.clear();
         }
         for record in std::mem::take(&mut self.disk.batch) {
@@ -56,8 +56,8 @@ impl LockerWorld {
                 JournalRecord::Dropped(..) => {}
             }
         }
-        // All that was named is there.
-        self.disk.is_lacking &= self.disk.fails || self.locker.is_catching_up();
+        // Complete again once every polled record is written.
+        self.disk.is_incomplete &= self.disk.fails || self.locker.is_catching_up();
         self.drain_verdicts();
     }
 
@@ -71,43 +71,43 @@ impl LockerWorld {
     }
 
     fn begin_persisting(&mut self) {
-        (self.disk.fails, self.disk.is_lacking, self.disk.begins_anew) = (false, false, true);
+        (self.disk.fails, self.disk.is_incomplete, self.disk.starts_over) = (false, false, true);
         self.locker.begin_persisting(JournalStart::Fresh, self.now);
         self.drain_verdicts();
-        // The limits are there before the first grant.
+        // The limits are written before the first grant.
         self.write_all();
     }
 
-    /// The disk takes nothing any more. Either that can be marked, and the locker goes on without; or not, and it is told
-    /// nothing.
+    /// Writes fail from here on. Either the disk can be marked incomplete, and the locker goes on without it; or it cannot,
+    /// and the locker is not notified.
     fn disk_fails(&mut self) {
-        if self.disk.is_lacking || !self.rng.one_in(3) {
+        if self.disk.is_incomplete || !self.rng.one_in(3) {
             return self.lose_disk();
         }
         self.disk.batch.clear();
         self.disk.fails = true;
     }
 
-    /// The disk cannot be written any more, which is marked, and the locker goes on without.
+    /// The disk fails and is marked incomplete; the locker goes on without it.
     fn lose_disk(&mut self) {
         self.disk.batch.clear();
-        (self.disk.fails, self.disk.is_lacking) = (true, true);
+        (self.disk.fails, self.disk.is_incomplete) = (true, true);
         self.locker.end_persisting(self.now);
         self.drain_verdicts();
     }
 
-    /// It takes something again.
+    /// Writes succeed again.
     fn disk_recovers(&mut self) {
         if !std::mem::take(&mut self.disk.fails) {
             return;
         }
-        self.disk.begins_anew = self.disk.is_lacking;
-        let begin = if self.disk.is_lacking { JournalStart::CatchUp } else { JournalStart::Resume };
+        self.disk.starts_over = self.disk.is_incomplete;
+        let begin = if self.disk.is_incomplete { JournalStart::CatchUp } else { JournalStart::Resume };
         self.locker.begin_persisting(begin, self.now);
         self.drain_verdicts();
     }
 
-    /// It dies before it can again, and soon: what went before that is written, and what went after it is not.
+    /// Crashes while the disk fails, soon after the failure: earlier requests are written, later ones are not.
     fn crash_unpersisted(&mut self) {
         self.write_all();
         self.lose_disk();
@@ -123,11 +123,11 @@ impl LockerWorld {
         self.crash();
     }
 
-    /// The process dies, and another one goes on, at once or later.
+    /// The process crashes, and another one continues, at once or later.
     fn crash(&mut self) {
         if self.rng.one_in(2) {
-            // It was written, but nobody heard of it.
-            if std::mem::take(&mut self.disk.begins_anew) {
+            // The write completed, but the locker did not learn of it.
+            if std::mem::take(&mut self.disk.starts_over) {
                 self.disk.records.clear();
             }
             for record in std::mem::take(&mut self.disk.batch) {
@@ -137,12 +137,12 @@ impl LockerWorld {
         self.disk.batch.clear();
         self.end_of_all_requests();
         for item in self.oracle.items.iter_mut().filter(|item| !item.answered) {
-            // A head that did not leave as a whole before the end never will.
+            // A request with an incomplete head at the crash is never sent.
             item.settled = item.settled.map(|at| at.min(self.now));
         }
-        // Pauses are not part of the promise.
+        // Pauses are not part of the guarantee.
         self.oracle.pauses.clear();
-        let end = if self.disk.is_lacking { Shutdown::NotPersisted } else { Shutdown::Crash };
+        let end = if self.disk.is_incomplete { Shutdown::NotPersisted } else { Shutdown::Crash };
         let snapshot = Snapshot {
             limits: self.disk.limits.clone(),
             windows: self.disk.records.values().cloned().collect(),
@@ -151,7 +151,7 @@ impl LockerWorld {
         self.restart_from(snapshot, end);
     }
 
-    /// It ends in order, and another one goes on: nothing is lost.
+    /// Orderly stop, and another process continues: nothing is lost.
     fn stop(&mut self) {
         self.commit();
         self.waiting.clear();
@@ -173,7 +173,7 @@ impl LockerWorld {
         self.restart_from(snapshot, Shutdown::Orderly);
     }
 
-    /// Requests under way end with the process; they may have gone out before.
+    /// Ends the requests under way with the process; they may have been sent before.
     fn end_of_all_requests(&mut self) {
         self.waiting.clear();
         let limits = self.locker.limits().to_vec();
@@ -185,7 +185,7 @@ impl LockerWorld {
         }
     }
 
-    /// Another process goes on, at once, later, or when all that was counted is over; with other limits, perhaps.
+    /// Another process continues: at once, later, or after all counts have expired; possibly with other limits.
     fn restart_from(&mut self, snapshot: Snapshot, end: Shutdown) {
         let limits = self.locker.limits().to_vec();
         let is_over = self.rng.one_in(4);
@@ -197,7 +197,7 @@ impl LockerWorld {
         self.locker = Locker::restore(snapshot, end, WALL, self.now);
         assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
         if is_over {
-            self.nothing_is_held_for_long(end);
+            self.check_only_unknown_counts(end);
         }
         if self.rng.one_in(4) {
             self.change_a_rule();
@@ -205,14 +205,14 @@ impl LockerWorld {
         self.begin_persisting();
     }
 
-    /// Of what went before the end nothing counts any more; only what the end itself leaves unknown.
-    fn nothing_is_held_for_long(&mut self, end: Shutdown) {
+    /// Asserts that after a long time only the slots that the shutdown left unknown are counted.
+    fn check_only_unknown_counts(&mut self, end: Shutdown) {
         for (id, limit) in (0..).zip(self.locker.limits().to_vec()) {
             let Some(rate) = limit.rate else { continue };
             let is_long = (rate.per + rate.guard).as_nanos() > 40_000_000;
             let unknown = match end {
                 Shutdown::Orderly | Shutdown::HandOver => 0,
-                // A third of N is written ahead, in tests.
+                // Tests write a third of N ahead.
                 Shutdown::Crash if is_long => rate.requests / 3,
                 Shutdown::Crash | Shutdown::NotPersisted => rate.requests,
             };
@@ -230,9 +230,9 @@ impl LockerWorld {
         self.drain_verdicts();
     }
 
-    /// `changes`: rules change, too.
+    /// Runs the world with crashes; with `changes`, rules change too.
     fn run_with_crashes(mut self, changes: bool) -> u64 {
-        // What is known after a crash is less than what the oracle knows, but never more is let go.
+        // After a crash the locker counts more than the oracle, never less.
         self.changed = true;
         self.begin_persisting();
         for _ in 0..self.world_config.steps {

@@ -1,4 +1,4 @@
-//! Crashes, one at a time: what is written down is there afterwards, and no more than that was used.
+//! Tests of single crashes: written slots are counted afterwards, and never more than those were used.
 
 use super::crash_worlds::SimDisk;
 use super::*;
@@ -7,7 +7,7 @@ pub(super) fn long(requests: u32) -> Limit {
     limit(requests, 1000, Kind::Sliding)
 }
 
-/// Asks for one slot of one key at a time, as long as they go at once.
+/// Asks for one slot of one key at a time, as long as it is granted at once. Returns the number granted.
 pub(super) fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
     let claims = [claim(0, key, 1)];
     for gone in 0.. {
@@ -75,9 +75,9 @@ fn a_limit_of_few_slots_writes_each_down_and_loses_none() {
     let verdict = locker.ask(&ask(&claims, 1), ms(0));
     let Verdict::Wait(ticket, None) = verdict else { panic!("{verdict:?}: it must be written down first") };
     write(&mut locker, &mut disk, ms(0));
-    let told = drain(&mut locker);
-    assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == ticket), "{told:?}");
-    drop(told);
+    let verdicts = drain(&mut locker);
+    assert!(matches!(&verdicts[..], [(got, Verdict::Go(_))] if *got == ticket), "{verdicts:?}");
+    drop(verdicts);
     let mut locker = after_a_crash(&disk, ms(10));
     locker.begin_persisting(JournalStart::Fresh, ms(10));
     write(&mut locker, &mut disk, ms(10));
@@ -100,12 +100,12 @@ fn who_does_not_wait_for_slots_waits_for_its_own_to_be_written_down() {
         let (one, other) = (locker.ask(&ask(&claims, 1), ms(0)), locker.ask(&ask(&claims, 1), ms(0)));
         let (Verdict::Wait(first, _), Verdict::Wait(second, _)) = (&one, &other) else { panic!("{one:?}, {other:?}") };
         write(&mut locker, &mut disk, ms(1));
-        let told = drain(&mut locker);
-        let fate = |ticket: &Ticket| told.iter().find(|(who, _)| who == ticket).map(|(_, verdict)| verdict);
-        assert!(matches!(fate(first), Some(Verdict::Go(_))), "{told:?}");
+        let verdicts = drain(&mut locker);
+        let verdict_of = |ticket: &Ticket| verdicts.iter().find(|(got, _)| got == ticket).map(|(_, verdict)| verdict);
+        assert!(matches!(verdict_of(first), Some(Verdict::Go(_))), "{verdicts:?}");
         assert!(
-            matches!(fate(second), Some(Verdict::Sorry(sorry)) if sorry.until == ms(1001) || sorry.until > ms(1)),
-            "{told:?}"
+            matches!(verdict_of(second), Some(Verdict::Sorry(sorry)) if sorry.until == ms(1001) || sorry.until > ms(1)),
+            "{verdicts:?}"
         );
     }
 }

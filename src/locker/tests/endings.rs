@@ -1,16 +1,16 @@
-//! Restarts after every end: what may have been sent counts as sent, from the moment at which it may have been.
+//! Tests of restarts after every kind of shutdown: requests that may have been sent count from the earliest possible time.
 
 use super::crash_worlds::SimDisk;
 use super::crashes::{go, long, recording, write};
 use super::*;
 
-/// The estate that is found on the disk.
+/// The snapshot that a restart finds on the disk.
 fn found(disk: &SimDisk) -> Snapshot {
     Snapshot { limits: disk.limits.clone(), windows: disk.records.values().cloned().collect(), ..Snapshot::default() }
 }
 
-/// A rule of 30 in a second, of which 10 went at 0 ms and are on the disk, and 20 at 900 ms and are not; and what went on
-/// from there at 950 ms.
+/// A locker at 950 ms, restarted after a loss of its disk: of 30 slots per second, 10 went at 0 ms and were written, 20 went
+/// at 900 ms and were not.
 fn after_unpersisted_end(rule: Limit) -> Locker {
     let (mut locker, mut disk) = recording(vec![rule]);
     assert_eq!(go(&mut locker, 0, ms(0)), 10);
@@ -96,7 +96,7 @@ fn a_crash_does_not_prolong_what_was_unknown_before() {
 
 #[test]
 fn what_was_counted_as_unknown_is_not_counted_again() {
-    // Ten that went at 0 ms are known, and twenty are not.
+    // Ten slots that went at 0 ms are known, twenty are unknown.
     let next = || after_unpersisted_end(long(30));
     let mut stopped = next();
     let snapshot = stopped.snapshot(ms(1100));
@@ -165,7 +165,7 @@ fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
     }
 }
 
-/// The estate of a locker of which only the limits are written.
+/// Snapshot of a locker that has written its limits only.
 fn only_limits(locker: &Locker) -> Snapshot {
     Snapshot { limits: locker.crash_limit_snapshots(), windows: Vec::new(), ..Snapshot::default() }
 }

@@ -1,4 +1,4 @@
-//! What was foretold is what happens.
+//! Tests of forecasts: a waiter goes when its verdict predicted.
 
 use std::collections::HashMap;
 
@@ -7,42 +7,42 @@ use proptest::prelude::*;
 use super::generators::SeededRng;
 use super::*;
 
-/// Fills a window at random moments, lines up waiters, lets time pass: when each was told to go, and went.
+/// Fills a window at random moments and queues waiters. Returns the forecast and the grant time of each waiter.
 fn forecasts_and_grants(seed: u64, kind: Kind, most: u64, urgencies: u64) -> Vec<(Option<Time>, Time)> {
     let mut rng = SeededRng::new(seed);
     let requests = rng.range(most, 12) as u32;
     let mut locker = Locker::new(vec![limit(requests, rng.range(5, 500), kind)]);
     let mut now = ms(rng.range(0, 1000));
-    let mut told = HashMap::new();
-    let mut went = Vec::new();
+    let mut forecasts = HashMap::new();
+    let mut grants = Vec::new();
     for _ in 0..rng.range(1, 60) {
         now = now + Duration::from_micros(rng.range(0, 40_000));
         let claims = [claim(0, 0, rng.range(1, most + 1) as u32)];
-        drain_verdicts(&mut locker, &told, &mut went, now);
+        drain_verdicts(&mut locker, &forecasts, &mut grants, now);
         let caller = if urgencies > 1 { rng.range(1, 4) } else { 1 };
         let ask = Ask { urgency: rng.range(0, urgencies) as u8, ..ask(&claims, caller) };
         match locker.ask(&ask, now) {
             Verdict::Go(mut grant) => locker.settle(&mut grant, SettlePoint::Sent, now),
-            Verdict::Wait(ticket, until) => _ = told.insert(ticket, until),
+            Verdict::Wait(ticket, until) => _ = forecasts.insert(ticket, until),
             Verdict::Sorry(sorry) => assert_eq!(sorry.reason, RefusalReason::TooLong, "seed {seed}"),
         }
     }
-    drain_verdicts(&mut locker, &told, &mut went, now + Duration::from_secs(100));
-    assert_eq!(went.len(), told.len(), "seed {seed}");
-    went
+    drain_verdicts(&mut locker, &forecasts, &mut grants, now + Duration::from_secs(100));
+    assert_eq!(grants.len(), forecasts.len(), "seed {seed}");
+    grants
 }
 
 fn drain_verdicts(
     locker: &mut Locker,
-    told: &HashMap<Ticket, Option<Time>>,
-    went: &mut Vec<(Option<Time>, Time)>,
+    forecasts: &HashMap<Ticket, Option<Time>>,
+    grants: &mut Vec<(Option<Time>, Time)>,
     end: Time,
 ) {
     while let Some(at) = locker.poll_timeout().filter(|at| *at <= end) {
         locker.handle_timeout(at);
         while let Some((ticket, Verdict::Go(mut grant))) = locker.poll_verdict() {
             locker.settle(&mut grant, SettlePoint::Sent, at);
-            went.push((told[&ticket], at));
+            grants.push((forecasts[&ticket], at));
         }
     }
 }
@@ -53,8 +53,8 @@ proptest! {
     #[test]
     fn a_waiter_goes_exactly_when_it_was_told(seed: u64) {
         for kind in [Kind::Sliding, Kind::Fixed] {
-            for (told, went) in forecasts_and_grants(seed, kind.clone(), 1, 1) {
-                assert_eq!(told, Some(went), "seed {seed} {kind:?}");
+            for (forecast, granted) in forecasts_and_grants(seed, kind.clone(), 1, 1) {
+                assert_eq!(forecast, Some(granted), "seed {seed} {kind:?}");
             }
         }
     }
@@ -63,8 +63,8 @@ proptest! {
     fn a_waiter_never_goes_before_it_was_told_whatever_the_costs_and_urgencies(seed: u64) {
         for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 2 }] {
             for urgencies in [1, 8] {
-                for (told, went) in forecasts_and_grants(seed, kind.clone(), 3, urgencies) {
-                    assert!(told.is_none_or(|told| told <= went), "seed {seed} {kind:?}: {told:?} {went:?}");
+                for (forecast, granted) in forecasts_and_grants(seed, kind.clone(), 3, urgencies) {
+                    assert!(forecast.is_none_or(|at| at <= granted), "seed {seed} {kind:?}: {forecast:?} {granted:?}");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Windows that are given away, case by case.
+//! Tests of forwarding: a locker after it handed its windows over to another process.
 
 use super::*;
 
@@ -15,11 +15,11 @@ fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
     assert_eq!(second.usage(LimitId(0), Key(0), ms(2010)).taken, 0);
 }
 
-/// Three lockers, of which the first gave its windows to the second, and that one to the third.
+/// Three lockers: the first handed its windows over to the second, and the second to the third.
 struct Chain([Locker; 3]);
 
 impl Chain {
-    /// `first` has these windows now.
+    /// Hands the windows of `first` over twice.
     fn from(mut first: Locker, now: Time) -> Chain {
         let mut second = Locker::restore(first.snapshot(now), Shutdown::HandOver, WALL, now);
         first.hand_over(now);
@@ -28,7 +28,7 @@ impl Chain {
         Chain([first, second, third])
     }
 
-    /// The second hears the first, and the third the second; of what is asked the last word is returned.
+    /// Delivers events from the first to the second and from there to the third. Returns the asks among them.
     fn forward(&mut self, now: Time) -> Vec<Event> {
         let [first, second, third] = &mut self.0;
         let mut asked = Vec::new();
@@ -55,19 +55,19 @@ fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1899)).taken, 1);
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1900)).taken, 0);
 
-    // What the first asks the third grants, over the second.
+    // An ask of the first is granted by the third, through the second.
     let Verdict::Wait(of_first, None) = chain.0[0].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
     let [Event::Ask { .. }] = chain.forward(ms(2000))[..] else { panic!("one asks") };
     let Verdict::Wait(of_second, None) = chain.0[1].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
     let Verdict::Go(grant) = chain.0[2].ask(&ask(&claims, 1), ms(2000)) else { panic!("it is free") };
     let slots = chain.0[2].delegate(grant);
     chain.0[1].handle_verdict(of_second, Ok(slots), ms(2000));
-    let Some((_, Verdict::Go(grant))) = chain.0[1].poll_verdict() else { panic!("it was told") };
+    let Some((_, Verdict::Go(grant))) = chain.0[1].poll_verdict() else { panic!("a verdict is ready") };
     let slots = chain.0[1].delegate(grant);
     chain.0[0].handle_verdict(of_first, Ok(slots), ms(2000));
-    let Some((_, Verdict::Go(grant))) = chain.0[0].poll_verdict() else { panic!("it was told") };
+    let Some((_, Verdict::Go(grant))) = chain.0[0].poll_verdict() else { panic!("a verdict is ready") };
     assert_eq!(grant.held.len(), 1);
-    // Its asking was heard of by the third too, as the second's.
+    // The third learnt of that ask too, as the second's; its events are dropped.
     while chain.0[1].poll_event().is_some() {}
     chain.0[0].give_back(grant, ms(2001));
     chain.forward(ms(2001));
@@ -86,7 +86,7 @@ fn the_end_of_the_first_is_heard_of_by_the_third() {
     assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2010)).taken, 0);
 }
 
-/// How many go at once.
+/// Number of slots granted at once.
 fn free(locker: &mut Locker, now: Time) -> usize {
     let claims = [claim(0, 0, 1)];
     let asked = Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) };
@@ -112,7 +112,7 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
             while let Verdict::Go(grant) = locker.ask(&ask(&claims, 1), ms(began)) {
                 grants.push(grant);
             }
-            // The origin may see them for a second.
+            // The origin may still see them for a second.
             grants.into_iter().for_each(|grant| locker.finish(grant, ms(moved - 5)));
             locker
         };
@@ -140,7 +140,7 @@ fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
     };
     write(&mut first, ms(0));
     let both = [claim(0, 0, 1), claim(1, 0, 1)];
-    // The second window is full with this one, whose slots may have to be written down first.
+    // This request fills the second window; its slots may have to be written first.
     let went = first.ask(&ask(&both, 1), ms(1));
     write(&mut first, ms(1));
     let _grant = match went {

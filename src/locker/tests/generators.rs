@@ -1,10 +1,10 @@
-//! What is drawn: numbers, rules, worlds' natures.
+//! Random generators of numbers, rules and world configurations.
 
 use proptest::prelude::ProptestConfig;
 
 use super::*;
 
-/// Numbers from a seed.
+/// Seeded pseudo-random number generator (SplitMix64).
 pub(super) struct SeededRng(u64);
 
 impl SeededRng {
@@ -20,33 +20,37 @@ impl SeededRng {
         bits ^ (bits >> 31)
     }
 
-    /// A number from `from` up to but not including `to`.
+    /// A number from `from` (inclusive) to `to` (exclusive).
     pub(super) fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from)
     }
 
-    /// Whether one chance in `of` came up.
+    /// True with a probability of 1 / `of`.
     pub(super) fn one_in(&mut self, of: u64) -> bool {
         self.range(0, of) == 0
     }
 }
 
-/// What may differ from world to world.
+/// Configuration of a random world.
 #[derive(Clone, Copy)]
 pub(super) struct WorldConfig {
+    /// Maximum number of limits.
     pub(super) limits: u64,
+    /// Weight of `fixed` windows among the kinds.
     pub(super) fixed: u64,
+    /// Weight of `calendar` windows among the kinds.
     pub(super) calendar: u64,
-    /// Rules change, kinds too.
+    /// True if rules change, including their kinds.
     pub(super) changes: bool,
-    /// Callers take turns and have urgencies.
+    /// True if callers take turns and state urgencies.
     pub(super) turns: bool,
-    /// Now and then nobody goes for a while.
+    /// True if the locker is held at times.
     pub(super) holds: bool,
+    /// Number of random steps.
     pub(super) steps: u64,
 }
 
-/// A rule drawn at random.
+/// A random rule.
 pub(super) fn rule(rng: &mut SeededRng, world_config: WorldConfig) -> Limit {
     let kind = match rng.range(0, 3 + world_config.fixed + world_config.calendar) {
         0 | 1 => Kind::Sliding,
@@ -61,7 +65,7 @@ pub(super) fn rule(rng: &mut SeededRng, world_config: WorldConfig) -> Limit {
     if let Some(rate) = &mut rule.rate {
         rate.guard = Duration::from_millis(if rng.one_in(3) { rng.range(0, 20) } else { 0 });
         if matches!(rate.kind, Kind::Calendar { .. }) && world_config.changes {
-            // One that grows covers the boundaries that are to come.
+            // A guard that grows covers only boundaries to come, which the oracle does not know.
             rate.guard = Duration::ZERO;
         }
         rate.counts = if rng.one_in(3) { Counts::Answered } else { Counts::Sent };
@@ -85,7 +89,7 @@ pub(super) fn rule(rng: &mut SeededRng, world_config: WorldConfig) -> Limit {
     rule
 }
 
-/// A quarter of the usual cases; `PROPTEST_CASES` sets how many those are.
+/// A quarter of the default number of cases; `PROPTEST_CASES` sets the default.
 pub(super) fn cases() -> ProptestConfig {
     let default = ProptestConfig::default();
     ProptestConfig { cases: default.cases / 4, failure_persistence: None, max_shrink_iters: 0, ..default }

@@ -1,4 +1,4 @@
-//! Lockers that are held: while limits are read again, or another process takes over, nobody goes who could wait.
+//! Tests of held lockers: during a reload or an upgrade no request is granted that could wait.
 
 use super::*;
 
@@ -38,15 +38,15 @@ fn a_window_that_is_swept_while_the_locker_is_held_is_not_looked_at_afterwards()
 fn one_that_would_not_wait_and_finds_room_in_a_held_locker_goes_when_that_is_released() {
     let mut locker = Locker::new(vec![limit(1, 1000, Kind::Sliding)]);
     let claims = [claim(0, 0, 1)];
-    let hasty = Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) };
+    let impatient = Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) };
     locker.hold();
-    let verdict = locker.ask(&hasty, ms(0));
+    let verdict = locker.ask(&impatient, ms(0));
     let Verdict::Wait(first, _) = verdict else { panic!("{verdict:?}") };
     locker.handle_timeout(ms(10));
     assert!(drain(&mut locker).is_empty());
     locker.release(ms(20));
-    let told = drain(&mut locker);
-    assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == first), "{told:?}");
+    let verdicts = drain(&mut locker);
+    assert!(matches!(verdicts[..], [(got, Verdict::Go(_))] if got == first), "{verdicts:?}");
 }
 
 #[test]
@@ -55,15 +55,18 @@ fn one_that_would_not_wait_is_refused_at_the_release_if_an_elder_has_taken_the_r
     let claims = [claim(0, 0, 1)];
     locker.hold();
     let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, ms(1));
-    let Verdict::Wait(hasty, _) = verdict else { panic!("{verdict:?}") };
+    let Verdict::Wait(impatient, _) = verdict else { panic!("{verdict:?}") };
     let verdict =
         locker.ask(&Ask { arrived: Some(ms(0)), kind: AskKind::Reask { retry: false }, ..ask(&claims, 2) }, ms(2));
-    let Verdict::Wait(elder, _) = verdict else { panic!("{verdict:?}") };
+    let Verdict::Wait(older, _) = verdict else { panic!("{verdict:?}") };
     locker.release(ms(20));
-    let told = drain(&mut locker);
+    let verdicts = drain(&mut locker);
     assert!(
-        matches!(&told[..], [(first, Verdict::Go(_)), (second, Verdict::Sorry(_))] if *first == elder && *second == hasty),
-        "{told:?}"
+        matches!(
+            &verdicts[..],
+            [(first, Verdict::Go(_)), (second, Verdict::Sorry(_))] if *first == older && *second == impatient
+        ),
+        "{verdicts:?}"
     );
     assert!(locker.queue.deadlines.is_empty());
 }

@@ -1,9 +1,9 @@
-//! What must hold of a world after every step, and at its end.
+//! Invariants of a random world, checked after every step and at its end.
 
 use super::locker_world::{LockerWorld, WorldWaiter, settle_item, share_window};
 use super::*;
 
-/// Where the verdicts of a world's locker are heard.
+/// Locker that returns the verdicts on a world's waiters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum VerdictSource {
     Here,
@@ -11,7 +11,7 @@ pub(super) enum VerdictSource {
 }
 
 impl LockerWorld {
-    /// After every step: nothing lost or doubled, and nobody waits who may go.
+    /// Asserts after every step that no slot is lost or counted twice, and that no waiter waits that may go.
     pub(super) fn check_invariants(&mut self) {
         for limit in 0..self.locker.limits().len() as u32 {
             for key in 0..2 {
@@ -21,7 +21,7 @@ impl LockerWorld {
         if self.world_config.turns || self.changed || self.held {
             return;
         }
-        // I4: whoever meets no older waiter at any of its windows lacks room somewhere.
+        // I4: a waiter with no older waiter at any of its windows lacks room somewhere.
         for waiting in &self.waiting {
             let older =
                 |other: &&WorldWaiter| other.number < waiting.number && share_window(&other.claims, &waiting.claims);
@@ -31,7 +31,7 @@ impl LockerWorld {
         }
     }
 
-    /// I3, I5: what the locker counts is what the oracle counts, after every step.
+    /// I3, I5: asserts that the locker counts what the oracle counts.
     fn check_window(&mut self, limit: u32, key: u128) {
         let usage = self.locker.usage(LimitId(limit), Key(key), self.now);
         let rule = &self.locker.limits()[limit as usize];
@@ -55,7 +55,7 @@ impl LockerWorld {
         }
     }
 
-    /// Everything ends: no waiter and no window may be left.
+    /// Ends all requests and advances until nothing is due. Asserts that no waiter and no window is left.
     pub(super) fn run_until_idle(&mut self) {
         if self.held {
             self.hold_or_release(self.now);
@@ -79,26 +79,26 @@ impl LockerWorld {
                 self.drain_verdicts();
             }
         }
-        assert_eq!(self.waiting.len(), 0, "seed {}: somebody waits for ever", self.seed);
-        assert_eq!(self.locker.live_keys(), 0, "seed {}: a key leaves something behind", self.seed);
+        assert_eq!(self.waiting.len(), 0, "seed {}: a waiter is never granted or refused", self.seed);
+        assert_eq!(self.locker.live_keys(), 0, "seed {}: a window is never dropped", self.seed);
         assert_eq!(self.locker.table.chunks(), 0, "seed {}", self.seed);
         assert!(self.locker.queue.is_empty(), "seed {}: {:?}", self.seed, self.locker.queue);
     }
 
-    /// I1 and I2 once more, from the origin's side.
+    /// I1 and I2 from the origin's side, if the rules never changed.
     pub(super) fn check_promise(&mut self) {
         if !self.changed {
             self.assert_promise();
         }
     }
 
-    /// I1 and I2 under rules that have always been the same.
+    /// I1 and I2 from the origin's side, under the present rules.
     pub(super) fn assert_promise(&mut self) {
         let rules: Vec<Limit> = self.locker.limits().to_vec();
         for (limit, rule) in (0u32..).zip(&rules) {
             let Some(rate) = &rule.rate else { continue };
             if self.changed && matches!(rate.kind, Kind::Fixed) {
-                // Its windows are the gateway's own, and after a crash they begin elsewhere than the oracle's.
+                // The locker's fixed windows begin elsewhere than the oracle's after a crash.
                 continue;
             }
             let span = rate.per + rate.guard;

@@ -1,4 +1,4 @@
-//! Random worlds: callers ask, requests settle, fail, come back and leave, rules change, clocks stand still and jump.
+//! Random worlds: requests are asked, settled, failed, returned and abandoned; rules change; time stands still and jumps.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use super::invariants::VerdictSource;
 use super::oracle::{Oracle, OracleItem};
 use super::*;
 
-/// Beyond what else may happen.
+/// Number of the step that holds or releases the locker; above all other steps.
 const HOLDS: u64 = 20;
 
 pub(super) struct WorldWaiter {
@@ -33,9 +33,9 @@ pub(super) struct LockerWorld {
     pub(super) waiting: Vec<WorldWaiter>,
     pub(super) sent: Vec<SentRequest>,
     pub(super) number: u64,
-    /// The oracle counts more than the locker: rules have changed, or locker has followed locker.
+    /// True if the oracle may count more than the locker: rules have changed, or the locker was restarted.
     pub(super) changed: bool,
-    /// Rules have changed.
+    /// True if rules have changed.
     pub(super) rules_changed: bool,
     pub(super) held: bool,
     pub(super) granted: u64,
@@ -78,33 +78,33 @@ impl LockerWorld {
         self.granted
     }
 
-    /// The next moment: the same, a little later, when something is due, or far ahead; told rightly or, at times, too early.
+    /// Advances time: not at all, a little, to the next timeout, or far. At times the returned time is too early.
     pub(super) fn advance_time(&mut self) -> Time {
-        let mut told = self.now;
+        let mut time = self.now;
         match self.rng.range(0, 10) {
             0..3 => {}
-            3..7 => told = told + Duration::from_micros(self.rng.range(1, 20_000)),
-            7..9 => told = self.locker.poll_timeout().unwrap_or(told).max(told),
-            _ if self.rng.one_in(20) => told = told + Duration::from_secs(self.rng.range(1, 100_000_000)),
-            _ => told = told + Duration::from_millis(self.rng.range(1, 200)),
+            3..7 => time = time + Duration::from_micros(self.rng.range(1, 20_000)),
+            7..9 => time = self.locker.poll_timeout().unwrap_or(time).max(time),
+            _ if self.rng.one_in(20) => time = time + Duration::from_secs(self.rng.range(1, 100_000_000)),
+            _ => time = time + Duration::from_millis(self.rng.range(1, 200)),
         }
         if self.rng.one_in(10) {
-            told = told - Duration::from_millis(self.rng.range(0, 100));
+            time = time - Duration::from_millis(self.rng.range(0, 100));
         }
-        // I9: a moment before the latest counts as the latest.
-        self.now = self.now.max(told);
-        told
+        // I9: a time before the latest counts as the latest.
+        self.now = self.now.max(time);
+        time
     }
 
     pub(super) fn random_step(&mut self, now: Time) {
         self.random_step_of(now, VerdictSource::Here);
     }
 
-    /// As `random_step`, where somebody else may have to hear the verdicts.
+    /// As `random_step`, if another locker may return the verdicts.
     pub(super) fn random_step_of(&mut self, now: Time, source: VerdictSource) {
         let what = if self.world_config.holds && self.rng.one_in(12) { HOLDS } else { self.rng.range(0, 20) };
         if what >= 8 && source == VerdictSource::Here {
-            // What is due comes before what happens now, and the oracle is to see it so.
+            // Expired timers fire before the step, and the oracle must see them in that order.
             self.locker.handle_timeout(now);
             self.drain_verdicts();
         }
@@ -183,12 +183,12 @@ impl LockerWorld {
         self.sent.push(SentRequest { grant, items });
     }
 
-    /// I1, I2: whatever is let go, there was room for it by the oracle's count.
+    /// I1, I2: asserts that the oracle has room for a granted request.
     pub(super) fn check_grant(&mut self, claims: &[Claim]) {
         self.granted += 1;
         for claim in claims {
             let mut rule = self.locker.limits()[claim.limit.at()].clone();
-            // Under a rule that changed, the oracle knows more than a `fixed` window or a spacing can.
+            // After a rule change the oracle knows more than a `fixed` window or a spacing can.
             match rule.rate.as_mut().map(|rate| &mut rate.kind) {
                 Some(Kind::Fixed) if self.changed => continue,
                 Some(kind @ Kind::Smooth { .. }) if self.changed => *kind = Kind::Sliding,
@@ -198,7 +198,7 @@ impl LockerWorld {
         }
     }
 
-    /// Tells the oracle of a grant.
+    /// Adds a grant to the oracle. Returns the indexes of its items.
     pub(super) fn add_items(&mut self, claims: &[Claim]) -> Vec<usize> {
         let mut items = Vec::new();
         for claim in claims {
@@ -287,7 +287,7 @@ impl LockerWorld {
         if self.held { self.locker.hold() } else { self.locker.release(now) }
     }
 
-    /// Hears what was decided meanwhile.
+    /// Handles all verdicts that are ready.
     pub(super) fn drain_verdicts(&mut self) {
         while let Some((ticket, verdict)) = self.locker.poll_verdict() {
             self.handle_verdict(ticket, verdict);
@@ -300,18 +300,18 @@ impl LockerWorld {
         let waiting = self.waiting.swap_remove(found.unwrap_or_else(|| panic!("seed {}: {ticket:?}", self.seed)));
         match verdict {
             Verdict::Go(grant) => {
-                self.first_come(&waiting);
+                self.check_fifo(&waiting);
                 self.go(grant, &waiting.claims);
             }
             Verdict::Sorry(sorry) => {
                 assert!(sorry.until > self.now, "seed {}: {sorry:?} at {:?}", self.seed, self.now);
             }
-            Verdict::Wait(..) => panic!("seed {}: nobody is told to wait twice", self.seed),
+            Verdict::Wait(..) => panic!("seed {}: a waiter is queued twice", self.seed),
         }
     }
 
-    /// I6: among those with the same windows, the one that came first goes first.
-    fn first_come(&self, goes: &WorldWaiter) {
+    /// I6: asserts that among waiters with the same windows the first to arrive goes first.
+    fn check_fifo(&self, goes: &WorldWaiter) {
         let windows = |claims: &[Claim]| claims.iter().map(|claim| (claim.limit, claim.key)).collect::<Vec<_>>();
         let same = |other: &&WorldWaiter| windows(&other.claims) == windows(&goes.claims);
         let passed = self.waiting.iter().filter(same).find(|other| other.number < goes.number);
@@ -319,12 +319,12 @@ impl LockerWorld {
     }
 }
 
-/// Whether two requests need a window in common.
+/// True if two requests need a window in common.
 pub(super) fn share_window(one: &[Claim], other: &[Claim]) -> bool {
     one.iter().any(|claim| other.iter().any(|it| it.limit == claim.limit && it.key == claim.key))
 }
 
-/// Tells the oracle's item of a settle, as the spec words it.
+/// Settles an item of the oracle, as the specification words it.
 pub(super) fn settle_item(item: &mut OracleItem, limits: &[Limit], point: SettlePoint, now: Time) {
     if item.settled.is_some() || (point == SettlePoint::Sent && item.answered) {
         return;

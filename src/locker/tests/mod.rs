@@ -1,4 +1,4 @@
-//! Seeded worlds and a naive oracle beside the locker.
+//! Locker tests: seeded random worlds judged by a naive oracle, and single cases.
 
 mod arrivals;
 mod calendars;
@@ -26,18 +26,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
-/// Milliseconds after the start.
+/// The time `millis` milliseconds after the start.
 pub(super) fn ms(millis: u64) -> Time {
     Time::from_nanos(millis * 1_000_000)
 }
 
-/// A wall clock that began with Unix time, and has not been touched since.
+/// Wall clock that began with Unix time and was never set since.
 pub(super) const WALL: WallSample = WallSample { at_start: 0, asleep: 0, is_set: true };
 
-/// The number of limits made so far: each has a name of its own.
+/// Number of limits created so far, for unique names.
 static MADE: AtomicU64 = AtomicU64::new(0);
 
-/// Puts another rule in the place of one limit's. Requests are under way for as long as they like.
+/// Replaces one limit's rule by a reload. Requests under way may go on for an unlimited time.
 pub(super) fn change(locker: &mut Locker, id: LimitId, rule: Limit, now: Time) -> ReloadSummary {
     let mut limits = locker.limits().to_vec();
     let known = &mut limits[id.at()];
@@ -45,7 +45,7 @@ pub(super) fn change(locker: &mut Locker, id: LimitId, rule: Limit, now: Time) -
     locker.reload(limits, Duration::from_secs(1_000_000_000), now)
 }
 
-/// A limit of `requests` per `per` milliseconds that lets its waiters wait for a minute.
+/// A limit of `requests` per `per` milliseconds with a maximum wait of one minute.
 pub(super) fn limit(requests: u32, per: u64, kind: Kind) -> Limit {
     Limit {
         name: format!("test {}", MADE.fetch_add(1, Ordering::Relaxed)).into(),
@@ -74,17 +74,17 @@ pub(super) fn claim(limit: u32, key: u128, cost: u32) -> Claim {
     Claim { limit: LimitId(limit), key: Key(key), cost }
 }
 
-/// A patient ask by one caller.
+/// A first ask of one caller, with the limits' own maximum wait.
 pub(super) fn ask(claims: &[Claim], caller: u64) -> Ask<'_> {
     Ask { claims, caller: Caller(caller), urgency: 3, max_wait: None, arrived: None, kind: AskKind::New }
 }
 
-/// Whatever has been decided.
+/// All verdicts that are ready.
 pub(super) fn drain(locker: &mut Locker) -> Vec<(Ticket, Verdict)> {
     std::iter::from_fn(|| locker.poll_verdict()).collect()
 }
 
-/// Asks; a grant settles at once. Returns the refusal or ticket otherwise.
+/// Asks, and settles a grant at once. Returns the verdict if it is no grant.
 pub(super) fn send(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Result<(), Verdict> {
     let verdict = locker.ask(ask, now);
     let Verdict::Go(mut grant) = verdict else { return Err(verdict) };

@@ -1,21 +1,21 @@
-//! The naive judge: a list of everything that was ever granted, and loops over it. It forgets nothing.
+//! Naive oracle: a list of everything that was ever granted, and loops over it. It never drops an entry.
 
 use super::*;
 
-/// The slots of one grant in one window.
+/// Slots of one grant in one window.
 #[derive(Clone, Debug)]
 pub(super) struct OracleItem {
     pub(super) limit: u32,
     pub(super) key: u128,
     pub(super) cost: u64,
     pub(super) taken: Time,
-    /// When it settled or will settle; `None`: nobody knows yet.
+    /// Time at which they settled or will settle; `None` while that is unknown.
     pub(super) settled: Option<Time>,
     pub(super) flying: bool,
     pub(super) answered: bool,
 }
 
-/// Everything granted, and every pause.
+/// Everything granted, and all pauses.
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     pub(super) items: Vec<OracleItem>,
@@ -27,7 +27,7 @@ impl Oracle {
         self.items.iter().filter(move |item| item.limit == limit && item.key == key)
     }
 
-    /// How many slots are busy: not settled, or settled less than a span ago.
+    /// Number of busy slots: not settled, or settled less than a span ago.
     pub(super) fn busy(&self, limit: u32, key: u128, span: Duration, now: Time) -> u64 {
         let counts = |item: &&OracleItem| item.settled.is_none_or(|settled| settled + span > now);
         self.of(limit, key).filter(counts).map(|item| item.cost).sum()
@@ -41,7 +41,7 @@ impl Oracle {
         self.pauses.iter().any(|pause| pause.0 == limit && pause.1 == key && pause.2 > now)
     }
 
-    /// Whether the window has room for `cost` more, by the rule as the spec words it.
+    /// True if the window has room for `cost` more slots, by the rule as the specification words it.
     pub(super) fn room(&self, rule: &Limit, limit: u32, key: u128, cost: u64, now: Time) -> bool {
         if self.paused(limit, key, now) || rule.in_flight.is_some_and(|most| self.flying(limit, key) >= u64::from(most))
         {
@@ -62,7 +62,7 @@ impl Oracle {
 
     fn settles(&self, limit: u32, key: u128, until: Time) -> Vec<(Time, u64)> {
         let mut settles: Vec<_> = self.of(limit, key).filter_map(|item| Some((item.settled?, item.cost))).collect();
-        // What was given back never settled.
+        // Returned slots never settled.
         settles.retain(|(at, cost)| *at <= until && *cost > 0);
         settles.sort();
         settles
@@ -73,8 +73,8 @@ impl Oracle {
         self.of(limit, key).filter(open).map(|item| item.cost).sum()
     }
 
-    /// `calendar`: the slots of those in the present minute, or that may be in it by a clock that is ahead or behind by the
-    /// guard; and what is unsettled.
+    /// `calendar`: slots of the present minute, including those that may be in it by a clock that is off by the guard, plus
+    /// unsettled ones.
     pub(super) fn in_period(&self, limit: u32, key: u128, rate: &Rate, now: Time) -> u64 {
         let settled =
             |item: &&OracleItem| item.settled.is_some_and(|at| at <= now && in_one_minute(at, now, rate.guard));
@@ -94,14 +94,14 @@ impl Oracle {
         used_up.max(now_nanos) + ahead <= now_nanos + u128::from(burst.max(cost as u32)) * interval
     }
 
-    /// The windows of a `fixed` limit, opened anew from all settles: the last one's count, and what is unsettled.
+    /// `fixed`: slots in the open window, computed anew from all settles, plus unsettled ones.
     fn fixed_taken(&self, limit: u32, key: u128, span: Duration, now: Time) -> u64 {
         let windows = self.fixed_windows(limit, key, span, now);
         let open = windows.last().filter(|(began, _)| *began + span > now).map_or(0, |(_, count)| *count);
         open + self.unsettled(limit, key, now)
     }
 
-    /// Every `fixed` window: when it opened, and how many slots settled in it.
+    /// `fixed`: start and number of settled slots of every window.
     pub(super) fn fixed_windows(&self, limit: u32, key: u128, span: Duration, now: Time) -> Vec<(Time, u64)> {
         let mut windows: Vec<(Time, u64)> = Vec::new();
         for (at, cost) in self.settles(limit, key, now) {
@@ -113,8 +113,8 @@ impl Oracle {
         windows
     }
 
-    /// The most slots in one minute of an origin's clock, which is off by some nanoseconds. `place` picks when each was
-    /// counted.
+    /// Largest number of slots in one minute of an origin's clock that is off by `off` nanoseconds. `place` picks the moment
+    /// at which each was counted.
     pub(super) fn most_in_a_minute(
         &self,
         limit: u32,
@@ -131,8 +131,8 @@ impl Oracle {
         minutes.values().copied().max().unwrap_or(0)
     }
 
-    /// The promise, seen from the origin: wherever between its bounds each request was counted, no span
-    /// holds more than N. `place` picks the moment between two.
+    /// Largest number of slots in any span, from the origin's side. `place` picks the moment, between its bounds, at which
+    /// each request was counted; the guarantee is that no choice exceeds N.
     pub(super) fn most_in_any_span(
         &self,
         limit: u32,
@@ -153,11 +153,11 @@ impl Oracle {
 
 const MINUTE: i128 = 60_000_000_000;
 
-/// Returns true if by some clock that is off by the guard at most no full minute lies between two moments.
+/// True if a clock that is off by the guard at most can show both moments in one minute.
 fn in_one_minute(one: Time, other: Time, guard: Duration) -> bool {
     let [one, other, guard] = [one.as_nanos().into(), other.as_nanos().into(), guard.as_nanos() as i128];
-    // It is the earlier of the two by a clock that is ahead that may just be in the other's minute, or by one that shows
-    // the last moment of a minute.
+    // In the extreme case the clock is ahead so far that the earlier moment is just in the other's minute, or shows the last
+    // moment of a minute at the later one.
     let last_moment = MINUTE - 1 - i128::rem_euclid(other, MINUTE);
     let offs = [guard, -guard, last_moment, last_moment - MINUTE];
     let minute = |at: i128, off: i128| (at + off).div_euclid(MINUTE);

@@ -1,11 +1,11 @@
-//! Who goes first: turns between callers, urgency, requests that need several windows.
+//! Tests of the queue's order: turns between callers, urgency, requests that need several windows.
 
 use std::collections::HashMap;
 
 use super::generators::SeededRng;
 use super::*;
 
-/// Drives a locker whose requests settle the moment they go, until `end`. Tells who went when.
+/// Runs a locker until `end`; requests settle as soon as they go. Calls `went` with each ticket and its grant time.
 pub(super) fn drive(locker: &mut Locker, end: Time, mut went: impl FnMut(&mut Locker, Ticket, Time)) {
     while let Some(at) = locker.poll_timeout().filter(|at| *at <= end) {
         locker.handle_timeout(at);
@@ -106,15 +106,15 @@ fn who_counts_under_a_key_of_its_own_besides_takes_turns_all_the_same() {
     }
 }
 
-/// The lines of two keys change in length between two requests that name both: they wait in one lane all the same.
+/// The queues of two keys change in length between two requests that name both: they share a group all the same.
 #[test]
 fn those_that_count_under_the_same_keys_go_in_the_order_in_which_they_came() {
     let mut locker = Locker::new(vec![limit(1, 1500, Kind::Sliding), limit(3, 1000, Kind::Sliding)]);
     let both = |cost| [claim(1, 0, cost), claim(1, 1, cost)];
     assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
     assert!(send(&mut locker, &ask(&[claim(1, 1, 3)], 1), ms(0)).is_ok());
-    let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 2), ms(1));
-    // It would make the claimant later, the second would not.
+    let holder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 2), ms(1));
+    // The first would delay the reservation's holder, the second would not.
     let first = wait(&mut locker, &ask(&both(3), 3), ms(2));
     let others: Vec<_> = (4..8).map(|caller| wait(&mut locker, &ask(&[claim(1, 1, 1)], caller), ms(3))).collect();
     let [one, other] = both(1);
@@ -124,24 +124,21 @@ fn those_that_count_under_the_same_keys_go_in_the_order_in_which_they_came() {
     }
     let mut went = Vec::new();
     drive(&mut locker, ms(10_000), |_, ticket, _| went.push(ticket));
-    assert_eq!(went, [claimant, first, second]);
+    assert_eq!(went, [holder, first, second]);
 }
 
-/// Two are held back for the sake of an elder. When it leaves, another window keeps back the first of them.
+/// Two waiters are deferred behind a reservation. When its holder leaves, another window blocks the first of them.
 #[test]
 fn one_held_back_behind_another_that_waits_elsewhere_now_goes_when_the_elder_leaves() {
     let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(1, 1000, Kind::Sliding)]);
     assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
-    let elder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 2), ms(1));
+    let older = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 2), ms(1));
     wait(&mut locker, &ask(&[claim(1, 0, 1), claim(1, 1, 1)], 3), ms(2));
     let held = wait(&mut locker, &ask(&[claim(1, 0, 1)], 4), ms(3));
-    assert!(
-        send(&mut locker, &ask(&[claim(1, 1, 1)], 5), ms(4)).is_ok(),
-        "it meets nobody that needs this window more"
-    );
-    locker.leave(elder, ms(5));
-    let told = drain(&mut locker);
-    assert!(matches!(&told[..], [(ticket, Verdict::Go(_))] if *ticket == held), "{told:?}");
+    assert!(send(&mut locker, &ask(&[claim(1, 1, 1)], 5), ms(4)).is_ok(), "no waiter needs this window more");
+    locker.leave(older, ms(5));
+    let verdicts = drain(&mut locker);
+    assert!(matches!(&verdicts[..], [(ticket, Verdict::Go(_))] if *ticket == held), "{verdicts:?}");
 }
 
 #[test]
@@ -160,7 +157,7 @@ fn where_priority_is_strict_the_more_urgent_goes_first_but_the_least_urgent_goes
     drive(&mut locker, ms(20_000), |locker, ticket, at| {
         order.push((ticket, at));
         if at < ms(12_000) {
-            // One urgent waiter comes for each that goes: there is always one.
+            // An urgent request arrives for each that goes, so that one always waits.
             urgent(locker, at);
         }
     });
@@ -184,8 +181,8 @@ fn a_retry_keeps_its_place_in_line() {
     assert_eq!(order.len(), 5);
 }
 
-/// Two windows of one per two seconds that never open together, each with a crowd of its own, and one
-/// request that needs both.
+/// Two windows of one slot per two seconds that never open together, each with its own waiters, and one request that
+/// needs both.
 #[test]
 fn a_request_that_needs_windows_that_never_open_together_goes_all_the_same() {
     let mut locker = Locker::new(vec![limit(1, 2000, Kind::Sliding), limit(1, 2000, Kind::Sliding)]);
@@ -209,7 +206,7 @@ fn a_request_that_needs_windows_that_never_open_together_goes_all_the_same() {
             others += 1;
         }
     });
-    // Ten of each crowd came first: 20 s. Then at most one slot of each window stands idle for it.
+    // Ten waiters of each window go first: 20 s. Then at most one slot of each window stays unused for the request.
     assert!(when.is_some_and(|at| at <= ms(25_000)), "{when:?}");
     assert_eq!(others, 40);
 }
@@ -223,14 +220,14 @@ fn younger_ones_go_ahead_of_a_claimant_whose_other_window_is_closed_for_hours() 
         change(&mut locker, LimitId(rule as u32), patient, ms(0));
     }
     assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
-    let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
+    let holder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
     for second in 1..3500 {
         for _ in 0..2 {
             assert!(send(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(second * 1000)).is_ok(), "{second}");
         }
     }
     let mut when = None;
-    drive(&mut locker, ms(3_700_000), |_, ticket, at| when = (ticket == claimant).then_some(at));
+    drive(&mut locker, ms(3_700_000), |_, ticket, at| when = (ticket == holder).then_some(at));
     assert_eq!(when, Some(ms(3_600_000)));
 }
 
@@ -238,12 +235,12 @@ fn younger_ones_go_ahead_of_a_claimant_whose_other_window_is_closed_for_hours() 
 fn a_claimant_keeps_slots_once_it_has_waited_long_for_what_nobody_can_foretell() {
     let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(1, 100, Kind::Sliding)]);
     let Verdict::Go(stalled) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(0)) else { panic!() };
-    let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
+    let holder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
     assert!(send(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(50)).is_ok(), "it has not waited for long");
     let held = wait(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(500));
     locker.give_back(stalled, ms(600));
     let Some((first, Verdict::Go(mut grant))) = locker.poll_verdict() else { panic!() };
-    assert_eq!(first, claimant);
+    assert_eq!(first, holder);
     locker.settle(&mut grant, SettlePoint::Sent, ms(600));
     let mut order = Vec::new();
     drive(&mut locker, ms(1000), |_, ticket, at| order.push((ticket, at)));
@@ -279,10 +276,13 @@ fn one_that_waited_for_one_limit_is_refused_by_another_that_lets_nobody_wait() {
     let both = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
     locker.pause(LimitId(1), Key(0), ms(3000), ms(500));
     locker.handle_timeout(ms(1000));
-    let told = drain(&mut locker);
+    let verdicts = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::Full, limit: LimitId(1), .. }))] if who == both),
-        "{told:?}"
+        matches!(
+            verdicts[..],
+            [(got, Verdict::Sorry(Sorry { reason: RefusalReason::Full, limit: LimitId(1), .. }))] if got == both
+        ),
+        "{verdicts:?}"
     );
     assert_eq!(locker.waiting(), 0);
 }
@@ -294,17 +294,17 @@ fn one_that_waited_for_one_limit_is_refused_by_another_whose_slot_is_kept_for_an
     for first in [0, 1] {
         assert!(send(&mut locker, &ask(&[claim(first, 0, 1)], 1), ms(0)).is_ok());
     }
-    let elder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(2, 0, 1)], 1), ms(1));
+    let older = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(2, 0, 1)], 1), ms(1));
     let younger = wait(&mut locker, &ask(&[claim(1, 0, 1), claim(2, 0, 1)], 2), ms(2));
     locker.handle_timeout(ms(900));
-    let told = drain(&mut locker);
+    let verdicts = drain(&mut locker);
     assert!(
-        matches!(told[..], [(who, Verdict::Sorry(Sorry { reason: RefusalReason::Full, .. }))] if who == younger),
-        "{told:?}: nobody waits there"
+        matches!(verdicts[..], [(got, Verdict::Sorry(Sorry { reason: RefusalReason::Full, .. }))] if got == younger),
+        "{verdicts:?}: no waiter is there"
     );
     locker.handle_timeout(ms(1000));
-    let told = drain(&mut locker);
-    assert!(matches!(told[..], [(who, Verdict::Go(_))] if who == elder), "{told:?}");
+    let verdicts = drain(&mut locker);
+    assert!(matches!(verdicts[..], [(got, Verdict::Go(_))] if got == older), "{verdicts:?}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Lines that are full: who is dropped, so that no caller keeps others out.
+//! Tests of full queues: the waiter to drop is chosen so that no caller keeps others out.
 
 use super::order::{drive, wait};
 use super::*;
 
-/// One per second, the first of which left at the start; so many may wait.
+/// One slot per second, the first of which is used at the start; at most `max_waiting` waiters.
 fn narrow(max_waiting: usize) -> Limit {
     Limit { max_waiting, ..limit(1, 1000, Kind::Sliding) }
 }
@@ -24,26 +24,26 @@ fn refused(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> RefusalReason {
     sorry.reason
 }
 
-/// The only one that is told something, and what.
-fn told(locker: &mut Locker) -> (Ticket, Sorry) {
-    let mut told = drain(locker);
-    let Some((ticket, Verdict::Sorry(sorry))) = told.pop() else { panic!("nobody is dropped") };
-    assert!(told.is_empty(), "{told:?}");
+/// The only verdict that is ready: the ticket and refusal of a dropped waiter.
+fn dropped_waiter(locker: &mut Locker) -> (Ticket, Sorry) {
+    let mut verdicts = drain(locker);
+    let Some((ticket, Verdict::Sorry(sorry))) = verdicts.pop() else { panic!("no waiter is dropped") };
+    assert!(verdicts.is_empty(), "{verdicts:?}");
     (ticket, sorry)
 }
 
 #[test]
 fn a_caller_that_fills_the_line_gives_its_last_place_to_another_caller() {
     let mut locker = full(vec![narrow(5)]);
-    let flood: Vec<Ticket> = (1..6).map(|at| wait(&mut locker, &ask(CLAIMS, 1), ms(at))).collect();
+    let backlog: Vec<Ticket> = (1..6).map(|at| wait(&mut locker, &ask(CLAIMS, 1), ms(at))).collect();
     assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(6)), RefusalReason::QueueFull);
     let other = wait(&mut locker, &ask(CLAIMS, 2), ms(7));
-    let (dropped, sorry) = told(&mut locker);
-    assert_eq!((dropped, sorry.reason, sorry.limit), (flood[4], RefusalReason::QueueFull, LimitId(0)));
+    let (dropped, sorry) = dropped_waiter(&mut locker);
+    assert_eq!((dropped, sorry.reason, sorry.limit), (backlog[4], RefusalReason::QueueFull, LimitId(0)));
     assert_eq!(locker.waiting(), 5);
     let mut order = Vec::new();
     drive(&mut locker, ms(60_000), |_, ticket, _| order.push(ticket));
-    assert_eq!(order, [flood[0], other, flood[1], flood[2], flood[3]]);
+    assert_eq!(order, [backlog[0], other, backlog[1], backlog[2], backlog[3]]);
 }
 
 #[test]
@@ -54,13 +54,13 @@ fn callers_share_the_places_in_line_evenly_and_no_further() {
     }
     for at in 6..8 {
         wait(&mut locker, &ask(CLAIMS, 2), ms(at));
-        told(&mut locker);
+        dropped_waiter(&mut locker);
     }
-    // Three and two: a third of the second caller would come after the third of the first.
+    // Three and two: a third waiter of the second caller would come after the third of the first.
     assert_eq!(refused(&mut locker, &ask(CLAIMS, 2), ms(8)), RefusalReason::QueueFull);
     assert_eq!(refused(&mut locker, &ask(CLAIMS, 1), ms(8)), RefusalReason::QueueFull);
     wait(&mut locker, &ask(CLAIMS, 3), ms(9));
-    told(&mut locker);
+    dropped_waiter(&mut locker);
     assert_eq!(locker.waiting(), 5);
 }
 
@@ -82,7 +82,7 @@ fn a_more_urgent_request_takes_the_place_of_its_own_callers_least_urgent() {
     wait(&mut locker, &urgency(1), ms(3));
     assert_eq!(refused(&mut locker, &urgency(7), ms(4)), RefusalReason::QueueFull);
     let urgent = wait(&mut locker, &urgency(0), ms(5));
-    assert_eq!(told(&mut locker).0, last);
+    assert_eq!(dropped_waiter(&mut locker).0, last);
     let mut first = None;
     drive(&mut locker, ms(1000), |_, ticket, _| first = Some(ticket));
     assert_eq!(first, Some(urgent));
@@ -104,13 +104,13 @@ fn nobody_is_dropped_for_one_that_finds_another_line_full() {
 
 #[test]
 fn a_caller_at_another_home_is_let_into_the_line_too() {
-    // All pass the first; those with two claims have their turns there.
+    // All requests claim the second limit; those with two claims have their turns at the first.
     let mut locker = full(vec![limit(1, 1000, Kind::Sliding), narrow(3)]);
     let (narrow, both) = ([claim(1, 0, 1)], [claim(0, 0, 1), claim(1, 0, 1)]);
-    let flood: Vec<Ticket> = (1..4).map(|at| wait(&mut locker, &ask(&narrow, 1), ms(at))).collect();
+    let backlog: Vec<Ticket> = (1..4).map(|at| wait(&mut locker, &ask(&narrow, 1), ms(at))).collect();
     wait(&mut locker, &ask(&both, 2), ms(4));
-    let (dropped, sorry) = told(&mut locker);
-    assert_eq!((dropped, sorry.limit), (flood[2], LimitId(1)));
+    let (dropped, sorry) = dropped_waiter(&mut locker);
+    assert_eq!((dropped, sorry.limit), (backlog[2], LimitId(1)));
 }
 
 #[test]

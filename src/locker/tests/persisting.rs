@@ -1,4 +1,4 @@
-//! Slots that are written down before they are taken: what binds a window, from when on, and what that costs the others.
+//! Tests of persistence: slots are written before they are taken; from when that binds a window, and its cost for others.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn long(requests: u32) -> Limit {
     limit(requests, 1000, Kind::Sliding)
 }
 
-/// Asks for one slot of a key, which goes at once or not; what goes stays unsettled.
+/// Asks for one slot of a key and does not wait. A granted slot stays unsettled.
 fn try_one(locker: &mut Locker, key: u128, now: Time) -> Option<Grant> {
     let claims = [claim(0, key, 1)];
     match locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 1) }, now) {
@@ -19,12 +19,12 @@ fn try_one(locker: &mut Locker, key: u128, now: Time) -> Option<Grant> {
     }
 }
 
-/// How many slots of a key go at once.
+/// Number of slots of a key that are granted at once.
 fn go(locker: &mut Locker, key: u128, now: Time) -> u32 {
     (0..).find(|_| try_one(locker, key, now).is_none()).expect("every window is full at last")
 }
 
-/// Writes so many of the things that are named, and says which keys' pages were among them.
+/// Writes up to `most` records. Returns the keys of the windows among them.
 fn write(locker: &mut Locker, most: usize, now: Time) -> Vec<u128> {
     let records = locker.poll_records(most, now);
     let (mut keys, mut written) = (Vec::new(), Vec::new());
@@ -56,7 +56,7 @@ fn while_all_is_written_anew_each_window_is_bound_from_its_own_first_page_on() {
     let mut bound: Vec<u128> = Vec::new();
     while locker.is_catching_up() {
         for key in (0..5).filter(|key| !bound.contains(key)) {
-            // What takes slots or is paused before its turn is not passed over for that.
+            // A window is written in its turn even if it took slots or was paused before.
             assert!(try_one(&mut locker, key, ms(2)).is_some(), "{key} waits for nothing yet");
             locker.pause(LimitId(0), Key(key), ms(3), ms(2));
         }
@@ -107,7 +107,7 @@ fn a_page_that_was_named_before_an_end_is_of_no_account_afterwards() {
     let records = locker.poll_records(10, ms(1));
     let [JournalRecord::Limits, JournalRecord::Window(_, anew)] = &records[..] else { panic!("{records:?}") };
     locker.records_written([written], ms(1));
-    assert_eq!(go(&mut locker, 0, ms(1)), 0, "its page went with all that was written before");
+    assert_eq!(go(&mut locker, 0, ms(1)), 0, "its record was replaced with everything written before");
     locker.records_written([*anew], ms(2));
     assert_eq!(go(&mut locker, 0, ms(2)), 10);
 }
@@ -121,8 +121,8 @@ fn a_slot_of_before_that_is_given_back_is_free_when_it_is_written() {
     locker.give_back(before, ms(1));
     assert_eq!(go(&mut locker, 0, ms(1)), 0, "nothing is written yet that a crash would find");
     write_all(&mut locker, ms(2));
-    let mine = try_one(&mut locker, 0, ms(2)).expect("it is written");
-    locker.give_back(mine, ms(2));
+    let grant = try_one(&mut locker, 0, ms(2)).expect("it is written");
+    locker.give_back(grant, ms(2));
     assert_eq!(go(&mut locker, 0, ms(2)), 10, "what is written and was not used is used at once");
 }
 
@@ -133,12 +133,12 @@ fn where_all_is_written_already_each_window_is_written_when_more_of_it_is_wanted
     write_all(&mut locker, ms(0));
     let claims = [claim(0, 0, 1)];
     let Verdict::Wait(waits, _) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!("it must be written first") };
-    // It is named, and the disk fails.
+    // The record is polled, and the disk fails.
     assert!(locker.poll_record(ms(0)).is_some() && !locker.has_records());
     locker.begin_persisting(JournalStart::Resume, ms(1));
     let records = locker.poll_records(10, ms(1));
     let [JournalRecord::Limits, JournalRecord::Window(record, _)] = &records[..] else { panic!("{records:?}") };
-    assert_eq!(record.key, Key(0), "who waits has it named again, and nobody else has anything");
+    assert_eq!(record.key, Key(0), "the window with a waiter is polled again, and no other");
     locker.leave(waits, ms(1));
 }
 
@@ -154,18 +154,18 @@ fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its
     }
     let local = Limit { shared: false, name: locker.limits()[0].name.clone(), ..shared() };
     locker.reload(vec![local], Duration::from_millis(50), ms(2));
-    let doubts =
+    let has_unknown =
         |locker: &Locker| locker.crash_limit_snapshots()[0].unknown.iter().any(|(_, slots)| *slots == u32::MAX);
-    assert!(doubts(&locker) && locker.has_unwritten_windows(), "none of its windows is written");
-    let told: Vec<Time> = locker.crash_limit_snapshots()[0].unknown.iter().map(|(at, _)| *at).collect();
-    assert_eq!(told.last(), Some(&ms(52)), "what is under way may settle until then");
+    assert!(has_unknown(&locker) && locker.has_unwritten_windows(), "none of its windows is written");
+    let times: Vec<Time> = locker.crash_limit_snapshots()[0].unknown.iter().map(|(at, _)| *at).collect();
+    assert_eq!(times.last(), Some(&ms(52)), "what is under way may settle until then");
     let mut limits = 0;
     let mut records = 0;
     while let Some(record) = locker.poll_record(ms(3)) {
         match record {
             JournalRecord::Limits => {
                 limits += 1;
-                assert_eq!(doubts(&locker), limits == 1, "after the pages nothing is in doubt any more");
+                assert_eq!(has_unknown(&locker), limits == 1, "after the records nothing is unknown");
                 assert_eq!(records, if limits == 1 { 0 } else { 3 });
             }
             JournalRecord::Window(..) => records += 1,
@@ -181,7 +181,7 @@ fn what_was_taken_of_a_block_is_known_after_a_crash_of_a_lower_limit() {
     let mut locker = Locker::new(vec![long(30)]);
     locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
-    // Of its block of ten, without a page.
+    // Taken from its block of ten, without a record of the window.
     (0..2).for_each(|_| assert!(try_one(&mut locker, 0, ms(1)).is_some()));
     let lower = Limit { name: locker.limits()[0].name.clone(), ..long(2) };
     locker.reload(vec![lower], Duration::from_millis(5), ms(2));
@@ -235,7 +235,7 @@ fn what_may_have_been_under_way_at_a_crash_counts_from_then_on_and_no_longer() {
     assert_eq!(go(&mut crashed(10), 0, ms(1010)), 30, "and no later");
 }
 
-/// Many limits, of which every other one is shared, with many windows each; at some of them somebody waits.
+/// Many limits, every other one shared, with many windows each; some windows have waiters.
 fn crowded(limits: u32, keys: u128) -> Locker {
     let rules = (0..limits).map(|number| Limit { shared: number % 2 == 0, ..limit(2, 60_000, Kind::Sliding) });
     let mut locker = Locker::new(rules.collect());
@@ -251,7 +251,7 @@ fn crowded(limits: u32, keys: u128) -> Locker {
     locker
 }
 
-/// How many places are looked at in one step.
+/// Number of table places accessed in one step, and the step's result.
 fn look_count<R>(locker: &mut Locker, step: impl FnOnce(&mut Locker) -> R) -> (usize, R) {
     locker.table.look_count.take();
     let result = step(locker);
@@ -278,11 +278,11 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
     };
     step(&mut locker, "the store is lost", &|locker| locker.close_sharing(ms(2)));
     step(&mut locker, "the store is found", &|locker| locker.open_sharing(ms(2)));
-    let (mut told, mut exchanges) = (0, 0);
+    let (mut reported, mut exchanges) = (0, 0);
     while locker.has_sync() {
         let (places, sync) = look_count(&mut locker, |locker| locker.take_sync(false, ms(2)));
         assert!(places <= 2 * slice, "an exchange: {places} places");
-        told += sync.windows.len();
+        reported += sync.windows.len();
         exchanges += 1;
         // Nothing opens for a minute.
         let (later, shut) = (Some(Duration::from_secs(60)), [Duration::from_secs(60)].into_iter().collect());
@@ -291,7 +291,7 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
         locker.sync_answered(&sync, &answers, ms(2), ms(2), ms(2));
         assert!(exchanges < 1000, "it ends");
     }
-    assert!(told >= (limits / 2 * keys as u32) as usize, "{told}: all that is counted is told");
+    assert!(reported >= (limits / 2 * keys as u32) as usize, "{reported}: all counted windows are reported");
     for begin in [JournalStart::Fresh, JournalStart::CatchUp, JournalStart::Resume] {
         step(&mut locker, "it is written", &|locker| locker.begin_persisting(begin, ms(2)));
         let mut written_records = 0;

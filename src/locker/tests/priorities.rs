@@ -1,4 +1,4 @@
-//! Urgencies: among a caller's own requests, among everybody's, or not at all.
+//! Tests of urgency: compared within a caller, across all callers, or not at all.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ fn urgent(urgency: u8, caller: u64) -> Ask<'static> {
     Ask { urgency, ..ask(CLAIMS, caller) }
 }
 
-/// In which order requests of these urgencies and callers go that come one after the other.
+/// Order in which requests of these urgencies and callers go, if they arrive one after the other.
 fn order(rule: Limit, requests: &[(u8, u64)]) -> Vec<(u8, u64)> {
     let mut locker = Locker::new(vec![rule]);
     assert!(send(&mut locker, &ask(CLAIMS, 9), ms(0)).is_ok());
@@ -53,7 +53,7 @@ fn where_there_is_no_priority_a_caller_is_served_as_it_asks() {
     assert_eq!(order(by(Priority::None), &requests), [(7, 1), (3, 2), (3, 1), (0, 1)]);
 }
 
-/// Everything that a caller sends passes the first limit; its second claim is one of two keys of the second.
+/// All requests of a caller pass the first limit; their second claim is one of two keys of the second limit.
 #[test]
 fn a_more_urgent_request_goes_first_though_it_needs_another_window_too() {
     let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding), limit(5, 100, Kind::Sliding)]);
@@ -85,10 +85,10 @@ fn a_more_urgent_request_goes_in_the_turn_of_a_cheaper_one_and_pays_for_it() {
     assert!(send(&mut locker, &ask(&[claim(0, 0, 3)], 9), ms(0)).is_ok());
     let cheap = wait(&mut locker, &Ask { urgency: 7, ..ask(CLAIMS, 1) }, ms(1));
     let others = [2, 3].map(|at| wait(&mut locker, &ask(CLAIMS, 2), ms(at)));
-    let dear = wait(&mut locker, &Ask { urgency: 0, ..ask(&[claim(0, 0, 3)], 1) }, ms(4));
+    let costly = wait(&mut locker, &Ask { urgency: 0, ..ask(&[claim(0, 0, 3)], 1) }, ms(4));
     let mut order = Vec::new();
     drive(&mut locker, ms(10_000), |_, ticket, _| order.push(ticket));
-    assert_eq!(order, [dear, others[0], others[1], cheap]);
+    assert_eq!(order, [costly, others[0], others[1], cheap]);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
         let mut now = 1;
         for _ in 0..80 {
             now += rng.range(0, 60);
-            drive(&mut locker, ms(now), |_, ticket, _| first_of_its_kind(&mut waiting, ticket, seed));
+            drive(&mut locker, ms(now), |_, ticket, _| check_order(&mut waiting, ticket, seed));
             if rng.one_in(6) && !waiting.is_empty() {
                 let (left, ..) = waiting.remove(rng.range(0, waiting.len() as u64) as usize);
                 locker.leave(left, ms(now));
@@ -144,13 +144,13 @@ fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
                 Verdict::Sorry(sorry) => panic!("seed {seed}: {sorry:?}"),
             }
         }
-        drive(&mut locker, ms(1_000_000), |_, ticket, _| first_of_its_kind(&mut waiting, ticket, seed));
+        drive(&mut locker, ms(1_000_000), |_, ticket, _| check_order(&mut waiting, ticket, seed));
         assert!(waiting.is_empty() && locker.queue.is_empty(), "seed {seed}");
     }
 }
 
-/// Of its caller's waiters none is more urgent, and none as urgent came before it.
-fn first_of_its_kind(waiting: &mut Vec<(Ticket, u64, u8)>, ticket: Ticket, seed: u64) {
+/// Asserts that no waiter of the same caller is more urgent, and that no equally urgent one arrived before.
+fn check_order(waiting: &mut Vec<(Ticket, u64, u8)>, ticket: Ticket, seed: u64) {
     let at = waiting.iter().position(|(known, ..)| *known == ticket).expect("it waits");
     let (_, caller, urgency) = waiting[at];
     let passed = |(place, other): (usize, &(Ticket, u64, u8))| {

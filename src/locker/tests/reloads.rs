@@ -1,4 +1,4 @@
-//! Limits that are read again: by name, all at once, and what becomes of those that are gone.
+//! Tests of reloads: limits are matched by name and replaced at once, and removed ones keep counting.
 
 use super::*;
 
@@ -47,8 +47,8 @@ fn a_limit_that_is_gone_lets_its_waiters_go_and_remembers_what_it_counted_when_i
     let reload = locker.reload(vec![waiting("b", 1, 1000)], Duration::ZERO, ms(1));
     assert_eq!((reload.removed, reload.added), (vec![LimitId(0)], vec![LimitId(1)]));
     assert!(!locker.is_in_force(LimitId(0)) && locker.is_in_force(LimitId(1)));
-    let told = drain(&mut locker);
-    assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == ticket), "{told:?}");
+    let verdicts = drain(&mut locker);
+    assert!(matches!(&verdicts[..], [(got, Verdict::Go(_))] if *got == ticket), "{verdicts:?}");
     let reload = locker.reload(vec![named("a", 1, 1000)], Duration::ZERO, ms(2));
     assert_eq!((reload.ids, reload.returned, reload.added), (vec![LimitId(0)], vec![LimitId(0)], vec![]));
     assert!(!goes(&mut locker, &[claim(0, 0, 1)], ms(999)));
@@ -57,7 +57,7 @@ fn a_limit_that_is_gone_lets_its_waiters_go_and_remembers_what_it_counted_when_i
 
 #[test]
 fn two_limits_that_change_at_once_let_nobody_through_between_them() {
-    // Each lets one go, before and after; with the wide halves of both a hundred could.
+    // Each configuration lets one request go; the wider halves of both together would let a hundred go.
     let mut locker = Locker::new(vec![waiting("a", 1, 1000), waiting("b", 100, 1000)]);
     let both = [claim(0, 0, 1), claim(1, 0, 1)];
     assert!(goes(&mut locker, &both, ms(0)));
@@ -110,7 +110,7 @@ fn a_slot_more_lets_the_first_in_line_go_however_many_wait() {
             })
             .collect();
         locker.reload(vec![patient(2)], Duration::ZERO, ms(10));
-        let told = drain(&mut locker);
-        assert!(matches!(&told[..], [(who, Verdict::Go(_))] if *who == tickets[0]), "{waiters} wait: {told:?}");
+        let verdicts = drain(&mut locker);
+        assert!(matches!(&verdicts[..], [(got, Verdict::Go(_))] if *got == tickets[0]), "{waiters} wait: {verdicts:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Limits that are gone from the file: kept as long as what they counted counts, and then forgotten.
+//! Tests of removed limits: kept as long as their counts matter, and then forgotten.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn use_one(locker: &mut Locker, limit: LimitId, now: Time) {
     assert!(send(locker, &ask(&[claim(limit.0, 0, 1)], 1), now).is_ok());
 }
 
-/// Lets the sweep go round.
+/// Lets the sweep pass over the whole table.
 fn sweep(locker: &mut Locker, now: Time) {
     (0..40).for_each(|round| locker.handle_timeout(now + Duration::from_millis(500 * round)));
 }
@@ -28,7 +28,7 @@ fn what_is_gone_is_kept_while_it_counts_and_forgotten_afterwards() {
     sweep(&mut locker, ms(2));
     assert!(locker.limits()[0].is_forgotten() && !locker.is_in_force(LimitId(0)));
     assert!(!locker.limits()[1].is_forgotten() && locker.is_in_force(LimitId(1)));
-    // A request that was classified before may still name it, and nothing comes of it.
+    // A request that was classified before the reload may still name the limit; that has no effect.
     use_one(&mut locker, LimitId(0), ms(30_000));
     sweep(&mut locker, ms(30_001));
     assert_eq!(locker.live_keys(), 0);
@@ -72,42 +72,42 @@ fn what_a_crash_may_have_cost_is_kept_until_it_no_longer_counts() {
 fn what_is_written_of_windows_that_are_gone_goes_before_their_limit_does() {
     let mut locker = Locker::new(vec![named("a", 1000), named("b", 1000)]);
     locker.begin_persisting(JournalStart::Fresh, ms(0));
-    // Says what was written: limits, a page, the end of one.
+    // Logs the records written: limits, a window, a dropped window.
     let write = |locker: &mut Locker, now: Time| {
-        let mut said = String::new();
+        let mut log = String::new();
         while let Some(record) = locker.poll_record(now) {
             match record {
                 JournalRecord::Limits => {
-                    said.push('L');
+                    log.push('L');
                     locker.limits_written();
                 }
                 JournalRecord::Window(_, written) => {
-                    said.push('W');
+                    log.push('W');
                     locker.records_written([written], now);
                 }
                 JournalRecord::Dropped(limit, _) => {
-                    said.push('G');
-                    assert_eq!(&*locker.limits()[limit.at()].name, "a", "or nobody finds its page");
+                    log.push('G');
+                    assert_eq!(&*locker.limits()[limit.at()].name, "a", "or its record is never found");
                 }
             }
         }
-        said
+        log
     };
     assert_eq!(write(&mut locker, ms(0)), "L");
     let claims = [claim(0, 0, 1)];
     let Verdict::Wait(ticket, _) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!("it is written first") };
     assert_eq!(write(&mut locker, ms(0)), "W");
-    let told = drain(&mut locker);
-    let [(who, Verdict::Go(_))] = &told[..] else { panic!("{told:?}") };
-    assert_eq!(*who, ticket);
-    for (_, verdict) in told {
+    let verdicts = drain(&mut locker);
+    let [(got, Verdict::Go(_))] = &verdicts[..] else { panic!("{verdicts:?}") };
+    assert_eq!(*got, ticket);
+    for (_, verdict) in verdicts {
         let Verdict::Go(mut grant) = verdict else { continue };
         locker.settle(&mut grant, SettlePoint::Answered, ms(0));
     }
     reload(&mut locker, vec![named("b", 1000)], ms(1));
     assert_eq!(write(&mut locker, ms(1)), "L");
     sweep(&mut locker, ms(2));
-    assert!(!locker.limits()[0].is_forgotten(), "its page is still there");
+    assert!(!locker.limits()[0].is_forgotten(), "its record is still there");
     assert_eq!(write(&mut locker, ms(30_000)), "G");
     reload(&mut locker, vec![named("b", 1000)], ms(30_001));
     assert!(locker.limits()[0].is_forgotten());

@@ -1,4 +1,4 @@
-//! A limit that a store counts: what is told and asked, and what its answers let go.
+//! Tests of shared limits: reports and slot requests to the store, and the effect of its grants.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn one(requests: u32, per: u64) -> Locker {
     locker(vec![limit(requests, per, Kind::Sliding)])
 }
 
-/// The answer: in how many milliseconds how many may go, and when more may.
+/// A store's answer: number of requests that may go after each delay in ms, and the delay until more may.
 fn slot_grant(groups: &[(u64, u32)], later: Option<u64>) -> SlotGrant {
     let groups = groups.iter().map(|(after, count)| (Duration::from_millis(*after), *count)).collect();
     let next_in = later.map(Duration::from_millis);
@@ -21,7 +21,7 @@ fn slot_grant(groups: &[(u64, u32)], later: Option<u64>) -> SlotGrant {
     SlotGrant { groups, next_in, opens_then: true, blocked_for, ..SlotGrant::default() }
 }
 
-/// One exchange from `began` to `ended`.
+/// One call to the store from `began` to `ended`.
 fn sync(locker: &mut Locker, began: Time, ended: Time, answers: &[SlotGrant]) -> SyncRequest {
     let sync = locker.take_sync(false, began);
     assert_eq!(sync.slot_requests.len(), answers.len(), "{sync:?}");
@@ -35,7 +35,7 @@ fn wait(locker: &mut Locker, claims: &[Claim], now: Time) -> Ticket {
     ticket
 }
 
-fn gone(locker: &mut Locker) -> Vec<Grant> {
+fn drain_grants(locker: &mut Locker) -> Vec<Grant> {
     let go = |(_, verdict)| {
         let Verdict::Go(grant) = verdict else { panic!("{verdict:?}") };
         grant
@@ -49,11 +49,11 @@ fn a_granted_slot_is_used_when_it_opens_and_until_its_lease_is_over() {
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     assert!(locker.has_sync());
     sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(4, 1)], None)]);
-    assert!(gone(&mut locker).is_empty());
-    // It was granted at the earliest when the answer was there, and at the latest when it was asked for.
+    assert!(drain_grants(&mut locker).is_empty());
+    // The store granted it between the time of the request and the time of the answer.
     assert_eq!(locker.poll_timeout(), Some(ms(16)));
     locker.handle_timeout(ms(16));
-    let grants = gone(&mut locker);
+    let grants = drain_grants(&mut locker);
     assert_eq!(grants[0].until(), ms(14) + LEASE);
 }
 
@@ -65,7 +65,7 @@ fn what_nobody_used_in_its_time_is_given_back_and_never_used() {
     locker.leave(ticket, ms(13));
     let late = ms(14) + LEASE;
     wait(&mut locker, &[claim(0, 0, 1)], late);
-    assert!(gone(&mut locker).is_empty(), "the slot is another gateway's by now");
+    assert!(drain_grants(&mut locker).is_empty(), "the slot is another gateway's by now");
     let sync = locker.take_sync(false, late);
     assert_eq!((sync.windows[0].returned, sync.slot_requests[0].requests), (1, 1));
 }
@@ -85,7 +85,7 @@ fn settles_are_told_soon_with_their_time_and_again_if_nobody_knows_whether_they_
     let mut locker = one(5, 1000);
     wait(&mut locker, &[claim(0, 0, 2)], ms(10));
     sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(0, 1)], None)]);
-    let mut grants = gone(&mut locker);
+    let mut grants = drain_grants(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     assert_eq!(locker.sync_due(), Some(ms(12)), "what was used of late is asked for ahead");
     let sync = locker.take_sync(false, ms(25));
@@ -104,12 +104,12 @@ fn who_is_under_way_when_the_store_is_found_again_is_told_and_what_was_granted_b
     wait(&mut locker, &[claim(0, 0, 3)], ms(10));
     let ticket = wait(&mut locker, &[claim(0, 0, 3)], ms(10));
     sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(0, 1), (5, 1)], None)]);
-    let grants = gone(&mut locker);
+    let grants = drain_grants(&mut locker);
     assert_eq!(grants.len(), 1);
     locker.close_sharing(ms(13));
     locker.open_sharing(ms(13));
     locker.handle_timeout(ms(17));
-    assert!(gone(&mut locker).is_empty(), "it was granted by a store that may have forgotten it");
+    assert!(drain_grants(&mut locker).is_empty(), "it was granted by a store that may have forgotten it");
     let sync = locker.take_sync(false, ms(17));
     assert_eq!((sync.windows[0].is_new, sync.windows[0].held, sync.windows[0].waiting), (true, 3, 3));
     locker.leave(ticket, ms(17));
@@ -122,7 +122,7 @@ fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
     sync(&mut locker, ms(10), ms(12), &[slot_grant(&[], Some(70))]);
     let [(_, Verdict::Sorry(sorry))] = &drain(&mut locker)[..] else { panic!("it waits") };
     assert_eq!((sorry.reason, sorry.until, sorry.exact), (RefusalReason::Full, ms(82), false));
-    // As long as that holds, nobody asks the store again.
+    // While that answer holds, the store is not asked again.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
     assert_eq!((sorry.reason, sorry.until), (RefusalReason::Full, ms(82)));
     assert!(locker.take_sync(false, ms(20)).slot_requests.is_empty());
@@ -148,7 +148,7 @@ fn the_store_is_asked_again_shortly_before_the_opening() {
     locker.handle_timeout(due);
     sync(&mut locker, due, due, &[slot_grant(&[(4, 1)], None)]);
     locker.handle_timeout(due + Duration::from_millis(4));
-    assert_eq!(gone(&mut locker).len(), 1);
+    assert_eq!(drain_grants(&mut locker).len(), 1);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn all_windows_of_a_request_are_asked_for_together_and_only_when_nothing_else_ke
     locker.handle_timeout(ms(60));
     let sync = sync(&mut locker, ms(60), ms(61), &[slot_grant(&[(0, 1)], None)]);
     assert_eq!(sync.slot_requests[0].windows.iter().map(|(_, cost)| *cost).collect::<Vec<u32>>(), [2, 1]);
-    assert_eq!(gone(&mut locker).len(), 1);
+    assert_eq!(drain_grants(&mut locker).len(), 1);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     let mut locker = one(6, 100);
     wait(&mut locker, &[claim(0, 0, 2)], ms(10));
     sync(&mut locker, ms(10), ms(10), &[slot_grant(&[(0, 1)], None)]);
-    let mut grants = gone(&mut locker);
+    let mut grants = drain_grants(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     locker.close_sharing(ms(30));
     let part = SharingMode::Fraction { parts: std::num::NonZeroU32::new(2).unwrap(), until: ms(1000) };
@@ -197,10 +197,10 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(40)).unwrap();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(40));
     locker.leave(ticket, ms(41));
-    // Half of six is never enough for five.
+    // Half of six slots is never enough for five.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 5)], 1), ms(41)) else { panic!("it goes") };
     assert_eq!(sorry.reason, RefusalReason::StoreLost);
-    // The store hears of what went meanwhile.
+    // The slots used meanwhile are reported to the store.
     locker.open_sharing(ms(50));
     let sync = locker.take_sync(false, ms(50));
     assert_eq!(sync.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
@@ -215,13 +215,13 @@ fn what_goes_in_a_part_must_have_left_when_the_part_ends() {
     let Verdict::Go(mut grant) = locker.ask(&ask(&[claim(0, 0, 3)], 1), ms(40)) else { panic!("it waits") };
     assert_eq!(grant.until(), ms(150));
     locker.settle(&mut grant, SettlePoint::Sent, ms(60));
-    // The next slots open at 160 ms, when they are others'.
+    // The next slots open at 160 ms, and belong to other gateways by then.
     wait(&mut locker, &[claim(0, 0, 1)], ms(70));
     locker.handle_timeout(ms(160));
     wait(&mut locker, &[claim(0, 0, 1)], ms(160));
     assert!(drain(&mut locker).is_empty());
     locker.set_sharing_mode(Some(LimitId(0)), SharingMode::Standalone, ms(170));
-    let grants = gone(&mut locker);
+    let grants = drain_grants(&mut locker);
     assert_eq!((grants.len(), grants[0].until()), (2, Time::NEVER));
 }
 
@@ -269,7 +269,7 @@ fn what_keeps_a_large_request_back_keeps_no_small_one_back() {
     locker.leave(ticket, ms(20));
     wait(&mut locker, &[claim(0, 0, 1)], ms(30));
     sync(&mut locker, ms(30), ms(30), &[slot_grant(&[(0, 1)], None)]);
-    assert_eq!(gone(&mut locker).len(), 1);
+    assert_eq!(drain_grants(&mut locker).len(), 1);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn under_another_rule_the_store_is_asked_anew() {
     let wider = Limit { shared: true, ..limit(1000, 60_000, Kind::Sliding) };
     change(&mut locker, LimitId(0), wider, ms(20));
     sync(&mut locker, ms(20), ms(20), &[slot_grant(&[(0, 1)], None)]);
-    assert_eq!(gone(&mut locker).len(), 1);
+    assert_eq!(drain_grants(&mut locker).len(), 1);
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
     locker.set_reported_spans(&[(LimitId(0), Duration::from_secs(60))]);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(0, 1)], None)]);
-    let mut grants = gone(&mut locker);
+    let mut grants = drain_grants(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     locker.close_sharing(ms(30));
     for later in 1..50 {
@@ -363,7 +363,7 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
 
 #[test]
 fn a_smooth_slot_that_nobody_waits_for_is_given_back_at_once() {
-    // As long as it is out no other gateway is granted one.
+    // While the slot is leased, no other gateway is granted one.
     let smooth = || locker(vec![limit(5, 100, Kind::Smooth { burst: 1 })]);
     let mut locker = smooth();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
@@ -371,7 +371,7 @@ fn a_smooth_slot_that_nobody_waits_for_is_given_back_at_once() {
     locker.leave(ticket, ms(13));
     locker.handle_timeout(ms(20));
     assert_eq!(locker.take_sync(false, ms(20)).windows[0].returned, 1);
-    // Whose waiter leaves while it is asked for.
+    // The waiter leaves while the request for its slot is under way.
     let mut locker = smooth();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     let asked = locker.take_sync(false, ms(10));
@@ -386,7 +386,7 @@ fn who_waited_for_an_answer_of_a_store_that_was_lost_is_asked_for_when_it_is_fou
     let mut locker = one(1, 1000);
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     wait(&mut locker, &[claim(0, 1, 1)], ms(10));
-    // Nothing opens before half a second has passed.
+    // Nothing opens within half a second.
     let asked = locker.take_sync(false, ms(10));
     let answers = vec![slot_grant(&[], Some(500)); asked.slot_requests.len()];
     locker.sync_answered(&asked, &answers, ms(10), ms(10), ms(10));

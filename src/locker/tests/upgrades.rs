@@ -1,5 +1,5 @@
-//! Random worlds that are handed over to another locker in the middle of everything: those in line and under way stay with
-//! the first, whose word reaches the second late.
+//! Random worlds with an upgrade in the middle: waiters and requests under way stay with the old process, and its events
+//! reach the new one late.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,14 +11,14 @@ use super::locker_world::{LockerWorld, SentRequest, WorldWaiter, settle_item};
 use super::oracle::OracleItem;
 use super::*;
 
-/// The locker that has given its windows away, and whom it still looks after.
+/// The locker that handed its windows over, with its remaining waiters and requests.
 struct OldProcess {
     locker: Locker,
     waiting: Vec<WorldWaiter>,
     sent: Vec<SentRequest>,
-    /// What it has said and the other has not heard.
+    /// Events that it has sent and that are not delivered yet.
     sent_events: VecDeque<Event>,
-    /// Whom the other's tickets are for.
+    /// Tickets of the old process by the new process's tickets.
     remote_waiters: HashMap<Ticket, Ticket>,
     number: u64,
 }
@@ -58,7 +58,7 @@ impl LockerWorld {
 }
 
 impl Upgrade {
-    /// The second hears the next of what the first has said.
+    /// Delivers the next event of the old process to the new one.
     fn deliver(&mut self) {
         let now = self.world.now;
         while let Some(event) = self.old.locker.poll_event() {
@@ -71,16 +71,21 @@ impl Upgrade {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
                 let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
                 match locker.ask(&ask, now) {
-                    Verdict::Wait(here, _) => drop(self.old.remote_waiters.insert(here, ticket)),
+                    Verdict::Wait(new_ticket, _) => drop(self.old.remote_waiters.insert(new_ticket, ticket)),
                     Verdict::Go(grant) => self.grant(ticket, grant),
                     Verdict::Sorry(sorry) => self.old.locker.handle_verdict(ticket, Err(sorry), now),
                 }
             }
             Event::Leave(ticket) => {
-                let here = self.old.remote_waiters.iter().find(|(_, there)| **there == ticket).map(|(here, _)| *here);
-                if let Some(here) = here {
-                    self.old.remote_waiters.remove(&here);
-                    locker.leave(here, now);
+                let new_ticket = self
+                    .old
+                    .remote_waiters
+                    .iter()
+                    .find(|(_, old_ticket)| **old_ticket == ticket)
+                    .map(|(new_ticket, _)| *new_ticket);
+                if let Some(new_ticket) = new_ticket {
+                    self.old.remote_waiters.remove(&new_ticket);
+                    locker.leave(new_ticket, now);
                 }
             }
             event @ (Event::Settle { .. } | Event::GiveBack { .. } | Event::Land { .. } | Event::Pause { .. }) => {
@@ -90,7 +95,7 @@ impl Upgrade {
         self.drain_verdicts();
     }
 
-    /// The second lets somebody of the first's go.
+    /// Passes a grant of the new process on to a waiter of the old one.
     fn grant(&mut self, ticket: Ticket, grant: Grant) {
         let claims: Vec<Claim> = self.claims_of(ticket);
         self.world.check_grant(&claims);
@@ -103,16 +108,16 @@ impl Upgrade {
         found.map(|waiting| waiting.claims.clone()).unwrap_or_default()
     }
 
-    /// Both hear what was decided.
+    /// Handles the verdicts of both lockers.
     fn drain_verdicts(&mut self) {
         while let Some((ticket, verdict)) = self.world.locker.poll_verdict() {
-            let Some(there) = self.old.remote_waiters.remove(&ticket) else {
+            let Some(old_ticket) = self.old.remote_waiters.remove(&ticket) else {
                 self.world.handle_verdict(ticket, verdict);
                 continue;
             };
             match verdict {
-                Verdict::Go(grant) => self.grant(there, grant),
-                Verdict::Sorry(sorry) => self.old.locker.handle_verdict(there, Err(sorry), self.world.now),
+                Verdict::Go(grant) => self.grant(old_ticket, grant),
+                Verdict::Sorry(sorry) => self.old.locker.handle_verdict(old_ticket, Err(sorry), self.world.now),
                 Verdict::Wait(..) => panic!("seed {}", self.world.seed),
             }
         }
@@ -126,7 +131,7 @@ impl Upgrade {
         }
     }
 
-    /// Something happens to what the first looks after.
+    /// A random step of the old process's requests and waiters.
     fn old_process_step(&mut self) {
         let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
         let what = self.world.rng.range(0, 8);
@@ -194,11 +199,11 @@ impl Upgrade {
                 }
             }
         }
-        self.rest()
+        self.finish_all()
     }
 
-    /// All that is left of the first ends, and is heard of.
-    fn rest(mut self) -> u64 {
+    /// Ends everything that is left of the old process, and delivers all its events.
+    fn finish_all(mut self) -> u64 {
         let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
         while let Some(waiting) = self.old.waiting.pop() {
             self.old.locker.leave(waiting.ticket, now);
@@ -213,7 +218,7 @@ impl Upgrade {
                 break;
             }
         }
-        // Verdicts on those who left meanwhile come back once more.
+        // Verdicts on waiters that left meanwhile are returned once more.
         self.drain_verdicts();
         while self.old.locker.has_events() || !self.old.sent_events.is_empty() {
             self.deliver();

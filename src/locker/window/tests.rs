@@ -1,4 +1,4 @@
-//! The contract that every kind of window keeps, and what each promises beside it.
+//! Contract tests for every window kind, and the guarantees of each kind.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,26 +15,26 @@ fn kinds() -> Vec<Kind> {
     vec![Kind::Sliding, Kind::Fixed, calendar, Kind::Smooth { burst: 1 }, Kind::Smooth { burst: 4 }]
 }
 
-/// One window of four slots a minute, of each kind, with its rule.
-struct One {
+/// One window of four slots per minute of some kind, with its rule.
+struct TestWindow {
     rule: WindowRule,
     window: Window,
     clock: WallClock,
     name: String,
 }
 
-/// A wall clock that reads this when we start.
+/// A set wall clock with this reading at the start.
 fn clock(at_start: i128) -> WallClock {
     WallClock::restore(Vec::new(), WallSample { at_start, ..WALL }, Time::START)
 }
 
-impl One {
-    fn of(kind: Kind) -> One {
+impl TestWindow {
+    fn of(kind: Kind) -> TestWindow {
         let name = format!("{kind:?}");
         let mut rule = WindowRule::new(&limit(4, 60_000, kind));
         rule.roll(&clock(0), Time::START);
         let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
-        One { rule, window, clock: clock(0), name }
+        TestWindow { rule, window, clock: clock(0), name }
     }
 
     fn at(&mut self, now: Time) -> (&mut Window, &WindowRule) {
@@ -66,21 +66,21 @@ impl One {
     }
 }
 
-fn each(test: impl Fn(One)) {
+fn each(test: impl Fn(TestWindow)) {
     for kind in kinds() {
-        test(One::of(kind));
+        test(TestWindow::of(kind));
     }
     test(guarded());
 }
 
 /// A calendar window with a guard of two seconds.
-fn guarded() -> One {
+fn guarded() -> TestWindow {
     let mut limit = limit(4, 60_000, Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC });
     limit.rate.as_mut().expect("it has one").guard = Duration::from_secs(2);
     let mut rule = WindowRule::new(&limit);
     rule.roll(&clock(0), Time::START);
     let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
-    One { rule, window, clock: clock(0), name: "guarded".to_owned() }
+    TestWindow { rule, window, clock: clock(0), name: "guarded".to_owned() }
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn nothing_opens_before_a_pause_ends_and_pauses_only_lengthen() {
 #[test]
 fn fewer_slots_are_waited_out() {
     for kind in kinds() {
-        let mut one = One::of(kind.clone());
+        let mut one = TestWindow::of(kind.clone());
         one.send(3, ms(0));
         let mut fewer = WindowRule::new(&limit(2, 60_000, kind));
         let unseen = fewer.change_rule(&one.rule, ms(1), &one.clock, ms(1));
@@ -237,14 +237,14 @@ fn a_window_is_two_cache_lines() {
     assert_eq!(std::mem::size_of::<Window>(), 128);
 }
 
-/// A `calendar` window of two slots in Berlin, with the wall clock at this moment of 2026 when we start.
-fn berlin(unit: Unit, start: &str) -> One {
+/// A `calendar` window of two slots in Berlin; `start` is the local time in 2026 at the start.
+fn berlin(unit: Unit, start: &str) -> TestWindow {
     let zone = TimeZone::get("Europe/Berlin").expect("the zone is known");
     let wall = start.parse::<jiff::Timestamp>().expect("a timestamp").as_nanosecond();
     let mut rule = WindowRule::new(&limit(2, 1, Kind::Calendar { unit, zone }));
     rule.roll(&clock(wall), Time::START);
     let window = Window::new(LimitId(0), Key::WHOLE, &rule, Time::START);
-    One { rule, window, clock: clock(wall), name: start.to_owned() }
+    TestWindow { rule, window, clock: clock(wall), name: start.to_owned() }
 }
 
 fn minutes(minutes: u64) -> Time {
@@ -286,8 +286,8 @@ fn a_skipped_hour_ends_the_one_before_it() {
     assert_eq!(one.opening(1, minutes(30)), Some(minutes(90)));
 }
 
-impl One {
-    /// The wall clock is set ahead by so many minutes, or back.
+impl TestWindow {
+    /// Sets the wall clock ahead by a number of minutes, or back if it is negative.
     fn set(&mut self, minutes: i128, now: Time) {
         let at_start = self.clock.unix(Time::START) + minutes * 60_000_000_000;
         self.clock.set(WallSample { at_start, ..WALL }, now);
@@ -297,8 +297,8 @@ impl One {
 
 #[test]
 fn a_step_of_the_wall_clock_opens_nothing_before_the_hour_is_over_by_every_reading() {
-    // From 10:11 into the hour before; the old clock shows eleven after 50 minutes, the new one after 80. An hour after
-    // they were sent they are of another hour in any case.
+    // From 10:11 into the hour before; the old clock shows eleven after 50 minutes, the new one after 80. An hour after they
+    // were sent, the requests belong to another hour in any case.
     let mut back = berlin(Unit::Hour, "2026-06-01T10:10:00Z");
     back.send(2, minutes(1));
     back.set(-30, minutes(2));
@@ -313,7 +313,7 @@ fn a_step_of_the_wall_clock_opens_nothing_before_the_hour_is_over_by_every_readi
     ahead.set(30, minutes(26));
     assert_eq!(ahead.opening(1, minutes(26)), Some(minutes(50)), "eleven by the old clock");
     assert!(ahead.fits(2, minutes(50)));
-    // An hour later the new one alone counts.
+    // An hour later the new clock alone counts.
     ahead.send(2, minutes(50));
     assert_eq!(ahead.opening(1, minutes(51)), Some(minutes(110)));
     assert!(ahead.fits(2, minutes(110)));
@@ -337,13 +337,13 @@ fn an_hour_that_ends_while_the_machine_is_suspended_is_over() {
 
 #[test]
 fn however_much_was_not_used_it_is_summed_up() {
-    let mut one = One::of(Kind::Sliding);
+    let mut one = TestWindow::of(Kind::Sliding);
     let (window, rule) = one.at(ms(0));
     for _ in 0..2 {
         window.report_unused(rule, u32::MAX, u32::MAX);
     }
-    let (news, _) = window.take_delta(rule, 1, ms(0));
-    assert_eq!((news.returned, news.landed), (u32::MAX, u32::MAX));
+    let (delta, _) = window.take_delta(rule, 1, ms(0));
+    assert_eq!((delta.returned, delta.landed), (u32::MAX, u32::MAX));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Places of windows: vacated, given back, and found by keys.
+//! Tests of the window table: reuse of places, freeing of chunks, look-up by key.
 
 use std::time::Duration;
 
@@ -36,8 +36,8 @@ fn keys_that_were_chosen_to_meet_in_one_index_are_apart_in_another() {
     assert!(current < 20, "{current} of 500, of which each meets by one chance in 4096");
 }
 
-/// Some numbers that look random.
-fn dice(mut state: u64) -> impl FnMut(u64) -> u64 {
+/// A pseudo-random generator: returns a number below its argument.
+fn random_numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
     move |most| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % most
@@ -46,11 +46,11 @@ fn dice(mut state: u64) -> impl FnMut(u64) -> u64 {
 
 #[test]
 fn the_windows_of_a_limit_are_found_while_windows_come_and_go() {
-    let (mut roll, mut table) = (dice(7), WindowTable::new(3));
+    let (mut roll, mut table) = (random_numbers(7), WindowTable::new(3));
     let mut rules: Vec<WindowRule> = (0..5).map(|_| WindowRule::new(&limit(3, 100, Kind::Sliding))).collect();
     let mut known: Vec<(LimitId, u32)> = Vec::new();
     for round in 0..4000 {
-        // Many at one time, few at another, and at times none.
+        // Many windows at one time, few at another, and at times none.
         if !known.is_empty() && roll(100) < if round % 1000 < 500 { 40 } else { 60 } {
             let (_, index) = known.swap_remove(roll(known.len() as u64) as usize);
             table.remove(index, &mut rules);
@@ -73,7 +73,7 @@ fn the_windows_of_a_limit_are_found_while_windows_come_and_go() {
 #[test]
 fn a_walk_meets_every_window_that_was_there_when_it_began_and_is_there_still() {
     for seed in 0..300 {
-        let (mut roll, mut table, limit) = (dice(seed), WindowTable::new(3), LimitId(0));
+        let (mut roll, mut table, limit) = (random_numbers(seed), WindowTable::new(3), LimitId(0));
         let mut rules = vec![WindowRule::new(&super::super::tests::limit(3, 100, Kind::Sliding))];
         let insert = |table: &mut WindowTable, rules: &mut [WindowRule], key: u128| {
             rules[0].live += 1;
@@ -88,7 +88,7 @@ fn a_walk_meets_every_window_that_was_there_when_it_began_and_is_there_still() {
                 let gone = there.swap_remove(roll(there.len() as u64) as usize);
                 table.remove(gone, &mut rules);
             }
-            // Places are used again, by windows that the walk need not meet.
+            // Places are reused by newer windows, which the walk may skip.
             insert(&mut table, &mut rules, u128::from(1000 + roll(1_000_000_000)));
             steps += 1;
             assert!(steps <= 40, "it ends");
