@@ -30,7 +30,7 @@ pub(super) struct Prewritten {
 impl Window {
     /// Gives a new window the allowance that every key without a journal record has.
     pub(super) fn begin_prewritten(&mut self, rule: &WindowRule) {
-        // A catching-up rule does not bind windows that existed before it; a new window it does.
+        // A rule that catches up does not bind existing windows to written slots yet, but it binds new ones.
         if rule.initial_prewritten > 0 || rule.catches_up {
             let prewritten = self.prewritten_mut(rule);
             (prewritten.left, prewritten.covered) = (rule.initial_prewritten, true);

@@ -89,7 +89,7 @@ impl StoreState {
         }
     }
 
-    /// True if nothing needs to be reported. While the store is unreachable, this includes only slots that still count.
+    /// True if nothing needs to be reported. While the store is unreachable, only slots that still count make it false.
     fn is_empty(&self, rule: &WindowRule, now: Time) -> bool {
         let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.report_span());
         let (is_connected, holds) = (rule.store_managed && !rule.store_lost, self.term == rule.term);
