@@ -28,7 +28,7 @@ fn a_limit_keeps_its_numbers_when_the_file_is_read_again_by_order() {
 }
 
 #[track_caller]
-fn send_json(admin: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) fn send_json(admin: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
     let mut caller = Caller::connect(admin);
     let length = body.len();
     caller.send(format!(

@@ -2,15 +2,46 @@
 
 use std::time::{Duration, Instant};
 
+use crate::admin::{json, watched};
 use crate::support::*;
+use crate::tuning::send_json;
+
+/// A limit whose slots are all taken and do not open before [`Closed::open`]: until then a queue forms in an order that no
+/// slow machine changes.
+struct Closed {
+    gateway: Gateway,
+    admin: std::net::SocketAddr,
+    origin: Origin,
+    queued: usize,
+}
+
+impl Closed {
+    fn new(requests: u32, more: &str) -> Closed {
+        let origin = Origin::start();
+        let (gateway, admin) = watched(&limit(requests, "1h", &format!("max_wait = \"12h\"\n{more}")), "");
+        fill(&gateway, &origin, requests as usize);
+        Closed { gateway, admin, origin, queued: 0 }
+    }
+
+    /// Sends a GET, and returns once it is in the queue.
+    fn line_up(&mut self, ip: &str, path: &str, fields: &str) -> Caller {
+        let mut caller = Caller::connect_from(ip, self.gateway.addr);
+        caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n{fields}\r\n", self.origin.url(path)));
+        self.queued += 1;
+        eventually("it is in the queue", || json(self.admin, "/v1/limits/the-limit")["waiting"] == self.queued);
+        caller
+    }
+
+    /// From here on a slot opens `per` after its last use.
+    fn open(&self, per: &str) {
+        let tuned = send_json(self.admin, "PATCH", "/v1/limits/the-limit", &format!("{{\"per\": \"{per}\"}}"));
+        assert_eq!(tuned.status, 200, "{}", tuned.text());
+    }
+}
 
 /// Sends a GET and leaves the answer for later.
 fn line_up(gateway: &Gateway, origin: &Origin, path: &str, fields: &str) -> Caller {
-    line_up_from("127.0.0.1", gateway, origin, path, fields)
-}
-
-fn line_up_from(ip: &str, gateway: &Gateway, origin: &Origin, path: &str, fields: &str) -> Caller {
-    let mut caller = Caller::connect_from(ip, gateway.addr);
+    let mut caller = gateway.caller();
     caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n{fields}\r\n", origin.url(path)));
     // Nothing outside shows that a waiter stands in line; so that two never overtake each other on the way
     // to it, the next one starts well after.
@@ -36,16 +67,15 @@ fn went(origin: &Origin) -> Vec<String> {
 
 #[test]
 fn waiters_go_in_the_order_they_came() {
-    let origin = Origin::start();
-    let gateway = Gateway::start(&limit(2, "700ms", ""));
-    fill(&gateway, &origin, 2);
+    let mut closed = Closed::new(2, "");
     let names: Vec<String> = (0..8).map(|n| format!("/{n}")).collect();
-    let mut callers: Vec<Caller> = names.iter().map(|n| line_up(&gateway, &origin, n, "")).collect();
+    let mut callers: Vec<Caller> = names.iter().map(|name| closed.line_up("127.0.0.1", name, "")).collect();
+    closed.open("700ms");
     for caller in &mut callers {
         assert_eq!(caller.answer().status, 200);
     }
     // Two go at one opening, each over a connection of its own: which of the two arrives first is the network's affair.
-    let went = went(&origin);
+    let went = went(&closed.origin);
     for (pair, wanted) in went.chunks(2).zip(names.chunks(2)) {
         let mut pair = pair.to_vec();
         pair.sort_unstable();
@@ -115,18 +145,17 @@ fn half_of_a_thousand_waiters_hang_up_and_the_others_lose_nothing() {
 
 #[test]
 fn callers_take_turns() {
-    let origin = Origin::start();
-    let gateway = Gateway::start(&limit(1, "700ms", "share_by = \"caller\""));
-    fill(&gateway, &origin, 1);
+    let mut closed = Closed::new(1, "share_by = \"caller\"");
     let mut callers = Vec::new();
     for n in 0..5 {
-        callers.push(line_up_from("127.0.0.2", &gateway, &origin, &format!("/many/{n}"), ""));
+        callers.push(closed.line_up("127.0.0.2", &format!("/many/{n}"), ""));
     }
     for n in 0..2 {
-        callers.push(line_up_from("127.0.0.3", &gateway, &origin, &format!("/few/{n}"), ""));
+        callers.push(closed.line_up("127.0.0.3", &format!("/few/{n}"), ""));
     }
+    closed.open("300ms");
     callers.iter_mut().for_each(|c| assert_eq!(c.answer().status, 200));
-    let went = went(&origin);
+    let went = went(&closed.origin);
     let few: Vec<usize> = (0..7).filter(|at| went[*at].starts_with("/few")).collect();
     assert!(few[0] <= 1 && few[1] <= 3, "the one with two requests goes every other time: {went:?}");
     let many: Vec<&String> = went.iter().filter(|t| t.starts_with("/many")).collect();
@@ -135,29 +164,23 @@ fn callers_take_turns() {
 
 #[test]
 fn without_turns_first_come_is_first_served() {
-    let origin = Origin::start();
-    let gateway = Gateway::start(&limit(1, "600ms", "share_by = \"none\""));
-    fill(&gateway, &origin, 1);
-    let mut callers: Vec<Caller> =
-        (0..4).map(|n| line_up_from("127.0.0.2", &gateway, &origin, &format!("/{n}"), "")).collect();
-    callers.push(line_up_from("127.0.0.3", &gateway, &origin, "/4", ""));
+    let mut closed = Closed::new(1, "share_by = \"none\"");
+    let mut callers: Vec<Caller> = (0..4).map(|n| closed.line_up("127.0.0.2", &format!("/{n}"), "")).collect();
+    callers.push(closed.line_up("127.0.0.3", "/4", ""));
+    closed.open("300ms");
     callers.iter_mut().for_each(|c| assert_eq!(c.answer().status, 200));
-    assert_eq!(went(&origin), ["/0", "/1", "/2", "/3", "/4"]);
+    assert_eq!(went(&closed.origin), ["/0", "/1", "/2", "/3", "/4"]);
 }
 
 #[test]
 fn the_more_urgent_go_first() {
-    let origin = Origin::start();
-    let gateway = Gateway::start(&limit(1, "800ms", ""));
-    fill(&gateway, &origin, 1);
-    let mut callers = [
-        line_up(&gateway, &origin, "/late", "Priority: u=6\r\n"),
-        line_up(&gateway, &origin, "/usual", ""),
-        line_up(&gateway, &origin, "/soon", "Priority: u=0, i\r\n"),
-    ];
+    let mut closed = Closed::new(1, "");
+    let mut callers = [("/late", "Priority: u=6\r\n"), ("/usual", ""), ("/soon", "Priority: u=0, i\r\n")]
+        .map(|(path, fields)| closed.line_up("127.0.0.1", path, fields));
+    closed.open("300ms");
     callers.iter_mut().for_each(|c| assert_eq!(c.answer().status, 200));
-    assert_eq!(went(&origin), ["/soon", "/usual", "/late"]);
-    assert_eq!(origin.requests()[1].field("priority"), Some("u=0, i"), "the origin may heed it too");
+    assert_eq!(went(&closed.origin), ["/soon", "/usual", "/late"]);
+    assert_eq!(closed.origin.requests()[1].field("priority"), Some("u=0, i"), "the origin may heed it too");
 }
 
 #[test]
