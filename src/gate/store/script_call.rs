@@ -76,9 +76,12 @@ pub(super) struct Mismatch {
     pub(super) span: Duration,
 }
 
+/// Keys of a group: its identity and version, its gateways, what tells windows apart, and the identity as version 1 named it.
+const GROUP_KEYS: [&str; 4] = ["meta", "present", "keys", "house"];
+
 /// The names of the keys.
 pub(super) fn keys(group: &str, sync: &SyncRequest, limits: &[Limit]) -> Vec<String> {
-    let mut keys = vec![format!("{{{group}}}:meta"), format!("{{{group}}}:present"), format!("{{{group}}}:keys")];
+    let mut keys: Vec<_> = GROUP_KEYS.iter().map(|part| format!("{{{group}}}:{part}")).collect();
     for report in &sync.windows {
         let name = limits.get(report.limit.0 as usize).map_or("", |limit| &*limit.name);
         for part in ["window", "log"] {

@@ -1,14 +1,14 @@
 -- One exchange between a gateway and the store, part 1 of 3: the call itself, the store's identity and the gateways.
 --
--- KEYS  1: the group's hash. 2: who is there (epoch -> until when). 3: how limits' windows are told apart. Then for each
---       window its hash and its log.
--- ARGV  see `message.rs`, which writes them in the order in which they are read here.
+-- KEYS  1: the group's hash. 2: who is there (epoch -> until when). 3: how limits' windows are told apart. 4: the
+--       group's hash of version 1. Then for each window its hash and its log.
+-- ARGV  see `script_call.rs`, which writes them in the order in which they are read here.
 --
 -- All times are whole microseconds of this server's own clock. A slot is busy from its grant on; it is free again a span
 -- after the last moment at which its request can have been sent. Nothing here depends on any gateway's clock but on
 -- durations that it has measured.
 --
--- The three parts are one script: `link.rs` puts them together, and a later part uses the locals of an earlier one.
+-- The three parts are one script: `store_conn.rs` puts them together, and a later part uses the locals of an earlier one.
 
 local call = redis.call
 local cursor = 0
@@ -26,7 +26,7 @@ end
 
 local OK, LAPSED, OTHER_STORE, TOO_MANY, OTHER_VERSION = 0, 1, 2, 3, 4
 -- What gateways of one group must have in common to understand what they find here: changed with any format.
-local VERSION = '1'
+local VERSION = '2'
 -- How long after a look at what depends on other gateways the next makes sense.
 local UNKNOWN_RETRY, FLIGHT_RETRY, SOONEST_RETRY = 20000, 5000, 1000
 -- How much of a log is read at one time.
@@ -42,12 +42,12 @@ local given = word()              -- the time, in tests; empty in earnest
 local id = word()                 -- which store this is, as the gateway knows it
 local process, epoch = word(), word()
 local verb = word()               -- hello, tell, bye
-local suspect_epoch = number()          -- the birth that a gateway has reason to doubt, or -1
+local suspect_epoch = number()    -- the birth that a gateway has reason to doubt, or -1
 local trusts_empty = number() == 1
 local presence, horizon_most, lease = number(), number(), number()
 local horizon_own = number()      -- how far ahead this gateway takes slots: further, if it is far away
 local name, gateways, share_for = word(), number(), number()
-local group, present, keyings = KEYS[1], KEYS[2], KEYS[3]
+local group, present, keyings, group_v1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local now
 if given ~= '' then
@@ -67,7 +67,10 @@ end
 
 local meta = hash(group)
 local born
-if meta.id and meta.v ~= VERSION then
+-- Version 1 has its version under a key of its own, and looks for that of others only there.
+local is_other = meta.id and meta.v ~= VERSION
+  or verb == 'hello' and (call('HGET', group_v1, 'v') or VERSION) ~= VERSION
+if is_other then
   -- Gateways of another version count here in another way, until the last of them is gone.
   if call('ZCOUNT', present, now, '+inf') > 0 then return { OTHER_VERSION } end
   if verb ~= 'hello' then return { LAPSED } end
@@ -85,6 +88,7 @@ if born then
   -- What this store knows is not all: it is empty, behind, or its clock was set.
   call('DEL', group, present, keyings)
   call('HSET', group, 'id', id, 'v', VERSION, 'born', born, 'last', now)
+  call('HSET', group_v1, 'id', id, 'v', VERSION)
   meta = {}
   if verb ~= 'hello' then return { LAPSED } end
 else

@@ -285,7 +285,7 @@ end
 
 local function open_window(index)
   local window = {
-    key = KEYS[2 + 2 * index], log = KEYS[3 + 2 * index], entries = {}, fresh_entries = {}, gone = {},
+    key = KEYS[3 + 2 * index], log = KEYS[4 + 2 * index], entries = {}, fresh_entries = {}, gone = {},
     fresh = number() == 1, kind = nil, told = word(), requests = number(), span = number(), quantum = number(),
     interval = number(), burst = number(), in_flight = number(), linger = number(),
     bounds = { number(), number(), number() }, calendar = word(), limit = word(), keyed = word(),

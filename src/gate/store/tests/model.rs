@@ -157,7 +157,7 @@ impl Model {
         let count = words.number();
         let mut open: Vec<Open> = Vec::new();
         for index in 0..count as usize {
-            let mut window = self.open(&keys[3 + 2 * index], caller, words);
+            let mut window = self.open(&keys[4 + 2 * index], caller, words);
             let span = window.window.span + window.params.linger;
             let left = |all: i64| all - self.withheld(caller, all, span);
             (window.room, window.most_flying) = (left(window.params.requests), left(window.params.in_flight));

@@ -130,6 +130,22 @@ fn gateways_of_another_version_have_the_store_to_themselves_until_they_are_gone(
 }
 
 #[test]
+fn gateways_of_the_first_version_and_of_this_one_do_not_count_side_by_side() {
+    let mut stage = Stage::new();
+    let until = BEGIN + 1_000_000;
+    // As the first version leaves them: its own key for the group, and a gateway that is there.
+    cmd("HSET").arg("{g}:house").arg("id").arg("store").arg("v").arg("1").exec(&mut stage.connection).unwrap();
+    cmd("ZADD").arg("{g}:present").arg(until).arg("old.1").exec(&mut stage.connection).unwrap();
+    assert!(matches!(stage.say("a.1", Command::Hello, None), Err(Error::OtherVersion)));
+    cmd("DEL").arg("{g}:present").exec(&mut stage.connection).unwrap();
+    stage.hello("a.1");
+    // It looks there when it comes back.
+    let version: String = cmd("HGET").arg("{g}:house").arg("v").query(&mut stage.connection).unwrap();
+    assert_ne!(version, "1");
+    stage.hello("b.1");
+}
+
+#[test]
 fn who_tells_windows_apart_otherwise_waits_until_nobody_does_as_before_and_what_was_counted_is_not_known() {
     let mut stage = Stage::new();
     for gateway in ["a.1", "b.1"] {
