@@ -11,7 +11,7 @@ mod guard;
 mod health;
 mod history;
 mod limit_json;
-mod limits;
+mod limits_api;
 mod openmetrics;
 mod state;
 mod warnings;
@@ -90,8 +90,8 @@ pub fn open(
 fn router(state: Arc<AdminState>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(openmetrics::show))
-        .route("/v1/limits", get(limits::all))
-        .route("/v1/limits/{name}", get(limits::one).patch(config_api::tune))
+        .route("/v1/limits", get(limits_api::all))
+        .route("/v1/limits/{name}", get(limits_api::one).patch(config_api::tune))
         .route("/v1/events", get(events::stream))
         .route("/v1/history", get(events::history))
         .route("/v1/warnings", get(warnings::all))

@@ -18,7 +18,7 @@ use super::new_runtime;
 use crate::net::connection_limit::{ConnToken, ConnectionLimit};
 use crate::net::drain::{ConnGuard, Drain};
 use crate::net::listen::Listener;
-use crate::net::listener_stats::{ListenerStats, RejectReason};
+use crate::net::listener_stats::{ConnRejectReason, ListenerStats};
 use crate::proxy::metrics::Metrics;
 use crate::proxy::task_pool::{NewTask, TaskPool};
 use crate::proxy::{ConnectionServer, CurrentSnapshot, Shared, Worker};
@@ -142,7 +142,7 @@ impl WorkerPool {
     /// its peer or too many connections are open.
     pub(super) fn dispatch(&self, stream: TcpStream, peer: SocketAddr, stats: &Arc<ListenerStats>) {
         if !self.current.snapshot().may_connect_from(peer.ip()) {
-            stats.count_rejected(RejectReason::NotAllowed);
+            stats.count_rejected(ConnRejectReason::NotAllowed);
             // The first may be a mistake in the file; warnings for all further ones would let strangers fill the log.
             if self.warned_not_allowed.replace(true) {
                 tracing::debug!(%peer, listener = %stats.address, "closed: its address is not in [access] allow_from");
@@ -153,7 +153,7 @@ impl WorkerPool {
         }
         match self.limit.try_acquire(peer.ip()) {
             Some(token) => self.assign(stream, peer, token, stats),
-            None => stats.count_rejected(RejectReason::TooMany),
+            None => stats.count_rejected(ConnRejectReason::TooMany),
         }
     }
 

@@ -11,7 +11,7 @@ use super::toml_value::SourceSpan;
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// Listening address of a key, as written or by default.
-struct Listener<'f> {
+struct DeclaredListener<'f> {
     key: &'static str,
     address: SocketAddr,
     span: Option<&'f SourceSpan>,
@@ -19,19 +19,19 @@ struct Listener<'f> {
 
 /// Reports listeners that the kernel would not bind at the same time.
 pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
-    let mut listeners: Vec<Listener<'_>> = Vec::new();
+    let mut listeners: Vec<DeclaredListener<'_>> = Vec::new();
     match file.listen.proxy.get() {
-        Some(list) => listeners.extend(list.value.iter().map(|at| Listener {
+        Some(list) => listeners.extend(list.value.iter().map(|at| DeclaredListener {
             key: "[listen] proxy",
             address: at.value,
             span: Some(&at.span),
         })),
-        None => listeners.push(Listener { key: "[listen] proxy", address: LISTEN, span: None }),
+        None => listeners.push(DeclaredListener { key: "[listen] proxy", address: LISTEN, span: None }),
     }
     let others = [("[admin] listen", file.admin.listen.get()), ("[locks] listen", file.locks.listen.get())];
     listeners.extend(others.into_iter().filter_map(|(key, at)| {
         let at = at?;
-        Some(Listener { key, address: at.value, span: Some(&at.span) })
+        Some(DeclaredListener { key, address: at.value, span: Some(&at.span) })
     }));
     for (index, listener) in listeners.iter().enumerate() {
         let rival = listeners[..index].iter().find(|other| overlap(other.address, listener.address));
@@ -41,7 +41,7 @@ pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
     }
 }
 
-fn report(listener: &Listener<'_>, rival: &Listener<'_>, span: &SourceSpan, reports: &Reports<'_>) {
+fn report(listener: &DeclaredListener<'_>, rival: &DeclaredListener<'_>, span: &SourceSpan, reports: &Reports<'_>) {
     let (address, other) = (listener.address, rival.address);
     if rival.key == listener.key && address == other {
         return reports.error(span, format_args!("{address} is listed already"), "leave it out");

@@ -17,6 +17,7 @@
 
 mod access_schema;
 mod address_rules;
+mod checked_settings;
 mod duration;
 pub mod edit;
 mod explain;
@@ -28,7 +29,6 @@ mod listeners;
 mod process_schema;
 mod report;
 mod schema;
-mod settings;
 mod store_check;
 mod store_schema;
 #[cfg(test)]
@@ -44,8 +44,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+pub use self::checked_settings::{Admin, Locks, Settings};
 pub use self::report::{Report, Severity};
-pub use self::settings::{Admin, Locks, Settings};
 
 use self::report::{Reports, SourceText};
 use self::schema::ConfigFile;

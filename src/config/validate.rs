@@ -9,11 +9,11 @@ use rustls::pki_types::CertificateDer;
 
 use super::access_schema::AccessSection;
 use super::address_rules::Exposure;
+use super::checked_settings::{Admin, Locks, Settings};
 use super::limit_check::KeyContext;
 use super::process_schema::{AdminSection, LocksSection, StateSection, TraceSection};
 use super::report::Reports;
 use super::schema::{ConfigFile, RouteSection};
-use super::settings::{Admin, Locks, Settings};
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
 use super::{address_rules, folders, limit_check, lint, listeners, store_check, tls_check, users};

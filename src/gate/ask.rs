@@ -1,8 +1,7 @@
-//! What the gate is asked, and what it answers.
+//! Options of a request for slots, and why it may be refused.
 
 use std::time::Duration;
 
-use super::{Permit, Waiting};
 use crate::locker::{AskKind, Sorry};
 use crate::time::Time;
 
@@ -36,16 +35,6 @@ impl Default for Patience {
     fn default() -> Self {
         Patience { urgency: 3, max_wait: None, arrived: None, kind: AskKind::New, revision: Revision::default() }
     }
-}
-
-/// The answer to an ask that was not delayed.
-pub enum Answer {
-    /// It may be sent now.
-    Go(Permit),
-    /// It is in line.
-    Wait(Waiting),
-    /// It is refused.
-    Sorry(Refused),
 }
 
 /// A refusal of the gate's.

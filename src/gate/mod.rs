@@ -4,6 +4,7 @@
 //! and nothing else. It never decides by itself, never holds the lock while it logs, wakes or waits, and knows nothing
 //! of HTTP or of keys' meaning.
 
+mod answer;
 mod ask;
 pub mod clock;
 mod clock_watch;
@@ -28,7 +29,8 @@ use smallvec::SmallVec;
 use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
-pub use ask::{Answer, Patience, Refused, Revision};
+pub use answer::Answer;
+pub use ask::{Patience, Refused, Revision};
 use clock::Clock;
 use driver::{Arming, Timer};
 use journal::Journal;

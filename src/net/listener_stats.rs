@@ -14,15 +14,15 @@ pub struct ListenerStats {
     active: AtomicUsize,
     /// Connections accepted and not rejected.
     accepted: AtomicU64,
-    /// Connections rejected with [`RejectReason::NotAllowed`].
+    /// Connections rejected with [`ConnRejectReason::NotAllowed`].
     not_allowed: AtomicU64,
-    /// Connections rejected with [`RejectReason::TooMany`].
+    /// Connections rejected with [`ConnRejectReason::TooMany`].
     too_many: AtomicU64,
 }
 
 /// Reason for closing a connection before anything is read from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RejectReason {
+pub enum ConnRejectReason {
     /// The peer's address is not allowed (`[access] allow_from`).
     NotAllowed,
     /// The peer's address is at its connection limit (`max_connections_per_address`).
@@ -52,10 +52,10 @@ impl ListenerStats {
     }
 
     /// Counts a rejected connection.
-    pub fn count_rejected(&self, reason: RejectReason) {
+    pub fn count_rejected(&self, reason: ConnRejectReason) {
         let count = match reason {
-            RejectReason::NotAllowed => &self.not_allowed,
-            RejectReason::TooMany => &self.too_many,
+            ConnRejectReason::NotAllowed => &self.not_allowed,
+            ConnRejectReason::TooMany => &self.too_many,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }

@@ -7,7 +7,7 @@ use super::access::Admitted;
 use super::claims::Claims;
 use super::host::Authority;
 use super::outcome::Failure;
-use super::permit::{self, Claimant, LatePermits};
+use super::permit_request::{self, Claimant, LatePermits};
 use super::plan::Plan;
 use super::query::{decode, parameter, parameters};
 use super::refusal::Refusal;
@@ -60,14 +60,14 @@ pub(super) async fn acquire(
     let claims = request.claims(session, log, &admitted)?;
     let mut claimant = Acquire { request, admitted, claims };
     let mut late = LatePermits::default();
-    let mut permit = permit::ask(session, log, &mut claimant, prefs).await?.permit;
+    let mut permit = permit_request::ask(session, log, &mut claimant, prefs).await?.permit;
     while permit.is_late() {
         drop(permit);
         late.add_one(session)?;
         let prefs = Patience { kind: AskKind::Retry, ..prefs };
-        permit = permit::ask(session, log, &mut claimant, prefs).await?.permit;
+        permit = permit_request::ask(session, log, &mut claimant, prefs).await?.permit;
     }
-    permit::check(&permit)?;
+    permit_request::check(&permit)?;
     // The caller's own work begins here; its end is not reported.
     let mut flight = permit.depart();
     flight.sent();

@@ -3,7 +3,7 @@
 use super::body::{Body, Replay};
 use super::checkout::{check_out, discard_response};
 use super::outcome::{Failure, Tunnel};
-use super::permit::{self, LatePermits};
+use super::permit_request::{self, LatePermits};
 use super::plan::Plan;
 use super::pool::Freshness;
 use super::read_response::{self, NoResponse};
@@ -101,12 +101,12 @@ async fn connect(
     loop {
         let ready = check_out(session, plan, granted.held).await?;
         if !granted.permit.is_late() {
-            permit::check(&granted.permit)?;
+            permit_request::check(&granted.permit)?;
             let guard = HelloGuard::new(&session.worker.snapshot, plan);
             return Ok(Tunnel::open(ready, granted.permit, guard));
         }
         late.add_one(session)?;
-        granted = permit::obtain_again(session, log, plan, granted.permit, ready).await?;
+        granted = permit_request::obtain_again(session, log, plan, granted.permit, ready).await?;
     }
 }
 
@@ -131,12 +131,12 @@ async fn exchange(
         let mut ready = check_out(session, plan, held.take()).await?;
         if permit.is_late() {
             late.add_one(session)?;
-            Granted { permit, held } = permit::obtain_again(session, log, plan, permit, ready).await?;
+            Granted { permit, held } = permit_request::obtain_again(session, log, plan, permit, ready).await?;
             continue;
         }
         write(session, plan, &mut body, resend.as_ref(), &mut ready)?;
         log.body = BodyRead::of(&body);
-        permit::check(&permit)?;
+        permit_request::check(&permit)?;
         let reason = match send(session, log, &mut ready, &mut body, permit).await? {
             SendResult::Unanswered(reason) => reason,
             SendResult::Answered(mut flight) => {
@@ -186,7 +186,7 @@ async fn exchange(
             return Err(Refusal::ConnectionTerminated.into());
         }
         // The origin may have counted the request, so the next sending takes a slot of its own.
-        Granted { permit, held } = permit::obtain(session, log, plan, AskKind::Retry).await?;
+        Granted { permit, held } = permit_request::obtain(session, log, plan, AskKind::Retry).await?;
     }
 }
 

@@ -6,7 +6,7 @@ use super::forward_response;
 use super::local_request;
 use super::local_response::{establish, refuse};
 use super::outcome::{Failure, Outcome};
-use super::permit;
+use super::permit_request;
 use super::request_log::RequestLog;
 use super::session::Session;
 use crate::locker::AskKind;
@@ -45,7 +45,7 @@ async fn carry(session: &mut Session, log: &mut RequestLog) -> Result<Outcome, F
             return Ok(Outcome::Intercept(tunnel));
         }
     };
-    let granted = permit::obtain(session, log, &mut plan, AskKind::New).await?;
+    let granted = permit_request::obtain(session, log, &mut plan, AskKind::New).await?;
     let reached = attempt::run(session, log, &mut plan, granted).await?;
     forward_response::run(session, log, &plan, reached).await
 }

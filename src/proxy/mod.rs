@@ -10,7 +10,7 @@
 //! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `outcome` |
 //! | writing | `trailers` `body` `serialize` `local_response` `checkout` (a connection for one request) |
-//! | steps | `admit` (target, access, framing) · `permit` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `local_request` and `acquire` (answered here) |
+//! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `local_request` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
 //! | top | `tunnel` `intercept` `http2` `connection` |
 //!
@@ -49,7 +49,7 @@ mod named_hosts;
 mod outcome;
 pub mod path;
 pub mod pattern;
-mod permit;
+mod permit_request;
 mod pinned;
 mod plan;
 mod pool;
