@@ -116,7 +116,7 @@ pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, s
 
 /// One connection: accepts its requests, and ends it.
 struct H2Server<'a> {
-    conn: H2CallerConn,
+    conn: H2CallerConn<Stream>,
     deadline: &'a mut Deadline,
     shutdown: &'a mut ShutdownWatch,
     common: Rc<SharedSession>,

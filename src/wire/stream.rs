@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::head::EndStream;
-use super::http2::{CallerStream, OriginStream};
+use super::http2::{CallerStream, LowerStream, OriginStream};
 use super::tcp::Tcp;
 
 mod h2_heads;
@@ -275,6 +275,16 @@ impl Stream {
             | Transport::Origin(_)
             | Transport::Closed => self.is_reusable(),
         }
+    }
+}
+
+impl LowerStream for Stream {
+    fn take(&mut self) -> Stream {
+        Stream::take(self)
+    }
+
+    fn abort(&mut self) {
+        Stream::abort(self);
     }
 }
 

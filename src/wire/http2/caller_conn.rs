@@ -13,15 +13,16 @@ use tokio::io::ReadBuf;
 use super::convert;
 use super::frame_observer::FrameObserver;
 use super::limits::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use super::lower_stream::{LowerStream, Released};
 use super::stream_content::{StreamContent, to_io_error};
 use super::wire_state::WireState;
-use crate::wire::Stream;
 use crate::wire::head::{EndStream, HeadError, MAX_HEAD, RequestHead};
 
 /// HTTP/2 connection of a caller.
-pub struct H2CallerConn {
-    connection: Connection<FrameObserver, Bytes>,
+pub struct H2CallerConn<S: LowerStream> {
+    connection: Connection<FrameObserver<S>, Bytes>,
     wire: Arc<WireState>,
+    released: Released<S>,
 }
 
 /// Request of a caller: its head, and the stream for its content and its response.
@@ -33,7 +34,7 @@ pub struct IncomingRequest {
     pub stream: CallerStream,
 }
 
-impl H2CallerConn {
+impl<S: LowerStream> H2CallerConn<S> {
     /// Performs the HTTP/2 handshake (preface and SETTINGS). It has no timeout of its own.
     ///
     /// # Errors
@@ -41,8 +42,9 @@ impl H2CallerConn {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn handshake(stream: Stream) -> io::Result<H2CallerConn> {
-        let (watch, wire) = FrameObserver::caller(stream);
+    pub async fn handshake(stream: S) -> io::Result<H2CallerConn<S>> {
+        let observer = FrameObserver::caller(stream);
+        let (wire, released) = (observer.wire(), observer.released());
         let mut settings = Builder::new();
         settings
             .initial_window_size(STREAM_WINDOW)
@@ -50,8 +52,8 @@ impl H2CallerConn {
             // Larger heads are answered 431 by `h2`, far larger ones end the connection.
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER);
-        let connection = settings.handshake(watch).await.map_err(to_io_error)?;
-        Ok(H2CallerConn { connection, wire })
+        let connection = settings.handshake(observer).await.map_err(to_io_error)?;
+        Ok(H2CallerConn { connection, wire, released })
     }
 
     /// The next request; `None` at the end of the connection. Must be polled for any progress on the connection.
@@ -90,10 +92,10 @@ impl H2CallerConn {
     }
 
     /// Stream beneath the connection, once HTTP/2 is over.
-    pub fn into_stream(self) -> Option<Stream> {
-        let H2CallerConn { connection, wire } = self;
+    pub fn into_stream(self) -> Option<S> {
+        let H2CallerConn { connection, released, wire: _ } = self;
         drop(connection);
-        wire.take_stream()
+        released.take()
     }
 
     /// Abuse score of the caller: frames that carry neither a message nor window count 1, and those that cause work for

@@ -10,12 +10,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frame_parser::{FrameEvent, FrameParser, frame_type};
 use super::limits::PREFACE;
+use super::lower_stream::{LowerStream, Released};
 use super::wire_state::WireState;
-use crate::wire::Stream;
 
 /// Stream beneath `h2`, with parsers of its frames.
-pub(super) struct FrameObserver {
-    stream: Stream,
+pub(super) struct FrameObserver<S: LowerStream> {
+    stream: S,
+    /// Takes the stream when `h2` drops this.
+    released: Released<S>,
     wire: Arc<WireState>,
     inbound: FrameParser,
     /// Parser of sent frames; only on a connection to an origin.
@@ -24,20 +26,30 @@ pub(super) struct FrameObserver {
     unflushed: bool,
 }
 
-impl FrameObserver {
+impl<S: LowerStream> FrameObserver<S> {
     /// Observes a connection opened by a caller.
-    pub(super) fn caller(stream: Stream) -> (FrameObserver, Arc<WireState>) {
+    pub(super) fn caller(stream: S) -> FrameObserver<S> {
         FrameObserver::new(stream, FrameParser::after(PREFACE.len()), None)
     }
 
     /// Observes a connection to an origin.
-    pub(super) fn origin(stream: Stream) -> (FrameObserver, Arc<WireState>) {
+    pub(super) fn origin(stream: S) -> FrameObserver<S> {
         FrameObserver::new(stream, FrameParser::after(0), Some(FrameParser::after(PREFACE.len())))
     }
 
-    fn new(stream: Stream, inbound: FrameParser, outbound: Option<FrameParser>) -> (FrameObserver, Arc<WireState>) {
-        let wire = Arc::<WireState>::default();
-        (FrameObserver { stream, wire: Arc::clone(&wire), inbound, outbound, unflushed: false }, wire)
+    fn new(stream: S, inbound: FrameParser, outbound: Option<FrameParser>) -> FrameObserver<S> {
+        let (released, wire) = (Released::new(), Arc::default());
+        FrameObserver { stream, released, wire, inbound, outbound, unflushed: false }
+    }
+
+    /// What is observed.
+    pub(super) fn wire(&self) -> Arc<WireState> {
+        Arc::clone(&self.wire)
+    }
+
+    /// Place where the stream will be once `h2` has dropped this.
+    pub(super) fn released(&self) -> Released<S> {
+        self.released.clone()
     }
 
     fn received(&mut self, bytes: &[u8]) {
@@ -91,7 +103,7 @@ fn abuse_weight(frame: u8) -> u64 {
     }
 }
 
-impl AsyncRead for FrameObserver {
+impl<S: LowerStream> AsyncRead for FrameObserver<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, into)) {
@@ -104,7 +116,7 @@ impl AsyncRead for FrameObserver {
     }
 }
 
-impl AsyncWrite for FrameObserver {
+impl<S: LowerStream> AsyncWrite for FrameObserver<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
         self.sent(&[IoSlice::new(data)], count);
@@ -138,8 +150,9 @@ impl AsyncWrite for FrameObserver {
     }
 }
 
-impl Drop for FrameObserver {
+impl<S: LowerStream> Drop for FrameObserver<S> {
     fn drop(&mut self) {
-        self.wire.on_released(self.stream.take());
+        self.released.set(self.stream.take());
+        self.wire.on_closed();
     }
 }

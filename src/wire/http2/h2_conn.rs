@@ -15,11 +15,11 @@ use super::frame_observer::FrameObserver;
 use super::h2_conn_state::{H2ConnState, PongWait};
 use super::limits::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use super::liveness::Readiness;
+use super::lower_stream::{LowerStream, Released};
 use super::origin_stream::OriginStream;
 use super::stream_content::to_io_error;
 use super::wire_state::{CloseMode, DriverCommand, WireState};
 use crate::time::Time;
-use crate::wire::Stream;
 use crate::wire::head::MAX_HEAD;
 
 /// Longest time that sending a GOAWAY may take. An origin that reads nothing would keep the connection forever.
@@ -38,8 +38,8 @@ impl H2Conn {
     ///
     /// # Errors
     /// If the connection breaks.
-    pub async fn handshake(
-        stream: Stream,
+    pub async fn handshake<S: LowerStream>(
+        stream: S,
         now: Time,
     ) -> io::Result<(H2Conn, impl Future<Output = ()> + Send + 'static)> {
         let mut settings = Builder::new();
@@ -51,10 +51,11 @@ impl H2Conn {
             .max_send_buffer_size(SEND_BUFFER)
             // Until the origin's SETTINGS arrive: streams above its limit would wait inside `h2`, out of reach.
             .initial_max_send_streams(1);
-        let (watch, wire) = FrameObserver::origin(stream);
-        let (send, connection) = settings.handshake(watch).await.map_err(to_io_error)?;
+        let observer = FrameObserver::origin(stream);
+        let (wire, released) = (observer.wire(), observer.released());
+        let (send, connection) = settings.handshake(observer).await.map_err(to_io_error)?;
         let state = H2ConnState::new(Arc::clone(&wire), now);
-        Ok((H2Conn { send, state }, drive(connection, wire)))
+        Ok((H2Conn { send, state }, drive(connection, wire, released)))
     }
 
     /// Opens a stream if the connection has room and is ready (a PING may be due first).
@@ -104,7 +105,11 @@ impl H2Conn {
 }
 
 /// Drives the connection until it ends or is told to close.
-async fn drive(mut connection: Connection<FrameObserver, Bytes>, wire: Arc<WireState>) {
+async fn drive<S: LowerStream>(
+    mut connection: Connection<FrameObserver<S>, Bytes>,
+    wire: Arc<WireState>,
+    released: Released<S>,
+) {
     let mut ping = connection.ping_pong().expect("it is asked for once");
     let (mut is_asked, mut ended) = (false, None);
     let ending = poll_fn(|cx| {
@@ -135,7 +140,7 @@ async fn drive(mut connection: Connection<FrameObserver, Bytes>, wire: Arc<WireS
     }
     drop(connection);
     // The descriptor is free from here on, though streams may still exist.
-    if let Some(mut stream) = wire.take_stream()
+    if let Some(mut stream) = released.take()
         && ended.is_none()
     {
         // Bytes that the kernel has not sent yet are of no use any more.

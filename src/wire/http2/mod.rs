@@ -11,6 +11,7 @@ mod h2_conn;
 mod h2_conn_state;
 mod limits;
 mod liveness;
+mod lower_stream;
 mod origin_stream;
 mod stream_content;
 mod wire_state;
@@ -20,6 +21,7 @@ pub use convert::{FieldMap, can_carry_path, filter_trailers, read_trailers, writ
 pub use h2_conn::H2Conn;
 pub use h2_conn_state::{HeadFlush, PongWait, SettingsWait};
 pub use limits::PREFACE;
+pub use lower_stream::LowerStream;
 pub use origin_stream::{OriginStream, ResponseKind, StreamFailure};
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
 use super::liveness::Activity;
-use crate::wire::Stream;
 
 /// State of a connection as seen by its [`FrameObserver`](super::frame_observer::FrameObserver).
 #[derive(Default)]
@@ -57,8 +56,6 @@ struct Inner {
     driver: Option<Waker>,
     /// Error of the transport; `h2` keeps only its text.
     failure: Option<Arc<io::Error>>,
-    /// Stream beneath the connection, after `h2` has released it.
-    released: Option<Stream>,
     /// Abuse score: received frames that carry neither a message nor window, weighted.
     abuse_score: u64,
 }
@@ -96,7 +93,6 @@ impl Default for Inner {
             close_mode: None,
             driver: None,
             failure: None,
-            released: None,
             abuse_score: 0,
         }
     }
@@ -246,11 +242,6 @@ impl WireState {
         self.lock().failure.clone()
     }
 
-    /// Takes the stream beneath the connection, after `h2` has released it.
-    pub(super) fn take_stream(&self) -> Option<Stream> {
-        self.lock().released.take()
-    }
-
     /// Abuse score of the peer.
     pub(super) fn abuse_score(&self) -> u64 {
         self.lock().abuse_score
@@ -295,12 +286,6 @@ impl WireState {
     /// Records an error of the transport.
     pub(super) fn on_io_error(&self, error: io::Error) {
         self.lock().failure = Some(Arc::new(error));
-    }
-
-    /// Stores the stream that `h2` has released.
-    pub(super) fn on_released(&self, rest: Stream) {
-        self.lock().released = Some(rest);
-        self.on_closed();
     }
 
     /// Wakes the tasks of heads that were sent or excluded.
