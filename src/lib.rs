@@ -49,18 +49,24 @@
 //!   intercepted tunnel passes nothing uncounted.
 //! - No input of a stranger is buffered without a bound; every buffer, queue and table has one.
 
-pub mod admin;
-pub mod app;
-pub mod auth;
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "this page is for those who read the code: cargo doc --document-private-items"
+)]
+
+// Modules that benches and `main` use are public; of the others the compiler sees what is dead.
+pub(crate) mod admin;
+pub(crate) mod app;
+pub(crate) mod auth;
 pub mod cli;
-pub mod config;
+pub(crate) mod config;
 pub mod gate;
-pub mod http_admin;
+pub(crate) mod http_admin;
 pub mod locker;
-pub mod locks;
-pub mod log;
-pub mod net;
-pub mod proxy;
+pub(crate) mod locks;
+pub(crate) mod log;
+pub(crate) mod net;
+pub(crate) mod proxy;
 pub mod time;
-pub mod tls;
-pub mod wire;
+pub(crate) mod tls;
+pub(crate) mod wire;

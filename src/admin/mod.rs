@@ -26,7 +26,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::{mpsc, watch};
 
-pub use self::command::{AdminCommand, CommandError, CommandReply};
+pub use self::command::{AdminCommand, CommandError};
 use self::history::History;
 use self::state::AdminState;
 use crate::auth::Passwords;

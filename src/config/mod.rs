@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use self::checked_settings::{Admin, Locks, Settings};
+pub use self::checked_settings::{Locks, Settings};
 pub use self::report::{Report, Severity};
 
 use self::report::{Reports, SourceText};

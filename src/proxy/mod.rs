@@ -84,5 +84,5 @@ mod worker;
 pub use self::connection::ConnectionServer;
 pub use self::problem::Problem;
 pub use self::settings::{PoolSettings, Settings, Timeouts};
-pub use self::snapshot::{ConfigSnapshot, Error, PreparedSnapshot, Shared};
+pub use self::snapshot::{Error, PreparedSnapshot, Shared};
 pub use self::worker::{CurrentSnapshot, Worker};

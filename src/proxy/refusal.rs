@@ -106,8 +106,6 @@ pub enum Refusal {
     AnswerTimeout,
     /// The request would be forwarded to the gateway itself.
     Loop,
-    /// The request needs a feature that the gateway does not have.
-    Unsupported(&'static str),
     /// The request is in another version of HTTP.
     Version,
 }
@@ -183,7 +181,6 @@ impl Refusal {
             Refusal::ConnectTimeout => row(504, "connection_timeout", "origin", "connect_timeout"),
             Refusal::AnswerTimeout => row(504, "http_response_timeout", "origin", "answer_timeout"),
             Refusal::Loop => row(508, "proxy_loop_detected", "gateway", "loop"),
-            Refusal::Unsupported(_) => row(501, "http_request_error", "gateway", "unsupported"),
             Refusal::Version => row(505, "http_request_error", "gateway", "version"),
         }
     }
@@ -218,7 +215,6 @@ impl Refusal {
                 | Refusal::UriTooLong
                 | Refusal::HeadTimeout
                 | Refusal::Expectation
-                | Refusal::Unsupported(_)
                 | Refusal::Version
                 | Refusal::NotTls
         )
@@ -241,7 +237,6 @@ impl Refusal {
             Refusal::BadTarget(why) => return format!("The request's target is not valid: {why}.").into(),
             Refusal::Denied(why) => return format!("The gateway does not allow this: {why}.").into(),
             Refusal::Misdirected(why) => return format!("The request is for a host that is not served here: {why}.").into(),
-            Refusal::Unsupported(why) => return format!("The gateway does not do this: {why}.").into(),
             Refusal::ProtocolError(why) => return format!("The origin's response is not well-formed HTTP: {why}.").into(),
             Refusal::Certificate(why) => return format!("The origin's certificate is not valid: {why}. If it is of an authority of your own, name that in [tls] trust.").into(),
             Refusal::TlsError(why) => return format!("TLS with the origin failed: {why}.").into(),
@@ -283,11 +278,8 @@ impl Refusal {
         if let Refusal::Certificate(why) | Refusal::TlsError(why) | Refusal::Ambiguous { why, .. } = self {
             return why.as_str().into();
         }
-        if let Refusal::Malformed(why)
-        | Refusal::BadTarget(why)
-        | Refusal::Denied(why)
-        | Refusal::ProtocolError(why)
-        | Refusal::Unsupported(why) = self
+        if let Refusal::Malformed(why) | Refusal::BadTarget(why) | Refusal::Denied(why) | Refusal::ProtocolError(why) =
+            self
         {
             return (*why).into();
         }

@@ -18,7 +18,7 @@ pub use self::cert_summary::CertSummary;
 pub use self::fault::{CaFault, Error};
 pub use self::files::{Settings, certificate_path, key_path, old_certificate_path};
 use self::leaf::LeafIssuer;
-pub use self::name_scope::{NameScope, Subtree};
+pub use self::name_scope::Subtree;
 
 /// Authority of the gateway, with its leaves.
 pub struct CertAuthority {
