@@ -4,12 +4,12 @@ use super::ask::Refused;
 use super::permit::Permit;
 use super::wait_slots::Waiting;
 
-/// The answer to an ask that was not delayed.
+/// Immediate answer to a request for a permit.
 pub enum Answer {
-    /// It may be sent now.
+    /// Granted: the request may be sent now.
     Go(Permit),
-    /// It is in line.
+    /// Queued: await this for the verdict.
     Wait(Waiting),
-    /// It is refused.
+    /// Refused now.
     Sorry(Refused),
 }

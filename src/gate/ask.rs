@@ -1,33 +1,35 @@
-//! Options of a request for slots, and why it may be refused.
+//! Options of a request for slots, and the reasons of a refusal.
 
 use std::time::Duration;
 
 use crate::locker::{AskKind, Sorry};
 use crate::time::Time;
 
-/// How often the limits were read so that a request may have to pass others than before. Claims are good for the revision
-/// by whose rules they were found.
+/// Number of reloads that may have changed which limits a request must pass. Claims are valid only for the revision
+/// that they were built from.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Revision(pub(super) u64);
 
 impl Revision {
+    /// Revision after the next reload.
     pub(super) fn next(self) -> Revision {
         Revision(self.0 + 1)
     }
 }
 
-/// How a request wants to be treated in line, and by which rules its claims were found.
+/// Wait preferences of a request, and the revision of its claims.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// RFC 9218 urgency: 0 (first) to 7.
     pub urgency: u8,
-    /// The caller's own bound on the wait; it can only shorten that of the limits.
+    /// Longest wait that the caller accepts; it can only shorten `max_wait` of the limits.
     pub max_wait: Option<Duration>,
-    /// When the request first arrived; `None`: now.
+    /// Time of the request's first arrival, which decides its place in the queue; `None`: now.
     pub arrived: Option<Time>,
-    /// Whether it has asked before: what has keeps its place in line.
+    /// Distinguishes a new request from a retry and from one that asks again after a reload; the latter two keep their
+    /// place.
     pub kind: AskKind,
-    /// By which rules its claims were found; with others than those in force it is refused with [`Refused::Reask`].
+    /// Revision that its claims were built from; an outdated one is refused with [`Refused::Reask`].
     pub revision: Revision,
 }
 
@@ -37,17 +39,17 @@ impl Default for Patience {
     }
 }
 
-/// A refusal of the gate's.
+/// Reason of a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
     /// A limit refused.
     Sorry(Sorry),
-    /// The gateway shuts down, and this request could not have gone before its end.
+    /// The gateway shuts down, and the request cannot be granted before its end. Fault of the gateway.
     Closing {
-        /// The end.
+        /// End of the shutdown grace.
         until: Time,
     },
-    /// The limits were read again, and it may have to pass others now: its claims must be found anew, and it must ask again
-    /// at once, as one that arrived when it did.
+    /// A reload may have changed which limits the request must pass. Its claims must be built anew, and it must ask
+    /// again at once with its original arrival time.
     Reask,
 }

@@ -1,4 +1,5 @@
-//! The only place that reads a clock: the monotonic one, and the wall's for `calendar` windows.
+//! Clocks of the gateway: CLOCK_MONOTONIC for all decisions, the wall clock for `calendar` windows. No other file reads
+//! a clock.
 #![allow(
     clippy::disallowed_methods,
     reason = "this file is the one that may read clocks, so that every other is handed the time"
@@ -12,43 +13,44 @@ use crate::locker::WallSample;
 use crate::time::Time;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-/// 2026-01-01T00:00:00Z in nanoseconds of Unix time. There was no lockgate before: a wall clock that says so has not been
-/// set since the machine was started.
+/// 2026-01-01T00:00:00Z in nanoseconds of Unix time, a date before the first release: a wall clock that reads less has
+/// not been set since the machine booted.
 const EARLIEST: i128 = 1_767_225_600_000_000_000;
-/// How long before its start the line begins: what an earlier process counted has a place on it too, for two spans of the
-/// longest window.
+/// Distance of [`Time::START`] before the start of the clock. Counts of an earlier process need times before the start:
+/// up to two periods of the longest window (366 days).
 const BEFORE: Duration = Duration::from_secs(2 * 366 * 86_400);
-/// What stands for "never" where an [`Instant`] is asked for: about thirty years.
+/// Stands for "never" where an [`Instant`] is needed: about thirty years.
 const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
-/// Two clocks were read at one moment if no more than this passed meanwhile.
+/// Largest duration of a read of several clocks that counts as simultaneous: far above an undisturbed read (a few vDSO
+/// calls), far below the delay of a preempted thread.
 const ONE_MOMENT: Duration = Duration::from_micros(100);
 
-/// What the kernel counts from one boot of the machine to the next.
+/// One moment on the clocks that survive the process, which allow a later process to convert times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BootMoment {
-    /// CLOCK_BOOTTIME, which goes on while the machine is suspended, in nanoseconds.
+    /// CLOCK_BOOTTIME, which includes time suspended, in nanoseconds.
     pub(super) since_boot: u64,
     /// The wall clock at the same moment, in nanoseconds of Unix time.
     pub(super) wall: i128,
-    /// The gateway's line just before these were read,
+    /// Gateway time just before these were read.
     pub(super) before: Time,
-    /// and just after.
+    /// Gateway time just after these were read.
     pub(super) after: Time,
 }
 
-/// CLOCK_MONOTONIC, from a start of its own. Cheap to copy; all copies share one start.
+/// Monotonic clock with its own zero point (CLOCK_MONOTONIC). Cheap to copy; all copies share one start.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
-    /// The start as the kernel's timers count it. It is read just after `start`, so that a timer set for a moment never
-    /// fires before [`Clock::now`] has reached it.
+    /// Start in nanoseconds of CLOCK_MONOTONIC, for the kernel's timers. Read just after `start`, so that a timer never
+    /// fires before [`Clock::now`] has reached its time.
     kernel_start_nanos: u64,
     #[cfg(test)]
     hand: Option<&'static Hand>,
 }
 
 impl Clock {
-    /// A clock that starts now.
+    /// Starts a clock.
     pub fn start() -> Clock {
         let start = Instant::now();
         let kernel = clock_gettime(ClockId::Monotonic);
@@ -62,7 +64,7 @@ impl Clock {
         }
     }
 
-    /// The present.
+    /// Current time.
     pub fn now(&self) -> Time {
         #[cfg(test)]
         if let Some(hand) = self.hand {
@@ -71,8 +73,8 @@ impl Clock {
         Time::START + BEFORE + self.start.elapsed()
     }
 
-    /// For how long the machine has been suspended since it was started, in nanoseconds: the gateway's line stands still
-    /// then. It may be a little more, never less.
+    /// Nanoseconds that the machine has been suspended since it booted; gateway time stands still meanwhile. May be
+    /// slightly too high, never too low.
     pub(super) fn asleep_nanos(&self) -> u64 {
         #[cfg(test)]
         if let Some(hand) = self.hand {
@@ -83,11 +85,11 @@ impl Clock {
             let seconds = u64::try_from(read.tv_sec).unwrap_or(0);
             seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0))
         };
-        // The second is read later, so the difference is too small if the thread was held up.
+        // CLOCK_MONOTONIC is read second, so a preempted thread makes the difference too small.
         nanos(ClockId::Boottime).saturating_sub(nanos(ClockId::Monotonic))
     }
 
-    /// One moment on all clocks, between two on the gateway's line: the thread may be held up at any point.
+    /// Reads all clocks at one moment, between two readings of gateway time: the thread may be preempted at any point.
     pub(super) fn boot_moment(&self) -> BootMoment {
         let before = self.now();
         #[cfg(test)]
@@ -103,13 +105,13 @@ impl Clock {
         BootMoment { since_boot, wall, before, after: self.now() }
     }
 
-    /// The same moment for tokio's timers.
+    /// Converts to an [`Instant`], for tokio's timers.
     pub fn instant(&self, at: Time) -> Instant {
         let since_start = at.since(Time::START + BEFORE);
         self.start.checked_add(since_start).unwrap_or(self.start + AGES)
     }
 
-    /// Unix time in nanoseconds, from the wall clock.
+    /// Wall clock in nanoseconds of Unix time; negative before 1970.
     pub fn wall_unix_nanos(&self) -> i128 {
         #[cfg(test)]
         if let Some(hand) = self.hand {
@@ -122,20 +124,20 @@ impl Clock {
         }
     }
 
-    /// A look at the wall clock. If the thread was held up between the clocks each time that they were read, it may be off
-    /// by as much.
+    /// Samples the wall clock. If the thread was preempted during each of three attempts, the sample is off by up to
+    /// that delay.
     pub(super) fn wall(&self) -> WallSample {
-        self.exact_wall().unwrap_or_else(|| self.look_at_wall().0)
+        self.exact_wall().unwrap_or_else(|| self.sample_wall().0)
     }
 
-    /// An exact look at the wall clock. `None` if the thread was held up between the clocks each time that they were read.
+    /// Samples the wall clock exactly. Returns `None` if the thread was preempted during each of three attempts.
     pub(super) fn exact_wall(&self) -> Option<WallSample> {
-        let looks = (0..3).map(|_| self.look_at_wall());
-        looks.into_iter().find_map(|(wall, within)| (within <= ONE_MOMENT).then_some(wall))
+        let samples = (0..3).map(|_| self.sample_wall());
+        samples.into_iter().find_map(|(wall, took)| (took <= ONE_MOMENT).then_some(wall))
     }
 
-    /// A look at the wall clock, and the time that it took to read it and the others.
-    fn look_at_wall(&self) -> (WallSample, Duration) {
+    /// One sample of the wall clock, and the time that it took.
+    fn sample_wall(&self) -> (WallSample, Duration) {
         let before = self.now();
         let unix = self.wall_unix_nanos();
         let asleep = self.asleep_nanos();
@@ -143,7 +145,7 @@ impl Clock {
         (wall, self.now().since(before))
     }
 
-    /// The same moment for a timer of the kernel's that counts CLOCK_MONOTONIC.
+    /// Converts to an absolute time of CLOCK_MONOTONIC, for the kernel's timers.
     pub(super) fn kernel_time(&self, at: Time) -> Timespec {
         let since_start = u64::try_from(at.since(Time::START + BEFORE).as_nanos()).unwrap_or(u64::MAX);
         let nanos = self.kernel_start_nanos.saturating_add(since_start);
@@ -153,13 +155,13 @@ impl Clock {
         }
     }
 
-    /// The same moment on CLOCK_MONOTONIC, which all processes of a machine have in common.
+    /// Converts to nanoseconds of CLOCK_MONOTONIC, which all processes of the machine share.
     pub fn monotonic_nanos(&self, at: Time) -> i64 {
         let kernel = self.kernel_time(at);
         kernel.tv_sec.saturating_mul(1_000_000_000).saturating_add(kernel.tv_nsec)
     }
 
-    /// A clock for tests, which stands still until its hand is moved.
+    /// Test clock that stands still until it is moved by the returned hand.
     #[cfg(test)]
     pub(crate) fn manual() -> (Clock, &'static Hand) {
         let hand: &'static Hand = Box::leak(Box::default());
@@ -168,12 +170,12 @@ impl Clock {
     }
 }
 
-/// Returns true if a wall clock that reads so many nanoseconds of Unix time has been set since the machine was started.
+/// Returns true if a wall clock with this reading (in nanoseconds of Unix time) has been set since the machine booted.
 pub(super) fn was_set(unix_nanos: i128) -> bool {
     unix_nanos >= EARLIEST
 }
 
-/// What moves a manual clock.
+/// Control of a manual clock.
 #[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct Hand {
@@ -184,7 +186,7 @@ pub(crate) struct Hand {
 
 #[cfg(test)]
 impl Default for Hand {
-    /// The midnight before the first of June 2026.
+    /// Wall clock at 2026-06-01T00:00:00Z, gateway time at zero.
     fn default() -> Hand {
         let wall_at_start = i64::try_from(EARLIEST + 151 * 86_400_000_000_000).unwrap().into();
         Hand { nanos: 0.into(), wall_at_start, asleep: 0.into() }
@@ -193,19 +195,19 @@ impl Default for Hand {
 
 #[cfg(test)]
 impl Hand {
-    /// Time passes.
+    /// Advances the clock by `span`.
     pub(crate) fn pass(&self, span: Duration) {
         let nanos = u64::try_from(span.as_nanos()).unwrap();
         self.nanos.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
     }
 
-    /// Somebody sets the wall clock ahead.
+    /// Sets the wall clock ahead by `span`; gateway time does not change.
     pub(crate) fn set_wall_ahead(&self, span: Duration) {
         let nanos = i64::try_from(span.as_nanos()).unwrap();
         self.wall_at_start.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
     }
 
-    /// The machine is suspended: its clocks stand still, but for the wall's and the one that counts this.
+    /// Suspends the machine for `span`: gateway time stands still, the wall clock and the suspended time go on.
     pub(crate) fn suspend(&self, span: Duration) {
         let nanos = u64::try_from(span.as_nanos()).unwrap();
         self.asleep.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
@@ -216,7 +218,7 @@ impl Hand {
         self.asleep.load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    /// Sets the wall clock to so many nanoseconds of Unix time.
+    /// Sets the wall clock to this many nanoseconds of Unix time.
     pub(crate) fn set_wall(&self, unix: i128) {
         let at_start = i64::try_from(unix - i128::from(self.now().as_nanos())).unwrap();
         self.wall_at_start.store(at_start, std::sync::atomic::Ordering::SeqCst);
@@ -260,7 +262,8 @@ mod tests {
             let now = clock.now();
             let kernel = clock_gettime(ClockId::Monotonic);
             let due = clock.kernel_time(now);
-            // `now` was read before the kernel's clock: if the starts were swapped, `due` could lie before it was so.
+            // `now` was read before the kernel's clock. If the two starts were read in the opposite order, `due` could
+            // lie too early.
             assert!(due.tv_sec >= kernel.tv_sec - 1 && (0..1_000_000_000).contains(&due.tv_nsec));
             let start = clock.kernel_time(Time::START);
             assert!((start.tv_sec, start.tv_nsec) <= (kernel.tv_sec, kernel.tv_nsec));

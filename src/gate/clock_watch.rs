@@ -1,5 +1,5 @@
-//! Watch on the wall clock: calendar limits go by what it reads with every step of the locker, and hear from the kernel
-//! when it was set or the machine woke up.
+//! Wall clock watcher: `calendar` limits follow the clock's reading in every step of the locker; the kernel notifies of
+//! a changed clock and of a resume from suspend.
 
 use std::future;
 use std::io;
@@ -18,20 +18,21 @@ use super::{Gate, State};
 use crate::locker::WallSample;
 use crate::time::Time;
 
-/// Interval of the looks at the wall clock if nothing else happens: not every kernel says when it was set.
+/// Interval of the periodic readings of the wall clock, for kernels that do not notify of a change. A period that the
+/// clock was set into opens at most this much late.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A moment of the wall clock that the watch never reaches: the year 2255.
+/// Expiry of the watch, which is never reached: the year 2255, in seconds of Unix time.
 const NEVER_SECS: i64 = 9_000_000_000;
 
 impl Gate {
-    /// The wall clock in nanoseconds of Unix time, if a limit follows it.
+    /// Wall clock in nanoseconds of Unix time; `None` if no limit follows it.
     pub(super) fn wall_unix_nanos(&self) -> Option<i128> {
         self.follows_wall.load(Ordering::Relaxed).then(|| self.clock.wall_unix_nanos())
     }
 
-    /// Has the locker follow the wall clock, which read this just after `now`. As long as it goes on as it is known to,
-    /// nothing happens; if it does not seem to, it is looked at with more care: the thread may have been held up.
+    /// Reports a reading of the wall clock, taken just after `now`, to the locker. No effect while the clock runs as
+    /// expected. If it seems to have jumped, it is sampled exactly first, since a preempted thread looks the same.
     pub(super) fn follow_wall(&self, state: &mut State, unix_nanos: i128, now: Time) {
         if !state.locker.expects_wall(unix_nanos, now)
             && let Some(wall) = self.clock.exact_wall()
@@ -42,31 +43,31 @@ impl Gate {
 }
 
 impl State {
-    /// The wall clock reads this, and is followed from here on.
+    /// Starts to follow the wall clock, from this sample on.
     pub(super) fn begin_to_follow_wall(&mut self, wall: WallSample, now: Time) {
         self.locker.set_wall(wall, now);
         self.wall_due = now + TICK;
     }
 
-    /// The next tick is due a while after this one.
+    /// Schedules the next periodic reading.
     pub(super) fn tick(&mut self, now: Time) {
         self.wall_due = now + TICK;
     }
 }
 
-/// Wakes when the wall clock has been set, or the machine has been suspended.
+/// Notification of a changed wall clock or a resume from suspend; `None` if the system has none.
 pub(super) struct ClockWatch(Option<AsyncFd<OwnedFd>>);
 
 impl ClockWatch {
+    /// Creates the watch; without support of the system it logs that and never wakes.
     pub(super) fn new() -> ClockWatch {
         let watch = ClockWatch::timer().inspect_err(|error| {
-            tracing::debug!(%error, "the system does not tell when the wall clock is set: it is looked at each second");
+            tracing::debug!(%error, "no notification of wall clock changes: the clock is read once a second instead");
         });
         ClockWatch(watch.ok())
     }
 
-    /// A timer of the wall clock's that is cancelled when that does not go on by itself (timerfd_create(2),
-    /// TFD_TIMER_CANCEL_ON_SET).
+    /// Creates a timer that the kernel cancels when the wall clock jumps (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
     fn timer() -> io::Result<AsyncFd<OwnedFd>> {
         let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let never = Timespec { tv_sec: NEVER_SECS, tv_nsec: 0 };
@@ -82,13 +83,13 @@ impl ClockWatch {
     /// Waits until the wall clock has changed by anything but the passing of time.
     ///
     /// # Cancel safety
-    /// A change that was not heard of is heard of by the next call.
+    /// Cancel safe: the next call returns a change that this one did not.
     pub(super) async fn changed(&self) {
         let Some(timer) = &self.0 else { return future::pending().await };
         loop {
             let Ok(mut ready) = timer.readable().await else { return future::pending().await };
             let read = rustix::io::read(timer.get_ref(), &mut [0; 8]);
-            // A cancelled timer is cancelled again by the next change.
+            // The next change cancels the timer again.
             ready.clear_ready();
             if read == Err(Errno::CANCELED) {
                 return;

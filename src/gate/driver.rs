@@ -1,4 +1,4 @@
-//! The timer: wakes who can go. A timerfd, because tokio's own timer rounds to a millisecond.
+//! Timer driver: wakes waiters when slots open. A timerfd, because tokio's own timer rounds to a millisecond.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -19,24 +19,27 @@ use super::clock_watch::ClockWatch;
 use super::thread_signal::PendingSignals;
 use crate::time::Time;
 
-/// When the timer is to fire next. Of several the one with the highest number holds, in whatever order they arrive: the
-/// numbers are given under the gate's lock, the timer is set without it.
+/// Setting of the timer. The one with the highest number holds, in whatever order several arrive: numbers are assigned
+/// under the gate's lock, the timer is set without it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arming {
+    /// Position in the order of settings, from 1.
     pub(super) number: u64,
+    /// Time at which the timer fires.
     pub(super) at: Time,
 }
 
-/// One for the gate; whoever makes the next opening earlier sets it, from any thread.
+/// Timer of the gate. Any thread whose step makes the next opening earlier sets it.
 #[derive(Default)]
 pub(super) struct Timer {
-    /// There is none until somebody drives the gate.
+    /// The timerfd; empty until it is prepared or the gate is driven.
     descriptor: OnceLock<Arc<OwnedFd>>,
-    /// The number of the arming that holds.
+    /// Number of the setting that holds.
     latest: Mutex<u64>,
 }
 
 impl Timer {
+    /// Sets the timer, unless a newer setting holds.
     pub(super) fn arm(&self, arming: Arming, clock: &Clock) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if arming.number > *latest {
@@ -45,11 +48,11 @@ impl Timer {
         }
     }
 
-    /// Fires at once, for the last time.
+    /// Fires at once, and ignores every later setting.
     pub(super) fn fire_now(&self) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = u64::MAX;
-        // All zeros would stop it.
+        // A time of zero would disarm it.
         self.set(Timespec { tv_sec: 0, tv_nsec: 1 });
     }
 
@@ -59,11 +62,14 @@ impl Timer {
         };
         let once = Itimerspec { it_interval: Timespec::default(), it_value: at };
         if let Err(error) = timerfd_settime(descriptor, TimerfdTimerFlags::ABSTIME, &once) {
-            tracing::error!(%error, "the timer cannot be set, waiters may be late");
+            tracing::error!(%error, "cannot set the timer; waiters may wake late");
         }
     }
 
-    /// Has all of the system that it needs.
+    /// Allocates the timer's file descriptor.
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors.
     pub(super) fn prepare(&self) -> io::Result<()> {
         self.descriptor().map(drop)
     }
@@ -72,24 +78,28 @@ impl Timer {
         if let Some(descriptor) = self.descriptor.get() {
             return Ok(Arc::clone(descriptor));
         }
-        let made = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        Ok(Arc::clone(self.descriptor.get_or_init(|| Arc::new(made))))
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        Ok(Arc::clone(self.descriptor.get_or_init(|| Arc::new(timer))))
     }
 }
 
 impl Gate {
-    /// The timer: wakes who can go, sweeps idle keys, follows the wall clock. Must run on one runtime, best on one whose
-    /// thread is seldom busy, until it ends, which it does when all others have dropped the gate.
+    /// Runs the timer: wakes waiters whose slots open, sweeps idle keys, follows the wall clock. Run it on one runtime,
+    /// preferably one whose thread is mostly idle. Returns after all other handles of the gate are dropped.
     ///
     /// # Errors
-    /// If the system gives no timer: out of file descriptors, or this runtime drives the gate already.
+    /// If the system provides no timer: out of file descriptors, or this runtime drives the gate already.
+    ///
+    /// # Panics
+    /// After the locker has panicked, since its lock is poisoned then.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the timer: waiters are then woken by other requests only, until it is driven again.
+    /// Dropping the future stops the timer. Waiters are then woken by other requests only, until the gate is driven
+    /// again.
     pub async fn drive(self: Arc<Self>) -> io::Result<()> {
-        // epoll's timeouts on this thread may be 50 µs late otherwise (prctl(2), PR_SET_TIMERSLACK).
+        // Without this, epoll's timeouts on this thread may be 50 µs late (prctl(2), PR_SET_TIMERSLACK).
         if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
-            tracing::debug!(%error, "the timer slack stays as it is");
+            tracing::debug!(%error, "cannot lower the timer slack");
         }
         #[allow(
             deprecated,
@@ -105,11 +115,12 @@ impl Gate {
                 ready = timer.readable() => {
                     let mut ready = ready?;
                     match rustix::io::read(timer.get_ref(), &mut [0; 8]) {
-                        // Nothing to read: it was set anew after it had fired. What was due then is still done now.
+                        // Nothing to read: the timer was set anew after it had fired. The work that was due is still
+                        // done now.
                         Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
                         Err(error) => return Err(error.into()),
                     }
-                    // It can be read once for each time that it fires.
+                    // The timer is readable once for each firing.
                     ready.clear_ready();
                 }
                 () = watch.changed() => {}
@@ -121,7 +132,7 @@ impl Gate {
         }
     }
 
-    /// What is due is done.
+    /// Does all work that is due now.
     pub(super) fn expire(&self) {
         let follows_wall = self.follows_wall.load(Ordering::Relaxed);
         let now = self.clock.now();
@@ -140,9 +151,9 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        // Whoever drives it sees that it is gone, and so does who writes.
+        // The driver and the threads see that the gate is gone, and end.
         self.timer.fire_now();
-        self.signals.notify(PendingSignals { journal: true, next: true, before: true, store: true });
+        self.signals.notify(PendingSignals { journal: true, new_process: true, old_process: true, store: true });
     }
 }
 

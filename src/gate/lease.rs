@@ -1,4 +1,4 @@
-//! A permit that ends by itself: for holders who may never say that they are done.
+//! Leases: permits that end by themselves, for holders that may never report their end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,22 +9,25 @@ use super::{Gate, Permit, State};
 use crate::locker::{Grant, SettlePoint};
 use crate::time::Time;
 
-/// What runs, by when it ends.
+/// Running leases, ordered by their end.
 #[derive(Default)]
 pub(super) struct Leases {
+    /// Grants by end and number.
     ends: BTreeMap<(Time, u64), Grant>,
+    /// End of each running lease, by number.
     running: HashMap<u64, Time>,
+    /// Number of the newest lease.
     last: u64,
 }
 
 impl Leases {
-    /// When the next one ends.
+    /// End of the lease that ends first.
     pub(super) fn due(&self) -> Option<Time> {
         self.ends.first_key_value().map(|((end, _), _)| *end)
     }
 }
 
-/// A lease that may have ended. Dropping it ends nothing.
+/// Handle of a lease, which may have ended already. Dropping it does not end the lease.
 #[derive(Clone)]
 pub struct Lease {
     gate: Arc<Gate>,
@@ -32,10 +35,11 @@ pub struct Lease {
 }
 
 impl Permit {
-    /// From here on it ends by itself, so long after it was granted, within the time in which the gate wakes whoever waits.
+    /// Turns the permit into a lease that ends `lifetime` after the grant, within the latency of the gate's timer. It
+    /// settles now.
     ///
     /// # Panics
-    /// If no limit holds the request: such a permit never ends.
+    /// If no limit applies to the request: such a permit never ends.
     pub fn lease(mut self, lifetime: Duration) -> Lease {
         let granted_at = self.granted_at();
         let Held { gate, mut grant } = self.take_held().expect("a lease is of a limit that holds it");
@@ -54,13 +58,13 @@ impl Permit {
 }
 
 impl Lease {
-    /// Whether it still runs.
+    /// True until the lease ends.
     pub fn is_running(&self) -> bool {
         let now = self.gate.clock.now();
         self.gate.lock().leases.running.get(&self.id).is_some_and(|end| *end > now)
     }
 
-    /// Ends it; `false` if it had ended.
+    /// Ends the lease. Returns `false` if it had ended already.
     pub fn end(&self) -> bool {
         let now = self.gate.clock.now();
         self.gate.step(now, |state| match state.leases.running.get(&self.id) {
@@ -75,7 +79,7 @@ impl Lease {
 }
 
 impl State {
-    /// Ends what has run long enough.
+    /// Ends all leases whose end has come.
     pub(super) fn end_leases(&mut self, now: Time) {
         while let Some(end) = self.leases.due()
             && end <= now
@@ -85,6 +89,7 @@ impl State {
         }
     }
 
+    /// Removes a lease and frees its slots.
     fn end_lease(&mut self, end: Time, id: u64, now: Time) {
         self.leases.running.remove(&id);
         if let Some(grant) = self.leases.ends.remove(&(end, id)) {

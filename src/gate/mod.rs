@@ -1,8 +1,8 @@
-//! WAITS: the locker, awake.
+//! Async front end of the limiter: one lock, a clock, a timer and the waiters' wakers.
 //!
-//! The locker decides and knows no time; the gate holds the one lock around it, the clock, the timer and the wakers,
+//! The locker decides and reads no clock. The gate adds the one lock around it, the clock, the timer and the wakers,
 //! and nothing else. It never decides by itself, never holds the lock while it logs, wakes or waits, and knows nothing
-//! of HTTP or of keys' meaning.
+//! of HTTP or of the meaning of keys.
 
 mod answer;
 mod ask;
@@ -46,79 +46,82 @@ use thread_signal::{PendingSignals, ThreadSignals};
 use wait_slots::WaitSlots;
 pub use wait_slots::Waiting;
 
-/// What the room needs to run; made by config.
+/// Settings of the gate, built by config.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Every limit, by its name.
     pub limits: Vec<Limit>,
-    /// What must outlive a restart; `None`: nothing.
+    /// Persistence of the counts; `None`: a restart forgets them.
     pub state: Option<journal::Settings>,
-    /// Where limits are counted that are shared; `None`: none is.
+    /// Store that counts the limits shared with other gateways; `None`: no limit is shared.
     pub store: Option<store::Settings>,
 }
 
-/// The locker, shared by all threads.
+/// Rate limiter shared by all threads: the locker behind one lock, with the parts that wake waiters.
 pub struct Gate {
     clock: Clock,
     limits: RwLock<Arc<[Limit]>>,
     timer: Timer,
-    /// As in the state, for requests that no limit holds: they touch no lock.
+    /// Copy of `State::revision`, for requests without claims: they take no lock.
     revision: AtomicU64,
-    /// Whether a limit depends, or did depend, on the wall clock.
+    /// True from the first `calendar` limit on, also after it was removed: each step then reads the wall clock.
     follows_wall: AtomicBool,
-    /// What keys are hashed with.
+    /// Seed of the hash of keys and callers.
     seed: [u8; 16],
     journal: OnceLock<Arc<Journal>>,
     signals: ThreadSignals,
     store: OnceLock<Arc<Store>>,
     sleep: SuspendDetector,
-    /// The process that had the windows before this one, as long as it lives.
-    before: OnceLock<FdSocket>,
-    /// The process that has the windows now is gone: what it granted last may be granted again.
+    /// Socket to the old process after an upgrade. Shutting it down makes the old process refuse its remaining
+    /// requests.
+    old_process: OnceLock<FdSocket>,
+    /// True after the new process died that this one forwards to: permits that it granted may be granted again by
+    /// another process.
     peer_lost: AtomicBool,
     state: CachePadded<Mutex<State>>,
 }
 
-/// On cache lines of its own, so that taking the lock does not slow those who only read the clock.
+/// Pads to 128 bytes (two cache lines, which are prefetched in pairs), so that taking the lock does not slow threads
+/// that only read the clock.
 #[repr(align(128))]
 struct CachePadded<T>(T);
 
 struct State {
     locker: Locker,
-    line: WaitSlots,
-    /// When the timer fires next.
+    wait_slots: WaitSlots,
+    /// Time at which the timer fires next; [`Time::NEVER`] after it fired.
     armed: Time,
     armings: u64,
-    /// When the gateway ends.
+    /// End of the shutdown grace; `None`: not shutting down.
     closing: Option<Time>,
-    /// By which rules claims are to be found.
+    /// Revision of the limits that claims must be built from.
     revision: Revision,
-    /// Those in line are asking again.
+    /// Holds grants back while the waiters ask again after a reload.
     reask_barrier: Option<ReaskBarrier>,
-    /// When the wall clock is to be looked at again.
+    /// Time of the next periodic look at the wall clock.
     wall_due: Time,
-    /// Who is to be woken when the lock is released.
+    /// Wakers of the waiters decided in this step, called after the lock is released.
     wakers: Wakers,
-    /// What ends by itself.
+    /// Grants that end at a set time.
     leases: Leases,
-    /// What the process is told that had the windows before.
+    /// Waiters of the old process after an upgrade, and verdicts to send to it.
     remote_waiters: RemoteWaiters,
-    /// These are about to look what there is.
+    /// Threads already notified that have not yet read their queue.
     pending_signals: PendingSignals,
 }
 
-/// Most steps wake nobody or one.
+/// Wakers to call after a step; most steps wake no waiter or one.
 type Wakers = SmallVec<[Waker; 4]>;
 
 impl Gate {
-    /// The clock that all times of the gate are of.
+    /// Clock of all times that the gate takes and returns.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// One decision, at once. Without claims it touches no lock.
+    /// Decides on one request without waiting. Takes no lock if `claims` is empty.
     pub fn ask(self: &Arc<Self>, claims: &[Claim], caller: Caller, patience: Patience) -> Answer {
-        // Before the lock is taken: an early `now` only holds back.
+        // Read before the lock: a time that is too early can only delay a grant.
         let now = self.clock.now();
         if claims.is_empty() {
             if patience.revision.0 != self.revision.load(Ordering::Acquire) {
@@ -130,47 +133,47 @@ impl Gate {
         let ask = Ask { claims, caller, urgency, max_wait, arrived, kind };
         match self.step(now, |state| state.ask(&ask, revision, now)) {
             Decision::Go(grant) => Answer::Go(Permit::granted(Arc::clone(self), grant, now)),
-            Decision::Wait(place, forecast) => Answer::Wait(Waiting::at(Arc::clone(self), place, forecast)),
+            Decision::Wait(slot, forecast) => Answer::Wait(Waiting::at(Arc::clone(self), slot, forecast)),
             Decision::Sorry(refused) => Answer::Sorry(refused),
         }
     }
 
-    /// Nothing opens in this window for so long, but no longer than an hour: the locker sees to that.
+    /// Closes one window for `pause`, or for an hour if that is shorter (the locker limits it).
     pub fn pause(&self, limit: LimitId, key: Key, pause: Duration) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.pause(limit, key, now + pause, now));
     }
 
-    /// Shutting down: from here on those are refused that cannot go before `until`, in line or not. Who may still go by
-    /// the forecast made on arrival waits on, until `until` at the latest. A second call can only make it earlier.
+    /// Starts the shutdown: from now on refuses every request, queued or new, whose forecast is after `until`. The
+    /// other waiters keep waiting, until `until` at the latest. A second call can only make the end earlier.
     pub fn close(&self, until: Time) {
         let now = self.clock.now();
         self.step(now, |state| {
             let until = state.closing.map_or(until, |before| before.min(until));
             state.closing = Some(until);
-            let late = state.line.expected_after(Some(until));
+            let late = state.wait_slots.expected_after(Some(until));
             state.refuse_all(late, until, now);
             state.end_if_closed(now);
         });
     }
 
-    /// One input to the locker, and all that follows from it: verdicts are laid down under the lock; who must be woken
-    /// is woken, and the timer set, without it.
+    /// Runs one input to the locker and its effects: stores verdicts under the lock; calls wakers and sets the timer
+    /// after releasing it.
     fn step<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> R {
         let wall = self.wall_unix_nanos();
         self.step_locked(self.lock(), wall, now, input)
     }
 
-    /// As [`Gate::step`], for `drop`, which must not panic: once the locker has panicked nothing more is granted, and
-    /// nothing needs to be given back.
+    /// As [`Gate::step`], for `drop`, which must not panic. Returns `None` after the locker has panicked: nothing more
+    /// is granted then, so nothing has to be given back.
     fn step_in_drop<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> Option<R> {
         let wall = self.wall_unix_nanos();
         let state = self.state.0.lock().ok()?;
         Some(self.step_locked(state, wall, now, input))
     }
 
-    /// `wall`: what the wall clock read just after `now`, if a limit follows it. Whatever is granted or settled counts in
-    /// the period that it is in by then.
+    /// Runs `input` with the lock held. `wall`: the wall clock in nanoseconds of Unix time, read just after `now`, if a
+    /// limit follows it; grants and settles count in the calendar period of that reading.
     fn step_locked<R>(
         &self,
         mut state: MutexGuard<'_, State>,
@@ -183,27 +186,27 @@ impl Gate {
             self.follow_wall(&mut state, unix_nanos, now);
         }
         let result = input(&mut state);
-        let after = state.conclude(now);
+        let effects = state.conclude(now);
         std::mem::forget(panic_guard);
         drop(state);
-        for waker in after.wakers {
+        for waker in effects.wakers {
             waker.wake();
         }
-        if let Some(arming) = after.arming {
+        if let Some(arming) = effects.arming {
             self.timer.arm(arming, &self.clock);
         }
-        self.signals.notify(after.signals_due);
+        self.signals.notify(effects.signals_due);
         result
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // After a panic inside of it the locker may count too few; then rather nobody goes than too many.
+        // After a panic under the lock the counts may be too low. Granting nothing is safer than granting too much.
         self.state.0.lock().expect("the locker does not panic")
     }
 }
 
-/// Dropped by a panic under the lock: the timer fires, so that [`Gate::drive`] meets the poisoned lock at once and ends,
-/// which ends the process. Otherwise that would wait for the next opening, and requests would fail one by one until then.
+/// Drop guard for a panic under the lock. It fires the timer, so that [`Gate::drive`] finds the lock poisoned at once
+/// and panics too, which ends the process. Without it requests would fail one by one until the next opening.
 struct PanicGuard<'t>(&'t Timer);
 
 impl Drop for PanicGuard<'_> {
@@ -212,15 +215,15 @@ impl Drop for PanicGuard<'_> {
     }
 }
 
-/// A verdict on an ask, before it is bound to the gate.
+/// Verdict on one request, not yet bound to the gate.
 enum Decision {
     Go(Grant),
-    /// Its place, and when its turn is expected.
+    /// Index of its wait slot, and the expected time of its grant.
     Wait(usize, Option<Time>),
     Sorry(Refused),
 }
 
-/// What is to be done when the lock is released.
+/// Work left to do after the lock is released.
 struct Effects {
     wakers: Wakers,
     arming: Option<Arming>,
@@ -231,7 +234,7 @@ impl State {
     fn new(locker: Locker) -> State {
         State {
             locker,
-            line: WaitSlots::default(),
+            wait_slots: WaitSlots::default(),
             armed: Time::NEVER,
             armings: 0,
             closing: None,
@@ -270,21 +273,22 @@ impl State {
                     self.locker.leave(ticket, now);
                     return Decision::Sorry(Refused::Closing { until });
                 }
-                Decision::Wait(self.line.enter(ticket, forecast), forecast)
+                Decision::Wait(self.wait_slots.enter(ticket, forecast), forecast)
             }
         }
     }
 
-    /// Refuses these waiters because of the end.
+    /// Refuses these waiters because of the shutdown.
     fn refuse_all(&mut self, tickets: Vec<Ticket>, until: Time, now: Time) {
         self.decide_all(tickets, Refused::Closing { until }, now);
     }
 
-    /// Gives these waiters one answer.
+    /// Decides all these waiters with one answer.
     fn decide_all(&mut self, tickets: Vec<Ticket>, answer: Refused, now: Time) {
-        // Each is decided before any leaves: a slot that one leaves must not go to another that is refused as well.
+        // All are decided before the first is removed from the queue: a slot that one frees must not be granted to
+        // another that is refused too.
         for ticket in &tickets {
-            let decided = self.line.decide(*ticket, Err(answer), now);
+            let decided = self.wait_slots.decide(*ticket, Err(answer), now);
             self.wakers.extend(decided.ok().flatten());
         }
         for ticket in tickets {
@@ -294,23 +298,23 @@ impl State {
 
     fn end_if_closed(&mut self, now: Time) {
         if let Some(until) = self.closing.filter(|until| now >= *until) {
-            let rest = self.line.expected_after(None);
+            let rest = self.wait_slots.expected_after(None);
             self.refuse_all(rest, until, now);
         }
     }
 
-    /// Lays down what the locker has decided, and says what is left to do without the lock.
+    /// Stores the locker's verdicts in the wait slots, and returns the work left to do without the lock.
     fn conclude(&mut self, now: Time) -> Effects {
         while let Some((ticket, verdict)) = self.locker.poll_verdict() {
             let Some(verdict) = self.remote_waiters.keep(ticket, verdict, &mut self.locker) else { continue };
-            let fate = match verdict {
+            let result = match verdict {
                 Verdict::Go(grant) => Ok(grant),
                 Verdict::Sorry(sorry) => Err(Refused::Sorry(sorry)),
-                Verdict::Wait(..) => unreachable!("the locker names those whose fate is decided"),
+                Verdict::Wait(..) => unreachable!("the locker names those whose result is decided"),
             };
-            match self.line.decide(ticket, fate, now) {
+            match self.wait_slots.decide(ticket, result, now) {
                 Ok(waker) => self.wakers.extend(waker),
-                // The locker names nobody who has left. If it did, a slot would be lost for good without this.
+                // The locker decides no ticket that has left. If it did, its slot would be lost without this.
                 Err(Ok(grant)) => self.locker.give_back(grant, now),
                 Err(Err(_refused)) => {}
             }
@@ -318,26 +322,27 @@ impl State {
         Effects { wakers: std::mem::take(&mut self.wakers), arming: self.arm(), signals_due: self.signals_due() }
     }
 
-    /// Whom to wake for what there is to do.
+    /// Threads to notify: those with new work that are not notified already.
     fn signals_due(&mut self) -> PendingSignals {
         let signals_due = PendingSignals {
             journal: !self.pending_signals.journal && self.locker.has_records(),
-            next: !self.pending_signals.next && self.locker.has_events(),
-            before: !self.pending_signals.before && self.remote_waiters.has_verdicts(),
+            new_process: !self.pending_signals.new_process && self.locker.has_events(),
+            old_process: !self.pending_signals.old_process && self.remote_waiters.has_verdicts(),
             store: !self.pending_signals.store && self.locker.has_sync(),
         };
         self.pending_signals.journal |= signals_due.journal;
-        self.pending_signals.next |= signals_due.next;
-        self.pending_signals.before |= signals_due.before;
+        self.pending_signals.new_process |= signals_due.new_process;
+        self.pending_signals.old_process |= signals_due.old_process;
         self.pending_signals.store |= signals_due.store;
         signals_due
     }
 
-    /// The timer is set only when it must fire earlier; a firing for nothing is cheaper than a call for each request.
+    /// Returns a new setting of the timer if it must fire earlier than it is set to. A firing without work is cheaper
+    /// than a system call for each request.
     fn arm(&mut self) -> Option<Arming> {
-        let end = self.closing.filter(|_| !self.line.is_empty());
-        let reask_barrier = self.reask_barrier.map(|reask_barrier| reask_barrier.until);
-        let openings = [self.locker.poll_timeout(), end, reask_barrier, self.leases.due()].into_iter().flatten();
+        let end = self.closing.filter(|_| !self.wait_slots.is_empty());
+        let reask_end = self.reask_barrier.map(|barrier| barrier.until);
+        let openings = [self.locker.poll_timeout(), end, reask_end, self.leases.due()].into_iter().flatten();
         let due = openings.fold(self.wall_due, Time::min);
         if due >= self.armed {
             return None;
@@ -350,7 +355,7 @@ impl State {
 
 #[cfg(test)]
 impl Gate {
-    /// A fault under the lock.
+    /// Poisons the lock, as a panic of the locker would.
     pub(crate) fn poison_for_test(&self) {
         let fault = std::panic::AssertUnwindSafe(|| self.step(self.clock.now(), |_| panic!("a fault")));
         assert!(std::panic::catch_unwind(fault).is_err());

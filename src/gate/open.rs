@@ -1,4 +1,4 @@
-//! How a gate begins, where another one may have ended; and how it ends.
+//! Opening and closing of a gate: restores the previous snapshot, starts the journal, writes the last snapshot.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -14,12 +14,12 @@ use super::{CachePadded, Gate, Settings, State};
 use crate::locker::{Limit, LimitId, Locker, Shutdown, Snapshot};
 
 impl Gate {
-    /// A gate for these limits, which goes on where the one before ended if there is a state to be kept; and the numbers of
-    /// the limits, in their order. Must be driven: spawn [`Gate::drive`] on one runtime, or nobody in line is ever woken by
-    /// time. The state folder is locked and read, and says what it said before until [`Gate::start_journal`].
+    /// Creates a gate for these limits, restored from the state folder if there is one. Also returns the ids of the
+    /// limits, in their order. The gate must be driven: spawn [`Gate::drive`] on one runtime, or no waiter is ever
+    /// woken by time. The state folder is locked and read; it is not written until [`Gate::start_journal`].
     ///
     /// # Errors
-    /// If the state cannot be used, see [`journal::Error`]; nothing is let go then.
+    /// If the state folder cannot be used, see [`journal::Error`]; nothing is granted then.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Arc<Gate>, Vec<LimitId>), journal::Error> {
         let Settings { limits, state, store: _ } = settings;
         let (journal, loaded) = match &state {
@@ -35,12 +35,12 @@ impl Gate {
         Ok((gate, ids))
     }
 
-    /// Marks the state folder as in use: from here on an end without [`Gate::stop`] is a crash, and what is counted is
-    /// written. Call it after everything else that can fail at a start, so that a start that fails leaves the folder as it
-    /// was; and before the first [`Gate::ask`], which would go unwritten. Blocks the thread.
+    /// Marks the state folder as in use: from now on counts are written, and an end without [`Gate::stop`] is a crash.
+    /// Call it after everything else that can fail at a start, so that a failed start leaves the folder as it was; and
+    /// before the first [`Gate::ask`], which would not be written. Blocks the thread.
     ///
     /// # Errors
-    /// If the folder cannot be written, or the system gives no thread; the folder is as it was then.
+    /// If the folder cannot be written, or the system provides no thread; the folder is left as it was.
     pub fn start_journal(self: &Arc<Self>) -> Result<(), journal::Error> {
         match self.journal.get() {
             Some(journal) => journal.begin(self),
@@ -48,7 +48,7 @@ impl Gate {
         }
     }
 
-    /// A gate without limits.
+    /// Creates a gate without limits.
     pub(super) fn empty(seed: [u8; 16], clock: Clock) -> Arc<Gate> {
         Arc::new(Gate {
             clock,
@@ -61,13 +61,14 @@ impl Gate {
             signals: ThreadSignals::default(),
             store: OnceLock::new(),
             sleep: SuspendDetector::new(clock.asleep_nanos()),
-            before: OnceLock::new(),
+            old_process: OnceLock::new(),
             peer_lost: AtomicBool::new(false),
             state: CachePadded(Mutex::new(State::new(Locker::new(Vec::new())))),
         })
     }
 
-    /// Goes on where another gate ended, with these limits; nobody has asked this one anything.
+    /// Restores the counts of another gate, with these limits. Call it before the first ask. `under_way`: longest time
+    /// from a request's permit to its settle. Returns the ids of the limits, in their order.
     pub(super) fn inherit(
         &self,
         snapshot: Snapshot,
@@ -91,14 +92,14 @@ impl Gate {
         })
     }
 
-    /// From here on there is a journal; it has not begun to write.
+    /// Attaches the journal, which does not write yet.
     pub(super) fn attach_journal(&self, journal: &Arc<Journal>) {
-        // Both are empty until here.
+        // Both cells are empty: a gate gets its journal once.
         self.signals.journal.set(journal.signal()).ok();
         self.journal.set(Arc::clone(journal)).ok();
     }
 
-    /// A gate that keeps nothing.
+    /// Creates a gate without persistence.
     ///
     /// # Panics
     /// If the system has no random numbers.
@@ -107,17 +108,17 @@ impl Gate {
         opened.expect("without a state to keep, nothing but random numbers can be missing").0
     }
 
-    /// How what is counted is kept.
+    /// State of the persistence of counts.
     pub fn journal_health(&self) -> journal::JournalHealth {
         let journal = self.journal.get().filter(|_| !self.is_handed_over());
         journal.map_or(journal::JournalHealth::Off, |journal| journal.health())
     }
 
-    /// Writes all that was counted, so that the next gateway knows it; or if another process counts now, tells that one
-    /// all that is left to be told. Nothing is asked of this one any more. Blocks the thread.
+    /// Writes the last snapshot for the next start; after an upgrade sends the remaining events to the new process
+    /// instead. No request may ask this gate afterwards. Blocks the thread.
     pub fn stop(&self) {
         if self.is_handed_over() {
-            if let Some(signal) = self.signals.next.get() {
+            if let Some(signal) = self.signals.new_process.get() {
                 signal.stop();
             }
             return;
@@ -127,25 +128,27 @@ impl Gate {
         }
         let now = self.clock.now();
         let snapshot = self.step(now, |state| {
-            // What is written is all: from here on nobody goes, here or in the process before.
+            // The snapshot must be complete: from now on nothing is granted, neither here nor to the old process.
             state.closing = Some(now);
             state.remote_waiters.are_dropped = true;
             state.locker.hold();
             state.locker.snapshot(now)
         });
-        if let Some(before) = self.before.get() {
-            before.shutdown();
+        if let Some(old_process) = self.old_process.get() {
+            old_process.shutdown();
         }
         if let Some(journal) = self.journal.get() {
             journal.stop(&snapshot);
         }
     }
 
+    /// True after an upgrade: another process decides, and this gate forwards to it.
     pub(super) fn is_handed_over(&self) -> bool {
         self.lock().locker.is_handed_over()
     }
 
-    /// What keys are hashed with, so that a caller cannot make two meet; the same for all processes that share a state.
+    /// Seed of the hash of keys and callers, so that a caller cannot cause a collision. The same for all processes that
+    /// share a state.
     pub fn seed(&self) -> [u8; 16] {
         self.seed
     }

@@ -1,4 +1,5 @@
-//! `Permit` → `depart` → `Flight`: settling happens once, and dropping either gives back what is due.
+//! Permit and flight of a request: `Permit` → `depart` → `Flight`. Each settles once; dropping either gives back what
+//! is due.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,43 +10,48 @@ use super::clock::Clock;
 use crate::locker::{Grant, LimitId, SettlePoint};
 use crate::time::Time;
 
-/// The right to send one request now. Dropping it gives every slot back.
+/// Right to send one request now. Dropping it gives every slot back.
 #[must_use = "dropping it gives the slots back"]
 pub struct Permit {
     clock: Clock,
-    /// `None` if no limit holds the request.
+    /// Slots that the request holds; `None` if no limit applies to it.
     held: Option<Held>,
+    /// Time of the grant.
     granted_at: Time,
+    /// Dry-run limit that would have delayed the request, and for how long.
     overruled: Option<(LimitId, Duration)>,
 }
 
+/// Slots held by a permit or flight, and the gate to return them to.
 pub(super) struct Held {
     pub(super) gate: Arc<Gate>,
     pub(super) grant: Grant,
 }
 
 impl Held {
+    /// True while the slots may be used: the process that granted them lives, and they are not late.
     fn is_good(&self, granted_at: Time) -> bool {
         !self.gate.peer_lost.load(Ordering::Relaxed) && !self.is_late(granted_at)
     }
 
-    /// Whether its slots are counted together with other gateways.
+    /// True if the slots are of a limit shared with other gateways.
     fn is_shared(&self) -> bool {
         self.grant.until() < Time::NEVER
     }
 
-    /// Whether its time is over by this machine's clock, or may be because that stood still in a suspend.
+    /// True if the slots have expired by this machine's clock, or may have while it was suspended.
     fn is_late(&self, granted_at: Time) -> bool {
         self.is_shared() && (self.gate.clock.now() >= self.grant.until() || self.gate.has_slept_since(granted_at))
     }
 }
 
 impl Permit {
-    /// A permit that no limit holds.
+    /// Permit for a request that no limit applies to.
     pub(super) fn free(clock: Clock, granted_at: Time) -> Permit {
         Permit { clock, held: None, granted_at, overruled: None }
     }
 
+    /// Permit for the slots of `grant`.
     pub(super) fn granted(gate: Arc<Gate>, grant: Grant, granted_at: Time) -> Permit {
         let clock = gate.clock;
         let overruled = grant.dry_run_hit().map(|(limit, until)| (limit, until.since(granted_at)));
@@ -53,34 +59,34 @@ impl Permit {
         Permit { clock, held, granted_at, overruled }
     }
 
-    /// Whether it still holds. It does not once the process is gone that granted it, in the place of this one; nor when
-    /// it is late.
+    /// True while the permit may be used. False after the process that granted it has died (this one forwards to it),
+    /// and when it is late.
     pub fn is_good(&self) -> bool {
         self.held.as_ref().is_none_or(|held| held.is_good(self.granted_at))
     }
 
-    /// Whether it came too late: its slots are other gateways' by now. Whoever has it must ask again.
+    /// True if it came too late: its slots may belong to other gateways by now. Its holder must ask again.
     pub fn is_late(&self) -> bool {
         self.held.as_ref().is_some_and(|held| held.is_late(self.granted_at))
     }
 
-    /// What it holds, for whoever sees to its end.
+    /// Takes the slots out; the taker becomes responsible for returning them.
     pub(super) fn take_held(&mut self) -> Option<Held> {
         self.held.take()
     }
 
-    /// When it was granted.
+    /// Time of the grant.
     pub fn granted_at(&self) -> Time {
         self.granted_at
     }
 
-    /// From here on bytes may leave: what is not settled by a drop settles as failed.
+    /// Starts the flight: from now on bytes may be sent, and a drop settles what has not settled as failed.
     pub fn depart(mut self) -> Flight {
         let Permit { clock, granted_at, overruled, .. } = self;
         Flight { clock, held: self.held.take(), granted_at, overruled, sent_at: None, stage: Stage::Departed }
     }
 
-    /// The dry-run limit that would have held the request back, and for how long.
+    /// Dry-run limit that would have delayed the request, and for how long.
     pub fn overruled(&self) -> Option<(LimitId, Duration)> {
         self.overruled
     }
@@ -95,28 +101,35 @@ impl Drop for Permit {
     }
 }
 
-/// A request on its way. Dropping it ends it: `in_flight` ends, and what never settled settles as failed.
+/// Request in flight. Dropping it ends the request: its `in_flight` slots are freed, and what has not settled settles
+/// as failed.
 #[must_use = "dropping it ends the request"]
 pub struct Flight {
     clock: Clock,
     held: Option<Held>,
+    /// Time of the grant.
     granted_at: Time,
+    /// Dry-run limit that would have delayed the request, and for how long.
     overruled: Option<(LimitId, Duration)>,
+    /// Time at which the head was sent.
     sent_at: Option<Time>,
     stage: Stage,
 }
 
-/// How far the request has come.
+/// Progress of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
+    /// No byte is known to be sent.
     Departed,
+    /// The request head is sent.
     Sent,
+    /// The final response head is received.
     Answered,
 }
 
 impl Flight {
-    /// The head is written: claims that count `sent` settle, at the moment that is returned. To be called right after the
-    /// write, because it reads the clock itself. A second call has no effect.
+    /// Reports that the request head is written. Claims that count `sent` settle now; returns that time. Call it right
+    /// after the write, because it reads the clock itself. A second call has no effect.
     pub fn sent(&mut self) -> Time {
         if let Some(sent_at) = self.sent_at {
             return sent_at;
@@ -130,7 +143,8 @@ impl Flight {
         now
     }
 
-    /// The final response head is back: all that has not settled settles. A second call has no effect.
+    /// Reports that the final response head is received: everything that has not settled settles now. A second call has
+    /// no effect.
     pub fn answered(&mut self) {
         if self.is_settling() {
             self.settle(SettlePoint::Answered, self.clock.now());
@@ -138,17 +152,17 @@ impl Flight {
         self.stage = Stage::Answered;
     }
 
-    /// The clock that its times are of.
+    /// Clock of the flight's times.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Whether it may still leave, see [`Permit::is_good`].
+    /// True while the request may be sent, see [`Permit::is_good`].
     pub fn is_good(&self) -> bool {
         self.held.as_ref().is_none_or(|held| held.is_good(self.granted_at))
     }
 
-    /// Not one byte left: the permit again, to be used on another connection.
+    /// Turns the flight back into its permit, for another connection. Call it only if not one byte was sent.
     ///
     /// # Panics
     /// After [`Flight::sent`]: one permit would let two requests out.
@@ -158,7 +172,7 @@ impl Flight {
         Permit { clock, held: self.held.take(), granted_at, overruled }
     }
 
-    /// Whether a claim has not settled yet.
+    /// True if a claim has not settled yet.
     fn is_settling(&self) -> bool {
         match (self.stage, &self.held) {
             (Stage::Departed, Some(_)) => true,
@@ -167,9 +181,9 @@ impl Flight {
         }
     }
 
-    fn settle(&mut self, moment: SettlePoint, now: Time) {
+    fn settle(&mut self, point: SettlePoint, now: Time) {
         if let Some(Held { gate, grant }) = &mut self.held {
-            gate.step(now, |state| state.locker.settle(grant, moment, now));
+            gate.step(now, |state| state.locker.settle(grant, point, now));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The limits are read again while requests are in line and on their way.
+//! Reload of the limits while requests wait and are in flight; also the reports on limits for the dashboard and
+//! metrics.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -8,30 +9,30 @@ use super::{Gate, Refused, Revision, State};
 use crate::locker::{Key, Kind, Limit, LimitDetail, LimitId, LimitStats, ReloadSummary, StatsScan};
 use crate::time::Time;
 
-/// What becomes of those in line when the limits are read again.
+/// Treatment of the waiters in a reload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaiterPolicy {
-    /// Which limits a request must pass is as before: they stay.
+    /// They stay queued: the reload does not change which limits a request must pass.
     Stay,
-    /// Which limits a request must pass may be other now: each must ask again, with [`Refused::Reask`] for an answer.
+    /// Each is told to ask again ([`Refused::Reask`]): the reload may change which limits a request must pass.
     Reask,
 }
 
-/// A limit, and what its windows hold.
+/// A limit and the usage of its windows.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LimitView {
-    /// Its number.
+    /// Id of the limit.
     pub id: LimitId,
-    /// The limit.
+    /// Settings of the limit.
     pub limit: Limit,
-    /// What its windows hold.
+    /// Usage of its windows.
     pub held: LimitStats,
 }
 
 impl Gate {
-    /// Puts these limits in the place of all others, from one moment to the next. What was counted counts on.
-    /// `under_way`: how long a request may take from its permit to its settle at most. `publish` is called before anybody
-    /// asks again, so that they can find what they have to pass, and with which revision to ask; it must not ask itself.
+    /// Replaces all limits atomically; counts continue. `under_way`: longest time from a request's permit to its
+    /// settle. `publish` is called with the new revision before any waiter asks again, so that waiters find their new
+    /// claims; it must not call the gate.
     pub fn reload(
         &self,
         limits: Vec<Limit>,
@@ -42,31 +43,31 @@ impl Gate {
         let now = self.clock.now();
         let follows_wall = limits.iter().any(depends_on_wall);
         let wall = follows_wall.then(|| self.clock.wall());
-        let reload = self.step(now, |state| {
+        let summary = self.step(now, |state| {
             if let Some(wall) = wall {
                 state.begin_to_follow_wall(wall, now);
             }
             if waiters == WaiterPolicy::Reask {
                 state.reask_all(now);
             }
-            let reload = state.locker.reload(limits, under_way, now);
-            // Under the lock, so that of two reloads the later one's stay.
+            let summary = state.locker.reload(limits, under_way, now);
+            // Stored under the lock, so that of two reloads the later one's limits stay.
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = state.locker.limits().into();
-            publish(&reload, state.revision);
+            publish(&summary, state.revision);
             self.revision.store(state.revision.0, Ordering::Release);
-            reload
+            summary
         });
         self.follows_wall.fetch_or(follows_wall, Ordering::Relaxed);
-        reload
+        summary
     }
 
-    /// Whether a limit is in the file that was read last.
+    /// True if the limit is in the configuration that was loaded last.
     pub fn is_in_force(&self, limit: LimitId) -> bool {
         self.lock().locker.is_in_force(limit)
     }
 
-    /// Every limit in force, and what its windows hold now. Looks at every window, a few at a time, so that nobody waits
-    /// long for a decision.
+    /// All limits in force with the usage of their windows. Scans every window, a few at a time, so that no decision
+    /// waits long.
     pub fn limit_stats(&self) -> Vec<LimitView> {
         let mut scan = StatsScan::default();
         loop {
@@ -85,37 +86,38 @@ impl Gate {
         stats.into_iter().map(|(id, held)| LimitView { id, limit: limits[id.0 as usize].clone(), held }).collect()
     }
 
-    /// Who waits at a limit, and when the slots of one of its windows open.
+    /// Waiters of a limit, and the opening times of one of its windows.
     pub fn limit_detail(&self, limit: LimitId, key: Option<Key>) -> LimitDetail {
         let now = self.clock.now();
         self.step(now, |state| state.locker.limit_detail(limit, key, now))
     }
 
-    /// The limits by `LimitId`; also those that are no longer in force.
+    /// Limits by `LimitId`, including those no longer in force.
     pub fn limits(&self) -> Arc<[Limit]> {
         Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Those in line were sent back, and come again one by one. Until all are there nobody goes, so that they go in the order
-/// of their arrival and not in that of their coming back.
+/// Re-ask barrier. After a reload every waiter asks again. Grants are held until all have, or until a timeout, so that
+/// they keep their arrival order instead of the order of their return.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReaskBarrier {
+    /// Number of waiters that have not asked again.
     missing: usize,
-    /// Some may have hung up meanwhile.
+    /// End of the barrier even if some are missing, since they may have disconnected.
     pub(super) until: Time,
 }
 
-/// How long nobody goes at most: each that is missing is a task that has been woken.
+/// Longest time for which the barrier holds grants: each missing waiter is a task that was woken already.
 const REASK_TIMEOUT: Duration = Duration::from_millis(20);
 
 impl State {
-    /// Everybody in line is to ask again.
+    /// Tells every waiter to ask again, and holds grants until all have.
     fn reask_all(&mut self, now: Time) {
         self.revision = self.revision.next();
-        let all = self.line.expected_after(None);
+        let all = self.wait_slots.expected_after(None);
         if !all.is_empty() {
-            // Some who were sent back a moment ago may still be on their way.
+            // Some from the reload before may still be missing.
             let missing = self.reask_barrier.map_or(0, |before| before.missing) + all.len();
             self.reask_barrier = Some(ReaskBarrier { missing, until: now + REASK_TIMEOUT });
             self.locker.hold();
@@ -123,26 +125,26 @@ impl State {
         self.decide_all(all, Refused::Reask, now);
     }
 
-    /// One who was sent back is there again.
+    /// Counts a waiter that has asked again; the last one ends the barrier.
     pub(super) fn on_reask(&mut self, now: Time) {
-        let Some(reask_barrier) = &mut self.reask_barrier else { return };
-        reask_barrier.missing = reask_barrier.missing.saturating_sub(1);
-        if reask_barrier.missing == 0 {
+        let Some(barrier) = &mut self.reask_barrier else { return };
+        barrier.missing = barrier.missing.saturating_sub(1);
+        if barrier.missing == 0 {
             self.reask_barrier = None;
             self.locker.release(now);
         }
     }
 
-    /// Nobody is waited for any longer than that.
+    /// Ends the barrier after its timeout.
     pub(super) fn end_reask_barrier(&mut self, now: Time) {
-        if self.reask_barrier.is_some_and(|reask_barrier| now >= reask_barrier.until) {
+        if self.reask_barrier.is_some_and(|barrier| now >= barrier.until) {
             self.reask_barrier = None;
             self.locker.release(now);
         }
     }
 }
 
-/// Whether a limit's windows start by the wall clock.
+/// True if the windows of a limit start by the wall clock.
 pub(super) fn depends_on_wall(limit: &Limit) -> bool {
     limit.rate.as_ref().is_some_and(|rate| matches!(rate.kind, Kind::Calendar { .. }))
 }

@@ -1,4 +1,4 @@
-//! A thread of its own is woken when there is something for it to do.
+//! Wake-up signals and life cycle of the gate's threads.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Wakes a thread that works for the gate.
+/// Wake-up flag and shutdown flag of one thread.
 #[derive(Default)]
 pub(super) struct ThreadSignal {
     state: Mutex<SignalState>,
@@ -16,20 +16,22 @@ pub(super) struct ThreadSignal {
 
 #[derive(Default)]
 struct SignalState {
+    /// There is new work since the thread last waited.
     notified: bool,
+    /// The thread must end.
     stopping: bool,
     /// The thread has ended.
     exited: bool,
 }
 
 impl ThreadSignal {
-    /// There is something to be done.
+    /// Wakes the thread: there is new work.
     pub(super) fn notify(&self) {
         self.lock().notified = true;
         self.changed.notify_all();
     }
 
-    /// Waits until it is rung, or for so long; `false` at the end.
+    /// Waits for a notification, at most for `within`. Returns `false` when the thread must end.
     pub(super) fn wait(&self, within: Option<Duration>) -> bool {
         let mut state = self.lock();
         while !state.notified && !state.stopping {
@@ -46,7 +48,7 @@ impl ThreadSignal {
         !state.stopping
     }
 
-    /// Has the thread end, and waits for that.
+    /// Tells the thread to end, and blocks until it has.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -56,7 +58,7 @@ impl ThreadSignal {
         }
     }
 
-    /// Whether the thread has been told to end.
+    /// True after the thread was told to end.
     pub(super) fn is_stopping(&self) -> bool {
         self.lock().stopping
     }
@@ -66,12 +68,15 @@ impl ThreadSignal {
     }
 }
 
-/// A thread that waits for its work to begin, so that what may fail is over by then; without a beginning it just ends.
+/// Thread that is spawned early and started later, so that everything that can fail is over before the point of no
+/// return. Dropping it without a start ends the thread.
 pub(super) struct DeferredThread(mpsc::Sender<()>);
 
 impl DeferredThread {
+    /// Spawns the thread, which waits for [`DeferredThread::start`].
+    ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system provides no thread.
     pub(super) fn new(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<DeferredThread> {
         let (start, started) = mpsc::channel();
         let work = move || {
@@ -83,16 +88,18 @@ impl DeferredThread {
         Ok(DeferredThread(start))
     }
 
+    /// Lets the thread begin its work.
     pub(super) fn start(self) {
-        // A thread that waits for it cannot have ended.
+        // The thread has not ended: it waits for this message.
         self.0.send(()).ok();
     }
 }
 
-/// Says that the thread has ended, also by a panic.
+/// Drop guard that reports the end of a thread, also after a panic.
 pub(super) struct ExitGuard(Arc<ThreadSignal>);
 
 impl ExitGuard {
+    /// Guard for the thread that waits on `signal`.
     pub(super) fn new(signal: &Arc<ThreadSignal>) -> ExitGuard {
         ExitGuard(Arc::clone(signal))
     }
@@ -105,31 +112,41 @@ impl Drop for ExitGuard {
     }
 }
 
-/// What wakes the threads that work for the gate, where there are such.
+/// Signals of the gate's threads; empty for threads that do not run.
 #[derive(Default)]
 pub(super) struct ThreadSignals {
+    /// Thread that writes the journal.
     pub(super) journal: OnceLock<Arc<ThreadSignal>>,
-    /// The thread that tells the process that has the windows now.
-    pub(super) next: OnceLock<Arc<ThreadSignal>>,
-    /// The thread that tells the process that had the windows before.
-    pub(super) before: OnceLock<Arc<ThreadSignal>>,
-    /// The thread that speaks with the store.
+    /// Thread that sends events to the new process, after an upgrade.
+    pub(super) new_process: OnceLock<Arc<ThreadSignal>>,
+    /// Thread that sends verdicts to the old process, after an upgrade.
+    pub(super) old_process: OnceLock<Arc<ThreadSignal>>,
+    /// Task that talks to the store.
     pub(super) store: OnceLock<Arc<Notify>>,
 }
 
-/// Which threads there is something to do for; a bell that was rung is not rung again until it was heard.
+/// Set of threads with work to do. In the gate's state: threads that were notified and have not read their queue since;
+/// they are not notified again.
 #[derive(Clone, Copy, Default)]
 pub(super) struct PendingSignals {
+    /// Windows to write.
     pub(super) journal: bool,
-    pub(super) next: bool,
-    pub(super) before: bool,
+    /// Events for the new process.
+    pub(super) new_process: bool,
+    /// Verdicts for the old process.
+    pub(super) old_process: bool,
+    /// Messages for the store.
     pub(super) store: bool,
 }
 
 impl ThreadSignals {
-    /// Rings those.
+    /// Notifies these threads, where they run.
     pub(super) fn notify(&self, which: PendingSignals) {
-        let all = [(which.journal, &self.journal), (which.next, &self.next), (which.before, &self.before)];
+        let all = [
+            (which.journal, &self.journal),
+            (which.new_process, &self.new_process),
+            (which.old_process, &self.old_process),
+        ];
         for signal in all.into_iter().filter(|(pending, _)| *pending).filter_map(|(_, signal)| signal.get()) {
             signal.notify();
         }

@@ -1,4 +1,4 @@
-//! Those who wait: a place for each, where its verdict is laid down until it is picked up.
+//! Wait slots: one per waiter, which stores its verdict until its future picks it up.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -11,124 +11,136 @@ use super::{Gate, Permit, Refused};
 use crate::locker::{Grant, Ticket};
 use crate::time::Time;
 
-/// What became of a waiter, before it is told.
+/// Outcome of a wait: a grant or a refusal.
 pub(super) type WaitResult = Result<Grant, Refused>;
 
-/// The places of all waiters. A place is its future's own until the future has ended, so it outlives the ticket, which
-/// the locker uses again as soon as it has named it.
+/// Wait slots of all waiters. A slot belongs to its future until that has ended. So it outlives the ticket, which the
+/// locker reuses as soon as it has decided it.
 #[derive(Default)]
 pub(super) struct WaitSlots {
-    places: Slab<Place>,
-    /// The places of those who are not decided. Not by `Ticket::index` alone: within one step the locker may decide one
-    /// ticket and give its number to the next.
+    /// All slots, by index.
+    slots: Slab<WaitSlot>,
+    /// Slots of the undecided waiters. The key is the whole ticket, not only `Ticket::index`: within one step the
+    /// locker may decide one ticket and reuse its index for the next.
     undecided: HashMap<Ticket, usize>,
 }
 
-struct Place {
+/// One waiter's slot.
+struct WaitSlot {
     ticket: Ticket,
-    /// When its turn was expected when it came.
+    /// Grant time forecast on arrival.
     forecast: Option<Time>,
     state: WaitSlotState,
 }
 
+/// State of a slot.
 enum WaitSlotState {
-    /// With the waker, once it was polled.
+    /// Undecided, with the waker of its future after the first poll.
     Waiting(Option<Waker>),
-    /// Since when it is decided.
+    /// Decided, with the time of the decision.
     Decided(WaitResult, Time),
 }
 
-/// What a place held when it was cleared.
+/// Content of a slot that was cleared.
 pub(super) enum Cleared {
-    /// With its waker, to be dropped without the lock: dropping it may run anything.
+    /// Undecided, with its waker. Drop the waker without the lock: its drop may run arbitrary code.
     Undecided(Ticket, Option<Waker>),
+    /// Decided, and not picked up.
     Decided(WaitResult),
 }
 
-/// What a future sees at its place.
+/// Result of polling a slot.
 enum SlotPoll {
+    /// Outcome, and time of the decision. The slot is free now.
     Decided(WaitResult, Time),
-    /// With the waker that was there before, to be dropped without the lock: dropping it may run anything.
+    /// Still undecided, with the previous waker. Drop it without the lock: its drop may run arbitrary code.
     Waiting(Option<Waker>),
 }
 
 impl WaitSlots {
+    /// Creates a slot, and returns its index.
     pub(super) fn enter(&mut self, ticket: Ticket, forecast: Option<Time>) -> usize {
-        let index = self.places.insert(Place { ticket, forecast, state: WaitSlotState::Waiting(None) });
+        let index = self.slots.insert(WaitSlot { ticket, forecast, state: WaitSlotState::Waiting(None) });
         self.undecided.insert(ticket, index);
         index
     }
 
-    /// Lays the verdict down at the ticket's place, and returns whom to wake.
+    /// Stores the outcome in the ticket's slot, and returns the waker to call.
     ///
     /// # Errors
-    /// Nobody waits with that ticket any more: the verdict comes back.
-    pub(super) fn decide(&mut self, ticket: Ticket, fate: WaitResult, now: Time) -> Result<Option<Waker>, WaitResult> {
+    /// Returns the outcome if no future waits with that ticket any more.
+    pub(super) fn decide(
+        &mut self,
+        ticket: Ticket,
+        result: WaitResult,
+        now: Time,
+    ) -> Result<Option<Waker>, WaitResult> {
         let Some(index) = self.undecided.remove(&ticket) else {
-            return Err(fate);
+            return Err(result);
         };
-        let decided = WaitSlotState::Decided(fate, now);
-        let WaitSlotState::Waiting(waker) = std::mem::replace(&mut self.places[index].state, decided) else {
-            unreachable!("a place is decided once")
+        let decided = WaitSlotState::Decided(result, now);
+        let WaitSlotState::Waiting(waker) = std::mem::replace(&mut self.slots[index].state, decided) else {
+            unreachable!("a slot is decided once")
         };
         Ok(waker)
     }
 
-    /// The tickets of those whose turn was expected after `until`; `None`: of all.
+    /// Tickets of the undecided waiters with a forecast after `until`; `None`: of all.
     pub(super) fn expected_after(&self, until: Option<Time>) -> Vec<Ticket> {
         let is_late = |index: usize| {
-            let forecast = self.places[index].forecast;
+            let forecast = self.slots[index].forecast;
             until.is_none_or(|until| forecast.is_some_and(|at| at > until))
         };
         self.undecided.iter().filter(|(_, index)| is_late(**index)).map(|(ticket, _)| *ticket).collect()
     }
 
+    /// True if no waiter is undecided.
     pub(super) fn is_empty(&self) -> bool {
         self.undecided.is_empty()
     }
 
-    /// Makes a place vacant, and says what is still to be done about it.
+    /// Frees a slot, and returns its content, which needs clean-up.
     pub(super) fn clear(&mut self, index: usize) -> Cleared {
-        let Place { ticket, state, .. } = self.places.remove(index);
+        let WaitSlot { ticket, state, .. } = self.slots.remove(index);
         match state {
             WaitSlotState::Waiting(waker) => {
                 self.undecided.remove(&ticket);
                 Cleared::Undecided(ticket, waker)
             }
-            WaitSlotState::Decided(fate, _) => Cleared::Decided(fate),
+            WaitSlotState::Decided(result, _) => Cleared::Decided(result),
         }
     }
 
-    fn look(&mut self, index: usize, waker: &Waker) -> SlotPoll {
-        if let WaitSlotState::Waiting(known) = &mut self.places[index].state {
+    fn poll_slot(&mut self, index: usize, waker: &Waker) -> SlotPoll {
+        if let WaitSlotState::Waiting(known) = &mut self.slots[index].state {
             let is_known = known.as_ref().is_some_and(|known| known.will_wake(waker));
             return SlotPoll::Waiting(if is_known { None } else { known.replace(waker.clone()) });
         }
-        match self.places.remove(index).state {
-            WaitSlotState::Decided(fate, at) => SlotPoll::Decided(fate, at),
+        match self.slots.remove(index).state {
+            WaitSlotState::Decided(result, at) => SlotPoll::Decided(result, at),
             WaitSlotState::Waiting(_) => unreachable!("it was decided a line above"),
         }
     }
 }
 
-/// A place in line: a future that ends with the verdict.
+/// Future of a queued request, which resolves to its verdict.
 ///
 /// # Cancel safety
-/// Dropping it leaves the queue at once; a permit that was granted but not yet picked up is given back.
+/// Dropping it leaves the queue at once; a permit that was granted but not picked up is given back.
 #[must_use = "dropping it leaves the queue"]
 pub struct Waiting {
-    /// `None` once the verdict was picked up.
-    place: Option<(Arc<Gate>, usize)>,
+    /// Index of its wait slot; `None` after the verdict was picked up.
+    slot: Option<(Arc<Gate>, usize)>,
     forecast: Option<Time>,
 }
 
 impl Waiting {
     pub(super) fn at(gate: Arc<Gate>, index: usize, forecast: Option<Time>) -> Waiting {
-        Waiting { place: Some((gate, index)), forecast }
+        Waiting { slot: Some((gate, index)), forecast }
     }
 
-    /// When its turn was expected when it came: it is never earlier unless others leave. `None`: that depends on when
-    /// requests under way are sent or answered.
+    /// Grant time forecast on arrival. The grant is never earlier unless other waiters leave. `None`: depends on when
+    /// requests in flight are sent or answered.
     pub fn forecast(&self) -> Option<Time> {
         self.forecast
     }
@@ -138,13 +150,13 @@ impl Future for Waiting {
     type Output = Result<Permit, Refused>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let (gate, index) = self.place.as_ref().expect("a future is not polled after it has ended");
-        let look = gate.lock().line.look(*index, context.waker());
-        match look {
+        let (gate, index) = self.slot.as_ref().expect("a future is not polled after it has ended");
+        let polled = gate.lock().wait_slots.poll_slot(*index, context.waker());
+        match polled {
             SlotPoll::Waiting(_before) => Poll::Pending,
-            SlotPoll::Decided(fate, at) => {
-                let (gate, _) = self.place.take().expect("it was there a line above");
-                Poll::Ready(fate.map(|grant| Permit::granted(gate, grant, at)))
+            SlotPoll::Decided(result, at) => {
+                let (gate, _) = self.slot.take().expect("it was there a line above");
+                Poll::Ready(result.map(|grant| Permit::granted(gate, grant, at)))
             }
         }
     }
@@ -152,11 +164,11 @@ impl Future for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Some((gate, index)) = self.place.take() else {
+        let Some((gate, index)) = self.slot.take() else {
             return;
         };
         let now = gate.clock.now();
-        let waker = gate.step_in_drop(now, |state| match state.line.clear(index) {
+        let waker = gate.step_in_drop(now, |state| match state.wait_slots.clear(index) {
             Cleared::Undecided(ticket, waker) => {
                 state.locker.leave(ticket, now);
                 waker

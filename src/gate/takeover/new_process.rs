@@ -111,8 +111,8 @@ impl NewProcess {
         let listen = move || recv_from_old(&of, &socket, &pending_signals, &release, conn_guard);
         let receiver = DeferredThread::new("recv-old", listen).map_err(Error::System)?;
         // Both are empty until here.
-        gate.signals.before.set(Arc::clone(&signal)).ok();
-        gate.before.set(self.socket.try_clone().map_err(Error::System)?).ok();
+        gate.signals.old_process.set(Arc::clone(&signal)).ok();
+        gate.old_process.set(self.socket.try_clone().map_err(Error::System)?).ok();
         send(&self.socket, &HandoverStep::Inherited)?;
         if recv::<HandoverStep>(&self.socket)? != HandoverStep::Go {
             return Err(protocol_error("it did not send Go"));
@@ -192,7 +192,7 @@ impl Gate {
         self.step(now, |state| {
             let verdicts: Vec<VerdictMsg> =
                 std::iter::from_fn(|| state.remote_waiters.verdicts.pop_front()).take(MAX_BATCH).collect();
-            state.pending_signals.before = !verdicts.is_empty();
+            state.pending_signals.old_process = !verdicts.is_empty();
             verdicts
         })
     }

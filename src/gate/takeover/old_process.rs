@@ -74,7 +74,7 @@ impl Gate {
             expect(socket, HandoverStep::Inherited)?;
             send(socket, &HandoverStep::Go)?;
             // It is empty until here: nobody hands over twice.
-            self.signals.next.set(Arc::clone(signal)).ok();
+            self.signals.new_process.set(Arc::clone(signal)).ok();
             let is_incomplete = state.locker.has_unwritten_windows();
             state.locker.hand_over(now);
             state.reask_barrier = None;
@@ -87,7 +87,7 @@ impl Gate {
         let now = self.clock.now();
         self.step(now, |state| {
             let events: Vec<Event> = std::iter::from_fn(|| state.locker.poll_event()).take(MAX_BATCH).collect();
-            state.pending_signals.next = !events.is_empty();
+            state.pending_signals.new_process = !events.is_empty();
             events
         })
     }
@@ -105,8 +105,8 @@ impl Gate {
         let now = self.clock.now();
         self.peer_lost.store(true, Ordering::SeqCst);
         self.step(now, |state| state.on_peer_lost(now));
-        if let Some(before) = self.before.get() {
-            before.shutdown();
+        if let Some(old_process) = self.old_process.get() {
+            old_process.shutdown();
         }
     }
 }
@@ -116,7 +116,7 @@ impl State {
         self.closing = Some(now);
         let peer_lost = self.locker.orphaned_tickets();
         for ticket in &peer_lost {
-            let decided = self.line.decide(*ticket, Err(Refused::Closing { until: now }), now);
+            let decided = self.wait_slots.decide(*ticket, Err(Refused::Closing { until: now }), now);
             self.wakers.extend(decided.ok().flatten());
         }
         for ticket in peer_lost {

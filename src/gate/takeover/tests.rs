@@ -207,7 +207,7 @@ fn if_the_new_process_dies_the_old_one_refuses() {
     let mut before = wait(&old);
     let new = hand_over(&old, settings(&limits), &Drain::new());
     let mut after = wait(&old);
-    new.before.get().unwrap().shutdown();
+    new.old_process.get().unwrap().shutdown();
     for waiting in [&mut before, &mut after] {
         let verdict = eventually("a refusal", || look(waiting));
         assert!(matches!(verdict, Err(Refused::Closing { .. })));
@@ -226,7 +226,7 @@ fn if_the_old_process_dies_what_it_had_under_way_ends() {
     let new = hand_over(&old, settings(&limits), &Drain::new());
     let mut waits = wait(&new);
     stays(&mut waits);
-    new.before.get().unwrap().shutdown();
+    new.old_process.get().unwrap().shutdown();
     drop(eventually("its turn", || look(&mut waits)).unwrap());
     drop((flight, waiters));
 }
@@ -252,7 +252,7 @@ fn a_third_process_takes_over_while_the_first_still_has_requests() {
     let _held = eventually("its turn", || look(&mut waits)).unwrap();
     // The third is gone: so are those who ask it, over however many.
     let mut peer_lost = wait(&first);
-    third.before.get().unwrap().shutdown();
+    third.old_process.get().unwrap().shutdown();
     assert!(matches!(eventually("a refusal", || look(&mut peer_lost)), Err(Refused::Closing { .. })));
 }
 
@@ -386,7 +386,7 @@ fn a_permit_of_a_process_that_is_gone_does_not_hold() {
     let mut waits = wait(&old);
     let after = eventually("its turn", || look(&mut waits)).unwrap();
     assert!(before.is_good() && after.is_good());
-    new.before.get().unwrap().shutdown();
+    new.old_process.get().unwrap().shutdown();
     eventually("the end", || (!before.is_good()).then_some(()));
     assert!(!after.is_good());
 }

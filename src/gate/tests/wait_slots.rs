@@ -124,7 +124,7 @@ fn a_place_is_used_again_only_when_its_verdict_was_picked_up() {
         drop(next);
         granted.pop().unwrap().go().depart().sent();
     }
-    assert!(world.gate.lock().line.is_empty());
+    assert!(world.gate.lock().wait_slots.is_empty());
 }
 
 #[test]
