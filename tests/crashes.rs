@@ -134,7 +134,7 @@ fn a_second_gateway_on_one_state_does_not_start_and_says_why() {
     let told = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{told}");
     let pid = gateway.pid().as_raw_nonzero();
-    assert!(told.contains("is another gateway's") && told.contains(&format!("(process {pid})")), "{told}");
+    assert!(told.contains("is in use by another gateway") && told.contains(&format!("(process {pid})")), "{told}");
     assert!(second.stdout.is_empty(), "it has announced nothing");
     gateway.signal(Signal::TERM);
     gateway.ended();

@@ -82,7 +82,7 @@ fn who_starts_a_gateway_beside_one_of_exec_is_told_that_it_ends_by_itself() {
     let output = stage.command(&["run"]).output().unwrap();
     let told = err(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("is another gateway's"), "{told}");
+    assert!(told.contains("is in use by another gateway"), "{told}");
     let pid = told.split_once("(process ").unwrap().1.split(')').next().unwrap();
     assert!(told.contains(&format!("`lockgate exec` started process {pid} for the programs that it runs")), "{told}");
     program.then("true");

@@ -102,7 +102,7 @@ fn a_kept_connection_is_answered_once_more_and_the_old_process_ends_with_the_las
     kept.expect_end();
     assert!(gateway.ended().success());
     assert_eq!(gateway.get(&origin.url("/4")).status, 429, "all three were counted together");
-    says(&gateway, "the process before has ended");
+    says(&gateway, "the old process has exited");
 }
 
 #[test]

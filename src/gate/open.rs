@@ -130,7 +130,7 @@ impl Gate {
         let snapshot = self.step(now, |state| {
             // The snapshot must be complete: from now on nothing is granted, neither here nor to the old process.
             state.closing = Some(now);
-            state.remote_waiters.are_dropped = true;
+            state.remote_waiters.is_stopped = true;
             state.locker.hold();
             state.locker.snapshot(now)
         });

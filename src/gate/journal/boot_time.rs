@@ -1,8 +1,8 @@
-//! Times that outlive the process, and the machine's boot.
+//! Mapping of times across processes and reboots.
 //!
-//! Within one boot of the machine the kernel counts (CLOCK_BOOTTIME); over a boot only the wall clock knows how much time
-//! has passed. One that had not been set, has been set back, or says that the machine was off for longer than the longest
-//! window lasts, says nothing: then no time has passed.
+//! Within one boot of the machine CLOCK_BOOTTIME is continuous. Across a reboot only the wall clock tells how much time
+//! has passed. It is not trusted if it was never set, was set back, or says that the machine was off for longer than
+//! the longest window lasts: then no time counts as passed.
 
 use std::fs;
 
@@ -12,73 +12,77 @@ use crate::gate::clock::{BootMoment, Clock, was_set};
 use crate::locker::WallReading;
 use crate::time::Time;
 
-/// A moment as a later process finds it.
+/// Moment that a later process can locate on its own clock.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub(super) struct BootStamp {
-    /// Which boot of the machine it was in; empty if the kernel does not say.
+    /// Id of the machine's boot; empty if the kernel provides none.
     boot: String,
+    /// Nanoseconds since the boot (CLOCK_BOOTTIME).
     since_boot: u64,
+    /// Wall clock in nanoseconds of Unix time.
     wall: i128,
 }
 
 impl BootStamp {
+    /// The present moment.
     pub(super) fn now(clock: &Clock) -> BootStamp {
         let BootMoment { since_boot, wall, .. } = clock.boot_moment();
         BootStamp { boot: boot_id(), since_boot, wall }
     }
 
-    /// Nanoseconds since the machine's boot.
+    /// Nanoseconds since the boot.
     pub(super) fn since_boot(&self) -> i128 {
         i128::from(self.since_boot)
     }
 
-    /// When the wall clock reads that, in nanoseconds since the machine's boot.
+    /// Nanoseconds since the boot at which the wall clock reads `unix`.
     pub(super) fn boot_time_of(&self, unix: i128) -> i128 {
         unix - self.wall + self.since_boot()
     }
 
-    /// The reading of the wall clock, if that had been set.
+    /// Reading of the wall clock; `None` if the clock had not been set.
     pub(super) fn reading(&self, mapping: TimeMapping) -> Option<WallReading> {
         let at_boot = self.wall - self.since_boot();
         was_set(self.wall).then(|| mapping.read(at_boot, at_boot, Time::NEVER))
     }
 }
 
+/// Random id that the kernel makes at each boot; empty if it cannot be read.
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }
 
-/// Brings times of the gateway's line to that of the machine's boot, and back in a later process.
+/// Conversion between gateway time and nanoseconds since the machine's boot, also in a later process.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::gate) struct TimeMapping {
-    /// What is added to a time of the gateway's line.
+    /// Time since boot minus gateway time, in nanoseconds.
     offset: i128,
-    /// Nanoseconds that may have passed besides: the time for which the machine was off is not known.
+    /// Nanoseconds that may have passed in addition, if the time for which the machine was off is unknown.
     off: i128,
 }
 
-/// Longest time for which a wall clock is believed that the machine was off, in nanoseconds: that of the longest window.
+/// Longest downtime that a wall clock is trusted with, in nanoseconds: the period of the longest window (366 days).
 const MAX_DOWNTIME: i128 = 366 * 86_400 * 1_000_000_000;
 
 impl TimeMapping {
-    /// For what this process writes: nothing is written as earlier than it is.
+    /// Mapping for times that this process writes; never earlier than the true time.
     pub(in crate::gate) fn here(clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, before, .. } = clock.boot_moment();
         TimeMapping { offset: i128::from(since_boot) - i128::from(before.as_nanos()), off: 0 }
     }
 
-    /// For what another process of the same boot writes: nothing is read as earlier than it was written.
+    /// Mapping for times written by another process of the same boot; never earlier than written.
     pub(in crate::gate) fn of_another(clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, after, .. } = clock.boot_moment();
         TimeMapping { offset: i128::from(since_boot) - i128::from(after.as_nanos()), off: 0 }
     }
 
-    /// For what was written by a process that wrote last at `then`: nothing is read as earlier than it was written.
+    /// Mapping for times of a file that was last written at `then`; never earlier than written.
     pub(super) fn since(then: &BootStamp, clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
         let same_boot = !then.boot.is_empty() && then.boot == boot_id();
-        // What the other line would count now.
+        // Present time since boot of the process that wrote, and the unknown part of it.
         let (now, off) = match wall - then.wall {
             _ if same_boot => (i128::from(since_boot), 0),
             passed if was_set(then.wall) && (0..=MAX_DOWNTIME).contains(&passed) => (then.since_boot() + passed, 0),
@@ -87,20 +91,22 @@ impl TimeMapping {
         TimeMapping { offset: now - i128::from(after.as_nanos()), off }
     }
 
-    /// Brings a reading of the wall clock from where the gateway's line begins to where that of the machine's boot does.
+    /// Converts a reading of the wall clock from the zero of gateway time to the machine's boot.
     pub(in crate::gate) fn wall_to_boot(self, at_start: i128) -> i128 {
         at_start - self.offset
     }
 
-    /// The reading of a wall clock that read so much where the line of the machine's boot begins.
+    /// Converts a reading of the wall clock from the machine's boot to the zero of gateway time.
     pub(in crate::gate) fn read(self, least: i128, most: i128, until: Time) -> WallReading {
         WallReading { least: least + self.offset, most: most + self.offset + self.off, until }
     }
 
+    /// Converts gateway time to nanoseconds since the boot.
     pub(in crate::gate) fn to_boot(self, at: Time) -> i128 {
         i128::from(at.as_nanos()) + self.offset
     }
 
+    /// Converts nanoseconds since the boot to gateway time; never before [`Time::START`].
     pub(in crate::gate) fn at_boot(self, at: i128) -> Time {
         Time::from_nanos(u64::try_from((at - self.offset).max(0)).unwrap_or(u64::MAX))
     }
@@ -114,7 +120,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// A clock that stands still an hour after its line began.
+    /// Manual clock, an hour after its zero point.
     fn clock() -> (Clock, &'static crate::gate::clock::Hand) {
         let (clock, hand) = Clock::manual();
         hand.pass(Duration::from_secs(3600));
@@ -138,7 +144,7 @@ mod tests {
         let (clock, hand) = clock();
         let mut then = BootStamp::now(&clock);
         then.boot = "another".to_owned();
-        // The machine had been up for long, and wrote this a second before its end.
+        // The machine was up for a long time, and wrote this a second before its end.
         let written = i128::from(then.since_boot) - i128::from(SECOND);
         hand.pass(Duration::from_secs(60));
         let found = TimeMapping::since(&then, &clock).at_boot(written);
@@ -171,7 +177,7 @@ mod tests {
             (clock.now().since(mapping.at_boot(written)), most - least)
         };
         let now = clock.wall_unix_nanos();
-        // A machine without a battery was on for twenty seconds when it wrote that, in 1970.
+        // A machine without a clock battery had been up for twenty seconds when it wrote this, in 1970.
         assert_eq!(age(20 * i128::from(SECOND)), (Duration::from_secs(5), 0), "nobody had told it the time");
         for (wall, why) in [(now - 400 * day, "the clock is ahead"), (now + day, "it was, or is behind")] {
             assert_eq!(age(wall), (Duration::from_secs(5), MAX_DOWNTIME), "{why}");

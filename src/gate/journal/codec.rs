@@ -1,4 +1,4 @@
-//! How what is known of limits and windows is written: plain data, with a number for its form.
+//! Disk format of limits and windows (postcard), versioned. Times are nanoseconds since the machine's boot.
 
 use std::time::Duration;
 
@@ -12,44 +12,57 @@ use crate::locker::{
 };
 use crate::time::Time;
 
-/// The number of the form; a higher one is not read.
+/// Version of the format; a file of a higher version is refused.
 pub(super) const DISK_VERSION: u32 = 2;
 
-/// What is said of the whole.
+/// Head record: everything but the windows.
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(super) struct JournalHead {
-    /// What keys and callers are hashed with.
+    /// Seed of the hash of keys and callers.
     pub(super) seed: [u8; 16],
-    /// Whether the process that wrote it stopped in order.
+    /// True if the process that wrote it stopped in order.
     pub(super) stopped: bool,
+    /// All limits that still have counts.
     pub(super) limits: Vec<DiskLimitSnapshot>,
+    /// History of the wall clock, for `calendar` windows.
     pub(super) readings: Vec<DiskReading>,
 }
 
-/// A reading of the wall clock where the line of the machine's boot begins, and until when it held.
+/// Reading of the wall clock, in nanoseconds of Unix time extrapolated to the machine's boot. See [`WallReading`].
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct DiskReading {
+    /// Lower bound.
     least: i128,
+    /// Upper bound.
     most: i128,
+    /// End of its validity; `None`: still valid.
     until: Option<i128>,
 }
 
+/// See [`LimitSnapshot`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct DiskLimitSnapshot {
     pub(super) limit: DiskLimit,
+    /// True if the limit is in the configuration.
     pub(super) in_force: bool,
+    /// Time since which all counts are known.
     pub(super) since: i128,
+    /// Slots of unknown use that each window counts in addition: latest settle time and number.
     pub(super) unknown: Vec<(i128, u32)>,
+    /// The same, for a limit that is shared or a dry run at present.
     pub(super) aside: Vec<(i128, u32)>,
+    /// End of flights that count from their answer by an earlier rule, and the linger after their end.
     pub(super) lingers: Option<(i128, Duration)>,
 }
 
+/// See [`Limit`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(super) struct DiskLimit {
     name: String,
     keyed_by: String,
     rate: Option<DiskRate>,
     in_flight: Option<u32>,
+    /// `when_full = "refuse"`.
     refuses: bool,
     max_wait: Duration,
     max_waiting: u64,
@@ -59,8 +72,8 @@ pub(super) struct DiskLimit {
     shared: bool,
 }
 
-/// In which order waiters go. The first two are written as the `bool` that was here before there were priorities: `false` and
-/// `true` if callers take turns.
+/// Order of waiters: priority and sharing in one. The first two variants are encoded like the `bool` of the time before
+/// priorities: `false` for arrival order, `true` if callers take turns.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 enum DiskOrder {
     Arrival,
@@ -71,23 +84,29 @@ enum DiskOrder {
     PlainTurns,
 }
 
+/// See [`Rate`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 struct DiskRate {
     requests: u32,
     per: Duration,
     guard: Duration,
+    /// Counts answers instead of requests sent.
     answered: bool,
     kind: DiskKind,
 }
 
+/// See [`Kind`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 enum DiskKind {
     Sliding,
     Fixed,
+    /// Burst.
     Smooth(u32),
+    /// Unit, and the IANA name of the time zone.
     Calendar(DiskUnit, String),
 }
 
+/// See [`Unit`].
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 enum DiskUnit {
     Minute,
@@ -95,21 +114,29 @@ enum DiskUnit {
     Day,
 }
 
-/// What is written of a window, under its limit's name and its key.
+/// Record of a window, see [`WindowRecord`]. Limit and key are the record's key.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct DiskWindow {
+    /// Slots in the log: settle time and number.
     pub(super) log: Vec<(i128, u32)>,
+    /// Slots of failed attempts, which the origin may still count: settle time and number.
     pub(super) late: Vec<(i128, u32)>,
+    /// Slots that may be taken and are neither in the log nor late.
     pub(super) open: u32,
+    /// Requests in flight.
     pub(super) flying: u32,
+    /// `smooth`: time until which the spacing is used up (theoretical arrival time).
     pub(super) mark: i128,
+    /// End of a pause.
     pub(super) paused: i128,
 }
 
+/// Converts times from gateway time to time since boot.
 fn to_boot(slots: &[(Time, u32)], mapping: TimeMapping) -> Vec<(i128, u32)> {
     slots.iter().map(|(at, count)| (mapping.to_boot(*at), *count)).collect()
 }
 
+/// Converts times from time since boot to gateway time.
 fn at_boot(slots: &[(i128, u32)], mapping: TimeMapping) -> Vec<(Time, u32)> {
     slots.iter().map(|(at, count)| (mapping.at_boot(*at), *count)).collect()
 }
@@ -139,7 +166,7 @@ impl DiskLimitSnapshot {
         }
     }
 
-    pub(in crate::gate) fn known(self, mapping: TimeMapping) -> LimitSnapshot {
+    pub(in crate::gate) fn snapshot(self, mapping: TimeMapping) -> LimitSnapshot {
         LimitSnapshot {
             limit: self.limit.limit(),
             in_force: self.in_force,
@@ -270,7 +297,7 @@ impl DiskRate {
                     DiskUnit::Hour => Unit::Hour,
                     DiskUnit::Day => Unit::Day,
                 };
-                // A zone that this machine does not know any more is another than the file's, and treated as such.
+                // A zone unknown to this machine differs from the configured one, so the limit counts as changed.
                 Kind::Calendar { unit, zone: TimeZone::get(&zone).unwrap_or(TimeZone::UTC) }
             }
         };

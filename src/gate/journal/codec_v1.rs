@@ -1,11 +1,12 @@
-//! Form 1 of what is written, which is still read: one sum of what was unknown, and calendar windows without times.
+//! Version 1 of the disk format (read only): a single sum of unknown slots per limit, and calendar windows without
+//! settle times.
 
 use serde::Deserialize;
 
 use super::boot_time::BootStamp;
 use super::codec::{DiskLimit, DiskLimitSnapshot, DiskWindow, JournalHead};
 
-/// The head.
+/// Head record.
 #[derive(Deserialize)]
 pub(super) struct HeadV1 {
     seed: [u8; 16],
@@ -13,6 +14,7 @@ pub(super) struct HeadV1 {
     limits: Vec<LimitSnapshotV1>,
 }
 
+/// Snapshot of a limit.
 #[derive(Deserialize)]
 struct LimitSnapshotV1 {
     limit: DiskLimit,
@@ -32,20 +34,20 @@ impl From<HeadV1> for JournalHead {
     }
 }
 
-/// The page of a window.
+/// Record of a window.
 #[derive(Deserialize)]
 pub(super) struct WindowV1 {
     window: DiskWindow,
-    /// `calendar`: the period in which its slots settled, in nanoseconds of Unix time.
+    /// `calendar`: start and end of the period in which its slots settled, in nanoseconds of Unix time.
     period: Option<(i128, i128)>,
 }
 
 impl WindowV1 {
-    /// The page as it is written now. `then`: when anything was written last.
+    /// Converts to the present format. `then`: time of the last write.
     pub(super) fn window(self, then: &BootStamp) -> DiskWindow {
         let WindowV1 { mut window, period } = self;
         if let Some((_, end)) = period {
-            // They settled before that was written, and before the period's end.
+            // The slots settled before the last write, and before the end of the period.
             let settled = then.since_boot().min(then.boot_time_of(end) - 1);
             window.log.iter_mut().for_each(|(at, _)| *at = settled);
         }
@@ -81,7 +83,7 @@ mod tests {
             shared: false,
         };
         let form = || DiskLimit::of(&limit);
-        // A struct is written as its fields, one after the other.
+        // postcard writes a struct as its fields, one after the other.
         type KnownThen = (DiskLimit, bool, i128, Option<(i128, u32)>);
         let limits: [KnownThen; 2] = [(form(), true, 1, Some((2, 3))), (form(), false, 4, None)];
         let written = ([7_u8; 16], true, limits.to_vec());
@@ -89,7 +91,7 @@ mod tests {
         assert_eq!((head.seed, head.stopped), ([7; 16], true));
         let (clock, _hand) = Clock::manual();
         let known: Vec<LimitSnapshot> =
-            head.limits.into_iter().map(|known| known.known(TimeMapping::here(&clock))).collect();
+            head.limits.into_iter().map(|known| known.snapshot(TimeMapping::here(&clock))).collect();
         let here = Locker::new(vec![limit.clone()]).crash_limit_snapshots().remove(0);
         let at = Time::from_nanos;
         let expected = [

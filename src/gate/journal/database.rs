@@ -1,4 +1,4 @@
-//! The file in the folder: a head, and a page for each window. All of a batch is there afterwards, or nothing.
+//! Journal database: a head record and one record per window, in a redb file. Each batch is atomic.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,49 +16,61 @@ use super::{Error, damaged};
 use crate::gate::clock::Clock;
 use crate::locker::{Key, LimitId, Snapshot};
 
-/// What is said of the whole, each under a name of its own.
-const WHOLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("whole");
+/// Table of the head records, by name.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("whole");
+/// Key of the format's version, see [`DISK_VERSION`].
 const VERSION_KEY: &str = "form";
+/// Key of the [`JournalHead`].
 const HEAD: &str = "head";
+/// Key of the [`BootStamp`] of the last write.
 const WRITTEN: &str = "written";
-/// By the name of the limit and the key.
-const PAGES: TableDefinition<'_, (&str, u128), &[u8]> = TableDefinition::new("pages");
+/// Table of the windows, by the limit's name and the key.
+const WINDOWS: TableDefinition<'_, (&str, u128), &[u8]> = TableDefinition::new("pages");
 
-/// Pages are written far more often than they are read.
+/// Size of the page cache in bytes. Small (the library's default is 1 GiB), since windows are written far more often
+/// than they are read.
 const CACHE: usize = 8 << 20;
 
-/// An open file.
+/// Open database file.
 pub(super) struct File {
     database: Database,
     path: PathBuf,
 }
 
-/// What a file held.
+/// Content of a database file.
 pub(super) struct LoadedFile {
+    /// Seed of the hash of keys and callers.
     pub(super) seed: [u8; 16],
+    /// True if the process that wrote it stopped in order.
     pub(super) stopped: bool,
+    /// All counts in the file.
     pub(super) snapshot: Snapshot,
 }
 
 impl File {
-    /// Opens it, or makes it; and reads what it holds, if it was not made just now.
+    /// Opens or creates the file. Returns its content, unless it was created just now.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] or [`Error::Newer`] for a file that cannot be used, [`Error::Unusable`] if the system
+    /// refuses.
     pub(super) fn open(path: &Path, clock: &Clock) -> Result<(File, Option<LoadedFile>), Error> {
         let is_new = fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
-        // A file that somebody else has written to may make the library panic, as its documentation says.
+        // The database may panic on a file that another program has written to, as its documentation says.
         let open = || {
             let file = File::open_database(path)?;
-            let found = if is_new { None } else { file.read(clock)? };
-            Ok((file, found))
+            let content = if is_new { None } else { file.read(clock)? };
+            Ok((file, content))
         };
-        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its parts do not fit together")))
+        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its contents are inconsistent")))
     }
 
-    /// Opens it once more, whatever it holds: it was read before, or is about to be written anew.
+    /// Opens the file without reading it: it was read before, or is about to be rewritten.
     pub(super) fn reopen(path: &Path) -> Result<File, Error> {
         let open = || File::open_database(path);
-        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its parts do not fit together")))
+        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its contents are inconsistent")))
     }
 
+    /// Opens or creates the database, and checks its integrity.
     fn open_database(path: &Path) -> Result<File, Error> {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
@@ -69,39 +81,40 @@ impl File {
         }
     }
 
+    /// Reads all counts; `None` if nothing was ever written.
     fn read(&self, clock: &Clock) -> Result<Option<LoadedFile>, Error> {
         let damage = |error: redb::Error| damaged(&self.path, &error.to_string());
         let transaction = self.database.begin_read().map_err(|error| damage(error.into()))?;
-        let whole = match transaction.open_table(WHOLE) {
+        let meta = match transaction.open_table(META) {
             Ok(table) => table,
-            // It was made, and its maker died before it wrote anything.
-            Err(redb::TableError::TableDoesNotExist(_)) => return self.is_empty(&transaction),
+            // The process that created it died before it wrote anything.
+            Err(redb::TableError::TableDoesNotExist(_)) => return self.check_empty(&transaction),
             Err(error) => return Err(damage(error.into())),
         };
-        let form: u32 = self.part(&whole, VERSION_KEY)?;
-        if form > DISK_VERSION {
+        let version: u32 = self.part(&meta, VERSION_KEY)?;
+        if version > DISK_VERSION {
             return Err(Error::Newer { path: self.path.clone() });
         }
         let head: JournalHead =
-            if form == 1 { self.part::<HeadV1>(&whole, HEAD)?.into() } else { self.part(&whole, HEAD)? };
-        let written: BootStamp = self.part(&whole, WRITTEN)?;
+            if version == 1 { self.part::<HeadV1>(&meta, HEAD)?.into() } else { self.part(&meta, HEAD)? };
+        let written: BootStamp = self.part(&meta, WRITTEN)?;
         let mapping = TimeMapping::since(&written, clock);
-        let limits: Vec<_> = head.limits.into_iter().map(|known| known.known(mapping)).collect();
+        let limits: Vec<_> = head.limits.into_iter().map(|known| known.snapshot(mapping)).collect();
         let mut ids = HashMap::new();
         for (id, known) in (0..).map(LimitId).zip(&limits) {
             ids.insert(known.limit.name.to_string(), id);
         }
         let mut windows = Vec::new();
-        let pages = transaction.open_table(PAGES).map_err(|error| damage(error.into()))?;
-        for entry in pages.range::<(&str, u128)>(..).map_err(|error| damage(error.into()))? {
-            let (place, window) = entry.map_err(|error| damage(error.into()))?;
-            let (name, key) = place.value();
-            let window = match form {
+        let table = transaction.open_table(WINDOWS).map_err(|error| damage(error.into()))?;
+        for entry in table.range::<(&str, u128)>(..).map_err(|error| damage(error.into()))? {
+            let (limit_and_key, window) = entry.map_err(|error| damage(error.into()))?;
+            let (name, key) = limit_and_key.value();
+            let window = match version {
                 1 => postcard::from_bytes(window.value()).map(|window: WindowV1| window.window(&written)),
                 _ => postcard::from_bytes(window.value()),
             };
-            let window: DiskWindow = window.map_err(|_| damaged(&self.path, "a page of it cannot be read"))?;
-            // Pages of limits that are gone for good were left behind.
+            let window: DiskWindow = window.map_err(|_| damaged(&self.path, "a window record cannot be decoded"))?;
+            // Windows of removed limits were left in the file.
             windows.extend(ids.get(name).map(|id| window.window(*id, Key(key), mapping)));
         }
         let readings =
@@ -113,22 +126,24 @@ impl File {
         }))
     }
 
+    /// Decodes one head record.
     fn part<T: DeserializeOwned>(
         &self,
-        whole: &impl ReadableTable<&'static str, &'static [u8]>,
+        meta: &impl ReadableTable<&'static str, &'static [u8]>,
         name: &str,
     ) -> Result<T, Error> {
-        let found = whole.get(name).map_err(|error| damaged(&self.path, &error.to_string()))?;
-        let read = found.and_then(|bytes| postcard::from_bytes(bytes.value()).ok());
+        let entry = meta.get(name).map_err(|error| damaged(&self.path, &error.to_string()))?;
+        let read = entry.and_then(|bytes| postcard::from_bytes(bytes.value()).ok());
         read.ok_or_else(|| damaged(&self.path, &format!("its {name} cannot be read")))
     }
 
-    fn is_empty(&self, transaction: &redb::ReadTransaction) -> Result<Option<LoadedFile>, Error> {
+    /// Returns `None` for a database without tables; any other one is of another program.
+    fn check_empty(&self, transaction: &redb::ReadTransaction) -> Result<Option<LoadedFile>, Error> {
         let tables = transaction.list_tables().map_err(|error| damaged(&self.path, &error.to_string()))?;
-        if tables.count() == 0 { Ok(None) } else { Err(damaged(&self.path, "it is not lockgate's")) }
+        if tables.count() == 0 { Ok(None) } else { Err(damaged(&self.path, "it is not a lockgate file")) }
     }
 
-    /// Writes all that `write` says, and returns when it is on the disk.
+    /// Writes one batch, and returns after it is on the disk.
     pub(super) fn write(
         &self,
         write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>,
@@ -140,29 +155,32 @@ impl File {
     }
 }
 
-/// What is written together.
+/// Open transaction.
 pub(super) struct Batch<'t> {
     transaction: &'t WriteTransaction,
 }
 
 impl Batch<'_> {
+    /// Writes the head record and the format's version.
     pub(super) fn head(&mut self, head: &JournalHead) -> Result<(), redb::Error> {
-        let mut whole = self.transaction.open_table(WHOLE)?;
-        whole.insert(VERSION_KEY, encode(&DISK_VERSION)?.as_slice())?;
-        whole.insert(HEAD, encode(head)?.as_slice())?;
+        let mut meta = self.transaction.open_table(META)?;
+        meta.insert(VERSION_KEY, encode(&DISK_VERSION)?.as_slice())?;
+        meta.insert(HEAD, encode(head)?.as_slice())?;
         Ok(())
     }
 
+    /// Writes the time of this batch.
     pub(super) fn written(&mut self, at: &BootStamp) -> Result<(), redb::Error> {
-        self.transaction.open_table(WHOLE)?.insert(WRITTEN, encode(at)?.as_slice())?;
+        self.transaction.open_table(META)?.insert(WRITTEN, encode(at)?.as_slice())?;
         Ok(())
     }
 
+    /// Writes each window, or removes it if `None`.
     pub(super) fn windows<'p>(
         &mut self,
         windows: impl Iterator<Item = (&'p str, u128, Option<DiskWindow>)>,
     ) -> Result<(), redb::Error> {
-        let mut table = self.transaction.open_table(PAGES)?;
+        let mut table = self.transaction.open_table(WINDOWS)?;
         for (limit, key, window) in windows {
             match window {
                 Some(window) => drop(table.insert((limit, key), encode(&window)?.as_slice())?),
@@ -172,9 +190,9 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Forgets all pages.
+    /// Removes all windows.
     pub(super) fn clear(&mut self) -> Result<(), redb::Error> {
-        self.transaction.delete_table(PAGES)?;
+        self.transaction.delete_table(WINDOWS)?;
         Ok(())
     }
 }

@@ -1,10 +1,15 @@
-//! What must outlive a crash: a file in a folder of the gateway's own, written by a thread of its own.
+//! Persistence of the counts: a write-ahead journal in the state folder, written by its own thread.
 //!
-//! The gate never waits for it: the locker names what is to be written, ahead of its use, and is told when it is on the
-//! disk. A disk that cannot be written stops nobody as long as the folder can be marked: the gateway goes on without, says so,
-//! and after a crash what is written is not believed. Where not even the mark can be taken away (a disk that has become
-//! read-only) a crash could not be told from one that has lost nothing, and no note elsewhere outlives a container or a
-//! boot as the disk does: then slots of long windows wait until they can be written. One gateway at a time has the folder.
+//! The gate never waits for the disk. The locker names the windows to write, ahead of their use, and is told when they
+//! are on the disk.
+//!
+//! A disk that cannot be written blocks no request as long as the folder can be marked as incomplete: the gateway
+//! continues without persistence, reports that, and after a crash the file is not trusted. If not even the mark can be
+//! removed (the disk has become read-only), a crash could not be told from one that has lost nothing, and no note
+//! elsewhere survives a container or a reboot as the disk does. Then slots of long windows wait until they can be
+//! written.
+//!
+//! The journal never shares its folder: a lock admits one gateway at a time.
 
 pub(super) mod boot_time;
 pub(super) mod codec;
@@ -25,36 +30,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::database::File;
-use self::state_folder::{FILE, LOCK, StateFolder, WHOLE};
+use self::state_folder::{COMPLETE_MARK, FILE, LOCK, StateFolder};
 use super::clock::Clock;
 use super::thread_signal::ThreadSignal;
 use crate::locker::{Shutdown, Snapshot};
 
-/// What is written in the folder.
-pub const FILES: [&str; 3] = [FILE, LOCK, WHOLE];
+/// Names of the files in the state folder.
+pub const FILES: [&str; 3] = [FILE, LOCK, COMPLETE_MARK];
 
-/// What must outlive a restart, and what becomes of it; the `[state]` of the file.
+/// Settings of persistence: `[state]` of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// The folder. It is made if need be.
+    /// Path of the state folder; created if missing.
     pub dir: PathBuf,
-    /// What is believed after a crash.
+    /// State that a start after a crash begins with.
     pub after_crash: AfterCrash,
 }
 
-/// What is believed after a crash.
+/// State that a start after a crash begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterCrash {
-    /// What was written down, and that windows too short for that are full.
+    /// The counts written last; windows too short to be written count as full.
     Remember,
-    /// That nothing was counted.
+    /// No counts.
     Forget,
 }
 
-/// Why what was counted cannot be known. `Display` says what is wrong, where, and what to do about it.
+/// Reason why the counts cannot be loaded or persisted. `Display` names the problem, the path and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The folder cannot be made or used.
+    /// The folder cannot be created or used. Fault of the environment.
     #[error(
         "{} cannot be used: {why}; {}. With after_crash = \"forget\" in [state] the gateway runs without it, and a restart \
          forgets what was counted",
@@ -62,52 +67,52 @@ pub enum Error {
         remedy(why)
     )]
     Unusable {
-        /// The folder, or the file in it.
+        /// Path of the folder, or of the file in it.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system.
         why: io::Error,
     },
-    /// Another gateway has it.
+    /// Another gateway uses the folder.
     #[error(
-        "the state folder {} is another gateway's{}: two would let twice as much go. Stop that one, or give this one a \
+        "the state folder {} is in use by another gateway{}: two would allow twice as many requests. Stop that one, or give this one a \
          folder of its own in [state] dir", dir.display(), holder.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
     Held {
-        /// The folder.
+        /// Path of the folder.
         dir: PathBuf,
-        /// The process that has it, if it says so.
+        /// Process id of the other gateway, if it has written it.
         holder: Option<String>,
     },
-    /// The file is damaged, or somebody else's.
+    /// The file is damaged, or not a lockgate file.
     #[error(
-        "{} cannot be read: {why}. What was counted is not known: move the file away to begin anew, or say \
+        "{} cannot be read: {why}. Its counts cannot be used: move the file away to start without them, or set \
          after_crash = \"forget\" in [state] to have that done", path.display()
     )]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the damage.
         why: String,
     },
-    /// The file was written by a later version.
+    /// The file was written by a later version of lockgate.
     #[error(
-        "{} was written by a newer lockgate. Run that one; or move the file away to begin anew, or say \
+        "{} was written by a newer lockgate. Run that one; or move the file away to start without its counts, or set \
          after_crash = \"forget\" in [state] to have that done", path.display()
     )]
     Newer {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// There are no random numbers or threads to be had.
-    #[error("what is counted cannot be kept: {0}")]
+    /// The system provides no random numbers or threads.
+    #[error("cannot persist counts: {0}")]
     System(io::Error),
 }
 
 impl Error {
-    /// What the library says of the file.
+    /// Maps an error of the database.
     fn of_file(path: &Path, error: redb::Error) -> Error {
         if let redb::Error::Io(why) = error {
-            // That is how it calls what is none of its files.
+            // The database reports a file of another format as `InvalidData`.
             if why.kind() != io::ErrorKind::InvalidData {
                 return Error::Unusable { path: path.to_owned(), why };
             }
@@ -117,7 +122,7 @@ impl Error {
     }
 }
 
-/// The state folder, or the file in it.
+/// Describes the state folder, or the file in it, for a message.
 fn named(path: &Path) -> String {
     let file = path.file_name().and_then(OsStr::to_str).filter(|name| FILES.contains(name));
     match (file, path.parent()) {
@@ -126,7 +131,7 @@ fn named(path: &Path) -> String {
     }
 }
 
-/// What an operator can do about a folder that cannot be used.
+/// Remedy for a folder that cannot be used.
 fn remedy(why: &io::Error) -> &'static str {
     match why.kind() == io::ErrorKind::AlreadyExists || why.kind() == io::ErrorKind::NotADirectory {
         true => {
@@ -140,57 +145,70 @@ fn damaged(path: &Path, why: &str) -> Error {
     Error::Damaged { path: path.to_owned(), why: why.to_owned() }
 }
 
-/// How what is counted is kept.
+/// State of persistence, as reported to operators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JournalHealth {
-    /// It is not: nothing was asked for, or the folder cannot be used and need not be.
+    /// No persistence: not configured, or the folder cannot be used and `after_crash` is "forget".
     Off,
-    /// It is on the disk before it is used.
+    /// Counts are on the disk before they are used.
     Ok,
-    /// The disk cannot be written, or it is written anew: after a crash now all windows would count as full.
+    /// The disk cannot be written, or is being caught up: after a crash now all windows would count as full.
     Degraded,
-    /// The disk can neither be written nor marked as incomplete: long windows give out only what is written.
+    /// The disk can neither be written nor marked as incomplete: long windows grant only what is written.
     Blocked,
 }
 
-/// What the file is worth, and what is done about it.
+/// State of the file relative to the counts in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DiskState {
-    /// It holds all that is used, and is written.
+    /// The file holds all counts in use, and is written ahead of their use.
     Complete,
-    /// It is written, and will hold all that is used; the folder says that it does not yet.
+    /// The file is written, but does not hold all counts in use yet; the folder is marked as incomplete.
     CatchingUp,
-    /// It cannot be written, or is not yet; the folder says that it does not hold all.
+    /// The file is closed: writing failed, or has not begun. The folder is marked as incomplete.
     Degraded,
-    /// It can neither be written nor marked so: nothing is used that it does not hold.
+    /// The file is closed and the mark cannot be removed: only slots that it holds are used.
     Blocked,
 }
 
-/// The folder, and what is written in it.
+/// Whether the file holds all counts that a crash needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Coverage {
+    /// It does.
+    Complete,
+    /// Some slots in use are not written.
+    Incomplete,
+}
+
+/// Journal of the counts, in the state folder.
 pub(super) struct Journal {
-    /// `None` while it cannot be written. It is closed before the folder is let go.
+    /// Open database; `None` while it cannot be written. Closed before the folder is unlocked.
     file: Mutex<Option<File>>,
     disk_state: Mutex<DiskState>,
     folder: StateFolder,
-    /// Whether nothing is believed after a crash.
-    forgets: bool,
-    /// Whether the process before this one wrote in the same folder until now.
+    /// Treatment of the counts after a crash.
+    after_crash: AfterCrash,
+    /// True if the old process of an upgrade used the same folder.
     continues: bool,
     clock: Clock,
-    /// What keys are hashed with.
+    /// Seed of the hash of keys and callers.
     seed: [u8; 16],
     signal: Arc<ThreadSignal>,
 }
 
-/// What an earlier gateway has left.
+/// State restored from an earlier gateway.
 pub(super) struct Loaded {
     pub(super) snapshot: Snapshot,
+    /// End of the earlier gateway, which decides how far its counts are trusted.
     pub(super) end: Shutdown,
     pub(super) seed: [u8; 16],
 }
 
 impl Loaded {
-    /// Nobody was there before.
+    /// State of a first start: no counts, a random seed.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the system has no random numbers.
     pub(super) fn none() -> Result<Loaded, Error> {
         let mut seed = [0; 16];
         let random = SystemRandom::new().fill(&mut seed);
@@ -200,18 +218,22 @@ impl Loaded {
 }
 
 impl Journal {
-    /// Takes the folder, and reads what is in it. `None`: it cannot be used, and need not be.
+    /// Locks the folder, and loads its counts. Returns no journal if the folder cannot be used and `after_crash` is
+    /// "forget".
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub(super) fn open(settings: &Settings, clock: Clock) -> Result<(Option<Journal>, Loaded), Error> {
-        let forgets = settings.after_crash == AfterCrash::Forget;
+        let after_crash = settings.after_crash;
         let folder = match StateFolder::lock(&settings.dir) {
-            Err(error @ Error::Unusable { .. }) if forgets => {
+            Err(error @ Error::Unusable { .. }) if after_crash == AfterCrash::Forget => {
                 tracing::warn!("{error}");
                 return Ok((None, Loaded::none()?));
             }
-            taken => taken?,
+            locked => locked?,
         };
         let (file, found) = match File::open(&folder.file(), &clock) {
-            Err(error @ (Error::Damaged { .. } | Error::Newer { .. })) if forgets => {
+            Err(error @ (Error::Damaged { .. } | Error::Newer { .. })) if after_crash == AfterCrash::Forget => {
                 tracing::warn!("{error}");
                 folder.set_aside()?;
                 File::open(&folder.file(), &clock)?
@@ -220,14 +242,14 @@ impl Journal {
         };
         let loaded = match found {
             None => Loaded::none()?,
-            Some(found) => folder.loaded(found, forgets),
+            Some(found) => folder.loaded(found, after_crash),
         };
         let (seed, signal) = (loaded.seed, Arc::default());
         let journal = Journal {
             file: Mutex::new(Some(file)),
             disk_state: Mutex::new(DiskState::Degraded),
             folder,
-            forgets,
+            after_crash,
             continues: false,
             clock,
             seed,
@@ -236,35 +258,38 @@ impl Journal {
         Ok((Some(journal), loaded))
     }
 
-    /// Another process's journal, whose folder's lock was passed to this one if `lock` is something. The file is still that
-    /// one's; see [`Journal::continue_from`].
+    /// Takes over the journal of the old process; `lock` is the lock of its folder, if that is the same folder. The old
+    /// process keeps the file open until [`Journal::continue_from`].
+    ///
+    /// # Errors
+    /// If another folder is configured and cannot be locked.
     pub(super) fn adopt(
         settings: &Settings,
         lock: Option<Handle>,
         seed: [u8; 16],
         clock: Clock,
     ) -> Result<Journal, Error> {
-        let (continues, forgets) = (lock.is_some(), settings.after_crash == AfterCrash::Forget);
+        let (continues, after_crash) = (lock.is_some(), settings.after_crash);
         let folder = match lock {
             Some(lock) => StateFolder::from_lock(&settings.dir, lock),
             None => StateFolder::lock(&settings.dir)?,
         };
         let (file, disk_state) = (Mutex::new(None), Mutex::new(DiskState::Degraded));
-        Ok(Journal { file, disk_state, folder, forgets, continues, clock, seed, signal: Arc::default() })
+        Ok(Journal { file, disk_state, folder, after_crash, continues, clock, seed, signal: Arc::default() })
     }
 
-    /// The folder, and its lock for another process.
+    /// Path of the folder, and a copy of its lock to pass to another process.
     pub(super) fn for_handover(&self) -> io::Result<(&Path, Option<Handle>)> {
         let lock = self.folder.lock.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((&self.folder.dir, lock.as_ref().map(Handle::try_clone).transpose()?))
     }
 
-    /// What is rung when there is something to be written.
+    /// Signal to notify when there are windows to write.
     pub(super) fn signal(&self) -> Arc<ThreadSignal> {
         Arc::clone(&self.signal)
     }
 
-    /// Whether what is counted is on the disk before it is used.
+    /// State of persistence, for reports.
     pub(super) fn health(&self) -> JournalHealth {
         match self.disk_state() {
             DiskState::Complete => JournalHealth::Ok,

@@ -1,26 +1,30 @@
-//! Calls of the journal's thread into the gate: what is to be written next, and that it is written. Each of them holds the
-//! gate's lock for a slice of work.
+//! Calls from the journal thread into the gate: fetch records to write, report them as written. Each call holds the
+//! gate's lock for one slice of work.
 
 use crate::gate::Gate;
 use crate::locker::{JournalRecord, JournalStart, LimitSnapshot, Snapshot, WallReading, WriteToken};
 
-/// How many things are named, or said to be written, in one go: the gate is locked meanwhile.
+/// Most records fetched or reported in one call, which bounds the time that the gate is locked.
 pub(super) const MAX_SLICE: usize = 512;
 
-/// What was written, as far as the locker wants to know.
+/// Receipt of written records, for the locker.
 #[derive(Default)]
 pub(super) struct WrittenRecords {
+    /// The list of limits was written.
     limits: bool,
+    /// Tokens of the written windows.
     windows: Vec<WriteToken>,
 }
 
 impl WrittenRecords {
+    /// Receipt for these records.
     pub(super) fn of(records: &[JournalRecord]) -> WrittenRecords {
         let mut written = WrittenRecords::default();
         written.extend(records);
         written
     }
 
+    /// Adds these records.
     pub(super) fn extend(&mut self, records: &[JournalRecord]) {
         for record in records {
             match record {
@@ -32,14 +36,15 @@ impl WrittenRecords {
     }
 }
 
-/// What the thread that writes says to the locker.
+/// Calls of the journal thread.
 impl Gate {
+    /// Starts to grant only slots that are written, as `begin` says.
     pub(super) fn begin_persisting(&self, begin: JournalStart) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.begin_persisting(begin, now));
     }
 
-    /// Nothing is taken that is not written, though nothing can be written for the time being.
+    /// Keeps granting only written slots although nothing can be written for now.
     pub(super) fn keep_persisting(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -49,6 +54,7 @@ impl Gate {
         });
     }
 
+    /// Stops to require that slots are written before they are granted.
     pub(super) fn end_persisting(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -57,12 +63,13 @@ impl Gate {
         });
     }
 
+    /// True while some counts in use are not written yet.
     pub(super) fn is_catching_up(&self) -> bool {
         self.lock().locker.is_catching_up()
     }
 
-    /// What is to be written next, after a look at some; and whether there is more. When there is not, and
-    /// nothing was found, the bell is rung for the next.
+    /// Scans some windows, and returns the records to write next and whether there are more. If there are none, the
+    /// thread is notified of the next.
     pub(super) fn take_records(&self) -> (Vec<JournalRecord>, bool) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -73,7 +80,7 @@ impl Gate {
         })
     }
 
-    /// These are on the disk.
+    /// Reports these records as written.
     pub(super) fn records_written(&self, written: &WrittenRecords) {
         if written.limits {
             self.step(self.clock.now(), |state| state.locker.limits_written());
@@ -84,12 +91,13 @@ impl Gate {
         }
     }
 
-    /// What is known of limits, and of the wall clock.
-    pub(super) fn known(&self) -> (Vec<LimitSnapshot>, Vec<WallReading>) {
+    /// Snapshots of the limits, and the readings of the wall clock.
+    pub(super) fn limits_and_readings(&self) -> (Vec<LimitSnapshot>, Vec<WallReading>) {
         let state = self.lock();
         (state.locker.crash_limit_snapshots(), state.locker.readings())
     }
 
+    /// Snapshot of all counts.
     pub(super) fn snapshot(&self) -> Snapshot {
         let now = self.clock.now();
         self.step(now, |state| state.locker.snapshot(now))

@@ -1,4 +1,4 @@
-//! State folder: who has it, what is in it, and whether that is all.
+//! State folder: its lock, the loaded counts, and the mark that says whether they are complete.
 
 use std::fs::{self, DirBuilder, File as Handle, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -8,38 +8,43 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::database::LoadedFile;
-use super::{Error, Loaded};
+use super::{AfterCrash, Error, Loaded};
 use crate::locker::{Shutdown, Snapshot};
 
-/// The file in the folder.
+/// Name of the database file.
 pub(super) const FILE: &str = "journal.redb";
-/// Whoever holds a lock on it has the folder; it says who that is.
+/// Name of the lock file. The process that locks it owns the folder; its content is the process id.
 pub(super) const LOCK: &str = "lock";
-/// How often, and how far apart, it is tried to lock it.
+/// Number of attempts to take the lock, and the pause between them: 100 ms in all, see [`lock_soon`].
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-/// As long as it is there, the file holds all that had to be written before it was used.
-pub(super) const WHOLE: &str = "whole";
+/// Name of the mark: as long as this file exists, the database holds all counts that had to be written before their
+/// use.
+pub(super) const COMPLETE_MARK: &str = "whole";
 
-/// The paths in the folder, and the lock on it.
+/// State folder and the lock on it.
 pub(super) struct StateFolder {
     pub(super) dir: PathBuf,
-    /// Held as long as this is open, here or in a process that it was passed to.
+    /// Locked as long as this is open, here or in a process that it was passed to.
     pub(super) lock: Mutex<Option<Handle>>,
 }
 
-/// A process that has just ended may be survived for a moment by one that it had begun to start.
+/// Locks with retries: a process that has just exited may be outlived for a moment by a child that it was starting.
 fn lock_soon(lock: &Handle) -> Result<(), TryLockError> {
     for _ in 0..LOCK_TRIES {
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
-            tried => return tried,
+            result => return result,
         }
     }
     lock.try_lock()
 }
 
 impl StateFolder {
+    /// Creates the folder if need be, and locks it.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another gateway uses it, [`Error::Unusable`] if the system refuses.
     pub(super) fn lock(dir: &Path) -> Result<StateFolder, Error> {
         let unusable = |path: PathBuf| move |why| Error::Unusable { path, why };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable(dir.to_owned()))?;
@@ -50,7 +55,7 @@ impl StateFolder {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // It may be about to write it.
+                // Empty if the owner has not written its process id yet.
                 let read = lock.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
                 let holder = read.then(|| holder.trim().to_owned());
                 return Err(Error::Held { dir: dir.to_owned(), holder });
@@ -62,32 +67,34 @@ impl StateFolder {
         Ok(folder)
     }
 
-    /// The folder whose lock this is.
+    /// Folder for a lock that is already held.
     pub(super) fn from_lock(dir: &Path, lock: Handle) -> StateFolder {
         StateFolder { dir: dir.to_owned(), lock: Mutex::new(Some(lock)) }
     }
 
-    /// Writes this process's number into the lock's file: for operators, and for `kill -USR2`. The lock is what counts.
+    /// Writes this process's id into the lock file, for operators and for `kill -USR2`. Only the lock itself counts.
     pub(super) fn name_holder(&self) {
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(lock) = &mut *lock else { return };
-        let told = lock.set_len(0).and_then(|()| lock.rewind());
-        if let Err(error) = told.and_then(|()| writeln!(lock, "{}", std::process::id())) {
-            tracing::debug!(%error, "the state folder does not say whose it is");
+        let truncated = lock.set_len(0).and_then(|()| lock.rewind());
+        if let Err(error) = truncated.and_then(|()| writeln!(lock, "{}", std::process::id())) {
+            tracing::debug!(%error, "cannot write the process id into the lock file");
         }
     }
 
+    /// Unlocks the folder, unless another process has a copy of the lock.
     pub(super) fn unlock(&self) {
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Path of the database file.
     pub(super) fn file(&self) -> PathBuf {
         self.dir.join(FILE)
     }
 
-    /// What is believed of what was found.
-    pub(super) fn loaded(&self, found: LoadedFile, forgets: bool) -> Loaded {
-        let LoadedFile { seed, stopped, snapshot } = found;
+    /// Decides which of the loaded counts are trusted, and logs if some are not.
+    pub(super) fn loaded(&self, file: LoadedFile, after_crash: AfterCrash) -> Loaded {
+        let LoadedFile { seed, stopped, snapshot } = file;
         let end = match stopped {
             true => Shutdown::Orderly,
             false if self.is_complete() => Shutdown::Crash,
@@ -95,43 +102,45 @@ impl StateFolder {
         };
         match end {
             Shutdown::HandOver | Shutdown::Orderly => {}
-            Shutdown::Crash | Shutdown::NotPersisted if forgets => {
+            Shutdown::Crash | Shutdown::NotPersisted if after_crash == AfterCrash::Forget => {
                 tracing::warn!(
-                    "the gateway before did not stop in order: what it counted is forgotten, as after_crash says"
+                    "the previous gateway did not shut down cleanly: its counts are forgotten, as after_crash says"
                 );
                 return Loaded { snapshot: Snapshot::default(), end: Shutdown::Orderly, seed };
             }
             Shutdown::Crash => {
                 tracing::warn!(
-                    "the gateway before did not stop in order: windows of up to 10 s count as full for their span"
+                    "the previous gateway did not shut down cleanly: windows of up to 10 s count as full for their span"
                 );
             }
             Shutdown::NotPersisted => tracing::warn!(
-                "the gateway before could not write what it counted, and did not stop in order: all windows count as full for their span"
+                "the previous gateway could not write its counts and did not shut down cleanly: all windows count as full for their span"
             ),
         }
         Loaded { snapshot, end, seed }
     }
 
-    /// The file that cannot be used is kept for whoever wants to look at it.
+    /// Renames an unusable file, so that it can be examined later.
     pub(super) fn set_aside(&self) -> Result<(), Error> {
         let (from, to) = (self.file(), self.dir.join(format!("{FILE}.unread")));
         fs::rename(&from, to).map_err(|why| Error::Unusable { path: from, why })
     }
 
+    /// True if the folder is marked as complete.
     pub(super) fn is_complete(&self) -> bool {
-        self.dir.join(WHOLE).exists()
+        self.dir.join(COMPLETE_MARK).exists()
     }
 
-    /// What is written is all that had to be.
+    /// Marks the file as complete: it holds all counts that had to be written.
     pub(super) fn mark_complete(&self) -> io::Result<()> {
-        Handle::create(self.dir.join(WHOLE))?;
+        Handle::create(self.dir.join(COMPLETE_MARK))?;
         Handle::open(&self.dir)?.sync_all()
     }
 
-    /// What is written is not all, or soon will not be. To remove a file takes no room on a disk that is full.
+    /// Marks the file as incomplete: it does not hold all counts, or soon will not. The mark is a removal, since
+    /// removing a file needs no space on a full disk.
     pub(super) fn mark_incomplete(&self) -> io::Result<()> {
-        match fs::remove_file(self.dir.join(WHOLE)) {
+        match fs::remove_file(self.dir.join(COMPLETE_MARK)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Handle::open(&self.dir)?.sync_all(),
         }

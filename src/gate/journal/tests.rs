@@ -12,14 +12,15 @@ use crate::gate::{Answer, Gate, Patience};
 use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, Unit, Usage, WhenFull};
 
 /// A folder of the test's own.
-struct Place(PathBuf);
+struct TestFolder(PathBuf);
 
-impl Place {
-    fn new(test: &str) -> Place {
+impl TestFolder {
+    fn new(test: &str) -> TestFolder {
         // A number of its own, because two tests may choose one name.
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let place = Place(std::env::temp_dir().join(format!("lockgate-state-{}-{number}-{test}", std::process::id())));
+        let place =
+            TestFolder(std::env::temp_dir().join(format!("lockgate-state-{}-{number}-{test}", std::process::id())));
         fs::remove_dir_all(&place.0).ok();
         place
     }
@@ -37,7 +38,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TestFolder {
     fn drop(&mut self) {
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700)).ok();
         fs::remove_dir_all(&self.0).ok();
@@ -116,7 +117,7 @@ fn kill(gate: Arc<Gate>) {
 
 #[test]
 fn after_a_crash_a_long_window_knows_what_it_let_go() {
-    let place = Place::new("crash");
+    let place = TestFolder::new("crash");
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     let seed = gate.seed();
     assert_eq!(go(&gate, 1, 1), 1);
@@ -131,7 +132,7 @@ fn after_a_crash_a_long_window_knows_what_it_let_go() {
 
 #[test]
 fn a_crash_costs_a_block_of_a_large_window_at_most() {
-    let place = Place::new("block");
+    let place = TestFolder::new("block");
     for round in 0..3 {
         let gate = open(&place.settings(), vec![limit(9_000, HOUR)]).unwrap();
         let before = usage(&gate, 1).taken;
@@ -147,7 +148,7 @@ fn a_crash_costs_a_block_of_a_large_window_at_most() {
 
 #[test]
 fn a_first_start_does_not_wait_and_a_crash_closes_a_short_window_for_its_span() {
-    let (place, (clock, hand)) = (Place::new("short"), Clock::manual());
+    let (place, (clock, hand)) = (TestFolder::new("short"), Clock::manual());
     hand.pass(HOUR);
     let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
@@ -163,7 +164,7 @@ fn a_first_start_does_not_wait_and_a_crash_closes_a_short_window_for_its_span() 
 
 #[test]
 fn an_orderly_stop_loses_nothing_and_delays_nothing() {
-    let (place, (clock, hand)) = (Place::new("stop"), Clock::manual());
+    let (place, (clock, hand)) = (TestFolder::new("stop"), Clock::manual());
     hand.pass(HOUR);
     let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
@@ -180,7 +181,7 @@ fn an_orderly_stop_loses_nothing_and_delays_nothing() {
 
 #[test]
 fn limits_that_changed_while_nobody_ran_are_as_if_the_file_had_been_read_again() {
-    let place = Place::new("changed");
+    let place = TestFolder::new("changed");
     let gate = open(&place.settings(), vec![limit(1, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
     kill(gate);
@@ -196,7 +197,7 @@ fn limits_that_changed_while_nobody_ran_are_as_if_the_file_had_been_read_again()
 
 #[test]
 fn with_after_crash_forget_a_crash_is_a_first_start_and_a_stop_is_not() {
-    let place = Place::new("forget");
+    let place = TestFolder::new("forget");
     let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
@@ -210,7 +211,7 @@ fn with_after_crash_forget_a_crash_is_a_first_start_and_a_stop_is_not() {
 
 #[test]
 fn one_gateway_at_a_time_has_the_folder_and_the_second_is_told_who() {
-    let place = Place::new("held");
+    let place = TestFolder::new("held");
     let gate = open(&place.settings(), vec![limit(5, HOUR)]).unwrap();
     for settings in [place.settings(), place.forgetting()] {
         let error = open(&settings, vec![limit(5, HOUR)]).map(|_| ()).unwrap_err();
@@ -226,7 +227,7 @@ fn one_gateway_at_a_time_has_the_folder_and_the_second_is_told_who() {
 
 #[test]
 fn a_folder_that_cannot_be_used_is_named_or_done_without() {
-    let place = Place::new("a-file");
+    let place = TestFolder::new("a-file");
     fs::write(&place.0, "in the way").unwrap();
     let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
     assert!(told.contains(place.0.to_str().unwrap()) && told.contains("after_crash = \"forget\""), "{told}");
@@ -238,7 +239,7 @@ fn a_folder_that_cannot_be_used_is_named_or_done_without() {
 
 #[test]
 fn a_file_of_somebody_elses_or_of_a_newer_version_is_told_with_the_choice() {
-    let place = Place::new("foreign");
+    let place = TestFolder::new("foreign");
     fs::create_dir_all(&place.0).unwrap();
     for (content, why) in [(&b"not a database at all"[..], "cannot be read"), (&[0; 8192], "cannot be read")] {
         fs::write(place.file(), content).unwrap();
@@ -248,7 +249,7 @@ fn a_file_of_somebody_elses_or_of_a_newer_version_is_told_with_the_choice() {
     assert!(open(&place.forgetting(), vec![limit(5, HOUR)]).is_ok());
     assert_eq!(fs::read(place.0.join("journal.redb.unread")).unwrap(), [0; 8192], "it is kept");
 
-    let place = Place::new("newer");
+    let place = TestFolder::new("newer");
     fs::create_dir_all(&place.0).unwrap();
     let database = redb::Database::create(place.file()).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -263,7 +264,7 @@ fn a_file_of_somebody_elses_or_of_a_newer_version_is_told_with_the_choice() {
 
 #[test]
 fn a_file_that_is_cut_anywhere_is_never_believed_for_more_than_it_says() {
-    let place = Place::new("cut");
+    let place = TestFolder::new("cut");
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
@@ -292,7 +293,7 @@ fn a_file_that_is_cut_anywhere_is_never_believed_for_more_than_it_says() {
 
 #[test]
 fn bytes_that_were_changed_are_found_or_were_of_no_account() {
-    let place = Place::new("changed-bytes");
+    let place = TestFolder::new("changed-bytes");
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
@@ -318,7 +319,7 @@ fn a_wall_clock_that_is_set_while_no_gateway_runs_opens_no_day() {
     let mut day = limit(2, HOUR * 24);
     day.rate.as_mut().unwrap().kind = Kind::Calendar { unit: Unit::Day, zone };
     for stops in [false, true] {
-        let (place, (clock, hand)) = (Place::new("calendar"), Clock::manual());
+        let (place, (clock, hand)) = (TestFolder::new("calendar"), Clock::manual());
         let start = || open_at(clock, &place.settings(), vec![day.clone()]).unwrap();
         let gate = start();
         assert_eq!(go(&gate, 1, 2), 2);
@@ -340,7 +341,7 @@ fn a_wall_clock_that_is_set_while_no_gateway_runs_opens_no_day() {
 
 #[test]
 fn a_start_that_never_began_to_write_leaves_the_folder_as_it_was() {
-    let place = Place::new("not-begun");
+    let place = TestFolder::new("not-begun");
     let settings = |limits| crate::gate::Settings { limits, state: Some(place.settings()), store: None };
     let gate = open(&place.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
@@ -351,18 +352,18 @@ fn a_start_that_never_began_to_write_leaves_the_folder_as_it_was() {
         drop(Gate::open(settings(vec![limit(2, SHORT)]), Clock::start()).unwrap());
     }
     // What may not be marked as whole by the time that the file says that a process runs.
-    fs::remove_file(place.0.join(WHOLE)).unwrap();
-    fs::create_dir(place.0.join(WHOLE)).unwrap();
+    fs::remove_file(place.0.join(COMPLETE_MARK)).unwrap();
+    fs::create_dir(place.0.join(COMPLETE_MARK)).unwrap();
     let error = open(&place.settings(), vec![limit(2, SHORT)]).map(drop).unwrap_err();
     assert!(matches!(error, Error::Unusable { .. }), "{error}");
-    fs::remove_dir(place.0.join(WHOLE)).unwrap();
+    fs::remove_dir(place.0.join(COMPLETE_MARK)).unwrap();
     let gate = open(&place.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(usage(&gate, 2).taken, 0, "the stop was orderly");
 }
 
 #[test]
 fn a_limit_that_is_gone_is_forgotten_by_the_file_when_nothing_of_it_counts() {
-    let (place, (clock, hand)) = (Place::new("retired"), Clock::manual());
+    let (place, (clock, hand)) = (TestFolder::new("retired"), Clock::manual());
     let named = |name: &str| Limit { name: name.into(), ..limit(2, HOUR) };
     let names = |gate: &Arc<Gate>| gate.limits().iter().map(|limit| limit.name.to_string()).collect::<Vec<_>>();
     let gate = open_at(clock, &place.settings(), vec![named("one"), named("other")]).unwrap();

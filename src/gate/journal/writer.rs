@@ -1,4 +1,4 @@
-//! Writes what the locker names, and tells it when that is on the disk.
+//! Journal writer: the thread that writes the windows named by the locker, and recovers from disk errors.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,25 +9,29 @@ use super::boot_time::{BootStamp, TimeMapping};
 use super::codec::{DiskLimitSnapshot, DiskReading, DiskWindow, JournalHead};
 use super::database::{Batch, File};
 use super::records::WrittenRecords;
-use super::{DiskState, Error, Journal};
+use super::{AfterCrash, Coverage, DiskState, Error, Journal};
 use crate::gate::Gate;
 use crate::gate::thread_signal::{DeferredThread, ExitGuard};
 use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, Snapshot, WindowRecord};
 
-/// How many slices are written together where all windows are.
+/// Number of slices of [`MAX_SLICE`](super::records::MAX_SLICE) windows in one transaction while all windows are
+/// written: fewer syncs, bounded memory.
 const SLICES: usize = 8;
-/// How often to try again to write, when that has failed.
+/// Interval of attempts to write after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Journal {
-    /// Writes what is known so far, and starts the thread that writes from then on.
+    /// Writes all counts, and starts the writer thread.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or the system provides no thread.
     pub(in crate::gate) fn begin(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
-        // Before the file says that a process runs.
+        // Before the file is marked as in use.
         let writer = self.writer(gate)?;
         if let Err(error) = self.rewrite(gate) {
-            // The file may say so by now. Nothing was let go: it goes back to what an orderly stop leaves.
+            // The file may be marked as in use by now. Nothing was granted: restore what an orderly stop leaves.
             if let Err(error) = self.write_stopped(&gate.snapshot()) {
-                tracing::debug!(%error, "the state folder is as it was, or says that this process runs");
+                tracing::debug!(%error, "cannot restore the mark of an orderly stop; the next start may treat this one as a crash");
             }
             return Err(Error::of_file(&self.folder.file(), error));
         }
@@ -35,40 +39,47 @@ impl Journal {
         Ok(())
     }
 
-    /// As [`Journal::begin`], in the place of another process that has closed the file. There is no way back: if it cannot
-    /// be written, see [`Journal::fail`]. When this returns, limits that are new are written down, and slots may be granted.
+    /// As [`Journal::begin`], after the old process of an upgrade has closed the file. There is no way back: if the
+    /// file cannot be written, see [`Journal::fail`]. After this returns, new limits are written and slots may be
+    /// granted.
     pub(in crate::gate) fn continue_from(&self, gate: &Gate, writer: DeferredThread) {
-        // Not before: a process that fails to take over leaves the number of the one that goes on.
+        // Not before: after a failed upgrade the file must still name the old process.
         self.folder.name_holder();
-        let begun = match self.continues && self.folder.is_complete() {
-            // What that one has written is as much as this one knows of it, or more.
+        let started = match self.continues && self.folder.is_complete() {
+            // The old process has written at least as much as this one knows of.
             true => self.resume(gate),
             false => self.folder.mark_incomplete().map_err(redb::Error::Io).and_then(|()| self.begin_catch_up(gate)),
         };
-        if let Err(error) = begun {
+        if let Err(error) = started {
             self.fail(gate, &error);
         }
         writer.start();
         self.signal.notify();
     }
 
-    /// The thread that writes, for later.
+    /// Creates the writer thread, which is started later.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the system provides no thread.
     pub(in crate::gate) fn writer(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<DeferredThread, Error> {
         let (journal, gate) = (Arc::clone(self), Arc::downgrade(gate));
         DeferredThread::new("journal", move || journal.run(&gate)).map_err(Error::System)
     }
 
-    /// Another process writes from here on: nothing more is written here, and the folder is let go. `is_incomplete`: what is
-    /// written is not all that a crash must find.
-    pub(in crate::gate) fn leave(&self, is_incomplete: bool) {
+    /// Hands the file over to another process: writes nothing more, and unlocks the folder. `coverage`: whether the file
+    /// holds all that a crash needs.
+    pub(in crate::gate) fn leave(&self, coverage: Coverage) {
         self.signal.stop();
-        if is_incomplete && let Err(error) = self.folder.mark_incomplete() {
-            tracing::error!(%error, "the state folder cannot be marked as incomplete, and the next process believes it");
+        if coverage == Coverage::Incomplete
+            && let Err(error) = self.folder.mark_incomplete()
+        {
+            tracing::error!(%error, "cannot mark the state folder as incomplete; after a crash its counts would be trusted wrongly");
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.folder.unlock();
     }
 
+    /// Main loop of the writer thread, until it is told to stop or the gate is dropped.
     fn run(&self, gate: &Weak<Gate>) {
         let _exit_guard = ExitGuard::new(&self.signal);
         loop {
@@ -81,7 +92,7 @@ impl Journal {
                 self.recover(&gate);
                 continue;
             }
-            // A file that somebody else writes to may make the library panic.
+            // The database may panic if another program writes to its file.
             let written = catch_unwind(AssertUnwindSafe(|| self.write_all(&gate)));
             if let Err(error) = written.unwrap_or(Err(redb::Error::PreviousIo)) {
                 self.fail(&gate, &error);
@@ -89,14 +100,14 @@ impl Journal {
         }
     }
 
-    /// Writes until there is nothing more to be written. If that is all that must be known after a crash, says so.
+    /// Writes until nothing is left to write. Marks the file as complete if it then holds all counts.
     fn write_all(&self, gate: &Gate) -> Result<(), redb::Error> {
         loop {
             let (records, more) = self.take_batch(gate);
             if records.is_empty() && !more {
                 break;
             }
-            // A stop writes all there is by itself, and a process that takes over what it needs.
+            // A stop writes a full snapshot itself, and the new process of an upgrade what it needs.
             if self.signal.is_stopping() {
                 return Ok(());
             }
@@ -105,19 +116,20 @@ impl Journal {
                 gate.records_written(&WrittenRecords::of(&records));
             }
         }
-        // One that was told to end may have been waited for too long: the folder is another process's then.
+        // If this thread took too long to stop, the folder may belong to another process already.
         if self.disk_state() == DiskState::CatchingUp && !gate.is_catching_up() && !self.signal.is_stopping() {
             self.mark_complete().map_err(redb::Error::Io)?;
             self.set_disk_state(DiskState::Complete);
-            tracing::info!("all that is counted is written");
+            tracing::info!("all counts are written");
         }
         Ok(())
     }
 
-    /// What is written together: some slices, of which each has the gate locked, but not all the time.
+    /// Takes the records of one transaction, and tells whether there are more. While all windows are written, that is
+    /// several slices; the gate is locked for each, but not between them.
     fn take_batch(&self, gate: &Gate) -> (Vec<JournalRecord>, bool) {
         let (mut records, mut more) = gate.take_records();
-        // Where nobody waits for any of it, the disk is the slowest: then fewer commits of more.
+        // No request waits for these windows, and the disk is the bottleneck: fewer, larger transactions.
         for _ in 1..SLICES {
             if !(more && gate.is_catching_up()) {
                 break;
@@ -129,7 +141,7 @@ impl Journal {
         (records, more)
     }
 
-    /// Writes all there is in the place of all that was written, together.
+    /// Replaces the whole file by the present counts, in one transaction.
     fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
         gate.begin_persisting(JournalStart::Fresh);
         let mut written = WrittenRecords::default();
@@ -147,22 +159,22 @@ impl Journal {
         self.mark_complete().map_err(redb::Error::Io)?;
         self.set_disk_state(DiskState::Complete);
         gate.records_written(&written);
-        // To look whether there is more by now.
+        // There may be more by now.
         self.signal.notify();
         Ok(())
     }
 
-    /// Goes on where what is written is right: each window is written when more of it is wanted.
+    /// Continues with a file that is complete: a window is written when it needs more slots.
     fn resume(&self, gate: &Gate) -> Result<(), redb::Error> {
         self.reopen()?;
-        // The disk takes something, before the locker is told so.
+        // Proves that the disk accepts writes before the locker relies on it.
         self.write(|_| Ok(()))?;
         gate.begin_persisting(JournalStart::Resume);
         self.set_disk_state(DiskState::Complete);
         self.write_all(gate)
     }
 
-    /// Begins to write all there is, while slots are taken that are not written. The folder says that it is not all.
+    /// Starts to write all counts while slots are granted that are not written. The folder stays marked as incomplete.
     fn begin_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
         self.reopen()?;
         self.write(|_| Ok(()))?;
@@ -177,24 +189,28 @@ impl Journal {
         Ok(())
     }
 
+    /// Marks the file as complete, if it may be trusted after a crash.
     fn mark_complete(&self) -> io::Result<()> {
-        // Where nothing is believed after a crash there must be no mark either, nor one of before: the file may say something
-        // else by then.
-        if self.forgets { self.folder.mark_incomplete() } else { self.folder.mark_complete() }
+        // With after_crash = "forget" there must be no mark, not even an old one: the setting may be another at the
+        // next start.
+        match self.after_crash {
+            AfterCrash::Forget => self.folder.mark_incomplete(),
+            AfterCrash::Remember => self.folder.mark_complete(),
+        }
     }
 
-    /// The last thing that is written: what a gateway that stops has counted.
+    /// Writes the final snapshot at a shutdown.
     pub(in crate::gate) fn stop(&self, snapshot: &Snapshot) {
         self.signal.stop();
         match self.reopen().and_then(|()| self.write_stopped(snapshot)) {
-            Ok(()) => tracing::debug!(windows = snapshot.windows.len(), "what was counted is written"),
+            Ok(()) => tracing::debug!(windows = snapshot.windows.len(), "counts written"),
             Err(error) => {
-                tracing::error!(%error, "what was counted cannot be written: the next start treats it as after a crash")
+                tracing::error!(%error, "cannot write the counts: the next start treats this stop as a crash")
             }
         }
     }
 
-    /// Puts an estate in the place of all that was written, with the mark of an orderly stop.
+    /// Replaces the whole file by a snapshot, marked as an orderly stop.
     fn write_stopped(&self, snapshot: &Snapshot) -> Result<(), redb::Error> {
         let mapping = TimeMapping::here(&self.clock);
         let limits: Vec<&Limit> = snapshot.limits.iter().map(|known| &known.limit).collect();
@@ -211,10 +227,11 @@ impl Journal {
         })
     }
 
+    /// Writes these records into a batch.
     fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[JournalRecord]) -> Result<(), redb::Error> {
         let mapping = TimeMapping::here(&self.clock);
         if records.contains(&JournalRecord::Limits) {
-            let (known, readings) = gate.known();
+            let (known, readings) = gate.limits_and_readings();
             let limits = disk_limits(&known, mapping);
             let readings = readings.into_iter().map(|reading| DiskReading::of(reading, mapping)).collect();
             batch.head(&JournalHead { seed: self.seed, stopped: false, limits, readings })?;
@@ -228,6 +245,7 @@ impl Journal {
         }))
     }
 
+    /// Writes one batch, with the time of writing.
     fn write(&self, write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &*file else { return Err(redb::Error::PreviousIo) };
@@ -238,32 +256,32 @@ impl Journal {
         })
     }
 
-    /// It cannot be written. If that can be marked in the folder the gateway goes on, and what it uses from here on is not
-    /// on the disk. If not (it is read-only), a crash could not be told from one that has lost nothing: then what is not
-    /// written waits, unless nothing is believed after a crash anyway.
+    /// Handles a failed write. If the folder can be marked as incomplete, the gateway continues, and slots are granted
+    /// that are not on the disk. If not (the disk is read-only), a crash could not be told from one that has lost
+    /// nothing: then slots that are not written wait, unless `after_crash` is "forget".
     fn fail(&self, gate: &Gate, error: &redb::Error) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let folder = self.folder.dir.display();
         match self.degrade(gate) {
             Ok(()) => tracing::error!(
                 %folder, %error,
-                "what is counted cannot be written; if the gateway died now, all windows would count as full at its next start"
+                "cannot write the counts; after a crash now all windows would count as full at the next start"
             ),
             Err(unmarked) => {
                 gate.keep_persisting();
                 self.set_disk_state(DiskState::Blocked);
                 tracing::error!(
                     %folder, %error, %unmarked,
-                    "what is counted cannot be written, nor marked as incomplete: requests of limits with `per` above 10 s \
-                     wait until it can (after_crash = \"forget\" would let them go)"
+                    "cannot write the counts, nor mark them as incomplete: requests of limits with `per` above 10 s \
+                     wait until the disk can be written (after_crash = \"forget\" would let them go)"
                 );
             }
         }
     }
 
-    /// From here on more is used than is written. It is marked before anything is.
+    /// Stops persistence, so that slots are granted unwritten. The folder is marked as incomplete first.
     fn degrade(&self, gate: &Gate) -> io::Result<()> {
-        if !self.forgets {
+        if self.after_crash == AfterCrash::Remember {
             self.folder.mark_incomplete()?;
         }
         self.set_disk_state(DiskState::Degraded);
@@ -277,34 +295,34 @@ impl Journal {
         self.signal.notify();
     }
 
-    /// The file is closed because it could not be written: it is tried again.
+    /// Tries to write again after a failure.
     fn recover(&self, gate: &Gate) {
         let recovered = match self.disk_state() {
             DiskState::Blocked if self.folder.is_complete() => {
-                self.resume(gate).inspect(|()| tracing::info!("what is counted is written again"))
+                self.resume(gate).inspect(|()| tracing::info!("counts are written again"))
             }
-            // The mark is gone, which perhaps is not yet on the disk.
+            // The mark is removed, but its removal may not be on the disk yet.
             DiskState::Blocked => {
                 self.folder.mark_incomplete().map_err(redb::Error::Io).and_then(|()| self.begin_catch_up(gate))
             }
             DiskState::Complete | DiskState::CatchingUp | DiskState::Degraded => self.begin_catch_up(gate),
         };
         match recovered {
-            // What is left is written as anything else.
+            // The rest is written by the normal loop.
             Ok(()) => self.signal.notify(),
             Err(error) => {
-                tracing::debug!(%error, "what is counted still cannot be written");
+                tracing::debug!(%error, "still cannot write the counts");
                 *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                // A disk that is full now may have been read-only.
+                // The disk may have been read-only before and be full now, which allows the mark to be removed.
                 if let Err(error) = self.degrade(gate) {
-                    tracing::debug!(%error, "nor can it be marked as incomplete");
+                    tracing::debug!(%error, "cannot mark the state folder as incomplete either");
                     gate.keep_persisting();
                 }
             }
         }
     }
 
-    /// The library does not write a file again that it once could not.
+    /// Opens the file again: the database refuses writes after an error.
     fn reopen(&self) -> Result<(), redb::Error> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
@@ -315,12 +333,13 @@ impl Journal {
     }
 }
 
-/// What is written of limits: nothing of those that were forgotten, since pages name theirs by its name.
+/// Limits in the disk format, without forgotten ones: windows refer to their limit by its name.
 fn disk_limits(known: &[LimitSnapshot], mapping: TimeMapping) -> Vec<DiskLimitSnapshot> {
     let known = known.iter().filter(|known| !known.limit.is_forgotten());
     known.map(|known| DiskLimitSnapshot::of(known, mapping)).collect()
 }
 
+/// Limit name, key and content of a window in the disk format.
 fn disk_window<'l>(
     window: &WindowRecord,
     limits: &[&'l Limit],

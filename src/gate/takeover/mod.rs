@@ -1,20 +1,20 @@
-//! One process of the gateway takes the place of another, between one grant and the next.
+//! Upgrade protocol: the new process takes over all counts, waiters and flights between one grant and the next.
 //!
-//! The old one starts the new one, with one end of a pair of sockets ([`FdSocket`]) as its standard input:
+//! The old process starts the new one with one end of a pair of sockets ([`FdSocket`]) as its standard input:
 //!
 //! | old | new |
 //! |---|---|
-//! | `Hello`: seed, state folder and its lock, listening sockets | builds all that can fail |
+//! | `Hello`: seed, state folder and its lock, listening sockets | builds everything that can fail |
 //! | | `Ready` |
-//! | *locked*: all that is counted, and who waits | takes it over, and lets nobody go yet |
+//! | *locked*: all counts and waiters | restores them, grants nothing yet |
 //! | | `Inherited` |
-//! | `Go`: from here on it grants nothing. *unlocked* | |
-//! | closes the journal: `Released` | opens the journal; lets go who can |
-//! | what its requests ask and settle, until the last has ended | what they are granted |
+//! | `Go`: grants nothing from now on. *unlocked* | |
+//! | closes the journal: `Released` | opens the journal; starts to grant |
+//! | asks and settles of its requests, until the last has ended | verdicts for them |
 //!
-//! Before `Go` either may fail, and the old one goes on as if nothing had been. After it the new one alone grants; if the
-//! old one dies, what it had under way settles as failed; if the new one dies, the old one refuses. A process may hand
-//! over before the one before it has ended: what that one asks and settles is passed on.
+//! Before `Go` either process may fail, and the old one continues as if nothing had happened. After it the new one
+//! alone grants. If the old one then dies, its flights settle as failed; if the new one dies, the old one refuses its
+//! requests. A process may hand over before its predecessor has ended: it forwards the asks and settles of that one.
 
 mod new_process;
 mod old_process;
@@ -34,63 +34,65 @@ use super::journal;
 use crate::locker::{GrantedSlots, Locker, Sorry, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;
 
-/// How long the new process may take to read its configuration and certificates.
+/// Longest time for the new process to read its configuration and certificates.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long each may take for a step while nobody is granted anything.
+/// Longest time for each step during which nothing is granted.
 const STEP_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
-/// How many things are told at once at most.
+/// Most events or verdicts in one message.
 const MAX_BATCH: usize = 512;
 
-/// Why a hand-over did not happen. The old process goes on.
+/// Reason why an upgrade failed. The old process continues.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It was handed over before.
+    /// Another process has taken over already.
     #[error("another process has taken over already")]
     AlreadyHandedOver,
-    /// The other process is gone, or does not answer.
-    #[error("the other process ended or did not answer; it may have said why before")]
+    /// The other process has exited, or does not answer.
+    #[error("the other process ended or did not answer; its log may say why")]
     NoAnswer(#[source] io::Error),
-    /// It said something else than was to be said.
+    /// The other process sent an unexpected message: it is of another version.
     #[error("the other process speaks another version of the protocol: {0}; stop it and start the new one instead")]
     Protocol(String),
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] journal::Error),
-    /// There are no threads or descriptors to be had.
-    #[error("the hand-over lacks something of the system's")]
+    /// The system provides no threads or file descriptors.
+    #[error("the system lacks threads or descriptors for the upgrade")]
     System(#[source] io::Error),
 }
 
+/// The other process broke the protocol.
 fn protocol_error(why: impl std::fmt::Display) -> Error {
     Error::Protocol(why.to_string())
 }
 
-/// What a process is told of its asks.
+/// Verdict on a forwarded ask, sent to the old process: its ticket, and the granted slots or the refusal.
 type VerdictMsg = (Ticket, Result<Vec<GrantedSlots>, Sorry>);
 
-/// Requests of the process before this one, which has given us its windows.
+/// Waiters of the old process, which forwards its asks to this one.
 #[derive(Default)]
 pub(super) struct RemoteWaiters {
-    /// Whom of theirs our tickets are for, and the other way round.
+    /// Ticket of the old process for each of ours.
     theirs: HashMap<Ticket, Ticket>,
+    /// Our ticket for each of the old process.
     ours: HashMap<Ticket, Ticket>,
-    /// What they are to be told.
+    /// Verdicts to send to the old process.
     verdicts: VecDeque<VerdictMsg>,
-    /// This process has stopped: they are told nothing any more.
-    pub(super) are_dropped: bool,
+    /// True after this process has stopped: new asks of the old process are ignored.
+    pub(super) is_stopped: bool,
 }
 
 impl RemoteWaiters {
-    /// Keeps a verdict that is theirs, and returns one that is not.
+    /// Stores a verdict if it is for the old process; returns it if it is not.
     pub(super) fn keep(&mut self, ticket: Ticket, verdict: Verdict, locker: &mut Locker) -> Option<Verdict> {
         let Some(theirs) = self.theirs.remove(&ticket) else { return Some(verdict) };
         self.ours.remove(&theirs);
-        self.tell(theirs, verdict, locker);
+        self.store_verdict(theirs, verdict, locker);
         None
     }
 
-    /// A verdict on somebody of theirs.
-    fn tell(&mut self, theirs: Ticket, verdict: Verdict, locker: &mut Locker) {
+    /// Stores a verdict for a ticket of the old process; remembers the two tickets if it is queued.
+    fn store_verdict(&mut self, theirs: Ticket, verdict: Verdict, locker: &mut Locker) {
         match verdict {
             Verdict::Go(grant) => self.verdicts.push_back((theirs, Ok(locker.delegate(grant)))),
             Verdict::Sorry(sorry) => self.verdicts.push_back((theirs, Err(sorry))),
@@ -101,24 +103,34 @@ impl RemoteWaiters {
         }
     }
 
+    /// True if there are verdicts to send.
     pub(super) fn has_verdicts(&self) -> bool {
         !self.verdicts.is_empty()
     }
 }
 
-/// Says one thing to the other process.
-fn send(socket: &FdSocket, what: &impl Serialize) -> Result<(), Error> {
-    let message = postcard::to_stdvec(what).map_err(protocol_error)?;
+/// Sends one message to the other process.
+///
+/// # Errors
+/// [`Error::NoAnswer`] if the other process does not read it.
+fn send(socket: &FdSocket, value: &impl Serialize) -> Result<(), Error> {
+    let message = postcard::to_stdvec(value).map_err(protocol_error)?;
     socket.send(&message, &[]).map_err(Error::NoAnswer)
 }
 
-/// The next thing that the other process says; `None` at the end.
+/// Receives the next message; `None` after the other process has closed the connection.
+///
+/// # Errors
+/// [`Error::NoAnswer`] after a timeout, [`Error::Protocol`] if the message cannot be decoded.
 fn try_recv<T: DeserializeOwned>(socket: &FdSocket) -> Result<Option<T>, Error> {
     let Some((message, _)) = socket.receive().map_err(Error::NoAnswer)? else { return Ok(None) };
     postcard::from_bytes(&message).map(Some).map_err(protocol_error)
 }
 
-/// What the other process says next.
+/// Receives the next message.
+///
+/// # Errors
+/// As [`try_recv`], and [`Error::NoAnswer`] if the other process has closed the connection.
 fn recv<T: DeserializeOwned>(socket: &FdSocket) -> Result<T, Error> {
     try_recv(socket)?.ok_or_else(|| Error::NoAnswer(io::ErrorKind::UnexpectedEof.into()))
 }

@@ -1,4 +1,4 @@
-//! The new process: takes over what the old one has, and from then on decides for both.
+//! New process of an upgrade: takes over the counts, and from then on decides for both.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,25 +19,29 @@ use crate::net::drain::ConnGuard;
 use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 
-/// A process that is about to take the place of another.
+/// New process before the point of no return.
 pub struct NewProcess {
     socket: FdSocket,
+    /// Seed of the hash of keys and callers.
     seed: [u8; 16],
-    /// The old one's state folder.
+    /// State folder of the old process.
     dir: Option<PathBuf>,
+    /// Lock of that folder.
     lock: Option<File>,
+    /// Listening sockets of the old process, each with its configured address.
     sockets: Vec<(SocketAddr, TcpListener)>,
 }
 
 impl NewProcess {
-    /// Meets the old process at the other end.
+    /// Receives the first message of the old process.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`] if it says nothing, [`Error::Protocol`] if it is of a version that cannot be understood.
+    /// [`Error::NoAnswer`] if none arrives, [`Error::Protocol`] if it is of an incompatible version.
     pub fn connect(socket: FdSocket) -> Result<NewProcess, Error> {
         socket.set_timeouts(Some(STEP_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
         let received = socket.receive().map_err(Error::NoAnswer)?;
-        let (hello, descriptors) = received.ok_or_else(|| protocol_error("it says nothing"))?;
+        let (hello, descriptors) =
+            received.ok_or_else(|| protocol_error("the connection closed before the first message"))?;
         let Hello { seed, state, listens } = Hello::read(&hello)?;
         let mut descriptors = descriptors.into_iter();
         let lock = state.as_ref().filter(|(_, has_lock)| *has_lock).and_then(|_| descriptors.next()).map(File::from);
@@ -46,15 +50,15 @@ impl NewProcess {
         Ok(NewProcess { socket, seed, dir, lock, sockets })
     }
 
-    /// The old process's listening sockets, and what address was asked for each.
+    /// Takes the old process's listening sockets, each with its configured address.
     pub fn take_sockets(&mut self) -> Vec<(SocketAddr, TcpListener)> {
         std::mem::take(&mut self.sockets)
     }
 
-    /// A gate that will take the place of the old one's; it has no limits yet.
+    /// Creates the gate that replaces the old process's; it has no limits yet.
     ///
     /// # Errors
-    /// [`Error::State`] if another state folder is asked for, and cannot be had.
+    /// [`Error::State`] if another state folder is configured and cannot be used.
     pub fn gate(&mut self, settings: &Settings, clock: Clock) -> Result<Arc<Gate>, Error> {
         let gate = Gate::empty(self.seed, clock);
         gate.timer.prepare().map_err(Error::System)?;
@@ -72,11 +76,11 @@ impl NewProcess {
         Ok(gate)
     }
 
-    /// Says that all is ready, and takes over what was counted and who waits, with these limits. The old process stands
-    /// still from here on, and goes on by itself if this is dropped.
+    /// Reports `Ready`, and restores counts and waiters, with these limits. The old process grants nothing from now on;
+    /// it continues if this value is dropped. `under_way`: longest time from a request's permit to its settle.
     ///
     /// # Errors
-    /// If the old one is gone, or says what cannot be.
+    /// If the old process has exited, or sends invalid data.
     pub fn inherit(&self, gate: &Gate, limits: Vec<Limit>, under_way: Duration) -> Result<Vec<LimitId>, Error> {
         send(&self.socket, &HandoverStep::Ready)?;
         let snapshot: WireSnapshot = recv(&self.socket)?;
@@ -85,48 +89,48 @@ impl NewProcess {
         let ids = gate.inherit(snapshot.snapshot(mappings), Shutdown::HandOver, limits, under_way);
         let now = gate.clock.now();
         let understood = gate.step(now, |state| {
-            // They are to go in the order of their arrival, and not before the old one knows.
+            // Grants wait until the old process has let go, and then keep the order of arrival.
             state.locker.hold();
             state.handle_events(waiters, mappings, now)
         });
-        if understood { Ok(ids) } else { Err(protocol_error("it speaks of limits that it has not told of")) }
+        if understood { Ok(ids) } else { Err(protocol_error("an event names an unknown limit")) }
     }
 
-    /// Takes the old one's place: from here on this gate grants. `conn_guard` is held until the old one has ended.
+    /// Replaces the old process: from now on this gate grants. `conn_guard` is held until the old process has exited.
     ///
     /// # Errors
-    /// If the old one has not let go, in which case it goes on; or if there are no threads to be had.
+    /// If the old process has not sent `Go`, in which case it continues; or if the system provides no threads.
     pub fn take(self, gate: &Arc<Gate>, conn_guard: ConnGuard) -> Result<(), Error> {
-        // All that can fail is made before.
+        // Everything that can fail comes before the point of no return.
         let signal = Arc::new(ThreadSignal::default());
         let (release, released) = mpsc::channel();
         let journal = gate.journal.get();
-        let writes = journal.map(|journal| journal.writer(gate)).transpose()?;
-        let (of, socket, pending_signals) =
+        let writer = journal.map(|journal| journal.writer(gate)).transpose()?;
+        let (weak_gate, socket, thread_signal) =
             (Arc::downgrade(gate), self.socket.try_clone().map_err(Error::System)?, Arc::clone(&signal));
-        let sender = DeferredThread::new("send-old", move || send_to_old(&of, &socket, &pending_signals))
+        let sender = DeferredThread::new("send-old", move || send_to_old(&weak_gate, &socket, &thread_signal))
             .map_err(Error::System)?;
-        let (of, socket, pending_signals) =
+        let (weak_gate, socket, thread_signal) =
             (Arc::downgrade(gate), self.socket.try_clone().map_err(Error::System)?, Arc::clone(&signal));
-        let listen = move || recv_from_old(&of, &socket, &pending_signals, &release, conn_guard);
-        let receiver = DeferredThread::new("recv-old", listen).map_err(Error::System)?;
-        // Both are empty until here.
+        let receive = move || recv_from_old(&weak_gate, &socket, &thread_signal, &release, conn_guard);
+        let receiver = DeferredThread::new("recv-old", receive).map_err(Error::System)?;
+        // Both cells are empty: a process has one predecessor.
         gate.signals.old_process.set(Arc::clone(&signal)).ok();
         gate.old_process.set(self.socket.try_clone().map_err(Error::System)?).ok();
         send(&self.socket, &HandoverStep::Inherited)?;
         if recv::<HandoverStep>(&self.socket)? != HandoverStep::Go {
             return Err(protocol_error("it did not send Go"));
         }
-        // From here on nobody else grants anything: whatever happens to the old one, this one goes on.
+        // From now on only this process grants, and continues whatever happens to the old one.
         receiver.start();
         sender.start();
-        // Some may have been answered before there was a bell.
+        // Some verdicts may have been stored before there was a signal.
         signal.notify();
         if released.recv_timeout(STEP_TIMEOUT).is_err() {
-            tracing::error!("the process before has not closed its journal in time");
+            tracing::error!("the old process did not close its journal in time");
         }
-        if let (Some(journal), Some(writes)) = (journal, writes) {
-            journal.continue_from(gate, writes);
+        if let (Some(journal), Some(writer)) = (journal, writer) {
+            journal.continue_from(gate, writer);
         }
         let now = gate.clock.now();
         gate.step(now, |state| state.locker.release(now));
@@ -134,34 +138,34 @@ impl NewProcess {
     }
 }
 
-/// Whether these are one folder.
+/// True if both paths are one folder.
 fn is_same(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     real(one) == real(other)
 }
 
 impl State {
-    /// What the old process asks and settles, until something of it cannot be: then `false`.
+    /// Handles events of the old process. Returns `false` at the first that names an unknown limit.
     fn handle_events(&mut self, events: Vec<WireEvent>, mappings: TimeMappings, now: Time) -> bool {
         events.into_iter().map(|event| event.event(mappings)).all(|event| {
             let understood = self.locker.knows_limits_of(&event);
             if understood {
-                self.recv(event, now);
+                self.handle_event(event, now);
             }
             understood
         })
     }
 
-    /// What the old process asks or settles.
-    fn recv(&mut self, event: Event, now: Time) {
+    /// Handles one event of the old process.
+    fn handle_event(&mut self, event: Event, now: Time) {
         match event {
-            // Of one that has stopped nobody is told anything any more.
-            Event::Ask { .. } if self.remote_waiters.are_dropped => {}
+            // A stopped process sends no more verdicts.
+            Event::Ask { .. } if self.remote_waiters.is_stopped => {}
             Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => {
                 let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
                 let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
                 let verdict = self.locker.ask(&ask, now);
-                self.remote_waiters.tell(ticket, verdict, &mut self.locker);
+                self.remote_waiters.store_verdict(ticket, verdict, &mut self.locker);
             }
             Event::Leave(theirs) => {
                 if let Some(ours) = self.remote_waiters.ours.remove(&theirs) {
@@ -175,7 +179,7 @@ impl State {
         }
     }
 
-    /// The old process is gone.
+    /// Removes the waiters of the old process after it has exited; its flights settle as failed.
     fn drop_remote_waiters(&mut self, now: Time) {
         let waiting: Vec<_> = self.remote_waiters.theirs.drain().map(|(ours, _)| ours).collect();
         self.remote_waiters.ours.clear();
@@ -186,7 +190,7 @@ impl State {
 }
 
 impl Gate {
-    /// What the old process is to be told next. When there is nothing, the bell is rung for the next.
+    /// Takes the next verdicts for the old process. If there are none, the thread is notified of the next.
     fn take_verdicts(&self) -> Vec<VerdictMsg> {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -198,7 +202,7 @@ impl Gate {
     }
 }
 
-/// Tells the old process what it is granted.
+/// Sender thread: sends verdicts to the old process.
 fn send_to_old(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
     let _exit_guard = ExitGuard::new(signal);
     while signal.wait(None) {
@@ -212,14 +216,14 @@ fn send_to_old(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>)
             let verdicts: Vec<WireVerdict> =
                 verdicts.iter().map(|verdict| WireVerdict::of(verdict, mappings)).collect();
             if let Err(error) = send(socket, &verdicts) {
-                tracing::debug!(%error, "the process before cannot be told");
+                tracing::debug!(%error, "cannot send verdicts to the old process");
                 return socket.shutdown();
             }
         }
     }
 }
 
-/// Hears what the old process asks and settles, until it has ended.
+/// Receiver thread: handles the events of the old process, until it has exited.
 fn recv_from_old(
     gate: &Weak<Gate>,
     socket: &FdSocket,
@@ -227,8 +231,8 @@ fn recv_from_old(
     release: &mpsc::Sender<()>,
     conn_guard: ConnGuard,
 ) {
-    let patient = socket.set_timeouts(None, Some(STEP_TIMEOUT));
-    // The first that it says; whether it comes in time or not, nobody may wait for it any more.
+    let timeout_removed = socket.set_timeouts(None, Some(STEP_TIMEOUT));
+    // First message. Whether it came in time or not, nothing waits for it after this.
     if matches!(try_recv(socket), Ok(Some(HandoverStep::Released))) {
         release.send(()).ok();
     }
@@ -237,7 +241,7 @@ fn recv_from_old(
         let Some(gate) = gate.upgrade() else { return };
         let now = gate.clock.now();
         let understood = match events {
-            Ok(Some(events)) if patient.is_ok() => {
+            Ok(Some(events)) if timeout_removed.is_ok() => {
                 let mappings = TimeMappings::new(&gate.clock);
                 gate.step(now, |state| state.handle_events(events, mappings, now))
             }
@@ -247,7 +251,7 @@ fn recv_from_old(
             gate.step(now, |state| state.drop_remote_waiters(now));
             socket.shutdown();
             signal.stop();
-            tracing::info!("the process before has ended");
+            tracing::info!("the old process has exited");
             drop(conn_guard);
             return;
         }

@@ -1,4 +1,4 @@
-//! The old process: gives its windows away, and from then on asks the new one.
+//! Old process of an upgrade: hands all counts over, and forwards to the new one from then on.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireSnapshot, WireVerdict};
 use super::{Error, MAX_BATCH, START_TIMEOUT, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, send, try_recv};
+use crate::gate::journal::Coverage;
 use crate::gate::thread_signal::{DeferredThread, ExitGuard, ThreadSignal};
 use crate::gate::{Gate, Refused, State};
 use crate::locker::Event;
@@ -15,12 +16,14 @@ use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 
 impl Gate {
-    /// Gives all windows, those in line and those under way to the process at the other end, which is being started, and
-    /// these sockets with them (and what address was asked for each). Blocks the thread until that one has them; nobody is
-    /// granted anything for some of that time.
+    /// Hands over all counts, waiters and flights to the new process at the other end of `socket`, with these listening
+    /// sockets (each with its configured address). Blocks the thread until the new process has them; nothing is granted
+    /// for a part of that time.
+    ///
+    /// If the new process dies later, the remaining waiters are refused with [`Refused::Closing`].
     ///
     /// # Errors
-    /// See [`Error`]; nothing has changed then. [`Refused::Closing`] is what all are told if the other process dies later.
+    /// See [`Error`]; nothing has changed then.
     pub fn hand_over(self: &Arc<Self>, socket: FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
         if self.is_handed_over() {
             return Err(Error::AlreadyHandedOver);
@@ -29,7 +32,7 @@ impl Gate {
         self.introduce(&socket, sockets)?;
         expect(&socket, HandoverStep::Ready)?;
         socket.set_timeouts(Some(STEP_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
-        // All that can fail is made before.
+        // Everything that can fail comes before the point of no return.
         let signal = Arc::new(ThreadSignal::default());
         let spawn = |name, talk: fn(&Weak<Gate>, &FdSocket, &Arc<ThreadSignal>)| {
             let (gate, socket, signal) = (Arc::downgrade(self), socket.try_clone()?, Arc::clone(&signal));
@@ -37,15 +40,16 @@ impl Gate {
         };
         let receiver = spawn("recv-new", recv_from_new).map_err(Error::System)?;
         let sender = spawn("send-new", send_to_new).map_err(Error::System)?;
-        let is_incomplete = self.transfer(&socket, &signal)?;
+        let coverage = self.transfer(&socket, &signal)?;
         receiver.start();
         if let Some(journal) = self.journal.get() {
-            journal.leave(is_incomplete);
+            journal.leave(coverage);
         }
         sender.start();
         Ok(())
     }
 
+    /// Sends the first message, with the descriptors.
     fn introduce(&self, socket: &FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
         let state = self.journal.get().map(|journal| journal.for_handover()).transpose().map_err(Error::System)?;
         let lock = state.as_ref().and_then(|(_, lock)| lock.as_ref());
@@ -59,11 +63,11 @@ impl Gate {
         socket.send(&hello.write()?, &descriptors).map_err(Error::NoAnswer)
     }
 
-    /// The moment itself. Here alone the gate waits with its lock held: what was told must stay as it was until the other
-    /// has it.
+    /// Point of no return. Only here does the gate wait with its lock held: the snapshot sent must stay true until the
+    /// new process has it.
     ///
-    /// Returns whether what is written in the state folder is less than a crash must find.
-    fn transfer(&self, socket: &FdSocket, signal: &Arc<ThreadSignal>) -> Result<bool, Error> {
+    /// Returns whether the state folder holds all that a crash needs.
+    fn transfer(&self, socket: &FdSocket, signal: &Arc<ThreadSignal>) -> Result<Coverage, Error> {
         let now = self.clock.now();
         self.step(now, |state| {
             let mappings = TimeMappings::new(&self.clock);
@@ -73,16 +77,19 @@ impl Gate {
             send(socket, &waiters)?;
             expect(socket, HandoverStep::Inherited)?;
             send(socket, &HandoverStep::Go)?;
-            // It is empty until here: nobody hands over twice.
+            // The cell is empty: a gate hands over once.
             self.signals.new_process.set(Arc::clone(signal)).ok();
-            let is_incomplete = state.locker.has_unwritten_windows();
+            let coverage = match state.locker.has_unwritten_windows() {
+                true => Coverage::Incomplete,
+                false => Coverage::Complete,
+            };
             state.locker.hand_over(now);
             state.reask_barrier = None;
-            Ok(is_incomplete)
+            Ok(coverage)
         })
     }
 
-    /// What the other process is to be told next. When there is nothing, the bell is rung for the next.
+    /// Takes the next events for the new process. If there are none, the thread is notified of the next.
     fn take_events(&self) -> Vec<Event> {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -92,7 +99,7 @@ impl Gate {
         })
     }
 
-    /// What the other process has said.
+    /// Applies verdicts of the new process.
     fn on_verdicts(&self, verdicts: impl Iterator<Item = VerdictMsg>) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -100,7 +107,7 @@ impl Gate {
         });
     }
 
-    /// The other process is gone: nobody here can go any more.
+    /// The new process died: nothing can be granted here any more.
     fn on_peer_lost(&self) {
         let now = self.clock.now();
         self.peer_lost.store(true, Ordering::SeqCst);
@@ -112,34 +119,42 @@ impl Gate {
 }
 
 impl State {
+    /// Refuses the waiters that the new process had to decide.
     fn on_peer_lost(&mut self, now: Time) {
         self.closing = Some(now);
-        let peer_lost = self.locker.orphaned_tickets();
-        for ticket in &peer_lost {
+        let orphans = self.locker.orphaned_tickets();
+        for ticket in &orphans {
             let decided = self.wait_slots.decide(*ticket, Err(Refused::Closing { until: now }), now);
             self.wakers.extend(decided.ok().flatten());
         }
-        for ticket in peer_lost {
+        for ticket in orphans {
             self.locker.leave(ticket, now);
         }
     }
 }
 
-/// The other process has taken this step.
+/// Waits until the other process has taken this step.
+///
+/// # Errors
+/// As [`recv`], and [`Error::Protocol`] for another step.
 fn expect(socket: &FdSocket, step: HandoverStep) -> Result<(), Error> {
-    let taken: HandoverStep = recv(socket)?;
-    if taken == step { Ok(()) } else { Err(protocol_error(format_args!("it says {taken:?} where {step:?} was due"))) }
+    let received: HandoverStep = recv(socket)?;
+    if received == step {
+        Ok(())
+    } else {
+        Err(protocol_error(format_args!("received {received:?}, expected {step:?}")))
+    }
 }
 
-/// Tells the new process what is asked and settled here.
+/// Sender thread: sends the asks and settles of this process to the new one.
 fn send_to_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
     let _exit_guard = ExitGuard::new(signal);
-    // It opens the journal only now that it is closed here.
+    // The new process waits for this before it opens the journal.
     if send(socket, &HandoverStep::Released).is_err() {
         return socket.shutdown();
     }
     loop {
-        let goes_on = signal.wait(None);
+        let is_running = signal.wait(None);
         let Some(gate) = gate.upgrade() else { return };
         loop {
             let events = gate.take_events();
@@ -149,21 +164,21 @@ fn send_to_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>)
             let mappings = TimeMappings::new(&gate.clock);
             let events: Vec<WireEvent> = events.iter().map(|event| WireEvent::of(event, mappings)).collect();
             if let Err(error) = send(socket, &events) {
-                tracing::debug!(%error, "the process that took over cannot be told");
+                tracing::debug!(%error, "cannot send events to the new process");
                 return socket.shutdown();
             }
         }
-        if !goes_on {
+        if !is_running {
             return socket.shutdown_write();
         }
     }
 }
 
-/// Hears what the new process grants.
+/// Receiver thread: applies the verdicts of the new process.
 fn recv_from_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
-    // Before the first look: what is waited for is as long as was said before it.
+    // Before the first read, since a read keeps the timeout that it began with.
     if let Err(error) = socket.set_timeouts(None, Some(STEP_TIMEOUT)) {
-        tracing::error!(%error, "the process that took over may be taken for gone");
+        tracing::error!(%error, "cannot remove the read timeout: the new process may be considered dead while it is idle");
     }
     loop {
         let verdicts: Result<Option<Vec<WireVerdict>>, Error> = try_recv(socket);
@@ -175,7 +190,7 @@ fn recv_from_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal
             }
             Ok(None) | Err(_) if signal.is_stopping() => return,
             Ok(None) | Err(_) => {
-                tracing::error!("the process that took over is gone: what is left here is refused");
+                tracing::error!("the new process died: the remaining requests here are refused");
                 socket.shutdown();
                 return gate.on_peer_lost();
             }

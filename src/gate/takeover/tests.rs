@@ -96,13 +96,13 @@ fn stays(waiting: &mut Waiting) {
 }
 
 /// The new process, in a thread.
-fn heir(socket: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
+fn spawn_new_process(socket: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
     let drain = drain.clone();
     thread::spawn(move || {
-        let mut heir = NewProcess::connect(socket)?;
-        let gate = heir.gate(&settings, Clock::start())?;
-        heir.inherit(&gate, settings.limits, Duration::ZERO)?;
-        heir.take(&gate, drain.conn_guard())?;
+        let mut new = NewProcess::connect(socket)?;
+        let gate = new.gate(&settings, Clock::start())?;
+        new.inherit(&gate, settings.limits, Duration::ZERO)?;
+        new.take(&gate, drain.conn_guard())?;
         Ok(gate)
     })
 }
@@ -110,9 +110,9 @@ fn heir(socket: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Resul
 #[track_caller]
 fn hand_over(old: &Arc<Gate>, settings: Settings, drain: &Drain) -> Arc<Gate> {
     let (here, there) = FdSocket::pair().unwrap();
-    let heir = heir(FdSocket::from(there), settings, drain);
+    let new = spawn_new_process(FdSocket::from(there), settings, drain);
     old.hand_over(here, &[]).unwrap();
-    heir.join().unwrap().unwrap()
+    new.join().unwrap().unwrap()
 }
 
 #[test]
@@ -179,10 +179,10 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
             if stage == 0 {
                 return;
             }
-            let mut heir = NewProcess::connect(socket).unwrap();
-            let gate = heir.gate(&settings(&limits), Clock::start()).unwrap();
+            let mut new = NewProcess::connect(socket).unwrap();
+            let gate = new.gate(&settings(&limits), Clock::start()).unwrap();
             if stage == 2 {
-                heir.inherit(&gate, limits, Duration::ZERO).unwrap();
+                new.inherit(&gate, limits, Duration::ZERO).unwrap();
             }
         });
         let error = old.hand_over(here, &[]).unwrap_err();

@@ -1,4 +1,4 @@
-//! What the two processes say to each other: plain data, with a number for its form.
+//! Wire format of the upgrade protocol (postcard), versioned.
 
 use std::net::SocketAddr;
 
@@ -13,13 +13,16 @@ use crate::locker::{
 };
 use crate::time::Time;
 
-/// The number of the form, which is said first of all. It grows with any change of what is below or in the journal.
+/// Version of the format, the first bytes of the first message. Increase it with any change below or in the journal's
+/// disk format.
 const WIRE_VERSION: u32 = 2;
 
-/// Times of this process and of the other. Neither is ever taken for earlier than it is.
+/// Time conversion to and from the other process. No time ever becomes earlier.
 #[derive(Clone, Copy)]
 pub(super) struct TimeMappings {
+    /// For times that this process writes.
     ours: TimeMapping,
+    /// For times that the other process wrote.
     theirs: TimeMapping,
 }
 
@@ -28,54 +31,64 @@ impl TimeMappings {
         TimeMappings { ours: TimeMapping::here(clock), theirs: TimeMapping::of_another(clock) }
     }
 
+    /// Nanoseconds since the boot; `None` for [`Time::NEVER`].
     fn write(self, at: Time) -> Option<i128> {
         (at < Time::NEVER).then(|| self.ours.to_boot(at))
     }
 
+    /// Gateway time of a time that the other process wrote.
     fn read(self, at: Option<i128>) -> Time {
         at.map_or(Time::NEVER, |at| self.theirs.at_boot(at))
     }
 }
 
-/// The first message, with which the descriptors come: the lock of the state folder, if there is one, then the sockets.
+/// First message. The descriptors come with it: the lock of the state folder, if there is one, then the sockets.
 #[derive(Serialize, Deserialize, Debug)]
 pub(super) struct Hello {
-    /// What keys and callers are hashed with.
+    /// Seed of the hash of keys and callers.
     pub(super) seed: [u8; 16],
-    /// The state folder, and whether its lock comes with this.
+    /// Path of the state folder, and true if its lock comes along.
     pub(super) state: Option<(Vec<u8>, bool)>,
-    /// Which address was asked for each socket.
+    /// Configured address of each socket.
     pub(super) listens: Vec<SocketAddr>,
 }
 
 impl Hello {
+    /// Encodes the message, after the format's version.
     pub(super) fn write(&self) -> Result<Vec<u8>, Error> {
         let mut message = WIRE_VERSION.to_le_bytes().to_vec();
         message.extend(postcard::to_stdvec(self).map_err(protocol_error)?);
         Ok(message)
     }
 
+    /// Decodes the message.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] if it is of another version or damaged.
     pub(super) fn read(message: &[u8]) -> Result<Hello, Error> {
-        let form = message.first_chunk().map(|form| u32::from_le_bytes(*form));
-        match form {
+        let version = message.first_chunk().map(|version| u32::from_le_bytes(*version));
+        match version {
             Some(WIRE_VERSION) => postcard::from_bytes(&message[4..]).map_err(protocol_error),
-            Some(form) => Err(protocol_error(format_args!(
-                "it is version {form} of the hand-over, and this one's is {WIRE_VERSION}"
-            ))),
-            None => Err(protocol_error("it says nothing")),
+            Some(version) => Err(protocol_error(format_args!("its version is {version}, ours is {WIRE_VERSION}"))),
+            None => Err(protocol_error("the first message is too short")),
         }
     }
 }
 
-/// The steps that both must have taken before the next.
+/// Steps that both processes must have taken before the next.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub(super) enum HandoverStep {
+    /// The new process has built everything that can fail.
     Ready,
+    /// The new process has restored counts and waiters.
     Inherited,
+    /// The old process grants nothing any more.
     Go,
+    /// The old process has closed the journal.
     Released,
 }
 
+/// See [`Snapshot`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireSnapshot {
     limits: Vec<DiskLimitSnapshot>,
@@ -90,27 +103,29 @@ impl WireSnapshot {
             windows: snapshot
                 .windows
                 .iter()
-                .map(|page| (page.limit.0, page.key.0, DiskWindow::of(page, mappings.ours)))
+                .map(|window| (window.limit.0, window.key.0, DiskWindow::of(window, mappings.ours)))
                 .collect(),
             readings: snapshot.readings.iter().map(|reading| DiskReading::of(*reading, mappings.ours)).collect(),
         }
     }
 
     pub(super) fn snapshot(self, mappings: TimeMappings) -> Snapshot {
-        let page = |(limit, key, page): (u32, u128, DiskWindow)| page.window(LimitId(limit), Key(key), mappings.theirs);
+        let window =
+            |(limit, key, window): (u32, u128, DiskWindow)| window.window(LimitId(limit), Key(key), mappings.theirs);
         Snapshot {
-            limits: self.limits.into_iter().map(|known| known.known(mappings.theirs)).collect(),
-            windows: self.windows.into_iter().map(page).collect(),
+            limits: self.limits.into_iter().map(|known| known.snapshot(mappings.theirs)).collect(),
+            windows: self.windows.into_iter().map(window).collect(),
             readings: self.readings.into_iter().map(|reading| reading.reading(mappings.theirs)).collect(),
         }
     }
 }
 
-/// Index and generation.
+/// [`Ticket`]: index and generation.
 type WireTicket = (u32, u32);
-/// Limit and key.
+/// Window: limit and key.
 type WireWindow = (u32, u128);
 
+/// See [`Event`].
 #[derive(Serialize, Deserialize)]
 pub(super) enum WireEvent {
     Ask {
@@ -184,7 +199,7 @@ impl WireEvent {
     }
 
     pub(super) fn event(self, mappings: TimeMappings) -> Event {
-        let place = |(limit, key): WireWindow| (LimitId(limit), Key(key));
+        let ids = |(limit, key): WireWindow| (LimitId(limit), Key(key));
         match self {
             WireEvent::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => Event::Ask {
                 ticket: ticket_of(ticket),
@@ -199,46 +214,50 @@ impl WireEvent {
                 kind: kind.kind(),
             },
             WireEvent::Leave(ticket) => Event::Leave(ticket_of(ticket)),
-            WireEvent::Settle(at_place, cost, at) => {
-                let (limit, key) = place(at_place);
+            WireEvent::Settle(window, cost, at) => {
+                let (limit, key) = ids(window);
                 Event::Settle { limit, key, cost, at: mappings.read(at) }
             }
-            WireEvent::GiveBack(at_place, cost) => {
-                let (limit, key) = place(at_place);
+            WireEvent::GiveBack(window, cost) => {
+                let (limit, key) = ids(window);
                 Event::GiveBack { limit, key, cost }
             }
-            WireEvent::Land(at_place) => {
-                let (limit, key) = place(at_place);
+            WireEvent::Land(window) => {
+                let (limit, key) = ids(window);
                 Event::Land { limit, key }
             }
-            WireEvent::Pause(at_place, until) => {
-                let (limit, key) = place(at_place);
+            WireEvent::Pause(window, until) => {
+                let (limit, key) = ids(window);
                 Event::Pause { limit, key, until: mappings.read(until) }
             }
         }
     }
 }
 
+/// See [`VerdictMsg`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireVerdict(WireTicket, Result<Vec<WireSlots>, WireSorry>);
 
+/// See [`GrantedSlots`].
 #[derive(Serialize, Deserialize)]
 struct WireSlots {
-    place: WireWindow,
+    window: WireWindow,
     cost: u32,
     answered: bool,
     flying: bool,
     until: Option<i128>,
 }
 
+/// See [`Sorry`].
 #[derive(Serialize, Deserialize)]
 struct WireSorry {
-    why: WireReason,
+    reason: WireReason,
     limit: u32,
     until: Option<i128>,
     exact: bool,
 }
 
+/// See [`RefusalReason`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
 enum WireReason {
     Full,
@@ -254,21 +273,21 @@ enum WireReason {
 impl WireVerdict {
     pub(super) fn of((ticket, verdict): &VerdictMsg, mappings: TimeMappings) -> WireVerdict {
         let slot = |slot: &GrantedSlots| WireSlots {
-            place: (slot.limit.0, slot.key.0),
+            window: (slot.limit.0, slot.key.0),
             cost: slot.cost,
             answered: slot.answered,
             flying: slot.flying,
             until: mappings.write(slot.until),
         };
-        let said = match verdict {
+        let result = match verdict {
             Ok(slots) => Ok(slots.iter().map(slot).collect()),
             Err(sorry) => Err(WireSorry::of(*sorry, mappings)),
         };
-        WireVerdict(wire_ticket(*ticket), said)
+        WireVerdict(wire_ticket(*ticket), result)
     }
 
     pub(super) fn verdict(self, mappings: TimeMappings) -> VerdictMsg {
-        let slot = |WireSlots { place: (limit, key), cost, answered, flying, until }: WireSlots| GrantedSlots {
+        let slot = |WireSlots { window: (limit, key), cost, answered, flying, until }: WireSlots| GrantedSlots {
             limit: LimitId(limit),
             key: Key(key),
             cost,
@@ -276,18 +295,18 @@ impl WireVerdict {
             flying,
             until: mappings.read(until),
         };
-        let WireVerdict(ticket, said) = self;
-        let said = match said {
+        let WireVerdict(ticket, result) = self;
+        let result = match result {
             Ok(slots) => Ok(slots.into_iter().map(slot).collect()),
             Err(sorry) => Err(sorry.sorry(mappings)),
         };
-        (ticket_of(ticket), said)
+        (ticket_of(ticket), result)
     }
 }
 
 impl WireSorry {
     fn of(sorry: Sorry, mappings: TimeMappings) -> WireSorry {
-        let why = match sorry.reason {
+        let reason = match sorry.reason {
             RefusalReason::Full => WireReason::Full,
             RefusalReason::TooLong => WireReason::TooLong,
             RefusalReason::QueueFull => WireReason::QueueFull,
@@ -297,11 +316,11 @@ impl WireSorry {
             RefusalReason::StoreLost => WireReason::StoreLost,
             RefusalReason::Unwritten => WireReason::Unwritten,
         };
-        WireSorry { why, limit: sorry.limit.0, until: mappings.write(sorry.until), exact: sorry.exact }
+        WireSorry { reason, limit: sorry.limit.0, until: mappings.write(sorry.until), exact: sorry.exact }
     }
 
     fn sorry(self, mappings: TimeMappings) -> Sorry {
-        let why = match self.why {
+        let reason = match self.reason {
             WireReason::Full => RefusalReason::Full,
             WireReason::TooLong => RefusalReason::TooLong,
             WireReason::QueueFull => RefusalReason::QueueFull,
@@ -311,6 +330,6 @@ impl WireSorry {
             WireReason::StoreLost => RefusalReason::StoreLost,
             WireReason::Unwritten => RefusalReason::Unwritten,
         };
-        Sorry { reason: why, limit: LimitId(self.limit), until: mappings.read(self.until), exact: self.exact }
+        Sorry { reason, limit: LimitId(self.limit), until: mappings.read(self.until), exact: self.exact }
     }
 }

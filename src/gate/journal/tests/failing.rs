@@ -6,27 +6,27 @@ use crate::gate::tests::decision;
 use crate::locker::RefusalReason;
 
 /// The file cannot be opened any more: what is no file cannot. Returns where it is.
-fn break_file(place: &Place) -> PathBuf {
+fn break_file(place: &TestFolder) -> PathBuf {
     let aside = place.0.join("aside");
     fs::rename(place.file(), &aside).unwrap();
     fs::create_dir(place.file()).unwrap();
     aside
 }
 
-fn mend_file(place: &Place) {
+fn mend_file(place: &TestFolder) {
     fs::remove_dir(place.file()).unwrap();
     fs::rename(place.0.join("aside"), place.file()).unwrap();
 }
 
 /// Nobody can take the mark away any more: it is what `remove_file` does not remove. It says what it said.
-fn nail_mark(place: &Place) {
-    fs::remove_file(place.0.join(WHOLE)).unwrap();
-    fs::create_dir(place.0.join(WHOLE)).unwrap();
+fn nail_mark(place: &TestFolder) {
+    fs::remove_file(place.0.join(COMPLETE_MARK)).unwrap();
+    fs::create_dir(place.0.join(COMPLETE_MARK)).unwrap();
 }
 
-fn free_mark(place: &Place) {
-    fs::remove_dir(place.0.join(WHOLE)).unwrap();
-    fs::write(place.0.join(WHOLE), "").unwrap();
+fn free_mark(place: &TestFolder) {
+    fs::remove_dir(place.0.join(COMPLETE_MARK)).unwrap();
+    fs::write(place.0.join(COMPLETE_MARK), "").unwrap();
 }
 
 /// As when a write fails: the thread that writes does the same.
@@ -80,14 +80,14 @@ fn becomes(gate: &Arc<Gate>, health: JournalHealth) {
 
 #[test]
 fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
-    let place = Place::new("blind");
+    let place = TestFolder::new("blind");
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
     let aside = break_file(&place);
     fail(&gate);
     assert_eq!(gate.journal_health(), JournalHealth::Degraded);
     assert_eq!(go(&gate, 1, 3), 1, "it goes on");
-    let copy = Place::new("blind-copy");
+    let copy = TestFolder::new("blind-copy");
     fs::create_dir_all(&copy.0).unwrap();
     fs::copy(&aside, copy.file()).unwrap();
     let next = open(&copy.settings(), vec![limit(2, HOUR)]).unwrap();
@@ -102,7 +102,7 @@ fn what_was_used_without_a_disk_is_not_believed_after_a_crash() {
 
 #[test]
 fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
-    let place = Place::new("held");
+    let place = TestFolder::new("held");
     let gate = open(&place.settings(), vec![limit(30, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 3), 3);
     break_file(&place);
@@ -113,10 +113,10 @@ fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
     assert!(gone < 30, "{gone}: what was written by then may be used, and no more");
     assert_eq!(refused(&gate, 1), RefusalReason::Unwritten);
     // A crash, and the disk is well again: nothing tells that it ever failed.
-    let copy = Place::new("held-copy");
+    let copy = TestFolder::new("held-copy");
     fs::create_dir_all(&copy.0).unwrap();
     fs::copy(place.0.join("aside"), copy.file()).unwrap();
-    fs::write(copy.0.join(WHOLE), "").unwrap();
+    fs::write(copy.0.join(COMPLETE_MARK), "").unwrap();
     let next = open(&copy.settings(), vec![limit(30, HOUR)]).unwrap();
     let taken = usage(&next, 1).taken as usize;
     assert!(taken >= gone, "{taken} of {gone} are known");
@@ -133,7 +133,7 @@ fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
 
 #[test]
 fn a_disk_that_could_not_be_marked_and_is_full_then_stops_nobody_any_more() {
-    let place = Place::new("held-then-blind");
+    let place = TestFolder::new("held-then-blind");
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     break_file(&place);
     nail_mark(&place);
@@ -142,30 +142,30 @@ fn a_disk_that_could_not_be_marked_and_is_full_then_stops_nobody_any_more() {
     free_mark(&place);
     becomes(&gate, JournalHealth::Degraded);
     assert_eq!(goes(&gate, 1, 3), 2);
-    assert!(!place.0.join(WHOLE).exists());
+    assert!(!place.0.join(COMPLETE_MARK).exists());
 }
 
 #[test]
 fn a_disk_on_which_the_mark_could_not_be_seen_to_go_is_marked_again_when_all_is_written() {
-    let place = Place::new("held-unmarked");
+    let place = TestFolder::new("held-unmarked");
     let gate = open(&place.settings(), vec![limit(30, HOUR)]).unwrap();
     break_file(&place);
     nail_mark(&place);
     fail(&gate);
     assert_eq!(gate.journal_health(), JournalHealth::Blocked);
-    fs::remove_dir(place.0.join(WHOLE)).unwrap();
+    fs::remove_dir(place.0.join(COMPLETE_MARK)).unwrap();
     mend_file(&place);
     becomes(&gate, JournalHealth::Ok);
-    assert!(place.0.join(WHOLE).exists(), "or the next crash closes all windows");
+    assert!(place.0.join(COMPLETE_MARK).exists(), "or the next crash closes all windows");
 }
 
 #[test]
 fn a_mark_of_before_is_gone_where_nothing_is_believed_after_a_crash() {
-    let place = Place::new("forgets-mark");
+    let place = TestFolder::new("forgets-mark");
     kill(open(&place.settings(), vec![limit(2, HOUR)]).unwrap());
-    assert!(place.0.join(WHOLE).exists());
+    assert!(place.0.join(COMPLETE_MARK).exists());
     let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
-    assert!(!place.0.join(WHOLE).exists());
+    assert!(!place.0.join(COMPLETE_MARK).exists());
     break_file(&place);
     fail(&gate);
     assert_eq!(go(&gate, 1, 3), 2);
@@ -177,16 +177,16 @@ fn a_mark_of_before_is_gone_where_nothing_is_believed_after_a_crash() {
 
 #[test]
 fn where_nothing_is_believed_after_a_crash_a_disk_stops_nobody_and_is_never_marked_as_whole() {
-    let place = Place::new("forgets");
+    let place = TestFolder::new("forgets");
     let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
-    assert!(!place.0.join(WHOLE).exists());
-    fs::create_dir(place.0.join(WHOLE)).unwrap();
+    assert!(!place.0.join(COMPLETE_MARK).exists());
+    fs::create_dir(place.0.join(COMPLETE_MARK)).unwrap();
     break_file(&place);
     fail(&gate);
     assert_eq!((gate.journal_health(), go(&gate, 1, 2)), (JournalHealth::Degraded, 1));
     mend_file(&place);
-    fs::remove_dir(place.0.join(WHOLE)).unwrap();
+    fs::remove_dir(place.0.join(COMPLETE_MARK)).unwrap();
     becomes(&gate, JournalHealth::Ok);
     kill(gate);
     // The file says something else by then: what was not to be believed is not.
@@ -196,7 +196,7 @@ fn where_nothing_is_believed_after_a_crash_a_disk_stops_nobody_and_is_never_mark
 
 #[test]
 fn many_windows_are_written_anew_while_requests_go() {
-    let place = Place::new("many");
+    let place = TestFolder::new("many");
     let keys = 3 * 512;
     let many = Limit { max_keys: 10_000, ..limit(9, HOUR) };
     let gate = open(&place.settings(), vec![many.clone()]).unwrap();
