@@ -41,10 +41,12 @@ pub(super) struct BootMoment {
 /// Monotonic clock with its own zero point (CLOCK_MONOTONIC). Cheap to copy; all copies share one start.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    /// Instant of [`Time::START`] + [`BEFORE`].
     start: Instant,
     /// Start in nanoseconds of CLOCK_MONOTONIC, for the kernel's timers. Read just after `start`, so that a timer never
     /// fires before [`Clock::now`] has reached its time.
     kernel_start_nanos: u64,
+    /// Control of a manual clock; `None`: the real one.
     #[cfg(test)]
     hand: Option<&'static Hand>,
 }

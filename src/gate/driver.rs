@@ -56,6 +56,8 @@ impl Timer {
         self.set(Timespec { tv_sec: 0, tv_nsec: 1 });
     }
 
+    /// Arms the timerfd for an absolute time of CLOCK_MONOTONIC, if there is one. A failure is logged: waiters are then
+    /// woken by other requests only.
     fn set(&self, at: Timespec) {
         let Some(descriptor) = self.descriptor.get() else {
             return;
@@ -74,6 +76,10 @@ impl Timer {
         self.descriptor().map(drop)
     }
 
+    /// Returns the timerfd, created by the first call.
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors.
     fn descriptor(&self) -> io::Result<Arc<OwnedFd>> {
         if let Some(descriptor) = self.descriptor.get() {
             return Ok(Arc::clone(descriptor));

@@ -30,7 +30,9 @@ impl Leases {
 /// Handle of a lease, which may have ended already. Dropping it does not end the lease.
 #[derive(Clone)]
 pub struct Lease {
+    /// Gate that granted the permit.
     gate: Arc<Gate>,
+    /// Number of the lease, unique in its gate.
     id: u64,
 }
 

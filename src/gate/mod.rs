@@ -60,7 +60,9 @@ pub struct Settings {
 /// Rate limiter shared by all threads: the locker behind one lock, with the parts that wake waiters.
 pub struct Gate {
     clock: Clock,
+    /// All limits by `LimitId`; a copy of the locker's, to be read without its lock.
     limits: RwLock<Arc<[Limit]>>,
+    /// Timer that wakes the driver.
     timer: Timer,
     /// Copy of `State::revision`, for requests without claims: they take no lock.
     revision: AtomicU64,
@@ -68,9 +70,13 @@ pub struct Gate {
     follows_wall: AtomicBool,
     /// Seed of the hash of keys and callers.
     seed: [u8; 16],
+    /// Persistence of the counts; empty without it.
     journal: OnceLock<Arc<Journal>>,
+    /// Signals of the threads that work for the gate.
     signals: ThreadSignals,
+    /// Session with the store of shared limits; empty without one.
     store: OnceLock<Arc<Store>>,
+    /// Detects that the machine was suspended, which makes shared permits expire unnoticed.
     sleep: SuspendDetector,
     /// Socket to the old process after an upgrade. Shutting it down makes the old process refuse its remaining
     /// requests.
@@ -78,6 +84,7 @@ pub struct Gate {
     /// True after the new process died that this one forwards to: permits that it granted may be granted again by
     /// another process.
     peer_lost: AtomicBool,
+    /// Everything behind the lock.
     state: CachePadded<Mutex<State>>,
 }
 
@@ -86,11 +93,15 @@ pub struct Gate {
 #[repr(align(128))]
 struct CachePadded<T>(T);
 
+/// State behind the gate's lock.
 struct State {
+    /// Rate-limiting state machine, which decides.
     locker: Locker,
+    /// Verdicts and wakers of the queued requests.
     wait_slots: WaitSlots,
     /// Time at which the timer fires next; [`Time::NEVER`] after it fired.
     armed: Time,
+    /// Number of times that the timer was set.
     armings: u64,
     /// End of the shutdown grace; `None`: not shutting down.
     closing: Option<Time>,
@@ -199,6 +210,10 @@ impl Gate {
         result
     }
 
+    /// Locks the state.
+    ///
+    /// # Panics
+    /// After a panic under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         // After a panic under the lock the counts may be too low. Granting nothing is safer than granting too much.
         self.state.0.lock().expect("the locker does not panic")
@@ -217,6 +232,7 @@ impl Drop for PanicGuard<'_> {
 
 /// Verdict on one request, not yet bound to the gate.
 enum Decision {
+    /// Granted.
     Go(Grant),
     /// Index of its wait slot, and the expected time of its grant.
     Wait(usize, Option<Time>),
@@ -225,12 +241,16 @@ enum Decision {
 
 /// Work left to do after the lock is released.
 struct Effects {
+    /// Wakers of the decided waiters.
     wakers: Wakers,
+    /// New setting of the timer, if it must fire earlier.
     arming: Option<Arming>,
+    /// Threads to notify.
     signals_due: PendingSignals,
 }
 
 impl State {
+    /// Initial state, around this locker.
     fn new(locker: Locker) -> State {
         State {
             locker,
@@ -248,6 +268,7 @@ impl State {
         }
     }
 
+    /// Decides on a request: refuses it if its claims are outdated or the shutdown has ended, else asks the locker.
     fn ask(&mut self, ask: &Ask<'_>, revision: Revision, now: Time) -> Decision {
         if revision != self.revision {
             return Decision::Sorry(Refused::Reask);
@@ -263,6 +284,8 @@ impl State {
         decision
     }
 
+    /// Turns a verdict into a decision. A queued request gets a wait slot, unless its forecast is after the end of the
+    /// shutdown.
     fn decision(&mut self, verdict: Verdict, now: Time) -> Decision {
         match verdict {
             Verdict::Go(grant) => Decision::Go(grant),
@@ -296,6 +319,7 @@ impl State {
         }
     }
 
+    /// Refuses all waiters if the end of the shutdown has come.
     fn end_if_closed(&mut self, now: Time) {
         if let Some(until) = self.closing.filter(|until| now >= *until) {
             let rest = self.wait_slots.expected_after(None);

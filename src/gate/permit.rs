@@ -24,7 +24,9 @@ pub struct Permit {
 
 /// Slots held by a permit or flight, and the gate to return them to.
 pub(super) struct Held {
+    /// Gate that granted them.
     pub(super) gate: Arc<Gate>,
+    /// Slots, as the locker knows them.
     pub(super) grant: Grant,
 }
 
@@ -113,6 +115,7 @@ pub struct Flight {
     overruled: Option<(LimitId, Duration)>,
     /// Time at which the head was sent.
     sent_at: Option<Time>,
+    /// Progress, which decides how a drop settles.
     stage: Stage,
 }
 
@@ -181,6 +184,7 @@ impl Flight {
         }
     }
 
+    /// Settles the claims that count this point.
     fn settle(&mut self, point: SettlePoint, now: Time) {
         if let Some(Held { gate, grant }) = &mut self.held {
             gate.step(now, |state| state.locker.settle(grant, point, now));

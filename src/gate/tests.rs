@@ -1,5 +1,4 @@
-//! The gate under a clock that stands still until it is moved; and, where the timer itself is the matter, under the real
-//! one.
+//! Tests of the gate under a manual clock; where the timer itself is tested, under the real clock.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +17,7 @@ mod time;
 mod wait_slots;
 
 const CALLER: Caller = Caller(1);
-/// Long enough for a slow machine; a test that needs it fails.
+/// Timeout that is long enough for a slow machine; reached only by a failing test.
 const AGES: Duration = Duration::from_secs(30);
 
 const fn ms(millis: u64) -> Duration {
@@ -32,7 +31,7 @@ fn at(millis: u64) -> Time {
 fn limit(requests: u32, per: Duration) -> Limit {
     let rate = Rate { requests, per, guard: Duration::ZERO, kind: Kind::Sliding, counts: Counts::Sent };
     Limit {
-        // One name for each rate: the limits of a gate have different ones.
+        // One name for each rate, since the limits of a gate need different names.
         name: format!("test {} ms", per.as_millis()).into(),
         keyed_by: "".into(),
         rate: Some(rate),
@@ -48,7 +47,7 @@ fn limit(requests: u32, per: Duration) -> Limit {
     }
 }
 
-/// The limiter's decision, after a wait if it takes one.
+/// Final decision of the gate, after the wait if there is one.
 pub(super) async fn decision(answer: Answer) -> Result<Permit, Refused> {
     match answer {
         Answer::Go(permit) => Ok(permit),
@@ -61,7 +60,7 @@ fn claim(limit: u32) -> Claim {
     Claim { limit: LimitId(limit), key: Key::WHOLE, cost: 1 }
 }
 
-/// A gate whose clock stands still until it is moved.
+/// Gate with a manual clock.
 struct World {
     gate: Arc<Gate>,
     hand: &'static Hand,
@@ -73,7 +72,7 @@ impl World {
         World { gate: Gate::new(limits, clock), hand }
     }
 
-    /// One request per 100 ms, the first of which left at the start.
+    /// World with one limit of one request per 100 ms, whose only slot was used at the start.
     fn closed_for_100_ms() -> World {
         let world = World::new(vec![limit(1, ms(100))]);
         world.go().depart().sent();
@@ -84,7 +83,7 @@ impl World {
         self.gate.ask(&[claim(limit)], CALLER, self.patience())
     }
 
-    /// That of a request whose claims were found just now.
+    /// Default wait preferences, at the present revision.
     fn patience(&self) -> Patience {
         Patience { revision: self.gate.lock().revision, ..Patience::default() }
     }
@@ -99,7 +98,7 @@ impl World {
 
     fn wait(&self, limit: u32) -> Waiter {
         match self.ask(limit) {
-            Answer::Wait(waiting) => Waiter { waiting, signal: Arc::default() },
+            Answer::Wait(waiting) => Waiter { waiting, waker: Arc::default() },
             Answer::Go(_) => panic!("it may go at once"),
             Answer::Sorry(refused) => panic!("{refused:?}"),
         }
@@ -112,7 +111,7 @@ impl World {
         }
     }
 
-    /// Time passes, and the timer fires.
+    /// Advances the clock, and fires the timer.
     fn pass(&self, span: Duration) {
         self.hand.pass(span);
         self.gate.expire();
@@ -123,24 +122,25 @@ impl World {
     }
 }
 
-/// Counts how often it was rung.
+/// Waker that counts its calls.
 #[derive(Default)]
-struct ThreadSignal(AtomicUsize);
+struct CountingWaker(AtomicUsize);
 
-impl Wake for ThreadSignal {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
+/// Queued request, polled by hand.
 struct Waiter {
     waiting: Waiting,
-    signal: Arc<ThreadSignal>,
+    waker: Arc<CountingWaker>,
 }
 
 impl Waiter {
     fn poll(&mut self) -> Poll<Result<Permit, Refused>> {
-        let waker = Arc::clone(&self.signal).into();
+        let waker = Arc::clone(&self.waker).into();
         pin!(&mut self.waiting).poll(&mut Context::from_waker(&waker))
     }
 
@@ -148,8 +148,8 @@ impl Waiter {
         self.poll().is_pending()
     }
 
-    fn pending_signals(&self) -> usize {
-        self.signal.0.load(Ordering::SeqCst)
+    fn wakes(&self) -> usize {
+        self.waker.0.load(Ordering::SeqCst)
     }
 
     fn go(mut self) -> Permit {

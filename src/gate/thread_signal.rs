@@ -10,10 +10,13 @@ use tokio::sync::Notify;
 /// Wake-up flag and shutdown flag of one thread.
 #[derive(Default)]
 pub(super) struct ThreadSignal {
+    /// Flags, shared by the thread and its wakers.
     state: Mutex<SignalState>,
+    /// Notified on each change of the flags.
     changed: Condvar,
 }
 
+/// Flags of a signal.
 #[derive(Default)]
 struct SignalState {
     /// There is new work since the thread last waited.
@@ -63,6 +66,7 @@ impl ThreadSignal {
         self.lock().stopping
     }
 
+    /// Locks the flags. They are valid at any moment, so a poisoned lock is used on.
     fn lock(&self) -> MutexGuard<'_, SignalState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -27,9 +27,11 @@ pub(super) struct WaitSlots {
 
 /// One waiter's slot.
 struct WaitSlot {
+    /// Ticket of the waiter in the locker.
     ticket: Ticket,
     /// Grant time forecast on arrival.
     forecast: Option<Time>,
+    /// Verdict, or the waker to call for it.
     state: WaitSlotState,
 }
 
@@ -111,6 +113,7 @@ impl WaitSlots {
         }
     }
 
+    /// Takes the outcome out of a slot and frees it; or registers the waker if it is undecided.
     fn poll_slot(&mut self, index: usize, waker: &Waker) -> SlotPoll {
         if let WaitSlotState::Waiting(known) = &mut self.slots[index].state {
             let is_known = known.as_ref().is_some_and(|known| known.will_wake(waker));
@@ -131,10 +134,12 @@ impl WaitSlots {
 pub struct Waiting {
     /// Index of its wait slot; `None` after the verdict was picked up.
     slot: Option<(Arc<Gate>, usize)>,
+    /// Grant time forecast on arrival.
     forecast: Option<Time>,
 }
 
 impl Waiting {
+    /// Future of the request in wait slot `index`.
     pub(super) fn at(gate: Arc<Gate>, index: usize, forecast: Option<Time>) -> Waiting {
         Waiting { slot: Some((gate, index)), forecast }
     }

@@ -42,6 +42,7 @@ pub(in crate::gate) struct DiskReading {
 /// See [`LimitSnapshot`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(in crate::gate) struct DiskLimitSnapshot {
+    /// Settings of the limit.
     pub(super) limit: DiskLimit,
     /// True if the limit is in the configuration.
     pub(super) in_force: bool,
@@ -58,15 +59,23 @@ pub(in crate::gate) struct DiskLimitSnapshot {
 /// See [`Limit`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(super) struct DiskLimit {
+    /// Unique name.
     name: String,
+    /// Key that its windows are counted by.
     keyed_by: String,
+    /// Requests per time; `None`: unlimited.
     rate: Option<DiskRate>,
+    /// Most requests in flight; `None`: unlimited.
     in_flight: Option<u32>,
     /// `when_full = "refuse"`.
     refuses: bool,
+    /// Longest wait in the queue.
     max_wait: Duration,
+    /// Most waiters.
     max_waiting: u64,
+    /// Order of waiters.
     order: DiskOrder,
+    /// Most keys with counts.
     max_keys: u64,
     dry_run: bool,
     shared: bool,
@@ -76,19 +85,28 @@ pub(super) struct DiskLimit {
 /// priorities: `false` for arrival order, `true` if callers take turns.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 enum DiskOrder {
+    /// Priority within the caller, order of arrival.
     Arrival,
+    /// Priority within the caller, callers take turns.
     Turns,
+    /// Strict priority, order of arrival.
     StrictArrival,
+    /// Strict priority, callers take turns.
     StrictTurns,
+    /// No priority, order of arrival.
     PlainArrival,
+    /// No priority, callers take turns.
     PlainTurns,
 }
 
 /// See [`Rate`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 struct DiskRate {
+    /// Slots per window.
     requests: u32,
+    /// Time that a settled slot stays taken.
     per: Duration,
+    /// Time that a slot stays taken beyond `per`, to cover network jitter.
     guard: Duration,
     /// Counts answers instead of requests sent.
     answered: bool,
@@ -142,11 +160,13 @@ fn at_boot(slots: &[(i128, u32)], mapping: TimeMapping) -> Vec<(Time, u32)> {
 }
 
 impl DiskReading {
+    /// Converts to the disk format.
     pub(in crate::gate) fn of(WallReading { least, most, until }: WallReading, mapping: TimeMapping) -> DiskReading {
         let until = (until < Time::NEVER).then(|| mapping.to_boot(until));
         DiskReading { least: mapping.wall_to_boot(least), most: mapping.wall_to_boot(most), until }
     }
 
+    /// Converts from the disk format.
     pub(in crate::gate) fn reading(self, mapping: TimeMapping) -> WallReading {
         let DiskReading { least, most, until } = self;
         let until = until.map_or(Time::NEVER, |until| mapping.at_boot(until));
@@ -155,6 +175,7 @@ impl DiskReading {
 }
 
 impl DiskLimitSnapshot {
+    /// Converts to the disk format.
     pub(in crate::gate) fn of(known: &LimitSnapshot, mapping: TimeMapping) -> DiskLimitSnapshot {
         DiskLimitSnapshot {
             limit: DiskLimit::of(&known.limit),
@@ -166,6 +187,7 @@ impl DiskLimitSnapshot {
         }
     }
 
+    /// Converts from the disk format.
     pub(in crate::gate) fn snapshot(self, mapping: TimeMapping) -> LimitSnapshot {
         LimitSnapshot {
             limit: self.limit.limit(),
@@ -179,6 +201,7 @@ impl DiskLimitSnapshot {
 }
 
 impl DiskWindow {
+    /// Converts to the disk format.
     pub(in crate::gate) fn of(window: &WindowRecord, mapping: TimeMapping) -> DiskWindow {
         DiskWindow {
             log: to_boot(&window.log, mapping),
@@ -190,6 +213,7 @@ impl DiskWindow {
         }
     }
 
+    /// Converts from the disk format: the window of this limit and key.
     pub(in crate::gate) fn window(self, limit: LimitId, key: Key, mapping: TimeMapping) -> WindowRecord {
         WindowRecord {
             limit,
@@ -205,6 +229,7 @@ impl DiskWindow {
 }
 
 impl DiskLimit {
+    /// Converts to the disk format.
     pub(super) fn of(limit: &Limit) -> DiskLimit {
         DiskLimit {
             name: limit.name.to_string(),
@@ -221,6 +246,7 @@ impl DiskLimit {
         }
     }
 
+    /// Converts from the disk format.
     fn limit(self) -> Limit {
         Limit {
             name: self.name.into(),
@@ -286,6 +312,7 @@ impl DiskRate {
         DiskRate { requests, per, guard, answered: counts == Counts::Answered, kind }
     }
 
+    /// Converts from the disk format.
     fn rate(self) -> Rate {
         let kind = match self.kind {
             DiskKind::Sliding => Kind::Sliding,

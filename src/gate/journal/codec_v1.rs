@@ -19,7 +19,9 @@ pub(super) struct HeadV1 {
 struct LimitSnapshotV1 {
     limit: DiskLimit,
     in_force: bool,
+    /// Time since which all counts are known.
     since: i128,
+    /// Latest settle time and number of slots of unknown use.
     unknown: Option<(i128, u32)>,
 }
 

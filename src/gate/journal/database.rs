@@ -33,7 +33,9 @@ const CACHE: usize = 8 << 20;
 
 /// Open database file.
 pub(super) struct File {
+    /// redb database.
     database: Database,
+    /// Path, for messages.
     path: PathBuf,
 }
 
@@ -197,6 +199,7 @@ impl Batch<'_> {
     }
 }
 
+/// Encodes a value with postcard.
 fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, redb::Error> {
     postcard::to_stdvec(value).map_err(|error| redb::Error::Io(io::Error::other(error)))
 }

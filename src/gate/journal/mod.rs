@@ -5,7 +5,7 @@
 //!
 //! A disk that cannot be written blocks no request as long as the folder can be marked as incomplete: the gateway
 //! continues without persistence, reports that, and after a crash the file is not trusted. If not even the mark can be
-//! removed (the disk has become read-only), a crash could not be told from one that has lost nothing, and no note
+//! removed (the disk has become read-only), a crash could not be distinguished from one that has lost nothing, and no note
 //! elsewhere survives a container or a reboot as the disk does. Then slots of long windows wait until they can be
 //! written.
 //!
@@ -141,6 +141,7 @@ fn remedy(why: &io::Error) -> &'static str {
     }
 }
 
+/// Error of a damaged file.
 fn damaged(path: &Path, why: &str) -> Error {
     Error::Damaged { path: path.to_owned(), why: why.to_owned() }
 }
@@ -171,7 +172,7 @@ enum DiskState {
     Blocked,
 }
 
-/// Whether the file holds all counts that a crash needs.
+/// Extent of the file: all counts that a start after a crash needs, or fewer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Coverage {
     /// It does.
@@ -185,6 +186,7 @@ pub(super) struct Journal {
     /// Open database; `None` while it cannot be written. Closed before the folder is unlocked.
     file: Mutex<Option<File>>,
     disk_state: Mutex<DiskState>,
+    /// Lock and completeness mark of the folder.
     folder: StateFolder,
     /// Treatment of the counts after a crash.
     after_crash: AfterCrash,
@@ -193,14 +195,17 @@ pub(super) struct Journal {
     clock: Clock,
     /// Seed of the hash of keys and callers.
     seed: [u8; 16],
+    /// Wakes the writer thread.
     signal: Arc<ThreadSignal>,
 }
 
 /// State restored from an earlier gateway.
 pub(super) struct Loaded {
+    /// Trusted counts.
     pub(super) snapshot: Snapshot,
     /// End of the earlier gateway, which decides how far its counts are trusted.
     pub(super) end: Shutdown,
+    /// Seed of the hash of keys and callers.
     pub(super) seed: [u8; 16],
 }
 

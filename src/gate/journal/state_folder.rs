@@ -24,6 +24,7 @@ pub(super) const COMPLETE_MARK: &str = "whole";
 
 /// State folder and the lock on it.
 pub(super) struct StateFolder {
+    /// Path of the folder.
     pub(super) dir: PathBuf,
     /// Locked as long as this is open, here or in a process that it was passed to.
     pub(super) lock: Mutex<Option<Handle>>,

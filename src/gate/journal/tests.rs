@@ -1,4 +1,4 @@
-//! The folder: who may have it, what is found in it, and what becomes of a disk that fails.
+//! State folder: ownership, restored counts, crashes and failing disks.
 
 mod failing;
 
@@ -11,12 +11,12 @@ use super::*;
 use crate::gate::{Answer, Gate, Patience};
 use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, Unit, Usage, WhenFull};
 
-/// A folder of the test's own.
+/// State folder of one test, removed at its end.
 struct TestFolder(PathBuf);
 
 impl TestFolder {
     fn new(test: &str) -> TestFolder {
-        // A number of its own, because two tests may choose one name.
+        // A unique number, since two tests may choose the same name.
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let place =
@@ -64,7 +64,8 @@ fn limit(requests: u32, per: Duration) -> Limit {
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// In tests a block is a third of N, so of two slots each is written down by itself; and a short window is one of 40 ms.
+/// Period of a short window: in tests, windows of 40 ms are too short to be written. (A block is a third of N, so of
+/// two slots each is written by itself.)
 const SHORT: Duration = Duration::from_millis(40);
 
 fn open(settings: &Settings, limits: Vec<Limit>) -> Result<Arc<Gate>, Error> {
@@ -82,7 +83,7 @@ fn claim(key: u128) -> [Claim; 1] {
     [Claim { limit: LimitId(0), key: Key(key), cost: 1 }]
 }
 
-/// How many of so many requests go, each sent at once. One whose slot must be written down first waits for that.
+/// Number of requests granted of `asked`, each sent at once. A request waits until its slot is written, if need be.
 fn go(gate: &Arc<Gate>, key: u128, asked: usize) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let go = |_| {
@@ -101,11 +102,11 @@ fn usage(gate: &Arc<Gate>, key: u128) -> Usage {
     gate.lock().locker.usage(LimitId(0), Key(key), gate.clock().now())
 }
 
-/// The process dies: nothing more is written, and the lock is gone.
+/// Simulates a crash: nothing more is written, and the lock is released.
 fn kill(gate: Arc<Gate>) {
     let lock = gate.journal.get().unwrap().folder.dir.join(LOCK);
     drop(gate);
-    // The thread that writes ends when it sees that the gate is gone.
+    // The writer thread ends when it sees that the gate is gone.
     for _ in 0..2000 {
         if Handle::open(&lock).unwrap().try_lock().is_ok() {
             return;
@@ -269,7 +270,7 @@ fn a_file_that_is_cut_anywhere_is_never_believed_for_more_than_it_says() {
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
     let whole = fs::read(place.file()).unwrap();
-    // Every byte of the last block, and a cut in each other one.
+    // Cuts at every byte of the last block, and one in each other block.
     let cuts = (whole.len() - 4096..whole.len()).chain((0..whole.len()).step_by(4096));
     let (mut refused, mut read) = (0, 0);
     for cut in cuts {
@@ -281,7 +282,7 @@ fn a_file_that_is_cut_anywhere_is_never_believed_for_more_than_it_says() {
             }
             Err(error) => panic!("cut at {cut}: {error}"),
             Ok(gate) => {
-                // An empty file is a first start: there is nothing that could be believed.
+                // An empty file is a first start: it holds no counts to trust.
                 assert!(cut == 0 || usage(&gate, 1).taken >= 2, "cut at {cut}: {:?}", usage(&gate, 1));
                 kill(gate);
                 read += 1;
@@ -331,7 +332,7 @@ fn a_wall_clock_that_is_set_while_no_gateway_runs_opens_no_day() {
         let gate = start();
         assert_eq!(usage(&gate, 1).taken, 2, "a day has not passed");
         kill(gate);
-        // By then the clock has been right for a day.
+        // The clock has been right for a day by now.
         hand.pass(HOUR * 25);
         let gate = start();
         assert_eq!(usage(&gate, 1).taken, 0);
@@ -348,10 +349,10 @@ fn a_start_that_never_began_to_write_leaves_the_folder_as_it_was() {
     gate.stop();
     kill(gate);
     for _ in 0..2 {
-        // It fails after this.
+        // Simulates a start that fails after the open.
         drop(Gate::open(settings(vec![limit(2, SHORT)]), Clock::start()).unwrap());
     }
-    // What may not be marked as whole by the time that the file says that a process runs.
+    // This start fails to mark the folder as complete after the file says that a process runs: it restores the file.
     fs::remove_file(place.0.join(COMPLETE_MARK)).unwrap();
     fs::create_dir(place.0.join(COMPLETE_MARK)).unwrap();
     let error = open(&place.settings(), vec![limit(2, SHORT)]).map(drop).unwrap_err();

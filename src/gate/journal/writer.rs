@@ -257,7 +257,7 @@ impl Journal {
     }
 
     /// Handles a failed write. If the folder can be marked as incomplete, the gateway continues, and slots are granted
-    /// that are not on the disk. If not (the disk is read-only), a crash could not be told from one that has lost
+    /// that are not on the disk. If not (the disk is read-only), a crash could not be distinguished from one that has lost
     /// nothing: then slots that are not written wait, unless `after_crash` is "forget".
     fn fail(&self, gate: &Gate, error: &redb::Error) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -21,6 +21,7 @@ use crate::time::Time;
 
 /// New process before the point of no return.
 pub struct NewProcess {
+    /// Connection to the old process.
     socket: FdSocket,
     /// Seed of the hash of keys and callers.
     seed: [u8; 16],

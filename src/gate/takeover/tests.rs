@@ -1,4 +1,4 @@
-//! Two gates, each with a clock of its own, over a real pair of sockets.
+//! Tests of the upgrade: two gates, each with its own clock, over a real pair of sockets.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -18,7 +18,7 @@ use crate::net::drain::Drain;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// N requests per hour, and M at once.
+/// Limit of `requests` per hour, and `in_flight` at once.
 fn limit(requests: u32, in_flight: u32) -> Limit {
     Limit {
         name: "test".into(),
@@ -45,7 +45,7 @@ fn ask(gate: &Arc<Gate>) -> Answer {
     gate.ask(&claims, Caller(1), Patience::default())
 }
 
-/// One that may go at once, and leaves.
+/// Request that is granted and sent at once.
 #[track_caller]
 fn go(gate: &Arc<Gate>) -> Flight {
     let Answer::Go(permit) = ask(gate) else { panic!("it should have gone at once") };
@@ -63,7 +63,7 @@ fn wait(gate: &Arc<Gate>) -> Waiting {
     }
 }
 
-/// What becomes of one that waits; `None`: nothing yet.
+/// Verdict on a waiter; `None` while it waits.
 fn look(waiting: &mut Waiting) -> Option<Result<Flight, Refused>> {
     match pin!(waiting).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Pending => None,
@@ -86,7 +86,7 @@ fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     panic!("{what} did not come to pass");
 }
 
-/// Nothing happens to it for a while.
+/// Asserts that the waiter stays undecided for a while.
 #[track_caller]
 fn stays(waiting: &mut Waiting) {
     for _ in 0..10 {
@@ -95,7 +95,7 @@ fn stays(waiting: &mut Waiting) {
     }
 }
 
-/// The new process, in a thread.
+/// Runs the new process in a thread.
 fn spawn_new_process(socket: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
     let drain = drain.clone();
     thread::spawn(move || {
@@ -130,7 +130,7 @@ fn what_is_counted_in_line_and_under_way_moves_to_the_new_process() {
     drop(second);
     let fourth = eventually("its turn", || look(&mut late)).unwrap();
     drop((third, fourth));
-    // All four of the hour are taken, two by each.
+    // All four slots of the hour are taken, two by each process.
     let (mut here, mut there) = (wait(&old), wait(&new));
     stays(&mut here);
     stays(&mut there);
@@ -157,7 +157,7 @@ fn a_refusal_and_a_leaving_reach_the_other_process() {
     let mut waits = wait(&old);
     stays(&mut waits);
     drop(waits);
-    // Only now there is a place for this one.
+    // Only now the queue has room for this one.
     eventually("a place in the queue", || match ask(&new) {
         Answer::Wait(_) => Some(()),
         Answer::Go(_) => panic!("the hour is full"),
@@ -192,7 +192,7 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
     stays(&mut waits);
     drop(flight);
     drop(look(&mut waits).expect("its turn").unwrap());
-    // A later one does not fail.
+    // A later upgrade succeeds.
     let new = hand_over(&old, settings(&limits), &Drain::new());
     drop(go(&new));
     stays(&mut wait(&old));
@@ -250,7 +250,7 @@ fn a_third_process_takes_over_while_the_first_still_has_requests() {
     stays(&mut waits);
     drop(flight);
     let _held = eventually("its turn", || look(&mut waits)).unwrap();
-    // The third is gone: so are those who ask it, over however many.
+    // After the third process died, requests forwarded to it are refused, over any number of hops.
     let mut peer_lost = wait(&first);
     third.old_process.get().unwrap().shutdown();
     assert!(matches!(eventually("a refusal", || look(&mut peer_lost)), Err(Refused::Closing { .. })));
@@ -276,7 +276,7 @@ fn the_journal_and_its_folder_move_too() {
     let settings = Settings { limits: limits.to_vec(), state: Some(state), store: None };
     let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
     old.start_journal().unwrap();
-    // It may have to wait until its slot is written down.
+    // The request may have to wait until its slot is written.
     let goes = |gate: &Arc<Gate>| match ask(gate) {
         Answer::Go(permit) => drop(permit.depart()),
         Answer::Wait(mut waiting) => drop(eventually("its turn", || look(&mut waiting)).unwrap()),
@@ -302,7 +302,7 @@ fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
     let (here, there) = FdSocket::pair().unwrap();
     here.send(&[9, 0, 0, 0, 1, 2, 3], &[]).unwrap();
     let error = NewProcess::connect(FdSocket::from(there)).map(drop).unwrap_err();
-    assert!(error.to_string().contains("it is version 9 of the hand-over"), "{error}");
+    assert!(error.to_string().contains("its version is 9"), "{error}");
 }
 
 #[test]

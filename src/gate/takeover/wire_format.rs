@@ -27,6 +27,8 @@ pub(super) struct TimeMappings {
 }
 
 impl TimeMappings {
+    /// Conversions at this moment. A suspend shifts the clocks against each other, so they are made anew for each
+    /// message.
     pub(super) fn new(clock: &Clock) -> TimeMappings {
         TimeMappings { ours: TimeMapping::here(clock), theirs: TimeMapping::of_another(clock) }
     }
@@ -97,6 +99,7 @@ pub(super) struct WireSnapshot {
 }
 
 impl WireSnapshot {
+    /// Converts to the wire format.
     pub(super) fn of(snapshot: &Snapshot, mappings: TimeMappings) -> WireSnapshot {
         WireSnapshot {
             limits: snapshot.limits.iter().map(|known| DiskLimitSnapshot::of(known, mappings.ours)).collect(),
@@ -109,6 +112,7 @@ impl WireSnapshot {
         }
     }
 
+    /// Converts from the wire format.
     pub(super) fn snapshot(self, mappings: TimeMappings) -> Snapshot {
         let window =
             |(limit, key, window): (u32, u128, DiskWindow)| window.window(LimitId(limit), Key(key), mappings.theirs);
@@ -137,10 +141,15 @@ pub(super) enum WireEvent {
         bound: Option<i128>,
         kind: WireAskKind,
     },
+    /// Ticket that leaves the queue.
     Leave(WireTicket),
+    /// Window, cost, time.
     Settle(WireWindow, u32, Option<i128>),
+    /// Window, cost.
     GiveBack(WireWindow, u32),
+    /// Window whose flight ended.
     Land(WireWindow),
+    /// Window, end of the pause.
     Pause(WireWindow, Option<i128>),
 }
 
@@ -149,7 +158,8 @@ pub(super) enum WireEvent {
 pub(super) enum WireAskKind {
     New,
     Retry,
-    SentBack(bool),
+    /// Asks again after a reload; true if it was a retry.
+    Reask(bool),
 }
 
 impl WireAskKind {
@@ -157,7 +167,7 @@ impl WireAskKind {
         match kind {
             AskKind::New => WireAskKind::New,
             AskKind::Retry => WireAskKind::Retry,
-            AskKind::Reask { retry } => WireAskKind::SentBack(retry),
+            AskKind::Reask { retry } => WireAskKind::Reask(retry),
         }
     }
 
@@ -165,20 +175,23 @@ impl WireAskKind {
         match self {
             WireAskKind::New => AskKind::New,
             WireAskKind::Retry => AskKind::Retry,
-            WireAskKind::SentBack(retry) => AskKind::Reask { retry },
+            WireAskKind::Reask(retry) => AskKind::Reask { retry },
         }
     }
 }
 
+/// Converts to the wire format.
 fn wire_ticket(ticket: Ticket) -> WireTicket {
     (ticket.index, ticket.generation)
 }
 
+/// Converts from the wire format.
 fn ticket_of((index, generation): WireTicket) -> Ticket {
     Ticket { index, generation }
 }
 
 impl WireEvent {
+    /// Converts to the wire format.
     pub(super) fn of(event: &Event, mappings: TimeMappings) -> WireEvent {
         match event {
             Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => WireEvent::Ask {
@@ -198,6 +211,7 @@ impl WireEvent {
         }
     }
 
+    /// Converts from the wire format.
     pub(super) fn event(self, mappings: TimeMappings) -> Event {
         let ids = |(limit, key): WireWindow| (LimitId(limit), Key(key));
         match self {
@@ -271,6 +285,7 @@ enum WireReason {
 }
 
 impl WireVerdict {
+    /// Converts to the wire format.
     pub(super) fn of((ticket, verdict): &VerdictMsg, mappings: TimeMappings) -> WireVerdict {
         let slot = |slot: &GrantedSlots| WireSlots {
             window: (slot.limit.0, slot.key.0),
@@ -286,6 +301,7 @@ impl WireVerdict {
         WireVerdict(wire_ticket(*ticket), result)
     }
 
+    /// Converts from the wire format.
     pub(super) fn verdict(self, mappings: TimeMappings) -> VerdictMsg {
         let slot = |WireSlots { window: (limit, key), cost, answered, flying, until }: WireSlots| GrantedSlots {
             limit: LimitId(limit),
@@ -305,6 +321,7 @@ impl WireVerdict {
 }
 
 impl WireSorry {
+    /// Converts to the wire format.
     fn of(sorry: Sorry, mappings: TimeMappings) -> WireSorry {
         let reason = match sorry.reason {
             RefusalReason::Full => WireReason::Full,
@@ -319,6 +336,7 @@ impl WireSorry {
         WireSorry { reason, limit: sorry.limit.0, until: mappings.write(sorry.until), exact: sorry.exact }
     }
 
+    /// Converts from the wire format.
     fn sorry(self, mappings: TimeMappings) -> Sorry {
         let reason = match self.reason {
             WireReason::Full => RefusalReason::Full,

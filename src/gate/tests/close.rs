@@ -1,4 +1,4 @@
-//! The end: who may still go before it, and who is turned away.
+//! Shutdown: waiters that can still be granted before the end, and the refusal of the others.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn closing_refuses_at_once_who_cannot_go_before_the_end() {
     assert!(first.waits() && second.waits() && third.waits());
     let end = Refused::Closing { until: at(250) };
     world.gate.close(at(250));
-    assert_eq!((first.pending_signals(), second.pending_signals(), third.pending_signals()), (0, 0, 1));
+    assert_eq!((first.wakes(), second.wakes(), third.wakes()), (0, 0, 1));
     assert_eq!(third.refused(), end);
     assert_eq!(world.refused(), end, "its turn would be the third");
     world.pass(ms(100));
@@ -52,7 +52,7 @@ fn when_all_are_turned_away_no_slot_goes_to_one_of_them() {
         let Answer::Wait(waiting) = answer else {
             continue;
         };
-        assert_eq!(Waiter { waiting, signal: Arc::default() }.refused(), Refused::Closing { until: at(0) });
+        assert_eq!(Waiter { waiting, waker: Arc::default() }.refused(), Refused::Closing { until: at(0) });
     }
     drop(held);
     assert!(world.usage().flying < flying.max(1), "{:?}", world.usage());

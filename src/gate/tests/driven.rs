@@ -1,4 +1,4 @@
-//! Under the real clock and timer.
+//! Tests under the real clock and timer.
 
 use super::*;
 
@@ -81,7 +81,7 @@ async fn the_promise_holds_between_threads_through_drops_at_any_moment() {
     assert_eq!((usage.waiting, usage.flying), (0, 0));
 }
 
-/// Twenty requests that are sent, and between them such as are dropped in line, granted or departed.
+/// Sends twenty requests, and between them drops others while queued, granted or departed.
 async fn one_task(gate: Arc<Gate>, task: usize) -> Vec<Time> {
     let mut granted = Vec::new();
     for round in 0..20 {

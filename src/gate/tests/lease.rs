@@ -1,4 +1,4 @@
-//! Permits that end by themselves.
+//! Leases: permits that end by themselves.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn a_lease_ends_at_its_time_and_lets_the_next_go() {
     world.pass(ms(249));
     assert!(next.waits() && lease.is_running());
     world.pass(ms(1));
-    assert_eq!((lease.is_running(), lease.end(), next.pending_signals()), (false, false, 1));
+    assert_eq!((lease.is_running(), lease.end(), next.wakes()), (false, false, 1));
     drop(next.go());
 }
 

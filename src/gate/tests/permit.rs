@@ -1,4 +1,4 @@
-//! From the permit to the end of its flight: each settles once, and each drop gives back what is due.
+//! Permit and flight: each settles once, and each drop gives back what is due.
 
 use super::*;
 use crate::locker::SlotGrant;
@@ -26,7 +26,7 @@ fn a_flight_that_fails_before_its_head_is_known_to_be_written_may_still_count() 
     let world = World::new(vec![limit(1, ms(100))]);
     drop(world.go().depart());
     let mut waiter = world.wait(0);
-    // One second of linger, then the slot's own time.
+    // One second of linger, then the `per` of the limit.
     world.pass(ms(1099));
     assert!(waiter.waits());
     world.pass(ms(1));
@@ -50,7 +50,7 @@ fn a_flight_settles_once_when_its_head_is_written() {
     drop(waiter.go());
 }
 
-/// A permit in a slot that a store has granted.
+/// Permit for a slot that a store has granted.
 fn shared_permit(world: &World) -> Permit {
     world.gate.step(world.hand.now(), |state| state.locker.open_sharing(at(0)));
     let waiter = world.wait(0);
@@ -68,7 +68,7 @@ fn what_a_store_has_granted_is_not_sent_after_a_suspend() {
     world.hand.suspend(ms(60_000));
     assert!(!flight.is_good(), "the slot is another gateway's by now");
     assert!(flight.nothing_left().is_late());
-    // What counts here alone stands still with this machine.
+    // A limit that is counted locally stands still with this machine.
     let world = World::new(vec![limit(1, ms(100))]);
     let flight = world.go().depart();
     world.hand.suspend(ms(60_000));
@@ -118,9 +118,9 @@ fn in_flight_ends_with_the_flight_and_with_a_permit_that_is_dropped() {
     assert!(first.waits() && second.waits());
     assert_eq!(world.usage().flying, 1);
     drop(flight);
-    assert_eq!((first.pending_signals(), second.pending_signals()), (1, 0));
+    assert_eq!((first.wakes(), second.wakes()), (1, 0));
     drop(first.go());
-    assert_eq!(second.pending_signals(), 1);
+    assert_eq!(second.wakes(), 1);
     drop(second);
     assert_eq!(world.usage().flying, 0);
 }

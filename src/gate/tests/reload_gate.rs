@@ -1,4 +1,4 @@
-//! The limits are read again: who is in line stays, or asks again without losing its place.
+//! Reload: waiters stay, or ask again without losing their place.
 
 use super::*;
 use crate::locker::{AskKind, ReloadSummary};
@@ -17,7 +17,7 @@ fn waiters_stay_and_the_first_goes_when_there_is_room() {
     let (mut first, mut second) = (world.wait(0), world.wait(0));
     assert!(first.waits() && second.waits());
     assert_eq!(reload(&world, vec![limit(2, ms(100))], WaiterPolicy::Stay).ids, [LimitId(0)]);
-    assert_eq!((first.pending_signals(), second.pending_signals()), (1, 0));
+    assert_eq!((first.wakes(), second.wakes()), (1, 0));
     drop(first.go());
     assert_eq!(world.gate.limits()[0].rate.as_ref().unwrap().requests, 2);
 }
@@ -43,7 +43,7 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
         let kind = AskKind::Reask { retry: false };
         let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
         match world.gate.ask(&[claim(0)], CALLER, patience) {
-            Answer::Wait(waiting) => Waiter { waiting, signal: Arc::default() },
+            Answer::Wait(waiting) => Waiter { waiting, waker: Arc::default() },
             Answer::Go(_) => panic!("it went before its elders were there"),
             Answer::Sorry(refused) => panic!("{refused:?}"),
         }
@@ -52,7 +52,7 @@ fn who_asks_anew_goes_in_the_order_of_arrival_and_not_of_coming_back() {
     let mut newcomer = world.wait(0);
     let mut middle = again(arrivals[1]);
     assert!(last.waits() && newcomer.waits() && middle.waits());
-    // With the last of them the line is whole. Two slots are free, and go to those who came first.
+    // The last one completes the queue. Two slots are free, and go to the earliest arrivals.
     let mut first = again(arrivals[0]);
     assert!(last.waits() && newcomer.waits());
     assert!(first.poll().is_ready() && middle.poll().is_ready());
@@ -87,12 +87,12 @@ fn a_calendar_limit_that_comes_later_follows_the_wall_clock() {
     assert!(next.poll().is_ready(), "a new minute has begun");
 }
 
-/// Who was in line and was sent back comes again.
+/// Asks again for a waiter that was sent back by a reload.
 fn sent_back(world: &World, caller: u64, arrived: Time) -> Result<Waiter, Refused> {
     let kind = AskKind::Reask { retry: false };
     let patience = Patience { arrived: Some(arrived), kind, ..world.patience() };
     match world.gate.ask(&[claim(0)], Caller(caller), patience) {
-        Answer::Wait(waiting) => Ok(Waiter { waiting, signal: Arc::default() }),
+        Answer::Wait(waiting) => Ok(Waiter { waiting, waker: Arc::default() }),
         Answer::Go(_) => panic!("it went before its elders were there"),
         Answer::Sorry(refused) => Err(refused),
     }
@@ -102,7 +102,7 @@ fn waiters(world: &World, caller: u64) -> Waiter {
     let Answer::Wait(waiting) = world.gate.ask(&[claim(0)], Caller(caller), world.patience()) else {
         panic!("it should wait")
     };
-    Waiter { waiting, signal: Arc::default() }
+    Waiter { waiting, waker: Arc::default() }
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn two_reloads_in_a_row_wait_for_all_whom_either_sent_back() {
     reload(&world, vec![limit(2, ms(100))], WaiterPolicy::Reask);
     assert_eq!((first.refused(), second.refused()), (Refused::Reask, Refused::Reask));
     let first = sent_back(&world, 1, arrived).expect("it was in line");
-    // The second has found its claims, and asks a moment too late.
+    // The second has built its claims, and asks after the next reload.
     let stale = Patience { arrived: Some(arrived), kind: AskKind::Reask { retry: false }, ..world.patience() };
     reload(&world, vec![limit(3, ms(100))], WaiterPolicy::Reask);
     assert_eq!(first.refused(), Refused::Reask);

@@ -1,4 +1,4 @@
-//! When the timer is set, and whom a changed wall clock concerns.
+//! Timer settings, and the effect of a changed wall clock.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn minutely(requests: u32) -> Limit {
 
 #[test]
 fn a_calendar_window_opens_when_its_minute_is_over_by_the_clock_before_a_step_and_by_the_one_after_it() {
-    // Ten seconds after the full minute; a minute later it is another in any case.
+    // Ten seconds past the full minute. After a minute the next period has begun in any case.
     for (step, opens) in [(30_000, 60_000), (-20_000, 70_000)] {
         let world = World::new(vec![minutely(1)]);
         world.pass(ms(10_000));
@@ -53,7 +53,7 @@ fn a_calendar_window_opens_when_its_minute_is_over_by_the_clock_before_a_step_an
 fn what_goes_right_after_a_suspend_counts_in_the_minute_that_has_begun_meanwhile() {
     let world = World::new(vec![minutely(2)]);
     world.hand.suspend(ms(60_000));
-    // The timer has not fired yet.
+    // Before the timer fires.
     world.go().depart().sent();
     world.go().depart().sent();
     world.pass(ms(1_000));

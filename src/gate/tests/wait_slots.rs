@@ -1,4 +1,4 @@
-//! In line: who goes, who is woken, and what a waiter that is dropped leaves behind.
+//! Wait slots: grants, wake-ups, and the traces of a dropped waiter.
 
 use super::*;
 
@@ -14,29 +14,29 @@ fn a_free_slot_is_granted_at_once_and_a_taken_one_when_it_opens() {
     world.pass(ms(99));
     assert!(waiter.waits());
     world.pass(ms(1));
-    assert_eq!(waiter.pending_signals(), 1);
+    assert_eq!(waiter.wakes(), 1);
     assert_eq!(waiter.go().granted_at(), at(103));
 }
 
 #[test]
-fn an_opening_wakes_only_the_one_who_may_go() {
+fn an_opening_wakes_only_the_one_that_may_go() {
     let world = World::closed_for_100_ms();
     let mut waiters: Vec<Waiter> = (0..10).map(|_| world.wait(0)).collect();
     assert!(waiters.iter_mut().all(Waiter::waits));
     world.pass(ms(100));
-    let pending_signals: Vec<usize> = waiters.iter().map(Waiter::pending_signals).collect();
-    assert_eq!(pending_signals, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let wakes: Vec<usize> = waiters.iter().map(Waiter::wakes).collect();
+    assert_eq!(wakes, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]
-fn the_waker_of_the_last_poll_is_the_one_that_is_rung() {
+fn the_waker_of_the_last_poll_is_the_one_that_is_woken() {
     let world = World::closed_for_100_ms();
     let mut waiter = world.wait(0);
     assert!(waiter.waits());
-    let before = std::mem::take(&mut waiter.signal);
+    let before = std::mem::take(&mut waiter.waker);
     assert!(waiter.waits());
     world.pass(ms(100));
-    assert_eq!((before.0.load(Ordering::SeqCst), waiter.pending_signals()), (0, 1));
+    assert_eq!((before.0.load(Ordering::SeqCst), waiter.wakes()), (0, 1));
 }
 
 #[test]
@@ -61,9 +61,9 @@ fn a_permit_that_was_granted_but_not_picked_up_goes_to_the_next_at_once() {
         assert!(second.waits());
         world.pass(ms(100));
         world.hand.pass(ms(7));
-        assert_eq!((first.pending_signals(), second.pending_signals()), (usize::from(polled), 0));
+        assert_eq!((first.wakes(), second.wakes()), (usize::from(polled), 0));
         drop(first);
-        assert_eq!(second.pending_signals(), 1, "polled: {polled}");
+        assert_eq!(second.wakes(), 1, "polled: {polled}");
         assert_eq!(second.go().granted_at(), at(107));
         assert_eq!(world.usage().taken, 0, "the second permit was dropped too");
     }
@@ -76,9 +76,9 @@ fn a_permit_that_is_dropped_gives_its_slot_to_the_next_at_once() {
     assert!(second.waits());
     world.pass(ms(100));
     let permit = first.go();
-    assert_eq!(second.pending_signals(), 0);
+    assert_eq!(second.wakes(), 0);
     drop(permit);
-    assert_eq!(second.pending_signals(), 1);
+    assert_eq!(second.wakes(), 1);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_place_is_used_again_only_when_its_verdict_was_picked_up() {
         let waiter = world.wait(0);
         world.pass(ms(100));
         granted.push(waiter);
-        // Nobody polls: the locker has forgotten the ticket, the verdict still lies at its place.
+        // Not polled yet: the locker has forgotten the ticket, the verdict is still in its slot.
         assert_eq!(world.usage().taken, 1);
         let mut next = world.wait(0);
         assert!(next.waits());
@@ -133,16 +133,16 @@ fn an_ask_that_finds_an_opening_before_the_timer_does_leaves_the_first_in_line_i
     let mut first = world.wait(0);
     assert!(first.waits());
     world.hand.pass(ms(100));
-    // The locker lets the first go, and may give the number of its ticket to the second, in one step.
+    // In one step the locker may grant the first, and reuse its ticket's number for the second.
     let mut second = world.wait(0);
     assert!(second.waits());
-    assert_eq!((first.pending_signals(), second.pending_signals()), (1, 0));
+    assert_eq!((first.wakes(), second.wakes()), (1, 0));
     first.go().depart().sent();
     world.pass(ms(100));
     second.go().depart().sent();
 }
 
-/// Whether the gate's lock was free when this was dropped last.
+/// Waker data that records whether the gate's lock was free when it was last dropped.
 struct Dropped {
     gate: Arc<Gate>,
     was_free: Arc<AtomicUsize>,
@@ -167,7 +167,7 @@ fn the_waker_of_a_waiter_that_leaves_is_dropped_without_the_lock() {
     let waker = Arc::new(dropped).into();
     assert!(pin!(&mut waiter.waiting).poll(&mut Context::from_waker(&waker)).is_pending());
     drop(waker);
-    assert_eq!(was_free.load(Ordering::SeqCst), 0, "the place has it");
+    assert_eq!(was_free.load(Ordering::SeqCst), 0, "the slot has it");
     drop(waiter);
     assert_eq!(was_free.load(Ordering::SeqCst), 2, "dropping it may run anything, also what asks the gate");
 }

@@ -1,11 +1,11 @@
-//! A disk that fails, is marked or cannot be, and takes something again.
+//! Failing disks: marked as incomplete or not markable, and recovered.
 
 use super::*;
 use crate::gate::Refused;
 use crate::gate::tests::decision;
 use crate::locker::RefusalReason;
 
-/// The file cannot be opened any more: what is no file cannot. Returns where it is.
+/// Replaces the file by something that cannot be opened as one, and returns the path of the real file.
 fn break_file(place: &TestFolder) -> PathBuf {
     let aside = place.0.join("aside");
     fs::rename(place.file(), &aside).unwrap();
@@ -18,7 +18,7 @@ fn mend_file(place: &TestFolder) {
     fs::rename(place.0.join("aside"), place.file()).unwrap();
 }
 
-/// Nobody can take the mark away any more: it is what `remove_file` does not remove. It says what it said.
+/// Replaces the mark by something that `remove_file` does not remove, so that the folder stays marked as complete.
 fn nail_mark(place: &TestFolder) {
     fs::remove_file(place.0.join(COMPLETE_MARK)).unwrap();
     fs::create_dir(place.0.join(COMPLETE_MARK)).unwrap();
@@ -29,13 +29,13 @@ fn free_mark(place: &TestFolder) {
     fs::write(place.0.join(COMPLETE_MARK), "").unwrap();
 }
 
-/// As when a write fails: the thread that writes does the same.
+/// Simulates a failed write, as the writer thread handles it.
 fn fail(gate: &Arc<Gate>) {
     Arc::clone(gate.journal.get().unwrap()).fail_for_test(gate);
 }
 
-/// How many of so many requests go, one after the other, until the first that does not. One that waits for the disk is
-/// refused after a second.
+/// Number of requests granted of at most `most`, one after the other, until the first refusal. A request that waits for
+/// the disk is refused after a second.
 fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -51,7 +51,7 @@ fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
     })
 }
 
-/// Why a request is refused.
+/// Reason of the refusal of a request.
 #[track_caller]
 fn refused(gate: &Arc<Gate>, key: u128) -> RefusalReason {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -68,7 +68,7 @@ fn refused(gate: &Arc<Gate>, key: u128) -> RefusalReason {
 
 #[track_caller]
 fn becomes(gate: &Arc<Gate>, health: JournalHealth) {
-    // The disk is tried again each second.
+    // The writer tries again each second.
     for _ in 0..1000 {
         if gate.journal_health() == health {
             return;
@@ -112,7 +112,7 @@ fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
     let gone = 3 + goes(&gate, 1, 30);
     assert!(gone < 30, "{gone}: what was written by then may be used, and no more");
     assert_eq!(refused(&gate, 1), RefusalReason::Unwritten);
-    // A crash, and the disk is well again: nothing tells that it ever failed.
+    // After a crash with a repaired disk, nothing tells that it ever failed.
     let copy = TestFolder::new("held-copy");
     fs::create_dir_all(&copy.0).unwrap();
     fs::copy(place.0.join("aside"), copy.file()).unwrap();
@@ -121,7 +121,7 @@ fn a_disk_that_cannot_even_be_marked_lets_nothing_go_that_is_not_written() {
     let taken = usage(&next, 1).taken as usize;
     assert!(taken >= gone, "{taken} of {gone} are known");
     assert!(go(&next, 2, 30) > 0, "what it knows is all: other keys are not full");
-    // Here it goes on as soon as the disk takes something.
+    // This gateway continues as soon as the disk accepts writes.
     mend_file(&place);
     free_mark(&place);
     becomes(&gate, JournalHealth::Ok);
@@ -189,7 +189,7 @@ fn where_nothing_is_believed_after_a_crash_a_disk_stops_nobody_and_is_never_mark
     fs::remove_dir(place.0.join(COMPLETE_MARK)).unwrap();
     becomes(&gate, JournalHealth::Ok);
     kill(gate);
-    // The file says something else by then: what was not to be believed is not.
+    // The setting has changed meanwhile: counts that were not to be trusted still are not.
     let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 2, 1), 0, "all windows are full");
 }
