@@ -29,7 +29,7 @@ pub(super) struct Arming {
     pub(super) at: Time,
 }
 
-/// Timer of the gate. Any thread whose step makes the next opening earlier sets it.
+/// Timer of the gate. Any thread may set it: the one with the step that makes the next opening earlier.
 #[derive(Default)]
 pub(super) struct Timer {
     /// The timerfd; empty until it is prepared or the gate is driven.
@@ -90,8 +90,8 @@ impl Timer {
 }
 
 impl Gate {
-    /// Runs the timer: wakes waiters whose slots open, sweeps idle keys, follows the wall clock. Run it on one runtime,
-    /// preferably one whose thread is mostly idle. Returns after all other handles of the gate are dropped.
+    /// Runs the timer: wakes waiters as slots open, sweeps idle keys, follows the wall clock. Run it on one runtime,
+    /// preferably on a mostly idle thread. Returns after all other handles of the gate are dropped.
     ///
     /// # Errors
     /// If the system provides no timer: out of file descriptors, or this runtime drives the gate already.

@@ -81,7 +81,7 @@ impl Lease {
 }
 
 impl State {
-    /// Ends all leases whose end has come.
+    /// Ends all leases that are due.
     pub(super) fn end_leases(&mut self, now: Time) {
         while let Some(end) = self.leases.due()
             && end <= now

@@ -155,7 +155,7 @@ impl Gate {
         self.step(now, |state| state.locker.pause(limit, key, now + pause, now));
     }
 
-    /// Starts the shutdown: from now on refuses every request, queued or new, whose forecast is after `until`. The
+    /// Starts the shutdown: from now on refuses every request, queued or new, with a forecast after `until`. The
     /// other waiters keep waiting, until `until` at the latest. A second call can only make the end earlier.
     pub fn close(&self, until: Time) {
         let now = self.clock.now();
@@ -334,7 +334,7 @@ impl State {
             let result = match verdict {
                 Verdict::Go(grant) => Ok(grant),
                 Verdict::Sorry(sorry) => Err(Refused::Sorry(sorry)),
-                Verdict::Wait(..) => unreachable!("the locker names those whose result is decided"),
+                Verdict::Wait(..) => unreachable!("the locker names decided waiters only"),
             };
             match self.wait_slots.decide(ticket, result, now) {
                 Ok(waker) => self.wakers.extend(waker),

@@ -72,7 +72,7 @@ impl World {
         World { gate: Gate::new(limits, clock), hand }
     }
 
-    /// World with one limit of one request per 100 ms, whose only slot was used at the start.
+    /// World with one limit of one request per 100 ms, with its only slot used at the start.
     fn closed_for_100_ms() -> World {
         let world = World::new(vec![limit(1, ms(100))]);
         world.go().depart().sent();

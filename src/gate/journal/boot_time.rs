@@ -178,7 +178,7 @@ mod tests {
         };
         let now = clock.wall_unix_nanos();
         // A machine without a clock battery had been up for twenty seconds when it wrote this, in 1970.
-        assert_eq!(age(20 * i128::from(SECOND)), (Duration::from_secs(5), 0), "nobody had told it the time");
+        assert_eq!(age(20 * i128::from(SECOND)), (Duration::from_secs(5), 0), "its clock was not set");
         for (wall, why) in [(now - 400 * day, "the clock is ahead"), (now + day, "it was, or is behind")] {
             assert_eq!(age(wall), (Duration::from_secs(5), MAX_DOWNTIME), "{why}");
         }

@@ -19,10 +19,10 @@ impl TestFolder {
         // A unique number, since two tests may choose the same name.
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let place =
+        let folder =
             TestFolder(std::env::temp_dir().join(format!("lockgate-state-{}-{number}-{test}", std::process::id())));
-        fs::remove_dir_all(&place.0).ok();
-        place
+        fs::remove_dir_all(&folder.0).ok();
+        folder
     }
 
     fn settings(&self) -> Settings {
@@ -95,7 +95,7 @@ fn go(gate: &Arc<Gate>, key: u128, asked: usize) -> usize {
         };
         permit.map(|permit| permit.depart().sent()).is_ok()
     };
-    (0..asked).map(go).filter(|gone| *gone).count()
+    (0..asked).map(go).filter(|granted| *granted).count()
 }
 
 fn usage(gate: &Arc<Gate>, key: u128) -> Usage {
@@ -118,13 +118,13 @@ fn kill(gate: Arc<Gate>) {
 
 #[test]
 fn after_a_crash_a_long_window_knows_what_it_let_go() {
-    let place = TestFolder::new("crash");
-    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    let folder = TestFolder::new("crash");
+    let gate = open(&folder.settings(), vec![limit(2, HOUR)]).unwrap();
     let seed = gate.seed();
     assert_eq!(go(&gate, 1, 1), 1);
     assert_eq!(gate.journal_health(), JournalHealth::Ok);
     kill(gate);
-    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    let gate = open(&folder.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(gate.seed(), seed, "or no key would be found again");
     assert_eq!(usage(&gate, 1).taken, 1);
     assert_eq!(go(&gate, 1, 3), 1);
@@ -133,13 +133,13 @@ fn after_a_crash_a_long_window_knows_what_it_let_go() {
 
 #[test]
 fn a_crash_costs_a_block_of_a_large_window_at_most() {
-    let place = TestFolder::new("block");
+    let folder = TestFolder::new("block");
     for round in 0..3 {
-        let gate = open(&place.settings(), vec![limit(9_000, HOUR)]).unwrap();
+        let gate = open(&folder.settings(), vec![limit(9_000, HOUR)]).unwrap();
         let before = usage(&gate, 1).taken;
         assert_eq!(go(&gate, 1, 100), 100);
         kill(gate);
-        let gate = open(&place.settings(), vec![limit(9_000, HOUR)]).unwrap();
+        let gate = open(&folder.settings(), vec![limit(9_000, HOUR)]).unwrap();
         let lost = usage(&gate, 1).taken - before - 100;
         assert!(lost <= 3000, "round {round}: {lost}");
         gate.stop();
@@ -149,13 +149,13 @@ fn a_crash_costs_a_block_of_a_large_window_at_most() {
 
 #[test]
 fn a_first_start_does_not_wait_and_a_crash_closes_a_short_window_for_its_span() {
-    let (place, (clock, hand)) = (TestFolder::new("short"), Clock::manual());
+    let (folder, (clock, hand)) = (TestFolder::new("short"), Clock::manual());
     hand.pass(HOUR);
-    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    let gate = open_at(clock, &folder.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
     hand.pass(SHORT / 2);
-    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    let gate = open_at(clock, &folder.settings(), vec![limit(2, SHORT)]).unwrap();
     for key in [1, 2] {
         assert_eq!(usage(&gate, key).opens, Some(clock.now() + SHORT));
     }
@@ -165,119 +165,123 @@ fn a_first_start_does_not_wait_and_a_crash_closes_a_short_window_for_its_span() 
 
 #[test]
 fn an_orderly_stop_loses_nothing_and_delays_nothing() {
-    let (place, (clock, hand)) = (TestFolder::new("stop"), Clock::manual());
+    let (folder, (clock, hand)) = (TestFolder::new("stop"), Clock::manual());
     hand.pass(HOUR);
-    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    let gate = open_at(clock, &folder.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
     gate.stop();
     kill(gate);
     hand.pass(SHORT / 2);
-    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    let gate = open_at(clock, &folder.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!((usage(&gate, 1).taken, usage(&gate, 2).taken), (1, 0));
     assert_eq!((go(&gate, 1, 2), go(&gate, 2, 3)), (1, 2));
     kill(gate);
-    let gate = open_at(clock, &place.settings(), vec![limit(2, SHORT)]).unwrap();
+    let gate = open_at(clock, &folder.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(usage(&gate, 3).taken, 2, "the stop before the last does not count");
 }
 
 #[test]
 fn limits_that_changed_while_nobody_ran_are_as_if_the_file_had_been_read_again() {
-    let place = TestFolder::new("changed");
-    let gate = open(&place.settings(), vec![limit(1, HOUR)]).unwrap();
+    let folder = TestFolder::new("changed");
+    let gate = open(&folder.settings(), vec![limit(1, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
     kill(gate);
     let other = Limit { name: "other".into(), ..limit(1, HOUR) };
-    let gate = open(&place.settings(), vec![other.clone(), limit(2, HOUR)]).unwrap();
+    let gate = open(&folder.settings(), vec![other.clone(), limit(2, HOUR)]).unwrap();
     let limits = gate.limits();
     assert_eq!(limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>(), ["test", "other"]);
     assert_eq!(go(&gate, 1, 3), 1);
     kill(gate);
-    let gate = open(&place.settings(), vec![other]).unwrap();
+    let gate = open(&folder.settings(), vec![other]).unwrap();
     assert!(!gate.is_in_force(LimitId(0)) && gate.is_in_force(LimitId(1)));
 }
 
 #[test]
 fn with_after_crash_forget_a_crash_is_a_first_start_and_a_stop_is_not() {
-    let place = TestFolder::new("forget");
-    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    let folder = TestFolder::new("forget");
+    let gate = open(&folder.forgetting(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
-    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    let gate = open(&folder.forgetting(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 9), 2);
     gate.stop();
     kill(gate);
-    let gate = open(&place.forgetting(), vec![limit(2, HOUR)]).unwrap();
+    let gate = open(&folder.forgetting(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 0);
 }
 
 #[test]
 fn one_gateway_at_a_time_has_the_folder_and_the_second_is_told_who() {
-    let place = TestFolder::new("held");
-    let gate = open(&place.settings(), vec![limit(5, HOUR)]).unwrap();
-    for settings in [place.settings(), place.forgetting()] {
+    let folder = TestFolder::new("held");
+    let gate = open(&folder.settings(), vec![limit(5, HOUR)]).unwrap();
+    for settings in [folder.settings(), folder.forgetting()] {
         let error = open(&settings, vec![limit(5, HOUR)]).map(|_| ()).unwrap_err();
-        let told = error.to_string();
+        let message = error.to_string();
         assert!(
-            told.contains(&format!("(process {})", std::process::id())) && told.contains(place.0.to_str().unwrap()),
-            "{told}"
+            message.contains(&format!("(process {})", std::process::id()))
+                && message.contains(folder.0.to_str().unwrap()),
+            "{message}"
         );
     }
     kill(gate);
-    assert!(open(&place.settings(), vec![limit(5, HOUR)]).is_ok());
+    assert!(open(&folder.settings(), vec![limit(5, HOUR)]).is_ok());
 }
 
 #[test]
 fn a_folder_that_cannot_be_used_is_named_or_done_without() {
-    let place = TestFolder::new("a-file");
-    fs::write(&place.0, "in the way").unwrap();
-    let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
-    assert!(told.contains(place.0.to_str().unwrap()) && told.contains("after_crash = \"forget\""), "{told}");
-    assert!(told.contains("a file is in its place"), "{told}");
-    let gate = open(&place.forgetting(), vec![limit(5, HOUR)]).unwrap();
+    let folder = TestFolder::new("a-file");
+    fs::write(&folder.0, "in the way").unwrap();
+    let message = open(&folder.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains(folder.0.to_str().unwrap()) && message.contains("after_crash = \"forget\""), "{message}");
+    assert!(message.contains("a file is in its place"), "{message}");
+    let gate = open(&folder.forgetting(), vec![limit(5, HOUR)]).unwrap();
     assert_eq!((gate.journal_health(), go(&gate, 1, 6)), (JournalHealth::Off, 5));
-    fs::remove_file(&place.0).unwrap();
+    fs::remove_file(&folder.0).unwrap();
 }
 
 #[test]
 fn a_file_of_somebody_elses_or_of_a_newer_version_is_told_with_the_choice() {
-    let place = TestFolder::new("foreign");
-    fs::create_dir_all(&place.0).unwrap();
+    let folder = TestFolder::new("foreign");
+    fs::create_dir_all(&folder.0).unwrap();
     for (content, why) in [(&b"not a database at all"[..], "cannot be read"), (&[0; 8192], "cannot be read")] {
-        fs::write(place.file(), content).unwrap();
-        let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
-        assert!(told.contains(why) && told.contains(FILE) && told.contains("after_crash = \"forget\""), "{told}");
+        fs::write(folder.file(), content).unwrap();
+        let message = open(&folder.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            message.contains(why) && message.contains(FILE) && message.contains("after_crash = \"forget\""),
+            "{message}"
+        );
     }
-    assert!(open(&place.forgetting(), vec![limit(5, HOUR)]).is_ok());
-    assert_eq!(fs::read(place.0.join("journal.redb.unread")).unwrap(), [0; 8192], "it is kept");
+    assert!(open(&folder.forgetting(), vec![limit(5, HOUR)]).is_ok());
+    assert_eq!(fs::read(folder.0.join("journal.redb.unread")).unwrap(), [0; 8192], "it is kept");
 
-    let place = TestFolder::new("newer");
-    fs::create_dir_all(&place.0).unwrap();
-    let database = redb::Database::create(place.file()).unwrap();
+    let folder = TestFolder::new("newer");
+    fs::create_dir_all(&folder.0).unwrap();
+    let database = redb::Database::create(folder.file()).unwrap();
     let transaction = database.begin_write().unwrap();
     let whole: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("whole");
     let newer = postcard::to_stdvec(&(codec::DISK_VERSION + 1)).unwrap();
     transaction.open_table(whole).unwrap().insert("form", newer.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    let told = open(&place.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
-    assert!(told.contains("newer lockgate"), "{told}");
+    let message = open(&folder.settings(), vec![limit(5, HOUR)]).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("newer lockgate"), "{message}");
 }
 
 #[test]
 fn a_file_that_is_cut_anywhere_is_never_believed_for_more_than_it_says() {
-    let place = TestFolder::new("cut");
-    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    let folder = TestFolder::new("cut");
+    let gate = open(&folder.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
-    let whole = fs::read(place.file()).unwrap();
+    let whole = fs::read(folder.file()).unwrap();
     // Cuts at every byte of the last block, and one in each other block.
     let cuts = (whole.len() - 4096..whole.len()).chain((0..whole.len()).step_by(4096));
     let (mut refused, mut read) = (0, 0);
     for cut in cuts {
-        fs::write(place.file(), &whole[..cut]).unwrap();
-        match open(&place.settings(), vec![limit(2, HOUR)]) {
+        fs::write(folder.file(), &whole[..cut]).unwrap();
+        match open(&folder.settings(), vec![limit(2, HOUR)]) {
             Err(Error::Damaged { path, .. }) => {
-                assert_eq!(path, place.file());
+                assert_eq!(path, folder.file());
                 refused += 1;
             }
             Err(error) => panic!("cut at {cut}: {error}"),
@@ -294,16 +298,16 @@ fn a_file_that_is_cut_anywhere_is_never_believed_for_more_than_it_says() {
 
 #[test]
 fn bytes_that_were_changed_are_found_or_were_of_no_account() {
-    let place = TestFolder::new("changed-bytes");
-    let gate = open(&place.settings(), vec![limit(2, HOUR)]).unwrap();
+    let folder = TestFolder::new("changed-bytes");
+    let gate = open(&folder.settings(), vec![limit(2, HOUR)]).unwrap();
     assert_eq!(go(&gate, 1, 2), 2);
     kill(gate);
-    let whole = fs::read(place.file()).unwrap();
+    let whole = fs::read(folder.file()).unwrap();
     for at in (0..whole.len()).step_by(997) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
-        fs::write(place.file(), &damaged).unwrap();
-        match open(&place.settings(), vec![limit(2, HOUR)]) {
+        fs::write(folder.file(), &damaged).unwrap();
+        match open(&folder.settings(), vec![limit(2, HOUR)]) {
             Err(Error::Damaged { .. } | Error::Newer { .. }) => {}
             Err(error) => panic!("byte {at}: {error}"),
             Ok(gate) => {
@@ -320,8 +324,8 @@ fn a_wall_clock_that_is_set_while_no_gateway_runs_opens_no_day() {
     let mut day = limit(2, HOUR * 24);
     day.rate.as_mut().unwrap().kind = Kind::Calendar { unit: Unit::Day, zone };
     for stops in [false, true] {
-        let (place, (clock, hand)) = (TestFolder::new("calendar"), Clock::manual());
-        let start = || open_at(clock, &place.settings(), vec![day.clone()]).unwrap();
+        let (folder, (clock, hand)) = (TestFolder::new("calendar"), Clock::manual());
+        let start = || open_at(clock, &folder.settings(), vec![day.clone()]).unwrap();
         let gate = start();
         assert_eq!(go(&gate, 1, 2), 2);
         if stops {
@@ -342,9 +346,9 @@ fn a_wall_clock_that_is_set_while_no_gateway_runs_opens_no_day() {
 
 #[test]
 fn a_start_that_never_began_to_write_leaves_the_folder_as_it_was() {
-    let place = TestFolder::new("not-begun");
-    let settings = |limits| crate::gate::Settings { limits, state: Some(place.settings()), store: None };
-    let gate = open(&place.settings(), vec![limit(2, SHORT)]).unwrap();
+    let folder = TestFolder::new("not-begun");
+    let settings = |limits| crate::gate::Settings { limits, state: Some(folder.settings()), store: None };
+    let gate = open(&folder.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
     gate.stop();
     kill(gate);
@@ -353,24 +357,24 @@ fn a_start_that_never_began_to_write_leaves_the_folder_as_it_was() {
         drop(Gate::open(settings(vec![limit(2, SHORT)]), Clock::start()).unwrap());
     }
     // This start fails to mark the folder as complete after the file says that a process runs: it restores the file.
-    fs::remove_file(place.0.join(COMPLETE_MARK)).unwrap();
-    fs::create_dir(place.0.join(COMPLETE_MARK)).unwrap();
-    let error = open(&place.settings(), vec![limit(2, SHORT)]).map(drop).unwrap_err();
+    fs::remove_file(folder.0.join(COMPLETE_MARK)).unwrap();
+    fs::create_dir(folder.0.join(COMPLETE_MARK)).unwrap();
+    let error = open(&folder.settings(), vec![limit(2, SHORT)]).map(drop).unwrap_err();
     assert!(matches!(error, Error::Unusable { .. }), "{error}");
-    fs::remove_dir(place.0.join(COMPLETE_MARK)).unwrap();
-    let gate = open(&place.settings(), vec![limit(2, SHORT)]).unwrap();
+    fs::remove_dir(folder.0.join(COMPLETE_MARK)).unwrap();
+    let gate = open(&folder.settings(), vec![limit(2, SHORT)]).unwrap();
     assert_eq!(usage(&gate, 2).taken, 0, "the stop was orderly");
 }
 
 #[test]
 fn a_limit_that_is_gone_is_forgotten_by_the_file_when_nothing_of_it_counts() {
-    let (place, (clock, hand)) = (TestFolder::new("retired"), Clock::manual());
+    let (folder, (clock, hand)) = (TestFolder::new("retired"), Clock::manual());
     let named = |name: &str| Limit { name: name.into(), ..limit(2, HOUR) };
     let names = |gate: &Arc<Gate>| gate.limits().iter().map(|limit| limit.name.to_string()).collect::<Vec<_>>();
-    let gate = open_at(clock, &place.settings(), vec![named("one"), named("other")]).unwrap();
+    let gate = open_at(clock, &folder.settings(), vec![named("one"), named("other")]).unwrap();
     assert_eq!(go(&gate, 1, 1), 1);
     kill(gate);
-    let start = || open_at(clock, &place.settings(), vec![named("other")]).unwrap();
+    let start = || open_at(clock, &folder.settings(), vec![named("other")]).unwrap();
     let gate = start();
     assert_eq!(names(&gate), ["one", "other"], "one of its slots counts");
     gate.stop();

@@ -251,9 +251,9 @@ fn a_third_process_takes_over_while_the_first_still_has_requests() {
     drop(flight);
     let _held = eventually("its turn", || look(&mut waits)).unwrap();
     // After the third process died, requests forwarded to it are refused, over any number of hops.
-    let mut peer_lost = wait(&first);
+    let mut orphan = wait(&first);
     third.old_process.get().unwrap().shutdown();
-    assert!(matches!(eventually("a refusal", || look(&mut peer_lost)), Err(Refused::Closing { .. })));
+    assert!(matches!(eventually("a refusal", || look(&mut orphan)), Err(Refused::Closing { .. })));
 }
 
 #[test]

@@ -147,7 +147,7 @@ pub(super) enum WireEvent {
     Settle(WireWindow, u32, Option<i128>),
     /// Window, cost.
     GiveBack(WireWindow, u32),
-    /// Window whose flight ended.
+    /// Window of a flight that ended.
     Land(WireWindow),
     /// Window, end of the pause.
     Pause(WireWindow, Option<i128>),

@@ -8,7 +8,7 @@ fn real(limits: Vec<Limit>) -> Arc<Gate> {
 
 async fn permit(gate: &Arc<Gate>, limit: u32) -> Permit {
     let asked = decision(gate.ask(&[claim(limit)], CALLER, Patience::default()));
-    tokio::time::timeout(AGES, asked).await.expect("nobody woke it").expect("it is not refused")
+    tokio::time::timeout(AGES, asked).await.expect("it was not woken").expect("it is not refused")
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_panic_under_the_lock_ends_driving_at_once() {
     let broken =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gate.step(gate.clock().now(), |_| panic!("a fault"))));
     assert!(broken.is_err());
-    let ended = tokio::time::timeout(AGES, driving).await.expect("nobody who drives it was told");
+    let ended = tokio::time::timeout(AGES, driving).await.expect("the driver was not told");
     assert!(ended.is_err_and(|error| error.is_panic()));
 }
 
