@@ -207,3 +207,13 @@ fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
 fn assert_logged(gateway: &Gateway, text: &str) {
     eventually(&format!("a line with {text:?}"), || gateway.lines().iter().any(|line| line.contains(text)));
 }
+
+#[test]
+fn content_that_stops_is_a_408_and_the_log_says_how_much_came() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&format!("{}\n[timeouts]\nidle = \"300ms\"\n", limit(10, "1s", "")));
+    let mut caller = gateway.caller();
+    caller.send(format!("POST {} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789", origin.url("/half")));
+    check_ours(&caller.answer_to("POST"), 408, "http_request_error");
+    assert_logged(&gateway, " bytes_in=10 ");
+}

@@ -220,7 +220,7 @@ async fn send(
         Some(Ok(flight)) => flight,
     };
     let read = read_response::read_response(session, ready, body).await;
-    log.body = BodyRead::of(body);
+    (log.body, log.bytes_in) = (BodyRead::of(body), body.moved);
     match read {
         Ok(()) => Ok(SendResult::Answered(flight)),
         Err(NoResponse::RefusedStream) => Ok(SendResult::Unanswered(RetryReason::RefusedStream(Offer::Http2))),

@@ -68,7 +68,7 @@ pub(super) async fn run(
         back = back.without_trailers();
     }
     let streamed = stream(session, &mut ready, &mut body, &mut back).await;
-    log.bytes_in += body.moved;
+    log.bytes_in = body.moved;
     log.bytes_out += back.moved;
     streamed?;
     if body.has_ended() && from != Length::UntilClose {
