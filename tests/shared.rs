@@ -114,7 +114,8 @@ impl Fleet {
         let said = |gateway: &Gateway| {
             let said = gateway.stderr();
             said.lines().any(|line| {
-                line.contains("does not go with this gateway's") && line.contains(&format!("of=\"{cause}\""))
+                line.contains("incompatible configuration of a shared limit")
+                    && line.contains(&format!("of=\"{cause}\""))
             })
         };
         eventually("one is granted nothing, and says so", || {
@@ -254,11 +255,11 @@ fn where_gateways_say_different_things_the_strictest_holds() {
         shared(store.port, 5, "400ms", "counts = \"answered\""),
     ]);
     fleet.during(10, || {
-        fleet.said(0, "different things of a shared limit");
+        fleet.said(0, "different configurations of a shared limit");
         rest(1500);
     });
     let said = fleet.gateways[0].stderr();
-    assert_eq!(said.matches("different things of a shared limit").count(), 1, "{said}");
+    assert_eq!(said.matches("different configurations of a shared limit").count(), 1, "{said}");
     assert!(said.contains("of=\"requests, per or guard\""), "{said}");
     let counted = "lockgate_limit_config_mismatches_total{limit=\"the-limit\"}";
     assert!(metrics(([127, 0, 0, 1], admin).into())[counted] > 0.0);

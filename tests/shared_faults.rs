@@ -67,7 +67,7 @@ fn a_store_that_is_killed_again_and_again_breaks_no_limit_of_those_that_go_on_wi
         fleet.each_sends(&[0, 1, 2], 10);
     });
     one_window(21, PER, &fleet.origin.stamps());
-    fleet.gateways[0].complains("goes on with one of 3 parts");
+    fleet.gateways[0].complains("uses its fraction of this limit, 1/3");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn while_the_store_is_lost_local_limits_go_on_and_waiters_of_shared_ones_wait() 
     let (gateway, origin) = (Gateway::start(&format!("{local}{rules}")), Origin::start());
     eventually("it is open", || gateway.get(&origin.url("/shared")).status == 200);
     store.kill();
-    eventually("it is noticed", || gateway.stderr().contains("nobody passes a shared limit"));
+    eventually("it is noticed", || gateway.stderr().contains("no request passes a shared limit"));
     let since = Instant::now();
     let answer = gateway.get(&origin.url("/shared"));
     assert_eq!(answer.status, 503, "{}", answer.raw);
@@ -145,8 +145,8 @@ fn where_the_file_says_so_gateways_go_on_as_if_they_were_alone() {
     fleet.during(8, || {
         rest(2000);
         store.kill();
-        fleet.said(0, "as if it were alone");
-        fleet.said(1, "as if it were alone");
+        fleet.said(0, "as if it were the only one");
+        fleet.said(1, "as if it were the only one");
         let before = fleet.origin.count();
         rest(1000);
         let went = fleet.origin.count() - before;
@@ -154,7 +154,10 @@ fn where_the_file_says_so_gateways_go_on_as_if_they_were_alone() {
         assert!((50..=90).contains(&went), "{went}");
         store.again();
         eventually("it is asked again", || {
-            fleet.gateways.iter().all(|gateway| gateway.stderr().matches("limits is asked").count() == 2)
+            fleet
+                .gateways
+                .iter()
+                .all(|gateway| gateway.stderr().matches("connected to the store of shared limits").count() == 2)
         });
         rest(1000);
         let from = fleet.origin.count();
@@ -178,7 +181,9 @@ fn a_gateway_that_is_cut_off_waits_and_the_others_have_the_whole_limit() {
         fleet.each_sends(&[0, 1], 10);
     });
     one_window(20, PER, &fleet.origin.stamps());
-    eventually("it was asked again", || fleet.gateways[1].stderr().matches("limits is asked").count() >= 2);
+    eventually("it was asked again", || {
+        fleet.gateways[1].stderr().matches("connected to the store of shared limits").count() >= 2
+    });
 }
 
 #[test]
@@ -208,7 +213,7 @@ fn a_gateway_that_is_cut_off_alone_goes_on_with_its_part_which_the_others_leave_
         fleet.each_sends(&[0, 1, 2], 10);
         rest(2000);
         line.cut();
-        fleet.said(2, "goes on with one of 3 parts");
+        fleet.said(2, "uses its fraction of this limit, 1/3");
         let before = fleet.by_gateway();
         fleet.each_sends(&[2], 28);
         // 7 for the one that is cut off, and 14 for the two others together.

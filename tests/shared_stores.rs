@@ -27,7 +27,7 @@ fn when_a_replica_takes_the_place_of_a_store_that_died_the_limit_holds() {
     fleet.during(8, || {
         fleet.each_sends(&[0, 1], 10);
         primary.kill();
-        let to = format!("limits is asked store=\"127.0.0.1:{}\"", replica.port);
+        let to = format!("connected to the store of shared limits store=\"127.0.0.1:{}\"", replica.port);
         fleet.said(0, &to);
         fleet.said(1, &to);
         fleet.each_sends(&[0, 1], 30);
@@ -82,7 +82,7 @@ fn a_store_with_a_password_is_asked_with_it_and_it_is_never_logged() {
     let wrong = Gateway::start_in(dir, &shared_at(&url, more, 5, "1s", "when_full = \"refuse\""));
     assert_eq!(wrong.get(&origin.url("/")).status, 503);
     let said = wrong.stderr();
-    assert!(said.contains("does not let us in") && said.contains("password_file"), "{said}");
+    assert!(said.contains("the store denied access") && said.contains("password_file"), "{said}");
     assert!(!said.contains("wrong-word"));
 }
 
@@ -125,12 +125,12 @@ fn a_store_that_cannot_count_is_not_believed() {
     refused(evicting.port, "", "set it to \"noeviction\"");
     let primary = Store::start();
     let replica = Store::with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
-    refused(replica.port, "", "is a replica, which cannot count");
+    refused(replica.port, "", "is a replica, which cannot be written");
     refused(primary.port, "confirm = 2", "of 2 replicas");
     refused(DeadPort::new().port(), "", "cannot be reached");
     for hidden in ["run_id", "master_replid"] {
         let nameless = Middleman::to(primary.port, &[hidden]);
-        refused(nameless.port, "", "does not say which store it is");
+        refused(nameless.port, "", "does not identify itself");
     }
     let other = Origin::saying("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     refused(other.port(), "", "the store");
@@ -155,7 +155,7 @@ fn a_store_that_a_middleman_puts_in_anothers_place_is_not_taken_for_it() {
     middleman.turn_to(replica.port);
     eventually("that is noticed", || {
         went(&gateway);
-        gateway.stderr().contains("the store is another one than it was") || origin.count() > 5
+        gateway.stderr().contains("the store was replaced by another one") || origin.count() > 5
     });
     assert_eq!(origin.count(), 5);
 }
@@ -189,5 +189,5 @@ fn more_gateways_than_the_file_says_are_refused() {
     }
     let third = Gateway::start(&rules("three"));
     assert_eq!(third.get(&origin.url("/")).status, 503);
-    third.complains("as many gateways as there may be");
+    third.complains("already knows as many gateways");
 }

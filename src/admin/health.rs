@@ -32,10 +32,10 @@ pub(super) fn persistence_word(health: JournalHealth) -> &'static str {
 pub(super) fn store_word(health: store::Health) -> &'static str {
     match health {
         store::Health::Off => "off",
-        store::Health::Asked => "up",
-        store::Health::Lost => "down",
-        store::Health::Shared => "fraction",
-        store::Health::Alone => "standalone",
+        store::Health::Up => "up",
+        store::Health::Down => "down",
+        store::Health::Fraction => "fraction",
+        store::Health::Standalone => "standalone",
     }
 }
 

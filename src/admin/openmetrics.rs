@@ -219,13 +219,13 @@ impl Scrape {
     fn encode_store(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(status) = self.0.gate.store_status() else { return Ok(()) };
         let (is, figures) = (status.health().0, status.figures());
-        let states = [store::Health::Asked, store::Health::Lost, store::Health::Shared, store::Health::Alone];
+        let states = [store::Health::Up, store::Health::Down, store::Health::Fraction, store::Health::Standalone];
         let states = states.map(|one| ([("state", store_word(one))], u64::from(is == one)));
         let help = "1 for the state of the store of shared limits";
         gauges(encoder, &gauge("store_state", help), states.into_iter())?;
         let mut count = |metric: Metric, value: u64| counters(encoder, &metric, std::iter::once(([], value)));
-        count(counter("store_responses", "Responses of the store"), figures.exchanges)?;
-        count(counter("store_outages", "Times that the store became unreachable"), figures.losses)?;
+        count(counter("store_responses", "Responses of the store"), figures.responses)?;
+        count(counter("store_outages", "Times that the store became unreachable"), figures.outages)?;
         count(counter("store_clock_steps", "Times that the store's clock was set"), figures.clock_steps)?;
         count(counter("late_permits", "Permits that arrived too late to be used"), figures.late_permits)?;
         let mismatches = "Responses of the store in which another gateway had other settings of [store] for outages";
@@ -240,7 +240,7 @@ impl Scrape {
             unit: Some(Unit::Seconds),
             kind: MetricType::Counter,
         };
-        let seconds = Duration::from_micros(figures.exchange_micros).as_secs_f64();
+        let seconds = Duration::from_micros(figures.response_micros).as_secs_f64();
         begin(encoder, &time)?.encode_counter::<NoLabelSet, f64, u64>(&seconds, None)
     }
 }

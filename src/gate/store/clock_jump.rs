@@ -1,28 +1,33 @@
-//! Whether the store's clock has gone as ours has.
+//! Clock-jump check: compares the progress of the store's clock with that of our clock between two replies.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// How much the store's clock and ours may differ in their speed, in parts of a million, and by how much besides: the
-/// bounds of what a clock that is kept in step does.
-const DRIFT: (i64, i64) = (500, 1000);
+/// Tolerated difference between the clocks: in speed, in parts per million, and besides in microseconds. The speed is the
+/// bound of the rate at which NTP slews a clock (500 ppm).
+const TOLERANCE: (i64, i64) = (500, 1000);
 
-/// When an answer of the store's clock was between which two moments of ours.
+/// One reading of the store's clock, between two readings of ours.
 #[derive(Clone, Debug)]
 pub(super) struct Sample {
+    /// Identity of the store, see [`StoreConn::id`](super::store_conn::StoreConn).
     pub(super) id: String,
+    /// The store's clock, in µs of Unix time.
     pub(super) now: i64,
+    /// Our clock before the call.
     pub(super) began: Time,
+    /// Our clock after the reply.
     pub(super) ended: Time,
 }
 
-/// By how many microseconds the store's clock has gone further than it can have, or less far.
+/// Microseconds by which the store's clock has advanced more (positive) or less (negative) than it can have, between two
+/// samples of the same store; 0 if it agrees with our clock.
 pub(super) fn clock_jump(before: &Sample, after: &Sample) -> i64 {
     let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4);
     let passed = after.now - before.now;
     let (least, most) = (micros(after.began.since(before.ended)), micros(after.ended.since(before.began)));
-    let allowed = |micros: i64| micros / 1_000_000 * DRIFT.0 + DRIFT.1;
+    let allowed = |micros: i64| micros / 1_000_000 * TOLERANCE.0 + TOLERANCE.1;
     match passed {
         _ if passed < least - allowed(least) => passed - least,
         _ if passed > most + allowed(most) => passed - most,
@@ -43,14 +48,14 @@ mod tests {
             ended: Time::from_nanos(ended * 1_000_000),
         };
         let before = sample(10_000, 1000, 1010);
-        // Between 90 and 110 ms have passed here.
+        // By our clock, 90 to 110 ms passed.
         assert_eq!(clock_jump(&before, &sample(10_100, 1100, 1110)), 0);
         assert_eq!(clock_jump(&before, &sample(10_111, 1100, 1110)), 0);
         assert_eq!(clock_jump(&before, &sample(10_089, 1100, 1110)), 0);
         assert_eq!(clock_jump(&before, &sample(10_130, 1100, 1110)), 20_000);
         assert_eq!(clock_jump(&before, &sample(10_060, 1100, 1110)), -30_000);
         assert_eq!(clock_jump(&before, &sample(10_000, 1100, 1110)), -90_000);
-        // An hour, in which clocks that are kept in step may part by a second or two.
+        // After an hour, synchronised clocks may differ by 1.8 s.
         assert_eq!(clock_jump(&before, &sample(3_611_000, 3_601_000, 3_601_010)), 0);
     }
 }

@@ -1,97 +1,97 @@
-//! What can go wrong with the store, and how to mend it.
+//! Errors of the store client, with advice where a setting can fix them.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// Why the store cannot be asked.
+/// Reason why the store is not usable. Each ends the session; the client then retries.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers there.
+    /// Name resolution, TCP, TLS or the protocol's handshake failed.
     #[error("the store at {address} cannot be reached: {why}")]
     Unreachable {
-        /// Where.
+        /// Host and port.
         address: String,
-        /// What was tried, and what came of it.
+        /// Description of the failure.
         why: String,
     },
-    /// It did not answer in time.
+    /// No reply in time.
     #[error("the store does not answer")]
     Silent,
-    /// It answered what it cannot mean, or that it cannot.
-    #[error("the store says: {0}")]
+    /// An error reply, or a reply of unknown form.
+    #[error("the store returned an error: {0}")]
     Refused(String),
-    /// It does not let us in.
-    #[error("the store does not let us in: {0}; look at [store] user and password_file")]
+    /// The login failed, or the user may not run a command.
+    #[error("the store denied access: {0}; check [store] user and password_file")]
     Denied(String),
-    /// It is not the one that writes.
-    #[error("{0} is a replica, which cannot count; name its primary, or the Sentinels that know it, in [store] url")]
-    Replica(String),
-    /// It does not say which it is.
+    /// The server is a replica.
     #[error(
-        "{0} does not say which store it is (its INFO has no run_id or no master_replid), so nobody could notice that another has taken its place: name a Valkey or Redis itself in [store] url"
+        "{0} is a replica, which cannot be written; name its primary, or the Sentinels that know it, in [store] url"
+    )]
+    Replica(String),
+    /// The server has no identity by which a replacement could be noticed.
+    #[error(
+        "{0} does not identify itself (its INFO has no run_id or no master_replid), so its replacement by another store would go unnoticed: name a Valkey or Redis itself in [store] url"
     )]
     Nameless(String),
-    /// It may drop what is counted.
+    /// The server may evict counters.
     #[error(
-        "the store may drop what is counted when its memory is full (maxmemory-policy is {0:?}): set it to \"noeviction\""
+        "the store may evict counters when its memory is full (maxmemory-policy is {0:?}): set it to \"noeviction\""
     )]
     Evicts(String),
-    /// It is another one than before.
-    #[error("the store is another one than it was")]
+    /// Another store has taken the place of the one that this session was opened with.
+    #[error("the store was replaced by another one, or restarted")]
     Other,
-    /// This gateway was not heard of for too long.
-    #[error("the store has taken this gateway for gone")]
+    /// The store has not heard from this gateway for [`PRESENCE`](super::PRESENCE).
+    #[error("the store takes this gateway for gone, as it was not heard from in time")]
     Lapsed,
     /// This machine was suspended.
-    #[error("this machine was suspended: what was granted before is not used")]
+    #[error("this machine was suspended: earlier grants are not used")]
     Slept,
-    /// There are more gateways than the file says.
+    /// More gateways than `[store] gateways` says.
     #[error(
-        "the store knows as many gateways as there may be, and this name is none of theirs: look at [store] gateways and name"
+        "the store already knows as many gateways as [store] gateways allows, all with other names: check [store] gateways and name"
     )]
     TooMany,
-    /// Others count in it in another way.
+    /// Gateways of a version with another data format use the store.
     #[error(
-        "gateways of another version count in the store, in another way: this one is granted nothing until they are gone; or give [store] another group"
+        "gateways of an incompatible version use the store: this one is granted nothing until they are gone; or set another [store] group"
     )]
     OtherVersion,
-    /// Its clock was set.
-    #[error(
-        "the store's clock was set, by some {0} ms: what it has counted cannot be relied on, and its windows close once"
-    )]
+    /// The store's clock jumped, by so many milliseconds.
+    #[error("the store's clock jumped by about {0} ms: its counts are unreliable, and its windows are closed once")]
     Clock(i64),
-    /// Too few replicas have it.
-    #[error("of {wanted} replicas {found} have confirmed: nothing that the store grants is used")]
+    /// Too few replicas confirmed the call (`WAIT`).
+    #[error("only {found} of {wanted} replicas confirmed: grants of the store are not used")]
     Unconfirmed {
-        /// How many have.
+        /// Number of replicas that confirmed.
         found: u32,
-        /// How many must.
+        /// Number of replicas that must confirm.
         wanted: u32,
     },
-    /// Its home is another node.
+    /// The keys are on another node of the Cluster: its host (empty: the host that was asked) and port.
     #[error("the keys are at {0}:{1}")]
     Moved(String, u16),
 }
 
 impl Error {
-    /// What the library says.
+    /// Classifies an error of the client library.
     pub(super) fn of(error: &RedisError) -> Error {
         if let Some((host, port)) = error.redirect_node().and_then(|(address, _slot)| address.rsplit_once(':'))
             && let Ok(port) = port.parse()
         {
             return Error::Moved(host.to_owned(), port);
         }
-        let words = error.detail().map_or_else(|| error.to_string(), |detail| detail.to_owned());
+        let text = error.detail().map_or_else(|| error.to_string(), |detail| detail.to_owned());
         let (kind, code) = (error.kind(), error.code());
-        let may_not = kind == ErrorKind::AuthenticationFailed || kind == ErrorKind::Server(ServerErrorKind::NoPerm);
-        if may_not || matches!(code, Some("NOAUTH" | "WRONGPASS")) {
-            return Error::Denied(words);
+        let is_denied = kind == ErrorKind::AuthenticationFailed || kind == ErrorKind::Server(ServerErrorKind::NoPerm);
+        if is_denied || matches!(code, Some("NOAUTH" | "WRONGPASS")) {
+            return Error::Denied(text);
         }
         if error.is_timeout() {
             return Error::Silent;
         }
-        Error::Refused(match code.filter(|code| !words.starts_with(code)) {
-            Some(code) => format!("{code} {words}"),
-            None => words,
+        Error::Refused(match code.filter(|code| !text.starts_with(code)) {
+            Some(code) => format!("{code} {text}"),
+            None => text,
         })
     }
 }

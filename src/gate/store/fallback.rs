@@ -1,4 +1,4 @@
-//! What holds while the store cannot be asked: that changes with time.
+//! Fallback for shared limits while the store is unreachable: a function of the settings and of time.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use super::{DRIFT, PRESENCE, WhenLost};
 use crate::locker::{Counts, Kind, LEASE, Limit, MAX_HORIZON, SharingMode, Unit};
 use crate::time::Time;
 
-/// Whose word it is whether a request may pass a shared limit, while the store cannot be asked that answered at `last`.
-/// `under_way`: how long a request may take from its permit to its settle at most, with `counts = "answered"`; `None`: any time.
+/// Fallback of one shared limit at `now`, while the store is unreachable. `last`: time of the last contact with it.
+/// `max_settle_time`: longest time from a permit to its settle, with `counts = "answered"`; `None`: no bound.
 pub(super) fn fallback_mode(
     when_lost: &WhenLost,
     limit: &Limit,
     last: Option<Time>,
-    under_way: Option<Duration>,
+    max_settle_time: Option<Duration>,
     now: Time,
 ) -> SharingMode {
     match (when_lost, last) {
         (WhenLost::Refuse, _) | (WhenLost::Share { .. }, None) => SharingMode::Blocked,
         (WhenLost::Allow, _) => SharingMode::Standalone,
         (WhenLost::Share { gateways, share_for, .. }, Some(last)) => {
-            // The store gives it to others later by its presence, a lease and more.
+            // The store leaves the fraction to this gateway for longer: by its presence, a lease and the clock drift.
             let until = last + *share_for;
-            let is_safe = until_share(limit, under_way).is_some_and(|wait| last + wait <= now);
+            let is_safe = safe_after(limit, max_settle_time).is_some_and(|delay| last + delay <= now);
             if is_safe && now < until {
                 SharingMode::Fraction { parts: *gateways, until }
             } else {
@@ -31,32 +31,35 @@ pub(super) fn fallback_mode(
     }
 }
 
-/// How long after the last answer others have given up what they must leave to this gateway: the store takes it for gone
-/// after its presence; what it grants until then is used within a horizon and a lease, and counts for a span by its clock.
-/// `None`: nobody here can know, because requests of others may be under way for any time.
-fn until_share(limit: &Limit, under_way: Option<Duration>) -> Option<Duration> {
+/// Time from the last contact until the use of the fraction is safe, because grants of this fraction to others no longer
+/// count. The store takes this gateway for gone after its presence; slots that it grants until then are used within a
+/// horizon and a lease, and count for a span by the store's clock. `None`: never, as requests of other gateways may be under
+/// way for any time.
+fn safe_after(limit: &Limit, max_settle_time: Option<Duration>) -> Option<Duration> {
     if limit.in_flight.is_some() {
         return None;
     }
     let rate = limit.rate.as_ref();
     let span = rate.map_or(Duration::ZERO, |rate| rate.per + rate.guard);
     let answered = rate.is_none_or(|rate| rate.counts == Counts::Answered);
-    // A day may have an hour more.
+    // A day is longer when daylight saving time ends: by an hour, counted twice to be safe.
     let is_day = rate.is_some_and(|rate| matches!(rate.kind, Kind::Calendar { unit: Unit::Day, .. }));
-    let more = if is_day { Duration::from_secs(2 * 3600) } else { Duration::ZERO };
-    let settles = if answered { under_way? } else { limit.linger() };
-    Some(PRESENCE + MAX_HORIZON + LEASE + span + span / DRIFT + more + settles)
+    let longer_day = if is_day { Duration::from_secs(2 * 3600) } else { Duration::ZERO };
+    let settles = if answered { max_settle_time? } else { limit.linger() };
+    Some(PRESENCE + MAX_HORIZON + LEASE + span + span / DRIFT + longer_day + settles)
 }
 
-/// What is logged of it.
-pub(super) fn describe(fallback_mode: SharingMode) -> String {
-    match fallback_mode {
-        SharingMode::Store => "it is the store's to say who passes".to_owned(),
-        SharingMode::Blocked => "nobody passes until the store answers".to_owned(),
+/// Log message of a change to this fallback.
+pub(super) fn describe(mode: SharingMode) -> String {
+    match mode {
+        SharingMode::Store => "store up: it decides about this limit".to_owned(),
+        SharingMode::Blocked => "store down: no request passes this limit until it answers".to_owned(),
         SharingMode::Fraction { parts, .. } => {
-            format!("the store is lost: this gateway goes on with one of {parts} parts")
+            format!("store down: this gateway uses its fraction of this limit, 1/{parts}")
         }
-        SharingMode::Standalone => "the store is lost: this gateway goes on as if it were alone".to_owned(),
+        SharingMode::Standalone => {
+            "store down: this gateway uses the whole limit, as if it were the only one".to_owned()
+        }
     }
 }
 
@@ -69,12 +72,15 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Whether a gateway of two has its part so long after its last contact.
-    fn has_part(limit: &Limit, under_way: Option<Duration>, after: Duration) -> bool {
+    /// Returns true if one of two gateways may use its fraction at `after` from its last contact.
+    fn has_fraction(limit: &Limit, max_settle_time: Option<Duration>, after: Duration) -> bool {
         let gateways = NonZeroU32::new(2).unwrap();
         let when_lost = WhenLost::Share { gateways, name: "a".to_owned(), share_for: 3600 * SECOND };
         let last = Time::START;
-        matches!(fallback_mode(&when_lost, limit, Some(last), under_way, last + after), SharingMode::Fraction { .. })
+        matches!(
+            fallback_mode(&when_lost, limit, Some(last), max_settle_time, last + after),
+            SharingMode::Fraction { .. }
+        )
     }
 
     fn limit(counts: Counts) -> Limit {
@@ -97,18 +103,18 @@ mod tests {
 
     #[test]
     fn what_counts_from_the_answer_has_a_part_only_if_a_request_is_bounded() {
-        assert!(has_part(&limit(Counts::Sent), None, 4 * SECOND));
+        assert!(has_fraction(&limit(Counts::Sent), None, 4 * SECOND));
         let answered = limit(Counts::Answered);
-        assert!(!has_part(&answered, None, 3599 * SECOND), "another's upload may have begun an hour ago");
-        assert!(!has_part(&answered, Some(30 * SECOND), 31 * SECOND));
-        assert!(has_part(&answered, Some(30 * SECOND), 33 * SECOND));
+        assert!(!has_fraction(&answered, None, 3599 * SECOND), "another's upload may have begun an hour ago");
+        assert!(!has_fraction(&answered, Some(30 * SECOND), 31 * SECOND));
+        assert!(has_fraction(&answered, Some(30 * SECOND), 33 * SECOND));
     }
 
     #[test]
     fn what_is_in_flight_has_no_part() {
         for counts in [Counts::Sent, Counts::Answered] {
             let limit = Limit { in_flight: Some(10), ..limit(counts) };
-            assert!(!has_part(&limit, Some(SECOND), 3599 * SECOND), "a response may take any time");
+            assert!(!has_fraction(&limit, Some(SECOND), 3599 * SECOND), "a response may take any time");
         }
     }
 }

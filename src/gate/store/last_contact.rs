@@ -1,30 +1,30 @@
-//! Last contact with the store: from it the time runs in which a gateway that is cut off may use its part of a limit.
+//! Last contact with the store: start of the time in which a gateway without the store may use its fraction of a limit.
 
 use super::script_call::Command;
 use crate::time::Time;
 
-/// When the store last took this gateway for present.
+/// Time at which the store last counted this gateway as present.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct LastContact {
     last: Option<Time>,
 }
 
 impl LastContact {
-    /// The store has answered. An answered hello is no contact: the store cannot know whether its answer came through, so it
-    /// counts this gateway as absent until it tells something.
+    /// Records a response that arrived at `at`. A response to a hello is no contact: the store cannot know whether it
+    /// arrived, and counts this gateway as absent until its next call.
     pub(super) fn answered(&mut self, command: Command, at: Time) {
         match command {
             Command::Hello => {}
-            Command::Tell | Command::Bye => self.last = Some(at),
+            Command::Sync | Command::Bye => self.last = Some(at),
         }
     }
 
-    /// The machine was suspended: its clock stood still then, so it is not known how long ago the last contact was.
+    /// Drops the last contact after a suspend of the machine: the gateway's clock stood still, so its age is unknown.
     pub(super) fn forget(&mut self) {
         self.last = None;
     }
 
-    /// The time of the last contact; `None`: there was none, and so there is no part to go on with.
+    /// Time of the last contact; `None` if there was none, which leaves no fraction to use.
     pub(super) fn last(self) -> Option<Time> {
         self.last
     }

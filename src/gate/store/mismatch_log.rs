@@ -1,4 +1,4 @@
-//! Config mismatch between gateways: the terms that they say differently of a shared limit, logged once per cause and counted.
+//! Config mismatch log: settings of a shared limit that differ between gateways, logged once per cause and counted.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use super::script_call::ScriptReply;
 use crate::locker::{Limit, LimitId, SyncRequest};
 use crate::time::Time;
 
-/// The keys of the file behind the bits of an answer, in the script's order.
+/// Configuration keys by the bits of [`Mismatch::causes`](super::script_call::Mismatch), lowest bit first, in the order of
+/// `script/window.lua`.
 const MISMATCH_CAUSES: [&str; 10] = [
     "requests",
     "per or guard",
@@ -21,52 +22,53 @@ const MISMATCH_CAUSES: [&str; 10] = [
     "the version",
     "key",
 ];
-/// The bit that says that this gateway is granted nothing for it.
-const SHUT: u32 = 1 << MISMATCH_CAUSES.len();
-/// How long a difference must have been gone to be logged again.
-const GONE: Duration = Duration::from_secs(60);
+/// Bit of a mismatch because of which the store grants this gateway nothing.
+const BLOCKED: u32 = 1 << MISMATCH_CAUSES.len();
+/// Time without a mismatch after which the next one is logged again. A choice: a rolling restart takes less.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// The differences that were logged.
+/// The mismatches that were logged.
 #[derive(Default)]
 pub(super) struct MismatchLog {
-    /// Of each limit the causes, and when they were seen last.
+    /// By limit: the logged causes, as bits, and the time of the last mismatch.
     limits: HashMap<LimitId, (u32, Time)>,
-    /// When `[store]` was seen to differ last.
+    /// Time of the last mismatch of `[store]`.
     settings: Option<Time>,
 }
 
 impl MismatchLog {
-    /// Logs and counts in what an answer says that gateways differ.
-    pub(super) fn report(
+    /// Logs and counts the mismatches that a reply reports; `sync` is the request that it answers.
+    pub(super) fn record(
         &mut self,
-        answer: &ScriptReply,
+        reply: &ScriptReply,
         sync: &SyncRequest,
         limits: &[Limit],
         status: &Status,
         now: Time,
     ) {
-        for mismatches in &answer.mismatches {
-            let Some(report) = sync.windows.get(mismatches.place) else { continue };
+        for mismatch in &reply.mismatches {
+            let Some(report) = sync.windows.get(mismatch.place) else { continue };
             let Some(limit) = limits.get(report.limit.0 as usize) else { continue };
             status.count_mismatch(&limit.name);
-            if self.is_news(report.limit, mismatches.causes, now) {
-                log(limit, mismatches.causes);
+            if self.is_new(report.limit, mismatch.causes, now) {
+                log(limit, mismatch.causes);
             }
         }
-        if answer.settings_mismatch {
+        if reply.settings_mismatch {
             status.count_settings_mismatch();
-            if self.settings.replace(now).is_none_or(|seen| now.since(seen) >= GONE) {
+            if self.settings.replace(now).is_none_or(|seen| now.since(seen) >= FORGET_AFTER) {
                 tracing::warn!(
-                    "gateways' [store] differ in if_store_is_lost, gateways or share_for: each that is cut off is left the \
-                     part that its own file says, for as long as that says"
+                    "gateways have different [store] settings (if_store_is_lost, gateways or share_for): the store reserves \
+                     for each unreachable gateway the fraction and the time of its own file"
                 );
             }
         }
     }
 
-    fn is_news(&mut self, limit: LimitId, causes: u32, now: Time) -> bool {
+    /// Returns true if a cause was not logged yet, and takes all of them for logged.
+    fn is_new(&mut self, limit: LimitId, causes: u32, now: Time) -> bool {
         let (known, seen) = self.limits.entry(limit).or_insert((0, now));
-        if now.since(*seen) >= GONE {
+        if now.since(*seen) >= FORGET_AFTER {
             *known = 0;
         }
         let before = std::mem::replace(known, *known | causes);
@@ -78,18 +80,18 @@ impl MismatchLog {
 fn log(limit: &Limit, causes: u32) {
     let names = MISMATCH_CAUSES.iter().enumerate().filter(|(bit, _)| causes & (1 << bit) != 0);
     let of = names.map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
-    if causes & SHUT == 0 {
+    if causes & BLOCKED == 0 {
         tracing::warn!(
             limit = &*limit.name,
             of,
-            "gateways say different things of a shared limit: the strictest holds, of counts for each gateway its own"
+            "gateways have different configurations of a shared limit: the strictest values apply; counts is each gateway's own"
         );
     } else {
         tracing::error!(
             limit = &*limit.name,
             of,
-            "another gateway counts a shared limit in a way that does not go with this gateway's: this one is granted nothing \
-             as long as the other is there"
+            "another gateway has an incompatible configuration of a shared limit: this gateway is granted nothing while the \
+             other one is present"
         );
     }
 }
@@ -101,13 +103,13 @@ mod tests {
     #[test]
     fn each_cause_is_logged_once_and_again_when_it_was_gone() {
         let (mut mismatch_log, at) = (MismatchLog::default(), |seconds| Time::START + Duration::from_secs(seconds));
-        let mut is_news = |limit, causes, seconds| mismatch_log.is_news(LimitId(limit), causes, at(seconds));
-        assert!(is_news(0, 1, 0) && !is_news(0, 1, 1));
-        assert!(is_news(0, 1 | SHUT, 2) && !is_news(0, 1, 3));
-        assert!(is_news(1, 1, 3), "another limit");
+        let mut is_new = |limit, causes, seconds| mismatch_log.is_new(LimitId(limit), causes, at(seconds));
+        assert!(is_new(0, 1, 0) && !is_new(0, 1, 1));
+        assert!(is_new(0, 1 | BLOCKED, 2) && !is_new(0, 1, 3));
+        assert!(is_new(1, 1, 3), "another limit");
         for seconds in (10..200).step_by(50) {
-            assert!(!is_news(0, 1, seconds), "it never was gone");
+            assert!(!is_new(0, 1, seconds), "it never was gone");
         }
-        assert!(is_news(0, 1, 220));
+        assert!(is_new(0, 1, 220));
     }
 }

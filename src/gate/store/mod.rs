@@ -1,8 +1,11 @@
-//! Slots that are counted together with other gateways, in a Valkey or Redis that all of them name.
+//! Store client: counts shared limits together with other gateways, in a Valkey or Redis server.
 //!
-//! The locker says what is to be told and asked; a thread of its own does it, one call at a time, so that all that comes up
-//! during a call goes out with the next. The store decides by its own clock alone (`script/`). What holds when it cannot
-//! be asked is decided here, by time and by what the file says.
+//! The locker collects reports and slot requests. A thread of its own sends them, one call at a time, so that all that
+//! accumulates during a call goes out with the next one. A Lua script in the store (`script/`) decides, by the store's clock
+//! alone. While the store is unreachable, the fallback follows from the time of the last contact and from `[store]
+//! if_store_is_lost`.
+//!
+//! This module never counts slots itself: that is done by the script, and by the locker for granted slots.
 
 mod client;
 mod clock_jump;
@@ -26,55 +29,56 @@ pub use self::client::{Store, start};
 pub use self::error::Error;
 pub use self::status::{Health, Status, StoreFigures};
 
-/// Where shared limits are counted, and what holds when that cannot be asked; the `[store]` of the file.
+/// Settings of the store of shared limits: the `[store]` table of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// The server; several are nodes of one Cluster, or the Sentinels that know it.
+    /// Host and port of the server; with several: nodes of one Cluster, or Sentinels. They are tried in this order.
     pub nodes: Vec<(String, u16)>,
-    /// What the Sentinels call it.
+    /// Name of the primary at the Sentinels; `None` if `nodes` are the servers themselves.
     pub sentinel: Option<String>,
-    /// Whether it speaks TLS.
+    /// True if connections use TLS (`rediss://`).
     pub tls: bool,
-    /// Who we are, if not its default user.
+    /// User of the login (`AUTH`); `None`: the server's default user.
     pub user: Option<String>,
-    /// What we prove it with.
+    /// Password of the login; `None`: no login.
     pub password: Option<StorePassword>,
-    /// The number of the database.
+    /// Number of the database (`SELECT`).
     pub database: u32,
-    /// What all gateways that count together have in common; the hash tag of all keys.
+    /// Name of the gateways that count together; also the hash tag of all keys, so that a Cluster keeps them on one node.
     pub group: String,
-    /// What holds when it cannot be asked.
+    /// Fallback while the store is unreachable.
     pub when_lost: WhenLost,
-    /// Whether a store in which nothing is found is taken to be a new one.
+    /// True if a store without any data of this group is taken for a new one. Otherwise it may have lost its data, and its
+    /// windows stay closed until lost counts no longer matter.
     pub trusts_empty: bool,
-    /// How many replicas must have what was granted before it is used.
+    /// Number of replicas that must confirm a grant (`WAIT`) before it is used; 0: none.
     pub confirm: u32,
 }
 
-/// What holds when the store cannot be asked.
+/// Fallback for shared limits while the store is unreachable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WhenLost {
-    /// Nobody passes a shared limit.
+    /// Shared limits let no request pass.
     Refuse,
-    /// Each gateway goes on with its part of each shared limit, as soon as it is certain that the others do not count on it.
+    /// Each gateway uses its fraction of each shared limit, as soon as the other gateways certainly leave it to this one.
     Share {
-        /// How many gateways there are.
+        /// Number of gateways: the fraction is one in so many.
         gateways: NonZeroU32,
-        /// Which of them this is.
+        /// Name of this gateway, stable over restarts and unique in the group.
         name: String,
-        /// How long at most.
+        /// Longest use of the fraction, from the last contact with the store.
         share_for: Duration,
     },
-    /// Each gateway goes on as if it were alone: the limit does not hold.
+    /// Each gateway uses the whole limit, as if it were the only one: together they exceed it.
     Allow,
 }
 
-/// A password, which nothing shows.
+/// Password of the store's login; its `Debug` output is `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StorePassword(String);
 
 impl StorePassword {
-    /// Hides it.
+    /// Wraps a password in plain text.
     pub fn new(text: String) -> StorePassword {
         StorePassword(text)
     }
@@ -86,16 +90,16 @@ impl fmt::Debug for StorePassword {
     }
 }
 
-/// How long a gateway counts as there after the store has heard of it. It is longer than any slot is granted for, so that
-/// nothing is sent in slots of a gateway that counts as gone.
+/// Time for which a gateway counts as present after its last call. Longer than any lease, so that no request uses slots of
+/// a gateway that the store takes for gone.
 pub const PRESENCE: Duration = Duration::from_secs(1);
 
-/// Which part of a time the clocks of the store and of a gateway may differ by, at most: each is right to 500 parts in a
-/// million, the bound of what NTP slews.
+/// Divisor of the largest clock drift: the clocks of the store and of a gateway differ by at most a 1000th part of a
+/// duration. Each is right to 500 parts in a million, the bound of the rate at which NTP slews a clock.
 const DRIFT: u32 = 1000;
 
-/// What the keys of shared limits are hashed with: the same in every gateway of a group, so that they mean the same window.
-/// Whoever knows it could make two keys meet, which holds back more and never less.
+/// Hash seed for the keys of shared limits: the same in all gateways of a group, so that equal keys mean the same window.
+/// With knowledge of the seed two keys could be made to collide, which makes limits stricter and never laxer.
 pub fn seed(group: &str) -> [u8; 16] {
     let digest = ring::digest::digest(&ring::digest::SHA256, format!("lockgate keys of {group}").as_bytes());
     let mut seed = [0; 16];

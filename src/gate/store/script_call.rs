@@ -1,4 +1,4 @@
-//! What is said to the script and what it answers, in its order; `script/session.lua` reads it so.
+//! Codec of script calls: writes the script's arguments and reads its reply. `script/session.lua` reads them in this order.
 
 use std::time::Duration;
 
@@ -10,76 +10,85 @@ use crate::locker::{
 };
 use crate::time::Time;
 
-/// Stands for no cap on the requests under way.
+/// Wire value for no limit on the requests in flight; the script's `UNCAPPED`.
 const UNCAPPED: u64 = 1_000_000_000_000;
-/// The span of what has none: only flights are counted.
-const SPAN_OF_FLIGHTS: u64 = 1_000_000;
-/// Above so many slots settle times are kept in steps of the span's 1024th part, as windows do.
+/// Wire value for the span of a limit without a rate, in µs. Only flights of such a limit are counted, but the span is part of
+/// the times for which the store keeps its keys and closes its windows.
+const FLIGHTS_SPAN: u64 = 1_000_000;
+/// Number of slots up to which settle times are exact. Windows with more keep them in steps of the span's 1024th part, which
+/// bounds their log, as in the locker.
 const EXACT_UP_TO: u32 = 1024;
 
-/// Who speaks, and to which store.
+/// Identity and settings of this gateway, as sent with each call, and the identity of the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ClientId {
-    /// Which store this is, as far as is known.
+    /// Identity of the store at the time of the connect.
     pub(super) id: String,
-    /// This process, and its name since it was last introduced.
+    /// Random ID of this process.
     pub(super) process: String,
-    pub(super) epoch: String,
-    /// The birth of the store's knowledge that is doubted.
+    /// Name of this gateway in the store since its last hello: `process.number`.
+    pub(super) session: String,
+    /// Start of the store's epoch that is not trusted because the store's clock jumped, in µs of that clock. The store starts
+    /// another epoch if that one is still current.
     pub(super) suspect_epoch: Option<i64>,
+    /// True if an empty store is taken for a new one.
     pub(super) trusts_empty: bool,
-    /// The gateway's name and number of its like, and for how long it goes on when it is cut off.
+    /// With fallback fractions: the gateway's name, the number of gateways, and the longest use of a fraction.
     pub(super) shares: Option<(String, u32, Duration)>,
-    /// Stands for the store's clock, in tests.
+    /// Replaces the store's clock in tests, in µs of Unix time.
     pub(super) clock: Option<u64>,
 }
 
+/// Kind of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Command {
-    /// The gateway is new here, or has another name.
+    /// Introduces the gateway under a new session name.
     Hello,
-    Tell,
-    /// It will not be heard of again.
+    /// Reports, and asks for slots.
+    Sync,
+    /// Reports for the last time, and leaves the group.
     Bye,
 }
 
-/// What the script answers to what it has understood.
+/// The script's reply to a call that it has executed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ScriptReply {
-    /// The store's clock, in microseconds.
+    /// The store's clock, in µs of Unix time.
     pub(super) now: i64,
-    /// Since when it counts.
-    pub(super) born: i64,
-    /// Whether another gateway's `[store]` says something else of gateways that are cut off.
+    /// Start of the store's epoch, from which on its counts are complete, in µs of its clock; 0: an empty store was trusted.
+    pub(super) epoch_start: i64,
+    /// True if another gateway has other `[store]` settings of the fallback.
     pub(super) settings_mismatch: bool,
-    /// The windows of whose limits gateways say different things.
+    /// Windows of limits with a configuration that differs between gateways.
     pub(super) mismatches: Vec<Mismatch>,
-    pub(super) taken: Vec<SlotGrant>,
+    /// One grant for each slot request, in their order.
+    pub(super) grants: Vec<SlotGrant>,
 }
 
 impl ScriptReply {
-    /// For how long what settled counts for any gateway, of limits of which they say different things.
+    /// The longest span that any gateway has for each limit with a mismatch; `sync` is the request.
     pub(super) fn spans(&self, sync: &SyncRequest) -> Vec<(LimitId, Duration)> {
-        let spans = self.mismatches.iter();
-        spans.filter_map(|one| Some((sync.windows.get(one.place)?.limit, one.span))).collect()
+        let mismatches = self.mismatches.iter();
+        mismatches.filter_map(|one| Some((sync.windows.get(one.place)?.limit, one.span))).collect()
     }
 }
 
-/// A window of whose limit gateways say different things.
+/// A window of a limit with a configuration that differs between gateways.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Mismatch {
-    /// Its place in the exchange.
+    /// Index of the window in the call.
     pub(super) place: usize,
-    /// In what they differ: bits, in the script's order.
+    /// Settings that differ: a set of bits, as in `script/window.lua`.
     pub(super) causes: u32,
-    /// The longest span that any of them says.
+    /// The longest span that any gateway has.
     pub(super) span: Duration,
 }
 
-/// Keys of a group: its identity and version, its gateways, what tells windows apart, and the identity as version 1 named it.
+/// Names of the group's keys: identity and version, present sessions, the limits' `key` settings, and the identity under the name
+/// that version 1 gave it.
 const GROUP_KEYS: [&str; 4] = ["meta", "present", "keys", "house"];
 
-/// The names of the keys.
+/// Keys of a call (`KEYS`): those of the group, then two of each window (hash and log).
 pub(super) fn keys(group: &str, sync: &SyncRequest, limits: &[Limit]) -> Vec<String> {
     let mut keys: Vec<_> = GROUP_KEYS.iter().map(|part| format!("{{{group}}}:{part}")).collect();
     for report in &sync.windows {
@@ -91,7 +100,7 @@ pub(super) fn keys(group: &str, sync: &SyncRequest, limits: &[Limit]) -> Vec<Str
     keys
 }
 
-/// Appends all that the script is told. `began`: a moment before it is told.
+/// Appends the arguments of a call (`ARGV`). `began`: a time before it is sent, from which ages are measured.
 pub(super) fn write(
     cmd: &mut Cmd,
     client_id: &ClientId,
@@ -101,37 +110,39 @@ pub(super) fn write(
     began: Time,
 ) {
     cmd.arg(client_id.clock.map_or_else(String::new, |clock| clock.to_string()));
-    cmd.arg(&client_id.id).arg(&client_id.process).arg(&client_id.epoch);
+    cmd.arg(&client_id.id).arg(&client_id.process).arg(&client_id.session);
     cmd.arg(match command {
         Command::Hello => "hello",
-        Command::Tell => "tell",
+        Command::Sync => "sync",
         Command::Bye => "bye",
     });
     cmd.arg(client_id.suspect_epoch.unwrap_or(-1)).arg(u8::from(client_id.trusts_empty));
     cmd.arg(micros(PRESENCE)).arg(micros(MAX_HORIZON)).arg(micros(LEASE)).arg(micros(sync.horizon));
     let (name, gateways, share_for) = match &client_id.shares {
-        // The part is the gateway's for so long by its own clock.
+        // The gateway measures `share_for` by its own clock: the store adds the drift.
         Some((name, gateways, share_for)) => (name.as_str(), *gateways, micros(*share_for + *share_for / DRIFT)),
         None => ("", 0, 0),
     };
     cmd.arg(name).arg(gateways).arg(share_for);
     cmd.arg(sync.windows.len());
     for report in &sync.windows {
-        write_params(cmd, report.is_new, &report.params);
+        write_params(cmd, report);
         let limit = limits.get(report.limit.0 as usize);
         cmd.arg(limit.map_or("", |limit| &*limit.name)).arg(limit.map_or("", |limit| &*limit.keyed_by));
         write_report(cmd, report, began);
     }
     cmd.arg(sync.slot_requests.len());
-    for take in &sync.slot_requests {
-        cmd.arg(take.requests).arg(take.prefetch).arg(take.windows.len());
-        for (place, cost) in &take.windows {
+    for request in &sync.slot_requests {
+        cmd.arg(request.requests).arg(request.prefetch).arg(request.windows.len());
+        for (place, cost) in &request.windows {
             cmd.arg(place + 1).arg(*cost);
         }
     }
 }
 
-fn write_params(cmd: &mut Cmd, is_new: bool, params: &WindowParams) {
+/// Appends the parameters of a window; durations in µs, rounded up.
+fn write_params(cmd: &mut Cmd, report: &WindowReport) {
+    let params: &WindowParams = &report.params;
     let (kind, bounds) = match params.kind {
         SharedKind::Flights => ("none", [0; 3]),
         SharedKind::Sliding => ("sliding", [0; 3]),
@@ -139,22 +150,23 @@ fn write_params(cmd: &mut Cmd, is_new: bool, params: &WindowParams) {
         SharedKind::Smooth => ("smooth", [0; 3]),
         SharedKind::Calendar(bounds) => ("calendar", bounds.map(|at| i64::try_from(at / 1000).unwrap_or(i64::MAX))),
     };
-    let span = if params.kind == SharedKind::Flights { SPAN_OF_FLIGHTS } else { params.span.div_ceil(1000) };
+    let span = if params.kind == SharedKind::Flights { FLIGHTS_SPAN } else { params.span.div_ceil(1000) };
     let quantum = if params.requests > EXACT_UP_TO { span.div_ceil(u64::from(EXACT_UP_TO)) } else { 1 };
-    cmd.arg(u8::from(is_new)).arg(kind).arg(params.requests).arg(span).arg(quantum);
+    cmd.arg(u8::from(report.is_new)).arg(kind).arg(params.requests).arg(span).arg(quantum);
     let (interval, burst) = if params.kind == SharedKind::Smooth { (params.interval, params.burst) } else { (0, 0) };
     cmd.arg(interval.div_ceil(1000)).arg(burst);
     cmd.arg(params.in_flight.map_or(UNCAPPED, u64::from)).arg(micros(params.linger));
     for bound in bounds {
         cmd.arg(bound);
     }
-    // The script writes the terms in one text, parted by colons.
+    // The script stores all parameters in one text, separated by colons.
     cmd.arg(params.calendar.as_deref().unwrap_or_default().replace(':', " "));
 }
 
+/// Appends the counts of a window and its settles, each with its age in µs.
 fn write_report(cmd: &mut Cmd, report: &WindowReport, began: Time) {
     cmd.arg(report.held).arg(report.flying).arg(report.waiting);
-    // Rounded so that it holds back longer: pauses up, ages down.
+    // Rounded to the strict side: pauses up, ages down.
     cmd.arg(u64::try_from(report.paused.since(began).as_nanos().div_ceil(1000)).unwrap_or(u64::MAX));
     cmd.arg(report.returned).arg(report.landed).arg(report.settled.len());
     for (at, count) in &report.settled {
@@ -166,44 +178,45 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Understands the script's answer.
+/// Reads the script's reply to `sync`: an array of integers.
 ///
 /// # Errors
-/// What it has not done, and why; or that it is none of its answers.
+/// The reason for which the script did nothing; [`Error::Refused`] if the reply has another form.
 pub(super) fn read(value: &Value, sync: &SyncRequest) -> Result<ScriptReply, Error> {
-    let foreign = || Error::Refused("what none of our script's answers is".to_owned());
-    let numbers: Vec<i64> = redis::from_redis_value_ref(value).map_err(|_| foreign())?;
+    let malformed = || Error::Refused("unexpected reply to the script".to_owned());
+    let numbers: Vec<i64> = redis::from_redis_value_ref(value).map_err(|_| malformed())?;
     let mut numbers = numbers.into_iter();
-    let mut next = || numbers.next().ok_or_else(foreign);
+    let mut next = || numbers.next().ok_or_else(malformed);
     match next()? {
         0 => {}
         1 => return Err(Error::Lapsed),
         2 => return Err(Error::Other),
         3 => return Err(Error::TooMany),
         4 => return Err(Error::OtherVersion),
-        _ => return Err(foreign()),
+        _ => return Err(malformed()),
     }
-    let wait = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
-    let (now, born, settings_mismatch) = (next()?, next()?, next()? == 1);
+    let duration = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+    let (now, epoch_start, settings_mismatch) = (next()?, next()?, next()? == 1);
     let mut mismatches = Vec::new();
     for _ in 0..next()? {
-        let place = usize::try_from(next()? - 1).map_err(|_| foreign())?;
-        let causes = u32::try_from(next()?).map_err(|_| foreign())?;
-        mismatches.push(Mismatch { place, causes, span: wait(next()?) });
+        let place = usize::try_from(next()? - 1).map_err(|_| malformed())?;
+        let causes = u32::try_from(next()?).map_err(|_| malformed())?;
+        mismatches.push(Mismatch { place, causes, span: duration(next()?) });
     }
-    let mut taken = Vec::with_capacity(sync.slot_requests.len());
-    let count = |number: i64| u32::try_from(number).map_err(|_| foreign());
-    for take in &sync.slot_requests {
-        let groups = (0..next()?).map(|_| Ok((wait(next()?), count(next()?)?))).collect::<Result<_, Error>>()?;
-        let (ahead, later) = (count(next()?)?, next()?);
-        let shut = take.windows.iter().map(|_| Ok(wait(next()?))).collect::<Result<_, Error>>()?;
-        taken.push(SlotGrant {
+    let mut grants = Vec::with_capacity(sync.slot_requests.len());
+    let count = |number: i64| u32::try_from(number).map_err(|_| malformed());
+    for request in &sync.slot_requests {
+        let groups = (0..next()?).map(|_| Ok((duration(next()?), count(next()?)?))).collect::<Result<_, Error>>()?;
+        let (prefetch, next_in) = (count(next()?)?, next()?);
+        let blocked_for = request.windows.iter().map(|_| Ok(duration(next()?))).collect::<Result<_, Error>>()?;
+        grants.push(SlotGrant {
             groups,
-            prefetch: ahead,
-            next_in: (later != 0).then(|| wait(later.abs())),
-            opens_then: later > 0,
-            blocked_for: shut,
+            prefetch,
+            // Negative: the time of the next opening is unknown, and this is when to ask again.
+            next_in: (next_in != 0).then(|| duration(next_in.abs())),
+            opens_then: next_in > 0,
+            blocked_for,
         });
     }
-    Ok(ScriptReply { now, born, settings_mismatch, mismatches, taken })
+    Ok(ScriptReply { now, epoch_start, settings_mismatch, mismatches, grants })
 }

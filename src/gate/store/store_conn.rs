@@ -1,4 +1,5 @@
-//! One connection to the store. It is never renewed by itself: who counts must know when the store may be another one.
+//! Connection to the store (RESP over TCP or TLS): connect, identity check, script calls. It never reconnects by itself, because
+//! a new connection may lead to another store, which the caller must know.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,24 +15,28 @@ use tokio_rustls::TlsConnector;
 use super::{Error, Settings};
 use crate::net::dial;
 
-/// The script that counts: its three parts, in their order.
+/// The Lua script that counts, put together from its three parts in this order.
 pub(super) const SCRIPT: &str =
     concat!(include_str!("script/session.lua"), include_str!("script/window.lua"), include_str!("script/grant.lua"));
 
-/// How long a connection may take, to the server and through its greeting.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How often a node may send us to another one.
-const MOVES: usize = 5;
+/// Time limit of a connect, and once more of its identity check and script load. A choice: many round trips around the world.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of nodes of a Cluster that are tried in a row by redirection (MOVED). A choice: one is normal.
+const MAX_REDIRECTS: usize = 5;
 
-/// A connection.
+/// Time for which the server waits for replicas (`WAIT`), in milliseconds. A choice: well below the time limit of a call.
+const REPLICA_WAIT_MS: u32 = 50;
+
+/// Connection to one server, with our script loaded.
 pub(super) struct StoreConn {
     connection: MultiplexedConnection,
+    /// Task that drives the connection's I/O; aborted on drop.
     driver: JoinHandle<()>,
-    /// Which store this is: it changes when it was started anew, or another has taken its place.
+    /// Identity of the store (`run_id:master_replid`): another one after a restart, a failover or a replacement.
     pub(super) id: String,
-    /// The name under which this store knows the script, and no other does, see [`load`].
+    /// SHA-1 of the script as loaded into this store, and into no other, see [`load`].
     script: String,
-    /// Where it leads.
+    /// Host and port of the server.
     pub(super) address: String,
 }
 
@@ -45,38 +50,44 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 impl StoreConn {
-    /// Connects to the server that counts, whichever of the nodes knows it.
+    /// Connects to the primary, through the first node that works or knows it.
     ///
     /// # Errors
-    /// Of the last node that was tried.
+    /// The error of the last node that was tried.
     pub(super) async fn open(settings: &Settings, tls: Option<&TlsConnector>) -> Result<StoreConn, Error> {
-        let mut last = Error::Silent;
+        let mut last_error = Error::Silent;
         for (host, port) in &settings.nodes {
             let opened = async {
                 let (mut host, mut port) = match &settings.sentinel {
                     None => (host.clone(), *port),
                     Some(name) => ask_sentinel(host, *port, name, tls).await?,
                 };
-                for _ in 0..MOVES {
-                    match StoreConn::at(&host, port, settings, tls).await {
-                        // A node that does not know its own name says where it was reached.
-                        Err(Error::Moved(there, number)) => {
-                            (host, port) = (if there.is_empty() { host } else { there }, number);
+                for _ in 0..MAX_REDIRECTS {
+                    match StoreConn::open_node(&host, port, settings, tls).await {
+                        // An empty host stands for the one that was asked.
+                        Err(Error::Moved(new_host, new_port)) => {
+                            (host, port) = (if new_host.is_empty() { host } else { new_host }, new_port);
                         }
                         opened => return opened,
                     }
                 }
-                Err(Error::Refused("its nodes send us round and round".to_owned()))
+                Err(Error::Refused("too many redirections between its nodes".to_owned()))
             };
             match opened.await {
                 Ok(conn) => return Ok(conn),
-                Err(error) => last = error,
+                Err(error) => last_error = error,
             }
         }
-        Err(last)
+        Err(last_error)
     }
 
-    async fn at(host: &str, port: u16, settings: &Settings, tls: Option<&TlsConnector>) -> Result<StoreConn, Error> {
+    /// Connects to this server, checks that it can be used, and loads the script.
+    async fn open_node(
+        host: &str,
+        port: u16,
+        settings: &Settings,
+        tls: Option<&TlsConnector>,
+    ) -> Result<StoreConn, Error> {
         let mut info = RedisConnectionInfo::default().set_db(i64::from(settings.database));
         info = info.set_lib_name("lockgate", env!("CARGO_PKG_VERSION"));
         if let Some(user) = &settings.user {
@@ -93,10 +104,10 @@ impl StoreConn {
             script: String::new(),
             address: format!("{host}:{port}"),
         };
-        let greeting = async {
-            let said = read_info(&mut connection).await?;
-            let said = fields(&said);
-            let of = |name: &str| said.get(name).copied().unwrap_or_default();
+        let handshake = async {
+            let info = read_info(&mut connection).await?;
+            let info = info_fields(&info);
+            let of = |name: &str| info.get(name).copied().unwrap_or_default();
             let in_cluster = of("cluster_enabled") == "1";
             if of("role") != "master" && !in_cluster {
                 return Err(Error::Replica(format!("{host}:{port}")));
@@ -104,25 +115,25 @@ impl StoreConn {
             if of("maxmemory") != "0" && of("maxmemory_policy") != "noeviction" {
                 return Err(Error::Evicts(of("maxmemory_policy").to_owned()));
             }
-            let id = identity(&said).ok_or_else(|| Error::Nameless(format!("{host}:{port}")))?;
+            let id = identity(&info).ok_or_else(|| Error::Nameless(format!("{host}:{port}")))?;
             if in_cluster {
-                // Says where the keys are, if they are elsewhere.
+                // Fails with MOVED if the keys are on another node.
                 let key = format!("{{{}}}:meta", settings.group);
-                let asked = cmd("EXISTS").arg(key).query_async::<i64>(&mut connection).await;
-                asked.map_err(|error| Error::of(&error))?;
+                let exists = cmd("EXISTS").arg(key).query_async::<i64>(&mut connection).await;
+                exists.map_err(|error| Error::of(&error))?;
             }
             let script = load(&mut connection, &id).await?;
             Ok((id, script))
         };
-        (conn.id, conn.script) = timeout(CONNECT, greeting).await.map_err(|_elapsed| Error::Silent)??;
+        (conn.id, conn.script) = timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_elapsed| Error::Silent)??;
         Ok(conn)
     }
 
-    /// One call of the script: `write` appends what it is told. With `confirm`, what it did is on that many replicas when
-    /// this returns.
+    /// Calls the script once; `write` appends its arguments. Returns after `confirm` replicas have the result.
     ///
     /// # Errors
-    /// If no answer came in time, or one that is an error.
+    /// [`Error::Silent`] without a reply in `within`; [`Error::Unconfirmed`] with too few replicas; else what the server
+    /// replied.
     pub(super) async fn call(
         &mut self,
         keys: &[String],
@@ -130,24 +141,25 @@ impl StoreConn {
         within: Duration,
         write: impl Fn(&mut Cmd),
     ) -> Result<Value, Error> {
-        let called = async {
-            let called = match self.try_call(keys, confirm, &write).await {
-                // It has done nothing: it has forgotten the script, or is another store, which never knew it.
+        let call = async {
+            let result = match self.try_call(keys, confirm, &write).await {
+                // NOSCRIPT: nothing was executed. The store was flushed of its scripts, or is another one.
                 Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
                     self.script = load(&mut self.connection, &self.id).await?;
                     self.try_call(keys, confirm, &write).await
                 }
-                called => called,
+                result => result,
             };
-            called.map_err(|error| Error::of(&error))
+            result.map_err(|error| Error::of(&error))
         };
-        let (value, found) = timeout(within, called).await.map_err(|_elapsed| Error::Silent)??;
+        let (value, found) = timeout(within, call).await.map_err(|_elapsed| Error::Silent)??;
         if found < confirm {
             return Err(Error::Unconfirmed { found, wanted: confirm });
         }
         Ok(value)
     }
 
+    /// Sends EVALSHA, and WAIT in the same pipeline; returns the reply and the number of replicas that confirmed.
     async fn try_call(
         &mut self,
         keys: &[String],
@@ -161,13 +173,14 @@ impl StoreConn {
             return Ok((call.query_async(&mut self.connection).await?, 0));
         }
         let mut wait = cmd("WAIT");
-        wait.arg(confirm).arg(50);
+        wait.arg(confirm).arg(REPLICA_WAIT_MS);
         let mut both = redis::pipe();
         both.add_command(call).add_command(wait);
         both.query_async(&mut self.connection).await
     }
 }
 
+/// Opens a RESP connection, with TLS and login as configured, and starts the task that drives it.
 async fn connect(
     host: &str,
     port: u16,
@@ -176,27 +189,30 @@ async fn connect(
 ) -> Result<(MultiplexedConnection, JoinHandle<()>), Error> {
     let unreachable = |why: String| Error::Unreachable { address: format!("{host}:{port}"), why };
     let connecting = async {
-        let tcp =
-            dial::connect_unchecked(host, port, CONNECT).await.map_err(|error| unreachable(with_cause(&error)))?;
+        let tcp = dial::connect_unchecked(host, port, CONNECT_TIMEOUT)
+            .await
+            .map_err(|error| unreachable(with_cause(&error)))?;
         let stream: Box<dyn Duplex> = match tls {
             None => Box::new(tcp),
             Some(tls) => {
                 let name = ServerName::try_from(host.to_owned());
                 let name =
-                    name.map_err(|_invalid| unreachable("it has no name that a certificate can bear".to_owned()))?;
+                    name.map_err(|_invalid| unreachable("its host name is not valid in a certificate".to_owned()))?;
                 Box::new(tls.connect(name, tcp).await.map_err(|error| unreachable(error.to_string()))?)
             }
         };
-        // The times are ours to watch: what it has not answered in time is not known, and the connection of no use.
+        // No time limits of the library's own: after a late reply the connection is dropped by `call` and `open`.
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        let opened = MultiplexedConnection::new_with_config(info, stream, config).await;
-        opened.map_err(|error| Error::of(&error))
+        let connection = MultiplexedConnection::new_with_config(info, stream, config).await;
+        connection.map_err(|error| Error::of(&error))
     };
-    let (connection, driver) =
-        timeout(CONNECT, connecting).await.map_err(|_elapsed| unreachable("no answer in time".to_owned()))??;
+    let (connection, driver) = timeout(CONNECT_TIMEOUT, connecting)
+        .await
+        .map_err(|_elapsed| unreachable("no answer in time".to_owned()))??;
     Ok((connection, tokio::spawn(driver)))
 }
 
+/// The error and its source in one line.
 fn with_cause(error: &dial::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error} ({cause})"),
@@ -204,49 +220,48 @@ fn with_cause(error: &dial::Error) -> String {
     }
 }
 
-/// Asks a Sentinel where the server is that counts.
+/// Asks a Sentinel for the address of the primary (`SENTINEL GET-MASTER-ADDR-BY-NAME`).
 async fn ask_sentinel(host: &str, port: u16, name: &str, tls: Option<&TlsConnector>) -> Result<(String, u16), Error> {
     let (mut connection, driver) = connect(host, port, &RedisConnectionInfo::default(), tls).await?;
-    let mut ask = cmd("SENTINEL");
-    ask.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
-    let asked = timeout(CONNECT, ask.query_async::<Option<(String, u16)>>(&mut connection)).await;
+    let mut request = cmd("SENTINEL");
+    request.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+    let reply = timeout(CONNECT_TIMEOUT, request.query_async::<Option<(String, u16)>>(&mut connection)).await;
     driver.abort();
-    let answer = asked.map_err(|_elapsed| Error::Silent)?.map_err(|error| Error::of(&error))?;
-    answer
-        .ok_or_else(|| Error::Refused(format!("no server is called {name:?} (that is the Sentinel at {host}:{port})")))
+    let address = reply.map_err(|_elapsed| Error::Silent)?.map_err(|error| Error::of(&error))?;
+    address
+        .ok_or_else(|| Error::Refused(format!("the Sentinel at {host}:{port} knows no primary with the name {name:?}")))
 }
 
-/// Has the store know the script under a name that is of this store alone, and returns the name.
+/// Loads the script under a hash that only this store knows, and returns the hash (SHA-1).
 ///
-/// Something between us and the store may connect to another one without a word (a RESP proxy, after a failover). Reading
-/// INFO in the script would show that, for 10 µs a call, a quarter of what the script takes. This costs nothing: scripts
-/// are called by their hash, ours ends with the store's identity, and servers neither keep scripts over a restart nor pass
-/// them on to replicas (since Redis 7 and in every Valkey). So another store, or this one started anew, does not know ours
-/// and refuses the call. The identity is read after the script is loaded: if it is still the same, so was the store that
-/// loaded it.
+/// A RESP proxy between us and the store may switch to another store after a failover without any notice. Reading INFO in the
+/// script would show that, but takes 10 µs a call, a quarter of the script's time. This check costs nothing: scripts are
+/// called by their hash, ours ends with the store's identity, and servers neither keep scripts over a restart nor replicate
+/// them (since Redis 7 and in every Valkey). So another store, or this one after a restart, does not know the hash and
+/// refuses the call. The identity is read after the load: if it is unchanged, the script was loaded into that store.
 async fn load(connection: &mut MultiplexedConnection, id: &str) -> Result<String, Error> {
-    let mut order = cmd("SCRIPT");
-    order.arg("LOAD").arg(format!("{SCRIPT}-- {id}\n"));
-    let name = order.query_async(connection).await.map_err(|error| Error::of(&error))?;
-    let said = read_info(connection).await?;
-    if identity(&fields(&said)).as_deref() == Some(id) { Ok(name) } else { Err(Error::Other) }
+    let mut load = cmd("SCRIPT");
+    load.arg("LOAD").arg(format!("{SCRIPT}-- {id}\n"));
+    let sha = load.query_async(connection).await.map_err(|error| Error::of(&error))?;
+    let info = read_info(connection).await?;
+    if identity(&info_fields(&info)).as_deref() == Some(id) { Ok(sha) } else { Err(Error::Other) }
 }
 
 async fn read_info(connection: &mut MultiplexedConnection) -> Result<String, Error> {
     cmd("INFO").query_async(connection).await.map_err(|error| Error::of(&error))
 }
 
-/// Which store it is, by its INFO; `None` if it does not say.
-fn identity(said: &HashMap<&str, &str>) -> Option<String> {
-    // Zeros stand for nothing, as in `master_replid2`.
-    let of = |name: &str| said.get(name).filter(|id| id.chars().any(|digit| digit != '0'));
-    // `run_id` is another after each start, `master_replid` after each failover.
+/// Identity of a store by its INFO; `None` if a field is missing.
+fn identity(info: &HashMap<&str, &str>) -> Option<String> {
+    // An ID of zeros is a placeholder, as in `master_replid2`.
+    let of = |name: &str| info.get(name).filter(|id| id.chars().any(|digit| digit != '0'));
+    // `run_id` changes at each start, `master_replid` at each failover.
     Some(format!("{}:{}", of("run_id")?, of("master_replid")?))
 }
 
-/// The lines of INFO.
-fn fields(said: &str) -> HashMap<&str, &str> {
-    said.lines().filter_map(|line| line.trim_end().split_once(':')).collect()
+/// Parses INFO: `name:value` lines.
+fn info_fields(info: &str) -> HashMap<&str, &str> {
+    info.lines().filter_map(|line| line.trim_end().split_once(':')).collect()
 }
 
 #[cfg(test)]
@@ -255,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_store_is_known_by_its_run_and_its_replication() {
-        let id = |said: &str| identity(&fields(said));
+        let id = |info: &str| identity(&info_fields(info));
         assert_eq!(id("run_id:ab\r\nmaster_replid:cd\r\n").as_deref(), Some("ab:cd"));
         for nameless in
             ["run_id:ab", "master_replid:cd", "run_id:\r\nmaster_replid:cd", "run_id:00\r\nmaster_replid:cd"]

@@ -1,51 +1,54 @@
-//! Whether the machine was suspended: the gateway's line stands still then, and the store's does not.
+//! Suspend detector: finds out if the machine was suspended, as the gateway's clock stands still then and the store's runs on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gate::Gate;
 use crate::time::Time;
 
-/// What the two clocks may differ by because a thread was held up between them.
-const UNREST_NANOS: u64 = 10_000_000;
+/// Tolerated difference, in nanoseconds, between two clocks that are read one after the other: the thread may be preempted
+/// between the reads. A choice: a suspend takes far longer than 10 ms.
+const READ_JITTER_NANOS: u64 = 10_000_000;
 
-/// What is known of it.
+/// Suspends of the machine so far.
 pub(in crate::gate) struct SuspendDetector {
-    /// For how long it had been suspended when that was looked at last.
-    before: AtomicU64,
-    /// Just after it was noticed that it had been.
-    noticed: AtomicU64,
+    /// Total time suspended at the last noted suspend, in nanoseconds.
+    noted_total: AtomicU64,
+    /// Time on the gateway's clock just after the last noted suspend, in nanoseconds; 0 if there was none.
+    noted_at: AtomicU64,
 }
 
 impl SuspendDetector {
+    /// Starts with a machine that has been suspended for so many nanoseconds since its boot.
     pub(in crate::gate) fn new(asleep_nanos: u64) -> SuspendDetector {
-        SuspendDetector { before: AtomicU64::new(asleep_nanos), noticed: AtomicU64::new(0) }
+        SuspendDetector { noted_total: AtomicU64::new(asleep_nanos), noted_at: AtomicU64::new(0) }
     }
 }
 
 impl Gate {
-    /// Whether the machine was suspended since then.
+    /// Returns true if the machine was suspended since `then`.
     pub(in crate::gate) fn has_slept_since(&self, then: Time) -> bool {
-        // In this order: `note_wake` writes them in the other.
-        self.has_woken() || then.as_nanos() < self.sleep.noticed.load(Ordering::Relaxed)
+        // Reads in the opposite order of the writes in `note_wake`, so that no suspend is missed in between.
+        self.has_woken() || then.as_nanos() < self.sleep.noted_at.load(Ordering::Relaxed)
     }
 
-    /// Whether the machine was suspended since that was noted last. Until it is noted, nothing of the store's is good.
+    /// Returns true if the machine was suspended since the last noted suspend. Until [`note_wake`](Gate::note_wake), no grant
+    /// of the store is valid.
     pub(super) fn has_woken(&self) -> bool {
-        self.wake().is_some()
+        self.unnoted_suspend().is_some()
     }
 
-    /// How long it has been suspended altogether, if that is more than was noted.
-    fn wake(&self) -> Option<u64> {
+    /// Total time suspended since the boot, in nanoseconds; `None` if it was noted already.
+    fn unnoted_suspend(&self) -> Option<u64> {
         let asleep = self.clock.asleep_nanos();
-        (asleep > self.sleep.before.load(Ordering::Acquire).saturating_add(UNREST_NANOS)).then_some(asleep)
+        (asleep > self.sleep.noted_total.load(Ordering::Acquire).saturating_add(READ_JITTER_NANOS)).then_some(asleep)
     }
 
-    /// Notes a suspend: all that was granted until now is late. Called when nothing is left from which more could be granted
-    /// that dates from before.
+    /// Notes a suspend: all grants until now are late. Called after the locker's slots of the store were dropped, so that no
+    /// later grant uses slots from before the suspend.
     pub(super) fn note_wake(&self) {
-        let Some(asleep) = self.wake() else { return };
-        // What was granted at this very moment dates from before.
-        self.sleep.noticed.store(self.clock.now().as_nanos() + 1, Ordering::Relaxed);
-        self.sleep.before.store(asleep, Ordering::Release);
+        let Some(asleep) = self.unnoted_suspend() else { return };
+        // A grant at this very nanosecond uses slots from before the suspend.
+        self.sleep.noted_at.store(self.clock.now().as_nanos() + 1, Ordering::Relaxed);
+        self.sleep.noted_total.store(asleep, Ordering::Release);
     }
 }

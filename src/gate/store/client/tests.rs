@@ -62,8 +62,8 @@ fn stage() -> Stage {
 impl Stage {
     /// The store answers until now, and no longer.
     fn on_session_lost(&mut self) {
-        self.client.contact.answered(Command::Tell, self.hand.now());
-        self.client.status.set(Health::Asked, None);
+        self.client.contact.answered(Command::Sync, self.hand.now());
+        self.client.status.set(Health::Up, None);
         self.client.on_session_lost(&Error::Silent);
     }
 
@@ -87,10 +87,10 @@ impl Stage {
     /// The store grants four slots, because somebody waits.
     fn be_granted(&self) {
         self.gate.open_sharing();
-        self.client.status.set(Health::Asked, None);
+        self.client.status.set(Health::Up, None);
         let now = self.hand.now();
         let _waiting = self.ask_gate();
-        let sync = self.gate.take_sync(true);
+        let sync = self.gate.take_sync(SyncTrigger::Heartbeat);
         let taken = SlotGrant { groups: vec![(Duration::ZERO, 4)], ..SlotGrant::default() };
         self.gate.sync_answered(&sync, &[taken], now, now);
     }
@@ -145,7 +145,7 @@ fn what_was_granted_before_a_suspend_is_not_used_by_a_request_that_comes_after_i
     stage.be_granted();
     stage.hand.suspend(Duration::from_secs(60));
     let (answer, now) = (
-        ScriptReply { now: 0, born: 0, settings_mismatch: false, mismatches: Vec::new(), taken: Vec::new() },
+        ScriptReply { now: 0, epoch_start: 0, settings_mismatch: false, mismatches: Vec::new(), grants: Vec::new() },
         stage.hand.now(),
     );
     let Err(error) = stage.client.verify("store", answer, now, now) else { panic!("it is believed") };

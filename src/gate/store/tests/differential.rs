@@ -140,7 +140,7 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
     let mut limits = [(); 3].map(|()| limits.clone());
     let mut shares = [(); 3].map(|()| settings(&mut dice));
     let mut store = 0;
-    let mut epochs = [0_u64; 3];
+    let mut sessions = [0_u64; 3];
     for step in 0..120 {
         clock += dice.pick(3, &[1_000, 5_000, 20_000, 400_000, 3_000_000]) + dice.below(2);
         if dice.one_in(40) {
@@ -151,10 +151,10 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
         let command = match dice.below(30) {
             0 | 1 => Command::Hello,
             2 => Command::Bye,
-            _ if epochs[gateway] == 0 => Command::Hello,
-            _ => Command::Tell,
+            _ if sessions[gateway] == 0 => Command::Hello,
+            _ => Command::Sync,
         };
-        epochs[gateway] += u64::from(command == Command::Hello);
+        sessions[gateway] += u64::from(command == Command::Hello);
         if command == Command::Hello && dice.one_in(8) {
             shares[gateway] = settings(&mut dice);
         }
@@ -165,9 +165,9 @@ fn run(connection: &mut Connection, sha: &str, seed: u64) {
         let process = format!("process{gateway}");
         let client_id = ClientId {
             id: format!("store {store}"),
-            epoch: format!("{process}.{}", epochs[gateway]),
+            session: format!("{process}.{}", sessions[gateway]),
             process,
-            suspect_epoch: dice.one_in(40).then_some(model.born()),
+            suspect_epoch: dice.one_in(40).then_some(model.epoch_start()),
             trusts_empty: seed.is_multiple_of(3),
             shares: shares[gateway].map(|(parts, lasts)| (format!("gateway {gateway}"), parts, lasts)),
             clock: Some(clock),

@@ -10,7 +10,7 @@ use super::model_window::{Open, Period, SHUT, Window, take};
 #[derive(Clone, Default, Debug)]
 pub(super) struct Model {
     id: Option<String>,
-    born: i64,
+    epoch_start: i64,
     last: i64,
     /// Until when an epoch counts as there.
     present: BTreeMap<String, i64>,
@@ -36,7 +36,7 @@ struct Named {
 pub(super) struct Caller {
     pub(super) now: i64,
     pub(super) process: String,
-    pub(super) epoch: String,
+    pub(super) session: String,
     pub(super) is_bye: bool,
     pub(super) horizon: i64,
     pub(super) horizon_most: i64,
@@ -60,31 +60,31 @@ impl Words<'_> {
 
 impl Model {
     /// Since when it counts.
-    pub(super) fn born(&self) -> i64 {
-        self.born
+    pub(super) fn epoch_start(&self) -> i64 {
+        self.epoch_start
     }
 
     /// As EVALSHA.
     pub(super) fn call(&mut self, keys: &[String], args: &[String]) -> Vec<i64> {
         let mut words = Words(args.iter());
         let given = words.number();
-        let (id, process, epoch, command) = (words.word(), words.word(), words.word(), words.word());
+        let (id, process, session, command) = (words.word(), words.word(), words.word(), words.word());
         let (suspect_epoch, trusts_empty) = (words.number(), words.number() == 1);
         let (presence, horizon_most, lease) = (words.number(), words.number(), words.number());
         let horizon = words.number();
         let (name, gateways, share_for) = (words.word(), words.number(), words.number());
         let is_hello = command == "hello";
-        let born = match &self.id {
+        let epoch_start = match &self.id {
             None if !is_hello => return vec![1],
             None => Some(if trusts_empty { 0 } else { given }),
             Some(known) if *known != id && !is_hello => return vec![2],
             Some(known) if *known != id => Some(given),
-            Some(_) if suspect_epoch >= 0 && suspect_epoch == self.born => Some(given),
+            Some(_) if suspect_epoch >= 0 && suspect_epoch == self.epoch_start => Some(given),
             Some(_) => None,
         };
-        if let Some(born) = born {
+        if let Some(epoch_start) = epoch_start {
             let windows = std::mem::take(&mut self.windows);
-            *self = Model { id: Some(id), born, last: given, windows, ..Model::default() };
+            *self = Model { id: Some(id), epoch_start, last: given, windows, ..Model::default() };
             self.windows.clear();
             if !is_hello {
                 return vec![1];
@@ -92,17 +92,17 @@ impl Model {
         }
         let now = given.max(self.last);
         self.last = now;
-        let own = number_of(&epoch, &process);
+        let own = number_of(&session, &process);
         let has_another = self.present.iter().any(|(other, till)| *till >= now && number_of(other, &process) > own);
-        if !is_hello && (has_another || self.present.get(&epoch).is_none_or(|till| *till < now)) {
+        if !is_hello && (has_another || self.present.get(&session).is_none_or(|till| *till < now)) {
             return vec![1];
         }
         let is_bye = command == "bye";
-        let caller = Caller { now, process, epoch, is_bye, horizon, horizon_most, lease, name, gateways, share_for };
+        let caller = Caller { now, process, session, is_bye, horizon, horizon_most, lease, name, gateways, share_for };
         if gateways > 0 && !self.name(&caller, if is_bye { 0 } else { now + presence }, is_hello) {
             return vec![3];
         }
-        self.present.insert(caller.epoch.clone(), if is_bye { now - 1 } else { now + presence });
+        self.present.insert(caller.session.clone(), if is_bye { now - 1 } else { now + presence });
         self.sync(&caller, keys, &mut words)
     }
 
@@ -120,7 +120,9 @@ impl Model {
             (_, true) => before,
             (_, false) if !self.named.contains_key(&caller.name) => Named { till, ..before },
             (Named { till: 0, .. }, false) => Named { till, since: 0, lasts, parts },
-            (Named { till: 1, .. }, false) => Named { till, since: if self.born > 0 { now } else { 0 }, lasts, parts },
+            (Named { till: 1, .. }, false) => {
+                Named { till, since: if self.epoch_start > 0 { now } else { 0 }, lasts, parts }
+            }
             (known, false) => Named { till, since: if known.till < now { now } else { known.since }, lasts, parts },
         };
         self.named.insert(caller.name.clone(), mine);
@@ -141,7 +143,7 @@ impl Model {
         let longest = self.named.values().map(|one| one.lasts).max().unwrap_or(0).max(caller.share_for);
         let spoken = self.named.values().filter(|one| one.till != 1).count() as i64;
         let unknown = (parts().max().unwrap_or(0) - spoken).max(0);
-        let young = self.born > 0 && now < self.born + longest + caller.lease + span;
+        let young = self.epoch_start > 0 && now < self.epoch_start + longest + caller.lease + span;
         known + if young { unknown * (all / parts().min().unwrap_or(1)) } else { 0 }
     }
 
@@ -163,7 +165,7 @@ impl Model {
             (window.room, window.most_flying) = (left(window.params.requests), left(window.params.in_flight));
             open.push(window);
         }
-        let mut answer = vec![0, caller.now, self.born, i64::from(self.settings_mismatch(caller)), 0];
+        let mut answer = vec![0, caller.now, self.epoch_start, i64::from(self.settings_mismatch(caller)), 0];
         for (window, place) in open.iter().zip(1..).filter(|(window, _)| !window.causes.is_empty()) {
             answer[4] += 1;
             answer.extend([place, window.causes.iter().sum(), window.window.span]);
@@ -178,7 +180,7 @@ impl Model {
         for mut window in open {
             let free = window.free();
             window.window.free_since = if free > 0 { window.window.free_since.or(Some(caller.now)) } else { None };
-            let own = window.window.parts.entry(caller.epoch.clone()).or_default();
+            let own = window.window.parts.entry(caller.session.clone()).or_default();
             if caller.is_bye {
                 (own.flying, own.waiting) = (0, 0);
             }
@@ -189,7 +191,7 @@ impl Model {
 
     /// Since when a limit's windows are told apart as the caller does; nothing: others that are there do otherwise.
     fn keyed_since(&mut self, limit: &str, keyed: &str, caller: &Caller) -> Option<i64> {
-        let is_other = |epoch: &String| is_other(&self.present, caller, epoch);
+        let is_other = |session: &String| is_other(&self.present, caller, session);
         let (since, whose) = match self.keyings.get(limit) {
             None => (0, None),
             Some((since, whose, known)) if known == keyed => (*since, Some(whose)),
@@ -198,7 +200,7 @@ impl Model {
         };
         // It says so from here on, if the one that did is gone.
         if !whose.is_some_and(is_other) {
-            self.keyings.insert(limit.to_owned(), (since, caller.epoch.clone(), keyed.to_owned()));
+            self.keyings.insert(limit.to_owned(), (since, caller.session.clone(), keyed.to_owned()));
         }
         Some(since)
     }
@@ -241,15 +243,15 @@ impl Model {
             open.window.floor = open.window.floor.max(caller.now + span - open.window.span);
         }
         (open.window.kind, open.window.span) = (open.params.kind.clone(), span);
-        if self.born > 0 {
-            open.window.floor = open.window.floor.max(self.born + closed);
+        if self.epoch_start > 0 {
+            open.window.floor = open.window.floor.max(self.epoch_start + closed);
         }
         open.horizon = caller.horizon.min(span / 4);
         if report.kind == "calendar" && open.window.kind == "calendar" {
             open.find_period(&self.present, caller, &report);
         }
         open.bury(&self.present, caller, fresh);
-        let mut own = open.window.parts.get(&caller.epoch).cloned().unwrap_or_default();
+        let mut own = open.window.parts.get(&caller.session).cloned().unwrap_or_default();
         let (held, flying) = (words.number(), words.number());
         if fresh {
             (own.held, own.flying) = (held, flying);
@@ -267,7 +269,7 @@ impl Model {
                 own.held = (own.held - count).max(0);
             }
         }
-        open.window.parts.insert(caller.epoch.clone(), own);
+        open.window.parts.insert(caller.session.clone(), own);
         open.write_log();
         open.expire(caller.now);
         open
@@ -275,6 +277,6 @@ impl Model {
 }
 
 /// The number of a process's name; nothing if it is another's.
-pub(super) fn number_of(epoch: &str, process: &str) -> Option<u64> {
-    epoch.strip_prefix(process)?.strip_prefix('.')?.parse().ok()
+pub(super) fn number_of(session: &str, process: &str) -> Option<u64> {
+    session.strip_prefix(process)?.strip_prefix('.')?.parse().ok()
 }

@@ -19,14 +19,14 @@ pub(super) struct Terms {
 }
 
 /// Whether another gateway is there that goes by this name.
-pub(super) fn is_other(present: &BTreeMap<String, i64>, caller: &Caller, epoch: &str) -> bool {
-    number_of(epoch, &caller.process).is_none() && present.get(epoch).is_some_and(|at| *at >= caller.now)
+pub(super) fn is_other(present: &BTreeMap<String, i64>, caller: &Caller, session: &str) -> bool {
+    number_of(session, &caller.process).is_none() && present.get(session).is_some_and(|at| *at >= caller.now)
 }
 
 impl Open {
     /// What the others say that are there.
     fn others(&self, present: &BTreeMap<String, i64>, caller: &Caller) -> Vec<Terms> {
-        let parts = self.window.parts.iter().filter(|(epoch, _)| is_other(present, caller, epoch));
+        let parts = self.window.parts.iter().filter(|(session, _)| is_other(present, caller, session));
         parts.filter_map(|(_, part)| part.params.clone()).collect()
     }
 
@@ -62,7 +62,7 @@ impl Open {
         if self.params.kind == "sliding" || self.params.kind == "smooth" {
             self.late = self.params.linger - own.linger;
         }
-        self.window.parts.entry(caller.epoch.clone()).or_default().params = Some(own.clone());
+        self.window.parts.entry(caller.session.clone()).or_default().params = Some(own.clone());
         own
     }
 
@@ -93,22 +93,22 @@ impl Open {
     }
 
     pub(super) fn bury(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, fresh: bool) {
-        let own = number_of(&caller.epoch, &caller.process);
-        let is_earlier = |epoch: &String| {
-            let number = number_of(epoch, &caller.process);
+        let own = number_of(&caller.session, &caller.process);
+        let is_earlier = |session: &String| {
+            let number = number_of(session, &caller.process);
             number.is_some() && number < own
         };
-        let is_dead = |epoch: &String| {
-            let is_gone = present.get(epoch).is_none_or(|till| *till < caller.now);
-            *epoch != caller.epoch && (is_gone || (fresh && is_earlier(epoch)))
+        let is_dead = |session: &String| {
+            let is_gone = present.get(session).is_none_or(|till| *till < caller.now);
+            *session != caller.session && (is_gone || (fresh && is_earlier(session)))
         };
         let settles_late = self.window.kind == "fixed" || self.window.kind == "calendar";
         let mut dead: Vec<(i64, i64)> = Vec::new();
-        for (epoch, part) in self.window.parts.iter_mut().filter(|(epoch, _)| is_dead(epoch)) {
+        for (session, part) in self.window.parts.iter_mut().filter(|(session, _)| is_dead(session)) {
             let Part { held, params, .. } = std::mem::take(part);
             let linger = params.as_ref().map_or(0, |params| params.linger).max(self.params.linger);
-            let at = present.get(epoch).copied().unwrap_or(caller.now - linger) + linger;
-            if is_earlier(epoch) {
+            let at = present.get(session).copied().unwrap_or(caller.now - linger) + linger;
+            if is_earlier(session) {
             } else if settles_late && caller.now < at {
                 (part.held, part.params) = (held, params);
             } else {
@@ -119,6 +119,6 @@ impl Open {
         for (at, held) in dead {
             self.settle(at, held);
         }
-        self.window.parts.retain(|epoch, part| !is_dead(epoch) || part.held > 0);
+        self.window.parts.retain(|session, part| !is_dead(session) || part.held > 0);
     }
 }

@@ -142,7 +142,7 @@ impl Open {
 
     /// Who else waits, and for how many slots.
     pub(super) fn others_waiting(&self, caller: &Caller) -> i64 {
-        self.window.parts.iter().filter(|(epoch, _)| **epoch != caller.epoch).map(|(_, part)| part.waiting).sum()
+        self.window.parts.iter().filter(|(session, _)| **session != caller.session).map(|(_, part)| part.waiting).sum()
     }
 
     pub(super) fn ends(&self, now: i64) -> i64 {
@@ -207,13 +207,14 @@ impl Open {
         if self.window.kind == "none" || others == 0 || self.is_shut() {
             return i64::MAX;
         }
-        let own = self.window.parts[&caller.epoch].clone();
+        let own = self.window.parts[&caller.session].clone();
         let part = own.waiting as f64 / (own.waiting + others).max(1) as f64;
         let mut may = ((own.due + self.free_soon(caller.now) as f64 * part).ceil() as i64).div_euclid(cost);
         if self.window.free_since.is_some_and(|since| caller.now - since >= 2 * self.horizon) {
             may = may.max(self.free().div_euclid(cost));
         }
-        let waits = |(epoch, part): (&String, &Part)| (*epoch != caller.epoch && part.waiting > 0).then_some(part.due);
+        let waits =
+            |(session, part): (&String, &Part)| (*session != caller.session && part.waiting > 0).then_some(part.due);
         if may < 1 && self.window.parts.iter().filter_map(waits).all(|due| due <= own.due) {
             may = 1;
         }
@@ -223,18 +224,19 @@ impl Open {
     pub(super) fn owe(&mut self, caller: &Caller, taken: i64) {
         let others = self.others_waiting(caller);
         let most = self.params.requests as f64;
-        let own = self.window.parts[&caller.epoch].clone();
+        let own = self.window.parts[&caller.session].clone();
         let all = own.waiting + others;
         let parts = &mut self.window.parts;
         let due = if others == 0 || all == 0 {
             0.0
         } else {
-            for (_, part) in parts.iter_mut().filter(|(epoch, part)| **epoch != caller.epoch && part.waiting > 0) {
+            for (_, part) in parts.iter_mut().filter(|(session, part)| **session != caller.session && part.waiting > 0)
+            {
                 part.due = most.min(part.due + (taken * part.waiting) as f64 / all as f64);
             }
             (-most).max(own.due + (taken * own.waiting) as f64 / all as f64 - taken as f64)
         };
-        parts.entry(caller.epoch.clone()).or_default().due = due;
+        parts.entry(caller.session.clone()).or_default().due = due;
     }
 
     pub(super) fn spare(&self, caller: &Caller, wanted: i64, alive: i64) -> i64 {
@@ -291,15 +293,15 @@ pub(super) fn take(
         let window = &mut open[*place];
         let slots = taken * cost;
         let is_capped = window.params.in_flight < UNCAPPED;
-        let own = window.window.parts.entry(caller.epoch.clone()).or_default();
+        let own = window.window.parts.entry(caller.session.clone()).or_default();
         own.held += slots;
         own.flying += if is_capped { taken } else { 0 };
         window.owe(caller, slots);
-        let own = window.window.parts.entry(caller.epoch.clone()).or_default();
+        let own = window.window.parts.entry(caller.session.clone()).or_default();
         own.waiting = (own.waiting - slots).max(0);
         if parts.len() == 1 {
             extra = window.spare(caller, wanted, alive);
-            window.window.parts.entry(caller.epoch.clone()).or_default().held += extra;
+            window.window.parts.entry(caller.session.clone()).or_default().held += extra;
         }
     }
     answer.push(groups.len() as i64);

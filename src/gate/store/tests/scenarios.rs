@@ -85,7 +85,7 @@ impl Stage {
         let client_id = ClientId {
             id: self.id.to_owned(),
             process: gateway.split('.').next().unwrap().to_owned(),
-            epoch: gateway.to_owned(),
+            session: gateway.to_owned(),
             suspect_epoch: self.suspect_epoch,
             trusts_empty: self.trusts_empty,
             shares: self
@@ -115,7 +115,7 @@ impl Stage {
     }
 
     pub(super) fn tell(&mut self, gateway: &str, says: Says) -> ScriptReply {
-        self.say(gateway, Command::Tell, Some(says)).unwrap()
+        self.say(gateway, Command::Sync, Some(says)).unwrap()
     }
 
     /// How many of so many requests may go, now or within the horizon; and in how many milliseconds the next.
@@ -125,7 +125,7 @@ impl Stage {
 
     pub(super) fn take_of(&mut self, gateway: &str, count: u32, says: Says) -> (u32, u64) {
         let answer = self.tell(gateway, Says { takes: count, waiting: u64::from(count), ..says });
-        let taken = &answer.taken[0];
+        let taken = &answer.grants[0];
         let later = taken.next_in.map_or(0, |later| u64::try_from(later.as_millis()).unwrap());
         (taken.groups.iter().map(|(_, count)| count).sum(), later)
     }
@@ -185,7 +185,7 @@ fn a_slot_is_busy_until_a_span_after_it_settled_and_may_be_taken_a_horizon_befor
     assert_eq!(stage.take("a.1", 9).0, 0);
     stage.now += 1;
     let answer = stage.tell("a.1", Says { takes: 9, waiting: 9, ..SAYS });
-    assert_eq!(answer.taken[0].groups, [(Duration::from_millis(5), 4)]);
+    assert_eq!(answer.grants[0].groups, [(Duration::from_millis(5), 4)]);
 }
 
 #[test]
@@ -242,13 +242,13 @@ fn whoever_was_not_heard_of_for_too_long_or_speaks_of_another_store_is_granted_n
     let mut stage = Stage::new();
     stage.hello("a.1");
     stage.pass(millis(PRESENCE) + 1);
-    assert!(matches!(stage.say("a.1", Command::Tell, Some(SAYS)), Err(Error::Lapsed)));
+    assert!(matches!(stage.say("a.1", Command::Sync, Some(SAYS)), Err(Error::Lapsed)));
     stage.hello("a.2");
     stage.id = "two";
-    assert!(matches!(stage.say("a.2", Command::Tell, Some(SAYS)), Err(Error::Other)));
+    assert!(matches!(stage.say("a.2", Command::Sync, Some(SAYS)), Err(Error::Other)));
     stage.hello("a.3");
     stage.id = "one";
-    assert!(matches!(stage.say("a.2", Command::Tell, Some(SAYS)), Err(Error::Other)));
+    assert!(matches!(stage.say("a.2", Command::Sync, Some(SAYS)), Err(Error::Other)));
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn a_store_that_may_have_forgotten_something_is_closed_until_that_no_longer_coun
     stage.hello("a.1");
     assert_eq!(stage.take("a.1", 9), (0, closed));
     stage.pass(closed - 6);
-    stage.say("a.1", Command::Tell, None).unwrap();
+    stage.say("a.1", Command::Sync, None).unwrap();
     assert_eq!(stage.take("a.1", 9), (0, 6));
     stage.pass(1);
     assert_eq!(stage.take("a.1", 9).0, 4);
@@ -270,14 +270,14 @@ fn a_store_that_may_have_forgotten_something_is_closed_until_that_no_longer_coun
     stage.pass(closed);
     assert_eq!(stage.take("a.2", 9).0, 4);
     // Somebody saw its clock jump.
-    let born = stage.tell("a.2", SAYS).born;
-    stage.suspect_epoch = Some(born);
+    let epoch_start = stage.tell("a.2", SAYS).epoch_start;
+    stage.suspect_epoch = Some(epoch_start);
     stage.hello("a.3");
     stage.suspect_epoch = None;
     assert_eq!(stage.take("a.3", 9), (0, closed));
     // What was doubted is known by now: the doubt of another one changes nothing.
     stage.pass(closed);
-    stage.suspect_epoch = Some(born);
+    stage.suspect_epoch = Some(epoch_start);
     stage.hello("b.1");
     assert_eq!(stage.take("b.1", 9).0, 4);
 }
@@ -311,9 +311,9 @@ fn the_strictest_holds_of_what_gateways_say_that_are_there() {
     stage.hello("b.1");
     stage.tell("a.1", Says { requests: 2, ..SAYS });
     let answer = stage.tell("b.1", Says { requests: 8, takes: 8, waiting: 8, ..SAYS });
-    assert_eq!((answer.taken[0].groups[0].1, answer.mismatches[0].causes), (2, 1));
+    assert_eq!((answer.grants[0].groups[0].1, answer.mismatches[0].causes), (2, 1));
     stage.pass(millis(PRESENCE) / 2 + 1);
-    stage.say("b.1", Command::Tell, None).unwrap();
+    stage.say("b.1", Command::Sync, None).unwrap();
     stage.pass(millis(PRESENCE) / 2 + 1);
     assert_eq!(stage.take_of("b.1", 8, Says { requests: 8, ..SAYS }).0, 6, "the other one is gone");
 }
@@ -331,5 +331,5 @@ fn a_calendar_window_opens_with_the_stores_own_clock() {
     stage.pass(left - 1);
     stage.hello("a.2");
     let answer = stage.tell("a.2", Says { takes: 9, waiting: 9, ..daily });
-    assert_eq!(answer.taken[0].groups, [(Duration::from_millis(1), 4)]);
+    assert_eq!(answer.grants[0].groups, [(Duration::from_millis(1), 4)]);
 }

@@ -60,7 +60,7 @@ fn of_a_gateway_that_is_cut_off_its_part_is_left_alone_until_it_has_been_back_fo
     assert_eq!(stage.take("a.1", 9).0, 4);
     stage.tell("a.1", Says { returned: 4, ..SAYS });
     stage.pass(millis(PRESENCE) / 2 + 1);
-    stage.say("a.1", Command::Tell, None).unwrap();
+    stage.say("a.1", Command::Sync, None).unwrap();
     stage.pass(millis(PRESENCE) / 2 + 1);
     assert_eq!(stage.take("a.1", 9).0, 2, "the other half is the other's");
     stage.tell("a.1", Says { returned: 2, ..SAYS });
@@ -120,7 +120,7 @@ fn a_call_that_comes_late_from_before_a_gateway_took_another_name_changes_nothin
     stage.hello("a.2");
     assert_eq!(stage.take("a.2", 9).0, 4);
     let late = Says { held: Some(0), ..SAYS };
-    assert!(matches!(stage.say("a.1", Command::Tell, Some(late)), Err(Error::Lapsed)));
+    assert!(matches!(stage.say("a.1", Command::Sync, Some(late)), Err(Error::Lapsed)));
     stage.hello("b.1");
     assert_eq!(stage.take("b.1", 9).0, 0);
 }
@@ -154,7 +154,7 @@ fn a_dead_gateways_slots_of_a_fixed_window_settle_when_that_is_certain() {
     assert_eq!(stage.take_of("dead.1", 9, fixed).0, 1);
     for _ in 0..3 {
         stage.pass(350);
-        stage.say("a.1", Command::Tell, None).unwrap();
+        stage.say("a.1", Command::Sync, None).unwrap();
     }
     assert_eq!(stage.take_of("a.1", 9, fixed).0, 0, "the window is open, and full");
 }
@@ -168,7 +168,7 @@ fn who_knows_another_kind_of_window_waits_until_nobody_counts_in_the_old_way() {
     let fixed = Says { kind: SharedKind::Fixed, ..SAYS };
     for _ in 0..3 {
         let answer = stage.tell("new.1", Says { takes: 1, waiting: 1, ..fixed });
-        assert!(answer.taken[0].groups.is_empty() && answer.mismatches[0].causes == 8 | SHUT);
+        assert!(answer.grants[0].groups.is_empty() && answer.mismatches[0].causes == 8 | SHUT);
     }
     assert_eq!(stage.take("old.1", 9).0, 2, "it goes on");
     stage.tell("old.1", Says { kind: SharedKind::Fixed, returned: 4, ..SAYS });
@@ -230,10 +230,10 @@ fn a_slot_that_opens_in_less_than_a_moment_is_not_open_now() {
     stage.pass(100);
     // It was sent at the microsecond's end.
     let answer = stage.tell("a.1", Says { takes: 2, waiting: 2, ..SAYS });
-    assert_eq!(answer.taken[0].groups, [(Duration::from_micros(1), 2)]);
+    assert_eq!(answer.grants[0].groups, [(Duration::from_micros(1), 2)]);
     stage.now += 1;
     let answer = stage.tell("a.1", Says { takes: 2, waiting: 2, ..SAYS });
-    assert_eq!(answer.taken[0].groups, [(Duration::ZERO, 2)]);
+    assert_eq!(answer.grants[0].groups, [(Duration::ZERO, 2)]);
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn a_gateway_of_which_nothing_is_understood_shuts_out_those_that_understand_noth
     for foreign in ["4:100000:1000000000000:sliding", "", "what/none:of:us"] {
         cmd("HSET").arg(&key).arg("r:b.1").arg(foreign).exec(&mut stage.connection).unwrap();
         let answer = stage.tell("a.1", Says { takes: 1, waiting: 1, ..SAYS });
-        assert!(answer.taken[0].groups.is_empty());
+        assert!(answer.grants[0].groups.is_empty());
         assert_eq!(answer.mismatches[0].causes, UNKNOWN | SHUT, "{foreign}");
     }
     // What a later version says besides is left alone.
@@ -121,10 +121,10 @@ fn gateways_of_another_version_have_the_store_to_themselves_until_they_are_gone(
     stage.hello("a.1");
     stage.take("a.1", 4);
     cmd("HSET").arg("{g}:meta").arg("v").arg("another").exec(&mut stage.connection).unwrap();
-    assert!(matches!(stage.say("a.1", Command::Tell, Some(SAYS)), Err(Error::OtherVersion)));
+    assert!(matches!(stage.say("a.1", Command::Sync, Some(SAYS)), Err(Error::OtherVersion)));
     assert!(matches!(stage.say("b.1", Command::Hello, None), Err(Error::OtherVersion)));
     stage.pass(millis(PRESENCE) + 1);
-    assert!(matches!(stage.say("b.1", Command::Tell, Some(SAYS)), Err(Error::Lapsed)));
+    assert!(matches!(stage.say("b.1", Command::Sync, Some(SAYS)), Err(Error::Lapsed)));
     stage.hello("b.1");
     assert_eq!(stage.take("b.1", 1).0, 0, "what the others counted is not known");
 }
@@ -159,7 +159,7 @@ fn who_tells_windows_apart_otherwise_waits_until_nobody_does_as_before_and_what_
         assert_eq!(causes(&mut stage, "a.1", SAYS), 0);
         stage.pass(400);
         for gateway in ["a.1", "b.1"] {
-            stage.say(gateway, Command::Tell, None).unwrap();
+            stage.say(gateway, Command::Sync, None).unwrap();
         }
     }
     // The first has read its file again.

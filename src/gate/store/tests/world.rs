@@ -62,7 +62,7 @@ pub(super) struct Gateway {
     /// Its clock is ahead of the world's by so much.
     pub(super) ahead: u64,
     pub(super) process: String,
-    pub(super) epochs: u64,
+    pub(super) sessions: u64,
     pub(super) is_connected: bool,
     pub(super) call: Option<Call>,
     pub(super) calls: u64,
@@ -136,13 +136,13 @@ impl World {
             limits,
         };
         for number in 0..3 {
-            let gateway = world.born(number);
+            let gateway = world.new_gateway(number);
             world.gateways.push(gateway);
         }
         world
     }
 
-    pub(super) fn born(&mut self, number: usize) -> Gateway {
+    pub(super) fn new_gateway(&mut self, number: usize) -> Gateway {
         let ahead = self.dice.below(SECOND);
         let mut locker = Locker::new(self.limits.clone());
         locker.close_sharing(Time::from_nanos(self.now + ahead));
@@ -150,7 +150,7 @@ impl World {
             locker,
             ahead,
             process: format!("p{number}x{}", self.dice.below(1 << 40)),
-            epochs: 0,
+            sessions: 0,
             is_connected: false,
             call: None,
             calls: 0,
@@ -214,7 +214,7 @@ impl World {
             // What it has sent is under way; what it has not never leaves.
             let before = std::mem::take(&mut self.gateways[number].answering);
             self.flights.extend(before.iter().filter(|(_, grant)| grant.holds_flight()).map(|_| (self.now, -1)));
-            self.gateways[number] = self.born(number);
+            self.gateways[number] = self.new_gateway(number);
         }
     }
 

@@ -117,7 +117,7 @@ impl World {
         } else if !gateway.is_connected {
             self.update_fallbacks(number, now);
             if self.gateways[number].retry <= real && self.gateways[number].cut < real && self.stopped < real {
-                self.gateways[number].epochs += 1;
+                self.gateways[number].sessions += 1;
                 self.call(number, Command::Hello, SyncRequest::default());
             }
         } else {
@@ -125,7 +125,7 @@ impl World {
             if is_heartbeat || gateway.locker.has_sync() {
                 gateway.is_heartbeat = if is_heartbeat { real + HEARTBEAT } else { gateway.is_heartbeat };
                 let sync = gateway.locker.take_sync(is_heartbeat, now);
-                self.call(number, Command::Tell, sync);
+                self.call(number, Command::Sync, sync);
             }
         }
         self.poll(number);
@@ -149,7 +149,7 @@ impl World {
         let client_id = ClientId {
             id: self.stores.to_string(),
             process: gateway.process.clone(),
-            epoch: format!("{}.{}", gateway.process, gateway.epochs),
+            session: format!("{}.{}", gateway.process, gateway.sessions),
             suspect_epoch: None,
             trusts_empty: false,
             shares: match (self.when_lost)(number) {
@@ -210,7 +210,7 @@ impl World {
                         self.gateways[number].cut = END;
                     }
                 } else {
-                    gateway.locker.sync_answered(&known.sync, &answer.taken, known.began, now, now);
+                    gateway.locker.sync_answered(&known.sync, &answer.grants, known.began, now, now);
                 }
             }
             Err(_) => {
