@@ -1,11 +1,12 @@
--- Part 2 of 3: the windows of the call. Log of settle times, terms that gateways agree on, slots of gateways that are gone.
+-- Script of the store, part 2 of 3: the windows of a call. Log of settles, merged parameters, slots of gateways that are gone.
 
+-- Parses a log entry: time of the settles and their number.
 local function entry(text)
   local at, count = text:match('^(%d+):(%d+)$')
   return tonumber(at), tonumber(count)
 end
 
--- The slots in a window's log, oldest first, read as far as they are needed.
+-- Entry of a window's log by its index, oldest first; nil after the last. Reads the log as far as needed.
 local function log_at(window, index)
   while index > #window.entries and not window.all_read do
     local from = #window.entries
@@ -19,28 +20,29 @@ local function log_at(window, index)
   return window.entries[index]
 end
 
+-- Frees the slots whose span is over.
 local function expire(window)
   if window.kind == 'fixed' then
     if window.settled > 0 and window.began + window.span <= now then
       window.settled, window.over = 0, window.began + window.span
     end
   elseif window.kind == 'sliding' or window.kind == 'smooth' then
-    local gone = 0
+    local expired = 0
     while true do
-      local oldest = log_at(window, gone + 1)
+      local oldest = log_at(window, expired + 1)
       if not oldest or oldest.at + window.span > now then break end
       window.settled = window.settled - oldest.count
-      gone = gone + 1
+      expired = expired + 1
     end
-    if gone > 0 then
-      call('LTRIM', window.log, gone, -1)
-      -- What was read is read again from the new head.
+    if expired > 0 then
+      call('LTRIM', window.log, expired, -1)
+      -- The cached entries no longer match the log's head.
       window.entries, window.all_read = {}, false
     end
   end
 end
 
--- `count` slots whose requests were sent at `bound` at the latest.
+-- Settles `count` slots whose requests were sent at `bound` at the latest.
 local function settle(window, bound, count)
   if window.kind == 'none' or count == 0 then return end
   if window.kind == 'calendar' then
@@ -60,8 +62,8 @@ local function settle(window, bound, count)
   end
 end
 
--- Puts what has settled into its place in the log: a gateway may tell later of what it sent earlier than another. What is
--- older than all of the log's last `TAIL` entries counts as old as those.
+-- Merges the new settles into the log by time: a gateway may report earlier settles later than another gateway does. Settles
+-- older than the log's last `TAIL` entries count as old as the first of these.
 local function write_log(window)
   local fresh = window.fresh_entries
   if #fresh == 0 then return end
@@ -105,138 +107,144 @@ local function write_log(window)
   window.entries, window.all_read, window.fresh_entries = {}, false, {}
 end
 
-local function field(window, of)
-  return tonumber(window.fields[of]) or 0
+-- Numeric field of a window's hash; 0 if absent.
+local function field(window, name)
+  return tonumber(window.fields[name]) or 0
 end
 
--- What a gateway says of a limit, which it leaves for the others to see: requests, span, in_flight, kind, interval, burst,
--- linger, and of `calendar` the unit and the zone. Later versions may say more behind it.
-local TERMS = '^(%d+):(%d+):(%d+):(%a+):(%d+):(%d+):(%d+):([^:]*)'
+-- Parameters of a limit in a gateway's configuration, stored for the others to compare: requests, span, in_flight, kind,
+-- interval, burst, linger, and for `calendar` the unit and the zone. Later versions may append more.
+local PARAMS = '^(%d+):(%d+):(%d+):(%a+):(%d+):(%d+):(%d+):([^:]*)'
 
--- In what gateways differ, and that the caller is granted nothing for it; `differences.rs` puts it in words.
-local REQUESTS, SPAN, IN_FLIGHT, KIND, SPACING, COUNTS, CALENDAR, CLOCK, UNKNOWN, KEY, SHUT =
+-- Bits of a mismatch: the parameters that differ; BLOCKED: the caller is granted nothing because of it. `mismatch_log.rs` has
+-- their names in the configuration.
+local REQUESTS, SPAN, IN_FLIGHT, KIND, SPACING, COUNTS, CALENDAR, CLOCK, UNKNOWN, KEY, BLOCKED =
   1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024
 
--- The terms on which gateways can agree: the place in TERMS, the cause, and the stricter of two.
-local AGREED = {
+-- Parameters that can be merged: place in PARAMS, cause, and the function that returns the stricter of two values.
+local MERGED = {
   requests = { 1, REQUESTS, math.min }, span = { 2, SPAN, math.max }, in_flight = { 3, IN_FLIGHT, math.min },
   interval = { 5, SPACING, math.max }, burst = { 6, SPACING, math.min }, linger = { 7, COUNTS, math.max },
 }
 
-local function differ(window, cause)
+-- Adds a cause of a mismatch, once.
+local function add_mismatch(window, cause)
   if not window.causes[cause] then window.causes[cause], window.cause = true, window.cause + cause end
 end
 
-local function shut(window, cause)
-  differ(window, cause)
-  differ(window, SHUT)
-  window.shut = true
+-- Grants the caller nothing, because of this cause.
+local function block(window, cause)
+  add_mismatch(window, cause)
+  add_mismatch(window, BLOCKED)
+  window.blocked = true
 end
 
--- What another gateway says of the limit, `said`, and the caller: the strictest holds.
-local function agree_with(window, own, said)
-  local kind, calendar = said[4], said[8]
-  for of, term in pairs(AGREED) do
-    local place, cause, stricter = unpack(term)
-    if cause ~= SPACING or kind == window.told then
-      local theirs = tonumber(said[place])
-      if theirs ~= own[of] then differ(window, cause) end
-      window[of] = stricter(window[of], theirs)
+-- Merges the caller's parameters with those of another gateway, `other_params`: the strictest apply.
+local function merge_with(window, own, other_params)
+  local kind, calendar = other_params[4], other_params[8]
+  for param, rule in pairs(MERGED) do
+    local place, cause, stricter = unpack(rule)
+    if cause ~= SPACING or kind == window.own_kind then
+      local theirs = tonumber(other_params[place])
+      if theirs ~= own[param] then add_mismatch(window, cause) end
+      window[param] = stricter(window[param], theirs)
     end
   end
-  if kind ~= window.told then
-    differ(window, KIND)
+  if kind ~= window.own_kind then
+    add_mismatch(window, KIND)
     if kind == window.fields.k then
-      -- As long as somebody counts in the old way it is counted so, and who knows another waits.
+      -- The window keeps its kind while a present gateway has it; the caller, which has another, is granted nothing.
       window.kind = kind
-      shut(window, KIND)
+      block(window, KIND)
     end
   elseif calendar ~= window.calendar then
-    differ(window, CALENDAR)
+    add_mismatch(window, CALENDAR)
   end
 end
 
--- Whether another gateway is there that goes by this name: under its earlier names this one says nothing any more.
-local function is_other(whose)
-  return alive[whose] and not number_of(whose)
+-- True for a present session of another process. Earlier sessions of the caller's own process no longer matter.
+local function is_other(owner)
+  return alive[owner] and not number_of(owner)
 end
 
-local function agree(window)
+-- Merges the caller's parameters with those of all present gateways, and stores them.
+local function merge_params(window)
   local own = {}
-  for of in pairs(AGREED) do own[of] = window[of] end
-  local told = table.concat({
-    whole(own.requests), whole(own.span), whole(own.in_flight), window.told, whole(own.interval), whole(own.burst),
+  for param in pairs(MERGED) do own[param] = window[param] end
+  local own_text = table.concat({
+    whole(own.requests), whole(own.span), whole(own.in_flight), window.own_kind, whole(own.interval), whole(own.burst),
     whole(own.linger), window.calendar,
   }, ':')
   for key, value in pairs(window.fields) do
     if key:sub(1, 2) == 'r:' and is_other(key:sub(3)) then
-      local said = value ~= told and { value:match(TERMS) }
-      if not said then
+      local other_params = value ~= own_text and { value:match(PARAMS) }
+      if not other_params then
         window.calendars[window.calendar] = true
-      elseif said[1] then
-        window.calendars[said[8]] = true
-        agree_with(window, own, said)
+      elseif other_params[1] then
+        window.calendars[other_params[8]] = true
+        merge_with(window, own, other_params)
       else
-        shut(window, UNKNOWN)
+        block(window, UNKNOWN)
       end
     end
   end
-  window.fields['r:' .. epoch] = told
-  -- Where another counts what is answered, what this one has sent may be answered a linger later.
+  window.fields['r:' .. session] = own_text
+  -- If another gateway counts answers, this one's requests may be answered up to a linger after they were sent.
   window.late = window.linger - own.linger
 end
 
--- limit -> whether the caller tells its windows apart otherwise than others, and since when they are told apart as now.
-local told_apart = {}
+-- limit -> { since, otherwise }: time since which its windows have the present `key`; true if the caller has another `key`.
+local known_keyings = {}
 
--- Windows that are told apart otherwise never meet. As long as a gateway is there that tells them apart as it was said
--- first, who does otherwise is granted nothing; then what was counted may belong to any window.
+-- Compares the limit's `key` with that of other gateways: with different keys the same requests count in different windows.
+-- While a gateway with the first `key` is present, gateways with another one are granted nothing. Afterwards the windows are
+-- closed for a while, as earlier requests may belong to any of them.
 local function compare_keys(window)
-  local known = told_apart[window.limit]
+  local known = known_keyings[window.limit]
   if not known then
-    local since, whose, keyed = (call('HGET', keyings, window.limit) or ''):match('^(%d+):([^:]*):(.*)$')
+    local since, owner, keyed = (call('HGET', keyings, window.limit) or ''):match('^(%d+):([^:]*):(.*)$')
     known = { since = tonumber(since) or 0, otherwise = false }
     if keyed and keyed ~= window.keyed then
-      known.otherwise = is_other(whose)
-      if not known.otherwise then known.since, whose = now, nil end
+      known.otherwise = is_other(owner)
+      if not known.otherwise then known.since, owner = now, nil end
     end
-    if not known.otherwise and whose ~= epoch and not is_other(whose or '') then
-      call('HSET', keyings, window.limit, whole(known.since) .. ':' .. epoch .. ':' .. window.keyed)
+    if not known.otherwise and owner ~= session and not is_other(owner or '') then
+      call('HSET', keyings, window.limit, whole(known.since) .. ':' .. session .. ':' .. window.keyed)
     end
-    told_apart[window.limit] = known
+    known_keyings[window.limit] = known
   end
-  if known.otherwise then shut(window, KEY) end
+  if known.otherwise then block(window, KEY) end
   if known.since > 0 then
     window.floor = math.max(window.floor, known.since + horizon_most + lease + window.linger + window.span)
   end
 end
 
--- What gateways hold that are gone: it may have been sent until they were last seen, or a little later.
-local function bury(window)
+-- Settles the slots of gateways that are gone, as sent when they were last present, plus a linger.
+local function settle_dead(window)
   local gone, dead = {}, {}
   for key in pairs(window.fields) do
-    local whose = key:sub(3)
-    local number = number_of(whose)
+    local owner = key:sub(3)
+    local number = number_of(owner)
     local earlier = number ~= nil and number < own_number
-    if key:sub(2, 2) == ':' and whose ~= epoch and (not alive[whose] or earlier and window.fresh) then
-      gone[whose] = earlier and 'earlier' or 'dead'
+    if key:sub(2, 2) == ':' and owner ~= session and (not alive[owner] or earlier and window.is_new) then
+      gone[owner] = earlier and 'earlier' or 'dead'
     end
   end
-  for whose, which in pairs(gone) do
-    local held, keep = field(window, 'u:' .. whose), false
-    -- What this process held under an earlier name it tells again.
+  for owner, which in pairs(gone) do
+    local held, keep = field(window, 'u:' .. owner), false
+    -- Slots of earlier sessions of this process are reported again by the new one.
     if which == 'dead' and held > 0 then
-      local said = { (window.fields['r:' .. whose] or ''):match(TERMS) }
-      local linger = math.max(window.linger, tonumber(said[7]) or 0)
-      local at = tonumber(call('ZSCORE', present, whose) or now - linger) + linger
-      -- Where slots open all at one moment it counts in which window they settled: they do when that is certain.
+      local other_params = { (window.fields['r:' .. owner] or ''):match(PARAMS) }
+      local linger = math.max(window.linger, tonumber(other_params[7]) or 0)
+      local at = tonumber(call('ZSCORE', present, owner) or now - linger) + linger
+      -- In kinds that open all slots at once, the period of the settle matters: they settle when it is certain.
       keep = (window.kind == 'fixed' or window.kind == 'calendar') and now < at
       if not keep then dead[#dead + 1] = { at = at, held = held } end
     end
-    for _, of in ipairs({ 'u:', 'r:', 'f:', 'q:', 'd:' }) do
-      local key = of .. whose
-      if window.fields[key] and not (keep and (of == 'u:' or of == 'r:')) then
-        window.gone[#window.gone + 1], window.fields[key] = key, nil
+    for _, prefix in ipairs({ 'u:', 'r:', 'f:', 'q:', 'd:' }) do
+      local key = prefix .. owner
+      if window.fields[key] and not (keep and (prefix == 'u:' or prefix == 'r:')) then
+        window.removed[#window.removed + 1], window.fields[key] = key, nil
       end
     end
   end
@@ -244,11 +252,11 @@ local function bury(window)
   for _, each in ipairs(dead) do settle(window, each.at, each.held) end
 end
 
--- `calendar`: in which period we are. The gateway says when its periods begin, and this clock in which of them we are.
+-- Finds the present period of a `calendar` window: the gateway sends the bounds of its periods, this clock selects one.
 local function find_period(window)
   local from, till, calendar = (window.fields.c or ''):match('^(%d+):(%d+):(.*)$')
   window.period, window.till, window.counted_by = tonumber(from) or 0, tonumber(till) or 0, calendar or ''
-  if window.told ~= 'calendar' then
+  if window.own_kind ~= 'calendar' then
     window.ends = math.max(now, window.till)
     return
   end
@@ -256,15 +264,15 @@ local function find_period(window)
   while first < 3 and now >= bounds[first + 1] do first = first + 1 end
   local start, ends = bounds[first], bounds[first + 1]
   if not ends then
-    -- It does not know the period that we are in.
+    -- The present period is later than all that the gateway sent: its clock is behind.
     window.ends = now
-    return shut(window, CLOCK)
+    return block(window, CLOCK)
   end
   local known = now >= start
   window.ends = known and ends or start
   if not known and start - now > ends - start then
-    -- It is ahead of us by more than a period.
-    return shut(window, CLOCK)
+    -- The gateway's clock is ahead by more than a period.
+    return block(window, CLOCK)
   end
   if start >= window.till then
     if not known then return end
@@ -272,10 +280,10 @@ local function find_period(window)
   elseif start == window.period and ends == window.till then
     return
   elseif window.calendars[window.counted_by] then
-    -- As long as somebody counts in other periods it is counted so.
-    return shut(window, CALENDAR)
+    -- The window keeps its periods while a present gateway has them.
+    return block(window, CALENDAR)
   elseif known then
-    -- Nobody does any more, and what was counted in those is not known of these.
+    -- The former periods are no longer in use, and their counts say nothing about the present one.
     window.settled, window.floor = 0, math.max(window.floor, ends)
   else
     return
@@ -283,59 +291,64 @@ local function find_period(window)
   window.period, window.till, window.counted_by = start, ends, window.calendar
 end
 
+-- Reads the caller's arguments for the window `index`, loads its fields, and applies the reports.
+--
+-- Fields of a window's hash: b epoch, k kind, t span, n settled, x closed until, a begin and o end of the last period (fixed),
+-- m mark (smooth), p paused until, c period and calendar, s free since; and for each session: u: unsettled slots, f: flights,
+-- q: waiting slots, d: credit, r: parameters.
 local function open_window(index)
   local window = {
-    key = KEYS[3 + 2 * index], log = KEYS[4 + 2 * index], entries = {}, fresh_entries = {}, gone = {},
-    fresh = number() == 1, kind = nil, told = word(), requests = number(), span = number(), quantum = number(),
+    key = KEYS[3 + 2 * index], log = KEYS[4 + 2 * index], entries = {}, fresh_entries = {}, removed = {},
+    is_new = number() == 1, kind = nil, own_kind = word(), requests = number(), span = number(), quantum = number(),
     interval = number(), burst = number(), in_flight = number(), linger = number(),
     bounds = { number(), number(), number() }, calendar = word(), limit = word(), keyed = word(),
-    -- In what others differ; which calendars they count by.
+    -- Causes of mismatches, as a set and as a sum; calendars in use by other gateways.
     causes = {}, cause = 0, calendars = {},
   }
-  window.kind = window.told
+  window.kind = window.own_kind
   local fields = hash(window.key)
-  if fields.b ~= whole(born) then
+  if fields.b ~= whole(epoch_start) then
     if next(fields) then call('DEL', window.key, window.log) end
-    fields = { b = whole(born) }
+    fields = { b = whole(epoch_start) }
   end
   window.fields = fields
   window.floor = field(window, 'x')
-  agree(window)
+  merge_params(window)
   compare_keys(window)
   if fields.k and fields.k ~= window.kind then
-    -- Another kind of window counts otherwise: nothing of it is known.
+    -- Another kind has other counts: the window is closed until the former ones no longer matter.
     call('DEL', window.log)
-    fields.n, fields.c, window.gone[1] = nil, nil, 'c'
+    fields.n, fields.c, window.removed[1] = nil, nil, 'c'
     window.floor = math.max(window.floor, now + window.span)
   elseif fields.t and window.span > field(window, 't') then
-    -- What a shorter span has forgotten would still count.
+    -- A shorter span has dropped settles that a longer one still counts.
     window.floor = math.max(window.floor, now + window.span - field(window, 't'))
   end
   window.settled, window.began, window.over = field(window, 'n'), field(window, 'a'), field(window, 'o')
   window.mark, window.paused = field(window, 'm'), field(window, 'p')
-  if born > 0 then
-    window.floor = math.max(window.floor, born + horizon_most + lease + window.linger + window.span)
+  if epoch_start > 0 then
+    window.floor = math.max(window.floor, epoch_start + horizon_most + lease + window.linger + window.span)
   end
   window.horizon = math.min(horizon_own, math.floor(window.span / 4))
   if window.kind == 'calendar' then find_period(window) end
-  bury(window)
-  window.held = window.fresh and 0 or field(window, 'u:' .. epoch)
-  window.flying = window.fresh and 0 or field(window, 'f:' .. epoch)
+  settle_dead(window)
+  window.held = window.is_new and 0 or field(window, 'u:' .. session)
+  window.flying = window.is_new and 0 or field(window, 'f:' .. session)
   local held, flying = number(), number()
-  if window.fresh then window.held, window.flying = held, flying end
+  if window.is_new then window.held, window.flying = held, flying end
   window.waiting = number()
   window.paused = math.max(window.paused, now + number())
   local returned, landed = number(), number()
-  if not window.fresh then
+  if not window.is_new then
     window.held = math.max(0, window.held - returned)
     window.flying = math.max(0, window.flying - landed)
   end
   for _ = 1, number() do
     local age, count = number(), number()
-    -- This clock shows whole microseconds that have passed: it may be one later.
+    -- This clock is rounded down to whole microseconds: the true time may be almost one later.
     local late = (window.kind == 'sliding' or window.kind == 'smooth') and window.late or 0
     settle(window, now + 1 - age + late, count)
-    if not window.fresh then window.held = math.max(0, window.held - count) end
+    if not window.is_new then window.held = math.max(0, window.held - count) end
   end
   write_log(window)
   expire(window)
