@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::clock_jump::{Sample, clock_jump};
-use super::fallback::{describe, fallback_mode};
+use super::fallback::{announce, describe, fallback_mode};
 use super::gate_api::SyncTrigger;
 use super::last_contact::LastContact;
 use super::mismatch_log::MismatchLog;
@@ -340,12 +340,7 @@ impl Client {
         self.check_for_suspend();
         let last_error = error.to_string();
         if self.last_error.as_ref() != Some(&last_error) {
-            let fallback = match &self.settings.when_lost {
-                WhenLost::Refuse => "no request passes a shared limit until the store is back",
-                WhenLost::Share { .. } => "this gateway uses its fraction of each shared limit as soon as that is safe",
-                WhenLost::Allow => "each gateway uses the whole of each shared limit, and together they exceed it",
-            };
-            tracing::error!("{last_error}; {fallback}");
+            tracing::error!("{last_error}; {}", announce(&self.settings.when_lost));
             self.status.set(self.status.health().0, Some(last_error.clone()));
             self.last_error = Some(last_error);
         }
@@ -372,8 +367,8 @@ impl Client {
         }
     }
 
-    /// Sets the fallback of each shared limit for the present time, and the health that follows. Does nothing while the store
-    /// is up.
+    /// Sets the fallback of each shared limit for the present time, and the health that follows. Does nothing while the
+    /// store is up.
     fn update_fallbacks(&mut self) {
         let (health, why) = self.status.health();
         let (Ok(gate), false) = (self.gate(), health == Health::Up) else { return };

@@ -49,6 +49,15 @@ fn safe_after(limit: &Limit, max_settle_time: Option<Duration>) -> Option<Durati
     Some(PRESENCE + MAX_HORIZON + LEASE + span + span / DRIFT + longer_day + settles)
 }
 
+/// Second half of the log message of an outage: its effect on shared limits.
+pub(super) fn announce(when_lost: &WhenLost) -> &'static str {
+    match when_lost {
+        WhenLost::Refuse => "no request passes a shared limit until the store is back",
+        WhenLost::Share { .. } => "this gateway uses its fraction of each shared limit as soon as that is safe",
+        WhenLost::Allow => "each gateway uses the whole of each shared limit, and together they exceed it",
+    }
+}
+
 /// Log message of a change to this fallback.
 pub(super) fn describe(mode: SharingMode) -> String {
     match mode {

@@ -12,8 +12,8 @@ use crate::time::Time;
 
 /// Wire value for no limit on the requests in flight; the script's `UNCAPPED`.
 const UNCAPPED: u64 = 1_000_000_000_000;
-/// Wire value for the span of a limit without a rate, in µs. Only flights of such a limit are counted, but the span is part of
-/// the times for which the store keeps its keys and closes its windows.
+/// Wire value for the span of a limit without a rate, in µs. Only flights of such a limit are counted, but the span is part
+/// of the times for which the store keeps its keys and closes its windows.
 const FLIGHTS_SPAN: u64 = 1_000_000;
 /// Number of slots up to which settle times are exact. Windows with more keep them in steps of the span's 1024th part, which
 /// bounds their log, as in the locker.
@@ -28,8 +28,8 @@ pub(super) struct ClientId {
     pub(super) process: String,
     /// Name of this gateway in the store since its last hello: `process.number`.
     pub(super) session: String,
-    /// Start of the store's epoch that is not trusted because the store's clock jumped, in µs of that clock. The store starts
-    /// another epoch if that one is still current.
+    /// Start of the store's epoch that is not trusted because the store's clock jumped, in µs of that clock. The store
+    /// starts another epoch if that one is still current.
     pub(super) suspect_epoch: Option<i64>,
     /// True if an empty store is taken for a new one.
     pub(super) trusts_empty: bool,

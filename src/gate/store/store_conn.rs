@@ -1,5 +1,5 @@
-//! Connection to the store (RESP over TCP or TLS): connect, identity check, script calls. It never reconnects by itself, because
-//! a new connection may lead to another store, which the caller must know.
+//! Connection to the store (RESP over TCP or TLS): connect, identity check, script calls. It never reconnects by itself,
+//! because a new connection may lead to another store, which the caller must know.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use crate::net::dial;
 pub(super) const SCRIPT: &str =
     concat!(include_str!("script/session.lua"), include_str!("script/window.lua"), include_str!("script/grant.lua"));
 
-/// Time limit of a connect, and once more of its identity check and script load. A choice: many round trips around the world.
+/// Time limit of a connect, and once more of its identity check and script load. A choice: many round trips around the
+/// world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of nodes of a Cluster that are tried in a row by redirection (MOVED). A choice: one is normal.
 const MAX_REDIRECTS: usize = 5;
@@ -234,8 +235,8 @@ async fn ask_sentinel(host: &str, port: u16, name: &str, tls: Option<&TlsConnect
 
 /// Loads the script under a hash that only this store knows, and returns the hash (SHA-1).
 ///
-/// A RESP proxy between us and the store may switch to another store after a failover without any notice. Reading INFO in the
-/// script would show that, but takes 10 µs a call, a quarter of the script's time. This check costs nothing: scripts are
+/// A RESP proxy between us and the store may switch to another store after a failover without any notice. Reading INFO in
+/// the script would show that, but takes 10 µs a call, a quarter of the script's time. This check costs nothing: scripts are
 /// called by their hash, ours ends with the store's identity, and servers neither keep scripts over a restart nor replicate
 /// them (since Redis 7 and in every Valkey). So another store, or this one after a restart, does not know the hash and
 /// refuses the call. The identity is read after the load: if it is unchanged, the script was loaded into that store.

@@ -1,4 +1,5 @@
-//! Suspend detector: finds out if the machine was suspended, as the gateway's clock stands still then and the store's runs on.
+//! Suspend detector: finds out if the machine was suspended, as the gateway's clock stands still then and the store's runs
+//! on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,8 +32,8 @@ impl Gate {
         self.has_woken() || then.as_nanos() < self.sleep.noted_at.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the machine was suspended since the last noted suspend. Until [`note_wake`](Gate::note_wake), no grant
-    /// of the store is valid.
+    /// Returns true if the machine was suspended since the last noted suspend. Until [`note_wake`](Gate::note_wake), no
+    /// grant of the store is valid.
     pub(super) fn has_woken(&self) -> bool {
         self.unnoted_suspend().is_some()
     }

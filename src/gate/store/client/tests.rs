@@ -1,4 +1,4 @@
-//! What holds while the store cannot be asked, and after a suspend: the client beside a gate whose clock the test moves.
+//! Tests of the fallback during outages and of suspends: the client with a gate whose clock the test sets.
 
 use std::num::NonZeroU32;
 
@@ -7,16 +7,16 @@ use crate::gate::clock::Hand;
 use crate::gate::{Answer as Verdict, Patience, Permit};
 use crate::locker::{Caller, Claim, Counts, Key, Kind, Limit, Priority, Rate, ShareBy, SlotGrant, WhenFull};
 
-struct Stage {
+struct ClientFixture {
     gate: Arc<Gate>,
     hand: &'static Hand,
     client: Client,
-    _over: watch::Sender<bool>,
-    _first: Receiver<()>,
+    _shutdown: watch::Sender<bool>,
+    _first_try: Receiver<()>,
 }
 
-/// Of two gateways that go on with their parts for an hour, one that shares four requests per 100 ms.
-fn stage() -> Stage {
+/// One of two gateways that share four requests per 100 ms, and use their fractions for up to an hour.
+fn fixture() -> ClientFixture {
     let rate = Rate {
         requests: 4,
         per: Duration::from_millis(100),
@@ -53,43 +53,43 @@ fn stage() -> Stage {
     };
     let (clock, hand) = Clock::manual();
     let gate = Gate::new(vec![limit], clock);
-    let (over, is_over) = watch::channel(false);
-    let (tried, first) = sync_channel(1);
-    let client = Client::new(&gate, settings, Some(Duration::from_secs(70)), is_over, tried);
-    Stage { gate, hand, client, _over: over, _first: first }
+    let (shutdown, is_shutdown) = watch::channel(false);
+    let (tried, first_try) = sync_channel(1);
+    let client = Client::new(&gate, settings, Some(Duration::from_secs(70)), is_shutdown, tried);
+    ClientFixture { gate, hand, client, _shutdown: shutdown, _first_try: first_try }
 }
 
-impl Stage {
-    /// The store answers until now, and no longer.
-    fn on_session_lost(&mut self) {
+impl ClientFixture {
+    /// Ends the session now, right after a reply.
+    fn lose_session(&mut self) {
         self.client.contact.answered(Command::Sync, self.hand.now());
         self.client.status.set(Health::Up, None);
         self.client.on_session_lost(&Error::Silent);
     }
 
-    fn pass(&mut self, seconds: u64) {
+    fn advance(&mut self, seconds: u64) {
         self.hand.pass(Duration::from_secs(seconds));
         self.client.update_fallbacks();
     }
 
-    fn ask_gate(&self) -> Verdict {
+    fn ask_for_verdict(&self) -> Verdict {
         self.gate.ask(&[Claim { limit: LimitId(0), key: Key::WHOLE, cost: 1 }], Caller(1), Patience::default())
     }
 
-    fn ask(&self) -> Option<Permit> {
-        match self.ask_gate() {
+    fn permit(&self) -> Option<Permit> {
+        match self.ask_for_verdict() {
             Verdict::Go(permit) => Some(permit),
             Verdict::Wait(_) => None,
             Verdict::Sorry(refused) => panic!("{refused:?}"),
         }
     }
 
-    /// The store grants four slots, because somebody waits.
-    fn be_granted(&self) {
+    /// Grants four slots of the store, for which a request waits.
+    fn grant_four(&self) {
         self.gate.open_sharing();
         self.client.status.set(Health::Up, None);
         let now = self.hand.now();
-        let _waiting = self.ask_gate();
+        let _waiting = self.ask_for_verdict();
         let sync = self.gate.take_sync(SyncTrigger::Heartbeat);
         let taken = SlotGrant { groups: vec![(Duration::ZERO, 4)], ..SlotGrant::default() };
         self.gate.sync_answered(&sync, &[taken], now, now);
@@ -98,27 +98,27 @@ impl Stage {
 
 #[test]
 fn a_gateway_that_is_cut_off_goes_on_with_its_part_as_long_as_it_has_one() {
-    let mut stage = stage();
-    stage.on_session_lost();
-    stage.pass(2);
-    assert!(stage.ask().is_none(), "others may be granted all of it");
-    stage.pass(1);
-    let permit = stage.ask().unwrap();
-    stage.pass(3600 - 4);
+    let mut fixture = fixture();
+    fixture.lose_session();
+    fixture.advance(2);
+    assert!(fixture.permit().is_none(), "others may be granted all of it");
+    fixture.advance(1);
+    let permit = fixture.permit().unwrap();
+    fixture.advance(3600 - 4);
     assert!(permit.is_good());
-    stage.pass(1);
+    fixture.advance(1);
     assert!(permit.is_late(), "the part is others' by now");
-    assert!(stage.ask().is_none());
+    assert!(fixture.permit().is_none());
 }
 
 #[test]
 fn a_part_begins_for_as_much_later_as_clocks_may_differ() {
-    let stage = stage();
-    let mut limit = stage.gate.limits()[0].clone();
+    let fixture = fixture();
+    let mut limit = fixture.gate.limits()[0].clone();
     limit.rate.as_mut().unwrap().per = Duration::from_secs(1000);
-    let settings = &stage.client.settings.when_lost;
+    let settings = &fixture.client.settings.when_lost;
     let at = |millis| fallback_mode(settings, &limit, Some(Time::START), Some(Duration::ZERO), Time::START + millis);
-    // The presence, a horizon, a lease and a linger; and a thousandth of the span.
+    // Presence, horizon, lease, linger and span; and the drift, a thousandth of the span.
     let begins = Duration::from_millis(1000 + 50 + 250 + 1000 + 1_000_000 + 1000);
     assert_eq!(at(begins - Duration::from_millis(1)), SharingMode::Blocked);
     assert!(matches!(at(begins), SharingMode::Fraction { .. }));
@@ -126,34 +126,34 @@ fn a_part_begins_for_as_much_later_as_clocks_may_differ() {
 
 #[test]
 fn a_gateway_that_was_suspended_while_it_was_cut_off_has_no_part() {
-    let mut stage = stage();
-    stage.on_session_lost();
-    stage.pass(10);
-    let permit = stage.ask().unwrap();
-    stage.hand.suspend(Duration::from_secs(7200));
-    stage.client.update_fallbacks();
+    let mut fixture = fixture();
+    fixture.lose_session();
+    fixture.advance(10);
+    let permit = fixture.permit().unwrap();
+    fixture.hand.suspend(Duration::from_secs(7200));
+    fixture.client.update_fallbacks();
     assert!(permit.is_late());
-    assert!(stage.ask().is_none(), "its part was given to others an hour ago");
-    stage.pass(60);
-    assert!(stage.ask().is_none());
+    assert!(fixture.permit().is_none(), "its part was given to others an hour ago");
+    fixture.advance(60);
+    assert!(fixture.permit().is_none());
 }
 
 #[test]
 fn what_was_granted_before_a_suspend_is_not_used_by_a_request_that_comes_after_it() {
-    let mut stage = stage();
-    stage.pass(1);
-    stage.be_granted();
-    stage.hand.suspend(Duration::from_secs(60));
-    let (answer, now) = (
+    let mut fixture = fixture();
+    fixture.advance(1);
+    fixture.grant_four();
+    fixture.hand.suspend(Duration::from_secs(60));
+    let (reply, now) = (
         ScriptReply { now: 0, epoch_start: 0, settings_mismatch: false, mismatches: Vec::new(), grants: Vec::new() },
-        stage.hand.now(),
+        fixture.hand.now(),
     );
-    let Err(error) = stage.client.verify("store", answer, now, now) else { panic!("it is believed") };
-    assert!(stage.ask().unwrap().is_late(), "its slot was granted before the suspend");
-    stage.client.on_session_lost(&error);
-    assert!(stage.ask().is_none());
-    // What the store grants from here on is good.
-    stage.hand.pass(Duration::from_millis(1));
-    stage.be_granted();
-    assert!(stage.ask().unwrap().is_good());
+    let Err(error) = fixture.client.verify("store", reply, now, now) else { panic!("the reply is accepted") };
+    assert!(fixture.permit().unwrap().is_late(), "its slot was granted before the suspend");
+    fixture.client.on_session_lost(&error);
+    assert!(fixture.permit().is_none());
+    // Grants from here on are valid.
+    fixture.hand.pass(Duration::from_millis(1));
+    fixture.grant_four();
+    assert!(fixture.permit().unwrap().is_good());
 }

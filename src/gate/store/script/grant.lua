@@ -1,5 +1,5 @@
--- Script of the store, part 3 of 3: grants. Openings, fair shares, slot requests; then the windows are stored and the reply is
--- returned.
+-- Script of the store, part 3 of 3: grants. Openings, fair shares, slot requests; then the windows are stored and the reply
+-- is returned.
 
 -- Adds up the slots, flights and waiting slots of all gateways.
 local function add_totals(window)

@@ -2,7 +2,7 @@
 --
 -- One call reports what a gateway did since its last call, and grants slots.
 --
--- KEYS  1: hash of the group. 2: sorted set of sessions (session -> present until). 3: hash of the limits' `key` settings (limit
+-- KEYS  1: hash of the group. 2: sorted set of sessions (session -> present until). 3: hash of the `key` of each limit (limit
 --       -> since, session, key). 4: hash of the group in version 1. Then two for each window: its hash and its log.
 -- ARGV  see `script_call.rs`, which writes them in the order in which they are read here.
 --
@@ -119,8 +119,8 @@ end
 -- Fallback fractions of unreachable gateways ---------------------------------------------------------------------------
 
 local SIGNED_OFF, SILENT = 0, 1
--- name -> { till, since, lasts, parts }: present until `till` (SIGNED_OFF; SILENT before its first call after a hello), without a
--- gap since `since`; uses its fraction, one of `parts`, for `lasts`. The last two are the gateway's own settings.
+-- name -> { till, since, lasts, parts }: present until `till` (SIGNED_OFF; SILENT before its first call after a hello),
+-- without a gap since `since`; uses its fraction, one of `parts`, for `lasts`. The last two are the gateway's own settings.
 local named = {}
 for field, value in pairs(meta) do
   if field:sub(1, 2) == 'g:' then

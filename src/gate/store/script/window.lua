@@ -1,4 +1,5 @@
--- Script of the store, part 2 of 3: the windows of a call. Log of settles, merged parameters, slots of gateways that are gone.
+-- Script of the store, part 2 of 3: the windows of a call. Log of settles, merged parameters, slots of gateways that are
+-- gone.
 
 -- Parses a log entry: time of the settles and their number.
 local function entry(text)
@@ -116,8 +117,8 @@ end
 -- interval, burst, linger, and for `calendar` the unit and the zone. Later versions may append more.
 local PARAMS = '^(%d+):(%d+):(%d+):(%a+):(%d+):(%d+):(%d+):([^:]*)'
 
--- Bits of a mismatch: the parameters that differ; BLOCKED: the caller is granted nothing because of it. `mismatch_log.rs` has
--- their names in the configuration.
+-- Bits of a mismatch: the parameters that differ; BLOCKED: the caller is granted nothing because of it. `mismatch_log.rs`
+-- has their names in the configuration.
 local REQUESTS, SPAN, IN_FLIGHT, KIND, SPACING, COUNTS, CALENDAR, CLOCK, UNKNOWN, KEY, BLOCKED =
   1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024
 
@@ -293,9 +294,9 @@ end
 
 -- Reads the caller's arguments for the window `index`, loads its fields, and applies the reports.
 --
--- Fields of a window's hash: b epoch, k kind, t span, n settled, x closed until, a begin and o end of the last period (fixed),
--- m mark (smooth), p paused until, c period and calendar, s free since; and for each session: u: unsettled slots, f: flights,
--- q: waiting slots, d: credit, r: parameters.
+-- Fields of a window's hash: b epoch, k kind, t span, n settled, x closed until, a begin and o end of the last period
+-- (fixed), m mark (smooth), p paused until, c period and calendar, s free since; and for each session: u: unsettled slots,
+-- f: flights, q: waiting slots, d: credit, r: parameters.
 local function open_window(index)
   local window = {
     key = KEYS[3 + 2 * index], log = KEYS[4 + 2 * index], entries = {}, fresh_entries = {}, removed = {},

@@ -1,4 +1,4 @@
-//! The same random calls to the script on a real server and to the model: every answer is the same.
+//! Differential test: random calls go to the script on a real server and to the model, which must reply the same.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::locker::{
 };
 use crate::time::Time;
 
-/// The store's clock where the schedules begin, in microseconds: some day of 2026.
+/// The store's clock at the start of a schedule, in µs of Unix time: a day of 2026.
 const BEGIN: u64 = 1_795_000_000_000_000;
 const SECOND: u64 = 1_000_000;
 
@@ -43,11 +43,11 @@ pub(super) fn limits() -> Vec<Limit> {
     (0..4).map(|number| limit(&format!("limit {number}"))).collect()
 }
 
-/// The kinds of windows in the order of the limits, and now and then another.
+/// Parameters of a window: mostly the limit's own kind, sometimes another one.
 fn params(dice: &mut Dice, limit: usize, clock: u64) -> WindowParams {
     let bounds = {
         let minute = i128::from(clock / 60 / SECOND * 60 * SECOND) * 1000;
-        // Now and then a clock that is off, or periods that begin at other moments.
+        // Sometimes the gateway's clock is off, or its periods begin at other times.
         let minute = minute + dice.pick(5, &[0, 0, 0, 0, 1, -1, 2, -3]) * 60_000_000_000;
         let shift = dice.pick(4, &[0, 0, 0, 30, -17]) * 1_000_000_000;
         [minute + shift, minute + shift + 60_000_000_000, minute + shift + 120_000_000_000]
@@ -106,17 +106,17 @@ fn sync(dice: &mut Dice, began: Time, clock: u64) -> SyncRequest {
     }
     let count = sync.windows.len() as u64;
     for _ in 0..if count > 0 { dice.below(3) } else { 0 } {
-        let mut take =
+        let mut request =
             SlotRequest { group: None, requests: dice.below(8) as u32, prefetch: 0, windows: Default::default() };
         let from = dice.below(count) as usize;
         for place in from..if dice.one_in(3) { count as usize } else { from + 1 } {
             let is_flights = sync.windows[place].params.kind == SharedKind::Flights;
-            take.windows.push((place, if is_flights { 0 } else { 1 + (dice.below(8) / 6) as u32 }));
+            request.windows.push((place, if is_flights { 0 } else { 1 + (dice.below(8) / 6) as u32 }));
         }
-        if take.windows.len() == 1 && dice.one_in(3) {
-            take.prefetch = dice.below(30) as u32;
+        if request.windows.len() == 1 && dice.one_in(3) {
+            request.prefetch = dice.below(30) as u32;
         }
-        sync.slot_requests.push(take);
+        sync.slot_requests.push(request);
     }
     sync
 }
@@ -125,18 +125,18 @@ fn call(connection: &mut Connection, sha: &str, keys: &[String], args: &[String]
     cmd("EVALSHA").arg(sha).arg(keys.len()).arg(keys).arg(args).query(connection).unwrap()
 }
 
-/// One schedule of random calls by three gateways, two of which may be one process under two names.
+/// Runs one schedule of random calls by three gateways.
 fn run(connection: &mut Connection, sha: &str, seed: u64) {
     let mut dice = Dice(seed);
     let limits = limits();
     let (mut model, mut clock) = (Model::default(), BEGIN + dice.below(60 * SECOND));
     let group = format!("group-{seed}");
-    // What each gateway's file says of those that are cut off; mostly the same.
+    // Fallback settings of each gateway; mostly the same ones.
     let settings = |dice: &mut Dice| {
         let (parts, lasts) = (dice.pick(1, &[3, 2, 4]), dice.pick(1, &[2, 1, 5]));
         (!seed.is_multiple_of(2) && !dice.one_in(8)).then_some((parts, Duration::from_secs(lasts)))
     };
-    // By what each tells windows apart; mostly the same.
+    // The limits of each gateway, which may get another `key`.
     let mut limits = [(); 3].map(|()| limits.clone());
     let mut shares = [(); 3].map(|()| settings(&mut dice));
     let mut store = 0;

@@ -1,12 +1,12 @@
-//! The script beside a model of it, and gateways with that model in a world that loses, delays and kills.
+//! Tests of the store: the Lua script against a model of it, and simulated gateways with that model under faults.
 
 mod differential;
 mod model;
-mod model_terms;
+mod model_params;
 mod model_window;
 mod scenarios;
 mod scenarios_more;
-mod scenarios_terms;
+mod scenarios_params;
 mod server;
 mod world;
 mod world_gateway;
@@ -17,7 +17,7 @@ use super::script_call::{self, ClientId, Command};
 use crate::locker::{Limit, SyncRequest};
 use crate::time::Time;
 
-/// What the script is called with.
+/// Keys and arguments of a script call.
 fn arguments(
     group: &str,
     client_id: &ClientId,
@@ -28,19 +28,19 @@ fn arguments(
 ) -> (Vec<String>, Vec<String>) {
     let mut cmd = Cmd::new();
     script_call::write(&mut cmd, client_id, command, sync, limits, began);
-    let words = cmd.args_iter().map(|arg| {
-        let Arg::Simple(bytes) = arg else { unreachable!("all of it is words") };
+    let args = cmd.args_iter().map(|arg| {
+        let Arg::Simple(bytes) = arg else { unreachable!("all arguments are strings") };
         String::from_utf8(bytes.to_vec()).unwrap()
     });
-    (script_call::keys(group, sync, limits), words.collect())
+    (script_call::keys(group, sync, limits), args.collect())
 }
 
-/// Numbers that look random, and are the same each time.
+/// Deterministic pseudo-random numbers: the same for the same seed.
 struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, bound: u64) -> u64 {
-        // Steele et al., SplitMix64.
+        // SplitMix64 (Steele, Lea, Flood, 2014).
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -48,7 +48,7 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % bound.max(1)
     }
 
-    /// One of the first `usual`, but now and then any.
+    /// One of the first `usual` values; in one of ten cases any value.
     fn pick<T: Copy>(&mut self, usual: usize, all: &[T]) -> T {
         let count = if self.one_in(10) { all.len() } else { usual };
         all[self.below(count as u64) as usize]

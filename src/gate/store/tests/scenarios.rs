@@ -1,4 +1,4 @@
-//! What the script does in the cases that matter, one by one, on a real server whose clock the test moves.
+//! Scenario tests of the script on a real server, with a clock that the test sets.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::locker::{
 };
 use crate::time::Time;
 
-/// Milliseconds of the store's clock, in microseconds.
+/// One millisecond in the unit of the store's clock, µs.
 const MS: u64 = 1000;
 pub(super) const BEGIN: u64 = 1_795_000_000_000_000;
 
-/// A store, its clock, and what gateways say to it.
-pub(super) struct Stage {
+/// A store with a manual clock, and the settings of the gateways that call it.
+pub(super) struct ScriptFixture {
     _server: Server,
     pub(super) connection: Connection,
     sha: String,
@@ -31,18 +31,18 @@ pub(super) struct Stage {
     pub(super) suspect_epoch: Option<i64>,
 }
 
-/// What one gateway says of the one window.
+/// Content of a sync call about one window; times in milliseconds.
 #[derive(Clone, Copy)]
-pub(super) struct Says {
+pub(super) struct SyncArgs {
     pub(super) kind: SharedKind,
     pub(super) key: u128,
-    pub(super) keyed: &'static str,
+    pub(super) keyed_by: &'static str,
     pub(super) calendar: Option<&'static str>,
     pub(super) requests: u32,
     pub(super) burst: u32,
     pub(super) span: u64,
     pub(super) waiting: u64,
-    pub(super) takes: u32,
+    pub(super) wanted: u32,
     pub(super) settled: Option<(u64, u32)>,
     pub(super) returned: u32,
     pub(super) held: Option<u32>,
@@ -50,17 +50,17 @@ pub(super) struct Says {
     pub(super) pause: u64,
 }
 
-/// Asks for nothing, of a limit of 4 per 100 ms.
-pub(super) const SAYS: Says = Says {
+/// A sync call that asks for nothing, of a limit of 4 per 100 ms.
+pub(super) const BASE: SyncArgs = SyncArgs {
     kind: SharedKind::Sliding,
     key: 0,
-    keyed: "host",
+    keyed_by: "host",
     calendar: Some("minute UTC"),
     requests: 4,
     burst: 1,
     span: 100,
     waiting: 0,
-    takes: 0,
+    wanted: 0,
     settled: None,
     returned: 0,
     held: None,
@@ -68,20 +68,25 @@ pub(super) const SAYS: Says = Says {
     pause: 0,
 };
 
-impl Stage {
-    pub(super) fn new() -> Stage {
+impl ScriptFixture {
+    pub(super) fn new() -> ScriptFixture {
         let server = Server::start();
         let mut connection = server.connect();
         let sha = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query(&mut connection).unwrap();
         let (now, id, shares, trusts_empty, suspect_epoch) = (BEGIN, "one", None, true, None);
-        Stage { _server: server, connection, sha, now, id, shares, trusts_empty, suspect_epoch }
+        ScriptFixture { _server: server, connection, sha, now, id, shares, trusts_empty, suspect_epoch }
     }
 
-    pub(super) fn pass(&mut self, millis: u64) {
+    pub(super) fn advance(&mut self, millis: u64) {
         self.now += millis * MS;
     }
 
-    pub(super) fn say(&mut self, gateway: &str, command: Command, says: Option<Says>) -> Result<ScriptReply, Error> {
+    pub(super) fn call(
+        &mut self,
+        gateway: &str,
+        command: Command,
+        sync_args: Option<SyncArgs>,
+    ) -> Result<ScriptReply, Error> {
         let client_id = ClientId {
             id: self.id.to_owned(),
             process: gateway.split('.').next().unwrap().to_owned(),
@@ -95,48 +100,53 @@ impl Stage {
         };
         let began = Time::from_nanos(self.now * 1000);
         let mut sync = SyncRequest { horizon: Duration::from_millis(5), ..SyncRequest::default() };
-        if let Some(says) = says {
-            sync.windows.push(says.report(began));
-            let take =
-                SlotRequest { group: None, requests: says.takes, prefetch: 0, windows: [(0, 1)].into_iter().collect() };
-            sync.slot_requests.extend((says.takes > 0).then_some(take));
+        if let Some(sync_args) = sync_args {
+            sync.windows.push(sync_args.report(began));
+            let request = SlotRequest {
+                group: None,
+                requests: sync_args.wanted,
+                prefetch: 0,
+                windows: [(0, 1)].into_iter().collect(),
+            };
+            sync.slot_requests.extend((sync_args.wanted > 0).then_some(request));
         }
         let mut limits = limits();
-        limits[0].keyed_by = says.map_or("", |says| says.keyed).into();
+        limits[0].keyed_by = sync_args.map_or("", |sync_args| sync_args.keyed_by).into();
         let (keys, args) = arguments("g", &client_id, command, &sync, began, &limits);
-        let called: Value =
+        let reply: Value =
             cmd("EVALSHA").arg(&self.sha).arg(keys.len()).arg(keys).arg(args).query(&mut self.connection).unwrap();
-        script_call::read(&called, &sync)
+        script_call::read(&reply, &sync)
     }
 
-    /// A gateway that is new here.
+    /// Introduces a session (`process.number`).
     pub(super) fn hello(&mut self, gateway: &str) {
-        self.say(gateway, Command::Hello, None).unwrap();
+        self.call(gateway, Command::Hello, None).unwrap();
     }
 
-    pub(super) fn tell(&mut self, gateway: &str, says: Says) -> ScriptReply {
-        self.say(gateway, Command::Sync, Some(says)).unwrap()
+    pub(super) fn sync(&mut self, gateway: &str, sync_args: SyncArgs) -> ScriptReply {
+        self.call(gateway, Command::Sync, Some(sync_args)).unwrap()
     }
 
-    /// How many of so many requests may go, now or within the horizon; and in how many milliseconds the next.
-    pub(super) fn take(&mut self, gateway: &str, count: u32) -> (u32, u64) {
-        self.take_of(gateway, count, SAYS)
+    /// Asks for `count` slots; returns the number that may be used within the horizon, and the time until the next, in
+    /// milliseconds.
+    pub(super) fn request_slots(&mut self, gateway: &str, count: u32) -> (u32, u64) {
+        self.request_slots_with(gateway, count, BASE)
     }
 
-    pub(super) fn take_of(&mut self, gateway: &str, count: u32, says: Says) -> (u32, u64) {
-        let answer = self.tell(gateway, Says { takes: count, waiting: u64::from(count), ..says });
-        let taken = &answer.grants[0];
+    pub(super) fn request_slots_with(&mut self, gateway: &str, count: u32, sync_args: SyncArgs) -> (u32, u64) {
+        let reply = self.sync(gateway, SyncArgs { wanted: count, waiting: u64::from(count), ..sync_args });
+        let taken = &reply.grants[0];
         let later = taken.next_in.map_or(0, |later| u64::try_from(later.as_millis()).unwrap());
         (taken.groups.iter().map(|(_, count)| count).sum(), later)
     }
 
-    /// So many requests were sent just now.
-    pub(super) fn sent(&mut self, gateway: &str, count: u32) {
-        self.tell(gateway, Says { settled: Some((0, count)), ..SAYS });
+    /// Settles `count` slots at the present time.
+    pub(super) fn settle_now(&mut self, gateway: &str, count: u32) {
+        self.sync(gateway, SyncArgs { settled: Some((0, count)), ..BASE });
     }
 }
 
-impl Says {
+impl SyncArgs {
     fn report(&self, began: Time) -> WindowReport {
         let millis = Duration::from_millis;
         WindowReport {
@@ -172,164 +182,164 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 #[test]
 fn a_slot_is_busy_until_a_span_after_it_settled_and_may_be_taken_a_horizon_before() {
-    let mut stage = Stage::new();
-    stage.hello("a.1");
-    assert_eq!(stage.take("a.1", 9), (4, 20));
-    stage.pass(30);
-    stage.sent("a.1", 4);
-    assert_eq!(stage.take("a.1", 9), (0, 100));
-    stage.pass(94);
-    assert_eq!(stage.take("a.1", 9).0, 0);
-    stage.pass(1);
-    // It opens 5 ms and a microsecond from here: the clock may have been just before its next microsecond.
-    assert_eq!(stage.take("a.1", 9).0, 0);
-    stage.now += 1;
-    let answer = stage.tell("a.1", Says { takes: 9, waiting: 9, ..SAYS });
-    assert_eq!(answer.grants[0].groups, [(Duration::from_millis(5), 4)]);
+    let mut fixture = ScriptFixture::new();
+    fixture.hello("a.1");
+    assert_eq!(fixture.request_slots("a.1", 9), (4, 20));
+    fixture.advance(30);
+    fixture.settle_now("a.1", 4);
+    assert_eq!(fixture.request_slots("a.1", 9), (0, 100));
+    fixture.advance(94);
+    assert_eq!(fixture.request_slots("a.1", 9).0, 0);
+    fixture.advance(1);
+    // It opens in 5 ms and 1 µs: at the settle, the clock may have been just before its next microsecond.
+    assert_eq!(fixture.request_slots("a.1", 9).0, 0);
+    fixture.now += 1;
+    let reply = fixture.sync("a.1", SyncArgs { wanted: 9, waiting: 9, ..BASE });
+    assert_eq!(reply.grants[0].groups, [(Duration::from_millis(5), 4)]);
 }
 
 #[test]
 fn what_settled_earlier_than_it_is_told_counts_from_then() {
-    let mut stage = Stage::new();
-    stage.hello("a.1");
-    stage.take("a.1", 4);
-    stage.pass(60);
-    stage.tell("a.1", Says { settled: Some((40, 4)), ..SAYS });
-    assert_eq!(stage.take("a.1", 1), (0, 60));
+    let mut fixture = ScriptFixture::new();
+    fixture.hello("a.1");
+    fixture.request_slots("a.1", 4);
+    fixture.advance(60);
+    fixture.sync("a.1", SyncArgs { settled: Some((40, 4)), ..BASE });
+    assert_eq!(fixture.request_slots("a.1", 1), (0, 60));
 }
 
 #[test]
 fn what_a_dead_gateway_held_counts_from_when_it_was_seen_last() {
-    let mut stage = Stage::new();
-    let long = Says { span: 10_000, ..SAYS };
-    stage.hello("a.1");
-    assert_eq!(stage.take_of("a.1", 4, long).0, 4);
+    let mut fixture = ScriptFixture::new();
+    let long = SyncArgs { span: 10_000, ..BASE };
+    fixture.hello("a.1");
+    assert_eq!(fixture.request_slots_with("a.1", 4, long).0, 4);
     for _ in 0..20 {
-        // Another one is there, so that the store goes on.
-        stage.pass(100);
-        stage.say("b.1", Command::Hello, None).unwrap();
+        // Another gateway keeps the store in use.
+        fixture.advance(100);
+        fixture.call("b.1", Command::Hello, None).unwrap();
     }
-    let (taken, later) = stage.take_of("b.1", 1, long);
-    // It counts as there for its presence after it was heard of: a second of the two that have passed.
+    let (taken, later) = fixture.request_slots_with("b.1", 1, long);
+    // It counted as present for one of the two seconds that have passed.
     assert_eq!((taken, later), (0, 10_000 - 2000 + millis(PRESENCE)));
-    // What counts when it is answered may come a while later still.
-    let mut stage = Stage::new();
-    let late = Says { linger: 1000, ..long };
-    stage.hello("a.1");
-    stage.take_of("a.1", 4, late);
-    stage.pass(2000);
-    stage.hello("b.1");
-    assert_eq!(stage.take_of("b.1", 1, late), (0, 10_000 - 2000 + millis(PRESENCE) + 1000));
+    // Requests that count when they are answered settle up to a linger later.
+    let mut fixture = ScriptFixture::new();
+    let late = SyncArgs { linger: 1000, ..long };
+    fixture.hello("a.1");
+    fixture.request_slots_with("a.1", 4, late);
+    fixture.advance(2000);
+    fixture.hello("b.1");
+    assert_eq!(fixture.request_slots_with("b.1", 1, late), (0, 10_000 - 2000 + millis(PRESENCE) + 1000));
 }
 
 #[test]
 fn a_gateway_that_comes_again_under_another_name_holds_what_it_says_and_nothing_else() {
-    let mut stage = Stage::new();
-    let long = Says { span: 10_000, ..SAYS };
-    stage.hello("a.1");
-    assert_eq!(stage.take_of("a.1", 4, long).0, 4);
-    stage.pass(50);
-    stage.hello("a.2");
-    // Of four that it was granted it has sent one, and one is still under way; two were never used.
-    stage.tell("a.2", Says { held: Some(1), settled: Some((0, 1)), ..long });
-    assert_eq!(stage.take_of("a.2", 9, long).0, 2);
-    stage.hello("b.1");
-    assert_eq!(stage.take_of("b.1", 9, long).0, 0);
+    let mut fixture = ScriptFixture::new();
+    let long = SyncArgs { span: 10_000, ..BASE };
+    fixture.hello("a.1");
+    assert_eq!(fixture.request_slots_with("a.1", 4, long).0, 4);
+    fixture.advance(50);
+    fixture.hello("a.2");
+    // Of four granted slots one was sent, one is in use, and two were never used.
+    fixture.sync("a.2", SyncArgs { held: Some(1), settled: Some((0, 1)), ..long });
+    assert_eq!(fixture.request_slots_with("a.2", 9, long).0, 2);
+    fixture.hello("b.1");
+    assert_eq!(fixture.request_slots_with("b.1", 9, long).0, 0);
 }
 
 #[test]
 fn whoever_was_not_heard_of_for_too_long_or_speaks_of_another_store_is_granted_nothing() {
-    let mut stage = Stage::new();
-    stage.hello("a.1");
-    stage.pass(millis(PRESENCE) + 1);
-    assert!(matches!(stage.say("a.1", Command::Sync, Some(SAYS)), Err(Error::Lapsed)));
-    stage.hello("a.2");
-    stage.id = "two";
-    assert!(matches!(stage.say("a.2", Command::Sync, Some(SAYS)), Err(Error::Other)));
-    stage.hello("a.3");
-    stage.id = "one";
-    assert!(matches!(stage.say("a.2", Command::Sync, Some(SAYS)), Err(Error::Other)));
+    let mut fixture = ScriptFixture::new();
+    fixture.hello("a.1");
+    fixture.advance(millis(PRESENCE) + 1);
+    assert!(matches!(fixture.call("a.1", Command::Sync, Some(BASE)), Err(Error::Lapsed)));
+    fixture.hello("a.2");
+    fixture.id = "two";
+    assert!(matches!(fixture.call("a.2", Command::Sync, Some(BASE)), Err(Error::Other)));
+    fixture.hello("a.3");
+    fixture.id = "one";
+    assert!(matches!(fixture.call("a.2", Command::Sync, Some(BASE)), Err(Error::Other)));
 }
 
 #[test]
 fn a_store_that_may_have_forgotten_something_is_closed_until_that_no_longer_counts() {
     let closed = millis(MAX_HORIZON + LEASE) + 100;
-    let mut stage = Stage::new();
-    stage.trusts_empty = false;
-    stage.hello("a.1");
-    assert_eq!(stage.take("a.1", 9), (0, closed));
-    stage.pass(closed - 6);
-    stage.say("a.1", Command::Sync, None).unwrap();
-    assert_eq!(stage.take("a.1", 9), (0, 6));
-    stage.pass(1);
-    assert_eq!(stage.take("a.1", 9).0, 4);
-    // Another one has taken its place.
-    stage.id = "two";
-    stage.hello("a.2");
-    assert_eq!(stage.take("a.2", 9), (0, closed));
-    stage.pass(closed);
-    assert_eq!(stage.take("a.2", 9).0, 4);
-    // Somebody saw its clock jump.
-    let epoch_start = stage.tell("a.2", SAYS).epoch_start;
-    stage.suspect_epoch = Some(epoch_start);
-    stage.hello("a.3");
-    stage.suspect_epoch = None;
-    assert_eq!(stage.take("a.3", 9), (0, closed));
-    // What was doubted is known by now: the doubt of another one changes nothing.
-    stage.pass(closed);
-    stage.suspect_epoch = Some(epoch_start);
-    stage.hello("b.1");
-    assert_eq!(stage.take("b.1", 9).0, 4);
+    let mut fixture = ScriptFixture::new();
+    fixture.trusts_empty = false;
+    fixture.hello("a.1");
+    assert_eq!(fixture.request_slots("a.1", 9), (0, closed));
+    fixture.advance(closed - 6);
+    fixture.call("a.1", Command::Sync, None).unwrap();
+    assert_eq!(fixture.request_slots("a.1", 9), (0, 6));
+    fixture.advance(1);
+    assert_eq!(fixture.request_slots("a.1", 9).0, 4);
+    // Another store has taken its place.
+    fixture.id = "two";
+    fixture.hello("a.2");
+    assert_eq!(fixture.request_slots("a.2", 9), (0, closed));
+    fixture.advance(closed);
+    assert_eq!(fixture.request_slots("a.2", 9).0, 4);
+    // A gateway has noticed a jump of the store's clock.
+    let epoch_start = fixture.sync("a.2", BASE).epoch_start;
+    fixture.suspect_epoch = Some(epoch_start);
+    fixture.hello("a.3");
+    fixture.suspect_epoch = None;
+    assert_eq!(fixture.request_slots("a.3", 9), (0, closed));
+    // The suspect epoch is over: a second gateway that suspects it changes nothing.
+    fixture.advance(closed);
+    fixture.suspect_epoch = Some(epoch_start);
+    fixture.hello("b.1");
+    assert_eq!(fixture.request_slots("b.1", 9).0, 4);
 }
 
 #[test]
 fn a_clock_that_was_set_back_opens_nothing() {
-    let mut stage = Stage::new();
-    stage.hello("a.1");
-    stage.take("a.1", 4);
-    stage.sent("a.1", 4);
-    stage.now -= 5000 * MS;
-    assert_eq!(stage.take("a.1", 1), (0, 100));
+    let mut fixture = ScriptFixture::new();
+    fixture.hello("a.1");
+    fixture.request_slots("a.1", 4);
+    fixture.settle_now("a.1", 4);
+    fixture.now -= 5000 * MS;
+    assert_eq!(fixture.request_slots("a.1", 1), (0, 100));
 }
 
 #[test]
 fn a_longer_span_counts_what_a_shorter_one_has_forgotten() {
-    let mut stage = Stage::new();
-    stage.hello("a.1");
-    stage.take("a.1", 4);
-    stage.sent("a.1", 4);
-    stage.pass(100);
-    stage.tell("a.1", SAYS);
-    let long = Says { span: 500, ..SAYS };
-    assert_eq!(stage.take_of("a.1", 1, long), (0, 400));
+    let mut fixture = ScriptFixture::new();
+    fixture.hello("a.1");
+    fixture.request_slots("a.1", 4);
+    fixture.settle_now("a.1", 4);
+    fixture.advance(100);
+    fixture.sync("a.1", BASE);
+    let long = SyncArgs { span: 500, ..BASE };
+    assert_eq!(fixture.request_slots_with("a.1", 1, long), (0, 400));
 }
 
 #[test]
 fn the_strictest_holds_of_what_gateways_say_that_are_there() {
-    let mut stage = Stage::new();
-    stage.hello("a.1");
-    stage.hello("b.1");
-    stage.tell("a.1", Says { requests: 2, ..SAYS });
-    let answer = stage.tell("b.1", Says { requests: 8, takes: 8, waiting: 8, ..SAYS });
-    assert_eq!((answer.grants[0].groups[0].1, answer.mismatches[0].causes), (2, 1));
-    stage.pass(millis(PRESENCE) / 2 + 1);
-    stage.say("b.1", Command::Sync, None).unwrap();
-    stage.pass(millis(PRESENCE) / 2 + 1);
-    assert_eq!(stage.take_of("b.1", 8, Says { requests: 8, ..SAYS }).0, 6, "the other one is gone");
+    let mut fixture = ScriptFixture::new();
+    fixture.hello("a.1");
+    fixture.hello("b.1");
+    fixture.sync("a.1", SyncArgs { requests: 2, ..BASE });
+    let reply = fixture.sync("b.1", SyncArgs { requests: 8, wanted: 8, waiting: 8, ..BASE });
+    assert_eq!((reply.grants[0].groups[0].1, reply.mismatches[0].causes), (2, 1));
+    fixture.advance(millis(PRESENCE) / 2 + 1);
+    fixture.call("b.1", Command::Sync, None).unwrap();
+    fixture.advance(millis(PRESENCE) / 2 + 1);
+    assert_eq!(fixture.request_slots_with("b.1", 8, SyncArgs { requests: 8, ..BASE }).0, 6, "the other one is gone");
 }
 
 #[test]
 fn a_calendar_window_opens_with_the_stores_own_clock() {
-    let mut stage = Stage::new();
+    let mut fixture = ScriptFixture::new();
     let minute = |number: i128| (i128::from(BEGIN / 1000 / 60_000) + number) * 60_000_000_000;
-    let daily = Says { kind: SharedKind::Calendar([minute(0), minute(1), minute(2)]), span: 60_000, ..SAYS };
+    let daily = SyncArgs { kind: SharedKind::Calendar([minute(0), minute(1), minute(2)]), span: 60_000, ..BASE };
     let left = 60_000 - BEGIN / 1000 % 60_000;
-    stage.hello("a.1");
-    assert_eq!(stage.take_of("a.1", 9, daily), (4, 20));
-    stage.tell("a.1", Says { settled: Some((0, 4)), ..daily });
-    assert_eq!(stage.take_of("a.1", 9, daily), (0, left));
-    stage.pass(left - 1);
-    stage.hello("a.2");
-    let answer = stage.tell("a.2", Says { takes: 9, waiting: 9, ..daily });
-    assert_eq!(answer.grants[0].groups, [(Duration::from_millis(1), 4)]);
+    fixture.hello("a.1");
+    assert_eq!(fixture.request_slots_with("a.1", 9, daily), (4, 20));
+    fixture.sync("a.1", SyncArgs { settled: Some((0, 4)), ..daily });
+    assert_eq!(fixture.request_slots_with("a.1", 9, daily), (0, left));
+    fixture.advance(left - 1);
+    fixture.hello("a.2");
+    let reply = fixture.sync("a.2", SyncArgs { wanted: 9, waiting: 9, ..daily });
+    assert_eq!(reply.grants[0].groups, [(Duration::from_millis(1), 4)]);
 }

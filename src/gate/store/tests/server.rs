@@ -1,4 +1,4 @@
-//! A redis-server of the test's own.
+//! A redis-server process for one test.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::{Connection, cmd};
 
-/// It ends with the test.
+/// A running redis-server; killed on drop.
 pub(super) struct Server {
     child: Child,
     port: u16,

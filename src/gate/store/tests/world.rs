@@ -1,5 +1,5 @@
-//! Gateways (their lockers) and a store (the model) in a world that loses and delays messages, cuts lines, kills gateways
-//! and puts other stores in the place of the store; and an origin at which everything that is sent is judged.
+//! Simulation of gateways (their lockers) and a store (the model) under faults: lost and delayed messages, network
+//! partitions, killed gateways, restarted and replaced stores. A simulated origin checks the times of all requests.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -16,16 +16,16 @@ use crate::time::Time;
 
 pub(super) const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
-/// What the store's clock shows where the world begins, in microseconds.
+/// The store's clock at the start of the simulation, in µs of Unix time.
 const WALL: u64 = 1_795_000_000_000_000;
 pub(super) const CALL_TIMEOUT: u64 = 250 * MS;
 pub(super) const HEARTBEAT: u64 = 150 * MS;
 pub(super) const RETRY: u64 = 100 * MS;
-/// How long a request is under way at most, from its permit.
-pub(super) const UNDER_WAY: Duration = Duration::from_millis(1400);
-/// Faults end here, and what goes is counted from there.
-pub(super) const FAULTS: u64 = 4 * SECOND;
-pub(super) const COUNTED: u64 = 9 * SECOND;
+/// Longest time from a permit to its settle.
+pub(super) const MAX_SETTLE_TIME: Duration = Duration::from_millis(1400);
+/// End of the faults, start of the throughput measurement, and end of the simulation; in nanoseconds.
+pub(super) const FAULTS_END: u64 = 4 * SECOND;
+pub(super) const MEASURE_START: u64 = 9 * SECOND;
 pub(super) const END: u64 = 10 * SECOND;
 
 fn limits() -> Vec<Limit> {
@@ -54,29 +54,31 @@ fn limits() -> Vec<Limit> {
     ]
 }
 
-/// What is asked together.
+/// Limits that a request claims together.
 pub(super) const CLAIMS: [&[u32]; 7] = [&[0], &[2], &[3], &[4], &[0], &[0, 1], &[2, 0]];
 
+/// A simulated gateway. Times are nanoseconds of the simulation's clock.
 pub(super) struct Gateway {
     pub(super) locker: Locker,
-    /// Its clock is ahead of the world's by so much.
+    /// Nanoseconds by which its clock is ahead.
     pub(super) ahead: u64,
     pub(super) process: String,
     pub(super) sessions: u64,
     pub(super) is_connected: bool,
     pub(super) call: Option<Call>,
     pub(super) calls: u64,
-    pub(super) is_heartbeat: u64,
+    pub(super) heartbeat_due: u64,
     pub(super) retry: u64,
     pub(super) contact: LastContact,
-    /// Until when nothing gets through to the store or back.
+    /// End of its partition from the store.
     pub(super) cut: u64,
     pub(super) waiting: HashMap<Ticket, u32>,
-    /// When what is sent, and when it is answered.
+    /// Granted requests with the times at which they are sent; sent requests with the times of their answers.
     pub(super) leaving: Vec<(u64, Grant)>,
     pub(super) answering: Vec<(u64, Grant)>,
 }
 
+/// A call to the store without a reply yet.
 pub(super) struct Call {
     pub(super) number: u64,
     pub(super) command: Command,
@@ -85,15 +87,17 @@ pub(super) struct Call {
     pub(super) till: u64,
 }
 
+/// A message between a gateway and the store.
 pub(super) struct Message {
     pub(super) at: u64,
     pub(super) gateway: usize,
     pub(super) process: String,
     pub(super) number: u64,
-    /// What the script is called with, or its answer.
-    pub(super) report: Result<(Vec<String>, Vec<String>), Vec<i64>>,
+    /// A call (keys and arguments), or a reply.
+    pub(super) content: Result<(Vec<String>, Vec<String>), Vec<i64>>,
 }
 
+/// The simulation.
 pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) now: u64,
@@ -105,11 +109,11 @@ pub(super) struct World {
     pub(super) snapshot: Model,
     pub(super) stores: u64,
     pub(super) clock: u64,
-    /// Until when it answers nobody.
+    /// Time until which the store handles no call.
     pub(super) stopped: u64,
-    /// The line of this gateway is cut at this moment for so long; then one hello gets through, and nothing more.
+    /// A gateway, the start and the length of its partition; afterwards one hello gets through, and nothing more.
     severed: Option<(usize, u64, u64)>,
-    /// When requests of each limit came to the origin.
+    /// Arrival times at the origin, for each limit.
     pub(super) arrivals: Vec<Vec<u64>>,
     pub(super) flights: Vec<(u64, i32)>,
 }
@@ -154,7 +158,7 @@ impl World {
             is_connected: false,
             call: None,
             calls: 0,
-            is_heartbeat: 0,
+            heartbeat_due: 0,
             retry: self.now,
             contact: LastContact::default(),
             cut: 0,
@@ -167,8 +171,8 @@ impl World {
     fn run(&mut self) {
         while self.now < END {
             self.now += 2_000 + self.dice.below(150_000);
-            if self.now < FAULTS {
-                self.go_wrong();
+            if self.now < FAULTS_END {
+                self.inject_faults();
             }
             if let Some((number, at, long)) = self.severed.filter(|(_, at, _)| *at < self.now) {
                 self.gateways[number].cut = self.gateways[number].cut.max(at + long);
@@ -177,17 +181,17 @@ impl World {
             for number in 0..self.gateways.len() {
                 self.arrive(number);
                 self.leave(number);
-                self.speak(number);
+                self.poll_store(number);
             }
         }
     }
 
-    fn go_wrong(&mut self) {
+    fn inject_faults(&mut self) {
         if self.dice.one_in(1000) {
             self.snapshot = self.store.clone();
         }
         if self.dice.one_in(5000) {
-            // Started anew: empty, as it was a while ago, or with all that it knew; and by another clock.
+            // A restart: empty, from an old snapshot, or with all data; and with another clock.
             self.stores += 1;
             self.store = match self.dice.below(3) {
                 0 => Model::default(),
@@ -211,31 +215,31 @@ impl World {
             self.gateways[number].cut = self.now + self.dice.below(2500 * MS);
         }
         if self.dice.one_in(6000) && !self.is_severed(number) {
-            // What it has sent is under way; what it has not never leaves.
+            // The gateway is killed: requests that it has sent are answered, others are never sent.
             let before = std::mem::take(&mut self.gateways[number].answering);
             self.flights.extend(before.iter().filter(|(_, grant)| grant.holds_flight()).map(|_| (self.now, -1)));
             self.gateways[number] = self.new_gateway(number);
         }
     }
 
-    /// From here on nothing is in the way of what is counted.
+    /// Returns true if nothing disturbs the throughput measurement any more.
     pub(super) fn is_calm(&self) -> bool {
-        self.now > COUNTED - SECOND
+        self.now > MEASURE_START - SECOND
     }
 
-    /// The line of a gateway is cut, and not really mended.
+    /// Returns true if the partition of the severed gateway has begun.
     pub(super) fn is_severed(&self, number: usize) -> bool {
         self.severed.is_some_and(|(severed, at, _)| severed == number && at < self.now)
     }
 
-    /// How much went of a limit where nothing went wrong any more, as a part of what could.
+    /// Requests of a limit during the measurement, as a fraction of the possible number.
     fn used(&self, limit: usize) -> f64 {
         let Some(rate) = &self.limits[limit].rate else { return 1.0 };
-        let went = self.arrivals[limit].iter().filter(|at| **at >= COUNTED).count();
-        went as f64 * rate.per.as_nanos() as f64 / f64::from(rate.requests) / (END - COUNTED) as f64
+        let went = self.arrivals[limit].iter().filter(|at| **at >= MEASURE_START).count();
+        went as f64 * rate.per.as_nanos() as f64 / f64::from(rate.requests) / (END - MEASURE_START) as f64
     }
 
-    /// The first request of a smooth limit that came before its distance and what was saved up let it, and by how much.
+    /// The first request of a smooth limit that violates its interval and burst, and the nanoseconds by which it was early.
     fn too_close(&mut self, limit: usize) -> Option<(u64, u64)> {
         let Some(Rate { requests, per, kind: Kind::Smooth { burst }, .. }) = self.limits[limit].rate else {
             return None;
@@ -250,7 +254,7 @@ impl World {
         })
     }
 
-    /// The first request that came too early, and by how much.
+    /// The first request that violates `requests` per span, and its distance in nanoseconds.
     fn too_early(&mut self, limit: usize) -> Option<(u64, u64)> {
         let rate = self.limits[limit].rate.as_ref()?;
         let (most, span) = (rate.requests as usize, u64::try_from(rate.per.as_nanos()).unwrap());
@@ -260,7 +264,8 @@ impl World {
     }
 }
 
-fn judge(seeds: Range<u64>, when_lost: fn(usize) -> WhenLost, prepare: fn(&mut World)) {
+/// Runs a simulation for each seed and checks all limits, and the throughput at the end.
+fn check_worlds(seeds: Range<u64>, when_lost: fn(usize) -> WhenLost, prepare: fn(&mut World)) {
     let more = if std::env::var_os("LOCKGATE_SLOW").is_some() { 4 } else { 1 };
     for seed in seeds.start..seeds.start + more * (seeds.end - seeds.start) {
         let mut world = World::new(seed, when_lost);
@@ -268,43 +273,43 @@ fn judge(seeds: Range<u64>, when_lost: fn(usize) -> WhenLost, prepare: fn(&mut W
         world.run();
         for limit in 0..5 {
             assert_eq!(world.too_early(limit), None, "seed {seed}: {}", world.limits[limit].name);
-            // Each part has a burst of its own.
+            // Each fraction has a burst of its own.
             if when_lost(0) == WhenLost::Refuse {
                 assert_eq!(world.too_close(limit), None, "seed {seed}: {}", world.limits[limit].name);
             }
         }
-        assert!(world.used(0) > 0.85, "seed {seed}: only {} of the limit went at the end", world.used(0));
-        assert!(world.used(2) > 0.80, "seed {seed}: only {} of the smooth limit went at the end", world.used(2));
+        assert!(world.used(0) > 0.85, "seed {seed}: only {} of the limit was used at the end", world.used(0));
+        assert!(world.used(2) > 0.80, "seed {seed}: only {} of the smooth limit was used at the end", world.used(2));
     }
 }
 
 #[test]
 fn no_more_than_n_in_t_whatever_becomes_of_store_lines_and_gateways() {
-    judge(0..6, |_| WhenLost::Refuse, |_| {});
+    check_worlds(0..6, |_| WhenLost::Refuse, |_| {});
 }
 
 #[test]
 fn no_more_than_n_in_t_where_gateways_go_on_with_their_parts() {
-    judge(100..106, |number| share(number, Duration::from_secs(3600)), |_| {});
+    check_worlds(100..106, |number| share(number, Duration::from_secs(3600)), |_| {});
 }
 
 #[test]
 fn no_more_than_n_in_t_where_a_gateway_stays_cut_off_and_its_part_ends() {
-    judge(200..203, short_share, |world| sever(world, END));
+    check_worlds(200..203, short_share, |world| sever(world, END));
 }
 
 #[test]
 fn no_more_than_n_in_t_where_of_a_gateway_that_is_cut_off_a_hello_gets_through() {
-    judge(300..303, short_share, |world| sever(world, 1500 * MS));
+    check_worlds(300..303, short_share, |world| sever(world, 1500 * MS));
 }
 
-/// When the store is no longer put in another's place: a new one leaves the part alone for longer.
+/// Severs a gateway after the faults have ended: a store that was replaced later would reserve the fraction for longer.
 fn sever(world: &mut World, long: u64) {
     let number = world.dice.below(3) as usize;
-    world.severed = Some((number, FAULTS + world.dice.below(200 * MS), long));
+    world.severed = Some((number, FAULTS_END + world.dice.below(200 * MS), long));
 }
 
-/// Somewhat longer than what must pass until a part is used at all.
+/// Settings with a `share_for` little longer than the time until a fraction may be used.
 fn short_share(number: usize) -> WhenLost {
     share(number, Duration::from_millis(3200))
 }

@@ -1,9 +1,11 @@
-//! What a gateway of the world does: it asks its locker, sends what may go, and speaks with the store.
+//! Simulated gateway: asks its locker, sends granted requests, and calls the store.
 
 use std::time::Duration;
 
 use super::arguments;
-use super::world::{CALL_TIMEOUT, CLAIMS, COUNTED, Call, END, FAULTS, HEARTBEAT, MS, Message, RETRY, UNDER_WAY, World};
+use super::world::{
+    CALL_TIMEOUT, CLAIMS, Call, END, FAULTS_END, HEARTBEAT, MAX_SETTLE_TIME, MEASURE_START, MS, Message, RETRY, World,
+};
 use crate::gate::store::fallback::fallback_mode;
 use crate::gate::store::script_call::{self, ClientId, Command};
 use crate::gate::store::{PRESENCE, WhenLost};
@@ -13,7 +15,7 @@ use crate::locker::{
 use crate::time::Time;
 
 impl World {
-    /// A request comes to a gateway.
+    /// Lets a request arrive at a gateway, sometimes.
     pub(super) fn arrive(&mut self, number: usize) {
         let busy = if self.is_calm() { 4 } else { [3, 6, 20][number] };
         if !self.dice.one_in(busy) {
@@ -33,16 +35,16 @@ impl World {
         let now = Time::from_nanos(self.now + gateway.ahead);
         let ask = Ask { claims: &claims, caller, urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
         match gateway.locker.ask(&ask, now) {
-            Verdict::Go(grant) => self.granted(number, grant),
+            Verdict::Go(grant) => self.on_grant(number, grant),
             Verdict::Wait(ticket, _) => drop(gateway.waiting.insert(ticket, 0)),
             Verdict::Sorry(_) => {}
         }
         self.poll(number);
     }
 
-    pub(super) fn granted(&mut self, number: usize, grant: Grant) {
+    pub(super) fn on_grant(&mut self, number: usize, grant: Grant) {
         let delay = match self.dice.below(24) {
-            0..6 if self.is_severed(number) => self.until_its_part_is_given_away(number),
+            0..6 if self.is_severed(number) => self.time_until_fraction_is_given_away(number),
             0 if !self.is_calm() => self.dice.below(400 * MS),
             1 if !self.is_calm() && self.dice.one_in(4) => self.dice.below(1800 * MS),
             _ => self.dice.below(300_000),
@@ -50,9 +52,9 @@ impl World {
         self.gateways[number].leaving.push((self.now + delay, grant));
     }
 
-    /// How long until the store may give the part of a gateway that is cut off to others, and a bit; no time if that is
-    /// too long for a request that connects.
-    fn until_its_part_is_given_away(&mut self, number: usize) -> u64 {
+    /// Nanoseconds until the store may give the fraction of an unreachable gateway to others, and a bit more; 0 if that is
+    /// longer than a request may take to connect.
+    fn time_until_fraction_is_given_away(&mut self, number: usize) -> u64 {
         let (gateway, bit) = (&self.gateways[number], self.dice.below(300 * MS));
         let WhenLost::Share { share_for, .. } = (self.when_lost)(number) else { return 0 };
         let given_away =
@@ -66,12 +68,12 @@ impl World {
         while let Some((ticket, verdict)) = self.gateways[number].locker.poll_verdict() {
             self.gateways[number].waiting.remove(&ticket);
             if let Verdict::Go(grant) = verdict {
-                self.granted(number, grant);
+                self.on_grant(number, grant);
             }
         }
     }
 
-    /// What is due to be sent is sent, unless that is too late; what is answered settles.
+    /// Sends requests that are due, unless they are late, and settles answered ones.
     pub(super) fn leave(&mut self, number: usize) {
         let now = Time::from_nanos(self.now + self.gateways[number].ahead);
         self.gateways[number].locker.handle_timeout(now);
@@ -79,12 +81,12 @@ impl World {
             let gateway = &mut self.gateways[number];
             if at > self.now {
                 gateway.leaving.push((at, grant));
-            } else if now >= grant.until() || (self.now < COUNTED - 1000 * MS && self.dice.one_in(30)) {
+            } else if now >= grant.until() || (self.now < MEASURE_START - 1000 * MS && self.dice.one_in(30)) {
                 gateway.locker.give_back(grant, now);
             } else {
                 gateway.locker.settle(&mut grant, SettlePoint::Sent, now);
                 let answer = self.now + self.dice.below(25 * MS);
-                // An origin that counts when it answers sees it somewhere in between.
+                // An origin that counts answers sees the request at a time in between.
                 let seen = self.now + self.dice.below(answer - self.now + 1);
                 for slot in grant.limits() {
                     let at = if slot.0 == 1 { seen } else { self.now };
@@ -107,8 +109,8 @@ impl World {
         self.poll(number);
     }
 
-    /// What the thread does that speaks with the store.
-    pub(super) fn speak(&mut self, number: usize) {
+    /// Does the work of the store thread: calls, timeouts, reconnects and fallbacks.
+    pub(super) fn poll_store(&mut self, number: usize) {
         let (now, real) = (Time::from_nanos(self.now + self.gateways[number].ahead), self.now);
         let gateway = &mut self.gateways[number];
         if gateway.call.as_ref().is_some_and(|call| call.till < real) {
@@ -121,9 +123,9 @@ impl World {
                 self.call(number, Command::Hello, SyncRequest::default());
             }
         } else {
-            let is_heartbeat = gateway.is_heartbeat <= real;
+            let is_heartbeat = gateway.heartbeat_due <= real;
             if is_heartbeat || gateway.locker.has_sync() {
-                gateway.is_heartbeat = if is_heartbeat { real + HEARTBEAT } else { gateway.is_heartbeat };
+                gateway.heartbeat_due = if is_heartbeat { real + HEARTBEAT } else { gateway.heartbeat_due };
                 let sync = gateway.locker.take_sync(is_heartbeat, now);
                 self.call(number, Command::Sync, sync);
             }
@@ -136,9 +138,9 @@ impl World {
         let gateway = &mut self.gateways[number];
         for (index, limit) in self.limits.iter().enumerate() {
             let last = gateway.contact.last();
-            let fallback_mode = fallback_mode(&when_lost, limit, last, Some(UNDER_WAY), now);
-            if fallback_mode != SharingMode::Blocked || last.is_some() {
-                gateway.locker.set_sharing_mode(Some(LimitId(index as u32)), fallback_mode, now);
+            let mode = fallback_mode(&when_lost, limit, last, Some(MAX_SETTLE_TIME), now);
+            if mode != SharingMode::Blocked || last.is_some() {
+                gateway.locker.set_sharing_mode(Some(LimitId(index as u32)), mode, now);
             }
         }
     }
@@ -158,41 +160,41 @@ impl World {
             },
             clock: Some(0),
         };
-        let report = arguments("g", &client_id, command, &sync, began, &self.limits);
+        let content = arguments("g", &client_id, command, &sync, began, &self.limits);
         gateway.calls += 1;
         let number_of_call = gateway.calls;
         gateway.call = Some(Call { number: number_of_call, command, sync, began, till: self.now + CALL_TIMEOUT });
         let process = gateway.process.clone();
-        let is_lost = gateway.cut > self.now || (self.now < FAULTS && self.dice.one_in(700));
+        let is_lost = gateway.cut > self.now || (self.now < FAULTS_END && self.dice.one_in(700));
         if !is_lost {
             let at = self.now + 1_000 + self.dice.below(200_000);
-            self.messages.push(Message { at, gateway: number, process, number: number_of_call, report: Ok(report) });
+            self.messages.push(Message { at, gateway: number, process, number: number_of_call, content: Ok(content) });
         }
     }
 
     pub(super) fn deliver(&mut self) {
         for mut message in std::mem::take(&mut self.messages) {
-            if message.at > self.now || (message.report.is_ok() && self.stopped > self.now) {
+            if message.at > self.now || (message.content.is_ok() && self.stopped > self.now) {
                 self.messages.push(message);
                 continue;
             }
-            match message.report {
+            match message.content {
                 Ok((keys, mut args)) => {
                     args[0] = (self.clock + self.now / 1000).to_string();
-                    message.report = Err(self.store.call(&keys, &args));
+                    message.content = Err(self.store.call(&keys, &args));
                     message.at = self.now + 1_000 + self.dice.below(200_000);
-                    let is_lost =
-                        self.gateways[message.gateway].cut > self.now || (self.now < FAULTS && self.dice.one_in(700));
+                    let is_lost = self.gateways[message.gateway].cut > self.now
+                        || (self.now < FAULTS_END && self.dice.one_in(700));
                     if !is_lost {
                         self.messages.push(message);
                     }
                 }
-                Err(answer) => self.hear(message.gateway, &message.process, message.number, &answer),
+                Err(answer) => self.receive(message.gateway, &message.process, message.number, &answer),
             }
         }
     }
 
-    pub(super) fn hear(&mut self, number: usize, process: &str, call: u64, answer: &[i64]) {
+    pub(super) fn receive(&mut self, number: usize, process: &str, call: u64, answer: &[i64]) {
         let gateway = &mut self.gateways[number];
         let now = Time::from_nanos(self.now + gateway.ahead);
         if gateway.process != process || gateway.call.as_ref().is_none_or(|known| known.number != call) {

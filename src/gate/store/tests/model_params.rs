@@ -1,13 +1,13 @@
-//! Terms of a limit in the model: the strictest of what gateways say, the calendar's period, and gateways that are gone.
+//! Parameters of a limit in the model: merging to the strictest, the calendar's period, and slots of gateways that are gone.
 
 use std::collections::BTreeMap;
 
-use super::model::{Caller, number_of};
-use super::model_window::{Open, Part, Period, SHUT};
+use super::model::{CallArgs, number_of};
+use super::model_window::{BLOCKED, GatewayShare, OpenWindow, Period};
 
-/// What a gateway says of a limit.
+/// Parameters of a limit in a gateway's configuration; durations in µs.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Terms {
+pub(super) struct LimitParams {
     pub(super) requests: i64,
     pub(super) span: i64,
     pub(super) in_flight: i64,
@@ -18,22 +18,22 @@ pub(super) struct Terms {
     pub(super) calendar: String,
 }
 
-/// Whether another gateway is there that goes by this name.
-pub(super) fn is_other(present: &BTreeMap<String, i64>, caller: &Caller, session: &str) -> bool {
-    number_of(session, &caller.process).is_none() && present.get(session).is_some_and(|at| *at >= caller.now)
+/// Returns true for a present session of another process.
+pub(super) fn is_other(present: &BTreeMap<String, i64>, args: &CallArgs, session: &str) -> bool {
+    number_of(session, &args.process).is_none() && present.get(session).is_some_and(|at| *at >= args.now)
 }
 
-impl Open {
-    /// What the others say that are there.
-    fn others(&self, present: &BTreeMap<String, i64>, caller: &Caller) -> Vec<Terms> {
-        let parts = self.window.parts.iter().filter(|(session, _)| is_other(present, caller, session));
-        parts.filter_map(|(_, part)| part.params.clone()).collect()
+impl OpenWindow {
+    /// Parameters of the other present gateways.
+    fn others(&self, present: &BTreeMap<String, i64>, args: &CallArgs) -> Vec<LimitParams> {
+        let parts = self.window.shares.iter().filter(|(session, _)| is_other(present, args, session));
+        parts.filter_map(|(_, share)| share.params.clone()).collect()
     }
 
-    /// The strictest of what gateways say; returns what the caller says.
-    pub(super) fn agree(&mut self, present: &BTreeMap<String, i64>, caller: &Caller) -> Terms {
+    /// Merges the caller's parameters with those of the others to the strictest; returns the caller's own.
+    pub(super) fn merge_params(&mut self, present: &BTreeMap<String, i64>, args: &CallArgs) -> LimitParams {
         let own = self.params.clone();
-        for theirs in self.others(present, caller) {
+        for theirs in self.others(present, args) {
             let params = &mut self.params;
             let mut causes = vec![
                 (theirs.requests != own.requests, 1),
@@ -53,7 +53,7 @@ impl Open {
             } else {
                 causes.push((true, 8));
                 if theirs.kind == self.window.kind {
-                    causes.push((true, SHUT));
+                    causes.push((true, BLOCKED));
                     params.kind = theirs.kind;
                 }
             }
@@ -62,17 +62,17 @@ impl Open {
         if self.params.kind == "sliding" || self.params.kind == "smooth" {
             self.late = self.params.linger - own.linger;
         }
-        self.window.parts.entry(caller.session.clone()).or_default().params = Some(own.clone());
+        self.window.shares.entry(args.session.clone()).or_default().params = Some(own.clone());
         own
     }
 
-    /// Which period we are in, and whether it is the one that is counted.
-    pub(super) fn find_period(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, own: &Terms) {
+    /// Finds the present period of a calendar window, and starts it if it is a new one.
+    pub(super) fn find_period(&mut self, present: &BTreeMap<String, i64>, args: &CallArgs, own: &LimitParams) {
         let [first, second, third] = self.bounds;
-        let (now, known) = (caller.now, self.window.period.clone());
+        let (now, known) = (args.now, self.window.period.clone());
         let period = |start, end| Period { start, end, calendar: own.calendar.clone() };
         let present_one = match now {
-            _ if now >= third || first - now > second - first => return self.causes.extend([128, SHUT]),
+            _ if now >= third || first - now > second - first => return self.causes.extend([128, BLOCKED]),
             _ if now >= second => Some(period(second, third)),
             _ if now >= first => Some(period(first, second)),
             _ => None,
@@ -84,33 +84,34 @@ impl Open {
                 (self.window.period, self.window.settled) = (one, 0);
             }
         } else if is_same {
-        } else if self.others(present, caller).iter().any(|theirs| theirs.calendar == known.calendar) {
-            self.causes.extend([64, SHUT]);
+        } else if self.others(present, args).iter().any(|theirs| theirs.calendar == known.calendar) {
+            self.causes.extend([64, BLOCKED]);
         } else if let Some(one) = present_one {
             self.window.floor = self.window.floor.max(one.end);
             (self.window.period, self.window.settled) = (one, 0);
         }
     }
 
-    pub(super) fn bury(&mut self, present: &BTreeMap<String, i64>, caller: &Caller, fresh: bool) {
-        let own = number_of(&caller.session, &caller.process);
+    /// Settles the slots of gateways that are gone.
+    pub(super) fn settle_dead(&mut self, present: &BTreeMap<String, i64>, args: &CallArgs, is_new: bool) {
+        let own = number_of(&args.session, &args.process);
         let is_earlier = |session: &String| {
-            let number = number_of(session, &caller.process);
+            let number = number_of(session, &args.process);
             number.is_some() && number < own
         };
         let is_dead = |session: &String| {
-            let is_gone = present.get(session).is_none_or(|till| *till < caller.now);
-            *session != caller.session && (is_gone || (fresh && is_earlier(session)))
+            let is_gone = present.get(session).is_none_or(|till| *till < args.now);
+            *session != args.session && (is_gone || (is_new && is_earlier(session)))
         };
         let settles_late = self.window.kind == "fixed" || self.window.kind == "calendar";
         let mut dead: Vec<(i64, i64)> = Vec::new();
-        for (session, part) in self.window.parts.iter_mut().filter(|(session, _)| is_dead(session)) {
-            let Part { held, params, .. } = std::mem::take(part);
+        for (session, share) in self.window.shares.iter_mut().filter(|(session, _)| is_dead(session)) {
+            let GatewayShare { held, params, .. } = std::mem::take(share);
             let linger = params.as_ref().map_or(0, |params| params.linger).max(self.params.linger);
-            let at = present.get(session).copied().unwrap_or(caller.now - linger) + linger;
+            let at = present.get(session).copied().unwrap_or(args.now - linger) + linger;
             if is_earlier(session) {
-            } else if settles_late && caller.now < at {
-                (part.held, part.params) = (held, params);
+            } else if settles_late && args.now < at {
+                (share.held, share.params) = (held, params);
             } else {
                 dead.push((at, held));
             }
@@ -119,6 +120,6 @@ impl Open {
         for (at, held) in dead {
             self.settle(at, held);
         }
-        self.window.parts.retain(|session, part| !is_dead(session) || part.held > 0);
+        self.window.shares.retain(|session, share| !is_dead(session) || share.held > 0);
     }
 }
