@@ -84,8 +84,8 @@ pub(super) struct Mismatch {
     pub(super) span: Duration,
 }
 
-/// Names of the group's keys: identity and version, present sessions, the limits' `key` settings, and the identity under the name
-/// that version 1 gave it.
+/// Names of the group's keys: identity and version, present sessions, the limits' `key` settings, and the identity under its
+/// name in version 1.
 const GROUP_KEYS: [&str; 4] = ["meta", "present", "keys", "house"];
 
 /// Keys of a call (`KEYS`): those of the group, then two of each window (hash and log).

@@ -2,8 +2,8 @@
 --
 -- One call reports what a gateway did since its last call, and grants slots.
 --
--- KEYS  1: hash of the group. 2: sorted set of sessions (session -> present until). 3: hash of the `key` of each limit (limit
---       -> since, session, key). 4: hash of the group in version 1. Then two for each window: its hash and its log.
+-- KEYS  1: hash of the group. 2: sorted set of sessions (session -> present until). 3: hash of the `key` of each limit
+--       (limit -> since, session, key). 4: hash of the group in version 1. Then two for each window: its hash and its log.
 -- ARGV  see `script_call.rs`, which writes them in the order in which they are read here.
 --
 -- All times are whole microseconds of this server's clock. A slot is busy from its grant until a span after the last moment
