@@ -2,6 +2,11 @@
 //!
 //! Knows neither requests nor limits: its input is the bytes of one credentials field and the address that they came
 //! from.
+//!
+//! Only the scheme `Basic` is known. Users come from the users file of `[access]`, `[admin]` or
+//! `[locks]`, as names with bcrypt hashes; each of the three has a [`Passwords`] of its own, with
+//! its own cache and its own counts of failures. Nothing is kept over a restart or a change of the
+//! users.
 
 mod password;
 

@@ -1,4 +1,15 @@
 //! Password verification (RFC 7617, bcrypt): a cache of right credentials, and a rate limit on wrong ones.
+//!
+//! Order of one check, cheapest step first:
+//!
+//! 1. decoding of the field: at most 1024 bytes, scheme `Basic`;
+//! 2. look-up in the cache of right credentials;
+//! 3. rate limit on wrong passwords of the address;
+//! 4. wait for one of the few slots in which bcrypt runs, and steps 2 and 3 once more;
+//! 5. bcrypt on a blocking thread, and an entry in the cache or in the failures.
+//!
+//! Bounds: one cache entry per user, 4096 addresses with failures, 1024 waiting passwords. Plain
+//! passwords are dropped after their verification; the cache holds hashes only.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -37,9 +48,14 @@ const MAX_IN_PROGRESS: usize = 4;
 const MAX_WAITING: usize = 1024;
 
 /// Longest credentials that are decoded, in bytes.
+///
+/// Counts the whole field, scheme and base64 included: `Basic YW5uYTpzZWNyZXQ=` has 22. Real ones
+/// have fewer than 200.
 const MAX_CREDENTIALS: usize = 1024;
 
 /// Number of bytes of a password that bcrypt reads.
+///
+/// Two passwords with equal first 72 bytes are one password to bcrypt, and so to the cache.
 const BCRYPT_KEY_BYTES: usize = 72;
 
 /// Base64 with or without padding, which means the same.
@@ -49,6 +65,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Hash that recognises credentials without storing them: 128 bits, with random seeds.
+///
+/// Covers the user name and the bytes that bcrypt reads of the password. A collision would let a
+/// wrong password pass, hence 128 bits; the seeds are new for each process, so none can be
+/// computed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct CredHash(u64, u64);
 
@@ -56,15 +76,19 @@ struct CredHash(u64, u64);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LoginError {
     /// Credentials are missing, malformed or wrong.
+    /// The proxy answers 407, the admin API and the lock service 401.
     #[error("wrong or missing credentials")]
     InvalidCredentials,
     /// Too many wrong passwords came from the caller's address.
     #[error("too many wrong passwords from this address")]
     TooManyFailures {
         /// Time until the next password of this address is verified.
+        ///
+        /// At most 60 seconds: the oldest of the counted failures ends then.
         retry_after: Duration,
     },
     /// Too many passwords wait for their verification.
+    /// Temporary: each verification takes a fraction of a second. The proxy answers 503.
     #[error("too many passwords wait for verification")]
     Overloaded,
 }
@@ -73,9 +97,14 @@ pub enum LoginError {
 #[derive(Debug)]
 pub struct Passwords {
     /// bcrypt hashes by user name.
+    ///
+    /// A hash is in modular crypt format: `$2b$12$` and 53 further characters. One that bcrypt
+    /// cannot read never matches.
     users: HashMap<Arc<str>, Arc<str>>,
     /// Hash that the password of an unknown user is compared with, so that the response takes as long as for a wrong
     /// password.
+    ///
+    /// The one with the highest cost of all users; `None` if there are no users.
     decoy: Option<Arc<str>>,
     /// Length in bits of the IPv6 blocks in which failures count together.
     ipv6_prefix: Ipv6Prefix,
@@ -84,6 +113,8 @@ pub struct Passwords {
     /// Shared with running verifications, which outlive the caller's request.
     cache: Arc<AuthCache>,
     /// Slots for verifications that run.
+    ///
+    /// Half of the processors rounded up, and never more than [`MAX_IN_PROGRESS`].
     in_progress: Arc<Semaphore>,
     /// Number of verifications that wait for a slot, at most [`MAX_WAITING`].
     waiting: AtomicUsize,
@@ -93,8 +124,12 @@ pub struct Passwords {
 #[derive(Debug, Default)]
 struct AuthCache {
     /// Right credentials by user name; at most one entry per user.
+    ///
+    /// An entry never expires: a removed user or a new hash comes with a new [`Passwords`].
     right: RwLock<HashMap<Arc<str>, CredHash>>,
     /// Wrong credentials by address.
+    ///
+    /// The lock is held for a few comparisons only, never during a verification.
     failures: Mutex<Failures>,
 }
 
@@ -102,6 +137,8 @@ impl Passwords {
     /// Prepares the verification. `users`: names and bcrypt hashes; of equal names the first counts. `ipv6_prefix`:
     /// length in bits of the IPv6 blocks in which failures count together; never longer than [`Ipv6Prefix::default`], the
     /// smallest block that one holder has.
+    ///
+    /// Verifies no hash: a malformed one is found when its user logs in, as a wrong password.
     pub fn new(users: Vec<(String, String)>, ipv6_prefix: Ipv6Prefix) -> Passwords {
         let cost = |hash: &str| hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
         let decoy = users.iter().map(|(_, hash)| hash.as_str()).max_by_key(|hash| cost(hash)).map(Arc::from);
@@ -124,6 +161,12 @@ impl Passwords {
 
     /// Returns the name of the user that the credentials belong to. `field`: value of a Proxy-Authorization or
     /// Authorization field. `now`: reads the clock; a verification takes long enough for the time to change.
+    ///
+    /// Example: `Basic YW5uYTpzZWNyZXQ=` are the credentials of `anna` with the password `secret`;
+    /// the result is `anna`.
+    ///
+    /// Takes microseconds for credentials that were right before. A new wrong password takes
+    /// bcrypt's time for unknown names too, so that the time does not tell them from known ones.
     ///
     /// # Errors
     /// See [`LoginError`].
@@ -180,11 +223,15 @@ impl AuthCache {
         right.get_key_value(name).filter(|(_, right)| **right == cred).map(|(user, _)| Arc::clone(user))
     }
 
+    /// Locks the failures. A panic elsewhere leaves them usable: each change is one call.
     fn failures(&self) -> MutexGuard<'_, Failures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores the result of a verification; `user`: `None` if the credentials were wrong.
+    ///
+    /// Right credentials replace those that the user had in the cache; they do not clear the
+    /// failures of the address.
     fn record(&self, addr: AddrKey, cred: CredHash, user: Option<&Arc<str>>, now: Time) {
         let Some(user) = user else { return self.failures().add(addr, cred, now) };
         self.right.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(user), cred);
@@ -192,10 +239,14 @@ impl AuthCache {
 }
 
 /// Counts one password that waits for its verification.
+///
+/// Counts from the call of `begin` until the slot was acquired, or the caller has hung up.
 struct QueuedVerification<'a>(&'a AtomicUsize);
 
 impl QueuedVerification<'_> {
     /// Returns `None` if [`MAX_WAITING`] wait already.
+    ///
+    /// The guard is made before the check, so that a refused password is taken off the count too.
     fn begin(count: &AtomicUsize) -> Option<QueuedVerification<'_>> {
         let guard = QueuedVerification(count);
         (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(guard)
@@ -209,6 +260,9 @@ impl Drop for QueuedVerification<'_> {
 }
 
 /// Decodes `Basic` credentials into name and password; the name ends at the first colon (RFC 7617 §2).
+///
+/// A password may hold colons and may be empty; a name may be empty as well, and then belongs to no
+/// user. Neither has to be UTF-8 here.
 fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let space = field.iter().position(u8::is_ascii_whitespace).filter(|_| field.len() <= MAX_CREDENTIALS)?;
     let (scheme, encoded) = field.split_at(space);
@@ -223,6 +277,8 @@ fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Password as bcrypt reads it: with a NUL behind it, repeated up to 72 bytes. Passwords that agree in these are equal.
+///
+/// Example: `ab` becomes `ab\0ab\0ab\0…`, as does the password `ab\0ab`.
 fn bcrypt_key(password: &[u8]) -> [u8; BCRYPT_KEY_BYTES] {
     let mut bytes = password.iter().chain(&[0]).cycle();
     std::array::from_fn(|_| bytes.next().copied().unwrap_or(0))
@@ -235,12 +291,20 @@ type AddrKey = IpNet;
 #[derive(Debug, Default)]
 struct Failures {
     /// Failures by address, the oldest first.
+    ///
+    /// At most [`MAX_ADDRESSES`] entries. A list can be longer than [`MAX_FAILURES`] by the
+    /// passwords that were verified at one moment; it then moves to the heap.
     by_addr: HashMap<AddrKey, SmallVec<[(CredHash, Time); MAX_FAILURES]>>,
 }
 
 impl Failures {
     /// Checks that credentials may be verified. Wrong ones that are repeated are not another failure: a program with an old
     /// password does not lock out the others at its address.
+    ///
+    /// # Errors
+    /// - `InvalidCredentials` if the same credentials were wrong within the last [`FAILURE_SPAN`]:
+    ///   bcrypt need not run again.
+    /// - `TooManyFailures` if [`MAX_FAILURES`] other ones were.
     fn check(&mut self, addr: AddrKey, cred: CredHash, now: Time) -> Result<(), LoginError> {
         let Some(failures) = self.by_addr.get_mut(&addr) else { return Ok(()) };
         failures.retain(|(_, at)| now.since(*at) < FAILURE_SPAN);
