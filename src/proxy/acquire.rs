@@ -1,5 +1,19 @@
 //! Permits without a request to forward: `POST /v1/limits/NAME/acquire` takes slots of the same windows and waits in the
 //! same queue. Other programs use it to rate-limit work that is not HTTP.
+//!
+//! Example: `POST /v1/limits/partner-api/acquire?key=tenant-7&cost=2&wait=5` waits for two slots in
+//! the window of that key, for at most 5 seconds, and is answered with
+//!
+//! ```text
+//! HTTP/1.1 200 OK
+//! Content-Type: application/json
+//!
+//! {"verdict":"go","waited_ms":812.4}
+//! ```
+//!
+//! A refusal is the same problem document as for a forwarded request, with `"verdict":"sorry"` if a
+//! limit refused. The slots settle when the permit is granted, so a window of `in_flight` is free
+//! again at once.
 
 use serde_json::json;
 
@@ -20,18 +34,23 @@ use crate::locker::AskKind;
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead};
 
-/// Path, before and after the name of the limit.
+/// Path before the name of the limit.
 const PREFIX: &str = "/v1/limits/";
+/// Path behind the name, which is percent-encoded and holds no raw slash.
 const SUFFIX: &str = "/acquire";
 
 /// Parsed `acquire` request: the name in the path, and the query.
 pub(super) struct AcquireRequest {
     /// Name of the limit, still percent-encoded.
     name: String,
+    /// Query as received, without the question mark; empty if there is none.
     query: String,
 }
 
 /// Returns the `acquire` request if the session's request is one. Routes take precedence over the path.
+///
+/// Inside an intercepted tunnel the same path belongs to the origin. Other methods than POST have
+/// no meaning for this path.
 pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
     let head = &session.head;
     let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
@@ -78,6 +97,9 @@ pub(super) async fn acquire(
 
 impl AcquireRequest {
     /// Wait preferences of the request: `wait` of the query, in seconds, can only shorten that of Prefer.
+    ///
+    /// # Errors
+    /// 400 if `wait` is no number of seconds; `wait=0` refuses instead of waiting.
     fn prefs(&self, head: &RequestHead) -> Result<Patience, Refusal> {
         let mut prefs = wait_prefs::of(head);
         if let Some(stated) = parameter(&self.query, "wait") {
@@ -88,6 +110,11 @@ impl AcquireRequest {
     }
 
     /// Finds the claims of the request under the configuration in force.
+    ///
+    /// `key` occurs once for each part of the limit's key but `caller`, in the order of the file.
+    ///
+    /// # Errors
+    /// See [`Rules::claim`](super::claims::Rules::claim).
     fn claims(&self, session: &Session, log: &mut RequestLog, admitted: &Admitted) -> Result<Claims, Refusal> {
         let values: Vec<_> = parameters(&self.query, "key").collect();
         let cost = parameter(&self.query, "cost");
@@ -99,9 +126,14 @@ impl AcquireRequest {
 }
 
 /// An `acquire` request with its caller and its claims.
+///
+/// Claimant without a plan: nothing is dialled while it waits.
 struct Acquire {
+    /// Kept, because a reload requires the claims to be found again.
     request: AcquireRequest,
+    /// Caller, as identified for this request: neither its host nor its port is checked.
     admitted: Admitted,
+    /// One claim, of the limit that the path names.
     claims: Claims,
 }
 
@@ -127,6 +159,10 @@ impl Claimant for Acquire {
 }
 
 /// Refuses requests of web pages: permits are for programs.
+///
+/// # Errors
+/// - 403 for a request that a browser sent for a page of another site.
+/// - 421 for a name of the gateway that DNS could have made, on loopback and without passwords.
 fn check_site(session: &Session) -> Result<(), Refusal> {
     let head = &session.head;
     let host = head.get(Name::Host);

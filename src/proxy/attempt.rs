@@ -1,4 +1,18 @@
 //! Attempt step: sends the request until there is a response to forward; each sending needs a permit of its own.
+//!
+//! One attempt: check out a connection, write head and buffered content, send them with the permit,
+//! read the response's head. A further attempt follows if
+//!
+//! | reason | permit | condition |
+//! |---|---|---|
+//! | no byte was sent | the same | at most 3 times, on a new connection |
+//! | the origin refused the stream unprocessed | another | at most 2 times, buffered body |
+//! | the connection ended without a response | another | once; idempotent method, buffered body |
+//! | pushback | another | at most `retry` times of the limits, buffered body |
+//! | the permit came too late | another | at most 8 times |
+//!
+//! This step never forwards a response, and never sends without a permit that was granted for this
+//! very sending.
 
 use super::body::{Body, Replay};
 use super::checkout::{check_out, discard_response};
@@ -74,6 +88,10 @@ enum RetryReason {
 
 /// Sends the request until there is a response to forward, or connects its tunnel.
 ///
+/// Errors of a sending that may have reached the origin: 502 if the connection ended, 504 if the
+/// response did not come in time. The slots stay taken then: the origin may have counted the
+/// request.
+///
 /// # Errors
 /// The refusal for the step that failed: no connection, no response, no further permit; [`Failure::CallerGone`].
 pub(super) async fn run(
@@ -89,6 +107,9 @@ pub(super) async fn run(
 }
 
 /// Connects a tunnel within the slot of its permit.
+///
+/// A tunnel always dials a new connection, because the origin counts it. If the permit is late by
+/// then, another one is awaited with that connection kept ready.
 async fn connect(
     session: &mut Session,
     log: &mut RequestLog,
@@ -111,6 +132,9 @@ async fn connect(
 }
 
 /// Sends the request until there is a response to forward.
+///
+/// The body is copied while it is sent (up to 64 KiB) if a further sending is possible at all: the
+/// method is idempotent, a limit has `retry`, or the origin may speak HTTP/2.
 async fn exchange(
     session: &mut Session,
     log: &mut RequestLog,
@@ -194,10 +218,18 @@ async fn exchange(
 enum SendResult {
     /// The head of the response has been read.
     Answered(Flight),
+    /// No final response; the reason decides if another sending may follow.
     Unanswered(RetryReason),
 }
 
 /// Sends the bytes written to the connection, and waits for the head of the response.
+///
+/// The deadline is `[timeouts] answer`, from the begin of the writing; content that is still sent
+/// sets it anew.
+///
+/// # Errors
+/// 504 if the head could not be written in time, and the failures of
+/// [`read_response`](read_response::read_response).
 async fn send(
     session: &mut Session,
     log: &mut RequestLog,
@@ -236,11 +268,18 @@ async fn send(
 }
 
 /// Requires a connection opened from now on: older ones may all be as dead as the last.
+///
+/// A restarted origin has closed all of its connections; trying each of them would use up the
+/// attempts.
 fn fresh_from_now(session: &Session) -> Freshness {
     Freshness::Since(session.worker.snapshot.gate.clock().now())
 }
 
 /// Writes the request to the connection's buffer, with as much of its body as has been read.
+///
+/// # Errors
+/// - 400 if the chunks of the buffered content are malformed, or HTTP/2 cannot carry the target.
+/// - 502 if content that was read is framed for another version than the connection speaks.
 fn write(
     session: &mut Session,
     plan: &Plan,
@@ -278,6 +317,8 @@ fn write(
 }
 
 /// True if the whole body is buffered; it is then kept for the next sending.
+///
+/// A body that was kept once stays kept: it is not copied again while it is sent again.
 fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
     if !matches!(resend, Some(Resend::Whole(_))) {
         *resend = body.take_replay().map(Resend::Whole);
@@ -287,6 +328,9 @@ fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
 
 /// Pauses the windows of the claims if the response is a pushback. Returns true if the request may be sent again instead
 /// of forwarding that response.
+///
+/// The slots settle first, whatever the response is. A pause is per window: other keys of the limit
+/// go on.
 fn pushed_back(session: &Session, plan: &Plan, flight: &mut Flight, resent: u8) -> bool {
     flight.answered();
     let snapshot = &session.worker.snapshot;

@@ -1,4 +1,11 @@
 //! Response step: forwards the origin's response as it arrives.
+//!
+//! Steps: frame the body for the caller's version, write the head, stream the content both ways,
+//! return the connection. Nothing is buffered beyond the two connections' own buffers: a caller
+//! that reads slowly slows the origin down.
+//!
+//! The caller's connection is kept if it asks for that, its request was read to the end, the
+//! response has an end of its own, and the gateway does not drain.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -19,6 +26,9 @@ use crate::wire::{Length, Name, ResponseHead, Version, framing};
 
 /// Forwards the response: its head is in the session, its body has not been read. For a tunnel, sends the 200 that
 /// establishes it.
+///
+/// A 101 turns both connections into a tunnel; it passes only if the request's Upgrade was
+/// forwarded.
 ///
 /// # Errors
 /// 502 for a response that breaks HTTP before any of it has been forwarded; [`Failure::Truncated`] after that;
@@ -80,6 +90,9 @@ pub(super) async fn run(
 
 /// Length that the head states. A response of HTTP/2 may end with its head and name no length; in HTTP/1 that would mean
 /// content until the connection closes (RFC 9112 §6.3).
+///
+/// Example: a response of HTTP/2 with status 200 and END_STREAM on its head goes to a caller of
+/// HTTP/1.1 with `Content-Length: 0`.
 fn stated_length(head: &ResponseHead, method: &str, length: Length, version: Version) -> Length {
     let ends_by_rule = method == "HEAD" || matches!(head.status(), 100..=199 | 204 | 304);
     let silent = length == Length::Empty && !ends_by_rule && head.get(Name::ContentLength).is_none();
@@ -87,6 +100,15 @@ fn stated_length(head: &ResponseHead, method: &str, length: Length, version: Ver
 }
 
 /// Moves the response's body back and the rest of the request's body out, until the response is written.
+///
+/// Both directions share one deadline, `[timeouts] idle`: a byte moved in either of them sets it
+/// anew.
+///
+/// # Errors
+/// - [`Failure::CallerGone`] if the caller hangs up or cannot be written to.
+/// - 502 if the origin breaks off, or its chunks are malformed, before a byte of the response has
+///   left.
+/// - [`Failure::Truncated`] after that, and if nothing moves until the deadline.
 async fn stream(
     session: &mut Session,
     ready: &mut OriginConn,

@@ -1,4 +1,11 @@
 //! Local responses: those that the gateway makes itself, from refusals to the 200 of a tunnel.
+//!
+//! Every response here is complete in the write buffer before its first byte leaves, has a
+//! `Content-Length` (but for the 200 of a CONNECT), and needs no origin. Contents come from
+//! `problem` (refusals) and `local_request`; the bytes are written by `serialize`.
+//!
+//! The connection is kept after it if its next request has a known start: the rest of the request's
+//! body must be absent or short enough to be read and dropped.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -16,6 +23,12 @@ use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing
 const MAX_DROPPED: u64 = 64 * 1024;
 
 /// Responds to a request with a refusal.
+///
+/// Steps: discards an unsent response of the origin, decides whether the connection can be kept,
+/// writes the response, flushes it, and drops the rest of the request's body.
+///
+/// Returns `Abort` if part of another response has left already: bytes of a second one would be
+/// read as its content.
 pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal: &Refusal) -> Outcome {
     log.refused(refusal);
     if session.conn.is_partly_sent() {
@@ -46,6 +59,9 @@ pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal:
 }
 
 /// Responds to bytes that are no request, and logs that; the connection ends after it.
+///
+/// Answers in HTTP/1.1, as no version is known. Used for malformed heads, heads that did not arrive
+/// in time, and plain text on a port with TLS.
 pub(super) async fn refuse_bytes(session: &mut Session, refusal: &Refusal) {
     let mut log = RequestLog::begin(session);
     log.refused(refusal);
@@ -58,6 +74,9 @@ pub(super) async fn refuse_bytes(session: &mut Session, refusal: &Refusal) {
 }
 
 /// Responds with 200, a body of ours and these header fields, each with its value.
+///
+/// `Date` and `Content-Length` are added, and `Connection: close` if the connection ends. Callers
+/// of HTTP/1.0 always have it closed.
 pub(super) async fn respond(
     session: &mut Session,
     log: &mut RequestLog,
@@ -99,6 +118,7 @@ pub(super) fn establish(session: &mut Session, log: &mut RequestLog) {
 /// Treatment of the connection that a refusal announces.
 #[derive(Clone, Copy)]
 enum Persistence {
+    /// It ends after this response: `Connection: close`.
     Close,
     /// It stays open, which HTTP/1.0 does not imply (RFC 9112 §9.3).
     KeepAlive,
@@ -107,6 +127,8 @@ enum Persistence {
 }
 
 /// Writes a refusal to the connection's buffer; returns its length in bytes.
+///
+/// A response to HEAD states the length of its body without sending it (RFC 9110 §9.3.2).
 fn send_refusal(session: &mut Session, refusal: &Refusal, persistence: Persistence, version: Version) -> u64 {
     let body = refusal.body();
     let wall = session.worker.snapshot.gate.clock().wall_unix_nanos();
@@ -133,6 +155,8 @@ fn may_keep(session: &Session) -> bool {
 }
 
 /// Number of body bytes before the next request; `None` if unknown or too many to drop.
+///
+/// At most [`MAX_DROPPED`]. Content in chunks has no known length, and is never dropped.
 fn droppable(head: &RequestHead) -> Option<u64> {
     match framing::of_request(head) {
         Ok(Length::Empty) => Some(0),
@@ -143,6 +167,8 @@ fn droppable(head: &RequestHead) -> Option<u64> {
 }
 
 /// Flushes the buffer within the idle timeout. False if the connection broke.
+///
+/// The timeout is `[timeouts] idle` for the whole response, not for each write.
 async fn flush(session: &mut Session) -> bool {
     session.deadline.set(session.worker.snapshot.timeouts.idle);
     let Session { conn, deadline, .. } = session;
@@ -156,6 +182,8 @@ async fn flush(session: &mut Session) -> bool {
 }
 
 /// Reads the rest of a body, and drops it. False if it did not arrive.
+///
+/// Waits for `[timeouts] head` altogether, as for the head that follows.
 async fn drop_body(session: &mut Session, mut left: u64) -> bool {
     session.deadline.set(session.worker.snapshot.timeouts.head);
     let Session { conn, deadline, .. } = session;

@@ -1,4 +1,11 @@
 //! Permit step: asks the limiter for all claims of a request, waits if necessary, and asks again after a reload.
+//!
+//! The answer of the gate is one of three: a permit at once, a place in the queue, or a refusal.
+//! After a reload the gate answers `Reask` to claims of an earlier revision; the claims are then
+//! found again and asked for at once, with the time of arrival kept, so that the request does not
+//! lose its turn.
+//!
+//! Two users: requests that are forwarded ([`obtain`]) and `/acquire` ([`ask`]).
 
 use std::time::Duration;
 
@@ -25,9 +32,13 @@ pub(super) trait Claimant {
     fn claims(&self) -> &Claims;
 
     /// Caller that takes the turn.
+    ///
+    /// Identity by which the queue shares turns between callers.
     fn admitted(&self) -> &Admitted;
 
     /// Plan of the connection; `None` if no connection is needed.
+    ///
+    /// With a plan, a connection is dialled shortly before the turn.
     fn plan(&self) -> Option<&Plan>;
 
     /// Finds the claims again under the configuration in force, after a reload has replaced the one that they were found
@@ -58,6 +69,9 @@ impl Claimant for Plan {
 
 /// Obtains a permit for a request that is forwarded. `kind`: `New`, or `Retry` if the request had a permit before.
 ///
+/// Sets two deadlines that run from the grant: `[timeouts] connect` for the connection, and
+/// `[timeouts] request`, if it is set, for the head of the response.
+///
 /// # Errors
 /// The limiter's refusal; [`Failure::CallerGone`].
 pub(super) async fn obtain(
@@ -78,8 +92,14 @@ pub(super) async fn obtain(
 
 /// Asks the limiter until it decides; waits in between.
 ///
+/// A permit granted at once counts as a wait of zero in the histogram of its limits.
+///
 /// # Errors
 /// The limiter's refusal; [`Failure::CallerGone`].
+///
+/// # Cancel safety
+/// Dropping the future takes the request out of the queue. A permit that was granted in the
+/// meantime gives its slots back.
 pub(super) async fn ask(
     session: &mut Session,
     log: &mut RequestLog,
@@ -146,11 +166,16 @@ pub(super) async fn obtain_again(
 }
 
 /// Number of a request's permits that came too late to be used.
+///
+/// One for each request: waits of different requests do not add up.
 #[derive(Default)]
 pub(super) struct LatePermits(u32);
 
 impl LatePermits {
     /// Counts one more.
+    ///
+    /// Also counts in the metrics of the store, if limits are shared with other gateways; only
+    /// those permits can be late.
     ///
     /// # Errors
     /// 503 after [`MAX_LATE`] of them.
@@ -164,6 +189,8 @@ impl LatePermits {
 }
 
 /// Checks that a permit is still valid.
+///
+/// Called right before each sending.
 ///
 /// # Errors
 /// 503 if not: the process that granted it has ended.

@@ -1,5 +1,11 @@
 //! Request log: data of one request for its access-log entry, its trace span and the metrics, collected during the
 //! exchange.
+//!
+//! Life of a log: [`RequestLog::begin`] when the head has been read, one call for each event on the
+//! way, and [`RequestLog::finish`] at the end of the response or of the tunnel. A log that is
+//! dropped without `finish` (its task was cancelled) leaves no line and no count.
+//!
+//! Strings are copied only if the access log is on or the request is traced; the metrics need none.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,13 +27,17 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Part of the request's body that has been read from the session.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum BodyRead {
+    /// No byte: the next bytes on the connection are the body's.
     #[default]
     Nothing,
+    /// Some bytes, up to an unknown place: the connection cannot carry another request.
     Partly,
+    /// Everything, trailers included: the next bytes are another request's.
     All,
 }
 
 impl BodyRead {
+    /// State after the body was read from at least once.
     pub(super) fn of(body: &Body) -> BodyRead {
         if body.has_ended() { BodyRead::All } else { BodyRead::Partly }
     }
@@ -45,27 +55,42 @@ pub(super) struct RequestLog {
     /// Position in a trace, if the request is traced.
     pub(super) trace: Option<TraceContext>,
     /// Status that the caller received; 0 until there is one.
+    ///
+    /// 499 if the caller hung up first, and 200 for a tunnel.
     pub(super) status: u16,
     /// Part of the body that was read: a connection can carry another request after one that was read to the end.
     pub(super) body: BodyRead,
     /// Bytes of the request's body.
+    ///
+    /// Without chunk framing; in a tunnel, bytes from the caller.
     pub(super) bytes_in: u64,
     /// Bytes of the response.
+    ///
+    /// The content without chunk framing for a forwarded response; head and body for one of the
+    /// gateway's own; in a tunnel, bytes from the origin.
     pub(super) bytes_out: u64,
     /// Number of times that the request was sent again after a pushback.
     pub(super) resent: u8,
+    /// Name by which the caller logged in; `None` if no password is required, or before admission.
     user: Option<Arc<str>>,
     /// Names of the limits that counted it.
+    ///
+    /// Filled only if `logged`; the broadest limit first, each once.
     limits: Vec<Arc<str>>,
     /// Party that refused it, and the reason in a word.
+    ///
+    /// As [`Refusal::refused_by`] and [`Refusal::note`], such as `("limit", "queue_full")`.
     refused: Option<(&'static str, &'static str)>,
+    /// Limit in `dry_run` that would have held the request back, with the length of that wait.
     dry_run_delay: Option<(Arc<str>, Duration)>,
+    /// Last word of the line: reason of a refusal or of an unusual end.
     note: Option<Cow<'static, str>>,
     /// True if the access log or the trace needs the entry.
     logged: bool,
 }
 
 impl RequestLog {
+    /// Starts a log for the head in the session, and decides whether the request is traced.
     pub(super) fn begin(session: &Session) -> RequestLog {
         let snapshot = &session.worker.snapshot;
         let trace = snapshot.tracer.as_ref().and_then(|tracer| tracer.sample(&session.head));
@@ -74,15 +99,19 @@ impl RequestLog {
     }
 
     /// Adds a wait for a permit, from `asked` to `now`.
+    ///
+    /// A request can wait several times: after a reload, and before each further sending.
     pub(super) fn add_wait(&mut self, asked: Time, now: Time) {
         self.waited_since.get_or_insert(asked);
         self.waited += now.since(asked);
     }
 
+    /// Records the caller, once the access rules have let it pass.
     pub(super) fn admitted(&mut self, admitted: &Admitted) {
         self.user.clone_from(&admitted.user);
     }
 
+    /// Records the limits that count the request; those of a later call replace the earlier ones.
     pub(super) fn claimed(&mut self, session: &Session, claims: &Claims) {
         if self.logged {
             let rules = &session.worker.snapshot.rules;
@@ -99,6 +128,7 @@ impl RequestLog {
         }
     }
 
+    /// Records the refusal that becomes the response: its status, party and reason.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.status = refusal.status();
         self.refused = Some((refusal.refused_by(), refusal.note()));
@@ -112,6 +142,8 @@ impl RequestLog {
     }
 
     /// Records that the response broke off.
+    ///
+    /// The status stays that of the origin, because the caller has received it.
     pub(super) fn truncated(&mut self) {
         self.note = Some("the response broke off".into());
     }
@@ -122,17 +154,24 @@ impl RequestLog {
     }
 
     /// Records that the tunnel could not be intercepted, and has ended.
+    ///
+    /// The status stays 200: the caller received it before its handshake.
     pub(super) fn not_intercepted(&mut self, why: String) {
         self.note = Some(why.into());
     }
 
     /// Records that the tunnel was ended because of its first bytes.
+    ///
+    /// Party and reason are `access` and `server_name`.
     pub(super) fn tunnel_denied(&mut self, why: String) {
         self.refused = Some(("access", "server_name"));
         self.note = Some(why.into());
     }
 
     /// Counts the request, and writes its entry and its trace span.
+    ///
+    /// Counts in the metrics first, which needs nothing of the entry. Never blocks: line and span
+    /// are dropped if their queues are full.
     pub(super) fn finish(self, session: &Session) {
         let snapshot = &session.worker.snapshot;
         snapshot.metrics.ended(self.status, self.refused);
@@ -163,6 +202,9 @@ impl RequestLog {
 
 impl RequestLog {
     /// Exports the trace span.
+    ///
+    /// The child span of the wait begins with the first wait and lasts as long as all waits
+    /// together.
     fn export_trace(&self, session: &Session) {
         let snapshot = &session.worker.snapshot;
         let (Some(context), Some(tracer)) = (self.trace, &snapshot.tracer) else { return };
@@ -183,12 +225,17 @@ impl RequestLog {
 }
 
 /// Path of a target, without authority and query.
+///
+/// Examples: `http://a.example/b?c` gives `/b`, `http://a.example` gives `/`, `/b?c` gives `/b`;
+/// the target of a CONNECT stays as it is.
 fn path_of(target: &str) -> &str {
     let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
     path.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// Target as received; inside an intercepted tunnel completed with the tunnel's origin.
+///
+/// Example: `/v1` in a tunnel to `api.example:443` becomes `https://api.example/v1`.
 fn target(session: &Session) -> String {
     let target = session.head.target();
     match session.within.as_deref() {
