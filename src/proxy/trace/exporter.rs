@@ -1,4 +1,8 @@
 //! OTLP exporter: a thread that posts spans in batches to a collector (OTLP/HTTP).
+//!
+//! Each batch has a connection of its own, which is closed after the answer: a collector takes one
+//! batch a second, and an idle connection would have to be watched. Batches are not sent again: an
+//! answer other than 2xx, or none, loses the batch and counts its spans as dropped.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,12 +28,17 @@ const MAX_BATCH: usize = 512;
 /// Longest wait of a span for others of its batch: short enough for a person at a tracing UI.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 /// Time for one address of the collector: connection, TLS handshake and answer.
+///
+/// Shorter if the collector has more than five addresses, so that each of them gets its turn within
+/// [`EXPORT_TIMEOUT`].
 const ADDRESS_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(2) };
 /// Time for one batch, over all addresses of the collector and the lookup of its name; the default of
 /// `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reason for the loss of a batch.
+///
+/// Its text is the field `error` of the warning about lost traces.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("its URL cannot be requested: {0}")]
@@ -60,8 +69,12 @@ fn reason(error: &http_client::Error) -> String {
 
 /// Posts spans to a collector.
 pub(super) struct Exporter {
+    /// Host, port, path and trust of the collector.
     settings: Settings,
+    /// Clock of the gate: spans carry its times, which are turned into Unix time when a batch is
+    /// encoded.
     clock: Clock,
+    /// Event loop of this thread alone: traffic of callers is never delayed by the export.
     runtime: Runtime,
     /// `None` for an `http://` endpoint.
     tls: Option<Connector>,
@@ -81,6 +94,8 @@ impl Exporter {
     }
 
     /// Exports spans until the last sender is gone; adds the lost ones to `dropped`. Blocks the thread.
+    ///
+    /// A failure is logged once, and again only after a batch has succeeded in between.
     pub(super) fn run(mut self, spans: &Receiver<Span>, dropped: &Count) {
         let mut works = true;
         while let Ok(first) = spans.recv() {
@@ -113,11 +128,15 @@ impl Exporter {
         batch
     }
 
+    /// Reads the clock of the gate, as an instant of the standard library.
     fn now(&self) -> Instant {
         self.clock.instant(self.clock.now())
     }
 
     /// Posts a batch to the collector.
+    ///
+    /// # Errors
+    /// See [`Error`]; the batch is lost then.
     fn post(&mut self, document: Bytes) -> Result<(), Error> {
         let Settings { host, port, .. } = &self.settings;
         let export = async {
@@ -131,6 +150,10 @@ impl Exporter {
     }
 
     /// Posts to the addresses in turn, beginning with the preferred one, until one answers.
+    ///
+    /// # Errors
+    /// That of the last address tried, or `NoAddress` if the name has none. A status other than 2xx
+    /// is an answer, not an error here.
     async fn try_addresses(
         &self,
         mut addresses: Vec<SocketAddr>,
@@ -149,6 +172,8 @@ impl Exporter {
         Err(failure)
     }
 
+    /// Connects to one address, sends the batch and reads the status of the answer; its content is
+    /// ignored.
     async fn try_address(&self, address: SocketAddr, document: Bytes) -> Result<StatusCode, Error> {
         let Settings { host, port, path, .. } = &self.settings;
         // An IPv6 address stands in brackets in Host (RFC 3986 §3.2.2).

@@ -3,6 +3,16 @@
 //! A request with a context is traced if its sampled flag is set; of the others one in [`Settings::one_in`] is. The
 //! origin receives our span as the parent. Spans that find the queue full are dropped and counted: no request waits for
 //! the collector.
+//!
+//! Settings come from `[trace]`. The only thread is that of the exporter; it ends when a reload
+//! changes the section or removes it, and requests that still hold the tracer have ended.
+//!
+//! Example of the two fields (§3.2, §3.3); the first is written anew for the origin:
+//!
+//! ```text
+//! traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
+//! tracestate: vendor=value
+//! ```
 
 mod exporter;
 mod otlp;
@@ -45,6 +55,8 @@ pub struct Settings {
     /// Trust in the collector's certificate; `None`: plain HTTP.
     pub tls: Option<verify::Settings>,
     /// Sampling: one in this number of requests without a context is traced. At least 1.
+    ///
+    /// 1 traces all of them. Requests with a context are not counted: their sender has decided.
     pub one_in: u32,
 }
 
@@ -61,6 +73,8 @@ pub(super) struct TraceContext {
 
 impl TraceContext {
     /// The value of `traceparent` for the origin.
+    ///
+    /// Version 00, 32 digits of the trace, 16 of our span, and flags with only the sampled bit set.
     pub(super) fn traceparent(&self) -> String {
         format!("00-{:032x}-{:016x}-01", self.trace, self.span)
     }
@@ -76,12 +90,15 @@ impl TraceContext {
 /// Span of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
+    /// Identifiers of trace, parent and span.
     pub(super) context: TraceContext,
     /// Start of the exchange.
     pub(super) started: Time,
+    /// End of the response, or of the tunnel.
     pub(super) ended: Time,
     /// Start and length of the wait for its permits; `None`: it did not wait.
     pub(super) waited: Option<(Time, Duration)>,
+    /// Method, as received; also the name of the span.
     pub(super) method: String,
     /// Path without the query, which may hold credentials.
     pub(super) path: String,
@@ -97,6 +114,7 @@ pub(super) struct Span {
 
 /// Samples requests, and queues their spans for the exporter.
 pub(super) struct Tracer {
+    /// See [`Settings::one_in`].
     one_in: u64,
     /// Number of requests without a context so far.
     unsampled: AtomicU64,
@@ -120,6 +138,8 @@ impl Tracer {
     }
 
     /// Decides whether a request is traced; returns its context if so.
+    ///
+    /// Returns `None` too if the system gives no random numbers.
     pub(super) fn sample(&self, head: &RequestHead) -> Option<TraceContext> {
         let (trace, parent) = match head.find(TRACEPARENT).map(parse) {
             Some(Some((trace, parent, true))) => (Some(trace), Some(parent)),
@@ -140,6 +160,8 @@ impl Tracer {
     }
 
     /// Queues the span of a request that has ended; drops and counts it if the queue is full.
+    ///
+    /// Never blocks. Without an exporter, after its thread has ended, each span is dropped.
     pub(super) fn export(&self, span: Span) {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(span) {
             self.dropped.add_one();
@@ -148,6 +170,9 @@ impl Tracer {
 }
 
 /// Parses a `traceparent`: trace, parent span, and the sampled flag (W3C Trace Context §3.2). `None`: it is malformed.
+///
+/// Lower-case hexadecimal digits only. Version `ff` is invalid; versions above 00 may have more
+/// parts behind the flags.
 fn parse(value: &[u8]) -> Option<(u128, u64, bool)> {
     let text = std::str::from_utf8(value).ok()?;
     let mut parts = text.split('-');

@@ -1,4 +1,17 @@
 //! OTLP encoding of spans: an `ExportTraceServiceRequest` in JSON (OTLP 1.3, JSON Protobuf encoding).
+//!
+//! Shape of one batch, shortened:
+//!
+//! ```text
+//! {"resourceSpans": [{"resource": {"attributes": […]}, "scopeSpans": [{"scope": {…}, "spans": [
+//!   {"traceId": "4bf9…", "spanId": "00f0…", "name": "GET", "kind": 2, "attributes": […]},
+//!   {"parentSpanId": "00f0…", "name": "wait for a permit", "kind": 1}
+//! ]}]}]}
+//! ```
+//!
+//! Attributes follow the semantic conventions for HTTP servers: `http.request.method`, `url.path`,
+//! `client.address`, `http.response.status_code`, `error.type`; two of our own are
+//! `lockgate.limits` and `lockgate.refused_by`. No query, credentials or key values are exported.
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
@@ -8,12 +21,18 @@ use crate::gate::clock::Clock;
 use crate::time::Time;
 
 /// Kinds of spans (`SpanKind` of opentelemetry/proto/trace/v1/trace.proto).
+///
+/// `SPAN_KIND_INTERNAL`: the wait, inside the gateway.
 const INTERNAL: u8 = 1;
+/// `SPAN_KIND_SERVER`: the request, as received from its caller.
 const SERVER: u8 = 2;
 /// `STATUS_CODE_ERROR` of the same file.
 const ERROR: u8 = 2;
 
 /// Encodes spans, each with a child span for its wait if it had one.
+///
+/// Times are counted back from the wall clock at the moment of encoding, so all spans of a batch
+/// agree even if that clock was set in between.
 pub(super) fn encode(spans: &[Span], clock: Clock) -> String {
     let (wall, now) = (clock.wall_unix_nanos(), clock.now());
     // Unix time in nanoseconds. 64-bit numbers are strings in JSON Protobuf.
