@@ -1,4 +1,8 @@
 //! Exchange: carries one request from its head to the end of its response, in five steps.
+//!
+//! The steps: admission, permit, attempt, response; a request that is answered here or intercepted
+//! leaves after the first. Each step returns its result or a [`Failure`]; this is the only place
+//! that turns a failure into a response or a reset.
 
 use super::admit::{self, Admission};
 use super::attempt;

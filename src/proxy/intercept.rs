@@ -1,4 +1,8 @@
 //! TLS handshakes with callers: on a listener that has TLS, and inside an intercepted tunnel.
+//!
+//! The certificate is the gateway's own on a listener, and one signed by the authority of `[tls]`
+//! for the tunnel's host otherwise. HTTP/2 is spoken if both sides agree on `h2` by ALPN (RFC
+//! 7301).
 
 use std::future::poll_fn;
 use std::io;
@@ -29,6 +33,9 @@ pub(super) enum Protocol {
 /// the tunnel ended before.
 ///
 /// Bytes that are no TLS are read as requests too: nothing bypasses the limits through a tunnel to an intercepted host.
+///
+/// Writes the access-log line of the CONNECT; requests inside have lines of their own. The time for
+/// the first byte and the handshake is `[timeouts] head`.
 pub(super) async fn open(
     session: &mut Session,
     mut tunnel: Box<InterceptedTunnel>,
@@ -45,6 +52,8 @@ pub(super) async fn open(
 }
 
 /// Reason for which a tunnel was not intercepted.
+///
+/// Its text is the note of the CONNECT in the access log.
 #[derive(Debug, thiserror::Error)]
 enum InterceptError {
     #[error("the caller hung up")]
@@ -60,6 +69,9 @@ enum InterceptError {
 }
 
 /// Completes the TLS handshake with the caller, under a certificate for the tunnel's host.
+///
+/// The scheme of the tunnel's origin is set by the first byte: `https` for a TLS record, else
+/// `http`.
 async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<Protocol, InterceptError> {
     session.deadline.set(session.worker.snapshot.timeouts.head);
     let Session { conn, deadline, .. } = session;
@@ -80,6 +92,8 @@ async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) ->
     Ok(protocol)
 }
 
+/// Reads the ClientHello, checks its server name, obtains a certificate for the host, and completes
+/// the handshake. A final dot and letter case of the server name make no difference.
 async fn handshake(
     snapshot: &ConfigSnapshot,
     stream: Stream,
@@ -99,6 +113,9 @@ async fn handshake(
 }
 
 /// Accepts TLS on a listener that has it, within the timeout of the first head. `None`: the connection has ended.
+///
+/// A first byte that begins no TLS record is answered in plain text (400), for callers with
+/// `http://` in the URL of the proxy.
 pub(super) async fn tls_accept(session: &mut Session, identity: Arc<ServerConfig>) -> Option<Protocol> {
     let first = session.deadline.run(first_byte(&mut session.conn)).await??;
     if first != FIRST_BYTE {
@@ -124,6 +141,7 @@ pub(super) async fn tls_accept(session: &mut Session, identity: Arc<ServerConfig
     }
 }
 
+/// Completes a handshake under this certificate; the protocol is that agreed by ALPN.
 async fn accept(hello: IncomingHandshake<Stream>, config: Arc<ServerConfig>) -> io::Result<(Stream, Protocol)> {
     let tls = hello.accept(config).await?;
     let protocol = if tls.get_ref().1.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };

@@ -5,6 +5,14 @@
 //! address. That passes only if a tunnel to that host would have been admitted, and needs no slots beyond those that
 //! this one took. A tunnel that fails the check is ended rather than counted late: its connection, which the origin
 //! counts, has been made.
+//!
+//! Three results for the first bytes of a tunnel: no TLS (they pass), TLS for a host that the
+//! tunnel may reach (they pass), or a [`TunnelDenial`]. The check happens once; later bytes are
+//! relayed unread. TLS without a server name passes, as it names no other host.
+//!
+//! Example: `CONNECT a.example:443` with a ClientHello for `b.example` is ended if a limit names
+//! `b.example` and did not count the tunnel, and passes if no limit, list or interception knows
+//! that name.
 
 use std::io;
 use std::net::IpAddr;
@@ -36,14 +44,19 @@ pub(super) struct HelloGuard {
 /// The caller and its request, as input of the rules.
 #[derive(Clone, Copy)]
 pub(super) struct GuardContext<'a> {
+    /// Configuration in force when the tunnel was opened.
     pub(super) snapshot: &'a ConfigSnapshot,
     /// Head of the `CONNECT`.
     pub(super) head: &'a RequestHead,
+    /// Address of the caller, for logs.
     pub(super) peer: IpAddr,
 }
 
 impl HelloGuard {
     /// Returns `None` if the configuration names no host, so that there is nothing to check.
+    ///
+    /// A gateway that names no host saves the copies that a guard holds, and the wait for the first
+    /// bytes.
     pub(super) fn new(snapshot: &ConfigSnapshot, plan: &Plan) -> Option<Box<HelloGuard>> {
         let is_needed =
             !snapshot.intercept.is_empty() || snapshot.access.has_list() || snapshot.named_hosts.has_hosts();

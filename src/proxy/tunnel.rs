@@ -1,5 +1,11 @@
 //! Tunnel relay: forwards bytes both ways, for a CONNECT that is not intercepted or after a response 101. Counted once,
 //! as a whole.
+//!
+//! The gateway reads no byte of a tunnel but the ClientHello, if a guard checks it. Bytes that the
+//! caller sends before that check has ended are held back; bytes of the origin are not.
+//!
+//! A clean end (FIN) of one side is forwarded, and the other direction goes on. An error on either
+//! side resets both connections, so that no peer takes a broken tunnel for a complete one.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -15,6 +21,10 @@ use crate::wire::{Conn, Length};
 
 /// Relays bytes both ways until both sides have ended (half-close is forwarded), one breaks, or nothing has moved for
 /// `[timeouts] tunnel_idle`.
+///
+/// Returns when the tunnel has ended; its line in the access log is written then, with the bytes of
+/// both directions. While bytes are held back for the check, the deadline is `[timeouts] head`
+/// instead.
 pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) {
     let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
     let Session { worker, head, conn, deadline, peer, .. } = &mut *session;
@@ -77,6 +87,8 @@ impl Relay {
     }
 
     /// Ready when the tunnel has ended.
+    ///
+    /// The guard comes first; once it lets the bytes pass, it is dropped.
     fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn, context: GuardContext<'_>) -> Poll<TunnelEnd> {
         if let Some(guard) = &mut self.tunnel.guard {
             match guard.poll(cx, caller, context) {
@@ -107,7 +119,9 @@ impl Relay {
 
 /// The end of a tunnel.
 enum TunnelEnd {
+    /// Both sides have sent their last byte.
     Clean,
+    /// An error on one side, or no progress until the deadline.
     Broken,
     /// The first bytes of the caller must not pass.
     Denied(TunnelDenial),
@@ -115,12 +129,14 @@ enum TunnelEnd {
 
 /// One direction of a tunnel.
 struct Direction {
+    /// Bytes from one side to the other, as a body without framing.
     bytes: Body,
     /// True once the end has been forwarded.
     closed: bool,
 }
 
 impl Direction {
+    /// A direction without length: it ends with the connection, and has no trailers.
     fn new() -> Direction {
         Direction { bytes: Body::new(Length::UntilClose, Length::UntilClose).without_trailers(), closed: false }
     }

@@ -1,4 +1,8 @@
 //! Warnings about tunnels that are not intercepted (CONNECT), one log line per host.
+//!
+//! A limit counts a tunnel that is not intercepted as one request, whatever passes through it.
+//! These warnings tell the operator of hosts for which that is probably not what the limit was
+//! written for. They outlive a reload, so that each host is named once per process and kind.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -7,6 +11,8 @@ use super::claims::{Claims, Rules};
 use super::target::Origin;
 
 /// Most hosts that the log names: callers can ask for any number of names.
+///
+/// Later hosts are not named. The bound is for each of the three kinds of warning.
 const MAX_HOSTS: usize = 1024;
 
 /// Hosts with a warning logged already, for each kind of warning.
@@ -56,8 +62,10 @@ impl WarnedHosts {
 /// Reason for which the first bytes of a tunnel must not pass.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum TunnelDenial {
+    /// `name`: host of the ClientHello; `why`: rule that it breaks, as the end of a sentence.
     #[error("the caller asked for {name:?} in TLS, which is not the host of its CONNECT, and {why}")]
     Name { name: String, why: &'static str },
+    /// It begins like TLS, but is longer than any server accepts or violates the grammar.
     #[error("the caller sent a malformed TLS ClientHello")]
     Unreadable,
 }
@@ -68,6 +76,8 @@ struct HostSet(Mutex<HashSet<Box<str>>>);
 
 impl HostSet {
     /// True if the host is not in the set yet and fits in; adds it.
+    ///
+    /// Compares exactly: hosts are canonical.
     fn is_new(&self, host: &str) -> bool {
         // A panic elsewhere cannot leave the set half changed.
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);

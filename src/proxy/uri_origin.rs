@@ -1,4 +1,7 @@
 //! URI origin (RFC 9110 §4.3.1): scheme, host and port, which identify a server.
+//!
+//! Two URLs with the same origin share connections. Paths, queries and user names are no part of
+//! it.
 
 use std::sync::Arc;
 
@@ -8,13 +11,17 @@ use super::host::{Authority, HostError};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scheme {
     /// HTTP over plain TCP.
+    /// `http://`, port 80. A CONNECT has this scheme too: the gateway dials plain TCP for it.
     Http,
     /// HTTP over TLS.
+    /// `https://`, port 443.
     Https,
 }
 
 impl Scheme {
     /// Scheme as written in a URL.
+    ///
+    /// `http` or `https`, without colon and slashes.
     pub fn name(self) -> &'static str {
         match self {
             Scheme::Http => "http",
@@ -55,6 +62,8 @@ impl Origin {
     }
 
     /// Appends the authority as in a URL: brackets around IPv6, a port only if it is not the scheme's default.
+    ///
+    /// Examples: `api.example`, `api.example:8443`, `[2001:db8::1]:8080`.
     pub fn write_authority(&self, out: &mut Vec<u8>) {
         let is_v6 = self.host.contains(':');
         if is_v6 {
