@@ -1,4 +1,14 @@
 //! Admission step: checks the framing, finds the target, and applies the access rules to the caller.
+//!
+//! Order of the checks; the first that fails decides the response:
+//!
+//! 1. framing of the body, and members of Connection (400);
+//! 2. Expect (417) and the number of gateways in Via (508);
+//! 3. target and route (400, 403, 404, 421);
+//! 4. address, password, port and host of the caller's request (403, 407, 429, 503);
+//! 5. keys and costs under the limits (400).
+//!
+//! No slot is taken here, and nothing is sent.
 
 use super::access::Admitted;
 use super::acquire;
@@ -33,8 +43,14 @@ pub(super) enum Admission {
 
 /// Admits the request in the session, of which only the head has been read.
 ///
+/// A request for `/acquire` leaves before these checks, and has its own.
+///
 /// # Errors
 /// 400 for broken framing; 403, 407 or 429 from the access rules; 404 or 421 without a route; 417 and 508.
+///
+/// # Cancel safety
+/// Dropping the future ends the request without a trace in the limits; a password verification that
+/// has begun runs to its end.
 pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result<Admission, Failure> {
     if let Some(request) = acquire::find(session) {
         return Ok(Admission::Local(LocalRequest::Acquire(request)));
@@ -54,6 +70,9 @@ pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result
 }
 
 /// Finds the target, and applies the access rules.
+///
+/// # Errors
+/// See the steps 1 to 4 at the top of this file.
 async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, Admitted, Length), Refusal> {
     let snapshot = &session.worker.snapshot;
     let head = &session.head;
@@ -92,6 +111,9 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
 }
 
 /// Finds the claims of the request, and plans how it is forwarded.
+///
+/// # Errors
+/// 400 if a limit cannot count the request, see [`Rules::find`](super::claims::Rules::find).
 fn plan(
     session: &Session,
     log: &mut RequestLog,
@@ -114,6 +136,10 @@ fn plan(
 }
 
 /// Versions of HTTP to offer the origin for this request.
+///
+/// HTTP/1.1 for an upgrade, for a login that belongs to a connection (NTLM), and for a path that
+/// HTTP/2 cannot carry; HTTP/2 for all others. An origin of `http://` is spoken to in HTTP/1.1 in
+/// any case.
 fn offer(target: &Target, head: &RequestHead, outgoing: &Outgoing) -> Offer {
     // Only a connection of HTTP/1.1 can change its protocol or be logged in.
     let needs_http1 = outgoing.upgrade

@@ -1,4 +1,11 @@
 //! Connection pool: dials origins, and keeps idle connections for the next requests.
+//!
+//! Order in which a request gets its connection: a stream of a shared HTTP/2 connection, the idle
+//! HTTP/1.1 connection used last, or a new one. The last used comes first because it is the least
+//! likely to be closed by its origin; the others can then grow old and be closed.
+//!
+//! Each runtime has a pool of its own. A reload makes a new pool; the old one lives as long as a
+//! worker uses it.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -27,7 +34,9 @@ use crate::wire::{Conn, Stream};
 
 /// Connections of one runtime to origins, and the means to dial new ones.
 pub(super) struct OriginPool {
+    /// Resolves names, checks addresses, and connects.
     dialer: Arc<Dialer>,
+    /// Makes handshakes, and checks certificates of origins.
     tls: Arc<Connector>,
     clock: Clock,
     /// TCP user timeout (RFC 5482): time that sent data may stay unacknowledged before the connection is closed.
@@ -130,6 +139,9 @@ impl OriginPool {
 
     /// Takes an idle connection that meets the requirement: a stream on a shared one, or a kept one that is still
     /// usable.
+    ///
+    /// Connections that have been closed by their origin, or have unread bytes, are dropped on the
+    /// way. Never waits.
     pub(super) fn idle(&self, origin: &Upstream, want: ConnRequirement) -> Option<OriginConn> {
         if want.fresh != Freshness::Any {
             return None;
@@ -166,8 +178,14 @@ impl OriginPool {
 
     /// Dials a connection, TLS handshake included; or opens a stream on one that another request has opened meanwhile.
     ///
+    /// Concurrent requests for an origin of HTTP/2 share one dial: the first leads it, the others
+    /// wait for its result. After 8 rounds without a stream a request dials for itself.
+    ///
     /// # Errors
     /// 502, 503 or 504 by the cause; 403 if the address may not be dialled; 508 if it is the gateway's own.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the dial; requests that wait for it then dial for themselves.
     pub(super) async fn dial(
         &self,
         origin: &Upstream,
@@ -209,6 +227,9 @@ impl OriginPool {
     }
 
     /// Dials a connection; if descriptors have run out, frees some and tries again.
+    ///
+    /// Exhaustion (EMFILE and the like) is met once, by closing idle connections of all pools; a
+    /// second one is refused with 503.
     async fn dial_alone(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
         match self.dial_once(origin, how, offer).await {
             // Frees the descriptors of idle connections, those of other runtimes too.
@@ -241,6 +262,10 @@ impl OriginPool {
     }
 
     /// Makes the TLS handshake, and the preface of HTTP/2 if the origin chose it.
+    ///
+    /// # Errors
+    /// 502 if the certificate is not valid, TLS fails, or the preface of HTTP/2 cannot be
+    /// exchanged.
     async fn handshake(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<OriginConn, Refusal> {
         let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
         let wish = HandshakeOptions { offer, identity: identity.map(|(_, identity)| *identity) };
@@ -268,6 +293,9 @@ impl OriginPool {
     }
 
     /// Keeps a connection for the next request. Its last message has ended, and no byte of another was read.
+    ///
+    /// Dropped instead, which closes it: a connection in the middle of a message, and any beyond
+    /// `idle_per_origin`.
     pub(super) fn keep(&self, origin: &Upstream, mut conn: Conn) {
         if !conn.is_between_messages() {
             return;
@@ -316,6 +344,8 @@ impl Pool for OriginPool {
     }
 }
 
+/// Refusal for a dial that failed: its fault lies with the name, the address policy, the origin or
+/// this machine.
 fn refusal_of_dial(error: dial::Error) -> Refusal {
     match error {
         dial::Error::Dns(_) => Refusal::DnsError,
@@ -329,6 +359,8 @@ fn refusal_of_dial(error: dial::Error) -> Refusal {
     }
 }
 
+/// Refusal for a handshake that failed: `Certificate` if the origin could not be identified, else
+/// `TlsError`.
 fn refusal_of_tls(error: verify::Error) -> Refusal {
     match error {
         verify::Error::Certificate(_) | verify::Error::Name(_) => Refusal::Certificate(error.to_string()),

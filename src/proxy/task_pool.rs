@@ -1,4 +1,16 @@
 //! Pool of reusable tasks: each does one piece of work after the other, and reuses its memory.
+//!
+//! Used where a task is large and its work short: connections of a worker, and requests of an
+//! HTTP/2 connection. A task that ends its work takes the next from the queue or becomes idle;
+//! beyond `max_idle` idle tasks it ends.
+//!
+//! ```text
+//! if let Some(task) = pool.submit(work) { spawn(run(task)) }
+//! // in the task:
+//! while let Some(work) = poll_fn(|cx| pool.poll_take(task, cx)).await { … }
+//! ```
+//!
+//! Single-threaded, so it has no lock.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -36,6 +48,9 @@ impl<W> TaskPool<W> {
     }
 
     /// Queues work and wakes an idle task; returns the number of a task to spawn if there is none.
+    ///
+    /// The woken task need not be the one that takes the work: a busy task that ends earlier does.
+    /// The queue has no bound of its own; its users bound connections and streams.
     pub fn submit(&self, work: W) -> Option<NewTask> {
         let mut inner = self.inner.borrow_mut();
         inner.work.push_back(work);
@@ -49,6 +64,10 @@ impl<W> TaskPool<W> {
 
     /// Next work for a task; `None` if the task must end: there is no work, and the pool has enough idle tasks or is
     /// closed.
+    ///
+    /// # Cancel safety
+    /// Work is handed out only with `Ready`, so a dropped wait loses none. A task
+    /// must not be dropped while it is idle: the next work may wait for it.
     pub fn poll_take(&self, task: NewTask, cx: &Context<'_>) -> Poll<Option<W>> {
         let mut inner = self.inner.borrow_mut();
         // Unregisters the task: it may have been polled for another reason, and a busy or ended task must not be woken

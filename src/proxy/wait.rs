@@ -1,4 +1,8 @@
 //! Wait for a permit: ends when the limiter decides or the caller hangs up; dials a connection shortly before the turn.
+//!
+//! Three events are awaited at once: the decision of the limiter, the end of the caller's
+//! connection, and the time to dial. The dial begins 300 ms before the forecast turn and never
+//! delays the decision: if it fails, the request dials again within its slot.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -23,14 +27,21 @@ use crate::gate::{Permit, Refused, Waiting};
 const LEAD: Duration = Duration::from_millis(300);
 
 /// A permit, with the connection that was dialled during the wait.
+///
+/// Order of use: the connection is checked out first, the permit is consumed by the sending.
 pub(super) struct Granted {
+    /// Right to send once; gives its slots back when dropped.
     pub(super) permit: Permit,
     /// Connection that was dialled during the wait.
+    ///
+    /// `None` if none was dialled, or its dial failed.
     pub(super) held: Option<OriginConn>,
 }
 
 /// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: plan of the connection to dial
 /// before the turn; `None`: dial none.
+///
+/// The inner result is the decision: a permit, or the gate's reason against one.
 ///
 /// # Errors
 /// [`Failure::CallerGone`]; or, with a permit granted, the refusal of a dial that failed.
@@ -106,7 +117,9 @@ struct Preconnect<'p> {
 enum PreconnectState {
     /// The turn is far away: nothing is dialled.
     Later(Pin<Box<Sleep>>),
+    /// A dial under way, which may take `timeout` from its begin.
     Dialling(Pin<Box<dyn Future<Output = Result<OriginConn, Refusal>> + Send>>),
+    /// Ready for the sending, or an idle one taken from the pool.
     Connected(OriginConn),
     /// The dial failed, or no connection is needed before the turn.
     Nothing,
@@ -156,6 +169,9 @@ impl<'p> Preconnect<'p> {
     }
 
     /// Takes an idle connection or starts to dial, if the number of dials ahead allows it and no connection is pinned.
+    ///
+    /// At most 32 waiters of one origin and runtime dial ahead at one time; the others use
+    /// connections that earlier requests return.
     fn begin(&mut self) -> PreconnectState {
         let Some(plan) = self.plan.filter(|_| !self.is_pinned) else { return PreconnectState::Nothing };
         self.place = self.origins.preconnect_slot(&plan.upstream);
