@@ -1,4 +1,20 @@
 //! Access rules: decides whether a caller may use the gateway, and which hosts and ports it may call.
+//!
+//! Example of the settings, with their defaults but for the first:
+//!
+//! ```text
+//! [access]
+//! allow_from     = ["10.0.0.0/8"]
+//! connect_ports  = [443]
+//! allow_ports    = []
+//! unlisted_hosts = "allow"
+//! opaque_tunnels = "allow"
+//! ipv6_prefix    = 64
+//! upgrades       = ["websocket"]
+//! ```
+//!
+//! Policies for the addresses that a host leads to are not applied here but at the dial, when they
+//! are known.
 
 use std::hash::Hasher;
 use std::net::IpAddr;
@@ -28,6 +44,8 @@ pub struct Settings {
     /// User names and bcrypt hashes; `None`: no password is required.
     pub users: Option<Vec<(String, String)>>,
     /// Ports that CONNECT may lead to.
+    ///
+    /// 443 by default. Routes and other methods are not bound by it.
     pub connect_ports: Vec<u16>,
     /// Ports of blocked protocols that requests other than CONNECT may go to all the same.
     pub allow_ports: Vec<u16>,
@@ -36,8 +54,12 @@ pub struct Settings {
     /// True if tunnels that are not intercepted are refused when a limit names their host.
     pub deny_opaque: bool,
     /// Length, in bits, of the IPv6 blocks that count as one caller.
+    ///
+    /// 64 by default.
     pub ipv6_prefix: Ipv6Prefix,
     /// Protocols that an HTTP/1.1 connection may change to, as `name/version`, or as `name` for every version.
+    ///
+    /// `websocket` by default.
     pub upgrades: Vec<String>,
 }
 
@@ -45,6 +67,8 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Admitted {
     /// Identity of the caller in queues and in windows counted per caller.
+    ///
+    /// 64 bits, which differ between gateways and stay the same over a restart of one.
     pub caller: Caller,
     /// User name; `None` if no passwords are required.
     pub user: Option<Arc<str>>,
@@ -184,10 +208,14 @@ impl Access {
     }
 
     /// Applies these settings to a caller that was admitted under earlier ones.
+    ///
+    /// Checks nothing again: neither the password nor the address. Only the identity is computed
+    /// anew, as the prefix of IPv6 blocks may have changed.
     pub(super) fn readmit(&self, peer: IpAddr, before: &Admitted) -> Admitted {
         Admitted { reach: before.reach, ..self.admitted(peer, before.user.clone()) }
     }
 
+    /// Makes the identity of a caller that has passed all checks, with the least reach.
     fn admitted(&self, peer: IpAddr, user: Option<Arc<str>>) -> Admitted {
         let block = self.ipv6_prefix.block(peer);
         Admitted { caller: caller(&self.seed, user.as_deref(), block), user, block, reach: Reach::Public }
@@ -203,6 +231,9 @@ impl Admitted {
 }
 
 /// Returns the only Proxy-Authorization field; several are an error, because none has precedence.
+///
+/// # Errors
+/// 407 without the field, or with more than one.
 fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
     let mut all = head.all(Name::ProxyAuthorization);
     match (all.next(), all.next()) {
@@ -214,6 +245,8 @@ fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
 /// Computes the identity that takes turns in queues and has a window of its own where a limit counts per caller. The
 /// seed is random, so that no caller can choose an address or a name that collides with another's. It is the gate's
 /// seed, so that identities outlive a reload and a restart.
+///
+/// A user has one identity at all addresses; without users it is that of the block.
 fn caller(seed: &[u8; 16], user: Option<&str>, block: IpNet) -> Caller {
     let mut hasher = SipHasher13::new_with_key(seed);
     match (user, block.addr()) {

@@ -1,5 +1,12 @@
 //! HTTP/2 connection pool: connections to origins that many requests share, and the choice of the request that dials the
 //! next one.
+//!
+//! A request asks [`H2Pool::checkout`] for its next step, takes it, and asks again if that was a
+//! wait. At most one request per origin dials at one time as long as the version that the origin
+//! speaks is unknown or HTTP/2; for an origin that chose HTTP/1.1 every request dials for itself.
+//!
+//! Streams of one connection share its fate: after an answer that did not come in time it must
+//! answer a PING before it carries further requests.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +43,7 @@ const SURPLUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection, and its age and idle time.
 struct PooledH2Conn {
+    /// Handle of the connection; a task of its own moves its frames.
     conn: H2Conn,
     /// Time of the handshake.
     opened_at: Time,
@@ -80,6 +88,8 @@ impl PooledH2Conn {
 #[derive(Default)]
 /// State of one origin.
 struct OriginState {
+    /// Connections in the order in which they were opened; the first with room is used, so the last
+    /// become idle.
     conns: Vec<PooledH2Conn>,
     /// Dial under way, if one is.
     dial: Option<Arc<SharedDial>>,
@@ -91,6 +101,9 @@ struct OriginState {
 
 impl OriginState {
     /// Closes connections that are dead, idle for longer than `idle`, or more than will be needed soon.
+    ///
+    /// Idle beyond need: those after the first [`MAX_SPARE`] idle ones, once they were idle for
+    /// [`SURPLUS_TIMEOUT`].
     fn trim(&mut self, idle: Duration, now: Time) {
         let mut spare = 0;
         self.conns.retain_mut(|pooled| {
@@ -111,6 +124,8 @@ pub(super) enum Http1 {
 }
 
 /// A dial that other requests wait for, until it is known whether its connection can be shared.
+///
+/// No value is handed over: the requests ask the pool again, and find the connection there.
 #[derive(Default)]
 pub(super) struct SharedDial {
     /// Wakes the waiting requests.
@@ -184,6 +199,9 @@ impl H2Pool {
     }
 
     /// Decides the next step of a request for the origin.
+    ///
+    /// Decides under one lock and never waits. The order: a stream, a pending PING, HTTP/1.1, the
+    /// dial of another request, a dial of its own.
     pub(super) fn checkout(self: &Arc<Self>, origin: &Upstream, fresh: Freshness, now: Time) -> Checkout {
         let mut all = self.lock();
         let state = all.entry(origin.clone()).or_default();
@@ -207,6 +225,8 @@ impl H2Pool {
     }
 
     /// Adds a connection on which the origin has chosen HTTP/2.
+    ///
+    /// A recorded `Chosen` is forgotten; `Required` stays.
     pub(super) fn keep(&self, origin: &Upstream, conn: H2Conn, now: Time) {
         let mut all = self.lock();
         let state = all.entry(origin.clone()).or_default();
@@ -215,6 +235,8 @@ impl H2Pool {
     }
 
     /// Records that the origin speaks HTTP/1.1.
+    ///
+    /// `Required` is never replaced by `Chosen`.
     pub(super) fn set_http1(&self, origin: &Upstream, http1: Http1) {
         let mut all = self.lock();
         let state = all.entry(origin.clone()).or_default();

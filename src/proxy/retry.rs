@@ -1,4 +1,16 @@
 //! Retry rules: pushbacks of origins (429, or 503 with Retry-After), and requests that may be sent again.
+//!
+//! Two questions with different answers: a pushback pauses windows and allows another sending of
+//! any method, because the origin did not act on the request; after a lost connection only
+//! idempotent methods may be sent again.
+//!
+//! | response | pause |
+//! |---|---|
+//! | 429, `Retry-After: 2` | 2.5 s |
+//! | 429, `Retry-After: 0.25` | 0.25 s |
+//! | 429 alone | T of the limit |
+//! | 503, `Retry-After: 2` | 2.5 s |
+//! | 503 alone, or any other status | none |
 
 use std::time::{Duration, SystemTime};
 

@@ -105,6 +105,9 @@ impl HelloGuard {
     }
 
     /// Checks a server name; `None` if the tunnel may ask for it.
+    ///
+    /// Interception, the list of hosts, opaque tunnels, and last the claims: the first rule that
+    /// the name breaks is the reason.
     fn check(&self, name: String, context: GuardContext<'_>) -> Option<TunnelDenial> {
         if *name == *self.origin.host {
             return None;

@@ -1,5 +1,10 @@
 //! Configuration snapshot: everything made from one configuration, immutable. A request keeps the snapshot that was in
 //! force when it began.
+//!
+//! A reload has two steps. [`PreparedSnapshot::new`] does everything that can fail, before anything
+//! changes; [`PreparedSnapshot::with`] adds the limits' numbers from the gate, and cannot fail.
+//! Caches of passwords, trace queues and certificates survive as long as their own settings are
+//! unchanged.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,6 +55,7 @@ pub enum Error {
 pub struct ConfigSnapshot {
     /// The part that does not depend on the gate's numbers of limits.
     parts: PreparedSnapshot,
+    /// Rules of the limits, by the gate's numbers.
     pub(super) rules: claims::Rules,
 }
 
@@ -198,6 +204,8 @@ impl ConfigSnapshot {
     }
 
     /// Refusal for a request that the gate did not grant; counts it in the metrics.
+    ///
+    /// Turns absolute times of the gate into times from now, as responses state them.
     pub(super) fn refusal(&self, refused: Refused) -> Refusal {
         let now = self.gate.clock().now();
         match refused {
@@ -221,6 +229,8 @@ impl ConfigSnapshot {
     }
 
     /// T of a limit: pause for a pushback that states no time.
+    ///
+    /// One second for a limit that only caps `in_flight`.
     pub(super) fn span(&self, limit: LimitId) -> Duration {
         let limits = self.gate.limits();
         limits[limit.0 as usize].rate.as_ref().map_or(Duration::from_secs(1), |rate| rate.per + rate.guard)
