@@ -1,4 +1,13 @@
 //! Connection loop: serves a caller's connection from its first byte to its last, one request after the other.
+//!
+//! Life of a connection: TLS if the listener has it, then heads and exchanges in turn until one
+//! side ends. Unless TLS has agreed on
+//! HTTP/2, the first bytes decide: the preface `PRI * HTTP/2.0` begins HTTP/2, anything else is
+//! HTTP/1. Pipelined requests wait in the read buffer; one exchange runs at a
+//! time.
+//!
+//! Idle connections hold no buffers. Their end: `[timeouts] head` before the first request,
+//! `[timeouts] idle` after it, the caller's close, or the shutdown.
 
 use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,9 +30,11 @@ use crate::wire::{Conn, Stream};
 
 /// Next event on an idle connection.
 enum Next {
+    /// The head is in the session; its body has not been read.
     Request,
     /// The preface of HTTP/2, sent by a caller with prior knowledge (RFC 9113 §3.3).
     Http2,
+    /// Bytes that are no request, or a head that did not arrive in time.
     Malformed(Refusal),
     /// It was closed, was idle too long, or the gateway shuts down.
     End,
@@ -31,7 +42,9 @@ enum Next {
 
 /// Serves connections one after the other, each to its end, and reuses the buffers.
 pub struct ConnectionServer {
+    /// Session with the buffers that all connections of this server use in turn.
     session: Session,
+    /// Ready when idle connections must close.
     shutdown: ShutdownWatch,
 }
 
@@ -77,6 +90,9 @@ fn serve_boxed<'s>(
 }
 
 /// Serves a connection, or an intercepted tunnel.
+///
+/// An upgrade to another protocol or a tunnel ends the loop: the connection carries no requests
+/// after it. An intercepted tunnel goes on in the loop, as a connection with requests.
 async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut ShutdownWatch) {
     let drain = session.worker.snapshot.drain.clone();
     let mut is_first = true;
@@ -135,6 +151,9 @@ fn close_idle(session: &mut Session) {
 }
 
 /// Waits for the head of the next request.
+///
+/// Waits without buffers for the first byte, and then reads until the head is complete, within
+/// `[timeouts] head` from that byte on (from the accept for the first head).
 async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
     let timeouts = &session.worker.snapshot.timeouts;
     if session.conn.input.is_empty() {

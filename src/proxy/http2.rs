@@ -1,4 +1,11 @@
 //! HTTP/2 server: a caller's connection with many concurrent requests, each in a session of its own.
+//!
+//! Division of work: the h2 crate does frames and flow control, `wire::http2` turns streams into
+//! the gateway's connections, and this file decides on tasks, timeouts and abuse. Each stream is
+//! served like a connection of HTTP/1.1 with one request.
+//!
+//! Bounds: the number of concurrent streams is that of `wire::http2`; the receive window of the
+//! connection stays small until one of its requests was admitted.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -48,9 +55,13 @@ pub(super) type Serve =
 
 /// State shared by all requests of a connection, and the tasks that serve them.
 struct SharedSession {
+    /// Worker that sessions of new tasks are made from.
     worker: Worker,
+    /// Address of the caller.
     peer: SocketAddr,
+    /// As in [`Session`].
     secure: bool,
+    /// As in [`Session`].
     loopback: bool,
     /// Tunnel that the connection runs in, if it is intercepted.
     within: Option<Arc<InterceptedTunnel>>,
@@ -60,6 +71,7 @@ struct SharedSession {
     pinned: Pinned,
     /// Number of running requests.
     running: Cell<usize>,
+    /// Tasks of this connection; at most [`MAX_IDLE`] of them idle.
     tasks: TaskPool<IncomingRequest>,
     /// See [`Serve`].
     serve: Serve,
@@ -80,6 +92,9 @@ impl SharedSession {
 }
 
 /// Serves the connection until either side ends it.
+///
+/// A handshake that fails or takes longer than `[timeouts] head` ends the connection without a
+/// response, as no request was read.
 pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, serve: Serve) {
     if session.has_read_request {
         session.deadline.set(session.worker.snapshot.timeouts.head);
@@ -129,6 +144,7 @@ struct H2Server<'a> {
 /// Life cycle of the connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum H2ServerState {
+    /// Requests are accepted.
     Open,
     /// New requests are refused; running ones may end.
     Closing,
@@ -145,6 +161,8 @@ struct AbuseMark {
 
 impl H2Server<'_> {
     /// Serves until the connection ends.
+    ///
+    /// Requests still running at the end have lost their stream; each ends by itself.
     async fn run(mut self) {
         while let Some(request) = poll_fn(|cx| self.poll_request(cx)).await {
             self.deadline.set(self.common.worker.snapshot.timeouts.idle);
@@ -157,6 +175,9 @@ impl H2Server<'_> {
     }
 
     /// Next request; `None` when the connection has ended.
+    ///
+    /// Deadlines: `[timeouts] idle` after each request and while any runs; a second after the GOAWAY
+    /// that ends an idle or abusive connection.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<IncomingRequest>> {
         loop {
             if !self.has_room && self.common.first_admission.poll(cx).is_ready() {
@@ -200,6 +221,8 @@ impl H2Server<'_> {
     }
 
     /// Sends GOAWAY, and accepts no more requests.
+    ///
+    /// Requests that run already are served to their end (RFC 9113 §6.8).
     fn close(&mut self) {
         self.conn.send_goaway();
         self.stage = H2ServerState::Closing;
@@ -240,6 +263,9 @@ async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
 }
 
 /// Serves one request to its end. Returns the protocol spoken inside if its stream has become an intercepted tunnel.
+///
+/// A head that breaks HTTP/2's rules for requests is answered on its stream; the connection goes
+/// on.
 async fn serve_request(session: &mut Session, request: IncomingRequest) -> Option<Protocol> {
     session.worker.refresh();
     let read = request.read_head(if session.secure { "https" } else { "http" }, &mut session.head);

@@ -1,4 +1,7 @@
 //! Metrics of requests, limits and connections to origins; they outlive reloads.
+//!
+//! Counters are relaxed atomics: a reader may see one of two related counters a moment earlier than
+//! the other. They begin at zero with the process, and never decrease. The admin API exports them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -31,6 +34,7 @@ const MAX_CALLER_NAMES: usize = 10_000;
 /// Metrics of the whole process.
 #[derive(Default)]
 pub struct Metrics {
+    /// Metrics by name of the limit; an entry stays after its limit was removed.
     limits: Mutex<BTreeMap<Arc<str>, Arc<LimitMetrics>>>,
     /// Finished requests, by the first digit of the status.
     requests: [Count; 6],
@@ -38,6 +42,7 @@ pub struct Metrics {
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     /// Names of callers that have waited.
     callers: Mutex<HashMap<Caller, Arc<str>>>,
+    /// Pools of all runtimes and configurations that are still used.
     pools: Mutex<Vec<Weak<dyn Pool>>>,
     /// Number of connections to origins that were opened, and number of requests that reused one.
     pub(super) dialled: Count,
@@ -73,6 +78,7 @@ pub struct LimitMetrics {
     pub pushbacks: Count,
     /// Requests that were sent again after a pushback.
     pub resent: Count,
+    /// Refusals by reason, in the order of [`REASONS`].
     refused: [Count; REASONS.len()],
     /// Waits by bucket: one for each of [`WAITS`], and one for longer ones.
     waits: [Count; WAITS.len() + 1],
@@ -137,6 +143,8 @@ impl LimitMetrics {
     }
 
     /// Histogram of waits for permits; a permit granted at once is a wait of zero.
+    ///
+    /// Buckets are not cumulative, unlike those of the Prometheus text format.
     pub fn waits(&self) -> Waits {
         let bounds = WAITS.into_iter().chain([f64::INFINITY]);
         let buckets = bounds.zip(&self.waits).map(|(most, count)| (most, count.get())).collect();
@@ -157,6 +165,8 @@ impl Metrics {
     }
 
     /// Counts a request that has ended with this status. `refused`: party that refused it, and the reason in a word.
+    ///
+    /// A status outside of 100 to 599 counts only as a refusal, if it was one.
     pub(super) fn ended(&self, status: u16, refused: Option<(&'static str, &'static str)>) {
         if let Some(count) = self.requests.get(usize::from(status / 100)) {
             count.add_one();
@@ -179,6 +189,8 @@ impl Metrics {
     }
 
     /// Name of a caller that has waited: a user name or an address.
+    ///
+    /// `unknown` for one that has not waited, or was forgotten.
     pub fn caller(&self, caller: Caller) -> Arc<str> {
         let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.get(&caller).map_or_else(|| "unknown".into(), Arc::clone)
