@@ -49,8 +49,7 @@ const MAX_WAITING: usize = 1024;
 
 /// Longest credentials that are decoded, in bytes.
 ///
-/// Counts the whole field, scheme and base64 included: `Basic YW5uYTpzZWNyZXQ=` has 22. Real ones
-/// have fewer than 200.
+/// Counts the whole field, scheme and base64 included: `Basic YW5uYTpzZWNyZXQ=` has 22.
 const MAX_CREDENTIALS: usize = 1024;
 
 /// Number of bytes of a password that bcrypt reads.
@@ -84,7 +83,7 @@ pub enum LoginError {
     TooManyFailures {
         /// Time until the next password of this address is verified.
         ///
-        /// At most 60 seconds: the oldest of the counted failures ends then.
+        /// At most 60 seconds: the oldest failure that counts ends then.
         retry_after: Duration,
     },
     /// Too many passwords wait for their verification.
@@ -129,7 +128,7 @@ struct AuthCache {
     right: RwLock<HashMap<Arc<str>, CredHash>>,
     /// Wrong credentials by address.
     ///
-    /// The lock is held for a few comparisons only, never during a verification.
+    /// Never locked during a verification.
     failures: Mutex<Failures>,
 }
 
@@ -261,8 +260,7 @@ impl Drop for QueuedVerification<'_> {
 
 /// Decodes `Basic` credentials into name and password; the name ends at the first colon (RFC 7617 §2).
 ///
-/// A password may hold colons and may be empty; a name may be empty as well, and then belongs to no
-/// user. Neither has to be UTF-8 here.
+/// A password may hold colons, and may be empty. Neither part has to be UTF-8 here.
 fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let space = field.iter().position(u8::is_ascii_whitespace).filter(|_| field.len() <= MAX_CREDENTIALS)?;
     let (scheme, encoded) = field.split_at(space);

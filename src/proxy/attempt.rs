@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | no byte was sent | the same | at most 3 times, on a new connection |
 //! | the origin refused the stream unprocessed | another | at most 2 times, buffered body |
-//! | the connection ended without a response | another | once; idempotent method, buffered body |
+//! | a reused connection ended unanswered | another | once; idempotent method, buffered body |
 //! | pushback | another | at most `retry` times of the limits, buffered body |
 //! | the permit came too late | another | at most 8 times |
 //!

@@ -1,8 +1,8 @@
 //! Response step: forwards the origin's response as it arrives.
 //!
 //! Steps: frame the body for the caller's version, write the head, stream the content both ways,
-//! return the connection. Nothing is buffered beyond the two connections' own buffers: a caller
-//! that reads slowly slows the origin down.
+//! return the connection. Of the response nothing is buffered beyond the two connections' own
+//! buffers: a caller that reads slowly slows the origin down.
 //!
 //! The caller's connection is kept if it asks for that, its request was read to the end, the
 //! response has an end of its own, and the gateway does not drain.

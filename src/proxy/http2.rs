@@ -176,8 +176,8 @@ impl H2Server<'_> {
 
     /// Next request; `None` when the connection has ended.
     ///
-    /// Deadlines: `[timeouts] idle` after each request and while any runs; a second after the GOAWAY
-    /// that ends an idle or abusive connection.
+    /// Deadlines: `[timeouts] idle` after each request and while any runs; a second after the
+    /// GOAWAY that ends an idle or abusive connection.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<IncomingRequest>> {
         loop {
             if !self.has_room && self.common.first_admission.poll(cx).is_ready() {

@@ -30,7 +30,7 @@ pub(super) enum BodyRead {
     /// No byte: the next bytes on the connection are the body's.
     #[default]
     Nothing,
-    /// Some bytes, up to an unknown place: the connection cannot carry another request.
+    /// Some bytes: the connection cannot carry another request, as the rest would be taken for it.
     Partly,
     /// Everything, trailers included: the next bytes are another request's.
     All,
@@ -83,7 +83,7 @@ pub(super) struct RequestLog {
     refused: Option<(&'static str, &'static str)>,
     /// Limit in `dry_run` that would have held the request back, with the length of that wait.
     dry_run_delay: Option<(Arc<str>, Duration)>,
-    /// Last word of the line: reason of a refusal or of an unusual end.
+    /// Reason of a refusal or of an unusual end, such as `intercepted`.
     note: Option<Cow<'static, str>>,
     /// True if the access log or the trace needs the entry.
     logged: bool,

@@ -66,8 +66,8 @@ impl<W> TaskPool<W> {
     /// closed.
     ///
     /// # Cancel safety
-    /// Work is handed out only with `Ready`, so a dropped wait loses none. A task
-    /// must not be dropped while it is idle: the next work may wait for it.
+    /// Work is handed out only with `Ready`, so a dropped wait loses none. A task must not be
+    /// dropped while it is idle: the next work may wait for it.
     pub fn poll_take(&self, task: NewTask, cx: &Context<'_>) -> Poll<Option<W>> {
         let mut inner = self.inner.borrow_mut();
         // Unregisters the task: it may have been polled for another reason, and a busy or ended task must not be woken

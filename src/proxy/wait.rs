@@ -2,7 +2,7 @@
 //!
 //! Three events are awaited at once: the decision of the limiter, the end of the caller's
 //! connection, and the time to dial. The dial begins 300 ms before the forecast turn and never
-//! delays the decision: if it fails, the request dials again within its slot.
+//! delays the decision: if it has failed by then, the request dials again within its slot.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

@@ -4,8 +4,8 @@
 //! origin receives our span as the parent. Spans that find the queue full are dropped and counted: no request waits for
 //! the collector.
 //!
-//! Settings come from `[trace]`. The only thread is that of the exporter; it ends when a reload
-//! changes the section or removes it, and requests that still hold the tracer have ended.
+//! Settings come from `[trace]`. The only thread is that of the exporter; it ends once a reload has
+//! changed or removed the section, and no request holds the tracer any more.
 //!
 //! Example of the two fields (§3.2, §3.3); the first is written anew for the origin:
 //!

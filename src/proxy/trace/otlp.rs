@@ -11,7 +11,7 @@
 //!
 //! Attributes follow the semantic conventions for HTTP servers: `http.request.method`, `url.path`,
 //! `client.address`, `http.response.status_code`, `error.type`; two of our own are
-//! `lockgate.limits` and `lockgate.refused_by`. No query, credentials or key values are exported.
+//! `lockgate.limits` and `lockgate.refused_by`. Neither queries nor credentials are exported.
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
