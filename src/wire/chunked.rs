@@ -1,4 +1,13 @@
 //! Decoder and encoder of chunked bodies (RFC 9112 §7.1); the decoder works piece by piece and collects nothing.
+//!
+//! The caller owns the bytes: the decoder looks at the start of the input and says how many of the
+//! next bytes are framing and how many content. `5;x=y\r\nhello\r\n0\r\n\r\n` yields `Framing(7)`,
+//! `Data(5)`, `Framing(2)`, `Framing(3)` and `End(2)`, however the bytes arrive. Chunk extensions
+//! are dropped (RFC 9112 §7.1.1 lets a recipient ignore them), trailers are checked and left to the
+//! caller.
+//!
+//! Lines must end with CR LF, and sizes are plain hexadecimal digits: a reader that takes more than
+//! this can be led to another end of the message than the next reader (request smuggling).
 
 use super::head::may_be_complete;
 
@@ -6,27 +15,36 @@ use super::head::may_be_complete;
 const MAX_SIZE_LINE: usize = 256;
 
 /// Longest trailer section, in bytes.
+/// A quarter of what a whole head may have.
 const MAX_TRAILERS: usize = 16 * 1024;
 
 /// Most trailer fields.
+/// Half of what a head may have.
 const MAX_TRAILER_FIELDS: usize = 64;
 
 /// Decoder of one chunked body.
+///
+/// Starts before the first size line (`Default`), and is of no use after [`Piece::End`] or an
+/// error.
 #[derive(Debug, Default)]
 pub struct ChunkedDecoder {
     state: ChunkState,
 }
 
+/// Position in the body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum ChunkState {
+    /// Before a size line.
     #[default]
     Size,
+    /// Inside a chunk, with this number of bytes of it still to come, at least 1.
     Data(u64),
+    /// Before the CR LF behind a chunk's data.
     DataEnd,
     /// Number of bytes of the trailer section at the last look.
-    Trailers {
-        seen: usize,
-    },
+    ///
+    /// After the last chunk (size 0): before the trailer section.
+    Trailers { seen: usize },
 }
 
 /// Classification of the start of the input.
@@ -43,6 +61,9 @@ pub enum Piece {
 }
 
 /// Violation of the chunked grammar.
+///
+/// The text is a whole clause in lower case, made for a log line or a response: `a chunk's size is
+/// not hexadecimal`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadChunk(pub &'static str);
@@ -82,6 +103,7 @@ impl ChunkedDecoder {
         }
     }
 
+    /// Reads a size line with its line end. Sizes have 1 to 15 digits, so below 2^60 bytes.
     fn size(&mut self, input: &[u8]) -> Result<Piece, BadChunk> {
         let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(MAX_SIZE_LINE)]) else {
             return if input.len() < MAX_SIZE_LINE {
@@ -111,6 +133,8 @@ impl ChunkedDecoder {
     }
 }
 
+/// Classifies the trailer section: its length including the empty line, [`Piece::More`], or an
+/// error. Nothing is consumed before the section is complete.
 fn trailers(input: &[u8]) -> Result<Piece, BadChunk> {
     #[cfg(test)]
     tests::READ.with(|read| read.set(read.get() + input.len()));
@@ -156,6 +180,9 @@ pub(super) fn is_forbidden(name: &str) -> bool {
 }
 
 /// Appends one chunk. Appends nothing for empty data, since an empty chunk would end the body.
+///
+/// `hello` becomes `5\r\nhello\r\n`. The last chunk (`0\r\n\r\n`, or with trailers) is written by
+/// the caller.
 pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
     if data.is_empty() {
         return;

@@ -1,4 +1,8 @@
 //! Buffered connection: a stream with its read buffer and its write buffer.
+//!
+//! Holds no protocol: parsers read [`Conn::input`], and writers append to [`Conn::out`]. Neither
+//! buffer exists while a connection is idle ([`Conn::release_buffers`]), so that ten thousand idle
+//! connections cost kilobytes each and not tens of them. The input is at most [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,20 +13,30 @@ use super::head::{EndStream, Version};
 use super::stream::Stream;
 
 /// Connection with the bytes read and not used, and the bytes to be written.
+///
+/// Dropping it closes the stream, and returns the buffers to the pools of the thread.
 pub struct Conn {
     /// Byte stream beneath the buffers.
     pub stream: Stream,
     /// Bytes read and not used yet.
     pub input: Buffer,
+    /// Output, of which the first `written` bytes have left.
     out: WriteBuffer,
     /// Number of bytes of `out` that were written.
     written: usize,
     /// Number of bytes written on the connection so far.
+    /// Never reset, unlike `written`.
     total_written: u64,
+    /// Set by [`Conn::finish`] and [`Conn::finish_and_close`]; decides how the last bytes are
+    /// written.
     after: AfterOutput,
 }
 
 /// Write position of a connection, to find out later whether anything was sent since.
+///
+/// Two equal marks prove that nothing left in between, so that a request can be sent again on
+/// another connection without harm. TLS needs the second number: a write that fails in a later
+/// record reports no bytes, though earlier records have left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WriteMark {
     /// Number of bytes that the stream has accepted.
@@ -43,6 +57,8 @@ enum AfterOutput {
 }
 
 /// Write buffer that returns to the pool on drop.
+///
+/// Empty, without memory, while the connection is idle.
 struct WriteBuffer(Vec<u8>);
 
 impl Drop for WriteBuffer {
@@ -66,6 +82,9 @@ impl Conn {
     }
 
     /// Write buffer; messages are appended to it.
+    ///
+    /// Takes a buffer from the pool for the first message. Bytes that were written stay in it until
+    /// the flush is complete: only appending is allowed.
     pub fn out(&mut self) -> &mut Vec<u8> {
         if self.out.0.capacity() == 0 {
             self.out.0 = buffer::take_write_buffer();
@@ -74,6 +93,8 @@ impl Conn {
     }
 
     /// Number of bytes that wait to be written.
+    ///
+    /// Without an HTTP/2 head, which is counted by [`Conn::has_pending`] alone.
     pub fn pending(&self) -> usize {
         self.out.0.len() - self.written
     }
@@ -84,6 +105,9 @@ impl Conn {
     }
 
     /// Counter that grows with everything sent on this connection.
+    ///
+    /// Number of bytes, and one for the head of an HTTP/2 stream. Only differences mean something:
+    /// a response that began can be told from one that did not.
     pub fn total_written(&self) -> u64 {
         self.total_written + u64::from(self.stream.is_head_sent())
     }
@@ -115,6 +139,10 @@ impl Conn {
     }
 
     /// Takes the stream out and pushes unused input back into it. A closed stream stays behind.
+    ///
+    /// For a tunnel or TLS, which begin where HTTP ends: bytes that were read too far are the first
+    /// of the new protocol. Unwritten output
+    /// stays in the buffer.
     pub fn take_stream(&mut self) -> Stream {
         let mut stream = self.stream.take();
         stream.put_back(self.input.bytes());
@@ -123,6 +151,9 @@ impl Conn {
     }
 
     /// Takes the output that was not sent.
+    ///
+    /// The buffer is empty afterwards. Bytes of the same message that have left cannot be taken
+    /// back: see [`Conn::is_partly_sent`].
     pub fn take_unsent(&mut self) -> Vec<u8> {
         let mut out = std::mem::take(&mut self.out.0);
         out.drain(..std::mem::take(&mut self.written));
@@ -130,11 +161,15 @@ impl Conn {
     }
 
     /// Discards the output that was not sent.
+    ///
+    /// A head of HTTP/2 that waits goes with it, so that a response of the gateway's own can take
+    /// its place.
     pub fn discard_unsent(&mut self) {
         self.stream.discard_head();
         self.clear_out();
     }
 
+    /// Empties the write buffer and keeps its memory.
     fn clear_out(&mut self) {
         self.out.0.clear();
         self.written = 0;
@@ -144,6 +179,9 @@ impl Conn {
     ///
     /// # Errors
     /// Those of the stream, and `OutOfMemory` if `input` has [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
+    ///
+    /// # Cancel safety
+    /// Pending calls change nothing: bytes are stored in the same call that reads them.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = self.input.room();
         if room.is_empty() {
@@ -155,6 +193,9 @@ impl Conn {
     }
 
     /// Writes all buffered output.
+    ///
+    /// Continues after the bytes that an earlier, pending call has written. At the end the buffer
+    /// is empty and, after [`Conn::finish`] on HTTP/2, the message has ended.
     ///
     /// # Errors
     /// Those of the stream.
@@ -178,6 +219,10 @@ impl Conn {
     /// Writes buffered output until a request's head is sent. On HTTP/2 the content behind the head is written as far as the
     /// origin's window allows, and the rest with the next flush.
     ///
+    /// On HTTP/1 it is [`Conn::poll_flush`]: the kernel has accepted the head with the bytes behind
+    /// it. On HTTP/2 the head is sent only when `h2` has written and flushed its frames, later than
+    /// the write returns.
+    ///
     /// # Errors
     /// Those of the stream. Content behind a head that was not sent stays, for [`Conn::take_unsent`].
     pub fn poll_flush_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -191,6 +236,8 @@ impl Conn {
     }
 
     /// Writes the buffered output and then as much of `data` as possible; returns the number of bytes of `data` written.
+    ///
+    /// Saves the copy of content into the buffer: head and content leave with one vectored write on TCP and TLS. Returns only after at least one byte of `data` was written.
     ///
     /// # Errors
     /// Those of the stream.
@@ -211,6 +258,10 @@ impl Conn {
         }
     }
 
+    /// Counts bytes of the buffer as written.
+    ///
+    /// # Errors
+    /// `WriteZero` if the stream took none.
     fn advance(&mut self, count: usize) -> io::Result<()> {
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -224,16 +275,23 @@ impl Conn {
     ///
     /// # Errors
     /// Those of the stream.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the next flush goes on with the byte after the last one written.
     pub async fn flush(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// Version of a connection before the first message.
+    ///
+    /// HTTP/1.0 is known only from a message: until then an HTTP/1 peer is taken for 1.1.
     pub fn version(&self) -> Version {
         if self.stream.is_http2() { Version::Http2 } else { Version::Http11 }
     }
 
     /// Returns the buffers that an idle connection does not need.
+    ///
+    /// Keeps a buffer that has bytes in it, so it may be called at any time.
     pub fn release_buffers(&mut self) {
         self.input.release();
         if self.pending() == 0 {

@@ -2,11 +2,21 @@
 //!
 //! Other programs do not send them. A web page can neither suppress nor forge them: they are forbidden request-headers of
 //! the Fetch standard.
+//!
+//! Two checks belong together. [`is_cross_site`] refuses requests that a foreign page makes through
+//! the user's browser to a gateway on the same machine. [`may_be_rebound`] refuses hosts under a
+//! foreign name that resolves to this machine: for the browser such a request is same-site, so the
+//! first check does not see it.
 
 use std::net::IpAddr;
 
 /// True if a browser sent the request for a page of another site. `site`: value of `Sec-Fetch-Site`; `origin`: of `Origin`,
 /// which older browsers send alone; `authority`: host and port that the request is for, as in `Host`.
+///
+/// `Sec-Fetch-Site: same-origin` and `none` (a typed address, a bookmark) pass; `same-site` and
+/// `cross-site` do not. A request with neither field passes, as from curl. An `Origin` is compared
+/// with the authority as text, letter case aside: `Origin: http://127.0.0.1:8080` passes with
+/// `Host: 127.0.0.1:8080`, and `Origin: null` never passes.
 pub fn is_cross_site(site: Option<&[u8]>, origin: Option<&[u8]>, authority: Option<&[u8]>) -> bool {
     if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
         return true;
@@ -20,6 +30,11 @@ pub fn is_cross_site(site: Option<&[u8]>, origin: Option<&[u8]>, authority: Opti
 /// True if the owner of the host's name (without port and brackets) can make it resolve to this machine, so that a browser
 /// takes the owner's pages and the gateway for one site. Addresses do not resolve, and `localhost` with all names below it
 /// is always this machine (RFC 6761 §6.3).
+///
+/// | host | result |
+/// |---|---|
+/// | `127.0.0.1`, `::1`, `localhost`, `app.localhost.` | false |
+/// | `localhost.example`, `gateway.corp` | true |
 pub fn may_be_rebound(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let last = name.rsplit('.').next().unwrap_or(name);

@@ -1,8 +1,16 @@
 //! Header fields of a message, with an enum of those that a proxy must understand.
+//!
+//! Fields are stored as they were received: one buffer with the bytes of the whole head, and ranges
+//! into it. Names keep their letter case and order, so that a forwarded message differs from the
+//! received one only where a proxy must change it. Lookups by [`Name`] compare one byte; lookups by
+//! text ([`Fields::find`]) compare the names of all fields.
 
 use std::ops::Range;
 
 /// Kind of a field, determined once when the head is read.
+///
+/// Hop-by-hop fields, the fields of framing, and those that a proxy reads or
+/// writes have a variant. All other fields share `Other`, which costs no comparison later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is the field of that name")]
 pub enum Name {
@@ -35,6 +43,8 @@ pub enum Name {
 
 impl Name {
     /// Kind of a field name; letter case does not matter.
+    ///
+    /// Compares only with the names of the same length, one or two of them.
     pub fn of(name: &[u8]) -> Name {
         let known: &[(&str, Name)] = match name.len() {
             2 => &[("te", Name::Te)],
@@ -63,15 +73,24 @@ impl Name {
 /// One field: its kind, and the ranges of its bytes.
 #[derive(Clone, Debug)]
 struct Field {
+    /// Kind of the field, by its name.
     name: Name,
+    /// Range of the name in [`Fields::bytes`], in the letter case of the sender.
     name_at: Range<u32>,
+    /// Range of the value in [`Fields::bytes`], without white space around it; `0..0` if it is
+    /// empty.
     value_at: Range<u32>,
 }
 
 /// Fields of a head in their order, with the bytes that they lie in.
+///
+/// Reused from message to message: parsing a head of usual size allocates nothing after the first.
+/// Unusually large buffers are freed by [`Fields::shrink`].
 #[derive(Debug, Default)]
 pub struct Fields {
+    /// Bytes of the head, as received (HTTP/1), or appended piece by piece (HTTP/2).
     pub(super) bytes: Vec<u8>,
+    /// Fields in the order of the message; at most [`MAX_FIELDS`](super::head::MAX_FIELDS).
     fields: Vec<Field>,
 }
 
@@ -82,11 +101,17 @@ impl Fields {
     }
 
     /// First value of a known field.
+    ///
+    /// With `Name::Other` it would be the first field of unknown kind: [`Fields::find`] is meant
+    /// for these.
     pub fn get(&self, name: Name) -> Option<&[u8]> {
         self.all(name).next()
     }
 
     /// All values of a known field, in order.
+    ///
+    /// A field that is given several times is one list for most names (RFC 9110 §5.3); the values
+    /// are not split at commas here, see [`members`].
     pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
         self.fields.iter().filter(move |field| field.name == name).map(|field| self.slice(&field.value_at))
     }
@@ -98,16 +123,24 @@ impl Fields {
     }
 
     /// Forgets the fields, and frees the memory of an unusually large head.
+    ///
+    /// Keeps up to 1 KiB of bytes and 24 fields, which most requests fit into, for the next head of
+    /// the connection.
     pub fn shrink(&mut self) {
         self.clear();
         self.bytes.shrink_to(1024);
         self.fields.shrink_to(24);
     }
 
+    /// Bytes of a range that was returned for this head.
+    ///
+    /// # Panics
+    /// If the range lies outside of the bytes, as one of an earlier, longer head may.
     pub(super) fn slice(&self, at: &Range<u32>) -> &[u8] {
         &self.bytes[at.start as usize..at.end as usize]
     }
 
+    /// Forgets the fields and keeps their memory.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.fields.clear();
@@ -144,6 +177,7 @@ impl Fields {
         self.fields.len()
     }
 
+    /// Length of the stored bytes: the start of the next range.
     fn position(&self) -> u32 {
         // Heads are bounded far below 4 GiB, see `MAX_HEAD`.
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
@@ -151,6 +185,9 @@ impl Fields {
 }
 
 /// Range of `part`, a slice of `whole`. The range of an empty part is `0..0`.
+///
+/// Empty parts are special, because httparse returns literals for some of them, which lie outside
+/// of `whole`.
 pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
     let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
     if part.is_empty() || start > whole.len() {
@@ -162,6 +199,9 @@ pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
 }
 
 /// Members of a comma-separated list (RFC 9110 §5.6.1): trimmed, without empty ones.
+///
+/// `close, , Keep-Alive ` has the members `close` and `Keep-Alive`. Commas in quoted strings
+/// split, too.
 pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }

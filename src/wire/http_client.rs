@@ -2,6 +2,9 @@
 //!
 //! One request per connection, by hyper. Requests of callers never come here: they need a permit and [`super::conn`], which
 //! tells when a head has left.
+//!
+//! Errors have two kinds only, a broken connection and a peer that does not speak HTTP. Connecting, TLS and
+//! timeouts are the caller's: the stream is given, and dropping the future gives it up.
 
 use std::error::Error as _;
 use std::io;
@@ -63,6 +66,9 @@ where
 }
 
 /// Reads content until its end, or until there are `max` bytes of it.
+///
+/// Content behind `max` is neither read nor discarded: the connection is closed with the future of
+/// [`send`]. Trailer fields are skipped.
 async fn read(mut content: Incoming, max: usize) -> Result<Bytes, hyper::Error> {
     let mut read = BytesMut::new();
     while read.len() < max
@@ -77,6 +83,10 @@ async fn read(mut content: Incoming, max: usize) -> Result<Bytes, hyper::Error> 
 }
 
 /// Tells a broken connection from bytes that are not HTTP. The cause may lie inside several layers of hyper's errors.
+///
+/// An `io::Error` anywhere in the chain of sources wins: its errno, or else its kind, becomes
+/// [`Error::Broken`]. A message that ends early is `Broken` with `UnexpectedEof`. All the rest,
+/// such as a status line that begins with `SSH-2.0`, is [`Error::NotHttp`].
 fn classify(error: hyper::Error) -> Error {
     let mut innermost = &error;
     let mut source = error.source();

@@ -1,4 +1,10 @@
 //! TCP connection that detects a hang-up of its peer, also behind unread bytes.
+//!
+//! tokio's `TcpStream` reports "readable" until the bytes were read, so a task cannot wait for the
+//! end of a connection that has unread bytes. Here the bytes are made to be forgotten, and a flag,
+//! `may_have_unread`, remembers that the next read has to ask the kernel. The flag has two further
+//! uses: it saves the wait for the first poll of an accepted connection, and it makes an idle
+//! connection's check look at the socket itself.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -24,6 +30,8 @@ pub(super) struct Tcp {
 }
 
 impl Tcp {
+    /// Connection without bytes that tokio does not know of, such as one that was opened to an
+    /// origin.
     pub(super) fn new(stream: TcpStream) -> Tcp {
         Tcp { stream, may_have_unread: false, kernel_accepted: 0 }
     }
@@ -35,10 +43,14 @@ impl Tcp {
     }
 
     /// Number of bytes that the kernel has accepted.
+    ///
+    /// Accepted bytes are in the send buffer of the socket, and may have left or not. A request
+    /// of which the kernel has accepted nothing was certainly not sent.
     pub(super) fn kernel_accepted(&self) -> u64 {
         self.kernel_accepted
     }
 
+    /// Adds the bytes of a successful write to `kernel_accepted`, and passes the result on.
     fn count_written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = written {
             self.kernel_accepted += count as u64;
@@ -57,6 +69,11 @@ impl Tcp {
     }
 
     /// Waits for bytes or for the end, without reading.
+    ///
+    /// Ready at once if `may_have_unread` is set, although a read may then find nothing.
+    ///
+    /// # Errors
+    /// Those of the runtime's registration; errors of the socket are reported by the read.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.may_have_unread {
             return Poll::Ready(Ok(()));
