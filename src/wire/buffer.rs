@@ -1,4 +1,7 @@
 //! Read buffers and pools of buffers per thread. An idle connection holds no buffer.
+//!
+//! A server with many connections has few that are busy at one moment. Blocks therefore belong to
+//! the thread: a connection takes one for a message, and returns it when it is idle. The pools need no lock.
 
 use std::cell::RefCell;
 
@@ -11,15 +14,23 @@ pub const BLOCK: usize = 16 * 1024;
 const POOL_SIZE: usize = 256;
 
 thread_local! {
+    /// Free blocks of [`BLOCK`] bytes, at most [`POOL_SIZE`].
     static READ_POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    /// Free write buffers, at most [`POOL_SIZE`], of up to twice [`BLOCK`] bytes each.
     static WRITE_POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Queue of bytes: filled at its end, consumed at its start.
+///
+/// Has no block at first, [`BLOCK`] bytes from the first [`Buffer::room`] on, and [`MAX_HEAD`]
+/// bytes while a head is longer than a block. The bytes lie in one piece, so parsers need no copy.
 #[derive(Debug, Default)]
 pub struct Buffer {
+    /// Memory of the queue; empty before use.
     block: Box<[u8]>,
+    /// Position of the first waiting byte.
     start: usize,
+    /// Position behind the last waiting byte; `start <= end <= block.len()`.
     end: usize,
 }
 
@@ -35,6 +46,8 @@ impl Buffer {
     }
 
     /// Drops the first `count` bytes.
+    ///
+    /// An empty queue starts over at the front of its block, so that room is not lost.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.end - self.start, "no more can be consumed than was read");
         self.start = (self.start + count).min(self.end);
@@ -44,6 +57,9 @@ impl Buffer {
     }
 
     /// Free space to read into; empty only if [`MAX_HEAD`] bytes wait already.
+    ///
+    /// Makes room in this order: moves the bytes to the front, then grows. Bytes written into it
+    /// count only after [`Buffer::filled`].
     pub fn room(&mut self) -> &mut [u8] {
         if self.block.is_empty() {
             self.block = READ_POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice());
@@ -67,6 +83,8 @@ impl Buffer {
     }
 
     /// Returns an empty buffer's block to the pool.
+    ///
+    /// No effect while bytes wait. A block that has grown is freed, and not kept.
     pub fn release(&mut self) {
         if !self.is_empty() || self.block.is_empty() {
             return;
@@ -99,6 +117,9 @@ pub(super) fn take_write_buffer() -> Vec<u8> {
 }
 
 /// Returns a write buffer to the pool.
+///
+/// Frees a buffer of more than twice [`BLOCK`], which one large head or chunk has left behind, and
+/// any buffer beyond [`POOL_SIZE`].
 pub(super) fn return_write_buffer(mut out: Vec<u8>) {
     if out.capacity() == 0 || out.capacity() > 2 * BLOCK || WRITE_POOL.try_with(|_| ()).is_err() {
         return;

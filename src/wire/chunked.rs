@@ -3,7 +3,7 @@
 //! The caller owns the bytes: the decoder looks at the start of the input and says how many of the
 //! next bytes are framing and how many content. `5;x=y\r\nhello\r\n0\r\n\r\n` yields `Framing(7)`,
 //! `Data(5)`, `Framing(2)`, `Framing(3)` and `End(2)`, however the bytes arrive. Chunk extensions
-//! are dropped (RFC 9112 §7.1.1 lets a recipient ignore them), trailers are checked and left to the
+//! are dropped (RFC 9112 §7.1.1 has them ignored), trailers are checked and left to the
 //! caller.
 //!
 //! Lines must end with CR LF, and sizes are plain hexadecimal digits: a reader that takes more than

@@ -2,7 +2,8 @@
 //!
 //! Holds no protocol: parsers read [`Conn::input`], and writers append to [`Conn::out`]. Neither
 //! buffer exists while a connection is idle ([`Conn::release_buffers`]), so that ten thousand idle
-//! connections cost kilobytes each and not tens of them. The input is at most [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
+//! connections cost kilobytes each and not tens of them. The input is
+//! at most [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
 
 use std::future::poll_fn;
 use std::io;
@@ -237,7 +238,8 @@ impl Conn {
 
     /// Writes the buffered output and then as much of `data` as possible; returns the number of bytes of `data` written.
     ///
-    /// Saves the copy of content into the buffer: head and content leave with one vectored write on TCP and TLS. Returns only after at least one byte of `data` was written.
+    /// Saves the copy of content into the buffer: head and content leave with one vectored write on TCP
+    /// and TLS. Returns only after at least one byte of `data` was written.
     ///
     /// # Errors
     /// Those of the stream.

@@ -1,4 +1,17 @@
 //! Message framing: body length and connection persistence (RFC 9112 §6.3, §9.3).
+//!
+//! The length decides where the next message begins, and two proxies that disagree on it can be
+//! used to smuggle a request past one of them. This module is stricter than RFC 9112 §6.3, which
+//! lets a server repair some messages:
+//!
+//! | message | result |
+//! |---|---|
+//! | `Content-Length: 5` twice, equal | 5 bytes |
+//! | `Content-Length: 5` and `6` | refused |
+//! | `Content-Length: 5, 5`, `+5`, or empty | refused |
+//! | `Transfer-Encoding` beside `Content-Length` | refused |
+//! | `Transfer-Encoding: gzip, chunked` | refused |
+//! | any `Transfer-Encoding` in HTTP/1.0 | refused |
 
 use super::field::{Fields, Name, members};
 use super::head::{EndStream, RequestHead, ResponseHead, Version};
@@ -9,6 +22,7 @@ pub enum Length {
     /// No body.
     Empty,
     /// Number of bytes, at least 1.
+    /// HTTP/1 counts them itself; on HTTP/2 `h2` compares them with the frames.
     Exact(u64),
     /// In chunks, with an end of their own.
     Chunked,
@@ -17,11 +31,15 @@ pub enum Length {
 }
 
 /// Message of ambiguous length; the text says why.
+///
+/// It is a whole clause in lower case: `several Content-Length fields differ`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct AmbiguousLength(pub &'static str);
 
 /// Length of a request's body.
+///
+/// Without any field of framing a request has no body (RFC 9112 §6.3, item 7).
 ///
 /// # Errors
 /// Any message that two readers could end at different places (400, and the connection closes).
@@ -41,6 +59,9 @@ pub fn of_request(head: &RequestHead) -> Result<Length, AmbiguousLength> {
 }
 
 /// Length of the body of a final response to a request with this method.
+///
+/// Responses to HEAD, and those with the status 1xx, 204 or 304, have no body, whatever their
+/// fields say. Without any field of framing the body ends with the connection.
 ///
 /// # Errors
 /// As [`of_request`]; the origin is at fault (502).
@@ -102,6 +123,8 @@ fn chunked<'a>(values: impl Iterator<Item = &'a [u8]>, version: Version) -> Resu
     Ok(found)
 }
 
+/// Value of `Content-Length`: 1 to 19 digits. Equal repetitions in fields of their own are accepted
+/// (RFC 9110 §8.6).
 fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, AmbiguousLength> {
     let mut found = None;
     for value in values {
@@ -119,6 +142,8 @@ fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, Ambi
 }
 
 /// Options of the `Connection` fields of a message (RFC 9110 §7.6.1).
+///
+/// Of one message: a later message of the same connection has its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ConnectionOptions {
     /// `close`: the connection ends after this message.
@@ -128,11 +153,16 @@ pub struct ConnectionOptions {
     /// `upgrade`: the `Upgrade` field is meant for the next hop.
     pub upgrade: bool,
     /// Other fields are named: they must not be passed on.
+    /// Each field is then compared with the
+    /// members of `Connection`.
     pub names_fields: bool,
 }
 
 impl ConnectionOptions {
     /// Reads the `Connection` fields (and `Proxy-Connection`, which old callers send instead).
+    ///
+    /// Letter case does not matter. `close` beside `keep-alive` sets both, and
+    /// [`ConnectionOptions::keeps_open`] lets `close` win.
     pub fn of<'a>(connection: impl Iterator<Item = &'a [u8]>) -> ConnectionOptions {
         let mut options = ConnectionOptions::default();
         for member in connection.flat_map(members) {
@@ -150,6 +180,8 @@ impl ConnectionOptions {
     }
 
     /// True if the peer keeps the connection open after this message.
+    ///
+    /// HTTP/1.0 must ask for it, later versions must decline it (RFC 9112 §9.3).
     pub fn keeps_open(self, version: Version) -> bool {
         !self.close && (version >= Version::Http11 || self.keep_alive)
     }

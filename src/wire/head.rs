@@ -6,6 +6,7 @@ use std::ops::{Deref, Range};
 use super::field::{Fields, range_in};
 
 /// Longest head, in bytes; longer ones are refused (431, or 414 for a request line).
+/// The read buffer of a connection grows up to this size, and no further.
 pub const MAX_HEAD: usize = 64 * 1024;
 
 /// Most fields of a head; more are refused (431).
@@ -57,6 +58,9 @@ pub enum HeadError {
 
 /// True if parsing `input` again can have another result than when only the first `seen` bytes were there. A head that
 /// drips in byte by byte must not be parsed from its start for each byte.
+///
+/// Only a line feed among the new bytes, or the size limit, can change the result. `seen`: number
+/// of bytes at the last attempt, 0 before the first.
 pub fn may_be_complete(input: &[u8], seen: usize) -> bool {
     seen == 0 || input.len() >= MAX_HEAD || memchr::memchr(b'\n', &input[seen.min(input.len())..]).is_some()
 }

@@ -1,4 +1,11 @@
 //! Byte stream of a connection: over TCP, over TLS, or a stream of an HTTP/2 connection.
+//!
+//! One type for all transports, so that the code above has no type parameter and no `dyn`. Plain
+//! TCP lies in the enum itself; TLS and streams of HTTP/2 are boxed, which keeps a plain connection
+//! small. Bytes that were read too far can be pushed back ([`Stream::put_back`]), and come out of
+//! the next read.
+//!
+//! Heads of HTTP/2 are not among the bytes: they are set and sent by the functions of `h2_heads`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,17 +23,23 @@ use super::tcp::Tcp;
 mod h2_heads;
 
 /// One end of a connection.
+///
+/// Dropping it closes the connection, or resets a stream of HTTP/2 that has not ended.
 pub struct Stream {
     transport: Transport,
     /// Pushed-back bytes, read before all others.
+    /// Empty, without memory, for most connections.
     pushback: Vec<u8>,
 }
 
 enum Transport {
+    /// TCP without TLS.
     Plain(Tcp),
     /// TLS, itself over TCP, TLS or a stream of HTTP/2.
     Tls(Box<TlsStream<Stream>>),
+    /// Server side of one request on an HTTP/2 connection.
     Caller(Box<CallerStream>),
+    /// Client side of one request on an HTTP/2 connection.
     Origin(Box<OriginStream>),
     /// Moved out by [`Stream::take`].
     Closed,
@@ -65,11 +78,15 @@ impl Stream {
     }
 
     /// Takes the stream out; a closed one stays behind.
+    ///
+    /// Bytes pushed back go with it.
     pub fn take(&mut self) -> Stream {
         std::mem::replace(self, Stream::closed())
     }
 
     /// Closed stream.
+    ///
+    /// Reads find the end at once, writes fail with `BrokenPipe`, and a hang-up is reported.
     pub fn closed() -> Stream {
         Transport::Closed.into()
     }
@@ -88,6 +105,8 @@ impl Stream {
     }
 
     /// Pushes bytes back, to be read before all others.
+    ///
+    /// Before bytes that were pushed back earlier.
     pub fn put_back(&mut self, bytes: &[u8]) {
         self.pushback.splice(0..0, bytes.iter().copied());
     }
@@ -96,6 +115,9 @@ impl Stream {
     ///
     /// # Errors
     /// Those of the socket or of TLS.
+    ///
+    /// # Cancel safety
+    /// A pending call has read nothing.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut into = ReadBuf::new(into);
         ready!(Pin::new(self).poll_read(cx, &mut into))?;
@@ -103,6 +125,9 @@ impl Stream {
     }
 
     /// Waits for bytes or for the end, without reading. A stream of HTTP/2 is always ready.
+    ///
+    /// With TLS, decrypted bytes count, and so does any byte that arrives encrypted, even if it
+    /// turns out to be no content (a session ticket): a read may find nothing.
     ///
     /// # Errors
     /// Those of the socket.
@@ -166,6 +191,8 @@ impl Stream {
 
     /// Writes some of `first`, and of `second` after it, with one call if the transport can.
     ///
+    /// Streams of HTTP/2 take the first part that is not empty, and no more.
+    ///
     /// # Errors
     /// Those of the socket or of TLS.
     pub fn poll_write_both(&mut self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
@@ -181,6 +208,9 @@ impl Stream {
     }
 
     /// Ends the writing side (half-close).
+    ///
+    /// The peer sees a FIN; TLS sends `close_notify` before it. A stream of HTTP/2 ends its
+    /// message, and reading goes on in all cases.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -201,6 +231,10 @@ impl Stream {
     }
 
     /// Breaks the connection: the peer sees a reset, never a clean end.
+    ///
+    /// TCP sends a RST once the stream is dropped (`SO_LINGER` of zero); HTTP/2 sends RST_STREAM,
+    /// and the connection goes on. A peer that counts bytes until the close would take a clean end
+    /// for the end of the body.
     pub fn abort(&mut self) {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.abort(),
@@ -238,6 +272,9 @@ impl Stream {
     }
 
     /// Ready after the peer has hung up, also with unread bytes before it.
+    ///
+    /// A half-close (FIN) counts as a hang-up. Unread bytes stay in the socket. On HTTP/2: a reset
+    /// of the stream, or the end of the connection.
     pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.poll_hangup(cx),
@@ -251,6 +288,9 @@ impl Stream {
     /// True if an idle connection can carry another message: it was neither closed nor written to by the peer (RFC 9112
     /// §9.3, §9.5). Costs a system call: tokio does not know of bytes that arrived since its last poll, and reports nothing
     /// to a task without budget, so a surplus response could be taken for the next one.
+    ///
+    /// A byte that is found is lost, which does not matter: a connection with a surplus byte is not
+    /// used again.
     pub fn is_reusable(&mut self) -> bool {
         if let Some(tcp) = self.tcp_mut() {
             tcp.force_read();

@@ -1,5 +1,11 @@
 //! Observer of the frames between `h2` and its connection, for what `h2` does not tell: heads sent, streams left unprocessed
 //! by a GOAWAY, and abuse.
+//!
+//! Sits between `h2` and the byte stream, and passes all bytes unchanged. Both directions are
+//! parsed to an origin, only the received one from a caller: heads that are sent to a caller settle
+//! nothing. Parsing costs a few instructions for each frame, since payloads are skipped.
+//!
+//! Errors of reads are kept in full for the log; `h2` is given their kind alone.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,10 +21,13 @@ use super::wire_state::WireState;
 
 /// Stream beneath `h2`, with parsers of its frames.
 pub(super) struct FrameObserver<S: LowerStream> {
+    /// Stream of the bytes: TCP, TLS, or a stream of another HTTP/2 connection.
     stream: S,
     /// Takes the stream when `h2` drops this.
     released: Released<S>,
+    /// Place of the findings, read by the connection and its streams.
     wire: Arc<WireState>,
+    /// Parser of received frames.
     inbound: FrameParser,
     /// Parser of sent frames; only on a connection to an origin.
     outbound: Option<FrameParser>,
@@ -28,11 +37,15 @@ pub(super) struct FrameObserver<S: LowerStream> {
 
 impl<S: LowerStream> FrameObserver<S> {
     /// Observes a connection opened by a caller.
+    ///
+    /// A caller's first bytes are the preface, which is not a frame.
     pub(super) fn caller(stream: S) -> FrameObserver<S> {
         FrameObserver::new(stream, FrameParser::after(PREFACE.len()), None)
     }
 
     /// Observes a connection to an origin.
+    ///
+    /// The preface is among the sent bytes here.
     pub(super) fn origin(stream: S) -> FrameObserver<S> {
         FrameObserver::new(stream, FrameParser::after(0), Some(FrameParser::after(PREFACE.len())))
     }
@@ -52,6 +65,9 @@ impl<S: LowerStream> FrameObserver<S> {
         self.released.clone()
     }
 
+    /// Records what the received bytes hold: GOAWAY, abuse, and to an origin the counters of
+    /// liveness and the arrival of settings. At most one lock of the state for each of these and
+    /// for each read.
     fn received(&mut self, bytes: &[u8]) {
         let (mut abuse, mut goaway_last, mut messages, mut settings) = (0, u32::MAX, 0, false);
         self.inbound.parse(bytes, |event| match event {
@@ -74,6 +90,8 @@ impl<S: LowerStream> FrameObserver<S> {
         }
     }
 
+    /// Records heads among the first `count` bytes of `parts`: those that have begun, and
+    /// those that are complete.
     fn sent(&mut self, parts: &[IoSlice<'_>], mut count: usize) {
         let Some(outbound) = &mut self.outbound else { return };
         let (mut begun, mut written) = (0, 0);

@@ -1,16 +1,28 @@
 //! Incremental parser of frame headers (RFC 9113 §4.1); the bytes pass unchanged.
+//!
+//! Frames are neither checked nor collected: `h2` does that. The parser keeps a header of 9 bytes
+//! and a few numbers, and can stop after any byte. From a header it knows the type, the flags and
+//! the stream; of the payload only the first four bytes, in which a GOAWAY names its last stream
+//! (RFC 9113 §6.8).
 
 /// Length of a frame's header, in bytes.
 const HEADER: usize = 9;
 
 /// Types of the frames that are looked at (RFC 9113 §6).
 pub(super) mod frame_type {
+    /// Content of a message (RFC 9113 §6.1).
     pub(in crate::wire::http2) const DATA: u8 = 0;
+    /// Head or trailers of a message, or the first part of them (§6.2).
     pub(in crate::wire::http2) const HEADERS: u8 = 1;
+    /// End of a stream before its time (§6.4).
     pub(in crate::wire::http2) const RST_STREAM: u8 = 3;
+    /// Settings of the sender, or the acknowledgement of ours (§6.5).
     pub(in crate::wire::http2) const SETTINGS: u8 = 4;
+    /// End of new streams, with the last one that is processed (§6.8).
     pub(in crate::wire::http2) const GOAWAY: u8 = 7;
+    /// Room for more content (§6.9).
     pub(in crate::wire::http2) const WINDOW_UPDATE: u8 = 8;
+    /// Further part of a head or of trailers (§6.10).
     pub(in crate::wire::http2) const CONTINUATION: u8 = 9;
 }
 
@@ -23,8 +35,11 @@ const END_HEADERS: u8 = 4;
 /// Header of a frame, with the start of its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Frame {
+    /// Type of the frame, of `frame_type` or unknown.
     pub(super) kind: u8,
+    /// Flags; their meaning depends on the type.
     flags: u8,
+    /// Stream of the frame, below 2^31; 0 for the connection itself.
     pub(super) stream: u32,
     /// First four bytes of the payload, as a number. In a GOAWAY: the last stream that the peer processes.
     pub(super) first: u32,
@@ -56,8 +71,11 @@ pub(super) enum FrameEvent {
 pub(super) struct FrameParser {
     /// Number of bytes before the first frame (the preface).
     skip: usize,
+    /// Bytes of a header that has arrived in part.
     header: [u8; HEADER],
+    /// Number of known bytes of `header`, below 9.
     header_len: usize,
+    /// Frame that the payload at hand belongs to.
     frame: Frame,
     /// Number of payload bytes still to come.
     payload_left: usize,
@@ -73,6 +91,8 @@ impl FrameParser {
     }
 
     /// Parses the next bytes and emits their events.
+    ///
+    /// Each frame has one `Start` and one `End`, in this order; an empty frame has both at once.
     pub(super) fn parse(&mut self, mut bytes: &[u8], mut emit: impl FnMut(FrameEvent)) {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
@@ -102,6 +122,8 @@ impl FrameParser {
         }
     }
 
+    /// Decodes a complete header (RFC 9113 §4.1): 24 bits of length, 8 of type, 8 of flags, 1
+    /// reserved, 31 of the stream.
     fn start_frame(&mut self) {
         let [a, b, c, kind, flags, w, x, y, z] = self.header;
         self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -111,6 +133,7 @@ impl FrameParser {
         (self.header_len, self.first_len) = (0, 0);
     }
 
+    /// Stores bytes of the payload until four are known.
     fn store_first(&mut self, start: &[u8]) {
         for byte in start {
             if self.first_len < 4 {
