@@ -1,7 +1,8 @@
 //! Read buffers and pools of buffers per thread. An idle connection holds no buffer.
 //!
 //! A server with many connections has few that are busy at one moment. Blocks therefore belong to
-//! the thread: a connection takes one for a message, and returns it when it is idle. The pools need no lock.
+//! the thread: a connection takes one for a message, and returns it when it is idle. The
+//! pools need no lock.
 
 use std::cell::RefCell;
 

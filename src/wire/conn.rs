@@ -238,8 +238,8 @@ impl Conn {
 
     /// Writes the buffered output and then as much of `data` as possible; returns the number of bytes of `data` written.
     ///
-    /// Saves the copy of content into the buffer: head and content leave with one vectored write on TCP
-    /// and TLS. Returns only after at least one byte of `data` was written.
+    /// Saves the copy of content into the buffer: head and content leave with one vectored
+    /// write on TCP and TLS. Returns only after at least one byte of `data` was written.
     ///
     /// # Errors
     /// Those of the stream.

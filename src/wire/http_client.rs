@@ -3,7 +3,8 @@
 //! One request per connection, by hyper. Requests of callers never come here: they need a permit and [`super::conn`], which
 //! tells when a head has left.
 //!
-//! Errors have two kinds only, a broken connection and a peer that does not speak HTTP. Connecting, TLS and
+//! Errors have two kinds only, a broken connection and a peer that does not speak HTTP.
+//! Connecting, TLS and
 //! timeouts are the caller's: the stream is given, and dropping the future gives it up.
 
 use std::error::Error as _;

@@ -1,4 +1,8 @@
 //! HTTP/2 connection of a caller (server side), with many requests at a time.
+//!
+//! One owner polls the connection for requests; each request is served through its
+//! [`CallerStream`]. Polling for the next request also moves the frames of all running ones, so
+//! it must go on until the last response has left.
 
 use std::io;
 use std::sync::Arc;
@@ -20,13 +24,17 @@ use crate::wire::head::{EndStream, HeadError, MAX_HEAD, RequestHead};
 
 /// HTTP/2 connection of a caller.
 pub struct H2CallerConn<S: LowerStream> {
+    /// Server side of `h2`, over the observed stream.
     connection: Connection<FrameObserver<S>, Bytes>,
+    /// Findings of the observer; here the abuse score.
     wire: Arc<WireState>,
+    /// Place of the stream after the connection.
     released: Released<S>,
 }
 
 /// Request of a caller: its head, and the stream for its content and its response.
 pub struct IncomingRequest {
+    /// Pseudo-header fields and fields, as `h2` has decoded them.
     head: http::request::Parts,
     /// `Yes` if no content follows.
     end_stream: EndStream,
@@ -60,6 +68,9 @@ impl<S: LowerStream> H2CallerConn<S> {
     ///
     /// # Errors
     /// If the connection broke, or the caller violates the protocol.
+    ///
+    /// # Cancel safety
+    /// A pending call has taken no request.
     pub fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<IncomingRequest>>> {
         let Some(accepted) = ready!(self.connection.poll_accept(cx)) else { return Poll::Ready(None) };
         Poll::Ready(Some(accepted.map_err(to_io_error).map(|(request, respond)| {
@@ -77,6 +88,9 @@ impl<S: LowerStream> H2CallerConn<S> {
 
     /// Raises the connection's window to the sum of all streams' windows. Before that it is the initial one of 65 535 bytes
     /// (RFC 9113 §6.9.2), so that unwanted content costs no more memory.
+    ///
+    /// Called after the first admission of a request of the caller; the window of a stream is 64 KiB
+    /// from the start.
     pub fn enlarge_window(&mut self) {
         self.connection.set_target_window_size(CONNECTION_WINDOW);
     }
@@ -87,11 +101,15 @@ impl<S: LowerStream> H2CallerConn<S> {
     }
 
     /// Ends the connection at once for abuse (ENHANCE_YOUR_CALM, RFC 9113 §7).
+    ///
+    /// Running requests end with the connection.
     pub fn kick(&mut self) {
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     }
 
     /// Stream beneath the connection, once HTTP/2 is over.
+    ///
+    /// `None` only if `h2` still has it, which its drop rules out.
     pub fn into_stream(self) -> Option<S> {
         let H2CallerConn { connection, released, wire: _ } = self;
         drop(connection);
@@ -120,23 +138,32 @@ pub struct CallerStream {
     respond: SendResponse<Bytes>,
     /// Response head that waits for the next write.
     head: Option<Response<()>>,
+    /// True once `h2` has taken the final response head.
     is_head_sent: bool,
+    /// Content of the request and of the response.
     content: StreamContent,
 }
 
 impl CallerStream {
+    /// Replaces the waiting head; `None` discards it.
     pub(in crate::wire) fn set_head(&mut self, head: Option<Response<()>>) {
         self.head = head;
     }
 
+    /// True while a head waits for the next write or flush.
     pub(in crate::wire) fn has_head(&self) -> bool {
         self.head.is_some()
     }
 
+    /// True once the final head cannot be replaced by another response.
     pub(in crate::wire) fn is_head_sent(&self) -> bool {
         self.is_head_sent
     }
 
+    /// Sends 1xx without content. May be called any number of times before the final head.
+    ///
+    /// # Errors
+    /// If the stream was reset, or the final head was sent.
     pub(in crate::wire) fn send_interim(&mut self, head: Response<()>) -> io::Result<()> {
         self.respond.send_informational(head).map_err(to_io_error)
     }
@@ -159,6 +186,10 @@ impl CallerStream {
         self.content.poll_read(cx, into)
     }
 
+    /// Sends a waiting head first, in a frame of its own.
+    ///
+    /// # Errors
+    /// Those of the stream, such as a reset by the caller.
     pub(in crate::wire) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -169,10 +200,12 @@ impl CallerStream {
         self.content.poll_write(cx, data, end)
     }
 
+    /// Sends a waiting head without content, so that the caller sees it before the first byte.
     pub(in crate::wire) fn flush(&mut self) -> io::Result<()> {
         self.send_head(EndStream::No)
     }
 
+    /// A response without content and trailers is a single HEADERS frame with END_STREAM.
     pub(in crate::wire) fn end(&mut self) -> io::Result<()> {
         self.send_head(EndStream::when(|| !self.content.has_unsent_trailers()))?;
         self.content.end()
@@ -183,6 +216,7 @@ impl CallerStream {
         if self.is_head_sent { self.content.poll_reset(cx) } else { self.respond.poll_reset(cx).map(drop) }
     }
 
+    /// Resets with INTERNAL_ERROR: the caller must not take a part of the content for the whole.
     pub(in crate::wire) fn reset(&mut self) {
         if self.is_head_sent {
             self.content.reset(Reason::INTERNAL_ERROR);

@@ -1,4 +1,15 @@
 //! Conversion of HTTP/2 heads and trailers to and from the form common to all versions (RFC 9113 §8).
+//!
+//! The form common to all versions is that of [`RequestHead`] and [`ResponseHead`]: fields in
+//! order, an absolute target, a numeric status. Example of a request:
+//!
+//! ```text
+//! :method GET, :scheme https, :authority a.example, :path /b?c, cookie a=1, cookie b=2
+//! GET https://a.example/b?c   cookie: a=1; b=2
+//! ```
+//!
+//! Checks here are those that `h2` leaves out: white space around values, the number of fields,
+//! `:authority` against `Host`, and the characters of the target.
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::PathAndQuery;
@@ -9,9 +20,12 @@ use crate::wire::chunked::is_forbidden;
 use crate::wire::head::{EndStream, HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
 
 /// Most trailer fields that are passed on.
+/// As for chunked bodies.
 const MAX_TRAILERS: usize = 64;
 
 /// Fields of a message to be sent by HTTP/2.
+///
+/// Names become lower case, as HTTP/2 demands (RFC 9113 §8.2.1).
 #[derive(Debug, Default)]
 pub struct FieldMap(HeaderMap);
 
@@ -25,6 +39,8 @@ impl FieldMap {
     }
 
     /// Response head with these fields.
+    ///
+    /// A status that is none becomes 502; heads that were read have none such.
     pub fn response(self, status: u16) -> Response<()> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -33,6 +49,8 @@ impl FieldMap {
     }
 
     /// Request head with these fields.
+    ///
+    /// `CONNECT` is not made here: a URI without a scheme would be needed.
     ///
     /// # Errors
     /// If the authority or the path is not valid in a URI.
@@ -51,6 +69,9 @@ impl FieldMap {
 
 /// True if a path and query can be sent by HTTP/2. HTTP/1.1 carries some bytes that a URI must not have (RFC 3986 §2), and
 /// many origins take them; the `http` crate does not.
+///
+/// `/a?q=<b>` cannot be sent, and `/a?q=%3Cb%3E` can. A request with such a path goes to its origin
+/// by HTTP/1.1.
 pub fn can_carry_path(path: &str) -> bool {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%?=&+,:;@!$*()".contains(&byte);
     path.bytes().all(is_unreserved) || PathAndQuery::try_from(path).is_ok()
@@ -119,6 +140,12 @@ fn single_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> 
 }
 
 /// Converts a response head, with the reason phrase that HTTP/1.1 wants.
+///
+/// 101 (Switching Protocols) is an error: HTTP/2 has none (RFC 9113 §8.6).
+///
+/// # Errors
+/// `Malformed` for a status outside of 100 to 599, or 101, or white space around a value;
+/// `TooLarge` for too many fields. The origin is at fault (502).
 pub(super) fn read_response(
     head: &http::response::Parts,
     end_stream: EndStream,
@@ -135,6 +162,8 @@ pub(super) fn read_response(
     read_fields(&head.headers, &mut into.fields)
 }
 
+/// Copies the fields. Crumbs of a cookie become one field in the place of the first, joined with `;
+/// `.
 fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Result<(), HeadError> {
     let mut crumbs = from.get_all(COOKIE).iter().peekable();
     for (name, value) in from {
@@ -157,6 +186,8 @@ fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Resul
 }
 
 /// Appends trailers in HTTP/1.1 form, with the empty line behind them.
+///
+/// Leaves out fields that would change framing, routing or authentication.
 pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in trailers {
         if !is_forbidden(name.as_str()) {
@@ -181,6 +212,8 @@ pub fn filter_trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
 }
 
 /// Trailers from their HTTP/1.1 form, which was checked before; `None` if there are none.
+///
+/// `Content-Length` is left out, as in [`filter_trailers`].
 pub fn read_trailers(written: &[u8]) -> Option<HeaderMap> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(written, &mut fields) else {

@@ -1,4 +1,11 @@
 //! HTTP/2 connection to an origin (client side), shared by many requests.
+//!
+//! The handle can be cloned into a pool; the connection lives as long as a handle or a stream of
+//! it. A task of its own drives it ([`H2Conn::handshake`] returns the future): all frames of all
+//! streams are read and written there, and the streams exchange bytes with it through `h2`.
+//!
+//! Order of an end: the driver is told to close, sends a GOAWAY (at most one second), drops `h2`,
+//! and then aborts the stream beneath unless it has ended, so that its descriptor is free even if streams still exist.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -28,13 +35,21 @@ const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Handle of an HTTP/2 connection to an origin.
 #[derive(Clone)]
 pub struct H2Conn {
+    /// Door of `h2` for new requests; a clone of it goes into each stream.
     send: SendRequest<Bytes>,
+    /// State shared with the streams; its drop ends the connection.
     state: Arc<H2ConnState>,
 }
 
 impl H2Conn {
     /// Performs the HTTP/2 handshake (preface and SETTINGS). The returned future drives the connection: without polling it
     /// nothing moves, and it ends with the connection.
+    ///
+    /// Settings sent: no server push, the windows and the head size of `limits`. Returns without
+    /// waiting for the origin's SETTINGS: see [`H2Conn::open_stream`] for the room until then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -59,6 +74,10 @@ impl H2Conn {
     }
 
     /// Opens a stream if the connection has room and is ready (a PING may be due first).
+    ///
+    /// Has room: fewer streams than the origin allows, and than our own limit of 128; one before
+    /// its settings have arrived. `None` says nothing about the future: the caller asks another
+    /// connection, or opens one.
     pub fn open_stream(&self, now: Time) -> Option<Box<OriginStream>> {
         // In a burst most connections are full, so that is checked first.
         let most = self.send.current_max_send_streams().min(MAX_STREAMS as usize);
@@ -74,11 +93,17 @@ impl H2Conn {
     }
 
     /// True unless the origin allows no streams at all.
+    ///
+    /// SETTINGS_MAX_CONCURRENT_STREAMS of 0 is legal (RFC 9113 §6.5.2), but an origin that keeps to
+    /// it can serve nothing on this connection.
     pub fn accepts_streams(&self) -> bool {
         self.send.current_max_send_streams() > 0
     }
 
     /// True if new requests can be sent on it.
+    ///
+    /// False after a GOAWAY, a connection error or [`H2Conn::close`]; requests on it may still
+    /// succeed.
     pub fn is_open(&self) -> bool {
         self.state.is_open()
     }
@@ -94,6 +119,9 @@ impl H2Conn {
     }
 
     /// Handle to wait for an outstanding PING's answer, after which the connection may be usable.
+    ///
+    /// `None` if no answer is outstanding, if it is overdue, or if the connection takes no more
+    /// requests.
     pub fn awaited_pong(&self, now: Time) -> Option<PongWait> {
         if self.is_open() { self.state.awaited_pong(now) } else { None }
     }
@@ -105,6 +133,11 @@ impl H2Conn {
 }
 
 /// Drives the connection until it ends or is told to close.
+///
+/// Each turn polls `h2`, reports processed bytes and answered PINGs, and carries out one command.
+///
+/// # Panics
+/// Never: `ping_pong` returns `None` only at a second call.
 async fn drive<S: LowerStream>(
     mut connection: Connection<FrameObserver<S>, Bytes>,
     wire: Arc<WireState>,

@@ -1,4 +1,8 @@
 //! State of an HTTP/2 connection to an origin, shared by its handles and its streams.
+//!
+//! Counts streams, remembers the first request, and asks [`Liveness`] for PINGs and the end.
+//! Handles (`H2Conn`) and streams (through [`StreamGuard`]) hold it; the last one that is dropped
+//! closes the connection with a GOAWAY.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,11 +23,13 @@ const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Shared state of a connection to an origin.
 pub(super) struct H2ConnState {
+    /// State at the level of frames; it outlives this one while `h2` has the stream.
     pub(super) wire: Arc<WireState>,
     /// Number of streams that are open or promised to a request.
     streams: AtomicUsize,
     /// True after the first request.
     used: AtomicBool,
+    /// Schedule of PINGs; locked for one check at a time.
     liveness: Mutex<Liveness>,
     /// True if it takes no more requests, though running ones may still succeed.
     retired: AtomicBool,
@@ -42,6 +48,8 @@ impl H2ConnState {
     }
 
     /// Reserves one of at most `most` streams.
+    ///
+    /// Several tasks may try at once: the counter passes `most` for a moment, and none gets a stream above it.
     pub(super) fn reserve_stream(self: &Arc<Self>, most: usize) -> Option<StreamGuard> {
         if self.streams.fetch_add(1, Ordering::Relaxed) >= most {
             self.streams.fetch_sub(1, Ordering::Relaxed);
@@ -67,6 +75,8 @@ impl H2ConnState {
     }
 
     /// Excludes the connection from new requests.
+    ///
+    /// Final. Running requests go on.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
@@ -124,6 +134,7 @@ impl H2ConnState {
         Some(PongWait { wire: Arc::clone(&self.wire), before, patience: patience? })
     }
 
+    /// Runs a check with fresh counters, and carries out its action after the lock is released.
     fn with_liveness<T>(&self, ask: impl FnOnce(&mut Liveness, Activity) -> (T, LivenessAction)) -> T {
         let activity = self.wire.activity(self.streams.load(Ordering::Relaxed));
         // Each change is complete before anything can panic.
@@ -158,7 +169,9 @@ impl Drop for H2ConnState {
 pub struct PongWait {
     wire: Arc<WireState>,
     /// Number of answers before.
+    /// The wait ends when it grows.
     before: u64,
+    /// Time left of the longest wait for an answer, at most a second.
     patience: Duration,
 }
 
@@ -190,6 +203,7 @@ impl SettingsWait {
 /// Wait for the head of a request that `h2` has taken and cannot give back.
 pub struct HeadFlush {
     state: Arc<H2ConnState>,
+    /// Number of the stream in the connection.
     stream: u32,
 }
 

@@ -1,6 +1,11 @@
 //! Limits of HTTP/2 connections: streams, flow-control windows and send buffers; and the connection preface.
+//!
+//! Each bounds the memory that one peer can take. They are
+//! not configurable.
 
 /// Connection preface of clients (RFC 9113 §3.4).
+///
+/// Its 24 bytes tell an HTTP/2 connection without TLS from HTTP/1.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Receive window of a stream, in bytes. A connection can cost as much memory as all windows together, if nothing is read

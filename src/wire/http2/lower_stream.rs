@@ -17,6 +17,9 @@ pub trait LowerStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 }
 
 /// Place of the stream beneath a connection, after `h2` has released it.
+///
+/// Clones share the place. The observer fills it on its drop; the driver, or the owner of a
+/// caller's connection, empties it.
 #[derive(Debug)]
 pub(super) struct Released<S>(Arc<Mutex<Option<S>>>);
 

@@ -1,4 +1,9 @@
 //! HTTP/2 stream of one request to an origin.
+//!
+//! Life of a stream: idle with a promise of room, then handed to `h2` with its head, then answered.
+//! A request that failed is told apart by one question: can the origin have acted on it?
+//! [`StreamFailure`] and `is_head_sent` answer it, so that a request may be sent again without
+//! harm.
 
 use std::io;
 use std::pin::Pin;
@@ -47,10 +52,12 @@ pub enum ResponseKind {
 
 /// HTTP/2 stream of a request to an origin.
 pub struct OriginStream {
+    /// Progress of the request head.
     stage: RequestStage,
     /// Request head that waits for the next write.
     head: Option<Request<()>>,
     content: StreamContent,
+    /// One of the connection's streams, counted until the drop.
     guard: StreamGuard,
     /// True if its connection has carried a request before.
     reused: bool,
@@ -73,11 +80,16 @@ impl OriginStream {
     }
 
     /// True if its connection has carried a request before.
+    ///
+    /// A failure on a fresh connection speaks against the origin; on a reused one, it may be an
+    /// idle timeout that crossed the request.
     pub fn is_reused(&self) -> bool {
         self.reused
     }
 
     /// Handle to wait for the origin's settings, before which its connection cannot be shared.
+    ///
+    /// With a fresh connection only one stream can be opened before the settings have come.
     pub fn settings(&self) -> SettingsWait {
         self.guard.0.settings()
     }
@@ -125,6 +137,11 @@ impl OriginStream {
     }
 
     /// Hands the head to `h2`; with [`EndStream::Yes`] nothing follows it.
+    ///
+    /// The connection is retired if `h2` takes no request.
+    ///
+    /// # Errors
+    /// Those of the connection. Nothing was sent then, and the stream is of no use any more.
     pub(in crate::wire) fn send_head(&mut self, end: EndStream) -> io::Result<()> {
         let Some(head) = self.head.take() else { return Ok(()) };
         let RequestStage::Idle(mut send) = std::mem::replace(&mut self.stage, RequestStage::Failed) else {
@@ -139,6 +156,10 @@ impl OriginStream {
     }
 
     /// Ready when the head is sent.
+    ///
+    /// # Errors
+    /// `BrokenPipe` if no head was handed over, or if the connection ended before the head was
+    /// sent.
     pub(in crate::wire) fn poll_head_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.stage {
             RequestStage::Sent { stream, .. } => self.guard.0.wire.poll_head_sent(*stream, cx),
@@ -147,6 +168,9 @@ impl OriginStream {
     }
 
     /// Receives the next response head into `into`.
+    ///
+    /// Interim responses come first, one a call; the final one ends the wait. After
+    /// [`ResponseKind::Final`] the content can be read.
     ///
     /// # Errors
     /// See [`StreamFailure`].
@@ -175,6 +199,8 @@ impl OriginStream {
         }
     }
 
+    /// Decides in this order: a reset by the origin, a GOAWAY that excludes the stream, the end of
+    /// the connection; all the rest is a violation of the protocol.
     fn failure(&self, error: &h2::Error) -> StreamFailure {
         let RequestStage::Sent { stream, .. } = &self.stage else { return self.connection_lost() };
         if error.is_remote() && error.is_reset() {
@@ -193,6 +219,7 @@ impl OriginStream {
         StreamFailure::ProtocolViolation
     }
 
+    /// With the transport's error, if the observer saw one.
     fn connection_lost(&self) -> StreamFailure {
         StreamFailure::ConnectionLost(self.guard.0.wire.failure())
     }
@@ -220,6 +247,7 @@ impl OriginStream {
         self.content.poll_reset(cx)
     }
 
+    /// Resets with CANCEL: the response is no longer wanted (RFC 9113 §7).
     pub(in crate::wire) fn reset(&mut self) {
         self.content.reset(Reason::CANCEL);
     }

@@ -1,4 +1,8 @@
 //! Content and trailers of one HTTP/2 stream, in both directions.
+//!
+//! Flow control is `h2`'s: a read returns its bytes to the peer's window only when they were taken,
+//! and a write takes no more than the peer's window has room for. So the memory of a stream is
+//! bounded in both directions, by the window and by the send buffer (`limits`).
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -13,11 +17,13 @@ use crate::wire::head::EndStream;
 /// Content received and sent on a stream, after its heads.
 #[derive(Default)]
 pub(in crate::wire) struct StreamContent {
+    /// Receiving side; `None` to an origin before its response head.
     recv: Option<RecvStream>,
     /// Received bytes that were not read yet.
     chunk: Bytes,
     /// Received trailers.
     received_trailers: Option<HeaderMap>,
+    /// Sending side; `None` before our head was sent.
     send: Option<SendStream<Bytes>>,
     /// Trailers to be sent after the content.
     unsent_trailers: Option<HeaderMap>,
@@ -26,16 +32,21 @@ pub(in crate::wire) struct StreamContent {
 }
 
 impl StreamContent {
+    /// Begins to receive, after the peer's head.
     pub(super) fn set_recv(&mut self, recv: RecvStream) {
         self.recv = Some(recv);
     }
 
+    /// Begins to send, after our head. With [`EndStream::Yes`] the head was all.
     pub(super) fn set_send(&mut self, send: SendStream<Bytes>, end: EndStream) {
         self.send = Some(send);
         self.ended = end == EndStream::Yes;
     }
 
     /// Reads available bytes; nothing at the end of the stream, with its trailers stored.
+    ///
+    /// # Errors
+    /// `ConnectionReset` if the peer has reset the stream, or the error of the transport.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(())) };
         while self.chunk.is_empty() {
@@ -56,19 +67,26 @@ impl StreamContent {
         Poll::Ready(Ok(()))
     }
 
+    /// Trailers of the peer, once its content was read to the end; `None` at a second call.
     pub(in crate::wire) fn take_trailers(&mut self) -> Option<HeaderMap> {
         self.received_trailers.take()
     }
 
+    /// Keeps trailers for [`StreamContent::end`]. The last DATA frame then does not end the stream.
     pub(in crate::wire) fn set_trailers(&mut self, trailers: HeaderMap) {
         self.unsent_trailers = Some(trailers);
     }
 
+    /// True if a HEADERS frame must follow the content.
     pub(super) fn has_unsent_trailers(&self) -> bool {
         self.unsent_trailers.is_some()
     }
 
     /// Writes as much of `data` as the peer's window allows; with [`EndStream::Yes`] nothing follows it.
+    ///
+    /// # Errors
+    /// `BrokenPipe` before the head or after the end, `ConnectionReset` if the peer has reset the
+    /// stream.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8], end: EndStream) -> Poll<io::Result<usize>> {
         let Some(send) = self.send.as_mut().filter(|_| !self.ended) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -91,6 +109,8 @@ impl StreamContent {
     }
 
     /// Ends the sending side, with trailers if there are any.
+    ///
+    /// A second call does nothing. Without trailers it sends an empty DATA frame with END_STREAM.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if self.ended {
             return Ok(());
@@ -120,6 +140,8 @@ impl StreamContent {
 }
 
 /// Converts an error of a stream to an I/O error.
+///
+/// Resets and protocol errors become `ConnectionReset`, with `h2`'s error as the source.
 pub(super) fn to_io_error(error: h2::Error) -> io::Error {
     if error.is_io() {
         return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());

@@ -1,5 +1,10 @@
 //! Wire-level state of an HTTP/2 connection that `h2` does not tell: heads sent, GOAWAY, activity, and commands to its
 //! driver.
+//!
+//! Written by the observer, which sees the frames, and read by streams and liveness. One lock, held
+//! for a few instructions and never across a call of `h2` or a wake. Streams are named by their
+//! number: identifiers of a client grow (RFC 9113 §5.1.1), so "sent up to stream 7" is one number
+//! for all heads.
 
 use std::io;
 use std::pin::pin;
@@ -29,6 +34,7 @@ pub(super) enum DriverCommand {
     Close(CloseMode),
 }
 
+/// Numbers of streams are 0 before the first.
 struct Inner {
     /// Last stream with a head written in part.
     head_started: u32,
@@ -37,6 +43,7 @@ struct Inner {
     /// Last stream with a head sent: flushed to the kernel, or to the peer.
     head_flushed: u32,
     /// Tasks that wait for a stream's head to be sent.
+    /// At most one for each stream.
     flush_waiters: Vec<(u32, Waker)>,
     /// Last stream that the peer processes; below `u32::MAX` after a GOAWAY.
     goaway_last: u32,
@@ -44,9 +51,12 @@ struct Inner {
     closed: bool,
     /// Numbers of received bytes, of received frames that are part of a message, and of answers to PINGs.
     received: u64,
+    /// Number of received HEADERS and DATA frames.
     messages: u64,
+    /// Number of answered PINGs.
     pongs: u64,
     /// Progress of the peer's first settings.
+    /// `None` before they have arrived.
     settings: Option<SettingsState>,
     /// True if a PING is to be sent.
     ping: bool,
@@ -63,7 +73,9 @@ struct Inner {
 /// Progress of the peer's first settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SettingsState {
+    /// Read from the transport, and not yet processed by `h2`.
     Received,
+    /// Processed: the number of streams that the origin allows is known.
     Applied,
 }
 
@@ -115,12 +127,17 @@ impl WireState {
     }
 
     /// True if any part of this stream, which `h2` has taken, was sent or may still be.
+    ///
+    /// False only for a stream of a connection that ended before the first byte of the head was
+    /// written: such a request can be sent again, whatever its method.
     pub(super) fn may_be_sent(&self, stream: u32) -> bool {
         let state = self.lock();
         !state.closed || state.head_started >= stream
     }
 
     /// True if the peer's GOAWAY excludes this stream (RFC 9113 §6.8).
+    ///
+    /// Requests on it were not acted on, and can be sent again.
     pub(super) fn is_unprocessed(&self, stream: u32) -> bool {
         self.lock().goaway_last < stream
     }
@@ -132,6 +149,8 @@ impl WireState {
     }
 
     /// Records the end of the connection and wakes all waiting tasks.
+    ///
+    /// Called once, by the drop of the observer. Waiting tasks then find the connection closed.
     pub(super) fn on_closed(&self) {
         let waiting = {
             let mut state = self.lock();
@@ -153,6 +172,7 @@ impl WireState {
         self.command(|state| state.ping = true);
     }
 
+    /// Changes the state for the driver and wakes it, after the lock is released.
     fn command(&self, change: impl FnOnce(&mut Inner)) {
         let driver = {
             let mut state = self.lock();
@@ -163,6 +183,9 @@ impl WireState {
     }
 
     /// The next command to the driver.
+    ///
+    /// A close comes before a PING, and is reported at every poll; a PING once. Only the driver
+    /// calls it: one waker is kept.
     pub(super) fn poll_command(&self, cx: &mut Context<'_>) -> Poll<DriverCommand> {
         let mut state = self.lock();
         if let Some(mode) = state.close_mode {
@@ -184,6 +207,8 @@ impl WireState {
     }
 
     /// Records that `h2` has processed all received bytes.
+    ///
+    /// Called by the driver after each poll of `h2`, which reads all that it was given.
     pub(super) fn on_bytes_processed(&self) {
         let is_new = {
             let mut state = self.lock();
@@ -199,6 +224,9 @@ impl WireState {
     }
 
     /// Waits until the peer's first settings are applied, or the connection has ended.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub(super) async fn wait_for_settings(&self) {
         let mut settings_applied = pin!(self.settings_applied.notified());
         settings_applied.as_mut().enable();
@@ -218,6 +246,9 @@ impl WireState {
     }
 
     /// Waits until more than `before` PINGs were answered, or the connection has ended.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub(super) async fn wait_for_pong(&self, before: u64) {
         let mut pong = pin!(self.pong.notified());
         // Registered before the check, so that no notification is lost in between.
