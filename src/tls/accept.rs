@@ -1,4 +1,8 @@
 //! Server side of a TLS handshake: reads the ClientHello before a certificate is chosen.
+//!
+//! Two steps, because the certificate depends on the name that the hello asks for:
+//! [`IncomingHandshake::read`], then a leaf is made or taken from the cache, then
+//! [`IncomingHandshake::accept`].
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +17,8 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 pub const FIRST_BYTE: u8 = 22;
 
 /// TLS handshake after its ClientHello has arrived.
+///
+/// Nothing was answered yet: dropping it closes the connection without an alert.
 pub struct IncomingHandshake<S>(StartHandshake<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> IncomingHandshake<S> {
@@ -33,6 +39,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IncomingHandshake<S> {
     }
 
     /// Completes the handshake with the certificate of `config`.
+    ///
+    /// TLS 1.2 and 1.3, with the protocols (ALPN) of `config`.
     ///
     /// # Errors
     /// If the client does not agree, or the connection breaks.

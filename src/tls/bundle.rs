@@ -1,4 +1,8 @@
 //! Trust bundles for programs behind the gateway: the system's roots and our authority, as PEM, hashed folder and JKS.
+//!
+//! A program behind the gateway must trust the authority, and go on trusting all that it did: many
+//! variables (`SSL_CERT_FILE` and its like) replace the roots, so the bundle repeats them. Files
+//! are written only if they changed, by any number of processes at once.
 
 mod atomic_write;
 mod hashed_dir;

@@ -1,4 +1,9 @@
 //! Local certificate authority: created, stored, rotated; signs leaf certificates on demand.
+//!
+//! Callers trust the authority once; the gateway then shows each intercepted host's name in a leaf
+//! of its own. The wall clock is an argument everywhere (nanoseconds of Unix time), and files are
+//! touched only by `files`. [`CertAuthority`] is the running gateway's; the free functions serve
+//! `lockgate ca`.
 
 mod cert_summary;
 mod fault;
@@ -22,6 +27,7 @@ pub use self::name_scope::Subtree;
 
 /// Authority of the gateway, with its leaves.
 pub struct CertAuthority {
+    /// Issuer and cache of the leaves.
     leaves: LeafIssuer,
     /// SHA-256 of its certificate.
     fingerprint: [u8; 32],
@@ -65,6 +71,9 @@ impl CertAuthority {
 }
 
 /// Reads the existing authority and creates none.
+///
+/// Takes no lock and writes nothing, unless another process is writing at this moment. `None`:
+/// there is no authority.
 ///
 /// # Errors
 /// As [`CertAuthority::open`].

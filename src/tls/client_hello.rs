@@ -2,6 +2,10 @@
 //!
 //! Accepts each hello that any server may accept, of any TLS version: only its framing must be right. (rustls parses only
 //! hellos that it would answer itself.)
+//!
+//! Used for tunnels that are not intercepted: the name in the hello can be compared with the host
+//! of the CONNECT request, and the bytes are then passed on unchanged. A hello may be split over
+//! records, and records over segments, at any byte.
 
 /// Record type of handshake messages (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
@@ -29,14 +33,19 @@ pub enum HelloState {
     /// Too few bytes to tell.
     Incomplete,
     /// Not TLS.
+    /// No server would take these bytes for a record of TLS.
     NotTls,
     /// TLS, with a hello that asks for these servers: lower case, without a final dot. A correct hello has one name or none.
     Hello(Vec<String>),
     /// TLS, but without a readable hello.
+    /// The record begins like TLS, but the message is no ClientHello, is malformed, or is longer
+    /// than 64 KiB.
     Unreadable,
 }
 
 /// Incremental reader of a hello that may span any number of records.
+///
+/// Keeps the payload of whole records, so that each byte is copied once, however slowly it arrives.
 #[derive(Default, Debug)]
 pub struct HelloReader {
     /// Number of bytes of the records that were read whole.
@@ -73,6 +82,8 @@ impl HelloReader {
     }
 
     /// Reads the handshake message, as far as it has arrived.
+    ///
+    /// `Incomplete` until the length in its header (24 bits, RFC 8446 §4) has arrived.
     fn hello(&self) -> HelloState {
         let [kind, a, b, c, rest @ ..] = &*self.message else { return HelloState::Incomplete };
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -136,6 +147,8 @@ fn names(hello: &mut FieldReader<'_>) -> Option<Vec<String>> {
 }
 
 /// Cursor over length-prefixed fields (RFC 8446 §3.4).
+///
+/// Each reader returns `None`, and the message counts as malformed, if too few bytes are left.
 struct FieldReader<'a>(&'a [u8]);
 
 impl<'a> FieldReader<'a> {
@@ -143,6 +156,7 @@ impl<'a> FieldReader<'a> {
         self.0.is_empty()
     }
 
+    /// Takes the next `count` bytes.
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -169,6 +183,8 @@ impl<'a> FieldReader<'a> {
 }
 
 /// Fatal alert `access_denied` (RFC 8446 §6.2), sent in place of a ServerHello.
+///
+/// Record: type 21, version 3.3, length 2; alert: fatal (2), 49.
 pub const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 #[cfg(test)]

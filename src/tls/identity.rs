@@ -11,6 +11,8 @@ use rustls::{InconsistentKeys, ServerConfig};
 use super::pem;
 
 /// Certificate chain with its key.
+///
+/// Read at the start and at each reload; a renewed file has no effect before.
 #[derive(PartialEq, Debug)]
 pub struct Identity {
     /// Certificates (DER), the leaf first.
@@ -81,6 +83,9 @@ impl Clone for Identity {
 impl Identity {
     /// Reads the two PEM files and checks that they match.
     ///
+    /// The key must belong to the first certificate of the file. Whether the chain is complete is
+    /// for its callers to find out.
+    ///
     /// # Errors
     /// If a file cannot be read or holds something else, if others may read the key, or if the key does not match.
     pub fn read(cert: &Path, key: &Path) -> Result<Identity, Error> {
@@ -95,6 +100,9 @@ impl Identity {
 
     /// TLS server settings of a listener: HTTP/2 and HTTP/1.1 by ALPN.
     ///
+    /// Sessions are resumed with tickets (RFC 8446 §4.6.1), for which each call makes new
+    /// keys: sessions of earlier settings are not resumed.
+    ///
     /// # Errors
     /// If key and certificate do not match, or the system has no random numbers.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
@@ -108,6 +116,7 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
+    /// Pairs key and chain for rustls, which compares the public keys.
     fn certified_key(&self) -> Result<CertifiedKey, rustls::Error> {
         CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &default_provider())
     }

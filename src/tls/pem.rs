@@ -1,4 +1,8 @@
 //! PEM files: certificates, and private keys that only their owner may read.
+//!
+//! Every error names the file and comes with advice ([`Error::remedy`]), since these are the
+//! files that a user of the gateway provides. Text around the PEM blocks is ignored (RFC 7468 §2), and
+//! so are blocks of other kinds.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,6 +15,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Most bytes read from a file: more than any chain or key has. A path given by mistake may name a disk.
+/// Bytes behind it are not read.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Reason why a PEM file cannot be used. The gateway's user is at fault in each case.
@@ -75,6 +80,8 @@ impl Error {
     }
 
     /// True if the file exists but may not be read.
+    ///
+    /// Such as the key of another user's authority.
     pub fn is_denied(&self) -> bool {
         matches!(self, Error::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -135,10 +142,12 @@ pub(super) fn encode_certificates(certificates: &[&[u8]]) -> String {
     text
 }
 
+/// Opens a file, with the path in the error.
 fn open(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|source| unreadable(path, source))
 }
 
+/// Reads at most [`MAX_FILE`] bytes of an open file.
 fn read(path: &Path, file: File) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut text).map_err(|source| unreadable(path, source))?;

@@ -1,4 +1,8 @@
 //! TLS client for origins: certificates are verified as strictly as by a browser.
+//!
+//! The public door is [`Connector`]. Verification needs a trusted root, a chain that is valid now,
+//! and the host's name among the alternative names of the leaf; `strict_verifier` adds a minimum
+//! key length, and `describe` turns errors into advice. There is no switch to turn any of it off.
 
 mod describe;
 mod reject_reason;
@@ -54,11 +58,14 @@ pub struct Connector {
 
 /// One connector for each [`Offer`].
 struct ConnectorPair {
+    /// Offers HTTP/1.1 alone.
     http1: TlsConnector,
+    /// Offers HTTP/2 first, and HTTP/1.1.
     http2: TlsConnector,
 }
 
 impl ConnectorPair {
+    /// Two configurations from one, each with its own sessions.
     fn new(mut config: ClientConfig) -> ConnectorPair {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut both = config.clone();
@@ -134,6 +141,9 @@ impl Connector {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
+    ///
+    /// # Panics
+    /// If `options.identity` is not an index into the identities of the settings.
     pub async fn connect<S>(&self, host: &str, stream: S, options: HandshakeOptions) -> Result<TlsStream<S>, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -164,6 +174,8 @@ fn roots(trust: Vec<CertificateDer<'static>>) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
+/// Roots of the system, as `rustls-native-certs` finds them (`SSL_CERT_FILE` and `SSL_CERT_DIR`
+/// come first). Unusable ones are skipped: one odd root must not stop the gateway.
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();

@@ -1,4 +1,8 @@
 //! Atomic file writes: a reader sees the whole old content or the whole new content.
+//!
+//! The content goes to a hidden temporary file beside the target, `.NAME.PID`, which is then
+//! renamed. There is no fsync: a file that a crash of the machine has cut is written anew by the next
+//! call.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -29,6 +33,7 @@ pub(super) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     })
 }
 
+/// Error of the same kind, with the path in its text.
 pub(super) fn write_error(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
 }

@@ -20,6 +20,11 @@ use super::atomic_write::{write_atomically, write_error};
 const DIR_MODE: u32 = 0o755;
 
 /// Makes the folder hold these certificates (DER) and nothing else. Unchanged files are not touched.
+///
+/// Hidden files stay: they are temporary files of another process.
+///
+/// # Errors
+/// If the folder cannot be created or read, or a file cannot be written.
 pub(super) fn write(folder: &Path, certificates: &[&[u8]]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(folder).map_err(|error| write_error(folder, &error))?;
     let files = files(certificates);
@@ -37,6 +42,8 @@ pub(super) fn write(folder: &Path, certificates: &[&[u8]]) -> io::Result<()> {
 }
 
 /// Content of the files by their names: `HASH.0`, and `HASH.1` for another certificate with the same hash.
+///
+/// Bytes that are no certificate are left out. Example of a name: `9d66eef0.0`.
 fn files(certificates: &[&[u8]]) -> BTreeMap<String, String> {
     let mut seen: HashMap<u32, u32> = HashMap::new();
     let mut files = BTreeMap::new();
@@ -76,6 +83,8 @@ fn canonical_name(name: &X509Name<'_>) -> Option<Vec<u8>> {
 }
 
 /// Canonical form of one attribute value; a value that is not text stays as it is.
+///
+/// Leading and trailing white space is dropped, and inner white space becomes one space.
 fn canonical_value(any: &Any<'_>) -> Option<Vec<u8>> {
     let text = match any.header.tag() {
         Tag::Utf8String => String::from_utf8_lossy(any.data).into_owned(),

@@ -1,7 +1,12 @@
 //! JKS trust store: Java's own format, which every version of Java reads, and which needs no `keytool`.
+//!
+//! Layout: magic number, version, number of entries; for each entry its tag, alias, date in
+//! milliseconds, type and certificate; at the end a keyed SHA-1. Numbers are big-endian, texts have
+//! a length of two bytes.
 
 /// Magic number and version at the start of a store (`JavaKeyStore.java` of OpenJDK).
 const MAGIC: u32 = 0xFEED_FEED;
+/// Version 2, the one that names the type of each certificate.
 const VERSION: u32 = 2;
 /// Tag of a trusted-certificate entry.
 const TRUSTED: u32 = 2;
@@ -11,6 +16,9 @@ pub(super) const PASSWORD: &str = "changeit";
 const SALT: &[u8] = b"Mighty Aphrodite";
 
 /// Encodes a store of these certificates (DER). The first has the alias `lockgate`; all bear one date.
+///
+/// `made_unix_ms`: date of the entries, in milliseconds of Unix time. Equal arguments give equal
+/// bytes, so that an unchanged store is not written again.
 pub(super) fn trust_store(certificates: &[&[u8]], made_unix_ms: u64) -> Vec<u8> {
     let mut store = Vec::new();
     put_u32(&mut store, MAGIC);
@@ -39,6 +47,7 @@ pub(super) fn digest(store: &[u8]) -> ring::digest::Digest {
     digest.finish()
 }
 
+/// Appends four bytes, big-endian.
 fn put_u32(store: &mut Vec<u8>, number: u32) {
     store.extend_from_slice(&number.to_be_bytes());
 }

@@ -44,6 +44,10 @@ pub(super) fn summary(certificate: &CertificateDer<'_>) -> Result<CertSummary, S
     })
 }
 
+/// Parses a certificate (DER); bytes behind it are ignored.
+///
+/// # Errors
+/// If it is no certificate; the text says why.
 pub(super) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
     match x509_parser::parse_x509_certificate(certificate) {
         Ok((_rest, read)) => Ok(read),

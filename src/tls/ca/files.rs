@@ -1,4 +1,13 @@
 //! Files of the authority: checked on every read, created once, replaced atomically.
+//!
+//! | file | mode | holds |
+//! |---|---|---|
+//! | `lockgate-ca.key` | 600 | private key (PKCS #8) |
+//! | `lockgate-ca.pem` | 644 | certificate |
+//! | `lockgate-ca-old.pem` | 644 | certificate before the last rotation |
+//!
+//! Writers hold an advisory lock (flock(2)) on the folder; readers take it only if they find a
+//! half-written pair. Times are nanoseconds of Unix time, from the wall clock.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -44,8 +53,11 @@ pub struct Settings {
 
 /// Authority as read from its files: checked, and ready to sign.
 pub(super) struct LoadedCa {
+    /// Certificate of the authority.
     pub(super) certificate: CertificateDer<'static>,
+    /// Its private key.
     pub(super) key: KeyPair,
+    /// Fields of the certificate that checks and logs need.
     pub(super) summary: CertSummary,
 }
 
@@ -65,6 +77,12 @@ pub fn old_certificate_path(dir: &Path) -> PathBuf {
 }
 
 /// Reads the authority, or creates it if there is none.
+///
+/// Creates the folder (mode 700) and the files only if neither file exists.
+///
+/// # Errors
+/// See [`CaFault`]: unreadable, incomplete, mismatched, expired, not yet valid, not covering the
+/// settings, or not writable.
 pub(super) fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFault> {
     if let Some(kept) = inspect(settings, wall_unix_nanos)? {
         return Ok(kept);
@@ -78,6 +96,9 @@ pub(super) fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedC
 }
 
 /// Reads the authority; `None` if there is none.
+///
+/// # Errors
+/// As [`open`], without those of writing, but for the lock.
 pub(super) fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<LoadedCa>, CaFault> {
     // The first read goes without the lock: an existing authority needs no writable folder.
     match read(settings, wall_unix_nanos) {
@@ -91,6 +112,12 @@ pub(super) fn inspect(settings: &Settings, wall_unix_nanos: i128) -> Result<Opti
 }
 
 /// Creates a new authority in place of the old one.
+///
+/// Works also if the old files are broken. The order of the steps: lock, keep the old certificate,
+/// write the key, write the certificate.
+///
+/// # Errors
+/// If the folder cannot be locked, or a file cannot be read or written.
 pub(super) fn rotate(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFault> {
     create_dir(&settings.dir)?;
     let _lock = lock_dir(&settings.dir)?;
@@ -111,6 +138,7 @@ pub(super) fn warn_before_expiry(summary: &CertSummary, wall_unix_nanos: i128) {
     }
 }
 
+/// Creates the folder for its owner only (mode 700); an existing folder keeps its mode.
 fn create_dir(dir: &Path) -> Result<(), CaFault> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|source| CaFault::Write { path: dir.to_owned(), source })
@@ -151,6 +179,9 @@ fn read(settings: &Settings, wall_unix_nanos: i128) -> Result<Option<LoadedCa>, 
 }
 
 /// Reads a certificate file and checks that the certificate is an authority's.
+///
+/// # Errors
+/// `File` if it cannot be read or holds none, `Unusable` if it is not an authority's.
 pub(super) fn read_certificate(path: &Path) -> Result<(CertificateDer<'static>, CertSummary), CaFault> {
     let certificate = pem::certificates(path)?.swap_remove(0);
     match summary(&certificate) {
@@ -159,6 +190,8 @@ pub(super) fn read_certificate(path: &Path) -> Result<(CertificateDer<'static>, 
     }
 }
 
+/// Checks the validity period against the wall clock. `now`: seconds of Unix time; both ends belong
+/// to the period.
 fn check_time(summary: &CertSummary, path: &Path, now: i64) -> Result<(), CaFault> {
     if now > summary.not_after {
         return Err(CaFault::Expired { path: path.to_owned(), until: date(summary.not_after) });
@@ -173,6 +206,7 @@ fn key_pair(key: &PrivateKeyDer<'static>) -> Result<KeyPair, String> {
     KeyPair::try_from(key).map_err(|error| format!("its key cannot be used (PKCS #8 is needed): {error}"))
 }
 
+/// True if the certificate holds the public key of this pair.
 fn is_key_of(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
     parse(certificate).is_ok_and(|read| *read.public_key().subject_public_key.data == *key.der_bytes())
 }
@@ -191,6 +225,8 @@ fn replace(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFau
     Ok(LoadedCa { certificate, key, summary })
 }
 
+/// Makes a self-signed certificate with a new key. Its name tells machine, day and the last bytes
+/// of its serial number: `lockgate CA (host, 2026-03-01, 1f2e3d)`.
 fn create(settings: &Settings, wall_unix_nanos: i128) -> Result<(KeyPair, rcgen::Certificate), rcgen::Error> {
     let key = KeyPair::generate()?;
     let serial = serial()?;
@@ -229,6 +265,8 @@ fn write_file(dir: &Path, name: &str, text: &[u8], mode: u32) -> Result<(), CaFa
     File::open(dir).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
+/// Writes a temporary file with this mode from its creation on: a key is never readable by others,
+/// not even for a moment.
 fn write_new(new: &PathBuf, text: &[u8], mode: u32) -> io::Result<()> {
     // Removes a leftover of a crash.
     match fs::remove_file(new) {

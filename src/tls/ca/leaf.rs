@@ -1,4 +1,8 @@
 //! Leaf certificates: signed on demand, and cached while they are fresh.
+//!
+//! A leaf names one host, lasts seven days, and is replaced two days before its end. All leaves of
+//! a process share one key pair; signing takes place on a thread for blocking work, since it would
+//! hold up the event loop.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,6 +33,8 @@ const RENEW_BEFORE: Duration = Duration::from_secs(2 * 86_400);
 const MAX_LEAVES: usize = 1_024;
 
 /// Issuer of the authority's leaves, with a cache.
+///
+/// Shared by all connections. The lock is held for a look-up in the cache, never while signing.
 pub(super) struct LeafIssuer {
     signer: Arc<LeafSigner>,
     cache: Mutex<LeafCache>,
@@ -42,6 +48,7 @@ struct LeafSigner {
     /// Key of all leaves of a process. It exists in memory only, beside the key of the authority, so one key per leaf would
     /// protect nothing.
     key: KeyPair,
+    /// The same key, in the form that TLS signs with.
     signing: Arc<dyn SigningKey>,
     provider: Arc<CryptoProvider>,
 }
@@ -49,20 +56,26 @@ struct LeafSigner {
 /// Cache of leaves by host. Evicts the least recently used.
 #[derive(Default)]
 struct LeafCache {
+    /// Entries by host, at most [`MAX_LEAVES`].
     entries: HashMap<Box<str>, CacheEntry>,
+    /// Number of look-ups so far: the clock of "least recently used".
     uses: u64,
 }
 
 /// Cache entry of one host: its leaf, perhaps still being made.
 struct CacheEntry {
     leaf: Arc<OnceCell<Leaf>>,
+    /// Value of [`LeafCache::uses`] at the last look-up.
     last_use: u64,
 }
 
 /// Leaf with the period in which it may be shown, in Unix time.
 struct Leaf {
+    /// TLS settings that show this leaf.
     config: Arc<ServerConfig>,
+    /// First moment of validity: one day before it was made.
     not_before: Duration,
+    /// Moment from which a new leaf is made.
     fresh_until: Duration,
 }
 
@@ -74,6 +87,8 @@ impl Leaf {
 }
 
 impl LeafIssuer {
+    /// # Errors
+    /// `Generation` if no key can be made, or if the authority's cannot be used.
     pub(super) fn new(kept: LoadedCa) -> Result<LeafIssuer, CaFault> {
         let provider = Arc::new(default_provider());
         let key = KeyPair::generate().map_err(generation_error)?;
@@ -86,6 +101,11 @@ impl LeafIssuer {
     }
 
     /// Leaf for a host. Concurrent calls for one host make a single leaf.
+    ///
+    /// A failure is not cached: the next call tries again.
+    ///
+    /// # Errors
+    /// `Name`, `ExpiredSinceStart` or `Generation`.
     pub(super) async fn leaf(&self, host: &str, wall_unix_nanos: i128) -> Result<Arc<ServerConfig>, CaFault> {
         let now = unix(wall_unix_nanos);
         let entry = self.cache.lock().unwrap_or_else(PoisonError::into_inner).entry(host, now);
@@ -116,6 +136,7 @@ impl LeafCache {
         leaf
     }
 
+    /// Looks at all entries, which only a full cache does, and only for a host that is not in it.
     fn evict_least_recent(&mut self) {
         let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use).map(|(host, _)| host.clone());
         if let Some(host) = oldest {
@@ -125,6 +146,7 @@ impl LeafCache {
 }
 
 impl LeafSigner {
+    /// Signs a leaf, with a period that never exceeds the authority's own.
     fn make(&self, host: &str, now: Duration) -> Result<Leaf, CaFault> {
         let end = Duration::from_secs(u64::try_from(self.not_after).unwrap_or(0));
         let (not_before, not_after) = (now.saturating_sub(BACKDATE), (now + LIFETIME).min(end));
@@ -138,6 +160,7 @@ impl LeafSigner {
         Ok(Leaf { config: Arc::new(config), not_before, fresh_until })
     }
 
+    /// Signs a server certificate (`serverAuth`, no authority) for a DNS name or an address.
     fn sign(&self, host: &str, not_before: Duration, not_after: Duration) -> Result<CertificateDer<'static>, CaFault> {
         let name = match host.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),

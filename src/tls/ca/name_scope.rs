@@ -3,6 +3,11 @@
 //! The extension is critical, as the RFC demands. OpenSSL (thus curl, Python, Node and git), rustls, Go and the browsers
 //! honour it in a root, too; Java honours it in intermediates only. A stolen key can then sign for the intercepted hosts,
 //! and for nothing else.
+//!
+//! Both directions live here: [`Subtree`]s of the settings become an extension of a new
+//! certificate, and the extension of an existing one becomes a [`NameScope`], which is asked if the
+//! settings are still covered. Example: for the intercepted host `api.example` the authority is
+//! permitted `api.example` and all names below it, and no address at all.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,10 +21,13 @@ use x509_parser::extensions::{GeneralName, GeneralSubtree as ParsedSubtree};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subtree {
     /// Every name and address.
+    /// An authority for it has no name constraints.
     Any,
     /// A DNS name and all names below it.
+    /// Lower case, without a final dot.
     Name(String),
     /// One address.
+    /// Written as a range of a single address.
     Address(IpAddr),
 }
 
@@ -38,6 +46,9 @@ impl fmt::Display for Subtree {
 const NO_NAME: &str = "invalid";
 
 /// Name constraints for these names; `None` if the authority may vouch for anything.
+///
+/// Names without addresses exclude all addresses, and addresses without names permit only
+/// `invalid`, since a kind that the extension does not mention is free.
 pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
     let mut permitted = Vec::new();
     for subtree in covers {
@@ -69,6 +80,8 @@ pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
 }
 
 /// Hosts that an authority may vouch for, as its certificate says. An empty list of permitted names permits all.
+///
+/// `Default` is the scope of a certificate without constraints: any host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NameScope {
     /// Permitted DNS names.
@@ -98,6 +111,8 @@ impl NameScope {
     }
 
     /// True if the authority may vouch for all of `subtree`.
+    ///
+    /// A name is covered with all names below it, so an excluded name below it leaves it uncovered.
     pub fn covers(&self, subtree: &Subtree) -> bool {
         match subtree {
             Subtree::Any => *self == NameScope::default(),
@@ -135,6 +150,10 @@ impl fmt::Display for NameScope {
     }
 }
 
+/// Sorts subtrees into names and ranges.
+///
+/// # Errors
+/// If an address range is malformed.
 fn read(
     subtrees: Option<&[ParsedSubtree<'_>]>,
     names: &mut Vec<String>,
@@ -159,6 +178,9 @@ fn read(
 }
 
 /// Decodes an address followed by its mask.
+///
+/// # Errors
+/// If it has neither 8 nor 32 bytes, or if the mask is no prefix.
 fn range(bytes: &[u8]) -> Result<IpNet, String> {
     let (address, mask) = match bytes.len() {
         8 => (v4(&bytes[..4]), v4(&bytes[4..])),

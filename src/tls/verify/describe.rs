@@ -1,4 +1,8 @@
 //! Error texts of failed TLS connections, in words that a user can act on; rustls' own text for the rest.
+//!
+//! Texts continue a sentence that the error begins: "the certificate is not accepted: it expired on
+//! 2026-03-01T00:00:00Z". Names and dates of the certificate are in them, and settings of
+//! `proxy.toml` that may help (`[tls] trust`, `[[tls.client]]`).
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
@@ -76,6 +80,8 @@ pub(super) fn handshake_error(error: &Error) -> String {
 }
 
 /// True if the origin rejected our client certificate.
+///
+/// By the alert that it sent (RFC 8446 §6.2).
 pub(super) fn rejects_client_cert(error: &Error) -> bool {
     matches!(
         error,
@@ -93,6 +99,7 @@ pub(super) fn rejects_client_cert(error: &Error) -> bool {
     )
 }
 
+/// Describes an alert by its cause as a user can mend it, or by its name.
 fn alert_error(alert: AlertDescription) -> String {
     #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is open; what it does not name here is told by its name")]
     match alert {
@@ -115,6 +122,7 @@ fn alert_error(alert: AlertDescription) -> String {
     }
 }
 
+/// Hash of a signature algorithm, if it is one that can be forged; `algorithm`: DER.
 fn broken_hash(algorithm: &[u8]) -> Option<&'static str> {
     let has = |oid: &[u8]| memchr::memmem::find(algorithm, oid).is_some();
     BROKEN_HASHES.iter().find(|(oid, _)| has(oid)).map(|(_, hash)| *hash)

@@ -22,10 +22,13 @@ const SHORTEST_RSA: usize = 2_048;
 /// rustls' verifier with additional checks.
 #[derive(Debug)]
 pub(super) struct StrictVerifier {
+    /// Verifier of the chain, the name and the handshake's signature.
     rustls: Arc<WebPkiServerVerifier>,
 }
 
 impl StrictVerifier {
+    /// # Errors
+    /// If there is no root.
     pub(super) fn new(roots: Arc<RootCertStore>) -> Result<StrictVerifier, rustls::client::VerifierBuilderError> {
         let rustls = WebPkiServerVerifier::builder_with_provider(roots, Arc::new(default_provider())).build()?;
         Ok(StrictVerifier { rustls })
@@ -83,6 +86,7 @@ impl ServerCertVerifier for StrictVerifier {
     }
 }
 
+/// Wraps a reason in rustls' error for a certificate, from which `describe` takes it out again.
 fn refused(reason: RejectReason) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
@@ -116,6 +120,8 @@ fn reason(
 }
 
 /// Length in bits of an RSA key that is too short.
+///
+/// `None` for longer keys, for other kinds of keys, and for bytes that are no certificate.
 fn short_key(certificate: &CertificateDer<'_>) -> Option<usize> {
     match parse(certificate)?.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => Some(key.key_size()).filter(|bits| *bits < SHORTEST_RSA),

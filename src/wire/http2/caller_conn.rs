@@ -89,8 +89,7 @@ impl<S: LowerStream> H2CallerConn<S> {
     /// Raises the connection's window to the sum of all streams' windows. Before that it is the initial one of 65 535 bytes
     /// (RFC 9113 §6.9.2), so that unwanted content costs no more memory.
     ///
-    /// Called after the first admission of a request of the caller; the window of a stream is 64 KiB
-    /// from the start.
+    /// Called after the first admission of a request; a stream's window is 64 KiB from the start.
     pub fn enlarge_window(&mut self) {
         self.connection.set_target_window_size(CONNECTION_WINDOW);
     }

@@ -5,7 +5,8 @@
 //! streams are read and written there, and the streams exchange bytes with it through `h2`.
 //!
 //! Order of an end: the driver is told to close, sends a GOAWAY (at most one second), drops `h2`,
-//! and then aborts the stream beneath unless it has ended, so that its descriptor is free even if streams still exist.
+//! and then aborts the stream beneath unless it has ended, so that its
+//! descriptor is free even if streams still exist.
 
 use std::future::{Future, poll_fn};
 use std::io;

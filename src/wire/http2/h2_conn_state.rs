@@ -49,7 +49,8 @@ impl H2ConnState {
 
     /// Reserves one of at most `most` streams.
     ///
-    /// Several tasks may try at once: the counter passes `most` for a moment, and none gets a stream above it.
+    /// Several tasks may try at once: the counter passes `most` for a moment, and none gets a
+    /// stream above it.
     pub(super) fn reserve_stream(self: &Arc<Self>, most: usize) -> Option<StreamGuard> {
         if self.streams.fetch_add(1, Ordering::Relaxed) >= most {
             self.streams.fetch_sub(1, Ordering::Relaxed);
