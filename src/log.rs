@@ -3,6 +3,9 @@
 //! Levels: error, an operator must act; warn, something is worse than promised, once per cause; info, life cycle; debug, one
 //! line per request; trace, the steps of a decision. Messages are constant, variable parts are fields. Credentials, query
 //! values and key values are never logged. The access log goes to stdout by another way (`proxy::access_log`).
+//!
+//! Order of the sources: `RUST_LOG` wins for the whole life of the process; else the level of
+//! `proxy.toml` applies, and a reload changes it ([`set_level`]).
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -19,6 +22,9 @@ static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new()
 
 /// Starts logging to stderr, filtered by `RUST_LOG`, or by `level` if that is unset or invalid. Panics are logged from here
 /// on. A second call has no effect but on panics.
+///
+/// `RUST_LOG` takes the directives of `tracing`, such as `debug` or
+/// `lockgate::proxy=trace,h2=warn`. Colours are used only on a terminal.
 pub fn start(level: LevelFilter) {
     let directives = std::env::var("RUST_LOG").unwrap_or_default();
     let (initial, invalid) = filter(&directives, level);
@@ -47,6 +53,8 @@ pub fn start(level: LevelFilter) {
 }
 
 /// Changes the level, unless `RUST_LOG` is set.
+///
+/// No effect before [`start`].
 pub fn set_level(level: LevelFilter) {
     if let Some(change) = LEVEL.get() {
         change(level);
@@ -73,6 +81,9 @@ fn filter(directives: &str, level: LevelFilter) -> (EnvFilter, Option<String>) {
 }
 
 /// Logs a panic: it ends only its task, and would be unseen otherwise.
+///
+/// Fields: `thread`, `place` (file, line and column), `why` (its text), and `trace`, a backtrace if
+/// `RUST_BACKTRACE` asks for one.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();

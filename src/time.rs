@@ -1,4 +1,7 @@
 //! Monotonic time: 64-bit nanoseconds since a point well before the gateway started.
+//!
+//! `gate::clock` reads the clock of the system; tests choose any time. Wall-clock times are plain
+//! nanoseconds of Unix time, and never of this type.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -8,6 +11,9 @@ use std::time::Duration;
 ///
 /// There is no `now`: functions take the present as an argument, so that tests can run at any time. All arithmetic
 /// saturates: a clock that jumps ahead by centuries makes deadlines late, never wrong.
+///
+/// Has 64 bits, so that a time costs as much as a number: the range is 584 years. `Default` is
+/// [`Time::START`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Time(u64);
 
@@ -36,6 +42,7 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Time;
 
+    /// Saturates at [`Time::NEVER`].
     fn add(self, duration: Duration) -> Time {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Time(self.0.saturating_add(nanos))
@@ -45,6 +52,7 @@ impl Add<Duration> for Time {
 impl Sub<Duration> for Time {
     type Output = Time;
 
+    /// Saturates at [`Time::START`].
     fn sub(self, duration: Duration) -> Time {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Time(self.0.saturating_sub(nanos))

@@ -1,4 +1,8 @@
 //! IP address ranges: IPv4 addresses embedded in IPv6 ones, special-purpose ranges, metadata services of clouds.
+//!
+//! A deny list that looks only at the address as written is easily passed by: `::ffff:127.0.0.1`
+//! and `64:ff9b::7f00:1` both lead to 127.0.0.1 in some network. So each address is judged in all
+//! of its forms ([`AddressForms`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -80,10 +84,12 @@ pub(super) fn is_special(ip: IpAddr) -> bool {
     }
 }
 
+/// IPv4 range of a prefix whose last octet is 0; a compile error if bits are set behind it.
 const fn four(a: u8, b: u8, c: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix)
 }
 
+/// IPv6 range of a prefix within the first 48 bits, or with zeros behind them.
 const fn six(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }

@@ -34,13 +34,16 @@ pub struct ConnectionLimit {
 #[derive(Debug)]
 struct SharedLimit {
     /// Number of connections for which there are file descriptors.
+    /// Used if the configuration names no total.
     max_by_descriptors: usize,
+    /// Locked for a few instructions at the begin and the end of a connection.
     state: Mutex<ConnCounts>,
 }
 
 /// Limits and present counts, under one lock.
 #[derive(Debug)]
 struct ConnCounts {
+    /// Limits as configured last.
     settings: Settings,
     /// Number of open connections.
     open: usize,
@@ -57,6 +60,7 @@ struct ConnCounts {
 /// Connections of one address, or of one block of IPv6 addresses.
 #[derive(Default, Debug)]
 struct BlockConns {
+    /// Number of open connections of the block.
     connections: usize,
     /// True once a rejected connection of this block was logged; later ones are only counted.
     is_logged: bool,
@@ -67,6 +71,7 @@ struct BlockConns {
 #[derive(Debug)]
 pub struct ConnToken {
     shared: Arc<SharedLimit>,
+    /// Block that it was counted under; a changed prefix length does not move it.
     block: IpNet,
 }
 
@@ -85,6 +90,8 @@ impl ConnectionLimit {
     }
 
     /// Changes the limits. Open connections stay, also beyond the new limits.
+    ///
+    /// Waiting listeners are woken, since the new limits may leave room.
     pub fn update(&self, settings: Settings) {
         let waiting = {
             let mut state = self.shared.lock();
@@ -128,6 +135,9 @@ impl ConnectionLimit {
 
     /// A token for a connection from this address; `None` if the address is at its limit. The total limit is checked by
     /// [`ConnectionLimit::poll_capacity`], before the connection is accepted.
+    ///
+    /// Counts the connection in all and for its block. A refusal is logged once per block, until
+    /// its last connection has ended.
     pub fn try_acquire(&self, address: IpAddr) -> Option<ConnToken> {
         let mut state = self.shared.lock();
         let block = state.settings.ipv6_prefix.block(address);
@@ -150,6 +160,9 @@ impl ConnectionLimit {
 
 impl Settings {
     /// Maximum for one address, given the total.
+    ///
+    /// Half of the total (rounded up) leaves room for others, whatever one address does; callers
+    /// behind one NAT share it.
     fn max_per_address(&self, total: usize, address: IpAddr) -> usize {
         match self.per_address {
             Some(most) => most,
@@ -161,6 +174,7 @@ impl Settings {
 }
 
 impl SharedLimit {
+    /// Maximum in all: the configured one, or what the descriptors allow.
     fn max_total(&self, state: &ConnCounts) -> usize {
         state.settings.total.unwrap_or(self.max_by_descriptors)
     }

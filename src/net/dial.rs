@@ -32,7 +32,9 @@ const MAX_TRIED: usize = 8;
 
 /// Opens connections to origins.
 pub struct Dialer {
+    /// Dial policy.
     settings: Settings,
+    /// Resolver of the process, shared by all dialers.
     resolver: Arc<Resolver>,
 }
 

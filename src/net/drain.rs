@@ -32,6 +32,7 @@ struct DrainState {
     phase: AtomicU8,
     /// True from [`Drain::start_lame_duck`] on, also after [`Drain::start`].
     lame_duck: AtomicBool,
+    /// Counters of listeners that are open or have connections left.
     listeners: Mutex<Vec<Arc<ListenerStats>>>,
     /// Notified when the phase changes, and when a count reaches zero while draining.
     changed: Notify,
@@ -41,6 +42,7 @@ struct DrainState {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 enum Phase {
+    /// Requests and connections are accepted.
     Running,
     /// Connections close after their next request.
     LameDuck,
@@ -106,6 +108,9 @@ impl Drain {
     }
 
     /// Counts a request or tunnel until the guard is dropped. Allowed while draining: a connection may finish what it began.
+    ///
+    /// Never refuses: the decision whether a request may begin is the caller's, by
+    /// [`Drain::is_draining`].
     pub fn request_guard(&self) -> RequestGuard {
         self.shared.requests.fetch_add(1, Ordering::SeqCst);
         RequestGuard { shared: Arc::clone(&self.shared) }

@@ -25,6 +25,9 @@ const MAX_MESSAGE: usize = 1 << 30;
 const LENGTH_PREFIX: usize = 4;
 
 /// One end of a socket pair. Two threads may use an end at one time, one to send and one to receive.
+///
+/// Blocking: calls belong on a thread of their own, and not on the event loop. Messages of two
+/// threads that send at one time would mix.
 #[derive(Debug)]
 pub struct FdSocket(UnixStream);
 
@@ -82,6 +85,9 @@ impl FdSocket {
 
     /// Sends a message with these descriptors.
     ///
+    /// Blocks while the socket's buffer is full. Descriptors are duplicated into the other process;
+    /// those of this one stay open.
+    ///
     /// # Errors
     /// If the other process has closed the socket or does not receive in time; `InvalidData` for a message over 1 GiB or
     /// more than [`MAX_FDS`] descriptors.
@@ -104,6 +110,9 @@ impl FdSocket {
     }
 
     /// Receives the next message with its descriptors; `None` at the end of the stream.
+    ///
+    /// Blocks until a whole message has arrived. Descriptors are close-on-exec, and belong to the
+    /// returned vector.
     ///
     /// # Errors
     /// `UnexpectedEof` if the stream ends within a message, `WouldBlock` at the timeout, `InvalidData` for a message over 1
@@ -156,6 +165,7 @@ impl From<OwnedFd> for FdSocket {
     }
 }
 
+/// Error of the kind `InvalidData` with this text.
 fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }

@@ -17,6 +17,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const RETRIES: u32 = 3;
 
 /// Enables keep-alive. Accepted sockets inherit it from their listener.
+///
+/// # Errors
+/// If the socket is broken.
 pub(super) fn enable(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(INTERVAL).with_retries(RETRIES))
 }

@@ -26,8 +26,11 @@ const ACCEPTS_TO_RECOVER: u32 = 1000;
 
 /// A listening socket.
 pub struct Listener {
+    /// Non-blocking socket, registered with the runtime that created the listener.
     socket: AsyncFd<TcpListener>,
+    /// Bound address, with the real port.
     addr: SocketAddr,
+    /// Pauses between failed accepts.
     backoff: AcceptBackoff,
     /// The present pause. Kept here so that dropping `accept` does not end it.
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,

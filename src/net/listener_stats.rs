@@ -1,9 +1,14 @@
 //! Counters of a listener: connections accepted, open and rejected.
+//!
+//! Counters are relaxed atomics: each is exact, and two of them read one after the other may differ
+//! by a connection in between.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Counters of one listener. They live until it is closed and its last connection has ended.
+///
+/// Shared by the listener, the guards of its connections, and the metrics.
 #[derive(Debug)]
 pub struct ListenerStats {
     /// Address of the listener, with its port.
@@ -52,6 +57,8 @@ impl ListenerStats {
     }
 
     /// Counts a rejected connection.
+    ///
+    /// Rejected connections are in no other counter.
     pub fn count_rejected(&self, reason: ConnRejectReason) {
         let count = match reason {
             ConnRejectReason::NotAllowed => &self.not_allowed,
@@ -76,11 +83,13 @@ impl ListenerStats {
         self.closed.load(Ordering::Relaxed) && self.active() == 0
     }
 
+    /// Counts an accepted connection, as open and in the total.
     pub(super) fn connection_opened(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts the end of a connection that was counted before.
     pub(super) fn connection_closed(&self) {
         self.active.fetch_sub(1, Ordering::Relaxed);
     }

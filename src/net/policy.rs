@@ -1,4 +1,15 @@
 //! Dial policy: allows or denies an address. It judges the addresses that a name resolved to, never the name.
+//!
+//! The verdict is made for each address at the time of dialling, so a name that resolves to another
+//! address a moment later (DNS rebinding) gains nothing. Order of the rules: own listeners, `deny`,
+//! an address or range that is written out, private ranges and metadata services, all the rest.
+//!
+//! | address | reach | verdict with `deny_private` |
+//! |---|---|---|
+//! | `127.0.0.1` | `Public` | denied, unless `allow` has it |
+//! | `10.1.2.3` | `Private` | allowed |
+//! | `169.254.169.254` | `Private` | denied, unless `allow` has this single address |
+//! | `169.254.169.254` | `Address` | allowed |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -36,7 +47,9 @@ pub enum Reach {
 /// Verdict of the dial policy on an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DialVerdict {
+    /// The address may be dialled.
     Allowed,
+    /// The address is in `deny`, special-purpose, or a metadata service.
     Denied,
     /// The address is one of the gateway's own listeners.
     OwnListener,

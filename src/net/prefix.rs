@@ -19,6 +19,9 @@ impl Default for Ipv6Prefix {
 
 impl Ipv6Prefix {
     /// Block of an address; an IPv4 address and `::1` are blocks of their own.
+    ///
+    /// With 64 bits: `2001:db8::1` lies in `2001:db8::/64`, and `::ffff:192.0.2.1` is
+    /// `192.0.2.1/32`. A prefix length above 128 makes each address a block of its own.
     pub fn block(self, address: IpAddr) -> IpNet {
         let address = address.to_canonical();
         if address.is_ipv4() || address.is_loopback() {
@@ -29,6 +32,8 @@ impl Ipv6Prefix {
 }
 
 /// Text of a block in CIDR notation; a single address is written without its prefix length.
+///
+/// `192.0.2.1` and `2001:db8::/64`.
 pub fn display_block(block: IpNet) -> String {
     if block.prefix_len() == block.max_prefix_len() { block.addr().to_string() } else { block.to_string() }
 }

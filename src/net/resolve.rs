@@ -50,6 +50,8 @@ pub enum Lookup {
 }
 
 /// Error of a lookup, shared by all requests that waited for it.
+///
+/// Cheap to clone; `Display` is the system's text.
 #[derive(Clone, Debug)]
 pub struct LookupFailure(Arc<io::Error>);
 
@@ -86,11 +88,13 @@ pub struct Resolver {
     system: SystemLookup,
     /// Path of the hosts(5) file, read at each lookup.
     hosts: PathBuf,
+    /// Threads on which getaddrinfo blocks.
     threads: LookupThreads,
     /// Tokens of the lookup threads, shared fairly between callers.
     tokens: Arc<FairShare>,
     /// Bounds the lookups by (caller, zone).
     zones: KeyedSemaphores<(u64, Box<str>)>,
+    /// Running lookups and failures, under one lock.
     table: Mutex<LookupTable>,
 }
 
@@ -106,7 +110,9 @@ struct LookupTable {
 /// Key of a lookup; simultaneous lookups with equal keys are merged.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct LookupKey {
+    /// Name as asked for, in lower case, without a final dot.
     name: Box<str>,
+    /// Interpretation of the name: the two kinds share no result.
     lookup: Lookup,
 }
 
@@ -134,6 +140,10 @@ impl Resolver {
 
     /// Looks up the addresses of `name`; returns at least one. Simultaneous lookups of equal names are merged. `caller`:
     /// number of the caller, for the fair share of threads.
+    ///
+    /// Order of the steps: join a running lookup or a cached failure; wait for room in the zone;
+    /// wait for a thread; look up. Successes are not cached: that is the task of the system's
+    /// resolver or name server.
     ///
     /// # Errors
     /// The system's error: no address found, or no name server reached.
@@ -256,13 +266,19 @@ fn hosts_file_names(hosts: &[u8], name: &str) -> bool {
 }
 
 /// Zone of a name: its last two labels, which have one owner in most cases.
+///
+/// `a.b.example.com` has the zone `example.com`, and `localhost` is its own.
 fn zone_of(name: &str) -> &str {
     name.rmatch_indices('.').nth(1).map_or(name, |(dot, _)| &name[dot + 1..])
 }
 
 /// A semaphore for each key, with `each` permits; waiters are served in their order of arrival.
+///
+/// A semaphore lives while a permit or a waiter of it exists.
 struct KeyedSemaphores<K> {
+    /// Number of permits of each semaphore.
     each: usize,
+    /// Semaphores by key, and the number of keys at which unused ones are removed next.
     all: Mutex<(HashMap<K, Weak<Semaphore>>, usize)>,
 }
 
@@ -271,10 +287,14 @@ impl<K: Eq + Hash> KeyedSemaphores<K> {
         KeyedSemaphores { each, all: Mutex::new((HashMap::new(), MIN_SWEEP)) }
     }
 
+    /// # Cancel safety
+    /// Cancel safe: dropping the future leaves the queue.
     async fn acquire(&self, key: K) -> OwnedSemaphorePermit {
         self.semaphore(key).acquire_owned().await.expect("it is never closed")
     }
 
+    /// Semaphore of a key, created if there is none. Sweeps cost constant time per call on average,
+    /// since the threshold doubles with the number of keys in use.
     fn semaphore(&self, key: K) -> Arc<Semaphore> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let (semaphores, sweep) = &mut *all;
@@ -296,6 +316,8 @@ impl<K: Eq + Hash> KeyedSemaphores<K> {
 struct LookupThreads(Option<Runtime>);
 
 impl LookupThreads {
+    /// # Errors
+    /// If the runtime cannot be created (no file descriptor for its poll).
     fn new() -> io::Result<LookupThreads> {
         let runtime = Builder::new_current_thread().max_blocking_threads(MAX_LOOKUPS).thread_name("lookup").build()?;
         Ok(LookupThreads(Some(runtime)))

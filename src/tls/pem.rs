@@ -1,8 +1,8 @@
 //! PEM files: certificates, and private keys that only their owner may read.
 //!
 //! Every error names the file and comes with advice ([`Error::remedy`]), since these are the
-//! files that a user of the gateway provides. Text around the PEM blocks is ignored (RFC 7468 §2), and
-//! so are blocks of other kinds.
+//! files that a user of the gateway provides. Text around the PEM blocks is ignored (RFC 7468 §2),
+//! and so are blocks of other kinds.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 pub(super) struct FairShare {
     /// Maximum number of tokens of one caller.
     most: usize,
+    /// Changed under the lock, and never across an await.
     state: Mutex<ShareState>,
 }
 
@@ -43,6 +44,7 @@ struct CallerShare {
 
 /// One token; released when dropped.
 pub(super) struct ThreadToken {
+    /// Semaphore to which it belongs.
     all: Arc<FairShare>,
     caller: u64,
 }
@@ -54,7 +56,9 @@ pub(super) struct ThreadToken {
 pub(super) struct AcquireToken {
     all: Arc<FairShare>,
     caller: u64,
+    /// Number of the waiter, by which it leaves the queue.
     number: u64,
+    /// Receives the token.
     granted: oneshot::Receiver<ThreadToken>,
 }
 
@@ -98,6 +102,8 @@ impl FairShare {
 
 impl ShareState {
     /// Removes the waiters that can be granted a token from the queue, and returns them.
+    ///
+    /// A caller with `t` tokens gets another one if `t < min(most, free)`.
     fn grants(&mut self, most: usize) -> Vec<(u64, oneshot::Sender<ThreadToken>)> {
         let mut granted = Vec::new();
         // The first has the fewest tokens: if it gets none, no other does.

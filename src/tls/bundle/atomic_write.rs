@@ -1,8 +1,8 @@
 //! Atomic file writes: a reader sees the whole old content or the whole new content.
 //!
 //! The content goes to a hidden temporary file beside the target, `.NAME.PID`, which is then
-//! renamed. There is no fsync: a file that a crash of the machine has cut is written anew by the next
-//! call.
+//! renamed. There is no fsync: a file that a crash of the machine has cut is written anew by the
+//! next call.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
