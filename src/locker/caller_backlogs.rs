@@ -41,6 +41,8 @@ struct Backlog {
 
 impl Backlog {
     /// The last waiter, and the number of slots that the caller's other waiters need before it.
+    ///
+    /// `None` for a backlog without waiters.
     fn last(&self) -> Option<(u64, CallerOrder)> {
         let (caller_order, cost) = self.waiters.last_key_value()?;
         Some((self.slots - u64::from(*cost), *caller_order))
@@ -51,6 +53,10 @@ impl Backlog {
 type BacklogEnd = (u64, Time, u64, Caller);
 
 /// Backlogs of all callers at one window.
+///
+/// Both maps change together, in [`CallerBacklogs::change`]: each backlog with a waiter has exactly
+/// one entry in `ends`. Every operation costs O(log n) of the callers and of one caller's waiters,
+/// but for [`CallerBacklogs::before`].
 #[derive(Debug, Default)]
 pub(super) struct CallerBacklogs {
     /// Backlog of each caller with a waiter.
@@ -99,6 +105,8 @@ impl CallerBacklogs {
     }
 
     /// Assigns a queue position to a waiter that has this as its primary window.
+    ///
+    /// The waiter must have joined before; a caller without a backlog is ignored.
     pub(super) fn add_position(&mut self, caller: Caller, position: QueuePosition, id: u32) {
         self.backlogs.get_mut(&caller).map(|backlog| backlog.positions.insert((position, id)));
     }
@@ -127,6 +135,8 @@ impl CallerBacklogs {
     }
 
     /// A caller's waiters before `caller_order`, of at most this urgency, in their order.
+    ///
+    /// Costs time in proportion to what it yields.
     pub(super) fn before(
         &self,
         caller: Caller,

@@ -4,6 +4,9 @@
 //! that is later. An idle caller saves up no credit. Of a caller's waiters only the first needs a correct turn, which is
 //! the end of the caller's last granted turn. It is moved there when it becomes the first, because others may have left,
 //! or may have been granted before it with another cost.
+//!
+//! Example: A and B have 3 and 1 waiters of cost 1 that arrive together. Their turns are A 0, A 1,
+//! A 2 and B 0, so the order is A, B, A, A: a backlog delays its own caller, and not the next one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,11 +85,16 @@ impl FairQueue {
     }
 
     /// The turn of a caller's first waiter, computed from the caller's granted turns.
+    ///
+    /// `None` if the caller has no waiter here.
     pub(super) fn next_start(&self, caller: Caller) -> Option<u64> {
         self.flows.get(&caller).filter(|flow| flow.waiting > 0).map(|flow| flow.served)
     }
 
     /// Removes a request that was not granted. If it was its caller's last one, its turn is free again.
+    ///
+    /// `turn` and `cost`: those of its arrival. The turns of the caller's other waiters are
+    /// corrected when they become the first.
     pub(super) fn leave(&mut self, caller: Caller, turn: u64, cost: u32) {
         if let Some(flow) = self.flows.get_mut(&caller)
             && flow.end == turn + u64::from(cost)
@@ -97,6 +105,9 @@ impl FairQueue {
     }
 
     /// Counts one waiter less, and forgets the caller if it is not ahead of the virtual time.
+    ///
+    /// An idle caller that is ahead is kept until the virtual time has reached its end, or its
+    /// next request would start as if its last grants had cost nothing.
     fn end_waiting(&mut self, caller: Caller) {
         let Some(flow) = self.flows.get_mut(&caller) else { return };
         flow.waiting = flow.waiting.saturating_sub(1);

@@ -6,7 +6,9 @@
 /// Hash of a key, and the place of its window.
 #[derive(Clone, Copy, Debug)]
 struct IndexEntry {
+    /// Whole hash of the key; its low bits are the home position of the entry.
     hash: u32,
+    /// Place of the window in the window table; `u32::MAX` if the entry is not in use.
     place: u32,
 }
 
@@ -14,9 +16,13 @@ struct IndexEntry {
 const EMPTY: IndexEntry = IndexEntry { hash: 0, place: u32::MAX };
 
 /// Minimum number of entries of a table in use.
+/// They have 64 bytes, as a cache line.
 const MIN_ENTRIES: usize = 8;
 
 /// Open-addressing hash table; holds places, not keys.
+///
+/// The caller keeps each place in it at most once, and compares the keys itself: two windows may
+/// share a hash.
 #[derive(Debug, Default)]
 pub(super) struct HashIndex {
     /// Entries: a power of two of them, at most three quarters in use; none while the table is empty.
@@ -27,6 +33,9 @@ pub(super) struct HashIndex {
 
 impl HashIndex {
     /// The place with this hash for which `is_it` returns true.
+    ///
+    /// `is_it` compares the key of the window at a place; it is called only for entries with the
+    /// same hash.
     #[inline]
     pub(super) fn find(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mask = self.entries.len().wrapping_sub(1);
@@ -45,6 +54,8 @@ impl HashIndex {
     }
 
     /// Adds a place that is not in the index yet.
+    ///
+    /// Doubles the table when three quarters are in use.
     pub(super) fn insert(&mut self, hash: u32, place: u32) {
         if (self.len + 1) * 4 > self.entries.len() * 3 {
             self.resize((self.entries.len() * 2).max(MIN_ENTRIES));
@@ -54,6 +65,10 @@ impl HashIndex {
     }
 
     /// Removes a place, and moves back the entries that were displaced by it (backward-shift deletion).
+    ///
+    /// Does nothing if the place is not in the index. Halves the table when less than an eighth is
+    /// in use, and frees it when the last entry has left. No tombstones remain, so that look-ups
+    /// stay short however many windows come and go.
     pub(super) fn remove(&mut self, hash: u32, place: u32) {
         let mask = self.entries.len().wrapping_sub(1);
         let mut hole = hash as usize & mask;

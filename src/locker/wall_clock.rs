@@ -57,6 +57,9 @@ pub(in crate::locker) struct WallClock {
 
 impl WallClock {
     /// The clock after a restart, with the `readings` that an earlier locker left.
+    ///
+    /// A reading without an end is dropped if `wall` says the same, and superseded at `now` if
+    /// not, as soon as the clock is set.
     pub(super) fn restore(readings: Vec<WallReading>, wall: WallSample, now: Time) -> WallClock {
         let mut clock = WallClock { earlier: readings, ..WallClock::default() };
         clock.set(wall, now);
@@ -128,6 +131,8 @@ impl WallClock {
 
     /// Compares the first set reading with those that an earlier locker left: either the clock is the same, or it was set
     /// since and they are superseded now.
+    ///
+    /// Does nothing before the clock was set.
     fn compare(&mut self, wall: WallSample, now: Time) {
         if !wall.is_set {
             return;
@@ -141,6 +146,8 @@ impl WallClock {
     }
 
     /// The wall-clock time at `now`, in nanoseconds of Unix time.
+    ///
+    /// Without any sample it counts from 1970.
     pub(super) fn unix(&self, now: Time) -> i128 {
         self.wall.map_or(0, |wall| wall.at_start) + i128::from(now.as_nanos())
     }
@@ -154,6 +161,9 @@ impl WallClock {
     }
 
     /// The time at which a clock with this `reading` at [`Time::START`] shows, or showed, `unix`.
+    ///
+    /// Suspends in between are taken into account, as far as they are kept: the wall clock ran on
+    /// meanwhile. Clamped to [`Time::START`] and the last time.
     pub(super) fn time_of(&self, unix: i128, reading: i128) -> Time {
         let mut at = unix.saturating_sub(reading);
         for (slept_at, slept) in self.suspends.iter().rev() {

@@ -6,16 +6,21 @@
 use super::api::LimitId;
 
 /// End of a list.
+/// No window has this index.
 const END: u32 = u32::MAX;
 
 /// Neighbours of a window in its limit's list.
 #[derive(Clone, Copy, Debug)]
 struct ListLink {
+    /// Index of the window created next after this one, or [`END`].
     before: u32,
+    /// Index of the window created before this one, or [`END`].
     after: u32,
 }
 
 /// A walk through one list that stays valid while windows come and go.
+///
+/// Each has one walk at a time, over one limit; beginning another one ends it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ListCursor {
     /// Walk that writes windows to the journal.
@@ -44,6 +49,8 @@ impl WindowLists {
     }
 
     /// Inserts a new window at the beginning of its limit's list.
+    ///
+    /// The window must not be in a list.
     pub(super) fn link(&mut self, limit: LimitId, index: u32) {
         if self.first.len() <= limit.at() {
             self.first.resize(limit.at() + 1, END);
@@ -69,6 +76,8 @@ impl WindowLists {
     }
 
     /// Removes a window from its limit's list. A cursor that stands on it moves to the next one.
+    ///
+    /// The window must be in the list of this limit. Constant time.
     pub(super) fn unlink(&mut self, limit: LimitId, index: u32) {
         let ListLink { before, after } = *self.link_mut(index);
         match before {
@@ -103,6 +112,9 @@ impl WindowLists {
     }
 
     /// Starts a walk over the windows that a limit has now.
+    ///
+    /// Windows created later are put before the beginning, and are not visited; removed ones are
+    /// skipped.
     pub(super) fn begin(&mut self, cursor: ListCursor, limit: LimitId) {
         self.next[cursor as usize] = self.first.get(limit.at()).copied().unwrap_or(END);
     }

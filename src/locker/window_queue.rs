@@ -10,6 +10,7 @@ use crate::time::Time;
 /// Groups with the same primary window: their positions compare.
 #[derive(Debug, Default)]
 struct SamePrimary {
+    /// Groups by their position.
     entries: QueueEntries,
     /// Key of this entry in `GroupQueue::order`: effective arrival and sequence number of its first group.
     order_key: Option<(Time, u64)>,
@@ -27,6 +28,8 @@ pub(super) struct GroupQueue {
 
 impl GroupQueue {
     /// Adds a group with its first waiter's position.
+    ///
+    /// `primary`: index of the group's primary window.
     pub(super) fn insert(&mut self, primary: u32, position: QueuePosition, entry: QueueEntry) {
         self.by_primary.entry(primary).or_default().entries.insert(position, entry);
         self.update_order(primary);
@@ -52,6 +55,8 @@ impl GroupQueue {
     }
 
     /// Updates the order after the groups of one primary window have changed.
+    ///
+    /// Keeps `order` and `SamePrimary::order_key` equal; an entry without groups is removed.
     fn update_order(&mut self, primary: u32) {
         let Some(same) = self.by_primary.get_mut(&primary) else { return };
         let order_key = first(&same.entries).map(|(position, entry)| (entry.effective_arrival, position.seq));
@@ -73,6 +78,8 @@ impl GroupQueue {
 }
 
 /// All waiters that need one window.
+///
+/// Exists only while the window has waiters: an idle window costs no queue.
 #[derive(Debug, Default)]
 pub(super) struct WindowQueue {
     /// Number of waiters that need this window.

@@ -97,6 +97,8 @@ pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Tim
 }
 
 /// Clamps a length in nanoseconds to `u64`.
+///
+/// Negative lengths become 0, longer ones than 584 years the largest number.
 fn nanos(length: i128) -> u64 {
     u64::try_from(length.max(0)).unwrap_or(u64::MAX)
 }

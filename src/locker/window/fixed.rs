@@ -2,6 +2,9 @@
 //!
 //! The log's only entry is the open window: its start and the number of slots that settled in it. Unsettled slots count
 //! against it too, whichever window they will settle in.
+//!
+//! Example with N = 2, T = 1 s: requests settle at 5.0 s and 5.3 s; the window ends at 6.0 s. The
+//! next one starts with the first settle from then on, perhaps at 7.2 s.
 
 use super::Window;
 use super::window_rule::{WindowRule, later};

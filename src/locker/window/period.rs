@@ -48,6 +48,9 @@ impl Default for CalendarPeriod {
 }
 
 /// Usual length of a unit, in nanoseconds.
+///
+/// Exact for minutes; an hour or a day of the local clock can be longer or shorter when the clock
+/// is changed (a day has 23 to 25 hours in most zones).
 pub(super) fn length(unit: Unit) -> i128 {
     match unit {
         Unit::Minute => 60_000_000_000,
@@ -57,6 +60,9 @@ pub(super) fn length(unit: Unit) -> i128 {
 }
 
 /// Period around `unix` (nanoseconds of Unix time): start inclusive, end exclusive.
+///
+/// The result always contains `unix`. `Day`, zone `Europe/Berlin`, on 29 March 2026: 23 hours, from
+/// midnight to midnight of the local clock.
 pub(super) fn period(unit: Unit, zone: &TimeZone, unix: i128) -> (i128, i128) {
     let length = length(unit);
     let (start, end) = match unit {

@@ -1,6 +1,9 @@
 //! Sliding-window counter: never more than N in any span of T, wherever the span starts.
 //!
 //! Computes with the settle times in the window's log, so it is exact up to the log's rounding.
+//!
+//! Example with N = 2, T = 1 s: requests settle at 0 s and 0.4 s. A third may go at 1 s
+//! exactly, when the first no longer counts, and a fourth at 1.4 s.
 
 use super::window_rule::{WindowRule, later};
 use super::{Window, settle_log::LogEntry};
@@ -25,6 +28,8 @@ pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Ti
 }
 
 /// Time at which the `place`-th slot opens; `None` if that depends on a slot that has not settled.
+///
+/// `place`: 1 for the next slot. `now` if the slot is free already.
 pub(super) fn opening(window: &Window, rule: &WindowRule, place: u64, now: Time) -> Option<Time> {
     opening_by(window, rule, place, now, |settled| later(settled, rule.span))
 }

@@ -2,6 +2,9 @@
 //!
 //! Spacing alone would let nearly 2N through in one T (a burst, and then the refill), so the sliding rule applies besides.
 //! `tat` is the theoretical arrival time of ITU-T I.371: the moment up to which the spacing is used up.
+//!
+//! Example with N = 10, T = 1 s, burst = 3: after a pause three requests go at once, and
+//! each further one 100 ms after the one before, as long as no second holds more than ten.
 
 use super::Window;
 use super::window_rule::{WindowRule, later};
@@ -23,6 +26,8 @@ pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Ti
 }
 
 /// Time at which the spacing lets `cost` slots go after `ahead` others; `None` if that depends on unsettled slots.
+///
+/// The sliding rule has an opening of its own; the later of the two applies.
 pub(super) fn opening(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, now: Time) -> Option<Time> {
     let due = bound(window, rule, ahead, cost, now);
     let settled_ahead = u64::from(window.unsettled) + u64::from(cost);

@@ -9,6 +9,8 @@ use crate::time::Time;
 const MAX_UNKNOWN: usize = 64;
 
 /// Inserts in order of time; merges the two oldest entries if there are too many.
+///
+/// Merging keeps the sum of the slots and the later time, so that no slot opens too early.
 fn add(all: &mut Vec<UnknownSlots>, unknown: UnknownSlots) {
     let place = all.partition_point(|other| other.at <= unknown.at);
     all.insert(place, unknown);
@@ -32,6 +34,8 @@ impl WindowRule {
     }
 
     /// Moves the suspended slots to the counted ones and returns them.
+    ///
+    /// Called when a reload leaves a limit that counts here.
     pub(super) fn resume_suspended(&mut self) -> Vec<UnknownSlots> {
         let suspended = std::mem::take(&mut self.suspended);
         suspended.iter().for_each(|unknown| add(&mut self.unknown, *unknown));

@@ -35,6 +35,8 @@ impl UnknownSlots {
     }
 
     /// True if all slots of each window may have been taken.
+    ///
+    /// As after a crash without a journal.
     pub(crate) fn is_all(self) -> bool {
         self.slots == u32::MAX
     }
@@ -269,6 +271,8 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 }
 
 /// The time `by` nanoseconds after `time`; saturates.
+///
+/// The sum is at most [`Time::NEVER`].
 pub(crate) fn later(time: Time, by: u64) -> Time {
     Time::from_nanos(time.as_nanos().saturating_add(by))
 }
