@@ -41,10 +41,11 @@ enum ChunkState {
     Data(u64),
     /// Before the CR LF behind a chunk's data.
     DataEnd,
-    /// Number of bytes of the trailer section at the last look.
-    ///
-    /// After the last chunk (size 0): before the trailer section.
-    Trailers { seen: usize },
+    /// Behind the last chunk (size 0): before or in the trailer section.
+    Trailers {
+        /// Number of bytes of the trailer section at the last look.
+        seen: usize,
+    },
 }
 
 /// Classification of the start of the input.
