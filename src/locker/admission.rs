@@ -28,7 +28,7 @@ impl Locker {
         self.resolve_demands(&mut waiter, now);
         waiter.deadline = self.deadline(&waiter);
         let is_blocked =
-            checks.iter().any(|check| !check.room && !check.awaits_io && !self.rules[check.limit.at()].dry_run);
+            checks.iter().any(|check| !check.room && !check.awaits_io && !self.limits.rules[check.limit.at()].dry_run);
         let is_held = self.held && !is_blocked;
         if is_held || checks.iter().any(|check| check.awaits_io) {
             // It waits for nobody's slot, only for its own to be written down, or for the locker to be released.
@@ -73,7 +73,7 @@ impl Locker {
     /// The refusals that a look at the windows is enough for.
     fn refuse_before_queueing(&self, ask: &Ask<'_>, checks: &[ClaimCheck], now: Time) -> Option<Sorry> {
         for (claim, check) in ask.claims.iter().zip(checks) {
-            let rule = &self.rules[check.limit.at()];
+            let rule = &self.limits.rules[check.limit.at()];
             if check.room || check.awaits_io || rule.dry_run {
                 continue;
             }
@@ -94,7 +94,7 @@ impl Locker {
             Location::Detached => None,
         };
         for demand in &waiter.demands {
-            let rule = &self.rules[demand.limit.at()];
+            let rule = &self.limits.rules[demand.limit.at()];
             if rule.refuses && blocked_at == Some(demand.window) && !self.awaits_io(demand, now) {
                 return Some((RefusalReason::Full, None));
             }
@@ -107,20 +107,20 @@ impl Locker {
 
     /// Why a waiter is refused; where the store cannot be asked, that is why.
     pub(super) fn refusal_reason(&self, id: u32, reason: RefusalReason) -> RefusalReason {
-        let lost = self.queue.waiters[id].demands.iter().any(|demand| self.rules[demand.limit.at()].store_lost);
+        let lost = self.queue.waiters[id].demands.iter().any(|demand| self.limits.rules[demand.limit.at()].store_lost);
         if lost { RefusalReason::StoreLost } else { reason }
     }
 
     /// Whether a waiter would go if what it takes were written down.
     fn awaits_disk(&self, id: u32, now: Time) -> bool {
         let demands = &self.queue.waiters[id].demands;
-        let mut written = demands.iter().filter(|demand| !self.rules[demand.limit.at()].store_managed);
+        let mut written = demands.iter().filter(|demand| !self.limits.rules[demand.limit.at()].store_managed);
         written.any(|demand| self.awaits_io(demand, now))
     }
 
     /// Whether a window keeps somebody back only until something of it is written down.
     pub(super) fn awaits_io(&self, demand: &WindowDemand, now: Time) -> bool {
-        self.table.window(demand.window).awaits_io(&self.rules[demand.limit.at()], demand.cost, now)
+        self.table.window(demand.window).awaits_io(&self.limits.rules[demand.limit.at()], demand.cost, now)
     }
 
     fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
@@ -147,7 +147,7 @@ impl Locker {
     pub(super) fn resolve_demands(&mut self, waiter: &mut Waiter, now: Time) {
         waiter.demands.clear();
         for claim in &waiter.claims {
-            if self.rules[claim.limit.at()].dry_run {
+            if self.limits.rules[claim.limit.at()].dry_run {
                 continue;
             }
             let found = self.table.find(claim.limit, claim.key);
@@ -182,7 +182,8 @@ impl Locker {
     }
 
     pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
-        let of_limit = |demand: &WindowDemand| waiter.caller_order.arrived + self.rules[demand.limit.at()].max_wait;
+        let of_limit =
+            |demand: &WindowDemand| waiter.caller_order.arrived + self.limits.rules[demand.limit.at()].max_wait;
         waiter.demands.iter().map(of_limit).fold(waiter.caller_deadline, Time::min)
     }
 
@@ -200,7 +201,7 @@ impl Locker {
         self.advance_caller(&waiter);
         let mut grant = Grant::default();
         for claim in &waiter.claims {
-            let rule = &self.rules[claim.limit.at()];
+            let rule = &self.limits.rules[claim.limit.at()];
             let window = self.table.find(claim.limit, claim.key);
             let room = match window {
                 Some(found) if rule.dry_run => {

@@ -8,7 +8,7 @@ use super::Locker;
 use super::api::LimitId;
 use super::limit::Limit;
 use super::wall_clock::{WallClock, WallReading, WallSample};
-use super::window::{UnknownSlots, Window};
+use super::window::{UnknownSlots, Window, WindowRule};
 use super::window_record::WindowRecord;
 use crate::time::Time;
 
@@ -68,7 +68,7 @@ impl Locker {
     /// Snapshots of all limits, by `LimitId`.
     fn limit_snapshots(&self) -> Vec<LimitSnapshot> {
         let plain = |unknown: &[UnknownSlots]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
-        let limit_snapshot = |(limit, rule): (&Limit, &super::WindowRule)| LimitSnapshot {
+        let limit_snapshot = |(limit, rule): (&Limit, &WindowRule)| LimitSnapshot {
             limit: limit.clone(),
             in_force: true,
             since: rule.since,
@@ -76,7 +76,7 @@ impl Locker {
             suspended: plain(&rule.suspended),
             lingers: rule.lingers,
         };
-        let mut all: Vec<LimitSnapshot> = self.limits.iter().zip(&self.rules).map(limit_snapshot).collect();
+        let mut all: Vec<LimitSnapshot> = self.limits.all.iter().zip(&self.limits.rules).map(limit_snapshot).collect();
         for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
             limit_snapshot.in_force = self.is_in_force(id);
         }
@@ -93,8 +93,8 @@ impl Locker {
         for Reverse(later) in &self.late_settles {
             late.entry(later.window).or_default().push((later.at, later.cost));
         }
-        for id in &self.limit_ids {
-            let rule = &self.rules[id.at()];
+        for id in &self.limits.ids {
+            let rule = &self.limits.rules[id.at()];
             for window in self.table.of_limit(*id) {
                 self.table.window_mut(window).expire(rule, now);
                 if !self.table.window(window).is_blank(rule, now) {
@@ -133,9 +133,9 @@ impl Locker {
         let is_written_here = !(limit.shared || limit.dry_run && in_force);
         self.add(limit);
         if !in_force {
-            self.retired.insert(id);
+            self.limits.retired.insert(id);
         }
-        let rule = &mut self.rules[id.at()];
+        let rule = &mut self.limits.rules[id.at()];
         rule.since = since;
         rule.lingers = lingers;
         let settled = rule.settled_at_end(now);
@@ -164,7 +164,7 @@ impl Locker {
 
     /// Inserts a window from its record, unless nothing of it counts any more.
     fn restore_window(&mut self, record: WindowRecord, shutdown: Shutdown, now: Time) {
-        let Some(rule) = self.rules.get_mut(record.limit.at()) else { return };
+        let Some(rule) = self.limits.rules.get_mut(record.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
         let window = match shutdown {
             // The logs of these windows contain the unknown slots already.

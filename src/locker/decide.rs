@@ -42,7 +42,7 @@ impl Locker {
         checks.clear();
         let mut outcome = AskCheck::Open;
         for claim in claims {
-            let rule = &self.rules[claim.limit.at()];
+            let rule = &self.limits.rules[claim.limit.at()];
             let found = self.table.find(claim.limit, claim.key);
             let mut check = ClaimCheck { window: found, limit: claim.limit, room: false, awaits_io: false };
             let sorry = |reason, after| Sorry { reason, limit: claim.limit, until: now + after, exact: false };
@@ -101,7 +101,7 @@ impl Locker {
             Some(found) => found,
             None => self.create_window(claim.limit, claim.key, now),
         };
-        let rule = &self.rules[claim.limit.at()];
+        let rule = &self.limits.rules[claim.limit.at()];
         let window = self.table.window_mut(found);
         let until = window.take(rule, claim.cost);
         let (low, store_managed) = (window.needs_more_prewritten(rule), rule.store_managed);
@@ -126,7 +126,7 @@ impl Locker {
 
     /// A dry-run limit would have held the request back: it is noted, and nothing is taken.
     fn note_dry_run(&self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
-        let rule = &self.rules[claim.limit.at()];
+        let rule = &self.limits.rules[claim.limit.at()];
         debug_assert!(rule.dry_run, "only a dry-run limit is overruled");
         if grant.dry_run_hit.is_none() {
             let opening = check.window.and_then(|found| self.table.window(found).opening(rule, 0, 0, claim.cost, now));
@@ -140,7 +140,7 @@ impl Locker {
         if self.table.live() == 0 {
             self.next_sweep = now + self.slice_interval();
         }
-        let rule = &mut self.rules[limit.at()];
+        let rule = &mut self.limits.rules[limit.at()];
         rule.live += 1;
         let window = Window::new(limit, key, rule, now);
         self.table.insert(window)

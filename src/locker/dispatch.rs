@@ -122,7 +122,7 @@ impl Locker {
                 },
                 GroupCheck::Blocked(window) if self.refuse_head(group, window, now) => {}
                 GroupCheck::Blocked(window) => {
-                    if self.rules[self.table.window(window).limit.at()].store_managed {
+                    if self.limits.rules[self.table.window(window).limit.at()].store_managed {
                         self.ask_store(group, window, now);
                     }
                     self.attach(group, window, Location::Queued);
@@ -147,7 +147,7 @@ impl Locker {
         let Some((_, entry)) = first(&self.queue.groups[group].entries) else { return false };
         let waiter = &self.queue.waiters[entry.id];
         let Some(demand) = waiter.demands.iter().find(|demand| demand.window == window) else { return false };
-        let rule = &self.rules[demand.limit.at()];
+        let rule = &self.limits.rules[demand.limit.at()];
         if self.awaits_io(demand, now) {
             if !rule.store_managed {
                 self.request_write(window);
@@ -178,7 +178,7 @@ impl Locker {
         let waiter = &self.queue.waiters[entry.id];
         let (mut contended, mut store_blocked) = (None, None);
         for demand in &waiter.demands {
-            let rule = &self.rules[demand.limit.at()];
+            let rule = &self.limits.rules[demand.limit.at()];
             let window = self.table.window_mut(demand.window);
             window.expire(rule, now);
             if !window.fits(rule, demand.cost, now) {
@@ -263,13 +263,13 @@ impl Locker {
     fn opening_after(&self, demand: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
         let ahead = before.iter().find(|other| other.window == demand.window);
         let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1));
-        let rule = &self.rules[demand.limit.at()];
+        let rule = &self.limits.rules[demand.limit.at()];
         self.table.window(demand.window).opening(rule, slots, flights, demand.cost, now)
     }
 
     /// A claimant whose start is unknown keeps slots for itself once it has waited for longer than they take to open.
     fn reserves_slots(&self, holder: &Waiter, now: Time) -> bool {
-        let spans = holder.demands.iter().map(|demand| self.rules[demand.limit.at()].span);
+        let spans = holder.demands.iter().map(|demand| self.limits.rules[demand.limit.at()].span);
         u64::try_from(now.since(holder.caller_order.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
     }
 
@@ -310,7 +310,7 @@ impl Locker {
             let group = &self.queue.groups[entry.id];
             let (_, head) = first(&group.entries)?;
             let demand = self.queue.waiters[head.id].demands.iter().find(|demand| demand.window == window)?;
-            found.opening(&self.rules[demand.limit.at()], 0, 0, demand.cost, now)
+            found.opening(&self.limits.rules[demand.limit.at()], 0, 0, demand.cost, now)
         });
         let current = queue.wakeup.filter(|_| !queue.deferred.is_empty());
         let times = [opening, reserved_until, current];

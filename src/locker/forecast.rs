@@ -51,7 +51,7 @@ impl Locker {
         let slots_ahead = self.slots_ahead(group, waiter);
         let mut forecast = Forecast { at: now, exact: false, limit: LimitId(0) };
         for (demand, ahead) in waiter.demands.iter().zip(&slots_ahead.ahead) {
-            let rule = &self.rules[demand.limit.at()];
+            let rule = &self.limits.rules[demand.limit.at()];
             let (at, known) =
                 slot_opens(rule, self.table.window(demand.window), *ahead, slots_ahead.uniform, demand.cost, now);
             if at >= forecast.at {
@@ -65,7 +65,7 @@ impl Locker {
     /// When asking a window again makes sense, for one that never joined its line.
     pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, reason: RefusalReason, now: Time) -> Sorry {
         let Claim { limit, key, cost } = *claim;
-        let rule = &self.rules[limit.at()];
+        let rule = &self.limits.rules[limit.at()];
         let reason = if rule.store_lost { RefusalReason::StoreLost } else { reason };
         let (at, known) = match window.map(|found| self.table.window(found)) {
             Some(window) => {
@@ -103,7 +103,7 @@ impl Locker {
         else {
             return waiter.position;
         };
-        let rule = &self.rules[waiter.demands[0].limit.at()];
+        let rule = &self.limits.rules[waiter.demands[0].limit.at()];
         match rule.priority {
             Priority::Strict | Priority::None => waiter.position,
             Priority::WithinCaller => {
@@ -146,7 +146,7 @@ impl Locker {
         let entries = group.entries.len();
         let is_uniform = !queue.fair_queue.may_shift() && group.totals.iter().all(|total| *total == entries as u64);
         let is_alone = waiter.takes_turns && queue.fair_queue.is_only(waiter.caller);
-        if self.rules[primary.limit.at()].priority != Priority::WithinCaller || is_uniform || is_alone {
+        if self.limits.rules[primary.limit.at()].priority != Priority::WithinCaller || is_uniform || is_alone {
             return None;
         }
         if !waiter.takes_turns {

@@ -224,7 +224,7 @@ impl Locker {
             }
             held.settled = true;
             let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
-            let linger = self.rules[held.limit.at()].linger;
+            let linger = self.limits.rules[held.limit.at()].linger;
             let at = if point == SettlePoint::Failed { now + linger } else { now };
             let (limit, cost) = (held.limit, held.cost);
             if let Some(forwarding) = &mut self.forwarding {
@@ -259,7 +259,7 @@ impl Locker {
 
     fn rebuild_grant(&mut self, slots: &[GrantedSlots], now: Time) -> Grant {
         let mut grant = Grant::default();
-        let known = self.rules.len();
+        let known = self.limits.rules.len();
         for slot in slots.iter().filter(|slot| slot.limit.at() < known) {
             grant.until = grant.until.min(slot.until);
             let found = self.table.find(slot.limit, slot.key);

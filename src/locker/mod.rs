@@ -19,6 +19,7 @@ mod forecast;
 mod forward;
 mod hash_index;
 pub mod limit;
+mod limit_table;
 mod overflow;
 mod persistence;
 mod priority;
@@ -26,7 +27,6 @@ mod queue;
 mod queue_position;
 mod reload_limits;
 mod remote;
-mod retired;
 mod review;
 mod settle;
 mod sharing;
@@ -45,7 +45,7 @@ mod window_record;
 mod window_table;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 pub use self::api::{
@@ -65,13 +65,13 @@ pub use self::window_record::WindowRecord;
 
 use self::decide::{AskCheck, ClaimChecks};
 use self::forward::Forwarding;
+use self::limit_table::LimitTable;
 use self::persistence::WriteQueue;
 use self::queue::Queue;
 use self::review::Review;
 use self::settle::LateSettle;
 use self::sharing::Sharing;
 use self::wall_clock::WallClock;
-use self::window::WindowRule;
 use self::window_table::WindowTable;
 use crate::time::Time;
 
@@ -84,12 +84,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// After any call, `poll_verdict` is to be drained.
 #[derive(Debug)]
 pub struct Locker {
-    limits: Vec<Limit>,
-    rules: Vec<WindowRule>,
-    /// Those that were not forgotten, in their order.
-    limit_ids: Vec<LimitId>,
-    /// Those of them that are gone from the file.
-    retired: BTreeSet<LimitId>,
+    limits: LimitTable,
     table: WindowTable,
     queue: Queue,
     outbox: VecDeque<(Ticket, Verdict)>,
@@ -127,10 +122,7 @@ impl Locker {
     /// As [`Locker::new`], with room for windows in chunks of this size, as a power of two.
     fn in_chunks(bits: u32, limits: Vec<Limit>) -> Locker {
         let mut locker = Locker {
-            limits: Vec::new(),
-            rules: Vec::new(),
-            limit_ids: Vec::new(),
-            retired: BTreeSet::new(),
+            limits: LimitTable::default(),
             table: WindowTable::new(bits),
             queue: Queue::new(),
             outbox: VecDeque::new(),
@@ -156,18 +148,12 @@ impl Locker {
 
     /// Adds a limit behind the others.
     pub fn add(&mut self, limit: Limit) -> LimitId {
-        let mut rule = WindowRule::new(&limit);
-        rule.since = self.last;
-        rule.roll(&self.wall, self.last);
-        self.rules.push(rule);
-        self.limits.push(limit);
-        let id = LimitId(u32::try_from(self.limits.len() - 1).expect("a file has fewer than 4 billion limits"));
-        self.limit_ids.push(id);
+        let id = self.limits.add(limit, &self.wall, self.last);
         self.update_persistence(id, self.last, 0);
-        let shared = self.rules[id.at()].shared;
+        let shared = self.limits.rules[id.at()].shared;
         self.update_sharing(id, shared);
         self.request_limits_write();
-        self.update_next_roll();
+        self.next_roll = self.limits.next_roll();
         self.update_due();
         id
     }
@@ -175,7 +161,7 @@ impl Locker {
     /// Every limit, in the order of `LimitId`; also those that are no longer in force, and marks for those that were
     /// forgotten ([`Limit::is_forgotten`]).
     pub fn limits(&self) -> &[Limit] {
-        &self.limits
+        &self.limits.all
     }
 
     /// May this request go? Takes all its slots, or changes no window.
@@ -187,7 +173,7 @@ impl Locker {
         let mut checks = ClaimChecks::new();
         let mut check = self.check_claims(ask.claims, &mut checks, now);
         if matches!(check, Err(Sorry { reason: RefusalReason::TooManyKeys, .. })) {
-            self.table.sweep(sweep::FOR_ROOM, &mut self.rules, now);
+            self.table.sweep(sweep::FOR_ROOM, &mut self.limits.rules, now);
             check = self.check_claims(ask.claims, &mut checks, now);
         }
         let live = self.table.live();
@@ -199,7 +185,7 @@ impl Locker {
             Err(sorry) => Verdict::Sorry(sorry),
         };
         if self.table.live() > live {
-            self.table.sweep(sweep::ON_INSERT, &mut self.rules, now);
+            self.table.sweep(sweep::ON_INSERT, &mut self.limits.rules, now);
         }
         verdict
     }
@@ -228,7 +214,7 @@ impl Locker {
         if until <= now {
             return;
         }
-        let rule = &self.rules[limit.at()];
+        let rule = &self.limits.rules[limit.at()];
         let window = match self.table.find(limit, key) {
             Some(window) => window,
             // An unknown key beyond the last is refused anyway.
@@ -237,7 +223,7 @@ impl Locker {
         };
         self.table.window_mut(window).pause(until);
         self.request_rewrite(window);
-        if self.rules[limit.at()].shared {
+        if self.limits.rules[limit.at()].shared {
             self.queue_report(window, now);
         }
         self.mark_dirty(window);
@@ -291,10 +277,8 @@ impl Locker {
 
     fn process_due(&mut self, now: Time) {
         if now >= self.next_roll {
-            for id in &self.limit_ids {
-                self.rules[id.at()].roll(&self.wall, now);
-            }
-            self.update_next_roll();
+            self.limits.roll(&self.wall, now);
+            self.next_roll = self.limits.next_roll();
         }
         self.settle_due(now);
         self.fire_wakeups(now);

@@ -44,7 +44,7 @@ impl Locker {
 
     /// The waiter that is to be dropped of a line that is too long: `Some(None)` if everybody has the same right to stay.
     fn last_of(&self, demand: &WindowDemand) -> Option<Option<u32>> {
-        let rule = &self.rules[demand.limit.at()];
+        let rule = &self.limits.rules[demand.limit.at()];
         let queue = self.table.queue(demand.window).filter(|queue| queue.waiting > rule.max_waiting)?;
         Some(queue.callers.last().filter(|_| rule.takes_turns).map(|(.., caller_order)| caller_order.id))
     }

@@ -88,8 +88,8 @@ impl Locker {
             // Nothing of what is gone is left in what is written anew.
             self.table.dropped.clear();
         }
-        for id in self.limit_ids.clone() {
-            let rule = &mut self.rules[id.at()];
+        for id in self.limits.ids.clone() {
+            let rule = &mut self.limits.rules[id.at()];
             rule.persisted = should_persist(rule);
             rule.begin_term();
             rule.catches_up = rule.persisted && begin == JournalStart::CatchUp;
@@ -112,8 +112,8 @@ impl Locker {
         }
         let now = self.advance(now);
         self.write_queue = WriteQueue::default();
-        for id in self.limit_ids.clone() {
-            let rule = &mut self.rules[id.at()];
+        for id in self.limits.ids.clone() {
+            let rule = &mut self.limits.rules[id.at()];
             if std::mem::take(&mut rule.persisted) {
                 rule.begin_term();
                 self.review(id);
@@ -135,7 +135,7 @@ impl Locker {
     /// Brings the rule of a limit that is new or changed in line with whether anything is written down. `until`: when all
     /// has settled that its windows may have let go before. `block`: how many slots of it were written ahead before.
     pub(super) fn update_persistence(&mut self, id: LimitId, until: Time, block: u32) {
-        let rule = &mut self.rules[id.at()];
+        let rule = &mut self.limits.rules[id.at()];
         let was = std::mem::replace(&mut rule.persisted, false);
         // What is on the disk says that it is written until the limits are there as they are now, and a crash before that
         // believes it.
@@ -217,7 +217,7 @@ impl Locker {
         if !self.write_queue.scan_turn
             && let Some((window, generation)) = self.write_queue.windows.pop_front()
         {
-            let rules = &self.rules;
+            let rules = &self.limits.rules;
             // One whose limit is not written down any more is of no account.
             let current = self.table.current(window, generation).filter(|window| rules[window.limit.at()].persisted);
             return current.is_some().then(|| self.begin_write(window, now));
@@ -230,7 +230,7 @@ impl Locker {
             return None;
         };
         let found = self.table.window(window);
-        let rule = &self.rules[found.limit.at()];
+        let rule = &self.limits.rules[found.limit.at()];
         // One that is bound has a page, or has asked for one.
         (rule.persisted && found.is_unwritten(rule)).then(|| self.begin_write(window, now))
     }
@@ -252,13 +252,13 @@ impl Locker {
         }
         if self.write_queue.scan.is_empty() {
             self.write_queue.is_catching_up = false;
-            self.limit_ids.iter().for_each(|id| self.rules[id.at()].catches_up = false);
+            self.limits.ids.iter().for_each(|id| self.limits.rules[id.at()].catches_up = false);
         }
     }
 
     fn begin_write(&mut self, index: u32, now: Time) -> JournalRecord {
         let limit = self.table.window(index).limit;
-        let rule = &self.rules[limit.at()];
+        let rule = &self.limits.rules[limit.at()];
         let window = self.table.window_mut(index);
         window.expire(rule, now);
         // What waits can go as soon as there is room; more than N at one time never can.
@@ -272,7 +272,7 @@ impl Locker {
     /// What a window has counted, with so many slots whose time is not known. A longer log is made that short.
     pub(super) fn window_record(&self, index: u32, open: u32, max_log: usize) -> WindowRecord {
         let window = self.table.window(index);
-        let rule = &self.rules[window.limit.at()];
+        let rule = &self.limits.rules[window.limit.at()];
         WindowRecord {
             limit: window.limit,
             key: window.key,
@@ -294,7 +294,7 @@ impl Locker {
         let now = self.advance(now);
         for WriteToken { window: index, generation, term } in written {
             let Some(window) = self.table.current(index, generation) else { continue };
-            let rule = &self.rules[window.limit.at()];
+            let rule = &self.limits.rules[window.limit.at()];
             if term != rule.term {
                 continue;
             }
@@ -311,8 +311,8 @@ impl Locker {
         if self.write_queue.limits || self.forwarding.is_some() {
             return;
         }
-        for id in self.limit_ids.clone() {
-            let rule = &mut self.rules[id.at()];
+        for id in self.limits.ids.clone() {
+            let rule = &mut self.limits.rules[id.at()];
             if rule.persisted && !should_persist(rule) {
                 rule.persisted = false;
                 rule.begin_term();
@@ -327,7 +327,7 @@ impl Locker {
     /// More of a window is to be written down.
     pub(super) fn request_write(&mut self, index: u32) {
         let window = self.table.window_mut(index);
-        let rule = &self.rules[window.limit.at()];
+        let rule = &self.limits.rules[window.limit.at()];
         if rule.persisted && !is_covered_by_scan(window, rule) && window.request_write(rule) {
             self.write_queue.windows.push_back((index, window.generation));
         }
@@ -336,7 +336,7 @@ impl Locker {
     /// A window is held back by something else than its slots, or no longer.
     pub(super) fn request_rewrite(&mut self, index: u32) {
         let window = self.table.window_mut(index);
-        let rule = &self.rules[window.limit.at()];
+        let rule = &self.limits.rules[window.limit.at()];
         if rule.persisted && !is_covered_by_scan(window, rule) && window.request_rewrite(rule) {
             self.write_queue.windows.push_back((index, window.generation));
         }

@@ -20,7 +20,7 @@ impl Locker {
     pub(super) fn find_substitute(&mut self, id: u32, now: Time) -> Option<u32> {
         let waiter = &self.queue.waiters[id];
         let primary = waiter.demands.first()?;
-        let rule = &self.rules[primary.limit.at()];
+        let rule = &self.limits.rules[primary.limit.at()];
         let callers = &self.table.window(primary.window).queue()?.callers;
         // Where everybody's urgencies are compared, only arrival is left to be put right.
         let from = if rule.priority == Priority::Strict { waiter.caller_order.urgency } else { 0 };
@@ -45,7 +45,7 @@ impl Locker {
         };
         waits_here
             && first.demands.iter().skip(1).all(|demand| {
-                let rule = &self.rules[demand.limit.at()];
+                let rule = &self.limits.rules[demand.limit.at()];
                 let window = self.table.window_mut(demand.window);
                 window.expire(rule, now);
                 window.fits(rule, demand.cost, now)

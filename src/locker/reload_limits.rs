@@ -48,23 +48,23 @@ impl Locker {
         self.forget_retired(now);
         let mut reload = ReloadSummary::default();
         let by_name: HashMap<Arc<str>, LimitId> =
-            self.limit_ids.iter().map(|id| (Arc::clone(&self.limits[id.at()].name), *id)).collect();
+            self.limits.ids.iter().map(|id| (Arc::clone(&self.limits.all[id.at()].name), *id)).collect();
         for limit in limits {
             let known = by_name.get(&limit.name).copied();
             let id = self.reload_limit(known, limit, now + under_way, &mut reload, now);
             reload.ids.push(id);
         }
         let stays: HashSet<LimitId> = reload.ids.iter().copied().collect();
-        for id in self.limit_ids.clone() {
+        for id in self.limits.ids.clone() {
             if !stays.contains(&id) && self.is_in_force(id) {
                 // What it counts is seen, and keeps nobody back.
-                let limit = Limit { dry_run: true, ..self.limits[id.at()].clone() };
+                let limit = Limit { dry_run: true, ..self.limits.all[id.at()].clone() };
                 self.change_limit(id, limit, now + under_way, now);
-                self.retired.insert(id);
+                self.limits.retired.insert(id);
                 reload.removed.push(id);
             }
         }
-        self.update_next_roll();
+        self.next_roll = self.limits.next_roll();
         let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
         self.recheck_waiters(&changed, now);
         reload
@@ -88,12 +88,12 @@ impl Locker {
     }
 
     pub(super) fn never_queues(&self, ask: &Ask<'_>) -> bool {
-        ask.claims.iter().any(|claim| self.rules[claim.limit.at()].refuses)
+        ask.claims.iter().any(|claim| self.limits.rules[claim.limit.at()].refuses)
     }
 
     /// Whether a limit is one of those that were given last.
     pub fn is_in_force(&self, id: LimitId) -> bool {
-        self.limit_ids.binary_search(&id).is_ok() && !self.retired.contains(&id)
+        self.limits.is_in_force(id)
     }
 
     fn reload_limit(
@@ -110,8 +110,8 @@ impl Locker {
             return id;
         };
         let at = id.at();
-        let returns = self.retired.remove(&id);
-        if !returns && self.limits[at] == limit {
+        let returns = self.limits.retired.remove(&id);
+        if !returns && self.limits.all[at] == limit {
             return id;
         }
         if returns {
@@ -120,9 +120,9 @@ impl Locker {
             reload.changed.push(id)
         }
         // Slots that each of many keys may have used before a crash may all be one key's now.
-        let (rule, is_some) = (&self.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
+        let (rule, is_some) = (&self.limits.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
         let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.suspended).any(is_some);
-        let rekeyed = self.limits[at].keyed_by != limit.keyed_by && has_counted;
+        let rekeyed = self.limits.all[at].keyed_by != limit.keyed_by && has_counted;
         self.change_limit(id, limit, until, now);
         if rekeyed {
             self.forget_keys(id, until, now);
@@ -135,15 +135,15 @@ impl Locker {
     /// looked at by `recheck_waiters`.
     fn change_limit(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
         let mut rule = WindowRule::new(&limit);
-        let old = &self.rules[id.at()];
+        let old = &self.limits.rules[id.at()];
         let unseen = rule.change_rule(old, until, &self.wall, now);
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).change_rule(old, &rule, &unseen, now);
         }
         (rule.persisted, rule.term, rule.catches_up) = (old.persisted, old.term, old.catches_up);
         let (was_shared, block) = (old.shared, old.block);
-        self.rules[id.at()] = rule;
-        self.limits[id.at()] = limit;
+        self.limits.rules[id.at()] = rule;
+        self.limits.all[id.at()] = limit;
         self.update_persistence(id, until, block);
         self.update_sharing(id, was_shared);
         self.request_limits_write();
@@ -151,7 +151,7 @@ impl Locker {
 
     /// No window of a limit can be told from another: each counts as full of what settles until then.
     fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
-        let rule = &mut self.rules[id.at()];
+        let rule = &mut self.limits.rules[id.at()];
         rule.unknown = if rule.counts_slots() { vec![UnknownSlots::all(until)] } else { Vec::new() };
         for window in self.table.of_limit(id) {
             self.table.window_mut(window).forget_key(rule, now);
@@ -202,7 +202,7 @@ impl Locker {
 
     /// Why the new rule does not let a waiter stay.
     fn refused_by(&self, id: u32, limit: LimitId) -> Option<RefusalReason> {
-        let rule = &self.rules[limit.at()];
+        let rule = &self.limits.rules[limit.at()];
         if rule.dry_run {
             return None;
         }

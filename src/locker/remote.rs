@@ -9,7 +9,7 @@ use crate::time::Time;
 impl Locker {
     /// Whether an event speaks of limits that are known here; one that does not is no event of a process before this one.
     pub fn knows_limits_of(&self, event: &Event) -> bool {
-        let known = |limit: LimitId| limit.at() < self.rules.len();
+        let known = |limit: LimitId| limit.at() < self.limits.rules.len();
         match event {
             Event::Ask { claims, .. } => claims.iter().all(|claim| known(claim.limit) && claim.cost > 0),
             Event::Leave(_) => true,
@@ -30,13 +30,13 @@ impl Locker {
             Event::Settle { limit, key, cost, at } => self.settle_remote(limit, key, cost, at, now),
             Event::GiveBack { limit, key, cost } => {
                 let Some(index) = self.take_remote_window(limit, key, cost, 0) else { return };
-                self.table.window_mut(index).give_back(&self.rules[limit.at()], cost);
+                self.table.window_mut(index).give_back(&self.limits.rules[limit.at()], cost);
                 self.queue_settle_report(index);
                 self.mark_dirty(index);
             }
             Event::Land { limit, key } => {
                 let Some(index) = self.take_remote_window(limit, key, 0, 1) else { return };
-                self.table.window_mut(index).land(&self.rules[limit.at()]);
+                self.table.window_mut(index).land(&self.limits.rules[limit.at()]);
                 self.queue_settle_report(index);
                 self.mark_dirty(index);
             }
@@ -77,11 +77,11 @@ impl Locker {
         for ((limit, key), (open, flying)) in std::mem::take(&mut self.remote_holdings) {
             let Some(index) = self.table.find(limit, key) else { continue };
             for _ in 0..flying {
-                self.table.window_mut(index).land(&self.rules[limit.at()]);
+                self.table.window_mut(index).land(&self.limits.rules[limit.at()]);
             }
             self.queue_settle_report(index);
             if open > 0 {
-                let at = now + self.rules[limit.at()].linger;
+                let at = now + self.limits.rules[limit.at()].linger;
                 self.settle_at(at, index, self.table.window(index).generation, open);
             }
             self.mark_dirty(index);
@@ -108,7 +108,7 @@ impl Locker {
     fn forward_remote_loss(&mut self, now: Time) {
         for ((limit, key), (open, flying)) in std::mem::take(&mut self.remote_holdings) {
             if open > 0 {
-                let at = now + self.rules[limit.at()].linger;
+                let at = now + self.limits.rules[limit.at()].linger;
                 self.forward_event(Event::Settle { limit, key, cost: open, at });
             }
             (0..flying).for_each(|_| self.forward_event(Event::Land { limit, key }));
@@ -120,7 +120,7 @@ impl Locker {
         if at > now {
             return self.settle_at(at, index, self.table.window(index).generation, cost);
         }
-        self.table.window_mut(index).settle(&self.rules[limit.at()], cost, at);
+        self.table.window_mut(index).settle(&self.limits.rules[limit.at()], cost, at);
         self.queue_settle_report(index);
         self.mark_dirty(index);
     }

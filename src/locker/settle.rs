@@ -31,7 +31,7 @@ impl Locker {
                 continue;
             }
             held.settled = true;
-            let rule = &self.rules[held.limit.at()];
+            let rule = &self.limits.rules[held.limit.at()];
             if point == SettlePoint::Failed {
                 let at = now + rule.linger;
                 self.settle_at(at, held.window, held.generation, held.cost);
@@ -62,7 +62,7 @@ impl Locker {
         for held in &mut grant.held {
             let Some(window) = self.table.current(held.window, held.generation) else { continue };
             if !held.settled {
-                window.give_back(&self.rules[held.limit.at()], held.cost);
+                window.give_back(&self.limits.rules[held.limit.at()], held.cost);
             }
             held.settled = true;
         }
@@ -83,7 +83,7 @@ impl Locker {
         for held in &grant.held {
             let Some(window) = self.table.current(held.window, held.generation) else { continue };
             if held.flying {
-                window.land(&self.rules[held.limit.at()]);
+                window.land(&self.limits.rules[held.limit.at()]);
             }
             if window.queue().is_some() {
                 self.mark_dirty(held.window);
@@ -110,7 +110,7 @@ impl Locker {
             self.late_settles.pop();
             // A window keeps its place until all its slots have settled; a mistake there must not free another's.
             let Some(settles) = self.table.current(window, generation) else { continue };
-            settles.settle(&self.rules[settles.limit.at()], cost, at);
+            settles.settle(&self.limits.rules[settles.limit.at()], cost, at);
             self.queue_settle_report(window);
             self.mark_dirty(window);
         }

@@ -59,7 +59,7 @@ impl Locker {
     /// Usage of a key's window.
     pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
         let now = self.advance(now);
-        let rule = &self.rules[limit.at()];
+        let rule = &self.limits.rules[limit.at()];
         let Some(found) = self.table.find(limit, key) else {
             let fresh = Window::new(limit, key, rule, now);
             let opens = fresh.room_opens(rule, 0, 0, 1, now);
@@ -92,12 +92,12 @@ impl Locker {
     /// Scans the next windows. Returns true if more are left. Windows change between calls, so the result is approximate.
     pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
         let now = self.advance(now);
-        scan.tallies.resize(self.limits.len(), LimitTally::default());
+        scan.tallies.resize(self.limits.all.len(), LimitTally::default());
         let (places, more) = self.table.windows_in(scan.next, SLICE);
         scan.next += SLICE;
         for (index, limit) in places {
             let window = self.table.window_mut(index);
-            window.expire(&self.rules[limit.at()], now);
+            window.expire(&self.limits.rules[limit.at()], now);
             let tally = &mut scan.tallies[limit.at()];
             tally.keys += 1;
             tally.flying += u64::from(window.flying);
@@ -145,7 +145,7 @@ impl Locker {
     /// Opening times of a window's settled slots.
     fn openings(&mut self, index: u32, now: Time) -> Vec<(Time, u32)> {
         let record = self.window_record(index, 0, usize::MAX);
-        let rule = &self.rules[record.limit.at()];
+        let rule = &self.limits.rules[record.limit.at()];
         let window = self.table.window(index);
         let opens = |(settled, count): &(Time, u32)| {
             let at = match rule.algorithm {

@@ -24,9 +24,23 @@ impl Locker {
     /// Sweeps a slice, and says when the next is due.
     pub(super) fn sweep(&mut self, now: Time) {
         let (slice, slice_interval) = slices(self.table.capacity());
-        self.table.sweep(slice, &mut self.rules, now);
+        self.table.sweep(slice, &mut self.limits.rules, now);
         self.next_sweep = now + slice_interval;
         self.forget_retired(now);
+    }
+
+    /// Forgets the limits that are gone from the file and of which nothing counts any more.
+    pub(super) fn forget_retired(&mut self, now: Time) {
+        if self.limits.retired.is_empty() || self.has_unwritten_drops() {
+            return;
+        }
+        let forgotten = self.limits.forget_retired(now);
+        for id in &forgotten {
+            self.sharing_modes.remove(id);
+        }
+        if !forgotten.is_empty() {
+            self.request_limits_write();
+        }
     }
 
     /// Interval of the slices.

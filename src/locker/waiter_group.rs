@@ -17,7 +17,7 @@ impl Locker {
     /// Sets the position that a waiter has, or would have, in its group's queue.
     pub(super) fn assign_position(&self, waiter: &mut Waiter) {
         let Some(primary) = waiter.demands.first() else { return };
-        let rule = &self.rules[primary.limit.at()];
+        let rule = &self.limits.rules[primary.limit.at()];
         waiter.takes_turns = rule.takes_turns;
         waiter.slots = primary.cost;
         waiter.caller_order.urgency = if rule.priority == Priority::None { DEFAULT_URGENCY } else { waiter.urgency };
@@ -56,7 +56,7 @@ impl Locker {
             if spans_limits {
                 queue.multi_limit.insert((waiter.caller_order.arrived, waiter.caller_order.seq, id));
             }
-            if self.rules[demand.limit.at()].tracks_callers() {
+            if self.limits.rules[demand.limit.at()].tracks_callers() {
                 queue.callers.join(waiter.caller, waiter.caller_order, demand.cost);
             }
         }
@@ -163,7 +163,7 @@ impl Locker {
             }
             found.drop_queue();
             // The store divides slots by the number of waiters at each gateway.
-            if self.rules[demand.limit.at()].store_managed {
+            if self.limits.rules[demand.limit.at()].store_managed {
                 self.queue_settle_report(window);
             }
         } else if held_reservation && !queue.deferred.is_empty() {

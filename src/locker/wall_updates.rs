@@ -13,8 +13,8 @@ impl Locker {
             return;
         }
         let now = self.advance(now);
-        let calendar = |id: &LimitId| matches!(self.rules[id.at()].algorithm, Algorithm::Calendar { .. });
-        let calendars: Vec<LimitId> = self.limit_ids.iter().copied().filter(calendar).collect();
+        let calendar = |id: &LimitId| matches!(self.limits.rules[id.at()].algorithm, Algorithm::Calendar { .. });
+        let calendars: Vec<LimitId> = self.limits.ids.iter().copied().filter(calendar).collect();
         if calendars.is_empty() {
             self.wall = WallClock::begin(wall);
             return;
@@ -23,10 +23,10 @@ impl Locker {
             return;
         }
         for id in calendars {
-            self.rules[id.at()].roll(&self.wall, now);
+            self.limits.rules[id.at()].roll(&self.wall, now);
             self.mark_limit_dirty(id);
         }
-        self.update_next_roll();
+        self.next_roll = self.limits.next_roll();
         self.request_limits_write();
         self.dispatch(now);
     }

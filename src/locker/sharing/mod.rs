@@ -186,7 +186,7 @@ impl Locker {
 
     /// What has happened in a window of a shared limit is to be told soon.
     pub(in crate::locker) fn queue_settle_report(&mut self, index: u32) {
-        let rule = &self.rules[self.table.window(index).limit.at()];
+        let rule = &self.limits.rules[self.table.window(index).limit.at()];
         if rule.shared {
             self.queue_report(index, self.last + rule.report_delay());
         }
@@ -195,7 +195,7 @@ impl Locker {
     /// Slots of a shared window were taken: if it goes on so, more are needed.
     pub(in crate::locker) fn queue_refill(&mut self, index: u32) {
         let window = self.table.window(index);
-        if window.queue().is_none() && window.needs_refill(&self.rules[window.limit.at()]) {
+        if window.queue().is_none() && window.needs_refill(&self.limits.rules[window.limit.at()]) {
             let by = self.last.max(self.sharing.last + REFILL_INTERVAL);
             self.queue_report(index, by);
         }
@@ -204,7 +204,7 @@ impl Locker {
     /// Slots that the store has granted and nobody waits for are given back at once, if they keep others back.
     pub(in crate::locker) fn return_unwanted(&mut self, index: u32) {
         let window = self.table.window_mut(index);
-        let rule = &self.rules[window.limit.at()];
+        let rule = &self.limits.rules[window.limit.at()];
         if rule.store_managed && rule.is_spaced() && window.queue().is_none() && window.has_leases(rule) {
             window.return_leases(rule);
             self.queue_report(index, self.last);
@@ -215,7 +215,7 @@ impl Locker {
     pub(in crate::locker) fn ask_store(&mut self, group: u32, index: u32, now: Time) {
         let Some((_, entry)) = first(&self.queue.groups[group].entries) else { return };
         let window = self.table.window(index);
-        let rule = &self.rules[window.limit.at()];
+        let rule = &self.limits.rules[window.limit.at()];
         let demands = &self.queue.waiters[entry.id].demands;
         let cost = demands.iter().find(|demand| demand.window == index).map_or(1, |demand| demand.cost);
         let is_known = window.lease_opens(rule, cost, now).is_some();

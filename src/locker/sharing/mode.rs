@@ -55,7 +55,7 @@ impl WindowRule {
 impl Locker {
     /// Whether any limit in force is shared.
     pub fn shares(&self) -> bool {
-        self.limit_ids.iter().any(|id| self.rules[id.at()].shared && self.is_in_force(*id))
+        self.limits.shares()
     }
 
     /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
@@ -95,7 +95,7 @@ impl Locker {
         let now = self.advance(now);
         let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);
         for id in ids {
-            let rule = &mut self.rules[id.at()];
+            let rule = &mut self.limits.rules[id.at()];
             rule.apply_sharing_mode(mode);
             rule.begin_term();
             self.sharing_modes.insert(id, mode);
@@ -106,12 +106,12 @@ impl Locker {
 
     /// The limits that are shared.
     pub fn shared(&self) -> Vec<LimitId> {
-        self.limit_ids.iter().copied().filter(|id| self.rules[id.at()].shared).collect()
+        self.limits.shared()
     }
 
     /// Brings a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its windows.
     pub(in crate::locker) fn update_sharing(&mut self, id: LimitId, was_shared: bool) {
-        let rule = &mut self.rules[id.at()];
+        let rule = &mut self.limits.rules[id.at()];
         if rule.shared != was_shared {
             rule.begin_term();
         }
@@ -126,7 +126,7 @@ impl Locker {
         self.reask_store(id);
         if !was_shared {
             for index in self.table.of_limit(id) {
-                self.table.window_mut(index).report_all(&self.rules[id.at()]);
+                self.table.window_mut(index).report_all(&self.limits.rules[id.at()]);
                 self.queue_report(index, self.last);
             }
         }

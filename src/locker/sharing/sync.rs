@@ -59,7 +59,7 @@ impl Locker {
             && let Some((index, generation)) = self.sharing.reports.pop_front()
         {
             let queued = self.table.current(index, generation).filter(|window| window.has_report_queued());
-            if queued.is_some_and(|window| self.rules[window.limit.at()].shared) {
+            if queued.is_some_and(|window| self.limits.rules[window.limit.at()].shared) {
                 self.add_report(&mut sync, index, now);
             }
         }
@@ -96,7 +96,7 @@ impl Locker {
     fn heartbeat(&mut self, now: Time) {
         self.sharing.heartbeats = (self.sharing.heartbeats + 1) % HEARTBEATS_PER_REMINDER;
         for (index, generation) in self.sharing.lease_holders.clone() {
-            let rules = &self.rules;
+            let rules = &self.limits.rules;
             let heartbeat =
                 self.table.current(index, generation).map(|window| window.heartbeat(&rules[window.limit.at()]));
             match heartbeat {
@@ -125,11 +125,11 @@ impl Locker {
                 entries.take_while(|entry| costs(entry.id).eq(costs(head.id))).count().max(1)
             }
         };
-        let managed = demands.iter().filter(|demand| self.rules[demand.limit.at()].store_managed);
+        let managed = demands.iter().filter(|demand| self.limits.rules[demand.limit.at()].store_managed);
         let store_managed: SmallVec<[(u32, u32); 2]> = managed.map(|demand| (demand.window, demand.cost)).collect();
         let covers = |(index, cost): &(u32, u32)| {
             let window = self.table.window(*index);
-            window.requests_covered(&self.rules[window.limit.at()], *cost)
+            window.requests_covered(&self.limits.rules[window.limit.at()], *cost)
         };
         let covered = store_managed.iter().map(covers).min().unwrap_or(0) as usize;
         let requests = count.saturating_sub(covered).clamp(1, MAX_REQUESTS);
@@ -141,7 +141,7 @@ impl Locker {
             windows: SmallVec::new(),
         };
         for (index, cost) in store_managed {
-            let slots = self.rules[self.table.window(index).limit.at()].slots(cost);
+            let slots = self.limits.rules[self.table.window(index).limit.at()].slots(cost);
             request.windows.push((self.add_report(sync, index, now), slots));
         }
         sync.slot_requests.push(request);
@@ -154,7 +154,7 @@ impl Locker {
         }
         let epoch = self.sharing.epoch.unwrap_or(0);
         let window = self.table.window_mut(index);
-        let rule = &self.rules[window.limit.at()];
+        let rule = &self.limits.rules[window.limit.at()];
         window.expire(rule, now);
         let (delta, is_new) = window.take_delta(rule, epoch, now);
         let granted = u64::from(window.leased_slots(rule));
@@ -185,7 +185,7 @@ impl Locker {
     /// For how long what settled counts for other gateways, where they say another span than this one.
     pub fn set_reported_spans(&mut self, spans: &[(LimitId, Duration)]) {
         for (limit, span) in spans {
-            let rule = &mut self.rules[limit.at()];
+            let rule = &mut self.limits.rules[limit.at()];
             rule.longest_span = rule.longest_span.max(nanos(*span));
         }
     }
@@ -199,7 +199,7 @@ impl Locker {
         for report in &sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             window.report_delivered();
-            if !window.has_leases(&self.rules[report.limit.at()]) && report.held == 0 && report.flying == 0 {
+            if !window.has_leases(&self.limits.rules[report.limit.at()]) && report.held == 0 && report.flying == 0 {
                 self.sharing.lease_holders.remove(&(report.window, report.generation));
             }
         }
@@ -223,7 +223,7 @@ impl Locker {
         for (number, (place, cost)) in request.windows.iter().enumerate() {
             let Some(report) = sync.windows.get(*place) else { continue };
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
-            let rule = &self.rules[report.limit.at()];
+            let rule = &self.limits.rules[report.limit.at()];
             // The file was read again meanwhile, and the store is about to forget all of it.
             if !rule.store_managed {
                 continue;
@@ -262,7 +262,10 @@ impl Locker {
         for report in &sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             let asked_ahead = sync.slot_requests.iter().any(|request| request.group.is_none());
-            if window.queue().is_none() && window.leased_slots(&self.rules[report.limit.at()]) > 0 && !asked_ahead {
+            if window.queue().is_none()
+                && window.leased_slots(&self.limits.rules[report.limit.at()]) > 0
+                && !asked_ahead
+            {
                 let by = now + REPORT_DELAYS.1;
                 self.queue_report(report.window, by);
                 self.return_unwanted(report.window);
@@ -293,7 +296,7 @@ impl Locker {
             self.sharing.reports.drain(..).chain(std::mem::take(&mut self.sharing.lease_holders)).collect();
         for (index, generation) in reports {
             if let Some(window) = self.table.current(index, generation) {
-                window.return_leases(&self.rules[window.limit.at()]);
+                window.return_leases(&self.limits.rules[window.limit.at()]);
                 self.add_report(&mut sync, index, now);
             }
         }
