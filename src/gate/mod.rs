@@ -11,6 +11,7 @@ mod clock_watch;
 mod driver;
 pub mod journal;
 mod lease;
+mod limiter;
 mod open;
 mod permit;
 mod reload_gate;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Locker, Ticket, Verdict};
+use crate::locker::{Ask, Caller, Claim, Grant, Key, Limit, LimitId, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 pub use answer::Answer;
@@ -36,6 +37,7 @@ use driver::{Arming, Timer};
 use journal::Journal;
 pub use lease::Lease;
 use lease::Leases;
+use limiter::Limiter;
 pub use permit::{Flight, Permit};
 use reload_gate::ReaskBarrier;
 pub use reload_gate::{LimitView, WaiterPolicy};
@@ -95,8 +97,8 @@ struct CachePadded<T>(T);
 
 /// State behind the gate's lock.
 struct State {
-    /// Rate-limiting state machine, which decides.
-    locker: Locker,
+    /// Decides: the rate-limiting state machine, or after a hand-over the forwarder to the new process.
+    locker: Limiter,
     /// Verdicts and wakers of the queued requests.
     wait_slots: WaitSlots,
     /// Time at which the timer fires next; [`Time::NEVER`] after it fired.
@@ -250,8 +252,8 @@ struct Effects {
 }
 
 impl State {
-    /// Initial state, around this locker.
-    fn new(locker: Locker) -> State {
+    /// Initial state, around this limiter.
+    fn new(locker: Limiter) -> State {
         State {
             locker,
             wait_slots: WaitSlots::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::clock::Clock;
 use super::driver::Timer;
 use super::journal::{self, Journal, Loaded};
+use super::limiter::Limiter;
 use super::reload_gate::depends_on_wall;
 use super::store::suspend::SuspendDetector;
 use super::thread_signal::ThreadSignals;
@@ -63,7 +64,7 @@ impl Gate {
             sleep: SuspendDetector::new(clock.asleep_nanos()),
             old_process: OnceLock::new(),
             peer_lost: AtomicBool::new(false),
-            state: CachePadded(Mutex::new(State::new(Locker::new(Vec::new())))),
+            state: CachePadded(Mutex::new(State::new(Limiter::Local(Locker::new(Vec::new()))))),
         })
     }
 
@@ -84,7 +85,7 @@ impl Gate {
             let follows_wall = locker.limits().iter().any(depends_on_wall);
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = locker.limits().into();
             self.follows_wall.store(follows_wall, Ordering::Relaxed);
-            state.locker = locker;
+            state.locker = Limiter::Local(locker);
             if follows_wall {
                 state.begin_to_follow_wall(wall, now);
             }

@@ -11,6 +11,7 @@ use crate::locker::{Counts, Kind, Priority, Rate, RefusalReason, ShareBy, Unit, 
 mod close;
 mod driven;
 mod lease;
+mod limiter;
 mod permit;
 mod reload_gate;
 mod time;

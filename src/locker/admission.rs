@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::api::{Ask, LimitId, RefusalReason, Sorry, Ticket, Verdict};
+use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
 use super::caller_backlogs::CallerOrder;
 use super::decide::{ClaimCheck, ClaimChecks};
 use super::queue::{DequeueReason, Location, Waiter, WindowDemand};
@@ -50,7 +50,7 @@ impl Locker {
         }
         self.enqueue(id);
         self.dispatch(now);
-        if let Some(verdict) = self.take_verdict(ticket) {
+        if let Some(verdict) = self.outbox.take(ticket) {
             return verdict;
         }
         let forecast = self.forecast(&self.queue.waiters[id], now);
@@ -64,7 +64,7 @@ impl Locker {
         }
         // Another may have been dropped for it.
         self.dispatch(now);
-        if let Some(verdict) = self.take_verdict(ticket) {
+        if let Some(verdict) = self.outbox.take(ticket) {
             return verdict;
         }
         Verdict::Wait(ticket, (forecast.at > now).then_some(forecast.at))
@@ -218,7 +218,7 @@ impl Locker {
                 self.return_unwanted(window);
             }
         }
-        self.outbox.push_back((ticket, Verdict::Go(grant)));
+        self.outbox.push(ticket, Verdict::Go(grant));
     }
 
     /// Refuses the waiters whose patience ends.
@@ -231,7 +231,7 @@ impl Locker {
             let sorry = self.forecast(&self.queue.waiters[id], now).to_sorry(reason, now);
             let ticket = self.queue.ticket(id);
             self.remove_waiter(id);
-            self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
+            self.outbox.push(ticket, Verdict::Sorry(sorry));
         }
     }
 
@@ -251,11 +251,5 @@ impl Locker {
         }
         self.expire_deadlines(now);
         self.dispatch(now);
-    }
-
-    /// Takes a waiter's verdict out of what is to be told.
-    pub(super) fn take_verdict(&mut self, ticket: Ticket) -> Option<Verdict> {
-        let at = self.outbox.iter().rposition(|(told, _)| *told == ticket)?;
-        self.outbox.remove(at).map(|(_, verdict)| verdict)
     }
 }

@@ -7,9 +7,12 @@ use std::time::Duration;
 use super::Locker;
 use super::api::LimitId;
 use super::limit::Limit;
+use super::limit_table::LimitTable;
+use super::remote_holdings::Holding;
 use super::wall_clock::{WallClock, WallReading, WallSample};
 use super::window::{UnknownSlots, Window, WindowRule};
 use super::window_record::WindowRecord;
+use super::window_table::WindowTable;
 use crate::time::Time;
 
 /// All counters and limits of a locker.
@@ -54,19 +57,9 @@ pub enum Shutdown {
     NotPersisted,
 }
 
-impl Locker {
-    /// Limits in the form that a crash must find on disk: as in [`Locker::snapshot`], but a limit counts as full until its
-    /// windows are written.
-    pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
-        let mut all = self.limit_snapshots();
-        for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
-            limit_snapshot.unknown.extend(self.full_until(id).map(|until| (until, UnknownSlots::all(until).slots)));
-        }
-        all
-    }
-
+impl LimitTable {
     /// Snapshots of all limits, by `LimitId`.
-    fn limit_snapshots(&self) -> Vec<LimitSnapshot> {
+    pub(super) fn snapshots(&self) -> Vec<LimitSnapshot> {
         let plain = |unknown: &[UnknownSlots]| unknown.iter().map(|unknown| (unknown.at, unknown.slots)).collect();
         let limit_snapshot = |(limit, rule): (&Limit, &WindowRule)| LimitSnapshot {
             limit: limit.clone(),
@@ -76,9 +69,49 @@ impl Locker {
             suspended: plain(&rule.suspended),
             lingers: rule.lingers,
         };
-        let mut all: Vec<LimitSnapshot> = self.limits.all.iter().zip(&self.limits.rules).map(limit_snapshot).collect();
+        let mut all: Vec<LimitSnapshot> = self.all.iter().zip(&self.rules).map(limit_snapshot).collect();
         for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
             limit_snapshot.in_force = self.is_in_force(id);
+        }
+        all
+    }
+}
+
+impl Snapshot {
+    /// What these limits and windows know. `late`: the slots of each window that settle by themselves, and at what time.
+    pub(super) fn of(
+        limits: &LimitTable,
+        table: &mut WindowTable,
+        mut late: HashMap<u32, Vec<(Time, u32)>>,
+        wall: &WallClock,
+        now: Time,
+    ) -> Snapshot {
+        let mut windows = Vec::new();
+        for id in &limits.ids {
+            let rule = &limits.rules[id.at()];
+            for index in table.of_limit(*id) {
+                let window = table.window_mut(index);
+                window.expire(rule, now);
+                if !window.is_blank(rule, now) {
+                    let mut late = late.remove(&index).unwrap_or_default();
+                    late.sort_unstable();
+                    let settling: u32 = late.iter().map(|(_, cost)| cost).sum();
+                    let open = window.unsettled.saturating_sub(settling);
+                    windows.push(WindowRecord { late, ..window.record(rule, open, usize::MAX) });
+                }
+            }
+        }
+        Snapshot { limits: limits.snapshots(), windows, readings: wall.readings() }
+    }
+}
+
+impl Locker {
+    /// Limits in the form that a crash must find on disk: as in [`Locker::snapshot`], but a limit counts as full until its
+    /// windows are written.
+    pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
+        let mut all = self.limits.snapshots();
+        for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
+            limit_snapshot.unknown.extend(self.full_until(id).map(|until| (until, UnknownSlots::all(until).slots)));
         }
         all
     }
@@ -87,28 +120,11 @@ impl Locker {
     /// settle time.
     pub fn snapshot(&mut self, now: Time) -> Snapshot {
         let now = self.advance(now);
-        let limits = self.limit_snapshots();
-        let mut windows = Vec::new();
         let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
         for Reverse(later) in &self.late_settles {
             late.entry(later.window).or_default().push((later.at, later.cost));
         }
-        for id in &self.limits.ids {
-            let rule = &self.limits.rules[id.at()];
-            for window in self.table.of_limit(*id) {
-                self.table.window_mut(window).expire(rule, now);
-                if !self.table.window(window).is_blank(rule, now) {
-                    let mut late = late.remove(&window).unwrap_or_default();
-                    late.sort_unstable();
-                    let settling: u32 = late.iter().map(|(_, cost)| cost).sum();
-                    let open = self.table.window(window).unsettled.saturating_sub(settling);
-                    let mut record = self.window_record(window, open, usize::MAX);
-                    record.late = late;
-                    windows.push(record);
-                }
-            }
-        }
-        Snapshot { limits, windows, readings: self.readings() }
+        Snapshot::of(&self.limits, &mut self.table, late, &self.wall, now)
     }
 
     /// A locker that continues from the snapshot of an earlier one. Slots that were open count as settled at `now`.
@@ -179,8 +195,9 @@ impl Locker {
         if window.is_blank(rule, now) && record.late.is_empty() {
             return;
         }
-        if shutdown == Shutdown::HandOver && (record.open, record.flying) != (0, 0) {
-            self.remote_holdings.insert((record.limit, record.key), (record.open, record.flying));
+        if shutdown == Shutdown::HandOver {
+            let holding = Holding { open: record.open, flying: record.flying };
+            self.remote_holdings.restore(record.limit, record.key, holding);
         }
         rule.live += 1;
         let index = self.table.insert(window);

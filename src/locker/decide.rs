@@ -140,9 +140,6 @@ impl Locker {
         if self.table.live() == 0 {
             self.next_sweep = now + self.slice_interval();
         }
-        let rule = &mut self.limits.rules[limit.at()];
-        rule.live += 1;
-        let window = Window::new(limit, key, rule, now);
-        self.table.insert(window)
+        self.table.create(&mut self.limits.rules, limit, key, now)
     }
 }

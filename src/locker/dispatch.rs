@@ -168,7 +168,7 @@ impl Locker {
         let sorry = self.forecast(waiter, now).to_sorry(self.refusal_reason(entry.id, reason), now);
         let ticket = self.queue.ticket(entry.id);
         self.remove_waiter(entry.id);
-        self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
+        self.outbox.push(ticket, Verdict::Sorry(sorry));
         true
     }
 

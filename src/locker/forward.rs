@@ -1,156 +1,169 @@
-//! The windows are another process's now: what is asked and said here is passed on to it, and its word is what counts.
-//!
-//! The windows that were here stay as a directory: grants know their slots by them.
+//! Forwarder: stands in the place of a [`Locker`] after another process took over the windows. It forwards asks and settles to
+//! that process, whose verdicts alone count.
 
-use std::collections::VecDeque;
-
-use smallvec::SmallVec;
+use std::collections::{HashMap, VecDeque};
 
 use super::Locker;
-use super::api::{Ask, AskKind, Caller, Claim, Grant, HeldSlots, Key, LimitId, SettlePoint, Sorry, Ticket, Verdict};
+use super::api::{Ask, Grant, HeldSlots, Key, LimitId, SettlePoint, Sorry, Ticket, Usage, Verdict};
+use super::counter_snapshot::{LimitSnapshot, Snapshot};
+use super::forwarded_event::{Event, GrantedSlots};
+use super::limit::Limit;
+use super::limit_table::LimitTable;
+use super::outbox::Outbox;
+use super::queue::Waiter;
+use super::remote_holdings::{Holding, RemoteHoldings};
 use super::slab::Slab;
+use super::stats::{LimitDetail, LimitStats, StatsScan, callers_at};
+use super::wall_clock::{WallClock, WallReading};
+use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// What is passed on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// Somebody asks.
-    Ask {
-        /// Whom to tell.
-        ticket: Ticket,
-        /// What it must be granted.
-        claims: SmallVec<[Claim; 2]>,
-        /// Who takes turns.
-        caller: Caller,
-        /// RFC 9218 urgency.
-        urgency: u8,
-        /// When it came.
-        arrived: Time,
-        /// The caller's own bound on its wait.
-        bound: Time,
-        /// Whether it has asked before.
-        kind: AskKind,
-    },
-    /// Somebody who asked is gone.
-    Leave(Ticket),
-    /// Slots settle, at a moment that may lie ahead.
-    Settle {
-        /// In which window,
-        limit: LimitId,
-        /// under which key,
-        key: Key,
-        /// how many,
-        cost: u32,
-        /// when.
-        at: Time,
-    },
-    /// Slots were not used.
-    GiveBack {
-        /// In which window,
-        limit: LimitId,
-        /// under which key,
-        key: Key,
-        /// how many.
-        cost: u32,
-    },
-    /// A request has ended.
-    Land {
-        /// In which window,
-        limit: LimitId,
-        /// under which key.
-        key: Key,
-    },
-    /// Nothing is to open before that.
-    Pause {
-        /// In which window,
-        limit: LimitId,
-        /// under which key,
-        key: Key,
-        /// until when.
-        until: Time,
-    },
-}
-
-/// Slots of one window that were granted by the other process.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GrantedSlots {
-    /// Of which limit.
-    pub limit: LimitId,
-    /// Under which key.
-    pub key: Key,
-    /// How many.
-    pub cost: u32,
-    /// They settle with the answer.
-    pub answered: bool,
-    /// Its end must be told.
-    pub flying: bool,
-    /// What has not left by then may not leave.
-    pub until: Time,
-}
-
-/// What is kept of a locker whose windows were given away.
-#[derive(Debug)]
-pub(super) struct Forwarding {
-    events: VecDeque<Event>,
-    /// Those who wait for the other's word.
-    waiting: Slab<()>,
-}
-
-/// Tells the tickets that are given from here on from those of before.
+/// Set in the tickets of requests that asked after the hand-over, and clear in those of before.
 const FORWARDED: u32 = 1 << 31;
 
-impl Locker {
-    /// Everybody who waits, as they would ask anew; in the order of their arrival.
-    pub fn queued_asks(&self) -> Vec<Event> {
-        let mut waiters = self.queue.waiters.indices();
-        waiters.sort_by_key(|id| self.queue.waiters[*id].caller_order.arrival());
-        let ask = |id: u32| {
-            let waiter = &self.queue.waiters[id];
-            Event::Ask {
-                ticket: self.queue.ticket(id),
-                claims: waiter.claims.clone(),
-                caller: waiter.caller,
-                urgency: waiter.urgency,
-                arrived: waiter.caller_order.arrived,
-                bound: waiter.caller_deadline,
-                kind: waiter.kind.as_reask(),
+/// The requests of a process that has handed its windows over: those in line then, those under way, and those that ask since.
+///
+/// Owns the events that the other process has not been told of, and the verdicts that have come back. Keeps the limits and
+/// windows of before as a directory, by which grants know their slots; nothing is counted in them any more, and new keys only
+/// get a place there. It grants nothing by itself: each ask waits, and each input becomes at most one event per slot that it
+/// is about. Where the process before this one still has requests, their events are passed on as far as that process holds
+/// the slots.
+#[derive(Debug)]
+pub struct Forwarder {
+    limits: LimitTable,
+    table: WindowTable,
+    wall: WallClock,
+    /// The requests that were in line at the hand-over.
+    queued: Slab<Waiter>,
+    /// The requests that have asked since and have no verdict.
+    asked: Slab<()>,
+    events: VecDeque<Event>,
+    outbox: Outbox,
+    remote_holdings: RemoteHoldings,
+    /// As [`Locker::is_catching_up`] said at the hand-over.
+    is_catching_up: bool,
+    last: Time,
+}
+
+impl From<Locker> for Forwarder {
+    fn from(locker: Locker) -> Forwarder {
+        Forwarder {
+            is_catching_up: locker.is_catching_up(),
+            limits: locker.limits,
+            table: locker.table,
+            wall: locker.wall,
+            queued: locker.queue.waiters,
+            asked: Slab::new(),
+            events: VecDeque::new(),
+            outbox: locker.outbox,
+            remote_holdings: locker.remote_holdings,
+            last: locker.last,
+        }
+    }
+}
+
+impl Forwarder {
+    /// Every limit, as [`Locker::limits`].
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits.all
+    }
+
+    /// True if a limit is one of those that were given last.
+    pub fn is_in_force(&self, id: LimitId) -> bool {
+        self.limits.is_in_force(id)
+    }
+
+    /// The limits that are shared.
+    pub fn shared(&self) -> Vec<LimitId> {
+        self.limits.shared()
+    }
+
+    /// True if any limit in force is shared.
+    pub fn shares(&self) -> bool {
+        self.limits.shares()
+    }
+
+    /// Forwards an ask. It waits in any case; [`Forwarder::poll_verdict`] names its ticket once the other process has decided.
+    pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
+        let arrived = ask.arrived.map_or(now, |at| at.min(now));
+        let bound = ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait);
+        let number = self.asked.insert(());
+        let ticket = self.asked_ticket(number);
+        let claims = ask.claims.iter().copied().collect();
+        let Ask { caller, urgency, kind, .. } = *ask;
+        self.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind });
+        Verdict::Wait(ticket, None)
+    }
+
+    /// A request gives up its place, or the grant that it has not fetched.
+    pub fn leave(&mut self, ticket: Ticket) {
+        if self.is_waiting(ticket) {
+            self.remove_ticket(ticket);
+            self.events.push_back(Event::Leave(ticket));
+        } else if let Some(Verdict::Go(grant)) = self.outbox.take(ticket) {
+            self.give_back(grant);
+        }
+    }
+
+    /// Forwards a pause of a window.
+    pub fn pause(&mut self, limit: LimitId, key: Key, until: Time) {
+        self.events.push_back(Event::Pause { limit, key, until });
+    }
+
+    /// Forwards how far a granted request has come. Each slot settles once.
+    pub fn settle(&mut self, grant: &mut Grant, point: SettlePoint, now: Time) {
+        for held in &mut grant.held {
+            if held.settled || (point == SettlePoint::Sent && held.answered) {
+                continue;
             }
-        };
-        waiters.into_iter().map(ask).collect()
+            held.settled = true;
+            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
+            let linger = self.limits.rules[held.limit.at()].linger;
+            let at = if point == SettlePoint::Failed { now + linger } else { now };
+            self.events.push_back(Event::Settle { limit: held.limit, key, cost: held.cost, at });
+        }
     }
 
-    /// From here on another process decides. It has been told of the estate, and of those who wait.
-    pub fn hand_over(&mut self, now: Time) {
-        self.advance(now);
-        self.write_queue.discard_pending();
-        self.review.clear();
-        self.late_settles.clear();
-        // Those in line stay known, and nothing here lets them go.
-        self.held = true;
-        self.queue.dirty.clear();
-        self.queue.held_waiters.clear();
-        self.queue.wakeups.clear();
-        self.queue.deadlines.clear();
-        self.due = Time::NEVER;
-        self.forwarding = Some(Forwarding { events: VecDeque::new(), waiting: Slab::new() });
+    /// Nothing of the request left: gives back the slots that have not settled, and ends its flight.
+    pub fn give_back(&mut self, grant: Grant) {
+        for held in &grant.held {
+            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
+            if !held.settled {
+                self.events.push_back(Event::GiveBack { limit: held.limit, key, cost: held.cost });
+            }
+        }
+        self.land(&grant);
     }
 
-    /// Whether another process decides.
-    pub fn is_handed_over(&self) -> bool {
-        self.forwarding.is_some()
+    /// The response's last byte is gone: the flight ends. Slots that have not settled settle as failed.
+    pub fn finish(&mut self, mut grant: Grant, now: Time) {
+        self.settle(&mut grant, SettlePoint::Failed, now);
+        self.land(&grant);
     }
 
-    /// The next thing to be passed on.
+    fn land(&mut self, grant: &Grant) {
+        for held in grant.held.iter().filter(|held| held.flying) {
+            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
+            self.events.push_back(Event::Land { limit: held.limit, key });
+        }
+    }
+
+    /// The next waiter whose fate is decided (Go or Sorry, never Wait).
+    pub fn poll_verdict(&mut self) -> Option<(Ticket, Verdict)> {
+        self.outbox.pop()
+    }
+
+    /// The next event for the other process.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.forwarding.as_mut()?.events.pop_front()
+        self.events.pop_front()
     }
 
-    /// Whether there is anything to be passed on.
+    /// True if there are events for the other process.
     pub fn has_events(&self) -> bool {
-        self.forwarding.as_ref().is_some_and(|forwarding| !forwarding.events.is_empty())
+        !self.events.is_empty()
     }
 
-    /// The other process's verdict on somebody who waits.
+    /// The other process's verdict on a waiter. A grant for one that has left goes back.
     pub fn handle_verdict(&mut self, ticket: Ticket, verdict: Result<Vec<GrantedSlots>, Sorry>, now: Time) {
         let is_waiting = self.is_waiting(ticket);
         let verdict = match verdict {
@@ -160,110 +173,52 @@ impl Locker {
         match (is_waiting, verdict) {
             (true, verdict) => {
                 self.remove_ticket(ticket);
-                self.outbox.push_back((ticket, verdict));
+                self.outbox.push(ticket, verdict);
             }
             // It left while the verdict was on its way.
-            (false, Verdict::Go(grant)) => self.forward_give_back(grant),
+            (false, Verdict::Go(grant)) => self.give_back(grant),
             (false, Verdict::Sorry(_) | Verdict::Wait(..)) => {}
         }
     }
 
-    /// Everybody who waits for the other process, which is gone.
-    pub fn orphaned_tickets(&mut self) -> Vec<Ticket> {
-        let mut tickets: Vec<Ticket> =
-            self.queue.waiters.indices().into_iter().map(|id| self.queue.ticket(id)).collect();
-        if let Some(forwarding) = &self.forwarding {
-            tickets.extend(forwarding.waiting.indices().into_iter().map(|id| forwarding.ticket(id)));
-        }
-        tickets
+    /// All waiters of the other process, which is gone.
+    pub fn orphaned_tickets(&self) -> Vec<Ticket> {
+        let queued = self.queued.indices().into_iter().map(|id| self.queued_ticket(id));
+        queued.chain(self.asked.indices().into_iter().map(|number| self.asked_ticket(number))).collect()
+    }
+
+    fn queued_ticket(&self, id: u32) -> Ticket {
+        Ticket { index: id, generation: self.queued.generation(id).unwrap_or(0) }
+    }
+
+    fn asked_ticket(&self, number: u32) -> Ticket {
+        Ticket { index: number | FORWARDED, generation: self.asked.generation(number).unwrap_or(0) }
     }
 
     fn is_waiting(&self, ticket: Ticket) -> bool {
-        let is_forwarded = |forwarding: &Forwarding| {
-            forwarding.waiting.generation(ticket.index & !FORWARDED) == Some(ticket.generation)
+        let generation = match ticket.index & FORWARDED {
+            0 => self.queued.generation(ticket.index),
+            _ => self.asked.generation(ticket.index & !FORWARDED),
         };
-        match ticket.index & FORWARDED {
-            0 => self.queue.contains(ticket),
-            _ => self.forwarding.as_ref().is_some_and(is_forwarded),
-        }
+        generation == Some(ticket.generation)
     }
 
     fn remove_ticket(&mut self, ticket: Ticket) {
         if ticket.index & FORWARDED == 0 {
-            self.queue.waiters.remove(ticket.index);
-        } else if let Some(forwarding) = &mut self.forwarding {
-            forwarding.waiting.remove(ticket.index & !FORWARDED);
+            self.queued.remove(ticket.index);
+        } else {
+            self.asked.remove(ticket.index & !FORWARDED);
         }
     }
 
-    pub(super) fn forward_ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
-        let arrived = ask.arrived.map_or(now, |at| at.min(now));
-        let bound = ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait);
-        let Some(forwarding) = &mut self.forwarding else { unreachable!("it is called where there is one") };
-        let number = forwarding.waiting.insert(());
-        let ticket = forwarding.ticket(number);
-        let claims = ask.claims.iter().copied().collect();
-        let Ask { caller, urgency, kind, .. } = *ask;
-        forwarding.events.push_back(Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind });
-        Verdict::Wait(ticket, None)
-    }
-
-    pub(super) fn forward_leave(&mut self, ticket: Ticket) {
-        if self.is_waiting(ticket) {
-            self.remove_ticket(ticket);
-            self.forward_event(Event::Leave(ticket));
-        } else if let Some(Verdict::Go(grant)) = self.take_verdict(ticket) {
-            self.forward_give_back(grant);
-        }
-    }
-
-    pub(super) fn forward_settle(&mut self, grant: &mut Grant, point: SettlePoint, now: Time) {
-        for held in &mut grant.held {
-            if held.settled || (point == SettlePoint::Sent && held.answered) {
-                continue;
-            }
-            held.settled = true;
-            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
-            let linger = self.limits.rules[held.limit.at()].linger;
-            let at = if point == SettlePoint::Failed { now + linger } else { now };
-            let (limit, cost) = (held.limit, held.cost);
-            if let Some(forwarding) = &mut self.forwarding {
-                forwarding.events.push_back(Event::Settle { limit, key, cost, at });
-            }
-        }
-    }
-
-    /// What is not settled is given back, and what is under way has ended.
-    pub(super) fn forward_give_back(&mut self, grant: Grant) {
-        for held in &grant.held {
-            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
-            if !held.settled {
-                self.forward_event(Event::GiveBack { limit: held.limit, key, cost: held.cost });
-            }
-        }
-        self.forward_land(&grant);
-    }
-
-    pub(super) fn forward_land(&mut self, grant: &Grant) {
-        for held in grant.held.iter().filter(|held| held.flying) {
-            let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
-            self.forward_event(Event::Land { limit: held.limit, key });
-        }
-    }
-
-    pub(super) fn forward_event(&mut self, event: Event) {
-        if let Some(forwarding) = &mut self.forwarding {
-            forwarding.events.push_back(event);
-        }
-    }
-
+    /// A grant of the other process, as this one would have made it. Limits that are unknown here are left out.
     fn rebuild_grant(&mut self, slots: &[GrantedSlots], now: Time) -> Grant {
         let mut grant = Grant::default();
         let known = self.limits.rules.len();
         for slot in slots.iter().filter(|slot| slot.limit.at() < known) {
             grant.until = grant.until.min(slot.until);
             let found = self.table.find(slot.limit, slot.key);
-            let window = found.unwrap_or_else(|| self.create_window(slot.limit, slot.key, now));
+            let window = found.unwrap_or_else(|| self.table.create(&mut self.limits.rules, slot.limit, slot.key, now));
             grant.held.push(HeldSlots {
                 window,
                 generation: self.table.window(window).generation,
@@ -278,8 +233,102 @@ impl Locker {
     }
 }
 
-impl Forwarding {
-    fn ticket(&self, number: u32) -> Ticket {
-        Ticket { index: number | FORWARDED, generation: self.waiting.generation(number).unwrap_or(0) }
+/// Requests of the process before this one: the windows have moved on to a third process, which counts them as this one's.
+impl Forwarder {
+    /// As [`Locker::knows_limits_of`].
+    pub fn knows_limits_of(&self, event: &Event) -> bool {
+        event.is_valid(self.limits.rules.len())
+    }
+
+    /// Passes an event of the process before on, if that process holds what the event speaks of.
+    pub fn handle_remote(&mut self, event: &Event) {
+        let is_remote = match *event {
+            Event::Settle { limit, key, cost, .. } | Event::GiveBack { limit, key, cost } => {
+                self.remote_holdings.take(limit, key, Holding { open: cost, flying: 0 })
+            }
+            Event::Land { limit, key } => self.remote_holdings.take(limit, key, Holding { open: 0, flying: 1 }),
+            Event::Pause { .. } => true,
+            // These are the gate's to know.
+            Event::Ask { .. } | Event::Leave(_) => false,
+        };
+        if is_remote {
+            self.events.push_back(event.clone());
+        }
+    }
+
+    /// Passes a grant to the process before, which says from here on what becomes of it.
+    pub fn delegate(&mut self, grant: Grant) -> Vec<GrantedSlots> {
+        self.remote_holdings.delegate(&grant, &mut self.table)
+    }
+
+    /// The process before is gone: all that it held settles as failed.
+    pub fn remote_lost(&mut self, now: Time) {
+        for ((limit, key), Holding { open, flying }) in self.remote_holdings.take_all() {
+            if open > 0 {
+                let at = now + self.limits.rules[limit.at()].linger;
+                self.events.push_back(Event::Settle { limit, key, cost: open, at });
+            }
+            (0..flying).for_each(|_| self.events.push_back(Event::Land { limit, key }));
+        }
+    }
+}
+
+/// What was known at the hand-over, for what is written and shown last.
+impl Forwarder {
+    /// True if a folder was not complete at the hand-over: it must not be marked as such then.
+    pub fn is_catching_up(&self) -> bool {
+        self.is_catching_up
+    }
+
+    /// As [`Locker::crash_limit_snapshots`] said at the hand-over, but for limits whose windows were not written: these are
+    /// the other process's to write.
+    pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
+        self.limits.snapshots()
+    }
+
+    /// The readings of the wall clock up to the hand-over.
+    pub fn readings(&self) -> Vec<WallReading> {
+        self.wall.readings()
+    }
+
+    /// Returns true if the wall clock goes on as it was known to at the hand-over.
+    pub fn expects_wall(&self, unix_nanos: i128, now: Time) -> bool {
+        self.wall.expects(unix_nanos, now)
+    }
+
+    /// What the windows of before still hold of what they counted.
+    pub fn snapshot(&mut self, now: Time) -> Snapshot {
+        let now = self.advance(now);
+        Snapshot::of(&self.limits, &mut self.table, HashMap::new(), &self.wall, now)
+    }
+
+    /// As [`Locker::usage`], of the windows of before.
+    pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
+        let now = self.advance(now);
+        self.table.usage(&self.limits, limit, key, now)
+    }
+
+    /// As [`Locker::scan_stats`], of the windows of before.
+    pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
+        let now = self.advance(now);
+        scan.step(&self.limits, &mut self.table, now)
+    }
+
+    /// As [`Locker::finish_stats`].
+    pub fn finish_stats(&mut self, scan: StatsScan, now: Time) -> Vec<LimitStats> {
+        let now = self.advance(now);
+        scan.finish(&self.limits, &mut self.table, now)
+    }
+
+    /// As [`Locker::limit_detail`], of the windows of before and the requests that were in line then.
+    pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
+        let now = self.advance(now);
+        let window = LimitDetail::of_window(&self.limits, &mut self.table, limit, key, now);
+        LimitDetail { callers: callers_at(&self.queued, limit), ..window }
+    }
+
+    fn advance(&mut self, now: Time) -> Time {
+        self.last = self.last.max(now);
+        self.last
     }
 }

@@ -17,9 +17,11 @@ mod dispatch;
 mod fair_queue;
 mod forecast;
 mod forward;
+mod forwarded_event;
 mod hash_index;
 pub mod limit;
 mod limit_table;
+mod outbox;
 mod overflow;
 mod persistence;
 mod priority;
@@ -27,6 +29,7 @@ mod queue;
 mod queue_position;
 mod reload_limits;
 mod remote;
+mod remote_holdings;
 mod review;
 mod settle;
 mod sharing;
@@ -45,14 +48,15 @@ mod window_record;
 mod window_table;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 pub use self::api::{
     Ask, AskKind, Caller, Claim, Grant, Key, LimitId, RefusalReason, SettlePoint, Sorry, Ticket, Usage, Verdict,
 };
 pub use self::counter_snapshot::{LimitSnapshot, Shutdown, Snapshot};
-pub use self::forward::{Event, GrantedSlots};
+pub use self::forward::Forwarder;
+pub use self::forwarded_event::{Event, GrantedSlots};
 pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFull};
 pub use self::persistence::{JournalRecord, JournalStart, WriteToken};
 pub use self::reload_limits::ReloadSummary;
@@ -64,13 +68,15 @@ pub use self::wall_clock::{WallReading, WallSample};
 pub use self::window_record::WindowRecord;
 
 use self::decide::{AskCheck, ClaimChecks};
-use self::forward::Forwarding;
 use self::limit_table::LimitTable;
+use self::outbox::Outbox;
 use self::persistence::WriteQueue;
 use self::queue::Queue;
+use self::remote_holdings::RemoteHoldings;
 use self::review::Review;
 use self::settle::LateSettle;
 use self::sharing::Sharing;
+use self::stats::callers_at;
 use self::wall_clock::WallClock;
 use self::window_table::WindowTable;
 use crate::time::Time;
@@ -87,7 +93,7 @@ pub struct Locker {
     limits: LimitTable,
     table: WindowTable,
     queue: Queue,
-    outbox: VecDeque<(Ticket, Verdict)>,
+    outbox: Outbox,
     /// Nobody goes who could wait, see [`Locker::hold`].
     held: bool,
     /// What is to be written down.
@@ -98,10 +104,7 @@ pub struct Locker {
     sharing: Sharing,
     /// Whose word it is whether a request may pass a shared limit.
     sharing_modes: HashMap<LimitId, SharingMode>,
-    /// The windows are another process's now.
-    forwarding: Option<Forwarding>,
-    /// What another process holds in our windows: slots not settled, and requests under way.
-    remote_holdings: HashMap<(LimitId, Key), (u32, u32)>,
+    remote_holdings: RemoteHoldings,
     /// Failed attempts, which the origin may still count for a while.
     late_settles: BinaryHeap<Reverse<LateSettle>>,
     wall: WallClock,
@@ -125,14 +128,13 @@ impl Locker {
             limits: LimitTable::default(),
             table: WindowTable::new(bits),
             queue: Queue::new(),
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             held: false,
             write_queue: WriteQueue::default(),
             review: Review::default(),
             sharing: Sharing::new(),
             sharing_modes: HashMap::new(),
-            forwarding: None,
-            remote_holdings: HashMap::new(),
+            remote_holdings: RemoteHoldings::default(),
             late_settles: BinaryHeap::new(),
             wall: WallClock::default(),
             last: Time::START,
@@ -166,9 +168,6 @@ impl Locker {
 
     /// May this request go? Takes all its slots, or changes no window.
     pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
-        if self.forwarding.is_some() {
-            return self.forward_ask(ask, now);
-        }
         let now = self.advance(now);
         let mut checks = ClaimChecks::new();
         let mut check = self.check_claims(ask.claims, &mut checks, now);
@@ -192,23 +191,17 @@ impl Locker {
 
     /// A waiter gives up its place. If it was granted already, its slots are given back.
     pub fn leave(&mut self, ticket: Ticket, now: Time) {
-        if self.forwarding.is_some() {
-            return self.forward_leave(ticket);
-        }
         let now = self.advance(now);
         if self.queue.contains(ticket) {
             self.remove_waiter(ticket.index);
             self.dispatch(now);
-        } else if let Some(Verdict::Go(grant)) = self.take_verdict(ticket) {
+        } else if let Some(Verdict::Go(grant)) = self.outbox.take(ticket) {
             self.give_back(grant, now);
         }
     }
 
     /// Nothing opens in this window before `until`, at most an hour from now. Pauses only lengthen.
     pub fn pause(&mut self, limit: LimitId, key: Key, until: Time, now: Time) {
-        if self.forwarding.is_some() {
-            return self.forward_event(Event::Pause { limit, key, until });
-        }
         let now = self.advance(now);
         let until = until.min(now + MAX_PAUSE);
         if until <= now {
@@ -232,14 +225,11 @@ impl Locker {
 
     /// The next waiter whose fate is decided (Go or Sorry, never Wait).
     pub fn poll_verdict(&mut self) -> Option<(Ticket, Verdict)> {
-        self.outbox.pop_front()
+        self.outbox.pop()
     }
 
     /// When `handle_timeout` must be called next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
-        if self.forwarding.is_some() {
-            return None;
-        }
         let sweeps = if self.table.live() > 0 { self.next_sweep } else { Time::NEVER };
         let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         // What is due already is the gate's to see to.
@@ -252,9 +242,6 @@ impl Locker {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         if now >= self.next_sweep {
             self.sweep(now);
@@ -262,6 +249,53 @@ impl Locker {
         if self.has_review() {
             self.review_some(now);
         }
+    }
+
+    /// What a key's window holds.
+    pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
+        let now = self.advance(now);
+        self.table.usage(&self.limits, limit, key, now)
+    }
+
+    /// How many windows are alive, over all limits.
+    pub fn live_keys(&self) -> usize {
+        self.table.live()
+    }
+
+    /// How many requests wait, over all limits.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiters.len()
+    }
+
+    /// Looks at some more windows; whether there are more. Between two looks anything may happen: what is seen is roughly
+    /// so.
+    pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
+        let now = self.advance(now);
+        scan.step(&self.limits, &mut self.table, now)
+    }
+
+    /// What was found, by `LimitId`.
+    pub fn finish_stats(&mut self, scan: StatsScan, now: Time) -> Vec<LimitStats> {
+        let now = self.advance(now);
+        scan.finish(&self.limits, &mut self.table, now)
+    }
+
+    /// A look at one limit: at its waiters, and at the window of one key.
+    pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
+        let now = self.advance(now);
+        let window = LimitDetail::of_window(&self.limits, &mut self.table, limit, key, now);
+        LimitDetail { callers: callers_at(&self.queue.waiters, limit), ..window }
+    }
+
+    /// Every waiter, as it would ask anew; in the order of arrival.
+    pub fn queued_asks(&self) -> Vec<Event> {
+        self.queue.asks()
+    }
+
+    /// Gives all windows and waiters away: from here on another process decides, which has been told of both.
+    pub fn hand_over(mut self, now: Time) -> Forwarder {
+        self.advance(now);
+        Forwarder::from(self)
     }
 
     /// Moves on to `now` and does what was due before it.

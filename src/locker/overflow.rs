@@ -54,6 +54,6 @@ impl Locker {
         let sorry = self.forecast(waiter, now).to_sorry(self.refusal_reason(id, RefusalReason::QueueFull), now);
         let ticket = self.queue.ticket(id);
         self.remove_waiter(id);
-        self.outbox.push_back((ticket, Verdict::Sorry(Sorry { limit, ..sorry })));
+        self.outbox.push(ticket, Verdict::Sorry(Sorry { limit, ..sorry }));
     }
 }

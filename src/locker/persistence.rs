@@ -67,21 +67,11 @@ pub(super) struct WriteQueue {
     scan_turn: bool,
 }
 
-impl WriteQueue {
-    /// Another process writes from here on. What is not all written by then never is by this one.
-    pub(super) fn discard_pending(&mut self) {
-        *self = WriteQueue { is_catching_up: self.is_catching_up, ..WriteQueue::default() };
-    }
-}
-
 impl Locker {
     /// From here on slots of long windows are written down before they are taken; the limits first. It is so at once, by
     /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`JournalStart::CatchUp`]
     /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if somebody asks in between.
     pub fn begin_persisting(&mut self, begin: JournalStart, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         self.write_queue = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
         if begin != JournalStart::Resume {
@@ -107,9 +97,6 @@ impl Locker {
 
     /// Nothing can be written down any more: slots are taken all the same. Who waited for that is found by and by.
     pub fn end_persisting(&mut self, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         self.write_queue = WriteQueue::default();
         for id in self.limits.ids.clone() {
@@ -266,31 +253,11 @@ impl Locker {
         let wanted = waiting.min(window.room(rule));
         let open = window.begin_write(rule, wanted);
         let written = WriteToken { window: index, generation: window.generation, term: rule.term };
-        JournalRecord::Window(WindowRecord { flying: 0, ..self.window_record(index, open, MAX_LOG) }, written)
-    }
-
-    /// What a window has counted, with so many slots whose time is not known. A longer log is made that short.
-    pub(super) fn window_record(&self, index: u32, open: u32, max_log: usize) -> WindowRecord {
-        let window = self.table.window(index);
-        let rule = &self.limits.rules[window.limit.at()];
-        WindowRecord {
-            limit: window.limit,
-            key: window.key,
-            log: window.short_log(rule, max_log),
-            late: Vec::new(),
-            open,
-            flying: window.flying,
-            tat: window.tat(),
-            paused: window.paused(),
-        }
+        JournalRecord::Window(WindowRecord { flying: 0, ..window.record(rule, open, MAX_LOG) }, written)
     }
 
     /// Pages are written down: what they say may be taken.
     pub fn records_written(&mut self, written: impl IntoIterator<Item = WriteToken>, now: Time) {
-        // The windows are another process's by now, and so is what is written of them.
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         for WriteToken { window: index, generation, term } in written {
             let Some(window) = self.table.current(index, generation) else { continue };
@@ -308,7 +275,7 @@ impl Locker {
 
     /// The limits are written down as they are now: keys of which nothing is written may begin with a block.
     pub fn limits_written(&mut self) {
-        if self.write_queue.limits || self.forwarding.is_some() {
+        if self.write_queue.limits {
             return;
         }
         for id in self.limits.ids.clone() {

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::api::{AskKind, Caller, Claim, LimitId, Ticket};
 use super::caller_backlogs::CallerOrder;
+use super::forwarded_event::Event;
 use super::queue_position::{QueueEntries, QueuePosition};
 use super::slab::Slab;
 use crate::time::Time;
@@ -159,6 +160,25 @@ impl Queue {
     pub(super) fn is_empty(&self) -> bool {
         let entries = self.waiters.len() + self.groups.len() + self.by_windows.len();
         entries + self.deadlines.len() + self.wakeups.len() + self.dirty.len() == 0
+    }
+
+    /// Every waiter, as it would ask anew; in the order of arrival.
+    pub(super) fn asks(&self) -> Vec<Event> {
+        let mut waiters = self.waiters.indices();
+        waiters.sort_by_key(|id| self.waiters[*id].caller_order.arrival());
+        let ask = |id: u32| {
+            let waiter = &self.waiters[id];
+            Event::Ask {
+                ticket: self.ticket(id),
+                claims: waiter.claims.clone(),
+                caller: waiter.caller,
+                urgency: waiter.urgency,
+                arrived: waiter.caller_order.arrived,
+                bound: waiter.caller_deadline,
+                kind: waiter.kind.as_reask(),
+            }
+        };
+        waiters.into_iter().map(ask).collect()
     }
 
     /// Time at which the next wake-up or deadline is due; `NEVER` if there is none.

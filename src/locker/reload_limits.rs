@@ -77,10 +77,6 @@ impl Locker {
 
     /// Lets go who may go of those who were held.
     pub fn release(&mut self, now: Time) {
-        // A locker whose windows are another process's stays held for good.
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         self.held = false;
         self.dispatch(now);
@@ -196,7 +192,7 @@ impl Locker {
         let ticket = self.queue.ticket(id);
         self.remove_waiter(id);
         let sorry = Sorry { reason, limit, until: later(now, 1_000_000), exact: false };
-        self.outbox.push_back((ticket, Verdict::Sorry(sorry)));
+        self.outbox.push(ticket, Verdict::Sorry(sorry));
         false
     }
 

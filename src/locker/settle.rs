@@ -21,9 +21,6 @@ pub(super) struct LateSettle {
 impl Locker {
     /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
     pub fn settle(&mut self, grant: &mut Grant, point: SettlePoint, now: Time) {
-        if self.forwarding.is_some() {
-            return self.forward_settle(grant, point, now);
-        }
         let now = self.advance(now);
         let mut dirty = false;
         for held in &mut grant.held {
@@ -55,9 +52,6 @@ impl Locker {
 
     /// Nothing of the request left: every slot not yet settled opens at once, in_flight ends.
     pub fn give_back(&mut self, mut grant: Grant, now: Time) {
-        if self.forwarding.is_some() {
-            return self.forward_give_back(grant);
-        }
         let now = self.advance(now);
         for held in &mut grant.held {
             let Some(window) = self.table.current(held.window, held.generation) else { continue };
@@ -76,9 +70,6 @@ impl Locker {
     }
 
     fn land(&mut self, grant: &Grant, now: Time) {
-        if self.forwarding.is_some() {
-            return self.forward_land(grant);
-        }
         let mut dirty = false;
         for held in &grant.held {
             let Some(window) = self.table.current(held.window, held.generation) else { continue };

@@ -4,9 +4,12 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Locker;
 use super::api::{Caller, Key, LimitId, Usage};
-use super::window::{Algorithm, Window};
+use super::limit_table::LimitTable;
+use super::queue::Waiter;
+use super::slab::Slab;
+use super::window::{Algorithm, Window, WindowRule};
+use super::window_table::WindowTable;
 use crate::time::Time;
 
 /// Statistics of one limit over all its windows.
@@ -55,17 +58,16 @@ pub struct LimitDetail {
     pub openings: Vec<(Time, u32)>,
 }
 
-impl Locker {
+impl WindowTable {
     /// Usage of a key's window.
-    pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
-        let now = self.advance(now);
-        let rule = &self.limits.rules[limit.at()];
-        let Some(found) = self.table.find(limit, key) else {
+    pub(super) fn usage(&mut self, limits: &LimitTable, limit: LimitId, key: Key, now: Time) -> Usage {
+        let rule = &limits.rules[limit.at()];
+        let Some(found) = self.find(limit, key) else {
             let fresh = Window::new(limit, key, rule, now);
             let opens = fresh.room_opens(rule, 0, 0, 1, now);
             return Usage { taken: fresh.in_log, flying: 0, waiting: 0, opens };
         };
-        let window = self.table.window_mut(found);
+        let window = self.window_mut(found);
         window.expire(rule, now);
         Usage {
             taken: window.unsettled.saturating_add(window.in_log),
@@ -78,27 +80,18 @@ impl Locker {
             },
         }
     }
+}
 
-    /// Number of live windows over all limits.
-    pub fn live_keys(&self) -> usize {
-        self.table.live()
-    }
-
-    /// Number of waiters over all limits.
-    pub fn waiting(&self) -> usize {
-        self.queue.waiters.len()
-    }
-
+impl StatsScan {
     /// Scans the next windows. Returns true if more are left. Windows change between calls, so the result is approximate.
-    pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
-        let now = self.advance(now);
-        scan.tallies.resize(self.limits.all.len(), LimitTally::default());
-        let (places, more) = self.table.windows_in(scan.next, SLICE);
-        scan.next += SLICE;
+    pub(super) fn step(&mut self, limits: &LimitTable, table: &mut WindowTable, now: Time) -> bool {
+        self.tallies.resize(limits.all.len(), LimitTally::default());
+        let (places, more) = table.windows_in(self.next, SLICE);
+        self.next += SLICE;
         for (index, limit) in places {
-            let window = self.table.window_mut(index);
-            window.expire(&self.limits.rules[limit.at()], now);
-            let tally = &mut scan.tallies[limit.at()];
+            let window = table.window_mut(index);
+            window.expire(&limits.rules[limit.at()], now);
+            let tally = &mut self.tallies[limit.at()];
             tally.keys += 1;
             tally.flying += u64::from(window.flying);
             tally.waiting += window.queue().map_or(0, |queue| queue.waiting);
@@ -111,51 +104,61 @@ impl Locker {
     }
 
     /// Result of a finished scan, by `LimitId`.
-    pub fn finish_stats(&mut self, scan: StatsScan, now: Time) -> Vec<LimitStats> {
-        let all = (0u32..).map(LimitId).zip(scan.tallies);
+    pub(super) fn finish(self, limits: &LimitTable, table: &mut WindowTable, now: Time) -> Vec<LimitStats> {
+        let all = (0u32..).map(LimitId).zip(self.tallies);
         let stats_of = |(limit, tally): (LimitId, LimitTally)| LimitStats {
             keys: tally.keys,
             waiting: tally.waiting,
             flying: tally.flying,
-            fullest: tally.fullest.map(|(_, key)| (key, self.usage(limit, key, now))),
+            fullest: tally.fullest.map(|(_, key)| (key, table.usage(limits, limit, key, now))),
         };
         all.map(stats_of).collect()
     }
+}
 
-    /// Details of one limit: its waiters, and the window of one key.
-    pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
-        let now = self.advance(now);
-        let mut waiting: HashMap<Caller, usize> = HashMap::new();
-        for number in self.queue.waiters.indices() {
-            let waiter = &self.queue.waiters[number];
-            if waiter.claims.iter().any(|claim| claim.limit == limit) {
-                *waiting.entry(waiter.caller).or_default() += 1;
-            }
-        }
-        let mut callers: Vec<_> = waiting.into_iter().collect();
-        callers.sort_unstable_by_key(|(caller, count)| (Reverse(*count), *caller));
-        let found = key.and_then(|key| self.table.find(limit, key));
+impl LimitDetail {
+    /// Details of the window of one key, without the callers that wait.
+    pub(super) fn of_window(
+        limits: &LimitTable,
+        table: &mut WindowTable,
+        limit: LimitId,
+        key: Option<Key>,
+        now: Time,
+    ) -> LimitDetail {
+        let rule = &limits.rules[limit.at()];
+        let found = key.and_then(|key| table.find(limit, key));
         LimitDetail {
-            callers,
-            usage: key.map(|key| self.usage(limit, key, now)),
-            openings: found.map_or_else(Vec::new, |index| self.openings(index, now)),
+            callers: Vec::new(),
+            usage: key.map(|key| table.usage(limits, limit, key, now)),
+            openings: found.map_or_else(Vec::new, |index| openings(table.window(index), rule, now)),
         }
     }
+}
 
-    /// Opening times of a window's settled slots.
-    fn openings(&mut self, index: u32, now: Time) -> Vec<(Time, u32)> {
-        let record = self.window_record(index, 0, usize::MAX);
-        let rule = &self.limits.rules[record.limit.at()];
-        let window = self.table.window(index);
-        let opens = |(settled, count): &(Time, u32)| {
-            let at = match rule.algorithm {
-                Algorithm::Sliding | Algorithm::Smooth => *settled + Duration::from_nanos(rule.span),
-                Algorithm::Fixed => window.next_window(rule),
-                Algorithm::Calendar { .. } => rule.period_opens(*settled),
-                Algorithm::Uncounted => now,
-            };
-            (at, *count)
-        };
-        record.log.iter().map(opens).filter(|(at, _)| *at > now).collect()
+/// Callers that wait at a limit, with the number of their waiters; the largest first.
+pub(super) fn callers_at(waiters: &Slab<Waiter>, limit: LimitId) -> Vec<(Caller, usize)> {
+    let mut waiting: HashMap<Caller, usize> = HashMap::new();
+    for number in waiters.indices() {
+        let waiter = &waiters[number];
+        if waiter.claims.iter().any(|claim| claim.limit == limit) {
+            *waiting.entry(waiter.caller).or_default() += 1;
+        }
     }
+    let mut callers: Vec<_> = waiting.into_iter().collect();
+    callers.sort_unstable_by_key(|(caller, count)| (Reverse(*count), *caller));
+    callers
+}
+
+/// Opening times of a window's settled slots.
+fn openings(window: &Window, rule: &WindowRule, now: Time) -> Vec<(Time, u32)> {
+    let opens = |(settled, count): &(Time, u32)| {
+        let at = match rule.algorithm {
+            Algorithm::Sliding | Algorithm::Smooth => *settled + Duration::from_nanos(rule.span),
+            Algorithm::Fixed => window.next_window(rule),
+            Algorithm::Calendar { .. } => rule.period_opens(*settled),
+            Algorithm::Uncounted => now,
+        };
+        (at, *count)
+    };
+    window.short_log(rule, usize::MAX).iter().map(opens).filter(|(at, _)| *at > now).collect()
 }

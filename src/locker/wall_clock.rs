@@ -152,6 +152,11 @@ impl WallClock {
         self.wall.map_or(0, |wall| wall.at_start) + i128::from(now.as_nanos())
     }
 
+    /// Returns true if a clock that reads so many nanoseconds of Unix time goes on as it is known to.
+    pub(super) fn expects(&self, unix_nanos: i128, now: Time) -> bool {
+        self.unix(now).abs_diff(unix_nanos) <= u128::from(JITTER)
+    }
+
     /// Slowest and fastest reading that may be right, if superseded ones count for `honoured`. `None` if none is known.
     pub(super) fn range(&self, honoured: Duration, now: Time) -> Option<(i128, i128)> {
         let present = self.wall.filter(|wall| wall.is_set).map(|wall| (wall.at_start, wall.at_start));

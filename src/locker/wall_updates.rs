@@ -2,16 +2,13 @@
 
 use super::Locker;
 use super::api::LimitId;
-use super::wall_clock::{JITTER, WallClock, WallReading, WallSample};
+use super::wall_clock::{WallClock, WallReading, WallSample};
 use super::window::Algorithm;
 use crate::time::Time;
 
 impl Locker {
     /// Tells what the wall clock reads.
     pub fn set_wall(&mut self, wall: WallSample, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         let calendar = |id: &LimitId| matches!(self.limits.rules[id.at()].algorithm, Algorithm::Calendar { .. });
         let calendars: Vec<LimitId> = self.limits.ids.iter().copied().filter(calendar).collect();
@@ -33,7 +30,7 @@ impl Locker {
 
     /// Returns true if a wall clock that reads so many nanoseconds of Unix time goes on as it is known to.
     pub fn expects_wall(&self, unix_nanos: i128, now: Time) -> bool {
-        self.wall.unix(now).abs_diff(unix_nanos) <= u128::from(JITTER)
+        self.wall.expects(unix_nanos, now)
     }
 
     /// The readings of the wall clock that a locker which goes on from here must know of.

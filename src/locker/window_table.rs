@@ -185,6 +185,13 @@ impl WindowTable {
         self.get_mut(index).filter(|window| window.generation == generation)
     }
 
+    /// Creates the first window of a key by its limit's rule. Returns its index.
+    pub(super) fn create(&mut self, rules: &mut [WindowRule], limit: LimitId, key: Key, now: Time) -> u32 {
+        let rule = &mut rules[limit.at()];
+        rule.live += 1;
+        self.insert(Window::new(limit, key, rule, now))
+    }
+
     /// Inserts the first window of a key. Returns its index.
     pub(super) fn insert(&mut self, mut window: Window) -> u32 {
         self.generation = self.generation.wrapping_add(1);

@@ -31,7 +31,8 @@ use serde::de::DeserializeOwned;
 
 pub use self::new_process::NewProcess;
 use super::journal;
-use crate::locker::{GrantedSlots, Locker, Sorry, Ticket, Verdict};
+use super::limiter::Limiter;
+use crate::locker::{GrantedSlots, Sorry, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;
 
 /// Longest time for the new process to read its configuration and certificates.
@@ -84,7 +85,7 @@ pub(super) struct RemoteWaiters {
 
 impl RemoteWaiters {
     /// Stores a verdict if it is for the old process; returns it if it is not.
-    pub(super) fn keep(&mut self, ticket: Ticket, verdict: Verdict, locker: &mut Locker) -> Option<Verdict> {
+    pub(super) fn keep(&mut self, ticket: Ticket, verdict: Verdict, locker: &mut Limiter) -> Option<Verdict> {
         let Some(theirs) = self.theirs.remove(&ticket) else { return Some(verdict) };
         self.ours.remove(&theirs);
         self.store_verdict(theirs, verdict, locker);
@@ -92,7 +93,7 @@ impl RemoteWaiters {
     }
 
     /// Stores a verdict for a ticket of the old process; remembers the two tickets if it is queued.
-    fn store_verdict(&mut self, theirs: Ticket, verdict: Verdict, locker: &mut Locker) {
+    fn store_verdict(&mut self, theirs: Ticket, verdict: Verdict, locker: &mut Limiter) {
         match verdict {
             Verdict::Go(grant) => self.verdicts.push_back((theirs, Ok(locker.delegate(grant)))),
             Verdict::Sorry(sorry) => self.verdicts.push_back((theirs, Err(sorry))),

@@ -171,7 +171,7 @@ impl Locker {
 
     /// Whether the store is to be told or asked something now.
     pub fn has_sync(&self) -> bool {
-        self.forwarding.is_none() && self.sharing.due() <= self.last
+        self.sharing.due() <= self.last
     }
 
     /// A window is to be told of, by then.

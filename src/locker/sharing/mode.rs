@@ -61,9 +61,6 @@ impl Locker {
     /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
     /// hear of is found with the next exchanges, some at a time: until then it counts them by the name it knew before.
     pub fn open_sharing(&mut self, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         self.sharing.epochs += 1;
         self.sharing.epoch = Some(self.sharing.epochs);
@@ -76,9 +73,6 @@ impl Locker {
 
     /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_sharing_mode`.
     pub fn close_sharing(&mut self, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         self.sharing.epoch = None;
         self.sharing.cancel_asks();
@@ -89,9 +83,6 @@ impl Locker {
     /// has granted holds no longer: both are said by the rule, and no window is looked at. Who waits is looked at again
     /// some at a time (`Locker::review`).
     pub fn set_sharing_mode(&mut self, limit: Option<LimitId>, mode: SharingMode, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);
         for id in ids {

@@ -35,7 +35,7 @@ impl Locker {
     pub fn take_sync(&mut self, heartbeat: bool, now: Time) -> SyncRequest {
         let now = self.advance(now);
         let mut sync = SyncRequest { horizon: self.sharing.horizon(), ..SyncRequest::default() };
-        if self.sharing.epoch.is_none() || self.forwarding.is_some() {
+        if self.sharing.epoch.is_none() {
             return sync;
         }
         self.sharing.last = now;
@@ -192,9 +192,6 @@ impl Locker {
 
     /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
     pub fn sync_answered(&mut self, sync: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         let now = self.advance(now);
         for report in &sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
@@ -275,9 +272,6 @@ impl Locker {
 
     /// No answer came: whether the store was told anything is not known. `close_sharing` is to follow.
     pub fn sync_lost(&mut self, sync: SyncRequest, now: Time) {
-        if self.forwarding.is_some() {
-            return;
-        }
         self.advance(now);
         for report in sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
@@ -289,7 +283,7 @@ impl Locker {
     pub fn sign_off(&mut self, now: Time) -> SyncRequest {
         let now = self.advance(now);
         let mut sync = SyncRequest::default();
-        if self.sharing.epoch.is_none() || self.forwarding.is_some() {
+        if self.sharing.epoch.is_none() {
             return sync;
         }
         let reports: Vec<_> =

@@ -15,25 +15,28 @@ fn what_was_under_way_when_the_other_process_died_counts_as_failed() {
     assert_eq!(second.usage(LimitId(0), Key(0), ms(2010)).taken, 0);
 }
 
-/// Three lockers: the first handed its windows over to the second, and the second to the third.
-struct Chain([Locker; 3]);
+/// Three processes: the first handed its windows over to the second, and the second to the third.
+struct Chain {
+    first: Forwarder,
+    second: Forwarder,
+    third: Locker,
+}
 
 impl Chain {
     /// Hands the windows of `first` over twice.
     fn from(mut first: Locker, now: Time) -> Chain {
         let mut second = Locker::restore(first.snapshot(now), Shutdown::HandOver, WALL, now);
-        first.hand_over(now);
+        let first = first.hand_over(now);
         let third = Locker::restore(second.snapshot(now), Shutdown::HandOver, WALL, now);
-        second.hand_over(now);
-        Chain([first, second, third])
+        Chain { first, second: second.hand_over(now), third }
     }
 
     /// Delivers events from the first to the second and from there to the third. Returns the asks among them.
     fn forward(&mut self, now: Time) -> Vec<Event> {
-        let [first, second, third] = &mut self.0;
+        let Chain { first, second, third } = self;
         let mut asked = Vec::new();
         while let Some(event) = first.poll_event() {
-            second.handle_remote(&event, now);
+            second.handle_remote(&event);
             asked.extend(matches!(event, Event::Ask { .. }).then_some(event));
         }
         while let Some(event) = second.poll_event() {
@@ -49,29 +52,29 @@ fn windows_can_move_on_to_a_third_while_the_first_still_has_requests() {
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(mut grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
     let mut chain = Chain::from(first, ms(1));
-    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(900)).taken, 1, "it has not settled");
-    chain.0[0].settle(&mut grant, SettlePoint::Answered, ms(900));
+    assert_eq!(chain.third.usage(LimitId(0), Key(0), ms(900)).taken, 1, "it has not settled");
+    chain.first.settle(&mut grant, SettlePoint::Answered, ms(900));
     assert!(chain.forward(ms(900)).is_empty());
-    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1899)).taken, 1);
-    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(1900)).taken, 0);
+    assert_eq!(chain.third.usage(LimitId(0), Key(0), ms(1899)).taken, 1);
+    assert_eq!(chain.third.usage(LimitId(0), Key(0), ms(1900)).taken, 0);
 
     // An ask of the first is granted by the third, through the second.
-    let Verdict::Wait(of_first, None) = chain.0[0].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
+    let Verdict::Wait(of_first, None) = chain.first.ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
     let [Event::Ask { .. }] = chain.forward(ms(2000))[..] else { panic!("one asks") };
-    let Verdict::Wait(of_second, None) = chain.0[1].ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
-    let Verdict::Go(grant) = chain.0[2].ask(&ask(&claims, 1), ms(2000)) else { panic!("it is free") };
-    let slots = chain.0[2].delegate(grant);
-    chain.0[1].handle_verdict(of_second, Ok(slots), ms(2000));
-    let Some((_, Verdict::Go(grant))) = chain.0[1].poll_verdict() else { panic!("a verdict is ready") };
-    let slots = chain.0[1].delegate(grant);
-    chain.0[0].handle_verdict(of_first, Ok(slots), ms(2000));
-    let Some((_, Verdict::Go(grant))) = chain.0[0].poll_verdict() else { panic!("a verdict is ready") };
+    let Verdict::Wait(of_second, None) = chain.second.ask(&ask(&claims, 1), ms(2000)) else { panic!("it cannot know") };
+    let Verdict::Go(grant) = chain.third.ask(&ask(&claims, 1), ms(2000)) else { panic!("it is free") };
+    let slots = chain.third.delegate(grant);
+    chain.second.handle_verdict(of_second, Ok(slots), ms(2000));
+    let Some((_, Verdict::Go(grant))) = chain.second.poll_verdict() else { panic!("a verdict is ready") };
+    let slots = chain.second.delegate(grant);
+    chain.first.handle_verdict(of_first, Ok(slots), ms(2000));
+    let Some((_, Verdict::Go(grant))) = chain.first.poll_verdict() else { panic!("a verdict is ready") };
     assert_eq!(grant.held.len(), 1);
     // The third learnt of that ask too, as the second's; its events are dropped.
-    while chain.0[1].poll_event().is_some() {}
-    chain.0[0].give_back(grant, ms(2001));
+    while chain.second.poll_event().is_some() {}
+    chain.first.give_back(grant);
     chain.forward(ms(2001));
-    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2001)).taken, 0);
+    assert_eq!(chain.third.usage(LimitId(0), Key(0), ms(2001)).taken, 0);
 }
 
 #[test]
@@ -80,10 +83,10 @@ fn the_end_of_the_first_is_heard_of_by_the_third() {
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(_grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
     let mut chain = Chain::from(first, ms(1));
-    chain.0[1].remote_lost(ms(10));
+    chain.second.remote_lost(ms(10));
     chain.forward(ms(10));
-    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2009)).taken, 1);
-    assert_eq!(chain.0[2].usage(LimitId(0), Key(0), ms(2010)).taken, 0);
+    assert_eq!(chain.third.usage(LimitId(0), Key(0), ms(2009)).taken, 1);
+    assert_eq!(chain.third.usage(LimitId(0), Key(0), ms(2010)).taken, 0);
 }
 
 /// Number of slots granted at once.
@@ -125,50 +128,29 @@ fn failed_attempts_that_have_not_settled_are_as_open_as_before() {
 }
 
 #[test]
-fn what_is_written_after_the_windows_were_given_away_is_of_no_account() {
-    let patient = |requests| Limit { max_wait: Duration::from_secs(1000), ..limit(requests, 100_000, Kind::Sliding) };
-    let mut first = Locker::new(vec![patient(100), patient(1)]);
-    first.begin_persisting(JournalStart::Fresh, ms(0));
-    let write = |locker: &mut Locker, now: Time| {
-        while let Some(record) = locker.poll_record(now) {
-            match record {
-                JournalRecord::Limits => locker.limits_written(),
-                JournalRecord::Window(_, written) => locker.records_written([written], now),
-                JournalRecord::Dropped(..) => {}
-            }
-        }
-    };
-    write(&mut first, ms(0));
-    let both = [claim(0, 0, 1), claim(1, 0, 1)];
-    // This request fills the second window; its slots may have to be written first.
-    let went = first.ask(&ask(&both, 1), ms(1));
-    write(&mut first, ms(1));
-    let _grant = match went {
-        Verdict::Go(grant) => grant,
-        Verdict::Wait(..) => match drain(&mut first).pop() {
-            Some((_, Verdict::Go(grant))) => grant,
-            other => panic!("{other:?}"),
-        },
-        Verdict::Sorry(sorry) => panic!("{sorry:?}"),
-    };
-    write(&mut first, ms(1));
-    let verdict = first.ask(&ask(&both, 2), ms(2));
-    let Verdict::Wait(ticket, _) = verdict else { panic!("the second is full: {verdict:?}") };
-    // The disk is slow.
-    let (mut writing, mut taken) = (Vec::new(), Vec::new());
-    for n in 0..60 {
-        taken.push(first.ask(&ask(&[claim(0, 0, 1)], 3), ms(3 + n)));
-        writing.extend(std::iter::from_fn(|| first.poll_record(ms(3 + n))));
+fn a_waiter_of_before_the_hand_over_stays_in_line_until_it_leaves_or_has_a_verdict() {
+    let mut first = Locker::new(vec![limit(1, 1000, Kind::Sliding)]);
+    let claims = [claim(0, 0, 1)];
+    let Verdict::Go(grant) = first.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
+    let mut tickets = Vec::new();
+    for caller in [2, 3] {
+        let Verdict::Wait(ticket, _) = first.ask(&ask(&claims, caller), ms(1)) else { panic!("it is full") };
+        tickets.push(ticket);
     }
-    let written = writing.iter().find_map(|record| match record {
-        JournalRecord::Window(_, written) => Some(*written),
-        JournalRecord::Limits | JournalRecord::Dropped(..) => None,
-    });
-    let written = written.expect("more of the first window is to be written");
-    first.hand_over(ms(100));
-    first.leave(ticket, ms(101));
-    first.records_written([written], ms(102));
-    first.end_persisting(ms(103));
+    let mut first = first.hand_over(ms(2));
+    let Verdict::Wait(asked, None) = first.ask(&ask(&claims, 4), ms(3)) else { panic!("it cannot know") };
+    assert_eq!(first.orphaned_tickets(), [tickets[0], tickets[1], asked]);
+    first.give_back(grant);
+    first.leave(tickets[0]);
+    let sorry = Sorry { reason: RefusalReason::TimedOut, limit: LimitId(0), until: ms(5), exact: false };
+    first.handle_verdict(tickets[1], Err(sorry), ms(4));
+    assert!(matches!(first.poll_verdict(), Some((told, Verdict::Sorry(why))) if told == tickets[1] && why == sorry));
+    assert_eq!(first.orphaned_tickets(), [asked]);
+    let events: Vec<Event> = std::iter::from_fn(|| first.poll_event()).collect();
+    let [Event::Ask { ticket, .. }, Event::GiveBack { cost: 1, .. }, Event::Leave(left)] = events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((ticket, left), (asked, tickets[0]));
 }
 
 #[test]

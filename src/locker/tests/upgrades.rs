@@ -13,7 +13,7 @@ use super::*;
 
 /// The locker that handed its windows over, with its remaining waiters and requests.
 struct OldProcess {
-    locker: Locker,
+    forwarder: Forwarder,
     waiting: Vec<WorldWaiter>,
     sent: Vec<SentRequest>,
     /// Events that it has sent and that are not delivered yet.
@@ -36,11 +36,10 @@ impl LockerWorld {
         let mut next = Locker::restore(snapshot, Shutdown::HandOver, WALL, self.now);
         assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
         next.hold();
-        let mut old = std::mem::replace(&mut self.locker, next);
-        old.hand_over(self.now);
+        let forwarder = std::mem::replace(&mut self.locker, next).hand_over(self.now);
         self.changed = true;
         let old = OldProcess {
-            locker: old,
+            forwarder,
             waiting: std::mem::take(&mut self.waiting),
             sent: std::mem::take(&mut self.sent),
             sent_events: waiters.into(),
@@ -61,7 +60,7 @@ impl Upgrade {
     /// Delivers the next event of the old process to the new one.
     fn deliver(&mut self) {
         let now = self.world.now;
-        while let Some(event) = self.old.locker.poll_event() {
+        while let Some(event) = self.old.forwarder.poll_event() {
             self.old.sent_events.push_back(event);
         }
         let Some(event) = self.old.sent_events.pop_front() else { return };
@@ -73,7 +72,7 @@ impl Upgrade {
                 match locker.ask(&ask, now) {
                     Verdict::Wait(new_ticket, _) => drop(self.old.remote_waiters.insert(new_ticket, ticket)),
                     Verdict::Go(grant) => self.grant(ticket, grant),
-                    Verdict::Sorry(sorry) => self.old.locker.handle_verdict(ticket, Err(sorry), now),
+                    Verdict::Sorry(sorry) => self.old.forwarder.handle_verdict(ticket, Err(sorry), now),
                 }
             }
             Event::Leave(ticket) => {
@@ -100,7 +99,7 @@ impl Upgrade {
         let claims: Vec<Claim> = self.claims_of(ticket);
         self.world.check_grant(&claims);
         let slots = self.world.locker.delegate(grant);
-        self.old.locker.handle_verdict(ticket, Ok(slots), self.world.now);
+        self.old.forwarder.handle_verdict(ticket, Ok(slots), self.world.now);
     }
 
     fn claims_of(&self, ticket: Ticket) -> Vec<Claim> {
@@ -117,11 +116,11 @@ impl Upgrade {
             };
             match verdict {
                 Verdict::Go(grant) => self.grant(old_ticket, grant),
-                Verdict::Sorry(sorry) => self.old.locker.handle_verdict(old_ticket, Err(sorry), self.world.now),
+                Verdict::Sorry(sorry) => self.old.forwarder.handle_verdict(old_ticket, Err(sorry), self.world.now),
                 Verdict::Wait(..) => panic!("seed {}", self.world.seed),
             }
         }
-        while let Some((ticket, verdict)) = self.old.locker.poll_verdict() {
+        while let Some((ticket, verdict)) = self.old.forwarder.poll_verdict() {
             let at = self.old.waiting.iter().position(|waiting| waiting.ticket == ticket);
             let waiting = self.old.waiting.swap_remove(at.unwrap_or_else(|| panic!("seed {}", self.world.seed)));
             if let Verdict::Go(grant) = verdict {
@@ -141,7 +140,7 @@ impl Upgrade {
                 let point = [SettlePoint::Sent, SettlePoint::Answered, SettlePoint::Failed]
                     [self.world.rng.range(0, 3) as usize];
                 let sent = &mut self.old.sent[picked];
-                self.old.locker.settle(&mut sent.grant, point, now);
+                self.old.forwarder.settle(&mut sent.grant, point, now);
                 for item in &sent.items {
                     settle_item(&mut self.world.oracle.items[*item], &limits, point, now);
                 }
@@ -152,21 +151,21 @@ impl Upgrade {
                     item.cost = 0;
                     item.settled = Some(now);
                 });
-                self.old.locker.give_back(sent.grant, now);
+                self.old.forwarder.give_back(sent.grant);
             }
             (4, Some(picked)) => {
                 let sent = self.old.sent.swap_remove(picked);
                 self.end(&sent.items, |item| settle_item(item, &limits, SettlePoint::Failed, now));
-                self.old.locker.finish(sent.grant, now);
+                self.old.forwarder.finish(sent.grant, now);
             }
             (5, _) if !self.old.waiting.is_empty() => {
                 let picked = self.world.rng.range(0, self.old.waiting.len() as u64) as usize;
                 let left = self.old.waiting.swap_remove(picked);
-                self.old.locker.leave(left.ticket, now);
+                self.old.forwarder.leave(left.ticket);
             }
             _ => {
                 let claims = self.world.claims();
-                let verdict = self.old.locker.ask(&ask(&claims, self.world.rng.range(0, 3)), now);
+                let verdict = self.old.forwarder.ask(&ask(&claims, self.world.rng.range(0, 3)), now);
                 let Verdict::Wait(ticket, None) = verdict else { panic!("seed {}: {verdict:?}", self.world.seed) };
                 self.old.number += 1;
                 self.old.waiting.push(WorldWaiter { ticket, claims, number: self.old.number });
@@ -206,21 +205,21 @@ impl Upgrade {
     fn finish_all(mut self) -> u64 {
         let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
         while let Some(waiting) = self.old.waiting.pop() {
-            self.old.locker.leave(waiting.ticket, now);
+            self.old.forwarder.leave(waiting.ticket);
         }
         while let Some(sent) = self.old.sent.pop() {
             self.end(&sent.items, |item| settle_item(item, &limits, SettlePoint::Failed, now));
-            self.old.locker.finish(sent.grant, now);
+            self.old.forwarder.finish(sent.grant, now);
         }
         loop {
             self.deliver();
-            if self.old.sent_events.is_empty() && !self.old.locker.has_events() {
+            if self.old.sent_events.is_empty() && !self.old.forwarder.has_events() {
                 break;
             }
         }
         // Verdicts on waiters that left meanwhile are returned once more.
         self.drain_verdicts();
-        while self.old.locker.has_events() || !self.old.sent_events.is_empty() {
+        while self.old.forwarder.has_events() || !self.old.sent_events.is_empty() {
             self.deliver();
         }
         self.world.run_until_idle();

@@ -152,6 +152,21 @@ impl Window {
         window
     }
 
+    /// Record of its counters, with `open` slots that have not settled. A log of more than `max_log` entries is shortened to
+    /// that.
+    pub(crate) fn record(&self, rule: &WindowRule, open: u32, max_log: usize) -> WindowRecord {
+        WindowRecord {
+            limit: self.limit,
+            key: self.key,
+            log: self.short_log(rule, max_log),
+            late: Vec::new(),
+            open,
+            flying: self.flying,
+            tat: self.tat(),
+            paused: self.paused(),
+        }
+    }
+
     /// Drops whatever no longer counts. Must be called with the same `now` before any of the queries below.
     #[inline]
     pub(crate) fn expire(&mut self, rule: &WindowRule, now: Time) {
