@@ -4,66 +4,75 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
+use super::api::{Ask, Grant, LimitId, RefusalReason, Sorry, Verdict};
 use super::caller_backlogs::CallerOrder;
+use super::counters::Counters;
 use super::decide::{ClaimCheck, ClaimChecks};
-use super::queue::{DequeueReason, Location, Waiter, WindowDemand};
+use super::overflow::displaces;
+use super::queue::{DequeueReason, Location, Queue, Waiter, WindowDemand};
 use super::queue_position::QueuePosition;
-use super::{Grant, Locker};
+use super::window_table::WindowTable;
 use crate::time::Time;
 
 /// How long a request that would not wait for a slot waits at most until its slot is written down, or until a locker that is
 /// held is released.
 const MAX_WRITE_WAIT: Duration = Duration::from_secs(1);
 
-impl Locker {
+impl Queue {
     /// Puts a request that cannot go at once in line, if it may and will wait.
-    pub(super) fn try_enqueue(&mut self, ask: &Ask<'_>, checks: ClaimChecks, now: Time) -> Verdict {
+    pub(super) fn try_enqueue(
+        &mut self,
+        counters: &mut Counters,
+        ask: &Ask<'_>,
+        checks: ClaimChecks,
+        now: Time,
+    ) -> Verdict {
         if !ask.kind.was_queued()
-            && let Some(sorry) = self.refuse_before_queueing(ask, &checks, now)
+            && let Some(sorry) = self.refuse_before_queueing(counters, ask, &checks, now)
         {
             return Verdict::Sorry(sorry);
         }
         let mut waiter = self.waiter(ask, now);
-        self.resolve_demands(&mut waiter, now);
-        waiter.deadline = self.deadline(&waiter);
-        let is_blocked =
-            checks.iter().any(|check| !check.room && !check.awaits_io && !self.limits.rules[check.limit.at()].dry_run);
-        let is_held = self.held && !is_blocked;
+        self.resolve_demands(counters, &mut waiter, now);
+        waiter.deadline = counters.limits.deadline(&waiter);
+        let is_blocked = checks
+            .iter()
+            .any(|check| !check.room && !check.awaits_io && !counters.limits.rules[check.limit.at()].dry_run);
+        let is_held = self.is_held && !is_blocked;
         if is_held || checks.iter().any(|check| check.awaits_io) {
             // It waits for nobody's slot, only for its own to be written down, or for the locker to be released.
             waiter.deadline = waiter.deadline.max(now + MAX_WRITE_WAIT);
         }
         if is_blocked {
-            self.assign_position(&mut waiter);
-            let forecast = self.forecast(&waiter, now);
+            self.assign_position(counters, &mut waiter);
+            let forecast = self.forecast(counters, &waiter, now);
             let was_queued = ask.kind.was_queued();
             if waiter.deadline <= now || forecast.at > waiter.deadline && !was_queued {
                 let reason = if was_queued { RefusalReason::TimedOut } else { RefusalReason::TooLong };
                 return Verdict::Sorry(forecast.to_sorry(reason, now));
             }
         }
-        let id = self.queue.waiters.insert(waiter);
-        let ticket = self.queue.ticket(id);
+        let id = self.waiters.insert(waiter);
+        let ticket = self.ticket(id);
         if is_held {
-            self.queue.held_waiters.push(ticket);
+            self.held_waiters.push(ticket);
         }
-        self.enqueue(id);
-        self.dispatch(now);
+        self.enqueue(counters, id);
+        self.dispatch(counters, now);
         if let Some(verdict) = self.outbox.take(ticket) {
             return verdict;
         }
-        let forecast = self.forecast(&self.queue.waiters[id], now);
+        let forecast = self.forecast(counters, &self.waiters[id], now);
         if !ask.kind.was_queued()
-            && let Some((reason, limit)) = self.refuse_after_queueing(id, now)
+            && let Some((reason, limit)) = self.refuse_after_queueing(counters, id, now)
         {
-            let sorry = forecast.to_sorry(self.refusal_reason(id, reason), now);
-            self.remove_waiter(id);
-            self.dispatch(now);
+            let sorry = forecast.to_sorry(self.refusal_reason(counters, id, reason), now);
+            self.remove_waiter(counters, id, now);
+            self.dispatch(counters, now);
             return Verdict::Sorry(Sorry { limit: limit.unwrap_or(sorry.limit), ..sorry });
         }
         // Another may have been dropped for it.
-        self.dispatch(now);
+        self.dispatch(counters, now);
         if let Some(verdict) = self.outbox.take(ticket) {
             return verdict;
         }
@@ -71,15 +80,21 @@ impl Locker {
     }
 
     /// The refusals that a look at the windows is enough for.
-    fn refuse_before_queueing(&self, ask: &Ask<'_>, checks: &[ClaimCheck], now: Time) -> Option<Sorry> {
+    fn refuse_before_queueing(
+        &self,
+        counters: &Counters,
+        ask: &Ask<'_>,
+        checks: &[ClaimCheck],
+        now: Time,
+    ) -> Option<Sorry> {
         for (claim, check) in ask.claims.iter().zip(checks) {
-            let rule = &self.limits.rules[check.limit.at()];
+            let rule = &counters.limits.rules[check.limit.at()];
             if check.room || check.awaits_io || rule.dry_run {
                 continue;
             }
-            let Some(queue) = check.window.and_then(|found| self.table.queue(found)) else { continue };
-            if queue.waiting >= rule.max_waiting && !self.displaces(ask, queue, rule) {
-                return Some(self.sorry_at(claim, check.window, RefusalReason::QueueFull, now));
+            let Some(queue) = check.window.and_then(|found| counters.table.queue(found)) else { continue };
+            if queue.waiting >= rule.max_waiting && !displaces(ask, queue, rule) {
+                return Some(counters.sorry_at(claim, check.window, RefusalReason::QueueFull, now));
             }
         }
         None
@@ -87,52 +102,52 @@ impl Locker {
 
     /// The refusals of one who has joined the line and was not let through, and by which limit if that is not the one that keeps
     /// it longest. If it stays where as many wait as may, another is refused.
-    fn refuse_after_queueing(&mut self, id: u32, now: Time) -> Option<(RefusalReason, Option<LimitId>)> {
-        let waiter = &self.queue.waiters[id];
-        let blocked_at = match self.queue.groups[waiter.group].location {
+    fn refuse_after_queueing(
+        &mut self,
+        counters: &mut Counters,
+        id: u32,
+        now: Time,
+    ) -> Option<(RefusalReason, Option<LimitId>)> {
+        let waiter = &self.waiters[id];
+        let blocked_at = match self.groups[waiter.group].location {
             Location::Queued(window, _) | Location::Deferred(window, _) => Some(window),
             Location::Detached => None,
         };
         for demand in &waiter.demands {
-            let rule = &self.limits.rules[demand.limit.at()];
-            if rule.refuses && blocked_at == Some(demand.window) && !self.awaits_io(demand, now) {
+            let rule = &counters.limits.rules[demand.limit.at()];
+            if rule.refuses && blocked_at == Some(demand.window) && !counters.awaits_io(demand, now) {
                 return Some((RefusalReason::Full, None));
             }
         }
         if waiter.deadline <= now {
             return Some((RefusalReason::TooLong, None));
         }
-        self.make_room(id, now).err().map(|limit| (RefusalReason::QueueFull, Some(limit)))
+        self.make_room(counters, id, now).err().map(|limit| (RefusalReason::QueueFull, Some(limit)))
     }
 
     /// Why a waiter is refused; where the store cannot be asked, that is why.
-    pub(super) fn refusal_reason(&self, id: u32, reason: RefusalReason) -> RefusalReason {
-        let lost = self.queue.waiters[id].demands.iter().any(|demand| self.limits.rules[demand.limit.at()].store_lost);
+    pub(super) fn refusal_reason(&self, counters: &Counters, id: u32, reason: RefusalReason) -> RefusalReason {
+        let lost = self.waiters[id].demands.iter().any(|demand| counters.limits.rules[demand.limit.at()].store_lost);
         if lost { RefusalReason::StoreLost } else { reason }
     }
 
     /// Whether a waiter would go if what it takes were written down.
-    fn awaits_disk(&self, id: u32, now: Time) -> bool {
-        let demands = &self.queue.waiters[id].demands;
-        let mut written = demands.iter().filter(|demand| !self.limits.rules[demand.limit.at()].store_managed);
-        written.any(|demand| self.awaits_io(demand, now))
-    }
-
-    /// Whether a window keeps somebody back only until something of it is written down.
-    pub(super) fn awaits_io(&self, demand: &WindowDemand, now: Time) -> bool {
-        self.table.window(demand.window).awaits_io(&self.limits.rules[demand.limit.at()], demand.cost, now)
+    fn awaits_disk(&self, counters: &Counters, id: u32, now: Time) -> bool {
+        let demands = &self.waiters[id].demands;
+        let mut written = demands.iter().filter(|demand| !counters.limits.rules[demand.limit.at()].store_managed);
+        written.any(|demand| counters.awaits_io(demand, now))
     }
 
     fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
-        self.queue.seq += 1;
+        self.seq += 1;
         let arrived = ask.arrived.map_or(now, |at| at.min(now));
         Waiter {
             claims: ask.claims.iter().copied().collect(),
             demands: SmallVec::new(),
             caller: ask.caller,
             urgency: ask.urgency.min(7),
-            caller_order: CallerOrder { urgency: 0, arrived, seq: self.queue.seq, id: u32::MAX },
-            position: QueuePosition { priority: 0, turn: 0, arrived, seq: self.queue.seq },
+            caller_order: CallerOrder { urgency: 0, arrived, seq: self.seq, id: u32::MAX },
+            position: QueuePosition { priority: 0, turn: 0, arrived, seq: self.seq },
             effective_arrival: arrived,
             slots: 0,
             takes_turns: false,
@@ -144,23 +159,23 @@ impl Locker {
     }
 
     /// Finds or makes the windows that a waiter needs. Whether there may be so many keys was asked before.
-    pub(super) fn resolve_demands(&mut self, waiter: &mut Waiter, now: Time) {
+    pub(super) fn resolve_demands(&mut self, counters: &mut Counters, waiter: &mut Waiter, now: Time) {
         waiter.demands.clear();
         for claim in &waiter.claims {
-            if self.limits.rules[claim.limit.at()].dry_run {
+            if counters.limits.rules[claim.limit.at()].dry_run {
                 continue;
             }
-            let found = self.table.find(claim.limit, claim.key);
-            let window = found.unwrap_or_else(|| self.create_window(claim.limit, claim.key, now));
+            let found = counters.table.find(claim.limit, claim.key);
+            let window = found.unwrap_or_else(|| counters.create_window(claim.limit, claim.key, now));
             waiter.demands.push(WindowDemand { window, limit: claim.limit, cost: claim.cost });
         }
-        self.choose_primary(&mut waiter.demands);
+        self.choose_primary(&counters.table, &mut waiter.demands);
     }
 
     /// Puts a window first of those of the first limit. A request may count under several keys of one limit, and its caller may
     /// have made one of them up: with that for its home it would take no turns. So the home is the window with the longest
     /// line, unless others wait for the same windows already: those that need the same wait in one lane, in one order.
-    fn choose_primary(&self, demands: &mut [WindowDemand]) {
+    fn choose_primary(&self, table: &WindowTable, demands: &mut [WindowDemand]) {
         let Some(first) = demands.first().map(|demand| demand.limit) else { return };
         let of_first = demands.iter().take_while(|demand| demand.limit == first).count();
         if of_first <= 1 {
@@ -170,42 +185,36 @@ impl Locker {
         demands[..of_first].sort_unstable_by_key(|demand| demand.window);
         for primary in 0..of_first {
             demands[..=primary].rotate_right(1);
-            if self.queue.group_of(demands).is_some() {
+            if self.group_of(demands).is_some() {
                 return;
             }
             demands[..=primary].rotate_left(1);
         }
-        let waiting = |demand: &WindowDemand| self.table.window(demand.window).queue().map_or(0, |queue| queue.waiting);
+        let waiting = |demand: &WindowDemand| table.window(demand.window).queue().map_or(0, |queue| queue.waiting);
         // Of equal ones the first.
         let primary = (0..of_first).rev().max_by_key(|at| waiting(&demands[*at])).unwrap_or(0);
         demands[..=primary].rotate_right(1);
     }
 
-    pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
-        let of_limit =
-            |demand: &WindowDemand| waiter.caller_order.arrived + self.limits.rules[demand.limit.at()].max_wait;
-        waiter.demands.iter().map(of_limit).fold(waiter.caller_deadline, Time::min)
-    }
-
     /// A waiter leaves without having gone.
-    pub(super) fn remove_waiter(&mut self, id: u32) {
-        self.dequeue(id, DequeueReason::Left);
-        self.queue.waiters.remove(id);
+    pub(super) fn remove_waiter(&mut self, counters: &mut Counters, id: u32, now: Time) {
+        self.dequeue(counters, id, DequeueReason::Left, now);
+        self.waiters.remove(id);
     }
 
     /// A waiter goes: all its slots are taken.
-    pub(super) fn grant_waiter(&mut self, id: u32, now: Time) {
-        let ticket = self.queue.ticket(id);
-        self.dequeue(id, DequeueReason::Granted);
-        let Some(waiter) = self.queue.waiters.remove(id) else { return };
-        self.advance_caller(&waiter);
+    pub(super) fn grant_waiter(&mut self, counters: &mut Counters, id: u32, now: Time) {
+        let ticket = self.ticket(id);
+        self.dequeue(counters, id, DequeueReason::Granted, now);
+        let Some(waiter) = self.waiters.remove(id) else { return };
+        self.advance_caller(&mut counters.table, &waiter);
         let mut grant = Grant::default();
         for claim in &waiter.claims {
-            let rule = &self.limits.rules[claim.limit.at()];
-            let window = self.table.find(claim.limit, claim.key);
+            let rule = &counters.limits.rules[claim.limit.at()];
+            let window = counters.table.find(claim.limit, claim.key);
             let room = match window {
                 Some(found) if rule.dry_run => {
-                    let window = self.table.window_mut(found);
+                    let window = counters.table.window_mut(found);
                     window.expire(rule, now);
                     window.fits(rule, claim.cost, now)
                 }
@@ -213,43 +222,44 @@ impl Locker {
                 None => rule.live < rule.max_keys,
             };
             let check = ClaimCheck { window, limit: claim.limit, room, awaits_io: false };
-            self.take_claim(&mut grant, claim, check, now);
+            counters.take_claim(&mut grant, claim, check, now);
             if let Some(window) = window {
-                self.return_unwanted(window);
+                counters.return_unwanted(window, now);
             }
         }
         self.outbox.push(ticket, Verdict::Go(grant));
     }
 
     /// Refuses the waiters whose patience ends.
-    pub(super) fn expire_deadlines(&mut self, now: Time) {
-        while let Some(&(deadline, id)) = self.queue.deadlines.first()
+    pub(super) fn expire_deadlines(&mut self, counters: &mut Counters, now: Time) {
+        while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
         {
-            let reason = if self.awaits_disk(id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
-            let reason = self.refusal_reason(id, reason);
-            let sorry = self.forecast(&self.queue.waiters[id], now).to_sorry(reason, now);
-            let ticket = self.queue.ticket(id);
-            self.remove_waiter(id);
+            let reason =
+                if self.awaits_disk(counters, id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
+            let reason = self.refusal_reason(counters, id, reason);
+            let sorry = self.forecast(counters, &self.waiters[id], now).to_sorry(reason, now);
+            let ticket = self.ticket(id);
+            self.remove_waiter(counters, id, now);
             self.outbox.push(ticket, Verdict::Sorry(sorry));
         }
     }
 
     /// The locker is not held any more: whoever waited for that and has not gone is as patient as its limits say.
-    pub(super) fn end_hold(&mut self, now: Time) {
-        for ticket in std::mem::take(&mut self.queue.held_waiters) {
-            if !self.queue.contains(ticket) {
+    pub(super) fn end_hold(&mut self, counters: &mut Counters, now: Time) {
+        for ticket in std::mem::take(&mut self.held_waiters) {
+            if !self.contains(ticket) {
                 continue;
             }
-            let waiter = &self.queue.waiters[ticket.index];
-            let (before, own_deadline) = (waiter.deadline, self.deadline(waiter));
-            if own_deadline < before && !waiter.demands.iter().any(|demand| self.awaits_io(demand, now)) {
-                self.queue.deadlines.remove(&(before, ticket.index));
-                self.queue.deadlines.insert((own_deadline, ticket.index));
-                self.queue.waiters[ticket.index].deadline = own_deadline;
+            let waiter = &self.waiters[ticket.index];
+            let (before, own_deadline) = (waiter.deadline, counters.limits.deadline(waiter));
+            if own_deadline < before && !waiter.demands.iter().any(|demand| counters.awaits_io(demand, now)) {
+                self.deadlines.remove(&(before, ticket.index));
+                self.deadlines.insert((own_deadline, ticket.index));
+                self.waiters[ticket.index].deadline = own_deadline;
             }
         }
-        self.expire_deadlines(now);
-        self.dispatch(now);
+        self.expire_deadlines(counters, now);
+        self.dispatch(counters, now);
     }
 }

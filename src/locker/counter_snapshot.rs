@@ -106,16 +106,6 @@ impl Snapshot {
 }
 
 impl Locker {
-    /// Limits in the form that a crash must find on disk: as in [`Locker::snapshot`], but a limit counts as full until its
-    /// windows are written.
-    pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
-        let mut all = self.limits.snapshots();
-        for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {
-            limit_snapshot.unknown.extend(self.full_until(id).map(|until| (until, UnknownSlots::all(until).slots)));
-        }
-        all
-    }
-
     /// Complete snapshot at `now`. Unsettled slots count as open, except those of failed attempts, which have a known
     /// settle time.
     pub fn snapshot(&mut self, now: Time) -> Snapshot {
@@ -124,7 +114,7 @@ impl Locker {
         for Reverse(later) in &self.late_settles {
             late.entry(later.window).or_default().push((later.at, later.cost));
         }
-        Snapshot::of(&self.limits, &mut self.table, late, &self.wall, now)
+        Snapshot::of(&self.counters.limits, &mut self.counters.table, late, &self.wall, now)
     }
 
     /// A locker that continues from the snapshot of an earlier one. Slots that were open count as settled at `now`.
@@ -149,9 +139,9 @@ impl Locker {
         let is_written_here = !(limit.shared || limit.dry_run && in_force);
         self.add(limit);
         if !in_force {
-            self.limits.retired.insert(id);
+            self.counters.limits.retired.insert(id);
         }
-        let rule = &mut self.limits.rules[id.at()];
+        let rule = &mut self.counters.limits.rules[id.at()];
         rule.since = since;
         rule.lingers = lingers;
         let settled = rule.settled_at_end(now);
@@ -180,7 +170,7 @@ impl Locker {
 
     /// Inserts a window from its record, unless nothing of it counts any more.
     fn restore_window(&mut self, record: WindowRecord, shutdown: Shutdown, now: Time) {
-        let Some(rule) = self.limits.rules.get_mut(record.limit.at()) else { return };
+        let Some(rule) = self.counters.limits.rules.get_mut(record.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
         let window = match shutdown {
             // The logs of these windows contain the unknown slots already.
@@ -200,11 +190,11 @@ impl Locker {
             self.remote_holdings.restore(record.limit, record.key, holding);
         }
         rule.live += 1;
-        let index = self.table.insert(window);
-        self.table.window_mut(index).set_persisted();
+        let index = self.counters.table.insert(window);
+        self.counters.table.window_mut(index).set_persisted();
         for (at, cost) in record.late {
             let at = at.max(now);
-            let window = self.table.window_mut(index);
+            let window = self.counters.table.window_mut(index);
             window.unsettled += cost;
             let generation = window.generation;
             self.settle_at(at, index, generation, cost);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::Locker;
-use super::api::{Claim, Grant, HeldSlots, Key, LimitId, RefusalReason, Sorry};
+use super::api::{Claim, Grant, HeldSlots, LimitId, RefusalReason, Sorry};
+use super::counters::Counters;
 use super::window::Window;
 use crate::time::Time;
 
@@ -31,7 +31,7 @@ pub(super) struct ClaimCheck {
 
 pub(super) type ClaimChecks = SmallVec<[ClaimCheck; 2]>;
 
-impl Locker {
+impl Counters {
     /// Looks at every window of an ask, and changes none.
     pub(super) fn check_claims(
         &mut self,
@@ -120,7 +120,7 @@ impl Locker {
             self.request_write(found);
         }
         if store_managed {
-            self.queue_refill(found);
+            self.sharing.queue_refill(&self.limits, &mut self.table, found, now);
         }
     }
 
@@ -133,13 +133,5 @@ impl Locker {
             let until = opening.unwrap_or(now + Duration::from_nanos(rule.span)).max(now + Duration::from_millis(1));
             grant.dry_run_hit = Some(Box::new((claim.limit, until)));
         }
-    }
-
-    /// Gives a key its window.
-    pub(super) fn create_window(&mut self, limit: LimitId, key: Key, now: Time) -> u32 {
-        if self.table.live() == 0 {
-            self.next_sweep = now + self.slice_interval();
-        }
-        self.table.create(&mut self.limits.rules, limit, key, now)
     }
 }

@@ -1,11 +1,12 @@
 //! Lets waiters go: looks at the lines of windows that have news, and at lanes that have a new head.
 
-use super::Locker;
 use super::api::{LimitId, RefusalReason, Verdict};
-use super::queue::{Dirty, Location, Waiter, WindowDemand};
+use super::counters::Counters;
+use super::queue::{Dirty, Location, Queue, StoreAsk};
 use super::queue_position::{QueueEntry, QueuePosition, first};
 use super::window::Window;
 use super::window_queue::{GroupQueue, WindowQueue};
+use super::window_table::WindowTable;
 use crate::time::Time;
 
 /// What a look at a lane's head found.
@@ -20,66 +21,67 @@ enum GroupCheck {
     Reserved(u32, Option<Time>),
 }
 
-impl Locker {
+impl Queue {
     /// Something may have opened here, or become known.
-    pub(super) fn mark_dirty(&mut self, window: u32) {
-        let Some(queue) = self.table.queue(window) else { return };
+    pub(super) fn mark_dirty(&mut self, table: &WindowTable, window: u32) {
+        let Some(queue) = table.queue(window) else { return };
         let holder = queue.multi_limit.first().copied();
-        self.queue.dirty.push_back(Dirty::Window(window));
+        self.dirty.push_back(Dirty::Window(window));
         let Some((_, _, holder)) = holder else { return };
         // The claimant's start may have moved, which may let others go elsewhere.
-        for demand in &self.queue.waiters[holder].demands {
-            let queue = self.table.queue(demand.window);
+        for demand in &self.waiters[holder].demands {
+            let queue = table.queue(demand.window);
             if demand.window != window && queue.is_some_and(|queue| !queue.deferred.is_empty()) {
-                self.queue.dirty.push_back(Dirty::Window(demand.window));
+                self.dirty.push_back(Dirty::Window(demand.window));
             }
         }
     }
 
     /// All windows of a limit may have news.
-    pub(super) fn mark_limit_dirty(&mut self, limit: LimitId) {
-        for window in self.table.of_limit(limit) {
-            self.mark_dirty(window);
+    pub(super) fn mark_limit_dirty(&mut self, table: &WindowTable, limit: LimitId) {
+        for window in table.of_limit(limit) {
+            self.mark_dirty(table, window);
         }
     }
 
     /// Looks at the windows whose alarm has come.
-    pub(super) fn fire_wakeups(&mut self, now: Time) {
-        while let Some(&(at, window)) = self.queue.wakeups.first()
+    pub(super) fn fire_wakeups(&mut self, table: &mut WindowTable, now: Time) {
+        while let Some(&(at, window)) = self.wakeups.first()
             && at <= now
         {
-            self.queue.wakeups.pop_first();
-            if let Some(queue) = self.table.get_mut(window).and_then(|window| window.queue_mut()) {
+            self.wakeups.pop_first();
+            if let Some(queue) = table.get_mut(window).and_then(|window| window.queue_mut()) {
                 queue.wakeup = None;
             }
-            self.mark_dirty(window);
+            self.mark_dirty(table, window);
         }
     }
 
     /// Does all work that has come up. Afterwards nobody waits who may go, unless they are held.
-    pub(super) fn dispatch(&mut self, now: Time) {
-        if self.held {
-            return self.update_due();
+    pub(super) fn dispatch(&mut self, counters: &mut Counters, now: Time) {
+        if self.is_held {
+            return;
         }
-        while let Some(dirty) = self.queue.dirty.pop_front() {
+        while let Some(dirty) = self.dirty.pop_front() {
             match dirty {
-                Dirty::Window(window) => self.serve_window(window, now),
+                Dirty::Window(window) => self.serve_window(counters, window, now),
                 Dirty::Group(group) => {
-                    if let Location::Queued(window, _) | Location::Deferred(window, _) = self.detach(group) {
-                        self.queue.dirty.push_back(Dirty::Window(window));
+                    if let Location::Queued(window, _) | Location::Deferred(window, _) =
+                        self.detach(&mut counters.table, group)
+                    {
+                        self.dirty.push_back(Dirty::Window(window));
                     }
-                    self.serve_group(group, now);
+                    self.serve_group(counters, group, now);
                 }
             }
         }
-        self.update_due();
     }
 
     /// Looks at who waits at a window, in order, until the first in line is kept back by it.
-    fn serve_window(&mut self, window: u32, now: Time) {
+    fn serve_window(&mut self, counters: &mut Counters, window: u32, now: Time) {
         let mut blocked = None;
         let mut check_deferred = true;
-        while let Some(queue) = self.table.queue(window) {
+        while let Some(queue) = counters.table.queue(window) {
             let queued = queue.queued.first().filter(|(_, entry)| blocked != Some(entry.id));
             let deferred = queue.deferred.first().filter(|_| check_deferred);
             let (group, was_deferred) = match (queued, deferred) {
@@ -88,8 +90,8 @@ impl Locker {
                 (None, Some(deferred)) => (deferred.1.id, true),
                 (None, None) => break,
             };
-            self.detach(group);
-            let granted = self.serve_group(group, now);
+            self.detach(&mut counters.table, group);
+            let granted = self.serve_group(counters, group, now);
             // Another window may keep back what was held here; the next may go all the same.
             if granted == 0 && was_deferred && self.is_queued_at(group, window) {
                 check_deferred = false;
@@ -98,42 +100,42 @@ impl Locker {
                 blocked = Some(group);
             }
         }
-        self.set_wakeup(window, None, now);
+        self.set_wakeup(counters, window, None, now);
     }
 
     /// Whether a lane is in one of a window's lines.
     fn is_queued_at(&self, group: u32, window: u32) -> bool {
-        let location = self.queue.groups.get(group).map(|group| group.location);
+        let location = self.groups.get(group).map(|group| group.location);
         matches!(location, Some(Location::Queued(at, _) | Location::Deferred(at, _)) if at == window)
     }
 
     /// Lets a lane's waiters go as long as they may; then the lane waits where it is kept back. Returns how many went.
-    fn serve_group(&mut self, group: u32, now: Time) -> usize {
+    fn serve_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> usize {
         let mut granted = 0;
-        while self.queue.groups.get(group).is_some() {
-            match self.check_group(group, now) {
-                GroupCheck::Go(waiter) if self.postpone(waiter) => {}
-                GroupCheck::Go(waiter) => match self.find_substitute(waiter, now) {
-                    Some(other) => self.swap_positions(waiter, other),
+        while self.groups.get(group).is_some() {
+            match self.check_group(counters, group, now) {
+                GroupCheck::Go(waiter) if self.postpone(&mut counters.table, waiter) => {}
+                GroupCheck::Go(waiter) => match self.find_substitute(counters, waiter, now) {
+                    Some(other) => self.swap_positions(&mut counters.table, waiter, other),
                     None => {
-                        self.grant_waiter(waiter, now);
+                        self.grant_waiter(counters, waiter, now);
                         granted += 1;
                     }
                 },
-                GroupCheck::Blocked(window) if self.refuse_head(group, window, now) => {}
+                GroupCheck::Blocked(window) if self.refuse_head(counters, group, window, now) => {}
                 GroupCheck::Blocked(window) => {
-                    if self.limits.rules[self.table.window(window).limit.at()].store_managed {
-                        self.ask_store(group, window, now);
+                    if counters.limits.rules[counters.table.window(window).limit.at()].store_managed {
+                        self.ask_store(counters, group, window, now);
                     }
-                    self.attach(group, window, Location::Queued);
-                    self.set_wakeup(window, None, now);
+                    self.attach(&mut counters.table, group, window, Location::Queued);
+                    self.set_wakeup(counters, window, None, now);
                     break;
                 }
                 GroupCheck::Behind => break,
-                GroupCheck::Reserved(window, _) if self.refuse_head(group, window, now) => {}
+                GroupCheck::Reserved(window, _) if self.refuse_head(counters, group, window, now) => {}
                 GroupCheck::Reserved(window, start) => {
-                    self.attach(group, window, Location::Deferred);
-                    self.set_wakeup(window, start, now);
+                    self.attach(&mut counters.table, group, window, Location::Deferred);
+                    self.set_wakeup(counters, window, start, now);
                     break;
                 }
             }
@@ -141,45 +143,62 @@ impl Locker {
         granted
     }
 
+    /// The store is asked for slots for a lane that is kept back by a window whose slots are the store's to give.
+    fn ask_store(&mut self, counters: &mut Counters, group: u32, index: u32, now: Time) {
+        let found = &mut self.groups[group];
+        let Some((_, entry)) = first(&found.entries) else { return };
+        let Counters { limits, table, sharing, .. } = counters;
+        let window = table.window(index);
+        let rule = &limits.rules[window.limit.at()];
+        let demands = &self.waiters[entry.id].demands;
+        let cost = demands.iter().find(|demand| demand.window == index).map_or(1, |demand| demand.cost);
+        let is_known = window.lease_opens(rule, cost, now).is_some();
+        if is_known || rule.store_lost || sharing.current_ask(found.asks) != StoreAsk::Idle {
+            return;
+        }
+        let at = (window.store_opens_after(rule, cost).max(window.paused()) - sharing.lead_time(rule)).max(now);
+        sharing.ask_at(group, &mut found.asks, at);
+    }
+
     /// What comes of it that a window keeps a lane's head back: what is to be written down is asked for; whoever does not
     /// wait for slots, and has only waited for that, is refused. Whether it is.
-    fn refuse_head(&mut self, group: u32, window: u32, now: Time) -> bool {
-        let Some((_, entry)) = first(&self.queue.groups[group].entries) else { return false };
-        let waiter = &self.queue.waiters[entry.id];
+    fn refuse_head(&mut self, counters: &mut Counters, group: u32, window: u32, now: Time) -> bool {
+        let Some((_, entry)) = first(&self.groups[group].entries) else { return false };
+        let waiter = &self.waiters[entry.id];
         let Some(demand) = waiter.demands.iter().find(|demand| demand.window == window) else { return false };
-        let rule = &self.limits.rules[demand.limit.at()];
-        if self.awaits_io(demand, now) {
+        let rule = &counters.limits.rules[demand.limit.at()];
+        if counters.awaits_io(demand, now) {
             if !rule.store_managed {
-                self.request_write(window);
+                counters.request_write(window);
             }
             return false;
         }
         if rule.store_managed
-            && self.table.window(window).lease_opens(rule, demand.cost, now).is_some_and(|at| at > now)
+            && counters.table.window(window).lease_opens(rule, demand.cost, now).is_some_and(|at| at > now)
         {
             return false;
         }
         // Its own patience is over, but not the time that the writing may take.
-        let reason = match self.deadline(waiter) <= now && waiter.deadline > now {
+        let reason = match counters.limits.deadline(waiter) <= now && waiter.deadline > now {
             _ if rule.refuses => RefusalReason::Full,
             true => RefusalReason::TooLong,
             false => return false,
         };
-        let sorry = self.forecast(waiter, now).to_sorry(self.refusal_reason(entry.id, reason), now);
-        let ticket = self.queue.ticket(entry.id);
-        self.remove_waiter(entry.id);
+        let sorry = self.forecast(counters, waiter, now).to_sorry(self.refusal_reason(counters, entry.id, reason), now);
+        let ticket = self.ticket(entry.id);
+        self.remove_waiter(counters, entry.id, now);
         self.outbox.push(ticket, Verdict::Sorry(sorry));
         true
     }
 
     /// May the head of a lane go now?
-    fn check_group(&mut self, group: u32, now: Time) -> GroupCheck {
-        let (position, entry) = first(&self.queue.groups[group].entries).expect("a lane without waiters is dropped");
-        let waiter = &self.queue.waiters[entry.id];
+    fn check_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> GroupCheck {
+        let (position, entry) = first(&self.groups[group].entries).expect("a lane without waiters is dropped");
+        let waiter = &self.waiters[entry.id];
         let (mut contended, mut store_blocked) = (None, None);
         for demand in &waiter.demands {
-            let rule = &self.limits.rules[demand.limit.at()];
-            let window = self.table.window_mut(demand.window);
+            let rule = &counters.limits.rules[demand.limit.at()];
+            let window = counters.table.window_mut(demand.window);
             window.expire(rule, now);
             if !window.fits(rule, demand.cost, now) {
                 // The store is asked when nothing else keeps it back, so that what it grants can be used.
@@ -197,10 +216,10 @@ impl Locker {
         if let Some((window, _)) = store_blocked {
             return GroupCheck::Blocked(window);
         }
-        let reserved = self.delays_reservation(waiter, entry.id, group, now);
+        let reserved = self.delays_reservation(counters, waiter, entry.id, group, now);
         if contended.is_some() {
-            for window in self.queue.groups[group].windows.clone() {
-                if self.queues_behind(group, window, position, entry) {
+            for window in self.groups[group].windows.clone() {
+                if self.queues_behind(&mut counters.table, group, window, position, entry) {
                     return GroupCheck::Behind;
                 }
             }
@@ -212,105 +231,64 @@ impl Locker {
     }
 
     /// Whether others come first at a window; if so, the lane stays in its line.
-    fn queues_behind(&mut self, group: u32, window: u32, position: QueuePosition, entry: QueueEntry) -> bool {
-        let queue = self.table.window_mut(window).queue_or_new();
+    fn queues_behind(
+        &mut self,
+        table: &mut WindowTable,
+        group: u32,
+        window: u32,
+        position: QueuePosition,
+        entry: QueueEntry,
+    ) -> bool {
+        let queue = table.window_mut(window).queue_or_new();
         if queue.queued.is_empty() {
             return false;
         }
-        self.attach(group, window, Location::Queued);
-        let queue = self.table.window_mut(window).queue_or_new();
+        self.attach(table, group, window, Location::Queued);
+        let queue = table.window_mut(window).queue_or_new();
         let precedes = queue.queued.first() == Some((position, QueueEntry { id: group, ..entry }));
         if precedes {
-            self.detach(group);
+            self.detach(table, group);
         }
         !precedes
     }
 
-    /// Whether a waiter would make an older one that needs several windows later, before which it has no turn; where, and when
-    /// that one starts.
-    fn delays_reservation(&self, waiter: &Waiter, id: u32, group: u32, now: Time) -> Option<(u32, Option<Time>)> {
-        let age = (waiter.caller_order.arrived, waiter.caller_order.seq, id);
-        for demand in &waiter.demands {
-            let queue = self.table.window(demand.window).queue()?;
-            let Some(&first) = queue.multi_limit.first() else { continue };
-            let holder = &self.queue.waiters[first.2];
-            if first >= age || holder.group == group || precedes(waiter, holder) {
-                continue;
-            }
-            let start = self.earliest_start(holder, &[], now);
-            let start_after = self.earliest_start(holder, &waiter.demands, now);
-            let moves = match (start, start_after) {
-                (Some(start), Some(after)) => after > start,
-                (Some(_), None) => true,
-                (None, _) => self.reserves_slots(holder, now) && self.takes_slots_of(holder, &waiter.demands, now),
-            };
-            if moves {
-                return Some((demand.window, start));
-            }
-        }
-        None
-    }
-
-    /// When a waiter could start, if `is_earlier` were granted and settled now; `None` if unknown.
-    fn earliest_start(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> Option<Time> {
-        let mut start = now;
-        for demand in &waiter.demands {
-            start = start.max(self.opening_after(demand, before, now)?);
-        }
-        Some(start)
-    }
-
-    fn opening_after(&self, demand: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
-        let ahead = before.iter().find(|other| other.window == demand.window);
-        let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1));
-        let rule = &self.limits.rules[demand.limit.at()];
-        self.table.window(demand.window).opening(rule, slots, flights, demand.cost, now)
-    }
-
-    /// A claimant whose start is unknown keeps slots for itself once it has waited for longer than they take to open.
-    fn reserves_slots(&self, holder: &Waiter, now: Time) -> bool {
-        let spans = holder.demands.iter().map(|demand| self.limits.rules[demand.limit.at()].span);
-        u64::try_from(now.since(holder.caller_order.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
-    }
-
-    /// Whether `is_earlier` would take slots that are open and that the waiter needs.
-    fn takes_slots_of(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> bool {
-        waiter.demands.iter().any(|demand| {
-            self.opening_after(demand, &[], now) == Some(now) && self.opening_after(demand, before, now) != Some(now)
-        })
-    }
-
-    pub(super) fn attach(&mut self, group: u32, window: u32, location: fn(u32, QueuePosition) -> Location) {
-        let found = &mut self.queue.groups[group];
+    pub(super) fn attach(
+        &mut self,
+        table: &mut WindowTable,
+        group: u32,
+        window: u32,
+        location: fn(u32, QueuePosition) -> Location,
+    ) {
+        let found = &mut self.groups[group];
         let Some((position, entry)) = first(&found.entries) else { return };
         found.location = location(window, position);
         let primary = found.windows.first().copied().unwrap_or(window);
         let entry = QueueEntry { id: group, ..entry };
-        queue_at(self.table.window_mut(window), found.location).insert(primary, position, entry);
+        queue_at(table.window_mut(window), found.location).insert(primary, position, entry);
     }
 
     /// Takes a lane from where it waits, and says where that was.
-    pub(super) fn detach(&mut self, group: u32) -> Location {
-        let Some(found) = self.queue.groups.get_mut(group) else { return Location::Detached };
+    pub(super) fn detach(&mut self, table: &mut WindowTable, group: u32) -> Location {
+        let Some(found) = self.groups.get_mut(group) else { return Location::Detached };
         let location = std::mem::replace(&mut found.location, Location::Detached);
         if let Location::Queued(window, position) | Location::Deferred(window, position) = location {
             let primary = found.windows.first().copied().unwrap_or(window);
-            queue_at(self.table.window_mut(window), location).remove(primary, position);
+            queue_at(table.window_mut(window), location).remove(primary, position);
         }
         location
     }
 
     /// Sets the moment at which a window's line is looked at again: when its first can go, or when the
     /// claimant for whose sake others are held is to start.
-    fn set_wakeup(&mut self, window: u32, reserved_until: Option<Time>, now: Time) {
+    fn set_wakeup(&mut self, counters: &mut Counters, window: u32, reserved_until: Option<Time>, now: Time) {
         // Work that came up while the locker was held may be for a window that has been swept since.
-        let Some(found) = self.table.get(window) else { return };
+        let Some(found) = counters.table.get(window) else { return };
         let Some(queue) = found.queue() else { return };
         let opening = queue.queued.first().and_then(|(_, entry)| {
-            let group = &self.queue.groups[entry.id];
+            let group = &self.groups[entry.id];
             let (_, head) = first(&group.entries)?;
-            let demand = self.queue.waiters[head.id].demands.iter().find(|demand| demand.window == window)?;
-            found.opening(&self.limits.rules[demand.limit.at()], 0, 0, demand.cost, now)
+            let demand = self.waiters[head.id].demands.iter().find(|demand| demand.window == window)?;
+            found.opening(&counters.limits.rules[demand.limit.at()], 0, 0, demand.cost, now)
         });
         let current = queue.wakeup.filter(|_| !queue.deferred.is_empty());
         let times = [opening, reserved_until, current];
@@ -321,12 +299,12 @@ impl Locker {
             return;
         }
         if let Some(at) = wakeup {
-            self.queue.wakeups.remove(&(at, window));
+            self.wakeups.remove(&(at, window));
         }
         if let Some(at) = next {
-            self.queue.wakeups.insert((at, window));
+            self.wakeups.insert((at, window));
         }
-        self.table.window_mut(window).queue_or_new().wakeup = next;
+        counters.table.window_mut(window).queue_or_new().wakeup = next;
     }
 }
 
@@ -336,16 +314,6 @@ fn queue_at(window: &mut Window, location: Location) -> &mut GroupQueue {
         Location::Deferred(..) => &mut queue.deferred,
         Location::Queued(..) | Location::Detached => &mut queue.queued,
     }
-}
-
-/// Whether a waiter comes before another by the turns of the home that they share.
-fn precedes(one: &Waiter, other: &Waiter) -> bool {
-    let primary = |waiter: &Waiter| waiter.demands.first().map(|demand| demand.window);
-    let first = match one.position.priority == other.position.priority {
-        true => one.position < other.position,
-        false => (one.effective_arrival, one.position.seq) < (other.effective_arrival, other.position.seq),
-    };
-    first && primary(one) == primary(other)
 }
 
 fn is_earlier(one: &(QueuePosition, QueueEntry), other: &(QueuePosition, QueueEntry)) -> bool {

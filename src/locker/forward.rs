@@ -49,13 +49,13 @@ impl From<Locker> for Forwarder {
     fn from(locker: Locker) -> Forwarder {
         Forwarder {
             is_catching_up: locker.is_catching_up(),
-            limits: locker.limits,
-            table: locker.table,
+            limits: locker.counters.limits,
+            table: locker.counters.table,
             wall: locker.wall,
             queued: locker.queue.waiters,
             asked: Slab::new(),
             events: VecDeque::new(),
-            outbox: locker.outbox,
+            outbox: locker.queue.outbox,
             remote_holdings: locker.remote_holdings,
             last: locker.last,
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::api::LimitId;
 use super::limit::{Limit, Priority, ShareBy, WhenFull};
+use super::queue::{Waiter, WindowDemand};
 use super::wall_clock::WallClock;
 use super::window::WindowRule;
 use crate::time::Time;
@@ -67,6 +68,12 @@ impl LimitTable {
     pub(super) fn next_roll(&self) -> Time {
         let ends = self.ids.iter().map(|id| self.rules[id.at()].period.until);
         ends.min().unwrap_or(Time::NEVER)
+    }
+
+    /// The time at which a waiter's patience ends, by the limits that it waits for and its caller's own bound.
+    pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
+        let of_limit = |demand: &WindowDemand| waiter.caller_order.arrived + self.rules[demand.limit.at()].max_wait;
+        waiter.demands.iter().map(of_limit).fold(waiter.caller_deadline, Time::min)
     }
 
     /// Forgets the retired limits of which nothing counts any more: no window is alive, and nothing that no window shows may

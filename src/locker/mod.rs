@@ -12,6 +12,7 @@ mod admission;
 mod api;
 mod caller_backlogs;
 mod counter_snapshot;
+mod counters;
 mod decide;
 mod dispatch;
 mod fair_queue;
@@ -19,8 +20,10 @@ mod forecast;
 mod forward;
 mod forwarded_event;
 mod hash_index;
+mod journal_api;
 pub mod limit;
 mod limit_table;
+mod opening;
 mod outbox;
 mod overflow;
 mod persistence;
@@ -30,17 +33,18 @@ mod queue_position;
 mod reload_limits;
 mod remote;
 mod remote_holdings;
+mod reservation;
 mod review;
 mod settle;
 mod sharing;
 mod slab;
 mod stats;
+mod store_api;
 mod sweep;
 #[cfg(test)]
 mod tests;
 mod waiter_group;
 mod wall_clock;
-mod wall_updates;
 mod window;
 mod window_lists;
 mod window_queue;
@@ -48,7 +52,7 @@ mod window_record;
 mod window_table;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 pub use self::api::{
@@ -67,18 +71,14 @@ pub use self::stats::{LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
 pub use self::window_record::WindowRecord;
 
+use self::counters::Counters;
 use self::decide::{AskCheck, ClaimChecks};
-use self::limit_table::LimitTable;
-use self::outbox::Outbox;
-use self::persistence::WriteQueue;
 use self::queue::Queue;
 use self::remote_holdings::RemoteHoldings;
-use self::review::Review;
 use self::settle::LateSettle;
-use self::sharing::Sharing;
 use self::stats::callers_at;
 use self::wall_clock::WallClock;
-use self::window_table::WindowTable;
+use self::window::Algorithm;
 use crate::time::Time;
 
 /// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
@@ -86,24 +86,15 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
 /// All windows and all waiters of a gateway.
 ///
+/// Coordinates the two: [`Counters`] knows what is counted, [`Queue`] who waits for it. Owns besides what happens by itself as
+/// time goes on: late settles, the periods of the wall clock, and when either is due.
+///
 /// Every method that takes `now` accepts any value: one before the latest counts as the latest.
-/// After any call, `poll_verdict` is to be drained.
+/// After any call, `poll_verdict` must be drained.
 #[derive(Debug)]
 pub struct Locker {
-    limits: LimitTable,
-    table: WindowTable,
+    counters: Counters,
     queue: Queue,
-    outbox: Outbox,
-    /// Nobody goes who could wait, see [`Locker::hold`].
-    held: bool,
-    /// What is to be written down.
-    write_queue: WriteQueue,
-    /// Whose waiters are to be looked at again.
-    review: Review,
-    /// What the store is to be told and asked.
-    sharing: Sharing,
-    /// Whose word it is whether a request may pass a shared limit.
-    sharing_modes: HashMap<LimitId, SharingMode>,
     remote_holdings: RemoteHoldings,
     /// Failed attempts, which the origin may still count for a while.
     late_settles: BinaryHeap<Reverse<LateSettle>>,
@@ -113,7 +104,6 @@ pub struct Locker {
     due: Time,
     /// When a `calendar` period ends.
     next_roll: Time,
-    next_sweep: Time,
 }
 
 impl Locker {
@@ -125,22 +115,14 @@ impl Locker {
     /// As [`Locker::new`], with room for windows in chunks of this size, as a power of two.
     fn in_chunks(bits: u32, limits: Vec<Limit>) -> Locker {
         let mut locker = Locker {
-            limits: LimitTable::default(),
-            table: WindowTable::new(bits),
+            counters: Counters::new(bits),
             queue: Queue::new(),
-            outbox: Outbox::default(),
-            held: false,
-            write_queue: WriteQueue::default(),
-            review: Review::default(),
-            sharing: Sharing::new(),
-            sharing_modes: HashMap::new(),
             remote_holdings: RemoteHoldings::default(),
             late_settles: BinaryHeap::new(),
             wall: WallClock::default(),
             last: Time::START,
             due: Time::NEVER,
             next_roll: Time::NEVER,
-            next_sweep: Time::START,
         };
         for limit in limits {
             locker.add(limit);
@@ -150,12 +132,10 @@ impl Locker {
 
     /// Adds a limit behind the others.
     pub fn add(&mut self, limit: Limit) -> LimitId {
-        let id = self.limits.add(limit, &self.wall, self.last);
-        self.update_persistence(id, self.last, 0);
-        let shared = self.limits.rules[id.at()].shared;
-        self.update_sharing(id, shared);
-        self.request_limits_write();
-        self.next_roll = self.limits.next_roll();
+        let id = self.counters.limits.add(limit, &self.wall, self.last);
+        let shared = self.counters.limits.rules[id.at()].shared;
+        self.update_work_lists(id, shared, self.last, 0);
+        self.next_roll = self.counters.limits.next_roll();
         self.update_due();
         id
     }
@@ -163,28 +143,32 @@ impl Locker {
     /// Every limit, in the order of `LimitId`; also those that are no longer in force, and marks for those that were
     /// forgotten ([`Limit::is_forgotten`]).
     pub fn limits(&self) -> &[Limit] {
-        &self.limits.all
+        &self.counters.limits.all
     }
 
     /// May this request go? Takes all its slots, or changes no window.
     pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
         let now = self.advance(now);
         let mut checks = ClaimChecks::new();
-        let mut check = self.check_claims(ask.claims, &mut checks, now);
+        let mut check = self.counters.check_claims(ask.claims, &mut checks, now);
         if matches!(check, Err(Sorry { reason: RefusalReason::TooManyKeys, .. })) {
-            self.table.sweep(sweep::FOR_ROOM, &mut self.limits.rules, now);
-            check = self.check_claims(ask.claims, &mut checks, now);
+            self.counters.table.sweep(sweep::FOR_ROOM, &mut self.counters.limits.rules, now);
+            check = self.counters.check_claims(ask.claims, &mut checks, now);
         }
-        let live = self.table.live();
+        let live = self.counters.table.live();
         let verdict = match check {
-            Ok(AskCheck::Open) if !self.held || self.never_queues(ask) => {
-                Verdict::Go(self.take(ask.claims, &checks, now))
+            Ok(AskCheck::Open) if !self.queue.is_held || self.never_queues(ask) => {
+                Verdict::Go(self.counters.take(ask.claims, &checks, now))
             }
-            Ok(AskCheck::Open | AskCheck::Blocked) => self.try_enqueue(ask, checks, now),
+            Ok(AskCheck::Open | AskCheck::Blocked) => {
+                let verdict = self.queue.try_enqueue(&mut self.counters, ask, checks, now);
+                self.update_due();
+                verdict
+            }
             Err(sorry) => Verdict::Sorry(sorry),
         };
-        if self.table.live() > live {
-            self.table.sweep(sweep::ON_INSERT, &mut self.limits.rules, now);
+        if self.counters.table.live() > live {
+            self.counters.table.sweep(sweep::ON_INSERT, &mut self.counters.limits.rules, now);
         }
         verdict
     }
@@ -193,9 +177,9 @@ impl Locker {
     pub fn leave(&mut self, ticket: Ticket, now: Time) {
         let now = self.advance(now);
         if self.queue.contains(ticket) {
-            self.remove_waiter(ticket.index);
+            self.queue.remove_waiter(&mut self.counters, ticket.index, now);
             self.dispatch(now);
-        } else if let Some(Verdict::Go(grant)) = self.outbox.take(ticket) {
+        } else if let Some(Verdict::Go(grant)) = self.queue.outbox.take(ticket) {
             self.give_back(grant, now);
         }
     }
@@ -207,35 +191,35 @@ impl Locker {
         if until <= now {
             return;
         }
-        let rule = &self.limits.rules[limit.at()];
-        let window = match self.table.find(limit, key) {
+        let rule = &self.counters.limits.rules[limit.at()];
+        let window = match self.counters.table.find(limit, key) {
             Some(window) => window,
             // An unknown key beyond the last is refused anyway.
             None if rule.live >= rule.max_keys => return,
-            None => self.create_window(limit, key, now),
+            None => self.counters.create_window(limit, key, now),
         };
-        self.table.window_mut(window).pause(until);
-        self.request_rewrite(window);
-        if self.limits.rules[limit.at()].shared {
-            self.queue_report(window, now);
+        self.counters.table.window_mut(window).pause(until);
+        self.counters.request_rewrite(window);
+        if self.counters.limits.rules[limit.at()].shared {
+            self.counters.sharing.queue_report(&mut self.counters.table, window, now);
         }
-        self.mark_dirty(window);
+        self.queue.mark_dirty(&self.counters.table, window);
         self.dispatch(now);
     }
 
     /// The next waiter whose fate is decided (Go or Sorry, never Wait).
     pub fn poll_verdict(&mut self) -> Option<(Ticket, Verdict)> {
-        self.outbox.pop()
+        self.queue.outbox.pop()
     }
 
     /// When `handle_timeout` must be called next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let sweeps = if self.table.live() > 0 { self.next_sweep } else { Time::NEVER };
+        let sweeps = if self.counters.table.live() > 0 { self.counters.next_sweep } else { Time::NEVER };
         let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
         // What is due already is the gate's to see to.
-        let sync = Some(self.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
+        let sync = Some(self.counters.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
         // A slice at a time, as fast as there is nothing else to do.
-        let review = if self.has_review() { self.last } else { Time::NEVER };
+        let review = if self.queue.has_review(&self.counters) { self.last } else { Time::NEVER };
         let next = sweeps.min(late).min(self.queue.due()).min(sync).min(review);
         (next < Time::NEVER).then_some(next)
     }
@@ -243,23 +227,23 @@ impl Locker {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         let now = self.advance(now);
-        if now >= self.next_sweep {
-            self.sweep(now);
+        if now >= self.counters.next_sweep {
+            self.counters.sweep(now);
         }
-        if self.has_review() {
-            self.review_some(now);
+        if self.queue.has_review(&self.counters) {
+            self.review_limits(&[], now);
         }
     }
 
     /// What a key's window holds.
     pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
         let now = self.advance(now);
-        self.table.usage(&self.limits, limit, key, now)
+        self.counters.table.usage(&self.counters.limits, limit, key, now)
     }
 
     /// How many windows are alive, over all limits.
     pub fn live_keys(&self) -> usize {
-        self.table.live()
+        self.counters.table.live()
     }
 
     /// How many requests wait, over all limits.
@@ -271,19 +255,19 @@ impl Locker {
     /// so.
     pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
         let now = self.advance(now);
-        scan.step(&self.limits, &mut self.table, now)
+        scan.step(&self.counters.limits, &mut self.counters.table, now)
     }
 
     /// What was found, by `LimitId`.
     pub fn finish_stats(&mut self, scan: StatsScan, now: Time) -> Vec<LimitStats> {
         let now = self.advance(now);
-        scan.finish(&self.limits, &mut self.table, now)
+        scan.finish(&self.counters.limits, &mut self.counters.table, now)
     }
 
     /// A look at one limit: at its waiters, and at the window of one key.
     pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
-        let window = LimitDetail::of_window(&self.limits, &mut self.table, limit, key, now);
+        let window = LimitDetail::of_window(&self.counters.limits, &mut self.counters.table, limit, key, now);
         LimitDetail { callers: callers_at(&self.queue.waiters, limit), ..window }
     }
 
@@ -296,6 +280,38 @@ impl Locker {
     pub fn hand_over(mut self, now: Time) -> Forwarder {
         self.advance(now);
         Forwarder::from(self)
+    }
+
+    /// Tells what the wall clock reads.
+    pub fn set_wall(&mut self, wall: WallSample, now: Time) {
+        let now = self.advance(now);
+        let calendar =
+            |id: &LimitId| matches!(self.counters.limits.rules[id.at()].algorithm, Algorithm::Calendar { .. });
+        let calendars: Vec<LimitId> = self.counters.limits.ids.iter().copied().filter(calendar).collect();
+        if calendars.is_empty() {
+            self.wall = WallClock::begin(wall);
+            return;
+        }
+        if !self.wall.set(wall, now) {
+            return;
+        }
+        for id in calendars {
+            self.counters.limits.rules[id.at()].roll(&self.wall, now);
+            self.queue.mark_limit_dirty(&self.counters.table, id);
+        }
+        self.next_roll = self.counters.limits.next_roll();
+        self.counters.write_queue.request_limits_write();
+        self.dispatch(now);
+    }
+
+    /// Returns true if a wall clock that reads so many nanoseconds of Unix time goes on as it is known to.
+    pub fn expects_wall(&self, unix_nanos: i128, now: Time) -> bool {
+        self.wall.expects(unix_nanos, now)
+    }
+
+    /// The readings of the wall clock that a locker which goes on from here must know of.
+    pub fn readings(&self) -> Vec<WallReading> {
+        self.wall.readings()
     }
 
     /// Moves on to `now` and does what was due before it.
@@ -311,14 +327,34 @@ impl Locker {
 
     fn process_due(&mut self, now: Time) {
         if now >= self.next_roll {
-            self.limits.roll(&self.wall, now);
-            self.next_roll = self.limits.next_roll();
+            self.counters.limits.roll(&self.wall, now);
+            self.next_roll = self.counters.limits.next_roll();
         }
         self.settle_due(now);
-        self.fire_wakeups(now);
+        self.queue.fire_wakeups(&mut self.counters.table, now);
+        self.serve_waiters(now);
+    }
+
+    /// Lets waiters go that may go, and refuses those whose patience is over.
+    fn serve_waiters(&mut self, now: Time) {
+        self.queue.dispatch(&mut self.counters, now);
+        self.queue.expire_deadlines(&mut self.counters, now);
         self.dispatch(now);
-        self.expire_deadlines(now);
-        self.dispatch(now);
+    }
+
+    /// Does all work that has come up, and notes when something is due next.
+    fn dispatch(&mut self, now: Time) {
+        self.queue.dispatch(&mut self.counters, now);
+        self.update_due();
+    }
+
+    /// Goes on with the review of waiters, of these limits too.
+    fn review_limits(&mut self, limits: &[LimitId], now: Time) {
+        for id in limits {
+            self.queue.review.add(*id);
+        }
+        self.queue.review_some(&mut self.counters, now);
+        self.update_due();
     }
 
     /// Notes when something is due next.

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Locker;
 use super::api::{Key, LimitId};
+use super::limit_table::LimitTable;
 use super::window::{Window, WindowRule};
 use super::window_lists::ListCursor;
 use super::window_record::WindowRecord;
+use super::window_table::WindowTable;
 use crate::time::Time;
 
 /// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
@@ -40,7 +41,7 @@ pub struct WriteToken {
 pub enum JournalStart {
     /// Nothing that counts, and no slot is taken that is not written: for a start, at which nobody asks yet.
     Fresh,
-    /// Nothing that counts, and what is written is not believed before all of it is ([`Locker::is_catching_up`]). Until a
+    /// Nothing that counts, and what is written is not believed before all of it is ([`Locker::is_catching_up`](super::Locker::is_catching_up)). Until a
     /// window's first page it gives out slots as it did, and from then on what is written.
     CatchUp,
     /// All that was counted: by the process before, or by this one until the disk failed. Whoever wants a slot of a window
@@ -48,271 +49,285 @@ pub enum JournalStart {
     Resume,
 }
 
-/// What is to be written down.
+/// The work list of the journal.
+///
+/// Owns which limits and windows have yet to be written, and until which time a limit counts as full if a crash comes before
+/// its windows are written. Promises that each window of a persisted limit is named again after it has asked for it, that the
+/// limits are named before the windows of them, and that the end of catching up comes after all windows were named.
 #[derive(Debug, Default)]
 pub(super) struct WriteQueue {
-    /// Whether slots are written down before they are taken.
+    /// True if slots are written down before they are taken.
     is_on: bool,
-    /// The limits are others than those that are written down.
+    /// True if the limits are others than those that are written down.
     limits: bool,
-    /// Windows of which more is to be written down.
+    /// Windows of which more must be written down.
     windows: VecDeque<(u32, u32)>,
-    /// Limits of all whose windows a page is to be written; the first of them is being walked through.
+    /// Limits of all whose windows a page must be written; the first of them is being walked through.
     scan: VecDeque<LimitId>,
-    /// Those of them that became such while others' pages are believed, and until when what they counted before may settle:
+    /// Limits that joined these while other pages are believed already, and until when what they counted before may settle:
     /// as long as their windows are not written, a crash must count as full.
     counts_as_full: BTreeMap<LimitId, Time>,
     is_catching_up: bool,
-    /// Whether it is a walk's turn, and not that of windows of which more was asked for.
+    /// True if the next window is one of the scan, not one of which more was asked for.
     scan_turn: bool,
 }
 
-impl Locker {
-    /// From here on slots of long windows are written down before they are taken; the limits first. It is so at once, by
-    /// the rules of the limits: windows that have not had a page in this term have no credit, or with [`JournalStart::CatchUp`]
-    /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if somebody asks in between.
-    pub fn begin_persisting(&mut self, begin: JournalStart, now: Time) {
-        let now = self.advance(now);
-        self.write_queue = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
+impl WriteQueue {
+    /// From here on slots of long windows are written down before they are taken; the limits first. This holds at once, by the
+    /// rules of the limits: windows that have not had a page in this term have no credit, or with [`JournalStart::CatchUp`]
+    /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if a request asks in between.
+    /// Returns the limits whose waiters must be reviewed.
+    pub(super) fn begin(
+        &mut self,
+        limits: &mut LimitTable,
+        table: &mut WindowTable,
+        begin: JournalStart,
+    ) -> Vec<LimitId> {
+        let mut review = Vec::new();
+        *self = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
         if begin != JournalStart::Resume {
             // Nothing of what is gone is left in what is written anew.
-            self.table.dropped.clear();
+            table.dropped.clear();
         }
-        for id in self.limits.ids.clone() {
-            let rule = &mut self.limits.rules[id.at()];
+        for id in &limits.ids {
+            let rule = &mut limits.rules[id.at()];
             rule.persisted = should_persist(rule);
             rule.begin_term();
             rule.catches_up = rule.persisted && begin == JournalStart::CatchUp;
             match (rule.persisted, begin) {
                 (false, _) => {}
-                (true, JournalStart::Fresh | JournalStart::CatchUp) => self.write_queue.scan.push_back(id),
-                // Whoever waits for what was asked to be written before asks again.
-                (true, JournalStart::Resume) => self.review(id),
+                (true, JournalStart::Fresh | JournalStart::CatchUp) => self.scan.push_back(*id),
+                // Waiters for what was asked to be written before ask again.
+                (true, JournalStart::Resume) => review.push(*id),
             }
         }
-        self.write_queue.is_catching_up = begin == JournalStart::CatchUp && !self.write_queue.scan.is_empty();
-        self.begin_journal_scan();
-        self.review_some(now);
+        self.is_catching_up = begin == JournalStart::CatchUp && !self.scan.is_empty();
+        self.begin_scan(table);
+        review
     }
 
-    /// Nothing can be written down any more: slots are taken all the same. Who waited for that is found by and by.
-    pub fn end_persisting(&mut self, now: Time) {
-        let now = self.advance(now);
-        self.write_queue = WriteQueue::default();
-        for id in self.limits.ids.clone() {
-            let rule = &mut self.limits.rules[id.at()];
+    /// Nothing can be written down any more: slots are taken all the same. Returns the limits whose waiters must be reviewed.
+    pub(super) fn end(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
+        let mut review = Vec::new();
+        *self = WriteQueue::default();
+        for id in &limits.ids {
+            let rule = &mut limits.rules[id.at()];
             if std::mem::take(&mut rule.persisted) {
                 rule.begin_term();
-                self.review(id);
+                review.push(*id);
             }
         }
-        self.review_some(now);
+        review
     }
 
-    /// Whether slots of long windows are written down before they are taken.
-    pub fn is_persisting(&self) -> bool {
-        self.write_queue.is_on
+    /// True if slots of long windows are written down before they are taken.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
     }
 
-    /// Whether what is written is not all yet that it must be to be believed.
-    pub fn is_catching_up(&self) -> bool {
-        self.write_queue.is_catching_up
+    /// True if not all is written yet that must be before what is written is believed.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.is_catching_up
     }
 
     /// Brings the rule of a limit that is new or changed in line with whether anything is written down. `until`: when all
     /// has settled that its windows may have let go before. `block`: how many slots of it were written ahead before.
-    pub(super) fn update_persistence(&mut self, id: LimitId, until: Time, block: u32) {
-        let rule = &mut self.limits.rules[id.at()];
+    pub(super) fn update_limit(
+        &mut self,
+        limits: &mut LimitTable,
+        table: &mut WindowTable,
+        id: LimitId,
+        until: Time,
+        block: u32,
+    ) {
+        let rule = &mut limits.rules[id.at()];
         let was = std::mem::replace(&mut rule.persisted, false);
         // What is on the disk says that it is written until the limits are there as they are now, and a crash before that
         // believes it.
         let is_believed = was && !rule.shared && !rule.dry_run && rule.counts_slots();
-        rule.persisted = self.write_queue.is_on && (should_persist(rule) || is_believed);
+        rule.persisted = self.is_on && (should_persist(rule) || is_believed);
         // Keys without a page may have taken a block by the rule of before, which a crash by this one would not count.
         if was == rule.persisted && (!was || block <= rule.block) {
             return;
         }
         let (is_recorded, live) = (rule.persisted, rule.live);
         rule.begin_term();
-        self.write_queue.counts_as_full.remove(&id);
+        self.counts_as_full.remove(&id);
         if is_recorded && live > 0 {
-            self.write_queue.counts_as_full.insert(id, until);
-            self.write_queue.scan.push_back(id);
-            if self.write_queue.scan.len() == 1 {
-                self.begin_journal_scan();
+            self.counts_as_full.insert(id, until);
+            self.scan.push_back(id);
+            if self.scan.len() == 1 {
+                self.begin_scan(table);
             }
         }
     }
 
     /// Until when what a limit has let go may settle, if none of it may be on the disk.
     pub(super) fn full_until(&self, id: LimitId) -> Option<Time> {
-        self.write_queue.counts_as_full.get(&id).copied()
+        self.counts_as_full.get(&id).copied()
     }
 
-    /// Whether the pages of any limit may be less than is to be known.
-    pub fn has_unwritten_windows(&self) -> bool {
-        !self.write_queue.counts_as_full.is_empty()
+    /// True if the pages of any limit may be less than a crash must find.
+    pub(super) fn has_unwritten_windows(&self) -> bool {
+        !self.counts_as_full.is_empty()
     }
 
-    /// Whether anything is written of windows that are gone, or of limits as they were.
-    pub(super) fn has_unwritten_drops(&self) -> bool {
-        self.write_queue.is_on && !(self.table.dropped.is_empty() && self.write_queue.scan.is_empty())
+    /// True if anything is written of windows that are gone, or of limits as they were.
+    pub(super) fn has_unwritten_drops(&self, table: &WindowTable) -> bool {
+        self.is_on && !(table.dropped.is_empty() && self.scan.is_empty())
     }
 
-    /// Whether there is anything to be written down.
-    pub fn has_records(&self) -> bool {
-        let WriteQueue { is_on, limits, windows, scan, .. } = &self.write_queue;
-        *is_on && (*limits || !windows.is_empty() || !scan.is_empty() || !self.table.dropped.is_empty())
-    }
-
-    /// The next thing to be written down. What is named first must be written no later than what is named after it.
-    pub fn poll_record(&mut self, now: Time) -> Option<JournalRecord> {
-        while self.has_records() {
-            let record = self.poll_records(1, now).pop();
-            if record.is_some() {
-                return record;
-            }
-        }
-        None
+    /// True if there is anything to be written down.
+    pub(super) fn has_records(&self, table: &WindowTable) -> bool {
+        let WriteQueue { is_on, limits, windows, scan, .. } = self;
+        *is_on && (*limits || !windows.is_empty() || !scan.is_empty() || !table.dropped.is_empty())
     }
 
     /// The next things to be written down, after a look at no more than `most`: there may be none among them, and more
-    /// behind ([`Locker::has_records`]).
-    pub fn poll_records(&mut self, most: usize, now: Time) -> Vec<JournalRecord> {
-        let now = self.advance(now);
+    /// behind.
+    pub(super) fn poll_records(
+        &mut self,
+        limits: &mut LimitTable,
+        table: &mut WindowTable,
+        most: usize,
+        now: Time,
+    ) -> Vec<JournalRecord> {
         let mut records = Vec::new();
         for _ in 0..most {
-            if !self.has_records() {
+            if !self.has_records(table) {
                 break;
             }
-            records.extend(self.next_record(now));
+            records.extend(self.next_record(limits, table, now));
         }
         records
     }
 
-    /// What is next to be looked at, if that is to be written down.
-    fn next_record(&mut self, now: Time) -> Option<JournalRecord> {
-        if std::mem::take(&mut self.write_queue.limits) {
+    /// What is next to be looked at, if that must be written down.
+    fn next_record(&mut self, limits: &mut LimitTable, table: &mut WindowTable, now: Time) -> Option<JournalRecord> {
+        if std::mem::take(&mut self.limits) {
             return Some(JournalRecord::Limits);
         }
-        if let Some((limit, key)) = self.table.dropped.pop() {
+        if let Some((limit, key)) = table.dropped.pop() {
             // Its key may have a window again, which has asked or will ask to be written down itself.
             return Some(JournalRecord::Dropped(limit, key));
         }
         // Both go on, however much there is of either.
-        self.write_queue.scan_turn = !self.write_queue.scan_turn && !self.write_queue.scan.is_empty();
-        if !self.write_queue.scan_turn
-            && let Some((window, generation)) = self.write_queue.windows.pop_front()
+        self.scan_turn = !self.scan_turn && !self.scan.is_empty();
+        if !self.scan_turn
+            && let Some((index, generation)) = self.windows.pop_front()
         {
-            let rules = &self.limits.rules;
+            let window = table.current(index, generation)?;
+            let rule = &limits.rules[window.limit.at()];
             // One whose limit is not written down any more is of no account.
-            let current = self.table.current(window, generation).filter(|window| rules[window.limit.at()].persisted);
-            return current.is_some().then(|| self.begin_write(window, now));
+            return rule.persisted.then(|| page(window, index, rule, now));
         }
-        if self.write_queue.scan.is_empty() {
+        if self.scan.is_empty() {
             return None;
         }
-        let Some(window) = self.table.lists.step(ListCursor::Journal) else {
-            self.end_journal_scan();
+        let Some(index) = table.lists.step(ListCursor::Journal) else {
+            self.end_scan(limits, table);
             return None;
         };
-        let found = self.table.window(window);
-        let rule = &self.limits.rules[found.limit.at()];
+        let window = table.window_mut(index);
+        let rule = &limits.rules[window.limit.at()];
         // One that is bound has a page, or has asked for one.
-        (rule.persisted && found.is_unwritten(rule)).then(|| self.begin_write(window, now))
+        (rule.persisted && window.is_unwritten(rule)).then(|| page(window, index, rule, now))
     }
 
-    fn begin_journal_scan(&mut self) {
-        if let Some(limit) = self.write_queue.scan.front() {
-            self.table.lists.begin(ListCursor::Journal, *limit);
+    fn begin_scan(&mut self, table: &mut WindowTable) {
+        if let Some(limit) = self.scan.front() {
+            table.lists.begin(ListCursor::Journal, *limit);
         }
     }
 
     /// All windows of the first limit have been named.
-    fn end_journal_scan(&mut self) {
-        let Some(limit) = self.write_queue.scan.pop_front() else { return };
-        self.begin_journal_scan();
+    fn end_scan(&mut self, limits: &mut LimitTable, table: &mut WindowTable) {
+        let Some(limit) = self.scan.pop_front() else { return };
+        self.begin_scan(table);
         // It may be there once more, because it was another's to write for a while.
-        if !self.write_queue.scan.contains(&limit) && self.write_queue.counts_as_full.remove(&limit).is_some() {
-            // After the pages: it says that they are all that is to be known.
-            self.write_queue.limits = true;
+        if !self.scan.contains(&limit) && self.counts_as_full.remove(&limit).is_some() {
+            // After the pages: it says that they are all there is to know.
+            self.limits = true;
         }
-        if self.write_queue.scan.is_empty() {
-            self.write_queue.is_catching_up = false;
-            self.limits.ids.iter().for_each(|id| self.limits.rules[id.at()].catches_up = false);
+        if self.scan.is_empty() {
+            self.is_catching_up = false;
+            limits.ids.iter().for_each(|id| limits.rules[id.at()].catches_up = false);
         }
     }
 
-    fn begin_write(&mut self, index: u32, now: Time) -> JournalRecord {
-        let limit = self.table.window(index).limit;
-        let rule = &self.limits.rules[limit.at()];
-        let window = self.table.window_mut(index);
-        window.expire(rule, now);
-        // What waits can go as soon as there is room; more than N at one time never can.
-        let waiting = window.queue().map_or(0, |queue| u32::try_from(queue.slots).unwrap_or(u32::MAX));
-        let wanted = waiting.min(window.room(rule));
-        let open = window.begin_write(rule, wanted);
-        let written = WriteToken { window: index, generation: window.generation, term: rule.term };
-        JournalRecord::Window(WindowRecord { flying: 0, ..window.record(rule, open, MAX_LOG) }, written)
+    /// A page is written down: what it says may be taken. Returns its window, if the page is still of account.
+    pub(super) fn record_written(
+        &mut self,
+        limits: &LimitTable,
+        table: &mut WindowTable,
+        written: WriteToken,
+    ) -> Option<u32> {
+        let WriteToken { window: index, generation, term } = written;
+        let window = table.current(index, generation)?;
+        let rule = &limits.rules[window.limit.at()];
+        if term != rule.term {
+            return None;
+        }
+        if window.end_write(rule) || window.needs_more_prewritten(rule) {
+            self.request_write(limits, table, index);
+        }
+        Some(index)
     }
 
-    /// Pages are written down: what they say may be taken.
-    pub fn records_written(&mut self, written: impl IntoIterator<Item = WriteToken>, now: Time) {
-        let now = self.advance(now);
-        for WriteToken { window: index, generation, term } in written {
-            let Some(window) = self.table.current(index, generation) else { continue };
-            let rule = &self.limits.rules[window.limit.at()];
-            if term != rule.term {
-                continue;
-            }
-            if window.end_write(rule) || window.needs_more_prewritten(rule) {
-                self.request_write(index);
-            }
-            self.mark_dirty(index);
+    /// The limits are written down as they are now: keys of which nothing is written may begin with a block. Returns the
+    /// limits whose waiters must be reviewed.
+    pub(super) fn limits_written(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
+        let mut review = Vec::new();
+        if self.limits {
+            return review;
         }
-        self.dispatch(now);
-    }
-
-    /// The limits are written down as they are now: keys of which nothing is written may begin with a block.
-    pub fn limits_written(&mut self) {
-        if self.write_queue.limits {
-            return;
-        }
-        for id in self.limits.ids.clone() {
-            let rule = &mut self.limits.rules[id.at()];
+        for id in &limits.ids {
+            let rule = &mut limits.rules[id.at()];
             if rule.persisted && !should_persist(rule) {
                 rule.persisted = false;
                 rule.begin_term();
-                self.write_queue.counts_as_full.remove(&id);
-                self.review(id);
+                self.counts_as_full.remove(id);
+                review.push(*id);
                 continue;
             }
             rule.initial_prewritten = if rule.persisted { rule.block } else { 0 };
         }
+        review
     }
 
-    /// More of a window is to be written down.
-    pub(super) fn request_write(&mut self, index: u32) {
-        let window = self.table.window_mut(index);
-        let rule = &self.limits.rules[window.limit.at()];
+    /// More of a window must be written down.
+    pub(super) fn request_write(&mut self, limits: &LimitTable, table: &mut WindowTable, index: u32) {
+        let window = table.window_mut(index);
+        let rule = &limits.rules[window.limit.at()];
         if rule.persisted && !is_covered_by_scan(window, rule) && window.request_write(rule) {
-            self.write_queue.windows.push_back((index, window.generation));
+            self.windows.push_back((index, window.generation));
         }
     }
 
     /// A window is held back by something else than its slots, or no longer.
-    pub(super) fn request_rewrite(&mut self, index: u32) {
-        let window = self.table.window_mut(index);
-        let rule = &self.limits.rules[window.limit.at()];
+    pub(super) fn request_rewrite(&mut self, limits: &LimitTable, table: &mut WindowTable, index: u32) {
+        let window = table.window_mut(index);
+        let rule = &limits.rules[window.limit.at()];
         if rule.persisted && !is_covered_by_scan(window, rule) && window.request_rewrite(rule) {
-            self.write_queue.windows.push_back((index, window.generation));
+            self.windows.push_back((index, window.generation));
         }
     }
 
-    /// The limits are to be written down anew.
+    /// The limits must be written down anew.
     pub(super) fn request_limits_write(&mut self) {
-        self.write_queue.limits = self.write_queue.is_on;
+        self.limits = self.is_on;
     }
+}
+
+/// The page of a window, which begins to be written.
+fn page(window: &mut Window, index: u32, rule: &WindowRule, now: Time) -> JournalRecord {
+    window.expire(rule, now);
+    // What waits can go as soon as there is room; more than N at one time never can.
+    let waiting = window.queue().map_or(0, |queue| u32::try_from(queue.slots).unwrap_or(u32::MAX));
+    let wanted = waiting.min(window.room(rule));
+    let open = window.begin_write(rule, wanted);
+    let written = WriteToken { window: index, generation: window.generation, term: rule.term };
+    JournalRecord::Window(WindowRecord { flying: 0, ..window.record(rule, open, MAX_LOG) }, written)
 }
 
 /// Whether a window is written in its turn, and until then bound by nothing: all are written when the walk is over.

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::api::{AskKind, Caller, Claim, LimitId, Ticket};
 use super::caller_backlogs::CallerOrder;
 use super::forwarded_event::Event;
+use super::outbox::Outbox;
 use super::queue_position::{QueueEntries, QueuePosition};
 use super::slab::Slab;
 use crate::time::Time;
@@ -109,7 +110,34 @@ pub(super) enum Dirty {
     Group(u32),
 }
 
+/// The limits whose waiters must all be looked at again.
+#[derive(Debug, Default)]
+pub(super) struct Review {
+    pub(super) limits: BTreeSet<LimitId>,
+    /// The group to go on with.
+    pub(super) next: u32,
+}
+
+impl Review {
+    /// All waiters for this limit must be looked at again, soon. Groups that are made later need not be: they are looked at
+    /// when they are made.
+    pub(super) fn add(&mut self, limit: LimitId) {
+        self.limits.insert(limit);
+        self.next = 0;
+    }
+
+    /// Ends the review.
+    pub(super) fn clear(&mut self) {
+        *self = Review::default();
+    }
+}
+
 /// All waiters of a locker.
+///
+/// Owns the waiters, the groups of those that need the same windows, their deadlines, the work that has come up (windows and
+/// groups to look at, now or at a time), and the verdicts that were reached. Promises that after `dispatch` no waiter is left
+/// that may go, unless it is held, and that each waiter has exactly one verdict or leaves. What is counted is not its own: its
+/// methods take the [`Counters`](super::counters::Counters).
 #[derive(Debug)]
 pub(super) struct Queue {
     /// Waiters by index.
@@ -128,6 +156,10 @@ pub(super) struct Queue {
     pub(super) held_waiters: Vec<Ticket>,
     /// Sequence number of the latest waiter.
     pub(super) seq: u64,
+    /// True if no waiter goes, see `Locker::hold`.
+    pub(super) is_held: bool,
+    pub(super) review: Review,
+    pub(super) outbox: Outbox,
 }
 
 impl Queue {
@@ -142,6 +174,9 @@ impl Queue {
             dirty: VecDeque::new(),
             held_waiters: Vec::new(),
             seq: 0,
+            is_held: false,
+            review: Review::default(),
+            outbox: Outbox::default(),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Locker;
 use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
+use super::counters::Counters;
 use super::limit::Limit;
 use super::queue::DequeueReason;
 use super::window::{UnknownSlots, WindowRule, later};
@@ -45,26 +46,31 @@ impl Locker {
     pub fn reload(&mut self, limits: Vec<Limit>, under_way: Duration, now: Time) -> ReloadSummary {
         let now = self.advance(now);
         // Those that go now keep their names until the next time: they are yet to be told of.
-        self.forget_retired(now);
+        self.counters.forget_retired(now);
         let mut reload = ReloadSummary::default();
-        let by_name: HashMap<Arc<str>, LimitId> =
-            self.limits.ids.iter().map(|id| (Arc::clone(&self.limits.all[id.at()].name), *id)).collect();
+        let by_name: HashMap<Arc<str>, LimitId> = self
+            .counters
+            .limits
+            .ids
+            .iter()
+            .map(|id| (Arc::clone(&self.counters.limits.all[id.at()].name), *id))
+            .collect();
         for limit in limits {
             let known = by_name.get(&limit.name).copied();
             let id = self.reload_limit(known, limit, now + under_way, &mut reload, now);
             reload.ids.push(id);
         }
         let stays: HashSet<LimitId> = reload.ids.iter().copied().collect();
-        for id in self.limits.ids.clone() {
+        for id in self.counters.limits.ids.clone() {
             if !stays.contains(&id) && self.is_in_force(id) {
                 // What it counts is seen, and keeps nobody back.
-                let limit = Limit { dry_run: true, ..self.limits.all[id.at()].clone() };
+                let limit = Limit { dry_run: true, ..self.counters.limits.all[id.at()].clone() };
                 self.change_limit(id, limit, now + under_way, now);
-                self.limits.retired.insert(id);
+                self.counters.limits.retired.insert(id);
                 reload.removed.push(id);
             }
         }
-        self.next_roll = self.limits.next_roll();
+        self.next_roll = self.counters.limits.next_roll();
         let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
         self.recheck_waiters(&changed, now);
         reload
@@ -72,24 +78,25 @@ impl Locker {
 
     /// From here on nobody who could wait goes: those who come join the line, in the order of their arrival.
     pub fn hold(&mut self) {
-        self.held = true;
+        self.queue.is_held = true;
     }
 
     /// Lets go who may go of those who were held.
     pub fn release(&mut self, now: Time) {
         let now = self.advance(now);
-        self.held = false;
+        self.queue.is_held = false;
         self.dispatch(now);
-        self.end_hold(now);
+        self.queue.end_hold(&mut self.counters, now);
+        self.update_due();
     }
 
     pub(super) fn never_queues(&self, ask: &Ask<'_>) -> bool {
-        ask.claims.iter().any(|claim| self.limits.rules[claim.limit.at()].refuses)
+        ask.claims.iter().any(|claim| self.counters.limits.rules[claim.limit.at()].refuses)
     }
 
     /// Whether a limit is one of those that were given last.
     pub fn is_in_force(&self, id: LimitId) -> bool {
-        self.limits.is_in_force(id)
+        self.counters.limits.is_in_force(id)
     }
 
     fn reload_limit(
@@ -106,8 +113,8 @@ impl Locker {
             return id;
         };
         let at = id.at();
-        let returns = self.limits.retired.remove(&id);
-        if !returns && self.limits.all[at] == limit {
+        let returns = self.counters.limits.retired.remove(&id);
+        if !returns && self.counters.limits.all[at] == limit {
             return id;
         }
         if returns {
@@ -116,9 +123,9 @@ impl Locker {
             reload.changed.push(id)
         }
         // Slots that each of many keys may have used before a crash may all be one key's now.
-        let (rule, is_some) = (&self.limits.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
+        let (rule, is_some) = (&self.counters.limits.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
         let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.suspended).any(is_some);
-        let rekeyed = self.limits.all[at].keyed_by != limit.keyed_by && has_counted;
+        let rekeyed = self.counters.limits.all[at].keyed_by != limit.keyed_by && has_counted;
         self.change_limit(id, limit, until, now);
         if rekeyed {
             self.forget_keys(id, until, now);
@@ -131,26 +138,35 @@ impl Locker {
     /// looked at by `recheck_waiters`.
     fn change_limit(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
         let mut rule = WindowRule::new(&limit);
-        let old = &self.limits.rules[id.at()];
+        let old = &self.counters.limits.rules[id.at()];
         let unseen = rule.change_rule(old, until, &self.wall, now);
-        for window in self.table.of_limit(id) {
-            self.table.window_mut(window).change_rule(old, &rule, &unseen, now);
+        for window in self.counters.table.of_limit(id) {
+            self.counters.table.window_mut(window).change_rule(old, &rule, &unseen, now);
         }
         (rule.persisted, rule.term, rule.catches_up) = (old.persisted, old.term, old.catches_up);
         let (was_shared, block) = (old.shared, old.block);
-        self.limits.rules[id.at()] = rule;
-        self.limits.all[id.at()] = limit;
-        self.update_persistence(id, until, block);
-        self.update_sharing(id, was_shared);
-        self.request_limits_write();
+        self.counters.limits.rules[id.at()] = rule;
+        self.counters.limits.all[id.at()] = limit;
+        self.update_work_lists(id, was_shared, until, block);
+    }
+
+    /// Has the journal and the store take account of a limit that is new or changed. `was_shared`, `block`: of the rule of
+    /// before.
+    pub(super) fn update_work_lists(&mut self, id: LimitId, was_shared: bool, until: Time, block: u32) {
+        let Counters { limits, table, write_queue, sharing, .. } = &mut self.counters;
+        write_queue.update_limit(limits, table, id, until, block);
+        if sharing.update_limit(limits, table, id, was_shared, self.last) {
+            sharing.cancel_asks_for(table, &mut self.queue, id);
+        }
+        write_queue.request_limits_write();
     }
 
     /// No window of a limit can be told from another: each counts as full of what settles until then.
     fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
-        let rule = &mut self.limits.rules[id.at()];
+        let rule = &mut self.counters.limits.rules[id.at()];
         rule.unknown = if rule.counts_slots() { vec![UnknownSlots::all(until)] } else { Vec::new() };
-        for window in self.table.of_limit(id) {
-            self.table.window_mut(window).forget_key(rule, now);
+        for window in self.counters.table.of_limit(id) {
+            self.counters.table.window_mut(window).forget_key(rule, now);
         }
     }
 
@@ -159,11 +175,9 @@ impl Locker {
     fn recheck_waiters(&mut self, changed: &[LimitId], now: Time) {
         self.requeue_waiters(changed, now);
         for id in changed {
-            self.mark_limit_dirty(*id);
+            self.queue.mark_limit_dirty(&self.counters.table, *id);
         }
-        self.dispatch(now);
-        self.expire_deadlines(now);
-        self.dispatch(now);
+        self.serve_waiters(now);
     }
 
     /// Brings every waiter of these limits in line with their new rules.
@@ -175,14 +189,14 @@ impl Locker {
         // and their order is to be that of their arrival.
         waiters.retain(|id| limits.iter().all(|limit| self.keep_waiter(*id, *limit, now)));
         for id in &waiters {
-            self.dequeue(*id, DequeueReason::Left);
+            self.queue.dequeue(&mut self.counters, *id, DequeueReason::Left, now);
         }
         for id in waiters {
             let mut waiter = self.queue.waiters.take(id);
-            self.resolve_demands(&mut waiter, now);
-            waiter.deadline = self.deadline(&waiter);
+            self.queue.resolve_demands(&mut self.counters, &mut waiter, now);
+            waiter.deadline = self.counters.limits.deadline(&waiter);
             self.queue.waiters.put_back(id, waiter);
-            self.enqueue(id);
+            self.queue.enqueue(&mut self.counters, id);
         }
     }
 
@@ -190,21 +204,21 @@ impl Locker {
     fn keep_waiter(&mut self, id: u32, limit: LimitId, now: Time) -> bool {
         let Some(reason) = self.refused_by(id, limit) else { return true };
         let ticket = self.queue.ticket(id);
-        self.remove_waiter(id);
+        self.queue.remove_waiter(&mut self.counters, id, now);
         let sorry = Sorry { reason, limit, until: later(now, 1_000_000), exact: false };
-        self.outbox.push(ticket, Verdict::Sorry(sorry));
+        self.queue.outbox.push(ticket, Verdict::Sorry(sorry));
         false
     }
 
     /// Why the new rule does not let a waiter stay.
     fn refused_by(&self, id: u32, limit: LimitId) -> Option<RefusalReason> {
-        let rule = &self.limits.rules[limit.at()];
+        let rule = &self.counters.limits.rules[limit.at()];
         if rule.dry_run {
             return None;
         }
         let mut claims = self.queue.waiters[id].claims.iter().filter(|claim| claim.limit == limit);
         claims.find_map(|claim| {
-            let new_key = self.table.find(limit, claim.key).is_none() && rule.live >= rule.max_keys;
+            let new_key = self.counters.table.find(limit, claim.key).is_none() && rule.live >= rule.max_keys;
             if rule.slots(claim.cost) > rule.requests && !rule.is_fraction {
                 Some(RefusalReason::CostTooHigh)
             } else {

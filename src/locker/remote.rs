@@ -10,7 +10,7 @@ use crate::time::Time;
 impl Locker {
     /// Whether an event speaks of limits that are known here; one that does not is no event of a process before this one.
     pub fn knows_limits_of(&self, event: &Event) -> bool {
-        event.is_valid(self.limits.rules.len())
+        event.is_valid(self.counters.limits.rules.len())
     }
 
     /// What the other process says of a slot that it has taken. Whatever else it says is the gate's to know.
@@ -20,15 +20,15 @@ impl Locker {
             Event::Settle { limit, key, cost, at } => self.settle_remote(limit, key, cost, at, now),
             Event::GiveBack { limit, key, cost } => {
                 let Some(index) = self.take_remote_window(limit, key, cost, 0) else { return };
-                self.table.window_mut(index).give_back(&self.limits.rules[limit.at()], cost);
-                self.queue_settle_report(index);
-                self.mark_dirty(index);
+                self.counters.table.window_mut(index).give_back(&self.counters.limits.rules[limit.at()], cost);
+                self.counters.queue_settle_report(index, now);
+                self.queue.mark_dirty(&self.counters.table, index);
             }
             Event::Land { limit, key } => {
                 let Some(index) = self.take_remote_window(limit, key, 0, 1) else { return };
-                self.table.window_mut(index).land(&self.limits.rules[limit.at()]);
-                self.queue_settle_report(index);
-                self.mark_dirty(index);
+                self.counters.table.window_mut(index).land(&self.counters.limits.rules[limit.at()]);
+                self.counters.queue_settle_report(index, now);
+                self.queue.mark_dirty(&self.counters.table, index);
             }
             Event::Pause { limit, key, until } => return self.pause(limit, key, until, now),
             Event::Ask { .. } | Event::Leave(_) => {}
@@ -38,23 +38,23 @@ impl Locker {
 
     /// The other process has the grant from here on, and says what becomes of it.
     pub fn delegate(&mut self, grant: Grant) -> Vec<GrantedSlots> {
-        self.remote_holdings.delegate(&grant, &mut self.table)
+        self.remote_holdings.delegate(&grant, &mut self.counters.table)
     }
 
     /// The other process is gone. What it had under way may still reach the origin for a while.
     pub fn remote_lost(&mut self, now: Time) {
         let now = self.advance(now);
         for ((limit, key), Holding { open, flying }) in self.remote_holdings.take_all() {
-            let Some(index) = self.table.find(limit, key) else { continue };
+            let Some(index) = self.counters.table.find(limit, key) else { continue };
             for _ in 0..flying {
-                self.table.window_mut(index).land(&self.limits.rules[limit.at()]);
+                self.counters.table.window_mut(index).land(&self.counters.limits.rules[limit.at()]);
             }
-            self.queue_settle_report(index);
+            self.counters.queue_settle_report(index, now);
             if open > 0 {
-                let at = now + self.limits.rules[limit.at()].linger;
-                self.settle_at(at, index, self.table.window(index).generation, open);
+                let at = now + self.counters.limits.rules[limit.at()].linger;
+                self.settle_at(at, index, self.counters.table.window(index).generation, open);
             }
-            self.mark_dirty(index);
+            self.queue.mark_dirty(&self.counters.table, index);
         }
         self.dispatch(now);
     }
@@ -62,15 +62,18 @@ impl Locker {
     fn settle_remote(&mut self, limit: LimitId, key: Key, cost: u32, at: Time, now: Time) {
         let Some(index) = self.take_remote_window(limit, key, cost, 0) else { return };
         if at > now {
-            return self.settle_at(at, index, self.table.window(index).generation, cost);
+            return self.settle_at(at, index, self.counters.table.window(index).generation, cost);
         }
-        self.table.window_mut(index).settle(&self.limits.rules[limit.at()], cost, at);
-        self.queue_settle_report(index);
-        self.mark_dirty(index);
+        self.counters.table.window_mut(index).settle(&self.counters.limits.rules[limit.at()], cost, at);
+        self.counters.queue_settle_report(index, now);
+        self.queue.mark_dirty(&self.counters.table, index);
     }
 
     /// Takes so much from what the other process holds in a window; `None` if it does not hold that.
     fn take_remote_window(&mut self, limit: LimitId, key: Key, open: u32, flying: u32) -> Option<u32> {
-        self.remote_holdings.take(limit, key, Holding { open, flying }).then(|| self.table.find(limit, key)).flatten()
+        self.remote_holdings
+            .take(limit, key, Holding { open, flying })
+            .then(|| self.counters.table.find(limit, key))
+            .flatten()
     }
 }

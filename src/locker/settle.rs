@@ -28,21 +28,21 @@ impl Locker {
                 continue;
             }
             held.settled = true;
-            let rule = &self.limits.rules[held.limit.at()];
+            let rule = &self.counters.limits.rules[held.limit.at()];
             if point == SettlePoint::Failed {
                 let at = now + rule.linger;
                 self.settle_at(at, held.window, held.generation, held.cost);
                 continue;
             }
-            let Some(window) = self.table.current(held.window, held.generation) else { continue };
+            let Some(window) = self.counters.table.current(held.window, held.generation) else { continue };
             window.settle(rule, held.cost, now);
             let shared = rule.shared;
             if window.queue().is_some() {
-                self.mark_dirty(held.window);
+                self.queue.mark_dirty(&self.counters.table, held.window);
                 dirty = true;
             }
             if shared {
-                self.queue_settle_report(held.window);
+                self.counters.queue_settle_report(held.window, now);
             }
         }
         if dirty {
@@ -54,9 +54,9 @@ impl Locker {
     pub fn give_back(&mut self, mut grant: Grant, now: Time) {
         let now = self.advance(now);
         for held in &mut grant.held {
-            let Some(window) = self.table.current(held.window, held.generation) else { continue };
+            let Some(window) = self.counters.table.current(held.window, held.generation) else { continue };
             if !held.settled {
-                window.give_back(&self.limits.rules[held.limit.at()], held.cost);
+                window.give_back(&self.counters.limits.rules[held.limit.at()], held.cost);
             }
             held.settled = true;
         }
@@ -72,15 +72,15 @@ impl Locker {
     fn land(&mut self, grant: &Grant, now: Time) {
         let mut dirty = false;
         for held in &grant.held {
-            let Some(window) = self.table.current(held.window, held.generation) else { continue };
+            let Some(window) = self.counters.table.current(held.window, held.generation) else { continue };
             if held.flying {
-                window.land(&self.limits.rules[held.limit.at()]);
+                window.land(&self.counters.limits.rules[held.limit.at()]);
             }
             if window.queue().is_some() {
-                self.mark_dirty(held.window);
+                self.queue.mark_dirty(&self.counters.table, held.window);
                 dirty = true;
             }
-            self.queue_settle_report(held.window);
+            self.counters.queue_settle_report(held.window, now);
         }
         if dirty {
             self.dispatch(now);
@@ -100,10 +100,10 @@ impl Locker {
         {
             self.late_settles.pop();
             // A window keeps its place until all its slots have settled; a mistake there must not free another's.
-            let Some(settles) = self.table.current(window, generation) else { continue };
-            settles.settle(&self.limits.rules[settles.limit.at()], cost, at);
-            self.queue_settle_report(window);
-            self.mark_dirty(window);
+            let Some(settles) = self.counters.table.current(window, generation) else { continue };
+            settles.settle(&self.counters.limits.rules[settles.limit.at()], cost, at);
+            self.counters.queue_settle_report(window, now);
+            self.queue.mark_dirty(&self.counters.table, window);
         }
     }
 }

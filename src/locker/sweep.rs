@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Locker;
+use super::counters::Counters;
 use crate::time::Time;
 
 /// Places that are looked at when a window is made, and when a limit has as many keys as it may.
@@ -20,7 +20,7 @@ const ROUND: Duration = Duration::from_secs(10);
 /// make them 0.2 ms.
 const SLICE_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 
-impl Locker {
+impl Counters {
     /// Sweeps a slice, and says when the next is due.
     pub(super) fn sweep(&mut self, now: Time) {
         let (slice, slice_interval) = slices(self.table.capacity());
@@ -31,15 +31,15 @@ impl Locker {
 
     /// Forgets the limits that are gone from the file and of which nothing counts any more.
     pub(super) fn forget_retired(&mut self, now: Time) {
-        if self.limits.retired.is_empty() || self.has_unwritten_drops() {
+        if self.limits.retired.is_empty() || self.write_queue.has_unwritten_drops(&self.table) {
             return;
         }
         let forgotten = self.limits.forget_retired(now);
         for id in &forgotten {
-            self.sharing_modes.remove(id);
+            self.sharing.forget_limit(*id);
         }
         if !forgotten.is_empty() {
-            self.request_limits_write();
+            self.write_queue.request_limits_write();
         }
     }
 
@@ -64,8 +64,8 @@ fn slices(places: usize) -> (usize, Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::locker::Kind;
     use crate::locker::tests::{ask, claim, limit, ms, send};
+    use crate::locker::{Kind, Locker};
 
     #[test]
     fn idle_keys_are_dropped_within_a_round_however_many_there_are() {

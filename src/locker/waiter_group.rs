@@ -4,25 +4,23 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::Locker;
-use super::api::Caller;
-use super::caller_backlogs::CallerOrder;
+use super::counters::Counters;
 use super::limit::Priority;
-use super::queue::{DequeueReason, Dirty, Location, StoreAsk, Waiter, WaiterGroup, WindowDemand};
+use super::queue::{DequeueReason, Dirty, Location, Queue, StoreAsk, Waiter, WaiterGroup, WindowDemand};
 use super::queue_position::{QueueEntries, QueueEntry, QueuePosition, first};
 use super::window::window_rule::nanos;
 use crate::time::Time;
 
-impl Locker {
+impl Queue {
     /// Sets the position that a waiter has, or would have, in its group's queue.
-    pub(super) fn assign_position(&self, waiter: &mut Waiter) {
+    pub(super) fn assign_position(&self, counters: &Counters, waiter: &mut Waiter) {
         let Some(primary) = waiter.demands.first() else { return };
-        let rule = &self.limits.rules[primary.limit.at()];
+        let rule = &counters.limits.rules[primary.limit.at()];
         waiter.takes_turns = rule.takes_turns;
         waiter.slots = primary.cost;
         waiter.caller_order.urgency = if rule.priority == Priority::None { DEFAULT_URGENCY } else { waiter.urgency };
         let priority = if rule.priority == Priority::Strict { waiter.urgency } else { DEFAULT_URGENCY };
-        let queue = self.table.window(primary.window).queue();
+        let queue = counters.table.window(primary.window).queue();
         let turn = match queue {
             Some(queue) if rule.takes_turns => queue.fair_queue.next(waiter.caller),
             Some(_) | None => 0,
@@ -33,14 +31,14 @@ impl Locker {
     }
 
     /// Adds a waiter to its group and to the queues of its windows.
-    pub(super) fn enqueue(&mut self, id: u32) {
-        let mut waiter = self.queue.waiters.take(id);
+    pub(super) fn enqueue(&mut self, counters: &mut Counters, id: u32) {
+        let mut waiter = self.waiters.take(id);
         waiter.caller_order.id = id;
-        self.assign_position(&mut waiter);
+        self.assign_position(counters, &mut waiter);
         if let Some(primary) = waiter.demands.first()
             && waiter.takes_turns
         {
-            let turns = &mut self.table.window_mut(primary.window).queue_or_new().fair_queue;
+            let turns = &mut counters.table.window_mut(primary.window).queue_or_new().fair_queue;
             waiter.position.turn = if waiter.kind.is_retry() {
                 turns.arrive_retry(waiter.caller, primary.cost)
             } else {
@@ -50,39 +48,39 @@ impl Locker {
         // A caller may have made up several keys of one limit: waiting at their windows gains it no reservation.
         let spans_limits = waiter.demands.iter().any(|demand| demand.limit != waiter.demands[0].limit);
         for demand in &waiter.demands {
-            let queue = self.table.window_mut(demand.window).queue_or_new();
+            let queue = counters.table.window_mut(demand.window).queue_or_new();
             queue.waiting += 1;
             queue.slots += u64::from(demand.cost);
             if spans_limits {
                 queue.multi_limit.insert((waiter.caller_order.arrived, waiter.caller_order.seq, id));
             }
-            if self.limits.rules[demand.limit.at()].tracks_callers() {
+            if counters.limits.rules[demand.limit.at()].tracks_callers() {
                 queue.callers.join(waiter.caller, waiter.caller_order, demand.cost);
             }
         }
         if let Some(primary) = waiter.demands.first() {
-            self.table.window_mut(primary.window).queue_or_new().callers.add_position(
+            counters.table.window_mut(primary.window).queue_or_new().callers.add_position(
                 waiter.caller,
                 waiter.position,
                 id,
             );
         }
         waiter.group = self.group_for(&waiter.demands);
-        let group = &mut self.queue.groups[waiter.group];
+        let group = &mut self.groups[waiter.group];
         group.entries.insert(waiter.position, QueueEntry { id, effective_arrival: waiter.effective_arrival });
         for (total, demand) in group.totals.iter_mut().zip(&waiter.demands) {
             *total += u64::from(demand.cost);
         }
         if first(&group.entries).is_some_and(|(_, entry)| entry.id == id) {
-            self.queue.dirty.push_back(Dirty::Group(waiter.group));
+            self.dirty.push_back(Dirty::Group(waiter.group));
         }
-        self.queue.deadlines.insert((waiter.deadline, id));
-        self.queue.waiters.put_back(id, waiter);
+        self.deadlines.insert((waiter.deadline, id));
+        self.waiters.put_back(id, waiter);
     }
 
     /// The group of waiters that need these windows; created if there is none.
     fn group_for(&mut self, demands: &[WindowDemand]) -> u32 {
-        if let Some(group) = self.queue.group_of(demands) {
+        if let Some(group) = self.group_of(demands) {
             return group;
         }
         let windows: SmallVec<[u32; 2]> = demands.iter().map(|demand| demand.window).collect();
@@ -94,36 +92,38 @@ impl Locker {
             location: Location::Detached,
             asks: StoreAsk::Idle,
         };
-        let group = self.queue.groups.insert(group);
-        self.queue.by_windows.insert(windows, group);
+        let group = self.groups.insert(group);
+        self.by_windows.insert(windows, group);
         group
     }
 
     /// Removes a waiter from its group and from its windows' queues, and marks what it blocked for another check.
-    pub(super) fn dequeue(&mut self, id: u32, reason: DequeueReason) {
-        let waiter = self.queue.waiters.take(id);
-        let was_first = first(&self.queue.groups[waiter.group].entries).is_some_and(|(_, entry)| entry.id == id);
+    pub(super) fn dequeue(&mut self, counters: &mut Counters, id: u32, reason: DequeueReason, now: Time) {
+        let waiter = self.waiters.take(id);
+        let was_first = first(&self.groups[waiter.group].entries).is_some_and(|(_, entry)| entry.id == id);
         // A granted waiter is removed by the dispatch of its own group, which checks the next one itself.
         if was_first && reason == DequeueReason::Left {
-            if let Location::Queued(window, _) | Location::Deferred(window, _) = self.detach(waiter.group) {
-                self.queue.dirty.push_back(Dirty::Window(window));
+            if let Location::Queued(window, _) | Location::Deferred(window, _) =
+                self.detach(&mut counters.table, waiter.group)
+            {
+                self.dirty.push_back(Dirty::Window(window));
             }
-            self.queue.dirty.push_back(Dirty::Group(waiter.group));
+            self.dirty.push_back(Dirty::Group(waiter.group));
         }
-        let group = &mut self.queue.groups[waiter.group];
+        let group = &mut self.groups[waiter.group];
         group.entries.remove(&waiter.position);
         for (total, demand) in group.totals.iter_mut().zip(&waiter.demands) {
             *total -= u64::from(demand.cost);
         }
         if group.entries.is_empty() {
             let windows = std::mem::take(&mut group.windows);
-            self.sharing.cancel_ask(waiter.group, group.asks);
-            self.queue.by_windows.remove(&windows);
-            self.queue.groups.remove(waiter.group);
+            counters.sharing.cancel_ask(waiter.group, group.asks);
+            self.by_windows.remove(&windows);
+            self.groups.remove(waiter.group);
         }
-        self.queue.deadlines.remove(&(waiter.deadline, id));
+        self.deadlines.remove(&(waiter.deadline, id));
         if let Some(primary) = waiter.demands.first()
-            && let Some(queue) = self.table.window_mut(primary.window).queue_mut()
+            && let Some(queue) = counters.table.window_mut(primary.window).queue_mut()
         {
             queue.callers.remove_position(waiter.caller, waiter.position, id);
             match reason {
@@ -137,19 +137,20 @@ impl Locker {
             }
         }
         for demand in &waiter.demands {
-            self.leave_window(demand, waiter.caller, waiter.caller_order);
+            self.leave_window(counters, demand, &waiter, now);
             // A granted waiter has not taken its slots yet.
             if reason == DequeueReason::Left {
-                self.return_unwanted(demand.window);
+                counters.return_unwanted(demand.window, now);
             }
         }
-        self.queue.waiters.put_back(id, waiter);
+        self.waiters.put_back(id, waiter);
     }
 
     /// Removes a waiter from the queue of one window.
-    fn leave_window(&mut self, demand: &WindowDemand, caller: Caller, caller_order: CallerOrder) {
+    fn leave_window(&mut self, counters: &mut Counters, demand: &WindowDemand, waiter: &Waiter, now: Time) {
         let window = demand.window;
-        let found = self.table.window_mut(window);
+        let (caller, caller_order) = (waiter.caller, waiter.caller_order);
+        let found = counters.table.window_mut(window);
         let Some(queue) = found.queue_mut() else { return };
         queue.callers.leave(caller, caller_order);
         let key = (caller_order.arrived, caller_order.seq, caller_order.id);
@@ -159,15 +160,15 @@ impl Locker {
         queue.slots = queue.slots.saturating_sub(u64::from(demand.cost));
         if queue.waiting == 0 {
             if let Some(at) = queue.wakeup {
-                self.queue.wakeups.remove(&(at, window));
+                self.wakeups.remove(&(at, window));
             }
             found.drop_queue();
             // The store divides slots by the number of waiters at each gateway.
-            if self.limits.rules[demand.limit.at()].store_managed {
-                self.queue_settle_report(window);
+            if counters.limits.rules[demand.limit.at()].store_managed {
+                counters.queue_settle_report(window, now);
             }
         } else if held_reservation && !queue.deferred.is_empty() {
-            self.queue.dirty.push_back(Dirty::Window(window));
+            self.dirty.push_back(Dirty::Window(window));
         }
     }
 }

@@ -8,17 +8,17 @@ mod mode;
 mod sync;
 mod sync_request;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 pub use self::mode::SharingMode;
 pub use self::sync_request::{SharedKind, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport};
 
-use super::Locker;
 use super::api::LimitId;
+use super::limit_table::LimitTable;
 use super::queue::StoreAsk;
-use super::queue_position::first;
 use super::window::WindowRule;
+use super::window_table::WindowTable;
 use crate::time::Time;
 
 /// How long before its opening the store may grant a slot, so that who waits for it leaves when it opens and not a round
@@ -35,12 +35,18 @@ const REPORT_DELAYS: (Duration, Duration) = (Duration::from_millis(1), Duration:
 /// How soon after one another the store is asked for slots that nobody waits for yet.
 const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What is due to be told and asked.
+/// The work list of the store of shared limits.
+///
+/// Owns whether the store can be asked, who has the say about each shared limit, which windows it must hear of and by when, and
+/// for which groups of waiters it is asked when. Promises that what is due is due until it is taken, and that no answer to a
+/// question of an earlier round is believed. The slots that the store has granted lie in the windows.
 #[derive(Debug)]
 pub(in crate::locker) struct Sharing {
     /// Whether the store can be asked, and under which name of this gateway's.
     epoch: Option<u64>,
     epochs: u64,
+    /// Who has the say whether a request may pass a shared limit.
+    modes: HashMap<LimitId, SharingMode>,
     reports: VecDeque<(u32, u32)>,
     /// When those are to be told of.
     due: Time,
@@ -57,7 +63,7 @@ pub(in crate::locker) struct Sharing {
     discarded: Vec<Discarded>,
     heartbeats: u32,
     /// A limit is shared no more, and what the store knows of it is out of date.
-    pub(super) renew_id: bool,
+    renew_id: bool,
     /// How long an answer of the store takes, at most or of late.
     round_trip: Duration,
     last: Time,
@@ -68,6 +74,7 @@ impl Sharing {
         Sharing {
             epoch: None,
             epochs: 0,
+            modes: HashMap::new(),
             reports: VecDeque::new(),
             due: Time::NEVER,
             scan: VecDeque::new(),
@@ -82,13 +89,18 @@ impl Sharing {
         }
     }
 
+    /// True if the store can be asked.
+    pub(in crate::locker) fn is_open(&self) -> bool {
+        self.epoch.is_some()
+    }
+
     /// How long before its opening a slot may be granted to this gateway.
     fn horizon(&self) -> Duration {
         (self.round_trip * 3 / 2).clamp(HORIZON, MAX_HORIZON)
     }
 
     /// How long before its opening a slot of a limit is asked for, so that the question is there in time.
-    fn lead_time(&self, rule: &WindowRule) -> Duration {
+    pub(in crate::locker) fn lead_time(&self, rule: &WindowRule) -> Duration {
         self.horizon().min(Duration::from_nanos(rule.span / 4)) * 3 / 4 + self.round_trip / 2
     }
 
@@ -112,10 +124,72 @@ impl Sharing {
     }
 
     /// Whether the store is asked for a lane that bears this.
-    fn current_ask(&self, asks: StoreAsk) -> StoreAsk {
+    pub(in crate::locker) fn current_ask(&self, asks: StoreAsk) -> StoreAsk {
         match asks {
             StoreAsk::Scheduled(_, round) | StoreAsk::InFlight(round) if round != self.round => StoreAsk::Idle,
             StoreAsk::Idle | StoreAsk::Scheduled(..) | StoreAsk::InFlight(_) => asks,
+        }
+    }
+
+    /// Asks for slots for a group of waiters, which bears `asks`, at that time and no other.
+    pub(in crate::locker) fn ask_at(&mut self, group: u32, asks: &mut StoreAsk, at: Time) {
+        let before = std::mem::replace(asks, StoreAsk::Scheduled(at, self.round));
+        self.cancel_ask(group, before);
+        self.asks.insert((at, group));
+    }
+
+    /// A window must be told of, by then.
+    pub(in crate::locker) fn queue_report(&mut self, table: &mut WindowTable, index: u32, by: Time) {
+        let window = table.window_mut(index);
+        if window.mark_report_queued() {
+            let generation = window.generation;
+            self.reports.push_back((index, generation));
+        }
+        self.due = self.due.min(by);
+    }
+
+    /// What has happened in a window must be told soon, if its limit is shared.
+    pub(in crate::locker) fn queue_settle_report(
+        &mut self,
+        limits: &LimitTable,
+        table: &mut WindowTable,
+        index: u32,
+        now: Time,
+    ) {
+        let rule = &limits.rules[table.window(index).limit.at()];
+        if rule.shared {
+            self.queue_report(table, index, now + rule.report_delay());
+        }
+    }
+
+    /// Slots of a shared window were taken: if it goes on so, more are needed.
+    pub(in crate::locker) fn queue_refill(
+        &mut self,
+        limits: &LimitTable,
+        table: &mut WindowTable,
+        index: u32,
+        now: Time,
+    ) {
+        let window = table.window(index);
+        if window.queue().is_none() && window.needs_refill(&limits.rules[window.limit.at()]) {
+            let by = now.max(self.last + REFILL_INTERVAL);
+            self.queue_report(table, index, by);
+        }
+    }
+
+    /// Slots that the store has granted and no request waits for are given back at once, if they keep others back.
+    pub(in crate::locker) fn return_unwanted(
+        &mut self,
+        limits: &LimitTable,
+        table: &mut WindowTable,
+        index: u32,
+        now: Time,
+    ) {
+        let window = table.window_mut(index);
+        let rule = &limits.rules[window.limit.at()];
+        if rule.store_managed && rule.is_spaced() && window.queue().is_none() && window.has_leases(rule) {
+            window.return_leases(rule);
+            self.queue_report(table, index, now);
         }
     }
 
@@ -159,77 +233,5 @@ impl WindowRule {
         let delay = Duration::from_nanos(self.span / 200).clamp(REPORT_DELAYS.0, REPORT_DELAYS.1);
         // The next one's distance runs from it.
         if self.is_spaced() { delay.min(Duration::from_nanos(self.interval / 4)) } else { delay }
-    }
-}
-
-impl Locker {
-    /// When the store is to be told or asked something; what is due is due until it is taken.
-    pub fn sync_due(&self) -> Option<Time> {
-        let due = self.sharing.due();
-        (due < Time::NEVER).then_some(due)
-    }
-
-    /// Whether the store is to be told or asked something now.
-    pub fn has_sync(&self) -> bool {
-        self.sharing.due() <= self.last
-    }
-
-    /// A window is to be told of, by then.
-    pub(in crate::locker) fn queue_report(&mut self, index: u32, by: Time) {
-        let window = self.table.window_mut(index);
-        if window.mark_report_queued() {
-            let generation = window.generation;
-            self.sharing.reports.push_back((index, generation));
-        }
-        self.sharing.due = self.sharing.due.min(by);
-    }
-
-    /// What has happened in a window of a shared limit is to be told soon.
-    pub(in crate::locker) fn queue_settle_report(&mut self, index: u32) {
-        let rule = &self.limits.rules[self.table.window(index).limit.at()];
-        if rule.shared {
-            self.queue_report(index, self.last + rule.report_delay());
-        }
-    }
-
-    /// Slots of a shared window were taken: if it goes on so, more are needed.
-    pub(in crate::locker) fn queue_refill(&mut self, index: u32) {
-        let window = self.table.window(index);
-        if window.queue().is_none() && window.needs_refill(&self.limits.rules[window.limit.at()]) {
-            let by = self.last.max(self.sharing.last + REFILL_INTERVAL);
-            self.queue_report(index, by);
-        }
-    }
-
-    /// Slots that the store has granted and nobody waits for are given back at once, if they keep others back.
-    pub(in crate::locker) fn return_unwanted(&mut self, index: u32) {
-        let window = self.table.window_mut(index);
-        let rule = &self.limits.rules[window.limit.at()];
-        if rule.store_managed && rule.is_spaced() && window.queue().is_none() && window.has_leases(rule) {
-            window.return_leases(rule);
-            self.queue_report(index, self.last);
-        }
-    }
-
-    /// A lane is kept back by a window whose slots are the store's to give.
-    pub(in crate::locker) fn ask_store(&mut self, group: u32, index: u32, now: Time) {
-        let Some((_, entry)) = first(&self.queue.groups[group].entries) else { return };
-        let window = self.table.window(index);
-        let rule = &self.limits.rules[window.limit.at()];
-        let demands = &self.queue.waiters[entry.id].demands;
-        let cost = demands.iter().find(|demand| demand.window == index).map_or(1, |demand| demand.cost);
-        let is_known = window.lease_opens(rule, cost, now).is_some();
-        if is_known || rule.store_lost || self.sharing.current_ask(self.queue.groups[group].asks) != StoreAsk::Idle {
-            return;
-        }
-        let at = (window.store_opens_after(rule, cost).max(window.paused()) - self.sharing.lead_time(rule)).max(now);
-        self.ask_store_at(group, at);
-    }
-
-    fn ask_store_at(&mut self, group: u32, at: Time) {
-        let asks = StoreAsk::Scheduled(at, self.sharing.round);
-        let before = std::mem::replace(&mut self.queue.groups[group].asks, asks);
-        self.sharing.cancel_ask(group, before);
-        self.sharing.asks.insert((at, group));
     }
 }

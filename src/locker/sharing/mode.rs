@@ -2,10 +2,12 @@
 
 use std::num::NonZeroU32;
 
-use crate::locker::Locker;
+use super::Sharing;
 use crate::locker::api::LimitId;
-use crate::locker::queue::{Dirty, StoreAsk, WaiterGroup};
+use crate::locker::limit_table::LimitTable;
+use crate::locker::queue::{Dirty, Queue, StoreAsk, WaiterGroup};
 use crate::locker::window::WindowRule;
+use crate::locker::window_table::WindowTable;
 use crate::time::Time;
 
 /// Whose word it is whether a request may pass a shared limit.
@@ -52,91 +54,95 @@ impl WindowRule {
     }
 }
 
-impl Locker {
-    /// Whether any limit in force is shared.
-    pub fn shares(&self) -> bool {
-        self.limits.shares()
-    }
-
+impl Sharing {
     /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
     /// hear of is found with the next exchanges, some at a time: until then it counts them by the name it knew before.
-    pub fn open_sharing(&mut self, now: Time) {
-        let now = self.advance(now);
-        self.sharing.epochs += 1;
-        self.sharing.epoch = Some(self.sharing.epochs);
-        self.sharing.cancel_asks();
-        self.set_sharing_mode(None, SharingMode::Store, now);
-        self.sharing.scan = self.shared().into();
-        self.sharing.due = now;
-        self.begin_scan();
+    /// Returns the limits whose waiters must be reviewed.
+    pub(in crate::locker) fn open(
+        &mut self,
+        limits: &mut LimitTable,
+        table: &mut WindowTable,
+        now: Time,
+    ) -> Vec<LimitId> {
+        self.epochs += 1;
+        self.epoch = Some(self.epochs);
+        self.cancel_asks();
+        let shared = limits.shared();
+        self.set_mode(limits, &shared, SharingMode::Store);
+        self.scan = shared.iter().copied().collect();
+        self.due = now;
+        self.begin_scan(table);
+        shared
     }
 
-    /// The store cannot be asked any more: nobody passes a shared limit before `open_sharing` or `set_sharing_mode`.
-    pub fn close_sharing(&mut self, now: Time) {
-        let now = self.advance(now);
-        self.sharing.epoch = None;
-        self.sharing.cancel_asks();
-        self.set_sharing_mode(None, SharingMode::Blocked, now);
+    /// The store cannot be asked any more: no request passes a shared limit before the next `open` or `set_mode`. Returns the
+    /// limits whose waiters must be reviewed.
+    pub(in crate::locker) fn close(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
+        self.epoch = None;
+        self.cancel_asks();
+        let shared = limits.shared();
+        self.set_mode(limits, &shared, SharingMode::Blocked);
+        shared
     }
 
-    /// Whose word it is whether a request may pass this shared limit, or all of them. It is so at once, and what the store
-    /// has granted holds no longer: both are said by the rule, and no window is looked at. Who waits is looked at again
-    /// some at a time (`Locker::review`).
-    pub fn set_sharing_mode(&mut self, limit: Option<LimitId>, mode: SharingMode, now: Time) {
-        let now = self.advance(now);
-        let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);
+    /// Whose word it is whether a request may pass these shared limits. It is so at once, and what the store has granted holds
+    /// no longer: both are said by the rule, and no window is looked at.
+    pub(in crate::locker) fn set_mode(&mut self, limits: &mut LimitTable, ids: &[LimitId], mode: SharingMode) {
         for id in ids {
-            let rule = &mut self.limits.rules[id.at()];
+            let rule = &mut limits.rules[id.at()];
             rule.apply_sharing_mode(mode);
             rule.begin_term();
-            self.sharing_modes.insert(id, mode);
-            self.review(id);
+            self.modes.insert(*id, mode);
         }
-        self.review_some(now);
     }
 
-    /// The limits that are shared.
-    pub fn shared(&self) -> Vec<LimitId> {
-        self.limits.shared()
-    }
-
-    /// Brings a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its windows.
-    pub(in crate::locker) fn update_sharing(&mut self, id: LimitId, was_shared: bool) {
-        let rule = &mut self.limits.rules[id.at()];
+    /// Brings the rule of a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its
+    /// windows. Returns true if the limit is shared: then what the store has said of it was of another rule.
+    pub(in crate::locker) fn update_limit(
+        &mut self,
+        limits: &mut LimitTable,
+        table: &mut WindowTable,
+        id: LimitId,
+        was_shared: bool,
+        now: Time,
+    ) -> bool {
+        let rule = &mut limits.rules[id.at()];
         if rule.shared != was_shared {
             rule.begin_term();
         }
         if !rule.shared {
-            self.sharing_modes.remove(&id);
-            self.sharing.renew_id |= was_shared && self.sharing.epoch.is_some();
-            return;
+            self.modes.remove(&id);
+            self.renew_id |= was_shared && self.epoch.is_some();
+            return false;
         }
-        let present = if self.sharing.epoch.is_some() { SharingMode::Store } else { SharingMode::Blocked };
-        let mode = *self.sharing_modes.entry(id).or_insert(present);
+        let present = if self.epoch.is_some() { SharingMode::Store } else { SharingMode::Blocked };
+        let mode = *self.modes.entry(id).or_insert(present);
         rule.apply_sharing_mode(mode);
-        self.reask_store(id);
-        if !was_shared {
-            for index in self.table.of_limit(id) {
-                self.table.window_mut(index).report_all(&self.limits.rules[id.at()]);
-                self.queue_report(index, self.last);
+        for index in table.of_limit(id) {
+            let window = table.window_mut(index);
+            window.clear_opens_after();
+            if !was_shared {
+                window.report_all(&limits.rules[id.at()]);
+                self.queue_report(table, index, now);
             }
         }
+        true
     }
 
-    /// What the store has said of a limit was of another rule: whoever waits for it is looked at again.
-    fn reask_store(&mut self, id: LimitId) {
-        for index in self.table.of_limit(id) {
-            self.table.window_mut(index).clear_opens_after();
-        }
-        for group in self.queue.groups.indices() {
-            let WaiterGroup { asks, windows, .. } = &self.queue.groups[group];
-            let asks = self.sharing.current_ask(*asks);
-            if matches!(asks, StoreAsk::Scheduled(..))
-                && windows.iter().any(|index| self.table.window(*index).limit == id)
-            {
-                self.queue.groups[group].asks = StoreAsk::Idle;
-                self.sharing.cancel_ask(group, asks);
-                self.queue.dirty.push_back(Dirty::Group(group));
+    /// A limit is forgotten.
+    pub(in crate::locker) fn forget_limit(&mut self, id: LimitId) {
+        self.modes.remove(&id);
+    }
+
+    /// No group of waiters that needs a window of this limit is asked for any more until it is looked at again.
+    pub(in crate::locker) fn cancel_asks_for(&mut self, table: &WindowTable, queue: &mut Queue, id: LimitId) {
+        for group in queue.groups.indices() {
+            let WaiterGroup { asks, windows, .. } = &queue.groups[group];
+            let asks = self.current_ask(*asks);
+            if matches!(asks, StoreAsk::Scheduled(..)) && windows.iter().any(|index| table.window(*index).limit == id) {
+                queue.groups[group].asks = StoreAsk::Idle;
+                self.cancel_ask(group, asks);
+                queue.dirty.push_back(Dirty::Group(group));
             }
         }
     }

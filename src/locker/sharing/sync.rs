@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{LEASE, REPORT_DELAYS, SharingMode, SlotGrant, SlotRequest, SyncRequest, WindowReport};
-use crate::locker::Locker;
+use super::{LEASE, REPORT_DELAYS, Sharing, SlotGrant, SlotRequest, SyncRequest, WindowReport};
 use crate::locker::api::LimitId;
-use crate::locker::queue::StoreAsk;
+use crate::locker::counters::Counters;
+use crate::locker::queue::{Queue, StoreAsk};
 use crate::locker::queue_position::first;
 use crate::locker::window::store_state::SlotLease;
 use crate::locker::window::window_rule::nanos;
 use crate::locker::window_lists::ListCursor;
+use crate::locker::window_table::WindowTable;
 use crate::time::Time;
 
 /// How soon the store is asked again for one lane at the earliest.
@@ -30,10 +31,18 @@ const MAX_SCANNED: usize = 512;
 /// How many in a lane are looked at to see whether they need the same.
 const MAX_CHECKED: usize = 64;
 
-impl Locker {
+impl Sharing {
+    /// Goes on with the windows of the next limit.
+    pub(super) fn begin_scan(&self, table: &mut WindowTable) {
+        if let Some(limit) = self.scan.front() {
+            table.lists.begin(ListCursor::Sharing, *limit);
+        }
+    }
+}
+
+impl Counters {
     /// What the store is to be told and asked now, which is about to happen. At a `heartbeat`, also what nobody has use for.
-    pub fn take_sync(&mut self, heartbeat: bool, now: Time) -> SyncRequest {
-        let now = self.advance(now);
+    pub(in crate::locker) fn take_sync(&mut self, queue: &mut Queue, heartbeat: bool, now: Time) -> SyncRequest {
         let mut sync = SyncRequest { horizon: self.sharing.horizon(), ..SyncRequest::default() };
         if self.sharing.epoch.is_none() {
             return sync;
@@ -51,7 +60,7 @@ impl Locker {
             && sync.slot_requests.len() < MAX_SLOT_REQUESTS
         {
             self.sharing.asks.pop_first();
-            self.add_slot_request(&mut sync, group, now);
+            self.add_slot_request(queue, &mut sync, group, now);
         }
         self.queue_known_reports(now);
         while sync.windows.len() < MAX_WINDOWS
@@ -65,7 +74,6 @@ impl Locker {
         }
         let has_more = !self.sharing.reports.is_empty() || !self.sharing.scan.is_empty();
         self.sharing.due = if has_more { now } else { Time::NEVER };
-        self.update_due();
         sync
     }
 
@@ -76,20 +84,15 @@ impl Locker {
                 return;
             }
             match self.table.lists.step(ListCursor::Sharing) {
-                Some(index) if self.table.window(index).is_known_to_store() => self.queue_report(index, now),
+                Some(index) if self.table.window(index).is_known_to_store() => {
+                    self.sharing.queue_report(&mut self.table, index, now)
+                }
                 Some(_) => {}
                 None => {
                     self.sharing.scan.pop_front();
-                    self.begin_scan();
+                    self.sharing.begin_scan(&mut self.table);
                 }
             }
-        }
-    }
-
-    /// Goes on with the windows of the next limit.
-    pub(super) fn begin_scan(&mut self) {
-        if let Some(limit) = self.sharing.scan.front() {
-            self.table.lists.begin(ListCursor::Sharing, *limit);
         }
     }
 
@@ -101,20 +104,22 @@ impl Locker {
                 self.table.current(index, generation).map(|window| window.heartbeat(&rules[window.limit.at()]));
             match heartbeat {
                 None => drop(self.sharing.lease_holders.remove(&(index, generation))),
-                Some(changed) if changed || self.sharing.heartbeats == 0 => self.queue_report(index, now),
+                Some(changed) if changed || self.sharing.heartbeats == 0 => {
+                    self.sharing.queue_report(&mut self.table, index, now)
+                }
                 Some(_) => {}
             }
         }
     }
 
     /// Asks for the first of a lane who need the same.
-    fn add_slot_request(&mut self, sync: &mut SyncRequest, group: u32, now: Time) {
-        let Some(found) = self.queue.groups.get_mut(group) else { return };
+    fn add_slot_request(&mut self, queue: &mut Queue, sync: &mut SyncRequest, group: u32, now: Time) {
+        let Some(found) = queue.groups.get_mut(group) else { return };
         found.asks = StoreAsk::InFlight(self.sharing.round);
-        let found = &self.queue.groups[group];
+        let found = &queue.groups[group];
         let Some((_, head)) = first(&found.entries) else { return };
-        let demands = self.queue.waiters[head.id].demands.clone();
-        let costs = |id: u32| self.queue.waiters[id].demands.iter().map(|demand| demand.cost);
+        let demands = queue.waiters[head.id].demands.clone();
+        let costs = |id: u32| queue.waiters[id].demands.iter().map(|demand| demand.cost);
         let all = found.entries.len();
         let uniform =
             found.totals.iter().zip(&demands).all(|(total, demand)| *total == all as u64 * u64::from(demand.cost));
@@ -133,7 +138,7 @@ impl Locker {
         };
         let covered = store_managed.iter().map(covers).min().unwrap_or(0) as usize;
         let requests = count.saturating_sub(covered).clamp(1, MAX_REQUESTS);
-        let generation = self.queue.groups.generation(group).unwrap_or(0);
+        let generation = queue.groups.generation(group).unwrap_or(0);
         let mut request = SlotRequest {
             group: Some((group, generation)),
             requests: u32::try_from(requests).unwrap_or(1),
@@ -183,7 +188,7 @@ impl Locker {
     }
 
     /// For how long what settled counts for other gateways, where they say another span than this one.
-    pub fn set_reported_spans(&mut self, spans: &[(LimitId, Duration)]) {
+    pub(in crate::locker) fn set_reported_spans(&mut self, spans: &[(LimitId, Duration)]) {
         for (limit, span) in spans {
             let rule = &mut self.limits.rules[limit.at()];
             rule.longest_span = rule.longest_span.max(nanos(*span));
@@ -191,8 +196,13 @@ impl Locker {
     }
 
     /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
-    pub fn sync_answered(&mut self, sync: &SyncRequest, answers: &[SlotGrant], began: Time, ended: Time, now: Time) {
-        let now = self.advance(now);
+    pub(in crate::locker) fn sync_answered(
+        &mut self,
+        queue: &mut Queue,
+        sync: &SyncRequest,
+        answers: &[SlotGrant],
+        (began, ended): (Time, Time),
+    ) {
         for report in &sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             window.report_delivered();
@@ -201,21 +211,25 @@ impl Locker {
             }
         }
         let took = ended.since(began).min(LEASE);
-        self.sharing.round_trip =
-            if took > self.sharing.round_trip { took } else { (self.sharing.round_trip * 7 + took) / 8 };
+        let before = self.sharing.round_trip;
+        self.sharing.round_trip = if took > before { took } else { (before * 7 + took) / 8 };
         for (request, grant) in sync.slot_requests.iter().zip(answers) {
-            self.distribute(sync, request, grant, began, ended);
+            self.distribute(queue, (sync, request), grant, (began, ended));
         }
         for report in &sync.windows {
             if self.table.current(report.window, report.generation).is_some() {
-                self.mark_dirty(report.window);
+                queue.mark_dirty(&self.table, report.window);
             }
         }
-        self.dispatch(now);
-        self.return_surplus(sync, now);
     }
 
-    fn distribute(&mut self, sync: &SyncRequest, request: &SlotRequest, grant: &SlotGrant, began: Time, ended: Time) {
+    fn distribute(
+        &mut self,
+        queue: &mut Queue,
+        (sync, request): (&SyncRequest, &SlotRequest),
+        grant: &SlotGrant,
+        (began, ended): (Time, Time),
+    ) {
         let mut again = MIN_ASK_INTERVAL;
         for (number, (place, cost)) in request.windows.iter().enumerate() {
             let Some(report) = sync.windows.get(*place) else { continue };
@@ -246,16 +260,16 @@ impl Locker {
             self.sharing.lease_holders.insert((report.window, report.generation));
         }
         let Some((group, generation)) = request.group else { return };
-        if self.queue.groups.generation(group) == Some(generation) {
-            self.queue.groups[group].asks = StoreAsk::Idle;
+        if queue.groups.generation(group) == Some(generation) {
+            queue.groups[group].asks = StoreAsk::Idle;
             if grant.next_in.is_some() {
-                self.ask_store_at(group, ended + again);
+                self.sharing.ask_at(group, &mut queue.groups[group].asks, ended + again);
             }
         }
     }
 
     /// Those for whom slots were asked may be gone.
-    fn return_surplus(&mut self, sync: &SyncRequest, now: Time) {
+    pub(in crate::locker) fn return_surplus(&mut self, sync: &SyncRequest, now: Time) {
         for report in &sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             let asked_ahead = sync.slot_requests.iter().any(|request| request.group.is_none());
@@ -264,15 +278,14 @@ impl Locker {
                 && !asked_ahead
             {
                 let by = now + REPORT_DELAYS.1;
-                self.queue_report(report.window, by);
-                self.return_unwanted(report.window);
+                self.sharing.queue_report(&mut self.table, report.window, by);
+                self.return_unwanted(report.window, now);
             }
         }
     }
 
-    /// No answer came: whether the store was told anything is not known. `close_sharing` is to follow.
-    pub fn sync_lost(&mut self, sync: SyncRequest, now: Time) {
-        self.advance(now);
+    /// No answer came: whether the store was told anything is not known.
+    pub(in crate::locker) fn sync_lost(&mut self, sync: SyncRequest) {
         for report in sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             window.report_lost(report.settled);
@@ -280,12 +293,8 @@ impl Locker {
     }
 
     /// The last exchange: nothing is asked for, and what was granted is given back.
-    pub fn sign_off(&mut self, now: Time) -> SyncRequest {
-        let now = self.advance(now);
+    pub(in crate::locker) fn sign_off(&mut self, now: Time) -> SyncRequest {
         let mut sync = SyncRequest::default();
-        if self.sharing.epoch.is_none() {
-            return sync;
-        }
         let reports: Vec<_> =
             self.sharing.reports.drain(..).chain(std::mem::take(&mut self.sharing.lease_holders)).collect();
         for (index, generation) in reports {
@@ -295,9 +304,6 @@ impl Locker {
             }
         }
         sync.slot_requests.clear();
-        self.sharing.epoch = None;
-        self.sharing.cancel_asks();
-        self.set_sharing_mode(None, SharingMode::Blocked, now);
         sync
     }
 }

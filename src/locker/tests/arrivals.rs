@@ -197,12 +197,12 @@ fn idle_keys_leave_nothing_behind() {
     for key in 0..5000 {
         assert!(send(&mut locker, &ask(&[claim(0, key, 1)], 1), ms(0)).is_ok());
     }
-    assert_eq!((locker.live_keys(), locker.table.chunks()), (5000, 5));
+    assert_eq!((locker.live_keys(), locker.counters.table.chunks()), (5000, 5));
     let mut calls = 0;
     while let Some(at) = locker.poll_timeout() {
         locker.handle_timeout(at);
         calls += 1;
     }
-    assert_eq!((locker.live_keys(), locker.table.chunks()), (0, 0));
+    assert_eq!((locker.live_keys(), locker.counters.table.chunks()), (0, 0));
     assert!(calls < 40, "{calls} wake-ups");
 }

@@ -28,7 +28,11 @@ fn a_window_that_is_swept_while_the_locker_is_held_is_not_looked_at_afterwards()
     locker.leave(second, ms(2));
     locker.finish(first, ms(3));
     locker.handle_timeout(ms(600));
-    assert_eq!((locker.live_keys(), locker.table.chunks()), (0, 0), "no key is left, and its memory is given back");
+    assert_eq!(
+        (locker.live_keys(), locker.counters.table.chunks()),
+        (0, 0),
+        "no key is left, and its memory is given back"
+    );
     locker.release(ms(600));
     assert!(drain(&mut locker).is_empty());
     drop(granted(&mut locker, &claims, ms(601)));

@@ -81,7 +81,7 @@ impl LockerWorld {
         }
         assert_eq!(self.waiting.len(), 0, "seed {}: a waiter is never granted or refused", self.seed);
         assert_eq!(self.locker.live_keys(), 0, "seed {}: a window is never dropped", self.seed);
-        assert_eq!(self.locker.table.chunks(), 0, "seed {}", self.seed);
+        assert_eq!(self.locker.counters.table.chunks(), 0, "seed {}", self.seed);
         assert!(self.locker.queue.is_empty(), "seed {}: {:?}", self.seed, self.locker.queue);
     }
 

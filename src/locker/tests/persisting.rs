@@ -252,9 +252,9 @@ fn crowded(limits: u32, keys: u128) -> Locker {
 
 /// Number of table places accessed in one step, and the step's result.
 fn look_count<R>(locker: &mut Locker, step: impl FnOnce(&mut Locker) -> R) -> (usize, R) {
-    locker.table.look_count.take();
+    locker.counters.table.look_count.take();
     let result = step(locker);
-    (locker.table.look_count.take(), result)
+    (locker.counters.table.look_count.take(), result)
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
         let (places, ()) = look_count(locker, change);
         assert!(places <= slice, "{what}: {places} places");
         for _ in 0.. {
-            if !locker.has_review() {
+            if !locker.queue.has_review(&locker.counters) {
                 break;
             }
             assert_eq!(locker.poll_timeout(), Some(ms(2)), "{what}: it goes on at once");

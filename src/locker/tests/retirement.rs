@@ -123,8 +123,8 @@ fn names_that_come_and_go_leave_nothing_that_any_step_must_look_at() {
         let made = reload(&mut locker, vec![named("stays", 1000), named(&one, 100), named(&other, 100)], now);
         use_one(&mut locker, made.ids[1], now);
         sweep(&mut locker, now + Duration::from_millis(1));
-        assert!(locker.limits.ids.len() <= 5, "{}", locker.limits.ids.len());
-        assert!(locker.limits.retired.len() <= 2);
+        assert!(locker.counters.limits.ids.len() <= 5, "{}", locker.counters.limits.ids.len());
+        assert!(locker.counters.limits.retired.len() <= 2);
     }
     let known = locker.crash_limit_snapshots();
     assert_eq!(known.len(), 601, "their numbers are kept for another process");

@@ -1,0 +1,98 @@
+//! Opening of slots: the earliest time at which a window lets a request go that comes after so many others.
+
+use super::api::{Claim, LimitId, RefusalReason, Sorry};
+use super::counters::Counters;
+use super::window::{Algorithm, Window, WindowRule, later};
+use crate::time::Time;
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// When a waiter goes, at the earliest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forecast {
+    pub(super) at: Time,
+    /// Whether it goes exactly then if nothing else happens.
+    pub(super) exact: bool,
+    /// The limit it waits for longest.
+    pub(super) limit: LimitId,
+}
+
+impl Forecast {
+    pub(super) fn to_sorry(self, reason: RefusalReason, now: Time) -> Sorry {
+        let exact = self.exact && self.at > now;
+        let until = if exact { self.at } else { self.at.max(later(now, MILLISECOND)) };
+        Sorry { reason, limit: self.limit, until, exact }
+    }
+}
+
+impl Counters {
+    /// When asking a window again makes sense, for one that never joined its line.
+    pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, reason: RefusalReason, now: Time) -> Sorry {
+        let Claim { limit, key, cost } = *claim;
+        let rule = &self.limits.rules[limit.at()];
+        let reason = if rule.store_lost { RefusalReason::StoreLost } else { reason };
+        let (at, known) = match window.map(|found| self.table.window(found)) {
+            Some(window) => {
+                let (at, known) = slot_opens(rule, window, 0, true, cost, now);
+                (at, known && window.queue().is_none())
+            }
+            // The store has not been asked about this key.
+            None if rule.store_managed => (later(now, rule.span), false),
+            // One that begins shows what may have been taken under any key.
+            None => slot_opens(rule, &Window::new(limit, key, rule, now), 0, true, cost, now),
+        };
+        Forecast { at, exact: known, limit }.to_sorry(reason, now)
+    }
+}
+
+/// The earliest moment at which a window lets `cost` slots go after `ahead` others, and whether it is that moment.
+pub(super) fn slot_opens(
+    rule: &WindowRule,
+    window: &Window,
+    ahead: u64,
+    uniform: bool,
+    cost: u32,
+    now: Time,
+) -> (Time, bool) {
+    if rule.store_managed {
+        let opens = window.lease_opens(rule, cost, now).filter(|_| ahead == 0);
+        let least = window.store_opens_after(rule, cost).max(window.paused()).max(now);
+        let turns = (ahead + u64::from(cost)).saturating_sub(1) / u64::from(rule.requests.max(1));
+        return (opens.unwrap_or(least).max(later(now, turns.saturating_sub(1).saturating_mul(rule.span))), false);
+    }
+    let certain = window.unsettled == 0 && !rule.answered && !rule.counts_flights() && !rule.period.is_unsure;
+    if let Some(at) = window.opening(rule, ahead, 0, cost, now) {
+        return (at, certain && (ahead == 0 || !matches!(rule.algorithm, Algorithm::Smooth)));
+    }
+    let from = window.paused().max(now);
+    let rank = ahead.saturating_add(u64::from(cost));
+    let requests = u64::from(rule.requests);
+    let (cycles, position) = ((rank - 1) / requests, (rank - 1) % requests + 1);
+    let uniform = uniform && cost == 1;
+    match rule.algorithm {
+        Algorithm::Uncounted => (from, false),
+        Algorithm::Sliding | Algorithm::Smooth => {
+            let first = window.opening_at_best(rule, position, from);
+            let at = later(first, cycles.saturating_mul(rule.span));
+            let spaced = window.spacing_at_best(rule, ahead, cost, from);
+            (at.max(spaced), certain && uniform && rule.quantum == 1 && matches!(rule.algorithm, Algorithm::Sliding))
+        }
+        Algorithm::Fixed | Algorithm::Calendar { .. } => next_windows(rule, window, rank, certain && uniform, from),
+    }
+}
+
+/// Where all slots of a window open at once: how many windows on the rank comes.
+fn next_windows(rule: &WindowRule, window: &Window, rank: u64, certain: bool, from: Time) -> (Time, bool) {
+    let requests = u64::from(rule.requests);
+    let free = requests.saturating_sub(u64::from(window.in_log));
+    if rank <= free {
+        return (from, false);
+    }
+    let windows = (rank - free - 1) / requests;
+    let calendar = matches!(rule.algorithm, Algorithm::Calendar { .. });
+    if calendar {
+        return (rule.period_end(windows).max(from), certain && windows == 0);
+    }
+    let end = if window.in_log == 0 { later(from, rule.span) } else { window.next_window(rule).max(from) };
+    (later(end, windows.saturating_mul(rule.span)), certain)
+}

@@ -1,0 +1,82 @@
+//! Reservations: the slots that the oldest waiter for several windows, the claimant, keeps from younger waiters.
+
+use super::counters::Counters;
+use super::queue::{Queue, Waiter, WindowDemand};
+use crate::time::Time;
+
+impl Queue {
+    /// Whether a waiter would make an older one that needs several windows later, before which it has no turn; where, and when
+    /// that one starts.
+    pub(super) fn delays_reservation(
+        &self,
+        counters: &Counters,
+        waiter: &Waiter,
+        id: u32,
+        group: u32,
+        now: Time,
+    ) -> Option<(u32, Option<Time>)> {
+        let age = (waiter.caller_order.arrived, waiter.caller_order.seq, id);
+        for demand in &waiter.demands {
+            let queue = counters.table.window(demand.window).queue()?;
+            let Some(&first) = queue.multi_limit.first() else { continue };
+            let holder = &self.waiters[first.2];
+            if first >= age || holder.group == group || precedes(waiter, holder) {
+                continue;
+            }
+            let start = counters.earliest_start(holder, &[], now);
+            let start_after = counters.earliest_start(holder, &waiter.demands, now);
+            let moves = match (start, start_after) {
+                (Some(start), Some(after)) => after > start,
+                (Some(_), None) => true,
+                (None, _) => {
+                    counters.reserves_slots(holder, now) && counters.takes_slots_of(holder, &waiter.demands, now)
+                }
+            };
+            if moves {
+                return Some((demand.window, start));
+            }
+        }
+        None
+    }
+}
+
+impl Counters {
+    /// When a waiter could start, if `is_earlier` were granted and settled now; `None` if unknown.
+    fn earliest_start(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> Option<Time> {
+        let mut start = now;
+        for demand in &waiter.demands {
+            start = start.max(self.opening_after(demand, before, now)?);
+        }
+        Some(start)
+    }
+
+    fn opening_after(&self, demand: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
+        let ahead = before.iter().find(|other| other.window == demand.window);
+        let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1));
+        let rule = &self.limits.rules[demand.limit.at()];
+        self.table.window(demand.window).opening(rule, slots, flights, demand.cost, now)
+    }
+
+    /// A claimant whose start is unknown keeps slots for itself once it has waited for longer than they take to open.
+    fn reserves_slots(&self, holder: &Waiter, now: Time) -> bool {
+        let spans = holder.demands.iter().map(|demand| self.limits.rules[demand.limit.at()].span);
+        u64::try_from(now.since(holder.caller_order.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
+    }
+
+    /// Whether `is_earlier` would take slots that are open and that the waiter needs.
+    fn takes_slots_of(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> bool {
+        waiter.demands.iter().any(|demand| {
+            self.opening_after(demand, &[], now) == Some(now) && self.opening_after(demand, before, now) != Some(now)
+        })
+    }
+}
+
+/// Whether a waiter comes before another by the turns of the home that they share.
+fn precedes(one: &Waiter, other: &Waiter) -> bool {
+    let primary = |waiter: &Waiter| waiter.demands.first().map(|demand| demand.window);
+    let first = match one.position.priority == other.position.priority {
+        true => one.position < other.position,
+        false => (one.effective_arrival, one.position.seq) < (other.effective_arrival, other.position.seq),
+    };
+    first && primary(one) == primary(other)
+}
