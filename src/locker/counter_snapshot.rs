@@ -78,7 +78,7 @@ impl LimitTable {
 }
 
 impl Snapshot {
-    /// What these limits and windows know. `late`: the slots of each window that settle by themselves, and at what time.
+    /// Snapshot of these limits and windows. `late`: the slots of each window that settle by themselves, and at what time.
     pub(super) fn of(
         limits: &LimitTable,
         table: &mut WindowTable,

@@ -11,8 +11,8 @@ use crate::time::Time;
 /// All that is counted.
 ///
 /// Owns the limits with their rules, the windows of their keys, and the two work lists of what has changed in windows: for
-/// the journal and for the store of shared limits. Promises that a slot is taken or given back in all places at once. Does not
-/// know who waits, but for the line that each window has.
+/// the journal and for the store of shared limits. Promises that a slot is taken or given back in all places at once. Does
+/// not know the waiters, but for the line that each window has.
 #[derive(Debug)]
 pub(super) struct Counters {
     pub(super) limits: LimitTable,
@@ -53,7 +53,7 @@ impl Counters {
         self.write_queue.request_rewrite(&self.limits, &mut self.table, index);
     }
 
-    /// What has happened in a window must be told to the store soon, if its limit is shared.
+    /// Has the store told soon of what has happened in a window, if its limit is shared.
     pub(super) fn queue_settle_report(&mut self, index: u32, now: Time) {
         self.sharing.queue_settle_report(&self.limits, &mut self.table, index, now);
     }

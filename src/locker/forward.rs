@@ -1,5 +1,5 @@
-//! Forwarder: stands in the place of a [`Locker`] after another process took over the windows. It forwards asks and settles to
-//! that process, whose verdicts alone count.
+//! Forwarder: stands in the place of a [`Locker`] after another process took over the windows. It forwards asks and settles
+//! to that process, whose verdicts alone count.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -21,13 +21,14 @@ use crate::time::Time;
 /// Set in the tickets of requests that asked after the hand-over, and clear in those of before.
 const FORWARDED: u32 = 1 << 31;
 
-/// The requests of a process that has handed its windows over: those in line then, those under way, and those that ask since.
+/// The requests of a process that has handed its windows over: those in line then, those under way, and those that ask
+/// since.
 ///
 /// Owns the events that the other process has not been told of, and the verdicts that have come back. Keeps the limits and
-/// windows of before as a directory, by which grants know their slots; nothing is counted in them any more, and new keys only
-/// get a place there. It grants nothing by itself: each ask waits, and each input becomes at most one event per slot that it
-/// is about. Where the process before this one still has requests, their events are passed on as far as that process holds
-/// the slots.
+/// windows of before as a directory, by which grants know their slots; nothing is counted in them any more, and new keys
+/// only get a place there. It grants nothing by itself: each ask waits, and each input becomes at most one event per slot
+/// that it is about. Where the process before this one still has requests, their events are passed on as far as that process
+/// holds the slots.
 #[derive(Debug)]
 pub struct Forwarder {
     limits: LimitTable,
@@ -83,7 +84,8 @@ impl Forwarder {
         self.limits.shares()
     }
 
-    /// Forwards an ask. It waits in any case; [`Forwarder::poll_verdict`] names its ticket once the other process has decided.
+    /// Forwards an ask. It waits in any case; [`Forwarder::poll_verdict`] names its ticket once the other process has
+    /// decided.
     pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
         let arrived = ask.arrived.map_or(now, |at| at.min(now));
         let bound = ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait);
@@ -256,7 +258,7 @@ impl Forwarder {
         }
     }
 
-    /// Passes a grant to the process before, which says from here on what becomes of it.
+    /// Passes a grant to the process before, which says from here on how it ends.
     pub fn delegate(&mut self, grant: Grant) -> Vec<GrantedSlots> {
         self.remote_holdings.delegate(&grant, &mut self.table)
     }
@@ -273,7 +275,7 @@ impl Forwarder {
     }
 }
 
-/// What was known at the hand-over, for what is written and shown last.
+/// State at the hand-over, for the last records of the journal and for display.
 impl Forwarder {
     /// True if a folder was not complete at the hand-over: it must not be marked as such then.
     pub fn is_catching_up(&self) -> bool {
@@ -296,7 +298,7 @@ impl Forwarder {
         self.wall.expects(unix_nanos, now)
     }
 
-    /// What the windows of before still hold of what they counted.
+    /// Snapshot of the windows of before.
     pub fn snapshot(&mut self, now: Time) -> Snapshot {
         let now = self.advance(now);
         Snapshot::of(&self.limits, &mut self.table, HashMap::new(), &self.wall, now)

@@ -82,8 +82,7 @@ impl Locker {
         }
     }
 
-    /// What a crash must find of its limits: as [`Locker::snapshot`] says of them, and that those count as full whose windows
-    /// have yet to be written.
+    /// The limits as a crash must find them: as in [`Locker::snapshot`], and full if their windows have yet to be written.
     pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
         let mut all = self.counters.limits.snapshots();
         for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {

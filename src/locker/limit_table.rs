@@ -1,7 +1,7 @@
 //! Table of the limits: what each of them says, its rule in numbers, and whether it is in force.
 //!
-//! A limit that is gone from the file is *retired*: it is kept as long as what it counted would count, and then forgotten. It
-//! leaves its number behind, which is never used again: a request that was classified before may still name it. So every
+//! A limit that is gone from the file is *retired*: it is kept as long as what it counted would count, and then forgotten.
+//! It leaves its number behind, which is never used again: a request that was classified before may still name it. So every
 //! pass over all limits goes by `LimitTable::ids`, and costs what the limits cost that there are, not those that ever were.
 
 use std::collections::BTreeSet;

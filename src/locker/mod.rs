@@ -81,13 +81,13 @@ use self::wall_clock::WallClock;
 use self::window::Algorithm;
 use crate::time::Time;
 
-/// The longest pause that anyone can ask for: a broken Retry-After must not close a window for a year.
+/// The longest pause of a window: a broken Retry-After must not close a window for a year.
 const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
 /// All windows and all waiters of a gateway.
 ///
-/// Coordinates the two: [`Counters`] knows what is counted, [`Queue`] who waits for it. Owns besides what happens by itself as
-/// time goes on: late settles, the periods of the wall clock, and when either is due.
+/// Coordinates the two: [`Counters`] counts, [`Queue`] has the waiters. Owns besides all that happens by itself as time goes
+/// on: late settles, the periods of the wall clock, and the time at which either is due.
 ///
 /// Every method that takes `now` accepts any value: one before the latest counts as the latest.
 /// After any call, `poll_verdict` must be drained.
@@ -102,7 +102,7 @@ pub struct Locker {
     last: Time,
     /// Before this moment nothing happens by itself.
     due: Time,
-    /// When a `calendar` period ends.
+    /// End of the next `calendar` period.
     next_roll: Time,
 }
 
@@ -212,11 +212,11 @@ impl Locker {
         self.queue.outbox.pop()
     }
 
-    /// When `handle_timeout` must be called next, if nothing else happens.
+    /// Time at which `handle_timeout` must be called next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
         let sweeps = if self.counters.table.live() > 0 { self.counters.next_sweep } else { Time::NEVER };
         let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
-        // What is due already is the gate's to see to.
+        // An exchange that is due already is the gate's to see to.
         let sync = Some(self.counters.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
         // A slice at a time, as fast as there is nothing else to do.
         let review = if self.queue.has_review(&self.counters) { self.last } else { Time::NEVER };
@@ -235,36 +235,35 @@ impl Locker {
         }
     }
 
-    /// What a key's window holds.
+    /// Usage of a key's window.
     pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
         let now = self.advance(now);
         self.counters.table.usage(&self.counters.limits, limit, key, now)
     }
 
-    /// How many windows are alive, over all limits.
+    /// Number of live windows over all limits.
     pub fn live_keys(&self) -> usize {
         self.counters.table.live()
     }
 
-    /// How many requests wait, over all limits.
+    /// Number of waiters over all limits.
     pub fn waiting(&self) -> usize {
         self.queue.waiters.len()
     }
 
-    /// Looks at some more windows; whether there are more. Between two looks anything may happen: what is seen is roughly
-    /// so.
+    /// Scans the next windows. Returns true if more are left. Windows change between calls, so the result is approximate.
     pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
         let now = self.advance(now);
         scan.step(&self.counters.limits, &mut self.counters.table, now)
     }
 
-    /// What was found, by `LimitId`.
+    /// Result of a finished scan, by `LimitId`.
     pub fn finish_stats(&mut self, scan: StatsScan, now: Time) -> Vec<LimitStats> {
         let now = self.advance(now);
         scan.finish(&self.counters.limits, &mut self.counters.table, now)
     }
 
-    /// A look at one limit: at its waiters, and at the window of one key.
+    /// Details of one limit: its waiters, and the window of one key.
     pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
         let window = LimitDetail::of_window(&self.counters.limits, &mut self.counters.table, limit, key, now);
@@ -282,7 +281,7 @@ impl Locker {
         Forwarder::from(self)
     }
 
-    /// Tells what the wall clock reads.
+    /// Takes a reading of the wall clock into account.
     pub fn set_wall(&mut self, wall: WallSample, now: Time) {
         let now = self.advance(now);
         let calendar =

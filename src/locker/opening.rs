@@ -7,11 +7,11 @@ use crate::time::Time;
 
 const MILLISECOND: u64 = 1_000_000;
 
-/// When a waiter goes, at the earliest.
+/// Forecast of a waiter: the earliest time at which it goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
     pub(super) at: Time,
-    /// Whether it goes exactly then if nothing else happens.
+    /// True if it goes exactly then unless something else happens.
     pub(super) exact: bool,
     /// The limit it waits for longest.
     pub(super) limit: LimitId,
@@ -26,7 +26,7 @@ impl Forecast {
 }
 
 impl Counters {
-    /// When asking a window again makes sense, for one that never joined its line.
+    /// The refusal of a request that never joined a window's line, with the time at which asking again makes sense.
     pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, reason: RefusalReason, now: Time) -> Sorry {
         let Claim { limit, key, cost } = *claim;
         let rule = &self.limits.rules[limit.at()];
@@ -45,7 +45,7 @@ impl Counters {
     }
 }
 
-/// The earliest moment at which a window lets `cost` slots go after `ahead` others, and whether it is that moment.
+/// The earliest moment at which a window lets `cost` slots go after `ahead` others, and true if it is that moment exactly.
 pub(super) fn slot_opens(
     rule: &WindowRule,
     window: &Window,
@@ -81,7 +81,7 @@ pub(super) fn slot_opens(
     }
 }
 
-/// Where all slots of a window open at once: how many windows on the rank comes.
+/// Opening of a rank in a window whose slots open all at once: so many periods ahead.
 fn next_windows(rule: &WindowRule, window: &Window, rank: u64, certain: bool, from: Time) -> (Time, bool) {
     let requests = u64::from(rule.requests);
     let free = requests.saturating_sub(u64::from(window.in_log));

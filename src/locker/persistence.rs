@@ -1,7 +1,7 @@
-//! What is to be written down so that a crash forgets nothing: which windows, and what of them.
+//! Persistence: the work list of the journal, by which a crash forgets nothing.
 //!
-//! The locker does not write. It names what is to be written (`poll_record`), and is told when that is done (`records_written`);
-//! until then a window gives out no slot that is not written down.
+//! The locker does not write. It names the records that must be written (`poll_records`), and the journal says when they are
+//! (`records_written`); until then a window gives out no slot that is not written down.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,15 +20,15 @@ const MAX_LOG: usize = 128;
 /// Something to be written down.
 #[derive(Clone, PartialEq, Debug)]
 pub enum JournalRecord {
-    /// The limits are others than before: what `Locker::snapshot` says of them, without windows.
+    /// The limits are others than before: all that `Locker::snapshot` says of them, without windows.
     Limits,
-    /// What is to be found of a window after a crash.
+    /// The state of a window that a crash must find.
     Window(WindowRecord, WriteToken),
     /// Nothing is left of a window.
     Dropped(LimitId, Key),
 }
 
-/// What is said to the locker when the page is written.
+/// Names a page to the locker once it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WriteToken {
     window: u32,
@@ -36,24 +36,25 @@ pub struct WriteToken {
     term: u32,
 }
 
-/// What is on the disk when it begins to be written, and what follows for slots until it says all.
+/// State of the disk when writing begins, and how slots are granted until the disk says all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JournalStart {
-    /// Nothing that counts, and no slot is taken that is not written: for a start, at which nobody asks yet.
+    /// Nothing that counts, and no slot is taken that is not written: for a start, before the first request.
     Fresh,
-    /// Nothing that counts, and what is written is not believed before all of it is ([`Locker::is_catching_up`](super::Locker::is_catching_up)). Until a
-    /// window's first page it gives out slots as it did, and from then on what is written.
+    /// Nothing that counts, and what is written is not believed before all of it is
+    /// ([`Locker::is_catching_up`](super::Locker::is_catching_up)). Until a window's first page it gives out slots as it
+    /// did, and from then on what is written.
     CatchUp,
-    /// All that was counted: by the process before, or by this one until the disk failed. Whoever wants a slot of a window
-    /// has it written down first.
+    /// All that was counted: by the process before, or by this one until the disk failed. A slot of a window is written down
+    /// before it is granted.
     Resume,
 }
 
 /// The work list of the journal.
 ///
 /// Owns which limits and windows have yet to be written, and until which time a limit counts as full if a crash comes before
-/// its windows are written. Promises that each window of a persisted limit is named again after it has asked for it, that the
-/// limits are named before the windows of them, and that the end of catching up comes after all windows were named.
+/// its windows are written. Promises that each window of a persisted limit is named again after it has asked for it, that
+/// the limits are named before the windows of them, and that the end of catching up comes after all windows were named.
 #[derive(Debug, Default)]
 pub(super) struct WriteQueue {
     /// True if slots are written down before they are taken.
@@ -73,10 +74,10 @@ pub(super) struct WriteQueue {
 }
 
 impl WriteQueue {
-    /// From here on slots of long windows are written down before they are taken; the limits first. This holds at once, by the
-    /// rules of the limits: windows that have not had a page in this term have no credit, or with [`JournalStart::CatchUp`]
-    /// need none yet. Neither can be told from the outside half-way, so nothing goes wrong if a request asks in between.
-    /// Returns the limits whose waiters must be reviewed.
+    /// From here on slots of long windows are written down before they are taken; the limits first. This holds at once, by
+    /// the rules of the limits: windows that have not had a page in this term have no credit, or with
+    /// [`JournalStart::CatchUp`] need none yet. Neither can be told from the outside half-way, so nothing goes wrong if a
+    /// request asks in between. Returns the limits whose waiters must be reviewed.
     pub(super) fn begin(
         &mut self,
         limits: &mut LimitTable,
@@ -106,7 +107,8 @@ impl WriteQueue {
         review
     }
 
-    /// Nothing can be written down any more: slots are taken all the same. Returns the limits whose waiters must be reviewed.
+    /// Nothing can be written down any more: slots are taken all the same. Returns the limits whose waiters must be
+    /// reviewed.
     pub(super) fn end(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
         let mut review = Vec::new();
         *self = WriteQueue::default();
@@ -142,8 +144,7 @@ impl WriteQueue {
     ) {
         let rule = &mut limits.rules[id.at()];
         let was = std::mem::replace(&mut rule.persisted, false);
-        // What is on the disk says that it is written until the limits are there as they are now, and a crash before that
-        // believes it.
+        // The disk says that it is written until the limits are there as they are now, and a crash before that believes it.
         let is_believed = was && !rule.shared && !rule.dry_run && rule.counts_slots();
         rule.persisted = self.is_on && (should_persist(rule) || is_believed);
         // Keys without a page may have taken a block by the rule of before, which a crash by this one would not count.
@@ -202,7 +203,7 @@ impl WriteQueue {
         records
     }
 
-    /// What is next to be looked at, if that must be written down.
+    /// Looks at the next candidate, and returns its record if it must be written down.
     fn next_record(&mut self, limits: &mut LimitTable, table: &mut WindowTable, now: Time) -> Option<JournalRecord> {
         if std::mem::take(&mut self.limits) {
             return Some(JournalRecord::Limits);
@@ -322,7 +323,7 @@ impl WriteQueue {
 /// The page of a window, which begins to be written.
 fn page(window: &mut Window, index: u32, rule: &WindowRule, now: Time) -> JournalRecord {
     window.expire(rule, now);
-    // What waits can go as soon as there is room; more than N at one time never can.
+    // Waiters can go as soon as there is room; more than N at one time never can.
     let waiting = window.queue().map_or(0, |queue| u32::try_from(queue.slots).unwrap_or(u32::MAX));
     let wanted = waiting.min(window.room(rule));
     let open = window.begin_write(rule, wanted);
@@ -330,12 +331,12 @@ fn page(window: &mut Window, index: u32, rule: &WindowRule, now: Time) -> Journa
     JournalRecord::Window(WindowRecord { flying: 0, ..window.record(rule, open, MAX_LOG) }, written)
 }
 
-/// Whether a window is written in its turn, and until then bound by nothing: all are written when the walk is over.
+/// Returns true if the scan will write a window in its turn; until then nothing binds it.
 fn is_covered_by_scan(window: &Window, rule: &WindowRule) -> bool {
     rule.catches_up && window.is_unwritten(rule)
 }
 
-/// Whether a limit's slots are written down here. What is shared is written down in the store.
+/// Returns true if a limit's slots are written down here. Slots of a shared limit are written down in the store.
 fn should_persist(rule: &WindowRule) -> bool {
     rule.is_long() && !rule.dry_run && !rule.shared
 }

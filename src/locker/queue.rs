@@ -135,9 +135,9 @@ impl Review {
 /// All waiters of a locker.
 ///
 /// Owns the waiters, the groups of those that need the same windows, their deadlines, the work that has come up (windows and
-/// groups to look at, now or at a time), and the verdicts that were reached. Promises that after `dispatch` no waiter is left
-/// that may go, unless it is held, and that each waiter has exactly one verdict or leaves. What is counted is not its own: its
-/// methods take the [`Counters`](super::counters::Counters).
+/// groups to look at, now or at a time), and the verdicts that were reached. Promises that after `dispatch` no waiter is
+/// left that may go, unless it is held, and that each waiter has exactly one verdict or leaves. What is counted is not its
+/// own: its methods take the `Counters`.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// Waiters by index.

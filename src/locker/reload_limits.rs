@@ -150,8 +150,8 @@ impl Locker {
         self.update_work_lists(id, was_shared, until, block);
     }
 
-    /// Has the journal and the store take account of a limit that is new or changed. `was_shared`, `block`: of the rule of
-    /// before.
+    /// Brings the work lists of journal and store in line with a limit that is new or changed. `was_shared`, `block`: of the
+    /// rule of before.
     pub(super) fn update_work_lists(&mut self, id: LimitId, was_shared: bool, until: Time, block: u32) {
         let Counters { limits, table, write_queue, sharing, .. } = &mut self.counters;
         write_queue.update_limit(limits, table, id, until, block);

@@ -1,5 +1,4 @@
-//! Requests of another process, whose windows are here now: what is said of them, and what becomes of them if nobody says
-//! anything any more.
+//! Requests of the process before this one, whose windows are here now: their events, and their end if that process dies.
 
 use super::Locker;
 use super::api::{Grant, Key, LimitId};
@@ -8,12 +7,12 @@ use super::remote_holdings::Holding;
 use crate::time::Time;
 
 impl Locker {
-    /// Whether an event speaks of limits that are known here; one that does not is no event of a process before this one.
+    /// Returns true if an event speaks of limits that are known here; any other is no event of a process before this one.
     pub fn knows_limits_of(&self, event: &Event) -> bool {
         event.is_valid(self.counters.limits.rules.len())
     }
 
-    /// What the other process says of a slot that it has taken. Whatever else it says is the gate's to know.
+    /// Takes an event of a slot that the other process holds into account. Its asks are the gate's to know.
     pub fn handle_remote(&mut self, event: &Event, now: Time) {
         let now = self.advance(now);
         match *event {
@@ -36,12 +35,12 @@ impl Locker {
         self.dispatch(now);
     }
 
-    /// The other process has the grant from here on, and says what becomes of it.
+    /// Passes a grant to the other process, which says from here on how it ends.
     pub fn delegate(&mut self, grant: Grant) -> Vec<GrantedSlots> {
         self.remote_holdings.delegate(&grant, &mut self.counters.table)
     }
 
-    /// The other process is gone. What it had under way may still reach the origin for a while.
+    /// The other process is gone. Its requests under way may still reach the origin for a while.
     pub fn remote_lost(&mut self, now: Time) {
         let now = self.advance(now);
         for ((limit, key), Holding { open, flying }) in self.remote_holdings.take_all() {

@@ -29,7 +29,7 @@ impl RemoteHoldings {
         }
     }
 
-    /// Passes a grant to the other process, which says from here on what becomes of it.
+    /// Passes a grant to the other process, which says from here on how it ends.
     pub(super) fn delegate(&mut self, grant: &Grant, table: &mut WindowTable) -> Vec<GrantedSlots> {
         let mut slots = Vec::new();
         for held in &grant.held {

@@ -5,8 +5,8 @@ use super::queue::{Queue, Waiter, WindowDemand};
 use crate::time::Time;
 
 impl Queue {
-    /// Whether a waiter would make an older one that needs several windows later, before which it has no turn; where, and when
-    /// that one starts.
+    /// Returns the window in which a waiter would make the claimant later, before which it has no turn, and the time at
+    /// which the claimant starts (if known).
     pub(super) fn delays_reservation(
         &self,
         counters: &Counters,
@@ -41,7 +41,7 @@ impl Queue {
 }
 
 impl Counters {
-    /// When a waiter could start, if `is_earlier` were granted and settled now; `None` if unknown.
+    /// Time at which a waiter could start if `before` were granted and settled now; `None` if unknown.
     fn earliest_start(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> Option<Time> {
         let mut start = now;
         for demand in &waiter.demands {
@@ -63,7 +63,7 @@ impl Counters {
         u64::try_from(now.since(holder.caller_order.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)
     }
 
-    /// Whether `is_earlier` would take slots that are open and that the waiter needs.
+    /// Returns true if `before` would take slots that are open and that the waiter needs.
     fn takes_slots_of(&self, waiter: &Waiter, before: &[WindowDemand], now: Time) -> bool {
         waiter.demands.iter().any(|demand| {
             self.opening_after(demand, &[], now) == Some(now) && self.opening_after(demand, before, now) != Some(now)
@@ -71,7 +71,7 @@ impl Counters {
     }
 }
 
-/// Whether a waiter comes before another by the turns of the home that they share.
+/// Returns true if a waiter comes before another by the turns of the primary window that they share.
 fn precedes(one: &Waiter, other: &Waiter) -> bool {
     let primary = |waiter: &Waiter| waiter.demands.first().map(|demand| demand.window);
     let first = match one.position.priority == other.position.priority {

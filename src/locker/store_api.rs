@@ -35,9 +35,9 @@ impl Locker {
         self.review_limits(&review, now);
     }
 
-    /// Whose word it is whether a request may pass this shared limit, or all of them. It is so at once, and what the store
-    /// has granted holds no longer: both are said by the rule, and no window is looked at. Waiters are looked at again some
-    /// at a time (`Queue::review_some`).
+    /// Sets who has the say about this shared limit, or about all of them. Holds at once, and the slots that the store has
+    /// granted are void: the rule says both, and no window is looked at. Waiters are looked at again some at a time
+    /// (`Queue::review_some`).
     pub fn set_sharing_mode(&mut self, limit: Option<LimitId>, mode: SharingMode, now: Time) {
         let now = self.advance(now);
         let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);
@@ -45,7 +45,7 @@ impl Locker {
         self.review_limits(&ids, now);
     }
 
-    /// When the store must be told or asked something; what is due is due until it is taken.
+    /// Time of the next exchange with the store; one that is due is due until it is taken.
     pub fn sync_due(&self) -> Option<Time> {
         let due = self.counters.sharing.due();
         (due < Time::NEVER).then_some(due)
@@ -56,14 +56,14 @@ impl Locker {
         self.counters.sharing.due() <= self.last
     }
 
-    /// What the store must be told and asked now, which is about to happen. At a `heartbeat`, also what nothing here has use
-    /// for.
+    /// Takes the exchange with the store that is about to happen: all that it must be told and asked now. At a `heartbeat`
+    /// it also returns granted slots that no request uses.
     pub fn take_sync(&mut self, heartbeat: bool, now: Time) -> SyncRequest {
         let now = self.advance(now);
         self.counters.take_sync(&mut self.queue, heartbeat, now)
     }
 
-    /// For how long what settled counts for other gateways, where they say another span than this one.
+    /// Notes for how long settled slots count for other gateways, where they have another span than this one.
     pub fn set_reported_spans(&mut self, spans: &[(LimitId, Duration)]) {
         self.counters.set_reported_spans(spans);
     }

@@ -37,15 +37,15 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The work list of the store of shared limits.
 ///
-/// Owns whether the store can be asked, who has the say about each shared limit, which windows it must hear of and by when, and
-/// for which groups of waiters it is asked when. Promises that what is due is due until it is taken, and that no answer to a
-/// question of an earlier round is believed. The slots that the store has granted lie in the windows.
+/// Owns the name under which the store can be asked, the mode of each shared limit, the windows that it must hear of, and
+/// the times at which it is asked for groups of waiters. Promises that what is due is due until it is taken, and that no
+/// answer to a question of an earlier round is believed. The slots that the store has granted lie in the windows.
 #[derive(Debug)]
 pub(in crate::locker) struct Sharing {
     /// Whether the store can be asked, and under which name of this gateway's.
     epoch: Option<u64>,
     epochs: u64,
-    /// Who has the say whether a request may pass a shared limit.
+    /// The mode of each shared limit.
     modes: HashMap<LimitId, SharingMode>,
     reports: VecDeque<(u32, u32)>,
     /// When those are to be told of.
@@ -148,7 +148,7 @@ impl Sharing {
         self.due = self.due.min(by);
     }
 
-    /// What has happened in a window must be told soon, if its limit is shared.
+    /// Has the store told soon of what has happened in a window, if its limit is shared.
     pub(in crate::locker) fn queue_settle_report(
         &mut self,
         limits: &LimitTable,

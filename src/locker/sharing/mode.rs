@@ -75,8 +75,8 @@ impl Sharing {
         shared
     }
 
-    /// The store cannot be asked any more: no request passes a shared limit before the next `open` or `set_mode`. Returns the
-    /// limits whose waiters must be reviewed.
+    /// The store cannot be asked any more: no request passes a shared limit before the next `open` or `set_mode`. Returns
+    /// the limits whose waiters must be reviewed.
     pub(in crate::locker) fn close(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
         self.epoch = None;
         self.cancel_asks();
@@ -85,8 +85,8 @@ impl Sharing {
         shared
     }
 
-    /// Whose word it is whether a request may pass these shared limits. It is so at once, and what the store has granted holds
-    /// no longer: both are said by the rule, and no window is looked at.
+    /// Sets who has the say about these shared limits. Holds at once, and the slots that the store has granted are void: the
+    /// rule says both, and no window is looked at.
     pub(in crate::locker) fn set_mode(&mut self, limits: &mut LimitTable, ids: &[LimitId], mode: SharingMode) {
         for id in ids {
             let rule = &mut limits.rules[id.at()];
