@@ -1,4 +1,20 @@
 //! Schema of `[access]` and `[timeouts]`: every key, its form and its default.
+//!
+//! Example of the two sections as a file has them:
+//!
+//! ```text
+//! [access]
+//! allow_from    = ["10.0.0.0/8", "::1"]
+//! users         = "users"
+//! connect_ports = [443, 8443]
+//!
+//! [timeouts]
+//! connect = "5s"
+//! drain   = "30s"
+//! ```
+//!
+//! Constraints with other sections are not checked here: an open gateway without `allow_from` and
+//! `users` is found by `validate`, ranges without effect by `address_rules`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,33 +27,57 @@ use super::value_parsers::{path, port, range, upgrade};
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::Timeouts;
 
+/// Lower bound of `drain`: a stop that waits for no request.
 const NONE: Duration = Duration::ZERO;
+/// Lower bound of all other timeouts. Zero would make each request fail.
 const MS: Duration = Duration::from_millis(1);
+/// Upper bound of `drain`. A choice: a stop that takes longer is hardly intended.
 const HOUR: Duration = Duration::from_secs(3_600);
+/// Upper bound of all other timeouts.
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// `[access]`: callers that may use the gateway, and hosts, ports and addresses that they may reach.
 #[derive(Debug)]
 pub(super) struct AccessSection {
     /// Addresses of allowed callers. Default: depends on the listeners and on `users`.
+    ///
+    /// Without the key: loopback alone; with `users` and a listener that other machines reach, all
+    /// addresses. Connections from other addresses are closed without an answer.
     pub(super) allow_from: Setting<Vec<Spanned<IpNet>>>,
     /// Path of the users file. Default: callers need no password.
+    ///
+    /// Lines of the file: see `users`. The path is relative to the folder of `proxy.toml`.
     pub(super) users: Setting<PathBuf>,
     /// Ports to which `CONNECT` may lead. Default: 443.
+    ///
+    /// An empty list denies every `CONNECT`. Default of 443: a proxy that tunnels to any port can
+    /// be used to reach other protocols, such as SMTP (RFC 9110 §9.3.6).
     pub(super) connect_ports: Vec<u16>,
     /// Ports that are reached in spite of being those of other protocols. Default: none.
+    ///
+    /// They are those that the Fetch standard blocks (`proxy::blocked_ports`), such as 25 of SMTP.
     pub(super) allow_ports: Vec<u16>,
     /// `unlisted_hosts`; true: hosts of no limit and no route are denied. Default: they are allowed.
+    ///
+    /// The span is kept, because a warning about a file without limits and routes points at it.
     pub(super) only_listed: Setting<bool>,
     /// `opaque_tunnels`; true: tunnels to hosts of limits are denied unless intercepted. Default: they are allowed.
     pub(super) deny_opaque: Setting<bool>,
     /// Ranges of origins' addresses that are never dialled.
+    ///
+    /// Go before `allow_addresses`. Default: none.
     pub(super) deny_addresses: Vec<Spanned<IpNet>>,
     /// Private ranges that are dialled for any host.
+    ///
+    /// Needed for hosts with private addresses that no limit and no route names. Default: none.
     pub(super) allow_addresses: Vec<Spanned<IpNet>>,
     /// Leading bits of an IPv6 address that make one caller. Default: 64.
+    ///
+    /// In bits, 1 to 128. Callers with a user name are told apart by that instead.
     pub(super) ipv6_prefix: Ipv6Prefix,
     /// Protocols that a connection may change to. Default: websocket.
+    ///
+    /// Tokens of `Upgrade` (RFC 9110 §7.8) in lower case. An empty list allows no upgrade.
     pub(super) upgrades: Vec<String>,
 }
 
@@ -52,6 +92,8 @@ impl AccessSection {
         self.deny_opaque.get().filter(|at| at.value)
     }
 
+    /// Reads the section, and applies the defaults that depend on no other section. Invalid values
+    /// are reported; their defaults stand in for them, and reach no gateway.
     pub(super) fn read(table: &mut TomlTable<'_>) -> AccessSection {
         AccessSection {
             allow_from: table.get("allow_from", |v| v.non_empty_list(range)),
@@ -74,6 +116,10 @@ impl AccessSection {
 }
 
 /// Reads `[timeouts]`.
+///
+/// Keys and defaults: `head` 10 s, `connect` 5 s, `answer` 60 s, `idle` 90 s, `tunnel_idle` 10 min,
+/// `drain` 30 s. `request` has no default: a request may take any time while its content makes
+/// progress. Ranges: 1 ms to 1 day, of `drain` 0 to 1 h.
 pub(super) fn read_timeouts(table: &mut TomlTable<'_>) -> Timeouts {
     let request = table.get("request", |v| v.duration(MS..=DAY)).get().map(|at| at.value);
     let mut wait = |key, default| table.get(key, |v| v.duration(MS..=DAY)).or(default);

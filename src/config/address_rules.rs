@@ -1,4 +1,8 @@
 //! Address rules: addresses that may be dialled, by `[access]` and the limits, with warnings of rules without effect.
+//!
+//! A listener on loopback lets programs of this machine alone in, which reach its private networks
+//! anyway. A listener that other machines reach would be a door to those networks: then private
+//! addresses are denied, unless a limit, a route or `allow_addresses` names them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -71,6 +75,8 @@ pub(super) fn check(
     }
 }
 
+/// Warns of a range of `allow_addresses` that stays denied: it lies within one of `deny_addresses`,
+/// or it is a whole range of link-local addresses, which are opened one by one alone.
 fn warn_of_no_effect(allowed: &Spanned<IpNet>, denied: &[Spanned<IpNet>], reports: &Reports<'_>) {
     let range = allowed.value;
     if let Some(denied) = denied.iter().find(|denied| denied.value.contains(&range)) {

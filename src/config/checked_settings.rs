@@ -1,4 +1,8 @@
 //! Settings: the checked configuration, in the values from which the modules below are built.
+//!
+//! `validate` makes them from a file, `app` builds the gateway from them, and a reload compares
+//! them with those in force. They change afterwards by [`Settings::set_quiet`] (command line),
+//! [`Settings::bound_to`] (ports that the system chose) and [`Settings::keep_overrides`] (reload).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,24 +19,38 @@ use crate::{gate, proxy};
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Text of the file that they were read from.
+    ///
+    /// A change by the admin API edits this text, and a save writes it to the file.
     pub text: Arc<str>,
     /// Limits, state folder and store.
+    ///
+    /// The order of the limits is that of the file, and that of `proxy.rules`.
     pub gate: gate::Settings,
     /// Settings of the proxy: routes, access rules, timeouts, TLS.
     pub proxy: proxy::Settings,
     /// Listening addresses for callers, at least one. Port 0 stands for any free port.
+    ///
+    /// As written until [`Settings::bound_to`] replaces them.
     pub listen: Vec<SocketAddr>,
     /// Number of connections that callers may have.
+    ///
+    /// In all and for one address; absent bounds follow from the limit of open files.
     pub connections: connection_limit::Settings,
     /// Level of the log; `RUST_LOG` goes before it.
     pub log: LevelFilter,
     /// True if the file is read again when it changes.
+    ///
+    /// From `[config] watch`; false by default.
     pub watch: bool,
     /// True if the command line asked for quiet: no access log, and warnings alone.
     pub quiet: bool,
     /// Explanation of each limit in a sentence, in the order of the file.
+    ///
+    /// Shown by `lockgate check` and by the banner of `lockgate run`.
     pub explanations: Vec<String>,
     /// True if a limit may count requests to this machine itself: programs must send those through the gateway, too.
+    ///
+    /// `lockgate env` sets no default of `NO_PROXY` then, which would name this machine.
     pub counts_loopback: bool,
     /// The admin API; `None`: it is off.
     pub admin: Option<Admin>,
@@ -43,8 +61,12 @@ pub struct Settings {
     /// Bound address of the lock service. A reload does not change it.
     pub locks_bound: Option<SocketAddr>,
     /// Settings that are allowed, but hardly intended.
+    ///
+    /// Printed at the start, logged by a reload, and shown by the dashboard.
     pub warnings: Vec<Report>,
     /// Warnings about folders that the user of this process cannot use. The gateway may run as another user.
+    ///
+    /// Shown by `lockgate check` alone.
     pub unusable: Vec<Report>,
 }
 
@@ -63,8 +85,12 @@ pub struct Locks {
     /// Listening address.
     pub listen: SocketAddr,
     /// User names and bcrypt hashes of those allowed to see and end the locks of others; `None`: there are none.
+    ///
+    /// The bcrypt hashes are those of the file that `[locks] users` names.
     pub users: Option<Vec<(String, String)>>,
     /// Addresses of allowed callers; `None`: all.
+    ///
+    /// A copy of `[access] allow_from`: the section has no such key of its own.
     pub allow_from: Option<Vec<ipnet::IpNet>>,
     /// State folder, in which the locks outlive a restart.
     pub dir: PathBuf,
@@ -72,6 +98,9 @@ pub struct Locks {
 
 impl Settings {
     /// Sets warnings as the lowest level, and turns the access log off, whatever the file says.
+    ///
+    /// Used by `lockgate exec`, where the terminal belongs to the program. Calling it twice changes
+    /// nothing more.
     pub fn set_quiet(&mut self) {
         self.quiet = true;
         self.proxy.access_log = Format::Off;
@@ -88,6 +117,9 @@ impl Settings {
     }
 
     /// Replaces the configured listening addresses by the bound ones (port 0 is known only then).
+    ///
+    /// Also tells the proxy its own addresses, so that a request for the gateway itself is answered
+    /// and not forwarded in a circle.
     pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
         self.listen = addresses.to_vec();
         self.proxy.own = addresses.to_vec();

@@ -1,13 +1,27 @@
 //! Durations as the file writes them, a number and a unit: `250ms`, `0.8s`, `1m`, `1d`.
+//!
+//! Numbers are exact: they are computed in integers of nanoseconds, never in floats, so that `0.8s`
+//! is 800 000 000 ns. A day has 24 hours, a minute 60 seconds; months and years have no unit,
+//! because their lengths differ.
 
 use std::time::Duration;
 
+/// Factor between the table of units, in milliseconds, and [`Duration`].
 const NANOS_PER_MS: u64 = 1_000_000;
 
 /// Units with their length in milliseconds, longest first.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Reads a decimal number and a unit; `None` if it is anything else, or finer than a nanosecond.
+///
+/// Accepts blanks between number and unit, and up to 15 decimals. Refuses signs, exponents, a
+/// point without digits on both sides, and more than 2^64 - 1 nanoseconds (584 years).
+///
+/// ```text
+/// "1.5h"  -> 5 400 s
+/// "10 s"  -> 10 s
+/// "1m30s" -> None
+/// ```
 pub(super) fn parse(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| c != '.' && !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit_at);
@@ -28,6 +42,8 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
 
 /// Reads several numbers with units as their sum, such as `1h30m`. [`parse`] refuses these: the message about them shows
 /// the sum in one unit.
+///
+/// `None` if any of its parts is no duration, or if the sum overflows.
 pub(super) fn parse_sum(text: &str) -> Option<Duration> {
     let is_digit = |c: char| c == '.' || c.is_ascii_digit();
     let (mut sum, mut rest) = (Duration::ZERO, text);
@@ -41,11 +57,15 @@ pub(super) fn parse_sum(text: &str) -> Option<Duration> {
 }
 
 /// Formats a duration in the longest unit that divides it. [`parse`] reads the same duration again.
+///
+/// `90 s` become `90s`, `120 s` become `2m`, and 1.5 ms become `1.5ms`.
 pub(super) fn format(duration: Duration) -> String {
     in_largest_unit(duration, "")
 }
 
 /// Formats a duration for sentences: with a space before the unit, and a single unit without its number ("second").
+///
+/// For sentences such as "at most 5 in any second" or "wait up to 30 s".
 pub(super) fn in_words(duration: Duration) -> String {
     match duration.as_secs() {
         0 => in_largest_unit(duration, " "),
@@ -57,6 +77,8 @@ pub(super) fn in_words(duration: Duration) -> String {
     }
 }
 
+/// Formats number, `space` and unit. Zero is `0ms`; what is no multiple of a millisecond has up to
+/// six decimals.
 fn in_largest_unit(duration: Duration, space: &str) -> String {
     let nanos = duration.as_nanos();
     if nanos == 0 {

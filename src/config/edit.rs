@@ -1,4 +1,12 @@
 //! Edits `proxy.toml` in place: replaces the values of a limit's keys and keeps all other bytes.
+//!
+//! Comments, blank lines, the order of keys and the ends of lines stay: the file belongs to an
+//! operator, and a program that rewrites it must be hard to notice. `PATCH /v1/limits/{name}` uses
+//! this; `config::read_text` checks the result before it is put in force.
+//!
+//! ```text
+//! requests = 5   # per contract     Edit::Number(50) ->  requests = 50   # per contract
+//! ```
 
 use std::ops::Range;
 
@@ -10,8 +18,12 @@ pub enum Edit {
     /// None: the key is removed, and its default holds.
     Default,
     /// An integer.
+    ///
+    /// Of any size here; the range of the key is checked with the whole file.
     Number(i64),
     /// A boolean.
+    ///
+    /// For `dry_run` and `shared`.
     Flag(bool),
     /// A string: a word, a duration, a time zone.
     Text(String),
@@ -26,9 +38,13 @@ pub enum Error {
     #[error("the file has no limit number {0}")]
     NoLimit(usize),
     /// The limit is not a `[[limit]]` section: it is an inline table, or has no lines.
+    ///
+    /// For instance `limit = [{ requests = 5, per = "1s" }]`.
     #[error("this limit is not a [[limit]] of its own: change it in the file")]
     NotASection,
     /// The key names the limit, or decides which requests it counts.
+    ///
+    /// Counts would mean something else after a change of such a key.
     #[error("`{0}` cannot be tuned: change it in the file")]
     NotTunable(String),
 }
@@ -39,6 +55,13 @@ const FIXED: [&str; 4] = ["name", "match", "key", "ignore_case"];
 
 /// Returns the text with new values for keys of its `number`-th limit, counted from 0. The values are not checked here:
 /// [`super::read_text`] checks them.
+///
+/// Edits are applied in order. Each one finds its key anew, because the one before may have moved
+/// it.
+///
+/// - A key with a new value keeps its line and its comment.
+/// - A key set to its default loses its line, comment included.
+/// - A key that is new gets a line below the last key of the limit, with the same indentation.
 ///
 /// # Errors
 /// `NoLimit` or `NotASection` if the text has no such `[[limit]]`, `NotTunable` if a key cannot be edited.
@@ -72,6 +95,8 @@ pub fn edit_limit(text: &str, number: usize, edits: &[(String, Edit)]) -> Result
 }
 
 /// Location of a key in a limit, in bytes of the text.
+///
+/// Valid only for the text that it was found in.
 struct KeyLocation {
     /// The key and its value, if the limit has it.
     span: Option<(Range<usize>, Range<usize>)>,
@@ -80,6 +105,11 @@ struct KeyLocation {
 }
 
 impl KeyLocation {
+    /// Parses the whole text, and looks up `key` in limit `number`.
+    ///
+    /// # Errors
+    /// `NoLimit` if the text is no TOML or has fewer limits, `NotASection` if the limit has no
+    /// `[[limit]]` header or no key on a line of its own.
     fn find(text: &str, number: usize, key: &str) -> Result<KeyLocation, Error> {
         let document = DeTable::parse(text).map_err(|_| Error::NoLimit(number))?;
         let limits = document.get_ref().get("limit").map(|limits| limits.get_ref());
@@ -102,6 +132,8 @@ impl KeyLocation {
 }
 
 /// Formats a value as TOML; `None` if the key is removed.
+///
+/// Numbers in decimal, strings quoted, a list in one line: `["a", "b"]`.
 fn value(edit: &Edit) -> Option<String> {
     Some(match edit {
         Edit::Default => return None,
@@ -113,6 +145,8 @@ fn value(edit: &Edit) -> Option<String> {
 }
 
 /// Formats a basic string (TOML 1.0).
+///
+/// Escapes quotes and backslashes by a backslash, control characters as `\uXXXX`.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for char in text.chars() {

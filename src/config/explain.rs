@@ -1,4 +1,8 @@
 //! Explanation of a limit: one sentence that its author can compare with the intention.
+//!
+//! The sentence is made from the checked limit and not from the text of the file, so it shows also
+//! the defaults that the author did not write. Each part follows the one before in a fixed order:
+//! name, requests, number and window, key, cost, store, and the fate of requests beyond the limit.
 
 use super::duration;
 use super::limit_schema::LimitSection;
@@ -10,6 +14,16 @@ use crate::proxy::key::KeyPart;
 
 /// Explains a limit: `api: GET requests to api.example.com: at most 5 in any 800 ms, for each caller; requests beyond that
 /// wait up to 30 s`. `rate`: the checked rate, if it has one.
+///
+/// Three more examples:
+///
+/// ```text
+/// all: all requests: at most 10 at one time; requests beyond that wait up to 30 s
+/// day: requests to a.example: at most 100 in each day of the calendar, by the clock of UTC; requests
+/// beyond that are refused
+/// try: requests to b.example: at most 5 in any second; dry run: requests beyond that go all the
+/// same, and are logged
+/// ```
 pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> String {
     let mut how_many = Vec::new();
     if let Some(rate) = rate {
@@ -48,6 +62,9 @@ pub(super) fn explain(name: &str, limit: &LimitSection, rate: Option<&Rate>) -> 
 }
 
 /// The requests that a limit counts, by method, host and path.
+///
+/// `all requests` without any condition; else, for instance, `GET or HEAD requests to a.example for
+/// /v1/*`.
 fn subject(limit: &LimitSection) -> String {
     let matching = &limit.matching;
     let mut words = match matching.methods.is_empty() {
@@ -66,11 +83,15 @@ fn subject(limit: &LimitSection) -> String {
 }
 
 /// Addition for limits that ignore letter case.
+///
+/// Empty if letter case matters.
 fn any_case(limit: &LimitSection) -> &'static str {
     if limit.ignores_case() { " in any letter case" } else { "" }
 }
 
 /// The number of requests and their window.
+///
+/// Follows "at most". A guard is named only if there is one.
 fn rate_in_words(rate: &Rate) -> String {
     let requests = rate.requests;
     let mut words = match &rate.kind {
@@ -130,6 +151,7 @@ fn pattern_texts<P>(patterns: &[Spanned<TextPattern<P>>]) -> String {
     one_of(patterns.iter().map(|at| at.value.text.as_str()))
 }
 
+/// Joins words by " or ".
 fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> String {
     words.collect::<Vec<_>>().join(" or ")
 }

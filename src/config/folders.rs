@@ -14,16 +14,25 @@ use super::toml_value::SourceSpan;
 use crate::gate::journal;
 
 /// Reason why a folder cannot be used.
+///
+/// The path is that of the first obstacle, which may be a folder above the one that was asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
     /// A file in the place of the folder, or of one above it.
+    ///
+    /// No user can create the folder then.
     InTheWay(PathBuf),
     /// An existing folder or file that this user cannot write, with the error.
+    ///
+    /// The test is that of the effective user (`AT_EACCESS`).
     Denied(PathBuf, io::ErrorKind),
 }
 
 /// Checks the state folder. Returns a warning about faults of this user and this machine alone. `span`: that of the key,
 /// or of the file's beginning.
+///
+/// Reports an error for a file in the way if the counts must be remembered after a crash: the
+/// gateway would not start.
 pub(super) fn check_state(settings: &journal::Settings, span: &SourceSpan, reports: &Reports<'_>) -> Option<Report> {
     let fault = fault(&settings.dir, &journal::FILES)?;
     let dir = settings.dir.display();
@@ -47,6 +56,8 @@ pub(super) fn check_state(settings: &journal::Settings, span: &SourceSpan, repor
 }
 
 /// Checks the folder of an authority that does not exist yet.
+///
+/// Every fault is a warning here: another user may be able to create the authority.
 pub(super) fn check_authority(dir: &Path, span: &SourceSpan, reports: &Reports<'_>) -> Option<Report> {
     let warning = |path: &Path, why: &dyn std::fmt::Display| {
         let (dir, path) = (dir.display(), path.display());
@@ -64,6 +75,10 @@ pub(super) fn check_authority(dir: &Path, span: &SourceSpan, reports: &Reports<'
 }
 
 /// Reason why this user cannot create a folder, or write it and these files in it.
+///
+/// Looks at `dir`, then at the folders above it, and judges the first one that exists: what is
+/// above it can be created if that one can be written. An error other than "not found" ends the
+/// search.
 fn fault(dir: &Path, files: &[&str]) -> Option<Fault> {
     for folder in dir.ancestors() {
         // The first ancestor of "a" is "", which stands for the working directory.
@@ -83,10 +98,12 @@ fn fault(dir: &Path, files: &[&str]) -> Option<Fault> {
     None
 }
 
+/// A file that does not exist is no fault: it will be created.
 fn denied_file(path: &Path) -> Option<Fault> {
     path.exists().then(|| denied(path, Access::READ_OK | Access::WRITE_OK)).flatten()
 }
 
+/// Asks the system by faccessat(2); nothing is opened or written.
 fn denied(path: &Path, access: Access) -> Option<Fault> {
     let error = io::Error::from(accessat(CWD, path, access, AtFlags::EACCESS).err()?);
     Some(Fault::Denied(path.to_owned(), error.kind()))

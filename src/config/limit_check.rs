@@ -1,4 +1,8 @@
 //! Checks of a `[[limit]]`: builds the limit for the locker and the matching rule for the proxy.
+//!
+//! The order of limits is kept: limit number N of the file has the settings number N of the locker
+//! and the rule number N of the proxy. Mistakes are reported, and the build goes on with defaults,
+//! so that all mistakes of a file come at once.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +22,9 @@ use crate::proxy::key::KeyPart;
 
 /// A checked limit, for each module that needs a part of it.
 pub(super) struct CheckedLimit {
+    /// Rate, slots in flight, queue: the locker's part.
     pub(super) limit: Limit,
+    /// Conditions, key and cost: the proxy's part. Its name is that of `limit`.
     pub(super) rule: Rule,
     /// The limit in a sentence.
     pub(super) explanation: String,
@@ -29,6 +35,8 @@ pub(super) struct CheckedLimit {
 }
 
 /// Settings outside of the limits that their keys depend on.
+///
+/// A change of either gives the keys of limits another meaning, so both are part of `keyed_by`.
 pub(super) struct KeyContext {
     /// Seed for hashing the keys of shared limits: the same in all gateways of a group.
     pub(super) shared_seed: [u8; 16],
@@ -37,12 +45,17 @@ pub(super) struct KeyContext {
 }
 
 /// Checks all limits of the file. Each has a name of its own afterwards.
+///
+/// `name` is the only key that is checked across limits.
 pub(super) fn check_limits(limits: Vec<LimitSection>, keying: &KeyContext, reports: &Reports<'_>) -> Vec<CheckedLimit> {
     let names = names(&limits, reports);
     limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, keying, reports)).collect()
 }
 
 /// Names of the limits: as written, else made from the host, else from the position in the file.
+///
+/// A name made from a host drops `*.` and writes `-` for the colon of a port: `*.example.com:8080`
+/// becomes `example.com-8080`. A name that is taken gets `-2`, `-3` and so on.
 fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
     let mut taken = HashSet::new();
     for at in limits.iter().filter_map(|limit| limit.name.get()) {
@@ -69,6 +82,8 @@ fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
 }
 
 /// Makes a name from a host pattern; `None` if it has characters that no name may have.
+///
+/// At most 60 characters, so that a number at its end keeps it within the 64 of a written name.
 fn name_from(host: &str) -> Option<String> {
     let plain = host.trim_start_matches("*.").replace(':', "-");
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -76,6 +91,10 @@ fn name_from(host: &str) -> Option<String> {
 }
 
 /// Checks one limit, and builds its settings for locker and proxy.
+///
+/// Order: purpose and window, the rate, then guard, cost and key, the explanation, and last the
+/// parts for proxy and locker, which take the section's values over. `max_cost` is `requests`, or 1
+/// without a rate.
 fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Reports<'_>) -> CheckedLimit {
     check_purpose(&limit, reports);
     let shared = limit.shared.get().filter(|at| at.value).map(|at| at.span.clone());
@@ -187,6 +206,8 @@ fn check_purpose(limit: &LimitSection, reports: &Reports<'_>) {
 }
 
 /// Builds the window kind, and reports keys that belong to another kind.
+///
+/// The kind is sliding if `window` is absent or invalid.
 fn window_kind(limit: &LimitSection, reports: &Reports<'_>) -> Kind {
     let window = limit.window.get().map_or(WindowKind::Sliding, |at| at.value);
     // A misspelt window may stand for the kind that these keys belong to.
@@ -209,6 +230,8 @@ fn window_kind(limit: &LimitSection, reports: &Reports<'_>) -> Kind {
 }
 
 /// The calendar unit that `per` stands for. Reports any other duration.
+///
+/// Returns `Day` after a report, and for an absent `per`, which is reported elsewhere.
 fn unit(per: Option<&Spanned<Duration>>, reports: &Reports<'_>) -> Unit {
     let Some(per) = per else { return Unit::Day };
     match per.value.as_secs() {
@@ -224,6 +247,9 @@ fn unit(per: Option<&Spanned<Duration>>, reports: &Reports<'_>) -> Unit {
 }
 
 /// Checks the guard of a calendar window: it applies at both ends of a period, and the store keeps none.
+///
+/// A guard counts requests near a boundary in both periods; twice the guard must leave some time of
+/// `per`.
 fn check_calendar_guard(limit: &LimitSection, per: Duration, reports: &Reports<'_>) {
     let Some(guard) = limit.guard.get().filter(|guard| !guard.value.is_zero()) else { return };
     if limit.is_shared() {
@@ -271,6 +297,8 @@ fn check_key(key: &[Spanned<KeyPart>], reports: &Reports<'_>) {
 }
 
 /// Reports `ignore_case` without effect: it concerns paths and the names of query parameters alone.
+///
+/// Returns the value of the key, false by default.
 fn ignore_case(limit: &LimitSection, reports: &Reports<'_>) -> bool {
     let Some(at) = limit.ignore_case.get().filter(|at| at.value) else { return false };
     let has_letters = |part: &KeyPart| matches!(part, KeyPart::Path(_) | KeyPart::Query(_));
@@ -283,6 +311,8 @@ fn ignore_case(limit: &LimitSection, reports: &Reports<'_>) -> bool {
 }
 
 /// True if a host of the limit may be this machine.
+///
+/// Holds for a limit of all hosts, `localhost`, `::1`, and names that begin with `127.`.
 fn counts_loopback(limit: &LimitSection) -> bool {
     let hosts = &limit.matching.hosts;
     let loopback = |text: &str| {

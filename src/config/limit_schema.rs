@@ -1,4 +1,18 @@
 //! Schema of `[[limit]]`: every key, its form and its default.
+//!
+//! A limit with every key of a rate:
+//!
+//! ```text
+//! [[limit]]
+//! name     = "search"
+//! match    = { host = "api.example.com", path = "/v1/**", method = "GET" }
+//! requests = 5
+//! per      = "1s"
+//! key      = ["caller", "header:x-tenant"]
+//! max_wait = "10s"
+//! ```
+//!
+//! `limit_check` decides if the keys fit together, and builds the limit from them.
 
 use std::time::Duration;
 
@@ -12,8 +26,11 @@ use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::{HostPattern, PathPattern};
 
+/// Lower bound of `guard` and `max_wait`; a `max_wait` of zero refuses instead of waiting.
 const NONE: Duration = Duration::ZERO;
+/// Lower bound of `per`.
 const MS: Duration = Duration::from_millis(1);
+/// Upper bound of `guard`.
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Longest window, and longest wait: a leap year.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
@@ -24,18 +41,24 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 const MOST_RETRIES: u32 = 5;
 
 /// `[[limit]]`
+///
+/// Keys are [`Setting`]s where their absence has a meaning or their span is needed for a report,
+/// and plain values otherwise.
 #[derive(Debug)]
 pub(super) struct LimitSection {
     /// SourceSpan of its header, for mistakes that concern no key of it.
     pub(super) span: SourceSpan,
     /// Name in logs, metrics and the admin API. Default: made from the host.
     pub(super) name: Setting<String>,
+    /// Conditions of `match`; all of them must hold.
     pub(super) matching: MatchTable,
     /// N: requests in any span of `per`, 1 to 10 000 000. Absent if only `in_flight` limits.
     pub(super) requests: Setting<u32>,
     /// T: length of the window, 1 ms to 366 days.
     pub(super) per: Setting<Duration>,
     /// Parts of a request that have a window each. Empty: one window for all.
+    ///
+    /// Of several parts, each combination of values has a window.
     pub(super) key: Vec<Spanned<KeyPart>>,
     /// Default: letter case of paths and query names matters.
     pub(super) ignore_case: Setting<bool>,
@@ -44,51 +67,85 @@ pub(super) struct LimitSection {
     /// Time zone of a calendar window. Default: UTC.
     pub(super) zone: Setting<TimeZone>,
     /// Slots of a smooth window that open without spacing. Default: 1.
+    ///
+    /// From 1 to `requests`.
     pub(super) burst: Setting<u32>,
     /// Moment at which a slot settles. Default: sent.
     pub(super) counts: Setting<Counts>,
     /// Time for which a slot stays taken beyond `per`, up to 1 h. Default: none.
+    ///
+    /// It covers the jitter of network and clocks between this gateway and the origin.
     pub(super) guard: Setting<Duration>,
     /// Slots that a request takes. Default: 1.
+    ///
+    /// A number from 1, or a header field that holds one.
     pub(super) cost: Setting<Cost>,
     /// Requests between their start and the end of their response, at one time.
+    ///
+    /// From 1 to 10 000 000; absent: any number.
     pub(super) in_flight: Setting<u32>,
+    /// Fate of a request that finds the window full. Default: wait.
     pub(super) when_full: WhenFull,
     /// Longest wait; a request with a longer predicted wait is refused at once.
+    ///
+    /// From 0 to 366 days. Default: [`MAX_WAIT`].
     pub(super) max_wait: Duration,
     /// Waiters in one window. Default: 1000.
+    ///
+    /// A request beyond is refused at once.
     pub(super) max_waiting: u32,
+    /// Order of the waiters of different callers. Default: the callers take turns.
     pub(super) share_by: ShareBy,
+    /// Use of the urgency that a request states (RFC 9218). Default: among one caller's requests.
     pub(super) priority: Priority,
+    /// Effect of an origin's 429, or 503 with `Retry-After`. Default: the window pauses.
     pub(super) pushback: Pushback,
     /// Times that a request is sent again after pushback, 0 to 5. Default: 0.
+    ///
+    /// Each time needs a new permit.
     pub(super) retry: u8,
     /// Default: the limit is enforced.
+    ///
+    /// True: it decides, counts and logs alone.
     pub(super) dry_run: Setting<bool>,
     /// Default: each gateway counts for itself.
+    ///
+    /// True: all gateways of `[store]` count together.
     pub(super) shared: Setting<bool>,
     /// Windows alive at one time. Default: 1 000 000.
+    ///
+    /// Bounds the memory for keys that callers choose, from 1 to 10 000 000.
     pub(super) max_keys: u32,
 }
 
 /// `match` of a limit: conditions for a request to count. An empty list holds for every request.
 #[derive(Debug)]
 pub(super) struct MatchTable {
+    /// Patterns such as `*.example.com:8080`, in lower case.
     pub(super) hosts: Vec<Spanned<TextPattern<HostPattern>>>,
+    /// Patterns such as `/v1/**`.
     pub(super) paths: Vec<Spanned<TextPattern<PathPattern>>>,
+    /// Methods in upper case; `CONNECT` counts tunnels.
     pub(super) methods: Vec<Spanned<String>>,
 }
 
 /// `window` of a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WindowKind {
+    /// `sliding`: at most N in any span of T.
     Sliding,
+    /// `fixed`: T from the first request on, then the next one.
     Fixed,
+    /// `calendar`: the minutes, hours or days of a time zone.
     Calendar,
+    /// `smooth`: spaced evenly after `burst`.
     Smooth,
 }
 
 impl LimitSection {
+    /// Reads the keys in the order of the documentation. A key that is most likely misspelt counts
+    /// as invalid and not as absent, so that a missing `requests` is no second report beside
+    /// `request`.
     pub(super) fn read(table: &mut TomlTable<'_>) -> LimitSection {
         let mut limit = LimitSection {
             span: table.span(),
@@ -151,9 +208,11 @@ const SYNONYMS: [(&str, &str); 8] = [
 /// Keys of `match` that are often written into `[[limit]]` itself.
 const NESTED: [(&str, &str); 3] = [("host", "match"), ("path", "match"), ("method", "match")];
 
+/// Keywords of `priority`.
 const PRIORITIES: [(&str, Priority); 3] =
     [("within-caller", Priority::WithinCaller), ("strict", Priority::Strict), ("none", Priority::None)];
 
+/// Keywords of `window`.
 const WINDOWS: [(&str, WindowKind); 4] = [
     ("sliding", WindowKind::Sliding),
     ("fixed", WindowKind::Fixed),
@@ -179,6 +238,7 @@ impl LimitSection {
 }
 
 impl MatchTable {
+    /// Absent keys become empty lists, which match every request.
     fn read(table: &mut TomlTable<'_>) -> MatchTable {
         MatchTable {
             hosts: table.get("host", |v| v.non_empty_list(host)).or(Vec::new()),

@@ -2,6 +2,13 @@
 //!
 //! The worst of them is a limit that silently counts nothing. A warning names each part of a limit that cannot hold for one of
 //! its hosts, and the setting that mends it. Hosts that requests reach in another way, as far as the file shows, get none.
+//!
+//! Each warning comes with advice, often a line to copy into the file. None keeps the file from being
+//! accepted: the setting may be meant that way, for instance for hosts that are reached by http
+//! alone.
+//!
+//! An opaque tunnel is one that is not intercepted: the gateway sees its `CONNECT`, with host and
+//! port, and none of the requests in it.
 
 use std::net::IpAddr;
 
@@ -18,6 +25,8 @@ use crate::proxy::pattern::HostPattern;
 const HTTPS: u16 = 443;
 
 /// Warns of each setting of the file that has less effect than it seems to.
+///
+/// Runs before the checks that take the limits apart, on the file as written.
 pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
     let lint = Lint { file, reports };
     for limit in &file.limits {
@@ -28,6 +37,7 @@ pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
     lint.addresses();
 }
 
+/// The file and the collector of its warnings, for the checks below.
 struct Lint<'a> {
     file: &'a ConfigFile,
     reports: &'a Reports<'a>,
@@ -35,6 +45,10 @@ struct Lint<'a> {
 
 impl Lint<'_> {
     /// Warns of what a limit does not count.
+    ///
+    /// Cases, by the conditions of the limit: only `CONNECT` with a path counts nothing; only
+    /// `CONNECT` needs opaque tunnels; a path or other methods need intercepted ones; without
+    /// either, tunnels are counted, yet have no path, query or fields for the key.
     fn limit(&self, limit: &LimitSection) {
         if let Some(at) = limit.dry_run.get().filter(|at| at.value) {
             self.reports.warn(
@@ -76,6 +90,8 @@ impl Lint<'_> {
     }
 
     /// Warns of hosts with requests that a limit cannot see, because it matches by path or method.
+    ///
+    /// One warning for each such host, at the path, else at the method.
     fn unseen_in_tunnels(&self, limit: &LimitSection) {
         let matching = &limit.matching;
         let sees = match (matching.paths.is_empty(), matching.methods.is_empty()) {
@@ -91,6 +107,8 @@ impl Lint<'_> {
     }
 
     /// Warns of keys and costs that a tunnel does not have.
+    ///
+    /// Names the first host alone: the remedy is the same for all.
     fn keys_of_tunnels(&self, limit: &LimitSection) {
         let Some((host, _)) = self.opaque_hosts(limit, &limit.span).into_iter().next() else { return };
         for at in &limit.key {
@@ -110,6 +128,8 @@ impl Lint<'_> {
     }
 
     /// Hosts of a limit to which opaque tunnels may lead, with their spans; `span` is for a limit without hosts.
+    ///
+    /// Routed hosts are left out.
     fn opaque_hosts<'l>(&self, limit: &'l LimitSection, span: &'l SourceSpan) -> Vec<(&'l str, &'l SourceSpan)> {
         if limit.matching.hosts.is_empty() {
             let any = HostPattern::any();
@@ -124,6 +144,8 @@ impl Lint<'_> {
     }
 
     /// A port at which a tunnel to these hosts is allowed but not intercepted.
+    ///
+    /// Only the ports of `connect_ports` count: no tunnel leads to others.
     fn opaque_port(&self, hosts: &HostPattern) -> Option<u16> {
         if hosts.is_specific() && self.file.access.deny_opaque().is_some() {
             return None;
@@ -136,6 +158,8 @@ impl Lint<'_> {
     }
 
     /// True if requests to these hosts probably come by a route: programs use a route where one exists.
+    ///
+    /// Of a wildcard nothing is known: false. For all hosts any route suffices.
     fn is_routed(&self, hosts: &HostPattern) -> bool {
         let mut routes = self.file.routes.iter().filter_map(|route| route.to.get());
         match (hosts.is_specific(), hosts.exact()) {
@@ -146,6 +170,8 @@ impl Lint<'_> {
     }
 
     /// Warns of intercepted hosts to which no tunnel leads, or that no limit names.
+    ///
+    /// Hosts of `[[tls.client]]` count as named: their tunnels are intercepted for the certificate.
     fn intercept(&self) {
         let ConfigFile { limits, tls, access, .. } = self.file;
         let every_host = |limit: &LimitSection| limit.matching.hosts.is_empty();
@@ -193,6 +219,9 @@ impl Lint<'_> {
     }
 
     /// Warns of hosts that are denied addresses.
+    ///
+    /// Concerns limits and routes that name an address; names are resolved only when they are
+    /// dialled.
     fn addresses(&self) {
         let denied = |host: &str| {
             let address = host.parse::<IpAddr>().ok();
@@ -210,6 +239,8 @@ impl Lint<'_> {
 }
 
 /// Advice that makes requests to a host visible to limits, or refuses opaque tunnels to it.
+///
+/// Two lines for a named host, since either of two settings mends it.
 fn remedy(host: &str) -> String {
     if host == "any host" || host.starts_with("*:") || host == "*" {
         return "name its hosts, and have their tunnels intercepted: intercept in [tls]".to_owned();

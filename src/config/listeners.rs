@@ -1,5 +1,8 @@
 //! Checks of listening addresses: no two listeners may have the same address, nor one of them all addresses of the
 //! other's port.
+//!
+//! The kernel would refuse the second bind as well, but only at the start, and with no line of the
+//! file. Addresses that other programs have are found at the start alone.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -11,13 +14,20 @@ use super::toml_value::SourceSpan;
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// Listening address of a key, as written or by default.
+///
+/// Lives only during the check.
 struct DeclaredListener<'f> {
+    /// Section and key for messages, such as `[admin] listen`.
     key: &'static str,
+    /// The address, with the port of the file; 0 stands for any.
     address: SocketAddr,
+    /// `None`: the file does not name it, so no report can point at it.
     span: Option<&'f SourceSpan>,
 }
 
 /// Reports listeners that the kernel would not bind at the same time.
+///
+/// Order: `[listen] proxy`, `[admin]`, `[locks]`. A report points at the later one of two.
 pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
     let mut listeners: Vec<DeclaredListener<'_>> = Vec::new();
     match file.listen.proxy.get() {
@@ -41,6 +51,7 @@ pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
     }
 }
 
+/// Advice: leave a double address out, or take the next port.
 fn report(listener: &DeclaredListener<'_>, rival: &DeclaredListener<'_>, span: &SourceSpan, reports: &Reports<'_>) {
     let (address, other) = (listener.address, rival.address);
     if rival.key == listener.key && address == other {

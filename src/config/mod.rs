@@ -14,6 +14,10 @@
 //! | `edit` | changes of a limit in the text of the file |
 //!
 //! All mistakes of a file are reported at once, each with its line and with what would be valid.
+//!
+//! Steps of [`read`]: read the bytes as UTF-8, parse TOML, read each section key by key (`schema`),
+//! report unknown keys, check what several keys must have in common (`validate`), sort the reports
+//! by their place. Errors leave no settings; warnings come with them.
 
 mod access_schema;
 mod address_rules;
@@ -79,6 +83,9 @@ pub enum Error {
 
 /// Reads and checks a file. Relative paths in it start at its folder.
 ///
+/// Also reads the files that it names: users, certificates, roots and the store's password. Blocks
+/// the thread; a reload calls it on a thread for blocking work.
+///
 /// # Errors
 /// `Read` if the file cannot be read, `Invalid` with every mistake in it.
 pub fn read(path: &Path) -> Result<Settings, Error> {
@@ -88,6 +95,8 @@ pub fn read(path: &Path) -> Result<Settings, Error> {
 
 /// Checks a text as if it were the content of the file at `path`. The file itself is not read.
 ///
+/// Used for changes by the admin API, which exist in memory before they are saved.
+///
 /// # Errors
 /// `Invalid` with every mistake in the text.
 pub fn read_text(path: &Path, text: String) -> Result<Settings, Error> {
@@ -95,6 +104,8 @@ pub fn read_text(path: &Path, text: String) -> Result<Settings, Error> {
 }
 
 /// Reads the settings of the authority alone, whatever state its files are in. It covers nothing if no host is intercepted.
+///
+/// Used by `lockgate ca`, which must work while the authority is missing or broken.
 ///
 /// # Errors
 /// `Read` if the file cannot be read, `Invalid` with the mistakes that can be found without any other file.
@@ -112,6 +123,9 @@ pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
 
 /// Reads the path of the users file, which need not exist; `None` if the file names none.
 ///
+/// Used by `lockgate user add`, which may have to create the file. Mistakes elsewhere in the
+/// configuration do not matter for it.
+///
 /// # Errors
 /// `Read` if the file cannot be read, `Invalid` if it is not TOML.
 pub fn users_file(path: &Path) -> Result<Option<PathBuf>, Error> {
@@ -122,11 +136,14 @@ pub fn users_file(path: &Path) -> Result<Option<PathBuf>, Error> {
     Ok(file.access.users.get().map(|at| parent_folder(path).join(&at.value)))
 }
 
+/// Folder of a file; empty, which stands for the working directory, for a bare name.
 fn parent_folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
 /// Reads the file as UTF-8.
+///
+/// A byte that is no UTF-8 is reported with its line.
 fn load(path: &Path) -> Result<SourceText, Error> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -143,6 +160,9 @@ fn load(path: &Path) -> Result<SourceText, Error> {
 }
 
 /// Checks a text and builds its settings. `folder`: where relative paths start.
+///
+/// An empty document is an error: a gateway that limits nothing is not what its file was written
+/// for.
 fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
     let document = parse_document(source)?;
     if document.get_ref().is_empty() {
@@ -169,6 +189,8 @@ fn parse(source: &SourceText, folder: &Path) -> Result<Settings, Vec<Report>> {
 }
 
 /// Parses the text as TOML, and reports every syntax error that the parser recovers from.
+///
+/// JSON is told by its brace, because the parser's own message would not help.
 fn parse_document(source: &SourceText) -> Result<toml::Spanned<DeTable<'_>>, Vec<Report>> {
     // No TOML document begins with a brace.
     if let Some(at) =
@@ -187,6 +209,8 @@ fn parse_document(source: &SourceText) -> Result<toml::Spanned<DeTable<'_>>, Vec
 }
 
 /// Turns an error of the parser into a report, with advice for users new to TOML.
+///
+/// The parser's message is split at `, expected `: the second half becomes the advice.
 fn syntax_error(source: &SourceText, error: &toml::de::Error) -> Report {
     let end = source.text().len();
     let span = error.span().unwrap_or(end..end);
@@ -206,6 +230,8 @@ fn syntax_error(source: &SourceText, error: &toml::de::Error) -> Report {
 }
 
 /// All reports with their number.
+///
+/// Last line: `1 error`, or `3 errors`.
 fn join_reports(reports: &[Report]) -> String {
     let count = match reports {
         [_] => "1 error".to_owned(),

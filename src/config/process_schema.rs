@@ -1,5 +1,9 @@
 //! Schema of the sections about the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`,
 //! `[trace]`.
+//!
+//! Changes of `[state]`, `[admin]` and `[locks]` need a restart or an upgrade; `[config]`, `[log]`
+//! and `[trace]` follow a reload. Sections that start a service keep their span, so that a missing
+//! `listen` can be reported at their header.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,8 +20,12 @@ use crate::proxy::access_log::Format;
 #[derive(Debug)]
 pub(super) struct StateSection {
     /// Default: systemd's state folder, else state.
+    ///
+    /// systemd's is `STATE_DIRECTORY`; `state` lies beside the file. Holds the lock register, too.
     pub(super) dir: Setting<PathBuf>,
     /// Treatment of counts after a crash. Default: remember.
+    ///
+    /// `remember` believes what was written, and takes the rest as full; `forget` starts empty.
     pub(super) after_crash: AfterCrash,
 }
 
@@ -25,6 +33,8 @@ pub(super) struct StateSection {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConfigSection {
     /// True: the file is read again when it changes. Default: false.
+    ///
+    /// The file is polled twice a second.
     pub(super) watch: bool,
 }
 
@@ -32,17 +42,25 @@ pub(super) struct ConfigSection {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogSection {
     /// Default: info.
+    ///
+    /// `RUST_LOG` goes before it.
     pub(super) level: LevelFilter,
     /// Format of the access log. Default: text.
+    ///
+    /// Written to stdout, unlike the log.
     pub(super) access: Format,
 }
 
 /// `[admin]`: the admin API, metrics and dashboard.
 #[derive(Debug)]
 pub(super) struct AdminSection {
+    /// Place of the header, for a missing key.
     pub(super) span: SourceSpan,
+    /// True if the file has the section: then `listen` is needed.
     pub(super) is_present: bool,
     /// Listening address; needed.
+    ///
+    /// One address; port 0 is any free one.
     pub(super) listen: Setting<SocketAddr>,
     /// Path of the users file; needed beyond loopback.
     pub(super) users: Setting<PathBuf>,
@@ -51,7 +69,9 @@ pub(super) struct AdminSection {
 /// `[locks]`: the lock service.
 #[derive(Debug)]
 pub(super) struct LocksSection {
+    /// Place of the header, for a missing key.
     pub(super) span: SourceSpan,
+    /// True if the file has the section: then `listen` is needed.
     pub(super) is_present: bool,
     /// Listening address; needed.
     pub(super) listen: Setting<SocketAddr>,
@@ -62,15 +82,20 @@ pub(super) struct LocksSection {
 /// `[trace]`: spans for a collector of OpenTelemetry.
 #[derive(Debug)]
 pub(super) struct TraceSection {
+    /// Place of the header, for a missing key.
     pub(super) span: SourceSpan,
+    /// True if the file has the section: then `otlp` is needed.
     pub(super) is_present: bool,
     /// URL of the collector (OTLP over HTTP); needed.
+    ///
+    /// The path `/v1/traces` is appended to it.
     pub(super) otlp: Setting<Destination>,
     /// One in so many requests without a traceparent is traced, 1 to 1 000 000. Default: 1.
     pub(super) one_in: u32,
 }
 
 impl TraceSection {
+    /// A misspelt `otlp` counts as invalid, so that it is reported once.
     pub(super) fn read(table: &mut TomlTable<'_>) -> TraceSection {
         let (span, is_present) = (table.span(), table.is_present());
         let mut trace = TraceSection {
@@ -87,6 +112,7 @@ impl TraceSection {
 }
 
 impl StateSection {
+    /// Reads `dir` and `after_crash`; the default of `dir` is found by `validate`.
     pub(super) fn read(table: &mut TomlTable<'_>) -> StateSection {
         let beliefs = [("remember", AfterCrash::Remember), ("forget", AfterCrash::Forget)];
         StateSection {
@@ -103,6 +129,7 @@ impl ConfigSection {
 }
 
 impl LogSection {
+    /// Levels are those of `tracing`, and `off`; `access` is `text`, `json` or `off`.
     pub(super) fn read(table: &mut TomlTable<'_>) -> LogSection {
         let levels = [
             ("error", LevelFilter::ERROR),
@@ -121,6 +148,7 @@ impl LogSection {
 }
 
 impl AdminSection {
+    /// Misspelt keys count as invalid, so that each slip is reported once.
     pub(super) fn read(table: &mut TomlTable<'_>) -> AdminSection {
         let (span, is_present) = (table.span(), table.is_present());
         let mut admin =

@@ -1,4 +1,8 @@
 //! Report of a mistake in a file: its place, the line itself, and advice.
+//!
+//! Spans are ranges of bytes of the text; lines and columns are computed when a report is made. The
+//! shown line has no credentials and no control characters, because reports end up in terminals,
+//! logs and the dashboard.
 
 use std::cell::RefCell;
 use std::fmt::{self, Display};
@@ -9,13 +13,17 @@ use crate::proxy::warning::Warning;
 /// Text of a file, with the file's name for messages.
 #[derive(Clone, Debug)]
 pub(super) struct SourceText {
+    /// Path as the command line gives it.
     name: String,
+    /// The whole content, in UTF-8.
     text: String,
 }
 
 /// Collector of the reports about a file, while it is read.
 pub(super) struct Reports<'a> {
+    /// The file that all spans refer to.
     source: &'a SourceText,
+    /// Reports in the order of the checks. A cell, since the readers of tables share the collector.
     list: RefCell<Vec<Report>>,
 }
 
@@ -52,12 +60,17 @@ pub struct Report {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Severity {
     /// The file is refused.
+    ///
+    /// Nothing of a file with an error is put in force.
     Error,
     /// The file is accepted.
+    ///
+    /// Shown at the start and in the dashboard.
     Warning,
 }
 
 impl SourceText {
+    /// `name` is shown only, never opened.
     pub(super) fn new(name: String, text: String) -> SourceText {
         SourceText { name, text }
     }
@@ -75,10 +88,12 @@ impl SourceText {
         self.report(Severity::Error, span, message, advice)
     }
 
+    /// Makes a warning, as [`SourceText::error`] makes an error.
     pub(super) fn warning(&self, span: &Range<usize>, message: String, advice: String) -> Report {
         self.report(Severity::Warning, span, message, advice)
     }
 
+    /// A span beyond the text counts as its end; one within a character begins with that character.
     fn report(&self, severity: Severity, span: &Range<usize>, message: String, advice: String) -> Report {
         let start = floor_char(&self.text, span.start);
         let before = &self.text[..start];
@@ -102,6 +117,8 @@ impl SourceText {
 
 impl Report {
     /// The report as a warning of the dashboard.
+    ///
+    /// Drops the line of the file and the width of the carets.
     pub(super) fn to_warning(&self) -> Warning {
         let Report { file, line, column, message, advice, .. } = self.clone();
         Warning { file, line, column, message, advice }
@@ -125,16 +142,23 @@ impl<'a> Reports<'a> {
     }
 
     /// A warning that is not added.
+    ///
+    /// Used where a warning depends on the user of the process, and is shown by `lockgate check`
+    /// alone.
     pub(super) fn warning(&self, span: &Range<usize>, message: impl Display, advice: impl Display) -> Report {
         self.source.warning(span, message.to_string(), advice.to_string())
     }
 
     /// Adds a report, also one about another file.
+    ///
+    /// Of a users file, for instance.
     pub(super) fn push(&self, report: Report) {
         self.list.borrow_mut().push(report);
     }
 
     /// The first line of the text at `span`, without credentials in a URL.
+    ///
+    /// Quoted in advice that moves a value elsewhere.
     pub(super) fn line_at(&self, span: &Range<usize>) -> String {
         mask_credentials(self.source.text().get(span.clone()).and_then(|text| text.lines().next()).unwrap_or_default())
     }
@@ -193,6 +217,8 @@ fn floor_char(text: &str, at: usize) -> usize {
 }
 
 /// The line with asterisks for a user name and password in a URL: reports are shown and logged.
+///
+/// The first `://` of the line counts, and the text from there to the next `@`.
 fn mask_credentials(line: &str) -> String {
     let found = line.find("://").map(|at| at + 3).and_then(|from| Some((from, from + line[from..].find('@')?)));
     let Some((from, to)) = found else { return line.to_owned() };
@@ -201,6 +227,8 @@ fn mask_credentials(line: &str) -> String {
 }
 
 /// The line with control characters replaced: they could move the cursor of a terminal, or change its colours.
+///
+/// A tab stays, since the line of carets copies it.
 fn printable(text: &str) -> String {
     let hide = |c: char| {
         if c.is_control() && c != '\t' { '\u{fffd}' } else { c }

@@ -1,6 +1,10 @@
 //! Schema of `proxy.toml`: its sections, and the keys of `[listen]`, `[tls]` and `[[route]]`.
 //!
 //! Each value is parsed on its own here. Constraints between several keys are checked in `validate` and the `*_check` files.
+//!
+//! Reading never stops at a mistake: an invalid value becomes `Setting::Invalid` or its default,
+//! and its report keeps the file from being accepted. Paths stay as written; `validate` joins them
+//! to the folder of the file.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,18 +26,31 @@ const MOST_CONNECTIONS: u32 = 10_000_000;
 /// The whole of `proxy.toml`, as written.
 #[derive(Debug)]
 pub(super) struct ConfigFile {
+    /// `[listen]`.
     pub(super) listen: ListenSection,
+    /// `[[limit]]`, in the order of the file, which is that of the locker.
     pub(super) limits: Vec<LimitSection>,
+    /// `[[route]]`, in the order of the file.
     pub(super) routes: Vec<RouteSection>,
+    /// `[tls]` and `[[tls.client]]`.
     pub(super) tls: TlsSection,
+    /// `[access]`.
     pub(super) access: AccessSection,
+    /// `[timeouts]`, with all defaults applied.
     pub(super) timeouts: Timeouts,
+    /// `[store]`.
     pub(super) store: StoreSection,
+    /// `[state]`.
     pub(super) state: StateSection,
+    /// `[config]`.
     pub(super) config: ConfigSection,
+    /// `[log]`.
     pub(super) log: LogSection,
+    /// `[admin]`.
     pub(super) admin: AdminSection,
+    /// `[locks]`.
     pub(super) locks: LocksSection,
+    /// `[trace]`.
     pub(super) trace: TraceSection,
 }
 
@@ -43,18 +60,25 @@ pub(super) struct ListenSection {
     /// Listening addresses. Default: 127.0.0.1:8080.
     pub(super) proxy: Setting<Vec<Spanned<SocketAddr>>>,
     /// Connections of all callers. Default: by the limit of open files.
+    ///
+    /// From 1 to [`MOST_CONNECTIONS`]; further connections wait in the kernel's backlog.
     pub(super) max_connections: Setting<u32>,
     /// Connections from one address. Default: half of all.
+    ///
+    /// At most `max_connections`. An IPv6 address counts by its `ipv6_prefix`.
     pub(super) max_connections_per_address: Setting<u32>,
     /// Certificate for callers that speak TLS. Default: TLS is off.
     pub(super) tls: CertPair,
 }
 
 /// A certificate and its private key.
+///
+/// Both files are needed.
 #[derive(Debug)]
 pub(super) struct CertPair {
     /// SourceSpan of the table, for mistakes that concern no key of it.
     pub(super) span: SourceSpan,
+    /// True if the file has the table.
     pub(super) is_present: bool,
     /// Path of a PEM file with the chain, the leaf first.
     pub(super) cert: Setting<PathBuf>,
@@ -66,11 +90,14 @@ pub(super) struct CertPair {
 #[derive(Debug)]
 pub(super) struct TlsSection {
     /// Hosts whose tunnels are intercepted. Default: none.
+    ///
+    /// Such as `*.example.com`; the port may follow.
     pub(super) intercept: Vec<Spanned<TextPattern<HostPattern>>>,
     /// Folder of the gateway's authority. Default: certs.
     pub(super) ca_dir: Setting<PathBuf>,
     /// PEM files with roots beside those of the system.
     pub(super) trust: Vec<Spanned<PathBuf>>,
+    /// `[[tls.client]]`, in the order of the file.
     pub(super) clients: Vec<TlsClientSection>,
 }
 
@@ -79,6 +106,7 @@ pub(super) struct TlsSection {
 pub(super) struct TlsClientSection {
     /// Origins that the certificate is shown to.
     pub(super) hosts: Setting<Vec<Spanned<TextPattern<HostPattern>>>>,
+    /// The keys `cert` and `key` of the same table.
     pub(super) pair: CertPair,
 }
 
@@ -89,14 +117,21 @@ pub(super) struct RouteSection {
     pub(super) span: SourceSpan,
     /// Path of the gateway that the route begins with; it, or `host`, is needed.
     pub(super) path: Setting<String>,
+    /// Host of the requests that the route is for. Default: any.
     pub(super) host: Setting<TextPattern<HostPattern>>,
     /// Origin, and the path that replaces `path`.
+    ///
+    /// For instance `https://api.example.com/v2/`; needed.
     pub(super) to: Setting<Destination>,
     /// Requests from web pages of other sites. Default: depends on `users` and `host`.
+    ///
+    /// `refuse` protects services that trust every request of this machine or network.
     pub(super) cross_site: Setting<CrossSite>,
 }
 
 impl ConfigFile {
+    /// Reads every section, also those that the file leaves out: their defaults come from the same
+    /// code.
     pub(super) fn read(root: &mut TomlTable<'_>) -> ConfigFile {
         ConfigFile {
             listen: root.section("listen", "[listen]", ListenSection::read),

@@ -1,4 +1,7 @@
 //! Checks of `[store]`: builds the settings of the store in which several gateways count shared limits together.
+//!
+//! Answers that depend on the store alone, such as a wrong password, come only when the gateway
+//! connects: a check needs no network.
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -12,10 +15,14 @@ use crate::gate::store::{Settings, StorePassword, WhenLost};
 use crate::locker::Counts;
 
 /// Default of `share_for`: time for an operator to bring the store back.
+///
+/// A choice: an hour.
 const SHARE_FOR: Duration = Duration::from_secs(3600);
 
 /// Checks `[store]` together with the limits that are counted there; `None` if no store is configured or needed.
 /// `request`: the longest time that a request may take up to its response, if that is bounded.
+///
+/// Reads the password file. All URLs must agree in TLS, in being Sentinels, and in their path.
 pub(super) fn check(
     written: &StoreSection,
     limits: &[CheckedLimit],
@@ -63,11 +70,17 @@ pub(super) fn check(
 }
 
 /// Seed for hashing the keys of shared limits, from the group's name.
+///
+/// Gateways of one group thus write the same key for the same value.
 pub(super) fn seed(written: &StoreSection) -> [u8; 16] {
     crate::gate::store::seed(&written.group)
 }
 
 /// Builds the fallback for a lost store; reports missing keys and keys without effect, and warns of limits without shares.
+///
+/// Limits without shares are those whose slots may settle at any time: with `in_flight`, or counted
+/// from the response while a request's time is unbounded. They refuse while the store is lost. A
+/// share is `requests` divided by `gateways`; less than one lets nothing pass.
 fn when_lost(
     written: &StoreSection,
     shared: &[&CheckedLimit],
@@ -133,6 +146,8 @@ fn when_lost(
 }
 
 /// Reads the password file, without the end of its line.
+///
+/// A line end at the end of the file is no part of it. Permissions of the file are not checked.
 fn password(at: &Spanned<PathBuf>, folder: &Path, reports: &Reports<'_>) -> Option<StorePassword> {
     let path = folder.join(&at.value);
     match std::fs::read_to_string(&path) {

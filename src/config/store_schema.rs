@@ -1,4 +1,16 @@
 //! Schema of `[store]`: every key, its form and its default.
+//!
+//! An example with a fallback:
+//!
+//! ```text
+//! [store]
+//! url              = "rediss://store.example:6379/0"
+//! user             = "gateway"
+//! password_file    = "store.password"
+//! if_store_is_lost = "share"
+//! gateways         = 3
+//! name             = "gw-1"
+//! ```
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,17 +20,24 @@ use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
 use super::value_parsers::{name, path};
 
 /// Default of `group`, the part that the store's keys of one group of gateways have in common.
+///
+/// Gateways with another group may use the same store and count apart.
 const GROUP: &str = "lockgate";
 
 /// `[store]`: the Valkey or Redis in which shared limits are counted.
 #[derive(Debug)]
 pub(super) struct StoreSection {
+    /// Place of the header, for a missing `url`.
     pub(super) span: SourceSpan,
+    /// True if the file has the section.
     pub(super) is_present: bool,
     /// Servers of the store: one, the nodes of a Cluster, or Sentinels.
     pub(super) url: Setting<Vec<Spanned<StoreUrl>>>,
+    /// User of the store's access list (`AUTH user password`). Default: the store's default user.
     pub(super) user: Setting<String>,
+    /// Path of a file with the password and nothing else. Default: no password.
     pub(super) password_file: Setting<PathBuf>,
+    /// Default: [`GROUP`].
     pub(super) group: String,
     /// `if_store_is_lost`. Default: refuse.
     pub(super) lost: Setting<LostPolicy>,
@@ -29,32 +48,45 @@ pub(super) struct StoreSection {
     /// Name of this gateway, kept over restarts; needed for "share".
     pub(super) name: Setting<String>,
     /// Longest time without the store in which this gateway uses its share.
+    ///
+    /// From 1 s to 31 days. Default: 1 h.
     pub(super) share_for: Setting<Duration>,
     /// Replicas that must have a grant before it is used, 0 to 9. Default: 0.
+    ///
+    /// More replicas make a grant safer after a failover, and slower.
     pub(super) confirm: u32,
 }
 
 /// Decision on requests of shared limits while the store is unreachable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LostPolicy {
+    /// They are refused.
     Refuse,
+    /// Each gateway grants its part of each limit, for at most `share_for`.
     Share,
+    /// Each gateway counts for itself, so together they may exceed the limit.
     Allow,
 }
 
 /// URL of a server of the store, or of a Sentinel that knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct StoreUrl {
+    /// True for the schemes `rediss` and `valkeys`, also with `+sentinel`.
     pub(super) tls: bool,
     /// True if it is the URL of a Sentinel.
     pub(super) is_sentinel: bool,
+    /// Name or address in lower case, an IPv6 address without brackets.
     pub(super) host: String,
+    /// From 1; 6379 if absent, 26379 for a Sentinel.
     pub(super) port: u16,
     /// Number of the database; of a Sentinel the name of the store.
+    ///
+    /// Empty stands for database 0.
     pub(super) path: String,
 }
 
 impl StoreSection {
+    /// Reads the keys. `lost`, `gateways` and `name` are checked together in `store_check`.
     pub(super) fn read(table: &mut TomlTable<'_>) -> StoreSection {
         let words = [("refuse", LostPolicy::Refuse), ("share", LostPolicy::Share), ("allow", LostPolicy::Allow)];
         let empty = [("close", false), ("trust", true)];
@@ -87,6 +119,8 @@ impl StoreSection {
 }
 
 /// Parses a URL of the store; refuses credentials in it.
+///
+/// Credentials are refused: a password does not belong in a file that is shown around.
 fn url(item: &TomlValue<'_>) -> Option<StoreUrl> {
     let advice = "a URL such as \"redis://127.0.0.1:6379\", \"rediss://store.example:6379/0\" (TLS) or \
                  \"redis+sentinel://10.0.0.1:26379/mymaster\"";
@@ -100,6 +134,14 @@ fn url(item: &TomlValue<'_>) -> Option<StoreUrl> {
 }
 
 /// Splits a URL into its parts. Default ports: 6379, of Sentinels 26379.
+///
+/// `None` for another scheme, port 0, a database that is no number, or a Sentinel without a name.
+///
+/// ```text
+/// redis://127.0.0.1:7000                 database 0 at port 7000
+/// rediss://store.example/3               database 3 at port 6379, TLS
+/// redis+sentinel://10.0.0.1/mymaster     the master that Sentinels know as "mymaster"
+/// ```
 fn parse_url(text: &str) -> Option<StoreUrl> {
     let (scheme, rest) = text.split_once("://")?;
     let (tls, is_sentinel) = match scheme {

@@ -1,4 +1,7 @@
 //! Checks of `[tls]` and `[listen] tls`: trusted roots, certificates of the gateway, hosts to intercept.
+//!
+//! Files are read here, once, and the settings hold their content: a reload sees new certificates,
+//! a running gateway keeps the old ones. Mistakes in a file are reported at the key that names it.
 
 use std::path::{Path, PathBuf};
 
@@ -20,9 +23,11 @@ const CA_DIR: &str = "certs";
 
 /// The checked `[tls]`.
 pub(super) struct CheckedTls {
+    /// Roots beside the system's, and the client certificates.
     pub(super) verify: verify::Settings,
     /// Hosts with the index of the client certificate that they are shown.
     pub(super) identities: Vec<(HostPattern, usize)>,
+    /// In the order of the file; empty: nothing is intercepted.
     pub(super) intercept: Vec<HostPattern>,
     /// The authority that signs for intercepted hosts; `None` if there are none.
     pub(super) authority: Option<ca::Settings>,
@@ -31,6 +36,8 @@ pub(super) struct CheckedTls {
 }
 
 /// Checks `[tls]` and reads all files that it names. No authority is created.
+///
+/// Reports missing keys, unreadable files and keys that do not fit their certificate.
 pub(super) fn check(written: &TlsSection, folder: &Path, reports: &Reports<'_>) -> CheckedTls {
     check_patterns(&written.intercept, reports);
     let authority = (!written.intercept.is_empty()).then(|| authority(written, folder));
@@ -54,6 +61,8 @@ pub(super) fn check(written: &TlsSection, folder: &Path, reports: &Reports<'_>) 
 }
 
 /// Settings of the authority; it covers nothing if no host is intercepted.
+///
+/// `covers` has one subtree of names for each entry of `intercept`.
 pub(super) fn authority(written: &TlsSection, folder: &Path) -> ca::Settings {
     let dir = written.ca_dir.get().map_or(Path::new(CA_DIR), |at| &at.value);
     let covers = written.intercept.iter().map(|at| at.value.pattern.subtree()).collect();
@@ -61,11 +70,15 @@ pub(super) fn authority(written: &TlsSection, folder: &Path) -> ca::Settings {
 }
 
 /// Reads the certificate for callers, `[listen] tls`.
+///
+/// `None` without the table, or after a report.
 pub(super) fn identity(written: &CertPair, folder: &Path, reports: &Reports<'_>) -> Option<Identity> {
     if written.is_present { read_pair(written, "certificate of the gateway", folder, reports) } else { None }
 }
 
 /// Reports double hosts and names below an address; warns of patterns for all hosts.
+///
+/// `*.127.0.0.1` is a name below an address, which no host has.
 fn check_patterns(intercept: &[Spanned<TextPattern<HostPattern>>], reports: &Reports<'_>) {
     for (index, at) in intercept.iter().enumerate() {
         let text = &at.value.text;
@@ -89,6 +102,9 @@ fn check_patterns(intercept: &[Spanned<TextPattern<HostPattern>>], reports: &Rep
 
 /// Checks an existing authority. One that does not exist is created at the first use: returns the reason why this user
 /// cannot create it.
+///
+/// A missing permission is a warning. A host that the authority does not cover is reported at the
+/// line that names it, any other fault at `ca_dir`, if the file has that key.
 fn check_authority(settings: &ca::Settings, written: &TlsSection, reports: &Reports<'_>) -> Option<Report> {
     let first = written.intercept.first()?;
     let fault = match ca::inspect(settings, Clock::start().wall_unix_nanos()) {
@@ -138,6 +154,8 @@ fn check_host(client: &TlsClientSection, reports: &Reports<'_>) {
 }
 
 /// Reads a certificate and its key; `what` names them in messages.
+///
+/// `None` after a report. An unreadable file is reported at its own key.
 fn read_pair(pair: &CertPair, what: &str, folder: &Path, reports: &Reports<'_>) -> Option<Identity> {
     for (written, key, example) in [(&pair.cert, "cert", "gateway.pem"), (&pair.key, "key", "gateway.key")] {
         if written.is_absent() {
@@ -158,6 +176,8 @@ fn read_pair(pair: &CertPair, what: &str, folder: &Path, reports: &Reports<'_>) 
 }
 
 /// Reads all files of further roots.
+///
+/// A file with a mistake adds none; the others are read all the same.
 fn trust(written: &[Spanned<PathBuf>], folder: &Path, reports: &Reports<'_>) -> Vec<CertificateDer<'static>> {
     let mut certificates = Vec::new();
     for at in written {
@@ -169,11 +189,16 @@ fn trust(written: &[Spanned<PathBuf>], folder: &Path, reports: &Reports<'_>) -> 
     certificates
 }
 
+/// Reports a file that holds no certificate.
 fn wrong_pem(span: &SourceSpan, message: &str, reports: &Reports<'_>) {
     reports.error(span, message, "a PEM file with one certificate or more");
 }
 
 /// Reads the certificates of a PEM file, and checks that each can be a root.
+///
+/// # Errors
+/// A sentence for the report: the file cannot be read, or a certificate in it is not fit to be a
+/// root.
 fn roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = pem::certificates(path).map_err(|error| error.to_string())?;
     let mut roots = rustls::RootCertStore::empty();

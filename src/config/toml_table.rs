@@ -1,6 +1,10 @@
 //! Reader of TOML tables: reads them key by key, and collects every mistake instead of stopping at the first.
 //!
 //! Keys that were read are known; all others are reported as unknown at the end of their table.
+//!
+//! A schema calls [`TomlTable::get`] for each of its keys and thereby declares it; no list of keys
+//! exists beside the code that reads them. An unknown key is compared with the known ones, with
+//! names of other programs, and with keys of inner tables, to advise what to write.
 
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -9,9 +13,11 @@ use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue, nearest, type_n
 
 /// A table of the document. A section that the file leaves out is an empty table.
 pub(super) struct TomlTable<'a> {
+    /// Collector of the mistakes in the file.
     reports: &'a Reports<'a>,
     /// Name in messages, such as `[[limit]]`; empty for the whole document.
     heading: &'static str,
+    /// Place that stands for the table as a whole.
     span: SourceSpan,
     /// `None` if the file has no such table.
     entries: Option<&'a DeTable<'a>>,
@@ -24,6 +30,7 @@ pub(super) struct TomlTable<'a> {
 }
 
 impl<'a> TomlTable<'a> {
+    /// Synonyms and inner keys come later, by [`TomlTable::suggest`].
     fn new(
         reports: &'a Reports<'a>,
         heading: &'static str,
@@ -34,6 +41,8 @@ impl<'a> TomlTable<'a> {
     }
 
     /// The whole document as a table.
+    ///
+    /// Its unknown keys are sections: messages about them say so.
     pub(super) fn root(reports: &'a Reports<'a>, entries: &'a DeTable<'a>) -> TomlTable<'a> {
         TomlTable::new(reports, "", 0..0, Some(entries))
     }
@@ -44,6 +53,8 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Reads one key. `read` returns `None` after it has reported a mistake.
+    ///
+    /// The key is known from here on, also if the file does not have it.
     pub(super) fn get<T>(&mut self, key: &'static str, read: impl FnOnce(&TomlValue<'a>) -> Option<T>) -> Setting<T> {
         match self.lookup(key) {
             None => Setting::Absent,
@@ -60,6 +71,8 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Reads one section, `[key]`.
+    ///
+    /// Calls `read` once, with an empty table if the file lacks the section.
     pub(super) fn section<T>(
         &mut self,
         key: &'static str,
@@ -71,6 +84,8 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Reads an inline table, `key = { … }`; `example` is a valid one.
+    ///
+    /// The message about a value of another type shows the example.
     pub(super) fn inline_table<T>(
         &mut self,
         key: &'static str,
@@ -80,6 +95,7 @@ impl<'a> TomlTable<'a> {
         self.sub_table(key, key, &format!("a table, such as {key} = {example}"), read)
     }
 
+    /// Reports a value that is no table, and reads an empty one in its place.
     fn sub_table<T>(
         &mut self,
         key: &'static str,
@@ -99,6 +115,8 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Reads an array of tables, `[[key]]`.
+    ///
+    /// Calls `read` for each element. A single `[key]` is reported, and read as one element.
     pub(super) fn sections<T>(
         &mut self,
         key: &'static str,
@@ -135,6 +153,7 @@ impl<'a> TomlTable<'a> {
         elements.into_iter().filter_map(read_one).collect()
     }
 
+    /// Value of a key, which becomes known.
     fn lookup(&mut self, key: &'static str) -> Option<TomlValue<'a>> {
         self.known.push(key);
         let value = self.entries?.get(key)?;
@@ -142,6 +161,8 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Adds suggestions for unknown keys: `(other name, known key)`, and `(key, inline table that has it)`.
+    ///
+    /// They are for messages only: a synonym is not accepted in place of the key.
     pub(super) fn suggest(
         &mut self,
         synonyms: &'static [(&'static str, &'static str)],
@@ -151,11 +172,16 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Known keys that unknown keys of the file probably stand for.
+    ///
+    /// Only meaningful after all keys were read.
     pub(super) fn misspelt_keys(&self) -> Vec<&'static str> {
         self.unknown_keys().filter_map(|key| self.nearest_known(key.get_ref())).collect()
     }
 
     /// Reports all keys that were not read.
+    ///
+    /// Consumes the table: no key is read afterwards. Advice, by precedence: the inner table that
+    /// has the key, the nearest known key, the list of all known keys.
     pub(super) fn report_unknown_keys(self) {
         for key in self.unknown_keys() {
             let name = key.get_ref();
@@ -177,11 +203,13 @@ impl<'a> TomlTable<'a> {
         }
     }
 
+    /// Keys of the file that were not read.
     fn unknown_keys(&self) -> impl Iterator<Item = &'a toml::Spanned<DeString<'a>>> {
         let keys = self.entries.into_iter().flat_map(|entries| entries.keys());
         keys.filter(|key| !self.known.contains(&key.get_ref().as_ref()))
     }
 
+    /// `None` for a key of an inner table: its advice is that table.
     fn nearest_known(&self, name: &str) -> Option<&'static str> {
         if self.outer_table(name).is_some() {
             return None;

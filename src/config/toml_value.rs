@@ -1,4 +1,8 @@
 //! Reader of TOML values: reads a value as a type, or reports what would be valid.
+//!
+//! A reader returns `None` after it has reported the value; the caller reports nothing more. Types
+//! are strict: `"5"` is no number, and `5.0` no whole one. A message says what the key cannot be,
+//! the advice says what would be valid.
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
@@ -15,7 +19,9 @@ pub(super) type SourceSpan = Range<usize>;
 /// A value with its span.
 #[derive(Clone, Debug)]
 pub(super) struct Spanned<T> {
+    /// Parsed and valid by itself.
     pub(super) value: T,
+    /// Place of the value, without its key.
     pub(super) span: SourceSpan,
 }
 
@@ -32,9 +38,13 @@ pub(super) enum Setting<T> {
 
 /// A value of a table, or an element of a list.
 pub(super) struct TomlValue<'a> {
+    /// Collector of the mistakes.
     pub(super) reports: &'a Reports<'a>,
+    /// Key for messages; elements of a list have that of the list.
     pub(super) key: &'static str,
+    /// As the parser of TOML has it.
     pub(super) value: &'a DeValue<'a>,
+    /// Place of the value, or of the element.
     pub(super) span: SourceSpan,
 }
 
@@ -63,6 +73,7 @@ impl<T> Setting<T> {
         }
     }
 
+    /// False for an invalid value: its key is there.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Setting::Absent)
     }
@@ -70,12 +81,16 @@ impl<T> Setting<T> {
 
 impl<'a> TomlValue<'a> {
     /// Reports this value, and returns `None` as the result of a parser.
+    ///
+    /// `message` is the mistake, `advice` the remedy; both without a full stop.
     pub(super) fn reject<T>(&self, message: impl Display, advice: impl Display) -> Option<T> {
         self.reports.error(&self.span, message, advice);
         None
     }
 
     /// Reports that this value is of another type, or not among the valid ones. `advice`: the valid ones.
+    ///
+    /// Shows a string, which may be misspelt, and the name of any other type.
     fn unexpected<T>(&self, advice: impl Display) -> Option<T> {
         match self.value {
             DeValue::String(text) => self.reject(format_args!("`{}` cannot be {text:?}", self.key), advice),
@@ -89,6 +104,8 @@ impl<'a> TomlValue<'a> {
     }
 
     /// Reads a string by `parse`. `advice` describes the strings that it accepts.
+    ///
+    /// A value that is no string gets the same report as a string that `parse` refuses.
     pub(super) fn parse<T>(&self, advice: impl Display, parse: impl FnOnce(&'a str) -> Option<T>) -> Option<T> {
         match self.value.as_str().and_then(parse) {
             Some(value) => Some(value),
@@ -107,6 +124,8 @@ impl<'a> TomlValue<'a> {
     }
 
     /// Reads a duration such as "250ms", within the range.
+    ///
+    /// A sum such as `"1h30m"` is refused with the duration to write instead, `"90m"`.
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let sum = self.as_str().and_then(duration::parse_sum).filter(|sum| range.contains(sum));
         let advice = match sum {
@@ -121,6 +140,8 @@ impl<'a> TomlValue<'a> {
     }
 
     /// Reads an integer within the range.
+    ///
+    /// Other radixes of TOML are read as well, such as `0x10`. A negative number is out of range.
     pub(super) fn number(&self, range: RangeInclusive<u32>) -> Option<u32> {
         let advice = format!("a whole number from {} to {}", range.start(), range.end());
         let Some(digits) = self.value.as_integer() else {
@@ -142,6 +163,9 @@ impl<'a> TomlValue<'a> {
     }
 
     /// Reads one of a few keywords.
+    ///
+    /// Letter case matters. A near miss is answered with the keyword, anything else with all of
+    /// them.
     pub(super) fn keyword<T: Clone>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let names = words.iter().map(|(name, _)| *name);
         let advice = match self.as_str().and_then(|text| nearest(text, names.clone())) {
@@ -152,6 +176,8 @@ impl<'a> TomlValue<'a> {
     }
 
     /// Reads a list, or a single value as a list of one. `None` if an element is invalid.
+    ///
+    /// All elements are read, so that every invalid one is reported.
     pub(super) fn list<T>(&self, read: impl Fn(&TomlValue<'a>) -> Option<T>) -> Option<Vec<Spanned<T>>> {
         let DeValue::Array(elements) = self.value else {
             return read(self).map(|value| vec![Spanned { value, span: self.span.clone() }]);
@@ -177,6 +203,8 @@ impl<'a> TomlValue<'a> {
 }
 
 /// Name of a value's type, with its article.
+///
+/// For messages such as "`per` cannot be a whole number".
 pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -189,12 +217,16 @@ pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// `"sliding" or "fixed" or "calendar"`.
 fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> String {
     let words: Vec<_> = words.map(|word| format!("\"{word}\"")).collect();
     words.join(" or ")
 }
 
 /// The nearest of several words to a misspelt one: at most a third of its letters differ.
+///
+/// Compares without letter case by the distance of optimal string alignment. At least one slip is
+/// allowed, also in words of one or two letters.
 pub(super) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let typed = typed.to_ascii_lowercase();
     words

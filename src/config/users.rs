@@ -1,4 +1,14 @@
 //! Users file: one `name:hash` per line, in the format of htpasswd with bcrypt.
+//!
+//! The same format serves `[access]`, `[admin]` and `[locks]`. Empty lines and lines that begin
+//! with `#` are skipped, blanks around a line do not count:
+//!
+//! ```text
+//! # team
+//! ana:$2y$10$...
+//! ```
+//!
+//! Passwords are not checked here but in `auth`; `lockgate user add` writes such lines.
 
 use std::collections::HashSet;
 
@@ -10,12 +20,16 @@ const PREFIXES: [&str; 3] = ["$2y$", "$2b$", "$2a$"];
 /// Byte order mark: editors on Windows begin a UTF-8 file with it. It is no part of the first name.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Length of salt and digest, after the cost: 22 and 31 characters.
+///
+/// Both are in bcrypt's own base 64.
 const DIGEST_LEN: usize = 53;
 
 /// A user's name and the bcrypt hash of the password.
 pub(super) type User = (String, String);
 
 /// Parses the file: all users, or a report of every bad line. `file`: its name, for reports.
+///
+/// All bad lines are reported at once, in order.
 ///
 /// # Errors
 /// Lines that are not a name and a bcrypt hash, names that come twice, or a file without users.
@@ -47,6 +61,8 @@ pub(super) fn parse(file: String, text: &str) -> Result<Vec<User>, Vec<Report>> 
 }
 
 /// The text for reports, without passwords: a bad line may have one in the place of the hash.
+///
+/// Keeps the number of lines, so that a report has the line of the file.
 fn masked(text: &str) -> String {
     let mask = |line: &str| match line.split_once(':') {
         Some((name, _)) => format!("{name}:***\n"),
@@ -56,6 +72,8 @@ fn masked(text: &str) -> String {
 }
 
 /// The user's name on a line of the file, if it has one.
+///
+/// The rest of the line is not checked: `lockgate user add` also replaces a broken hash.
 pub(crate) fn name_on(line: &str) -> Option<&str> {
     let line = line.trim();
     if line.starts_with('#') { None } else { line.split_once(':').map(|(name, _)| name) }
@@ -63,6 +81,8 @@ pub(crate) fn name_on(line: &str) -> Option<&str> {
 
 /// True if this can be a user's name: Basic credentials end it with a colon (RFC 7617 §2), and the
 /// file begins a comment with `#`.
+///
+/// At most 255 bytes, without blanks at its ends.
 pub(crate) fn is_name(name: &str) -> bool {
     let first = name.chars().next();
     let plain = !name.contains(|c: char| c == ':' || c.is_control());
@@ -70,6 +90,8 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 /// Splits a line into name and hash. The error is a message and advice.
+///
+/// Hashes of other kinds, such as `$apr1$`, are refused.
 fn user(line: &str) -> Result<(&str, &str), (&'static str, &'static str)> {
     let advice = "NAME:HASH, as `lockgate user add NAME` writes it";
     let (name, hash) = line.split_once(':').ok_or(("this line has no colon", advice))?;
@@ -83,6 +105,8 @@ fn user(line: &str) -> Result<(&str, &str), (&'static str, &'static str)> {
 }
 
 /// True for a hash with a cost of 4 to 31 (bcrypt's own range).
+///
+/// Only the form is checked: a wrong digest matches no password.
 fn is_bcrypt(hash: &str) -> bool {
     let Some(rest) = PREFIXES.iter().find_map(|prefix| hash.strip_prefix(prefix)) else {
         return false;

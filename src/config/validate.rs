@@ -1,4 +1,9 @@
 //! Validation: checks the parsed file as a whole, and builds the settings.
+//!
+//! Each function below takes one section as written and returns the settings of one module. All of
+//! them run, whatever the others report, so that one run of `lockgate check` finds every mistake.
+//! Files that the configuration names are read here: users here, certificates in `tls_check`, the
+//! password of the store in `store_check`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -32,6 +37,9 @@ const IDLE_PER_ORIGIN: usize = 64;
 
 /// Builds the settings, and reports every mistake. With errors in `reports` the settings are of no use.
 /// `folder`: where relative paths start.
+///
+/// Order: checks that need the whole file come first, then each section is taken apart. `text` and
+/// `warnings` are filled in by the caller.
 pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -> Settings {
     let listen = listen(&file.listen.proxy);
     listeners::check(&file, reports);
@@ -99,6 +107,8 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
 }
 
 /// The state folder: as written, else systemd's `STATE_DIRECTORY`, else one beside the file.
+///
+/// The first of several folders in `STATE_DIRECTORY` counts (systemd.exec(5)).
 fn state(written: &StateSection, folder: &Path) -> journal::Settings {
     let systemd = || std::env::split_paths(&std::env::var_os("STATE_DIRECTORY")?).next();
     let dir = match written.dir.get() {
@@ -109,6 +119,8 @@ fn state(written: &StateSection, folder: &Path) -> journal::Settings {
 }
 
 /// Builds the admin API's settings. Its users may change limits, so it needs a password beyond loopback.
+///
+/// Reports a missing `listen`. `None` without the section, or without a valid address.
 fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option<Admin> {
     let listen = written.listen.get();
     if written.is_present && written.listen.is_absent() {
@@ -128,6 +140,8 @@ fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option
 }
 
 /// Builds the settings of traces. A collector with TLS is verified by the same roots as origins: the system's and `trust`.
+///
+/// `one_in` applies to requests without a trace of their own. `None` without a valid `otlp`.
 fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Reports<'_>) -> Option<trace::Settings> {
     if written.is_present && written.otlp.is_absent() {
         reports.error(&written.span, "`otlp` is missing", "add otlp = \"http://127.0.0.1:4318\"");
@@ -142,6 +156,8 @@ fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Re
 }
 
 /// Builds the lock service's settings. Beyond loopback, the file must say which addresses may lock.
+///
+/// Locks are kept in the state folder. `None` without a valid `listen`.
 fn locks(
     written: &LocksSection,
     allow_from: &Option<Vec<IpNet>>,
@@ -162,11 +178,15 @@ fn locks(
 }
 
 /// Listening addresses for callers.
+///
+/// One loopback address if the key is absent.
 fn listen(written: &Setting<Vec<Spanned<SocketAddr>>>) -> Vec<SocketAddr> {
     written.get().map_or_else(|| vec![listeners::LISTEN], |list| list.value.iter().map(|at| at.value).collect())
 }
 
 /// Bounds for connections of callers; reports a bound per address above that of all.
+///
+/// An absent bound stays `None`: `net::connection_limit` derives it.
 fn connections(file: &ConfigFile, reports: &Reports<'_>) -> connection_limit::Settings {
     let written = &file.listen;
     let (total, per_address) = (written.max_connections.get(), written.max_connections_per_address.get());
@@ -182,6 +202,8 @@ fn connections(file: &ConfigFile, reports: &Reports<'_>) -> connection_limit::Se
 }
 
 /// Reports an open proxy: a gateway that other machines reach must say which callers may use it.
+///
+/// Points at the first address that is not loopback.
 fn check_open(file: &ConfigFile, exposure: Exposure, reports: &Reports<'_>) {
     if exposure == Exposure::Loopback || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
         return;
@@ -195,6 +217,8 @@ fn check_open(file: &ConfigFile, exposure: Exposure, reports: &Reports<'_>) {
 }
 
 /// Builds the access rules for callers; warns of a gateway that is open to all addresses.
+///
+/// `allow_from` is empty if any address may connect; a list of loopback ranges is the default.
 fn access(written: &AccessSection, exposure: Exposure, folder: &Path, reports: &Reports<'_>) -> access::Settings {
     let allow_from = match written.allow_from.get() {
         Some(list) => list.value.iter().map(|at| at.value).collect(),
@@ -227,6 +251,8 @@ fn access(written: &AccessSection, exposure: Exposure, folder: &Path, reports: &
 }
 
 /// Reads a users file; reports what is wrong in it under its own name.
+///
+/// `None` after a report: the file cannot be read, or has a bad line.
 fn read_users(at: &Spanned<std::path::PathBuf>, folder: &Path, reports: &Reports<'_>) -> Option<Vec<users::User>> {
     let path = folder.join(&at.value);
     let text = match std::fs::read_to_string(&path) {
@@ -247,6 +273,10 @@ fn read_users(at: &Spanned<std::path::PathBuf>, folder: &Path, reports: &Reports
 }
 
 /// Builds the routes; reports incomplete and double ones.
+///
+/// Two routes are the same if both path and host are. A route without a valid `to` is left out,
+/// which a report explains. `cross_site` defaults to `allow` where a password or a name of the
+/// operator's protects the origin, else to `refuse`.
 fn routes(written: Vec<RouteSection>, access: &AccessSection, reports: &Reports<'_>) -> Vec<target::Route> {
     let mut seen: Vec<(Option<String>, Option<String>)> = Vec::new();
     let mut routes = Vec::new();

@@ -1,4 +1,8 @@
 //! Value parsers: strings of `proxy.toml` that are more than a keyword, such as hosts, addresses and key parts.
+//!
+//! Each parser takes a value of the file and returns the type that a module below uses, or reports
+//! the value with an example of a valid one. Letter case is folded where it does not matter (hosts,
+//! field names) and kept where it does (methods, paths).
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -18,44 +22,58 @@ pub(super) const MOST_SLOTS: u32 = 10_000_000;
 /// A pattern with its text, for messages and sentences.
 #[derive(Clone, Debug)]
 pub(super) struct TextPattern<P> {
+    /// As written, in lower case if it is a host.
     pub(super) text: String,
+    /// The same, parsed.
     pub(super) pattern: P,
 }
 
 /// `to` of a route, or `otlp` of `[trace]`: an http or https URL.
 #[derive(Clone, Debug)]
 pub(super) struct Destination {
+    /// Scheme, host and port; the port of the scheme if the URL has none.
     pub(super) origin: Origin,
     /// Path as written; empty if the URL has none.
     pub(super) path: String,
 }
 
 /// A listening address.
+///
+/// Names are not accepted: their addresses might change, or be several.
 pub(super) fn address(value: &TomlValue<'_>) -> Option<SocketAddr> {
     value.parse("an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"", |text| text.parse().ok())
 }
 
 /// A range of addresses; a single address is a range of one.
+///
+/// Such as `10.0.0.0/8`, `::1`.
 pub(super) fn range(value: &TomlValue<'_>) -> Option<IpNet> {
     let read = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     value.parse("an IP address or a range, such as \"10.0.0.0/8\" or \"::1\"", read)
 }
 
 /// A TCP port, from 1.
+///
+/// From 1 to 65 535.
 pub(super) fn port(value: &TomlValue<'_>) -> Option<u16> {
     value.number(1..=u32::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())
 }
 
 /// The path of a file.
+///
+/// It need not exist. Empty paths and NUL bytes are refused.
 pub(super) fn path(value: &TomlValue<'_>) -> Option<PathBuf> {
     value.parse("the path of a file, relative to the folder of this one", some_path)
 }
 
 /// The path of a folder.
+///
+/// As [`path`], with another advice.
 pub(super) fn folder(value: &TomlValue<'_>) -> Option<PathBuf> {
     value.parse("the path of a folder, relative to the folder of this file", some_path)
 }
 
+/// `None` for an empty path and for one with a NUL byte, which no system call takes.
 fn some_path(text: &str) -> Option<PathBuf> {
     (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
 }
@@ -70,6 +88,8 @@ pub(super) fn name(value: &TomlValue<'_>) -> Option<String> {
 }
 
 /// A host pattern, in lower case.
+///
+/// A whole URL is refused with the host in it as advice.
 pub(super) fn host(value: &TomlValue<'_>) -> Option<TextPattern<HostPattern>> {
     let advice = "a host such as \"api.example.com\", \"*.example.com\" or \"api.example.com:8080\"";
     let text = value.parse(advice, |text| Some(text.to_ascii_lowercase()))?;
@@ -89,6 +109,8 @@ fn host_in_url(text: &str) -> Option<&str> {
 }
 
 /// A path pattern.
+///
+/// Letter case is kept; `ignore_case` of the limit is applied later.
 pub(super) fn path_pattern(value: &TomlValue<'_>) -> Option<TextPattern<PathPattern>> {
     let advice = "a path such as \"/v2/**\", \"/v1/*/items\" or \"/exact\"";
     let text = value.parse(advice, |text| Some(text.to_owned()))?;
@@ -99,6 +121,8 @@ pub(super) fn path_pattern(value: &TomlValue<'_>) -> Option<TextPattern<PathPatt
 }
 
 /// A method. Methods are case-sensitive (RFC 9110 §9.1): no request ever has "get".
+///
+/// The advice for `"get"` is `"GET"`.
 pub(super) fn method(value: &TomlValue<'_>) -> Option<String> {
     let advice = match value.as_str().map(str::to_ascii_uppercase) {
         Some(upper) if is_name(&upper) => format!("methods are case-sensitive: write \"{upper}\""),
@@ -110,6 +134,8 @@ pub(super) fn method(value: &TomlValue<'_>) -> Option<String> {
 }
 
 /// A part of a limit's key.
+///
+/// Field names become lower case (RFC 9110 §5.1); names of query parameters stay.
 pub(super) fn key_part(value: &TomlValue<'_>) -> Option<KeyPart> {
     let advice = "\"host\", \"caller\", \"method\", \"path[1]\", \"header:NAME\" or \"query:NAME\"";
     let part = value.parse(advice, |text| match text {
@@ -131,6 +157,8 @@ pub(super) fn key_part(value: &TomlValue<'_>) -> Option<KeyPart> {
 
 /// Reports a field that ends at the gateway or is rewritten by it (RFC 9110 §7.6.1, RFC 9112 §3.2): no server reads the
 /// caller's value, so a caller could choose its key and its cost freely.
+///
+/// Returns `None` after the report, `Some(())` for any other field.
 fn reaches_the_server(value: &TomlValue<'_>, name: &str) -> Option<()> {
     const OURS: [&str; 9] = [
         "host",
@@ -156,6 +184,8 @@ fn reaches_the_server(value: &TomlValue<'_>, name: &str) -> Option<()> {
 }
 
 /// The N of `path[N]`, from 1 to 64.
+///
+/// Counted from 1 without leading zeros: `path[1]` of `/v1/items` is `v1`.
 fn segment(text: &str) -> Option<usize> {
     let digits = text.strip_prefix("path[")?.strip_suffix(']')?;
     let plain = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
@@ -163,6 +193,8 @@ fn segment(text: &str) -> Option<usize> {
 }
 
 /// A protocol of `Upgrade` (RFC 9110 §7.8): `websocket`, `name/version`.
+///
+/// Returned in lower case: the tokens are compared without letter case.
 pub(super) fn upgrade(value: &TomlValue<'_>) -> Option<String> {
     let advice = "a protocol such as \"websocket\", or one with its version: \"name/1.0\"";
     let protocol = value.parse(advice, |text| text.split('/').all(is_name).then(|| text.to_ascii_lowercase()))?;
@@ -176,6 +208,8 @@ pub(super) fn upgrade(value: &TomlValue<'_>) -> Option<String> {
 }
 
 /// A time zone of the IANA database.
+///
+/// `UTC` is known on every machine, all others come from its database.
 pub(super) fn zone(value: &TomlValue<'_>) -> Option<TimeZone> {
     let read = |text: &str| match text {
         "UTC" => Some(TimeZone::UTC),
@@ -192,6 +226,8 @@ pub(super) fn zone(value: &TomlValue<'_>) -> Option<TimeZone> {
 }
 
 /// A cost: a fixed number, or a header field of the request.
+///
+/// A field that ends at the gateway is refused, as in a key.
 pub(super) fn cost(value: &TomlValue<'_>) -> Option<Cost> {
     if value.is_number() {
         return value.number(1..=MOST_SLOTS).map(Cost::Fixed);
@@ -204,12 +240,18 @@ pub(super) fn cost(value: &TomlValue<'_>) -> Option<Cost> {
 }
 
 /// A path without query, fragment and star (RFC 3986 §3.3).
+///
+/// A path begins with a slash and has printable ASCII characters only; others must be
+/// percent-encoded.
 pub(super) fn plain_path(text: &str) -> Option<String> {
     let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'*');
     (text.starts_with('/') && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
 /// An http or https URL without user name and query.
+///
+/// `https://api.example.com/v2/` is https, the host `api.example.com`, port 443 and the path
+/// `/v2/`.
 pub(super) fn destination(value: &TomlValue<'_>) -> Option<Destination> {
     let advice = "an http or https URL without user name and query, such as \"https://api.example.com/v2/\"";
     let (scheme, rest) = value.parse(advice, |text| {
