@@ -1,4 +1,19 @@
 //! `lockgate ca`: shows and rotates the certificate authority for intercepted hosts.
+//!
+//! The authority signs certificates for the hosts of `[tls] intercept`, and programs must trust it.
+//! All commands read the configuration for `ca_dir` and `intercept` alone, so they work while other
+//! files that it names are missing.
+//!
+//! `show` prints:
+//!
+//! ```text
+//! subject      CN=...
+//! valid        2026-01-01T00:00:00Z to 2036-01-01T00:00:00Z
+//! SHA-256      AB:CD:...
+//! signs for    api.example.com
+//! certificate  /etc/lockgate/certs/...
+//! key          /etc/lockgate/certs/...
+//! ```
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -25,6 +40,7 @@ pub(super) enum CaCommand {
 /// Reason why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
 enum Error {
+    /// Exit code 1: the configuration is valid, and needs no authority.
     #[error(
         "nothing is intercepted, so there is no authority; name the hosts whose requests should be counted:
 
@@ -32,14 +48,19 @@ enum Error {
     intercept = [\"api.example.com\"]"
     )]
     NoIntercept,
+    /// Its files are missing, invalid or unreadable, or cannot be written. Exit code 1.
     #[error(transparent)]
     Authority(#[from] ca::Error),
+    /// The configuration cannot be read, or is invalid. Exit code 2.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// No configuration was found. Exit code 2.
     #[error(transparent)]
     NotFound(#[from] super::ConfigNotFound),
 }
 
+/// Runs a command: prints its text to stdout, or the error to stderr. Returns 0, 1 or 2 (see the
+/// variants of `Error`).
 pub(super) fn ca(command: CaCommand, config_arg: Option<&Path>) -> ExitCode {
     match execute(command, config_arg, Clock::start().wall_unix_nanos()) {
         Ok(text) => {
@@ -62,6 +83,11 @@ pub(super) fn ca(command: CaCommand, config_arg: Option<&Path>) -> ExitCode {
     }
 }
 
+/// Returns the text for stdout. `wall_unix_nanos`: the present time, in nanoseconds of Unix time,
+/// for the validity of certificates.
+///
+/// # Errors
+/// `NoIntercept` if there is no authority, and none is needed; the others as their variants say.
 fn execute(command: CaCommand, config_arg: Option<&Path>, wall_unix_nanos: i128) -> Result<String, Error> {
     let settings = config::authority(&find_config(config_arg)?)?;
     match command {
@@ -79,6 +105,10 @@ fn execute(command: CaCommand, config_arg: Option<&Path>, wall_unix_nanos: i128)
 }
 
 /// Summary of the authority's certificate; makes the authority if a host is intercepted and there is none.
+///
+/// # Errors
+/// `NoIntercept` if no host is intercepted and there is no authority; `Authority` if its files
+/// cannot be used or made.
 fn open_or_make(settings: &Settings, wall_unix_nanos: i128) -> Result<CertSummary, Error> {
     if settings.covers.is_empty() {
         return ca::inspect(settings, wall_unix_nanos)?.ok_or(Error::NoIntercept);
@@ -90,6 +120,7 @@ fn open_or_make(settings: &Settings, wall_unix_nanos: i128) -> Result<CertSummar
     }
 }
 
+/// Lines of a label and a value, for people; scripts use `lockgate ca path`.
 fn show(summary: &CertSummary, settings: &Settings) -> String {
     let fingerprint: Vec<_> = summary.fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
     let mut text = String::new();
@@ -125,11 +156,15 @@ programs must be given the new certificate (`lockgate exec` does so when it star
 }
 
 /// RFC 3339, or "the end of time" beyond year 9999.
+///
+/// For instance `2026-01-01T00:00:00Z`.
 fn format_time(unix_seconds: i64) -> String {
     Timestamp::from_second(unix_seconds).map_or_else(|_| "the end of time".to_owned(), |moment| moment.to_string())
 }
 
 /// An absolute path, so that it is right from any folder.
+///
+/// The path as given if the working directory is unknown.
 fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }

@@ -1,4 +1,7 @@
 //! `lockgate check`: validates the configuration, and explains its limits.
+//!
+//! Output: one sentence for each limit, then `proxy.toml is valid`. Reports go to stderr. Nothing
+//! is started, bound or created, so it may run beside a gateway and in a build.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,6 +9,7 @@ use std::process::ExitCode;
 
 use super::load_settings;
 
+/// Returns 0 if the configuration is valid, also with warnings; 2 otherwise.
 pub(super) fn check(config_arg: Option<&Path>) -> ExitCode {
     let Some((path, settings)) = load_settings(config_arg) else {
         return ExitCode::from(2);

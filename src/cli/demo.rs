@@ -1,4 +1,8 @@
 //! `lockgate demo`: shows a limit at work, by a gateway, an origin that records arrivals, and seven requests.
+//!
+//! Needs no network and no configuration: gateway, origin and client are on loopback, on free
+//! ports. The gateway is a process of this program, like one that a user starts. Takes about one
+//! second, the time that the sixth request waits.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, BufRead, BufReader};
@@ -25,6 +29,8 @@ use crate::time::Time;
 use crate::wire::http_client;
 
 /// Limit of the demo. One second is long enough to see a request wait, and short enough to wait for.
+///
+/// Counted from the response, so that the bound holds for arrivals at the origin as well.
 const LIMIT: &str = "\
 [[limit]]
 name     = \"demo\"
@@ -35,9 +41,13 @@ counts   = \"answered\"     # exact as the origin sees it
 ";
 
 /// Other sections: any free port, and no output but errors, so that the terminal shows the demo alone.
+///
+/// The port is read from the banner on the gateway's stdout.
 const QUIET: &str = "[listen]\nproxy = \"127.0.0.1:0\"\n\n[log]\nlevel = \"error\"\naccess = \"off\"\n\n";
 
 /// Slots of the limit in a second.
+///
+/// The `requests` of [`LIMIT`].
 const SLOTS: usize = 5;
 
 /// The most bytes of a response: the origin sends six, a refusal of the gateway some hundred.
@@ -57,6 +67,8 @@ pub(super) fn demo() -> ExitCode {
     }
 }
 
+/// # Errors
+/// Any failure of the folder, the gateway's start, the origin or a request; shown in one line.
 fn run_demo() -> Result<(), Box<dyn std::error::Error>> {
     let folder = DemoFolder::new()?;
     let mut gateway = GatewayProcess::start(&folder.0)?;
@@ -65,6 +77,8 @@ fn run_demo() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Folder for the demo's configuration and state; removed when dropped.
+///
+/// Mode 0700, named by the process id, below the system's folder for temporary files.
 struct DemoFolder(PathBuf);
 
 impl DemoFolder {
@@ -90,6 +104,11 @@ impl Drop for DemoFolder {
 struct GatewayProcess(Child);
 
 impl GatewayProcess {
+    /// Starts the process with the folder's configuration. Its stdin is empty, its stdout a pipe,
+    /// and its stderr that of the demo.
+    ///
+    /// # Errors
+    /// If the program's own path is unknown, or the system gives no process.
     fn start(folder: &Path) -> io::Result<GatewayProcess> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("run").arg("--config").arg(folder.join("proxy.toml"));
@@ -98,6 +117,8 @@ impl GatewayProcess {
     }
 
     /// Waits until it listens, and returns its address.
+    ///
+    /// Reads the banner up to its line `listening on ADDRESS`.
     ///
     /// # Errors
     /// If it exits before; its own message is on stderr.
@@ -118,9 +139,16 @@ impl Drop for GatewayProcess {
 }
 
 /// Arrivals at the origin, in order.
+///
+/// Shared by the origin, which appends, and the loop of requests, which reads.
 type Arrivals = Arc<Mutex<Vec<Time>>>;
 
 /// Starts an origin that records arrivals, and returns its address.
+///
+/// Runs as a task until the runtime ends.
+///
+/// # Errors
+/// If no port can be bound.
 async fn start_origin(clock: Clock, arrivals: Arrivals) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -133,6 +161,9 @@ async fn start_origin(clock: Clock, arrivals: Arrivals) -> io::Result<SocketAddr
 }
 
 /// Sends the requests one after another, and prints each arrival.
+///
+/// # Errors
+/// If a request fails, or is answered without reaching the origin.
 async fn show(gateway: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     let clock = Clock::start();
     let arrivals = Arrivals::default();
@@ -158,6 +189,11 @@ async fn show(gateway: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Sends one GET through the gateway and returns the status of the response.
+///
+/// Each request has a connection of its own.
+///
+/// # Errors
+/// If the gateway cannot be reached, or its response is broken.
 async fn get_through(gateway: SocketAddr, origin: SocketAddr) -> Result<u16, Box<dyn std::error::Error>> {
     let request = Request::get(format!("http://{origin}/")).header(HOST, origin.to_string()).body(Full::default())?;
     let stream = dial::connect_address(gateway).await?;
@@ -166,6 +202,8 @@ async fn get_through(gateway: SocketAddr, origin: SocketAddr) -> Result<u16, Box
 }
 
 /// The most stamps, in order of time, in any span of that length.
+///
+/// Counts from each stamp on, which is enough: the fullest span begins with an arrival.
 fn most_in(stamps: &[Time], span: Duration) -> usize {
     let in_span = |first: usize| stamps[first..].iter().take_while(|at| at.since(stamps[first]) < span).count();
     (0..stamps.len()).map(in_span).max().unwrap_or(0)

@@ -1,4 +1,12 @@
 //! `lockgate env`: prints environment variables for programs that use the gateway, for `eval "$(lockgate env)"`.
+//!
+//! Lines for stdout, quoted for a POSIX shell; notes for the user go to stderr, where `eval` does
+//! not read them:
+//!
+//! ```text
+//! export HTTP_PROXY=http://127.0.0.1:8080
+//! export NO_PROXY=localhost,127.0.0.1,::1
+//! ```
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -9,6 +17,8 @@ use std::process::ExitCode;
 use super::variables::{Variables, variables};
 use super::{load_settings, print_error};
 
+/// Returns 0, or 1 if the configuration is invalid, names port 0, or the certificate bundles cannot
+/// be written.
 pub(super) fn env(config_arg: Option<&Path>) -> ExitCode {
     let Some((_, settings)) = load_settings(config_arg) else {
         return ExitCode::FAILURE;
@@ -27,6 +37,9 @@ pub(super) fn env(config_arg: Option<&Path>) -> ExitCode {
 }
 
 /// `export` lines for a POSIX shell.
+///
+/// One line per variable, in the order of [`Variables::set`]. Bytes, since values need not be
+/// UTF-8.
 fn export_lines(variables: &Variables) -> Vec<u8> {
     let mut text = Vec::new();
     for (name, value) in &variables.set {
@@ -38,6 +51,8 @@ fn export_lines(variables: &Variables) -> Vec<u8> {
 }
 
 /// Quotes a word for a POSIX shell (XCU §2.2.2), if it needs that.
+///
+/// Quotes are single ones; one within the word becomes `'\''`.
 fn shell_quote(value: &OsStr) -> Vec<u8> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_./:@%+,=-".contains(byte);
     if value.as_bytes().iter().all(plain) {

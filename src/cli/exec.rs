@@ -3,6 +3,13 @@
 //! The program replaces this process (execve(2)): same process id, descriptors and terminal. So signals, exit codes and job
 //! control are the program's own. A gateway that was started for it is a daemon, not a child of it: it ends with the last
 //! program that was started to use it.
+//!
+//! Steps: read the configuration, find a gateway at its address or start one (`discover`), set the
+//! variables that `lockgate env` prints, and execute. A gateway that runs already may have another
+//! configuration; differences that matter are printed (`mismatch`).
+//!
+//! Exit codes are the program's own; before it runs: 2 for an invalid configuration, 1 if there is
+//! no gateway, 126 or 127 if the program cannot be executed.
 
 mod daemon;
 mod discover;
@@ -21,6 +28,8 @@ use super::variables::variables;
 use super::{load_settings, print_error};
 
 /// Variable that names a log file for a gateway that was started for a program; its access log goes there too.
+///
+/// Without it, such a gateway writes warnings alone, to the terminal if there is one.
 const LOG_FILE_VARIABLE: &str = "LOCKGATE_EXEC_LOG";
 /// Exit code for a program that does not exist (POSIX XCU §2.8.2).
 const NOT_FOUND: u8 = 127;
@@ -47,6 +56,8 @@ enum Role {
     Gateway,
 }
 
+/// Without `--role` it does what the user asked for; the roles are for processes that it starts
+/// itself.
 pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
     match arguments.role {
         Some(Role::Starter) => discover::run_starter(config_arg),
@@ -56,6 +67,9 @@ pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
 }
 
 /// True if a process is a gateway that exec started for programs, by its command line; false if that cannot be read.
+///
+/// Reads `/proc/PID/cmdline`, and compares the words after the program's name with `exec --role
+/// gateway`.
 pub(super) fn is_daemon(process: u32) -> bool {
     let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).skip(1).take(3).collect();
@@ -63,6 +77,8 @@ pub(super) fn is_daemon(process: u32) -> bool {
 }
 
 /// Executes the program; returns only if that fails.
+///
+/// Returns the exit code of the failure: see the module.
 fn execute(program: &[OsString], config_arg: Option<&Path>) -> ExitCode {
     let Some((path, mut settings)) = load_settings(config_arg) else {
         return ExitCode::from(2);

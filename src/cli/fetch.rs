@@ -1,4 +1,7 @@
 //! Blocking HTTP client of the subcommands, for requests to a gateway that runs.
+//!
+//! One request per connection, and no redirects, proxies or TLS: both users of it (`exec` and
+//! `top`) ask a gateway on a known address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +18,9 @@ use crate::wire::http_client::{Error, send};
 
 /// Sends a request to an address and reads the response, of its content the first `max_content` bytes. Blocks the thread for
 /// `within` at most.
+///
+/// Each call has a runtime of its own on the calling thread, so it must not be called inside
+/// another.
 ///
 /// # Errors
 /// See [`Error`]. A connection that cannot be opened is `Broken` by `ConnectionRefused` or another error of connect(2), a

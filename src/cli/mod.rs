@@ -1,6 +1,13 @@
 //! Command line: argument parser, subcommands, exit codes.
 //!
 //! Exit codes: 0, 1 (failure), 2 (wrong usage, or an invalid configuration).
+//!
+//! Each subcommand is a file with one function that takes its arguments and returns the exit code.
+//! It prints results to stdout, and errors, warnings and notes to stderr. The doc comments of the
+//! argument types are the text of `--help`.
+//!
+//! The configuration is found in this order: `-c FILE`, `$LOCKGATE_CONFIG`, `proxy.toml`,
+//! `config/proxy.toml`, `/etc/lockgate/proxy.toml`.
 
 mod ca_command;
 mod check;
@@ -63,6 +70,9 @@ enum CliCommand {
 }
 
 /// Runs lockgate with the arguments of the process. Returns its exit code.
+///
+/// Without a subcommand it is `lockgate run`. Wrong usage, `--help` and `--version` end the process
+/// within the parser.
 pub fn main() -> ExitCode {
     let arguments = CliArgs::parse();
     let config_arg = arguments.config.as_deref();
@@ -79,11 +89,18 @@ pub fn main() -> ExitCode {
 }
 
 /// Path of the configuration file: `-c`, else `$LOCKGATE_CONFIG`, else the first of [`DEFAULT_PATHS`] that exists.
+///
+/// The file of `-c` or of the variable need not exist: reading it gives the better message.
+///
+/// # Errors
+/// If neither is given and none of the default paths exists.
 fn find_config(config_arg: Option<&Path>) -> Result<PathBuf, ConfigNotFound> {
     find_config_in(config_arg, std::env::var_os("LOCKGATE_CONFIG"), &DEFAULT_PATHS.map(Path::new))
 }
 
 /// No configuration file was found.
+///
+/// Its message lists the paths, and shows the smallest file that would do.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "there is no configuration: neither {}; name one with -c, or begin with these lines in proxy.toml
@@ -96,6 +113,7 @@ fn find_config(config_arg: Option<&Path>) -> Result<PathBuf, ConfigNotFound> {
 )]
 struct ConfigNotFound;
 
+/// Separate from [`find_config`] for tests: takes the variable's value and the paths as arguments.
 fn find_config_in(
     config_arg: Option<&Path>,
     variable: Option<OsString>,
@@ -112,6 +130,8 @@ fn find_config_in(
 }
 
 /// Finds, reads and checks the configuration. Prints warnings and mistakes to stderr; `None` if it is invalid.
+///
+/// A warning leaves the settings usable.
 fn load_settings(config_arg: Option<&Path>) -> Option<(PathBuf, config::Settings)> {
     let path = match find_config(config_arg) {
         Ok(path) => path,
@@ -138,6 +158,8 @@ fn load_settings(config_arg: Option<&Path>) -> Option<(PathBuf, config::Settings
 }
 
 /// Prints an error and its causes to stderr, in one line.
+///
+/// For instance `lockgate: cannot read proxy.toml: No such file or directory (os error 2)`.
 fn print_error(error: &dyn Error) {
     let mut text = format!("lockgate: {error}");
     let mut cause = error.source();

@@ -1,4 +1,14 @@
 //! `lockgate run`: runs the gateway in the foreground.
+//!
+//! Prints a banner to stdout after all addresses are bound, which scripts may wait for; the access
+//! log follows on stdout, all other messages go to stderr.
+//!
+//! ```text
+//! lockgate 0.1.0, proxy.toml
+//! listening on 127.0.0.1:8080
+//!   api: requests to api.example.com: at most 5 in any second; requests beyond that wait up to 30 s
+//! export HTTP_PROXY=http://127.0.0.1:8080 HTTPS_PROXY=http://127.0.0.1:8080
+//! ```
 
 use std::io::Write;
 use std::path::Path;
@@ -20,6 +30,8 @@ pub(super) struct RunArgs {
     take_over: bool,
 }
 
+/// Returns 0 after a graceful stop, 128 and the signal's number after a second signal, 1 if the
+/// gateway cannot start or go on, 2 for an invalid configuration. Blocks until then.
 pub(super) fn run(arguments: RunArgs, config_arg: Option<&Path>) -> ExitCode {
     let mode = if arguments.take_over { StartMode::TakeOver } else { StartMode::Fresh };
     let Some((path, settings)) = load_settings(config_arg) else {
@@ -47,12 +59,16 @@ pub(super) fn run(arguments: RunArgs, config_arg: Option<&Path>) -> ExitCode {
 }
 
 /// Id of the process that holds the state folder, if that is why the gateway cannot run.
+///
+/// `None` for other errors, and for a holder that is not known by a number.
 fn state_holder(error: &app::Error) -> Option<u32> {
     let app::Error::State(journal::Error::Held { holder, .. }) = error else { return None };
     holder.as_ref()?.parse().ok()
 }
 
 /// Startup banner: version, listeners, limits, and the variables for programs.
+///
+/// Variables are left out if the port is open. Credentials are never part of the URL.
 fn banner(path: &Path, settings: &Settings) -> String {
     let mut text = format!("lockgate {}, {}\n", env!("CARGO_PKG_VERSION"), path.display());
     for address in &settings.listen {

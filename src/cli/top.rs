@@ -1,4 +1,8 @@
 //! `lockgate top`: live table of the limits in a terminal.
+//!
+//! Reads `/v1/limits` of the admin API once a second. Counters become rates by their difference to
+//! the look before, so the first table shows `-` for them. Without a terminal, or with `--once`,
+//! prints one table as text and exits.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -32,6 +36,7 @@ const REFRESH: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of an answer. A limit takes some hundred, so a longer answer is not a gateway's.
 const MAX_ANSWER: usize = 64 << 20;
+/// Columns of the table; a row has as many cells.
 const HEADINGS: [&str; 7] = ["LIMIT", "RULE", "SENT/s", "FULLEST WINDOW", "WAITING", "REFUSED/s", "KEYS"];
 
 /// Arguments of `lockgate top`.
@@ -48,18 +53,24 @@ pub(super) struct TopArgs {
 /// Reason why nothing can be shown.
 #[derive(Debug, thiserror::Error)]
 enum Error {
+    /// Remedy: `--address`, or `[admin] listen` in the file.
     #[error("the configuration has no [admin] listen, and no --address is given")]
     NoAddress,
+    /// Refused, reset, or later than [`ANSWER_TIMEOUT`].
     #[error("no answer from {0}: is the gateway running, with [admin] listen = \"{0}\"?")]
     NoAnswer(SocketAddr, #[source] io::Error),
+    /// Status 401: no credentials, or wrong ones.
     #[error("{0} requires a password: set LOCKGATE_ADMIN_CREDENTIALS=NAME:PASSWORD")]
     Unauthorized(SocketAddr),
+    /// Another status, no HTTP, or no JSON.
     #[error("{0} is not the admin listener of a gateway: {1}")]
     NotLockgate(SocketAddr, String),
+    /// Raw mode, drawing or reading keys failed.
     #[error("the terminal cannot be used")]
     Terminal(#[from] io::Error),
 }
 
+/// Returns 0 after `q`, Esc or Ctrl-C, 1 after an error, 2 for an invalid configuration.
 pub(super) fn top(arguments: TopArgs, config_arg: Option<&Path>) -> ExitCode {
     let address = match arguments.address {
         Some(address) => Ok(address),
@@ -86,13 +97,19 @@ type Counters = HashMap<String, (u64, u64)>;
 
 /// Admin API client that turns counters into rates.
 struct Monitor {
+    /// The admin listener.
     address: SocketAddr,
+    /// Measures the time between two looks.
     clock: Clock,
     /// Counters at the last look, and its time.
     before: Option<(Time, Counters)>,
 }
 
 impl Monitor {
+    /// Takes one second. Columns are as wide as their longest cell.
+    ///
+    /// # Errors
+    /// As those of `refresh`, or stdout cannot be written.
     fn print_once(&mut self) -> Result<(), Error> {
         self.refresh()?;
         std::thread::sleep(REFRESH);
@@ -108,6 +125,11 @@ impl Monitor {
         Ok(())
     }
 
+    /// The terminal is restored before an error is returned.
+    ///
+    /// # Errors
+    /// The first look failed, or the terminal cannot be used. Later failures are shown in the last
+    /// line.
     fn run(&mut self) -> Result<(), Error> {
         let mut rows = self.refresh()?;
         let mut terminal = ratatui::init();
@@ -132,6 +154,7 @@ impl Monitor {
         shown
     }
 
+    /// Three parts: title, table, and a line for the failure or the key that quits.
     fn draw(&self, frame: &mut ratatui::Frame<'_>, rows: &[[String; 7]], failure: &str) {
         let [title, body, foot] =
             Layout::vertical([Constraint::Length(2), Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
@@ -153,6 +176,11 @@ impl Monitor {
     }
 
     /// Fetches the limits: one row of cells for each.
+    ///
+    /// A counter that went down, after a restart of the gateway, gives a rate of 0.
+    ///
+    /// # Errors
+    /// As those of `get`.
     fn refresh(&mut self) -> Result<Vec<[String; 7]>, Error> {
         let answer = self.get("/v1/limits")?;
         let now = self.clock.now();
@@ -185,6 +213,11 @@ impl Monitor {
     }
 
     /// Fetches a path of the admin API.
+    ///
+    /// Sends the credentials of `LOCKGATE_ADMIN_CREDENTIALS`, if it is set (`NAME:PASSWORD`).
+    ///
+    /// # Errors
+    /// `NoAnswer`, `Unauthorized` or `NotLockgate`.
     fn get(&self, path: &str) -> Result<Value, Error> {
         let address = self.address;
         let mut request = Request::get(path).header(HOST, address.to_string()).header(CONNECTION, "close");
@@ -206,17 +239,22 @@ impl Monitor {
 }
 
 /// Escapes control characters, which the terminal would obey.
+///
+/// Names of limits come from a server, which may be none of ours.
 fn escape_control(text: &str) -> String {
     let show = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(show).collect()
 }
 
+/// `q`, Esc, or Ctrl-C, which sends no signal in raw mode.
 fn is_quit(key: KeyEvent) -> bool {
     let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
     control_c || key.code == KeyCode::Char('q') || key.code == KeyCode::Esc
 }
 
 /// Short description of a limit's rule.
+///
+/// For instance `5 per 1s, 10 in flight, dry run`.
 fn describe_rule(limit: &Value) -> String {
     let rate = limit["requests"].as_u64().map(|requests| format!("{requests} per {}", format_millis(&limit["per_ms"])));
     let in_flight = limit["in_flight"].as_u64().map(|most| format!("{most} in flight"));
@@ -225,6 +263,8 @@ fn describe_rule(limit: &Value) -> String {
 }
 
 /// Fill level of the fullest window, by the nearer of its two bounds (slots, in flight).
+///
+/// For instance `████░░░░░░ 2 of 5`; `-` for a limit without bounds.
 fn fullest_window(limit: &Value) -> String {
     let used = |held: &str, most: &str| Some((limit["fullest"][held].as_u64().unwrap_or(0), limit[most].as_u64()?));
     let bounds = [used("taken", "requests"), used("in_flight", "in_flight")].into_iter().flatten();
@@ -235,6 +275,8 @@ fn fullest_window(limit: &Value) -> String {
 }
 
 /// A number of milliseconds in the largest unit that it is a multiple of.
+///
+/// For instance `1s` for 1000, `1500ms` for 1500.
 fn format_millis(millis: &Value) -> String {
     let millis = millis.as_f64().unwrap_or(0.0);
     let units = [("d", 86_400_000.0), ("h", 3_600_000.0), ("m", 60_000.0), ("s", 1000.0)];

@@ -1,4 +1,8 @@
 //! `lockgate user`: edits the users file (htpasswd format, bcrypt).
+//!
+//! Steps of `add`: check the name, find the file, look for the user, read the password, hash it,
+//! and replace the file under a lock on its folder. The password never appears in arguments, which
+//! other users could read in the list of processes.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal, Write};
@@ -32,26 +36,37 @@ pub(super) enum UserCommand {
 /// Reason why the user was not added.
 #[derive(Debug, thiserror::Error)]
 enum Error {
+    /// See `users::is_name` for the rule.
     #[error("{0:?} cannot be a user's name: it is empty, or holds a colon, a control character, or spaces around it")]
     Name(String),
+    /// Only without `--replace`.
     #[error("{} has a user named {name:?} already; --replace gives a new password", path.display())]
     Taken { name: String, path: PathBuf },
+    /// The path is that of the configuration.
     #[error("{} names no users file; add\n\n    [access]\n    users = \"users\"", .0.display())]
     NoFile(PathBuf),
+    /// The second input at the terminal is not the first.
     #[error("the passwords differ")]
     Differ,
+    /// Such passwords are mistakes of the input, or cannot be typed again.
     #[error("the password is empty, or holds control characters")]
     Password,
+    /// bcrypt ignores what follows; a longer password would be cut silently.
     #[error("the password is longer than bcrypt can tell apart, 71 bytes")]
     TooLong,
+    /// Any other error of bcrypt.
     #[error("the password cannot be hashed")]
     Hash(#[source] bcrypt::BcryptError),
+    /// The terminal or pipe failed.
     #[error("the password cannot be read")]
     Input(#[source] io::Error),
+    /// The file or its folder cannot be read, locked, written or renamed.
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
+    /// The configuration is needed to find the users file, and cannot be read.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// As `Config`: there is none.
     #[error(transparent)]
     NotFound(#[from] super::ConfigNotFound),
 }
@@ -59,10 +74,13 @@ enum Error {
 /// Treatment of a user that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Existing {
+    /// The default.
     Refuse,
+    /// `--replace`: the line gets a new hash and moves to the end of the file.
     Replace,
 }
 
+/// Returns 0, 2 for wrong usage or configuration, 1 for all other errors.
 pub(super) fn user(command: UserCommand, config_arg: Option<&Path>) -> ExitCode {
     let UserCommand::Add { name, file, replace } = command;
     let existing = if replace { Existing::Replace } else { Existing::Refuse };
@@ -89,6 +107,10 @@ pub(super) fn user(command: UserCommand, config_arg: Option<&Path>) -> ExitCode 
     }
 }
 
+/// Returns the path of the users file that was written.
+///
+/// # Errors
+/// See `Error`.
 fn add(name: &str, file: Option<PathBuf>, existing: Existing, config_arg: Option<&Path>) -> Result<PathBuf, Error> {
     if !users::is_name(name) {
         return Err(Error::Name(name.to_owned()));
@@ -108,6 +130,10 @@ fn add(name: &str, file: Option<PathBuf>, existing: Existing, config_arg: Option
     Ok(path)
 }
 
+/// Asks twice, without echo.
+///
+/// # Errors
+/// `Differ`, or `Input`.
 fn prompt_password() -> Result<String, Error> {
     let password = rpassword::prompt_password("Password: ").map_err(Error::Input)?;
     let again = rpassword::prompt_password("Again: ").map_err(Error::Input)?;
@@ -115,12 +141,21 @@ fn prompt_password() -> Result<String, Error> {
 }
 
 /// The first line of what is piped in.
+///
+/// Without the end of its line.
+///
+/// # Errors
+/// `Input`.
 fn read_password(mut input: impl io::BufRead) -> Result<String, Error> {
     let mut line = String::new();
     input.read_line(&mut line).map_err(Error::Input)?;
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
+/// Returns a hash of 60 characters, such as `$2y$10$...`.
+///
+/// # Errors
+/// `Password`, `TooLong` or `Hash`.
 fn hash(password: &str) -> Result<String, Error> {
     if password.is_empty() || password.contains(char::is_control) {
         return Err(Error::Password);
@@ -134,6 +169,11 @@ fn hash(password: &str) -> Result<String, Error> {
 }
 
 /// The text of the file, with `line` in place of the user's old one.
+///
+/// A file that does not exist counts as empty. The new line is the last one.
+///
+/// # Errors
+/// `Write` if the file cannot be read, `Taken` if the user exists and may not be replaced.
 fn text_with_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<String, Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -151,6 +191,9 @@ fn text_with_line(path: &Path, name: &str, line: &str, existing: Existing) -> Re
 }
 
 /// Writes the user's line into the file atomically: a crash leaves the old file or the new one.
+///
+/// # Errors
+/// `Write`, or `Taken` if another process has added the user meanwhile.
 fn write_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<(), Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
     // A symbolic link stays; its target is replaced.
@@ -171,6 +214,11 @@ fn write_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result
 }
 
 /// Writes a file with mode 0600 and the owner of the old one.
+///
+/// Synced before it returns, so that the rename never exposes an empty file.
+///
+/// # Errors
+/// Of the file system; a process that is not root cannot give a file to another owner.
 fn write_private(new: &Path, old: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)?;
     // A file that a crash left behind may have another mode.

@@ -1,4 +1,9 @@
 //! Environment variables that make programs use the gateway, and trust its certificate authority.
+//!
+//! `lockgate env` prints them, `lockgate exec` sets them. In order: the URL of the proxy,
+//! `NO_PROXY` without hosts that a limit counts, and, if hosts are intercepted, files of root
+//! certificates that include the gateway's authority. The environment is read by a function, so
+//! that tests have none.
 
 mod java_options;
 mod no_proxy;
@@ -23,8 +28,12 @@ use crate::tls::ca;
 use crate::tls::identity::Identity;
 
 /// Variable that holds the program's credentials for the gateway, `NAME:PASSWORD`.
+///
+/// Read from the environment, and put into the URL of the proxy.
 pub(super) const CREDENTIALS: &str = "LOCKGATE_CREDENTIALS";
 /// Default of `NO_PROXY`: this machine.
+///
+/// Not used if a limit counts requests to this machine.
 const LOOPBACK_HOSTS: &str = "localhost,127.0.0.1,::1";
 /// Variables that hold the proxy's URL. Both spellings, because curl knows `http_proxy` only in lower case and other programs
 /// look for upper case first; gRPC prefers its own name to the others.
@@ -53,6 +62,8 @@ const EXTRA_CA_VARIABLES: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Variables for a program, with notes for its user.
+///
+/// Nothing is set by building it.
 #[derive(Debug, Default)]
 pub(super) struct Variables {
     /// Names and values, in the order in which they are printed.
@@ -95,6 +106,8 @@ pub(super) fn variables(settings: &Settings, env: Env<'_>) -> Result<Variables, 
 
 /// The URL of the gateway for programs on this machine.
 ///
+/// Without credentials, for the banner.
+///
 /// # Errors
 /// If the configuration leaves the port open.
 pub(super) fn url(settings: &Settings) -> Result<String, AnyPort> {
@@ -102,6 +115,8 @@ pub(super) fn url(settings: &Settings) -> Result<String, AnyPort> {
 }
 
 /// The address of the gateway for programs on this machine.
+///
+/// The first address of `[listen] proxy`.
 ///
 /// # Errors
 /// If the configuration leaves the port open.
@@ -111,6 +126,8 @@ pub(super) fn address(settings: &Settings) -> Result<SocketAddr, AnyPort> {
 }
 
 /// The address itself, or loopback if it is the unspecified address.
+///
+/// `0.0.0.0:8080` becomes `127.0.0.1:8080`.
 pub(super) fn from_this_machine(address: SocketAddr) -> SocketAddr {
     let ip = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -120,6 +137,7 @@ pub(super) fn from_this_machine(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// The scheme is `https` if `[listen] tls` is configured.
 fn url_at(settings: &Settings, address: SocketAddr, credentials: Option<&OsStr>) -> String {
     let credentials = credentials.map(|text| userinfo(text.as_bytes())).unwrap_or_default();
     match &settings.proxy.identity {
@@ -130,6 +148,8 @@ fn url_at(settings: &Settings, address: SocketAddr, credentials: Option<&OsStr>)
 
 /// A host for the URL that the gateway's certificate is valid for: the address, `localhost` or this machine's name. The address
 /// if it is valid for none of them.
+///
+/// An IPv6 address is in brackets.
 fn certified_name(identity: &Identity, ip: IpAddr) -> String {
     let plain = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
     let Some(Ok(certificate)) = identity.chain.first().map(ParsedCertificate::try_from) else {
@@ -147,6 +167,8 @@ fn certified_name(identity: &Identity, ip: IpAddr) -> String {
 }
 
 /// Userinfo of a URL, `NAME:PASSWORD@` (RFC 3986 §3.2.1).
+///
+/// `ana:p@ss` becomes `ana:p%40ss@`.
 fn userinfo(credentials: &[u8]) -> String {
     let (name, password) = match credentials.iter().position(|byte| *byte == b':') {
         Some(colon) => (&credentials[..colon], Some(&credentials[colon + 1..])),
@@ -158,6 +180,11 @@ fn userinfo(credentials: &[u8]) -> String {
 }
 
 /// Writes the certificate bundles that the variables name.
+///
+/// Bundles include the files that the environment names already: a program keeps the roots it had.
+///
+/// # Errors
+/// `Authority` if there is none and it cannot be made, `Bundle` if the files cannot be written.
 fn bundle(settings: &ca::Settings, env: Env<'_>) -> Result<Bundle, Error> {
     let dir = std::path::absolute(&settings.dir).map_err(Error::Bundle)?;
     // Users that may not read its key can still trust an existing authority.
@@ -178,11 +205,14 @@ fn bundle(settings: &ca::Settings, env: Env<'_>) -> Result<Bundle, Error> {
     }
 }
 
+/// Then the user's cache is tried.
 fn is_not_writable(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Folder in the user's cache (XDG Base Directory), for bundles that cannot be written beside another user's authority.
+///
+/// `None` without an absolute path in `XDG_CACHE_HOME` or `HOME`.
 fn cache_dir(dir: &Path, env: Env<'_>) -> Option<PathBuf> {
     let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     let cache = env("XDG_CACHE_HOME").and_then(absolute);
@@ -192,6 +222,7 @@ fn cache_dir(dir: &Path, env: Env<'_>) -> Option<PathBuf> {
     Some(cache.join("lockgate").join(name))
 }
 
+/// Writes no files; `bundle` has the paths of those written before.
 fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env: Env<'_>) -> Variables {
     let mut variables = Variables::default();
     let credentials = env(CREDENTIALS).filter(|text| !text.is_empty());
@@ -217,6 +248,9 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
 
 /// Sets `NO_PROXY` and its variants. Entries of the user stay, but those for hosts that a limit counts. Returns the value of
 /// `NO_PROXY`.
+///
+/// A variable that is set in one spelling gives its value to the other. Entries that were left out
+/// are named in one note.
 fn set_no_proxy(counted: &CountedHosts, env: Env<'_>, variables: &mut Variables) -> String {
     let text = |name| env(name).map(|list| list.to_string_lossy().into_owned());
     let (upper, lower) = (text("NO_PROXY"), text("no_proxy"));

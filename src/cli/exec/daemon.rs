@@ -1,6 +1,11 @@
 //! Per-user daemon: a gateway that exec started for programs, and that exits after the last of them.
 //!
 //! It lingers as long as its windows count something, or a program that is run in a loop would find them empty each time.
+//!
+//! Life: take the join socket from stdin, read the configuration, run the gateway, and redirect
+//! stderr from the pipe of exec to its final place once the listeners are open. A thread accepts
+//! programs and waits for their ends; when the last has ended and the linger is over, it sends
+//! SIGTERM to the own process, which drains like any gateway.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -30,10 +35,14 @@ use crate::net::dial;
 /// Time for the first program to join. It waits already: only on a stalled machine does it take longer.
 const FIRST_JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two checks of programs without a pidfd.
+///
+/// A choice: few system calls, and an end that is noticed soon.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest linger after the last program: a process that stays for hours would surprise.
 const MAX_LINGER: Duration = Duration::from_secs(60);
 /// Time for a connection to our own listener, and for a program's message.
+///
+/// Two seconds: both need one round trip within this machine.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two checks whether our own listener has closed.
 const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -43,12 +52,18 @@ const MAX_CLOSE_POLLS: usize = 400;
 /// A program that the gateway stays for.
 enum Program {
     /// Its pidfd becomes readable at its end (pidfd_open(2)).
+    ///
+    /// It names the process itself, also after the system has given its id to another.
     PidFd(OwnedFd),
     /// No pidfd (before Linux 5.3, and in some sandboxes): polled each [`POLL_INTERVAL`].
+    ///
+    /// An id may be reused between two looks; the gateway then stays longer.
     Polled(Pid),
 }
 
 /// Runs the gateway. Until it is ready, its stderr is read by the exec that started it.
+///
+/// Returns 0 after a stop, 1 if the gateway cannot start or its thread for programs cannot.
 pub(super) fn run(config_arg: Option<&Path>) -> ExitCode {
     // Away from the terminal and its signals. It fails only for the leader of a process group, which is apart already.
     setsid().ok();
@@ -61,6 +76,9 @@ pub(super) fn run(config_arg: Option<&Path>) -> ExitCode {
     }
 }
 
+/// # Errors
+/// If stdin is no socket, the configuration is invalid, or the gateway cannot run; the exec that
+/// waits prints it.
 fn serve(config_arg: Option<&Path>) -> Result<app::RunOutcome, Box<dyn std::error::Error>> {
     let programs = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     let nothing = File::open("/dev/null")?;
@@ -108,6 +126,8 @@ fn serve(config_arg: Option<&Path>) -> Result<app::RunOutcome, Box<dyn std::erro
 }
 
 /// Time until the last slot is free again after the last request, at most [`MAX_LINGER`].
+///
+/// Zero without rates: a program that starts later finds nothing to remember.
 fn linger_time(limits: &[Limit]) -> Duration {
     let rates = limits.iter().filter_map(|limit| Some((limit, limit.rate.as_ref()?)));
     let spans = rates.map(|(limit, rate)| match rate.counts {
@@ -120,6 +140,7 @@ fn linger_time(limits: &[Limit]) -> Duration {
 
 /// The socket that programs join at, with all that the decision to exit needs.
 struct JoinSocket {
+    /// Bound by exec, and passed on as stdin.
     programs: UnixListener,
     /// The user of the programs that may join.
     owner: Uid,
@@ -135,6 +156,9 @@ struct JoinSocket {
 
 impl JoinSocket {
     /// Accepts programs, and stops the gateway after the last of them.
+    ///
+    /// Returns once the listener is closed, at the latest two seconds after the stop. The first
+    /// program has [`FIRST_JOIN_TIMEOUT`] to join.
     fn serve(self) {
         let mut running: Vec<Program> = Vec::new();
         let mut timeout = FIRST_JOIN_TIMEOUT;
@@ -171,12 +195,17 @@ impl JoinSocket {
     }
 
     /// True if the gateway still accepts connections.
+    ///
+    /// True without a fixed address: no other process can want that port.
     fn is_open(&self) -> bool {
         self.address.is_none_or(|address| dial::is_listening(address, LOCAL_TIMEOUT))
     }
 
     /// Accepts a program and sends it the gateway's addresses. `None` if it is not a program of the owner, or has exited: another
     /// user's process is not read from, because it could keep the gateway alive, or other programs waiting.
+    ///
+    /// Exchange: the program sends its digest of the configuration, 32 bytes; the gateway sends its
+    /// addresses, one a line, and closes.
     ///
     /// # Errors
     /// If no program is `running` and the configuration has changed: the gateway makes room for one that knows the new one.
@@ -207,11 +236,15 @@ impl JoinSocket {
 }
 
 /// The configuration differs from the one that the gateway started with.
+///
+/// The program starts a new gateway as soon as this one has left the address.
 #[derive(Debug)]
 struct ConfigChanged;
 
 /// Waits until a program exits or joins; true if one joins. Waits at most `timeout` if no program runs, and at most
 /// [`POLL_INTERVAL`] if one has no pidfd.
+///
+/// An error of poll(2) counts as no event.
 fn wait(programs: &UnixListener, running: &[Program], timeout: Duration) -> bool {
     let polled = running.iter().any(|program| matches!(program, Program::Polled(_)));
     let timeout = match running {
@@ -234,6 +267,7 @@ fn wait(programs: &UnixListener, running: &[Program], timeout: Duration) -> bool
 }
 
 impl Program {
+    /// Never blocks.
     fn is_running(&self) -> bool {
         match self {
             Program::PidFd(end) => {

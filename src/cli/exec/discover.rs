@@ -3,6 +3,13 @@
 //! A gateway that exec started has a join socket ([`super::join_socket`]). The process that binds the socket first starts the
 //! gateway and passes it the socket; all others connect to it and wait, so of many programs that start at one time only one
 //! starts a gateway. The connection also gives the gateway the process id to stay for (`SO_PEERCRED`).
+//!
+//! One round of discovery, at most [`MAX_ROUNDS`]:
+//!
+//! 1. Join the gateway behind the socket of this user and address. Done if it answers.
+//! 2. Else ask what listens at the address: a gateway that a service manager runs is used as it is,
+//!    any other program is an error.
+//! 3. Else bind the socket and start a gateway, or wait a moment if another process was faster.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
@@ -37,25 +44,33 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most rounds of discovery: two seconds, in which a gateway that starts or stops has finished.
 const MAX_ROUNDS: usize = 200;
 /// Time between two rounds.
+///
+/// A choice: shorter than a start takes, and long enough to leave the processor to it.
 const ROUND_DELAY: Duration = Duration::from_millis(10);
 
+/// Field of refusals (RFC 9209), which names the gateway.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Reason why there is no gateway for the program.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
+    /// Something answers, without the name of a gateway.
     #[error("{address} is in use by another program; stop that, or choose another address in [listen] proxy")]
     NotLockgate { address: SocketAddr },
+    /// It accepts connections, and sends nothing within [`ANSWER_TIMEOUT`].
     #[error("the program that listens at {address} does not answer")]
     NoAnswer {
         address: SocketAddr,
         #[source]
         source: io::Error,
     },
+    /// The system gives no process, pipe or socket, or the log file cannot be opened.
     #[error("a gateway cannot be started")]
     Start(#[from] io::Error),
+    /// With its messages, which name the cause.
     #[error("a gateway was started for the program, and exited:\n{0}")]
     Exited(String),
+    /// Any process may bind an abstract socket, so another user's is not trusted.
     #[error(
         "the join socket for gateways at {address} belongs to another user's process; stop that, or choose another \
          address in [listen] proxy"
@@ -65,15 +80,19 @@ pub(super) enum Error {
         #[source]
         source: io::Error,
     },
+    /// [`MAX_ROUNDS`] rounds have led to nothing.
     #[error("gateways at {address} keep starting and stopping")]
     Unstable { address: SocketAddr },
 }
 
 /// SHA-256 of a configuration file and its path: tells one configuration from another.
+///
+/// Sent by programs that join, and compared by the gateway.
 pub(super) type ConfigDigest = [u8; 32];
 
 /// Result of a probe of an address.
 enum ProbeResult {
+    /// The address refuses connections, or closes them without an answer.
     Nothing,
     /// Its capabilities, if it has sent them.
     Gateway(Option<Capabilities>),
@@ -81,12 +100,15 @@ enum ProbeResult {
 
 /// The gateway for a program.
 pub(super) struct FoundGateway {
+    /// Address for programs on this machine, with the port that is bound.
     pub(super) address: SocketAddr,
     /// Its capabilities; `None` if exec started it with this very configuration, or it did not send them.
     pub(super) about: Option<Capabilities>,
 }
 
 /// Finds the gateway of these settings, or starts it.
+///
+/// With port 0 each program gets a gateway of its own.
 ///
 /// # Errors
 /// See [`Error`].
@@ -99,6 +121,8 @@ pub(super) fn find_or_start(settings: &Settings, config: &Path) -> Result<FoundG
 
 /// Digest of a configuration file and its absolute path. A file that cannot be read counts as empty: its error is reported
 /// when the settings are read.
+///
+/// The path is part of it, because relative paths in the file start at its folder.
 pub(super) fn digest(config: &Path) -> ConfigDigest {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
@@ -110,6 +134,11 @@ pub(super) fn digest(config: &Path) -> ConfigDigest {
 }
 
 /// Starts a gateway for this program alone, on a free port.
+///
+/// The socket is named by the process id of the program, so that no other program joins.
+///
+/// # Errors
+/// `Exited` if the gateway ends before it listens, `Start` if it cannot be started.
 fn start_private(config: &Path) -> Result<SocketAddr, Error> {
     let name = join_socket::name(geteuid(), format_args!("process/{}", std::process::id()));
     let digest = digest(config);
@@ -120,6 +149,10 @@ fn start_private(config: &Path) -> Result<SocketAddr, Error> {
 }
 
 /// Finds the gateway at this address, or starts one there.
+///
+/// # Errors
+/// `NotLockgate` and `NoAnswer` from the probe, `NameTaken` for another user's socket, `Exited` if
+/// the gateway does not come up, `Unstable` after the last round.
 fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> Result<FoundGateway, Error> {
     let name = join_socket::name(geteuid(), address);
     let digest = digest(config);
@@ -163,6 +196,10 @@ fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> 
 
 /// Joins the gateway behind this socket, so that it stays for this process. Returns the addresses that it listens on; `None`
 /// if it exited before it answered.
+///
+/// # Errors
+/// `ConnectionRefused` if no process has the socket, `PermissionDenied` if another user's has it,
+/// and time-outs after [`START_TIMEOUT`].
 fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>> {
     let mut stream = join_socket::connect(name, geteuid())?;
     stream.set_read_timeout(Some(START_TIMEOUT))?;
@@ -179,6 +216,9 @@ fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>
 }
 
 /// Finds out what listens at the address.
+///
+/// # Errors
+/// `NotLockgate` and `NoAnswer`.
 fn probe(settings: &Settings, address: SocketAddr) -> Result<ProbeResult, Error> {
     if settings.proxy.identity.is_some() {
         // It speaks TLS. Its certificate is verified by the programs.
@@ -200,6 +240,8 @@ fn probe(settings: &Settings, address: SocketAddr) -> Result<ProbeResult, Error>
 }
 
 /// Requests the capabilities of a gateway, with these `Proxy-Authorization` credentials.
+///
+/// Blocks for [`ANSWER_TIMEOUT`] at most; the content of the response is not read.
 fn request_about(address: SocketAddr, credentials: Option<String>) -> Result<Response<Bytes>, http_client::Error> {
     let mut request = capabilities::request();
     if let Some(credentials) = credentials {
@@ -211,6 +253,8 @@ fn request_about(address: SocketAddr, credentials: Option<String>) -> Result<Res
 
 /// Reads the capabilities in a response. After a 407 the request is repeated with the password that the program is about to
 /// send to the same address; a server that requires none gets none.
+///
+/// `None` if the gateway sends none, or the password is missing or wrong.
 fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<Capabilities> {
     if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return Capabilities::read(request_about(address, Some(credentials()?)).ok()?.headers());
@@ -219,12 +263,16 @@ fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<Capabil
 }
 
 /// The program's credentials as a value of `Proxy-Authorization` (RFC 7617).
+///
+/// `None` if [`variables::CREDENTIALS`] is unset or empty.
 fn credentials() -> Option<String> {
     let text = std::env::var(variables::CREDENTIALS).ok().filter(|text| !text.is_empty())?;
     Some(format!("Basic {}", STANDARD.encode(text)))
 }
 
 /// True if a response is a gateway's own: it bears the gateway's name, in `Via` or, if it is a refusal, in `Proxy-Status`.
+///
+/// A program that is no gateway would have to claim the name.
 fn is_lockgate(response: &Response<Bytes>) -> bool {
     let begins = |name, with: &str| {
         let mut values = response.headers().get_all(name).iter();
@@ -234,6 +282,9 @@ fn is_lockgate(response: &Response<Bytes>) -> bool {
 }
 
 /// Starts a gateway as a daemon, and waits until it is ready or has failed. Returns its messages until then.
+///
+/// The starter exits at once, so the gateway is adopted by the system's first process. Blocks until
+/// the gateway closes the pipe, by being ready or by its end.
 fn start_gateway(listener: UnixListener, config: &Path) -> io::Result<String> {
     let (mut output, stderr) = io::pipe()?;
     let mut starter = Command::new(std::env::current_exe()?);
@@ -257,6 +308,9 @@ fn start_gateway(listener: UnixListener, config: &Path) -> io::Result<String> {
 
 /// Stderr of a gateway that is ready: the log file if there is one, else the terminal, else nothing. A pipe or file of the
 /// program is not used: its reader waits for the end of the program, not of the gateway.
+///
+/// # Errors
+/// If the log file cannot be opened; the message names variable and path.
 fn ready_stderr() -> io::Result<Stdio> {
     if let Some(path) = log_file() {
         let file = OpenOptions::new().create(true).append(true).open(&path);
@@ -288,6 +342,8 @@ pub(super) fn has_log_file() -> bool {
 }
 
 /// Starts the gateway and exits, so that its parent is the system's first process.
+///
+/// Returns 0, or 1 if the process cannot be started; exec reads its message from the pipe.
 pub(super) fn run_starter(config_arg: Option<&Path>) -> ExitCode {
     let started = std::env::current_exe().and_then(|program| {
         let mut gateway = Command::new(program);

@@ -2,6 +2,8 @@
 //!
 //! Abstract names have no owner and no permissions: any process of the machine can bind or connect one. So the name holds the
 //! user's id, and each end asks the kernel for the peer's (`SO_PEERCRED`).
+//!
+//! `daemon` describes the bytes that are exchanged.
 
 use std::fmt::Display;
 use std::io;
@@ -15,11 +17,15 @@ use rustix::process::{Pid, Uid};
 use crate::net::dial;
 
 /// The socket's name for a gateway that `owner` has started for `what`: an address, or a program.
+///
+/// For instance `lockgate/exec/1000/127.0.0.1:8080`.
 pub(super) fn name(owner: Uid, what: impl Display) -> String {
     format!("lockgate/exec/{owner}/{what}")
 }
 
 /// Binds a name, which only one process can have at a time.
+///
+/// The name is free again when the last descriptor of the socket is closed.
 ///
 /// # Errors
 /// `AddrInUse` if a process has it.
@@ -28,6 +34,8 @@ pub(super) fn bind(name: &str) -> io::Result<UnixListener> {
 }
 
 /// Connects to the process that has bound the name, which must be one of `owner`.
+///
+/// The peer's user is checked before a byte is sent.
 ///
 /// # Errors
 /// `ConnectionRefused` if no process has bound it, `PermissionDenied` if another user's has.
@@ -38,6 +46,8 @@ pub(super) fn connect(name: &str, owner: Uid) -> io::Result<UnixStream> {
 }
 
 /// Process id of the peer, which must be one of `owner`; for a listening socket, of the process that made it.
+///
+/// The kernel recorded both at connect(2) or listen(2); the peer cannot change them.
 ///
 /// # Errors
 /// `PermissionDenied` if it is another user's.

@@ -1,4 +1,7 @@
 //! Differences between a running gateway and the configuration: intercepted hosts, certificate authority.
+//!
+//! Other differences, such as other limits, are not compared: they concern the gateway's operator,
+//! while these two make requests of the program fail or escape their limit.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,6 +11,9 @@ use crate::proxy::capabilities::Capabilities;
 use crate::tls::ca;
 
 /// One warning for each difference that matters to the program. The authority of the configuration must exist.
+///
+/// Empty if the gateway intercepts all hosts of the file, by the same authority (compared by the
+/// SHA-256 fingerprint of its certificate).
 pub(super) fn notes(settings: &Settings, config: &Path, address: SocketAddr, about: &Capabilities) -> Vec<String> {
     let ours = &settings.proxy.intercept;
     let ports = &settings.proxy.access.connect_ports;

@@ -1,4 +1,11 @@
 //! `JAVA_TOOL_OPTIONS`: proxy and trust store as system properties, because Java ignores the usual variables.
+//!
+//! Options of the user stay, in their order; ours from an earlier call are replaced. Java reads the
+//! variable at its start, splits it at blanks, and removes quotes.
+//!
+//! ```text
+//! -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=8080 -Dhttps.proxyHost=127.0.0.1 ...
+//! ```
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -26,6 +33,8 @@ const TRUST_STORE_OPTIONS: [&[u8]; 3] =
     [TRUST_STORE, b"-Djavax.net.ssl.trustStoreType=", b"-Djavax.net.ssl.trustStorePassword="];
 
 /// Appends our options to the present ones. `no_proxy`: the value of `NO_PROXY`.
+///
+/// A trust store of the user's own stays, and a note says how to add our certificate to it.
 pub(super) fn add(
     address: SocketAddr,
     no_proxy: &str,
@@ -72,6 +81,8 @@ pub(super) fn add(
 
 /// Converts `NO_PROXY` to `http.nonProxyHosts`. Entries that Java cannot express (ports, ranges) are left out: their hosts go
 /// through the gateway.
+///
+/// `example.com,10.0.0.1` becomes `example.com|*.example.com|10.0.0.1`.
 fn non_proxy_hosts(no_proxy: &str) -> String {
     let mut patterns: Vec<String> = Vec::new();
     for entry in no_proxy.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()) {
@@ -89,6 +100,8 @@ fn non_proxy_hosts(no_proxy: &str) -> String {
 }
 
 /// Splits the variable into words at blanks outside of quotes; the quotes stay.
+///
+/// An unclosed quote extends to the end.
 fn split(text: &[u8]) -> Vec<Vec<u8>> {
     let mut words = vec![Vec::new()];
     let mut quote = None;
@@ -111,6 +124,7 @@ fn split(text: &[u8]) -> Vec<Vec<u8>> {
     words
 }
 
+/// Appends a byte to the last word.
 fn push(words: &mut [Vec<u8>], byte: u8) {
     if let Some(word) = words.last_mut() {
         word.push(byte);
@@ -132,6 +146,8 @@ fn unquote(word: &[u8]) -> Vec<u8> {
 }
 
 /// Quotes a word for the variable, if it needs that.
+///
+/// A double quote within becomes `"'"'"`: closed, quoted by single quotes, opened again.
 fn quote(word: &[u8]) -> Vec<u8> {
     if !word.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'')) {
         return word.to_vec();
@@ -148,6 +164,7 @@ fn quote(word: &[u8]) -> Vec<u8> {
     quoted
 }
 
+/// Compares the word without its quotes.
 fn starts_with_any(word: &[u8], any: &[&[u8]]) -> bool {
     let unquoted = unquote(word);
     any.iter().any(|start| unquoted.starts_with(start))

@@ -1,4 +1,7 @@
 //! `NO_PROXY`: removes entries for hosts that a limit counts or that the gateway intercepts.
+//!
+//! An entry that covers a counted host even in part is removed: it would let requests escape their
+//! limit. Entries of other hosts stay as written, and so does the whole list if none is removed.
 
 use std::net::IpAddr;
 
@@ -11,20 +14,28 @@ use crate::tls::ca::Subtree;
 pub(super) struct CountedHosts {
     /// True if requests to this machine itself may be counted.
     pub(super) loopback: bool,
+    /// Names, addresses, or all.
     hosts: Vec<Subtree>,
 }
 
 /// An entry of `NO_PROXY`. No standard says what it may be.
 enum NoProxyEntry {
     /// `*`.
+    ///
+    /// It bypasses the proxy for every host.
     All,
     /// An address or a range.
+    ///
+    /// IPv4-mapped addresses are made IPv4.
     Net(IpNet),
     /// A name and its subdomains.
+    ///
+    /// In lower case, without a star, dots at its ends, and port.
     Name(String),
 }
 
 impl CountedHosts {
+    /// A limit without hosts counts all.
     pub(super) fn of(settings: &Settings) -> CountedHosts {
         let mut hosts: Vec<Subtree> = settings.proxy.intercept.iter().map(|pattern| pattern.subtree()).collect();
         for rule in &settings.proxy.rules {
@@ -38,6 +49,8 @@ impl CountedHosts {
     }
 
     /// Returns the list without the entries for counted hosts, which go to `left_out`.
+    ///
+    /// `left_out` gets the entries as written.
     pub(super) fn without(&self, list: &str, left_out: &mut Vec<String>) -> String {
         // Some programs separate by spaces, so no entry contains one.
         let entries = list.split([',', ' ', '\t']).filter(|entry| !entry.is_empty());
@@ -51,12 +64,16 @@ impl CountedHosts {
     }
 
     /// True if the entry matches a counted host.
+    ///
+    /// Loopback entries count only if requests to this machine are counted.
     fn matches_any(&self, entry: &NoProxyEntry) -> bool {
         self.loopback && entry.is_loopback() || self.hosts.iter().any(|host| entry.overlaps(host))
     }
 }
 
 impl NoProxyEntry {
+    /// Never fails: text that is neither `*` nor an address is a name. Brackets and a port are
+    /// removed.
     fn read(text: &str) -> NoProxyEntry {
         if text == "*" {
             return NoProxyEntry::All;
@@ -76,6 +93,7 @@ impl NoProxyEntry {
         }
     }
 
+    /// True if the entry covers an address or a name of this machine.
     fn is_loopback(&self) -> bool {
         match self {
             NoProxyEntry::All => true,
@@ -87,6 +105,8 @@ impl NoProxyEntry {
         }
     }
 
+    /// Two names overlap if one is below the other. A range and a name do not: names are not
+    /// resolved.
     fn overlaps(&self, host: &Subtree) -> bool {
         match (self, host) {
             (_, Subtree::Any) | (NoProxyEntry::All, _) => true,
@@ -97,6 +117,7 @@ impl NoProxyEntry {
     }
 }
 
+/// True if a counted host may be this machine.
 fn is_loopback(host: &Subtree) -> bool {
     match host {
         Subtree::Any => true,
@@ -106,6 +127,8 @@ fn is_loopback(host: &Subtree) -> bool {
 }
 
 /// True if `name` is `top` or a subdomain of it.
+///
+/// Both in lower case: `a.example` is below `example`, `aexample` is not.
 fn is_below(name: &str, top: &str) -> bool {
     name.strip_suffix(top).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
