@@ -8,6 +8,8 @@ use crate::config::edit::Edit;
 pub type CommandReply = oneshot::Sender<Result<Vec<String>, CommandError>>;
 
 /// A change of the configuration that a client of the admin API asks for.
+///
+/// Commands run one after another; each has exactly one result.
 pub enum AdminCommand {
     /// Read the file again (`POST /v1/config/reload`).
     Reload(CommandReply),
@@ -26,6 +28,8 @@ pub enum AdminCommand {
 
 impl AdminCommand {
     /// Answers [`CommandError::ShuttingDown`].
+    ///
+    /// Used while the gateway drains.
     pub fn reject(self) {
         let (AdminCommand::Reload(reply) | AdminCommand::Tune { reply, .. } | AdminCommand::Save(reply)) = self;
         // The client may have closed its connection.

@@ -29,6 +29,12 @@ pub(super) async fn save(State(state): State<Arc<AdminState>>) -> Response {
 /// Handles `PATCH /v1/limits/{name}`: changes a limit until the next reload, unless it is saved before.
 ///
 /// The body is a JSON object with the keys of the file; `null` restores the default.
+///
+/// The response is the limit as in `GET /v1/limits/{name}`, without callers and slots:
+///
+/// ```text
+/// PATCH /v1/limits/api  {"requests": 10, "max_wait": null}
+/// ```
 pub(super) async fn tune(
     State(state): State<Arc<AdminState>>,
     Path(name): Path<String>,
@@ -54,6 +60,8 @@ pub(super) async fn tune(
 }
 
 /// Converts a member of the request's JSON object to a key and a value of the file.
+///
+/// Ranges and names of keys are checked with the whole file, later.
 ///
 /// # Errors
 /// A message for the client, if the value is an object, a list of anything but strings, or a number with a fraction.

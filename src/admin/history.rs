@@ -68,11 +68,15 @@ impl LimitTotals {
 
 impl History {
     /// The samples of all limits, locked.
+    ///
+    /// Hold it briefly: the sampler needs it each second.
     pub(super) fn samples(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, VecDeque<LimitSample>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends a sample, and drops the oldest one of a full history.
+    ///
+    /// The limit's history begins with its first sample.
     pub(super) fn push(&self, limit: &Arc<str>, sample: LimitSample) {
         let mut all = self.samples();
         let samples = all.entry(Arc::clone(limit)).or_default();

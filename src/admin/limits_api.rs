@@ -54,6 +54,8 @@ pub(super) async fn one(State(state): State<Arc<AdminState>>, Path(name): Path<S
 
 /// Merges neighbouring slots into at most [`MAX_SLOT_GROUPS`] groups, each with the latest time at which one of its slots
 /// opens. A window may have thousands of slots.
+///
+/// Counts add up to that of all slots.
 fn merge_slots(openings: &[(Time, u32)]) -> Vec<(Time, u32)> {
     let each = openings.len().div_ceil(MAX_SLOT_GROUPS).max(1);
     let last = |some: &[(Time, u32)]| some.last().map_or(Time::START, |(at, _)| *at);

@@ -51,10 +51,13 @@ impl fmt::Debug for Scrape {
 
 /// Descriptor of a metric; its values follow it in the exposition.
 struct Metric {
+    /// Without prefix, unit and `_total`.
     name: &'static str,
+    /// One line for people, without a full stop.
     help: &'static str,
     /// Unit; the encoder appends it to the name.
     unit: Option<Unit>,
+    /// Counter, gauge, histogram or info.
     kind: MetricType,
 }
 
@@ -78,6 +81,8 @@ impl Collector for Scrape {
 
 impl Scrape {
     /// Counters of the requests of each limit.
+    ///
+    /// Limits without a request so far have counters of 0.
     fn encode_tallies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let limits = self.0.metrics.limits();
         let mut each = |metric: Metric, of: fn(&LimitMetrics) -> u64| {

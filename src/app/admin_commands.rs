@@ -28,6 +28,10 @@ impl Reloader {
     }
 
     /// Changes keys of a limit, as if the file had these values; the file stays as it is. Returns a line for each change.
+    ///
+    /// # Errors
+    /// `UnknownLimit`, `Invalid` if the edited text is no valid configuration, `ShuttingDown` after
+    /// a hand-over.
     async fn tune(&self, limit: &str, edits: &[(String, Edit)]) -> Result<Vec<String>, CommandError> {
         let mut in_force = self.in_force.lock().await;
         let settings = in_force.as_ref().ok_or(CommandError::ShuttingDown)?;
@@ -46,6 +50,10 @@ impl Reloader {
     }
 
     /// Writes the configuration in force to the file, unless the file has changed since it was read.
+    ///
+    /// # Errors
+    /// `Conflict` if the file was changed on disk, `Invalid` if it cannot be written,
+    /// `ShuttingDown` after a hand-over.
     async fn save(&self) -> Result<Vec<String>, CommandError> {
         let in_force = self.in_force.lock().await;
         let text = Arc::clone(&in_force.as_ref().ok_or(CommandError::ShuttingDown)?.text);
@@ -64,6 +72,8 @@ impl Reloader {
 }
 
 /// Replaces the text of a file atomically: readers see `before` or `after`, nothing in between.
+///
+/// Writes a file beside it, with the same permissions, syncs that, and renames it.
 ///
 /// # Errors
 /// `InvalidData` if the file has another text than `before`.

@@ -2,6 +2,9 @@
 //!
 //! Polls the file's metadata. That needs no kernel interface, and works on every file system, for files that are replaced
 //! and for symbolic links that are turned elsewhere, as Kubernetes does with its config maps.
+//!
+//! A change is reloaded once it is still for one interval. A file that is missing for a moment, as
+//! editors leave it while they save, is waited for.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -17,7 +17,9 @@ use crate::locks::{self, LockService};
 pub(super) struct LockServiceHandle {
     /// The configured address and a duplicate of the socket, for a process that takes over.
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
+    /// Those of the start; a reload does not change them.
     settings: locks::LockSettings,
+    /// Shared with the proxy's gate.
     clock: Clock,
     /// Channel for [`Error::LockService`], if the service fails.
     failed: mpsc::UnboundedSender<Error>,

@@ -1,4 +1,7 @@
 //! Service notifications to systemd, if it started this process: sd_notify(3).
+//!
+//! Without systemd every function does nothing. Messages are sent by a thread of their own, in
+//! order.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, mpsc};

@@ -2,6 +2,14 @@
 //!
 //! The new process runs a newer program, or has settings that need a new process. Both processes serve their connections to
 //! the end; only the new one accepts and grants.
+//!
+//! Steps of [`hand_over`]:
+//!
+//! 1. Reload the file, so that both processes have the same configuration.
+//! 2. Close the lock service: two processes cannot have its register open.
+//! 3. Duplicate the listening sockets, and start the new process with a socket pair as its stdin.
+//! 4. Hand sockets, counts and waiters over; the gate stops granting when the new process has them.
+//! 5. After a failure: end the new process, reopen the lock service, and go on.
 
 use std::ffi::OsString;
 use std::io;
@@ -29,6 +37,8 @@ const PROCESS_VARIABLES: [&str; 5] =
 /// else to do.
 const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// Interval of the checks for its exit.
+///
+/// A choice: short beside [`EXIT_GRACE`].
 const EXIT_POLL: Duration = Duration::from_millis(10);
 
 /// Command line of the new process: this program's path and this configuration file.
@@ -67,6 +77,9 @@ impl UpgradeCommand {
     }
 
     /// Starts the new process with `socket` as its standard input.
+    ///
+    /// # Errors
+    /// `System` if the program's path is unknown, `Start` if it cannot be executed.
     fn start(&self, socket: impl Into<Stdio>) -> Result<Child, Error> {
         let program = match &self.program {
             Ok(program) => program.clone(),
@@ -84,6 +97,8 @@ impl UpgradeCommand {
 }
 
 /// Waits until a new process that has not taken over exits; kills it after [`EXIT_GRACE`].
+///
+/// Blocks the thread for [`EXIT_GRACE`] and the kill.
 fn reap(mut child: Child) {
     for _ in 0..EXIT_GRACE.as_millis() / EXIT_POLL.as_millis() {
         if matches!(child.try_wait(), Ok(Some(_))) {

@@ -2,6 +2,10 @@
 //!
 //! It serves an axum router by hyper, not by [`crate::wire`]: these listeners carry little traffic, and need routing rather
 //! than speed. It knows nothing of what the router does.
+//!
+//! Order for each connection: the permit, the accept, the address, then for each request its head
+//! within the timeout, its content within length and timeout, and the handler. HTTP/1 alone is
+//! served, without TLS.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -34,11 +38,15 @@ use crate::wire::cross_site;
 const READ_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
 /// Time for the first request of a connection that was accepted before the shutdown began: some round trips. Another process
 /// may wait for this listener to end.
+///
+/// A choice.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after which the kernel closes a connection on which the peer acknowledges no data (TCP_USER_TIMEOUT). Long enough
 /// for a dashboard in a browser tab that is suspended for a moment.
 const UNREAD_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
 /// Maximum length of a request's content, in bytes; a lock request or a limit's new rule takes one line.
+///
+/// 64 KiB.
 const MAX_CONTENT: usize = 64 << 10;
 
 /// Serves `router` on a listener, with at most `max_connections` at one time, until `stop` ends.
@@ -46,6 +54,11 @@ const MAX_CONTENT: usize = 64 << 10;
 /// A connection beyond the maximum waits in the kernel's queue. One from an address for which `is_allowed` is false is
 /// closed before a byte of it is read. After `stop` every accepted connection still gets one response: one without a request
 /// so far has two seconds for it. Returns when all connections have ended, at the latest after the read timeout.
+///
+/// Handlers find the peer's address in `ConnectInfo<SocketAddr>`.
+///
+/// # Cancel safety
+/// Not cancel safe: dropping it closes the listener, and leaves connections to their tasks.
 pub async fn serve(
     mut listener: Listener,
     router: Router,
@@ -91,6 +104,8 @@ pub async fn serve(
 
 /// Serves one connection. Once `shutdown` has lost its sender, the connection closes after its next response, but not before
 /// its first one: hyper's graceful shutdown alone closes a connection before its first request is read.
+///
+/// Returns when the connection is closed.
 async fn serve_connection(
     server: &http1::Builder,
     stream: TcpStream,
@@ -127,6 +142,8 @@ async fn serve_connection(
 
 /// Middleware: reads the content of a request before its handler runs, within the time and length allowed. 408 or 413
 /// otherwise.
+///
+/// Handlers thus get a content that is complete, and never wait for a slow client.
 async fn buffer_content(request: Request, next: Next) -> Response {
     let (head, content) = request.into_parts();
     match timeout(READ_TIMEOUT, to_bytes(content, MAX_CONTENT)).await {
@@ -137,6 +154,8 @@ async fn buffer_content(request: Request, next: Next) -> Response {
 }
 
 /// Checks the Basic credentials of a request (RFC 7617).
+///
+/// The check of bcrypt takes some 50 ms of a thread; credentials that were right are remembered.
 ///
 /// # Errors
 /// The response: 401 for missing or wrong credentials; 429 after too many wrong ones from the peer's address, and 503 if the
@@ -160,6 +179,8 @@ pub async fn check_password(
 }
 
 /// Response 401 that asks for Basic credentials (RFC 7617) in the realm `lockgate`, in UTF-8.
+///
+/// A browser shows its dialog for name and password.
 pub fn unauthorized() -> Response {
     let ask = [(WWW_AUTHENTICATE, "Basic realm=\"lockgate\", charset=\"UTF-8\"")];
     (ask, problem(StatusCode::UNAUTHORIZED, "a name and its password are needed")).into_response()
@@ -167,6 +188,8 @@ pub fn unauthorized() -> Response {
 
 /// The Host of a request without its port (RFC 9110 §7.2), and without brackets if it is an IPv6 address; `None` if there is
 /// none.
+///
+/// `127.0.0.1:8081` gives `127.0.0.1`, `[::1]:8081` gives `::1`.
 fn host(headers: &HeaderMap) -> Option<&str> {
     let host = headers.get(HOST)?.to_str().ok()?;
     match host.strip_prefix('[') {
@@ -177,6 +200,8 @@ fn host(headers: &HeaderMap) -> Option<&str> {
 
 /// True if the Host is a name that its owner may have pointed to this listener (DNS rebinding): anything but an IP address
 /// or `localhost`.
+///
+/// A request without Host is one, too.
 pub fn may_be_dns_rebinding(headers: &HeaderMap) -> bool {
     host(headers).is_none_or(cross_site::may_be_rebound)
 }
@@ -191,6 +216,8 @@ pub fn is_cross_site(headers: &HeaderMap) -> bool {
 }
 
 /// Response with a problem document (RFC 9457) of this status. `detail`: one sentence for people, which names the cause.
+///
+/// For instance `{"type":"about:blank","title":"Not Found","detail":"...","status":404}`.
 pub fn problem(status: StatusCode, detail: &str) -> Response {
     let problem = Problem::of_status(status.as_u16(), status.canonical_reason().unwrap_or("Error"), detail);
     let json = [("content-type", "application/problem+json")];

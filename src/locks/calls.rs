@@ -1,4 +1,12 @@
 //! HTTP handlers: take, show and release a lock; list and release all as an operator.
+//!
+//! All errors are problem documents (RFC 9457). Operators' calls need a password of `[locks]
+//! users`; without such users they are answered 401.
+//!
+//! ```text
+//! POST /locks/backup  {"title": "host 7", "wait": 5, "lifetime": 300}
+//! 201 Created         Location: http://HOST/locks/backup/UID
+//! ```
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +28,10 @@ use crate::http_admin::{check_password, may_be_dns_rebinding, problem, unauthori
 use crate::locker::RefusalReason;
 
 /// Most bytes of a resource's name, and of a title. Both appear in logs and listings.
+///
+/// A choice: enough for any host name (RFC 1035 §2.3.4).
 const LONGEST_NAME: usize = 255;
+/// A choice: a title is a sentence for people.
 const LONGEST_TITLE: usize = 1024;
 
 /// Middleware that refuses requests from web pages: cross-origin (403) and DNS rebinding (421).
@@ -34,14 +45,21 @@ pub(super) async fn reject_browsers(State(api): State<Arc<LockApi>>, request: Re
     next.run(request).await
 }
 
+/// Body of `POST /locks/{resource}`. Unknown members are ignored.
 #[derive(Deserialize)]
 struct LockBody {
+    /// Text for listings, at most [`LONGEST_TITLE`] bytes.
     title: String,
+    /// Longest wait in seconds; 0 refuses at once.
     wait: f64,
+    /// Seconds from the grant to the expiry, at least 0.001.
     lifetime: f64,
 }
 
 /// Parses and checks a request for a lock.
+///
+/// Resources have the unreserved characters of a URL (RFC 3986 §2.3), so that links need no
+/// encoding.
 ///
 /// # Errors
 /// The message of the 400.
@@ -66,6 +84,8 @@ fn lock_request(resource: String, body: &[u8]) -> Result<LockRequest, String> {
 }
 
 /// Removes a waiter from the table when dropped: the handler's future ends when the caller hangs up.
+///
+/// Does nothing to a lock that was granted meanwhile.
 struct WaitGuard<'t> {
     table: &'t LockTable,
     uid: &'t Uid,
@@ -79,6 +99,8 @@ impl Drop for WaitGuard<'_> {
 
 /// `POST /locks/{resource}`: takes a lock, after a wait of up to `wait` seconds. 201 with `Location`; 408 if it was held all
 /// that time, 409 if an operator ended the wait, 503 if the service closes or is full.
+///
+/// 400 for an invalid name or body. A caller that hangs up while it waits leaves the queue.
 pub(super) async fn take(
     State(api): State<Arc<LockApi>>,
     Path(resource): Path<String>,
@@ -115,6 +137,7 @@ pub(super) async fn take(
     taken(&api, &headers, &uid, &request, permit)
 }
 
+/// Writes the lock to the register, then answers 201; 503 if it cannot be written.
 fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, permit: Permit) -> Response {
     if let Err(error) = api.table.hold(uid, request, permit) {
         tracing::error!(%error, "cannot persist lock; request refused");
@@ -125,6 +148,7 @@ fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, p
     (StatusCode::CREATED, [(LOCATION, location)]).into_response()
 }
 
+/// 408 after the wait, 503 for all other reasons.
 fn refuse(why: Refused) -> Response {
     match why {
         Refused::Sorry(sorry)
@@ -137,24 +161,31 @@ fn refuse(why: Refused) -> Response {
     }
 }
 
+/// 503 with `Retry-After: 1`: another process may open the service soon.
 fn closing() -> Response {
     busy("the gateway is shutting down; ask again")
 }
 
+/// 503 with `Retry-After: 1`.
 fn busy(why: &str) -> Response {
     ([(RETRY_AFTER, "1")], problem(StatusCode::SERVICE_UNAVAILABLE, why)).into_response()
 }
 
+/// 404. The three cases are not told apart: an ended lock leaves no trace.
 fn not_found() -> Response {
     problem(StatusCode::NOT_FOUND, "no such lock: it was released, has expired, or never existed")
 }
 
 /// `GET /locks/{resource}/{uid}`: shows a lock.
+///
+/// 404 if it has ended. No password is needed: the id is a secret of its holder.
 pub(super) async fn show(State(api): State<Arc<LockApi>>, Path((resource, uid)): Path<(String, String)>) -> Response {
     api.table.find(&resource, &uid).map_or_else(not_found, |lock| hal::document(&hal::lock(&lock)))
 }
 
 /// `DELETE /locks/{resource}/{uid}`: releases a lock. 204, or 404 if it has ended.
+///
+/// A wait can be ended in the same way.
 pub(super) async fn release(
     State(api): State<Arc<LockApi>>,
     Path((resource, uid)): Path<(String, String)>,
@@ -184,6 +215,8 @@ pub(super) async fn resources(
 }
 
 /// `GET /resources/{resource}`: lists the lock that is held and the waiters, in order.
+///
+/// An unknown resource has an empty list.
 pub(super) async fn resource(
     State(api): State<Arc<LockApi>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -195,6 +228,8 @@ pub(super) async fn resource(
 }
 
 /// `DELETE /resources/{resource}`: ends all locks and waits of a resource.
+///
+/// 204, or 404 if there is none.
 pub(super) async fn release_resource(
     State(api): State<Arc<LockApi>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -209,6 +244,8 @@ pub(super) async fn release_resource(
 }
 
 /// `DELETE /resources`: ends all locks and waits.
+///
+/// 204, also if there is none.
 pub(super) async fn release_all(
     State(api): State<Arc<LockApi>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

@@ -15,6 +15,8 @@ pub(super) fn document(value: &Value) -> Response {
 }
 
 /// Lock with links to itself and its resource. Times are UTC, lengths are seconds.
+///
+/// `active` is false for a waiter; its two times are null then.
 pub(super) fn lock(lock: &Lock) -> Value {
     let since = lock.since();
     let until = since.map(|since| since + (lock.request.lifetime * 1e9) as i128);
@@ -41,6 +43,8 @@ pub(super) fn resource(name: &str, locks: &[Lock]) -> Value {
 }
 
 /// List of resources.
+///
+/// Names and links alone; the locks are in the document of each resource.
 pub(super) fn resources<'r>(names: impl Iterator<Item = &'r str>) -> Value {
     json!({
         "_links": { "self": { "href": "/resources" } },
@@ -48,17 +52,22 @@ pub(super) fn resources<'r>(names: impl Iterator<Item = &'r str>) -> Value {
     })
 }
 
+/// Name of a resource with a link to its document.
 fn link(name: &str) -> Value {
     json!({ "name": name, "_links": { "self": { "href": format!("/resources/{name}") } } })
 }
 
 /// UTC time to the microsecond without a zone, the only form that those clients parse.
+///
+/// For instance `2026-01-01T12:00:00.000000`.
 fn moment(unix_nanos: i128) -> String {
     let stamp = Timestamp::from_nanosecond(unix_nanos).unwrap_or(Timestamp::MAX);
     stamp.strftime("%Y-%m-%dT%H:%M:%S.%6f").to_string()
 }
 
 /// Seconds as an integer where they are whole, as those clients send them.
+///
+/// `300` and `0.5`, never `300.0`.
 fn seconds(seconds: f64) -> Value {
     if seconds.fract() == 0.0 && seconds < 1e15 { json!(seconds as i64) } else { json!(seconds) }
 }

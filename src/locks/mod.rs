@@ -58,16 +58,21 @@ pub struct LockSettings {
 
 /// State shared by the handlers.
 struct LockApi {
+    /// A gate of its own, with the one limit of [`limit`].
     gate: Arc<Gate>,
+    /// Locks held and waited for, and the register.
     table: LockTable,
+    /// Those of `[locks] users`; `None`: operators' calls are refused.
     passwords: Option<Passwords>,
     allow_from: Option<Vec<IpNet>>,
     /// True if it listens on loopback, where a `Host` other than localhost or an address means DNS rebinding.
     on_loopback: bool,
+    /// True once the service closes: waiters are answered then.
     over: watch::Receiver<bool>,
 }
 
 impl LockApi {
+    /// IPv4-mapped addresses count as IPv4.
     fn is_allowed(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.allow_from.as_ref().is_none_or(|ranges| ranges.iter().any(|range| range.contains(&peer)))
@@ -76,7 +81,9 @@ impl LockApi {
 
 /// A running lock service. Closes when dropped.
 pub struct LockService {
+    /// Set to true by [`LockService::close`].
     over: watch::Sender<bool>,
+    /// `None` after the close.
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -100,6 +107,7 @@ pub fn open(
         gate: Arc::clone(&gate),
         table,
         passwords: settings.users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
+        /// Address ranges of callers. `None`: any.
         allow_from: settings.allow_from,
         on_loopback: socket.local_addr()?.ip().is_loopback(),
         over: is_over.clone(),
@@ -147,6 +155,7 @@ fn serve(runtime: &Runtime, door: Listener, api: &Arc<LockApi>, mut over: watch:
 struct FailureGuard<F: FnOnce(String)>(Option<F>);
 
 impl<F: FnOnce(String)> FailureGuard<F> {
+    /// Calls the function if the service ended by a fault.
     fn unless_ok(mut self, served: Result<(), String>) {
         if let (Some(tell), Err(why)) = (self.0.take(), served) {
             tell(why);
@@ -178,6 +187,8 @@ impl Drop for LockService {
     }
 }
 
+/// Removes expired locks each second, and rewrites the register if it has become too long. Never
+/// returns.
 async fn sweep(api: Arc<LockApi>) {
     let mut seldom = interval(SWEEP);
     seldom.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,6 +203,7 @@ async fn sweep(api: Arc<LockApi>) {
     }
 }
 
+/// Five paths, all behind [`calls::reject_browsers`].
 fn router(api: Arc<LockApi>) -> Router {
     Router::new()
         .route("/locks/{resource}", post(calls::take))

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// Name of the file, in the state folder.
 const FILE: &str = "locks.jsonl";
 /// Lines beyond twice the held locks at which the file is rewritten: each line is written at most twice on average.
 const SLACK: usize = 10_000;
@@ -20,25 +21,35 @@ const BEGINNINGS: [&[u8]; 2] = [b"{\"held\":", b"{\"ended\":"];
 /// Held lock as it is written.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub(super) struct RegisterEntry {
+    /// As [`super::table::Uid`].
     pub(super) uid: String,
+    /// Name of the resource.
     pub(super) resource: String,
+    /// Title from the request.
     pub(super) title: String,
+    /// Longest wait that was asked for, in seconds; kept for listings.
     pub(super) wait: f64,
+    /// Lifetime in seconds, which bounds what is left after a restart.
     pub(super) lifetime: f64,
     /// Time of its expiry, in nanoseconds of Unix time.
     pub(super) until: i128,
 }
 
+/// One line: `{"held":{...}}` or `{"ended":"UID"}`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum RegisterLine {
+    /// A grant.
     Held(RegisterEntry),
+    /// The id of a lock that was released.
     Ended(String),
 }
 
 /// File that is appended to, and truncated after an append that failed. A trait, so that tests can make it fail.
 pub(super) trait AppendFile: Write {
+    /// Present size in bytes.
     fn size(&self) -> io::Result<u64>;
+    /// Truncates the file to `size` bytes.
     fn cut(&mut self, size: u64) -> io::Result<()>;
 }
 
@@ -54,10 +65,13 @@ impl AppendFile for File {
 
 /// The register's file, open for appending.
 pub(super) struct Register<F = File> {
+    /// Path of the file that has the register's name.
     path: PathBuf,
+    /// Open for appending.
     file: F,
     /// Size in bytes, if the last line is known to be complete.
     whole: Option<u64>,
+    /// Complete and torn lines, to decide about a rewrite.
     lines: usize,
     /// Bytes appended since a rewrite began; the new file needs them too.
     since: Option<Vec<u8>>,
@@ -65,7 +79,9 @@ pub(super) struct Register<F = File> {
 
 /// Rewrite of the register with the held locks alone. Any thread may write it.
 pub(super) struct Rewrite {
+    /// Path of the register, not of the new file.
     path: PathBuf,
+    /// The locks at the start of the rewrite.
     held: Vec<RegisterEntry>,
 }
 
@@ -114,6 +130,7 @@ impl Register {
         self.replace_by(rewrite, written, sync);
     }
 
+    /// As [`Register::replace`]; `sync` is an argument for tests.
     fn replace_by(&mut self, rewrite: &Rewrite, written: io::Result<File>, sync: fn(&Path) -> io::Result<()>) {
         let since = self.since.take().unwrap_or_default();
         let lines = rewrite.held.len() + since.iter().filter(|byte| **byte == b'\n').count();
@@ -149,6 +166,10 @@ impl<F: AppendFile> Register<F> {
         }
     }
 
+    /// A failed append is cut off again, or the next line begins with a line feed.
+    ///
+    /// # Errors
+    /// Of the file system; the line does not count then.
     fn append(&mut self, line: &RegisterLine) -> io::Result<()> {
         let mut text = Vec::new();
         if self.whole.is_none() {
@@ -208,6 +229,7 @@ impl Rewrite {
         Ok(file)
     }
 
+    /// Path of the new file, `locks.new`.
     fn beside(&self) -> PathBuf {
         self.path.with_extension("new")
     }
@@ -220,6 +242,7 @@ fn sync(dir: &Path) -> io::Result<()> {
 
 /// Line of the register, parsed.
 enum ParsedLine {
+    /// A complete line, perhaps after a torn one.
     Whole(RegisterLine),
     /// Part of a line.
     Torn,
@@ -228,6 +251,9 @@ enum ParsedLine {
 }
 
 /// Held locks in order of their grants, and the number of lines.
+///
+/// # Errors
+/// Of the file system, and `InvalidData` for a line that is none of a register.
 fn read(file: impl BufRead) -> io::Result<(Vec<RegisterEntry>, usize)> {
     let (mut held, mut lines): (Vec<Option<RegisterEntry>>, usize) = (Vec::new(), 0);
     let (mut by_uid, mut by_resource) = (HashMap::new(), HashMap::new());
@@ -259,6 +285,7 @@ fn read(file: impl BufRead) -> io::Result<(Vec<RegisterEntry>, usize)> {
     Ok((held.into_iter().flatten().collect(), lines))
 }
 
+/// Never fails: a line is whole, torn or foreign.
 fn parse(line: &[u8]) -> ParsedLine {
     let error = match serde_json::from_slice(line) {
         Ok(said) => return ParsedLine::Whole(said),

@@ -1,4 +1,8 @@
 //! Lock table: locks that are held or waited for, by id and by resource.
+//!
+//! All methods are synchronous and take one lock, which is never held across an await. The gate has
+//! the truth about each window; the table has titles, ids and expiry for listings, and may know an
+//! expired lock until the next sweep.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -20,9 +24,13 @@ use crate::time::Time;
 pub(super) type Uid = Arc<str>;
 
 /// Request for a lock, checked.
+///
+/// Kept with the lock, for listings and the register.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct LockRequest {
+    /// Name of 1 to 255 unreserved characters.
     pub(super) resource: Arc<str>,
+    /// At most 1024 bytes.
     pub(super) title: Arc<str>,
     /// Longest wait, in seconds from 0 to a year.
     pub(super) wait: f64,
@@ -33,11 +41,14 @@ pub(super) struct LockRequest {
 /// Lock that is held or waited for.
 #[derive(Clone)]
 pub(super) struct Lock {
+    /// Part of its URL.
     pub(super) uid: Uid,
+    /// The request that it answers.
     pub(super) request: LockRequest,
     state: LockState,
 }
 
+/// A lock is first waited for, unless it is free, then held, then gone.
 #[derive(Clone)]
 enum LockState {
     /// Notified if an operator ends it.
@@ -76,16 +87,20 @@ impl Lock {
 
 /// All locks, with the gate that grants them.
 pub(super) struct LockTable {
+    /// Grants, queues and expires.
     gate: Arc<Gate>,
+    /// Taken before the gate's own lock, never after it.
     known: Mutex<LockTableState>,
 }
 
 struct LockTableState {
+    /// By id; the other maps hold ids of these alone.
     locks: HashMap<Uid, Lock>,
     /// Ids in order of arrival.
     by_resource: BTreeMap<Arc<str>, Vec<Uid>>,
     /// Held locks by expiry.
     ends: BTreeSet<(Time, Uid)>,
+    /// Written before a grant is answered.
     register: Register,
 }
 
@@ -129,6 +144,7 @@ impl LockTable {
         Ok(table)
     }
 
+    /// Locks the state.
     fn known(&self) -> MutexGuard<'_, LockTableState> {
         // A panic cannot leave it half changed: every change is complete before anything in it can fail.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -177,6 +193,8 @@ impl LockTable {
     }
 
     /// Removes a waiter; does nothing to a holder.
+    ///
+    /// Called when a handler's future is dropped.
     pub(super) fn forget(&self, uid: &Uid) {
         let mut known = self.known();
         if known.locks.get(uid).is_some_and(|lock| lock.since().is_none()) {
@@ -191,6 +209,8 @@ impl LockTable {
     }
 
     /// Ends a lock. Returns false if there is none.
+    ///
+    /// A release is written to the register; the next waiter is granted at once.
     pub(super) fn end(&self, resource: &str, uid: &str) -> bool {
         let mut known = self.known();
         let found = known.locks.get(uid).filter(|lock| *lock.request.resource == *resource).cloned();
@@ -203,6 +223,8 @@ impl LockTable {
     }
 
     /// Resources that are locked or waited for.
+    ///
+    /// In alphabetical order.
     pub(super) fn resources(&self) -> Vec<Arc<str>> {
         let (known, now) = (self.known(), self.now());
         known.by_resource.keys().filter(|resource| known.of(resource, now).next().is_some()).cloned().collect()
@@ -231,6 +253,8 @@ impl LockTable {
     }
 
     /// Takes the outcome of a rewrite.
+    ///
+    /// `written`: the new file, or the reason why there is none.
     pub(super) fn rewritten(&self, rewrite: &Rewrite, written: io::Result<File>) {
         self.known().register.replace(rewrite, written);
     }
@@ -254,6 +278,7 @@ fn entry(lock: &Lock) -> Option<RegisterEntry> {
 }
 
 impl LockTableState {
+    /// Adds the lock to all maps.
     fn insert(&mut self, lock: Lock) {
         if let Some(ends) = lock.ends() {
             self.ends.insert((ends, Arc::clone(&lock.uid)));
@@ -262,6 +287,7 @@ impl LockTableState {
         self.locks.insert(Arc::clone(&lock.uid), lock);
     }
 
+    /// Removes the lock from all maps; does nothing if it is unknown.
     fn remove(&mut self, uid: &Uid) {
         let Some(lock) = self.locks.remove(uid) else { return };
         if let Some(ends) = lock.ends() {
