@@ -20,7 +20,7 @@ pub struct ListenError {
 
 /// Returns advice for operators.
 ///
-/// Told apart are: in use, a port below 1024, a security policy, an address of no interface.
+/// Cases: in use, a port below 1024, a security policy, an address of no interface.
 fn remedy(address: SocketAddr, kind: io::ErrorKind) -> String {
     if kind == io::ErrorKind::AddrInUse {
         let port = address.port();

@@ -8,7 +8,7 @@
 //! 1. Reload the file, so that both processes have the same configuration.
 //! 2. Close the lock service: two processes cannot have its register open.
 //! 3. Duplicate the listening sockets, and start the new process with a socket pair as its stdin.
-//! 4. Hand sockets, counts and waiters over; the gate stops granting when the new process has them.
+//! 4. Hand sockets, counts and waiters over (`Gate::hand_over`).
 //! 5. After a failure: end the new process, reopen the lock service, and go on.
 
 use std::ffi::OsString;

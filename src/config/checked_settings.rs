@@ -118,8 +118,7 @@ impl Settings {
 
     /// Replaces the configured listening addresses by the bound ones (port 0 is known only then).
     ///
-    /// Also tells the proxy its own addresses, so that a request for the gateway itself is answered
-    /// and not forwarded in a circle.
+    /// Also tells proxy and dialer the own addresses, so that no request is forwarded in a circle.
     pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
         self.listen = addresses.to_vec();
         self.proxy.own = addresses.to_vec();

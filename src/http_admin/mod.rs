@@ -38,15 +38,11 @@ use crate::wire::cross_site;
 const READ_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
 /// Time for the first request of a connection that was accepted before the shutdown began: some round trips. Another process
 /// may wait for this listener to end.
-///
-/// A choice.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after which the kernel closes a connection on which the peer acknowledges no data (TCP_USER_TIMEOUT). Long enough
 /// for a dashboard in a browser tab that is suspended for a moment.
 const UNREAD_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
 /// Maximum length of a request's content, in bytes; a lock request or a limit's new rule takes one line.
-///
-/// 64 KiB.
 const MAX_CONTENT: usize = 64 << 10;
 
 /// Serves `router` on a listener, with at most `max_connections` at one time, until `stop` ends.

@@ -1,6 +1,6 @@
 //! HTTP handlers: take, show and release a lock; list and release all as an operator.
 //!
-//! All errors are problem documents (RFC 9457). Operators' calls need a password of `[locks]
+//! Refusals of a handler are problem documents (RFC 9457). Operators' calls need a password of `[locks]
 //! users`; without such users they are answered 401.
 //!
 //! ```text

@@ -64,6 +64,7 @@ struct LockApi {
     table: LockTable,
     /// Those of `[locks] users`; `None`: operators' calls are refused.
     passwords: Option<Passwords>,
+    /// Address ranges of callers. `None`: any.
     allow_from: Option<Vec<IpNet>>,
     /// True if it listens on loopback, where a `Host` other than localhost or an address means DNS rebinding.
     on_loopback: bool,
@@ -107,7 +108,6 @@ pub fn open(
         gate: Arc::clone(&gate),
         table,
         passwords: settings.users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
-        /// Address ranges of callers. `None`: any.
         allow_from: settings.allow_from,
         on_loopback: socket.local_addr()?.ip().is_loopback(),
         over: is_over.clone(),
