@@ -6,7 +6,7 @@
 //! ```text
 //! lockgate 0.1.0, proxy.toml
 //! listening on 127.0.0.1:8080
-//!   api: requests to api.example.com: at most 5 in any second; requests beyond that wait up to 30 s
+//!   api: requests to a.example: at most 5 in any second; requests beyond that wait up to 30 s
 //! export HTTP_PROXY=http://127.0.0.1:8080 HTTPS_PROXY=http://127.0.0.1:8080
 //! ```
 

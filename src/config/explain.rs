@@ -19,7 +19,7 @@ use crate::proxy::key::KeyPart;
 ///
 /// ```text
 /// all: all requests: at most 10 at one time; requests beyond that wait up to 30 s
-/// day: requests to a.example: at most 100 in each day of the calendar, by the clock of UTC; requests
+/// day: requests to a.net: at most 100 in each day of the calendar, by the clock of UTC; requests
 /// beyond that are refused
 /// try: requests to b.example: at most 5 in any second; dry run: requests beyond that go all the
 /// same, and are logged

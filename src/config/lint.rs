@@ -3,8 +3,8 @@
 //! The worst of them is a limit that silently counts nothing. A warning names each part of a limit that cannot hold for one of
 //! its hosts, and the setting that mends it. Hosts that requests reach in another way, as far as the file shows, get none.
 //!
-//! Each warning comes with advice, often a line to copy into the file. None keeps the file from being
-//! accepted: the setting may be meant that way, for instance for hosts that are reached by http
+//! Each warning comes with advice, often a line to copy into the file. None keeps the file from
+//! being accepted: the setting may be meant that way, for instance for hosts reached by http
 //! alone.
 //!
 //! An opaque tunnel is one that is not intercepted: the gateway sees its `CONNECT`, with host and

@@ -1,7 +1,7 @@
 //! HTTP handlers: take, show and release a lock; list and release all as an operator.
 //!
-//! Refusals of a handler are problem documents (RFC 9457). Operators' calls need a password of `[locks]
-//! users`; without such users they are answered 401.
+//! Refusals of a handler are problem documents (RFC 9457). Operators' calls need a password of
+//! `[locks] users`; without such users they are answered 401.
 //!
 //! ```text
 //! POST /locks/backup  {"title": "host 7", "wait": 5, "lifetime": 300}
