@@ -8,7 +8,7 @@ use std::time::Duration;
 use lockgate::gate::clock::Clock;
 use lockgate::locker::{
     Ask, AskKind, Caller, Claim, Counts, JournalRecord, JournalStart, Key, Kind, Limit, LimitId, Locker, Priority,
-    Rate, SettlePoint, ShareBy, SharingMode, SlotGrant, Verdict, WhenFull, WriteToken,
+    Rate, SettlePoint, ShareBy, SharingMode, SlotGrant, SyncTrigger, Verdict, WhenFull, WriteToken,
 };
 use lockgate::time::Time;
 
@@ -82,7 +82,7 @@ fn store(limits: u32, now: Time) {
     found.report("the store is found");
     // What each of its windows has counted; the first hundred calls are as good as all.
     while locker.has_sync() && told.calls < 100 {
-        let exchange = told.call(|| locker.take_sync(false, now));
+        let exchange = told.call(|| locker.take_sync(SyncTrigger::Due, now));
         let answers = vec![SlotGrant::default(); exchange.slot_requests.len()];
         locker.sync_answered(&exchange, &answers, now, now, now);
     }

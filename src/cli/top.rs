@@ -93,7 +93,7 @@ pub(super) fn top(arguments: TopArgs, config_arg: Option<&Path>) -> ExitCode {
 }
 
 /// Permits and refusals since the gateway started, by limit.
-type Counters = HashMap<String, (u64, u64)>;
+type TopCounters = HashMap<String, (u64, u64)>;
 
 /// Admin API client that turns counters into rates.
 struct Monitor {
@@ -101,8 +101,8 @@ struct Monitor {
     address: SocketAddr,
     /// Measures the time between two looks.
     clock: Clock,
-    /// Counters at the last look, and its time.
-    before: Option<(Time, Counters)>,
+    /// TopCounters at the last look, and its time.
+    before: Option<(Time, TopCounters)>,
 }
 
 impl Monitor {
@@ -185,7 +185,7 @@ impl Monitor {
         let answer = self.get("/v1/limits")?;
         let now = self.clock.now();
         let span = self.before.as_ref().map_or(1.0, |(before, _)| now.since(*before).as_secs_f64().max(0.001));
-        let mut counters = Counters::new();
+        let mut counters = TopCounters::new();
         let mut rows = Vec::new();
         for limit in answer["limits"].as_array().into_iter().flatten() {
             let name = escape_control(limit["name"].as_str().unwrap_or_default());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::locker::{
     Ask, Event, Forwarder, Grant, GrantedSlots, JournalRecord, JournalStart, Key, Limit, LimitDetail, LimitId,
     LimitSnapshot, LimitStats, Locker, ReloadSummary, SettlePoint, SharingMode, SlotGrant, Snapshot, Sorry, StatsScan,
-    SyncRequest, Ticket, Verdict, WallReading, WallSample, WriteToken,
+    SyncRequest, SyncTrigger, Ticket, Verdict, WallReading, WallSample, WriteToken,
 };
 use crate::time::Time;
 
@@ -358,9 +358,9 @@ impl Limiter {
         matches!(self, Limiter::Local(locker) if locker.has_sync())
     }
 
-    pub(super) fn take_sync(&mut self, heartbeat: bool, now: Time) -> SyncRequest {
+    pub(super) fn take_sync(&mut self, trigger: SyncTrigger, now: Time) -> SyncRequest {
         match self {
-            Limiter::Local(locker) => locker.take_sync(heartbeat, now),
+            Limiter::Local(locker) => locker.take_sync(trigger, now),
             Limiter::Forwarding(_) => SyncRequest::default(),
         }
     }

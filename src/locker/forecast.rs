@@ -7,7 +7,7 @@
 use super::api::LimitId;
 use super::counters::Counters;
 use super::limit::Priority;
-use super::opening::{Forecast, slot_opens};
+use super::opening::{Ahead, Forecast, slot_opens};
 use super::queue::{Queue, Waiter, WaiterGroup, WindowDemand};
 use super::queue_position::{QueueEntry, QueuePosition};
 use crate::time::Time;
@@ -32,8 +32,13 @@ impl Queue {
         let mut forecast = Forecast { at: now, exact: false, limit: LimitId(0) };
         for (demand, ahead) in waiter.demands.iter().zip(&slots_ahead.ahead) {
             let rule = &counters.limits.rules[demand.limit.at()];
-            let (at, known) =
-                slot_opens(rule, counters.table.window(demand.window), *ahead, slots_ahead.uniform, demand.cost, now);
+            let (at, known) = slot_opens(
+                rule,
+                counters.table.window(demand.window),
+                Ahead { slots: *ahead, uniform: slots_ahead.uniform },
+                demand.cost,
+                now,
+            );
             if at >= forecast.at {
                 let alone = waiter.demands.len() == 1 && self.is_single_flow(counters, group, waiter);
                 forecast = Forecast { at, exact: known && alone && slots_ahead.exact, limit: demand.limit };

@@ -40,6 +40,7 @@ mod sharing;
 mod slab;
 mod stats;
 mod store_api;
+mod store_sync;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -65,7 +66,8 @@ pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFu
 pub use self::persistence::{JournalRecord, JournalStart, WriteToken};
 pub use self::reload_limits::ReloadSummary;
 pub use self::sharing::{
-    LEASE, MAX_HORIZON, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport,
+    LEASE, MAX_HORIZON, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, SyncTrigger, WindowParams,
+    WindowReport,
 };
 pub use self::stats::{LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
@@ -76,6 +78,7 @@ use self::decide::{AskCheck, ClaimChecks};
 use self::queue::Queue;
 use self::remote_holdings::RemoteHoldings;
 use self::settle::LateSettle;
+use self::sharing::PriorSharing;
 use self::stats::callers_at;
 use self::wall_clock::WallClock;
 use self::window::Algorithm;
@@ -133,8 +136,8 @@ impl Locker {
     /// Adds a limit behind the others.
     pub fn add(&mut self, limit: Limit) -> LimitId {
         let id = self.counters.limits.add(limit, &self.wall, self.last);
-        let shared = self.counters.limits.rules[id.at()].shared;
-        self.update_work_lists(id, shared, self.last, 0);
+        let before = PriorSharing::of(&self.counters.limits.rules[id.at()]);
+        self.update_work_lists(id, before, self.last, 0);
         self.next_roll = self.counters.limits.next_roll();
         self.update_due();
         id

@@ -33,24 +33,37 @@ impl Counters {
         let reason = if rule.store_lost { RefusalReason::StoreLost } else { reason };
         let (at, known) = match window.map(|found| self.table.window(found)) {
             Some(window) => {
-                let (at, known) = slot_opens(rule, window, 0, true, cost, now);
+                let (at, known) = slot_opens(rule, window, Ahead::NONE, cost, now);
                 (at, known && window.queue().is_none())
             }
             // The store has not been asked about this key.
             None if rule.store_managed => (later(now, rule.span), false),
             // One that begins shows what may have been taken under any key.
-            None => slot_opens(rule, &Window::new(limit, key, rule, now), 0, true, cost, now),
+            None => slot_opens(rule, &Window::new(limit, key, rule, now), Ahead::NONE, cost, now),
         };
         Forecast { at, exact: known, limit }.to_sorry(reason, now)
     }
 }
 
-/// The earliest moment at which a window lets `cost` slots go after `ahead` others, and true if it is that moment exactly.
+/// Slots that are granted before one's own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    /// Number of slots.
+    pub(super) slots: u64,
+    /// True if each of their requests takes one slot.
+    pub(super) uniform: bool,
+}
+
+impl Ahead {
+    /// No slots.
+    const NONE: Ahead = Ahead { slots: 0, uniform: true };
+}
+
+/// The earliest moment at which a window lets `cost` slots go after those `ahead`, and true if it is that moment exactly.
 pub(super) fn slot_opens(
     rule: &WindowRule,
     window: &Window,
-    ahead: u64,
-    uniform: bool,
+    Ahead { slots: ahead, uniform }: Ahead,
     cost: u32,
     now: Time,
 ) -> (Time, bool) {
@@ -77,12 +90,16 @@ pub(super) fn slot_opens(
             let spaced = window.spacing_at_best(rule, ahead, cost, from);
             (at.max(spaced), certain && uniform && rule.quantum == 1 && matches!(rule.algorithm, Algorithm::Sliding))
         }
-        Algorithm::Fixed | Algorithm::Calendar { .. } => next_windows(rule, window, rank, certain && uniform, from),
+        Algorithm::Fixed | Algorithm::Calendar { .. } => {
+            let (at, exact) = next_windows(rule, window, rank, from);
+            (at, exact && certain && uniform)
+        }
     }
 }
 
-/// Opening of a rank in a window whose slots open all at once: so many periods ahead.
-fn next_windows(rule: &WindowRule, window: &Window, rank: u64, certain: bool, from: Time) -> (Time, bool) {
+/// Opening of a rank in a window whose slots open all at once: so many periods ahead. Also true if that is its moment exactly,
+/// as far as the window itself is known.
+fn next_windows(rule: &WindowRule, window: &Window, rank: u64, from: Time) -> (Time, bool) {
     let requests = u64::from(rule.requests);
     let free = requests.saturating_sub(u64::from(window.in_log));
     if rank <= free {
@@ -91,8 +108,8 @@ fn next_windows(rule: &WindowRule, window: &Window, rank: u64, certain: bool, fr
     let windows = (rank - free - 1) / requests;
     let calendar = matches!(rule.algorithm, Algorithm::Calendar { .. });
     if calendar {
-        return (rule.period_end(windows).max(from), certain && windows == 0);
+        return (rule.period_end(windows).max(from), windows == 0);
     }
     let end = if window.in_log == 0 { later(from, rule.span) } else { window.next_window(rule).max(from) };
-    (later(end, windows.saturating_mul(rule.span)), certain)
+    (later(end, windows.saturating_mul(rule.span)), true)
 }

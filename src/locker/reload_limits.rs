@@ -12,6 +12,7 @@ use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
 use super::counters::Counters;
 use super::limit::Limit;
 use super::queue::DequeueReason;
+use super::sharing::PriorSharing;
 use super::window::{UnknownSlots, WindowRule, later};
 use crate::time::Time;
 
@@ -144,18 +145,18 @@ impl Locker {
             self.counters.table.window_mut(window).change_rule(old, &rule, &unseen, now);
         }
         (rule.persisted, rule.term, rule.catches_up) = (old.persisted, old.term, old.catches_up);
-        let (was_shared, block) = (old.shared, old.block);
+        let (before, block) = (PriorSharing::of(old), old.block);
         self.counters.limits.rules[id.at()] = rule;
         self.counters.limits.all[id.at()] = limit;
-        self.update_work_lists(id, was_shared, until, block);
+        self.update_work_lists(id, before, until, block);
     }
 
-    /// Brings the work lists of journal and store in line with a limit that is new or changed. `was_shared`, `block`: of the
-    /// rule of before.
-    pub(super) fn update_work_lists(&mut self, id: LimitId, was_shared: bool, until: Time, block: u32) {
+    /// Brings the work lists of journal and store in line with a limit that is new or changed. `before`, `block`: of the
+    /// earlier rule.
+    pub(super) fn update_work_lists(&mut self, id: LimitId, before: PriorSharing, until: Time, block: u32) {
         let Counters { limits, table, write_queue, sharing, .. } = &mut self.counters;
         write_queue.update_limit(limits, table, id, until, block);
-        if sharing.update_limit(limits, table, id, was_shared, self.last) {
+        if sharing.update_limit(limits, table, id, before, self.last) {
             sharing.cancel_asks_for(table, &mut self.queue, id);
         }
         write_queue.request_limits_write();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Locker;
 use super::api::LimitId;
-use super::sharing::{SharingMode, SlotGrant, SyncRequest};
+use super::sharing::{SharingMode, SlotGrant, SyncRequest, SyncTrigger};
 use crate::time::Time;
 
 impl Locker {
@@ -56,11 +56,11 @@ impl Locker {
         self.counters.sharing.due() <= self.last
     }
 
-    /// Takes the exchange with the store that is about to happen: all that it must be told and asked now. At a `heartbeat`
+    /// Takes the exchange with the store that is about to happen: all that it must be told and asked now. At a heartbeat
     /// it also returns granted slots that no request uses.
-    pub fn take_sync(&mut self, heartbeat: bool, now: Time) -> SyncRequest {
+    pub fn take_sync(&mut self, trigger: SyncTrigger, now: Time) -> SyncRequest {
         let now = self.advance(now);
-        self.counters.take_sync(&mut self.queue, heartbeat, now)
+        self.counters.take_sync(&mut self.queue, trigger, now)
     }
 
     /// Notes for how long settled slots count for other gateways, where they have another span than this one.

@@ -15,7 +15,6 @@ use tokio_rustls::TlsConnector;
 
 use super::clock_jump::{Sample, clock_jump};
 use super::fallback::{announce, describe, fallback_mode};
-use super::gate_api::SyncTrigger;
 use super::last_contact::LastContact;
 use super::mismatch_log::MismatchLog;
 use super::script_call::{self, ClientId, Command, ScriptReply};
@@ -23,7 +22,7 @@ use super::store_conn::StoreConn;
 use super::{Error, Health, Settings, Status, WhenLost};
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
-use crate::locker::{LimitId, SharingMode, SyncRequest};
+use crate::locker::{LimitId, SharingMode, SyncRequest, SyncTrigger};
 use crate::time::Time;
 
 /// Interval of heartbeats: calls without anything to report. Several fit into [`PRESENCE`](super::PRESENCE), so that a late

@@ -7,17 +7,8 @@ use tokio::sync::Notify;
 
 use super::{Status, Store};
 use crate::gate::Gate;
-use crate::locker::{LimitId, SharingMode, SlotGrant, SyncRequest};
+use crate::locker::{LimitId, SharingMode, SlotGrant, SyncRequest, SyncTrigger};
 use crate::time::Time;
-
-/// Cause of a call to the store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum SyncTrigger {
-    /// The heartbeat: a call is made even if there is nothing to report.
-    Heartbeat,
-    /// The locker's signal: reports or slot requests are due.
-    Due,
-}
 
 impl Gate {
     /// Attaches the store client; `signal` wakes it when reports or slot requests are due. Called once.
@@ -63,7 +54,7 @@ impl Gate {
         let now = self.clock.now();
         self.step(now, |state| {
             state.pending_signals.store = false;
-            state.locker.take_sync(trigger == SyncTrigger::Heartbeat, now)
+            state.locker.take_sync(trigger, now)
         })
     }
 

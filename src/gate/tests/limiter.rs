@@ -1,7 +1,7 @@
 //! A limiter after the hand-over: late words of the journal and of the store change nothing.
 
 use super::*;
-use crate::locker::{AskKind, Event, JournalRecord, JournalStart, Locker, SyncRequest};
+use crate::locker::{AskKind, Event, JournalRecord, JournalStart, Locker, SyncRequest, SyncTrigger};
 
 /// A patient ask by one caller.
 fn ask(claims: &[Claim], caller: u64) -> Ask<'_> {
@@ -28,7 +28,7 @@ fn what_the_journal_and_the_store_say_after_the_hand_over_is_of_no_account() {
     assert!(!limiter.is_persisting() && !limiter.has_records() && limiter.poll_records(2, at(5)).is_empty());
     limiter.end_persisting(at(6));
     limiter.open_sharing(at(7));
-    assert!(!limiter.has_sync() && limiter.take_sync(true, at(7)) == SyncRequest::default());
+    assert!(!limiter.has_sync() && limiter.take_sync(SyncTrigger::Heartbeat, at(7)) == SyncRequest::default());
     limiter.handle_timeout(at(200_000));
     limiter.hand_over(at(200_001));
     assert!(limiter.poll_verdict().is_none() && !limiter.has_events());

@@ -1,7 +1,7 @@
 //! Permit and flight: each settles once, and each drop gives back what is due.
 
 use super::*;
-use crate::locker::SlotGrant;
+use crate::locker::{SlotGrant, SyncTrigger};
 
 #[test]
 fn a_request_without_claims_touches_no_lock() {
@@ -54,7 +54,7 @@ fn a_flight_settles_once_when_its_head_is_written() {
 fn shared_permit(world: &World) -> Permit {
     world.gate.step(world.hand.now(), |state| state.locker.open_sharing(at(0)));
     let waiter = world.wait(0);
-    let exchange = world.gate.step(at(0), |state| state.locker.take_sync(true, at(0)));
+    let exchange = world.gate.step(at(0), |state| state.locker.take_sync(SyncTrigger::Heartbeat, at(0)));
     let taken = SlotGrant { groups: vec![(Duration::ZERO, 1)], ..SlotGrant::default() };
     world.gate.step(at(0), |state| state.locker.sync_answered(&exchange, &[taken], at(0), at(0), at(0)));
     waiter.go()

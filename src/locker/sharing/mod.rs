@@ -5,14 +5,16 @@
 //! windows give out what they were granted. What is asked for is asked for all windows of a request at once, lane by lane.
 
 mod mode;
-mod sync;
 mod sync_request;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+pub(super) use self::mode::PriorSharing;
 pub use self::mode::SharingMode;
-pub use self::sync_request::{SharedKind, SlotGrant, SlotRequest, SyncRequest, WindowParams, WindowReport};
+pub use self::sync_request::{
+    SharedKind, SlotGrant, SlotRequest, SyncRequest, SyncTrigger, WindowParams, WindowReport,
+};
 
 use super::api::LimitId;
 use super::limit_table::LimitTable;
@@ -31,7 +33,7 @@ pub const MAX_HORIZON: Duration = Duration::from_millis(50);
 pub const LEASE: Duration = Duration::from_millis(250);
 
 /// What settles is told after a 200th of the span: others need to know it only shortly before a span has passed.
-const REPORT_DELAYS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+pub(super) const REPORT_DELAYS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// How soon after one another the store is asked for slots that nobody waits for yet.
 const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -43,30 +45,30 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(in crate::locker) struct Sharing {
     /// Whether the store can be asked, and under which name of this gateway's.
-    epoch: Option<u64>,
-    epochs: u64,
+    pub(super) epoch: Option<u64>,
+    pub(super) epochs: u64,
     /// The mode of each shared limit.
-    modes: HashMap<LimitId, SharingMode>,
-    reports: VecDeque<(u32, u32)>,
+    pub(super) modes: HashMap<LimitId, SharingMode>,
+    pub(super) reports: VecDeque<(u32, u32)>,
     /// When those are to be told of.
-    due: Time,
+    pub(super) due: Time,
     /// The limits whose windows have yet to be looked at for what the store does not know under the present name; the
     /// first of them is being walked through.
-    scan: VecDeque<LimitId>,
+    pub(super) scan: VecDeque<LimitId>,
     /// For which lanes to ask when.
-    asks: BTreeSet<(Time, u32)>,
+    pub(super) asks: BTreeSet<(Time, u32)>,
     /// Which asking and answering lanes are in; what one bears of another turn is of no account.
-    round: u32,
+    pub(super) round: u32,
     /// Windows to which slots were granted, or may have been.
-    lease_holders: BTreeSet<(u32, u32)>,
+    pub(super) lease_holders: BTreeSet<(u32, u32)>,
     /// What there was of both before this turn, until it is dropped.
-    discarded: Vec<Discarded>,
-    heartbeats: u32,
+    pub(super) discarded: Vec<Discarded>,
+    pub(super) heartbeats: u32,
     /// A limit is shared no more, and what the store knows of it is out of date.
-    renew_id: bool,
+    pub(super) renew_id: bool,
     /// How long an answer of the store takes, at most or of late.
-    round_trip: Duration,
-    last: Time,
+    pub(super) round_trip: Duration,
+    pub(super) last: Time,
 }
 
 impl Sharing {
@@ -95,7 +97,7 @@ impl Sharing {
     }
 
     /// How long before its opening a slot may be granted to this gateway.
-    fn horizon(&self) -> Duration {
+    pub(super) fn horizon(&self) -> Duration {
         (self.round_trip * 3 / 2).clamp(HORIZON, MAX_HORIZON)
     }
 
@@ -194,7 +196,7 @@ impl Sharing {
     }
 
     /// Nothing is asked for any more, and no answer to what was is of any account.
-    fn cancel_asks(&mut self) {
+    pub(super) fn cancel_asks(&mut self) {
         self.round = self.round.wrapping_add(1);
         self.scan.clear();
         let discarded =
@@ -223,13 +225,13 @@ impl Sharing {
 
 /// What is of no account any more. It may be large, and is dropped some at a time.
 #[derive(Debug)]
-struct Discarded {
+pub(super) struct Discarded {
     asks: BTreeSet<(Time, u32)>,
     lease_holders: BTreeSet<(u32, u32)>,
 }
 
 impl WindowRule {
-    fn report_delay(&self) -> Duration {
+    pub(super) fn report_delay(&self) -> Duration {
         let delay = Duration::from_nanos(self.span / 200).clamp(REPORT_DELAYS.0, REPORT_DELAYS.1);
         // The next one's distance runs from it.
         if self.is_spaced() { delay.min(Duration::from_nanos(self.interval / 4)) } else { delay }

@@ -10,7 +10,23 @@ use crate::locker::window::WindowRule;
 use crate::locker::window_table::WindowTable;
 use crate::time::Time;
 
-/// Whose word it is whether a request may pass a shared limit.
+/// Sharing of a limit by its earlier rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::locker) enum PriorSharing {
+    /// The store knows its windows.
+    Shared,
+    /// It was counted here alone.
+    Local,
+}
+
+impl PriorSharing {
+    /// That of a rule.
+    pub(in crate::locker) fn of(rule: &WindowRule) -> PriorSharing {
+        if rule.shared { PriorSharing::Shared } else { PriorSharing::Local }
+    }
+}
+
+/// Source of the decision whether a request may pass a shared limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SharingMode {
     /// The store's.
@@ -96,16 +112,17 @@ impl Sharing {
         }
     }
 
-    /// Brings the rule of a limit that is new or changed in line with whose word it is. `was_shared`: the store knows its
-    /// windows. Returns true if the limit is shared: then what the store has said of it was of another rule.
+    /// Brings the rule of a limit that is new or changed in line with whose word it is. `before`: by its earlier
+    /// rule. Returns true if the limit is shared: then what the store has said of it was of another rule.
     pub(in crate::locker) fn update_limit(
         &mut self,
         limits: &mut LimitTable,
         table: &mut WindowTable,
         id: LimitId,
-        was_shared: bool,
+        before: PriorSharing,
         now: Time,
     ) -> bool {
+        let was_shared = before == PriorSharing::Shared;
         let rule = &mut limits.rules[id.at()];
         if rule.shared != was_shared {
             rule.begin_term();

@@ -9,6 +9,15 @@ use crate::locker::api::{Key, LimitId};
 use crate::locker::window::{Algorithm, WindowRule};
 use crate::time::Time;
 
+/// Cause of a call to the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncTrigger {
+    /// The heartbeat: a call is made even if there is nothing to report.
+    Heartbeat,
+    /// The locker's signal: reports or slot requests are due.
+    Due,
+}
+
 /// One call to the store: reports of windows, and requests for slots.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct SyncRequest {
@@ -120,7 +129,7 @@ pub struct SlotGrant {
 
 impl WindowRule {
     /// Parameters by which the store counts the limit's windows.
-    pub(super) fn params(&self) -> WindowParams {
+    pub(in crate::locker) fn params(&self) -> WindowParams {
         let kind = match &self.algorithm {
             Algorithm::Uncounted => SharedKind::Flights,
             Algorithm::Sliding => SharedKind::Sliding,

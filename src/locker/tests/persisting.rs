@@ -279,7 +279,7 @@ fn no_step_of_a_change_that_concerns_all_looks_at_more_than_a_slice() {
     step(&mut locker, "the store is found", &|locker| locker.open_sharing(ms(2)));
     let (mut reported, mut exchanges) = (0, 0);
     while locker.has_sync() {
-        let (places, sync) = look_count(&mut locker, |locker| locker.take_sync(false, ms(2)));
+        let (places, sync) = look_count(&mut locker, |locker| locker.take_sync(SyncTrigger::Due, ms(2)));
         assert!(places <= 2 * slice, "an exchange: {places} places");
         reported += sync.windows.len();
         exchanges += 1;

@@ -23,7 +23,7 @@ fn slot_grant(groups: &[(u64, u32)], later: Option<u64>) -> SlotGrant {
 
 /// One call to the store from `began` to `ended`.
 fn sync(locker: &mut Locker, began: Time, ended: Time, answers: &[SlotGrant]) -> SyncRequest {
-    let sync = locker.take_sync(false, began);
+    let sync = locker.take_sync(SyncTrigger::Due, began);
     assert_eq!(sync.slot_requests.len(), answers.len(), "{sync:?}");
     locker.sync_answered(&sync, answers, began, ended, ended);
     sync
@@ -66,7 +66,7 @@ fn what_nobody_used_in_its_time_is_given_back_and_never_used() {
     let late = ms(14) + LEASE;
     wait(&mut locker, &[claim(0, 0, 1)], late);
     assert!(drain_grants(&mut locker).is_empty(), "the slot is another gateway's by now");
-    let sync = locker.take_sync(false, late);
+    let sync = locker.take_sync(SyncTrigger::Due, late);
     assert_eq!((sync.windows[0].returned, sync.slot_requests[0].requests), (1, 1));
 }
 
@@ -76,8 +76,8 @@ fn what_is_not_used_any_more_is_given_back_at_a_beat() {
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
-    assert_eq!(locker.take_sync(true, ms(20)).windows[0].returned, 0, "it may come in handy yet");
-    assert_eq!(locker.take_sync(true, ms(40)).windows[0].returned, 1);
+    assert_eq!(locker.take_sync(SyncTrigger::Heartbeat, ms(20)).windows[0].returned, 0, "it may come in handy yet");
+    assert_eq!(locker.take_sync(SyncTrigger::Heartbeat, ms(40)).windows[0].returned, 1);
 }
 
 #[test]
@@ -88,12 +88,12 @@ fn settles_are_told_soon_with_their_time_and_again_if_nobody_knows_whether_they_
     let mut grants = drain_grants(&mut locker);
     locker.settle(&mut grants[0], SettlePoint::Sent, ms(20));
     assert_eq!(locker.sync_due(), Some(ms(12)), "what was used of late is asked for ahead");
-    let sync = locker.take_sync(false, ms(25));
+    let sync = locker.take_sync(SyncTrigger::Due, ms(25));
     assert_eq!(sync.windows[0].settled, [(ms(20), 2)]);
     locker.sync_lost(sync, ms(30));
     locker.close_sharing(ms(30));
     locker.open_sharing(ms(40));
-    let sync = locker.take_sync(false, ms(40));
+    let sync = locker.take_sync(SyncTrigger::Due, ms(40));
     assert_eq!((sync.windows[0].is_new, sync.windows[0].held), (true, 0));
     assert_eq!(sync.windows[0].settled, [(ms(20), 2)]);
 }
@@ -110,7 +110,7 @@ fn who_is_under_way_when_the_store_is_found_again_is_told_and_what_was_granted_b
     locker.open_sharing(ms(13));
     locker.handle_timeout(ms(17));
     assert!(drain_grants(&mut locker).is_empty(), "it was granted by a store that may have forgotten it");
-    let sync = locker.take_sync(false, ms(17));
+    let sync = locker.take_sync(SyncTrigger::Due, ms(17));
     assert_eq!((sync.windows[0].is_new, sync.windows[0].held, sync.windows[0].waiting), (true, 3, 3));
     locker.leave(ticket, ms(17));
 }
@@ -125,7 +125,7 @@ fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
     // While that answer holds, the store is not asked again.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
     assert_eq!((sorry.reason, sorry.until), (RefusalReason::Full, ms(82)));
-    assert!(locker.take_sync(false, ms(20)).slot_requests.is_empty());
+    assert!(locker.take_sync(SyncTrigger::Due, ms(20)).slot_requests.is_empty());
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn all_windows_of_a_request_are_asked_for_together_and_only_when_nothing_else_ke
     send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10)).unwrap();
     let claims = [claim(0, 0, 1), claim(1, 0, 2), claim(2, 0, 1)];
     wait(&mut locker, &claims, ms(20));
-    assert!(locker.take_sync(false, ms(20)).slot_requests.is_empty());
+    assert!(locker.take_sync(SyncTrigger::Due, ms(20)).slot_requests.is_empty());
     locker.handle_timeout(ms(60));
     let sync = sync(&mut locker, ms(60), ms(61), &[slot_grant(&[(0, 1)], None)]);
     assert_eq!(sync.slot_requests[0].windows.iter().map(|(_, cost)| *cost).collect::<Vec<u32>>(), [2, 1]);
@@ -202,7 +202,7 @@ fn a_part_of_a_limit_counts_what_this_gateway_has_sent_itself() {
     assert_eq!(sorry.reason, RefusalReason::StoreLost);
     // The slots used meanwhile are reported to the store.
     locker.open_sharing(ms(50));
-    let sync = locker.take_sync(false, ms(50));
+    let sync = locker.take_sync(SyncTrigger::Due, ms(50));
     assert_eq!(sync.windows[0].settled.iter().map(|(_, count)| count).sum::<u32>(), 3);
 }
 
@@ -232,9 +232,9 @@ fn a_limit_that_is_shared_no_more_has_the_store_forget_what_it_knew() {
     sync(&mut locker, ms(10), ms(10), &[slot_grant(&[(0, 1)], None)]);
     let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
     locker.reload(limits, Duration::ZERO, ms(20));
-    assert!(locker.has_sync() && locker.take_sync(false, ms(20)).renew_id);
+    assert!(locker.has_sync() && locker.take_sync(SyncTrigger::Due, ms(20)).renew_id);
     locker.open_sharing(ms(21));
-    assert!(locker.take_sync(true, ms(22)).windows.is_empty() && !locker.shares());
+    assert!(locker.take_sync(SyncTrigger::Heartbeat, ms(22)).windows.is_empty() && !locker.shares());
     assert!(!locker.has_sync());
 }
 
@@ -246,19 +246,19 @@ fn when_nobody_waits_any_more_the_store_is_told() {
     assert_eq!(sync.windows[0].waiting, 1);
     locker.leave(ticket, ms(20));
     locker.handle_timeout(ms(30));
-    assert_eq!(locker.take_sync(false, ms(30)).windows[0].waiting, 0);
+    assert_eq!(locker.take_sync(SyncTrigger::Due, ms(30)).windows[0].waiting, 0);
 }
 
 #[test]
 fn who_comes_during_a_pause_is_asked_for_when_it_ends() {
     let mut locker = one(5, 100);
     locker.pause(LimitId(0), Key(0), ms(2000), ms(10));
-    locker.take_sync(false, ms(10));
+    locker.take_sync(SyncTrigger::Due, ms(10));
     wait(&mut locker, &[claim(0, 0, 1)], ms(20));
     let due = locker.sync_due().unwrap();
     assert!((ms(1990)..ms(2000)).contains(&due), "{due:?}");
     locker.handle_timeout(due);
-    assert_eq!(locker.take_sync(false, due).slot_requests.len(), 1);
+    assert_eq!(locker.take_sync(SyncTrigger::Due, due).slot_requests.len(), 1);
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn what_is_told_at_one_time_has_a_bound() {
         send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
     }
     locker.open_sharing(ms(2000));
-    let sync = locker.take_sync(false, ms(2000));
+    let sync = locker.take_sync(SyncTrigger::Due, ms(2000));
     let settled = &sync.windows[0].settled;
     assert!(settled.len() <= 200 && sync.windows[0].is_new, "{}", settled.len());
     assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 900);
@@ -316,7 +316,7 @@ fn what_is_told_at_one_time_has_a_bound() {
 fn what_is_granted_to_a_limit_that_is_shared_no_more_keeps_no_window_alive() {
     let mut locker = locker(vec![Limit { max_keys: 1, ..limit(5, 100, Kind::Sliding) }]);
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    let asked = locker.take_sync(false, ms(10));
+    let asked = locker.take_sync(SyncTrigger::Due, ms(10));
     locker.leave(ticket, ms(11));
     let limits = locker.limits().iter().map(|limit| Limit { shared: false, ..limit.clone() }).collect();
     locker.reload(limits, Duration::ZERO, ms(12));
@@ -337,7 +337,7 @@ fn what_is_kept_for_other_gateways_has_a_bound_and_forgets_nothing() {
         send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10 + at)).unwrap();
     }
     locker.open_sharing(ms(30_000));
-    let settled = &locker.take_sync(true, ms(30_000)).windows[0].settled;
+    let settled = &locker.take_sync(SyncTrigger::Heartbeat, ms(30_000)).windows[0].settled;
     assert_eq!(settled.iter().map(|(_, count)| count).sum::<u32>(), 20_000);
     assert!(settled.len() <= 200);
     let mut sync = settled.iter().flat_map(|(at, count)| std::iter::repeat_n(*at, *count as usize));
@@ -357,7 +357,7 @@ fn what_settled_is_told_for_as_long_as_it_counts_for_any_gateway() {
         locker.handle_timeout(ms(1000 * later));
     }
     locker.open_sharing(ms(50_000));
-    let sync = locker.take_sync(true, ms(50_000));
+    let sync = locker.take_sync(SyncTrigger::Heartbeat, ms(50_000));
     assert_eq!(sync.windows.first().map(|sync| sync.settled.clone()), Some(vec![(ms(20), 1)]));
 }
 
@@ -370,15 +370,15 @@ fn a_smooth_slot_that_nobody_waits_for_is_given_back_at_once() {
     sync(&mut locker, ms(10), ms(12), &[slot_grant(&[(4, 1)], None)]);
     locker.leave(ticket, ms(13));
     locker.handle_timeout(ms(20));
-    assert_eq!(locker.take_sync(false, ms(20)).windows[0].returned, 1);
+    assert_eq!(locker.take_sync(SyncTrigger::Due, ms(20)).windows[0].returned, 1);
     // The waiter leaves while the request for its slot is under way.
     let mut locker = smooth();
     let ticket = wait(&mut locker, &[claim(0, 0, 1)], ms(10));
-    let asked = locker.take_sync(false, ms(10));
+    let asked = locker.take_sync(SyncTrigger::Due, ms(10));
     locker.leave(ticket, ms(11));
     locker.sync_answered(&asked, &[slot_grant(&[(4, 1)], None)], ms(10), ms(12), ms(12));
     locker.handle_timeout(ms(20));
-    assert_eq!(locker.take_sync(false, ms(20)).windows[0].returned, 1);
+    assert_eq!(locker.take_sync(SyncTrigger::Due, ms(20)).windows[0].returned, 1);
 }
 
 #[test]
@@ -387,14 +387,14 @@ fn who_waited_for_an_answer_of_a_store_that_was_lost_is_asked_for_when_it_is_fou
     wait(&mut locker, &[claim(0, 0, 1)], ms(10));
     wait(&mut locker, &[claim(0, 1, 1)], ms(10));
     // Nothing opens within half a second.
-    let asked = locker.take_sync(false, ms(10));
+    let asked = locker.take_sync(SyncTrigger::Due, ms(10));
     let answers = vec![slot_grant(&[], Some(500)); asked.slot_requests.len()];
     locker.sync_answered(&asked, &answers, ms(10), ms(10), ms(10));
-    let asked = locker.take_sync(true, ms(600));
+    let asked = locker.take_sync(SyncTrigger::Heartbeat, ms(600));
     assert_eq!(asked.slot_requests.len(), 2);
     locker.sync_lost(asked, ms(610));
     locker.close_sharing(ms(610));
     assert!(!locker.has_sync());
     locker.open_sharing(ms(620));
-    assert_eq!(locker.take_sync(false, ms(620)).slot_requests.len(), 2);
+    assert_eq!(locker.take_sync(SyncTrigger::Due, ms(620)).slot_requests.len(), 2);
 }

@@ -10,7 +10,8 @@ use crate::gate::store::fallback::fallback_mode;
 use crate::gate::store::script_call::{self, ClientId, Command};
 use crate::gate::store::{PRESENCE, WhenLost};
 use crate::locker::{
-    Ask, AskKind, Caller, Claim, Grant, Key, LEASE, LimitId, SettlePoint, SharingMode, SyncRequest, Verdict,
+    Ask, AskKind, Caller, Claim, Grant, Key, LEASE, LimitId, SettlePoint, SharingMode, SyncRequest, SyncTrigger,
+    Verdict,
 };
 use crate::time::Time;
 
@@ -126,7 +127,8 @@ impl World {
             let is_heartbeat = gateway.heartbeat_due <= real;
             if is_heartbeat || gateway.locker.has_sync() {
                 gateway.heartbeat_due = if is_heartbeat { real + HEARTBEAT } else { gateway.heartbeat_due };
-                let sync = gateway.locker.take_sync(is_heartbeat, now);
+                let sync =
+                    gateway.locker.take_sync(if is_heartbeat { SyncTrigger::Heartbeat } else { SyncTrigger::Due }, now);
                 self.call(number, Command::Sync, sync);
             }
         }

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{LEASE, REPORT_DELAYS, Sharing, SlotGrant, SlotRequest, SyncRequest, WindowReport};
-use crate::locker::api::LimitId;
-use crate::locker::counters::Counters;
-use crate::locker::queue::{Queue, StoreAsk};
-use crate::locker::queue_position::first;
-use crate::locker::window::store_state::SlotLease;
-use crate::locker::window::window_rule::nanos;
-use crate::locker::window_lists::ListCursor;
-use crate::locker::window_table::WindowTable;
+use super::api::LimitId;
+use super::counters::Counters;
+use super::queue::{Queue, StoreAsk};
+use super::queue_position::first;
+use super::sharing::{LEASE, REPORT_DELAYS, Sharing, SlotGrant, SlotRequest, SyncRequest, SyncTrigger, WindowReport};
+use super::window::store_state::SlotLease;
+use super::window::window_rule::nanos;
+use super::window_lists::ListCursor;
+use super::window_table::WindowTable;
 use crate::time::Time;
 
 /// How soon the store is asked again for one lane at the earliest.
@@ -41,8 +41,8 @@ impl Sharing {
 }
 
 impl Counters {
-    /// What the store is to be told and asked now, which is about to happen. At a `heartbeat`, also what nobody has use for.
-    pub(in crate::locker) fn take_sync(&mut self, queue: &mut Queue, heartbeat: bool, now: Time) -> SyncRequest {
+    /// What the store is to be told and asked now, which is about to happen. At a heartbeat also granted slots that no request uses.
+    pub(super) fn take_sync(&mut self, queue: &mut Queue, trigger: SyncTrigger, now: Time) -> SyncRequest {
         let mut sync = SyncRequest { horizon: self.sharing.horizon(), ..SyncRequest::default() };
         if self.sharing.epoch.is_none() {
             return sync;
@@ -52,7 +52,7 @@ impl Counters {
             sync.renew_id = true;
             return sync;
         }
-        if heartbeat {
+        if trigger == SyncTrigger::Heartbeat {
             self.heartbeat(now);
         }
         while let Some(&(at, group)) = self.sharing.asks.first()
@@ -188,7 +188,7 @@ impl Counters {
     }
 
     /// For how long what settled counts for other gateways, where they say another span than this one.
-    pub(in crate::locker) fn set_reported_spans(&mut self, spans: &[(LimitId, Duration)]) {
+    pub(super) fn set_reported_spans(&mut self, spans: &[(LimitId, Duration)]) {
         for (limit, span) in spans {
             let rule = &mut self.limits.rules[limit.at()];
             rule.longest_span = rule.longest_span.max(nanos(*span));
@@ -196,7 +196,7 @@ impl Counters {
     }
 
     /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
-    pub(in crate::locker) fn sync_answered(
+    pub(super) fn sync_answered(
         &mut self,
         queue: &mut Queue,
         sync: &SyncRequest,
@@ -269,7 +269,7 @@ impl Counters {
     }
 
     /// Those for whom slots were asked may be gone.
-    pub(in crate::locker) fn return_surplus(&mut self, sync: &SyncRequest, now: Time) {
+    pub(super) fn return_surplus(&mut self, sync: &SyncRequest, now: Time) {
         for report in &sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             let asked_ahead = sync.slot_requests.iter().any(|request| request.group.is_none());
@@ -285,7 +285,7 @@ impl Counters {
     }
 
     /// No answer came: whether the store was told anything is not known.
-    pub(in crate::locker) fn sync_lost(&mut self, sync: SyncRequest) {
+    pub(super) fn sync_lost(&mut self, sync: SyncRequest) {
         for report in sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             window.report_lost(report.settled);
@@ -293,7 +293,7 @@ impl Counters {
     }
 
     /// The last exchange: nothing is asked for, and what was granted is given back.
-    pub(in crate::locker) fn sign_off(&mut self, now: Time) -> SyncRequest {
+    pub(super) fn sign_off(&mut self, now: Time) -> SyncRequest {
         let mut sync = SyncRequest::default();
         let reports: Vec<_> =
             self.sharing.reports.drain(..).chain(std::mem::take(&mut self.sharing.lease_holders)).collect();
