@@ -1,4 +1,15 @@
 //! Timer driver: wakes waiters when slots open. A timerfd, because tokio's own timer rounds to a millisecond.
+//!
+//! The timer is set by the thread that makes the next opening earlier, without a detour over the
+//! driver's thread; the driver only waits for its firings. One timer serves all limits: it is set
+//! to the earliest due time of the whole gate.
+//!
+//! Causes of a wake-up of the driver:
+//!
+//! - The timer has fired: a slot opens, a lease or the re-ask barrier ends, or the shutdown grace
+//!   is over.
+//! - The wall clock was set, or the machine resumed from suspend.
+//! - The last handle of the gate was dropped, or a panic has poisoned its lock.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -24,8 +35,10 @@ use crate::time::Time;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arming {
     /// Position in the order of settings, from 1.
+    /// Counted by `State::armings`; `u64::MAX` stands for the final firing, which nothing undoes.
     pub(super) number: u64,
     /// Time at which the timer fires.
+    /// A time in the past fires at once.
     pub(super) at: Time,
 }
 
@@ -35,11 +48,16 @@ pub(super) struct Timer {
     /// The timerfd; empty until it is prepared or the gate is driven.
     descriptor: OnceLock<Arc<OwnedFd>>,
     /// Number of the setting that holds.
+    /// The lock is held over the system call, so that the order of numbers is that of the calls.
     latest: Mutex<u64>,
 }
 
 impl Timer {
     /// Sets the timer, unless a newer setting holds.
+    ///
+    /// Called after each step that needs an earlier firing, without the gate's lock. Without a
+    /// timerfd only the number is noted: `Gate::drive` does all due work when it starts, and that
+    /// step sets the timer again.
     pub(super) fn arm(&self, arming: Arming, clock: &Clock) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if arming.number > *latest {
@@ -49,6 +67,9 @@ impl Timer {
     }
 
     /// Fires at once, and ignores every later setting.
+    ///
+    /// Called by the drop of the gate, and after a panic under its lock. The driver then finds that
+    /// the gate is gone, or the poisoned lock.
     pub(super) fn fire_now(&self) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = u64::MAX;
@@ -92,6 +113,14 @@ impl Timer {
 impl Gate {
     /// Runs the timer: wakes waiters as slots open, sweeps idle keys, follows the wall clock. Run it on one runtime,
     /// preferably on a mostly idle thread. Returns after all other handles of the gate are dropped.
+    ///
+    /// Order of its steps:
+    ///
+    /// 1. Lowers the timer slack of its thread from 50 µs to 1 ns. A failure is logged and ignored.
+    /// 2. Registers the timerfd with the runtime's reactor.
+    /// 3. Does the work that is due already.
+    /// 4. Keeps only a weak handle, and waits for the timer or for a change of the wall clock.
+    /// 5. Does the due work after each, as long as the gate exists.
     ///
     /// # Errors
     /// If the system provides no timer: out of file descriptors, or this runtime drives the gate already.
@@ -139,6 +168,10 @@ impl Gate {
     }
 
     /// Does all work that is due now.
+    ///
+    /// Runs as one step of the locker, in this order: the ends of leases, the openings of windows,
+    /// the end of the re-ask barrier, the end of the shutdown grace. A firing without due work
+    /// changes nothing but the next setting of the timer.
     pub(super) fn expire(&self) {
         let follows_wall = self.follows_wall.load(Ordering::Relaxed);
         let now = self.clock.now();

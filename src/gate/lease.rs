@@ -1,4 +1,8 @@
 //! Leases: permits that end by themselves, for holders that may never report their end.
+//!
+//! A permit is bound to a value in this process, and ends with its drop. A lease is bound to time
+//! instead: a holder outside the process may crash and never return it. The gate's timer ends it,
+//! even if no handle of it exists any more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,6 +14,8 @@ use crate::locker::{Grant, SettlePoint};
 use crate::time::Time;
 
 /// Running leases, ordered by their end.
+///
+/// Invariant: both maps hold the same leases. Lives behind the gate's lock.
 #[derive(Default)]
 pub(super) struct Leases {
     /// Grants by end and number.
@@ -17,11 +23,14 @@ pub(super) struct Leases {
     /// End of each running lease, by number.
     running: HashMap<u64, Time>,
     /// Number of the newest lease.
+    /// Numbers start at 1 and are never reused.
     last: u64,
 }
 
 impl Leases {
     /// End of the lease that ends first.
+    ///
+    /// `None` without leases. One of the times that the gate's timer is set to.
     pub(super) fn due(&self) -> Option<Time> {
         self.ends.first_key_value().map(|((end, _), _)| *end)
     }
@@ -39,6 +48,10 @@ pub struct Lease {
 impl Permit {
     /// Turns the permit into a lease that ends `lifetime` after the grant, within the latency of the gate's timer. It
     /// settles now.
+    ///
+    /// The slots settle as if the response had arrived, so a limit of requests per time counts the
+    /// lease from now on; `in_flight` slots stay taken until its end. A lifetime that has passed
+    /// already gives a lease that the next firing of the timer ends.
     ///
     /// # Panics
     /// If no limit applies to the request: such a permit never ends.
@@ -61,12 +74,17 @@ impl Permit {
 
 impl Lease {
     /// True until the lease ends.
+    ///
+    /// Compares the end with the clock, so the answer is exact even if the timer is late.
     pub fn is_running(&self) -> bool {
         let now = self.gate.clock.now();
         self.gate.lock().leases.running.get(&self.id).is_some_and(|end| *end > now)
     }
 
     /// Ends the lease. Returns `false` if it had ended already.
+    ///
+    /// Frees its `in_flight` slots at once, and so may grant them to waiters in the same step. Safe
+    /// to call from several handles: only one call returns `true`.
     pub fn end(&self) -> bool {
         let now = self.gate.clock.now();
         self.gate.step(now, |state| match state.leases.running.get(&self.id) {
@@ -82,6 +100,9 @@ impl Lease {
 
 impl State {
     /// Ends all leases that are due.
+    ///
+    /// Called by the timer driver. Leases that end at the same time end in the order of their
+    /// numbers.
     pub(super) fn end_leases(&mut self, now: Time) {
         while let Some(end) = self.leases.due()
             && end <= now
@@ -92,6 +113,8 @@ impl State {
     }
 
     /// Removes a lease and frees its slots.
+    ///
+    /// `end` and `id` together are its key in `Leases::ends`. No effect on a lease that has ended.
     fn end_lease(&mut self, end: Time, id: u64, now: Time) {
         self.leases.running.remove(&id);
         if let Some(grant) = self.leases.ends.remove(&(end, id)) {

@@ -1,4 +1,15 @@
 //! Opening and closing of a gate: restores the previous snapshot, starts the journal, writes the last snapshot.
+//!
+//! Order of calls in the life of a gate:
+//!
+//! 1. `Gate::open` locks and reads the state folder, and restores its counts.
+//! 2. `Gate::drive` runs on one runtime from then on.
+//! 3. `Gate::start_journal` marks the folder as in use, after everything else that can fail.
+//! 4. `Gate::ask` decides on requests.
+//! 5. `Gate::close` begins the shutdown grace.
+//! 6. `Gate::stop` writes the last snapshot, after the last request.
+//!
+//! A gate that takes over in an upgrade is made by `takeover::NewProcess` instead of steps 1 and 3.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -21,6 +32,9 @@ impl Gate {
     ///
     /// # Errors
     /// If the state folder cannot be used, see [`journal::Error`]; nothing is granted then.
+    ///
+    /// [`journal::Error::System`] without random numbers for the seed, or without a file descriptor
+    /// for the timer.
     pub fn open(settings: Settings, clock: Clock) -> Result<(Arc<Gate>, Vec<LimitId>), journal::Error> {
         let Settings { limits, state, store: _ } = settings;
         let (journal, loaded) = match &state {
@@ -40,6 +54,8 @@ impl Gate {
     /// Call it after everything else that can fail at a start, so that a failed start leaves the folder as it was; and
     /// before the first [`Gate::ask`], which would not be written. Blocks the thread.
     ///
+    /// Returns `Ok` at once without a state folder.
+    ///
     /// # Errors
     /// If the folder cannot be written, or the system provides no thread; the folder is left as it was.
     pub fn start_journal(self: &Arc<Self>) -> Result<(), journal::Error> {
@@ -50,6 +66,10 @@ impl Gate {
     }
 
     /// Creates a gate without limits.
+    ///
+    /// Its parts are the least that a gate needs: no journal, no store, and no file descriptor for
+    /// the timer yet. The wall clock is not read until a `calendar` limit exists. `seed` is the
+    /// hash seed of the process that wrote the counts, or a random one for a first start.
     pub(super) fn empty(seed: [u8; 16], clock: Clock) -> Arc<Gate> {
         Arc::new(Gate {
             clock,
@@ -70,6 +90,14 @@ impl Gate {
 
     /// Restores the counts of another gate, with these limits. Call it before the first ask. `under_way`: longest time
     /// from a request's permit to its settle. Returns the ids of the limits, in their order.
+    ///
+    /// Steps, in one turn of the lock:
+    ///
+    /// 1. Moves the counts of the snapshot from the wall clock of their time to the present one.
+    /// 2. Replaces the limits of the snapshot by the configured ones; removed limits keep their
+    ///    ids.
+    /// 3. Publishes the list of limits for readers without the lock.
+    /// 4. Starts to follow the wall clock if a `calendar` limit is configured.
     pub(super) fn inherit(
         &self,
         snapshot: Snapshot,
@@ -94,6 +122,9 @@ impl Gate {
     }
 
     /// Attaches the journal, which does not write yet.
+    ///
+    /// Windows are named for writing only after `Gate::start_journal`, or after `NewProcess::take`
+    /// in an upgrade.
     pub(super) fn attach_journal(&self, journal: &Arc<Journal>) {
         // Both cells are empty: a gate gets its journal once.
         self.signals.journal.set(journal.signal()).ok();
@@ -110,6 +141,9 @@ impl Gate {
     }
 
     /// State of the persistence of counts.
+    ///
+    /// [`journal::JournalHealth::Off`] also after an upgrade, since another process writes the
+    /// folder then. Shown by the admin API and the metrics.
     pub fn journal_health(&self) -> journal::JournalHealth {
         let journal = self.journal.get().filter(|_| !self.is_handed_over());
         journal.map_or(journal::JournalHealth::Off, |journal| journal.health())
@@ -117,6 +151,15 @@ impl Gate {
 
     /// Writes the last snapshot for the next start; after an upgrade sends the remaining events to the new process
     /// instead. No request may ask this gate afterwards. Blocks the thread.
+    ///
+    /// Steps in a process that decides by itself:
+    ///
+    /// 1. Stops the store client, which leaves the group.
+    /// 2. Takes a snapshot and stops to grant, in one turn of the lock, so that no grant is missing
+    ///    in it.
+    /// 3. Closes the connection to the old process of an upgrade, which then refuses its waiters.
+    /// 4. Replaces the journal by the snapshot, marked as an orderly stop. A failure is logged: the
+    ///    next start treats this stop as a crash.
     pub fn stop(&self) {
         if self.is_handed_over() {
             if let Some(signal) = self.signals.new_process.get() {
@@ -144,12 +187,18 @@ impl Gate {
     }
 
     /// True after an upgrade: another process decides, and this gate forwards to it.
+    ///
+    /// Takes the lock for a moment.
     pub(super) fn is_handed_over(&self) -> bool {
         self.lock().locker.is_handed_over()
     }
 
     /// Seed of the hash of keys and callers, so that a caller cannot cause a collision. The same for all processes that
     /// share a state.
+    ///
+    /// 16 bytes, kept in the journal and passed on in an upgrade: a stored key is found again only
+    /// with the seed that hashed it. Keys of limits shared through the store use the seed of their
+    /// group instead.
     pub fn seed(&self) -> [u8; 16] {
         self.seed
     }

@@ -1,5 +1,17 @@
 //! Permit and flight of a request: `Permit` → `depart` → `Flight`. Each settles once; dropping either gives back what
 //! is due.
+//!
+//! Life of a request's slots:
+//!
+//! | step | type after it | effect of a drop |
+//! |---|---|---|
+//! | grant | `Permit` | gives every slot back |
+//! | `depart` | `Flight` | settles all claims as failed |
+//! | `sent` | `Flight` | settles the claims that wait for an answer as failed |
+//! | `answered` | `Flight` | frees the `in_flight` slots |
+//!
+//! `nothing_left` leads back from a flight to its permit, for as long as no byte was sent. The
+//! types are moved along this path, so one grant lets out one request.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,12 +25,14 @@ use crate::time::Time;
 /// Right to send one request now. Dropping it gives every slot back.
 #[must_use = "dropping it gives the slots back"]
 pub struct Permit {
+    /// Clock of the gate, also for a permit without slots.
     clock: Clock,
     /// Slots that the request holds; `None` if no limit applies to it.
     held: Option<Held>,
     /// Time of the grant.
     granted_at: Time,
     /// Dry-run limit that would have delayed the request, and for how long.
+    /// The delay counts from the grant. `None`: no dry-run limit would have delayed it.
     overruled: Option<(LimitId, Duration)>,
 }
 
@@ -32,16 +46,22 @@ pub(super) struct Held {
 
 impl Held {
     /// True while the slots may be used: the process that granted them lives, and they are not late.
+    ///
+    /// Reads the clock, and takes no lock. The answer holds for the present moment only.
     fn is_good(&self, granted_at: Time) -> bool {
         !self.gate.peer_lost.load(Ordering::Relaxed) && !self.is_late(granted_at)
     }
 
     /// True if the slots are of a limit shared with other gateways.
+    ///
+    /// Slots of this process's own limits never expire: their `until` is [`Time::NEVER`].
     fn is_shared(&self) -> bool {
         self.grant.until() < Time::NEVER
     }
 
     /// True if the slots have expired by this machine's clock, or may have while it was suspended.
+    ///
+    /// Always false for slots that are not shared.
     fn is_late(&self, granted_at: Time) -> bool {
         self.is_shared() && (self.gate.clock.now() >= self.grant.until() || self.gate.has_slept_since(granted_at))
     }
@@ -49,11 +69,15 @@ impl Held {
 
 impl Permit {
     /// Permit for a request that no limit applies to.
+    ///
+    /// Clock of the gate, from its permit.
     pub(super) fn free(clock: Clock, granted_at: Time) -> Permit {
         Permit { clock, held: None, granted_at, overruled: None }
     }
 
     /// Permit for the slots of `grant`.
+    ///
+    /// An empty grant holds nothing, so its permit needs no gate: dropping it takes no lock.
     pub(super) fn granted(gate: Arc<Gate>, grant: Grant, granted_at: Time) -> Permit {
         let clock = gate.clock;
         let overruled = grant.dry_run_hit().map(|(limit, until)| (limit, until.since(granted_at)));
@@ -63,6 +87,8 @@ impl Permit {
 
     /// True while the permit may be used. False after the process that granted it has died (this one forwards to it),
     /// and when it is late.
+    ///
+    /// Check it just before the first byte is sent. Always true if no limit applies.
     pub fn is_good(&self) -> bool {
         self.held.as_ref().is_none_or(|held| held.is_good(self.granted_at))
     }
@@ -73,11 +99,16 @@ impl Permit {
     }
 
     /// Takes the slots out; the taker becomes responsible for returning them.
+    ///
+    /// `None` if no limit applies. The permit's drop then gives nothing back.
     pub(super) fn take_held(&mut self) -> Option<Held> {
         self.held.take()
     }
 
     /// Time of the grant.
+    ///
+    /// On the gate's clock. For a request that waited, the time of the decision, not of its
+    /// pick-up.
     pub fn granted_at(&self) -> Time {
         self.granted_at
     }
@@ -95,6 +126,8 @@ impl Permit {
 }
 
 impl Drop for Permit {
+    /// Gives the slots back as if they had never been granted; waiters may get them in the same
+    /// step.
     fn drop(&mut self) {
         if let Some(Held { gate, grant }) = self.held.take() {
             let now = self.clock.now();
@@ -108,6 +141,7 @@ impl Drop for Permit {
 #[must_use = "dropping it ends the request"]
 pub struct Flight {
     clock: Clock,
+    /// Slots that the request holds; `None` if no limit applies to it.
     held: Option<Held>,
     /// Time of the grant.
     granted_at: Time,
@@ -116,6 +150,7 @@ pub struct Flight {
     /// Time at which the head was sent.
     sent_at: Option<Time>,
     /// Progress, which decides how a drop settles.
+    /// Only moves forward.
     stage: Stage,
 }
 
@@ -133,6 +168,8 @@ enum Stage {
 impl Flight {
     /// Reports that the request head is written. Claims that count `sent` settle now; returns that time. Call it right
     /// after the write, because it reads the clock itself. A second call has no effect.
+    ///
+    /// After `answered` it only notes the time: an origin may respond before the head is written.
     pub fn sent(&mut self) -> Time {
         if let Some(sent_at) = self.sent_at {
             return sent_at;
@@ -148,6 +185,9 @@ impl Flight {
 
     /// Reports that the final response head is received: everything that has not settled settles now. A second call has
     /// no effect.
+    ///
+    /// Interim responses (1xx) do not count. The `in_flight` slots stay taken until the flight is
+    /// dropped, after the end of the response body.
     pub fn answered(&mut self) {
         if self.is_settling() {
             self.settle(SettlePoint::Answered, self.clock.now());
@@ -176,6 +216,8 @@ impl Flight {
     }
 
     /// True if a claim has not settled yet.
+    ///
+    /// A drop without open claims and without `in_flight` slots takes no lock.
     fn is_settling(&self) -> bool {
         match (self.stage, &self.held) {
             (Stage::Departed, Some(_)) => true,
@@ -185,6 +227,8 @@ impl Flight {
     }
 
     /// Settles the claims that count this point.
+    ///
+    /// Takes the gate's lock once. No effect if no limit applies.
     fn settle(&mut self, point: SettlePoint, now: Time) {
         if let Some(Held { gate, grant }) = &mut self.held {
             gate.step(now, |state| state.locker.settle(grant, point, now));
@@ -193,6 +237,8 @@ impl Flight {
 }
 
 impl Drop for Flight {
+    /// Settles the open claims as failed, and frees the `in_flight` slots, in one step of the
+    /// locker.
     fn drop(&mut self) {
         let is_settling = self.is_settling();
         let Some(Held { gate, grant }) = self.held.take() else {

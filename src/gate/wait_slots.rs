@@ -1,4 +1,15 @@
 //! Wait slots: one per waiter, which stores its verdict until its future picks it up.
+//!
+//! Life of a slot:
+//!
+//! 1. `enter` creates it when the locker has queued a request, with the step that queued it.
+//! 2. The first poll of the `Waiting` future stores its waker.
+//! 3. `decide` stores the outcome and returns the waker, which is called without the lock.
+//! 4. The next poll takes the outcome and frees the slot; a drop of the future clears it at any
+//!    point.
+//!
+//! The number of slots is bounded by `max_waiting` of the limits, plus the outcomes that were not
+//! picked up yet.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -28,8 +39,11 @@ pub(super) struct WaitSlots {
 /// One waiter's slot.
 struct WaitSlot {
     /// Ticket of the waiter in the locker.
+    /// A later waiter may have the same `Ticket::index` after the decision.
     ticket: Ticket,
     /// Grant time forecast on arrival.
+    /// `None` if it depends on requests in flight. Never updated: the shutdown compares it with its
+    /// end.
     forecast: Option<Time>,
     /// Verdict, or the waker to call for it.
     state: WaitSlotState,
@@ -40,6 +54,7 @@ enum WaitSlotState {
     /// Undecided, with the waker of its future after the first poll.
     Waiting(Option<Waker>),
     /// Decided, with the time of the decision.
+    /// The time becomes the permit's `granted_at`, which is earlier than the poll that picks it up.
     Decided(WaitResult, Time),
 }
 
@@ -48,6 +63,7 @@ pub(super) enum Cleared {
     /// Undecided, with its waker. Drop the waker without the lock: its drop may run arbitrary code.
     Undecided(Ticket, Option<Waker>),
     /// Decided, and not picked up.
+    /// A grant must be given back to the locker, or its slots are lost.
     Decided(WaitResult),
 }
 
@@ -61,6 +77,9 @@ enum SlotPoll {
 
 impl WaitSlots {
     /// Creates a slot, and returns its index.
+    ///
+    /// The slot has no waker until its future is polled. A verdict that comes before is found by
+    /// that first poll.
     pub(super) fn enter(&mut self, ticket: Ticket, forecast: Option<Time>) -> usize {
         let index = self.slots.insert(WaitSlot { ticket, forecast, state: WaitSlotState::Waiting(None) });
         self.undecided.insert(ticket, index);
@@ -71,6 +90,7 @@ impl WaitSlots {
     ///
     /// # Errors
     /// Returns the outcome if no future waits with that ticket any more.
+    /// The caller gives a grant in it back.
     pub(super) fn decide(
         &mut self,
         ticket: Ticket,
@@ -88,6 +108,9 @@ impl WaitSlots {
     }
 
     /// Tickets of the undecided waiters with a forecast after `until`; `None`: of all.
+    ///
+    /// Scans all undecided waiters, in no order. A waiter without a forecast is not late: it may be
+    /// granted at any time. Used at the start of a shutdown, and by a reload with `None`.
     pub(super) fn expected_after(&self, until: Option<Time>) -> Vec<Ticket> {
         let is_late = |index: usize| {
             let forecast = self.slots[index].forecast;
@@ -97,11 +120,15 @@ impl WaitSlots {
     }
 
     /// True if no waiter is undecided.
+    ///
+    /// Slots with an outcome that was not picked up do not count.
     pub(super) fn is_empty(&self) -> bool {
         self.undecided.is_empty()
     }
 
     /// Frees a slot, and returns its content, which needs clean-up.
+    ///
+    /// Called by the drop of a `Waiting`, so a slot is cleared at most once.
     pub(super) fn clear(&mut self, index: usize) -> Cleared {
         let WaitSlot { ticket, state, .. } = self.slots.remove(index);
         match state {
@@ -114,6 +141,9 @@ impl WaitSlots {
     }
 
     /// Takes the outcome out of a slot and frees it; or registers the waker if it is undecided.
+    ///
+    /// A waker that wakes the same task as the stored one is not cloned again. Needs no step of the
+    /// locker: the decision was stored by the step that made it.
     fn poll_slot(&mut self, index: usize, waker: &Waker) -> SlotPoll {
         if let WaitSlotState::Waiting(known) = &mut self.slots[index].state {
             let is_known = known.as_ref().is_some_and(|known| known.will_wake(waker));
@@ -140,6 +170,8 @@ pub struct Waiting {
 
 impl Waiting {
     /// Future of the request in wait slot `index`.
+    ///
+    /// `index` must be that of a slot just entered: the future owns it from now on.
     pub(super) fn at(gate: Arc<Gate>, index: usize, forecast: Option<Time>) -> Waiting {
         Waiting { slot: Some((gate, index)), forecast }
     }
@@ -154,6 +186,8 @@ impl Waiting {
 impl Future for Waiting {
     type Output = Result<Permit, Refused>;
 
+    /// # Panics
+    /// If it is polled after it has returned `Poll::Ready`, or after a panic under the gate's lock.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let (gate, index) = self.slot.as_ref().expect("a future is not polled after it has ended");
         let polled = gate.lock().wait_slots.poll_slot(*index, context.waker());
@@ -168,6 +202,8 @@ impl Future for Waiting {
 }
 
 impl Drop for Waiting {
+    /// Leaves the queue, or gives back a grant that was not picked up, in one step of the locker;
+    /// other waiters may be granted in it. The waker is dropped after the lock is released.
     fn drop(&mut self) {
         let Some((gate, index)) = self.slot.take() else {
             return;
