@@ -1,5 +1,15 @@
 //! Clocks of the gateway: CLOCK_MONOTONIC for all decisions, the wall clock for `calendar` windows. No other file reads
 //! a clock.
+//!
+//! Three kernel clocks take part, each for one purpose:
+//!
+//! | clock | runs during a suspend | purpose |
+//! |---|---|---|
+//! | CLOCK_MONOTONIC | no | gateway time: all decisions, timers |
+//! | CLOCK_BOOTTIME | yes | times in the journal and between processes; detection of a suspend |
+//! | CLOCK_REALTIME | yes, and can be set | periods of `calendar` limits; downtime of the machine |
+//!
+//! Tests use a manual clock that stands still until its hand moves it.
 #![allow(
     clippy::disallowed_methods,
     reason = "this file is the one that may read clocks, so that every other is handed the time"
@@ -12,6 +22,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::locker::WallSample;
 use crate::time::Time;
 
+/// By definition; `u64` holds about 584 years of nanoseconds.
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// 2026-01-01T00:00:00Z in nanoseconds of Unix time, a date before the first release: a wall clock that reads less has
 /// not been set since the machine booted.
@@ -29,10 +40,13 @@ const ONE_MOMENT: Duration = Duration::from_micros(100);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BootMoment {
     /// CLOCK_BOOTTIME, which includes time suspended, in nanoseconds.
+    /// Continuous over processes of one boot; starts again at each reboot.
     pub(super) since_boot: u64,
     /// The wall clock at the same moment, in nanoseconds of Unix time.
+    /// Can be set at any time, so it alone proves nothing.
     pub(super) wall: i128,
     /// Gateway time just before these were read.
+    /// The distance to `after` bounds the error of a conversion.
     pub(super) before: Time,
     /// Gateway time just after these were read.
     pub(super) after: Time,
@@ -53,6 +67,9 @@ pub struct Clock {
 
 impl Clock {
     /// Starts a clock.
+    ///
+    /// One clock a process: times of two clocks cannot be compared. It begins two years after
+    /// [`Time::START`], so that times of an earlier process have room before it.
     pub fn start() -> Clock {
         let start = Instant::now();
         let kernel = clock_gettime(ClockId::Monotonic);
@@ -67,6 +84,9 @@ impl Clock {
     }
 
     /// Current time.
+    ///
+    /// Never goes back, and stands still while the machine is suspended. Takes no lock and no
+    /// system call where the kernel provides the clock in user space (vDSO).
     pub fn now(&self) -> Time {
         #[cfg(test)]
         if let Some(hand) = self.hand {
@@ -92,6 +112,9 @@ impl Clock {
     }
 
     /// Reads all clocks at one moment, between two readings of gateway time: the thread may be preempted at any point.
+    ///
+    /// Conversions choose the bound that is safe for them: times written here use `before`, times
+    /// read use `after`, so that no time becomes earlier.
     pub(super) fn boot_moment(&self) -> BootMoment {
         let before = self.now();
         #[cfg(test)]
@@ -108,12 +131,17 @@ impl Clock {
     }
 
     /// Converts to an [`Instant`], for tokio's timers.
+    ///
+    /// A time before the start of the clock gives the start; a time too far ahead, as
+    /// [`Time::NEVER`], gives an instant about thirty years ahead.
     pub fn instant(&self, at: Time) -> Instant {
         let since_start = at.since(Time::START + BEFORE);
         self.start.checked_add(since_start).unwrap_or(self.start + AGES)
     }
 
     /// Wall clock in nanoseconds of Unix time; negative before 1970.
+    ///
+    /// Read anew at each call. The system may set it forwards or back between two calls.
     pub fn wall_unix_nanos(&self) -> i128 {
         #[cfg(test)]
         if let Some(hand) = self.hand {
@@ -128,17 +156,25 @@ impl Clock {
 
     /// Samples the wall clock. If the thread was preempted during each of three attempts, the sample is off by up to
     /// that delay.
+    ///
+    /// For callers that need a sample in any case: a start or a reload with `calendar` limits.
     pub(super) fn wall(&self) -> WallSample {
         self.exact_wall().unwrap_or_else(|| self.sample_wall().0)
     }
 
     /// Samples the wall clock exactly. Returns `None` if the thread was preempted during each of three attempts.
+    ///
+    /// An exact sample was read within 100 µs. Used to tell a clock that was set from a thread that
+    /// was preempted.
     pub(super) fn exact_wall(&self) -> Option<WallSample> {
         let samples = (0..3).map(|_| self.sample_wall());
         samples.into_iter().find_map(|(wall, took)| (took <= ONE_MOMENT).then_some(wall))
     }
 
     /// One sample of the wall clock, and the time that it took.
+    ///
+    /// The reading is extrapolated back to [`Time::START`]: samples of an undisturbed clock differ
+    /// only by its drift and by the time that the read took.
     fn sample_wall(&self) -> (WallSample, Duration) {
         let before = self.now();
         let unix = self.wall_unix_nanos();
@@ -148,6 +184,9 @@ impl Clock {
     }
 
     /// Converts to an absolute time of CLOCK_MONOTONIC, for the kernel's timers.
+    ///
+    /// A time before the start of the clock gives the start, which has passed: a timer set to it
+    /// fires at once.
     pub(super) fn kernel_time(&self, at: Time) -> Timespec {
         let since_start = u64::try_from(at.since(Time::START + BEFORE).as_nanos()).unwrap_or(u64::MAX);
         let nanos = self.kernel_start_nanos.saturating_add(since_start);
@@ -173,6 +212,8 @@ impl Clock {
 }
 
 /// Returns true if a wall clock with this reading (in nanoseconds of Unix time) has been set since the machine booted.
+///
+/// Machines without a clock battery boot with a time far in the past until NTP sets it.
 pub(super) fn was_set(unix_nanos: i128) -> bool {
     unix_nanos >= EARLIEST
 }

@@ -1,5 +1,15 @@
 //! Wall clock watcher: `calendar` limits follow the clock's reading in every step of the locker; the kernel notifies of
 //! a changed clock and of a resume from suspend.
+//!
+//! Three sources report a change of the wall clock, from the fastest to the surest:
+//!
+//! - Each step of the locker compares the clock with the expected reading, if a `calendar` limit
+//!   exists.
+//! - The kernel cancels a timerfd when the clock is set or the machine resumes. The driver then
+//!   makes a step at once, without any request.
+//! - A periodic step reads the clock once a second, for kernels without that notification.
+//!
+//! A gate without `calendar` limits never reads the wall clock in its steps.
 
 use std::future;
 use std::io;
@@ -27,12 +37,17 @@ const NEVER_SECS: i64 = 9_000_000_000;
 
 impl Gate {
     /// Wall clock in nanoseconds of Unix time; `None` if no limit follows it.
+    ///
+    /// Read before the lock is taken, so that the lock is not held over it.
     pub(super) fn wall_unix_nanos(&self) -> Option<i128> {
         self.follows_wall.load(Ordering::Relaxed).then(|| self.clock.wall_unix_nanos())
     }
 
     /// Reports a reading of the wall clock, taken just after `now`, to the locker. No effect while the clock runs as
     /// expected. If it seems to have jumped, it is sampled exactly first, since a preempted thread looks the same.
+    ///
+    /// Called first in each step, under the lock: the input of the step then counts in the right
+    /// period. A jump that cannot be sampled exactly is left to the next step.
     pub(super) fn follow_wall(&self, state: &mut State, unix_nanos: i128, now: Time) {
         if !state.locker.expects_wall(unix_nanos, now)
             && let Some(wall) = self.clock.exact_wall()
@@ -44,18 +59,25 @@ impl Gate {
 
 impl State {
     /// Starts to follow the wall clock, from this sample on.
+    ///
+    /// Called by a start, an upgrade or a reload with a `calendar` limit. There is no way back:
+    /// readings go on after the last such limit was removed.
     pub(super) fn begin_to_follow_wall(&mut self, wall: WallSample, now: Time) {
         self.locker.set_wall(wall, now);
         self.wall_due = now + TICK;
     }
 
     /// Schedules the next periodic reading.
+    ///
+    /// Called by the driver after each firing of the timer, not only after periodic ones.
     pub(super) fn tick(&mut self, now: Time) {
         self.wall_due = now + TICK;
     }
 }
 
 /// Notification of a changed wall clock or a resume from suspend; `None` if the system has none.
+///
+/// Owned by `Gate::drive`; its timerfd is closed when the gate is no longer driven.
 pub(super) struct ClockWatch(Option<AsyncFd<OwnedFd>>);
 
 impl ClockWatch {
@@ -68,6 +90,10 @@ impl ClockWatch {
     }
 
     /// Creates a timer that the kernel cancels when the wall clock jumps (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors, or the kernel or a sandbox does not support the
+    /// flag.
     fn timer() -> io::Result<AsyncFd<OwnedFd>> {
         let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let never = Timespec { tv_sec: NEVER_SECS, tv_nsec: 0 };
@@ -81,6 +107,8 @@ impl ClockWatch {
     }
 
     /// Waits until the wall clock has changed by anything but the passing of time.
+    ///
+    /// Never returns if the system has no notification, or after an error of the reactor.
     ///
     /// # Cancel safety
     /// Cancel safe: the next call returns a change that this one did not.

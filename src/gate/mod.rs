@@ -61,6 +61,7 @@ pub struct Settings {
 
 /// Rate limiter shared by all threads: the locker behind one lock, with the parts that wake waiters.
 pub struct Gate {
+    /// Clock of all its times; lock-free to read.
     clock: Clock,
     /// All limits by `LimitId`; a copy of the locker's, to be read without its lock.
     limits: RwLock<Arc<[Limit]>>,
@@ -133,6 +134,7 @@ impl Gate {
     }
 
     /// Decides on one request without waiting. Takes no lock if `claims` is empty.
+    /// A refusal or a wait has used no slot. Never blocks on I/O.
     pub fn ask(self: &Arc<Self>, claims: &[Claim], caller: Caller, patience: Patience) -> Answer {
         // Read before the lock: a time that is too early can only delay a grant.
         let now = self.clock.now();
@@ -152,6 +154,7 @@ impl Gate {
     }
 
     /// Closes one window for `pause`, or for an hour if that is shorter (the locker limits it).
+    /// Called with a pushback of the origin, e.g. `Retry-After`.
     pub fn pause(&self, limit: LimitId, key: Key, pause: Duration) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.pause(limit, key, now + pause, now));
@@ -238,6 +241,7 @@ enum Decision {
     Go(Grant),
     /// Index of its wait slot, and the expected time of its grant.
     Wait(usize, Option<Time>),
+    /// Refused; it has no slot.
     Sorry(Refused),
 }
 

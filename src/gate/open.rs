@@ -93,7 +93,7 @@ impl Gate {
     ///
     /// Steps, in one turn of the lock:
     ///
-    /// 1. Moves the counts of the snapshot from the wall clock of their time to the present one.
+    /// 1. Restores the counts of the snapshot, as far as `end` lets them be trusted.
     /// 2. Replaces the limits of the snapshot by the configured ones; removed limits keep their
     ///    ids.
     /// 3. Publishes the list of limits for readers without the lock.

@@ -1,5 +1,15 @@
 //! Reload of the limits while requests wait and are in flight; also the reports on limits for the dashboard and
 //! metrics.
+//!
+//! A reload is one step under the gate's lock: each request is decided by the old limits or by the
+//! new ones, never by a mix. Requests in flight settle in the windows of their old limits.
+//!
+//! Steps of a reload that changes which limits a request must pass:
+//!
+//! 1. The revision increases, so that claims of the old configuration are refused with `Reask`.
+//! 2. The barrier holds grants, and every waiter is told to ask again.
+//! 3. The locker exchanges the limits; the new configuration is published.
+//! 4. The waiters ask again with their original arrival time; the last one ends the barrier.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -13,12 +23,15 @@ use crate::time::Time;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaiterPolicy {
     /// They stay queued: the reload does not change which limits a request must pass.
+    /// For changed numbers of limits, for example.
     Stay,
     /// Each is told to ask again ([`Refused::Reask`]): the reload may change which limits a request must pass.
     Reask,
 }
 
 /// A limit and the usage of its windows.
+///
+/// One entry of the admin API, the dashboard's events and the metrics.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LimitView {
     /// Id of the limit.
@@ -26,6 +39,7 @@ pub struct LimitView {
     /// Settings of the limit.
     pub limit: Limit,
     /// Usage of its windows.
+    /// Approximate: windows change during the scan.
     pub held: LimitStats,
 }
 
@@ -33,6 +47,15 @@ impl Gate {
     /// Replaces all limits atomically; counts continue. `under_way`: longest time from a request's permit to its
     /// settle. `publish` is called with the new revision before any waiter asks again, so that waiters find their new
     /// claims; it must not call the gate.
+    ///
+    /// The wall clock is followed from the first `calendar` limit on, and still after its removal.
+    ///
+    /// Returns the ids of the limits in force, in the order of `limits`, and the ids of those that
+    /// were added, changed or removed. After an upgrade it changes nothing and returns an empty
+    /// summary: the new process reads the file.
+    ///
+    /// # Panics
+    /// After a panic under the gate's lock.
     pub fn reload(
         &self,
         limits: Vec<Limit>,
@@ -62,12 +85,17 @@ impl Gate {
     }
 
     /// True if the limit is in the configuration that was loaded last.
+    ///
+    /// An id stays valid after its limit was removed.
     pub fn is_in_force(&self, limit: LimitId) -> bool {
         self.lock().locker.is_in_force(limit)
     }
 
     /// All limits in force with the usage of their windows. Scans every window, a few at a time, so that no decision
     /// waits long.
+    ///
+    /// The lock is released between the parts of the scan, so the counts of different windows are
+    /// of slightly different times. Called by the admin API and the metrics.
     pub fn limit_stats(&self) -> Vec<LimitView> {
         let mut scan = StatsScan::default();
         loop {
@@ -87,12 +115,17 @@ impl Gate {
     }
 
     /// Waiters of a limit, and the opening times of one of its windows.
+    ///
+    /// `key` names the window to describe; with `None` only the waiters are reported. Called by the
+    /// admin API.
     pub fn limit_detail(&self, limit: LimitId, key: Option<Key>) -> LimitDetail {
         let now = self.clock.now();
         self.step(now, |state| state.locker.limit_detail(limit, key, now))
     }
 
     /// Limits by `LimitId`, including those no longer in force.
+    ///
+    /// Takes no gate lock: a list that stays as it is, even if a reload replaces it meanwhile.
     pub fn limits(&self) -> Arc<[Limit]> {
         Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -103,16 +136,22 @@ impl Gate {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReaskBarrier {
     /// Number of waiters that have not asked again.
+    /// Also those of an earlier reload.
     missing: usize,
     /// End of the barrier even if some are missing, since they may have disconnected.
     pub(super) until: Time,
 }
 
 /// Longest time for which the barrier holds grants: each missing waiter is a task that was woken already.
+///
+/// A choice: far above the time that a woken task takes to ask again, and hardly noticed as a
+/// delay.
 const REASK_TIMEOUT: Duration = Duration::from_millis(20);
 
 impl State {
     /// Tells every waiter to ask again, and holds grants until all have.
+    ///
+    /// Without waiters only the revision changes, and grants go on.
     fn reask_all(&mut self, now: Time) {
         self.revision = self.revision.next();
         let all = self.wait_slots.expected_after(None);
@@ -126,6 +165,8 @@ impl State {
     }
 
     /// Counts a waiter that has asked again; the last one ends the barrier.
+    ///
+    /// Called for each ask of a request that was queued before; no effect without a barrier.
     pub(super) fn on_reask(&mut self, now: Time) {
         let Some(barrier) = &mut self.reask_barrier else { return };
         barrier.missing = barrier.missing.saturating_sub(1);
@@ -136,6 +177,8 @@ impl State {
     }
 
     /// Ends the barrier after its timeout.
+    ///
+    /// Called by the timer driver. Waiters that ask later than that still keep their arrival time.
     pub(super) fn end_reask_barrier(&mut self, now: Time) {
         if self.reask_barrier.is_some_and(|barrier| now >= barrier.until) {
             self.reask_barrier = None;
@@ -145,6 +188,8 @@ impl State {
 }
 
 /// True if the windows of a limit start by the wall clock.
+///
+/// Only `calendar` windows do. Other kinds measure spans of gateway time.
 pub(super) fn depends_on_wall(limit: &Limit) -> bool {
     limit.rate.as_ref().is_some_and(|rate| matches!(rate.kind, Kind::Calendar { .. }))
 }

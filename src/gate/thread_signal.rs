@@ -1,4 +1,14 @@
 //! Wake-up signals and life cycle of the gate's threads.
+//!
+//! Each thread has one signal, made before the thread and shared with the gate. Its life:
+//!
+//! 1. `DeferredThread::new` spawns it; it waits.
+//! 2. `DeferredThread::start` lets it work, after the last step that can fail.
+//! 3. `ThreadSignal::notify` wakes it whenever a step of the locker has left work for it.
+//! 4. `ThreadSignal::stop` ends it, and returns after its `ExitGuard` was dropped.
+//!
+//! A notification carries no data: the thread takes its work out of the gate itself. So several
+//! notifications before a wake-up count as one.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
@@ -20,21 +30,29 @@ pub(super) struct ThreadSignal {
 #[derive(Default)]
 struct SignalState {
     /// There is new work since the thread last waited.
+    /// Cleared by the wait that it ends.
     notified: bool,
     /// The thread must end.
+    /// Never cleared.
     stopping: bool,
     /// The thread has ended.
+    /// Never cleared.
     exited: bool,
 }
 
 impl ThreadSignal {
     /// Wakes the thread: there is new work.
+    ///
+    /// Not lost if the thread does not wait at the moment: its next wait returns at once.
     pub(super) fn notify(&self) {
         self.lock().notified = true;
         self.changed.notify_all();
     }
 
     /// Waits for a notification, at most for `within`. Returns `false` when the thread must end.
+    ///
+    /// `None`: no timeout. Also returns `true` after the timeout, so the thread looks for work
+    /// itself. A spurious wake-up of a wait with a timeout ends it early.
     pub(super) fn wait(&self, within: Option<Duration>) -> bool {
         let mut state = self.lock();
         while !state.notified && !state.stopping {
@@ -52,6 +70,9 @@ impl ThreadSignal {
     }
 
     /// Tells the thread to end, and blocks until it has.
+    ///
+    /// Waits forever for a thread that was never started, since no guard reports its end; call it
+    /// only for a thread that runs.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -62,6 +83,8 @@ impl ThreadSignal {
     }
 
     /// True after the thread was told to end.
+    ///
+    /// Polled by threads between two pieces of long work.
     pub(super) fn is_stopping(&self) -> bool {
         self.lock().stopping
     }
@@ -93,6 +116,8 @@ impl DeferredThread {
     }
 
     /// Lets the thread begin its work.
+    ///
+    /// Cannot fail, and returns at once.
     pub(super) fn start(self) {
         // The thread has not ended: it waits for this message.
         self.0.send(()).ok();
@@ -100,6 +125,8 @@ impl DeferredThread {
 }
 
 /// Drop guard that reports the end of a thread, also after a panic.
+///
+/// First value that the thread makes, so that it is dropped last.
 pub(super) struct ExitGuard(Arc<ThreadSignal>);
 
 impl ExitGuard {
@@ -110,6 +137,7 @@ impl ExitGuard {
 }
 
 impl Drop for ExitGuard {
+    /// Wakes the caller of [`ThreadSignal::stop`].
     fn drop(&mut self) {
         self.0.lock().exited = true;
         self.0.changed.notify_all();
@@ -117,6 +145,8 @@ impl Drop for ExitGuard {
 }
 
 /// Signals of the gate's threads; empty for threads that do not run.
+///
+/// Each cell is set once, when its thread or task is made.
 #[derive(Default)]
 pub(super) struct ThreadSignals {
     /// Thread that writes the journal.
@@ -131,6 +161,9 @@ pub(super) struct ThreadSignals {
 
 /// Set of threads with work to do. In the gate's state: threads that were notified and have not read their queue since;
 /// they are not notified again.
+///
+/// A flag is cleared when its thread takes its work, under the gate's lock, so no work is left
+/// without a notification.
 #[derive(Clone, Copy, Default)]
 pub(super) struct PendingSignals {
     /// Windows to write.
@@ -145,6 +178,8 @@ pub(super) struct PendingSignals {
 
 impl ThreadSignals {
     /// Notifies these threads, where they run.
+    ///
+    /// Called after the gate's lock is released. No effect for a thread that does not run.
     pub(super) fn notify(&self, which: PendingSignals) {
         let all = [
             (which.journal, &self.journal),
