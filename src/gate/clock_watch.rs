@@ -9,7 +9,7 @@
 //!   makes a step at once, without any request.
 //! - A periodic step reads the clock once a second, for kernels without that notification.
 //!
-//! A gate without `calendar` limits never reads the wall clock in its steps.
+//! A gate that never had a `calendar` limit does not read the wall clock in its steps.
 
 use std::future;
 use std::io;

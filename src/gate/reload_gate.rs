@@ -2,7 +2,7 @@
 //! metrics.
 //!
 //! A reload is one step under the gate's lock: each request is decided by the old limits or by the
-//! new ones, never by a mix. Requests in flight settle in the windows of their old limits.
+//! new ones, never by a mix. Requests in flight settle in the windows that granted them.
 //!
 //! Steps of a reload that changes which limits a request must pass:
 //!

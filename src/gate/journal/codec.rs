@@ -1,4 +1,8 @@
 //! Disk format of limits and windows (postcard), versioned. Times are nanoseconds since the machine's boot.
+//!
+//! Each `Disk…` type mirrors one of the locker's, without its invariants. postcard writes fields in
+//! order and variants by number, without names: any change of order or type needs a new version.
+//! The upgrade protocol uses these types too.
 
 use std::time::Duration;
 
@@ -13,6 +17,8 @@ use crate::locker::{
 use crate::time::Time;
 
 /// Version of the format; a file of a higher version is refused.
+///
+/// Lower versions are still read, see `codec_v1`.
 pub(super) const DISK_VERSION: u32 = 2;
 
 /// Head record: everything but the windows.
@@ -60,6 +66,7 @@ pub(in crate::gate) struct DiskLimitSnapshot {
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(super) struct DiskLimit {
     /// Unique name.
+    /// It links the windows in the file to their limit.
     name: String,
     /// Key that its windows are counted by.
     keyed_by: String,
@@ -77,7 +84,9 @@ pub(super) struct DiskLimit {
     order: DiskOrder,
     /// Most keys with counts.
     max_keys: u64,
+    /// Counts and reports, but delays nothing.
     dry_run: bool,
+    /// Counted by the store, together with other gateways.
     shared: bool,
 }
 
@@ -110,13 +119,16 @@ struct DiskRate {
     guard: Duration,
     /// Counts answers instead of requests sent.
     answered: bool,
+    /// Kind of its windows.
     kind: DiskKind,
 }
 
 /// See [`Kind`].
 #[derive(Clone, Serialize, Deserialize, Debug)]
 enum DiskKind {
+    /// `window = "sliding"`.
     Sliding,
+    /// `window = "fixed"`.
     Fixed,
     /// Burst.
     Smooth(u32),
@@ -150,11 +162,15 @@ pub(in crate::gate) struct DiskWindow {
 }
 
 /// Converts times from gateway time to time since boot.
+///
+/// Never earlier than the true time, see [`TimeMapping::here`].
 fn to_boot(slots: &[(Time, u32)], mapping: TimeMapping) -> Vec<(i128, u32)> {
     slots.iter().map(|(at, count)| (mapping.to_boot(*at), *count)).collect()
 }
 
 /// Converts times from time since boot to gateway time.
+///
+/// Never earlier than written.
 fn at_boot(slots: &[(i128, u32)], mapping: TimeMapping) -> Vec<(Time, u32)> {
     slots.iter().map(|(at, count)| (mapping.at_boot(*at), *count)).collect()
 }
@@ -266,6 +282,7 @@ impl DiskLimit {
 }
 
 impl DiskOrder {
+    /// Combines both settings.
     fn of(limit: &Limit) -> DiskOrder {
         match (limit.priority, limit.share_by) {
             (Priority::WithinCaller, ShareBy::Nobody) => DiskOrder::Arrival,
@@ -277,6 +294,7 @@ impl DiskOrder {
         }
     }
 
+    /// Turns of callers, or one queue.
     fn share_by(self) -> ShareBy {
         match self {
             DiskOrder::Arrival | DiskOrder::StrictArrival | DiskOrder::PlainArrival => ShareBy::Nobody,
@@ -284,6 +302,7 @@ impl DiskOrder {
         }
     }
 
+    /// Effect of the urgency.
     fn priority(self) -> Priority {
         match self {
             DiskOrder::Arrival | DiskOrder::Turns => Priority::WithinCaller,
@@ -294,6 +313,7 @@ impl DiskOrder {
 }
 
 impl DiskRate {
+    /// Converts to the disk format. A time zone without an IANA name is written as `UTC`.
     fn of(rate: &Rate) -> DiskRate {
         let kind = match &rate.kind {
             Kind::Sliding => DiskKind::Sliding,

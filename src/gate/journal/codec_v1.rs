@@ -1,5 +1,9 @@
 //! Version 1 of the disk format (read only): a single sum of unknown slots per limit, and calendar windows without
 //! settle times.
+//!
+//! A file of version 1 is read once, at the first start after an update; the first batch with a
+//! head record then writes the present version. Times are nanoseconds since the boot, as in the
+//! present format, unless a field says otherwise.
 
 use serde::Deserialize;
 
@@ -9,15 +13,20 @@ use super::codec::{DiskLimit, DiskLimitSnapshot, DiskWindow, JournalHead};
 /// Head record.
 #[derive(Deserialize)]
 pub(super) struct HeadV1 {
+    /// Seed of the hash of keys and callers.
     seed: [u8; 16],
+    /// True if the process that wrote it stopped in order.
     stopped: bool,
+    /// All limits that still have counts.
     limits: Vec<LimitSnapshotV1>,
 }
 
 /// Snapshot of a limit.
 #[derive(Deserialize)]
 struct LimitSnapshotV1 {
+    /// Settings, in the same format as now.
     limit: DiskLimit,
+    /// True if the limit is in the configuration.
     in_force: bool,
     /// Time since which all counts are known.
     since: i128,
@@ -26,6 +35,8 @@ struct LimitSnapshotV1 {
 }
 
 impl From<HeadV1> for JournalHead {
+    /// Version 1 has no slots set aside, no lingers and no readings of the wall clock: these are
+    /// empty.
     fn from(head: HeadV1) -> JournalHead {
         let known = |LimitSnapshotV1 { limit, in_force, since, unknown }: LimitSnapshotV1| {
             let unknown = unknown.into_iter().collect();
@@ -39,6 +50,7 @@ impl From<HeadV1> for JournalHead {
 /// Record of a window.
 #[derive(Deserialize)]
 pub(super) struct WindowV1 {
+    /// Counts, in the same format as now; the settle times of a `calendar` window are not used.
     window: DiskWindow,
     /// `calendar`: start and end of the period in which its slots settled, in nanoseconds of Unix time.
     period: Option<(i128, i128)>,
@@ -46,6 +58,9 @@ pub(super) struct WindowV1 {
 
 impl WindowV1 {
     /// Converts to the present format. `then`: time of the last write.
+    ///
+    /// A `calendar` window gets one settle time for all its slots: the latest that is possible, 1
+    /// ns before the end of the period or the last write, so that none opens early.
     pub(super) fn window(self, then: &BootStamp) -> DiskWindow {
         let WindowV1 { mut window, period } = self;
         if let Some((_, end)) = period {

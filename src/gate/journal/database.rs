@@ -1,4 +1,16 @@
 //! Journal database: a head record and one record per window, in a redb file. Each batch is atomic.
+//!
+//! The file has two tables:
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `whole` | `form` | version of the format |
+//! | `whole` | `head` | seed, mark of an orderly stop, limits, readings of the wall clock |
+//! | `whole` | `written` | moment of the last write |
+//! | `pages` | limit name, key | one window |
+//!
+//! Values are encoded with postcard. The names are part of the format: another name makes a file
+//! unreadable.
 
 use std::collections::HashMap;
 use std::fs;
@@ -42,10 +54,12 @@ pub(super) struct File {
 /// Content of a database file.
 pub(super) struct LoadedFile {
     /// Seed of the hash of keys and callers.
+    /// The next process continues with it, so that it finds the stored keys.
     pub(super) seed: [u8; 16],
     /// True if the process that wrote it stopped in order.
     pub(super) stopped: bool,
     /// All counts in the file.
+    /// Times are converted to this process's clock.
     pub(super) snapshot: Snapshot,
 }
 
@@ -67,12 +81,19 @@ impl File {
     }
 
     /// Opens the file without reading it: it was read before, or is about to be rewritten.
+    ///
+    /// # Errors
+    /// As [`File::open`].
     pub(super) fn reopen(path: &Path) -> Result<File, Error> {
         let open = || File::open_database(path);
         catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its contents are inconsistent")))
     }
 
     /// Opens or creates the database, and checks its integrity.
+    ///
+    /// # Errors
+    /// [`Error::Newer`] for a file format of a later redb, [`Error::Unusable`] or
+    /// [`Error::Damaged`] otherwise.
     fn open_database(path: &Path) -> Result<File, Error> {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
@@ -84,6 +105,13 @@ impl File {
     }
 
     /// Reads all counts; `None` if nothing was ever written.
+    ///
+    /// Reads also version 1 of the format. A window of a limit that the head does not name is
+    /// skipped.
+    ///
+    /// # Errors
+    /// [`Error::Newer`] for a later version of the format; [`Error::Damaged`] for everything that
+    /// cannot be read or decoded.
     fn read(&self, clock: &Clock) -> Result<Option<LoadedFile>, Error> {
         let damage = |error: redb::Error| damaged(&self.path, &error.to_string());
         let transaction = self.database.begin_read().map_err(|error| damage(error.into()))?;
@@ -129,6 +157,9 @@ impl File {
     }
 
     /// Decodes one head record.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the record is missing or cannot be decoded; the message names it.
     fn part<T: DeserializeOwned>(
         &self,
         meta: &impl ReadableTable<&'static str, &'static [u8]>,
@@ -140,12 +171,20 @@ impl File {
     }
 
     /// Returns `None` for a database without tables; any other one is of another program.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if there is any table.
     fn check_empty(&self, transaction: &redb::ReadTransaction) -> Result<Option<LoadedFile>, Error> {
         let tables = transaction.list_tables().map_err(|error| damaged(&self.path, &error.to_string()))?;
         if tables.count() == 0 { Ok(None) } else { Err(damaged(&self.path, "it is not a lockgate file")) }
     }
 
     /// Writes one batch, and returns after it is on the disk.
+    ///
+    /// Either all of the batch is in the file afterwards or nothing of it, also after a crash.
+    ///
+    /// # Errors
+    /// Errors of `write`, of the system and of the database; the file has its earlier content then.
     pub(super) fn write(
         &self,
         write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>,
@@ -159,11 +198,14 @@ impl File {
 
 /// Open transaction.
 pub(super) struct Batch<'t> {
+    /// Committed by [`File::write`] after the batch was filled.
     transaction: &'t WriteTransaction,
 }
 
 impl Batch<'_> {
     /// Writes the head record and the format's version.
+    ///
+    /// Replaces the earlier one.
     pub(super) fn head(&mut self, head: &JournalHead) -> Result<(), redb::Error> {
         let mut meta = self.transaction.open_table(META)?;
         meta.insert(VERSION_KEY, encode(&DISK_VERSION)?.as_slice())?;
@@ -172,12 +214,16 @@ impl Batch<'_> {
     }
 
     /// Writes the time of this batch.
+    ///
+    /// Needed to convert the times in the file, so each batch contains it.
     pub(super) fn written(&mut self, at: &BootStamp) -> Result<(), redb::Error> {
         self.transaction.open_table(META)?.insert(WRITTEN, encode(at)?.as_slice())?;
         Ok(())
     }
 
     /// Writes each window, or removes it if `None`.
+    ///
+    /// Each item is the name of its limit, its key and its content.
     pub(super) fn windows<'p>(
         &mut self,
         windows: impl Iterator<Item = (&'p str, u128, Option<DiskWindow>)>,
@@ -193,6 +239,8 @@ impl Batch<'_> {
     }
 
     /// Removes all windows.
+    ///
+    /// Part of the batch: windows put after it are in the file.
     pub(super) fn clear(&mut self) -> Result<(), redb::Error> {
         self.transaction.delete_table(WINDOWS)?;
         Ok(())
@@ -200,6 +248,9 @@ impl Batch<'_> {
 }
 
 /// Encodes a value with postcard.
+///
+/// # Errors
+/// An I/O error that wraps the one of postcard.
 fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, redb::Error> {
     postcard::to_stdvec(value).map_err(|error| redb::Error::Io(io::Error::other(error)))
 }

@@ -1,5 +1,11 @@
 //! Calls from the journal thread into the gate: fetch records to write, report them as written. Each call holds the
 //! gate's lock for one slice of work.
+//!
+//! Order of calls for each batch:
+//!
+//! 1. `take_records` returns a slice of records.
+//! 2. The writer puts them into a transaction and commits it.
+//! 3. `records_written` passes the receipt to the locker, which may then grant the written slots.
 
 use crate::gate::Gate;
 use crate::locker::{JournalRecord, JournalStart, LimitSnapshot, Snapshot, WallReading, WriteToken};
@@ -25,6 +31,8 @@ impl WrittenRecords {
     }
 
     /// Adds these records.
+    ///
+    /// Removed windows need no receipt.
     pub(super) fn extend(&mut self, records: &[JournalRecord]) {
         for record in records {
             match record {
@@ -45,6 +53,8 @@ impl Gate {
     }
 
     /// Keeps granting only written slots although nothing can be written for now.
+    ///
+    /// For a disk that can be neither written nor marked as incomplete.
     pub(super) fn keep_persisting(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -55,6 +65,9 @@ impl Gate {
     }
 
     /// Stops to require that slots are written before they are granted.
+    ///
+    /// Called after the folder was marked as incomplete. Waiters for a write may be granted in this
+    /// step.
     pub(super) fn end_persisting(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -70,6 +83,9 @@ impl Gate {
 
     /// Scans some windows, and returns the records to write next and whether there are more. If there are none, the
     /// thread is notified of the next.
+    ///
+    /// At most [`MAX_SLICE`] records. An empty list with `true` is possible: the scanned windows
+    /// had nothing to write.
     pub(super) fn take_records(&self) -> (Vec<JournalRecord>, bool) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -81,6 +97,8 @@ impl Gate {
     }
 
     /// Reports these records as written.
+    ///
+    /// Takes the lock once for each [`MAX_SLICE`] windows, so that requests are decided in between.
     pub(super) fn records_written(&self, written: &WrittenRecords) {
         if written.limits {
             self.step(self.clock.now(), |state| state.locker.limits_written());
@@ -98,6 +116,8 @@ impl Gate {
     }
 
     /// Snapshot of all counts.
+    ///
+    /// Holds the lock for all windows. Used to undo a failed start.
     pub(super) fn snapshot(&self) -> Snapshot {
         let now = self.clock.now();
         self.step(now, |state| state.locker.snapshot(now))
