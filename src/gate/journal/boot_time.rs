@@ -3,6 +3,9 @@
 //! Within one boot of the machine CLOCK_BOOTTIME is continuous. Across a reboot only the wall clock tells how much time
 //! has passed. It is not trusted if it was never set, was set back, or says that the machine was off for longer than
 //! the longest window lasts: then no time counts as passed.
+//!
+//! All conversions round to the strict side: a time never becomes earlier, so a slot never opens
+//! early. The price is a delay by the time that a read of the clocks took, usually microseconds.
 
 use std::fs;
 
@@ -25,6 +28,8 @@ pub(super) struct BootStamp {
 
 impl BootStamp {
     /// The present moment.
+    ///
+    /// Written with each batch.
     pub(super) fn now(clock: &Clock) -> BootStamp {
         let BootMoment { since_boot, wall, .. } = clock.boot_moment();
         BootStamp { boot: boot_id(), since_boot, wall }
@@ -36,11 +41,16 @@ impl BootStamp {
     }
 
     /// Nanoseconds since the boot at which the wall clock reads `unix`.
+    ///
+    /// Assumes that the wall clock was not set since the boot. May be negative, for a time before
+    /// it.
     pub(super) fn boot_time_of(&self, unix: i128) -> i128 {
         unix - self.wall + self.since_boot()
     }
 
     /// Reading of the wall clock; `None` if the clock had not been set.
+    ///
+    /// Converted to gateway time by `mapping`, and valid without end.
     pub(super) fn reading(&self, mapping: TimeMapping) -> Option<WallReading> {
         let at_boot = self.wall - self.since_boot();
         was_set(self.wall).then(|| mapping.read(at_boot, at_boot, Time::NEVER))
@@ -48,6 +58,8 @@ impl BootStamp {
 }
 
 /// Random id that the kernel makes at each boot; empty if it cannot be read.
+///
+/// An empty id never equals another one, so a restart then counts as a reboot.
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
@@ -79,6 +91,13 @@ impl TimeMapping {
     }
 
     /// Mapping for times of a file that was last written at `then`; never earlier than written.
+    ///
+    /// Three cases:
+    ///
+    /// - The same boot: CLOCK_BOOTTIME tells the time that has passed, exactly.
+    /// - Another boot, with a plausible wall clock: that clock tells it.
+    /// - Another boot without one: no time counts as passed since the last write, and up to 366
+    ///   days are possible.
     pub(super) fn since(then: &BootStamp, clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
         let same_boot = !then.boot.is_empty() && then.boot == boot_id();
@@ -97,11 +116,15 @@ impl TimeMapping {
     }
 
     /// Converts a reading of the wall clock from the machine's boot to the zero of gateway time.
+    ///
+    /// The unknown downtime widens the upper bound.
     pub(in crate::gate) fn read(self, least: i128, most: i128, until: Time) -> WallReading {
         WallReading { least: least + self.offset, most: most + self.offset + self.off, until }
     }
 
     /// Converts gateway time to nanoseconds since the boot.
+    ///
+    /// Negative for a time before the boot.
     pub(in crate::gate) fn to_boot(self, at: Time) -> i128 {
         i128::from(at.as_nanos()) + self.offset
     }

@@ -36,12 +36,16 @@ use super::thread_signal::ThreadSignal;
 use crate::locker::{Shutdown, Snapshot};
 
 /// Names of the files in the state folder.
+///
+/// The database, the lock, and the mark that the counts are complete; besides, an unusable database
+/// is kept as `journal.redb.unread`.
 pub const FILES: [&str; 3] = [FILE, LOCK, COMPLETE_MARK];
 
 /// Settings of persistence: `[state]` of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// Path of the state folder; created if missing.
+    /// A new folder has mode 0700.
     pub dir: PathBuf,
     /// State that a start after a crash begins with.
     pub after_crash: AfterCrash,
@@ -51,8 +55,10 @@ pub struct Settings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterCrash {
     /// The counts written last; windows too short to be written count as full.
+    /// Never grants too much after a crash.
     Remember,
     /// No counts.
+    /// A crash may let the limits be exceeded once.
     Forget,
 }
 
@@ -110,6 +116,8 @@ pub enum Error {
 
 impl Error {
     /// Maps an error of the database.
+    ///
+    /// [`Error::Unusable`] for an error of the system, [`Error::Damaged`] for everything else.
     fn of_file(path: &Path, error: redb::Error) -> Error {
         if let redb::Error::Io(why) = error {
             // The database reports a file of another format as `InvalidData`.
@@ -132,6 +140,8 @@ fn named(path: &Path) -> String {
 }
 
 /// Remedy for a folder that cannot be used.
+///
+/// A clause in the imperative, for the middle of a message.
 fn remedy(why: &io::Error) -> &'static str {
     match why.kind() == io::ErrorKind::AlreadyExists || why.kind() == io::ErrorKind::NotADirectory {
         true => {
@@ -147,6 +157,8 @@ fn damaged(path: &Path, why: &str) -> Error {
 }
 
 /// State of persistence, as reported to operators.
+///
+/// Shown by the admin API and as a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JournalHealth {
     /// No persistence: not configured, or the folder cannot be used and `after_crash` is "forget".
@@ -160,6 +172,13 @@ pub enum JournalHealth {
 }
 
 /// State of the file relative to the counts in use.
+///
+/// Changes between its states:
+///
+/// - Start: `Degraded`, then `Complete` after all counts are written.
+/// - Failed write: `Degraded`, or `Blocked` if the mark cannot be removed.
+/// - Recovery: `CatchingUp`, then `Complete` after the last count is written; or `Complete` at once
+///   if the mark still holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DiskState {
     /// The file holds all counts in use, and is written ahead of their use.
@@ -185,6 +204,7 @@ pub(super) enum Coverage {
 pub(super) struct Journal {
     /// Open database; `None` while it cannot be written. Closed before the folder is unlocked.
     file: Mutex<Option<File>>,
+    /// State of the file, set by the writer and read by reports.
     disk_state: Mutex<DiskState>,
     /// Lock and completeness mark of the folder.
     folder: StateFolder,
@@ -192,10 +212,12 @@ pub(super) struct Journal {
     after_crash: AfterCrash,
     /// True if the old process of an upgrade used the same folder.
     continues: bool,
+    /// The gate's clock, for the times in the file.
     clock: Clock,
     /// Seed of the hash of keys and callers.
     seed: [u8; 16],
     /// Wakes the writer thread.
+    /// Also ends it.
     signal: Arc<ThreadSignal>,
 }
 
@@ -228,6 +250,7 @@ impl Journal {
     ///
     /// # Errors
     /// See [`Error`].
+    /// [`Error::Held`] always fails the start, also with `after_crash = "forget"`.
     pub(super) fn open(settings: &Settings, clock: Clock) -> Result<(Option<Journal>, Loaded), Error> {
         let after_crash = settings.after_crash;
         let folder = match StateFolder::lock(&settings.dir) {
@@ -284,6 +307,11 @@ impl Journal {
     }
 
     /// Path of the folder, and a copy of its lock to pass to another process.
+    ///
+    /// The copy keeps the folder locked after this process has unlocked it.
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors.
     pub(super) fn for_handover(&self) -> io::Result<(&Path, Option<Handle>)> {
         let lock = self.folder.lock.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((&self.folder.dir, lock.as_ref().map(Handle::try_clone).transpose()?))
@@ -295,6 +323,8 @@ impl Journal {
     }
 
     /// State of persistence, for reports.
+    ///
+    /// Takes no gate lock and does no I/O.
     pub(super) fn health(&self) -> JournalHealth {
         match self.disk_state() {
             DiskState::Complete => JournalHealth::Ok,
@@ -303,10 +333,12 @@ impl Journal {
         }
     }
 
+    /// Present state; a poisoned lock is used on, since the value is always valid.
     fn disk_state(&self) -> DiskState {
         *self.disk_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sets the state that reports show and that the writer thread acts on.
     fn set_disk_state(&self, disk_state: DiskState) {
         *self.disk_state.lock().unwrap_or_else(PoisonError::into_inner) = disk_state;
     }

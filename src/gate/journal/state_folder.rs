@@ -1,4 +1,11 @@
 //! State folder: its lock, the loaded counts, and the mark that says whether they are complete.
+//!
+//! Files in the folder:
+//!
+//! - `journal.redb`: the counts.
+//! - `lock`: locked by its owner, contains the owner's process id.
+//! - `whole`: the mark, an empty file.
+//! - `journal.redb.unread`: an unusable database that was set aside.
 
 use std::fs::{self, DirBuilder, File as Handle, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -27,10 +34,16 @@ pub(super) struct StateFolder {
     /// Path of the folder.
     pub(super) dir: PathBuf,
     /// Locked as long as this is open, here or in a process that it was passed to.
+    /// `None` after [`StateFolder::unlock`].
     pub(super) lock: Mutex<Option<Handle>>,
 }
 
 /// Locks with retries: a process that has just exited may be outlived for a moment by a child that it was starting.
+///
+/// Blocks the thread for at most about 100 ms.
+///
+/// # Errors
+/// [`TryLockError::WouldBlock`] if the lock is still held after that.
 fn lock_soon(lock: &Handle) -> Result<(), TryLockError> {
     for _ in 0..LOCK_TRIES {
         match lock.try_lock() {
@@ -69,6 +82,8 @@ impl StateFolder {
     }
 
     /// Folder for a lock that is already held.
+    ///
+    /// For the new process of an upgrade, which receives the lock from the old one.
     pub(super) fn from_lock(dir: &Path, lock: Handle) -> StateFolder {
         StateFolder { dir: dir.to_owned(), lock: Mutex::new(Some(lock)) }
     }
@@ -94,6 +109,13 @@ impl StateFolder {
     }
 
     /// Decides which of the loaded counts are trusted, and logs if some are not.
+    ///
+    /// | end of the earlier process | `after_crash` | counts used |
+    /// |---|---|---|
+    /// | orderly stop | any | all |
+    /// | crash, folder complete | "remember" | all written; windows of up to 10 s count as full |
+    /// | crash, folder incomplete | "remember" | all windows count as full |
+    /// | crash | "forget" | none; the seed is kept |
     pub(super) fn loaded(&self, file: LoadedFile, after_crash: AfterCrash) -> Loaded {
         let LoadedFile { seed, stopped, snapshot } = file;
         let end = match stopped {
@@ -122,6 +144,11 @@ impl StateFolder {
     }
 
     /// Renames an unusable file, so that it can be examined later.
+    ///
+    /// Replaces the file that was set aside before.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] if the system refuses.
     pub(super) fn set_aside(&self) -> Result<(), Error> {
         let (from, to) = (self.file(), self.dir.join(format!("{FILE}.unread")));
         fs::rename(&from, to).map_err(|why| Error::Unusable { path: from, why })
@@ -133,6 +160,11 @@ impl StateFolder {
     }
 
     /// Marks the file as complete: it holds all counts that had to be written.
+    ///
+    /// Returns after the mark is on the disk (`fsync` of the folder).
+    ///
+    /// # Errors
+    /// If the system refuses; the mark may exist or not then.
     pub(super) fn mark_complete(&self) -> io::Result<()> {
         Handle::create(self.dir.join(COMPLETE_MARK))?;
         Handle::open(&self.dir)?.sync_all()
@@ -140,6 +172,11 @@ impl StateFolder {
 
     /// Marks the file as incomplete: it does not hold all counts, or soon will not. The mark is a removal, since
     /// removing a file needs no space on a full disk.
+    ///
+    /// Returns after the removal is on the disk, also if there was no mark.
+    ///
+    /// # Errors
+    /// If the system refuses, as on a read-only disk.
     pub(super) fn mark_incomplete(&self) -> io::Result<()> {
         match fs::remove_file(self.dir.join(COMPLETE_MARK)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

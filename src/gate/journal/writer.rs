@@ -1,4 +1,8 @@
 //! Journal writer: the thread that writes the windows named by the locker, and recovers from disk errors.
+//!
+//! The thread is the only one that writes while the gateway runs. It sleeps until a step of the
+//! locker has left records, or for a second after a failure. Each failure closes the database; each
+//! recovery opens it again.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +22,8 @@ use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, Snapshot,
 /// written: fewer syncs, bounded memory.
 const SLICES: usize = 8;
 /// Interval of attempts to write after a failure.
+///
+/// A choice: counts of long windows are at risk or blocked meanwhile.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Journal {
@@ -61,6 +67,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::System`] if the system provides no thread.
+    ///
+    /// Made before the step that cannot be undone; dropping it without a start ends the thread.
     pub(in crate::gate) fn writer(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<DeferredThread, Error> {
         let (journal, gate) = (Arc::clone(self), Arc::downgrade(gate));
         DeferredThread::new("journal", move || journal.run(&gate)).map_err(Error::System)
@@ -68,6 +76,8 @@ impl Journal {
 
     /// Hands the file over to another process: writes nothing more, and unlocks the folder. `coverage`: whether the file
     /// holds all that a crash needs.
+    ///
+    /// Blocks until the writer thread has ended. Called by the old process of an upgrade.
     pub(in crate::gate) fn leave(&self, coverage: Coverage) {
         self.signal.stop();
         if coverage == Coverage::Incomplete
@@ -101,6 +111,9 @@ impl Journal {
     }
 
     /// Writes until nothing is left to write. Marks the file as complete if it then holds all counts.
+    ///
+    /// # Errors
+    /// As [`File::write`]; the records of the failed batch are not reported as written.
     fn write_all(&self, gate: &Gate) -> Result<(), redb::Error> {
         loop {
             let (records, more) = self.take_batch(gate);
@@ -142,6 +155,11 @@ impl Journal {
     }
 
     /// Replaces the whole file by the present counts, in one transaction.
+    ///
+    /// For a start, before the first request. The transaction holds all windows, in slices.
+    ///
+    /// # Errors
+    /// As [`File::write`], or an I/O error of the mark.
     fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
         gate.begin_persisting(JournalStart::Fresh);
         let mut written = WrittenRecords::default();
@@ -165,6 +183,11 @@ impl Journal {
     }
 
     /// Continues with a file that is complete: a window is written when it needs more slots.
+    ///
+    /// For an upgrade into the same folder, and for a disk that was read-only for a while.
+    ///
+    /// # Errors
+    /// As [`Journal::reopen`] and [`File::write`].
     fn resume(&self, gate: &Gate) -> Result<(), redb::Error> {
         self.reopen()?;
         // Proves that the disk accepts writes before the locker relies on it.
@@ -175,6 +198,11 @@ impl Journal {
     }
 
     /// Starts to write all counts while slots are granted that are not written. The folder stays marked as incomplete.
+    ///
+    /// The first batch replaces the file; the normal loop writes the rest and sets the mark.
+    ///
+    /// # Errors
+    /// As [`Journal::reopen`] and [`File::write`].
     fn begin_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
         self.reopen()?;
         self.write(|_| Ok(()))?;
@@ -200,6 +228,8 @@ impl Journal {
     }
 
     /// Writes the final snapshot at a shutdown.
+    ///
+    /// Blocks until the writer thread has ended and the snapshot is on the disk. Errors are logged.
     pub(in crate::gate) fn stop(&self, snapshot: &Snapshot) {
         self.signal.stop();
         match self.reopen().and_then(|()| self.write_stopped(snapshot)) {
@@ -246,6 +276,9 @@ impl Journal {
     }
 
     /// Writes one batch, with the time of writing.
+    ///
+    /// # Errors
+    /// [`redb::Error::PreviousIo`] while the database is closed; else as [`File::write`].
     fn write(&self, write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &*file else { return Err(redb::Error::PreviousIo) };
@@ -280,6 +313,9 @@ impl Journal {
     }
 
     /// Stops persistence, so that slots are granted unwritten. The folder is marked as incomplete first.
+    ///
+    /// # Errors
+    /// If the mark cannot be removed; persistence goes on then.
     fn degrade(&self, gate: &Gate) -> io::Result<()> {
         if self.after_crash == AfterCrash::Remember {
             self.folder.mark_incomplete()?;
@@ -296,6 +332,8 @@ impl Journal {
     }
 
     /// Tries to write again after a failure.
+    ///
+    /// Called once a second by the writer thread while the file is closed.
     fn recover(&self, gate: &Gate) {
         let recovered = match self.disk_state() {
             DiskState::Blocked if self.folder.is_complete() => {
