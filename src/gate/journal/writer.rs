@@ -333,7 +333,7 @@ impl Journal {
 
     /// Tries to write again after a failure.
     ///
-    /// Called once a second by the writer thread while the file is closed.
+    /// Called by the writer thread once a second while the file is closed.
     fn recover(&self, gate: &Gate) {
         let recovered = match self.disk_state() {
             DiskState::Blocked if self.folder.is_complete() => {

@@ -15,6 +15,10 @@
 //! Before `Go` either process may fail, and the old one continues as if nothing had happened. After it the new one
 //! alone grants. If the old one then dies, its flights settle as failed; if the new one dies, the old one refuses its
 //! requests. A process may hand over before its predecessor has ended: it forwards the asks and settles of that one.
+//!
+//! Messages are values encoded with postcard, one in each message of the socket; the first one
+//! begins with the version of the format. Times are nanoseconds since the machine's boot. File
+//! descriptors come with the first message only.
 
 mod new_process;
 mod old_process;
@@ -36,10 +40,17 @@ use crate::locker::{GrantedSlots, Sorry, Ticket, Verdict};
 use crate::net::fd_socket::FdSocket;
 
 /// Longest time for the new process to read its configuration and certificates.
+///
+/// Requests are served meanwhile. A choice: far above a usual start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time for each step during which nothing is granted.
+///
+/// A choice: above the transfer of many windows, and below the patience of most clients. Tests use
+/// a tenth.
 const STEP_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
 /// Most events or verdicts in one message.
+///
+/// Bounds the time that the gate is locked for one message.
 const MAX_BATCH: usize = 512;
 
 /// Reason why an upgrade failed. The old process continues.
@@ -49,6 +60,7 @@ pub enum Error {
     #[error("another process has taken over already")]
     AlreadyHandedOver,
     /// The other process has exited, or does not answer.
+    /// Also after a timeout of a step.
     #[error("the other process ended or did not answer; its log may say why")]
     NoAnswer(#[source] io::Error),
     /// The other process sent an unexpected message: it is of another version.
@@ -63,14 +75,21 @@ pub enum Error {
 }
 
 /// The other process broke the protocol.
+///
+/// Also used for a value that postcard cannot encode or decode.
 fn protocol_error(why: impl std::fmt::Display) -> Error {
     Error::Protocol(why.to_string())
 }
 
 /// Verdict on a forwarded ask, sent to the old process: its ticket, and the granted slots or the refusal.
+///
+/// Sent for asks of the old process and of those that it forwards for.
 type VerdictMsg = (Ticket, Result<Vec<GrantedSlots>, Sorry>);
 
 /// Waiters of the old process, which forwards its asks to this one.
+///
+/// Invariant: `theirs` and `ours` are inverse to each other. A queued waiter is in both; a decided
+/// one is in `verdicts` until its verdict is sent.
 #[derive(Default)]
 pub(super) struct RemoteWaiters {
     /// Ticket of the old process for each of ours.
@@ -78,6 +97,7 @@ pub(super) struct RemoteWaiters {
     /// Our ticket for each of the old process.
     ours: HashMap<Ticket, Ticket>,
     /// Verdicts to send to the old process.
+    /// First in, first out.
     verdicts: VecDeque<VerdictMsg>,
     /// True after this process has stopped: new asks of the old process are ignored.
     pub(super) is_stopped: bool,
@@ -85,6 +105,9 @@ pub(super) struct RemoteWaiters {
 
 impl RemoteWaiters {
     /// Stores a verdict if it is for the old process; returns it if it is not.
+    ///
+    /// Called for each verdict that a step of the locker has made. The two tickets are forgotten
+    /// then.
     pub(super) fn keep(&mut self, ticket: Ticket, verdict: Verdict, locker: &mut Limiter) -> Option<Verdict> {
         let Some(theirs) = self.theirs.remove(&ticket) else { return Some(verdict) };
         self.ours.remove(&theirs);
@@ -93,6 +116,8 @@ impl RemoteWaiters {
     }
 
     /// Stores a verdict for a ticket of the old process; remembers the two tickets if it is queued.
+    ///
+    /// The slots of a grant are delegated: the old process reports their settles by limit and key.
     fn store_verdict(&mut self, theirs: Ticket, verdict: Verdict, locker: &mut Limiter) {
         match verdict {
             Verdict::Go(grant) => self.verdicts.push_back((theirs, Ok(locker.delegate(grant)))),
@@ -105,6 +130,8 @@ impl RemoteWaiters {
     }
 
     /// True if there are verdicts to send.
+    ///
+    /// Then the sender thread is notified, once until it has read them.
     pub(super) fn has_verdicts(&self) -> bool {
         !self.verdicts.is_empty()
     }

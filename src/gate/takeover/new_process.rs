@@ -1,4 +1,13 @@
 //! New process of an upgrade: takes over the counts, and from then on decides for both.
+//!
+//! Order of calls, each of which may fail without harm before the last one has sent `Inherited` and
+//! received `Go`:
+//!
+//! 1. `NewProcess::connect` reads the first message.
+//! 2. `NewProcess::gate` makes the gate, and takes over the lock of the state folder.
+//! 3. `NewProcess::take_sockets` hands the listening sockets to the listeners.
+//! 4. `NewProcess::inherit` restores counts and waiters; from here on neither process grants.
+//! 5. `NewProcess::take` confirms, opens the journal and grants.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -26,8 +35,10 @@ pub struct NewProcess {
     /// Seed of the hash of keys and callers.
     seed: [u8; 16],
     /// State folder of the old process.
+    /// `None` if that process persists nothing.
     dir: Option<PathBuf>,
     /// Lock of that folder.
+    /// Taken by `gate`, which closes it if another folder is configured.
     lock: Option<File>,
     /// Listening sockets of the old process, each with its configured address.
     sockets: Vec<(SocketAddr, TcpListener)>,
@@ -52,6 +63,9 @@ impl NewProcess {
     }
 
     /// Takes the old process's listening sockets, each with its configured address.
+    ///
+    /// Empty after the first call. Sockets that the configuration does not name any more are for
+    /// the caller to close.
     pub fn take_sockets(&mut self) -> Vec<(SocketAddr, TcpListener)> {
         std::mem::take(&mut self.sockets)
     }
@@ -60,6 +74,10 @@ impl NewProcess {
     ///
     /// # Errors
     /// [`Error::State`] if another state folder is configured and cannot be used.
+    /// [`Error::System`] without a file descriptor for the timer.
+    ///
+    /// Call it once: it takes the lock of the state folder. With `after_crash = "forget"` an
+    /// unusable folder is logged, and the gate persists nothing.
     pub fn gate(&mut self, settings: &Settings, clock: Clock) -> Result<Arc<Gate>, Error> {
         let gate = Gate::empty(self.seed, clock);
         gate.timer.prepare().map_err(Error::System)?;
@@ -98,6 +116,14 @@ impl NewProcess {
     }
 
     /// Replaces the old process: from now on this gate grants. `conn_guard` is held until the old process has exited.
+    ///
+    /// Steps:
+    ///
+    /// 1. Makes the threads `send-old` and `recv-old` and the journal's writer, which do not run
+    ///    yet.
+    /// 2. Sends `Inherited`, and waits for `Go`. There is no way back from here on.
+    /// 3. Starts the two threads, and waits up to 5 s until the old process has closed the journal.
+    /// 4. Opens the journal, and lets the locker grant.
     ///
     /// # Errors
     /// If the old process has not sent `Go`, in which case it continues; or if the system provides no threads.
@@ -140,6 +166,8 @@ impl NewProcess {
 }
 
 /// True if both paths are one folder.
+///
+/// Compares resolved paths. A path that cannot be resolved is compared as it is.
 fn is_same(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     real(one) == real(other)
@@ -147,6 +175,9 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 impl State {
     /// Handles events of the old process. Returns `false` at the first that names an unknown limit.
+    ///
+    /// The events before it are handled, those after it are not. Before `Go` that ends the upgrade,
+    /// later the connection.
     fn handle_events(&mut self, events: Vec<WireEvent>, mappings: TimeMappings, now: Time) -> bool {
         events.into_iter().map(|event| event.event(mappings)).all(|event| {
             let understood = self.locker.knows_limits_of(&event);
@@ -158,6 +189,9 @@ impl State {
     }
 
     /// Handles one event of the old process.
+    ///
+    /// A verdict that is made at once is stored for the sender thread. A queued ask gets a ticket
+    /// of this process.
     fn handle_event(&mut self, event: Event, now: Time) {
         match event {
             // A stopped process sends no more verdicts.
@@ -181,6 +215,8 @@ impl State {
     }
 
     /// Removes the waiters of the old process after it has exited; its flights settle as failed.
+    ///
+    /// Verdicts that were not sent are discarded.
     fn drop_remote_waiters(&mut self, now: Time) {
         let waiting: Vec<_> = self.remote_waiters.theirs.drain().map(|(ours, _)| ours).collect();
         self.remote_waiters.ours.clear();
@@ -192,6 +228,8 @@ impl State {
 
 impl Gate {
     /// Takes the next verdicts for the old process. If there are none, the thread is notified of the next.
+    ///
+    /// At most [`MAX_BATCH`], oldest first.
     fn take_verdicts(&self) -> Vec<VerdictMsg> {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -204,6 +242,8 @@ impl Gate {
 }
 
 /// Sender thread: sends verdicts to the old process.
+///
+/// Ends when the receiver thread stops it, when the message cannot be sent, or with the gate.
 fn send_to_old(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
     let _exit_guard = ExitGuard::new(signal);
     while signal.wait(None) {
@@ -225,6 +265,9 @@ fn send_to_old(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>)
 }
 
 /// Receiver thread: handles the events of the old process, until it has exited.
+///
+/// Ends with the connection, with an invalid message, or with the gate. Its last step drops
+/// `conn_guard`, so that a drain of this process waits for the requests of the old one.
 fn recv_from_old(
     gate: &Weak<Gate>,
     socket: &FdSocket,

@@ -1,4 +1,12 @@
 //! Old process of an upgrade: hands all counts over, and forwards to the new one from then on.
+//!
+//! After the hand-over this process only forwards: its gate keeps the waiters' slots, the new
+//! process decides. Two threads talk to it:
+//!
+//! - `send-new` sends asks, settles and the ends of requests.
+//! - `recv-new` applies the verdicts, and notices the death of the new process.
+//!
+//! Both hold the gate weakly, so they end with it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,10 +28,20 @@ impl Gate {
     /// sockets (each with its configured address). Blocks the thread until the new process has them; nothing is granted
     /// for a part of that time.
     ///
+    /// Steps:
+    ///
+    /// 1. Sends the first message with the descriptors, and waits up to 60 s for `Ready`.
+    /// 2. Makes the two threads, which do not run yet.
+    /// 3. Sends counts and waiters with the lock held, and waits for `Inherited`: up to 5 s for
+    ///    each step.
+    /// 4. Sends `Go`. There is no way back from here on.
+    /// 5. Closes the journal and starts the threads; the sender begins with `Released`.
+    ///
     /// If the new process dies later, the remaining waiters are refused with [`Refused::Closing`].
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
+    /// [`Error::AlreadyHandedOver`] for a second call.
     pub fn hand_over(self: &Arc<Self>, socket: FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
         if self.is_handed_over() {
             return Err(Error::AlreadyHandedOver);
@@ -50,6 +68,13 @@ impl Gate {
     }
 
     /// Sends the first message, with the descriptors.
+    ///
+    /// The lock of the state folder comes before the listening sockets. The descriptors are copies:
+    /// this process keeps its own.
+    ///
+    /// # Errors
+    /// [`Error::System`] without a descriptor for the copy of the lock, [`Error::NoAnswer`] if the
+    /// message cannot be sent.
     fn introduce(&self, socket: &FdSocket, sockets: &[(SocketAddr, TcpListener)]) -> Result<(), Error> {
         let state = self.journal.get().map(|journal| journal.for_handover()).transpose().map_err(Error::System)?;
         let lock = state.as_ref().and_then(|(_, lock)| lock.as_ref());
@@ -67,6 +92,9 @@ impl Gate {
     /// new process has it.
     ///
     /// Returns whether the state folder holds all that a crash needs.
+    ///
+    /// # Errors
+    /// As [`send`] and [`recv`]; the locker is unchanged then, and grants again.
     fn transfer(&self, socket: &FdSocket, signal: &Arc<ThreadSignal>) -> Result<Coverage, Error> {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -90,6 +118,8 @@ impl Gate {
     }
 
     /// Takes the next events for the new process. If there are none, the thread is notified of the next.
+    ///
+    /// At most [`MAX_BATCH`], oldest first.
     fn take_events(&self) -> Vec<Event> {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -100,6 +130,8 @@ impl Gate {
     }
 
     /// Applies verdicts of the new process.
+    ///
+    /// One step of the locker for the whole message; the waiters are woken after it.
     fn on_verdicts(&self, verdicts: impl Iterator<Item = VerdictMsg>) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -108,6 +140,10 @@ impl Gate {
     }
 
     /// The new process died: nothing can be granted here any more.
+    ///
+    /// Permits that the new process granted and that have not departed are void, since a third
+    /// process may grant their slots again. The old process of an earlier upgrade loses its
+    /// connection, and refuses its requests too.
     fn on_peer_lost(&self) {
         let now = self.clock.now();
         self.peer_lost.store(true, Ordering::SeqCst);
@@ -120,6 +156,8 @@ impl Gate {
 
 impl State {
     /// Refuses the waiters that the new process had to decide.
+    ///
+    /// All are decided before the first one leaves, as in `State::decide_all`.
     fn on_peer_lost(&mut self, now: Time) {
         self.closing = Some(now);
         let orphans = self.locker.orphaned_tickets();
@@ -147,6 +185,9 @@ fn expect(socket: &FdSocket, step: HandoverStep) -> Result<(), Error> {
 }
 
 /// Sender thread: sends the asks and settles of this process to the new one.
+///
+/// Ends after a stop, once all events are sent, and then closes its side of the connection: the new
+/// process takes that for the end of this one. Also ends after an error, or with the gate.
 fn send_to_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
     let _exit_guard = ExitGuard::new(signal);
     // The new process waits for this before it opens the journal.
@@ -175,6 +216,9 @@ fn send_to_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>)
 }
 
 /// Receiver thread: applies the verdicts of the new process.
+///
+/// Waits without a timeout, since an idle process sends nothing. An end of the connection is the
+/// death of the new process, unless this one has stopped.
 fn recv_from_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
     // Before the first read, since a read keeps the timeout that it began with.
     if let Err(error) = socket.set_timeouts(None, Some(STEP_TIMEOUT)) {

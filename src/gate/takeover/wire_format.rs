@@ -1,4 +1,14 @@
 //! Wire format of the upgrade protocol (postcard), versioned.
+//!
+//! Encoding of the simple types:
+//!
+//! | type | encoding |
+//! |---|---|
+//! | time | nanoseconds since the boot, `None` for never |
+//! | ticket | index, generation |
+//! | window | limit id, hash of the key |
+//!
+//! Limits, windows and clock readings are those of the journal's disk format.
 
 use std::net::SocketAddr;
 
@@ -15,6 +25,9 @@ use crate::time::Time;
 
 /// Version of the format, the first bytes of the first message. Increase it with any change below or in the journal's
 /// disk format.
+///
+/// Four bytes, little-endian. Both processes must have the same one: an upgrade over a change of
+/// the format fails, and the old process goes on.
 const WIRE_VERSION: u32 = 2;
 
 /// Time conversion to and from the other process. No time ever becomes earlier.
@@ -93,8 +106,11 @@ pub(super) enum HandoverStep {
 /// See [`Snapshot`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireSnapshot {
+    /// All limits, by their id.
     limits: Vec<DiskLimitSnapshot>,
+    /// Limit id, hash of the key and counts of each window.
     windows: Vec<(u32, u128, DiskWindow)>,
+    /// History of the wall clock.
     readings: Vec<DiskReading>,
 }
 
@@ -132,13 +148,21 @@ type WireWindow = (u32, u128);
 /// See [`Event`].
 #[derive(Serialize, Deserialize)]
 pub(super) enum WireEvent {
+    /// Asks for slots.
     Ask {
+        /// The old process's ticket, which its verdict names.
         ticket: WireTicket,
+        /// Window and cost of each claim.
         claims: Vec<(WireWindow, u32)>,
+        /// Hash of the caller.
         caller: u64,
+        /// RFC 9218 urgency: 0 (first) to 7.
         urgency: u8,
+        /// Arrival, which decides its place in the queue.
         arrived: Option<i128>,
+        /// End of the wait that the caller accepts.
         bound: Option<i128>,
+        /// New, or asked before.
         kind: WireAskKind,
     },
     /// Ticket that leaves the queue.
@@ -156,7 +180,9 @@ pub(super) enum WireEvent {
 /// See [`AskKind`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) enum WireAskKind {
+    /// First ask of a request.
     New,
+    /// Asks for another attempt.
     Retry,
     /// Asks again after a reload; true if it was a retry.
     Reask(bool),
@@ -255,19 +281,28 @@ pub(super) struct WireVerdict(WireTicket, Result<Vec<WireSlots>, WireSorry>);
 /// See [`GrantedSlots`].
 #[derive(Serialize, Deserialize)]
 struct WireSlots {
+    /// Window that granted them.
     window: WireWindow,
+    /// Number of slots.
     cost: u32,
+    /// True if they settle with the answer.
     answered: bool,
+    /// True if the end of the request must be reported (`in_flight`).
     flying: bool,
+    /// Latest time of departure.
     until: Option<i128>,
 }
 
 /// See [`Sorry`].
 #[derive(Serialize, Deserialize)]
 struct WireSorry {
+    /// Reason of the refusal.
     reason: WireReason,
+    /// Id of the limit that refused.
     limit: u32,
+    /// Time for another ask.
     until: Option<i128>,
+    /// False for a bound or an estimate.
     exact: bool,
 }
 
