@@ -14,6 +14,7 @@ pub(super) struct Sample {
     /// Identity of the store, see [`StoreConn::id`](super::store_conn::StoreConn).
     pub(super) id: String,
     /// The store's clock, in µs of Unix time.
+    /// Read by the script during the call.
     pub(super) now: i64,
     /// Our clock before the call.
     pub(super) began: Time,
@@ -23,6 +24,10 @@ pub(super) struct Sample {
 
 /// Microseconds by which the store's clock has advanced more (positive) or less (negative) than it can have, between two
 /// samples of the same store; 0 if it agrees with our clock.
+///
+/// The time between the two readings of the store is only known within bounds: at least from the
+/// end of the first call to the begin of the second, at most from begin to end. A longer pause
+/// tolerates more drift.
 pub(super) fn clock_jump(before: &Sample, after: &Sample) -> i64 {
     let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4);
     let passed = after.now - before.now;

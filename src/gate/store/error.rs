@@ -1,4 +1,7 @@
 //! Errors of the store client, with advice where a setting can fix them.
+//!
+//! `Display` is written for operators: it is logged once for each series of equal errors, and shown
+//! as the reason of an outage by the admin API.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
@@ -14,6 +17,7 @@ pub enum Error {
         why: String,
     },
     /// No reply in time.
+    /// The call may have been executed.
     #[error("the store does not answer")]
     Silent,
     /// An error reply, or a reply of unknown form.
@@ -74,6 +78,9 @@ pub enum Error {
 
 impl Error {
     /// Classifies an error of the client library.
+    ///
+    /// In this order: a redirection of a Cluster, a denied access, a timeout, any other error with
+    /// its code in front, e.g. `READONLY You can't write against a read only replica.`
     pub(super) fn of(error: &RedisError) -> Error {
         if let Some((host, port)) = error.redirect_node().and_then(|(address, _slot)| address.rsplit_once(':'))
             && let Ok(port) = port.parse()

@@ -1,4 +1,7 @@
 //! Fallback for shared limits while the store is unreachable: a function of the settings and of time.
+//!
+//! Nothing is stored here: the same settings, last contact and time always give the same fallback.
+//! The client asks again every 100 ms during an outage, and passes each change to the locker.
 
 use std::time::Duration;
 
@@ -8,6 +11,14 @@ use crate::time::Time;
 
 /// Fallback of one shared limit at `now`, while the store is unreachable. `last`: time of the last contact with it.
 /// `max_settle_time`: longest time from a permit to its settle, with `counts = "answered"`; `None`: no bound.
+///
+/// | `if_store_is_lost` | result |
+/// |---|---|
+/// | refuse | blocked |
+/// | share, without a contact so far | blocked |
+/// | share, before it is safe or after `share_for` | blocked |
+/// | share, in between | fraction |
+/// | allow | standalone |
 pub(super) fn fallback_mode(
     when_lost: &WhenLost,
     limit: &Limit,
@@ -50,6 +61,8 @@ fn safe_after(limit: &Limit, max_settle_time: Option<Duration>) -> Option<Durati
 }
 
 /// Second half of the log message of an outage: its effect on shared limits.
+///
+/// Follows the error after a semicolon.
 pub(super) fn announce(when_lost: &WhenLost) -> &'static str {
     match when_lost {
         WhenLost::Refuse => "no request passes a shared limit until the store is back",
@@ -59,6 +72,8 @@ pub(super) fn announce(when_lost: &WhenLost) -> &'static str {
 }
 
 /// Log message of a change to this fallback.
+///
+/// Logged with the name of the limit.
 pub(super) fn describe(mode: SharingMode) -> String {
     match mode {
         SharingMode::Store => "store up: it decides about this limit".to_owned(),

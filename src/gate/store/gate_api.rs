@@ -1,4 +1,8 @@
 //! Gate API of the store client: its calls into the locker, each under the gate's lock.
+//!
+//! Order of calls in a session: `open_sharing` after the hello, then `take_sync` with
+//! `sync_answered` or `sync_lost` for each call, and `close_sharing` after the session is lost.
+//! `sign_off` replaces the last `take_sync` at a shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +39,8 @@ impl Gate {
     }
 
     /// Blocks shared limits, after the session was lost.
+    ///
+    /// The fallback of each limit is set afterwards, once it is safe.
     pub(super) fn close_sharing(&self) {
         let now = self.clock.now();
         self.step(now, |state| {
@@ -44,12 +50,16 @@ impl Gate {
     }
 
     /// Sets the fallback of a shared limit.
+    ///
+    /// Waiters may be granted in this step.
     pub(super) fn set_sharing_mode(&self, limit: LimitId, mode: SharingMode) {
         let now = self.clock.now();
         self.step(now, |state| state.locker.set_sharing_mode(Some(limit), mode, now));
     }
 
     /// Takes the reports and slot requests of the next call; a heartbeat also returns granted slots without use.
+    ///
+    /// Reports that come after it notify the store thread anew.
     pub(super) fn take_sync(&self, trigger: SyncTrigger) -> SyncRequest {
         let now = self.clock.now();
         self.step(now, |state| {

@@ -6,6 +6,7 @@ use crate::time::Time;
 /// Time at which the store last counted this gateway as present.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct LastContact {
+    /// Arrival of the last reply to a sync or bye; `None`: none so far, or unknown after a suspend.
     last: Option<Time>,
 }
 

@@ -1,4 +1,7 @@
 //! Config mismatch log: settings of a shared limit that differ between gateways, logged once per cause and counted.
+//!
+//! A mismatch may come with every reply, several times a second. The log names the limit and the
+//! settings to compare; the metric counts all replies.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -38,6 +41,9 @@ pub(super) struct MismatchLog {
 
 impl MismatchLog {
     /// Logs and counts the mismatches that a reply reports; `sync` is the request that it answers.
+    ///
+    /// A place or an id that this gateway does not know is skipped. `limits` is the list by id,
+    /// `now` the time of the reply.
     pub(super) fn record(
         &mut self,
         reply: &ScriptReply,
@@ -66,6 +72,8 @@ impl MismatchLog {
     }
 
     /// Returns true if a cause was not logged yet, and takes all of them for logged.
+    ///
+    /// `causes`: bits by [`MISMATCH_CAUSES`], and [`BLOCKED`].
     fn is_new(&mut self, limit: LimitId, causes: u32, now: Time) -> bool {
         let (known, seen) = self.limits.entry(limit).or_insert((0, now));
         if now.since(*seen) >= FORGET_AFTER {
@@ -77,6 +85,8 @@ impl MismatchLog {
     }
 }
 
+/// Logs a mismatch: as an error if this gateway is granted nothing because of it, else as a
+/// warning.
 fn log(limit: &Limit, causes: u32) {
     let names = MISMATCH_CAUSES.iter().enumerate().filter(|(bit, _)| causes & (1 << bit) != 0);
     let of = names.map(|(_, name)| *name).collect::<Vec<_>>().join(", ");

@@ -6,6 +6,16 @@
 //! if_store_is_lost`.
 //!
 //! This module never counts slots itself: that is done by the script, and by the locker for granted slots.
+//!
+//! Life of a session with the store:
+//!
+//! 1. Connect: resolve, TCP, TLS, login, check of the server, load of the script (`store_conn`).
+//! 2. Hello: introduces this gateway under a new session name.
+//! 3. Calls: reports and slot requests as they are due, and a heartbeat at the latest (`client`).
+//! 4. Bye: the last report, at a shutdown.
+//!
+//! Each error ends the session; shared limits are blocked until the next one, or until the fallback
+//! is safe.
 
 mod client;
 mod clock_jump;
@@ -35,6 +45,7 @@ pub struct Settings {
     /// Host and port of the server; with several: nodes of one Cluster, or Sentinels. They are tried in this order.
     pub nodes: Vec<(String, u16)>,
     /// Name of the primary at the Sentinels; `None` if `nodes` are the servers themselves.
+    /// Asked for its address at each connect.
     pub sentinel: Option<String>,
     /// True if connections use TLS (`rediss://`).
     pub tls: bool,
@@ -45,6 +56,7 @@ pub struct Settings {
     /// Number of the database (`SELECT`).
     pub database: u32,
     /// Name of the gateways that count together; also the hash tag of all keys, so that a Cluster keeps them on one node.
+    /// Part of the hash seed too, see [`seed`].
     pub group: String,
     /// Fallback while the store is unreachable.
     pub when_lost: WhenLost,
@@ -59,6 +71,7 @@ pub struct Settings {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WhenLost {
     /// Shared limits let no request pass.
+    /// Never exceeds a limit.
     Refuse,
     /// Each gateway uses its fraction of each shared limit, as soon as the other gateways certainly leave it to this one.
     Share {
@@ -74,17 +87,22 @@ pub enum WhenLost {
 }
 
 /// Password of the store's login; its `Debug` output is `***`.
+///
+/// Kept as text for the life of the client, which logs in again at each connect.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StorePassword(String);
 
 impl StorePassword {
     /// Wraps a password in plain text.
+    ///
+    /// A trailing newline of a file is for the caller to remove.
     pub fn new(text: String) -> StorePassword {
         StorePassword(text)
     }
 }
 
 impl fmt::Debug for StorePassword {
+    /// Hides the password in logs of the settings.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("***")
     }
@@ -100,6 +118,9 @@ const DRIFT: u32 = 1000;
 
 /// Hash seed for the keys of shared limits: the same in all gateways of a group, so that equal keys mean the same window.
 /// With knowledge of the seed two keys could be made to collide, which makes limits stricter and never laxer.
+///
+/// The first 16 bytes of SHA-256 over `lockgate keys of ` and the group. Part of the data format:
+/// another seed would count the same key in another window.
 pub fn seed(group: &str) -> [u8; 16] {
     let digest = ring::digest::digest(&ring::digest::SHA256, format!("lockgate keys of {group}").as_bytes());
     let mut seed = [0; 16];

@@ -1,4 +1,16 @@
 //! Codec of script calls: writes the script's arguments and reads its reply. `script/session.lua` reads them in this order.
+//!
+//! Order of the arguments:
+//!
+//! 1. Test clock, identity of the store, process, session, command.
+//! 2. Suspect epoch, trust in an empty store, presence, longest horizon, lease, own horizon.
+//! 3. Settings of the fallback: name, gateways, `share_for`.
+//! 4. Number of windows, then for each: parameters, limit name, `key` setting, report.
+//! 5. Number of slot requests, then for each: requests, prefetch, and the place and cost of each
+//!    window.
+//!
+//! The reply is one array of integers. Durations and times are in µs. Rounding is always to the
+//! strict side.
 
 use std::time::Duration;
 
@@ -43,6 +55,7 @@ pub(super) struct ClientId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Command {
     /// Introduces the gateway under a new session name.
+    /// Without reports or slot requests.
     Hello,
     /// Reports, and asks for slots.
     Sync,
@@ -62,11 +75,15 @@ pub(super) struct ScriptReply {
     /// Windows of limits with a configuration that differs between gateways.
     pub(super) mismatches: Vec<Mismatch>,
     /// One grant for each slot request, in their order.
+    /// A grant may be empty, with the time of the next opening.
     pub(super) grants: Vec<SlotGrant>,
 }
 
 impl ScriptReply {
     /// The longest span that any gateway has for each limit with a mismatch; `sync` is the request.
+    ///
+    /// A mismatch that names a window beyond the request is skipped. The result goes to
+    /// [`Gate::set_reported_spans`](crate::gate::Gate::set_reported_spans).
     pub(super) fn spans(&self, sync: &SyncRequest) -> Vec<(LimitId, Duration)> {
         let mismatches = self.mismatches.iter();
         mismatches.filter_map(|one| Some((sync.windows.get(one.place)?.limit, one.span))).collect()
@@ -89,6 +106,14 @@ pub(super) struct Mismatch {
 const GROUP_KEYS: [&str; 4] = ["meta", "present", "keys", "house"];
 
 /// Keys of a call (`KEYS`): those of the group, then two of each window (hash and log).
+///
+/// All have the hash tag `{group}`, so that a Cluster keeps them on one node. For group `a` and
+/// limit `api`:
+///
+/// ```text
+/// {a}:meta {a}:present {a}:keys {a}:house
+/// {a}:window:api:000000000000000000000000000000ff {a}:log:api:000000000000000000000000000000ff
+/// ```
 pub(super) fn keys(group: &str, sync: &SyncRequest, limits: &[Limit]) -> Vec<String> {
     let mut keys: Vec<_> = GROUP_KEYS.iter().map(|part| format!("{{{group}}}:{part}")).collect();
     for report in &sync.windows {
@@ -101,6 +126,8 @@ pub(super) fn keys(group: &str, sync: &SyncRequest, limits: &[Limit]) -> Vec<Str
 }
 
 /// Appends the arguments of a call (`ARGV`). `began`: a time before it is sent, from which ages are measured.
+///
+/// Places of windows count from 1, as in Lua.
 pub(super) fn write(
     cmd: &mut Cmd,
     client_id: &ClientId,
@@ -141,6 +168,8 @@ pub(super) fn write(
 }
 
 /// Appends the parameters of a window; durations in µs, rounded up.
+///
+/// Parameters that a kind does not use are 0.
 fn write_params(cmd: &mut Cmd, report: &WindowReport) {
     let params: &WindowParams = &report.params;
     let (kind, bounds) = match params.kind {
@@ -174,11 +203,23 @@ fn write_report(cmd: &mut Cmd, report: &WindowReport, began: Time) {
     }
 }
 
+/// Whole microseconds, rounded down; saturates at `u64::MAX`.
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Reads the script's reply to `sync`: an array of integers.
+///
+/// | first integer | meaning |
+/// |---|---|
+/// | 0 | executed; the rest follows |
+/// | 1 | [`Error::Lapsed`] |
+/// | 2 | [`Error::Other`] |
+/// | 3 | [`Error::TooMany`] |
+/// | 4 | [`Error::OtherVersion`] |
+///
+/// After a 0 come the store's clock, the epoch, the mismatches, and for each slot request of `sync`
+/// its grant.
 ///
 /// # Errors
 /// The reason for which the script did nothing; [`Error::Refused`] if the reply has another form.

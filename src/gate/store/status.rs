@@ -1,4 +1,7 @@
 //! Status and counters of the store client, for the admin API and metrics.
+//!
+//! Written by the store thread, read by any thread. The counters never decrease; each is read by
+//! itself, so a set of them may be of slightly different moments.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,10 +27,13 @@ pub enum Health {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct StoreFigures {
     /// Number of replies of the store.
+    /// Heartbeats and hellos included.
     pub responses: u64,
     /// Sum of the response times, in microseconds.
+    /// Divided by `responses`: the mean.
     pub response_micros: u64,
     /// Number of times that the store became unreachable.
+    /// The first failed attempt after the start counts too.
     pub outages: u64,
     /// Number of jumps of the store's clock.
     pub clock_steps: u64,
@@ -42,6 +48,7 @@ pub struct StoreFigures {
 pub struct Status {
     /// The state, and the reason of an outage.
     health: Mutex<(Health, Option<String>)>,
+    /// Counters, see the fields of [`StoreFigures`] with the same names.
     responses: AtomicU64,
     response_micros: AtomicU64,
     outages: AtomicU64,
@@ -53,6 +60,7 @@ pub struct Status {
 }
 
 impl Status {
+    /// Status before the first attempt: off, and all counters at 0.
     pub(super) fn new() -> Status {
         Status {
             health: Mutex::new((Health::Off, None)),
@@ -84,6 +92,8 @@ impl Status {
     }
 
     /// Limits with a configuration that differs between gateways, and the number of replies that reported it.
+    ///
+    /// Sorted by name. A limit without mismatches is missing.
     pub fn mismatches(&self) -> Vec<(Arc<str>, u64)> {
         let known = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|(name, count)| (Arc::clone(name), *count)).collect()
@@ -106,6 +116,8 @@ impl Status {
     }
 
     /// Sets the state and the reason of an outage; returns true if the state changed.
+    ///
+    /// `why` replaces the earlier reason in any case.
     pub(super) fn set(&self, health: Health, why: Option<String>) -> bool {
         let mut known = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = known.0 != health;

@@ -1,5 +1,8 @@
 //! Connection to the store (RESP over TCP or TLS): connect, identity check, script calls. It never reconnects by itself,
 //! because a new connection may lead to another store, which the caller must know.
+//!
+//! Commands that it sends: `INFO`, `EXISTS` (in a Cluster), `SCRIPT LOAD`, `EVALSHA`, `WAIT` (with
+//! replicas), `SENTINEL GET-MASTER-ADDR-BY-NAME`, and those of the library's handshake.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,6 +33,7 @@ const REPLICA_WAIT_MS: u32 = 50;
 
 /// Connection to one server, with our script loaded.
 pub(super) struct StoreConn {
+    /// Sends commands in order; used for one call at a time.
     connection: MultiplexedConnection,
     /// Task that drives the connection's I/O; aborted on drop.
     driver: JoinHandle<()>,
@@ -42,11 +46,13 @@ pub(super) struct StoreConn {
 }
 
 impl Drop for StoreConn {
+    /// Closes the connection; a reply that is still to come is lost.
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
+/// Byte stream to the server: TCP, or TLS over it.
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
@@ -55,6 +61,9 @@ impl StoreConn {
     ///
     /// # Errors
     /// The error of the last node that was tried.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection; nothing was counted.
     pub(super) async fn open(settings: &Settings, tls: Option<&TlsConnector>) -> Result<StoreConn, Error> {
         let mut last_error = Error::Silent;
         for (host, port) in &settings.nodes {
@@ -83,6 +92,13 @@ impl StoreConn {
     }
 
     /// Connects to this server, checks that it can be used, and loads the script.
+    ///
+    /// Refuses a replica, a server that may evict counters, and one without an identity.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Silent`] after a second, [`Error::Moved`] if the keys are
+    /// on another node of the Cluster, [`Error::Replica`], [`Error::Evicts`], [`Error::Nameless`],
+    /// and what the server replied.
     async fn open_node(
         host: &str,
         port: u16,
@@ -135,6 +151,10 @@ impl StoreConn {
     /// # Errors
     /// [`Error::Silent`] without a reply in `within`; [`Error::Unconfirmed`] with too few replicas; else what the server
     /// replied.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: the server may have executed the call. The connection must be dropped then,
+    /// as after a timeout.
     pub(super) async fn call(
         &mut self,
         keys: &[String],
@@ -161,6 +181,11 @@ impl StoreConn {
     }
 
     /// Sends EVALSHA, and WAIT in the same pipeline; returns the reply and the number of replicas that confirmed.
+    ///
+    /// With `confirm` 0 there is no WAIT, and the number is 0.
+    ///
+    /// # Errors
+    /// Errors of the library; `NOSCRIPT` if the server does not know the script.
     async fn try_call(
         &mut self,
         keys: &[String],
@@ -182,6 +207,10 @@ impl StoreConn {
 }
 
 /// Opens a RESP connection, with TLS and login as configured, and starts the task that drives it.
+///
+/// # Errors
+/// [`Error::Unreachable`] with the cause, also after a second without an answer; [`Error::Denied`]
+/// after a failed login.
 async fn connect(
     host: &str,
     port: u16,
@@ -222,6 +251,13 @@ fn with_cause(error: &dial::Error) -> String {
 }
 
 /// Asks a Sentinel for the address of the primary (`SENTINEL GET-MASTER-ADDR-BY-NAME`).
+///
+/// The connection to the Sentinel is closed afterwards. It uses TLS as the servers do, without a
+/// login.
+///
+/// # Errors
+/// As [`connect`]; [`Error::Silent`] after a second; [`Error::Refused`] if the Sentinel does not
+/// know the name.
 async fn ask_sentinel(host: &str, port: u16, name: &str, tls: Option<&TlsConnector>) -> Result<(String, u16), Error> {
     let (mut connection, driver) = connect(host, port, &RedisConnectionInfo::default(), tls).await?;
     let mut request = cmd("SENTINEL");
@@ -240,6 +276,9 @@ async fn ask_sentinel(host: &str, port: u16, name: &str, tls: Option<&TlsConnect
 /// called by their hash, ours ends with the store's identity, and servers neither keep scripts over a restart nor replicate
 /// them (since Redis 7 and in every Valkey). So another store, or this one after a restart, does not know the hash and
 /// refuses the call. The identity is read after the load: if it is unchanged, the script was loaded into that store.
+///
+/// # Errors
+/// [`Error::Other`] if the identity has changed meanwhile; else what the server replied.
 async fn load(connection: &mut MultiplexedConnection, id: &str) -> Result<String, Error> {
     let mut load = cmd("SCRIPT");
     load.arg("LOAD").arg(format!("{SCRIPT}-- {id}\n"));
@@ -248,6 +287,7 @@ async fn load(connection: &mut MultiplexedConnection, id: &str) -> Result<String
     if identity(&info_fields(&info)).as_deref() == Some(id) { Ok(sha) } else { Err(Error::Other) }
 }
 
+/// Text of INFO, with the default sections of the server.
 async fn read_info(connection: &mut MultiplexedConnection) -> Result<String, Error> {
     cmd("INFO").query_async(connection).await.map_err(|error| Error::of(&error))
 }

@@ -1,5 +1,8 @@
 //! Suspend detector: finds out if the machine was suspended, as the gateway's clock stands still then and the store's runs
 //! on.
+//!
+//! A grant of the store is valid for a time by the store's clock. After a suspend this gateway
+//! would take it for valid longer than it is, so no grant from before is used.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +30,8 @@ impl SuspendDetector {
 
 impl Gate {
     /// Returns true if the machine was suspended since `then`.
+    ///
+    /// Called for each check of a shared permit: two reads of clocks, no lock.
     pub(in crate::gate) fn has_slept_since(&self, then: Time) -> bool {
         // Reads in the opposite order of the writes in `note_wake`, so that no suspend is missed in between.
         self.has_woken() || then.as_nanos() < self.sleep.noted_at.load(Ordering::Relaxed)
