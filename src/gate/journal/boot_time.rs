@@ -4,8 +4,9 @@
 //! has passed. It is not trusted if it was never set, was set back, or says that the machine was off for longer than
 //! the longest window lasts: then no time counts as passed.
 //!
-//! Conversions to gateway time round to the strict side: a time never becomes earlier, so a slot never opens
-//! early. The price is a delay by the time that a read of the clocks took, usually microseconds.
+//! Conversions to gateway time round to the strict side: a time never becomes earlier, so a slot
+//! never opens early. The price is a delay by the time that a read of the clocks took, usually
+//! microseconds.
 
 use std::fs;
 

@@ -210,7 +210,7 @@ impl StoreConn {
 ///
 /// # Errors
 /// [`Error::Unreachable`] with the cause, also after a second without an answer; [`Error::Denied`]
-/// after a failed login.
+/// after a failed login; else what the server replied.
 async fn connect(
     host: &str,
     port: u16,
